@@ -1,0 +1,7 @@
+"""Tools that the six notebooks of the course share.
+
+Nothing heavy is imported here: torch, transformers and matplotlib load inside the functions that need them, so that
+`import course_utils` costs a fraction of a second and `course --help` answers at once.
+"""
+
+__version__ = "0.1.0"

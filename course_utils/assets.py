@@ -1,0 +1,45 @@
+"""Where the files that are not code lie: data sets and notebooks.
+
+In an installed wheel they are inside the package (`_assets/`); in a checkout they are the repository's own folders.
+Nothing else in the course knows the difference, and nothing depends on the working directory.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+
+from course_utils.errors import CourseError
+
+PACKAGE = Path(__file__).resolve().parent
+DISTRIBUTION = "finetuning-course"
+
+
+def root() -> Path:
+    """Folder that holds `data/` and `notebooks/`."""
+    inside = PACKAGE / "_assets"
+    return inside if inside.is_dir() else PACKAGE.parent
+
+
+def path(relative: str) -> Path:
+    """Path of a file or folder such as `data/support_tickets`; raises CourseError if it is not there."""
+    found = root() / relative
+    if not found.exists():
+        raise CourseError(
+            f"{relative} is missing from the installed course (looked in {root()}); "
+            f"install it again: pip install --force-reinstall --no-deps {DISTRIBUTION}"
+        )
+    return found
+
+
+def repository_url() -> str:
+    """Address of the repository, from `[project.urls]` in pyproject.toml, the only place where it stands."""
+    try:
+        entries = metadata(DISTRIBUTION).get_all("Project-URL") or []
+    except PackageNotFoundError as error:
+        raise CourseError(f"{DISTRIBUTION} is not installed; run `pip install -e .` in the repository") from error
+    for entry in entries:
+        label, _, address = entry.partition(", ")
+        if label == "Repository":
+            return address
+    raise CourseError("pyproject.toml has no Repository under [project.urls]; add it")

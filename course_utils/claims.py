@@ -1,0 +1,95 @@
+"""Claims of the text beside what was measured.
+
+A figure that circulates is a claim until this machine has computed it. Each has an id; `check` records what came out,
+and the notebook ends with `table()`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+from course_utils.errors import CourseError
+
+# The figures and statements that the course tests, section by section, in its own words.
+CLAIMS = {
+    "L1": "Memory for a 7B model: full fine-tuning about 60 GB, LoRA 16-18 GB, QLoRA about 6 GB; for 70B about 600, 160, 35 GB",
+    "L2": "Hardware: full fine-tuning takes a multi-GPU cluster, LoRA one A100 or RTX 4090, QLoRA an RTX 3060 (7B) or an A100 (70B)",
+    "L3": "The adapter of a 7B model is 50-200 MB, under 2 % of the model",
+    "L4": "r=16 on all seven projections of a 7B model: 41,943,040 trainable of 7,284,015,104 = 0.5757 %",
+    "L5": "LoRA trains under 1 % of the parameters and cuts memory about tenfold at comparable quality",
+    "L6": "A merged adapter adds no latency and gives the same outputs",
+    "L7": "The update of a 4096 x 4096 matrix is captured by two thin matrices",
+    "L8": "Low rank is enough for simple changes of behaviour",
+}  # fmt: skip
+
+HOLDS, CONDITIONAL, FAILS = "holds", "holds when", "does not hold"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim and what came out.
+
+    Attributes:
+        id: e.g. "L4".
+        text: the claim as it circulates.
+        measured: what was computed or measured, in words and figures.
+        verdict: "holds", "holds when" or "does not hold".
+        because: the condition, or the reason and the real figure.
+    """
+
+    id: str
+    text: str
+    measured: str
+    verdict: str
+    because: str
+
+    def __str__(self) -> str:
+        reason = f" {self.because}" if self.because else ""
+        return f"{self.id}: {self.verdict}{reason}. Measured: {self.measured}"
+
+
+_checked: dict[str, Claim] = {}
+
+
+def check(id: str, measured: str, holds: bool, when: str = "", because: str = "") -> Claim:
+    """Record what came out for a claim; a later check of the same id replaces the earlier.
+
+    Args:
+        id: key of CLAIMS.
+        measured: the figure, computed by the caller.
+        holds: whether the claim stands, as a comparison of computed values.
+        when: the condition under which it stands, if it does not always.
+        because: for a claim that does not hold, the reason and the right figure.
+
+    Raises:
+        CourseError: unknown id, or a claim that fails without a reason.
+    """
+    if id not in CLAIMS:
+        raise CourseError(f"unknown claim {id!r}; known are {', '.join(CLAIMS)}")
+    if not holds and not because:
+        raise CourseError(f"claim {id} does not hold: say because of what")
+    verdict = FAILS if not holds else CONDITIONAL if when else HOLDS
+    _checked[id] = Claim(id, CLAIMS[id], measured, verdict, when if holds else because)
+    return _checked[id]
+
+
+class ClaimsTable(list):
+    """Claims as a table: HTML in a notebook, lines of text elsewhere."""
+
+    def _repr_html_(self) -> str:
+        head = "".join(f'<th scope="col" style="text-align:left">{h}</th>' for h in ("", "Claim", "Measured here", "Verdict"))
+        rows = "".join(
+            f'<tr style="text-align:left;vertical-align:top"><th scope="row">{c.id}</th><td>{escape(c.text)}</td>'
+            f"<td>{escape(c.measured)}</td><td><b>{c.verdict}</b> {escape(c.because)}</td></tr>"
+            for c in self
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{c.id}  {c.text}\n    {c.measured}\n    {c.verdict} {c.because}".rstrip() for c in self)
+
+
+def table() -> ClaimsTable:
+    """All claims checked so far in this session, in order of their ids."""
+    return ClaimsTable(_checked[id] for id in sorted(_checked))

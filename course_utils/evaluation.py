@@ -1,0 +1,158 @@
+"""Scores of structured answers, each with an interval.
+
+An answer is valid when all of it is one JSON object that satisfies the task's schema: a triage system that has to fish a
+record out of prose, or to guess what "urgency: asap" means, has not been given the format it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from course_utils.errors import CourseError
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean over n examples and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `evaluate` found.
+
+    Attributes:
+        valid: share of answers in the right format.
+        exact: field → share of answers whose field equals the reference's. An invalid answer has no field right.
+        enumerations: share of answers with all enumeration fields right at once.
+        f1: field → mean token F1 against the reference, for fields of text.
+        records: the parsed answers, None where invalid.
+    """
+
+    valid: Score
+    exact: dict[str, Score]
+    enumerations: Score
+    f1: dict[str, Score]
+    records: list[dict | None]
+
+    def rows(self) -> list[tuple[str, Score]]:
+        """Name and score of everything measured."""
+        return [
+            ("valid format", self.valid),
+            ("all enumeration fields right", self.enumerations),
+            *((f"{field}: exact match", score) for field, score in self.exact.items()),
+            *((f"{field}: token F1", score) for field, score in self.f1.items()),
+        ]
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.rows())
+        return "\n".join(f"{name:<{width}}  {score}" for name, score in self.rows())
+
+
+def evaluate(
+    outputs: Sequence[str],
+    references: Sequence[dict],
+    schema: dict,
+    parse: Callable[[str], dict] = json.loads,
+) -> Scores:
+    """Score answers against reference records.
+
+    Args:
+        outputs: the model's answers, as text.
+        references: the right record for each.
+        schema: JSON Schema of a record; properties with "enum" are the enumeration fields, other strings are free text.
+        parse: turns an answer into a record, raising ValueError if it can't; JSON by default.
+
+    Raises:
+        CourseError: lists of different length, or empty.
+    """
+    if len(outputs) != len(references):
+        raise CourseError(f"{len(outputs)} answers for {len(references)} references")
+    if not outputs:
+        raise CourseError("nothing to score: no answers")
+    records = [parse_record(output, schema, parse) for output in outputs]
+    fields = list(schema["properties"])
+    enumerations = [field for field in fields if "enum" in schema["properties"][field]]
+    texts = [field for field in fields if field not in enumerations and "pattern" not in schema["properties"][field]]
+    pairs = list(zip(records, references))
+
+    def right(field):
+        return [record is not None and record[field] == reference[field] for record, reference in pairs]
+
+    exact = {field: right(field) for field in fields}
+    together = [all(values) for values in zip(*(exact[field] for field in enumerations))]
+    f1 = {f: [token_f1(r[f], ref[f]) if r is not None else 0.0 for r, ref in pairs] for f in texts}
+    return Scores(
+        valid=proportion([record is not None for record in records]),
+        exact={field: proportion(values) for field, values in exact.items()},
+        enumerations=proportion(together),
+        f1={field: mean(values) for field, values in f1.items()},
+        records=records,
+    )
+
+
+def parse_record(output: str, schema: dict, parse: Callable[[str], dict] = json.loads) -> dict | None:
+    """The record in an answer, or None if the answer is not exactly one record that satisfies the schema."""
+    import jsonschema
+
+    try:
+        record = parse(output.strip())
+        jsonschema.validate(record, schema)
+    except (ValueError, RecursionError, jsonschema.ValidationError):
+        return None
+    return record
+
+
+def token_f1(answer: str | None, reference: str | None) -> float:
+    """Word overlap of two texts (F1 of precision and recall, as in SQuAD); None equals only None."""
+    if answer is None or reference is None:
+        return float(answer == reference)
+    found, wanted = Counter(_words(answer)), Counter(_words(reference))
+    common = sum((found & wanted).values())
+    if not common:
+        return float(found == wanted)
+    precision, recall = common / sum(found.values()), common / sum(wanted.values())
+    return 2 * precision * recall / (precision + recall)
+
+
+def proportion(values: Sequence[bool]) -> Score:
+    """Share of true values with its Wilson interval, which stays inside 0 and 1 and is honest at 0 of n and n of n.
+
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.
+    """
+    n, k = len(values), sum(map(bool, values))
+    z = 1.959963984540054  # two-sided 95 % of the normal distribution
+    p = k / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # min and max: at 0 of n and n of n rounding would leave the share itself outside by 1e-17.
+    return Score(p, min(max(0.0, centre - half), p), max(min(1.0, centre + half), p), n)
+
+
+def mean(values: Sequence[float], samples: int = 2000, seed: int = 0) -> Score:
+    """Mean with its percentile bootstrap interval, seeded."""
+    import numpy as np
+
+    data = np.asarray(values, dtype=float)
+    drawn = np.random.default_rng(seed).integers(0, len(data), (samples, len(data)))
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(data[drawn].mean(axis=1), [tail, 100 - tail])
+    return Score(float(data.mean()), float(low), float(high), len(data))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())

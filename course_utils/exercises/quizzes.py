@@ -1,0 +1,120 @@
+"""Quizzes: each choice opens to say why it is right or wrong.
+
+Written as plain HTML that needs no widget and no kernel, so that it works offline, in a stored notebook and by keyboard;
+`answer` is the same as a function.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+from course_utils.errors import CourseError
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question; choices are (text, whether right, explanation)."""
+
+    text: str
+    choices: tuple[tuple[str, bool, str], ...]
+
+
+QUIZZES: dict[str, tuple[Question, ...]] = {
+    "02": (
+        Question(
+            "What is LoRA, and why does it need so much less memory than full fine-tuning?",
+            (
+                ("It stores the model's weights in fewer bits.", False, "That is quantisation. QLoRA combines the two."),
+                ("It freezes the weights and trains two thin matrices beside each linear layer.", True, "Gradients and optimiser state, 12 of the 16 bytes a parameter in mixed precision, are needed only for what trains."),
+                ("It trains only the last few layers.", False, "That is partial fine-tuning; LoRA usually adapts every linear layer."),
+                ("It needs no forward pass through the base.", False, "Forward and backward still go through the whole base: LoRA saves about a third of the arithmetic, not nine tenths."),
+            ),
+        ),
+        Question(
+            "B starts at zero. What would happen if A started at zero too?",
+            (
+                ("Training would be slower, but reach the same point.", False, "It would not move at all: run the common mistake above."),
+                ("Nothing would ever be learned.", True, "The gradient of A carries a factor B and that of B a factor A. With both at zero both gradients are zero for ever."),
+                ("The model would start from random outputs.", False, "With B = 0 the update is zero whatever A is; the start is the base model either way."),
+            ),
+        ),
+        Question(
+            "You double alpha and keep rank and learning rate. With Adam this is closest to …",
+            (
+                ("doubling the rank.", False, "The rank sets what the update can express; alpha only how far a step goes."),
+                ("doubling the learning rate.", True, "Adam's step does not depend on the gradient's size, so the update grows with alpha / r times the learning rate."),
+                ("adding dropout.", False, "Dropout makes the adapter's input noisy while training; alpha scales its output."),
+                ("no change at all.", False, "The update is scaled by alpha / r in every forward pass."),
+            ),
+        ),
+        Question(
+            "Your customer-service and your code-review adapter share one 7B base. What do you deploy?",
+            (
+                ("Two merged models.", False, "Right for a single adapter under load; for two it doubles the memory, and swapping means loading 14 GB."),
+                ("One base with both adapters kept apart, chosen for each request.", True, "Each adapter is about 1 % of the base; switching takes milliseconds and reloads nothing."),
+                ("One model trained on both data sets in turn.", False, "Training in turn makes it forget; and either behaviour then changes only with the other."),
+            ),
+        ),
+        Question(
+            "Validation loss has risen for three evaluations while training loss falls. What now?",
+            (
+                ("Train on: training loss is what counts.", False, "It shows how well the examples are memorised, not how new ones are answered."),
+                ("Stop, go back to the lowest validation loss; then more or better data, fewer epochs, dropout.", True, "Falling training and rising validation loss is overfitting; held-out quality is what you ship."),
+                ("Raise the rank.", False, "More capacity lets it memorise faster."),
+            ),
+        ),
+        Question(
+            "A full fine-tune of this model worked at learning rate 2e-5. Where do you start with LoRA?",
+            (
+                ("2e-5", False, "B starts at zero and must grow from nothing; at this rate hardly anything is learned, as the mistake above shows."),
+                ("2e-4", True, "About ten times the rate of full fine-tuning is the published rule of thumb, more for short runs and small models."),
+                ("2e-6", False, "Ten times less instead of more."),
+            ),
+        ),
+    ),
+}  # fmt: skip
+
+
+class Quiz:
+    """A section's quiz. Shows itself; `answer(1, "b")` explains one choice as text."""
+
+    def __init__(self, questions: tuple[Question, ...]):
+        self.questions = questions
+
+    def answer(self, question: int, choice: str) -> str:
+        """Explanation of a choice: question counted from 1, choice "a", "b" …"""
+        if not 1 <= question <= len(self.questions):
+            raise CourseError(f"there are questions 1 to {len(self.questions)}")
+        choices = self.questions[question - 1].choices
+        index = "abcdefgh".find(choice.strip().lower()) if choice.strip() else -1
+        if not 0 <= index < len(choices):
+            raise CourseError(f"question {question} has choices a to {'abcdefgh'[len(choices) - 1]}")
+        _, right, why = choices[index]
+        return f"{'Right' if right else 'Not this one'}. {why}"
+
+    def _repr_html_(self) -> str:
+        parts = []
+        for number, question in enumerate(self.questions, 1):
+            parts.append(f"<p><b>{number}. {escape(question.text)}</b></p>")
+            for letter, (text, right, why) in zip("abcdefgh", question.choices):
+                verdict = "Right." if right else "Not this one."
+                parts.append(
+                    f'<details style="margin-left:1.5em"><summary>{letter}) {escape(text)}</summary>'
+                    f'<p style="margin-left:1em"><b>{verdict}</b> {escape(why)}</p></details>'
+                )
+        return "".join(parts)
+
+    def __repr__(self) -> str:
+        lines = []
+        for number, question in enumerate(self.questions, 1):
+            lines.append(f"{number}. {question.text}")
+            lines += [f"   {letter}) {text}" for letter, (text, _, _) in zip("abcdefgh", question.choices)]
+        return "\n".join([*lines, 'quiz("...").answer(1, "b") explains a choice.'])
+
+
+def quiz(section: str) -> Quiz:
+    """The quiz of a section, e.g. "02"."""
+    if section not in QUIZZES:
+        raise CourseError(f"no quiz for section {section!r}; there are {', '.join(QUIZZES)}")
+    return Quiz(QUIZZES[section])

@@ -1,0 +1,5 @@
+"""All exercises of the course, by id."""
+
+from course_utils.exercises import lora
+
+EXERCISES = {exercise.id: exercise for exercise in lora.EXERCISES}

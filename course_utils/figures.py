@@ -1,0 +1,218 @@
+"""Plots and diagrams in one style: colour-safe, readable in grey, and each with an alt text that says what is to be seen.
+
+Colours: Okabe and Ito's palette (Color Universal Design, 2008); lines differ by dash and marker too.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+STYLE = {
+    "figure.dpi": 90,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+}
+
+
+class Figure:
+    """A finished picture with its alt text; shows itself in a notebook, and as the alt text elsewhere.
+
+    Attributes:
+        png: the picture.
+        alt: what it shows, in words.
+    """
+
+    def __init__(self, figure, alt: str):
+        import matplotlib.pyplot as plt
+
+        if not alt.strip():
+            raise ValueError("a figure needs an alt text")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
+        plt.close(figure)
+        self.png, self.alt = buffer.getvalue(), " ".join(alt.split())
+
+    def save(self, file: str) -> None:
+        """Write the PNG."""
+        with open(file, "wb") as out:
+            out.write(self.png)
+
+    def _repr_html_(self) -> str:
+        data = base64.b64encode(self.png).decode()
+        return f'<img src="data:image/png;base64,{data}" alt="{escape(self.alt, quote=True)}" style="max-width:100%">'
+
+    def __repr__(self) -> str:
+        return f"Figure: {self.alt}"
+
+
+def _new(width: float = 6.4, height: float = 3.6, **grid):
+    import matplotlib
+
+    # Not through pyplot's interactive backend: the figure shows itself once, with its alt text.
+    from matplotlib.figure import Figure as Canvas
+
+    with matplotlib.rc_context(STYLE):
+        figure = Canvas(figsize=(width, height))
+        axes = figure.subplots(**grid)
+    return figure, axes
+
+
+def learning_curve(histories: Mapping[str, object], title: str = "Loss while training", smooth: int = 5) -> Figure:
+    """Training loss (thin), its running mean, and validation loss (markers) of one or several `History`."""
+    import matplotlib
+    import numpy as np
+
+    words = []
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _new()
+        for i, (name, history) in enumerate(histories.items()):
+            colour = COLOURS[i % len(COLOURS)]
+            losses = np.array(history.losses)
+            window = min(smooth, len(losses))
+            mean = np.convolve(losses, np.ones(window) / window, mode="valid")
+            axes.plot(history.steps, losses, color=colour, alpha=0.25, lw=1)
+            axes.plot(history.steps[window - 1 :], mean, color=colour, ls=DASHES[i % 4], label=f"{name}: training")
+            words.append(f"{name}: training loss from {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps")
+            if history.validation_losses:
+                steps, values = history.validation_steps, history.validation_losses
+                axes.plot(steps, values, color=colour, marker=MARKERS[i % 7], ls="", label=f"{name}: validation")
+                words.append(f"validation loss from {values[0]:.2f} to {values[-1]:.2f}, lowest {min(values):.2f}")
+        axes.set(xlabel="step", ylabel="loss (nats per scored token)", title=title)
+        axes.set_ylim(bottom=0)
+        axes.legend()
+        return Figure(figure, f"Line chart, {title}. " + "; ".join(words) + ".")
+
+
+def intervals(scores: Mapping[str, Mapping[str, object]], title: str, xlabel: str = "share, %") -> Figure:
+    """Points with 95 % intervals: group (a model, say) → measure → `evaluation.Score`."""
+    import matplotlib
+
+    measures = list(next(iter(scores.values())))
+    words = []
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _new(6.4, 0.9 + 0.45 * len(measures) * max(1, len(scores) / 2))
+        for i, (group, values) in enumerate(scores.items()):
+            at = [row + 0.22 * (i - (len(scores) - 1) / 2) for row in range(len(measures))]
+            points = [100 * values[m].value for m in measures]
+            errors = [[100 * (values[m].value - values[m].low) for m in measures],
+                      [100 * (values[m].high - values[m].value) for m in measures]]  # fmt: skip
+            axes.errorbar(points, at, xerr=errors, fmt=MARKERS[i % 7], color=COLOURS[i % 7], capsize=3, label=group)
+            words += [f"{group}, {m}: {values[m]}" for m in measures]
+        axes.set_yticks(range(len(measures)), measures)
+        axes.set(xlabel=xlabel, title=title, xlim=(-3, 103), ylim=(len(measures) - 0.5, -0.5))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=len(scores))
+        return Figure(figure, f"Point chart with 95 % intervals, {title}. " + "; ".join(words) + ".")
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    log_x: bool = False,
+) -> Figure:
+    """Lines with markers: name → (x values, y values)."""
+    import matplotlib
+
+    words = []
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _new()
+        for i, (name, (x, y)) in enumerate(series.items()):
+            axes.plot(x, y, color=COLOURS[i % 7], ls=DASHES[i % 4], marker=MARKERS[i % 7], label=name)
+            words.append(f"{name}: " + ", ".join(f"{a:g} → {b:.3g}" for a, b in zip(x, y)))
+        if log_x:
+            axes.set_xscale("log", base=2)
+            ticks = sorted({a for x, _ in series.values() for a in x})
+            axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+            axes.minorticks_off()
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        if len(series) > 1:
+            axes.legend()
+        return Figure(figure, f"Line chart, {title}; {xlabel} against {ylabel}. " + "; ".join(words) + ".")
+
+
+def bars(values: Mapping[str, float], title: str, xlabel: str, limits: Mapping[str, float] | None = None) -> Figure:
+    """Horizontal bars: name → value, with optional named vertical lines (a card's memory, say)."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _new(6.4, 1.0 + 0.36 * len(values))
+        names = list(values)
+        drawn = axes.barh(names, [values[n] for n in names], color=COLOURS[0], height=0.6)
+        axes.bar_label(drawn, labels=[f"{values[n]:,.3g}" for n in names], padding=3)
+        for i, (name, value) in enumerate((limits or {}).items()):
+            axes.axvline(value, color=COLOURS[1], ls=DASHES[(i + 1) % 4], label=f"{name}: {value:g}")
+        axes.invert_yaxis()
+        axes.set(xlabel=xlabel, title=title)
+        axes.margins(x=0.12)
+        if limits:
+            axes.legend(loc="lower right")
+        words = "; ".join(f"{name}: {value:,.3g}" for name, value in values.items())
+        against = "; ".join(f"{name} at {value:g}" for name, value in (limits or {}).items())
+        return Figure(figure, f"Bar chart, {title} ({xlabel}). {words}." + (f" Lines: {against}." if against else ""))
+
+
+def lora_diagram() -> Figure:
+    """Diagram 1: a linear layer with a LoRA adapter: one input, two paths, one sum."""
+    import matplotlib
+    from matplotlib.patches import FancyBboxPatch, Polygon
+
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure, axes = _new(7.2, 3.9)
+        axes.set_axis_off()
+        axes.set(xlim=(0, 11), ylim=(0, 6), aspect="equal")
+        frozen, trained = "#DDE3E8", "#F5C9A6"
+        box = {"boxstyle": "round,pad=0.02,rounding_size=0.08", "lw": 1.4}
+
+        axes.add_patch(FancyBboxPatch((2.4, 3.5), 3.2, 1.9, fc=frozen, ec=COLOURS[0], hatch="..", **box))
+        label = {"ha": "center", "va": "center"}
+        plate = {"boxstyle": "round,pad=0.25", "fc": frozen, "ec": "none"}
+        axes.text(4.0, 4.62, "W₀  (d_out × d_in)", weight="bold", bbox=plate, **label)
+        axes.text(4.0, 4.02, "frozen", bbox=plate, color=COLOURS[0], **label)
+
+        axes.add_patch(Polygon([(2.4, 0.6), (2.4, 2.5), (3.8, 1.9), (3.8, 1.2)], fc=trained, ec=COLOURS[1], lw=1.4))
+        axes.text(3.05, 1.7, "A", weight="bold", **label)
+        axes.text(3.05, 1.25, "r × d_in", size=8, **label)
+        axes.add_patch(Polygon([(4.2, 1.2), (4.2, 1.9), (5.6, 2.5), (5.6, 0.6)], fc=trained, ec=COLOURS[1], lw=1.4))
+        axes.text(4.98, 1.7, "B", weight="bold", **label)
+        axes.text(4.98, 1.25, "d_out × r", size=8, **label)
+        axes.text(4.0, 0.18, "trained: random A, B starts at zero", size=8.5, color=COLOURS[1], **label)
+        axes.text(6.35, 1.98, "× α/r", size=10, color=COLOURS[1], **label)
+
+        arrow = {"arrowstyle": "-|>", "lw": 1.5, "color": "black", "shrinkA": 0, "shrinkB": 0}
+
+        def draw(start, end):
+            axes.annotate("", end, start, arrowprops=arrow)
+
+        axes.text(0.55, 3.0, "x", size=15, style="italic", **label)
+        axes.plot([0.9, 1.5, 1.5], [3.0, 3.0, 4.45], color="black", lw=1.5)
+        axes.plot([1.5, 1.5], [3.0, 1.55], color="black", lw=1.5)
+        draw((1.5, 4.45), (2.38, 4.45))
+        draw((1.5, 1.55), (2.38, 1.55))
+        draw((3.8, 1.55), (4.18, 1.55))
+        axes.plot([5.62, 7.2, 7.2], [4.45, 4.45, 3.4], color="black", lw=1.5)
+        axes.plot([5.6, 7.2, 7.2], [1.55, 1.55, 2.6], color="black", lw=1.5)
+        draw((7.2, 3.6), (7.2, 3.32))
+        draw((7.2, 2.4), (7.2, 2.68))
+        axes.text(7.2, 3.0, "+", size=15, weight="bold", bbox={"boxstyle": "circle,pad=0.15", "fc": "white"}, **label)
+        draw((7.55, 3.0), (8.2, 3.0))
+        axes.text(8.3, 3.0, "h = W₀x + α/r · BAx", size=10, ha="left", va="center")
+        return Figure(
+            figure,
+            """Diagram of a LoRA layer. The input x takes two paths. The upper goes through the wide frozen matrix W0.
+            The lower goes through A, which narrows it from d_in to r numbers, and B, which widens r to d_out, and is
+            scaled by alpha over r; only A and B are trained, and B starts at zero. The two results are added:
+            h = W0 x + alpha/r B A x.""",
+        )

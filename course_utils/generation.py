@@ -1,0 +1,77 @@
+"""Batched generation from conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from course_utils.errors import CourseError
+
+
+def generate(
+    model,
+    tokenizer,
+    conversations: Sequence,
+    max_new_tokens: int = 96,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> list[str]:
+    """Answer each conversation; the answers come back in the order of the questions.
+
+    Args:
+        model: a causal language model, with or without an adapter.
+        tokenizer: its tokenizer, with a chat template.
+        conversations: lists of messages, or plain strings (one user message each).
+        max_new_tokens: longest answer in tokens; an answer ends earlier at the stop token.
+        temperature: 0 takes the likeliest token each time (greedy, repeatable); above 0 samples.
+        top_p: sample from the likeliest tokens that together have this probability.
+        batch_size: conversations at once; they are sorted by length first, so that little is padding.
+        seed: of the sampling.
+
+    Returns:
+        The answers' texts without special tokens.
+    """
+    import torch
+
+    if temperature < 0:
+        raise CourseError(f"temperature must not be negative, it is {temperature}")
+    prompts = [_prompt(tokenizer, conversation) for conversation in conversations]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
+    answers = [""] * len(prompts)
+    was_training = model.training
+    model.eval()
+    if temperature:
+        torch.manual_seed(seed)
+    # The head gets the last position only, a slice that is not contiguous; on a CPU it would copy its whole weight once
+    # for each row of the batch.
+    contiguous = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        length = max(len(prompts[i]) for i in chosen)
+        ids = torch.full((len(chosen), length), pad_id)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(chosen):  # padded on the left: generation goes on where the prompt ends
+            ids[row, length - len(prompts[i]) :] = torch.tensor(prompts[i])
+            mask[row, length - len(prompts[i]) :] = 1
+        with torch.no_grad():
+            out = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=max_new_tokens,
+                pad_token_id=pad_id,
+                **sampling,
+            )
+        for i, text in zip(chosen, tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)):
+            answers[i] = text
+    contiguous.remove()
+    model.train(was_training)
+    return answers
+
+
+def _prompt(tokenizer, conversation) -> list[int]:
+    messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,0 +1,172 @@
+"""What machine is this, and what can it do?
+
+Knows GPU, CPU, memory, notebook host and the number format that really is fast here. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+GB = 1e9
+# A T4 has 15 GB of which 14.7 are usable; an L4 has 22.5, an A100 40. Between the two lies the line.
+A100_TIER_BYTES = 20 * GB
+# Below this a 1.7B model in 16 bits with activations does not train; such a card gets the CPU tier's model.
+T4_TIER_BYTES = 6 * GB
+
+
+@dataclass(frozen=True)
+class Device:
+    """One machine as the course sees it.
+
+    Attributes:
+        name: what the maker calls it, e.g. "Tesla T4".
+        kind: "cuda", "mps" or "cpu"; what `torch.device` takes.
+        tier: "cpu", "t4" or "a100"; picks the model (`models.TIERS`).
+        memory_bytes: memory that the model must fit in; the GPU's, or the RAM this process may use.
+        compute_capability: (major, minor) of an NVIDIA GPU, else None.
+        dtype: "bfloat16", "float16" or "float32"; the format to keep frozen weights in and to compute in.
+        environment: "colab", "kaggle", "binder", "jupyterlab" or "plain".
+        cores: CPU cores this process may use.
+    """
+
+    name: str
+    kind: str
+    tier: str
+    memory_bytes: int
+    compute_capability: tuple[int, int] | None
+    dtype: str
+    environment: str
+    cores: int
+
+    def torch_dtype(self):
+        """The `torch.dtype` that `dtype` names."""
+        import torch
+
+        return getattr(torch, self.dtype)
+
+    def as_dict(self) -> dict:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        capability = f", compute capability {'.'.join(map(str, self.compute_capability))}" if self.kind == "cuda" else ""
+        return (
+            f"{self.name} ({self.kind}{capability}, {self.memory_bytes / GB:.1f} GB, {self.cores} CPU cores), "
+            f"tier {self.tier}, {self.dtype}, in {self.environment}"
+        )
+
+
+def detect() -> Device:
+    """Look at this machine. Takes as long as `import torch`."""
+    import torch
+
+    cores = usable_cores()
+    environment = detect_environment()
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        capability = (properties.major, properties.minor)
+        return Device(
+            name=properties.name,
+            kind="cuda",
+            tier=gpu_tier(capability, properties.total_memory),
+            memory_bytes=properties.total_memory,
+            compute_capability=capability,
+            dtype=gpu_dtype(capability),
+            environment=environment,
+            cores=cores,
+        )
+    if torch.backends.mps.is_available():  # pragma: no cover - Apple only
+        # float32: half precision on MPS depends on the macOS version, and the CPU tier's model is small.
+        return Device(
+            f"Apple {platform.machine()}", "mps", "cpu", usable_memory(), None, "float32", environment, cores
+        )
+    dtype = "bfloat16" if cpu_has_fast_bfloat16() else "float32"
+    return Device(cpu_name(), "cpu", "cpu", usable_memory(), None, dtype, environment, cores)
+
+
+def gpu_dtype(capability: tuple[int, int]) -> str:
+    """bfloat16 from compute capability 8.0 (Ampere), else float16.
+
+    `torch.cuda.is_bf16_supported()` says yes on a T4 (7.5) because it counts emulation, which is several times slower.
+    """
+    return "bfloat16" if capability >= (8, 0) else "float16"
+
+
+def gpu_tier(capability: tuple[int, int], memory_bytes: float) -> str:
+    """Tier of a GPU by what its memory holds and whether it has bfloat16."""
+    if memory_bytes < T4_TIER_BYTES:
+        return "cpu"
+    if capability >= (8, 0) and memory_bytes >= A100_TIER_BYTES:
+        return "a100"
+    return "t4"
+
+
+def cpu_has_fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX, Arm BF16), not by converting to float32."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False  # macOS and Windows: float32 is always right, only perhaps slower
+    flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "").split()
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def cpu_name() -> str:
+    """The processor's name, as well as the operating system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores this process may use: affinity and container quota, not the machine's total."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _read_words("/sys/fs/cgroup/cpu.max")
+    if len(quota) == 2 and quota[0].isdigit():
+        cores = min(cores, max(1, round(int(quota[0]) / int(quota[1]))))
+    return cores
+
+
+def usable_memory() -> int:
+    """RAM in bytes this process may use: the container's limit (Binder gives 2 GB) or the machine's total."""
+    import psutil
+
+    total = psutil.virtual_memory().total
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        words = _read_words(file)
+        if words and words[0].isdigit():
+            total = min(total, int(words[0]))
+    return total
+
+
+def detect_environment() -> str:
+    """Where the code runs. Read from variables that the hosts set; nothing is imported or asked over a network."""
+    if "COLAB_RELEASE_TAG" in os.environ or "COLAB_GPU" in os.environ:
+        return "colab"
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+        return "kaggle"
+    if "BINDER_SERVICE_HOST" in os.environ or "BINDER_REF_URL" in os.environ:
+        return "binder"
+    return "jupyterlab" if in_notebook() else "plain"
+
+
+def in_notebook() -> bool:
+    """Whether an IPython kernel with a front end that shows HTML runs this code."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and shell.__class__.__name__ in ("ZMQInteractiveShell", "Shell")
+
+
+def _read_words(file: str) -> list[str]:
+    try:
+        return Path(file).read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError):
+        return []

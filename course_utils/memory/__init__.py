@@ -1,0 +1,13 @@
+"""How much memory: counted exactly from the architecture, and measured while it runs."""
+
+from course_utils.memory.counting import ARCHITECTURES, ParameterCount, build_without_weights, count_parameters
+from course_utils.memory.tracking import MemoryReport, track
+
+__all__ = [
+    "ARCHITECTURES",
+    "MemoryReport",
+    "ParameterCount",
+    "build_without_weights",
+    "count_parameters",
+    "track",
+]

@@ -1,0 +1,89 @@
+"""Exact parameter counts of models of any size, without their weights.
+
+A model built on PyTorch's meta device has every layer and every shape and no numbers, so a 70B model takes a second and
+a few megabytes. What LoRA adds follows from the shapes of the linear layers it is attached to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from course_utils.errors import CourseError
+
+# Published configurations (config.json of each model), kept here so that counting needs no network.
+ARCHITECTURES: dict[str, dict] = json.loads(
+    Path(__file__).with_name("architectures.json").read_text(encoding="utf-8")
+)
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """How many parameters a model with LoRA has.
+
+    Attributes:
+        base: parameters of the model itself, tied embeddings counted once.
+        trainable: parameters of the adapter, all of which are trained.
+    """
+
+    base: int
+    trainable: int
+
+    @property
+    def total(self) -> int:
+        """Base and adapter together."""
+        return self.base + self.trainable
+
+    @property
+    def percent(self) -> float:
+        """Trainable share of the total, in percent."""
+        return 100 * self.trainable / self.total
+
+    def __str__(self) -> str:
+        return f"{self.trainable:,} trainable of {self.total:,} = {self.percent:.4f} %"
+
+
+def build_without_weights(name: str):
+    """The model `name` (a key of ARCHITECTURES) as a `torch.nn.Module` on the meta device: shapes, no numbers."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if name not in ARCHITECTURES:
+        raise CourseError(f"no configuration for {name!r}; known are {', '.join(ARCHITECTURES)}")
+    settings = dict(ARCHITECTURES[name])
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def count_parameters(model, rank: int = 16, target_modules: Sequence[str] | str = "all-linear") -> ParameterCount:
+    """Count what LoRA of a given rank adds to a model, exactly and without building it.
+
+    A linear layer of shape (out, in) gets A (rank, in) and B (out, rank): rank x (in + out) parameters.
+
+    Args:
+        model: a `torch.nn.Module` without adapter, on any device, or a key of ARCHITECTURES.
+        rank: rank r of the update.
+        target_modules: last parts of module names ("q_proj", ...), or "all-linear": every linear layer but the head.
+
+    Raises:
+        CourseError: rank below 1, an unknown model name, or a target that matches no linear layer.
+    """
+    import torch
+
+    if rank < 1:
+        raise CourseError(f"rank must be at least 1, not {rank}")
+    if isinstance(model, str):
+        model = build_without_weights(model)
+    head = model.get_output_embeddings()
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    if target_modules != "all-linear":
+        wanted = [target_modules] if isinstance(target_modules, str) else list(target_modules)
+        names = sorted({name.rpartition(".")[2] for name in linears})
+        if unknown := [name for name in wanted if name not in names]:
+            raise CourseError(f"target module {unknown[0]!r} matches no linear layer; there are {', '.join(names)}")
+        linears = {name: module for name, module in linears.items() if name.rpartition(".")[2] in wanted}
+    trainable = sum(rank * (module.in_features + module.out_features) for module in linears.values())
+    return ParameterCount(base=sum(p.numel() for p in model.parameters()), trainable=trainable)

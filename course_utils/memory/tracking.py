@@ -1,0 +1,136 @@
+"""Peak memory of a block of code, on CPU and GPU."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+MB = 1e6
+
+
+@dataclass
+class MemoryReport:
+    """What `track` measured; filled when the block ends. All sizes in bytes.
+
+    Attributes:
+        label: what was measured.
+        seconds: wall time of the block.
+        process_start: resident memory of the process before the block.
+        process_peak: highest resident memory during it.
+        gpu_allocated_peak: highest sum of live tensors on the GPU, None without one.
+        gpu_reserved_peak: what PyTorch's allocator held for them, None without a GPU.
+        gpu_in_use: memory in use on the whole card at the end (context and other processes included), or None.
+        method: how the process's peak was found: "kernel" (exact, Linux) or "sampled" (every 10 ms).
+    """
+
+    label: str
+    seconds: float = 0.0
+    process_start: int = 0
+    process_peak: int = 0
+    gpu_allocated_peak: int | None = None
+    gpu_reserved_peak: int | None = None
+    gpu_in_use: int | None = None
+    method: str = "sampled"
+
+    @property
+    def process_increase(self) -> int:
+        """By how much the block raised the process's resident memory at its highest."""
+        return max(0, self.process_peak - self.process_start)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value of each measurement, for a table."""
+        rows = [
+            ("process before", f"{self.process_start / MB:,.0f} MB"),
+            ("process peak", f"{self.process_peak / MB:,.0f} MB"),
+            ("increase", f"{self.process_increase / MB:,.0f} MB"),
+        ]
+        if self.gpu_allocated_peak is not None:
+            rows += [
+                ("GPU tensors, peak", f"{self.gpu_allocated_peak / MB:,.0f} MB"),
+                ("GPU reserved, peak", f"{self.gpu_reserved_peak / MB:,.0f} MB"),
+                ("GPU card in use", f"{self.gpu_in_use / MB:,.0f} MB"),
+            ]
+        return [*rows, ("time", f"{self.seconds:.1f} s")]
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.rows())
+        return "\n".join([f"memory: {self.label}", *(f"  {name:<{width}}  {value}" for name, value in self.rows())])
+
+
+@contextmanager
+def track(label: str = "block") -> Iterator[MemoryReport]:
+    """Measure the peak memory of a `with` block.
+
+    The report is complete when the block has ended, also when it ended with an error:
+
+        with track("training") as report:
+            ...
+        print(report)
+    """
+    import torch
+
+    report = MemoryReport(label, process_start=_resident())
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    exact = _reset_kernel_peak()
+    report.method = "kernel" if exact else "sampled"
+    sampler = None if exact else _Sampler()
+    started = time.perf_counter()
+    try:
+        yield report
+    finally:
+        report.seconds = time.perf_counter() - started
+        report.process_peak = max(_kernel_peak() if exact else sampler.stop(), report.process_start)
+        if gpu:
+            torch.cuda.synchronize()
+            report.gpu_allocated_peak = torch.cuda.max_memory_allocated()
+            report.gpu_reserved_peak = torch.cuda.max_memory_reserved()
+            free, total = torch.cuda.mem_get_info()
+            report.gpu_in_use = total - free
+
+
+def _resident() -> int:
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def _reset_kernel_peak() -> bool:
+    """Ask Linux to forget the process's highest resident size; False where it can't be asked."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return _kernel_peak() > 0
+    except OSError:
+        return False
+
+
+def _kernel_peak() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+class _Sampler:
+    """Reads the resident size every 10 ms in a thread; misses what lives shorter."""
+
+    def __init__(self):
+        self.peak = _resident()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.01):
+            self.peak = max(self.peak, _resident())
+
+    def stop(self) -> int:
+        self._stop.set()
+        self._thread.join()
+        return max(self.peak, _resident())

