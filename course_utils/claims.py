@@ -78,7 +78,9 @@ class ClaimsTable(list):
     """Claims as a table: HTML in a notebook, lines of text elsewhere."""
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col" style="text-align:left">{h}</th>' for h in ("", "Claim", "Measured here", "Verdict"))
+        head = "".join(
+            f'<th scope="col" style="text-align:left">{h}</th>' for h in ("", "Claim", "Measured here", "Verdict")
+        )
         rows = "".join(
             f'<tr style="text-align:left;vertical-align:top"><th scope="row">{c.id}</th><td>{escape(c.text)}</td>'
             f"<td>{escape(c.measured)}</td><td><b>{c.verdict}</b> {escape(c.because)}</td></tr>"

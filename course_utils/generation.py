@@ -14,7 +14,7 @@ def generate(
     max_new_tokens: int = 96,
     temperature: float = 0.0,
     top_p: float = 1.0,
-    batch_size: int = 32,
+    batch_size: int = 25,
     seed: int = 0,
 ) -> list[str]:
     """Answer each conversation; the answers come back in the order of the questions.

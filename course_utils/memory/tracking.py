@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -73,6 +75,7 @@ def track(label: str = "block") -> Iterator[MemoryReport]:
     """
     import torch
 
+    _give_back_freed_memory()
     report = MemoryReport(label, process_start=_resident())
     gpu = torch.cuda.is_available()
     if gpu:
@@ -99,6 +102,15 @@ def _resident() -> int:
     import psutil
 
     return psutil.Process().memory_info().rss
+
+
+def _give_back_freed_memory() -> None:
+    """What was freed before the block must not hide what the block takes: the C library keeps it otherwise."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):  # not glibc: the start may be too high
+        pass
 
 
 def _reset_kernel_peak() -> bool:

@@ -2,7 +2,8 @@
 
 The source is a Python file in jupytext's percent format. Three things in it are written out by the builder:
 
-- a Markdown cell that holds `{{badges}}`: the buttons, from the repository's address in pyproject.toml;
+- `{{badges}}` in a Markdown cell: the buttons, from the repository's address in pyproject.toml;
+- `{{timing}}` in a Markdown cell: how long the section took, from the dated records of earlier builds;
 - a code cell `# INSTALL: extra, extra`: the cell that installs the course where it is missing;
 - a code cell `# EXERCISE: id`: the exercise's statement, its answer cell and its check cell.
 
@@ -26,7 +27,7 @@ from course_utils.exercises.registry import EXERCISES
 
 SECTIONS = {"02": "02_lora"}
 SIZE_LIMIT = 1_000_000
-INSTALL = '''\
+INSTALL = """\
 # Installs the course where it is missing (Colab, Kaggle); elsewhere this cell does nothing.
 import importlib.util
 
@@ -40,7 +41,7 @@ if importlib.util.find_spec("course_utils") is None:
     Path("shipped.txt").write_text("\\n".join(shipped))
     course = "{requirement}"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--constraint", "shipped.txt", course], check=True)
-'''
+"""
 
 
 def section_name(section: str) -> str:
@@ -68,6 +69,44 @@ def badges(name: str) -> str:
     )
 
 
+def timing(name: str) -> str:
+    """Markdown: how long the section takes on each tier, from recorded runs."""
+    records = json.loads(times_file().read_text(encoding="utf-8")) if times_file().exists() else {}
+    rows = []
+    for tier, label in (("cpu", "CPU, two cores"), ("t4", "T4"), ("a100", "A100")):
+        record = records.get(name, {}).get(tier)
+        if record:
+            took, peak = f"{record['seconds'] / 60:.1f} minutes", f"{record['peak_mb'] / 1000:.1f} GB"
+            rows.append(f"| {label} | {took} | {peak} | {record['date']}, {record['machine']} |")
+        else:
+            rows.append(f"| {label} | not recorded yet | | |")
+    return "| Run all on | time | peak memory | recorded |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
+
+
+def times_file() -> Path:
+    """Dated records of full runs, written by `course build`."""
+    return assets.root() / "benchmarks" / "records" / "notebook-times.json"
+
+
+def _record_time(name: str, seconds: float, peak: int) -> None:
+    from datetime import date
+
+    from course_utils.hardware import detect
+
+    records = json.loads(times_file().read_text(encoding="utf-8")) if times_file().exists() else {}
+    device = detect()
+    records.setdefault(name, {})[device.tier] = {
+        "date": date.today().isoformat(),
+        "machine": f"{device.name}, {device.cores} cores",
+        "seconds": round(seconds),
+        "peak_mb": round(peak / 1e6),
+    }
+    times_file().parent.mkdir(parents=True, exist_ok=True)
+    beside = times_file().with_suffix(".tmp")
+    beside.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, times_file())
+
+
 def instructor_edition(section: str, source: str | None = None):
     """Notebook node with solutions and without outputs; `source` replaces the section's file (for tests)."""
     import jupytext
@@ -79,10 +118,14 @@ def instructor_edition(section: str, source: str | None = None):
     for cell in jupytext.reads(text, fmt="py:percent").cells:
         notebook.cells += _expand(cell, name)
     _set_ids(notebook, name)
+    digest = _hash(notebook)  # before what changes with an address or a new record is filled in
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace("{{badges}}", badges(name)).replace("{{timing}}", timing(name))
     notebook.metadata = {
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         "language_info": {"name": "python"},
-        "course": {"section": name, "edition": "instructor", "source_sha256": _hash(notebook)},
+        "course": {"section": name, "edition": "instructor", "source_sha256": digest},
     }
     return notebook
 
@@ -130,6 +173,7 @@ def build(section: str, report=print) -> Path:
     report(f"{name}: instructor's edition in {instructor}")
     notebook = learner_edition(section)
     seconds, peak = execute(notebook)
+    _record_time(name, seconds, peak)
     _clean(notebook)
     from course_utils.hardware import detect
 
@@ -165,8 +209,8 @@ def _expand(cell, name: str) -> list:
     tags = cell.metadata.get("tags", [])
     metadata = {"tags": tags} if tags else {}
     if cell.cell_type == "markdown":
-        return [new_markdown_cell(source.replace("{{badges}}", badges(name)), metadata=metadata)]
-    if install := re.fullmatch(r"#\s*INSTALL:?\s*(.*)", source):
+        return [new_markdown_cell(source, metadata=metadata)]
+    if install := re.fullmatch(r"#\s*INSTALL:\s*(.*)", source):
         text = INSTALL.format(requirement=requirement(install[1].replace(" ", "")))
         return [new_code_cell(text.strip(), metadata={"tags": ["install"]})]
     if exercise := re.fullmatch(r"#\s*EXERCISE:\s*([\w-]+)", source):
@@ -185,9 +229,7 @@ def _exercise_cells(exercise) -> list:
     head = f"### {exercise.title} ({exercise.points} points)\n\n{exercise.statement}"
     answer = grading(grade_id=exercise.id, solution=True, grade=False)
     del answer["nbgrader"]["points"]
-    checking = grading(
-        grade_id=f"{exercise.id}_check", solution=False, grade=True, locked=True, points=exercise.points
-    )
+    checking = grading(grade_id=f"{exercise.id}_check", solution=False, grade=True, locked=True, points=exercise.points)
     return [
         new_markdown_cell(head),
         new_code_cell(exercise.source(), metadata=answer),

@@ -70,8 +70,10 @@ class SFT:
         """
         import torch
 
-        length = max(map(len, examples))
-        keep = max(len(example) - example.prompt_length for example in examples)
+        # Rounded up to a multiple of 8: libraries prepare a kernel for each new shape, and fewer shapes save more time than
+        # the few padded positions cost (5 to 10 % measured on a CPU).
+        length = _round_up(max(map(len, examples)))
+        keep = min(_round_up(max(map(self.scored, examples))), length - 1)
         input_ids = torch.full((len(examples), length), pad_id)
         attention_mask = torch.zeros((len(examples), length), dtype=torch.long)
         labels = torch.full((len(examples), keep), IGNORE)
@@ -113,6 +115,10 @@ class SFT:
         labels = batch["labels"]
         scored = labels != IGNORE
         return F.cross_entropy(logits[scored].float(), labels[scored], reduction="sum")
+
+
+def _round_up(length: int, to: int = 8) -> int:
+    return -(-length // to) * to
 
 
 def _template_ids(tokenizer, messages, add_generation_prompt: bool = False) -> list[int]:

@@ -28,7 +28,7 @@ def test_counts_of_published_architectures_are_exact(name):
     base, *trainable = COUNTS[name]
     model = memory.build_without_weights(name)
     assert all(parameter.is_meta for parameter in model.parameters())
-    for (targets, expected) in zip([*TARGETS.values(), "all-linear"], [*trainable, trainable[-1]]):
+    for targets, expected in zip([*TARGETS.values(), "all-linear"], [*trainable, trainable[-1]]):
         count = memory.count_parameters(model, 16, targets)
         assert (count.base, count.trainable, count.total) == (base, expected, base + expected)
 

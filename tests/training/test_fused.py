@@ -60,7 +60,8 @@ def test_what_it_does_not_cover_is_left_to_peft(ids, case):
     import torch
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], use_dora=case == "dora", lora_dropout=0.5 * (case == "dropout"))
+    dropout = 0.5 if case == "dropout" else 0.0
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], use_dora=case == "dora", lora_dropout=dropout)
     model = get_peft_model(tiny_llama(), config).train(case == "dropout")
 
     def output():

@@ -1,0 +1,54 @@
+# `make lab` opens the course, `make test` checks everything; both set up what they need from a bare clone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+LAB_ARGS ?=
+
+.PHONY: lab test test-quick test-oldest notebooks soak setup clean
+
+lab: $(VENV)/.lab
+	$(BIN)/course lab $(LAB_ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/course fetch
+	$(BIN)/course build --check
+	$(BIN)/pytest
+	$(BIN)/pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 notebooks/*.ipynb
+	$(MAKE) test-oldest
+
+# Without notebooks, browser, model cache torture and old versions: a minute or two.
+test-quick: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/pytest -m "not slow and not index"
+
+# The course on the oldest versions it supports, which are Colab's (tests/colab/); torch is this machine's.
+test-oldest: $(VENV)-oldest/.test
+	$(VENV)-oldest/bin/pytest -m "not slow and not index"
+
+notebooks: $(VENV)/.test
+	$(BIN)/course build
+
+# Proofs that take long: twenty kills instead of five, three seeds instead of one. Writes dated records.
+soak: $(VENV)/.test
+	$(BIN)/python benchmarks/lora_seeds.py
+	$(BIN)/python benchmarks/merged_tokens.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.lab: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[lab]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[lab,test]'
+	touch $@
+
+$(VENV)-oldest/.test: pyproject.toml tests/colab/oldest.txt
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --constraint tests/colab/oldest.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV)-oldest build dist

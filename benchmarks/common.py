@@ -1,0 +1,33 @@
+"""Dated records of long measurements: what, where, with which versions."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from course_utils import hardware
+
+RECORDS = Path(__file__).parent / "records"
+PACKAGES = ("torch", "transformers", "peft", "accelerate")
+
+
+def write_record(name: str, results: dict) -> Path:
+    """Write `results` with date, machine and versions to records/NAME-DATE.json."""
+    device = hardware.detect()
+    record = {
+        "date": date.today().isoformat(),
+        "machine": f"{device.name}, {device.cores} cores",
+        "dtype": device.dtype,
+        "versions": {package: version(package).split("+")[0] for package in PACKAGES},
+        **results,
+    }
+    RECORDS.mkdir(exist_ok=True)
+    file = RECORDS / f"{name}-{record['date']}.json"
+    beside = file.with_suffix(".tmp")
+    beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, file)
+    print(f"written to {file}")
+    return file

@@ -1,0 +1,145 @@
+"""The course's data sets: sizes, labels, the gap between training and test; and how broken rows are named."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from course_utils.data_prep import TASKS, load_task, read_rows
+from course_utils.errors import CourseError
+
+TICKETS = load_task("support_tickets")
+REVIEWS = load_task("code_review")
+
+
+def words(row):
+    return re.findall(r"\w+", row["message"].lower())
+
+
+def phrases(rows, n):
+    return {tuple(w[i : i + n]) for w in map(words, rows) for i in range(len(w) - n + 1)}
+
+
+def test_sizes():
+    assert len(TICKETS.train) >= 300
+    assert len(TICKETS.validation) >= 60
+    assert len(TICKETS.test) == 100
+    assert len(REVIEWS.train) >= 120
+    assert len(REVIEWS.test) >= 40
+
+
+def test_every_label_occurs_in_every_split():
+    for split, rows in TICKETS.rows.items():
+        for field in ("category", "escalation"):
+            found = Counter(row["record"][field] for row in rows)
+            assert set(found) == set(TICKETS.schema["properties"][field]["enum"]), (split, field)
+
+
+def test_the_test_set_names_products_that_training_never_shows():
+    def products(*splits):
+        return {row["record"]["product"].lower() for s in splits for row in TICKETS.rows[s] if row["record"]["product"]}
+
+    shown = " ".join(row["message"].lower() for row in TICKETS.rows["train"])
+    assert not products("test") & products("train", "validation")
+    spoken = [p for p in products("test") if re.search(rf"\b{re.escape(p)}\b", shown)]
+    assert spoken == []
+
+
+def test_the_test_set_shares_no_phrasing_with_training():
+    shared = phrases(TICKETS.rows["test"], 6) & phrases(TICKETS.rows["train"] + TICKETS.rows["validation"], 6)
+    assert shared == set()
+    assert not {row["message"] for row in REVIEWS.rows["test"]} & {row["message"] for row in REVIEWS.rows["train"]}
+
+
+def test_no_two_messages_begin_alike():
+    for split, rows in TICKETS.rows.items():
+        openings = Counter(tuple(words(row)[:4]) for row in rows if len(words(row)) >= 4)
+        assert [start for start, n in openings.items() if n > 1] == [], split
+
+
+def test_messages_are_realistic():
+    """The mix the card promises, on the test set: one-liners, rambles, typos, anger, missing numbers, other languages."""
+    tags = Counter(tag for row in TICKETS.rows["test"] for tag in row["tags"])
+    for tag, least in {"one_liner": 15, "ramble": 8, "typos": 20, "angry": 15, "two_problems": 10,
+                       "no_order_id": 35, "other_language": 8}.items():  # fmt: skip
+        assert tags[tag] >= least, tag
+
+
+def test_records_keep_the_guides_rules():
+    for rows in TICKETS.rows.values():
+        for row in rows:
+            record = row["record"]
+            assert record["product"] is None or record["product"] in row["message"], row["id"]
+            assert 4 <= len(record["summary"].split()) <= 12, row["id"]
+            assert record["summary"][0].isupper(), row["id"]
+            assert not record["summary"].endswith("."), row["id"]
+            if record["order_id"]:
+                digits = re.sub(r"\D", "", row["message"])
+                assert record["order_id"].removeprefix("TB-") in digits, row["id"]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_right_answers_are_valid_and_read_back(name):
+    task = load_task(name)
+    for split in ("train", "validation", "test"):
+        for conversation, record in zip(getattr(task, split), task.references(split)):
+            assert task.read(conversation[-1]["content"]) == record
+    answers = [conversation[-1]["content"] for conversation in task.test]
+    scores = task.evaluate(answers)
+    assert scores.valid.value == scores.enumerations.value == 1.0
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_system_message_says_nothing_of_the_format(name):
+    said = TASKS[name].system.lower()
+    properties = load_task(name).schema["properties"]
+    labels = [label for value in properties.values() for label in value.get("enum", ())]
+    assert not [word for word in ("json", "field", "format", *properties, *labels) if word in said]
+
+
+@pytest.mark.parametrize("answer", ["Looks good!", "blocker(security): Uppercase. Fix: no.", "nit(readability): x"])
+def test_comments_out_of_style_are_not_read(answer):
+    with pytest.raises(ValueError, match="not of the form"):
+        REVIEWS.read(answer)
+
+
+GOOD = {"id": "a", "message": "m", "record": {"kind": "x"}}
+SCHEMA = {"type": "object", "properties": {"kind": {"enum": ["x"]}}, "required": ["kind"]}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{not json", "line 2: not JSON"),
+        ("[1]", "line 2, field id"),
+        (json.dumps(GOOD | {"id": "b", "message": ""}), "line 2, field message"),
+        (json.dumps(GOOD | {"id": "b", "message": 3}), "line 2, field message"),
+        (json.dumps({"id": "b", "message": "m"}), "line 2, field record"),
+        (json.dumps(GOOD | {"id": "b", "record": {"kind": "y"}}), r"line 2, field record.kind: 'y' is not one of"),
+        (json.dumps(GOOD | {"id": "b", "record": {"sort": "x"}}), "line 2, field record: 'kind' is a required"),
+        (json.dumps(GOOD), "line 2, field id: 'a' stands on line 1 already"),
+    ],
+)
+def test_broken_rows_are_named_by_file_line_and_field(tmp_path, line, said):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(GOOD) + "\n" + line + "\n", encoding="utf-8")
+    with pytest.raises(CourseError, match=said) as raised:
+        read_rows(file, SCHEMA)
+    assert str(raised.value).startswith("rows.jsonl")
+
+
+def test_missing_empty_and_undecodable_files_are_named(tmp_path):
+    with pytest.raises(CourseError, match="cannot read"):
+        read_rows(tmp_path / "none.jsonl", SCHEMA)
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(CourseError, match="has no rows"):
+        read_rows(tmp_path / "empty.jsonl", SCHEMA)
+    (tmp_path / "latin.jsonl").write_bytes('{"id": "é"}'.encode("latin-1"))
+    with pytest.raises(CourseError, match="cannot read"):
+        read_rows(tmp_path / "latin.jsonl", SCHEMA)
+
+
+def test_unknown_data_sets_are_named():
+    with pytest.raises(CourseError, match="unknown data set 'tickets'; the course has support_tickets, code_review"):
+        load_task("tickets")

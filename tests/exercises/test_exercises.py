@@ -1,0 +1,136 @@
+"""Each exercise marks the solution full, the stub zero, and each typical mistake with its own diagnosis."""
+
+import pytest
+
+from course_utils.errors import CourseError
+from course_utils.exercises import EXERCISES, check, checking, quiz
+from course_utils.exercises.definitions import solution_lines, strip_solution
+from course_utils.exercises.quizzes import QUIZZES
+
+MISTAKES = [(e.id, m.function.__name__, m) for e in EXERCISES.values() for m in e.mistakes]
+
+
+@pytest.fixture(autouse=True)
+def _no_tries(monkeypatch):
+    monkeypatch.setattr(checking, "_tries", checking.Counter())
+
+
+def function_from(source, name):
+    import torch
+
+    space = {"torch": torch}
+    exec(source, space)
+    return space[name]
+
+
+@pytest.mark.parametrize("id", EXERCISES)
+def test_the_solution_as_it_stands_in_the_notebook_gets_full_marks(id):
+    exercise = EXERCISES[id]
+    score = check(id, function_from(exercise.source(), exercise.name))
+    assert float(score) == exercise.points
+    assert score.passed
+
+
+@pytest.mark.parametrize("id", EXERCISES)
+def test_the_stub_runs_and_gets_zero(id):
+    exercise = EXERCISES[id]
+    stub = strip_solution(exercise.source())
+    assert "# YOUR CODE HERE" in stub
+    assert not any(line in stub for line in solution_lines(exercise.source()))
+    score = check(id, function_from(stub, exercise.name))
+    assert float(score) == 0
+    assert "returns None" in score.message
+
+
+@pytest.mark.parametrize(("id", "name", "mistake"), MISTAKES, ids=[f"{i}-{n}" for i, n, _ in MISTAKES])
+def test_every_typical_mistake_is_recognised(id, name, mistake):
+    for _ in range(5):  # cases are random
+        score = check(id, mistake.function)
+        assert float(score) < EXERCISES[id].points
+        assert mistake.diagnosis in score.message
+
+
+def test_every_exercise_knows_several_mistakes_with_different_diagnoses():
+    assert len(EXERCISES) >= 4
+    for exercise in EXERCISES.values():
+        assert len({m.diagnosis for m in exercise.mistakes}) == len(exercise.mistakes) >= 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        "text",
+        lambda: 1,
+        lambda *a: 1 / 0,
+        lambda *a: "no number",
+        lambda *a: float("nan"),
+        lambda *a: [[1], [2, 3]],
+        lambda *a: object(),
+        lambda *a: (_ for _ in ()).throw(KeyError("x")),
+    ],
+)
+@pytest.mark.parametrize("id", EXERCISES)
+def test_no_answer_makes_the_check_raise(id, answer):
+    score = check(id, answer)
+    assert float(score) == 0
+    assert score.message
+    assert score._repr_html_()
+
+
+def test_an_answer_that_changes_its_inputs_harms_only_itself():
+    import torch
+
+    def hostile(W, A, B, alpha):
+        W.zero_()
+        return W
+
+    assert float(check("lora-3", hostile)) == 0
+    assert float(check("lora-3", lambda W, A, B, alpha: W + alpha / A.shape[0] * B @ A)) == 3
+    assert torch.equal(torch.ones(1), torch.ones(1))
+
+
+def test_numpy_answers_count_too():
+    def with_numpy(W, A, B, alpha):
+        return W.numpy() + alpha / len(A) * B.numpy() @ A.numpy()
+
+    assert check("lora-3", with_numpy).passed
+
+
+def test_the_hint_comes_with_the_third_wrong_try_and_goes_with_the_right_one():
+    wrong = EXERCISES["lora-1"].mistakes[0].function
+    hints = [check("lora-1", wrong).hint for _ in range(3)]
+    assert hints == ["", "", EXERCISES["lora-1"].hint]
+    assert check("lora-1", EXERCISES["lora-1"].solution).hint == ""
+    assert check("lora-1", wrong).hint == ""
+
+
+def test_messages_state_verdict_in_words_not_colour_alone():
+    good, bad = check("lora-1", EXERCISES["lora-1"].solution), check("lora-1", None)
+    assert "passed" in repr(good)
+    assert "not yet" in repr(bad)
+    assert "passed" in good._repr_html_()
+
+
+def test_unknown_exercise():
+    with pytest.raises(CourseError, match="unknown exercise 'lora-99'"):
+        check("lora-99", None)
+
+
+@pytest.mark.parametrize("section", QUIZZES)
+def test_quizzes_have_one_right_choice_and_explain_every_one(section):
+    shown = quiz(section)._repr_html_()
+    for number, question in enumerate(QUIZZES[section], 1):
+        assert sum(right for _, right, _ in question.choices) == 1, question.text
+        for letter, (_, right, why) in zip("abcdefgh", question.choices):
+            assert len(why) > 25
+            said = quiz(section).answer(number, letter)
+            assert said == f"{'Right' if right else 'Not this one'}. {why}"
+    assert shown.count("<details") == sum(len(q.choices) for q in QUIZZES[section])
+    assert "widget" not in shown
+
+
+@pytest.mark.parametrize(("question", "choice"), [(0, "a"), (99, "a"), (1, "z"), (1, "")])
+def test_a_choice_that_is_not_there(question, choice):
+    with pytest.raises(CourseError):
+        quiz("02").answer(question, choice)

@@ -1,0 +1,176 @@
+"""Editions, ids, hashes; leaks and staleness are noticed. Each guard is shown to fail on a planted fault."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from course_utils.errors import CourseError
+from course_utils.exercises import EXERCISES
+from course_utils.exercises.definitions import solution_lines
+from course_utils.notebooks import builder
+
+SECTIONS = list(builder.SECTIONS)
+SOURCE = """\
+# %% [markdown]
+# # A lesson
+# {{badges}}
+
+# %%
+# INSTALL: trl
+
+# %% tags=["nbval-check-output"]
+print(1 + 1)
+
+# %%
+# EXERCISE: lora-2
+
+# %%
+def helper(x):
+    ### BEGIN SOLUTION
+    doubled_and_more = 2 * x + 1
+    return doubled_and_more
+    ### END SOLUTION
+"""
+
+
+def texts(notebook):
+    return [cell.source for cell in notebook.cells]
+
+
+def leaks(learner, instructor):
+    """Lines of solutions, 12 characters or more, that stand in the learner's edition; and markers."""
+    shown = "\n".join(texts(learner)) + json.dumps([c.get("outputs", []) for c in learner.cells])
+    secret = {line for text in texts(instructor) for line in solution_lines(text) if len(line) >= 12}
+    return sorted(line for line in secret if line in shown) + [m for m in ("BEGIN SOLUTION", "END SOLUTION") if m in shown]
+
+
+def learner_notebook(section):
+    return nbformat.read(builder.learner_file(builder.section_name(section)), as_version=4)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_learners_notebook_holds_no_solution(section):
+    assert leaks(learner_notebook(section), builder.instructor_edition(section)) == []
+
+
+def test_the_leak_test_fails_on_a_planted_solution():
+    learner, instructor = builder.learner_edition("02", SOURCE), builder.instructor_edition("02", SOURCE)
+    assert leaks(learner, instructor) == []
+    learner.cells[-1].source += "\n    doubled_and_more = 2 * x + 1"
+    assert leaks(learner, instructor) == ["doubled_and_more = 2 * x + 1"]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_learners_notebook_is_up_to_date(section):
+    assert not builder.is_stale(section), f"run `course build {section}`"
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_an_edited_source_makes_it_stale(section):
+    source = builder.source_file(builder.section_name(section)).read_text(encoding="utf-8")
+    assert builder.is_stale(section, source + "\n# %%\nprint('one more cell')\n")
+    assert builder.is_stale(section, source.replace("rank=16", "rank=17", 1))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_an_edited_exercise_makes_it_stale(section, monkeypatch):
+    from dataclasses import replace
+
+    changed = {id: replace(exercise, points=exercise.points + 1) for id, exercise in EXERCISES.items()}
+    monkeypatch.setattr(builder, "EXERCISES", changed)
+    assert builder.is_stale(section)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_stored_notebooks_are_clean(section):
+    notebook = learner_notebook(section)
+    file = builder.learner_file(builder.section_name(section))
+    assert file.stat().st_size < 1_000_000
+    assert "widgets" not in notebook.metadata
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output
+            assert "widget" not in json.dumps(list(output.get("data", {})))
+    assert set(notebook.metadata.course) >= {"section", "source_sha256", "tier", "versions"}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_picture_has_an_alt_text(section):
+    pictures = 0
+    for cell in learner_notebook(section).cells:
+        for output in cell.get("outputs", []):
+            assert "image/png" not in output.get("data", {}), "show pictures through course_utils.figures"
+            html = "".join(output.get("data", {}).get("text/html", ""))
+            pictures += html.count("<img ")
+            assert html.count("<img ") == html.count('alt="')
+    assert pictures >= 3
+
+
+def test_editions_and_their_metadata():
+    learner, instructor = builder.learner_edition("02", SOURCE), builder.instructor_edition("02", SOURCE)
+    assert learner.metadata.course["source_sha256"] == instructor.metadata.course["source_sha256"]
+    assert [cell.id for cell in learner.cells] == [cell.id for cell in instructor.cells]
+    joined = "\n".join(texts(learner))
+    assert "colab.research.google.com/github/OWNER/finetuning-course/blob/main/notebooks/02_lora.ipynb" in joined
+    assert 'course = "finetuning-course[trl] @ git+https://github.com/OWNER/finetuning-course"' in joined
+    answer, check = (next(c for c in learner.cells if c.source.startswith(s)) for s in ("# EXERCISE", "# CHECK"))
+    assert answer.source.count("# YOUR CODE HERE") == 1
+    assert answer.metadata.nbgrader == {
+        "schema_version": 3, "task": False, "locked": False, "grade_id": "lora-2", "solution": True, "grade": False,
+    }  # fmt: skip
+    assert check.metadata.nbgrader.points == EXERCISES["lora-2"].points
+    nbformat.validate(instructor)
+
+
+def test_ids_stay_when_another_cell_is_added():
+    before = [cell.id for cell in builder.learner_edition("02", SOURCE).cells]
+    after = [cell.id for cell in builder.learner_edition("02", "# %%\nprint('new')\n\n" + SOURCE).cells]
+    assert after[1:] == before
+    assert len(set(after)) == len(after)
+
+
+def test_an_exercise_that_does_not_exist_is_named():
+    with pytest.raises(CourseError, match="02_lora: there is no exercise 'lora-0'"):
+        builder.instructor_edition("02", "# %%\n# EXERCISE: lora-0\n")
+
+
+@pytest.mark.parametrize("section", ["99", "lora", "02_qlora"])
+def test_an_unknown_section_is_named(section):
+    with pytest.raises(CourseError, match="unknown section"):
+        builder.section_name(section)
+
+
+def test_the_install_cell_runs_and_does_nothing_where_the_course_is():
+    text = next(t for t in texts(builder.learner_edition("02", SOURCE)) if "shipped.txt" in t)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_nbval_fails_on_a_changed_deterministic_output(tmp_path):
+    notebook = builder.learner_edition("02", '# %% tags=["nbval-check-output"]\nprint(1 + 1)\n')
+
+    def nbval(output):
+        notebook.cells[0].outputs = [nbformat.v4.new_output("stream", name="stdout", text=output)]
+        nbformat.write(notebook, tmp_path / "x.ipynb")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
+        return subprocess.run([*command, "x.ipynb"], cwd=tmp_path, capture_output=True, text=True)
+
+    right, wrong = nbval("2\n"), nbval("3\n")
+    assert right.returncode == 0, right.stdout
+    assert wrong.returncode == 1
+    assert "mismatch" in wrong.stdout
+
+
+def test_a_failing_cell_stops_the_run_with_its_number(tmp_path):
+    from course_utils.notebooks.runner import run
+
+    notebook = builder.learner_edition("02", "# %%\nprint(1)\n\n# %%\nraise ValueError('planted')\n")
+    nbformat.write(notebook, tmp_path / "x.ipynb")
+    with pytest.raises(CourseError, match="cell 1 failed: ValueError: planted"):
+        run(tmp_path / "x.ipynb")

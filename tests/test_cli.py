@@ -1,0 +1,117 @@
+"""The command `course`, as a learner types it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from course_utils import doctor, hardware, models
+
+
+def course(*arguments, prefix=(), **variables):
+    command = [*prefix, sys.executable, "-m", "course_utils.cli", *arguments]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=900)
+
+
+def test_doctor_for_people_and_for_programs(packaged):
+    people, programs = course("doctor"), course("doctor", "--json")
+    assert people.returncode == programs.returncode == 0, people.stderr + programs.stderr
+    found = json.loads(programs.stdout)
+    assert found["device"]["kind"] in ("cpu", "cuda", "mps")
+    assert found["device"]["tier"] in models.TIERS
+    assert found["model_ready"] is True
+    assert found["versions"]["torch"]
+    assert [row["model"] for row in found["fits"]] == ["SmolLM2-135M", "SmolLM2-1.7B", "Qwen2.5-7B"]
+    assert found["disk_free_bytes"] > 0
+    for word in ("device", "packages", "disk", "fits", "advice"):
+        assert f"\n{word}" in "\n" + people.stdout
+
+
+def test_doctor_says_what_to_do_when_the_model_is_missing(tmp_path):
+    said = course("doctor", COURSE_CACHE=str(tmp_path / "deep" / "cache")).stdout
+    assert "not fetched yet" in said
+    assert "run `course fetch` once" in said
+
+
+def diagnose(monkeypatch, **changes):
+    device = {"name": "Tesla T4", "kind": "cuda", "tier": "t4", "memory_bytes": 15_828_320_256,
+              "compute_capability": (7, 5), "dtype": "float16", "environment": "colab", "cores": 2}  # fmt: skip
+    monkeypatch.setattr(hardware, "detect", lambda: hardware.Device(**(device | changes)))
+    return doctor.examine()
+
+
+def test_doctor_on_a_t4_knows_what_fits(monkeypatch):
+    """No GPU here: the device is made up, the arithmetic is real."""
+    found = diagnose(monkeypatch)
+    assert [(row[0], row[3]) for row in found.fits] == [
+        ("SmolLM2-135M", True), ("SmolLM2-1.7B", True), ("Qwen2.5-7B", False),
+    ]  # fmt: skip
+    assert "compute capability 7.5" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"compute_capability": (6, 0), "name": "Tesla P100"}, "older than current PyTorch builds"),
+        ({"kind": "cpu", "compute_capability": None, "memory_bytes": 1_900_000_000}, "close other notebooks"),
+    ],
+)
+def test_doctor_advises_in_one_line(monkeypatch, changes, advice):
+    assert any(advice in line and "\n" not in line for line in diagnose(monkeypatch, **changes).advice)
+
+
+def test_doctor_notices_stale_imports_and_old_packages(monkeypatch):
+    import peft
+
+    monkeypatch.setattr(peft, "__version__", "0.1.0")
+    monkeypatch.setattr(doctor, "version", lambda name: {"tqdm": "1.0", "peft": "0.21.2"}.get(name, "999"))
+    found = doctor.examine()
+    assert found.stale == ["peft"]
+    assert any("restart the kernel" in line for line in found.advice)
+    assert any(line.startswith("tqdm is 1.0, the course needs >=4.67") for line in found.advice)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "07"], "unknown section '07'; there are 02_lora"),
+        (["run", "nothing.ipynb"], "no such notebook: nothing.ipynb"),
+        (["build", "9"], "unknown section '9'"),
+    ],
+)
+def test_mistakes_at_the_command_line_are_one_sentence(arguments, said):
+    done = course(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_build_check_is_clean():
+    done = course("build", "--check")
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout
+
+
+def test_help_answers_without_loading_torch():
+    code = (
+        "import sys; from course_utils.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "doctor" in done.stdout
+
+
+@pytest.mark.slow
+def test_notebook_02_runs_with_the_network_cut(packaged):
+    """As a learner on a train: no interface but loopback, which the kernel needs."""
+    cut = ["unshare", "-n", "sh", "-c", 'ip link set lo up 2>/dev/null || ifconfig lo up; exec "$@"', "sh"]
+    try:
+        if subprocess.run([*cut, "true"], capture_output=True).returncode:
+            pytest.skip("needs the right to cut the network of a process")
+    except FileNotFoundError:
+        pytest.skip("needs unshare")
+    done = course("run", "02", prefix=cut)
+    assert done.returncode == 0, done.stderr
+    assert "02_lora.ipynb: " in done.stdout

@@ -1,0 +1,95 @@
+import math
+
+import pytest
+
+from course_utils import evaluation
+from course_utils.errors import CourseError
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "kind": {"enum": ["a", "b"]},
+        "id": {"type": ["string", "null"], "pattern": r"^\d$"},
+        "text": {"type": "string"},
+    },
+    "required": ["kind", "id", "text"],
+    "additionalProperties": False,
+}
+RIGHT = {"kind": "a", "id": "1", "text": "the cat sat"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "valid"),
+    [
+        ('{"kind": "a", "id": "1", "text": "x"}', True),
+        ('\n {"kind": "b", "id": null, "text": ""} ', True),
+        ('Here it is: {"kind": "a", "id": "1", "text": "x"}', False),
+        ('{"kind": "a", "id": "1", "text": "x"} Done.', False),
+        ('```json\n{"kind": "a", "id": "1", "text": "x"}\n```', False),
+        ('{"kind": "c", "id": "1", "text": "x"}', False),
+        ('{"kind": "a", "id": "12", "text": "x"}', False),
+        ('{"kind": "a", "id": "1"}', False),
+        ('{"kind": "a", "id": "1", "text": "x", "more": 1}', False),
+        ('["a"]', False),
+        ('"a"', False),
+        ("", False),
+        ("[" * 100_000, False),
+        ("NaN", False),
+    ],
+)
+def test_only_a_whole_record_is_valid(answer, valid):
+    assert (evaluation.parse_record(answer, SCHEMA) is not None) is valid
+
+
+def test_scores_count_what_they_say():
+    outputs = [
+        '{"kind": "a", "id": "1", "text": "the cat sat"}',  # all right
+        '{"kind": "b", "id": "1", "text": "the dog sat"}',  # kind wrong, two of three words
+        "no record",
+        '{"kind": "a", "id": null, "text": "nothing alike"}',
+    ]
+    scores = evaluation.evaluate(outputs, [RIGHT] * 4, SCHEMA)
+    assert scores.valid.value == 0.75
+    assert scores.exact["kind"].value == scores.enumerations.value == 0.5
+    assert scores.exact["id"].value == 0.5
+    assert scores.f1["text"].value == pytest.approx((1 + 2 / 3 + 0 + 0) / 4)
+    assert set(scores.f1) == {"text"}  # enumerations and patterns are no free text
+    assert scores.records[2] is None
+    assert "75.0 %" in str(scores)
+
+
+def test_wilson_interval_of_known_values():
+    """81 of 263: 0.2552 to 0.3662 (Newcombe 1998, Statistics in Medicine, table I)."""
+    score = evaluation.proportion([True] * 81 + [False] * 182)
+    assert (round(score.low, 4), round(score.high, 4)) == (0.2553, 0.3662)
+    none = evaluation.proportion([False] * 20)
+    assert none.low == none.value == 0
+    assert 0.1 < none.high < 0.2
+    everything = evaluation.proportion([True] * 20)
+    assert everything.high == everything.value == 1
+
+
+def test_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        score = evaluation.mean(random.normal(3, 1, 40), samples=400)
+        covered += score.low <= 3 <= score.high
+    assert 0.88 < covered / 200 < 0.99
+
+
+def test_token_f1_ignores_case_and_punctuation_and_tells_null_from_text():
+    assert evaluation.token_f1("The Cat, sat!", "the cat sat") == 1
+    assert evaluation.token_f1(None, None) == 1
+    assert evaluation.token_f1(None, "x") == evaluation.token_f1("x", None) == 0
+    assert evaluation.token_f1("a a b", "a b b") == pytest.approx(2 / 3)
+    assert math.isclose(evaluation.token_f1("", ""), 1)
+
+
+def test_unequal_or_empty_lists_are_refused():
+    with pytest.raises(CourseError, match="2 answers for 1 references"):
+        evaluation.evaluate(["", ""], [RIGHT], SCHEMA)
+    with pytest.raises(CourseError, match="nothing to score"):
+        evaluation.evaluate([], [], SCHEMA)

@@ -1,0 +1,51 @@
+import pytest
+from conftest import conversation
+
+from course_utils.errors import CourseError
+from course_utils.generation import generate
+
+PROMPTS = [
+    "What is the capital of France?",
+    "Say hello.",
+    "Name a colour, and then another one, and explain the two at length.",
+]
+
+
+def test_answers_come_back_in_order_and_batching_does_not_change_them(packaged):
+    import torch
+
+    from course_utils import models
+
+    model, tokenizer = models.load(dtype=torch.float32)
+    together = generate(model, tokenizer, PROMPTS, max_new_tokens=12)
+    alone = [generate(model, tokenizer, [prompt], max_new_tokens=12)[0] for prompt in PROMPTS]
+    assert together == alone
+    assert "Paris" in together[0]
+    assert not any("<|im" in answer for answer in together)
+
+
+def test_conversations_and_strings_are_the_same_thing(packaged):
+    text = generate(*packaged, ["Say hello."], max_new_tokens=5)
+    assert text == generate(*packaged, [[{"role": "user", "content": "Say hello."}]], max_new_tokens=5)
+    assert text != generate(*packaged, [conversation("Say hello.")[:2]], max_new_tokens=5)
+
+
+def test_sampling_follows_its_seed_and_leaves_the_model_as_it_was(packaged):
+    model, tokenizer = packaged
+    model.train()
+    one, same, other = (
+        generate(model, tokenizer, PROMPTS, max_new_tokens=8, temperature=1.0, seed=seed) for seed in (1, 1, 2)
+    )
+    assert model.training
+    model.eval()
+    assert one == same != other
+    assert not model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_no_prompts_no_answers(packaged):
+    assert generate(*packaged, []) == []
+
+
+def test_negative_temperature_is_refused(packaged):
+    with pytest.raises(CourseError, match="temperature must not be negative"):
+        generate(*packaged, PROMPTS, temperature=-1)

@@ -1,0 +1,139 @@
+"""What installing the course does to a machine: nothing to what Colab ships; and the wheel alone is enough."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from course_utils.notebooks import builder
+
+ROOT = Path(__file__).parents[1]
+IMAGES = sorted((ROOT / "tests" / "colab").glob("image-*.txt"))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT)]
+    subprocess.run(command, check=True)
+    return next(folder.glob("*.whl"))
+
+
+def shipped(image):
+    lines = [line for line in image.read_text().splitlines() if line and not line.startswith("#")]
+    return dict(line.split("==") for line in lines)
+
+
+def fake_machine(image, folder):
+    """A virtual environment in which pip believes that all of an image is installed: metadata without code.
+
+    Python 3.13 as on Colab where there is one; else this one, which resolves all but Python-specific markers alike.
+    """
+    python = next((p for p in map(shutil.which, ("python3.13",)) if p and _works(p)), sys.executable)
+    subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    for name, version in shipped(image).items():
+        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (info / "RECORD").write_text("")
+        (info / "INSTALLER").write_text("pip\n")
+    return folder / "bin" / "python"
+
+
+def _works(python):
+    return subprocess.run([python, "-c", "import venv"], capture_output=True).returncode == 0
+
+
+def would_install(python, *requirements, tmp_path, constraint=None):
+    """Names and versions that pip would install on the machine of `python`, by its own resolver's report."""
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--dry-run", "--quiet"]
+    command += ["--report", str(report), *(["--constraint", str(constraint)] if constraint else []), *requirements]
+    environment = {k: v for k, v in os.environ.items() if k not in ("PIP_FIND_LINKS", "PIP_CONSTRAINT")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment | {"PIP_CONFIG_FILE": os.devnull})
+    assert done.returncode == 0, done.stderr
+    installs = json.loads(report.read_text())["install"]
+    return {entry["metadata"]["name"]: entry["metadata"]["version"] for entry in installs}
+
+
+def canonical(names):
+    return {name.lower().replace("_", "-") for name in names}
+
+
+@pytest.mark.index
+@pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.stem)
+def test_installing_in_colab_replaces_nothing(image, wheel, tmp_path):
+    """What the install cell of notebook 02 asks for, with this wheel in place of the repository's address."""
+    python = fake_machine(image, tmp_path / "colab")
+    constraint = tmp_path / "shipped.txt"
+    constraint.write_text("\n".join(f"{n}=={v}" for n, v in shipped(image).items()))
+    extras = builder.requirement().partition("[")[2].partition("]")[0]
+    asked = f"{wheel}[{extras}]" if extras else str(wheel)
+    for used in (None, constraint):  # the lower bounds alone must do; the constraint is the belt to these braces
+        found = would_install(python, asked, tmp_path=tmp_path, constraint=used)
+        assert "finetuning-course" in found
+        assert canonical(found) & canonical(shipped(image)) == set()
+
+
+@pytest.mark.index
+def test_with_the_install_cells_constraint_even_trl_replaces_nothing(wheel, tmp_path):
+    """The known trap: plain pip takes the newest TRL, which pulls datasets and pyarrow up under the kernel."""
+    image = next(i for i in IMAGES if "gpu" in i.stem)
+    python = fake_machine(image, tmp_path / "colab")
+    constraint = tmp_path / "shipped.txt"
+    constraint.write_text("\n".join(f"{n}=={v}" for n, v in shipped(image).items()))
+    plain = would_install(python, f"{wheel}[trl]", tmp_path=tmp_path)
+    assert {"datasets", "pyarrow"} <= canonical(plain)
+    held = would_install(python, f"{wheel}[trl]", tmp_path=tmp_path, constraint=constraint)
+    assert canonical(held) & canonical(shipped(image)) == set()
+    assert held["trl"].startswith("0.29.")
+
+
+def test_the_wheel_carries_data_and_notebooks(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for file in ("data/support_tickets/test.jsonl", "data/code_review/schema.json", "notebooks/02_lora.ipynb"):
+        assert f"course_utils/_assets/{file}" in names
+    assert not [name for name in names if "instructor" in name or name.startswith("tests/")]
+    assert wheel.stat().st_size < 3_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.index
+def test_the_wheel_alone_in_an_empty_folder_works(wheel, tmp_path):
+    """Installed beside this environment's packages, away from the checkout: data is found, notebook 02 is there."""
+    site = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)], check=True
+    )
+    code = (
+        "import course_utils, course_utils.assets as a; from course_utils.data_prep import load_task; "
+        "print(course_utils.__file__); print(len(load_task('support_tickets').test)); print(a.path('notebooks/02_lora.ipynb'))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = subprocess.run([sys.executable, "-c", code], cwd=empty, env=environment, capture_output=True, text=True)
+    package, rows, notebook = done.stdout.split()
+    assert package.startswith(str(site)), done.stderr
+    assert rows == "100"
+    assert notebook.startswith(str(site))
+
+
+def test_the_repositorys_address_stands_in_one_place():
+    from course_utils import assets
+
+    address = assets.repository_url()
+    assert address.startswith("https://github.com/")
+    kept = [
+        ROOT / "README.md",
+        *ROOT.glob("course_utils/**/*.py"),
+        *ROOT.glob("notebooks/source/*.py"),
+        *ROOT.glob("binder/*"),
+    ]
+    assert [file.name for file in kept if file.is_file() and address in file.read_text(encoding="utf-8")] == []

@@ -1,0 +1,158 @@
+import math
+
+import pytest
+from conftest import conversation, tiny_llama, with_lora
+
+from course_utils import training
+from course_utils.errors import CourseError
+from course_utils.training import loop
+from course_utils.training.objectives import Encoded
+
+DATA = [conversation(f"Message number {i} about {'things ' * (i % 5)}", f"Answer {i % 3}") for i in range(13)]
+
+
+def weights(model):
+    return {n: p.detach().clone() for n, p in model.named_parameters()}
+
+
+def run(tokenizer, data=DATA, validation=None, model=None, **settings):
+    model = model or with_lora(tiny_llama(), random_b=False)
+    defaults = {"learning_rate": 5e-3, "batch_size": 4}
+    return model, training.fit(model, tokenizer, data, validation, settings=training.Settings(**(defaults | settings)))
+
+
+@pytest.fixture
+def tokenizer(packaged):
+    return packaged[1]
+
+
+def test_loss_falls_and_only_the_adapter_moves(tokenizer):
+    model = with_lora(tiny_llama(), random_b=False)
+    before = weights(model)
+    _, history = run(tokenizer, model=model, validation=DATA[:4], max_steps=30, evaluate_every=10)
+    assert history.losses[-1] < history.losses[0] - 0.3
+    assert history.validation_losses[-1] < history.validation_losses[0] - 0.1  # a random model of 32 units learns slowly
+    assert history.validation_steps == [0, 10, 20, 30]
+    for name, parameter in model.named_parameters():
+        assert ("lora_" in name) == (not parameter.equal(before[name])), name
+
+
+def test_same_seed_same_run_and_another_seed_another_order(tokenizer):
+    first, again, other = (run(tokenizer, max_steps=6, seed=seed)[1].losses for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_pieces_change_nothing_but_memory(tokenizer):
+    """A batch worked off one example at a time has the gradient of the batch in one piece."""
+    whole, split = (run(tokenizer, max_steps=5, piece_tokens=size) for size in (10_000, 1))
+    assert whole[1].losses == pytest.approx(split[1].losses, rel=1e-5)
+    for (name, a), b in zip(whole[0].named_parameters(), split[0].parameters()):
+        assert (a - b).abs().max() < 1e-4, name
+
+
+def test_the_fused_function_changes_nothing(tokenizer):
+    fused, plain = (run(tokenizer, max_steps=5, fused_lora=on)[1].losses for on in (True, False))
+    assert fused == pytest.approx(plain, rel=1e-5)
+
+
+def test_every_example_is_seen_once_an_epoch():
+    examples = [Encoded(list(range(n)), 1) for n in range(2, 39)]
+    for seed in (0, 1):
+        batches = loop._batches(examples, 4, seed)
+        assert sorted(len(e) for batch in batches for e in batch) == list(range(2, 39))
+        assert max(map(len, batches)) <= 4
+
+
+def test_pieces_hold_their_limit_and_lose_nothing():
+    examples = [Encoded([0] * n, 1) for n in (5, 80, 7, 6, 40, 41, 3)]
+    pieces = loop._pieces(examples, 45)
+    assert sorted(len(e) for piece in pieces for e in piece) == [3, 5, 6, 7, 40, 41, 80]
+    assert all(len(piece) == 1 or len(piece) * max(map(len, piece)) <= 45 for piece in pieces)
+
+
+def test_validation_loss_weighs_tokens_not_batches(tokenizer):
+    """One long and many short completions: the mean over tokens is far from the mean over batches."""
+    rows = [conversation("x", "word " * 40), *[conversation("x", "no")] * 9]
+    model = tiny_llama()
+    objective = training.SFT()
+    examples = [objective.encode(tokenizer, row, 1024, "x") for row in rows]
+    by_size = [loop.mean_loss(model, objective, examples, size, 2, "cpu") for size in (10, 100, 10_000)]
+    assert by_size == pytest.approx([by_size[0]] * 3, rel=1e-5)
+    sums = [objective.loss(model, objective.collate([e], 2)).item() for e in examples]
+    assert by_size[0] == pytest.approx(sum(sums) / sum(map(objective.scored, examples)), rel=1e-5)
+
+
+def test_schedules():
+    factors = [loop._schedule(step, 10, training.Settings(warmup_steps=2)) for step in range(1, 11)]
+    assert factors[:3] == [0.5, 1.0, 1.0]
+    assert factors[-1] == pytest.approx(1 / 8)
+    assert loop._schedule(9, 10, training.Settings(schedule="constant")) == 1
+    assert loop._schedule(6, 10, training.Settings(schedule="cosine")) == pytest.approx(0.5)
+
+
+def test_a_model_with_nothing_to_train_is_refused(tokenizer):
+    with pytest.raises(CourseError, match="add an adapter"):
+        run(tokenizer, model=tiny_llama().requires_grad_(False))
+
+
+@pytest.mark.parametrize("what", ["train", "validation"])
+def test_broken_rows_are_named_by_position(tokenizer, what):
+    broken = [*DATA[:3], conversation(completion="")]
+    data = {"data": DATA, "validation": DATA[:2], ("data" if what == "train" else what): broken}
+    with pytest.raises(CourseError, match=rf"^{what}\[3\]"):
+        run(tokenizer, **data)
+
+
+def test_an_empty_set_is_refused(tokenizer):
+    with pytest.raises(CourseError, match="the train set is empty"):
+        run(tokenizer, data=[])
+
+
+def test_a_loss_that_is_nan_stops_the_run_with_a_reason(tokenizer):
+    import torch
+
+    model = with_lora(tiny_llama())
+    next(p for n, p in model.named_parameters() if "lora_B" in n).data.fill_(math.nan)
+    with pytest.raises(CourseError, match="the loss is nan at step 1: the learning rate"):
+        run(tokenizer, model=model, max_steps=2)
+    assert torch.isfinite(model.get_input_embeddings().weight).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"learning_rate": 0}, "learning_rate=0"),
+        ({"batch_size": -1}, "batch_size=-1"),
+        ({"max_steps": 0}, "max_steps=0"),
+        ({"schedule": "triangular"}, "constant, linear, cosine"),
+        ({"warmup_steps": -2}, "must not be negative"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, said):
+    with pytest.raises(CourseError, match=said):
+        training.Settings(**settings)
+
+
+def test_progress_is_silent_where_nobody_looks(tokenizer, capsys):
+    run(tokenizer, max_steps=2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_in_a_terminal_shows_loss_and_speed(tokenizer, capsys, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    run(tokenizer, max_steps=2)
+    shown = capsys.readouterr().err
+    assert "2/2" in shown
+    assert "tokens/s" in shown
+
+
+def test_history_says_and_draws_what_happened(tokenizer):
+    _, history = run(tokenizer, max_steps=4, validation=DATA[:2])
+    assert "4 steps" in str(history)
+    figure = history.plot()
+    assert figure.png.startswith(b"\x89PNG")
+    assert "in 4 steps" in figure.alt
+    assert history.tokens > history.scored_tokens > 0
