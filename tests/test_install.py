@@ -113,7 +113,8 @@ def test_the_wheel_alone_in_an_empty_folder_works(wheel, tmp_path):
     )
     code = (
         "import course_utils, course_utils.assets as a; from course_utils.data_prep import load_task; "
-        "print(course_utils.__file__); print(len(load_task('support_tickets').test)); print(a.path('notebooks/02_lora.ipynb'))"
+        "print(course_utils.__file__); print(len(load_task('support_tickets').test)); "
+        "print(a.path('notebooks/02_lora.ipynb'))"
     )
     environment = os.environ | {"PYTHONPATH": str(site)}
     empty = tmp_path / "empty"

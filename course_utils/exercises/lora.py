@@ -203,7 +203,7 @@ def _masked_with_zero(ids, prompt_length, ignore=-100):
 
 def _shifted(ids, prompt_length, ignore=-100):
     labels = [ignore] * prompt_length + list(ids[prompt_length:])
-    return labels[1:] + [ignore]
+    return [*labels[1:], ignore]
 
 
 def adapter_megabytes(shapes, rank, bytes_per_parameter):

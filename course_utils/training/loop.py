@@ -65,7 +65,7 @@ def fit(
     set_seed(settings.seed)
     half = next(model.parameters()).dtype == torch.float16
     accelerator = Accelerator(mixed_precision="fp16" if half else "no", cpu=model.device.type == "cpu")
-    optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     piece_tokens = settings.piece_tokens or (CPU_PIECE_TOKENS if accelerator.device.type == "cpu" else GPU_PIECE_TOKENS)

@@ -27,6 +27,7 @@
 # %%
 import copy
 import json
+import statistics
 import tempfile
 import time
 import warnings
@@ -38,7 +39,7 @@ from torch import nn
 
 from course_utils import claims, evaluation, figures, hardware, memory, models, training
 from course_utils.data_prep import load_task
-from course_utils.exercises import quiz
+from course_utils.exercises import check, quiz  # noqa: F401 - the exercises at the end use check
 from course_utils.generation import generate
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # between library versions; nothing a learner can act on
@@ -49,7 +50,7 @@ print("kind:", device.kind, "| tier:", device.tier, "| weights in:", device.dtyp
 # One place for what differs between tiers. Learning rates: the smaller the model, the higher (measured here on the CPU
 # tier only; the others follow published sweeps).
 PLAN = {
-    "cpu": {"examples": 440, "longest": 110, "batch_size": 4, "learning_rate": 2e-3},
+    "cpu": {"examples": 440, "longest": 110, "batch_size": 2, "learning_rate": 2e-3},
     "t4": {"examples": 842, "longest": 400, "batch_size": 8, "learning_rate": 5e-4},
     "a100": {"examples": 842, "longest": 400, "batch_size": 8, "learning_rate": 3e-4},
 }[device.tier]
@@ -76,7 +77,7 @@ for message in task.test[0]:
 # records?
 
 # %%
-answers_before = generate(model, tokenizer, task.prompts(), max_new_tokens=16, batch_size=25)
+answers_before = generate(model, tokenizer, task.prompts(), max_new_tokens=8, batch_size=25)
 # An answer that does not begin with { is no record, however it goes on; only the others are worth finishing.
 unfinished = [i for i, answer in enumerate(answers_before) if answer.lstrip().startswith("{")]
 for i, answer in zip(unfinished, generate(model, tokenizer, [task.prompts()[i] for i in unfinished], max_new_tokens=96)):
@@ -366,7 +367,7 @@ print({what: f"{bytes_ / 1e6:.0f} MB" for what, bytes_ in predicted.items()}, f"
 lengths = [len(objective.encode(tokenizer, example, 4096, "train")) for example in task.train]
 chosen = [example for example, length in zip(task.train, lengths) if length <= PLAN["longest"]][: PLAN["examples"]]
 settings = training.Settings(
-    learning_rate=PLAN["learning_rate"], batch_size=PLAN["batch_size"], warmup_steps=10, evaluate_every=40,
+    learning_rate=PLAN["learning_rate"], batch_size=PLAN["batch_size"], warmup_steps=10, evaluate_every=110,
     piece_tokens=PIECE, seed=SEED,
 )
 held_out = sorted(task.validation, key=lambda c: len(c[1]["content"]))[:24]  # short ones: validation costs time too
@@ -430,52 +431,53 @@ assert min(scores_after.exact["category"].value, scores_after.exact["escalation"
 # %% [markdown]
 # ## 9 · What the knobs do
 #
-# Six short runs from the same start on the same short examples, each judged by validation loss. **Predict** the order before
-# you look: rank 1, rank 16, rank 64; q and v only; alpha doubled; learning rate doubled.
+# Seven short runs from the same start, each judged by its loss on the last batches it sees, which it has never seen before.
+# **Predict** the order before you look: rank 1, 16, 64; q and v only; alpha doubled; rate doubled; the rate of full fine-tuning.
 
 # %%
-short = sorted(chosen, key=lambda c: len(objective.encode(tokenizer, c, 4096, "train")))[: 4 * 8]
+short = sorted(chosen, key=lambda c: len(objective.encode(tokenizer, c, 4096, "train")))[: 3 * 8]
 
 
 def short_run(rank=16, alpha=32, targets="all-linear", learning_rate=1e-3):
-    """Validation loss after eight steps with a fresh adapter; the base is left as it was."""
+    """Mean loss on the last two of eight batches, with a fresh adapter; the base is left as it was."""
     adapted = new_adapter(base, rank, alpha, targets)
-    run = training.fit(adapted, tokenizer, short, held_out[:12], settings=training.Settings(
-        learning_rate=learning_rate, batch_size=4, max_steps=8, schedule="constant", seed=SEED))  # fmt: skip
+    run = training.fit(adapted, tokenizer, short, settings=training.Settings(
+        learning_rate=learning_rate, batch_size=3, max_steps=8, schedule="constant", seed=SEED))  # fmt: skip
     adapted.unload()
-    return run.validation_losses[-1]
+    return statistics.mean(run.losses[-2:])
 
 
 base = models.load()[0]
 knobs = {
-    "r=1": short_run(rank=1, alpha=2),
+    "r=1": short_run(rank=1),
     "r=16": short_run(),
-    "r=64": short_run(rank=64, alpha=128),
+    "r=64": short_run(rank=64),
     "r=16, q and v only": short_run(targets=["q_proj", "v_proj"]),
     "r=16, alpha doubled": short_run(alpha=64),
     "r=16, rate doubled": short_run(learning_rate=2e-3),
     "r=16, rate of full fine-tuning": short_run(learning_rate=2e-5),
 }
-figures.bars(knobs, "Validation loss after eight short steps", "loss (nats per scored token), lower is better")
+figures.bars(knobs, "Loss on new examples after six short steps", "loss (nats per scored token), lower is better")
 
 # %%
-print(f"rank 1 to 64 changes the loss by {abs(knobs['r=64'] - knobs['r=1']):.2f}; "
+print(f"at the same alpha, rank 1 to 64 changes the loss by {abs(knobs['r=64'] - knobs['r=1']):.2f}; "
       f"q and v only costs {knobs['r=16, q and v only'] - knobs['r=16']:+.2f}; "
       f"alpha x2 and rate x2 end {abs(knobs['r=16, alpha doubled'] - knobs['r=16, rate doubled']):.2f} apart; "
       f"at the rate of full fine-tuning it is still {knobs['r=16, rate of full fine-tuning']:.2f}")
 
 # %% [markdown]
-# Rank matters little for a behaviour this simple, the set of layers matters more, and alpha is a learning rate in disguise:
-# Adam's step has a fixed size, so what counts is the product of the rate and alpha / r. Tune one of them and leave the
-# other alone. The last bar is the first common mistake.
+# Compare the three ranks with the three bars below them: which layers are adapted and how fast they learn matters more. Alpha is
+# a learning rate in disguise: Adam's step has a fixed size, so what counts is the product of the rate and alpha / r. Tune one
+# of them and leave the other alone. (Alpha = 2r, a common habit, makes a higher rank learn faster *for this reason*.) The last
+# bar is the first common mistake.
 
 # %%
-start = history.validation_losses[0]
+start = history.losses[0]
 claims.check(
     "L8",
-    measured=f"validation loss after eight steps: {knobs['r=1']:.2f} at rank 1, {knobs['r=16']:.2f} at 16, {knobs['r=64']:.2f} at 64 "
+    measured=f"loss on new examples after six steps: {knobs['r=1']:.2f} at rank 1, {knobs['r=16']:.2f} at 16, {knobs['r=64']:.2f} at 64 "
     f"(start {start:.2f}); {scores_after.valid} valid format with rank 16",
-    holds=start - knobs["r=1"] > 0.7 * (start - knobs["r=64"]) and scores_after.valid.value >= 0.9,
+    holds=start - knobs["r=1"] > 0.8 * (start - knobs["r=64"]) and scores_after.valid.value >= 0.9,
     because="rank 1 learned much less than rank 64",
 )
 
@@ -487,21 +489,23 @@ claims.check(
 
 # %%
 def seconds(candidate):
-    """Time of 12 greedy tokens after one prompt."""
+    """Time of 8 greedy tokens after one prompt."""
     started = time.perf_counter()
     inputs = tokenizer("The customer writes that the parcel", return_tensors="pt").to(candidate.device)
     with torch.no_grad():
-        candidate.generate(**inputs, min_new_tokens=12, max_new_tokens=12, do_sample=False)
+        candidate.generate(**inputs, min_new_tokens=8, max_new_tokens=8, do_sample=False)
     return time.perf_counter() - started
 
 
+for parameter in base.parameters():
+    parameter.data = parameter.data.clone()  # out of the file they are mapped from, as merging did with the others
 contenders = {"base": base, "merged": merged, "kept apart": tuned.eval()}
 for candidate in contenders.values():
     seconds(candidate)
 times = {name: [] for name in contenders}
-for _ in range(9):
-    for name, candidate in contenders.items():
-        times[name].append(seconds(candidate))
+for turn in range(9):
+    for name in np.roll(list(contenders), turn):
+        times[name].append(seconds(contenders[name]))
 ratio = {name: evaluation.mean(np.divide(times[name], times["base"])) for name in ("merged", "kept apart")}
 for name, score in ratio.items():
     print(f"{name}: {score.value:.2f} times the base's latency, 95 % interval [{score.low:.2f}, {score.high:.2f}]")
@@ -511,9 +515,9 @@ for name, score in ratio.items():
 # whose two best candidates are nearly equal may flip, and the rest of the answer with it.
 
 # %%
-some = task.prompts()[:16]
-agree = np.mean([a == b for a, b in zip(generate(tuned, tokenizer, some, batch_size=16), answers_after[:16])])
-print(f"identical answers in {device.dtype}: {100 * agree:.0f} % of 16")
+some = task.prompts()[:8]
+agree = np.mean([a == b for a, b in zip(generate(tuned, tokenizer, some, batch_size=8), answers_after[:8])])
+print(f"identical answers in {device.dtype}: {100 * agree:.0f} % of 8")
 
 layer32 = copy.deepcopy(tuned.base_model.model.model.layers[0].mlp).float().cpu()
 probe = torch.randn(8, model.config.hidden_size)
@@ -527,7 +531,7 @@ print(f"one trained block in float32, merged against kept apart: largest differe
 claims.check(
     "L6",
     measured=f"latency merged / base {ratio['merged'].value:.2f} [{ratio['merged'].low:.2f}, {ratio['merged'].high:.2f}], kept apart / base "
-    f"{ratio['kept apart'].value:.2f}; identical answers in {device.dtype}: {100 * agree:.0f} % of 16; float32 difference {gap32:.0e}",
+    f"{ratio['kept apart'].value:.2f}; identical answers in {device.dtype}: {100 * agree:.0f} % of 8; float32 difference {gap32:.0e}",
     holds=ratio["merged"].low <= 1.05 and gap32 < 1e-3,
     when="outputs are compared in float32; merging into 16-bit weights rounds them once more and can flip near-ties",
     because="the merged model was slower or computed something else",
@@ -544,33 +548,33 @@ review = load_task("code_review")
 tuned.add_adapter("review", LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
 tuned.set_adapter("review")
 address = tuned.base_model.model.model.layers[0].mlp.up_proj.base_layer.weight.data_ptr()
-brief = sorted(review.train, key=lambda c: len(c[1]["content"]))[:80]
+brief = sorted(review.train, key=lambda c: len(c[1]["content"]))[:52]
 history_review = training.fit(tuned, tokenizer, brief, settings=training.Settings(
     learning_rate=PLAN["learning_rate"], batch_size=4, warmup_steps=3, seed=SEED))  # fmt: skip
 print(history_review)
 
 # %%
-prompts = sorted(review.prompts(), key=lambda c: len(c[1]["content"]))[:4] + task.prompts()[:4]
+prompts = sorted(review.prompts(), key=lambda c: len(c[1]["content"]))[:3] + task.prompts()[:3]
 by_adapter = {}
 for name in ("default", "review"):
     started = time.perf_counter()
     tuned.set_adapter(name)
     switching = time.perf_counter() - started
-    by_adapter[name] = generate(tuned, tokenizer, prompts, max_new_tokens=60, batch_size=8)
+    by_adapter[name] = generate(tuned, tokenizer, prompts, max_new_tokens=56, batch_size=8)
     print(f"switched to {name!r} in {1000 * switching:.0f} ms")
 assert address == tuned.base_model.model.model.layers[0].mlp.up_proj.base_layer.weight.data_ptr()  # nothing was reloaded
 
 print("\ncode:", prompts[0][1]["content"][:120].replace("\n", " ⏎ "))
 print("  review adapter: ", by_adapter["review"][0])
-print("ticket:", prompts[4][1]["content"][:100])
-print("  ticket adapter: ", by_adapter["default"][4])
+print("ticket:", prompts[3][1]["content"][:100])
+print("  ticket adapter: ", by_adapter["default"][3])
 
 # %%
-in_style = [evaluation.parse_record(a, review.schema, review.read) is not None for a in by_adapter["review"][:4]]
-as_records = [evaluation.parse_record(a, task.schema, task.read) is not None for a in by_adapter["default"][4:]]
-print(f"house style: {sum(in_style)} of 4 reviews; records: {sum(as_records)} of 4 tickets")
-assert sum(in_style) >= 3
-assert sum(as_records) >= 3
+in_style = [evaluation.parse_record(a, review.schema, review.read) is not None for a in by_adapter["review"][:3]]
+as_records = [evaluation.parse_record(a, task.schema, task.read) is not None for a in by_adapter["default"][3:]]
+print(f"house style: {sum(in_style)} of 3 reviews; records: {sum(as_records)} of 3 tickets")
+assert sum(in_style) >= 2
+assert sum(as_records) >= 2
 
 # %% [markdown]
 # ## 12 · Common mistakes, live
@@ -597,7 +601,7 @@ for module in spoiled.modules():
     if hasattr(module, "lora_A") and "default" in getattr(module, "scaling", {}):
         module.scaling["default"] *= 10
 spoiled = spoiled.merge_and_unload()
-garbled = generate(spoiled, tokenizer, task.prompts()[:4], max_new_tokens=30)
+garbled = generate(spoiled, tokenizer, task.prompts()[:2], max_new_tokens=24)
 print(garbled[0][:100])
 assert not any(evaluation.parse_record(a, task.schema) for a in garbled)
 
