@@ -1,7 +1,7 @@
 """How much memory: counted exactly from the architecture, and measured while it runs."""
 
 from course_utils.memory.counting import ARCHITECTURES, ParameterCount, build_without_weights, count_parameters
-from course_utils.memory.tracking import MemoryReport, track
+from course_utils.memory.tracking import MemoryReport, release, track
 
 __all__ = [
     "ARCHITECTURES",
@@ -9,5 +9,6 @@ __all__ = [
     "ParameterCount",
     "build_without_weights",
     "count_parameters",
+    "release",
     "track",
 ]

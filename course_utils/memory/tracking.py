@@ -75,7 +75,7 @@ def track(label: str = "block") -> Iterator[MemoryReport]:
     """
     import torch
 
-    _give_back_freed_memory()
+    release()
     report = MemoryReport(label, process_start=_resident())
     gpu = torch.cuda.is_available()
     if gpu:
@@ -104,8 +104,8 @@ def _resident() -> int:
     return psutil.Process().memory_info().rss
 
 
-def _give_back_freed_memory() -> None:
-    """What was freed before the block must not hide what the block takes: the C library keeps it otherwise."""
+def release() -> None:
+    """Give freed memory back to the system: the C library keeps it otherwise, and it hides what a later block takes."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)

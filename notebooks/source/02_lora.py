@@ -77,7 +77,7 @@ for message in task.test[0]:
 # records?
 
 # %%
-answers_before = generate(model, tokenizer, task.prompts(), max_new_tokens=8, batch_size=25)
+answers_before = generate(model, tokenizer, task.prompts(), max_new_tokens=5, batch_size=25)
 # An answer that does not begin with { is no record, however it goes on; only the others are worth finishing.
 unfinished = [i for i, answer in enumerate(answers_before) if answer.lstrip().startswith("{")]
 for i, answer in zip(unfinished, generate(model, tokenizer, [task.prompts()[i] for i in unfinished], max_new_tokens=96)):
@@ -302,7 +302,7 @@ batch = {k: v.to(model.device) if hasattr(v, "to") else v for k, v in objective.
 objective.loss(model, batch).backward()
 energy = torch.linalg.svdvals(layer.weight.grad.float()).square()
 cumulative = (energy.cumsum(0) / energy.sum()).tolist()
-layer.weight.grad = None
+layer.weight.grad = batch = None
 layer.weight.requires_grad_(False)
 top16 = cumulative[15]
 print(f"gradient of shape {tuple(layer.weight.shape)}: 1 direction holds {100 * cumulative[0]:.0f} % of its energy, "
@@ -370,7 +370,7 @@ settings = training.Settings(
     learning_rate=PLAN["learning_rate"], batch_size=PLAN["batch_size"], warmup_steps=10, evaluate_every=110,
     piece_tokens=PIECE, seed=SEED,
 )
-held_out = sorted(task.validation, key=lambda c: len(c[1]["content"]))[:24]  # short ones: validation costs time too
+held_out = sorted(task.validation, key=lambda c: len(c[1]["content"]))[:16]  # short ones: validation costs time too
 with memory.track("training") as report:
     history = training.fit(tuned, tokenizer, chosen, held_out, settings=settings)
 print(history)
@@ -398,6 +398,7 @@ merged = PeftModel.from_pretrained(models.load()[0], folder).merge_and_unload()
 answers_after = generate(merged, tokenizer, task.prompts(), max_new_tokens=72, batch_size=25)
 scores_after = task.evaluate(answers_after)
 print(scores_after)
+memory.release()  # what generation has freed goes back to the system
 
 # %%
 FIELDS = ("category", "escalation", "order_id")
@@ -432,18 +433,19 @@ assert min(scores_after.exact["category"].value, scores_after.exact["escalation"
 # ## 9 · What the knobs do
 #
 # Seven short runs from the same start, each judged by its loss on the last batches it sees, which it has never seen before.
-# **Predict** the order before you look: rank 1, 16, 64; q and v only; alpha doubled; rate doubled; the rate of full fine-tuning.
+# **Predict** the order before you look: rank 1, 16, 32; q and v only; alpha doubled; rate doubled; the rate of full fine-tuning.
 
 # %%
-short = sorted(chosen, key=lambda c: len(objective.encode(tokenizer, c, 4096, "train")))[: 3 * 8]
+short = sorted(chosen, key=lambda c: len(objective.encode(tokenizer, c, 4096, "train")))[: 2 * 6]
 
 
 def short_run(rank=16, alpha=32, targets="all-linear", learning_rate=1e-3):
-    """Mean loss on the last two of eight batches, with a fresh adapter; the base is left as it was."""
+    """Mean loss on the last two of six batches, with a fresh adapter; the base is left as it was."""
     adapted = new_adapter(base, rank, alpha, targets)
     run = training.fit(adapted, tokenizer, short, settings=training.Settings(
-        learning_rate=learning_rate, batch_size=3, max_steps=8, schedule="constant", seed=SEED))  # fmt: skip
+        learning_rate=learning_rate, batch_size=2, max_steps=6, schedule="constant", seed=SEED))  # fmt: skip
     adapted.unload()
+    memory.release()
     return statistics.mean(run.losses[-2:])
 
 
@@ -451,16 +453,16 @@ base = models.load()[0]
 knobs = {
     "r=1": short_run(rank=1),
     "r=16": short_run(),
-    "r=64": short_run(rank=64),
+    "r=32": short_run(rank=32),
     "r=16, q and v only": short_run(targets=["q_proj", "v_proj"]),
     "r=16, alpha doubled": short_run(alpha=64),
     "r=16, rate doubled": short_run(learning_rate=2e-3),
     "r=16, rate of full fine-tuning": short_run(learning_rate=2e-5),
 }
-figures.bars(knobs, "Loss on new examples after six short steps", "loss (nats per scored token), lower is better")
+figures.bars(knobs, "Loss on new examples after four short steps", "loss (nats per scored token), lower is better")
 
 # %%
-print(f"at the same alpha, rank 1 to 64 changes the loss by {abs(knobs['r=64'] - knobs['r=1']):.2f}; "
+print(f"at the same alpha, rank 1 to 32 changes the loss by {abs(knobs['r=32'] - knobs['r=1']):.2f}; "
       f"q and v only costs {knobs['r=16, q and v only'] - knobs['r=16']:+.2f}; "
       f"alpha x2 and rate x2 end {abs(knobs['r=16, alpha doubled'] - knobs['r=16, rate doubled']):.2f} apart; "
       f"at the rate of full fine-tuning it is still {knobs['r=16, rate of full fine-tuning']:.2f}")
@@ -475,10 +477,10 @@ print(f"at the same alpha, rank 1 to 64 changes the loss by {abs(knobs['r=64'] -
 start = history.losses[0]
 claims.check(
     "L8",
-    measured=f"loss on new examples after six steps: {knobs['r=1']:.2f} at rank 1, {knobs['r=16']:.2f} at 16, {knobs['r=64']:.2f} at 64 "
+    measured=f"loss on new examples after four steps: {knobs['r=1']:.2f} at rank 1, {knobs['r=16']:.2f} at 16, {knobs['r=32']:.2f} at 32 "
     f"(start {start:.2f}); {scores_after.valid} valid format with rank 16",
-    holds=start - knobs["r=1"] > 0.8 * (start - knobs["r=64"]) and scores_after.valid.value >= 0.9,
-    because="rank 1 learned much less than rank 64",
+    holds=start - knobs["r=1"] > 0.8 * (start - knobs["r=32"]) and scores_after.valid.value >= 0.9,
+    because="rank 1 learned much less than rank 32",
 )
 
 # %% [markdown]
@@ -489,21 +491,21 @@ claims.check(
 
 # %%
 def seconds(candidate):
-    """Time of 8 greedy tokens after one prompt."""
+    """Time of 6 greedy tokens after one prompt."""
     started = time.perf_counter()
     inputs = tokenizer("The customer writes that the parcel", return_tensors="pt").to(candidate.device)
     with torch.no_grad():
-        candidate.generate(**inputs, min_new_tokens=8, max_new_tokens=8, do_sample=False)
+        candidate.generate(**inputs, min_new_tokens=6, max_new_tokens=6, do_sample=False)
     return time.perf_counter() - started
 
 
-for parameter in base.parameters():
-    parameter.data = parameter.data.clone()  # out of the file they are mapped from, as merging did with the others
+for parameter in [*base.parameters(), *merged.parameters()]:
+    parameter.data = parameter.data.clone()  # both in memory alike, neither mapped from the file: pages differ in speed
 contenders = {"base": base, "merged": merged, "kept apart": tuned.eval()}
 for candidate in contenders.values():
     seconds(candidate)
 times = {name: [] for name in contenders}
-for turn in range(9):
+for turn in range(6):
     for name in np.roll(list(contenders), turn):
         times[name].append(seconds(contenders[name]))
 ratio = {name: evaluation.mean(np.divide(times[name], times["base"])) for name in ("merged", "kept apart")}
@@ -524,18 +526,22 @@ probe = torch.randn(8, model.config.hidden_size)
 apart = layer32(probe)
 for name in NAMES:
     getattr(layer32, name).merge()
-gap32 = (layer32(probe) - apart).abs().max().item()
-print(f"one trained block in float32, merged against kept apart: largest difference {gap32:.1e}")
+gap32 = ((layer32(probe) - apart).abs().max() / apart.abs().max()).item()
+print(f"one trained block in float32, merged against kept apart: largest difference {gap32:.1e} of the largest output")
 
 # %%
 claims.check(
     "L6",
     measured=f"latency merged / base {ratio['merged'].value:.2f} [{ratio['merged'].low:.2f}, {ratio['merged'].high:.2f}], kept apart / base "
-    f"{ratio['kept apart'].value:.2f}; identical answers in {device.dtype}: {100 * agree:.0f} % of 8; float32 difference {gap32:.0e}",
-    holds=ratio["merged"].low <= 1.05 and gap32 < 1e-3,
+    f"{ratio['kept apart'].value:.2f}; identical answers in {device.dtype}: {100 * agree:.0f} % of 8; relative difference in float32 {gap32:.0e}",
+    holds=ratio["merged"].low <= 1.05 and gap32 < 1e-5,
     when="outputs are compared in float32; merging into 16-bit weights rounds them once more and can flip near-ties",
     because="the merged model was slower or computed something else",
 )
+
+# %%
+base = merged = contenders = layer32 = None  # two copies of the model less
+memory.release()
 
 # %% [markdown]
 # ## 11 · One base, two behaviours
@@ -601,6 +607,7 @@ for module in spoiled.modules():
     if hasattr(module, "lora_A") and "default" in getattr(module, "scaling", {}):
         module.scaling["default"] *= 10
 spoiled = spoiled.merge_and_unload()
+memory.release()
 garbled = generate(spoiled, tokenizer, task.prompts()[:2], max_new_tokens=24)
 print(garbled[0][:100])
 assert not any(evaluation.parse_record(a, task.schema) for a in garbled)
