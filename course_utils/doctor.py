@@ -117,5 +117,5 @@ def _requirements():
 def _imported_version(name: str) -> str | None:
     """Version of a package as the running process has it, None if not imported or if it does not tell."""
     module = sys.modules.get(name.replace("-", "_"))
-    told = getattr(module, "__version__", None)
+    told = vars(module).get("__version__") if module else None  # not getattr: some packages make it up with a warning
     return str(told) if told and Path(getattr(module, "__file__", "") or "").exists() else None

@@ -156,6 +156,7 @@ def test_nbval_fails_on_a_changed_deterministic_output(tmp_path):
     notebook = builder.learner_edition("02", '# %% tags=["nbval-check-output"]\nprint(1 + 1)\n')
 
     def nbval(output):
+        notebook.cells[0].execution_count = 1
         notebook.cells[0].outputs = [nbformat.v4.new_output("stream", name="stdout", text=output)]
         nbformat.write(notebook, tmp_path / "x.ipynb")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
