@@ -20,8 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
-    lab = commands.add_parser("lab", help="open the course in JupyterLab")
-    lab.add_argument("options", nargs=argparse.REMAINDER, help="passed on to jupyter lab, e.g. --no-browser --port 8899")
+    lab = commands.add_parser("lab", help="open the course in JupyterLab; further options go to jupyter lab")
     lab.set_defaults(run=_lab)
 
     run = commands.add_parser("run", help="run a notebook from top to bottom and say whether it passes")
@@ -40,7 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
 
-    options = parser.parse_args(arguments)
+    options, further = parser.parse_known_args(arguments)
+    if further and options.command != "lab":
+        parser.error(f"unknown: {' '.join(further)}")
+    options.further = further
     try:
         return options.run(options) or 0
     except CourseError as error:
@@ -57,7 +59,7 @@ def _lab(options) -> int:
         raise CourseError(f"JupyterLab is not installed: pip install '{assets.DISTRIBUTION}[lab]'")
     models.prepare_packaged_model()
     folder = _working_copies()
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", *options.options]
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", *options.further]
     os.execv(sys.executable, command)
 
 

@@ -197,7 +197,6 @@ def test_a_full_disk(megabytes, wheel, tmp_path):
     done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=300)
     said = one_sentence(done)
     assert "not enough disk space" in said
-    assert set(done.stdout.split()) & {"converted", models.PACKAGED.name} == set()
     assert not any(line.startswith(("scratch-", models.PACKAGED.name)) for line in done.stdout.splitlines())
 
 
