@@ -29,7 +29,7 @@ test-oldest: $(VENV)-oldest/.test
 notebooks: $(VENV)/.test
 	$(BIN)/course build
 
-# Proofs that take long: twenty kills instead of five, three seeds instead of one. Writes dated records.
+# Proofs that take long: three seeds instead of one, 50 prompts merged and unmerged. Writes dated records.
 soak: $(VENV)/.test
 	$(BIN)/python benchmarks/lora_seeds.py
 	$(BIN)/python benchmarks/merged_tokens.py

@@ -59,7 +59,7 @@ def test_scores_count_what_they_say():
 
 
 def test_wilson_interval_of_known_values():
-    """81 of 263: 0.2552 to 0.3662 (Newcombe 1998, Statistics in Medicine, table I)."""
+    """81 of 263: 0.2553 to 0.3662 (Newcombe 1998, Statistics in Medicine, table I)."""
     score = evaluation.proportion([True] * 81 + [False] * 182)
     assert (round(score.low, 4), round(score.high, 4)) == (0.2553, 0.3662)
     none = evaluation.proportion([False] * 20)

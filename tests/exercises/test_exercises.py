@@ -79,15 +79,12 @@ def test_no_answer_makes_the_check_raise(id, answer):
 
 
 def test_an_answer_that_changes_its_inputs_harms_only_itself():
-    import torch
-
     def hostile(W, A, B, alpha):
         W.zero_()
         return W
 
     assert float(check("lora-3", hostile)) == 0
     assert float(check("lora-3", lambda W, A, B, alpha: W + alpha / A.shape[0] * B @ A)) == 3
-    assert torch.equal(torch.ones(1), torch.ones(1))
 
 
 def test_numpy_answers_count_too():
