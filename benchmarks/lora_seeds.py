@@ -7,6 +7,7 @@ Takes the notebook's own settings from its source, so that the record speaks of 
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import time
@@ -24,12 +25,14 @@ from course_utils.notebooks.builder import source_file
 def notebook_plan() -> dict:
     """The CPU row of PLAN in the notebook's source."""
     text = source_file("02_lora").read_text(encoding="utf-8")
-    return eval(re.search(r'"cpu": (\{.*?\})', text)[1])  # our own file
+    fields = ast.literal_eval(re.search(r"^FIELDS = (\[.*\])", text, re.MULTILINE)[1])
+    return ast.literal_eval(re.search(r'"cpu": (\{.*?\})', text)[1].replace("FIELDS", repr(fields)))
 
 
 def one_run(seed: int) -> dict:
     """Train and test once; shares of the test set as numbers with their intervals."""
-    plan, task, objective = notebook_plan(), load_task("support_tickets"), training.SFT()
+    plan, objective = notebook_plan(), training.SFT()
+    task = load_task("support_tickets", plan["fields"])
     model, tokenizer = models.load(tier="cpu")
     rows = [c for c in task.train if len(objective.encode(tokenizer, c, 4096, "train")) <= plan["longest"]]
     torch.manual_seed(seed)
@@ -40,7 +43,7 @@ def one_run(seed: int) -> dict:
     started = time.perf_counter()
     history = training.fit(tuned, tokenizer, rows[: plan["examples"]], task.validation, settings=settings)
     seconds = time.perf_counter() - started
-    answers = generate(tuned.merge_and_unload(), tokenizer, task.prompts(), max_new_tokens=72, batch_size=25)
+    answers = generate(tuned.merge_and_unload(), tokenizer, task.prompts(), max_new_tokens=plan["answer"], batch_size=25)
     scores = task.evaluate(answers)
     print(f"seed {seed}: {history}\n{scores}", flush=True)
     return {

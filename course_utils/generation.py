@@ -32,15 +32,33 @@ def generate(
     Returns:
         The answers' texts without special tokens.
     """
+    prompts = [_prompt(tokenizer, conversation) for conversation in conversations]
+    answers = complete(model, tokenizer, prompts, max_new_tokens, temperature, top_p, batch_size, seed)
+    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
+
+
+def complete(
+    model,
+    tokenizer,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    batch_size: int = 25,
+    seed: int = 0,
+) -> list[list[int]]:
+    """As `generate`, from and to token ids: each answer up to and including its stop token, if it came to one."""
     import torch
 
     if temperature < 0:
         raise CourseError(f"temperature must not be negative, it is {temperature}")
-    prompts = [_prompt(tokenizer, conversation) for conversation in conversations]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
-    answers = [""] * len(prompts)
+    # top_k 0: the whole distribution, not transformers' fifty likeliest tokens
+    sampling = {"do_sample": False}
+    if temperature:
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    answers: list[list[int]] = [[]] * len(prompts)
     was_training = model.training
     model.eval()
     if temperature:
@@ -48,26 +66,29 @@ def generate(
     # The head gets the last position only, a slice that is not contiguous; on a CPU it would copy its whole weight once
     # for each row of the batch.
     contiguous = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        length = max(len(prompts[i]) for i in chosen)
-        ids = torch.full((len(chosen), length), pad_id)
-        mask = torch.zeros_like(ids)
-        for row, i in enumerate(chosen):  # padded on the left: generation goes on where the prompt ends
-            ids[row, length - len(prompts[i]) :] = torch.tensor(prompts[i])
-            mask[row, length - len(prompts[i]) :] = 1
-        with torch.no_grad():
-            out = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                max_new_tokens=max_new_tokens,
-                pad_token_id=pad_id,
-                **sampling,
-            )
-        for i, text in zip(chosen, tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)):
-            answers[i] = text
-    contiguous.remove()
-    model.train(was_training)
+    try:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            length = max(len(prompts[i]) for i in chosen)
+            ids = torch.full((len(chosen), length), pad_id)
+            mask = torch.zeros_like(ids)
+            for row, i in enumerate(chosen):  # padded on the left: generation goes on where the prompt ends
+                ids[row, length - len(prompts[i]) :] = torch.tensor(prompts[i])
+                mask[row, length - len(prompts[i]) :] = 1
+            with torch.no_grad():
+                out = model.generate(
+                    input_ids=ids.to(model.device),
+                    attention_mask=mask.to(model.device),
+                    max_new_tokens=max_new_tokens,
+                    pad_token_id=pad_id,
+                    **sampling,
+                )
+            for i, made in zip(chosen, out[:, length:].tolist()):
+                end = made.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in made else len(made)
+                answers[i] = made[:end]
+    finally:
+        contiguous.remove()
+        model.train(was_training)
     return answers
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,19 +86,33 @@ class Task:
         return evaluate(answers, self.references(split)[: len(answers)], self.schema, self.read)
 
 
-def load_task(name: str) -> Task:
-    """Load a data set of the course by name ("support_tickets" or "code_review").
+def load_task(name: str, fields: Sequence[str] | None = None) -> Task:
+    """Load a data set of the course.
+
+    Args:
+        name: "support_tickets" or "code_review".
+        fields: of a JSON record, the fields that the answer has, in this order; all of them if None.
 
     Raises:
-        CourseError: unknown name, or a broken row, with file, line and field.
+        CourseError: unknown name or field, or a broken row, with file, line and field.
     """
     if name not in TASKS:
         raise CourseError(f"unknown data set {name!r}; the course has {', '.join(TASKS)}")
     folder = assets.path(f"data/{name}")
     schema = json.loads((folder / "schema.json").read_text(encoding="utf-8"))
     rows = {split: read_rows(folder / f"{split}.jsonl", schema) for split in SPLITS}
+    if fields is not None:
+        schema = _schema_of(fields, schema, name)
+        rows = {s: [row | {"record": {f: row["record"][f] for f in fields}} for row in rows[s]] for s in SPLITS}
     conversations = {split: [_conversation(name, row) for row in rows[split]] for split in SPLITS}
     return Task(name, schema, rows=rows, **conversations)
+
+
+def _schema_of(fields: Sequence[str], schema: dict, name: str) -> dict:
+    known = list(schema["properties"])
+    if TASKS[name].write is not _record_to_json or not fields or not set(fields) <= set(known):
+        raise CourseError(f"load_task({name!r}, fields={list(fields)}): choose among {', '.join(known)} of a JSON record")
+    return schema | {"properties": {f: schema["properties"][f] for f in fields}, "required": list(fields)}
 
 
 def read_rows(file: str | Path, schema: dict) -> list[dict]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 
 from course_utils.training.settings import Settings
 
@@ -14,14 +16,19 @@ class History:
     Attributes:
         settings: what it was asked to do.
         steps: step numbers, from 1.
-        losses: training loss of each step, mean over its scored tokens (nats a token).
+        losses: training loss of each step; for SFT the mean over its scored tokens (nats a token), for pairs over pairs.
         learning_rates: learning rate of each step.
         grad_norms: gradient norm of each step before clipping.
         validation_steps: steps at which the validation loss was taken; 0 is before training.
-        validation_losses: mean over all scored tokens of the validation set.
-        tokens: tokens processed (padding not counted).
+        validation_losses: loss of the whole validation set, each token (or pair) weighing the same.
+        metrics: what else the objective measures while training: name → [(step, value), ...].
+        validation_metrics: the same on the validation set.
+        best_step: step whose weights were restored, with early stopping.
+        notes: what the run had to say: resumed, checkpoints damaged or not written.
+        tokens: tokens processed (padding not counted, a prompt that completions share counted once).
         scored_tokens: tokens that carried loss.
-        seconds: time in training steps, validation not counted.
+        seconds: time in training steps; validation, rollouts and the reference not counted.
+        reference_seconds: time for the reference's log-probabilities before training.
     """
 
     settings: Settings
@@ -31,14 +38,46 @@ class History:
     grad_norms: list[float] = field(default_factory=list)
     validation_steps: list[int] = field(default_factory=list)
     validation_losses: list[float] = field(default_factory=list)
+    metrics: dict[str, list] = field(default_factory=dict)
+    validation_metrics: dict[str, list] = field(default_factory=dict)
+    best_step: int | None = None
+    notes: list[str] = field(default_factory=list)
     tokens: int = 0
     scored_tokens: int = 0
     seconds: float = 0.0
+    reference_seconds: float = 0.0
 
     @property
     def tokens_per_second(self) -> float:
         """Training speed over the whole run, padding not counted."""
         return self.tokens / self.seconds if self.seconds else 0.0
+
+    def metric(self, name: str, validation: bool = False) -> list[float]:
+        """Values of a metric in the order of steps."""
+        return [value for _, value in (self.validation_metrics if validation else self.metrics)[name]]
+
+    def add_metrics(self, step: int, values: dict[str, float], validation: bool = False) -> None:
+        """Note values measured at a step."""
+        kept = self.validation_metrics if validation else self.metrics
+        for name, value in values.items():
+            kept.setdefault(name, []).append((step, float(value)))
+
+    def note(self, text: str) -> None:
+        """Note a sentence for the person who trains, and show it now."""
+        self.notes.append(text)
+        warnings.warn(text, stacklevel=2)
+
+    def as_dict(self) -> dict:
+        """Plain values, for a checkpoint."""
+        return {name: value for name, value in asdict(self).items() if name != "settings"}
+
+    def restore(self, values: dict) -> None:
+        """Take over what `as_dict` gave, keeping notes of this run."""
+        notes = self.notes
+        for known in fields(self):
+            if known.name in values:
+                setattr(self, known.name, values[known.name])
+        self.notes = [*self.notes, *notes]
 
     def plot(self, title: str = "Loss while training"):
         """Learning curve, as a `figures.Figure` with alt text."""
@@ -46,10 +85,20 @@ class History:
 
         return figures.learning_curve({"run": self}, title=title)
 
+    def plot_metrics(self, names: Sequence[str], title: str, unit: str, validation: bool = False):
+        """Metrics over the steps, as a `figures.Figure` with alt text."""
+        from course_utils import figures
+
+        kept = self.validation_metrics if validation else self.metrics
+        lines = {name: ([step for step, _ in kept[name]], [value for _, value in kept[name]]) for name in names}
+        return figures.lines(lines, title, "step", unit)
+
     def __str__(self) -> str:
         text = f"{len(self.steps)} steps, {self.tokens:,} tokens in {self.seconds:.0f} s ({self.tokens_per_second:.0f}/s)"
         if self.losses:
             text += f", training loss {self.losses[0]:.3f} → {self.losses[-1]:.3f}"
         if self.validation_losses:
             text += f", validation loss {self.validation_losses[0]:.3f} → {self.validation_losses[-1]:.3f}"
+        if self.best_step is not None:
+            text += f", weights of step {self.best_step} kept"
         return text

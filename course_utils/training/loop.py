@@ -1,25 +1,26 @@
-"""The training loop: batches, optimiser, schedule, validation, progress.
+"""The training loop: batches, optimiser, schedule, validation, early stopping, checkpoints, progress.
 
-Accelerate carries the device and the precision. Frozen weights may be in 16 bits; whatever trains should be float32
-(PEFT makes adapters so by itself), since AdamW's small updates vanish in bfloat16.
+Accelerate carries the device, the precision and several processes. Frozen weights may be in 16 bits; whatever trains should
+be float32 (PEFT makes adapters so by itself), since AdamW's small updates vanish in bfloat16.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 from course_utils.errors import CourseError
-from course_utils.training.fused import fused_lora
+from course_utils.training.batching import Encoded, batches, by_completion, pieces, token_log_probabilities
+from course_utils.training.checkpoints import Checkpoints, State, random_states, restore_random_states
 from course_utils.training.history import History
-from course_utils.training.objectives import SFT, Encoded
+from course_utils.training.objectives import SFT, Objective
 from course_utils.training.progress import Progress
 from course_utils.training.settings import Settings
 
-# Batches are cut from groups of this many, sorted by length: little padding, and still a random order.
-BUCKET = 16
 # A piece is what goes through the model at once. On a CPU larger ones are no faster and only take memory: this much keeps
 # the 135M model's training under 2 GB, which is all that Binder has.
 CPU_PIECE_TOKENS = 320
@@ -31,149 +32,389 @@ def fit(
     tokenizer,
     train: Sequence,
     validation: Sequence | None = None,
-    objective: SFT | None = None,
+    objective: Objective | None = None,
     settings: Settings | None = None,
 ) -> History:
     """Train the parameters of `model` that require gradients, in place.
 
+    Under `accelerate launch` each process takes its part of every batch; a batch then has `batch_size` examples a process.
+
     Args:
-        model: a causal language model, with or without an adapter.
+        model: a causal language model, with or without an adapter (for `Reward` a sequence classifier).
         tokenizer: its tokenizer, with a chat template.
         train: examples as the objective takes them; for SFT conversations, lists of {"role", "content"} messages that
-            end with the assistant's, or dicts with such a list under "messages".
+            end with the assistant's, or dicts with such a list under "messages"; for preferences dicts with "prompt",
+            "chosen" and "rejected"; for PPO prompts.
         validation: examples whose loss is followed and never trained on.
         objective: what to learn; SFT by default.
         settings: see `Settings`.
 
     Returns:
-        History with training and validation losses.
+        History with training and validation losses, and what else the objective measures.
 
     Raises:
-        CourseError: empty data, a broken example (named by its position), nothing to train, or a loss that is NaN.
+        CourseError: empty data, a broken example (named by its position), nothing to train, a loss that is NaN, memory
+            that does not suffice, or checkpoints of another run in the folder.
     """
-    import torch
-    from accelerate import Accelerator
-    from accelerate.utils import set_seed
+    run = _Run(model, tokenizer, objective or SFT(), settings or Settings())
+    try:
+        return run.train(train, validation)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise CourseError(run.out_of_memory()) from error
+    finally:
+        run.close()
 
-    objective, settings = objective or SFT(), settings or Settings()
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    if not trainable:
-        raise CourseError("no parameter of the model requires a gradient: add an adapter (peft.get_peft_model) first")
-    examples = _encode(objective, tokenizer, train, settings, "train")
-    held_out = _encode(objective, tokenizer, validation, settings, "validation") if validation else []
 
-    set_seed(settings.seed)
-    half = next(model.parameters()).dtype == torch.float16
-    accelerator = Accelerator(mixed_precision="fp16" if half else "no", cpu=model.device.type == "cpu")
-    optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    piece_tokens = settings.piece_tokens or (CPU_PIECE_TOKENS if accelerator.device.type == "cpu" else GPU_PIECE_TOKENS)
-    steps_per_epoch = math.ceil(len(examples) / settings.batch_size)
-    total = settings.max_steps or max(1, round(settings.epochs * steps_per_epoch))
+class _Run:
+    """One call of `fit`: what its steps share."""
 
-    def batches():
-        epoch = 0
+    def __init__(self, model, tokenizer, objective: Objective, settings: Settings):
+        self.model, self.tokenizer, self.objective, self.settings = model, tokenizer, objective, settings
+        self.was_training = model.training
+        self.history = History(settings)
+        self.best: dict | None = None
+        self.best_step: int | None = None
+        self.largest = (0, 0)  # examples and padded tokens of the piece at work, for the sentence about memory
+        self.step = 0
+        objective.attach(model)
+
+    def close(self) -> None:
+        self.objective.detach(self.model)
+        self.model.train(self.was_training)
+
+    def train(self, train: Sequence, validation: Sequence | None) -> History:
+        import torch
+        from accelerate import Accelerator
+        from accelerate.utils import set_seed
+
+        from course_utils.training.fused import fused
+
+        settings, objective = self.settings, self.objective
+        trainable = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        if not trainable:
+            raise CourseError("no parameter of the model requires a gradient: add an adapter (peft.get_peft_model) first")
+        on_cpu = self.model.device.type == "cpu"
+        half = next(self.model.parameters()).dtype == torch.float16
+        if half and on_cpu:
+            raise CourseError(
+                "the model is in float16 on a CPU, where it is slow and inexact: load it in bfloat16 or float32"
+            )
+        self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        self.piece_tokens = settings.piece_tokens or (CPU_PIECE_TOKENS if on_cpu else GPU_PIECE_TOKENS)
+        attention = getattr(self.model.config, "_attn_implementation", None) or ""
+        self.share_prompt = settings.share_prompt and not attention.startswith("flash")  # which takes no mask of our own
+        examples = self._encode(train, "train")
+        held_out = self._encode(validation, "validation") if validation else []
+
+        set_seed(settings.seed)
+        self.accelerator = Accelerator(mixed_precision="fp16" if half else "no", cpu=on_cpu)
+        self.optimizer = torch.optim.AdamW(
+            trainable.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self.trainable = trainable
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        checkpoints = self._checkpoints(examples, held_out)
+        state = checkpoints.load() if checkpoints else None
+
+        self.batch_size = settings.batch_size * settings.gradient_accumulation_steps * self.world
+        per_epoch = math.ceil(len(examples) / self.batch_size) * self._inner
+        total = settings.max_steps or max(1, round(settings.epochs * per_epoch))
+        every = settings.checkpoint_every or per_epoch
+        with Progress(total, show=self.accelerator.is_main_process) as progress, fused(self.wrapped, settings.fused):
+            if objective.needs_reference:
+                examples, held_out = self._with_reference(examples, held_out, state)
+            if state:
+                self._restore(state)
+            else:
+                self._validate(held_out, checkpoints)
+            self.wrapped.train()
+            ended = self.step >= total or bool(state and state.record["stopped"])  # a whole run that is asked for again
+            for mine, share, sizes in () if ended else self._stream(examples, self.step):
+                self._one_step(mine, share, sizes, total)
+                last = self.step == total
+                stop = False
+                if last or (settings.evaluate_every and self.step % settings.evaluate_every == 0):
+                    stop = self._validate(held_out, checkpoints)
+                if checkpoints and (last or stop or self.step % every == 0) and self.step % self._inner == 0:
+                    self._save(checkpoints, examples, held_out, stop)
+                progress.update(self.step, self.history, last or stop)
+                if last or stop:
+                    break
+        if checkpoints:
+            self.history.notes += checkpoints.notes
+        self._restore_best(checkpoints)
+        return self.history
+
+    # -- examples ---------------------------------------------------------------------------------------------------
+
+    def _encode(self, rows: Sequence, what: str) -> list[Encoded]:
+        if not len(rows):
+            raise CourseError(f"the {what} set is empty")
+        limit = self.settings.max_length
+        examples = [self.objective.encode(self.tokenizer, row, limit, f"{what}[{i}]") for i, row in enumerate(rows)]
+        if what == "train" and len(examples) > 1 and not self.objective.online:
+            first = examples[0].completions
+            if all(example.completions == first for example in examples):
+                self.history.note("every training example has the same completion: the model will learn to say just that")
+        return examples
+
+    @property
+    def _inner(self) -> int:
+        """Optimiser steps on each batch of examples."""
+        return self.objective.epochs if self.objective.online else 1
+
+    def _stream(self, examples: list[Encoded], done: int):
+        """This process's part, what it counts, and the sizes of the whole batch, for each step after `done`.
+
+        The order depends on nothing else. The last batch of an epoch can be smaller than the number of processes; one that
+        has no part of it works on the first example all the same, which then counts nothing, since all must take part in
+        averaging gradients.
+        """
+        step, epoch_made, made = done, -1, []
         while True:
-            yield from _batches(examples, settings.batch_size, settings.seed + epoch)
-            epoch += 1
+            at = step // self._inner
+            per_epoch = math.ceil(len(examples) / self.batch_size)
+            epoch, number = divmod(at, per_epoch)
+            if epoch != epoch_made:
+                epoch_made, made = epoch, batches(examples, self.batch_size, self.settings.seed + epoch)
+            whole = made[number]
+            mine = whole[self.rank :: self.world]
+            share = 1 if mine else 0
+            mine = mine or whole[:1]
+            if not self.objective.online:
+                yield mine, share, self.objective.sizes(whole)
+                step += 1
+                continue
+            mine = self._rollout(mine, self.settings.seed * 100_003 + at * self.world + self.rank)
+            sizes = self._reduced({name: share * size for name, size in self.objective.sizes(mine).items()})
+            for _ in range(self._inner):
+                yield mine, share, sizes
+                step += 1
 
-    history = History(settings)
+    def _rollout(self, prompts: list[Encoded], seed: int) -> list[Encoded]:
+        self.model.eval()
+        made, record = self.objective.rollout(self.model, self.tokenizer, prompts, self._look_back, seed)
+        self.wrapped.train()
+        self.history.add_metrics(self.step + 1, {n: v / self.world for n, v in self._reduced(record).items()})
+        return made
 
-    def validate(step: int) -> None:
-        if held_out:
-            loss = mean_loss(model, objective, held_out, piece_tokens, pad_id, accelerator.device)
-            history.validation_steps.append(step)
-            history.validation_losses.append(loss)
+    def _look_back(self, examples: list[Encoded], reference: bool) -> list:
+        """For each example its answer's log-probabilities and values, under the policy or the reference."""
+        import torch
 
-    was_training = model.training
-    validate(0)
-    model.train()
-    stream = batches()
-    fused = fused_lora(model) if settings.fused_lora else nullcontext()
-    with Progress(total) as progress, fused:
-        for step in range(1, total + 1):
+        adapter_off = self.model.disable_adapter() if reference else nullcontext()
+        found = {}
+        with torch.no_grad(), adapter_off:
+            for piece in self._pieces(examples):
+                batch = self._batch(piece)
+                logs, values = self.objective.log_probabilities_and_values(self.model, batch)
+                counts = [example.scored for example in piece]
+                for example, *both in zip(piece, logs.cpu().split(counts), values.cpu().split(counts)):
+                    found[id(example)] = tuple(part.tolist() for part in both)
+        return [found[id(example)] for example in examples]
+
+    def _with_reference(self, examples: list[Encoded], held_out: list[Encoded], state: State | None):
+        """Examples with their log-probabilities under the model as it is before training; from the checkpoint if resumed."""
+        import torch
+
+        everything = [*examples, *held_out]
+        known = state.record["reference"] if state else None
+        if known is None:
+            self.model.eval()
+            found = {}
             started = time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * _schedule(step, total, settings)
-            chosen = next(stream)
-            scored = sum(map(objective.scored, chosen))
-            mean = 0.0
-            # Pieces that fit in memory. Each sum is divided by the tokens of the whole batch, so the gradient is that of
-            # the batch in one piece, however it is cut.
-            for piece in _pieces(chosen, piece_tokens):
-                batch = _to_device(objective.collate(piece, pad_id), accelerator.device)
-                loss = objective.loss(model, batch) / scored
-                accelerator.backward(loss)
-                mean += loss.item()
-            if not math.isfinite(mean):
-                raise CourseError(
-                    f"the loss is {mean} at step {step}: the learning rate {settings.learning_rate:g} is too high, or "
-                    "the weights are in float16 where they should not be (on a CPU, or trainable in float16)"
-                )
-            norm = accelerator.clip_grad_norm_(trainable, settings.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            history.seconds += time.perf_counter() - started
-            history.steps.append(step)
-            history.losses.append(mean)
-            history.grad_norms.append(float(norm))
-            history.learning_rates.append(optimizer.param_groups[0]["lr"])
-            history.tokens += sum(map(len, chosen))
-            history.scored_tokens += scored
-            if step == total or (settings.evaluate_every and step % settings.evaluate_every == 0):
-                validate(step)
-            progress.update(step, history)
-    model.train(was_training)
-    return history
+            with torch.no_grad():
+                for piece in self._pieces(everything):
+                    batch = self._batch([replace(e, reference=(0.0,) * len(e.completions)) for e in piece])
+                    sums = by_completion(token_log_probabilities(self.model, batch), batch).view(len(piece), -1)
+                    found |= {id(example): tuple(row) for example, row in zip(piece, sums.tolist())}
+            self.history.reference_seconds = time.perf_counter() - started
+            known = [found[id(example)] for example in everything]
+        with_it = [replace(e, reference=tuple(r)) for e, r in zip(everything, known)]
+        return with_it[: len(examples)], with_it[len(examples) :]
 
+    def _pieces(self, examples: Sequence[Encoded], most: int | None = None) -> list[list[Encoded]]:
+        return pieces(examples, self.piece_tokens, most)
 
-def mean_loss(model, objective, examples: Sequence[Encoded], piece_tokens: int, pad_id: int, device) -> float:
-    """Loss a token over all examples, each token weighing the same whatever batch it fell into."""
-    import torch
+    def _batch(self, piece: list[Encoded]) -> dict:
+        batch = self.objective.collate(piece, self.pad_id, self.share_prompt)
+        self.largest = len(piece), batch["input_ids"].numel()
+        device = self.accelerator.device
+        return {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
 
-    was_training = model.training
-    model.eval()
-    total = 0.0
-    with torch.no_grad():
-        for piece in _pieces(examples, piece_tokens):
-            total += objective.loss(model, _to_device(objective.collate(piece, pad_id), device)).item()
-    model.train(was_training)
-    return total / sum(map(objective.scored, examples))
+    # -- a step -----------------------------------------------------------------------------------------------------
 
+    def _one_step(self, mine: list[Encoded], share: int, sizes: dict[str, int], total: int) -> None:
+        started = time.perf_counter()
+        self.step += 1
+        settings = self.settings
+        rate = settings.learning_rate * schedule(self.step, total, settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        most = settings.batch_size if settings.gradient_accumulation_steps > 1 else None
+        # Pieces that fit in memory. Each loss is divided by what the whole batch has, so the gradient is that of the batch
+        # in one piece, however it is cut and over however many processes.
+        cut = self._pieces(mine, most)
+        sums = {"loss": 0.0}
+        for number, piece in enumerate(cut):
+            last = number == len(cut) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                loss, metrics = self.objective.loss(self.wrapped, self._batch(piece), sizes)
+                # Processes average their gradients; the batch's is their sum.
+                self.accelerator.backward(loss * (self.world * share))
+            for name, value in {"loss": loss.detach(), **metrics}.items():
+                sums[name] = sums.get(name, 0.0) + share * value
+        sums = self._reduced({name: float(value) for name, value in sums.items()})
+        mean = sums.pop("loss")
+        if not math.isfinite(mean):
+            raise CourseError(
+                f"the loss is {mean} at step {self.step}: the learning rate {settings.learning_rate:g} is too high, or "
+                "the weights are in float16 where they should not be (on a CPU, or trainable in float16)"
+            )
+        norm = self.accelerator.clip_grad_norm_(self.trainable.values(), settings.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        history = self.history
+        history.seconds += time.perf_counter() - started
+        history.steps.append(self.step)
+        history.losses.append(mean)
+        history.grad_norms.append(float(norm))
+        history.learning_rates.append(rate)
+        history.add_metrics(self.step, sums)
+        counted = {"tokens": share * sum(map(len, mine)), "scored": share * sum(e.scored for e in mine)}
+        counted = self._reduced(counted)
+        history.tokens += round(counted["tokens"])
+        history.scored_tokens += round(counted["scored"])
 
-def _encode(objective, tokenizer, rows: Sequence, settings: Settings, what: str) -> list[Encoded]:
-    if not len(rows):
-        raise CourseError(f"the {what} set is empty")
-    return [objective.encode(tokenizer, row, settings.max_length, f"{what}[{i}]") for i, row in enumerate(rows)]
+    def _reduced(self, values: dict) -> dict:
+        """Sums of plain values over the processes."""
+        if self.world == 1:
+            return values
+        import torch
 
+        both = torch.tensor(list(values.values()), dtype=torch.float64, device=self.accelerator.device)
+        return dict(zip(values, self.accelerator.reduce(both, "sum").tolist()))
 
-def _batches(examples: Sequence[Encoded], batch_size: int, seed: int) -> list[list[Encoded]]:
-    """All examples once, in random order, batched with others of like length."""
-    import numpy as np
+    # -- validation and early stopping ------------------------------------------------------------------------------
 
-    random = np.random.default_rng(seed)
-    order = random.permutation(len(examples))
-    batches = []
-    for start in range(0, len(order), batch_size * BUCKET):
-        group = sorted(order[start : start + batch_size * BUCKET], key=lambda i: len(examples[i]))
-        batches += [[examples[i] for i in group[at : at + batch_size]] for at in range(0, len(group), batch_size)]
-    random.shuffle(batches)
-    return batches
+    def _validate(self, held_out: list[Encoded], checkpoints: Checkpoints | None) -> bool:
+        """Take the validation loss; returns whether to stop early."""
+        if not held_out:
+            return False
+        import torch
 
-
-def _pieces(examples: Sequence[Encoded], limit: int) -> list[list[Encoded]]:
-    """Examples sorted by length, cut so that no piece has more than `limit` tokens with padding (one example at least)."""
-    pieces: list[list[Encoded]] = []
-    for example in sorted(examples, key=len):
-        if pieces and (len(pieces[-1]) + 1) * len(example) <= limit:
-            pieces[-1].append(example)
+        self.model.eval()
+        sizes = self.objective.sizes(held_out)
+        sums = {"loss": 0.0}
+        if self.objective.online:
+            _, record = self.objective.rollout(self.model, self.tokenizer, held_out, self._look_back, self.settings.seed)
+            sums = {"loss": -record["reward"], **record}
         else:
-            pieces.append([example])
-    return pieces
+            with torch.no_grad():
+                for piece in self._pieces(held_out[self.rank :: self.world]):
+                    loss, metrics = self.objective.loss(self.model, self._batch(piece), sizes)
+                    for name, value in {"loss": loss, **metrics}.items():
+                        sums[name] = sums.get(name, 0.0) + float(value)
+            sums = self._reduced(sums)
+        self.wrapped.train()
+        history = self.history
+        loss = sums.pop("loss")
+        history.validation_steps.append(self.step)
+        history.validation_losses.append(loss)
+        history.add_metrics(self.step, sums, validation=True)
+        patience = self.settings.early_stopping
+        if patience is None:
+            return False
+        if self.best_step is None or loss < history.validation_losses[history.validation_steps.index(self.best_step)]:
+            self.best_step = self.step
+            self.best = {name: p.detach().cpu().clone() for name, p in self.trainable.items()}
+            if checkpoints and self.accelerator.is_main_process:
+                checkpoints.save_best(self.step, self.best)
+        since = len(history.validation_steps) - 1 - history.validation_steps.index(self.best_step)
+        return since >= patience
+
+    def _restore_best(self, checkpoints: Checkpoints | None) -> None:
+        if self.best_step is None:
+            return
+        if self.best is None and checkpoints:
+            self.best = checkpoints.load_best(self.best_step)
+        self.history.best_step = self.best_step
+        if self.best is None:
+            self.history.note(f"the best weights (step {self.best_step}) are not whole; the model keeps its last ones")
+            return
+        self._set_weights(self.best)
+
+    def _set_weights(self, weights: dict) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, parameter in self.trainable.items():
+                parameter.copy_(weights[name])
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def _checkpoints(self, examples: list[Encoded], held_out: list[Encoded]) -> Checkpoints | None:
+        settings = self.settings
+        if settings.checkpoint_folder is None:
+            return None
+        data = hashlib.sha256(repr([(e.prompt, e.completions) for e in [*examples, *held_out]]).encode()).hexdigest()
+        plain = {n: v for n, v in settings.as_dict().items() if not n.startswith("checkpoint")}
+        identity = {
+            "settings": plain,
+            "objective": repr(self.objective) if not self.objective.online else self.objective.name,
+            "data": data,
+            "model": {name: list(p.shape) for name, p in self.trainable.items()},
+            "processes": self.world,
+        }
+        return Checkpoints(settings.checkpoint_folder, identity)
+
+    def _save(self, checkpoints: Checkpoints, examples: list[Encoded], held_out: list[Encoded], stopped: bool) -> None:
+        from accelerate.utils import gather_object
+
+        states = gather_object([random_states()])
+        if not self.accelerator.is_main_process:
+            return
+        optimizer = {"optimizer": self.optimizer.state_dict()}
+        if self.accelerator.scaler is not None:
+            optimizer["scaler"] = self.accelerator.scaler.state_dict()
+        reference = [e.reference for e in [*examples, *held_out]] if self.objective.needs_reference else None
+        record = {
+            "history": self.history.as_dict(), "best_step": self.best_step, "reference": reference, "stopped": stopped,
+        }  # fmt: skip
+        checkpoints.save(State(self.step, self.trainable, optimizer, states, record))
+
+    def _restore(self, state: State) -> None:
+        self.step, self.best_step = state.step, state.record["best_step"]
+        self._set_weights(state.weights)
+        self.optimizer.load_state_dict(state.optimizer["optimizer"])
+        if self.accelerator.scaler is not None and "scaler" in state.optimizer:
+            self.accelerator.scaler.load_state_dict(state.optimizer["scaler"])
+        self.history.restore(state.record["history"])
+        self.history.note(f"resumed after step {state.step}")
+        restore_random_states(state.random[self.rank])
+
+    # -- memory -----------------------------------------------------------------------------------------------------
+
+    def out_of_memory(self) -> str:
+        """Sentence about what to lower, with what the piece at work takes by the usual formulas."""
+        config = self.model.config
+        examples, tokens = self.largest
+        # 34 bytes a token, layer and hidden unit: Korthikanti et al., 2022 (arXiv 2205.05198), without attention's squares
+        activations = 34 * tokens * config.num_hidden_layers * config.hidden_size
+        head = 4 * 2 * tokens * config.vocab_size
+        advice = f"lower Settings(piece_tokens={self.piece_tokens}), which changes nothing but memory and time"
+        if examples == 1:
+            advice = f"lower Settings(max_length={self.settings.max_length}), or take a smaller or 4-bit model"
+        return (
+            f"out of memory at step {self.step}: {examples} example{'s' * (examples != 1)} with {tokens:,} tokens at once "
+            f"take about {activations / 1e9:.1f} GB of activations and up to {head / 1e9:.1f} GB at the output; {advice}"
+        )
 
 
-def _schedule(step: int, total: int, settings: Settings) -> float:
+def schedule(step: int, total: int, settings: Settings) -> float:
     """Factor on the learning rate at a step counted from 1."""
     if step <= settings.warmup_steps:
         return step / settings.warmup_steps
@@ -183,5 +424,7 @@ def _schedule(step: int, total: int, settings: Settings) -> float:
     return 1 - done if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _to_device(batch: dict, device) -> dict:
-    return {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

@@ -1,7 +1,8 @@
 """A progress bar for a person; silence for a file.
 
 In a notebook one HTML line that is rewritten, since a widget's state would be stored in the notebook and turn up as an
-error where the state is missing. In a terminal tqdm. Elsewhere nothing.
+error where the state is missing, and below it the loss as a curve that grows, while training lasts. In a terminal tqdm.
+Elsewhere nothing.
 """
 
 from __future__ import annotations
@@ -12,21 +13,25 @@ import time
 from course_utils.hardware import in_notebook
 
 REFRESH_SECONDS = 0.5
+CURVE_SECONDS = 5.0  # drawing it takes a tenth of a second
 
 
 class Progress:
     """Shows loss, tokens per second and time left while `fit` runs."""
 
-    def __init__(self, total: int):
-        self.total = total
-        self._started = self._shown = time.perf_counter()
-        self._handle = self._bar = None
+    def __init__(self, total: int, show: bool = True):
+        self.total, self.show = total, show
+        self._started = self._shown = self._drawn = time.perf_counter()
+        self._handle = self._curve = self._bar = None
 
     def __enter__(self) -> Progress:
+        if not self.show:
+            return self
         if in_notebook():
             from IPython.display import HTML, display
 
             self._handle = display(HTML(self._html(0, "starting")), display_id=True)
+            self._curve = display(HTML(""), display_id=True)
         elif sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -36,14 +41,18 @@ class Progress:
     def __exit__(self, *error) -> None:
         if self._bar is not None:
             self._bar.close()
+        if self._curve is not None:
+            from IPython.display import HTML
 
-    def update(self, step: int, history) -> None:
+            self._curve.update(HTML(""))  # the finished run draws itself with History.plot
+
+    def update(self, step: int, history, last: bool = False) -> None:
         """Show the state after a step; redrawn twice a second at most, and always at the end."""
         now = time.perf_counter()
         if self._bar is not None:
             self._bar.update(1)
             self._bar.set_postfix_str(f"loss {history.losses[-1]:.3f}, {history.tokens_per_second:.0f} tokens/s")
-        elif self._handle is not None and (now - self._shown > REFRESH_SECONDS or step == self.total):
+        elif self._handle is not None and (now - self._shown > REFRESH_SECONDS or last):
             from IPython.display import HTML
 
             self._shown = now
@@ -52,8 +61,11 @@ class Progress:
             if history.validation_losses:
                 text += f", validation loss {history.validation_losses[-1]:.3f}"
             text += f", {history.tokens_per_second:.0f} tokens/s, "
-            text += f"{left:.0f} s left" if step < self.total else f"{now - self._started:.0f} s"
+            text += f"{left:.0f} s left" if not last else f"{now - self._started:.0f} s"
             self._handle.update(HTML(self._html(step, text)))
+            if now - self._drawn > CURVE_SECONDS and step > 2:
+                self._curve.update(HTML(history.plot()._repr_html_()))
+                self._drawn = time.perf_counter()
 
     def _html(self, step: int, text: str) -> str:
         return (

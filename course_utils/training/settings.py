@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from course_utils.errors import CourseError
 
 SCHEDULES = ("constant", "linear", "cosine")
+FUSED = ("head", "lora", "mlp", "norm")  # names of the pieces in package `fused`
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Settings:
 
     Attributes:
         learning_rate: highest learning rate; for LoRA about ten times that of full fine-tuning.
-        batch_size: examples a step.
+        batch_size: examples a step and process; with accumulation, examples that go through the model at once.
+        gradient_accumulation_steps: a step's gradient is that of so many batches, as if they were one.
         epochs: passes over the training set; ignored when `max_steps` is given.
         max_steps: number of optimiser steps.
         warmup_steps: steps over which the learning rate rises from zero.
@@ -24,15 +26,22 @@ class Settings:
         max_grad_norm: gradients are scaled down to this norm.
         max_length: longest example in tokens; a longer prompt is an error, never dropped silently.
         evaluate_every: steps between validation losses; None for once at the end.
+        early_stopping: stop after so many validation losses that are no better than the best, and go back to the weights
+            of the best; None to train to the end and keep the last.
+        checkpoint_folder: where to keep checkpoints; a run that finds its own there goes on from the newest. It may be a
+            mounted drive. None for no checkpoints.
+        checkpoint_every: steps between checkpoints; None for once an epoch.
         piece_tokens: most tokens (with padding) that go through the model at once; a batch above it is worked off in
             pieces with the same gradient. None suits the device.
-        fused_lora: compute PEFT's LoRA layers with one function (`fused.fused_lora`): the same result, less time and
-            memory.
+        share_prompt: compute the prompt once for chosen and rejected: the same result, less time.
+        fused: parts of the model's step to compute with one function each (package `fused`): the same result, less time
+            and memory.
         seed: of data order and dropout.
     """
 
     learning_rate: float = 2e-4
     batch_size: int = 8
+    gradient_accumulation_steps: int = 1
     epochs: float = 1.0
     max_steps: int | None = None
     warmup_steps: int = 0
@@ -41,17 +50,21 @@ class Settings:
     max_grad_norm: float = 1.0
     max_length: int = 1024
     evaluate_every: int | None = None
+    early_stopping: int | None = None
+    checkpoint_folder: str | None = None
+    checkpoint_every: int | None = None
     piece_tokens: int | None = None
-    fused_lora: bool = True
+    share_prompt: bool = True
+    fused: tuple[str, ...] = FUSED
     seed: int = 0
 
     def __post_init__(self):
         """Refuse settings that cannot work, naming the argument and what would."""
-        positive = ("learning_rate", "batch_size", "epochs", "max_grad_norm", "max_length")
+        positive = ("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs", "max_grad_norm", "max_length")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise CourseError(f"Settings({name}={getattr(self, name)!r}): must be greater than zero")
-        for name in ("max_steps", "evaluate_every", "piece_tokens"):
+        for name in ("max_steps", "evaluate_every", "early_stopping", "checkpoint_every", "piece_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise CourseError(f"Settings({name}={getattr(self, name)!r}): must be at least 1, or None")
         for name in ("warmup_steps", "weight_decay"):
@@ -59,6 +72,10 @@ class Settings:
                 raise CourseError(f"Settings({name}={getattr(self, name)!r}): must not be negative")
         if self.schedule not in SCHEDULES:
             raise CourseError(f"Settings(schedule={self.schedule!r}): choose one of {', '.join(SCHEDULES)}")
+        if not set(self.fused) <= set(FUSED):
+            raise CourseError(f"Settings(fused={self.fused!r}): choose among {', '.join(FUSED)}, or () for none")
+        if self.checkpoint_folder is not None:
+            object.__setattr__(self, "checkpoint_folder", str(self.checkpoint_folder))  # a Path is welcome
 
     def as_dict(self) -> dict:
         """Plain values, for the record of a run."""

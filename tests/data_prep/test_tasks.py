@@ -143,3 +143,21 @@ def test_missing_empty_and_undecodable_files_are_named(tmp_path):
 def test_unknown_data_sets_are_named():
     with pytest.raises(CourseError, match="unknown data set 'tickets'; the course has support_tickets, code_review"):
         load_task("tickets")
+
+
+def test_a_task_can_ask_for_some_fields_only():
+    fields = ["escalation", "category"]
+    task = load_task("support_tickets", fields)
+    assert task.references()[0] == {field: TICKETS.references()[0][field] for field in fields}
+    assert list(json.loads(task.train[0][-1]["content"])) == fields
+    right = [conversation[-1]["content"] for conversation in task.test]
+    assert task.evaluate(right).valid.value == 1
+    assert TICKETS.evaluate(right).valid.value == 0  # the whole schema asks for more
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"), [("support_tickets", ["mood"]), ("support_tickets", []), ("code_review", ["level"])]
+)
+def test_fields_that_there_are_not_are_refused(name, fields):
+    with pytest.raises(CourseError, match="choose among"):
+        load_task(name, fields)

@@ -9,8 +9,12 @@ from course_utils.notebooks import builder
 
 
 @pytest.fixture(scope="module")
-def printed():
-    notebook = nbformat.read(builder.learner_file("02_lora"), as_version=4)
+def notebook():
+    return nbformat.read(builder.learner_file("02_lora"), as_version=4)
+
+
+@pytest.fixture(scope="module")
+def printed(notebook):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return "\n".join("".join(output.get("text", "")) for output in outputs)
 
@@ -18,6 +22,11 @@ def printed():
 def share(printed, name):
     """Last printed score of a name, in percent."""
     return float(re.findall(rf"{name}:? +([\d.]+) % \[", printed)[-1])
+
+
+def test_the_table_of_times_holds_this_very_run(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert f"| {notebook.metadata.course['seconds'] / 60:.1f} minutes |" in text
 
 
 def test_format_is_learned_from_nothing(printed):

@@ -1,68 +1,130 @@
-"""The fused LoRA function changes time and memory, nothing else."""
+"""The fused functions change time and memory, nothing else."""
 
 import pytest
-from conftest import tiny_llama, with_lora
+from conftest import conversation, tiny_llama, with_lora
 
-from course_utils.training.fused import fused_lora
+from course_utils import training
+from course_utils.training.fused import PIECES, fused, head
+from course_utils.training.settings import FUSED
+
+ALL = tuple(PIECES)
 
 
-def _step(model, ids):
-    import torch
-
-    logits = model(input_ids=ids).logits
-    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+def _step(model, batch):
+    loss = training.SFT().loss(model, batch, {"tokens": 10}).value
     model.zero_grad()
     loss.backward()
-    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
-    return logits.detach(), gradients
+    return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.fixture
-def ids():
-    import torch
+def batch(packaged):
+    objective = training.SFT()
+    rows = [conversation("Hi", "Yes, sir, it is"), conversation("Where is the thing I bought?", "No"), conversation()]
+    return objective.collate([objective.encode(packaged[1], row, 1024, "x") for row in rows], pad_id=2)
 
-    return torch.randint(0, 49152, (3, 17), generator=torch.Generator().manual_seed(0))
+
+def test_settings_name_the_pieces_that_there_are():
+    assert FUSED == ALL
 
 
-@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
-def test_logits_and_gradients_equal_pefts_in_float32(ids, targets):
+@pytest.mark.parametrize("pieces", [*[(piece,) for piece in ALL], ALL])
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]])
+def test_loss_and_gradients_equal_the_librarys_in_float32(batch, pieces, targets):
     model = with_lora(tiny_llama(), target_modules=targets)
-    logits, gradients = _step(model, ids)
-    with fused_lora(model) as covered:
-        fused_logits, fused_gradients = _step(model, ids)
-    assert covered == sum("lora_A" in name for name in gradients)
-    assert (logits - fused_logits).abs().max() < 1e-6
+    loss, gradients = _step(model, batch)
+    with fused(model, pieces) as covered:
+        fused_loss, fused_gradients = _step(model, batch)
+    layers = model.config.num_hidden_layers
+    expected = {
+        "head": 1,
+        "lora": sum("lora_A" in name for name in gradients),
+        "mlp": layers if targets == "all-linear" else 0,
+        "norm": 2 * layers + 1,
+    }
+    assert covered == {piece: expected[piece] for piece in pieces}
+    assert fused_loss == pytest.approx(loss, rel=1e-6)
+    assert gradients.keys() == fused_gradients.keys()
     for name, gradient in gradients.items():
         assert (gradient - fused_gradients[name]).norm() <= 1e-5 * gradient.norm(), name
 
 
-def test_gradients_stay_close_in_bfloat16(ids):
+@pytest.mark.parametrize("piece", ALL)
+def test_each_piece_is_really_at_work(batch, piece, monkeypatch):
+    """A fault planted in the function's backward must show: otherwise the equality above compares a thing with itself."""
+    import torch
+
+    functions = {"head": "LogProbabilities", "lora": "LoraLinear", "mlp": "GatedBlock", "norm": "RMSNorm"}
+    function = getattr(PIECES[piece], functions[piece])
+    backward = function.backward
+    faulty = staticmethod(lambda ctx, g: tuple(x * 1.5 if torch.is_tensor(x) else x for x in backward(ctx, g)))
+    model = with_lora(tiny_llama())
+    _, gradients = _step(model, batch)
+    monkeypatch.setattr(function, "backward", faulty)
+    with fused(model, (piece,)):
+        _, wrong = _step(model, batch)
+    assert any((gradients[name] - wrong[name]).norm() > 1e-2 * gradients[name].norm() for name in gradients)
+
+
+@pytest.mark.parametrize("pieces", [*[(piece,) for piece in ALL], ALL])
+def test_gradients_stay_close_in_bfloat16(batch, pieces):
     import torch
 
     model = with_lora(tiny_llama().to(torch.bfloat16))
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    _, gradients = _step(model, ids)
-    with fused_lora(model):
-        _, fused = _step(model, ids)
+    _, gradients = _step(model, batch)
+    with fused(model, pieces):
+        _, fused_gradients = _step(model, batch)
     for name, gradient in gradients.items():
-        assert torch.cosine_similarity(gradient.flatten(), fused[name].flatten(), dim=0) > 0.99, name
+        assert torch.cosine_similarity(gradient.flatten(), fused_gradients[name].flatten(), dim=0) > 0.99, name
 
 
-def test_layers_go_back_to_pefts_forward_afterwards(ids):
+def test_a_table_too_large_to_keep_is_made_again_in_pieces(batch, monkeypatch):
     model = with_lora(tiny_llama())
-    with pytest.raises(ZeroDivisionError), fused_lora(model):
+    loss, gradients = _step(model, batch)
+    monkeypatch.setattr(head, "KEEP", 3 * model.config.vocab_size)  # three positions at a time
+    with fused(model, ("head",)):
+        fused_loss, fused_gradients = _step(model, batch)
+    assert fused_loss == pytest.approx(loss, rel=1e-6)
+    for name, gradient in gradients.items():
+        assert (gradient - fused_gradients[name]).norm() <= 1e-4 * gradient.norm(), name
+
+
+def test_modules_go_back_to_their_own_forward_afterwards():
+    model = with_lora(tiny_llama())
+    with pytest.raises(ZeroDivisionError), fused(model):
         1 / 0
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+def test_what_trains_itself_is_left_alone(batch):
+    """Full fine-tuning: head and norms need gradients for their weights, which the functions do not give."""
+    model = tiny_llama()
+    _, gradients = _step(model, batch)
+    with fused(model) as covered:
+        assert not any(covered.values())
+        _, again = _step(model, batch)
+    assert gradients.keys() == again.keys()
+
+
+def test_an_architecture_that_scales_its_logits_keeps_its_own_head(batch):
+    model = with_lora(tiny_llama())
+    model.config.model_type = "granite"
+    with fused(model) as covered:
+        assert covered["head"] == covered["mlp"] == covered["norm"] == 0
+        assert covered["lora"] > 0
+
+
 @pytest.mark.parametrize("case", ["dropout", "dora", "disabled"])
-def test_what_it_does_not_cover_is_left_to_peft(ids, case):
+def test_what_it_does_not_cover_is_left_to_peft(batch, case):
     import torch
     from peft import LoraConfig, get_peft_model
 
     dropout = 0.5 if case == "dropout" else 0.0
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], use_dora=case == "dora", lora_dropout=dropout)
+    names = ["q_proj", "gate_proj", "up_proj", "down_proj"]
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=names, use_dora=case == "dora", lora_dropout=dropout)
     model = get_peft_model(tiny_llama(), config).train(case == "dropout")
+    ids = batch["input_ids"]
 
     def output():
         torch.manual_seed(0)
@@ -72,9 +134,9 @@ def test_what_it_does_not_cover_is_left_to_peft(ids, case):
     if case == "disabled":
         with model.disable_adapter():
             expected = output()
-            with fused_lora(model):
+            with fused(model, ("lora", "mlp")):
                 assert torch.equal(output(), expected)
         return
     expected = output()
-    with fused_lora(model):
+    with fused(model, ("lora", "mlp")):
         assert torch.equal(output(), expected)

@@ -6,7 +6,7 @@ from conftest import conversation, tiny_llama, with_lora
 from course_utils import training
 from course_utils.errors import CourseError
 from course_utils.training import loop
-from course_utils.training.objectives import Encoded
+from course_utils.training.settings import FUSED
 
 DATA = [conversation(f"Message number {i} about {'things ' * (i % 5)}", f"Answer {i % 3}") for i in range(13)]
 
@@ -51,44 +51,34 @@ def test_pieces_change_nothing_but_memory(tokenizer):
         assert (a - b).abs().max() < 1e-4, name
 
 
-def test_the_fused_function_changes_nothing(tokenizer):
-    fused, plain = (run(tokenizer, max_steps=5, fused_lora=on)[1].losses for on in (True, False))
+def test_the_fused_functions_change_nothing(tokenizer):
+    fused, plain = (run(tokenizer, max_steps=5, fused=pieces)[1].losses for pieces in (FUSED, ()))
     assert fused == pytest.approx(plain, rel=1e-5)
-
-
-def test_every_example_is_seen_once_an_epoch():
-    examples = [Encoded(list(range(n)), 1) for n in range(2, 39)]
-    for seed in (0, 1):
-        batches = loop._batches(examples, 4, seed)
-        assert sorted(len(e) for batch in batches for e in batch) == list(range(2, 39))
-        assert max(map(len, batches)) <= 4
-
-
-def test_pieces_hold_their_limit_and_lose_nothing():
-    examples = [Encoded([0] * n, 1) for n in (5, 80, 7, 6, 40, 41, 3)]
-    pieces = loop._pieces(examples, 45)
-    assert sorted(len(e) for piece in pieces for e in piece) == [3, 5, 6, 7, 40, 41, 80]
-    assert all(len(piece) == 1 or len(piece) * max(map(len, piece)) <= 45 for piece in pieces)
 
 
 def test_validation_loss_weighs_tokens_not_batches(tokenizer):
     """One long and many short completions: the mean over tokens is far from the mean over batches."""
     rows = [conversation("x", "word " * 40), *[conversation("x", "no")] * 9]
-    model = tiny_llama()
-    objective = training.SFT()
-    examples = [objective.encode(tokenizer, row, 1024, "x") for row in rows]
-    by_size = [loop.mean_loss(model, objective, examples, size, 2, "cpu") for size in (10, 100, 10_000)]
+    by_size = [
+        run(tokenizer, data=DATA, validation=rows, max_steps=1, piece_tokens=size)[1].validation_losses[0]
+        for size in (10, 100, 10_000)
+    ]
     assert by_size == pytest.approx([by_size[0]] * 3, rel=1e-5)
-    sums = [objective.loss(model, objective.collate([e], 2)).item() for e in examples]
-    assert by_size[0] == pytest.approx(sum(sums) / sum(map(objective.scored, examples)), rel=1e-5)
+    objective, model = training.SFT(), with_lora(tiny_llama(), random_b=False)
+    examples = [objective.encode(tokenizer, row, 1024, "x") for row in rows]
+    one = {"tokens": 1}
+    sums = [objective.loss(model, objective.collate([e], 2), one).value.item() for e in examples]
+    assert by_size[0] == pytest.approx(sum(sums) / sum(e.scored for e in examples), rel=1e-5)
+    means = [total / example.scored for total, example in zip(sums, examples)]
+    assert abs(by_size[0] - sum(means) / len(means)) > 1e-3  # so that the two can be told apart
 
 
 def test_schedules():
-    factors = [loop._schedule(step, 10, training.Settings(warmup_steps=2)) for step in range(1, 11)]
+    factors = [loop.schedule(step, 10, training.Settings(warmup_steps=2)) for step in range(1, 11)]
     assert factors[:3] == [0.5, 1.0, 1.0]
     assert factors[-1] == pytest.approx(1 / 8)
-    assert loop._schedule(9, 10, training.Settings(schedule="constant")) == 1
-    assert loop._schedule(6, 10, training.Settings(schedule="cosine")) == pytest.approx(0.5)
+    assert loop.schedule(9, 10, training.Settings(schedule="constant")) == 1
+    assert loop.schedule(6, 10, training.Settings(schedule="cosine")) == pytest.approx(0.5)
 
 
 def test_a_model_with_nothing_to_train_is_refused(tokenizer):
@@ -127,6 +117,9 @@ def test_a_loss_that_is_nan_stops_the_run_with_a_reason(tokenizer):
         ({"max_steps": 0}, "max_steps=0"),
         ({"schedule": "triangular"}, "constant, linear, cosine"),
         ({"warmup_steps": -2}, "must not be negative"),
+        ({"early_stopping": 0}, "must be at least 1, or None"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps=0"),
+        ({"fused": ("lora", "all")}, "head, lora, mlp, norm"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, said):

@@ -3,7 +3,6 @@ from conftest import conversation, tiny_llama
 
 from course_utils import training
 from course_utils.errors import CourseError
-from course_utils.training.objectives import IGNORE
 
 
 @pytest.fixture
@@ -17,24 +16,10 @@ def encode(tokenizer, example, max_length=1024):
 
 def test_completion_runs_from_the_answer_to_the_stop_token(tokenizer):
     encoded = encode(tokenizer, conversation("Hello?", "Good day"))
-    assert tokenizer.decode(encoded.ids[encoded.prompt_length :]) == "Good day<|im_end|>"
-    assert tokenizer.decode(encoded.ids[: encoded.prompt_length]).endswith("<|im_start|>assistant\n")
-    assert encoded.ids[-1] == tokenizer.eos_token_id == tokenizer.pad_token_id  # pad is the stop token, and is scored
-
-
-def test_collated_labels_stand_at_the_completions(tokenizer):
-    examples = [
-        encode(tokenizer, conversation("Hi", "A")),
-        encode(tokenizer, conversation("A longer message", "B C D")),
-    ]
-    batch = training.SFT().collate(examples, pad_id=2)
-    for row, example in enumerate(examples):
-        completion = example.ids[example.prompt_length :]
-        labels = batch["labels"][row].tolist()
-        assert labels == [IGNORE] * (batch["keep"] - len(completion)) + completion
-        assert batch["input_ids"][row, -batch["keep"] :].tolist()[-len(completion) :] == completion
-        assert batch["attention_mask"][row].sum() == len(example)
-        assert batch["position_ids"][row, -len(example) :].tolist() == list(range(len(example)))
+    (completion,) = encoded.completions
+    assert tokenizer.decode(completion) == "Good day<|im_end|>"
+    assert tokenizer.decode(encoded.prompt).endswith("<|im_start|>assistant\n")
+    assert completion[-1] == tokenizer.eos_token_id == tokenizer.pad_token_id  # pad is the stop token, and is scored
 
 
 def test_prompt_tokens_carry_no_loss_and_padding_changes_nothing(tokenizer):
@@ -45,16 +30,17 @@ def test_prompt_tokens_carry_no_loss_and_padding_changes_nothing(tokenizer):
     examples = [
         encode(tokenizer, conversation(p, c)) for p, c in (("Hi", "Yes, sir"), ("Where is the thing I bought?", "No"))
     ]
-    batch = objective.collate(examples, pad_id=2)
+    sizes = objective.sizes(examples)
     expected = 0.0
     with torch.no_grad():
         for example in examples:
-            logs = model(input_ids=torch.tensor([example.ids])).logits[0].log_softmax(-1)
-            for at in range(example.prompt_length, len(example)):
-                expected -= logs[at - 1, example.ids[at]].item()
-        found = objective.loss(model, batch).item()
-    assert found == pytest.approx(expected, rel=1e-5)
-    assert sum(map(objective.scored, examples)) == (batch["labels"] != IGNORE).sum()
+            ids = example.prompt + example.completions[0]
+            logs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+            for at in range(len(example.prompt), len(ids)):
+                expected -= logs[at - 1, ids[at]].item()
+        found = objective.loss(model, objective.collate(examples, pad_id=2), sizes).value.item()
+    assert found == pytest.approx(expected / sizes["tokens"], rel=1e-5)
+    assert sizes == {"tokens": sum(len(e.completions[0]) for e in examples)}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""LoRA's forward and backward in one function, for PEFT's own layers.
+
+y = x Wᵀ + s (x Aᵀ) Bᵀ with s = alpha / r. PEFT composes it from separate operations, each of which keeps its input, in
+float32 where the adapter is float32. Here the layer keeps its input once, in the base's format, and the r-wide product
+beside it. In bfloat16 the two small products run in bfloat16 too, as they would under autocast, while A, B and their
+optimiser state stay float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from peft.tuners.lora import Linear
+
+
+class Adapter(NamedTuple):
+    """The one active adapter of a LoRA layer: A (r, in), B (out, r) and the factor on their product."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scaling: float
+
+
+def replacements(model) -> Iterator[tuple[torch.nn.Module, Callable]]:
+    """PEFT's plain LoRA layers, each with the forward to use."""
+    for module in model.modules():
+        if is_plain(module):
+            yield module, _forward(module, module.forward)
+
+
+def is_plain(module) -> bool:
+    """Whether a module is a LoRA layer over an unquantised linear layer, without bias, DoRA or the like in the adapter."""
+    return (
+        type(module) is Linear
+        and type(module.get_base_layer()) is torch.nn.Linear
+        and not any(module.lora_bias.values())
+        and not any(getattr(module, "use_dora", {}).values())
+    )
+
+
+def active_adapter(module, x) -> Adapter | None:
+    """The adapter of a plain layer, if just one is at work on `x` and nothing else changes what the layer computes."""
+    active = [name for name in module.active_adapters if name in module.lora_A]
+    if (
+        len(active) != 1
+        or module.disable_adapters
+        or module.merged
+        or x.dtype != module.get_base_layer().weight.dtype
+        or torch.is_autocast_enabled(x.device.type)
+        or (module.training and getattr(module.lora_dropout[active[0]], "p", 0.0) > 0)
+    ):
+        return None
+    name = active[0]
+    return Adapter(module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name])
+
+
+def _forward(module, original):
+    def forward(x, *args, **kwargs):
+        adapter = None if args or kwargs else active_adapter(module, x)
+        if adapter is None:
+            return original(x, *args, **kwargs)
+        base = module.get_base_layer()
+        return LoraLinear.apply(x, base.weight, base.bias, *adapter)
+
+    return forward
+
+
+class LoraLinear(torch.autograd.Function):
+    """x (..., in) → (..., out); gradients for x, A and B."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, a, b, scaling):
+        flat = x.reshape(-1, x.shape[-1])
+        u = flat @ a.to(x.dtype).T
+        y = torch.nn.functional.linear(flat, weight, bias)
+        y.addmm_(u, b.to(x.dtype).T, alpha=scaling)
+        ctx.save_for_backward(flat, u, weight, a, b)
+        ctx.scaling, ctx.shape = scaling, x.shape
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        flat, u, weight, a, b = ctx.saved_tensors
+        g = gradient.reshape(-1, gradient.shape[-1])
+        gu = (g @ b.to(g.dtype)).mul_(ctx.scaling)
+        grad_a = (gu.T @ flat).to(a.dtype)
+        grad_b = (g.T @ u).to(b.dtype).mul_(ctx.scaling)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (g @ weight).addmm_(gu, a.to(g.dtype)).view(ctx.shape)
+        return grad_x, None, None, grad_a, grad_b, None

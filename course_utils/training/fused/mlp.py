@@ -1,0 +1,85 @@
+"""The gated feed-forward block with its three LoRA layers: down(silu(gate(x)) · up(x)).
+
+The block's input is kept once for gate and up, their adapters' first products run as one, and silu(gate) · up, the widest
+tensor of all, is computed again in the backward pass instead of being kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+
+from course_utils.training.fused.lora import active_adapter, is_plain
+
+NAMES = ("gate_proj", "up_proj", "down_proj")
+
+
+def replacements(model) -> Iterator[tuple[torch.nn.Module, Callable]]:
+    """The model's feed-forward blocks with plain LoRA on all three layers, each with the forward to use."""
+    for module in model.modules():
+        layers = [getattr(module, name, None) for name in NAMES]
+        if all(map(is_plain, layers)) and all(layer.get_base_layer().bias is None for layer in layers):
+            yield module, _forward(layers, module.forward)
+
+
+def _forward(layers, original):
+    def forward(x):
+        adapters = [active_adapter(layer, x) for layer in layers]
+        if None in adapters:
+            return original(x)
+        weights = [layer.get_base_layer().weight for layer in layers]
+        return GatedBlock.apply(x, *weights, *[part for adapter in adapters for part in adapter])
+
+    return forward
+
+
+class GatedBlock(torch.autograd.Function):
+    """x (..., hidden) → (..., hidden); gradients for x and the three pairs of A and B.
+
+    Names: w weight, a and b the adapter's matrices, s its factor; u what A makes of the input, y a layer's output, d a
+    gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, x, w_gate, w_up, w_down, a_gate, b_gate, s_gate, a_up, b_up, s_up, a_down, b_down, s_down):
+        kind, flat = x.dtype, x.reshape(-1, x.shape[-1])
+        rank = a_gate.shape[0]
+        a_both = torch.cat([a_gate, a_up]).to(kind)
+        a_down, b_gate, b_up, b_down = a_down.to(kind), b_gate.to(kind), b_up.to(kind), b_down.to(kind)
+        u_both = flat @ a_both.T
+        y_gate = (flat @ w_gate.T).addmm_(u_both[:, :rank], b_gate.T, alpha=s_gate)
+        y_up = (flat @ w_up.T).addmm_(u_both[:, rank:], b_up.T, alpha=s_up)
+        middle = F.silu(y_gate).mul_(y_up)
+        u_down = middle @ a_down.T
+        y = (middle @ w_down.T).addmm_(u_down, b_down.T, alpha=s_down)
+        ctx.save_for_backward(flat, u_both, y_gate, y_up, u_down, w_gate, w_up, w_down, a_both, b_gate, b_up, a_down, b_down)
+        ctx.factors, ctx.shape, ctx.kind = (s_gate, s_up, s_down), x.shape, a_gate.dtype
+        return y.view(x.shape)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (flat, u_both, y_gate, y_up, u_down, w_gate, w_up, w_down, a_both, b_gate, b_up, a_down, b_down) = ctx.saved_tensors
+        s_gate, s_up, s_down = ctx.factors
+        rank = b_gate.shape[1]
+        g = gradient.reshape(-1, gradient.shape[-1])
+        active = F.silu(y_gate)
+
+        du_down = (g @ b_down).mul_(s_down)
+        da_down = (du_down.T @ (active * y_up)).to(ctx.kind)
+        db_down = (g.T @ u_down).to(ctx.kind).mul_(s_down)
+        d_middle = (g @ w_down).addmm_(du_down, a_down)
+
+        d_up = active.mul_(d_middle)
+        d_gate = torch.ops.aten.silu_backward(d_middle.mul_(y_up), y_gate)
+        db_gate = (d_gate.T @ u_both[:, :rank]).to(ctx.kind).mul_(s_gate)
+        db_up = (d_up.T @ u_both[:, rank:]).to(ctx.kind).mul_(s_up)
+        du_both = torch.cat([(d_gate @ b_gate).mul_(s_gate), (d_up @ b_up).mul_(s_up)], dim=1)
+        da_both = (du_both.T @ flat).to(ctx.kind)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = (d_gate @ w_gate).addmm_(d_up, w_up).addmm_(du_both, a_both).view(ctx.shape)
+        return (
+            dx, None, None, None, da_both[:rank], db_gate, None, da_both[rank:], db_up, None, da_down, db_down, None,
+        )  # fmt: skip

@@ -1,0 +1,37 @@
+"""RMSNorm with a frozen weight: y = w · x / sqrt(mean(x²) + eps), its mean and root in float32 as in transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+
+def replacements(model) -> Iterator[tuple[torch.nn.Module, Callable]]:
+    """The model's RMSNorm layers whose weight is frozen, each with the forward to use."""
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm") and not module.weight.requires_grad:
+            yield module, _forward(module)
+
+
+def _forward(module):
+    return lambda x: RMSNorm.apply(x, module.weight, module.variance_epsilon)
+
+
+class RMSNorm(torch.autograd.Function):
+    """x (..., width) → (..., width); gradient for x alone."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        wide = x.float()
+        inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(eps))
+        ctx.save_for_backward(x, inverse, weight)
+        return (wide * inverse).to(x.dtype).mul_(weight)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, inverse, weight = ctx.saved_tensors
+        g = (gradient * weight).float()
+        normal = x.float() * inverse
+        along = torch.linalg.vecdot(g, normal).div_(x.shape[-1]).unsqueeze(-1)
+        return g.addcmul_(normal, along, value=-1).mul_(inverse).to(gradient.dtype), None, None

@@ -1,0 +1,103 @@
+"""What an objective is, and what all of them share: conversations in, token ids out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from course_utils.errors import CourseError
+from course_utils.training.batching import Encoded, collate
+
+
+class Loss(NamedTuple):
+    """A piece's share of a batch's loss, and of the batch's means of other quantities; shares add up over the pieces."""
+
+    value: object
+    metrics: dict
+
+
+class Objective:
+    """Base of the objectives; the loop calls these methods and no others.
+
+    Attributes:
+        name: the field's name for the method.
+        needs_reference: whether the loop takes the completions' log-probabilities once before training, from the model
+            as it is then. That model is the reference, so that no second copy of it is needed.
+        online: whether training examples are made by the model itself while it trains (`rollout`).
+    """
+
+    name = "objective"
+    needs_reference = False
+    online = False
+
+    def encode(self, tokenizer, example, max_length: int, where: str) -> Encoded:
+        """Turn an example as the user has it into token ids; `where` names it in errors."""
+        raise NotImplementedError
+
+    def sizes(self, examples: Sequence[Encoded]) -> dict[str, int]:
+        """What the losses of a batch of these examples are divided by."""
+        raise NotImplementedError
+
+    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> dict:
+        """Tensors of a batch."""
+        return collate(examples, pad_id, share_prompt)
+
+    def loss(self, model, batch: dict, sizes: dict[str, int]) -> Loss:
+        """Share of the loss, with gradient; `sizes` are those of the whole batch, of which this may be a piece."""
+        raise NotImplementedError
+
+    def attach(self, model) -> None:
+        """Add what the objective trains beside the model (PPO's value head)."""
+
+    def detach(self, model) -> None:
+        """Take it away again."""
+
+
+def messages_of(example, key: str, where: str) -> list[dict]:
+    """Messages under `key` of an example, checked; a text stands for one message of the assistant's."""
+    messages = example.get(key) if isinstance(example, dict) else None
+    if isinstance(messages, str):
+        messages = [{"role": "user" if key == "prompt" else "assistant", "content": messages}]
+    if not isinstance(messages, list) or not messages:
+        raise CourseError(f"{where}: expected messages or a text under {key!r}, found {messages!r:.60}")
+    return check_messages(messages, f"{where}, {key}")
+
+
+def check_messages(messages: list, where: str) -> list[dict]:
+    """The messages, if each has a role and a text."""
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
+            raise CourseError(f"{where}, message {number}: expected {{'role': ..., 'content': text}}, found {message!r:.80}")
+    return messages
+
+
+def encode_prompt(tokenizer, messages: list[dict], max_length: int, where: str) -> list[int]:
+    """Token ids of a prompt up to where the assistant's answer begins; refused if it leaves no room for one."""
+    prompt = template_ids(tokenizer, messages, add_generation_prompt=True)
+    if len(prompt) >= max_length:
+        raise CourseError(
+            f"{where}: the prompt alone has {len(prompt)} tokens and max_length is {max_length}; "
+            f"raise Settings(max_length=...) above it or shorten the message"
+        )
+    return prompt
+
+
+def encode_completion(tokenizer, prompt: list[int], messages: list[dict], max_length: int, where: str) -> list[int]:
+    """Token ids of the last message, which is the assistant's, up to and including the stop token."""
+    if messages[-1]["role"] != "assistant":
+        raise CourseError(f"{where}: the last message must be the assistant's, it is the {messages[-1]['role']}'s")
+    if not messages[-1]["content"].strip():
+        raise CourseError(f"{where}: the assistant's message is empty, there is nothing to learn")
+    ids = template_ids(tokenizer, messages)
+    if ids[: len(prompt)] != prompt:
+        raise CourseError(f"{where}: the chat template changes the prompt once an answer follows it")
+    completion = ids[len(prompt) :]
+    while completion and completion[-1] != tokenizer.eos_token_id and tokenizer.eos_token_id in completion:
+        completion.pop()  # templates put a newline after the stop token; nothing is learned from it
+    return completion[: max_length - len(prompt)]
+
+
+def template_ids(tokenizer, messages: list[dict], add_generation_prompt: bool = False) -> list[int]:
+    """Token ids of messages written with the tokenizer's chat template."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]

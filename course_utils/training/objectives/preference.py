@@ -1,0 +1,137 @@
+"""Learning from preferences: DPO (Rafailov et al., 2023, arXiv 2305.18290), ORPO (Hong et al., 2024, arXiv 2403.07691)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from course_utils.errors import CourseError
+from course_utils.training.batching import Encoded, by_completion, token_log_probabilities
+from course_utils.training.objectives.base import Loss, Objective, encode_completion, encode_prompt, messages_of
+
+
+def encode_pair(tokenizer, example, max_length: int, where: str) -> Encoded:
+    """Turn {"prompt", "chosen", "rejected"} into token ids; each is a text or a list of messages.
+
+    Raises:
+        CourseError: a part is missing, empty or too long, or both answers are the same.
+    """
+    question = messages_of(example, "prompt", where)
+    prompt = encode_prompt(tokenizer, question, max_length, where)
+    chosen, rejected = (
+        encode_completion(tokenizer, prompt, question + messages_of(example, key, where), max_length, f"{where}, {key}")
+        for key in ("chosen", "rejected")
+    )
+    if chosen == rejected:
+        raise CourseError(
+            f"{where}: chosen and rejected are the same (within max_length={max_length}), there is no preference"
+        )
+    return Encoded(prompt, [chosen, rejected])
+
+
+@dataclass(frozen=True)
+class DPO(Objective):
+    """Direct preference optimisation: -log sigmoid(beta · (log-ratio of chosen − log-ratio of rejected)).
+
+    A log-ratio is a completion's log-probability under the policy less that under the reference, which is the model as it
+    stood when training began. At step 0 both are equal and the loss is ln 2. beta · log-ratio is the implicit reward.
+
+    Attributes:
+        beta: how dear it is to move away from the reference.
+    """
+
+    beta: float = 0.1
+    name: str = "dpo"
+    needs_reference = True
+
+    def encode(self, tokenizer, example, max_length: int, where: str) -> Encoded:
+        """See `encode_pair`."""
+        return encode_pair(tokenizer, example, max_length, where)
+
+    def sizes(self, examples: Sequence[Encoded]) -> dict[str, int]:
+        """Pairs."""
+        return {"pairs": len(examples)}
+
+    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> dict:
+        """A batch with the reference's log-probabilities, (pairs, 2)."""
+        import torch
+
+        return super().collate(examples, pad_id, share_prompt) | {"reference": torch.tensor([e.reference for e in examples])}
+
+    def loss(self, model, batch: dict, sizes: dict[str, int]) -> Loss:
+        """Mean over the batch's pairs."""
+        import torch.nn.functional as F
+
+        log_probabilities = by_completion(token_log_probabilities(model, batch), batch).view(-1, 2)
+        rewards = self.beta * (log_probabilities - batch["reference"])
+        losses = -F.logsigmoid(rewards[:, 0] - rewards[:, 1])
+        return Loss(losses.sum() / sizes["pairs"], _pair_metrics(rewards.detach(), sizes["pairs"]))
+
+
+@dataclass(frozen=True)
+class ORPO(Objective):
+    """Odds ratio preference optimisation: SFT on chosen, plus beta times a penalty on the odds of rejected; no reference.
+
+    odds = p / (1 − p), where p is the geometric mean of a completion's token probabilities.
+
+    Attributes:
+        beta: weight of the odds-ratio term (lambda in the paper).
+        score_prompt: let the SFT term also learn the prompt's tokens, as the authors' code and TRL do; the paper's formula
+            is the completion's.
+    """
+
+    beta: float = 0.1
+    score_prompt: bool = False
+    name: str = "orpo"
+
+    def encode(self, tokenizer, example, max_length: int, where: str) -> Encoded:
+        """See `encode_pair`."""
+        return encode_pair(tokenizer, example, max_length, where)
+
+    def sizes(self, examples: Sequence[Encoded]) -> dict[str, int]:
+        """Pairs, and the tokens of the SFT term."""
+        tokens = sum(len(e.completions[0]) + self.score_prompt * (len(e.prompt) - 1) for e in examples)
+        return {"pairs": len(examples), "tokens": tokens}
+
+    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> dict:
+        """A batch in which the prompt's tokens are scored too if the SFT term wants them."""
+        if not self.score_prompt:
+            return super().collate(examples, pad_id, share_prompt)
+        # The prompt as a completion of its first token; its owner is told from the labels' order below.
+        whole = [Encoded(e.prompt[:1], [e.prompt[1:] + c]) for e in examples for c in e.completions]
+        batch = super().collate(whole, pad_id, share_prompt=False)
+        return batch | {"skip": [len(e.prompt) - 1 for e in examples for _ in e.completions]}
+
+    def loss(self, model, batch: dict, sizes: dict[str, int]) -> Loss:
+        """SFT term: mean over the batch's tokens; odds-ratio term: mean over its pairs."""
+        import torch
+        import torch.nn.functional as F
+
+        scores = token_log_probabilities(model, batch)
+        owner = batch["owner"]
+        chosen = owner % 2 == 0
+        answer = torch.ones_like(chosen)
+        if self.score_prompt:
+            starts = torch.searchsorted(owner, torch.arange(batch["sequences"], device=owner.device))
+            skip = torch.tensor(batch["skip"], device=owner.device)
+            answer = torch.arange(len(owner), device=owner.device) - starts[owner] >= skip[owner]
+        sums, counts = by_completion(scores * answer, batch), by_completion(answer.to(scores.dtype), batch)
+        log_p = (sums / counts).view(-1, 2)
+        # log odds = log p - log(1 - p); log(1 - p) from log p without losing the digits of small p
+        log_odds = log_p - torch.log(-torch.expm1(log_p))
+        ratio = log_odds[:, 0] - log_odds[:, 1]
+        sft = -scores[chosen].sum() / sizes["tokens"]
+        odds = -self.beta * F.logsigmoid(ratio).sum() / sizes["pairs"]
+        metrics = _pair_metrics(self.beta * log_p.detach(), sizes["pairs"])
+        return Loss(sft + odds, metrics | {"sft_loss": sft.detach(), "odds_loss": odds.detach()})
+
+
+def _pair_metrics(rewards, pairs: int) -> dict:
+    """Shares of the batch's means; `rewards` is (pairs of this piece, 2)."""
+    chosen, rejected = rewards[:, 0], rewards[:, 1]
+    return {
+        "reward_chosen": chosen.sum() / pairs,
+        "reward_rejected": rejected.sum() / pairs,
+        "margin": (chosen - rejected).sum() / pairs,
+        "accuracy": (chosen > rejected).sum() / pairs,
+    }

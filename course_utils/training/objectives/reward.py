@@ -1,0 +1,85 @@
+"""A reward model from preferences (Bradley and Terry, 1952; Ouyang et al., 2022, arXiv 2203.02155)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from course_utils.errors import CourseError
+from course_utils.training.batching import Encoded, collate, run
+from course_utils.training.objectives.base import Loss, Objective, template_ids
+from course_utils.training.objectives.preference import _pair_metrics, encode_pair
+
+
+@dataclass(frozen=True)
+class Reward(Objective):
+    """Bradley-Terry: -log sigmoid(reward of chosen − reward of rejected − margin).
+
+    The model is a sequence classifier with one output (`models.load_reward`). The reward is read at the completion's last
+    token, found by position. transformers looks for the last token that is not padding, by its id; where the padding is
+    the stop token it reads one token earlier.
+
+    Attributes:
+        centre: weight of a term that pulls the two rewards' sum to zero (Eisenstein et al., 2023, arXiv 2312.09244).
+    """
+
+    centre: float = 0.0
+    name: str = "reward"
+
+    def encode(self, tokenizer, example, max_length: int, where: str) -> Encoded:
+        """See `encode_pair`."""
+        return encode_pair(tokenizer, example, max_length, where)
+
+    def sizes(self, examples: Sequence[Encoded]) -> dict[str, int]:
+        """Pairs."""
+        return {"pairs": len(examples)}
+
+    def loss(self, model, batch: dict, sizes: dict[str, int]) -> Loss:
+        """Mean over the batch's pairs."""
+        import torch.nn.functional as F
+
+        rewards = last_token_rewards(model, batch).view(-1, 2)
+        losses = -F.logsigmoid(rewards[:, 0] - rewards[:, 1])
+        if self.centre:
+            losses = losses + self.centre * rewards.sum(1).square()
+        return Loss(losses.sum() / sizes["pairs"], _pair_metrics(rewards.detach(), sizes["pairs"]))
+
+
+def last_token_rewards(model, batch: dict):
+    """Reward of every completion in a batch, (completions) in float32, with gradient."""
+    head = next((module for name, module in model.named_modules() if name.split(".")[-1] == "score"), None)
+    if head is None:
+        raise CourseError("the model has no reward head: load it with models.load_reward")
+    seen = []
+    hook = head.register_forward_hook(lambda _, __, output: seen.append(output))
+    try:
+        run(model, batch, keep_all=True)
+    finally:
+        hook.remove()
+    return seen[0][batch["end_row"], batch["end_column"], 0].float()
+
+
+def reward_scores(model, tokenizer, prompts: Sequence, answers: Sequence[str], batch_size: int = 16) -> list[float]:
+    """What a trained reward model gives each answer to its prompt (messages or a text); usable as PPO's reward."""
+    import torch
+
+    encoded = []
+    for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        given = template_ids(tokenizer, messages, add_generation_prompt=True)
+        # An answer may be empty here, which training refuses.
+        completion = tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        encoded.append((number, Encoded(given, [completion])))
+    encoded.sort(key=lambda pair: len(pair[1]))
+    scores = [0.0] * len(encoded)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for at in range(0, len(encoded), batch_size):
+            numbers, examples = zip(*encoded[at : at + batch_size])
+            batch = collate(examples, tokenizer.eos_token_id)
+            batch = {name: v.to(model.device) if hasattr(v, "to") else v for name, v in batch.items()}
+            for number, score in zip(numbers, last_token_rewards(model, batch).tolist()):
+                scores[number] = score
+    model.train(was_training)
+    return scores

@@ -1,0 +1,195 @@
+"""Losses and gradients on the same batch, in float32: TRL's trainers make the batch, their loss and ours are compared.
+
+The token ids are taken from TRL's batch, since templates put a newline after the stop token which TRL scores and ours does
+not; that ours is TRL's encoding but for this newline is asserted too.
+"""
+
+from dataclasses import replace
+
+import pytest
+from conftest import conversation, tiny_llama, with_lora
+
+from course_utils import training
+from course_utils.training.batching import Encoded, by_completion, token_log_probabilities
+from course_utils.training.fused import fused
+from course_utils.training.settings import FUSED
+
+trl = pytest.importorskip("trl")
+datasets = pytest.importorskip("datasets")
+
+PROMPTS = ["Where is my parcel?", "Is it blue?", "The kettle leaks and the floor is wet, what now?"]
+CHOSEN = ["On its way", "It is blue, yes", "Sorry! We send you a new one today"]
+REJECTED = ["I do not know and I will not look", "No", "Mop it"]
+PAIRS = [
+    {
+        "prompt": conversation(prompt)[:2],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+    for prompt, chosen, rejected in zip(PROMPTS, CHOSEN, REJECTED)
+]
+PAD = 0  # not the stop token, so that transformers' own search for the last token finds it
+
+
+@pytest.fixture
+def tokenizer():
+    """A fresh one, since trainers change it."""
+    from transformers import AutoTokenizer
+
+    from course_utils import models
+
+    tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name))
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(PAD)
+    return tokenizer
+
+
+def arguments(kind, folder, **more):
+    """A trainer's configuration: CPU, float32, all rows in one batch."""
+    settings = {
+        "output_dir": str(folder), "per_device_train_batch_size": 3, "use_cpu": True, "bf16": False,
+        "gradient_checkpointing": False, "report_to": "none", "max_length": 512,
+    }  # fmt: skip
+    return kind(**(settings | more))
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+    assert any(gradient.norm() > 0 for gradient in found.values())
+    return found
+
+
+def assert_equal(objective, model, encoded, theirs, theirs_gradients, rel=1e-5):
+    for share_prompt in (True, False):
+        for pieces in ((), FUSED):
+            with fused(model, pieces):
+                batch = objective.collate(encoded, PAD, share_prompt)
+                loss = objective.loss(model, batch, objective.sizes(encoded)).value
+                ours = gradients(model, loss)
+            assert loss.item() == pytest.approx(theirs.item(), rel=rel)
+            assert ours.keys() == theirs_gradients.keys()
+            for name, gradient in theirs_gradients.items():
+                assert (gradient - ours[name]).norm() <= rel * gradient.norm() + 1e-9, name
+
+
+def split(whole, start):
+    return Encoded(whole[:start], [whole[start:]])
+
+
+def without_newline(encoded, tokenizer):
+    """TRL's completions end with the stop token and a newline; ours with the stop token."""
+    return [replace(e, completions=[c[: c.index(tokenizer.eos_token_id) + 1] for c in e.completions]) for e in encoded]
+
+
+def same_encoding(objective, tokenizer, rows, from_theirs):
+    ours = [objective.encode(tokenizer, row, 512, "train") for row in rows]
+    key = lambda e: (e.prompt, e.completions)  # noqa: E731
+    assert sorted(map(key, ours)) == sorted(map(key, without_newline(from_theirs, tokenizer)))
+
+
+def test_sft(tokenizer, tmp_path):
+    data = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS]
+    trainer = trl.SFTTrainer(
+        model=with_lora(tiny_llama()),
+        args=arguments(trl.SFTConfig, tmp_path),
+        train_dataset=datasets.Dataset.from_list(data),
+        processing_class=tokenizer,
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    encoded = []
+    for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"]):
+        start = int((labels[mask == 1] != -100).nonzero()[0])
+        encoded.append(split(ids[mask == 1].tolist(), start))
+    same_encoding(training.SFT(), tokenizer, [row["prompt"] + row["chosen"] for row in PAIRS], encoded)
+    theirs = trainer.compute_loss(trainer.model, dict(batch))
+    assert_equal(training.SFT(), trainer.model, encoded, theirs, gradients(trainer.model, theirs))
+
+
+def test_dpo(tokenizer, tmp_path):
+    import torch
+
+    model = with_lora(tiny_llama())
+    trainer = trl.DPOTrainer(
+        model=model,
+        args=arguments(trl.DPOConfig, tmp_path, beta=0.3),
+        train_dataset=datasets.Dataset.from_list(PAIRS),
+        processing_class=tokenizer,
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    encoded = []
+    half = len(batch["input_ids"]) // 2
+    for i in range(half):
+        both = []
+        for row in (i, half + i):
+            ids = batch["input_ids"][row][batch["attention_mask"][row] == 1].tolist()
+            start = len(ids) - int(batch["completion_mask"][row].sum())
+            both.append((ids[:start], ids[start:]))
+        assert both[0][0] == both[1][0]
+        encoded.append(Encoded(both[0][0], [both[0][1], both[1][1]]))
+    objective = training.DPO(beta=0.3)
+    same_encoding(objective, tokenizer, PAIRS, encoded)
+    # The reference is the policy as it is now; then the policy moves.
+    with torch.no_grad():
+        made = training.ORPO().collate(encoded, PAD)
+        reference = by_completion(token_log_probabilities(model, made), made).view(-1, 2)
+        encoded = [replace(e, reference=tuple(r)) for e, r in zip(encoded, reference.tolist())]
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name and parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    theirs = trainer.compute_loss(trainer.model, dict(batch))
+    assert abs(theirs.item() - 0.6931) > 1e-3
+    assert_equal(objective, model, encoded, theirs, gradients(model, theirs))
+
+
+def test_orpo(tokenizer, tmp_path):
+    orpo = pytest.importorskip("trl.experimental.orpo")
+    model = with_lora(tiny_llama())
+    trainer = orpo.ORPOTrainer(
+        model=model,
+        args=arguments(orpo.ORPOConfig, tmp_path, beta=0.4, remove_unused_columns=False),
+        train_dataset=datasets.Dataset.from_list(PAIRS),
+        processing_class=tokenizer,
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    encoded = []
+    for i in range(3):
+        both = []
+        for kind in ("chosen", "rejected"):
+            ids = batch[f"{kind}_input_ids"][i][batch[f"{kind}_attention_mask"][i] == 1].tolist()
+            scored = int((batch[f"{kind}_labels"][i] != -100).sum())
+            both.append((ids[:-scored], ids[-scored:]))
+        assert both[0][0] == both[1][0]
+        encoded.append(Encoded(both[0][0], [both[0][1], both[1][1]]))
+    theirs, _ = trainer.get_batch_loss_metrics(model, batch)
+    objective = training.ORPO(beta=0.4, score_prompt=True)
+    assert_equal(objective, model, encoded, theirs, gradients(model, theirs))
+    # The formula of the paper scores the completion alone, which is another loss.
+    other = training.ORPO(beta=0.4)
+    loss = other.loss(model, other.collate(encoded, PAD), other.sizes(encoded)).value
+    assert abs(loss.item() - theirs.item()) > 1e-3
+
+
+@pytest.mark.parametrize("centre", [0.0, 0.1])
+def test_reward(tokenizer, tmp_path, centre):
+    import torch
+    from transformers import LlamaForSequenceClassification
+
+    config = tiny_llama().config
+    config.num_labels, config.pad_token_id = 1, PAD
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(config)
+    trainer = trl.RewardTrainer(
+        model=model,
+        args=arguments(trl.RewardConfig, tmp_path, center_rewards_coefficient=centre or None),
+        train_dataset=datasets.Dataset.from_list(PAIRS),
+        processing_class=tokenizer,
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    lists = [ids[mask == 1].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"])]
+    encoded = []
+    for chosen, rejected in zip(lists[:3], lists[3:]):
+        start = next(i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b)
+        encoded.append(Encoded(chosen[:start], [chosen[start:], rejected[start:]]))
+    theirs = trainer.compute_loss(model, dict(batch))
+    assert_equal(training.Reward(centre=centre), model, encoded, theirs, gradients(model, theirs))

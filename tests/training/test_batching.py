@@ -1,0 +1,88 @@
+"""What goes through the model at once: nothing lost, nothing seen twice, and the numbers of rows of their own."""
+
+import pytest
+from conftest import tiny_llama
+
+from course_utils.training import batching
+from course_utils.training.batching import Encoded, by_completion, collate, token_log_probabilities
+
+
+def example(prompt, *completions):
+    return Encoded(
+        list(range(100, 100 + prompt)), [list(range(200 + 50 * i, 200 + 50 * i + n)) for i, n in enumerate(completions)]
+    )
+
+
+def by_hand(model, e):
+    """Log-probability of each completion, in a row of its own, without padding."""
+    import torch
+
+    found = []
+    for completion in e.completions:
+        logs = model(input_ids=torch.tensor([e.prompt + completion])).logits[0].log_softmax(-1)
+        found.append(sum(logs[len(e.prompt) + i - 1, token].item() for i, token in enumerate(completion)))
+    return found
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "grouped_eager"])
+@pytest.mark.parametrize(
+    "examples", [[example(9, 4)], [example(5, 3), example(12, 7), example(1, 1)], [example(6, 5, 9), example(20, 2, 1)]]
+)
+def test_log_probabilities_equal_those_of_rows_of_their_own(examples, attention, share):
+    import torch
+
+    from course_utils.attention import register
+
+    register()
+    model = tiny_llama()
+    with torch.no_grad():
+        expected = [value for e in examples for value in by_hand(model, e)]
+        model.set_attn_implementation(attention)
+        batch = collate(examples, pad_id=2, share_prompt=share)
+        found = by_completion(token_log_probabilities(model, batch), batch)
+    assert batch["sequences"] == len(expected)
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_shared_prompt_is_there_once():
+    pair = example(40, 5, 6)
+    assert collate([pair], 2)["input_ids"].shape == (1, 56)  # 51, rounded up
+    assert collate([pair], 2, share_prompt=False)["input_ids"].shape == (2, 48)
+
+
+def test_the_last_token_of_each_completion_is_named():
+    batch = collate([example(6, 5, 9), example(20, 2, 1)], pad_id=2)
+    ends = batch["input_ids"][batch["end_row"], batch["end_column"]]
+    assert ends.tolist() == [204, 258, 201, 250]
+
+
+def test_every_example_is_seen_once_an_epoch():
+    examples = [example(1, n) for n in range(1, 38)]
+    orders = []
+    for seed in (0, 1):
+        made = batching.batches(examples, 4, seed)
+        assert sorted(len(e) for batch in made for e in batch) == list(range(2, 39))
+        assert max(map(len, made)) <= 4
+        orders.append([len(e) for batch in made for e in batch])
+    assert orders[0] != orders[1]
+
+
+def test_batches_hold_examples_of_like_length():
+    import random
+
+    dice = random.Random(0)
+    lengths = [dice.randint(1, 200) for _ in range(256)]
+    made = batching.batches([example(1, n) for n in lengths], 8, 0)
+    padded = sum(len(batch) * max(map(len, batch)) for batch in made)
+    assert padded < 1.15 * sum(n + 1 for n in lengths)
+    at_random = [lengths[i : i + 8] for i in range(0, 256, 8)]
+    assert sum(8 * (max(b) + 1) for b in at_random) > 1.5 * sum(n + 1 for n in lengths)
+
+
+def test_pieces_hold_their_limits_and_lose_nothing():
+    examples = [example(1, n - 1) for n in (5, 80, 7, 6, 40, 41, 3)]
+    pieces = batching.pieces(examples, 45)
+    assert sorted(len(e) for piece in pieces for e in piece) == [3, 5, 6, 7, 40, 41, 80]
+    assert all(len(piece) == 1 or len(piece) * max(map(len, piece)) <= 45 for piece in pieces)
+    assert max(map(len, batching.pieces(examples, 10_000, most=2))) == 2

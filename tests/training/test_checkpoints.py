@@ -1,0 +1,201 @@
+"""Resumed runs end with the very bytes of uninterrupted ones; damage is noticed; trouble with the drive costs no run."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import kill
+import pytest
+from conftest import conversation, tiny_llama, with_lora
+
+from course_utils import training
+from course_utils.errors import CourseError
+from course_utils.training import checkpoints as room
+
+DATA = [conversation(f"Message number {i} about {'things ' * (i % 5)}", f"Answer {i % 3}") for i in range(13)]
+PAIRS = [{"prompt": f"Question {i}", "chosen": f"Yes, number {i}", "rejected": "No"} for i in range(7)]
+
+
+@pytest.fixture
+def tokenizer(packaged):
+    return packaged[1]
+
+
+def run(tokenizer, folder, data=DATA, objective=None, validation=None, **settings):
+    defaults = {"learning_rate": 5e-3, "batch_size": 4, "epochs": 3, "checkpoint_every": 2, "checkpoint_folder": folder}
+    model = with_lora(tiny_llama(), random_b=False, dropout=0.2)
+    history = training.fit(model, tokenizer, data, validation, objective, training.Settings(**(defaults | settings)))
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}, history
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a process."""
+
+
+def stop_after(monkeypatch, steps):
+    """Let the run die in the step after `steps`."""
+    original = training.loop._Run._one_step
+
+    def dying(self, *arguments):
+        if self.step == steps:
+            raise Stopped
+        original(self, *arguments)
+
+    monkeypatch.setattr(training.loop._Run, "_one_step", dying)
+
+
+def same(first, second):
+    return all(tensor.equal(second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize(
+    ("objective", "data", "validation"),
+    [
+        (training.SFT(), DATA, DATA[:3]),
+        (training.DPO(), PAIRS, PAIRS[:2]),
+        (
+            training.PPO(reward=lambda p, a: [len(x) / 10 for x in a], max_new_tokens=4),
+            ["Hello", "How are you?", "Why?"],
+            None,
+        ),
+    ],
+    ids=["sft", "dpo", "ppo"],
+)
+@pytest.mark.parametrize("steps", [3, 4])
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tokenizer, tmp_path, monkeypatch, objective, data, validation, steps):
+    """Bit for bit: weights, losses and metrics, with dropout, in the middle of an epoch and between two saves."""
+    more = {"batch_size": 2, "evaluate_every": 2, "early_stopping": 20}
+    whole, history = run(tokenizer, None, data, objective, validation, **more)
+    with monkeypatch.context() as patched:
+        stop_after(patched, steps)
+        with pytest.raises(Stopped):
+            run(tokenizer, tmp_path, data, objective, validation, **more)
+    with pytest.warns(UserWarning, match=f"resumed after step {steps // 2 * 2}"):
+        resumed, again = run(tokenizer, tmp_path, data, objective, validation, **more)
+    assert same(whole, resumed)
+    assert history.losses == again.losses
+    assert history.validation_losses == again.validation_losses
+    assert json.dumps(history.metrics) == json.dumps(again.metrics)
+    assert again.tokens == history.tokens
+
+
+def test_a_run_that_has_ended_is_not_run_again(tokenizer, tmp_path):
+    first, _ = run(tokenizer, tmp_path)
+    with pytest.warns(UserWarning, match="resumed after step 12"):
+        second, history = run(tokenizer, tmp_path)
+    assert same(first, second)
+    assert len(history.losses) == 12
+
+
+# The held-out answers are other ones: what is learned of training's makes them less likely.
+OTHERWISE = [conversation(row[1]["content"], "Nothing of the kind") for row in DATA[:4]]
+OVERFITTING = {
+    "data": DATA[:4], "validation": OTHERWISE, "epochs": 40, "learning_rate": 2e-2, "evaluate_every": 2, "early_stopping": 3,
+}  # fmt: skip
+
+
+def test_a_run_that_was_stopped_early_stays_so(tokenizer, tmp_path):
+    first, before = run(tokenizer, tmp_path, **OVERFITTING)
+    assert len(before.losses) < 40
+    with pytest.warns(UserWarning, match="resumed"):
+        second, history = run(tokenizer, tmp_path, **OVERFITTING)
+    assert same(first, second)
+    assert history.losses == before.losses
+    assert history.best_step == before.best_step
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "no manifest", "file missing"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "record.json"])
+def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tokenizer, tmp_path, damage, name):
+    whole, _ = run(tokenizer, tmp_path)
+    newest = max(tmp_path.glob("checkpoint-*"))
+    file = newest / ("manifest.json" if damage == "no manifest" else name)
+    if damage == "truncated":
+        os.truncate(file, file.stat().st_size // 2)
+    elif damage == "flipped":
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    else:
+        file.unlink()
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged .* going on from the one before"):
+        resumed, history = run(tokenizer, tmp_path)
+    assert any("resumed after step 10" in note for note in history.notes)
+    assert same(whole, resumed)
+
+
+def test_the_last_two_and_the_best_are_kept(tokenizer, tmp_path):
+    _, history = run(tokenizer, tmp_path, **OVERFITTING)
+    names = sorted(folder.name for folder in tmp_path.iterdir())
+    assert [n for n in names if n.startswith("checkpoint")] == [
+        f"checkpoint-{s:06d}" for s in (len(history.steps) - 2, len(history.steps))
+    ]
+    assert f"best-{history.best_step:06d}" in names
+    assert len(names) <= 4
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"learning_rate": 1e-3}, "settings"),
+        ({"data": DATA[:12]}, "data"),
+        ({"objective": training.ORPO(), "data": PAIRS}, "objective"),
+    ],
+)
+def test_checkpoints_of_another_run_are_refused(tokenizer, tmp_path, change, named):
+    run(tokenizer, tmp_path)
+    with pytest.raises(CourseError, match=rf"holds checkpoints of another run \(its .*{named}.*choose another"):
+        run(tokenizer, tmp_path, **change)
+
+
+def test_a_full_drive_costs_the_checkpoint_and_not_the_run(tokenizer, tmp_path, monkeypatch):
+    """As a mounted drive over its quota: writing begins and fails."""
+    undisturbed, _ = run(tokenizer, None)
+    write, calls = room._to_disk, []
+
+    def full(path):
+        calls.append(path)
+        if len(calls) > 8:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        write(path)
+
+    monkeypatch.setattr(room, "_to_disk", full)
+    with pytest.warns(UserWarning, match="could not be written .*Disk quota exceeded.*training goes on"):
+        weights, history = run(tokenizer, tmp_path)
+    assert same(undisturbed, weights)
+    assert any("could not be written" in note for note in history.notes)
+    assert not list(tmp_path.glob(".partial-*"))
+    monkeypatch.undo()
+    assert same(undisturbed, run(tokenizer, tmp_path)[0])  # and what was whole before is still used
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full(tokenizer, tmp_path):
+    """A file system with room for one checkpoint and a half, in a namespace of its own."""
+    script = (
+        f"mount -t tmpfs -o size=160k tmpfs {tmp_path} && "
+        f"{sys.executable} {kill.SCRIPT} {{out}} batch_size=2 epochs=2 checkpoint_every=2 checkpoint_folder={tmp_path}"
+    )
+    out = tmp_path.with_name(f"{tmp_path.name}-out")
+    out.mkdir()
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script.format(out=out)], capture_output=True, text=True)
+    if "ermission" in done.stderr or "not permitted" in done.stderr:
+        pytest.skip("needs the right to mount")
+    assert done.returncode == 0, done.stderr
+    assert "could not be written" in done.stderr
+    assert (out / "done").exists()
+    shutil.rmtree(out)
+
+
+@pytest.mark.slow
+def test_killed_runs_end_with_the_same_bytes(tmp_path):
+    """Short form of `make soak`'s twenty kills."""
+    whole = kill.uninterrupted(tmp_path)
+    assert set(whole) == {"adapter_config.json", "adapter_model.safetensors"}
+    files, during_save, resumed = kill.killed(tmp_path, times=4, seed=0)
+    assert resumed == 4
+    assert during_save >= 1
+    assert files == whole
