@@ -31,3 +31,18 @@ def write_record(name: str, results: dict) -> Path:
     os.replace(beside, file)
     print(f"written to {file}")
     return file
+
+
+def peak_flops() -> float:
+    """Operations a second of a large bfloat16 matrix product: the ceiling of any training on this machine."""
+    import time
+
+    import torch
+
+    a, b = (torch.randn(2048, 2048, dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(12):
+        started = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - started)
+    return 2 * 2048**3 / sorted(times)[3]

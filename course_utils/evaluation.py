@@ -117,6 +117,17 @@ def parse_record(output: str, schema: dict, parse: Callable[[str], dict] = json.
     return record
 
 
+def memorisation(model, tokenizer, conversations: Sequence[list[dict]], max_new_tokens: int = 96) -> Score:
+    """Share of conversations whose last message the model writes word for word when it is asked for it greedily.
+
+    Compare training examples with held-out ones: a task with few possible answers is repeated without being remembered.
+    """
+    from course_utils.generation import generate
+
+    answers = generate(model, tokenizer, [c[:-1] for c in conversations], max_new_tokens)
+    return proportion([answer.strip() == c[-1]["content"].strip() for answer, c in zip(answers, conversations)])
+
+
 def token_f1(answer: str | None, reference: str | None) -> float:
     """Word overlap of two texts (F1 of precision and recall, as in SQuAD); None equals only None."""
     if answer is None or reference is None:

@@ -13,7 +13,7 @@ import time
 from course_utils.hardware import in_notebook
 
 REFRESH_SECONDS = 0.5
-CURVE_SECONDS = 5.0  # drawing it takes a tenth of a second
+CURVE_SECONDS = 15.0  # drawing it takes a tenth of a second
 
 
 class Progress:
@@ -31,7 +31,6 @@ class Progress:
             from IPython.display import HTML, display
 
             self._handle = display(HTML(self._html(0, "starting")), display_id=True)
-            self._curve = display(HTML(""), display_id=True)
         elif sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -53,7 +52,7 @@ class Progress:
             self._bar.update(1)
             self._bar.set_postfix_str(f"loss {history.losses[-1]:.3f}, {history.tokens_per_second:.0f} tokens/s")
         elif self._handle is not None and (now - self._shown > REFRESH_SECONDS or last):
-            from IPython.display import HTML
+            from IPython.display import HTML, display
 
             self._shown = now
             left = (now - self._started) / step * (self.total - step)
@@ -64,7 +63,11 @@ class Progress:
             text += f"{left:.0f} s left" if not last else f"{now - self._started:.0f} s"
             self._handle.update(HTML(self._html(step, text)))
             if now - self._drawn > CURVE_SECONDS and step > 2:
-                self._curve.update(HTML(history.plot()._repr_html_()))
+                picture = HTML(history.plot()._repr_html_())
+                if self._curve is None:
+                    self._curve = display(picture, display_id=True)
+                else:
+                    self._curve.update(picture)
                 self._drawn = time.perf_counter()
 
     def _html(self, step: int, text: str) -> str:

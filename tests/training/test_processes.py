@@ -41,8 +41,8 @@ def launch(folder, processes, *settings):
     command = [sys.executable, str(SCRIPT)]
     if processes > 1:
         # --multi_gpu is what starts processes; on a CPU they talk through gloo (`--cpu` would want MPI).
-        launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"]
-        command = [sys.executable, *launcher, "--mixed_precision", "no", "--dynamo_backend", "no", str(SCRIPT)]
+        launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=1", f"--num_processes={processes}"]
+        command = [sys.executable, *launcher, "--mixed_precision=no", "--dynamo_backend=no", str(SCRIPT)]
     done = subprocess.run([*command, str(folder), "dropout=false", *settings], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = [json.loads(file.read_text()) for file in sorted(folder.glob("seen-*.json"))]

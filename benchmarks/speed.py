@@ -1,0 +1,256 @@
+"""Ours beside TRL and a plain PyTorch loop: same model, data, batch and number of examples, in one process, in turns.
+
+    python benchmarks/speed.py [sft] [dpo] [--rounds N] [--examples N]
+
+Each round every contender trains a fresh adapter (same seed) on the same examples once; the order rotates, so that a busy
+machine hurts all alike. What counts is the time of an epoch; ratios are taken round by round. Memory is what the process's
+resident size grows by at its highest. The final loss is taken on held-out examples by one and the same function.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from common import RECORDS, peak_flops, write_record
+
+from course_utils import memory, models, training
+from course_utils.data_prep import load_task
+from course_utils.training.batching import Encoded
+
+BATCH = 8
+RATE = 5e-4
+LENGTH = 1024
+
+
+def chats(count: int, seed: int = 0) -> list[dict]:
+    """Conversations of mixed length: 1 to 12 of the course's tickets in one message, numbers of them lognormal."""
+    task, dice = load_task("support_tickets"), random.Random(seed)
+    order = dice.sample(range(len(task.train)), len(task.train))
+    made = []
+    while len(made) < count:
+        several = [order.pop() for _ in range(min(12, max(1, round(dice.lognormvariate(0.5, 0.8)))))]
+        rows = [task.train[i] for i in several]
+        prompt = [rows[0][0], {"role": "user", "content": "\n\n".join(row[1]["content"] for row in rows)}]
+        answers = [row[2]["content"] for row in rows]
+        products = [task.rows["train"][i]["record"]["product"] or "the shop" for i in several]
+        prose = [
+            f"This customer writes about {product}; somebody should have a look at it and answer." for product in products
+        ]
+        made.append({
+            "prompt": prompt,
+            "chosen": [{"role": "assistant", "content": "\n".join(answers)}],
+            "rejected": [{"role": "assistant", "content": "\n".join(prose)}],
+        })  # fmt: skip
+    return made
+
+
+def adapter(base):
+    """A new adapter on `base`, always the same."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    return get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+
+
+class Contender:
+    """One way to train; `epoch` trains a fresh adapter on all rows once and returns (seconds, final loss)."""
+
+    def __init__(self, kind: str, name: str, dtype, attention: str, run):
+        self.kind, self.name, self.run = kind, name, run
+        self.base, self.tokenizer = models.load(tier="cpu", dtype=dtype)
+        self.base.set_attn_implementation(attention)
+
+    def epoch(self, rows: list[dict], held_out: list[dict]) -> dict:
+        """Train and measure."""
+        tuned = adapter(self.base)
+        memory.release()
+        with memory.track(self.name) as report, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            seconds, extra = self.run(self.kind, tuned, self.tokenizer, rows)
+        loss = held_out_loss(self.kind, tuned, self.tokenizer, held_out)
+        self.base = tuned.unload()
+        return {"seconds": seconds, "set_up": extra, "peak_mb": report.process_increase / 1e6, "loss": loss}
+
+
+def held_out_loss(kind: str, model, tokenizer, rows: list[dict]) -> float:
+    """SFT loss a token on the chosen answers, for both kinds: it moves under both."""
+    objective = training.SFT()
+    encoded = [objective.encode(tokenizer, r["prompt"] + r["chosen"], LENGTH, "held out") for r in rows]
+    sizes, total = objective.sizes(encoded), 0.0
+    model.eval()
+    with torch.no_grad():
+        for example in encoded:
+            total += objective.loss(model, objective.collate([example], 2), sizes).value.item()
+    return total
+
+
+def ours(kind: str, model, tokenizer, rows: list[dict]):
+    """`training.fit`; the reference's time is given apart."""
+    data = rows if kind == "dpo" else [r["prompt"] + r["chosen"] for r in rows]
+    objective = training.DPO() if kind == "dpo" else training.SFT()
+    settings = training.Settings(learning_rate=RATE, batch_size=BATCH, max_length=LENGTH)
+    history = training.fit(model, tokenizer, data, objective=objective, settings=settings)
+    return history.seconds, history.reference_seconds
+
+
+def plain(kind: str, model, tokenizer, rows: list[dict]):
+    """What a tutorial shows: random batches padded on the right, all logits, cross-entropy; DPO with its reference live."""
+    dice = random.Random(0)
+    rows = dice.sample(rows, len(rows))
+    objective = training.DPO() if kind == "dpo" else training.SFT()
+    examples = [objective.encode(tokenizer, r if kind == "dpo" else r["prompt"] + r["chosen"], LENGTH, "x") for r in rows]
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=RATE)
+    started = time.perf_counter()
+    for at in range(0, len(examples), BATCH):
+        batch = examples[at : at + BATCH]
+        if kind == "sft":
+            logs = _plain_logs(model, batch)
+            loss = -sum(log.sum() for log in logs) / sum(map(len, logs))
+        else:
+            flat = [Encoded(e.prompt, [c]) for e in batch for c in e.completions]
+            sums = torch.stack([log.sum() for log in _plain_logs(model, flat)]).view(-1, 2)
+            with torch.no_grad(), model.disable_adapter():
+                reference = torch.stack([log.sum() for log in _plain_logs(model, flat)]).view(-1, 2)
+            ratio = sums - reference
+            loss = -torch.nn.functional.logsigmoid(0.1 * (ratio[:, 0] - ratio[:, 1])).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return time.perf_counter() - started, 0.0
+
+
+def _plain_logs(model, examples: list[Encoded]) -> list:
+    ids = [torch.tensor(e.prompt + e.completions[0]) for e in examples]
+    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=2)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in ids], batch_first=True)
+    logs = model(input_ids=padded, attention_mask=mask).logits.float().log_softmax(-1)
+    found = []
+    for row, e in zip(logs, examples):
+        start, end = len(e.prompt), len(e)
+        found.append(row[start - 1 : end - 1].gather(1, torch.tensor(e.completions[0])[:, None])[:, 0])
+    return found
+
+
+def trl_with(**settings):
+    """TRL's trainer with these settings; time from first step to last, the set-up of a precomputed reference apart."""
+
+    def run(kind: str, model, tokenizer, rows: list[dict]):
+        import datasets
+        import trl
+        from transformers import TrainerCallback
+
+        class Clock(TrainerCallback):
+            def on_train_begin(self, *_, **__):
+                self.started = time.perf_counter()
+
+            def on_train_end(self, *_, **__):
+                self.seconds = time.perf_counter() - self.started
+
+        data = rows if kind == "dpo" else [{"prompt": r["prompt"], "completion": r["chosen"]} for r in rows]
+        config, trainer = (trl.DPOConfig, trl.DPOTrainer) if kind == "dpo" else (trl.SFTConfig, trl.SFTTrainer)
+        precompute = {"precompute_ref_log_probs": True} if kind == "dpo" and settings.get("precompute") else {}
+        more = {name: value for name, value in settings.items() if name != "precompute"}
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = config(
+                output_dir=folder, per_device_train_batch_size=BATCH, num_train_epochs=1, learning_rate=RATE, use_cpu=True,
+                max_length=LENGTH, save_strategy="no", report_to="none", disable_tqdm=True, logging_steps=10_000, **more,
+                **precompute,
+            )  # fmt: skip
+            started = time.perf_counter()
+            made = trainer(
+                model=model, args=arguments, train_dataset=datasets.Dataset.from_list(data), processing_class=tokenizer,
+            )  # fmt: skip
+            clock = Clock()
+            made.add_callback(clock)
+            set_up = time.perf_counter() - started
+            made.train()
+            if "ref" in model.peft_config:
+                model.delete_adapter("ref")
+        return clock.seconds, set_up if precompute else 0.0
+
+    return run
+
+
+def contenders(kind: str) -> list[Contender]:
+    """The rows of the table."""
+    best = {"gradient_checkpointing": False, "bf16": False, "train_sampling_strategy": "group_by_length"}
+    if kind == "dpo":
+        best = {"gradient_checkpointing": False, "bf16": False, "precompute": True}
+    return [
+        Contender(kind, "TRL as installed", torch.float32, "sdpa", trl_with()),
+        Contender(kind, "TRL at its best", torch.bfloat16, "eager", trl_with(**best)),
+        Contender(kind, "plain PyTorch loop", torch.bfloat16, "sdpa", plain),
+        Contender(kind, "ours", torch.bfloat16, "grouped_eager", ours),
+    ]
+
+
+def compare(kind: str, rounds: int, examples: int) -> dict:
+    """Run all contenders in turns; medians, quartiles of the ratios to ours."""
+    from course_utils.attention import register
+
+    register()
+    everything = chats(examples + 16)
+    rows, held_out = everything[:examples], everything[examples:]
+    those = contenders(kind)
+    lengths = sorted(len(e) for e in (training.DPO().encode(those[0].tokenizer, r, LENGTH, "x") for r in rows))
+    results: dict[str, list[dict]] = {c.name: [] for c in those}
+    for number in range(rounds + 1):
+        for contender in those[number % len(those) :] + those[: number % len(those)]:
+            measured = contender.epoch(rows, held_out)
+            print(f"{kind} round {number} {contender.name}: {measured}", flush=True)
+            if number:  # the first round warms up
+                results[contender.name].append(measured)
+    table = {}
+    for name, measured in results.items():
+        ratios = sorted(m["seconds"] / o["seconds"] for m, o in zip(measured, results["ours"]))
+        whole = sorted(
+            (m["seconds"] + m["set_up"]) / (o["seconds"] + o["set_up"]) for m, o in zip(measured, results["ours"])
+        )
+        table[name] = {
+            "seconds": statistics.median(m["seconds"] for m in measured),
+            "set_up": statistics.median(m["set_up"] for m in measured),
+            "times_ours": [ratios[0], statistics.median(ratios), ratios[-1]],
+            "times_ours_with_reference": [whole[0], statistics.median(whole), whole[-1]],
+            "peak_mb": statistics.median(m["peak_mb"] for m in measured),
+            "held_out_loss": measured[0]["loss"],
+        }
+    tokens = {"shortest": lengths[0], "median": statistics.median(lengths), "longest": lengths[-1]}
+    return {"examples": examples, "batch": BATCH, "rounds": rounds, "tokens": tokens, "table": table}
+
+
+def main() -> None:
+    """Measure, print, record and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="*", default=["sft", "dpo"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--examples", type=int, default=24)
+    chosen = parser.parse_args()
+    from course_utils import figures
+
+    peak = peak_flops()
+    for kind in chosen.kinds:
+        result = compare(kind, chosen.rounds, chosen.examples)
+        result["matrix_product_peak_gflops"] = peak / 1e9
+        for name, row in result["table"].items():
+            low, median, high = row["times_ours"]
+            print(f"{name:<20} {row['seconds']:6.1f} s  {median:.2f}x ours [{low:.2f}, {high:.2f}]  "
+                  f"+{row['peak_mb']:.0f} MB  loss {row['held_out_loss']:.4f}")  # fmt: skip
+        file = write_record(f"speed-{kind}", result)
+        times = {name: row["times_ours"][1] for name, row in result["table"].items()}
+        figures.bars(times, f"{kind.upper()}: time of an epoch, ours = 1", "median of paired ratios").save(
+            str(Path(RECORDS) / f"{file.stem}.png")
+        )
+
+
+if __name__ == "__main__":
+    main()
