@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 LAB_ARGS ?=
 
-.PHONY: lab test test-quick test-oldest notebooks soak setup clean
+.PHONY: lab test test-quick test-oldest notebooks bench soak clean
 
 lab: $(VENV)/.lab
 	$(BIN)/course lab $(LAB_ARGS)
@@ -29,10 +29,16 @@ test-oldest: $(VENV)-oldest/.test
 notebooks: $(VENV)/.test
 	$(BIN)/course build
 
-# Proofs that take long: three seeds instead of one, 50 prompts merged and unmerged. Writes dated records.
+# Our training loop beside TRL's and a plain one, in turns. Writes dated tables and figures.
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/speed.py sft dpo
+
+# Proofs that take long: three seeds instead of one, 50 prompts, 20 SIGKILLs. Writes dated records.
 soak: $(VENV)/.test
 	$(BIN)/python benchmarks/lora_seeds.py
 	$(BIN)/python benchmarks/merged_tokens.py
+	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python benchmarks/behaviour.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

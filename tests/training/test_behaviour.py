@@ -96,19 +96,20 @@ def test_a_reward_model_ranks_held_out_pairs():
     assert ranked == pytest.approx(history.metric("accuracy", validation=True)[-1], abs=0.07)
 
 
+PPO_PROMPTS = [
+    [{"role": "user", "content": text}] for text in ("Tell me a story.", "Describe the sea.", "Who are you?", "What is tea?")
+] * 8
+
+
+def few_letters_e(_prompts, answers):
+    """How little of an answer is the letter e: nothing anyone wants, easy to see through, and easy to overdo."""
+    return [-10 * answer.count("e") / max(1, len(answer)) for answer in answers]
+
+
 def test_ppo_raises_the_reward():
-    """The reward: how little of the answer is letters e. Nothing anyone wants, and easy to see through."""
-    prompts = [
-        [{"role": "user", "content": text}]
-        for text in ("Tell me a story.", "Describe the sea.", "Who are you?", "What is tea?")
-    ] * 8
     model, tokenizer = adapted()
-
-    def reward(_prompts, answers):
-        return [-10 * answer.count("e") / max(1, len(answer)) for answer in answers]
-
-    objective = training.PPO(reward=reward, kl=0.02, max_new_tokens=16)
-    history = training.fit(model, tokenizer, prompts, objective=objective, settings=training.Settings(
+    objective = training.PPO(reward=few_letters_e, kl=0.02, max_new_tokens=16)
+    history = training.fit(model, tokenizer, PPO_PROMPTS, objective=objective, settings=training.Settings(
         learning_rate=1e-3, batch_size=16, max_steps=12, schedule="constant"))  # fmt: skip
     rewards = history.metric("reward")
     assert rewards[-1] > rewards[0]

@@ -1,0 +1,78 @@
+"""What each objective promises, with three seeds on the packaged model: margins, accuracies, rewards, KL; before and after.
+
+    python benchmarks/behaviour.py [SEED ...]
+
+The tasks are those of tests/training/test_behaviour.py. PPO runs twice, with its KL term and without: without it the policy
+runs away from the reference.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from common import RECORDS, write_record
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "training"))
+import test_behaviour as tasks
+
+from course_utils import figures, training
+from course_utils.data_prep import load_task
+
+
+def preferences(objective, seed: int) -> dict:
+    """DPO or ORPO: loss, and held-out margin and accuracy, first and last."""
+    task = load_task("support_tickets", tasks.FIELDS)
+    model, tokenizer = tasks.adapted(seed)
+    settings = training.Settings(learning_rate=5e-4, batch_size=8, max_steps=6, schedule="constant", seed=seed)
+    train, held_out = tasks.preferences(task, "train", 48), tasks.preferences(task, "validation", 16)
+    history = training.fit(model, tokenizer, train, held_out, objective, settings)
+    return {"loss": [history.losses[0], history.losses[-1]], **_ends(history, "margin", "accuracy")}
+
+
+def reward_model(seed: int) -> dict:
+    """Reward model: held-out margin and accuracy, first and last."""
+    from peft import LoraConfig, get_peft_model
+
+    from course_utils import models
+
+    task = load_task("support_tickets", tasks.FIELDS)
+    model, tokenizer = models.load_reward(tier="cpu", seed=seed)
+    config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
+    settings = training.Settings(learning_rate=3e-4, batch_size=8, max_steps=8, schedule="constant", seed=seed)
+    train, held_out = tasks.preferences(task, "train", 64), tasks.preferences(task, "validation", 16)
+    history = training.fit(get_peft_model(model, config), tokenizer, train, held_out, training.Reward(), settings)
+    return {"loss": [history.losses[0], history.losses[-1]], **_ends(history, "margin", "accuracy")}
+
+
+def ppo(seed: int, kl: float, steps: int = 20) -> dict:
+    """PPO on the test's reward: mean reward and KL of each rollout."""
+    model, tokenizer = tasks.adapted(seed)
+    objective = training.PPO(reward=tasks.few_letters_e, kl=kl, max_new_tokens=16)
+    settings = training.Settings(learning_rate=1e-3, batch_size=16, max_steps=steps, schedule="constant", seed=seed)
+    history = training.fit(model, tokenizer, tasks.PPO_PROMPTS, objective=objective, settings=settings)
+    return {"reward": history.metric("reward"), "kl": history.metric("kl")}
+
+
+def _ends(history, *names: str) -> dict:
+    series = {name: history.metric(name, validation=True) for name in names}
+    return {name: [values[0], values[-1]] for name, values in series.items()}
+
+
+if __name__ == "__main__":
+    seeds = [int(text) for text in sys.argv[1:]] or [0, 1, 2]
+    found: dict[str, list] = {"dpo": [], "orpo": [], "reward": [], "ppo": [], "ppo_without_kl": []}
+    for seed in seeds:
+        found["dpo"].append(preferences(training.DPO(), seed))
+        found["orpo"].append(preferences(training.ORPO(beta=0.5), seed))
+        found["reward"].append(reward_model(seed))
+        found["ppo"].append(ppo(seed, kl=0.1))
+        found["ppo_without_kl"].append(ppo(seed, kl=0.0))
+        print(seed, {name: runs[-1] for name, runs in found.items()}, flush=True)
+    file = write_record("behaviour", {"seeds": seeds, **found})
+    rollouts = range(1, len(found["ppo"][0]["kl"]) + 1)
+    curves = {name: (rollouts, found[name][0]["kl"]) for name in ("ppo", "ppo_without_kl")}
+    figures.lines(curves, "KL to the reference, with and without its price", "rollout", "nats an answer").save(
+        str(RECORDS / f"{file.stem}.png")
+    )
