@@ -32,6 +32,7 @@ notebooks: $(VENV)/.test
 # Our training loop beside TRL's and a plain one, in turns. Writes dated tables and figures.
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/speed.py sft dpo
+	$(BIN)/python benchmarks/scaling.py
 
 # Proofs that take long: three seeds instead of one, 50 prompts, 20 SIGKILLs. Writes dated records.
 soak: $(VENV)/.test

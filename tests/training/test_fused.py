@@ -140,3 +140,31 @@ def test_what_it_does_not_cover_is_left_to_peft(batch, case):
     expected = output()
     with fused(model, ("lora", "mlp")):
         assert torch.equal(output(), expected)
+
+
+def test_the_head_takes_hidden_states_that_were_turned_into_float32():
+    """As Accelerate does with every output of a model in float16."""
+    import torch
+
+    model = with_lora(tiny_llama().to(torch.bfloat16))
+    hidden = torch.randn(5, 32, dtype=torch.float32, requires_grad=True)
+    labels = torch.arange(5)
+    expected = head.log_probabilities(model, hidden.bfloat16() @ model.get_output_embeddings().weight.T, labels)
+    with fused(model, ("head",)):
+        found = head.log_probabilities(model, hidden, labels)
+    assert torch.allclose(found, expected, atol=1e-2)
+    found.sum().backward()
+    assert hidden.grad.dtype == torch.float32
+    assert hidden.grad.abs().sum() > 0
+
+
+def test_generation_gets_logits_even_while_the_head_passes_hidden_states_on(batch):
+    import torch
+
+    model = with_lora(tiny_llama())
+    ids = batch["input_ids"][:1]
+    with torch.no_grad(), fused(model, ("head",)):
+        assert model(input_ids=ids).logits.shape[-1] == 32
+        with head.logits(model):
+            assert model(input_ids=ids).logits.shape[-1] == 49152
+        assert model(input_ids=ids).logits.shape[-1] == 32

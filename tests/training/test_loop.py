@@ -149,3 +149,70 @@ def test_history_says_and_draws_what_happened(tokenizer):
     assert figure.png.startswith(b"\x89PNG")
     assert "in 4 steps" in figure.alt
     assert history.tokens > history.scored_tokens > 0
+
+
+def test_float16_on_a_cpu_is_refused(tokenizer):
+    with pytest.raises(CourseError, match="float16 on a CPU"):
+        run(tokenizer, model=with_lora(tiny_llama().half()))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "advice"), [(4, "lower Settings\\(piece_tokens=5000\\)"), (1, "lower Settings\\(max_length=1024\\)")]
+)
+def test_out_of_memory_says_what_to_lower_and_how_much_it_was(tokenizer, monkeypatch, batch_size, advice):
+    """A stand-in for the allocator's refusal, which cannot be had here without hurting the machine."""
+    import torch
+
+    def refuse(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(training.SFT, "loss", refuse)
+    with pytest.raises(CourseError, match=rf"out of memory at step 1: {batch_size} example.* GB of activations .*{advice}"):
+        run(tokenizer, batch_size=batch_size, piece_tokens=5000)
+
+
+def test_other_errors_are_not_taken_for_it(tokenizer, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(training.SFT, "loss", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run(tokenizer)
+
+
+def test_a_set_with_one_completion_only_is_remarked_upon(tokenizer):
+    with pytest.warns(UserWarning, match="every training example has the same completion"):
+        _, history = run(tokenizer, data=[conversation(f"Question {i}", "Yes") for i in range(5)], max_steps=1)
+    assert any("same completion" in note for note in history.notes)
+
+
+def test_in_a_notebook_the_bar_and_the_curve_are_rewritten_in_place(tokenizer, monkeypatch):
+    """IPython's display stood in for; that the built notebook looks right is seen in the browser test."""
+    import IPython.display
+
+    from course_utils.training import progress
+
+    shown = []
+
+    class Handle:
+        def __init__(self, number):
+            self.number = number
+
+        def update(self, html):
+            shown.append((self.number, html.data))
+
+    def display(html, display_id):
+        shown.append((len({n for n, _ in shown}), html.data))
+        return Handle(shown[-1][0])
+
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    monkeypatch.setattr(progress, "CURVE_SECONDS", 0)
+    monkeypatch.setattr(progress, "REFRESH_SECONDS", 0)
+    monkeypatch.setattr(IPython.display, "display", display)
+    run(tokenizer, max_steps=6)
+    bars, curves = ([data for number, data in shown if number == which] for which in (0, 1))
+    assert "step 6 of 6" in bars[-1]
+    assert "left" in bars[1]
+    assert "left" not in bars[-1]
+    assert 'alt="Line chart, Loss while training' in curves[0]
+    assert curves[-1] == ""  # the finished run draws itself

@@ -103,6 +103,7 @@ def log_probabilities(model, hidden_or_logits, labels):
     """
     head = vars(_owner(model).get_output_embeddings()).get("forward")
     if isinstance(head, HiddenStates):
-        return LogProbabilities.apply(hidden_or_logits, head.weight, labels)
+        # Accelerate turns a float16 model's outputs into float32
+        return LogProbabilities.apply(hidden_or_logits.to(head.weight.dtype), head.weight, labels)
     table = torch.log_softmax(hidden_or_logits, dim=-1, dtype=torch.float32)
     return table.gather(1, labels[:, None])[:, 0]
