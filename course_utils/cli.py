@@ -59,7 +59,10 @@ def _lab(options) -> int:
         raise CourseError(f"JupyterLab is not installed: pip install '{assets.DISTRIBUTION}[lab]'")
     models.prepare_packaged_model()
     folder = _working_copies()
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", *options.further]
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command += ["--allow-root"]  # a container's only user: Jupyter would refuse to start, and says so after all set-up
+    command += options.further
     os.execv(sys.executable, command)
 
 

@@ -21,7 +21,7 @@ def lab(tmp_path_factory, packaged):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     home = tmp_path_factory.mktemp("home")
-    options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token="]
+    options = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token="]
     log = (home / "log").open("w")
     server = subprocess.Popen(
         [sys.executable, "-m", "course_utils.cli", "lab", *options],

@@ -48,8 +48,7 @@ print("kind:", device.kind, "| tier:", device.tier, "| weights in:", device.dtyp
 
 # %%
 # One place for what differs between tiers. Learning rates: the smaller the model, the higher (measured here on the CPU
-# tier only; the others follow published sweeps). The small model answers without the record's summary: half of the training
-# time would go into sentences that it writes badly.
+# tier only; the others follow published sweeps). The small model leaves out the record's summary, its longest field.
 FIELDS = ["category", "escalation", "product", "order_id"]
 FIELDS_ALL = [*FIELDS, "summary"]
 PLAN = {
