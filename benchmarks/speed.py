@@ -4,7 +4,9 @@
 
 Each round every contender trains a fresh adapter (same seed) on the same examples once; the order rotates, so that a busy
 machine hurts all alike. What counts is the time of an epoch; ratios are taken round by round. Memory is what the process's
-resident size grows by at its highest. The final loss is taken on held-out examples by one and the same function.
+resident size grows by at its highest. Before the rounds each contender trains once on more examples (`--long`), and the loss of
+its adapter is taken on held-out examples by one and the same function. Useful operations are those that no way of doing it
+can leave out (every token once, no padding, no recomputing), over the time and over what a large matrix product reaches here.
 """
 
 from __future__ import annotations
@@ -27,6 +29,20 @@ from course_utils.training.batching import Encoded
 BATCH = 8
 RATE = 5e-4
 LENGTH = 1024
+
+
+def useful_operations(kind: str, model, examples: list[Encoded]) -> float:
+    """Of one epoch: LoRA's 4 N + 6 L a token, the head on scored tokens, attention; for DPO its reference's forward pass too."""
+    config = model.config
+    frozen = sum(p.numel() for n, p in model.named_parameters() if "_proj.weight" in n or "base_layer.weight" in n)
+    trained = sum(16 * (m.in_features + m.out_features) for n, m in model.named_modules() if n.endswith("_proj"))
+    head, width = config.vocab_size * config.hidden_size, config.num_hidden_layers * config.hidden_size
+    total = 0.0
+    for example in examples:
+        tokens, scored = len(example), example.scored
+        forward = 2 * frozen * tokens + 2 * head * scored + 2 * width * tokens * tokens  # half of all pairs: causal
+        total += 2 * forward + 2 * width * tokens * tokens + 6 * trained * tokens + (forward if kind == "dpo" else 0)
+    return total
 
 
 def chats(count: int, seed: int = 0) -> list[dict]:
@@ -194,23 +210,31 @@ def contenders(kind: str) -> list[Contender]:
     ]
 
 
-def compare(kind: str, rounds: int, examples: int) -> dict:
+def compare(kind: str, rounds: int, examples: int, long: int) -> dict:
     """Run all contenders in turns; medians, quartiles of the ratios to ours."""
     from course_utils.attention import register
 
     register()
-    everything = chats(examples + 16)
-    rows, held_out = everything[:examples], everything[examples:]
+    everything = chats(long + 16)
+    rows, held_out = everything[:examples], everything[long:]
     those = contenders(kind)
-    lengths = sorted(len(e) for e in (training.DPO().encode(those[0].tokenizer, r, LENGTH, "x") for r in rows))
+    objective = training.DPO() if kind == "dpo" else training.SFT()
+    encoded = [
+        objective.encode(those[0].tokenizer, r if kind == "dpo" else r["prompt"] + r["chosen"], LENGTH, "x") for r in rows
+    ]
+    lengths = sorted(map(len, encoded))
+    operations = useful_operations(kind, those[0].base, encoded)
     results: dict[str, list[dict]] = {c.name: [] for c in those}
-    for number in range(rounds + 1):
+    losses = {}
+    for contender in those:  # the run whose loss counts comes first: it warms up too
+        losses[contender.name] = contender.epoch(everything[:long], held_out)["loss"]
+        print(f"{kind} {long} examples, {contender.name}: held-out loss {losses[contender.name]:.4f}", flush=True)
+    for number in range(rounds):
         for contender in those[number % len(those) :] + those[: number % len(those)]:
             measured = contender.epoch(rows, held_out)
             print(f"{kind} round {number} {contender.name}: {measured}", flush=True)
-            if number:  # the first round warms up
-                results[contender.name].append(measured)
-    table = {}
+            results[contender.name].append(measured)
+    peak, table = peak_flops(), {}
     for name, measured in results.items():
         ratios = sorted(m["seconds"] / o["seconds"] for m, o in zip(measured, results["ours"]))
         whole = sorted(
@@ -222,10 +246,14 @@ def compare(kind: str, rounds: int, examples: int) -> dict:
             "times_ours": [ratios[0], statistics.median(ratios), ratios[-1]],
             "times_ours_with_reference": [whole[0], statistics.median(whole), whole[-1]],
             "peak_mb": statistics.median(m["peak_mb"] for m in measured),
-            "held_out_loss": measured[0]["loss"],
+            "share_of_peak": operations / peak / statistics.median(m["seconds"] + m["set_up"] for m in measured),
+            "held_out_loss": losses[name],
         }
     tokens = {"shortest": lengths[0], "median": statistics.median(lengths), "longest": lengths[-1]}
-    return {"examples": examples, "batch": BATCH, "rounds": rounds, "tokens": tokens, "table": table}
+    return {
+        "examples": examples, "batch": BATCH, "rounds": rounds, "long": long, "tokens": tokens,
+        "matrix_product_peak_gflops": peak / 1e9, "table": table,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -234,17 +262,16 @@ def main() -> None:
     parser.add_argument("kinds", nargs="*", default=["sft", "dpo"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--examples", type=int, default=24)
+    parser.add_argument("--long", type=int, default=48, help="examples of the run whose loss is compared")
     chosen = parser.parse_args()
     from course_utils import figures
 
-    peak = peak_flops()
     for kind in chosen.kinds:
-        result = compare(kind, chosen.rounds, chosen.examples)
-        result["matrix_product_peak_gflops"] = peak / 1e9
+        result = compare(kind, chosen.rounds, chosen.examples, chosen.long)
         for name, row in result["table"].items():
             low, median, high = row["times_ours"]
             print(f"{name:<20} {row['seconds']:6.1f} s  {median:.2f}x ours [{low:.2f}, {high:.2f}]  "
-                  f"+{row['peak_mb']:.0f} MB  loss {row['held_out_loss']:.4f}")  # fmt: skip
+                  f"+{row['peak_mb']:.0f} MB  loss {row['held_out_loss']:.4f}  {100 * row['share_of_peak']:.0f} % of peak")  # fmt: skip
         file = write_record(f"speed-{kind}", result)
         times = {name: row["times_ours"][1] for name, row in result["table"].items()}
         figures.bars(times, f"{kind.upper()}: time of an epoch, ours = 1", "median of paired ratios").save(

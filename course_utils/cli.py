@@ -35,6 +35,28 @@ def main(arguments: list[str] | None = None) -> int:
     fetch = commands.add_parser("fetch", help="fetch and convert the CPU model; after that no network is needed")
     fetch.set_defaults(run=_fetch)
 
+    estimate = commands.add_parser("estimate", help="will it fit? the memory of a training step, before it runs")
+    estimate.add_argument("--model", required=True, help="a known name, a folder, or owner/model on the hub; never its weights")
+    estimate.add_argument("--method", default="lora", help="full, lora or qlora")
+    estimate.add_argument("--gpu", help="say whether it fits on this card, and if not, what to change")
+    estimate.add_argument("--rank", type=int, default=16)
+    estimate.add_argument("--target-modules", default="all-linear", help="all-linear, or names with commas between")
+    estimate.add_argument("--batch-size", type=int, default=1)
+    estimate.add_argument("--length", type=int, default=1024, help="tokens a sequence")
+    estimate.add_argument("--accumulation", type=int, default=1)
+    estimate.add_argument("--precision", default="bf16", help="bf16, fp16, fp32 or amp (float32 weights, bf16 products)")
+    estimate.add_argument("--optimizer", default="adamw", help="adamw, adamw_8bit, paged_adamw_8bit or sgd")
+    estimate.add_argument("--attention", default="sdpa", help="sdpa or eager")
+    estimate.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
+    estimate.add_argument("--objective", default="sft", help="sft, dpo or ppo")
+    estimate.add_argument("--separate-reference", action="store_true", help="DPO's or PPO's reference is a model of its own")
+    estimate.add_argument("--processes", type=int, default=1)
+    estimate.add_argument("--sharding", default="ddp", help="ddp or fsdp")
+    estimate.add_argument("--loop", default="transformers", help="transformers (as TRL) or course (training.fit)")
+    estimate.add_argument("--trace", action="store_true", help="exactly, by tracing the step; takes seconds to minutes")
+    estimate.add_argument("--json", action="store_true", help="for programs")
+    estimate.set_defaults(run=_estimate)
+
     doctor = commands.add_parser("doctor", help="what this machine is, what fits, and what to mend")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
@@ -105,6 +127,23 @@ def _build(options) -> int:
         return 1 if stale else 0
     for section in sections:
         notebooks.build(section)
+    return 0
+
+
+def _estimate(options) -> int:
+    from course_utils import memory
+
+    taken = {name: value for name, value in vars(options).items() if name in memory.Plan.__dataclass_fields__}
+    if taken["target_modules"] != "all-linear":
+        taken["target_modules"] = tuple(name.strip() for name in taken["target_modules"].split(","))
+    found = memory.estimate(options.model, way="trace" if options.trace else "formula", **taken)
+    said = memory.advice(found, options.model, options.gpu) if options.gpu else None
+    if options.json:
+        print(json.dumps(found.as_dict() | ({"gpu": options.gpu, "fits": found.fits(options.gpu), "advice": said} if said else {})))
+    else:
+        print(found)
+        if said:
+            print(f"  {said}")
     return 0
 
 

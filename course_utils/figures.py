@@ -143,6 +143,30 @@ def lines(
         return Figure(figure, f"Line chart, {title}; {xlabel} against {ylabel}. " + "; ".join(words) + ".")
 
 
+def points(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    log_x: bool = False,
+) -> Figure:
+    """Points without lines: name → (x values, y values)."""
+    import matplotlib
+
+    words = []
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _new()
+        for i, (name, (x, y)) in enumerate(series.items()):
+            axes.plot(x, y, color=COLOURS[i % 7], ls="", marker=MARKERS[i % 7], ms=5, alpha=0.8, label=name)
+            words.append(f"{name}: {len(y)} points from {min(y):.3g} to {max(y):.3g}")
+        if log_x:
+            axes.set_xscale("log")
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        if len(series) > 1:
+            axes.legend()
+        return Figure(figure, f"Points, {title}; {xlabel} against {ylabel}. " + "; ".join(words) + ".")
+
+
 def bars(values: Mapping[str, float], title: str, xlabel: str, limits: Mapping[str, float] | None = None) -> Figure:
     """Horizontal bars: name → value, with optional named vertical lines (a card's memory, say)."""
     import matplotlib

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from course_utils import attention, hardware
+from course_utils import quantization as four_bit
 from course_utils.errors import CourseError
 
 
@@ -71,13 +72,15 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 
 
-def load(name: str | None = None, tier: str | None = None, dtype=None):
+def load(name: str | None = None, tier: str | None = None, dtype=None, quantization: str | None = None):
     """Load a causal language model and its tokenizer, ready for generation, on this machine's device.
 
     Args:
         name: a name in `TIERS`, a local folder, or `owner/model` on the hub. None takes the tier's model.
         tier: "cpu", "t4" or "a100"; None takes the machine's own (`hardware.detect`).
         dtype: `torch.dtype` of the weights; None takes the format that is fast here.
+        quantization: "nf4" or "fp4" for a base with its linear layers in 4 bits (QLoRA; needs the extra `qlora`); `dtype` is
+            then the format of products and of all other weights.
 
     Returns:
         (model, tokenizer): a `transformers.PreTrainedModel` in eval mode, and its tokenizer.
@@ -85,7 +88,7 @@ def load(name: str | None = None, tier: str | None = None, dtype=None):
     Raises:
         CourseError: unknown tier or name, no network, no permission, no space: each with what to do next.
     """
-    return _load("AutoModelForCausalLM", name, tier, dtype)
+    return _load("AutoModelForCausalLM", name, tier, dtype, quantization)
 
 
 def load_reward(name: str | None = None, tier: str | None = None, dtype=None, seed: int = 0):
@@ -121,7 +124,7 @@ def load_reward(name: str | None = None, tier: str | None = None, dtype=None, se
     return model, tokenizer
 
 
-def _load(kind: str, name: str | None, tier: str | None, dtype, **options):
+def _load(kind: str, name: str | None, tier: str | None, dtype, quantization: str | None = None, **options):
     if tier is not None and tier not in TIERS:
         raise CourseError(f"unknown tier {tier!r}; the tiers are {', '.join(TIERS)} (see `course doctor` for yours)")
     # oneDNN keeps a compiled kernel for each shape it has met, 1,024 of them by default. Fewer cost no time (measured with
@@ -131,6 +134,8 @@ def _load(kind: str, name: str | None, tier: str | None, dtype, **options):
     chosen = name or TIERS[tier or device.tier].name
     source = resolve(chosen)
     dtype = dtype or device.torch_dtype()
+    if quantization is not None:
+        options |= {"quantization_config": four_bit.config(quantization, dtype), "device_map": {"": device.kind}}
 
     with _quiet_transformers():
         try:
@@ -139,6 +144,9 @@ def _load(kind: str, name: str | None, tier: str | None, dtype, **options):
                 model.set_attn_implementation(attention.register())
         except (OSError, ValueError) as error:
             raise CourseError(_hub_message(chosen, error)) from error
+    if quantization is not None:
+        four_bit.guard(model)
+        return model.eval(), tokenizer
     return model.to(device.kind).eval(), tokenizer
 
 
@@ -154,6 +162,27 @@ def resolve(name: str) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"the course's models are {', '.join(known)}."
     raise CourseError(f"unknown model {name!r}: no such folder here and not of the form owner/model; {hint}")
+
+
+def configuration(name: str):
+    """A model's `transformers` configuration, without its weights.
+
+    Raises:
+        CourseError: as `load`.
+    """
+    from transformers import AutoConfig
+
+    source = resolve(name)
+    try:
+        if Path(source).is_dir():
+            return AutoConfig.from_pretrained(source)
+        try:
+            return AutoConfig.from_pretrained(source, local_files_only=True)
+        except (OSError, ValueError):
+            _ask_hub(source)
+            return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise CourseError(_hub_message(name, error)) from error
 
 
 def cache_folder() -> Path:

@@ -52,6 +52,7 @@ FIGURES = {
     "curve": lambda: figures.learning_curve({"run": _history()}),
     "intervals": lambda: figures.intervals({"base": {"valid": proportion([True, False])}}, "t"),
     "lines": lambda: figures.lines({"a": ([1, 2, 4], [3, 2, 1])}, "t", "x", "y", log_x=True),
+    "points": lambda: figures.points({"a": ([1, 2, 4], [3, 2, 1])}, "t", "x", "y", log_x=True),
     "bars": lambda: figures.bars({"a": 1.5, "b": 2.5}, "t", "GB", limits={"T4": 15}),
     "diagram": figures.lora_diagram,
 }
@@ -72,6 +73,7 @@ def test_alt_texts_give_the_values():
     assert "a: 1.5; b: 2.5" in FIGURES["bars"]().alt
     assert "training loss from 3.00 to 1.00" in FIGURES["curve"]().alt
     assert "4 → 1" in FIGURES["lines"]().alt
+    assert "a: 3 points from 1 to 3" in FIGURES["points"]().alt
     assert "50.0 % [9.5, 90.5]" in FIGURES["intervals"]().alt
 
 

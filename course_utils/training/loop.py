@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
+from course_utils import quantization
 from course_utils.errors import CourseError
 from course_utils.training.batching import Encoded, batches, by_completion, pieces, token_log_probabilities
 from course_utils.training.checkpoints import Checkpoints, State, random_states, restore_random_states
@@ -78,6 +79,7 @@ class _Run:
         self.best_step: int | None = None
         self.largest = (0, 0)  # examples and padded tokens of the piece at work, for the sentence about memory
         self.step = 0
+        quantization.guard(model)
         objective.attach(model)
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 y = x Wᵀ + s (x Aᵀ) Bᵀ with s = alpha / r. PEFT composes it from separate operations, each of which keeps its input, in
 float32 where the adapter is float32. Here the layer keeps its input once, in the base's format, and the r-wide product
 beside it. In bfloat16 the two small products run in bfloat16 too, as they would under autocast, while A, B and their
-optimiser state stay float32.
+optimiser state stay float32. A 4-bit weight is turned back for each of its products and not kept.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import torch
 from peft.tuners.lora import Linear
+
+from course_utils.quantization import dense, is_four_bit
 
 
 class Adapter(NamedTuple):
@@ -31,13 +33,17 @@ def replacements(model) -> Iterator[tuple[torch.nn.Module, Callable]]:
 
 
 def is_plain(module) -> bool:
-    """Whether a module is a LoRA layer over an unquantised linear layer, without bias, DoRA or the like in the adapter."""
+    """Whether a module is a LoRA layer over a 16-, 32- or 4-bit linear layer, without bias, DoRA or the like in the adapter."""
     return (
-        type(module) is Linear
-        and type(module.get_base_layer()) is torch.nn.Linear
+        (type(module) is Linear and type(module.get_base_layer()) is torch.nn.Linear or _over_four_bits(module))
         and not any(module.lora_bias.values())
         and not any(getattr(module, "use_dora", {}).values())
     )
+
+
+def _over_four_bits(module) -> bool:
+    # PEFT's class of that name; importing it would need bitsandbytes
+    return type(module).__name__ == "Linear4bit" and hasattr(module, "lora_A") and is_four_bit(module.get_base_layer())
 
 
 def active_adapter(module, x) -> Adapter | None:
@@ -47,13 +53,18 @@ def active_adapter(module, x) -> Adapter | None:
         len(active) != 1
         or module.disable_adapters
         or module.merged
-        or x.dtype != module.get_base_layer().weight.dtype
+        or x.dtype != _product_dtype(module.get_base_layer())
         or torch.is_autocast_enabled(x.device.type)
         or (module.training and getattr(module.lora_dropout[active[0]], "p", 0.0) > 0)
     ):
         return None
     name = active[0]
     return Adapter(module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name])
+
+
+def _product_dtype(layer):
+    """The format a layer computes in; a 4-bit one stores bytes, and is told by its input unless it was told before."""
+    return layer.compute_dtype if is_four_bit(layer) else layer.weight.dtype
 
 
 def _forward(module, original):
@@ -74,7 +85,7 @@ class LoraLinear(torch.autograd.Function):
     def forward(ctx, x, weight, bias, a, b, scaling):
         flat = x.reshape(-1, x.shape[-1])
         u = flat @ a.to(x.dtype).T
-        y = torch.nn.functional.linear(flat, weight, bias)
+        y = torch.nn.functional.linear(flat, dense(weight, x.dtype), bias)
         y.addmm_(u, b.to(x.dtype).T, alpha=scaling)
         ctx.save_for_backward(flat, u, weight, a, b)
         ctx.scaling, ctx.shape = scaling, x.shape
@@ -89,5 +100,5 @@ class LoraLinear(torch.autograd.Function):
         grad_b = (g.T @ u).to(b.dtype).mul_(ctx.scaling)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (g @ weight).addmm_(gu, a.to(g.dtype)).view(ctx.shape)
+            grad_x = (g @ dense(weight, g.dtype)).addmm_(gu, a.to(g.dtype)).view(ctx.shape)
         return grad_x, None, None, grad_a, grad_b, None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 
+from course_utils.quantization import dense
 from course_utils.training.fused.lora import active_adapter, is_plain
 
 NAMES = ("gate_proj", "up_proj", "down_proj")
@@ -49,11 +50,11 @@ class GatedBlock(torch.autograd.Function):
         a_both = torch.cat([a_gate, a_up]).to(kind)
         a_down, b_gate, b_up, b_down = a_down.to(kind), b_gate.to(kind), b_up.to(kind), b_down.to(kind)
         u_both = flat @ a_both.T
-        y_gate = (flat @ w_gate.T).addmm_(u_both[:, :rank], b_gate.T, alpha=s_gate)
-        y_up = (flat @ w_up.T).addmm_(u_both[:, rank:], b_up.T, alpha=s_up)
+        y_gate = (flat @ dense(w_gate, kind).T).addmm_(u_both[:, :rank], b_gate.T, alpha=s_gate)
+        y_up = (flat @ dense(w_up, kind).T).addmm_(u_both[:, rank:], b_up.T, alpha=s_up)
         middle = F.silu(y_gate).mul_(y_up)
         u_down = middle @ a_down.T
-        y = (middle @ w_down.T).addmm_(u_down, b_down.T, alpha=s_down)
+        y = (middle @ dense(w_down, kind).T).addmm_(u_down, b_down.T, alpha=s_down)
         ctx.save_for_backward(flat, u_both, y_gate, y_up, u_down, w_gate, w_up, w_down, a_both, b_gate, b_up, a_down, b_down)
         ctx.factors, ctx.shape, ctx.kind = (s_gate, s_up, s_down), x.shape, a_gate.dtype
         return y.view(x.shape)
@@ -69,7 +70,7 @@ class GatedBlock(torch.autograd.Function):
         du_down = (g @ b_down).mul_(s_down)
         da_down = (du_down.T @ (active * y_up)).to(ctx.kind)
         db_down = (g.T @ u_down).to(ctx.kind).mul_(s_down)
-        d_middle = (g @ w_down).addmm_(du_down, a_down)
+        d_middle = (g @ dense(w_down, g.dtype)).addmm_(du_down, a_down)
 
         d_up = active.mul_(d_middle)
         d_gate = torch.ops.aten.silu_backward(d_middle.mul_(y_up), y_gate)
@@ -79,7 +80,7 @@ class GatedBlock(torch.autograd.Function):
         da_both = (du_both.T @ flat).to(ctx.kind)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = (d_gate @ w_gate).addmm_(d_up, w_up).addmm_(du_both, a_both).view(ctx.shape)
+            dx = (d_gate @ dense(w_gate, g.dtype)).addmm_(d_up, dense(w_up, g.dtype)).addmm_(du_both, a_both).view(ctx.shape)
         return (
             dx, None, None, None, da_both[:rank], db_gate, None, da_both[rank:], db_up, None, da_down, db_down, None,
         )  # fmt: skip

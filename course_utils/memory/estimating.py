@@ -1,0 +1,251 @@
+"""Will it fit? The memory of a training step before it runs: by the closed form, or exactly by tracing it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from course_utils.errors import CourseError
+from course_utils.memory import formula
+from course_utils.memory.plan import Plan
+from course_utils.memory.shape import Shape, configuration, shape
+
+# Memory as PyTorch reports it (`total_memory`), which is less than the card's name promises.
+GPUS = {
+    "t4": 15.8e9,
+    "rtx3060": 12.6e9,
+    "rtx4090": 25.3e9,
+    "l4": 23.8e9,
+    "a100-40gb": 42.4e9,
+    "a100": 85.1e9,
+    "h100": 85.0e9,
+    "h200": 150.0e9,
+}
+# On top of tensors on a GPU: the context and the libraries' workspaces, and what the allocator holds without using it. Not
+# measured here; fitcheck-llm found 141 MiB for a T4's bare context, 500 MiB and 5 % are what it adds where it knows nothing.
+CONTEXT = 0.5e9
+FRAGMENTATION = 0.05
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """What a training step holds at its highest, on one device. All sizes in bytes.
+
+    Attributes:
+        model: its name.
+        plan: what is trained how.
+        way: "formula" or "trace".
+        weights: of the base model; with FSDP this device's share and the blocks that are gathered.
+        adapter: of the LoRA matrices.
+        other_models: of a separate reference, and PPO's reward and value models.
+        gradients, optimizer, activations, logits: at that moment.
+        overhead: what comes on top of the tensors on a GPU.
+        phase: the moment of the peak.
+        warnings: what the reader should know about this estimate.
+    """
+
+    model: str
+    plan: Plan
+    way: str
+    weights: int
+    adapter: int
+    other_models: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    overhead: int
+    phase: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> int:
+        """What PyTorch's `max_memory_allocated` would say."""
+        return self.total - self.overhead
+
+    @property
+    def total(self) -> int:
+        """Everything."""
+        return sum(size for _, size in self.rows())
+
+    def rows(self) -> list[tuple[str, int]]:
+        """Name and bytes of each part."""
+        names = ("weights", "adapter", "other_models", "gradients", "optimizer", "activations", "logits", "overhead")
+        return [(name.replace("_", " "), getattr(self, name)) for name in names]
+
+    def fits(self, gpu: str) -> bool:
+        """Whether it fits on a card of GPUS."""
+        return self.total <= gpu_memory(gpu)
+
+    def as_dict(self) -> dict:
+        """Plain values, for JSON."""
+        return asdict(self) | {"total": self.total, "tensors": self.tensors, "plan": self.plan.as_dict()}
+
+    def __str__(self) -> str:
+        plan = self.plan
+        head = f"{self.model}, {plan.method}, batch {plan.batch_size} x {plan.length} tokens, {plan.precision}"
+        lines = [f"{head} ({self.way})"]
+        lines += [f"  {name:<13}{size / 1e9:>9.2f} GB" for name, size in self.rows() if size]
+        lines += [f"  {'total':<13}{self.total / 1e9:>9.2f} GB, highest at: {self.phase}"]
+        return "\n".join([*lines, *(f"  note: {text}" for text in self.warnings)])
+
+
+def estimate(model, method: str = "lora", way: str = "formula", **options) -> MemoryEstimate:
+    """Predict the peak memory of a training step, without the model's weights.
+
+    Args:
+        model: a name that the course knows (`memory.ARCHITECTURES`), a folder, `owner/model` on the hub, a `transformers`
+            configuration or a model.
+        method: "full", "lora" or "qlora".
+        way: "formula" (at once, for any size; see `formula`) or "trace" (seconds; runs the real step on tensors without
+            numbers; see `tracing`).
+        options: the other fields of `Plan`.
+
+    Returns:
+        MemoryEstimate for one device.
+
+    Raises:
+        CourseError: a model without configuration, options that cannot be, a target that matches no layer.
+    """
+    try:
+        plan = Plan(method=method, **options)
+    except TypeError as error:
+        known = ", ".join(Plan.__dataclass_fields__)
+        raise CourseError(f"{str(error).removeprefix('Plan.__init__() ')}; options are {known}") from error
+    if way not in ("formula", "trace"):
+        raise CourseError(f"way={way!r}: choose 'formula' or 'trace'")
+    sizes = shape(model)
+    if plan.method != "full":
+        sizes.targets(plan.target_modules)  # a name that matches nothing is an error before any arithmetic
+    warnings = []
+    if way == "trace":
+        parts = _trace(model, plan)
+    else:
+        parts = formula.parts(sizes, plan)
+        if not sizes.known:
+            warnings.append(
+                f"the closed form was not tested on the architecture of {sizes.name}: take it as a first idea, or trace it "
+                "(way='trace')"
+            )
+    return _on_one_device(sizes, plan, way, parts, warnings)
+
+
+def _trace(model, plan: Plan) -> formula.Parts:
+    import torch
+
+    from course_utils.memory import step, tracing
+
+    config = configuration(model)
+    if plan.loop != "transformers":
+        raise CourseError("tracing runs transformers' loop; for the course's own ask for way='formula'")
+    with torch.device("meta"):
+        built = step.build(config, plan)
+    found = tracing.trace(built, lambda m, tracker: step.run(m, plan, tracker), 512 if plan.device == "cuda" else 1)
+    sizes = {name: size for name, size in found.at_peak.items() if name in formula.Parts.__dataclass_fields__}
+    return formula.Parts(**sizes, phase=found.phase, moments={found.phase: found.peak})
+
+
+def _on_one_device(sizes: Shape, plan: Plan, way: str, parts: formula.Parts, warnings: list[str]) -> MemoryEstimate:
+    """From one device that does it all to one of several, with the other models of DPO and PPO."""
+    weights, adapter, gradients, optimizer = parts.weights, parts.adapter, parts.gradients, parts.optimizer
+    activations, others, count = parts.activations, 0, plan.processes
+    if plan.objective != "sft" and plan.separate_reference:
+        others += weights
+    if plan.objective == "ppo":
+        # reward model, frozen; value model, trained like the policy, whose activations come after the policy's
+        others += 2 * weights + adapter + optimizer + gradients
+        warnings.append(
+            "PPO: policy, value, reward" + (" and reference" if plan.separate_reference else "; reference is the policy "
+            "without adapter") + "; answers are generated in turns with training, with a cache that is not counted"
+        )  # fmt: skip
+    if count > 1 and plan.sharding == "fsdp":
+        gathered = 2 * max(sizes.block, sizes.embedding) * plan.bytes_per_weight
+        weights, others = weights // count + gathered, others // count
+        gradients, optimizer = gradients // count, optimizer // count
+        warnings.append("FSDP: shares, and two blocks gathered at a time; arithmetic, not measured")
+    elif count > 1:
+        trained = adapter or sizes.parameters * plan.bytes_per_weight
+        gradients += trained  # DistributedDataParallel's buckets
+        warnings.append("DDP: every device holds everything, and its gradients once more in buckets; not measured")
+    if plan.optimizer.startswith("paged"):
+        warnings.append("paged: the optimiser's share moves to the CPU's memory when the card is full")
+    overhead = 0
+    if plan.device == "cuda":
+        overhead = round(CONTEXT + FRAGMENTATION * (activations + parts.logits + gradients))
+        warnings.append("overhead is a rule (0.5 GB and 5 % of what comes and goes), not measured on your card")
+    return MemoryEstimate(
+        sizes.name, plan, way, weights, adapter, others, gradients, optimizer, activations, parts.logits, overhead,
+        parts.phase, tuple(warnings),
+    )  # fmt: skip
+
+
+def gpu_memory(gpu: str) -> float:
+    """Bytes of a card in GPUS.
+
+    Raises:
+        CourseError: an unknown card.
+    """
+    if gpu.lower() not in GPUS:
+        raise CourseError(f"unknown GPU {gpu!r}; known are {', '.join(GPUS)}")
+    return GPUS[gpu.lower()]
+
+
+# What to change, cheapest first: each with what it costs.
+CHANGES = (
+    ({"attention": "sdpa"}, "costs nothing"),
+    ({"batch_size": 1}, "with more accumulation the same step; a little slower"),
+    ({"checkpointing": True}, "about a third more time"),
+    ({"optimizer": "paged_adamw_8bit"}, "nearly the same result"),
+    ({"precision": "bf16"}, "half the bytes a weight"),
+    ({"method": "lora"}, "trains an adapter instead of all weights"),
+    ({"method": "qlora"}, "base in 4 bits; somewhat slower"),
+    ({"length": 0.5}, "halves the longest example"),
+    ({"length": 0.5}, "halves it again"),
+)
+
+
+def what_fits(model, gpu: str, method: str = "lora", **options) -> list[tuple[dict, MemoryEstimate]]:
+    """Changes, added one to the other from the cheapest on, until it fits; empty if it fits as it is.
+
+    Returns:
+        (changed options, estimate) after each change that made a difference; the last one fits, if any does.
+
+    Raises:
+        CourseError: as `estimate`, or an unknown card.
+    """
+    gpu_memory(gpu)
+    now = estimate(model, method, **options)
+    found, settings = [], {"method": method, **options}
+    for change, _ in CHANGES:
+        if now.fits(gpu):
+            break
+        change = {n: max(1, int(now.plan.length * v)) if n == "length" else v for n, v in change.items()}
+        if change.get("method") == "lora" and now.plan.method != "full":
+            continue
+        if "precision" in change and now.plan.bytes_per_weight == 2:
+            continue
+        candidate = settings | change
+        try:
+            after = estimate(model, **candidate)
+        except CourseError:
+            continue
+        if after.total < now.total:
+            settings, now = candidate, after
+            changed = {n: v for n, v in settings.items() if n != "model" and v != ({"method": method} | options).get(n)}
+            found.append((changed, now))
+    return found
+
+
+def advice(estimated: MemoryEstimate, model, gpu: str) -> str:
+    """One or two sentences: whether it fits, and if not, what to change so that it does."""
+    memory = gpu_memory(gpu)
+    if estimated.fits(gpu):
+        return f"fits on {gpu} ({memory / 1e9:.1f} GB) with {(memory - estimated.total) / 1e9:.1f} GB to spare"
+    options = {n: v for n, v in estimated.plan.as_dict().items() if n != "method"}
+    steps = what_fits(model, gpu, estimated.plan.method, **options)
+    text = f"does not fit on {gpu} ({memory / 1e9:.1f} GB): {(estimated.total - memory) / 1e9:.1f} GB too much"
+    if not steps or not steps[-1][1].fits(gpu):
+        return f"{text}, and no change of settings helps: take a smaller model or a larger card"
+    changed, after = steps[-1]
+    named = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+    return f"{text}; it would with {named}: {after.total / 1e9:.1f} GB"
+

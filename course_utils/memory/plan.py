@@ -1,0 +1,115 @@
+"""What is to be trained how: one checked description that the closed form and the trace share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from course_utils.errors import CourseError
+
+CHOICES = {
+    "method": ("full", "lora", "qlora"),
+    "precision": ("bf16", "fp16", "fp32", "amp"),
+    "optimizer": ("adamw", "adamw_8bit", "paged_adamw_8bit", "sgd"),
+    "attention": ("sdpa", "eager"),
+    "objective": ("sft", "dpo", "ppo"),
+    "sharding": ("ddp", "fsdp"),
+    "loop": ("transformers", "course"),
+    "device": ("cuda", "cpu"),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training step, as far as memory depends on it.
+
+    Attributes:
+        method: "full", "lora" (16- or 32-bit frozen base) or "qlora" (its linear layers in NF4, double quantisation).
+        rank: of the adapter.
+        target_modules: last parts of module names, or "all-linear".
+        batch_size: sequences (for DPO pairs) that go through the model at once, on one device.
+        length: tokens of each, padding included.
+        padded: sequences of a batch differ in length, so attention gets a mask: a table of all pairs, and each key and value
+            once a query head.
+        accumulation: batches per optimiser step; above one, gradients are there while the next batch is at work.
+        precision: "bf16" or "fp16" (the weights in 16 bits, adapters in float32), "fp32", or "amp" (weights in float32, products
+            in bfloat16 under autocast, which is TRL's default).
+        optimizer: "adamw", "adamw_8bit", "paged_adamw_8bit" or "sgd" (without momentum).
+        checkpointing: keep each block's input only, and compute the block again in the backward pass.
+        attention: "sdpa" (never builds the table of all pairs) or "eager" (does).
+        objective: "sft", "dpo" (two sequences a pair, and a reference) or "ppo" (four models).
+        separate_reference: DPO's or PPO's reference is a model of its own; otherwise it is the same one, adapter off.
+        processes: devices that train together.
+        sharding: "ddp" (each holds everything) or "fsdp" (each holds its share of weights, gradients and optimiser state).
+        loop: "transformers" (all logits, PEFT's layers: what TRL and most tutorials run) or "course" (`training.fit`: logits at
+            scored positions only, fused functions).
+        scored: share of the tokens that are scored; only the course's loop takes advantage of it.
+        device: "cuda" or "cpu"; it decides what comes on top of the tensors.
+    """
+
+    method: str = "lora"
+    rank: int = 16
+    target_modules: tuple[str, ...] | str = "all-linear"
+    batch_size: int = 1
+    length: int = 512
+    padded: bool = False
+    accumulation: int = 1
+    precision: str = "bf16"
+    optimizer: str = "adamw"
+    checkpointing: bool = False
+    attention: str = "sdpa"
+    objective: str = "sft"
+    separate_reference: bool = False
+    processes: int = 1
+    sharding: str = "ddp"
+    loop: str = "transformers"
+    scored: float = 1.0
+    device: str = "cuda"
+
+    def __post_init__(self):
+        """Refuse what cannot be, naming the argument."""
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise CourseError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
+        for name in ("rank", "batch_size", "length", "accumulation", "processes"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise CourseError(f"{name}={value!r}: must be a whole number of at least 1")
+        if not 0 < self.scored <= 1:
+            raise CourseError(f"scored={self.scored!r}: a share of the tokens, above 0 and at most 1")
+        if self.method == "qlora" and self.precision in ("fp32", "amp"):
+            raise CourseError("a 4-bit base computes in 16 bits: choose precision 'bf16', or 'fp16' on a T4")
+        if self.objective != "sft" and self.method == "full" and not self.separate_reference:
+            raise CourseError(
+                f"full fine-tuning by {self.objective.upper()} changes the only copy of the weights: its reference must be a "
+                "model of its own (separate_reference=True)"
+            )
+        if not isinstance(self.target_modules, str) or self.target_modules != "all-linear":
+            names: Sequence[str] = (
+                [self.target_modules] if isinstance(self.target_modules, str) else list(self.target_modules)
+            )
+            object.__setattr__(self, "target_modules", tuple(names))
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that go through the trained model at once."""
+        return self.batch_size * (2 if self.objective == "dpo" else 1)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the trained model at once."""
+        return self.sequences * self.length
+
+    @property
+    def bytes_per_value(self) -> int:
+        """Of an activation."""
+        return 4 if self.precision == "fp32" else 2
+
+    @property
+    def bytes_per_weight(self) -> int:
+        """Of a weight that is not quantised."""
+        return 4 if self.precision in ("fp32", "amp") else 2
+
+    def as_dict(self) -> dict:
+        """Plain values."""
+        return asdict(self)
