@@ -77,7 +77,9 @@ def unseen(count: int = 24) -> list[tuple[str, str, dict]]:
         }  # fmt: skip
         if method != "full":
             options["rank"] = dice.choice([4, 8, 16, 64])
-            options["target_modules"] = dice.choice(["all-linear", ("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj", "o_proj")])
+            options["target_modules"] = dice.choice(
+                ["all-linear", ("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj", "o_proj")]
+            )
         rows.append((dice.choice(["llama", "qwen2", "qwen3"]), size, options))
     return rows
 

@@ -36,7 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     fetch.set_defaults(run=_fetch)
 
     estimate = commands.add_parser("estimate", help="will it fit? the memory of a training step, before it runs")
-    estimate.add_argument("--model", required=True, help="a known name, a folder, or owner/model on the hub; never its weights")
+    estimate.add_argument(
+        "--model", required=True, help="a known name, a folder, or owner/model on the hub; never its weights"
+    )
     estimate.add_argument("--method", default="lora", help="full, lora or qlora")
     estimate.add_argument("--gpu", help="say whether it fits on this card, and if not, what to change")
     estimate.add_argument("--rank", type=int, default=16)
@@ -139,7 +141,11 @@ def _estimate(options) -> int:
     found = memory.estimate(options.model, way="trace" if options.trace else "formula", **taken)
     said = memory.advice(found, options.model, options.gpu) if options.gpu else None
     if options.json:
-        print(json.dumps(found.as_dict() | ({"gpu": options.gpu, "fits": found.fits(options.gpu), "advice": said} if said else {})))
+        print(
+            json.dumps(
+                found.as_dict() | ({"gpu": options.gpu, "fits": found.fits(options.gpu), "advice": said} if said else {})
+            )
+        )
     else:
         print(found)
         if said:

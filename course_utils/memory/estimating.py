@@ -189,50 +189,58 @@ def gpu_memory(gpu: str) -> float:
     return GPUS[gpu.lower()]
 
 
-# What to change, cheapest first: each with what it costs.
+# What to change, cheapest first: sdpa costs nothing; one example at a time with more accumulation is the same step;
+# checkpointing costs a third more time; 8-bit optimisers, adapters and a 4-bit base change the method; then examples are cut.
 CHANGES = (
-    ({"attention": "sdpa"}, "costs nothing"),
-    ({"batch_size": 1}, "with more accumulation the same step; a little slower"),
-    ({"checkpointing": True}, "about a third more time"),
-    ({"optimizer": "paged_adamw_8bit"}, "nearly the same result"),
-    ({"precision": "bf16"}, "half the bytes a weight"),
-    ({"method": "lora"}, "trains an adapter instead of all weights"),
-    ({"method": "qlora"}, "base in 4 bits; somewhat slower"),
-    ({"length": 0.5}, "halves the longest example"),
-    ({"length": 0.5}, "halves it again"),
+    {"attention": "sdpa"},
+    {"batch_size": 1},
+    {"checkpointing": True},
+    {"optimizer": "paged_adamw_8bit"},
+    {"precision": "bf16"},
+    {"method": "lora"},
+    {"method": "qlora"},
+    {"length": 512},
+    {"length": 256},
 )
 
 
-def what_fits(model, gpu: str, method: str = "lora", **options) -> list[tuple[dict, MemoryEstimate]]:
-    """Changes, added one to the other from the cheapest on, until it fits; empty if it fits as it is.
+def what_fits(model, gpu: str, method: str = "lora", **options) -> tuple[dict, MemoryEstimate]:
+    """The cheapest changes with which a step fits on a card.
+
+    Changes are added from the cheapest on until it fits; then each that it does not need is taken back, the dearest first.
 
     Returns:
-        (changed options, estimate) after each change that made a difference; the last one fits, if any does.
+        (changed options, estimate with them). No changes if it fits as it is; the estimate does not fit if nothing helps.
 
     Raises:
         CourseError: as `estimate`, or an unknown card.
     """
     gpu_memory(gpu)
-    now = estimate(model, method, **options)
-    found, settings = [], {"method": method, **options}
-    for change, _ in CHANGES:
-        if now.fits(gpu):
+    asked = {"method": method, **options}
+    plan = Plan(**asked)
+    changes: dict = {}
+
+    def tried(those: dict) -> MemoryEstimate:
+        return estimate(model, **(asked | those))
+
+    found = tried({})
+    for change in CHANGES:
+        if found.fits(gpu):
             break
-        change = {n: max(1, int(now.plan.length * v)) if n == "length" else v for n, v in change.items()}
-        if change.get("method") == "lora" and now.plan.method != "full":
+        ((name, value),) = change.items()
+        now = (plan.as_dict() | changes)[name]
+        pointless = now == value or (name == "length" and now < value) or (change == {"method": "lora"} and now == "qlora")
+        if pointless or (name == "precision" and plan.bytes_per_weight == 2):
             continue
-        if "precision" in change and now.plan.bytes_per_weight == 2:
-            continue
-        candidate = settings | change
-        try:
-            after = estimate(model, **candidate)
-        except CourseError:
-            continue
-        if after.total < now.total:
-            settings, now = candidate, after
-            changed = {n: v for n, v in settings.items() if n != "model" and v != ({"method": method} | options).get(n)}
-            found.append((changed, now))
-    return found
+        changes |= change
+        found = tried(changes)
+    if found.fits(gpu):
+        for name in reversed(list(changes)):
+            fewer = {n: v for n, v in changes.items() if n != name}
+            if not (changes.get("method") == "qlora" and name == "precision") and tried(fewer).fits(gpu):
+                changes = fewer
+        found = tried(changes)
+    return changes, found
 
 
 def advice(estimated: MemoryEstimate, model, gpu: str) -> str:
@@ -241,11 +249,9 @@ def advice(estimated: MemoryEstimate, model, gpu: str) -> str:
     if estimated.fits(gpu):
         return f"fits on {gpu} ({memory / 1e9:.1f} GB) with {(memory - estimated.total) / 1e9:.1f} GB to spare"
     options = {n: v for n, v in estimated.plan.as_dict().items() if n != "method"}
-    steps = what_fits(model, gpu, estimated.plan.method, **options)
     text = f"does not fit on {gpu} ({memory / 1e9:.1f} GB): {(estimated.total - memory) / 1e9:.1f} GB too much"
-    if not steps or not steps[-1][1].fits(gpu):
+    changes, after = what_fits(model, gpu, estimated.plan.method, **options)
+    if not after.fits(gpu):
         return f"{text}, and no change of settings helps: take a smaller model or a larger card"
-    changed, after = steps[-1]
-    named = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+    named = ", ".join(f"{name}={value!r}" for name, value in changes.items())
     return f"{text}; it would with {named}: {after.total / 1e9:.1f} GB"
-

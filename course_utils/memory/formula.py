@@ -194,7 +194,7 @@ def parts(shape: Shape, plan: Plan) -> Parts:
             4 * plan.rank * (x.inputs + x.outputs) for x in shape.targets(plan.target_modules) if x.name != "down_proj"
         )
     by_group = {group: sum(x.weights for x in shape.linears if GROUPS.get(x.name, "norm1") == group) for group in _GROUPS}
-    head_gradient = gradients_of(shape.vocabulary * shape.hidden) if not accumulated else accumulated
+    head_gradient = accumulated or gradients_of(shape.vocabulary * shape.hidden)
     copies = 2 if plan.precision == "amp" and full else 0
     in_first_mlp = trained - after_down
     in_first_norm = trained - gradients_of(by_group["norm1"] + by_group["attention"])
@@ -251,7 +251,9 @@ def mask_bytes(plan: Plan) -> float:
 def optimizer_passing(shape: Shape, plan: Plan) -> float:
     """What the optimiser's step needs for a moment. PyTorch's fused AdamW works in place; so does 8-bit AdamW on a GPU."""
     if plan.device == "cpu" and "8bit" in plan.optimizer:  # float32 copies of the largest parameter and of its state
-        largest = shape.embedding if plan.method == "full" else plan.rank * max(max(x.inputs, x.outputs) for x in shape.linears)
+        largest = (
+            shape.embedding if plan.method == "full" else plan.rank * max(max(x.inputs, x.outputs) for x in shape.linears)
+        )
         return 24 * largest
     return 0
 

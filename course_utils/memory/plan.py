@@ -32,8 +32,8 @@ class Plan:
         padded: sequences of a batch differ in length, so attention gets a mask: a table of all pairs, and each key and value
             once a query head.
         accumulation: batches per optimiser step; above one, gradients are there while the next batch is at work.
-        precision: "bf16" or "fp16" (the weights in 16 bits, adapters in float32), "fp32", or "amp" (weights in float32, products
-            in bfloat16 under autocast, which is TRL's default).
+        precision: "bf16" or "fp16" (the weights in 16 bits, adapters in float32), "fp32", or "amp" (weights in float32,
+            products in bfloat16 under autocast, which is TRL's default).
         optimizer: "adamw", "adamw_8bit", "paged_adamw_8bit" or "sgd" (without momentum).
         checkpointing: keep each block's input only, and compute the block again in the backward pass.
         attention: "sdpa" (never builds the table of all pairs) or "eager" (does).
@@ -41,8 +41,8 @@ class Plan:
         separate_reference: DPO's or PPO's reference is a model of its own; otherwise it is the same one, adapter off.
         processes: devices that train together.
         sharding: "ddp" (each holds everything) or "fsdp" (each holds its share of weights, gradients and optimiser state).
-        loop: "transformers" (all logits, PEFT's layers: what TRL and most tutorials run) or "course" (`training.fit`: logits at
-            scored positions only, fused functions).
+        loop: "transformers" (all logits, PEFT's layers: what TRL and most tutorials run) or "course" (`training.fit`: logits
+            at scored positions only, fused functions).
         scored: share of the tokens that are scored; only the course's loop takes advantage of it.
         device: "cuda" or "cpu"; it decides what comes on top of the tensors.
     """
@@ -81,8 +81,8 @@ class Plan:
             raise CourseError("a 4-bit base computes in 16 bits: choose precision 'bf16', or 'fp16' on a T4")
         if self.objective != "sft" and self.method == "full" and not self.separate_reference:
             raise CourseError(
-                f"full fine-tuning by {self.objective.upper()} changes the only copy of the weights: its reference must be a "
-                "model of its own (separate_reference=True)"
+                f"full fine-tuning by {self.objective.upper()} changes the only copy of the weights: its reference must be "
+                "a model of its own (separate_reference=True)"
             )
         if not isinstance(self.target_modules, str) or self.target_modules != "all-linear":
             names: Sequence[str] = (

@@ -112,7 +112,11 @@ def _four_bit_shape(layer, dtype):
     made.weight = torch.nn.Parameter(torch.empty(-(-count // 2), 1, dtype=torch.uint8, device="meta"), requires_grad=False)
     made.weight.quant_type, made.weight.compress_statistics, made.weight.quant_state = "nf4", True, None
     made.bias = layer.bias
-    constants = {"absmax": (blocks, torch.uint8), "absmax2": (-(-blocks // 256), torch.float32), "code2": (256, torch.float32)}
+    constants = {
+        "absmax": (blocks, torch.uint8),
+        "absmax2": (-(-blocks // 256), torch.float32),
+        "code2": (256, torch.float32),
+    }
     for name, (size, kind) in constants.items():
         made.register_buffer(name, torch.empty(size, dtype=kind, device="meta"), persistent=False)
     return made

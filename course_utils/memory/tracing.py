@@ -1,9 +1,8 @@
 """The memory of a training step, exactly: the real code runs on tensors that have a shape and no numbers.
 
-PyTorch's fake tensors go through the same operations, the same autograd graph and the same optimiser as real ones. Here every
-storage that comes into being is noted with its size, and again when the last tensor on it is gone. What an operation needs
-inside itself for a moment does not show; on a CPU the difference from the real allocator is under one percent
-(benchmarks/estimates.py).
+PyTorch's fake tensors go through the same operations, the same autograd graph and the same optimiser as real ones. Here
+every storage that comes into being is noted with its size, and again when the last tensor on it is gone. What an operation
+needs inside itself for a moment does not show; benchmarks/estimates.py says how little that is beside the real allocator.
 """
 
 from __future__ import annotations

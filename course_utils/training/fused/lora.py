@@ -33,7 +33,7 @@ def replacements(model) -> Iterator[tuple[torch.nn.Module, Callable]]:
 
 
 def is_plain(module) -> bool:
-    """Whether a module is a LoRA layer over a 16-, 32- or 4-bit linear layer, without bias, DoRA or the like in the adapter."""
+    """Whether a module is a LoRA layer over a 16-, 32- or 4-bit linear layer, its adapter without bias, DoRA or the like."""
     return (
         (type(module) is Linear and type(module.get_base_layer()) is torch.nn.Linear or _over_four_bits(module))
         and not any(module.lora_bias.values())

@@ -1,0 +1,264 @@
+"""The memory of a training step: closed form and trace against each other and against the real allocator."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from course_utils import cli, memory
+from course_utils.errors import CourseError
+from course_utils.memory import formula, step, tracing
+from course_utils.memory.shape import shape
+
+
+def small(architecture="llama", **changes):
+    from transformers import AutoConfig
+
+    settings = {
+        "vocab_size": 4096, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "tie_word_embeddings": True,
+    }  # fmt: skip
+    if architecture == "qwen3":
+        settings["head_dim"] = 32
+    return AutoConfig.for_model(architecture, **(settings | changes))
+
+
+def real_peak(config, plan):
+    """Highest sum of the allocations that PyTorch's profiler reports, with the model's own."""
+    import gc
+
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        model = step.build(config, plan)
+        if plan.method == "qlora":
+            gc.collect()
+        with torch.profiler.record_function("training starts"):
+            step.run(model, plan)
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda e: e.start_ns())
+    live = peak = 0
+    for event in events:
+        if event.name() == "training starts":
+            peak = live
+        elif event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak
+
+
+STEPS = [
+    ("llama", {"method": "lora"}),
+    ("llama", {"method": "lora", "precision": "amp", "checkpointing": True}),
+    ("qwen2", {"method": "lora", "precision": "fp32", "accumulation": 2, "padded": True}),
+    ("qwen3", {"method": "full", "attention": "eager"}),
+    ("llama", {"method": "full", "checkpointing": True, "optimizer": "sgd"}),
+    ("llama", {"method": "qlora"}),
+    ("llama", {"method": "lora", "objective": "dpo"}),
+]
+
+
+@pytest.mark.parametrize("architecture, options", STEPS, ids=str)
+def test_trace_and_closed_form_meet_the_real_allocator(architecture, options):
+    import torch
+
+    if options["method"] == "qlora":
+        pytest.importorskip("bitsandbytes")
+    config, plan = small(architecture), memory.Plan(batch_size=4, length=64, device="cpu", **options)
+    with torch.device("meta"):
+        built = step.build(config, plan)
+    traced = tracing.trace(built, lambda model, tracker: step.run(model, plan, tracker))
+    real = real_peak(config, plan)
+    assert traced.peak == pytest.approx(real, rel=0.01)
+    assert sum(traced.at_peak.values()) == traced.peak
+    assert formula.parts(shape(config), plan).peak == pytest.approx(real, rel=0.04)
+
+
+def test_a_step_that_keeps_more_is_seen():
+    """The comparison above must be able to fail: a graph that lives on into the next step costs what it keeps."""
+    import torch
+
+    config, plan = small(), memory.Plan(method="lora", batch_size=4, length=64, device="cpu")
+
+    def hoarding(model, tracker):
+        step.run(model, plan, tracker)
+        model.kept = step.loss_of(model, torch.ones(4, 64, dtype=torch.long), plan)
+        step.run(model, plan, tracker)
+
+    peaks = []
+    for run in (lambda model, tracker: step.run(model, plan, tracker), hoarding):
+        with torch.device("meta"):
+            built = step.build(config, plan)
+        peaks.append(tracing.trace(built, run).peak)
+    assert peaks[1] > 1.2 * peaks[0]
+
+
+@pytest.mark.parametrize("architecture, options", STEPS, ids=str)
+def test_the_estimates_parts_add_up(architecture, options):
+    if options["method"] == "qlora":
+        pytest.importorskip("bitsandbytes")
+    for way in ("formula", "trace"):
+        found = memory.estimate(small(architecture), way=way, batch_size=4, length=64, device="cpu", **options)
+        assert found.total == sum(size for _, size in found.rows())
+        assert found.overhead == 0
+        assert found.weights > 0 and found.logits >= 0 and found.activations >= 0
+        assert (
+            memory.estimate(small(architecture), way=way, batch_size=8, length=64, device="cpu", **options).total
+            > found.total
+        )
+
+
+@pytest.mark.parametrize("name", memory.ARCHITECTURES)
+def test_parameters_read_off_two_blocks_are_the_models(name):
+    sizes = shape(name)
+    assert sizes.parameters == memory.count_parameters(name, 16).base
+    plan = memory.Plan(method="lora", rank=16)
+    assert formula.adapter_values(sizes, plan) == memory.count_parameters(name, 16).trainable
+
+
+def test_four_bit_weights_take_4_127_bits():
+    """Dettmers et al., 2023: 4 + 8/64 + 32/(64 * 256)."""
+    values = 64 * 256 * 1000
+    assert 8 * formula.four_bit(values) / values == 4 + 8 / 64 + 32 / (64 * 256)
+
+
+def test_a_quantised_model_takes_the_bytes_that_bitsandbytes_takes():
+    pytest.importorskip("bitsandbytes")
+    plan = memory.Plan(method="qlora")
+    model = step.build(small(), plan).get_base_model()
+    total = 0
+    for tensor in {
+        id(p): p for p in [*model.parameters(), *(b for n, b in model.named_buffers() if "inv_freq" not in n)]
+    }.values():
+        if tensor.requires_grad:
+            continue
+        total += tensor.numel() * tensor.element_size()
+        state = getattr(tensor, "quant_state", None)
+        if state is not None:
+            more = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
+            total += sum(t.numel() * t.element_size() for t in more)
+    assert formula.weight_bytes(shape(small()), plan) == total
+
+
+def test_70b_takes_under_a_second_and_no_weights():
+    import psutil
+
+    memory.estimate("SmolLM2-135M")  # imports
+    before, started = psutil.Process().memory_info().rss, time.perf_counter()
+    found = memory.estimate("Llama-3.1-70B", "qlora", checkpointing=True, length=512)
+    assert time.perf_counter() - started < 1
+    assert psutil.Process().memory_info().rss - before < 100e6
+    assert 39e9 < found.weights < 41e9  # embeddings and head stay in 16 bits
+    assert not found.fits("a100-40gb") and found.fits("a100")
+
+
+def test_advice_fits():
+    found = memory.estimate("Llama-3.1-8B", "full", batch_size=4, length=1024)
+    text = memory.advice(found, "Llama-3.1-8B", "t4")
+    assert text.startswith("does not fit on t4 (15.8 GB)") and "method='qlora'" in text and "to spare" not in text
+    changed, after = memory.what_fits("Llama-3.1-8B", "t4", "full", batch_size=4, length=1024)
+    assert after.fits("t4")
+    for name in changed:  # each of the changes is needed
+        fewer = {n: v for n, v in changed.items() if n != name}
+        rest = {"method": "full", "batch_size": 4, "length": 1024} | fewer
+        assert not memory.estimate("Llama-3.1-8B", **rest).fits("t4"), name
+    assert (
+        memory.estimate("Llama-3.1-8B", **({"method": "full", "batch_size": 4, "length": 1024} | changed)).total
+        == after.total
+    )
+    assert "no change of settings helps" in memory.advice(memory.estimate("Llama-3.1-70B", "full"), "Llama-3.1-70B", "t4")
+    assert "to spare" in memory.advice(memory.estimate("SmolLM2-135M"), "SmolLM2-135M", "T4")
+    assert memory.what_fits("SmolLM2-135M", "t4")[0] == {}
+
+
+def test_reference_and_ppos_models_are_counted():
+    one = memory.estimate("Llama-2-7B", "lora")
+    dpo = memory.estimate("Llama-2-7B", "lora", objective="dpo", separate_reference=True)
+    assert dpo.other_models == one.weights
+    assert memory.estimate("Llama-2-7B", "lora", objective="dpo").other_models == 0
+    ppo = memory.estimate("Llama-2-7B", "full", objective="ppo", separate_reference=True)
+    full = memory.estimate("Llama-2-7B", "full")
+    assert ppo.total > 2 * full.weights + full.total  # reward and reference; and the value model is trained
+
+
+def test_shards_are_smaller():
+    alone = memory.estimate("Llama-2-7B", "full", length=128)
+    fsdp = memory.estimate("Llama-2-7B", "full", length=128, processes=8, sharding="fsdp")
+    ddp = memory.estimate("Llama-2-7B", "full", length=128, processes=8)
+    assert fsdp.optimizer == alone.optimizer // 8 and fsdp.weights < alone.weights / 4
+    assert ddp.weights == alone.weights and ddp.gradients > alone.gradients
+
+
+def test_a_name_with_owner_and_instruct_needs_no_network():
+    assert memory.estimate("meta-llama/Llama-3.1-8B-Instruct").weights == memory.estimate("Llama-3.1-8B").weights
+
+
+def test_an_unknown_architecture_gets_a_warning_and_a_trace():
+    config = small("phi", tie_word_embeddings=False)
+    found = memory.estimate(config, "lora", batch_size=4, length=64, device="cpu")
+    assert "was not tested on the architecture of phi" in found.warnings[0] and "trace" in found.warnings[0]
+    assert memory.estimate(config, "lora", way="trace", batch_size=4, length=64, device="cpu").warnings == ()
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"rank": -1}, "rank=-1: must be a whole number of at least 1"),
+        ({"rank": 1.5}, "rank=1.5: must be a whole number"),
+        ({"length": 0}, "length=0: must be"),
+        (
+            {"target_modules": ("q_proj", "qproj")},
+            "target module 'qproj' matches no linear layer; there are down_proj, gate",
+        ),
+        ({"method": "dora"}, "method='dora': choose one of full, lora, qlora"),
+        ({"optimizer": "lion"}, "optimizer='lion': choose one of adamw"),
+        ({"way": "guess"}, "way='guess': choose 'formula' or 'trace'"),
+        ({"colour": "red"}, "unexpected keyword argument 'colour'; options are method, rank"),
+        ({"method": "qlora", "precision": "fp32"}, "4-bit base computes in 16 bits"),
+        ({"method": "full", "objective": "dpo"}, "separate_reference=True"),
+        ({"model": "nobody"}, "unknown model 'nobody'.*Configurations kept here: Llama-2-7B"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_sentence(change, sentence):
+    options = {"model": "SmolLM2-135M", "method": "lora"} | change
+    with pytest.raises(CourseError, match=sentence.replace("(", r"\(")):
+        memory.estimate(**options)
+
+
+def test_an_unknown_card_is_named():
+    with pytest.raises(CourseError, match="unknown GPU 't5'; known are t4"):
+        memory.estimate("SmolLM2-135M").fits("t5")
+
+
+def test_command_line(capsys):
+    assert cli.main(["estimate", "--model", "Llama-3.1-8B", "--method", "qlora", "--gpu", "t4", "--checkpointing"]) == 0
+    said = capsys.readouterr().out
+    assert "total" in said and "fits on t4" in said
+    assert (
+        cli.main(["estimate", "--model", "Llama-3.1-8B", "--gpu", "t4", "--json", "--target-modules", "q_proj, v_proj"]) == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert (
+        found["fits"] is False
+        and "would with" in found["advice"]
+        and found["plan"]["target_modules"] == ["q_proj", "v_proj"]
+    )
+    assert found["adapter"] == 4 * 6_815_744
+    assert cli.main(["estimate", "--model", "Llama-3.1-8B", "--rank", "-1"]) == 2
+    assert capsys.readouterr().err == "course estimate: rank=-1: must be a whole number of at least 1\n"
+
+
+@pytest.mark.slow
+def test_a_gated_name_offline_says_what_to_do():
+    done = subprocess.run(
+        [sys.executable, "-m", "course_utils.cli", "estimate", "--model", "some-owner/some-gated-model"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**__import__("os").environ, "HF_ENDPOINT": "http://127.0.0.1:9"},
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and "Configurations kept here" in done.stderr
