@@ -6,9 +6,16 @@ from conftest import tiny_llama
 from course_utils import attention
 
 
+@pytest.mark.parametrize("long", [384, 4], ids=["short", "long"])  # 11 tokens: eager, or SDPA as for long sequences
 @pytest.mark.parametrize("heads", [(4, 2), (4, 4), (4, 1)])
-def test_logits_and_gradients_equal_eagers(heads):
+def test_logits_and_gradients_equal_eagers(heads, long, monkeypatch):
     import torch
+
+    sdpa, calls = torch.nn.functional.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or sdpa(*a, **k)
+    )
+    monkeypatch.setattr(attention, "LONG", long)
 
     results = []
     ids = torch.randint(0, 49152, (3, 11), generator=torch.Generator().manual_seed(0))
@@ -22,6 +29,7 @@ def test_logits_and_gradients_equal_eagers(heads):
         results.append((logits.detach(), model.model.layers[0].self_attn.k_proj.weight.grad))
     for a, b in zip(*results):
         assert (a - b).abs().max() <= 1e-5 * a.abs().max()
+    assert bool(calls) == (long == 4)
 
 
 def test_generation_with_a_cache_equals_without():

@@ -89,6 +89,7 @@ class _Run:
     def train(self, train: Sequence, validation: Sequence | None) -> History:
         import torch
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
         from accelerate.utils import set_seed
 
         from course_utils.training.fused import fused
@@ -111,7 +112,10 @@ class _Run:
         held_out = self._encode(validation, "validation") if validation else []
 
         set_seed(settings.seed)
-        self.accelerator = Accelerator(mixed_precision="fp16" if half else "no", cpu=on_cpu)
+        precision = "fp16" if half else "no"
+        if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+            AcceleratorState._reset_state()  # another trainer of this process, TRL's say, has set another one
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
         self.optimizer = torch.optim.AdamW(
             trainable.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )

@@ -216,3 +216,15 @@ def test_in_a_notebook_the_bar_and_the_curve_are_rewritten_in_place(tokenizer, m
     assert "left" not in bars[-1]
     assert 'alt="Line chart, Loss while training' in curves[0]
     assert curves[-1] == ""  # the finished run draws itself
+
+
+def test_a_trainer_that_set_another_precision_before_is_no_obstacle(tokenizer):
+    """TRL's trainers leave bf16 in Accelerate's state of the process."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    Accelerator(mixed_precision="bf16", cpu=True)
+    _, history = run(tokenizer, max_steps=1)
+    assert len(history.losses) == 1
+    AcceleratorState._reset_state()
