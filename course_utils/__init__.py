@@ -4,4 +4,10 @@ Nothing heavy is imported here: torch, transformers and matplotlib load inside t
 `import course_utils` costs a fraction of a second and `course --help` answers at once.
 """
 
+import logging
+
+# On import bitsandbytes says on stderr that an optional kernel, which it would fetch from the hub, is missing. Nothing here uses
+# it, and PEFT imports bitsandbytes where it is installed.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
 __version__ = "0.1.0"

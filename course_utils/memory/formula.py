@@ -72,7 +72,7 @@ def optimizer_bytes(shape: Shape, plan: Plan) -> int:
 
 def kept_by_block(shape: Shape, plan: Plan) -> float:
     """What a block keeps from its forward to its backward pass; attention's share that grows with length included."""
-    if plan.loop == "course":
+    if plan.loop == "course" and plan.method != "full":  # the fused functions are for frozen weights
         return _kept_by_course_block(shape, plan)
     width = plan.bytes_per_value
     amp, full = plan.precision == "amp", plan.method == "full"
@@ -88,10 +88,9 @@ def kept_by_block(shape: Shape, plan: Plan) -> float:
     small = (2 if amp else 4) * plan.rank * len(targets)
     repeated = plan.attention == "eager" or plan.padded  # keys and values once a query head
     attention = width * (q + 2 * (q if repeated else kv))
-    if plan.attention == "eager":
-        attention += heads * plan.length * (4 + (2 if width == 2 else 0))
-    else:
-        attention += width * q + 4 * heads
+    if plan.attention == "sdpa":
+        attention += width * q
+    attention += _table_of_pairs(shape, plan)
     block = norms + inputs + small + attention + 3 * width * f
     if amp:  # autocast's 16-bit copies of the weights are kept too; they do not grow with the tokens
         copied = sum(x.weights for x in shape.linears) + sum(plan.rank * (x.inputs + x.outputs) for x in targets)
@@ -119,13 +118,22 @@ def _kept_by_course_block(shape: Shape, plan: Plan) -> float:
     """The same with the fused functions: each input once, silu(gate) · up and the norms' insides not at all."""
     width, d, f = plan.bytes_per_value, shape.hidden, _width_of(shape, "gate_proj")
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    targets = {x.name for x in shape.targets(plan.target_modules)} if plan.method != "full" else set()
+    targets = shape.targets(plan.target_modules)
     block = 2 * (width * d + 4) + 2 * width * d + width * 2 * f + width * plan.rank * len(targets)
     if shape.qk_norm:
         block += width * (q + kv) + 4 * (shape.heads + shape.kv_heads)
-    attention = width * (q + 2 * kv) + width * q
-    attention += width * shape.heads * plan.length if plan.attention == "eager" else 4 * shape.heads
-    return block + attention
+    attention = width * (q + 2 * (q if plan.padded and plan.attention == "sdpa" else kv)) + width * q
+    return block + attention + _table_of_pairs(shape, plan)
+
+
+def _table_of_pairs(shape: Shape, plan: Plan) -> float:
+    """What attention keeps of all pairs of positions: eager their weights, in float32 and rounded; SDPA a sum a row, and a
+    mask that it has made numbers of.
+    """
+    width = plan.bytes_per_value
+    if plan.attention == "eager":
+        return shape.heads * plan.length * (4 + (2 if width == 2 else 0))
+    return 4 * shape.heads + (width * plan.length if plan.padded else 0)
 
 
 def _width_of(shape: Shape, name: str) -> int:
@@ -138,7 +146,7 @@ def passing_in_block(shape: Shape, plan: Plan) -> float:
     The gradients of silu(gate) and of up, and PEFT's float32 detour for each input.
     """
     f, d, full = _width_of(shape, "gate_proj"), shape.hidden, plan.method == "full"
-    if plan.loop == "course":
+    if plan.loop == "course" and not full:
         return plan.bytes_per_value * (3 * f + 2 * d)
     if plan.precision == "amp":
         return 4 * f if full else 6 * f + 10 * d
@@ -263,4 +271,8 @@ def head_bytes(shape: Shape, plan: Plan, scored: float) -> float:
     table = 4 * shape.vocabulary * scored
     if plan.loop == "transformers":
         return 3 * table
-    return min(table, LARGEST_TABLE) * (1 + plan.bytes_per_value / 4)
+    if plan.method == "full":
+        return 3 * table
+    # logits in the model's format, the table of log-probabilities, and on a CPU a float32 copy in between
+    copies = 2 if plan.bytes_per_value == 4 else 2.5 if plan.device == "cpu" else 1.5
+    return min(table, LARGEST_TABLE) * copies

@@ -32,15 +32,15 @@ import tempfile
 import time
 import warnings
 
-import numpy as np
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
-from torch import nn
-
 from course_utils import claims, evaluation, figures, hardware, memory, models, training
 from course_utils.data_prep import load_task
 from course_utils.exercises import check, quiz  # noqa: F401 - the exercises at the end use check
 from course_utils.generation import generate
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from torch import nn
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # between library versions; nothing a learner can act on
 device = hardware.detect()
