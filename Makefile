@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 LAB_ARGS ?=
 
-.PHONY: lab test test-quick test-oldest notebooks bench soak clean
+.PHONY: lab test test-quick test-oldest notebooks bench soak gpu clean
 
 lab: $(VENV)/.lab
 	$(BIN)/course lab $(LAB_ARGS)
@@ -29,10 +29,17 @@ test-oldest: $(VENV)-oldest/.test
 notebooks: $(VENV)/.test
 	$(BIN)/course build
 
-# Our training loop beside TRL's and a plain one, in turns. Writes dated tables and figures.
+# Our training loop beside TRL's and a plain one, in turns; our estimates beside the allocator and other estimators. Writes
+# dated tables and figures.
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/speed.py sft dpo
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python -m pip install --quiet fitcheck-llm
+	$(BIN)/python benchmarks/estimates.py --peers
+
+# Our estimates beside what a real GPU says. Needs one with 24 GB or more and nothing else on it.
+gpu: $(VENV)/.test
+	$(BIN)/python benchmarks/gpu.py
 
 # Proofs that take long: three seeds instead of one, 50 prompts, 20 SIGKILLs. Writes dated records.
 soak: $(VENV)/.test

@@ -4,9 +4,9 @@
 
 Each round every contender trains a fresh adapter (same seed) on the same examples once; the order rotates, so that a busy
 machine hurts all alike. What counts is the time of an epoch; ratios are taken round by round. Memory is what the process's
-resident size grows by at its highest. Before the rounds each contender trains once on more examples (`--long`), and the loss of
+resident size grows by at its highest. Before the rounds each contender trains once on more examples (`--long`); the loss of
 its adapter is taken on held-out examples by one and the same function. Useful operations are those that no way of doing it
-can leave out (every token once, no padding, no recomputing), over the time and over what a large matrix product reaches here.
+can leave out (every token once, no padding, no recomputing), over the time and over what a large matrix product reaches.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from course_utils.training.batching import Encoded
 
 BATCH = {"sft": 8, "dpo": 4}  # pairs; at 8 TRL without checkpointing wants more than 23 GB
 RATE = 5e-4
+COMPARED = ("TRL as installed", "ours")  # whose held-out losses should agree, up to what the order of examples does
 LENGTH = 1024
 
 
 def useful_operations(kind: str, model, examples: list[Encoded]) -> float:
-    """Of one epoch: LoRA's 4 N + 6 L a token, the head on scored tokens, attention; for DPO its reference's forward pass too."""
+    """Of one epoch: LoRA's 4 N + 6 L a token, the head on scored tokens, attention; for DPO its reference's forward too."""
     config = model.config
     frozen = sum(p.numel() for n, p in model.named_parameters() if "_proj.weight" in n or "base_layer.weight" in n)
     trained = sum(16 * (m.in_features + m.out_features) for n, m in model.named_modules() if n.endswith("_proj"))
@@ -67,11 +68,11 @@ def chats(count: int, seed: int = 0) -> list[dict]:
     return made
 
 
-def adapter(base):
-    """A new adapter on `base`, always the same."""
+def adapter(base, seed: int = 0):
+    """A new adapter on `base`, the same for the same seed."""
     from peft import LoraConfig, get_peft_model
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
 
 
@@ -83,13 +84,13 @@ class Contender:
         self.base, self.tokenizer = models.load(tier="cpu", dtype=dtype)
         self.base.set_attn_implementation(attention)
 
-    def epoch(self, rows: list[dict], held_out: list[dict]) -> dict:
-        """Train and measure."""
-        tuned = adapter(self.base)
+    def epoch(self, rows: list[dict], held_out: list[dict], seed: int = 0) -> dict:
+        """Train and measure; the seed is the adapter's and that of the order of examples."""
+        tuned = adapter(self.base, seed)
         memory.release()
         with memory.track(self.name) as report, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            seconds, extra = self.run(self.kind, tuned, self.tokenizer, rows)
+            seconds, extra = self.run(self.kind, tuned, self.tokenizer, rows, seed)
         loss = held_out_loss(self.kind, tuned, self.tokenizer, held_out)
         self.base = tuned.unload()
         return {"seconds": seconds, "set_up": extra, "peak_mb": report.process_increase / 1e6, "loss": loss}
@@ -107,18 +108,18 @@ def held_out_loss(kind: str, model, tokenizer, rows: list[dict]) -> float:
     return total
 
 
-def ours(kind: str, model, tokenizer, rows: list[dict]):
+def ours(kind: str, model, tokenizer, rows: list[dict], seed: int):
     """`training.fit`; the reference's time is given apart."""
     data = rows if kind == "dpo" else [r["prompt"] + r["chosen"] for r in rows]
     objective = training.DPO() if kind == "dpo" else training.SFT()
-    settings = training.Settings(learning_rate=RATE, batch_size=BATCH[kind], max_length=LENGTH)
+    settings = training.Settings(learning_rate=RATE, batch_size=BATCH[kind], max_length=LENGTH, seed=seed)
     history = training.fit(model, tokenizer, data, objective=objective, settings=settings)
     return history.seconds, history.reference_seconds
 
 
-def plain(kind: str, model, tokenizer, rows: list[dict]):
+def plain(kind: str, model, tokenizer, rows: list[dict], seed: int):
     """What a tutorial shows: random batches padded on the right, all logits, cross-entropy; DPO with its reference live."""
-    dice = random.Random(0)
+    dice = random.Random(seed)
     rows = dice.sample(rows, len(rows))
     objective = training.DPO() if kind == "dpo" else training.SFT()
     examples = [objective.encode(tokenizer, r if kind == "dpo" else r["prompt"] + r["chosen"], LENGTH, "x") for r in rows]
@@ -163,7 +164,7 @@ def _plain_logs(model, examples: list[Encoded]) -> list:
 def trl_with(**settings):
     """TRL's trainer with these settings; time from first step to last, the set-up of a precomputed reference apart."""
 
-    def run(kind: str, model, tokenizer, rows: list[dict]):
+    def run(kind: str, model, tokenizer, rows: list[dict], seed: int):
         import datasets
         import trl
         from transformers import TrainerCallback
@@ -181,9 +182,9 @@ def trl_with(**settings):
         more = {name: value for name, value in settings.items() if name != "precompute"}
         with tempfile.TemporaryDirectory() as folder:
             arguments = config(
-                output_dir=folder, per_device_train_batch_size=BATCH[kind], num_train_epochs=1, learning_rate=RATE, use_cpu=True,
-                max_length=LENGTH, save_strategy="no", report_to="none", disable_tqdm=True, logging_steps=10_000, **more,
-                **precompute,
+                output_dir=folder, per_device_train_batch_size=BATCH[kind], num_train_epochs=1, learning_rate=RATE,
+                use_cpu=True, max_length=LENGTH, save_strategy="no", report_to="none", disable_tqdm=True,
+                logging_steps=10_000, seed=seed, **more, **precompute,
             )  # fmt: skip
             started = time.perf_counter()
             made = trainer(
@@ -213,7 +214,7 @@ def contenders(kind: str) -> list[Contender]:
     ]
 
 
-def compare(kind: str, rounds: int, examples: int, long: int) -> dict:
+def compare(kind: str, rounds: int, examples: int, long: int, seeds: int) -> dict:
     """Run all contenders in turns; medians, quartiles of the ratios to ours."""
     from course_utils.attention import register
 
@@ -228,10 +229,11 @@ def compare(kind: str, rounds: int, examples: int, long: int) -> dict:
     lengths = sorted(map(len, encoded))
     operations = useful_operations(kind, those[0].base, encoded)
     results: dict[str, list[dict]] = {c.name: [] for c in those}
-    losses = {}
-    for contender in those:  # the run whose loss counts comes first: it warms up too
-        losses[contender.name] = contender.epoch(everything[:long], held_out)["loss"]
-        print(f"{kind} {long} examples, {contender.name}: held-out loss {losses[contender.name]:.4f}", flush=True)
+    losses: dict[str, list[float]] = {}
+    for contender in those:  # the runs whose loss counts come first: they warm up too
+        for seed in range(seeds if contender.name in COMPARED else 1):
+            losses.setdefault(contender.name, []).append(contender.epoch(everything[:long], held_out, seed)["loss"])
+        print(f"{kind} {long} examples, {contender.name}: held-out losses {losses[contender.name]}", flush=True)
     for number in range(rounds):
         for contender in those[number % len(those) :] + those[: number % len(those)]:
             measured = contender.epoch(rows, held_out)
@@ -250,7 +252,8 @@ def compare(kind: str, rounds: int, examples: int, long: int) -> dict:
             "times_ours_with_reference": [whole[0], statistics.median(whole), whole[-1]],
             "peak_mb": statistics.median(m["peak_mb"] for m in measured),
             "share_of_peak": operations / peak / statistics.median(m["seconds"] + m["set_up"] for m in measured),
-            "held_out_loss": losses[name],
+            "held_out_losses": losses[name],
+            "held_out_loss": statistics.mean(losses[name]),
         }
     tokens = {"shortest": lengths[0], "median": statistics.median(lengths), "longest": lengths[-1]}
     return {
@@ -266,15 +269,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--examples", type=int, default=24)
     parser.add_argument("--long", type=int, default=48, help="examples of the run whose loss is compared")
+    parser.add_argument("--seeds", type=int, default=3, help="runs whose losses are averaged, for TRL as installed and ours")
     chosen = parser.parse_args()
     from course_utils import figures
 
     for kind in chosen.kinds:
-        result = compare(kind, chosen.rounds, chosen.examples, chosen.long)
+        result = compare(kind, chosen.rounds, chosen.examples, chosen.long, chosen.seeds)
         for name, row in result["table"].items():
             low, median, high = row["times_ours"]
-            print(f"{name:<20} {row['seconds']:6.1f} s  {median:.2f}x ours [{low:.2f}, {high:.2f}]  "
-                  f"+{row['peak_mb']:.0f} MB  loss {row['held_out_loss']:.4f}  {100 * row['share_of_peak']:.0f} % of peak")  # fmt: skip
+            print(
+                f"{name:<20} {row['seconds']:6.1f} s  {median:.2f}x ours [{low:.2f}, {high:.2f}]  "
+                f"+{row['peak_mb']:.0f} MB  loss {row['held_out_loss']:.4f}  {100 * row['share_of_peak']:.0f} % of peak"
+            )
         file = write_record(f"speed-{kind}", result)
         times = {name: row["times_ours"][1] for name, row in result["table"].items()}
         figures.bars(times, f"{kind.upper()}: time of an epoch, ours = 1", "median of paired ratios").save(

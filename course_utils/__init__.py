@@ -6,8 +6,8 @@ Nothing heavy is imported here: torch, transformers and matplotlib load inside t
 
 import logging
 
-# On import bitsandbytes says on stderr that an optional kernel, which it would fetch from the hub, is missing. Nothing here uses
-# it, and PEFT imports bitsandbytes where it is installed.
+# On import bitsandbytes says on stderr that an optional kernel, which it would fetch from the hub, is missing. Nothing here
+# uses it, and PEFT imports bitsandbytes where it is installed.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"

@@ -188,6 +188,75 @@ def bars(values: Mapping[str, float], title: str, xlabel: str, limits: Mapping[s
         return Figure(figure, f"Bar chart, {title} ({xlabel}). {words}." + (f" Lines: {against}." if against else ""))
 
 
+def stacked_bars(
+    values: Mapping[str, Mapping[str, float]], title: str, xlabel: str, limits: Mapping[str, float] | None = None
+) -> Figure:
+    """Horizontal bars of parts: name → part → value, with optional named vertical lines (a card's memory, say).
+
+    Args:
+        values: every bar has the same parts in the same order.
+        title, xlabel: what is shown, and its unit.
+        limits: name → value. The axis ends where it shows all of them and a bar's end, up to three times the highest limit.
+    """
+    import matplotlib
+
+    parts = list(next(iter(values.values())))
+    names, totals = list(values), {name: sum(bar.values()) for name, bar in values.items()}
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _new(7.2, 1.7 + 0.42 * len(values))
+        left = dict.fromkeys(names, 0.0)
+        for i, part in enumerate(parts):
+            sizes = [values[name][part] for name in names]
+            hatch = ("", "//", "..", "\\\\", "xx", "--", "++", "oo")[i % 8]
+            axes.barh(
+                names, sizes, left=[left[n] for n in names], color=COLOURS[i % 6], hatch=hatch, edgecolor="white", lw=0.4,
+                height=0.6, label=part,
+            )  # fmt: skip
+            left = {name: left[name] + values[name][part] for name in names}
+        end = 1.18 * max([*totals.values(), *(limits or {}).values()])
+        if limits:
+            end = min(end, 3 * max(limits.values()))
+        for row, name in enumerate(names):
+            cut = totals[name] > 0.86 * end
+            text = f"{totals[name]:,.3g}" + (" →" if totals[name] > end else "")
+            axes.text(
+                0.985 * end if cut else totals[name] + 0.01 * end, row, text,
+                ha="right" if cut else "left", va="center", bbox={"fc": "white", "ec": "none", "pad": 1.5, "alpha": 0.85},
+            )  # fmt: skip
+        for i, (name, value) in enumerate((limits or {}).items()):
+            axes.axvline(value, color="black", ls=DASHES[(i + 1) % 4], lw=1.6)
+            axes.text(value, -0.62, f" {name}: {value:g}", ha="left", va="bottom", size=9)
+        axes.set(xlabel=xlabel, xlim=(0, end), ylim=(len(names) - 0.5, -0.65))
+        axes.set_title(title, pad=18)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.3 if len(values) < 3 else -0.22), ncols=4, fontsize=9)
+        words = "; ".join(
+            f"{name}: {totals[name]:,.3g}, of it " + ", ".join(f"{part} {size:.3g}" for part, size in bar.items() if size)
+            for name, bar in values.items()
+        )
+        against = "; ".join(f"{name} at {value:g}" for name, value in (limits or {}).items())
+        return Figure(
+            figure, f"Stacked bar chart, {title} ({xlabel}). {words}." + (f" Lines: {against}." if against else "")
+        )
+
+
+def histogram(values: Sequence[float], title: str, xlabel: str, marks: Sequence[float] = (), bins: int = 120) -> Figure:
+    """How often values occur, with optional vertical lines at `marks`."""
+    import matplotlib
+    import numpy as np
+
+    values = np.asarray(values, dtype=np.float64).ravel()
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _new(7.2, 3.2)
+        axes.hist(values, bins=bins, color=COLOURS[5], density=True)
+        for mark in marks:
+            axes.axvline(mark, color=COLOURS[1], lw=1.2)
+        axes.set(xlabel=xlabel, ylabel="density", title=title)
+        half = np.quantile(np.abs(values), 0.5)
+        words = f"{len(values):,} values from {values.min():.3g} to {values.max():.3g}, half of them within ±{half:.3g}"
+        lines = f" Lines at {', '.join(f'{mark:.3g}' for mark in marks)}." if len(marks) else ""
+        return Figure(figure, f"Histogram, {title}; {xlabel}. {words}.{lines}")
+
+
 def lora_diagram() -> Figure:
     """Diagram 1: a linear layer with a LoRA adapter: one input, two paths, one sum."""
     import matplotlib

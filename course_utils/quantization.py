@@ -2,7 +2,8 @@
 
 The trap this room guards against, found in bitsandbytes 0.50.2: on a CPU with AVX512-BF16, the first evaluation forward of a
 `Linear4bit` repacks its weight in place for fast inference, and the repacked layer passes no gradient to its input. Training
-goes on, the loss looks normal, and every adapter below gets a wrong gradient. Nothing is raised.
+goes on, the loss looks normal, and every adapter below gets a wrong gradient. Nothing is raised; PyTorch warns once that an
+operation has no backward pass.
 """
 
 from __future__ import annotations

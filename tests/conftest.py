@@ -43,13 +43,15 @@ def tiny_llama(**changes):
     return LlamaForCausalLM(LlamaConfig(**(settings | changes))).eval()
 
 
-def with_lora(model, rank=4, alpha=8, target_modules="all-linear", dropout=0.0, random_b=True):
+def with_lora(model, rank=4, alpha=8, target_modules="all-linear", dropout=0.0, random_b=True, **more):
     """PEFT model whose B is not zero, so that the adapter does something."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(1)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules, lora_dropout=dropout, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=target_modules, lora_dropout=dropout, task_type="CAUSAL_LM", **more
+    )
     model = get_peft_model(model, config)
     if random_b:
         for name, parameter in model.named_parameters():

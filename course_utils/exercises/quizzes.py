@@ -73,6 +73,56 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             ),
         ),
     ),
+    "03": (
+        Question(
+            "In QLoRA the base is stored in 4 bits. In what format are its products computed?",
+            (
+                ("In 4 bits; that is where the speed comes from.", False, "There is no speed-up: each matrix is turned back into 16 bits for its product, which costs time."),
+                ("In 16 bits: each matrix is turned back for the moment of its product.", True, "Storage in 4 bits, products in bfloat16 or, on a T4, float16. The 16-bit copy lives only that long."),
+                ("In float32, or gradients would be too coarse.", False, "That is the default of bnb_4bit_compute_dtype, it is slow, and it is not needed: the adapters are float32."),
+            ),
+        ),
+        Question(
+            "Which part of a QLoRA run does the 4-bit base make smaller?",
+            (
+                ("The weights of the linear layers, and nothing else.", True, "Embeddings and head stay in 16 bits, activations and logits are what they were. Long batches can cost more than the weights."),
+                ("Weights and activations.", False, "Activations depend on batch, length and width; quantising weights leaves them as they are."),
+                ("Everything: the run takes a quarter.", False, "Only the linear layers' weights go to a quarter. The whole step in this notebook's table shrank by less."),
+            ),
+        ),
+        Question(
+            "What does double quantisation quantise?",
+            (
+                ("The weights a second time, to 2 bits.", False, "The codes keep their 4 bits."),
+                ("The scales of the blocks.", True, "A float32 scale for 64 weights is half a bit a weight; as 8-bit codes with scales of their own they take an eighth of a bit."),
+                ("The adapter, once it is trained.", False, "The adapter is not quantised at all."),
+            ),
+        ),
+        Question(
+            "Your model fits on your card in 16 bits with LoRA. Should you use QLoRA?",
+            (
+                ("Yes: it takes less memory at the same quality and speed.", False, "Turning back costs time, and rounding the base costs a little quality."),
+                ("No, unless you need the room for longer batches.", True, "Use LoRA when the base fits, QLoRA when it would not. Room for the batch is the one other reason."),
+                ("Yes, since 4-bit products are faster.", False, "Products are computed in 16 bits."),
+            ),
+        ),
+        Question(
+            "A colleague merges a QLoRA adapter into its 4-bit base and saves it in 4 bits again. What happens?",
+            (
+                ("Nothing is lost: merging is exact.", False, "In 16 bits almost. In 4 bits the sum is rounded to one of sixteen values again."),
+                ("Much of what was learned is rounded away.", True, "The update is smaller than the distance between two values; most weights round back to what they were."),
+                ("The file grows fourfold.", False, "It stays at 4 bits; that is the trouble."),
+            ),
+        ),
+        Question(
+            "Loss falls, no error, but the lower layers hardly change. What do you do first?",
+            (
+                ("Raise the learning rate.", False, "If gradients are wrong, a higher rate follows the wrong direction faster."),
+                ("Compare the gradients of one step with those of a simple, trusted computation.", True, "A falling loss shows that something trains. Only a comparison of gradients shows that everything does."),
+                ("Train longer.", False, "The layers above go on compensating, and the loss goes on looking right."),
+            ),
+        ),
+    ),
 }  # fmt: skip
 
 

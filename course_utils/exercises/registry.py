@@ -1,5 +1,5 @@
 """All exercises of the course, by id."""
 
-from course_utils.exercises import lora
+from course_utils.exercises import lora, qlora
 
-EXERCISES = {exercise.id: exercise for exercise in lora.EXERCISES}
+EXERCISES = {exercise.id: exercise for exercise in (*lora.EXERCISES, *qlora.EXERCISES)}

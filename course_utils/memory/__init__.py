@@ -1,12 +1,13 @@
 """How much memory: counted exactly from the architecture, predicted before a run, and measured while it runs."""
 
 from course_utils.memory.counting import ARCHITECTURES, ParameterCount, build_without_weights, count_parameters
-from course_utils.memory.estimating import GPUS, MemoryEstimate, advice, estimate, what_fits
+from course_utils.memory.estimating import CONTEXT, GPUS, MemoryEstimate, advice, estimate, gpu_memory, what_fits
 from course_utils.memory.plan import Plan
 from course_utils.memory.tracking import MemoryReport, release, track
 
 __all__ = [
     "ARCHITECTURES",
+    "CONTEXT",
     "GPUS",
     "MemoryEstimate",
     "MemoryReport",
@@ -16,6 +17,7 @@ __all__ = [
     "build_without_weights",
     "count_parameters",
     "estimate",
+    "gpu_memory",
     "release",
     "track",
     "what_fits",

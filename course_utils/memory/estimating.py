@@ -106,11 +106,7 @@ def estimate(model, method: str = "lora", way: str = "formula", **options) -> Me
     Raises:
         CourseError: a model without configuration, options that cannot be, a target that matches no layer.
     """
-    try:
-        plan = Plan(method=method, **options)
-    except TypeError as error:
-        known = ", ".join(Plan.__dataclass_fields__)
-        raise CourseError(f"{str(error).removeprefix('Plan.__init__() ')}; options are {known}") from error
+    plan = _plan(method=method, **options)
     if way not in ("formula", "trace"):
         raise CourseError(f"way={way!r}: choose 'formula' or 'trace'")
     sizes = shape(model)
@@ -127,6 +123,14 @@ def estimate(model, method: str = "lora", way: str = "formula", **options) -> Me
                 "(way='trace')"
             )
     return _on_one_device(sizes, plan, way, parts, warnings)
+
+
+def _plan(**options) -> Plan:
+    try:
+        return Plan(**options)
+    except TypeError as error:
+        known = ", ".join(Plan.__dataclass_fields__)
+        raise CourseError(f"{str(error).removeprefix('Plan.__init__() ')}; options are {known}") from error
 
 
 def _trace(model, plan: Plan) -> formula.Parts:
@@ -190,7 +194,8 @@ def gpu_memory(gpu: str) -> float:
 
 
 # What to change, cheapest first: sdpa costs nothing; one example at a time with more accumulation is the same step;
-# checkpointing costs a third more time; 8-bit optimisers, adapters and a 4-bit base change the method; then examples are cut.
+# checkpointing costs a third more time; 8-bit optimisers, adapters and a 4-bit base change the method; then examples are
+# cut.
 CHANGES = (
     {"attention": "sdpa"},
     {"batch_size": 1},
@@ -217,7 +222,7 @@ def what_fits(model, gpu: str, method: str = "lora", **options) -> tuple[dict, M
     """
     gpu_memory(gpu)
     asked = {"method": method, **options}
-    plan = Plan(**asked)
+    plan = _plan(**asked)
     changes: dict = {}
 
     def tried(those: dict) -> MemoryEstimate:
@@ -230,6 +235,7 @@ def what_fits(model, gpu: str, method: str = "lora", **options) -> tuple[dict, M
         ((name, value),) = change.items()
         now = (plan.as_dict() | changes)[name]
         pointless = now == value or (name == "length" and now < value) or (change == {"method": "lora"} and now == "qlora")
+        pointless |= name == "optimizer" and now == "sgd"
         if pointless or (name == "precision" and plan.bytes_per_weight == 2):
             continue
         changes |= change

@@ -15,6 +15,8 @@ from course_utils.memory.shape import Linear, Shape
 # A linear layer's inputs, by what they are: the four places in a block where an activation is kept once for all that use it.
 GROUPS = {"q_proj": "norm1", "k_proj": "norm1", "v_proj": "norm1", "o_proj": "attention", "gate_proj": "norm2",
           "up_proj": "norm2", "down_proj": "product"}  # fmt: skip
+SMALLEST_8BIT = 4096  # values of a parameter from which on bitsandbytes keeps 8-bit moments
+QKV = {"q_proj", "k_proj", "v_proj"}
 LARGEST_TABLE = 2**24 * 4  # of log-probabilities in the course's loop, which makes a larger one piece by piece
 
 
@@ -67,7 +69,11 @@ def optimizer_bytes(shape: Shape, plan: Plan) -> int:
         return 0
     if plan.optimizer == "adamw":
         return 2 * trained * (plan.bytes_per_weight if plan.method == "full" else 4)
-    return round(trained * (2 + 2 * 4 / 256))
+    if plan.method == "full":
+        return round(trained * (2 + 2 * 4 / 256))
+    matrices = [plan.rank * size for x in shape.targets(plan.target_modules) for size in (x.inputs, x.outputs)]
+    # matrices of fewer values keep float32 moments
+    return round(shape.layers * sum(size * (8 if size < SMALLEST_8BIT else 2 + 2 * 4 / 256) for size in matrices))
 
 
 def kept_by_block(shape: Shape, plan: Plan) -> float:
@@ -86,12 +92,7 @@ def kept_by_block(shape: Shape, plan: Plan) -> float:
         norms += 4 * (q + kv) + 4 * (heads + shape.kv_heads) + (width * (q + kv) if full else 0)
     inputs = sum(_kept_inputs(shape, plan, group, targets) for group in dict.fromkeys(GROUPS.values()))
     small = (2 if amp else 4) * plan.rank * len(targets)
-    repeated = plan.attention == "eager" or plan.padded  # keys and values once a query head
-    attention = width * (q + 2 * (q if repeated else kv))
-    if plan.attention == "sdpa":
-        attention += width * q
-    attention += _table_of_pairs(shape, plan)
-    block = norms + inputs + small + attention + 3 * width * f
+    block = norms + inputs + small + _kept_by_attention(shape, plan) + 3 * width * f
     if amp:  # autocast's 16-bit copies of the weights are kept too; they do not grow with the tokens
         copied = sum(x.weights for x in shape.linears) + sum(plan.rank * (x.inputs + x.outputs) for x in targets)
         block += 2 * copied / plan.tokens
@@ -106,7 +107,7 @@ def _kept_inputs(shape: Shape, plan: Plan, group: str, targets: tuple[Linear, ..
     if not adapted:
         return 0
     size = adapted[0].inputs
-    already = group == "attention" and plan.attention == "sdpa"  # attention's output, which it keeps itself
+    already = group == "attention" and not plan.keeps_pairs  # attention's output, which it keeps itself
     if plan.precision == "amp":
         return 0 if already and full else 2 * size * (1 if group == "product" else len(adapted))
     if full or width == 4:
@@ -116,24 +117,54 @@ def _kept_inputs(shape: Shape, plan: Plan, group: str, targets: tuple[Linear, ..
 
 def _kept_by_course_block(shape: Shape, plan: Plan) -> float:
     """The same with the fused functions: each input once, silu(gate) · up and the norms' insides not at all."""
-    width, d, f = plan.bytes_per_value, shape.hidden, _width_of(shape, "gate_proj")
-    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    targets = shape.targets(plan.target_modules)
-    block = 2 * (width * d + 4) + 2 * width * d + width * 2 * f + width * plan.rank * len(targets)
+    width, q, kv = plan.bytes_per_value, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    names = {x.name for x in shape.targets(plan.target_modules)}
+    adapted = [x for x in shape.targets(plan.target_modules) if GROUPS.get(x.name) in ("norm1", "attention")]
+    block = width * shape.hidden * bool(names & QKV) + width * plan.rank * len(adapted)
+    block += width * shape.hidden + 4  # the norm's input and its root
     if shape.qk_norm:
         block += width * (q + kv) + 4 * (shape.heads + shape.kv_heads)
-    attention = width * (q + 2 * (q if plan.padded and plan.attention == "sdpa" else kv)) + width * q
-    return block + attention + _table_of_pairs(shape, plan)
+    if plan.keeps_pairs and "o_proj" in names:
+        block += width * q  # its input, which SDPA keeps itself
+    return block + _kept_by_attention(shape, plan) + _kept_by_course_mlp(shape, plan)
 
 
-def _table_of_pairs(shape: Shape, plan: Plan) -> float:
-    """What attention keeps of all pairs of positions: eager their weights, in float32 and rounded; SDPA a sum a row, and a
-    mask that it has made numbers of.
+def _kept_by_course_mlp(shape: Shape, plan: Plan) -> float:
+    width, d, f = plan.bytes_per_value, shape.hidden, _width_of(shape, "gate_proj")
+    adapted = [x for x in shape.targets(plan.target_modules) if GROUPS.get(x.name) in ("norm2", "product")]
+    names = {x.name for x in adapted}
+    kept = width * d + 4 + width * plan.rank * len(adapted)
+    if names == {"gate_proj", "up_proj", "down_proj"}:
+        return kept + 2 * width * f + width * d
+    return kept + 3 * width * f + width * d * bool(names & {"gate_proj", "up_proj"}) + width * f * ("down_proj" in names)
+
+
+def _kept_by_attention(shape: Shape, plan: Plan) -> float:
+    """Queries, keys and values; eager's weights of all pairs, in float32 and rounded; SDPA's output, a sum a row, and a mask
+    that it has made numbers of.
     """
-    width = plan.bytes_per_value
-    if plan.attention == "eager":
-        return shape.heads * plan.length * (4 + (2 if width == 2 else 0))
-    return 4 * shape.heads + (width * plan.length if plan.padded else 0)
+    width, q, kv = plan.bytes_per_value, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    kept = width * (q + 2 * (q if plan.repeats_keys else kv))
+    if plan.keeps_pairs:
+        return kept + shape.heads * plan.length * (4 + (2 if width == 2 else 0))
+    made_numbers = plan.attention == "sdpa" and plan.padded is True
+    return kept + width * q + 4 * shape.heads + (width * plan.length if made_numbers else 0)
+
+
+def not_kept_by_first_block(shape: Shape, plan: Plan) -> float:
+    """What the first block of an adapted model need not keep: nothing before it is trained, no gradient goes back there."""
+    width, d = plan.bytes_per_value, shape.hidden
+    course = plan.loop == "course"
+    none = width * d + (4 if course else 0) if course else 4 * d + 4  # the first norm's
+    if not course and plan.precision == "amp":  # the weights of q, k and v in 16 bits
+        none += 2 * sum(x.weights for x in shape.linears if GROUPS.get(x.name) == "norm1") / plan.tokens
+    names = {x.name for x in shape.targets(plan.target_modules)}
+    if not names & QKV:
+        q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        none += _kept_by_attention(shape, plan) + (width if course else 4) * (q + kv) * shape.qk_norm
+        if "o_proj" in names and not plan.keeps_pairs:
+            none -= width * q  # it is the adapter's input
+    return none
 
 
 def _width_of(shape: Shape, name: str) -> int:
@@ -176,20 +207,21 @@ def parts(shape: Shape, plan: Plan) -> Parts:
 
     block = kept_by_block(shape, plan) * tokens
     passing = passing_in_block(shape, plan) * tokens
+    if plan.method == "qlora":  # a matrix turned back for its product
+        passing += 2 * max(x.weights for x in shape.linears)
     checkpoint = wide * shape.hidden * tokens
     # rotary tables, token ids and labels; a mask
     always = 2 * plan.bytes_per_value * shape.head_dim * plan.length + 16 * tokens
-    if plan.padded or plan.attention == "eager":
+    if plan.padded or plan.attention != "sdpa":
         always += mask_bytes(plan)
     kept = shape.layers * (checkpoint if plan.checkpointing else block)
-    if not plan.checkpointing and not full:  # nothing before the first block is trained, so its first norm keeps nothing
-        kept -= (4 * shape.hidden + 4 if plan.loop == "transformers" else plan.bytes_per_value * shape.hidden) * tokens
-        kept -= 2 * sum(x.weights for x in shape.linears if GROUPS.get(x.name) == "norm1") * (plan.precision == "amp")
+    if not plan.checkpointing and not full:
+        kept -= not_kept_by_first_block(shape, plan) * tokens
     # final norm, and the head's input where the head is trained
     end = tokens * ((4 * shape.hidden + 4) + ((wide + plan.bytes_per_value) * shape.hidden if full else 0))
     if plan.precision == "amp":
         end += 2 * shape.vocabulary * shape.hidden  # the head's weight in 16 bits
-    scored = tokens * (plan.scored if plan.loop == "course" else 1)
+    scored = tokens * plan.scored
     logits = head_bytes(shape, plan, scored)
 
     def gradients_of(values: float) -> float:
@@ -204,8 +236,9 @@ def parts(shape: Shape, plan: Plan) -> Parts:
     by_group = {group: sum(x.weights for x in shape.linears if GROUPS.get(x.name, "norm1") == group) for group in _GROUPS}
     head_gradient = accumulated or gradients_of(shape.vocabulary * shape.hidden)
     copies = 2 if plan.precision == "amp" and full else 0
-    in_first_mlp = trained - after_down
-    in_first_norm = trained - gradients_of(by_group["norm1"] + by_group["attention"])
+    untied = gradients_of(shape.embedding) if shape.head else 0  # the embedding's gradient, which comes last
+    in_first_mlp = trained - after_down - untied
+    in_first_norm = trained - gradients_of(by_group["norm1"] + by_group["attention"]) - untied
     of_attention = block - (kept_by_feed_forward(shape, plan) * tokens)
 
     held = {  # moment: gradients, activations, logits
@@ -225,7 +258,12 @@ def parts(shape: Shape, plan: Plan) -> Parts:
             checkpoint * plan.checkpointing + always + of_attention + passing_in_norm(shape, plan) * tokens,
             0,
         ),
-        "embedding": (trained + gradients_of(shape.embedding), always + checkpoint, 0),
+        # where head and embedding are tied, the embedding's share is made apart and added to the head's
+        "embedding": (
+            trained + (0 if untied and not accumulated else gradients_of(shape.embedding)),
+            always + checkpoint,
+            0,
+        ),
         "optimizer": (trained, optimizer_passing(shape, plan), 0),
     }
     moments = {name: round(states + sum(parts)) for name, parts in held.items()}
@@ -239,8 +277,10 @@ _GROUPS = tuple(dict.fromkeys(GROUPS.values()))
 
 def kept_by_feed_forward(shape: Shape, plan: Plan) -> float:
     """The part of `kept_by_block` that is released before the backward pass comes to attention."""
-    targets = () if plan.method == "full" else shape.targets(plan.target_modules)
     width, full, d = plan.bytes_per_value, plan.method == "full", shape.hidden
+    if plan.loop == "course" and not full:
+        return _kept_by_course_mlp(shape, plan)
+    targets = () if full else shape.targets(plan.target_modules)
     wide = 4 if plan.precision == "amp" else width
     inputs = sum(_kept_inputs(shape, plan, group, targets) for group in ("norm2", "product"))
     kept = inputs + 3 * width * _width_of(shape, "gate_proj") + (4 * d + 4) + (wide * d if full else 0)
@@ -253,7 +293,9 @@ def mask_bytes(plan: Plan) -> float:
     """Of attention's mask: a byte (or, for eager attention, a number) for each pair of positions."""
     rows = plan.sequences if plan.padded else 1
     pairs = rows * plan.length**2
-    return pairs * (plan.bytes_per_value if plan.attention == "eager" else 1)
+    if plan.padded == "table":
+        return pairs * (1 + plan.bytes_per_value)
+    return pairs * (1 if plan.attention == "sdpa" else plan.bytes_per_value)
 
 
 def optimizer_passing(shape: Shape, plan: Plan) -> float:
@@ -269,9 +311,7 @@ def optimizer_passing(shape: Shape, plan: Plan) -> float:
 def head_bytes(shape: Shape, plan: Plan, scored: float) -> float:
     """At the loss: log-probabilities in float32, the gradient of the loss for them, and for the logits."""
     table = 4 * shape.vocabulary * scored
-    if plan.loop == "transformers":
-        return 3 * table
-    if plan.method == "full":
+    if plan.loop == "transformers" or plan.method == "full":
         return 3 * table
     # logits in the model's format, the table of log-probabilities, and on a CPU a float32 copy in between
     copies = 2 if plan.bytes_per_value == 4 else 2.5 if plan.device == "cpu" else 1.5

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from course_utils.attention import LONG
 from course_utils.errors import CourseError
 
 CHOICES = {
     "method": ("full", "lora", "qlora"),
     "precision": ("bf16", "fp16", "fp32", "amp"),
     "optimizer": ("adamw", "adamw_8bit", "paged_adamw_8bit", "sgd"),
-    "attention": ("sdpa", "eager"),
+    "attention": ("sdpa", "eager", "grouped_eager"),
     "objective": ("sft", "dpo", "ppo"),
     "sharding": ("ddp", "fsdp"),
     "loop": ("transformers", "course"),
@@ -29,21 +30,22 @@ class Plan:
         target_modules: last parts of module names, or "all-linear".
         batch_size: sequences (for DPO pairs) that go through the model at once, on one device.
         length: tokens of each, padding included.
-        padded: sequences of a batch differ in length, so attention gets a mask: a table of all pairs, and each key and value
-            once a query head.
+        padded: sequences of a batch differ in length, so attention gets a mask, and each key and value once a query head.
+            "table" for a mask of numbers that is made once for all blocks (completions that share a prompt).
         accumulation: batches per optimiser step; above one, gradients are there while the next batch is at work.
         precision: "bf16" or "fp16" (the weights in 16 bits, adapters in float32), "fp32", or "amp" (weights in float32,
             products in bfloat16 under autocast, which is TRL's default).
         optimizer: "adamw", "adamw_8bit", "paged_adamw_8bit" or "sgd" (without momentum).
         checkpointing: keep each block's input only, and compute the block again in the backward pass.
-        attention: "sdpa" (never builds the table of all pairs) or "eager" (does).
+        attention: "sdpa" (never builds the table of all pairs), "eager" (does), or "grouped_eager" (the course's own
+            kernel: eager for short sequences, SDPA for long ones).
         objective: "sft", "dpo" (two sequences a pair, and a reference) or "ppo" (four models).
         separate_reference: DPO's or PPO's reference is a model of its own; otherwise it is the same one, adapter off.
         processes: devices that train together.
         sharding: "ddp" (each holds everything) or "fsdp" (each holds its share of weights, gradients and optimiser state).
         loop: "transformers" (all logits, PEFT's layers: what TRL and most tutorials run) or "course" (`training.fit`: logits
             at scored positions only, fused functions).
-        scored: share of the tokens that are scored; only the course's loop takes advantage of it.
+        scored: share of the tokens for which logits are made: all of them in transformers' loop unless it is told otherwise.
         device: "cuda" or "cpu"; it decides what comes on top of the tensors.
     """
 
@@ -52,7 +54,7 @@ class Plan:
     target_modules: tuple[str, ...] | str = "all-linear"
     batch_size: int = 1
     length: int = 512
-    padded: bool = False
+    padded: bool | str = False
     accumulation: int = 1
     precision: str = "bf16"
     optimizer: str = "adamw"
@@ -99,6 +101,16 @@ class Plan:
     def tokens(self) -> int:
         """Tokens that go through the trained model at once."""
         return self.sequences * self.length
+
+    @property
+    def keeps_pairs(self) -> bool:
+        """Whether attention keeps its weights for all pairs of positions."""
+        return self.attention == "eager" or (self.attention == "grouped_eager" and self.length <= LONG)
+
+    @property
+    def repeats_keys(self) -> bool:
+        """Whether each key and value is copied once a query head: by eager attention, and by SDPA where it has a mask."""
+        return self.attention == "eager" or (self.attention == "sdpa" and bool(self.padded))
 
     @property
     def bytes_per_value(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+from dataclasses import replace
 
 from course_utils.errors import CourseError
 from course_utils.memory.plan import Plan
@@ -32,6 +33,52 @@ def build(config, plan: Plan):
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=plan.attention)
     if plan.method == "qlora":
         quantise(model, dtype)
+    return _adapted(model, plan)
+
+
+def build_piecewise(config, plan: Plan, device: str):
+    """`build` for a model whose weights would not fit on the device before they are packed: each is made and packed alone.
+
+    Args:
+        config: a `transformers` configuration.
+        plan: what is trained how.
+        device: where the model lives.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model = build(config, replace(plan, method="full", objective="sft", checkpointing=False))
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if hasattr(child, "inv_freq"):  # rotary tables are computed from the configuration
+                setattr(module, name, type(child)(config=model.config).to(device))
+    head = model.get_output_embeddings()
+    made: dict[int, object] = {}  # tied weights once
+    for module in list(model.modules()):
+        if plan.method == "qlora" and type(module) is torch.nn.Linear and module is not head:
+            continue  # replaced while its parent was visited
+        linears = {n: c for n, c in module.named_children() if type(c) is torch.nn.Linear and c is not head}
+        for name, layer in linears.items() if plan.method == "qlora" else ():
+            with torch.device(device):
+                setattr(module, name, _four_bit(torch.nn.Linear(
+                    layer.in_features, layer.out_features, layer.bias is not None, dtype=layer.weight.dtype
+                ), layer.weight.dtype))  # fmt: skip
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None and parameter.device.type == "meta":
+                if id(parameter) not in made:
+                    values = torch.empty(parameter.shape, dtype=parameter.dtype, device=device).normal_(std=0.02)
+                    made[id(parameter)] = torch.nn.Parameter(values)
+                module._parameters[name] = made[id(parameter)]
+    if plan.method == "qlora":
+        from course_utils import quantization
+
+        model.is_loaded_in_4bit = True
+        quantization.guard(model)
+    return _adapted(model, plan)
+
+
+def _adapted(model, plan: Plan):
+    """With the plan's adapter and checkpointing, ready to train."""
     if plan.method != "full":
         from peft import LoraConfig, get_peft_model
 
@@ -56,7 +103,7 @@ def quantise(model, dtype) -> None:
     import torch
 
     try:
-        import bitsandbytes as bnb
+        import bitsandbytes  # noqa: F401 - only to say in our words that it is missing
     except ImportError as error:
         raise CourseError("4-bit models need bitsandbytes: pip install 'finetuning-course[qlora]'") from error
     from course_utils import quantization
@@ -69,13 +116,23 @@ def quantise(model, dtype) -> None:
             if layer.weight.device.type == "meta":
                 setattr(module, name, _four_bit_shape(layer, dtype))
                 continue
-            new = bnb.nn.Linear4bit(layer.in_features, layer.out_features, layer.bias is not None, dtype, quant_type="nf4")
-            new.weight = bnb.nn.Params4bit(
-                layer.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, module=new
-            ).to(layer.weight.device)
-            new.bias = layer.bias
-            setattr(module, name, new)
+            setattr(module, name, _four_bit(layer, dtype))
+    model.is_loaded_in_4bit = True  # by this PEFT takes its 4-bit LoRA layer, as it does after `from_pretrained`
     quantization.guard(model)
+
+
+def _four_bit(layer, dtype):
+    """A linear layer as bitsandbytes' NF4 layer, on the same device."""
+    import bitsandbytes as bnb
+
+    new = bnb.nn.Linear4bit(
+        layer.in_features, layer.out_features, layer.bias is not None, dtype, quant_type="nf4", device="meta"
+    )
+    new.weight = bnb.nn.Params4bit(
+        layer.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, module=new
+    ).to(layer.weight.device)
+    new.bias = layer.bias
+    return new
 
 
 def _four_bit_shape(layer, dtype):
@@ -138,8 +195,8 @@ def run(model, plan: Plan, tracker=None, steps: int = 2) -> None:
         for _ in range(plan.accumulation):
             gc.collect()  # modules leave reference cycles behind, and when Python finds them is chance
             _phase(tracker, "forward")
-            ids = torch.ones(plan.sequences, plan.length, dtype=torch.long)
-            with _one_sequence_a_row() if is_fake(ids) and not plan.padded else contextlib.nullcontext():
+            ids = torch.ones(plan.sequences, plan.length, dtype=torch.long, device=next(model.parameters()).device)
+            with without_packing() if is_fake(ids) and not plan.padded else contextlib.nullcontext():
                 loss = loss_of(model, ids, plan)
             _phase(tracker, "backward")
             loss.backward()
@@ -162,7 +219,7 @@ def loss_of(model, ids, plan: Plan):
     if plan.padded:
         inputs["attention_mask"] = torch.ones_like(ids)
         inputs["attention_mask"][0, -1] = 0
-    with torch.autocast("cpu", torch.bfloat16, enabled=plan.precision == "amp"):
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=plan.precision == "amp"):
         if plan.objective == "sft":
             return model(**inputs, labels=ids).loss
         if plan.objective == "ppo":
@@ -172,14 +229,14 @@ def loss_of(model, ids, plan: Plan):
             logits = which(**inputs).logits[:, :-1]
             return torch.log_softmax(logits, -1, dtype=torch.float32).gather(2, ids[:, 1:, None]).sum((1, 2))
 
-        with torch.no_grad(), model.disable_adapter():
+        with torch.no_grad(), model.disable_adapter() if plan.method != "full" else contextlib.nullcontext():
             reference = sums(model)
         margin = (sums(model) - reference).view(-1, 2)
         return -torch.nn.functional.logsigmoid(0.1 * (margin[:, 0] - margin[:, 1])).mean()
 
 
 @contextlib.contextmanager
-def _one_sequence_a_row():
+def without_packing():
     """transformers looks at position ids to see whether rows hold several sequences; fake ones it cannot read."""
     from transformers import masking_utils
 

@@ -23,6 +23,7 @@ class MemoryReport:
         seconds: wall time of the block.
         process_start: resident memory of the process before the block.
         process_peak: highest resident memory during it.
+        gpu_start: live tensors on the GPU before the block, None without one.
         gpu_allocated_peak: highest sum of live tensors on the GPU, None without one.
         gpu_reserved_peak: what PyTorch's allocator held for them, None without a GPU.
         gpu_in_use: memory in use on the whole card at the end (context and other processes included), or None.
@@ -33,6 +34,7 @@ class MemoryReport:
     seconds: float = 0.0
     process_start: int = 0
     process_peak: int = 0
+    gpu_start: int | None = None
     gpu_allocated_peak: int | None = None
     gpu_reserved_peak: int | None = None
     gpu_in_use: int | None = None
@@ -65,7 +67,7 @@ class MemoryReport:
 
 @contextmanager
 def track(label: str = "block") -> Iterator[MemoryReport]:
-    """Measure the peak memory of a `with` block.
+    """Measure the peak memory of a `with` block; blocks may stand in one another.
 
     The report is complete when the block has ended, also when it ended with an error:
 
@@ -78,24 +80,42 @@ def track(label: str = "block") -> Iterator[MemoryReport]:
     release()
     report = MemoryReport(label, process_start=_resident())
     gpu = torch.cuda.is_available()
+    for outer in _open:
+        _raise_peaks(outer, gpu)  # the system keeps one highest value, which is forgotten now
     if gpu:
-        torch.cuda.synchronize()
+        report.gpu_start = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     exact = _reset_kernel_peak()
     report.method = "kernel" if exact else "sampled"
     sampler = None if exact else _Sampler()
+    _open.append(report)
     started = time.perf_counter()
     try:
         yield report
     finally:
         report.seconds = time.perf_counter() - started
-        report.process_peak = max(_kernel_peak() if exact else sampler.stop(), report.process_start)
+        for reading in _open:
+            _raise_peaks(reading, gpu)
+        _open.remove(report)
+        if sampler:
+            report.process_peak = max(report.process_peak, sampler.stop())
         if gpu:
-            torch.cuda.synchronize()
-            report.gpu_allocated_peak = torch.cuda.max_memory_allocated()
-            report.gpu_reserved_peak = torch.cuda.max_memory_reserved()
             free, total = torch.cuda.mem_get_info()
             report.gpu_in_use = total - free
+
+
+_open: list[MemoryReport] = []  # of the blocks that are at work, the outermost first
+
+
+def _raise_peaks(report: MemoryReport, gpu: bool) -> None:
+    """Take over what the system knows as highest since it was last asked to forget."""
+    report.process_peak = max(report.process_peak, report.process_start, _kernel_peak() if report.method == "kernel" else 0)
+    if gpu:
+        import torch
+
+        torch.cuda.synchronize()
+        report.gpu_allocated_peak = max(report.gpu_allocated_peak or 0, torch.cuda.max_memory_allocated())
+        report.gpu_reserved_peak = max(report.gpu_reserved_peak or 0, torch.cuda.max_memory_reserved())
 
 
 def _resident() -> int:

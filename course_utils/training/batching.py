@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Batches are cut from groups of this many batches, sorted by length: little padding, and still a random order.
-BUCKET = 16
-
 
 @dataclass(frozen=True)
 class Encoded:
@@ -135,15 +132,18 @@ def by_completion(values, batch: dict):
     return values.new_zeros(batch["sequences"]).index_add_(0, batch["owner"], values)
 
 
-def batches(examples: Sequence, batch_size: int, seed: int) -> list[list]:
-    """All examples once, in random order, batched with others of like length."""
+def batches(examples: Sequence, batch_size: int, seed: int, bucket: int = 1) -> list[list]:
+    """All examples once, in random order; with `bucket` above one, batched with others of like length.
+
+    Batches are then cut from random groups of `bucket` batches that are sorted by length.
+    """
     import numpy as np
 
     random = np.random.default_rng(seed)
     order = random.permutation(len(examples))
     made = []
-    for start in range(0, len(order), batch_size * BUCKET):
-        group = sorted(order[start : start + batch_size * BUCKET], key=lambda i: len(examples[i]))
+    for start in range(0, len(order), batch_size * bucket):
+        group = sorted(order[start : start + batch_size * bucket], key=lambda i: len(examples[i]))
         made += [[examples[i] for i in group[at : at + batch_size]] for at in range(0, len(group), batch_size)]
     random.shuffle(made)
     return made

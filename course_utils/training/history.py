@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 
+from course_utils.training.footprint import Footprint
 from course_utils.training.settings import Settings
 
 
@@ -29,6 +30,7 @@ class History:
         scored_tokens: tokens that carried loss.
         seconds: time in training steps; validation, rollouts and the reference not counted.
         reference_seconds: time for the reference's log-probabilities before training.
+        memory: what the run was predicted to add to memory, and what it added.
     """
 
     settings: Settings
@@ -46,6 +48,7 @@ class History:
     scored_tokens: int = 0
     seconds: float = 0.0
     reference_seconds: float = 0.0
+    memory: Footprint | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -69,7 +72,7 @@ class History:
 
     def as_dict(self) -> dict:
         """Plain values, for a checkpoint."""
-        return {name: value for name, value in asdict(self).items() if name != "settings"}
+        return {name: value for name, value in asdict(self).items() if name not in ("settings", "memory")}
 
     def restore(self, values: dict) -> None:
         """Take over what `as_dict` gave, keeping notes of this run."""

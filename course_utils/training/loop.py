@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
-from course_utils import quantization
+from course_utils import memory, quantization
 from course_utils.errors import CourseError
 from course_utils.training.batching import Encoded, batches, by_completion, pieces, token_log_probabilities
 from course_utils.training.checkpoints import Checkpoints, State, random_states, restore_random_states
+from course_utils.training.footprint import Footprint, largest, predict, touch
 from course_utils.training.history import History
 from course_utils.training.objectives import SFT, Objective
 from course_utils.training.progress import Progress
@@ -77,7 +78,10 @@ class _Run:
         self.history = History(settings)
         self.best: dict | None = None
         self.best_step: int | None = None
-        self.largest = (0, 0)  # examples and padded tokens of the piece at work, for the sentence about memory
+        self.at_work: tuple[list[Encoded], int] = (
+            [],
+            0,
+        )  # examples and padded tokens of a piece, for the sentence about memory
         self.step = 0
         quantization.guard(model)
         objective.attach(model)
@@ -129,30 +133,41 @@ class _Run:
         per_epoch = math.ceil(len(examples) / self.batch_size) * self._inner
         total = settings.max_steps or max(1, round(settings.epochs * per_epoch))
         every = settings.checkpoint_every or per_epoch
-        with Progress(total, show=self.accelerator.is_main_process) as progress, fused(self.wrapped, settings.fused):
-            if objective.needs_reference:
-                examples, held_out = self._with_reference(examples, held_out, state)
-            if state:
-                self._restore(state)
-            else:
-                self._validate(held_out, checkpoints)
-            self.wrapped.train()
-            ended = self.step >= total or bool(state and state.record["stopped"])  # a whole run that is asked for again
-            for mine, share, sizes in () if ended else self._stream(examples, self.step):
-                self._one_step(mine, share, sizes, total)
-                last = self.step == total
-                stop = False
-                if last or (settings.evaluate_every and self.step % settings.evaluate_every == 0):
-                    stop = self._validate(held_out, checkpoints)
-                if checkpoints and (last or stop or self.step % every == 0) and self.step % self._inner == 0:
-                    self._save(checkpoints, examples, held_out, stop)
-                progress.update(self.step, self.history, last or stop)
-                if last or stop:
-                    break
+        self.history.memory = self._footprint(examples, math.ceil(total / per_epoch))
+        touch(self.model)
+        with Progress(total, self.history, show=self.accelerator.is_main_process) as progress:
+            with memory.track("training") as report, fused(self.wrapped, settings.fused):
+                if objective.needs_reference:
+                    examples, held_out = self._with_reference(examples, held_out, state)
+                begun = state.step if state else 0
+                self._all_steps(examples, held_out, checkpoints, state, total, every, progress)
+            if self.step > begun:
+                self.history.memory = self.history.memory.with_measurement(report)
         if checkpoints:
             self.history.notes += checkpoints.notes
         self._restore_best(checkpoints)
         return self.history
+
+    def _all_steps(self, examples, held_out, checkpoints, state, total: int, every: int, progress) -> None:
+        """Validate, then step, validate and save until the end; from `state` on if there is one."""
+        if state:
+            self._restore(state)
+        else:
+            self._validate(held_out, checkpoints)
+        self.wrapped.train()
+        if self.step >= total or (state and state.record["stopped"]):
+            return  # a whole run that is asked for again
+        for mine, share, sizes in self._stream(examples, self.step):
+            self._one_step(mine, share, sizes, total)
+            last = self.step == total
+            stop = False
+            if last or (self.settings.evaluate_every and self.step % self.settings.evaluate_every == 0):
+                stop = self._validate(held_out, checkpoints)
+            if checkpoints and (last or stop or self.step % every == 0) and self.step % self._inner == 0:
+                self._save(checkpoints, examples, held_out, stop)
+            progress.update(self.step, last or stop)
+            if last or stop:
+                return
 
     # -- examples ---------------------------------------------------------------------------------------------------
 
@@ -185,7 +200,10 @@ class _Run:
             per_epoch = math.ceil(len(examples) / self.batch_size)
             epoch, number = divmod(at, per_epoch)
             if epoch != epoch_made:
-                epoch_made, made = epoch, batches(examples, self.batch_size, self.settings.seed + epoch)
+                epoch_made, made = (
+                    epoch,
+                    batches(examples, self.batch_size, self.settings.seed + epoch, self.settings.bucket),
+                )
             whole = made[number]
             mine = whole[self.rank :: self.world]
             share = 1 if mine else 0
@@ -245,9 +263,14 @@ class _Run:
     def _pieces(self, examples: Sequence[Encoded], most: int | None = None) -> list[list[Encoded]]:
         return pieces(examples, self.piece_tokens, most)
 
+    @property
+    def _most(self) -> int | None:
+        """Examples of a batch that may go through the model at once."""
+        return self.settings.batch_size if self.settings.gradient_accumulation_steps > 1 else None
+
     def _batch(self, piece: list[Encoded]) -> dict:
         batch = self.objective.collate(piece, self.pad_id, self.share_prompt)
-        self.largest = len(piece), batch["input_ids"].numel()
+        self.at_work = piece, batch["input_ids"].numel()
         device = self.accelerator.device
         return {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
 
@@ -260,10 +283,9 @@ class _Run:
         rate = settings.learning_rate * schedule(self.step, total, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        most = settings.batch_size if settings.gradient_accumulation_steps > 1 else None
         # Pieces that fit in memory. Each loss is divided by what the whole batch has, so the gradient is that of the batch
         # in one piece, however it is cut and over however many processes.
-        cut = self._pieces(mine, most)
+        cut = self._pieces(mine, self._most)
         sums = {"loss": 0.0}
         for number, piece in enumerate(cut):
             last = number == len(cut) - 1
@@ -404,20 +426,36 @@ class _Run:
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
+    def _footprint(self, examples: list[Encoded], epochs: int) -> Footprint:
+        """What the run will add to memory; the largest piece is looked for in its first three epochs."""
+        if self.objective.online:
+            return Footprint(
+                None,
+                "how long the answers get is not known yet",
+                where="GPU" if self.model.device.type == "cuda" else "process",
+            )
+        cut = [
+            self._pieces(whole[self.rank :: self.world] or whole[:1], self._most)
+            for epoch in range(min(epochs, 3))
+            for whole in batches(examples, self.batch_size, self.settings.seed + epoch, self.settings.bucket)
+        ]
+        return self._predicted(largest([piece for step in cut for piece in step]), any(len(step) > 1 for step in cut))
+
+    def _predicted(self, pieces: list[list[Encoded]], several: bool) -> Footprint:
+        blank = [[replace(e, reference=e.reference or (0.0,) * len(e.completions)) for e in piece] for piece in pieces]
+        made = [self.objective.collate(piece, self.pad_id, self.share_prompt) for piece in blank]
+        return predict(self.model, made, self.settings, self.objective.output, several)
+
     def out_of_memory(self) -> str:
-        """Sentence about what to lower, with what the piece at work takes by the usual formulas."""
-        config = self.model.config
-        examples, tokens = self.largest
-        # 34 bytes a token, layer and hidden unit: Korthikanti et al., 2022 (arXiv 2205.05198), without attention's squares
-        activations = 34 * tokens * config.num_hidden_layers * config.hidden_size
-        head = 4 * 2 * tokens * config.vocab_size
+        """Sentence about what to lower, with what the piece at work takes."""
+        examples, tokens = self.at_work
         advice = f"lower Settings(piece_tokens={self.piece_tokens}), which changes nothing but memory and time"
-        if examples == 1:
+        if len(examples) == 1:
             advice = f"lower Settings(max_length={self.settings.max_length}), or take a smaller or 4-bit model"
-        return (
-            f"out of memory at step {self.step}: {examples} example{'s' * (examples != 1)} with {tokens:,} tokens at once "
-            f"take about {activations / 1e9:.1f} GB of activations and up to {head / 1e9:.1f} GB at the output; {advice}"
-        )
+        text = f"out of memory at step {self.step}, with {tokens:,} tokens at once"
+        if examples and not self.objective.online:
+            text += f" ({self._predicted([examples], several=True)})"
+        return f"{text}; {advice}"
 
 
 def schedule(step: int, total: int, settings: Settings) -> float:

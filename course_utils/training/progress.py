@@ -7,6 +7,7 @@ Elsewhere nothing.
 
 from __future__ import annotations
 
+import html
 import sys
 import time
 
@@ -17,12 +18,12 @@ CURVE_SECONDS = 15.0  # drawing it takes a tenth of a second
 
 
 class Progress:
-    """Shows loss, tokens per second and time left while `fit` runs."""
+    """Shows loss, tokens per second and time left while `fit` runs, and memory: predicted, and at the end measured."""
 
-    def __init__(self, total: int, show: bool = True):
-        self.total, self.show = total, show
+    def __init__(self, total: int, history, show: bool = True):
+        self.total, self.history, self.show = total, history, show
         self._started = self._shown = self._drawn = time.perf_counter()
-        self._handle = self._curve = self._bar = None
+        self._handle = self._curve = self._bar = self._note = None
 
     def __enter__(self) -> Progress:
         if not self.show:
@@ -31,23 +32,33 @@ class Progress:
             from IPython.display import HTML, display
 
             self._handle = display(HTML(self._html(0, "starting")), display_id=True)
+            self._note = display(self._memory(), display_id=True)
         elif sys.stderr.isatty():
             from tqdm import tqdm
 
+            print(self.history.memory, file=sys.stderr)
             self._bar = tqdm(total=self.total, unit="step")
         return self
 
     def __exit__(self, *error) -> None:
         if self._bar is not None:
             self._bar.close()
+            print(self.history.memory, file=sys.stderr)
+        if self._note is not None:
+            self._note.update(self._memory())
         if self._curve is not None:
             from IPython.display import HTML
 
             self._curve.update(HTML(""))  # the finished run draws itself with History.plot
 
-    def update(self, step: int, history, last: bool = False) -> None:
+    def _memory(self):
+        from IPython.display import HTML
+
+        return HTML(f"<span>{html.escape(str(self.history.memory))}</span>")
+
+    def update(self, step: int, last: bool = False) -> None:
         """Show the state after a step; redrawn twice a second at most, and always at the end."""
-        now = time.perf_counter()
+        now, history = time.perf_counter(), self.history
         if self._bar is not None:
             self._bar.update(1)
             self._bar.set_postfix_str(f"loss {history.losses[-1]:.3f}, {history.tokens_per_second:.0f} tokens/s")

@@ -33,6 +33,9 @@ class Settings:
         checkpoint_every: steps between checkpoints; None for once an epoch.
         piece_tokens: most tokens (with padding) that go through the model at once; a batch above it is worked off in
             pieces with the same gradient. None suits the device.
+        bucket: 1 for random batches; more to cut batches from groups of so many that are sorted by length, for less padding.
+            That changes what is learned: batches of like examples gave a loss 1 to 2 % higher after 12 steps. On a CPU it
+            gains little, since a batch is sorted and cut into pieces anyway.
         share_prompt: compute the prompt once for chosen and rejected: the same result, less time.
         fused: parts of the model's step to compute with one function each (package `fused`): the same result, less time
             and memory.
@@ -54,13 +57,22 @@ class Settings:
     checkpoint_folder: str | None = None
     checkpoint_every: int | None = None
     piece_tokens: int | None = None
+    bucket: int = 1
     share_prompt: bool = True
     fused: tuple[str, ...] = FUSED
     seed: int = 0
 
     def __post_init__(self):
         """Refuse settings that cannot work, naming the argument and what would."""
-        positive = ("learning_rate", "batch_size", "gradient_accumulation_steps", "epochs", "max_grad_norm", "max_length")
+        positive = (
+            "learning_rate",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "epochs",
+            "max_grad_norm",
+            "max_length",
+            "bucket",
+        )
         for name in positive:
             if not getattr(self, name) > 0:
                 raise CourseError(f"Settings({name}={getattr(self, name)!r}): must be greater than zero")

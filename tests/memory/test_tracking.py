@@ -25,6 +25,24 @@ def test_peak_of_an_earlier_block_does_not_count():
     assert small.process_peak < large.process_peak - 300e6
 
 
+def test_a_block_within_a_block_hides_nothing_from_the_outer_one():
+    with memory.track("outer") as outer:
+        _touch(400)
+        with memory.track("inner") as inner:
+            _touch(50)
+        with memory.track("second") as second:
+            _touch(100)
+    assert outer.process_increase > 380e6
+    assert inner.process_increase < 100e6
+    assert second.process_increase < 150e6
+
+
+def test_an_inner_peak_is_the_outer_ones_too():
+    with memory.track("outer") as outer, memory.track("inner"):
+        _touch(300)
+    assert outer.process_increase > 280e6
+
+
 def test_sampling_where_the_kernel_does_not_tell(monkeypatch):
     from course_utils.memory import tracking
 
@@ -43,6 +61,6 @@ def test_report_is_complete_when_the_block_fails():
 
 
 def test_gpu_figures_are_shown_only_where_there_is_a_gpu():
-    report = memory.MemoryReport("x", 1.0, 1, 2, 3_000_000, 4_000_000, 5_000_000)
+    report = memory.MemoryReport("x", 1.0, 1, 2, 3, 3_000_000, 4_000_000, 5_000_000)
     assert ("GPU reserved, peak", "4 MB") in report.rows()
     assert not any("GPU" in name for name, _ in memory.MemoryReport("x").rows())

@@ -68,12 +68,12 @@ def test_every_example_is_seen_once_an_epoch():
     assert orders[0] != orders[1]
 
 
-def test_batches_hold_examples_of_like_length():
+def test_buckets_give_batches_of_like_length():
     import random
 
     dice = random.Random(0)
     lengths = [dice.randint(1, 200) for _ in range(256)]
-    made = batching.batches([example(1, n) for n in lengths], 8, 0)
+    made = batching.batches([example(1, n) for n in lengths], 8, 0, bucket=16)
     padded = sum(len(batch) * max(map(len, batch)) for batch in made)
     assert padded < 1.15 * sum(n + 1 for n in lengths)
     at_random = [lengths[i : i + 8] for i in range(0, 256, 8)]

@@ -30,7 +30,7 @@ def test_loss_falls_and_only_the_adapter_moves(tokenizer):
     model = with_lora(tiny_llama(), random_b=False)
     before = weights(model)
     _, history = run(tokenizer, model=model, validation=DATA[:4], max_steps=30, evaluate_every=10)
-    assert history.losses[-1] < history.losses[0] - 0.3
+    assert sum(history.losses[-5:]) / 5 < sum(history.losses[:5]) / 5 - 0.2  # of single batches, whose examples differ
     assert history.validation_losses[-1] < history.validation_losses[0] - 0.1  # a random model of 32 units learns slowly
     assert history.validation_steps == [0, 10, 20, 30]
     for name, parameter in model.named_parameters():
@@ -167,7 +167,7 @@ def test_out_of_memory_says_what_to_lower_and_how_much_it_was(tokenizer, monkeyp
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(training.SFT, "loss", refuse)
-    with pytest.raises(CourseError, match=rf"out of memory at step 1: {batch_size} example.* GB of activations .*{advice}"):
+    with pytest.raises(CourseError, match=rf"out of memory at step 1, .* MB predicted \({batch_size} x .*{advice}"):
         run(tokenizer, batch_size=batch_size, piece_tokens=5000)
 
 
@@ -210,11 +210,13 @@ def test_in_a_notebook_the_bar_and_the_curve_are_rewritten_in_place(tokenizer, m
     monkeypatch.setattr(progress, "REFRESH_SECONDS", 0)
     monkeypatch.setattr(IPython.display, "display", display)
     run(tokenizer, max_steps=6)
-    bars, curves = ([data for number, data in shown if number == which] for which in (0, 1))
+    bars, notes, curves = ([data for number, data in shown if number == which] for which in (0, 1, 2))
     assert "step 6 of 6" in bars[-1]
     assert "left" in bars[1]
     assert "left" not in bars[-1]
     assert 'alt="Line chart, Loss while training' in curves[0]
+    assert "predicted" in notes[0] and "measured" not in notes[0]
+    assert "measured" in notes[-1]
     assert curves[-1] == ""  # the finished run draws itself
 
 

@@ -9,7 +9,7 @@ that none of them changes more than the order of additions in float32:
     mlp   the gated feed-forward block with its three LoRA layers (`mlp.py`)
     norm  RMSNorm with a frozen weight (`norm.py`)
 
-What a piece does not cover (8-bit bases, DoRA, dropout, merged or several active adapters, autocast, other
+What a piece does not cover (8-bit bases, DoRA, dropout, merged or several active adapters, autocast to another format, other
 architectures) goes on as before.
 """
 

@@ -45,9 +45,10 @@ class LogProbabilities(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, labels):
         rows = max(1, KEEP // len(weight))
-        ctx.table = None
+        ctx.table = table = None
         parts = []
         for at in range(0, len(hidden), rows):
+            del table  # the piece before goes before the next one comes
             table = torch.log_softmax(hidden[at : at + rows] @ weight.T, dim=-1, dtype=torch.float32)
             parts.append(table.gather(1, labels[at : at + rows, None])[:, 0])
         if len(parts) == 1 and ctx.needs_input_grad[0]:
@@ -70,6 +71,7 @@ class LogProbabilities(torch.autograd.Function):
             # d log p(label) / d logits = onehot(label) - p
             d_logits = table.exp_().mul_(-g).scatter_add_(1, labels[piece, None], g)
             result[piece] = d_logits.to(weight.dtype) @ weight
+            del d_logits, table
         return result, None, None
 
 

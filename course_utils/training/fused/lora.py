@@ -35,7 +35,7 @@ def replacements(model) -> Iterator[tuple[torch.nn.Module, Callable]]:
 def is_plain(module) -> bool:
     """Whether a module is a LoRA layer over a 16-, 32- or 4-bit linear layer, its adapter without bias, DoRA or the like."""
     return (
-        (type(module) is Linear and type(module.get_base_layer()) is torch.nn.Linear or _over_four_bits(module))
+        ((type(module) is Linear and type(module.get_base_layer()) is torch.nn.Linear) or _over_four_bits(module))
         and not any(module.lora_bias.values())
         and not any(getattr(module, "use_dora", {}).values())
     )
@@ -54,12 +54,17 @@ def active_adapter(module, x) -> Adapter | None:
         or module.disable_adapters
         or module.merged
         or x.dtype != _product_dtype(module.get_base_layer())
-        or torch.is_autocast_enabled(x.device.type)
+        or _cast_elsewhere(x)
         or (module.training and getattr(module.lora_dropout[active[0]], "p", 0.0) > 0)
     ):
         return None
     name = active[0]
     return Adapter(module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name])
+
+
+def _cast_elsewhere(x) -> bool:
+    """Whether autocast would compute in another format; loss scaling comes with an autocast to the format that is there."""
+    return torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) != x.dtype
 
 
 def _product_dtype(layer):

@@ -23,11 +23,13 @@ class Objective:
         name: the field's name for the method.
         needs_reference: whether the loop takes the completions' log-probabilities once before training, from the model
             as it is then. That model is the reference, so that no second copy of it is needed.
+        output: what the last layer makes: "scored" for a table over the vocabulary at the scored tokens, "none" for less.
         online: whether training examples are made by the model itself while it trains (`rollout`).
     """
 
     name = "objective"
     needs_reference = False
+    output = "scored"
     online = False
 
     def encode(self, tokenizer, example, max_length: int, where: str) -> Encoded:

@@ -25,6 +25,7 @@ class Reward(Objective):
 
     centre: float = 0.0
     name: str = "reward"
+    output = "none"
 
     def encode(self, tokenizer, example, max_length: int, where: str) -> Encoded:
         """See `encode_pair`."""

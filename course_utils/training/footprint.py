@@ -1,0 +1,190 @@
+"""What a run will take, said before it starts, and beside it what it took.
+
+The closed form of `memory.estimate` is put on the largest piece that the run sends through the model. What counts is what
+the run adds to what was there: gradients, optimiser states, activations, the table at the output. On a GPU that is measured
+to the byte; on a CPU the process's resident memory also holds what libraries keep for themselves, for which there is a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from course_utils import memory, quantization
+from course_utils.errors import CourseError
+from course_utils.memory import formula
+from course_utils.memory.shape import Shape, shape
+from course_utils.training.batching import Encoded
+from course_utils.training.settings import FUSED, Settings
+
+# A process holds more than its tensors: what libraries set up when they first compute, and what the C library's allocator
+# keeps. Seven runs of the packaged model, of 0.3 to 1.6 GB of tensors, had 60 to 250 MB more; this rule was within a quarter
+# of what each took.
+CPU_LIBRARIES = 100e6
+CPU_HELD = 0.05
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Memory that a run adds to what was in use, in bytes.
+
+    Attributes:
+        predicted: said before the run; None where the closed form does not cover it.
+        reason: why there is no prediction, or "".
+        rows, length: of the largest piece: sequences at once, and tokens of each with padding.
+        parts: name → bytes of what makes up the prediction.
+        measured: after the run: the GPU's live tensors, or on a CPU the process's resident memory; None before.
+        where: "GPU" or "process".
+    """
+
+    predicted: int | None
+    reason: str = ""
+    rows: int = 0
+    length: int = 0
+    parts: tuple[tuple[str, int], ...] = ()
+    measured: int | None = None
+    where: str = "process"
+
+    @property
+    def error(self) -> float | None:
+        """(predicted - measured) / measured: negative where the prediction was too low."""
+        if self.predicted is None or not self.measured:
+            return None
+        return self.predicted / self.measured - 1
+
+    def with_measurement(self, report: memory.MemoryReport) -> Footprint:
+        """The same with what a `memory.track` block around the run says."""
+        if self.where == "GPU" and report.gpu_allocated_peak is not None:
+            return replace(self, measured=report.gpu_allocated_peak - report.gpu_start)
+        return replace(self, measured=report.process_increase)
+
+    def __str__(self) -> str:
+        if self.predicted is None:
+            text = f"memory is not predicted: {self.reason}"
+        else:
+            largest = max(self.parts, key=lambda part: part[1])[0]
+            text = f"memory on top of the model: {self.predicted / 1e6:,.0f} MB predicted "
+            text += f"({self.rows} x {self.length} tokens at once, most of it {largest})"
+        if self.measured is None:
+            return text
+        text += f", {self.measured / 1e6:,.0f} MB measured ({'live tensors' if self.where == 'GPU' else 'resident memory'})"
+        return text if self.error is None else f"{text}, {100 * self.error:+.0f} %"
+
+
+def predict(model, batches: Iterable[dict], settings: Settings, output: str = "scored", several: bool = False) -> Footprint:
+    """What a run adds to the model that is there.
+
+    Args:
+        model: as it is trained.
+        batches: what goes through the model at once, as `Objective.collate` makes it; the largest decides.
+        settings: of the run.
+        output: `Objective.output`.
+        several: whether an optimiser step takes more than one, so that gradients are there while the next is at work.
+
+    Returns:
+        Footprint without a measurement; without a prediction where the closed form does not cover the run.
+    """
+    where = "GPU" if model.device.type == "cuda" else "process"
+    try:
+        sizes = shape(model)
+        if not sizes.known:
+            raise CourseError(f"the closed form was not tested on the architecture of {sizes.name}")
+        plan = plan_of(model, sizes, settings)
+        if output == "none":
+            sizes = replace(sizes, head=0)
+        found = []
+        for rows, length, kept, scored, mask in {_size(batch) for batch in batches}:
+            # a frozen head makes its table at the scored positions; one that trains, logits at all that are kept
+            table = scored if plan.loop == "course" and plan.method != "full" else rows * kept
+            here = replace(
+                plan, batch_size=rows, length=length, accumulation=2 if several else 1, padded=mask,
+                scored=1e-9 if output == "none" else max(1, table) / (rows * length),
+            )  # fmt: skip
+            found.append((formula.parts(sizes, here), rows, length))
+        largest, rows, length = max(found, key=lambda one: one[0].peak)
+    except Exception as error:  # whatever a model may be: a prediction must not stop its training
+        return Footprint(None, str(error) or type(error).__name__, where=where)
+    parts = [(name, getattr(largest, name)) for name in ("gradients", "optimizer", "activations", "logits")]
+    if where == "process":
+        parts.append(("overhead", round(CPU_LIBRARIES + CPU_HELD * sum(size for _, size in parts))))
+    return Footprint(sum(size for _, size in parts), "", rows, length, tuple(parts), where=where)
+
+
+def touch(model) -> None:
+    """Read a value of each page of a model's weights: fresh ones lie in a file until something reads them, and would be
+    taken for what the run adds.
+    """
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.device.type == "cpu":
+            tensor.detach().flatten()[:: max(1, 2048 // tensor.element_size())].sum()
+
+
+def largest(pieces: Iterable[Sequence[Encoded]], count: int = 12) -> list[Sequence[Encoded]]:
+    """The pieces among which the largest of a run is, judged by tokens with padding and, where equal, by scored tokens."""
+    by_size: dict[tuple[int, int], Sequence[Encoded]] = {}
+    for piece in pieces:
+        size = len(piece), max(map(len, piece))
+        if size not in by_size or _scored(piece) > _scored(by_size[size]):
+            by_size[size] = piece
+    order = sorted(by_size, key=lambda size: size[0] * size[1], reverse=True)
+    longest = max(by_size, key=lambda size: size[1])  # attention's share grows with the square
+    return [by_size[size] for size in {*order[:count], longest}]
+
+
+def _scored(piece: Sequence[Encoded]) -> int:
+    return sum(example.scored for example in piece)
+
+
+def _size(batch: dict) -> tuple:
+    rows, length = batch["input_ids"].shape
+    mask = "table" if batch["attention_mask"].dim() == 4 else True
+    return rows, length, len(batch["keep"]), len(batch["label"]), mask
+
+
+def plan_of(model, sizes: Shape, settings: Settings) -> memory.Plan:
+    """The `Plan` that a model is trained by, as far as it does not depend on the batch.
+
+    Raises:
+        CourseError: something that the closed form does not cover.
+    """
+    import torch
+
+    base = getattr(model, "get_base_model", lambda: model)()
+    kind = base.get_input_embeddings().weight.dtype
+    precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[kind]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    common = {
+        "precision": precision, "loop": "course", "attention": _attention(model),
+        "device": "cuda" if model.device.type == "cuda" else "cpu",
+        "checkpointing": bool(getattr(base, "is_gradient_checkpointing", False)),
+    }  # fmt: skip
+    if set(settings.fused) != set(FUSED):
+        raise CourseError("some of the fused functions are switched off")
+    if not hasattr(model, "peft_config"):
+        if len(trained) != sum(1 for _ in model.parameters()):
+            raise CourseError("part of the model is trained, without an adapter")
+        return memory.Plan("full", **common)
+    active = model.active_adapters() if callable(model.active_adapters) else model.active_adapters
+    adapters = [adapter for name, adapter in model.peft_config.items() if name in active]
+    if len(adapters) != 1 or not hasattr(adapters[0], "r") or not isinstance(adapters[0].target_modules, (set, list)):
+        raise CourseError("the adapter is not a single LoRA on named layers")
+    four_bit = bool(quantization.four_bit_layers(model))
+    if adapters[0].lora_dropout:
+        raise CourseError("dropout keeps masks, which the closed form does not count")
+    if four_bit and precision == "fp32":
+        raise CourseError("it does not cover a 4-bit base that computes in float32")
+    if getattr(base, "quantization_method", None) and not four_bit:
+        raise CourseError("the base is quantised in a way that the closed form does not know")
+    names = tuple(sorted({name.rpartition(".")[2] for name in adapters[0].target_modules}))
+    plan = memory.Plan("qlora" if four_bit else "lora", rank=adapters[0].r, target_modules=names, **common)
+    # DoRA, ranks by layer, modules saved whole, some blocks only: all of them train other than this many values
+    if sum(p.numel() for p in trained) != formula.adapter_values(sizes, plan) or any(
+        p.dtype != torch.float32 for p in trained
+    ):
+        raise CourseError("what is trained is not a float32 LoRA of one rank on all blocks")
+    return plan
+
+
+def _attention(model) -> str:
+    kernel = getattr(model.config, "_attn_implementation", None) or "sdpa"
+    return kernel if kernel in ("eager", "grouped_eager") else "sdpa"

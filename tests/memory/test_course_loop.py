@@ -1,0 +1,111 @@
+"""The closed form for the course's own loop, against a trace of the very functions that `fit` calls."""
+
+from dataclasses import replace
+
+import pytest
+
+from course_utils import attention, memory, training
+from course_utils.memory import formula, step, tracing
+from course_utils.memory.shape import shape
+from course_utils.training.batching import Encoded
+from course_utils.training.fused import fused
+
+
+def config(architecture, **changes):
+    from transformers import AutoConfig
+
+    settings = {
+        "vocab_size": 8192, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 6, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "tie_word_embeddings": True,
+    }  # fmt: skip
+    if architecture == "qwen3":
+        settings["head_dim"] = 32
+    return AutoConfig.for_model(architecture, **(settings | changes))
+
+
+def traced(settings, plan, batch, sizes, objective):
+    """Trace of two steps of `fit` on fake tensors."""
+    import torch
+
+    attention.register()
+    with torch.device("meta"):
+        model = step.build(settings, replace(plan, attention="eager"))
+    (model if plan.method == "full" else model.get_base_model()).set_attn_implementation(plan.attention)
+
+    def run(model, tracker):
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+        with fused(model):
+            for _ in range(2):
+                tracker.phase = "forward"
+                loss = objective.loss(model, batch, sizes).value
+                tracker.phase = "backward"
+                loss.backward()
+                del loss
+                tracker.phase = "optimizer"
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+    with step.without_packing():
+        return tracing.trace(model, run)
+
+
+def both(settings, plan, examples, objective=None):
+    """What a step adds to weights and adapter: (predicted, traced)."""
+    objective = objective or training.SFT()
+    batch, sizes = objective.collate(examples, 0), objective.sizes(examples)
+    rows, length = batch["input_ids"].shape
+    scored = len(batch["label"]) if plan.method != "full" else rows * len(batch["keep"])
+    mask = "table" if batch["attention_mask"].dim() == 4 else True
+    plan = replace(plan, batch_size=rows, length=length, padded=mask, scored=scored / (rows * length))
+    found, parts = traced(settings, plan, batch, sizes, objective), formula.parts(shape(settings), plan)
+    there = parts.weights + parts.adapter
+    assert found.at_peak["weights"] + found.at_peak["adapter"] == pytest.approx(there, rel=0.01)
+    return parts.peak - there, found.peak - there
+
+
+def plan(method, precision, kernel, **more):
+    return memory.Plan(method, rank=8, precision=precision, attention=kernel, loop="course", device="cpu", **more)
+
+
+SHAPES = [(attention.NAME, 4, 96, 24), (attention.NAME, 1, 320, 40), (attention.NAME, 2, 512, 40), ("sdpa", 4, 96, 24)]
+
+
+def answers(rows, length, scored):
+    return [Encoded([5] * (length - scored - i % 3), [[7] * scored]) for i in range(rows)]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj"), ("o_proj", "down_proj")], ids=str)
+@pytest.mark.parametrize("kernel, rows, length, scored", SHAPES)
+def test_lora(architecture, precision, targets, kernel, rows, length, scored):
+    how = plan("lora", precision, kernel, target_modules=targets)
+    predicted, real = both(config(architecture), how, answers(rows, length, scored))
+    assert predicted == pytest.approx(real, rel=0.04)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kernel, rows, length, scored", SHAPES)
+def test_full_fine_tuning(tied, precision, kernel, rows, length, scored):
+    settings = config("llama", tie_word_embeddings=tied)
+    predicted, real = both(settings, plan("full", precision, kernel), answers(rows, length, scored))
+    assert predicted == pytest.approx(real, rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "kernel, pairs, prompt, answer", [(attention.NAME, 2, 60, 30), (attention.NAME, 1, 400, 40), ("sdpa", 2, 60, 30)]
+)
+def test_two_answers_that_share_a_prompt(precision, kernel, pairs, prompt, answer):
+    examples = [Encoded([5] * (prompt - i), [[7] * answer, [8] * (answer - 3)], reference=(0.0, 0.0)) for i in range(pairs)]
+    predicted, real = both(config("llama"), plan("lora", precision, kernel), examples, training.DPO())
+    assert predicted == pytest.approx(real, rel=0.06)
+
+
+def test_a_table_that_is_made_in_pieces():
+    """Above 2**24 entries the head's table is made piece by piece: more scored tokens then take no more at the output."""
+    settings = config("llama", vocab_size=65536, num_hidden_layers=1)
+    predicted, real = both(settings, plan("lora", "bf16", attention.NAME), answers(4, 320, 200))
+    assert predicted == pytest.approx(real, rel=0.1)

@@ -1,0 +1,71 @@
+"""The explorer of memory and its plain twin."""
+
+import re
+
+import pytest
+
+from course_utils import memory, widgets
+from course_utils.errors import CourseError
+
+
+def totals(figure):
+    """Bar → GB, as the alt text says them."""
+    return {name: float(size) for name, size in re.findall(r"(full|lora|qlora): ([\d.]+), of it", figure.alt)}
+
+
+def test_bars_show_what_the_estimator_says():
+    options = {"batch_size": 2, "length": 2048, "checkpointing": True}
+    shown = totals(widgets.memory_bars("Llama-3.1-8B", **options))
+    assert shown.keys() == {"full", "lora", "qlora"}
+    for method, gb in shown.items():
+        assert gb == pytest.approx(memory.estimate("Llama-3.1-8B", method, **options).total / 1e9, rel=0.01)
+
+
+def test_bars_show_the_cards():
+    figure = widgets.memory_bars("SmolLM2-135M", ("lora",), gpus=("l4",))
+    assert f"L4 at {memory.GPUS['l4'] / 1e9:g}" in figure.alt
+    assert figure.png.startswith(b"\x89PNG")
+
+
+def test_an_unknown_card_is_named():
+    with pytest.raises(CourseError, match="unknown GPU 'abacus'"):
+        widgets.memory_bars("SmolLM2-135M", gpus=("abacus",))
+
+
+def test_a_moved_slider_draws_anew():
+    pytest.importorskip("ipywidgets")
+    explorer = widgets.memory_explorer(model="Llama-3.1-8B", length=512)
+    before = totals(explorer.figure)
+    explorer.controls["length"].value = 8192
+    after = totals(explorer.figure)
+    assert all(after[method] > before[method] for method in before)
+    assert explorer.picture.value == explorer.figure._repr_html_()
+    explorer.controls["method"].value = "qlora"
+    assert totals(explorer.figure).keys() == {"qlora"}
+    options = {"rank": 16, "batch_size": 1, "length": 8192, "checkpointing": True}
+    assert totals(explorer.figure)["qlora"] == pytest.approx(
+        memory.estimate("Llama-3.1-8B", "qlora", **options).total / 1e9, rel=0.01
+    )
+
+
+def test_without_a_front_end_the_figure_stands_in():
+    """A stored notebook keeps no widgets; the builder takes the view away and leaves the rest."""
+    bundle = widgets.memory_explorer()._repr_mimebundle_()
+    assert bundle["text/html"].startswith("<img") and "alt=" in bundle["text/html"]
+    assert bundle["text/plain"].startswith("Figure: Stacked bar chart")
+
+
+def test_without_ipywidgets_it_is_the_figure(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    explorer = widgets.memory_explorer()
+    assert explorer.controls == {}
+    assert widgets.VIEW not in explorer._repr_mimebundle_()
+
+
+def test_a_model_of_ones_own_can_be_chosen():
+    pytest.importorskip("ipywidgets")
+    explorer = widgets.memory_explorer(model="Llama-2-70B", rank=24)
+    assert explorer.controls["model"].value == "Llama-2-70B"
+    assert explorer.controls["rank"].value == 24

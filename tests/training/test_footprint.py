@@ -1,0 +1,158 @@
+"""What `fit` says about memory before a run, beside what it measures."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import conversation, tiny_llama, with_lora
+
+from course_utils import memory, training
+from course_utils.training import footprint
+from course_utils.training.batching import Encoded
+
+
+@pytest.fixture
+def tokenizer(packaged):
+    return packaged[1]
+
+
+def example(prompt, *completions):
+    return Encoded([5] * prompt, [[7] * n for n in completions])
+
+
+def predicted(model, *pieces, objective=None, share=True, settings=None, **options):
+    objective = objective or training.SFT()
+    batches = [objective.collate(piece, 0, share) for piece in pieces]
+    return footprint.predict(model, batches, settings or training.Settings(), **options)
+
+
+def test_the_largest_piece_decides():
+    model = with_lora(tiny_llama())
+    small, large = [example(10, 6)], [example(90, 30)] * 3
+    both = predicted(model, small, large, small)
+    assert both == predicted(model, large)
+    assert (both.rows, both.length) == (3, 120)
+    assert both.predicted > predicted(model, small).predicted
+
+
+def test_the_largest_pieces_are_found_among_many():
+    many = [[example(n % 50 + 1, 5)] * (n % 4 + 1) for n in range(500)]
+    wide, long, scored = [example(50, 5)] * 9, [example(300, 5)], [example(15, 40)] * 9
+    found = footprint.largest([*many, wide, long, scored])
+    assert wide in found or scored in found
+    assert long in found
+    assert scored in found
+    assert len(found) <= 13
+
+
+def test_gradients_count_while_the_next_piece_is_at_work():
+    model = with_lora(tiny_llama())
+    piece = [example(90, 30)] * 3
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    one, several = predicted(model, piece), predicted(model, piece, several=True)
+    assert dict(several.parts)["gradients"] == 4 * trained
+    assert dict(one.parts)["gradients"] == 0  # at the loss, where this step is highest
+    assert dict(one.parts)["optimizer"] == 8 * trained
+
+
+def test_a_shared_prompt_is_one_row():
+    model = with_lora(tiny_llama())
+    pair = [example(100, 20, 20)]
+    together, apart = predicted(model, pair), predicted(model, pair, share=False)
+    assert (together.rows, together.length) == (1, 144)
+    assert (apart.rows, apart.length) == (2, 120)
+
+
+def test_orpo_that_scores_prompts_is_seen_as_it_runs():
+    model, pair = with_lora(tiny_llama()), [example(100, 20, 20)]
+    usual, whole = (predicted(model, pair, objective=training.ORPO(score_prompt=flag)) for flag in (False, True))
+    assert dict(whole.parts)["logits"] > 4 * dict(usual.parts)["logits"]
+
+
+def test_a_reward_model_has_no_table_of_tokens():
+    model = with_lora(tiny_llama())
+    assert dict(predicted(model, [example(100, 20, 20)], output="none").parts)["logits"] < 1000
+
+
+def doubled(model):
+    """Two adapters, both active."""
+    from peft import LoraConfig
+
+    model = with_lora(model)
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"]))
+    model.base_model.set_adapter(["default", "second"])
+    return model
+
+
+def partly(model):
+    model.requires_grad_(False).get_output_embeddings().requires_grad_(True)
+    return model
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda m: with_lora(m, use_dora=True), "not a float32 LoRA of one rank"),
+        (lambda m: with_lora(m, rank_pattern={"q_proj": 2}), "not a float32 LoRA of one rank"),
+        (lambda m: with_lora(m, target_modules=["q_proj"], layers_to_transform=[1]), "not a float32 LoRA of one rank"),
+        (lambda m: with_lora(m, modules_to_save=["lm_head"]), "not a float32 LoRA of one rank"),
+        (lambda m: with_lora(m, dropout=0.1), "dropout"),
+        (doubled, "not a single LoRA"),
+        (partly, "part of the model"),
+    ],
+)
+def test_what_the_closed_form_does_not_cover_is_said(change, reason):
+    found = predicted(change(tiny_llama()), [example(10, 6)])
+    assert found.predicted is None
+    assert reason in str(found)
+    assert found.error is None
+
+
+def test_fused_functions_switched_off():
+    found = predicted(with_lora(tiny_llama()), [example(10, 6)], settings=training.Settings(fused=("head",)))
+    assert "switched off" in found.reason
+
+
+def test_an_unknown_architecture_trains_without_a_prediction(tokenizer):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=49152, n_positions=256, n_embd=32, n_layer=2, n_head=4))
+    history = training.fit(model, tokenizer, [conversation()] * 2, settings=training.Settings(max_steps=1))
+    assert "not tested on the architecture" in str(history.memory)
+    assert history.memory.measured is not None
+
+
+def test_what_fit_predicts_is_near_what_it_takes(packaged):
+    """The real model, in a process of its own: here other tests' memory would be reused."""
+    code = """
+from peft import LoraConfig, get_peft_model
+from course_utils import models, training
+from course_utils.data_prep import load_task
+model, tokenizer = models.load(tier="cpu")
+model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+data = load_task("support_tickets").train[:64]
+training.fit(model, tokenizer, data, settings=training.Settings(max_steps=1))  # what libraries keep for themselves
+history = training.fit(model, tokenizer, data, settings=training.Settings(max_steps=3, piece_tokens=3000))
+print(history.memory, history.memory.error)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert abs(float(ran.stdout.split()[-1])) < 0.25, ran.stdout
+
+
+def test_a_run_that_is_over_measures_nothing(tokenizer, tmp_path):
+    settings = training.Settings(max_steps=2, checkpoint_folder=tmp_path)
+    for measured in (True, False):
+        history = training.fit(with_lora(tiny_llama()), tokenizer, [conversation()] * 4, settings=settings)
+        assert (history.memory.measured is not None) == measured
+
+
+def test_measurement_and_error():
+    report = memory.MemoryReport("x", process_start=100_000_000, process_peak=150_000_000)
+    found = footprint.Footprint(40_000_000, rows=2, length=64, parts=(("activations", 40_000_000),)).with_measurement(report)
+    assert found.measured == 50_000_000
+    assert found.error == pytest.approx(-0.2)
+    assert "40 MB predicted" in str(found) and "50 MB measured" in str(found) and "-20 %" in str(found)
+    on_gpu = footprint.Footprint(40_000_000, parts=(("activations", 1),), where="GPU").with_measurement(
+        memory.MemoryReport("x", gpu_start=10_000_000, gpu_allocated_peak=60_000_000)
+    )
+    assert on_gpu.measured == 50_000_000
