@@ -239,6 +239,8 @@ def parts(shape: Shape, plan: Plan) -> Parts:
     untied = gradients_of(shape.embedding) if shape.head else 0  # the embedding's gradient, which comes last
     in_first_mlp = trained - after_down - untied
     in_first_norm = trained - gradients_of(by_group["norm1"] + by_group["attention"]) - untied
+    # where head and embedding are tied, both shares and their sum are there for a moment
+    at_embedding = gradients_of(shape.embedding) * ((2 + bool(accumulated)) if not shape.head else bool(accumulated))
     of_attention = block - (kept_by_feed_forward(shape, plan) * tokens)
 
     held = {  # moment: gradients, activations, logits
@@ -258,12 +260,7 @@ def parts(shape: Shape, plan: Plan) -> Parts:
             checkpoint * plan.checkpointing + always + of_attention + passing_in_norm(shape, plan) * tokens,
             0,
         ),
-        # where head and embedding are tied, the embedding's share is made apart and added to the head's
-        "embedding": (
-            trained + (0 if untied and not accumulated else gradients_of(shape.embedding)),
-            always + checkpoint,
-            0,
-        ),
+        "embedding": (trained + at_embedding, always + checkpoint, 0),
         "optimizer": (trained, optimizer_passing(shape, plan), 0),
     }
     moments = {name: round(states + sum(parts)) for name, parts in held.items()}

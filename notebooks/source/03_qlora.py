@@ -464,15 +464,14 @@ def new_adapter(model):
 
 
 def train(model):
-    """Train a fresh adapter; returns the model, its history and what memory it took."""
+    """Train a fresh adapter; returns the model and its history."""
     tuned = new_adapter(model)
-    with memory.track("training") as report:
-        history = training.fit(tuned, tokenizer, chosen, settings=settings)
+    history = training.fit(tuned, tokenizer, chosen, settings=settings)
     memory.release()
-    return tuned, history, report
+    return tuned, history
 
 
-lora, lora_history, lora_report = train(base)
+lora, lora_history = train(base)
 print("LoRA: ", lora_history)
 
 # %%
@@ -482,79 +481,11 @@ stored = sum(m.weight.numel() + sum(t.numel() * t.element_size() for t in (m.wei
              for m in layers.values())  # fmt: skip
 values = sum(m.in_features * m.out_features for m in layers.values())
 print(f"{len(layers)} layers with {values:,} weights in {stored / 1e6:.1f} MB: {8 * stored / values:.3f} bits each")
-qlora, qlora_history, qlora_report = train(four_bit)
+qlora, qlora_history = train(four_bit)
 print("QLoRA:", qlora_history)
 
 # %%
 figures.learning_curve({"LoRA": lora_history, "QLoRA": qlora_history}, "The same data on 16 and on 4 bits")
-
-# %% [markdown]
-# ### After
-#
-# Both answer the 100 test messages. For that each adapter is merged into 16-bit weights: LoRA's into the base it was trained on,
-# QLoRA's into the *4-bit base turned back*, which is the base that it knows (section 9 shows why).
-
-# %%
-def turned_back(model):
-    """A 16-bit copy of a 4-bit model, with the weights that its 4 bits stand for."""
-    dense, _ = models.load()
-    for name, module in quantization.four_bit_layers(model).items():
-        name = name.removeprefix("base_model.model.").removesuffix(".base_layer")
-        dense.get_submodule(name).weight.data.copy_(quantization.dense(module.weight, dense.dtype))
-    return dense
-
-
-def merged(tuned, onto):
-    """`onto` with the adapter of `tuned` added to its weights."""
-    with tempfile.TemporaryDirectory() as folder:
-        tuned.save_pretrained(folder)
-        return PeftModel.from_pretrained(onto, folder).merge_and_unload()
-
-
-def score(model):
-    """Answers to the test set, scored."""
-    return task.evaluate(generate(model, tokenizer, task.prompts(), max_new_tokens=PLAN["answer"], batch_size=25))
-
-
-lora_merged = merged(lora, models.load()[0])
-lora_scores = score(lora_merged)
-del lora_merged
-memory.release()
-qlora_merged = merged(qlora, turned_back(qlora))
-qlora_scores = score(qlora_merged)
-memory.release()
-
-
-def main_scores(scores):
-    return {"valid format": scores.valid} | {f"{field} right": scores.exact[field] for field in ("category", "escalation", "order_id")}
-
-
-for name, scores in {"LoRA": lora_scores, "QLoRA": qlora_scores}.items():
-    print(f"{name:<6}", "; ".join(f"{what} {value}" for what, value in main_scores(scores).items()))
-figures.intervals({"LoRA": main_scores(lora_scores), "QLoRA": main_scores(qlora_scores)}, "100 test messages")
-
-# %%
-def right(scores, field):
-    """1 for each test message whose field is right, else 0."""
-    return [int(record is not None and record[field] == wanted[field]) for record, wanted in zip(scores.records, task.references())]
-
-
-apart = qlora_scores.valid.value - lora_scores.valid.value
-judged = {
-    field: evaluation.mean([q - p for q, p in zip(right(qlora_scores, field), right(lora_scores, field))])
-    for field in ("category", "escalation")
-}
-points = {f: f"{100 * s.value:+.0f} [{100 * s.low:+.0f}, {100 * s.high:+.0f}]" for f, s in judged.items()}
-assert apart >= -0.1
-claims.check(
-    "Q5",
-    measured=f"valid format: QLoRA {qlora_scores.valid}, LoRA {lora_scores.valid}; QLoRA less LoRA, points: "
-    + "; ".join(f"{field} {text}" for field, text in points.items()),
-    holds=apart >= -0.03 and all(score.high >= 0 for score in judged.values()),
-    when="the behaviour is simple, the yardstick is LoRA on an unquantised base, and 100 test messages can't see smaller differences; full "
-    f"fine-tuning was not run. The base itself got worse by {prose['NF4 + double'].value:.2f} nats a token of prose",
-    because="QLoRA's answers were measurably worse than LoRA's on the same data",
-)
 
 # %% [markdown]
 # ### Speed
@@ -605,7 +536,76 @@ print(f"of QLoRA's base the embedding takes {embedding.numel() * embedding.eleme
 
 # %% [markdown]
 # The linear layers shrink. The embedding, which is large in a small model, does not, and neither does what a step adds.
+
+# %% [markdown]
+# ### After
 #
+# Both answer the 100 test messages. For that each adapter is merged into 16-bit weights: LoRA's into the base it was trained on,
+# QLoRA's into the *4-bit base turned back*, which is the base that it knows (section 9 shows why).
+
+# %%
+def turned_back(model):
+    """A 16-bit copy of a 4-bit model, with the weights that its 4 bits stand for."""
+    dense, _ = models.load()
+    for name, module in quantization.four_bit_layers(model).items():
+        name = name.removeprefix("base_model.model.").removesuffix(".base_layer")
+        dense.get_submodule(name).weight.data.copy_(quantization.dense(module.weight, dense.dtype))
+    return dense
+
+
+def merged(tuned, onto):
+    """`onto` with the adapter of `tuned` added to its weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        tuned.save_pretrained(folder)
+        return PeftModel.from_pretrained(onto, folder).merge_and_unload()
+
+
+def score(model):
+    """Answers to the test set, scored."""
+    return task.evaluate(generate(model, tokenizer, task.prompts(), max_new_tokens=PLAN["answer"], batch_size=25))
+
+
+lora_scores = score(lora.merge_and_unload())
+names = list(linears)
+del lora, base, linears, weight  # no longer needed: room for what comes
+memory.release()
+qlora_merged = merged(qlora, turned_back(qlora))
+qlora_scores = score(qlora_merged)
+memory.release()
+
+
+def main_scores(scores):
+    return {"valid format": scores.valid} | {f"{field} right": scores.exact[field] for field in ("category", "escalation", "order_id")}
+
+
+for name, scores in {"LoRA": lora_scores, "QLoRA": qlora_scores}.items():
+    print(f"{name:<6}", "; ".join(f"{what} {value}" for what, value in main_scores(scores).items()))
+figures.intervals({"LoRA": main_scores(lora_scores), "QLoRA": main_scores(qlora_scores)}, "100 test messages")
+
+# %%
+def right(scores, field):
+    """1 for each test message whose field is right, else 0."""
+    return [int(record is not None and record[field] == wanted[field]) for record, wanted in zip(scores.records, task.references())]
+
+
+apart = qlora_scores.valid.value - lora_scores.valid.value
+judged = {
+    field: evaluation.mean([q - p for q, p in zip(right(qlora_scores, field), right(lora_scores, field))])
+    for field in ("category", "escalation")
+}
+points = {f: f"{100 * s.value:+.0f} [{100 * s.low:+.0f}, {100 * s.high:+.0f}]" for f, s in judged.items()}
+assert apart >= -0.1
+claims.check(
+    "Q5",
+    measured=f"valid format: QLoRA {qlora_scores.valid}, LoRA {lora_scores.valid}; QLoRA less LoRA, points: "
+    + "; ".join(f"{field} {text}" for field, text in points.items()),
+    holds=apart >= -0.03 and all(score.high >= 0 for score in judged.values()),
+    when="the behaviour is simple, the yardstick is LoRA on an unquantised base, and 100 test messages can't see smaller differences; full "
+    f"fine-tuning was not run. The base itself got worse by {prose['NF4 + double'].value:.2f} nats a token of prose",
+    because="QLoRA's answers were measurably worse than LoRA's on the same data",
+)
+
+# %% [markdown]
 # ## 8 · A detective story: same model, same seed, one difference
 #
 # Two colleagues train the same small 4-bit model on the same CPU. One evaluates once before training, one does not. Both see a
@@ -717,7 +717,7 @@ def answer_loss(model):
 
 left = {"no adapter": answer_loss(models.load()[0])}
 left["merged into the turned-back base"] = answer_loss(qlora_merged)
-for name in linears:
+for name in names:
     weight = qlora_merged.get_submodule(name).weight.data
     weight.copy_(replaced(weight.cpu(), "NF4"))
 left["... and rounded to 4 bits again"] = answer_loss(qlora_merged)

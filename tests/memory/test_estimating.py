@@ -76,6 +76,38 @@ def test_trace_and_closed_form_meet_the_real_allocator(architecture, options):
     assert formula.parts(shape(config), plan).peak == pytest.approx(real, rel=0.04)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_large_vocabulary_has_its_highest_moment_at_the_embedding(tied, accumulation):
+    import torch
+
+    config = small(vocab_size=65536, tie_word_embeddings=tied)
+    plan = memory.Plan("full", length=32, checkpointing=True, optimizer="sgd", accumulation=accumulation, device="cpu")
+    with torch.device("meta"):
+        built = step.build(config, plan)
+    traced = tracing.trace(built, lambda model, tracker: step.run(model, plan, tracker))
+    parts = formula.parts(shape(config), plan)
+    assert parts.phase == "embedding"
+    assert parts.peak == pytest.approx(traced.peak, rel=0.03)
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
+def test_a_model_built_piece_by_piece_is_the_same_size(method):
+    """It is what benchmarks/gpu.py trains, where the whole model in 16 bits would not fit."""
+    if method == "qlora":
+        pytest.importorskip("bitsandbytes")
+    plan = memory.Plan(method, length=32, device="cpu")
+
+    def stored(model):
+        found = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in model.parameters()}
+        return sum(found.values())
+
+    whole, piecewise = step.build(small(), plan), step.build_piecewise(small(), plan, "cpu")
+    assert stored(whole) == stored(piecewise)
+    assert [n for n, _ in whole.named_parameters()] == [n for n, _ in piecewise.named_parameters()]
+    step.run(piecewise, plan)
+
+
 def test_a_step_that_keeps_more_is_seen():
     """The comparison above must be able to fail: a graph that lives on into the next step costs what it keeps."""
     import torch
