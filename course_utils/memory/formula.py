@@ -194,8 +194,9 @@ def passing_in_norm(shape: Shape, plan: Plan) -> float:
 def parts(shape: Shape, plan: Plan) -> Parts:
     """Everything a step holds, by moment.
 
-    Four moments can be the highest: the loss, when all blocks keep what they need and the logits are there; the last block,
-    first in the backward pass; the first block, last in it, when all gradients are there; the optimiser's step.
+    Any of these moments can be the highest: the loss, when all blocks keep what they need and the logits are there; the
+    head, which makes its gradient; the last block, first of the blocks in the backward pass; the first block, last in it,
+    when all gradients are there; the embedding; the optimiser's step.
     """
     tokens, full = plan.tokens, plan.method == "full"
     weights, adapter = weight_bytes(shape, plan), 4 * adapter_values(shape, plan)
@@ -245,6 +246,11 @@ def parts(shape: Shape, plan: Plan) -> Parts:
 
     held = {  # moment: gradients, activations, logits
         "loss": (accumulated, kept + always + end, logits),
+        "head": (
+            accumulated + gradients_of(shape.vocabulary * shape.hidden),
+            kept + always + end,
+            plan.bytes_per_value * shape.vocabulary * scored if full else 0,
+        ),
         "last block": (
             head_gradient if full else accumulated,
             kept + always + passing + (block if plan.checkpointing else 0),

@@ -78,7 +78,7 @@ def test_trace_and_closed_form_meet_the_real_allocator(architecture, options):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_large_vocabulary_has_its_highest_moment_at_the_embedding(tied, accumulation):
+def test_a_large_vocabulary_has_its_highest_moment_at_either_end(tied, accumulation):
     import torch
 
     config = small(vocab_size=65536, tie_word_embeddings=tied)
@@ -87,7 +87,7 @@ def test_a_large_vocabulary_has_its_highest_moment_at_the_embedding(tied, accumu
         built = step.build(config, plan)
     traced = tracing.trace(built, lambda model, tracker: step.run(model, plan, tracker))
     parts = formula.parts(shape(config), plan)
-    assert parts.phase == "embedding"
+    assert parts.phase == ("loss" if accumulation == 2 and not tied else "embedding")
     assert parts.peak == pytest.approx(traced.peak, rel=0.03)
 
 
