@@ -95,16 +95,16 @@ def predict(model, batches: Iterable[dict], settings: Settings, output: str = "s
         found = []
         for rows, length, kept, scored, mask in {_size(batch) for batch in batches}:
             # a frozen head makes its table at the scored positions; one that trains, logits at all that are kept
-            table = scored if plan.loop == "course" and plan.method != "full" else rows * kept
+            table = scored if plan.method != "full" else rows * kept
             here = replace(
                 plan, batch_size=rows, length=length, accumulation=2 if several else 1, padded=mask,
                 scored=1e-9 if output == "none" else max(1, table) / (rows * length),
             )  # fmt: skip
             found.append((formula.parts(sizes, here), rows, length))
-        largest, rows, length = max(found, key=lambda one: one[0].peak)
+        highest, rows, length = max(found, key=lambda one: one[0].peak)
     except Exception as error:  # whatever a model may be: a prediction must not stop its training
         return Footprint(None, str(error) or type(error).__name__, where=where)
-    parts = [(name, getattr(largest, name)) for name in ("gradients", "optimizer", "activations", "logits")]
+    parts = [(name, getattr(highest, name)) for name in ("gradients", "optimizer", "activations", "logits")]
     if where == "process":
         parts.append(("overhead", round(CPU_LIBRARIES + CPU_HELD * sum(size for _, size in parts))))
     return Footprint(sum(size for _, size in parts), "", rows, length, tuple(parts), where=where)
