@@ -1,0 +1,97 @@
+"""The same example twice: exact copies, copies in other clothes, and near-duplicates.
+
+A duplicate counts double in the loss, teaches its phrasing instead of its point, and across a split turns the score into a
+memory test (Lee et al. 2021, "Deduplicating training data makes language models better").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from course_utils.data_prep import formats
+from course_utils.data_prep.similarity import Groups, normalise, shingles, similar_pairs
+
+EXACT, NORMALISED, NEAR = "exact", "normalised", "near"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Rows that are one example.
+
+    Attributes:
+        members: indices, in order.
+        kept: the one that stays.
+        kinds: member → how it is a copy: "exact", "normalised" or "near"; without the kept one.
+        similarity: lowest Jaccard index among the pairs that hold the cluster together.
+        conflict: the members' answers differ, so at most one of them is right.
+    """
+
+    members: tuple[int, ...]
+    kept: int
+    kinds: dict[int, str]
+    similarity: float
+    conflict: bool
+
+
+@dataclass(frozen=True)
+class Deduplicated:
+    """What `deduplicate` found: indices of the rows that stay, in order, and the clusters with more than one row."""
+
+    kept: list[int]
+    clusters: list[Cluster] = field(repr=False)
+
+    @property
+    def dropped(self) -> dict[int, tuple[str, int]]:
+        """Dropped row → how it is a copy, and the row that stays for it."""
+        return {member: (kind, cluster.kept) for cluster in self.clusters for member, kind in cluster.kinds.items()}
+
+
+def deduplicate(
+    rows: Sequence[dict],
+    threshold: float = 0.6,
+    text: Callable[[dict], str] = formats.prompt_of,
+    best: Callable[[dict], object] | None = None,
+    method: str = "auto",
+) -> Deduplicated:
+    """Find rows that are one example, and choose the best of each.
+
+    Args:
+        rows: chat rows (`messages`).
+        threshold: Jaccard index from which two texts are near-duplicates; 1 leaves them alone.
+        text: what is compared. What the user says, by default: a shared answer format would make all rows alike.
+        best: rows with the largest value are kept, the earliest among equals; without it, the earliest.
+        method: see `similarity.similar_pairs`.
+    """
+    texts = [text(row) for row in rows]
+    answers = [formats.answer_of(row) for row in rows]
+    normal = [normalise(t) or t for t in texts]  # of "???" nothing is left: compared as it stands
+    groups, weakest = Groups(len(rows)), {}
+    first: dict[str, int] = {}
+    for index, key in enumerate(normal):
+        groups.join(first.setdefault(key, index), index)
+    if threshold < 1:
+        representatives = sorted(first.values())
+        sets = [shingles(normal[i]) for i in representatives]
+        for i, j, similarity in similar_pairs(sets, threshold, method):
+            if not (sets[i].size and sets[j].size):
+                continue
+            i, j = representatives[i], representatives[j]
+            groups.join(i, j)
+            weakest[i], weakest[j] = min(weakest.get(i, 1.0), similarity), min(weakest.get(j, 1.0), similarity)
+    clusters, kept = [], []
+    for members in groups.members():
+        keep = max(members, key=lambda i: (best(rows[i]), -i)) if best else members[0]
+        kept.append(keep)
+        if len(members) > 1:
+            kinds = {i: _kind(i, keep, texts, answers, normal) for i in members if i != keep}
+            similarity = min(weakest.get(i, 1.0) for i in members)
+            conflict = len({normalise(answers[i]) for i in members}) > 1
+            clusters.append(Cluster(tuple(members), keep, kinds, similarity, conflict))
+    return Deduplicated(sorted(kept), clusters)
+
+
+def _kind(i: int, keep: int, texts: list[str], answers: list[str], normal: list[str]) -> str:
+    if texts[i] == texts[keep] and answers[i] == answers[keep]:
+        return EXACT
+    return NORMALISED if normal[i] == normal[keep] else NEAR

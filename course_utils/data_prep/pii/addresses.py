@@ -1,0 +1,130 @@
+"""Postal addresses in text: a street with a number in the manner of some twenty countries, and what follows it.
+
+An address starts at the flat, house name or street and runs on over commas and line ends as long as what follows is a part of
+one: a floor, a postcode, a place. Without a street there is none: a town or a country alone tells of nobody.
+"""
+
+from __future__ import annotations
+
+import re
+
+UP = r"[A-ZÀ-ÖØ-ÞĀ-ſƠ-ưẠ-Ỹ]"
+CAP = rf"{UP}(?:[\w'’-]|\.(?=\w))*"
+SMALL = r"(?:of|the|de|du|des|la|le|les|l'|d'|da|do|dos|das|di|del|della|dei|degli|el|van|den|der|het|'t|zum|zur|am|an|im|in|und|y|e|i|and|upon|on|bei|vor|aan|ten|sur|sous|lès|saint|st)"
+NAME = rf"(?:{CAP}|\d{{1,3}}(?:st|nd|rd|th))(?:[ -](?:{SMALL}[ -])*{CAP}){{0,3}}"
+NUMBER = r"\d{1,5}(?:[ ]?(?:bis|ter))?(?:[ ]?[a-zA-Z](?!\w|\.[ ]?\d))?(?:[-/–]\d{1,4}[a-zA-Z]?){0,2}"
+TYPES = (
+    r"Street|Str|St|Road|Rd|Lane|Ln|Avenue|Ave|Av|Close|Cl|Drive|Dr|Way|Crescent|Cres|Court|Ct|Terrace|Ter|Gardens|Gdns|Grove|Hill|Place|Pl|"
+    r"Square|Sq|Boulevard|Blvd|Parkway|Pkwy|Highway|Hwy|Row|Mews|Walk|Rise|View|Wynd|Quay|Park|Green|Parade|Circle|Cir|Trail|Trl|Loop|Path|Pike|"
+    r"Plaza|Point|Steps|Bank|Gate|Yard|Wharf|Alley|Bend|Run|Ridge|Fields?|Meadows?|Vale|Croft|Drove|Estate|Heights|Hollow|Landing|Pass|Crossing|"
+    r"Turnpike|Esplanade|Promenade|Broadway|Strand|Dene|Chase|Orchard|Paddock|Brae|Loan|Causeway|Mount|Common|Garth|Spur|Bridge|End|Corner|Side"
+)
+UNIT = (
+    r"(?:Flat|Apt\.?|Apartment|Unit|Suite|Ste\.?|Room|Rm\.?|Floor|Block|House|Building|Bldg\.?|Studio|Villa|Door|Penthouse|Basement|Plot|Lot|Shop|Office|Level|"
+    r"Wohnung|Whg\.?|Appt\.?|Bât(?:iment|\.)|Escalier|Tầng|Số|P\.|Phòng|Piso|Daire|Kat|lok\.|lgh|interno|int\.|scala)[ ]?#?[\w/.-]{1,6}"
+)
+PATTERNS = [
+    # 14 Mill Lane; Flat 3, 9 Harbour View; 2210 Alder Creek Rd Apt 4B; 1640 N Halstead St #3F
+    rf"(?:\b{UNIT},?[ \n]+)?(?:\b(?:The )?{CAP}(?: {CAP})?(?: (?:House|Cottage|Lodge|Court|Farm|Barn|Forge|Mill|Manor|Hall|Villa|Towers?|Mansions|Building)),?[ \n]+)?"
+    rf"(?:\b(?:Flat|Unit|Apt|Suite|Plot|House|No\.?)[ ])?\b{NUMBER},?[ ](?:[NSEW]{{1,2}}\.? )?(?:{NAME}[ ])(?:{TYPES})\b\.?(?: (?:[NSEW]|NE|NW|SE|SW|North|South|East|West|Upper|Lower)\b)?(?:,? (?:{UNIT}|#[ ]?\w{{1,5}}))?",
+    # 9031 148 St; 350 5th Ave; 12877 76 Ave
+    rf"\b\d{{2,5}}[ ](?:[NSEW]{{1,2}}\.? )?\d{{1,3}}(?:st|nd|rd|th)?[ ](?:Street|St|Avenue|Ave|Road|Rd|Drive|Dr)\b\.?(?:,? (?:{UNIT}|#[ ]?\w{{1,5}}))?",
+    # 12 rue des Lilas; 8 bis avenue Foch; 48, boulevard de la Villette; 1180 Rue Saint-Viateur
+    rf"\b{NUMBER},?[ ](?:[Rr]ue|[Aa]venue|[Aa]v\.?|[Bb]oulevard|[Bb]d\.?|[Pp]lace|[Qq]uai|[Cc]hemin|[Ii]mpasse|[Aa]llée|[Cc]ours|[Rr]oute|[Ss]quare|[Pp]assage|[Ff]aubourg)[ ](?:{SMALL}[ ]?)*(?:l'|d')?{NAME}",
+    rf"\b(?:Rue|Avenue|Chemin|Boulevard|Place|Quai|Route|Chaussée)[ ](?:{SMALL}[ ])*(?:l'|d')?{NAME},?[ ]{NUMBER}",
+    # Hauptstr. 12; Lindenallee 44; Am Mühlbach 3a; Nieuwstraat 88; Storgatan 18; Lange Leemstraat 62 bus 4
+    rf"\b(?:{CAP}[ -]){{0,3}}{UP}[\w-]*(?:straße|strasse|str\.|[Ss]traße|[Ss]trasse|[Ss]tr\.|allee|weg|platz|gasse|ring|damm|ufer|markt|steig|chaussee|straat|laan|gracht|plein|kade|dreef|singel|steeg|dijk|gatan|vägen|gränd|väg|gade|vej|gata|veien|katu|tie)[ ]{NUMBER}(?: bus \w+| m\. \d+| lgh \d+)?",
+    rf"\b(?:{CAP}[ -]){{1,3}}(?:Straße|Strasse|Str\.|Allee|Weg|Platz|Ring|Damm|Ufer)[ ]{NUMBER}",
+    rf"\b(?:Am|An der|Auf der|Im|In der|Zum|Zur|Unter den|Hinter der)[ ]{NAME}[ ]{NUMBER}",
+    # Calle Betis 31, 2º izq.; C/ Mayor 5; Carrer de la Marina 88, bajos; Rua do Poço 15; Via dei Mille 27; Corso Garibaldi 112
+    rf"(?:\b(?:Calle|Avenida|Avda\.?|Paseo|Plaza|Pza\.?|Carrer|Camino|Ronda|Travessera|Rua|Praça|Travessa|Estrada|Alameda|Av\.|Via|Viale|Corso|Piazza|Vicolo|Largo|Strada|Piazzale|Odos|Plateia|Leoforos|Str\.|Strada|Ulica|Ulitsa|Jalan|Jl\.)|C/)[ ]?"
+    rf"(?:{SMALL}[ ])*{NAME},?[ ](?:n\.?º?[ ]?|nr\.?[ ]?|No:?[ ]?)?{NUMBER}(?:,? \d{{1,2}}[.ºª°]+ ?[\w.]{{0,4}}| bajos)?",
+    # ul. Długa 8/12; al. Niepodległości 141 m. 6; UL. POLNA 17/4
+    rf"\b(?:[Uu][Ll]|[Aa][Ll]|[Oo][Ss]|[Pp][Ll])\.[ ]{NAME}[ ]{NUMBER}(?:[ ]?m\.?[ ]?\d+)?",
+    # Atatürk Caddesi No: 12; Gül Sokak 5/3
+    rf"\b(?:{CAP} )?{NAME}[ ](?:Caddesi|Cad\.|Sokak|Sokağı|Sok\.|Sk\.|Mahallesi|Mah\.|Bulvarı),?[ ](?:[Nn]o[:.]? ?)?{NUMBER}",
+    # 215/8 Nguyễn Trãi, Phường 2; K82/11 Hải Phòng; Số 7, ngách 42/15
+    rf"(?:\b(?:Tầng|Số)[ ]\d+,[ ])?\b(?:K|số |Số |kiệt )?\d{{1,4}}(?:/\d{{1,4}})*(?:,? (?:ngách|ngõ|hẻm|kiệt)[ ][\d/]+)*,?[ ]{NAME}(?=,? ?(?:Phường|Quận|P\.|Q\.|TP|Hà Nội|Đà Nẵng|Ba Đình|Thạch|Thanh|Huyện))",
+    # 1400 Harbour Gate, Suite 900, Vancouver, BC V6E 4A2; Korinthou 221, 262 21 Patras: told by the postcode after it
+    rf"(?:\b{UNIT},?[ \n]+)?\b\d{{1,5}},?[ ]{NAME}(?=(?:,[ ]|\n)(?:{UNIT},?[ \n])?(?:{CAP}[ ,]+){{0,3}}(?:[A-Z]{{2}} \d{{5}}|[A-Z]\d[A-Z] \d[A-Z]\d|[A-Z]{{1,2}}\d{{1,2}}[A-Z]? \d[A-Z]{{2}}))",
+    rf"\b{NAME}[ ]\d{{1,4}}[a-z]?(?=(?:,[ ]|\n)(?:\d{{4,5}}|\d{{3}} \d{{2}}|\d{{2}}-\d{{3}})(?: [A-Z]{{2}})? {UP})",
+    # Room 508, Building 3, 268 Wenhui Road
+    rf"\b{UNIT},[ ]{UNIT},[ ]\d{{1,5}}[ ]{NAME}",
+    r"\bP\.?[ ]?O\.?[ ]?Box[ ]\d{1,6}",
+]  # fmt: skip
+START = re.compile("|".join(f"(?:{pattern})" for pattern in PATTERNS))
+POSTCODE = (
+    r"(?:[A-Z]{1,2}\d{1,2}[A-Z]?[ ]?\d[A-Z]{2}|[A-Z]\d[A-Z\d][ ]?[A-Z\d]{4}|[A-Z]\d[A-Z][ ]?\d[A-Z]\d|(?:[A-Z]{1,2}-)?\d{5}(?:-\d{4})?|\d{2}-\d{3}|\d{3}[ ]\d{2}|"
+    r"\d{4}[ ]?[A-Z]{2}|\d{4}-\d{3}|\d{4}|\d{6}|BT\d{1,2}[ ]\d[A-Z]{2})"
+)
+PLACE = rf"{CAP}(?:[ -](?:(?:{SMALL}|zu|bei|ob)[ -])*{CAP}){{0,3}}(?: \d{{1,2}}(?!\d))?"
+# What may follow, one part at a time.
+PART = re.compile(
+    rf"(?:{UNIT}|#[ ]?\w{{1,5}}|\d{{1,2}}(?:st|nd|rd|th|e|er|ème|\.|º|ª|°)\.?[ ]?(?:floor|étage|[A-Za-z]{{1,4}}\.?)(?![\w])|(?:bajos|izq\.|dcha\.)|"
+    rf"(?:Phường|Quận|TP\.?|Huyện|Tỉnh)[ ]?[\w.]+(?:[ ]{UP}[\w]*){{0,3}}|"
+    rf"{POSTCODE}[ ]{PLACE}(?:[ ][A-Z]{{2}}\b)?|{PLACE}[ ]{POSTCODE}(?![\w])|[A-Z]{{2}}[ ]{POSTCODE}(?![\w])|{POSTCODE}(?![\w])|Co\.[ ]{UP}\w+(?:[ ]{POSTCODE}(?![\w]))?|"
+    rf"[A-Z]{{2}}(?![\w])|{PLACE})"
+)
+SEPARATOR = re.compile(r",[ ]?\n?|\n|[ ](?=[A-Z]{1,2}\d|\d{5}\b|[A-Z]{2} \d{5})")
+HAS_POSTCODE = re.compile(rf"(?<!\w){POSTCODE}(?!\w)")
+# Words with a capital that begin a new thought, not another part.
+STOPS = re.compile(
+    r"(?:I|I'm|I've|It|It's|My|The|This|That|Please|Pls|Order|And|But|Or|We|You|Your|He|She|They|Not|No|Yes|Thanks|Thank|Kind|Best|Regards|Tel|Phone|Mobile|Call|"
+    r"Email|E-mail|Also|If|When|Where|Which|What|Why|How|Who|Can|Could|Do|Does|Did|Is|Are|Was|Were|Will|Would|Should|Have|Has|Had|For|From|To|At|On|In|As|After|Before|"
+    r"Since|Because|So|Then|Now|Today|Tomorrow|Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday|Mr|Mrs|Ms|Dr|Hello|Hi|Dear|Sincerely|Yours|With|Send|Ship|Deliver|Buzzer|"
+    r"Date|DOB|Born|Name|Account|Card|IBAN|Invoice|Customer|Delivery|Attn|TB)\b"
+)
+
+
+def find_addresses(text: str) -> list[tuple[int, int]]:
+    """Addresses in a text as (start, end), in order, none overlapping."""
+    found, position = [], 0
+    while match := START.search(text, position):
+        start, end = match.span()
+        if _is_date_or_time(text, match):
+            position = match.start() + 1
+            continue
+        end = _extend(text, end)
+        found.append((start, end))
+        position = max(end, position + 1)
+    return found
+
+
+def _extend(text: str, end: int) -> int:
+    """As far as parts of an address follow, at most five, and none after a postcode but a place or a country."""
+    closed = bool(HAS_POSTCODE.search(text, max(0, end - 9), end))
+    for _ in range(6):
+        separator = SEPARATOR.match(text, end)
+        if not separator:
+            break
+        part = PART.match(text, separator.end())
+        if not part or STOPS.match(text, part.start()):
+            break
+        # A line of its own with a name on it after the postcode is a signature, not a place.
+        if closed and (separator.group().startswith("\n") or not re.fullmatch(PLACE, part.group())):
+            break
+        after = text[part.end() : part.end() + 1]
+        words = part.group().split()
+        plain = re.fullmatch(PLACE, part.group()) is not None
+        if plain and not closed and after not in (",", ".", "\n", "", ")", ";", "!", "?", " "):
+            break
+        # "…, London and then" is a place; "…, Please forgive me" is not: one capital word in running text may be either.
+        if plain and after == " " and len(words) == 1 and not HAS_POSTCODE.match(text, part.end() + 1):
+            following = text[part.end() + 1 : part.end() + 12]
+            if not re.match(r"(?:and|but|not|which|where|is|was|as|by|for|with|has|can|if|so|in|on|-|–|\(|\d|[A-Z]{2}\b)", following):
+                break
+        end = part.end()
+        if text[end - 1 : end] == "." and len(words[-1]) > 3:
+            end -= 1
+        closed = closed or bool(HAS_POSTCODE.search(part.group()))
+    return end
+
+
+def _is_date_or_time(text: str, match: re.Match) -> bool:
+    """ "3 May Street" exists; "3 May Way" rarely; "at 9 Monday Drive" neither: months and days right after the number."""
+    return bool(
+        re.match(
+            r"\d{1,2}(?:st|nd|rd|th)?,? (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*\b(?! (?:Street|Road|Lane|Avenue))",
+            match.group(),
+        )
+    )

@@ -1,0 +1,309 @@
+"""Names of people in text, without a model: lists of names, the words around them, and where they stand.
+
+Given and family names of some eighty languages come from Faker; which words English text writes in lower case comes from the
+vocabulary of the course's CPU model (`common_words.txt`: the words whose lower-case form is the more frequent one). A run of
+capitalised words gets points for what it is made of and for what stands before and after it; from `THRESHOLD` on it is a name.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+import re
+from importlib import resources
+
+THRESHOLD = 2.0
+TITLES = frozenset(
+    "mr mrs ms miss mx dr prof professor sir madame mme monsieur herr frau señor señora sra signor signora kyria kyrie ing rev sgt nurse pani "
+    "pan maître".split()
+)
+PARTICLES = frozenset(
+    "van der den de la le du des von zu zur zum bin ben ibn al el da do dos das di del della dello degli ter ten st san abu y e af".split()
+)
+
+
+def _phrases(text: str) -> tuple[str, ...]:
+    """Phrases with bars between them, as `str.endswith` takes them; far faster than a pattern that ends in $."""
+    return tuple(phrase.strip() for phrase in text.split("|"))
+
+
+# What stands before a name, by how sure it makes one.
+STRONG = _phrases(
+    "my name is|my full name is|my name's|name is|name:|name =|signed|named|called|attn|attn.|att|att.|attention|c/o|account holder|in the name of|"
+    "name of|spoke to|spoke with|spoken to|spoken with|ask for|beneficiary|executor|holder"
+)
+INTRODUCES = _phrases(
+    "i am|i'm|im|i’m|this is|it is|it's|its|it’s|on behalf of|made out to|payable to|belongs to|talked to|talked with|chatted with|speak to|speak with|"
+    "contact|signature|customer|recipient|receiver|registered to|from|by|for|says|said|passenger|patient|tenant|insured|witness|driver"
+)
+KIN = _phrases(
+    "husband|wife|son|daughter|brother|sister|mother|father|mum|mom|dad|gran|grandma|grandmother|grandfather|uncle|aunt|cousin|niece|"
+    "nephew|partner|fiancé|fiance|fiancée|boyfriend|girlfriend|friend|neighbour|neighbor|flatmate|roommate|housemate|colleague|"
+    "landlord|landlady|tenant|boss|manager|assistant|carer|driver|courier|postman|nurse|doctor|caretaker|janitor|concierge|"
+    "secretary|accountant|bookkeeper|lawyer|solicitor|agent|advisor|adviser|technician|fitter|plumber|electrician|patient|"
+    "passenger|child|baby|kid|twins|late|ex|in-law|guy|lady|man|woman|bloke|girl|boy|chap|owner|customer|recipient|receiver|"
+    "holder|guest|student|teacher|godson|goddaughter|grandson|granddaughter|mate|pal|rep|clerk|conductor|guard|trainee"
+)
+GREETS = _phrases("hi|hello|hey|dear|good morning|good afternoon|good evening|hiya|hallo|thanks|thank you|cheers|sorry")
+CLOSES = _phrases(
+    "regards|wishes|sincerely|faithfully|truly|yours|respectfully|cordially|greetings|thanks|thank you|thx|thanx|ty|cheers|best|love|ta|bye|rgds|"
+    "salutations|cordialement|grüße|gruß|saludos|obrigado|obrigada|merci|gracias|peace|warmly|gratefully|appreciated|advance|x|xx|-|–|—|~|/"
+)
+ARTICLES = _phrases("the|a|an|your|our|this|that|these|new|old|one|two|both|any|some|another")
+PLACE_BEFORE = _phrases("in|to|at|near|of|via|around|outside|across|between|into|toward|towards|leaving|visit|visiting")
+BRAND_AFTER = re.compile(
+    r"\s*(?:['’]s\b|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
+    r"team|support|branch|street|road|station|hospital|bank|hotel|airport|court|park|line|service|app|website|plus|pro|gmbh|ltd|llc|inc|bv|s\.?a|plc|ag)\b|®|™)"
+)
+QUOTES = tuple("\"“”„'‘’«»")
+WORD = r"[^\W\d_]+(?:['’ʼ`-][^\W\d_]+)*"
+RUN = re.compile(rf"(?<![\w@./{{])(?:{WORD}\.?)(?:[ \u00a0](?:{WORD}\.?))*(?![\w@])")
+TOKEN = re.compile(rf"{WORD}\.?")
+LOWER_INTRODUCED = re.compile(
+    r"\b(?:my name is|name is|name's|name:|names|i am|i'm|im|its|it's|this is|it is|ask for|(?:my|our|the|her|his) (?:%s)s?)[ ,]+([^\W\d_]{2,}(?: [^\W\d_]{2,})?)" % "|".join(KIN),
+)
+LOWER_CLOSING = re.compile(
+    r"(?:thx|thanks|thank you|cheers|regards|best|ta|bye|greetings|wishes|love|xx?|ty|tia|pls|please|–|—|-)[ ,.!:\n]+((?:[^\W\d_]{2,} ){0,1}[^\W\d_]{2,})[ .!x:)]*$",
+    re.IGNORECASE,
+)
+
+
+@functools.cache
+def common_words() -> frozenset[str]:
+    """Words that English text writes in lower case more often than with a capital."""
+    return frozenset(resources.files(__package__).joinpath("common_words.txt").read_text(encoding="utf-8").split())
+
+
+@functools.cache
+def known_names() -> tuple[frozenset[str], frozenset[str]]:
+    """Given names and family names, in lower case."""
+    import faker.providers.person as people
+
+    given, family = set(), set()
+    for module in pkgutil.iter_modules(people.__path__):
+        provider = importlib.import_module(f"faker.providers.person.{module.name}").Provider
+        for attribute in dir(provider):
+            names = given if "first_names" in attribute else family if "last_names" in attribute else None
+            values = getattr(provider, attribute) if names is not None else None
+            if isinstance(values, tuple | list | dict):
+                names.update(part.lower() for value in values for part in [value, *value.split()])
+    return frozenset(given), frozenset(family)
+
+
+@functools.cache
+def known_places() -> frozenset[str]:
+    """Cities, states and countries, and names of days, months and languages, in lower case."""
+    import faker.providers.address as addresses
+
+    places = set(
+        "monday tuesday wednesday thursday friday saturday sunday january february march april may june july august september october "
+        "november december christmas easter ramadan eid diwali halloween english french german spanish italian dutch polish turkish "
+        "arabic chinese greek portuguese british american irish scottish welsh european indian black friday ebay paypal amazon klarna "
+        "visa mastercard amex google apple samsung android iphone whatsapp facebook instagram dhl ups fedex dpd hermes evri royal mail gls "
+        "however moreover furthermore therefore meanwhile obrigado obrigada bonjour merci servus hola gracias grazie danke tschüss salam salaam "
+        "shalom namaste kudos whit easter sunday etc fyi asap btw lol omg nb ps rma sku diy led tv pc hdmi hvac ups nhs ssn bsn pesel dni nir "
+        "bluetooth usb wifi gmail outlook sms pin iban bic vat pdf europe london dublin york".split()
+    )
+    for module in pkgutil.iter_modules(addresses.__path__):
+        provider = importlib.import_module(f"faker.providers.address.{module.name}").Provider
+        for attribute in ("cities", "countries", "states", "city_names", "towns", "counties", "provinces", "regions", "departments"):
+            for value in getattr(provider, attribute, ()):
+                value = value[1] if isinstance(value, tuple) and len(value) > 1 else value
+                if isinstance(value, str):
+                    places.add(value.lower())
+    return frozenset(places)
+
+
+def find_names(text: str) -> list[tuple[int, int, float]]:
+    """Names in a text as (start, end, points), in order, none overlapping."""
+    found: list[tuple[int, int, float]] = []
+    for run in RUN.finditer(text):
+        found += _in_run(text, run.start(), run.end())
+    found += _in_lower_case(text, found)
+    return sorted(_repeated(text, found))
+
+
+def _in_run(text: str, start: int, end: int) -> list[tuple[int, int, float]]:
+    """Names among words with single spaces between them."""
+    tokens = [(m.start() + start, m.end() + start, m.group()) for m in TOKEN.finditer(text[start:end])]
+    found, i = [], 0
+    while i < len(tokens):
+        if not _may_belong(tokens[i][2]):
+            i += 1
+            continue
+        j = i
+        while j < len(tokens) and (_may_belong(tokens[j][2]) or _joins(tokens, j)):
+            j += 1
+        found += _best_part(text, tokens[i:j])
+        i = j
+    return found
+
+
+def _may_belong(token: str) -> bool:
+    """Begins with a capital letter, or is an initial."""
+    return token[0].isupper() or (len(token) > 2 and token[:2].lower() in ("d'", "d’", "o'", "o’") and token[2].isupper())
+
+
+def _joins(tokens: list, j: int) -> bool:
+    """A particle inside a name: "van der" in "Jan van der Berg"."""
+    if tokens[j][2].lower() not in PARTICLES or j == 0:
+        return False
+    following = next((t for t in tokens[j + 1 : j + 3] if t[2].lower() not in PARTICLES), None)
+    return following is not None and _may_belong(following[2])
+
+
+def _best_part(text: str, tokens: list) -> list[tuple[int, int, float]]:
+    """The stretches of a run that are names: common words and titles cut it."""
+    parts, current = [], []
+    for position, (start, end, token) in enumerate(tokens):
+        plain = token.rstrip(".").lower()
+        cuts = _is_common(text, token, start, position == 0 and not current) or plain in TITLES
+        if cuts:
+            parts.append(current)
+            current = []
+        else:
+            current.append((start, end, token))
+            # A full stop after a whole word ends a sentence, after an initial it does not.
+            if token.endswith(".") and len(plain) > 2:
+                parts.append(current)
+                current = []
+    parts.append(current)
+    found = []
+    for part in parts:
+        while part and part[-1][2].lower() in PARTICLES:
+            part = part[:-1]
+        while part and part[0][2].lower() in PARTICLES and not part[0][2][0].isupper():
+            part = part[1:]
+        if part:
+            points = _points(text, part)
+            if points >= THRESHOLD:
+                start, end = part[0][0], part[-1][1]
+                if part[-1][2].endswith(".") and len(part[-1][2]) > 2:
+                    end -= 1
+                found.append((start, end, points))
+    return found
+
+
+def _is_common(text: str, token: str, start: int, first: bool) -> bool:
+    word = token.rstrip(".").lower()
+    base = re.sub(r"['’](?:s|re|ll|ve|d|m|t)$", "", word)
+    if base != word:  # "I'm", "Tom's": judged by its beginning
+        word = base
+    given, family = known_names()
+    if word in common_words():
+        # "Rose", "Grant": a name only in the middle of a sentence, or where something says so.
+        capital_by_rule = first and _starts_sentence(text, start)
+        return not (word in given or word in family) or capital_by_rule or token.isupper()
+    return len(word) == 1 and (word == "i" or not token.endswith(".")) and word == "i"
+
+
+def _starts_sentence(text: str, start: int) -> bool:
+    before = text[:start].rstrip(" \"'“(*-•")
+    return not before or before[-1] in ".!?\n:;…"
+
+
+def _points(text: str, part: list) -> float:
+    given, family = known_names()
+    places = known_places()
+    words = [re.sub(r"['’]s$", "", token.rstrip(".").lower()) for _, _, token in part]
+    start, end = part[0][0], part[-1][1]
+    before, after = text[max(0, start - 60) : start], text[end : end + 40]
+    whole = " ".join(words)
+    points = 0.0
+    for word in words:
+        pieces = [word, *word.split("-")]
+        if len(word) == 1:
+            points += 0.4
+        elif word in PARTICLES:
+            points += 0.2
+        elif any(p in given for p in pieces):
+            points += 2.0 if word not in common_words() else 0.9
+        elif any(p in family for p in pieces):
+            points += 1.3 if word not in common_words() else 0.5
+        elif word in common_words():
+            points -= 1.0
+        else:
+            points += 0.8 if word not in places else 0.0
+    if whole in places:
+        points -= 1.0 if words[0] in given else 2.0
+    if len(words) > 1:
+        points += 0.4
+    points += _context(text, before, after, start, end, len(words))
+    return points
+
+
+def _context(text: str, before: str, after: str, start: int, end: int, words: int) -> float:
+    points = 0.0
+    alone = (not before or before[-1] == "\n") and (not after or after[0] == "\n" or after[:2] in (",\n", ".\n"))
+    said = before.lower()
+    tail = said.rstrip(" ,:")
+    if _ends(tail, STRONG) or tail.rsplit(None, 1)[-1:] and tail.split()[-1].rstrip(".").strip("(\"") in TITLES:
+        points += 2.0
+    elif _ends(tail, KIN) or _ends(tail.removesuffix("s"), KIN):
+        points += 1.6
+    elif _ends(said.rstrip(" ,.!:;\n"), CLOSES) and not text[end:].partition("\n")[0].strip(" .!,x:)"):
+        points += 1.5
+    elif _ends(tail, INTRODUCES):
+        points += 0.7
+    elif _ends(said.rstrip(" ,"), GREETS):
+        points += 0.9
+    if alone and start > 0:
+        points += 1.0 if words <= 4 else -1.0
+    if start > 20 and not text[end:].strip(" .!,x\n:)"):  # the last words of the text
+        points += 1.2 if _starts_sentence(text, start) or before.rstrip(" ").endswith((",", "\n")) else 0.5
+    if (said.endswith(" ") and _ends(said.rstrip(" "), ARTICLES)) or (before.endswith(QUOTES) and after.startswith(QUOTES)):
+        points -= 2.0
+    if words == 1 and said.endswith(" ") and _ends(said.rstrip(" "), PLACE_BEFORE):
+        points -= 0.8
+    if BRAND_AFTER.match(after) and not after.startswith(("'s", "’s")):
+        points -= 2.0
+    return points
+
+
+def _ends(text: str, phrases: tuple[str, ...]) -> bool:
+    """The text ends with one of the phrases, as whole words."""
+    if not text.endswith(phrases):
+        return False
+    phrase = max((p for p in phrases if text.endswith(p)), key=len)
+    return len(text) == len(phrase) or not (text[-len(phrase) - 1].isalnum() and phrase[0].isalnum())
+
+
+def _in_lower_case(text: str, found: list) -> list[tuple[int, int, float]]:
+    """Names that a hasty writer left in lower case; only where something says that one comes."""
+    given, family = known_names()
+    taken = [(start, end) for start, end, _ in found]
+    new = []
+    hasty = text[:1].islower() or " i " in text or " im " in text
+    for pattern, first in ((LOWER_INTRODUCED, 0 if hasty else len(text)), (LOWER_CLOSING, max(0, len(text) - 60))):
+        for match in pattern.finditer(text, first):
+            words, offset = match.group(1).split(" "), match.start(1)
+            length = 0
+            for word in words:
+                plain = word.lower()
+                if plain in common_words() or plain in known_places() or plain not in (given | family if length else given):
+                    break
+                length += len(word) + (1 if length else 0)
+            if length and not any(s < offset + length and offset < e for s, e in taken):
+                new.append((offset, offset + length, THRESHOLD))
+                taken.append((offset, offset + length))
+    return new
+
+
+def _repeated(text: str, found: list) -> list[tuple[int, int, float]]:
+    """A name once found is a name wherever it stands, in parts too."""
+    every = list(found)
+    taken = [(start, end) for start, end, _ in found]
+    for start, end, _ in found:
+        for part in {text[start:end], *text[start:end].split()}:
+            if len(part) < 3 or part.lower().rstrip(".") in common_words() or part.lower() in PARTICLES:
+                continue
+            at = text.find(part)
+            while at >= 0:
+                until = at + len(part)
+                whole = not (text[at - 1 : at].isalnum() or text[until : until + 1].isalnum())
+                if whole and not any(s < until and at < e for s, e in taken):
+                    every.append((at, until, THRESHOLD))
+                    taken.append((at, until))
+                at = text.find(part, until)
+    return every

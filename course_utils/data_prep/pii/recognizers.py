@@ -1,0 +1,276 @@
+"""Presidio's recognisers for numbers with a check digit, and those that it lacks.
+
+Presidio's own come as they are: cards (Luhn), IBAN, IP addresses and national ids. Added here, in Presidio's own form so that
+they can be given to its AnalyzerEngine too: names, addresses, dates of birth, phone numbers in national writing, e-mail
+addresses under any ending, Dutch and French national ids. Presidio finds names with a spaCy model, which is not on the package
+index; ours need none.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+from presidio_analyzer import LocalRecognizer, Pattern, PatternRecognizer, RecognizerResult
+from presidio_analyzer.predefined_recognizers import (
+    CreditCardRecognizer,
+    DeTaxIdRecognizer,
+    EsNifRecognizer,
+    IbanRecognizer,
+    IpRecognizer,
+    ItFiscalCodeRecognizer,
+    PlPeselRecognizer,
+    UkNinoRecognizer,
+    UsSsnRecognizer,
+)
+
+from course_utils.data_prep.pii import addresses, names
+
+# Presidio's entity → ours.
+ENTITIES = {
+    "PERSON": "NAME",
+    "LOCATION": "ADDRESS",
+    "PHONE_NUMBER": "PHONE",
+    "EMAIL_ADDRESS": "EMAIL",
+    "CREDIT_CARD": "CARD",
+    "IBAN_CODE": "IBAN",
+    "IP_ADDRESS": "IP",
+    "DATE_OF_BIRTH": "BIRTH_DATE",
+    "US_SSN": "NATIONAL_ID",
+    "UK_NINO": "NATIONAL_ID",
+    "DE_TAX_ID": "NATIONAL_ID",
+    "ES_NIF": "NATIONAL_ID",
+    "IT_FISCAL_CODE": "NATIONAL_ID",
+    "PL_PESEL": "NATIONAL_ID",
+    "NL_BSN": "NATIONAL_ID",
+    "FR_NIR": "NATIONAL_ID",
+}
+REGIONS = ("US", "GB", "IE", "DE", "FR", "ES", "IT", "NL", "BE", "PL", "AT", "CH", "PT", "SE", "GR", "TR", "IN", "NG", "KE", "EG", "UA", "VN", "BR", "AU", "ZA")
+MONTHS = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?|"
+    r"januar|februar|märz|mai|juni|juli|oktober|dezember|janvier|février|mars|avril|juin|juillet|août|septembre|octobre|novembre|décembre|enero|febrero|marzo|"
+    r"abril|mayo|junio|julio|agosto|septiembre|octubre|noviembre|diciembre|gennaio|febbraio|aprile|maggio|giugno|luglio|settembre|ottobre|novembre|dicembre)"
+)
+DATE = re.compile(
+    r"(?<![\w./-])(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]{1,2}\d{1,2}[-/. ]{1,2}(?:19|20)?\d{2}|"
+    rf"\d{{1,2}}(?:st|nd|rd|th|\.)?(?: (?:of|de))?[ -]{MONTHS}\.?,?(?: de)?[ -](?:19|20)?\d{{2}}|{MONTHS}\.? \d{{1,2}}(?:st|nd|rd|th)?,? (?:19|20)?\d{{2}})(?![\w/-])",
+    re.IGNORECASE,
+)
+BORN = re.compile(
+    r"\b(?:born|d\.?o\.?b\.?|birth(?: ?date|day)?s?|date of birth|bday|b-day|geboren|geb\.|née?|nacid[oa]|nacimiento|naissance|nat[oa]|geburtsdatum|birthdate)\b", re.I
+)
+NOT_BORN = re.compile(r"\b(?:order(?:ed)?|bought|purchased?|deliver(?:y|ed)?|invoice|paid|charged|appointment|due|party|present|gift|celebrat\w+)\b[^.]*$", re.I)
+PHONE = re.compile(r"(?<![\w.@/#-])(?:\+|00)?[\d(][\d ().\u00a0/\-–]{5,20}\d(?![\w@]|[.,]\d)")
+CALL = re.compile(
+    r"\b(?:phone|tel|telephone|téléphone|telefon|tél|mobile|mob|cell|cellphone|call|ring|text|whatsapp|sms|fax|handy|landline|reach|line|contact|answer|number|dial|"
+    r"voicemail|callback|m|t|p|ph)\b[^\n]{0,40}$",
+    re.IGNORECASE,
+)
+NOT_A_PHONE = re.compile(
+    r"\b(?:order|tracking|track|invoice|serial|s/n|sn|model|ref(?:erence)?|ticket|case|claim|receipt|batch|lot|article|item|sku|ean|barcode|isbn|policy|meter|"
+    r"parcel|shipment|voucher|coupon|gift ?card|booking|reservation|confirmation|customer|account|contract|licen[cs]e|imei|iccid|version|v|firmware|build|part|"
+    r"postcode|zip|room|gate|pin|code|id|amount|price|total|eur|usd|gbp|card|visa|mastercard|amex|iban|sort|routing|pesel|bsn|ssn|nir|dni|tax|vat|insurance|security|nhs)"
+    r"(?:\.|:|#| no\.?:?| nr\.?:?| number| num| code| is| was|,)*[ :#]*(?:[a-z]{1,3}[- ]?)?$",
+    re.IGNORECASE,
+)
+WEAK_CALL = re.compile(r"(?:number|line|contact|reach|answer|t|p|m)\b", re.IGNORECASE)
+VERSION = re.compile(r"\b(?:version|ver|v|firmware|software|app|update|release|build|os|ios|android|fw|patch|driver)\b[^.\n]{0,25}$|[vV]$", re.IGNORECASE)
+EMAIL = r"(?<![\w.+%-])[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[\w](?:[\w-]*[\w])?(?:\.[\w](?:[\w-]*[\w])?)+"
+
+
+class NameRecognizer(LocalRecognizer):
+    """People's names; see `names`."""
+
+    def __init__(self):
+        super().__init__(["PERSON"], name="NameRecognizer")
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def analyze(self, text: str, entities=None, nlp_artifacts=None) -> list[RecognizerResult]:
+        """Names in the text; the score rises with the points."""
+        return [self._result(start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in names.find_names(text)]
+
+    def _result(self, start: int, end: int, score: float) -> RecognizerResult:
+        return RecognizerResult(self.supported_entities[0], start, end, score)
+
+
+class AddressRecognizer(NameRecognizer):
+    """Postal addresses; see `addresses`."""
+
+    def __init__(self):
+        LocalRecognizer.__init__(self, ["LOCATION"], name="AddressRecognizer")
+
+    def analyze(self, text: str, entities=None, nlp_artifacts=None) -> list[RecognizerResult]:
+        """Addresses in the text."""
+        if not DIGIT.search(text):
+            return []
+        return [self._result(start, end, 0.8) for start, end in addresses.find_addresses(text)]
+
+
+class BirthDateRecognizer(NameRecognizer):
+    """Dates with a word about birth nearby."""
+
+    def __init__(self):
+        LocalRecognizer.__init__(self, ["DATE_OF_BIRTH"], name="BirthDateRecognizer")
+
+    def analyze(self, text: str, entities=None, nlp_artifacts=None) -> list[RecognizerResult]:
+        """Dates of birth in the text."""
+        if not BORN.search(text):
+            return []
+        results = []
+        for match in DATE.finditer(text):
+            before, after = text[max(0, match.start() - 60) : match.start()], text[match.end() : match.end() + 25]
+            words = [*BORN.finditer(before)]
+            near = bool(words) and not NOT_BORN.search(before[words[-1].end() :])
+            if near or re.match(r"[ ,(]*(?:is |was )?(?:my |his |her )?(?:date of birth|birth|dob|bday)", after, re.IGNORECASE):
+                results.append(self._result(match.start(), match.end(), 0.85))
+        return results
+
+
+class PhoneRecognizer(NameRecognizer):
+    """Phone numbers that libphonenumber takes for possible in international writing, or for valid in a national one.
+
+    Presidio's own tries each region on each text, which takes longer than all the rest; here a number is found once, and a
+    national one needs a word about phones before it or the look of one, and none about orders and parcels.
+    """
+
+    def __init__(self, regions: tuple[str, ...] = REGIONS):
+        self.regions = regions
+        LocalRecognizer.__init__(self, ["PHONE_NUMBER"], name="PhoneRecognizer")
+
+    def analyze(self, text: str, entities=None, nlp_artifacts=None) -> list[RecognizerResult]:
+        """Phone numbers in the text."""
+        results = []
+        for match in PHONE.finditer(text):
+            start, end = match.span()
+            if match.group().count("(") != match.group().count(")"):
+                if not match.group().startswith("("):
+                    continue
+                start += 1
+            score = self._score(text, start, end)
+            if score:
+                results.append(self._result(start, end, score))
+        return results
+
+    def _score(self, text: str, start: int, end: int) -> float:
+        number, before = text[start:end], text[max(0, start - 50) : start]
+        digits = re.sub(r"\D", "", number)
+        if not 7 <= len(digits) <= 15 or re.fullmatch(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}", number):
+            return 0.0
+        called, other = CALL.search(before), NOT_A_PHONE.search(before)
+        if re.search(r"(?<!\w)(?=\w*\d)(?=\w*[A-Z])\w+ $", before):  # the end of a longer number with letters in it
+            return 0.0
+        # "Tracking number": the word that has to do with phones is part of the one that has not.
+        if other and (not called or called.start() < other.start() or WEAK_CALL.match(text[max(0, start - 50) + called.start() :])):
+            if not number.startswith("+"):
+                return 0.0
+        if number.startswith(("+", "00")):
+            return 0.95 if _valid("+" + digits.removeprefix("00" if number.startswith("00") else ""), None) else 0.0
+        looks = bool(re.search(r"\d[ ().\-–/]+\d", number)) or digits.startswith("0")
+        if not (called or looks) or not any(_valid(digits, region) for region in self.regions):
+            return 0.0
+        if called:
+            return 0.85
+        # Without a word about phones: only what is written as phones are, not a sum, a size or a card in groups of four.
+        if re.fullmatch(r"\d{4}([ -]\d{4}){2,}", number) or len(digits) < 9:
+            return 0.0
+        alone = (start == 0 or text[start - 1] == "\n") or text[:start].rstrip().endswith((",", ":", ".", "}", ")", "|", "/"))
+        shaped = digits.startswith("0") or re.fullmatch(r"\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}", number)
+        return 0.6 if shaped or alone else 0.0
+
+
+@functools.lru_cache(maxsize=100_000)
+def _valid(number: str, region: str | None) -> bool:
+    import phonenumbers
+
+    try:
+        parsed = phonenumbers.parse(number, region)
+        # In international writing a possible number is one: invented and new ranges are not in the tables.
+        return phonenumbers.is_possible_number(parsed) and (region is None or phonenumbers.is_valid_number(parsed) or "555" in number)
+    except phonenumbers.NumberParseException:
+        return False
+
+
+class EmailRecognizer(PatternRecognizer):
+    """E-mail addresses under any ending.
+
+    Presidio's own asks the public suffix list whether the ending exists, over the network at first, and leaves addresses of
+    companies' inner domains in the text.
+    """
+
+    def __init__(self):
+        super().__init__("EMAIL_ADDRESS", patterns=[Pattern("address", EMAIL, 0.9)], name="EmailRecognizer")
+
+
+class CheckedNumberRecognizer(NameRecognizer):
+    """A national id whose check digits python-stdnum knows, with a word in the text that names it, or without where the check is strong."""
+
+    def __init__(self, entity: str, pattern: str, module: str, words: str, strong: bool):
+        self.pattern, self.module, self.strong = re.compile(pattern), module, strong
+        self.words = re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
+        LocalRecognizer.__init__(self, [entity], name=f"{entity}Recognizer")
+
+    def analyze(self, text: str, entities=None, nlp_artifacts=None) -> list[RecognizerResult]:
+        """Valid numbers in the text."""
+        import stdnum
+
+        results = []
+        for match in self.pattern.finditer(text):
+            check = stdnum.get_cc_module(*self.module.split("."))
+            named = self.words.search(text)
+            if (named or self.strong) and check.is_valid(match.group()):
+                results.append(self._result(match.start(), match.end(), 0.95 if named else 0.7))
+        return results
+
+
+DIGIT = re.compile(r"\d")
+LONG_NUMBER = re.compile(r"\d(?:[ ./-]?[\dA-Za-z]){6,}")
+LETTERED = re.compile(r"[A-Za-z]{2}[ -]?\d{2}")
+
+
+@functools.cache
+def structured() -> tuple[tuple[re.Pattern, object], ...]:
+    """Recognisers of numbers, each behind a cheap pattern without which it can't find anything."""
+    presidio = [
+        (LONG_NUMBER, CreditCardRecognizer()),
+        (LETTERED, IbanRecognizer()),
+        (re.compile(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f]:[0-9A-Fa-f:]"), IpRecognizer()),
+        (LONG_NUMBER, UsSsnRecognizer()),
+        (LETTERED, UkNinoRecognizer()),
+        (re.compile(r"\d{11}"), DeTaxIdRecognizer()),
+        (re.compile(r"\d{7}-?[A-Za-z]"), EsNifRecognizer()),
+        (re.compile(r"[A-Za-z]{6}\w{2}[A-Za-z]"), ItFiscalCodeRecognizer()),
+        (re.compile(r"\d{11}"), PlPeselRecognizer()),
+    ]
+    ours = [
+        (re.compile("@"), EmailRecognizer()),
+        (
+            LONG_NUMBER,
+            CheckedNumberRecognizer(
+                "NL_BSN", r"(?<![\w.-])\d(?:[ .]?\d){7,8}(?![\w-])", "nl.bsn", "bsn|burgerservicenummer|sofi|dutch|citizen service", False
+            ),
+        ),
+        (
+            LONG_NUMBER,
+            CheckedNumberRecognizer(
+                "FR_NIR", r"(?<!\w)[1-478][ .]?\d{2}[ .]?\d{2}[ .]?(?:\d{2}|2[AB])[ .]?\d{3}[ .]?\d{3}[ .]?\d{2}(?!\w)", "fr.nir",
+                "nir|sécurité sociale|securite sociale|social security|insee|carte vitale|number", True,
+            ),
+        ),
+        (DIGIT, BirthDateRecognizer()),
+        (LONG_NUMBER, PhoneRecognizer()),
+    ]  # fmt: skip
+    return (*presidio, *ours)
+
+
+@functools.cache
+def unstructured() -> tuple[object, object]:
+    """Recognisers of names and addresses."""
+    return NameRecognizer(), AddressRecognizer()
+
+
+def all_recognizers() -> list:
+    """Ours in Presidio's form, for `RecognizerRegistry.add_recognizer`."""
+    mine = [recognizer for _, recognizer in structured() if type(recognizer).__module__ == __name__]
+    return [*mine, *unstructured()]

@@ -1,0 +1,266 @@
+"""`find` what is personal in a text, and `redact` it in rows: a label, a mask, or the same invented stand-in each time."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from course_utils.errors import CourseError
+
+KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE")
+MODES = ("label", "mask", "pseudonym")
+THRESHOLD = 0.5
+# Which kind stays where two overlap: what has a check digit says more than what has a shape, a shape more than a list of words.
+PRECEDENCE = {kind: place for place, kind in enumerate(("IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "ADDRESS", "PHONE", "NAME"))}
+CONTEXT = {
+    "CARD": re.compile(r"\b(?:card|visa|mastercard|amex|american express|credit|debit|maestro|cc|karte|carte|tarjeta|paid|charged)\b", re.IGNORECASE),
+    "US_SSN": re.compile(r"\b(?:social|ssn|ss#|ss)\b", re.IGNORECASE),
+    "DE_TAX_ID": re.compile(r"\b(?:steuer\S*|idnr|tax|tin|bzst)", re.IGNORECASE),
+    "PL_PESEL": re.compile(r"\bpesel\b", re.IGNORECASE),
+    "ES_NIF": re.compile(r"\b(?:dni|nif|identidad|spanish|id)\b", re.IGNORECASE),
+}
+# Keys whose values nobody wrote as text.
+NOT_WRITTEN = {"role", "type", "id", "name", "tool_call_id", "from", "tools", "functions"}
+PARCEL = re.compile(
+    r"\b(?:track(?:ing)?|parcel|shipment|consignment|serial|order|invoice|imei|reference|ref|barcode|ean|meter|gift ?card|voucher|booking|ticket)\b"
+    r"(?: (?:number|no\.?|nr\.?|code|id))?[^.\n]{0,12}$",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Entity:
+    """Something personal in a text: kind, place (characters, end exclusive), the text itself, and a score from 0 to 1."""
+
+    kind: str
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Redacted:
+    """A row without its personal data, and what was found in it: field ("messages[1].content") and entity."""
+
+    row: dict
+    findings: list[tuple[str, Entity]] = field(repr=False)
+
+
+def find(
+    text: str, kinds: Iterable[str] = KINDS, threshold: float = THRESHOLD, allow: Iterable[str] = (), preceding: str = ""
+) -> list[Entity]:
+    """Personal data in a text, in order, none overlapping.
+
+    Args:
+        text: any.
+        kinds: of `KINDS`.
+        threshold: findings with a lower score are left out.
+        allow: values that are nobody's, such as the company's own address and number; case does not matter.
+        preceding: what was said before, where a question may stand that the text answers ("And your date of birth?").
+
+    Raises:
+        CourseError: unknown kind, or Presidio is not installed.
+    """
+    kinds = set(kinds)
+    if unknown := kinds - set(KINDS):
+        raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(KINDS)}")
+    recognizers = _recognizers()
+    found = []
+    if recognizers.DIGIT.search(text) or "@" in text or ":" in text:
+        asked = preceding[-100:] + "\n" if preceding else ""
+        for gate, recognizer in recognizers.structured():
+            entities = [e for e in recognizer.supported_entities if recognizers.ENTITIES[e] in kinds]
+            if entities and gate.search(text):
+                for result in recognizer.analyze(asked + text, entities, None):
+                    score, start, end = _in_context(asked + text, result), result.start - len(asked), result.end - len(asked)
+                    if score >= threshold and start >= 0:
+                        found.append(_entity(text, recognizers.ENTITIES[result.entity_type], start, end, score))
+    name, address = recognizers.unstructured()
+    if "ADDRESS" in kinds:
+        found += [_entity(text, "ADDRESS", r.start, r.end, r.score) for r in address.analyze(text) if r.score >= threshold]
+    found = _without_overlaps(found)
+    if "NAME" in kinds:
+        # Numbers and addresses are blotted out first: streets are named after people.
+        blotted = text
+        for entity in found:
+            blotted = blotted[: entity.start] + "0" * (entity.end - entity.start) + blotted[entity.end :]
+        found += [_entity(text, "NAME", r.start, r.end, r.score) for r in name.analyze(blotted) if r.score >= threshold]
+    allowed = {value.casefold() for value in allow}
+    return [entity for entity in _without_overlaps(found) if entity.text.casefold() not in allowed]
+
+
+class Redactor:
+    """Redacts rows, the same person by the same stand-in in all of them.
+
+    Args:
+        mode: "label" writes [NAME], "mask" a * for each letter and digit, "pseudonym" an invented value of the same kind.
+        kinds: what is taken out.
+        seed: with another seed come other pseudonyms; without knowing it they can't be computed from the values.
+        threshold, allow: see `find`.
+
+    Raises:
+        CourseError: unknown mode or kind.
+    """
+
+    def __init__(
+        self,
+        mode: str = "label",
+        kinds: Iterable[str] = KINDS,
+        seed: int | str = 0,
+        threshold: float = THRESHOLD,
+        allow: Iterable[str] = (),
+    ):
+        if mode not in MODES:
+            raise CourseError(f"unknown mode {mode!r}; choose among {', '.join(MODES)}")
+        if unknown := set(kinds) - set(KINDS):
+            raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(KINDS)}")
+        self.mode, self.kinds, self.seed = mode, tuple(kinds), seed
+        self.threshold, self.allow = threshold, tuple(allow)
+
+    def text(self, text: str, preceding: str = "") -> tuple[str, list[Entity]]:
+        """A text without its personal data, and what was found."""
+        entities = find(text, self.kinds, self.threshold, self.allow, preceding)
+        pieces, position = [], 0
+        for entity in entities:
+            pieces += [text[position : entity.start], self.replacement(entity)]
+            position = entity.end
+        return "".join([*pieces, text[position:]]), entities
+
+    def row(self, row: dict) -> Redacted:
+        """A row with messages, or prompt and answers, without its personal data; in answers, what the prompt calls by name too.
+
+        The row itself is not changed.
+        """
+        row, findings, preceding = copy.deepcopy(row), [], ""
+        for holder, key, place in _texts(row):
+            before, preceding = preceding, holder[key]
+            holder[key], found = self.text(preceding, before)
+            findings += [(place, entity) for entity in found]
+        # A name found in one message is one in all: "Thanks, Jana" tells who "dear Jana" is.
+        known = {e.text: e for _, e in findings if len(e.text) > 2}
+        if known:
+            pattern = re.compile("|".join(rf"(?<!\w){re.escape(t)}(?!\w)" for t in sorted(known, key=len, reverse=True)))
+            for holder, key, place in _texts(row):
+                pieces, position = [], 0
+                for match in pattern.finditer(holder[key]):
+                    entity = known[match.group()]
+                    findings.append((place, _entity(holder[key], entity.kind, match.start(), match.end(), entity.score)))
+                    pieces += [holder[key][position : match.start()], self.replacement(entity)]
+                    position = match.end()
+                holder[key] = "".join([*pieces, holder[key][position:]])
+        return Redacted(row, findings)
+
+    def replacement(self, entity: Entity) -> str:
+        """What stands in an entity's place."""
+        if self.mode == "label":
+            return f"[{entity.kind}]"
+        if self.mode == "mask":
+            return re.sub(r"\w", "*", entity.text)
+        return self._pseudonym(entity.kind, entity.text)
+
+    def _pseudonym(self, kind: str, text: str) -> str:
+        """An invented value that depends on the value and the seed alone: consistent without a table that would give it away."""
+        from faker import Faker
+
+        key = re.sub(r"\W", "", text).casefold()
+        words = text.split()
+        if kind == "NAME" and len(words) > 1 and all(word[:1].isupper() for word in words):
+            # Part by part, so that "Selin" and "Selin Karagöz" stay one person.
+            return " ".join(self._pseudonym("NAME", word) if len(word) > 2 else word for word in words)
+        fake = Faker(["en_GB"], use_weighting=False)
+        digest = hashlib.blake2b(f"{kind}\0{key}".encode(), key=str(self.seed).encode()[:64]).digest()
+        fake.seed_instance(int.from_bytes(digest[:8], "big"))
+        generator = random.Random(digest)
+        value = {
+            "NAME": lambda: fake.last_name() if generator.random() < 0.5 else fake.first_name(),
+            "ADDRESS": lambda: fake.address().replace("\n", ", "),
+            "PHONE": lambda: f"+44 7700 900{generator.randrange(1000):03}",  # Ofcom's numbers for drama
+            "EMAIL": lambda: f"{fake.user_name()}@example.org",
+            "CARD": lambda: fake.credit_card_number("visa16"),
+            "IBAN": lambda: fake.iban(),
+            "IP": lambda: f"192.0.2.{generator.randrange(1, 255)}",  # RFC 5737
+            "NATIONAL_ID": lambda: fake.ssn(),
+            "BIRTH_DATE": lambda: fake.date_of_birth(minimum_age=18, maximum_age=90).isoformat(),
+        }[kind]()
+        return value.lower() if text.islower() else value
+
+
+def redact(
+    rows: Sequence[dict], mode: str = "label", kinds: Iterable[str] = KINDS, seed: int | str = 0, allow: Iterable[str] = ()
+) -> list[Redacted]:
+    """Rows without personal data; see `Redactor`."""
+    redactor = Redactor(mode, kinds, seed, allow=allow)
+    return [redactor.row(row) for row in rows]
+
+
+def _recognizers():
+    try:
+        from course_utils.data_prep.pii import recognizers
+    except ImportError as error:
+        raise CourseError(
+            f"finding personal data needs {error.name}: pip install 'finetuning-course[data]', and again"
+        ) from error
+    return recognizers
+
+
+def _entity(text: str, kind: str, start: int, end: int, score: float) -> Entity:
+    return Entity(kind, start, end, text[start:end], round(float(score), 2))
+
+
+def _in_context(text: str, result) -> float:
+    """A recogniser's score, moved by the words before it: Presidio does this with lemmas from spaCy."""
+    before = text[max(0, result.start - 70) : result.start]
+    value = text[result.start : result.end]
+    score = result.score
+    if result.entity_type == "CARD" or result.entity_type == "CREDIT_CARD":
+        # One number in ten passes Luhn's check by chance.
+        if not re.match(r"(?:4|5[1-5]|2[2-7]|3[47]|6(?:011|4[4-9]|5)|3(?:0[0-5]|[689])|35)", re.sub(r"\D", "", value)):
+            return 0.0
+        if PARCEL.search(before) and not CONTEXT["CARD"].search(before[-25:]):
+            return 0.0
+    elif result.entity_type == "IP_ADDRESS":
+        from course_utils.data_prep.pii.recognizers import VERSION
+
+        if VERSION.search(before) and not re.search(r"\bip\b", before, re.IGNORECASE):
+            return 0.0
+        # Version numbers look the same; addresses on the internet with small parts alone are rare.
+        named = re.search(r"\b(?:ip|login|logged|log|signed|sign|address|session|host|server)\b", before, re.IGNORECASE)
+        if re.fullmatch(r"\d{1,2}(?:\.\d{1,2}){3}", value) and not named:
+            return 0.0
+        if ":" in value and len(re.sub(r"[^0-9A-Fa-f]", "", value)) < 5:  # times such as 12:30:45
+            return 0.0
+    elif result.entity_type == "US_SSN":
+        named = CONTEXT["US_SSN"].search(before)
+        shaped = re.fullmatch(r"\d{3}[- ]\d{2}[- ]\d{4}", value)
+        score = 0.9 if named else 0.6 if shaped and not PARCEL.search(before) else 0.0
+    elif result.entity_type in ("DE_TAX_ID", "PL_PESEL", "ES_NIF"):
+        # The number and the word that names it may stand in different sentences.
+        score = score if CONTEXT[result.entity_type].search(text) else 0.4
+    return score
+
+
+def _without_overlaps(found: list[Entity]) -> list[Entity]:
+    kept: list[Entity] = []
+    for entity in sorted(found, key=lambda e: (PRECEDENCE[e.kind], e.start - e.end)):
+        if not any(entity.start < other.end and other.start < entity.end for other in kept):
+            kept.append(entity)
+    return sorted(kept, key=lambda e: e.start)
+
+
+def _texts(row: dict):
+    """Every text of a row that someone wrote, in order: (holder, key, place)."""
+    stack = [(None, None, row, "")]
+    while stack:
+        holder, key, value, place = stack.pop()
+        if isinstance(value, str):
+            yield holder, key, place
+        elif isinstance(value, dict):
+            inner = [(value, k, v, f"{place}.{k}" if place else str(k)) for k, v in value.items() if k not in NOT_WRITTEN]
+            stack += reversed(inner)
+        elif isinstance(value, list):
+            stack += reversed([(value, i, v, f"{place}[{i}]") for i, v in enumerate(value)])
