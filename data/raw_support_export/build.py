@@ -130,6 +130,11 @@ def record_text(record: dict) -> str:
     return json.dumps(record, ensure_ascii=False)
 
 
+def cut(text: str, share: float) -> str:
+    """The beginning of a text, never in the middle of a mark."""
+    return re.sub(r"(?:\{\{[^}]*\}?|\{)$", "", text[: int(len(text) * share)]).rstrip()
+
+
 def typo(text: str, rng: random.Random) -> str:
     """One slip of the fingers in a word that is not marked."""
     words = text.split(" ")
@@ -148,7 +153,7 @@ def nearly(text: str, rng: random.Random) -> str:
         lambda t: rng.choice(["Hello, ", "hi again, ", "Hello once more. ", "Second try: "]) + t,
         lambda t: t + rng.choice([" Please answer.", " Thanks.", " Waiting for your reply.", " Anyone there?"]),
         lambda t: typo(t, rng).replace(" and ", " & ", 1),
-        lambda t: typo(t, rng).rstrip(".!") + rng.choice(["!!", "...", "."]),
+        lambda t: typo(t, rng).rstrip(".!") + rng.choice(["!!", "!", "."]),
     ]
     for edit in rng.sample(edits, 2):
         text = edit(text)
@@ -188,16 +193,9 @@ def main() -> None:
             record["category"], faults = rng.choice(wrong), ["wrong_label"]
         answer = record_text(record)
         if k in cut_messages:
-            plain = MARK.sub(lambda m: m.group(), message)
-            stop = int(len(plain) * rng.uniform(0.35, 0.6))
-            while "{{" in plain[:stop] and plain[:stop].rfind("{{") > plain[:stop].rfind("}}"):
-                stop -= 1
-            message, faults = plain[:stop].rstrip() + rng.choice(["…", "...", " [truncated]"]), ["truncated"]
+            message, faults = cut(message, rng.uniform(0.35, 0.6)) + rng.choice(["…", "...", "…", " [truncated]"]), ["truncated"]
         if k in cut_answers:
-            stop = int(len(answer) * rng.uniform(0.4, 0.8))
-            while answer[:stop].rfind("{{") > answer[:stop].rfind("}}"):
-                stop -= 1
-            answer, faults = answer[:stop].rstrip(), ["truncated"]
+            answer, faults = cut(answer, rng.uniform(0.4, 0.8)), ["truncated"]
         examples.append(Example("base", row["customer"], message, answer, faults, numbers={}))
         of[k] = examples[-1]
     pool = [of[k] for k in free]

@@ -111,7 +111,9 @@ def _extend(text: str, end: int) -> int:
         # "…, London and then" is a place; "…, Please forgive me" is not: one capital word in running text may be either.
         if plain and after == " " and len(words) == 1 and not HAS_POSTCODE.match(text, part.end() + 1):
             following = text[part.end() + 1 : part.end() + 12]
-            if not re.match(r"(?:and|but|not|which|where|is|was|as|by|for|with|has|can|if|so|in|on|-|–|\(|\d|[A-Z]{2}\b)", following):
+            if not re.match(
+                r"(?:and|but|not|which|where|is|was|as|by|for|with|has|can|if|so|in|on|-|–|\(|\d|[A-Z]{2}\b)", following
+            ):
                 break
         end = part.end()
         if text[end - 1 : end] == "." and len(words[-1]) > 3:

@@ -61,7 +61,8 @@ WORD = r"[^\W\d_]+(?:['’ʼ`-][^\W\d_]+)*"
 RUN = re.compile(rf"(?<![\w@./{{])(?:{WORD}\.?)(?:[ \u00a0](?:{WORD}\.?))*(?![\w@])")
 TOKEN = re.compile(rf"{WORD}\.?")
 LOWER_INTRODUCED = re.compile(
-    r"\b(?:my name is|name is|name's|name:|names|i am|i'm|im|its|it's|this is|it is|ask for|(?:my|our|the|her|his) (?:%s)s?)[ ,]+([^\W\d_]{2,}(?: [^\W\d_]{2,})?)" % "|".join(KIN),
+    r"\b(?:my name is|name is|name's|name:|names|i am|i'm|im|its|it's|this is|it is|ask for|(?:my|our|the|her|his) (?:%s)s?)[ ,]+([^\W\d_]{2,}(?: [^\W\d_]{2,})?)"
+    % "|".join(KIN),
 )
 LOWER_CLOSING = re.compile(
     r"(?:thx|thanks|thank you|cheers|regards|best|ta|bye|greetings|wishes|love|xx?|ty|tia|pls|please|–|—|-)[ ,.!:\n]+((?:[^\W\d_]{2,} ){0,1}[^\W\d_]{2,})[ .!x:)]*$",
@@ -107,7 +108,17 @@ def known_places() -> frozenset[str]:
     )
     for module in pkgutil.iter_modules(addresses.__path__):
         provider = importlib.import_module(f"faker.providers.address.{module.name}").Provider
-        for attribute in ("cities", "countries", "states", "city_names", "towns", "counties", "provinces", "regions", "departments"):
+        for attribute in (
+            "cities",
+            "countries",
+            "states",
+            "city_names",
+            "towns",
+            "counties",
+            "provinces",
+            "regions",
+            "departments",
+        ):
             for value in getattr(provider, attribute, ()):
                 value = value[1] if isinstance(value, tuple) and len(value) > 1 else value
                 if isinstance(value, str):
@@ -238,7 +249,7 @@ def _context(text: str, before: str, after: str, start: int, end: int, words: in
     alone = (not before or before[-1] == "\n") and (not after or after[0] == "\n" or after[:2] in (",\n", ".\n"))
     said = before.lower()
     tail = said.rstrip(" ,:")
-    if _ends(tail, STRONG) or tail.rsplit(None, 1)[-1:] and tail.split()[-1].rstrip(".").strip("(\"") in TITLES:
+    if _ends(tail, STRONG) or tail.rsplit(None, 1)[-1:] and tail.split()[-1].rstrip(".").strip('("') in TITLES:
         points += 2.0
     elif _ends(tail, KIN) or _ends(tail.removesuffix("s"), KIN):
         points += 1.6

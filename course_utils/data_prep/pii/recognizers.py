@@ -45,7 +45,33 @@ ENTITIES = {
     "NL_BSN": "NATIONAL_ID",
     "FR_NIR": "NATIONAL_ID",
 }
-REGIONS = ("US", "GB", "IE", "DE", "FR", "ES", "IT", "NL", "BE", "PL", "AT", "CH", "PT", "SE", "GR", "TR", "IN", "NG", "KE", "EG", "UA", "VN", "BR", "AU", "ZA")
+REGIONS = (
+    "US",
+    "GB",
+    "IE",
+    "DE",
+    "FR",
+    "ES",
+    "IT",
+    "NL",
+    "BE",
+    "PL",
+    "AT",
+    "CH",
+    "PT",
+    "SE",
+    "GR",
+    "TR",
+    "IN",
+    "NG",
+    "KE",
+    "EG",
+    "UA",
+    "VN",
+    "BR",
+    "AU",
+    "ZA",
+)
 MONTHS = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?|"
     r"januar|februar|märz|mai|juni|juli|oktober|dezember|janvier|février|mars|avril|juin|juillet|août|septembre|octobre|novembre|décembre|enero|febrero|marzo|"
@@ -57,9 +83,13 @@ DATE = re.compile(
     re.IGNORECASE,
 )
 BORN = re.compile(
-    r"\b(?:born|d\.?o\.?b\.?|birth(?: ?date|day)?s?|date of birth|bday|b-day|geboren|geb\.|née?|nacid[oa]|nacimiento|naissance|nat[oa]|geburtsdatum|birthdate)\b", re.I
+    r"\b(?:born|d\.?o\.?b\.?|birth(?: ?date|day)?s?|date of birth|bday|b-day|geboren|geb\.|née?|nacid[oa]|nacimiento|naissance|nat[oa]|geburtsdatum|birthdate)\b",
+    re.I,
 )
-NOT_BORN = re.compile(r"\b(?:order(?:ed)?|bought|purchased?|deliver(?:y|ed)?|invoice|paid|charged|appointment|due|party|present|gift|celebrat\w+)\b[^.]*$", re.I)
+NOT_BORN = re.compile(
+    r"\b(?:order(?:ed)?|bought|purchased?|deliver(?:y|ed)?|invoice|paid|charged|appointment|due|party|present|gift|celebrat\w+)\b[^.]*$",
+    re.I,
+)
 PHONE = re.compile(r"(?<![\w.@/#-])(?:\+|00)?[\d(][\d ().\u00a0/\-–]{5,20}\d(?![\w@]|[.,]\d)")
 CALL = re.compile(
     r"\b(?:phone|tel|telephone|téléphone|telefon|tél|mobile|mob|cell|cellphone|call|ring|text|whatsapp|sms|fax|handy|landline|reach|line|contact|answer|number|dial|"
@@ -74,7 +104,10 @@ NOT_A_PHONE = re.compile(
     re.IGNORECASE,
 )
 WEAK_CALL = re.compile(r"(?:number|line|contact|reach|answer|t|p|m)\b", re.IGNORECASE)
-VERSION = re.compile(r"\b(?:version|ver|v|firmware|software|app|update|release|build|os|ios|android|fw|patch|driver)\b[^.\n]{0,25}$|[vV]$", re.IGNORECASE)
+VERSION = re.compile(
+    r"\b(?:version|ver|v|firmware|software|app|update|release|build|os|ios|android|fw|patch|driver)\b[^.\n]{0,25}$|[vV]$",
+    re.IGNORECASE,
+)
 EMAIL = r"(?<![\w.+%-])[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[\w](?:[\w-]*[\w])?(?:\.[\w](?:[\w-]*[\w])?)+"
 
 
@@ -123,7 +156,9 @@ class BirthDateRecognizer(NameRecognizer):
             before, after = text[max(0, match.start() - 60) : match.start()], text[match.end() : match.end() + 25]
             words = [*BORN.finditer(before)]
             near = bool(words) and not NOT_BORN.search(before[words[-1].end() :])
-            if near or re.match(r"[ ,(]*(?:is |was )?(?:my |his |her )?(?:date of birth|birth|dob|bday)", after, re.IGNORECASE):
+            if near or re.match(
+                r"[ ,(]*(?:is |was )?(?:my |his |her )?(?:date of birth|birth|dob|bday)", after, re.IGNORECASE
+            ):
                 results.append(self._result(match.start(), match.end(), 0.85))
         return results
 
@@ -156,13 +191,17 @@ class PhoneRecognizer(NameRecognizer):
     def _score(self, text: str, start: int, end: int) -> float:
         number, before = text[start:end], text[max(0, start - 50) : start]
         digits = re.sub(r"\D", "", number)
-        if not 7 <= len(digits) <= 15 or re.fullmatch(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}", number):
+        if not 7 <= len(digits) <= 15 or re.fullmatch(
+            r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}", number
+        ):
             return 0.0
         called, other = CALL.search(before), NOT_A_PHONE.search(before)
         if re.search(r"(?<!\w)(?=\w*\d)(?=\w*[A-Z])\w+ $", before):  # the end of a longer number with letters in it
             return 0.0
         # "Tracking number": the word that has to do with phones is part of the one that has not.
-        if other and (not called or called.start() < other.start() or WEAK_CALL.match(text[max(0, start - 50) + called.start() :])):
+        if other and (
+            not called or called.start() < other.start() or WEAK_CALL.match(text[max(0, start - 50) + called.start() :])
+        ):
             if not number.startswith("+"):
                 return 0.0
         if number.startswith(("+", "00")):
@@ -175,7 +214,9 @@ class PhoneRecognizer(NameRecognizer):
         # Without a word about phones: only what is written as phones are, not a sum, a size or a card in groups of four.
         if re.fullmatch(r"\d{4}([ -]\d{4}){2,}", number) or len(digits) < 9:
             return 0.0
-        alone = (start == 0 or text[start - 1] == "\n") or text[:start].rstrip().endswith((",", ":", ".", "}", ")", "|", "/"))
+        alone = (start == 0 or text[start - 1] == "\n") or text[:start].rstrip().endswith(
+            (",", ":", ".", "}", ")", "|", "/")
+        )
         shaped = digits.startswith("0") or re.fullmatch(r"\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}", number)
         return 0.6 if shaped or alone else 0.0
 
@@ -187,7 +228,9 @@ def _valid(number: str, region: str | None) -> bool:
     try:
         parsed = phonenumbers.parse(number, region)
         # In international writing a possible number is one: invented and new ranges are not in the tables.
-        return phonenumbers.is_possible_number(parsed) and (region is None or phonenumbers.is_valid_number(parsed) or "555" in number)
+        return phonenumbers.is_possible_number(parsed) and (
+            region is None or phonenumbers.is_valid_number(parsed) or "555" in number
+        )
     except phonenumbers.NumberParseException:
         return False
 

@@ -15,9 +15,15 @@ KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID
 MODES = ("label", "mask", "pseudonym")
 THRESHOLD = 0.5
 # Which kind stays where two overlap: what has a check digit says more than what has a shape, a shape more than a list of words.
-PRECEDENCE = {kind: place for place, kind in enumerate(("IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "ADDRESS", "PHONE", "NAME"))}
+PRECEDENCE = {
+    kind: place
+    for place, kind in enumerate(("IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "ADDRESS", "PHONE", "NAME"))
+}
 CONTEXT = {
-    "CARD": re.compile(r"\b(?:card|visa|mastercard|amex|american express|credit|debit|maestro|cc|karte|carte|tarjeta|paid|charged)\b", re.IGNORECASE),
+    "CARD": re.compile(
+        r"\b(?:card|visa|mastercard|amex|american express|credit|debit|maestro|cc|karte|carte|tarjeta|paid|charged)\b",
+        re.IGNORECASE,
+    ),
     "US_SSN": re.compile(r"\b(?:social|ssn|ss#|ss)\b", re.IGNORECASE),
     "DE_TAX_ID": re.compile(r"\b(?:steuer\S*|idnr|tax|tin|bzst)", re.IGNORECASE),
     "PL_PESEL": re.compile(r"\bpesel\b", re.IGNORECASE),

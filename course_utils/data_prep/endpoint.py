@@ -1,0 +1,101 @@
+"""One question to an OpenAI-compatible endpoint, with its price; what synthesis and judging share."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from course_utils.errors import CourseError
+
+RETRIES = 5  # the client waits longer each time, and as long as the server asks
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars for a million tokens in and out."""
+
+    input: float
+    output: float
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Dollars for so many tokens."""
+        return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back: the text, tokens in and out, the model's name as the server gives it, and why it stopped."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    model: str
+    finish_reason: str
+
+
+def client_for(base_url: str | None = None, api_key: str | None = None):
+    """A client of the openai library; without arguments, as OPENAI_BASE_URL and OPENAI_API_KEY say.
+
+    Raises:
+        CourseError: no key, or the library is not installed.
+    """
+    try:
+        import openai
+    except ImportError as error:
+        raise CourseError("this needs the openai library: pip install 'finetuning-course[data]', and again") from error
+    try:
+        return openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=RETRIES)
+    except openai.OpenAIError as error:
+        raise CourseError(
+            f"no key for the endpoint: set OPENAI_API_KEY, or pass api_key ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def ask(
+    client, model: str, messages: list[dict], schema: dict | None, max_tokens: int, temperature: float, key: str
+) -> Answer:
+    """Ask once; the client retries what can be retried, each time under the same idempotency key.
+
+    Raises:
+        CourseError: the endpoint refuses, or can't be reached after all retries; with what it said.
+    """
+    import openai
+
+    extra = {}
+    if schema is not None:
+        extra["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": schema, "strict": False},
+        }
+    try:
+        done = client.chat.completions.create(
+            model=model, messages=messages, max_tokens=max_tokens, temperature=temperature,
+            extra_headers={"Idempotency-Key": key}, **extra,
+        )  # fmt: skip
+    except openai.APIStatusError as error:
+        raise CourseError(f"{client.base_url} answers {error.status_code}: {str(error)[:300]}") from error
+    except openai.APIConnectionError as error:
+        raise CourseError(f"{client.base_url} can't be reached: {error.__cause__ or error}") from error
+    choice, usage = done.choices[0], done.usage
+    return Answer(
+        choice.message.content or "",
+        usage.prompt_tokens if usage else 0,
+        usage.completion_tokens if usage else 0,
+        done.model,
+        choice.finish_reason or "",
+    )
+
+
+def json_in(text: str):
+    """The JSON of an answer, with or without a fence around it.
+
+    Raises:
+        ValueError: none there.
+    """
+    text = text.strip()
+    if text.startswith("```"):
+        text = text.split("\n", 1)[-1].rsplit("```", 1)[0]
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error

@@ -1,0 +1,140 @@
+"""A stand-in for a strong model's endpoint: chat completions that play back recorded answers.
+
+A strong model can't run on a laptop without a network; what it once answered can be served there. Everything else is real: HTTP
+on loopback, the openai client, token counts, refusals, retries, idempotency keys and bills.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+# What a recording may do in place of an answer: status and seconds to wait first.
+FAULTS = {"busy": (429, 0.0), "broken": (500, 0.0), "slow": (200, 0.3)}
+
+
+class Replay:
+    """A server on loopback, as a context manager; `base_url` is where it listens.
+
+    Args:
+        answer: messages → the recorded text, or None if there is none for them (404).
+        model: the name it gives itself.
+        trouble: one of `FAULTS` for every n-th request that is not a repetition, as (name, n); None for none.
+        seconds: time that an answer takes.
+
+    Attributes:
+        billed: idempotency key → tokens out, of requests that were answered and would be paid; without a key, one of its own.
+        requests: all that came, repetitions and troubles included.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[list[dict]], str | None],
+        model: str = "recorded",
+        trouble: tuple[str, int] | None = None,
+        seconds: float = 0.0,
+    ):
+        self.answer, self.model, self.trouble, self.seconds = answer, model, trouble, seconds
+        self.billed: dict[str, int] = {}
+        self.requests = 0
+        self._seen: set[str] = set()
+        self._mutex = threading.Lock()
+        replay = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                replay._handle(self)
+
+            def do_GET(self):
+                replay._send(self, 200, {"object": "list", "data": [{"id": replay.model, "object": "model"}]})
+
+            def log_message(self, *arguments):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.base_url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def __enter__(self) -> Replay:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handle(self, handler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        with self._mutex:
+            self.requests += 1
+            key = handler.headers.get("Idempotency-Key") or f"request {self.requests}"
+            first = key not in self._seen
+            self._seen.add(key)
+            troubled = self.trouble and first and len(self._seen) % self.trouble[1] == 0
+        if troubled:
+            status, wait = FAULTS[self.trouble[0]]
+            time.sleep(wait)
+            if status != 200:
+                headers = {"Retry-After": "0.05"} if status == 429 else {}
+                self._send(
+                    handler,
+                    status,
+                    {"error": {"message": f"a {self.trouble[0]} server", "type": "server_error", "code": None}},
+                    headers,
+                )
+                return
+        time.sleep(self.seconds)
+        text = self.answer(body["messages"])
+        if text is None:
+            self._send(
+                handler,
+                404,
+                {"error": {"message": "no answer was recorded for this", "type": "invalid_request_error", "code": None}},
+            )
+            return
+        tokens_in = sum(len(str(m["content"])) for m in body["messages"]) // 4
+        tokens_out = min(len(text) // 4, body.get("max_tokens") or 10**9)
+        cut = tokens_out < len(text) // 4
+        with self._mutex:
+            self.billed[key] = tokens_out  # once for each key, however often it is sent
+        self._send(
+            handler,
+            200,
+            {
+                "id": f"chatcmpl-{key[:12]}",
+                "object": "chat.completion",
+                "created": 0,
+                "model": self.model,
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {
+                            "role": "assistant",
+                            "content": text[: 4 * tokens_out] if cut else text,
+                            "refusal": None,
+                        },
+                        "finish_reason": "length" if cut else "stop",
+                        "logprobs": None,
+                    }
+                ],
+                "usage": {
+                    "prompt_tokens": tokens_in,
+                    "completion_tokens": tokens_out,
+                    "total_tokens": tokens_in + tokens_out,
+                },
+            },
+        )
+
+    @staticmethod
+    def _send(handler, status: int, body: dict, headers: dict | None = None) -> None:
+        data = json.dumps(body, ensure_ascii=False).encode()
+        handler.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(data)
