@@ -59,6 +59,30 @@ def main(arguments: list[str] | None = None) -> int:
     estimate.add_argument("--json", action="store_true", help="for programs")
     estimate.set_defaults(run=_estimate)
 
+    data = commands.add_parser("check-data", help="what is wrong with a training file; with --fix, a clean one beside it")
+    data.add_argument("file", help="JSONL, JSON, CSV or Parquet")
+    data.add_argument("--kind", help="chat, preference or prompt_completion; what the rows look like, if not given")
+    data.add_argument("--target", default="openai", help="openai, or trl for a trainer of your own")
+    data.add_argument(
+        "--tokenizer", help="count tokens with this model's: cpu for the course's, a folder, or owner/model on the hub"
+    )
+    data.add_argument("--max-tokens", type=int, default=65536, help="the most an example may have")
+    data.add_argument(
+        "--fix", metavar="FOLDER", help="clean the file: train, validation, rejects, changes and a report go there"
+    )
+    data.add_argument("--test", metavar="FILE", help="with --fix: drop what is like the rows of this file")
+    data.add_argument(
+        "--production", metavar="FILE", help="with --fix: prompts of production, a line each or JSONL with message"
+    )
+    data.add_argument("--schema", metavar="FILE", help="with --fix: JSON Schema of the answers")
+    data.add_argument("--language", default="en", help="with --fix: of messages and answers; any for all")
+    data.add_argument("--redact", default="label", help="with --fix: label, mask, pseudonym or none")
+    data.add_argument(
+        "--allow", action="append", default=[], metavar="TEXT", help="with --fix: no personal data, say your own address"
+    )
+    data.add_argument("--json", action="store_true", help="for programs")
+    data.set_defaults(run=_check_data)
+
     doctor = commands.add_parser("doctor", help="what this machine is, what fits, and what to mend")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
@@ -151,6 +175,75 @@ def _estimate(options) -> int:
         if said:
             print(f"  {said}")
     return 0
+
+
+def _check_data(options) -> int:
+    """0 without errors or when a clean file was written, 1 with errors."""
+    from course_utils.data_prep.validation import validate
+
+    tokenizer = _tokenizer(options.tokenizer) if options.tokenizer else None
+    if not options.fix:
+        report = validate(options.file, options.kind, options.target, tokenizer, options.max_tokens)
+        print(json.dumps(report.as_dict(), ensure_ascii=False) if options.json else report)
+        return 0 if report.ok else 1
+    from course_utils import data_report
+    from course_utils.data_prep import pipeline
+    from course_utils.data_prep.validation import guess_kind
+
+    production = _prompts(options.production) if options.production else []
+    prepared = pipeline.prepare(
+        options.file,
+        kind=options.kind or guess_kind(options.file),
+        steps=[step for step in pipeline.STEPS if step != "redact" or options.redact != "none"],
+        test=pipeline.rows_of(options.test) if options.test else (),
+        production=production,
+        language=None if options.language == "any" else options.language,
+        schema=_json_file(options.schema) if options.schema else None,
+        redaction="label" if options.redact == "none" else options.redact,
+        allow=options.allow,
+        target=options.target,
+        tokenizer=tokenizer,
+        max_tokens=options.max_tokens,
+    )
+    files = prepared.write(options.fix)
+    expected = data_report.cost_table(prepared, tokenizer) if tokenizer and prepared.kind == "chat" else ()
+    files.append(data_report.write_html(prepared, Path(options.fix) / "report.html", production, expected))
+    print(pipeline.report_json(prepared) if options.json else f"{prepared}\n  written: {', '.join(map(str, files))}")
+    return 0
+
+
+def _tokenizer(name: str):
+    from course_utils import models
+
+    return models.load_tokenizer(None if name == "cpu" else name, tier="cpu" if name == "cpu" else None)
+
+
+def _prompts(file: str) -> list[str]:
+    """Prompts of production: text lines, or JSONL rows with `message` or messages."""
+    from course_utils.data_prep import formats, reading
+
+    if Path(file).suffix == ".txt":
+        try:
+            return [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise CourseError(f"cannot read {file}: {error}") from error
+    found = []
+    for row in reading.read(file):
+        value = row.value
+        if isinstance(value, dict) and isinstance(value.get("message"), str):
+            found.append(value["message"])
+        elif formats.shape_of(value) == "messages":
+            found.append(formats.prompt_of(value))
+        else:
+            raise CourseError(f"{file}, line {row.line}: a row with message, or with messages, is wanted")
+    return found
+
+
+def _json_file(file: str) -> dict:
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CourseError(f"cannot read {file}: {error}") from error
 
 
 def _fetch(options) -> int:

@@ -257,6 +257,30 @@ def histogram(values: Sequence[float], title: str, xlabel: str, marks: Sequence[
         return Figure(figure, f"Histogram, {title}; {xlabel}. {words}.{lines}")
 
 
+def histograms(sets: Mapping[str, Sequence[float]], title: str, xlabel: str, bins: int = 30) -> Figure:
+    """Several sets of values as outlines over one axis, each as shares of its own number; the top hundredth is cut off."""
+    import matplotlib
+    import numpy as np
+
+    values = {name: np.asarray(numbers, dtype=np.float64) for name, numbers in sets.items()}
+    end = max(float(np.quantile(numbers, 0.99)) for numbers in values.values())
+    edges = np.linspace(min(float(numbers.min()) for numbers in values.values()), end, bins + 1)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _new(7.2, 3.2)
+        for i, (name, numbers) in enumerate(values.items()):
+            shares = np.histogram(np.minimum(numbers, end), edges)[0] / len(numbers)
+            axes.stairs(
+                100 * shares, edges, color=COLOURS[i % 7], ls=DASHES[i % 4], lw=2, label=f"{name} ({len(numbers):,})"
+            )
+        axes.set(xlabel=xlabel, ylabel="share, %", title=title)
+        axes.legend()
+        words = "; ".join(
+            f"{name}: {len(numbers):,} values, median {np.median(numbers):.3g}, 90 % at most {np.quantile(numbers, 0.9):.3g}"
+            for name, numbers in values.items()
+        )
+        return Figure(figure, f"Histograms, {title}; {xlabel}. {words}.")
+
+
 def lora_diagram() -> Figure:
     """Diagram 1: a linear layer with a LoRA adapter: one input, two paths, one sum."""
     import matplotlib

@@ -124,6 +124,21 @@ def load_reward(name: str | None = None, tier: str | None = None, dtype=None, se
     return model, tokenizer
 
 
+def load_tokenizer(name: str | None = None, tier: str | None = None):
+    """Only the tokenizer of a model; arguments and errors as for `load`."""
+    import transformers
+
+    if tier is not None and tier not in TIERS:
+        raise CourseError(f"unknown tier {tier!r}; the tiers are {', '.join(TIERS)}")
+    chosen = name or TIERS[tier or hardware.detect().tier].name
+    source = resolve(chosen)
+    with _quiet_transformers():
+        try:
+            return transformers.AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            raise CourseError(_hub_message(chosen, error)) from error
+
+
 def _load(kind: str, name: str | None, tier: str | None, dtype, quantization: str | None = None, **options):
     if tier is not None and tier not in TIERS:
         raise CourseError(f"unknown tier {tier!r}; the tiers are {', '.join(TIERS)} (see `course doctor` for yours)")

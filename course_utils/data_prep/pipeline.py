@@ -41,7 +41,7 @@ class Prepared:
     """What `prepare` made.
 
     Attributes:
-        path: the export.
+        path, kind: the export, and what its rows are.
         rows: rows that are left, in the order of the export.
         lines: line in the export of each of them.
         train, validation: indices into `rows`.
@@ -51,10 +51,10 @@ class Prepared:
         contaminated: test rows that stood in the export, by line; they were dropped from it.
         distance: of the prompts that are left from production, if production prompts were given.
         counts: rows before the first step and after each one.
-        read: lines of the export that hold a row.
     """
 
     path: str
+    kind: str = "chat"
     rows: list[dict] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     train: list[int] = field(default_factory=list)
@@ -155,7 +155,7 @@ def prepare(
     steps = set(steps)
     if unknown := steps - set(STEPS):
         raise CourseError(f"unknown step {sorted(unknown)[0]!r}; there are {', '.join(STEPS)}")
-    result = Prepared(str(path))
+    result = Prepared(str(path), kind)
     _read(result, path, kind, target, tokenizer, max_tokens, mend_rows="validate" in steps)
     if kind == "chat":
         if "quality" in steps:

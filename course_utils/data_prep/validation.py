@@ -184,7 +184,9 @@ def check(
         ):
             checker = _Checker(row.line, target)
             checker.row(row.value, kind)
-            if not checker.errors:
+            # Half a character can't be tokenized; a byte order mark is no reason not to count.
+            broken = any(f.severity == ERROR and f.code not in ("byte_order_mark", "encoding") for f in row.findings)
+            if not checker.errors and not broken:
                 tokens = _tokens(row, kind, tokenizer, max_tokens, checker)
                 if report is not None and report.tokens is not None:
                     report.tokens += tokens or 0
