@@ -175,7 +175,7 @@ def bars(values: Mapping[str, float], title: str, xlabel: str, limits: Mapping[s
         figure, axes = _new(6.4, 1.0 + 0.36 * len(values))
         names = list(values)
         drawn = axes.barh(names, [values[n] for n in names], color=COLOURS[0], height=0.6)
-        axes.bar_label(drawn, labels=[f"{values[n]:,.3g}" for n in names], padding=3)
+        axes.bar_label(drawn, labels=[_number(values[n]) for n in names], padding=3)
         for i, (name, value) in enumerate((limits or {}).items()):
             axes.axvline(value, color=COLOURS[1], ls=DASHES[(i + 1) % 4], label=f"{name}: {value:g}")
         axes.invert_yaxis()
@@ -183,9 +183,14 @@ def bars(values: Mapping[str, float], title: str, xlabel: str, limits: Mapping[s
         axes.margins(x=0.12)
         if limits:
             axes.legend(loc="lower right")
-        words = "; ".join(f"{name}: {value:,.3g}" for name, value in values.items())
+        words = "; ".join(f"{name}: {_number(value)}" for name, value in values.items())
         against = "; ".join(f"{name} at {value:g}" for name, value in (limits or {}).items())
         return Figure(figure, f"Bar chart, {title} ({xlabel}). {words}." + (f" Lines: {against}." if against else ""))
+
+
+def _number(value: float) -> str:
+    """Three digits, or all of them before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def stacked_bars(

@@ -253,7 +253,7 @@ class _Checker:
             return
         self.messages(messages, "messages", names)
         roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
-        if not set(roles) <= set(ROLES):
+        if any(role not in ROLES for role in roles):
             return  # who said what is not known, so nothing more can be said of the order
         if "assistant" not in roles:
             self.add("messages", "no_assistant", "no message of the assistant")
@@ -495,7 +495,7 @@ class _Checker:
         if self.target == "openai" and not self.findings:
             self.add("", "other_shape", "OpenAI wants input, preferred_output and non_preferred_output")
         parts = {key: row[key] for key in ("prompt", "chosen", "rejected") if key in row}
-        if len({isinstance(part, str) for part in parts.values()}) > 1:
+        if {str, list} <= {type(part) for part in parts.values()}:
             self.add("", "mixed_shapes", "prompt, chosen and rejected must all be text or all be messages")
             return
         for key, part in parts.items():
