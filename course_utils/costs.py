@@ -9,7 +9,7 @@ from course_utils.errors import CourseError
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars for a million tokens: trained on, read and written by the fine-tuned model; when and where that was read."""
+    """US dollars for a million tokens: trained on, read and written by the fine-tuned model; date and source."""
 
     training: float
     input: float

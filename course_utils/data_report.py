@@ -13,11 +13,15 @@ from course_utils.errors import CourseError
 
 SHOWN = 5  # examples of each reason
 CSS = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff; }
-h1, h2 { line-height: 1.2; } table { border-collapse: collapse; margin: 1rem 0; } th, td { text-align: left; padding: .3rem .8rem .3rem 0;
-border-bottom: 1px solid #ddd; vertical-align: top; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-summary { cursor: pointer; padding: .2rem 0; } pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f5f5; padding: .6rem; }
-img { max-width: 100%; } .reason { color: #555; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
+h1, h2 { line-height: 1.2; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+summary { cursor: pointer; padding: .2rem 0; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f5f5; padding: .6rem; }
+img { max-width: 100%; }
+.reason { color: #555; }
 """
 
 
@@ -87,8 +91,9 @@ def write_html(
 def _page(prepared, production, costs_of) -> str:
     name = html.escape(Path(prepared.path).name)
     parts = [
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{name}: data report</title><style>{CSS}</style></head><body>",
-        f"<h1>{name}</h1><p>{prepared.counts[0][1]:,} lines read, {len(prepared.rows):,} rows left: {len(prepared.train):,} for training, "
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{name}: data report</title>",
+        f"<style>{CSS}</style></head><body><h1>{name}</h1>",
+        f"<p>{prepared.counts[0][1]:,} lines read, {len(prepared.rows):,} rows left: {len(prepared.train):,} for training, "
         f"{len(prepared.validation):,} for validation.</p>",
         flow(prepared)._repr_html_(),
         "<h2>What was dropped and changed</h2>",
@@ -103,7 +108,8 @@ def _page(prepared, production, costs_of) -> str:
         ]
         parts += [
             "<h2>Training prompts beside production</h2>",
-            f"<p>A classifier tells them apart with an area under the curve of {prepared.distance.auc:.2f}; 0.5 would be not at all.</p>",
+            f"<p>A classifier tells them apart with an area under the curve of {prepared.distance.auc:.2f}; "
+            "0.5 would be not at all.</p>",
             _table(("", "prepared", "production"), rows),
         ]
     if prepared.contaminated:
@@ -116,10 +122,16 @@ def _page(prepared, production, costs_of) -> str:
 
 
 def _table(head, rows) -> str:
-    cells = lambda row, tag: "".join(
-        f"<{tag}{' class=n' if i and i == len(row) - 1 else ''}>{html.escape(str(c))}</{tag}>" for i, c in enumerate(row)
-    )  # noqa: E731
-    return f"<table><tr>{cells(head, 'th')}</tr>" + "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows) + "</table>"
+    """HTML of a table; the last of several columns is one of numbers."""
+
+    def cells(row, tag):
+        last = len(row) - 1
+        return "".join(
+            f"<{tag}{' class=n' * (0 < i == last)}>{html.escape(str(cell))}</{tag}>" for i, cell in enumerate(row)
+        )
+
+    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    return f"<table><tr>{cells(head, 'th')}</tr>{body}</table>"
 
 
 def _examples(prepared):
@@ -129,7 +141,8 @@ def _examples(prepared):
         by_code.setdefault(reasons[line].code, []).append(line)
     for code, lines in by_code.items():
         shown = "".join(
-            f"<p class='reason'>line {line}: {html.escape(reasons[line].reason)}</p><pre>{html.escape(prepared.rejects[line][:600])}</pre>"
+            f"<p class='reason'>line {line}: {html.escape(reasons[line].reason)}</p>"
+            f"<pre>{html.escape(prepared.rejects[line][:600])}</pre>"
             for line in lines[:SHOWN]
         )
         yield f"<details><summary>{html.escape(code)} ({len(lines):,})</summary>{shown}</details>"

@@ -1,7 +1,7 @@
 """From an export to training data: the course's own sets, and the tools to make one's own.
 
-`validate` says what is wrong with a file, `prepare` cleans it step by step; each step is a function on rows too. What needs a
-library that only this lesson uses (Presidio, py3langid, Faker) is in the extra `data`.
+`validate` says what is wrong with a file, `prepare` cleans it step by step; each step is a function on rows too. What needs
+a library that only this lesson uses (Presidio, py3langid, Faker) is in the extra `data`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ memory test (Lee et al. 2021, "Deduplicating training data makes language models
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -60,7 +61,8 @@ def deduplicate(
         rows: chat rows (`messages`).
         threshold: Jaccard index from which two texts are near-duplicates; 1 leaves them alone.
         text: what is compared. What the user says, by default: a shared answer format would make all rows alike.
-        best: rows with the largest value are kept, the earliest among equals; without it, the earliest.
+        best: which of a cluster is kept, among those with its most frequent answer: the row with the largest value, the
+            earliest of equals; without it, the earliest.
         method: see `similarity.similar_pairs`.
     """
     texts = [text(row) for row in rows]
@@ -81,13 +83,13 @@ def deduplicate(
             weakest[i], weakest[j] = min(weakest.get(i, 1.0), similarity), min(weakest.get(j, 1.0), similarity)
     clusters, kept = [], []
     for members in groups.members():
-        keep = max(members, key=lambda i: (best(rows[i]), -i)) if best else members[0]
+        votes = Counter(normalise(answers[i]) for i in members)
+        keep = max(members, key=lambda i: (votes[normalise(answers[i])], best(rows[i]) if best else 0, -i))
         kept.append(keep)
         if len(members) > 1:
             kinds = {i: _kind(i, keep, texts, answers, normal) for i in members if i != keep}
             similarity = min(weakest.get(i, 1.0) for i in members)
-            conflict = len({normalise(answers[i]) for i in members}) > 1
-            clusters.append(Cluster(tuple(members), keep, kinds, similarity, conflict))
+            clusters.append(Cluster(tuple(members), keep, kinds, similarity, len(votes) > 1))
     return Deduplicated(sorted(kept), clusters)
 
 

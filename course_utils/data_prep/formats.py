@@ -29,8 +29,9 @@ SHAPES = tuple(KIND_OF)
 # Shapes that no trainer takes as they are.
 CONVERTIBLE = {"sharegpt", "alpaca"}
 SHAREGPT_ROLES = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant",
-    "bard": "assistant", "model": "assistant", "system": "system", "tool": "tool", "observation": "tool",
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
+    "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant",
+    "system": "system", "tool": "tool", "observation": "tool",
 }  # fmt: skip
 
 

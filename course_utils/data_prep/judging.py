@@ -1,7 +1,7 @@
 """A model as judge of training rows, and whether to believe it.
 
-A judge reads what rules can't: whether a label is right, whether an answer helps. It also has tastes of its own (long answers,
-the first of two; Zheng et al. 2023), so before its marks decide anything they are held against labels of one's own.
+A judge reads what rules can't: whether a label is right, whether an answer helps. It also has tastes of its own (long
+answers, the first of two; Zheng et al. 2023), so before its marks decide anything they are held against labels of one's own.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def trust(verdicts: Sequence[Verdict], good: Sequence[bool], from_mark: int = 4)
         from_mark: mark from which the judge's verdict means that it should.
 
     Returns:
-        agreement (share), kappa (Cohen's; below about 0.6 the judge should not decide), caught (share of bad rows that the judge
-        marks down), spared (share of good rows that it leaves).
+        agreement (share), kappa (Cohen's; below about 0.6 the judge should not decide), caught (share of bad rows that the
+        judge marks down), spared (share of good rows that it leaves).
 
     Raises:
         CourseError: lists of different length, or empty.

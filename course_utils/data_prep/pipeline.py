@@ -1,4 +1,5 @@
-"""From an export to a file one can train on: `prepare` runs all steps, and gives a reason for everything it drops or changes.
+"""From an export to a file one can train on: `prepare` runs all steps, and gives a reason for everything it drops or
+changes.
 
 Nothing is lost: each line of the export is in the result, in a duplicate's cluster, or among the rejects as it stood.
 """
@@ -27,7 +28,7 @@ DROPPED, CHANGED = "dropped", "changed"
 
 @dataclass(frozen=True)
 class Change:
-    """What happened to a row: its line in the export, the step, "dropped" or "changed", the code of the reason, and the reason."""
+    """What happened to a row: its line in the export, the step, "dropped" or "changed", code and reason."""
 
     line: int
     step: str

@@ -41,7 +41,10 @@ CUT = re.compile(
     re.IGNORECASE,
 )
 GREETING = frozenset(
-    "hi hello hey ok okay thanks thank you thx bye please pls yes no test testing asdf anyone there sir madam good morning".split()
+    (
+        "hi hello hey ok okay thanks thank you thx bye please pls yes no test testing asdf anyone there sir madam "
+        "good morning "
+    ).split()
 )
 MIN_WORDS = 3  # that say something
 LANGUAGE_CHARACTERS = 25  # shorter texts are not judged

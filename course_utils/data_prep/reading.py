@@ -223,9 +223,7 @@ def _explain(text: str, error: json.JSONDecodeError, line: int) -> Finding:
         why = f"a raw control character {shorten(text[at : at + 1])} inside a string (a line break or tab must be escaped)"
     elif error.msg.startswith("Invalid \\"):
         why = f"a backslash that escapes nothing: {shorten(text[at : at + 6], 20)}"
-    elif before == "," and text[at:].lstrip()[:1] in ("}", "]"):
-        why = "a comma after the last element"
-    elif error.msg.startswith("Illegal trailing comma"):
+    elif (before == "," and text[at:].lstrip()[:1] in ("}", "]")) or error.msg.startswith("Illegal trailing comma"):
         why = "a comma after the last element"
     elif text[at:].startswith(("//", "/*", "#")):
         why = "a comment; JSON has none"

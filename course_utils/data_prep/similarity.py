@@ -1,9 +1,9 @@
 """Which texts are nearly the same? Two ways that check each other.
 
-Two texts are compared by the Jaccard index of their shingles, here single words and pairs of neighbouring words: the share of
-all shingles of both that they have in common. `exact` finds every pair over a threshold by prefix filtering (Bayardo, Ma and
-Srikant 2007): sets that overlap enough must share one of their rarest members. `minhash` finds nearly all (Broder 1997) in
-memory that does not grow with the length of the texts.
+Two texts are compared by the Jaccard index of their shingles, here single words and pairs of neighbouring words: the share
+of all shingles of both that they have in common. `exact` finds every pair over a threshold by prefix filtering (Bayardo, Ma
+and Srikant 2007): sets that overlap enough must share one of their rarest members. `minhash` finds nearly all (Broder 1997)
+in memory that does not grow with the length of the texts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def jaccard(one: np.ndarray, other: np.ndarray) -> float:
 def signature(shingle_set: np.ndarray) -> np.ndarray:
     """MinHash signature: for each of 128 random orders of all shingles, the first that the set has. uint32, (128,).
 
-    The share of places in which two signatures agree estimates the Jaccard index, with a standard deviation of at most 0.045.
+    The share of places in which two signatures agree estimates the Jaccard index, with a standard deviation of at most
+    0.045.
     """
     if not shingle_set.size:
         return np.zeros(PERMUTATIONS, dtype=np.uint32)

@@ -1,10 +1,11 @@
-"""Training data from a stronger model: topics times a meta-prompt, in a ledger that survives interruption and keeps a budget.
+"""Training data from a stronger model: topics times a meta-prompt, in a ledger that survives interruption and keeps a
+budget.
 
 The approach behind the Phi models' textbooks (Gunasekar et al. 2023) and Self-Instruct (Wang et al. 2023). Each request is a
-line in a ledger before it is sent (an intent, with the most it can cost) and another after (the answer, with what it did cost).
-A run that is killed and started again takes every answer from the ledger. A request that was under way is sent again under the
-same idempotency key, and a server that honours the key bills it once. The budget does not rely on that: it counts such a request
-twice.
+line in a ledger before it is sent (an intent, with the most it can cost) and another after (the answer, with what it did
+cost). A run that is killed and started again takes every answer from the ledger. A request that was under way is sent again
+under the same idempotency key, and a server that honours the key bills it once. The budget does not rely on that: it counts
+such a request twice.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -45,7 +46,7 @@ class Plan:
     schema: dict
     requests_per_topic: int = 1
     model: str = "gpt-4.1"
-    price: Price = Price(2.0, 8.0)
+    price: Price = field(default=Price(2.0, 8.0))
     max_tokens: int = 2000
     temperature: float = 1.0
 
@@ -90,12 +91,14 @@ class Synthesis:
     left: int = 0
 
     def __str__(self) -> str:
-        text = f"{len(self.examples)} examples, {len(self.rejected)} rejected; {self.requests} requests sent, {self.reused} reused"
-        return (
-            text
-            + f"; {self.cost:.4f} dollars"
-            + (f"; {self.left} requests left undone, the budget is used up" if self.left else "")
-        )
+        parts = [
+            f"{len(self.examples)} examples, {len(self.rejected)} rejected",
+            f"{self.requests} requests sent, {self.reused} reused",
+            f"{self.cost:.4f} dollars",
+        ]
+        if self.left:
+            parts.append(f"{self.left} requests left undone, the budget is used up")
+        return "; ".join(parts)
 
 
 def synthesise(plan: Plan, client, ledger: str | Path, budget: float, workers: int = 4) -> Synthesis:
@@ -110,7 +113,8 @@ def synthesise(plan: Plan, client, ledger: str | Path, budget: float, workers: i
         workers: requests under way at once.
 
     Raises:
-        CourseError: the endpoint refuses or can't be reached (what came before is in the ledger), or another run has the ledger.
+        CourseError: the endpoint refuses or can't be reached (what came before is in the ledger), or another run has the
+            ledger.
     """
     ledger = Path(ledger)
     ledger.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +131,8 @@ class _Run:
         self.plan, self.client, self.ledger, self.budget = plan, client, ledger, budget
         self.result, self.mutex = Synthesis(), threading.Lock()
         self.answers, intents = read_ledger(ledger)
-        # A request that was sent and has no answer may have been billed: it counts at its dearest, and once more when sent again.
+        # A request that was sent and has no answer may have been billed: it counts at its dearest, and once more when sent
+        # again.
         lost = [costs[: len(costs) - (key in self.answers)] for key, costs in intents.items()]
         self.spent = sum(answer["cost"] for answer in self.answers.values()) + sum(map(sum, lost))
 
@@ -165,8 +170,9 @@ class _Run:
         except CourseError as error:
             return error
         cost = self.plan.price.of(answer.prompt_tokens, answer.completion_tokens)
-        entry = {"answer": key, "topic": topic, "number": number, "text": answer.text, "model": answer.model, "cost": cost,
-                 "finish_reason": answer.finish_reason, "created": datetime.now(timezone.utc).isoformat(timespec="seconds")}  # fmt: skip
+        entry = {"answer": key, "topic": topic, "number": number, "text": answer.text, "model": answer.model,
+                 "cost": cost, "finish_reason": answer.finish_reason,
+                 "created": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
         with self.mutex:
             self._write(entry)
             self.spent += cost - dearest
@@ -187,7 +193,7 @@ class _Run:
 
 
 def read_ledger(path: Path) -> tuple[dict[str, dict], dict[str, list[float]]]:
-    """Answers by key, and the dearest costs of all intents by key; a last line that a kill cut off is removed from the file."""
+    """Answers by key, and the dearest costs of all intents by key; a last line that a kill cut off is removed."""
     answers, intents = {}, {}
     if not path.exists():
         return answers, intents

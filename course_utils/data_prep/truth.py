@@ -16,7 +16,8 @@ from course_utils.data_prep.pii import find
 from course_utils.evaluation import Score, proportion
 
 OWN_ADDRESS = "info@tarnbrook.example"
-# Runs of text are found when more than half of them and of what was taken is the same; a number must be the same to the letter.
+# Runs of text are found when more than half of them and of what was taken is the same; a number must be the same to the
+# letter.
 RUNS = ("NAME", "ADDRESS")
 
 
@@ -36,7 +37,9 @@ class Found:
     @classmethod
     def counted(cls, right: int, true: int, found: int) -> Found:
         """From three counts."""
-        return cls(proportion([True] * right + [False] * (true - right)), proportion([True] * right + [False] * (found - right)))
+        return cls(
+            proportion([True] * right + [False] * (true - right)), proportion([True] * right + [False] * (found - right))
+        )
 
     def __str__(self) -> str:
         return f"recall {self.recall}  precision {self.precision}  ({self.recall.n} there, {self.precision.n} found)"
@@ -48,8 +51,8 @@ class RawExport:
 
     Attributes:
         path: the file.
-        truth: for each line: `faults` (codes; "fixable_" before those that can be mended), `cluster` (the same number for copies
-            of one message), `pii` (field, kind, text), `customer` and `origin`.
+        truth: for each line: `faults` (codes; "fixable_" before those that can be mended), `cluster` (the same number for
+            copies of one message), `pii` (field, kind, text), `customer` and `origin`.
         production: prompts as they come in production, unlabelled.
     """
 
@@ -63,7 +66,11 @@ class RawExport:
 
     def rows(self) -> dict[int, dict]:
         """Line → row, of the lines that are well formed."""
-        well = [n for n in range(1, len(self.truth) + 1) if not (self.faults(n) - {"byte_order_mark", "line_ending"}) & set(CODES)]
+        well = [
+            n
+            for n in range(1, len(self.truth) + 1)
+            if not (self.faults(n) - {"byte_order_mark", "line_ending"}) & set(CODES)
+        ]
         return {row.line: row.value for row in reading.read(self.path) if row.line in set(well)}
 
 
@@ -71,7 +78,9 @@ def load_raw_export() -> RawExport:
     """The export of `data/raw_support_export/`."""
     folder = assets.path("data/raw_support_export")
     lines = lambda name: [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]  # noqa: E731
-    return RawExport(folder / "export.jsonl", lines("truth.jsonl"), [row["message"] for row in lines("production_prompts.jsonl")])
+    return RawExport(
+        folder / "export.jsonl", lines("truth.jsonl"), [row["message"] for row in lines("production_prompts.jsonl")]
+    )
 
 
 def score_validation(export: RawExport) -> Found:
@@ -125,7 +134,9 @@ def score_pii(texts: Iterable[tuple[str, str, list[tuple[str, str]]]], allow: Se
                     break
         for entity in entities:
             found[entity.kind] = found.get(entity.kind, 0) + 1
-    return {kind: Found.counted(right.get(kind, 0), true.get(kind, 0), found.get(kind, 0)) for kind in sorted({*true, *found})}
+    return {
+        kind: Found.counted(right.get(kind, 0), true.get(kind, 0), found.get(kind, 0)) for kind in sorted({*true, *found})
+    }
 
 
 def _same(kind: str, start: int, end: int, entity) -> bool:

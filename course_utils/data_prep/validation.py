@@ -1,8 +1,9 @@
 """Is this a file one can train on? Every rule of the hosted API and of TRL, and what both of them miss.
 
 Rules and messages of the hosted API: OpenAI's fine-tuning guide and specification of August 2026, and errors that users
-reported; of TRL: `trl.data_utils` and the dataset formats of its documentation. What they miss: a host finds out hours later,
-or never, that no assistant message is trained on, that a tool call's arguments are no JSON, or that answers start with a blank.
+reported; of TRL: `trl.data_utils` and the dataset formats of its documentation. What they miss: a host finds out hours
+later, or never, that no assistant message is trained on, that a tool call's arguments are no JSON, or that answers start
+with a blank.
 """
 
 from __future__ import annotations
@@ -131,7 +132,8 @@ def validate(
         path: JSONL, JSON, CSV or Parquet.
         kind: "chat", "preference" or "prompt_completion"; what most of the first 50 rows look like, if None.
         target: "openai", or "trl" for a trainer of one's own.
-        tokenizer: with a chat template; counts tokens exactly. Without one a row is too long only when it is so by any count.
+        tokenizer: with a chat template; counts tokens exactly. Without one a row is too long only when it is so by any
+            count.
         max_tokens: the most tokens an example may have.
 
     Raises:
@@ -667,8 +669,9 @@ def _check_file(path: Path, report: Report) -> Iterator[Finding]:
 
 # How a job fails at OpenAI: messages of its documentation and of failed jobs that users published. Examples count from 1.
 def _api_message(row: reading.Row, number: int, findings: list[Finding], kind: str) -> str | None:
+    start = "The job failed due to an invalid training file. Invalid file format."
+    faulty = "The job failed due to a file format error in the training file. Invalid file format."
     for finding in findings:
-        start = "The job failed due to an invalid training file. Invalid file format."
         if finding.code == "role_missing":
             index = re.search(r"\[(\d+)\]", finding.field)
             return f"{start} Example {number}, message {int(index.group(1)) + 1} Discriminator 'role' is missing in value"
@@ -678,13 +681,10 @@ def _api_message(row: reading.Row, number: int, findings: list[Finding], kind: s
         if finding.code == "extra_key" or finding.code == "weight_role":
             key = "weight" if finding.code == "weight_role" else re.search(r"the key '(.*?)'", finding.message)
             key = key if isinstance(key, str) else key.group(1) if key else "key"
-            return f'The job failed due to a file format error in the training file. Invalid file format. Example {number} contains an extra "{key}".'
+            return f'{faulty} Example {number} contains an extra "{key}".'
         if finding.code == "special_token":
             token = re.search(r"token (\S+)", finding.message).group(1)
-            return (
-                "The job failed due to a file format error in the training file. Invalid file format. "
-                f"Example {number} message contains an invalid token: {token}."
-            )
+            return f"{faulty} Example {number} message contains an invalid token: {token}."
         if finding.code == "wrong_kind" and kind == "preference":
             return (
                 f"{start} Input file is in the fine-tune-chat format, but the specified fine-tuning job is not using "

@@ -1,7 +1,7 @@
 """A stand-in for a strong model's endpoint: chat completions that play back recorded answers.
 
-A strong model can't run on a laptop without a network; what it once answered can be served there. Everything else is real: HTTP
-on loopback, the openai client, token counts, refusals, retries, idempotency keys and bills.
+A strong model can't run on a laptop without a network; what it once answered can be served there. Everything else is real:
+HTTP on loopback, the openai client, token counts, refusals, retries, idempotency keys and bills.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Replay:
         seconds: time that an answer takes.
 
     Attributes:
-        billed: idempotency key → tokens out, of requests that were answered and would be paid; without a key, one of its own.
+        billed: idempotency key → tokens out, of requests that were answered and would be paid; without a key, one of its
+            own.
         requests: all that came, repetitions and troubles included.
     """
 

@@ -29,7 +29,16 @@ def fakes(seed: int) -> dict[str, Faker]:
 
 
 FAKE = fakes(20261125)
-IBAN_LOCALES = {"DE": "de_DE", "GB": "en_GB", "FR": "fr_FR", "NL": "nl_NL", "ES": "es_ES", "IT": "it_IT", "PL": "pl_PL", "AT": "de_AT"}
+IBAN_LOCALES = {
+    "DE": "de_DE",
+    "GB": "en_GB",
+    "FR": "fr_FR",
+    "NL": "nl_NL",
+    "ES": "es_ES",
+    "IT": "it_IT",
+    "PL": "pl_PL",
+    "AT": "de_AT",
+}
 
 
 def luhn(digits: str) -> str:
@@ -38,7 +47,11 @@ def luhn(digits: str) -> str:
 
 
 def card(kind: str, rng: random.Random) -> str:
-    start, length = {"visa": ("4", 16), "mastercard": (str(rng.randint(51, 55)), 16), "amex": (rng.choice(["34", "37"]), 15)}[kind]
+    start, length = {
+        "visa": ("4", 16),
+        "mastercard": (str(rng.randint(51, 55)), 16),
+        "amex": (rng.choice(["34", "37"]), 15),
+    }[kind]
     number = luhn(start + "".join(str(rng.randint(0, 9)) for _ in range(length - len(start) - 1)))
     groups = [number[:4], number[4:10], number[10:]] if kind == "amex" else [number[i : i + 4] for i in range(0, 16, 4)]
     return rng.choice([" ".join(groups), "".join(groups), "-".join(groups)])
@@ -72,7 +85,9 @@ def national_id(kind: str, rng: random.Random) -> str:
     if kind == "us_ssn":
         return f"{rng.randint(100, 665)}-{rng.randint(10, 99)}-{rng.randint(1000, 9999)}"
     if kind == "uk_nino":
-        value = f"{rng.choice('ABCEHJKLMPRSWXY')}{rng.choice('ABCEHJKLMPRSWXYZ')}{digits(6)}{rng.choice('ABCD')}".replace("BG", "BA")
+        value = f"{rng.choice('ABCEHJKLMPRSWXY')}{rng.choice('ABCEHJKLMPRSWXYZ')}{digits(6)}{rng.choice('ABCD')}".replace(
+            "BG", "BA"
+        )
         value = until_valid(lambda: value, lambda v: True)
         return rng.choice([value, f"{value[:2]} {value[2:4]} {value[4:6]} {value[6:8]} {value[8]}"])
     if kind == "de_steuer_id":
@@ -179,7 +194,7 @@ def main() -> None:
     has_near = {places[tuple(_split(row["of"]))] for row in near if tuple(_split(row["of"])) in places}
     free = [k for k in range(len(base)) if k not in has_near]
     rng.shuffle(free)
-    take = lambda n: [free.pop() for _ in range(n)]  # noqa: E731
+    take = lambda n: [free.pop() for _ in range(n)]
     answers, labels, cut_messages, cut_answers, malformed = take(70), take(40), take(30), take(30), take(len(MALFORMED) * 2)
     examples: list[Example] = []
     of: dict[int, Example] = {}
@@ -189,21 +204,31 @@ def main() -> None:
             others = [r["record"] for r in base if r["record"]["order_id"] != record["order_id"] and r["record"]["order_id"]]
             record, faults = rng.choice(others), ["other_answer"]
         elif k in labels:
-            wrong = [c for c in ("delivery", "billing", "returns", "defect", "account", "question") if c != record["category"]]
+            wrong = [
+                c for c in ("delivery", "billing", "returns", "defect", "account", "question") if c != record["category"]
+            ]
             record["category"], faults = rng.choice(wrong), ["wrong_label"]
         answer = record_text(record)
         if k in cut_messages:
-            message, faults = cut(message, rng.uniform(0.35, 0.6)) + rng.choice(["…", "...", "…", " [truncated]"]), ["truncated"]
+            message, faults = (
+                cut(message, rng.uniform(0.35, 0.6)) + rng.choice(["…", "...", "…", " [truncated]"]),
+                ["truncated"],
+            )
         if k in cut_answers:
             answer, faults = cut(answer, rng.uniform(0.4, 0.8)), ["truncated"]
         examples.append(Example("base", row["customer"], message, answer, faults, numbers={}))
         of[k] = examples[-1]
     pool = [of[k] for k in free]
     bad: dict[tuple[str, int], Example] = {}
-    for name, fault in (("refusals", "refusal"), ("prose", "answer_format"), ("foreign", "language"), ("low_information", "low_information")):
+    for name, fault in (
+        ("refusals", "refusal"),
+        ("prose", "answer_format"),
+        ("foreign", "language"),
+        ("low_information", "low_information"),
+    ):
         for number, row in enumerate(load(f"{name}.jsonl"), 1):
             answer = row["answer"] if "answer" in row else row["record"]
-            answer = record_text(answer["record"] if "record" in answer else answer) if isinstance(answer, dict) else answer
+            answer = record_text(answer.get("record", answer)) if isinstance(answer, dict) else answer
             examples.append(Example(name, row["customer"], row["message"], answer, [fault], numbers={}))
             bad[f"{name}.jsonl", number] = examples[-1]
     clusters = 0
@@ -230,7 +255,10 @@ def main() -> None:
         key = tuple(_split(row["of"]))
         original = of[places[key]] if key in places else bad[key]
         copy_of(original, row["message"], "near_duplicate")
-    test = [json.loads(line) for line in (HERE.parent / "support_tickets" / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    test = [
+        json.loads(line)
+        for line in (HERE.parent / "support_tickets" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     for index, row in enumerate(rng.sample([r for r in test if len(r["message"].split()) >= 12], 24)):
         message = row["message"] if index % 2 else nearly(row["message"], rng)
         examples.append(Example("test", None, message, record_text(row["record"]), ["test_set"], numbers={}))
@@ -272,7 +300,12 @@ def _answer(row):
     return row["messages"][2]["content"]
 
 
-TOOLS = [{"type": "function", "function": {"name": "find_order", "parameters": {"type": "object", "properties": {"order": {"type": "string"}}}}}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "find_order", "parameters": {"type": "object", "properties": {"order": {"type": "string"}}}},
+    }
+]
 # (what it is in the truth file, how a good row becomes it). Those that begin with "fixable_" lose nothing when mended.
 MALFORMED = [
     ("not_json", lambda r: _dump(r)[:-1]),
@@ -336,7 +369,9 @@ def write(examples: list[Example]) -> None:
         if number == 400:
             faults.append("fixable_line_ending")
         readable = example.line is None
-        pii = [("messages[1].content", *p) for p in example.pii_message] + [("messages[2].content", *p) for p in example.pii_answer]
+        pii = [("messages[1].content", *p) for p in example.pii_message] + [
+            ("messages[2].content", *p) for p in example.pii_answer
+        ]
         truth.append(
             {
                 "line": number,

@@ -30,7 +30,7 @@ def tool_row() -> dict:
 
 
 def preference() -> dict:
-    side = lambda text: [{"role": "assistant", "content": text}]  # noqa: E731
+    side = lambda text: [{"role": "assistant", "content": text}]
     return {
         "input": {"messages": [{"role": "user", "content": "Hello"}], "tools": [], "parallel_tool_calls": True},
         "preferred_output": side("Hello, how can I help?"),

@@ -66,7 +66,9 @@ def test_prompt_and_completion(tmp_path, row, code):
 
 @pytest.mark.parametrize("row", [malformed.good(), malformed.tool_row()], ids=["plain", "with tools"])
 def test_nothing_is_wrong_with_good_rows(tmp_path, row):
-    report = validate(write(tmp_path, malformed.line_of(row).replace(b"?", b"!") * 1 + b"\n" + 11 * (malformed.line_of(row) + b"\n")))
+    report = validate(
+        write(tmp_path, malformed.line_of(row).replace(b"?", b"!") * 1 + b"\n" + 11 * (malformed.line_of(row) + b"\n"))
+    )
     assert not report.findings
     assert (report.rows, report.ok, report.api_message) == (12, True, None)
 
@@ -117,7 +119,11 @@ def test_whole_files(tmp_path, data, code):
             "chat",
             "Example 1 message contains an invalid token: <|fim_suffix|>.",
         ),
-        ([malformed.good()] * 10, "preference", "is in the fine-tune-chat format, but the specified fine-tuning job is not using"),
+        (
+            [malformed.good()] * 10,
+            "preference",
+            "is in the fine-tune-chat format, but the specified fine-tuning job is not using",
+        ),
     ],
 )
 def test_the_hosts_own_words(tmp_path, lines, kind, words):
@@ -161,7 +167,25 @@ def damage(row: dict, rng: random.Random) -> bytes:
             if not data:
                 break
         return bytes(data).replace(b"\n", b" ")
-    strange = [None, True, 0, -1, 1e400, "", " ", "\ud800", [], {}, [[]], {"role": "user"}, "a" * 70, ["x"], {"type": "text"}, "user", "tool"]
+    strange = [
+        None,
+        True,
+        0,
+        -1,
+        1e400,
+        "",
+        " ",
+        "\ud800",
+        [],
+        {},
+        [[]],
+        {"role": "user"},
+        "a" * 70,
+        ["x"],
+        {"type": "text"},
+        "user",
+        "tool",
+    ]
     places, stack = [], [(row, ())]
     while stack:
         item, path = stack.pop()
@@ -179,7 +203,9 @@ def damage(row: dict, rng: random.Random) -> bytes:
         elif how == 1 and isinstance(holder, dict):
             holder.pop(key, None)
         elif isinstance(holder, dict):
-            holder[rng.choice(["weight", "name", "role", "content", "tool_calls", "tool_call_id", "x"])] = rng.choice(strange)
+            holder[rng.choice(["weight", "name", "role", "content", "tool_calls", "tool_call_id", "x"])] = rng.choice(
+                strange
+            )
     return json.dumps(row).encode("utf-8", "surrogatepass")
 
 
@@ -318,6 +344,10 @@ def test_tokens_are_counted(tmp_path, packaged):
     expected = len(tokenizer.apply_chat_template(row["messages"], return_dict=False))
     report = validate(write(tmp_path, 12 * (malformed.line_of(row) + b"\n")), "chat", tokenizer=tokenizer)
     assert report.tokens == 12 * expected
-    short = validate(write(tmp_path, 12 * (malformed.line_of(row) + b"\n")), "chat", tokenizer=tokenizer, max_tokens=expected - 1)
+    short = validate(
+        write(tmp_path, 12 * (malformed.line_of(row) + b"\n")), "chat", tokenizer=tokenizer, max_tokens=expected - 1
+    )
     assert short.counts["too_many_tokens"] == 12
-    assert validate(write(tmp_path, 12 * (malformed.line_of(row) + b"\n")), "chat", tokenizer=tokenizer, max_tokens=expected).ok
+    assert validate(
+        write(tmp_path, 12 * (malformed.line_of(row) + b"\n")), "chat", tokenizer=tokenizer, max_tokens=expected
+    ).ok

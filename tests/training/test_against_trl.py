@@ -84,7 +84,7 @@ def without_newline(encoded, tokenizer):
 
 def same_encoding(objective, tokenizer, rows, from_theirs):
     ours = [objective.encode(tokenizer, row, 512, "train") for row in rows]
-    key = lambda e: (e.prompt, e.completions)  # noqa: E731
+    key = lambda e: (e.prompt, e.completions)
     assert sorted(map(key, ours)) == sorted(map(key, without_newline(from_theirs, tokenizer)))
 
 

@@ -15,11 +15,16 @@ from importlib import resources
 
 THRESHOLD = 2.0
 TITLES = frozenset(
-    "mr mrs ms miss mx dr prof professor sir madame mme monsieur herr frau señor señora sra signor signora kyria kyrie ing rev sgt nurse pani "
-    "pan maître".split()
+    (
+        "mr mrs ms miss mx dr prof professor sir madame mme monsieur herr frau señor señora sra signor signora "
+        "kyria kyrie ing rev sgt nurse pani pan maître "
+    ).split()
 )
 PARTICLES = frozenset(
-    "van der den de la le du des von zu zur zum bin ben ibn al el da do dos das di del della dello degli ter ten st san abu y e af".split()
+    (
+        "van der den de la le du des von zu zur zum bin ben ibn al el da do dos das di del della dello degli ter "
+        "ten st san abu y e af "
+    ).split()
 )
 
 
@@ -61,8 +66,9 @@ WORD = r"[^\W\d_]+(?:['’ʼ`-][^\W\d_]+)*"
 RUN = re.compile(rf"(?<![\w@./{{])(?:{WORD}\.?)(?:[ \u00a0](?:{WORD}\.?))*(?![\w@])")
 TOKEN = re.compile(rf"{WORD}\.?")
 LOWER_INTRODUCED = re.compile(
-    r"\b(?:my name is|name is|name's|name:|names|i am|i'm|im|its|it's|this is|it is|ask for|(?:my|our|the|her|his) (?:%s)s?)[ ,]+([^\W\d_]{2,}(?: [^\W\d_]{2,})?)"
-    % "|".join(KIN),
+    r"\b(?:my name is|name is|name's|name:|names|i am|i'm|im|its|it's|this is|it is|ask for|(?:my|our|the|her|his) (?:"
+    + "|".join(KIN)
+    + r")s?)[ ,]+([^\W\d_]{2,}(?: [^\W\d_]{2,})?)",
 )
 LOWER_CLOSING = re.compile(
     r"(?:thx|thanks|thank you|cheers|regards|best|ta|bye|greetings|wishes|love|xx?|ty|tia|pls|please|–|—|-)[ ,.!:\n]+((?:[^\W\d_]{2,} ){0,1}[^\W\d_]{2,})[ .!x:)]*$",
@@ -98,13 +104,17 @@ def known_places() -> frozenset[str]:
     import faker.providers.address as addresses
 
     places = set(
-        "monday tuesday wednesday thursday friday saturday sunday january february march april may june july august september october "
-        "november december christmas easter ramadan eid diwali halloween english french german spanish italian dutch polish turkish "
-        "arabic chinese greek portuguese british american irish scottish welsh european indian black friday ebay paypal amazon klarna "
-        "visa mastercard amex google apple samsung android iphone whatsapp facebook instagram dhl ups fedex dpd hermes evri royal mail gls "
-        "however moreover furthermore therefore meanwhile obrigado obrigada bonjour merci servus hola gracias grazie danke tschüss salam salaam "
-        "shalom namaste kudos whit easter sunday etc fyi asap btw lol omg nb ps rma sku diy led tv pc hdmi hvac ups nhs ssn bsn pesel dni nir "
-        "bluetooth usb wifi gmail outlook sms pin iban bic vat pdf europe london dublin york".split()
+        (
+            "monday tuesday wednesday thursday friday saturday sunday january february march april may june july "
+            "august september october november december christmas easter ramadan eid diwali halloween english "
+            "french german spanish italian dutch polish turkish arabic chinese greek portuguese british american "
+            "irish scottish welsh european indian black ebay paypal amazon klarna visa mastercard amex google "
+            "apple samsung android iphone whatsapp facebook instagram dhl ups fedex dpd hermes evri royal mail "
+            "gls however moreover furthermore therefore meanwhile obrigado obrigada bonjour merci servus hola "
+            "gracias grazie danke tschüss salam salaam shalom namaste kudos whit etc fyi asap btw lol omg nb ps "
+            "rma sku diy led tv pc hdmi hvac nhs ssn bsn pesel dni nir bluetooth usb wifi gmail outlook sms pin "
+            "iban bic vat pdf europe london dublin york "
+        ).split()
     )
     for module in pkgutil.iter_modules(addresses.__path__):
         provider = importlib.import_module(f"faker.providers.address.{module.name}").Provider
@@ -249,7 +259,7 @@ def _context(text: str, before: str, after: str, start: int, end: int, words: in
     alone = (not before or before[-1] == "\n") and (not after or after[0] == "\n" or after[:2] in (",\n", ".\n"))
     said = before.lower()
     tail = said.rstrip(" ,:")
-    if _ends(tail, STRONG) or tail.rsplit(None, 1)[-1:] and tail.split()[-1].rstrip(".").strip('("') in TITLES:
+    if _ends(tail, STRONG) or (tail.rsplit(None, 1)[-1:] and tail.split()[-1].rstrip(".").strip('("') in TITLES):
         points += 2.0
     elif _ends(tail, KIN) or _ends(tail.removesuffix("s"), KIN):
         points += 1.6

@@ -199,11 +199,9 @@ class PhoneRecognizer(NameRecognizer):
         if re.search(r"(?<!\w)(?=\w*\d)(?=\w*[A-Z])\w+ $", before):  # the end of a longer number with letters in it
             return 0.0
         # "Tracking number": the word that has to do with phones is part of the one that has not.
-        if other and (
-            not called or called.start() < other.start() or WEAK_CALL.match(text[max(0, start - 50) + called.start() :])
-        ):
-            if not number.startswith("+"):
-                return 0.0
+        phone = called and (not other or called.start() > other.start()) and not WEAK_CALL.match(before[called.start() :])
+        if other and not phone and not number.startswith("+"):
+            return 0.0
         if number.startswith(("+", "00")):
             return 0.95 if _valid("+" + digits.removeprefix("00" if number.startswith("00") else ""), None) else 0.0
         looks = bool(re.search(r"\d[ ().\-–/]+\d", number)) or digits.startswith("0")

@@ -1,0 +1,193 @@
+"""Personal data: found, and gone from everything that is written."""
+
+import re
+
+import pytest
+from data_prep.test_similarity import chat
+
+from course_utils.data_prep.pii import KINDS, Redactor, find, redact
+from course_utils.errors import CourseError
+
+FOUND = [
+    ("NAME", "Kind regards,\nSelin Karagöz", "Selin Karagöz"),
+    ("NAME", "My name is Olumide Fashola-Briggs and I am cross.", "Olumide Fashola-Briggs"),
+    ("NAME", "I spoke to Mrs Okafor on Monday.", "Okafor"),
+    ("NAME", "lamp is broken, thx, jana", "jana"),
+    ("NAME", "My husband Tom signed for it.", "Tom"),
+    ("NAME", "Please ask for Jan van der Berg at the desk.", "Jan van der Berg"),
+    ("NAME", "Dear Tarnbrook, nothing came.\n\nJ. R. Whitcombe", "J. R. Whitcombe"),
+    ("ADDRESS", "Send it to 14 Mill Lane, Leeds LS2 7EW. Thanks.", "14 Mill Lane, Leeds LS2 7EW"),
+    ("ADDRESS", "Wohnort: Hauptstr. 12, 50667 Köln", "Hauptstr. 12, 50667 Köln"),
+    ("ADDRESS", "at 12 rue des Lilas, 69003 Lyon please", "12 rue des Lilas, 69003 Lyon"),
+    ("ADDRESS", "2210 Alder Creek Rd Apt 4B, Boise, ID 83702 is right", "2210 Alder Creek Rd Apt 4B, Boise, ID 83702"),
+    ("ADDRESS", "ul. Długa 8/12, 00-238 Warszawa", "ul. Długa 8/12, 00-238 Warszawa"),
+    ("PHONE", "Call me on +44 7700 900123.", "+44 7700 900123"),
+    ("PHONE", "my mobile: 07700 900 123", "07700 900 123"),
+    ("PHONE", "phone (202) 555-0143", "(202) 555-0143"),
+    ("EMAIL", "write to selin.k+shop@mail.example.org, please", "selin.k+shop@mail.example.org"),
+    ("CARD", "card 4539 1488 0343 6467 was charged", "4539 1488 0343 6467"),
+    ("IBAN", "pay to DE89 3704 0044 0532 0130 00 today", "DE89 3704 0044 0532 0130 00"),
+    ("IP", "login from 203.0.113.7 at night", "203.0.113.7"),
+    ("IP", "from 2001:db8::1428:57ab again", "2001:db8::1428:57ab"),
+    ("NATIONAL_ID", "my NI number is AB 12 34 56 C", "AB 12 34 56 C"),
+    ("NATIONAL_ID", "my BSN, 111222333, is on it", "111222333"),
+    ("NATIONAL_ID", "PESEL 44051401359", "44051401359"),
+    ("BIRTH_DATE", "born 14.03.1986 in Bonn", "14.03.1986"),
+    ("BIRTH_DATE", "DOB: March 14, 1986", "March 14, 1986"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "value"), FOUND, ids=[f"{k} {v[:20]}" for k, _, v in FOUND])
+def test_found(kind, text, value):
+    assert (kind, value) in {(entity.kind, entity.text) for entity in find(text)}, find(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Order TB-66238 of 14.03.2026 has tracking number 4539148803436468.",
+        "The firmware is version 2.4.1.0 and the serial number 0071-33-9284.",
+        "The Hanna Berg lamp is 120x80 cm and costs 1,499.00.",
+        "Will you be open on Monday 14.03. or in May?",
+        "My card ending 4242 was charged twice.",
+        "Is it made in London or in Berlin, and who is at the door?",
+        "Invoice 2026-11-0042 over 129.00 EUR, article 978-3-16-148410-0",
+        "Please reply soon. Thank you very much in advance.",
+        "The bathroom light went out at 12:30:45.",
+    ],
+)
+def test_not_found(text):
+    assert find(text) == []
+
+
+def test_a_question_before_says_what_a_number_is():
+    assert [e.kind for e in find("14.03.1986", preceding="And what is your date of birth?")] == ["BIRTH_DATE"]
+    assert find("14.03.1986", preceding="When did you order?") == []
+
+
+def test_allowed_values_stay():
+    assert find("write to info@tarnbrook.example", allow=["Info@Tarnbrook.example"]) == []
+
+
+def test_kinds_are_chosen():
+    text = "Selin Karagöz, selin@example.org"
+    assert {e.kind for e in find(f"Regards,\n{text}", kinds=["EMAIL"])} == {"EMAIL"}
+    with pytest.raises(CourseError, match="unknown kind 'SHOE'"):
+        find("x", kinds=["SHOE"])
+    with pytest.raises(CourseError, match="unknown mode"):
+        Redactor("blur")
+
+
+ROW = chat(
+    "Hello, I am Selin Karagöz, write to selin@example.org or call +44 7700 900123.\n\nSelin",
+    "Dear Selin, we write to selin@example.org.",
+)
+
+
+@pytest.mark.parametrize("mode", ["label", "mask", "pseudonym"])
+def test_nothing_personal_is_left_and_the_rest_is(mode):
+    (done,) = redact([ROW], mode)
+    text = str(done.row)
+    for value in ("Selin", "Karagöz", "selin@example.org", "900123"):
+        assert value not in text
+    assert done.row["messages"][1]["content"].startswith("Hello, I am ")
+    assert [m["role"] for m in done.row["messages"]] == ["system", "user", "assistant"]
+    assert "Selin" in str(ROW)  # the row itself stays as it was
+    fields = {field for field, _ in done.findings}
+    assert fields == {"messages[1].content", "messages[2].content"}
+
+
+def test_pseudonyms_are_the_same_in_all_rows_and_depend_on_the_seed():
+    one, two = redact([ROW, ROW], "pseudonym")
+    other = Redactor("pseudonym", seed="another").row(ROW)
+    assert one.row == two.row
+    assert one.row != other.row
+    name = re.search(r"I am (\S+) (\S+),", one.row["messages"][1]["content"]).groups()
+    assert one.row["messages"][2]["content"].startswith(f"Dear {name[0]},")
+
+
+def test_pseudonyms_are_of_the_same_kind():
+    redactor = Redactor("pseudonym")
+    for kind, text, value in FOUND:
+        if kind in ("EMAIL", "CARD", "IBAN", "IP", "PHONE"):
+            changed, _ = redactor.text(text)
+            assert value not in changed
+            assert kind in {e.kind for e in find(changed)}, changed
+
+
+def test_tools_roles_and_ids_are_left_alone():
+    row = {"messages": [{"role": "user", "name": "c-1", "content": "hi"}, {"role": "assistant", "content": "ho"}],
+           "tools": [{"type": "function", "function": {"name": "call_Tom", "description": "Mr Tom Baker"}}]}  # fmt: skip
+    assert redact([row])[0].row == row
+
+
+def test_arguments_of_calls_are_redacted():
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"mail": "selin@example.org"}'}}
+    row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": [call]}]}
+    assert "selin@" not in str(redact([row])[0].row)
+
+
+def test_strange_texts():
+    for text in (
+        "",
+        " ",
+        "\n\n",
+        "@",
+        "+",
+        "((((",
+        "1" * 5000,
+        "A" * 5000,
+        "Ünïcödé 🙂 " * 200,
+        "\x00",
+        "a.b" * 2000,
+        "John " * 500,
+    ):
+        find(text)
+
+
+def test_recognisers_fit_presidios_engine():
+    """Ours in Presidio's own registry, found by its engine."""
+    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+    from presidio_analyzer.nlp_engine import NlpArtifacts, NlpEngine
+
+    from course_utils.data_prep.pii.recognizers import all_recognizers
+
+    class NoModel(NlpEngine):
+        def load(self):
+            """Nothing."""
+
+        is_loaded = lambda self: True
+        get_supported_entities = lambda self: []
+        get_supported_languages = lambda self: ["en"]
+        is_stopword = lambda self, word, language: False
+        is_punct = lambda self, word, language: False
+
+        def process_text(self, text, language):
+            return NlpArtifacts([], [], [], [], self, language)
+
+        def process_batch(self, texts, language, **more):
+            return ((text, self.process_text(text, language)) for text in texts)
+
+    registry = RecognizerRegistry(recognizers=all_recognizers(), supported_languages=["en"])
+    engine = AnalyzerEngine(registry=registry, nlp_engine=NoModel(), supported_languages=["en"])
+    found = engine.analyze("Regards,\nSelin Karagöz, selin@example.org, +44 7700 900123, 14 Mill Lane, Leeds LS2 7EW", "en")
+    assert {result.entity_type for result in found} >= {"PERSON", "EMAIL_ADDRESS", "PHONE_NUMBER", "LOCATION"}
+
+
+def test_without_the_library_one_sentence(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
+    monkeypatch.delitem(sys.modules, "course_utils.data_prep.pii.recognizers", raising=False)
+    import course_utils.data_prep.pii as package
+
+    monkeypatch.delattr(package, "recognizers", raising=False)
+    with pytest.raises(CourseError, match=r"pip install 'finetuning-course\[data\]'"):
+        find("x")
+
+
+def test_every_kind_has_a_place():
+    from course_utils.data_prep.pii.recognizers import ENTITIES
+    from course_utils.data_prep.pii.redaction import PRECEDENCE
+
+    assert set(ENTITIES.values()) == set(KINDS) == set(PRECEDENCE)

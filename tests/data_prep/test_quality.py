@@ -1,0 +1,145 @@
+"""Rules, one by one; the distance from production; a judge and whether to believe it."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from data_prep.test_similarity import chat
+
+from course_utils.data_prep import distance, resample
+from course_utils.data_prep.endpoint import client_for
+from course_utils.data_prep.judging import Verdict, judge, trust
+from course_utils.data_prep.quality import agreement, assess, identify_language
+from course_utils.errors import CourseError
+from course_utils.openai_server import Replay
+
+RECORD = json.dumps({"category": "delivery", "product": "kettle", "summary": "Kettle has not arrived"})
+THINGS = ["kettle", "lamp", "sofa bed", "desk", "monitor", "shelf", "carpet", "toaster"]
+FILLER = [
+    chat(
+        f"The {thing} of order {number} has not arrived yet, I wait since {number} days",
+        json.dumps({"category": "delivery", "product": thing, "summary": f"{thing} of order {number} is late"}),
+    )
+    for number, thing in enumerate(THINGS * 6, 41_000)
+]
+
+
+def codes(row, **settings):
+    return [reason.code for reason in assess([*FILLER, row], **settings)[-1]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "expected"),
+    [
+        ("Where is the kettle that I ordered on Monday?", RECORD, []),
+        ("Where is the kettle that I ordered?", "As an AI language model I cannot look at parcels.", ["refusal"]),
+        ("Where is the kettle that I ordered?", "I'm sorry, but I can't help with that.", ["refusal"]),
+        ("Where is the kettle that I ordered?", "It is on its way, have a nice day!", ["answer_format"]),
+        ("Where is the kettle that I ordered?", '{"category": "delivery"}', ["answer_format"]),
+        ("Where is the kettle that I ordered?", RECORD[:40], ["truncated"]),
+        ("Where is the kettle that I ordered on…", RECORD, ["truncated"]),
+        ("The kettle has still not come... no news... nothing...", RECORD, []),
+        ("Wo bleibt der Wasserkocher, den ich am Montag bei Ihnen bestellt habe?", RECORD, ["language"]),
+        ("ok thx", RECORD, ["low_information"]),
+        ("???", RECORD, ["low_information"]),
+        ("My desk 41003 is scratched and I want a new one", json.dumps({"category": "delivery", "product": "sofa bed",
+            "summary": "sofa bed of order 55555 is late"}), ["other_answer"]),
+    ],
+)  # fmt: skip
+def test_rules(prompt, answer, expected):
+    assert codes(chat(prompt, answer)) == expected
+
+
+def test_a_schema_says_what_an_answer_is():
+    schema = {"type": "object", "required": ["category"], "properties": {"category": {"enum": ["delivery", "billing"]}}}
+    assert codes(chat("Where is the kettle that I ordered?", '{"category": "shipping"}'), schema=schema) == ["answer_format"]
+
+
+def test_free_text_has_no_form():
+    rows = [chat(f"How do I clean thing number {n}?", f"Wipe thing number {n} with a dry cloth.") for n in range(40)]
+    assert assess(rows) == [[]] * 40
+
+
+def test_any_language_is_allowed_on_demand():
+    row = chat("Wo bleibt der Wasserkocher, den ich am Montag bei Ihnen bestellt habe?", RECORD)
+    assert codes(row, language=None) == []
+
+
+def test_languages():
+    assert identify_language("Where is the parcel that I ordered last week?")[0] == "en"
+    assert identify_language("Où est le colis que j'ai commandé la semaine dernière ?")[0] == "fr"
+
+
+def prompts(n, terse, seed=0):
+    rng = random.Random(seed)
+    words = ("kettle lamp parcel order refund late broken where money card login desk sofa ").split()
+    if terse:
+        return [" ".join(rng.choices(words, k=rng.randint(2, 6))) for _ in range(n)]
+    return [
+        f"Dear team, I would like to ask about the {rng.choice(words)}. " + " ".join(rng.choices(words, k=25)) + ". Regards"
+        for _ in range(n)
+    ]
+
+
+def test_the_same_kind_of_prompts_can_not_be_told_apart():
+    assert abs(distance(prompts(200, True), prompts(200, True, 1)).auc - 0.5) < 0.1
+
+
+def test_another_kind_is_told_apart_and_resampling_brings_it_nearer():
+    train = prompts(100, True, 2) + prompts(300, False, 3)
+    production = prompts(150, True, 4)
+    before = distance(train, production)
+    assert before.auc > 0.75
+    assert before.production.words < before.train.words
+    chosen = resample(train, before.weights, 100, seed=0)
+    assert len(set(chosen)) == 100
+    after = distance([train[i] for i in chosen], production)
+    assert after.auc < before.auc - 0.1
+    assert sum(i < 100 for i in chosen) > 70
+    assert chosen == resample(train, before.weights, 100, seed=0)
+
+
+def test_too_few_prompts():
+    with pytest.raises(CourseError, match="20 of each"):
+        distance(["a"] * 30, ["b"] * 5)
+    with pytest.raises(CourseError, match="can't be drawn"):
+        resample([1, 2], [1, 1], 3)
+
+
+def test_the_area_is_the_one_of_the_ranks():
+    from course_utils.data_prep.distribution import _auc
+
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 5, 200).astype(float), rng.integers(0, 2, 200)
+    positive, negative = scores[labels == 1], scores[labels == 0]
+    brute = np.mean([(p > q) + 0.5 * (p == q) for p in positive for q in negative])
+    assert _auc(scores, labels) == pytest.approx(brute)
+
+
+def test_kappa_by_hand():
+    # 20 of 50 agree on yes, 15 on no; the first says yes 25 times, the second 30 times: Cohen's own kind of example.
+    ours = [1] * 20 + [1] * 5 + [0] * 10 + [0] * 15
+    theirs = [1] * 20 + [0] * 5 + [1] * 10 + [0] * 15
+    assert agreement(ours, theirs) == pytest.approx(0.4)
+    assert agreement([1, 1], [1, 1]) == 1.0
+
+
+def test_a_judge_over_http():
+    """The stand-in gives a bad mark to what says "wrong", no mark to what says "mute", and is busy now and then."""
+
+    def answer(messages):
+        text = messages[-1]["content"]
+        if "mute" in text:
+            return "I would rather not say."
+        return json.dumps({"reason": "read it", "mark": 1 if "wrong" in text else 5})
+
+    rows = [chat("a question", "right"), chat("a question", "wrong"), chat("a question", "mute")] * 4
+    with Replay(answer, trouble=("busy", 3)) as replay:
+        verdicts = judge(rows, client_for(replay.base_url, "none"), "recorded")
+        assert replay.requests > 3
+    assert [v.mark for v in verdicts] == [5, 1, None] * 4
+    assert verdicts[2].reason.startswith("no verdict")
+    assert trust(verdicts, [True, False, False] * 4) == {"agreement": 1.0, "kappa": 1.0, "caught": 1.0, "spared": 1.0}
+    with pytest.raises(CourseError, match="verdicts for"):
+        trust([Verdict(5, "")], [])

@@ -1,0 +1,141 @@
+"""Two ways to the same pairs, held against brute force and against datasketch."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from course_utils.data_prep import deduplicate, similarity
+from course_utils.data_prep.similarity import Groups, jaccard, shingles, signature, similar_pairs
+
+WORDS = [f"word{i}" for i in range(400)]
+
+
+def texts(n, seed=0):
+    """Texts of which some are edited copies of others, a little or a lot."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(n):
+        if made and rng.random() < 0.5:
+            words = rng.choice(made).split()
+            for _ in range(rng.randint(1, 1 + len(words) // 3)):
+                words[rng.randrange(len(words))] = rng.choice(WORDS)
+        else:
+            words = rng.choices(WORDS, k=rng.randint(4, 40))
+        made.append(" ".join(words))
+    return made
+
+
+def by_definition(one: str, other: str) -> float:
+    """The Jaccard index of words and pairs of words, without hashes."""
+    a, b = ({*t.split(), *zip(t.split(), t.split()[1:])} for t in (one, other))
+    return len(a & b) / len(a | b)
+
+
+def test_the_index_is_the_definitions():
+    for one, other in itertools.pairwise(texts(200)):
+        assert jaccard(shingles(one), shingles(other)) == pytest.approx(by_definition(one, other))
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.6, 0.8, 1.0])
+def test_exact_finds_all_and_nothing_else(threshold):
+    made = texts(300) + texts(5)
+    brute = {(i, j) for i, j in itertools.combinations(range(305), 2) if by_definition(made[i], made[j]) >= threshold}
+    assert brute
+    found = similar_pairs(made, threshold, "exact")
+    assert {(i, j) for i, j, _ in found} == brute
+    assert all(index == pytest.approx(by_definition(made[i], made[j])) for i, j, index in found)
+
+
+def test_minhash_finds_the_same_groups():
+    made = texts(600, seed=3)
+    groups = {}
+    for method in ("exact", "minhash"):
+        joined = Groups(600)
+        for i, j, _ in similar_pairs(made, 0.7, method):
+            joined.join(i, j)
+        groups[method] = {tuple(g) for g in joined.members() if len(g) > 1}
+    assert len(groups["exact"]) > 30
+    assert len(groups["exact"] ^ groups["minhash"]) <= 0.05 * len(groups["exact"])
+
+
+def test_signatures_estimate_as_well_as_datasketchs():
+    datasketch = pytest.importorskip("datasketch")
+    made = texts(300, seed=5)
+    pairs = [(i, j) for i, j in itertools.combinations(range(300), 2) if by_definition(made[i], made[j]) > 0.2]
+    errors = {"ours": [], "theirs": []}
+    ours = [signature(shingles(text)) for text in made]
+    theirs = []
+    for text in made:
+        sketch = datasketch.MinHash(num_perm=128)
+        words = text.split()
+        sketch.update_batch([w.encode() for w in words] + [f"{a} {b}".encode() for a, b in itertools.pairwise(words)])
+        theirs.append(sketch)
+    for i, j in pairs:
+        truth = by_definition(made[i], made[j])
+        errors["ours"].append(np.mean(ours[i] == ours[j]) - truth)
+        errors["theirs"].append(theirs[i].jaccard(theirs[j]) - truth)
+    spread = {name: np.sqrt(np.mean(np.square(e))) for name, e in errors.items()}
+    assert spread["ours"] < 0.05
+    assert spread["ours"] < 1.3 * spread["theirs"]
+    assert abs(np.mean(errors["ours"])) < 0.02
+
+
+def test_empty_and_strange_texts():
+    assert similar_pairs([], 0.5) == []
+    assert similar_pairs(["one text"], 0.5) == []
+    rows = [chat(text) for text in ("", "???", "!!!", "???", "🙂", "a")]
+    assert [c.members for c in deduplicate(rows).clusters] == [(1, 3)]
+
+
+def chat(prompt, answer="yes", name=None):
+    user = {"role": "user", "content": prompt, **({"name": name} if name else {})}
+    return {"messages": [{"role": "system", "content": "s"}, user, {"role": "assistant", "content": answer}]}
+
+
+LONG = "the kettle that I bought from you in March leaks at the base and has ruined the worktop in our kitchen"
+
+
+def test_kinds_of_copies():
+    rows = [
+        chat(LONG),
+        chat(LONG),
+        chat(LONG.upper() + "!!"),
+        chat("Hello again, " + LONG),
+        chat("a lamp with a red shade please"),
+    ]
+    found = deduplicate(rows)
+    assert found.kept == [0, 4]
+    assert found.dropped == {1: ("exact", 0), 2: ("normalised", 0), 3: ("near", 0)}
+    assert 0.6 <= found.clusters[0].similarity < 1
+    assert not found.clusters[0].conflict
+
+
+def test_the_answer_of_the_majority_stays():
+    rows = [chat(LONG, "wrong"), chat(LONG + " now", "right"), chat("Hello " + LONG, "right")]
+    found = deduplicate(rows)
+    assert found.kept == [1]
+    assert found.clusters[0].conflict
+
+
+def test_best_decides_among_equals():
+    rows = [chat(LONG), chat(LONG + " and the floor"), chat(LONG + " now")]
+    assert deduplicate(rows, best=lambda row: len(row["messages"][1]["content"])).kept == [1]
+
+
+def test_threshold_of_one_leaves_near_duplicates():
+    rows = [chat(LONG), chat("Hello " + LONG), chat(LONG)]
+    assert deduplicate(rows, threshold=1).kept == [0, 1]
+
+
+def test_different_cases_in_the_same_words_stay():
+    """Orders of the same form about different things share their frame and nothing else."""
+    one = "Hello, my order TB-12345 has not arrived, I ordered a blue kettle for my mother in Leeds"
+    other = "Hello, my order TB-99887 has not arrived, please cancel the standing lamp and refund my card"
+    assert deduplicate([chat(one), chat(other)]).clusters == []
+
+
+def test_normalised_means_case_width_and_punctuation():
+    assert similarity.normalise("  Ｈello,\tWORLD! ") == "hello world"
+    assert similarity.normalise("Café") == similarity.normalise("Cafe\u0301")
