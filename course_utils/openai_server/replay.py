@@ -28,7 +28,7 @@ class Replay:
     Attributes:
         billed: idempotency key → tokens out, of requests that were answered and would be paid; without a key, one of its
             own.
-        requests: all that came, repetitions and troubles included.
+        log: keys of all requests that came, in order, repetitions and troubles included.
     """
 
     def __init__(
@@ -40,8 +40,7 @@ class Replay:
     ):
         self.answer, self.model, self.trouble, self.seconds = answer, model, trouble, seconds
         self.billed: dict[str, int] = {}
-        self.requests = 0
-        self._seen: set[str] = set()
+        self.log: list[str] = []
         self._mutex = threading.Lock()
         replay = self
 
@@ -72,11 +71,10 @@ class Replay:
     def _handle(self, handler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         with self._mutex:
-            self.requests += 1
-            key = handler.headers.get("Idempotency-Key") or f"request {self.requests}"
-            first = key not in self._seen
-            self._seen.add(key)
-            troubled = self.trouble and first and len(self._seen) % self.trouble[1] == 0
+            key = handler.headers.get("Idempotency-Key") or f"request {len(self.log) + 1}"
+            first = key not in self.log
+            self.log.append(key)
+            troubled = self.trouble and first and len(set(self.log)) % self.trouble[1] == 0
         if troubled:
             status, wait = FAULTS[self.trouble[0]]
             time.sleep(wait)

@@ -137,7 +137,7 @@ def test_a_judge_over_http():
     rows = [chat("a question", "right"), chat("a question", "wrong"), chat("a question", "mute")] * 4
     with Replay(answer, trouble=("busy", 3)) as replay:
         verdicts = judge(rows, client_for(replay.base_url, "none"), "recorded")
-        assert replay.requests > 3
+        assert len(replay.log) > len(set(replay.log))
     assert [v.mark for v in verdicts] == [5, 1, None] * 4
     assert verdicts[2].reason.startswith("no verdict")
     assert trust(verdicts, [True, False, False] * 4) == {"agreement": 1.0, "kappa": 1.0, "caught": 1.0, "spared": 1.0}

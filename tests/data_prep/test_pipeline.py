@@ -1,0 +1,247 @@
+"""`prepare`, its files, its report, and the command `course check-data`."""
+
+import json
+import os
+import random
+import re
+from html.parser import HTMLParser
+
+import pytest
+from data_prep import malformed
+from data_prep.test_similarity import chat
+
+from course_utils import cli, costs, data_report
+from course_utils.data_prep import prepare
+from course_utils.data_prep.pipeline import STEPS, rows_of
+from course_utils.errors import CourseError
+
+THINGS = ["kettle", "lamp", "sofa bed", "desk", "monitor", "shelf", "carpet", "toaster", "chair", "blender"]
+
+
+def rows(n=60):
+    """Messages that share hardly more than their thing."""
+    rng, made = random.Random(0), []
+    words = (
+        "since weeks nobody answers courier left neighbour refused parcel torn box empty label wrong street invoice missing "
+        "paid twice card blocked screen flickers cable short leg wobbles colour faded switch sticks lid cracked smell burnt noise loud handle loose"
+    ).split()
+    for i in range(n):
+        thing, number = THINGS[i % 10], 40_000 + 7 * i
+        record = {"category": "delivery", "product": thing, "summary": f"Customer asks for {thing} of order {number}"}
+        text = f"The {thing} of order {number}: {' '.join(rng.sample(words, 9))}, is anyone there?"
+        made.append(chat(text, json.dumps(record), f"c-{i}"))
+    return made
+
+
+def write(folder, lines, name="export.jsonl"):
+    path = folder / name
+    path.write_bytes(b"".join(malformed.line_of(line) + b"\n" for line in lines))
+    return path
+
+
+def record(product, summary):
+    return json.dumps({"category": "delivery", "product": product, "summary": summary})
+
+
+@pytest.fixture
+def export(tmp_path):
+    """60 good rows and one of each kind of trouble."""
+    good = rows()
+    return write(
+        tmp_path,
+        [
+            *good,
+            b"not json",
+            {"conversations": [{"from": "human", "value": "My stapler from order 77777 jams, send another"},
+                               {"from": "gpt", "value": record("stapler", "Stapler of order 77777 jams")}]},
+            chat("Where is the rug of order 55555 that I bought?", "As an AI I cannot say."),
+            good[3],
+            chat("Hello there. " + good[5]["messages"][1]["content"], good[5]["messages"][2]["content"], "c-5"),
+            chat("My radio of order 66666 hums.\nRegards,\nSelin Karagöz, selin@example.org",
+                 record("radio", "Radio of order 66666 hums"), "c-99"),
+        ],
+    )  # fmt: skip
+
+
+def test_each_trouble_has_its_reason(export):
+    done = prepare(export)
+    assert {line: change.code for line, change in done.dropped.items()} == {
+        61: "not_json", 63: "refusal", 64: "exact_duplicate", 65: "near_duplicate"}  # fmt: skip
+    assert {(change.line, change.code) for change in done.changes if change.action == "changed"} >= {
+        (62, "other_shape"), (66, "name"), (66, "email")}  # fmt: skip
+    assert [n for _, n in done.counts] == [66, 65, 64, 62, 62]
+    text = json.dumps(done.rows, ensure_ascii=False)
+    assert "Karagöz" not in text
+    assert "[NAME], [EMAIL]" in text
+
+
+def test_values_do_not_stand_in_the_list_of_changes(export):
+    assert not any("Karagöz" in change.reason or "selin@" in change.reason for change in prepare(export).changes)
+
+
+@pytest.mark.parametrize("left_out", STEPS)
+def test_every_step_can_be_left_out(export, left_out):
+    done = prepare(export, steps=[step for step in STEPS if step != left_out])
+    assert left_out not in {change.step for change in done.changes} or left_out == "validate"
+    assert (len(done.validation) == 0) == (left_out == "split")
+
+
+def test_the_same_twice(export):
+    assert prepare(export) == prepare(export)
+
+
+def test_files(export, tmp_path):
+    done = prepare(export)
+    folder = tmp_path / "out"
+    names = {path.name for path in done.write(folder)}
+    assert names == {"train.jsonl", "validation.jsonl", "rejects.jsonl", "changes.jsonl"} == set(os.listdir(folder))
+    assert rows_of(folder / "train.jsonl") == [done.rows[i] for i in done.train]
+    rejects = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
+    assert [r["line"] for r in rejects] == [61, 63, 64, 65]
+    assert rejects[0]["text"] == "not json"
+    assert all(r["reason"] for r in rejects)
+
+
+def test_a_folder_that_cannot_be_written(export, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CourseError, match="cannot write to"):
+        prepare(export).write(tmp_path / "file" / "out")
+
+
+def test_an_interrupted_write_leaves_nothing_half(export, tmp_path, monkeypatch):
+    done = prepare(export)
+
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        done.write(tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_test_rows_are_taken_out(export):
+    held_out = rows()[7]
+    done = prepare(export, test=[held_out])
+    assert done.dropped[8].code == "test_set"
+    assert {hit.train for hit in done.contaminated} == {8}
+
+
+def test_nothing_left_says_why(tmp_path):
+    with pytest.raises(CourseError, match=r"nothing is left of 2 lines"):
+        prepare(write(tmp_path, [b"x", b"y"]))
+
+
+def test_unknown_step(export):
+    with pytest.raises(CourseError, match="unknown step 'wash'"):
+        prepare(export, steps=["wash"])
+
+
+def test_preferences_are_validated_and_mended(tmp_path):
+    path = write(tmp_path, [*[malformed.preference()] * 3, {"prompt": "hi", "chosen": "ho", "rejected": "no"}, {"x": 1}])
+    done = prepare(path, kind="preference")
+    assert len(done.rows) == 4
+    assert done.rows[3]["preferred_output"] == [{"role": "assistant", "content": "ho"}]
+    assert list(done.dropped) == [5]
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.images, self.loads, self.text = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "img":
+            self.images.append(attributes)
+        self.loads += [
+            value for key, value in attributes.items() if key in ("src", "href") and not value.startswith("data:")
+        ]
+        assert tag != "script"
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_report_needs_nothing_else(export, tmp_path, packaged):
+    done = prepare(export, production=["where kettle"] * 30)
+    table = data_report.cost_table(done, packaged[1], epochs=2, tokens_per_second=500)
+    file = data_report.write_html(done, tmp_path / "report.html", ["where kettle"] * 30, table)
+    page = Page()
+    page.feed(file.read_text(encoding="utf-8"))
+    text = " ".join(page.text)
+    assert page.loads == []
+    assert len(page.images) == 2
+    assert all(image["alt"] for image in page.images)
+    for word in ("near_duplicate", "As an AI I cannot say.", "area under the curve", "dollars", "minutes", "not json"):
+        assert word in text
+
+
+def test_markup_in_the_data_stays_text(tmp_path):
+    path = write(tmp_path, [*rows(), b"<script>alert(1)</script>"])
+    file = data_report.write_html(prepare(path), tmp_path / "report.html")
+    assert "<script" not in file.read_text()
+
+
+def test_costs_are_tokens_times_price():
+    assert costs.training_cost(1_000_000, 3, "gpt-4o-mini") == pytest.approx(9.0)
+    assert costs.request_cost(1_000_000, 1_000_000, "gpt-4o-mini") == pytest.approx(1.5)
+    with pytest.raises(CourseError, match="no price is known"):
+        costs.training_cost(1, 1, "gpt-9")
+
+
+# The command
+
+
+def test_check_data_says_what_is_wrong_and_exits_with_one(export, capsys):
+    assert cli.main(["check-data", str(export)]) == 1
+    out = capsys.readouterr().out
+    assert "line 61: the line starts with 'not json', which begins no JSON object" in out
+    assert "line 62" in out
+
+
+def test_check_data_on_a_good_file(tmp_path, capsys):
+    assert cli.main(["check-data", str(write(tmp_path, rows()))]) == 0
+    assert "60 chat rows, 0 errors, 0 warnings" in capsys.readouterr().out
+
+
+def test_check_data_for_programs(export, capsys):
+    assert cli.main(["check-data", str(export), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    assert report["findings"][0].keys() == {"line", "field", "code", "severity", "message", "mend"}
+
+
+def test_check_data_fix(export, tmp_path, capsys):
+    production = tmp_path / "production.txt"
+    production.write_text("where kettle\nlamp broken\n" * 20)
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps({"type": "object", "required": ["category", "product"]}))
+    out = tmp_path / "clean"
+    command = ["check-data", str(export), "--fix", str(out), "--production", str(production), "--schema", str(schema), "--test",
+               str(write(tmp_path, rows()[:2], "test.jsonl")), "--redact", "pseudonym", "--tokenizer", "cpu"]  # fmt: skip
+    assert cli.main(command) == 0
+    assert {path.name for path in out.iterdir()} == {
+        "train.jsonl", "validation.jsonl", "rejects.jsonl", "changes.jsonl", "report.html"}  # fmt: skip
+    assert re.search(r"contamination +dropped +test_set +2", capsys.readouterr().out)
+    assert cli.main(["check-data", str(out / "train.jsonl")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["none.jsonl"], "there is no file"),
+        (["{export}", "--kind", "chats"], "unknown kind"),
+        (["{export}", "--target", "azure"], "unknown target"),
+        (["{export}", "--fix", "{folder}/out", "--schema", "none.json"], "cannot read none.json"),
+        (["{export}", "--fix", "{folder}/out", "--redact", "blur"], "unknown mode"),
+        (["{export}", "--fix", "{folder}/out", "--test", "none.jsonl"], "there is no file"),
+        (["{export}", "--fix", "{export}/out"], "cannot write"),
+    ],
+)
+def test_check_data_says_in_one_sentence_what_it_cannot_do(export, tmp_path, capsys, arguments, words):
+    arguments = [a.format(export=export, folder=tmp_path) for a in arguments]
+    assert cli.main(["check-data", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
