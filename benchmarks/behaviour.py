@@ -46,13 +46,25 @@ def reward_model(seed: int) -> dict:
     return {"loss": [history.losses[0], history.losses[-1]], **_ends(history, "margin", "accuracy")}
 
 
-def ppo(seed: int, kl: float, steps: int = 20) -> dict:
-    """PPO on the test's reward: mean reward and KL of each rollout."""
+def ppo(seed: int, kl: float, steps: int = 40) -> dict:
+    """PPO on the test's reward: reward and KL of each rollout, and the reward of 96 sampled answers before and after."""
+    from course_utils import evaluation
+    from course_utils.generation import generate
+
+    def sampled(model) -> list[float]:
+        """Mean and 95 % interval; the same random numbers before and after."""
+        prompts = tasks.PPO_PROMPTS * 3
+        answers = generate(model, tokenizer, prompts, max_new_tokens=16, temperature=1.0, seed=seed)
+        score = evaluation.mean(tasks.few_letters_e(prompts, answers))
+        return [score.value, score.low, score.high]
+
     model, tokenizer = tasks.adapted(seed)
+    before = sampled(model)
     objective = training.PPO(reward=tasks.few_letters_e, kl=kl, max_new_tokens=16)
     settings = training.Settings(learning_rate=1e-3, batch_size=16, max_steps=steps, schedule="constant", seed=seed)
     history = training.fit(model, tokenizer, tasks.PPO_PROMPTS, objective=objective, settings=settings)
-    return {"reward": history.metric("reward"), "kl": history.metric("kl")}
+    rollouts = {"reward": history.metric("reward"), "kl": history.metric("kl")}
+    return {**rollouts, "before": before, "after": sampled(model)}
 
 
 def _ends(history, *names: str) -> dict:
@@ -67,7 +79,7 @@ if __name__ == "__main__":
         found["dpo"].append(preferences(training.DPO(), seed))
         found["orpo"].append(preferences(training.ORPO(beta=0.5), seed))
         found["reward"].append(reward_model(seed))
-        found["ppo"].append(ppo(seed, kl=0.1))
+        found["ppo"].append(ppo(seed, kl=0.03))
         found["ppo_without_kl"].append(ppo(seed, kl=0.0))
         print(seed, {name: runs[-1] for name, runs in found.items()}, flush=True)
     file = write_record("behaviour", {"seeds": seeds, **found})

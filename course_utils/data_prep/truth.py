@@ -158,3 +158,22 @@ def marked_texts(export: RawExport) -> Iterable[tuple[str, str, list[tuple[str, 
             marked = [(p["kind"], p["text"]) for p in truth["pii"] if p["field"] == f"messages[{index}].content"]
             yield text, preceding, marked
             preceding = text
+
+
+def for_training(rows: Iterable[dict], fields: Sequence[str], longest: int) -> list[list[dict]]:
+    """Conversations short enough for a small budget: messages of at most so many words, records cut down to some fields.
+
+    Answers that are no such record stay as they are: they are what a raw export teaches.
+    """
+    made = []
+    for row in rows:
+        *system, user, assistant = ({k: m[k] for k in ("role", "content")} for m in row["messages"])
+        if len(user["content"].split()) > longest:
+            continue
+        try:
+            record = json.loads(assistant["content"])
+            assistant["content"] = json.dumps({field: record[field] for field in fields}, ensure_ascii=False)
+        except (ValueError, KeyError, TypeError):
+            pass
+        made.append([*system, user, assistant])
+    return made

@@ -23,7 +23,8 @@ def rows(n=60):
     rng, made = random.Random(0), []
     words = (
         "since weeks nobody answers courier left neighbour refused parcel torn box empty label wrong street invoice missing "
-        "paid twice card blocked screen flickers cable short leg wobbles colour faded switch sticks lid cracked smell burnt noise loud handle loose"
+        "paid twice card blocked screen flickers cable short leg wobbles colour faded switch sticks lid cracked smell burnt "
+        "noise loud handle loose"
     ).split()
     for i in range(n):
         thing, number = THINGS[i % 10], 40_000 + 7 * i
@@ -218,8 +219,9 @@ def test_check_data_fix(export, tmp_path, capsys):
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps({"type": "object", "required": ["category", "product"]}))
     out = tmp_path / "clean"
-    command = ["check-data", str(export), "--fix", str(out), "--production", str(production), "--schema", str(schema), "--test",
-               str(write(tmp_path, rows()[:2], "test.jsonl")), "--redact", "pseudonym", "--tokenizer", "cpu"]  # fmt: skip
+    test = write(tmp_path, rows()[:2], "test.jsonl")
+    command = ["check-data", str(export), "--fix", str(out), "--production", str(production), "--schema", str(schema)]
+    command += ["--test", str(test), "--redact", "pseudonym", "--tokenizer", "cpu"]
     assert cli.main(command) == 0
     assert {path.name for path in out.iterdir()} == {
         "train.jsonl", "validation.jsonl", "rejects.jsonl", "changes.jsonl", "report.html"}  # fmt: skip
