@@ -26,6 +26,11 @@ CLAIMS = {
     "Q3": "A 70B model takes about 140 GB (two A100s); with QLoRA about 35 GB, so that one A100 is enough",
     "Q4": "r=16 on q, k, v, o of Llama-3.1-8B: 20,971,520 trainable of 8,051,249,152 = 0.2604 %",
     "Q5": "4-bit storage with 16-bit products keeps the quality of full fine-tuning",
+    "P1": "About 100 curated examples beat thousands of mediocre ones (at full scale: 10,000)",
+    "P2": "Duplicates make a model overfit to phrasings",
+    "P3": "A test set from the generator of the training data overstates quality",
+    "P4": "A small curated set beats a large scraped one (at full scale: 500 against 5,000)",
+    "P5": "Examples needed: 100-500 for a format, 500-2,000 for a style, 2,000-10,000 for conventions, 10,000-50,000 for knowledge",
 }  # fmt: skip
 
 HOLDS, CONDITIONAL, FAILS = "holds", "holds when", "does not hold"

@@ -123,6 +123,56 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             ),
         ),
     ),
+    "05": (
+        Question(
+            "You have 5,000 chat transcripts and one week. What do you do first?",
+            (
+                ("Train on all of them, to have a baseline.", False, "A baseline is good, but it measures the dirt: formats, refusals and copies are learned as faithfully as answers."),
+                ("Read a hundred of them, and write down what a right answer is.", True, "Everything else (rules, judges, labels) needs that yardstick, and most faults show within the first hundred."),
+                ("Let a strong model rewrite all answers.", False, "Perhaps later. Without a yardstick nobody can say whether its answers are better."),
+            ),
+        ),
+        Question(
+            "Validation loss is excellent, and users complain. The split was random by row. What do you suspect?",
+            (
+                ("Near-duplicates or one customer's messages on both sides.", True, "Then validation asks for what training has seen. Split by customer, and keep near-duplicates together."),
+                ("Too few epochs.", False, "More training raises what was memorised; the measurement is what is wrong."),
+                ("A learning rate that is too low.", False, "That would show in the training loss."),
+            ),
+        ),
+        Question(
+            "One strong model wrote your training set and your test set. The score is 97 %. What does it say?",
+            (
+                ("That the model is ready.", False, "It is ready for that writer's messages."),
+                ("That the model has learned how that writer writes.", True, "Both sets share turns of phrase, lengths and what never occurs. Take test messages from real users."),
+                ("That the training set was too large.", False, "Size is not the matter; the common source is."),
+            ),
+        ),
+        Question(
+            "Redaction put [NAME] in place of every name. What is left to think of?",
+            (
+                ("Nothing: names are gone.", False, "Recall is below 100 %: some are left, and the model can repeat what it saw."),
+                ("What was missed, what else identifies a person, and that production messages have names, not labels.", True, "Look at samples, count what is missed on marked data, and consider pseudonyms so that training looks like production."),
+                ("That labels take too many tokens.", False, "A few tokens are the least of it."),
+            ),
+        ),
+        Question(
+            "Deduplication found two copies of a message with different answers. What now?",
+            (
+                ("Keep both, they are different rows.", False, "Together they teach the model to answer at random."),
+                ("Keep the longer answer.", False, "Length says nothing about which one is right."),
+                ("Look at them: at most one is right, and there may be more of the kind.", True, "Conflicting labels are the cheapest way to find wrong ones. The pipeline keeps the majority's and lists the conflict."),
+            ),
+        ),
+        Question(
+            "Your model as judge agrees with your own labels with a kappa of 0.3. What do you do?",
+            (
+                ("Let it decide where I have no time.", False, "It would throw out good rows and keep bad ones hardly better than chance."),
+                ("Mend the rubric, show it examples, and measure again before it decides anything.", True, "Below about 0.6 its marks are no basis for dropping rows."),
+                ("Ask it twice and take the mean.", False, "Repeating makes it steadier, not right."),
+            ),
+        ),
+    ),
 }  # fmt: skip
 
 
