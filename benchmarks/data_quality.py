@@ -24,8 +24,8 @@ from course_utils.data_prep.synthesis import read_answer
 from course_utils.generation import generate
 
 FIELDS = ["category", "escalation"]
-LONGEST = 40  # words of a message
-EXAMPLES = 240  # that each run sees
+LONGEST = 32  # words of a message
+EXAMPLES = 170  # that each run sees
 BATCH, LEARNING_RATE = 2, 2e-3
 SYSTEM = "Triage this customer message."
 # The mediocre labeller: a rule a tired colleague writes in ten minutes.

@@ -32,6 +32,14 @@ def path(relative: str) -> Path:
     return found
 
 
+def record(name: str) -> Path:
+    """Newest record of a long measurement, such as "data-quality"; raises CourseError if there is none."""
+    found = sorted(path("benchmarks/records").glob(f"{name}-*.json"))
+    if not found:
+        raise CourseError(f"there is no record {name!r} under benchmarks/records")
+    return found[-1]
+
+
 def repository_url() -> str:
     """Address of the repository, from `[project.urls]` in pyproject.toml, the only place where it stands."""
     try:

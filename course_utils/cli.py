@@ -80,6 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     data.add_argument(
         "--allow", action="append", default=[], metavar="TEXT", help="with --fix: no personal data, say your own address"
     )
+    data.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="with --fix: processes")
     data.add_argument("--json", action="store_true", help="for programs")
     data.set_defaults(run=_check_data)
 
@@ -204,6 +205,7 @@ def _check_data(options) -> int:
         target=options.target,
         tokenizer=tokenizer,
         max_tokens=options.max_tokens,
+        workers=options.workers,
     )
     files = prepared.write(options.fix)
     expected = data_report.cost_table(prepared, tokenizer) if tokenizer and prepared.kind == "chat" else ()

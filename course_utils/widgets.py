@@ -7,8 +7,11 @@ missing the plain figure stands in its place, with its alt text.
 from __future__ import annotations
 
 import html
+import json
+import os
 
 from course_utils import figures, memory
+from course_utils.errors import CourseError
 
 METHODS = ("full", "lora", "qlora")
 MODELS = ("SmolLM2-135M", "SmolLM2-1.7B", "Llama-2-7B", "Mistral-7B-v0.3", "Llama-3.1-8B", "Llama-2-13B", "Llama-3.1-70B")
@@ -94,8 +97,6 @@ class MemoryExplorer:
         return memory_bars(options.pop("model"), METHODS if method == "all" else (method,), **options)
 
     def _changed(self, name: str, value) -> None:
-        from course_utils.errors import CourseError
-
         self.chosen[name] = value
         try:
             self.figure = self._draw()
@@ -114,6 +115,126 @@ class MemoryExplorer:
 def memory_explorer(**chosen) -> MemoryExplorer:
     """Controls for `memory_bars`; `chosen` are `MemoryExplorer`'s arguments."""
     return MemoryExplorer(**chosen)
+
+
+class Review:
+    """Rows one at a time, with a verdict for each: what every set under a thousand rows deserves.
+
+    Attributes:
+        rows: chat rows.
+        verdicts: row number → {"keep": bool, "note": str}.
+        index: the row that is shown.
+        controls: name → ipywidgets control; empty where ipywidgets is missing.
+    """
+
+    def __init__(self, rows, labels=None, start: int = 0):
+        self.rows, self.labels, self.index = list(rows), labels, start
+        if not self.rows:
+            raise CourseError("there are no rows to review")
+        self.verdicts = _read_labels(labels, len(self.rows))
+        while self.index in self.verdicts and self.index < len(self.rows) - 1:
+            self.index += 1  # goes on where an earlier sitting ended
+        self.controls, self._box = {}, None
+        try:
+            import ipywidgets
+        except ImportError:
+            return
+        button = lambda text, tip: ipywidgets.Button(description=text, tooltip=tip)  # noqa: E731
+        self.controls = {
+            "keep": button("keep", "a row to learn from"),
+            "drop": button("drop", "a row not to learn from"),
+            "back": button("back", "the row before"),
+            "note": ipywidgets.Text(placeholder="why? (a rule in the making)", layout={"width": "24em"}),
+            "shown": ipywidgets.HTML(),
+        }
+        self.controls["keep"].on_click(lambda _: self.mark(True, self.controls["note"].value))
+        self.controls["drop"].on_click(lambda _: self.mark(False, self.controls["note"].value))
+        self.controls["back"].on_click(lambda _: self.show(self.index - 1))
+        buttons = ipywidgets.HBox([self.controls[name] for name in ("keep", "drop", "back", "note")])
+        self._box = ipywidgets.VBox([self.controls["shown"], buttons])
+        self.show(self.index)
+
+    def mark(self, keep: bool, note: str = "") -> None:
+        """Give the row that is shown a verdict, write it to the labels file, and show the next row."""
+        self.verdicts[self.index] = {"keep": keep, "note": note}
+        if self.labels is not None:
+            with open(self.labels, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"row": self.index, "keep": keep, "note": note}, ensure_ascii=False) + "\n")
+        self.show(self.index + 1)
+
+    def show(self, index: int) -> None:
+        """Show a row by its number."""
+        self.index = min(max(index, 0), len(self.rows) - 1)
+        if self.controls:
+            self.controls["note"].value = self.verdicts.get(self.index, {}).get("note", "")
+            self.controls["shown"].value = self._page()
+
+    def plain(self, first: int = 0, count: int = 5) -> str:
+        """Rows as text, for where there are no widgets."""
+        return "\n".join(
+            f"row {number}{self._verdict(number)}\n"
+            + "\n".join(f"  {m['role']}: {_said(m)}" for m in self.rows[number]["messages"] if m["role"] != "system")
+            for number in range(first, min(first + count, len(self.rows)))
+        )
+
+    def _verdict(self, number: int) -> str:
+        verdict = self.verdicts.get(number)
+        return (
+            ""
+            if verdict is None
+            else f" ({'keep' if verdict['keep'] else 'drop'}{': ' * bool(verdict['note'])}{verdict['note']})"
+        )
+
+    def _page(self) -> str:
+        said = "".join(
+            f"<p><b>{html.escape(str(message['role']))}</b><br>"
+            f"<span style='white-space:pre-wrap'>{html.escape(_said(message))}</span></p>"
+            for message in self.rows[self.index]["messages"]
+        )
+        done = f"row {self.index} of {len(self.rows)}{self._verdict(self.index)}, {len(self.verdicts)} read"
+        return f"<p>{html.escape(done)}</p>{said}"
+
+    def _repr_mimebundle_(self, **_) -> dict:
+        plain = {"text/plain": self.plain(self.index, 1), "text/html": self._page()}
+        if self._box is None:
+            return plain
+        return {**plain, VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}}
+
+
+def review(rows, labels=None) -> Review:
+    """Read rows one by one and give verdicts.
+
+    Args:
+        rows: chat rows.
+        labels: JSONL file for the verdicts; a sitting goes on where the last one ended. None keeps them in memory only.
+
+    Raises:
+        CourseError: no rows, or a labels file that belongs to other rows.
+    """
+    return Review(rows, labels)
+
+
+def _said(message: dict) -> str:
+    from course_utils.data_prep.formats import text_content
+
+    return text_content(message.get("content")) or json.dumps(message.get("tool_calls", ""), ensure_ascii=False)
+
+
+def _read_labels(file, rows: int) -> dict[int, dict]:
+    """Verdicts of earlier sittings; the last one of a row counts."""
+    verdicts: dict[int, dict] = {}
+    if file is None or not os.path.exists(file):
+        return verdicts
+    try:
+        with open(file, encoding="utf-8") as lines:
+            for line in lines:
+                entry = json.loads(line)
+                verdicts[entry["row"]] = {"keep": bool(entry["keep"]), "note": str(entry["note"])}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise CourseError(f"{file} holds no labels of a review ({error}); name another file") from error
+    if verdicts and max(verdicts) >= rows:
+        raise CourseError(f"{file} labels row {max(verdicts)} of {rows}: it belongs to other rows")
+    return verdicts
 
 
 def _with(values: tuple[int, ...], one: int) -> list[int]:

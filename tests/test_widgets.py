@@ -69,3 +69,51 @@ def test_a_model_of_ones_own_can_be_chosen():
     explorer = widgets.memory_explorer(model="Llama-2-70B", rank=24)
     assert explorer.controls["model"].value == "Llama-2-70B"
     assert explorer.controls["rank"].value == 24
+
+
+ROWS = [
+    {"messages": [{"role": "user", "content": f"message {i} <b>"}, {"role": "assistant", "content": "answer"}]}
+    for i in range(4)
+]
+
+
+def test_a_review_is_kept_and_goes_on_where_it_ended(tmp_path):
+    pytest.importorskip("ipywidgets")
+    labels = tmp_path / "labels.jsonl"
+    review = widgets.review(ROWS, labels)
+    assert "message 0 &lt;b&gt;" in review.controls["shown"].value
+    review.controls["note"].value = "says nothing"
+    review.controls["drop"].click()
+    assert "message 1" in review.controls["shown"].value
+    assert review.controls["note"].value == ""
+    review.controls["keep"].click()
+    review.controls["back"].click()
+    review.controls["drop"].click()  # changed one's mind
+    again = widgets.review(ROWS, labels)
+    assert again.verdicts == {0: {"keep": False, "note": "says nothing"}, 1: {"keep": False, "note": ""}}
+    assert again.index == 2
+
+
+def test_a_review_without_widgets(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    review = widgets.review(ROWS)
+    assert review.controls == {}
+    review.mark(True, "fine")
+    assert review.plain(0, 2).splitlines() == [
+        *("row 0 (keep: fine)", "  user: message 0 <b>", "  assistant: answer"),
+        *("row 1", "  user: message 1 <b>", "  assistant: answer"),
+    ]
+    assert "application/vnd.jupyter.widget-view+json" not in review._repr_mimebundle_()
+
+
+def test_labels_of_other_rows_are_refused(tmp_path):
+    (tmp_path / "labels.jsonl").write_text('{"row": 9, "keep": true, "note": ""}\n')
+    with pytest.raises(CourseError, match="belongs to other rows"):
+        widgets.review(ROWS, tmp_path / "labels.jsonl")
+    (tmp_path / "labels.jsonl").write_text("nonsense\n")
+    with pytest.raises(CourseError, match="holds no labels"):
+        widgets.review(ROWS, tmp_path / "labels.jsonl")
+    with pytest.raises(CourseError, match="no rows"):
+        widgets.review([])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from course_utils.data_prep import formats
-from course_utils.data_prep.similarity import Groups, normalise, shingles, similar_pairs
+from course_utils.data_prep.similarity import Groups, normalise, similar_pairs
 
 EXACT, NORMALISED, NEAR = "exact", "normalised", "near"
 
@@ -54,6 +54,7 @@ def deduplicate(
     text: Callable[[dict], str] = formats.prompt_of,
     best: Callable[[dict], object] | None = None,
     method: str = "auto",
+    workers: int = 1,
 ) -> Deduplicated:
     """Find rows that are one example, and choose the best of each.
 
@@ -63,7 +64,7 @@ def deduplicate(
         text: what is compared. What the user says, by default: a shared answer format would make all rows alike.
         best: which of a cluster is kept, among those with its most frequent answer: the row with the largest value, the
             earliest of equals; without it, the earliest.
-        method: see `similarity.similar_pairs`.
+        method, workers: see `similarity.similar_pairs`.
     """
     texts = [text(row) for row in rows]
     answers = [formats.answer_of(row) for row in rows]
@@ -74,10 +75,7 @@ def deduplicate(
         groups.join(first.setdefault(key, index), index)
     if threshold < 1:
         representatives = sorted(first.values())
-        sets = [shingles(normal[i]) for i in representatives]
-        for i, j, similarity in similar_pairs(sets, threshold, method):
-            if not (sets[i].size and sets[j].size):
-                continue
+        for i, j, similarity in similar_pairs([normal[i] for i in representatives], threshold, method, workers):
             i, j = representatives[i], representatives[j]
             groups.join(i, j)
             weakest[i], weakest[j] = min(weakest.get(i, 1.0), similarity), min(weakest.get(j, 1.0), similarity)

@@ -19,6 +19,7 @@ from course_utils.data_prep.deduplication import Cluster, deduplicate
 from course_utils.data_prep.findings import ERROR, Finding
 from course_utils.data_prep.mending import mend
 from course_utils.data_prep.pii import KINDS, Redactor
+from course_utils.data_prep.similarity import in_processes
 from course_utils.data_prep.splitting import Hit, contamination, split
 from course_utils.errors import CourseError
 
@@ -132,6 +133,7 @@ def prepare(
     tokenizer=None,
     max_tokens: int = validation.MAX_TOKENS,
     seed: int = 0,
+    workers: int = 1,
 ) -> Prepared:
     """Clean an export.
 
@@ -149,6 +151,7 @@ def prepare(
         validation_share: see `split`.
         target, tokenizer, max_tokens: see `validate`.
         seed: of the split and of pseudonyms.
+        workers: processes for what takes long: near-duplicates of more than 20,000 rows, and personal data.
 
     Raises:
         CourseError: unreadable file, unknown step or mode, or nothing is left.
@@ -162,11 +165,11 @@ def prepare(
         if "quality" in steps:
             _quality(result, language, schema, seed)
         if "deduplicate" in steps:
-            _deduplicate(result, schema)
+            _deduplicate(result, workers)
         if "contamination" in steps and test:
             _contamination(result, test)
         if "redact" in steps:
-            _redact(result, Redactor(redaction, pii, seed, allow=allow))
+            _redact(result, Redactor(redaction, pii, seed, allow=allow), workers)
     if not result.rows:
         raise CourseError(f"{Path(path).name}: nothing is left of {result.counts[0][1]} lines; the reasons:\n{result}")
     if production and kind == "chat":
@@ -262,8 +265,8 @@ def _quality(result: Prepared, language, schema, seed) -> None:
     _drop(result, "quality", {i: (r[0].code, "; ".join(x.message for x in r)) for i, r in enumerate(assessed) if r})
 
 
-def _deduplicate(result: Prepared, schema) -> None:
-    found = deduplicate(result.rows)
+def _deduplicate(result: Prepared, workers: int) -> None:
+    found = deduplicate(result.rows, workers=workers)
     reasons = {}
     for cluster in found.clusters:
         conflict = ", and the answers differ" if cluster.conflict else ""
@@ -294,9 +297,9 @@ def _contamination(result: Prepared, test) -> None:
     )
 
 
-def _redact(result: Prepared, redactor: Redactor) -> None:
-    for index, row in enumerate(result.rows):
-        redacted = redactor.row(row)
+def _redact(result: Prepared, redactor: Redactor, workers: int) -> None:
+    redactor.load()  # before processes part, so that they share it
+    for index, redacted in enumerate(in_processes(redactor.row, result.rows, workers, 64)):
         result.rows[index] = redacted.row
         for place, entity in redacted.findings:
             # The value itself stays out of the list of changes: that file goes around too.

@@ -8,7 +8,10 @@ in memory that does not grow with the length of the texts.
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import re
+import sys
 import unicodedata
 import zlib
 from collections.abc import Iterable, Sequence
@@ -33,14 +36,19 @@ def shingles(text: str) -> np.ndarray:
     """The set of a text's words and pairs of neighbouring words, as sorted 32-bit hashes."""
     words = np.array([zlib.crc32(word.encode("utf-8", "replace")) for word in normalise(text).split()], dtype=np.uint64)
     pairs = (words[:-1] * np.uint64(2654435761) + words[1:] * np.uint64(40503) + np.uint64(1)) & np.uint64(0xFFFFFFFF)
-    return np.unique(np.concatenate([words, pairs]))
+    return np.unique(np.concatenate([words, pairs]).astype(np.uint32))
+
+
+def text_signature(text: str) -> np.ndarray:
+    """`signature` of a text."""
+    return signature(shingles(text))
 
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:
-    """Size of the intersection over size of the union; 1 for two empty sets."""
+    """Size of the intersection over size of the union; 0 for two empty sets, of which nothing can be said."""
     shared = np.intersect1d(one, other, assume_unique=True).size
     union = one.size + other.size - shared
-    return shared / union if union else 1.0
+    return shared / union if union else 0.0
 
 
 def signature(shingle_set: np.ndarray) -> np.ndarray:
@@ -52,32 +60,43 @@ def signature(shingle_set: np.ndarray) -> np.ndarray:
     if not shingle_set.size:
         return np.zeros(PERMUTATIONS, dtype=np.uint32)
     # Multiply and shift (Dietzfelbinger et al. 1997): the upper half of a 64-bit product is a good hash.
-    return ((shingle_set[None] * _MULTIPLIERS + _OFFSETS) >> np.uint64(32)).min(1).astype(np.uint32)
+    return ((shingle_set.astype(np.uint64)[None] * _MULTIPLIERS + _OFFSETS) >> np.uint64(32)).min(1).astype(np.uint32)
 
 
 def similar_pairs(
-    texts: Sequence[str] | Sequence[np.ndarray], threshold: float, method: str = "auto", signatures: np.ndarray | None = None
+    texts: Sequence[str], threshold: float, method: str = "auto", workers: int = 1
 ) -> list[tuple[int, int, float]]:
     """Pairs of texts whose Jaccard index is at least `threshold`, as (i, j, index) with i < j.
 
     Args:
-        texts: texts, or their shingles.
+        texts: any.
         threshold: between 0 and 1.
         method: "exact" finds all; "minhash" may miss some near the threshold, and compares each text with few of a large
             group of similar ones, which is enough to tell the groups; "auto" is exact up to 20,000 texts.
-        signatures: of the texts if they exist already, (n, 128).
+        workers: processes that compute signatures.
     """
-    sets = [shingles(text) if isinstance(text, str) else text for text in texts]
     if method == "auto":
-        method = "exact" if len(sets) <= EXACT_UP_TO else "minhash"
-    if method == "minhash":
-        if signatures is None:
-            signatures = np.array([signature(members) for members in sets]).reshape(-1, PERMUTATIONS)
-        candidates = _banded(signatures)
+        method = "exact" if len(texts) <= EXACT_UP_TO else "minhash"
+    if method == "exact":
+        sets = [shingles(text) for text in texts]
+        candidates, members = _sharing_a_rare_member(sets, threshold), sets.__getitem__
     else:
-        candidates = _sharing_a_rare_member(sets, threshold)
-    pairs = ((i, j, jaccard(sets[i], sets[j])) for i, j in candidates)
+        signatures = np.array(in_processes(text_signature, texts, workers)).reshape(-1, PERMUTATIONS)
+        candidates = _banded(signatures)
+        # Shingles take more room than the texts: those of the few candidates are made again.
+        members = functools.lru_cache(maxsize=10_000)(lambda i: shingles(texts[i]))
+    pairs = ((i, j, jaccard(members(i), members(j))) for i, j in candidates)
     return [(i, j, index) for i, j, index in pairs if index >= threshold]
+
+
+def in_processes(function, items: Sequence, workers: int, chunk: int = 256) -> list:
+    """Results of a function of a module on items, in order, by several processes."""
+    if workers <= 1 or len(items) < 2 * chunk:
+        return [function(item) for item in items]
+    # Forked where that is possible: what is loaded is shared, not loaded again.
+    way = "fork" if "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin" else "spawn"
+    with multiprocessing.get_context(way).Pool(workers) as pool:
+        return pool.map(function, items, chunk)
 
 
 def _banded(signatures: np.ndarray) -> Iterable[tuple[int, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from course_utils.data_prep import formats
-from course_utils.data_prep.similarity import Groups, normalise, shingles, similar_pairs
+from course_utils.data_prep.similarity import Groups, normalise, similar_pairs
 from course_utils.errors import CourseError
 
 NGRAM = 8  # words in a row that two people hardly write alike; Brown et al. 2020 take 13 of longer texts
@@ -87,7 +87,7 @@ def contamination(
     """Test rows that stand in the training set, nearly or by a phrase of n words; at most one hit a pair."""
     train_texts, test_texts = [text(row) for row in train], [text(row) for row in test]
     hits: dict[tuple[int, int], Hit] = {}
-    for i, j, index in similar_pairs([shingles(t) for t in train_texts + test_texts], threshold):
+    for i, j, index in similar_pairs(train_texts + test_texts, threshold):
         if i < len(train) <= j:
             hits[j - len(train), i] = Hit(j - len(train), i, "near-duplicate", f"Jaccard index {index:.2f}")
     phrases: dict[str, int] = {}

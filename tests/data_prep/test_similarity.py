@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from course_utils.data_prep import deduplicate, similarity
-from course_utils.data_prep.similarity import Groups, jaccard, shingles, signature, similar_pairs
+from course_utils.data_prep.similarity import Groups, jaccard, shingles, similar_pairs
 
 WORDS = [f"word{i}" for i in range(400)]
 
@@ -65,7 +65,7 @@ def test_signatures_estimate_as_well_as_datasketchs():
     made = texts(300, seed=5)
     pairs = [(i, j) for i, j in itertools.combinations(range(300), 2) if by_definition(made[i], made[j]) > 0.2]
     errors = {"ours": [], "theirs": []}
-    ours = [signature(shingles(text)) for text in made]
+    ours = [similarity.text_signature(text) for text in made]
     theirs = []
     for text in made:
         sketch = datasketch.MinHash(num_perm=128)
@@ -85,6 +85,8 @@ def test_signatures_estimate_as_well_as_datasketchs():
 def test_empty_and_strange_texts():
     assert similar_pairs([], 0.5) == []
     assert similar_pairs(["one text"], 0.5) == []
+    for method in ("exact", "minhash"):
+        assert similar_pairs(["???", "!!!", "a b", "a b"], 0.5, method) == [(2, 3, 1.0)]
     rows = [chat(text) for text in ("", "???", "!!!", "???", "🙂", "a")]
     assert [c.members for c in deduplicate(rows).clusters] == [(1, 3)]
 
