@@ -36,17 +36,19 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python -m pip install --quiet fitcheck-llm
 	$(BIN)/python benchmarks/estimates.py --peers
+	$(BIN)/python benchmarks/data_prep.py
 
 # Our estimates beside what a real GPU says. Needs one with 24 GB or more and nothing else on it.
 gpu: $(VENV)/.test
 	$(BIN)/python benchmarks/gpu.py
 
-# Proofs that take long: three seeds instead of one, 50 prompts, 20 SIGKILLs. Writes dated records.
+# Proofs that take long: three seeds instead of one, 50 prompts, 20 SIGKILLs, what data do to a model. Writes dated records.
 soak: $(VENV)/.test
 	$(BIN)/python benchmarks/lora_seeds.py
 	$(BIN)/python benchmarks/merged_tokens.py
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/behaviour.py
+	$(BIN)/python benchmarks/data_quality.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
