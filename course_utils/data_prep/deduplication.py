@@ -68,30 +68,62 @@ def deduplicate(
     """
     texts = [text(row) for row in rows]
     answers = [formats.answer_of(row) for row in rows]
-    normal = [normalise(t) or t for t in texts]  # of "???" nothing is left: compared as it stands
-    groups, weakest = Groups(len(rows)), {}
-    first: dict[str, int] = {}
+    normal = [comparable(t) for t in texts]
+    firsts = first_of_each(normal)
+    pairs = []
+    if threshold < 1:
+        found = similar_pairs([normal[i] for i in firsts], threshold, method, workers)
+        pairs = [(firsts[i], firsts[j], similarity) for i, j, similarity in found]
+    values = [best(row) for row in rows] if best else None
+    return choose(list(zip(texts, answers)), normal, [normalise(answer) for answer in answers], pairs, values)
+
+
+def comparable(text: str) -> str:
+    """A text as it is compared; of "???" nothing is left, so it is compared as it stands."""
+    return normalise(text) or text
+
+
+def first_of_each(keys: Sequence) -> list[int]:
+    """Indices at which a key occurs for the first time."""
+    first: dict = {}
+    for index, key in enumerate(keys):
+        first.setdefault(key, index)
+    return sorted(first.values())
+
+
+def choose(
+    exact: Sequence,
+    normal: Sequence,
+    answers: Sequence,
+    pairs: Sequence[tuple[int, int, float]],
+    values: Sequence | None = None,
+) -> Deduplicated:
+    """Clusters, and the row that stays for each, from keys instead of rows: for corpora whose texts are elsewhere.
+
+    Args:
+        exact: for each row a key that only exact copies share.
+        normal: one that texts share which are the same but for case, spacing and punctuation.
+        answers: one that rows with the same answer share.
+        pairs: near-duplicates among the first rows of each key in `normal`, with their similarity.
+        values: what makes a row better than another with the same answer; without it, the earliest stays.
+    """
+    groups, weakest, first = Groups(len(normal)), {}, {}
     for index, key in enumerate(normal):
         groups.join(first.setdefault(key, index), index)
-    if threshold < 1:
-        representatives = sorted(first.values())
-        for i, j, similarity in similar_pairs([normal[i] for i in representatives], threshold, method, workers):
-            i, j = representatives[i], representatives[j]
-            groups.join(i, j)
-            weakest[i], weakest[j] = min(weakest.get(i, 1.0), similarity), min(weakest.get(j, 1.0), similarity)
+    for i, j, similarity in pairs:
+        groups.join(i, j)
+        weakest[i], weakest[j] = min(weakest.get(i, 1.0), similarity), min(weakest.get(j, 1.0), similarity)
     clusters, kept = [], []
     for members in groups.members():
-        votes = Counter(normalise(answers[i]) for i in members)
-        keep = max(members, key=lambda i: (votes[normalise(answers[i])], best(rows[i]) if best else 0, -i))
+        votes = Counter(answers[i] for i in members)
+        keep = max(members, key=lambda i: (votes[answers[i]], values[i] if values else 0, -i))
         kept.append(keep)
         if len(members) > 1:
-            kinds = {i: _kind(i, keep, texts, answers, normal) for i in members if i != keep}
+            kinds = {
+                i: EXACT if exact[i] == exact[keep] else NORMALISED if normal[i] == normal[keep] else NEAR
+                for i in members
+                if i != keep
+            }
             similarity = min(weakest.get(i, 1.0) for i in members)
             clusters.append(Cluster(tuple(members), keep, kinds, similarity, len(votes) > 1))
     return Deduplicated(sorted(kept), clusters)
-
-
-def _kind(i: int, keep: int, texts: list[str], answers: list[str], normal: list[str]) -> str:
-    if texts[i] == texts[keep] and answers[i] == answers[keep]:
-        return EXACT
-    return NORMALISED if normal[i] == normal[keep] else NEAR

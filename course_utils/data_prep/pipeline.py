@@ -25,6 +25,8 @@ from course_utils.errors import CourseError
 
 STEPS = ("validate", "quality", "deduplicate", "contamination", "redact", "split")
 DROPPED, CHANGED = "dropped", "changed"
+# Faults of the file's bytes, reported with a line that may be a good one.
+OF_FILE = ("byte_order_mark", "line_ending", "encoding")
 
 
 @dataclass(frozen=True)
@@ -206,15 +208,12 @@ def _umask() -> int:
     return mask
 
 
-def _read(result: Prepared, path, kind, target, tokenizer, max_tokens, mend_rows: bool) -> None:
-    """Valid and mended rows; the others are rejected with their first error."""
-    read = 0
+def read_rows(path, kind, target, tokenizer, max_tokens, mend_rows: bool = True):
+    """Each line of a file as (row as read, row that stays or None, changes): valid, mended, or dropped with a reason."""
     for row, findings in validation.check(reading.read(path), kind, target, tokenizer, max_tokens):
-        read += 1
-        value, line = row.value, row.line
+        value, line, errors, changes = row.value, row.line, _errors(findings), []
         if mend_rows and findings:
             mended, codes = mend(value, findings, kind)
-            errors = _errors(findings)
             if mended is not None and codes:
                 # Whether it is mended is for the same rules to say.
                 again = [
@@ -223,23 +222,31 @@ def _read(result: Prepared, path, kind, target, tokenizer, max_tokens, mend_rows
                     for f in fs
                 ]
                 errors = _errors(again)
-                if not errors:
-                    value = mended
-                    by_code = {finding.code: finding for finding in findings}
-                    result.changes += [Change(line, "validate", CHANGED, code, by_code[code].message) for code in codes]
-        else:
-            errors = _errors(findings)
-        blank = any(finding.code == "blank_line" for finding in findings)
+                by_code = {finding.code: finding for finding in findings}
+                changes = [Change(line, "validate", CHANGED, code, by_code[code].message) for code in codes]
+                value = mended if not errors else value
+        blank = [finding for finding in findings if finding.code == "blank_line"]
         if errors or blank:
-            first = errors[0] if errors else next(f for f in findings if f.code == "blank_line")
-            result.changes = [
-                c for c in result.changes if c.line != line or c.code in ("byte_order_mark", "line_ending", "encoding")
+            first = (errors or blank)[0]
+            changes = [c for c in changes if c.code in OF_FILE] + [
+                Change(line, "validate", DROPPED, first.code, first.message)
             ]
-            result.changes.append(Change(line, "validate", DROPPED, first.code, first.message))
-            result.rejects[line] = row.raw.decode("utf-8", "backslashreplace")
-        elif value is not None:
+            value = None
+        if value is not None or errors or blank:
+            yield row, value, changes
+
+
+def _read(result: Prepared, path, kind, target, tokenizer, max_tokens, mend_rows: bool) -> None:
+    """Valid and mended rows; the others are rejected with their first error."""
+    read = 0
+    for row, value, changes in read_rows(path, kind, target, tokenizer, max_tokens, mend_rows):
+        read += 1
+        result.changes += changes
+        if value is None:
+            result.rejects[row.line] = row.raw.decode("utf-8", "backslashreplace")
+        else:
             result.rows.append(value)
-            result.lines.append(line)
+            result.lines.append(row.line)
     result.counts += [("read", read), ("validate", len(result.rows))]
 
 

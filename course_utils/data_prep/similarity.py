@@ -82,7 +82,7 @@ def similar_pairs(
         candidates, members = _sharing_a_rare_member(sets, threshold), sets.__getitem__
     else:
         signatures = np.array(in_processes(text_signature, texts, workers)).reshape(-1, PERMUTATIONS)
-        candidates = _banded(signatures)
+        candidates = banded(signatures)
         # Shingles take more room than the texts: those of the few candidates are made again.
         members = functools.lru_cache(maxsize=10_000)(lambda i: shingles(texts[i]))
     pairs = ((i, j, jaccard(members(i), members(j))) for i, j in candidates)
@@ -99,7 +99,7 @@ def in_processes(function, items: Sequence, workers: int, chunk: int = 256) -> l
         return pool.map(function, items, chunk)
 
 
-def _banded(signatures: np.ndarray) -> Iterable[tuple[int, int]]:
+def banded(signatures: np.ndarray) -> Iterable[tuple[int, int]]:
     """Pairs that agree in all places of a band, each text with the first and the one before of those that do."""
     found: set[tuple[int, int]] = set()
     for start in range(0, PERMUTATIONS, ROWS_PER_BAND):

@@ -1,0 +1,188 @@
+"""The same steps for corpora beyond one machine, as three datatrove pipelines: read, choose, write.
+
+datatrove brings the executors: its local one here, `SlurmPipelineExecutor` and `RayPipelineExecutor` elsewhere, with the
+same stages and `depends` between them. Every task but the one that chooses works on files of its own; what tasks tell each
+other lies under `work`, which all of them must see.
+
+1. Read (many tasks): rows that are valid or mended go to `rows/`, the others to `rejects/`; of each row a MinHash signature
+and
+   three keys go to `signatures/`, some 540 bytes.
+2. Choose (one task): near-duplicates by bands of the signatures, each pair verified on its texts; the rows that stay to
+`kept/`. 3. Write (many tasks): the rows that stay, without personal data.
+
+Rules of quality look at all answers together and are left to samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from course_utils.data_prep import formats, reading, validation
+from course_utils.data_prep.deduplication import choose, comparable, first_of_each
+from course_utils.data_prep.pii import Redactor
+from course_utils.data_prep.pipeline import read_rows, write_lines
+from course_utils.data_prep.similarity import PERMUTATIONS, banded, jaccard, normalise, shingles, text_signature
+from course_utils.errors import CourseError
+
+STAGES = ("read", "choose", "write")
+
+
+def stages(
+    source: str | Path,
+    target: str | Path,
+    work: str | Path,
+    kind: str = "chat",
+    threshold: float = 0.6,
+    redaction: str = "label",
+    allow: Iterable[str] = (),
+    seed: int = 0,
+) -> dict[str, list[Callable]]:
+    """Pipelines by name, in the order of `STAGES`, for any of datatrove's executors; "choose" must run as a single task.
+
+    Args:
+        source: folder with JSONL, JSON, CSV or Parquet files; a task takes every so-manieth of them.
+        target: folder for the prepared files.
+        work: folder for what stages tell each other.
+        kind: as in `prepare`.
+        threshold: as in `deduplicate`.
+        redaction, allow, seed: as in `prepare`.
+
+    Raises:
+        CourseError: no such folder, no files in it, or an unknown mode.
+    """
+    files = [str(file) for file in sorted(Path(source).rglob("*")) if file.suffix.lower() in reading.SUFFIXES]
+    if not files:
+        raise CourseError(f"{source}: no files that end in {', '.join(reading.SUFFIXES)}")
+    redactor = Redactor(redaction, seed=seed, allow=allow)
+    return {
+        "read": [Read(files, str(work), kind)],
+        "choose": [Choose(len(files), str(work), threshold)],
+        "write": [Write(len(files), str(work), str(target), redactor)],
+    }
+
+
+def run_locally(source, target, work, tasks: int = 2, workers: int = 2, **settings) -> Path:
+    """All stages on this machine by datatrove's local executor; arguments as in `stages`. Returns the target folder.
+
+    A run that was interrupted goes on with the tasks that are not done (datatrove's `logging_dir`, under `work`).
+
+    Raises:
+        CourseError: as `stages`, or datatrove is not installed.
+    """
+    try:
+        from datatrove.executor import LocalPipelineExecutor
+    except ImportError as error:
+        raise CourseError("this needs datatrove: pip install 'finetuning-course[scale]', and again") from error
+    for name, pipeline in stages(source, target, work, **settings).items():
+        many = name != "choose"
+        LocalPipelineExecutor(
+            pipeline, tasks=tasks if many else 1, workers=workers if many else 1, logging_dir=str(Path(work) / "logs" / name)
+        ).run()
+    return Path(target)
+
+
+class _Stage:
+    """What datatrove calls: (documents, rank, number of tasks) → documents, of which there are none here."""
+
+    def _name(self, folder: str, number: int, suffix: str) -> Path:
+        path = Path(self.work) / folder / f"{number:05d}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+class Read(_Stage):
+    """Stage 1."""
+
+    def __init__(self, files: list[str], work: str, kind: str):
+        self.files, self.work, self.kind = files, work, kind
+
+    def __call__(self, data, rank: int = 0, world_size: int = 1):
+        """Read this task's files."""
+        for number in range(rank, len(self.files), world_size):
+            lines, rejects, signatures, keys = [], [], [], []
+            for row, mended, changes in read_rows(self.files[number], self.kind, "openai", None, validation.MAX_TOKENS):
+                if mended is None:
+                    entry = {
+                        "file": self.files[number],
+                        "line": row.line,
+                        "code": changes[-1].code,
+                        "reason": changes[-1].reason,
+                    }
+                    rejects.append(formats.dumps({**entry, "text": row.raw.decode("utf-8", "backslashreplace")}))
+                    continue
+                text, answer = comparable(formats.prompt_of(mended)), formats.answer_of(mended)
+                lines.append(formats.dumps(mended))
+                signatures.append(text_signature(text))
+                keys.append([_key(formats.prompt_of(mended), answer), _key(text), _key(normalise(answer))])
+            write_lines(self._name("rows", number, ".jsonl"), lines)
+            write_lines(self._name("rejects", number, ".jsonl"), rejects)
+            signatures = np.array(signatures, dtype=np.uint32).reshape(-1, PERMUTATIONS)
+            beside = self._name("signatures", number, ".part.npz")
+            np.savez(beside, signatures=signatures, keys=np.array(keys, dtype=np.uint64).reshape(-1, 3))
+            beside.replace(self._name("signatures", number, ".npz"))
+        yield from ()
+
+
+class Choose(_Stage):
+    """Stage 2; holds the signatures of all rows in memory, and no text but those of the pairs it verifies."""
+
+    def __init__(self, files: int, work: str, threshold: float):
+        self.files, self.work, self.threshold = files, work, threshold
+
+    def __call__(self, data, rank: int = 0, world_size: int = 1):
+        """Choose the rows that stay."""
+        loaded = [np.load(self._name("signatures", number, ".npz")) for number in range(self.files)]
+        sizes = [len(part["keys"]) for part in loaded]
+        keys, signatures = (np.concatenate([part[name] for part in loaded]) for name in ("keys", "signatures"))
+        exact, normal, answers = keys.T.tolist()
+        firsts = first_of_each(normal)
+        candidates = [(firsts[i], firsts[j]) for i, j in banded(signatures[firsts])]
+        texts = self._texts({index for pair in candidates for index in pair}, sizes)
+        sets = {index: shingles(text) for index, text in texts.items()}
+        pairs = [(i, j, index) for i, j in candidates if (index := jaccard(sets[i], sets[j])) >= self.threshold]
+        kept = np.array(choose(exact, normal, answers, pairs).kept, dtype=np.int64)
+        starts = np.cumsum([0, *sizes])
+        for number in range(self.files):
+            inside = kept[(kept >= starts[number]) & (kept < starts[number + 1])] - starts[number]
+            np.save(self._name("kept", number, ".npy"), inside)
+        yield from ()
+
+    def _texts(self, wanted: set[int], sizes: list[int]) -> dict[int, str]:
+        """Prompts of these rows, from the files of stage 1."""
+        texts, start = {}, 0
+        for number, size in enumerate(sizes):
+            if any(start <= index < start + size for index in wanted):
+                with self._name("rows", number, ".jsonl").open(encoding="utf-8") as file:
+                    for place, line in enumerate(file):
+                        if start + place in wanted:
+                            texts[start + place] = comparable(formats.prompt_of(json.loads(line)))
+            start += size
+        return texts
+
+
+class Write(_Stage):
+    """Stage 3."""
+
+    def __init__(self, files: int, work: str, target: str, redactor: Redactor):
+        self.files, self.work, self.target, self.redactor = files, work, target, redactor
+
+    def __call__(self, data, rank: int = 0, world_size: int = 1):
+        """Write this task's files."""
+        Path(self.target).mkdir(parents=True, exist_ok=True)
+        for number in range(rank, self.files, world_size):
+            kept = set(np.load(self._name("kept", number, ".npy")).tolist())
+            with self._name("rows", number, ".jsonl").open(encoding="utf-8") as file:
+                rows = (json.loads(line) for place, line in enumerate(file) if place in kept)
+                lines = [formats.dumps(self.redactor.row(row).row) for row in rows]
+            write_lines(Path(self.target) / f"{number:05d}.jsonl", lines)
+        yield from ()
+
+
+def _key(*texts: str) -> int:
+    """64 bits: among a hundred million rows two that are not the same share a key with a probability of 0.03 %."""
+    return int.from_bytes(hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest(), "big")
