@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,14 +67,20 @@ def canonical(names):
     return {name.lower().replace("_", "-") for name in names}
 
 
+def extras_of(section: str) -> str:
+    """What the install cell of a section asks for beside the course itself."""
+    return re.search(r"^# INSTALL:[ ]*(.*)$", builder.source_file(section).read_text(encoding="utf-8"), re.MULTILINE)[1]
+
+
 @pytest.mark.index
+@pytest.mark.parametrize("section", builder.SECTIONS.values())
 @pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.stem)
-def test_installing_in_colab_replaces_nothing(image, wheel, tmp_path):
-    """What the install cell of notebook 02 asks for, with this wheel in place of the repository's address."""
+def test_installing_in_colab_replaces_nothing(image, section, wheel, tmp_path):
+    """What a notebook's install cell asks for, with this wheel in place of the repository's address."""
     python = fake_machine(image, tmp_path / "colab")
     constraint = tmp_path / "shipped.txt"
     constraint.write_text("\n".join(f"{n}=={v}" for n, v in shipped(image).items()))
-    extras = builder.requirement().partition("[")[2].partition("]")[0]
+    extras = extras_of(section)
     asked = f"{wheel}[{extras}]" if extras else str(wheel)
     for used in (None, constraint):  # the lower bounds alone must do; the constraint is the belt to these braces
         found = would_install(python, asked, tmp_path=tmp_path, constraint=used)
@@ -97,7 +104,12 @@ def test_with_the_install_cells_constraint_even_trl_replaces_nothing(wheel, tmp_
 
 def test_the_wheel_carries_data_and_notebooks(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for file in ("data/support_tickets/test.jsonl", "data/code_review/schema.json", "notebooks/02_lora.ipynb"):
+    for file in (
+        "data/support_tickets/test.jsonl",
+        "data/code_review/schema.json",
+        "data/raw_support_export/truth.jsonl",
+        "notebooks/02_lora.ipynb",
+    ):
         assert f"course_utils/_assets/{file}" in names
     assert not [name for name in names if "instructor" in name or name.startswith("tests/")]
     assert wheel.stat().st_size < 3_000_000
