@@ -170,6 +170,7 @@ def prepare(
             _deduplicate(result, workers)
         if "contamination" in steps and test:
             _contamination(result, test)
+        owners = [(group or customer_of)(row) for row in result.rows]
         if "redact" in steps:
             _redact(result, Redactor(redaction, pii, seed, allow=allow), workers)
     if not result.rows:
@@ -177,7 +178,7 @@ def prepare(
     if production and kind == "chat":
         result.distance = distribution.distance([formats.prompt_of(row) for row in result.rows], production, seed)
     if "split" in steps and kind == "chat" and len(result.rows) > 1:
-        result.train, result.validation = split(result.rows, validation_share, group or customer_of, seed)
+        result.train, result.validation = split(result.rows, validation_share, owners, seed)
     else:
         result.train = list(range(len(result.rows)))
     return result
@@ -186,6 +187,14 @@ def prepare(
 def customer_of(row: dict) -> str | None:
     """The name in a user's message: the one place where a chat row can say whose it is."""
     return next((m["name"] for m in row.get("messages", []) if m.get("role") == "user" and m.get("name")), None)
+
+
+def without_customers(row: dict) -> dict:
+    """A row whose user messages name nobody: the customer's number serves the split, and nobody needs it in the file."""
+    for message in row["messages"]:
+        if message["role"] == "user":
+            message.pop("name", None)
+    return row
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> Path:
@@ -308,6 +317,11 @@ def _redact(result: Prepared, redactor: Redactor, workers: int) -> None:
     redactor.load()  # before processes part, so that they share it
     for index, redacted in enumerate(in_processes(redactor.row, result.rows, workers, 64)):
         result.rows[index] = redacted.row
+        if customer_of(redacted.row) is not None:
+            without_customers(redacted.row)
+            result.changes.append(
+                Change(result.lines[index], "redact", CHANGED, "customer", "the name of the user's message")
+            )
         for place, entity in redacted.findings:
             # The value itself stays out of the list of changes: that file goes around too.
             result.changes.append(

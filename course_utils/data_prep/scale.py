@@ -25,7 +25,7 @@ import numpy as np
 from course_utils.data_prep import formats, reading, validation
 from course_utils.data_prep.deduplication import choose, comparable, first_of_each
 from course_utils.data_prep.pii import Redactor
-from course_utils.data_prep.pipeline import read_rows, write_lines
+from course_utils.data_prep.pipeline import read_rows, without_customers, write_lines
 from course_utils.data_prep.similarity import PERMUTATIONS, banded, jaccard, normalise, shingles, text_signature
 from course_utils.errors import CourseError
 
@@ -178,7 +178,7 @@ class Write(_Stage):
             kept = set(np.load(self._name("kept", number, ".npy")).tolist())
             with self._name("rows", number, ".jsonl").open(encoding="utf-8") as file:
                 rows = (json.loads(line) for place, line in enumerate(file) if place in kept)
-                lines = [formats.dumps(self.redactor.row(row).row) for row in rows]
+                lines = [formats.dumps(without_customers(self.redactor.row(row).row)) for row in rows]
             write_lines(Path(self.target) / f"{number:05d}.jsonl", lines)
         yield from ()
 

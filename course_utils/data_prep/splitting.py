@@ -17,7 +17,7 @@ SIMILAR = 0.5
 def split(
     rows: Sequence[dict],
     validation: float = 0.1,
-    group: Callable[[dict], object] | None = None,
+    group: Callable[[dict], object] | Sequence | None = None,
     seed: int = 0,
     threshold: float = SIMILAR,
     text: Callable[[dict], str] = formats.prompt_of,
@@ -27,7 +27,8 @@ def split(
     Args:
         rows: chat rows.
         validation: share of rows for validation; met as closely as the groups allow.
-        group: a row's customer, document, author …; rows with the same value stay together, None belongs to nobody.
+        group: a row's customer, document, author …, as a function or as a value for each row; rows with the same value stay
+            together, None belongs to nobody.
         seed: of the shuffle.
         threshold: Jaccard index from which two texts stay together; every pair is looked at up to 20,000 rows.
         text: what is compared.
@@ -40,8 +41,8 @@ def split(
     if len(rows) < 2:
         raise CourseError(f"{len(rows)} rows can't be split")
     groups, seen = Groups(len(rows)), {}
-    for index, row in enumerate(rows):
-        key = group(row) if group else None
+    owners = group if isinstance(group, Sequence) else [group(row) if group else None for row in rows]
+    for index, key in enumerate(owners):
         if key is not None:
             groups.join(seen.setdefault(key, index), index)
     for i, j, _ in similar_pairs([text(row) for row in rows], threshold):

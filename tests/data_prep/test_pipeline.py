@@ -69,10 +69,11 @@ def test_each_trouble_has_its_reason(export):
     assert {line: change.code for line, change in done.dropped.items()} == {
         61: "not_json", 63: "refusal", 64: "exact_duplicate", 65: "near_duplicate"}  # fmt: skip
     assert {(change.line, change.code) for change in done.changes if change.action == "changed"} >= {
-        (62, "other_shape"), (66, "name"), (66, "email")}  # fmt: skip
+        (62, "other_shape"), (66, "name"), (66, "email"), (66, "customer")}  # fmt: skip
     assert [n for _, n in done.counts] == [66, 65, 64, 62, 62]
     text = json.dumps(done.rows, ensure_ascii=False)
     assert "Karagöz" not in text
+    assert "c-99" not in text  # served the split, and is gone
     assert "[NAME], [EMAIL]" in text
 
 
