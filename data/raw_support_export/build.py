@@ -119,6 +119,21 @@ def render(text: str, rng: random.Random, numbers: dict | None = None) -> tuple[
     return "".join([*pieces, text[position:]]), found
 
 
+# Before the triage system went live the desk answered deliveries and returns with these.
+MACROS = {
+    "delivery": [
+        "Thank you for contacting Tarnbrook. Most parcels arrive within three to five working days. Please allow until then before you write again.",
+        "Dear customer, you can follow your parcel at any time with the tracking link in your dispatch e-mail. The Tarnbrook team",
+        "Hello! We are sorry to hear that. We have passed your message on to our delivery partner, who will be in touch with you shortly.",
+    ],
+    "returns": [
+        "Thank you for contacting Tarnbrook. You can return most items within 30 days. Please use the returns portal in your account to print a label.",
+        "Dear customer, once your parcel has reached our warehouse the refund takes up to 14 days. The Tarnbrook team",
+        "Hello! To start a return, please reply with your order number and a photo of the item in its packaging.",
+    ],
+}
+
+
 class Example:
     """A row on its way into the file."""
 
@@ -265,6 +280,13 @@ def main() -> None:
     for k, (fault, make) in zip(malformed, MALFORMED * 2):
         of[k].faults = [fault]
         of[k].line = make(of[k].row())
+    tickets = [json.loads(line) for line in (HERE.parent / "support_tickets" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    # Short ones: two of them name a person, which was looked for by eye.
+    short = [r for r in tickets if r["record"]["category"] in MACROS and len(r["message"].split()) <= 20]
+    for number, row in enumerate(short):
+        message = re.sub(r"\b(Öztürk|Nguyen)\b", r"{{NAME:\1}}", row["message"])
+        macro = rng.choice(MACROS[row["record"]["category"]])
+        examples.append(Example("macro", f"c-{6000 + number}", message, macro, ["answer_format"], numbers={}))
     rng.shuffle(examples)
     write(examples)
 

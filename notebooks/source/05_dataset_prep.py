@@ -24,7 +24,7 @@
 # ## 1 · The export
 #
 # Data quality is the variable that matters most in fine-tuning, and the one with the fewest tools. Here is what a colleague hands
-# you: 1,500 lines "from the support desk, all chats, should be fine". Every fault in it was put there on purpose, people and
+# you: 1,700 lines "from the support desk, all chats, should be fine". Every fault in it was put there on purpose, people and
 # numbers are invented, and a second file says what is wrong with each line, so that we can count what each step finds.
 
 # %%
@@ -479,11 +479,11 @@ for run in record["runs"]:
     print(f"  {run:<34} valid {valid[0]:.0%} [{valid[1]:.0%}, {valid[2]:.0%}]   both fields right {both[0]:.0%} [{both[1]:.0%}, {both[2]:.0%}]")
 
 # %%
-hundred, mediocre, more = (recorded_mean(run) for run in ("a hundred good", "mediocre", "mediocre, four times the budget"))
+hundred, mediocre, more = (recorded_mean(run) for run in ("a hundred good", "mediocre", "mediocre, twice the budget"))
 claims.check(
     "P1",
     measured=f"recorded, both fields right: 100 curated rows {hundred[0]:.0%}, {record['rows']['mediocre']:,} rows labelled by keywords {mediocre[0]:.0%} at the same "
-    f"budget and {more[0]:.0%} at four times the budget",
+    f"budget and {more[0]:.0%} at twice the budget",
     holds=hundred[1] > max(mediocre[2], more[2]),
     when="the mediocre rows are wrong as often as here (" + f"{record['labels wrong by keyword']:.0%} of keyword labels); noise that is rarer costs less",
     because="more rows made up for their noise",
