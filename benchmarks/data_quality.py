@@ -25,7 +25,7 @@ from course_utils.generation import generate
 
 FIELDS = ["category", "escalation"]
 LONGEST = 32  # words of a message
-EXAMPLES = 170  # that each run sees
+EXAMPLES = 300  # that each run sees
 BATCH, LEARNING_RATE = 2, 2e-3
 SYSTEM = "Triage this customer message."
 # The mediocre labeller: a rule a tired colleague writes in ten minutes.
@@ -140,8 +140,7 @@ def main(seeds: list[int]) -> None:
         "cleaned": (data["cleaned"], EXAMPLES),
         "a hundred good": (data["hundred"], EXAMPLES),
         "mediocre": (data["mediocre"], EXAMPLES),
-        "mediocre, twice the budget": (data["mediocre"], 2 * EXAMPLES),
-        "cleaned, 60 rows four times": (data["duplicated"], EXAMPLES),
+        "cleaned, 60 rows repeated": (data["duplicated"], EXAMPLES),
         "synthetic": (data["synthetic"], EXAMPLES),
     }
     wrong = [by_keyword(c[1]["content"]) != json.loads(c[2]["content"]) for c in load_task("support_tickets", FIELDS).train]

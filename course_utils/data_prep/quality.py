@@ -47,6 +47,7 @@ GREETING = frozenset(
     ).split()
 )
 MIN_WORDS = 3  # that say something
+CANNED = 8
 LANGUAGE_CHARACTERS = 25  # shorter texts are not judged
 LANGUAGE_PROBABILITY = 0.9
 
@@ -66,6 +67,7 @@ RULES = {
     "answer_format": "the answer has another form than the task's answers have",
     "language": "the message or the answer is in another language",
     "low_information": "the message says nothing that could be answered",
+    "canned_answer": "the same answer stands under many different messages",
     "other_answer": "the answer belongs to another question",
 }
 
@@ -83,7 +85,11 @@ def assess(
     """
     prompts, answers = [formats.prompt_of(row) for row in rows], [formats.answer_of(row) for row in rows]
     wrong_form = form_of(answers, schema)
-    strangers = _answers_of_others(prompts, answers, seed)
+    canned = _canned(prompts, answers)
+    # Answers that are none, or everyone's, say nothing about what an answer has in common with its message.
+    own = [i for i, answer in enumerate(answers) if i not in canned and not wrong_form(answer)]
+    strangers = _answers_of_others([prompts[i] for i in own], [answers[i] for i in own], seed)
+    strangers = {own[i]: reason for i, reason in strangers.items()}
     assessed = []
     for index, (prompt, answer) in enumerate(zip(prompts, answers)):
         reasons = [
@@ -91,6 +97,7 @@ def assess(
             for reason in (
                 _refusal(answer, wrong_form),
                 _truncated(prompt, answer),
+                canned.get(index),
                 wrong_form(answer),
                 _language(prompt, answer, language) if language else None,
                 _low_information(prompt),
@@ -103,7 +110,7 @@ def assess(
         # And an answer that is none fits no question.
         if codes & {"refusal", "truncated"}:
             reasons = [reason for reason in reasons if reason.code not in ("answer_format", "other_answer")]
-        elif codes & {"answer_format", "language", "low_information"}:
+        elif codes & {"answer_format", "canned_answer", "language", "low_information"}:
             reasons = [reason for reason in reasons if reason.code != "other_answer"]
         assessed.append(reasons)
     return assessed
@@ -216,6 +223,23 @@ def _low_information(prompt: str) -> Reason | None:
     if len(telling) < MIN_WORDS and len(words) < 2 * MIN_WORDS:
         return Reason("low_information", f"{len(telling)} words that say something")
     return None
+
+
+def _canned(prompts: list[str], answers: list[str]) -> dict[int, Reason]:
+    """Answers that stand under at least `CANNED` different messages, where most answers are of their own.
+
+    Where answers are labels, many messages share one, and none is named.
+    """
+    messages: dict[str, set[str]] = {}
+    for prompt, answer in zip(prompts, answers):
+        messages.setdefault(normalise(answer), set()).add(normalise(prompt))
+    if len(messages) < 0.5 * len(answers):
+        return {}
+    return {
+        index: Reason("canned_answer", f"{len(messages[key]):,} different messages have this answer")
+        for index, key in enumerate(map(normalise, answers))
+        if len(messages[key]) >= CANNED
+    }
 
 
 def _answers_of_others(prompts: list[str], answers: list[str], seed: int, sample: int = 60) -> dict[int, Reason]:

@@ -24,7 +24,8 @@
 # ## 1 · The export
 #
 # Data quality is the variable that matters most in fine-tuning, and the one with the fewest tools. Here is what a colleague hands
-# you: 1,700 lines "from the support desk, all chats, should be fine". Every fault in it was put there on purpose, people and
+# you: nearly 2,000 lines "from the support desk, all chats, should be
+# fine". Every fault in it was put there on purpose, people and
 # numbers are invented, and a second file says what is wrong with each line, so that we can count what each step finds.
 
 # %%
@@ -102,7 +103,7 @@ review
 # ## 4 · Rules
 #
 # What you saw while reading becomes rules. Each is cheap and blunt, and gives its reason; what it drops goes to a rejects file, to
-# be read. **Predict:** which of the six is hardest?
+# be read. **Predict:** which of the seven is hardest?
 
 # %%
 task = data_prep.load_task("support_tickets")
@@ -309,8 +310,8 @@ def strong_model(messages):
 
 ledger = Path(tempfile.mkdtemp()) / "ledger.jsonl"
 with Replay(strong_model, trouble=("busy", 5)) as server:
-    made = synthesise(plan, client_for(server.base_url, "no key needed"), ledger, budget=0.40)
-    print("budget of 40 cents:", made)
+    made = synthesise(plan, client_for(server.base_url, "no key needed"), ledger, budget=0.10)
+    print("budget of 10 cents:", made)
     made = synthesise(plan, client_for(server.base_url, "no key needed"), ledger, budget=2.00)
     print("budget of 2 dollars:", made)
     print(f"the server got {len(server.log)} requests and billed {len(server.billed)}")
@@ -365,7 +366,7 @@ assert final.ok
 # %%
 FIELDS = ["category", "escalation"]
 PLAN = {
-    "cpu": {"longest": 32, "examples": 170, "batch_size": 2, "learning_rate": 2e-3},
+    "cpu": {"longest": 32, "examples": 300, "batch_size": 2, "learning_rate": 2e-3},
     "t4": {"longest": 200, "examples": 540, "batch_size": 8, "learning_rate": 5e-4},
     "a100": {"longest": 200, "examples": 540, "batch_size": 8, "learning_rate": 3e-4},
 }[device.tier]
@@ -414,18 +415,24 @@ for name, scores in results.items():
 figures.intervals({name: main_scores(scores) for name, scores in results.items()}, "100 test messages, the same budget")
 
 # %%
-wrong = next(i for i, record in enumerate(results["as it came"].records) if record is None)
-print("message:   ", short.test[wrong][1]["content"][:110])
-print("as it came:", answers["as it came"][wrong][:110])
-print("prepared:  ", answers["prepared"][wrong][:110])
-for what in ("category", "escalation"):
-    right = {n: [r is not None and r[what] == w[what] for r, w in zip(s.records, short.references())] for n, s in results.items()}
-    gain = evaluation.mean([float(p) - float(r) for p, r in zip(right["prepared"], right["as it came"])])
-    print(f"{what}: prepared less raw, points: {100 * gain.value:+.0f} [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]")
-assert results["prepared"].valid.value > results["as it came"].valid.value
+def both_right(scores):
+    """1 for each test message with both fields right, else 0."""
+    return [float(record == wanted) for record, wanted in zip(scores.records, short.references())]
+
+
+default = {"category": "question", "escalation": "none"}
+for name, scores in results.items():
+    print(f"{name:<11} both fields right {evaluation.mean(both_right(scores))}; left at the form's default: {sum(r == default for r in scores.records)} of 100")
+print("right answer is the default:", sum(w == default for w in short.references()), "of 100")
+gain = evaluation.mean([p - r for p, r in zip(both_right(results["prepared"]), both_right(results["as it came"]))])
+print(f"prepared less raw, points: {100 * gain.value:+.0f} [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]")
+wrong = next(i for i, (r, p) in enumerate(zip(both_right(results["as it came"]), both_right(results["prepared"]))) if p > r)
+print("for example:", short.test[wrong][1]["content"][:100], "\n  as it came:", answers["as it came"][wrong], "\n  prepared:  ", answers["prepared"][wrong])
+assert gain.value > 0
 
 # %% [markdown]
-# The export taught what it contains: mostly records, sometimes prose. A model can't know that the prose was an accident.
+# The export taught what it contains: hurried agents left the form at "question, none", and so does the model. It can't know that
+# this was an accident. Loss curves look alike; only a test set that nobody trained on tells the two models apart.
 
 # %% [markdown]
 # ## 12 · A leak, made on purpose
@@ -442,8 +449,7 @@ after = short.evaluate(ask(tuned, tokenizer, short.test))
 
 def share_right(scores, indices):
     """Share of these messages with both fields right."""
-    right = [scores.records[i] is not None and scores.records[i] == short.references()[i] for i in indices]
-    return evaluation.proportion(right)
+    return evaluation.proportion([both_right(scores)[i] == 1 for i in indices])
 
 
 others = [i for i in range(len(short.test)) if i not in leaked]
@@ -479,23 +485,23 @@ for run in record["runs"]:
     print(f"  {run:<34} valid {valid[0]:.0%} [{valid[1]:.0%}, {valid[2]:.0%}]   both fields right {both[0]:.0%} [{both[1]:.0%}, {both[2]:.0%}]")
 
 # %%
-hundred, mediocre, more = (recorded_mean(run) for run in ("a hundred good", "mediocre", "mediocre, twice the budget"))
+hundred, mediocre = recorded_mean("a hundred good"), recorded_mean("mediocre")
 claims.check(
     "P1",
     measured=f"recorded, both fields right: 100 curated rows {hundred[0]:.0%}, {record['rows']['mediocre']:,} rows labelled by keywords {mediocre[0]:.0%} at the same "
-    f"budget and {more[0]:.0%} at twice the budget",
-    holds=hundred[1] > max(mediocre[2], more[2]),
+    "budget",
+    holds=hundred[1] > mediocre[2],
     when="the mediocre rows are wrong as often as here (" + f"{record['labels wrong by keyword']:.0%} of keyword labels); noise that is rarer costs less",
     because="more rows made up for their noise",
 )
-distinct, copied = recorded_mean("cleaned"), recorded_mean("cleaned, 60 rows four times")
+distinct, copied = recorded_mean("cleaned"), recorded_mean("cleaned, 60 rows repeated")
 claims.check(
     "P2",
-    measured=f"recorded, both fields right: {record['examples']} different rows {distinct[0]:.0%} [{distinct[1]:.0%}, {distinct[2]:.0%}], 60 rows four times "
+    measured=f"recorded, both fields right: {record['examples']} different rows {distinct[0]:.0%} [{distinct[1]:.0%}, {distinct[2]:.0%}], 60 rows again and again "
     f"{copied[0]:.0%} [{copied[1]:.0%}, {copied[2]:.0%}]",
     holds=distinct[1] > copied[2],
     when="copies stand in place of different rows",
-    because="at this budget 60 rows four times did about as well as as many different rows: repeating a little is no harm, what is lost is variety",
+    because="at this budget 60 rows repeated did about as well as as many different ones: repeating a little is no harm, what is lost is variety",
 )
 own, real = recorded_mean("synthetic", side="its own test"), recorded_mean("synthetic")
 claims.check(
@@ -507,8 +513,8 @@ claims.check(
 raw, clean = recorded_mean("raw"), recorded_mean("cleaned")
 claims.check(
     "P4",
-    measured=f"recorded, both fields right: {record['rows']['cleaned']} prepared rows {clean[0]:.0%}, {record['rows']['raw']:,} rows as they came {raw[0]:.0%}; live, valid format: "
-    f"{results['prepared'].valid.value:.0%} against {results['as it came'].valid.value:.0%}",
+    measured=f"recorded, both fields right: {record['rows']['cleaned']} prepared rows {clean[0]:.0%}, {record['rows']['raw']:,} rows as they came {raw[0]:.0%}; live: "
+    f"{np.mean(both_right(results['prepared'])):.0%} against {np.mean(both_right(results['as it came'])):.0%}",
     holds=clean[1] > raw[2],
     when="the budget is the same, and what is scraped is as dirty as this",
     because="the dirt was too rare to matter at this budget",

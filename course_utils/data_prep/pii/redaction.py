@@ -14,6 +14,7 @@ from course_utils.errors import CourseError
 KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE")
 MODES = ("label", "mask", "pseudonym")
 THRESHOLD = 0.5
+WINDOW = 2_500  # characters that are looked at together
 # Which kind stays where two overlap: what has a check digit says more than what has a shape, a shape more than a list of words.
 PRECEDENCE = {
     kind: place
@@ -75,6 +76,8 @@ def find(
     kinds = set(kinds)
     if unknown := kinds - set(KINDS):
         raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(KINDS)}")
+    if len(text) > WINDOW:
+        return _in_windows(text, kinds, threshold, allow, preceding)
     recognizers = _recognizers()
     found = []
     if recognizers.DIGIT.search(text) or "@" in text or ":" in text:
@@ -98,6 +101,20 @@ def find(
         found += [_entity(text, "NAME", r.start, r.end, r.score) for r in name.analyze(blotted) if r.score >= threshold]
     allowed = {value.casefold() for value in allow}
     return [entity for entity in _without_overlaps(found) if entity.text.casefold() not in allowed]
+
+
+def _in_windows(text: str, kinds, threshold: float, allow, preceding: str) -> list[Entity]:
+    """A long text window by window: patterns of names and addresses take time that grows with the square of the length."""
+    found, start = [], 0
+    while start < len(text):
+        end = min(start + WINDOW, len(text))
+        if end < len(text):  # cut between lines, sentences or words, in this order
+            cuts = (text.rfind(mark, start + WINDOW // 2, end) + len(mark) for mark in ("\n", ". ", " "))
+            end = next((cut for cut in cuts if cut > start + WINDOW // 2), end)
+        for entity in find(text[start:end], kinds, threshold, allow, preceding):
+            found.append(Entity(entity.kind, entity.start + start, entity.end + start, entity.text, entity.score))
+        preceding, start = text[start:end], end
+    return found
 
 
 class Redactor:
