@@ -145,6 +145,19 @@ def test_strange_texts():
         find(text)
 
 
+def test_long_texts_are_looked_at_in_windows_and_in_time():
+    import time
+
+    line = "The kettle of order TB-12345 is late, says Selin Karagöz, +44 7700 900123, of 14 Mill Lane, Leeds LS2 7EW.\n"
+    found = find(line * 400)
+    assert len(found) == 3 * 400
+    assert all((line * 400)[e.start : e.end] == e.text for e in found)
+    for worst in ("Street ,", "Nguyễn )", "::Street ", "van der Aa ", "12 "):
+        began = time.monotonic()
+        find((worst * 5000)[:24_000])
+        assert time.monotonic() - began < 5
+
+
 def test_recognisers_fit_presidios_engine():
     """Ours in Presidio's own registry, found by its engine."""
     from presidio_analyzer import AnalyzerEngine, RecognizerRegistry

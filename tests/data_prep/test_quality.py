@@ -56,6 +56,22 @@ def test_a_schema_says_what_an_answer_is():
     assert codes(chat("Where is the kettle that I ordered?", '{"category": "shipping"}'), schema=schema) == ["answer_format"]
 
 
+def test_one_answer_under_many_messages():
+    canned = "Thank you, your message has been received."
+    things = ["lamp", "desk", "rug", "pan", "bed", "cup", "mug", "jar", "fan"]
+    rows = [
+        chat(f"How do I clean the {thing} number {n}?", f"Wipe the {thing} number {n} dry.")
+        for n, thing in enumerate(things * 4)
+    ]
+    asked = [chat(f"Where is my {thing} that I ordered in May?", canned) for thing in things]
+    found = assess([*rows, *asked])
+    assert [[r.code for r in reasons] for reasons in found] == [[]] * len(rows) + [["canned_answer"]] * len(asked)
+    # Copies of one message are no different messages, and labels may stand under many.
+    assert assess([*rows, *[asked[0]] * 12])[-1] == []
+    labels = [chat(f"message about thing {n * 7919}", "yes" if n % 2 else "no") for n in range(40)]
+    assert assess(labels) == [[]] * 40
+
+
 def test_free_text_has_no_form():
     rows = [chat(f"How do I clean thing number {n}?", f"Wipe thing number {n} with a dry cloth.") for n in range(40)]
     assert assess(rows) == [[]] * 40
