@@ -141,7 +141,7 @@ def prepare(
 
     Args:
         path: JSONL, JSON, CSV or Parquet.
-        kind: "chat"; other kinds are validated and mended, and go through no step that needs a conversation.
+        kind: "chat"; other kinds are validated, mended and redacted, and go through no step that needs a conversation.
         steps: of `STEPS`, which to take; their order is always that of `STEPS`.
         test: rows that the model will be scored on; what is like them is dropped from the export.
         production: prompts as they come in production, for the distance.
@@ -170,9 +170,9 @@ def prepare(
             _deduplicate(result, workers)
         if "contamination" in steps and test:
             _contamination(result, test)
-        owners = [(group or customer_of)(row) for row in result.rows]
-        if "redact" in steps:
-            _redact(result, Redactor(redaction, pii, seed, allow=allow), workers)
+    owners = [(group or customer_of)(row) for row in result.rows]
+    if "redact" in steps:
+        _redact(result, Redactor(redaction, pii, seed, allow=allow), workers)
     if not result.rows:
         raise CourseError(f"{Path(path).name}: nothing is left of {result.counts[0][1]} lines; the reasons:\n{result}")
     if production and kind == "chat":
@@ -191,7 +191,7 @@ def customer_of(row: dict) -> str | None:
 
 def without_customers(row: dict) -> dict:
     """A row whose user messages name nobody: the customer's number serves the split, and nobody needs it in the file."""
-    for message in row["messages"]:
+    for message in row.get("messages", []):
         if message["role"] == "user":
             message.pop("name", None)
     return row

@@ -147,6 +147,13 @@ def test_preferences_are_validated_and_mended(tmp_path):
     assert list(done.dropped) == [5]
 
 
+def test_preferences_are_redacted(tmp_path):
+    row = malformed.preference()
+    row["input"]["messages"][0]["content"] = "I am Selin Karagöz, selin@example.org"
+    done = prepare(write(tmp_path, [row] * 3), kind="preference")
+    assert done.rows[0]["input"]["messages"][0]["content"] == "I am [NAME], [EMAIL]"
+
+
 class Page(HTMLParser):
     def __init__(self):
         super().__init__()

@@ -244,7 +244,7 @@ def _in_context(text: str, result) -> float:
     before = text[max(0, result.start - 70) : result.start]
     value = text[result.start : result.end]
     score = result.score
-    if result.entity_type == "CARD" or result.entity_type == "CREDIT_CARD":
+    if result.entity_type == "CREDIT_CARD":
         # One number in ten passes Luhn's check by chance.
         if not re.match(r"(?:4|5[1-5]|2[2-7]|3[47]|6(?:011|4[4-9]|5)|3(?:0[0-5]|[689])|35)", re.sub(r"\D", "", value)):
             return 0.0
