@@ -111,6 +111,10 @@ def _page(prepared, production, costs_of) -> str:
             f"<p>A classifier tells them apart with an area under the curve of {prepared.distance.auc:.2f}; "
             "0.5 would be not at all.</p>",
             _table(("", "prepared", "production"), rows),
+            _table(
+                ("", "words that give it away"),
+                list(zip(("prepared", "production"), map(", ".join, prepared.distance.topics))),
+            ),
         ]
     if prepared.contaminated:
         tests = len({hit.test for hit in prepared.contaminated})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,12 +54,14 @@ class Distance:
         auc: how well a classifier tells them apart on prompts it has not seen; 0.5 is not at all.
         train, production: how each is written.
         weights: for each training prompt, its odds of being a production prompt; for `resample`.
+        topics: the words by which each set gives itself away, training's and production's, the most telling first.
     """
 
     auc: float
     train: Style
     production: Style
     weights: np.ndarray
+    topics: tuple[list[str], list[str]]
 
 
 def distance(train: Sequence[str], production: Sequence[str], seed: int = 0) -> Distance:
@@ -83,7 +86,8 @@ def distance(train: Sequence[str], production: Sequence[str], seed: int = 0) -> 
         scores[out] = features[out] @ _logistic(features[~out], labels[~out])
     odds = np.exp(np.clip(scores, -8, 8)) * len(train) / len(production)
     words = [set(normalise(" ".join(texts)).split()) for texts in (train, production)]
-    return Distance(_auc(scores, labels), _style(train, words[1]), _style(production, words[0]), odds[: len(train)])
+    topics = _telling(train, production), _telling(production, train)
+    return Distance(_auc(scores, labels), _style(train, words[1]), _style(production, words[0]), odds[: len(train)], topics)
 
 
 def resample(train: Sequence, weights: Sequence[float], n: int, seed: int = 0) -> list[int]:
@@ -137,6 +141,20 @@ def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
     positive = labels == 1
     n, m = positive.sum(), (~positive).sum()
     return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def _telling(these: Sequence[str], those: Sequence[str], count: int = 8) -> list[str]:
+    """Words that prompts of one set have and the other's have not: log odds with a prior, over their error (Monroe et al. 2008)."""
+    here, there = (Counter(word for text in texts for word in set(normalise(text).split())) for texts in (these, those))
+    everywhere = here + there
+
+    def telling(word: str) -> float:
+        prior = 0.01 * everywhere[word]
+        odds = [(c[word] + prior) / (len(t) - c[word] + 1) for c, t in ((here, these), (there, those))]
+        return np.log(odds[0] / odds[1]) / np.sqrt(1 / (here[word] + prior) + 1 / (there[word] + prior))
+
+    words = [word for word, n in everywhere.items() if n >= 5 and len(word) > 2]
+    return sorted(words, key=telling, reverse=True)[:count]
 
 
 def _style(texts: Sequence[str], others: set[str]) -> Style:

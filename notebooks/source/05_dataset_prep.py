@@ -270,6 +270,8 @@ apart = data_prep.distance(prompts, export.production)
 print(f"area under the curve {apart.auc:.3f}")
 for (what, mine), (_, theirs) in zip(apart.train.rows(), apart.production.rows()):
     print(f"  {what:<30} export {mine:6.2f}   production {theirs:6.2f}")
+for whose, words in zip(("export", "production"), apart.topics):
+    print(f"  words that tell {whose:<14}", ", ".join(words))
 chosen = data_prep.resample(prompts, apart.weights, 200)
 nearer = data_prep.distance([prompts[i] for i in chosen], export.production)
 print(f"the 200 rows drawn by the classifier's odds: area {nearer.auc:.3f}, median {nearer.train.words:.0f} words")
