@@ -144,7 +144,7 @@ def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _telling(these: Sequence[str], those: Sequence[str], count: int = 8) -> list[str]:
-    """Words that prompts of one set have and the other's have not: log odds with a prior, over their error (Monroe et al. 2008)."""
+    """Words that one set's prompts have and the other's have not: log odds over their error (Monroe et al. 2008)."""
     here, there = (Counter(word for text in texts for word in set(normalise(text).split())) for texts in (these, those))
     everywhere = here + there
 
