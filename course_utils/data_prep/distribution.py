@@ -145,16 +145,17 @@ def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 def _telling(these: Sequence[str], those: Sequence[str], count: int = 8) -> list[str]:
     """Words that one set's prompts have and the other's have not: log odds over their error (Monroe et al. 2008)."""
-    here, there = (Counter(word for text in texts for word in set(normalise(text).split())) for texts in (these, those))
-    everywhere = here + there
+    # Counted by the word and not by the prompt: long prompts have more of every word.
+    here, there = (Counter(word for text in texts for word in normalise(text).split()) for texts in (these, those))
+    everywhere, sizes = here + there, (here.total(), there.total())
 
     def telling(word: str) -> float:
         prior = 0.01 * everywhere[word]
-        odds = [(c[word] + prior) / (len(t) - c[word] + 1) for c, t in ((here, these), (there, those))]
+        odds = [(c[word] + prior) / (n - c[word] + 1) for c, n in zip((here, there), sizes)]
         return np.log(odds[0] / odds[1]) / np.sqrt(1 / (here[word] + prior) + 1 / (there[word] + prior))
 
-    words = [word for word, n in everywhere.items() if n >= 5 and len(word) > 2]
-    return sorted(words, key=telling, reverse=True)[:count]
+    scores = {word: telling(word) for word, n in everywhere.items() if n >= 5 and len(word) > 2}
+    return sorted((word for word in scores if scores[word] > 2), key=scores.get, reverse=True)[:count]
 
 
 def _style(texts: Sequence[str], others: set[str]) -> Style:
