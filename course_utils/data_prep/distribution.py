@@ -150,7 +150,7 @@ def _telling(these: Sequence[str], those: Sequence[str], count: int = 8) -> list
     everywhere, sizes = here + there, (here.total(), there.total())
 
     def telling(word: str) -> float:
-        prior = 0.01 * everywhere[word]
+        prior = 50 * everywhere[word] / everywhere.total()  # as if both had said fifty words as all prompts do
         odds = [(c[word] + prior) / (n - c[word] + 1) for c, n in zip((here, there), sizes)]
         return np.log(odds[0] / odds[1]) / np.sqrt(1 / (here[word] + prior) + 1 / (there[word] + prior))
 
