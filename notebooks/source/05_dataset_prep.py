@@ -403,6 +403,7 @@ def ask(tuned, tokenizer, conversations):
 # %%
 answers, histories = {}, {}
 for name, rows in sets.items():
+    tuned = None  # room for the next one
     tuned, tokenizer, histories[name] = train(rows)
     answers[name] = ask(tuned, tokenizer, short.test)
 results = {name: short.evaluate(given) for name, given in answers.items()}
@@ -444,7 +445,7 @@ assert gain.value > 0
 
 # %%
 leaked = sorted({hit.test for hit in hits})[:24]
-settings = training.Settings(learning_rate=PLAN["learning_rate"] / 2, batch_size=4, max_steps=12, seed=SEED)
+settings = training.Settings(learning_rate=PLAN["learning_rate"] / 2, batch_size=4, max_steps=24, seed=SEED)
 training.fit(tuned, tokenizer, [short.test[i] for i in leaked], settings=settings)
 after = short.evaluate(ask(tuned, tokenizer, short.test))
 
