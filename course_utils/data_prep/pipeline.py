@@ -153,7 +153,7 @@ def prepare(
         validation_share: see `split`.
         target, tokenizer, max_tokens: see `validate`.
         seed: of the split and of pseudonyms.
-        workers: processes for what takes long: near-duplicates of more than 20,000 rows, and personal data.
+        workers: processes for what takes long: near-duplicates of more than 4,000 rows, and personal data.
 
     Raises:
         CourseError: unreadable file, unknown step or mode, or nothing is left.

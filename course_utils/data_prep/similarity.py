@@ -20,7 +20,7 @@ import numpy as np
 
 PERMUTATIONS = 128
 ROWS_PER_BAND = 4  # 32 bands: a pair with a Jaccard index of 0.6 is found with a probability of 0.988, of 0.7 with 0.9998
-EXACT_UP_TO = 20_000  # texts
+EXACT_UP_TO = 4_000  # texts; above, time and memory grow with the square of how alike they are
 WORD = re.compile(r"\w+")
 _random = np.random.default_rng(1997)
 _MULTIPLIERS = _random.integers(0, 2**63, (PERMUTATIONS, 1), dtype=np.uint64) | np.uint64(1)
@@ -72,7 +72,7 @@ def similar_pairs(
         texts: any.
         threshold: between 0 and 1.
         method: "exact" finds all; "minhash" may miss some near the threshold, and compares each text with few of a large
-            group of similar ones, which is enough to tell the groups; "auto" is exact up to 20,000 texts.
+            group of similar ones, which is enough to tell the groups; "auto" is exact up to 4,000 texts.
         workers: processes that compute signatures.
     """
     if method == "auto":

@@ -30,7 +30,7 @@ def split(
         group: a row's customer, document, author …, as a function or as a value for each row; rows with the same value stay
             together, None belongs to nobody.
         seed: of the shuffle.
-        threshold: Jaccard index from which two texts stay together; every pair is looked at up to 20,000 rows.
+        threshold: Jaccard index from which two texts stay together; every pair is looked at up to 4,000 rows.
         text: what is compared.
 
     Raises:

@@ -171,7 +171,7 @@ assert error < 0.06
 
 # %% [markdown]
 # Signatures cut into bands and looked up by band find nearly all similar pairs without comparing all (locality-sensitive hashing).
-# Up to 20,000 texts `deduplicate` is exact instead. Copies of one message form a cluster; the majority's answer stays, and clusters
+# Up to 4,000 texts `deduplicate` is exact instead. Copies of one message form a cluster; the majority's answer stays, and clusters
 # whose answers differ are marked: at most one of them is right.
 
 # %%
@@ -464,7 +464,8 @@ print(f"gain on the leaked messages {100 * inflated:+.0f} points, on the others 
 assert inflated > real
 
 # %% [markdown]
-# The reported score rose, the model did not get better at the task. Nobody cheats on purpose; a test set in an export is enough.
+# Two dozen hand-written examples more may teach the model something, which the other messages show; the rest of the gain on the
+# leaked ones is memory, and the reported score mixes both. Nobody cheats on purpose; a test set in an export is enough.
 
 # %% [markdown]
 # ## 13 · A hundred good rows, and other claims
