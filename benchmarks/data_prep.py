@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import multiprocessing
 import random
 import re
 import statistics
@@ -51,6 +52,11 @@ def rows(n: int, seed: int = 0) -> list[str]:
         answer = {"role": "assistant", "content": '{"category": "delivery", "escalation": "none"}'}
         lines.append(json.dumps({"messages": [user, answer]}, ensure_ascii=False))
     return lines
+
+
+def write_rows(path: Path, n: int) -> None:
+    """The rows, into a file."""
+    path.write_text("\n".join(rows(n)) + "\n", encoding="utf-8")
 
 
 class Peak:
@@ -162,16 +168,20 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="no peers")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
-    lines = rows(options.rows)
+    # Made in a process of its own: what made them is no part of the measurement.
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        pool.apply(write_rows, (folder / "all.jsonl", options.rows))
     found: dict = {"workers": WORKERS, "sizes": {}}
     sizes = [size for size in (options.rows // 8, options.rows // 4, options.rows // 2, options.rows) if size]
     for size in sizes:
         path = folder / f"{size}.jsonl"
-        path.write_text("\n".join(lines[:size]) + "\n", encoding="utf-8")
+        with (folder / "all.jsonl").open(encoding="utf-8") as whole:
+            path.write_text("".join(itertools.islice(whole, size)), encoding="utf-8")
         found["sizes"][size] = {"megabytes": path.stat().st_size / 1e6, **measure(path, WORKERS)}
         print(size, found["sizes"][size], flush=True)
     if not options.short:
-        found["peers"] = peers(lines[:2000], rounds=3)
+        with (folder / "all.jsonl").open(encoding="utf-8") as whole:
+            found["peers"] = peers(list(itertools.islice(whole, 2000)), rounds=3)
         print(json.dumps(found["peers"], indent=1))
     file = write_record("data-prep", found)
     curves = {

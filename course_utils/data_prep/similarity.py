@@ -9,12 +9,13 @@ in memory that does not grow with the length of the texts.
 from __future__ import annotations
 
 import functools
+import gc
 import multiprocessing
 import re
 import sys
 import unicodedata
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def similar_pairs(
         sets = [shingles(text) for text in texts]
         candidates, members = _sharing_a_rare_member(sets, threshold), sets.__getitem__
     else:
-        signatures = np.array(in_processes(text_signature, texts, workers)).reshape(-1, PERMUTATIONS)
+        signatures = np.array(list(in_processes(text_signature, texts, workers))).reshape(-1, PERMUTATIONS)
         candidates = banded(signatures)
         # Shingles take more room than the texts: those of the few candidates are made again.
         members = functools.lru_cache(maxsize=10_000)(lambda i: shingles(texts[i]))
@@ -89,14 +90,19 @@ def similar_pairs(
     return [(i, j, index) for i, j, index in pairs if index >= threshold]
 
 
-def in_processes(function, items: Sequence, workers: int, chunk: int = 256) -> list:
-    """Results of a function of a module on items, in order, by several processes."""
+def in_processes(function, items: Sequence, workers: int, chunk: int = 256) -> Iterator:
+    """Results of a function of a module on items, one by one and in order, by several processes."""
     if workers <= 1 or len(items) < 2 * chunk:
-        return [function(item) for item in items]
+        yield from map(function, items)
+        return
     # Forked where that is possible: what is loaded is shared, not loaded again.
     way = "fork" if "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin" else "spawn"
-    with multiprocessing.get_context(way).Pool(workers) as pool:
-        return pool.map(function, items, chunk)
+    gc.freeze()  # else each process's collector writes to every object's head, and so copies what should be shared
+    try:
+        with multiprocessing.get_context(way).Pool(workers) as pool:
+            yield from pool.imap(function, items, chunk)
+    finally:
+        gc.unfreeze()
 
 
 def banded(signatures: np.ndarray) -> Iterable[tuple[int, int]]:

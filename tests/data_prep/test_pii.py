@@ -199,6 +199,19 @@ def test_without_the_library_one_sentence(monkeypatch):
         find("x")
 
 
+def test_torch_is_not_loaded_and_not_lost():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from course_utils.data_prep.pii import find; assert find('mail a@b.example'); "
+        "assert 'torch' not in sys.modules, 'loaded'; import transformers, torch; "
+        "assert transformers.utils.is_torch_available(); transformers.AutoModelForCausalLM.from_config"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_kind_has_a_place():
     from course_utils.data_prep.pii.recognizers import ENTITIES
     from course_utils.data_prep.pii.redaction import PRECEDENCE

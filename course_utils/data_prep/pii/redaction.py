@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import random
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -227,12 +229,27 @@ def redact(
 
 def _recognizers():
     try:
-        from course_utils.data_prep.pii import recognizers
+        with _without_torch():
+            from course_utils.data_prep.pii import recognizers
     except ImportError as error:
         raise CourseError(
             f"finding personal data needs {error.name}: pip install 'finetuning-course[data]', and again"
         ) from error
     return recognizers
+
+
+@contextlib.contextmanager
+def _without_torch():
+    """spaCy and Presidio import torch and transformers where they are: 250 MB and seconds for what is not used here."""
+    hidden = [name for name in ("torch", "transformers") if name not in sys.modules]
+    # Both or neither: transformers imported without torch would go on believing that there is none.
+    hidden = hidden if len(hidden) == 2 else []
+    sys.modules |= dict.fromkeys(hidden)
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _entity(text: str, kind: str, start: int, end: int, score: float) -> Entity:
