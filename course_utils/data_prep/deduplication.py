@@ -6,6 +6,7 @@ memory test (Lee et al. 2021, "Deduplicating training data makes language models
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -68,11 +69,12 @@ def deduplicate(
     """
     texts = [text(row) for row in rows]
     answers = [formats.answer_of(row) for row in rows]
-    normal = [comparable(t) for t in texts]
+    # Digests: a second copy of every text would be the largest thing in memory.
+    normal = [hashlib.blake2b(comparable(t).encode("utf-8", "replace"), digest_size=16).digest() for t in texts]
     firsts = first_of_each(normal)
     pairs = []
     if threshold < 1:
-        found = similar_pairs([normal[i] for i in firsts], threshold, method, workers)
+        found = similar_pairs([texts[i] for i in firsts], threshold, method, workers)
         pairs = [(firsts[i], firsts[j], similarity) for i, j, similarity in found]
     values = [best(row) for row in rows] if best else None
     return choose(list(zip(texts, answers)), normal, [normalise(answer) for answer in answers], pairs, values)

@@ -187,6 +187,18 @@ def test_recognisers_fit_presidios_engine():
     assert {result.entity_type for result in found} >= {"PERSON", "EMAIL_ADDRESS", "PHONE_NUMBER", "LOCATION"}
 
 
+def test_presidios_own_registry_still_loads_its_own():
+    """Its loader looks recognisers up by the name of their class among all there are, ours included."""
+    from presidio_analyzer.recognizer_registry import RecognizerRegistryProvider
+
+    from course_utils.data_prep.pii.recognizers import all_recognizers
+
+    ours = {type(recognizer).__name__ for recognizer in all_recognizers()}
+    theirs = RecognizerRegistryProvider().create_recognizer_registry().recognizers
+    assert len(theirs) > 10
+    assert not ours & {type(recognizer).__name__ for recognizer in theirs}
+
+
 def test_without_the_library_one_sentence(monkeypatch):
     import sys
 

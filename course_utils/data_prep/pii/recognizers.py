@@ -111,6 +111,7 @@ VERSION = re.compile(
 EMAIL = r"(?<![\w.+%-])[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[\w](?:[\w-]*[\w])?(?:\.[\w](?:[\w-]*[\w])?)+"
 
 
+# Presidio's loader looks recognisers up by the name of their class, so ours must have names that Presidio's have not.
 class NameRecognizer(LocalRecognizer):
     """People's names; see `names`."""
 
@@ -163,7 +164,7 @@ class BirthDateRecognizer(NameRecognizer):
         return results
 
 
-class PhoneRecognizer(NameRecognizer):
+class CheckedPhoneRecognizer(NameRecognizer):
     """Phone numbers that libphonenumber takes for possible in international writing, or for valid in a national one.
 
     Presidio's own tries each region on each text, which takes longer than all the rest; here a number is found once, and a
@@ -172,7 +173,7 @@ class PhoneRecognizer(NameRecognizer):
 
     def __init__(self, regions: tuple[str, ...] = REGIONS):
         self.regions = regions
-        LocalRecognizer.__init__(self, ["PHONE_NUMBER"], name="PhoneRecognizer")
+        LocalRecognizer.__init__(self, ["PHONE_NUMBER"], name="CheckedPhoneRecognizer")
 
     def analyze(self, text: str, entities=None, nlp_artifacts=None) -> list[RecognizerResult]:
         """Phone numbers in the text."""
@@ -233,7 +234,7 @@ def _valid(number: str, region: str | None) -> bool:
         return False
 
 
-class EmailRecognizer(PatternRecognizer):
+class AnyEmailRecognizer(PatternRecognizer):
     """E-mail addresses under any ending.
 
     Presidio's own asks the public suffix list whether the ending exists, over the network at first, and leaves addresses of
@@ -241,7 +242,7 @@ class EmailRecognizer(PatternRecognizer):
     """
 
     def __init__(self):
-        super().__init__("EMAIL_ADDRESS", patterns=[Pattern("address", EMAIL, 0.9)], name="EmailRecognizer")
+        super().__init__("EMAIL_ADDRESS", patterns=[Pattern("address", EMAIL, 0.9)], name="AnyEmailRecognizer")
 
 
 class CheckedNumberRecognizer(NameRecognizer):
@@ -285,7 +286,7 @@ def structured() -> tuple[tuple[re.Pattern, object], ...]:
         (re.compile(r"\d{11}"), PlPeselRecognizer()),
     ]
     ours = [
-        (re.compile("@"), EmailRecognizer()),
+        (re.compile("@"), AnyEmailRecognizer()),
         (
             LONG_NUMBER,
             CheckedNumberRecognizer(
@@ -300,7 +301,7 @@ def structured() -> tuple[tuple[re.Pattern, object], ...]:
             ),
         ),
         (DIGIT, BirthDateRecognizer()),
-        (LONG_NUMBER, PhoneRecognizer()),
+        (LONG_NUMBER, CheckedPhoneRecognizer()),
     ]  # fmt: skip
     return (*presidio, *ours)
 
