@@ -78,7 +78,7 @@ def distance(train: Sequence[str], production: Sequence[str], seed: int = 0) -> 
     features = (features - features.mean(0)) / (features.std(0) + 1e-6)
     features = np.hstack([features, np.ones((len(features), 1))])
     labels = np.r_[np.zeros(len(train)), np.ones(len(production))]
-    odds, scores = np.zeros(len(labels)), np.zeros(len(labels))
+    scores = np.zeros(len(labels))
     # Each prompt is scored by a classifier that was not trained on it.
     fold = np.random.default_rng(seed).permutation(len(labels)) % 5
     for k in range(5):

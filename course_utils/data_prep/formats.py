@@ -92,11 +92,6 @@ def answer_of(row: dict) -> str:
     return _joined(row, lambda role: role == "assistant")
 
 
-def text_of(row: dict) -> str:
-    """Everything that is said but the system's message, which is the same in all rows."""
-    return _joined(row, lambda role: role not in ("system", "developer"))
-
-
 def text_content(content) -> str:
     """The text of a message's content, be it text, parts or nothing."""
     if isinstance(content, str):

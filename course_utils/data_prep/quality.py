@@ -278,14 +278,6 @@ def _stems(text: str) -> set[str]:
     }
 
 
-def keep_good(rows: Sequence[dict], **settings) -> tuple[list[int], dict[int, list[Reason]]]:
-    """Indices of rows without a reason against them, and the reasons of the others; settings as in `assess`."""
-    assessed = assess(rows, **settings)
-    return [i for i, reasons in enumerate(assessed) if not reasons], {
-        i: reasons for i, reasons in enumerate(assessed) if reasons
-    }
-
-
 def agreement(ours: Iterable, theirs: Iterable) -> float:
     """Cohen's kappa of two labellings: 1 for the same labels, 0 for no better than chance (Cohen 1960)."""
     pairs = list(zip(ours, theirs, strict=True))

@@ -88,7 +88,6 @@ def national_id(kind: str, rng: random.Random) -> str:
         value = f"{rng.choice('ABCEHJKLMPRSWXY')}{rng.choice('ABCEHJKLMPRSWXYZ')}{digits(6)}{rng.choice('ABCD')}".replace(
             "BG", "BA"
         )
-        value = until_valid(lambda: value, lambda v: True)
         return rng.choice([value, f"{value[:2]} {value[2:4]} {value[4:6]} {value[6:8]} {value[8]}"])
     if kind == "de_steuer_id":
         return until_valid(lambda: str(rng.randint(1, 9)) + digits(10), stdnum.de.idnr.is_valid)

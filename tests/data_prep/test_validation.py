@@ -66,9 +66,7 @@ def test_prompt_and_completion(tmp_path, row, code):
 
 @pytest.mark.parametrize("row", [malformed.good(), malformed.tool_row()], ids=["plain", "with tools"])
 def test_nothing_is_wrong_with_good_rows(tmp_path, row):
-    report = validate(
-        write(tmp_path, malformed.line_of(row).replace(b"?", b"!") * 1 + b"\n" + 11 * (malformed.line_of(row) + b"\n"))
-    )
+    report = validate(write(tmp_path, malformed.line_of(row) + b"\n" + 11 * (malformed.line_of(row) + b"\n")))
     assert not report.findings
     assert (report.rows, report.ok, report.api_message) == (12, True, None)
 

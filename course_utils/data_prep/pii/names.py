@@ -216,7 +216,7 @@ def _is_common(text: str, token: str, start: int, first: bool) -> bool:
         # "Rose", "Grant": a name only in the middle of a sentence, or where something says so.
         capital_by_rule = first and _starts_sentence(text, start)
         return not (word in given or word in family) or capital_by_rule or token.isupper()
-    return len(word) == 1 and (word == "i" or not token.endswith(".")) and word == "i"
+    return word == "i"
 
 
 def _starts_sentence(text: str, start: int) -> bool:
