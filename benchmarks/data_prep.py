@@ -97,7 +97,6 @@ def measure(path: Path, workers: int) -> dict:
         found["deduplicate"] = time.perf_counter() - began
         del valid
         redactor = Redactor()
-        redactor.load()
         began = time.perf_counter()
         for index, redacted in enumerate(in_processes(redactor.row, kept, workers, 64)):
             kept[index] = redacted.row
@@ -143,7 +142,7 @@ def peers(lines: list[str], rounds: int) -> dict:
     texts = [formats.prompt_of(json.loads(line)) for line in lines]
     chat = [json.loads(line) for line in lines]
     engine, redactor = presidio_engine(), Redactor()
-    redactor.load()
+    redactor.text(texts[0])
     engine(texts[0])
     few = texts[:100]
     runs = {

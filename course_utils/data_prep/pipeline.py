@@ -314,7 +314,6 @@ def _contamination(result: Prepared, test) -> None:
 
 
 def _redact(result: Prepared, redactor: Redactor, workers: int) -> None:
-    redactor.load()  # before processes part, so that they share it
     for index, redacted in enumerate(in_processes(redactor.row, result.rows, workers, 64)):
         result.rows[index] = redacted.row
         if customer_of(redacted.row) is not None:

@@ -9,13 +9,12 @@ in memory that does not grow with the length of the texts.
 from __future__ import annotations
 
 import functools
-import gc
 import multiprocessing
 import re
-import sys
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
@@ -91,18 +90,21 @@ def similar_pairs(
 
 
 def in_processes(function, items: Sequence, workers: int, chunk: int = 256) -> Iterator:
-    """Results of a function of a module on items, one by one and in order, by several processes."""
+    """Results of a function of a module on items, one by one and in order, by several processes.
+
+    A script that asks for more than one process needs `if __name__ == "__main__":`, as always with processes in Python.
+
+    Raises:
+        BrokenProcessPool: a process died, or the script lacks that line.
+    """
     if workers <= 1 or len(items) < 2 * chunk:
         yield from map(function, items)
         return
-    # Forked where that is possible: what is loaded is shared, not loaded again.
-    way = "fork" if "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin" else "spawn"
-    gc.freeze()  # else each process's collector writes to every object's head, and so copies what should be shared
-    try:
-        with multiprocessing.get_context(way).Pool(workers) as pool:
-            yield from pool.imap(function, items, chunk)
-    finally:
-        gc.unfreeze()
+    # Not forked from here: a fork keeps every row as it was while this process replaces them one by one, which doubles
+    # the memory, and it may copy a lock of torch's threads that nobody will open.
+    way = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    with ProcessPoolExecutor(workers, multiprocessing.get_context(way)) as pool:
+        yield from pool.map(function, items, chunksize=chunk)
 
 
 def banded(signatures: np.ndarray) -> Iterable[tuple[int, int]]:

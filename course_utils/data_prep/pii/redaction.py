@@ -147,10 +147,6 @@ class Redactor:
         self.mode, self.kinds, self.seed = mode, tuple(kinds), seed
         self.threshold, self.allow = threshold, tuple(allow)
 
-    def load(self) -> None:
-        """Load recognisers and lists now, which takes some seconds, instead of with the first text."""
-        find("Jana Kowalczyk, 1 Mill Lane, 203.0.113.7", self.kinds)
-
     def text(self, text: str, preceding: str = "") -> tuple[str, list[Entity]]:
         """A text without its personal data, and what was found."""
         entities = find(text, self.kinds, self.threshold, self.allow, preceding)
