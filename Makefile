@@ -49,6 +49,7 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/behaviour.py
 	$(BIN)/python benchmarks/data_quality.py
+	$(BIN)/python benchmarks/alignment.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from course_utils.errors import CourseError
 
@@ -126,6 +127,87 @@ def memorisation(model, tokenizer, conversations: Sequence[list[dict]], max_new_
 
     answers = generate(model, tokenizer, [c[:-1] for c in conversations], max_new_tokens)
     return proportion([answer.strip() == c[-1]["content"].strip() for answer, c in zip(answers, conversations)])
+
+
+class Likelihoods(NamedTuple):
+    """Log-probabilities of a pair's replies (nats), and their tokens, stop token included."""
+
+    chosen: float
+    rejected: float
+    chosen_tokens: int
+    rejected_tokens: int
+
+    @property
+    def prefers_chosen(self) -> bool:
+        """Whether chosen is likelier a token; the sum over tokens would mostly ask which reply is shorter."""
+        return self.chosen / self.chosen_tokens > self.rejected / self.rejected_tokens
+
+
+def likelihoods(model, tokenizer, pairs: Sequence[dict]) -> list[Likelihoods]:
+    """How likely a model finds the two replies of each preference pair; the adapter counts if there is one.
+
+    Raises:
+        CourseError: a broken pair, named by its position.
+    """
+    from course_utils.training.objectives.preference import encode_pair
+
+    encoded = [encode_pair(tokenizer, row, tokenizer.model_max_length, f"pairs[{i}]") for i, row in enumerate(pairs)]
+    sums = _log_probabilities(model, tokenizer, encoded)
+    return [Likelihoods(*both, *map(len, example.completions)) for both, example in zip(sums, encoded)]
+
+
+def log_ratios(policy, tokenizer, prompts: Sequence, answers: Sequence[list[int]], reference=None) -> list[float]:
+    """log policy(answer) - log reference(answer) for each answer, in nats.
+
+    The mean over answers that the policy itself has sampled at temperature 1 estimates its KL divergence from the reference,
+    a whole answer (a single one may be negative).
+
+    Args:
+        policy: the trained model.
+        tokenizer: of both.
+        prompts: conversations.
+        answers: token ids, as `generation.complete` gives them; text would lose whether an answer came to its end.
+        reference: another model; None for the policy with its adapter switched off.
+
+    Raises:
+        CourseError: the reference is the policy itself.
+    """
+    from contextlib import nullcontext
+
+    from course_utils.training.batching import Encoded
+    from course_utils.training.objectives.base import check_reference, template_ids
+
+    if reference is not None:
+        check_reference(policy, reference)
+    given = [template_ids(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts]
+    encoded = [Encoded(ids, [answer]) for ids, answer in zip(given, answers, strict=True)]
+    ours = _log_probabilities(policy, tokenizer, encoded)
+    with policy.disable_adapter() if reference is None else nullcontext():
+        theirs = _log_probabilities(reference or policy, tokenizer, encoded)
+    return [a - b for (a,), (b,) in zip(ours, theirs)]
+
+
+def _log_probabilities(model, tokenizer, examples: Sequence) -> list[list[float]]:
+    """Log-probability of each completion of each example."""
+    import torch
+
+    from course_utils.training.batching import by_completion, collate, pieces, token_log_probabilities
+    from course_utils.training.loop import CPU_PIECE_TOKENS, GPU_PIECE_TOKENS
+
+    most = CPU_PIECE_TOKENS if model.device.type == "cpu" else GPU_PIECE_TOKENS
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    attention = getattr(model.config, "_attn_implementation", None) or ""
+    found: dict[int, list[float]] = {}
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for piece in pieces(examples, most):
+            batch = collate(piece, pad_id, share_prompt=not attention.startswith("flash"))
+            batch = {name: v.to(model.device) if hasattr(v, "to") else v for name, v in batch.items()}
+            sums = by_completion(token_log_probabilities(model, batch), batch).view(len(piece), -1)
+            found |= {id(example): row for example, row in zip(piece, sums.tolist())}
+    model.train(was_training)
+    return [found[id(example)] for example in examples]
 
 
 def token_f1(answer: str | None, reference: str | None) -> float:

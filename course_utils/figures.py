@@ -338,3 +338,76 @@ def lora_diagram() -> Figure:
             scaled by alpha over r; only A and B are trained, and B starts at zero. The two results are added:
             h = W0 x + alpha/r B A x.""",
         )
+
+
+def alignment_diagram() -> Figure:
+    """Diagram 2: three roads from a base model to an aligned one: RLHF in three stages, DPO in one, ORPO without SFT."""
+    import matplotlib
+    from matplotlib.patches import FancyBboxPatch
+
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure, axes = _new(9.2, 5.2)
+        axes.set_axis_off()
+        axes.set(xlim=(0, 15.2), ylim=(0, 8.6))
+        fills = {"trained": "#F5C9A6", "frozen": "#DDE3E8", "data": "#FFFFFF"}
+        edges = {"trained": COLOURS[1], "frozen": COLOURS[0], "data": "#555555"}
+
+        def box(x, y, width, height, text, kind):
+            axes.add_patch(FancyBboxPatch(
+                (x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.12", fc=fills[kind], ec=edges[kind], lw=1.4,
+                ls="--" if kind == "data" else "-", hatch=".." if kind == "frozen" else "",
+            ))  # fmt: skip
+            plate = {"boxstyle": "round,pad=0.15", "fc": fills[kind], "ec": "none"}
+            axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", size=9, bbox=plate)
+
+        def draw(start, end, label="", curve=0.0, above=0.16):
+            axes.annotate("", end, start, arrowprops={
+                "arrowstyle": "-|>", "lw": 1.4, "color": "black", "shrinkA": 1, "shrinkB": 1,
+                "connectionstyle": f"arc3,rad={curve}",
+            })  # fmt: skip
+            if label:
+                axes.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + above, label, ha="center", va="bottom", size=8)
+
+        box(0.1, 3.6, 1.7, 1.0, "base\nmodel", "frozen")
+        box(0.1, 6.6, 2.2, 1.0, "demonstrations", "data")
+        box(3.0, 5.0, 2.0, 1.0, "SFT model", "trained")
+        draw((1.85, 4.5), (2.98, 5.3))
+        draw((2.0, 6.58), (3.4, 6.04))
+        axes.text(4.0, 6.75, "1 · imitate", ha="center", size=9, weight="bold")
+
+        box(5.9, 6.9, 2.2, 1.0, "preference\npairs", "data")
+        box(9.0, 6.9, 2.2, 1.0, "reward model", "trained")
+        draw((8.12, 7.4), (8.98, 7.4))
+        axes.text(10.1, 8.1, "2 · learn what is preferred", ha="center", size=9, weight="bold")
+
+        box(9.0, 5.0, 2.2, 1.0, "policy", "trained")
+        draw((5.02, 5.5), (8.98, 5.5), "starts as")
+        draw((10.6, 6.02), (10.6, 6.88))
+        axes.text(10.72, 6.43, "answers", size=8, va="center")
+        axes.annotate("", (11.25, 5.6), (11.25, 7.4), arrowprops={
+            "arrowstyle": "-|>", "lw": 1.4, "color": "black", "connectionstyle": "arc3,rad=-0.9"})  # fmt: skip
+        axes.text(12.35, 6.5, "reward", size=8, va="center")
+        box(13.0, 5.0, 2.1, 1.0, "reference\n= SFT model", "frozen")
+        draw((12.98, 5.25), (11.25, 5.25), "KL penalty", above=-0.42)
+        axes.text(13.3, 7.4, "3 · optimise: PPO", ha="center", size=9, weight="bold")
+
+        box(9.0, 2.7, 2.2, 1.0, "policy", "trained")
+        box(13.0, 2.7, 2.1, 1.0, "reference\n= SFT model", "frozen")
+        draw((4.4, 4.98), (8.98, 3.35), curve=0.12)
+        draw((7.0, 6.88), (9.4, 3.74), curve=0.18)
+        draw((12.98, 3.2), (11.25, 3.2), "log-ratios")
+        axes.text(4.9, 3.35, "DPO: the pairs train the policy", size=9, weight="bold", ha="center")
+
+        box(9.0, 0.6, 2.2, 1.0, "policy", "trained")
+        draw((0.95, 3.58), (8.98, 0.95), curve=0.22)
+        draw((6.35, 6.88), (9.2, 1.64), curve=0.3)
+        axes.text(4.2, 0.3, "ORPO: imitate and prefer at once, no reference", size=9, weight="bold", ha="center")
+        return Figure(
+            figure,
+            """Diagram of three ways from a base model to an aligned policy. RLHF takes three stages: supervised fine-tuning
+            on demonstrations; a reward model trained on preference pairs; and PPO, in which the policy, which starts as the
+            SFT model, answers, the reward model scores the answers, and a KL penalty holds the policy near the frozen
+            reference, which is the SFT model too. DPO trains the policy, from the SFT model, on the preference pairs
+            themselves, with the reference's log-probabilities and no reward model. ORPO trains the base model on the pairs
+            in one stage, with neither reference nor reward model.""",
+        )

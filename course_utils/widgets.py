@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 import os
+from collections.abc import Mapping, Sequence
 
 from course_utils import figures, memory
 from course_utils.errors import CourseError
@@ -239,3 +240,45 @@ def _read_labels(file, rows: int) -> dict[int, dict]:
 
 def _with(values: tuple[int, ...], one: int) -> list[int]:
     return sorted({*values, one})
+
+
+class SideBySide:
+    """Several models' answers to the same messages, as a table to read; `plain` is the same as text.
+
+    Args:
+        messages: what was answered.
+        answers: model → its answers, in the order of the messages.
+    """
+
+    def __init__(self, messages: Sequence[str], answers: Mapping[str, Sequence[str]]):
+        for name, given in answers.items():
+            if len(given) != len(messages):
+                raise CourseError(f"{name} has {len(given)} answers to {len(messages)} messages")
+        self.messages, self.answers = list(messages), {name: list(given) for name, given in answers.items()}
+
+    def plain(self) -> str:
+        """The table as text."""
+        parts = []
+        for number, message in enumerate(self.messages):
+            parts.append(f"CUSTOMER: {message}")
+            parts += [f"  {name}: {given[number]}" for name, given in self.answers.items()]
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        cell = 'style="text-align:left;vertical-align:top;white-space:pre-wrap"'
+        parts = ["<table>"]
+        for number, message in enumerate(self.messages):
+            parts.append(f'<tr><th scope="colgroup" colspan="2" {cell}>{html.escape(message)}</th></tr>')
+            parts += [
+                f'<tr><th scope="row" {cell}>{html.escape(name)}</th><td {cell}>{html.escape(given[number])}</td></tr>'
+                for name, given in self.answers.items()
+            ]
+        return "".join([*parts, "</table>"])
+
+    def __repr__(self) -> str:
+        return self.plain()
+
+
+def side_by_side(messages: Sequence[str], answers: Mapping[str, Sequence[str]]) -> SideBySide:
+    """Several models' answers to the same messages, one under the other."""
+    return SideBySide(messages, answers)

@@ -10,7 +10,7 @@ import importlib
 
 # Imported on first use: reading the course's own data must not wait for what only the lesson on data needs.
 _WHERE = {
-    **dict.fromkeys(("TASKS", "Task", "load_task", "read_rows"), "tasks"),
+    **dict.fromkeys(("TASKS", "Preferences", "Task", "load_preferences", "load_task", "read_rows"), "tasks"),
     **dict.fromkeys(("Report", "validate"), "validation"),
     **dict.fromkeys(("convert", "shape_of", "prompt_of", "answer_of"), "formats"),
     **dict.fromkeys(("Deduplicated", "deduplicate"), "deduplication"),

@@ -153,6 +153,43 @@ def read_rows(file: str | Path, schema: dict) -> list[dict]:
     return rows
 
 
+@dataclass(frozen=True)
+class Preferences:
+    """Pairs of replies for learning from preferences.
+
+    Attributes:
+        train, validation, test: rows with "id", "prompt" (system message and the customer's), "chosen", "rejected" (texts),
+            and "kind", which says what is wrong with the rejected reply.
+    """
+
+    train: list[dict]
+    validation: list[dict]
+    test: list[dict]
+
+
+PREFERENCE_SYSTEM = "Reply to this customer."
+
+
+def load_preferences() -> Preferences:
+    """The course's preference pairs: a support desk's house style against five kinds of worse replies.
+
+    Raises:
+        CourseError: a broken row, with file, line and field.
+    """
+    splits, system = {}, {"role": "system", "content": PREFERENCE_SYSTEM}
+    for split in SPLITS:
+        file = assets.path(f"data/preferences/{split}.jsonl")
+        splits[split] = []
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            row = json.loads(line)
+            for key in ("id", "message", "chosen", "rejected", "kind"):
+                if not isinstance(row.get(key), str) or not row[key].strip():
+                    raise CourseError(f"{file.name}, line {number}, field {key}: a text that is not empty is required")
+            prompt = [system, {"role": "user", "content": row.pop("message")}]
+            splits[split].append({"prompt": prompt, **row})
+    return Preferences(**splits)
+
+
 def _conversation(name: str, row: dict) -> list[dict]:
     task = TASKS[name]
     return [

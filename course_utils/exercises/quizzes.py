@@ -123,6 +123,57 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             ),
         ),
     ),
+    "04": (
+        Question(
+            "What does DPO save against RLHF with PPO?",
+            (
+                ("The preference data.", False, "Both learn from pairs; DPO trains on them directly."),
+                ("The reference model.", False, "DPO measures every reply from the reference, too; what can be saved is holding it in memory, by computing its log-probabilities beforehand."),
+                ("The reward model and all sampling.", True, "The policy's own log-ratios are its rewards, so the pairs train it like a classifier: no reward model, no answers to generate."),
+                ("The supervised fine-tuning.", False, "That is ORPO's claim; DPO starts from an SFT model."),
+            ),
+        ),
+        Question(
+            "At the first step of DPO the loss is 0.693. Why?",
+            (
+                ("The model gets half of the pairs right.", False, "The loss does not depend on that: policy and reference are still the same."),
+                ("Policy and reference are one model, every margin is zero, and -log sigmoid(0) = ln 2.", True, "Anything else at step 0 means that the reference is not the model you started from."),
+                ("beta is 0.1.", False, "Whatever beta is, it multiplies a margin of zero."),
+            ),
+        ),
+        Question(
+            "While DPO trains, the log-probability of the *chosen* replies falls. Is that a fault?",
+            (
+                ("Yes: the loss was implemented with the wrong sign.", False, "With the wrong sign the margin would shrink; here it grows."),
+                ("No fault by itself: the loss rewards the difference alone, and rejected falls faster.", True, "Both replies often share most of their words. If chosen falls far, answers can drift to what is in neither: raise beta, lower the learning rate, or add an SFT term."),
+                ("It can't happen.", False, "It happens in most runs; you saw it in the failure gallery."),
+            ),
+        ),
+        Question(
+            "You raise beta in DPO. What happens?",
+            (
+                ("The policy moves further from the reference.", False, "The other way: a larger beta reaches the same margin with a smaller move."),
+                ("The policy stays nearer to the reference.", True, "beta is the price of moving away. In the reward-against-KL figure it is what moves a run along the curve."),
+                ("The learning rate rises by the same factor.", False, "The first gradients do grow with beta, but so does the push-back as soon as a pair is told apart."),
+            ),
+        ),
+        Question(
+            "PPO's reward keeps rising while people like the answers less. What is that called, and what helps first?",
+            (
+                ("Overfitting; more epochs.", False, "More steps in the same direction make it worse."),
+                ("Reward hacking; a KL penalty, and a look at the answers.", True, "The policy has found what the reward model overrates. The penalty keeps it where the reward model has seen data."),
+                ("Mode collapse; a higher temperature.", False, "Temperature hides it in the answers; the reward stays wrong."),
+            ),
+        ),
+        Question(
+            "Which of the methods holds how many models' weights, with LoRA and one base?",
+            (
+                ("DPO two, PPO four: every role needs a copy.", False, "That is full fine-tuning. With LoRA the reference is the base with the adapter switched off, and a value head is one row."),
+                ("DPO one; PPO two bodies: the policy's, and the reward model's.", True, "Policy, reference and value share a body. The reward model was trained apart; as a second adapter it could share it too."),
+                ("All of them one.", False, "The reward model has weights of its own unless it is an adapter on the same base."),
+            ),
+        ),
+    ),
     "05": (
         Question(
             "You have 5,000 chat transcripts and one week. What do you do first?",

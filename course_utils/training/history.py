@@ -30,6 +30,7 @@ class History:
         scored_tokens: tokens that carried loss.
         seconds: time in training steps; validation, rollouts and the reference not counted.
         reference_seconds: time for the reference's log-probabilities before training.
+        rollout_seconds: time in which the model made its own training examples (PPO): answering, rewarding, looking back.
         memory: what the run was predicted to add to memory, and what it added.
     """
 
@@ -48,6 +49,7 @@ class History:
     scored_tokens: int = 0
     seconds: float = 0.0
     reference_seconds: float = 0.0
+    rollout_seconds: float = 0.0
     memory: Footprint | None = None
 
     @property

@@ -20,6 +20,7 @@ from course_utils.training.checkpoints import Checkpoints, State, random_states,
 from course_utils.training.footprint import Footprint, largest, predict, touch
 from course_utils.training.history import History
 from course_utils.training.objectives import SFT, Objective
+from course_utils.training.objectives.base import check_reference
 from course_utils.training.progress import Progress
 from course_utils.training.settings import Settings
 
@@ -219,9 +220,11 @@ class _Run:
                 step += 1
 
     def _rollout(self, prompts: list[Encoded], seed: int) -> list[Encoded]:
+        started = time.perf_counter()
         self.model.eval()
         made, record = self.objective.rollout(self.model, self.tokenizer, prompts, self._look_back, seed)
         self.wrapped.train()
+        self.history.rollout_seconds += time.perf_counter() - started
         self.history.add_metrics(self.step + 1, {n: v / self.world for n, v in self._reduced(record).items()})
         return made
 
@@ -241,19 +244,23 @@ class _Run:
         return [found[id(example)] for example in examples]
 
     def _with_reference(self, examples: list[Encoded], held_out: list[Encoded], state: State | None):
-        """Examples with their log-probabilities under the model as it is before training; from the checkpoint if resumed."""
+        """Examples with log-probabilities of the reference, or of the model as it is; from the checkpoint if resumed."""
         import torch
 
         everything = [*examples, *held_out]
         known = state.record["reference"] if state else None
         if known is None:
-            self.model.eval()
+            reference = getattr(self.objective, "reference", None)
+            if reference is not None:
+                check_reference(self.model, reference)
+            reference = reference or self.model
+            reference.eval()
             found = {}
             started = time.perf_counter()
             with torch.no_grad():
                 for piece in self._pieces(everything):
                     batch = self._batch([replace(e, reference=(0.0,) * len(e.completions)) for e in piece])
-                    sums = by_completion(token_log_probabilities(self.model, batch), batch).view(len(piece), -1)
+                    sums = by_completion(token_log_probabilities(reference, batch), batch).view(len(piece), -1)
                     found |= {id(example): tuple(row) for example, row in zip(piece, sums.tolist())}
             self.history.reference_seconds = time.perf_counter() - started
             known = [found[id(example)] for example in everything]

@@ -73,6 +73,20 @@ def check_messages(messages: list, where: str) -> list[dict]:
     return messages
 
 
+def check_reference(model, reference) -> None:
+    """Refuse a reference that the training would move: every log-ratio to it would be zero for ever.
+
+    It need not be one object: `get_peft_model` puts the adapter into the base it is given, so that base *is* the policy.
+    """
+    trained = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    shared = next((trained[id(p)] for p in reference.parameters() if id(p) in trained), None)
+    if reference is model or shared:
+        raise CourseError(
+            f"the reference is the trained model itself ({shared or 'one object'} is part of both): leave the reference "
+            "out, and the model as it is before training is taken; or load a second copy with models.load"
+        )
+
+
 def encode_prompt(tokenizer, messages: list[dict], max_length: int, where: str) -> list[int]:
     """Token ids of a prompt up to where the assistant's answer begins; refused if it leaves no room for one."""
     prompt = template_ids(tokenizer, messages, add_generation_prompt=True)
@@ -101,5 +115,10 @@ def encode_completion(tokenizer, prompt: list[int], messages: list[dict], max_le
 
 def template_ids(tokenizer, messages: list[dict], add_generation_prompt: bool = False) -> list[int]:
     """Token ids of messages written with the tokenizer's chat template."""
+    if not tokenizer.chat_template:
+        raise CourseError(
+            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template, so it does not say how the "
+            "speakers are marked: take the instruct model's tokenizer, or set tokenizer.chat_template to the one it knows"
+        )
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
     return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -66,9 +66,18 @@ class PPO(Objective):
         return {"tokens": sum(e.scored for e in examples), "answers": len(examples)}
 
     def attach(self, model) -> None:
-        """Put a value head on the model, in float32, starting at zero."""
+        """Put a value head on the model, in float32, starting at zero.
+
+        Raises:
+            CourseError: the model has no adapter, so that there is no reference to go back to.
+        """
         import torch
 
+        if not hasattr(model, "disable_adapter"):
+            raise CourseError(
+                "PPO's reference is the model without its adapter, and this one has none: the reference would be the "
+                "trained model itself. Add an adapter (peft.get_peft_model); merge one that is the start first"
+            )
         width = model.get_output_embeddings().weight.shape[1]
         head = torch.nn.Linear(width, 1, dtype=torch.float32, device=model.get_output_embeddings().weight.device)
         torch.nn.init.zeros_(head.weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from course_utils.errors import CourseError
 from course_utils.training.batching import Encoded, by_completion, token_log_probabilities
@@ -13,9 +13,13 @@ from course_utils.training.objectives.base import Loss, Objective, encode_comple
 def encode_pair(tokenizer, example, max_length: int, where: str) -> Encoded:
     """Turn {"prompt", "chosen", "rejected"} into token ids; each is a text or a list of messages.
 
+    Without "prompt", chosen and rejected are whole conversations that differ in the last message (TRL's implicit prompt).
+
     Raises:
-        CourseError: a part is missing, empty or too long, or both answers are the same.
+        CourseError: a part is missing, empty or too long, both answers are the same, or the prompts of the two differ.
     """
+    if isinstance(example, dict) and "prompt" not in example:
+        example = _with_explicit_prompt(example, where)
     question = messages_of(example, "prompt", where)
     prompt = encode_prompt(tokenizer, question, max_length, where)
     chosen, rejected = (
@@ -29,6 +33,24 @@ def encode_pair(tokenizer, example, max_length: int, where: str) -> Encoded:
     return Encoded(prompt, [chosen, rejected])
 
 
+def _with_explicit_prompt(example: dict, where: str) -> dict:
+    chosen, rejected = (messages_of(example, key, where) for key in ("chosen", "rejected"))
+    if len(chosen) < 2:
+        raise CourseError(f"{where}: no prompt; give it under 'prompt', or as the first messages of chosen and of rejected")
+    for number, (one, other) in enumerate(zip(chosen[:-1], rejected[:-1])):
+        if one != other:
+            raise CourseError(
+                f"{where}: the prompts of the pair differ in message {number} ({one['content']!r:.50} and "
+                f"{other['content']!r:.50}); two answers can be compared only if they answer the same"
+            )
+    if len(chosen) != len(rejected):
+        raise CourseError(
+            f"{where}: the prompts of the pair differ: {len(chosen) - 1} messages before chosen, {len(rejected) - 1} "
+            "before rejected"
+        )
+    return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
+
+
 @dataclass(frozen=True)
 class DPO(Objective):
     """Direct preference optimisation: -log sigmoid(beta · (log-ratio of chosen − log-ratio of rejected)).
@@ -38,9 +60,11 @@ class DPO(Objective):
 
     Attributes:
         beta: how dear it is to move away from the reference.
+        reference: another model to measure from, with the same tokenizer; None for the model as it is before training.
     """
 
     beta: float = 0.1
+    reference: object = field(default=None, repr=False)
     name: str = "dpo"
     needs_reference = True
 

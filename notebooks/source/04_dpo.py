@@ -1,0 +1,939 @@
+# %% [markdown]
+# # 04 · Alignment: SFT, DPO, ORPO and RLHF on the same pairs
+#
+# {{badges}}
+#
+# By the end you will be able to
+#
+# - write the losses of a reward model, DPO, ORPO and PPO, and hold each against the library,
+# - run all of them on one model and the same preferences, and say what each did, from answers you have read,
+# - say what each costs beside SFT, an example and a token, counted and measured,
+# - recognise five ways in which preference training goes wrong,
+# - take the same steps to work with TRL.
+#
+# {{timing}}
+#
+# **How to read it.** Predict what a cell will print, run it, compare. Figures that circulate stand in the claims table at the
+# end, beside what this machine computed.
+
+# %%
+# INSTALL: trl
+
+# %% [markdown]
+# ## 1 · The machine, the model, the pairs
+
+# %%
+import json
+import math
+import random
+import re
+import tempfile
+import warnings
+
+from course_utils import assets, claims, evaluation, figures, hardware, memory, models, training, widgets
+from course_utils.data_prep import load_preferences, load_task
+from course_utils.errors import CourseError
+from course_utils.exercises import check, quiz  # noqa: F401 - the exercises at the end use check
+from course_utils.generation import complete, generate
+from course_utils.training.objectives.base import template_ids
+
+import datasets
+import torch
+import torch.nn.functional as F
+import transformers
+from IPython.utils.capture import capture_output
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+datasets.disable_progress_bars()
+warnings.filterwarnings("ignore")  # between library versions; nothing a learner can act on
+device = hardware.detect()
+print("kind:", device.kind, "| tier:", device.tier, "| products in:", device.dtype)
+
+# %%
+# Set-up by tier. On a CPU the shorter pairs, and few answers, so that the lesson takes minutes.
+PLAN = {
+    "cpu": {"pairs": 80, "held_back": 100, "test": 50, "answers": 20, "longest": 56, "rollouts": 6, "prompts": 10, "few": 32, "piece": 200},
+    "t4": {"pairs": 220, "held_back": 220, "test": 106, "answers": 106, "longest": 80, "rollouts": 20, "prompts": 16, "few": 96, "piece": None},
+    "a100": {"pairs": 220, "held_back": 220, "test": 106, "answers": 106, "longest": 80, "rollouts": 20, "prompts": 16, "few": 96, "piece": None},
+}[device.tier]
+SEED = 0
+
+base, tokenizer = models.load()
+pairs = load_preferences()
+print(f"{len(pairs.train)} pairs for training, {len(pairs.test)} for the test")
+
+# %% [markdown]
+# A support desk wants one house style: short, kind, concrete, no needless caveats, nothing invented. Nobody can write that down
+# as a loss. But anyone can say which of two replies is the better one, and that is all that is needed. The rejected replies
+# are wrong in five ways, each plausible:
+
+# %%
+for kind in ("verbose", "cold", "hedging", "off_format", "wrong"):
+    row = next(row for row in pairs.train if row["kind"] == kind and len(row["rejected"]) < 420)
+    print(f"CUSTOMER  {row['prompt'][1]['content']}\n  chosen    {row['chosen']}\n  rejected  {row['rejected']!r}\n            ({kind})\n")
+
+# %% [markdown]
+# **Predict:** could a model cheat by length alone, always preferring the shorter reply?
+
+# %%
+def longer_share(rows):
+    return evaluation.proportion([len(row["chosen"].split()) > len(row["rejected"].split()) for row in rows])
+
+
+for split in ("train", "test"):
+    print(f"{split}: chosen is the longer one in {longer_share(getattr(pairs, split))} of the pairs")
+assert 0.4 < longer_share(pairs.train).value < 0.5
+
+# %% [markdown]
+# It could not. A yardstick that needs no model: six rules of the house style, as code. A reply keeps all, some or none of them.
+
+# %%
+CAVEATS = re.compile(
+    r"\b(?:may|might|could|depend\w*|possibl\w+|perhaps|cannot promise|subject to|in some cases|usually|unfortunately|please note|kindly|"
+    r"as per|we regret|at this time|rest assured)\b", re.IGNORECASE)  # fmt: skip
+STEP = re.compile(r"\b(?:today|tomorrow|tonight|minutes|hours|days|now|until|before)\b", re.IGNORECASE)
+LETTER = re.compile(r"^(?:dear|hi|hello|hey|good \w+)\b|\b(?:regards|sincerely|best wishes)\b|[{}*#_•]|\n|^\s*[-\d]", re.IGNORECASE)
+POLICY_NUMBERS = {"30", "5", "2", "3", "10"}
+
+
+def style(message, reply):
+    """The rules of the house style, each kept (True) or broken."""
+    known, said = (set(re.findall(r"\w{4,}", text.lower())) for text in (message, reply))
+    numbers = {who: set(re.findall(r"\d+", text)) for who, text in (("customer", message), ("desk", reply))}
+    return {
+        "plain prose": not LETTER.search(reply) and not re.search(r"\b[A-Z]{4,}\b", re.sub(r"TB-\d+", "", reply)),
+        "15 to 45 words": 15 <= len(reply.split()) <= 45,
+        "no caveats": not CAVEATS.search(reply),
+        "a step with a time": bool(STEP.search(reply)),
+        "heard the customer": len(known & said) >= 2,
+        "no invented numbers": numbers["desk"] <= numbers["customer"] | POLICY_NUMBERS,
+    }
+
+
+def style_score(message, reply):
+    """Share of the rules that are kept."""
+    kept = style(message, reply).values()
+    return sum(kept) / len(kept)
+
+
+won = {row["id"]: style_score(row["prompt"][1]["content"], row["chosen"]) - style_score(row["prompt"][1]["content"], row["rejected"])
+       for row in pairs.test}  # fmt: skip
+for kind in ("verbose", "cold", "hedging", "off_format", "wrong"):
+    judged = [won[row["id"]] for row in pairs.test if row["kind"] == kind]
+    print(f"{kind:<11} rules favour chosen in {100 * sum(w > 0 for w in judged) / len(judged):3.0f} %, rejected in {100 * sum(w < 0 for w in judged) / len(judged):.0f} %")
+
+# %% [markdown]
+# The rules see four of the five kinds. A wrong fact in good style they mostly miss: that takes knowledge.
+#
+# ## 2 · Three roads
+
+# %%
+figures.alignment_diagram()
+
+# %% [markdown]
+# **RLHF** (Christiano et al., 2017; Ouyang et al., 2022) goes in three stages: imitate, learn a reward from comparisons, then
+# optimise that reward by reinforcement learning, on a leash. **DPO** (Rafailov et al., 2023) notices that the second and third
+# stage have a common solution that can be trained directly. **ORPO** (Hong et al., 2024) does even the first stage in passing.
+#
+# ## 3 · The losses, from scratch
+#
+# **Bradley and Terry** (1952): each reply has a strength, and the probability that one beats the other is the sigmoid of the
+# difference. A reward model is trained to make the observed choices likely.
+#
+# **DPO**: under the KL-constrained optimum, a reply's reward *is* β times the log-ratio of policy to reference, up to a term that
+# both replies share. Put that into Bradley and Terry, and the reward model is gone.
+#
+# **ORPO**: imitate the chosen reply, and push its odds above those of the rejected one. No reference at all.
+
+# %% tags=["from-scratch"]
+def bradley_terry_loss(chosen, rejected):
+    """From rewards of both replies, (pairs,) each."""
+    return -F.logsigmoid(chosen - rejected).mean()
+
+
+def dpo_loss(policy, reference, beta):
+    """From log-probabilities of whole replies, (pairs, 2): chosen, rejected."""
+    rewards = beta * (policy - reference)
+    return bradley_terry_loss(rewards[:, 0], rewards[:, 1])
+
+
+def orpo_loss(mean_logs, imitation, beta):
+    """From mean log-probabilities of the replies' tokens, (pairs, 2), and the SFT loss on chosen."""
+    log_odds = mean_logs - torch.log(-torch.expm1(mean_logs))
+    return imitation + beta * bradley_terry_loss(log_odds[:, 0], log_odds[:, 1])
+
+# %% [markdown]
+# **PPO** (Schulman et al., 2017) needs two more pieces. *Advantages*: how much better did it go, from each token on, than the
+# value head had expected? And the *clipped objective*: a token whose probability has already moved by more than ε gets no
+# further push in that direction.
+
+# %% tags=["from-scratch"]
+def advantages(rewards, values, discount=1.0, trace=0.95):
+    """Generalised advantage estimation over one answer, from the last token to the first."""
+    found, after, following = [], 0.0, 0.0
+    for reward, value in zip(reversed(rewards), reversed(values)):
+        after = reward + discount * following - value + discount * trace * after
+        following = value
+        found.append(after)
+    return found[::-1]
+
+
+def clipped_loss(ratio, advantage, clip=0.2):
+    """Loss of each token; ratio: its new probability over its old one."""
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+# %% [markdown]
+# ### Are they the library's?
+#
+# TRL's trainers make the batch and compute their loss; ours gets the same tokens. A tiny random model in float32 will do, since a
+# formula does not know how large the model is. TRL has had no PPO since version 1.16, so that PPO's pieces stand against
+# the definitions in float64: the advantage as a sum over all later errors, the objective token by token.
+
+# %% tags=["trl"]
+def conversational(row):
+    """A pair as TRL takes it."""
+    return {"prompt": row["prompt"], **{key: [{"role": "assistant", "content": row[key]}] for key in ("chosen", "rejected")}}
+
+# %%
+def tiny(kind=LlamaForCausalLM, seed=0):
+    torch.manual_seed(seed)
+    return kind(LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+                            num_key_value_heads=2, num_labels=1, pad_token_id=0, eos_token_id=tokenizer.eos_token_id))  # fmt: skip
+
+
+def trl_batch(trainer_class, config_class, model, rows, **more):
+    """A TRL trainer on a few rows, and its first batch."""
+    known = {name: more.pop(name) for name in ("ref_model",) if name in more}
+    arguments = config_class(output_dir=tempfile.mkdtemp(), per_device_train_batch_size=len(rows), use_cpu=True, bf16=False, report_to="none",
+                             gradient_checkpointing=False, remove_unused_columns=config_class is not ORPOConfig, **more)  # fmt: skip
+    with capture_output():
+        trainer = trainer_class(model=model, args=arguments, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, **known)
+        return trainer, next(iter(trainer.get_train_dataloader()))
+
+
+def token_logs(model, ids, mask):
+    """Log-probability of each token but the first, (rows, length - 1)."""
+    logs = model(input_ids=ids, attention_mask=mask).logits[:, :-1].log_softmax(-1)
+    return logs.gather(2, ids[:, 1:, None])[..., 0]
+
+
+few = [conversational(row) for row in sorted(pairs.validation, key=lambda row: len(str(row)))[:2]]
+pad, tokenizer.pad_token = tokenizer.pad_token, "<|endoftext|>"  # not the stop token, which transformers would take for padding
+gaps = {}
+torch.set_grad_enabled(False)
+
+trainer, batch = trl_batch(RewardTrainer, RewardConfig, tiny(LlamaForSequenceClassification), few)
+rewards = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
+gaps["Bradley-Terry"] = bradley_terry_loss(rewards[:2], rewards[2:]) - trainer.compute_loss(trainer.model, dict(batch))
+
+reference = tiny(seed=1)
+trainer, batch = trl_batch(DPOTrainer, DPOConfig, tiny(), few, ref_model=reference, beta=0.3)
+policy, frozen = ((token_logs(m, batch["input_ids"], batch["attention_mask"]) * batch["completion_mask"][:, 1:]).sum(1).view(2, 2).T
+                  for m in (trainer.model, reference))  # fmt: skip
+gaps["DPO"] = dpo_loss(policy, frozen, 0.3) - trainer.compute_loss(trainer.model, dict(batch))
+
+trainer, batch = trl_batch(ORPOTrainer, ORPOConfig, tiny(), few, beta=0.3)
+logs = {k: token_logs(trainer.model, batch[f"{k}_input_ids"], batch[f"{k}_attention_mask"]) for k in ("chosen", "rejected")}
+reply = {k: batch[f"{k}_labels"][:, 1:] != -100 for k in logs}
+means = torch.stack([(logs[k] * reply[k]).sum(1) / reply[k].sum(1) for k in logs], 1)
+everything = batch["chosen_attention_mask"][:, 1:].bool()  # TRL, as the authors' code, imitates the prompt too
+gaps["ORPO"] = orpo_loss(means, -logs["chosen"][everything].mean(), 0.3) - trainer.get_batch_loss_metrics(trainer.model, batch)[0]
+torch.set_grad_enabled(True)
+tokenizer.pad_token = pad
+del trainer, batch, logs, policy, frozen, reference, rewards
+memory.release()
+
+# %%
+dice = random.Random(SEED)
+paid, expected = ([dice.gauss(0, 1) for _ in range(40)] for _ in range(2))
+errors = [r + v_next - v for r, v, v_next in zip(paid, expected, [*expected[1:], 0.0])]
+by_definition = [sum(0.95 ** (k - t) * errors[k] for k in range(t, 40)) for t in range(40)]
+gaps["GAE"] = max(abs(a - b) for a, b in zip(advantages(paid, expected), by_definition))
+ratio, gain = torch.rand(200, dtype=torch.float64) * 2, torch.randn(200, dtype=torch.float64)
+token_by_token = [-min(r * a, min(max(r, 0.8), 1.2) * a) for r, a in zip(ratio.tolist(), gain.tolist())]
+gaps["clipped objective"] = (clipped_loss(ratio, gain) - torch.tensor(token_by_token, dtype=torch.float64)).abs().max()
+for name, gap in gaps.items():
+    print(f"{name:<18} largest difference {abs(float(gap)):.1e}")
+assert all(abs(float(gap)) < 1e-5 for gap in gaps.values())
+
+# %% [markdown]
+# The same numbers. From here on `training.fit` does the dull part: the same losses (its tests hold it against TRL too), the
+# prompt computed once for both replies, the reference's log-probabilities taken before the first step.
+
+# %% [markdown]
+# ## 4 · SFT: imitate the desk as it is
+#
+# The demonstrations are what a desk really has: replies of all its agents, the good and the bad ones. One reply of each pair,
+# drawn at random. A second half of the pairs is held back, for a judge that no method trains on.
+
+# %%
+objective = training.DPO()
+size = {row["id"]: len(objective.encode(tokenizer, row, 4096, row["id"])) for row in [*pairs.train, *pairs.test]}
+def shorter(rows, count):
+    """The shorter pairs of each kind, in random order: the shortest of all would leave out the verbose ones."""
+    kinds = sorted({row["kind"] for row in rows})
+    taken = [row for kind in kinds
+             for row in sorted((r for r in rows if r["kind"] == kind), key=lambda r: size[r["id"]])[: count // len(kinds)]]  # fmt: skip
+    random.Random(SEED).shuffle(taken)
+    return taken
+
+
+train_pairs = shorter(pairs.train, PLAN["pairs"] + PLAN["held_back"])
+mine, held_back = train_pairs[: PLAN["pairs"]], train_pairs[PLAN["pairs"] :]
+test = shorter(pairs.test, PLAN["test"])
+asked = [row["prompt"] for row in test[: PLAN["answers"]]]
+messages = [prompt[1]["content"] for prompt in asked]
+print(f"{len(mine)} pairs to learn from ({sum(size[row['id']] for row in mine):,} tokens), {len(held_back)} held back; {len(test)} test pairs")
+
+
+def with_adapter(model, rate_seed=SEED):
+    """The same fresh LoRA adapter on any model."""
+    torch.manual_seed(rate_seed)
+    return get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+
+
+def fit(model, rows, objective, **changes):
+    """Train a fresh adapter on a model; returns both and the seconds it took."""
+    settings = {"learning_rate": 3e-4, "batch_size": 4, "warmup_steps": 3, "seed": SEED, "piece_tokens": PLAN["piece"]} | changes
+    tuned = with_adapter(model)
+    history = training.fit(tuned, tokenizer, rows, None, objective, training.Settings(**settings))
+    memory.release()
+    return tuned, history
+
+# %% [markdown]
+# What is looked at after each method: does the model find the chosen reply of a test pair likelier, a token, than the rejected
+# one; and the answers that it samples itself, by the rules now and by the judge later.
+
+# %%
+seen = {}
+
+
+def look(name, model, history=None, reference=None, pairs_too=True):
+    """Note what a model does; the judge comes later."""
+    found = {"history": history}
+    if pairs_too:
+        found["pairs"] = evaluation.likelihoods(model, tokenizer, test)
+    ids = complete(model, tokenizer, [template_ids(tokenizer, p, add_generation_prompt=True) for p in asked], PLAN["longest"], 1.0, seed=SEED,
+                   batch_size=PLAN["answers"])  # fmt: skip
+    found["answers"] = [tokenizer.decode(answer, skip_special_tokens=True) for answer in ids]
+    found["tokens"] = [len(answer) for answer in ids]
+    found["format"] = [style(m, a)["plain prose"] and i[-1] == tokenizer.eos_token_id for m, a, i in zip(messages, found["answers"], ids)]
+    found["rules"] = [style_score(m, a) for m, a in zip(messages, found["answers"])]
+    # the reference of all of them is the SFT model: the base of every adapter but ORPO's
+    found["kl"] = evaluation.log_ratios(model, tokenizer, asked, ids, reference) if name != "SFT" else [0.0] * len(ids)
+    seen[name] = found
+    text = f"preferred right {evaluation.proportion([p.prefers_chosen for p in found['pairs']])}; " if pairs_too else ""
+    print(f"{name}: {text}rules {evaluation.mean(found['rules'])}; format {evaluation.proportion(found['format'])}; "
+          f"{evaluation.mean(found['tokens']).value:.0f} tokens; KL {evaluation.mean(found['kl']).value:.1f} nats an answer")  # fmt: skip
+
+
+dice = random.Random(SEED)
+demonstrations = [row["prompt"] + [{"role": "assistant", "content": row[dice.choice(("chosen", "rejected"))]}] for row in mine]
+tuned, sft_history = fit(base, demonstrations, training.SFT(), learning_rate=1e-3)
+print(sft_history)
+start = tuned.merge_and_unload()  # where everything else begins, and the reference of everything else
+look("SFT", start, sft_history)
+
+# %% [markdown]
+# It imitates all of the desk, the bad habits too. That it finds chosen replies likelier already is no merit: one style is easier
+# to predict than five.
+#
+# ## 5 · DPO
+#
+# A new adapter on the SFT model, which stays the reference. The settings that circulate (learning rate 5e-7, β 0.1, one epoch) are
+# those of full fine-tuning on tens of thousands of pairs; an adapter on a few hundred takes a rate several hundred times as high.
+# **Predict:** the loss before the first step?
+
+# %% tags=["dpo"]
+dpo, dpo_history = fit(start, mine, training.DPO(beta=0.1))
+print(dpo_history)
+print(f"loss at the first step {dpo_history.losses[0]:.4f}, ln 2 = {math.log(2):.4f}")
+look("DPO", dpo, dpo_history)
+dpo.unload()
+assert abs(dpo_history.losses[0] - math.log(2)) < 0.02
+
+# %%
+dpo_history.plot_metrics(["reward_chosen", "reward_rejected"], "DPO: implicit rewards, β x log-ratio", "nats x β")
+
+# %% [markdown]
+# Both curves are measured from the reference. What DPO raises is the *distance*; where the two go is nobody's promise (section 9).
+# The log-ratios are rewards in their own right: do they rank pairs that were never trained on?
+
+# %%
+moved = [(p.chosen - s.chosen) - (p.rejected - s.rejected) for p, s in zip(seen["DPO"]["pairs"], seen["SFT"]["pairs"])]
+implicit = evaluation.proportion([m > 0 for m in moved])
+print(f"DPO's implicit reward ranks {implicit} of {len(moved)} test pairs")
+claims.check(
+    "A4",
+    measured=f"trained without one, DPO's own log-ratios rank {implicit} of the test pairs",
+    holds=implicit.low > 0.5,
+    because="its implicit reward did not rank held-out pairs better than a coin",
+)
+
+# %% [markdown]
+# ## 6 · RLHF: a reward model, then PPO
+#
+# Stage two: the SFT model's body with one output in place of the vocabulary's, trained by Bradley and Terry on the same pairs.
+
+# %% tags=["reward"]
+folder = tempfile.mkdtemp()
+start.save_pretrained(folder)
+tokenizer.save_pretrained(folder)
+
+
+def reward_model(rows, seed):
+    """Train a reward model; returns it, its history, and a function from answers to rewards."""
+    body, _ = models.load_reward(folder, seed=seed)
+    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
+    model = get_peft_model(body, config)
+    settings = training.Settings(learning_rate=5e-4, batch_size=4, warmup_steps=3, seed=seed, piece_tokens=PLAN["piece"])
+    history = training.fit(model, tokenizer, rows, None, training.Reward(centre=0.01), settings)
+    return model, history, lambda prompts, answers: training.reward_scores(model, tokenizer, prompts, answers)
+
+
+def ranks(reward, rows):
+    """Share of pairs that a reward ranks right."""
+    chosen, rejected = (reward([row["prompt"] for row in rows], [row[key] for row in rows]) for key in ("chosen", "rejected"))
+    return evaluation.proportion([c > r for c, r in zip(chosen, rejected)])
+
+
+reward_body, reward_history, reward = reward_model(mine, SEED)
+print(reward_history)
+print(f"ranks {ranks(reward, test)} of the test pairs")
+
+# %% [markdown]
+# Stage three: the policy answers, the reward model scores, PPO makes what scored well likelier. The KL penalty charges every nat
+# that the policy moves away from the reference. Once with it, once without. **Predict:** which one gets the higher reward, and
+# which one would you rather ship?
+
+# %% tags=["ppo"]
+ppo_histories = {}
+for name, kl in (("PPO", 0.1), ("PPO without KL", 0.0)):
+    objective = training.PPO(reward=reward, kl=kl, max_new_tokens=40, unfinished=-3.0)
+    policy, history = fit(start, [row["prompt"] for row in mine], objective, learning_rate=1e-3, batch_size=PLAN["prompts"],
+                          max_steps=2 * PLAN["rollouts"], schedule="constant")  # fmt: skip
+    print(f"{name}: {history.seconds:.0f} s of training, {history.rollout_seconds:.0f} s of answering")
+    look(name, policy, history, pairs_too=kl > 0)
+    policy.unload()
+    ppo_histories[name] = history
+for name in ("SFT", *ppo_histories):
+    seen[name]["reward"] = reward(asked, seen[name]["answers"])
+
+# %%
+rounds = range(1, PLAN["rollouts"] + 1)
+figures.lines({name: (rounds, history.metric("kl")) for name, history in ppo_histories.items()},
+              "How far the policy is from the reference", "rollout", "nats an answer")  # fmt: skip
+
+# %%
+body = sum(p.numel() for name, p in reward_body.named_parameters() if "lora_" not in name)
+reward_body = reward = policy = None  # no longer needed: room for what comes
+memory.release()
+
+# %% [markdown]
+# ## 7 · ORPO, and a control that is often forgotten
+#
+# ORPO starts from the *base* model and sees the pairs only. The control is plain SFT once more, on the chosen replies: whoever has
+# pairs has good examples too. It is the cheapest method of all, and every other one has to beat it.
+
+# %% tags=["orpo"]
+fresh, _ = models.load()
+orpo, orpo_history = fit(fresh, mine, training.ORPO(beta=0.5), learning_rate=1e-3)
+print(orpo_history)
+look("ORPO", orpo, orpo_history, reference=start)
+del orpo, fresh
+memory.release()
+
+# %%
+chosen_only = [row["prompt"] + [{"role": "assistant", "content": row["chosen"]}] for row in mine]
+control, control_history = fit(start, chosen_only, training.SFT(), learning_rate=5e-4)
+look("SFT on chosen", control, control_history)
+control.unload()
+
+# %% [markdown]
+# ## 8 · Side by side
+#
+# **The same messages, answered by every model** (sampled, not picked). Read them before you look at the figures.
+
+# %%
+widgets.side_by_side(messages[:4], {name: found["answers"][:4] for name, found in seen.items()})
+
+# %% [markdown]
+# Now the judge: a second reward model, trained on the half of the pairs that nothing else has seen. A method that has only
+# learned to please its own reward model will not please this one.
+
+# %%
+_, judge_history, judge = reward_model(held_back, SEED + 1)
+judge_ranks = ranks(judge, test)
+print(f"the judge ranks {judge_ranks} of the test pairs")
+for found in seen.values():
+    found["judge"] = judge(asked, found["answers"])
+
+
+def better(name, what, than="SFT"):
+    """Mean difference from another model, message by message (pair by pair), with its interval."""
+    if what == "pairs":
+        ours, theirs = ([p.prefers_chosen for p in seen[who]["pairs"]] for who in (name, than))
+    else:
+        ours, theirs = seen[name][what], seen[than][what]
+    return evaluation.mean([a - b for a, b in zip(ours, theirs)])
+
+
+def shown(score, scale=1, digits=1):
+    return f"{scale * score.value:+.{digits}f} [{scale * score.low:+.{digits}f}, {scale * score.high:+.{digits}f}]"
+
+
+print(f"{'against SFT':<16}{'pairs right, points':>24}{'judge':>24}{'rules, points':>24}")
+for name in seen:
+    if name != "SFT":
+        right = shown(better(name, "pairs"), 100, 0) if "pairs" in seen[name] else ""
+        print(f"{name:<16}{right:>24}{shown(better(name, 'judge')):>24}{shown(better(name, 'rules'), 100, 0):>24}")
+
+# %%
+print(f"{'':<16}{'judge':>7}{'rules':>8}{'format':>8}{'tokens':>8}{'KL':>7}{'seconds':>9}{'+ memory':>10}{'trained on':>16}")
+for name, found in seen.items():
+    history = found["history"]
+    seconds = history.seconds + history.reference_seconds + history.rollout_seconds
+    means = {what: evaluation.mean(found[what]).value for what in ("judge", "rules", "format", "tokens", "kl")}
+    print(f"{name:<16}{means['judge']:>7.2f}{100 * means['rules']:>6.0f} %{100 * means['format']:>6.0f} %{means['tokens']:>8.0f}{means['kl']:>7.1f}"
+          f"{seconds:>9.0f}{(history.memory.measured or 0) / 1e6:>7.0f} MB{history.tokens:>9,} tokens")  # fmt: skip
+
+# %% [markdown]
+# *Seconds* are training, answering and the reference pass; *memory* is what the run added to the process, which a run that finds
+# room left by an earlier one may show as little or nothing. RLHF needed its reward model besides.
+#
+# ### The price of reward: KL
+#
+# A method should be judged not by how much reward it gets, but by how much *at this distance* from where it began: what lies far
+# out was paid for with things that the judge does not see.
+
+# %% tags=["sweep"]
+def frontier(points, title):
+    """Name → (KL, judge's reward), one or several of each."""
+    return figures.lines(points, title, "KL from the SFT model, nats an answer", "judge's reward")
+
+
+frontier({name: tuple([evaluation.mean(found[what]).value] for what in ("kl", "judge")) for name, found in seen.items()},
+         f"This run: {len(asked)} answers of each")  # fmt: skip
+
+# %% [markdown]
+# One run on few answers. The same methods on all pairs with three seeds, and DPO with four values of β, are in a record that came
+# with the course (`benchmarks/alignment.py`, about an hour). **Predict** where small and large β lie.
+
+# %%
+record = json.loads(assets.record("alignment").read_text(encoding="utf-8"))
+print(f"recorded {record['date']} on {record['machine']}, seeds {record['seeds']}, {record['plan']['pairs']} pairs")
+recorded = record["frontier"]
+betas = sorted((name for name in recorded if name.startswith("β")), key=lambda name: recorded[name]["kl"][0])
+swept = {f"DPO, {', '.join(betas)}": tuple([recorded[name][what][0] for name in betas] for what in ("kl", "judge"))}
+others = {name: tuple([means[what][0]] for what in ("kl", "judge")) for name, means in recorded.items() if name not in betas}
+frontier(swept | others, "The record: three seeds, all pairs")
+
+# %%
+for name, means in recorded.items():
+    print(f"{name:<15} KL {means['kl'][0]:5.1f} [{means['kl'][1]:.1f}, {means['kl'][2]:.1f}]   judge {means['judge'][0]:+.2f} [{means['judge'][1]:+.2f}, {means['judge'][2]:+.2f}]")
+
+# %% [markdown]
+# A small β lets the policy run far, a large one keeps it near; the reward grows with the distance, less and less.
+
+# %%
+with_kl, without = (evaluation.mean(seen[name]["kl"]) for name in ("PPO", "PPO without KL"))
+claims.check(
+    "A5",
+    measured=f"PPO {with_kl.value:.1f} [{with_kl.low:.1f}, {with_kl.high:.1f}] nats an answer with the penalty, {without.value:.1f} "
+    f"[{without.low:.1f}, {without.high:.1f}] without, after {PLAN['rollouts']} rollouts; DPO, whose β is the same penalty, in the record "
+    f"{recorded[betas[0]]['kl'][0]:.1f} at {betas[0]} and {recorded[betas[-1]]['kl'][0]:.1f} at {betas[-1]}",
+    holds=with_kl.high < without.low,
+    because="the two runs did not end measurably apart",
+)
+
+# %% [markdown]
+# ## 9 · A gallery of failures
+#
+# **A learning rate that is too high.** DPO's loss looks splendid, it is easy to drive to zero. **Predict:** and the answers?
+
+# %% tags=["gallery"]
+broken, hot = fit(start, mine[: PLAN["few"]], training.DPO(), learning_rate=5e-3, max_steps=8)
+with capture_output():
+    look("too high a rate", broken, hot, pairs_too=False)
+broken.unload()
+hot_seen = seen.pop("too high a rate")
+distance = {name: evaluation.mean(found["kl"]).value for name, found in (("DPO", seen["DPO"]), ("too high", hot_seen))}
+print(f"loss {hot.losses[0]:.3f} → {evaluation.mean(hot.losses[-4:]).value:.3f}; KL {distance['too high']:.0f} nats an answer, in section 5 it was {distance['DPO']:.1f}")
+print("answers:", *(repr(answer[:150]) for answer in hot_seen["answers"][:2]), sep="\n  ")
+print(f"and the rules? {evaluation.mean(hot_seen['rules'])}; before {evaluation.mean(seen['SFT']['rules'])}")
+assert distance["too high"] > 3 * distance["DPO"]
+assert evaluation.mean(hot.losses[-4:]).value < math.log(2)
+
+# %% [markdown]
+# A loss near zero, and a model that no longer speaks of what was asked. The rules hardly mind: they look for form, and so would
+# any automatic check of yours that nobody reads beside the answers. The KL tells.
+
+# %% [markdown]
+# **The chosen reply becomes less likely too.** In the same run, and in milder form in most: the loss asks for a distance, and the
+# cheapest way to it is to push both down, rejected faster.
+
+# %%
+last = {name: evaluation.mean(hot.metric(name)[-4:]).value / training.DPO().beta for name in ("reward_chosen", "reward_rejected")}
+print(f"log-probability against the reference, last steps: chosen {last['reward_chosen']:+.0f} nats, rejected {last['reward_rejected']:+.0f}")
+assert last["reward_rejected"] < last["reward_chosen"] < 0
+
+# %% [markdown]
+# **Length hacking.** Suppose that whoever collected the pairs liked detail: chosen is always the longer reply. Nothing in the loss
+# says that length was not the point.
+
+# %%
+longer = sorted((row for row in pairs.train if row["kind"] == "cold"), key=lambda row: size[row["id"]])[:28]
+assert all(len(row["chosen"].split()) > len(row["rejected"].split()) for row in longer)
+wordy, wordy_history = fit(start, longer, training.DPO(), learning_rate=6e-4)
+with capture_output():
+    look("longer", wordy, wordy_history, pairs_too=False)
+wordy.unload()
+more = better("longer", "tokens")
+seen.pop("longer")
+print(f"tokens more in each answer, cut off at {PLAN['longest']}: {shown(more)}")
+assert more.value > 0
+
+# %% [markdown]
+# **Reward hacking.** A manager wants commitment and measures it: how many words such as *today*, *tomorrow* or *within* are in a
+# reply? Chosen replies do have more of them than the SFT model's. PPO takes the manager at their word, with no KL penalty to hold
+# it back. **Predict** an answer.
+
+# %%
+PROMISE = re.compile(r"\b(?:today|tomorrow|tonight|within|minutes|hours|days?|now)\b", re.IGNORECASE)
+
+
+def promises(_, answers):
+    return [float(len(PROMISE.findall(answer))) for answer in answers]
+
+
+proxy = training.PPO(reward=promises, kl=0.0, max_new_tokens=32)
+hacked, hacked_history = fit(start, [row["prompt"] for row in mine], proxy, learning_rate=2e-3, batch_size=8, max_steps=12, schedule="constant")
+with capture_output():
+    look("hacked", hacked, hacked_history, pairs_too=False)
+hacked.unload()
+seen["hacked"]["judge"] = judge(asked, seen["hacked"]["answers"])
+counts = {"SFT": seen["SFT"]["answers"], "chosen replies": [row["chosen"] for row in mine], "hacked": seen["hacked"]["answers"]}
+counts = {name: evaluation.mean(promises(None, answers)).value for name, answers in counts.items()}
+print("promises a reply:", {name: round(count, 1) for name, count in counts.items()})
+print(f"judge against SFT {shown(better('hacked', 'judge'))}, rules, points {shown(better('hacked', 'rules'), 100, 0)}")
+print("answers:", *(repr(answer[:180]) for answer in sorted(seen.pop("hacked")["answers"], key=lambda a: -promises(None, [a])[0])[:3]), sep="\n  ")
+assert counts["hacked"] > counts["chosen replies"] > counts["SFT"]
+
+# %% [markdown]
+# The measure rose, what it stood for did not. The reward model of section 6 is a better measure, and so harder to hack, not
+# impossible: it too has only seen answers near the reference. That is what the KL penalty is for.
+
+# %% [markdown]
+# **Preferences that contradict each other.** Every pair twice, the second time the other way round, as two annotators who disagree
+# would leave it. **Predict** the margin.
+
+# %%
+some = mine[:12]
+turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in some]
+undecided, undecided_history = fit(start, [*some, *turned], training.DPO(), learning_rate=6e-4, batch_size=8, epochs=2)
+undecided.unload()
+margins = evaluation.mean(undecided_history.metric("margin"))
+right = evaluation.mean(undecided_history.metric("accuracy")[1:])  # at the first step nothing is told apart
+print(f"all steps: margin {shown(margins, digits=2)}, right {100 * right.value:.0f} %, loss {undecided_history.losses[-1]:.3f} (ln 2 = {math.log(2):.3f})")
+assert margins.value < 0.1
+assert right.value < 0.65
+
+# %% [markdown]
+# ## 10 · What does it cost?
+#
+# Count passes first. A forward pass of a token through the frozen body is 1; with LoRA the backward pass is about 1 more (the
+# gradients of the activations; those of the frozen weights are never taken), in full fine-tuning 2 more.
+
+# %%
+def passes(method, full=False, epochs=2):
+    """Passes of the body that each token of a reply and its prompt goes through."""
+    step = 3 if full else 2  # forward and backward
+    return {
+        "SFT": step,
+        "DPO": step + 1,  # and the reference's forward pass
+        "ORPO": step,
+        "reward model": step,
+        # answered, looked back at by policy and by reference, scored by the reward model, trained on
+        "PPO": 1 + 1 + 1 + 1 + epochs * step,
+    }[method]
+
+
+counted = {}
+for full in (False, True):
+    print("full fine-tuning" if full else "LoRA")
+    for method in ("DPO", "ORPO", "PPO"):
+        a_token = passes(method, full) / passes("SFT", full)
+        an_example = a_token * (1 if method == "PPO" else 2)  # two replies, each with the prompt
+        counted[method, full] = a_token, an_example
+        print(f"  {method:<5} {a_token:.2f} x SFT a token, {an_example:.2f} x an example")
+
+# %% [markdown]
+# Now the clock: the same prompts, in turns, so that a busy machine hurts all alike; with the prompt written twice, as everyone
+# counts, and shared by both replies, as `fit` does it.
+
+# %% tags=["cost"]
+ROUNDS, FEW = 3, sorted(mine, key=lambda row: size[row["id"]])[len(mine) // 2 :][:4]  # of middle length
+timed = with_adapter(start)
+
+
+def cost(method, share):
+    """Seconds an example, and its tokens; at a learning rate that changes nothing."""
+    data = [row["prompt"] + [{"role": "assistant", "content": row["chosen"]}] for row in FEW] if method == "SFT" else FEW
+    objective = {"SFT": training.SFT(), "DPO": training.DPO(), "ORPO": training.ORPO(),
+                 "PPO": training.PPO(reward=judge, max_new_tokens=36)}[method]  # fmt: skip
+    if method == "PPO":
+        data = [row["prompt"] for row in FEW]
+    steps = objective.epochs if method == "PPO" else 1
+    settings = training.Settings(learning_rate=1e-12, batch_size=len(FEW), max_steps=steps, share_prompt=share, piece_tokens=PLAN["piece"])
+    with capture_output():
+        history = training.fit(timed, tokenizer, data, None, objective, settings)
+    seconds = history.seconds + history.reference_seconds + history.rollout_seconds
+    return seconds / len(FEW), history.tokens / steps / len(FEW)
+
+
+METHODS = [("SFT", True), ("DPO", False), ("DPO", True), ("ORPO", False), ("PPO", True)]
+clock = {key: [] for key in METHODS}
+for turn in range(ROUNDS + 1):
+    for key in METHODS:
+        taken = cost(*key)
+        if turn:  # the first round warms up
+            clock[key].append(taken)
+timed.unload()
+ratio = {key: evaluation.mean([s / b for (s, _), (b, _) in zip(clock[key], clock["SFT", True])]) for key in METHODS[1:]}
+a_token = {key: evaluation.mean([(s / t) / (b / c) for (s, t), (b, c) in zip(clock[key], clock["SFT", True])]) for key in METHODS[1:]}
+for (method, share), score in ratio.items():
+    how = "one prompt for both" if share and method != "PPO" else "prompt written twice" if method != "PPO" else "answers it makes itself"
+    per_token = ""
+    if not share or method == "PPO":
+        tokens = clock[method, share][0][1] / clock["SFT", True][0][1]
+        per_token = f"with {tokens:.2f} x the tokens: {a_token[method, share].value:.2f} x a token"
+    print(f"{method:<5} {how:<24} {score.value:.2f} x SFT an example [{score.low:.2f}, {score.high:.2f}]  {per_token}")
+
+# %% [markdown]
+# A *token* is one that goes through the body; written twice, a prompt's tokens count twice. PPO answers token by token, which keeps
+# the machine waiting for memory instead of computing: its clock runs ahead of its count.
+
+# %%
+bodies = {
+    "SFT": start.num_parameters(), "DPO": start.num_parameters(), "ORPO": start.num_parameters(),
+    "PPO": start.num_parameters() + body,
+}  # fmt: skip
+print("weights of bodies in memory, with LoRA:", {name: f"{count / bodies['SFT']:.1f} x" for name, count in bodies.items()})
+times = {key: f"{score.value:.1f} x [{score.low:.1f}, {score.high:.1f}]" for key, score in ratio.items()}
+claims.check(
+    "A1",
+    measured=f"an example {times['DPO', False]}, with a shared prompt {times['DPO', True]}; a token {a_token['DPO', False].value:.2f} x; by count "
+    f"{counted['DPO', False][1]:.1f} an example and {counted['DPO', False][0]:.2f} a token with LoRA, {counted['DPO', True][1]:.1f} and "
+    f"{counted['DPO', True][0]:.2f} in full fine-tuning",
+    holds=1.5 <= ratio["DPO", False].value <= 2,
+    because="that is the price of a token. An example has two replies, each with the prompt, and costs as much more as it has tokens",
+)
+claims.check(
+    "A2",
+    measured=f"an example {times['ORPO', False]}; a token {a_token['ORPO', False].value:.2f} x; no reference was loaded or asked",
+    holds=ratio["ORPO", False].value <= 1.3,
+    because="it needs no reference, but a pair has two replies: as much as SFT a token, more an example",
+)
+claims.check(
+    "A3",
+    measured=f"PPO {times['PPO', True]} an example, {passes('PPO') / passes('SFT'):.1f} by count, before the reward model's own training and with "
+    f"{PLAN['rollouts']} rollouts where SFT had one epoch; roles: policy, reference, reward, value; bodies in memory with LoRA: {bodies['PPO'] / bodies['SFT']:.0f}",
+    holds=3 <= ratio["PPO", True].value <= 10,
+    when="it is an answer trained on twice. There are four roles, not three; with LoRA policy, reference and value share a body, so that two are held",
+    because="an answer costs what is measured here; and there are four roles (policy, reference, reward, value), of which LoRA puts three into one body",
+)
+
+# %% [markdown]
+# ## 11 · The same with TRL
+#
+# At work you will use TRL, in today's arguments (many tutorials still show `tokenizer=`, `max_prompt_length=`, `beta=` in the
+# trainer: all gone). Data sets are lists of dicts with messages, the adapter goes in as `peft_config`.
+
+# %% tags=["trl"]
+def arguments(config, steps, **more):
+    """What every trainer is told here: a few steps, this machine's number format, reports to nobody."""
+    settings = {
+        "output_dir": tempfile.mkdtemp(), "max_steps": steps, "per_device_train_batch_size": 2, "learning_rate": 2e-4, "logging_steps": 1,
+        "lr_scheduler_type": "constant", "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False,
+        "use_cpu": device.kind == "cpu", "bf16": device.dtype == "bfloat16", "fp16": device.dtype == "float16",
+    }  # fmt: skip
+    return config(**settings | more)
+
+
+def trl_trainer(method, model, rows, steps=2, **more):
+    """One of TRL's trainers on preference pairs."""
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    data = datasets.Dataset.from_list([conversational(row) for row in rows])
+    if method == "SFT":
+        data = data.map(lambda row: {"prompt": row["prompt"], "completion": row["chosen"]}, remove_columns=["chosen", "rejected"])
+        return SFTTrainer(model=model, args=arguments(SFTConfig, steps, **more), train_dataset=data, processing_class=tokenizer, peft_config=lora)
+    if method == "DPO":  # with peft_config the reference is the model with its adapter switched off
+        args = arguments(DPOConfig, steps, **{"beta": 0.1, **more})
+        return DPOTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer, peft_config=lora)
+    if method == "ORPO":
+        args = arguments(ORPOConfig, steps, **{"beta": 0.5, "max_length": 512, **more})
+        return ORPOTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer, peft_config=lora)
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
+    return RewardTrainer(model=model, args=arguments(RewardConfig, steps, **more), train_dataset=data, processing_class=tokenizer, peft_config=lora)
+
+# %%
+judge = tuned = timed = None  # no longer needed: room for what comes
+memory.release()
+shortest = sorted(mine, key=lambda row: size[row["id"]])[:6]
+for method in ("SFT", "DPO", "ORPO", "Reward"):
+    model = models.load_reward()[0] if method == "Reward" else models.load()[0]
+    with capture_output():
+        trainer = trl_trainer(method, model, shortest)
+        trainer.train()
+    print(f"TRL {method:<7} losses", " ".join(f"{entry['loss']:.3f}" for entry in trainer.state.log_history if "loss" in entry))
+    del trainer, model
+    memory.release()
+
+# %% [markdown]
+# TRL's PPO is gone since version 1.16 (2026-09). What took its place is the subject of the last section.
+#
+# ## 12 · Where the field is now
+#
+# *As of November 2026.* DPO and its variants (IPO, 2023; KTO, 2024, for thumbs up and down without pairs; SimPO, 2024, without a
+# reference) remain the workhorse for style and preference in open models. Three things have moved since 2023:
+#
+# - **Online beats offline** where answers can be scored: pairs drawn from the policy itself (online DPO, 2024), or no value model
+#   at all (RLOO, 2024; GRPO, in DeepSeekMath, 2024).
+# - **Verifiable rewards** (Tülu 3, 2024; DeepSeek-R1, 2025): for mathematics, code and formats a program checks the answer, so that no
+#   reward model can be fooled. This is how reasoning models are trained, mostly by GRPO and its repairs (DAPO, Dr. GRPO, 2025).
+# - **PPO with a learnt reward** is what this lesson shows to be dear and delicate; it lives on where feedback is continuous and the
+#   team is large.
+#
+# GRPO in one line: answer each prompt several times, and call an answer good if it is better than its siblings' mean. No value head,
+# no reward model. Here the reward is a program: 1 if the whole answer is the JSON record that was asked for, else 0.
+
+# %% tags=["trl"]
+def grpo_trainer(model, prompts, steps, reward, **more):
+    """TRL's GRPO: prompts only, and a function that says what an answer is worth."""
+    settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "num_generations": 4, "max_completion_length": 16, "beta": 0.0, "temperature": 1.0, "learning_rate": 3e-4}
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    data = datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts])
+    return GRPOTrainer(model=model, args=arguments(GRPOConfig, steps, **settings | more), reward_funcs=reward, train_dataset=data,
+                       processing_class=tokenizer, peft_config=lora)  # fmt: skip
+
+# %%
+triage = load_task("support_tickets", ["category"])
+EXAMPLE = [{"role": "system", "content": "Triage this customer message."}, {"role": "user", "content": "My kettle leaks."},
+           {"role": "assistant", "content": '{"category": "defect"}'}]  # fmt: skip
+
+
+def is_valid(answer):
+    return evaluation.parse_record(answer, triage.schema) is not None
+
+
+def valid_json(completions, **_):
+    """A verifiable reward: what a parser says."""
+    return [float(is_valid(completion[0]["content"])) for completion in completions]
+
+
+# %%
+by_length = sorted(triage.train, key=lambda c: len(c[1]["content"]))[:64]
+held = [EXAMPLE + c[1:2] for c in sorted(triage.test, key=lambda c: len(c[1]["content"]))[:40]]
+model, _ = models.load()
+answered = generate(model, tokenizer, held, max_new_tokens=16, temperature=1.0, batch_size=40)
+before = evaluation.proportion([is_valid(answer) for answer in answered])
+with capture_output():
+    trainer = grpo_trainer(model, [EXAMPLE + c[1:2] for c in by_length], steps=6, reward=valid_json)
+    trainer.train()
+answered = generate(trainer.model, tokenizer, held, max_new_tokens=16, temperature=1.0, batch_size=40)
+after = evaluation.proportion([is_valid(answer) for answer in answered])
+print("share of valid answers, step by step:", " ".join(f"{entry['reward']:.2f}" for entry in trainer.state.log_history if "reward" in entry))
+print(f"held-out messages, valid JSON: before {before}, after {after}")
+assert after.low > before.high
+
+# %% [markdown]
+# No pairs, no reward model, no demonstrations: a check and a hundred answers. What GRPO can't do is invent: if none of the
+# siblings is ever right, all differences are zero, and nothing is learned. Hence the example in the prompt. **Predict:** a program
+# can't be flattered. Can it be hacked?
+
+# %%
+wanted = {c[1]["content"]: row["record"]["category"] for c, row in zip(triage.test, triage.rows["test"])}
+records = [evaluation.parse_record(answer, triage.schema) for answer in answered]
+correct = [record is not None and record["category"] == wanted[prompt[-1]["content"]] for prompt, record in zip(held, records)]
+print(f"different answers: {len(set(answered))} of {len(answered)}; the most frequent: {max(set(answered), key=answered.count)}")
+print(f"category right: {evaluation.proportion(correct)}")
+del trainer, model
+
+# %% [markdown]
+# The check asked for JSON and got JSON; it never asked whether the record is *true*. A verifiable reward verifies what it verifies.
+#
+# ## 13 · Common mistakes, live
+#
+# **Chosen and rejected are the same**, or a pair's prompts differ, or the "reference" is the base that the adapter was put into. Each
+# is named before anything trains:
+
+# %%
+def message_of(rows, objective=None):
+    """What training says of broken data."""
+    tuned = with_adapter(start)
+    try:
+        training.fit(tuned, tokenizer, rows, None, objective or training.DPO(), training.Settings(max_steps=1))
+        return "trained"
+    except CourseError as error:
+        return str(error)
+    finally:
+        tuned.unload()
+
+
+whole = {key: mine[0]["prompt"] + [{"role": "assistant", "content": mine[0][key]}] for key in ("chosen", "rejected")}
+print("1.", message_of([mine[0], {**mine[1], "rejected": mine[1]["chosen"]}]))
+print("2.", message_of([mine[0], {**whole, "rejected": mine[1]["prompt"] + whole["rejected"][2:]}]))
+print("3.", message_of(mine[:4], training.DPO(reference=start)))
+
+# %% [markdown]
+# **Comparing losses of different methods.** DPO begins at 0.69, ORPO at what imitation costs, PPO's can be negative. None of them says
+# anything about another; held-out preferences and read answers do.
+#
+# ## 14 · Claims of this section
+
+# %%
+table = claims.table()
+assert [claim.id for claim in table] == ["A1", "A2", "A3", "A4", "A5"]
+table
+
+# %% [markdown]
+# ## 15 · Quiz
+
+# %%
+quiz("04")
+
+# %% [markdown]
+# ## 16 · Exercises
+#
+# Write the body, run the cell, run the check. It tells you what is wrong; after the third try it gives a hint.
+
+# %%
+# EXERCISE: align-1
+
+# %%
+# EXERCISE: align-2
+
+# %%
+# EXERCISE: align-3
+
+# %%
+# EXERCISE: align-4
+
+# %%
+# EXERCISE: align-5
+
+# %% [markdown]
+# ## What you have seen
+#
+# - Five losses of a few lines each, equal to the library's or to their definition.
+# - The same pairs through every method: preference training moved the model; plain SFT on the chosen replies was a rival that
+#   must be beaten before anything dearer is bought.
+# - One and a half times SFT is what DPO costs a token; an example, with its two replies, costs more.
+# - A reward without a leash is a reward that gets hacked; a loss near zero can belong to a broken model.
+#
+# Next, section 05 makes the data that all of this depends on.

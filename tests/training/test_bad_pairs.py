@@ -1,0 +1,111 @@
+"""What is wrong with preference data, and with the reference, is named: with the row where it is a row's fault."""
+
+import copy
+
+import pytest
+from conftest import conversation, tiny_llama, with_lora
+
+from course_utils import evaluation, training
+from course_utils.errors import CourseError
+
+PROMPT = conversation("Where is my parcel?")[:2]
+GOOD = {"prompt": PROMPT, "chosen": "It arrives tomorrow.", "rejected": "No idea."}
+SETTINGS = training.Settings(max_steps=1, batch_size=2)
+
+
+def answer(text):
+    return {"role": "assistant", "content": text}
+
+
+def refused(rows, objective=None, model=None, tokenizer=None):
+    with pytest.raises(CourseError) as error:
+        training.fit(model or with_lora(tiny_llama()), tokenizer, rows, None, objective or training.DPO(), SETTINGS)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("objective", [training.DPO(), training.ORPO(), training.Reward()], ids=lambda o: o.name)
+def test_chosen_equal_to_rejected(packaged, objective):
+    text = refused([GOOD, GOOD | {"rejected": GOOD["chosen"]}], objective, tokenizer=packaged[1])
+    assert "train[1]" in text
+    assert "the same" in text
+
+
+def test_prompts_that_differ_inside_a_pair(packaged):
+    other = conversation("Where is my kettle?")[:2]
+    bad = {"chosen": [*PROMPT, answer("Tomorrow.")], "rejected": [*other, answer("No idea.")]}
+    text = refused([GOOD, GOOD, bad], tokenizer=packaged[1])
+    assert "train[2]: the prompts of the pair differ in message 1" in text
+    assert "kettle" in text
+
+
+def test_prompts_of_different_length(packaged):
+    bad = {"chosen": [*PROMPT, answer("Tomorrow.")], "rejected": [PROMPT[1], answer("No idea.")]}
+    assert "train[0]: the prompts of the pair differ" in refused([bad], tokenizer=packaged[1])
+
+
+def test_no_prompt_at_all(packaged):
+    assert "train[0]: no prompt" in refused([{"chosen": "Yes.", "rejected": "No."}], tokenizer=packaged[1])
+
+
+def test_an_implicit_prompt_gives_what_an_explicit_one_gives(packaged):
+    whole = {key: [*PROMPT, answer(GOOD[key])] for key in ("chosen", "rejected")}
+    objective = training.DPO()
+    assert objective.encode(packaged[1], whole, 512, "x") == objective.encode(packaged[1], GOOD, 512, "x")
+
+
+def test_a_tokenizer_without_chat_template(packaged):
+    bare = copy.deepcopy(packaged[1])
+    bare.chat_template = None
+    assert "has no chat template" in refused([GOOD], tokenizer=bare)
+
+
+@pytest.mark.parametrize("which", ["itself", "the base that the adapter was put into"])
+def test_a_reference_that_is_the_trained_model(packaged, which):
+    model = with_lora(tiny_llama())
+    reference = model if which == "itself" else model.base_model.model
+    text = refused([GOOD, GOOD], training.DPO(reference=reference), model, packaged[1])
+    assert "the reference is the trained model itself" in text
+    with pytest.raises(CourseError, match="the reference is the trained model itself"):
+        evaluation.log_ratios(model, packaged[1], [PROMPT], [[5, 6, 2]], reference)
+
+
+def test_ppo_without_an_adapter_has_no_reference(packaged):
+    objective = training.PPO(reward=lambda prompts, answers: [0.0] * len(answers))
+    assert "PPO's reference is the model without its adapter" in refused([PROMPT], objective, tiny_llama(), packaged[1])
+
+
+def test_a_reference_of_its_own_is_measured_from(packaged):
+    """Policy with an adapter that does something, reference without it: the first loss is not ln 2 any more."""
+    model, tokenizer = with_lora(tiny_llama()), packaged[1]
+    rows = [GOOD, GOOD | {"chosen": "Tomorrow, by ten.", "rejected": "Who knows."}]
+    own = training.fit(with_lora(tiny_llama()), tokenizer, rows, None, training.DPO(), SETTINGS)
+    other = training.fit(model, tokenizer, rows, None, training.DPO(reference=tiny_llama()), SETTINGS)
+    assert own.losses[0] == pytest.approx(0.6931, abs=1e-4)
+    assert abs(other.losses[0] - 0.6931) > 1e-3
+
+
+def test_likelihoods_and_log_ratios_are_those_of_a_plain_loop(packaged):
+    import torch
+
+    model, tokenizer = with_lora(tiny_llama()), packaged[1]
+    rows = [GOOD, GOOD | {"chosen": "Tomorrow, by ten, I promise.", "rejected": "Who knows."}]
+
+    def plain(ids, start):
+        with torch.no_grad():
+            logs = model(input_ids=torch.tensor([ids])).logits.log_softmax(-1)[0]
+        return sum(logs[i - 1, ids[i]].item() for i in range(start, len(ids)))
+
+    for row, found in zip(rows, evaluation.likelihoods(model, tokenizer, rows)):
+        encoded = training.DPO().encode(tokenizer, row, 512, "x")
+        chosen, rejected = encoded.completions
+        assert (found.chosen_tokens, found.rejected_tokens) == (len(chosen), len(rejected))
+        assert found.chosen == pytest.approx(plain(encoded.prompt + chosen, len(encoded.prompt)), rel=1e-4)
+        assert found.rejected == pytest.approx(plain(encoded.prompt + rejected, len(encoded.prompt)), rel=1e-4)
+        assert found.prefers_chosen == (found.chosen / len(chosen) > found.rejected / len(rejected))
+    (ratio,) = evaluation.log_ratios(model, tokenizer, [PROMPT], [chosen])
+    with model.disable_adapter():
+        base = plain(encoded.prompt + chosen, len(encoded.prompt))
+    assert ratio == pytest.approx(plain(encoded.prompt + chosen, len(encoded.prompt)) - base, abs=1e-3)
+    assert abs(ratio) > 1e-3
+    (same,) = evaluation.log_ratios(model, tokenizer, [PROMPT], [chosen], reference=tiny_llama())
+    assert same == pytest.approx(ratio, abs=1e-3)
