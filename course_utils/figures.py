@@ -381,7 +381,8 @@ def alignment_diagram() -> Figure:
         axes.text(10.1, 8.1, "2 · learn what is preferred", ha="center", size=9, weight="bold")
 
         box(9.0, 5.0, 2.2, 1.0, "policy", "trained")
-        draw((5.02, 5.5), (8.98, 5.5), "starts as")
+        draw((5.02, 5.5), (8.98, 5.5))
+        axes.text(5.7, 5.62, "starts as", ha="center", size=8)
         draw((10.6, 6.02), (10.6, 6.88))
         axes.text(10.72, 6.43, "answers", size=8, va="center")
         axes.annotate("", (11.25, 5.6), (11.25, 7.4), arrowprops={
@@ -396,7 +397,7 @@ def alignment_diagram() -> Figure:
         draw((4.4, 4.98), (8.98, 3.35), curve=0.12)
         draw((7.0, 6.88), (9.4, 3.74), curve=0.18)
         draw((12.98, 3.2), (11.25, 3.2), "log-ratios")
-        axes.text(4.9, 3.35, "DPO: the pairs train the policy", size=9, weight="bold", ha="center")
+        axes.text(4.15, 3.15, "DPO: the pairs train the policy", size=9, weight="bold", ha="center")
 
         box(9.0, 0.6, 2.2, 1.0, "policy", "trained")
         draw((0.95, 3.58), (8.98, 0.95), curve=0.22)

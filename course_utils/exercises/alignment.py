@@ -5,21 +5,24 @@ from __future__ import annotations
 from course_utils.exercises.definitions import Exercise, Mistake
 
 
-def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
-    """DPO's loss of a batch of pairs.
+def conservative_dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
+    """DPO's loss of a batch of pairs whose annotators may be wrong.
 
     Args:
         policy_chosen, policy_rejected: log-probabilities of the whole replies under the policy, shape (pairs,).
         reference_chosen, reference_rejected: the same under the frozen reference, shape (pairs,).
         beta: float.
+        doubt: probability that a pair's labels are the wrong way round; the loss is then (1 - doubt) times that of the pair
+            as it stands, plus doubt times that of the pair turned round.
 
     Returns:
         Tensor without dimensions: the mean over the pairs.
     """
     ### BEGIN SOLUTION
-    chosen = policy_chosen - reference_chosen
-    rejected = policy_rejected - reference_rejected
-    return -(beta * (chosen - rejected)).sigmoid().log().mean()
+    from torch.nn.functional import logsigmoid
+
+    margin = beta * ((policy_chosen - reference_chosen) - (policy_rejected - reference_rejected))
+    return -((1 - doubt) * logsigmoid(margin) + doubt * logsigmoid(-margin)).mean()
     ### END SOLUTION
 
 
@@ -27,10 +30,10 @@ def _log_probability_cases(random):
     import torch
 
     cases = []
-    for pairs in (1, 3, 6):
+    for pairs in (2, 3, 6):
         logs = [torch.tensor(-random.uniform(5, 40, size=pairs), dtype=torch.float64) for _ in range(2)]
         moved = [log + torch.tensor(random.normal(size=pairs) * 3, dtype=torch.float64) for log in logs]
-        cases.append((*moved, *logs, float(random.uniform(0.05, 0.6))))
+        cases.append((*moved, *logs, float(random.uniform(0.05, 0.6)), float(random.uniform(0.05, 0.3))))
     return cases
 
 
@@ -40,35 +43,36 @@ def _log_sigmoid(x):
     return F.logsigmoid(x)
 
 
-def _no_reference(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
-    return -_log_sigmoid(beta * (policy_chosen - policy_rejected)).mean()
+def _both_ways(margin, doubt):
+    return -((1 - doubt) * _log_sigmoid(margin) + doubt * _log_sigmoid(-margin))
 
 
-def _wrong_way_round(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
-    margin = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
-    return -_log_sigmoid(-beta * margin).mean()
+def _margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected):
+    return (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
 
 
-def _sum_of_pairs(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
-    margin = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
-    return -_log_sigmoid(beta * margin).sum()
+def _no_reference(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
+    return _both_ways(beta * (policy_chosen - policy_rejected), doubt).mean()
 
 
-def _no_logarithm(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
-    import torch
-
-    margin = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
-    return -torch.sigmoid(beta * margin).mean()
+def _wrong_way_round(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
+    return _both_ways(-beta * _margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected), doubt).mean()
 
 
-def _beta_outside(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
-    margin = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
-    return -beta * _log_sigmoid(margin).mean()
+def _sum_of_pairs(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
+    return _both_ways(beta * _margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected), doubt).sum()
 
 
-def _no_minus(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
-    margin = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
-    return _log_sigmoid(beta * margin).mean()
+def _never_in_doubt(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
+    return _both_ways(beta * _margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected), 0.0).mean()
+
+
+def _beta_outside(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
+    return beta * _both_ways(_margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected), doubt).mean()
+
+
+def _no_minus(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
+    return -_both_ways(beta * _margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected), doubt).mean()
 
 
 def preference_probability(reward_one, reward_other):
@@ -109,7 +113,7 @@ def _logarithm_of_it(reward_one, reward_other):
     return _log_sigmoid(reward_one - reward_other)
 
 
-def _half_certain(reward_one, reward_other):
+def _doubled(reward_one, reward_other):
     import torch
 
     return torch.sigmoid(2 * (reward_one - reward_other))
@@ -170,12 +174,14 @@ def _odds_upside_down(chosen, rejected):
     return _odds_ratio(rejected.mean(), chosen.mean())
 
 
-def advantages(rewards, values, discount, trace):
-    """Generalised advantage estimation over one answer.
+def advantages(rewards, values, last_value, discount, trace):
+    """Generalised advantage estimation over one answer, which may have been cut off.
 
     Args:
         rewards: list of floats, one for each token.
-        values: list of floats, the value of the state before each token; after the last token the value is 0.
+        values: list of floats, the value of the state before each token.
+        last_value: value of the state after the last token: 0 for an answer that came to its end, what the value head
+            expects for one that was cut off.
         discount: gamma.
         trace: lambda.
 
@@ -183,7 +189,7 @@ def advantages(rewards, values, discount, trace):
         List of floats, one advantage for each token.
     """
     ### BEGIN SOLUTION
-    found, after, following = [], 0.0, 0.0
+    found, after, following = [], 0.0, last_value
     for reward, value in zip(reversed(rewards), reversed(values)):
         delta = reward + discount * following - value
         after = delta + discount * trace * after
@@ -198,6 +204,7 @@ def _answer_cases(random):
         (
             random.normal(size=n).tolist(),
             random.normal(size=n).tolist(),
+            float(random.uniform(1, 2)),
             float(random.uniform(0.8, 0.95)),
             float(random.uniform(0.6, 0.9)),
         )
@@ -205,8 +212,8 @@ def _answer_cases(random):
     ]
 
 
-def _gae(rewards, values, discount, trace, last=0.0):
-    found, after, following = [], 0.0, last
+def _gae(rewards, values, last_value, discount, trace):
+    found, after, following = [], 0.0, last_value
     for reward, value in zip(reversed(rewards), reversed(values)):
         after = reward + discount * following - value + discount * trace * after
         following = value
@@ -214,28 +221,32 @@ def _gae(rewards, values, discount, trace, last=0.0):
     return found[::-1]
 
 
-def _deltas_only(rewards, values, discount, trace):
-    return _gae(rewards, values, discount, 0.0)
+def _deltas_only(rewards, values, last_value, discount, trace):
+    return _gae(rewards, values, last_value, discount, 0.0)
 
 
-def _lambda_forgotten(rewards, values, discount, trace):
-    return _gae(rewards, values, discount, 1.0)
+def _lambda_forgotten(rewards, values, last_value, discount, trace):
+    return _gae(rewards, values, last_value, discount, 1.0)
 
 
-def _discount_left_out_of_the_trace(rewards, values, discount, trace):
-    return _gae(rewards, values, discount, trace / discount)
+def _discount_left_out_of_the_trace(rewards, values, last_value, discount, trace):
+    return _gae(rewards, values, last_value, discount, trace / discount)
 
 
-def _last_value_repeated(rewards, values, discount, trace):
-    return _gae(rewards, values, discount, trace, last=values[-1])
+def _cut_off_taken_for_an_end(rewards, values, last_value, discount, trace):
+    return _gae(rewards, values, 0.0, discount, trace)
 
 
-def _left_backwards(rewards, values, discount, trace):
-    return _gae(rewards, values, discount, trace)[::-1]
+def _last_value_without_discount(rewards, values, last_value, discount, trace):
+    return _gae(rewards, values, last_value / discount, discount, trace)
 
 
-def _returns_instead(rewards, values, discount, trace):
-    return [a + v for a, v in zip(_gae(rewards, values, discount, trace), values)]
+def _left_backwards(rewards, values, last_value, discount, trace):
+    return _gae(rewards, values, last_value, discount, trace)[::-1]
+
+
+def _returns_instead(rewards, values, last_value, discount, trace):
+    return [a + v for a, v in zip(_gae(rewards, values, last_value, discount, trace), values)]
 
 
 def clipped_objective(ratio, advantage, clip):
@@ -305,20 +316,20 @@ def _ratio_clipped_to_epsilon(ratio, advantage, clip):
 EXERCISES = (
     Exercise(
         id="align-1",
-        title="The DPO loss",
-        statement="Write the DPO loss of a batch from four log-probabilities a pair.",
-        solution=dpo_loss,
+        title="DPO when the annotators may be wrong",
+        statement="DPO believes every label. Write its conservative form (cDPO), which keeps a doubt: with probability `doubt` the pair is the wrong way round.",
+        solution=conservative_dpo_loss,
         cases=_log_probability_cases,
         points=4,
         mistakes=(
             Mistake(_no_reference, "The reference is missing: what counts is how far each reply's log-probability moved from the reference's."),
             Mistake(_wrong_way_round, "The margin is the wrong way round: chosen less rejected, so that the loss falls when chosen gains."),
             Mistake(_sum_of_pairs, "The losses are summed; the convention is their mean over the pairs."),
-            Mistake(_no_logarithm, "This is minus the probability; the loss is minus its logarithm, logsigmoid."),
+            Mistake(_never_in_doubt, "This is plain DPO: the pair turned round, weighted by `doubt`, is missing."),
             Mistake(_beta_outside, "beta stands inside the sigmoid, where it scales the margin, not before the loss."),
             Mistake(_no_minus, "The sign is missing: logsigmoid is to rise, so the loss is its negative."),
         ),
-        hint="Two log-ratios, policy less reference; their difference times beta; minus logsigmoid; mean.",
+        hint="margin = beta times the difference of two log-ratios, policy less reference. Turned round, it is -margin.",
     ),
     Exercise(
         id="align-2",
@@ -332,7 +343,7 @@ EXERCISES = (
             Mistake(_other_first, "This is the probability that the *other* one is preferred: first reward less second."),
             Mistake(_certain, "The larger reward does not always win: the probability grows smoothly with the difference."),
             Mistake(_logarithm_of_it, "This is the log-probability, which belongs into the loss; asked for is the probability."),
-            Mistake(_half_certain, "The difference is doubled; Bradley and Terry take it as it is."),
+            Mistake(_doubled, "The difference is doubled; Bradley and Terry take it as it is."),
         ),
         hint="exp(a) / (exp(a) + exp(b)) is the sigmoid of something.",
     ),
@@ -355,7 +366,7 @@ EXERCISES = (
     Exercise(
         id="align-4",
         title="Advantages by GAE",
-        statement="Generalised advantage estimation, from the last token to the first.",
+        statement="Generalised advantage estimation for an answer that may have been cut off: then something would have followed its last token.",
         solution=advantages,
         cases=_answer_cases,
         points=4,
@@ -363,7 +374,8 @@ EXERCISES = (
             Mistake(_deltas_only, "These are the one-step errors; each advantage also adds discount x trace times the next one."),
             Mistake(_lambda_forgotten, "lambda is missing: the next advantage is weighted by discount x trace."),
             Mistake(_discount_left_out_of_the_trace, "The next advantage is weighted by discount x trace, not by trace alone."),
-            Mistake(_last_value_repeated, "After the last token nothing follows: the value there is 0, not the last value again."),
+            Mistake(_cut_off_taken_for_an_end, "After the last token you count nothing; the state there is worth `last_value`."),
+            Mistake(_last_value_without_discount, "What follows is discounted, `last_value` too."),
             Mistake(_left_backwards, "The advantages are in the order you computed them, last token first: turn them round."),
             Mistake(_returns_instead, "These are returns, advantage plus value; asked for are the advantages."),
         ),

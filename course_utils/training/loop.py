@@ -94,7 +94,7 @@ class _Run:
     def train(self, train: Sequence, validation: Sequence | None) -> History:
         import torch
         from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
+        from accelerate.state import AcceleratorState, PartialState
         from accelerate.utils import set_seed
 
         from course_utils.training.fused import fused
@@ -118,8 +118,11 @@ class _Run:
 
         set_seed(settings.seed)
         precision = "fp16" if half else "no"
-        if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-            AcceleratorState._reset_state()  # another trainer of this process, TRL's say, has set another one
+        # Another trainer of this process, TRL's say, may have set another precision, or another device (`use_cpu`), which
+        # Accelerate would go on with silently.
+        elsewhere = bool(PartialState._shared_state) and PartialState().device.type != self.model.device.type
+        if elsewhere or (AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision):
+            AcceleratorState._reset_state(reset_partial_state=elsewhere)
         self.accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
         self.optimizer = torch.optim.AdamW(
             trainable.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True

@@ -230,3 +230,19 @@ def test_a_trainer_that_set_another_precision_before_is_no_obstacle(tokenizer):
     _, history = run(tokenizer, max_steps=1)
     assert len(history.losses) == 1
     AcceleratorState._reset_state()
+
+
+def test_a_device_that_another_trainer_left_is_not_taken_over(tokenizer):
+    """On a GPU, TRL with `use_cpu` leaves the CPU behind. Here, the other way round: a GPU that does not exist is a stand-in."""
+    import torch
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    Accelerator(cpu=True)
+    PartialState._shared_state["device"] = torch.device("cuda")
+    try:
+        _, history = run(tokenizer, max_steps=1)
+        assert len(history.losses) == 1
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
