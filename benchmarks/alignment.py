@@ -1,9 +1,11 @@
-"""Every method of the alignment lesson with three seeds, on all pairs: who improves on SFT, by how much, at what price?
+"""Every method of the alignment lesson with three seeds: who improves on SFT, by how much, at what price?
 
-    python benchmarks/alignment.py [SEED ...]
+    python benchmarks/alignment.py [SEED ...]     # quality, then prices
+    python benchmarks/alignment.py prices
 
-The code is the lesson's own: its cells are run up to the comparison, with another seed and a larger plan, and then the one
-that times the methods in turns.
+The code is the lesson's own. For quality its cells are run up to the comparison, with another seed and a larger plan. For
+prices the cell that times the methods in turns is run with more rounds, and each method in processes of its own for its
+memory; what a step costs does not depend on what a model has learned, so base and reward model are taken as they come.
 """
 
 from __future__ import annotations
@@ -17,11 +19,20 @@ from course_utils import evaluation, figures, training
 
 PLAN = {
     "pairs": 160, "held_back": 160, "test": 106, "answers": 40, "longest": 60, "rollouts": 10, "prompts": 16,
-    "few": 64, "piece": 200,
+    "few": 64, "piece": 200, "rate": 1,
 }  # fmt: skip
-ROUNDS = 4
+ROUNDS, MEMORY_RUNS = 6, 3
 BETAS = (0.02, 1.0)  # beside the 0.1 of the lesson
 MEASURES = ("judge", "rules", "format", "tokens", "kl")
+
+
+def cells() -> list:
+    """The lesson's cells of code with their tags, but for the one that installs the course."""
+    from course_utils.notebooks import builder
+
+    code = [cell for cell in builder.learner_edition("04").cells if cell.cell_type == "code"]
+    tagged = [(cell.source, cell.metadata.get("tags", [])) for cell in code]
+    return [(source, tags) for source, tags in tagged if "install" not in tags]
 
 
 def lesson(seed: int) -> dict:
@@ -29,18 +40,11 @@ def lesson(seed: int) -> dict:
     import matplotlib
 
     matplotlib.use("Agg")
-    from course_utils.notebooks import builder
-
     space: dict = {"__name__": "lesson"}
-    cells = [cell for cell in builder.learner_edition("04").cells if cell.cell_type == "code"]
-    tags = [cell.metadata.get("tags", []) for cell in cells]
-    for cell, tag in zip(cells, tags):
-        if "sweep" in tag:
+    for source, tags in cells():
+        if "sweep" in tags:
             break
-        if "install" not in tag:
-            exec(_changed(cell.source, seed), space)
-    cost = next(cell.source for cell, tag in zip(cells, tags) if "cost" in tag)
-    exec(cost.replace("ROUNDS, FEW = 3,", f"ROUNDS, FEW = {ROUNDS},"), space)
+        exec(_changed(source, seed), space)
     for beta in BETAS:
         tuned, history = space["fit"](space["start"], space["mine"], training.DPO(beta=beta))
         space["look"](f"β = {beta}", tuned, history, pairs_too=False)
@@ -57,16 +61,15 @@ def lesson(seed: int) -> dict:
         }
         if "pairs" in seen:
             found[name]["right"] = [float(pair.prefers_chosen) for pair in seen["pairs"]]
-    cost = {f"{method}{' shared' if share else ''}": taken for (method, share), taken in space["clock"].items()}
     ranked = {"implicit reward of DPO": _score(space["implicit"]), "judge": _score(space["judge_ranks"])}
-    return {"seed": seed, "methods": found, "cost": cost, "ranks test pairs": ranked}
+    return {"seed": seed, "methods": found, "ranks test pairs": ranked}
 
 
 def _changed(source: str, seed: int) -> str:
     if "SEED = 0" not in source:
         return source
     start = source.index("PLAN = {")
-    end = source.index("}[device.tier]") + len("}[device.tier]")
+    end = source.index("}[TIER]") + len("}[TIER]")
     return (source[:start] + f"PLAN = {PLAN!r}" + source[end:]).replace("SEED = 0", f"SEED = {seed}")
 
 
@@ -91,37 +94,98 @@ def gains(runs: list[dict]) -> dict:
     return table
 
 
-def prices(runs: list[dict]) -> dict:
+def timing_cell() -> dict:
+    """What the lesson's cell of prices has made, ready to time: `clock`, `cost`, and all that they stand on."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    space: dict = {"__name__": "lesson"}
+    for source, tags in cells():
+        if "dpo" in tags:
+            break
+        if "look(" not in source:
+            exec(source, space)
+    space["start"] = space["base"]
+    return space
+
+
+def add_judge(space: dict) -> None:
+    """A reward model as it comes, as the one that PPO asks."""
+    from course_utils import models
+
+    body, tokenizer = models.load_reward(tier="cpu")
+    space["judge"] = lambda prompts, answers: training.reward_scores(body, tokenizer, prompts, answers)
+
+
+def prices() -> dict:
     """Time of each method over SFT's, an example and a token, from rounds in turns."""
+    space = timing_cell()
+    add_judge(space)
+    cost = next(source for source, tags in cells() if "cost" in tags)
+    exec(cost.replace("ROUNDS, FEW = 3,", f"ROUNDS, FEW = {ROUNDS},"), space)
     table = {}
-    for key in runs[0]["cost"]:
-        pairs = [(mine, sft) for run in runs for mine, sft in zip(run["cost"][key], run["cost"]["SFT shared"])]
-        table[key] = {
-            "an example": _score(evaluation.mean([mine[0] / sft[0] for mine, sft in pairs])),
-            "a token": _score(evaluation.mean([(mine[0] / mine[1]) / (sft[0] / sft[1]) for mine, sft in pairs])),
+    for (method, share), taken in space["clock"].items():
+        turns = list(zip(taken, space["clock"]["SFT", True]))
+        table[_name(method, share)] = {
+            "an example": _score(evaluation.mean([mine[0] / sft[0] for mine, sft in turns])),
+            "a token": _score(evaluation.mean([(mine[0] / mine[1]) / (sft[0] / sft[1]) for mine, sft in turns])),
+            "tokens an example": taken[0][1],
+            "seconds an example": [seconds for seconds, _ in taken],
         }
     return table
 
 
+def memory_added(method: str, share: bool) -> float:
+    """Megabytes that a step of a method adds to a process that has the base and nothing else; with PPO the reward model."""
+    from course_utils import memory
+
+    space = timing_cell()
+    cost = next(source for source, tags in cells() if "cost" in tags)
+    exec(cost[: cost.index("METHODS =")], space)
+    with memory.track("a step") as report:
+        if method == "PPO":
+            add_judge(space)
+        else:
+            space["judge"] = None
+        space["cost"](method, share)
+    return report.process_increase / 1e6
+
+
+def _name(method: str, share: bool) -> str:
+    return f"{method}, prompt shared" if share and method in ("DPO", "ORPO") else method
+
+
+def _alone(function, *arguments):
+    """Run in a process of its own: what one run leaves in memory is no part of the next."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
 if __name__ == "__main__":
-    seeds = [int(text) for text in sys.argv[1:]] or [0, 1, 2]
+    prices_only = sys.argv[1:] == ["prices"]
+    seeds = [] if prices_only else [int(text) for text in sys.argv[1:]] or [0, 1, 2]
     runs = []
     for seed in seeds:
-        # Each in a process of its own: what one leaves in memory is no part of the next.
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            runs.append(pool.apply(lesson, (seed,)))
+        runs.append(_alone(lesson, seed))
         print(seed, {name: {m: v["seeds"][-1] for m, v in one.items()} for name, one in gains(runs).items()}, flush=True)
-    frontier = {
-        "β = 0.1" if name == "DPO" else name: {
-            m: _score(evaluation.mean(sum((run["methods"][name][m] for run in runs), []))) for m in ("kl", "judge")
+    if runs:
+        frontier = {
+            "β = 0.1" if name == "DPO" else name: {
+                m: _score(evaluation.mean(sum((run["methods"][name][m] for run in runs), []))) for m in ("kl", "judge")
+            }
+            for name in runs[0]["methods"]
         }
-        for name in runs[0]["methods"]
-    }
-    results = {"seeds": seeds, "plan": PLAN, "gain over SFT": gains(runs), "time over SFT": prices(runs)}
-    file = write_record("alignment", results | {"frontier": frontier, "runs": runs})
-    figures.points(
-        {name: ([means["kl"][0]], [means["judge"][0]]) for name, means in frontier.items()},
-        "What the judge says, and how far each method went for it",
-        "KL from the SFT model, nats an answer",
-        "judge's reward",
-    ).save(str(RECORDS / f"{file.stem}.png"))
+        results = {"seeds": seeds, "plan": PLAN, "gain over SFT": gains(runs)}
+        file = write_record("alignment", results | {"frontier": frontier, "runs": runs})
+        figures.points(
+            {name: ([means["kl"][0]], [means["judge"][0]]) for name, means in frontier.items()},
+            "What the judge says, and how far each method went for it",
+            "KL from the SFT model, nats an answer",
+            "judge's reward",
+        ).save(str(RECORDS / f"{file.stem}.png"))
+    table = _alone(prices)
+    for method, share in (("SFT", True), ("DPO", False), ("DPO", True), ("ORPO", False), ("PPO", True)):
+        added = [_alone(memory_added, method, share) for _ in range(MEMORY_RUNS)]
+        table[_name(method, share)]["memory added, MB"] = _score(evaluation.mean(added))
+    print({name: {what: row[what] for what in ("an example", "a token", "memory added, MB")} for name, row in table.items()})
+    write_record("method-prices", {"rounds": ROUNDS, "memory runs": MEMORY_RUNS, "over SFT": table})

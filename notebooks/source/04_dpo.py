@@ -25,6 +25,7 @@
 # %%
 import json
 import math
+import os
 import random
 import re
 import tempfile
@@ -36,6 +37,8 @@ from course_utils.errors import CourseError
 from course_utils.exercises import check, quiz  # noqa: F401 - the exercises at the end use check
 from course_utils.generation import complete, generate
 from course_utils.training.objectives.base import template_ids
+
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # ORPO lives in trl.experimental, which says so on import
 
 import datasets
 import torch
@@ -52,18 +55,22 @@ transformers.utils.logging.set_verbosity_error()
 datasets.disable_progress_bars()
 warnings.filterwarnings("ignore")  # between library versions; nothing a learner can act on
 device = hardware.detect()
-print("kind:", device.kind, "| tier:", device.tier, "| products in:", device.dtype)
+print("kind:", device.kind, "| tier:", device.tier, "| computes in:", device.dtype)
 
 # %%
-# Set-up by tier. On a CPU the shorter pairs, and few answers, so that the lesson takes minutes.
+# Set-up by tier. RLHF holds two bodies at once, so that a card of 24 GB works with the smaller model.
+TIER = "t4" if device.tier == "a100" and device.memory_bytes < 38e9 else device.tier
+ALL = {"pairs": 220, "held_back": 220, "test": 106, "answers": 106, "longest": 80, "rollouts": 20, "prompts": 16, "few": 96, "piece": None}
 PLAN = {
-    "cpu": {"pairs": 80, "held_back": 100, "test": 50, "answers": 20, "longest": 56, "rollouts": 6, "prompts": 10, "few": 32, "piece": 200},
-    "t4": {"pairs": 220, "held_back": 220, "test": 106, "answers": 106, "longest": 80, "rollouts": 20, "prompts": 16, "few": 96, "piece": None},
-    "a100": {"pairs": 220, "held_back": 220, "test": 106, "answers": 106, "longest": 80, "rollouts": 20, "prompts": 16, "few": 96, "piece": None},
-}[device.tier]
+    # pairs: to learn from; held_back: the judge's; answers, longest: sampled after each method, in tokens; rollouts of so many prompts:
+    # PPO's; few: pairs in section 9; piece: tokens at once in the reward models; rate: learning rates, as a factor
+    "cpu": {"pairs": 80, "held_back": 100, "test": 50, "answers": 20, "longest": 56, "rollouts": 6, "prompts": 10, "few": 32, "piece": 200, "rate": 1},
+    "t4": ALL | {"rate": 0.4},
+    "a100": ALL | {"rate": 0.2},
+}[TIER]
 SEED = 0
 
-base, tokenizer = models.load()
+base, tokenizer = models.load(tier=TIER)
 pairs = load_preferences()
 print(f"{len(pairs.train)} pairs for training, {len(pairs.test)} for the test")
 
@@ -128,7 +135,8 @@ for kind in ("verbose", "cold", "hedging", "off_format", "wrong"):
     print(f"{kind:<11} rules favour chosen in {100 * sum(w > 0 for w in judged) / len(judged):3.0f} %, rejected in {100 * sum(w < 0 for w in judged) / len(judged):.0f} %")
 
 # %% [markdown]
-# The rules see four of the five kinds. A wrong fact in good style they mostly miss: that takes knowledge.
+# The rules see four of the five kinds. A wrong fact in good style they miss half the time: that takes
+# knowledge.
 #
 # ## 2 · Three roads
 
@@ -136,13 +144,13 @@ for kind in ("verbose", "cold", "hedging", "off_format", "wrong"):
 figures.alignment_diagram()
 
 # %% [markdown]
-# **RLHF** (Christiano et al., 2017; Ouyang et al., 2022) goes in three stages: imitate, learn a reward from comparisons, then
-# optimise that reward by reinforcement learning, on a leash. **DPO** (Rafailov et al., 2023) notices that the second and third
+# **RLHF** (Christiano et al., 2017; for language models Ziegler et al., 2019), in the form of Ouyang et al., 2022, goes in three
+# stages: imitate, learn a reward from comparisons, then optimise that reward by reinforcement learning, on a leash. **DPO** (Rafailov et al., 2023) notices that the second and third
 # stage have a common solution that can be trained directly. **ORPO** (Hong et al., 2024) does even the first stage in passing.
 #
 # ## 3 · The losses, from scratch
 #
-# **Bradley and Terry** (1952): each reply has a strength, and the probability that one beats the other is the sigmoid of the
+# **Bradley and Terry** (1952): each reply has a strength, on a log scale, and the probability that one beats the other is the sigmoid of the
 # difference. A reward model is trained to make the observed choices likely.
 #
 # **DPO**: under the KL-constrained optimum, a reply's reward *is* β times the log-ratio of policy to reference, up to a term that
@@ -156,7 +164,7 @@ def bradley_terry_loss(chosen, rejected):
     return -F.logsigmoid(chosen - rejected).mean()
 
 
-def dpo_loss(policy, reference, beta):
+def dpo_pair_loss(policy, reference, beta):
     """From log-probabilities of whole replies, (pairs, 2): chosen, rejected."""
     rewards = beta * (policy - reference)
     return bradley_terry_loss(rewards[:, 0], rewards[:, 1])
@@ -173,7 +181,7 @@ def orpo_loss(mean_logs, imitation, beta):
 # further push in that direction.
 
 # %% tags=["from-scratch"]
-def advantages(rewards, values, discount=1.0, trace=0.95):
+def gae(rewards, values, discount=1.0, trace=0.95):
     """Generalised advantage estimation over one answer, from the last token to the first."""
     found, after, following = [], 0.0, 0.0
     for reward, value in zip(reversed(rewards), reversed(values)):
@@ -222,54 +230,58 @@ def token_logs(model, ids, mask):
     return logs.gather(2, ids[:, 1:, None])[..., 0]
 
 
-few = [conversational(row) for row in sorted(pairs.validation, key=lambda row: len(str(row)))[:2]]
+def gap_of_each(few):
+    """Loss from scratch less TRL's, on TRL's batch."""
+    n, found = len(few), {}
+    trainer, batch = trl_batch(RewardTrainer, RewardConfig, tiny(LlamaForSequenceClassification), few)
+    rewards = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
+    found["Bradley-Terry"] = bradley_terry_loss(rewards[:n], rewards[n:]) - trainer.compute_loss(trainer.model, dict(batch))
+
+    reference = tiny(seed=1)
+    trainer, batch = trl_batch(DPOTrainer, DPOConfig, tiny(), few, ref_model=reference, beta=0.3)
+    policy, frozen = ((token_logs(m, batch["input_ids"], batch["attention_mask"]) * batch["completion_mask"][:, 1:]).sum(1).view(2, n).T
+                      for m in (trainer.model, reference))  # fmt: skip
+    found["DPO"] = dpo_pair_loss(policy, frozen, 0.3) - trainer.compute_loss(trainer.model, dict(batch))
+
+    trainer, batch = trl_batch(ORPOTrainer, ORPOConfig, tiny(), few, beta=0.3)
+    logs = {k: token_logs(trainer.model, batch[f"{k}_input_ids"], batch[f"{k}_attention_mask"]) for k in ("chosen", "rejected")}
+    reply = {k: batch[f"{k}_labels"][:, 1:] != -100 for k in logs}
+    means = torch.stack([(logs[k] * reply[k]).sum(1) / reply[k].sum(1) for k in logs], 1)
+    everything = batch["chosen_attention_mask"][:, 1:].bool()  # TRL, as the authors' code, imitates the prompt too
+    found["ORPO"] = orpo_loss(means, -logs["chosen"][everything].mean(), 0.3) - trainer.get_batch_loss_metrics(trainer.model, batch)[0]
+    return found
+
+
 pad, tokenizer.pad_token = tokenizer.pad_token, "<|endoftext|>"  # not the stop token, which transformers would take for padding
-gaps = {}
-torch.set_grad_enabled(False)
-
-trainer, batch = trl_batch(RewardTrainer, RewardConfig, tiny(LlamaForSequenceClassification), few)
-rewards = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
-gaps["Bradley-Terry"] = bradley_terry_loss(rewards[:2], rewards[2:]) - trainer.compute_loss(trainer.model, dict(batch))
-
-reference = tiny(seed=1)
-trainer, batch = trl_batch(DPOTrainer, DPOConfig, tiny(), few, ref_model=reference, beta=0.3)
-policy, frozen = ((token_logs(m, batch["input_ids"], batch["attention_mask"]) * batch["completion_mask"][:, 1:]).sum(1).view(2, 2).T
-                  for m in (trainer.model, reference))  # fmt: skip
-gaps["DPO"] = dpo_loss(policy, frozen, 0.3) - trainer.compute_loss(trainer.model, dict(batch))
-
-trainer, batch = trl_batch(ORPOTrainer, ORPOConfig, tiny(), few, beta=0.3)
-logs = {k: token_logs(trainer.model, batch[f"{k}_input_ids"], batch[f"{k}_attention_mask"]) for k in ("chosen", "rejected")}
-reply = {k: batch[f"{k}_labels"][:, 1:] != -100 for k in logs}
-means = torch.stack([(logs[k] * reply[k]).sum(1) / reply[k].sum(1) for k in logs], 1)
-everything = batch["chosen_attention_mask"][:, 1:].bool()  # TRL, as the authors' code, imitates the prompt too
-gaps["ORPO"] = orpo_loss(means, -logs["chosen"][everything].mean(), 0.3) - trainer.get_batch_loss_metrics(trainer.model, batch)[0]
-torch.set_grad_enabled(True)
-tokenizer.pad_token = pad
-del trainer, batch, logs, policy, frozen, reference, rewards
+try:
+    with torch.no_grad():
+        gaps = gap_of_each([conversational(row) for row in sorted(pairs.validation, key=lambda row: len(str(row)))[:2]])
+finally:
+    tokenizer.pad_token = pad
 memory.release()
 
 # %%
 dice = random.Random(SEED)
 paid, expected = ([dice.gauss(0, 1) for _ in range(40)] for _ in range(2))
-errors = [r + v_next - v for r, v, v_next in zip(paid, expected, [*expected[1:], 0.0])]
-by_definition = [sum(0.95 ** (k - t) * errors[k] for k in range(t, 40)) for t in range(40)]
-gaps["GAE"] = max(abs(a - b) for a, b in zip(advantages(paid, expected), by_definition))
+errors = [r + 0.9 * v_next - v for r, v, v_next in zip(paid, expected, [*expected[1:], 0.0])]
+by_definition = [sum((0.9 * 0.95) ** (k - t) * errors[k] for k in range(t, 40)) for t in range(40)]
+gaps["GAE"] = max(abs(a - b) for a, b in zip(gae(paid, expected, discount=0.9), by_definition))
 ratio, gain = torch.rand(200, dtype=torch.float64) * 2, torch.randn(200, dtype=torch.float64)
 token_by_token = [-min(r * a, min(max(r, 0.8), 1.2) * a) for r, a in zip(ratio.tolist(), gain.tolist())]
 gaps["clipped objective"] = (clipped_loss(ratio, gain) - torch.tensor(token_by_token, dtype=torch.float64)).abs().max()
 for name, gap in gaps.items():
     print(f"{name:<18} largest difference {abs(float(gap)):.1e}")
-assert all(abs(float(gap)) < 1e-5 for gap in gaps.values())
+assert all(abs(float(gap)) < 1e-4 for gap in gaps.values())
 
 # %% [markdown]
-# The same numbers. From here on `training.fit` does the dull part: the same losses (its tests hold it against TRL too), the
-# prompt computed once for both replies, the reference's log-probabilities taken before the first step.
+# The same numbers. From here on `training.fit` does the dull part: the same losses (its tests hold it against TRL too; ORPO
+# imitates the reply only, as in the paper), the prompt computed once for both replies, the reference's log-probabilities taken before the first step.
 
 # %% [markdown]
 # ## 4 · SFT: imitate the desk as it is
 #
 # The demonstrations are what a desk really has: replies of all its agents, the good and the bad ones. One reply of each pair,
-# drawn at random. A second half of the pairs is held back, for a judge that no method trains on.
+# drawn at random. Other pairs are held back, for a judge that no method trains on.
 
 # %%
 objective = training.DPO()
@@ -299,7 +311,8 @@ def with_adapter(model, rate_seed=SEED):
 
 def fit(model, rows, objective, **changes):
     """Train a fresh adapter on a model; returns both and the seconds it took."""
-    settings = {"learning_rate": 3e-4, "batch_size": 4, "warmup_steps": 3, "seed": SEED, "piece_tokens": PLAN["piece"]} | changes
+    settings = {"learning_rate": 3e-4, "batch_size": 4, "warmup_steps": 3, "seed": SEED} | changes
+    settings["learning_rate"] *= PLAN["rate"]
     tuned = with_adapter(model)
     history = training.fit(tuned, tokenizer, rows, None, objective, training.Settings(**settings))
     memory.release()
@@ -340,8 +353,8 @@ start = tuned.merge_and_unload()  # where everything else begins, and the refere
 look("SFT", start, sft_history)
 
 # %% [markdown]
-# It imitates all of the desk, the bad habits too. That it finds chosen replies likelier already is no merit: one style is easier
-# to predict than five.
+# It imitates all of the desk, the bad habits too. If it finds chosen replies likelier already, that is no merit: one style may be
+# easier to predict than five.
 #
 # ## 5 · DPO
 #
@@ -391,7 +404,7 @@ def reward_model(rows, seed):
     body, _ = models.load_reward(folder, seed=seed)
     config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
     model = get_peft_model(body, config)
-    settings = training.Settings(learning_rate=5e-4, batch_size=4, warmup_steps=3, seed=seed, piece_tokens=PLAN["piece"])
+    settings = training.Settings(learning_rate=5e-4 * PLAN["rate"], batch_size=4, warmup_steps=3, seed=seed, piece_tokens=PLAN["piece"])
     history = training.fit(model, tokenizer, rows, None, training.Reward(centre=0.01), settings)
     return model, history, lambda prompts, answers: training.reward_scores(model, tokenizer, prompts, answers)
 
@@ -408,7 +421,8 @@ print(f"ranks {ranks(reward, test)} of the test pairs")
 
 # %% [markdown]
 # Stage three: the policy answers, the reward model scores, PPO makes what scored well likelier. The KL penalty charges every nat
-# that the policy moves away from the reference. Once with it, once without. **Predict:** which one gets the higher reward, and
+# that the policy moves away from the reference. An answer that is cut off at 40 tokens gets -3, whatever it says, so that the policy
+# learns to come to an end. Once with the penalty, once without. **Predict:** which one gets the higher reward, and
 # which one would you rather ship?
 
 # %% tags=["ppo"]
@@ -423,6 +437,7 @@ for name, kl in (("PPO", 0.1), ("PPO without KL", 0.0)):
     ppo_histories[name] = history
 for name in ("SFT", *ppo_histories):
     seen[name]["reward"] = reward(asked, seen[name]["answers"])
+    print(f"{name}: the reward model gives {evaluation.mean(seen[name]['reward']).value:+.2f}")
 
 # %%
 rounds = range(1, PLAN["rollouts"] + 1)
@@ -431,7 +446,7 @@ figures.lines({name: (rounds, history.metric("kl")) for name, history in ppo_his
 
 # %%
 body = sum(p.numel() for name, p in reward_body.named_parameters() if "lora_" not in name)
-reward_body = reward = policy = None  # no longer needed: room for what comes
+objective = reward_body = reward = policy = None  # no longer needed: room for what comes
 memory.release()
 
 # %% [markdown]
@@ -441,7 +456,7 @@ memory.release()
 # pairs has good examples too. It is the cheapest method of all, and every other one has to beat it.
 
 # %% tags=["orpo"]
-fresh, _ = models.load()
+fresh, _ = models.load(tier=TIER)
 orpo, orpo_history = fit(fresh, mine, training.ORPO(beta=0.5), learning_rate=1e-3)
 print(orpo_history)
 look("ORPO", orpo, orpo_history, reference=start)
@@ -464,10 +479,11 @@ widgets.side_by_side(messages[:4], {name: found["answers"][:4] for name, found i
 
 # %% [markdown]
 # Now the judge: a second reward model, trained on the half of the pairs that nothing else has seen. A method that has only
-# learned to please its own reward model will not please this one.
+# learned to please its own reward model will please this one less. Both come from one body and one kind of pairs, so they share
+# blind spots: reading stays necessary.
 
 # %%
-_, judge_history, judge = reward_model(held_back, SEED + 1)
+judge_body, judge_history, judge = reward_model(held_back, SEED + 1)
 judge_ranks = ranks(judge, test)
 print(f"the judge ranks {judge_ranks} of the test pairs")
 for found in seen.values():
@@ -504,7 +520,8 @@ for name, found in seen.items():
 
 # %% [markdown]
 # *Seconds* are training, answering and the reference pass; *memory* is what the run added to the process, which a run that finds
-# room left by an earlier one may show as little or nothing. RLHF needed its reward model besides.
+# room left by an earlier one may show as little or nothing. RLHF needed its reward model besides. Each method ran once, at a
+# learning rate that was tried on a few values, and ORPO had no SFT before it: an order within the intervals is no order.
 #
 # ### The price of reward: KL
 #
@@ -521,8 +538,8 @@ frontier({name: tuple([evaluation.mean(found[what]).value] for what in ("kl", "j
          f"This run: {len(asked)} answers of each")  # fmt: skip
 
 # %% [markdown]
-# One run on few answers. The same methods on all pairs with three seeds, and DPO with four values of β, are in a record that came
-# with the course (`benchmarks/alignment.py`, about an hour). **Predict** where small and large β lie.
+# One run on few answers. The same methods with three seeds, on twice as many pairs, and DPO with three values of β, are in a record
+# that came with the course (`benchmarks/alignment.py`, forty minutes). **Predict** where small and large β lie.
 
 # %%
 record = json.loads(assets.record("alignment").read_text(encoding="utf-8"))
@@ -531,14 +548,14 @@ recorded = record["frontier"]
 betas = sorted((name for name in recorded if name.startswith("β")), key=lambda name: recorded[name]["kl"][0])
 swept = {f"DPO, {', '.join(betas)}": tuple([recorded[name][what][0] for name in betas] for what in ("kl", "judge"))}
 others = {name: tuple([means[what][0]] for what in ("kl", "judge")) for name, means in recorded.items() if name not in betas}
-frontier(swept | others, "The record: three seeds, all pairs")
+frontier(swept | others, f"The record: {len(record['seeds'])} seeds, {record['plan']['pairs']} pairs")
 
 # %%
 for name, means in recorded.items():
     print(f"{name:<15} KL {means['kl'][0]:5.1f} [{means['kl'][1]:.1f}, {means['kl'][2]:.1f}]   judge {means['judge'][0]:+.2f} [{means['judge'][1]:+.2f}, {means['judge'][2]:+.2f}]")
 
 # %% [markdown]
-# A small β lets the policy run far, a large one keeps it near; the reward grows with the distance, less and less.
+# A small β lets the policy run far, a large one keeps it near. The slope of the curve is what each further nat buys.
 
 # %%
 with_kl, without = (evaluation.mean(seen[name]["kl"]) for name in ("PPO", "PPO without KL"))
@@ -570,8 +587,8 @@ assert distance["too high"] > 3 * distance["DPO"]
 assert evaluation.mean(hot.losses[-4:]).value < math.log(2)
 
 # %% [markdown]
-# A loss near zero, and a model that no longer speaks of what was asked. The rules hardly mind: they look for form, and so would
-# any automatic check of yours that nobody reads beside the answers. The KL tells.
+# The loss has fallen, and the answers no longer speak of what was asked. The rules look for form, and may hardly mind: no automatic
+# check replaces reading. The KL tells.
 
 # %% [markdown]
 # **The chosen reply becomes less likely too.** In the same run, and in milder form in most: the loss asks for a distance, and the
@@ -600,7 +617,7 @@ assert more.value > 0
 
 # %% [markdown]
 # **Reward hacking.** A manager wants commitment and measures it: how many words such as *today*, *tomorrow* or *within* are in a
-# reply? Chosen replies do have more of them than the SFT model's. PPO takes the manager at their word, with no KL penalty to hold
+# reply? Chosen replies do have a few more of them than rejected ones. PPO takes the manager at their word, with no KL penalty to hold
 # it back. **Predict** an answer.
 
 # %%
@@ -617,15 +634,15 @@ with capture_output():
     look("hacked", hacked, hacked_history, pairs_too=False)
 hacked.unload()
 seen["hacked"]["judge"] = judge(asked, seen["hacked"]["answers"])
-counts = {"SFT": seen["SFT"]["answers"], "chosen replies": [row["chosen"] for row in mine], "hacked": seen["hacked"]["answers"]}
+counts = {"SFT": seen["SFT"]["answers"], "hacked": seen["hacked"]["answers"]} | {key: [row[key] for row in pairs.train] for key in ("chosen", "rejected")}
 counts = {name: evaluation.mean(promises(None, answers)).value for name, answers in counts.items()}
 print("promises a reply:", {name: round(count, 1) for name, count in counts.items()})
 print(f"judge against SFT {shown(better('hacked', 'judge'))}, rules, points {shown(better('hacked', 'rules'), 100, 0)}")
 print("answers:", *(repr(answer[:180]) for answer in sorted(seen.pop("hacked")["answers"], key=lambda a: -promises(None, [a])[0])[:3]), sep="\n  ")
-assert counts["hacked"] > counts["chosen replies"] > counts["SFT"]
+assert counts["hacked"] > max(counts["chosen"], counts["SFT"])
 
 # %% [markdown]
-# The measure rose, what it stood for did not. The reward model of section 6 is a better measure, and so harder to hack, not
+# The measure rose; see what the judge and the rules say of what it stood for. The reward model of section 6 is a better measure, and so harder to hack, not
 # impossible: it too has only seen answers near the reference. That is what the KL penalty is for.
 
 # %% [markdown]
@@ -689,11 +706,14 @@ def cost(method, share):
     if method == "PPO":
         data = [row["prompt"] for row in FEW]
     steps = objective.epochs if method == "PPO" else 1
-    settings = training.Settings(learning_rate=1e-12, batch_size=len(FEW), max_steps=steps, share_prompt=share, piece_tokens=PLAN["piece"])
+    settings = training.Settings(learning_rate=1e-12, batch_size=len(FEW), max_steps=steps, share_prompt=share, piece_tokens=4096)
     with capture_output():
         history = training.fit(timed, tokenizer, data, None, objective, settings)
     seconds = history.seconds + history.reference_seconds + history.rollout_seconds
-    return seconds / len(FEW), history.tokens / steps / len(FEW)
+    tokens = history.tokens / steps
+    if method in ("DPO", "ORPO") and not share:  # `fit` counts a pair's prompt once
+        tokens += sum(len(objective.encode(tokenizer, row, 4096, row["id"]).prompt) for row in FEW)
+    return seconds / len(FEW), tokens / len(FEW)
 
 
 METHODS = [("SFT", True), ("DPO", False), ("DPO", True), ("ORPO", False), ("PPO", True)]
@@ -711,12 +731,21 @@ for (method, share), score in ratio.items():
     per_token = ""
     if not share or method == "PPO":
         tokens = clock[method, share][0][1] / clock["SFT", True][0][1]
-        per_token = f"with {tokens:.2f} x the tokens: {a_token[method, share].value:.2f} x a token"
+        one = a_token[method, share]
+        per_token = f"with {tokens:.2f} x the tokens: {one.value:.2f} x a token [{one.low:.2f}, {one.high:.2f}]"
     print(f"{method:<5} {how:<24} {score.value:.2f} x SFT an example [{score.low:.2f}, {score.high:.2f}]  {per_token}")
 
 # %% [markdown]
 # A *token* is one that goes through the body; written twice, a prompt's tokens count twice. PPO answers token by token, which keeps
-# the machine waiting for memory instead of computing: its clock runs ahead of its count.
+# the machine waiting for memory instead of computing, so it takes longer than its count says.
+
+# %%
+priced = json.loads(assets.record("method-prices").read_text(encoding="utf-8"))
+print(f"recorded {priced['date']} on {priced['machine']}, {priced['rounds']} rounds; memory that a step of {len(FEW)} examples adds, {priced['memory runs']} runs")
+for name, row in priced["over SFT"].items():
+    times, mega = row["an example"], row["memory added, MB"]
+    print(f"{name:<20} {times[0]:.2f} x SFT an example [{times[1]:.2f}, {times[2]:.2f}], {row['a token'][0]:.2f} x a token "
+          f"[{row['a token'][1]:.2f}, {row['a token'][2]:.2f}]; memory {mega[0]:,.0f} MB [{mega[1]:,.0f}, {mega[2]:,.0f}]")  # fmt: skip
 
 # %%
 bodies = {
@@ -731,7 +760,7 @@ claims.check(
     f"{counted['DPO', False][1]:.1f} an example and {counted['DPO', False][0]:.2f} a token with LoRA, {counted['DPO', True][1]:.1f} and "
     f"{counted['DPO', True][0]:.2f} in full fine-tuning",
     holds=1.5 <= ratio["DPO", False].value <= 2,
-    because="that is the price of a token. An example has two replies, each with the prompt, and costs as much more as it has tokens",
+    because=f"a token costs {a_token['DPO', False].value:.1f} x; an example has two replies, each with the prompt, and costs as much more as it has tokens",
 )
 claims.check(
     "A2",
@@ -743,9 +772,9 @@ claims.check(
     "A3",
     measured=f"PPO {times['PPO', True]} an example, {passes('PPO') / passes('SFT'):.1f} by count, before the reward model's own training and with "
     f"{PLAN['rollouts']} rollouts where SFT had one epoch; roles: policy, reference, reward, value; bodies in memory with LoRA: {bodies['PPO'] / bodies['SFT']:.0f}",
-    holds=3 <= ratio["PPO", True].value <= 10,
-    when="it is an answer trained on twice. There are four roles, not three; with LoRA policy, reference and value share a body, so that two are held",
-    because="an answer costs what is measured here; and there are four roles (policy, reference, reward, value), of which LoRA puts three into one body",
+    holds=False,
+    because=f"there are four roles, not three (policy, reference, reward, value); with LoRA they share {bodies['PPO'] / bodies['SFT']:.0f} bodies. The cost alone is "
+    f"{'inside' if 3 <= ratio['PPO', True].value <= 10 else 'outside'} the range",
 )
 
 # %% [markdown]
@@ -782,11 +811,11 @@ def trl_trainer(method, model, rows, steps=2, **more):
     return RewardTrainer(model=model, args=arguments(RewardConfig, steps, **more), train_dataset=data, processing_class=tokenizer, peft_config=lora)
 
 # %%
-judge = tuned = timed = None  # no longer needed: room for what comes
+judge_body = judge = objective = tuned = timed = None  # no longer needed: room for what comes
 memory.release()
 shortest = sorted(mine, key=lambda row: size[row["id"]])[:6]
 for method in ("SFT", "DPO", "ORPO", "Reward"):
-    model = models.load_reward()[0] if method == "Reward" else models.load()[0]
+    model = models.load_reward(tier=TIER)[0] if method == "Reward" else models.load(tier=TIER)[0]
     with capture_output():
         trainer = trl_trainer(method, model, shortest)
         trainer.train()
@@ -799,18 +828,23 @@ for method in ("SFT", "DPO", "ORPO", "Reward"):
 #
 # ## 12 · Where the field is now
 #
-# *As of November 2026.* DPO and its variants (IPO, 2023; KTO, 2024, for thumbs up and down without pairs; SimPO, 2024, without a
-# reference) remain the workhorse for style and preference in open models. Three things have moved since 2023:
+# *As of November 2026.* DPO and its variants (IPO, 2023, arXiv 2310.12036; KTO, 2024, arXiv 2402.01306, for thumbs up and down
+# without pairs; SimPO, 2024, arXiv 2405.14734, without a reference) remain the workhorse for style and preference in open models.
+# Two things have moved since 2023:
 #
-# - **Online beats offline** where answers can be scored: pairs drawn from the policy itself (online DPO, 2024), or no value model
-#   at all (RLOO, 2024; GRPO, in DeepSeekMath, 2024).
-# - **Verifiable rewards** (Tülu 3, 2024; DeepSeek-R1, 2025): for mathematics, code and formats a program checks the answer, so that no
-#   reward model can be fooled. This is how reasoning models are trained, mostly by GRPO and its repairs (DAPO, Dr. GRPO, 2025).
-# - **PPO with a learnt reward** is what this lesson shows to be dear and delicate; it lives on where feedback is continuous and the
-#   team is large.
+# - **Online often beats offline** where answers can be scored (Xu et al., 2024, arXiv 2404.10719; Tang et al., 2024, arXiv 2405.08448):
+#   pairs drawn from the policy itself (online DPO, 2024, arXiv 2402.04792), or rewards without a value model (RLOO, 2024, arXiv
+#   2402.14740; GRPO, in DeepSeekMath, 2024, arXiv 2402.03300).
+# - **Verifiable rewards** (Tülu 3, 2024, arXiv 2411.15124; DeepSeek-R1, 2025, arXiv 2501.12948): for mathematics, code and formats a
+#   program checks the answer, so that there is no reward model to fool. This is how reasoning models are trained, mostly by GRPO and
+#   its repairs (DAPO, 2025, arXiv 2503.14476; Dr. GRPO, 2025, arXiv 2503.20783).
 #
-# GRPO in one line: answer each prompt several times, and call an answer good if it is better than its siblings' mean. No value head,
-# no reward model. Here the reward is a program: 1 if the whole answer is the JSON record that was asked for, else 0.
+# PPO with a learnt reward is what this lesson shows to be dear and delicate; it lives on where feedback is continuous and the team
+# is large.
+#
+# GRPO in one line: answer each prompt several times, and call an answer good by how far it is above its siblings' mean, in units of
+# their spread. No value head is needed; the reward may be a model or, as here, a program: 1 if the whole answer is the JSON record
+# that was asked for, else 0.
 
 # %% tags=["trl"]
 def grpo_trainer(model, prompts, steps, reward, **more):
@@ -839,7 +873,7 @@ def valid_json(completions, **_):
 # %%
 by_length = sorted(triage.train, key=lambda c: len(c[1]["content"]))[:64]
 held = [EXAMPLE + c[1:2] for c in sorted(triage.test, key=lambda c: len(c[1]["content"]))[:40]]
-model, _ = models.load()
+model, _ = models.load(tier=TIER)
 answered = generate(model, tokenizer, held, max_new_tokens=16, temperature=1.0, batch_size=40)
 before = evaluation.proportion([is_valid(answer) for answer in answered])
 with capture_output():
@@ -849,10 +883,10 @@ answered = generate(trainer.model, tokenizer, held, max_new_tokens=16, temperatu
 after = evaluation.proportion([is_valid(answer) for answer in answered])
 print("share of valid answers, step by step:", " ".join(f"{entry['reward']:.2f}" for entry in trainer.state.log_history if "reward" in entry))
 print(f"held-out messages, valid JSON: before {before}, after {after}")
-assert after.low > before.high
+assert after.value > before.value or before.low > 0.8
 
 # %% [markdown]
-# No pairs, no reward model, no demonstrations: a check and a hundred answers. What GRPO can't do is invent: if none of the
+# No pairs, no reward model, no demonstrations to train on: a check and a hundred answers. What GRPO can't do is invent: if none of the
 # siblings is ever right, all differences are zero, and nothing is learned. Hence the example in the prompt. **Predict:** a program
 # can't be flattered. Can it be hacked?
 
@@ -933,7 +967,8 @@ quiz("04")
 # - Five losses of a few lines each, equal to the library's or to their definition.
 # - The same pairs through every method: preference training moved the model; plain SFT on the chosen replies was a rival that
 #   must be beaten before anything dearer is bought.
-# - One and a half times SFT is what DPO costs a token; an example, with its two replies, costs more.
-# - A reward without a leash is a reward that gets hacked; a loss near zero can belong to a broken model.
+# - By count a token costs DPO one and a half times SFT (with LoRA; one and a third in full fine-tuning), and an example, with its
+#   two replies, twice that.
+# - A reward without a leash gets hacked; a low loss can belong to a broken model.
 #
 # Next, section 05 makes the data that all of this depends on.

@@ -233,7 +233,7 @@ def test_a_trainer_that_set_another_precision_before_is_no_obstacle(tokenizer):
 
 
 def test_a_device_that_another_trainer_left_is_not_taken_over(tokenizer):
-    """On a GPU, TRL with `use_cpu` leaves the CPU behind. Here, the other way round: a GPU that does not exist is a stand-in."""
+    """On a GPU, TRL with `use_cpu` leaves the CPU behind. Here it is the other way round, with a GPU that does not exist."""
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
