@@ -21,7 +21,7 @@ PLAN = {
     "pairs": 160, "held_back": 160, "test": 106, "answers": 40, "longest": 60, "rollouts": 10, "prompts": 16,
     "few": 64, "piece": 200, "rate": 1,
 }  # fmt: skip
-ROUNDS, MEMORY_RUNS = 6, 3
+ROUNDS, MEMORY_RUNS = 6, 2
 BETAS = (0.02, 1.0)  # beside the 0.1 of the lesson
 MEASURES = ("judge", "rules", "format", "tokens", "kl")
 

@@ -75,13 +75,19 @@ def test_ppo_without_an_adapter_has_no_reference(packaged):
 
 
 def test_a_reference_of_its_own_is_measured_from(packaged):
-    """Policy with an adapter that does something, reference without it: the first loss is not ln 2 any more."""
-    model, tokenizer = with_lora(tiny_llama(initializer_range=0.2)), packaged[1]
+    """The first loss is that of the log-ratios to it, and not ln 2 as with the model itself."""
+    import torch
+
+    tokenizer = packaged[1]
     rows = [GOOD, GOOD | {"chosen": "Tomorrow, by ten.", "rejected": "Who knows."}]
-    own = training.fit(with_lora(tiny_llama(initializer_range=0.2)), tokenizer, rows, None, training.DPO(), SETTINGS)
-    other = training.fit(model, tokenizer, rows, None, training.DPO(reference=tiny_llama(initializer_range=0.2)), SETTINGS)
-    assert own.losses[0] == pytest.approx(0.6931, abs=1e-4)
-    assert abs(other.losses[0] - 0.6931) > 1e-2
+    policy, other = (lambda: with_lora(tiny_llama(initializer_range=0.2))), tiny_llama(initializer_range=0.2)
+    own = training.fit(policy(), tokenizer, rows, None, training.DPO(), SETTINGS)
+    measured = training.fit(policy(), tokenizer, rows, None, training.DPO(beta=1.0, reference=other), SETTINGS)
+    logs = [evaluation.likelihoods(model, tokenizer, rows) for model in (policy(), other)]
+    margins = torch.tensor([(p.chosen - r.chosen) - (p.rejected - r.rejected) for p, r in zip(*logs)])
+    assert own.losses[0] == pytest.approx(0.6931, abs=1e-3)
+    assert measured.losses[0] == pytest.approx(-torch.nn.functional.logsigmoid(margins).mean().item(), abs=1e-3)
+    assert abs(measured.losses[0] - 0.6931) > 1e-2
 
 
 def test_likelihoods_and_log_ratios_are_those_of_a_plain_loop(packaged):

@@ -72,27 +72,24 @@ def test_reward_model(packaged, rows):
     assert history.metric("margin", validation=True)[-1] > history.metric("margin", validation=True)[0] + 0.01
 
 
-@pytest.mark.parametrize("kl", [0.0, 1.0])
-def test_ppo(packaged, rows, kl):
-    """The reward is the share of tokens with an even id: a random model can raise it at once."""
-    model, tokenizer = adapted(), packaged[1]
-    model.set_adapter("default")
+def long_words(answers):
+    """Characters of each answer, in units of five: what a model without any knowledge can learn to raise."""
+    return [len(answer) / 5 for answer in answers]
 
-    def even(_, answers):
-        ids = [tokenizer(answer, add_special_tokens=False)["input_ids"] or [1] for answer in answers]
-        return [20 * mean([i % 2 == 0 for i in one]) for one in ids]
 
-    objective = training.PPO(reward=even, kl=kl, max_new_tokens=12, epochs=2)
-    changes = settings(learning_rate=2e-2, max_steps=20, batch_size=16)
-    history = training.fit(model, tokenizer, [row["prompt"] for row in rows] * 2, None, objective, changes)
-    rewards, moved = history.metric("reward"), history.metric("kl")
-    assert moved[0] == pytest.approx(0, abs=0.05)
-    assert all(map(math.isfinite, rewards))
-    if kl:
-        assert max(moved) < 5
-    else:
-        assert mean(rewards[-3:]) > mean(rewards[:2])
-        assert moved[-1] > 0.1
+def test_ppo(packaged, rows):
+    found = {}
+    for kl in (0.0, 1.0):
+        # Peaked distributions, so that tokens come again and what they earned counts.
+        model = with_lora(tiny_llama(initializer_range=1.0), rank=8, alpha=16, random_b=False)
+        objective = training.PPO(reward=lambda _, answers: long_words(answers), kl=kl, max_new_tokens=4)
+        changes = settings(learning_rate=1e-2, max_steps=24, batch_size=32)
+        history = training.fit(model, packaged[1], [row["prompt"] for row in rows] * 4, None, objective, changes)
+        found[kl] = history.metric("reward"), history.metric("kl")
+        assert history.metric("kl")[0] == pytest.approx(0, abs=0.05)
+    rewards, moved = found[0.0]
+    assert mean(rewards[-4:]) > mean(rewards[:4]) + 0.2
+    assert 0 < mean(found[1.0][1][-4:]) < 0.7 * mean(moved[-4:])
 
 
 # -- TRL, by the code that stands in the lesson -----------------------------------------------------------------------
@@ -144,16 +141,12 @@ def test_trl(lesson, rows, method):
 
 
 def test_trl_grpo(lesson):
-    """Reward: the share of even token ids, as above, through the lesson's own trainer."""
-    tokenizer = lesson["tokenizer"]
-
-    def even(completions, **_):
-        ids = [tokenizer(c[0]["content"], add_special_tokens=False)["input_ids"] or [1] for c in completions]
-        return [mean([i % 2 == 0 for i in one]) for one in ids]
-
     prompts = [[{"role": "user", "content": text}] for text in ("Hello", "What is tea?", "Tell me more.", "Why?")] * 4
-    model = tiny_llama(initializer_range=0.2)
-    trainer = lesson["grpo_trainer"](model, prompts, 12, reward=even, learning_rate=2e-2, num_generations=8)
+    reward = lambda completions, **_: long_words([completion[0]["content"] for completion in completions])
+    model = tiny_llama(initializer_range=1.0)
+    more = {"learning_rate": 1e-2, "num_generations": 8, "per_device_train_batch_size": 8, "max_completion_length": 4}
+    trainer = lesson["grpo_trainer"](model, prompts, 20, reward=reward, **more)
     trainer.train()
     rewards = logged(trainer, "reward")
-    assert mean(rewards[-4:]) > mean(rewards[:3])
+    assert len(rewards) == 20
+    assert mean(rewards[-5:]) > mean(rewards[:5])
