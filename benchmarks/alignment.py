@@ -21,7 +21,7 @@ PLAN = {
     "pairs": 160, "held_back": 160, "test": 106, "answers": 40, "longest": 60, "rollouts": 10, "prompts": 16,
     "few": 64, "piece": 200, "rate": 1,
 }  # fmt: skip
-ROUNDS, MEMORY_RUNS = 6, 2
+ROUNDS, MEMORY_RUNS, EXAMPLES = 6, 2, 4
 BETAS = (0.02, 1.0)  # beside the 0.1 of the lesson
 MEASURES = ("judge", "rules", "format", "tokens", "kl")
 
@@ -122,7 +122,7 @@ def prices() -> dict:
     space = timing_cell()
     add_judge(space)
     cost = next(source for source, tags in cells() if "cost" in tags)
-    exec(cost.replace("ROUNDS, FEW = 3,", f"ROUNDS, FEW = {ROUNDS},"), space)
+    exec(_larger(cost), space)
     table = {}
     for (method, share), taken in space["clock"].items():
         turns = list(zip(taken, space["clock"]["SFT", True]))
@@ -141,7 +141,7 @@ def memory_added(method: str, share: bool) -> float:
 
     space = timing_cell()
     cost = next(source for source, tags in cells() if "cost" in tags)
-    exec(cost[: cost.index("METHODS =")], space)
+    exec(_larger(cost[: cost.index("METHODS =")]), space)
     with memory.track("a step") as report:
         if method == "PPO":
             add_judge(space)
@@ -149,6 +149,13 @@ def memory_added(method: str, share: bool) -> float:
             space["judge"] = None
         space["cost"](method, share)
     return report.process_increase / 1e6
+
+
+def _larger(cost: str) -> str:
+    """The lesson's cell of prices with more rounds and examples."""
+    changed = cost.replace("ROUNDS, FEW = 3,", f"ROUNDS, FEW = {ROUNDS},").replace("[:3]  # of", f"[:{EXAMPLES}]  # of")
+    assert changed.count(f"= {ROUNDS},") == changed.count(f"[:{EXAMPLES}]  # of") == 1
+    return changed
 
 
 def _name(method: str, share: bool) -> str:
@@ -188,4 +195,4 @@ if __name__ == "__main__":
         added = [_alone(memory_added, method, share) for _ in range(MEMORY_RUNS)]
         table[_name(method, share)]["memory added, MB"] = _score(evaluation.mean(added))
     print({name: {what: row[what] for what in ("an example", "a token", "memory added, MB")} for name, row in table.items()})
-    write_record("method-prices", {"rounds": ROUNDS, "memory runs": MEMORY_RUNS, "over SFT": table})
+    write_record("method-prices", {"rounds": ROUNDS, "examples": EXAMPLES, "memory runs": MEMORY_RUNS, "over SFT": table})

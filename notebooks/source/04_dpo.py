@@ -64,7 +64,7 @@ ALL = {"pairs": 220, "held_back": 220, "test": 106, "answers": 106, "longest": 8
 PLAN = {
     # pairs: to learn from; held_back: the judge's; answers, longest: sampled after each method, in tokens; rollouts of so many prompts:
     # PPO's; few: pairs in section 9; piece: tokens at once in the reward models; rate: learning rates, as a factor
-    "cpu": {"pairs": 80, "held_back": 100, "test": 50, "answers": 20, "longest": 56, "rollouts": 6, "prompts": 10, "few": 32, "piece": 200, "rate": 1},
+    "cpu": {"pairs": 80, "held_back": 80, "test": 40, "answers": 16, "longest": 56, "rollouts": 5, "prompts": 10, "few": 32, "piece": 200, "rate": 1},
     "t4": ALL | {"rate": 0.4},
     "a100": ALL | {"rate": 0.2},
 }[TIER]
@@ -468,6 +468,7 @@ chosen_only = [row["prompt"] + [{"role": "assistant", "content": row["chosen"]}]
 control, control_history = fit(start, chosen_only, training.SFT(), learning_rate=5e-4)
 look("SFT on chosen", control, control_history)
 control.unload()
+memory.release()
 
 # %% [markdown]
 # ## 8 · Side by side
@@ -555,7 +556,21 @@ for name, means in recorded.items():
     print(f"{name:<15} KL {means['kl'][0]:5.1f} [{means['kl'][1]:.1f}, {means['kl'][2]:.1f}]   judge {means['judge'][0]:+.2f} [{means['judge'][1]:+.2f}, {means['judge'][2]:+.2f}]")
 
 # %% [markdown]
-# A small β lets the policy run far, a large one keeps it near. The slope of the curve is what each further nat buys.
+# A small β lets the policy run far, a large one keeps it near. The slope of the curve is what each further nat buys. And who beats
+# SFT, pair by pair and answer by answer?
+
+# %%
+print(f"{'record, against SFT':<20}{'pairs right, points':>24}{'judge':>24}{'rules, points':>24}")
+for name, gains in record["gain over SFT"].items():
+    if name not in betas:
+        cells = {what: evaluation.Score(*gains[what]["all"], n=0) for what in gains}
+        right = shown(cells["right"], 100, 0) if "right" in cells else ""
+        print(f"{name:<20}{right:>24}{shown(cells['judge']):>24}{shown(cells['rules'], 100, 0):>24}")
+
+# %% [markdown]
+# By the judge and by the rules, all of them. One figure stays where it was: PPO hardly moves the likelihood of *written* pairs. It
+# only ever sees answers of its own, and makes the better ones likelier; what somebody else wrote is not among them. DPO and ORPO
+# train on just such texts.
 
 # %%
 with_kl, without = (evaluation.mean(seen[name]["kl"]) for name in ("PPO", "PPO without KL"))
@@ -616,29 +631,28 @@ print(f"tokens more in each answer, cut off at {PLAN['longest']}: {shown(more)}"
 assert more.value > 0
 
 # %% [markdown]
-# **Reward hacking.** A manager wants commitment and measures it: how many words such as *today*, *tomorrow* or *within* are in a
-# reply? Chosen replies do have a few more of them than rejected ones. PPO takes the manager at their word, with no KL penalty to hold
-# it back. **Predict** an answer.
+# **Reward hacking.** A manager wants replies that speak to the customer, and measures it: how often is *you* or *your* in a reply?
+# PPO takes the manager at their word, with no KL penalty to hold it back. **Predict** an answer.
 
 # %%
-PROMISE = re.compile(r"\b(?:today|tomorrow|tonight|within|minutes|hours|days?|now)\b", re.IGNORECASE)
+ADDRESS = re.compile(r"\b(?:you|your|yours)\b", re.IGNORECASE)
 
 
-def promises(_, answers):
-    return [float(len(PROMISE.findall(answer))) for answer in answers]
+def addressed(_, answers):
+    return [float(len(ADDRESS.findall(answer))) for answer in answers]
 
 
-proxy = training.PPO(reward=promises, kl=0.0, max_new_tokens=32)
-hacked, hacked_history = fit(start, [row["prompt"] for row in mine], proxy, learning_rate=2e-3, batch_size=8, max_steps=12, schedule="constant")
+proxy = training.PPO(reward=addressed, kl=0.0, max_new_tokens=32)
+hacked, hacked_history = fit(start, [row["prompt"] for row in mine], proxy, learning_rate=3e-3, batch_size=8, max_steps=12, schedule="constant")
 with capture_output():
     look("hacked", hacked, hacked_history, pairs_too=False)
 hacked.unload()
 seen["hacked"]["judge"] = judge(asked, seen["hacked"]["answers"])
 counts = {"SFT": seen["SFT"]["answers"], "hacked": seen["hacked"]["answers"]} | {key: [row[key] for row in pairs.train] for key in ("chosen", "rejected")}
-counts = {name: evaluation.mean(promises(None, answers)).value for name, answers in counts.items()}
-print("promises a reply:", {name: round(count, 1) for name, count in counts.items()})
+counts = {name: evaluation.mean(addressed(None, answers)).value for name, answers in counts.items()}
+print("'you' and 'your' in a reply:", {name: round(count, 1) for name, count in counts.items()})
 print(f"judge against SFT {shown(better('hacked', 'judge'))}, rules, points {shown(better('hacked', 'rules'), 100, 0)}")
-print("answers:", *(repr(answer[:180]) for answer in sorted(seen.pop("hacked")["answers"], key=lambda a: -promises(None, [a])[0])[:3]), sep="\n  ")
+print("answers:", *(repr(answer[:180]) for answer in seen.pop("hacked")["answers"][:3]), sep="\n  ")
 assert counts["hacked"] > max(counts["chosen"], counts["SFT"])
 
 # %% [markdown]
@@ -650,7 +664,7 @@ assert counts["hacked"] > max(counts["chosen"], counts["SFT"])
 # would leave it. **Predict** the margin.
 
 # %%
-some = mine[:12]
+some = mine[:10]
 turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in some]
 undecided, undecided_history = fit(start, [*some, *turned], training.DPO(), learning_rate=6e-4, batch_size=8, epochs=2)
 undecided.unload()
@@ -694,7 +708,7 @@ for full in (False, True):
 # counts, and shared by both replies, as `fit` does it.
 
 # %% tags=["cost"]
-ROUNDS, FEW = 3, sorted(mine, key=lambda row: size[row["id"]])[len(mine) // 2 :][:4]  # of middle length
+ROUNDS, FEW = 3, sorted(mine, key=lambda row: size[row["id"]])[len(mine) // 2 :][:3]  # of middle length
 timed = with_adapter(start)
 
 
@@ -741,7 +755,7 @@ for (method, share), score in ratio.items():
 
 # %%
 priced = json.loads(assets.record("method-prices").read_text(encoding="utf-8"))
-print(f"recorded {priced['date']} on {priced['machine']}, {priced['rounds']} rounds; memory that a step of {len(FEW)} examples adds, {priced['memory runs']} runs")
+print(f"recorded {priced['date']} on {priced['machine']}, {priced['rounds']} rounds; memory that a step of {priced['examples']} examples adds, {priced['memory runs']} runs")
 for name, row in priced["over SFT"].items():
     times, mega = row["an example"], row["memory added, MB"]
     print(f"{name:<20} {times[0]:.2f} x SFT an example [{times[1]:.2f}, {times[2]:.2f}], {row['a token'][0]:.2f} x a token "
@@ -849,7 +863,7 @@ for method in ("SFT", "DPO", "ORPO", "Reward"):
 # %% tags=["trl"]
 def grpo_trainer(model, prompts, steps, reward, **more):
     """TRL's GRPO: prompts only, and a function that says what an answer is worth."""
-    settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "num_generations": 4, "max_completion_length": 16, "beta": 0.0, "temperature": 1.0, "learning_rate": 3e-4}
+    settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "num_generations": 4, "max_completion_length": 16, "beta": 0.0, "temperature": 1.0, "learning_rate": 3e-4}
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     data = datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts])
     return GRPOTrainer(model=model, args=arguments(GRPOConfig, steps, **settings | more), reward_funcs=reward, train_dataset=data,
