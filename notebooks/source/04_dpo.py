@@ -473,7 +473,9 @@ memory.release()
 # %% [markdown]
 # ## 8 · Side by side
 #
-# **The same messages, answered by every model** (sampled, not picked). Read them before you look at the figures.
+# **The same messages, answered by every model** (sampled, not picked). Read them before you look at the figures. 135 million
+# parameters on a few hundred replies write much nonsense, at temperature 1 all the more; what preferences change first is the
+# form: length, caveats, a next step. A larger tier writes sense.
 
 # %%
 widgets.side_by_side(messages[:4], {name: found["answers"][:4] for name, found in seen.items()})
@@ -573,14 +575,15 @@ for name, gains in record["gain over SFT"].items():
 # train on just such texts.
 
 # %%
-with_kl, without = (evaluation.mean(seen[name]["kl"]) for name in ("PPO", "PPO without KL"))
+live = {name: evaluation.mean(seen[name]["kl"]) for name in ("PPO", "PPO without KL")}
+with_kl, without = (recorded[name]["kl"] for name in live)
 claims.check(
     "A5",
-    measured=f"PPO {with_kl.value:.1f} [{with_kl.low:.1f}, {with_kl.high:.1f}] nats an answer with the penalty, {without.value:.1f} "
-    f"[{without.low:.1f}, {without.high:.1f}] without, after {PLAN['rollouts']} rollouts; DPO, whose β is the same penalty, in the record "
-    f"{recorded[betas[0]]['kl'][0]:.1f} at {betas[0]} and {recorded[betas[-1]]['kl'][0]:.1f} at {betas[-1]}",
-    holds=with_kl.high < without.low,
-    because="the two runs did not end measurably apart",
+    measured=f"PPO with the penalty {with_kl[0]:.1f} [{with_kl[1]:.1f}, {with_kl[2]:.1f}] nats an answer in the record, without {without[0]:.1f} "
+    f"[{without[1]:.1f}, {without[2]:.1f}]; after this run's {PLAN['rollouts']} rollouts {live['PPO'].value:.1f} and {live['PPO without KL'].value:.1f}; DPO, whose β is "
+    f"the same penalty, {recorded[betas[0]]['kl'][0]:.1f} at {betas[0]} and {recorded[betas[-1]]['kl'][0]:.1f} at {betas[-1]}",
+    holds=with_kl[2] < without[1] and recorded[betas[0]]["kl"][2] < recorded[betas[-1]]["kl"][1],
+    because="the runs did not end measurably apart",
 )
 
 # %% [markdown]
@@ -598,7 +601,7 @@ distance = {name: evaluation.mean(found["kl"]).value for name, found in (("DPO",
 print(f"loss {hot.losses[0]:.3f} → {evaluation.mean(hot.losses[-4:]).value:.3f}; KL {distance['too high']:.0f} nats an answer, in section 5 it was {distance['DPO']:.1f}")
 print("answers:", *(repr(answer[:150]) for answer in hot_seen["answers"][:2]), sep="\n  ")
 print(f"and the rules? {evaluation.mean(hot_seen['rules'])}; before {evaluation.mean(seen['SFT']['rules'])}")
-assert distance["too high"] > 3 * distance["DPO"]
+assert distance["too high"] > 3 * max(distance["DPO"], 3)
 assert evaluation.mean(hot.losses[-4:]).value < math.log(2)
 
 # %% [markdown]
@@ -780,7 +783,7 @@ claims.check(
     "A2",
     measured=f"an example {times['ORPO', False]}; a token {a_token['ORPO', False].value:.2f} x; no reference was loaded or asked",
     holds=ratio["ORPO", False].value <= 1.3,
-    because="it needs no reference, but a pair has two replies: as much as SFT a token, more an example",
+    because="it needs no reference, but a pair has two replies: about as much as SFT a token, more an example",
 )
 claims.check(
     "A3",
