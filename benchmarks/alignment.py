@@ -122,7 +122,8 @@ def prices() -> dict:
     space = timing_cell()
     add_judge(space)
     cost = next(source for source, tags in cells() if "cost" in tags)
-    exec(_larger(cost), space)
+    space["SHARED"] = [("DPO", True)]
+    exec(_larger(cost).replace('("DPO", False), ', '("DPO", False), *SHARED, '), space)
     table = {}
     for (method, share), taken in space["clock"].items():
         turns = list(zip(taken, space["clock"]["SFT", True]))
