@@ -592,7 +592,7 @@ claims.check(
 # **A learning rate that is too high.** DPO's loss looks splendid, it is easy to drive to zero. **Predict:** and the answers?
 
 # %% tags=["gallery"]
-broken, hot = fit(start, mine[: PLAN["few"]], training.DPO(), learning_rate=5e-3, max_steps=6)
+broken, hot = fit(start, mine[: PLAN["few"]], training.DPO(), learning_rate=5e-3, max_steps=8)
 with capture_output():
     look("too high a rate", broken, hot, pairs_too=False)
 broken.unload()
