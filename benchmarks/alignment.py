@@ -10,6 +10,7 @@ memory; what a step costs does not depend on what a model has learned, so base a
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import sys
 
@@ -89,7 +90,7 @@ def gains(runs: list[dict]) -> dict:
             apart = [[a - b for a, b in zip(run["methods"][name][measure], run["methods"]["SFT"][measure])] for run in runs]
             table.setdefault(name, {})[measure] = {
                 "seeds": [_score(evaluation.mean(one)) for one in apart],
-                "all": _score(evaluation.mean(sum(apart, []))),
+                "all": _score(evaluation.mean(list(itertools.chain(*apart)))),
             }
     return table
 
@@ -179,7 +180,8 @@ if __name__ == "__main__":
     if runs:
         frontier = {
             "β = 0.1" if name == "DPO" else name: {
-                m: _score(evaluation.mean(sum((run["methods"][name][m] for run in runs), []))) for m in ("kl", "judge")
+                measure: _score(evaluation.mean([value for run in runs for value in run["methods"][name][measure]]))
+                for measure in ("kl", "judge")
             }
             for name in runs[0]["methods"]
         }
