@@ -189,13 +189,12 @@ def advantages(rewards, values, last_value, discount, trace):
         List of floats, one advantage for each token.
     """
     ### BEGIN SOLUTION
-    found, after, following = [], 0.0, last_value
-    for reward, value in zip(reversed(rewards), reversed(values)):
-        delta = reward + discount * following - value
-        after = delta + discount * trace * after
-        following = value
-        found.append(after)
-    return found[::-1]
+    result, next_advantage, next_value = [0.0] * len(rewards), 0.0, last_value
+    for t in range(len(rewards) - 1, -1, -1):
+        error = rewards[t] + discount * next_value - values[t]
+        result[t] = next_advantage = error + discount * trace * next_advantage
+        next_value = values[t]
+    return result
     ### END SOLUTION
 
 
