@@ -2,15 +2,9 @@
 
 import re
 
-import nbformat
 import pytest
 
-from course_utils.notebooks import builder
-
-
-@pytest.fixture(scope="module")
-def notebook():
-    return nbformat.read(builder.learner_file("02_lora"), as_version=4)
+NOTEBOOK = "02_lora"  # whose outputs the fixtures give
 
 
 @pytest.fixture(scope="module")

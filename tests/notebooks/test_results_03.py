@@ -2,22 +2,7 @@
 
 import re
 
-import nbformat
-import pytest
-
-from course_utils.notebooks import builder
-
-
-@pytest.fixture(scope="module")
-def notebook():
-    return nbformat.read(builder.learner_file("03_qlora"), as_version=4)
-
-
-@pytest.fixture(scope="module")
-def printed(notebook):
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    texts = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs]
-    return "\n".join(map("".join, texts))
+NOTEBOOK = "03_qlora"  # whose outputs the fixtures give
 
 
 def test_it_runs_in_four_minutes_on_two_cores(notebook):

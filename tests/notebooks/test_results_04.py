@@ -3,25 +3,12 @@
 import json
 import re
 
-import nbformat
 import pytest
 
 from course_utils import assets
-from course_utils.notebooks import builder
 
+NOTEBOOK = "04_dpo"  # whose outputs the fixtures give
 METHODS = ("DPO", "PPO", "ORPO", "SFT on chosen")
-
-
-@pytest.fixture(scope="module")
-def notebook():
-    return nbformat.read(builder.learner_file("04_dpo"), as_version=4)
-
-
-@pytest.fixture(scope="module")
-def printed(notebook):
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    texts = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs]
-    return "\n".join(map("".join, texts))
 
 
 @pytest.fixture(scope="module")

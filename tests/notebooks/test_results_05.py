@@ -3,23 +3,11 @@
 import json
 import re
 
-import nbformat
 import pytest
 
 from course_utils import assets, evaluation
-from course_utils.notebooks import builder
 
-
-@pytest.fixture(scope="module")
-def notebook():
-    return nbformat.read(builder.learner_file("05_dataset_prep"), as_version=4)
-
-
-@pytest.fixture(scope="module")
-def printed(notebook):
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    texts = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs]
-    return "\n".join(map("".join, texts))
+NOTEBOOK = "05_dataset_prep"  # whose outputs the fixtures give
 
 
 @pytest.fixture(scope="module")
