@@ -39,8 +39,10 @@ def test_prompts_that_differ_inside_a_pair(packaged):
 
 
 def test_prompts_of_different_length(packaged):
-    bad = {"chosen": [*PROMPT, answer("Tomorrow.")], "rejected": [PROMPT[1], answer("No idea.")]}
-    assert "train[0]: the prompts of the pair differ" in refused([bad], tokenizer=packaged[1])
+    longer = [*PROMPT, answer("Which one?"), {"role": "user", "content": "The blue one."}]
+    bad = {"chosen": [*PROMPT, answer("Tomorrow.")], "rejected": [*longer, answer("No idea.")]}
+    text = refused([GOOD, bad], tokenizer=packaged[1])
+    assert "train[1]: the prompts of the pair differ: 2 messages before chosen, 4 before rejected" in text
 
 
 def test_no_prompt_at_all(packaged):
