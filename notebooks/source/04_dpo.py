@@ -275,7 +275,8 @@ assert all(abs(float(gap)) < 1e-4 for gap in gaps.values())
 
 # %% [markdown]
 # The same numbers. From here on `training.fit` does the dull part: the same losses (its tests hold it against TRL too; ORPO
-# imitates the reply only, as in the paper), the prompt computed once for both replies, the reference's log-probabilities taken before the first step.
+# imitates the reply only, as in the paper), the prompt computed once for both replies, the reference's log-probabilities taken
+# before the first step.
 
 # %% [markdown]
 # ## 4 · SFT: imitate the desk as it is
@@ -303,14 +304,14 @@ messages = [prompt[1]["content"] for prompt in asked]
 print(f"{len(mine)} pairs to learn from ({sum(size[row['id']] for row in mine):,} tokens), {len(held_back)} held back; {len(test)} test pairs")
 
 
-def with_adapter(model, rate_seed=SEED):
+def with_adapter(model):
     """The same fresh LoRA adapter on any model."""
-    torch.manual_seed(rate_seed)
+    torch.manual_seed(SEED)
     return get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
 
 
 def fit(model, rows, objective, **changes):
-    """Train a fresh adapter on a model; returns both and the seconds it took."""
+    """Train a fresh adapter on a model; returns the model with it, and the history."""
     settings = {"learning_rate": 3e-4, "batch_size": 4, "warmup_steps": 3, "seed": SEED} | changes
     settings["learning_rate"] *= PLAN["rate"]
     tuned = with_adapter(model)
@@ -421,9 +422,9 @@ print(f"ranks {ranks(reward, test)} of the test pairs")
 
 # %% [markdown]
 # Stage three: the policy answers, the reward model scores, PPO makes what scored well likelier. The KL penalty charges every nat
-# that the policy moves away from the reference. An answer that is cut off at 40 tokens gets -3, whatever it says, so that the policy
-# learns to come to an end. Once with the penalty, once without. **Predict:** which one gets the higher reward, and
-# which one would you rather ship?
+# that the policy moves away from the reference. An answer that is cut off gets -3, whatever it says, so that the policy learns to
+# come to an end. Once with the penalty, once without. **Predict:** which one gets the higher reward, and which one would you
+# rather ship?
 
 # %% tags=["ppo"]
 ppo_histories = {}
@@ -474,14 +475,14 @@ memory.release()
 # ## 8 · Side by side
 #
 # **The same messages, answered by every model** (sampled, not picked). Read them before you look at the figures. 135 million
-# parameters on a few hundred replies write much nonsense, at temperature 1 all the more; what preferences change first is the
-# form: length, caveats, a next step. A larger tier writes sense.
+# parameters on a hundred replies write much nonsense, at temperature 1 all the more; what preferences change first is the form:
+# length, caveats, a next step.
 
 # %%
 widgets.side_by_side(messages[:4], {name: found["answers"][:4] for name, found in seen.items()})
 
 # %% [markdown]
-# Now the judge: a second reward model, trained on the half of the pairs that nothing else has seen. A method that has only
+# Now the judge: a second reward model, trained on pairs that nothing else has seen. A method that has only
 # learned to please its own reward model will please this one less. Both come from one body and one kind of pairs, so they share
 # blind spots: reading stays necessary.
 
@@ -541,8 +542,8 @@ frontier({name: tuple([evaluation.mean(found[what]).value] for what in ("kl", "j
          f"This run: {len(asked)} answers of each")  # fmt: skip
 
 # %% [markdown]
-# One run on few answers. The same methods with three seeds, on twice as many pairs, and DPO with three values of β, are in a record
-# that came with the course (`benchmarks/alignment.py`, forty minutes). **Predict** where small and large β lie.
+# One run on few answers. The same methods with several seeds, on more pairs, and DPO with several values of β, are in a record that
+# came with the course (`benchmarks/alignment.py`). **Predict** where small and large β lie.
 
 # %%
 record = json.loads(assets.record("alignment").read_text(encoding="utf-8"))
@@ -659,8 +660,8 @@ print("answers:", *(repr(answer[:180]) for answer in seen.pop("hacked")["answers
 assert counts["hacked"] > max(counts["chosen"], counts["SFT"])
 
 # %% [markdown]
-# The measure rose; see what the judge and the rules say of what it stood for. The reward model of section 6 is a better measure, and so harder to hack, not
-# impossible: it too has only seen answers near the reference. That is what the KL penalty is for.
+# The measure rose; see what the judge and the rules say of what it stood for. The reward model of section 6 is a better measure,
+# and so harder to hack, not impossible: it too has only seen answers near the reference. That is what the KL penalty is for.
 
 # %% [markdown]
 # **Preferences that contradict each other.** Every pair twice, the second time the other way round, as two annotators who disagree
@@ -711,7 +712,7 @@ for full in (False, True):
 # counts. (`fit` lets both replies share it; how much that saves is in the record below.)
 
 # %% tags=["cost"]
-ROUNDS, FEW = 3, sorted(mine, key=lambda row: size[row["id"]])[len(mine) // 2 :][:3]  # of middle length
+FEW = sorted(mine, key=lambda row: size[row["id"]])[len(mine) // 2 :][:3]  # of middle length
 timed = with_adapter(start)
 
 
@@ -733,7 +734,7 @@ def cost(method, share):
     return seconds / len(FEW), tokens / len(FEW)
 
 
-METHODS = [("SFT", True), ("DPO", False), ("ORPO", False), ("PPO", True)]
+ROUNDS, METHODS = 3, [("SFT", True), ("DPO", False), ("ORPO", False), ("PPO", True)]
 clock = {key: [] for key in METHODS}
 for turn in range(ROUNDS + 1):
     for key in METHODS:
@@ -766,6 +767,7 @@ bodies = {
     "SFT": start.num_parameters(), "DPO": start.num_parameters(), "ORPO": start.num_parameters(),
     "PPO": start.num_parameters() + body,
 }  # fmt: skip
+roles = ("policy", "reference", "reward", "value")
 print("weights of bodies in memory, with LoRA:", {name: f"{count / bodies['SFT']:.1f} x" for name, count in bodies.items()})
 shared = priced["over SFT"]["DPO, prompt shared"]["an example"]
 times = {key: f"{score.value:.1f} x [{score.low:.1f}, {score.high:.1f}]" for key, score in ratio.items()}
@@ -786,9 +788,9 @@ claims.check(
 claims.check(
     "A3",
     measured=f"PPO {times['PPO', True]} an example, {passes('PPO') / passes('SFT'):.1f} by count, before the reward model's own training and with "
-    f"{PLAN['rollouts']} rollouts where SFT had one epoch; roles: policy, reference, reward, value; bodies in memory with LoRA: {bodies['PPO'] / bodies['SFT']:.0f}",
-    holds=False,
-    because=f"there are four roles, not three (policy, reference, reward, value); with LoRA they share {bodies['PPO'] / bodies['SFT']:.0f} bodies. The cost alone is "
+    f"{PLAN['rollouts']} rollouts where SFT had one epoch; roles: {', '.join(roles)}; bodies in memory with LoRA: {bodies['PPO'] / bodies['SFT']:.0f}",
+    holds=3 <= ratio["PPO", True].value <= 10 and len(roles) == 3,
+    because=f"there are {len(roles)} roles ({', '.join(roles)}); with LoRA they share {bodies['PPO'] / bodies['SFT']:.0f} bodies. The cost alone is "
     f"{'inside' if 3 <= ratio['PPO', True].value <= 10 else 'outside'} the range",
 )
 
