@@ -24,6 +24,14 @@ PLAN = {
 }  # fmt: skip
 ROUNDS, MEMORY_RUNS, EXAMPLES = 6, 2, 4
 BETAS = (0.02, 1.0)  # beside the 0.1 of the lesson
+# Name → the method, and whether both replies share the prompt.
+METHODS = {
+    "SFT": ("SFT", True),
+    "DPO": ("DPO", False),
+    "DPO, prompt shared": ("DPO", True),
+    "ORPO": ("ORPO", False),
+    "PPO": ("PPO", True),
+}
 MEASURES = ("judge", "rules", "format", "tokens", "kl")
 
 
@@ -95,8 +103,8 @@ def gains(runs: list[dict]) -> dict:
     return table
 
 
-def timing_cell() -> dict:
-    """What the lesson's cell of prices has made, ready to time: `clock`, `cost`, and all that they stand on."""
+def timing(examples: int = EXAMPLES) -> dict:
+    """The lesson up to `cost`, which times a step of a method, on so many examples and the base as it comes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -107,6 +115,11 @@ def timing_cell() -> dict:
         if "look(" not in source:
             exec(source, space)
     space["start"] = space["base"]
+    definitions = next(source for source, tags in cells() if "cost" in tags).split("\nROUNDS, METHODS =")[0]
+    larger = definitions.replace("[:3]  # of middle length", f"[:{examples}]")
+    assert larger != definitions
+    exec(larger, space)
+    space["judge"] = None
     return space
 
 
@@ -119,20 +132,18 @@ def add_judge(space: dict) -> None:
 
 
 def prices() -> dict:
-    """Time of each method over SFT's, an example and a token, from rounds in turns."""
-    space = timing_cell()
+    """Time of each method over SFT's, an example and a token, from rounds in turns after one that warms up."""
+    space = timing()
     add_judge(space)
-    cost = next(source for source, tags in cells() if "cost" in tags)
-    space["SHARED"] = [("DPO", True)]
-    exec(_larger(cost).replace('("DPO", False), ', '("DPO", False), *SHARED, '), space)
+    turns = [{name: space["cost"](*method) for name, method in METHODS.items()} for _ in range(ROUNDS + 1)][1:]
     table = {}
-    for (method, share), taken in space["clock"].items():
-        turns = list(zip(taken, space["clock"]["SFT", True]))
-        table[_name(method, share)] = {
-            "an example": _score(evaluation.mean([mine[0] / sft[0] for mine, sft in turns])),
-            "a token": _score(evaluation.mean([(mine[0] / mine[1]) / (sft[0] / sft[1]) for mine, sft in turns])),
-            "tokens an example": taken[0][1],
-            "seconds an example": [seconds for seconds, _ in taken],
+    for name in METHODS:
+        pairs = [(turn[name], turn["SFT"]) for turn in turns]
+        table[name] = {
+            "an example": _score(evaluation.mean([mine[0] / sft[0] for mine, sft in pairs])),
+            "a token": _score(evaluation.mean([(mine[0] / mine[1]) / (sft[0] / sft[1]) for mine, sft in pairs])),
+            "tokens an example": turns[0][name][1],
+            "seconds an example": [turn[name][0] for turn in turns],
         }
     return table
 
@@ -141,27 +152,12 @@ def memory_added(method: str, share: bool) -> float:
     """Megabytes that a step of a method adds to a process that has the base and nothing else; with PPO the reward model."""
     from course_utils import memory
 
-    space = timing_cell()
-    cost = next(source for source, tags in cells() if "cost" in tags)
-    exec(_larger(cost[: cost.index("METHODS =")]), space)
+    space = timing()
     with memory.track("a step") as report:
         if method == "PPO":
             add_judge(space)
-        else:
-            space["judge"] = None
         space["cost"](method, share)
     return report.process_increase / 1e6
-
-
-def _larger(cost: str) -> str:
-    """The lesson's cell of prices with more rounds and examples."""
-    changed = cost.replace("ROUNDS, FEW = 3,", f"ROUNDS, FEW = {ROUNDS},").replace("[:3]  # of", f"[:{EXAMPLES}]  # of")
-    assert changed.count(f"= {ROUNDS},") == changed.count(f"[:{EXAMPLES}]  # of") == 1
-    return changed
-
-
-def _name(method: str, share: bool) -> str:
-    return f"{method}, prompt shared" if share and method in ("DPO", "ORPO") else method
 
 
 def _alone(function, *arguments):
@@ -194,8 +190,8 @@ if __name__ == "__main__":
             "judge's reward",
         ).save(str(RECORDS / f"{file.stem}.png"))
     table = _alone(prices)
-    for method, share in (("SFT", True), ("DPO", False), ("DPO", True), ("ORPO", False), ("PPO", True)):
-        added = [_alone(memory_added, method, share) for _ in range(MEMORY_RUNS)]
-        table[_name(method, share)]["memory added, MB"] = _score(evaluation.mean(added))
+    for name, method in METHODS.items():
+        added = [_alone(memory_added, *method) for _ in range(MEMORY_RUNS)]
+        table[name]["memory added, MB"] = _score(evaluation.mean(added))
     print({name: {what: row[what] for what in ("an example", "a token", "memory added, MB")} for name, row in table.items()})
     write_record("method-prices", {"rounds": ROUNDS, "examples": EXAMPLES, "memory runs": MEMORY_RUNS, "over SFT": table})

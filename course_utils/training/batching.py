@@ -19,7 +19,8 @@ class Encoded:
         prompt: token ids that are given.
         completions: token ids that are scored, one list for each completion of the prompt.
         reference: log-probability of each completion under the reference model, where an objective needs it.
-        extra: further values for each token of the one completion, where an objective needs them (PPO's advantages).
+        extra: further values for each token of the one completion, where an objective needs them (PPO's advantages; SFT's
+            weights).
     """
 
     prompt: list[int]
@@ -35,6 +36,11 @@ class Encoded:
     def scored(self) -> int:
         """Tokens of the completions."""
         return sum(map(len, self.completions))
+
+    @property
+    def learned(self) -> int:
+        """Tokens of the completions that carry loss."""
+        return round(sum(self.extra["weight"])) if self.extra and "weight" in self.extra else self.scored
 
 
 def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> dict:
@@ -103,12 +109,15 @@ def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True)
     }
 
 
-def token_log_probabilities(model, batch: dict):
-    """Log-probability of every scored token of a batch made by `collate`, (scored tokens) in float32, with gradient."""
+def token_log_probabilities(model, batch: dict, best: bool = False):
+    """Log-probability of every scored token of a batch made by `collate`, (scored tokens) in float32, with gradient.
+
+    With `best` a pair: also those of the tokens that the model finds likeliest there, without gradient.
+    """
     from course_utils.training.fused.head import log_probabilities
 
     output = run(model, batch).logits[batch["row"], batch["column"]]
-    return log_probabilities(model, output, batch["label"])
+    return log_probabilities(model, output, batch["label"], best)
 
 
 def run(model, batch: dict, keep_all: bool = False):

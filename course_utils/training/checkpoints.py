@@ -118,17 +118,17 @@ class Checkpoints:
             write(beside)
             sums = {}
             for file in sorted(beside.iterdir()):
-                _to_disk(file)
+                to_disk(file)
                 sums[file.name] = _sha256(file)
             (beside / MANIFEST).write_text(json.dumps(sums), encoding="utf-8")
-            _to_disk(beside / MANIFEST)
+            to_disk(beside / MANIFEST)
             target = self.folder / name
             if target.exists():  # of this run before it was stopped, or damaged
                 old = self.folder / f".partial-old-{name}-{os.getpid()}"
                 os.replace(target, old)
                 shutil.rmtree(old, ignore_errors=True)
             os.replace(beside, target)
-            _to_disk(self.folder)
+            to_disk(self.folder)
         except OSError as error:
             shutil.rmtree(beside, ignore_errors=True)
             self._note(f"{name} could not be written ({error}); training goes on without it")
@@ -217,8 +217,8 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _to_disk(path: Path) -> None:
-    """Flush to the disk where the file system can; a mounted drive may not."""
+def to_disk(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk where the file system can; a mounted drive may not."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:  # a folder on Windows

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -37,6 +37,7 @@ def fit(
     validation: Sequence | None = None,
     objective: Objective | None = None,
     settings: Settings | None = None,
+    on_step: Callable[[int, int, History], None] | None = None,
 ) -> History:
     """Train the parameters of `model` that require gradients, in place.
 
@@ -51,6 +52,9 @@ def fit(
         validation: examples whose loss is followed and never trained on.
         objective: what to learn; SFT by default.
         settings: see `Settings`.
+        on_step: called by the main process after each step with its number, how many there will be, and the history; its
+            validation is done then, its checkpoint not yet written, so that a run that goes on from a checkpoint never
+            skips a call. What it raises ends the run.
 
     Returns:
         History with training and validation losses, and what else the objective measures.
@@ -59,7 +63,7 @@ def fit(
         CourseError: empty data, a broken example (named by its position), nothing to train, a loss that is NaN, memory
             that does not suffice, or checkpoints of another run in the folder.
     """
-    run = _Run(model, tokenizer, objective or SFT(), settings or Settings())
+    run = _Run(model, tokenizer, objective or SFT(), settings or Settings(), on_step)
     try:
         return run.train(train, validation)
     except (RuntimeError, MemoryError) as error:
@@ -73,7 +77,8 @@ def fit(
 class _Run:
     """One call of `fit`: what its steps share."""
 
-    def __init__(self, model, tokenizer, objective: Objective, settings: Settings):
+    def __init__(self, model, tokenizer, objective: Objective, settings: Settings, on_step=None):
+        self.on_step = on_step
         self.model, self.tokenizer, self.objective, self.settings = model, tokenizer, objective, settings
         self.was_training = model.training
         self.history = History(settings)
@@ -167,6 +172,8 @@ class _Run:
             stop = False
             if last or (self.settings.evaluate_every and self.step % self.settings.evaluate_every == 0):
                 stop = self._validate(held_out, checkpoints)
+            if self.on_step and self.accelerator.is_main_process:
+                self.on_step(self.step, total, self.history)
             if checkpoints and (last or stop or self.step % every == 0) and self.step % self._inner == 0:
                 self._save(checkpoints, examples, held_out, stop)
             progress.update(self.step, last or stop)
@@ -322,7 +329,7 @@ class _Run:
         history.grad_norms.append(float(norm))
         history.learning_rates.append(rate)
         history.add_metrics(self.step, sums)
-        counted = {"tokens": share * sum(map(len, mine)), "scored": share * sum(e.scored for e in mine)}
+        counted = {"tokens": share * sum(map(len, mine)), "scored": share * sum(e.learned for e in mine)}
         counted = self._reduced(counted)
         history.tokens += round(counted["tokens"])
         history.scored_tokens += round(counted["scored"])

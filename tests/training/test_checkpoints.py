@@ -154,7 +154,7 @@ def test_checkpoints_of_another_run_are_refused(tokenizer, tmp_path, change, nam
 def test_a_full_drive_costs_the_checkpoint_and_not_the_run(tokenizer, tmp_path, monkeypatch):
     """As a mounted drive over its quota: writing begins and fails."""
     undisturbed, _ = run(tokenizer, None)
-    write, calls = room._to_disk, []
+    write, calls = room.to_disk, []
 
     def full(path):
         calls.append(path)
@@ -162,7 +162,7 @@ def test_a_full_drive_costs_the_checkpoint_and_not_the_run(tokenizer, tmp_path, 
             raise OSError(errno.EDQUOT, "Disk quota exceeded")
         write(path)
 
-    monkeypatch.setattr(room, "_to_disk", full)
+    monkeypatch.setattr(room, "to_disk", full)
     with pytest.warns(UserWarning, match="could not be written .*Disk quota exceeded.*training goes on"):
         weights, history = run(tokenizer, tmp_path)
     assert same(undisturbed, weights)

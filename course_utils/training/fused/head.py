@@ -37,28 +37,34 @@ class HiddenStates:
 
 
 class LogProbabilities(torch.autograd.Function):
-    """hidden (positions, hidden), weight (vocabulary, hidden), labels (positions) → (positions) in float32.
+    """hidden (positions, hidden), weight (vocabulary, hidden), labels (positions) → (positions) in float32, twice.
 
-    Gradient for hidden alone, once: the table is used up.
+    The second are the likeliest tokens' (empty without `best`), without gradient. Gradient for hidden alone, once: the table
+    is used up.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, labels):
+    def forward(ctx, hidden, weight, labels, best):
         rows = max(1, KEEP // len(weight))
         ctx.table = table = None
-        parts = []
+        parts, highest = [], []
         for at in range(0, len(hidden), rows):
             del table  # the piece before goes before the next one comes
             table = torch.log_softmax(hidden[at : at + rows] @ weight.T, dim=-1, dtype=torch.float32)
             parts.append(table.gather(1, labels[at : at + rows, None])[:, 0])
+            if best:
+                highest.append(table.amax(1))
         if len(parts) == 1 and ctx.needs_input_grad[0]:
             ctx.table = table
         ctx.save_for_backward(hidden, weight, labels)
-        return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+        empty = hidden.new_zeros(0, dtype=torch.float32)
+        highest = torch.cat(highest) if highest else empty.clone()
+        ctx.mark_non_differentiable(highest)
+        return torch.cat(parts) if parts else empty, highest
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx, gradient, _):
         hidden, weight, labels = ctx.saved_tensors
         rows = max(1, KEEP // len(weight))
         result = torch.empty_like(hidden)
@@ -72,7 +78,7 @@ class LogProbabilities(torch.autograd.Function):
             d_logits = table.exp_().mul_(-g).scatter_add_(1, labels[piece, None], g)
             result[piece] = d_logits.to(weight.dtype) @ weight
             del d_logits, table
-        return result, None, None
+        return result, None, None, None
 
 
 @contextmanager
@@ -92,20 +98,23 @@ def _owner(model):
     return next(m for m in model.modules() if hasattr(m, "get_output_embeddings"))
 
 
-def log_probabilities(model, hidden_or_logits, labels):
+def log_probabilities(model, hidden_or_logits, labels, best: bool = False):
     """Log-probabilities of `labels`, from the model's output at their positions.
 
     Args:
         model: the model that made the output, with or without the piece "head" at work.
         hidden_or_logits: (positions, hidden) with it, (positions, vocabulary) without.
         labels: (positions) token ids.
+        best: give those of the likeliest tokens too.
 
     Returns:
-        (positions) in float32, with gradient.
+        (positions) in float32, with gradient; with `best` a pair, the second without gradient.
     """
     head = vars(_owner(model).get_output_embeddings()).get("forward")
     if isinstance(head, HiddenStates):
         # Accelerate turns a float16 model's outputs into float32
-        return LogProbabilities.apply(hidden_or_logits.to(head.weight.dtype), head.weight, labels)
+        found, highest = LogProbabilities.apply(hidden_or_logits.to(head.weight.dtype), head.weight, labels, best)
+        return (found, highest) if best else found
     table = torch.log_softmax(hidden_or_logits, dim=-1, dtype=torch.float32)
-    return table.gather(1, labels[:, None])[:, 0]
+    found = table.gather(1, labels[:, None])[:, 0]
+    return (found, table.detach().amax(1)) if best else found

@@ -7,18 +7,38 @@ from dataclasses import dataclass
 
 from course_utils.errors import CourseError
 from course_utils.training.batching import Encoded, token_log_probabilities
-from course_utils.training.objectives.base import Loss, Objective, check_messages, encode_completion, encode_prompt
+from course_utils.training.objectives.base import (
+    Loss,
+    Objective,
+    check_messages,
+    encode_completion,
+    encode_prompt,
+    template_ids,
+)
+
+TURNS = ("last", "all")
 
 
 @dataclass(frozen=True)
 class SFT(Objective):
     """Supervised fine-tuning: cross-entropy on the completion's tokens, none on the prompt's.
 
-    The completion is the last assistant message up to and including the stop token. A token weighs the same in whatever
-    example, batch or piece it is.
+    A token weighs the same in whatever example, batch or piece it is.
+
+    Attributes:
+        turns: which of the assistant's messages are learned, each up to and including its stop token: the "last", or "all"
+            but those with `"weight": 0`, which is the hosted API's rule.
+        accuracy: also measure the share of learned tokens that are the model's first choice.
     """
 
+    turns: str = "last"
+    accuracy: bool = False
     name: str = "sft"
+
+    def __post_init__(self):
+        """Refuse an unknown choice of turns."""
+        if self.turns not in TURNS:
+            raise CourseError(f"SFT(turns={self.turns!r}): choose among {', '.join(TURNS)}")
 
     def encode(self, tokenizer, example, max_length: int, where: str) -> Encoded:
         """Turn a conversation (list of messages, the last one the assistant's) into token ids.
@@ -30,13 +50,47 @@ class SFT(Objective):
         if not isinstance(messages, list) or len(messages) < 2:
             raise CourseError(f"{where}: expected a list of at least two messages, found {type(messages).__name__}")
         check_messages(messages, where)
+        if self.turns == "all":
+            return self._encode_all(tokenizer, messages, max_length, where)
         prompt = encode_prompt(tokenizer, messages[:-1], max_length, where)
         return Encoded(prompt, [encode_completion(tokenizer, prompt, messages, max_length, where)])
 
+    def _encode_all(self, tokenizer, messages: list[dict], max_length: int, where: str) -> Encoded:
+        """The prompt ends before the first learned message; what stands between learned messages has weight 0."""
+        plain = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
+        learned = [i for i, m in enumerate(messages) if m["role"] == "assistant" and m.get("weight", 1) != 0]
+        if not learned:
+            raise CourseError(f"{where}: no message of the assistant to learn (all have weight 0, or there is none)")
+        prompt = encode_prompt(tokenizer, plain[: learned[0]], max_length, where)
+        ids, weights = list(prompt), []
+        for i in learned:
+            start = template_ids(tokenizer, plain[:i], add_generation_prompt=True)
+            answer = encode_completion(tokenizer, start, plain[: i + 1], len(start) + 10**9, f"{where}, message {i}")
+            if start[: len(ids)] != ids:
+                raise CourseError(f"{where}: the chat template changes what came before once message {i} follows it")
+            weights += [0.0] * (len(start) - len(ids)) + [1.0] * len(answer)
+            ids = start + answer
+        room = max_length - len(prompt)
+        return Encoded(prompt, [ids[len(prompt) :][:room]], extra={"weight": weights[:room]})
+
     def sizes(self, examples: Sequence[Encoded]) -> dict[str, int]:
-        """Scored tokens."""
-        return {"tokens": sum(example.scored for example in examples)}
+        """Learned tokens."""
+        return {"tokens": sum(example.learned for example in examples)}
+
+    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> dict:
+        """A batch with the weight of each scored token where they differ."""
+        import torch
+
+        batch = super().collate(examples, pad_id, share_prompt)
+        if self.turns == "all":
+            batch["weight"] = torch.tensor([weight for example in examples for weight in example.extra["weight"]])
+        return batch
 
     def loss(self, model, batch: dict, sizes: dict[str, int]) -> Loss:
-        """Cross-entropies of the scored tokens, divided by the batch's number of them."""
-        return Loss(-token_log_probabilities(model, batch).sum() / sizes["tokens"], {})
+        """Cross-entropies of the learned tokens, divided by the batch's number of them."""
+        weight = batch.get("weight", 1)
+        if not self.accuracy:
+            return Loss(-(token_log_probabilities(model, batch) * weight).sum() / sizes["tokens"], {})
+        scores, best = token_log_probabilities(model, batch, best=True)
+        right = (scores.detach() == best) * weight
+        return Loss(-(scores * weight).sum() / sizes["tokens"], {"accuracy": right.sum() / sizes["tokens"]})

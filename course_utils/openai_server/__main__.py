@@ -1,0 +1,7 @@
+"""`python -m course_utils.openai_server`: what `local_server` starts."""
+
+import sys
+
+from course_utils.openai_server.serving import main
+
+sys.exit(main(sys.argv[1:]))

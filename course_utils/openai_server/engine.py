@@ -1,0 +1,371 @@
+"""Answers for many at once: one base in memory, a batch that requests join and leave between two tokens.
+
+Continuous batching after Orca (Yu et al., OSDI 2022). A thread owns the model. Between steps it takes in waiting requests
+(their prompts go through the model together), and rows that come to their end make room. Keys and values of all rows end in
+the same column, wherever they began: a step then writes one column for all, and only a mask knows who is how long. Rotary
+positions are in the keys already, so that it makes no difference where a row lies.
+"""
+
+from __future__ import annotations
+
+import inspect
+import queue
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from course_utils.openai_server.adapters import Adapters
+from course_utils.openai_server.sampling import Sampler, Sampling, Token
+
+ROWS = 16  # requests at once
+PREFILL_TOKENS = 2048  # tokens of prompts, padding included, between two steps of those that run
+SPAN = 32  # columns are read in multiples of this: fewer shapes, for each of which a CPU kernel is prepared
+SPARE = 256  # columns of room: after so many tokens everything is moved once
+
+
+@dataclass(eq=False)
+class Answer:
+    """One answer in the making.
+
+    Attributes:
+        prompt: token ids.
+        adapter: name and folder of the adapter, or None for the base.
+        sampling: how tokens are chosen.
+        limit: the most tokens it may have.
+        on_token: called by the engine's thread with each `Token`; returns whether that is enough.
+        on_end: called by the engine's thread once, with "stop", "length", "cancelled" or an exception.
+        cancelled: set it, and the answer leaves the batch before the next token.
+    """
+
+    prompt: list[int]
+    adapter: tuple[str, Path] | None
+    sampling: Sampling
+    limit: int
+    on_token: Callable[[Token], bool]
+    on_end: Callable[[str | Exception], None]
+    cancelled: bool = False
+    made: int = 0
+    length: int = 0
+    last: int = 0
+    sampler: Sampler | None = field(default=None, repr=False)
+
+
+class Engine:
+    """Generates for whoever submits an `Answer`.
+
+    Args:
+        model: a causal language model in eval mode, for this engine alone.
+        tokenizer: its tokenizer.
+        rows: answers at once.
+    """
+
+    def __init__(self, model, tokenizer, rows: int = ROWS):
+        self.model, self.tokenizer, self.rows = model, tokenizer, rows
+        self.adapters = Adapters(model)
+        self.cache = Columns(model)
+        # transformers calls it `cache` since 5.2x and `past_key_values` before
+        known = inspect.signature(type(model).forward).parameters
+        self._cache_name = "cache" if "cache" in known else "past_key_values"
+        generation = getattr(model, "generation_config", None)
+        ends = getattr(generation, "eos_token_id", None)
+        self.ends = {tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends or [])} - {None}
+        self._waiting: queue.SimpleQueue = queue.SimpleQueue()
+        self._running: list[Answer] = []
+        self._held: list[Answer] = []  # waiting for a free row
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, answers: Sequence[Answer]) -> None:
+        """Take answers in; those of one call that have the same prompt and adapter share the work on it."""
+        self._waiting.put(list(answers))
+
+    def forget(self, adapter: str) -> None:
+        """Drop an adapter once nobody uses it."""
+        self._waiting.put(adapter)
+
+    def close(self) -> None:
+        """Stop; answers that are not finished end with an error."""
+        self._waiting.put(None)
+        self._thread.join(timeout=30)
+
+    @property
+    def busy(self) -> int:
+        """Answers that run or wait."""
+        return len(self._running) + len(self._held)
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        import torch
+
+        with torch.inference_mode():
+            while not self._closed:
+                self._take_in()
+                try:
+                    if self._held and len(self._running) < self.rows:
+                        self._admit()
+                    if self._running:
+                        self._step()
+                except Exception as error:  # a bug or no memory: those at work get an answer, the rest goes on
+                    traceback.print_exc()
+                    for answer in self._running:
+                        answer.on_end(error)
+                    self._running.clear()
+                    self.cache.clear()
+        for answer in [*self._running, *self._held]:
+            answer.on_end(RuntimeError("the server is shutting down"))
+
+    def _take_in(self) -> None:
+        """Move what was submitted to the held; wait for something if there is nothing to do."""
+        while True:
+            try:
+                found = self._waiting.get(block=not self._running and not self._held)
+            except queue.Empty:
+                return
+            if found is None:
+                self._closed = True
+                return
+            if isinstance(found, str):
+                self.adapters.drop(found)
+            else:
+                self._held += found
+
+    def _admit(self) -> None:
+        """Bring as many of the waiting prompts through the model as there are rows and room for."""
+        self._held = [answer for answer in self._held if not self._gone(answer)]
+        chosen, longest = [], 0
+        for answer in self._held[: self.rows - len(self._running)]:
+            longest = max(longest, len(answer.prompt))
+            if chosen and longest * (len(chosen) + 1) > PREFILL_TOKENS:
+                break
+            chosen.append(answer)
+        self._held = self._held[len(chosen) :]
+        ready = []
+        for answer in chosen:
+            try:
+                if answer.adapter:
+                    self.adapters.load(*answer.adapter)
+                answer.sampler = Sampler(answer.sampling, self.tokenizer, self.ends)
+                ready.append(answer)
+            except Exception as error:
+                answer.on_end(error)
+        if not ready:
+            return
+        try:
+            logits = self._prefill(ready)
+        except Exception as error:
+            for answer in ready:
+                answer.on_end(error)
+            raise
+        self._running += ready
+        self._choose(logits, ready)
+
+    def _prefill(self, answers: list[Answer]):
+        """Prompts through the model; returns (answers, vocabulary) logits of their next tokens."""
+        import torch
+
+        # several answers to one prompt: once through the model
+        keys = [(tuple(a.prompt), a.adapter and a.adapter[0]) for a in answers]
+        distinct = list(dict.fromkeys(keys))
+        rows = [distinct.index(key) for key in keys]
+        device, kind = self.model.device, self.model.dtype
+        length = max(len(prompt) for prompt, _ in distinct)
+        ids = torch.full((len(distinct), length), self.tokenizer.eos_token_id or 0)
+        positions = torch.zeros_like(ids)
+        there = torch.zeros_like(ids, dtype=torch.bool)
+        for row, (prompt, _) in enumerate(distinct):
+            ids[row, length - len(prompt) :] = torch.tensor(prompt)
+            positions[row, length - len(prompt) :] = torch.arange(len(prompt))
+            there[row, length - len(prompt) :] = True
+        seen = there[:, None, None, :] & torch.ones(length, length, dtype=torch.bool).tril()
+        mask = torch.zeros(seen.shape, dtype=kind).masked_fill_(~seen, torch.finfo(kind).min)
+        self.adapters.use([adapter for _, adapter in distinct])
+        fresh = Fresh()
+        logits = self._forward(ids.to(device), mask.to(device), positions.to(device), fresh)
+        self.cache.join(fresh, rows)
+        for answer in answers:
+            answer.length = len(answer.prompt)
+        return logits[rows]
+
+    def _step(self) -> None:
+        """One more token for each running answer."""
+        import torch
+
+        self._leave([answer for answer in self._running if self._gone(answer)])
+        if not self._running:
+            return
+        device = self.model.device
+        mask = self.cache.open_column([answer.length for answer in self._running], self.model.dtype)
+        ids = torch.tensor([[answer.last] for answer in self._running], device=device)
+        positions = torch.tensor([[answer.length] for answer in self._running], device=device)
+        self.adapters.use([answer.adapter and answer.adapter[0] for answer in self._running])
+        logits = self._forward(ids, mask, positions, self.cache)
+        for answer in self._running:
+            answer.length += 1
+        self._choose(logits, list(self._running))
+
+    def _forward(self, ids, mask, positions, cache):
+        """(rows, vocabulary) float32 logits at the last position."""
+        import torch
+
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=True,
+            # as a list of positions: see training.batching.run
+            logits_to_keep=torch.tensor([ids.shape[1] - 1], device=ids.device),
+            **{self._cache_name: cache},
+        )
+        return output.logits[:, 0].float()
+
+    def _choose(self, logits, answers: list[Answer]) -> None:
+        """Pick each answer's next token, tell whoever waits for it, and let go of those that are finished."""
+        greedy = logits.argmax(1).tolist()
+        finished = []
+        for row, answer in enumerate(answers):
+            try:
+                token = answer.sampler.choose(logits[row], greedy[row])
+                answer.last = token.id
+                if token.id in self.ends:
+                    reason = "stop"
+                else:
+                    answer.made += 1
+                    reason = "stop" if answer.on_token(token) else "length" if answer.made >= answer.limit else None
+                    if reason is None and answer.sampler.finished:  # the grammar allows nothing more
+                        reason = "stop"
+            except Exception as error:
+                reason = error
+            if reason is not None:
+                answer.on_end(reason)
+                finished.append(answer)
+        self._leave(finished)
+
+    def _gone(self, answer: Answer) -> bool:
+        """Whether nobody waits for an answer any more; tells so if it is news."""
+        if answer.cancelled:
+            answer.on_end("cancelled")
+        return answer.cancelled
+
+    def _leave(self, answers: list[Answer]) -> None:
+        """Take answers out of the batch; the last rows move into the gaps."""
+        for answer in answers:
+            row = self._running.index(answer)
+            last = len(self._running) - 1
+            if row != last:
+                self.cache.move(last, row)
+                self._running[row] = self._running[last]
+            self._running.pop()
+        if answers:
+            self.cache.keep(len(self._running))
+
+
+class Fresh:
+    """Keys and values of prompts, layer by layer, as the model makes them."""
+
+    is_compileable = False
+
+    def __init__(self):
+        self.layers: list[tuple] = []
+
+    def update(self, key, value, layer_idx, *_, **__):
+        """Remember what a layer made, (prompts, heads, positions, width) each; nothing came before."""
+        self.layers.append((key, value))
+        return key, value
+
+    def get_seq_length(self, *_):
+        """Positions before."""
+        return 0
+
+
+class Columns:
+    """Keys and values of the rows at work; all rows end in the same column."""
+
+    is_compileable = False
+
+    def __init__(self, model):
+        config = model.config.get_text_config()
+        self.layers = config.num_hidden_layers
+        self.heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        self.width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.dtype, self.device = model.dtype, model.device
+        self.clear()
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self.at = self.rows = self.longest = 0  # first column that nobody has written, rows at work, columns of the longest
+        self.held = None
+        self._view = slice(0)
+
+    def join(self, fresh: Fresh, rows: list[int]) -> None:
+        """Add rows, each with the keys and values of a prompt that went through the model.
+
+        Args:
+            fresh: of all prompts, padded on the left to the same length.
+            rows: for each row to be added, which of the prompts.
+        """
+        length = fresh.layers[0][0].shape[2]
+        self._reserve(self.rows + len(rows), behind=length, ahead=1)
+        place = slice(self.rows, self.rows + len(rows))
+        for layer, pair in enumerate(fresh.layers):
+            for which, tensor in enumerate(pair):
+                self.held[layer, which, place, :, self.at - length : self.at] = tensor[rows]
+        self.rows += len(rows)
+        self.longest = max(self.longest, length)
+
+    def open_column(self, lengths: list[int], dtype):
+        """Make a column for one more token; returns the mask (rows, 1, 1, columns) that goes with it.
+
+        Args:
+            lengths: tokens of each row so far.
+            dtype: of the mask.
+        """
+        import torch
+
+        self.longest = max(lengths)
+        span = -(-(self.longest + 1) // SPAN) * SPAN
+        self._reserve(self.rows, behind=span - 1, ahead=1)
+        self.at += 1
+        self._view = slice(self.at - span, self.at)
+        begins = torch.tensor([span - 1 - length for length in lengths], device=self.device)
+        hidden = torch.arange(span, device=self.device)[None, :] < begins[:, None]
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=self.device).masked_fill_(hidden, torch.finfo(dtype).min)
+        return mask[:, None, None, :]
+
+    def update(self, key, value, layer_idx, *_, **__):
+        """Write the new column of a layer, (rows, heads, 1, width) each, and give all that the rows may look at."""
+        for which, new in enumerate((key, value)):
+            self.held[layer_idx, which, : self.rows, :, self.at - 1] = new[:, :, 0]
+        return tuple(self.held[layer_idx, which, : self.rows, :, self._view] for which in (0, 1))
+
+    def get_seq_length(self, *_):
+        """Columns in use."""
+        return self.at
+
+    def move(self, source: int, target: int) -> None:
+        """Copy a row over another."""
+        self.held[:, :, target] = self.held[:, :, source]
+
+    def keep(self, rows: int) -> None:
+        """Let go of the rows from this one on."""
+        self.rows = rows
+        if rows == 0:
+            self.clear()
+
+    def _reserve(self, rows: int, behind: int, ahead: int) -> None:
+        """Have so many rows, and columns before and after where all end; moves everything if it must."""
+        import torch
+
+        have_rows, have = (self.held.shape[2], self.held.shape[4]) if self.held is not None else (0, 0)
+        if rows <= have_rows and self.at >= behind and self.at + ahead <= have:
+            return
+        at = max(self.longest, behind)
+        size = (self.layers, 2, max(have_rows, 1 << (rows - 1).bit_length()), self.heads, at + ahead + SPARE, self.width)
+        made = torch.zeros(size, dtype=self.dtype, device=self.device)
+        if self.rows:
+            used = self.longest
+            made[:, :, : self.rows, :, at - used : at] = self.held[:, :, : self.rows, :, self.at - used : self.at]
+        self.held, self.at = made, at

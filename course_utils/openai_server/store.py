@@ -1,0 +1,243 @@
+"""What the service remembers: documents in SQLite, and the bytes of files and adapters beside it.
+
+Whatever a client was told exists is on the disk before it is told so. Bytes are written beside their place and renamed, the
+document that names them is committed after that, and what no document names is removed at the next start. Several processes
+work on one store: the server, and the workers that validate and train.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import string
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from course_utils.training.checkpoints import to_disk
+
+LETTERS = string.ascii_letters + string.digits
+BUSY_SECONDS = 30
+# Ids as the hosted service forms them: prefix and number of letters.
+FORMS = {
+    "file": ("file-", 22),
+    "job": ("ftjob-", 24),
+    "event": ("ftevent-", 24),
+    "checkpoint": ("ftckpt_", 24),
+    "permission": ("cp_", 24),
+}
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS documents (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    id TEXT NOT NULL,
+    parent TEXT NOT NULL,
+    body TEXT NOT NULL,
+    UNIQUE (kind, id)
+);
+CREATE INDEX IF NOT EXISTS by_parent ON documents (kind, parent, number);
+"""
+
+
+def new_id(kind: str) -> str:
+    """An id of the form that the hosted service gives to this kind."""
+    prefix, length = FORMS[kind]
+    return prefix + random_letters(length)
+
+
+def random_letters(length: int) -> str:
+    """Letters and digits that can't be guessed."""
+    return "".join(secrets.choice(LETTERS) for _ in range(length))
+
+
+class Store:
+    """Documents by kind and id, in the order in which they came.
+
+    Args:
+        folder: where everything lies; made if it is not there.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).resolve()
+        self._local = threading.local()
+        for part in ("files", "models", "jobs"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        with self.transaction() as connection:
+            for statement in SCHEMA.split(";"):
+                connection.execute(statement)
+
+    # -- documents ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All that happens inside is on the disk afterwards, or nothing of it. May be entered again within itself."""
+        connection = self._connection()
+        if connection.in_transaction:
+            yield connection
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+    def add(self, kind: str, id: str, body: dict, parent: str = "") -> dict:
+        """Write a new document; returns it."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO documents (kind, id, parent, body) VALUES (?, ?, ?, ?)", (kind, id, parent, json.dumps(body))
+            )
+        return body
+
+    def get(self, kind: str, id: str) -> dict | None:
+        """A document, or None."""
+        found = self._connection().execute("SELECT body FROM documents WHERE kind = ? AND id = ?", (kind, id)).fetchone()
+        return json.loads(found[0]) if found else None
+
+    def update(self, kind: str, id: str, **changes) -> dict | None:
+        """Change fields of a document; returns it as it is then, or None if there is none."""
+        with self.transaction() as connection:
+            body = self.get(kind, id)
+            if body is None:
+                return None
+            body |= changes
+            connection.execute("UPDATE documents SET body = ? WHERE kind = ? AND id = ?", (json.dumps(body), kind, id))
+        return body
+
+    def delete(self, kind: str, id: str) -> bool:
+        """Remove a document; returns whether it was there."""
+        with self.transaction() as connection:
+            return connection.execute("DELETE FROM documents WHERE kind = ? AND id = ?", (kind, id)).rowcount > 0
+
+    def all(self, kind: str, parent: str = "", newest_first: bool = False) -> list[dict]:
+        """All documents of a kind under a parent."""
+        return self.page(kind, parent, limit=-1, newest_first=newest_first)[0]
+
+    def page(
+        self,
+        kind: str,
+        parent: str = "",
+        after: str | None = None,
+        limit: int = 20,
+        newest_first: bool = True,
+        where: dict | None = None,
+    ) -> tuple[list[dict], bool]:
+        """Some documents in order, and whether there are more.
+
+        Args:
+            kind: of the documents.
+            parent: under which they stand.
+            after: id of the one before the first; one that is unknown counts as none.
+            limit: how many; negative for all.
+            newest_first: the order.
+            where: top-level fields, or "metadata.key", and the values that they must have.
+        """
+        connection = self._connection()
+        text, values = "SELECT body FROM documents WHERE kind = ? AND parent = ?", [kind, parent]
+        if after:
+            start = connection.execute("SELECT number FROM documents WHERE kind = ? AND id = ?", (kind, after)).fetchone()
+            if start:
+                text += f" AND number {'<' if newest_first else '>'} ?"
+                values.append(start[0])
+        for field, value in (where or {}).items():
+            path = "$" + "".join(f'."{part}"' for part in field.split(".", 1))
+            if '"' in field.replace(".", "", 1) or "\0" in field:
+                return [], False
+            text += " AND json_extract(body, ?) = ?"
+            values += [path, value]
+        text += f" ORDER BY number {'DESC' if newest_first else 'ASC'} LIMIT ?"
+        rows = connection.execute(text, [*values, limit + 1 if limit >= 0 else -1]).fetchall()
+        more = 0 <= limit < len(rows)
+        return [json.loads(row[0]) for row in (rows[:limit] if more else rows)], more and limit > 0
+
+    def _connection(self) -> sqlite3.Connection:
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self.folder / "service.sqlite", timeout=BUSY_SECONDS, isolation_level=None)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            self._local.connection = connection
+        return connection
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def add_event(self, job_id: str, message: str, level: str = "info", data: dict | None = None) -> None:
+        """Note what happened to a job."""
+        event = {
+            "id": new_id("event"),
+            "object": "fine_tuning.job.event",
+            "created_at": int(time.time()),
+            "level": level,
+            "message": message,
+            "type": "message" if data is None else "metrics",
+            "data": data or {},
+        }
+        self.add("event", event["id"], event, parent=job_id)
+
+    # -- bytes --------------------------------------------------------------------------------------------------------
+
+    def file_path(self, file_id: str) -> Path:
+        """Where a file's bytes lie. Its name is our own id; the client's name for it is data and never a path."""
+        return self.folder / "files" / file_id
+
+    def job_folder(self, job_id: str) -> Path:
+        """Where a job keeps its data and checkpoints while it lasts."""
+        return self.folder / "jobs" / job_id
+
+    def model_folder(self, folder: str) -> Path:
+        """Where an adapter lies."""
+        return self.folder / "models" / folder
+
+    def add_file(self, source: Path, filename: str, purpose: str, expires_at: int | None = None) -> dict:
+        """Take over a file that lies in this store's folder already; returns its document once it is safe."""
+        body = {
+            "id": new_id("file"),
+            "object": "file",
+            "bytes": source.stat().st_size,
+            "created_at": int(time.time()),
+            "filename": filename,
+            "purpose": purpose,
+            "status": "processed",
+        }
+        if expires_at is not None:
+            body["expires_at"] = expires_at
+        to_disk(source)
+        os.replace(source, self.file_path(body["id"]))
+        to_disk(self.folder / "files")
+        return self.add("file", body["id"], body)
+
+    def delete_file(self, file_id: str) -> bool:
+        """Forget a file, then remove its bytes."""
+        found = self.delete("file", file_id)
+        self.file_path(file_id).unlink(missing_ok=True) if found else None
+        return found
+
+    def scratch(self, name: str) -> Path:
+        """A path for something half-written, on the same disk as where it will lie."""
+        return self.folder / "files" / f".partial-{name}-{random_letters(12)}"
+
+    def tidy(self) -> None:
+        """Remove bytes that no document names: of uploads, deletions and checkpoints that a kill interrupted.
+
+        To be called by the one server that owns the folder, before it takes requests.
+        """
+        known = {
+            "files": {body["id"] for body in self.all("file")},
+            "models": {body["_folder"] for body in self.all("model")},
+            "jobs": {body["id"] for body in self.all("job") if not body["finished_at"]},
+        }
+        for part, names in known.items():
+            for entry in (self.folder / part).iterdir():
+                if entry.name in names:
+                    continue
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink(missing_ok=True)

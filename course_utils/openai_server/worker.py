@@ -1,0 +1,395 @@
+"""The process that validates a job's files or trains its model; it works on the store and on nothing else.
+
+    python -m course_utils.openai_server.worker validate|train FOLDER JOB
+
+It ends when its input is closed, which is when the server that started it dies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import io
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+
+from course_utils.errors import CourseError
+from course_utils.openai_server.jobs import FINAL, fail, method_fields
+from course_utils.openai_server.messages import flatten
+from course_utils.openai_server.store import Store, new_id, random_letters
+from course_utils.training.checkpoints import to_disk
+
+KEPT_CHECKPOINTS = 3
+RANK, ALPHA = 16, 32
+# What a learning rate multiplier of 1 stands for. The hosted service does not say what its own is; these are this course's.
+RATES = {
+    "supervised": {"cpu": 1e-3, "t4": 3e-4, "a100": 2e-4},
+    "dpo": {"cpu": 2e-4, "t4": 1e-4, "a100": 5e-5},
+}
+AUTO_MULTIPLIER = {"supervised": 2.0, "dpo": 1.0}
+AUTO_BETA = 0.1
+NICE = 5  # training gives way to answering
+SECONDS_BETWEEN_CHECKPOINTS = 15
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do one thing for one job."""
+    parser = argparse.ArgumentParser(prog="course_utils.openai_server.worker")
+    parser.add_argument("what", choices=("validate", "train"))
+    parser.add_argument("folder")
+    parser.add_argument("job")
+    parser.add_argument("--model")
+    parser.add_argument("--context", type=int, default=2048)
+    options = parser.parse_args(arguments)
+    threading.Thread(target=_end_with_the_server, daemon=True).start()
+    if hasattr(os, "nice"):
+        os.nice(NICE)
+    from filelock import FileLock
+
+    store = Store(options.folder)
+    # A server that was killed and started again may have been faster than the end of its old worker.
+    with FileLock(store.job_folder(options.job) / "lock"):
+        try:
+            if options.what == "validate":
+                validate(store, options.job)
+            else:
+                Training(store, options.job, options.model, options.context).run()
+        except CourseError as error:
+            fail(
+                store, options.job, "invalid_training_file" if options.what == "validate" else "training_failed", str(error)
+            )
+    return 0
+
+
+def _end_with_the_server() -> None:
+    sys.stdin.buffer.read()
+    os._exit(9)
+
+
+# -- validation ---------------------------------------------------------------------------------------------------------
+
+
+def validate(store: Store, job_id: str) -> None:
+    """Check a job's files by the rules of `data_prep`, and queue it or fail it in the hosted service's words."""
+    from course_utils.data_prep import validation
+
+    job = store.get("job", job_id)
+    kind = "preference" if job["method"]["type"] == "dpo" else "chat"
+    for name in ("training_file", "validation_file"):
+        if job[name] is None:
+            continue
+        report = validation.validate(store.job_folder(job_id) / f"{name}.jsonl", kind, "openai")
+        code, message = _fault(report, job[name], name)
+        if code:
+            fail(store, job_id, code, message, param=name)
+            return
+    with store.transaction():
+        if store.get("job", job_id)["status"] == "validating_files":
+            store.add_event(job_id, "Files validated, moving job to queued state")
+            store.update("job", job_id, status="queued", _starts=0)
+
+
+def _fault(report, file_id: str, name: str) -> tuple[str | None, str]:
+    """Code and words of the first fault that the hosted service would stop at; None if there is none."""
+    from course_utils.data_prep.findings import ERROR
+
+    few = "too_few_rows"
+    errors = [f for f in report.findings if f.severity == ERROR and not (f.code == few and name == "validation_file")]
+    if not errors:
+        return None, ""
+    first = errors[0]
+    # of a file that can't be read at all, the number of its examples is not what is wrong
+    message = report.api_message if name == "training_file" and (first.code == few or report.rows) else None
+    if message is None:
+        message = f"The job failed due to an invalid {name.replace('_', ' ')}. Invalid file format. Line {first}"
+    if "must have at least" in message:
+        return "invalid_n_examples", message
+    if "file format error" in message:
+        return "invalid_file_format", message
+    return "invalid_training_file", re.sub(r"Input file is in\b(.*)$", rf"Input file {file_id} is in\1 ", message)
+
+
+# -- training -----------------------------------------------------------------------------------------------------------
+
+
+# Our names for the sides of a preference, and the API's.
+SIDES = {"prompt": "input", "chosen": "preferred_output", "rejected": "non_preferred_output"}
+
+
+def _side(row: dict, name: str) -> list[dict]:
+    return row[name]["messages"] if name == "input" else row[name]
+
+
+class Training:
+    """One job's training, from wherever an earlier process left it."""
+
+    def __init__(self, store: Store, job_id: str, model: str | None, context: int):
+        self.store, self.job_id, self.model, self.context = store, job_id, model, context
+        self.folder = store.job_folder(job_id)
+
+    def run(self) -> None:
+        """Train, and tell of it as the hosted service does."""
+        with self.store.transaction():
+            job = self.job = self.store.get("job", self.job_id)
+            if job["status"] in FINAL or job["_paused"]:
+                return
+            if job["status"] == "queued":
+                if not job["_step"]:
+                    self.store.add_event(self.job_id, "Fine-tuning job started")
+                self.store.update("job", self.job_id, status="running")
+        kind = job["method"]["type"]
+        train, held_out = (self._examples(name, kind) for name in ("training_file", "validation_file"))
+        self._train(kind, train, held_out)
+
+    def _examples(self, name: str, kind: str) -> list | None:
+        if self.job[name] is None:
+            return None
+        rows = []
+        for number, line in enumerate((self.folder / f"{name}.jsonl").read_text(encoding="utf-8-sig").splitlines(), 1):
+            if not line.strip():
+                continue
+            row = json.loads(line)
+            try:
+                if kind == "dpo":
+                    rows.append({ours: flatten(_side(row, theirs)) for ours, theirs in SIDES.items()})
+                else:
+                    rows.append(flatten(row["messages"]))
+            except CourseError as error:
+                raise CourseError(f"{name}, line {number}: {error}") from error
+        return rows
+
+    def _train(self, kind: str, train: list, held_out: list | None) -> None:
+        from course_utils import hardware, training
+
+        asked = self.job["method"][kind]["hyperparameters"]
+        settled = settle(asked, len(train), kind)
+        self.per_epoch = math.ceil(len(train) / settled["batch_size"])
+        model, tokenizer = self._load()
+        with self.store.transaction():
+            self.store.update("job", self.job_id, **method_fields(kind, settled))
+        steps = self.per_epoch * settled["n_epochs"]
+        settings = training.Settings(
+            learning_rate=settled["learning_rate_multiplier"] * RATES[kind][hardware.detect().tier],
+            batch_size=settled["batch_size"],
+            epochs=settled["n_epochs"],
+            warmup_steps=min(10, steps // 10),
+            max_length=self.context,
+            evaluate_every=evaluation_interval(self.per_epoch),
+            checkpoint_folder=str(self.folder / "checkpoints"),
+            checkpoint_every=max(1, min(self.per_epoch, 25)),
+            seed=self.job["seed"],
+        )
+        objective = training.DPO(beta=settled["beta"]) if kind == "dpo" else training.SFT(turns="all", accuracy=True)
+        self.net, self.started = model, time.time()
+        history = training.fit(model, tokenizer, train, held_out, objective, settings, on_step=self._on_step)
+        self._finish(history)
+
+    def _load(self):
+        import torch
+        from peft import LoraConfig, PeftModel, get_peft_model
+
+        from course_utils import models
+
+        model, tokenizer = models.load(self.model)
+        if (self.folder / "start").is_dir():
+            return PeftModel.from_pretrained(model, self.folder / "start", is_trainable=True), tokenizer
+        torch.manual_seed(self.job["seed"])
+        config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
+        return get_peft_model(model, config), tokenizer
+
+    def _on_step(self, step: int, total: int, history) -> None:
+        """Report a step, and at the end of an epoch make its checkpoint; steps that were reported before are passed over."""
+        job = self.store.get("job", self.job_id)
+        if job["status"] != "running" or job["_paused"]:
+            os._exit(0)  # cancelled or paused while this step ran
+        if step <= job["_step"]:
+            return
+        metrics = metrics_of(history, step, step % self.per_epoch == 0)
+        made = self._write_adapter() if step % self.per_epoch == 0 else None
+        left = (time.time() - self.started) / max(1, len(history.steps) - job["_step"]) * (total - step)
+        with self.store.transaction():
+            if self.store.get("job", self.job_id)["status"] != "running":
+                return
+            self.store.add_event(
+                self.job_id, sentence(step, total, metrics), data={"step": step, "total_steps": total, **metrics}
+            )
+            if made:
+                self._add_checkpoint(step, metrics, made)
+            estimate = int(time.time() + left)
+            self.store.update("job", self.job_id, _step=step, _starts=0, _adapter=made, estimated_finish=estimate)
+
+    def _write_adapter(self) -> str:
+        """Save the adapter under a name of its own; nobody knows of it before the document that names it."""
+        name = random_letters(20)
+        beside = self.folder / f"adapter-{name}"
+        self.net.save_pretrained(beside)
+        for file in beside.iterdir():
+            to_disk(file)
+        to_disk(beside)
+        os.replace(beside, self.store.model_folder(name))
+        to_disk(self.store.folder / "models")
+        return name
+
+    def _add_checkpoint(self, step: int, metrics: dict, folder: str) -> None:
+        name = f"{self._model_name(random_letters(8))}:ckpt-step-{step}"
+        checkpoint = {
+            "id": new_id("checkpoint"),
+            "object": "fine_tuning.job.checkpoint",
+            "created_at": int(time.time()),
+            "fine_tuned_model_checkpoint": name,
+            "fine_tuning_job_id": self.job_id,
+            "step_number": step,
+            "metrics": {key: value for key, value in metrics.items() if key in CHECKPOINT_METRICS} | {"step": step},
+        }
+        self._add_model(name, folder, checkpoint=True)
+        self.store.add("checkpoint", checkpoint["id"], checkpoint, parent=self.job_id)
+        self.store.add_event(self.job_id, f"Checkpoint created at step {step} with Snapshot ID: {name}")
+        for old in self.store.all("checkpoint", self.job_id, newest_first=True)[KEPT_CHECKPOINTS:]:
+            self.store.delete("checkpoint", old["id"])
+            self.store.delete("model", old["fine_tuned_model_checkpoint"])
+
+    def _finish(self, history) -> None:
+        scratch = self.store.scratch("results")
+        scratch.write_bytes(base64.b64encode(results(history).encode()))
+        name = self._model_name(self.job["_name"])
+        with self.store.transaction():
+            job = self.store.get("job", self.job_id)
+            if job["status"] != "running":
+                scratch.unlink()
+                return
+            file = self.store.add_file(scratch, "step_metrics.csv", "fine-tune-results")
+            # The adapter of the last step is the last checkpoint's; both names stand for it.
+            newest = self.store.all("checkpoint", self.job_id)[-1]["fine_tuned_model_checkpoint"]
+            self._add_model(name, self.store.get("model", newest)["_folder"])
+            self.store.update(
+                "job",
+                self.job_id,
+                status="succeeded",
+                fine_tuned_model=name,
+                finished_at=int(time.time()),
+                estimated_finish=None,
+                result_files=[file["id"]],
+                trained_tokens=history.tokens,
+            )
+            self.store.add_event(self.job_id, f"New fine-tuned model created: {name}")
+            self.store.add_event(self.job_id, "The job has successfully completed")
+        self._remove_unused()
+
+    def _add_model(self, name: str, folder: str, checkpoint: bool = False) -> None:
+        model = {
+            "id": name,
+            "object": "model",
+            "created": int(time.time()),
+            "owned_by": "local",
+            "shutdown_date": None,
+            "_folder": folder,
+            "_checkpoint": checkpoint,
+            "_job": self.job_id,
+        }
+        self.store.add("model", name, model)
+
+    def _model_name(self, last: str) -> str:
+        base = self.job["model"]
+        base = base.split(":")[1] if base.startswith("ft:") else base
+        suffix = re.sub(r"[^a-z0-9-]+", "-", (self.job["user_provided_suffix"] or "").lower()).strip("-")
+        return f"ft:{base}:local:{suffix}:{last}"
+
+    def _remove_unused(self) -> None:
+        """Adapters of checkpoints that were not kept."""
+        remove_unused_adapters(self.store)
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+
+
+TOKEN_METRICS = {"accuracy": "mean_token_accuracy"}
+PREFERENCE_METRICS = {
+    "reward_chosen": "rewards_chosen",
+    "reward_rejected": "rewards_rejected",
+    "margin": "rewards_margins",
+    "accuracy": "rewards_accuracies",
+}
+FULL = ("valid_loss", "valid_mean_token_accuracy")
+CHECKPOINT_METRICS = (
+    "train_loss",
+    "train_mean_token_accuracy",
+    "valid_loss",
+    "valid_mean_token_accuracy",
+    "full_valid_loss",
+    "full_valid_mean_token_accuracy",
+)
+
+
+def remove_unused_adapters(store: Store) -> None:
+    """Remove the folders that no model's document names any more."""
+    named = {model["_folder"] for model in store.all("model")}
+    for folder in (store.folder / "models").iterdir():
+        # a young one may be on its way to being named
+        if folder.name not in named and time.time() - folder.stat().st_mtime > 60:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def settle(asked: dict, examples: int, kind: str) -> dict:
+    """Hyperparameters with numbers for "auto".
+
+    Epochs are those of OpenAI's published rule: three, and more for fewer than 34 examples, so that 100 are seen. Batch size
+    and rate are this course's own choice, for an adapter on a small model.
+    """
+    auto = {
+        "n_epochs": 3 if examples >= 34 else min(25, math.ceil(100 / examples)),
+        "batch_size": max(1, min(16, round(examples / 25))),
+        "learning_rate_multiplier": AUTO_MULTIPLIER[kind],
+        "beta": AUTO_BETA,
+    }
+    return {name: auto[name] if value == "auto" else value for name, value in asked.items()}
+
+
+def evaluation_interval(per_epoch: int) -> int:
+    """Steps between validation losses: about four times an epoch, and always at its end."""
+    return next(n for n in range(math.ceil(per_epoch / 4), per_epoch + 1) if per_epoch % n == 0)
+
+
+def metrics_of(history, step: int, epoch_ends: bool) -> dict:
+    """What the API calls a step's metrics; those of preferences are named as TRL names them, since the API has no names."""
+    found = {"train_loss": history.losses[-1]}
+    for part, kept in (("train", history.metrics), ("valid", history.validation_metrics)):
+        names = PREFERENCE_METRICS if "margin" in kept else TOKEN_METRICS
+        for name, pairs in kept.items():
+            if pairs[-1][0] == step:
+                found[f"{part}_{names[name]}"] = pairs[-1][1]
+    if history.validation_steps and history.validation_steps[-1] == step:
+        found["valid_loss"] = history.validation_losses[-1]
+        if epoch_ends:  # ours is always over the whole file
+            found |= {f"full_{name}": value for name, value in found.items() if name in FULL}
+    return found
+
+
+def sentence(step: int, total: int, metrics: dict) -> str:
+    """A metrics event's message."""
+    names = {"train_loss": "training loss", "valid_loss": "validation loss", "full_valid_loss": "full validation loss"}
+    return f"Step {step}/{total}: " + ", ".join(
+        f"{say}={metrics[name]:.2f}" for name, say in names.items() if name in metrics
+    )
+
+
+def results(history) -> str:
+    """The result file: a row a step, blank where nothing was measured."""
+    columns = ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
+    train, valid = dict(history.metrics.get("accuracy", ())), dict(history.validation_metrics.get("accuracy", ()))
+    losses = dict(zip(history.validation_steps, history.validation_losses))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for step, loss in zip(history.steps, history.losses):
+        row = [loss, train.get(step), losses.get(step), valid.get(step)]
+        writer.writerow([step, *("" if value is None else f"{value:.5f}" for value in row)])
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""Who is let in, how much may be sent, and how often."""
+
+import json
+import os
+import socket
+import stat
+import time
+from pathlib import Path
+
+import httpx2 as httpx
+import openai
+import pytest
+
+from openai_server.conftest import chats, upload
+
+pytestmark = pytest.mark.model
+
+
+def ask(server, method, path, **options):
+    headers = {"authorization": f"Bearer {server.api_key}"} | options.pop("headers", {})
+    return httpx.request(method, server.base_url + path, headers=headers, timeout=60, **options)
+
+
+def test_a_wrong_key_is_refused_and_never_repeated_in_full(server):
+    with pytest.raises(openai.AuthenticationError) as caught:
+        openai.OpenAI(base_url=server.base_url, api_key="sk-wrong-0123456789abcdef", max_retries=0).models.list()
+    assert caught.value.code == "invalid_api_key"
+    assert caught.value.body["message"].startswith("Incorrect API key provided: sk-wrong")
+    assert "0123456789" not in caught.value.body["message"]
+    for headers in ({"authorization": ""}, {"authorization": server.api_key}, {"authorization": "Basic eDp5"}):
+        answer = ask(server, "GET", "/models", headers=headers)
+        assert answer.status_code == 401 and answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_the_key_is_kept_and_its_owner_alone_can_read_it(server):
+    file = server.folder / "key"
+    assert file.read_text() == server.api_key
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_it_listens_on_loopback_only(server):
+    from course_utils.errors import CourseError
+    from course_utils.openai_server import Options
+
+    port = int(server.base_url.split(":")[2].split("/")[0])
+    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    probe.connect(("192.0.2.1", 9))  # sends nothing; says which address this machine has for others
+    outside = probe.getsockname()[0]
+    probe.close()
+    assert not outside.startswith("127."), "this machine has no address but loopback: the test can't show anything"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((outside, port), timeout=5)
+    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    with pytest.raises(CourseError, match="this machine"):
+        Options(folder="x", host="0.0.0.0")
+
+
+def test_a_client_from_elsewhere_is_refused_even_if_something_else_lets_it_in(tmp_path):
+    """The application asked directly, as if a proxy had listened on another address."""
+    import asyncio
+
+    from course_utils.openai_server.app import Gate, Service
+
+    async def app(scope, receive, send):
+        raise AssertionError("let in")
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    service = Service(store=None, jobs=None, runner=None, chat=None, base="b", key="k")
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/models",
+        "client": ("192.0.2.7", 5),
+        "headers": [(b"authorization", b"Bearer k")],
+    }
+    asyncio.run(Gate(app, service)(scope, receive, send))
+    assert sent[0]["status"] == 403 and b"not_local" in sent[1]["body"]
+
+
+def everything_under(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("said", ["length said", "length not said"])
+def test_an_upload_of_600_mb_is_refused_and_nothing_of_it_is_kept(server, said):
+    size, block = 600 * 1024 * 1024, bytes(1 << 20)
+    head = (
+        b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
+    )
+
+    def body():
+        yield head
+        for _ in range(size // len(block)):
+            yield block
+        yield b"\r\n--b--\r\n"
+
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    if said == "length said":
+        headers["content-length"] = str(len(head) + size + 9)
+    before = everything_under(server.folder)
+    answer = ask(server, "POST", "/files", content=body(), headers=headers)
+    assert answer.status_code == 413 and answer.json()["error"]["code"] == "request_too_large"
+    assert everything_under(server.folder) - before < 1 << 20
+    assert ask(server, "GET", "/models").status_code == 200
+
+
+BOMBS = {
+    "deep": b'{"messages":' * 100_000,
+    "deep and whole": b"[" * 50_000 + b"]" * 50_000,
+    "deep inside": b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"metadata":'
+    + b'{"a":' * 500
+    + b"1"
+    + b"}" * 501,
+    "long number": b'{"model":"tiny","seed":' + b"9" * 100_000 + b"}",
+    "huge exponent": b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"temperature":1e999}',
+    "not a number": b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"temperature":NaN}',
+    "half a character": b'{"model":"tiny","messages":[{"role":"user","content":"\\ud800"}],"max_tokens":1}',
+    "not UTF-8": b'{"model":"\xff\xfe"}',
+    "a list": b"[1,2]",
+    "nothing": b"",
+    "nine megabytes": b'{"model":"' + b"x" * (9 << 20) + b'"}',
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_json_bomb_is_refused_at_once(server, name):
+    started = time.time()
+    answer = ask(server, "POST", "/chat/completions", content=BOMBS[name], headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 413), answer.text[:300]
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert time.time() - started < 10
+
+
+def test_too_many_a_minute(start_server, tmp_path):
+    server = start_server(tmp_path / "fast", requests_per_minute=3, jobs=False)
+    client = server.client(max_retries=0)
+    for _ in range(3):
+        client.models.list()
+    with pytest.raises(openai.RateLimitError) as caught:
+        client.models.list()
+    assert caught.value.code == "rate_limit_exceeded"
+    assert 0 < int(caught.value.response.headers["retry-after"]) <= 60
+    server.stop()
+
+
+def test_a_spent_budget_is_not_tried_again(start_server, tmp_path):
+    server = start_server(tmp_path / "poor", token_budget=10, jobs=False)
+    client = server.client(max_retries=2)
+    client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hello"}], max_tokens=3)
+    started = time.time()
+    with pytest.raises(openai.RateLimitError) as caught:
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hello"}], max_tokens=3)
+    assert caught.value.code == caught.value.type == "insufficient_quota"
+    assert caught.value.response.headers["x-should-retry"] == "false"
+    assert time.time() - started < 2  # the client would wait between two more tries
+    file = upload(client, chats(10))
+    with pytest.raises(openai.RateLimitError):
+        client.fine_tuning.jobs.create(model="tiny", training_file=file.id)
+    server.stop()
+
+
+def test_every_answer_has_a_request_id(client):
+    found = client.models.with_raw_response.list()
+    assert found.headers["x-request-id"].startswith("req_") and "openai-processing-ms" in found.headers
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("gpt-9")
+    assert caught.value.request_id.startswith("req_")
+
+
+def test_unknown_addresses_and_methods_have_the_api_s_body(server):
+    for path in ("/responses", "/fine_tuning/alpha/graders/run", "/uploads", "/nothing"):
+        answer = ask(server, "POST", path, json={})
+        assert answer.status_code == 404 and answer.json()["error"]["message"] == f"Invalid URL (POST /v1{path})"
+    answer = ask(server, "PUT", "/models")
+    assert answer.status_code == 405 and answer.json()["error"]["code"] == "method_not_supported"
+    assert answer.headers["allow"] == "GET"
+
+
+def test_one_folder_has_one_server(server):
+    from course_utils.errors import CourseError
+    from course_utils.openai_server import local_server
+
+    with pytest.raises(CourseError, match="another server works in"):
+        local_server(server.folder, model=server.options.model)
+
+
+def test_it_ends_with_the_process_that_started_it(tmp_path, tiny_model):
+    """A kernel that is killed leaves no server behind."""
+    import subprocess
+    import sys
+
+    import psutil
+
+    code = (
+        f"import os, signal; from course_utils.openai_server import local_server; s = local_server({str(tmp_path)!r}, "
+        f"model={tiny_model!r}); print(s.process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=os.environ)
+    pid = int(done.stdout)
+    until = time.time() + 30
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.time() < until
+        time.sleep(0.1)
+
+
+def test_a_refusal_is_json_even_for_what_is_no_http(server):
+    port = int(server.base_url.split(":")[2].split("/")[0])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
+        connection.recv(4096)
+    assert json.loads(ask(server, "GET", "/models").text)["object"] == "list"
