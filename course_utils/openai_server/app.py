@@ -40,6 +40,7 @@ MAX_JSON = 8 * 1024 * 1024
 MAX_DEPTH = 64  # of a JSON body
 # "evals" is in the specification's request and not in its response; that platform closes on 2026-11-30.
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data")
+FORM_FIELDS = {"file", "purpose", "expires_after", "expires_after[anchor]", "expires_after[seconds]"}
 EXPIRY = (3600, 2592000)  # seconds
 NOT_JSON = (
     "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
@@ -204,6 +205,8 @@ async def _upload(request: Request, service: Service) -> JSONResponse:
             raise invalid("purpose", "'purpose' is a required property")
         if purpose not in PURPOSES:
             raise invalid("purpose", f"{str(purpose)[:80]!r} is not one of {list(PURPOSES)}")
+        if unknown := set(form) - FORM_FIELDS:
+            raise invalid(None, f"Unrecognized request argument supplied: {min(unknown)[:80]}")
         expires_at = _expiry(form)
         # A name is only ever shown: the bytes lie under an id of our own. What is no name at all is left out of it.
         filename = re.sub(r"[\x00-\x1f\x7f]", "", (upload.filename or "upload").replace("\\", "/").rpartition("/")[2])[:255]
@@ -234,10 +237,12 @@ def _expiry(form) -> int | None:
     if isinstance(whole := form.get("expires_after"), str):  # as one JSON part instead of one part a field
         try:
             given = json.loads(whole)
-            anchor, seconds = given.get("anchor"), given.get("seconds")
+            anchor, seconds = given.pop("anchor", None), given.pop("seconds", None)
             seconds = str(seconds) if type(seconds) is int else seconds
-        except (ValueError, AttributeError, RecursionError) as error:
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise invalid("expires_after", "'expires_after' must be an object") from error
+        if given:
+            raise invalid("expires_after", f"Unrecognized request argument supplied: {next(iter(given))[:80]}")
     elif anchor is None and seconds is None:
         return None
     if seconds is None or anchor is None:
@@ -557,9 +562,9 @@ class Query:
     def one_of(self, name: str, known: tuple[str, ...]) -> str | None:
         """A parameter with few values."""
         text = self.values.get(name)
-        if text and text not in known:
+        if text is not None and text not in known:
             raise invalid(name, f"{text[:40]!r} is not one of {list(known)} - '{name}'")
-        return text or None
+        return text
 
     def newest_first(self) -> bool:
         """The order asked for, newest first unless said otherwise."""

@@ -29,6 +29,7 @@ TESTS = (
     "chat/test_completions.py",
 )
 KEY = "My API Key"
+NO_LOSS = "ensure_resource_availability"
 STAND_INS = ("gpt-4o-mini", "gpt-6-astra")
 
 
@@ -86,12 +87,11 @@ def test_the_specification(trained, tmp_path):
     """
     server, job = trained
     checkpoint = server.client().fine_tuning.jobs.checkpoints.list(job.id).data[0].fine_tuned_model_checkpoint
-    (tmp_path / "schemathesis.toml").write_text(
-        f"""
+    settings = f"""
         base-url = "{server.base_url}"
         headers = {{ Authorization = "Bearer {KEY}" }}
         [parameters]
-        file_id = "{job.training_file}"
+        KNOWN
         fine_tuning_job_id = "{job.id}"
         fine_tuned_model_checkpoint = "{checkpoint}"
         [checks.positive_data_acceptance]
@@ -103,11 +103,19 @@ def test_the_specification(trained, tmp_path):
         include-path = "/models/{{model}}"
         parameters = {{ model = "{job.fine_tuned_model}" }}
         """
-    )
     command = [sys.executable, "-m", "schemathesis.cli", "run", str(HERE / "openapi-finetune-cut.json")]
     command += ["--request-timeout", "60", "--no-color", "--seed", "1", "--max-examples", "20"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[:9000] + done.stderr[-1000:]
-    generated = int(re.search(r"(\d+) generated", done.stdout).group(1))
-    print(re.search(r"\d+ generated.*", done.stdout).group())
+    generated = 0
+    # A file that it is told of it deletes, and then takes for one of those that it made and that must still be there: where it
+    # looks for what it made, it is told of none.
+    for phases, known in (
+        (["examples,coverage,fuzzing", "--exclude-checks", NO_LOSS], job.training_file),
+        (["stateful"], ""),
+    ):
+        told = f'file_id = "{known}"' if known else ""
+        (tmp_path / "schemathesis.toml").write_text(settings.replace("KNOWN", told))
+        done = subprocess.run([*command, "--phases", *phases], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout[:9000] + done.stderr[-1000:]
+        generated += int(re.search(r"(\d+) generated", done.stdout).group(1))
+    print(f"schemathesis: {generated} requests, no fault")
     assert generated > 1000

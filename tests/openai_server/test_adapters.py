@@ -1,0 +1,257 @@
+"""Adapters in one batch give what each gives alone, and PEFT; the engine's answers are those of `generation`."""
+
+import asyncio
+
+import pytest
+import torch
+from conftest import tiny_llama, with_lora
+
+from course_utils.openai_server.adapters import Adapters
+from course_utils.openai_server.chat import Chat, ChatRequest
+from course_utils.openai_server.engine import Engine
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folders of three adapters of different rank, scaling and layers, and their models as PEFT has them."""
+    made = {}
+    for name, rank, alpha, targets, more in (
+        ("a", 4, 8, "all-linear", {}),
+        ("b", 8, 4, ["q_proj", "down_proj"], {}),
+        ("c", 2, 16, "all-linear", {"use_rslora": True}),
+    ):
+        model = with_lora(tiny_llama(), rank, alpha, targets, **more).eval()
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.01 * (ord(name) - 96)
+        folder = tmp_path_factory.mktemp("adapters") / name
+        model.save_pretrained(folder)
+        made[name] = folder, model
+    return made
+
+
+def test_a_mixed_batch_equals_peft_row_by_row(saved):
+    base = tiny_llama()
+    adapters = Adapters(base)
+    ids = torch.randint(3, 1000, (6, 7), generator=torch.Generator().manual_seed(0))
+    rows = ["a", None, "b", "c", "a", "b"]
+    for name in ("a", "b", "c"):
+        adapters.load(name, saved[name][0])
+    adapters.use(rows)
+    with torch.no_grad():
+        mixed = base(ids).logits
+        for row, name in enumerate(rows):
+            alone = saved[name][1] if name else tiny_llama()
+            torch.testing.assert_close(mixed[row], alone(ids[row : row + 1]).logits[0], atol=1e-4, rtol=1e-4)
+        assert (mixed[0] - mixed[4]).abs().max() > 0.01  # other tokens, so the rows were not simply copied
+        adapters.use([None] * 6)
+        torch.testing.assert_close(base(ids).logits, tiny_llama()(ids).logits)
+
+
+def test_adapters_that_are_not_used_for_longest_leave_memory(saved):
+    adapters = Adapters(tiny_llama(), keep=2)
+    for name in ("a", "b", "c"):
+        adapters.load(name, saved[name][0])
+        adapters.use([name])
+    assert list(adapters._loaded) == ["b", "c"]
+    adapters.drop("c")
+    assert adapters.in_memory == 1 and adapters.bytes > 0
+    with pytest.raises(KeyError):
+        adapters.use(["c"])
+
+
+def test_what_is_no_adapter_of_this_base_is_refused(saved, tmp_path):
+    from course_utils.errors import CourseError
+
+    adapters = Adapters(tiny_llama(hidden_size=64))
+    with pytest.raises(CourseError, match=r"this base has not"):
+        adapters.load("a", saved["a"][0])
+    with pytest.raises(CourseError, match="cannot read"):
+        adapters.load("x", tmp_path)
+    with_lora(tiny_llama(), use_dora=True).save_pretrained(tmp_path)
+    with pytest.raises(CourseError, match="no plain LoRA"):
+        Adapters(tiny_llama()).load("x", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def engine(packaged):
+    engine = Engine(tiny_llama(max_position_embeddings=512), packaged[1], rows=4)
+    yield engine
+    engine.close()
+
+
+def ask(engine, requests, adapters=None):
+    """Choices of all requests, sent at once."""
+
+    async def one(request, adapter):
+        body = {"model": "m", "temperature": 0, "max_tokens": 12} | request
+        return await (await Chat(engine, 400).begin(ChatRequest.model_validate(body), adapter)).whole()
+
+    async def everything():
+        return await asyncio.gather(*map(one, requests, adapters or [None] * len(requests)))
+
+    return asyncio.run(everything())
+
+
+def question(words: int, **more) -> dict:
+    return {"messages": [{"role": "user", "content": "tell " * words + "me"}], **more}
+
+
+def texts(found) -> list[str]:
+    return [choice["message"]["content"] for answer in found for choice in answer["choices"]]
+
+
+@pytest.mark.model
+def test_a_batch_that_rows_join_and_leave_gives_what_each_gets_alone(engine, packaged, saved):
+    """Twenty requests of different length, adapters and limits on four rows, in float32."""
+    from course_utils.generation import complete
+
+    names = [None, "a", "b", "c"]
+    requests = [question(1 + 7 * i % 60, max_tokens=3 + 5 * i % 29) for i in range(20)]
+    adapters = [(n, saved[n][0]) if (n := names[i % 4]) else None for i in range(20)]
+    found = texts(ask(engine, requests, adapters))
+    tokenizer = packaged[1]
+    for request, adapter, text in zip(requests, adapters, found):
+        model = saved[adapter[0]][1] if adapter else tiny_llama()
+        prompt = tokenizer(tokenizer.apply_chat_template(request["messages"], tokenize=False, add_generation_prompt=True))[
+            "input_ids"
+        ]
+        expected = complete(model, tokenizer, [prompt], request["max_tokens"])[0]
+        assert text == tokenizer.decode(expected, skip_special_tokens=True)
+    assert engine.busy == 0 and engine.cache.held is None
+
+
+@pytest.mark.model
+def test_choices_of_a_seed_differ_and_come_again(engine):
+    one, other = (texts(ask(engine, [question(3, n=3, seed=7, temperature=1.5)])) for _ in range(2))
+    assert one == other and len(set(one)) == 3
+    assert texts(ask(engine, [question(3, n=3, seed=8, temperature=1.5)])) != one
+
+
+@pytest.mark.model
+def test_log_probabilities_are_the_models(engine, packaged):
+    found = ask(engine, [question(3, logprobs=True, top_logprobs=5)])[0]["choices"][0]
+    tokens = found["logprobs"]["content"]
+    tokenizer = packaged[1]
+    text = tokenizer.apply_chat_template(question(3)["messages"], tokenize=False, add_generation_prompt=True)
+    prompt = tokenizer(text)["input_ids"]
+    with torch.no_grad():
+        expected = torch.log_softmax(tiny_llama()(torch.tensor([prompt])).logits[0, -1], 0)
+    assert tokens[0]["logprob"] == pytest.approx(float(expected.max()), abs=1e-4)
+    tops = [other["logprob"] for other in tokens[0]["top_logprobs"]]
+    assert tops == pytest.approx(expected.topk(5).values.tolist(), abs=1e-4)
+    assert (
+        bytes(b for token in tokens for b in token["bytes"]).decode(errors="ignore")[:5] == found["message"]["content"][:5]
+    )
+
+
+@pytest.mark.model
+def test_bias_penalties_and_nucleus(engine, packaged):
+    tokenizer = packaged[1]
+    first = ask(engine, [question(3, logprobs=True)])[0]["choices"][0]["logprobs"]["content"]
+    chosen = tokenizer.encode(first[0]["token"])[0]
+    banned = texts(ask(engine, [question(3, logit_bias={str(chosen): -100, "foo": 0})]))[0]
+    assert not banned.startswith(first[0]["token"])
+    forced = texts(ask(engine, [question(3, logit_bias={str(tokenizer.encode(" yes")[0]): 100})]))[0]
+    assert forced == " yes" * 12
+    varied = ask(engine, [question(3, logit_bias={"100": 100, "101": 99.9, "102": 99.8}, frequency_penalty=1)])
+    assert len(set(texts(varied)[0].split(tokenizer.decode([100])))) > 1  # not one token twelve times
+    greedy = texts(ask(engine, [question(3)]))[0]
+    assert texts(ask(engine, [question(3, temperature=2, top_p=0)]))[0] == greedy
+
+
+@pytest.mark.model
+def test_a_stop_sequence_ends_the_text_before_it(engine):
+    whole = texts(ask(engine, [question(3)]))[0]
+    middle = whole[len(whole) // 2 : len(whole) // 2 + 3]
+    found = ask(engine, [question(3, stop=["never this", middle])])[0]["choices"][0]
+    assert found["message"]["content"] == whole[: whole.index(middle)] and found["finish_reason"] == "stop"
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "level": {"enum": ["low", "high"]},
+        "count": {"type": "integer", "minimum": 0, "maximum": 99},
+        "tags": {"type": "array", "items": {"type": "string", "maxLength": 5}, "maxItems": 2},
+    },
+    "required": ["level", "count", "tags"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.model
+def test_a_schema_is_followed_even_by_a_model_of_noise(engine):
+    import json
+
+    import jsonschema
+
+    wanted = {"type": "json_schema", "json_schema": {"name": "ticket", "schema": SCHEMA, "strict": True}}
+    asked = [question(i, response_format=wanted, temperature=1, seed=i, max_tokens=120) for i in range(8)]
+    for text in texts(ask(engine, asked)):
+        jsonschema.validate(json.loads(text), SCHEMA)
+    for text in texts(ask(engine, [question(3, response_format={"type": "json_object"}, max_tokens=200, temperature=0.3)])):
+        assert text.startswith("{")
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (question(500), "This model's maximum context length is 400 tokens. However, your messages resulted in"),
+        (question(3, max_tokens=399), "This model's maximum context length is 400 tokens. However, you requested"),
+        (question(3, top_logprobs=2), "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled."),
+        (
+            question(3, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no"}}}),
+            "Invalid schema for response_format 'x'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "Invalid value for 'messages': message 0 has a part of type 'image_url'; this model reads text only",
+        ),
+    ],
+)
+def test_a_chat_is_refused(engine, request_, message):
+    from course_utils.openai_server.errors import ApiError
+
+    body = {"max_tokens": None} | request_
+    with pytest.raises(ApiError) as caught:
+        ask(engine, [body])
+    assert caught.value.status == 400 and caught.value.body["error"]["message"].startswith(message)
+
+
+@pytest.mark.model
+def test_whoever_goes_away_makes_room(engine):
+    async def leave():
+        chat = Chat(engine, 400)
+        begun = [
+            await chat.begin(ChatRequest.model_validate({"model": "m", **question(2), "max_tokens": 350}), None)
+            for _ in range(6)
+        ]
+        for completion in begun:
+            await completion._queue.get() if completion in begun[:4] else None
+            completion.cancel()
+
+    asyncio.run(leave())
+    assert texts(ask(engine, [question(3, max_tokens=2)]))[0]
+    assert engine.busy == 0
+
+
+def test_text_is_sent_without_half_characters_and_without_what_may_be_a_stop(packaged):
+    from course_utils.openai_server.chat import Choice
+    from course_utils.openai_server.sampling import Token
+
+    tokenizer = packaged[1]
+    choice = Choice(tokenizer, ["END"])
+    ids = tokenizer.encode("größer 日本 E")
+    pieces = [choice.add(Token(i))[0] for i in ids]
+    assert "".join(pieces) == "größer 日本 " and "\ufffd" not in "".join(pieces)
+    assert choice.rest() == "E"
+    choice = Choice(tokenizer, ["END"])
+    sent, stopped = "", False
+    for token in tokenizer.encode("the END of it"):
+        piece, stopped = choice.add(Token(token))
+        sent += piece
+        if stopped:
+            break
+    assert stopped and sent + choice.rest() == "the "
