@@ -106,8 +106,8 @@ def test_the_specification(trained, tmp_path):
     command = [sys.executable, "-m", "schemathesis.cli", "run", str(HERE / "openapi-finetune-cut.json")]
     command += ["--request-timeout", "60", "--no-color", "--seed", "1", "--max-examples", "20"]
     generated = 0
-    # A file that it is told of it deletes, and then takes for one of those that it made and that must still be there: where it
-    # looks for what it made, it is told of none.
+    # A file that it is told of it deletes, and then takes for one that it made and that must still be there: where it looks
+    # for what it made, it is told of none.
     for phases, known in (
         (["examples,coverage,fuzzing", "--exclude-checks", NO_LOSS], job.training_file),
         (["stateful"], ""),
