@@ -80,42 +80,40 @@ def base_name(model: str | None) -> str:
 
 
 class Loader:
-    """The model and its engine, loaded in the background when the server starts; who chats before waits."""
+    """The model and its engine, loaded when the first chat comes: a server that only trains needs no memory for them."""
 
     def __init__(self, options: Options):
         self.options = options
         self.loaded = None
-        self._error: Exception | None = None
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._load, name="loader", daemon=True)
-        self._thread.start()
-
-    def _load(self) -> None:
-        from course_utils.openai_server.chat import Chat
-        from course_utils.openai_server.engine import Engine
-
-        try:
-            model, tokenizer = models.load(self.options.model)
-            self.loaded = Chat(Engine(model, tokenizer, self.options.rows), self.options.context)
-        except Exception as error:
-            self._error = error
-        self._done.set()
+        self._mutex = threading.Lock()
 
     async def get(self):
-        """The chat, once it is there."""
-        if not self._done.is_set():
-            await asyncio.to_thread(self._done.wait)
-        if self._error is not None:
-            from course_utils.openai_server.errors import ApiError
+        """The chat; loads the model if it is the first time.
 
-            raise ApiError(503, f"The model could not be loaded: {self._error}", type="server_error")
+        Raises:
+            ApiError: it could not be loaded.
+        """
+        return self.loaded or await asyncio.to_thread(self._load)
+
+    def _load(self):
+        from course_utils.openai_server.chat import Chat
+        from course_utils.openai_server.engine import Engine
+        from course_utils.openai_server.errors import ApiError
+
+        with self._mutex:
+            if self.loaded is None:
+                try:
+                    model, tokenizer = models.load(self.options.model)
+                except Exception as error:
+                    raise ApiError(500, f"The model could not be loaded: {error}", type="server_error") from error
+                self.loaded = Chat(Engine(model, tokenizer, self.options.rows), self.options.context)
         return self.loaded
 
     def close(self) -> None:
         """Stop the engine."""
-        self._done.wait(timeout=60)
-        if self.loaded:
-            self.loaded.engine.close()
+        with self._mutex:
+            if self.loaded:
+                self.loaded.engine.close()
 
 
 def serve(options: Options, ready=None) -> None:
