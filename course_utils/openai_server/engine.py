@@ -329,6 +329,7 @@ class Columns:
         span = -(-(self.longest + 1) // SPAN) * SPAN
         self._reserve(self.rows, behind=span - 1, ahead=1)
         self.at += 1
+        self.longest += 1
         self._view = slice(self.at - span, self.at)
         begins = torch.tensor([span - 1 - length for length in lengths], device=self.device)
         hidden = torch.arange(span, device=self.device)[None, :] < begins[:, None]

@@ -255,3 +255,44 @@ def test_text_is_sent_without_half_characters_and_without_what_may_be_a_stop(pac
         if stopped:
             break
     assert stopped and sent + choice.rest() == "the "
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_row_sees_its_own_past_and_nothing_else(seed):
+    """Rows of random length join and leave; what a row may look at is compared with a list kept beside it."""
+    import random
+
+    from course_utils.openai_server.engine import Columns, Fresh
+
+    dice, histories, counter = random.Random(seed), [], iter(range(1, 10**6))
+    columns = Columns(tiny_llama())
+    columns.layers, columns.heads, columns.width = 1, 1, 1
+    for _ in range(120):
+        if dice.random() < 0.1 and len(histories) < 9:
+            made = [[next(counter) for _ in range(dice.randint(1, 90))] for _ in range(dice.randint(1, 3))]
+            longest, fresh = max(map(len, made)), Fresh()
+            padded = torch.tensor([[0] * (longest - len(row)) + row for row in made], dtype=torch.float32)
+            fresh.update(padded[:, None, :, None], -padded[:, None, :, None], 0)
+            columns.join(fresh, list(range(len(made))))
+            histories += made
+        for row in sorted((row for row in range(len(histories)) if dice.random() < 0.03), reverse=True):
+            last = len(histories) - 1
+            if row != last:
+                columns.move(last, row)
+            histories[row] = histories[-1]
+            histories.pop()
+            columns.keep(len(histories))
+        if not histories:
+            continue
+        mask = columns.open_column([len(history) for history in histories], torch.float32)
+        new = [next(counter) for _ in histories]
+        keys, values = (
+            found[:, 0, :, 0]
+            for found in columns.update(
+                torch.tensor(new).float()[:, None, None, None], -torch.tensor(new).float()[:, None, None, None], 0
+            )
+        )
+        for row, (history, token) in enumerate(zip(histories, new)):
+            history.append(token)
+            seen = mask[row, 0, 0] == 0
+            assert keys[row][seen].tolist() == history and (-values[row][seen]).tolist() == history
