@@ -37,6 +37,8 @@ bench: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet fitcheck-llm
 	$(BIN)/python benchmarks/estimates.py --peers
 	$(BIN)/python benchmarks/data_prep.py
+	$(BIN)/python -m pip install --quiet 'transformers[serving]'
+	$(BIN)/python benchmarks/service.py serving adapters
 
 # Our estimates beside what a real GPU says. Needs one with 24 GB or more and nothing else on it.
 gpu: $(VENV)/.test
@@ -50,6 +52,7 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/behaviour.py
 	$(BIN)/python benchmarks/data_quality.py
 	$(BIN)/python benchmarks/alignment.py
+	$(BIN)/python benchmarks/service.py lifecycle kills
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -29,6 +29,7 @@ from course_utils.openai_server import local_server
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 STREAMS = (1, 4, 16)
 ROUNDS = 5
+PEER = "transformers serve"
 MOST_TOKENS = 120
 
 
@@ -78,7 +79,7 @@ def stream(client, model: str, prompt) -> tuple[float, int]:
     return first or time.perf_counter() - started, pieces
 
 
-def load(client, model: str, prompts, streams: int, tokenizer) -> dict:
+def load(client, model: str, prompts, streams: int) -> dict:
     """So many streams at once, each of one request after the other; tokens a second and time to first token."""
     waiting, found, mutex = list(prompts), [], threading.Lock()
 
@@ -135,7 +136,6 @@ def serving() -> None:
         client = server.client(timeout=300, max_retries=0)
         name = train(client, task)[0].fine_tuned_model
         base, tokenizer = models.load(tier="cpu")
-        adapter = next((Path(folder) / "service" / "models").iterdir())
         from course_utils.openai_server.store import Store
 
         store = Store(Path(folder) / "service")
@@ -145,10 +145,10 @@ def serving() -> None:
         merged.save_pretrained(Path(folder) / "merged")
         tokenizer.save_pretrained(Path(folder) / "merged")
         del base, merged
-        peers = {"ours, adapter apart": (client, name), "ours, base": (client, client.models.list().data[0].id)}
-        del peers["ours, base"]
+        peers = {"ours, adapter apart": (client, name)}
+        stream(client, name, task.prompts()[0])
         processes = []
-        for label, options in {"transformers serve": (), "transformers serve, continuous batching": ("--continuous-batching",)}.items():  # fmt: skip
+        for label, options in {PEER: (), f"{PEER}, continuous batching": ("--continuous-batching",)}.items():
             try:
                 peer, process = transformers_serve(Path(folder) / "merged", *options)
                 stream(peer, str(Path(folder) / "merged"), task.prompts()[0])
@@ -161,7 +161,7 @@ def serving() -> None:
             for streams in STREAMS:
                 prompts = task.prompts()[round_ * 16 : round_ * 16 + max(2, streams)]
                 for label, (peer, model) in list(peers.items())[:: 1 if round_ % 2 else -1]:
-                    found = load(peer, model, prompts, streams, tokenizer)
+                    found = load(peer, model, prompts, streams)
                     results[label][streams].append(found)
                     print(round_, streams, label, {k: round(v, 2) for k, v in found.items()}, flush=True)
         for process in processes:
@@ -169,7 +169,10 @@ def serving() -> None:
     summary = {}
     for label, by_streams in results.items():
         summary[label] = {
-            str(n): {key: [statistics.median(r[key] for r in rounds), min(r[key] for r in rounds), max(r[key] for r in rounds)] for key in rounds[0]}  # fmt: skip
+            str(n): {
+                key: [statistics.median(r[key] for r in rounds), min(r[key] for r in rounds), max(r[key] for r in rounds)]
+                for key in rounds[0]
+            }
             for n, rounds in by_streams.items()
         }
     file = write_record("serving", {"rounds": ROUNDS, "median_min_max": summary})
@@ -178,8 +181,7 @@ def serving() -> None:
         ("first_token", "Time to the first token", "seconds"),
     ):
         lines = {label: (list(STREAMS), [found[str(n)][key][0] for n in STREAMS]) for label, found in summary.items()}
-        picture = figures.lines(lines, title, "streams at once", unit)
-        picture.save(RECORDS / f"{file.stem}-{key}.png") if hasattr(picture, "save") else None
+        figures.lines(lines, title, "streams at once", unit).save(str(RECORDS / f"{file.stem}-{key}.png"))
 
 
 # -- adapters -----------------------------------------------------------------------------------------------------------
@@ -258,8 +260,15 @@ def lifecycle() -> None:
                 valid[label] = {name: [s.value, s.low, s.high] for name, s in scores.rows()}
             one = server.memory_bytes
             answers(client, steps[1], task.prompts()[:16])
-            rows.append({"seed": seed, "seconds": seconds, "scores": valid, "memory_3_models": one, "memory_4_models": server.memory_bytes})  # fmt: skip
-            print(seed, f"{seconds:.0f} s", {k: v["valid format"][0] for k, v in valid.items()}, rows[-1]["memory_4_models"], flush=True)
+            four = server.memory_bytes
+            rows.append({"seed": seed, "seconds": seconds, "scores": valid, "bytes_3_models": one, "bytes_4_models": four})
+            print(
+                seed,
+                f"{seconds:.0f} s",
+                {k: v["valid format"][0] for k, v in valid.items()},
+                rows[-1]["memory_4_models"],
+                flush=True,
+            )
     write_record("service-lifecycle", {"runs": rows})
 
 

@@ -116,3 +116,43 @@ def test_notebook_02_runs_with_the_network_cut(packaged):
     done = course("run", "02", prefix=cut)
     assert done.returncode == 0, done.stderr
     assert "02_lora.ipynb: " in done.stdout
+
+
+@pytest.mark.model
+def test_serve_says_how_to_reach_it(tmp_path):
+    """The command as a user runs it: the address and key that it prints are enough for the official client."""
+    import re
+    import signal
+
+    from openai import OpenAI
+
+    command = [
+        sys.executable,
+        "-m",
+        "course_utils.cli",
+        "serve",
+        "--port",
+        "0",
+        "--folder",
+        str(tmp_path),
+        "--name",
+        "gpt-4.1-mini",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        said = ""
+        while "Ctrl-C" not in said:
+            said += process.stdout.readline() or pytest.fail(said)
+        url, key = (re.search(rf"export {name}=(\S+)", said).group(1) for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY"))
+        names = [model.id for model in OpenAI(base_url=url, api_key=key).models.list()]
+        assert names == ["smollm2-135m-instruct", "gpt-4.1-mini"]
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) in (0, 130)
+
+
+def test_serve_refuses_another_address(capsys):
+    from course_utils import cli
+
+    assert cli.main(["serve", "--host", "0.0.0.0"]) == 2
+    assert "this machine" in capsys.readouterr().err

@@ -1,9 +1,11 @@
 """Many LoRA adapters on one base at once: each row of a batch goes through its own.
 
-The adapters of a batch are laid side by side, A under A and B beside B, so that all of them are two thin products, and a
-mask keeps of A's output what is each row's own. The base is neither copied nor changed. PEFT can mix adapters in a batch too
-(`adapter_names=`): it takes the rows of each adapter out and puts them back, layer by layer, and its step on a CPU takes
-about twice as long (`benchmarks/serving.py adapters` has the figures).
+Layers that read the same input (queries, keys and values; gate and up) are one product, and so are their adapters: the A of
+all layers and adapters of the batch under each other, the B as blocks beside each other, and a mask that keeps of A's output
+what is each row's own. That is three products where there were six to nine, which is what a step of few rows spends its time
+on. The base's weights are moved together, not copied, and nothing is merged into them. PEFT can mix adapters in a batch too
+(`adapter_names=`): it takes the rows of each adapter out and puts them back, layer by layer (compared by
+`benchmarks/service.py adapters`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from course_utils.errors import CourseError
 
 KEEP = 16  # adapters in memory; each of rank 16 is 10 MB on the 135M model
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of layers with the same input
 
 
 class Adapters:
@@ -27,16 +30,11 @@ class Adapters:
     """
 
     def __init__(self, model, keep: int = KEEP):
-        import torch
-
         self.keep = keep
-        self._layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
+        self.groups = _groups(model)
+        self._layers = {name: layer for group in self.groups for name, layer in group.layers.items()}
         self._loaded: OrderedDict[str, dict] = OrderedDict()
-        self._wide: OrderedDict[tuple, dict] = OrderedDict()
-        self._at_work: dict = {}
-        self._mask = None
-        for name, layer in self._layers.items():
-            layer.forward = self._forward(name, layer)
+        self._joined: OrderedDict[tuple, dict] = OrderedDict()
 
     def load(self, name: str, folder: Path) -> None:
         """Read an adapter as PEFT saves it.
@@ -47,7 +45,6 @@ class Adapters:
         if name in self._loaded:
             self._loaded.move_to_end(name)
             return
-        import torch
         from safetensors.torch import load_file
 
         try:
@@ -72,7 +69,7 @@ class Adapters:
             alpha = config.get("alpha_pattern", {}).get(layer, config["lora_alpha"])
             scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
             kind = {"dtype": target.weight.dtype, "device": target.weight.device}
-            found[layer] = (A.to(**kind), (B.to(torch.float32) * scaling).to(**kind))
+            found[layer] = (A.to(**kind), (B.float() * scaling).to(**kind))
         if not found:
             raise CourseError(f"the adapter in {folder.name} has no LoRA layers")
         self._loaded[name] = found
@@ -80,40 +77,30 @@ class Adapters:
     def drop(self, name: str) -> None:
         """Forget an adapter; nothing if it is not in memory."""
         self._loaded.pop(name, None)
-        for together in [key for key in self._wide if name in key]:
-            del self._wide[together]
+        for together in [key for key in self._joined if name in key]:
+            del self._joined[together]
 
     def use(self, names: Sequence[str | None]) -> None:
         """Say which adapter each row of the next batches goes through; None is the base alone."""
-        import torch
-
         together = tuple(sorted({name for name in names if name is not None}))
         for name in together:
             self._loaded.move_to_end(name)
         while len(self._loaded) > max(self.keep, len(together)):
             self.drop(next(iter(self._loaded)))
-        self._mask = None
-        if not together:
-            self._at_work = {}
-            return
-        if together not in self._wide:
-            self._wide[together] = self._joined(together)
-            while len(self._wide) > 2:  # a combination of all costs as much memory as its adapters
-                self._wide.popitem(last=False)
-        self._wide.move_to_end(together)
-        self._at_work = self._wide[together]
-        if len(together) > 1 or None in names:
-            self._mask = {}
-            for layer, (A, _) in self._at_work.items():
-                ranks = tuple(self._rank(name, layer) for name in together)
-                if ranks not in self._mask:
-                    mask = torch.zeros(len(names), 1, sum(ranks), dtype=A.dtype, device=A.device)
-                    for row, name in enumerate(names):
-                        if name is not None:
-                            at = together.index(name)
-                            mask[row, :, sum(ranks[:at]) : sum(ranks[: at + 1])] = 1
-                    self._mask[ranks] = mask
-                self._mask[layer] = self._mask[ranks]
+        if together not in self._joined:
+            self._joined[together] = {group: self._join(group, together) for group in self.groups}
+            while len(self._joined) > 2:  # a combination takes as much memory as its adapters
+                self._joined.popitem(last=False)
+        self._joined.move_to_end(together)
+        masks: dict[tuple, object] = {}
+        for group, joined in self._joined[together].items():
+            group.adapter = joined and joined[:2]
+            # whose each column is; no mask where all are every row's
+            group.mask = None
+            if joined and (len(together) > 1 or None in names):
+                if joined[2] not in masks:
+                    masks[joined[2]] = _mask(joined[2], names, joined[0])
+                group.mask = masks[joined[2]]
 
     @property
     def in_memory(self) -> int:
@@ -122,40 +109,105 @@ class Adapters:
 
     @property
     def bytes(self) -> int:
-        """Memory of the adapters, joined ones counted too unless they are the same tensors."""
-        tensors = {
-            id(tensor): tensor
-            for held in (*self._loaded.values(), *self._wide.values())
-            for pair in held.values()
-            for tensor in pair
-        }
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        """Memory of the adapters, alone and joined."""
+        alone = [tensor for held in self._loaded.values() for pair in held.values() for tensor in pair]
+        joined = [tensor for held in self._joined.values() for found in held.values() if found for tensor in found[:2]]
+        return sum(tensor.numel() * tensor.element_size() for tensor in alone + joined)
 
-    def _rank(self, name: str, layer: str) -> int:
-        return len(self._loaded[name][layer][0]) if layer in self._loaded[name] else 0
-
-    def _joined(self, together: tuple) -> dict:
+    def _join(self, group: Group, together: tuple) -> tuple | None:
+        """A (columns, inputs), B (outputs, columns), and whose each column is, for the adapters of a batch; None if none."""
         import torch
 
-        if len(together) == 1:
-            return self._loaded[together[0]]
-        joined = {}
-        for layer in dict.fromkeys(layer for name in together for layer in self._loaded[name]):
-            pairs = [self._loaded[name][layer] for name in together if layer in self._loaded[name]]
-            joined[layer] = (torch.cat([A for A, _ in pairs]), torch.cat([B for _, B in pairs], dim=1))
-        return joined
+        parts, owners, row = [], [], 0
+        for layer, module in group.layers.items():
+            for name in together:
+                if layer in self._loaded[name]:
+                    A, B = self._loaded[name][layer]
+                    parts.append((A, B, row))
+                    owners += [name] * len(A)
+            row += module.out_features
+        if not parts:
+            return None
+        A = torch.cat([A for A, _, _ in parts])
+        wide, column = A.new_zeros(row, len(A)), 0
+        for part, B, at in parts:
+            wide[at : at + len(B), column : column + len(part)] = B
+            column += len(part)
+        return A, wide, tuple(owners)
 
-    def _forward(self, name: str, layer):
+
+class Group:
+    """Linear layers with the same input, as one product.
+
+    Args:
+        layers: name → layer, in the order in which the model calls them; their weights become parts of one.
+    """
+
+    def __init__(self, layers: dict):
+        import torch
+
+        self.layers, self.adapter, self.mask = layers, None, None
+        modules = list(layers.values())
+        self.sizes = [module.out_features for module in modules]
+        self.weight, self.bias = modules[0].weight, modules[0].bias
+        if len(modules) > 1:
+            self.weight = torch.cat([module.weight.data for module in modules])
+            self.bias = None if self.bias is None else torch.cat([module.bias.data for module in modules])
+            for module, part in zip(modules, self.weight.split(self.sizes)):
+                module.weight = torch.nn.Parameter(part, requires_grad=False)
+        self._input, self._outputs = None, ()
+        for number, module in enumerate(modules):
+            module.forward = self._whole if len(modules) == 1 else self._part(number)
+
+    def _whole(self, x):
         import torch.nn.functional as F
 
+        output = F.linear(x, self.weight, self.bias)
+        if self.adapter is None:
+            return output
+        inner = F.linear(x, self.adapter[0])
+        if self.mask is not None:
+            inner = inner * self.mask
+        return output.add_(F.linear(inner, self.adapter[1]))
+
+    def _part(self, number: int):
+        last = len(self.layers) - 1
+
         def forward(x):
-            output = F.linear(x, layer.weight, layer.bias)
-            pair = self._at_work.get(name)
-            if pair is None:
-                return output
-            inner = F.linear(x, pair[0])
-            if self._mask is not None:
-                inner = inner * self._mask[name]
-            return output.add_(F.linear(inner, pair[1]))
+            if self._input is not x:
+                self._input, self._outputs = x, self._whole(x).split(self.sizes, dim=-1)
+            output = self._outputs[number]
+            if number == last:
+                self._input, self._outputs = None, ()
+            return output
 
         return forward
+
+
+def _groups(model) -> list[Group]:
+    """All linear layers but the head, which no adapter of the service has."""
+    import torch
+
+    head = model.get_output_embeddings()
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    groups, taken = [], set()
+    for name in layers:
+        if name in taken:
+            continue
+        parent, _, last = name.rpartition(".")
+        kin = next((names for names in TOGETHER if last == names[0]), (last,))
+        members = {full: layers[full] for kind in kin if (full := f"{parent}.{kind}" if parent else kind) in layers}
+        alike = {(layer.in_features, layer.bias is None, type(layer)) for layer in members.values()}
+        if len(alike) > 1 or len(members) < len(kin):
+            members = {name: layers[name]}
+        taken |= set(members)
+        groups.append(Group(members))
+    return groups
+
+
+def _mask(owners: tuple, names: Sequence[str | None], like):
+    """(rows, 1, columns): one where a column is the row's own."""
+    import torch
+
+    rows = [[float(owner == name) for owner in owners] for name in names]
+    return torch.tensor(rows, dtype=like.dtype, device=like.device)[:, None]

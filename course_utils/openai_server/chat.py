@@ -20,6 +20,7 @@ from course_utils.openai_server.sampling import Sampling, Token, check_schema
 from course_utils.openai_server.store import random_letters
 
 MOST_CHOICES = 128
+MARK = "the text"
 Text = Annotated[str, Field(max_length=1_000_000)]
 
 
@@ -163,7 +164,7 @@ class Completion:
     """A request at work: what comes from the engine's thread, on its way to the event loop."""
 
     def __init__(self, engine: Engine, request: ChatRequest, adapter, prompt: list[int], sampling: Sampling, limit: int):
-        self.tokenizer, self.request = engine.tokenizer, request
+        self.tokenizer, self.request, self._engine = engine.tokenizer, request, engine
         self.id, self.created = f"chatcmpl-{random_letters(29)}", int(time.time())
         self.prompt_tokens, self.logprobs = len(prompt), sampling.top is not None
         self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
@@ -185,7 +186,7 @@ class Completion:
             engine.submit(self.answers)
         else:
             for index in range(len(self.choices)):
-                self._on_end(index, "length")
+                self._queue.put_nowait((index, "", [], "length"))
 
     async def pieces(self) -> AsyncIterator[tuple[int, str, list[Token], str | None]]:
         """Index of the choice, new text, its tokens, and at the end of a choice the finish reason; until all have one.
@@ -255,9 +256,12 @@ class Completion:
         extra = {"usage": None} if self.with_usage else {}
         for index in range(len(self.choices)):
             yield self._chunk([{"index": index, "delta": {"role": "assistant", "content": "", "refusal": None}}], extra)
+        around = self._text_chunks(extra)
         try:
             async for index, text, tokens, reason in self.pieces():
-                if text or tokens:
+                if text and not self.logprobs:
+                    yield f"{around[index][0]}{json.dumps(text, ensure_ascii=False)}{around[index][1]}"
+                elif text or tokens:
                     part = {"index": index, "delta": {"content": text}, "logprobs": self._logprobs(tokens)}
                     yield self._chunk([part], extra)
                 if reason is not None:
@@ -281,6 +285,17 @@ class Completion:
         body = self._frame("chat.completion.chunk", choices) | extra
         checked = ChatCompletionChunk.model_validate(body)
         return f"data: {checked.model_dump_json(exclude_unset=True)}\n\n"
+
+    def _text_chunks(self, extra: dict) -> list[tuple[str, str]]:
+        """For each choice what stands before and after the text of a chunk that is nothing but text.
+
+        A token comes every few milliseconds for each stream, and building an object for it takes from the model's thread.
+        """
+        made = []
+        for index in range(len(self.choices)):
+            before, _, after = self._chunk([{"index": index, "delta": {"content": MARK}}], extra).partition(json.dumps(MARK))
+            made.append((before, after))
+        return made
 
     def _frame(self, kind: str, choices: list[dict]) -> dict:
         return {
@@ -316,18 +331,15 @@ class Completion:
         choice = self.choices[index]
         text, stopped = choice.add(token)
         if text or self.logprobs:
-            self._tell(index, text, choice.take(), None)
+            self._tell(index, text, choice.take() if self.logprobs else [], None)
         return stopped
 
     def _on_end(self, index: int, reason: str | Exception) -> None:
         choice = self.choices[index]
-        self._tell(index, choice.rest(), choice.take(), reason)
+        self._tell(index, choice.rest(), choice.take() if self.logprobs else [], reason)
 
     def _tell(self, *piece) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, piece)
-        except RuntimeError:  # the loop is gone: the server is shutting down
-            self.cancel()
+        self._engine.post(self._loop, self._queue.put_nowait, piece)
 
 
 class Choice:

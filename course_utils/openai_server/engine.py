@@ -13,6 +13,7 @@ import queue
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from course_utils.openai_server.adapters import Adapters
 from course_utils.openai_server.sampling import Sampler, Sampling, Token
 
 ROWS = 16  # requests at once
-PREFILL_TOKENS = 2048  # tokens of prompts, padding included, between two steps of those that run
+PREFILL_TOKENS = 512  # tokens of prompts, padding included, between two steps of those that run
 SPAN = 32  # columns are read in multiples of this: fewer shapes, for each of which a CPU kernel is prepared
 SPARE = 256  # columns of room: after so many tokens everything is moved once
 
@@ -55,32 +56,54 @@ class Answer:
 class Engine:
     """Generates for whoever submits an `Answer`.
 
+    Everything that computes happens in the engine's one thread, loading included. Each thread that does gets OpenMP threads
+    of its own, and once there are more of them than cores, they go to sleep between any two products: half the speed.
+
     Args:
-        model: a causal language model in eval mode, for this engine alone.
-        tokenizer: its tokenizer.
+        load: gives a causal language model in eval mode, for this engine alone, and its tokenizer.
         rows: answers at once.
+
+    Raises:
+        Exception: what `load` raised.
     """
 
-    def __init__(self, model, tokenizer, rows: int = ROWS):
-        self.model, self.tokenizer, self.rows = model, tokenizer, rows
-        self.adapters = Adapters(model)
-        self.cache = Columns(model)
-        # transformers calls it `cache` since 5.2x and `past_key_values` before
-        known = inspect.signature(type(model).forward).parameters
-        self._cache_name = "cache" if "cache" in known else "past_key_values"
-        generation = getattr(model, "generation_config", None)
-        ends = getattr(generation, "eos_token_id", None)
-        self.ends = {tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends or [])} - {None}
+    def __init__(self, load: Callable[[], tuple], rows: int = ROWS):
+        self.rows = rows
         self._waiting: queue.SimpleQueue = queue.SimpleQueue()
         self._running: list[Answer] = []
         self._held: list[Answer] = []  # waiting for a free row
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._outbox: list[tuple] = []
+        self._loaded: Future = Future()
+        self._thread = threading.Thread(target=self._work, args=(load,), name="engine", daemon=True)
         self._thread.start()
+        self._loaded.result()
+
+    def _load(self, load: Callable[[], tuple]) -> None:
+        self.model, self.tokenizer = load()
+        self.adapters = Adapters(self.model)
+        self.cache = Columns(self.model)
+        # transformers calls it `cache` since 5.2x and `past_key_values` before
+        known = inspect.signature(type(self.model).forward).parameters
+        self._cache_name = "cache" if "cache" in known else "past_key_values"
+        ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        self.ends = {self.tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends or [])} - {None}
 
     def submit(self, answers: Sequence[Answer]) -> None:
         """Take answers in; those of one call that have the same prompt and adapter share the work on it."""
         self._waiting.put(list(answers))
+
+    def post(self, loop, deliver: Callable, *what) -> None:
+        """From the engine's thread: have an event loop call something. All calls of a step go together, in one wake-up."""
+        self._outbox.append((loop, deliver, what))
+
+    def _send(self) -> None:
+        posted, self._outbox = self._outbox, []
+        for loop in {id(loop): loop for loop, _, _ in posted}.values():
+            try:
+                loop.call_soon_threadsafe(_deliver, [(deliver, what) for other, deliver, what in posted if other is loop])
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                pass
 
     def forget(self, adapter: str) -> None:
         """Drop an adapter once nobody uses it."""
@@ -98,9 +121,15 @@ class Engine:
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
+    def _work(self, load: Callable[[], tuple]) -> None:
         import torch
 
+        try:
+            self._load(load)
+        except BaseException as error:
+            self._loaded.set_exception(error)
+            return
+        self._loaded.set_result(None)
         with torch.inference_mode():
             while not self._closed:
                 self._take_in()
@@ -115,8 +144,10 @@ class Engine:
                         answer.on_end(error)
                     self._running.clear()
                     self.cache.clear()
+                self._send()
         for answer in [*self._running, *self._held]:
             answer.on_end(RuntimeError("the server is shutting down"))
+        self._send()
 
     def _take_in(self) -> None:
         """Move what was submitted to the held; wait for something if there is nothing to do."""
@@ -134,15 +165,22 @@ class Engine:
                 self._held += found
 
     def _admit(self) -> None:
-        """Bring as many of the waiting prompts through the model as there are rows and room for."""
+        """Bring some of the waiting prompts through the model: the oldest, and those next in length to it.
+
+        Few at a time: larger pieces are no faster on a CPU, and those that run already would wait for longer.
+        """
         self._held = [answer for answer in self._held if not self._gone(answer)]
-        chosen, longest = [], 0
-        for answer in self._held[: self.rows - len(self._running)]:
+        if not self._held:
+            return
+        oldest = self._held[0]
+        kin = sorted(self._held[1 : self.rows - len(self._running)], key=lambda a: abs(len(a.prompt) - len(oldest.prompt)))
+        chosen, longest = [oldest], len(oldest.prompt)
+        for answer in kin:
             longest = max(longest, len(answer.prompt))
-            if chosen and longest * (len(chosen) + 1) > PREFILL_TOKENS:
+            if answer.prompt != oldest.prompt and longest * (len(chosen) + 1) > PREFILL_TOKENS:
                 break
             chosen.append(answer)
-        self._held = self._held[len(chosen) :]
+        self._held = [answer for answer in self._held if answer not in chosen]
         ready = []
         for answer in chosen:
             try:
@@ -261,6 +299,11 @@ class Engine:
             self._running.pop()
         if answers:
             self.cache.keep(len(self._running))
+
+
+def _deliver(posted: list[tuple]) -> None:
+    for deliver, what in posted:
+        deliver(*what)
 
 
 class Fresh:

@@ -103,10 +103,10 @@ class Loader:
         with self._mutex:
             if self.loaded is None:
                 try:
-                    model, tokenizer = models.load(self.options.model)
+                    engine = Engine(lambda: models.load(self.options.model), self.options.rows)
                 except Exception as error:
                     raise ApiError(500, f"The model could not be loaded: {error}", type="server_error") from error
-                self.loaded = Chat(Engine(model, tokenizer, self.options.rows), self.options.context)
+                self.loaded = Chat(engine, self.options.context)
         return self.loaded
 
     def close(self) -> None:

@@ -6,6 +6,11 @@ import time
 import pytest
 from conftest import tiny_llama
 
+try:
+    import httpx2 as httpx  # what the client uses since 3.0
+except ImportError:
+    import httpx  # noqa: F401
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, packaged):

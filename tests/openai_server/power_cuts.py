@@ -11,6 +11,7 @@ import random
 import signal
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 from course_utils.openai_server import local_server
@@ -161,9 +162,8 @@ def _watch(server, promises: Promises, job: str) -> None:
 
 
 def _training_process(server) -> int | None:
-    import httpx2
-
-    return httpx2.get(server.base_url.removesuffix("/v1") + "/health").json()["training_process"]
+    with urllib.request.urlopen(server.base_url.removesuffix("/v1") + "/health") as answer:
+        return json.load(answer)["training_process"]
 
 
 def _chats(count: int) -> bytes:

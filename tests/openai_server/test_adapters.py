@@ -75,7 +75,7 @@ def test_what_is_no_adapter_of_this_base_is_refused(saved, tmp_path):
 
 @pytest.fixture(scope="module")
 def engine(packaged):
-    engine = Engine(tiny_llama(max_position_embeddings=512), packaged[1], rows=4)
+    engine = Engine(lambda: (tiny_llama(max_position_embeddings=512), packaged[1]), rows=4)
     yield engine
     engine.close()
 

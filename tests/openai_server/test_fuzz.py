@@ -4,10 +4,9 @@ import json
 import random
 import time
 
-import httpx2 as httpx
 import pytest
 
-from openai_server.conftest import chats, pairs
+from openai_server.conftest import chats, httpx, pairs
 
 pytestmark = pytest.mark.model
 SECONDS = 10  # no answer takes longer

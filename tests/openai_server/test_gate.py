@@ -7,11 +7,10 @@ import stat
 import time
 from pathlib import Path
 
-import httpx2 as httpx
 import openai
 import pytest
 
-from openai_server.conftest import chats, upload
+from openai_server.conftest import chats, httpx, upload
 
 pytestmark = pytest.mark.model
 

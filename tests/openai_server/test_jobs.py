@@ -5,7 +5,7 @@ import time
 import openai
 import pytest
 
-from openai_server.conftest import chats, finish, lines, messages_of, pairs, supervised, upload
+from openai_server.conftest import chats, finish, httpx, lines, messages_of, pairs, supervised, upload
 
 pytestmark = pytest.mark.model
 SAY = {"messages": [{"role": "user", "content": "Is 3 a number?"}], "max_tokens": 5, "temperature": 0}
@@ -204,9 +204,7 @@ def test_a_request_is_refused(client, tuned, changes, message, code, param):
 
 
 def test_what_is_missing_is_named(server):
-    import httpx2
-
-    answer = httpx2.post(
+    answer = httpx.post(
         f"{server.base_url}/fine_tuning/jobs", json={"model": "tiny"}, headers={"authorization": f"Bearer {server.api_key}"}
     )
     assert answer.status_code == 400
