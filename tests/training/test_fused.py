@@ -57,7 +57,7 @@ def test_each_piece_is_really_at_work(batch, piece, monkeypatch):
     functions = {"head": "LogProbabilities", "lora": "LoraLinear", "mlp": "GatedBlock", "norm": "RMSNorm"}
     function = getattr(PIECES[piece], functions[piece])
     backward = function.backward
-    faulty = staticmethod(lambda ctx, g: tuple(x * 1.5 if torch.is_tensor(x) else x for x in backward(ctx, g)))
+    faulty = staticmethod(lambda ctx, *g: tuple(x * 1.5 if torch.is_tensor(x) else x for x in backward(ctx, *g)))
     model = with_lora(tiny_llama())
     _, gradients = _step(model, batch)
     monkeypatch.setattr(function, "backward", faulty)
