@@ -36,6 +36,9 @@ CLAIMS = {
     "P3": "A test set from the generator of the training data overstates quality",
     "P4": "A small curated set beats a large scraped one (at full scale: 500 against 5,000)",
     "P5": "Examples needed: 100-500 for a format, 500-2,000 for a style, 2,000-10,000 for conventions, 10,000-50,000 for knowledge",
+    "O1": "The fine-tuned model needs no format instructions",
+    "O2": "Hosted: few techniques, no access to the weights, data leave; self-hosted: the reverse",
+    "O3": "Validation loss shows overfitting: it rises while training loss falls",
 }  # fmt: skip
 
 HOLDS, CONDITIONAL, FAILS = "holds", "holds when", "does not hold"

@@ -123,15 +123,17 @@ def _same(found, expected, tolerance: float) -> bool:
     import numpy as np
     import torch
 
-    if isinstance(found, Exception) or found is None:
+    if isinstance(found, Exception):
         return False
+    if found is None or expected is None:
+        return found is expected
     if isinstance(expected, (tuple, list)):
         return (
             isinstance(found, (tuple, list))
             and len(found) == len(expected)
             and all(_same(a, b, tolerance) for a, b in zip(found, expected))
         )
-    if isinstance(expected, (bool, str)):
+    if isinstance(expected, (bool, str)) or isinstance(found, str):
         return type(found) is type(expected) and found == expected
     try:
         if isinstance(found, torch.Tensor):

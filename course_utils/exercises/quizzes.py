@@ -224,6 +224,49 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             ),
         ),
     ),
+    "06": (
+        Question(
+            "Your job has `status='failed'`. Where do you look first?",
+            (
+                ("At the upload's status: it must have been rejected.", False, "Uploads are stored unread; `processed` says nothing about what is in them."),
+                ("At `job.error.code` and `job.error.message`, then at the last events.", True, "Files are validated when the job runs. Test the code, not the object: some hosts send an empty error with healthy jobs."),
+                ("At the learning rate.", False, "A bad rate gives a bad model, not a failed job."),
+            ),
+        ),
+        Question(
+            "Training loss falls, validation loss has been rising for two epochs. Which model do you deploy?",
+            (
+                ("The last one: it has seen the data most often.", False, "That is what is wrong with it: it has begun to learn the examples by heart."),
+                ("The checkpoint with the lowest validation loss.", True, "Each of the last three epochs is a model of its own. If the best is no longer among them, run again with that many epochs."),
+                ("None, the data are bad.", False, "Perhaps, but this curve comes with good data too, when there are too many epochs for them."),
+                ("The one with the lowest training loss.", False, "Training loss falls as long as one trains; it cannot tell."),
+            ),
+        ),
+        Question(
+            "The base answers in the right JSON once constrained decoding forces it. Why fine-tune?",
+            (
+                ("There is no reason to.", False, "Look at the fields: form was forced, content was not."),
+                ("Because the form says nothing about what stands in the fields, and the prompt need no longer explain it.", True, "Forced answers were valid and mostly wrong. Training taught what the categories mean, and saved the instructions in every request."),
+                ("Because constrained decoding is slower by far.", False, "A mask for each token costs little beside a step of the model."),
+            ),
+        ),
+        Question(
+            "A hosted fine-tune answers well today. What must be in your plan?",
+            (
+                ("Nothing: a model that was trained stays.", False, "It lives as long as its base, and bases have end dates."),
+                ("The base's end date, your training files, and another host or machine that takes the same calls.", True, "The files are what you own. With them the same code trains elsewhere; the weights of a closed base go with it."),
+                ("A copy of its weights.", False, "Right where a host gives them; closed bases give none."),
+            ),
+        ),
+        Question(
+            "Fifty customers, an adapter each, on one base of 7B. How do you serve them?",
+            (
+                ("Fifty merged models.", False, "Fifty times the base's memory for fifty times one percent of difference."),
+                ("One base in memory, the adapter chosen for each row of the batch.", True, "Requests for different adapters share the base's products; only the thin ones are each row's own."),
+                ("One adapter at a time, switched when a request comes.", False, "It works, but requests for different customers then wait for each other instead of sharing a batch."),
+            ),
+        ),
+    ),
 }  # fmt: skip
 
 

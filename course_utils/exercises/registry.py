@@ -1,7 +1,6 @@
 """All exercises of the course, by id."""
 
-from course_utils.exercises import alignment, data, lora, qlora
+from course_utils.exercises import alignment, data, hosted, lora, qlora
 
-EXERCISES = {
-    exercise.id: exercise for exercise in (*lora.EXERCISES, *qlora.EXERCISES, *alignment.EXERCISES, *data.EXERCISES)
-}
+ROOMS = (lora, qlora, alignment, data, hosted)
+EXERCISES = {exercise.id: exercise for room in ROOMS for exercise in room.EXERCISES}

@@ -25,7 +25,7 @@ from course_utils.errors import CourseError
 from course_utils.exercises.definitions import strip_solution
 from course_utils.exercises.registry import EXERCISES
 
-SECTIONS = {"02": "02_lora", "03": "03_qlora", "04": "04_dpo", "05": "05_dataset_prep"}
+SECTIONS = {"02": "02_lora", "03": "03_qlora", "04": "04_dpo", "05": "05_dataset_prep", "06": "06_openai_api"}
 SIZE_LIMIT = 1_000_000
 INSTALL = """\
 # Installs the course where it is missing (Colab, Kaggle); elsewhere this cell does nothing.

@@ -251,6 +251,20 @@ class LocalServer:
 
         return psutil.Process(self.process.pid).memory_info().rss
 
+    def adapter_folder(self, name: str) -> Path:
+        """Where the weights of a fine-tuned model lie, as PEFT writes them.
+
+        Raises:
+            CourseError: there is no such model.
+        """
+        from course_utils.openai_server.store import Store
+
+        store = Store(self.folder)
+        model = store.get("model", name)
+        if model is None:
+            raise CourseError(f"{name} is no fine-tuned model of this server; client.models.list() has their names")
+        return store.model_folder(model["_folder"])
+
     def stop(self) -> None:
         """End it; what it keeps stays in its folder."""
         atexit.unregister(self.stop)
