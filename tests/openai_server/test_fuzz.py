@@ -8,7 +8,7 @@ import pytest
 
 from openai_server.conftest import chats, httpx, pairs
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 SECONDS = 10  # no answer takes longer
 GOOD_CHAT = {
     "model": "tiny",
