@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from openai.types.fine_tuning import FineTuningJob
 from pydantic import BaseModel, ConfigDict, Field
 
-from course_utils.openai_server.errors import ApiError, invalid, no_such_job, not_tunable, winding_down
+from course_utils.openai_server.errors import invalid, no_such_job, not_tunable, winding_down
 from course_utils.openai_server.store import Store, new_id, random_letters
 
 ORGANIZATION = "org-local"
@@ -159,7 +159,6 @@ class Jobs:
             "shared_with_openai": False,
             "user_provided_suffix": request.suffix,
             **method_fields(kind, hyperparameters),
-            "_folder": start["_folder"] if start else None,
             "_paused": False,
             "_step": 0,
             "_starts": 0,
@@ -393,4 +392,4 @@ def _link(source, target) -> None:
         shutil.copyfile(source, target)
 
 
-__all__ = ["FINAL", "ApiError", "CreateJob", "Jobs", "Runner", "fail", "method_fields", "public", "shown"]
+__all__ = ["FINAL", "CreateJob", "Jobs", "Runner", "fail", "method_fields", "public", "shown"]

@@ -216,7 +216,8 @@ class Store:
     def delete_file(self, file_id: str) -> bool:
         """Forget a file, then remove its bytes."""
         found = self.delete("file", file_id)
-        self.file_path(file_id).unlink(missing_ok=True) if found else None
+        if found:
+            self.file_path(file_id).unlink(missing_ok=True)
         return found
 
     def scratch(self, name: str) -> Path:

@@ -11,7 +11,6 @@ import argparse
 import base64
 import csv
 import io
-import json
 import math
 import os
 import re
@@ -149,20 +148,22 @@ class Training:
         self._train(kind, train, held_out)
 
     def _examples(self, name: str, kind: str) -> list | None:
+        from course_utils.data_prep import reading
+
         if self.job[name] is None:
             return None
         rows = []
-        for number, line in enumerate((self.folder / f"{name}.jsonl").read_text(encoding="utf-8-sig").splitlines(), 1):
-            if not line.strip():
+        for line in reading.read(self.folder / f"{name}.jsonl"):
+            row = line.value
+            if row is None:  # a blank line: the file was validated before
                 continue
-            row = json.loads(line)
             try:
                 if kind == "dpo":
                     rows.append({ours: flatten(_side(row, theirs)) for ours, theirs in SIDES.items()})
                 else:
                     rows.append(flatten(row["messages"]))
             except CourseError as error:
-                raise CourseError(f"{name}, line {number}: {error}") from error
+                raise CourseError(f"{name}, line {line.line}: {error}") from error
         return rows
 
     def _train(self, kind: str, train: list, held_out: list | None) -> None:
@@ -187,7 +188,7 @@ class Training:
             seed=self.job["seed"],
         )
         objective = training.DPO(beta=settled["beta"]) if kind == "dpo" else training.SFT(turns="all", accuracy=True)
-        self.net, self.started = model, time.time()
+        self.net, self.started, self.steps_here = model, time.time(), 0
         history = training.fit(model, tokenizer, train, held_out, objective, settings, on_step=self._on_step)
         self._finish(history)
 
@@ -206,6 +207,7 @@ class Training:
 
     def _on_step(self, step: int, total: int, history) -> None:
         """Report a step, and at the end of an epoch make its checkpoint; steps that were reported before are passed over."""
+        self.steps_here += 1
         job = self.store.get("job", self.job_id)
         if job["status"] != "running" or job["_paused"]:
             os._exit(0)  # cancelled or paused while this step ran
@@ -213,7 +215,7 @@ class Training:
             return
         metrics = metrics_of(history, step, step % self.per_epoch == 0)
         made = self._write_adapter() if step % self.per_epoch == 0 else None
-        left = (time.time() - self.started) / max(1, len(history.steps) - job["_step"]) * (total - step)
+        left = (time.time() - self.started) / self.steps_here * (total - step)
         with self.store.transaction():
             if self.store.get("job", self.job_id)["status"] != "running":
                 return
@@ -223,7 +225,7 @@ class Training:
             if made:
                 self._add_checkpoint(step, metrics, made)
             estimate = int(time.time() + left)
-            self.store.update("job", self.job_id, _step=step, _starts=0, _adapter=made, estimated_finish=estimate)
+            self.store.update("job", self.job_id, _step=step, _starts=0, estimated_finish=estimate)
 
     def _write_adapter(self) -> str:
         """Save the adapter under a name of its own; nobody knows of it before the document that names it."""
@@ -258,16 +260,15 @@ class Training:
     def _finish(self, history) -> None:
         scratch = self.store.scratch("results")
         scratch.write_bytes(base64.b64encode(results(history).encode()))
-        name = self._model_name(self.job["_name"])
+        # Weights of its own, though they are the last checkpoint's: the client may have deleted that one.
+        name, folder = self._model_name(self.job["_name"]), self._write_adapter()
         with self.store.transaction():
             job = self.store.get("job", self.job_id)
             if job["status"] != "running":
                 scratch.unlink()
                 return
             file = self.store.add_file(scratch, "step_metrics.csv", "fine-tune-results")
-            # The adapter of the last step is the last checkpoint's; both names stand for it.
-            newest = self.store.all("checkpoint", self.job_id)[-1]["fine_tuned_model_checkpoint"]
-            self._add_model(name, self.store.get("model", newest)["_folder"])
+            self._add_model(name, folder)
             self.store.update(
                 "job",
                 self.job_id,

@@ -1,5 +1,6 @@
 """Jobs: their states, events, checkpoints, failures and results, as the hosted service has them."""
 
+import json
 import time
 
 import openai
@@ -281,6 +282,48 @@ def test_a_file_may_go_while_its_job_lasts(client):
     assert finish(client, job).status == "succeeded"
 
 
+def test_line_separators_inside_a_text_are_no_new_lines(client):
+    """U+2028 and its kin end a line for `str.splitlines`, and not for JSONL."""
+    rows = [
+        {"messages": [{"role": "user", "content": f"a\u2028b\u0085c {i}"}, {"role": "assistant", "content": f"d\u2029 {i}"}]}
+        for i in range(12)
+    ]
+    data = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=upload(client, data).id, method=supervised(n_epochs=1))
+    assert (job := finish(client, job)).status == "succeeded", job.error
+
+
+def test_a_checkpoint_may_be_deleted_while_its_job_lasts(client):
+    job = client.fine_tuning.jobs.create(
+        model="tiny", training_file=upload(client, chats(30)).id, method=supervised(n_epochs=8, batch_size=1)
+    )
+    deleted = set()
+    while client.fine_tuning.jobs.retrieve(job.id).status in ("validating_files", "queued", "running"):
+        for checkpoint in client.fine_tuning.jobs.checkpoints.list(job.id):
+            name = checkpoint.fine_tuned_model_checkpoint
+            if name not in deleted:
+                deleted.add(name)
+                try:
+                    client.models.delete(name)
+                except openai.NotFoundError:  # a fourth one came, and this one went
+                    pass
+    job = finish(client, job)
+    assert job.status == "succeeded" and deleted, job.error
+    client.chat.completions.create(model=job.fine_tuned_model, **SAY)
+
+
+def test_the_estimated_end_is_near_the_real_one(client):
+    job = client.fine_tuning.jobs.create(
+        model="tiny", training_file=upload(client, chats(30)).id, method=supervised(n_epochs=12, batch_size=1)
+    )
+    estimates = []
+    while (found := client.fine_tuning.jobs.retrieve(job.id)).status in ("validating_files", "queued", "running"):
+        estimates += [found.estimated_finish] if found.estimated_finish else []
+    assert found.estimated_finish is None and estimates
+    middle = estimates[len(estimates) // 2]
+    assert abs(middle - found.finished_at) <= max(5, 0.5 * (found.finished_at - found.created_at))
+
+
 def test_a_deleted_model_is_gone(client):
     job = client.fine_tuning.jobs.create(
         model="tiny", training_file=upload(client, chats(12)).id, method=supervised(n_epochs=1)
@@ -292,7 +335,7 @@ def test_a_deleted_model_is_gone(client):
         with pytest.raises(openai.NotFoundError):
             use()
     checkpoint = client.fine_tuning.jobs.checkpoints.list(job.id).data[0].fine_tuned_model_checkpoint
-    client.chat.completions.create(model=checkpoint, **SAY)  # the same weights under their other name
+    client.chat.completions.create(model=checkpoint, **SAY)  # the same weights, which are its own
     client.models.delete(checkpoint)
     with pytest.raises(openai.PermissionDeniedError):
         client.models.delete("tiny")
