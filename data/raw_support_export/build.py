@@ -1,7 +1,8 @@
 """Build `export.jsonl` and `truth.jsonl` from the marked-up rows under `source/`: `python data/raw_support_export/build.py`.
 
-Every fault is put in here, so the truth file is right by construction. Numbers with check digits are drawn here; all else was
-written by hand. The same seed gives the same files, byte for byte.
+Every fault is put in here, so the truth file is right by construction. Numbers with check digits are drawn here or taken from
+`source/numbers.json`, which Faker 40.50 wrote once (its numbers change with its version, and a birth date with today's date);
+all else was written by hand. The same seed gives the same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import random
 import re
 from pathlib import Path
 
-from faker import Faker
-
 HERE = Path(__file__).parent
 SYSTEM = "Triage this customer message."
 MARK = re.compile(r"\{\{([A-Z]+):([^}]*)\}\}")
@@ -20,24 +19,9 @@ KINDS = {"DOB": "BIRTH_DATE", "ID": "NATIONAL_ID"}
 rng = random.Random(20261125)
 
 
-def fakes(seed: int) -> dict[str, Faker]:
-    made = {}
-    for locale in ("en_US", "en_GB", "de_DE", "fr_FR", "es_ES", "it_IT", "nl_NL", "pl_PL", "de_AT", "nl_BE", "en_IE"):
-        made[locale] = Faker(locale)
-        made[locale].seed_instance(seed)
-    return made
-
-
-FAKE = fakes(20261125)
-IBAN_LOCALES = {
-    "DE": "de_DE",
-    "GB": "en_GB",
-    "FR": "fr_FR",
-    "NL": "nl_NL",
-    "ES": "es_ES",
-    "IT": "it_IT",
-    "PL": "pl_PL",
-    "AT": "de_AT",
+# Kind → numbers in the order in which they are used.
+DRAWN = {
+    kind: iter(numbers) for kind, numbers in json.loads((HERE / "source/numbers.json").read_text(encoding="utf-8")).items()
 }
 
 
@@ -59,8 +43,8 @@ def card(kind: str, rng: random.Random) -> str:
 
 def iban(country: str, rng: random.Random) -> str:
     lengths = {"IE": ("AIBK", 14), "BE": ("", 12)}
-    if country in IBAN_LOCALES:
-        value = FAKE[IBAN_LOCALES[country]].iban()
+    if f"iban_{country}" in DRAWN:
+        value = next(DRAWN[f"iban_{country}"])
     else:
         bank, digits = lengths[country]
         body = bank + "".join(str(rng.randint(0, 9)) for _ in range(digits))
@@ -96,11 +80,8 @@ def national_id(kind: str, rng: random.Random) -> str:
     if kind == "es_dni":
         number = rng.randint(10_000_000, 99_999_999)
         return f"{number}{'TRWAGMYFPDXBNJZSQVHLCKE'[number % 23]}"
-    return {
-        "it_codice_fiscale": lambda: FAKE["it_IT"].ssn(),
-        "pl_pesel": lambda: FAKE["pl_PL"].pesel(),
-        "fr_nir": lambda: FAKE["fr_FR"].ssn().replace(" ", rng.choice(["", " "])),
-    }[kind]()
+    number = next(DRAWN[kind])
+    return number.replace(" ", rng.choice(["", " "])) if kind == "fr_nir" else number
 
 
 def render(text: str, rng: random.Random, numbers: dict | None = None) -> tuple[str, list[tuple[str, str]]]:
