@@ -104,13 +104,19 @@ def gpu_tier(capability: tuple[int, int], memory_bytes: float) -> str:
 
 
 def cpu_has_fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX, Arm BF16), not by converting to float32."""
+    """Whether this CPU multiplies bfloat16 faster than float32: Arm with BF16, Intel with AMX, AMD with AVX512-BF16.
+
+    Not Intel with AVX512-BF16 alone, as virtual machines show that hide AMX: measured there, oneDNN's products of 512 rows
+    take 1.7 times as long as float32's and a training job 1.6 times; on AMD they take half.
+    """
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False  # macOS and Windows: float32 is always right, only perhaps slower
-    flags = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "").split()
-    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+    lines = text.splitlines()
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
+    amd = any(line.startswith("vendor_id") and "AMD" in line for line in lines)
+    return "amx_bf16" in flags or "bf16" in flags or (amd and "avx512_bf16" in flags)
 
 
 def cpu_name() -> str:

@@ -54,11 +54,17 @@ def test_environment_is_read_from_the_hosts_variables(monkeypatch, variables, ex
 
 
 @pytest.mark.parametrize(
-    ("flags", "fast"),
-    [("fpu avx512f avx512_bf16", True), ("fpu amx_bf16", True), ("fpu avx2 avx512f", False)],
+    ("vendor", "flags", "fast"),
+    [
+        ("AuthenticAMD", "fpu avx512f avx512_bf16", True),
+        ("GenuineIntel", "fpu avx512f avx512_bf16", False),
+        ("GenuineIntel", "fpu avx512f avx512_bf16 amx_bf16", True),
+        ("AuthenticAMD", "fpu avx2 avx512f", False),
+    ],
 )
-def test_cpu_bfloat16_is_fast_only_where_the_processor_multiplies_it(monkeypatch, flags, fast):
-    monkeypatch.setattr(hardware.Path, "read_text", lambda *a, **k: f"processor: 0\nflags\t: {flags}\n")
+def test_cpu_bfloat16_is_fast_only_where_the_processor_multiplies_it(monkeypatch, vendor, flags, fast):
+    text = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t: {flags}\n"
+    monkeypatch.setattr(hardware.Path, "read_text", lambda *a, **k: text)
     assert hardware.cpu_has_fast_bfloat16() is fast
 
 
