@@ -212,9 +212,9 @@ def adapters() -> None:
         def step(model, rows: int, **more):
             cache = Columns(ours)
             fresh = Fresh()
-            shape = (rows, cache.heads, 96, cache.width)
+            shape = (1, cache.heads, 96, cache.width)
             fresh.layers = [(torch.zeros(shape, dtype=ours.dtype), torch.zeros(shape, dtype=ours.dtype))] * cache.layers
-            cache.join(fresh, list(range(rows)))
+            cache.join(fresh, [(0, 96)] * rows)
 
             def run():
                 mask = cache.open_column([96] * rows, ours.dtype)
@@ -266,7 +266,7 @@ def lifecycle() -> None:
                 seed,
                 f"{seconds:.0f} s",
                 {k: v["valid format"][0] for k, v in valid.items()},
-                rows[-1]["memory_4_models"],
+                rows[-1]["bytes_4_models"],
                 flush=True,
             )
     write_record("service-lifecycle", {"runs": rows})

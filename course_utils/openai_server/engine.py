@@ -21,9 +21,10 @@ from course_utils.openai_server.adapters import Adapters
 from course_utils.openai_server.sampling import Sampler, Sampling, Token
 
 ROWS = 16  # requests at once
-PREFILL_TOKENS = 512  # tokens of prompts, padding included, between two steps of those that run
+PREFILL_TOKENS = 256  # tokens of prompts between two steps of those that run
 SPAN = 32  # columns are read in multiples of this: fewer shapes, for each of which a CPU kernel is prepared
 SPARE = 256  # columns of room: after so many tokens everything is moved once
+KEEP_BYTES = 512 << 20  # of room for keys and values that stays while nobody asks: new memory costs a page fault each 4 KB
 
 
 @dataclass(eq=False)
@@ -165,22 +166,20 @@ class Engine:
                 self._held += found
 
     def _admit(self) -> None:
-        """Bring some of the waiting prompts through the model: the oldest, and those next in length to it.
+        """Bring the oldest of the waiting prompts through the model.
 
         Few at a time: larger pieces are no faster on a CPU, and those that run already would wait for longer.
         """
         self._held = [answer for answer in self._held if not self._gone(answer)]
-        if not self._held:
-            return
-        oldest = self._held[0]
-        kin = sorted(self._held[1 : self.rows - len(self._running)], key=lambda a: abs(len(a.prompt) - len(oldest.prompt)))
-        chosen, longest = [oldest], len(oldest.prompt)
-        for answer in kin:
-            longest = max(longest, len(answer.prompt))
-            if answer.prompt != oldest.prompt and longest * (len(chosen) + 1) > PREFILL_TOKENS:
+        chosen, prompts, tokens = [], set(), 0
+        for answer in self._held[: self.rows - len(self._running)]:
+            if (key := _shared(answer)) not in prompts:
+                tokens += len(answer.prompt)
+                prompts.add(key)
+            if chosen and tokens > PREFILL_TOKENS:
                 break
             chosen.append(answer)
-        self._held = [answer for answer in self._held if answer not in chosen]
+        self._held = self._held[len(chosen) :]
         ready = []
         for answer in chosen:
             try:
@@ -202,31 +201,31 @@ class Engine:
         self._choose(logits, ready)
 
     def _prefill(self, answers: list[Answer]):
-        """Prompts through the model; returns (answers, vocabulary) logits of their next tokens."""
+        """Prompts through the model, behind one another as one row; returns (answers, vocabulary) logits of the next tokens.
+
+        Padding them to one length would make a third more of the work, with the lesson's messages.
+        """
         import torch
 
         # several answers to one prompt: once through the model
-        keys = [(tuple(a.prompt), a.adapter and a.adapter[0]) for a in answers]
+        keys = [_shared(answer) for answer in answers]
         distinct = list(dict.fromkeys(keys))
         rows = [distinct.index(key) for key in keys]
         device, kind = self.model.device, self.model.dtype
-        length = max(len(prompt) for prompt, _ in distinct)
-        ids = torch.full((len(distinct), length), self.tokenizer.eos_token_id or 0)
-        positions = torch.zeros_like(ids)
-        there = torch.zeros_like(ids, dtype=torch.bool)
-        for row, (prompt, _) in enumerate(distinct):
-            ids[row, length - len(prompt) :] = torch.tensor(prompt)
-            positions[row, length - len(prompt) :] = torch.arange(len(prompt))
-            there[row, length - len(prompt) :] = True
-        seen = there[:, None, None, :] & torch.ones(length, length, dtype=torch.bool).tril()
-        mask = torch.zeros(seen.shape, dtype=kind).masked_fill_(~seen, torch.finfo(kind).min)
-        self.adapters.use([adapter for _, adapter in distinct])
+        lengths = [len(prompt) for prompt, _ in distinct]
+        ids = torch.tensor([[token for prompt, _ in distinct for token in prompt]])
+        positions = torch.cat([torch.arange(length) for length in lengths])[None]
+        whose = torch.repeat_interleave(torch.tensor(lengths))
+        hidden = (whose[:, None] != whose[None, :]).logical_or_(torch.ones(len(whose), len(whose), dtype=torch.bool).triu(1))
+        mask = torch.zeros(hidden.shape, dtype=kind).masked_fill_(hidden, torch.finfo(kind).min)[None, None]
+        ends = torch.tensor(lengths).cumsum(0)
+        self.adapters.use([adapter for _, adapter in distinct], lengths)
         fresh = Fresh()
-        logits = self._forward(ids.to(device), mask.to(device), positions.to(device), fresh)
-        self.cache.join(fresh, rows)
+        logits = self._forward(ids.to(device), mask.to(device), positions.to(device), fresh, (ends - 1).to(device))
+        self.cache.join(fresh, [(int(ends[row]) - lengths[row], lengths[row]) for row in rows])
         for answer in answers:
             answer.length = len(answer.prompt)
-        return logits[rows]
+        return logits[0][rows]
 
     def _step(self) -> None:
         """One more token for each running answer."""
@@ -240,25 +239,23 @@ class Engine:
         ids = torch.tensor([[answer.last] for answer in self._running], device=device)
         positions = torch.tensor([[answer.length] for answer in self._running], device=device)
         self.adapters.use([answer.adapter and answer.adapter[0] for answer in self._running])
-        logits = self._forward(ids, mask, positions, self.cache)
+        last = torch.zeros(1, dtype=torch.long, device=device)
+        logits = self._forward(ids, mask, positions, self.cache, last)[:, 0]
         for answer in self._running:
             answer.length += 1
         self._choose(logits, list(self._running))
 
-    def _forward(self, ids, mask, positions, cache):
-        """(rows, vocabulary) float32 logits at the last position."""
-        import torch
-
+    def _forward(self, ids, mask, positions, cache, kept):
+        """(rows, kept, vocabulary) float32 logits at the positions `kept`."""
         output = self.model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
             use_cache=True,
-            # as a list of positions: see training.batching.run
-            logits_to_keep=torch.tensor([ids.shape[1] - 1], device=ids.device),
+            logits_to_keep=kept,  # as a list of positions: see training.batching.run
             **{self._cache_name: cache},
         )
-        return output.logits[:, 0].float()
+        return output.logits.float()
 
     def _choose(self, logits, answers: list[Answer]) -> None:
         """Pick each answer's next token, tell whoever waits for it, and let go of those that are finished."""
@@ -301,13 +298,18 @@ class Engine:
             self.cache.keep(len(self._running))
 
 
+def _shared(answer: Answer) -> tuple:
+    """Equal for answers whose prompts go through the model once."""
+    return tuple(answer.prompt), answer.adapter and answer.adapter[0]
+
+
 def _deliver(posted: list[tuple]) -> None:
     for deliver, what in posted:
         deliver(*what)
 
 
 class Fresh:
-    """Keys and values of prompts, layer by layer, as the model makes them."""
+    """Keys and values of prompts behind one another, layer by layer, as the model makes them."""
 
     is_compileable = False
 
@@ -315,7 +317,7 @@ class Fresh:
         self.layers: list[tuple] = []
 
     def update(self, key, value, layer_idx, *_, **__):
-        """Remember what a layer made, (prompts, heads, positions, width) each; nothing came before."""
+        """Remember what a layer made, (1, heads, positions, width) each; nothing came before."""
         self.layers.append((key, value))
         return key, value
 
@@ -335,28 +337,35 @@ class Columns:
         self.heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         self.width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.dtype, self.device = model.dtype, model.device
+        self.held = None
         self.clear()
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Let go of all rows; their room stays for the next ones unless it is large."""
         self.at = self.rows = self.longest = 0  # first column that nobody has written, rows at work, columns of the longest
-        self.held = None
         self._view = slice(0)
+        if self.held is not None and self.held.numel() * self.held.element_size() > KEEP_BYTES:
+            self.held = None
 
-    def join(self, fresh: Fresh, rows: list[int]) -> None:
+    def join(self, fresh: Fresh, parts: list[tuple[int, int]]) -> None:
         """Add rows, each with the keys and values of a prompt that went through the model.
 
         Args:
-            fresh: of all prompts, padded on the left to the same length.
-            rows: for each row to be added, which of the prompts.
+            fresh: of all prompts.
+            parts: for each row to be added, where its prompt begins and how many tokens it has.
         """
-        length = fresh.layers[0][0].shape[2]
-        self._reserve(self.rows + len(rows), behind=length, ahead=1)
-        place = slice(self.rows, self.rows + len(rows))
+        import torch
+
+        length = max(size for _, size in parts)
+        self._reserve(self.rows + len(parts), behind=length, ahead=1)
+        place = slice(self.rows, self.rows + len(parts))
+        # (rows, columns): what lies before a prompt is masked, and may be anything
+        source = torch.tensor([[max(0, begin + size - length + i) for i in range(length)] for begin, size in parts])
+        source = source.to(self.device)
         for layer, pair in enumerate(fresh.layers):
             for which, tensor in enumerate(pair):
-                self.held[layer, which, place, :, self.at - length : self.at] = tensor[rows]
-        self.rows += len(rows)
+                self.held[layer, which, place, :, self.at - length : self.at] = tensor[0][:, source].transpose(0, 1)
+        self.rows += len(parts)
         self.longest = max(self.longest, length)
 
     def open_column(self, lengths: list[int], dtype):
@@ -406,10 +415,15 @@ class Columns:
         have_rows, have = (self.held.shape[2], self.held.shape[4]) if self.held is not None else (0, 0)
         if rows <= have_rows and self.at >= behind and self.at + ahead <= have:
             return
-        at = max(self.longest, behind)
-        size = (self.layers, 2, max(have_rows, 1 << (rows - 1).bit_length()), self.heads, at + ahead + SPARE, self.width)
-        made = torch.zeros(size, dtype=self.dtype, device=self.device)
+        at, used, old = max(self.longest, behind), self.longest, self.held
+        if rows > have_rows or at + ahead > have:
+            rows, columns = max(have_rows, 1 << (rows - 1).bit_length()), max(have, at + ahead + SPARE)
+            # zeros: what is masked is multiplied by nothing, and not-a-number times nothing is no number
+            self.held = torch.zeros(
+                self.layers, 2, rows, self.heads, columns, self.width, dtype=self.dtype, device=self.device
+            )
         if self.rows:
-            used = self.longest
-            made[:, :, : self.rows, :, at - used : at] = self.held[:, :, : self.rows, :, self.at - used : self.at]
-        self.held, self.at = made, at
+            for target, source in zip(self.held, old):
+                part = source[:, : self.rows, :, self.at - used : self.at]
+                target[:, : self.rows, :, at - used : at] = part.clone() if old is self.held else part
+        self.at = at

@@ -118,7 +118,7 @@ def test_a_batch_that_rows_join_and_leave_gives_what_each_gets_alone(engine, pac
         ]
         expected = complete(model, tokenizer, [prompt], request["max_tokens"])[0]
         assert text == tokenizer.decode(expected, skip_special_tokens=True)
-    assert engine.busy == 0 and engine.cache.held is None
+    assert engine.busy == 0 and engine.cache.rows == 0
 
 
 @pytest.mark.model
@@ -270,10 +270,10 @@ def test_each_row_sees_its_own_past_and_nothing_else(seed):
     for _ in range(120):
         if dice.random() < 0.1 and len(histories) < 9:
             made = [[next(counter) for _ in range(dice.randint(1, 90))] for _ in range(dice.randint(1, 3))]
-            longest, fresh = max(map(len, made)), Fresh()
-            padded = torch.tensor([[0] * (longest - len(row)) + row for row in made], dtype=torch.float32)
-            fresh.update(padded[:, None, :, None], -padded[:, None, :, None], 0)
-            columns.join(fresh, list(range(len(made))))
+            fresh, all_of_them = Fresh(), torch.tensor([token for row in made for token in row], dtype=torch.float32)
+            fresh.update(all_of_them[None, None, :, None], -all_of_them[None, None, :, None], 0)
+            begins = [sum(map(len, made[:row])) for row in range(len(made))]
+            columns.join(fresh, list(zip(begins, map(len, made))))
             histories += made
         for row in sorted((row for row in range(len(histories)) if dice.random() < 0.03), reverse=True):
             last = len(histories) - 1
@@ -296,3 +296,32 @@ def test_each_row_sees_its_own_past_and_nothing_else(seed):
             history.append(token)
             seen = mask[row, 0, 0] == 0
             assert keys[row][seen].tolist() == history and (-values[row][seen]).tolist() == history
+
+
+@pytest.mark.model
+def test_room_for_keys_stays_between_requests_unless_it_is_large(engine, monkeypatch):
+    from course_utils.openai_server import engine as room
+
+    first = texts(ask(engine, [question(3), question(9)]))
+    held = engine.cache.held.data_ptr()
+    assert texts(ask(engine, [question(3), question(9)])) == first  # what lies there from before is not seen
+    assert engine.cache.held.data_ptr() == held
+    monkeypatch.setattr(room, "KEEP_BYTES", 0)
+    assert texts(ask(engine, [question(3)])) == first[:1]
+    assert engine.cache.held is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_a_product_is_the_linear_layer(dtype, rows):
+    from course_utils.openai_server.adapters import Product
+
+    torch.manual_seed(rows)
+    x, weight, bias = torch.randn(rows, 2, 64), torch.randn(48, 64), torch.randn(48)
+    for given in (None, bias):
+        given = None if given is None else given.to(dtype)
+        expected = torch.nn.functional.linear(x.to(dtype), weight.to(dtype), given)
+        with torch.inference_mode():
+            found = Product(weight.to(dtype), given)(x.to(dtype))
+        assert found.shape == expected.shape and found.dtype == dtype
+        torch.testing.assert_close(found, expected, rtol=0.02, atol=0.15 if dtype == torch.bfloat16 else 1e-2)
