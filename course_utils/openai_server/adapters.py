@@ -38,7 +38,8 @@ class Adapters:
         self.groups = _groups(model)
         head = model.get_output_embeddings()
         if head is not None and type(head).__name__ == "Linear":
-            head.forward = Product(head.weight.data, head.bias)
+            product = Product(head.weight.data, head.bias)
+            head.forward = lambda x: product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
         self._layers = {name: layer for group in self.groups for name, layer in group.layers.items()}
         self._loaded: OrderedDict[str, dict] = OrderedDict()
         self._joined: OrderedDict[tuple, dict] = OrderedDict()
@@ -127,7 +128,7 @@ class Adapters:
         return sum(tensor.numel() * tensor.element_size() for tensor in alone + joined)
 
     def _join(self, group: Group, together: tuple) -> tuple | None:
-        """A (columns, inputs), B (outputs, columns), and whose each column is, for the adapters of a batch; None if none."""
+        """A (inputs, columns), B (columns, outputs), and whose each column is, for the adapters of a batch; None if none."""
         import torch
 
         parts, owners, row = [], [], 0
@@ -140,10 +141,10 @@ class Adapters:
             row += module.out_features
         if not parts:
             return None
-        A = torch.cat([A for A, _, _ in parts])
-        wide, column = A.new_zeros(row, len(A)), 0
+        A = torch.cat([A for A, _, _ in parts]).t().contiguous()
+        wide, column = A.new_zeros(A.shape[1], row), 0
         for part, B, at in parts:
-            wide[at : at + len(B), column : column + len(part)] = B
+            wide[column : column + len(part), at : at + len(B)] = B.t()
             column += len(part)
         return A, wide, tuple(owners)
 
@@ -171,16 +172,14 @@ class Product:
             self.weight, self.way = torch.ops.mkldnn._reorder_linear_weight(weight, 16), "packed"  # right for any rows
 
     def __call__(self, x):
-        """(..., inputs) → (..., outputs)."""
+        """(rows, inputs) → (rows, outputs)."""
         import torch
 
         if self.way == "packed":
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         if self.way == "as it is":
             return torch.nn.functional.linear(x, self.weight, self.bias)
-        flat = x.reshape(-1, x.shape[-1])
-        flat = flat @ self.weight if self.bias is None else torch.addmm(self.bias, flat, self.weight)
-        return flat.view(*x.shape[:-1], -1)
+        return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
 
 
 class Group:
@@ -206,15 +205,15 @@ class Group:
             module.forward = self._whole if len(modules) == 1 else self._part(number)
 
     def _whole(self, x):
-        import torch.nn.functional as F
-
-        output = self.product(x)
-        if self.adapter is None:
-            return output
-        inner = F.linear(x, self.adapter[0])
-        if self.mask is not None:
-            inner = inner * self.mask
-        return output.add_(F.linear(inner, self.adapter[1]))
+        flat = x.reshape(-1, x.shape[-1])
+        output = self.product(flat)
+        if self.adapter is not None:
+            A, B = self.adapter
+            inner = flat @ A
+            if self.mask is not None:
+                inner = (inner.view(*x.shape[:-1], -1) * self.mask).view(len(flat), -1)
+            output.addmm_(inner, B)
+        return output.view(*x.shape[:-1], -1)
 
     def _part(self, number: int):
         last = len(self.layers) - 1

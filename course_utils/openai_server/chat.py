@@ -346,8 +346,12 @@ class Choice:
     """Tokens of one answer as text that is safe to send: no half characters, nothing that may be a stop sequence's start."""
 
     def __init__(self, tokenizer, stops: list[str]):
+        from tokenizers.decoders import DecodeStream
+
         self.tokenizer, self.stops = tokenizer, stops
         self.ids: list[int] = []
+        # looks at the last few tokens only, and waits for the rest of a character
+        self._decoder = DecodeStream(skip_special_tokens=True)
         self.fresh: list[Token] = []
         self.sent = 0  # characters
         self.text = ""
@@ -362,15 +366,19 @@ class Choice:
         """Take a token in; returns new text to send, and whether a stop sequence has come."""
         self.ids.append(token.id)
         self.fresh.append(token)
-        self.text = self.tokenizer.decode(self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        found = [at for stop in self.stops if (at := self.text.find(stop)) >= 0]
+        new = self._decoder.step(self.tokenizer.backend_tokenizer, token.id) or ""
+        start = max(0, len(self.text) - max(map(len, self.stops), default=0))  # earlier stops were found earlier
+        self.text += new
+        found = [at for stop in self.stops if (at := self.text.find(stop, start)) >= 0]
         if found:
             self.text, self.stopped = self.text[: min(found)], True
             return "", True
         return self._send(len(self.text) - self._held_back()), False
 
     def rest(self) -> str:
-        """What was held back."""
+        """What was held back, half characters too."""
+        if not self.stopped:
+            self.text = self.tokenizer.decode(self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return self._send(len(self.text))
 
     def take(self) -> list[Token]:
@@ -385,8 +393,6 @@ class Choice:
 
     def _held_back(self) -> int:
         """Characters at the end that can't be sent yet."""
-        if self.text.endswith("\ufffd"):  # bytes of a character whose rest is still to come
-            return len(self.text) - len(self.text.rstrip("\ufffd"))
         longest = max(map(len, self.stops), default=0)
         for size in range(min(longest - 1, len(self.text)), 0, -1):
             if any(stop.startswith(self.text[-size:]) for stop in self.stops):

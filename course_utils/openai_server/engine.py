@@ -137,6 +137,7 @@ class Engine:
                 try:
                     if self._held and len(self._running) < self.rows:
                         self._admit()
+                        self._send()  # first tokens do not wait for a step
                     if self._running:
                         self._step()
                 except Exception as error:  # a bug or no memory: those at work get an answer, the rest goes on

@@ -317,7 +317,7 @@ def test_a_product_is_the_linear_layer(dtype, rows):
     from course_utils.openai_server.adapters import Product
 
     torch.manual_seed(rows)
-    x, weight, bias = torch.randn(rows, 2, 64), torch.randn(48, 64), torch.randn(48)
+    x, weight, bias = torch.randn(rows, 64), torch.randn(48, 64), torch.randn(48)
     for given in (None, bias):
         given = None if given is None else given.to(dtype)
         expected = torch.nn.functional.linear(x.to(dtype), weight.to(dtype), given)
