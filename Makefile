@@ -14,7 +14,7 @@ test: $(VENV)/.test
 	$(BIN)/course fetch
 	$(BIN)/course build --check
 	$(BIN)/pytest
-	$(BIN)/pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 notebooks/*.ipynb
+	tests/without_network $(BIN)/pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 notebooks/*.ipynb
 	$(MAKE) test-oldest
 
 # Without notebooks, browser, model cache torture and old versions: a minute or two.
