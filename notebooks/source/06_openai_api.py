@@ -420,7 +420,7 @@ with local_server() as spare:
             print(f"{method}: {error}")
 seconds = job.finished_at - job.created_at
 rows = [
-    ("set-up", "a key and the calls above", f"the same calls after a start of {start_seconds:.1f} s; GPU and updates are yours"),
+    ("set-up", "a key and four calls", f"the same four calls after a start of {start_seconds:.1f} s; GPU and updates are yours"),
     ("weights", f"a name: {job.fine_tuned_model[:24]}…", f"a folder of {size / 1e6:.1f} MB, used in section 9" if server else "a folder"),
     ("techniques", "supervised and DPO by the API", f"{', '.join(methods)} by the API; sections 03 and 04 ran others"),
     ("privacy", f"{upload.bytes:,} bytes of customers' messages leave", f"they went to {client.base_url.host}"),
