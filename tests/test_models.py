@@ -183,6 +183,7 @@ def test_a_cache_that_cannot_be_written(tmp_path):
     assert "COURSE_CACHE" in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can("unshare", "-m", "true"), reason="needs the right to mount a small file system")
 @pytest.mark.parametrize("megabytes", [100, 520])
 def test_a_full_disk(megabytes, wheel, tmp_path):

@@ -246,6 +246,7 @@ def test_a_cancelled_job_leaves_no_model(client):
             again(job.id)
 
 
+@pytest.mark.slow
 def test_a_paused_job_waits_and_goes_on_where_it_was(client, server):
     file = upload(client, chats(20))
     job = client.fine_tuning.jobs.create(
@@ -293,6 +294,7 @@ def test_line_separators_inside_a_text_are_no_new_lines(client):
     assert (job := finish(client, job)).status == "succeeded", job.error
 
 
+@pytest.mark.slow
 def test_a_checkpoint_may_be_deleted_while_its_job_lasts(client):
     job = client.fine_tuning.jobs.create(
         model="tiny", training_file=upload(client, chats(30)).id, method=supervised(n_epochs=8, batch_size=1)
@@ -312,6 +314,7 @@ def test_a_checkpoint_may_be_deleted_while_its_job_lasts(client):
     client.chat.completions.create(model=job.fine_tuned_model, **SAY)
 
 
+@pytest.mark.slow
 def test_the_estimated_end_is_near_the_real_one(client):
     job = client.fine_tuning.jobs.create(
         model="tiny", training_file=upload(client, chats(30)).id, method=supervised(n_epochs=12, batch_size=1)

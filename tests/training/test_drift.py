@@ -140,6 +140,7 @@ def test_trl(lesson, rows, method):
         assert mean(logged(trainer, "rewards/margins")[-3:]) > 0.01
 
 
+@pytest.mark.slow
 def test_trl_grpo(lesson):
     prompts = [[{"role": "user", "content": text}] for text in ("Hello", "What is tea?", "Tell me more.", "Why?")] * 4
     reward = lambda completions, **_: long_words([completion[0]["content"] for completion in completions])

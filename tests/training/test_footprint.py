@@ -122,6 +122,7 @@ def test_an_unknown_architecture_trains_without_a_prediction(tokenizer):
     assert history.memory.measured is not None
 
 
+@pytest.mark.slow
 def test_what_fit_predicts_is_near_what_it_takes(packaged):
     """The real model, in a process of its own: here other tests' memory would be reused."""
     code = """
