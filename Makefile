@@ -53,6 +53,7 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/data_quality.py
 	$(BIN)/python benchmarks/alignment.py
 	$(BIN)/python benchmarks/service.py lifecycle kills
+	COURSE_SOAK=1 $(BIN)/pytest tests/test_models.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

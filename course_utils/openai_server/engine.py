@@ -204,7 +204,7 @@ class Engine:
     def _prefill(self, answers: list[Answer]):
         """Prompts through the model, behind one another as one row; returns (answers, vocabulary) logits of the next tokens.
 
-        Padding them to one length would make a third more of the work, with the lesson's messages.
+        Padded to one length, short ones would cost as much as the longest.
         """
         import torch
 
