@@ -122,8 +122,10 @@ def lines(
     xlabel: str,
     ylabel: str,
     log_x: bool = False,
+    log_y: bool = False,
+    marks: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Lines with markers: name → (x values, y values)."""
+    """Lines with markers: name → (x values, y values); `marks`: named vertical lines; with `log_y` both axes are decades."""
     import matplotlib
 
     words = []
@@ -132,13 +134,18 @@ def lines(
         for i, (name, (x, y)) in enumerate(series.items()):
             axes.plot(x, y, color=COLOURS[i % 7], ls=DASHES[i % 4], marker=MARKERS[i % 7], label=name)
             words.append(f"{name}: " + ", ".join(f"{a:g} → {b:.3g}" for a, b in zip(x, y)))
-        if log_x:
+        if log_y:
+            axes.set(xscale="log", yscale="log")
+        elif log_x:
             axes.set_xscale("log", base=2)
             ticks = sorted({a for x, _ in series.values() for a in x})
             axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
             axes.minorticks_off()
+        for i, (name, x) in enumerate((marks or {}).items()):
+            axes.axvline(x, color="black", ls=DASHES[(i + 1) % 4], lw=1, label=f"{name}: {_number(x)}")
+            words.append(f"line at {_number(x)}: {name}")
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-        if len(series) > 1:
+        if len(series) > 1 or marks:
             axes.legend()
         return Figure(figure, f"Line chart, {title}; {xlabel} against {ylabel}. " + "; ".join(words) + ".")
 
@@ -186,6 +193,83 @@ def bars(values: Mapping[str, float], title: str, xlabel: str, limits: Mapping[s
         words = "; ".join(f"{name}: {_number(value)}" for name, value in values.items())
         against = "; ".join(f"{name} at {value:g}" for name, value in (limits or {}).items())
         return Figure(figure, f"Bar chart, {title} ({xlabel}). {words}." + (f" Lines: {against}." if against else ""))
+
+
+def ranges(
+    values: Mapping[str, tuple[float | None, float | None]], middle: float, title: str, xlabel: str, never: str = "never"
+) -> Figure:
+    """How far a result moves, widest first, on a log axis: name → its values at the two ends; None is drawn as `never`."""
+    import math
+
+    import matplotlib
+
+    def width(ends):
+        return abs(math.log(ends[0] / ends[1])) if None not in ends and min(ends) > 0 else math.inf
+
+    names = sorted(values, key=lambda name: -width(values[name]))
+    known = [end for ends in values.values() for end in ends if end]
+    edge = 3 * max([*known, middle])
+    words = []
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _new(7.2, 1.2 + 0.36 * len(names))
+        for row, name in enumerate(names):
+            drawn = [edge if end is None else max(end, min(known) / 3) for end in values[name]]
+            said = [never if end is None else _number(end) for end in values[name]]
+            axes.plot(drawn, [row, row], color=COLOURS[0], lw=7, alpha=0.35, solid_capstyle="butt")
+            axes.plot(drawn[:1], [row], color=COLOURS[0], marker="o", ls="")
+            axes.plot(drawn[1:], [row], color=COLOURS[1], marker="s", ls="")
+            words.append(f"{name}: {said[0]} to {said[1]}")
+            for x, text, other in ((drawn[0], said[0], drawn[1]), (drawn[1], said[1], drawn[0])):
+                left = x < other or (x == other and text is said[0])
+                axes.annotate(
+                    text, (x, row), xytext=(-6 if left else 6, 0), textcoords="offset points", va="center",
+                    ha="right" if left else "left", size=8,
+                )  # fmt: skip
+        axes.axvline(middle, color="black", ls="--", lw=1)
+        axes.set_xscale("log")
+        axes.margins(x=0.18)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set(xlabel=xlabel, title=title)
+        return Figure(figure, f"Range chart, {title} ({xlabel}). Middle {_number(middle)}. " + "; ".join(words) + ".")
+
+
+def scorecard(systems: Mapping[str, Mapping[str, object]], title: str, units: Mapping[str, str]) -> Figure:
+    """Several systems on several measures at once: a row each, a panel for each measure.
+
+    Args:
+        systems: system → measure → an `evaluation.Score` (drawn in percent with its interval) or a number (drawn as a bar).
+        title: of the whole.
+        units: measure → unit; its order is that of the panels.
+    """
+    import matplotlib
+
+    names, words = list(systems), []
+    with matplotlib.rc_context(STYLE | {"axes.titlelocation": "center"}):
+        figure, panels = _new(2.1 * len(units) + 1.6, 1.3 + 0.36 * len(names), ncols=len(units), sharey=True)
+        for column, (axes, (measure, unit)) in enumerate(zip(panels, units.items())):
+            for row, name in enumerate(names):
+                value = systems[name][measure]
+                colour = COLOURS[row % 7]
+                if hasattr(value, "low"):
+                    error = [[100 * (value.value - value.low)], [100 * (value.high - value.value)]]
+                    axes.errorbar([100 * value.value], [row], xerr=error, fmt=MARKERS[row % 7], color=colour, capsize=3)
+                    axes.set_xlim(-5, 105)
+                    words.append(f"{name}, {measure}: {value}")
+                else:
+                    axes.barh([row], [value], color=colour, height=0.55)
+                    axes.annotate(
+                        _number(value), (value, row), xytext=(3, 0), textcoords="offset points", va="center", size=8
+                    )
+                    axes.margins(x=0.35)
+                    words.append(f"{name}, {measure}: {_number(value)} {unit}")
+            axes.set(title=measure, xlabel=unit)
+            if column == 0:
+                axes.set_yticks(range(len(names)), names)
+        panels[0].set_ylim(len(names) - 0.5, -0.5)
+        figure.suptitle(title, x=0.02, ha="left", y=1.02)
+        figure.tight_layout()
+        return Figure(figure, f"Panels of points with 95 % intervals and bars, {title}. " + "; ".join(words) + ".")
 
 
 def _number(value: float) -> str:

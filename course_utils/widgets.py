@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 
-from course_utils import figures, memory
+from course_utils import decision, figures, memory
 from course_utils.errors import CourseError
 
 METHODS = ("full", "lora", "qlora")
@@ -277,6 +277,63 @@ class SideBySide:
 
     def __repr__(self) -> str:
         return self.plain()
+
+
+class DecisionHelper:
+    """`decision.decide` with a control for each question; the recommendation is drawn anew at each answer.
+
+    Attributes:
+        chosen: question → answer.
+        decision: what `decide` says to them.
+        controls: question → ipywidgets control; empty where ipywidgets is missing.
+    """
+
+    def __init__(self, evidence: Mapping[str, str] | None = None, **chosen):
+        self.evidence = dict(evidence or {})
+        self.chosen = {
+            "gap": "behaviour", "prompt_reaches": 0.7, "facts_change": "rarely", "behaviour_changes": "rarely",
+            "examples": 300, "requests_a_day": 1000, "latency": "relaxed", "own_machines": False,
+        } | chosen  # fmt: skip
+        self.decision = decision.decide(**self.chosen, evidence=self.evidence)
+        self.controls, self._shown, self._box = {}, None, None
+        try:
+            import ipywidgets
+        except ImportError:
+            return
+        look = {"style": {"description_width": "initial"}, "layout": {"width": "46em"}}
+        for name, (question, allowed) in decision.QUESTIONS.items():
+            value = self.chosen[name]
+            if isinstance(allowed, tuple):
+                control = ipywidgets.Dropdown(options=allowed, value=value, description=question, **look)
+            elif allowed is bool:
+                control = ipywidgets.Checkbox(value, description=question, indent=False, **look)
+            elif name == "prompt_reaches":
+                options = [("not measured", None), *((f"{step} %", step / 100) for step in range(0, 101, 5))]
+                if value is not None:
+                    value = min(range(0, 101, 5), key=lambda step, value=value: abs(step / 100 - value)) / 100
+                control = ipywidgets.Dropdown(options=options, value=value, description=question, **look)
+            else:
+                control = ipywidgets.BoundedIntText(value, 0, 10**9, description=question, **look)
+            control.observe(lambda change, name=name: self._changed(name, change["new"]), names="value")
+            self.controls[name] = control
+        self._shown = ipywidgets.HTML(self.decision._repr_html_())
+        self._box = ipywidgets.VBox([*self.controls.values(), self._shown])
+
+    def _changed(self, name: str, value) -> None:
+        self.chosen[name] = value
+        self.decision = decision.decide(**self.chosen, evidence=self.evidence)
+        self._shown.value = self.decision._repr_html_()
+
+    def _repr_mimebundle_(self, **_) -> dict:
+        plain = {"text/plain": str(self.decision), "text/html": self.decision._repr_html_()}
+        if self._box is None:
+            return plain
+        return {**plain, VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}}
+
+
+def decision_helper(evidence: Mapping[str, str] | None = None, **chosen) -> DecisionHelper:
+    """Controls for `decision.decide`; `chosen` are its arguments, `evidence` as there."""
+    return DecisionHelper(evidence, **chosen)
 
 
 def side_by_side(messages: Sequence[str], answers: Mapping[str, Sequence[str]]) -> SideBySide:

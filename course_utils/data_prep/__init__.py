@@ -18,6 +18,7 @@ _WHERE = {
     **dict.fromkeys(("contamination", "kinship", "split"), "splitting"),
     **dict.fromkeys(("distance", "resample"), "distribution"),
     "assess": "quality",
+    **dict.fromkeys(("Catalogue", "load_catalogue"), "catalogue"),
     **dict.fromkeys(("Prepared", "prepare"), "pipeline"),
 }
 __all__ = sorted(_WHERE)

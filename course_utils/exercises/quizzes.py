@@ -21,6 +21,62 @@ class Question:
 
 
 QUIZZES: dict[str, tuple[Question, ...]] = {
+    "01": (
+        Question(
+            "A support model answers in the wrong tone, and it does not know the return rules that have applied since March. Which tool for which fault?",
+            (
+                ("Fine-tune for both: one training run closes both gaps.", False, "It can teach the tone. The rules would be right until they change again, and no answer could name its source."),
+                ("Fine-tune the rules, prompt for the tone.", False, "The other way round: rules are facts, which change. Asking for the tone in the prompt is a good first step, but training the rules is not."),
+                ("RAG for the rules; for the tone a better prompt, and fine-tuning if that is not enough.", True, "The rules are missing knowledge, which comes in with the question. The tone is behaviour: the model could, but does not; prompt first, train if the prompt does not hold."),
+                ("RAG for both: put good answers into the index as well.", False, "Retrieved examples of the tone are few-shot prompting. That can help, but it costs tokens in every request, and it holds only as well as a prompt does."),
+            ),
+        ),
+        Question(
+            "A model was fine-tuned on the catalogue. Then a price changes. What does it take until answers are right again?",
+            (
+                ("Nothing: it notices that the price is old.", False, "Weights carry no date. The model gives the old price as surely as it gave it before."),
+                ("A new training run and a new test, also of the facts that did not change; with RAG, one edited passage.", True, "What was trained in changes by training only, and training can disturb its neighbours. An index gives the new price with the next request, and says where it stands."),
+                ("A line in the system prompt with the new price.", False, "It may do for one price. After a hundred changes that prompt is a catalogue, which is what retrieval is for."),
+                ("A lower temperature.", False, "Then it gives the most probable price, and that is the old one."),
+            ),
+        ),
+        Question(
+            "Retrieval finds the right passage for 98 of 100 questions. Users still complain: answers are long, full of warnings, and every tenth is no valid JSON. What helps?",
+            (
+                ("A better encoder, to find the last two passages.", False, "It could help two questions of a hundred. The complaints are about answers that had the right passage in front of them."),
+                ("More passages in each prompt.", False, "More of what is not missing, paid for in every request; more text around the right passage can even make answers worse."),
+                ("Work on the behaviour: the prompt, constrained decoding for the JSON, then fine-tuning.", True, "RAG changes what the model has read, not how it writes. Length, warnings and format are behaviour."),
+                ("Fine-tune on the passages.", False, "That trains the knowledge, which was not missing, and it goes stale there."),
+            ),
+        ),
+        Question(
+            "Your best prompt reaches 88 % of the goal. The team wants to fine-tune for the rest. What do you answer?",
+            (
+                ("Yes: better is better.", False, "Better by how much, and what is it worth? Data, training, evaluation and upkeep are paid in any case."),
+                ("No: above 85 % fine-tuning never pays.", False, "The limit is a rule of thumb. With very many requests, or costly errors, a few points or fewer tokens can pay."),
+                ("First the sum: what the rest is worth, and what shorter prompts save, against data, training and upkeep. Often it does not pay.", True, "Near the goal there is little left to win, and the costs are the same as for a large gain. Look also at which cases fail: a prompt can often mend those."),
+                ("Yes, since the model is then independent of its prompt.", False, "Most fine-tuned models still need a prompt, a short one, and it must be the one they were trained with."),
+            ),
+        ),
+        Question(
+            "Fine-tuning would drop 1,500 tokens of format instructions from the front of every prompt. The host caches prompts. What does that do to the savings?",
+            (
+                ("Nothing: a token saved is a token saved.", False, "It is saved at the price that was paid for it, and cached tokens cost less than others."),
+                ("They shrink: those tokens were mostly billed at the cached price, so only that is saved.", True, "The same text at the front of every request is what a cache is made for. At a tenth of the price nine tenths of the savings are gone; and if the rest is too short to be cached, it is billed in full."),
+                ("They grow, since the fine-tuned model is cached as well.", False, "A short prompt has less to cache. Many hosts cache only from about a thousand tokens on, and some ask more for each token of a fine-tuned model."),
+                ("They vanish: cached tokens are free.", False, "Cheaper, with most hosts a tenth to a half of the price, and the first request, or one after a pause, pays in full or more. Use the real price in the break-even."),
+            ),
+        ),
+        Question(
+            "On the same 50 questions system A gets 46 right and B 43. May you report that A is better?",
+            (
+                ("Yes: 92 % against 86 %.", False, "These are shares of these 50 questions. With 50 others the order could well be the other one."),
+                ("Not yet: compare them question by question, with an interval for the difference. With 50 questions it includes zero.", True, "Only the questions on which the two differ can tell. Even if A wins three and loses none, chance alone does that once in eight times (both directions: once in four)."),
+                ("No: their intervals overlap, so both are equally good.", False, "Overlap does not show that they are equal, only that these data cannot tell. Intervals of each alone also ignore that both had the same questions."),
+                ("Yes, if B was run again and got 43 once more.", False, "That shows that B is steady on these questions; what is uncertain is which questions were drawn."),
+            ),
+        ),
+    ),
     "02": (
         Question(
             "What is LoRA, and why does it need so much less memory than full fine-tuning?",

@@ -1,6 +1,6 @@
 """All exercises of the course, by id."""
 
-from course_utils.exercises import alignment, data, hosted, lora, qlora
+from course_utils.exercises import alignment, data, framework, hosted, lora, qlora
 
-ROOMS = (lora, qlora, alignment, data, hosted)
+ROOMS = (framework, lora, qlora, alignment, data, hosted)
 EXERCISES = {exercise.id: exercise for room in ROOMS for exercise in room.EXERCISES}

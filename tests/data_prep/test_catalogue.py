@@ -7,6 +7,8 @@ from itertools import combinations
 import pytest
 
 from course_utils import assets
+from course_utils.data_prep.catalogue import INSTRUCTIONS, SCHEMA, SYSTEM, TOPICS, holds, load_catalogue, write
+from course_utils.errors import CourseError
 
 
 def rows(name):
@@ -22,11 +24,6 @@ def passages():
 @pytest.fixture(scope="module")
 def questions():
     return rows("questions.jsonl")
-
-
-def holds(text, span):
-    """Whether a span stands in a text as whole tokens: "£12" is not in "£12.80", nor "6 days" in "16 days"."""
-    return re.search(r"(?<![\w£])(?<!\d[.,:-])" + re.escape(span) + r"(?![\w-])(?![.,:]\d)", text or "") is not None
 
 
 def words(text):
@@ -85,3 +82,74 @@ def test_training_questions_are_other_wordings_of_the_same_facts(questions):
         one, other = set(words(row["question"])), set(words(test["question"]))
         assert len(one & other) / len(one | other) < 0.5, row
         assert not holds(row["question"], test["answer"]), row
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    return load_catalogue()
+
+
+def test_right_records_are_right_in_their_own_version_only(catalogue):
+    records = {v: [write(catalogue.record(q, v)) for q in catalogue.questions] for v in (1, 2)}
+    for version in (1, 2):
+        quality = catalogue.evaluate(records[version], version=version)
+        assert quality.both.value == quality.valid.value == quality.behaviour.value == 1
+        assert (quality.stale is None) == (version == 1)
+    old = catalogue.evaluate(records[1], version=2)
+    assert (old.knowledge.value, old.stale.value, old.stale.n, old.behaviour.value) == (0.62, 1, 38, 1)
+    assert catalogue.evaluate(records[2], version=2).stale.value == 0
+    assert catalogue.evaluate(records[2], version=1).knowledge.value == 0.62
+
+
+def test_the_two_sides_are_scored_apart(catalogue):
+    question = catalogue.questions[0]
+    right = catalogue.record(question)
+    assert right == {"topic": "product", "product": "Corvane", "answer": "19 days"}
+    cases = {
+        write(right): (True, True, True),
+        write(right | {"answer": "every 19 days"}): (True, True, True),
+        write(right | {"product": "corvane"}): (True, True, True),
+        write(right | {"answer": "20 days"}): (True, True, False),
+        write(right | {"answer": "119 days"}): (True, True, False),
+        write(right | {"topic": "service"}): (True, False, True),
+        write(right | {"product": None}): (True, False, True),
+        write(right | {"topic": "kettles"}): (False, False, True),  # the fact stands in the text
+        "Descale it every 19 days.": (False, False, True),
+        "About 19 times.": (False, False, False),  # a bare number proves nothing in prose
+        write(right) + " I hope this helps!": (False, False, True),
+        "": (False, False, False),
+    }
+    for answer, expected in cases.items():
+        assert catalogue.evaluate([answer], [question]).rows["Q-001"] == expected, answer
+
+
+def test_a_record_says_what_the_message_names(catalogue):
+    assert {catalogue.record(row)["topic"] for row in catalogue.training} == set(TOPICS)
+    for row in [*catalogue.questions, *catalogue.training]:
+        record = catalogue.record(row)
+        assert set(record) == set(SCHEMA["properties"])
+        assert record["product"] is None or record["product"].lower() in row["question"].lower()
+        assert (record["product"] is None) or record["topic"] == "product"
+    unnamed = [
+        row
+        for row in catalogue.training
+        if catalogue.record(row)["topic"] == "product" and not catalogue.record(row)["product"]
+    ]
+    assert len(unnamed) == 6
+
+
+def test_a_prompt_has_passages_shots_and_instructions_where_they_are_asked_for(catalogue):
+    passage, record = catalogue.versions[1][0], catalogue.record(catalogue.questions[0])
+    bare = catalogue.prompt("Q?")
+    assert bare == [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "Q?"}]
+    full = catalogue.prompt("Q?", [passage], INSTRUCTIONS, [("A?", (), record)])
+    assert [message["role"] for message in full] == ["system", "user", "assistant", "user"]
+    assert full[0]["content"].startswith(SYSTEM) and all(topic in full[0]["content"] for topic in TOPICS)
+    assert passage["text"] in full[3]["content"] and full[3]["content"].endswith("Customer: Q?")
+    assert full[2]["content"] == write(record)
+
+
+@pytest.mark.parametrize("answers", [[], ["one"]])
+def test_missing_answers_are_named(catalogue, answers):
+    with pytest.raises(CourseError, match=f"{len(answers)} answers for 100 questions"):
+        catalogue.evaluate(answers)

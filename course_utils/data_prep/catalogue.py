@@ -1,0 +1,198 @@
+"""The catalogue of lesson 01: passages, customers' questions, and the record that answers one.
+
+Each answer has two sides. Knowledge: is the fact right? Behaviour: is it one JSON record of the house's form, with the right
+topic and product? The same answer is scored on both.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from course_utils import assets
+from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from course_utils.evaluation import Score
+
+TOPICS = ("product", "delivery", "returns", "payment", "account", "service")
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "topic": {"type": "string", "enum": list(TOPICS)},
+        "product": {"type": ["string", "null"]},
+        "answer": {"type": "string"},
+    },
+    "required": ["topic", "product", "answer"],
+    "additionalProperties": False,
+}
+# Names the task in a few words and says nothing of the format: that is what is to be learned.
+SYSTEM = "Answer this customer of the shop Tarnbrook."
+INSTRUCTIONS = f"""
+Answer with one JSON object and nothing else. It has exactly these keys:
+"topic": one of {", ".join(f'"{topic}"' for topic in TOPICS)}
+"product": the product's name as the customer writes it, one word, or null if the customer names none
+"answer": the fact that was asked for, in at most five words"""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What the answers to some questions are worth.
+
+    Attributes:
+        knowledge: share with the right fact, in a record or in prose.
+        behaviour: share that are a record of the right form with the right topic and product.
+        both: share that are right on both sides: what a program can use and a customer can trust.
+        valid: share that are a record of the right form.
+        stale: of the questions whose fact the update has changed, the share answered with the old fact; None for version 1.
+        rows: question id → (valid, behaviour, knowledge), each true or false.
+    """
+
+    knowledge: Score
+    behaviour: Score
+    both: Score
+    valid: Score
+    stale: Score | None
+    rows: dict[str, tuple[bool, bool, bool]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The data set, ready to be asked, searched and trained on.
+
+    Attributes:
+        versions: 1 and 2 → passages with "id", "topic", "title", "text", before and after the update.
+        questions: rows of `questions.jsonl`; never trained on.
+        training: rows of `training_questions.jsonl`: other wordings of the same facts.
+    """
+
+    versions: dict[int, list[dict]] = field(repr=False)
+    questions: list[dict] = field(repr=False)
+    training: list[dict] = field(repr=False)
+
+    def record(self, question: Mapping, version: int = 1) -> dict:
+        """The right record for a question or a training question."""
+        asked = self._question(question)
+        passage = self._passages[asked["passage"]]
+        name = passage["title"].split()[0]
+        named = passage["topic"] == "product" and name.lower() in question["question"].lower()
+        return {"topic": passage["topic"], "product": name if named else None, "answer": _fact(asked, version)[0]}
+
+    def prompt(
+        self, question: str, passages: Sequence[Mapping] = (), instructions: str = "", shots: Sequence = ()
+    ) -> list[dict]:
+        """The conversation to be answered.
+
+        Args:
+            question: the customer's message.
+            passages: what was retrieved, put before the message; none for a model that must know.
+            instructions: put behind the system message; `INSTRUCTIONS` describes the record.
+            shots: (question, passages, record) examples, as turns of the conversation.
+        """
+        messages = [{"role": "system", "content": SYSTEM + instructions}]
+        for asked, given, record in shots:
+            messages.append({"role": "user", "content": _with_passages(asked, given)})
+            messages.append({"role": "assistant", "content": write(record)})
+        return [*messages, {"role": "user", "content": _with_passages(question, passages)}]
+
+    def knows(self, answer: str, question: Mapping, version: int = 1) -> bool:
+        """Whether an answer, of a few words or in prose, states the fact.
+
+        A bare number counts only where it is the whole answer: prose is full of numbers.
+        """
+        said = answer.strip().strip(".\"'").strip()
+        for span in _fact(question, version):
+            bare = re.fullmatch(r"[\d.,:]+", span)
+            if said.lower() == span.lower() or (not bare and holds(said, span)):
+                return True
+        return False
+
+    def evaluate(self, answers: Sequence[str], questions: Sequence[Mapping] | None = None, version: int = 1) -> Quality:
+        """Score answers to questions (all of them if None) against the facts of a version.
+
+        Raises:
+            CourseError: as many answers as questions are needed, and at least one.
+        """
+        from course_utils.evaluation import parse_record, proportion
+
+        questions = self.questions if questions is None else questions
+        if not answers or len(answers) != len(questions):
+            raise CourseError(f"{len(answers)} answers for {len(questions)} questions")
+        rows, stale = {}, []
+        for answer, question in zip(answers, questions):
+            record, right = parse_record(answer, SCHEMA), self.record(question)
+            said = answer if record is None else record["answer"]
+            behaves = record is not None and record["topic"] == right["topic"] and _same(record["product"], right["product"])
+            rows[question["id"]] = (record is not None, behaves, self.knows(said, question, version))
+            if version == 2 and question["answer_v2"] is not None:
+                stale.append(self.knows(said, question, 1))
+        found = list(rows.values())
+        return Quality(
+            knowledge=proportion([knows for _, _, knows in found]),
+            behaviour=proportion([behaves for _, behaves, _ in found]),
+            both=proportion([behaves and knows for _, behaves, knows in found]),
+            valid=proportion([valid for valid, _, _ in found]),
+            stale=proportion(stale) if stale else None,
+            rows=rows,
+        )
+
+    @property
+    def _passages(self) -> dict[str, dict]:
+        return {passage["id"]: passage for passage in self.versions[1]}
+
+    def _question(self, row: Mapping) -> Mapping:
+        if "passage" in row:
+            return row
+        return next(question for question in self.questions if question["id"] == row["question_id"])
+
+
+def load_catalogue() -> Catalogue:
+    """The catalogue of the course's invented shop (`data/catalogue/CARD.md`)."""
+    passages = _rows("passages")
+    keys = ("id", "topic", "title")
+    return Catalogue(
+        versions={
+            1: [{key: p[key] for key in keys} | {"text": p["text"]} for p in passages],
+            2: [{key: p[key] for key in keys} | {"text": p["text_v2"] or p["text"]} for p in passages],
+        },
+        questions=_rows("questions"),
+        training=_rows("training_questions"),
+    )
+
+
+def holds(text: str, span: str) -> bool:
+    """Whether a span stands in a text as whole words and numbers: "£12" is not in "£12.80", nor "6 days" in "16 days"."""
+    if not span.strip():
+        return False
+    pattern = r"(?<![\w£])(?<!\d[.,:-])" + re.escape(span.strip()) + r"(?![\w-])(?![.,:]\d)"
+    return re.search(pattern, text, flags=re.IGNORECASE) is not None
+
+
+def write(record: Mapping) -> str:
+    """A record as text."""
+    return json.dumps(record, ensure_ascii=False)
+
+
+def _rows(name: str) -> list[dict]:
+    lines = assets.path(f"data/catalogue/{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _fact(question: Mapping, version: int) -> list[str]:
+    if version == 2 and question["answer_v2"] is not None:
+        return [question["answer_v2"], *question["accepted_v2"]]
+    return [question["answer"], *question["accepted"]]
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    return (one or "").strip().lower() == (other or "").lower()
+
+
+def _with_passages(question: str, passages: Sequence[Mapping]) -> str:
+    if not passages:
+        return question
+    told = "\n".join(f"[{p['id']}] {p['title']}. {p['text']}" for p in passages)
+    return f"Passages:\n{told}\n\nCustomer: {question}"

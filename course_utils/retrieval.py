@@ -1,0 +1,189 @@
+"""Passages for a question: lexical (BM25), dense, or both together.
+
+BM25 is bm25s' (Lù, 2024, arXiv 2407.03618) on words stemmed by Snowball. The dense encoder is WordLlama's, static vectors of
+16 MB that travel inside its package, so that dense retrieval works offline on any CPU. The name of a sentence-transformers model
+can be given instead, where that package and the model are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from course_utils.data_prep.catalogue import holds
+from course_utils.errors import CourseError
+
+METHODS = ("bm25", "dense", "hybrid")
+STATIC = "wordllama"
+FUSION = 60  # reciprocal rank fusion's constant: Cormack, Clarke and Buettcher, SIGIR 2009
+K1, B = 1.5, 0.75
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that was found, its rank (1 is the best) and its score (comparable within one query only)."""
+
+    passage: Mapping
+    rank: int
+    score: float
+
+    @property
+    def id(self) -> str:
+        """The passage's id."""
+        return self.passage["id"]
+
+
+class Retriever:
+    """An index over passages.
+
+    Args:
+        passages: rows with "id" and "text", and "title" where there is one.
+        method: "bm25"; "dense" (cosine of the encoder's vectors); "hybrid" (both, fused by their ranks).
+        encoder: for dense: "wordllama", the name of a sentence-transformers model, or a function from a list of n texts to
+            an array (n, dimensions).
+        language: of BM25's stemmer and stop words, as bm25s knows it.
+
+    Raises:
+        CourseError: no passages, one without id or text, an id twice, an unknown method, or an encoder that is not here.
+    """
+
+    def __init__(
+        self,
+        passages: Sequence[Mapping],
+        method: str = "bm25",
+        encoder: str | Callable = STATIC,
+        language: str = "english",
+    ):
+        self.passages, self.method = list(passages), method
+        _check(self.passages)
+        if method not in METHODS:
+            raise CourseError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+        self._language = language
+        texts = [f"{p['title']}. {p['text']}" if p.get("title") else p["text"] for p in self.passages]
+        if method != "dense":
+            self._index = _package("bm25s").BM25(method="lucene", k1=K1, b=B)
+            self._index.index(self._words(texts), show_progress=False)
+        if method != "bm25":
+            self._encode = encoder if callable(encoder) else _encoder(encoder)
+            self._vectors = _unit(self._encode(texts))
+
+    def search(self, query: str, k: int = 3) -> list[Hit]:
+        """The k best passages, best first; all of them if there are fewer than k.
+
+        Raises:
+            CourseError: k is less than 1.
+        """
+        return self.search_all([query], k)[0]
+
+    def search_all(self, queries: Sequence[str], k: int = 3) -> list[list[Hit]]:
+        """`search` for several queries, which dense encoders take at once."""
+        import numpy as np
+
+        if k < 1:
+            raise CourseError(f"k must be at least 1, it is {k}")
+        if not queries:
+            return []
+        found = []
+        for scores in self._scores(list(queries)):
+            order = np.argsort(-scores, kind="stable")[:k]
+            found.append([Hit(self.passages[i], rank, float(scores[i])) for rank, i in enumerate(order, 1)])
+        return found
+
+    def _scores(self, queries: list[str]):
+        """Array (queries, passages)."""
+        import numpy as np
+
+        parts = []
+        if self.method != "dense":
+            words = self._words(queries, ids=False)
+            blank = np.zeros(len(self.passages))  # a query of stop words only, or of words that no passage has
+            known = self._index.vocab_dict
+            told = [[word for word in query if word in known] for query in words]
+            parts.append(np.stack([self._index.get_scores(query) if query else blank for query in told]))
+        if self.method != "bm25":
+            parts.append(_unit(self._encode(queries)) @ self._vectors.T)
+        if len(parts) == 1:
+            return parts[0]
+        ranks = [(-part).argsort(axis=1, kind="stable").argsort(axis=1) + 1 for part in parts]
+        return sum(1 / (FUSION + rank) for rank in ranks)
+
+    def _words(self, texts: list[str], ids: bool = True):
+        stemmer = _package("Stemmer", "PyStemmer").Stemmer(self._language)
+        options = {"stopwords": self._language, "stemmer": stemmer, "show_progress": False}
+        return _package("bm25s").tokenize(texts, return_ids=ids, **options)
+
+
+def recalled(retriever: Retriever, queries: Sequence[str], relevant: Sequence[str], k: int = 3) -> list[bool]:
+    """For each query, whether its one relevant passage is among the first k. The mean is recall@k.
+
+    Args:
+        retriever: the index.
+        queries: questions.
+        relevant: the id of the right passage of each.
+        k: how many passages are looked at.
+
+    Raises:
+        CourseError: lists of different length, or a relevant passage that the index does not have.
+    """
+    if len(queries) != len(relevant):
+        raise CourseError(f"{len(queries)} queries for {len(relevant)} relevant passages")
+    missing = set(relevant) - {passage["id"] for passage in retriever.passages}
+    if missing:
+        raise CourseError(f"the index has no passage {sorted(missing)[0]!r}")
+    return [right in {hit.id for hit in hits} for right, hits in zip(relevant, retriever.search_all(queries, k))]
+
+
+def cite(answer: str, hits: Sequence[Hit]) -> str | None:
+    """The id of the first passage found that holds the answer word for word; None if the answer rests on none of them.
+
+    An answer without a source is not always wrong, but it is not the catalogue's.
+    """
+    return next((hit.id for hit in hits if holds(hit.passage["text"], answer)), None)
+
+
+def _check(passages: list[Mapping]) -> None:
+    if not passages:
+        raise CourseError("there are no passages to search in")
+    seen = set()
+    for number, passage in enumerate(passages):
+        for key in ("id", "text"):
+            if not isinstance(passage.get(key), str) or not passage[key].strip():
+                raise CourseError(f"passages[{number}], field {key}: a text that is not empty is required")
+        if passage["id"] in seen:
+            raise CourseError(f"passages[{number}], field id: {passage['id']!r} is there already")
+        seen.add(passage["id"])
+
+
+def _unit(vectors):
+    import numpy as np
+
+    vectors = np.asarray(vectors, dtype=np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _encoder(name: str) -> Callable:
+    if name == STATIC:
+        from pathlib import Path
+
+        package = _package("wordllama")
+        # Its search path misses its own tokenizer file by one letter (0.4.0) and would then ask the network.
+        folder = Path(package.__file__).parent
+        return package.WordLlama.load(cache_dir=folder, disable_download=True).embed
+    package = _package("sentence_transformers", "sentence-transformers")
+    try:
+        return package.SentenceTransformer(name).encode
+    except OSError as error:
+        raise CourseError(
+            f"the encoder {name!r} is neither here nor to be fetched: {error}; {STATIC!r} works offline"
+        ) from error
+
+
+def _package(name: str, distribution: str = ""):
+    import importlib
+    import logging
+
+    logging.getLogger(name).setLevel(logging.WARNING)  # both packages talk of their work at a level that shows
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise CourseError(f"retrieval needs {distribution or name}: pip install 'finetuning-course[rag]'") from error
