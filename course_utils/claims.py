@@ -13,6 +13,11 @@ from course_utils.errors import CourseError
 
 # The figures and statements that the course tests, section by section, in its own words.
 CLAIMS = {
+    "D1": "A fine-tuned 7B model matches a prompted frontier model on a narrow task at 10 to 100 times lower cost",
+    "D2": "Fine-tuning on a format saves the tokens of its instructions on every call",
+    "D3": "If prompting reaches 85-90 % of the goal, the rest rarely pays",
+    "D4": "With fewer than 100 good examples you overfit",
+    "D5": "A gap in knowledge is better closed by retrieval than by fine-tuning",
     "L1": "Memory for a 7B model: full fine-tuning about 60 GB, LoRA 16-18 GB, QLoRA about 6 GB; for 70B about 600, 160, 35 GB",
     "L2": "Hardware: full fine-tuning takes a multi-GPU cluster, LoRA one A100 or RTX 4090, QLoRA an RTX 3060 (7B) or an A100 (70B)",
     "L3": "The adapter of a 7B model is 50-200 MB, under 2 % of the model",

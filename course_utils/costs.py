@@ -45,17 +45,18 @@ class GpuPrice:
 
 _OPENAI_TUNED = ("2026-11-24", "OpenAI's pricing page, fine-tuning")
 _TRANSCRIBED = "read from the vendor's page by github.com/{}"
+# Models that are tuned, and then served by the token at these prices. OpenAI takes no new jobs from 2027-01-06.
 PRICES = {
-    # tuned by OpenAI: no new jobs for anyone from 2027-01-06
     "gpt-4.1": Price(3.0, 12.0, *_OPENAI_TUNED, training=25.0),
     "gpt-4.1-mini": Price(0.80, 3.20, *_OPENAI_TUNED, training=5.0),
     "gpt-4o": Price(3.75, 15.0, *_OPENAI_TUNED, training=25.0),
     "gpt-4o-mini": Price(0.30, 1.20, *_OPENAI_TUNED, training=3.0),
-    # an open model with one's own LoRA, by the token
     "qwen3.5-9b": Price(
         0.20, 0.60, "2026-09-20", "Prime Intellect, " + _TRANSCRIBED.format("api-evangelist/prime-intellect"), training=0.60
     ),
-    # frontier models of three sizes
+}
+# Models that are prompted, of three sizes.
+FRONTIER = {
     "claude-opus-5.5": Price(4.0, 20.0, "2026-11-26", "platform.claude.com, model overview", cached_input=0.20),
     "claude-sonnet-5.5": Price(2.0, 10.0, "2026-11-26", "platform.claude.com, model overview", cached_input=0.20),
     "claude-haiku-5.5": Price(0.10, 0.50, "2026-11-26", "platform.claude.com, model overview", cached_input=0.01),
@@ -83,22 +84,20 @@ def price_of(model: str) -> Price:
     Raises:
         CourseError: none is known.
     """
-    if model not in PRICES:
-        raise CourseError(f"no price is known for {model!r}; there are {', '.join(PRICES)}")
-    return PRICES[model]
+    known = PRICES | FRONTIER
+    if model not in known:
+        raise CourseError(f"no price is known for {model!r}; there are {', '.join(known)}")
+    return known[model]
 
 
 def outdated(today, days: int = 365) -> list[str]:
     """Names of prices and throughputs that are older than so many days on a `datetime.date`; the tests want none."""
     from datetime import date
 
-    dated = {name: price.date for table in (PRICES, GPUS) for name, price in table.items()} | {"throughput": SERVED_DATE}
+    dated = {name: price.date for table in (PRICES, FRONTIER, GPUS) for name, price in table.items()} | {
+        "throughput": SERVED_DATE
+    }
     return [name for name, day in dated.items() if (today - date.fromisoformat(day)).days > days]
-
-
-def tunable() -> list[str]:
-    """Models with a price for training."""
-    return [model for model, price in PRICES.items() if price.training is not None]
 
 
 def training_cost(tokens: int, epochs: float = 1, model: str = "gpt-4.1-mini") -> float:
@@ -109,7 +108,7 @@ def training_cost(tokens: int, epochs: float = 1, model: str = "gpt-4.1-mini") -
     """
     price = price_of(model).training
     if price is None:
-        raise CourseError(f"{model} cannot be fine-tuned; {', '.join(tunable())} can")
+        raise CourseError(f"{model} cannot be fine-tuned; {', '.join(PRICES)} can")
     return tokens * epochs * price / 1e6
 
 
@@ -121,7 +120,7 @@ def request_cost(
     Args:
         prompt_tokens: all that is read, the cached part included.
         completion_tokens: all that is written.
-        model: key of PRICES.
+        model: key of PRICES or FRONTIER.
         cached_tokens: how many of the prompt's tokens come from the prompt cache.
 
     Raises:
@@ -185,8 +184,8 @@ class Assumptions:
     fine-tuned and served by the token; "self-hosted", the same on a GPU of one's own that is paid day and night.
 
     Attributes:
-        frontier: key of PRICES.
-        small: key of PRICES, with a price for training.
+        frontier: key of FRONTIER.
+        small: key of PRICES.
         instructions: tokens of instructions and examples in each prompt of the prompted way.
         message: tokens of the customer's message, with what every way needs around it.
         passages: tokens of retrieved passages, in every way.
@@ -256,12 +255,11 @@ class Assumptions:
         full = new.gpu_day / new.capacity  # dollars a request on cards that are as busy as they may be
         if full >= old.request - new.request:
             return None
-        gpus = 1
-        while True:  # each further card is a step; the last step at which the old way is cheaper again decides
-            found = break_even(new.setup - old.setup, gpus * new.gpu_day, old.request, new.request, self.days)
-            if found <= gpus * new.capacity:
-                return max(found, (gpus - 1) * new.capacity)
+        # Each further card is a step at which the prompted way may be cheaper once more; the last of these steps decides.
+        setup, gpus = new.setup - old.setup, 1
+        while break_even(setup, (gpus + 1) * new.gpu_day, old.request, new.request, self.days) > gpus * new.capacity:
             gpus += 1
+        return break_even(setup, gpus * new.gpu_day, old.request, new.request, self.days)
 
 
 VARIED = {

@@ -1,8 +1,8 @@
 """Passages for a question: lexical (BM25), dense, or both together.
 
 BM25 is bm25s' (Lù, 2024, arXiv 2407.03618) on words stemmed by Snowball. The dense encoder is WordLlama's, static vectors of
-16 MB that travel inside its package, so that dense retrieval works offline on any CPU. The name of a sentence-transformers model
-can be given instead, where that package and the model are.
+16 MB that travel inside its package, so that dense retrieval works offline on any CPU. Where sentence-transformers and one
+of its models are, the model's name can be given instead.
 """
 
 from __future__ import annotations

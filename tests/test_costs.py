@@ -14,13 +14,15 @@ def test_no_price_is_older_than_a_year():
 
 
 def test_a_price_that_is_older_than_a_year_is_named():
-    oldest = min(date.fromisoformat(price.date) for price in (*costs.PRICES.values(), *costs.GPUS.values()))
+    oldest = min(
+        date.fromisoformat(price.date) for price in (*costs.PRICES.values(), *costs.FRONTIER.values(), *costs.GPUS.values())
+    )
     assert costs.outdated(oldest + timedelta(days=365)) == []
     assert costs.outdated(oldest + timedelta(days=366))
-    assert set(costs.outdated(date(2028, 1, 1))) == {*costs.PRICES, *costs.GPUS, "throughput"}
+    assert set(costs.outdated(date(2028, 1, 1))) == {*costs.PRICES, *costs.FRONTIER, *costs.GPUS, "throughput"}
 
 
-@pytest.mark.parametrize("price", [*costs.PRICES.values(), *costs.GPUS.values()])
+@pytest.mark.parametrize("price", [*costs.PRICES.values(), *costs.FRONTIER.values(), *costs.GPUS.values()])
 def test_every_price_says_from_where_and_is_not_from_the_future(price):
     assert len(price.source) > 10
     assert date(2026, 1, 1) <= date.fromisoformat(price.date) <= date.today()
@@ -30,9 +32,7 @@ def test_every_price_says_from_where_and_is_not_from_the_future(price):
 def test_requests():
     assert costs.request_cost(1_000_000, 1_000_000, "gpt-6.2-sol") == pytest.approx(12)
     assert costs.request_cost(1_000_000, 0, "gpt-6.2-sol", cached_tokens=900_000) == pytest.approx(0.2 + 0.09)
-    assert costs.request_cost(1000, 10, "gpt-4o-mini", 500) == costs.request_cost(
-        1000, 10, "gpt-4o-mini"
-    )  # no discount known
+    assert costs.request_cost(1000, 10, "gpt-4o-mini", 500) == costs.request_cost(1000, 10, "gpt-4o-mini")
     for cached in (-1, 1001):
         with pytest.raises(CourseError, match="cached tokens in a prompt of 1000"):
             costs.request_cost(1000, 0, "gpt-6.2-sol", cached)
@@ -40,7 +40,7 @@ def test_requests():
 
 def test_training():
     assert costs.training_cost(1_000_000, 3, "qwen3.5-9b") == pytest.approx(1.8)
-    assert "qwen3.5-9b" in costs.tunable() and "gpt-6.2-sol" not in costs.tunable()
+    assert all(price.training for price in costs.PRICES.values())
     with pytest.raises(CourseError, match="gpt-6.2-sol cannot be fine-tuned; gpt-4.1,"):
         costs.training_cost(1, 1, "gpt-6.2-sol")
     with pytest.raises(CourseError, match="no price is known for 'gpt-9'"):
@@ -102,10 +102,8 @@ def test_sensitivity_moves_one_assumption_at_a_time():
     found = costs.sensitivity(middle, "self-hosted")
     assert set(found) == set(costs.VARIED) <= {field.name for field in fields(middle)}
     low, high = costs.VARIED["wage"]
-    assert found["wage"] == (
-        replace(middle, wage=low).break_even("self-hosted"),
-        replace(middle, wage=high).break_even("self-hosted"),
-    )
+    ends = [replace(middle, wage=wage).break_even("self-hosted") for wage in (low, high)]
+    assert found["wage"] == tuple(ends)
     assert found["wage"][0] < middle.break_even("self-hosted") < found["wage"][1]
 
 

@@ -37,6 +37,37 @@ Answer with one JSON object and nothing else. It has exactly these keys:
 "product": the product's name as the customer writes it, one word, or null if the customer names none
 "answer": the fact that was asked for, in at most five words"""
 
+# Three examples for a prompt, of passages that the catalogue does not have: (question, record, passage).
+SHOTS = (
+    (
+        "Hi, what does the Bramley cushion weigh, please?",
+        {"topic": "product", "product": "Bramley", "answer": "1.2 kilograms"},
+        {
+            "id": "X-1",
+            "title": "Bramley cushion",
+            "text": "The Bramley weighs 1.2 kilograms and is filled with wool. It comes in three colours.",
+        },
+    ),
+    (
+        "how long have i got to send a jumper back if the colour is wrong",
+        {"topic": "returns", "product": None, "answer": "22 days"},
+        {
+            "id": "X-2",
+            "title": "Sending clothes back",
+            "text": "You have 22 days to send clothes back, unworn, in any bag.",
+        },
+    ),
+    (
+        "To whom do I write about a late parcel to Wales?",
+        {"topic": "delivery", "product": None, "answer": "parcels@tarnbrook.example"},
+        {
+            "id": "X-3",
+            "title": "Late parcels",
+            "text": "Parcels that are late are traced by parcels@tarnbrook.example within two days.",
+        },
+    ),
+)
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -81,22 +112,33 @@ class Catalogue:
         named = passage["topic"] == "product" and name.lower() in question["question"].lower()
         return {"topic": passage["topic"], "product": name if named else None, "answer": _fact(asked, version)[0]}
 
-    def prompt(
-        self, question: str, passages: Sequence[Mapping] = (), instructions: str = "", shots: Sequence = ()
-    ) -> list[dict]:
-        """The conversation to be answered.
+    def prompt(self, question: str, passages: Sequence[Mapping] = (), few_shot: bool = False) -> list[dict]:
+        """The conversation to be answered with a record.
 
         Args:
             question: the customer's message.
             passages: what was retrieved, put before the message; none for a model that must know.
-            instructions: put behind the system message; `INSTRUCTIONS` describes the record.
-            shots: (question, passages, record) examples, as turns of the conversation.
+            few_shot: describe the record in the system message, and show three examples (with passages if there are any).
         """
-        messages = [{"role": "system", "content": SYSTEM + instructions}]
-        for asked, given, record in shots:
-            messages.append({"role": "user", "content": _with_passages(asked, given)})
+        messages = [{"role": "system", "content": SYSTEM + INSTRUCTIONS * few_shot}]
+        for asked, record, passage in SHOTS * few_shot:
+            messages.append({"role": "user", "content": _with_passages(asked, [passage] if passages else [])})
             messages.append({"role": "assistant", "content": write(record)})
         return [*messages, {"role": "user", "content": _with_passages(question, passages)}]
+
+    def prompt_for_fact(self, question: str, passage: Mapping) -> list[dict]:
+        """The conversation to be answered with the fact alone, read from a passage.
+
+        Of six wordings tried on training questions this one led the CPU tier's model to most facts.
+        """
+        told = f"Passage: {passage['title']}: {passage['text']}\nQuestion: {question}\nAnswer:"
+        system = "Answer the customer's question from the passage, in a few words."
+        return [{"role": "system", "content": system}, {"role": "user", "content": told}]
+
+    def example(self, row: Mapping, passages: Sequence[Mapping] = (), version: int = 1) -> list[dict]:
+        """A conversation to train on: the prompt without instructions, and the right record."""
+        answer = {"role": "assistant", "content": write(self.record(row, version))}
+        return [*self.prompt(row["question"], passages), answer]
 
     def knows(self, answer: str, question: Mapping, version: int = 1) -> bool:
         """Whether an answer, of a few words or in prose, states the fact.

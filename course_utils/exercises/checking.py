@@ -151,6 +151,8 @@ def _shape(value) -> str:
         return f"a {type(value).__name__} of shape {tuple(value.shape)}"
     if isinstance(value, (int, float)):
         return "a number"
+    if value is None:
+        return "None"
     return f"a {type(value).__name__}"
 
 

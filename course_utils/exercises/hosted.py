@@ -273,7 +273,7 @@ EXERCISES = (
     Exercise(
         id="api-1",
         title="Wait for a job",
-        statement="### Exercise api-1 · Wait for a job\n\nThe official client has no function that waits for a job. A loop that waits for `succeeded` waits for ever when the job fails, and hosts have ends of their own. Write the test that such a loop needs.",
+        statement="The official client has no function that waits for a job. A loop that waits for `succeeded` waits for ever when the job fails, and hosts have ends of their own. Write the test that such a loop needs.",
         solution=polls_until_over,
         cases=_status_cases,
         points=2,
@@ -295,7 +295,7 @@ EXERCISES = (
     Exercise(
         id="api-2",
         title="What a job costs",
-        statement="### Exercise api-2 · What a job costs\n\nHosts charge for each token that is trained on.",
+        statement="Hosts charge for each token that is trained on.",
         solution=job_cost,
         cases=_cost_cases,
         points=1,
@@ -310,7 +310,7 @@ EXERCISES = (
     Exercise(
         id="api-3",
         title="Choose a checkpoint",
-        statement="### Exercise api-3 · Choose a checkpoint\n\nA job leaves its last three checkpoints, and each is a model. The last is not always the best.",
+        statement="A job leaves its last three checkpoints, and each is a model. The last is not always the best.",
         solution=best_checkpoint,
         cases=_checkpoint_cases,
         points=2,
@@ -329,7 +329,7 @@ EXERCISES = (
     Exercise(
         id="api-4",
         title="Read a result file",
-        statement="### Exercise api-4 · Read a result file\n\nOpenAI's result files were base64 of the CSV, Azure's are the CSV itself, with other columns. Read both.",
+        statement="OpenAI's result files were base64 of the CSV, Azure's are the CSV itself, with other columns. Read both.",
         solution=result_rows,
         cases=_result_cases,
         points=2,
@@ -347,7 +347,7 @@ EXERCISES = (
     Exercise(
         id="api-5",
         title="Read a model's name",
-        statement="### Exercise api-5 · Read a model's name\n\nThe name of a fine-tuned model tells its base, who made it, and for checkpoints the step.",
+        statement="The name of a fine-tuned model tells its base, who made it, and for checkpoints the step.",
         solution=model_parts,
         cases=_name_cases,
         points=1,

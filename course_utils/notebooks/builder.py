@@ -25,7 +25,14 @@ from course_utils.errors import CourseError
 from course_utils.exercises.definitions import strip_solution
 from course_utils.exercises.registry import EXERCISES
 
-SECTIONS = {"02": "02_lora", "03": "03_qlora", "04": "04_dpo", "05": "05_dataset_prep", "06": "06_openai_api"}
+SECTIONS = {
+    "01": "01_decision_framework",
+    "02": "02_lora",
+    "03": "03_qlora",
+    "04": "04_dpo",
+    "05": "05_dataset_prep",
+    "06": "06_openai_api",
+}
 SIZE_LIMIT = 1_000_000
 INSTALL = """\
 # Installs the course where it is missing (Colab, Kaggle); elsewhere this cell does nothing.
@@ -159,8 +166,33 @@ def is_stale(section: str, source: str | None = None) -> bool:
     return recorded != instructor_edition(section, source).metadata["course"]["source_sha256"]
 
 
+def refresh(section: str, source: str | None = None) -> bool:
+    """Give the stored learner's notebook the text of its source where only Markdown has changed: its outputs stay true.
+
+    Returns:
+        Whether that was so; False if code has changed, or nothing is stored, and the notebook has to be executed.
+    """
+    import nbformat
+
+    name, file = section_name(section), learner_file(section_name(section))
+    if not file.exists():
+        return False
+    stored, made = nbformat.read(file, 4), learner_edition(section, source)
+    code = [[(c.source, c.metadata.get("tags")) for c in n.cells if c.cell_type == "code"] for n in (stored, made)]
+    if code[0] != code[1]:
+        return False
+    outputs = [(c.outputs, c.execution_count) for c in stored.cells if c.cell_type == "code"]
+    for cell, (output, count) in zip((c for c in made.cells if c.cell_type == "code"), outputs):
+        cell.outputs, cell.execution_count = output, count
+    made.metadata["course"] = {**stored.metadata["course"], **made.metadata["course"]}
+    write(made, learner_file(name))
+    return True
+
+
 def build(section: str, report=print) -> Path:
     """Build both editions of a section; execute the learner's, check it, and put it in place.
+
+    A notebook of which only the text has changed is not executed again (`refresh`), unless it is up to date already.
 
     Raises:
         CourseError: a cell failed, wrote to stderr, or the result is too large.
@@ -171,6 +203,9 @@ def build(section: str, report=print) -> Path:
     instructor = assets.root() / "build" / "instructor" / f"{name}.ipynb"
     write(instructor_edition(section), instructor)
     report(f"{name}: instructor's edition in {instructor}")
+    if is_stale(section) and refresh(section):
+        report(f"{name}: only text has changed; {learner_file(name)} keeps its outputs")
+        return learner_file(name)
     notebook = learner_edition(section)
     seconds, peak = execute(notebook)
     _record_time(name, seconds, peak)

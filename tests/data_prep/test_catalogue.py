@@ -4,10 +4,11 @@ import json
 import re
 from itertools import combinations
 
+import jsonschema
 import pytest
 
 from course_utils import assets
-from course_utils.data_prep.catalogue import INSTRUCTIONS, SCHEMA, SYSTEM, TOPICS, holds, load_catalogue, write
+from course_utils.data_prep.catalogue import INSTRUCTIONS, SCHEMA, SHOTS, SYSTEM, TOPICS, holds, load_catalogue, write
 from course_utils.errors import CourseError
 
 
@@ -46,7 +47,7 @@ def test_an_answer_stands_in_its_passage_and_in_no_other(passages, questions):
         for answer, version in ((question["answer"], "text"), (question["answer_v2"], "text_v2")):
             if answer is None:
                 continue
-            having = {p["id"] for p in passages.values() if holds(p["text"], answer) or holds(p["text_v2"], answer)}
+            having = {p["id"] for p in passages.values() if holds(p["text"], answer) or holds(p["text_v2"] or "", answer)}
             assert having == {question["passage"]}, (question["id"], answer)
             assert holds(passages[question["passage"]][version], answer), question["id"]
             assert not holds(question["question"], answer), question["id"]
@@ -139,14 +140,30 @@ def test_a_record_says_what_the_message_names(catalogue):
 
 
 def test_a_prompt_has_passages_shots_and_instructions_where_they_are_asked_for(catalogue):
-    passage, record = catalogue.versions[1][0], catalogue.record(catalogue.questions[0])
+    passage, question = catalogue.versions[1][0], catalogue.questions[0]
     bare = catalogue.prompt("Q?")
     assert bare == [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "Q?"}]
-    full = catalogue.prompt("Q?", [passage], INSTRUCTIONS, [("A?", (), record)])
-    assert [message["role"] for message in full] == ["system", "user", "assistant", "user"]
-    assert full[0]["content"].startswith(SYSTEM) and all(topic in full[0]["content"] for topic in TOPICS)
-    assert passage["text"] in full[3]["content"] and full[3]["content"].endswith("Customer: Q?")
-    assert full[2]["content"] == write(record)
+    for passages in ([], [passage]):
+        full = catalogue.prompt("Q?", passages, few_shot=True)
+        assert [message["role"] for message in full] == ["system", *["user", "assistant"] * 3, "user"]
+        assert full[0]["content"] == SYSTEM + INSTRUCTIONS and all(topic in INSTRUCTIONS for topic in TOPICS)
+        assert (passage["text"] in full[-1]["content"]) == bool(passages)
+        assert (SHOTS[0][2]["text"] in full[1]["content"]) == bool(passages)
+    assert full[-1]["content"].endswith("Customer: Q?")
+    fact = catalogue.prompt_for_fact("Q?", passage)
+    assert passage["text"] in fact[-1]["content"] and "JSON" not in fact[0]["content"]
+    assert catalogue.example(question, [passage]) == [
+        *catalogue.prompt(question["question"], [passage]),
+        {"role": "assistant", "content": write(catalogue.record(question))},
+    ]
+
+
+def test_the_examples_of_the_prompt_are_right_and_not_of_the_catalogue(catalogue):
+    for question, record, passage in SHOTS:
+        jsonschema.validate(record, SCHEMA)
+        assert holds(passage["text"], record["answer"]) and not holds(question, record["answer"])
+        assert not any(holds(p["text"], record["answer"]) for v in (1, 2) for p in catalogue.versions[v])
+        assert passage["id"] not in {p["id"] for p in catalogue.versions[1]}
 
 
 @pytest.mark.parametrize("answers", [[], ["one"]])

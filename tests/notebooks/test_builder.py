@@ -175,3 +175,25 @@ def test_a_failing_cell_stops_the_run_with_its_number(tmp_path):
     nbformat.write(notebook, tmp_path / "x.ipynb")
     with pytest.raises(CourseError, match="cell 1 failed: ValueError: planted"):
         run(tmp_path / "x.ipynb")
+
+
+def test_a_changed_text_keeps_the_outputs_and_a_changed_cell_does_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(builder, "learner_file", lambda name: tmp_path / f"{name}.ipynb")
+    assert not builder.refresh("02", SOURCE)  # nothing is stored
+    stored = builder.learner_edition("02", SOURCE)
+    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        cell.execution_count = number
+        cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=f"output {number}")]
+    stored.metadata["course"]["seconds"] = 99
+    builder.write(stored, tmp_path / "02_lora.ipynb")
+    changed = SOURCE.replace("# %% [markdown]\n# ", "# %% [markdown]\n# Newly said: ", 1)
+    assert changed != SOURCE and builder.is_stale("02", changed)
+    assert builder.refresh("02", changed)
+    found = nbformat.read(tmp_path / "02_lora.ipynb", 4)
+    assert "Newly said" in "\n".join(texts(found)) and not builder.is_stale("02", changed)
+    assert [c.outputs[0].text for c in found.cells if c.cell_type == "code"] == [
+        f"output {n}" for n in range(1, len(code) + 1)
+    ]
+    assert found.metadata.course.seconds == 99
+    assert not builder.refresh("02", SOURCE + "\n# %%\nprint('one more cell')\n")

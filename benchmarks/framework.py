@@ -1,0 +1,191 @@
+"""Lesson 01's comparison for three seeds, on all 100 questions, and facts learned by heart in ever more passes.
+
+Writes a dated record and a figure. Each list in the record holds one list of 0 and 1 a seed, in the order of the questions.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from common import RECORDS, write_record
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+from course_utils import evaluation, figures, memory, models, training
+from course_utils.data_prep import load_catalogue
+from course_utils.generation import generate
+from course_utils.retrieval import Retriever
+
+SEEDS = (0, 1, 2)
+FEW, FEW_EPOCHS = 24, 5
+DRILL_EPOCHS = 3
+SWEEP = (1, 3, 6)
+LEARNING_RATE, BATCH_SIZE = 2e-3, 4
+
+catalogue = load_catalogue()
+questions = catalogue.questions
+changed = [question for question in questions if question["answer_v2"] is not None]
+wordings: dict[str, list[dict]] = {}
+for row in catalogue.training:
+    wordings.setdefault(row["question_id"], []).append(row)
+model, tokenizer = models.load(tier="cpu")
+
+
+def quality(prompts, asked=questions, version: int = 1, longest: int = 40):
+    """Scores of greedy answers, and the seconds that one took."""
+    started = time.perf_counter()
+    answers = generate(model, tokenizer, prompts, max_new_tokens=longest)
+    return catalogue.evaluate(answers, asked, version), (time.perf_counter() - started) / len(prompts), answers
+
+
+def rows(found, name: str = "all") -> dict:
+    """0 and 1 for each question on each side."""
+    sides = zip(*found.rows.values())
+    return {side: [int(value) for value in values] for side, values in zip(("valid", "behaviour", "knowledge"), sides)}
+
+
+def plain(asked):
+    """Prompts without instructions and passages."""
+    return [catalogue.prompt(question["question"]) for question in asked]
+
+
+def adapter(name: str, seed: int, start=None):
+    """A fresh active adapter, from `start`'s weights if given."""
+    global model
+    torch.manual_seed(seed)
+    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    if not hasattr(model, "peft_config"):
+        model = get_peft_model(model, config, adapter_name=name)
+        return
+    model.unmerge_adapter()
+    model.add_adapter(name, config)
+    if start is not None:
+        set_peft_model_state_dict(model, start, adapter_name=name)
+    model.set_adapter(name)
+
+
+def fit(examples, epochs: float, seed: int, **more) -> float:
+    """Train the active adapter, merge it, and give the seconds it took."""
+    options = {"learning_rate": LEARNING_RATE, "batch_size": BATCH_SIZE, "epochs": epochs, "warmup_steps": 5, "seed": seed}
+    started = time.perf_counter()
+    training.fit(model, tokenizer, examples, settings=training.Settings(**options | more))
+    model.merge_adapter()
+    memory.release()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """All systems, seed by seed."""
+    index = {v: Retriever(catalogue.versions[v], "dense") for v in (1, 2)}
+
+    def pages(asked, version: int = 1):
+        return [[h.passage for h in hits] for hits in index[version].search_all([q["question"] for q in asked], 1)]
+
+    systems: dict[str, dict] = {}
+
+    def note(name: str, found, seconds: float) -> None:
+        held = systems.setdefault(name, {"valid": [], "behaviour": [], "knowledge": [], "seconds": []})
+        for side, values in rows(found).items():
+            held[side].append(values)
+        held["seconds"].append(seconds)
+        print(f"{name:<28} knowledge {found.knowledge} behaviour {found.behaviour} both {found.both}", flush=True)
+
+    note("prompt: zero-shot", *quality(plain(questions), longest=20)[:2])
+    note("prompt: few-shot", *quality([catalogue.prompt(q["question"], few_shot=True) for q in questions])[:2])
+    reading = [catalogue.prompt_for_fact(q["question"], p[0]) for q, p in zip(questions, pages(questions))]
+    note("RAG", *quality(reading, longest=32)[:2])
+    shown = [catalogue.prompt(q["question"], p, few_shot=True) for q, p in zip(questions, pages(questions))]
+    note("RAG: few-shot", *quality(shown)[:2])
+
+    passage = {p["id"]: p for p in catalogue.versions[1]}
+    of = {q["id"]: q for q in questions}
+    lessons = [catalogue.example(w[0]) for w in wordings.values()]
+    lessons += [catalogue.example(w[2], [passage[of[id]["passage"]]]) for id, w in wordings.items()]
+    drill = [catalogue.example(row) for q in changed for row in wordings[q["id"]]]
+    seen = [q | {"question": wordings[q["id"]][0]["question"]} for q in questions]
+    few: dict = {"examples": FEW, "epochs": FEW_EPOCHS, "trained on": [], "test": [], "valid": []}
+    drilled: dict = {"epochs": DRILL_EPOCHS, "trained on": [], "version 1": [], "version 2": [], "stale": []}
+    after: dict = {"RAG + fine-tuned, version 2": []}
+    training_seconds = []
+    for seed in SEEDS:
+        adapter(f"shop{seed}", seed)
+        training_seconds.append(fit(lessons, 1, seed))
+        note("fine-tuned", *quality(plain(questions))[:2])
+        together = [catalogue.prompt(q["question"], p) for q, p in zip(questions, pages(questions))]
+        note("fine-tuned + RAG", *quality(together)[:2])
+        renewed = [catalogue.prompt(q["question"], p) for q, p in zip(changed, pages(changed, 2))]
+        after["RAG + fine-tuned, version 2"].append(rows(quality(renewed, changed, 2)[0])["knowledge"])
+        start = {k: w.clone() for k, w in get_peft_model_state_dict(model, adapter_name=f"shop{seed}").items()}
+
+        adapter(f"facts{seed}", seed, start)
+        fit(drill, DRILL_EPOCHS, seed)
+        found, _, answers = quality(plain(changed), changed)
+        later = catalogue.evaluate(answers, changed, 2)
+        known = quality(plain([q for q in seen if q["answer_v2"]]), [q for q in seen if q["answer_v2"]])[0]
+        drilled["trained on"].append(rows(known)["knowledge"])
+        drilled["version 1"].append(rows(found)["knowledge"])
+        drilled["version 2"].append(rows(later)["knowledge"])
+        drilled["stale"].append(round(later.stale.value * later.stale.n))
+        print(seed, "drilled", found.knowledge, "→", later.knowledge, "stale", later.stale, flush=True)
+
+        adapter(f"few{seed}", seed)
+        picked = list(wordings)[seed::4][:FEW]
+        fit([catalogue.example(wordings[id][0]) for id in picked], FEW_EPOCHS, seed)
+        own = [q for q in seen if q["id"] in picked]
+        on_own, on_test = quality(plain(own), own)[0], quality(plain(questions))[0]
+        few["trained on"].append(rows(on_own)["behaviour"])
+        few["test"].append(rows(on_test)["behaviour"])
+        few["valid"].append(rows(on_test)["valid"])
+        print(seed, "few", on_own.behaviour, on_test.behaviour, flush=True)
+
+    adapter("heart", 0)
+    sweep, done = {}, 0
+    for epochs in SWEEP:
+        everything = [catalogue.example(row) for row in catalogue.training]
+        fit(everything, epochs - done, epochs, schedule="constant", learning_rate=LEARNING_RATE / 2)
+        done = epochs
+        found, _, answers = quality(plain(questions))
+        by_id = dict(zip(of, answers))
+        later = catalogue.evaluate([by_id[q["id"]] for q in changed], changed, 2)
+        stale = [catalogue.knows(_said(by_id[q["id"]]), q, 1) for q in changed]
+        known = quality(plain(seen), seen)[0]
+        sweep[epochs] = {
+            "trained on": [rows(known)["knowledge"]],
+            "test": [rows(found)["knowledge"]],
+            "version 2": [rows(later)["knowledge"]],
+            "stale": [[int(value) for value in stale]],
+        }
+        print(epochs, "epochs by heart", known.knowledge, found.knowledge, later.stale, flush=True)
+        model.unmerge_adapter()
+
+    write_record(
+        "framework",
+        {
+            "examples": len(lessons),
+            "seeds": systems,
+            "training_seconds": training_seconds,
+            "drilled": drilled,
+            "after_update": after,
+            "few": few,
+            "sweep": sweep,
+        },
+    )
+    pooled = lambda values: evaluation.proportion([bool(v) for seed in values for v in seed])  # noqa: E731
+    shown = {
+        name: {side: pooled(held[side]) for side in ("knowledge", "behaviour")}
+        | {"both": pooled([[a * b for a, b in zip(*pair)] for pair in zip(held["knowledge"], held["behaviour"])])}
+        for name, held in systems.items()
+    }
+    units = {"knowledge": "%", "behaviour": "%", "both": "%"}
+    figures.scorecard(shown, "Four approaches, three seeds", units).save(str(RECORDS / "framework.png"))
+
+
+def _said(answer: str) -> str:
+    from course_utils.data_prep.catalogue import SCHEMA
+
+    record = evaluation.parse_record(answer, SCHEMA)
+    return answer if record is None else record["answer"]
+
+
+if __name__ == "__main__":
+    main()

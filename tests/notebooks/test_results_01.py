@@ -1,0 +1,112 @@
+"""The stored outputs of notebook 01 say what the course promises of it; and so does the record of three seeds."""
+
+import json
+import os
+import re
+import statistics
+
+import pytest
+
+from course_utils import assets, evaluation
+from course_utils.notebooks import builder
+from course_utils.notebooks.overview import ABOUT, overview
+
+NOTEBOOK = "01_decision_framework"  # whose outputs the fixtures give
+
+
+@pytest.fixture(scope="module")
+def record():
+    return json.loads(assets.record("framework").read_text(encoding="utf-8"))
+
+
+def pooled(seeds):
+    return evaluation.proportion([bool(value) for seed in seeds for value in seed])
+
+
+def both(system):
+    return pooled([[a * b for a, b in zip(*pair)] for pair in zip(system["knowledge"], system["behaviour"])])
+
+
+def test_it_runs_in_four_minutes_on_two_cores(notebook):
+    assert notebook.metadata.course["seconds"] <= 240
+
+
+def test_live_each_approach_wins_where_it_should(printed):
+    assert printed.count("': True") >= 3
+    assert "': False" not in printed
+
+
+def live(printed, system, side):
+    """Value, low and high of a system before (0) and after (1) the update."""
+    share = r"([\d.]+) % \[([\d.]+), ([\d.]+)\]"
+    found = re.search(rf"^{re.escape(system)} +right {share} → {share}", printed, re.M)
+    return [float(value) for value in found.groups()][3 * side : 3 * side + 3]
+
+
+def test_live_trained_facts_go_stale_and_retrieved_ones_do_not(printed):
+    before, after = (live(printed, "fine-tuned on the facts", side) for side in (0, 1))
+    assert before[1] > after[2]
+    for system in ("RAG", "fine-tuned + RAG"):
+        before, after = (live(printed, system, side) for side in (0, 1))
+        assert before[1] <= after[2] and after[1] <= before[2]
+
+
+def test_recorded_each_approach_wins_in_every_seed(record):
+    systems = record["seeds"]
+    assert len(systems["fine-tuned"]["knowledge"]) >= 3
+    rag, together = systems["RAG"], systems["fine-tuned + RAG"]
+    for seed, (knows, behaves) in enumerate(zip(systems["fine-tuned"]["knowledge"], systems["fine-tuned"]["behaviour"])):
+        assert pooled(rag["knowledge"]).low > pooled([knows]).high
+        assert pooled([behaves]).low > pooled(rag["behaviour"]).high
+        one = evaluation.proportion([a and b for a, b in zip(together["knowledge"][seed], together["behaviour"][seed])])
+        assert all(one.low > both(other).high for name, other in systems.items() if name != "fine-tuned + RAG")
+
+
+def test_recorded_facts_go_stale(record):
+    drilled = record["drilled"]
+    assert pooled(drilled["version 1"]).low > pooled(drilled["version 2"]).high
+    fresh, later = pooled(record["after_update"]["RAG + fine-tuned, version 2"]), pooled(drilled["version 2"])
+    assert fresh.low > later.high
+
+
+def test_the_claims_are_judged(printed):
+    for claim in ("D1", "D2", "D3", "D4", "D5"):
+        assert re.search(rf"^{claim}  ", printed, re.M)
+
+
+def test_the_front_door_shows_all_lessons():
+    lessons = overview("cpu")
+    assert [lesson.section for lesson in lessons] == list(ABOUT) == list(builder.SECTIONS)
+    assert all(lesson.minutes and lesson.exercises >= 4 for lesson in lessons)
+    assert {lesson.file for lesson in lessons} == {f"{name}.ipynb" for name in builder.SECTIONS.values()}
+    assert "not recorded" in repr(overview("t4"))
+    assert all(lesson.title in overview()._repr_html_() for lesson in lessons)
+
+
+@pytest.mark.slow
+def test_the_frontier_cell_asks_an_endpoint(printed, tmp_path, monkeypatch, capsys):
+    """Against the course's own server, for there is no other here: a small model in a frontier model's place."""
+    from course_utils.data_prep import load_catalogue
+    from course_utils.openai_server import local_server
+    from course_utils.retrieval import Retriever
+
+    cell = next(c for c in builder.learner_edition("01").cells if "frontier" in c.metadata.get("tags", []))
+    catalogue = load_catalogue()
+    retriever = Retriever(catalogue.versions[1], "dense")
+
+    def first_hits(asked):
+        return [[hit.passage for hit in hits] for hits in retriever.search_all([q["question"] for q in asked], 1)]
+
+    space = {"catalogue": catalogue, "questions": catalogue.questions, "os": os, "statistics": statistics}
+    space["first_hits"] = first_hits
+    monkeypatch.delenv("COURSE_FRONTIER", raising=False)
+    exec(cell.source, dict(space))
+    assert "no endpoint set" in capsys.readouterr().out
+    with local_server(tmp_path) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
+        monkeypatch.setenv("COURSE_FRONTIER", server.client().models.list().data[0].id)
+        exec(cell.source, dict(space))
+    said = capsys.readouterr().out
+    tokens = [int(found) for found in re.findall(r"few-shot.*?, (\d+) tokens in", said)]
+    assert len(tokens) == 2 and tokens[1] > tokens[0] + 100

@@ -1,0 +1,109 @@
+"""The decision helper, driven in a real browser in JupyterLab: what it shows is what the function says."""
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from course_utils.decision import decide
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (see README)"),
+    pytest.mark.skipif(importlib.util.find_spec("jupyterlab") is None, reason="needs the extra `lab`"),
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs the extra `test`"),
+]
+EVIDENCE = {"knowledge": "RAG 34 % & fine-tuned <1 %", "behaviour": "84 % against 2 %"}
+CELL = f"from course_utils.widgets import decision_helper\ndecision_helper({EVIDENCE!r})"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    from playwright.sync_api import sync_playwright
+
+    folder, home = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("home")
+    cell = {"cell_type": "code", "id": "one", "source": CELL, "metadata": {}, "outputs": [], "execution_count": None}
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": [cell]}
+    (folder / "helper.ipynb").write_text(json.dumps(notebook))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    command += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
+    places = {"JUPYTER_CONFIG_DIR": str(home), "JUPYTERLAB_WORKSPACES_DIR": str(home)}
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(command, env=os.environ | places, stdout=log, stderr=log)
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=2)
+                break
+            except OSError:
+                assert server.poll() is None, (home / "log").read_text()
+                time.sleep(0.25)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1300, "height": 1100})
+            page.goto(f"http://127.0.0.1:{port}/lab/tree/helper.ipynb", timeout=90_000)
+            page.get_by_text("from course_utils.widgets import").first.click(timeout=90_000)
+            page.keyboard.press("Control+Home")
+            page.keyboard.press("Shift+Enter")
+            page.locator(".widget-dropdown select").first.wait_for(timeout=120_000)
+            yield page
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def control(page, question):
+    """The input beside a question of the helper."""
+    box = page.locator(".jupyter-widgets", has=page.get_by_text(question)).last
+    return box.locator("select, input").first
+
+
+def shown(page, approach):
+    """The text of the recommendation, once it names an approach."""
+    found = page.locator(".widget-html-content", has_text=f"Recommendation: {approach} (where")
+    found.wait_for(timeout=20_000)
+    return found.inner_text()
+
+
+def agree(text, decision):
+    """Everything that the function says stands in the browser, and in its order."""
+    place = 0
+    changes = [f"{name} = {value}: {approach}" for name, value, approach in decision.would_change]
+    for part in (*decision.reasons, decision.next_step, *decision.evidence, *changes):
+        place = text.index(part, place)
+
+
+def test_it_starts_with_the_functions_answer(page):
+    answers = {"gap": "behaviour", "prompt_reaches": 0.7, "examples": 300, "requests_a_day": 1000}
+    agree(shown(page, "fine-tune"), decide(**answers, evidence=EVIDENCE))
+
+
+def test_each_changed_answer_changes_it_as_the_function_says(page):
+    answers = {"gap": "behaviour", "prompt_reaches": 0.7, "examples": 300, "requests_a_day": 1000}
+    for name, question, value, act in (
+        ("gap", "What is missing?", "both", lambda c: c.select_option("both")),
+        ("facts_change", "How often do the facts", "daily", lambda c: c.select_option("daily")),
+        ("own_machines", "stay on your own machines", True, lambda c: c.check()),
+        ("examples", "How many good, checked examples", 40, lambda c: (c.fill("40"), c.press("Enter"))),
+        ("prompt_reaches", "How much of the goal", 0.9, lambda c: c.select_option("90 %")),
+        ("requests_a_day", "How many requests", 900_000, lambda c: (c.fill("900000"), c.press("Enter"))),
+        ("prompt_reaches", "How much of the goal", None, lambda c: c.select_option("not measured")),
+    ):
+        act(control(page, question))
+        answers[name] = value
+        decision = decide(**answers, evidence=EVIDENCE)
+        page.wait_for_timeout(800)
+        agree(shown(page, decision.approach), decision)
