@@ -37,6 +37,7 @@ bench: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet fitcheck-llm
 	$(BIN)/python benchmarks/estimates.py --peers
 	$(BIN)/python benchmarks/data_prep.py
+	$(BIN)/python benchmarks/framework.py
 	$(BIN)/python -m pip install --quiet 'transformers[serving]'
 	$(BIN)/python benchmarks/service.py serving adapters
 

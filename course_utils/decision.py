@@ -17,7 +17,7 @@ GOOD_ENOUGH = 0.85  # share of the goal from which the rest rarely pays
 ENOUGH_EXAMPLES = 100
 QUESTIONS = {
     "gap": ("What is missing?", ("knowledge", "behaviour", "both")),
-    "prompt_reaches": ("How much of the goal does your best prompt reach, measured? (None: not measured)", float),
+    "prompt_reaches": ("How much of the goal does your best prompt reach?", float),
     "facts_change": ("How often do the facts behind the answers change?", ("rarely", "monthly", "daily")),
     "behaviour_changes": (
         "How often do the form, the tone or the kind of messages change?",

@@ -300,7 +300,7 @@ class DecisionHelper:
             import ipywidgets
         except ImportError:
             return
-        look = {"style": {"description_width": "initial"}, "layout": {"width": "46em"}}
+        look = {"style": {"description_width": "initial"}, "layout": {"width": "52em"}}
         for name, (question, allowed) in decision.QUESTIONS.items():
             value = self.chosen[name]
             if isinstance(allowed, tuple):
