@@ -239,7 +239,36 @@ def adapters() -> None:
                     times[way].append(1000 * run())
             results[rows] = {way: statistics.median(found) for way, found in times.items()}
             print(rows, results[rows], flush=True)
-    write_record("adapters", {"milliseconds_a_step": results})
+    write_record("adapters", {"milliseconds_a_step": results, "product_share_of_linear": products()})
+
+
+def products() -> dict:
+    """Time of `Product` as a share of `torch.nn.functional.linear`, for all linear layers of the CPU model, in turns."""
+    import torch
+
+    from course_utils.openai_server.adapters import Product
+
+    base, _ = models.load(tier="cpu")
+    layers = [m for name, m in base.named_modules() if isinstance(m, torch.nn.Linear) and not name.endswith("lm_head")]
+    shares: dict = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        weights = [layer.weight.detach().to(dtype) for layer in layers]
+        ways = {"linear": [lambda x, w=w: torch.nn.functional.linear(x, w) for w in weights]}
+        ways["product"] = [Product(w) for w in weights]
+        for rows in (1, 4, 16):
+            inputs = [torch.randn(rows, w.shape[1], dtype=dtype) for w in weights]
+            times: dict[str, list[float]] = {way: [] for way in ways}
+            with torch.inference_mode():
+                for _ in range(20):
+                    for way, calls in ways.items():
+                        started = time.perf_counter()
+                        for call, x in zip(calls, inputs):
+                            call(x)
+                        times[way].append(time.perf_counter() - started)
+            share = statistics.median(times["product"]) / statistics.median(times["linear"])
+            shares.setdefault(str(dtype).removeprefix("torch."), {})[rows] = share
+            print(dtype, rows, f"{100 * share:.0f} %", flush=True)
+    return shares
 
 
 # -- lifecycle ----------------------------------------------------------------------------------------------------------

@@ -154,8 +154,8 @@ class Adapters:
 class Product:
     """A linear layer's product, with the weight as this machine's kernels read it.
 
-    On a CPU, as measured in 2026-11 (two cores of an Intel Xeon, the layers of the 135M model): in float32 a transposed
-    weight takes 74 % of the time for 4 rows and 92 % for 16; in bfloat16 one that oneDNN has packed takes 65 % and 77 %.
+    On a CPU a transposed weight is faster in float32, and one that oneDNN has packed in bfloat16: `benchmarks/service.py
+    adapters` records by how much.
 
     Args:
         weight: (outputs, inputs).
