@@ -269,6 +269,75 @@ def _right_ones(gradients, reference, tolerance):
     return [name for name in reference if name not in wrong]
 
 
+def dequantise(packed, scales, values, block):
+    """The weights that a 4-bit layer computes with.
+
+    Args:
+        packed: uint8 tensor of shape (n / 2); a byte holds two codes, the first in its high four bits.
+        scales: tensor of shape (n / block), one scale for each block of neighbouring weights.
+        values: the sixteen values that the codes stand for; shape (16).
+        block: weights in a block; even.
+
+    Returns:
+        Tensor of shape (n): for each code its value times its block's scale.
+    """
+    ### BEGIN SOLUTION
+    import torch
+
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten().long()
+    return values[codes] * scales.repeat_interleave(block)
+    ### END SOLUTION
+
+
+def _packed_cases(random):
+    import numpy as np
+    import torch
+
+    cases = []
+    for blocks, block in ((2, 4), (3, 8), (5, 2)):
+        codes = random.integers(0, 16, size=blocks * block)
+        codes[:2] = 3, 12  # unlike halves
+        packed = torch.tensor(codes[::2] * 16 + codes[1::2], dtype=torch.uint8)
+        scales = torch.tensor(random.uniform(0.5, 4, size=blocks))
+        values = torch.tensor(np.sort(random.uniform(-1, 1, size=16)))
+        cases.append((packed, scales, values, block))
+    return cases
+
+
+def _halves(packed, first=4, second=0, neighbours=True):
+    """Codes, the halves of a byte shifted by so many bits."""
+    import torch
+
+    both = torch.stack([(packed >> first) & 15, (packed >> second) & 15], dim=1 if neighbours else 0)
+    return both.flatten().long()
+
+
+def _scale_of_each(values, scales, block):
+    return values * scales.repeat_interleave(block)
+
+
+def _dequantised(scaled=_scale_of_each, **halves):
+    def dequantise(packed, scales, values, block):
+        return scaled(values[_halves(packed, **halves)], scales, block)
+
+    return dequantise
+
+
+_low_first = _dequantised(first=0, second=4)
+_halves_apart = _dequantised(neighbours=False)
+_high_twice = _dequantised(second=4)
+_low_twice = _dequantised(first=0)
+_unscaled = _dequantised(lambda values, scales, block: values)
+_divided = _dequantised(lambda values, scales, block: values / scales.repeat_interleave(block))
+_scales_in_turn = _dequantised(lambda values, scales, block: values * scales.repeat(block))
+_one_scale = _dequantised(lambda values, scales, block: values * scales.max())
+_blocks_of_bytes = _dequantised(lambda values, scales, block: values * scales.repeat_interleave(2 * block)[: len(values)])
+
+
+def _codes_not_values(packed, scales, values, block):
+    return _halves(packed) * scales.repeat_interleave(block)
+
+
 EXERCISES = (
     Exercise(
         id="qlora-1",
@@ -343,6 +412,28 @@ EXERCISES = (
             Mistake(_right_ones, "These are the right ones; asked for are the names of the wrong ones."),
         ),
         hint="(found - trusted).norm() against tolerance * trusted.norm(), with None handled first.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        id="qlora-5",
+        title="From bytes back to weights",
+        statement="Write what every forward pass through a 4-bit layer begins with: unpack two codes from each byte, look up their values, and scale each block.",
+        solution=dequantise,
+        cases=_packed_cases,
+        points=3,
+        mistakes=(
+            Mistake(_low_first, "The two codes of a byte are the wrong way round: the first weight is in the high four bits, `byte >> 4`."),
+            Mistake(_halves_apart, "All high halves come first here, then all low ones; the two codes of a byte are neighbours."),
+            Mistake(_high_twice, "The high half is taken twice; the second weight of a byte is its low half, `byte & 15`."),
+            Mistake(_low_twice, "The low half is taken twice; shift the byte right by four bits for the first weight."),
+            Mistake(_unscaled, "The values lie between -1 and 1; multiply each by the scale of its block."),
+            Mistake(_divided, "You divide by the scale. Quantising divided by it, so dequantising multiplies."),
+            Mistake(_scales_in_turn, "Each scale belongs to `block` neighbouring weights; here neighbours get different ones."),
+            Mistake(_one_scale, "Every block has a scale of its own; you use one for all."),
+            Mistake(_blocks_of_bytes, "A block is counted in bytes here; it has `block` weights, which are half as many bytes."),
+            Mistake(_codes_not_values, "The codes themselves are scaled; a code is the index of a value: values[code]."),
+        ),
+        hint="codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten().long(); then values[codes], times scales.repeat_interleave(block).",
         tolerance=1e-9,
     ),
 )  # fmt: skip

@@ -167,32 +167,54 @@ def is_stale(section: str, source: str | None = None) -> bool:
 
 
 def refresh(section: str, source: str | None = None) -> bool:
-    """Give the stored learner's notebook the text of its source where only Markdown has changed: its outputs stay true.
+    """Bring the stored learner's notebook up to date where only its text or its exercises have changed.
+
+    Other cells keep their outputs, which stay true. Exercise cells stand on their own, so they alone are executed again.
 
     Returns:
-        Whether that was so; False if code has changed, or nothing is stored, and the notebook has to be executed.
+        Whether that was enough; False if other code has changed, or nothing is stored: then all has to be executed.
     """
     import nbformat
+
+    from course_utils.notebooks.runner import execute
 
     name, file = section_name(section), learner_file(section_name(section))
     if not file.exists():
         return False
     stored, made = nbformat.read(file, 4), learner_edition(section, source)
-    code = [[(c.source, c.metadata.get("tags")) for c in n.cells if c.cell_type == "code"] for n in (stored, made)]
-    if code[0] != code[1]:
+    lesson = [[(c.source, c.metadata.get("tags")) for c in _code(n) if not _is_exercise(c)] for n in (stored, made)]
+    if lesson[0] != lesson[1]:
         return False
-    outputs = [(c.outputs, c.execution_count) for c in stored.cells if c.cell_type == "code"]
-    for cell, (output, count) in zip((c for c in made.cells if c.cell_type == "code"), outputs):
-        cell.outputs, cell.execution_count = output, count
+    kept = iter(c.outputs for c in _code(stored) if not _is_exercise(c))
+    before, after = ([c.source for c in _code(n) if _is_exercise(c)] for n in (stored, made))
+    if before == after:
+        marks = iter(c.outputs for c in _code(stored) if _is_exercise(c))
+    else:
+        alone = nbformat.v4.new_notebook(metadata=made.metadata)
+        imports = "import numpy as np\nimport torch\n\nfrom course_utils.exercises import check"
+        alone.cells = [nbformat.v4.new_code_cell(imports), *(c.copy() for c in _code(made) if _is_exercise(c))]
+        execute(alone)
+        _clean(alone)
+        marks = iter(c.outputs for c in alone.cells[1:])
+    for number, cell in enumerate(_code(made), 1):
+        cell.outputs, cell.execution_count = next(marks if _is_exercise(cell) else kept), number
     made.metadata["course"] = {**stored.metadata["course"], **made.metadata["course"]}
     write(made, learner_file(name))
     return True
 
 
+def _code(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _is_exercise(cell) -> bool:
+    return "nbgrader" in cell.metadata
+
+
 def build(section: str, report=print) -> Path:
     """Build both editions of a section; execute the learner's, check it, and put it in place.
 
-    A notebook of which only the text has changed is not executed again (`refresh`), unless it is up to date already.
+    A stale notebook of which only text or exercises have changed is not executed again as a whole (`refresh`).
 
     Raises:
         CourseError: a cell failed, wrote to stderr, or the result is too large.
@@ -204,7 +226,7 @@ def build(section: str, report=print) -> Path:
     write(instructor_edition(section), instructor)
     report(f"{name}: instructor's edition in {instructor}")
     if is_stale(section) and refresh(section):
-        report(f"{name}: only text has changed; {learner_file(name)} keeps its outputs")
+        report(f"{name}: only text or exercises have changed; {learner_file(name)} keeps its other outputs")
         return learner_file(name)
     notebook = learner_edition(section)
     seconds, peak = execute(notebook)

@@ -13,8 +13,8 @@
 #
 # {{timing}}
 #
-# **How to read it.** Predict what a cell will print, run it, compare. Every figure in the text is computed in front of you; where a
-# figure that circulates turns out wrong, the claims table at the end says so.
+# **How to read it.** Predict what a cell will print, run it, compare. Every figure in the text is computed in front of
+# you; where a figure that circulates turns out wrong, the claims table at the end says so.
 
 # %%
 # INSTALL: rag
@@ -22,7 +22,8 @@
 # %% [markdown]
 # ## 1 · The course, and this machine
 #
-# Six lessons, each a notebook that runs from top to bottom. Start anywhere; this one says when the others are worth your time.
+# Six lessons, each a notebook that runs from top to bottom. Start anywhere; this one says when the others are worth your
+# time.
 
 # %%
 import json
@@ -52,9 +53,9 @@ overview(device.tier)
 # %% [markdown]
 # The same cells run on three tiers: a CPU (135M parameters, offline), a T4 (1.7B) and an A100 or larger (7B).
 #
-# **When something breaks.** `course doctor` in a terminal, or the cell below, names what is missing and what to do. A kernel that
-# dies without a word was out of memory: close other notebooks, and run again from the top. After installing a package: restart the
-# kernel. Errors of the course itself are sentences; anything else is a bug worth reporting.
+# **When something breaks.** `course doctor` in a terminal, or the cell below, names what is missing and what to do. A
+# kernel that dies without a word was out of memory: close other notebooks, and run again from the top. After installing a
+# package: restart the kernel. Errors of the course itself are sentences; anything else is a bug worth reporting.
 
 # %%
 for advice in doctor.examine().advice or ["Nothing to mend on this machine."]:
@@ -75,10 +76,10 @@ print(f"{model.num_parameters():,} parameters in {model.dtype}")
 # %% [markdown]
 # ## 2 · Knowledge or behaviour?
 #
-# A new colleague can fail a customer in two ways. She does not know how long the guarantee of *this* lamp is: hand her the manual.
-# Or she knows, and answers with a page of pleasantries where the form has one line: the manual does not help, practice does.
-# **Retrieval is the manual, opened at the right page for each question. Fine-tuning is the training course: it changes how she
-# works, it costs time once, and what she learned by heart there ages.**
+# A new colleague can fail a customer in two ways. She does not know how long the guarantee of *this* lamp is: hand her the
+# manual. Or she knows, and answers with a page of pleasantries where the form has one line: the manual does not help,
+# practice does. **Retrieval is the manual, opened at the right page for each question. Fine-tuning is the training course:
+# it changes how she works, it costs time once, and what she learned by heart there ages.**
 #
 # | approach | when | cost | best for |
 # | --- | --- | --- | --- |
@@ -92,9 +93,10 @@ print(f"{model.num_parameters():,} parameters in {model.dtype}")
 # %% [markdown]
 # ## 3 · One task with both gaps
 #
-# Tarnbrook is an invented shop, so no model can know its catalogue. A customer asks for a fact; the answer must be one JSON record with
-# topic, product and the fact. **Knowledge**: is the fact right? **Behaviour**: is it a record of that form, with the right topic and product?
-# Each answer is scored on both sides, and on both at once, which is what a program can use and a customer can trust.
+# Tarnbrook is an invented shop, so no model can know its catalogue. A customer asks for a fact; the answer must be one
+# JSON record with topic, product and the fact. **Knowledge**: is the fact right? **Behaviour**: is it a record of that
+# form, with the right topic and product? Each answer is scored on both sides, and on both at once, which is what a program
+# can use and a customer can trust.
 
 # %% tags=["nbval-check-output"]
 catalogue = load_catalogue()
@@ -142,14 +144,15 @@ few_shot = results["prompt: few-shot"]["quality"]
 print("records of the right form:", results["prompt: zero-shot"]["quality"].valid, "→", few_shot.valid)
 
 # %% [markdown]
-# Examples in the prompt bring most answers into the *form*. They bring no facts: the answers are made up, in good JSON. And a small
-# model fills the fields without much judgement, so that a valid record is not yet a right one.
+# Examples in the prompt bring most answers into the *form*. They bring no facts: the answers are made up, in good JSON.
+# And a small model fills the fields without much judgement, so that a valid record is not yet a right one.
 
 # %% [markdown]
 # ## 5 · Then, retrieve
 #
-# Before you look at any answer, measure the retrieval alone: how often is the one right passage among the first k? **Predict:** BM25
-# matches words, a dense encoder matches meaning. 44 of the 100 questions share few words with their passage.
+# Before you look at any answer, measure the retrieval alone: how often is the one right passage among the first k?
+# **Predict:** BM25 matches words, a dense encoder matches meaning. 44 of the 100 questions share few words with their
+# passage.
 
 # %%
 wanted = [q["passage"] for q in questions]
@@ -167,9 +170,10 @@ index_seconds = built
 figures.intervals(recall, "Is the right passage among the first k?")
 
 # %% [markdown]
-# BM25 is the words of Lucene's formula by the library bm25s; the dense encoder is WordLlama, 16 MB of word vectors that run offline. (Where
-# sentence-transformers is installed, `Retriever(passages, "dense", encoder="sentence-transformers/all-MiniLM-L6-v2")` takes a better one.)
-# What retrieval does not find, no model can answer: **its recall bounds everything that follows.** We go on with the first dense hit.
+# BM25 is the words of Lucene's formula by the library bm25s; the dense encoder is WordLlama, 16 MB of word vectors that
+# run offline. (Where sentence-transformers is installed, `Retriever(passages, "dense",
+# encoder="sentence-transformers/all-MiniLM-L6-v2")` takes a better one.) What retrieval does not find, no model can
+# answer: **its recall bounds everything that follows.** We go on with the first dense hit.
 
 # %%
 retriever = retrievers["dense"]
@@ -187,15 +191,16 @@ results["RAG: few-shot"] = ask(
 )
 
 # %% [markdown]
-# Retrieval brings facts that no prompt could. It does not bring the form: asking for fact and form at once is too much for a model of
-# this size. And even with the right passage before it, an untrained small model often misses the fact. A larger one reads better,
-# which raises the question of section 9: what do you pay for that?
+# Retrieval brings facts that no prompt could. It does not bring the form: asking for fact and form at once is too much for
+# a model of this size. And even with the right passage before it, an untrained small model often misses the fact. A larger
+# one reads better, which raises the question of section 9: what do you pay for that?
 
 # %% [markdown]
 # ## 6 · Then, fine-tune
 #
-# One adapter (a LoRA, section 02) is trained on 200 of the training wordings: each fact once without a passage, so that it may learn it by
-# heart, and once with the passage before it, so that it learns to *read*. The system message says nothing of the format.
+# One adapter (a LoRA, section 02) is trained on 200 of the training wordings: each fact once without a passage, so that it
+# may learn it by heart, and once with the passage before it, so that it learns to *read*. The system message says nothing
+# of the format.
 #
 # **Predict:** how many of the 100 facts will it know when asked in other words?
 
@@ -248,14 +253,14 @@ print(history)
 results["fine-tuned"] = ask("fine-tuned", [catalogue.prompt(q["question"]) for q in questions])
 
 # %% [markdown]
-# **The form is there, whatever the customer writes, and not one instruction was sent.** The facts are not: the model has learned that an
-# answer looks like "26 days", not which.
+# **The form is there, whatever the customer writes, and not one instruction was sent.** The facts are not: the model has
+# learned that an answer looks like "26 days", not which.
 
 # %% [markdown]
 # ## 7 · And together
 #
-# The same adapter, now with the first hit before the question. **Predict** before you run it: knowledge like RAG's, behaviour like the
-# fine-tuned model's, or better, or worse?
+# The same adapter, now with the first hit before the question. **Predict** before you run it: knowledge like RAG's,
+# behaviour like the fine-tuned model's, or better, or worse?
 
 # %%
 results["fine-tuned + RAG"] = ask(
@@ -278,8 +283,9 @@ figures.scorecard(
 )
 
 # %% [markdown]
-# Training to *read* has lifted the knowledge side far above that of RAG alone: a model that knows what is wanted finds it in the passage.
-# What is left is mostly what retrieval did not find. And every answer can be checked: does it stand, word for word, in what was retrieved?
+# Training to *read* has lifted the knowledge side far above that of RAG alone: a model that knows what is wanted finds it
+# in the passage. What is left is mostly what retrieval did not find. And every answer can be checked: does it stand, word
+# for word, in what was retrieved?
 
 # %%
 both = results["fine-tuned + RAG"]["quality"]
@@ -313,9 +319,9 @@ if device.tier == "cpu":  # larger models follow a prompt better; there the tabl
 # %% [markdown]
 # ## 8 · The catalogue changes
 #
-# Thirty passages are updated, and with them the answers to 38 questions. RAG gets a new index. For facts trained in we are generous: the
-# training goes on with *these 38 facts only*, in all three wordings, three times over. **Predict:** how many does the model know then in the
-# wordings it was trained on, in other words, and after the update?
+# Thirty passages are updated, and with them the answers to 38 questions. RAG gets a new index. For facts trained in we are
+# generous: the training goes on with *these 38 facts only*, in all three wordings, three times over. **Predict:** how many
+# does the model know then in the wordings it was trained on, in other words, and after the update?
 
 # %%
 changed = [q for q in questions if q["answer_v2"] is not None]
@@ -364,9 +370,10 @@ if device.tier == "cpu":
     assert not apart(ages["fine-tuned + RAG"][1].knowledge, ages["fine-tuned + RAG"][2].knowledge)
 
 # %% [markdown]
-# So facts *can* be trained in: drummed in, known best in the words they were learned in, with nothing to cite, and wrong on the day the
-# catalogue changes, with the same confidence as before. Until that day they may even beat an untrained small model that reads badly.
-# They never come near the model that was trained to read, and an index takes a moment to renew.
+# So facts *can* be trained in: drummed in, known best in the words they were learned in, with nothing to cite, and wrong
+# on the day the catalogue changes, with the same confidence as before. Until that day they may even beat an untrained
+# small model that reads badly. They never come near the model that was trained to read, and an index takes a moment to
+# renew.
 
 # %%
 drilled = ages["fine-tuned on the facts"]
@@ -407,8 +414,8 @@ claims.check(
 )
 
 # %% [markdown]
-# Then the money. Three ways to run the shop: a frontier model with a long prompt; a small model fine-tuned and served by the token;
-# the same on a GPU of your own, paid day and night. **Every line is an assumption, and yours to change.**
+# Then the money. Three ways to run the shop: a frontier model with a long prompt; a small model fine-tuned and served by
+# the token; the same on a GPU of your own, paid day and night. **Every line is an assumption, and yours to change.**
 
 # %%
 assumptions = costs.Assumptions(instructions=round(saved), message=round(bare), completion=30)
@@ -429,7 +436,8 @@ figures.lines(
 )
 
 # %% [markdown]
-# **Predict:** which single assumption moves the break-even most: the frontier model's price, the hours of work, or the length of the prompt?
+# **Predict:** which single assumption moves the break-even most: the frontier model's price, the hours of work, or the
+# length of the prompt?
 
 # %%
 moved = costs.sensitivity(assumptions, "hosted")
@@ -437,7 +445,8 @@ labels = {name: f"{name}: {costs.VARIED[name][0]} … {costs.VARIED[name][1]}" f
 figures.ranges({labels[name]: ends for name, ends in moved.items()}, even["hosted"], "Hosted: break-even when one assumption moves", "requests a day")
 
 # %% [markdown]
-# The comparison hangs on *which* frontier model you would prompt, then on the hours of people. What the machines cost to train with hardly shows.
+# The comparison hangs on *which* frontier model you would prompt, then on the hours of people. What the machines cost to
+# train with hardly shows.
 
 # %%
 def dearer(frontier, busy):
@@ -462,8 +471,8 @@ claims.check(
 )
 
 # %% [markdown]
-# **If prompting reaches 85-90 %, does the rest pay?** That depends on what an error costs. Say fine-tuning halves the errors of a prompt that is
-# right in 87 % of cases: how dear must one error be before it pays?
+# **If prompting reaches 85-90 %, does the rest pay?** That depends on what an error costs. Say fine-tuning halves the
+# errors of a prompt that is right in 87 % of cases: how dear must one error be before it pays?
 
 # %%
 halved = (1 - 0.87) / 2
@@ -484,8 +493,9 @@ claims.check(
 # %% [markdown]
 # ## 10 · How few examples, how many passes?
 #
-# OpenAI's guide asks for ten examples at least and sees gains from fifty; the rule of thumb says a hundred, or you overfit. Three seeds of it take
-# too long to watch: what follows was **recorded** by `benchmarks/framework.py` on this task, with this model.
+# OpenAI's guide asks for ten examples at least and sees gains from fifty; the rule of thumb says a hundred, or you
+# overfit. Three seeds of it take too long to watch: what follows was **recorded** by `benchmarks/framework.py` on this
+# task, with this model.
 
 # %%
 record = json.loads(assets.record("framework").read_text(encoding="utf-8"))
@@ -519,8 +529,9 @@ figures.lines(
 # %% [markdown]
 # ## 11 · A frontier model, if you have one
 #
-# Any OpenAI-compatible endpoint: set `OPENAI_API_KEY`, `OPENAI_BASE_URL` if it is not OpenAI's, and `COURSE_FRONTIER` to the model's name. Twenty of the
-# **invented** questions leave this machine then, nothing else. Without it the lesson is whole.
+# Any OpenAI-compatible endpoint: set `OPENAI_API_KEY`, `OPENAI_BASE_URL` if it is not OpenAI's, and `COURSE_FRONTIER` to
+# the model's name. Twenty of the **invented** questions leave this machine then, nothing else. Without it the lesson is
+# whole.
 
 # %% tags=["frontier"]
 FRONTIER = os.environ.get("COURSE_FRONTIER")
@@ -540,8 +551,8 @@ else:
 # %% [markdown]
 # ## 12 · Your case
 #
-# Eight questions, a recommendation with its reasons, what this notebook measured on it, and what would change it. The widget and the
-# function `decide` say the same.
+# Eight questions, a recommendation with its reasons, what this notebook measured on it, and what would change it. The
+# widget and the function `decide` say the same.
 
 # %%
 evidence = {
@@ -570,8 +581,8 @@ print(f"BM25, recall@1: the passage's own words {plain}, a customer's {far}")
 assert apart(plain, far)
 
 # %% [markdown]
-# **Deciding by ten questions.** BM25 and dense retrieval differ on the 100 questions. Draw ten of them, a thousand times: how often does the
-# difference not show, or turn round?
+# **Deciding by ten questions.** BM25 and dense retrieval differ on the 100 questions. Draw ten of them, a thousand times:
+# how often does the difference not show, or turn round?
 
 # %%
 hits = np.array([recalled(retrievers[method], asked_for, wanted, 1) for method in ("bm25", "dense")], dtype=float)
@@ -580,7 +591,8 @@ hidden = np.mean([hits[0, d].mean() >= hits[1, d].mean() for d in draws])
 print(f"all 100: {hits[0].mean():.2f} against {hits[1].mean():.2f}; with ten, BM25 looks at least as good in {100 * hidden:.0f} % of draws")
 
 # %% [markdown]
-# **Scoring what was trained on.** The facts adapter on the wordings it was trained on, against other wordings of the same facts:
+# **Scoring what was trained on.** The facts adapter on the wordings it was trained on, against other wordings of the same
+# facts:
 
 # %%
 print(f"trained wordings {known.knowledge}, others {ages['fine-tuned on the facts'][1].knowledge}")

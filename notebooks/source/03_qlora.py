@@ -872,6 +872,9 @@ quiz("03")
 # %%
 # EXERCISE: qlora-4
 
+# %%
+# EXERCISE: qlora-5
+
 # %% [markdown]
 # ## What you have seen
 #

@@ -197,3 +197,22 @@ def test_a_changed_text_keeps_the_outputs_and_a_changed_cell_does_not(tmp_path, 
     ]
     assert found.metadata.course.seconds == 99
     assert not builder.refresh("02", SOURCE + "\n# %%\nprint('one more cell')\n")
+
+
+def test_a_changed_exercise_is_executed_alone(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    monkeypatch.setattr(builder, "learner_file", lambda name: tmp_path / f"{name}.ipynb")
+    stored = builder.learner_edition("02", SOURCE)
+    for number, cell in enumerate((c for c in stored.cells if c.cell_type == "code"), 1):
+        cell.execution_count, cell.outputs = number, [nbformat.v4.new_output("stream", name="stdout", text="kept")]
+    builder.write(stored, tmp_path / "02_lora.ipynb")
+    worth = EXERCISES["lora-2"].points + 1
+    monkeypatch.setattr(builder, "EXERCISES", EXERCISES | {"lora-2": replace(EXERCISES["lora-2"], points=worth)})
+    assert builder.is_stale("02", SOURCE) and builder.refresh("02", SOURCE)
+    code = [c for c in nbformat.read(tmp_path / "02_lora.ipynb", 4).cells if c.cell_type == "code"]
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
+    answer, check = (next(i for i, c in enumerate(code) if c.source.startswith(s)) for s in ("# EXERCISE", "# CHECK"))
+    assert code[answer].outputs == []
+    assert f"({worth} points)" in code[check].source and "0 of" in str(code[check].outputs)
+    assert all(c.outputs[0].text == "kept" for i, c in enumerate(code) if i not in (answer, check))
