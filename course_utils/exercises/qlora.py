@@ -282,10 +282,9 @@ def dequantise(packed, scales, values, block):
         Tensor of shape (n): for each code its value times its block's scale.
     """
     ### BEGIN SOLUTION
-    import torch
-
-    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten().long()
-    return values[codes] * scales.repeat_interleave(block)
+    codes = packed.new_zeros(2 * len(packed))
+    codes[::2], codes[1::2] = packed >> 4, packed & 15
+    return values[codes.long()] * scales.repeat_interleave(block)
     ### END SOLUTION
 
 
@@ -433,7 +432,7 @@ EXERCISES = (
             Mistake(_blocks_of_bytes, "A block is counted in bytes here; it has `block` weights, which are half as many bytes."),
             Mistake(_codes_not_values, "The codes themselves are scaled; a code is the index of a value: values[code]."),
         ),
-        hint="codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten().long(); then values[codes], times scales.repeat_interleave(block).",
+        hint="Codes in even places are packed >> 4, in odd places packed & 15; then values[codes.long()], times each scale repeated for its block.",
         tolerance=1e-9,
     ),
 )  # fmt: skip
