@@ -229,6 +229,7 @@ def _customer_cases(random):
         customers[-4:] = ["last"] * 4
         cases.append((customers, float(random.uniform(2.2, 2.9)) / n))  # the last customer is more than the share
         cases.append((customers, float(random.uniform(5.2, 6.9)) / n))
+    cases.append((customers, 4 / n))  # the last customer is the share exactly
     return cases
 
 
@@ -334,7 +335,7 @@ def _leak_cases(random):
         test[5][3 : 3 + n] = last  # only over the border of two training texts: does not
         test.append(train[2][::-1][:12])  # many words in common, none in a row: does not
         test[1] = [w.upper() for w in test[1]]
-        test[0] = test[0][: n - 1]  # shorter than a run
+        test[0] = train[1][1 - n :]  # shorter than a run, though it ends a training text
         cases.append(([" ".join(t) for t in train], [" ".join(t) for t in test], n))
     return cases
 
