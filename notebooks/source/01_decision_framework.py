@@ -520,11 +520,16 @@ claims.check(
 sweep = {int(epochs): {side: score(found) for side, found in rows.items()} for epochs, rows in record["sweep"].items()}
 for epochs, rows in sweep.items():
     print(f"{3 * epochs:>3} passes over each fact: right in trained wordings {rows['trained on']}, in others {rows['test']}, of the changed facts stale {rows['stale']}")
+print(f"for comparison, recorded: RAG without training {score(record['seeds']['RAG']['knowledge'])}, trained to read and RAG {score(record['seeds']['fine-tuned + RAG']['knowledge'])}")
 figures.lines(
     {label: ([3 * e for e in sweep], [100 * rows[side].value for rows in sweep.values()])
      for side, label in (("trained on", "trained wordings"), ("test", "other wordings"), ("stale", "changed facts: the old answer"))},
     "100 facts learned by heart (recorded)", "passes over each fact", "right, %", log_x=True,
 )
+
+# %% [markdown]
+# Patience buys facts: learned by heart, they pass what an *untrained* small reader finds. They do not reach the trained
+# reader, and everything that was learned of a changed fact is wrong from that day on.
 
 # %% [markdown]
 # ## 11 · A frontier model, if you have one
