@@ -64,7 +64,7 @@ for advice in doctor.examine().advice or ["Nothing to mend on this machine."]:
 # %%
 # One place for what differs between tiers.
 PLAN = {
-    "cpu": {"learning_rate": 2e-3, "batch_size": 4, "quick": 25},
+    "cpu": {"learning_rate": 2e-3, "batch_size": 4, "quick": 20},
     "t4": {"learning_rate": 5e-4, "batch_size": 8, "quick": 100},
     "a100": {"learning_rate": 3e-4, "batch_size": 8, "quick": 100},
 }[device.tier]
@@ -320,7 +320,7 @@ if device.tier == "cpu":  # larger models follow a prompt better; there the tabl
 # ## 8 · The catalogue changes
 #
 # Thirty passages are updated, and with them the answers to 38 questions. RAG gets a new index. For facts trained in we are
-# generous: the training goes on with *these 38 facts only*, in all three wordings, three times over. **Predict:** how many
+# generous: the training goes on with *these 38 facts only*, in all three wordings, twice over. **Predict:** how many
 # does the model know then in the wordings it was trained on, in other words, and after the update?
 
 # %%
@@ -348,8 +348,8 @@ model.merge_adapter()
 # %%
 drill = [catalogue.example(row) for q in changed for row in wordings[q["id"]]]
 model = new_adapter("facts", start={name: w.clone() for name, w in get_peft_model_state_dict(model, adapter_name="shop").items()})
-history_facts = train(drill, epochs=3)
-passes = len(drill) * 3 // len(changed)
+history_facts = train(drill, epochs=2)
+passes = len(drill) * 2 // len(changed)
 print(history_facts, f"\n{passes} more passes over each fact\n")
 seen = [q | {"question": wordings[q["id"]][0]["question"]} for q in changed]
 known = ask("wordings it was trained on", [catalogue.prompt(q["question"]) for q in seen], seen)["quality"]
