@@ -21,13 +21,18 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import coding  # noqa: E402 - it lies beside this file, wherever that is
+import coding
 
 NAME_SPACES = 0x10000000 | 0x20000000 | 0x00020000 | 0x40000000 | 0x08000000  # user, pid, mount, net, ipc
 SCRATCH = ("/tmp", "/dev/shm")
 # What an answer has no business with: new processes and programs, name spaces, other processes' memory.
 REFUSED = {
-    "x86_64": (0xC000003E, 56, 435, (57, 58, 59, 322, 272, 308, 165, 166, 155, 161, 101, 310, 311, 321, 323, 425, 250, 248, 298)),
+    "x86_64": (
+        0xC000003E,
+        56,
+        435,
+        (57, 58, 59, 322, 272, 308, 165, 166, 155, 161, 101, 310, 311, 321, 323, 425, 250, 248, 298),
+    ),
     "aarch64": (0xC00000B7, 220, 435, (221, 281, 97, 268, 40, 39, 41, 51, 117, 270, 271, 280, 282, 425, 219, 217, 241)),
 }  # machine: (audit's number for it, clone, clone3, all others)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -174,7 +179,14 @@ def _refuse_processes() -> bool:
     audit, clone, clone3, others = REFUSED[platform.machine()]
     allow, refuse, missing, kill = 0x7FFF0000, 0x00050000 | 1, 0x00050000 | 38, 0x80000000
     load, equal, set_, above, give = 0x20, 0x15, 0x45, 0x35, 0x06
-    lines = [(load, 0, 0, 4), (equal, 1, 0, audit), (give, 0, 0, kill), (load, 0, 0, 0), (above, 0, 1, 0x40000000), (give, 0, 0, kill)]
+    lines = [
+        (load, 0, 0, 4),
+        (equal, 1, 0, audit),
+        (give, 0, 0, kill),
+        (load, 0, 0, 0),
+        (above, 0, 1, 0x40000000),
+        (give, 0, 0, kill),
+    ]
     for number in others:
         lines += [(equal, 0, 1, number), (give, 0, 0, refuse)]
     lines += [(equal, 0, 1, clone3), (give, 0, 0, missing)]  # then the C library takes clone for its threads
@@ -204,7 +216,9 @@ def _answer(channel: int, options) -> None:
         os._exit(0)
 
 
-def _serve_question(descriptor: int, sealed: bool, most: int, read=os.read, write=os.write, dumps=json.dumps, loads=json.loads):
+def _serve_question(
+    descriptor: int, sealed: bool, most: int, read=os.read, write=os.write, dumps=json.dumps, loads=json.loads
+):
     buffer = b""
 
     def receive():

@@ -57,7 +57,9 @@ class Channel:
         now = time.monotonic()
         spent = now + seconds > self._over
         deadline = min(now + seconds, self._over)
-        late = f"timed out: more than {self._limits.question_seconds:g} s in all" if spent else f"timed out after {seconds:g} s"
+        late = (
+            f"timed out: more than {self._limits.question_seconds:g} s in all" if spent else f"timed out after {seconds:g} s"
+        )
         self._send(json.dumps(message).encode() + b"\n", deadline, late)
         return self._receive(deadline, late)
 

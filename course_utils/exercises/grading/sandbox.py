@@ -38,9 +38,7 @@ def require(trust: bool) -> str:
     found = shutil.which("bwrap")
     problem = "bubblewrap (the command bwrap) is not installed"
     if found:
-        tried = subprocess.run(
-            [*_bwrap(), "/usr/bin/true"], capture_output=True, text=True, check=False
-        )
+        tried = subprocess.run([*_bwrap(), "/usr/bin/true"], capture_output=True, text=True, check=False)
         if tried.returncode == 0:
             return "bubblewrap"
         problem = f"bubblewrap does not work here ({tried.stderr.strip()[:200]})"
@@ -171,7 +169,18 @@ class Sandbox:
         for name in ("child.py", "coding.py"):
             command += ["--ro-bind", str(here / name), f"/grader/{name}"]
         command += ["--proc", "/proc", "--dev", "/dev", "--size", "1000000", "--tmpfs", "/tmp"]
-        command += ["--size", "1000000", "--tmpfs", "/dev/shm", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+        command += [
+            "--size",
+            "1000000",
+            "--tmpfs",
+            "/dev/shm",
+            "--remount-ro",
+            "/dev",
+            "--remount-ro",
+            "/",
+            "--chdir",
+            "/tmp",
+        ]
         for name, value in _environment().items():
             command += ["--setenv", name, value]
         return [*command, "--", *program]
