@@ -200,7 +200,10 @@ def _short(value) -> str:
         return f"tensor{tuple(value.shape)} starting {[round(v, 4) for v in value.flatten()[:3].tolist()]}"
     if isinstance(value, tuple):
         return "(" + ", ".join(map(_short, value)) + ")"
-    return f"{value!r}"[:160]
+    try:
+        return f"{value!r}"[:160]
+    except Exception:  # an int of thousands of digits, or an object of the learner's
+        return f"a {type(value).__name__} that cannot be shown"
 
 
 def _copy(arguments):

@@ -120,7 +120,6 @@ def _start(channel: int, control: socket.socket, spaces: bool, options) -> int:
     if not spaces:
         pid = os.fork()
         if pid == 0:
-            os.setsid()
             control.close()
             _answer(channel, options)
         return pid
@@ -159,10 +158,13 @@ def _end(pid, spaces: bool):
         pass
     try:
         status = os.waitpid(pid, 0)[1]
+    except ChildProcessError:
+        return None
+    try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    except ChildProcessError:
-        return [0, 0]
+    except ChildProcessError:  # none is left
+        pass
     return [os.WTERMSIG(status), 0] if os.WIFSIGNALED(status) else [0, os.WEXITSTATUS(status)]
 
 
@@ -200,6 +202,7 @@ def _refuse_processes() -> bool:
 def _answer(channel: int, options) -> None:
     """The question's process; never returns."""
     try:
+        os.setsid()  # a group is no part of a name space: kill(0) would reach the server
         null = os.open("/dev/null", os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)

@@ -162,7 +162,7 @@ class Sandbox:
         for place in shown:
             command += ["--ro-bind", place, place]
         covered = [Path("/usr"), *map(Path, shown)]
-        for secret in (*hidden, *_course_folders()):
+        for secret in (*hidden, *_course_folders(packages)):
             secret = secret.resolve()
             if secret.is_dir() and any(secret != place and secret.is_relative_to(place) for place in covered):
                 command += ["--tmpfs", str(secret), "--remount-ro", str(secret)]
@@ -273,7 +273,8 @@ def _package_folders() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _course_folders() -> list[Path]:
+def _course_folders(packages: list[str]) -> list[Path]:
+    """Where solutions lie: the course that runs, and copies among the packages, such as an editable install's data."""
     import course_utils
 
-    return [Path(place) for place in course_utils.__path__]
+    return [*map(Path, course_utils.__path__), *(Path(folder, "course_utils") for folder in packages)]
