@@ -294,7 +294,7 @@ def _compiled(cell: str):
     try:
         return compile(cell, "<answer>", "exec", dont_inherit=True), 0
     except SyntaxError as error:
-        magic = re.compile(r"\s*(%|!|\?)|.*\w\?{1,2}\s*$|\s*\w+\s*=\s*[%!]\w")
+        magic = re.compile(r"\s*(%%?[A-Za-z]|!\S|\?{1,2}\w)|\s*[\w.]+\?{1,2}\s*$|\s*\w+\s*=\s*(%[A-Za-z]|!\S)")
         kept = ["" if magic.match(line) else line for line in cell.splitlines()]
         dropped = sum(bool(line.strip()) for line in cell.splitlines()) - sum(bool(line.strip()) for line in kept)
         try:

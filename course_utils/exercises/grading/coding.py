@@ -136,7 +136,9 @@ _READERS = {
     "array": _array,
     "scalar": lambda held: _array(held)[()],
     "tensor": _tensor,
-    "object": lambda held: type("".join(c for c in str(held)[:60] if c.isalnum() or c in "_ <>=") or "object", (Opaque,), {})(),
+    "object": lambda held: type(
+        "".join(c for c in str(held)[:60] if c.isalnum() or c in "_ <>=") or "object", (Opaque,), {}
+    )(),
 }
 
 

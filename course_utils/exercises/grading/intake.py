@@ -23,7 +23,7 @@ from course_utils.exercises.registry import EXERCISES
 
 MARKER = re.compile(r"^[ \t]*#[ \t]*EXERCISE:[ \t]*([\w.-]+)", re.IGNORECASE | re.MULTILINE)
 SMALL, LARGEST = 5_000_000, 300_000_000  # bytes; between the two a process of its own reads, with a limit on its memory
-READER_BYTES, READER_SECONDS, ANSWERS_BYTES = 3_000_000_000, 120, 5_000_000
+READER_BYTES, READER_SECONDS, ANSWERS_BYTES = 2_000_000_000, 120, 5_000_000
 MOST_FILES = 100
 
 

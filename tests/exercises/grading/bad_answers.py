@@ -77,7 +77,12 @@ BAD = {
     ),
     "segfault": (call("import ctypes\nctypes.string_at(0)"), DIED, {0}, "crashed .signal 11"),
     "abort": (call("os.abort()"), DIED, {0}, ""),
-    "deep-recursion": (call("return job_cost(train_tokens, validation_tokens, epochs, price)"), ERROR, {0}, "RecursionError"),
+    "deep-recursion": (
+        call("return job_cost(train_tokens, validation_tokens, epochs, price)"),
+        ERROR,
+        {0},
+        "RecursionError",
+    ),
     "deeper-recursion": (
         call(
             "sys.setrecursionlimit(10**9)\nclass C:\n    def __repr__(self): return repr(self)\nrepr(C())\n"
@@ -103,7 +108,9 @@ BAD = {
     "exec": (call("os.execv('/usr/bin/yes', ['yes'])"), ERROR, {0}, "PermissionError"),
     "multiprocessing": (call("import multiprocessing as m\nm.Pool(2).map(abs, [1])"), ERROR, {0}, ""),
     "daemon": (
-        cell("try:\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n            time.sleep(600)\nexcept OSError: pass"),
+        cell(
+            "try:\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n            time.sleep(600)\nexcept OSError: pass"
+        ),
         GOOD,
         {1},
         "",
@@ -121,7 +128,9 @@ BAD = {
         "",
     ),
     "thread-bomb": (
-        call("import threading\nthreading.stack_size(32768)\nwhile True: threading.Thread(target=time.sleep, args=(60,)).start()"),
+        call(
+            "import threading\nthreading.stack_size(32768)\nwhile True: threading.Thread(target=time.sleep, args=(60,)).start()"
+        ),
         ("died", "error"),
         {0},
         "",
@@ -159,7 +168,9 @@ BAD = {
         "",
     ),
     "forged-ready": (
-        cell("""os.write(3, b'{"ready": {"notes": [], "error": "", "defined": true}}\\n' + b'{"n": 0, "ok": 1}\\n' * 9); os._exit(0)"""),
+        cell(
+            """os.write(3, b'{"ready": {"notes": [], "error": "", "defined": true}}\\n' + b'{"n": 0, "ok": 1}\\n' * 9); os._exit(0)"""
+        ),
         ("died", "wrong"),
         {0},
         "",
@@ -205,7 +216,9 @@ BAD = {
     "reply-no-list": (call("""os.write(3, b'{"n": 0, "ok": {"tuple": 5}}\\n')"""), DIED, {0}, "cannot read"),
     "reply-both": (call("""os.write(3, b'{"n": 0, "ok": 1, "err": "x"}\\n')"""), DIED, {0}, "cannot read"),
     "every-descriptor": (
-        call("for n in range(256):\n    try: os.write(n, b'{\"ok\": 1, \"n\": 0}\\n{\"started\": 1}\\n')\n    except OSError: pass"),
+        call(
+            'for n in range(256):\n    try: os.write(n, b\'{"ok": 1, "n": 0}\\n{"started": 1}\\n\')\n    except OSError: pass'
+        ),
         ("died", "wrong", "partly"),
         {0, 0.67},
         "",
@@ -248,7 +261,9 @@ BAD = {
         "timed out",
     ),
     "evil-float-subclass": (
-        call("", returned="E(1)", before="class E(float):\n    def __float__(self): os._exit(9)\n    __eq__ = lambda *a: True"),
+        call(
+            "", returned="E(1)", before="class E(float):\n    def __float__(self): os._exit(9)\n    __eq__ = lambda *a: True"
+        ),
         DIED,
         {0},
         "exit status 9",
@@ -286,7 +301,12 @@ BAD = {
     "raises-after": (cell("") + "1 / 0\n", GOOD, {1}, "After job_cost was defined the cell raised ZeroDivisionError"),
     "exits-after": (cell("") + "sys.exit()\n", GOOD, {1}, "SystemExit"),
     "asserts-after": (cell("") + "assert job_cost(1, 1, 1, 1) == 5, 'hm'\n", GOOD, {1}, "AssertionError"),
-    "magics": ("%%time\n" + cell("%matplotlib inline\n!pip install evil\nos.getcwd?\nx = !ls"), GOOD, {1}, "5 line.s. for IPython"),
+    "magics": (
+        "%%time\n" + cell("%matplotlib inline\n!pip install evil\nos.getcwd?\nx = !ls"),
+        GOOD,
+        {1},
+        "5 line.s. for IPython",
+    ),
     "await": (cell("await something()"), ERROR, {0}, "await"),
     "uses-another-cell": (call("", returned="helper(train_tokens)"), ERROR, {0}, "runs by itself"),
     "needs-a-package": (cell("import pandas_of_mine"), ERROR, {0}, "standard library, numpy and torch"),
@@ -311,12 +331,21 @@ BAD = {
         "course_utils",
     ),
     "patches-builtins": (
-        call("", returned="0", before="import builtins\nfor n in ('len', 'isinstance', 'sum', 'all', 'float'):\n    setattr(builtins, n, lambda *a: True)"),
+        call(
+            "",
+            returned="0",
+            before="import builtins\nfor n in ('len', 'isinstance', 'sum', 'all', 'float'):\n    setattr(builtins, n, lambda *a: True)",
+        ),
         ("wrong", "error", "died"),
         {0},
         "",
     ),
-    "patches-json": (call("", returned="0", before="import json\njson.dumps = lambda *a: '{\"score\": 99}'"), WRONG, {0}, ""),
+    "patches-json": (
+        call("", returned="0", before="import json\njson.dumps = lambda *a: '{\"score\": 99}'"),
+        WRONG,
+        {0},
+        "",
+    ),
     "patches-coding": (
         call("", returned="0", before="coding = sys.modules['coding']\ncoding.encode = lambda *a: {'array': 5}"),
         ("wrong", "died"),
@@ -342,7 +371,9 @@ BAD = {
     ),
     # out of the sandbox
     "environment": (
-        probe("found += [k for k in os.environ if k not in ('PATH', 'HOME', 'LANG', 'PYTHONHASHSEED', 'COURSE_GRADING', 'PWD', 'LC_CTYPE') and 'THREADS' not in k]"),
+        probe(
+            "found += [k for k in os.environ if k not in ('PATH', 'HOME', 'LANG', 'PYTHONHASHSEED', 'COURSE_GRADING', 'PWD', 'LC_CTYPE') and 'THREADS' not in k]"
+        ),
         GOOD,
         {1},
         "",
@@ -426,7 +457,9 @@ BAD = {
         "",
     ),
     "climbs": (
-        probe("for p in ('../' * n + 'gradebook.db' for n in range(1, 9)):\n    try:\n        open(p, 'w').close(); found.append(p)\n    except OSError: pass"),
+        probe(
+            "for p in ('../' * n + 'gradebook.db' for n in range(1, 9)):\n    try:\n        open(p, 'w').close(); found.append(p)\n    except OSError: pass"
+        ),
         GOOD,
         {1},
         "",
@@ -457,7 +490,9 @@ TORCH = {
         "",
     ),
     "patches-tensor": (
-        torch_cell(returned="x", before="torch.Tensor.__eq__ = lambda *a: True\ntorch.Tensor.numpy = lambda self: np.zeros(3)"),
+        torch_cell(
+            returned="x", before="torch.Tensor.__eq__ = lambda *a: True\ntorch.Tensor.numpy = lambda self: np.zeros(3)"
+        ),
         WRONG,
         {0},
         "",
@@ -470,27 +505,40 @@ TORCH = {
         "exit status 5",
     ),
     "torch-memory": (torch_cell("torch.ones(10**11)"), ERROR, {0}, "RuntimeError"),
-    "torch-threads": (torch_cell("torch.set_num_threads(64)\ntorch.ones(2000, 2000) @ torch.ones(2000, 2000)"), ("right", "died"), {0, 4}, ""),
+    "torch-threads": (
+        torch_cell("torch.set_num_threads(64)\ntorch.ones(2000, 2000) @ torch.ones(2000, 2000)"),
+        ("right", "died"),
+        {0, 4},
+        "",
+    ),
     "torch-huge-value": (torch_cell(returned="torch.zeros(2000, 2000)"), ERROR, {0}, "larger than"),
     "torch-meta": (torch_cell(returned="x.to('meta')"), ERROR, {0}, ""),
     "torch-sparse": (torch_cell(returned="x.to_sparse()"), ("error", "wrong"), {0}, ""),
-    "torch-grad": (torch_cell(before="torch.set_grad_enabled(True)", returned=f"({TORCH_RIGHT}).requires_grad_()"), GOOD, {4}, ""),
+    "torch-grad": (
+        torch_cell(before="torch.set_grad_enabled(True)", returned=f"({TORCH_RIGHT}).requires_grad_()"),
+        GOOD,
+        {4},
+        "",
+    ),
     "torch-numpy": (torch_cell(returned=f"({TORCH_RIGHT}).numpy()"), GOOD, {4}, ""),
     "torch-list": (torch_cell(returned=f"({TORCH_RIGHT}).tolist()"), GOOD, {4}, ""),
     "torch-bfloat16": (torch_cell(returned=f"({TORCH_RIGHT}).bfloat16()"), WRONG, {0}, ""),
-    "torch-complex": (torch_cell(returned=f"({TORCH_RIGHT}).to(torch.complex64)"), ("wrong", "right"), {0, 4}, ""),
-    "torch-changes-inputs": (torch_cell("result = " + TORCH_RIGHT + "\nW.zero_(); x.zero_()", returned="result"), GOOD, {4}, ""),
+    "torch-complex": (torch_cell(returned=f"({TORCH_RIGHT}).to(torch.complex64)"), WRONG, {0}, ""),
+    "torch-changes-inputs": (
+        torch_cell("result = " + TORCH_RIGHT + "\nW.zero_(); x.zero_()", returned="result"),
+        GOOD,
+        {4},
+        "",
+    ),
     "torch-one-wrong-shape": (torch_cell(returned=f"({TORCH_RIGHT}).T"), WRONG, {0}, "shape"),
     "torch-no-import": (torch_cell().replace("import torch, os\n", ""), GOOD, {4}, ""),
     "object-array": (torch_cell(returned="np.array([object()])"), WRONG, {0}, ""),
     "torch-exit": (torch_cell("os._exit(0)"), DIED, {0}, "exit status 0"),
     "torch-seed": (torch_cell(returned="torch.rand(3, 3)"), WRONG, {0}, ""),
     "unpickles": (
-        torch_cell(
-            returned="E()", before="class E:\n    def __reduce__(self): return (os.system, ('touch /tmp/pickled',))"
-        ),
+        torch_cell(returned="E()", before="class E:\n    def __reduce__(self): return (os.system, ('touch /tmp/pickled',))"),
         WRONG,
         {0},
         "",
     ),
-}  # fmt: skip
+}

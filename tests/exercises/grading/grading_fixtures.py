@@ -5,8 +5,6 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from course_utils.exercises.definitions import strip_solution
 from course_utils.exercises.grading import batch
 from course_utils.exercises.grading.protocol import Limits
@@ -78,11 +76,3 @@ def left_behind():
         except OSError:
             continue
     return found
-
-
-@pytest.fixture
-def nobody_left():
-    """Fails the test if a process of a sandbox lives on after it."""
-    before = set(left_behind())
-    yield
-    assert set(left_behind()) <= before
