@@ -209,10 +209,13 @@ class _Grader:
             return self._idle[heavy].get_nowait()
         except Empty:
             pass
-        try:
-            return Sandbox(self.isolation, heavy, self.limits, tuple(self.hidden))
-        except SandboxLost as error:
-            raise CourseError(f"no sandbox starts on this machine: {error}") from error
+        why = None
+        for _ in range(3):  # it may be killed while it starts, as it may later
+            try:
+                return Sandbox(self.isolation, heavy, self.limits, tuple(self.hidden))
+            except SandboxLost as error:
+                why = error
+        raise CourseError(f"no sandbox starts on this machine: {why}") from why
 
     def _give_back(self, sandbox: Sandbox, heavy: bool) -> None:
         if sandbox.usable:

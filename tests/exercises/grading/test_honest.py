@@ -27,8 +27,8 @@ WRONG = {
         "    return (setup / days + upkeep_a_day) / (old_cost - new_cost)"
     ),
     "api-1": (
-        "def polls_until_over(statuses):\n    for n, s in enumerate(statuses, 1):\n        if s == 'succeeded': return n, s\n"
-        "    return len(statuses), None"
+        "def polls_until_over(statuses):\n    for n, s in enumerate(statuses, 1):\n"
+        "        if s == 'succeeded': return n, s\n    return len(statuses), None"
     ),
 }
 
@@ -85,7 +85,7 @@ def test_the_class_view_counts_the_misconceptions(graded):
 def test_an_earlier_answer_is_there_even_if_it_is_wrong(tmp_path):
     answers = {
         "lora-2": "# EXERCISE: lora-2\ndef adapter_parameters(shapes, rank):\n    return 0",
-        "lora-5": "# EXERCISE: lora-5\ndef adapter_megabytes(shapes, rank, b):\n    return adapter_parameters(shapes, rank) * b / 1e6",
+        "lora-5": "# EXERCISE: lora-5\ndef adapter_megabytes(s, rank, b):\n    return adapter_parameters(s, rank) * b / 1e6",
     }
     hand_in(tmp_path / "in", "reuses", "02", answers)
     run("02", tmp_path / "in", tmp_path / "out")

@@ -116,7 +116,7 @@ READ = {
         "not code",
     ),
     "strange-cells": (
-        notebook([*ALL, 5, None, [], {}, {"cell_type": "code"}, {"source": 7}, {"source": {}, "metadata": []}, code([1, "x"])]),
+        notebook([*ALL, 5, None, [], {}, {"cell_type": "code"}, {"source": 7}, {"source": {}, "metadata": 1}, code([1])]),
         {},
         None,
         "",
