@@ -116,8 +116,10 @@ def grade(
         raise CourseError(
             f"the results cannot go into the inbox {inbox}: they would be taken for submissions; name another folder"
         )
-    for file in filter(None, (roster, canvas)):
-        intake.table(Path(file))  # so that a wrong name shows now, not after the grading
+    if roster:  # what is wrong with it is said now, not after the grading
+        intake.table(Path(roster))
+    if canvas:
+        tables.canvas_column(intake.table(Path(canvas))[0], sections, column)
     isolation = require(trust)
     if jobs < 1:
         raise CourseError(f"--jobs {jobs}: at least one is needed")

@@ -166,11 +166,7 @@ def filled_in(rows: list[list[str]], all_results: list[dict], wanted: list[str],
         CourseError: no column, or more than one, is the assignment's; or it is no export of Canvas.
     """
     header = rows[0]
-    if "Student" not in header or "ID" not in header:
-        raise CourseError(
-            "the Canvas file has no columns Student and ID; export the grade book from Canvas and pass that file"
-        )
-    at = _canvas_column(header, all_results, column)
+    at = canvas_column(header, all_results[0]["extra_data"]["assignment"] if all_results else [], column)
     most = float(sum(EXERCISES[id].points for id in wanted))
     body = [row for row in rows[1:] if not row[0].strip().startswith("Points Possible") and row[0].strip()]
     possible = next((row[at] for row in rows[1:] if row[0].strip().startswith("Points Possible") and len(row) > at), "")
@@ -197,12 +193,20 @@ def filled_in(rows: list[list[str]], all_results: list[dict], wanted: list[str],
     return rows, unmatched
 
 
-def _canvas_column(header: list[str], all_results: list[dict], column: str | None) -> int:
+def canvas_column(header: list[str], sections: list[str], column: str | None) -> int:
+    """Place of the column to fill: the one called `column`, or the only one, or the one that names the first section.
+
+    Raises:
+        CourseError: no column, or more than one, fits; or it is no export of Canvas.
+    """
+    if "Student" not in header or "ID" not in header:
+        raise CourseError(
+            "the Canvas file has no columns Student and ID; export the grade book from Canvas and pass that file"
+        )
     titles = {index: re.sub(r"\s*\(\d+\)$", "", name) for index, name in enumerate(header) if re.search(r"\(\d+\)$", name)}
     if column:
         fitting = [i for i, name in enumerate(header) if name == column or titles.get(i) == column]
     else:
-        sections = all_results[0]["extra_data"]["assignment"] if all_results else []
         words = [part for section in sections[:1] for part in (section, section.partition("_")[2].replace("_", " "))]
         fitting = [i for i, title in titles.items() if any(word.lower() in title.lower() for word in words)]
         if len(titles) == 1:

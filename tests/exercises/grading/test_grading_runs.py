@@ -237,6 +237,7 @@ def test_a_canvas_file_without_the_column(classroom):
     (classroom / "canvas.csv").write_text(CANVAS.replace("06 OpenAI API (56)", "Essay (56)"))
     with pytest.raises(CourseError, match="name one with --column: 02 LoRA, Essay"):
         run("06", classroom / "in", classroom / "out", canvas=classroom / "canvas.csv")
+    assert not (classroom / "out").exists()  # said before the grading, not after it
     run("06", classroom / "in", classroom / "out", canvas=classroom / "canvas.csv", column="Essay")
     assert rows(classroom / "out" / "canvas.csv")[2][6] == "16"
 
