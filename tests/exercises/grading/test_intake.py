@@ -263,6 +263,15 @@ def test_a_deleted_answer_is_noted_and_listed(tmp_path):
     assert "no answer cell for api-4" in (tmp_path / "out" / "needs-a-person.csv").read_text()
 
 
+def test_a_marker_counts_more_than_the_metadata_of_its_cell(tmp_path):
+    (tmp_path / "in").mkdir()
+    pasted = [{**cell, "source": SOLVED["api-3"]} if cell["source"] == SOLVED["api-2"] else cell for cell in ALL]
+    (tmp_path / "in" / "pasted.ipynb").write_text(notebook(pasted))
+    run("06", tmp_path / "in", tmp_path / "out")
+    assert results(tmp_path / "out", "pasted")["extra_data"]["outcomes"]["api-2"] == "missing"
+    assert points(tmp_path / "out", "pasted")["api-3"] == full("06")["api-3"]
+
+
 def test_a_notebook_with_200_mb_of_output_is_graded(tmp_path):
     (tmp_path / "in").mkdir()
     big = code("print('x')") | {"outputs": [{"output_type": "stream", "name": "stdout", "text": "y" * 200_000_000}]}
