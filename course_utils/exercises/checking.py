@@ -198,11 +198,13 @@ def _shape(value) -> str:
 def _short(value) -> str:
     import torch
 
-    if isinstance(value, torch.Tensor) and value.numel() > 6:
-        return f"tensor{tuple(value.shape)} starting {[round(v, 4) for v in value.flatten()[:3].tolist()]}"
-    if isinstance(value, tuple):
-        return "(" + ", ".join(map(_short, value)) + ")"
     try:
+        if isinstance(value, torch.Tensor) and value.numel() > 6:
+            first = value.flatten()[:3].tolist()
+            rounded = [round(v, 4) if isinstance(v, float) else v for v in first]
+            return f"tensor{tuple(value.shape)} starting {rounded}"
+        if isinstance(value, tuple):
+            return "(" + ", ".join(map(_short, value)) + ")"
         return f"{value!r}"[:160]
     except Exception:  # an int of thousands of digits, or an object of the learner's
         return f"a {type(value).__name__} that cannot be shown"

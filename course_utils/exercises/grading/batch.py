@@ -198,9 +198,8 @@ class _Grader:
             except SandboxLost as error:
                 why = str(error)
                 sandbox.close()
-            except (
-                Exception
-            ) as error:  # a fault of the grader must cost no more than this question, and a person hears of it
+            except Exception as error:
+                # A fault of the grader must cost no more than this question, and a person hears of it.
                 return Mark(0.0, f"could not be graded: {type(error).__name__}: {error}"[:300], "not graded")
             finally:
                 self._give_back(sandbox, question.heavy(cell))
