@@ -103,6 +103,18 @@ def main(arguments: list[str] | None = None) -> int:
     serve.add_argument("--token-budget", type=int, help="answer 429 once so many tokens were trained on and answered with")
     serve.set_defaults(run=_serve)
 
+    grade = commands.add_parser("grade", help="grade submissions in a sandbox; again: only what changed")
+    grade.add_argument("assignment", help="a section, several with commas between, or all")
+    grade.add_argument("inbox", help="folder with a notebook, or a folder of notebooks, for each learner")
+    grade.add_argument("--out", required=True, metavar="FOLDER", help="feedback, results and the class's tables go there")
+    grade.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="submissions at once")
+    grade.add_argument("--trust", action="store_true", help="where there is no sandbox: run the submissions without one")
+    grade.add_argument("--seed", type=int, help="of the random cases; that of FOLDER's earlier results, else a new one")
+    grade.add_argument("--roster", metavar="FILE", help="CSV with a header: learners with e-mail addresses and ID numbers")
+    grade.add_argument("--canvas", metavar="FILE", help="CSV that Canvas exported, to be filled in")
+    grade.add_argument("--column", metavar="TITLE", help="column of it, where that is not plain")
+    grade.set_defaults(run=_grade)
+
     doctor = commands.add_parser("doctor", help="what this machine is, what fits, and what to mend")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
@@ -292,6 +304,20 @@ def _serve(options) -> int:
 
     serve(chosen, ready)
     return 0
+
+
+def _grade(options) -> int:
+    """0 if all is graded, 1 if a person must look at something."""
+    from course_utils.exercises.grading.batch import grade
+
+    names = ("assignment", "inbox", "out", "jobs", "trust", "seed", "roster", "canvas", "column")
+    done = grade(**{name: getattr(options, name) for name in names})
+    cage = "in bubblewrap" if done.isolation == "bubblewrap" else "WITHOUT a sandbox, as trusted"
+    print(f"{done.new} graded {cage}, {done.kept} unchanged, in {done.seconds:.1f} s; seed {done.seed}")
+    print(f"  written: {', '.join(map(str, done.files))}, and a folder for each learner in {Path(options.out) / 'learners'}")
+    if done.problems:
+        print(f"  {done.problems} for a person to look at: {Path(options.out) / 'needs-a-person.csv'}")
+    return 1 if done.problems else 0
 
 
 def _doctor(options) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import dataclass
 from html import escape
 
 from course_utils.errors import CourseError
@@ -75,43 +76,79 @@ def _mark(exercise: Exercise, answer) -> tuple[float, str]:
 
     if not callable(answer):
         return 0.0, f"{exercise.name} is not a function; run the answer cell above first."
-    cases = list(exercise.cases(np.random.default_rng()))
-    right, first_wrong = 0, ""
+    asked = Asked.of(exercise, np.random.default_rng())
     outputs = []
-    for arguments in cases:
-        expected = exercise.solution(*_copy(arguments))
-        given = _copy(arguments)
+    for arguments in asked.cases:
         try:
-            found = answer(*given)
+            outputs.append(answer(*_copy(arguments)))
         except Exception as error:
-            found = error
-        outputs.append(found)
-        if _same(found, expected, exercise.tolerance):
-            right += 1
-        elif not first_wrong:
-            first_wrong = _describe(arguments, found, expected)
-    if right == len(cases):
-        return float(exercise.points), f"All {right} cases right."
+            outputs.append(error)
+    return judge(exercise, asked, outputs)[:2]
+
+
+class Raised(Exception):
+    """Stands among the outputs for a call that gave no value; its text is the error as `Type: text`."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Cases of an exercise with what is right, and what each typical mistake makes of them.
+
+    Attributes:
+        cases: argument tuples; whoever calls with them copies them first.
+        expected: the solution's value of each.
+        wrong: for each of the exercise's mistakes its values, or None if it crashes on a case.
+    """
+
+    cases: list[tuple]
+    expected: list
+    wrong: list[list | None]
+
+    @classmethod
+    def of(cls, exercise: Exercise, random) -> Asked:
+        """New cases from a `numpy.random.Generator`."""
+        cases = list(exercise.cases(random))
+        expected = [exercise.solution(*_copy(arguments)) for arguments in cases]
+        return cls(cases, expected, [_outputs(mistake.function, cases) for mistake in exercise.mistakes])
+
+
+def _outputs(function, cases) -> list | None:
+    try:
+        return [function(*_copy(arguments)) for arguments in cases]
+    except Exception:  # a mistake may well crash on a case; then no answer is this mistake
+        return None
+
+
+def judge(exercise: Exercise, asked: Asked, outputs: list) -> tuple[float, str, int | None]:
+    """Mark what an answer gave.
+
+    Args:
+        exercise: which.
+        asked: the cases.
+        outputs: what the answer gave for each of them: its value, or the exception that it raised.
+
+    Returns:
+        Points (full ones times the share of cases right, on two decimals), what to tell the learner, and which of the
+        exercise's mistakes it is: the one that computes what the answer computes, on every case; None if there is none.
+    """
+    same = [_same(found, expected, exercise.tolerance) for found, expected in zip(outputs, asked.expected)]
+    right, number = sum(same), len(asked.cases)
+    if right == number:
+        return float(exercise.points), f"All {right} cases right.", None
     if all(found is None for found in outputs):
-        return 0.0, f"{exercise.name} returns None: write the body, and return the result."
-    points = round(exercise.points * right / len(cases), 2)
-    diagnosis = _diagnose(exercise, cases, outputs)
-    return points, f"{right} of {len(cases)} cases right. {diagnosis or first_wrong}"
-
-
-def _diagnose(exercise: Exercise, cases, outputs) -> str:
-    """The diagnosis of the mistake that computes what the answer computes, on every case."""
-    for mistake in exercise.mistakes:
-        try:
-            wrong = [mistake.function(*_copy(arguments)) for arguments in cases]
-        except Exception:  # a mistake may well crash on a case; then the answer is not this mistake
-            continue
-        if all(_same(found, value, exercise.tolerance) for found, value in zip(outputs, wrong)):
-            return mistake.diagnosis
-    return ""
+        return 0.0, f"{exercise.name} returns None: write the body, and return the result.", None
+    points = round(exercise.points * right / number, 2)
+    for index, wrong in enumerate(asked.wrong):
+        if wrong is not None and all(_same(found, value, exercise.tolerance) for found, value in zip(outputs, wrong)):
+            return points, f"{right} of {number} cases right. {exercise.mistakes[index].diagnosis}", index
+    first = same.index(False)
+    said = _describe(asked.cases[first], outputs[first], asked.expected[first])
+    return points, f"{right} of {number} cases right. {said}", None
 
 
 def _describe(arguments, found, expected) -> str:
+    if isinstance(found, Raised):
+        return f"It raised {found}"
     if isinstance(found, Exception):
         return f"It raised {type(found).__name__}: {str(found)[:200]}"
     if _shape(found) != _shape(expected):
@@ -140,8 +177,10 @@ def _same(found, expected, tolerance: float) -> bool:
             found = found.detach().cpu().numpy()
         if isinstance(expected, torch.Tensor):
             expected = expected.detach().numpy()
+        if np.iscomplexobj(found):  # as real numbers they would lose a part without a word
+            return False
         found, expected = np.asarray(found, dtype=float), np.asarray(expected, dtype=float)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return False
     return found.shape == expected.shape and np.allclose(found, expected, rtol=tolerance, atol=tolerance)
 
@@ -159,11 +198,16 @@ def _shape(value) -> str:
 def _short(value) -> str:
     import torch
 
-    if isinstance(value, torch.Tensor) and value.numel() > 6:
-        return f"tensor{tuple(value.shape)} starting {[round(v, 4) for v in value.flatten()[:3].tolist()]}"
-    if isinstance(value, tuple):
-        return "(" + ", ".join(map(_short, value)) + ")"
-    return f"{value!r}"[:160]
+    try:
+        if isinstance(value, torch.Tensor) and value.numel() > 6:
+            first = value.flatten()[:3].tolist()
+            rounded = [round(v, 4) if isinstance(v, float) else v for v in first]
+            return f"tensor{tuple(value.shape)} starting {rounded}"
+        if isinstance(value, tuple):
+            return "(" + ", ".join(map(_short, value)) + ")"
+        return f"{value!r}"[:160]
+    except Exception:  # an int of thousands of digits, or an object of the learner's
+        return f"a {type(value).__name__} that cannot be shown"
 
 
 def _copy(arguments):

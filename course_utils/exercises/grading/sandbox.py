@@ -1,0 +1,284 @@
+"""Where answers run: a bubblewrap sandbox with a server in it that forks a process for every question.
+
+The sandbox has users, processes, network and mounts of its own. It sees the system's libraries, the interpreter and the
+packages, all read-only, and of the course two files that know nothing; no home, no inbox, no results, no environment. The
+question's process is shut in once more (`child`), so that no answer meets what another one left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from importlib.util import find_spec
+from pathlib import Path
+
+from course_utils.errors import CourseError
+from course_utils.exercises.grading.protocol import Channel, Died, Limits
+
+START_SECONDS = 120  # torch from a cold disk
+MARKER = "COURSE_GRADING"  # in the environment of every process of a sandbox, so that one left behind can be found
+
+
+class SandboxLost(Exception):
+    """The sandbox itself failed, not an answer; the caller starts another."""
+
+
+def require(trust: bool) -> str:
+    """Name of the isolation there is: "bubblewrap", or "none" if submissions are trusted and there is none.
+
+    Raises:
+        CourseError: there is none, and the submissions are not trusted.
+    """
+    if os.name != "posix":
+        raise CourseError("grading needs Linux, for its sandbox: grade in WSL, in a virtual machine or on a server")
+    found = shutil.which("bwrap")
+    problem = "bubblewrap (the command bwrap) is not installed"
+    if found:
+        tried = subprocess.run([*_bwrap(), "/usr/bin/true"], capture_output=True, text=True, check=False)
+        if tried.returncode == 0:
+            return "bubblewrap"
+        problem = f"bubblewrap does not work here ({tried.stderr.strip()[:200]})"
+    if trust:
+        return "none"
+    raise CourseError(
+        f"{problem}, and grading runs other people's code. Install it (Debian, Ubuntu: apt install bubblewrap), grade on a "
+        "Linux machine that has it, or say --trust if you know everybody who wrote these submissions"
+    )
+
+
+def _bwrap() -> list[str]:
+    command = [
+        *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"),
+        *("--uid", "65534", "--gid", "65534", "--hostname", "sandbox", "--ro-bind", "/usr", "/usr"),
+    ]
+    for name in ("lib", "lib64", "lib32", "bin", "sbin"):
+        place = Path("/", name)
+        if place.is_symlink():
+            command += ["--symlink", os.readlink(place), str(place)]
+        elif place.is_dir():
+            command += ["--ro-bind", str(place), str(place)]
+    if Path("/etc/ld.so.cache").exists():
+        command += ["--ro-bind", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+    return command
+
+
+class Sandbox:
+    """One server; used by one thread.
+
+    Attributes:
+        spaces: whether every question gets name spaces of its own; if not, the sandbox is good for one question.
+        fresh: whether no question has run in it yet.
+    """
+
+    def __init__(self, isolation: str, heavy: bool, limits: Limits, hidden: tuple[Path, ...] = ()):
+        """Start it.
+
+        Args:
+            isolation: what `require` returned.
+            heavy: import numpy and torch before the first question.
+            limits: for every question.
+            hidden: folders that must not be seen even if they lie inside a folder that is shown.
+
+        Raises:
+            SandboxLost: it does not start; the text says why.
+        """
+        self.isolation, self.limits, self.fresh = isolation, limits, True
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
+        self._control, inner = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(
+                self._command(inner.fileno(), heavy, hidden),
+                stdin=subprocess.DEVNULL,
+                stdout=self._errors,
+                stderr=self._errors,
+                pass_fds=[inner.fileno()],
+                env=_environment(),
+                start_new_session=True,
+            )
+        finally:
+            inner.close()
+        try:
+            self.spaces = bool(self._said(START_SECONDS).get("spaces"))
+        except SandboxLost:
+            self.close()
+            raise
+
+    def question(self) -> Question:
+        """A new process for a question; a context manager.
+
+        Raises:
+            SandboxLost: the server gives none.
+        """
+        self.fresh = False
+        return Question(self)
+
+    @property
+    def usable(self) -> bool:
+        """Whether another question may run in it."""
+        return self._process.poll() is None and (self.fresh or self.spaces or self.isolation == "none")
+
+    def close(self) -> None:
+        """End the server and everything that it started."""
+        self._control.close()
+        try:
+            self._process.wait(5 if self.isolation == "none" else 0.5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def _command(self, descriptor: int, heavy: bool, hidden: tuple[Path, ...]) -> list[str]:
+        here = Path(__file__).parent
+        caged = self.isolation == "bubblewrap"
+        packages = _package_folders()
+        options = {
+            "heavy": heavy,
+            "paths": packages,
+            "spaces": caged,
+            "scratch": caged,
+            "reply_bytes": self.limits.reply_bytes,
+            "resources": {
+                "RLIMIT_AS": self.limits.memory_bytes,
+                "RLIMIT_FSIZE": self.limits.file_bytes,
+                "RLIMIT_CORE": 0,
+                "RLIMIT_NOFILE": 256,
+            },
+        }
+        if caged:
+            # Not for trusted submissions outside a sandbox: there it would count every process of the user.
+            options["resources"]["RLIMIT_NPROC"] = 64
+        python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+        folder = "/grader" if caged else str(here)
+        # Not -I: it would ignore PYTHONHASHSEED. The environment is ours alone.
+        program = [python, "-s", "-S", "-P", "-B", f"{folder}/child.py", str(descriptor), json.dumps(options)]
+        if not caged:
+            return program
+        command = _bwrap()
+        shown = list(dict.fromkeys([*_interpreter_folders(), *packages]))
+        for place in shown:
+            command += ["--ro-bind", place, place]
+        covered = [Path("/usr"), *map(Path, shown)]
+        for secret in (*hidden, *_course_folders(packages)):
+            secret = secret.resolve()
+            if secret.is_dir() and any(secret != place and secret.is_relative_to(place) for place in covered):
+                command += ["--tmpfs", str(secret), "--remount-ro", str(secret)]
+        for name in ("child.py", "coding.py"):
+            command += ["--ro-bind", str(here / name), f"/grader/{name}"]
+        command += ["--proc", "/proc", "--dev", "/dev", "--size", "1000000", "--tmpfs", "/tmp"]
+        command += [
+            "--size",
+            "1000000",
+            "--tmpfs",
+            "/dev/shm",
+            "--remount-ro",
+            "/dev",
+            "--remount-ro",
+            "/",
+            "--chdir",
+            "/tmp",
+        ]
+        for name, value in _environment().items():
+            command += ["--setenv", name, value]
+        return [*command, "--", *program]
+
+    def _ask(self, message: dict, descriptors=()) -> dict:
+        # The two sides take turns and each message is one short write, so it arrives whole. Not SOCK_SEQPACKET, which would
+        # say so itself: macOS has none.
+        try:
+            socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
+        except OSError as error:
+            raise SandboxLost(f"the sandbox has ended: {self._last_words()}") from error
+        return self._said(30)
+
+    def _said(self, seconds: float) -> dict:
+        self._control.settimeout(seconds)
+        try:
+            data = self._control.recv(65536)
+        except OSError as error:
+            raise SandboxLost(f"the sandbox does not answer: {self._last_words()}") from error
+        if not data:
+            raise SandboxLost(f"the sandbox has ended: {self._last_words()}")
+        return json.loads(data)
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read(20_000).decode(errors="replace").strip()[-400:] or "it says nothing"
+
+
+class Question:
+    """A question's process, from its start to its end.
+
+    Attributes:
+        channel: the line to it.
+        sealed: whether it can start no process, program or name space.
+        ended: after the end, (signal or 0, exit status) if it had ended by itself, else None.
+    """
+
+    def __init__(self, sandbox: Sandbox):
+        """Start it in `sandbox`."""
+        self._sandbox, self.ended = sandbox, None
+        ours, theirs = socket.socketpair()
+        try:
+            said = sandbox._ask({"do": "start"}, [theirs.fileno()])
+        except SandboxLost:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.channel = Channel(ours, sandbox.limits)
+        try:
+            if "started" not in said:
+                raise SandboxLost(said.get("failed", "the sandbox starts no process"))
+            self.sealed = bool(self.channel.first(30).get("hello"))  # before any line of the answer has run
+        except (Died, SandboxLost) as error:
+            self.channel.close()
+            raise SandboxLost(f"no process for a question: {error}") from error
+
+    def __enter__(self) -> Question:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.channel.close()
+        self.ended = tuple(self._sandbox._ask({"do": "end"})["ended"] or (0, 0))
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "PATH": "/usr/bin:/bin",
+        "HOME": "/tmp",
+        "LANG": "C.UTF-8",
+        "PYTHONHASHSEED": "0",  # sets in the same order at every grading
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        MARKER: uuid.uuid4().hex,
+    }
+
+
+def _interpreter_folders() -> list[str]:
+    """The interpreter's own folders, outside /usr, which is shown anyway."""
+    folder = os.path.realpath(sys.base_prefix)
+    return [] if Path(folder).is_relative_to("/usr") else [folder]
+
+
+def _package_folders() -> list[str]:
+    """Folders that hold numpy and torch."""
+    found = []
+    for name in ("numpy", "torch"):
+        spec = find_spec(name)
+        if spec and spec.origin:
+            found.append(os.path.realpath(Path(spec.origin).parent.parent))
+    return list(dict.fromkeys(found))
+
+
+def _course_folders(packages: list[str]) -> list[Path]:
+    """Where solutions lie: the course that runs, and copies among the packages, such as an editable install's data."""
+    import course_utils
+
+    return [*map(Path, course_utils.__path__), *(Path(folder, "course_utils") for folder in packages)]

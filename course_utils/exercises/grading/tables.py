@@ -1,0 +1,257 @@
+"""What a grading leaves for the class: tables for the hosts that keep marks, who needs a person, and the class view."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from course_utils.errors import CourseError
+from course_utils.exercises.grading.intake import table
+from course_utils.exercises.grading.results import page, write
+from course_utils.exercises.registry import EXERCISES
+
+EMAIL = ("email", "email address", "e-mail", "mail")
+NUMBER = ("id number", "sis user id", "student id", "id", "sis login id", "login", "username")
+OUTCOMES = ("right", "partly", "wrong", "unsolved", "missing", "error", "died", "not graded")
+
+
+@dataclass(frozen=True)
+class Person:
+    """One row of the roster: header → field, header in lower case."""
+
+    fields: dict[str, str]
+
+    def first(self, names: tuple[str, ...]) -> str:
+        """The first of these fields that is not empty."""
+        return next((self.fields[name] for name in names if self.fields.get(name)), "")
+
+
+class Roster:
+    """Finds a learner's row by what their submission is called."""
+
+    def __init__(self, rows: list[list[str]]):
+        """`rows`: a table with a header. Any column may name the learner."""
+        header = [name.strip().lower() for name in rows[0]]
+        self.people = [Person({name: field.strip() for name, field in zip(header, row)}) for row in rows[1:]]
+        self._whole: dict[str, set[int]] = {}
+        for index, person in enumerate(self.people):
+            for name, field in person.fields.items():
+                if name in ("section", "group", "points possible") or not field:
+                    continue
+                for form in _forms(field):
+                    self._whole.setdefault(form, set()).add(index)
+
+    def index(self, learner: str) -> int | None:
+        """Row number of the learner; None if there is none, or more than one that fits."""
+        plain = learner.casefold()
+        whole = self._whole.get(plain, set())
+        if whole:
+            return next(iter(whole)) if len(whole) == 1 else None
+        # Canvas and Moodle put name and number before the file's own name, with `_` between.
+        found = set().union(*(self._whole.get(part, set()) for part in plain.split("_") if len(part) > 2))
+        return next(iter(found)) if len(found) == 1 else None
+
+    def find(self, learner: str) -> Person | None:
+        """As `index`, but the row."""
+        index = self.index(learner)
+        return None if index is None else self.people[index]
+
+
+def _forms(field: str) -> set[str]:
+    plain = field.casefold()
+    last, _, first = plain.partition(",")
+    joined = re.sub(r"\W+", "_", plain).strip("_")
+    return {plain, joined, re.sub(r"\W+", "", last + first), re.sub(r"[^\w.@-]+", "_", plain)}
+
+
+def as_csv(rows: list[list]) -> str:
+    """CSV text. A field that a spreadsheet would take for a formula gets an apostrophe before it."""
+    made = io.StringIO()
+    csv.writer(made, lineterminator="\n").writerows([[_field(value) for value in row] for row in rows])
+    return made.getvalue()
+
+
+def _field(value):
+    if isinstance(value, str) and re.match(r"[=+\-@\t\r]", value) and not re.fullmatch(r"[-+]?[\d.]+", value):
+        return "'" + value
+    return value
+
+
+def number(value: float | None) -> str:
+    """A mark as text; "" for none, never 0."""
+    return "" if value is None else f"{value:g}"
+
+
+def write_all(out: Path, wanted: list[str], all_results: list[dict], roster=None, canvas=None, column=None) -> list[Path]:
+    """Write the class's files.
+
+    Args:
+        out: folder.
+        wanted: ids of the exercises.
+        all_results: of all learners, in order.
+        roster: file, or None.
+        canvas: CSV that Canvas exported, or None.
+        column: title of the column of Canvas to fill; what the export has only one of, or what names the section, if None.
+
+    Returns:
+        The files.
+
+    Raises:
+        CourseError: roster or Canvas's export cannot be used.
+    """
+    names = Roster(table(roster)) if roster else None
+    needing = needs_a_person(all_results, names)
+    texts = {
+        "grades.csv": as_csv(_grades(wanted, all_results)),
+        "moodle.csv": as_csv(_moodle(all_results, names)),
+        "class.html": class_view(wanted, all_results),
+    }
+    if canvas:
+        rows, unmatched = filled_in(table(canvas), all_results, wanted, names, column)
+        made = io.StringIO()
+        csv.writer(made, lineterminator="\n").writerows(rows)  # Canvas's own fields stay as they are
+        texts["canvas.csv"] = made.getvalue()
+        needing += [[learner, "", "has no row in Canvas's export"] for learner in unmatched]
+    texts["needs-a-person.csv"] = as_csv([["learner", "files", "reason"], *needing])
+    for name, text in texts.items():
+        write(out / name, text)
+    return [out / name for name in texts]
+
+
+def needs_a_person(all_results: list[dict], names: Roster | None) -> list[list[str]]:
+    """(learner, files, reason) of everything that no mark should be given for unseen."""
+    rows = []
+    for results in all_results:
+        data = results["extra_data"]
+        rows += [[data["learner"], " ".join(data["files"]), problem] for problem in data["problems"]]
+        if names and names.find(data["learner"]) is None:
+            rows.append([data["learner"], " ".join(data["files"]), "is not in the roster, or fits several of its rows"])
+    return rows
+
+
+def _grades(wanted: list[str], all_results: list[dict]) -> list[list]:
+    rows = [["learner", "status", "score", "max_score", *wanted, "notes"]]
+    most = sum(EXERCISES[id].points for id in wanted)
+    for results in all_results:
+        points = {test["number"]: number(test["score"]) for test in results["tests"]}
+        state = "not graded" if results["score"] is None else "graded"
+        marks = [points.get(id, "") for id in wanted]
+        notes = [*results["extra_data"]["notes"], *results["extra_data"]["problems"]]
+        rows.append([results["extra_data"]["learner"], state, number(results["score"]), most, *marks, "; ".join(notes)])
+    return rows
+
+
+def _moodle(all_results: list[dict], names: Roster | None) -> list[list]:
+    rows = [["Email address", "ID number", "Learner", "Grade", "Feedback comments"]]
+    for results in all_results:
+        learner = results["extra_data"]["learner"]
+        person = names.find(learner) if names else None
+        email = person.first(EMAIL) if person else (learner if re.fullmatch(r"[\w.-]+@[\w.-]+", learner) else "")
+        said = results["output"] if results["score"] is None else "; ".join(
+            f"{test['number']} {test['score']:g}/{test['max_score']:g}" for test in results["tests"]
+        )  # fmt: skip
+        rows.append([email, person.first(NUMBER) if person else "", learner, number(results["score"]), said])
+    return rows
+
+
+def filled_in(rows: list[list[str]], all_results: list[dict], wanted: list[str], names: Roster | None, column: str | None):
+    """(rows, learners without one): Canvas's own export with the marks in one column, scaled to its points possible.
+
+    Raises:
+        CourseError: no column, or more than one, is the assignment's; or it is no export of Canvas.
+    """
+    header = rows[0]
+    at = canvas_column(header, all_results[0]["extra_data"]["assignment"] if all_results else [], column)
+    most = float(sum(EXERCISES[id].points for id in wanted))
+    body = [row for row in rows[1:] if not row[0].strip().startswith("Points Possible") and row[0].strip()]
+    possible = next((row[at] for row in rows[1:] if row[0].strip().startswith("Points Possible") and len(row) > at), "")
+    try:
+        scale = float(possible) / most
+    except ValueError:
+        scale = 1.0
+    key = ("Student", "ID", "SIS User ID", "SIS Login ID", "Integration ID")
+    places = [index for index, name in enumerate(header) if name in key]
+    canvas = Roster([[header[i] for i in places], *[[row[i] if i < len(row) else "" for i in places] for row in body]])
+    unmatched = []
+    for results in all_results:
+        learner = results["extra_data"]["learner"]
+        index = canvas.index(learner)
+        person = names.find(learner) if names else None
+        for field in person.fields.values() if person and index is None else ():
+            index = canvas.index(field) if index is None and field else index
+        if index is None:
+            unmatched.append(learner)
+        elif results["score"] is not None:
+            row = body[index]
+            row += [""] * (at + 1 - len(row))
+            row[at] = number(round(results["score"] * scale, 2))
+    return rows, unmatched
+
+
+def canvas_column(header: list[str], sections: list[str], column: str | None) -> int:
+    """Place of the column to fill: the one called `column`, or the only one, or the one that names the first section.
+
+    Raises:
+        CourseError: no column, or more than one, fits; or it is no export of Canvas.
+    """
+    if "Student" not in header or "ID" not in header:
+        raise CourseError(
+            "the Canvas file has no columns Student and ID; export the grade book from Canvas and pass that file"
+        )
+    titles = {index: re.sub(r"\s*\(\d+\)$", "", name) for index, name in enumerate(header) if re.search(r"\(\d+\)$", name)}
+    if column:
+        fitting = [i for i, name in enumerate(header) if name == column or titles.get(i) == column]
+    else:
+        words = [part for section in sections[:1] for part in (section, section.partition("_")[2].replace("_", " "))]
+        fitting = [i for i, title in titles.items() if any(word.lower() in title.lower() for word in words)]
+        if len(titles) == 1:
+            fitting = list(titles)
+    if len(fitting) != 1:
+        raise CourseError(
+            f"{'no column' if not fitting else 'more than one column'} of the Canvas file fits the assignment; name one with "
+            f"--column: {', '.join(titles.values()) or 'there is none of an assignment'}"
+        )
+    return fitting[0]
+
+
+def class_view(wanted: list[str], all_results: list[dict]) -> str:
+    """HTML: how each question went, and which misconception how often."""
+    graded = [results for results in all_results if results["score"] is not None]
+    most = sum(EXERCISES[id].points for id in wanted)
+    scores = sorted(results["score"] for results in graded)
+    middle = f"; median {_median(scores):g} of {most} points" if scores else ""
+    body = [f"<p>{len(graded)} of {len(all_results)} submissions graded{middle}.</p>"]
+    body.append(
+        "<h2>Questions</h2><table><tr><th>question</th><th>mean</th>" + "".join(f"<th>{o}</th>" for o in OUTCOMES) + "</tr>"
+    )
+    for id in wanted:
+        counts = Counter(results["extra_data"]["outcomes"].get(id) for results in graded)
+        points = [test["score"] for results in graded for test in results["tests"] if test["number"] == id]
+        mean = f"{sum(points) / len(points):.2f}" if points else "-"
+        cells = "".join(f"<td>{counts[outcome] or ''}</td>" for outcome in OUTCOMES)
+        title = escape(f"{id}: {EXERCISES[id].title}")
+        body.append(f"<tr><td>{title}</td><td>{mean} of {EXERCISES[id].points}</td>{cells}</tr>")
+    body.append("</table><h2>Misconceptions</h2>")
+    seen = Counter((id, name) for results in graded for id, name in results["extra_data"]["mistakes"].items())
+    if seen:
+        body.append("<table><tr><th>how often</th><th>question</th><th>what those learners were told</th></tr>")
+        for (id, name), count in sorted(seen.items(), key=lambda item: (-item[1], wanted.index(item[0][0]), item[0][1])):
+            said = next(m.diagnosis for m in EXERCISES[id].mistakes if m.function.__name__.strip("_") == name)
+            body.append(f"<tr><td>{count}</td><td>{id}</td><td>{escape(said)}</td></tr>")
+        body.append("</table>")
+    else:
+        body.append("<p>No wrong answer was one of the known mistakes.</p>")
+    needing = [results["extra_data"]["learner"] for results in all_results if results["extra_data"]["problems"]]
+    if needing:
+        body.append(f"<h2>For a person</h2><p>See needs-a-person.csv: {escape(', '.join(needing))}.</p>")
+    return page("The class", "".join(body))
+
+
+def _median(values: list[float]) -> float:
+    half = len(values) // 2
+    return values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2

@@ -1,0 +1,217 @@
+"""Values over the line, and a line that breaks in every way."""
+
+import math
+import socket
+import threading
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from course_utils.exercises.grading.coding import Opaque, Unsendable, decode, encode
+from course_utils.exercises.grading.protocol import Channel, Died, Limits, value_of
+
+LIMITS = Limits(reply_bytes=1000, question_seconds=1.0)
+
+
+def same(one, other):
+    if isinstance(one, (list, tuple)):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and one.equal(other)
+    if isinstance(one, (np.ndarray, np.generic)):
+        return type(one) is type(other) and one.dtype == other.dtype and np.array_equal(one, other)
+    return type(one) is type(other) and (one == other or (one != one and other != other))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        0,
+        -(2**70),
+        1e-300,
+        math.nan,
+        -math.inf,
+        "text \udc80 ü",
+        b"\x00\xff",
+        [],
+        (),
+        (1, [2, (3,)], None),
+        {"a": 1, 2: (3,), (4, 5): {"tensor": 1}},
+        {1, 2},
+        np.float32(2.5),
+        np.bool_(True),
+        np.arange(6, dtype=np.int16).reshape(2, 3),
+        np.zeros((0, 3)),
+        np.array(5.0),
+        torch.arange(6.0, dtype=torch.float64).reshape(2, 3).T,
+        torch.tensor(True),
+        torch.tensor([1, 2]),
+        {"grad": torch.ones(2), "none": None},
+    ],
+    ids=repr,
+)
+def test_values_come_back_as_they_went(value):
+    import json
+
+    assert same(value, decode(json.loads(json.dumps(encode(value)))))
+
+
+def test_what_comes_back_as_something_near():
+    assert decode(encode(torch.ones(2, dtype=torch.bfloat16, requires_grad=True))).dtype == torch.float32
+    assert decode(encode(Fraction(1, 4))) == 0.25
+    opaque = decode(encode(object()))
+    assert isinstance(opaque, Opaque)
+    assert repr(opaque) == "<object>"
+    with pytest.raises(TypeError):
+        float(opaque)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        {},
+        {"a": 1, "b": 2},
+        {"unknown": 1},
+        {"tuple": 1},
+        {"dict": [[1]]},
+        {"dict": [[[1], 2]]},
+        {"set": [[1]]},
+        {"bytes": "?"},
+        {"bytes": 5},
+        {"int": "x"},
+        {"int": 5},
+        {"float": "1"},
+        {"array": []},
+        {"array": ["object", [1], "AAAAAAAAAAA="]},
+        {"array": ["float64", [2], "AAAAAAAAAAA="]},
+        {"array": ["float64", [-1], ""]},
+        {"array": ["float64", ["1"], "AAAAAAAAAAA="]},
+        {"array": ["float64", [10**30, 0], ""]},
+        {"array": ["float64", [1] * 70, "AAAAAAAAAAA="]},
+        {"tensor": ["uint16 ", [1], "AAA="]},
+        {"scalar": 1},
+    ],
+    ids=str,
+)
+def test_text_that_is_no_value(text):
+    with pytest.raises(Unsendable):
+        decode(text)
+
+
+def test_values_that_do_not_travel():
+    with pytest.raises(Unsendable, match="parts"):
+        encode([0] * 300_001)
+    with pytest.raises(Unsendable, match="bits"):
+        encode(2**70_000)
+    endless = []
+    endless.append(endless)
+    with pytest.raises(RecursionError):
+        encode(endless)
+
+
+@pytest.fixture
+def line():
+    ours, theirs = socket.socketpair()
+    yield Channel(ours, LIMITS), theirs
+    ours.close()
+    theirs.close()
+
+
+def timed(function):
+    began = time.monotonic()
+    with pytest.raises(Died) as died:
+        function()
+    return str(died.value), time.monotonic() - began
+
+
+def test_replies_in_pieces_and_several_at_once(line):
+    channel, theirs = line
+
+    def reply():
+        theirs.recv(1000)
+        for byte in b'{"n": 1}\n{"n": 2}\n':
+            theirs.send(bytes([byte]))
+
+    threading.Thread(target=reply).start()
+    assert channel.ask({}, 1) == {"n": 1}
+    assert channel.first(1) == {"n": 2}
+
+
+def test_no_reply(line):
+    text, seconds = timed(lambda: line[0].ask({}, 0.2))
+    assert text == "timed out after 0.2 s"
+    assert seconds < 0.5
+
+
+def test_a_reply_without_an_end_holds_nobody_up(line):
+    line[1].send(b'{"n": ')
+    text, seconds = timed(lambda: line[0].ask({}, 0.2))
+    assert "timed out" in text
+    assert seconds < 0.5
+
+
+def test_a_byte_now_and_then_does_not_move_the_deadline(line):
+    stop = threading.Event()
+
+    def drip():
+        while not stop.wait(0.05):
+            line[1].send(b"x")
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    text, seconds = timed(lambda: line[0].ask({}, 0.3))
+    stop.set()
+    dripping.join()
+    assert "timed out" in text
+    assert seconds < 0.6
+
+
+def test_the_question_has_a_limit_of_its_own(line):
+    text, seconds = timed(lambda: line[0].ask({}, 60))
+    assert text == "timed out: more than 1 s in all"
+    assert seconds < 1.5
+
+
+def test_one_who_does_not_listen(line):
+    text, seconds = timed(lambda: line[0].ask({"x": "y" * 10**7}, 0.3))
+    assert "timed out" in text
+    assert seconds < 1
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"x" * 20_000, "more than 1,000 bytes"),
+        (b"junk\n", "cannot read"),
+        (b"\n", "cannot read"),
+        (b"5\n", "cannot read"),
+        (b"[" * 9000 + b"\n", "cannot read"),
+        (b"\xff\xfe\n", "cannot read"),
+    ],
+)
+def test_junk(line, data, said):
+    line[1].send(data)
+    assert said in timed(lambda: line[0].ask({}, 0.5))[0]
+
+
+def test_one_who_hangs_up(line):
+    line[1].close()
+    assert timed(lambda: line[0].ask({}, 0.5))[0] == "ended itself"
+
+
+@pytest.mark.parametrize("message", [{}, {"n": 2, "ok": 1}, {"n": 1}, {"n": 1, "ok": 1, "err": ""}, {"n": 1, "ok": {}}])
+def test_what_is_no_reply_to_this_call(message):
+    with pytest.raises(Died):
+        value_of(message, 1)
+
+
+def test_a_reply():
+    assert value_of({"n": 1, "ok": {"tuple": [1]}}, 1) == ((1,), None)
+    assert value_of({"n": 1, "err": "x" * 999}, 1) == (None, "x" * 300)
