@@ -77,7 +77,7 @@ def test_doctor_notices_stale_imports_and_old_packages(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run", "07"], "unknown section '07'; there are 02_lora"),
+        (["run", "07"], "unknown section '07'; there are 01_decision_framework, 02_lora"),
         (["run", "nothing.ipynb"], "no such notebook: nothing.ipynb"),
         (["build", "9"], "unknown section '9'"),
     ],

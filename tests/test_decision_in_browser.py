@@ -27,7 +27,7 @@ CELL = f"from course_utils.widgets import decision_helper\ndecision_helper({EVID
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import TimeoutError, sync_playwright
 
     folder, home = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("home")
     cell = {"cell_type": "code", "id": "one", "source": CELL, "metadata": {}, "outputs": [], "execution_count": None}
@@ -54,10 +54,16 @@ def page(tmp_path_factory):
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1300, "height": 1100})
             page.goto(f"http://127.0.0.1:{port}/lab/tree/helper.ipynb", timeout=90_000)
-            page.get_by_text("from course_utils.widgets import").first.click(timeout=90_000)
-            page.keyboard.press("Control+Home")
-            page.keyboard.press("Shift+Enter")
-            page.locator(".widget-dropdown select").first.wait_for(timeout=120_000)
+            cell = page.get_by_text("from course_utils.widgets import").first
+            page.get_by_text("| Idle").wait_for(timeout=90_000)  # before the kernel is there, Lab drops a command to run
+            for _ in range(5):
+                cell.click()
+                page.keyboard.press("Control+Enter")
+                try:
+                    page.locator(".widget-dropdown select").first.wait_for(timeout=30_000)
+                    break
+                except TimeoutError:
+                    continue
             yield page
             browser.close()
     finally:
