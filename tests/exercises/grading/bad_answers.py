@@ -380,7 +380,7 @@ BAD = {
     ),
     "reads-files": (
         probe(
-            "for p in ('/etc/passwd', '/etc/shadow', '/etc/hosts', '/root/.bashrc', '/home', '/var', '/sys', '/run', '/proc/1/environ', '/proc/self'):\n"
+            "for p in ('/etc/passwd', '/etc/shadow', '/etc/hosts', '/home', '/var', '/sys', '/run', '/proc/1/environ', '/proc/self'):\n"
             "    if os.path.exists(p): found.append(p)"
         ),
         GOOD,
@@ -402,7 +402,7 @@ BAD = {
         probe(
             "import socket\nfor host in ('127.0.0.1', '10.0.0.1', '8.8.8.8'):\n    for port in (53, 80, PORT):\n"
             "        try:\n            socket.create_connection((host, port), 0.2); found.append((host, port))\n        except OSError: pass\n"
-            "try: found.append(socket.getaddrinfo('pypi.org', 443))\nexcept OSError: pass"
+            "try: found.append(socket.getaddrinfo('example.org', 443))\nexcept OSError: pass"
         ),
         GOOD,
         {1},
