@@ -38,7 +38,7 @@ def quality(prompts, asked=questions, version: int = 1, longest: int = 40):
     return catalogue.evaluate(answers, asked, version), (time.perf_counter() - started) / len(prompts), answers
 
 
-def rows(found, name: str = "all") -> dict:
+def rows(found) -> dict:
     """0 and 1 for each question on each side."""
     sides = zip(*found.rows.values())
     return {side: [int(value) for value in values] for side, values in zip(("valid", "behaviour", "knowledge"), sides)}

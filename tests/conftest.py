@@ -1,6 +1,12 @@
 """What tests share: a model small enough to build in a blink, and the packaged one, loaded once a process."""
 
+import os
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,6 +38,30 @@ def printed(notebook):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     texts = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs]
     return "\n".join(map("".join, texts))
+
+
+@contextmanager
+def jupyter(command, home):
+    """Address of a Jupyter server that `command` starts on a free port, without a token, with its settings in `home`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token="]
+    places = {"JUPYTER_CONFIG_DIR": str(home), "JUPYTERLAB_WORKSPACES_DIR": str(home)}
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen([*command, *options], env=os.environ | places, stdout=log, stderr=log)
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=2)
+                break
+            except OSError:
+                assert server.poll() is None, (home / "log").read_text()
+                time.sleep(0.25)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 @pytest.fixture

@@ -2,15 +2,11 @@
 
 import importlib.util
 import json
-import os
 import shutil
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 
 import pytest
+from conftest import jupyter
 
 from course_utils.decision import decide
 
@@ -34,41 +30,23 @@ def page(tmp_path_factory):
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": [cell]}
     (folder / "helper.ipynb").write_text(json.dumps(notebook))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
-    command += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
-    places = {"JUPYTER_CONFIG_DIR": str(home), "JUPYTERLAB_WORKSPACES_DIR": str(home)}
-    with (home / "log").open("w") as log:
-        server = subprocess.Popen(command, env=os.environ | places, stdout=log, stderr=log)
-    try:
-        for _ in range(240):
+    command = [sys.executable, "-m", "jupyterlab", "--allow-root", f"--ServerApp.root_dir={folder}"]
+    with jupyter(command, home) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1300, "height": 1100})
+        page.goto(f"{address}/lab/tree/helper.ipynb", timeout=90_000)
+        cell = page.get_by_text("from course_utils.widgets import").first
+        page.get_by_text("| Idle").wait_for(timeout=90_000)  # before the kernel is there, Lab drops a command to run
+        for _ in range(5):
+            cell.click()
+            page.keyboard.press("Control+Enter")
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=2)
+                page.locator(".widget-dropdown select").first.wait_for(timeout=30_000)
                 break
-            except OSError:
-                assert server.poll() is None, (home / "log").read_text()
-                time.sleep(0.25)
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1300, "height": 1100})
-            page.goto(f"http://127.0.0.1:{port}/lab/tree/helper.ipynb", timeout=90_000)
-            cell = page.get_by_text("from course_utils.widgets import").first
-            page.get_by_text("| Idle").wait_for(timeout=90_000)  # before the kernel is there, Lab drops a command to run
-            for _ in range(5):
-                cell.click()
-                page.keyboard.press("Control+Enter")
-                try:
-                    page.locator(".widget-dropdown select").first.wait_for(timeout=30_000)
-                    break
-                except TimeoutError:
-                    continue
-            yield page
-            browser.close()
-    finally:
-        server.terminate()
-        server.wait(20)
+            except TimeoutError:
+                continue
+        yield page
+        browser.close()
 
 
 def control(page, question):

@@ -1,15 +1,13 @@
 """`course lab` serves the course, and a browser shows notebook 02."""
 
 import importlib.util
-import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 
 import pytest
+from conftest import jupyter
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jupyterlab") is None, reason="needs the extra `lab`")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -17,29 +15,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, packaged):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = tmp_path_factory.mktemp("home")
-    options = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token="]
-    log = (home / "log").open("w")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "course_utils.cli", "lab", *options],
-        env=os.environ | {"JUPYTER_CONFIG_DIR": str(home), "JUPYTERLAB_WORKSPACES_DIR": str(home)},
-        stdout=log,
-        stderr=log,
-    )
-    address = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"{address}/api/status", timeout=2)
-            break
-        except OSError:
-            assert server.poll() is None, (home / "log").read_text()
-            time.sleep(0.25)
-    yield address
-    server.terminate()
-    server.wait(20)
+    with jupyter([sys.executable, "-m", "course_utils.cli", "lab"], tmp_path_factory.mktemp("home")) as address:
+        yield address
 
 
 @pytest.mark.parametrize("path", ["/lab/tree/02_lora.ipynb", "/api/contents/02_lora.ipynb?content=0"])

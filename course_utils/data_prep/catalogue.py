@@ -129,7 +129,7 @@ class Catalogue:
     def prompt_for_fact(self, question: str, passage: Mapping) -> list[dict]:
         """The conversation to be answered with the fact alone, read from a passage.
 
-        Of six wordings tried on training questions this one led the CPU tier's model to most facts.
+        Of five wordings tried on training questions this one led the CPU tier's model to most facts.
         """
         told = f"Passage: {passage['title']}: {passage['text']}\nQuestion: {question}\nAnswer:"
         system = "Answer the customer's question from the passage, in a few words."
