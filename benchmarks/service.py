@@ -305,8 +305,8 @@ def kills(number: int = 20) -> None:
     """Rounds of `tests/openai_server/power_cuts.py` on a model of two layers."""
     import torch
     import transformers
-    from conftest import tiny_llama
     from openai_server import power_cuts
+    from support import tiny_llama
 
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()

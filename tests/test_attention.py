@@ -1,7 +1,7 @@
 """Grouped attention is eager attention without the copies."""
 
 import pytest
-from conftest import tiny_llama
+from support import tiny_llama
 
 from course_utils import attention
 

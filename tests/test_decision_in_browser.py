@@ -6,7 +6,7 @@ import shutil
 import sys
 
 import pytest
-from conftest import jupyter
+from support import jupyter
 
 from course_utils.decision import decide
 

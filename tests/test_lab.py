@@ -7,7 +7,7 @@ import sys
 import urllib.request
 
 import pytest
-from conftest import jupyter
+from support import jupyter
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("jupyterlab") is None, reason="needs the extra `lab`")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import tiny_llama
+from support import tiny_llama
 
 from course_utils import models
 from course_utils.errors import CourseError

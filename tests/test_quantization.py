@@ -3,7 +3,7 @@
 import warnings
 
 import pytest
-from conftest import conversation, tiny_llama, with_lora
+from support import conversation, tiny_llama, with_lora
 
 from course_utils import models, quantization, training
 from course_utils.errors import CourseError

@@ -1,5 +1,5 @@
 import pytest
-from conftest import tiny_llama, with_lora
+from support import tiny_llama, with_lora
 
 from course_utils import memory
 from course_utils.errors import CourseError

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from conftest import tiny_llama, with_lora
+from support import tiny_llama, with_lora
 
 from course_utils.notebooks import builder
 

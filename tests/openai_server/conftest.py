@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from conftest import tiny_llama
+from support import tiny_llama
 
 try:
     import httpx2 as httpx  # what the client uses since 3.0

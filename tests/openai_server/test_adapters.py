@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 import torch
-from conftest import tiny_llama, with_lora
+from support import tiny_llama, with_lora
 
 from course_utils.openai_server.adapters import Adapters
 from course_utils.openai_server.chat import Chat, ChatRequest

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 warnings.filterwarnings("ignore", category=FutureWarning)
 
-from conftest import conversation, tiny_llama, with_lora  # noqa: E402
+from support import conversation, tiny_llama, with_lora  # noqa: E402
 
 from course_utils import models, training  # noqa: E402
 

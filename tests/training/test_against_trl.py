@@ -7,7 +7,7 @@ not; that ours is TRL's encoding but for this newline is asserted too.
 from dataclasses import replace
 
 import pytest
-from conftest import conversation, tiny_llama, with_lora
+from support import conversation, tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.training.batching import Encoded, by_completion, token_log_probabilities

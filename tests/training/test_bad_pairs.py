@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from conftest import conversation, tiny_llama, with_lora
+from support import conversation, tiny_llama, with_lora
 
 from course_utils import evaluation, training
 from course_utils.errors import CourseError

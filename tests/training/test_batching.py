@@ -1,7 +1,7 @@
 """What goes through the model at once: nothing lost, nothing seen twice, and the numbers of rows of their own."""
 
 import pytest
-from conftest import tiny_llama
+from support import tiny_llama
 
 from course_utils.training import batching
 from course_utils.training.batching import Encoded, by_completion, collate, token_log_probabilities

@@ -9,7 +9,7 @@ import sys
 
 import kill
 import pytest
-from conftest import conversation, tiny_llama, with_lora
+from support import conversation, tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.errors import CourseError

@@ -10,7 +10,7 @@ import tempfile
 from types import SimpleNamespace
 
 import pytest
-from conftest import tiny_llama, with_lora
+from support import tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.data_prep import load_preferences

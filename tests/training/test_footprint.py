@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import conversation, tiny_llama, with_lora
+from support import conversation, tiny_llama, with_lora
 
 from course_utils import memory, training
 from course_utils.training import footprint

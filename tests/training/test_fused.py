@@ -1,7 +1,7 @@
 """The fused functions change time and memory, nothing else."""
 
 import pytest
-from conftest import conversation, tiny_llama, with_lora
+from support import conversation, tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.training.fused import PIECES, fused, head

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from conftest import conversation, tiny_llama, with_lora
+from support import conversation, tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.errors import CourseError

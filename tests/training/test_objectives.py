@@ -1,5 +1,5 @@
 import pytest
-from conftest import conversation, tiny_llama
+from support import conversation, tiny_llama
 
 from course_utils import training
 from course_utils.errors import CourseError

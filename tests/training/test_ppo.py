@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import tiny_llama, with_lora
+from support import tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.errors import CourseError

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import tiny_llama, with_lora
+from support import tiny_llama, with_lora
 
 from course_utils import training
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import conversation, tiny_llama, with_lora
+from support import conversation, tiny_llama, with_lora
 
 from course_utils.errors import CourseError
 from course_utils.training import SFT, Settings, fit
