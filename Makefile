@@ -64,7 +64,7 @@ $(VENV)/.lab: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[lab,test]'
+	$(BIN)/python -m pip install --quiet --editable '.[lab,test,grading]'
 	touch $@
 
 $(VENV)-oldest/.test: pyproject.toml tests/colab/oldest.txt

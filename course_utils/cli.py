@@ -115,6 +115,12 @@ def main(arguments: list[str] | None = None) -> int:
     grade.add_argument("--column", metavar="TITLE", help="column of it, where that is not plain")
     grade.set_defaults(run=_grade)
 
+    hub = commands.add_parser("nbgrader", help="the course as nbgrader assignments, for a hub; submissions made fit for it")
+    hub.add_argument("assignment", help="a section, several with commas between, or all")
+    hub.add_argument("folder", help="of the nbgrader course; made if it is not there")
+    hub.add_argument("--inbox", metavar="FOLDER", help="put these submissions' answers into clean copies, in submitted/")
+    hub.set_defaults(run=_nbgrader)
+
     doctor = commands.add_parser("doctor", help="what this machine is, what fits, and what to mend")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
@@ -317,6 +323,22 @@ def _grade(options) -> int:
     print(f"  written: {', '.join(map(str, done.files))}, and a folder for each learner in {Path(options.out) / 'learners'}")
     if done.problems:
         print(f"  {done.problems} for a person to look at: {Path(options.out) / 'needs-a-person.csv'}")
+    return 1 if done.problems else 0
+
+
+def _nbgrader(options) -> int:
+    """0 if all went in, 1 if a person must look at something."""
+    from course_utils.exercises.grading import hub
+
+    if options.inbox is None:
+        names = hub.write_course(options.folder, options.assignment)
+        print(f"in {options.folder}: nbgrader_config.py and source/ with {', '.join(names)}")
+        print(f"  next, in that folder: nbgrader generate_assignment {names[0]}")
+        return 0
+    done = hub.hand_in(options.folder, options.assignment, options.inbox)
+    print(f"{len(done.learners)} learners in {Path(options.folder) / 'submitted'}")
+    for learner, problems in done.problems.items():
+        print(f"  for a person to look at: {learner}: {'; '.join(problems)}")
     return 1 if done.problems else 0
 
 

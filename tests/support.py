@@ -13,15 +13,15 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def jupyter(command, home):
-    """Address of a Jupyter server that `command` starts on a free port, without a token, with its settings in `home`."""
+def jupyter(command, home, folder=None):
+    """Address of a Jupyter server that `command` starts in `folder` on a free port, without a token, with its settings in `home`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token="]
     places = {"JUPYTER_CONFIG_DIR": str(home), "JUPYTERLAB_WORKSPACES_DIR": str(home)}
     with (home / "log").open("w") as log:
-        server = subprocess.Popen([*command, *options], env=os.environ | places, stdout=log, stderr=log)
+        server = subprocess.Popen([*command, *options], cwd=folder, env=os.environ | places, stdout=log, stderr=log)
     try:
         for _ in range(240):
             try:

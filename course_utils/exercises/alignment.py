@@ -320,6 +320,7 @@ EXERCISES = (
         solution=conservative_dpo_loss,
         cases=_log_probability_cases,
         points=4,
+        objectives=(1,),
         mistakes=(
             Mistake(_no_reference, "The reference is missing: what counts is how far each reply's log-probability moved from the reference's."),
             Mistake(_wrong_way_round, "The margin is the wrong way round: chosen less rejected, so that the loss falls when chosen gains."),
@@ -337,6 +338,7 @@ EXERCISES = (
         solution=preference_probability,
         cases=_reward_cases,
         points=2,
+        objectives=(1,),
         mistakes=(
             Mistake(_ratio_of_rewards, "Rewards may be negative, so their ratio is no probability: the model compares exp(reward), which gives a sigmoid of the difference."),
             Mistake(_other_first, "This is the probability that the *other* one is preferred: first reward less second."),
@@ -353,6 +355,7 @@ EXERCISES = (
         solution=log_odds_ratio,
         cases=_token_cases,
         points=3,
+        objectives=(1,),
         mistakes=(
             Mistake(_summed_logs, "The log-probabilities are summed: the longer reply would lose for its length. Take their mean, the log of the geometric mean."),
             Mistake(_ratio_of_probabilities, "This is the ratio of probabilities; odds are p / (1 - p), so log(1 - p) has to come off."),
@@ -369,6 +372,7 @@ EXERCISES = (
         solution=advantages,
         cases=_answer_cases,
         points=4,
+        objectives=(1,),
         mistakes=(
             Mistake(_deltas_only, "These are the one-step errors; each advantage also adds discount x trace times the next one."),
             Mistake(_lambda_forgotten, "lambda is missing: the next advantage is weighted by discount x trace."),
@@ -387,6 +391,7 @@ EXERCISES = (
         solution=clipped_objective,
         cases=_ratio_cases,
         points=3,
+        objectives=(1,),
         mistakes=(
             Mistake(_only_clipped, "Only the clipped ratio counts here: a move in the wrong direction would go unpunished. Take the smaller of both products."),
             Mistake(_the_larger, "You took the larger of both products; the objective is pessimistic and takes the smaller."),

@@ -19,7 +19,11 @@ _tries: Counter = Counter()
 
 
 class Score(float):
-    """Points reached, with the reason; a float, so that a notebook's last line can be one."""
+    """Points reached, with the reason; a float, so that a notebook's last line can be one.
+
+    Its `repr` is the bare number: nbgrader reads a check cell's points from there, and takes anything that is no number for
+    full marks. The reason is in `str`, and in HTML.
+    """
 
     def __new__(cls, points: float, exercise: Exercise, message: str, hint: str = ""):
         """Points out of the exercise's, and what to tell the learner."""
@@ -33,6 +37,9 @@ class Score(float):
         return float(self) == self.exercise.points
 
     def __repr__(self) -> str:
+        return float.__repr__(self)
+
+    def __str__(self) -> str:
         state = "passed" if self.passed else "not yet"
         text = f"{self.exercise.id}: {float(self):g} of {self.exercise.points} points ({state}). {self.message}"
         return text + (f"\nHint: {self.hint}" if self.hint else "")

@@ -484,6 +484,7 @@ EXERCISES = (
         solution=jaccard,
         cases=_text_cases,
         points=3,
+        objectives=(2,),
         mistakes=(
             Mistake(_single_words, "These are single words. Pairs of neighbours know the order: \"not late\" and \"late, not\" differ."),
             Mistake(_case_matters, "Case counts in your answer; copies often differ in nothing else."),
@@ -504,6 +505,7 @@ EXERCISES = (
         solution=faults,
         cases=_conversation_cases,
         points=4,
+        objectives=(1,),
         mistakes=(
             Mistake(_blank_passes, "A content of white space only passes; the model would learn to say nothing. Strip it first."),
             Mistake(_any_type_passes, "A content that is a number passes; hosts want text."),
@@ -522,6 +524,7 @@ EXERCISES = (
         solution=held_out,
         cases=_customer_cases,
         points=4,
+        objectives=(4,),
         mistakes=(
             Mistake(_rows_alone, "The last rows are held out one by one; a customer with several rows is then on both sides."),
             Mistake(_none_is_one, "All rows without a customer were taken for one; each of them belongs to itself."),
@@ -540,6 +543,7 @@ EXERCISES = (
         solution=leaks,
         cases=_leak_cases,
         points=4,
+        objectives=(4,),
         mistakes=(
             Mistake(_case_of_words, "Case counts in your answer; a copy in capitals escapes."),
             Mistake(_last_run_missed, "The last run of each text is missed: a text of k words has k - n + 1 of them."),
@@ -559,6 +563,7 @@ EXERCISES = (
         solution=is_card_number,
         cases=_card_cases,
         points=3,
+        objectives=(3,),
         mistakes=(
             Mistake(_from_the_left, "You double every second digit from the left; that is right for 14, 16 and 18 digits only. Count from the right."),
             Mistake(_check_digit_doubled, "The last digit is the check digit and is not doubled; begin with the one before it."),

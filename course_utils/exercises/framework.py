@@ -536,6 +536,7 @@ EXERCISES = (
         solution=request_cost,
         cases=_request_cases,
         points=2,
+        objectives=(4,),
         mistakes=(
             Mistake(_cached_twice, "Cached tokens are billed twice here: they are part of `prompt_tokens`, so take them off before the full price applies."),
             Mistake(_cache_ignored, "The whole prompt is billed at the full price; its cached tokens have the second price."),
@@ -557,6 +558,7 @@ EXERCISES = (
         solution=break_even,
         cases=_break_even_cases,
         points=3,
+        objectives=(4,),
         mistakes=(
             Mistake(_upkeep_forgotten, "The upkeep is missing; it is paid every day, and the requests of that day must earn it too."),
             Mistake(_setup_each_day, "The whole set-up is charged to every day; it is paid once, so spread it: setup / days."),
@@ -580,6 +582,7 @@ EXERCISES = (
         solution=recall_at,
         cases=_ranking_cases,
         points=2,
+        objectives=(2,),
         mistakes=(
             Mistake(_precision, "This is precision, hits over passages shown. Each question has one right passage, so recall is hits over questions."),
             Mistake(_one_too_many, "One place too many is looked at: the first k are `found[:k]`."),
@@ -603,6 +606,7 @@ EXERCISES = (
         solution=bm25,
         cases=_passage_cases,
         points=4,
+        objectives=(2,),
         mistakes=(
             Mistake(_idf_may_be_negative, "The 1 + inside the logarithm is missing; without it a word that is in more than half of the passages counts against them."),
             Mistake(_no_idf, "Every word has the same weight; multiply by idf, so that rare words count more."),
@@ -628,6 +632,7 @@ EXERCISES = (
         solution=stale,
         cases=_update_cases,
         points=3,
+        objectives=(3,),
         mistakes=(
             Mistake(_unchanged_too, "All questions are counted; asked for are those whose fact has changed."),
             Mistake(_over_all_questions, "You count the right answers, but divide by all questions; divide by those whose fact has changed."),
@@ -652,6 +657,7 @@ EXERCISES = (
         solution=diagnose,
         cases=_situation_cases,
         points=3,
+        objectives=(1, 5),
         mistakes=(
             Mistake(_knowledge_trained, "A knowledge gap goes to fine-tuning as soon as there are examples; facts change, and retrieval follows. It is \"rag\" whatever the examples."),
             Mistake(_facts_always_trained, "A knowledge gap goes to fine-tuning here; facts are brought in when the question comes: \"rag\"."),

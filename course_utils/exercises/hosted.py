@@ -277,6 +277,7 @@ EXERCISES = (
         solution=polls_until_over,
         cases=_status_cases,
         points=2,
+        objectives=(1,),
         mistakes=(
             Mistake(
                 _only_success,
@@ -299,6 +300,7 @@ EXERCISES = (
         solution=job_cost,
         cases=_cost_cases,
         points=1,
+        objectives=(3,),
         mistakes=(
             Mistake(_once, "Every epoch is paid: the file's tokens count once for each pass."),
             Mistake(_validation_too, "Tokens of the validation file are free."),
@@ -314,6 +316,7 @@ EXERCISES = (
         solution=best_checkpoint,
         cases=_checkpoint_cases,
         points=2,
+        objectives=(2,),
         mistakes=(
             Mistake(_newest, "You take the last one. After the validation loss has turned, later ones are worse."),
             Mistake(
@@ -333,6 +336,7 @@ EXERCISES = (
         solution=result_rows,
         cases=_result_cases,
         points=2,
+        objectives=(2,),
         mistakes=(
             Mistake(
                 _never_decoded,
@@ -351,6 +355,7 @@ EXERCISES = (
         solution=model_parts,
         cases=_name_cases,
         points=1,
+        objectives=(1,),
         mistakes=(
             Mistake(
                 _empty_dropped,

@@ -259,6 +259,7 @@ EXERCISES = (
         solution=lora_forward,
         cases=_layer_cases,
         points=4,
+        objectives=(1,),
         mistakes=(
             Mistake(_no_scaling, "The update is not scaled. LoRA multiplies it by alpha / r, r being the rank."),
             Mistake(_alpha_without_rank, "The update is scaled by alpha; the convention is alpha / r."),
@@ -275,6 +276,7 @@ EXERCISES = (
         solution=adapter_parameters,
         cases=_shape_cases,
         points=2,
+        objectives=(2,),
         mistakes=(
             Mistake(_product_of_dimensions, "You multiplied d_in by d_out. A has r x d_in, B has d_out x r: add the two."),
             Mistake(_only_a, "Only A is counted; B adds d_out x r more."),
@@ -292,6 +294,7 @@ EXERCISES = (
         solution=merged_weight,
         cases=_merge_cases,
         points=3,
+        objectives=(5,),
         mistakes=(
             Mistake(_merge_no_scaling, "The update is not scaled; merge (alpha / r) B A."),
             Mistake(_merge_alpha_only, "The update is scaled by alpha; the convention is alpha / r."),
@@ -308,6 +311,7 @@ EXERCISES = (
         solution=completion_labels,
         cases=_label_cases,
         points=3,
+        objectives=(3,),
         mistakes=(
             Mistake(_nothing_masked, "Every token carries loss, the prompt's too: the model would learn to write customers' messages."),
             Mistake(_completion_masked, "The mask is the wrong way round: prompt tokens are ignored, completion tokens are kept."),
@@ -327,6 +331,7 @@ EXERCISES = (
         solution=adapter_megabytes,
         cases=_size_cases,
         points=2,
+        objectives=(2,),
         mistakes=(
             Mistake(_mebibytes, "You divided by 2^20, which gives mebibytes; the course's MB is 1,000,000 bytes."),
             Mistake(_gigabytes, "That is gigabytes; divide by 10^6."),

@@ -345,6 +345,7 @@ EXERCISES = (
         solution=quantise_block,
         cases=_block_cases,
         points=4,
+        objectives=(1,),
         mistakes=(
             Mistake(_largest_without_sign, "The scale is the largest weight; it must be the largest absolute value, so that a large negative weight fits too."),
             Mistake(_not_scaled, "The weights are compared with the values before they are divided by the scale; the values cover -1 to 1."),
@@ -364,6 +365,7 @@ EXERCISES = (
         solution=bits_per_weight,
         cases=_bits_cases,
         points=2,
+        objectives=(1,),
         mistakes=(
             Mistake(_only_codes, "These are the codes alone; every block stores a scale as well."),
             Mistake(_second_scales_forgotten, "With double quantisation the 8-bit scales have scales of their own: one float32 for each group."),
@@ -382,6 +384,7 @@ EXERCISES = (
         solution=qlora_gigabytes,
         cases=_gigabyte_cases,
         points=3,
+        objectives=(2,),
         mistakes=(
             Mistake(_everything_in_4_bits, "Embeddings, head and norms are not quantised; they take 2 bytes each."),
             Mistake(_states_of_the_base, "The base is frozen: gradients and AdamW's states belong to the adapter only."),
@@ -401,6 +404,7 @@ EXERCISES = (
         solution=wrong_gradients,
         cases=_gradient_cases,
         points=3,
+        objectives=(4,),
         mistakes=(
             Mistake(_only_missing, "Only missing gradients are found. The trap leaves gradients everywhere; they are just wrong."),
             Mistake(_missing_or_zero, "Missing and zero gradients are found; those that point elsewhere or are too short are not."),
@@ -420,6 +424,7 @@ EXERCISES = (
         solution=dequantise,
         cases=_packed_cases,
         points=3,
+        objectives=(1,),
         mistakes=(
             Mistake(_low_first, "The two codes of a byte are the wrong way round: the first weight is in the high four bits, `byte >> 4`."),
             Mistake(_halves_apart, "All high halves come first here, then all low ones; the two codes of a byte are neighbours."),

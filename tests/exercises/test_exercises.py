@@ -104,8 +104,8 @@ def test_the_hint_comes_with_the_third_wrong_try_and_goes_with_the_right_one():
 
 def test_messages_state_verdict_in_words_not_colour_alone():
     good, bad = check("lora-1", EXERCISES["lora-1"].solution), check("lora-1", None)
-    assert "passed" in repr(good)
-    assert "not yet" in repr(bad)
+    assert "passed" in str(good)
+    assert "not yet" in str(bad)
     assert "passed" in good._repr_html_()
 
 
@@ -131,3 +131,11 @@ def test_quizzes_have_one_right_choice_and_explain_every_one(section):
 def test_a_choice_that_is_not_there(question, choice):
     with pytest.raises(CourseError):
         quiz("02").answer(question, choice)
+
+
+@pytest.mark.parametrize("answer", [EXERCISES["lora-4"].solution, None, EXERCISES["lora-4"].mistakes[0].function])
+def test_a_check_cell_shows_a_bare_number_which_is_what_nbgrader_reads(answer):
+    from IPython.core.formatters import PlainTextFormatter
+
+    score = check("lora-4", answer)
+    assert float(PlainTextFormatter()(score)) == float(score)  # any other text would be full marks there

@@ -141,6 +141,11 @@ def setup_for(section: str, exercise: Exercise, cell: str) -> str:
     return "\n".join(lines)
 
 
+def imports_of(section: str) -> list[str]:
+    """Import statements of a lesson's standard library, numpy and torch."""
+    return list(dict.fromkeys(line for _, line in _imports(section)))
+
+
 @lru_cache
 def _imports(section: str) -> tuple[tuple[str, str], ...]:
     """(name bound, statement) of the imports in a section's source that a sandbox can do."""

@@ -1,0 +1,153 @@
+"""The course as nbgrader assignments, for JupyterHub and for questions that a person marks.
+
+`write_course` makes a course folder whose `source/` holds the instructor's editions; nbgrader does the rest. `hand_in` puts an
+inbox's answers into clean copies of the released notebooks, so that lost metadata, copied or deleted cells and other names,
+which cost whole submissions there, cost nothing.
+
+nbgrader runs answers in a kernel with its user's rights, and the checks in the same kernel: neither is safe from people who
+mean harm. `course grade` is.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from course_utils.errors import CourseError
+from course_utils.exercises.grading import batch, intake
+
+CONFIG = '''\
+"""nbgrader's settings for this course; written by `course nbgrader`, yours to change."""
+
+c = get_config()  # noqa: F821 - Jupyter defines it
+
+c.CourseDirectory.course_id = "finetuning"
+c.CourseDirectory.root = {root!r}
+c.ClearSolutions.code_stub = {{"python": {stub!r}}}  # a stub must run, or a notebook could not be run from top to bottom
+c.ExecutePreprocessor.kernel_name = "python3"  # whatever a learner's machine called its kernel
+c.Execute.timeout = 60
+# The lesson's cells train models and are not graded: only exercises run.
+c.Autograde.autograde_preprocessors = [
+    "course_utils.exercises.grading.nbgrader_plugin.ExercisesOnly",
+    "nbgrader.preprocessors.Execute",
+    "nbgrader.preprocessors.IgnorePattern",
+    "nbconvert.preprocessors.ClearMetadataPreprocessor",
+    "nbgrader.preprocessors.LimitOutput",
+    "nbgrader.preprocessors.SaveAutoGrades",
+    "nbgrader.preprocessors.AssignLatePenalties",
+    "nbgrader.preprocessors.CheckCellMetadata",
+]
+c.ClearMetadataPreprocessor.enabled = False
+# A word on stderr costs all points of its cell there; libraries warn.
+c.IgnorePattern.enabled = True
+c.IgnorePattern.pattern = "(?s).*"
+'''
+
+
+@dataclass(frozen=True)
+class HandedIn:
+    """What `hand_in` did.
+
+    Attributes:
+        learners: names under which there is something in `submitted/`.
+        problems: learner → why there is nothing, or not all.
+    """
+
+    learners: tuple[str, ...]
+    problems: dict[str, list[str]]
+
+
+def write_course(folder: str | Path, assignment: str = "all") -> list[str]:
+    """Make or extend an nbgrader course: settings, and one assignment for each section.
+
+    Args:
+        folder: the course's; what is in it stays, but the sections' sources are written anew.
+        assignment: "02", "02_lora", several with commas between, or "all".
+
+    Returns:
+        The assignments' names, which are the sections'.
+
+    Raises:
+        CourseError: unknown section.
+    """
+    from course_utils.exercises.definitions import STUB
+    from course_utils.notebooks import builder
+
+    folder = Path(folder).resolve()
+    sections, _ = batch.exercises_of(assignment)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "nbgrader_config.py"
+    if not settings.exists():
+        settings.write_text(CONFIG.format(root=str(folder), stub="\n".join(STUB)), encoding="utf-8")
+    for section in sections:
+        builder.write(builder.instructor_edition(section), folder / "source" / section / f"{section}.ipynb")
+    return sections
+
+
+def hand_in(folder: str | Path, assignment: str, inbox: str | Path) -> HandedIn:
+    """Put each learner's answers into a clean copy of the released notebook, in nbgrader's `submitted/`.
+
+    Args:
+        folder: of a course whose assignment has been generated (`nbgrader generate_assignment`).
+        assignment: as for `write_course`.
+        inbox: as for `course grade`: files or folders with any names.
+
+    Raises:
+        CourseError: the assignment has not been generated, or there is no inbox.
+    """
+    import nbformat
+
+    folder = Path(folder)
+    sections, wanted = batch.exercises_of(assignment)
+    released = {}
+    for section in sections:
+        file = folder / "release" / section / f"{section}.ipynb"
+        if not file.exists():
+            raise CourseError(f"{file} is not there; in {folder}: nbgrader generate_assignment {section}")
+        released[section] = nbformat.read(file, as_version=4)
+    learners, problems = [], {}
+    for submission in intake.submissions(Path(inbox)):
+        found = intake.answers(list(intake.contents(submission)), list(wanted))
+        lacking = [id for id in wanted if id not in found.cells]
+        said = [*submission.notes, *found.problems]
+        if lacking and found.cells:
+            said.append(f"no answer cell for {', '.join(lacking)}")
+        if said:
+            problems[submission.learner] = said
+        if not found.cells:
+            continue
+        learners.append(submission.learner)
+        for section, notebook in released.items():
+            filled = notebook.copy()
+            filled.cells = [_answered(cell, found.cells) for cell in notebook.cells]
+            target = folder / "submitted" / submission.learner / section
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            nbformat.write(filled, target / f"{section}.ipynb")
+    return HandedIn(tuple(learners), problems)
+
+
+def _answered(cell, answers: dict[str, str]):
+    id = cell.metadata.get("nbgrader", {}).get("grade_id", "")
+    if id not in answers or cell.cell_type != "code":
+        return cell
+    cell = cell.copy()
+    cell.source = answers[id]
+    return cell
+
+
+def command(*arguments: str) -> list[str]:
+    """nbgrader's command line with this interpreter, so that PATH does not matter.
+
+    Raises:
+        CourseError: nbgrader is not installed.
+    """
+    from importlib.util import find_spec
+
+    from course_utils import assets
+
+    if find_spec("nbgrader") is None:
+        raise CourseError(f"nbgrader is not installed: pip install '{assets.DISTRIBUTION}[grading]'")
+    return [sys.executable, "-m", "nbgrader", *arguments]

@@ -1,0 +1,33 @@
+"""What nbgrader loads from the course (see `hub.CONFIG`); imports nbgrader, so nothing else imports this."""
+
+from __future__ import annotations
+
+from nbgrader.preprocessors import NbGraderPreprocessor
+
+SKIP = "skip-execution"  # nbclient runs no cell that has this tag
+
+
+class ExercisesOnly(NbGraderPreprocessor):
+    """Leaves of a lesson the exercises to run: its other cells train models for minutes, and no mark depends on them.
+
+    Before them it puts a cell with the imports of the lesson. A learner who gave a check cell the tag to skip it, which would
+    be full marks, gets it run.
+    """
+
+    def preprocess(self, nb, resources):
+        """Mark cells to be skipped; see nbconvert."""
+        from nbformat.v4 import new_code_cell
+
+        from course_utils.exercises.grading.marking import imports_of
+
+        lines = ["from course_utils.exercises import check"]
+        section = nb.metadata.get("course", {}).get("section")
+        if section:
+            lines += imports_of(section)
+        for cell in nb.cells:
+            tags = set(cell.metadata.get("tags", [])) - {SKIP}
+            if cell.cell_type == "code" and "nbgrader" not in cell.metadata:
+                tags.add(SKIP)
+            cell.metadata["tags"] = sorted(tags)
+        nb.cells.insert(0, new_code_cell("\n".join(lines), metadata={"tags": ["setup"]}))
+        return nb, resources
