@@ -121,6 +121,14 @@ def main(arguments: list[str] | None = None) -> int:
     hub.add_argument("--inbox", metavar="FOLDER", help="put these submissions' answers into clean copies, in submitted/")
     hub.set_defaults(run=_nbgrader)
 
+    packs = commands.add_parser(
+        "release", help="the learners' pack and the instructor's: answers, rubric, slides, hidden cases"
+    )
+    packs.add_argument("assignment", help="a section, several with commas between, or all")
+    packs.add_argument("--out", required=True, metavar="FOLDER", help="for learner/ and instructor/")
+    packs.add_argument("--seed", type=int, help="of the hidden cases; that of FOLDER's earlier pack, else a new one")
+    packs.set_defaults(run=_release)
+
     doctor = commands.add_parser("doctor", help="what this machine is, what fits, and what to mend")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
@@ -340,6 +348,14 @@ def _nbgrader(options) -> int:
     for learner, problems in done.problems.items():
         print(f"  for a person to look at: {learner}: {'; '.join(problems)}")
     return 1 if done.problems else 0
+
+
+def _release(options) -> int:
+    from course_utils.release import release
+
+    made = release(options.assignment, options.out, options.seed)
+    print(f"for learners: {made.learner}; for you alone: {made.instructor} (start with its README.md)")
+    return 0
 
 
 def _doctor(options) -> int:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def jupyter(command, home, folder=None):
-    """Address of a Jupyter server that `command` starts in `folder` on a free port, without a token, with its settings in `home`."""
+    """Address of a Jupyter server that `command` starts in `folder`: a free port, no token, settings in `home`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -198,6 +198,9 @@ def refresh(section: str, source: str | None = None) -> bool:
         marks = iter(c.outputs for c in alone.cells[1:])
     for number, cell in enumerate(_code(made), 1):
         cell.outputs, cell.execution_count = next(marks if _is_exercise(cell) else kept), number
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = number
     made.metadata["course"] = {**stored.metadata["course"], **made.metadata["course"]}
     write(made, learner_file(name))
     return True

@@ -212,6 +212,8 @@ def test_a_changed_exercise_is_executed_alone(tmp_path, monkeypatch):
     assert builder.is_stale("02", SOURCE) and builder.refresh("02", SOURCE)
     code = [c for c in nbformat.read(tmp_path / "02_lora.ipynb", 4).cells if c.cell_type == "code"]
     assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
+    results = [(o.execution_count, c.execution_count) for c in code for o in c.outputs if o.output_type == "execute_result"]
+    assert results and all(own == cells for own, cells in results)
     answer, check = (next(i for i, c in enumerate(code) if c.source.startswith(s)) for s in ("# EXERCISE", "# CHECK"))
     assert code[answer].outputs == []
     assert f"({worth} points)" in code[check].source and "0 of" in str(code[check].outputs)

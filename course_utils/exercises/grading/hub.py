@@ -24,7 +24,6 @@ CONFIG = '''\
 c = get_config()  # noqa: F821 - Jupyter defines it
 
 c.CourseDirectory.course_id = "finetuning"
-c.CourseDirectory.root = {root!r}
 c.ClearSolutions.code_stub = {{"python": {stub!r}}}  # a stub must run, or a notebook could not be run from top to bottom
 c.ExecutePreprocessor.kernel_name = "python3"  # whatever a learner's machine called its kernel
 c.Execute.timeout = 60
@@ -75,12 +74,12 @@ def write_course(folder: str | Path, assignment: str = "all") -> list[str]:
     from course_utils.exercises.definitions import STUB
     from course_utils.notebooks import builder
 
-    folder = Path(folder).resolve()
+    folder = Path(folder)
     sections, _ = batch.exercises_of(assignment)
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "nbgrader_config.py"
     if not settings.exists():
-        settings.write_text(CONFIG.format(root=str(folder), stub="\n".join(STUB)), encoding="utf-8")
+        settings.write_text(CONFIG.format(stub="\n".join(STUB)), encoding="utf-8")
     for section in sections:
         builder.write(builder.instructor_edition(section), folder / "source" / section / f"{section}.ipynb")
     return sections

@@ -17,7 +17,7 @@ STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #ccc;padding:.4rem;text-align:left;"
     "vertical-align:top}section{border-left:4px solid #D55E00;padding:.2rem 1rem;margin:1rem 0}"
-    "section.right{border-color:#009E73}small{color:#555}"
+    "section.right{border-color:#009E73}small{color:#555}pre{overflow-x:auto}"
 )
 
 

@@ -1,0 +1,265 @@
+"""The packs to hand out: the learners', and the instructor's with answers, rubric, map, slides and the hidden cases' seed.
+
+Everything is made from what the course runs on: exercises, quizzes, stored notebooks and recorded times. Nothing of the
+instructor's pack is in the learners' one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import secrets
+import shutil
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from course_utils.errors import CourseError
+from course_utils.exercises.definitions import Exercise
+from course_utils.exercises.grading import batch, hub
+from course_utils.exercises.grading.results import page, write
+from course_utils.exercises.quizzes import QUIZZES
+from course_utils.exercises.registry import EXERCISES
+from course_utils.notebooks import builder
+from course_utils.notebooks.overview import ABOUT, overview
+
+SLIDES = (
+    "html{scroll-snap-type:y mandatory}body{margin:0;font:22px/1.4 system-ui,sans-serif;color:#222}"
+    "section{box-sizing:border-box;min-height:100vh;padding:4vh 6vw;scroll-snap-align:start;break-after:page;display:flex;"
+    "flex-direction:column;justify-content:center}h1{font-size:2.2em}h2{font-size:1.4em;margin:0 0 .5em}"
+    "img{max-width:100%;height:62vh;object-fit:contain;align-self:center}p{font-size:.7em;color:#444}"
+    "@page{size:landscape;margin:0}"
+)
+
+
+@dataclass(frozen=True)
+class Released:
+    """What `release` wrote.
+
+    Attributes:
+        learner, instructor: the packs' folders.
+        sections: full names.
+        seed: of the hidden cases.
+    """
+
+    learner: Path
+    instructor: Path
+    sections: tuple[str, ...]
+    seed: int
+
+
+def release(assignment: str, out: str | Path, seed: int | None = None) -> Released:
+    """Write both packs.
+
+    Args:
+        assignment: "02", "02_lora", several with commas between, or "all".
+        out: folder; its `learner/` and `instructor/` are replaced.
+        seed: of the hidden cases; that of the pack before if None, else a new one.
+
+    Raises:
+        CourseError: unknown section, a notebook older than its source, or an `out` whose folders hold something else.
+    """
+    sections, wanted = batch.exercises_of(assignment)
+    out = Path(out)
+    for section in sections:
+        if builder.is_stale(section):
+            raise CourseError(f"{section} is older than its source or its exercises; run: course build {section[:2]}")
+    seed = _seed(out / "instructor" / "seed.json", seed)
+    packs = {name: out / name for name in ("learner", "instructor")}
+    for folder in packs.values():
+        if folder.exists() and not (folder / "pack.json").exists():
+            raise CourseError(f"{folder} is there and is no pack of this course; name another folder")
+    making = {name: out / f".{name}.tmp" for name in packs}
+    for name, folder in making.items():
+        shutil.rmtree(folder, ignore_errors=True)
+        write(folder / "pack.json", json.dumps({"pack": name, "assignment": sections}, indent=1) + "\n")
+    _learner(making["learner"], sections)
+    _instructor(making["instructor"], sections, [EXERCISES[id] for id in wanted], assignment, seed)
+    for name, folder in packs.items():  # the pack before is whole, its seed too, until the new one is
+        shutil.rmtree(folder, ignore_errors=True)
+        making[name].rename(folder)
+    return Released(out / "learner", out / "instructor", tuple(sections), seed)
+
+
+def objectives(section: str) -> list[str]:
+    """What the lesson promises: the list under "By the end you will be able to", one line each.
+
+    Raises:
+        CourseError: the lesson has no such list.
+    """
+    text = builder.instructor_edition(section).cells[0].source
+    found = re.search(r"By the end you will be able to\n\n((?:-.*\n(?:  .*\n)*)+)", text + "\n")
+    if not found:
+        raise CourseError(f"{section} does not say what a learner will be able to do")
+    return [" ".join(item.split()).rstrip(",.") for item in re.split(r"^- ", found[1], flags=re.MULTILINE)[1:]]
+
+
+def figures_of(section: str) -> list[tuple[str, str]]:
+    """(heading above it, HTML of the image with its alt text) of each figure in the stored notebook."""
+    notebook = json.loads(builder.learner_file(section).read_text(encoding="utf-8"))
+    heading, found = "", []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            heads = re.findall(r"^#{1,3} (.+)$", source, flags=re.MULTILINE)
+            heading = heads[-1] if heads else heading
+        for output in cell.get("outputs", []):
+            html = "".join(output.get("data", {}).get("text/html", ""))
+            found += [(heading, image) for image in re.findall(r"<img src=\"data:image/[^>]*>", html)]
+    return found
+
+
+def _seed(file: Path, seed: int | None) -> int:
+    if seed is not None:
+        return seed
+    try:
+        return int(json.loads(file.read_text(encoding="utf-8"))["seed"])
+    except FileNotFoundError:
+        return secrets.randbelow(2**31)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CourseError(f"{file} cannot be read ({error}); say --seed, or remove it") from error
+
+
+def _learner(folder: Path, sections: list[str]) -> None:
+    for section in sections:
+        shutil.copyfile(builder.learner_file(section), _made(folder / "notebooks") / f"{section}.ipynb")
+    rows = [lesson for lesson in overview() if builder.SECTIONS[lesson.section] in sections]
+    lines = [
+        "# Teaching models new behaviours",
+        "",
+        f"Open a notebook in JupyterLab (`pip install '{builder.requirement('lab')}'`, then `course lab`), or by the button",
+        "at its top in Colab or Binder, and run it from top to bottom. Exercises mark themselves. Hand in the notebook.",
+        "",
+        "| lesson | what you do | Run all, two CPU cores | exercises | file |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {row.section} {row.title} | {row.about} | {'' if row.minutes is None else f'{row.minutes:.1f} minutes'} | "
+            f"{row.exercises} | `notebooks/{row.file}` |"
+            for row in rows
+        ),
+        "",
+        "If something breaks: `course doctor` says what to mend.",
+    ]
+    write(folder / "README.md", "\n".join(lines) + "\n")
+
+
+def _instructor(folder: Path, sections: list[str], exercises: list[Exercise], assignment: str, seed: int) -> None:
+    for section in sections:
+        builder.write(builder.instructor_edition(section), _made(folder / "notebooks") / f"{section}.ipynb")
+        write(folder / "slides" / f"{section}.html", _slides(section))
+    hub.write_course(folder / "nbgrader", assignment)
+    write(folder / "seed.json", json.dumps({"seed": seed}) + "\n")
+    write(folder / "timings.csv", _table(_timings(sections)))
+    write(folder / "objectives.csv", _table(_map(sections, exercises)))
+    write(folder / "rubric.csv", _table(_rubric(exercises)))
+    write(folder / "answers.html", page("Answers", "".join(map(_answer, exercises)) + "".join(map(_quiz_answers, sections))))
+    write(folder / "README.md", _guide(sections, exercises, assignment, seed))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _table(rows: list[list]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _timings(sections: list[str]) -> list[list]:
+    records = json.loads(builder.times_file().read_text(encoding="utf-8"))
+    rows = [["section", "tier", "seconds", "peak_mb", "date", "machine"]]
+    for section in sections:
+        for tier, record in records.get(section, {}).items():
+            rows.append([section, tier, *(record[key] for key in ("seconds", "peak_mb", "date", "machine"))])
+    return rows
+
+
+def _map(sections: list[str], exercises: list[Exercise]) -> list[list]:
+    """A row for each objective. One that no exercise practises is what the lesson's cells show, and the row says so."""
+    rows = [["section", "objective", "exercises", "points"]]
+    for section in sections:
+        own = [exercise for exercise in exercises if exercise.id.rpartition("-")[0] == ABOUT[section[:2]][2]]
+        for number, text in enumerate(objectives(section), 1):
+            those = [exercise for exercise in own if number in exercise.objectives]
+            names = " ".join(exercise.id for exercise in those) or "shown by the lesson's cells"
+            rows.append([section, text, names, sum(exercise.points for exercise in those)])
+    return rows
+
+
+def _rubric(exercises: list[Exercise]) -> list[list]:
+    import numpy as np
+
+    rows = [["exercise", "title", "points", "cases", "points a case", "typical mistakes"]]
+    for exercise in exercises:
+        cases = len(list(exercise.cases(np.random.default_rng(0))))
+        names = "; ".join(mistake.diagnosis for mistake in exercise.mistakes)
+        rows.append([exercise.id, exercise.title, exercise.points, cases, round(exercise.points / cases, 3), names])
+    return rows
+
+
+def _answer(exercise: Exercise) -> str:
+    source = [line for line in exercise.source().splitlines() if not line.strip().startswith("### ")]
+    wrong = "".join(f"<li>{escape(mistake.diagnosis)}</li>" for mistake in exercise.mistakes)
+    return (
+        f"<section><h2>{escape(exercise.id)}: {escape(exercise.title)} ({exercise.points} points)</h2>"
+        f"<p>{escape(exercise.statement)}</p><pre>{escape(chr(10).join(source))}</pre>"
+        f"<p>Hint on the third try: {escape(exercise.hint)}</p><p>Typical mistakes, as learners are told:</p>"
+        f"<ul>{wrong}</ul>"
+        "</section>"
+    )
+
+
+def _quiz_answers(section: str) -> str:
+    parts = [f"<h2>Quiz of {escape(section)}</h2><ol>"]
+    for question in QUIZZES[section[:2]]:
+        letter, (text, _, why) = next((i, c) for i, c in zip("abcdefgh", question.choices) if c[1])
+        parts.append(f"<li>{escape(question.text)}<br><b>{letter}</b>: {escape(text)} {escape(why)}</li>")
+    return "".join(parts) + "</ol>"
+
+
+def _slides(section: str) -> str:
+    """A page that scrolls slide by slide and prints one a page: the aims, each figure, the quiz's questions."""
+    title = ABOUT[section[:2]][0]
+    aims = "".join(f"<li>{escape(text)}</li>" for text in objectives(section))
+    parts = [f"<section><h1>{escape(title)}</h1><ul>{aims}</ul></section>"]
+    for heading, image in figures_of(section):
+        said = re.search(r'alt="([^"]*)"', image)
+        parts.append(f"<section><h2>{escape(heading)}</h2>{image}<p>{said[1] if said else ''}</p></section>")
+    for question in QUIZZES[section[:2]]:
+        choices = "".join(f"<li>{escape(text)}</li>" for text, _, _ in question.choices)
+        parts.append(f'<section><h2>{escape(question.text)}</h2><ol type="a">{choices}</ol></section>')
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{SLIDES}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _guide(sections: list[str], exercises: list[Exercise], assignment: str, seed: int) -> str:
+    points = sum(exercise.points for exercise in exercises)
+    return f"""# For the instructor
+
+{len(sections)} lessons, {len(exercises)} exercises, {points} points. Keep this folder to yourself: it has every answer.
+
+| file | what |
+| --- | --- |
+| `notebooks/` | the lessons with solutions |
+| `answers.html` | statements, solutions, hints and typical mistakes; the quizzes' answers |
+| `rubric.csv` | points, cases and typical mistakes of each exercise; points are for the share of cases right |
+| `objectives.csv` | what each lesson promises, and which exercises practise it |
+| `timings.csv` | recorded times and memory of Run all |
+| `slides/` | each lesson's aims, figures and quiz; open in a browser, print to PDF |
+| `nbgrader/` | the same exercises as nbgrader assignments, for a hub; see `course nbgrader --help` |
+| `seed.json` | seed of the hidden cases: whoever knows it knows the inputs that answers are tried on |
+
+Learners' check cells draw new cases at every run. For marks everybody gets the same hidden cases, drawn from the seed:
+
+    course grade {assignment} INBOX --out RESULTS --seed {seed}
+
+It finds the answers in whatever was handed in, runs them in a sandbox, and writes feedback for each learner, tables for
+Canvas, Moodle and Gradescope, the class's misconceptions, and a list of what a person has to look at. Another cohort gets
+another seed: `course release {assignment} --out FOLDER --seed N`.
+"""

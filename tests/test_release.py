@@ -1,0 +1,120 @@
+"""The packs: what is in them, and what must not be."""
+
+import csv
+import json
+
+import nbformat
+import pytest
+
+from course_utils import release
+from course_utils.cli import main
+from course_utils.errors import CourseError
+from course_utils.exercises.definitions import END, solution_lines
+from course_utils.exercises.grading.marking import Question
+from course_utils.exercises.quizzes import QUIZZES
+from course_utils.exercises.registry import EXERCISES
+from course_utils.notebooks.builder import SECTIONS, learner_file
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packs")
+    assert main(["release", "all", "--out", str(folder)]) == 0
+    return folder
+
+
+def rows(file):
+    with open(file, newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_learners_get_the_notebooks_and_no_answer(packs):
+    files = {file.relative_to(packs / "learner").as_posix() for file in (packs / "learner").rglob("*") if file.is_file()}
+    assert files == {"README.md", "pack.json", *(f"notebooks/{name}.ipynb" for name in SECTIONS.values())}
+    for section in SECTIONS.values():
+        pack = packs / "learner" / "notebooks" / f"{section}.ipynb"
+        assert pack.read_bytes() == learner_file(section).read_bytes()
+        lines = {line.strip() for cell in nbformat.read(pack, 4).cells for line in cell.source.splitlines()}
+        for exercise in EXERCISES.values():
+            assert not lines.intersection(line for line in solution_lines(exercise.source()) if len(line) >= 12)
+        assert END not in lines
+
+
+def test_instructors_get_every_answer(packs):
+    page = (packs / "instructor" / "answers.html").read_text()
+    for exercise in EXERCISES.values():
+        assert f"<h2>{exercise.id}: " in page
+        assert page.count(f"def {exercise.name}(") == 1
+    assert "### BEGIN" not in page
+    assert page.count("<li>") >= sum(len(e.mistakes) for e in EXERCISES.values()) + sum(map(len, QUIZZES.values()))
+
+
+def test_the_map_has_every_objective_and_every_exercise(packs):
+    found = rows(packs / "instructor" / "objectives.csv")
+    assert [row["objective"] for row in found] == [text for name in SECTIONS.values() for text in release.objectives(name)]
+    assert {id for row in found for id in row["exercises"].split() if id in EXERCISES} == set(EXERCISES)
+    assert all(row["exercises"] == "shown by the lesson's cells" for row in found if row["points"] == "0")
+    for exercise in EXERCISES.values():  # an objective that the lesson does not have would be lost without a word
+        section = next(row["section"] for row in found if exercise.id in row["exercises"].split())
+        assert set(exercise.objectives) <= set(range(1, len(release.objectives(section)) + 1))
+
+
+def test_the_rubric_is_what_grading_does(packs):
+    for row in rows(packs / "instructor" / "rubric.csv"):
+        exercise = EXERCISES[row["exercise"]]
+        assert int(row["points"]) == exercise.points
+        assert int(row["cases"]) == len(Question(exercise, "02_lora", 5).asked.cases)
+        assert all(mistake.diagnosis in row["typical mistakes"] for mistake in exercise.mistakes)
+
+
+def test_times_are_the_recorded_ones(packs):
+    recorded = {row["section"]: float(row["seconds"]) for row in rows(packs / "instructor" / "timings.csv")}
+    assert set(recorded) == set(SECTIONS.values())
+    for section, seconds in recorded.items():
+        assert json.loads(learner_file(section).read_text())["metadata"]["course"]["seconds"] == seconds
+        assert f"{seconds / 60:.1f} minutes" in (packs / "learner" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("section", SECTIONS.values())
+def test_slides_have_every_figure_and_need_nothing_else(packs, section):
+    page = (packs / "instructor" / "slides" / f"{section}.html").read_text()
+    figures = release.figures_of(section)
+    assert page.count("<img") == len(figures) == learner_file(section).read_text().count("data:image/") >= 3
+    assert page.count("<section>") == 1 + len(figures) + len(QUIZZES[section[:2]])
+    assert all(heading and image in page for heading, image in figures)
+    assert "http" not in page.replace("data:image", "")
+    assert "<script" not in page
+
+
+def test_the_hidden_cases_seed_is_private_stays_and_can_be_changed(packs, tmp_path):
+    seed = json.loads((packs / "instructor" / "seed.json").read_text())["seed"]
+    assert f"--seed {seed}" in (packs / "instructor" / "README.md").read_text()
+    for file in (packs / "learner").rglob("*"):
+        assert file.is_dir() or str(seed) not in file.read_text()
+    first = release.release("02", tmp_path).seed
+    assert first != seed
+    assert release.release("06", tmp_path).seed == first
+    assert release.release("06", tmp_path, seed=5).seed == 5
+    assert {file.name for file in (tmp_path / "learner" / "notebooks").iterdir()} == {"06_openai_api.ipynb"}
+
+
+def test_what_is_not_ours_is_not_replaced(tmp_path, capsys):
+    (tmp_path / "learner").mkdir()
+    (tmp_path / "learner" / "thesis.tex").write_text("years of work")
+    assert main(["release", "02", "--out", str(tmp_path)]) == 2
+    assert "is no pack of this course" in capsys.readouterr().err
+    assert (tmp_path / "learner" / "thesis.tex").exists()
+
+
+def test_an_old_notebook_is_not_released(tmp_path, monkeypatch):
+    monkeypatch.setattr(release.builder, "is_stale", lambda section: section == "03_qlora")
+    with pytest.raises(CourseError, match="course build 03"):
+        release.release("all", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_seed_file_is_named(tmp_path):
+    release.release("02", tmp_path)
+    (tmp_path / "instructor" / "seed.json").write_text("{")
+    with pytest.raises(CourseError, match=r"seed\.json cannot be read"):
+        release.release("02", tmp_path)
