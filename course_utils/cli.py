@@ -113,6 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     grade.add_argument("--roster", metavar="FILE", help="CSV with a header: learners with e-mail addresses and ID numbers")
     grade.add_argument("--canvas", metavar="FILE", help="CSV that Canvas exported, to be filled in")
     grade.add_argument("--column", metavar="TITLE", help="column of it, where that is not plain")
+    grade.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster whose workers mark: tcp://HOST:8786")
     grade.set_defaults(run=_grade)
 
     hub = commands.add_parser("nbgrader", help="the course as nbgrader assignments, for a hub; submissions made fit for it")
@@ -324,7 +325,7 @@ def _grade(options) -> int:
     """0 if all is graded, 1 if a person must look at something."""
     from course_utils.exercises.grading.batch import grade
 
-    names = ("assignment", "inbox", "out", "jobs", "trust", "seed", "roster", "canvas", "column")
+    names = ("assignment", "inbox", "out", "jobs", "trust", "seed", "roster", "canvas", "column", "scheduler")
     done = grade(**{name: getattr(options, name) for name in names})
     cage = "in bubblewrap" if done.isolation == "bubblewrap" else "WITHOUT a sandbox, as trusted"
     print(f"{done.new} graded {cage}, {done.kept} unchanged, in {done.seconds:.1f} s; seed {done.seed}")

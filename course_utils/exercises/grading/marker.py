@@ -1,0 +1,105 @@
+"""Marks the answers of one submission, in sandboxes that it keeps for the next one."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from queue import Empty, Queue
+
+from course_utils.errors import CourseError
+from course_utils.exercises.grading.marking import Mark, Question, missing
+from course_utils.exercises.grading.protocol import Limits
+from course_utils.exercises.grading.sandbox import Sandbox, SandboxLost
+from course_utils.exercises.registry import EXERCISES
+
+
+class Marker:
+    """Marks answers; several threads may use it at once."""
+
+    def __init__(self, wanted: dict[str, str], seed: int, isolation: str, limits: Limits, hidden: tuple[Path, ...] = ()):
+        """Draw the cases.
+
+        Args:
+            wanted: exercise id → its section.
+            seed: of the random cases.
+            isolation: what `sandbox.require` returned.
+            limits: for each answer.
+            hidden: folders that no answer may see.
+        """
+        self.isolation, self.limits, self.hidden = isolation, limits, hidden
+        self.questions = {id: Question(EXERCISES[id], section, seed) for id, section in wanted.items()}
+        self._idle: dict[bool, Queue] = {False: Queue(), True: Queue()}
+
+    def mark(self, cells: dict[str, str]) -> dict[str, Mark]:
+        """A mark for each question.
+
+        Args:
+            cells: exercise id → source of the answer cell; those of other exercises are ignored.
+
+        Raises:
+            CourseError: no sandbox starts.
+        """
+        return {id: self._mark(id, cells.get(id)) for id in self.questions}
+
+    def close(self) -> None:
+        """End the sandboxes that are not at work."""
+        for idle in self._idle.values():
+            while not idle.empty():
+                idle.get_nowait().close()
+
+    def _mark(self, id: str, cell: str | None) -> Mark:
+        question = self.questions[id]
+        if cell is None:
+            return missing(question.exercise)
+        why = ""
+        for _ in range(2):  # a sandbox that was killed, say by the kernel for want of memory, is no fault of the answer
+            sandbox = self._sandbox(question.heavy(cell))
+            try:
+                return question.mark(cell, sandbox)
+            except SandboxLost as error:
+                why = str(error)
+                sandbox.close()
+            except Exception as error:
+                # A fault of the grader must cost no more than this question, and a person hears of it.
+                return Mark(0.0, f"could not be graded: {type(error).__name__}: {error}"[:300], "not graded")
+            finally:
+                self._give_back(sandbox, question.heavy(cell))
+        return Mark(0.0, f"could not be graded: {why}", "not graded")
+
+    def _sandbox(self, heavy: bool) -> Sandbox:
+        try:
+            return self._idle[heavy].get_nowait()
+        except Empty:
+            pass
+        why = None
+        for _ in range(3):  # it may be killed while it starts, as it may later
+            try:
+                return Sandbox(self.isolation, heavy, self.limits, self.hidden)
+            except SandboxLost as error:
+                why = error
+        raise CourseError(f"no sandbox starts on this machine: {why}") from why
+
+    def _give_back(self, sandbox: Sandbox, heavy: bool) -> None:
+        if sandbox.usable:
+            self._idle[heavy].put(sandbox)
+        else:
+            sandbox.close()
+
+
+def definitions() -> str:
+    """Hash of everything of the course and the machine that a mark may depend on."""
+    here = Path(__file__).parent
+    files = sorted([*here.glob("*.py"), *(file for file in here.parent.glob("*.py") if file.name != "quizzes.py")])
+    versions = [platform.python_version(), *(version(name) for name in ("numpy", "torch"))]
+    return digest(*(file.read_bytes() for file in files), *(text.encode() for text in versions))
+
+
+def digest(*parts: bytes) -> str:
+    """SHA-256 of the parts, each with its length before it."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(len(part).to_bytes(8, "big"))
+        found.update(part)
+    return found.hexdigest()
