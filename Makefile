@@ -40,6 +40,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/framework.py
 	$(BIN)/python -m pip install --quiet 'transformers[serving]'
 	$(BIN)/python benchmarks/service.py serving adapters
+	$(BIN)/python benchmarks/grading.py
 
 # Our estimates beside what a real GPU says. Needs one with 24 GB or more and nothing else on it.
 gpu: $(VENV)/.test

@@ -135,8 +135,9 @@ def judge(exercise: Exercise, asked: Asked, outputs: list) -> tuple[float, str, 
         outputs: what the answer gave for each of them: its value, or the exception that it raised.
 
     Returns:
-        Points (full ones times the share of cases right, on two decimals), what to tell the learner, and which of the
-        exercise's mistakes it is: the one that computes what the answer computes, on every case; None if there is none.
+        Points (full ones times the share of cases right, on two decimals; none for an answer that is always the same), what
+        to tell the learner, and which of the exercise's mistakes it is: the one that computes what the answer computes, on
+        every case; None if there is none.
     """
     same = [_same(found, expected, exercise.tolerance) for found, expected in zip(outputs, asked.expected)]
     right, number = sum(same), len(asked.cases)
@@ -144,10 +145,13 @@ def judge(exercise: Exercise, asked: Asked, outputs: list) -> tuple[float, str, 
         return float(exercise.points), f"All {right} cases right.", None
     if all(found is None for found in outputs):
         return 0.0, f"{exercise.name} returns None: write the body, and return the result.", None
-    points = round(exercise.points * right / number, 2)
+    constant = all(_same(found, outputs[0], exercise.tolerance) for found in outputs)
+    points = 0.0 if constant else round(exercise.points * right / number, 2)  # cases met by chance earn nothing
     for index, wrong in enumerate(asked.wrong):
         if wrong is not None and all(_same(found, value, exercise.tolerance) for found, value in zip(outputs, wrong)):
             return points, f"{right} of {number} cases right. {exercise.mistakes[index].diagnosis}", index
+    if constant:
+        return points, f"{exercise.name} gives {_short(outputs[0])} whatever the arguments are; that earns no points.", None
     first = same.index(False)
     said = _describe(asked.cases[first], outputs[first], asked.expected[first])
     return points, f"{right} of {number} cases right. {said}", None

@@ -323,7 +323,7 @@ def leaks(train, test, n):
 
 def _leak_cases(random):
     words = [f"w{i}" for i in range(200)]
-    cases = []
+    cases, places = [], set()
     for n in (3, 4, 5):
         train = [[str(w) for w in random.choice(words, size=14, replace=False)] for _ in range(4)]
         test = [[str(w) for w in random.choice(words, size=12, replace=False)] for _ in range(6)]
@@ -336,7 +336,13 @@ def _leak_cases(random):
         test.append(train[2][::-1][:12])  # many words in common, none in a row: does not
         test[1] = [w.upper() for w in test[1]]
         test[0] = train[1][1 - n :]  # shorter than a run, though it ends a training text
-        cases.append(([" ".join(t) for t in train], [" ".join(t) for t in test], n))
+        while True:  # in another order in each case, so that no list of numbers is right in all of them
+            order = [int(i) for i in random.permutation(len(test))]
+            leaking = tuple(place for place, i in enumerate(order) if i in (1, 2, 4))
+            if leaking not in places:
+                break
+        places.add(leaking)
+        cases.append(([" ".join(t) for t in train], [" ".join(test[i]) for i in order], n))
     return cases
 
 

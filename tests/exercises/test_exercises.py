@@ -78,6 +78,19 @@ def test_no_answer_makes_the_check_raise(id, answer):
     assert score._repr_html_()
 
 
+@pytest.mark.parametrize("id", EXERCISES)
+def test_what_is_always_the_same_earns_nothing_even_where_it_is_right(id):
+    import numpy as np
+
+    exercise = EXERCISES[id]
+    for seed in range(10):
+        asked = checking.Asked.of(exercise, np.random.default_rng(seed))
+        for value in [*asked.expected, True, False, 0]:
+            points, message, _ = checking.judge(exercise, asked, [value] * len(asked.cases))
+            assert points == 0
+            assert message
+
+
 def test_an_answer_that_changes_its_inputs_harms_only_itself():
     def hostile(W, A, B, alpha):
         W.zero_()
