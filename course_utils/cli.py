@@ -327,7 +327,7 @@ def _grade(options) -> int:
 
     names = ("assignment", "inbox", "out", "jobs", "trust", "seed", "roster", "canvas", "column", "scheduler")
     done = grade(**{name: getattr(options, name) for name in names})
-    cage = "in bubblewrap" if done.isolation == "bubblewrap" else "WITHOUT a sandbox, as trusted"
+    cage = "WITHOUT a sandbox, as trusted" if done.isolation == "none" else f"in {done.isolation}"
     print(f"{done.new} graded {cage}, {done.kept} unchanged, in {done.seconds:.1f} s; seed {done.seed}")
     print(f"  written: {', '.join(map(str, done.files))}, and a folder for each learner in {Path(options.out) / 'learners'}")
     if done.problems:

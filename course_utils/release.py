@@ -248,7 +248,7 @@ def _guide(sections: list[str], exercises: list[Exercise], assignment: str, seed
 | --- | --- |
 | `notebooks/` | the lessons with solutions |
 | `answers.html` | statements, solutions, hints and typical mistakes; the quizzes' answers |
-| `rubric.csv` | points, cases and typical mistakes of each exercise; points are for the share of cases right, none for what is always the same |
+| `rubric.csv` | points, cases and typical mistakes of each exercise; points are for the share of cases right |
 | `objectives.csv` | what each lesson promises, and which exercises practise it |
 | `timings.csv` | recorded times and memory of Run all |
 | `slides/` | each lesson's aims, figures and quiz; open in a browser, print to PDF |

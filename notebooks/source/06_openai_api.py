@@ -76,7 +76,7 @@ warnings.filterwarnings("ignore", category=FutureWarning)  # between library ver
 SEED = 0
 device = hardware.detect()
 PLAN = {
-    "cpu": {"examples": 100, "validation": 16, "ask": 24, "pairs": 16},
+    "cpu": {"examples": 100, "validation": 16, "ask": 16, "pairs": 16},
     "t4": {"examples": 300, "validation": 40, "ask": 100, "pairs": 80},
     "a100": {"examples": 600, "validation": 60, "ask": 100, "pairs": 160},
 }[device.tier]
@@ -373,7 +373,7 @@ if server is not None:
     size = sum(file.stat().st_size for file in adapter.iterdir())
     outside = PeftModel.from_pretrained(models.load(tier=device.tier)[0], adapter)
     mine = generate(outside, tokenizer, prompts[:8], max_new_tokens=110, batch_size=8)
-    theirs = [client.chat.completions.create(model=job.fine_tuned_model, messages=p, temperature=0, max_tokens=110).choices[0].message.content for p in prompts[:8]]
+    theirs = ask(job.fine_tuned_model, temperature=0)[0]
     same = sum(a == b for a, b in zip(mine, theirs))
     print(f"adapter of {size / 1e6:.1f} MB; {same} of 8 answers are the same to the letter")
     print(mine[0])
@@ -408,7 +408,7 @@ if server is not None:
 
 # %%
 started = time.time()
-with local_server() as spare:
+with local_server(jobs=False) as spare:  # it takes jobs, and leaves them where they are
     start_seconds = time.time() - started
     methods = []
     for method in ("supervised", "dpo", "reinforcement"):
@@ -420,7 +420,7 @@ with local_server() as spare:
             print(f"{method}: {error}")
 seconds = job.finished_at - job.created_at
 rows = [
-    ("set-up", "a key and four calls", f"the same four calls after a start of {start_seconds:.1f} s; GPU and updates are yours"),
+    ("set-up", "a key and the calls above", f"the same calls after a start of {start_seconds:.1f} s; GPU and updates are yours"),
     ("weights", f"a name: {job.fine_tuned_model[:24]}…", f"a folder of {size / 1e6:.1f} MB, used in section 9" if server else "a folder"),
     ("techniques", "supervised and DPO by the API", f"{', '.join(methods)} by the API; sections 03 and 04 ran others"),
     ("privacy", f"{upload.bytes:,} bytes of customers' messages leave", f"they went to {client.base_url.host}"),

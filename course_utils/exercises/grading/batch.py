@@ -32,7 +32,7 @@ class Graded:
         new, kept: submissions graded now, and those whose results were there already.
         problems: rows of needs-a-person.csv.
         seed: of the random cases.
-        isolation: "bubblewrap" or "none".
+        isolation: "bubblewrap", "docker" or "none".
         files: the class's files.
         seconds: it took.
     """

@@ -39,9 +39,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    """Serve the socket whose number is the first argument; the second holds the options as JSON."""
+    """Serve the socket whose number or address is the first argument; the second holds the options as JSON."""
     options = json.loads(sys.argv[2])
-    control = socket.socket(fileno=int(sys.argv[1]))
+    if sys.argv[1].isdigit():
+        control = socket.socket(fileno=int(sys.argv[1]))
+    else:
+        control = socket.socket(socket.AF_UNIX)
+        control.connect(sys.argv[1])
     control.set_inheritable(False)
     sys.path += options["paths"]
     _limit(options)

@@ -28,7 +28,7 @@ class Key:
     Attributes:
         assignment: full names of the sections.
         seed: of the random cases.
-        isolation: "bubblewrap" or "none".
+        isolation: "bubblewrap", "docker" or "none".
         digest: hash of the submission, the exercises, the seed and the limits; "" if it is to be graded again next time.
     """
 

@@ -1,0 +1,83 @@
+"""Where there is Docker and no bubblewrap: the same hostile answers, the same verdicts, no container left."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from grading_fixtures import full, hand_in, left_behind, points, results, run, said
+from test_bad_answers import HONEST, QUESTIONS, grade_all
+
+from course_utils.exercises.grading import intake, sandbox
+
+which = shutil.which
+DOCKER = sandbox._docker_works()
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(DOCKER), reason=f"needs a Docker daemon: {DOCKER}")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_bubblewrap():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox.shutil, "which", lambda name: None if name == "bwrap" else which(name))
+        yield
+
+
+def containers():
+    listed = ["docker", "ps", "--all", "--quiet", "--filter", f"name={sandbox.CONTAINER}"]
+    return subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.parametrize("section", QUESTIONS)
+def test_bad_answers_cost_at_most_their_question(section, tmp_path):
+    _, out, _ = grade_all(section, tmp_path)
+    id, bad = QUESTIONS[section]
+    surprises = []
+    for name, (_, outcomes, marks, message) in bad.items():
+        learner = intake.clean_name(name)
+        found, text = points(out, learner), said(out, learner, id)
+        assert {**found, id: 0} == {**full(section), id: 0}, f"{name} touched another question"
+        outcome = results(out, learner)["extra_data"]["outcomes"][id]
+        if outcome not in outcomes or found[id] not in marks or not re.search(message, text):
+            surprises.append((name, outcome, found[id], text))
+    assert not surprises
+    for learner in HONEST:
+        assert points(out, learner) == full(section)
+        assert results(out, learner)["extra_data"]["isolation"] == "docker"
+    assert not containers() and not left_behind()
+
+
+def test_it_gives_what_bubblewrap_gives(tmp_path):
+    from test_honest import WRONG
+
+    hand_in(tmp_path / "in", "wrong", "02", {id: f"# EXERCISE: {id}\n{text}" for id, text in WRONG.items()})
+    run("02", tmp_path / "in", tmp_path / "docker")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox.shutil, "which", which)
+        assert run("02", tmp_path / "in", tmp_path / "bubblewrap").isolation == "bubblewrap"
+    assert results(tmp_path / "docker", "wrong")["tests"] == results(tmp_path / "bubblewrap", "wrong")["tests"]
+
+
+def test_a_grader_that_is_killed_leaves_no_container(tmp_path):
+    import os
+    import signal
+    import sys
+    import time
+
+    hand_in(tmp_path / "in", "a", "06", {"api-1": "# EXERCISE: api-1\nwhile True: pass"})
+    paths = os.pathsep.join(
+        folder for folder in os.environ["PATH"].split(os.pathsep) if not os.path.exists(f"{folder}/bwrap")
+    )
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "docker").symlink_to(which("docker"))
+    command = [sys.executable, "-m", "course_utils.cli", "grade", "06", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    grading = subprocess.Popen(command, env=os.environ | {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{paths}"})
+    end = time.monotonic() + 60
+    while not containers():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    time.sleep(2)  # the endless loop is on
+    grading.send_signal(signal.SIGKILL)
+    grading.wait()
+    while containers():
+        assert time.monotonic() < end, "a container is left"
+        time.sleep(0.2)
