@@ -90,7 +90,7 @@ def _docker(name: str) -> list[str]:
         *("docker", "run", "--rm", "--name", f"{CONTAINER}{name}", "--network", "none", "--ipc", "private", "--read-only"),
         *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--security-opt", "label=disable"),
         *("--user", "65534:65534", "--hostname", "sandbox", "--pids-limit", "128", "--log-driver", "none"),
-        *("--tmpfs", "/tmp:rw,nosuid,nodev,size=64m,mode=1777", "--shm-size", "64m", "--workdir", "/tmp"),
+        *("--tmpfs", "/tmp:rw,nosuid,nodev,size=64m,nr_inodes=4096,mode=1777", "--shm-size", "64m", "--workdir", "/tmp"),
     ]
     for place in _system_folders():
         command += ["--volume", f"{os.path.realpath(place)}:{place}:ro"]

@@ -49,7 +49,7 @@ BAD = {
     ),
     "loop-regex": (call("import re\nre.match(r'(a+)+$', 'a' * 60 + 'b')"), DIED, {0}, "timed out"),
     "sleep": (call("time.sleep(3600)"), DIED, {0}, "timed out"),
-    "sleep-a-little-each-call": (call("time.sleep(1.9)"), DIED, {0, 0.67}, "timed out"),
+    "sleep-a-little-each-call": (call("time.sleep(3.5)"), DIED, {0, 0.67}, "timed out"),
     "lock": (call("import threading\nl = threading.Lock()\nl.acquire()\nl.acquire()"), DIED, {0}, "timed out"),
     "loop-in-second-call": (
         call("calls.append(1)\nwhile len(calls) > 1: pass", before="calls = []"),
