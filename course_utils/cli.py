@@ -340,7 +340,10 @@ def _nbgrader(options) -> int:
     from course_utils.exercises.grading import hub
 
     if options.inbox is None:
-        names = hub.write_course(options.folder, options.assignment)
+        try:
+            names = hub.write_course(options.folder, options.assignment)
+        except OSError as error:
+            raise CourseError(f"{options.folder} cannot be written: {error}; name another folder") from error
         print(f"in {options.folder}: nbgrader_config.py and source/ with {', '.join(names)}")
         print(f"  next, in that folder: nbgrader generate_assignment {names[0]}")
         return 0
@@ -354,7 +357,10 @@ def _nbgrader(options) -> int:
 def _release(options) -> int:
     from course_utils.release import release
 
-    made = release(options.assignment, options.out, options.seed)
+    try:
+        made = release(options.assignment, options.out, options.seed)
+    except OSError as error:
+        raise CourseError(f"{options.out} cannot be written: {error}; name another folder") from error
     print(f"for learners: {made.learner}; for you alone: {made.instructor} (start with its README.md)")
     return 0
 

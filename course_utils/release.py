@@ -25,6 +25,7 @@ from course_utils.exercises.registry import EXERCISES
 from course_utils.notebooks import builder
 from course_utils.notebooks.overview import ABOUT, overview
 
+PACK = "pack.json"  # in each pack: what it is, and which files are its own
 SLIDES = (
     "html{scroll-snap-type:y mandatory}body{margin:0;font:22px/1.4 system-ui,sans-serif;color:#222}"
     "section{box-sizing:border-box;min-height:100vh;padding:4vh 6vw;scroll-snap-align:start;break-after:page;display:flex;"
@@ -66,20 +67,29 @@ def release(assignment: str, out: str | Path, seed: int | None = None) -> Releas
     for section in sections:
         if builder.is_stale(section):
             raise CourseError(f"{section} is older than its source or its exercises; run: course build {section[:2]}")
+    if (out / ".instructor.old").exists() and not (out / "instructor").exists():  # killed between two renames
+        (out / ".instructor.old").rename(out / "instructor")
     seed = _seed(out / "instructor" / "seed.json", seed)
     packs = {name: out / name for name in ("learner", "instructor")}
     for folder in packs.values():
-        if folder.exists() and not (folder / "pack.json").exists():
-            raise CourseError(f"{folder} is there and is no pack of this course; name another folder")
+        others = _others(folder)
+        if others:
+            raise CourseError(f"{folder} has what no release of this course put there ({others[0]}); name another folder")
     making = {name: out / f".{name}.tmp" for name in packs}
-    for name, folder in making.items():
+    for folder in making.values():
         shutil.rmtree(folder, ignore_errors=True)
-        write(folder / "pack.json", json.dumps({"pack": name, "assignment": sections}, indent=1) + "\n")
+        folder.mkdir(parents=True)
     _learner(making["learner"], sections)
     _instructor(making["instructor"], sections, [EXERCISES[id] for id in wanted], assignment, seed)
-    for name, folder in packs.items():  # the pack before is whole, its seed too, until the new one is
-        shutil.rmtree(folder, ignore_errors=True)
+    for name, folder in packs.items():
+        files = sorted(str(file.relative_to(making[name])) for file in making[name].rglob("*") if file.is_file())
+        write(making[name] / PACK, json.dumps({"pack": name, "assignment": sections, "files": files}, indent=1) + "\n")
+        before = out / f".{name}.old"
+        shutil.rmtree(before, ignore_errors=True)
+        if folder.exists():
+            folder.rename(before)
         making[name].rename(folder)
+        shutil.rmtree(before, ignore_errors=True)
     return Released(out / "learner", out / "instructor", tuple(sections), seed)
 
 
@@ -116,10 +126,20 @@ def _seed(file: Path, seed: int | None) -> int:
         return seed
     try:
         return int(json.loads(file.read_text(encoding="utf-8"))["seed"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return secrets.randbelow(2**31)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CourseError(f"{file} cannot be read ({error}); say --seed, or remove it") from error
+
+
+def _others(folder: Path) -> list[str]:
+    """Files in a pack's place that are not a pack's."""
+    try:
+        known = set(json.loads((folder / PACK).read_text(encoding="utf-8"))["files"]) | {PACK}
+    except (OSError, ValueError, KeyError, TypeError):
+        known = set()
+    here = (str(file.relative_to(folder)) for file in folder.rglob("*") if not file.is_dir())
+    return sorted(file for file in here if file not in known and ".ipynb_checkpoints" not in file)
 
 
 def _learner(folder: Path, sections: list[str]) -> None:

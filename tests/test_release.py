@@ -102,8 +102,31 @@ def test_what_is_not_ours_is_not_replaced(tmp_path, capsys):
     (tmp_path / "learner").mkdir()
     (tmp_path / "learner" / "thesis.tex").write_text("years of work")
     assert main(["release", "02", "--out", str(tmp_path)]) == 2
-    assert "is no pack of this course" in capsys.readouterr().err
+    assert "has what no release of this course put there (thesis.tex)" in capsys.readouterr().err
     assert (tmp_path / "learner" / "thesis.tex").exists()
+
+
+def test_a_book_of_marks_in_the_pack_is_not_lost(tmp_path):
+    release.release("02", tmp_path)
+    book = tmp_path / "instructor" / "nbgrader" / "gradebook.db"
+    book.write_text("a class's marks")
+    with pytest.raises(CourseError, match=r"nbgrader/gradebook\.db"):
+        release.release("02", tmp_path)
+    assert book.exists()
+
+
+def test_killed_between_two_renames_the_seed_is_still_there(tmp_path):
+    seed = release.release("02", tmp_path).seed
+    (tmp_path / "instructor").rename(tmp_path / ".instructor.old")
+    assert release.release("02", tmp_path).seed == seed
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["instructor", "learner"]
+
+
+@pytest.mark.parametrize("command", [["release", "02", "--out"], ["nbgrader", "02"]])
+def test_a_place_that_cannot_be_written(command, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([*command, str(tmp_path / "file" / "below")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_an_old_notebook_is_not_released(tmp_path, monkeypatch):

@@ -145,7 +145,8 @@ def judge(exercise: Exercise, asked: Asked, outputs: list) -> tuple[float, str, 
         return float(exercise.points), f"All {right} cases right.", None
     if all(found is None for found in outputs):
         return 0.0, f"{exercise.name} returns None: write the body, and return the result.", None
-    constant = all(_same(found, outputs[0], exercise.tolerance) for found in outputs)
+    met = [value for value, hit in zip(asked.expected, same) if hit]
+    constant = any(all(_same(found, value, exercise.tolerance) for found in outputs) for value in met)
     points = 0.0 if constant else round(exercise.points * right / number, 2)  # cases met by chance earn nothing
     for index, wrong in enumerate(asked.wrong):
         if wrong is not None and all(_same(found, value, exercise.tolerance) for found, value in zip(outputs, wrong)):
@@ -163,7 +164,8 @@ def _describe(arguments, found, expected) -> str:
     if isinstance(found, Exception):
         return f"It raised {type(found).__name__}: {str(found)[:200]}"
     if _shape(found) != _shape(expected):
-        return f"Expected {_shape(expected)}, got {_shape(found)}."
+        value = f" {_short(found)}" if isinstance(found, str) else ""
+        return f"Expected {_shape(expected)}, got {_shape(found)}{value}."
     return f"For {_short(arguments)} expected {_short(expected)}, got {_short(found)}."
 
 

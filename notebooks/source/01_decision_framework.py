@@ -408,11 +408,13 @@ print(f"few-shot prompt {instructed:.0f} tokens, the fine-tuned model's {bare:.0
 for name in ("gpt-6-luna", "gpt-6.2-sol", "claude-opus-5.5"):
     price = costs.price_of(name)
     print(f"  {name:<16} ${1000 * saved * price.input / 1e6:.3f} a thousand requests (${price.input} a million tokens, {price.date}, {price.source})")
+cached = [price.cached_input / price.input for price in costs.FRONTIER.values() if price.cached_input]
 claims.check(
     "D2",
     measured=f"{saved:.0f} of {instructed:.0f} tokens a request; valid records without instructions {trained.valid}, with them {few_shot.valid}",
     holds=saved > 0 and trained.valid.low > 0.9,
-    when=f"the prompt is not cached anyway: from {costs.CACHE_FROM:,} tokens on, vendors bill a repeated beginning at about a tenth",
+    when=f"the prompt is not cached anyway: from {costs.CACHE_FROM:,} tokens on, "
+    f"vendors bill a repeated beginning at {min(cached):.0%} to {max(cached):.0%} of the price",
     because="the format was not learned",
 )
 

@@ -25,15 +25,21 @@ import coding
 
 NAME_SPACES = 0x10000000 | 0x20000000 | 0x00020000 | 0x40000000 | 0x08000000  # user, pid, mount, net, ipc
 SCRATCH = ("/tmp", "/dev/shm")
-# What an answer has no business with: new processes and programs, name spaces, other processes' memory.
+# What an answer has no business with: new processes and programs, name spaces, other processes' memory, and memory that its
+# limit does not count (shmget, memfd_create).
 REFUSED = {
     "x86_64": (
         0xC000003E,
         56,
         435,
-        (57, 58, 59, 322, 272, 308, 165, 166, 155, 161, 101, 310, 311, 321, 323, 425, 250, 248, 298),
+        (57, 58, 59, 322, 272, 308, 165, 166, 155, 161, 101, 310, 311, 321, 323, 425, 250, 248, 298, 29, 319),
     ),
-    "aarch64": (0xC00000B7, 220, 435, (221, 281, 97, 268, 40, 39, 41, 51, 117, 270, 271, 280, 282, 425, 219, 217, 241)),
+    "aarch64": (
+        0xC00000B7,
+        220,
+        435,
+        (221, 281, 97, 268, 40, 39, 41, 51, 117, 270, 271, 280, 282, 425, 219, 217, 241, 194, 279),
+    ),
 }  # machine: (audit's number for it, clone, clone3, all others)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -57,6 +63,9 @@ def main() -> None:
 
         torch.set_num_threads(1)  # a fork keeps one thread only
     spaces = options["spaces"] and _can_separate()
+    if options["scratch"] and not spaces:  # the question's process will share our name spaces, and our user
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # as a container's first process we then get none of its signals
+        _libc.prctl(4, 0, 0, 0, 0)  # not dumpable: our memory in /proc is not its own to open
     control.send(json.dumps({"ready": True, "spaces": spaces}).encode())
     running = None
     while True:

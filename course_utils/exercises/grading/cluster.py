@@ -6,6 +6,8 @@ the course in the same version and a sandbox of its own, which is looked at befo
 
 from __future__ import annotations
 
+import contextlib
+import platform
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +47,7 @@ class Cluster:
             from distributed import Client
         except ImportError as error:
             raise CourseError(f"Dask is not installed: pip install '{assets.DISTRIBUTION}[scale]'") from error
+        self._task: dict = {}
         try:
             self._client = Client(address, timeout=SECONDS, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
@@ -59,13 +62,13 @@ class Cluster:
                 if said[0] != definitions():
                     raise CourseError(
                         f"the worker {worker} has another version of the course, Python, numpy or torch than this machine, and "
-                        "marks may depend on it; install the same"
+                        "marks may depend on it; install the same and start it again"
                     )
             kinds = {isolation for _, isolation in found.values()}
             if len(kinds) > 1:
-                raise CourseError("some workers have a sandbox and some have none; give all of them one")
+                raise CourseError(f"the workers differ in their sandboxes ({', '.join(sorted(kinds))}); give all the same")
             self.isolation = kinds.pop()
-            self.slots = 2 * sum(worker["nthreads"] for worker in self._client.scheduler_info()["workers"].values())
+            self.slots = 2 * sum(self._client.nthreads().values())
         except BaseException:
             self._client.close()
             raise
@@ -83,13 +86,21 @@ class Cluster:
 
     def mark(self, cells: dict[str, str]) -> dict[str, Mark]:
         """As `Marker.mark`, on whichever worker is free; one that dies is replaced by another, if there is one."""
-        return self._client.submit(_mark, self._task, cells, pure=False, retries=1).result()
+        try:
+            return self._client.submit(_mark, self._task, cells, pure=False, retries=1).result()
+        except CourseError:
+            raise
+        except Exception as error:
+            if self._client.status == "running":
+                raise
+            raise CourseError("the Dask scheduler is gone; start it and call again: what has been graded is kept") from error
 
     def close(self) -> None:
         """Let the workers end their sandboxes, and go."""
-        try:
-            self._client.run(_close, on_error="ignore")
-        finally:
+        with contextlib.suppress(Exception):  # of a scheduler that has gone; its workers end with it
+            if self._task:
+                self._client.run(_close, repr(self._task), on_error="ignore")
+        with contextlib.suppress(Exception):
             self._client.close()
 
 
@@ -98,20 +109,27 @@ def _examine(trust: bool) -> tuple[str, str]:
 
 
 def _mark(task: dict, cells: dict[str, str]) -> dict[str, Mark]:
-    if task["definitions"] != definitions():  # a worker that came later
-        raise CourseError("a worker has another version of the course, Python, numpy or torch")
+    here = f"the worker on {platform.node()}, which came later,"
+    if task["definitions"] != definitions():
+        raise CourseError(
+            f"{here} has another version of the course, Python, numpy or torch; install the same, start it again"
+        )
     key = repr(task)
     with _lock:
-        if key not in _markers:
+        marker = _markers.get(key)
+        if marker is None:
             if require(task["isolation"] == "none") != task["isolation"]:
-                raise CourseError("a worker that came later has another kind of sandbox than the others")
+                raise CourseError(f"{here} has another sandbox than {task['isolation']}; give it the same, start it again")
+            for other in _markers.values():  # of gradings that may have been killed; one at work starts others
+                other.close()
             hidden = tuple(map(Path, task["hidden"]))
-            _markers[key] = Marker(task["wanted"], task["seed"], task["isolation"], Limits(**task["limits"]), hidden)
-    return _markers[key].mark(cells)
+            marker = Marker(task["wanted"], task["seed"], task["isolation"], Limits(**task["limits"]), hidden)
+            _markers[key] = marker
+    return marker.mark(cells)
 
 
-def _close() -> None:
+def _close(key: str) -> None:
     with _lock:
-        for marker in _markers.values():
-            marker.close()
-        _markers.clear()
+        marker = _markers.pop(key, None)  # others may be at work on the same cluster
+    if marker:
+        marker.close()

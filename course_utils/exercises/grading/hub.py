@@ -11,7 +11,6 @@ mean harm. `course grade` is.
 from __future__ import annotations
 
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +118,8 @@ def hand_in(folder: str | Path, assignment: str, inbox: str | Path) -> HandedIn:
             continue
         learners.append(submission.learner)
         for section, notebook in released.items():
+            if not any(wanted[id] == section for id in found.cells):
+                continue  # what may be there from elsewhere stays
             filled = notebook.copy()
             filled.cells = [_answered(cell, found.cells) for cell in notebook.cells]
             target = folder / "submitted" / submission.learner / section
@@ -135,18 +136,3 @@ def _answered(cell, answers: dict[str, str]):
     cell = cell.copy()
     cell.source = answers[id]
     return cell
-
-
-def command(*arguments: str) -> list[str]:
-    """nbgrader's command line with this interpreter, so that PATH does not matter.
-
-    Raises:
-        CourseError: nbgrader is not installed.
-    """
-    from importlib.util import find_spec
-
-    from course_utils import assets
-
-    if find_spec("nbgrader") is None:
-        raise CourseError(f"nbgrader is not installed: pip install '{assets.DISTRIBUTION}[grading]'")
-    return [sys.executable, "-m", "nbgrader", *arguments]

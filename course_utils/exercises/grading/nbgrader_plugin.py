@@ -19,10 +19,12 @@ class ExercisesOnly(NbGraderPreprocessor):
         from nbformat.v4 import new_code_cell
 
         from course_utils.exercises.grading.marking import imports_of
+        from course_utils.notebooks.builder import SECTIONS
 
         lines = ["from course_utils.exercises import check"]
-        section = nb.metadata.get("course", {}).get("section")
-        if section:
+        course = nb.metadata.get("course")
+        section = course.get("section") if isinstance(course, dict) else None
+        if section in SECTIONS.values():
             lines += imports_of(section)
         for cell in nb.cells:
             tags = set(cell.metadata.get("tags", [])) - {SKIP}

@@ -144,9 +144,7 @@ def feedback(results: dict) -> str:
             f"{test['max_score']:g} points ({'passed' if right else 'not yet'}).</b></p><p>{lines}</p></section>"
         )
     cage = "in a sandbox" if data["isolation"] != "none" else "without a sandbox, as trusted"
-    parts.append(
-        f"<p><small>Assignment {escape(', '.join(data['assignment']))}; seed of the cases {data['seed']}; ran {cage}.</small></p>"
-    )
+    parts.append(f"<p><small>Assignment {escape(', '.join(data['assignment']))}; ran {cage}.</small></p>")
     return page(f"{data['learner']}: {head}", "".join(parts))
 
 

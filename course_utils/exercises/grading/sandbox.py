@@ -4,13 +4,14 @@ The sandbox has users, processes, network and mounts of its own. It sees the sys
 packages, all read-only, and of the course two files that know nothing; no home, no inbox, no results, no environment. The
 question's process is shut in once more (`child`), so that no answer meets what another one left behind.
 
-A Docker container is given the same: its image is empty, and it sees this machine's folders read-only, so that answers meet the
-versions that the course has and nothing has to be built or fetched. Docker allows no name spaces inside, so a container is good
-for one question; bubblewrap is several times faster.
+A Docker container sees the same folders of this machine, read-only, over an image that has nothing but links, so that answers
+meet the versions that the course has and nothing has to be built or fetched. Docker allows no name spaces inside, so a container
+is good for one question, and an answer shares it with its server; bubblewrap is several times faster.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -29,7 +30,9 @@ from course_utils.errors import CourseError
 from course_utils.exercises.grading.protocol import Channel, Died, Limits
 
 START_SECONDS = 120  # torch from a cold disk
-IMAGE = "finetuning-course-empty"  # Docker's; has no file at all
+SPARE_BYTES = 256_000_000  # a container's memory beyond an answer's, for what the answer's limit does not count
+ROOT_FOLDERS = ("/lib", "/lib64", "/lib32", "/bin", "/sbin")  # beside /usr; mostly links into it
+IMAGE = "finetuning-course-links"  # Docker's; see _layout
 INSIDE = ("child.py", "coding.py")  # all of the course that a sandbox sees
 CONTAINER = "finetuning-course-grading-"
 MARKER = "COURSE_GRADING"  # in the environment of every process of a sandbox, so that one left behind can be found
@@ -75,31 +78,50 @@ def _docker_works() -> str:
         return "Docker is not installed"
     if sys.platform != "linux":
         return "Docker on this system cannot show this machine's Python to a container"
-    empty = io.BytesIO()
-    with tarfile.open(fileobj=empty, mode="w"):
-        pass
-    made = subprocess.run(["docker", "import", "-", IMAGE], input=empty.getvalue(), capture_output=True, check=False)
-    if made.returncode:
-        return f"Docker does not work here ({made.stderr.decode(errors='replace').strip()[:200]})"
-    tried = subprocess.run([*_docker(uuid.uuid4().hex), IMAGE, "/usr/bin/true"], capture_output=True, text=True, check=False)
-    return "" if tried.returncode == 0 else f"Docker does not work here ({tried.stderr.strip()[:200]})"
+    try:
+        if _ask_docker("image", "inspect", _image()):
+            problem = _ask_docker("import", "-", _image(), given=_layout())
+            if problem:
+                return problem
+        return _ask_docker(*_docker(f"finetuning-course-trial-{uuid.uuid4().hex}", 2**30)[1:], _image(), "/usr/bin/true")
+    except subprocess.TimeoutExpired:
+        return f"Docker does not answer within {START_SECONDS} s"
 
 
-def _docker(name: str) -> list[str]:
+def _ask_docker(*arguments: str, given: bytes = b"") -> str:
+    """What it complains of, or ""."""
+    done = subprocess.run(["docker", *arguments], input=given, capture_output=True, check=False, timeout=START_SECONDS)
+    return f"Docker does not work here ({done.stderr.decode(errors='replace').strip()[:200]})" if done.returncode else ""
+
+
+def _layout() -> bytes:
+    """An image's only content: the links of this machine's root, so that /lib is no second way to what /usr/lib hides."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for place in map(Path, ROOT_FOLDERS):
+            if place.is_symlink():
+                link = tarfile.TarInfo(str(place).lstrip("/"))
+                link.type, link.linkname = tarfile.SYMTYPE, os.readlink(place)
+                archive.addfile(link)
+    return made.getvalue()
+
+
+def _image() -> str:
+    return f"{IMAGE}:{hashlib.sha256(_layout()).hexdigest()[:12]}"
+
+
+def _docker(name: str, memory: int) -> list[str]:
     command = [
-        *("docker", "run", "--rm", "--name", f"{CONTAINER}{name}", "--network", "none", "--ipc", "private", "--read-only"),
-        *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--security-opt", "label=disable"),
-        *("--user", "65534:65534", "--hostname", "sandbox", "--pids-limit", "128", "--log-driver", "none"),
+        *("docker", "run", "--rm", "--pull", "never", "--name", name, "--network", "none", "--ipc", "private"),
+        *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--security-opt", "label=disable"),
+        *("--user", "65534:65534", "--hostname", "sandbox", "--pids-limit", "64", "--log-driver", "none"),
+        *("--memory", str(memory), "--memory-swap", str(memory)),
         *("--tmpfs", "/tmp:rw,nosuid,nodev,size=64m,nr_inodes=4096,mode=1777", "--shm-size", "64m", "--workdir", "/tmp"),
     ]
-    for place in _system_folders():
-        command += ["--volume", f"{os.path.realpath(place)}:{place}:ro"]
+    for place in ("/usr", *ROOT_FOLDERS, "/etc/ld.so.cache"):
+        if Path(place).exists() and not Path(place).is_symlink():
+            command += ["--volume", f"{place}:{place}:ro"]
     return command
-
-
-def _system_folders() -> list[str]:
-    places = ["/usr", *(f"/{name}" for name in ("lib", "lib64", "lib32", "bin", "sbin")), "/etc/ld.so.cache"]
-    return [place for place in places if Path(place).exists()]
 
 
 def _bwrap() -> list[str]:
@@ -107,8 +129,7 @@ def _bwrap() -> list[str]:
         *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"),
         *("--uid", "65534", "--gid", "65534", "--hostname", "sandbox", "--ro-bind", "/usr", "/usr"),
     ]
-    for name in ("lib", "lib64", "lib32", "bin", "sbin"):
-        place = Path("/", name)
+    for place in map(Path, ROOT_FOLDERS):
         if place.is_symlink():
             command += ["--symlink", os.readlink(place), str(place)]
         elif place.is_dir():
@@ -176,11 +197,17 @@ class Sandbox:
         try:
             self._process.wait(0.5 if self.isolation == "bubblewrap" else 5)
         except subprocess.TimeoutExpired:
-            if self.isolation == "docker":  # its command is not the container's parent
-                subprocess.run(["docker", "kill", self._container], capture_output=True, check=False)
+            if self.isolation == "docker":
+                self._remove_container()
             self._process.kill()
             self._process.wait()
         self._errors.close()
+
+    def _remove_container(self) -> None:
+        """The command that we started is not the container's parent."""
+        subprocess.run(["docker", "rm", "--force", self._container], capture_output=True, check=False)
+        self._process.kill()
+        self._process.wait()
 
     def _popen(self, command: list[str], **options) -> subprocess.Popen:
         return subprocess.Popen(
@@ -188,19 +215,22 @@ class Sandbox:
         )
 
     def _start_container(self, heavy: bool, hidden: tuple[Path, ...]) -> None:
-        name = uuid.uuid4().hex
-        self._container = f"{CONTAINER}{name}"
-        # Docker passes no open socket on, so the server calls back at one that only it can see, and that takes one call.
-        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as door:
-            os.chmod(folder, 0o755)
+        self._container = f"{CONTAINER}{uuid.uuid4().hex}"
+        # Docker passes no open socket on, so the server calls back. The door takes one call, and stands in a folder that no
+        # other user of this machine may enter: the container is shown the one inside it. Not in TMPDIR, whose name may be
+        # longer than a socket's may be.
+        with tempfile.TemporaryDirectory(dir="/tmp") as outside, socket.socket(socket.AF_UNIX) as door:
+            folder = Path(outside, "in")
+            folder.mkdir()
+            folder.chmod(0o755)
             door.bind(f"{folder}/door")
             os.chmod(f"{folder}/door", 0o666)
             door.listen(1)
-            door.settimeout(START_SECONDS)
-            command = [*_docker(name), "--volume", f"{folder}:/door", *self._shown_in_docker(hidden)]
+            memory = self.limits.memory_bytes + SPARE_BYTES
+            command = [*_docker(self._container, memory), "--volume", f"{folder}:/door", *self._shown_in_docker(hidden)]
             for variable, value in _environment().items():
                 command += ["--env", f"{variable}={value}"]
-            self._process = self._popen([*command, IMAGE, *self._program("/grader", "/door/door", heavy, caged=True)])
+            self._process = self._popen([*command, _image(), *self._program("/grader", "/door/door", heavy, caged=True)])
             while True:
                 door.settimeout(1)
                 try:
@@ -208,9 +238,10 @@ class Sandbox:
                     break
                 except TimeoutError as error:
                     if self._process.poll() is not None or time.monotonic() - self._began > START_SECONDS:
-                        self._process.kill()
-                        self._process.wait()
-                        raise SandboxLost(f"the container does not start: {self._last_words()}") from error
+                        self._remove_container()
+                        said = self._last_words()
+                        self._errors.close()
+                        raise SandboxLost(f"the container does not start: {said}") from error
 
     def _shown_in_docker(self, hidden: tuple[Path, ...]) -> list[str]:
         here, packages = Path(__file__).parent, _package_folders()
@@ -236,8 +267,8 @@ class Sandbox:
                 "RLIMIT_NOFILE": 256,
             },
         }
-        if caged:
-            # Not for trusted submissions outside a sandbox: there it would count every process of the user.
+        if self.isolation == "bubblewrap":
+            # Elsewhere it would count every process of the user; a container has a limit of its own.
             options["resources"]["RLIMIT_NPROC"] = 64
         python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
         # Not -I: it would ignore PYTHONHASHSEED. The environment is ours alone.

@@ -471,6 +471,26 @@ LEAVES = probe(
     "    try: open(folder + '/left', 'w').close()\n    except OSError: pass\n"
     "if not os.path.exists('/tmp/left'): found.append('this probe writes nowhere')"
 )
+BAD |= {
+    # memory that no limit of its own counts; 29 is shmget on x86_64, which Python does not name
+    "shared-memory": (
+        probe(
+            "import ctypes\nif os.uname().machine == 'x86_64':\n"
+            "    n = ctypes.CDLL(None).syscall(29, 0, 1 << 20, 0o1600)\n    if n != -1: found.append(n)"
+        ),
+        GOOD,
+        {1},
+        "",
+    ),
+    "memory-file": (call("os.memfd_create('a')"), ERROR, {0}, "PermissionError"),
+    "writes-into-the-server": (call("open('/proc/1/mem', 'r+b')"), ERROR, {0}, "Error"),
+    "interrupts-the-server": (
+        call("os.kill(1, signal.SIGINT)\ntime.sleep(0.2)"),  # in bubblewrap that is itself, in a container the server
+        ("right", "error"),
+        {0, 1},
+        "KeyboardInterrupt|cases right",
+    ),
+}
 BAD |= {f"leaves-files-{number}": (LEAVES, GOOD, {1}, "") for number in (1, 2, 3)}
 
 FORWARD = "def lora_forward(x, W, A, B, alpha):"

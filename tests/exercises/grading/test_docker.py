@@ -15,7 +15,7 @@ SEEN = {
     "environment": "HOSTNAME",  # it says "sandbox"
     "reads-files": "/etc/hosts",  # the container's own; /sys, and /proc of the two processes in it
     "sees-processes": "'1', '",  # the container's server and itself
-    "signals-the-server": "gives '[",  # which ends this container, and no other question runs in it
+    "signals-the-server": "a str '[",  # which ends this container, and no other question runs in it
 }
 which = shutil.which
 DOCKER = sandbox._docker_works()

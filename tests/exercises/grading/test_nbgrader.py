@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -31,9 +32,8 @@ PARTLY = {
 
 def nbgrader(folder, *arguments):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # nbgrader calls alembic by its name
-    done = subprocess.run(
-        hub.command(*arguments), cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
-    )
+    command, environment = [sys.executable, "-m", "nbgrader", *arguments], os.environ | {"PATH": path}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
 
@@ -128,6 +128,17 @@ def test_before_the_release_it_says_what_to_do(tmp_path, inbox, capsys):
     assert main(["nbgrader", "02", str(tmp_path)]) == 0
     assert main(["nbgrader", "02", str(tmp_path), "--inbox", str(inbox)]) == 2
     assert "nbgrader generate_assignment 02_lora" in capsys.readouterr().err
+
+
+def test_what_was_handed_in_elsewhere_stays(course, tmp_path):
+    shutil.copytree(course / "release", tmp_path / "course" / "release")
+    learner = tmp_path / "course" / "submitted" / "half"
+    (learner / "06_openai_api").mkdir(parents=True)
+    (learner / "06_openai_api" / "06_openai_api.ipynb").write_text("from the hub")
+    hand_in(tmp_path / "in", "half", "02")
+    assert hub.hand_in(tmp_path / "course", SECTIONS, tmp_path / "in").learners == ("half",)
+    assert (learner / "06_openai_api" / "06_openai_api.ipynb").read_text() == "from the hub"
+    assert (learner / "02_lora" / "02_lora.ipynb").exists()
 
 
 def test_settings_of_ones_own_stay(tmp_path):
