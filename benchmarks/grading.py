@@ -1,16 +1,20 @@
 """200 submissions of the whole course, graded by `course grade` and by nbgrader, in turns; submissions a minute by section.
 
 For nbgrader all exercises stand in one notebook a learner, so that it starts one kernel for the whole course instead of six,
-and its own loop (`NbGraderAPI`) runs in this process, so that it starts no command. Answers are solutions, stubs, and
-solutions with one small change. The two draw different random cases, so that marks of partly right answers may differ.
+and its own loop (`NbGraderAPI`) runs in this process, so that it starts no command. It grades one after the other, as it
+always does, with both cores for its kernel; ours has two jobs. Answers are solutions, stubs, and solutions with one small
+change. The two draw different random cases, so that marks of partly right answers may differ.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
+import json
 import logging
 import os
 import random
+import shutil
 import statistics
 import sys
 import tempfile
@@ -123,6 +127,7 @@ def main() -> None:
         f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # nbgrader calls alembic by its name
     )
     folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     names = [f"learner-{number:03}" for number in range(options.learners)]
     inbox = folder / "inbox"
     for number, name in enumerate(names):
@@ -143,9 +148,6 @@ def main() -> None:
 
 def beside_nbgrader(folder: Path, inbox: Path, names: list[str], size: int) -> dict:
     """Both on the same batches, in turns, each first in every other."""
-    import json
-    import shutil
-
     api = nbgraders(folder / "hub")
     rounds = []
     for start in range(0, len(names), size):
