@@ -133,7 +133,7 @@ def test_changed_exercises_grade_everything_again(tmp_path, monkeypatch):
 
     hand_in(tmp_path / "in", "a", "06")
     run("06", tmp_path / "in", tmp_path / "out")
-    monkeypatch.setattr(batch, "_definitions", lambda: b"others")
+    monkeypatch.setattr(batch, "definitions", lambda: "others")
     assert run("06", tmp_path / "in", tmp_path / "out").new == 1
 
 
