@@ -16,6 +16,7 @@ import os
 import random
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +25,10 @@ from pathlib import Path
 import nbformat
 from common import write_record
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "exercises"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "exercises" / "grading"))
+from test_grading_runs import tree
 from test_mutants import mutants
 
 from course_utils.exercises.definitions import strip_solution
@@ -141,9 +145,29 @@ def main() -> None:
         "submissions a minute": {"all": 60 * options.learners / one_run.seconds}
         | sections_a_minute(folder, options.learners),
     }
+    record |= killed(folder, inbox, options.learners)
     if not options.without_nbgrader:
         record |= beside_nbgrader(folder, inbox, names, options.batch)
     print(write_record("grading", record))
+
+
+def killed(folder: Path, inbox: Path, learners: int) -> dict:
+    """The same grading, ended by SIGKILL three times and started again; whether it leaves the same bytes but for times."""
+    out, at = folder / "killed", []
+    command = [sys.executable, "-m", "course_utils.cli", "grade", "all", inbox, "--out", out, "--seed", "1", "--jobs", "2"]
+    for share in (0.2, 0.5, 0.8):
+        grading = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while len(list(out.glob("learners/*/results.json"))) < share * learners:
+            assert grading.poll() is None, "it ended before it was killed"
+            time.sleep(0.01)
+        grading.kill()
+        grading.wait()
+        at.append(len(list(out.glob("learners/*/results.json"))))
+    done = batch.grade("all", inbox, out, seed=1, progress=False, jobs=2)
+    same = tree(out) == tree(folder / "out")
+    said = "the same bytes" if same else "OTHER bytes"
+    print(f"killed with {at} of {learners} done, then {done.new} graded and {done.kept} kept: {said}")
+    return {"killed when so many were done": at, "then graded": done.new, "the same bytes": same}
 
 
 def beside_nbgrader(folder: Path, inbox: Path, names: list[str], size: int) -> dict:
