@@ -51,8 +51,8 @@ def require(trust: bool) -> str:
     if os.name != "posix":
         raise CourseError("grading needs Linux, for its sandbox: grade in WSL, in a virtual machine or on a server")
     problems = []
-    for name, works in (("bubblewrap", _bubblewrap_works), ("docker", _docker_works)):
-        problem = works()
+    for name, examine in (("bubblewrap", bubblewrap_problem), ("docker", docker_problem)):
+        problem = examine()
         if not problem:
             return name
         problems.append(problem)
@@ -64,16 +64,16 @@ def require(trust: bool) -> str:
     )
 
 
-def _bubblewrap_works() -> str:
-    """What is wrong with it, or ""."""
+def bubblewrap_problem() -> str:
+    """Why bubblewrap cannot be used on this machine; "" if it can."""
     if not shutil.which("bwrap"):
         return "bubblewrap (the command bwrap) is not installed"
     tried = subprocess.run([*_bwrap(), "/usr/bin/true"], capture_output=True, text=True, check=False)
     return "" if tried.returncode == 0 else f"bubblewrap does not work here ({tried.stderr.strip()[:200]})"
 
 
-def _docker_works() -> str:
-    """What is wrong with it, or ""."""
+def docker_problem() -> str:
+    """Why Docker cannot be used on this machine; "" if it can."""
     if not shutil.which("docker"):
         return "Docker is not installed"
     if sys.platform != "linux":
@@ -199,8 +199,9 @@ class Sandbox:
         except subprocess.TimeoutExpired:
             if self.isolation == "docker":
                 self._remove_container()
-            self._process.kill()
-            self._process.wait()
+            else:
+                self._process.kill()
+                self._process.wait()
         self._errors.close()
 
     def _remove_container(self) -> None:

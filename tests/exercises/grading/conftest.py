@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from course_utils.exercises.grading.sandbox import _bubblewrap_works
+from course_utils.exercises.grading.sandbox import bubblewrap_problem
 
 
 def pytest_collection_modifyitems(items):
-    problem = _bubblewrap_works()
+    problem = bubblewrap_problem()
     if problem:
         skip = pytest.mark.skip(reason=f"see README: {problem}"[:150])
         for item in items:

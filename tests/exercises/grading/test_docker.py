@@ -18,7 +18,7 @@ SEEN = {
     "signals-the-server": "a str '[",  # which ends this container, and no other question runs in it
 }
 which = shutil.which
-DOCKER = sandbox._docker_works()
+DOCKER = sandbox.docker_problem()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(DOCKER), reason=f"needs a Docker daemon: {DOCKER}")]
 
 
