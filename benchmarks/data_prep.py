@@ -16,17 +16,16 @@ import random
 import re
 import statistics
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-import psutil
 from common import RECORDS, write_record
 
 from course_utils import figures
 from course_utils.data_prep import deduplicate, formats, reading, truth, validation
 from course_utils.data_prep.pii import Redactor
 from course_utils.data_prep.similarity import in_processes
+from course_utils.memory import ProcessesPeak
 
 WORKERS = 2
 
@@ -59,35 +58,10 @@ def write_rows(path: Path, n: int) -> None:
     path.write_text("\n".join(rows(n)) + "\n", encoding="utf-8")
 
 
-class Peak:
-    """Highest memory of this process and its children together, shared pages counted once (PSS), in bytes."""
-
-    def __enter__(self):
-        self.value, self._stop = 0, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception):
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self):
-        me = psutil.Process()
-        while not self._stop.wait(0.5):
-            total = 0
-            for process in [me, *me.children(recursive=True)]:
-                try:
-                    total += process.memory_full_info().pss
-                except (psutil.Error, AttributeError):
-                    continue
-            self.value = max(self.value, total)
-
-
 def measure(path: Path, workers: int) -> dict:
     """Seconds of each step on a file, and the peak."""
     found = {}
-    with Peak() as peak:
+    with ProcessesPeak() as peak:
         began = time.perf_counter()
         valid = [row.value for row, findings in validation.check(reading.read(path), "chat") if not findings]
         found["validate"] = time.perf_counter() - began
@@ -101,7 +75,7 @@ def measure(path: Path, workers: int) -> dict:
         for index, redacted in enumerate(in_processes(redactor.row, kept, workers, 64)):
             kept[index] = redacted.row
         found["redact"] = time.perf_counter() - began
-    return {"seconds": found, "kept": len(kept), "peak_mb": peak.value / 1e6}
+    return {"seconds": found, "kept": len(kept), "peak_mb": peak.bytes / 1e6}
 
 
 def datasketch_pairs(texts: list[str]) -> set:

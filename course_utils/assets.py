@@ -40,6 +40,9 @@ def record(name: str) -> Path:
     return found[-1]
 
 
+PLACEHOLDER = "/OWNER/"  # until the course has an address of its own
+
+
 def repository_url() -> str:
     """Address of the repository, from `[project.urls]` in pyproject.toml, the only place where it stands."""
     try:

@@ -30,7 +30,7 @@ CLAIMS = {
     "Q2": "QLoRA trains 20-30 % slower than LoRA",
     "Q3": "A 70B model takes about 140 GB (two A100s); with QLoRA about 35 GB, so that one A100 is enough",
     "Q4": "r=16 on q, k, v, o of Llama-3.1-8B: 20,971,520 trainable of 8,051,249,152 = 0.2604 %",
-    "Q5": "4-bit storage with 16-bit products keeps the quality of full fine-tuning",
+    "Q5": "4-bit storage with 16-bit compute keeps the quality of full fine-tuning",
     "A1": "DPO costs 1.5 to 2 times what SFT costs",
     "A2": "ORPO costs about as much as SFT and needs no reference model",
     "A3": "RLHF costs 3 to 10 times what SFT costs and holds three models in memory",
@@ -104,9 +104,10 @@ class ClaimsTable(list):
         head = "".join(
             f'<th scope="col" style="text-align:left">{h}</th>' for h in ("", "Claim", "Measured here", "Verdict")
         )
+        cell = '<td style="text-align:left;vertical-align:top">'  # Jupyter's own style would align each cell to the right
         rows = "".join(
-            f'<tr style="text-align:left;vertical-align:top"><th scope="row">{c.id}</th><td>{escape(c.text)}</td>'
-            f"<td>{escape(c.measured)}</td><td><b>{c.verdict}</b> {escape(c.because)}</td></tr>"
+            f'<tr><th scope="row">{c.id}</th>{cell}{escape(c.text)}</td>{cell}{escape(c.measured)}</td>'
+            f"{cell}<b>{c.verdict}</b> {escape(c.because)}</td></tr>"
             for c in self
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -355,6 +355,7 @@ def _nbgrader(options) -> int:
 
 
 def _release(options) -> int:
+    from course_utils.assets import PLACEHOLDER, repository_url
     from course_utils.release import release
 
     try:
@@ -362,6 +363,12 @@ def _release(options) -> int:
     except OSError as error:
         raise CourseError(f"{options.out} cannot be written: {error}; name another folder") from error
     print(f"for learners: {made.learner}; for you alone: {made.instructor} (start with its README.md)")
+    if PLACEHOLDER in repository_url():
+        print(
+            f"note: the notebooks' buttons lead to {repository_url()}, where nothing is; put your repository's address into "
+            "pyproject.toml, then `pip install -e .` and `course build`",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from numbers import Real
 
 from course_utils.errors import CourseError
 
@@ -24,6 +25,7 @@ class Price:
         source: the vendor's page, or who transcribed it.
         cached_input: read from the prompt cache; None where there is no discount.
         training: trained on; None where it cannot be tuned.
+        cache_from: tokens that a repeated beginning must have before it is billed as cached.
     """
 
     input: float
@@ -32,6 +34,7 @@ class Price:
     source: str
     cached_input: float | None = None
     training: float | None = None
+    cache_from: int = 1024
 
 
 @dataclass(frozen=True)
@@ -43,39 +46,44 @@ class GpuPrice:
     source: str
 
 
-_OPENAI_TUNED = ("2026-11-24", "OpenAI's pricing page, fine-tuning")
-_TRANSCRIBED = "read from the vendor's page by github.com/{}"
-# Models that are tuned, and then served by the token at these prices. OpenAI takes no new jobs from 2027-01-06.
+_OPENAI_TUNED = ("2026-11-24", "developers.openai.com/api/docs/pricing, fine-tuning")
+_OPENAI = "developers.openai.com/api/docs/models"
+_ANTHROPIC = "platform.claude.com/docs/en/about-claude/pricing"
+_GOOGLE = "ai.google.dev/gemini-api/docs/pricing"
+_TRANSCRIBED = "{}, read from the vendor's page by github.com/{}"
+# Models that are tuned, and then served by the token at these prices. OpenAI takes no new jobs from 2027-01-06, and turns
+# off what was tuned there on 2027-01-14.
 PRICES = {
-    "gpt-4.1": Price(3.0, 12.0, *_OPENAI_TUNED, training=25.0),
-    "gpt-4.1-mini": Price(0.80, 3.20, *_OPENAI_TUNED, training=5.0),
-    "gpt-4o": Price(3.75, 15.0, *_OPENAI_TUNED, training=25.0),
-    "gpt-4o-mini": Price(0.30, 1.20, *_OPENAI_TUNED, training=3.0),
-    "qwen3.5-9b": Price(
-        0.20, 0.60, "2026-09-20", "Prime Intellect, " + _TRANSCRIBED.format("api-evangelist/prime-intellect"), training=0.60
+    "gpt-4.1": Price(3.0, 12.0, *_OPENAI_TUNED, cached_input=0.75, training=25.0),
+    "gpt-4.1-mini": Price(0.80, 3.20, *_OPENAI_TUNED, cached_input=0.20, training=5.0),
+    "gpt-4o": Price(3.75, 15.0, *_OPENAI_TUNED, cached_input=1.875, training=25.0),
+    "gpt-4o-mini": Price(0.30, 1.20, *_OPENAI_TUNED, cached_input=0.15, training=3.0),
+    "qwen3-8b": Price(
+        0.195, 0.60, "2026-10-07", _TRANSCRIBED.format("Tinker", "api-evangelist/thinking-machines"),
+        cached_input=0.039, training=0.44,
     ),
-}
-# Models that are prompted, of three sizes.
+}  # fmt: skip
+# Models that are prompted, of three sizes. Claude Haiku's price is that of prompts up to 100,000 tokens; Gemini's is the one
+# from 2027-01-01 on, half of it holds until then.
 FRONTIER = {
-    "claude-opus-5.5": Price(4.0, 20.0, "2026-11-26", "platform.claude.com, model overview", cached_input=0.20),
-    "claude-sonnet-5.5": Price(2.0, 10.0, "2026-11-26", "platform.claude.com, model overview", cached_input=0.20),
-    "claude-haiku-5.5": Price(0.10, 0.50, "2026-11-26", "platform.claude.com, model overview", cached_input=0.01),
-    "gpt-6.2-sol": Price(2.0, 10.0, "2026-11-26", "developers.openai.com, model page", cached_input=0.10),
-    "gpt-6-luna": Price(0.10, 0.50, "2026-11-26", "developers.openai.com, model page", cached_input=0.01),
-    "gemini-3.8-flash": Price(0.75, 3.75, "2026-10-07", _TRANSCRIBED.format("api-evangelist/deepmind"), cached_input=0.075),
+    "claude-opus-5.5": Price(4.0, 20.0, "2026-11-26", _ANTHROPIC, cached_input=0.20, cache_from=512),
+    "claude-sonnet-5.5": Price(2.0, 10.0, "2026-11-26", _ANTHROPIC, cached_input=0.10, cache_from=512),
+    "claude-haiku-5.5": Price(0.10, 0.50, "2026-11-26", _ANTHROPIC, cached_input=0.01, cache_from=512),
+    "gpt-6.2-sol": Price(2.0, 10.0, "2026-11-26", _OPENAI, cached_input=0.10),
+    "gpt-6-luna": Price(0.10, 0.50, "2026-11-26", _OPENAI, cached_input=0.01),
+    "gemini-3.8-flash": Price(1.50, 7.50, "2026-10-07", _GOOGLE, cached_input=0.15, cache_from=4096),
 }
 GPUS = {
-    "L4": GpuPrice(0.80, "2026-05-08", "Modal, " + _TRANSCRIBED.format("api-evangelist/modal")),
-    "A100 80GB": GpuPrice(1.79, "2026-11-09", "RunPod, " + _TRANSCRIBED.format("datareceipts/data-receipts")),
-    "H100": GpuPrice(3.99, "2026-11-09", "RunPod, " + _TRANSCRIBED.format("datareceipts/data-receipts")),
+    "L4": GpuPrice(0.80, "2026-07-01", _TRANSCRIBED.format("Modal", "api-evangelist/modal-labs")),
+    "A100 80GB": GpuPrice(1.79, "2026-11-09", _TRANSCRIBED.format("RunPod Secure Cloud", "datareceipts/data-receipts")),
+    "H100": GpuPrice(3.99, "2026-11-09", _TRANSCRIBED.format("RunPod Secure Cloud, SXM", "datareceipts/data-receipts")),
 }
-# A prompt below this many tokens is billed in full, whatever it shares with the one before (OpenAI's minimum; Anthropic's is
-# 512 to 4,096 by model): docs.litellm.ai, Prompt Caching, 2026-10-07.
-CACHE_FROM = 1024
-# What an H100 does with Qwen3-8B in bf16 under vLLM, many requests at once: (tokens read, tokens written, requests a second)
-# at two shapes of request (perf_points.csv of the source). Two shapes give a price for each side.
+# What an H100 (SXM) does with Qwen3-8B in bf16 under vLLM, with as many users at once as get their first token within two
+# seconds and the next ones within 50 ms: (tokens read, tokens written, requests a second) at two shapes of request
+# (derived/csv/perf_points.csv of the source, which calls it a validation run). Two shapes give a price for each side. Far
+# from them it flatters: at 1,024 tokens written the same file has half of what they predict, at 2,048 a fifth.
 SERVED = ((1024, 128, 23.58), (128, 128, 14_540 / 128))
-SERVED_ON, SERVED_DATE, SERVED_SOURCE = "H100", "2026-09-24", "github.com/tgarg01/silybench-data"
+SERVED_ON, SERVED_MODEL, SERVED_DATE, SERVED_SOURCE = "H100", "Qwen3-8B", "2026-09-24", "github.com/tgarg01/silybench-data"
 
 
 def price_of(model: str) -> Price:
@@ -134,7 +142,7 @@ def request_cost(
 
 
 def gpu_seconds(prompt_tokens: float, completion_tokens: float) -> float:
-    """Seconds of an H100 that one request to an 8B model takes when the card is full (from `SERVED`)."""
+    """Seconds of an H100 that one request to an 8B model takes with as many users as it serves well (from `SERVED`)."""
     (r1, w1, a), (r2, w2, b) = SERVED
     # r * read + w * written = 1 / requests a second, for both shapes
     determinant = r1 * w2 - r2 * w1
@@ -143,7 +151,7 @@ def gpu_seconds(prompt_tokens: float, completion_tokens: float) -> float:
 
 
 def break_even(setup: float, upkeep_a_day: float, old_cost: float, new_cost: float, days: int = 365) -> float | None:
-    """Requests a day from which the new way is cheaper over so many days; None if it never is.
+    """Requests a day from which on the new way is cheaper over so many days; None if there is no such volume.
 
     Args:
         setup: dollars, once, more than the old way's.
@@ -160,42 +168,50 @@ def break_even(setup: float, upkeep_a_day: float, old_cost: float, new_cost: flo
 
 @dataclass(frozen=True)
 class Way:
-    """One way to answer: dollars once, a request, and a day for each GPU that is kept; requests a day that a GPU takes."""
+    """One way to answer: dollars once, a request, a day, and a day for each GPU that is kept; requests a day a GPU takes."""
 
     setup: float
     request: float
+    day: float = 0.0
     gpu_day: float = 0.0
     capacity: float = math.inf
 
     def total(self, requests_a_day: float, days: int) -> float:
         """Dollars over so many days."""
         gpus = max(1, math.ceil(requests_a_day / self.capacity)) if self.gpu_day else 0
-        return self.setup + days * (requests_a_day * self.request + gpus * self.gpu_day)
+        return self.setup + days * (requests_a_day * self.request + self.day + gpus * self.gpu_day)
 
 
-WAYS = ("prompted", "hosted", "self-hosted")
+WAYS = ("prompted", "prompted small", "hosted", "self-hosted")
 
 
 @dataclass(frozen=True)
 class Assumptions:
     """All that the comparison rests on.
 
-    The three ways: "prompted", a frontier model with instructions and examples in each prompt; "hosted", a small model
-    fine-tuned and served by the token; "self-hosted", the same on a GPU of one's own that is paid day and night.
+    The four ways: "prompted", a frontier model with instructions and examples in each prompt; "prompted small", the same
+    prompt to a small model; "hosted", that small model fine-tuned and served by the token; "self-hosted", the same on a GPU
+    of one's own that is rented around the clock.
+
+    Left out: what writing to a prompt cache costs (a quarter more than the input, once) and that it forgets after minutes;
+    tokens that a model thinks before it answers; that vendors cut text into tokens differently.
 
     Attributes:
         frontier: key of FRONTIER.
         small: key of PRICES.
-        instructions: tokens of instructions and examples in each prompt of the prompted way.
+        instructions: tokens of instructions and examples, the same in each prompt of the two prompted ways.
         message: tokens of the customer's message, with what every way needs around it.
         passages: tokens of retrieved passages, in every way.
         completion: tokens of the answer.
-        cache: whether the prompt cache is used where the prompt is long enough (`CACHE_FROM`).
+        cache: whether the prompt cache is used where the instructions are long enough (`Price.cache_from`).
         examples: examples trained on, of `message` + `passages` + `completion` tokens each.
         epochs: passes over them.
         trainings: within `days`: the first and the renewals.
-        hours_prompt: work on the prompt.
-        hours_tuning: work on data and evaluation, more than that, for the first training.
+        hours_prompt: work on the prompt, in every way: it is measured before anything is trained.
+        hours_index: work on the index and its measurement, in every way that retrieves.
+        hours_tuning: work on data and evaluation for the first training.
+        hours_renewal: the same for each further training.
+        hours_serving: work a month on a server of one's own.
         wage: dollars an hour of work.
         gpu: key of GPUS; throughput is known for the H100.
         busy: share of a day's capacity that can be used, since requests do not come evenly.
@@ -203,7 +219,7 @@ class Assumptions:
     """
 
     frontier: str = "gpt-6.2-sol"
-    small: str = "qwen3.5-9b"
+    small: str = "qwen3-8b"
     instructions: float = 800
     message: float = 60
     passages: float = 0
@@ -213,79 +229,168 @@ class Assumptions:
     epochs: float = 3
     trainings: int = 2
     hours_prompt: float = 8
+    hours_index: float = 16
     hours_tuning: float = 40
+    hours_renewal: float = 8
+    hours_serving: float = 4
     wage: float = 80
     gpu: str = "H100"
     busy: float = 0.3
     days: int = 365
 
-    def ways(self) -> dict[str, Way]:
-        """The three ways in money.
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type in ("str", "bool"):
+                continue
+            if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
+                raise CourseError(f"{field.name}={value!r}: a number, zero or more")
+        for name, limit in (("days", math.inf), ("busy", 1)):
+            if not 0 < getattr(self, name) <= limit:
+                raise CourseError(
+                    f"{name}={getattr(self, name)!r}: must be greater than zero" + ", at most 1" * (limit == 1)
+                )
+
+    def setup(self, tuned: bool, retrieves: bool = False) -> float:
+        """Dollars before the first answer, and for all trainings: work, and the tokens trained on."""
+        hours = self.hours_prompt + retrieves * self.hours_index
+        if not tuned:
+            return hours * self.wage
+        hours += self.hours_tuning + max(0, self.trainings - 1) * self.hours_renewal
+        tokens = self.examples * (self.message + self.passages + self.completion)
+        return hours * self.wage + self.trainings * training_cost(round(tokens), self.epochs, self.small)
+
+    def prompted(self, model: str) -> float:
+        """Dollars for a request to a model that is told everything in its prompt."""
+        cached = self.instructions if self.cache and self.instructions >= price_of(model).cache_from else 0
+        return request_cost(self.message + self.passages + self.instructions, self.completion, model, cached)
+
+    def capacity(self, prompt_tokens: float) -> float:
+        """Requests a day that one GPU of one's own takes.
 
         Raises:
-            CourseError: a model or a GPU without price, a GPU without known throughput.
+            CourseError: a model or a GPU whose throughput is not known.
         """
-        if self.gpu != SERVED_ON:
-            raise CourseError(f"gpu={self.gpu!r}: throughput is known for {SERVED_ON} only")
-        short = self.message + self.passages
-        long = short + self.instructions
-        cached = self.instructions if self.cache and long >= CACHE_FROM else 0
-        prompting = self.hours_prompt * self.wage
-        trained = self.examples * (short + self.completion)
-        tuning = prompting + self.hours_tuning * self.wage
-        tuning += self.trainings * training_cost(round(trained), self.epochs, self.small)
-        capacity = 86_400 / gpu_seconds(short, self.completion) * self.busy
-        return {
-            "prompted": Way(prompting, request_cost(long, self.completion, self.frontier, cached)),
-            "hosted": Way(tuning, request_cost(short, self.completion, self.small)),
-            "self-hosted": Way(tuning, 0.0, 24 * GPUS[self.gpu].hour, capacity),
+        if self.gpu != SERVED_ON or self.small != SERVED_MODEL.lower():
+            raise CourseError(
+                f"throughput is known for {SERVED_MODEL.lower()} on an {SERVED_ON} only, not for {self.small} on {self.gpu}"
+            )
+        return 86_400 / gpu_seconds(prompt_tokens, self.completion) * self.busy
+
+    def ways(self) -> dict[str, Way]:
+        """The four ways in money; without "self-hosted" where its throughput is not known.
+
+        Raises:
+            CourseError: a model without price.
+        """
+        short, retrieves = self.message + self.passages, self.passages > 0
+        told, tuned = self.setup(False, retrieves), self.setup(True, retrieves)
+        ways = {
+            "prompted": Way(told, self.prompted(self.frontier)),
+            "prompted small": Way(told, self.prompted(self.small)),
+            "hosted": Way(tuned, request_cost(short, self.completion, self.small)),
         }
+        if self.gpu == SERVED_ON and self.small == SERVED_MODEL.lower():
+            served = self.hours_serving * self.wage * 12 / 365
+            ways["self-hosted"] = Way(tuned, 0.0, served, 24 * GPUS[self.gpu].hour, self.capacity(short))
+        return ways
 
     def break_even(self, way: str, against: str = "prompted") -> float | None:
-        """Requests a day from which a fine-tuned way is cheaper than the prompted one; None if it never is.
+        """Requests a day from which a way is cheaper than another that is paid by the token; None if it never is.
 
         With a GPU of one's own the answer is the least volume from which it stays cheaper, also when the next GPU is needed.
+
+        Raises:
+            CourseError: an unknown way, one whose throughput is not known, or a comparison with one that is paid by the GPU.
         """
         ways = self.ways()
-        if way not in ways or against not in ways:
+        if way not in WAYS or against not in WAYS:
             raise CourseError(f"choose among {', '.join(WAYS)}")
+        if way not in ways or against not in ways:
+            self.capacity(self.message)  # says what is missing
         new, old = ways[way], ways[against]
+        if old.gpu_day:
+            raise CourseError(f"against={against!r}: compare with a way that is paid by the token")
+        setup, saved = new.setup - old.setup, old.request - new.request
         if not new.gpu_day:
-            return break_even(new.setup - old.setup, 0.0, old.request, new.request, self.days)
-        full = new.gpu_day / new.capacity  # dollars a request on cards that are as busy as they may be
-        if full >= old.request - new.request:
+            return break_even(setup, new.day - old.day, old.request, new.request, self.days)
+        spare = new.capacity * saved - new.gpu_day  # dollars that a full card saves a day, beyond its own price
+        if spare <= 0:
             return None
-        # Each further card is a step at which the prompted way may be cheaper once more; the last of these steps decides.
-        setup, gpus = new.setup - old.setup, 1
-        while break_even(setup, (gpus + 1) * new.gpu_day, old.request, new.request, self.days) > gpus * new.capacity:
-            gpus += 1
-        return break_even(setup, gpus * new.gpu_day, old.request, new.request, self.days)
+        # Each further card is a step at which the old way may be cheaper once more; the last of these steps decides: the
+        # number of full cards that pay for the set-up and for the next card.
+        gpus = max(1, math.ceil((setup / self.days + new.day + new.gpu_day) / spare))
+        return break_even(setup, new.day + gpus * new.gpu_day, old.request, new.request, self.days)
 
 
+UNITS = {
+    "frontier": "the model that is prompted",
+    "small": "the model that is tuned",
+    "instructions": "tokens in each prompt",
+    "message": "tokens",
+    "passages": "tokens, in every way",
+    "completion": "tokens",
+    "cache": "whether the prompt cache is used",
+    "examples": "to train on",
+    "epochs": "passes over them",
+    "trainings": "within the days",
+    "hours_prompt": "of work, once",
+    "hours_index": "of work, once, where passages are retrieved",
+    "hours_tuning": "of work, for the first training",
+    "hours_renewal": "of work, for each further one",
+    "hours_serving": "of work a month, on a server of one's own",
+    "wage": "dollars an hour",
+    "gpu": "rented around the clock",
+    "busy": "share of its capacity that can be used",
+    "days": "over which it has to pay",
+}
 VARIED = {
     "frontier": ("gpt-6-luna", "claude-opus-5.5"),
-    "instructions": (200, 3000),
+    "instructions": (100, 3000),
     "message": (30, 300),
     "completion": (20, 200),
     "cache": (False, True),
     "hours_tuning": (10, 160),
+    "hours_renewal": (0, 40),
     "wage": (30, 150),
     "trainings": (1, 12),
     "busy": (0.05, 0.6),
     "days": (90, 730),
 }
+STEPS = 30
 
 
 def sensitivity(
-    assumptions: Assumptions, way: str = "hosted", varied: Mapping[str, tuple] = VARIED
-) -> dict[str, tuple[float | None, float | None]]:
-    """Break-even (requests a day, None for never) with one assumption at a time at its two ends.
+    assumptions: Assumptions,
+    way: str = "hosted",
+    varied: Mapping[str, tuple] = VARIED,
+    against: str = "prompted",
+    steps: int = STEPS,
+) -> dict[str, tuple[float | None, ...]]:
+    """Break-even (requests a day, None for never) while one assumption at a time moves from one end to the other.
+
+    The ends alone would hide what lies between: a longer prompt costs more until it is long enough to be cached.
 
     Args:
         assumptions: the middle.
         way: "hosted" or "self-hosted".
-        varied: field → its two ends.
+        varied: field → its two ends; between two numbers `steps` values are taken, evenly.
+        against: the way compared with.
+        steps: at least 2.
+
+    Raises:
+        CourseError: fewer than two steps, or an assumption that is none.
     """
+    if steps < 2:
+        raise CourseError(f"steps={steps}: at least 2")
     return {
-        name: tuple(replace(assumptions, **{name: end}).break_even(way) for end in ends) for name, ends in varied.items()
+        name: tuple(replace(assumptions, **{name: value}).break_even(way, against) for value in _between(*ends, steps))
+        for name, ends in varied.items()
     }
+
+
+def _between(first, last, steps: int) -> list:
+    if isinstance(first, str | bool):
+        return [first, last]
+    values = [first + (last - first) * step / (steps - 1) for step in range(steps)]
+    return list(dict.fromkeys(map(round, values))) if isinstance(first, int) and isinstance(last, int) else values

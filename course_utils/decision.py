@@ -5,28 +5,46 @@ Prompting comes first, retrieval closes gaps in knowledge, fine-tuning closes ga
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
+from numbers import Real
 
 from course_utils import costs
 from course_utils.errors import CourseError
 
 APPROACHES = ("prompt", "rag", "fine-tune", "rag + fine-tune")
 GOOD_ENOUGH = 0.85  # share of the goal from which the rest rarely pays
+BELOW = 0.84
 ENOUGH_EXAMPLES = 100
+OFTEN = ("rarely", "monthly", "weekly", "daily")
+TOO_OFTEN = ("weekly", "daily")  # for what is trained in: nobody collects, trains and measures anew each week
+EVIDENCE = ("knowledge", "behaviour", "both", "stale", "tokens", "volume")
 QUESTIONS = {
     "gap": ("What is missing?", ("knowledge", "behaviour", "both")),
     "prompt_reaches": ("How much of the goal does your best prompt reach?", float),
-    "facts_change": ("How often do the facts behind the answers change?", ("rarely", "monthly", "daily")),
+    "facts_change": ("How often do the facts behind the answers change?", OFTEN),
     "behaviour_changes": (
         "How often do the form, the tone or the kind of messages change?",
-        ("rarely", "monthly", "daily"),
+        OFTEN,
     ),
     "examples": ("How many good, checked examples do you have?", int),
     "requests_a_day": ("How many requests a day?", int),
     "latency": ("How quickly must the answer come?", ("relaxed", "tight")),
     "own_machines": ("Must the data stay on your own machines?", bool),
+}
+
+
+SHORT = {
+    "gap": "missing",
+    "prompt_reaches": "the prompt reaches",
+    "facts_change": "facts change",
+    "behaviour_changes": "form, tone or kind of messages change",
+    "examples": "good examples",
+    "requests_a_day": "requests a day",
+    "latency": "latency",
+    "own_machines": "data stay here",
 }
 
 
@@ -40,7 +58,8 @@ class Decision:
         answers: what was asked and answered.
         reasons: why, a sentence each.
         next_step: what to do first.
-        would_change: (question, other answer, the approach that it would lead to), the nearest such answer of each question.
+        would_change: (question, other answer, the approach that it would lead to): the nearest such answer of each question
+            that has an order, all such answers of the others.
         evidence: sentences with figures from the caller's own measurements that bear on this recommendation.
     """
 
@@ -52,23 +71,33 @@ class Decision:
     would_change: tuple[tuple[str, object, str], ...]
     evidence: tuple[str, ...]
 
+    @property
+    def case(self) -> str:
+        """What was answered, in a line."""
+        return "; ".join(f"{SHORT[name]}: {_told(name, value)}" for name, value in self.answers.items())
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """`would_change` in words."""
+        return tuple(f"{_if(name, value, self.answers[name])}: {approach}" for name, value, approach in self.would_change)
+
     def __str__(self) -> str:
         lines = [f"Recommendation: {self.approach} (where: {'your own machines' if self.host == 'own' else 'anywhere'})"]
+        lines += [f"  for {self.case}"]
         lines += [f"  because {reason}" for reason in self.reasons]
         lines += [f"  next: {self.next_step}"]
         lines += [f"  measured: {sentence}" for sentence in self.evidence]
-        lines += [f"  {name} = {value} would make it: {approach}" for name, value, approach in self.would_change]
+        lines += [f"  it would change {change}" for change in self.changes]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         items = lambda rows: "".join(f"<li>{escape(row)}</li>" for row in rows)  # noqa: E731
         where = "your own machines" if self.host == "own" else "anywhere"
-        changes = [f"{name} = {value}: {approach}" for name, value, approach in self.would_change]
         return (
-            f"<p><b>Recommendation: {escape(self.approach)}</b> (where: {where})</p>"
+            f"<p><b>Recommendation: {escape(self.approach)}</b> (where: {where})</p><p>{escape(self.case)}</p>"
             f"<p>Because</p><ul>{items(self.reasons)}</ul><p>Next: {escape(self.next_step)}</p>"
             + (f"<p>Measured in this notebook</p><ul>{items(self.evidence)}</ul>" if self.evidence else "")
-            + (f"<p>What would change it</p><ul>{items(changes)}</ul>" if changes else "")
+            + (f"<p>What would change it</p><ul>{items(self.changes)}</ul>" if self.changes else "")
         )
 
 
@@ -82,13 +111,14 @@ def decide(
     latency: str = "relaxed",
     own_machines: bool = False,
     evidence: Mapping[str, str] | None = None,
+    assumptions: costs.Assumptions | None = None,
 ) -> Decision:
     """What to try, with reasons.
 
     Args:
         gap: what is missing: "knowledge" (it lacks facts), "behaviour" (it knows, but acts wrongly) or "both".
         prompt_reaches: share of the goal, 0 to 1, that the best prompt reaches, measured; None if nobody has measured.
-        facts_change: "rarely", "monthly" or "daily".
+        facts_change: "rarely", "monthly", "weekly" or "daily".
         behaviour_changes: the same for the form, the tone, or the kind of messages.
         examples: good, checked examples at hand.
         requests_a_day: now, or soon.
@@ -96,9 +126,10 @@ def decide(
         own_machines: the data must stay on your own machines.
         evidence: sentences with your own figures, by "knowledge", "behaviour", "both", "stale", "tokens" or "volume"; those
             that bear on the recommendation come back with it.
+        assumptions: from which volume a long prompt is dear follows from them; the course's own if None.
 
     Raises:
-        CourseError: an answer that is none, with those that are.
+        CourseError: an answer or a piece of evidence that is none, with those that are.
     """
     answers = {
         "gap": gap,
@@ -111,25 +142,63 @@ def decide(
         "own_machines": own_machines,
     }
     _check(answers)
-    approach, reasons, bearing = _recommend(**answers)
+    evidence = dict(evidence or {})
+    for key, sentence in evidence.items():
+        if key not in EVIDENCE or not isinstance(sentence, str):
+            raise CourseError(f"evidence[{key!r}]: a sentence about one of {', '.join(EVIDENCE)}")
+    dear = volume_threshold(assumptions, own_machines)
+    approach, reasons, bearing = _recommend(**answers, dear=dear)
     if own_machines:
         reasons.append("the data must stay on your own machines: an open-weights model there, tuned there if it is tuned")
-    evidence = evidence or {}
     return Decision(
         approach=approach,
         host="own" if own_machines else "any",
         answers=answers,
         reasons=tuple(reasons),
         next_step=_next_step(approach, answers),
-        would_change=tuple(_changes(approach, answers)),
+        would_change=tuple(_changes(approach, answers, assumptions)),
         evidence=tuple(evidence[key] for key in bearing if key in evidence),
     )
 
 
-def volume_threshold() -> int:
-    """Requests a day from which a long prompt is dear: where a hosted fine-tune pays under `costs.Assumptions()`."""
-    found = costs.Assumptions().break_even("hosted")
-    return round(found) if found is not None else 10**9
+def volume_threshold(assumptions: costs.Assumptions | None = None, own_machines: bool = False) -> int | None:
+    """Requests a day from which a long prompt is dear; None if it never is.
+
+    Where a provider is paid by the token: from where a hosted fine-tune pays. On one's own machines: what one GPU takes with
+    the long prompt.
+    """
+    assumed = assumptions or costs.Assumptions()
+    if own_machines:
+        found = assumed.capacity(assumed.message + assumed.passages + assumed.instructions)
+    else:
+        found = assumed.break_even("hosted")
+    return None if found is None else max(1, math.ceil(found))
+
+
+def _told(name: str, value) -> str:
+    """An answer as a person would write it."""
+    if name == "prompt_reaches":
+        return "not measured" if value is None else f"{100 * value:g} %"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else f"{value:,}"
+
+
+def _if(name: str, value, now) -> str:
+    """The condition under which an answer would be another one."""
+    if name == "prompt_reaches":
+        limit = f"{100 * GOOD_ENOUGH:.0f} %"
+        return (
+            f"if the prompt reached {limit} or more" if value >= GOOD_ENOUGH else f"if the prompt reached less than {limit}"
+        )
+    if name in ("examples", "requests_a_day"):
+        what = "good examples" if name == "examples" else "requests a day"
+        return f"with {value:,} {what} or more" if value > now else f"with {value:,} {what} or fewer"
+    if name == "own_machines":
+        return "if the data had to stay on your own machines" if value else "if the data could go anywhere"
+    if name == "gap":
+        return f"if {value if value != 'both' else 'both knowledge and behaviour'} were missing"
+    return f"with {SHORT[name]} {value}" if name == "latency" else f"if {SHORT[name].replace(' change', ' changed')} {value}"
 
 
 def _check(answers: dict) -> None:
@@ -139,59 +208,74 @@ def _check(answers: dict) -> None:
             if value not in allowed:
                 raise CourseError(f"{name}={value!r}: choose among {', '.join(map(repr, allowed))}")
         elif allowed is bool:
-            if not isinstance(value, bool):
+            if type(value).__name__ not in ("bool", "bool_"):  # NumPy's too
                 raise CourseError(f"{name}={value!r}: True or False")
         elif name == "prompt_reaches":
             if value is not None and not (_is_number(value) and 0 <= value <= 1):
                 raise CourseError(
                     f"{name}={value!r}: a share between 0 and 1 (0.7 for 70 %), or None if it was not measured"
                 )
-        elif not (_is_number(value) and value >= 0):
-            raise CourseError(f"{name}={value!r}: a count, zero or more")
+        elif not (_is_number(value) and value >= 0 and value == int(value)):
+            raise CourseError(f"{name}={value!r}: a count, a whole number, zero or more")
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _percent(share: float) -> str:
+    """Rounded down: 84.96 % does not reach 85 %."""
+    return f"{math.floor(100 * share + 1e-9)} %"
 
 
 def _recommend(
-    gap, prompt_reaches, facts_change, behaviour_changes, examples, requests_a_day, latency, own_machines
+    gap, prompt_reaches, facts_change, behaviour_changes, examples, requests_a_day, latency, own_machines, dear
 ) -> tuple[str, list[str], list[str]]:
     """Approach, reasons, and what evidence bears on it."""
     if prompt_reaches is None:
         return "prompt", ["nobody has measured what a good prompt reaches, and a prompt costs an afternoon"], ["tokens"]
-    busy, tight = requests_a_day >= volume_threshold(), latency == "tight"
-    reasons, bearing = [], []
-    if prompt_reaches >= GOOD_ENOUGH:
-        reached = f"the prompt reaches {100 * prompt_reaches:.0f} % of the goal"
+    busy, tight = dear is not None and requests_a_day >= dear, latency == "tight"
+    reasons, bearing, enough = [], [], prompt_reaches >= GOOD_ENOUGH
+    if enough:
+        reached = f"the prompt reaches {_percent(prompt_reaches)} of the goal"
         if not busy and not tight:
             return "prompt", [f"{reached}; the rest rarely pays for a second system"], ["tokens"]
-        why = f"{requests_a_day:,} requests a day" if busy else "tight latency"
-        reasons.append(f"{reached}, but with {why} what a long prompt costs in each call counts")
-        bearing += ["tokens", "volume"]
+        volume = f"{requests_a_day:,} requests a day" + (
+            ", more than one GPU takes with a long prompt," if own_machines else ""
+        )
+        why = " and ".join([volume] * busy + ["tight latency"] * tight)
+        reasons.append(f"{reached}, but with {why} the length of the prompt counts in each call")
+        bearing += ["tokens", "volume"] if busy and not own_machines else ["tokens"]
     else:
-        reasons.append(f"the prompt reaches only {100 * prompt_reaches:.0f} % of the goal")
+        reasons.append(f"the prompt reaches only {_percent(prompt_reaches)} of the goal")
     knows = gap == "behaviour"
     if not knows:
         reasons.append("what it lacks are facts: they are looked up at the time of the question, with a source to cite")
+        if enough:
+            reasons.append("retrieval puts only what a question needs into its prompt, instead of everything into each")
         bearing.append("knowledge")
         if facts_change != "rarely":
             reasons.append(f"the facts change {facts_change}: facts trained in would go stale")
             bearing.append("stale")
     if gap == "knowledge":
         return "rag", reasons, bearing
-    fit = True
-    if examples < ENOUGH_EXAMPLES:
-        fit = False
-        reasons.append(
-            f"{examples} good examples are too few to train on: show the best of them in the prompt, and collect more"
+    few, moves = examples < ENOUGH_EXAMPLES, behaviour_changes in TOO_OFTEN
+    if few:
+        number = f"{examples:,} good examples are too few" if examples else "there are no good examples"
+        then = (
+            "collect them from checked answers"
+            if enough or not examples
+            else "show the best of them in the prompt, and collect more"
         )
-    if behaviour_changes == "daily":
-        fit = False
+        reasons.append(f"{number} to train on: {then}")
+    if moves:
         reasons.append("the target moves too often: a prompt changes in a minute, a trained model does not")
+    fit = not (few or moves)
     if fit:
         reasons.append("what it lacks is behaviour: training holds it whatever the customer writes, without instructions")
         bearing.append("behaviour")
+        if tight and not enough:
+            reasons.append("latency is tight, and a prompt without instructions is read sooner")
         if behaviour_changes == "monthly":
             reasons.append("the target moves about monthly: plan a new training and a new measurement each time")
     if gap == "both" and fit:
@@ -209,8 +293,11 @@ def _recommend(
 
 
 def _next_step(approach: str, answers: dict) -> str:
-    if answers["prompt_reaches"] is None:
+    reached = answers["prompt_reaches"]
+    if reached is None:
         return "write 50 to 100 real questions with right answers, and measure a prompt with instructions and three examples"
+    if reached >= GOOD_ENOUGH and approach == "fine-tune":
+        return "shorten the prompt and let the host cache it, compute anew whether training pays, and only then train"
     return {
         "prompt": "keep the measured set, improve the prompt, and measure again when messages or volume change",
         "rag": "build the index, and measure recall@k before you look at any answer",
@@ -219,20 +306,26 @@ def _next_step(approach: str, answers: dict) -> str:
     }[approach]
 
 
-def _changes(approach: str, answers: dict):
-    """The nearest other answer to each question that leads elsewhere."""
-    threshold = volume_threshold()
-    others = {
-        "prompt_reaches": [0.5, GOOD_ENOUGH, None],
-        "examples": [0, ENOUGH_EXAMPLES],
-        "requests_a_day": [0, threshold],
-        "own_machines": [],
+def _changes(approach: str, answers: dict, assumptions: costs.Assumptions | None):
+    """Other answers, one at a time, that lead elsewhere; the nearest where answers have an order."""
+    reached, dear = answers["prompt_reaches"], volume_threshold(assumptions, answers["own_machines"])
+    numbers = {
+        # Who has measured cannot un-measure; who has not may find either.
+        "prompt_reaches": [BELOW if reached is None or reached >= GOOD_ENOUGH else GOOD_ENOUGH],
+        "examples": [ENOUGH_EXAMPLES - 1 if answers["examples"] >= ENOUGH_EXAMPLES else ENOUGH_EXAMPLES],
+        "requests_a_day": [] if dear is None else [dear - 1 if answers["requests_a_day"] >= dear else dear],
+        "own_machines": [not answers["own_machines"]],
     }
     for name, (_, allowed) in QUESTIONS.items():
-        for value in others.get(name, allowed if isinstance(allowed, tuple) else ()):
+        others = numbers.get(name, allowed)
+        if allowed is OFTEN:
+            others = sorted(OFTEN, key=lambda often, name=name: abs(OFTEN.index(often) - OFTEN.index(answers[name])))
+        for value in others:
             if value == answers[name]:
                 continue
-            found = _recommend(**answers | {name: value})[0]
+            changed = answers | {name: value}
+            found = _recommend(**changed, dear=volume_threshold(assumptions, changed["own_machines"]))[0]
             if found != approach:
                 yield name, value, found
-                break
+                if name != "gap":
+                    break

@@ -73,7 +73,7 @@ def examine() -> Diagnosis:
         if problem:
             has = found.versions[name] or "missing"
             found.advice.append(f"{name} is {has}, the course needs {specifier}: pip install '{name}{specifier}'")
-        elif _imported_version(name) not in (None, found.versions[name]):
+        elif _differs(_imported_version(name), found.versions[name]):
             found.stale.append(name)
             found.advice.append(f"{name} was imported before it was upgraded: restart the kernel (Runtime > Restart)")
     cache = models.cache_folder()
@@ -112,6 +112,16 @@ def _requirements():
         requirement = Requirement(text)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield requirement.name, requirement.specifier
+
+
+def _differs(imported: str | None, installed: str) -> bool:
+    """Whether the process runs another version than is installed; "2.9.0+cu128" is what torch 2.9.0 calls itself."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return imported is not None and Version(Version(imported).public) != Version(Version(installed).public)
+    except InvalidVersion:
+        return imported != installed
 
 
 def _imported_version(name: str) -> str | None:

@@ -247,5 +247,25 @@ def mean(values: Sequence[float], samples: int = 2000, seed: int = 0) -> Score:
     return Score(float(data.mean()), float(low), float(high), len(data))
 
 
+def over_seeds(rows: Sequence[Sequence[float]]) -> Score:
+    """Mean over several seeds of the same questions, with an interval for other questions of their kind.
+
+    The seeds of one question are no independent draws: they are averaged before anything is resampled. What another seed
+    would give is in `rows`, not in the interval.
+
+    Args:
+        rows: seed → a value for each question, in the same order.
+
+    Raises:
+        CourseError: there are none.
+    """
+    if not rows or not rows[0]:
+        raise CourseError("there is nothing to average")
+    averages = [sum(question) / len(rows) for question in zip(*rows, strict=True)]
+    if set(averages) <= {0, 1}:  # Wilson's interval does not shrink to nothing where all are right or all wrong
+        return proportion(averages)
+    return mean(averages)
+
+
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())

@@ -145,7 +145,9 @@ def lines(
             axes.axvline(x, color="black", ls=DASHES[(i + 1) % 4], lw=1, label=f"{name}: {_number(x)}")
             words.append(f"line at {_number(x)}: {name}")
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-        if len(series) > 1 or marks:
+        if marks:  # so many entries would lie on the lines
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+        elif len(series) > 1:
             axes.legend()
         return Figure(figure, f"Line chart, {title}; {xlabel} against {ylabel}. " + "; ".join(words) + ".")
 
@@ -196,36 +198,47 @@ def bars(values: Mapping[str, float], title: str, xlabel: str, limits: Mapping[s
 
 
 def ranges(
-    values: Mapping[str, tuple[float | None, float | None]], middle: float, title: str, xlabel: str, never: str = "never"
+    values: Mapping[str, Sequence[float | None]], middle: float, title: str, xlabel: str, never: str = "never"
 ) -> Figure:
-    """How far a result moves, widest first, on a log axis: name → its values at the two ends; None is drawn as `never`."""
+    """How far a result moves, widest first, on a log axis.
+
+    Args:
+        values: name, where both ends are told → the results from the first end to the last; None is drawn as `never`.
+        middle: the result with nothing moved.
+        title, xlabel: what is shown, and its unit.
+        never: what a None is called.
+    """
     import math
 
     import matplotlib
 
-    def width(ends):
-        return abs(math.log(ends[0] / ends[1])) if None not in ends and min(ends) > 0 else math.inf
-
-    names = sorted(values, key=lambda name: -width(values[name]))
-    known = [end for ends in values.values() for end in ends if end]
-    edge = 3 * max([*known, middle])
+    known = [value for row in values.values() for value in row if value]
+    edge, floor = 3 * max([*known, middle]), min([*known, middle]) / 3
+    drawn = {name: [edge if v is None else max(v, floor) for v in row] for name, row in values.items()}
+    told = lambda value: never if value is None else _number(value)  # noqa: E731
+    names = sorted(values, key=lambda name: -math.log(max(drawn[name]) / min(drawn[name])))
     words = []
     with matplotlib.rc_context(STYLE):
         figure, axes = _new(7.2, 1.2 + 0.36 * len(names))
         for row, name in enumerate(names):
-            drawn = [edge if end is None else max(end, min(known) / 3) for end in values[name]]
-            said = [never if end is None else _number(end) for end in values[name]]
-            axes.plot(drawn, [row, row], color=COLOURS[0], lw=7, alpha=0.35, solid_capstyle="butt")
-            axes.plot(drawn[:1], [row], color=COLOURS[0], marker="o", ls="")
-            axes.plot(drawn[1:], [row], color=COLOURS[1], marker="s", ls="")
-            words.append(f"{name}: {said[0]} to {said[1]}")
-            for x, text, other in ((drawn[0], said[0], drawn[1]), (drawn[1], said[1], drawn[0])):
-                left = x < other or (x == other and text is said[0])
+            at, ends = drawn[name], (values[name][0], values[name][-1])
+            low, high = min(at), max(at)
+            axes.plot([low, high], [row, row], color=COLOURS[0], lw=7, alpha=0.35, solid_capstyle="butt")
+            first, second = ("at the first end", "at the last end") if row == 0 else (None, None)
+            axes.plot(at[:1], [row], color=COLOURS[0], marker="o", ls="", label=first)
+            axes.plot(at[-1:], [row], color=COLOURS[1], marker="s", ls="", label=second)
+            words.append(f"{name}: {told(ends[0])} to {told(ends[1])}")
+            least, most = (values[name][at.index(x)] for x in (low, high))
+            between = [told(v) for v in (least, most) if v not in ends]
+            if between:
+                words[-1] += f", between them {' and '.join(between)}"
+            for x, value, side in ((low, least, -1), (high, most, 1)):
                 axes.annotate(
-                    text, (x, row), xytext=(-6 if left else 6, 0), textcoords="offset points", va="center",
-                    ha="right" if left else "left", size=8,
+                    told(value), (x, row), xytext=(6 * side, 0), textcoords="offset points", va="center",
+                    ha="right" if side < 0 else "left", size=8,
                 )  # fmt: skip
-        axes.axvline(middle, color="black", ls="--", lw=1)
+        axes.axvline(middle, color="black", ls="--", lw=1, label=f"nothing moved: {_number(middle)}")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.14), ncols=3)
         axes.set_xscale("log")
         axes.margins(x=0.18)
         axes.set_yticks(range(len(names)), names)
@@ -234,27 +247,37 @@ def ranges(
         return Figure(figure, f"Range chart, {title} ({xlabel}). Middle {_number(middle)}. " + "; ".join(words) + ".")
 
 
-def scorecard(systems: Mapping[str, Mapping[str, object]], title: str, units: Mapping[str, str]) -> Figure:
+def scorecard(systems: Mapping[str, Mapping[str, object]], title: str, units: Mapping[str, str], columns: int = 5) -> Figure:
     """Several systems on several measures at once: a row each, a panel for each measure.
 
     Args:
-        systems: system → measure → an `evaluation.Score` (drawn in percent with its interval) or a number (drawn as a bar).
+        systems: system → measure → an `evaluation.Score` (drawn in percent with its interval), a number (drawn as a bar), or
+            None where there is nothing to measure.
         title: of the whole.
         units: measure → unit; its order is that of the panels.
+        columns: panels side by side before the next row of them.
     """
+    import math
+
     import matplotlib
 
     names, words = list(systems), []
+    across, down = min(columns, len(units)), math.ceil(len(units) / columns)
     with matplotlib.rc_context(STYLE | {"axes.titlelocation": "center"}):
-        figure, panels = _new(2.1 * len(units) + 1.6, 1.3 + 0.36 * len(names), ncols=len(units), sharey=True)
+        figure, grid = _new(
+            2.1 * across + 1.6, 0.3 + down * (1.0 + 0.36 * len(names)), nrows=down, ncols=across, sharey=True, squeeze=False
+        )
+        panels = list(grid.flat)
         for column, (axes, (measure, unit)) in enumerate(zip(panels, units.items())):
-            for row, name in enumerate(names):
-                value = systems[name][measure]
+            values = [system[measure] for system in systems.values()]
+            for row, (name, value) in enumerate(zip(names, values)):
                 colour = COLOURS[row % 7]
-                if hasattr(value, "low"):
+                if value is None:
+                    axes.annotate("–", (0, row), xytext=(3, 0), textcoords="offset points", va="center", size=8)
+                    words.append(f"{name}, {measure}: none")
+                elif hasattr(value, "low"):
                     error = [[100 * (value.value - value.low)], [100 * (value.high - value.value)]]
                     axes.errorbar([100 * value.value], [row], xerr=error, fmt=MARKERS[row % 7], color=colour, capsize=3)
-                    axes.set_xlim(-5, 105)
                     words.append(f"{name}, {measure}: {value}")
                 else:
                     axes.barh([row], [value], color=colour, height=0.55)
@@ -263,9 +286,13 @@ def scorecard(systems: Mapping[str, Mapping[str, object]], title: str, units: Ma
                     )
                     axes.margins(x=0.35)
                     words.append(f"{name}, {measure}: {_number(value)} {unit}")
+            if any(hasattr(value, "low") for value in values):
+                axes.set_xlim(-5, 105)
             axes.set(title=measure, xlabel=unit)
-            if column == 0:
+            if column % across == 0:
                 axes.set_yticks(range(len(names)), names)
+        for axes in panels[len(units) :]:
+            axes.set_visible(False)
         panels[0].set_ylim(len(names) - 0.5, -0.5)
         figure.suptitle(title, x=0.02, ha="left", y=1.02)
         figure.tight_layout()

@@ -225,7 +225,7 @@ def _answer(exercise: Exercise) -> str:
     source = [line for line in exercise.source().splitlines() if not line.strip().startswith("### ")]
     wrong = "".join(f"<li>{escape(mistake.diagnosis)}</li>" for mistake in exercise.mistakes)
     return (
-        f"<section><h2>{escape(exercise.id)}: {escape(exercise.title)} ({exercise.points} points)</h2>"
+        f"<section><h2>{escape(exercise.id)}: {escape(exercise.title)} ({exercise.worth})</h2>"
         f"<p>{escape(exercise.statement)}</p><pre>{escape(chr(10).join(source))}</pre>"
         f"<p>Hint on the third try: {escape(exercise.hint)}</p><p>Typical mistakes, as learners are told:</p>"
         f"<ul>{wrong}</ul>"

@@ -61,11 +61,14 @@ class Retriever:
         self._language = language
         texts = [f"{p['title']}. {p['text']}" if p.get("title") else p["text"] for p in self.passages]
         if method != "dense":
+            words = self._words(texts)
+            if not words.vocab:
+                raise CourseError("the passages hold no words but stop words")
             self._index = _package("bm25s").BM25(method="lucene", k1=K1, b=B)
-            self._index.index(self._words(texts), show_progress=False)
+            self._index.index(words, show_progress=False)
         if method != "bm25":
             self._encode = encoder if callable(encoder) else _encoder(encoder)
-            self._vectors = _unit(self._encode(texts))
+            self._vectors = self._encoded(texts)
 
     def search(self, query: str, k: int = 3) -> list[Hit]:
         """The k best passages, best first; all of them if there are fewer than k.
@@ -79,9 +82,11 @@ class Retriever:
         """`search` for several queries, which dense encoders take at once."""
         import numpy as np
 
-        if k < 1:
-            raise CourseError(f"k must be at least 1, it is {k}")
-        if not queries:
+        if isinstance(queries, str):
+            raise CourseError("a list of queries is needed; for one there is search(query)")
+        if not isinstance(k, int) or k < 1:
+            raise CourseError(f"k must be a whole number, at least 1, it is {k}")
+        if not len(queries):
             return []
         found = []
         for scores in self._scores(list(queries)):
@@ -101,11 +106,23 @@ class Retriever:
             told = [[word for word in query if word in known] for query in words]
             parts.append(np.stack([self._index.get_scores(query) if query else blank for query in told]))
         if self.method != "bm25":
-            parts.append(_unit(self._encode(queries)) @ self._vectors.T)
+            parts.append(self._encoded(queries) @ self._vectors.T)
         if len(parts) == 1:
             return parts[0]
         ranks = [(-part).argsort(axis=1, kind="stable").argsort(axis=1) + 1 for part in parts]
-        return sum(1 / (FUSION + rank) for rank in ranks)
+        found = [parts[0] > 0, True]  # BM25 ranks no passage that shares no word with the query
+        return sum(np.where(there, 1 / (FUSION + rank), 0.0) for there, rank in zip(found, ranks))
+
+    def _encoded(self, texts: list[str]):
+        """Array (texts, dimensions) of unit vectors."""
+        import numpy as np
+
+        vectors = np.asarray(self._encode(texts), dtype=np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
+            raise CourseError(
+                f"the encoder must give a row of numbers for each of {len(texts)} texts; its shape is {vectors.shape}"
+            )
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
     def _words(self, texts: list[str], ids: bool = True):
         stemmer = _package("Stemmer", "PyStemmer").Stemmer(self._language)
@@ -136,7 +153,8 @@ def recalled(retriever: Retriever, queries: Sequence[str], relevant: Sequence[st
 def cite(answer: str, hits: Sequence[Hit]) -> str | None:
     """The id of the first passage found that holds the answer word for word; None if the answer rests on none of them.
 
-    An answer without a source is not always wrong, but it is not the catalogue's.
+    That an answer stands in a passage does not mean that it answers the question; that it stands in none does not mean that
+    it is wrong. It is a place to look.
     """
     return next((hit.id for hit in hits if holds(hit.passage["text"], answer)), None)
 
@@ -146,19 +164,14 @@ def _check(passages: list[Mapping]) -> None:
         raise CourseError("there are no passages to search in")
     seen = set()
     for number, passage in enumerate(passages):
+        if not isinstance(passage, Mapping) or not isinstance(passage.get("title", ""), str):
+            raise CourseError(f"passages[{number}]: a row with id, text and perhaps a title is required, all of them texts")
         for key in ("id", "text"):
             if not isinstance(passage.get(key), str) or not passage[key].strip():
                 raise CourseError(f"passages[{number}], field {key}: a text that is not empty is required")
         if passage["id"] in seen:
             raise CourseError(f"passages[{number}], field id: {passage['id']!r} is there already")
         seen.add(passage["id"])
-
-
-def _unit(vectors):
-    import numpy as np
-
-    vectors = np.asarray(vectors, dtype=np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _encoder(name: str) -> Callable:

@@ -288,13 +288,13 @@ class DecisionHelper:
         controls: question → ipywidgets control; empty where ipywidgets is missing.
     """
 
-    def __init__(self, evidence: Mapping[str, str] | None = None, **chosen):
-        self.evidence = dict(evidence or {})
+    def __init__(self, evidence: Mapping[str, str] | None = None, assumptions=None, **chosen):
+        self._given = {"evidence": dict(evidence or {}), "assumptions": assumptions}
         self.chosen = {
             "gap": "behaviour", "prompt_reaches": 0.7, "facts_change": "rarely", "behaviour_changes": "rarely",
             "examples": 300, "requests_a_day": 1000, "latency": "relaxed", "own_machines": False,
         } | chosen  # fmt: skip
-        self.decision = decision.decide(**self.chosen, evidence=self.evidence)
+        self.decision = decision.decide(**self.chosen, **self._given)
         self.controls, self._shown, self._box = {}, None, None
         try:
             import ipywidgets
@@ -308,9 +308,8 @@ class DecisionHelper:
             elif allowed is bool:
                 control = ipywidgets.Checkbox(value, description=question, indent=False, **look)
             elif name == "prompt_reaches":
-                options = [("not measured", None), *((f"{step} %", step / 100) for step in range(0, 101, 5))]
-                if value is not None:
-                    value = min(range(0, 101, 5), key=lambda step, value=value: abs(step / 100 - value)) / 100
+                shares = sorted({step / 100 for step in range(0, 101, 5)} | ({float(value)} if value is not None else set()))
+                options = [("not measured", None), *((f"{100 * share:g} %", share) for share in shares)]
                 control = ipywidgets.Dropdown(options=options, value=value, description=question, **look)
             else:
                 control = ipywidgets.BoundedIntText(value, 0, 10**9, description=question, **look)
@@ -321,7 +320,7 @@ class DecisionHelper:
 
     def _changed(self, name: str, value) -> None:
         self.chosen[name] = value
-        self.decision = decision.decide(**self.chosen, evidence=self.evidence)
+        self.decision = decision.decide(**self.chosen, **self._given)
         self._shown.value = self.decision._repr_html_()
 
     def _repr_mimebundle_(self, **_) -> dict:
@@ -331,9 +330,9 @@ class DecisionHelper:
         return {**plain, VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}}
 
 
-def decision_helper(evidence: Mapping[str, str] | None = None, **chosen) -> DecisionHelper:
-    """Controls for `decision.decide`; `chosen` are its arguments, `evidence` as there."""
-    return DecisionHelper(evidence, **chosen)
+def decision_helper(evidence: Mapping[str, str] | None = None, assumptions=None, **chosen) -> DecisionHelper:
+    """Controls for `decision.decide`; `chosen` are its answers, `evidence` and `assumptions` as there."""
+    return DecisionHelper(evidence, assumptions, **chosen)
 
 
 def side_by_side(messages: Sequence[str], answers: Mapping[str, Sequence[str]]) -> SideBySide:

@@ -11,6 +11,10 @@ import time
 import urllib.request
 from contextlib import contextmanager
 
+# A lesson's minutes are meant for two quick cores. Others of the same kind were half as fast with the same code; what a
+# lesson took, and where, stands in its header.
+SLOW = 2
+
 
 @contextmanager
 def jupyter(command, home, folder=None):

@@ -75,6 +75,21 @@ def test_doctor_notices_stale_imports_and_old_packages(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("imported", "installed", "differs"),
+    [
+        ("2.9.0+cu128", "2.9.0", False),  # what a CUDA build calls itself, and what its metadata say
+        ("2.9.0", "2.9.0", False),
+        ("2.9", "2.9.0", False),
+        ("2.8.0+cu128", "2.9.0", True),
+        (None, "2.9.0", False),
+        ("unknown", "2.9.0", True),
+    ],
+)
+def test_doctor_compares_versions_and_not_their_spelling(imported, installed, differs):
+    assert doctor._differs(imported, installed) == differs
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["run", "07"], "unknown section '07'; there are 01_decision_framework, 02_lora"),

@@ -32,14 +32,14 @@ def test_every_price_says_from_where_and_is_not_from_the_future(price):
 def test_requests():
     assert costs.request_cost(1_000_000, 1_000_000, "gpt-6.2-sol") == pytest.approx(12)
     assert costs.request_cost(1_000_000, 0, "gpt-6.2-sol", cached_tokens=900_000) == pytest.approx(0.2 + 0.09)
-    assert costs.request_cost(1000, 10, "gpt-4o-mini", 500) == costs.request_cost(1000, 10, "gpt-4o-mini")
+    assert costs.request_cost(1_000_000, 0, "gpt-4o-mini", cached_tokens=1_000_000) == pytest.approx(0.15)
     for cached in (-1, 1001):
         with pytest.raises(CourseError, match="cached tokens in a prompt of 1000"):
             costs.request_cost(1000, 0, "gpt-6.2-sol", cached)
 
 
 def test_training():
-    assert costs.training_cost(1_000_000, 3, "qwen3.5-9b") == pytest.approx(1.8)
+    assert costs.training_cost(1_000_000, 3, "qwen3-8b") == pytest.approx(1.32)
     assert all(price.training for price in costs.PRICES.values())
     with pytest.raises(CourseError, match="gpt-6.2-sol cannot be fine-tuned; gpt-4.1,"):
         costs.training_cost(1, 1, "gpt-6.2-sol")
@@ -73,28 +73,57 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("way", ["hosted", "self-hosted"])
+@pytest.mark.parametrize(
+    ("way", "against"),
+    [("hosted", "prompted"), ("hosted", "prompted small"), ("self-hosted", "prompted"), ("self-hosted", "hosted")],
+)
 @pytest.mark.parametrize("assumptions", VARIANTS)
-def test_curves_cross_where_break_even_says(assumptions, way):
-    found = assumptions.break_even(way)
+def test_curves_cross_where_break_even_says(assumptions, way, against):
+    found = assumptions.break_even(way, against)
     ways, days = assumptions.ways(), assumptions.days
-    gain = lambda n: ways["prompted"].total(n, days) - ways[way].total(n, days)
+    gain = lambda n: ways[against].total(n, days) - ways[way].total(n, days)
     if found is None:
         assert all(gain(10**power) < 0 for power in range(9))
     else:
         assert gain(0.999 * found) < 0
-        assert all(gain(factor * found) >= 0 for factor in (1.001, 1.2, 1.5, 2, 3, 7.3, 50))
+        steps = [k * ways[way].capacity * 1.0001 for k in range(1, 40)] if ways[way].gpu_day else []  # the next card
+        assert all(
+            gain(n) >= 0 for n in (*(found * f for f in (1.001, 1.2, 1.5, 2, 3, 7.3, 50)), *(s for s in steps if s > found))
+        )
 
 
 def test_it_never_pays_where_the_card_costs_more_than_the_frontier():
     assert costs.Assumptions(frontier="gpt-6-luna", busy=0.001).break_even("self-hosted") is None
 
 
-def test_a_long_prompt_is_cached_and_a_short_one_is_not():
-    short, long = costs.Assumptions(instructions=900, message=60), costs.Assumptions(instructions=1200, message=60)
-    assert short.ways()["prompted"].request > long.ways()["prompted"].request
-    assert replace(short, cache=False).ways() == short.ways()
-    assert replace(long, cache=False).ways()["prompted"].request > short.ways()["prompted"].request
+def test_instructions_that_are_long_enough_for_the_model_are_cached():
+    for model in ("gpt-6.2-sol", "claude-opus-5.5", "gemini-3.8-flash"):
+        limit = costs.price_of(model).cache_from
+        short, long = (costs.Assumptions(frontier=model, instructions=n) for n in (limit - 1, limit))
+        assert short.prompted(model) > 2 * long.prompted(model) - long.completion * costs.price_of(model).output / 1e6
+        assert replace(short, cache=False).prompted(model) == short.prompted(model)
+        assert replace(long, cache=False).prompted(model) > short.prompted(model)
+
+
+def test_a_message_that_differs_each_time_is_not_cached():
+    asked = costs.Assumptions(instructions=100, message=5000)
+    assert replace(asked, cache=False).ways() == asked.ways()
+
+
+def test_setup_is_work_and_trainings():
+    middle = costs.Assumptions(hours_prompt=1, hours_index=10, hours_tuning=100, hours_renewal=1000, wage=1, trainings=3)
+    trained = 3 * costs.training_cost(500 * 100, 3, "qwen3-8b")
+    assert middle.setup(False) == 1
+    assert middle.setup(False, retrieves=True) == 11
+    assert middle.setup(True) == pytest.approx(101 + 2000 + trained)
+    assert replace(middle, trainings=1).setup(True, True) == pytest.approx(111 + trained / 3)
+    assert replace(middle, passages=50).ways()["prompted"].setup == 11
+
+
+def test_a_server_of_ones_own_takes_work_every_month():
+    busy, left = costs.Assumptions(hours_serving=10, wage=100), costs.Assumptions(hours_serving=0, wage=100)
+    year = busy.ways()["self-hosted"].total(1, 365) - left.ways()["self-hosted"].total(1, 365)
+    assert year == pytest.approx(12 * 10 * 100)
 
 
 def test_sensitivity_moves_one_assumption_at_a_time():
@@ -103,12 +132,35 @@ def test_sensitivity_moves_one_assumption_at_a_time():
     assert set(found) == set(costs.VARIED) <= {field.name for field in fields(middle)}
     low, high = costs.VARIED["wage"]
     ends = [replace(middle, wage=wage).break_even("self-hosted") for wage in (low, high)]
-    assert found["wage"] == tuple(ends)
-    assert found["wage"][0] < middle.break_even("self-hosted") < found["wage"][1]
+    assert [found["wage"][0], found["wage"][-1]] == ends and len(found["wage"]) == costs.STEPS
+    assert found["wage"][0] < middle.break_even("self-hosted") < found["wage"][-1]
+    assert len(found["frontier"]) == len(found["cache"]) == 2
+    assert list(costs.UNITS) == [field.name for field in fields(middle)]
+
+
+def test_what_lies_between_the_ends_is_seen():
+    """A prompt costs more the longer it is, until it is long enough to be cached: neither end shows the middle."""
+    found = costs.sensitivity(costs.Assumptions(), "hosted", {"instructions": (100, 3000)})["instructions"]
+    assert min(found) < 0.5 * min(found[0], found[-1])
 
 
 def test_wrong_names_are_named():
-    with pytest.raises(CourseError, match="choose among prompted, hosted, self-hosted"):
+    with pytest.raises(CourseError, match="choose among prompted, prompted small, hosted, self-hosted"):
         costs.Assumptions().break_even("rented")
-    with pytest.raises(CourseError, match="throughput is known for H100 only"):
-        costs.Assumptions(gpu="L4").ways()
+    with pytest.raises(CourseError, match="against='self-hosted': compare with a way that is paid by the token"):
+        costs.Assumptions().break_even("hosted", "self-hosted")
+    for unknown in (costs.Assumptions(gpu="L4"), costs.Assumptions(small="gpt-4.1")):
+        with pytest.raises(CourseError, match="throughput is known for qwen3-8b on an H100 only"):
+            unknown.break_even("self-hosted")
+        assert unknown.break_even("hosted") is not None or unknown.small == "gpt-4.1"
+    with pytest.raises(CourseError, match="steps=1: at least 2"):
+        costs.sensitivity(costs.Assumptions(), steps=1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"days": 0}, {"busy": 0}, {"busy": 3}, {"busy": -1}, {"examples": -5}, {"wage": float("nan")}, {"message": "long"}],
+)
+def test_assumptions_that_are_none_are_named(wrong):
+    with pytest.raises(CourseError, match=next(iter(wrong))):
+        costs.Assumptions(**wrong)

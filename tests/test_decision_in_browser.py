@@ -65,8 +65,7 @@ def shown(page, approach):
 def agree(text, decision):
     """Everything that the function says stands in the browser, and in its order."""
     place = 0
-    changes = [f"{name} = {value}: {approach}" for name, value, approach in decision.would_change]
-    for part in (*decision.reasons, decision.next_step, *decision.evidence, *changes):
+    for part in (decision.case, *decision.reasons, decision.next_step, *decision.evidence, *decision.changes):
         place = text.index(part, place)
 
 

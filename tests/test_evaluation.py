@@ -80,6 +80,26 @@ def test_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
     assert 0.88 < covered / 200 < 0.99
 
 
+def test_seeds_of_one_question_are_no_independent_draws():
+    once = evaluation.proportion([1, 0, 1, 1, 0, 1, 0, 1] * 5)
+    thrice = evaluation.over_seeds([[1, 0, 1, 1, 0, 1, 0, 1] * 5] * 3)  # three seeds that agree say no more than one
+    assert thrice.value == once.value and thrice.n == 40
+    assert thrice.high - thrice.low == pytest.approx(once.high - once.low, abs=0.03)
+    pooled = evaluation.proportion([1, 0, 1, 1, 0, 1, 0, 1] * 15)
+    assert pooled.high - pooled.low < 0.7 * (thrice.high - thrice.low)
+
+
+def test_over_seeds_keeps_an_interval_where_all_are_right_or_wrong():
+    assert evaluation.over_seeds([[0] * 38] * 3) == evaluation.proportion([0] * 38)
+    assert evaluation.over_seeds([[1] * 9] * 2).low < 0.75
+    mixed = evaluation.over_seeds([[1, 0, 0, 0], [0, 0, 0, 1]])
+    assert mixed.value == 0.25 and mixed.low < 0.25 < mixed.high
+    with pytest.raises(CourseError, match="nothing to average"):
+        evaluation.over_seeds([])
+    with pytest.raises(ValueError):
+        evaluation.over_seeds([[1, 0], [1]])
+
+
 def test_token_f1_ignores_case_and_punctuation_and_tells_null_from_text():
     assert evaluation.token_f1("The Cat, sat!", "the cat sat") == 1
     assert evaluation.token_f1(None, None) == 1

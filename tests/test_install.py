@@ -90,6 +90,23 @@ def test_installing_in_colab_replaces_nothing(image, section, wheel, tmp_path):
         assert canonical(found) & canonical(shipped(image)) == set()
 
 
+def test_the_install_cell_takes_the_copy_that_is_imported(tmp_path):
+    """Colab has some packages twice, Ubuntu's behind pip's; two constraints on one package are a conflict to pip."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    site, first = next((tmp_path / "venv").glob("lib/python*/site-packages")), tmp_path / "first"
+    for folder, name, version in ((first, "Py.Parsing", "3.2.3"), (site, "py-parsing", "2.4.7"), (site, "six", "1.17.0")):
+        info = folder / f"{name}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (site / "pip").mkdir()  # instead of pip: says what it was asked
+    (site / "pip" / "__main__.py").write_text("import sys; print(sys.argv[1:])")
+    python, environment = tmp_path / "venv" / "bin" / "python", os.environ | {"PYTHONPATH": str(first)}
+    cell = builder.INSTALL.format(requirement="the course")
+    done = subprocess.run([python, "-c", cell], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "'--constraint', 'shipped.txt', 'the course'" in done.stdout
+    assert sorted((tmp_path / "shipped.txt").read_text().splitlines()) == ["Py.Parsing==3.2.3", "six==1.17.0"]
+
+
 @pytest.mark.index
 def test_with_the_install_cells_constraint_even_trl_replaces_nothing(wheel, tmp_path):
     """The known trap: plain pip takes the newest TRL, which pulls datasets and pyarrow up under the kernel."""

@@ -122,6 +122,19 @@ def test_killed_between_two_renames_the_seed_is_still_there(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["instructor", "learner"]
 
 
+@pytest.mark.parametrize(
+    ("address", "noted"), [("https://github.com/OWNER/course", True), ("https://github.com/us/course", False)]
+)
+def test_an_address_that_is_none_yet_is_noted(tmp_path, monkeypatch, capsys, address, noted):
+    from course_utils import assets, release
+
+    made = release.Released(tmp_path, tmp_path, (), 1)
+    monkeypatch.setattr(release, "release", lambda *_: made)
+    monkeypatch.setattr(assets, "repository_url", lambda: address)
+    assert main(["release", "02", "--out", str(tmp_path)]) == 0
+    assert (f"buttons lead to {address}, where nothing is" in capsys.readouterr().err) == noted
+
+
 @pytest.mark.parametrize("command", [["release", "02", "--out"], ["nbgrader", "02"]])
 def test_a_place_that_cannot_be_written(command, tmp_path, capsys):
     (tmp_path / "file").write_text("")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,7 +19,14 @@ from course_utils.errors import CourseError
 if TYPE_CHECKING:
     from course_utils.evaluation import Score
 
-TOPICS = ("product", "delivery", "returns", "payment", "account", "service")
+TOPICS = {
+    "product": "what an article is, has or needs",
+    "delivery": "sending and collecting",
+    "returns": "sending back, changing or cancelling an order",
+    "payment": "paying, instalments, gift cards",
+    "account": "signing in, personal details, loyalty points",
+    "service": "repairs, fitting, taking old things away, whom to ask",
+}
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -30,11 +38,12 @@ SCHEMA = {
     "additionalProperties": False,
 }
 # Names the task in a few words and says nothing of the format: that is what is to be learned.
+LONGEST = 8  # words of an answer; the instructions ask for five
 SYSTEM = "Answer this customer of the shop Tarnbrook."
 INSTRUCTIONS = f"""
 Answer with one JSON object and nothing else. It has exactly these keys:
-"topic": one of {", ".join(f'"{topic}"' for topic in TOPICS)}
-"product": the product's name as the customer writes it, one word, or null if the customer names none
+"topic": one of {", ".join(f'"{topic}" ({what})' for topic, what in TOPICS.items())}
+"product": the product's name as the shop spells it, one word, or null if the customer names none
 "answer": the fact that was asked for, in at most five words"""
 
 # Three examples for a prompt, of passages that the catalogue does not have: (question, record, passage).
@@ -77,9 +86,9 @@ class Quality:
         knowledge: share with the right fact, in a record or in prose.
         behaviour: share that are a record of the right form with the right topic and product.
         both: share that are right on both sides: what a program can use and a customer can trust.
-        valid: share that are a record of the right form.
+        valid: share that are a record of the right form, with an answer of a few words and not half a passage.
         stale: of the questions whose fact the update has changed, the share answered with the old fact; None for version 1.
-        rows: question id → (valid, behaviour, knowledge), each true or false.
+        rows: (valid, behaviour, knowledge) of each answer, each true or false, in the order of the questions.
     """
 
     knowledge: Score
@@ -87,7 +96,7 @@ class Quality:
     both: Score
     valid: Score
     stale: Score | None
-    rows: dict[str, tuple[bool, bool, bool]] = field(repr=False)
+    rows: tuple[tuple[bool, bool, bool], ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -112,15 +121,18 @@ class Catalogue:
         named = passage["topic"] == "product" and name.lower() in question["question"].lower()
         return {"topic": passage["topic"], "product": name if named else None, "answer": _fact(asked, version)[0]}
 
-    def prompt(self, question: str, passages: Sequence[Mapping] = (), few_shot: bool = False) -> list[dict]:
+    def prompt(
+        self, question: str, passages: Sequence[Mapping] = (), few_shot: bool = False, instructions: bool = False
+    ) -> list[dict]:
         """The conversation to be answered with a record.
 
         Args:
             question: the customer's message.
             passages: what was retrieved, put before the message; none for a model that must know.
             few_shot: describe the record in the system message, and show three examples (with passages if there are any).
+            instructions: describe the record, and show nothing.
         """
-        messages = [{"role": "system", "content": SYSTEM + INSTRUCTIONS * few_shot}]
+        messages = [{"role": "system", "content": SYSTEM + INSTRUCTIONS * (few_shot or instructions)}]
         for asked, record, passage in SHOTS * few_shot:
             messages.append({"role": "user", "content": _with_passages(asked, [passage] if passages else [])})
             messages.append({"role": "assistant", "content": write(record)})
@@ -141,16 +153,21 @@ class Catalogue:
         return [*self.prompt(row["question"], passages), answer]
 
     def knows(self, answer: str, question: Mapping, version: int = 1) -> bool:
-        """Whether an answer, of a few words or in prose, states the fact.
+        """Whether an answer, of a few words or in prose, states the fact of a version, and not the other version's.
 
-        A bare number counts only where it is the whole answer: prose is full of numbers.
+        An accepted short form that is little more than a number counts only where it is the whole answer: prose is full of
+        numbers. An answer that names both what was and what is states neither.
+
+        Raises:
+            CourseError: there are versions 1 and 2.
         """
-        said = answer.strip().strip(".\"'").strip()
-        for span in _fact(question, version):
-            bare = re.fullmatch(r"[\d.,:]+", span)
-            if said.lower() == span.lower() or (not bare and holds(said, span)):
-                return True
-        return False
+        if version not in (1, 2):
+            raise CourseError(f"version={version!r}: the catalogue has versions 1 and 2")
+        question = self._question(question)
+        said = normalised(answer).strip(" .!*\"'`")
+        if not _states(said, _fact(question, version)):
+            return False
+        return question["answer_v2"] is None or not _states(said, _fact(question, 3 - version))
 
     def evaluate(self, answers: Sequence[str], questions: Sequence[Mapping] | None = None, version: int = 1) -> Quality:
         """Score answers to questions (all of them if None) against the facts of a version.
@@ -163,22 +180,22 @@ class Catalogue:
         questions = self.questions if questions is None else questions
         if not answers or len(answers) != len(questions):
             raise CourseError(f"{len(answers)} answers for {len(questions)} questions")
-        rows, stale = {}, []
+        rows, stale = [], []
         for answer, question in zip(answers, questions):
             record, right = parse_record(answer, SCHEMA), self.record(question)
             said = answer if record is None else record["answer"]
-            behaves = record is not None and record["topic"] == right["topic"] and _same(record["product"], right["product"])
-            rows[question["id"]] = (record is not None, behaves, self.knows(said, question, version))
-            if version == 2 and question["answer_v2"] is not None:
+            formed = record is not None and len(said.split()) <= LONGEST
+            behaves = formed and record["topic"] == right["topic"] and _same(record["product"], right["product"])
+            rows.append((formed, behaves, self.knows(said, question, version)))
+            if version == 2 and self._question(question)["answer_v2"] is not None:
                 stale.append(self.knows(said, question, 1))
-        found = list(rows.values())
         return Quality(
-            knowledge=proportion([knows for _, _, knows in found]),
-            behaviour=proportion([behaves for _, behaves, _ in found]),
-            both=proportion([behaves and knows for _, behaves, knows in found]),
-            valid=proportion([valid for valid, _, _ in found]),
+            knowledge=proportion([knows for _, _, knows in rows]),
+            behaviour=proportion([behaves for _, behaves, _ in rows]),
+            both=proportion([behaves and knows for _, behaves, knows in rows]),
+            valid=proportion([formed for formed, _, _ in rows]),
             stale=proportion(stale) if stale else None,
-            rows=rows,
+            rows=tuple(rows),
         )
 
     @property
@@ -205,12 +222,38 @@ def load_catalogue() -> Catalogue:
     )
 
 
+def normalised(text: str) -> str:
+    """One kind of dash and of blank, none after a pound sign: what a model's typography must not decide."""
+    text = re.sub(r"[\u2010-\u2015\u2212]", "-", unicodedata.normalize("NFKC", text))
+    return re.sub(r"£ ", "£", re.sub(r"\s+", " ", text)).strip()
+
+
 def holds(text: str, span: str) -> bool:
-    """Whether a span stands in a text as whole words and numbers: "£12" is not in "£12.80", nor "6 days" in "16 days"."""
-    if not span.strip():
+    """Whether a span stands in a text as whole words and numbers.
+
+    "£12" is not in "£12.80", nor "6 days" in "16 days" or "six days" in "twenty-six days".
+    """
+    text, span = normalised(text), normalised(span)
+    if not span:
         return False
-    pattern = r"(?<![\w£])(?<!\d[.,:-])" + re.escape(span.strip()) + r"(?![\w-])(?![.,:]\d)"
-    return re.search(pattern, text, flags=re.IGNORECASE) is not None
+    pattern = (
+        r"(?<![\w£./-])(?<!\d[,:])" + re.escape(span) + r"(?![\w-])(?![.,:]\d)(?! (?:hundred|thousand|million|billion)\b)"
+    )
+    number = re.match(r"\d|(?:one|two|three|four|five|six|seven|eight|nine)\b", span, flags=re.IGNORECASE)
+    before = r"(?:\d|\b(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand)(?: and)?) $"
+    return any(
+        not (number and re.search(before, text[: found.start()], flags=re.IGNORECASE))
+        for found in re.finditer(pattern, text, flags=re.IGNORECASE)
+    )
+
+
+def _states(said: str, spans: Sequence[str]) -> bool:
+    """Whether what was said holds the fact (the first span), or one of its other forms; the shortest only on their own."""
+    for number, span in enumerate(spans):
+        short = number > 0 and re.fullmatch(r"[\d.,:]+ ?[A-Za-z]?", span)
+        if said.lower() == normalised(span).lower() or (not short and holds(said, span)):
+            return True
+    return False
 
 
 def write(record: Mapping) -> str:

@@ -56,6 +56,8 @@ def ask(
 ) -> Answer:
     """Ask once; the client retries what can be retried, each time under the same idempotency key.
 
+    Reasoning models refuse `max_tokens` and a temperature; such a refusal is answered by asking as they want to be asked.
+
     Raises:
         CourseError: the endpoint refuses, or can't be reached after all retries; with what it said.
     """
@@ -67,11 +69,15 @@ def ask(
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": schema, "strict": False},
         }
+    asked = {"model": model, "messages": messages, "extra_headers": {"Idempotency-Key": key}} | extra
     try:
-        done = client.chat.completions.create(
-            model=model, messages=messages, max_tokens=max_tokens, temperature=temperature,
-            extra_headers={"Idempotency-Key": key}, **extra,
-        )  # fmt: skip
+        try:
+            done = client.chat.completions.create(max_tokens=max_tokens, temperature=temperature, **asked)
+        except openai.BadRequestError as error:
+            if error.param not in ("max_tokens", "temperature"):
+                raise
+            asked["extra_headers"] = {"Idempotency-Key": f"{key}-2"}  # another request, so another key
+            done = client.chat.completions.create(max_completion_tokens=max_tokens, **asked)
     except openai.APIStatusError as error:
         raise CourseError(f"{client.base_url} answers {error.status_code}: {str(error)[:300]}") from error
     except openai.APIConnectionError as error:

@@ -41,7 +41,7 @@ class Score(float):
 
     def __str__(self) -> str:
         state = "passed" if self.passed else "not yet"
-        text = f"{self.exercise.id}: {float(self):g} of {self.exercise.points} points ({state}). {self.message}"
+        text = f"{self.exercise.id}: {float(self):g} of {self.exercise.worth} ({state}). {self.message}"
         return text + (f"\nHint: {self.hint}" if self.hint else "")
 
     def _repr_html_(self) -> str:
@@ -50,7 +50,7 @@ class Score(float):
         hint = f"<br><b>Hint:</b> {escape(self.hint)}" if self.hint else ""
         return (
             f'<div style="border-left:4px solid {colour};padding:.4em .8em"><b>{self.exercise.id}: {float(self):g} of '
-            f"{self.exercise.points} points ({state}).</b> {escape(self.message)}{hint}</div>"
+            f"{self.exercise.worth} ({state}).</b> {escape(self.message)}{hint}</div>"
         )
 
 

@@ -62,6 +62,11 @@ class Exercise:
         """Name of the function the learner writes."""
         return self.solution.__name__
 
+    @property
+    def worth(self) -> str:
+        """Its points in words."""
+        return f"{self.points} point" + "s" * (self.points != 1)
+
     def source(self) -> str:
         """The solution as a notebook cell, markers included."""
         return f"# EXERCISE: {self.id}\n" + textwrap.dedent(inspect.getsource(self.solution)).rstrip()
@@ -69,7 +74,7 @@ class Exercise:
     def check_source(self) -> str:
         """The check cell."""
         return (
-            f"# CHECK: {self.id} ({self.points} points) - run me, do not edit\n"
+            f"# CHECK: {self.id} ({self.worth}) - run me, do not edit\n"
             f'score = check("{self.id}", {self.name})\nscore'
         )
 

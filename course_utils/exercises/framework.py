@@ -177,6 +177,10 @@ def _ranking_cases(random):
             relevant.append(right)
         if k > 1:
             rankings[1][1] = relevant[1]  # twice among the first
+        # one twice before the place k, and the right one just behind it: what is cut after k counts as it stands
+        for found in rankings[2:4] if k > 1 else ():
+            rankings.append([*found[: k - 1], found[0], "P-100", *found[k:]])
+            relevant.append("P-100")
         rankings.append(rankings[0][: k - 1])  # fewer than k; for k = 1 nothing at all
         relevant.append(relevant[0])
         order = random.permutation(len(rankings))
@@ -223,6 +227,10 @@ def _reciprocal_ranks(rankings, relevant, k):
 
 def _counted_twice(rankings, relevant, k):
     return sum(found[:k].count(right) for found, right in zip(rankings, relevant)) / len(rankings)
+
+
+def _without_repeats(rankings, relevant, k):
+    return recall_at([list(dict.fromkeys(found)) for found in rankings], relevant, k)
 
 
 def _last_k(rankings, relevant, k):
@@ -485,6 +493,8 @@ def _situation_cases(random):
     for gap in ("knowledge", "behaviour", "both"):
         cases += [
             (gap, 0.85, many(), False),
+            (gap, 0.849, many(), False),  # not rounded up
+            (gap, round(float(random.uniform(0.8, 0.84)), 2), many(), False),
             (gap, round(float(random.uniform(0.86, 0.89)), 2), many(), False),
             (gap, round(float(random.uniform(0.91, 0.99)), 2), many(), bool(random.integers(2))),
             (gap, low(), many(), False),
@@ -594,6 +604,7 @@ EXERCISES = (
             Mistake(_of_those_found, "You divide by the questions whose passage was found at all; recall counts every question."),
             Mistake(_reciprocal_ranks, "This is the mean reciprocal rank, which gives less for a later place. In recall each hit among the first k counts 1."),
             Mistake(_counted_twice, "A passage that stands twice among the first k is counted twice; the question is answered once."),
+            Mistake(_without_repeats, "You drop a passage that stands there twice before you cut; the first k places are what goes into the prompt."),
             Mistake(_last_k, "These are the last k; the best come first."),
         ),
         hint="`right in found[:k]` is True or False for each question; the mean of these.",

@@ -158,7 +158,7 @@ def result_rows(data):
 
     Args:
         data: bytes: the CSV itself, or base64 of it. It has a header with at least step, train_loss and valid_loss, in any
-            order; a field is blank where nothing was measured.
+            order. valid_loss is blank where it was not measured; step and train_loss never are.
 
     Returns:
         List of (step, train_loss, valid_loss) as int, float, and float or None.
@@ -318,7 +318,7 @@ EXERCISES = (
         points=2,
         objectives=(2,),
         mistakes=(
-            Mistake(_newest, "You take the last one. After the validation loss has turned, later ones are worse."),
+            Mistake(_newest, "You take the last one. After the validation loss has turned, more epochs no longer pay; the last one is not the one to take unseen."),
             Mistake(
                 _lowest_training,
                 "Training loss falls as long as you train; it does not say what the model does on messages it has not seen.",
@@ -342,7 +342,7 @@ EXERCISES = (
                 _never_decoded,
                 "Some hosts send base64 of the CSV. A CSV with several columns has commas, base64 has none: that tells them apart.",
             ),
-            Mistake(_blank_is_zero, "A blank field was not measured: None, not zero, which would be a perfect loss."),
+            Mistake(_blank_is_zero, "A blank valid_loss was not measured: None, not zero, which would be a perfect loss."),
             Mistake(_rows_dropped, "A step without a validation loss still has a training loss: keep its row."),
             Mistake(_columns_by_place, "Columns stand in another order with another host: find them by the header's names."),
         ),

@@ -64,7 +64,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
                 ("Nothing: a token saved is a token saved.", False, "It is saved at the price that was paid for it, and cached tokens cost less than others."),
                 ("They shrink: those tokens were mostly billed at the cached price, so only that is saved.", True, "The same text at the front of every request is what a cache is made for. At a tenth of the price nine tenths of the savings are gone; and if the rest is too short to be cached, it is billed in full."),
                 ("They grow, since the fine-tuned model is cached as well.", False, "A short prompt has less to cache. Many hosts cache only from about a thousand tokens on, and some ask more for each token of a fine-tuned model."),
-                ("They vanish: cached tokens are free.", False, "Cheaper, with most hosts a tenth to a half of the price, and the first request, or one after a pause, pays in full or more. Use the real price in the break-even."),
+                ("They vanish: cached tokens are free.", False, "Cheaper, by how much depends on the host and the model (section 9 prints it), and the first request, or one after a pause, pays in full or more. Use the real price in the break-even."),
             ),
         ),
         Question(
@@ -99,7 +99,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             "You double alpha and keep rank and learning rate. With Adam this is closest to …",
             (
                 ("doubling the rank.", False, "The rank sets what the update can express; alpha only how far a step goes."),
-                ("doubling the learning rate.", True, "Adam's step does not depend on the gradient's size, so the update grows with alpha / r times the learning rate."),
+                ("doubling the learning rate.", True, "At a fixed rank: Adam's step does not depend on the gradient's size, so at first the update grows with alpha times the learning rate. Only roughly, since the rate moves A and B, while alpha scales their product once."),
                 ("adding dropout.", False, "Dropout makes the adapter's input noisy while training; alpha scales its output."),
                 ("no change at all.", False, "The update is scaled by alpha / r in every forward pass."),
             ),
@@ -108,7 +108,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             "Your customer-service and your code-review adapter share one 7B base. What do you deploy?",
             (
                 ("Two merged models.", False, "Right for a single adapter under load; for two it doubles the memory, and swapping means loading 14 GB."),
-                ("One base with both adapters kept apart, chosen for each request.", True, "Each adapter is about 1 % of the base; switching takes milliseconds and reloads nothing."),
+                ("One base with both adapters kept apart, chosen for each request.", True, "Each adapter is a few percent of the base or less; switching takes milliseconds and reloads nothing."),
                 ("One model trained on both data sets in turn.", False, "Training in turn makes it forget; and either behaviour then changes only with the other."),
             ),
         ),
@@ -131,10 +131,10 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
     ),
     "03": (
         Question(
-            "In QLoRA the base is stored in 4 bits. In what format are its products computed?",
+            "In QLoRA the base is stored in 4 bits. In what format does a layer compute (its compute dtype)?",
             (
-                ("In 4 bits; that is where the speed comes from.", False, "There is no speed-up: each matrix is turned back into 16 bits for its product, which costs time."),
-                ("In 16 bits: each matrix is turned back for the moment of its product.", True, "Storage in 4 bits, products in bfloat16 or, on a T4, float16. The 16-bit copy lives only that long."),
+                ("In 4 bits; that is where the speed comes from.", False, "There is no speed-up: each matrix is dequantised to 16 bits for its product, which costs time."),
+                ("In 16 bits: each matrix is dequantised for the moment of its product.", True, "Storage in 4 bits; the compute dtype is bfloat16 or, on a T4, float16. The 16-bit copy lives only that long."),
                 ("In float32, or gradients would be too coarse.", False, "That is the default of bnb_4bit_compute_dtype, it is slow, and it is not needed: the adapters are float32."),
             ),
         ),
@@ -157,16 +157,16 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
         Question(
             "Your model fits on your card in 16 bits with LoRA. Should you use QLoRA?",
             (
-                ("Yes: it takes less memory at the same quality and speed.", False, "Turning back costs time, and rounding the base costs a little quality."),
+                ("Yes: it takes less memory at the same quality and speed.", False, "Dequantising costs time, and rounding the base costs a little quality."),
                 ("No, unless you need the room for longer batches.", True, "Use LoRA when the base fits, QLoRA when it would not. Room for the batch is the one other reason."),
-                ("Yes, since 4-bit products are faster.", False, "Products are computed in 16 bits."),
+                ("Yes, since computing in 4 bits is faster.", False, "The compute dtype has 16 bits; only the storage has 4."),
             ),
         ),
         Question(
             "A colleague merges a QLoRA adapter into its 4-bit base and saves it in 4 bits again. What happens?",
             (
                 ("Nothing is lost: merging is exact.", False, "In 16 bits almost. In 4 bits the sum is rounded to one of sixteen values again."),
-                ("Much of what was learned is rounded away.", True, "The update is smaller than the distance between two values; most weights round back to what they were."),
+                ("Much of what was learned is rounded away.", True, "Most updates are smaller than half the distance between two values, so those weights round back to what they were."),
                 ("The file grows fourfold.", False, "It stays at 4 bits; that is the trouble."),
             ),
         ),
@@ -202,7 +202,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             (
                 ("Yes: the loss was implemented with the wrong sign.", False, "With the wrong sign the margin would shrink; here it grows."),
                 ("No fault by itself: the loss rewards the difference alone, and rejected falls faster.", True, "Both replies often share most of their words. If chosen falls far, answers can drift to what is in neither: raise beta, lower the learning rate, or add an SFT term."),
-                ("It can't happen.", False, "It happens in most runs; you saw it in the failure gallery."),
+                ("It can't happen.", False, "It can: you saw it in the failure gallery."),
             ),
         ),
         Question(
@@ -293,7 +293,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             "Training loss falls, validation loss has been rising for two epochs. Which model do you deploy?",
             (
                 ("The last one: it has seen the data most often.", False, "That is what is wrong with it: it has begun to learn the examples by heart."),
-                ("The checkpoint with the lowest validation loss.", True, "Each of the last three epochs is a model of its own. If the best is no longer among them, run again with that many epochs."),
+                ("The checkpoint with the lowest validation loss, unless scores of the answers say otherwise.", True, "Each of the last three epochs is a model of its own; if the best is no longer among them, run again with that many epochs. The loss stands in for what you want: where the answers can be scored, on messages kept for this choice, they decide."),
                 ("None, the data are bad.", False, "Perhaps, but this curve comes with good data too, when there are too many epochs for them."),
                 ("The one with the lowest training loss.", False, "Training loss falls as long as one trains; it cannot tell."),
             ),
@@ -301,8 +301,8 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
         Question(
             "The base answers in the right JSON once constrained decoding forces it. Why fine-tune?",
             (
-                ("There is no reason to.", False, "Look at the fields: form was forced, content was not."),
-                ("Because the form says nothing about what stands in the fields, and the prompt need no longer explain it.", True, "Forced answers were valid and mostly wrong. Training taught what the categories mean, and saved the instructions in every request."),
+                ("There is no reason to.", False, "Look at the fields: the form is forced, the content is not."),
+                ("Because the form says nothing about what stands in the fields, and the prompt need no longer explain it.", True, "The grammar knows which values are allowed, not which one is right. Training taught what the categories mean, and saves the instructions in every request."),
                 ("Because constrained decoding is slower by far.", False, "A mask for each token costs little beside a step of the model."),
             ),
         ),
@@ -317,7 +317,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
         Question(
             "Fifty customers, an adapter each, on one base of 7B. How do you serve them?",
             (
-                ("Fifty merged models.", False, "Fifty times the base's memory for fifty times one percent of difference."),
+                ("Fifty merged models.", False, "Fifty times the base's memory, though each differs from it by an adapter of a few percent of its size or less."),
                 ("One base in memory, the adapter chosen for each row of the batch.", True, "Requests for different adapters share the base's products; only the thin ones are each row's own."),
                 ("One adapter at a time, switched when a request comes.", False, "It works, but requests for different customers then wait for each other instead of sharing a batch."),
             ),

@@ -3,7 +3,7 @@
 from course_utils.memory.counting import ARCHITECTURES, ParameterCount, build_without_weights, count_parameters
 from course_utils.memory.estimating import CONTEXT, GPUS, MemoryEstimate, advice, estimate, gpu_memory, what_fits
 from course_utils.memory.plan import Plan
-from course_utils.memory.tracking import MemoryReport, release, track
+from course_utils.memory.tracking import MemoryReport, ProcessesPeak, release, track
 
 __all__ = [
     "ARCHITECTURES",
@@ -13,6 +13,7 @@ __all__ = [
     "MemoryReport",
     "ParameterCount",
     "Plan",
+    "ProcessesPeak",
     "advice",
     "build_without_weights",
     "count_parameters",

@@ -34,18 +34,23 @@ SECTIONS = {
     "06": "06_openai_api",
 }
 SIZE_LIMIT = 1_000_000
+BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; a little goes to Jupyter itself
 INSTALL = """\
 # Installs the course where it is missing (Colab, Kaggle); elsewhere this cell does nothing.
 import importlib.util
 
 if importlib.util.find_spec("course_utils") is None:
-    import subprocess, sys
+    import re, subprocess, sys
     from importlib.metadata import distributions
     from pathlib import Path
 
-    # What the machine ships stays as it is: its versions are constraints, so pip may add packages but replace none.
-    shipped = sorted({{f"{{d.metadata['Name']}}=={{d.version}}" for d in distributions() if d.metadata["Name"]}})
-    Path("shipped.txt").write_text("\\n".join(shipped))
+    # What the machine ships stays as it is: its versions are constraints, so pip may add packages but replace none. Where a
+    # package is there twice (Colab: Ubuntu's and pip's), the first is the one that is imported.
+    shipped = {{}}
+    for d in distributions():
+        if name := d.metadata["Name"]:
+            shipped.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{{name}}=={{d.version}}")
+    Path("shipped.txt").write_text("\\n".join(shipped.values()))
     course = "{requirement}"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--constraint", "shipped.txt", course], check=True)
 """
@@ -87,7 +92,10 @@ def timing(name: str) -> str:
             rows.append(f"| {label} | {took} | {peak} | {record['date']}, {record['machine']} |")
         else:
             rows.append(f"| {label} | not recorded yet | | |")
-    return "| Run all on | time | peak memory | recorded |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
+    table = "| Run all on | time | peak memory | recorded |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
+    if records.get(name, {}).get("cpu", {}).get("peak_mb", 0) > BINDER_MB:
+        table += "\n\nBinder promises 1 GB and mostly gives 2: this lesson may not get through there."
+    return table
 
 
 def times_file() -> Path:
@@ -247,8 +255,27 @@ def build(section: str, report=print) -> Path:
         "versions": {package: version(package).split("+")[0] for package in packages},
     }
     write(notebook, learner_file(name))
+    _retell_times()
     report(f"{name}: learner's edition ran in {seconds:.0f} s, peak {peak / 1e6:.0f} MB, in {learner_file(name)}")
     return learner_file(name)
+
+
+def _retell_times() -> None:
+    """The first lesson's overview shows how long each lesson takes: bring its stored output up to the newest records."""
+    import nbformat
+
+    from course_utils.notebooks.overview import overview
+
+    file = learner_file(SECTIONS["01"])
+    if not file.exists():
+        return
+    notebook = nbformat.read(file, 4)
+    for cell in _code(notebook):
+        for output in cell.outputs:
+            if "overview(" in cell.source and output.output_type == "execute_result":
+                table = overview(notebook.metadata["course"].get("tier", "cpu"))
+                output.data = {"text/html": table._repr_html_(), "text/plain": repr(table)}
+    write(notebook, file)
 
 
 def write(notebook, file: Path) -> None:
@@ -289,7 +316,7 @@ def _exercise_cells(exercise) -> list:
     def grading(**values):  # nbgrader's schema 3, so that a hub can use the instructor's edition
         return {"nbgrader": {"schema_version": 3, "task": False, "locked": False, "points": 0, **values}}
 
-    head = f"### {exercise.title} ({exercise.points} points)\n\n{exercise.statement}"
+    head = f"### {exercise.title} ({exercise.worth})\n\n{exercise.statement}"
     answer = grading(grade_id=exercise.id, solution=True, grade=False)
     del answer["nbgrader"]["points"]
     checking = grading(grade_id=f"{exercise.id}_check", solution=False, grade=True, locked=True, points=exercise.points)

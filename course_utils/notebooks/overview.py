@@ -11,7 +11,7 @@ from course_utils.notebooks.builder import SECTIONS, times_file
 
 ABOUT = {
     "01": ("Decision framework", "prompt, retrieve, fine-tune, or all of it: four systems measured on one task", "frame"),
-    "02": ("LoRA", "teach a real model a strict format by training one percent of it", "lora"),
+    "02": ("LoRA", "teach a real model a strict format by training a few percent of its size", "lora"),
     "03": ("QLoRA", "squeeze the frozen base into 4 bits, and see what that costs", "qlora"),
     "04": ("DPO and its relatives", "learn from preferences: DPO, ORPO, reward model and PPO, all run", "align"),
     "05": ("Dataset preparation", "clean a messy export step by step, and see that it pays", "data"),
@@ -41,11 +41,13 @@ class Overview(list):
     def _repr_html_(self) -> str:
         heads = ("", "Lesson", "What you do", "Run all", "Exercises", "File")
         head = "".join(f'<th scope="col" style="text-align:left">{name}</th>' for name in heads)
-        rows = "".join(
-            f'<tr style="text-align:left"><th scope="row">{lesson.section}</th><td>{escape(lesson.title)}</td>'
-            f"<td>{escape(lesson.about)}</td><td>{_minutes(lesson)}</td><td>{lesson.exercises}</td><td>{lesson.file}</td></tr>"
-            for lesson in self
-        )
+        rows = ""
+        for lesson in self:
+            texts = (lesson.title, lesson.about, _minutes(lesson), str(lesson.exercises), lesson.file)
+            cells = "".join(
+                f'<td style="text-align:left">{escape(text)}</td>' for text in texts
+            )  # Jupyter aligns right
+            rows += f'<tr><th scope="row">{lesson.section}</th>{cells}</tr>'
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
     def __repr__(self) -> str:

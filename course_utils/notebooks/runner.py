@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from course_utils.errors import CourseError
+from course_utils.memory import ProcessesPeak
 
 CELL_TIMEOUT = 1800
 
@@ -20,7 +21,7 @@ def execute(notebook, on_cell=None) -> tuple[float, int]:
         on_cell: called with the index of each code cell that has finished.
 
     Returns:
-        (seconds, peak resident memory of the kernel in bytes; 0 where the system does not tell).
+        (seconds, peak memory in bytes of the kernel and all that it started, together).
 
     Raises:
         CourseError: a cell failed: which, and its error.
@@ -41,11 +42,12 @@ def execute(notebook, on_cell=None) -> tuple[float, int]:
             client.on_cell_executed = lambda cell, cell_index, execute_reply: on_cell(cell_index)
         started = time.perf_counter()
         try:
-            client.execute()
+            with ProcessesPeak(own=False) as peak:
+                client.execute()
         except CellExecutionError as error:
             number = next((i for i, cell in enumerate(notebook.cells) if _failed(cell)), "?")
             raise CourseError(f"cell {number} failed: {error.ename}: {error.evalue}\n{error.traceback}") from error
-        return time.perf_counter() - started, _children_peak()
+        return time.perf_counter() - started, peak.bytes
 
 
 def run(file: str | Path, report=print) -> None:
@@ -69,18 +71,8 @@ def run(file: str | Path, report=print) -> None:
     seconds, peak = execute(notebook, on_cell)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    memory = f", peak {peak / 1e6:.0f} MB" if peak else ""
-    report(f"{Path(file).name}: {total} cells ran in {seconds:.0f} s{memory}")
+    report(f"{Path(file).name}: {total} cells ran in {seconds:.0f} s, peak {peak / 1e6:.0f} MB")
 
 
 def _failed(cell) -> bool:
     return any(output.output_type == "error" for output in cell.get("outputs", []))
-
-
-def _children_peak() -> int:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024)

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 02 · LoRA: teach a new behaviour by training one percent
+# # 02 · LoRA: teach a new behaviour by training a few percent or less
 #
 # {{badges}}
 #
@@ -56,6 +56,7 @@ PLAN = {
     "t4": {"fields": FIELDS_ALL, "examples": 842, "longest": 400, "answer": 96, "batch_size": 8, "learning_rate": 5e-4},
     "a100": {"fields": FIELDS_ALL, "examples": 842, "longest": 400, "answer": 96, "batch_size": 8, "learning_rate": 3e-4},
 }[device.tier]
+FULL_RATE = 2e-5  # a usual learning rate of full fine-tuning, for comparison
 SEED = 0
 
 model, tokenizer = models.load()
@@ -91,8 +92,8 @@ for answer in answers_before[:3]:
     print("→", answer.replace("\n", " "), "…")
 
 # %% [markdown]
-# None of it is usable by a program. The model knows the words; it does not know *our behaviour*. That is what fine-tuning is
-# for. The question is what to train.
+# What is no valid record is of no use to a program. The model knows the words; it does not know *our behaviour*. That is
+# what fine-tuning is for. The question is what to train.
 
 # %% [markdown]
 # ## 3 · Why not simply train everything?
@@ -101,32 +102,35 @@ for answer in answers_before[:3]:
 # copy, a gradient and Adam's two averages: 16 bytes. A frozen one holds its 2 bytes in bfloat16.
 
 # %%
-def states_gb(name, method, rank=16):
-    """Model states in GB, activations not counted."""
+def states_gb(name, rank=16):
+    """Model states in GB by method, activations not counted."""
     count = memory.count_parameters(name, rank)
     shape = memory.ARCHITECTURES[name]
     # Tables that stay in 16 bits when the linear layers are quantised: embedding and head.
     tables = (1 if shape["tie_word_embeddings"] else 2) * shape["vocab_size"] * shape["hidden_size"]
     bits_nf4 = 4 + 8 / 64 + 32 / (64 * 256)  # 4-bit codes, 8-bit block scales, 32-bit scales of those
-    return {
+    in_bytes = {
         "full, mixed precision": 16 * count.base,
         "full, pure bf16": 8 * count.base,
         "LoRA": 2 * count.base + 16 * count.trainable,
         "QLoRA": bits_nf4 / 8 * (count.base - tables) + 2 * tables + 16 * count.trainable,
-    }[method] / 1e9
+    }
+    return {method: size / 1e9 for method, size in in_bytes.items()}
 
 
-METHODS = ["full, mixed precision", "full, pure bf16", "LoRA", "QLoRA"]
-states = {name: {m: states_gb(name, m) for m in METHODS} for name in ("Llama-2-7B", "Llama-3.1-8B", "Llama-2-70B")}
+states = {name: states_gb(name) for name in ("Llama-2-7B", "Llama-3.1-8B", "Llama-2-70B", "Llama-3.1-70B")}
+METHODS = list(states["Llama-2-7B"])
 for name, row in states.items():
     print(f"{name:<13}", *(f"{m}: {gb:6.1f} GB" for m, gb in row.items()), sep="   ")
 
 # %%
+# The course's list of cards, with the memory that PyTorch reports, in units of 10^9 bytes.
+CARDS = {"RTX 3060": "rtx3060", "RTX 4090": "rtx4090", "A100 of 40 GB": "a100-40gb", "A100 of 80 GB": "a100"}
 figures.bars(
     {method: states["Llama-2-7B"][method] for method in METHODS},
     "Llama-2-7B: weights, gradients and optimiser states",
     "GB, activations not counted",
-    limits={"RTX 3060": 12, "RTX 4090": 24, "A100": 80},
+    limits={card: round(memory.GPUS[key] / 1e9, 1) for card, key in CARDS.items() if "40 GB" not in card},
 )
 
 # %% [markdown]
@@ -149,18 +153,29 @@ claims.check(
 )
 
 # %%
-fits = {
-    "7B LoRA, RTX 4090 (24 GB)": states["Llama-2-7B"]["LoRA"] < 0.9 * 24,
-    "7B QLoRA, RTX 3060 (12 GB)": states["Llama-2-7B"]["QLoRA"] < 0.9 * 12,
-    "70B QLoRA, A100 (40 GB)": states["Llama-2-70B"]["QLoRA"] < 0.9 * 40,
-    "70B QLoRA, A100 (80 GB)": states["Llama-2-70B"]["QLoRA"] < 0.9 * 80,
-    "7B full in pure bf16, one 80 GB card": states["Llama-2-7B"]["full, pure bf16"] < 0.9 * 80,
-}
+ROOM = 0.9  # states may take so much of a card; lesson 03 adds activations, and keeps the same tenth free
+
+
+def on(card, name, method):
+    """Whether a model's states fit on a card."""
+    return 1e9 * states[name][method] <= ROOM * memory.GPUS[CARDS[card]]
+
+
+claimed = [("RTX 4090", "Llama-2-7B", "LoRA"), ("RTX 3060", "Llama-2-7B", "QLoRA"),
+           ("A100 of 80 GB", "Llama-2-70B", "QLoRA"), ("A100 of 80 GB", "Llama-3.1-70B", "QLoRA")]  # fmt: skip
+beside = [("A100 of 40 GB", "Llama-2-70B", "QLoRA"), ("A100 of 40 GB", "Llama-3.1-70B", "QLoRA"),
+          ("A100 of 80 GB", "Llama-2-7B", "full, pure bf16")]  # fmt: skip
+assert [on(*case) for case in beside] == [False, False, True]  # which the verdict says in words
 claims.check(
     "L2",
-    measured="; ".join(f"{what}: {'fits' if yes else 'does not fit'}" for what, yes in fits.items()),
-    holds=fits["7B LoRA, RTX 4090 (24 GB)"] and fits["7B QLoRA, RTX 3060 (12 GB)"] and fits["70B QLoRA, A100 (80 GB)"],
-    when="the A100 for 70B is the one with 80 GB; and a 7B model in pure bf16 needs no cluster, one 80 GB card holds its states",
+    measured=f"states in {100 * ROOM:.0f} % of the card: " + "; ".join(
+        f"{name} {method} on {card}: {'fits' if on(card, name, method) else 'does not fit'}"
+        for card, name, method in claimed + beside
+    ),
+    holds=all(on(*case) for case in claimed),
+    when="the A100 for 70B is the one with 80 GB, for Llama-2-70B as for Llama-3.1-70B; and 'full' needs no cluster at 7B: "
+    "in pure bfloat16 one such card holds its states",
+    because="one of the pairs does not fit",
 )
 
 # %% [markdown]
@@ -286,7 +301,7 @@ claims.check(
     f"{ratios['full, pure bf16']:.1f}x than in pure bf16; SmolLM2-135M: {counts['SmolLM2-135M'].percent:.1f} % trained",
     holds=all(8 <= ratio <= 12 for ratio in ratios.values()) and all(count.percent < 1 for count in counts.values()),
     because="the share is under 1 % for 7B and more, not for small models; and the frozen weights remain, so that memory falls "
-    "by the factors measured, not tenfold",
+    "by the factors measured, not tenfold. Whether quality is comparable was not tested here: full fine-tuning was not run",
 )
 
 # %% [markdown]
@@ -318,9 +333,11 @@ claims.check(
     measured=f"two thin matrices of rank 16: {thin:,} numbers for {wide:,} ({100 * thin / wide:.2f} %); at this model's "
     f"{layer.weight.shape[0]} x {layer.weight.shape[1]} matrix 16 directions hold {100 * top16:.0f} % of the gradient's energy",
     holds=top16 > 0.8,
-    when="the task is narrow, as here; large instruction sets and continued pre-training need more rank "
-    "(Biderman et al., 2024, LoRA Learns Less and Forgets Less)",
-    because="the gradient is spread over more directions than that",
+    when=f"the gradient of {len(encoded)} examples before training stands for the update, which only full fine-tuning would "
+    "show; and the task is narrow, as here: large instruction sets and continued pre-training need more rank (Biderman et "
+    "al., 2024, LoRA Learns Less and Forgets Less)",
+    because=f"the gradient of {len(encoded)} examples is spread over more directions than that; the update of full "
+    "fine-tuning itself was not measured",
 )
 
 # %% [markdown]
@@ -331,10 +348,10 @@ claims.check(
 # | setting | here | why |
 # | --- | --- | --- |
 # | rank r | 16 | a common start; 4, 8, 16, 32, 64 are usual, more is not always better |
-# | alpha | 32 | 2r by habit; it scales the update by alpha / r, so it acts like a factor on the learning rate |
+# | alpha | 32 | 2r by habit; it scales the update by alpha / r, so at a fixed rank it acts roughly like a factor on the learning rate |
 # | target modules | all linear layers | at equal size better than attention alone (Schulman et al., 2025, LoRA Without Regret) |
 # | dropout | 0 | 0.05-0.1 when a small set overfits |
-# | learning rate | about 10x that of full fine-tuning | B grows from zero; short runs and small models want more still |
+# | learning rate | by size of model, printed below | about 10x that of full fine-tuning (LoRA Without Regret); short runs and small models want more still |
 
 # %%
 def new_adapter(base, rank=16, alpha=32, targets="all-linear", seed=SEED):
@@ -346,7 +363,9 @@ def new_adapter(base, rank=16, alpha=32, targets="all-linear", seed=SEED):
 
 tuned = new_adapter(model)
 trainable, total = tuned.get_nb_trainable_parameters()
-print(f"{trainable:,} of {total:,} parameters train")
+print(f"{trainable:,} of {total:,} parameters train, {100 * trainable / total:.1f} %")
+factor = PLAN["learning_rate"] / FULL_RATE
+print(f"learning rate {PLAN['learning_rate']:g}, {factor:.0f} times the {FULL_RATE:g} that is usual for full fine-tuning")
 
 # %% [markdown]
 # **Predict the memory** that training adds, with the simple formula: 12 more bytes a trained parameter (gradient and Adam's two
@@ -381,11 +400,15 @@ measured = report.gpu_allocated_peak - 2 * total if report.gpu_allocated_peak el
 print(f"memory added by training: predicted {sum(predicted.values()) / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB "
       f"({100 * (sum(predicted.values()) / measured - 1):+.0f} %)")
 print(report)
+print("the course's own forecast:", history.memory)
 memory.release()  # what training has freed goes back to the system
 
 # %% [markdown]
-# The simple formula knows nothing of the wide gated feed-forward block, of what the fused LoRA function saves, or of the
-# allocator. Section 03 builds an estimator that does.
+# Where the simple formula comes near, that is luck: it knows nothing of the wide gated feed-forward block, of what the fused
+# functions save, or of the allocator. The course's forecast, `memory.estimate`, counts the tensors of both. It is made for
+# GPUs, where live tensors are what is measured; a CPU's resident memory also holds what libraries and the allocator keep,
+# for which it has a rule of thumb only, and there it can be further off than the simple formula. Lesson 03 uses it for cards
+# of all sizes.
 
 # %%
 history.plot("Fine-tuning on support tickets")
@@ -432,8 +455,11 @@ for field in ("category", "escalation"):
           f"the model in {100 * scores_after.exact[field].value:.0f} %")
 
 # %% [markdown]
-# The format is learned, on products and phrasings the training never showed. Judgement (which category, which escalation)
-# is learned less completely: a 135M model has little of it to begin with. The intervals say how much 100 examples can tell.
+# The format is learned, on products and phrasings the training never showed. Judgement (which category, which escalation) is
+# learned less completely on the CPU tier, whose 135M model has little of it to begin with. The intervals say how much 100
+# examples can tell. One reservation: while this lesson was built, early runs (learning rate, order of the fields) were
+# looked at on these test messages before choices moved to other data, so the scores may be a little kind
+# (`data/support_tickets/CARD.md`).
 
 # %%
 # Machines round differently, so these bounds are wide; the recorded runs with three seeds are in benchmarks/records/.
@@ -445,7 +471,8 @@ assert min(scores_after.exact["category"].value, scores_after.exact["escalation"
 # ## 9 · What the knobs do
 #
 # Seven short runs from the same start, each judged by its loss on the last batches it sees, which it has never seen before.
-# **Predict** the order before you look: rank 1, 16, 32; q and v only; alpha doubled; rate doubled; the rate of full fine-tuning.
+# The first bar is that start: the same batches at a rate of practically zero. **Predict** the order before you look: rank 1,
+# 16, 32; q and v only; alpha doubled; rate doubled; the rate of full fine-tuning.
 
 # %%
 short = sorted(chosen, key=lambda c: len(objective.encode(tokenizer, c, 4096, "train")))[: 2 * 5]
@@ -465,35 +492,38 @@ def short_run(rank=16, alpha=32, targets="all-linear", learning_rate=1e-3):
 
 
 knobs = {
+    "before training": short_run(learning_rate=1e-12),
     "r=1": short_run(rank=1),
     "r=16": short_run(),
     "r=32": short_run(rank=32),
     "r=16, q and v only": short_run(targets=["q_proj", "v_proj"]),
     "r=16, alpha doubled": short_run(alpha=64),
     "r=16, rate doubled": short_run(learning_rate=2e-3),
-    "r=16, rate of full fine-tuning": short_run(learning_rate=2e-5),
+    "r=16, rate of full fine-tuning": short_run(learning_rate=FULL_RATE),
 }
 memory.release()
-figures.bars(knobs, "Loss on new examples after three short steps", "loss (nats per scored token), lower is better")
+figures.bars(knobs, "Loss on new examples, at the fourth and fifth step", "loss (nats per scored token), lower is better")
 
 # %%
 print(f"at the same alpha, rank 1 to 32 changes the loss by {abs(knobs['r=32'] - knobs['r=1']):.2f}; "
       f"q and v only costs {knobs['r=16, q and v only'] - knobs['r=16']:+.2f}; "
-      f"alpha x2 and rate x2 end {abs(knobs['r=16, alpha doubled'] - knobs['r=16, rate doubled']):.2f} apart; "
-      f"at the rate of full fine-tuning it is still {knobs['r=16, rate of full fine-tuning']:.2f}")
+      f"alpha x2 changes it by {knobs['r=16, alpha doubled'] - knobs['r=16']:+.2f}, rate x2 by "
+      f"{knobs['r=16, rate doubled'] - knobs['r=16']:+.2f}; at the rate of full fine-tuning it is still "
+      f"{knobs['r=16, rate of full fine-tuning']:.2f}, from {knobs['before training']:.2f} before training")
 
 # %% [markdown]
-# Compare the three ranks with the three bars below them: which layers are adapted and how fast they learn matters more. Alpha is
-# a learning rate in disguise: Adam's step has a fixed size, so what counts is the product of the rate and alpha / r. Tune one
-# of them and leave the other alone. (Alpha = 2r, a common habit, makes a higher rank learn faster *for this reason*.) The last
-# bar is the first common mistake.
+# Compare the three ranks with the three bars below them. At a fixed rank alpha acts like a learning rate, since Adam's step
+# has a fixed size; but only roughly, as the line above shows: the rate moves both A and B, alpha scales their product once.
+# Tune one of them and leave the other alone. *Across* ranks an early step goes with rate × alpha, since each of the r
+# directions adds its share of alpha / r. So ranks with the same alpha start about alike, and alpha = 2r, a common habit,
+# lets a higher rank take larger steps. The last bar is the first common mistake.
 
 # %%
-start = history.losses[0]
+start = knobs["before training"]
 claims.check(
     "L8",
-    measured=f"loss on new examples after three steps: {knobs['r=1']:.2f} at rank 1, {knobs['r=16']:.2f} at 16, {knobs['r=32']:.2f} at 32 "
-    f"(start {start:.2f}); {scores_after.valid} valid format with rank 16",
+    measured=f"loss on the same new examples: {start:.2f} before training, after three and four steps {knobs['r=1']:.2f} at "
+    f"rank 1, {knobs['r=16']:.2f} at 16, {knobs['r=32']:.2f} at 32; {scores_after.valid} valid format with rank 16",
     holds=start - knobs["r=1"] > 0.8 * (start - knobs["r=32"]) and scores_after.valid.value >= 0.9,
     because="rank 1 learned much less than rank 32",
 )
@@ -617,6 +647,38 @@ assert dead.A.grad.abs().max() == 0
 assert dead.B.grad.abs().max() == 0
 
 # %% [markdown]
+# **Ignoring the validation curve.** Eight examples, over and over: the training loss falls for as long as you like. *Early
+# stopping* ends a run after a few validation losses that are no better than the best, and goes back to the weights of the best.
+# **Predict:** after how many of the 16 epochs? And which of the two runs writes its training answers word for word?
+
+# %%
+shortest, others = sorted(task.train, key=lambda c: len(c[1]["content"]))[:8], held_out[:8]
+often = {"epochs": 16, "evaluate_every": 2, "batch_size": 4, "schedule": "constant", "seed": SEED}
+runs = {}
+for name, patience in (("to the end", None), ("early stopping", 2)):
+    student = new_adapter(models.load()[0])
+    settings = training.Settings(learning_rate=PLAN["learning_rate"], early_stopping=patience, **often)
+    runs[name] = run = training.fit(student, tokenizer, shortest, others, settings=settings)
+    own, new = (evaluation.memorisation(student, tokenizer, rows) for rows in (shortest, others))
+    print(f"{name:<15}{len(run.steps):>3} steps; validation loss at its lowest {min(run.validation_losses):.2f}, at the end "
+          f"{run.validation_losses[-1]:.2f}; word for word {own} of its own answers, {new} of others")
+
+# %%
+figures.learning_curve(runs, "Eight examples, again and again")
+
+# %%
+whole, stopped = runs["to the end"], runs["early stopping"]
+print(f"stopped after {len(stopped.steps)} of {len(whole.steps)} steps; the weights are those of step {stopped.best_step}")
+if device.tier == "cpu":
+    assert len(stopped.steps) < len(whole.steps) and whole.validation_losses[-1] > min(whole.validation_losses)
+student = None
+memory.release()
+
+# %% [markdown]
+# Three signs of overfitting, then: the training loss falls while the validation loss turns up; training answers come back
+# verbatim, others do not; and on held-out messages quality no longer rises. The first is free, so always send validation data.
+
+# %% [markdown]
 # **Merging twice.** The update is added a second time; nothing complains, the answers get worse. (Here ten times, so that it
 # shows on one prompt.)
 
@@ -644,7 +706,7 @@ else:
     raise AssertionError("a module name that matches nothing must be refused")
 
 # %% [markdown]
-# ## 13 · Claims of this section
+# ## 13 · Claims of this lesson
 
 # %%
 table = claims.table()
@@ -687,4 +749,4 @@ quiz("02")
 # - Format is learned within a few hundred examples; rank hardly matters for that, the learning rate does.
 # - Merged it costs nothing; kept apart it costs latency and buys switching.
 #
-# Next, section 03 squeezes the frozen base into 4 bits.
+# Next, lesson 03 squeezes the frozen base into 4 bits.

@@ -58,19 +58,19 @@ device = hardware.detect()
 print("kind:", device.kind, "| tier:", device.tier, "| computes in:", device.dtype)
 
 # %%
-# Set-up by tier. RLHF holds two bodies at once, so that a card of 24 GB works with the smaller model.
-TIER = "t4" if device.tier == "a100" and device.memory_bytes < 38e9 else device.tier
+# Set-up by tier.
 ALL = {"pairs": 220, "held_back": 220, "test": 106, "answers": 106, "longest": 80, "rollouts": 20, "prompts": 16, "few": 96, "piece": None}
 PLAN = {
-    # pairs: to learn from; held_back: the judge's; answers, longest: sampled after each method, in tokens; rollouts of so many prompts:
-    # PPO's; few: pairs in section 9; piece: tokens at once in the reward models; rate: learning rates, as a factor
+    # pairs: to learn from; held_back: the second reward model's; answers, longest: sampled after each method, in tokens;
+    # rollouts of so many prompts: PPO's; few: pairs in section 9; piece: tokens at once in the reward models; rate: learning
+    # rates, as a factor
     "cpu": {"pairs": 80, "held_back": 80, "test": 35, "answers": 16, "longest": 56, "rollouts": 5, "prompts": 8, "few": 32, "piece": 200, "rate": 1},
     "t4": ALL | {"rate": 0.4},
     "a100": ALL | {"rate": 0.2},
-}[TIER]
+}[device.tier]
 SEED = 0
 
-base, tokenizer = models.load(tier=TIER)
+base, tokenizer = models.load()
 pairs = load_preferences()
 print(f"{len(pairs.train)} pairs for training, {len(pairs.test)} for the test")
 
@@ -282,7 +282,7 @@ assert all(abs(float(gap)) < 1e-4 for gap in gaps.values())
 # ## 4 · SFT: imitate the desk as it is
 #
 # The demonstrations are what a desk really has: replies of all its agents, the good and the bad ones. One reply of each pair,
-# drawn at random. Other pairs are held back, for a judge that no method trains on.
+# drawn at random. Other pairs are held back, for a second reward model that no method sees in training.
 
 # %%
 objective = training.DPO()
@@ -321,14 +321,14 @@ def fit(model, rows, objective, **changes):
 
 # %% [markdown]
 # What is looked at after each method: does the model find the chosen reply of a test pair likelier, a token, than the rejected
-# one; and the answers that it samples itself, by the rules now and by the judge later.
+# one; and the answers that it samples itself, by the rules now and by the held-out reward model later.
 
 # %%
 seen = {}
 
 
 def look(name, model, history=None, reference=None, pairs_too=True):
-    """Note what a model does; the judge comes later."""
+    """Note what a model does; the held-out reward model comes later."""
     found = {"history": history}
     if pairs_too:
         found["pairs"] = evaluation.likelihoods(model, tokenizer, test)
@@ -359,9 +359,7 @@ look("SFT", start, sft_history)
 #
 # ## 5 · DPO
 #
-# A new adapter on the SFT model, which stays the reference. The settings that circulate (learning rate 5e-7, β 0.1, one epoch) are
-# those of full fine-tuning on tens of thousands of pairs; an adapter on a few hundred takes a rate several hundred times as high.
-# **Predict:** the loss before the first step?
+# A new adapter on the SFT model, which stays the reference. **Predict:** the loss before the first step?
 
 # %% tags=["dpo"]
 dpo, dpo_history = fit(start, mine, training.DPO(beta=0.1))
@@ -370,6 +368,25 @@ print(f"loss at the first step {dpo_history.losses[0]:.4f}, ln 2 = {math.log(2):
 look("DPO", dpo, dpo_history)
 dpo.unload()
 assert abs(dpo_history.losses[0] - math.log(2)) < 0.02
+
+# %%
+ours = dpo_history.settings
+print(f"{'':<22}{'in the wild':>12}{'here':>10}{'here / wild':>13}")
+for what, wild, here in (
+    ("β", 0.1, training.DPO().beta),
+    ("learning rate", 5e-7, ours.learning_rate),
+    ("epochs", 1, ours.epochs),
+    ("pairs in a batch", 2, ours.batch_size),
+    ("accumulated batches", 8, ours.gradient_accumulation_steps),
+    ("pairs in a step", 2 * 8, ours.batch_size * ours.gradient_accumulation_steps),
+):
+    print(f"{what:<22}{wild:>12g}{here:>10g}{here / wild:>13g}")
+print(f"steps here: {len(dpo_history.steps)}")
+
+# %% [markdown]
+# The settings of the first column circulate. They are those of full fine-tuning on tens of thousands of pairs, with many more steps
+# to come far in. An adapter takes a higher rate (lesson 02), and so few steps need one. β can stay: it says how dear the way is, not
+# how long a step.
 
 # %%
 dpo_history.plot_metrics(["reward_chosen", "reward_rejected"], "DPO: implicit rewards, β x log-ratio", "nats x β")
@@ -457,7 +474,7 @@ memory.release()
 # pairs has good examples too. It is the cheapest method of all, and every other one has to beat it.
 
 # %% tags=["orpo"]
-fresh, _ = models.load(tier=TIER)
+fresh, _ = models.load()
 orpo, orpo_history = fit(fresh, mine, training.ORPO(beta=0.5), learning_rate=1e-3)
 print(orpo_history)
 look("ORPO", orpo, orpo_history, reference=start)
@@ -474,22 +491,23 @@ memory.release()
 # %% [markdown]
 # ## 8 · Side by side
 #
-# **The same messages, answered by every model** (sampled, not picked). Read them before you look at the figures. 135 million
-# parameters on a hundred replies write much nonsense, at temperature 1 all the more; what preferences change first is the form:
-# length, caveats, a next step.
+# **The same messages, answered by every model** (sampled, not picked). Read them before you look at the figures. The smaller a
+# model, the more nonsense it writes, at temperature 1 all the more; what preferences change first is the form: length, caveats, a
+# next step.
 
 # %%
+print(f"{start.num_parameters() / 1e6:,.0f} million parameters, trained on {PLAN['pairs']} pairs")
 widgets.side_by_side(messages[:4], {name: found["answers"][:4] for name, found in seen.items()})
 
 # %% [markdown]
-# Now the judge: a second reward model, trained on pairs that nothing else has seen. A method that has only
+# Now a second, **held-out reward model** (`judge` in the code), trained on pairs that nothing else has seen. A method that has only
 # learned to please its own reward model will please this one less. Both come from one body and one kind of pairs, so they share
-# blind spots: reading stays necessary.
+# blind spots: reading stays necessary. (In lesson 05 a judge is a strong model with a rubric, which this one is not.)
 
 # %%
 judge_body, judge_history, judge = reward_model(held_back, SEED + 1)
 judge_ranks = ranks(judge, test)
-print(f"the judge ranks {judge_ranks} of the test pairs")
+print(f"the held-out reward model ranks {judge_ranks} of the test pairs")
 for found in seen.values():
     found["judge"] = judge(asked, found["answers"])
 
@@ -507,19 +525,19 @@ def shown(score, scale=1, digits=1):
     return f"{scale * score.value:+.{digits}f} [{scale * score.low:+.{digits}f}, {scale * score.high:+.{digits}f}]"
 
 
-print(f"{'against SFT':<16}{'pairs right, points':>24}{'judge':>24}{'rules, points':>24}")
+print(f"{'against SFT':<16}{'pairs right, points':>24}{'held-out reward':>24}{'rules, points':>24}")
 for name in seen:
     if name != "SFT":
         right = shown(better(name, "pairs"), 100, 0) if "pairs" in seen[name] else ""
         print(f"{name:<16}{right:>24}{shown(better(name, 'judge')):>24}{shown(better(name, 'rules'), 100, 0):>24}")
 
 # %%
-print(f"{'':<16}{'judge':>7}{'rules':>8}{'format':>8}{'tokens':>8}{'KL':>7}{'seconds':>9}{'+ memory':>10}{'trained on':>16}")
+print(f"{'':<16}{'held-out reward':>15}{'rules':>8}{'format':>8}{'tokens':>8}{'KL':>7}{'seconds':>9}{'+ memory':>10}{'trained on':>16}")
 for name, found in seen.items():
     history = found["history"]
     seconds = history.seconds + history.reference_seconds + history.rollout_seconds
     means = {what: evaluation.mean(found[what]).value for what in ("judge", "rules", "format", "tokens", "kl")}
-    print(f"{name:<16}{means['judge']:>7.2f}{100 * means['rules']:>6.0f} %{100 * means['format']:>6.0f} %{means['tokens']:>8.0f}{means['kl']:>7.1f}"
+    print(f"{name:<16}{means['judge']:>15.2f}{100 * means['rules']:>6.0f} %{100 * means['format']:>6.0f} %{means['tokens']:>8.0f}{means['kl']:>7.1f}"
           f"{seconds:>9.0f}{(history.memory.measured or 0) / 1e6:>7.0f} MB{history.tokens:>9,} tokens")  # fmt: skip
 
 # %% [markdown]
@@ -529,17 +547,17 @@ for name, found in seen.items():
 #
 # ### The price of reward: KL
 #
-# A method should be judged not by how much reward it gets, but by how much *at this distance* from where it began: what lies far
-# out was paid for with things that the judge does not see.
+# What counts is not how much reward a method gets, but how much *at this distance* from where it began: what lies far out was paid
+# for with things that no reward model sees.
 
 # %% tags=["sweep"]
-def frontier(points, title):
-    """Name → (KL, judge's reward), one or several of each."""
-    return figures.lines(points, title, "KL from the SFT model, nats an answer", "judge's reward")
+def kl_reward(points, title):
+    """The trade-off of KL and reward: name → (KL, held-out reward), one or several of each."""
+    return figures.lines(points, title, "KL from the SFT model, nats an answer", "held-out reward")
 
 
-frontier({name: tuple([evaluation.mean(found[what]).value] for what in ("kl", "judge")) for name, found in seen.items()},
-         f"This run: {len(asked)} answers of each")  # fmt: skip
+kl_reward({name: tuple([evaluation.mean(found[what]).value] for what in ("kl", "judge")) for name, found in seen.items()},
+          f"This run: {len(asked)} answers of each")  # fmt: skip
 
 # %% [markdown]
 # One run on few answers. The same methods with several seeds, on more pairs, and DPO with several values of β, are in a record that
@@ -548,49 +566,91 @@ frontier({name: tuple([evaluation.mean(found[what]).value] for what in ("kl", "j
 # %%
 record = json.loads(assets.record("alignment").read_text(encoding="utf-8"))
 print(f"recorded {record['date']} on {record['machine']}, seeds {record['seeds']}, {record['plan']['pairs']} pairs")
-recorded = record["frontier"]
+
+
+def of_seeds(name, what):
+    """A method's mean answer in the record: over all seeds, in the lowest, in the highest."""
+    means = [sum(values) / len(values) for values in (run["methods"][name][what] for run in record["runs"])]
+    return sum(means) / len(means), min(means), max(means)
+
+
+stored_as = {"β = 0.1": "DPO"}
+recorded = {name: {what: of_seeds(stored_as.get(name, name), what) for what in ("kl", "judge")} for name in record["frontier"]}
 betas = sorted((name for name in recorded if name.startswith("β")), key=lambda name: recorded[name]["kl"][0])
 swept = {f"DPO, {', '.join(betas)}": tuple([recorded[name][what][0] for name in betas] for what in ("kl", "judge"))}
 others = {name: tuple([means[what][0]] for what in ("kl", "judge")) for name, means in recorded.items() if name not in betas}
-frontier(swept | others, f"The record: {len(record['seeds'])} seeds, {record['plan']['pairs']} pairs")
+kl_reward(swept | others, f"The record: {len(record['seeds'])} seeds, {record['plan']['pairs']} pairs")
 
 # %%
 for name, means in recorded.items():
-    print(f"{name:<15} KL {means['kl'][0]:5.1f} [{means['kl'][1]:.1f}, {means['kl'][2]:.1f}]   judge {means['judge'][0]:+.2f} [{means['judge'][1]:+.2f}, {means['judge'][2]:+.2f}]")
+    (kl, near, far), (gain, least, most) = means["kl"], means["judge"]
+    print(f"{name:<15} KL {kl:5.1f} ({near:.1f} to {far:.1f})   held-out reward {gain:+.2f} ({least:+.2f} to {most:+.2f})")
 
 # %% [markdown]
-# A small β lets the policy run far, a large one keeps it near. The slope of the curve is what each further nat buys. And who beats
-# SFT, pair by pair and answer by answer?
+# In brackets: the seed with the lowest mean and the one with the highest. An interval over the answers of all seeds together would
+# be narrower, and would speak of these very models; how far another training run may land from them, only the seeds can say.
+#
+# A small β lets the policy run far, a large one keeps it near. The slope of the curve is what each further nat buys. At the same β
+# DPO ended elsewhere in this run than in the record. **Predict:** why?
 
 # %%
-print(f"{'record, against SFT':<20}{'pairs right, points':>24}{'judge':>24}{'rules, points':>24}")
-for name, gains in record["gain over SFT"].items():
-    if name not in betas:
-        cells = {what: evaluation.Score(*gains[what]["all"], n=0) for what in gains}
-        right = shown(cells["right"], 100, 0) if "right" in cells else ""
-        print(f"{name:<20}{right:>24}{shown(cells['judge']):>24}{shown(cells['rules'], 100, 0):>24}")
+batch, steps = dpo_history.settings.batch_size, len(dpo_history.steps)
+longer_run = math.ceil(record["plan"]["pairs"] / batch)
+rate = dpo_history.settings.learning_rate / PLAN["rate"]  # the record's: the CPU tier's
+here, there = ({name: found[name]["kl"] for name in ("DPO", "PPO")} for found in (seen, recorded | {"DPO": recorded["β = 0.1"]}))
+here = {name: evaluation.mean(values).value for name, values in here.items()}
+print(f"this run:   DPO KL {here['DPO']:4.1f} after {steps} steps at {dpo_history.settings.learning_rate:g}; "
+      f"PPO {here['PPO']:4.1f} after {PLAN['rollouts']} rollouts")  # fmt: skip
+print(f"the record: DPO KL {there['DPO'][0]:4.1f} after {longer_run} steps at {rate:g}; "
+      f"PPO {there['PPO'][0]:4.1f} after {record['plan']['rollouts']} rollouts")  # fmt: skip
+margins = dpo_history.metric("margin")
+quarters = [evaluation.mean(margins[i * steps // 4 : (i + 1) * steps // 4]).value for i in range(4)]
+print("DPO's margin in this run, quarter by quarter:", " ".join(f"{margin:.2f}" for margin in quarters))
 
 # %% [markdown]
-# By the judge and by the rules, all of them. One figure stays where it was: PPO hardly moves the likelihood of *written* pairs. It
-# only ever sees answers of its own, and makes the better ones likelier; what somebody else wrote is not among them. DPO and ORPO
-# train on just such texts.
+# The two plans differ in pairs, and so in steps (on a GPU in the model too). DPO looks at written pairs only, and moves on as long
+# as their margin grows; β weighs against that, in full only where training has come to rest. PPO is charged for each nat of its
+# own answers, rollout by rollout. So which of the two ends nearer to SFT is a matter of the plan, not of the method.
+#
+# And who beats SFT, pair by pair and answer by answer?
+
+# %%
+def with_seeds(gain, scale=1, digits=1):
+    """Mean gain over SFT, with the lowest and the highest of the seeds."""
+    means = [scale * seed[0] for seed in gain["seeds"]]
+    return f"{scale * gain['all'][0]:+.{digits}f} ({min(means):+.{digits}f} to {max(means):+.{digits}f})"
+
+
+print(f"{'record, against SFT':<20}{'pairs right, points':>24}{'held-out reward':>24}{'rules, points':>24}")
+gains = {name: gain for name, gain in record["gain over SFT"].items() if name not in betas}
+for name, gain in gains.items():
+    right = with_seeds(gain["right"], 100, 0) if "right" in gain else ""
+    print(f"{name:<20}{right:>24}{with_seeds(gain['judge']):>24}{with_seeds(gain['rules'], 100, 0):>24}")
+assert all(seed[0] > 0 for gain in gains.values() for what in ("judge", "rules") for seed in gain[what]["seeds"])
+
+# %% [markdown]
+# By the held-out reward model and by the rules, all of them, with every seed. One figure stays where it was: PPO hardly moves the
+# likelihood of *written* pairs. It only ever sees answers of its own, and makes the better ones likelier; what somebody else wrote
+# is not among them. DPO and ORPO train on just such texts.
 
 # %%
 live = {name: evaluation.mean(seen[name]["kl"]) for name in ("PPO", "PPO without KL")}
 with_kl, without = (recorded[name]["kl"] for name in live)
 claims.check(
     "A5",
-    measured=f"PPO with the penalty {with_kl[0]:.1f} [{with_kl[1]:.1f}, {with_kl[2]:.1f}] nats an answer in the record, without {without[0]:.1f} "
-    f"[{without[1]:.1f}, {without[2]:.1f}]; after this run's {PLAN['rollouts']} rollouts {live['PPO'].value:.1f} and {live['PPO without KL'].value:.1f}; DPO, whose β is "
-    f"the same penalty, {recorded[betas[0]]['kl'][0]:.1f} at {betas[0]} and {recorded[betas[-1]]['kl'][0]:.1f} at {betas[-1]}",
+    measured=f"PPO with the penalty {with_kl[0]:.1f} nats an answer in the record ({with_kl[1]:.1f} to {with_kl[2]:.1f}, "
+    f"seed by seed), without {without[0]:.1f} ({without[1]:.1f} to {without[2]:.1f}); after this run's {PLAN['rollouts']} rollouts "
+    f"{live['PPO'].value:.1f} and {live['PPO without KL'].value:.1f}; DPO, whose β is the same penalty, in the record "
+    f"{recorded[betas[0]]['kl'][0]:.1f} at {betas[0]} and {recorded[betas[-1]]['kl'][0]:.1f} at {betas[-1]}",
     holds=with_kl[2] < without[1] and recorded[betas[0]]["kl"][2] < recorded[betas[-1]]["kl"][1],
-    because="the runs did not end measurably apart",
+    because="with some seeds the runs did not end apart",
 )
 
 # %% [markdown]
 # ## 9 · A gallery of failures
 #
-# **A learning rate that is too high.** DPO's loss looks splendid, it is easy to drive to zero. **Predict:** and the answers?
+# **A learning rate that is too high.** DPO again, on fewer pairs and in larger steps. **Predict:** does the loss give it away? Do
+# the rules?
 
 # %% tags=["gallery"]
 broken, hot = fit(start, mine[: PLAN["few"]], training.DPO(), learning_rate=5e-3, max_steps=8)
@@ -599,24 +659,38 @@ with capture_output():
 broken.unload()
 hot_seen = seen.pop("too high a rate")
 distance = {name: evaluation.mean(found["kl"]).value for name, found in (("DPO", seen["DPO"]), ("too high", hot_seen))}
-print(f"loss {hot.losses[0]:.3f} → {evaluation.mean(hot.losses[-4:]).value:.3f}; KL {distance['too high']:.0f} nats an answer, in section 5 it was {distance['DPO']:.1f}")
+taken, now = len(hot.losses), evaluation.mean(hot.losses[-4:]).value
+calm = evaluation.mean(dpo_history.losses[taken - 4 : taken]).value
+times = hot.settings.learning_rate / dpo_history.settings.learning_rate
+print(f"{times:.0f} times the rate: loss {hot.losses[0]:.3f} → {now:.3f} in {taken} steps; section 5 had {calm:.3f} then, "
+      f"{evaluation.mean(dpo_history.losses[-4:]).value:.3f} at its end")  # fmt: skip
+length = evaluation.mean(hot_seen["tokens"]).value
+print(f"KL {distance['too high']:.0f} nats an answer, {distance['too high'] / length:.1f} a token; in section 5 it was {distance['DPO']:.1f} an answer")
 print("answers:", *(repr(answer[:150]) for answer in hot_seen["answers"][:2]), sep="\n  ")
 print(f"and the rules? {evaluation.mean(hot_seen['rules'])}; before {evaluation.mean(seen['SFT']['rules'])}")
-assert distance["too high"] > 3 * max(distance["DPO"], 3)
-assert evaluation.mean(hot.losses[-4:]).value < math.log(2)
+if device.tier == "cpu":
+    assert distance["too high"] > 3 * max(distance["DPO"], 3)
+    assert now < math.log(2)
 
 # %% [markdown]
-# The loss has fallen, and the answers no longer speak of what was asked. The rules look for form, and may hardly mind: no automatic
-# check replaces reading. The KL tells.
+# A loss that falls, as it does in a healthy run: it does not give this one away. The rules look for form and for a few of the
+# customer's words, and may hardly mind. On the CPU tier the answers still pick up what was asked, but garbled: no automatic check
+# replaces reading. The KL tells.
 
 # %% [markdown]
-# **The chosen reply becomes less likely too.** In the same run, and in milder form in most: the loss asks for a distance, and the
-# cheapest way to it is to push both down, rejected faster.
+# **The chosen reply can become less likely too.** The loss asks for a distance between the two replies. Pushing both down, rejected
+# faster, makes one as well. **Predict:** did that happen here, and in section 5?
 
 # %%
-last = {name: evaluation.mean(hot.metric(name)[-4:]).value / training.DPO().beta for name in ("reward_chosen", "reward_rejected")}
-print(f"log-probability against the reference, last steps: chosen {last['reward_chosen']:+.0f} nats, rejected {last['reward_rejected']:+.0f}")
-assert last["reward_rejected"] < last["reward_chosen"] < 0
+last = {
+    run: {side: evaluation.mean(history.metric(f"reward_{side}")[-4:]).value / training.DPO().beta for side in ("chosen", "rejected")}
+    for run, history in (("the rate too high", hot), ("section 5", dpo_history))
+}
+for run, sides in last.items():
+    print(f"{run:<18} log-probability against the reference, last steps: chosen {sides['chosen']:+.1f} nats, rejected {sides['rejected']:+.1f}")
+print("chosen became less likely in:", ", ".join(run for run, sides in last.items() if sides["chosen"] < 0) or "neither")
+if device.tier == "cpu":
+    assert last["the rate too high"]["rejected"] < last["the rate too high"]["chosen"] < 0
 
 # %% [markdown]
 # **Length hacking.** Suppose that whoever collected the pairs liked detail: chosen is always the longer reply. Nothing in the loss
@@ -655,13 +729,14 @@ seen["hacked"]["judge"] = judge(asked, seen["hacked"]["answers"])
 counts = {"SFT": seen["SFT"]["answers"], "hacked": seen["hacked"]["answers"]} | {key: [row[key] for row in pairs.train] for key in ("chosen", "rejected")}
 counts = {name: evaluation.mean(addressed(None, answers)).value for name, answers in counts.items()}
 print("'you' and 'your' in a reply:", {name: round(count, 1) for name, count in counts.items()})
-print(f"judge against SFT {shown(better('hacked', 'judge'))}, rules, points {shown(better('hacked', 'rules'), 100, 0)}")
+print(f"held-out reward against SFT {shown(better('hacked', 'judge'))}, rules, points {shown(better('hacked', 'rules'), 100, 0)}")
 print("answers:", *(repr(answer[:180]) for answer in seen.pop("hacked")["answers"][:3]), sep="\n  ")
 assert counts["hacked"] > max(counts["chosen"], counts["SFT"])
 
 # %% [markdown]
-# The measure rose; see what the judge and the rules say of what it stood for. The reward model of section 6 is a better measure,
-# and so harder to hack, not impossible: it too has only seen answers near the reference. That is what the KL penalty is for.
+# The measure rose; see what the held-out reward model and the rules say of what it stood for. The reward model of section 6 is a
+# better measure, and so harder to hack, not impossible: it too has only seen answers near the reference. That is what the KL
+# penalty is for.
 
 # %% [markdown]
 # **Preferences that contradict each other.** Every pair twice, the second time the other way round, as two annotators who disagree
@@ -762,6 +837,27 @@ for name, row in priced["over SFT"].items():
     print(f"{name:<20} {times[0]:.2f} x SFT an example [{times[1]:.2f}, {times[2]:.2f}], {row['a token'][0]:.2f} x a token "
           f"[{row['a token'][1]:.2f}, {row['a token'][2]:.2f}]; memory {mega[0]:,.0f} MB [{mega[1]:,.0f}, {mega[2]:,.0f}]")  # fmt: skip
 
+# %% [markdown]
+# Is DPO 1.5 to 2 times as dear as SFT? **Predict:** by which of these ways to count?
+
+# %%
+shared = priced["over SFT"]["DPO, prompt shared"]["an example"]
+took = {name: history.seconds + history.reference_seconds for name, history in (("SFT", sft_history), ("DPO", dpo_history))}
+ways = {
+    "an example, prompt shared as in `fit` (the record)": shared[0],
+    "sections 4 and 5 of this run, once each": took["DPO"] / took["SFT"],
+    "an example, prompt written twice": ratio["DPO", False].value,
+    "a token by the clock": a_token["DPO", False].value,
+    "a token by count, LoRA": counted["DPO", False][0],
+    "a token by count, full fine-tuning": counted["DPO", True][0],
+    "an example by count, LoRA": counted["DPO", False][1],
+    "an example by count, full fine-tuning": counted["DPO", True][1],
+}
+inside = [f"{way} ({value:.2f} x)" for way, value in ways.items() if 1.5 <= value <= 2]
+outside = [f"{way} ({value:.2f} x)" for way, value in ways.items() if not 1.5 <= value <= 2]
+print("in the range:", *inside, sep="\n  ")
+print("outside:", *outside, sep="\n  ")
+
 # %%
 bodies = {
     "SFT": start.num_parameters(), "DPO": start.num_parameters(), "ORPO": start.num_parameters(),
@@ -769,15 +865,14 @@ bodies = {
 }  # fmt: skip
 roles = ("policy", "reference", "reward", "value")
 print("weights of bodies in memory, with LoRA:", {name: f"{count / bodies['SFT']:.1f} x" for name, count in bodies.items()})
-shared = priced["over SFT"]["DPO, prompt shared"]["an example"]
 times = {key: f"{score.value:.1f} x [{score.low:.1f}, {score.high:.1f}]" for key, score in ratio.items()}
 claims.check(
     "A1",
-    measured=f"an example {times['DPO', False]}, with a shared prompt {shared[0]:.1f} x in the record; a token {a_token['DPO', False].value:.2f} x; by count "
-    f"{counted['DPO', False][1]:.1f} an example and {counted['DPO', False][0]:.2f} a token with LoRA, {counted['DPO', True][1]:.1f} and "
-    f"{counted['DPO', True][0]:.2f} in full fine-tuning",
-    holds=1.5 <= ratio["DPO", False].value <= 2,
-    because=f"a token costs {a_token['DPO', False].value:.1f} x; an example has two replies, each with the prompt, and costs as much more as it has tokens",
+    measured=f"an example with a shared prompt, as `fit` trains, {shared[0]:.2f} x [{shared[1]:.2f}, {shared[2]:.2f}] in the record; "
+    f"with the prompt written twice {times['DPO', False]} here",
+    holds=1.5 <= shared[0] <= 2,
+    when=f"it means: {'; '.join(inside)}. It is wrong for: {'; '.join(outside)}",
+    because=f"with a shared prompt an example costs {shared[0]:.2f} x; in the range are: {'; '.join(inside) or 'none of the ways to count'}",
 )
 claims.check(
     "A2",
@@ -793,6 +888,26 @@ claims.check(
     because=f"there are {len(roles)} roles ({', '.join(roles)}); with LoRA they share {bodies['PPO'] / bodies['SFT']:.0f} bodies. The cost alone is "
     f"{'inside' if 3 <= ratio['PPO', True].value <= 10 else 'outside'} the range",
 )
+
+# %% [markdown]
+# ### Which one, when?
+#
+# All of it in one table. *Compute* is the time of an example beside SFT's, as measured in this section.
+
+# %%
+by_clock = {method: f"{ratio[method, share].value:.1f} x" for method, share in METHODS[1:]}
+rows = [
+    ("method", "complexity", "compute", "when"),
+    ("SFT", "low: one model, one loss", "1 x", "always first: the baseline, and where DPO and RLHF start"),
+    ("DPO", "medium: pairs, a reference's log-probabilities", f"{shared[0]:.1f} to {by_clock['DPO']}", "there are pairs; the usual choice"),
+    ("ORPO", "low: pairs, one loss, no reference", by_clock["ORPO"], "SFT and preference in one step"),
+    ("RLHF", "high: reward model, sampling, value head, KL", f"{by_clock['PPO']} + reward model", "at large scale, feedback that never stops"),
+]
+for method, complexity, compute, when in rows:
+    print(f"{method:<8}{complexity:<48}{compute:<22}{when}")
+
+# %% [markdown]
+# DPO's lower figure is with a prompt that both replies share (the record). Its higher one, and ORPO's, have the prompt written twice.
 
 # %% [markdown]
 # ## 11 · The same with TRL
@@ -832,7 +947,7 @@ judge_body = judge = objective = tuned = timed = None  # no longer needed: room 
 memory.release()
 shortest = sorted(mine, key=lambda row: size[row["id"]])[:6]
 for method in ("SFT", "DPO", "ORPO", "Reward"):
-    model = models.load_reward(tier=TIER)[0] if method == "Reward" else models.load(tier=TIER)[0]
+    model = models.load_reward()[0] if method == "Reward" else models.load()[0]
     with capture_output():
         trainer = trl_trainer(method, model, shortest)
         trainer.train()
@@ -841,7 +956,7 @@ for method in ("SFT", "DPO", "ORPO", "Reward"):
     memory.release()
 
 # %% [markdown]
-# TRL's PPO is gone since version 1.16 (2026-09). What took its place is the subject of the last section.
+# TRL's PPO is gone since version 1.16 (2026-09). What took its place is the subject of the next section.
 #
 # ## 12 · Where the field is now
 #
@@ -890,7 +1005,7 @@ def valid_json(completions, **_):
 # %%
 by_length = sorted(triage.train, key=lambda c: len(c[1]["content"]))[:64]
 held = [EXAMPLE + c[1:2] for c in sorted(triage.test, key=lambda c: len(c[1]["content"]))[:40]]
-model, _ = models.load(tier=TIER)
+model, _ = models.load()
 answered = generate(model, tokenizer, held, max_new_tokens=16, temperature=1.0, batch_size=40)
 before = evaluation.proportion([is_valid(answer) for answer in answered])
 with capture_output():
@@ -898,14 +1013,16 @@ with capture_output():
     trainer.train()
 answered = generate(trainer.model, tokenizer, held, max_new_tokens=16, temperature=1.0, batch_size=40)
 after = evaluation.proportion([is_valid(answer) for answer in answered])
+checked = trainer.state.global_step * trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
+print(f"{checked} answers were checked in training")
 print("share of valid answers, step by step:", " ".join(f"{entry['reward']:.2f}" for entry in trainer.state.log_history if "reward" in entry))
 print(f"held-out messages, valid JSON: before {before}, after {after}")
 assert after.value > before.value or before.low > 0.8
 
 # %% [markdown]
-# No pairs, no reward model, no demonstrations to train on: a check and a hundred answers. What GRPO can't do is invent: if none of the
-# siblings is ever right, all differences are zero, and nothing is learned. Hence the example in the prompt. **Predict:** a program
-# can't be flattered. Can it be hacked?
+# No pairs, no reward model, no demonstrations to train on: a check and the answers counted above. What GRPO can't do is invent: if
+# none of the siblings is ever right, all differences are zero, and nothing is learned. Hence the example in the prompt.
+# **Predict:** a program can't be flattered. Can it be hacked?
 
 # %%
 wanted = {c[1]["content"]: row["record"]["category"] for c, row in zip(triage.test, triage.rows["test"])}
@@ -945,7 +1062,7 @@ print("3.", message_of(mine[:4], training.DPO(reference=start)))
 # **Comparing losses of different methods.** DPO begins at 0.69, ORPO at what imitation costs, PPO's can be negative. None of them says
 # anything about another; held-out preferences and read answers do.
 #
-# ## 14 · Claims of this section
+# ## 14 · Claims of this lesson
 
 # %%
 table = claims.table()
@@ -954,6 +1071,8 @@ table
 
 # %% [markdown]
 # ## 15 · Quiz
+#
+# Each choice opens to say why it is right or wrong. `quiz("04").answer(1, "b")` says the same as text.
 
 # %%
 quiz("04")
@@ -981,11 +1100,11 @@ quiz("04")
 # %% [markdown]
 # ## What you have seen
 #
-# - Five losses of a few lines each, equal to the library's or to their definition.
+# - Four losses of a few lines each, and PPO's advantages, equal to the library's or to their definition.
 # - The same pairs through every method: preference training moved the model; plain SFT on the chosen replies was a rival that
 #   must be beaten before anything dearer is bought.
 # - By count a token costs DPO one and a half times SFT (with LoRA; one and a third in full fine-tuning), and an example, with its
-#   two replies, twice that.
-# - A reward without a leash gets hacked; a low loss can belong to a broken model.
+#   two replies, twice that; less where both share the prompt.
+# - A reward without a leash gets hacked; a loss that falls does not say how far a model has run from where it began. The KL does.
 #
-# Next, section 05 makes the data that all of this depends on.
+# Next, lesson 05 makes the data that all of this depends on.

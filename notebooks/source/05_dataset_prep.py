@@ -29,6 +29,7 @@
 # numbers are invented, and a second file says what is wrong with each line, so that we can count what each step finds.
 
 # %%
+import base64
 import json
 import tempfile
 import time
@@ -66,7 +67,8 @@ for finding in report.findings[:6]:
 # A finding names line, field, code, what is wrong and what to do. Hosts check when the *job* runs, not when the file is uploaded,
 # and stop at the first error; TRL checks less. What both miss costs more than what they refuse: answers that begin with a blank,
 # conversations without an answer, tool calls whose arguments are no JSON, two different values under one key. Does the validator
-# find them all, and only them?
+# find them all, and only them? The rules of this lesson were made while looking at this very export (its card says so), so what
+# they find in it is the best case; section 6 ends with rows that they were not made for.
 
 # %%
 found = truth.score_validation(export)
@@ -112,15 +114,20 @@ for code, score in scores.items():
     print(f"{code:<16} {score}")
 
 # %% [markdown]
-# Languages and answers that belong to another message are found almost all. Refusals are not: politeness has no end of wordings,
-# and a rule knows only those that someone wrote down. Since our task has a strict form, every refusal still falls to
-# `answer_format`; "any" counts rows that at least one rule drops. A row without a strict form needs a judge.
+# Almost all messages in other languages and answers that belong to another message are found. Refusals are not: politeness has no
+# end of wordings, and a rule knows only those that someone wrote down. "any" counts rows that at least one rule drops. **Predict:**
+# what happens to the refusals that the rule misses?
 
 # %%
 reasons = quality.assess(conversations, schema=task.schema)
 missed = [i for i, n in enumerate(numbers) if "refusal" in export.faults(n) and "refusal" not in {r.code for r in reasons[i]}]
 for index in missed[:3]:
     print("not taken for a refusal:", formats.answer_of(conversations[index]))
+dropped = sum("answer_format" in {r.code for r in reasons[i]} for i in missed)
+print(f"{len(missed)} refusals were missed by their rule; {dropped} of them are dropped by answer_format")
+
+# %% [markdown]
+# A task with a strict form has a second net: a polite sentence is no record. Rows without a strict form need a judge.
 
 # %% [markdown]
 # ### A model as judge
@@ -224,6 +231,63 @@ for text, preceding, marked in truth.marked_texts(export):
 # So redaction makes leaks rarer, not impossible: a name in lower case in the middle of a chat has little that gives it away. Read a
 # sample of what is left, and prefer pseudonyms where production messages will have names: a model that only ever saw `[NAME]`
 # meets its first real name in production.
+#
+# ### On rows that the rules were not made for
+#
+# A second set was written apart from the rules, in other worlds (a bank, a clinic, a mobile operator and more). It has malformed
+# files, copies and personal data, and nothing for the rules of section 4. **Predict:** what loses most?
+
+# %%
+unseen = assets.root() / "tests" / "data_prep" / "held_out"  # in a checkout; an installed course comes without it
+
+
+def lines_of(name):
+    return [json.loads(line) for line in (unseen / name).read_text(encoding="utf-8").splitlines()] if unseen.is_dir() else []
+
+
+def named(case):
+    """Lines in which the validator sees an error, and those of which it says anything."""
+    file = Path(tempfile.mkdtemp()) / "case.jsonl"
+    file.write_bytes(base64.b64decode(case["base64"]) if "base64" in case else case["text"].encode("utf-8", "surrogatepass"))
+    said = [finding for finding in validate(file, "chat").findings if finding.code != "too_few_rows"]
+    return {finding.line for finding in said if finding.severity == "error"}, {finding.line for finding in said}
+
+
+if cases := lines_of("malformed.jsonl"):
+    wrong = evaluation.proportion([case["line"] in named(case)[1] for case in cases if case["line"]])
+    right = evaluation.proportion([not named(case)[0] for case in cases if not case["line"]])
+    print(f"malformed files, the wrong line named: {wrong} of {wrong.n}; unusual but right ones left alone: {right} of {right.n}")
+else:
+    print(f"The set is in the repository only: {assets.repository_url()}/tree/main/tests/data_prep/held_out")
+    print("test_validation.py and test_raw_export.py beside it compute how much the rules find there.")
+
+# %%
+others = lines_of("rows.jsonl")
+copy_of = {row["id"]: row["exact_duplicate_of"] or row["near_duplicate_of"] for row in others}
+
+
+def first(row_id):
+    """The row that a copy goes back to."""
+    return first(copy_of[row_id]) if copy_of[row_id] else row_id
+
+
+def marked(row):
+    """Each message: its text, what was said before it, and the personal data in it."""
+    said = ["", *(message["content"] for message in row["messages"])]
+    personal = [[(p["kind"], p["text"]) for p in row["pii"] if p["message"] == i] for i in range(len(row["messages"]))]
+    return zip(said[1:], said, personal)
+
+
+if others:
+    print(f"{'copies':<12} {truth.score_duplicates(others, [first(row['id']) for row in others])}")
+    there = truth.score_pii(text for row in others if not copy_of[row["id"]] for text in marked(row))
+    for kind, score in there.items():
+        print(f"{kind:<12} {score}")
+    print("recall at least 5 points below the export's:", ", ".join(k for k in there if there[k].recall.value <= found[k].recall.value - 0.05))
+
+# %% [markdown]
+# What rests on a standard carries over, a form or a check digit; what rests on lists of names and on habits of writing does so least.
+# Even this set is not quite unseen: after the first measurement one rule was added on its account (its README says which).
 
 # %% [markdown]
 # ## 7 · Two sides that have nothing in common
@@ -359,11 +423,45 @@ print(f"and {sum('wrong_label' in export.faults(n) for n in prepared.lines)} hav
 assert final.ok
 
 # %% [markdown]
+# ### Mining production
+#
+# The best rows are already there: what customers wrote, and what an expert says should have been answered. The steps are those of
+# this lesson:
+#
+# 1. take transcripts, and have experts mark them: the right answer, or "nothing to learn here";
+# 2. write each marked one as a chat row (below, and section 2);
+# 3. clean: sections 4 to 6, or `prepare`;
+# 4. stop at 500 to 1,000 good examples, a rule of thumb that section 13 looks at;
+# 5. hold 10 % out, with what belongs together on one side (section 7).
+
+# %%
+transcripts = {  # as a help desk keeps them: who said what
+    "t1": [("customer", "kettle TB-40512 leaks at the base"), ("agent", "Oh dear! A new one is on its way :)")],
+    "t2": [("customer", "hi"), ("agent", "Hello?"), ("customer", "wrong number, sorry")],
+    "t3": [("customer", "where is parcel TB-77310"), ("agent", "With the courier.")],
+}
+nothing = {"product": None, "order_id": None, "escalation": "none"}
+marks = {  # an expert's: the record that should have been written, None where there is nothing to learn
+    "t1": nothing | {"category": "defect", "product": "kettle", "order_id": "TB-40512", "summary": "Kettle leaks at the base"},
+    "t2": None,
+    "t3": nothing | {"category": "delivery", "order_id": "TB-77310", "summary": "Customer asks where the parcel is"},
+}
+mined = [
+    {"messages": [{"role": "system", "content": "Triage this customer message."}, {"role": "user", "content": turns[0][1]},
+                  {"role": "assistant", "content": json.dumps(marks[name])}]}
+    for name, turns in transcripts.items() if marks[name]
+]  # fmt: skip
+assert all(evaluation.parse_record(formats.answer_of(row), task.schema) for row in mined)
+print(json.dumps(mined[0]))
+yielded = len(prepared.rows) / prepared.counts[0][1]
+print(f"of this export {yielded:.0%} of the lines were good rows; at that yield 500 to 1,000 take {500 / yielded:,.0f} to {1000 / yielded:,.0f} lines")
+
+# %% [markdown]
 # ## 11 · Was it worth it? Train twice
 #
 # The same model, the same number of examples, the same settings; one run on the rows as they came (only what a trainer can't read
-# is left out), one on the prepared rows. Short messages and two fields of the record keep it quick. The test set was written by
-# hand and is not in the prepared rows.
+# is left out), one on the prepared rows. Both draw as many: this compares what rows are worth, not how many there are. Short
+# messages and two fields of the record keep it quick. The test set was written by hand and is not in the prepared rows.
 
 # %%
 FIELDS = ["category", "escalation"]
@@ -435,7 +533,14 @@ assert gain.value > 0
 
 # %% [markdown]
 # The export taught what it contains: hurried agents left the form at "question, none", and so does the model. It can't know that
-# this was an accident. Loss curves look alike; only a test set that nobody trained on tells the two models apart.
+# this was an accident. **Predict:** would the training losses have shown it?
+
+# %%
+figures.learning_curve(histories, "Training loss, the same number of examples")
+
+# %% [markdown]
+# Whichever curve ends lower, it says how well a run fits its own rows, the wrong ones included. Only a test set that nobody trained on
+# tells which model is better.
 
 # %% [markdown]
 # ## 12 · A leak, made on purpose
@@ -471,7 +576,9 @@ assert inflated > real
 # ## 13 · A hundred good rows, and other claims
 #
 # What needs several seeds and larger sets was run beforehand by `benchmarks/data_quality.py`. Its record is part of the course;
-# recorded figures are marked as such.
+# recorded figures are marked as such. Each of its runs trains on the same number of examples, drawn from its rows: a set of a
+# hundred comes round several times, of a thousand a part is seen. So it compares quality at one budget. Whether more rows make up
+# for worse ones, given more steps, was not tested.
 
 # %%
 record = json.loads(assets.record("data-quality").read_text(encoding="utf-8"))
@@ -483,29 +590,33 @@ def recorded_mean(run, what="both", side="test"):
     return np.mean(values), min(values), max(values)
 
 
-print(f"recorded {record['date']}, {len(record['seeds'])} seeds; rows: {record['rows']}")
+print(f"recorded {record['date']}, {len(record['seeds'])} seeds, {record['examples']} examples a run; rows to draw from: {record['rows']}")
 for run in record["runs"]:
     valid, both = recorded_mean(run, "valid"), recorded_mean(run)
-    print(f"  {run:<34} valid {valid[0]:.0%} [{valid[1]:.0%}, {valid[2]:.0%}]   both fields right {both[0]:.0%} [{both[1]:.0%}, {both[2]:.0%}]")
+    print(f"  {run:<34} valid {valid[0]:.0%} ({valid[1]:.0%} to {valid[2]:.0%})   both fields right {both[0]:.0%} ({both[1]:.0%} to {both[2]:.0%})")
+print("in brackets: the seed with the lowest share and the one with the highest")
 
 # %%
 hundred, mediocre = recorded_mean("a hundred good"), recorded_mean("mediocre")
 claims.check(
     "P1",
-    measured=f"recorded, both fields right: 100 curated rows {hundred[0]:.0%}, {record['rows']['mediocre']:,} rows labelled by keywords {mediocre[0]:.0%} at the same "
-    "budget",
+    measured=f"recorded, both fields right after {record['examples']} examples: drawn from {record['rows']['hundred']} curated rows {hundred[0]:.0%}, from "
+    f"{record['rows']['mediocre']:,} rows labelled by keywords {mediocre[0]:.0%}",
     holds=hundred[1] > mediocre[2],
-    when="the mediocre rows are wrong as often as here (" + f"{record['labels wrong by keyword']:.0%} of keyword labels); noise that is rarer costs less",
-    because="more rows made up for their noise",
+    when=f"both train on equally many examples (quantity itself was not tested: each run saw {record['examples']}), and labels are wrong as often as "
+    f"here ({record['labels wrong by keyword']:.0%} of those by keyword)",
+    because="at the same number of examples the wrong labels did no harm beyond the spread of the seeds",
 )
 distinct, copied = recorded_mean("cleaned"), recorded_mean("cleaned, 60 rows repeated")
 claims.check(
     "P2",
-    measured=f"recorded, both fields right: {record['examples']} different rows {distinct[0]:.0%} [{distinct[1]:.0%}, {distinct[2]:.0%}], 60 rows again and again "
-    f"{copied[0]:.0%} [{copied[1]:.0%}, {copied[2]:.0%}]",
+    measured=f"recorded, both fields right after {record['examples']} examples: of {record['rows']['cleaned']} different rows {distinct[0]:.0%} "
+    f"({distinct[1]:.0%} to {distinct[2]:.0%}, seed by seed), of {record['rows']['duplicated']} rows again and again {copied[0]:.0%} "
+    f"({copied[1]:.0%} to {copied[2]:.0%})",
     holds=distinct[1] > copied[2],
-    when="copies stand in place of different rows",
-    because="at this budget 60 rows repeated did about as well as as many different ones: repeating a little is no harm, what is lost is variety",
+    when="it is read as: copies take the place of different rows, and the lost variety costs answers (that is what was measured; whether a "
+    "model clings to phrasings that it saw again and again was not)",
+    because="at this number of examples few rows repeated did about as well as many different ones; phrasings were not measured",
 )
 own, real = recorded_mean("synthetic", side="its own test"), recorded_mean("synthetic")
 claims.check(
@@ -517,23 +628,43 @@ claims.check(
 raw, clean = recorded_mean("raw"), recorded_mean("cleaned")
 claims.check(
     "P4",
-    measured=f"recorded, both fields right: {record['rows']['cleaned']} prepared rows {clean[0]:.0%}, {record['rows']['raw']:,} rows as they came {raw[0]:.0%}; live: "
+    measured=f"recorded, both fields right after {record['examples']} examples: drawn from {record['rows']['cleaned']} prepared rows {clean[0]:.0%}, from "
+    f"{record['rows']['raw']:,} rows as they came {raw[0]:.0%}; live, after {PLAN['examples']}: "
     f"{np.mean(both_right(results['prepared'])):.0%} against {np.mean(both_right(results['as it came'])):.0%}",
     holds=clean[1] > raw[2],
-    when="the budget is the same, and what is scraped is as dirty as this",
-    because="the dirt was too rare to matter at this budget",
+    when="both train on equally many examples (quantity itself was not tested), and what is scraped is as dirty as this",
+    because="the dirt was too rare to matter at this number of examples",
 )
 
 # %% [markdown]
-# The size table that circulates is experience, not experiment. What can be measured here is its first row: a format.
+# How many examples does it take? This table circulates:
+#
+# | what is to be learned | examples | |
+# | --- | --- | --- |
+# | a new output format | 100 to 500 | |
+# | a style, a tone | 500 to 2,000 | inputs as diverse as life |
+# | a vocabulary, conventions | 2,000 to 10,000 | |
+# | much new knowledge | 10,000 to 50,000 | consider retrieval (lesson 01) |
+#
+# It is experience, not experiment. What can be measured here is its first row, a format: in this lesson's live run, and in the record
+# of lesson 01, where a very small set was trained on several times over.
 
 # %%
+other = json.loads(assets.record("framework").read_text(encoding="utf-8"))
+sizes = other["sizes"]  # number of examples → what came of them
+fewest = min(sizes, key=int)
+with_few = [np.mean(seed) for seed in sizes[fewest]["valid"]]  # of each seed
+least = f"{np.mean(with_few):.0%} ({min(with_few):.0%} to {max(with_few):.0%}, seed by seed)"
+print(f"lesson 01, recorded {other['date']}: {fewest} examples, valid form on {least} of its test questions")
 claims.check(
     "P5",
-    measured=f"format: valid on {results['prepared'].valid} of the test set after {PLAN['examples']} examples; style, conventions and knowledge were not measured",
+    measured=f"format: valid on {results['prepared'].valid} of the test set after {PLAN['examples']} examples; in the record of lesson 01, another format, "
+    f"after {fewest} examples on {least}; style, conventions and knowledge were not measured",
     holds=results["prepared"].valid.value >= 0.9,
-    when="read as orders of magnitude: here a format took less than the low end of its row, and for knowledge section 01 measures what retrieval does instead",
-    because="the format was not learned within the table's lowest figure",
+    when="read as orders of magnitude, and measured for its first row alone: "
+    + ("a format can take less than the row's low end" if min(with_few) >= 0.9 else f"{fewest} examples were too few for every seed to learn a format")
+    + "; for knowledge lesson 01 measures what retrieval does instead",
+    because=f"the format was not learned from {PLAN['examples']} examples",
 )
 claims.table()
 
@@ -557,6 +688,8 @@ print(f"3. split by chance: {torn(*by_chance)} of {len(by_chance[1])} validation
 
 # %% [markdown]
 # ## 15 · Quiz
+#
+# Each choice opens to say why it is right or wrong. `quiz("05").answer(1, "b")` says the same as text.
 
 # %%
 quiz("05")
@@ -580,3 +713,15 @@ quiz("05")
 
 # %%
 # EXERCISE: data-5
+
+# %% [markdown]
+# ## What you have seen
+#
+# - Each step was held against a truth: what it finds, what it misses, and how it does on rows that it was not made for.
+# - Rules cost little and see form; what only a reader sees, a wrong label above all, stays in the file.
+# - A validation set that shares customers or copies with training, a test set from the generator of the training data, and a test set
+#   in the export all praise a model that did not earn it.
+# - At the same number of examples prepared rows taught more than rows as they came. Whether more rows would have made up for it was
+#   not tested here.
+#
+# Next, lesson 06 sends such a file to a host.

@@ -6,16 +6,17 @@
 # By the end you will be able to
 #
 # - upload a training file, create a job, follow it, and use the model it leaves, with the official client,
-# - read its curves, see overfitting, and take an earlier checkpoint instead of the last,
-# - put preferences on top, and say what each of it costs at today's hosts,
+# - read its curves, see overfitting, and choose a checkpoint by its loss and by its answers,
+# - put preferences on top, and say what each costs at today's prices,
 # - recognise the refusal that new organisations get, and point the same code at another host or at your own machine,
 # - take the weights with you, and say what you give up when you can't.
 #
 # {{timing}}
 #
-# **What this is.** OpenAI is closing its fine-tuning service: no new organisations since May 2026, no new jobs for anyone from
-# January 2027. The API outlives it: other hosts keep it, and here it is served by this machine, without a key and without a network,
-# by a service that really fine-tunes. The client below is OpenAI's own and does not know the difference.
+# **What this is.** OpenAI is closing its fine-tuning service: no new organisations since May 2026, no new jobs for anyone
+# from January 2027, and by all reports the models that were tuned there end in the same month. The API outlives it: other
+# hosts keep it, and here it is served by this machine, without a key and without a network, by a service that really
+# fine-tunes. The client below is OpenAI's own and does not know the difference.
 
 # %%
 # INSTALL: server,data
@@ -23,7 +24,8 @@
 # %% [markdown]
 # ## 1 · One cell to choose
 #
-# **Nothing else in this notebook changes with the host.**
+# **The host is chosen here and nowhere else.** The calls below are the same for all; cells that look into our own server are
+# left out elsewhere. What a host does in its own way is in the list that follows: read it before you send a job there.
 
 # %%
 import os
@@ -47,19 +49,24 @@ BASE_MODEL = BASE_MODEL or client.models.list().data[0].id
 print("host:", HOSTS[HOST].name, "| base model:", BASE_MODEL)
 
 # %% [markdown]
-# On the server runs what `course serve` starts in a terminal: files and jobs in a folder, training in a process of its own, answers
-# from one base model in memory. Other hosts of the same API, and what differs there:
+# On the server runs what `course serve` starts in a terminal: files and jobs in a folder, training in a process of its own,
+# answers from one base model in memory. Other hosts of the same API, what differs there, until when, and how far we know it:
 
 # %%
 for host in HOSTS.values():
-    print(f"{host.name}: {host.base_url or 'wherever you start it'}\n    works: {host.jobs}\n    dates: {host.dates}")
+    weights = "yours to download" if host.weights else "not given"
+    print(f"{host.name}: {host.base_url or 'wherever you start it'}\n    works: {host.jobs}")
+    print(f"    methods: {', '.join(host.methods)}; weights: {weights}")
+    print(f"    base: {host.base_model}; what is tuned from it answers until: {host.ends}\n    dates: {host.dates}")
     print("".join(f"    - {difference}\n" for difference in host.differences), end="")
+    print(f"    read: {host.checked}")
 
 # %% [markdown]
 # ## 2 · Two files
 #
-# Training and validation, a conversation a line. The system message names the task in three words; what the answer looks like stands
-# nowhere but in the examples. **Always send a validation file**: it costs nothing, and its curve is the only evidence you will get.
+# Training and validation, a conversation a line. The system message names the task in a few words; what the answer looks
+# like stands nowhere but in the examples. **Always send a validation file**: OpenAI does not charge for it, and its curve is
+# the only evidence a job gives of how the model does on messages that it was not trained on.
 
 # %%
 import json
@@ -80,6 +87,7 @@ PLAN = {
     "t4": {"examples": 300, "validation": 40, "ask": 100, "pairs": 80},
     "a100": {"examples": 600, "validation": 60, "ask": 100, "pairs": 160},
 }[device.tier]
+OWN_CPU = server is not None and device.tier == "cpu"  # where some results below are known beforehand, and asserted
 task = data_prep.load_task("support_tickets")
 folder = Path(tempfile.mkdtemp())
 
@@ -96,8 +104,8 @@ validation_file = write("validation.jsonl", [{"messages": m} for m in task.valid
 print(training_file.read_text(encoding="utf-8").splitlines()[0])
 
 # %% [markdown]
-# A host validates when the *job* runs, minutes after you went away. Do it before: section 05's validator knows the hosts' rules, and
-# with the tokenizer it counts what you will pay for.
+# A host validates when the *job* runs, minutes after you went away. Do it before: lesson 05's validator knows the hosts'
+# rules, and with the tokenizer it counts what you will pay for.
 
 # %%
 tokenizer = models.load_tokenizer(tier=device.tier)
@@ -107,6 +115,7 @@ EPOCHS = 3
 for name in costs.PRICES:
     print(f"{name:<14} {EPOCHS} epochs of {report.tokens:,} tokens: ${costs.training_cost(report.tokens, EPOCHS, name):.2f}   "
           f"(prices of {costs.price_of(name).date}, {costs.price_of(name).source})")
+print(f"OpenAI's gpt-4.1 and gpt-4o answer until {HOSTS['openai'].ends}, tuned or not (whose word that is: section 1)")
 
 # %%
 upload = client.files.create(file=training_file.open("rb"), purpose="fine-tune")
@@ -138,6 +147,7 @@ def submit_job(client, **asked):
 
 job = submit_job(client, model=BASE_MODEL, training_file=upload.id, validation_file=held_out.id, suffix="triage", seed=SEED,
                  method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": EPOCHS}}})
+assert job, "this host takes no job from you: choose another in section 1 (local needs no key)"
 print(job.id, job.status, "|", job.method.supervised.hyperparameters)
 
 # %% [markdown]
@@ -179,13 +189,14 @@ def follow(job, title):
         time.sleep(1)
 
 
-job, events = follow(job, "A job of three epochs")
+job, events = follow(job, f"A job of {EPOCHS} epochs")
 print(job.status, "|", job.error.message if job.error and job.error.code else "no error", "|", job.trained_tokens, "tokens trained")
 print("auto was:", job.method.supervised.hyperparameters)
 assert job.status == "succeeded"
 
 # %% [markdown]
-# Validation falls more slowly than training, and flattens: there is the sign to watch for.
+# Compare the two curves. Where validation stops following training down, the model begins to learn the examples instead of
+# the task: there is the sign to watch for.
 #
 # ## 4 · Use it
 #
@@ -197,8 +208,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 schema = json.dumps(task.schema["properties"], ensure_ascii=False)
 INSTRUCTIONS = (
-    "Triage this customer message. Answer with one JSON object on one line and nothing else, no explanation, no Markdown. Its fields, "
-    f"all required, and the values they may have: {schema}. Copy the order number from the message or write null."
+    "Triage this customer message. Answer with one JSON object on one line and nothing else, no explanation, no Markdown. "
+    f"Its fields, all required, and the values they may have: {schema}. Copy the order number from the message or write null."
 )
 prompts = task.prompts()[: PLAN["ask"]]
 
@@ -207,7 +218,8 @@ def ask(model, instructions=None, temperature=0.2, **more):
     """Answers to the test messages, many at once, and the tokens of all requests."""
     def one(prompt):
         messages = [{"role": "system", "content": instructions}, *prompt[1:]] if instructions else prompt
-        made = client.chat.completions.create(model=model, messages=messages, temperature=temperature, max_tokens=110, seed=SEED, **more)
+        made = client.chat.completions.create(
+            model=model, messages=messages, temperature=temperature, max_tokens=110, seed=SEED, **more)
         return made.choices[0].message.content, made.usage.prompt_tokens
     with ThreadPoolExecutor(16) as pool:
         answers, tokens = zip(*pool.map(one, prompts))
@@ -225,16 +237,23 @@ for name, model, instructions in (
     print(f"{name:<23} valid {results[name][0].valid}   {tokens:.0f} prompt tokens   {answers[0][:90]!r}")
 
 # %%
-tuned, before = results["tuned, no instructions"], results["base, long prompt"]
-assert results["base, no instructions"][0].valid.value < 0.1 < 0.8 < tuned[0].valid.value
-assert before[0].valid.value < 0.8
+tuned, plain, before = (results[name] for name in ("tuned, no instructions", "base, no instructions", "base, long prompt"))
+if OWN_CPU:
+    assert plain[0].valid.value < 0.1 < 0.8 < tuned[0].valid.value and before[0].valid.value < 0.8
+follows = before[0].valid.high >= tuned[0].valid.low
+print(f"Told the format, this base keeps it in {before[0].valid} of its answers: "
+      + ("not measurably less" if follows else "less") + " than the tuned model, which was not told")
+
+# %%
+written = round(sum(len(tokenizer(text)["input_ids"]) for text in answers) / len(answers))  # the tuned model's, asked last
 for name in ("gpt-4.1-mini", "gpt-4o-mini"):
-    long, short = (1000 * costs.request_cost(round(n), 55, name) for n in (before[1], tuned[1]))
-    print(f"{name}: 1,000 requests ${long:.2f} with the long prompt, ${short:.2f} without (both at the fine-tuned model's price)")
+    long, short = (1000 * costs.request_cost(round(n), written, name) for n in (before[1], tuned[1]))
+    print(f"{name}: 1,000 requests ${long:.2f} with the long prompt, ${short:.2f} without (the fine-tuned model's price)")
+print(f"for answers of {written} tokens; OpenAI's tuned models answer until {HOSTS['openai'].ends}")
 
 # %% [markdown]
-# The long prompt is paid for with every request, and a small model hardly follows it. What the service can do without any training is
-# *force* a form: constrained decoding allows only tokens that the schema allows.
+# The long prompt is paid for with every request. What the service can do without any training is *force* a form: constrained
+# decoding allows only tokens that the schema allows.
 
 # %%
 form = json.loads(json.dumps(task.schema))
@@ -246,51 +265,82 @@ for name, (scores, _) in results.items():
     print(f"{name:<23} valid {scores.valid}   enumerations right {scores.enumerations}")
 
 # %% [markdown]
-# Forced answers have the form, and the wrong content: their fields are right far less often. Form can be forced, content must be
-# learned.
+# Forced answers have the form. The grammar knows which values a field may have, not which one is right: compare the last
+# column with the tuned model's. Form can be forced, content must be learned or told.
 #
 # ## 5 · Checkpoints, and a curve that turns
 #
 # The last three epochs each leave a model. **Predict:** is the first one's format as good as the last one's? Its content?
 
 # %%
+losses, right = {}, {}
 for checkpoint in reversed(client.fine_tuning.jobs.checkpoints.list(job.id).data):
-    scores = task.evaluate(ask(checkpoint.fine_tuned_model_checkpoint, temperature=0)[0])
-    print(f"step {checkpoint.step_number:>3}: validation loss {checkpoint.metrics.full_valid_loss:.2f}   valid {scores.valid}   enumerations right {scores.enumerations}")
+    step, scores = checkpoint.step_number, task.evaluate(ask(checkpoint.fine_tuned_model_checkpoint, temperature=0)[0])
+    losses[step], right[step] = checkpoint.metrics.full_valid_loss, scores.enumerations
+    print(f"step {step:>3}: validation loss {losses[step]:.2f}   valid {scores.valid}   enumerations right {right[step]}")
+print(f"lowest validation loss: step {min(losses, key=losses.get)}; most answers with all enumerations right: "
+      f"step {max(right, key=lambda step: right[step].value)}, of {len(prompts)} answers each")
 
 # %% [markdown]
 # Now the mistake that a validation file is for: few examples, many epochs, a high rate.
 
 # %%
-few = client.files.create(file=write("few.jsonl", [{"messages": m} for m in task.train[:12]]), purpose="fine-tune")
+FEW, MANY = 12, 6  # examples, epochs
+few = client.files.create(file=write("few.jsonl", [{"messages": m} for m in task.train[:FEW]]), purpose="fine-tune")
+hungry = {"n_epochs": MANY, "batch_size": 4, "learning_rate_multiplier": 4}
 greedy = submit_job(client, model=BASE_MODEL, training_file=few.id, validation_file=held_out.id, suffix="greedy", seed=SEED,
-                    method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 6, "batch_size": 4, "learning_rate_multiplier": 4}}})
-greedy, greedy_events = follow(greedy, "Twelve examples, six epochs")
+                    method={"type": "supervised", "supervised": {"hyperparameters": hungry}})
+greedy, greedy_events = follow(greedy, f"{FEW} examples, {MANY} epochs")
 
 # %%
 rows = sorted((e.data for e in greedy_events if e.type == "metrics"), key=lambda data: data["step"])
 held = {r["step"]: r["full_valid_loss"] for r in rows if "full_valid_loss" in r}
 trained = {r["step"]: r["train_loss"] for r in rows}
 best, last = min(held, key=held.get), max(held)
-print(f"validation loss is lowest at step {best}: {held[best]:.2f}; at the end {held[last]:.2f}, while training loss went from {trained[best]:.3f} to {trained[last]:.3f}")
-assert best < last and held[last] > held[best] and trained[last] < trained[best]
+print(f"validation loss is lowest at step {best}: {held[best]:.2f}; at the end {held[last]:.2f}, "
+      f"while training loss went from {trained[best]:.3f} to {trained[last]:.3f}")
+if OWN_CPU:
+    assert best < last and trained[last] < trained[best]
 
 # %% [markdown]
-# Only the last three epochs are kept, and the job's own model is the last. Take the checkpoint with the lowest validation loss; were
-# the best epoch no longer among them, you would run again with that many epochs.
+# Every curve has a lowest point. Does this one *turn*: does it rise in at least two epochs running, and by how much?
+
+# %%
+after_best = [held[step] for step in sorted(held) if step >= best]
+turned = len(after_best) > 2 and after_best == sorted(after_best) and trained[last] < trained[best]
+rise = held[last] / held[best] - 1
+print("validation loss, epoch by epoch:", ", ".join(f"{held[step]:.3f}" for step in sorted(held)))
+print(f"it {'turned' if turned else 'did not rise in two epochs running'}: it ends {100 * rise:.1f} % above its lowest, "
+      f"in the mean over {PLAN['validation']} messages")
+
+# %% [markdown]
+# The API gives that mean, and no message's own loss: no interval can be had, so look at the size of the rise and whether it
+# goes on.
+#
+# Only the last three epochs are kept, and the job's own model is the last. The usual rule takes the checkpoint with the
+# lowest validation loss; were the best epoch no longer among them, you would run again with that many epochs. **Predict:**
+# does the checkpoint with the lower loss also answer better?
 
 # %%
 kept = {c.step_number: c for c in client.fine_tuning.jobs.checkpoints.list(greedy.id)}
 chosen = min(kept.values(), key=lambda c: c.metrics.full_valid_loss)
 print("kept:", sorted(kept), "| chosen: step", chosen.step_number)
-for name, model in {"the chosen one": chosen.fine_tuned_model_checkpoint, "the job's model": greedy.fine_tuned_model}.items():
-    scores = task.evaluate(ask(model, temperature=0)[0])
-    print(f"{name:<16} valid {scores.valid}   enumerations right {scores.enumerations}")
+outcome = {}
+for name, model in (("the chosen one", chosen.fine_tuned_model_checkpoint), ("the job's model", greedy.fine_tuned_model)):
+    outcome[name] = task.evaluate(ask(model, temperature=0)[0])
+    print(f"{name:<16} valid {outcome[name].valid}   enumerations right {outcome[name].enumerations}")
+count = [round(scores.enumerations.value * scores.enumerations.n) for scores in outcome.values()]
+print(f"all enumerations right in {count[0]} of {len(prompts)} answers at the lowest loss kept, in {count[1]} at the end: "
+      + ("fewer, as the rule expects" if count[1] < count[0] else "not fewer, whatever the loss did"))
 
 # %% [markdown]
-# So few answers hardly tell two neighbours apart, and the later one may even have more of them right: an answer shows a model's first
-# choices only. The loss counts how sure it is of every token, and an overfitted model is sure of what is wrong; that is why the loss
-# is the curve to watch. Both are far below the model with a hundred examples.
+# The two need not agree. The loss is a mean over every token of the reference answers, the summary's wording included, and
+# counts how sure the model is; the last column counts answers. Where its intervals overlap, it does not tell neighbours
+# apart either.
+#
+# So the turn of the curve says when further epochs stop paying. Which checkpoint to deploy is better asked of the answers,
+# if they can be scored: many of them, and on messages kept for this choice, not on the test that you report (here, for
+# brevity, it is the test). Without such a score, the lowest validation loss is the rule.
 #
 # ## 6 · Preferences on top
 #
@@ -303,7 +353,8 @@ unseen = task.train[PLAN["examples"] : PLAN["examples"] + 3 * PLAN["pairs"]]
 
 def answer(conversation):
     """The tuned model's answer to a message, at temperature 1."""
-    made = client.chat.completions.create(model=job.fine_tuned_model, messages=conversation[:-1], temperature=1, seed=SEED, max_tokens=110)
+    made = client.chat.completions.create(
+        model=job.fine_tuned_model, messages=conversation[:-1], temperature=1, seed=SEED, max_tokens=110)
     return made.choices[0].message.content
 
 
@@ -323,16 +374,20 @@ preferred = submit_job(client, model=job.fine_tuned_model, training_file=pair_fi
 preferred, dpo_events = follow(preferred, "DPO on top")
 losses = [e.data["train_loss"] for e in sorted((e for e in dpo_events if e.type == "metrics"), key=lambda e: e.data["step"])]
 print(f"loss at the first step {losses[0]:.3f} (ln 2 is 0.693: policy and reference are the same), at the last {losses[-1]:.3f}")
-assert abs(losses[0] - 0.6931) < 0.05 and losses[-1] < losses[0]
+if OWN_CPU:
+    assert abs(losses[0] - 0.6931) < 0.05 and losses[-1] < losses[0]
 
 # %%
 after = task.evaluate(ask(preferred.fine_tuned_model)[0])
-for name, scores in {"supervised": tuned[0], "and DPO": after}.items():
-    print(f"{name:<11} valid {scores.valid}   enumerations right {scores.enumerations}")
+for name, done, scores in (("supervised", job, tuned[0]), ("and DPO", preferred, after)):
+    tokens = done.trained_tokens or 0
+    print(f"{name:<11} valid {scores.valid}   enumerations right {scores.enumerations}   {tokens:,} tokens trained: "
+          f"${costs.training_cost(tokens):.2f} at gpt-4.1-mini's price")
 
 # %% [markdown]
-# So few pairs can do harm as well as good, and the intervals say how little can be told from so few answers. Section 04 has the methods and what
-# they need; the point here is that a hosted job takes them, and that it starts from what you have.
+# So few pairs can do harm as well as good; the intervals say how much of either these answers can show. (DPO's price
+# assumes that a host counts as this server does: a pair's prompt once, with both answers.) Lesson 04 has the methods and
+# what they need; the point here is that a hosted job takes them, and that it starts from what you have.
 #
 # ## 7 · The result file
 #
@@ -361,8 +416,8 @@ assert refused is None
 # %% [markdown]
 # ## 9 · Take it with you
 #
-# Of a hosted model you have its name. Of ours you have the weights: an adapter as PEFT writes it. Load it without the server, and
-# compare answers.
+# Of a model at OpenAI or Azure you have its name. Of ours you have the weights: an adapter as PEFT writes it. Load it
+# without the server, and compare answers.
 
 # %%
 if server is not None:
@@ -380,7 +435,8 @@ if server is not None:
     assert same >= 1
 
 # %% [markdown]
-# The two computed in another order, in bfloat16: where two tokens are nearly equal, one answer may take the other.
+# The two computed in another order, and rounded on the way: where two tokens are nearly equal, one answer may take the
+# other.
 #
 # ## 10 · Four models, one base
 #
@@ -404,28 +460,50 @@ if server is not None:
 # %% [markdown]
 # ## 11 · Hosted or your own
 #
-# Every row with something that ran above.
+# What does our own server take by the API? Ask a second one, which takes jobs and leaves them where they are.
 
 # %%
 started = time.time()
-with local_server(jobs=False) as spare:  # it takes jobs, and leaves them where they are
+with local_server(jobs=False) as spare:
     start_seconds = time.time() - started
-    methods = []
+    address, methods = spare.client().base_url.host, []
     for method in ("supervised", "dpo", "reinforcement"):
         try:
             file = spare.client().files.create(file=training_file.open("rb"), purpose="fine-tune")
-            spare.client().fine_tuning.jobs.create(model=spare.client().models.list().data[0].id, training_file=file.id, method={"type": method})
+            base = spare.client().models.list().data[0].id
+            spare.client().fine_tuning.jobs.create(model=base, training_file=file.id, method={"type": method})
             methods.append(method)
         except Exception as error:
             print(f"{method}: {error}")
-seconds = job.finished_at - job.created_at
+assert tuple(methods) == HOSTS["local"].methods
+
+# %% [markdown]
+# No more than the other hosts take. What sets your own machine apart is what runs without the API. Each row of the table
+# comes from something that ran, here or in an earlier lesson, or from the list of hosts in section 1.
+
+# %%
+# Method: the lesson that ran it.
+RAN = {"SFT": "02", "QLoRA": "03", "DPO": "04", "ORPO": "04", "a reward model": "04", "PPO": "04"}
+hosted = [host for host in HOSTS.values() if host.base_url]
+most = max((host.methods for host in hosted), key=len)
+closed, giving = ([host.name for host in hosted if host.weights == given] for given in (False, True))
+print("No weights from:", ", ".join(closed), "| weights from:", ", ".join(giving), "| at most by the API:", ", ".join(most))
+
+# %%
+own_weights, own_cost = "a folder, as PEFT writes it", "your machine while it trains"
+if server is not None:
+    own_weights = f"a folder of {size / 1e6:.1f} MB, used in section 9"
+    own_cost = f"{job.finished_at - job.created_at} s of this machine"
 rows = [
-    ("set-up", "a key and the calls above", f"the same calls after a start of {start_seconds:.1f} s; GPU and updates are yours"),
-    ("weights", f"a name: {job.fine_tuned_model[:24]}…", f"a folder of {size / 1e6:.1f} MB, used in section 9" if server else "a folder"),
-    ("techniques", "supervised and DPO by the API", f"{', '.join(methods)} by the API; sections 03 and 04 ran others"),
-    ("privacy", f"{upload.bytes:,} bytes of customers' messages leave", f"they went to {client.base_url.host}"),
-    ("cost", f"${costs.training_cost(report.tokens, EPOCHS):.2f} for this job (gpt-4.1-mini), then every token", f"{seconds:.0f} s of this machine, then its time"),
-    ("best for", "no GPU, no operations, the strongest bases, while the service lasts", "data that must stay, volume, methods, models that must live"),
+    ("set-up", "a key and the calls above",
+     f"the same calls after a start of {start_seconds:.1f} s; GPU and updates are yours"),
+    ("weights", f"a name, {job.fine_tuned_model[:24]}…; files from {' and '.join(giving)}", own_weights),
+    ("techniques", f"{', '.join(most)} at most", f"{', '.join(RAN)} (lessons 02 to 04); by the API {', '.join(methods)}"),
+    ("privacy", f"{upload.bytes:,} bytes of customers' messages leave", f"they go to {address}"),
+    ("cost", f"${costs.training_cost(report.tokens, EPOCHS):.2f} for this job (gpt-4.1-mini), then every token",
+     f"{own_cost}, then its time"),
+    ("best for", "no GPU, no operations, the strongest bases, while the service lasts",
+     "data that must stay, volume, methods, models that must live"),
 ]
 display(HTML("<table><tr><th></th><th>hosted</th><th>your own</th></tr>" + "".join(
     f"<tr><td>{a}</td><td>{b}</td><td>{c}</td></tr>" for a, b, c in rows) + "</table>"))
@@ -438,24 +516,33 @@ for row in rows:
 # %%
 claims.check(
     "O1",
-    measured=f"asked without a word about the format: valid {tuned[0].valid} after training, {results['base, no instructions'][0].valid} before; with a prompt of "
-    f"{before[1]:.0f} tokens the base reaches {before[0].valid}",
-    holds=tuned[0].valid.value > 0.8 and before[0].valid.value < tuned[0].valid.low,
-    when="the format is learned from examples; what a call must guarantee needs constrained decoding besides",
-    because="the format was not learned",
+    measured=f"without a word about the format: valid {tuned[0].valid} after training, {plain[0].valid} before; told it in "
+    f"a prompt of {before[1]:.0f} tokens, the base reaches {before[0].valid}",
+    holds=tuned[0].valid.low > plain[0].valid.high and tuned[0].valid.high >= before[0].valid.value,
+    when="the format is learned from examples"
+    + ("; this base keeps it when it is told, too: then training saves the tokens" if follows else "")
+    + "; what a call must guarantee needs constrained decoding besides",
+    because="the tuned model keeps the format not clearly more often than before, or less often than the base that is told",
 )
 claims.check(
     "O2",
-    measured=f"by the API: {', '.join(methods)}; weights of our own server taken out and used; {upload.bytes:,} bytes of data would have left",
-    holds="reinforcement" not in methods and server is not None,
-    when="the host is one of those that give no weights: Nebius and Crusoe give them",
-    because="hosts differ",
+    measured=f"by the API {', '.join(most)} at most, by our own code {', '.join(RAN)}; no weights from "
+    f"{' and '.join(closed)}, a folder from our own server; {upload.bytes:,} bytes of messages leave for all but {address}",
+    holds=all(len(host.methods) < len(RAN) for host in hosted) and len(closed) > 0,
+    when=f"the host gives no weights ({' and '.join(giving)} give them); more methods come with code of your own, not with "
+    "this API",
+    because="the hosts in the list take as many methods, or give the weights",
 )
 claims.check(
     "O3",
-    measured=f"twelve examples, six epochs: validation loss {held[best]:.2f} at step {best}, {held[last]:.2f} at step {last}; training loss {trained[best]:.3f}, {trained[last]:.3f}",
-    holds=held[last] > held[best] and trained[last] < trained[best],
-    because="the validation loss did not rise",
+    measured=f"{FEW} examples, {MANY} epochs: validation loss {held[best]:.2f} at step {best}, {held[last]:.2f} at step "
+    f"{last} ({100 * rise:+.0f} %, a mean over {PLAN['validation']} messages, without an interval); training loss "
+    f"{trained[best]:.3f}, {trained[last]:.3f}; answers with all enumerations right: {count[0]} of {len(prompts)} at the "
+    f"lowest loss kept, {count[1]} at the end",
+    holds=turned,
+    when=f"it rises in several epochs running, here in {len(after_best) - 1}. It shows that more of them do not pay, not "
+    f"that the answers got worse: here they did{'' if count[1] < count[0] else ' not'}",
+    because="the validation loss did not rise in two epochs running after its lowest",
 )
 claims.table()
 
@@ -490,6 +577,8 @@ if server is not None:
 
 # %% [markdown]
 # ## 14 · Quiz
+#
+# Each choice opens to say why it is right or wrong. `quiz("06").answer(1, "b")` says the same as text.
 
 # %%
 quiz("06")
@@ -513,3 +602,14 @@ quiz("06")
 
 # %%
 # EXERCISE: api-5
+
+# %% [markdown]
+# ## What you have seen
+#
+# - The calls outlive the service: what was written for one host trains on your own machine, and elsewhere with the
+#   differences listed.
+# - Form can be forced; content is learned or told. Training takes the instructions out of every prompt.
+# - A validation curve that turns says when further epochs stop paying. Which checkpoint answers best, only answers say.
+# - A hosted model lives as long as its host says. Keep the training files; keep the weights where you can get them.
+#
+# That was the last lesson. Lesson 01 says which of the tools to take first.

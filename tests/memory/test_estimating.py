@@ -51,12 +51,15 @@ def real_peak(config, plan):
 
 STEPS = [
     ("llama", {"method": "lora"}),
-    ("llama", {"method": "lora", "precision": "amp", "checkpointing": True}),
-    ("qwen2", {"method": "lora", "precision": "fp32", "accumulation": 2, "padded": True}),
     ("qwen3", {"method": "full", "attention": "eager"}),
-    ("llama", {"method": "full", "checkpointing": True, "optimizer": "sgd"}),
     ("llama", {"method": "qlora"}),
-    ("llama", {"method": "lora", "objective": "dpo"}),
+    # together more than twenty seconds
+    pytest.param("llama", {"method": "lora", "precision": "amp", "checkpointing": True}, marks=pytest.mark.slow),
+    pytest.param(
+        "qwen2", {"method": "lora", "precision": "fp32", "accumulation": 2, "padded": True}, marks=pytest.mark.slow
+    ),
+    pytest.param("llama", {"method": "full", "checkpointing": True, "optimizer": "sgd"}, marks=pytest.mark.slow),
+    pytest.param("llama", {"method": "lora", "objective": "dpo"}, marks=pytest.mark.slow),
 ]
 
 

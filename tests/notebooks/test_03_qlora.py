@@ -9,7 +9,7 @@ bnb = pytest.importorskip("bitsandbytes.functional")
 
 @pytest.fixture(scope="module")
 def lesson():
-    """nf4_values, quantise, turn_back, pack, eight_bit_values and double_quantise as they stand in the notebook."""
+    """nf4_values, quantise, dequantise_codes, pack, eight_bit_values and double_quantise as they stand in the notebook."""
     import torch
 
     space = {"torch": torch}
@@ -47,7 +47,8 @@ def test_codes_and_scales_are_the_librarys(lesson, kind):
     codes, scales = lesson["quantise"](w, values)
     assert torch.equal(scales, state.absmax)
     assert torch.equal(lesson["pack"](codes), packed.flatten())
-    assert torch.equal(lesson["turn_back"](codes, scales, values, w), bnb.dequantize_4bit(packed, state).reshape(w.shape))
+    back = lesson["dequantise_codes"](codes, scales, values, w)
+    assert torch.equal(back, bnb.dequantize_4bit(packed, state).reshape(w.shape))
 
 
 def test_the_values_are_the_quantiles(lesson):

@@ -466,7 +466,9 @@ BAD = {
     ),
 }
 LEAVES = probe(
-    "for folder, folders, names in os.walk('/'):\n    if folder.startswith(('/usr', '/proc')) or 'site-packages' in folder or folder.count('/') > 3: continue\n"
+    "for folder, folders, names in os.walk('/'):\n"
+    "    if folder.startswith(('/usr', '/proc')) or 'site-packages' in folder or folder.count('/') > 3:\n"
+    "        folders.clear()  # all of a disk takes longer than an answer may\n        continue\n"
     "    if 'left' in names: found.append(folder)\n"
     "    try: open(folder + '/left', 'w').close()\n    except OSError: pass\n"
     "if not os.path.exists('/tmp/left'): found.append('this probe writes nowhere')"
