@@ -73,10 +73,7 @@ class Exercise:
 
     def check_source(self) -> str:
         """The check cell."""
-        return (
-            f"# CHECK: {self.id} ({self.worth}) - run me, do not edit\n"
-            f'score = check("{self.id}", {self.name})\nscore'
-        )
+        return f'# CHECK: {self.id} ({self.worth}) - run me, do not edit\nscore = check("{self.id}", {self.name})\nscore'
 
 
 def strip_solution(source: str) -> str:

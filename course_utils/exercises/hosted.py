@@ -318,7 +318,10 @@ EXERCISES = (
         points=2,
         objectives=(2,),
         mistakes=(
-            Mistake(_newest, "You take the last one. After the validation loss has turned, more epochs no longer pay; the last one is not the one to take unseen."),
+            Mistake(
+                _newest,
+                "You take the last one. After the validation loss has turned, more epochs no longer pay; the last one is not the one to take unseen.",
+            ),
             Mistake(
                 _lowest_training,
                 "Training loss falls as long as you train; it does not say what the model does on messages it has not seen.",

@@ -44,9 +44,7 @@ class Overview(list):
         rows = ""
         for lesson in self:
             texts = (lesson.title, lesson.about, _minutes(lesson), str(lesson.exercises), lesson.file)
-            cells = "".join(
-                f'<td style="text-align:left">{escape(text)}</td>' for text in texts
-            )  # Jupyter aligns right
+            cells = "".join(f'<td style="text-align:left">{escape(text)}</td>' for text in texts)  # Jupyter aligns right
             rows += f'<tr><th scope="row">{lesson.section}</th>{cells}</tr>'
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
