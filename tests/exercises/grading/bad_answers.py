@@ -389,7 +389,9 @@ BAD = {
     ),
     "walks-for-solutions": (
         probe(
-            "for folder, _, names in os.walk('/'):\n    if folder.startswith(('/proc', '/dev')): continue\n"
+            "for folder, folders, names in os.walk('/'):\n    if folder.startswith(('/proc', '/dev')): continue\n"
+            # of other packages there are more files than a cold disk lists in the time of an answer
+            "    if folder.endswith('-packages'): folders[:] = [f for f in folders if 'course' in f]\n"
             "    course = 'course_utils' in folder or '/exercises' in folder or 'notebooks' in folder and '/tests' not in folder\n"
             "    found += [folder + '/' + n for n in names if course and n.endswith(('.py', '.pyc', '.ipynb'))]"
         ),
