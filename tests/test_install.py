@@ -130,8 +130,9 @@ def test_the_wheel_carries_data_and_notebooks(wheel):
         "notebooks/02_lora.ipynb",
     ):
         assert f"course_utils/_assets/{file}" in names
-    assert not [name for name in names if "instructor" in name or name.startswith("tests/")]
-    assert wheel.stat().st_size < 3_000_000
+    assert not [name for name in names if "instructor" in name or name.startswith("tests/") or "checkpoint.ipynb" in name]
+    assert {f"course_utils/_assets/notebooks/{name}.ipynb" for name in builder.SECTIONS.values()} <= names
+    assert wheel.stat().st_size < 3_500_000
 
 
 @pytest.mark.slow
