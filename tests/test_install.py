@@ -132,7 +132,7 @@ def test_the_wheel_carries_data_and_notebooks(wheel):
         assert f"course_utils/_assets/{file}" in names
     assert not [name for name in names if "instructor" in name or name.startswith("tests/") or "checkpoint.ipynb" in name]
     assert {f"course_utils/_assets/notebooks/{name}.ipynb" for name in builder.SECTIONS.values()} <= names
-    assert wheel.stat().st_size < 3_500_000
+    assert wheel.stat().st_size < 3_000_000
 
 
 @pytest.mark.slow
