@@ -165,11 +165,14 @@ def volume_threshold(assumptions: costs.Assumptions | None = None, own_machines:
     """Requests a day from which a long prompt is dear; None if it never is.
 
     Where a provider is paid by the token: from where a hosted fine-tune pays. On one's own machines: what one GPU takes with
-    the long prompt.
+    the long prompt, if that is known.
     """
     assumed = assumptions or costs.Assumptions()
     if own_machines:
-        found = assumed.capacity(assumed.message + assumed.passages + assumed.instructions)
+        try:
+            found = assumed.capacity(assumed.message + assumed.passages + assumed.instructions)
+        except CourseError:  # nobody has told what a GPU takes of this model: then volume is no reason
+            found = None
     else:
         found = assumed.break_even("hosted")
     return None if found is None else max(1, math.ceil(found))
@@ -179,7 +182,7 @@ def _told(name: str, value) -> str:
     """An answer as a person would write it."""
     if name == "prompt_reaches":
         return "not measured" if value is None else f"{100 * value:g} %"
-    if isinstance(value, bool):
+    if name == "own_machines":
         return "yes" if value else "no"
     return value if isinstance(value, str) else f"{value:,}"
 

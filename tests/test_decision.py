@@ -99,6 +99,12 @@ def test_the_volume_that_is_dear_follows_from_the_assumptions():
     assert decide(**busy | {"requests_a_day": 10**9}, assumptions=never).approach == "prompt"
 
 
+def test_a_model_whose_throughput_is_not_known_can_be_assumed():
+    tuned_elsewhere = costs.Assumptions(small="gpt-4.1-mini")
+    assert volume_threshold(tuned_elsewhere, own_machines=True) is None
+    assert decide("behaviour", 0.5, examples=500, assumptions=tuned_elsewhere).approach == "fine-tune"
+
+
 def test_on_ones_own_machines_a_gpu_is_dear_and_no_token():
     taken = volume_threshold(own_machines=True)
     assert taken > 10 * volume_threshold()
@@ -145,6 +151,7 @@ def test_numbers_may_be_numpys():
 
     found = decide("behaviour", np.float32(0.5), examples=np.int64(300), own_machines=np.True_)
     assert (found.approach, found.host) == ("fine-tune", "own")
+    assert "good examples: 300; " in str(found) and "data stay here: yes" in found._repr_html_()
 
 
 def test_it_reads_as_text_and_as_html():
