@@ -3,29 +3,50 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LAB_ARGS ?=
+# Test processes at once; they share the cores (conftest.py). Each may take 2 GB.
+JOBS ?= 2
+PARALLEL = -n $(JOBS) --dist loadfile
+NBVAL = -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=1800
+LESSONS = $(foreach n,04 06 03 02 05 01,$(wildcard notebooks/$(n)_*.ipynb))
+OLDEST = tests/training tests/memory tests/openai_server tests/test_models.py tests/test_quantization.py tests/test_attention.py \
+	tests/test_generation.py tests/test_evaluation.py tests/test_retrieval.py
 
-.PHONY: lab test test-quick test-oldest notebooks bench soak gpu clean
+.PHONY: lab lint test test-quick test-notebooks test-oldest test-oldest-all notebooks bench soak gpu clean
 
 lab: $(VENV)/.lab
 	$(BIN)/course lab $(LAB_ARGS)
 
-test: $(VENV)/.test
+# Ruff, formatting, types, notebooks older than their sources, prices older than a year: under a minute.
+lint: $(VENV)/.test
 	$(BIN)/ruff check .
-	$(BIN)/course fetch
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/course build --check
-	$(BIN)/pytest
-	tests/without_network $(BIN)/pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 notebooks/*.ipynb
+	$(BIN)/python -m course_utils.costs --check-age
+
+test: lint
+	$(BIN)/course fetch
+	$(BIN)/pytest $(PARALLEL)
+	$(MAKE) test-notebooks
 	$(MAKE) test-oldest
 
-# Without notebooks, browser, model cache torture and old versions: a minute or two.
+# Without notebooks, browser, model cache torture and old versions: a few minutes.
 test-quick: $(VENV)/.test
-	$(BIN)/ruff check .
-	$(BIN)/pytest -m "not slow and not index"
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not index"
 
-# The course on the oldest versions it supports, which are Colab's (tests/colab/); torch is this machine's. Grading runs on an
-# instructor's machine, on whatever is installed there, and is left out here.
+# Every lesson from top to bottom without a network, the longest first.
+test-notebooks: $(VENV)/.test
+	tests/without_network $(BIN)/pytest $(PARALLEL) $(NBVAL) $(LESSONS)
+
+# The course on the oldest versions it supports, which are Colab's (tests/colab/), where these can break it: training beside the
+# libraries, loading, quantization, the service's engine, and a whole lesson. torch is this machine's.
 test-oldest: $(VENV)-oldest/.test
-	$(VENV)-oldest/bin/pytest -m "not slow and not index" --ignore=tests/exercises/grading
+	$(VENV)-oldest/bin/pytest $(PARALLEL) -m "not slow and not index" $(OLDEST)
+	tests/without_network $(VENV)-oldest/bin/pytest $(NBVAL) notebooks/02_lora.ipynb
+
+# All of it there. Grading runs on an instructor's machine, on whatever is installed there, and is left out.
+test-oldest-all: $(VENV)-oldest/.test
+	$(VENV)-oldest/bin/pytest $(PARALLEL) -m "not slow and not index" --ignore=tests/exercises/grading
 
 notebooks: $(VENV)/.test
 	$(BIN)/course build
@@ -35,6 +56,7 @@ notebooks: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/speed.py sft dpo
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/waiting.py
 	$(BIN)/python -m pip install --quiet fitcheck-llm
 	$(BIN)/python benchmarks/estimates.py --peers
 	$(BIN)/python benchmarks/data_prep.py
@@ -57,6 +79,7 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/alignment.py
 	$(BIN)/python benchmarks/service.py lifecycle kills
 	COURSE_SOAK=1 $(BIN)/pytest tests/test_models.py
+	$(MAKE) test-oldest-all
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -15,7 +15,6 @@ import multiprocessing
 import sys
 
 from common import RECORDS, write_record
-
 from course_utils import evaluation, figures, training
 
 PLAN = {

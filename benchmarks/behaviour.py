@@ -15,10 +15,10 @@ from common import RECORDS, write_record
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "training"))
-import test_behaviour as tasks
-
 from course_utils import figures, training
 from course_utils.data_prep import load_task
+
+import test_behaviour as tasks
 
 
 def preferences(objective, seed: int) -> dict:
@@ -33,9 +33,9 @@ def preferences(objective, seed: int) -> dict:
 
 def reward_model(seed: int) -> dict:
     """Reward model: held-out margin and accuracy, first and last."""
-    from peft import LoraConfig, get_peft_model
-
     from course_utils import models
+
+    from peft import LoraConfig, get_peft_model
 
     task = load_task("support_tickets", tasks.FIELDS)
     model, tokenizer = models.load_reward(tier="cpu", seed=seed)

@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 
 from common import RECORDS, write_record
-
 from course_utils import figures
 from course_utils.data_prep import deduplicate, formats, reading, truth, validation
 from course_utils.data_prep.pii import Redactor

@@ -14,14 +14,14 @@ import random
 import re
 import sys
 
-import torch
 from common import write_record
-from peft import LoraConfig, get_peft_model
-
 from course_utils import assets, evaluation, memory, models, training
 from course_utils.data_prep import load_task, prepare, truth
 from course_utils.data_prep.synthesis import read_answer
 from course_utils.generation import generate
+
+import torch
+from peft import LoraConfig, get_peft_model
 
 FIELDS = ["category", "escalation"]
 LONGEST = 32  # words of a message

@@ -15,12 +15,12 @@ import random
 import statistics
 import time
 
-import torch
 from common import RECORDS, write_record
-
 from course_utils import figures, memory
 from course_utils.memory import formula, step, tracing
 from course_utils.memory.shape import shape
+
+import torch
 
 SIZES = {  # hidden, feed-forward, layers, heads, key-value heads, vocabulary
     "6M": (256, 704, 4, 8, 4, 8192),

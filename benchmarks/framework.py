@@ -8,14 +8,14 @@ from __future__ import annotations
 import random
 import time
 
-import torch
 from common import RECORDS, write_record
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-
 from course_utils import evaluation, figures, memory, models, training
 from course_utils.data_prep import load_catalogue
 from course_utils.generation import generate
 from course_utils.retrieval import Retriever
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
 SEEDS = (0, 1, 2)
 # Sizes of a training set: (facts, wordings of each). All are trained for as many steps, and tested on facts outside them.

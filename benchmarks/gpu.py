@@ -18,7 +18,6 @@ import subprocess
 import sys
 
 from common import RECORDS, write_record
-
 from course_utils import memory
 from course_utils.memory import formula, step
 from course_utils.memory.shape import shape

@@ -22,20 +22,21 @@ import tempfile
 import time
 from pathlib import Path
 
-import nbformat
 from common import write_record
+
+import nbformat
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "exercises"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "exercises" / "grading"))
-from test_grading_runs import tree
-from test_mutants import mutants
-
 from course_utils.exercises.definitions import strip_solution
 from course_utils.exercises.grading import batch, hub
 from course_utils.exercises.grading.marking import setup_for
 from course_utils.exercises.registry import EXERCISES
 from course_utils.notebooks import builder
+
+from test_grading_runs import tree
+from test_mutants import mutants
 
 NAME = "course"
 SECTIONS, WANTED = batch.exercises_of("all")

@@ -12,14 +12,14 @@ import re
 import sys
 import time
 
-import torch
 from common import write_record
-from peft import LoraConfig, get_peft_model
-
 from course_utils import models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate
 from course_utils.notebooks.builder import source_file
+
+import torch
+from peft import LoraConfig, get_peft_model
 
 
 def notebook_plan() -> dict:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from common import write_record
-from peft import LoraConfig, get_peft_model
-
 from course_utils import models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate
+
+import torch
+from peft import LoraConfig, get_peft_model
 
 
 def agreement(dtype, prompts: int = 50, steps: int = 25, max_new_tokens: int = 48) -> float:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 import statistics
 
-import torch
 from common import RECORDS, write_record
-
 from course_utils import figures, memory, models, training
 from course_utils.training.batching import Encoded
+
+import torch
 
 
 class Ready(training.SFT):

@@ -21,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common import RECORDS, write_record
-
 from course_utils import figures, models
 from course_utils.data_prep.tasks import load_task
 from course_utils.openai_server import local_server
@@ -189,11 +188,11 @@ def serving() -> None:
 
 def adapters() -> None:
     """A decoding step of so many rows with four adapters among them: ours, PEFT's mixed batch, and the base alone."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
     from course_utils.openai_server.adapters import Adapters
     from course_utils.openai_server.engine import Columns, Fresh
+
+    import torch
+    from peft import LoraConfig, get_peft_model
 
     names = ["a0", "a1", "a2", "a3"]
     with tempfile.TemporaryDirectory() as folder:
@@ -244,9 +243,9 @@ def adapters() -> None:
 
 def products() -> dict:
     """Time of `Product` as a share of `torch.nn.functional.linear`, for all linear layers of the CPU model, in turns."""
-    import torch
-
     from course_utils.openai_server.adapters import Product
+
+    import torch
 
     base, _ = models.load(tier="cpu")
     layers = [m for name, m in base.named_modules() if isinstance(m, torch.nn.Linear) and not name.endswith("lm_head")]

@@ -19,12 +19,12 @@ import time
 import warnings
 from pathlib import Path
 
-import torch
 from common import RECORDS, peak_flops, write_record
-
 from course_utils import memory, models, training
 from course_utils.data_prep import load_task
 from course_utils.training.batching import Encoded
+
+import torch
 
 BATCH = {"sft": 8, "dpo": 4}  # pairs; at 8 TRL without checkpointing wants more than 23 GB
 RATE = 5e-4

@@ -23,8 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     lab = commands.add_parser("lab", help="open the course in JupyterLab; further options go to jupyter lab")
     lab.set_defaults(run=_lab)
 
-    run = commands.add_parser("run", help="run a notebook from top to bottom and say whether it passes")
-    run.add_argument("section", help="02, 02_lora or a notebook file")
+    run = commands.add_parser("run", help="run notebooks from top to bottom and say whether they pass")
+    run.add_argument("sections", nargs="+", metavar="section", help="02, 02_lora, a notebook file, or all")
+    run.add_argument("--cells", type=int, default=0, metavar="N", help="list the N cells of each that took longest")
     run.set_defaults(run=_run)
 
     build = commands.add_parser("build", help="build the notebooks from their sources (a checkout is needed)")
@@ -178,12 +179,13 @@ def _run(options) -> int:
     from course_utils import notebooks
     from course_utils.notebooks.builder import learner_file, section_name
 
-    file = Path(options.section)
-    if file.suffix != ".ipynb":
-        file = learner_file(section_name(options.section))
-    if not file.exists():
-        raise CourseError(f"no such notebook: {file}")
-    notebooks.run(file)
+    sections = list(notebooks.SECTIONS) if options.sections == ["all"] else options.sections
+    files = [Path(name) if name.endswith(".ipynb") else learner_file(section_name(name)) for name in sections]
+    for file in files:
+        if not file.exists():
+            raise CourseError(f"no such notebook: {file}")
+    for file in files:
+        notebooks.run(file, costliest=options.cells)
     return 0
 
 

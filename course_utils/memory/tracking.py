@@ -126,10 +126,17 @@ class ProcessesPeak:
 
     Attributes:
         bytes: the peak; 0 before the first sample.
+        parts: what each process held at the peak, as (name, bytes), the largest first.
     """
 
     def __init__(self, own: bool = True):
-        self.bytes, self._own, self._stop = 0, own, threading.Event()
+        self.bytes, self.parts = 0, []
+        self._own, self._stop, self._lap = own, threading.Event(), 0
+
+    def lap(self) -> int:
+        """The peak since this was last asked, 0 if nothing was sampled since."""
+        self._lap, lap = 0, self._lap
+        return lap
 
     def __enter__(self):
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -145,14 +152,24 @@ class ProcessesPeak:
 
         me = psutil.Process()
         while not self._stop.wait(0.5):
-            total = 0
+            parts = []
             for process in [*([me] if self._own else []), *me.children(recursive=True)]:
                 try:
-                    memory = process.memory_full_info()
+                    memory, command = process.memory_full_info(), process.cmdline()
                 except psutil.Error:  # it has ended, or is somebody else's
                     continue
-                total += getattr(memory, "pss", memory.uss)
-            self.bytes = max(self.bytes, total)
+                parts.append((_module_or_file(command), getattr(memory, "pss", memory.uss)))
+            total = sum(size for _, size in parts)
+            self._lap = max(self._lap, total)
+            if total > self.bytes:
+                self.bytes, self.parts = total, sorted(parts, key=lambda part: -part[1])
+
+
+def _module_or_file(command: list[str]) -> str:
+    """What a process runs, in a word: the module after `-m`, or the program."""
+    if "-m" in command[:-1]:
+        return command[command.index("-m") + 1]
+    return Path(command[0]).name if command else "?"
 
 
 def _resident() -> int:

@@ -240,8 +240,8 @@ def build(section: str, report=print) -> Path:
         report(f"{name}: only text or exercises have changed; {learner_file(name)} keeps its other outputs")
         return learner_file(name)
     notebook = learner_edition(section)
-    seconds, peak = execute(notebook)
-    _record_time(name, seconds, peak)
+    cost = execute(notebook)
+    _record_time(name, cost.seconds, cost.peak_bytes)
     for cell, refilled in zip(notebook.cells, learner_edition(section).cells):
         if cell.cell_type == "markdown":
             cell.source = refilled.source  # the table of times now holds this run
@@ -251,12 +251,14 @@ def build(section: str, report=print) -> Path:
     packages = ("torch", "transformers", "peft", "accelerate")
     notebook.metadata["course"] |= {
         "tier": detect().tier,
-        "seconds": round(seconds),
+        "seconds": round(cost.seconds),
         "versions": {package: version(package).split("+")[0] for package in packages},
     }
     write(notebook, learner_file(name))
     _retell_times()
-    report(f"{name}: learner's edition ran in {seconds:.0f} s, peak {peak / 1e6:.0f} MB, in {learner_file(name)}")
+    report(
+        f"{name}: learner's edition ran in {cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB, in {learner_file(name)}"
+    )
     return learner_file(name)
 
 

@@ -1,0 +1,38 @@
+"""How long the threads of a CPU product spin while they wait for each other.
+
+torch splits a product among threads of GNU OpenMP (Linux) or LLVM's (macOS, Windows). A thread that waits for the others spins
+at first, since being woken by the system takes longer than most waits. GNU's spin for milliseconds by default, LLVM's for a
+fifth of a second. Alone on a machine that costs only power; beside anything else that computes, the spinning thread holds the
+core that the one it waits for needs, and training takes many times as long (`benchmarks/waiting.py` has the table, and
+`benchmarks/records/` its dated results). Both libraries read their variables once, when they are loaded: `import course_utils`
+must come before `import torch`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import MutableMapping
+
+# Chosen by benchmarks/waiting.py: within a small factor of the best policy alone on two cores and beside busy processes.
+SPIN_COUNT = "1000"  # rounds of GNU's waiting loop, some ten microseconds
+BLOCK_TIME = "1"  # milliseconds, LLVM's
+# Who has set one of these has decided.
+GNU_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+LLVM_VARIABLES = ("OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+
+
+def wait_briefly(environment: MutableMapping[str, str] | None = None) -> bool:
+    """Let threads that wait give up their core soon, here and in every process started from here.
+
+    Args:
+        environment: variables to set; `os.environ` if None. Variables that are set already stay as they are.
+
+    Returns:
+        Whether it can take effect in this process: False if torch was loaded before.
+    """
+    environment = os.environ if environment is None else environment
+    for variables, value in ((GNU_VARIABLES, SPIN_COUNT), (LLVM_VARIABLES, BLOCK_TIME)):
+        if not any(variable in environment for variable in variables):
+            environment[variables[1]] = value
+    return "torch" not in sys.modules
