@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -132,10 +133,29 @@ def test_run_runs_a_notebook_and_says_which_cell_fails(tmp_path):
     assert done.returncode != 0 and "not so" in done.stderr + done.stdout
 
 
+def test_run_says_which_cells_cost_most(tmp_path):
+    """A cell that waits and one that takes memory in a process of its own; a quick third is not listed."""
+    import nbformat
+
+    sources = (
+        "x = 1",
+        "import time; time.sleep(4)",
+        "import subprocess, sys\n"
+        "subprocess.run([sys.executable, '-c', 'x = bytearray(300_000_000); import time; time.sleep(2)'], check=True);",
+    )
+    nbformat.write(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources))), tmp_path / "x.ipynb")
+    done = course("run", str(tmp_path / "x.ipynb"), "--cells", "2")
+    total, slowest, second = done.stdout.splitlines()
+    peak, parts = re.search(r"3 cells ran in \d+ s, peak (\d+) MB \((.*)\)$", total).groups()
+    assert int(peak) > 350 and "ipykernel_launcher" in parts and re.search(r"python\S* 3\d\d\b", parts), total
+    seconds, memory = re.search(r"^ +([\d.]+) s +(\d+) MB  cell +1  import time; time.sleep", slowest).groups()
+    assert float(seconds) >= 4 and int(memory) < int(peak) - 250
+    assert re.search(rf" {peak} MB  cell +2  import subprocess", second)
+
+
 @pytest.mark.model
 def test_serve_says_how_to_reach_it(tmp_path):
     """The command as a user runs it: the address and key that it prints are enough for the official client."""
-    import re
     import signal
 
     from openai import OpenAI
