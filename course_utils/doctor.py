@@ -5,11 +5,16 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from course_utils import assets, hardware, memory, models
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
 
 GB = 1e9
 # Notebook hosts with fewer than this much RAM stop the kernel in the larger lessons.
@@ -39,7 +44,7 @@ class Diagnosis:
     fits: list[tuple[str, str, int, bool]] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         names = ("model", "method", "bytes", "fits")
         return {**vars(self), "device": self.device.as_dict(), "fits": [dict(zip(names, row)) for row in self.fits]}
@@ -105,7 +110,7 @@ def _fits(device: hardware.Device) -> list[tuple[str, str, int, bool]]:
     return rows
 
 
-def _requirements():
+def _requirements() -> Iterator[tuple[str, SpecifierSet]]:
     from packaging.requirements import Requirement
 
     for text in requires(assets.DISTRIBUTION) or []:

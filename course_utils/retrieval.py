@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from course_utils.data_prep.catalogue import holds
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 METHODS = ("bm25", "dense", "hybrid")
 STATIC = "wordllama"
@@ -51,9 +56,9 @@ class Retriever:
         self,
         passages: Sequence[Mapping],
         method: str = "bm25",
-        encoder: str | Callable = STATIC,
+        encoder: str | Callable[[list[str]], Any] = STATIC,
         language: str = "english",
-    ):
+    ) -> None:
         self.passages, self.method = list(passages), method
         _check(self.passages)
         if method not in METHODS:
@@ -94,7 +99,7 @@ class Retriever:
             found.append([Hit(self.passages[i], rank, float(scores[i])) for rank, i in enumerate(order, 1)])
         return found
 
-    def _scores(self, queries: list[str]):
+    def _scores(self, queries: list[str]) -> np.ndarray:
         """Array (queries, passages)."""
         import numpy as np
 
@@ -113,7 +118,7 @@ class Retriever:
         found = [parts[0] > 0, True]  # BM25 ranks no passage that shares no word with the query
         return sum(np.where(there, 1 / (FUSION + rank), 0.0) for there, rank in zip(found, ranks))
 
-    def _encoded(self, texts: list[str]):
+    def _encoded(self, texts: list[str]) -> np.ndarray:
         """Array (texts, dimensions) of unit vectors."""
         import numpy as np
 
@@ -124,7 +129,7 @@ class Retriever:
             )
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-    def _words(self, texts: list[str], ids: bool = True):
+    def _words(self, texts: list[str], ids: bool = True) -> Any:
         stemmer = _package("Stemmer", "PyStemmer").Stemmer(self._language)
         options = {"stopwords": self._language, "stemmer": stemmer, "show_progress": False}
         return _package("bm25s").tokenize(texts, return_ids=ids, **options)
@@ -174,7 +179,7 @@ def _check(passages: list[Mapping]) -> None:
         seen.add(passage["id"])
 
 
-def _encoder(name: str) -> Callable:
+def _encoder(name: str) -> Callable[[list[str]], Any]:
     if name == STATIC:
         from pathlib import Path
 
@@ -191,7 +196,7 @@ def _encoder(name: str) -> Callable:
         ) from error
 
 
-def _package(name: str, distribution: str = ""):
+def _package(name: str, distribution: str = "") -> ModuleType:
     import importlib
     import logging
 

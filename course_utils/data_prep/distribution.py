@@ -92,11 +92,11 @@ def distance(train: Sequence[str], production: Sequence[str], seed: int = 0) -> 
 
 def resample(train: Sequence, weights: Sequence[float], n: int, seed: int = 0) -> list[int]:
     """Indices of n training rows, none twice, drawn by their weights: nearer to production than the whole set."""
-    weights = np.asarray(weights, dtype=float)
+    odds = np.asarray(weights, dtype=float)
     if not 0 < n <= len(train):
         raise CourseError(f"{n} of {len(train)} rows can't be drawn")
     # The n largest of log(u) / w: sampling without replacement by weight (Efraimidis and Spirakis 2006).
-    keys = np.log(np.random.default_rng(seed).random(len(weights))) / np.maximum(weights, 1e-12)
+    keys = np.log(np.random.default_rng(seed).random(len(odds))) / np.maximum(odds, 1e-12)
     return sorted(np.argsort(keys)[-n:].tolist())
 
 

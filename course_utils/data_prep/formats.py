@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 
 from course_utils.errors import CourseError
 
@@ -35,7 +36,7 @@ SHAREGPT_ROLES = {
 }  # fmt: skip
 
 
-def shape_of(row) -> str | None:
+def shape_of(row: object) -> str | None:
     """The shape of a row by its keys; None if it is none that is known."""
     if not isinstance(row, dict):
         return None
@@ -92,7 +93,7 @@ def answer_of(row: dict) -> str:
     return _joined(row, lambda role: role == "assistant")
 
 
-def text_content(content) -> str:
+def text_content(content: object) -> str:
     """The text of a message's content, be it text, parts or nothing."""
     if isinstance(content, str):
         return content
@@ -101,7 +102,7 @@ def text_content(content) -> str:
     return ""
 
 
-def _joined(row: dict, wanted) -> str:
+def _joined(row: dict, wanted: Callable[[str], bool]) -> str:
     pieces = []
     for message in row["messages"]:
         if wanted(message["role"]):
@@ -136,7 +137,7 @@ def _to_messages(row: dict, shape: str) -> dict:
     return {"messages": [*_as_messages(prompt, "user"), *_as_messages(completion, "assistant")]}
 
 
-def _as_messages(part, role: str) -> list[dict]:
+def _as_messages(part: object, role: str) -> list[dict]:
     if isinstance(part, str):
         return [{"role": role, "content": part}]
     if isinstance(part, list):

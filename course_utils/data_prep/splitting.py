@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from course_utils.data_prep import formats
@@ -100,7 +100,7 @@ def contamination(
     return [hits[key] for key in sorted(hits)]
 
 
-def _phrases(texts: Sequence[str], n: int):
+def _phrases(texts: Sequence[str], n: int) -> Iterator[tuple[int, str]]:
     for index, text in enumerate(texts):
         words = normalise(text).split()
         yield from ((index, " ".join(words[i : i + n])) for i in range(len(words) - n + 1))
@@ -141,7 +141,7 @@ def kinship(
     for index, phrase in _phrases([text(row) for row in train], 3):
         owners.setdefault(phrase, set()).add(index)
 
-    def known(rows, own: bool) -> float:
+    def known(rows: Sequence[dict], own: bool) -> float:
         shares = []
         for index, row in enumerate(rows):
             phrases = [phrase for _, phrase in _phrases([text(row)], 3)]

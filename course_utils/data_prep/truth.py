@@ -12,7 +12,7 @@ from course_utils import assets
 from course_utils.data_prep import formats, quality, reading, validation
 from course_utils.data_prep.deduplication import deduplicate
 from course_utils.data_prep.findings import CODES
-from course_utils.data_prep.pii import find
+from course_utils.data_prep.pii import Entity, find
 from course_utils.evaluation import Score, proportion
 
 OWN_ADDRESS = "info@tarnbrook.example"
@@ -139,7 +139,7 @@ def score_pii(texts: Iterable[tuple[str, str, list[tuple[str, str]]]], allow: Se
     }
 
 
-def _same(kind: str, start: int, end: int, entity) -> bool:
+def _same(kind: str, start: int, end: int, entity: Entity) -> bool:
     if kind not in RUNS:
         return (start, end) == (entity.start, entity.end)
     shared = min(end, entity.end) - max(start, entity.start)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from course_utils.errors import CourseError
 from course_utils.memory import ProcessesPeak
 
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
 CELL_TIMEOUT = 1800
 
 
-def execute(notebook, on_cell=None) -> tuple[float, int]:
+def execute(notebook: NotebookNode, on_cell: Callable[[int], object] | None = None) -> tuple[float, int]:
     """Run all cells in place, in an empty folder.
 
     Args:
@@ -50,7 +55,7 @@ def execute(notebook, on_cell=None) -> tuple[float, int]:
         return time.perf_counter() - started, peak.bytes
 
 
-def run(file: str | Path, report=print) -> None:
+def run(file: str | Path, report: Callable[[str], object] = print) -> None:
     """Run a notebook file and report the time; the file is not changed.
 
     Raises:
@@ -62,7 +67,7 @@ def run(file: str | Path, report=print) -> None:
     total = sum(cell.cell_type == "code" for cell in notebook.cells)
     done = 0
 
-    def on_cell(_index):
+    def on_cell(_index: int) -> None:
         nonlocal done
         done += 1
         if sys.stderr.isatty():
@@ -74,5 +79,5 @@ def run(file: str | Path, report=print) -> None:
     report(f"{Path(file).name}: {total} cells ran in {seconds:.0f} s, peak {peak / 1e6:.0f} MB")
 
 
-def _failed(cell) -> bool:
+def _failed(cell: NotebookNode) -> bool:
     return any(output.output_type == "error" for output in cell.get("outputs", []))

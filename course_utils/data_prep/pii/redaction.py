@@ -8,10 +8,15 @@ import hashlib
 import random
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from presidio_analyzer import RecognizerResult
 
 KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE")
 MODES = ("label", "mask", "pseudonym")
@@ -105,7 +110,7 @@ def find(
     return [entity for entity in _without_overlaps(found) if entity.text.casefold() not in allowed]
 
 
-def _in_windows(text: str, kinds, threshold: float, allow, preceding: str) -> list[Entity]:
+def _in_windows(text: str, kinds: Iterable[str], threshold: float, allow: Iterable[str], preceding: str) -> list[Entity]:
     """A long text window by window: patterns of names and addresses take time that grows with the square of the length."""
     found, start = [], 0
     while start < len(text):
@@ -139,7 +144,7 @@ class Redactor:
         seed: int | str = 0,
         threshold: float = THRESHOLD,
         allow: Iterable[str] = (),
-    ):
+    ) -> None:
         if mode not in MODES:
             raise CourseError(f"unknown mode {mode!r}; choose among {', '.join(MODES)}")
         if unknown := set(kinds) - set(KINDS):
@@ -223,7 +228,7 @@ def redact(
     return [redactor.row(row) for row in rows]
 
 
-def _recognizers():
+def _recognizers() -> ModuleType:
     try:
         with _without_torch():
             from course_utils.data_prep.pii import recognizers
@@ -235,7 +240,7 @@ def _recognizers():
 
 
 @contextlib.contextmanager
-def _without_torch():
+def _without_torch() -> Iterator[None]:
     """spaCy and Presidio import torch and transformers where they are: 250 MB and seconds for what is not used here."""
     hidden = [name for name in ("torch", "transformers") if name not in sys.modules]
     # Both or neither: transformers imported without torch would go on believing that there is none.
@@ -252,7 +257,7 @@ def _entity(text: str, kind: str, start: int, end: int, score: float) -> Entity:
     return Entity(kind, start, end, text[start:end], round(float(score), 2))
 
 
-def _in_context(text: str, result) -> float:
+def _in_context(text: str, result: RecognizerResult) -> float:
     """A recogniser's score, moved by the words before it: Presidio does this with lemmas from spaCy."""
     before = text[max(0, result.start - 70) : result.start]
     value = text[result.start : result.end]
@@ -292,9 +297,9 @@ def _without_overlaps(found: list[Entity]) -> list[Entity]:
     return sorted(kept, key=lambda e: e.start)
 
 
-def _texts(row: dict):
+def _texts(row: dict) -> Iterator[tuple[Any, Any, str]]:
     """Every text of a row that someone wrote, in order: (holder, key, place)."""
-    stack = [(None, None, row, "")]
+    stack: list[tuple[Any, Any, Any, str]] = [(None, None, row, "")]
     while stack:
         holder, key, value, place = stack.pop()
         if isinstance(value, str):

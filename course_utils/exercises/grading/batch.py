@@ -10,6 +10,7 @@ import json
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -159,7 +160,16 @@ def grade(
 class _Grader:
     """One submission after the other: read, marked by `mark`, written."""
 
-    def __init__(self, mark, sections, wanted, out, seed, isolation, base):
+    def __init__(
+        self,
+        mark: Callable[[dict[str, str]], dict[str, Mark]],
+        sections: list[str],
+        wanted: dict[str, str],
+        out: Path,
+        seed: int,
+        isolation: str,
+        base: str,
+    ) -> None:
         self.mark, self.sections, self.wanted, self.out = mark, sections, wanted, out
         self.seed, self.isolation, self.base = seed, isolation, base
 
@@ -207,7 +217,7 @@ def _seed(out: Path, sections: list[str], seed: int | None) -> int:
     return seed
 
 
-def _flat(files) -> list[bytes]:
+def _flat(files: list[tuple[str, bytes | intake.Unreadable]]) -> list[bytes]:
     return [
         part
         for name, data in files

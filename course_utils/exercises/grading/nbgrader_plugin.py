@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from nbgrader.preprocessors import NbGraderPreprocessor
+
+if TYPE_CHECKING:
+    from nbconvert.exporters.exporter import ResourcesDict
+    from nbformat import NotebookNode
 
 SKIP = "skip-execution"  # nbclient runs no cell that has this tag
 
@@ -14,7 +20,7 @@ class ExercisesOnly(NbGraderPreprocessor):
     be full marks, gets it run.
     """
 
-    def preprocess(self, nb, resources):
+    def preprocess(self, nb: NotebookNode, resources: ResourcesDict) -> tuple[NotebookNode, ResourcesDict]:
         """Mark cells to be skipped; see nbconvert."""
         from nbformat.v4 import new_code_cell
 
