@@ -84,7 +84,7 @@ def find(
     if unknown := kinds - set(KINDS):
         raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(KINDS)}")
     if len(text) > WINDOW:
-        return _in_windows(text, kinds, threshold, allow, preceding)
+        return _in_windows(text, kinds, threshold, tuple(allow), preceding)
     recognizers = _recognizers()
     found = []
     if recognizers.DIGIT.search(text) or "@" in text or ":" in text:
@@ -110,7 +110,7 @@ def find(
     return [entity for entity in _without_overlaps(found) if entity.text.casefold() not in allowed]
 
 
-def _in_windows(text: str, kinds: Iterable[str], threshold: float, allow: Iterable[str], preceding: str) -> list[Entity]:
+def _in_windows(text: str, kinds: set[str], threshold: float, allow: tuple[str, ...], preceding: str) -> list[Entity]:
     """A long text window by window: patterns of names and addresses take time that grows with the square of the length."""
     found, start = [], 0
     while start < len(text):
@@ -147,9 +147,10 @@ class Redactor:
     ) -> None:
         if mode not in MODES:
             raise CourseError(f"unknown mode {mode!r}; choose among {', '.join(MODES)}")
+        kinds = tuple(kinds)
         if unknown := set(kinds) - set(KINDS):
             raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(KINDS)}")
-        self.mode, self.kinds, self.seed = mode, tuple(kinds), seed
+        self.mode, self.kinds, self.seed = mode, kinds, seed
         self.threshold, self.allow = threshold, tuple(allow)
 
     def text(self, text: str, preceding: str = "") -> tuple[str, list[Entity]]:
@@ -245,7 +246,8 @@ def _without_torch() -> Iterator[None]:
     hidden = [name for name in ("torch", "transformers") if name not in sys.modules]
     # Both or neither: transformers imported without torch would go on believing that there is none.
     hidden = hidden if len(hidden) == 2 else []
-    sys.modules |= dict.fromkeys(hidden)
+    # typeshed lets no None in; to Python it means that there is no such module
+    sys.modules |= dict.fromkeys(hidden)  # type: ignore[arg-type]
     try:
         yield
     finally:
