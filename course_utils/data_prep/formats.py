@@ -78,9 +78,13 @@ def convert(row: dict, to: str) -> dict:
     if shape in preferences:
         return _to_preference(row) if to == "preference" else _to_openai_preference(row)
     chat = _to_messages(row, shape)
-    return {"messages": lambda c: c, "sharegpt": _to_sharegpt, "alpaca": _to_alpaca, "prompt_completion": _to_completion}[
-        to
-    ](chat)
+    into: dict[str, Callable[[dict], dict]] = {
+        "messages": lambda c: c,
+        "sharegpt": _to_sharegpt,
+        "alpaca": _to_alpaca,
+        "prompt_completion": _to_completion,
+    }
+    return into[to](chat)
 
 
 def prompt_of(row: dict) -> str:
@@ -119,7 +123,7 @@ def _to_messages(row: dict, shape: str) -> dict:
     if shape == "messages":
         return copy.deepcopy(row)
     if shape == "sharegpt":
-        turns = row.get("conversations", row.get("conversation"))
+        turns = next(row[key] for key in ("conversations", "conversation") if isinstance(row.get(key), list))
         messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
         for index, turn in enumerate(turns):
             speaker = turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
