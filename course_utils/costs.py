@@ -363,7 +363,7 @@ STEPS = 30
 def sensitivity(
     assumptions: Assumptions,
     way: str = "hosted",
-    varied: Mapping[str, tuple] = VARIED,
+    varied: Mapping[str, tuple[Any, Any]] = VARIED,
     against: str = "prompted",
     steps: int = STEPS,
 ) -> dict[str, tuple[float | None, ...]]:

@@ -6,7 +6,7 @@ Prompting comes first, retrieval closes gaps in knowledge, fine-tuning closes ga
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from numbers import Real
@@ -22,7 +22,7 @@ ENOUGH_EXAMPLES = 100
 OFTEN = ("rarely", "monthly", "weekly", "daily")
 TOO_OFTEN = ("weekly", "daily")  # for what is trained in: nobody collects, trains and measures anew each week
 EVIDENCE = ("knowledge", "behaviour", "both", "stale", "tokens", "volume")
-QUESTIONS = {
+QUESTIONS: dict[str, tuple[str, tuple[str, ...] | type]] = {
     "gap": ("What is missing?", ("knowledge", "behaviour", "both")),
     "prompt_reaches": ("How much of the goal does your best prompt reach?", float),
     "facts_change": ("How often do the facts behind the answers change?", OFTEN),
@@ -132,7 +132,7 @@ def decide(
     Raises:
         CourseError: an answer or a piece of evidence that is none, with those that are.
     """
-    answers = {
+    answers: dict[str, Any] = {
         "gap": gap,
         "prompt_reaches": prompt_reaches,
         "facts_change": facts_change,
@@ -323,7 +323,7 @@ def _changes(
 ) -> Iterator[tuple[str, object, str]]:
     """Other answers, one at a time, that lead elsewhere; the nearest where answers have an order."""
     reached, dear = answers["prompt_reaches"], volume_threshold(assumptions, answers["own_machines"])
-    numbers = {
+    numbers: dict[str, Sequence[Any]] = {
         # Who has measured cannot un-measure; who has not may find either.
         "prompt_reaches": [BELOW if reached is None or reached >= GOOD_ENOUGH else GOOD_ENOUGH],
         "examples": [ENOUGH_EXAMPLES - 1 if answers["examples"] >= ENOUGH_EXAMPLES else ENOUGH_EXAMPLES],
@@ -331,9 +331,9 @@ def _changes(
         "own_machines": [not answers["own_machines"]],
     }
     for name, (_, allowed) in QUESTIONS.items():
-        others = numbers.get(name, allowed)
+        others = numbers.get(name, allowed if isinstance(allowed, tuple) else ())
         if allowed is OFTEN:
-            others = sorted(OFTEN, key=lambda often, name=name: abs(OFTEN.index(often) - OFTEN.index(answers[name])))
+            others = sorted(OFTEN, key=lambda often: abs(OFTEN.index(often) - OFTEN.index(answers[name])))
         for value in others:
             if value == answers[name]:
                 continue

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib's type for it names each of its three hundred settings
     "figure.dpi": 90,
     "font.size": 10,
     "axes.spines.top": False,
@@ -180,9 +180,9 @@ def lines(
             ticks = sorted({a for x, _ in series.values() for a in x})
             axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
             axes.minorticks_off()
-        for i, (name, x) in enumerate((marks or {}).items()):
-            axes.axvline(x, color="black", ls=DASHES[(i + 1) % 4], lw=1, label=f"{name}: {_number(x)}")
-            words.append(f"line at {_number(x)}: {name}")
+        for i, (name, place) in enumerate((marks or {}).items()):
+            axes.axvline(place, color="black", ls=DASHES[(i + 1) % 4], lw=1, label=f"{name}: {_number(place)}")
+            words.append(f"line at {_number(place)}: {name}")
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
         if marks:  # so many entries would lie on the lines
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
@@ -448,10 +448,10 @@ def lora_diagram() -> Figure:
         axes.set_axis_off()
         axes.set(xlim=(0, 11), ylim=(0, 6), aspect="equal")
         frozen, trained = "#DDE3E8", "#F5C9A6"
-        box = {"boxstyle": "round,pad=0.02,rounding_size=0.08", "lw": 1.4}
+        box: dict[str, Any] = {"boxstyle": "round,pad=0.02,rounding_size=0.08", "lw": 1.4}
 
         axes.add_patch(FancyBboxPatch((2.4, 3.5), 3.2, 1.9, fc=frozen, ec=COLOURS[0], hatch="..", **box))
-        label = {"ha": "center", "va": "center"}
+        label: dict[str, Any] = {"ha": "center", "va": "center"}
         plate = {"boxstyle": "round,pad=0.25", "fc": frozen, "ec": "none"}
         axes.text(4.0, 4.62, "W₀  (d_out × d_in)", weight="bold", bbox=plate, **label)
         axes.text(4.0, 4.02, "frozen", bbox=plate, color=COLOURS[0], **label)

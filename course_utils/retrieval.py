@@ -114,9 +114,9 @@ class Retriever:
             parts.append(self._encoded(queries) @ self._vectors.T)
         if len(parts) == 1:
             return parts[0]
-        ranks = [(-part).argsort(axis=1, kind="stable").argsort(axis=1) + 1 for part in parts]
-        found = [parts[0] > 0, True]  # BM25 ranks no passage that shares no word with the query
-        return sum(np.where(there, 1 / (FUSION + rank), 0.0) for there, rank in zip(found, ranks))
+        lexical, dense = ((-part).argsort(axis=1, kind="stable").argsort(axis=1) + 1 for part in parts)
+        # BM25 ranks no passage that shares no word with the query
+        return np.where(parts[0] > 0, 1 / (FUSION + lexical), 0.0) + 1 / (FUSION + dense)
 
     def _encoded(self, texts: list[str]) -> np.ndarray:
         """Array (texts, dimensions) of unit vectors."""
@@ -185,6 +185,7 @@ def _encoder(name: str) -> Callable[[list[str]], Any]:
 
         package = _package("wordllama")
         # Its search path misses its own tokenizer file by one letter (0.4.0) and would then ask the network.
+        assert package.__file__ is not None
         folder = Path(package.__file__).parent
         return package.WordLlama.load(cache_dir=folder, disable_download=True).embed
     package = _package("sentence_transformers", "sentence-transformers")

@@ -108,6 +108,7 @@ class MemoryExplorer:
         return memory_bars(options.pop("model"), METHODS if method == "all" else (method,), **options)
 
     def _changed(self, name: str, value: Any) -> None:
+        assert self.picture is not None  # there is one where there are controls
         self.chosen[name] = value
         try:
             self.figure = self._draw()
@@ -306,7 +307,8 @@ class DecisionHelper:
         self.chosen: dict[str, Any] = {
             "gap": "behaviour", "prompt_reaches": 0.7, "facts_change": "rarely", "behaviour_changes": "rarely",
             "examples": 300, "requests_a_day": 1000, "latency": "relaxed", "own_machines": False,
-        } | chosen  # fmt: skip
+            **chosen,
+        }  # fmt: skip
         self.decision = decision.decide(**self.chosen, **self._given)
         self.controls: dict[str, ipywidgets.Widget] = {}
         self._shown: ipywidgets.HTML | None = None
@@ -334,6 +336,7 @@ class DecisionHelper:
         self._box = ipywidgets.VBox([*self.controls.values(), self._shown])
 
     def _changed(self, name: str, value: Any) -> None:
+        assert self._shown is not None  # there is one where there are controls
         self.chosen[name] = value
         self.decision = decision.decide(**self.chosen, **self._given)
         self._shown.value = self.decision._repr_html_()

@@ -155,7 +155,7 @@ def _telling(these: Sequence[str], those: Sequence[str], count: int = 8) -> list
         return np.log(odds[0] / odds[1]) / np.sqrt(1 / (here[word] + prior) + 1 / (there[word] + prior))
 
     scores = {word: telling(word) for word, n in everywhere.items() if n >= 5 and len(word) > 2}
-    return sorted((word for word in scores if scores[word] > 1), key=scores.get, reverse=True)[:count]
+    return sorted((word for word in scores if scores[word] > 1), key=scores.__getitem__, reverse=True)[:count]
 
 
 def _style(texts: Sequence[str], others: set[str]) -> Style:

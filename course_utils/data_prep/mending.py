@@ -83,7 +83,7 @@ def _drop_extra(row: dict) -> dict:
     if "messages" in row:
         row = {key: value for key, value in row.items() if key in CHAT_KEYS}
     for message in _messages(row):
-        for key in set(message) - MESSAGE_KEYS.get(message.get("role"), set(message)):
+        for key in set(message) - MESSAGE_KEYS.get(message.get("role", ""), set(message)):
             del message[key]
     return row
 

@@ -208,7 +208,8 @@ def _strings(answer: str) -> list[str]:
     value = _json(answer)
     if not isinstance(value, dict | list):
         return [] if answer.lstrip().startswith(("{", "[")) else [answer]  # broken JSON is of no language
-    found, stack = [], [value]
+    found: list[str] = []
+    stack: list[Any] = [value]
     while stack:
         item = stack.pop()
         if isinstance(item, str) and " " in item:

@@ -80,6 +80,8 @@ def similar_pairs(
     """
     if method == "auto":
         method = "exact" if len(texts) <= EXACT_UP_TO else "minhash"
+    candidates: Iterable[tuple[int, int]]
+    members: Callable[[int], np.ndarray]
     if method == "exact":
         sets = [shingles(text) for text in texts]
         candidates, members = _sharing_a_rare_member(sets, threshold), sets.__getitem__

@@ -40,7 +40,8 @@ def split(
         raise CourseError(f"validation is a share between 0 and 1, not {validation}")
     if len(rows) < 2:
         raise CourseError(f"{len(rows)} rows can't be split")
-    groups, seen = Groups(len(rows)), {}
+    groups = Groups(len(rows))
+    seen: dict[object, int] = {}
     owners = group if isinstance(group, Sequence) else [group(row) if group else None for row in rows]
     for index, key in enumerate(owners):
         if key is not None:
@@ -51,7 +52,8 @@ def split(
     if len(together) < 2:
         raise CourseError("all rows belong together (one customer, or one text); there is nothing to hold out")
     random.Random(seed).shuffle(together)
-    wanted, held_out = max(1, round(validation * len(rows))), []
+    wanted = max(1, round(validation * len(rows)))
+    held_out: list[int] = []
     for members in sorted(together, key=len, reverse=True):  # stable: shuffled among equals
         # Large groups first, and only while they leave room, so that the share is met by the small ones.
         if len(held_out) + len(members) <= wanted and len(members) <= max(1, wanted // 4):

@@ -119,7 +119,8 @@ def score_pii(texts: Iterable[tuple[str, str, list[tuple[str, str]]]], allow: Se
     true: dict[str, int] = {}
     found: dict[str, int] = {}
     for text, preceding, marked in texts:
-        entities, used, position = find(text, allow=allow, preceding=preceding), set(), 0
+        entities, position = find(text, allow=allow, preceding=preceding), 0
+        used: set[int] = set()
         for kind, value in marked:
             start = text.find(value, position)
             start = start if start >= 0 else text.find(value)

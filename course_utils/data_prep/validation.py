@@ -386,7 +386,8 @@ class _Checker:
         if not isinstance(tools, list):
             self.add("tools", "tools_invalid", f"tools must be a list, is {_type(tools)}")
             return None
-        names, readable = set(), True
+        names: set[str] = set()
+        readable = True
         for index, tool in enumerate(tools):
             place = f"tools[{index}]"
             function = tool.get("function") if isinstance(tool, dict) else None
@@ -508,8 +509,8 @@ class _Checker:
             self.side(part, key)
         if self.errors:
             return
-        chosen, rejected, prompt = (parts.get(key) for key in ("chosen", "rejected", "prompt"))
-        if chosen is not None and _text(chosen).strip() == _text(rejected).strip():
+        chosen, rejected, prompt = parts["chosen"], parts["rejected"], parts.get("prompt")  # a missing side is an error
+        if _text(chosen).strip() == _text(rejected).strip():
             self.add("rejected", "preference_same", "chosen and rejected are the same")
         elif prompt and all(_text(side).startswith(_text(prompt)) for side in (chosen, rejected)):
             self.add("chosen", "preference_repeats_prompt", "chosen and rejected start with the prompt")
@@ -680,6 +681,7 @@ def _api_message(row: reading.Row, number: int, findings: list[Finding], kind: s
     for finding in findings:
         if finding.code == "role_missing":
             index = re.search(r"\[(\d+)\]", finding.field)
+            assert index, finding
             return f"{start} Example {number}, message {int(index.group(1)) + 1} Discriminator 'role' is missing in value"
         if finding.code == "unknown_shape":
             file_format = "expected either prompt/completion pairs or chat messages."
@@ -689,8 +691,9 @@ def _api_message(row: reading.Row, number: int, findings: list[Finding], kind: s
             key = key if isinstance(key, str) else key.group(1) if key else "key"
             return f'{faulty} Example {number} contains an extra "{key}".'
         if finding.code == "special_token":
-            token = re.search(r"token (\S+)", finding.message).group(1)
-            return f"{faulty} Example {number} message contains an invalid token: {token}."
+            token = re.search(r"token (\S+)", finding.message)
+            assert token, finding
+            return f"{faulty} Example {number} message contains an invalid token: {token.group(1)}."
         if finding.code == "wrong_kind" and kind == "preference":
             return (
                 f"{start} Input file is in the fine-tune-chat format, but the specified fine-tuning job is not using "

@@ -275,6 +275,7 @@ class CheckedNumberRecognizer(NameRecognizer):
         for match in self.pattern.finditer(text):
             check = stdnum.get_cc_module(*self.module.split("."))
             named = self.words.search(text)
+            assert check is not None, self.module
             if (named or self.strong) and check.is_valid(match.group()):
                 results.append(self._result(match.start(), match.end(), 0.95 if named else 0.7))
         return results

@@ -77,6 +77,7 @@ def main() -> None:
             _end(running, spaces)
             os._exit(0)
         message = json.loads(data)
+        said: dict[str, Any]
         if message["do"] == "start":
             try:
                 running = _start(descriptors[0], control, spaces, options)
@@ -265,7 +266,7 @@ def _serve_question(
     question = receive()
     _seed(question["seed"])
     space, notes, error = _run_cell(question["setup"], question["cell"])
-    function = space.get(question["name"])
+    function: Any = space.get(question["name"])
     send({"ready": {"notes": notes, "error": error, "defined": callable(function)}})
     encode, describe = coding.encode, _describe
     while True:

@@ -75,7 +75,9 @@ class Question:
         Raises:
             SandboxLost: the sandbox failed; this says nothing about the answer.
         """
-        limits, outputs, error, notes, ready = sandbox.limits, [], "", [], False
+        limits, error, ready = sandbox.limits, "", False
+        outputs: list[Any] = []
+        notes: list[str] = []
         with sandbox.question() as running:
             try:
                 asked = {"setup": setup_for(self.section, self.exercise, cell), "cell": cell, "name": self.exercise.name}

@@ -30,7 +30,7 @@ class ExercisesOnly(NbGraderPreprocessor):
         lines = ["from course_utils.exercises import check"]
         course = nb.metadata.get("course")
         section = course.get("section") if isinstance(course, dict) else None
-        if section in SECTIONS.values():
+        if isinstance(section, str) and section in SECTIONS.values():
             lines += imports_of(section)
         for cell in nb.cells:
             tags = set(cell.metadata.get("tags", [])) - {SKIP}

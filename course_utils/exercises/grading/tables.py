@@ -142,7 +142,7 @@ def needs_a_person(all_results: list[dict], names: Roster | None) -> list[list[s
 
 
 def _grades(wanted: list[str], all_results: list[dict]) -> list[list]:
-    rows = [["learner", "status", "score", "max_score", *wanted, "notes"]]
+    rows: list[list] = [["learner", "status", "score", "max_score", *wanted, "notes"]]
     most = sum(EXERCISES[id].points for id in wanted)
     for results in all_results:
         points = {test["number"]: number(test["score"]) for test in results["tests"]}
