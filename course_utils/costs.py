@@ -7,9 +7,11 @@ test fails when one is older than a year. Everything else is an assumption, in `
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import date
 from numbers import Real
+from typing import Any
 
 from course_utils.errors import CourseError
 
@@ -98,10 +100,8 @@ def price_of(model: str) -> Price:
     return known[model]
 
 
-def outdated(today, days: int = 365) -> list[str]:
+def outdated(today: date, days: int = 365) -> list[str]:
     """Names of prices and throughputs that are older than so many days on a `datetime.date`; the tests want none."""
-    from datetime import date
-
     dated = {name: price.date for table in (PRICES, FRONTIER, GPUS) for name, price in table.items()} | {
         "throughput": SERVED_DATE
     }
@@ -238,7 +238,7 @@ class Assumptions:
     busy: float = 0.3
     days: int = 365
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type in ("str", "bool"):
@@ -363,7 +363,7 @@ STEPS = 30
 def sensitivity(
     assumptions: Assumptions,
     way: str = "hosted",
-    varied: Mapping[str, tuple] = VARIED,
+    varied: Mapping[str, tuple[Any, Any]] = VARIED,
     against: str = "prompted",
     steps: int = STEPS,
 ) -> dict[str, tuple[float | None, ...]]:
@@ -389,8 +389,8 @@ def sensitivity(
     }
 
 
-def _between(first, last, steps: int) -> list:
-    if isinstance(first, str | bool):
+def _between(first: str | float, last: str | float, steps: int) -> Sequence[Any]:
+    if isinstance(first, str | bool) or isinstance(last, str):
         return [first, last]
     values = [first + (last - first) * step / (steps - 1) for step in range(steps)]
     return list(dict.fromkeys(map(round, values))) if isinstance(first, int) and isinstance(last, int) else values

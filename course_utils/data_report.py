@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from course_utils import costs, figures
 from course_utils.data_prep import formats, pipeline
 from course_utils.data_prep.validation import count_tokens
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SHOWN = 5  # examples of each reason
 CSS = """
@@ -44,7 +48,10 @@ def lengths(prepared: pipeline.Prepared, production: Sequence[str] = (), before:
 
 
 def cost_table(
-    prepared: pipeline.Prepared, tokenizer, epochs: int = 3, tokens_per_second: float | None = None
+    prepared: pipeline.Prepared,
+    tokenizer: PreTrainedTokenizerBase,
+    epochs: int = 3,
+    tokens_per_second: float | None = None,
 ) -> list[tuple[str, str]]:
     """What it takes to train on the prepared rows, as (what, how much).
 
@@ -88,7 +95,7 @@ def write_html(
         raise CourseError(f"cannot write {file}: {error.strerror or error}") from error
 
 
-def _page(prepared, production, costs_of) -> str:
+def _page(prepared: pipeline.Prepared, production: Sequence[str], costs_of: Sequence[tuple[str, str]]) -> str:
     name = html.escape(Path(prepared.path).name)
     parts = [
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{name}: data report</title>",
@@ -125,10 +132,10 @@ def _page(prepared, production, costs_of) -> str:
     return "\n".join(parts)
 
 
-def _table(head, rows) -> str:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """HTML of a table; the last of several columns is one of numbers."""
 
-    def cells(row, tag):
+    def cells(row: Sequence[str], tag: str) -> str:
         last = len(row) - 1
         return "".join(
             f"<{tag}{' class=n' * (0 < i == last)}>{html.escape(str(cell))}</{tag}>" for i, cell in enumerate(row)
@@ -138,7 +145,7 @@ def _table(head, rows) -> str:
     return f"<table><tr>{cells(head, 'th')}</tr>{body}</table>"
 
 
-def _examples(prepared):
+def _examples(prepared: pipeline.Prepared) -> Iterator[str]:
     by_code: dict[str, list[int]] = {}
     reasons = prepared.dropped
     for line in sorted(prepared.rejects):

@@ -6,10 +6,11 @@ Prompting comes first, retrieval closes gaps in knowledge, fine-tuning closes ga
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from numbers import Real
+from typing import Any
 
 from course_utils import costs
 from course_utils.errors import CourseError
@@ -21,7 +22,7 @@ ENOUGH_EXAMPLES = 100
 OFTEN = ("rarely", "monthly", "weekly", "daily")
 TOO_OFTEN = ("weekly", "daily")  # for what is trained in: nobody collects, trains and measures anew each week
 EVIDENCE = ("knowledge", "behaviour", "both", "stale", "tokens", "volume")
-QUESTIONS = {
+QUESTIONS: dict[str, tuple[str, tuple[str, ...] | type]] = {
     "gap": ("What is missing?", ("knowledge", "behaviour", "both")),
     "prompt_reaches": ("How much of the goal does your best prompt reach?", float),
     "facts_change": ("How often do the facts behind the answers change?", OFTEN),
@@ -65,7 +66,7 @@ class Decision:
 
     approach: str
     host: str
-    answers: dict
+    answers: dict[str, Any]
     reasons: tuple[str, ...]
     next_step: str
     would_change: tuple[tuple[str, object, str], ...]
@@ -131,7 +132,7 @@ def decide(
     Raises:
         CourseError: an answer or a piece of evidence that is none, with those that are.
     """
-    answers = {
+    answers: dict[str, Any] = {
         "gap": gap,
         "prompt_reaches": prompt_reaches,
         "facts_change": facts_change,
@@ -178,7 +179,7 @@ def volume_threshold(assumptions: costs.Assumptions | None = None, own_machines:
     return None if found is None else max(1, math.ceil(found))
 
 
-def _told(name: str, value) -> str:
+def _told(name: str, value: Any) -> str:
     """An answer as a person would write it."""
     if name == "prompt_reaches":
         return "not measured" if value is None else f"{100 * value:g} %"
@@ -187,7 +188,7 @@ def _told(name: str, value) -> str:
     return value if isinstance(value, str) else f"{value:,}"
 
 
-def _if(name: str, value, now) -> str:
+def _if(name: str, value: Any, now: Any) -> str:
     """The condition under which an answer would be another one."""
     if name == "prompt_reaches":
         limit = f"{100 * GOOD_ENOUGH:.0f} %"
@@ -204,7 +205,7 @@ def _if(name: str, value, now) -> str:
     return f"with {SHORT[name]} {value}" if name == "latency" else f"if {SHORT[name].replace(' change', ' changed')} {value}"
 
 
-def _check(answers: dict) -> None:
+def _check(answers: dict[str, Any]) -> None:
     for name, (_, allowed) in QUESTIONS.items():
         value = answers[name]
         if isinstance(allowed, tuple):
@@ -222,7 +223,7 @@ def _check(answers: dict) -> None:
             raise CourseError(f"{name}={value!r}: a count, a whole number, zero or more")
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -232,7 +233,15 @@ def _percent(share: float) -> str:
 
 
 def _recommend(
-    gap, prompt_reaches, facts_change, behaviour_changes, examples, requests_a_day, latency, own_machines, dear
+    gap: str,
+    prompt_reaches: float | None,
+    facts_change: str,
+    behaviour_changes: str,
+    examples: int,
+    requests_a_day: int,
+    latency: str,
+    own_machines: bool,
+    dear: int | None,
 ) -> tuple[str, list[str], list[str]]:
     """Approach, reasons, and what evidence bears on it."""
     if prompt_reaches is None:
@@ -295,7 +304,7 @@ def _recommend(
     )
 
 
-def _next_step(approach: str, answers: dict) -> str:
+def _next_step(approach: str, answers: dict[str, Any]) -> str:
     reached = answers["prompt_reaches"]
     if reached is None:
         return "write 50 to 100 real questions with right answers, and measure a prompt with instructions and three examples"
@@ -309,10 +318,12 @@ def _next_step(approach: str, answers: dict) -> str:
     }[approach]
 
 
-def _changes(approach: str, answers: dict, assumptions: costs.Assumptions | None):
+def _changes(
+    approach: str, answers: dict[str, Any], assumptions: costs.Assumptions | None
+) -> Iterator[tuple[str, object, str]]:
     """Other answers, one at a time, that lead elsewhere; the nearest where answers have an order."""
     reached, dear = answers["prompt_reaches"], volume_threshold(assumptions, answers["own_machines"])
-    numbers = {
+    numbers: dict[str, Sequence[Any]] = {
         # Who has measured cannot un-measure; who has not may find either.
         "prompt_reaches": [BELOW if reached is None or reached >= GOOD_ENOUGH else GOOD_ENOUGH],
         "examples": [ENOUGH_EXAMPLES - 1 if answers["examples"] >= ENOUGH_EXAMPLES else ENOUGH_EXAMPLES],
@@ -320,9 +331,9 @@ def _changes(approach: str, answers: dict, assumptions: costs.Assumptions | None
         "own_machines": [not answers["own_machines"]],
     }
     for name, (_, allowed) in QUESTIONS.items():
-        others = numbers.get(name, allowed)
+        others = numbers.get(name, allowed if isinstance(allowed, tuple) else ())
         if allowed is OFTEN:
-            others = sorted(OFTEN, key=lambda often, name=name: abs(OFTEN.index(often) - OFTEN.index(answers[name])))
+            others = sorted(OFTEN, key=lambda often: abs(OFTEN.index(often) - OFTEN.index(answers[name])))
         for value in others:
             if value == answers[name]:
                 continue

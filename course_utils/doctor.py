@@ -5,11 +5,16 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from course_utils import assets, hardware, memory, models
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
 
 GB = 1e9
 # Notebook hosts with fewer than this much RAM stop the kernel in the larger lessons.
@@ -39,7 +44,7 @@ class Diagnosis:
     fits: list[tuple[str, str, int, bool]] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         names = ("model", "method", "bytes", "fits")
         return {**vars(self), "device": self.device.as_dict(), "fits": [dict(zip(names, row)) for row in self.fits]}
@@ -65,15 +70,17 @@ def examine() -> Diagnosis:
     device = hardware.detect()
     found = Diagnosis(device, f"{platform.python_version()} ({sys.executable})")
     for name, specifier in _requirements():
+        has: str | None = None
         try:
-            found.versions[name] = version(name)
+            has = version(name)
         except PackageNotFoundError:
-            found.versions[name] = None
-        problem = found.versions[name] is None or not specifier.contains(found.versions[name], prereleases=True)
-        if problem:
-            has = found.versions[name] or "missing"
-            found.advice.append(f"{name} is {has}, the course needs {specifier}: pip install '{name}{specifier}'")
-        elif _differs(_imported_version(name), found.versions[name]):
+            pass
+        found.versions[name] = has
+        if has is None or not specifier.contains(has, prereleases=True):
+            found.advice.append(
+                f"{name} is {has or 'missing'}, the course needs {specifier}: pip install '{name}{specifier}'"
+            )
+        elif _differs(_imported_version(name), has):
             found.stale.append(name)
             found.advice.append(f"{name} was imported before it was upgraded: restart the kernel (Runtime > Restart)")
     cache = models.cache_folder()
@@ -87,7 +94,7 @@ def examine() -> Diagnosis:
     found.fits = _fits(device)
     if device.memory_bytes < COMFORTABLE_BYTES:
         found.advice.append(f"{device.memory_bytes / GB:.1f} GB of memory: close other notebooks before a lesson")
-    if device.kind == "cuda" and device.compute_capability < (7, 0):
+    if device.compute_capability is not None and device.compute_capability < (7, 0):
         found.advice.append(f"{device.name} is older than current PyTorch builds support: use the CPU, or another GPU")
     if device.kind == "cpu" and shutil.which("nvidia-smi"):
         found.advice.append("there is an NVIDIA driver, but this PyTorch is a CPU build: install a CUDA build of torch")
@@ -105,7 +112,7 @@ def _fits(device: hardware.Device) -> list[tuple[str, str, int, bool]]:
     return rows
 
 
-def _requirements():
+def _requirements() -> Iterator[tuple[str, SpecifierSet]]:
     from packaging.requirements import Requirement
 
     for text in requires(assets.DISTRIBUTION) or []:

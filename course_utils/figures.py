@@ -9,11 +9,17 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib's type for it names each of its three hundred settings
     "figure.dpi": 90,
     "font.size": 10,
     "axes.spines.top": False,
@@ -26,6 +32,29 @@ STYLE = {
 }
 
 
+class _Run(Protocol):
+    """What a learning curve is drawn from: `training.History`."""
+
+    steps: list[int]
+    losses: list[float]
+    validation_steps: list[int]
+    validation_losses: list[float]
+
+
+@runtime_checkable
+class _Interval(Protocol):
+    """A share with its interval: `evaluation.Score`."""
+
+    @property
+    def value(self) -> float: ...
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
+
+
 class Figure:
     """A finished picture with its alt text; shows itself in a notebook, and as the alt text elsewhere.
 
@@ -34,7 +63,7 @@ class Figure:
         alt: what it shows, in words.
     """
 
-    def __init__(self, figure, alt: str):
+    def __init__(self, figure: Canvas, alt: str) -> None:
         import matplotlib.pyplot as plt
 
         if not alt.strip():
@@ -57,7 +86,17 @@ class Figure:
         return f"Figure: {self.alt}"
 
 
-def _new(width: float = 6.4, height: float = 3.6, **grid):
+@overload
+def _new(width: float = 6.4, height: float = 3.6) -> tuple[Canvas, Axes]: ...
+
+
+@overload
+def _new(
+    width: float, height: float, *, nrows: int, ncols: int, sharey: bool, squeeze: Literal[False]
+) -> tuple[Canvas, np.ndarray]: ...
+
+
+def _new(width: float = 6.4, height: float = 3.6, **grid: Any) -> tuple[Canvas, Any]:
     import matplotlib
 
     # Not through pyplot's interactive backend: the figure shows itself once, with its alt text.
@@ -69,7 +108,7 @@ def _new(width: float = 6.4, height: float = 3.6, **grid):
     return figure, axes
 
 
-def learning_curve(histories: Mapping[str, object], title: str = "Loss while training", smooth: int = 5) -> Figure:
+def learning_curve(histories: Mapping[str, _Run], title: str = "Loss while training", smooth: int = 5) -> Figure:
     """Training loss (thin), its running mean, and validation loss (markers) of one or several `History`."""
     import matplotlib
     import numpy as np
@@ -95,7 +134,7 @@ def learning_curve(histories: Mapping[str, object], title: str = "Loss while tra
         return Figure(figure, f"Line chart, {title}. " + "; ".join(words) + ".")
 
 
-def intervals(scores: Mapping[str, Mapping[str, object]], title: str, xlabel: str = "share, %") -> Figure:
+def intervals(scores: Mapping[str, Mapping[str, _Interval]], title: str, xlabel: str = "share, %") -> Figure:
     """Points with 95 % intervals: group (a model, say) → measure → `evaluation.Score`."""
     import matplotlib
 
@@ -141,9 +180,9 @@ def lines(
             ticks = sorted({a for x, _ in series.values() for a in x})
             axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
             axes.minorticks_off()
-        for i, (name, x) in enumerate((marks or {}).items()):
-            axes.axvline(x, color="black", ls=DASHES[(i + 1) % 4], lw=1, label=f"{name}: {_number(x)}")
-            words.append(f"line at {_number(x)}: {name}")
+        for i, (name, place) in enumerate((marks or {}).items()):
+            axes.axvline(place, color="black", ls=DASHES[(i + 1) % 4], lw=1, label=f"{name}: {_number(place)}")
+            words.append(f"line at {_number(place)}: {name}")
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
         if marks:  # so many entries would lie on the lines
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
@@ -247,7 +286,9 @@ def ranges(
         return Figure(figure, f"Range chart, {title} ({xlabel}). Middle {_number(middle)}. " + "; ".join(words) + ".")
 
 
-def scorecard(systems: Mapping[str, Mapping[str, object]], title: str, units: Mapping[str, str], columns: int = 5) -> Figure:
+def scorecard(
+    systems: Mapping[str, Mapping[str, _Interval | float | None]], title: str, units: Mapping[str, str], columns: int = 5
+) -> Figure:
     """Several systems on several measures at once: a row each, a panel for each measure.
 
     Args:
@@ -275,7 +316,7 @@ def scorecard(systems: Mapping[str, Mapping[str, object]], title: str, units: Ma
                 if value is None:
                     axes.annotate("–", (0, row), xytext=(3, 0), textcoords="offset points", va="center", size=8)
                     words.append(f"{name}, {measure}: none")
-                elif hasattr(value, "low"):
+                elif isinstance(value, _Interval):
                     error = [[100 * (value.value - value.low)], [100 * (value.high - value.value)]]
                     axes.errorbar([100 * value.value], [row], xerr=error, fmt=MARKERS[row % 7], color=colour, capsize=3)
                     words.append(f"{name}, {measure}: {value}")
@@ -286,7 +327,7 @@ def scorecard(systems: Mapping[str, Mapping[str, object]], title: str, units: Ma
                     )
                     axes.margins(x=0.35)
                     words.append(f"{name}, {measure}: {_number(value)} {unit}")
-            if any(hasattr(value, "low") for value in values):
+            if any(isinstance(value, _Interval) for value in values):
                 axes.set_xlim(-5, 105)
             axes.set(title=measure, xlabel=unit)
             if column % across == 0:
@@ -360,15 +401,15 @@ def histogram(values: Sequence[float], title: str, xlabel: str, marks: Sequence[
     import matplotlib
     import numpy as np
 
-    values = np.asarray(values, dtype=np.float64).ravel()
+    numbers = np.asarray(values, dtype=np.float64).ravel()
     with matplotlib.rc_context(STYLE):
         figure, axes = _new(7.2, 3.2)
-        axes.hist(values, bins=bins, color=COLOURS[5], density=True)
+        axes.hist(numbers, bins=bins, color=COLOURS[5], density=True)
         for mark in marks:
             axes.axvline(mark, color=COLOURS[1], lw=1.2)
         axes.set(xlabel=xlabel, ylabel="density", title=title)
-        half = np.quantile(np.abs(values), 0.5)
-        words = f"{len(values):,} values from {values.min():.3g} to {values.max():.3g}, half of them within ±{half:.3g}"
+        half = np.quantile(np.abs(numbers), 0.5)
+        words = f"{len(numbers):,} values from {numbers.min():.3g} to {numbers.max():.3g}, half of them within ±{half:.3g}"
         lines = f" Lines at {', '.join(f'{mark:.3g}' for mark in marks)}." if len(marks) else ""
         return Figure(figure, f"Histogram, {title}; {xlabel}. {words}.{lines}")
 
@@ -407,10 +448,10 @@ def lora_diagram() -> Figure:
         axes.set_axis_off()
         axes.set(xlim=(0, 11), ylim=(0, 6), aspect="equal")
         frozen, trained = "#DDE3E8", "#F5C9A6"
-        box = {"boxstyle": "round,pad=0.02,rounding_size=0.08", "lw": 1.4}
+        box: dict[str, Any] = {"boxstyle": "round,pad=0.02,rounding_size=0.08", "lw": 1.4}
 
         axes.add_patch(FancyBboxPatch((2.4, 3.5), 3.2, 1.9, fc=frozen, ec=COLOURS[0], hatch="..", **box))
-        label = {"ha": "center", "va": "center"}
+        label: dict[str, Any] = {"ha": "center", "va": "center"}
         plate = {"boxstyle": "round,pad=0.25", "fc": frozen, "ec": "none"}
         axes.text(4.0, 4.62, "W₀  (d_out × d_in)", weight="bold", bbox=plate, **label)
         axes.text(4.0, 4.02, "frozen", bbox=plate, color=COLOURS[0], **label)
@@ -426,7 +467,7 @@ def lora_diagram() -> Figure:
 
         arrow = {"arrowstyle": "-|>", "lw": 1.5, "color": "black", "shrinkA": 0, "shrinkB": 0}
 
-        def draw(start, end):
+        def draw(start: tuple[float, float], end: tuple[float, float]) -> None:
             axes.annotate("", end, start, arrowprops=arrow)
 
         axes.text(0.55, 3.0, "x", size=15, style="italic", **label)
@@ -463,7 +504,7 @@ def alignment_diagram() -> Figure:
         fills = {"trained": "#F5C9A6", "frozen": "#DDE3E8", "data": "#FFFFFF"}
         edges = {"trained": COLOURS[1], "frozen": COLOURS[0], "data": "#555555"}
 
-        def box(x, y, width, height, text, kind):
+        def box(x: float, y: float, width: float, height: float, text: str, kind: str) -> None:
             axes.add_patch(FancyBboxPatch(
                 (x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.12", fc=fills[kind], ec=edges[kind], lw=1.4,
                 ls="--" if kind == "data" else "-", hatch=".." if kind == "frozen" else "",
@@ -471,7 +512,9 @@ def alignment_diagram() -> Figure:
             plate = {"boxstyle": "round,pad=0.15", "fc": fills[kind], "ec": "none"}
             axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", size=9, bbox=plate)
 
-        def draw(start, end, label="", curve=0.0, above=0.16):
+        def draw(
+            start: tuple[float, float], end: tuple[float, float], label: str = "", curve: float = 0.0, above: float = 0.16
+        ) -> None:
             axes.annotate("", end, start, arrowprops={
                 "arrowstyle": "-|>", "lw": 1.4, "color": "black", "shrinkA": 1, "shrinkB": 1,
                 "connectionstyle": f"arc3,rad={curve}",

@@ -191,7 +191,7 @@ def _table(rows: list[list]) -> str:
 
 def _timings(sections: list[str]) -> list[list]:
     records = json.loads(builder.times_file().read_text(encoding="utf-8"))
-    rows = [["section", "tier", "seconds", "peak_mb", "date", "machine"]]
+    rows: list[list] = [["section", "tier", "seconds", "peak_mb", "date", "machine"]]
     for section in sections:
         for tier, record in records.get(section, {}).items():
             rows.append([section, tier, *(record[key] for key in ("seconds", "peak_mb", "date", "machine"))])
@@ -200,7 +200,7 @@ def _timings(sections: list[str]) -> list[list]:
 
 def _map(sections: list[str], exercises: list[Exercise]) -> list[list]:
     """A row for each objective. One that no exercise practises is what the lesson's cells show, and the row says so."""
-    rows = [["section", "objective", "exercises", "points"]]
+    rows: list[list] = [["section", "objective", "exercises", "points"]]
     for section in sections:
         own = [exercise for exercise in exercises if exercise.id.rpartition("-")[0] == ABOUT[section[:2]][2]]
         for number, text in enumerate(objectives(section), 1):
@@ -213,7 +213,7 @@ def _map(sections: list[str], exercises: list[Exercise]) -> list[list]:
 def _rubric(exercises: list[Exercise]) -> list[list]:
     import numpy as np
 
-    rows = [["exercise", "title", "points", "cases", "points a case", "typical mistakes"]]
+    rows: list[list] = [["exercise", "title", "points", "cases", "points a case", "typical mistakes"]]
     for exercise in exercises:
         cases = len(list(exercise.cases(np.random.default_rng(0))))
         names = "; ".join(mistake.diagnosis for mistake in exercise.mistakes)

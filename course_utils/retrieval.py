@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from course_utils.data_prep.catalogue import holds
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 METHODS = ("bm25", "dense", "hybrid")
 STATIC = "wordllama"
@@ -51,9 +56,9 @@ class Retriever:
         self,
         passages: Sequence[Mapping],
         method: str = "bm25",
-        encoder: str | Callable = STATIC,
+        encoder: str | Callable[[list[str]], Any] = STATIC,
         language: str = "english",
-    ):
+    ) -> None:
         self.passages, self.method = list(passages), method
         _check(self.passages)
         if method not in METHODS:
@@ -94,7 +99,7 @@ class Retriever:
             found.append([Hit(self.passages[i], rank, float(scores[i])) for rank, i in enumerate(order, 1)])
         return found
 
-    def _scores(self, queries: list[str]):
+    def _scores(self, queries: list[str]) -> np.ndarray:
         """Array (queries, passages)."""
         import numpy as np
 
@@ -109,11 +114,11 @@ class Retriever:
             parts.append(self._encoded(queries) @ self._vectors.T)
         if len(parts) == 1:
             return parts[0]
-        ranks = [(-part).argsort(axis=1, kind="stable").argsort(axis=1) + 1 for part in parts]
-        found = [parts[0] > 0, True]  # BM25 ranks no passage that shares no word with the query
-        return sum(np.where(there, 1 / (FUSION + rank), 0.0) for there, rank in zip(found, ranks))
+        lexical, dense = ((-part).argsort(axis=1, kind="stable").argsort(axis=1) + 1 for part in parts)
+        # BM25 ranks no passage that shares no word with the query
+        return np.where(parts[0] > 0, 1 / (FUSION + lexical), 0.0) + 1 / (FUSION + dense)
 
-    def _encoded(self, texts: list[str]):
+    def _encoded(self, texts: list[str]) -> np.ndarray:
         """Array (texts, dimensions) of unit vectors."""
         import numpy as np
 
@@ -124,7 +129,7 @@ class Retriever:
             )
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-    def _words(self, texts: list[str], ids: bool = True):
+    def _words(self, texts: list[str], ids: bool = True) -> Any:
         stemmer = _package("Stemmer", "PyStemmer").Stemmer(self._language)
         options = {"stopwords": self._language, "stemmer": stemmer, "show_progress": False}
         return _package("bm25s").tokenize(texts, return_ids=ids, **options)
@@ -174,12 +179,13 @@ def _check(passages: list[Mapping]) -> None:
         seen.add(passage["id"])
 
 
-def _encoder(name: str) -> Callable:
+def _encoder(name: str) -> Callable[[list[str]], Any]:
     if name == STATIC:
         from pathlib import Path
 
         package = _package("wordllama")
         # Its search path misses its own tokenizer file by one letter (0.4.0) and would then ask the network.
+        assert package.__file__ is not None
         folder = Path(package.__file__).parent
         return package.WordLlama.load(cache_dir=folder, disable_download=True).embed
     package = _package("sentence_transformers", "sentence-transformers")
@@ -191,7 +197,7 @@ def _encoder(name: str) -> Callable:
         ) from error
 
 
-def _package(name: str, distribution: str = ""):
+def _package(name: str, distribution: str = "") -> ModuleType:
     import importlib
     import logging
 

@@ -9,10 +9,15 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from course_utils import decision, figures, memory
+from course_utils import costs, decision, figures, memory
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    import ipywidgets
+    from transformers import PretrainedConfig, PreTrainedModel
 
 METHODS = ("full", "lora", "qlora")
 MODELS = ("SmolLM2-135M", "SmolLM2-1.7B", "Llama-2-7B", "Mistral-7B-v0.3", "Llama-3.1-8B", "Llama-2-13B", "Llama-3.1-70B")
@@ -22,7 +27,10 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def memory_bars(
-    model, methods: tuple[str, ...] = METHODS, gpus: tuple[str, ...] = ("t4", "a100"), **options
+    model: str | PretrainedConfig | PreTrainedModel,
+    methods: tuple[str, ...] = METHODS,
+    gpus: tuple[str, ...] = ("t4", "a100"),
+    **options: Any,
 ) -> figures.Figure:
     """What a training step takes by each method, in parts, against the memory of cards.
 
@@ -62,13 +70,15 @@ class MemoryExplorer:
     """
 
     def __init__(self, model: str = "Llama-3.1-8B", method: str = "all", rank: int = 16, batch_size: int = 1,
-                 length: int = 1024, checkpointing: bool = True):  # fmt: skip
-        self.chosen = {
+                 length: int = 1024, checkpointing: bool = True) -> None:  # fmt: skip
+        self.chosen: dict[str, Any] = {
             "model": model, "method": method, "rank": rank, "batch_size": batch_size, "length": length,
             "checkpointing": checkpointing,
         }  # fmt: skip
         self.figure = self._draw()
-        self.controls, self.picture, self._box = {}, None, None
+        self.controls: dict[str, ipywidgets.Widget] = {}
+        self.picture: ipywidgets.HTML | None = None
+        self._box: ipywidgets.VBox | None = None
         try:
             import ipywidgets
         except ImportError:
@@ -97,7 +107,8 @@ class MemoryExplorer:
         method = options.pop("method")
         return memory_bars(options.pop("model"), METHODS if method == "all" else (method,), **options)
 
-    def _changed(self, name: str, value) -> None:
+    def _changed(self, name: str, value: Any) -> None:
+        assert self.picture is not None  # there is one where there are controls
         self.chosen[name] = value
         try:
             self.figure = self._draw()
@@ -105,7 +116,7 @@ class MemoryExplorer:
         except CourseError as error:  # a model that the hub does not give away
             self.picture.value = f"<p>{html.escape(str(error))}</p>"
 
-    def _repr_mimebundle_(self, **_) -> dict:
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         plain = {"text/plain": repr(self.figure), "text/html": self.figure._repr_html_()}
         if self._box is None:
             return plain
@@ -113,7 +124,7 @@ class MemoryExplorer:
         return {**plain, VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}}
 
 
-def memory_explorer(**chosen) -> MemoryExplorer:
+def memory_explorer(**chosen: Any) -> MemoryExplorer:
     """Controls for `memory_bars`; `chosen` are `MemoryExplorer`'s arguments."""
     return MemoryExplorer(**chosen)
 
@@ -128,14 +139,15 @@ class Review:
         controls: name → ipywidgets control; empty where ipywidgets is missing.
     """
 
-    def __init__(self, rows, labels=None, start: int = 0):
+    def __init__(self, rows: Iterable[dict], labels: str | os.PathLike[str] | None = None, start: int = 0) -> None:
         self.rows, self.labels, self.index = list(rows), labels, start
         if not self.rows:
             raise CourseError("there are no rows to review")
         self.verdicts = _read_labels(labels, len(self.rows))
         while self.index in self.verdicts and self.index < len(self.rows) - 1:
             self.index += 1  # goes on where an earlier sitting ended
-        self.controls, self._box = {}, None
+        self.controls: dict[str, ipywidgets.Widget] = {}
+        self._box: ipywidgets.VBox | None = None
         try:
             import ipywidgets
         except ImportError:
@@ -195,14 +207,14 @@ class Review:
         done = f"row {self.index} of {len(self.rows)}{self._verdict(self.index)}, {len(self.verdicts)} read"
         return f"<p>{html.escape(done)}</p>{said}"
 
-    def _repr_mimebundle_(self, **_) -> dict:
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         plain = {"text/plain": self.plain(self.index, 1), "text/html": self._page()}
         if self._box is None:
             return plain
         return {**plain, VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}}
 
 
-def review(rows, labels=None) -> Review:
+def review(rows: Iterable[dict], labels: str | os.PathLike[str] | None = None) -> Review:
     """Read rows one by one and give verdicts.
 
     Args:
@@ -221,7 +233,7 @@ def _said(message: dict) -> str:
     return text_content(message.get("content")) or json.dumps(message.get("tool_calls", ""), ensure_ascii=False)
 
 
-def _read_labels(file, rows: int) -> dict[int, dict]:
+def _read_labels(file: str | os.PathLike[str] | None, rows: int) -> dict[int, dict]:
     """Verdicts of earlier sittings; the last one of a row counts."""
     verdicts: dict[int, dict] = {}
     if file is None or not os.path.exists(file):
@@ -250,7 +262,7 @@ class SideBySide:
         answers: model → its answers, in the order of the messages.
     """
 
-    def __init__(self, messages: Sequence[str], answers: Mapping[str, Sequence[str]]):
+    def __init__(self, messages: Sequence[str], answers: Mapping[str, Sequence[str]]) -> None:
         for name, given in answers.items():
             if len(given) != len(messages):
                 raise CourseError(f"{name} has {len(given)} answers to {len(messages)} messages")
@@ -288,14 +300,19 @@ class DecisionHelper:
         controls: question → ipywidgets control; empty where ipywidgets is missing.
     """
 
-    def __init__(self, evidence: Mapping[str, str] | None = None, assumptions=None, **chosen):
-        self._given = {"evidence": dict(evidence or {}), "assumptions": assumptions}
-        self.chosen = {
+    def __init__(
+        self, evidence: Mapping[str, str] | None = None, assumptions: costs.Assumptions | None = None, **chosen: Any
+    ) -> None:
+        self._given: dict[str, Any] = {"evidence": dict(evidence or {}), "assumptions": assumptions}
+        self.chosen: dict[str, Any] = {
             "gap": "behaviour", "prompt_reaches": 0.7, "facts_change": "rarely", "behaviour_changes": "rarely",
             "examples": 300, "requests_a_day": 1000, "latency": "relaxed", "own_machines": False,
-        } | chosen  # fmt: skip
+            **chosen,
+        }  # fmt: skip
         self.decision = decision.decide(**self.chosen, **self._given)
-        self.controls, self._shown, self._box = {}, None, None
+        self.controls: dict[str, ipywidgets.Widget] = {}
+        self._shown: ipywidgets.HTML | None = None
+        self._box: ipywidgets.VBox | None = None
         try:
             import ipywidgets
         except ImportError:
@@ -318,19 +335,22 @@ class DecisionHelper:
         self._shown = ipywidgets.HTML(self.decision._repr_html_())
         self._box = ipywidgets.VBox([*self.controls.values(), self._shown])
 
-    def _changed(self, name: str, value) -> None:
+    def _changed(self, name: str, value: Any) -> None:
+        assert self._shown is not None  # there is one where there are controls
         self.chosen[name] = value
         self.decision = decision.decide(**self.chosen, **self._given)
         self._shown.value = self.decision._repr_html_()
 
-    def _repr_mimebundle_(self, **_) -> dict:
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         plain = {"text/plain": str(self.decision), "text/html": self.decision._repr_html_()}
         if self._box is None:
             return plain
         return {**plain, VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}}
 
 
-def decision_helper(evidence: Mapping[str, str] | None = None, assumptions=None, **chosen) -> DecisionHelper:
+def decision_helper(
+    evidence: Mapping[str, str] | None = None, assumptions: costs.Assumptions | None = None, **chosen: Any
+) -> DecisionHelper:
     """Controls for `decision.decide`; `chosen` are its answers, `evidence` and `assumptions` as there."""
     return DecisionHelper(evidence, assumptions, **chosen)
 

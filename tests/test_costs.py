@@ -155,6 +155,8 @@ def test_wrong_names_are_named():
         assert unknown.break_even("hosted") is not None or unknown.small == "gpt-4.1"
     with pytest.raises(CourseError, match="steps=1: at least 2"):
         costs.sensitivity(costs.Assumptions(), steps=1)
+    with pytest.raises(CourseError, match="wage='150'"):
+        costs.sensitivity(costs.Assumptions(), varied={"wage": (30, "150")})
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ a library that only this lesson uses (Presidio, py3langid, Faker) is in the extr
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 # Imported on first use: reading the course's own data must not wait for what only the lesson on data needs.
 _WHERE = {
@@ -24,7 +25,7 @@ _WHERE = {
 __all__ = sorted(_WHERE)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

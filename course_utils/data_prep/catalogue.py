@@ -47,7 +47,7 @@ Answer with one JSON object and nothing else. It has exactly these keys:
 "answer": the fact that was asked for, in at most five words"""
 
 # Three examples for a prompt, of passages that the catalogue does not have: (question, record, passage).
-SHOTS = (
+SHOTS: tuple[tuple[str, dict[str, str | None], dict[str, str]], ...] = (
     (
         "Hi, what does the Bramley cushion weigh, please?",
         {"topic": "product", "product": "Bramley", "answer": "1.2 kilograms"},
@@ -185,7 +185,12 @@ class Catalogue:
             record, right = parse_record(answer, SCHEMA), self.record(question)
             said = answer if record is None else record["answer"]
             formed = record is not None and len(said.split()) <= LONGEST
-            behaves = formed and record["topic"] == right["topic"] and _same(record["product"], right["product"])
+            behaves = (
+                formed
+                and record is not None
+                and record["topic"] == right["topic"]
+                and _same(record["product"], right["product"])
+            )
             rows.append((formed, behaves, self.knows(said, question, version)))
             if version == 2 and self._question(question)["answer_v2"] is not None:
                 stale.append(self.knows(said, question, 1))

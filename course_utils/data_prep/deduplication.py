@@ -109,7 +109,9 @@ def choose(
         pairs: near-duplicates among the first rows of each key in `normal`, with their similarity.
         values: what makes a row better than another with the same answer; without it, the earliest stays.
     """
-    groups, weakest, first = Groups(len(normal)), {}, {}
+    groups = Groups(len(normal))
+    weakest: dict[int, float] = {}
+    first: dict[object, int] = {}
     for index, key in enumerate(normal):
         groups.join(first.setdefault(key, index), index)
     for i, j, similarity in pairs:

@@ -92,11 +92,11 @@ def distance(train: Sequence[str], production: Sequence[str], seed: int = 0) -> 
 
 def resample(train: Sequence, weights: Sequence[float], n: int, seed: int = 0) -> list[int]:
     """Indices of n training rows, none twice, drawn by their weights: nearer to production than the whole set."""
-    weights = np.asarray(weights, dtype=float)
+    odds = np.asarray(weights, dtype=float)
     if not 0 < n <= len(train):
         raise CourseError(f"{n} of {len(train)} rows can't be drawn")
     # The n largest of log(u) / w: sampling without replacement by weight (Efraimidis and Spirakis 2006).
-    keys = np.log(np.random.default_rng(seed).random(len(weights))) / np.maximum(weights, 1e-12)
+    keys = np.log(np.random.default_rng(seed).random(len(odds))) / np.maximum(odds, 1e-12)
     return sorted(np.argsort(keys)[-n:].tolist())
 
 
@@ -155,7 +155,7 @@ def _telling(these: Sequence[str], those: Sequence[str], count: int = 8) -> list
         return np.log(odds[0] / odds[1]) / np.sqrt(1 / (here[word] + prior) + 1 / (there[word] + prior))
 
     scores = {word: telling(word) for word, n in everywhere.items() if n >= 5 and len(word) > 2}
-    return sorted((word for word in scores if scores[word] > 1), key=scores.get, reverse=True)[:count]
+    return sorted((word for word in scores if scores[word] > 1), key=scores.__getitem__, reverse=True)[:count]
 
 
 def _style(texts: Sequence[str], others: set[str]) -> Style:

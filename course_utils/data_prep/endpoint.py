@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    import openai
 
 RETRIES = 5  # the client waits longer each time, and as long as the server asks
 
@@ -33,7 +37,7 @@ class Answer:
     finish_reason: str
 
 
-def client_for(base_url: str | None = None, api_key: str | None = None):
+def client_for(base_url: str | None = None, api_key: str | None = None) -> openai.OpenAI:
     """A client of the openai library; without arguments, as OPENAI_BASE_URL and OPENAI_API_KEY say.
 
     Raises:
@@ -52,7 +56,13 @@ def client_for(base_url: str | None = None, api_key: str | None = None):
 
 
 def ask(
-    client, model: str, messages: list[dict], schema: dict | None, max_tokens: int, temperature: float, key: str
+    client: openai.OpenAI,
+    model: str,
+    messages: list[dict],
+    schema: dict | None,
+    max_tokens: int,
+    temperature: float,
+    key: str,
 ) -> Answer:
     """Ask once; the client retries what can be retried, each time under the same idempotency key.
 
@@ -63,13 +73,13 @@ def ask(
     """
     import openai
 
-    extra = {}
+    extra: dict[str, Any] = {}
     if schema is not None:
         extra["response_format"] = {
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": schema, "strict": False},
         }
-    asked = {"model": model, "messages": messages, "extra_headers": {"Idempotency-Key": key}} | extra
+    asked: dict[str, Any] = {"model": model, "messages": messages, "extra_headers": {"Idempotency-Key": key}} | extra
     try:
         try:
             done = client.chat.completions.create(max_tokens=max_tokens, temperature=temperature, **asked)
@@ -92,7 +102,7 @@ def ask(
     )
 
 
-def json_in(text: str):
+def json_in(text: str) -> Any:
     """The JSON of an answer, with or without a fence around it.
 
     Raises:

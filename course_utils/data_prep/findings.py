@@ -7,6 +7,7 @@ usually is not meant.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 ERROR, WARNING = "error", "warning"
 
@@ -119,7 +120,7 @@ class Finding:
         where = f"line {self.line}" if self.line else "file"
         return f"{where}{', ' + self.field if self.field else ''}: {self.message} [{self.code}]; {self.mend}"
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "line": self.line,
@@ -131,7 +132,7 @@ class Finding:
         }
 
 
-def shorten(value, limit: int = 60) -> str:
+def shorten(value: object, limit: int = 60) -> str:
     """A value as it may stand in a message: on one line, cut, and printable whatever it contains."""
     text = repr(value[: limit + 1] if isinstance(value, str) else value) if not isinstance(value, dict | list) else ""
     if isinstance(value, dict):

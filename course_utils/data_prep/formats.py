@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 
 from course_utils.errors import CourseError
 
@@ -35,7 +36,7 @@ SHAREGPT_ROLES = {
 }  # fmt: skip
 
 
-def shape_of(row) -> str | None:
+def shape_of(row: object) -> str | None:
     """The shape of a row by its keys; None if it is none that is known."""
     if not isinstance(row, dict):
         return None
@@ -77,9 +78,13 @@ def convert(row: dict, to: str) -> dict:
     if shape in preferences:
         return _to_preference(row) if to == "preference" else _to_openai_preference(row)
     chat = _to_messages(row, shape)
-    return {"messages": lambda c: c, "sharegpt": _to_sharegpt, "alpaca": _to_alpaca, "prompt_completion": _to_completion}[
-        to
-    ](chat)
+    into: dict[str, Callable[[dict], dict]] = {
+        "messages": lambda c: c,
+        "sharegpt": _to_sharegpt,
+        "alpaca": _to_alpaca,
+        "prompt_completion": _to_completion,
+    }
+    return into[to](chat)
 
 
 def prompt_of(row: dict) -> str:
@@ -92,7 +97,7 @@ def answer_of(row: dict) -> str:
     return _joined(row, lambda role: role == "assistant")
 
 
-def text_content(content) -> str:
+def text_content(content: object) -> str:
     """The text of a message's content, be it text, parts or nothing."""
     if isinstance(content, str):
         return content
@@ -101,7 +106,7 @@ def text_content(content) -> str:
     return ""
 
 
-def _joined(row: dict, wanted) -> str:
+def _joined(row: dict, wanted: Callable[[str], bool]) -> str:
     pieces = []
     for message in row["messages"]:
         if wanted(message["role"]):
@@ -118,7 +123,7 @@ def _to_messages(row: dict, shape: str) -> dict:
     if shape == "messages":
         return copy.deepcopy(row)
     if shape == "sharegpt":
-        turns = row.get("conversations", row.get("conversation"))
+        turns = next(row[key] for key in ("conversations", "conversation") if isinstance(row.get(key), list))
         messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
         for index, turn in enumerate(turns):
             speaker = turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
@@ -136,7 +141,7 @@ def _to_messages(row: dict, shape: str) -> dict:
     return {"messages": [*_as_messages(prompt, "user"), *_as_messages(completion, "assistant")]}
 
 
-def _as_messages(part, role: str) -> list[dict]:
+def _as_messages(part: object, role: str) -> list[dict]:
     if isinstance(part, str):
         return [{"role": role, "content": part}]
     if isinstance(part, list):

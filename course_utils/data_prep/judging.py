@@ -11,11 +11,15 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from course_utils.data_prep import formats
 from course_utils.data_prep.endpoint import ask, json_in
 from course_utils.data_prep.quality import agreement
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    import openai
 
 RUBRIC = """You check training data. Read the message and the answer, and give a mark:
 5 the answer is right in every part; 4 right but for a trifle; 3 one part is wrong or doubtful;
@@ -37,7 +41,7 @@ class Verdict:
     reason: str
 
 
-def judge(rows: Sequence[dict], client, model: str, rubric: str = RUBRIC, workers: int = 4) -> list[Verdict]:
+def judge(rows: Sequence[dict], client: openai.OpenAI, model: str, rubric: str = RUBRIC, workers: int = 4) -> list[Verdict]:
     """A verdict for each row.
 
     Args:

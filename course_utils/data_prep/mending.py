@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from course_utils.data_prep import formats
 from course_utils.data_prep.findings import ERROR, Finding
@@ -18,7 +20,7 @@ TARGET_SHAPE = {"chat": "messages", "preference": "openai_preference", "prompt_c
 CARRIES_NOTHING = {"\u200b", "\ufeff", "\u2060", "\u200e", "\u200f"}
 
 
-def mend(row, findings: list[Finding], kind: str = "chat") -> tuple[dict | None, list[str]]:
+def mend(row: object, findings: list[Finding], kind: str = "chat") -> tuple[dict | None, list[str]]:
     """A row without the faults that can be mended, and the codes of those that were.
 
     Args:
@@ -32,7 +34,8 @@ def mend(row, findings: list[Finding], kind: str = "chat") -> tuple[dict | None,
     codes = [finding.code for finding in findings]
     if any(f.severity == ERROR and not f.fixable for f in findings) or not isinstance(row, dict):
         return None, []
-    row, done = copy.deepcopy(row), []
+    row = copy.deepcopy(row)
+    done: list[str] = []
     if "other_shape" in codes:
         try:
             row = formats.convert(row, TARGET_SHAPE[kind])
@@ -46,18 +49,18 @@ def mend(row, findings: list[Finding], kind: str = "chat") -> tuple[dict | None,
     return row, done + [code for code in codes if code in OF_BYTES]
 
 
-def _strip_controls(row):
+def _strip_controls(row: dict) -> dict:
     return _map_strings(row, lambda text: CONTROL.sub("", text))
 
 
-def _strip_invisible(row):
+def _strip_invisible(row: dict) -> dict:
     return _map_strings(
         row,
         lambda text: INVISIBLE.sub(lambda m: "" if m.group() in CARRIES_NOTHING or m.group() < "\xa0" else m.group(), text),
     )
 
 
-def _map_strings(value, change):
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
@@ -67,7 +70,7 @@ def _map_strings(value, change):
     return value
 
 
-def _messages(row: dict):
+def _messages(row: dict) -> Iterator[dict[str, Any]]:
     """Every message of a row, wherever it stands."""
     lists = [row.get("messages"), row.get("preferred_output"), row.get("non_preferred_output")]
     lists += [row[key] for key in ("prompt", "completion", "chosen", "rejected") if isinstance(row.get(key), list)]
@@ -80,7 +83,7 @@ def _drop_extra(row: dict) -> dict:
     if "messages" in row:
         row = {key: value for key, value in row.items() if key in CHAT_KEYS}
     for message in _messages(row):
-        for key in set(message) - MESSAGE_KEYS.get(message.get("role"), set(message)):
+        for key in set(message) - MESSAGE_KEYS.get(message.get("role", ""), set(message)):
             del message[key]
     return row
 
@@ -108,7 +111,7 @@ def _write_arguments(row: dict) -> dict:
     return row
 
 
-WORK = {
+WORK: dict[str, Callable[[dict], dict]] = {
     "control_character": _strip_controls,
     "invisible_character": _strip_invisible,
     "extra_key": _drop_extra,

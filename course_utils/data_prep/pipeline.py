@@ -10,9 +10,10 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from course_utils.data_prep import distribution, formats, quality, reading, validation
 from course_utils.data_prep.deduplication import Cluster, deduplicate
@@ -22,6 +23,9 @@ from course_utils.data_prep.pii import KINDS, Redactor
 from course_utils.data_prep.similarity import in_processes
 from course_utils.data_prep.splitting import Hit, contamination, split
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 STEPS = ("validate", "quality", "deduplicate", "contamination", "redact", "split")
 DROPPED, CHANGED = "dropped", "changed"
@@ -129,10 +133,10 @@ def prepare(
     redaction: str = "label",
     allow: Iterable[str] = (),
     pii: Iterable[str] = KINDS,
-    group=None,
+    group: Callable[[dict], object] | None = None,
     validation_share: float = 0.1,
     target: str = "openai",
-    tokenizer=None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     max_tokens: int = validation.MAX_TOKENS,
     seed: int = 0,
     workers: int = 1,
@@ -217,10 +221,18 @@ def _umask() -> int:
     return mask
 
 
-def read_rows(path, kind, target, tokenizer, max_tokens, mend_rows: bool = True):
+def read_rows(
+    path: str | Path,
+    kind: str,
+    target: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_tokens: int,
+    mend_rows: bool = True,
+) -> Iterator[tuple[reading.Row, dict[str, Any] | None, list[Change]]]:
     """Each line of a file as (row as read, row that stays or None, changes): valid, mended, or dropped with a reason."""
     for row, findings in validation.check(reading.read(path), kind, target, tokenizer, max_tokens):
-        value, line, errors, changes = row.value, row.line, _errors(findings), []
+        value, line, errors = row.value, row.line, _errors(findings)
+        changes: list[Change] = []
         if mend_rows and findings:
             mended, codes = mend(value, findings, kind)
             if mended is not None and codes:
@@ -245,7 +257,15 @@ def read_rows(path, kind, target, tokenizer, max_tokens, mend_rows: bool = True)
             yield row, value, changes
 
 
-def _read(result: Prepared, path, kind, target, tokenizer, max_tokens, mend_rows: bool) -> None:
+def _read(
+    result: Prepared,
+    path: str | Path,
+    kind: str,
+    target: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_tokens: int,
+    mend_rows: bool,
+) -> None:
     """Valid and mended rows; the others are rejected with their first error."""
     read = 0
     for row, value, changes in read_rows(path, kind, target, tokenizer, max_tokens, mend_rows):
@@ -276,7 +296,7 @@ def _drop(result: Prepared, step: str, reasons: dict[int, tuple[str, str]]) -> N
     result.counts.append((step, len(result.rows)))
 
 
-def _quality(result: Prepared, language, schema, seed) -> None:
+def _quality(result: Prepared, language: str | None, schema: dict | None, seed: int) -> None:
     assessed = quality.assess(result.rows, language, schema, seed)
     _drop(result, "quality", {i: (r[0].code, "; ".join(x.message for x in r)) for i, r in enumerate(assessed) if r})
 
@@ -305,7 +325,7 @@ def _deduplicate(result: Prepared, workers: int) -> None:
     _drop(result, "deduplicate", reasons)
 
 
-def _contamination(result: Prepared, test) -> None:
+def _contamination(result: Prepared, test: Sequence[dict]) -> None:
     hits = contamination(result.rows, test)
     result.contaminated = [Hit(hit.test, result.lines[hit.train], hit.kind, hit.evidence) for hit in hits]
     _drop(

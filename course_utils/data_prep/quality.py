@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -169,7 +170,7 @@ def form_of(answers: Sequence[str], schema: dict | None = None) -> Callable[[str
     return against_most
 
 
-def _json(text: str):
+def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -207,7 +208,8 @@ def _strings(answer: str) -> list[str]:
     value = _json(answer)
     if not isinstance(value, dict | list):
         return [] if answer.lstrip().startswith(("{", "[")) else [answer]  # broken JSON is of no language
-    found, stack = [], [value]
+    found: list[str] = []
+    stack: list[Any] = [value]
     while stack:
         item = stack.pop()
         if isinstance(item, str) and " " in item:

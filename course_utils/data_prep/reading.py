@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from course_utils.data_prep.findings import Finding, shorten
 from course_utils.errors import CourseError
@@ -60,7 +61,7 @@ class Row:
     """
 
     line: int
-    value: object
+    value: Any
     findings: list[Finding] = field(default_factory=list)
     raw: bytes = b""
 
@@ -88,15 +89,19 @@ def read(path: str | Path) -> Iterator[Row]:
         raise CourseError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def parse(text: str, line: int = 0, raw: bytes | None = None) -> tuple[object, list[Finding]]:
+def parse(text: str, line: int = 0, raw: bytes | None = None) -> tuple[Any, list[Finding]]:
     """One JSON text and what is wrong with it; the value is None where it can't be read."""
-    duplicates, constants = [], []
+    duplicates: list[str] = []
+    constants: list[str] = []
 
-    def build(pairs):
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         built = dict(pairs)
         if len(built) != len(pairs):
             seen = set()
-            duplicates.extend(key for key, _ in pairs if key in seen or seen.add(key))
+            for key, _ in pairs:
+                if key in seen:
+                    duplicates.append(key)
+                seen.add(key)
         return built
 
     try:
@@ -162,7 +167,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             yield Row(number, value, [*findings, *wrong], raw)
 
 
-def _open_lines(file, head: bytes) -> tuple[Iterator[tuple[bytes, int]], list[Finding]]:
+def _open_lines(file: BinaryIO, head: bytes) -> tuple[Iterator[tuple[bytes, int]], list[Finding]]:
     """Lines as UTF-8 bytes with their length, and what is wrong with the encoding of the file."""
     for bom, encoding in BOMS:
         if head.startswith(bom):
@@ -181,7 +186,7 @@ def _open_lines(file, head: bytes) -> tuple[Iterator[tuple[bytes, int]], list[Fi
     return _lines(file), []
 
 
-def _lines(file) -> Iterator[tuple[bytes, int]]:
+def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
     while line := file.readline(MAX_LINE + 1):
         length = len(line)
         if length > MAX_LINE and not line.endswith(b"\n"):
@@ -193,7 +198,7 @@ def _lines(file) -> Iterator[tuple[bytes, int]]:
         yield line.removesuffix(b"\n"), length
 
 
-def _transcoded(file, encoding: str) -> Iterator[tuple[bytes, int]]:
+def _transcoded(file: BinaryIO, encoding: str) -> Iterator[tuple[bytes, int]]:
     text = io.TextIOWrapper(file, encoding=encoding, errors="replace", newline="\n")
     while line := text.readline(MAX_LINE):
         yield line.removesuffix("\n").encode("utf-8", "replace"), len(line)
@@ -238,7 +243,7 @@ def _explain(text: str, error: json.JSONDecodeError, line: int) -> Finding:
     return Finding(line, "", code, f"{why} ({place})")
 
 
-def _walk(value) -> Iterator[tuple[str, object]]:
+def _walk(value: object) -> Iterator[tuple[str, object]]:
     """Places and leaves, without recursion; keys of objects too."""
     stack = [("", value)]
     while stack:
@@ -254,7 +259,7 @@ def _walk(value) -> Iterator[tuple[str, object]]:
             yield place, item
 
 
-def _too_deep(value) -> bool:
+def _too_deep(value: object) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [
@@ -267,7 +272,7 @@ def _too_deep(value) -> bool:
     return True
 
 
-def _strings(value, line: int) -> list[Finding]:
+def _strings(value: object, line: int) -> list[Finding]:
     findings = []
     for place, leaf in _walk(value):
         if not isinstance(leaf, str):

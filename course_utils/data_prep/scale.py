@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from course_utils.data_prep.pii import Redactor
 from course_utils.data_prep.pipeline import read_rows, without_customers, write_lines
 from course_utils.data_prep.similarity import PERMUTATIONS, banded, jaccard, normalise, shingles, text_signature
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from datatrove.data import Document, DocumentsPipeline
 
 STAGES = ("read", "choose", "write")
 
@@ -66,7 +70,9 @@ def stages(
     }
 
 
-def run_locally(source, target, work, tasks: int = 2, workers: int = 2, **settings) -> Path:
+def run_locally(
+    source: str | Path, target: str | Path, work: str | Path, tasks: int = 2, workers: int = 2, **settings: Any
+) -> Path:
     """All stages on this machine by datatrove's local executor; arguments as in `stages`. Returns the target folder.
 
     A run that was interrupted goes on with the tasks that are not done (datatrove's `logging_dir`, under `work`).
@@ -89,6 +95,8 @@ def run_locally(source, target, work, tasks: int = 2, workers: int = 2, **settin
 class _Stage:
     """What datatrove calls: (documents, rank, number of tasks) → documents, of which there are none here."""
 
+    work: str
+
     def _name(self, folder: str, number: int, suffix: str) -> Path:
         path = Path(self.work) / folder / f"{number:05d}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,10 +106,10 @@ class _Stage:
 class Read(_Stage):
     """Stage 1."""
 
-    def __init__(self, files: list[str], work: str, kind: str):
+    def __init__(self, files: list[str], work: str, kind: str) -> None:
         self.files, self.work, self.kind = files, work, kind
 
-    def __call__(self, data, rank: int = 0, world_size: int = 1):
+    def __call__(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Read this task's files."""
         for number in range(rank, len(self.files), world_size):
             lines, rejects, signatures, keys = [], [], [], []
@@ -121,9 +129,9 @@ class Read(_Stage):
                 keys.append([_key(formats.prompt_of(mended), answer), _key(text), _key(normalise(answer))])
             write_lines(self._name("rows", number, ".jsonl"), lines)
             write_lines(self._name("rejects", number, ".jsonl"), rejects)
-            signatures = np.array(signatures, dtype=np.uint32).reshape(-1, PERMUTATIONS)
+            stacked = np.array(signatures, dtype=np.uint32).reshape(-1, PERMUTATIONS)
             beside = self._name("signatures", number, ".part.npz")
-            np.savez(beside, signatures=signatures, keys=np.array(keys, dtype=np.uint64).reshape(-1, 3))
+            np.savez(beside, signatures=stacked, keys=np.array(keys, dtype=np.uint64).reshape(-1, 3))
             beside.replace(self._name("signatures", number, ".npz"))
         yield from ()
 
@@ -131,10 +139,10 @@ class Read(_Stage):
 class Choose(_Stage):
     """Stage 2; holds the signatures of all rows in memory, and no text but those of the pairs it verifies."""
 
-    def __init__(self, files: int, work: str, threshold: float):
+    def __init__(self, files: int, work: str, threshold: float) -> None:
         self.files, self.work, self.threshold = files, work, threshold
 
-    def __call__(self, data, rank: int = 0, world_size: int = 1):
+    def __call__(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Choose the rows that stay."""
         loaded = [np.load(self._name("signatures", number, ".npz")) for number in range(self.files)]
         sizes = [len(part["keys"]) for part in loaded]
@@ -168,10 +176,10 @@ class Choose(_Stage):
 class Write(_Stage):
     """Stage 3."""
 
-    def __init__(self, files: int, work: str, target: str, redactor: Redactor):
+    def __init__(self, files: int, work: str, target: str, redactor: Redactor) -> None:
         self.files, self.work, self.target, self.redactor = files, work, target, redactor
 
-    def __call__(self, data, rank: int = 0, world_size: int = 1):
+    def __call__(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Write this task's files."""
         Path(self.target).mkdir(parents=True, exist_ok=True)
         for number in range(rank, self.files, world_size):

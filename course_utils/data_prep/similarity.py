@@ -13,8 +13,9 @@ import multiprocessing
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ PERMUTATIONS = 128
 ROWS_PER_BAND = 4  # 32 bands: a pair with a Jaccard index of 0.6 is found with a probability of 0.988, of 0.7 with 0.9998
 EXACT_UP_TO = 4_000  # texts; above, time and memory grow with the square of how alike they are
 WORD = re.compile(r"\w+")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _random = np.random.default_rng(1997)
 _MULTIPLIERS = _random.integers(0, 2**63, (PERMUTATIONS, 1), dtype=np.uint64) | np.uint64(1)
 _OFFSETS = _random.integers(0, 2**63, (PERMUTATIONS, 1), dtype=np.uint64)
@@ -77,6 +80,8 @@ def similar_pairs(
     """
     if method == "auto":
         method = "exact" if len(texts) <= EXACT_UP_TO else "minhash"
+    candidates: Iterable[tuple[int, int]]
+    members: Callable[[int], np.ndarray]
     if method == "exact":
         sets = [shingles(text) for text in texts]
         candidates, members = _sharing_a_rare_member(sets, threshold), sets.__getitem__
@@ -89,7 +94,9 @@ def similar_pairs(
     return [(i, j, index) for i, j, index in pairs if index >= threshold]
 
 
-def in_processes(function, items: Sequence, workers: int, chunk: int = 256) -> Iterator:
+def in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, chunk: int = 256
+) -> Iterator[Result]:
     """Results of a function of a module on items, one by one and in order, by several processes.
 
     A script that asks for more than one process needs `if __name__ == "__main__":`, as always with processes in Python.
@@ -165,7 +172,7 @@ def _sharing_a_rare_member(sets: list[np.ndarray], threshold: float) -> Iterable
 class Groups:
     """Which of n things belong together, directly or through others (union-find)."""
 
-    def __init__(self, n: int):
+    def __init__(self, n: int) -> None:
         self.parent = list(range(n))
 
     def find(self, i: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from course_utils.data_prep import formats
@@ -40,7 +40,8 @@ def split(
         raise CourseError(f"validation is a share between 0 and 1, not {validation}")
     if len(rows) < 2:
         raise CourseError(f"{len(rows)} rows can't be split")
-    groups, seen = Groups(len(rows)), {}
+    groups = Groups(len(rows))
+    seen: dict[object, int] = {}
     owners = group if isinstance(group, Sequence) else [group(row) if group else None for row in rows]
     for index, key in enumerate(owners):
         if key is not None:
@@ -51,7 +52,8 @@ def split(
     if len(together) < 2:
         raise CourseError("all rows belong together (one customer, or one text); there is nothing to hold out")
     random.Random(seed).shuffle(together)
-    wanted, held_out = max(1, round(validation * len(rows))), []
+    wanted = max(1, round(validation * len(rows)))
+    held_out: list[int] = []
     for members in sorted(together, key=len, reverse=True):  # stable: shuffled among equals
         # Large groups first, and only while they leave room, so that the share is met by the small ones.
         if len(held_out) + len(members) <= wanted and len(members) <= max(1, wanted // 4):
@@ -100,7 +102,7 @@ def contamination(
     return [hits[key] for key in sorted(hits)]
 
 
-def _phrases(texts: Sequence[str], n: int):
+def _phrases(texts: Sequence[str], n: int) -> Iterator[tuple[int, str]]:
     for index, text in enumerate(texts):
         words = normalise(text).split()
         yield from ((index, " ".join(words[i : i + n])) for i in range(len(words) - n + 1))
@@ -141,7 +143,7 @@ def kinship(
     for index, phrase in _phrases([text(row) for row in train], 3):
         owners.setdefault(phrase, set()).add(index)
 
-    def known(rows, own: bool) -> float:
+    def known(rows: Sequence[dict], own: bool) -> float:
         shares = []
         for index, row in enumerate(rows):
             phrases = [phrase for _, phrase in _phrases([text(row)], 3)]

@@ -19,11 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from course_utils.data_prep.endpoint import Price, ask, json_in
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    import openai
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Synthesis:
         return "; ".join(parts)
 
 
-def synthesise(plan: Plan, client, ledger: str | Path, budget: float, workers: int = 4) -> Synthesis:
+def synthesise(plan: Plan, client: openai.OpenAI, ledger: str | Path, budget: float, workers: int = 4) -> Synthesis:
     """Ask for examples until the plan is done or the budget would not hold another request.
 
     Args:
@@ -127,7 +131,7 @@ def synthesise(plan: Plan, client, ledger: str | Path, budget: float, workers: i
 
 
 class _Run:
-    def __init__(self, plan: Plan, client, ledger: Path, budget: float):
+    def __init__(self, plan: Plan, client: openai.OpenAI, ledger: Path, budget: float) -> None:
         self.plan, self.client, self.ledger, self.budget = plan, client, ledger, budget
         self.result, self.mutex = Synthesis(), threading.Lock()
         self.answers, intents = read_ledger(ledger)
@@ -194,7 +198,8 @@ class _Run:
 
 def read_ledger(path: Path) -> tuple[dict[str, dict], dict[str, list[float]]]:
     """Answers by key, and the dearest costs of all intents by key; a last line that a kill cut off is removed."""
-    answers, intents = {}, {}
+    answers: dict[str, dict] = {}
+    intents: dict[str, list[float]] = {}
     if not path.exists():
         return answers, intents
     data = path.read_bytes()
@@ -255,7 +260,7 @@ def read_answer(entry: dict, schema: dict) -> tuple[list[dict], list[str]]:
 def as_chat(examples: Iterable[dict], system: str, prompt: str = "message", answer: str = "record") -> list[dict]:
     """Chat rows from examples, provenance kept; a value that is no text is written as JSON."""
 
-    def text(value) -> str:
+    def text(value: object) -> str:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
     return [

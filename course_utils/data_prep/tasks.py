@@ -11,9 +11,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from course_utils import assets
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from course_utils.evaluation import Scores
 
 SPLITS = ("train", "validation", "test")
 
@@ -79,7 +83,7 @@ class Task:
         """The record in an answer; ValueError if it has another form."""
         return TASKS[self.name].read(answer)
 
-    def evaluate(self, answers: list[str], split: str = "test"):
+    def evaluate(self, answers: list[str], split: str = "test") -> Scores:
         """Score answers to `prompts(split)`, or to as many of its first prompts as there are answers."""
         from course_utils.evaluation import evaluate
 
@@ -124,7 +128,8 @@ def read_rows(file: str | Path, schema: dict) -> list[dict]:
     import jsonschema
 
     validator = jsonschema.validators.validator_for(schema)(schema)
-    rows, seen = [], {}
+    rows: list[dict] = []
+    seen: dict[str, int] = {}
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -176,7 +181,8 @@ def load_preferences() -> Preferences:
     Raises:
         CourseError: a broken row, with file, line and field.
     """
-    splits, system = {}, {"role": "system", "content": PREFERENCE_SYSTEM}
+    splits: dict[str, list[dict]] = {}
+    system = {"role": "system", "content": PREFERENCE_SYSTEM}
     for split in SPLITS:
         file = assets.path(f"data/preferences/{split}.jsonl")
         splits[split] = []

@@ -12,7 +12,7 @@ from course_utils import assets
 from course_utils.data_prep import formats, quality, reading, validation
 from course_utils.data_prep.deduplication import deduplicate
 from course_utils.data_prep.findings import CODES
-from course_utils.data_prep.pii import find
+from course_utils.data_prep.pii import Entity, find
 from course_utils.evaluation import Score, proportion
 
 OWN_ADDRESS = "info@tarnbrook.example"
@@ -119,7 +119,8 @@ def score_pii(texts: Iterable[tuple[str, str, list[tuple[str, str]]]], allow: Se
     true: dict[str, int] = {}
     found: dict[str, int] = {}
     for text, preceding, marked in texts:
-        entities, used, position = find(text, allow=allow, preceding=preceding), set(), 0
+        entities, position = find(text, allow=allow, preceding=preceding), 0
+        used: set[int] = set()
         for kind, value in marked:
             start = text.find(value, position)
             start = start if start >= 0 else text.find(value)
@@ -139,7 +140,7 @@ def score_pii(texts: Iterable[tuple[str, str, list[tuple[str, str]]]], allow: Se
     }
 
 
-def _same(kind: str, start: int, end: int, entity) -> bool:
+def _same(kind: str, start: int, end: int, entity: Entity) -> bool:
     if kind not in RUNS:
         return (start, end) == (entity.start, entity.end)
     shared = min(end, entity.end) - max(start, entity.start)

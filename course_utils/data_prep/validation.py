@@ -14,10 +14,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from course_utils.data_prep import formats, reading
 from course_utils.data_prep.findings import ERROR, WARNING, Finding, shorten
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 KINDS = ("chat", "preference", "prompt_completion")
 TARGETS = ("openai", "trl")
@@ -38,7 +42,7 @@ MESSAGE_KEYS = {
     "function": {"role", "content", "name"},
 }
 MISPLACED = {"weight", "tool_calls"}  # on other roles they have findings of their own
-PARTS = {
+PARTS: dict[str, dict[str, type]] = {
     "user": {"text": str, "image_url": dict, "input_audio": dict, "file": dict},
     "assistant": {"text": str, "refusal": str},
 }
@@ -93,7 +97,7 @@ class Report:
         if len(self.findings) < KEPT:
             self.findings.append(finding)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "path": self.path,
@@ -123,7 +127,7 @@ def validate(
     path: str | Path,
     kind: str | None = None,
     target: str = "openai",
-    tokenizer=None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     max_tokens: int = MAX_TOKENS,
 ) -> Report:
     """Check a training file, whatever is in it.
@@ -174,7 +178,7 @@ def check(
     rows: Iterable[reading.Row],
     kind: str,
     target: str = "openai",
-    tokenizer=None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     max_tokens: int = MAX_TOKENS,
     report: Report | None = None,
 ) -> Iterator[tuple[reading.Row, list[Finding]]]:
@@ -199,7 +203,7 @@ def check(
 class _Checker:
     """Rules of one row."""
 
-    def __init__(self, line: int, target: str):
+    def __init__(self, line: int, target: str) -> None:
         self.line, self.target = line, target
         self.findings: list[Finding] = []
 
@@ -210,7 +214,7 @@ class _Checker:
     def add(self, place: str, code: str, message: str) -> None:
         self.findings.append(Finding(self.line, place, code, message))
 
-    def row(self, row, kind: str) -> None:
+    def row(self, row: object, kind: str) -> None:
         if not isinstance(row, dict):
             self.add("", "not_object", f"the row is {_type(row)}, not an object")
             return
@@ -352,7 +356,7 @@ class _Checker:
         else:
             self.add(place, "content_type", f"content must be text, is {_type(content)}")
 
-    def part(self, part, role: str, place: str) -> None:
+    def part(self, part: Any, role: str, place: str) -> None:
         known = PARTS.get(role, {"text": str})
         kind = part.get("type") if isinstance(part, dict) else None
         if not isinstance(kind, str) or kind not in known:
@@ -382,7 +386,8 @@ class _Checker:
         if not isinstance(tools, list):
             self.add("tools", "tools_invalid", f"tools must be a list, is {_type(tools)}")
             return None
-        names, readable = set(), True
+        names: set[str] = set()
+        readable = True
         for index, tool in enumerate(tools):
             place = f"tools[{index}]"
             function = tool.get("function") if isinstance(tool, dict) else None
@@ -504,13 +509,13 @@ class _Checker:
             self.side(part, key)
         if self.errors:
             return
-        chosen, rejected, prompt = (parts.get(key) for key in ("chosen", "rejected", "prompt"))
-        if chosen is not None and _text(chosen).strip() == _text(rejected).strip():
+        chosen, rejected, prompt = parts["chosen"], parts["rejected"], parts.get("prompt")  # a missing side is an error
+        if _text(chosen).strip() == _text(rejected).strip():
             self.add("rejected", "preference_same", "chosen and rejected are the same")
         elif prompt and all(_text(side).startswith(_text(prompt)) for side in (chosen, rejected)):
             self.add("chosen", "preference_repeats_prompt", "chosen and rejected start with the prompt")
 
-    def side(self, part, key: str) -> None:
+    def side(self, part: object, key: str) -> None:
         """Prompt, chosen or rejected: text, or messages."""
         if isinstance(part, str):
             if not part.strip():
@@ -596,7 +601,9 @@ class _Checker:
                 self.add(place, "extra_key", f"the key {name} is not one of {', '.join(sorted(known))}")
 
 
-def _tokens(row: reading.Row, kind: str, tokenizer, max_tokens: int, checker: _Checker) -> int | None:
+def _tokens(
+    row: reading.Row, kind: str, tokenizer: PreTrainedTokenizerBase | None, max_tokens: int, checker: _Checker
+) -> int | None:
     """Tokens of a row; adds the finding if they are too many."""
     if tokenizer is None:
         # A token is never longer than some 16 bytes of text in any vocabulary in use, so this row is over by any count.
@@ -609,7 +616,7 @@ def _tokens(row: reading.Row, kind: str, tokenizer, max_tokens: int, checker: _C
     return count
 
 
-def count_tokens(row: dict, kind: str, tokenizer) -> int:
+def count_tokens(row: dict, kind: str, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that training on a valid row processes: of the whole conversation, or of prompt and the longer side."""
     if kind == "chat":
         return _template_tokens(row["messages"], tokenizer)
@@ -620,11 +627,11 @@ def count_tokens(row: dict, kind: str, tokenizer) -> int:
     return _side_tokens(prompt, tokenizer) + max(_side_tokens(side, tokenizer) for side in sides)
 
 
-def _side_tokens(part, tokenizer) -> int:
+def _side_tokens(part: str | list[dict], tokenizer: PreTrainedTokenizerBase) -> int:
     return _template_tokens(part, tokenizer) if isinstance(part, list) else len(tokenizer(part)["input_ids"])
 
 
-def _template_tokens(messages: list[dict], tokenizer) -> int:
+def _template_tokens(messages: list[dict], tokenizer: PreTrainedTokenizerBase) -> int:
     plain = [{"role": message["role"], "content": _text([message])} for message in messages]
     try:
         text = tokenizer.apply_chat_template(plain, tokenize=False)
@@ -633,7 +640,7 @@ def _template_tokens(messages: list[dict], tokenizer) -> int:
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _text(part) -> str:
+def _text(part: str | list[dict]) -> str:
     """All text of a side: of a string itself, of messages their contents and calls."""
     if isinstance(part, str):
         return part
@@ -649,7 +656,7 @@ def _text(part) -> str:
     return "\n".join(piece for piece in pieces if isinstance(piece, str))
 
 
-def _type(value) -> str:
+def _type(value: object) -> str:
     names: dict[type, str] = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number"}
     return "null" if value is None else names.get(type(value), "a number")
 
@@ -674,6 +681,7 @@ def _api_message(row: reading.Row, number: int, findings: list[Finding], kind: s
     for finding in findings:
         if finding.code == "role_missing":
             index = re.search(r"\[(\d+)\]", finding.field)
+            assert index, finding
             return f"{start} Example {number}, message {int(index.group(1)) + 1} Discriminator 'role' is missing in value"
         if finding.code == "unknown_shape":
             file_format = "expected either prompt/completion pairs or chat messages."
@@ -683,8 +691,9 @@ def _api_message(row: reading.Row, number: int, findings: list[Finding], kind: s
             key = key if isinstance(key, str) else key.group(1) if key else "key"
             return f'{faulty} Example {number} contains an extra "{key}".'
         if finding.code == "special_token":
-            token = re.search(r"token (\S+)", finding.message).group(1)
-            return f"{faulty} Example {number} message contains an invalid token: {token}."
+            token = re.search(r"token (\S+)", finding.message)
+            assert token, finding
+            return f"{faulty} Example {number} message contains an invalid token: {token.group(1)}."
         if finding.code == "wrong_kind" and kind == "preference":
             return (
                 f"{start} Input file is in the fine-tune-chat format, but the specified fine-tuning job is not using "

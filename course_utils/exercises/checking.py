@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING, Any, Self
 
 from course_utils.errors import CourseError
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.registry import EXERCISES
 
-_tries: Counter = Counter()
+if TYPE_CHECKING:
+    import numpy as np
+
+_tries: Counter[str] = Counter()
 
 
 class Score(float):
@@ -25,7 +30,11 @@ class Score(float):
     full marks. The reason is in `str`, and in HTML.
     """
 
-    def __new__(cls, points: float, exercise: Exercise, message: str, hint: str = ""):
+    exercise: Exercise
+    message: str
+    hint: str
+
+    def __new__(cls, points: float, exercise: Exercise, message: str, hint: str = "") -> Self:
         """Points out of the exercise's, and what to tell the learner."""
         self = super().__new__(cls, points)
         self.exercise, self.message, self.hint = exercise, message, hint
@@ -54,7 +63,7 @@ class Score(float):
         )
 
 
-def check(id: str, answer) -> Score:
+def check(id: str, answer: object) -> Score:
     """Mark a function; works offline, never raises for what the answer does.
 
     Args:
@@ -78,13 +87,13 @@ def check(id: str, answer) -> Score:
     return Score(points, exercise, message, exercise.hint if _tries[id] >= 3 else "")
 
 
-def _mark(exercise: Exercise, answer) -> tuple[float, str]:
+def _mark(exercise: Exercise, answer: object) -> tuple[float, str]:
     import numpy as np
 
     if not callable(answer):
         return 0.0, f"{exercise.name} is not a function; run the answer cell above first."
     asked = Asked.of(exercise, np.random.default_rng())
-    outputs = []
+    outputs: list[Any] = []
     for arguments in asked.cases:
         try:
             outputs.append(answer(*_copy(arguments)))
@@ -112,14 +121,14 @@ class Asked:
     wrong: list[list | None]
 
     @classmethod
-    def of(cls, exercise: Exercise, random) -> Asked:
+    def of(cls, exercise: Exercise, random: np.random.Generator) -> Asked:
         """New cases from a `numpy.random.Generator`."""
         cases = list(exercise.cases(random))
         expected = [exercise.solution(*_copy(arguments)) for arguments in cases]
         return cls(cases, expected, [_outputs(mistake.function, cases) for mistake in exercise.mistakes])
 
 
-def _outputs(function, cases) -> list | None:
+def _outputs(function: Callable[..., Any], cases: Sequence[tuple]) -> list | None:
     try:
         return [function(*_copy(arguments)) for arguments in cases]
     except Exception:  # a mistake may well crash on a case; then no answer is this mistake
@@ -158,7 +167,7 @@ def judge(exercise: Exercise, asked: Asked, outputs: list) -> tuple[float, str, 
     return points, f"{right} of {number} cases right. {said}", None
 
 
-def _describe(arguments, found, expected) -> str:
+def _describe(arguments: tuple, found: object, expected: object) -> str:
     if isinstance(found, Raised):
         return f"It raised {found}"
     if isinstance(found, Exception):
@@ -169,7 +178,7 @@ def _describe(arguments, found, expected) -> str:
     return f"For {_short(arguments)} expected {_short(expected)}, got {_short(found)}."
 
 
-def _same(found, expected, tolerance: float) -> bool:
+def _same(found: Any, expected: Any, tolerance: float) -> bool:
     import numpy as np
     import torch
 
@@ -198,7 +207,7 @@ def _same(found, expected, tolerance: float) -> bool:
     return found.shape == expected.shape and np.allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
-def _shape(value) -> str:
+def _shape(value: object) -> str:
     if hasattr(value, "shape"):
         return f"a {type(value).__name__} of shape {tuple(value.shape)}"
     if isinstance(value, (int, float)):
@@ -208,7 +217,7 @@ def _shape(value) -> str:
     return f"a {type(value).__name__}"
 
 
-def _short(value) -> str:
+def _short(value: object) -> str:
     import torch
 
     try:
@@ -223,7 +232,7 @@ def _short(value) -> str:
         return f"a {type(value).__name__} that cannot be shown"
 
 
-def _copy(arguments):
+def _copy(arguments: tuple) -> tuple:
     import torch
 
     return tuple(a.clone() if isinstance(a, torch.Tensor) else copy.deepcopy(a) for a in arguments)

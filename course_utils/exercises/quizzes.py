@@ -329,7 +329,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
 class Quiz:
     """A section's quiz. Shows itself; `answer(1, "b")` explains one choice as text."""
 
-    def __init__(self, questions: tuple[Question, ...]):
+    def __init__(self, questions: tuple[Question, ...]) -> None:
         self.questions = questions
 
     def answer(self, question: int, choice: str) -> str:

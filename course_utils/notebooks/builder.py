@@ -17,13 +17,18 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from course_utils import assets
 from course_utils.errors import CourseError
-from course_utils.exercises.definitions import strip_solution
+from course_utils.exercises.definitions import Exercise, strip_solution
 from course_utils.exercises.registry import EXERCISES
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 SECTIONS = {
     "01": "01_decision_framework",
@@ -122,7 +127,7 @@ def _record_time(name: str, seconds: float, peak: int) -> None:
     os.replace(beside, times_file())
 
 
-def instructor_edition(section: str, source: str | None = None):
+def instructor_edition(section: str, source: str | None = None) -> NotebookNode:
     """Notebook node with solutions and without outputs; `source` replaces the section's file (for tests)."""
     import jupytext
     import nbformat
@@ -145,7 +150,7 @@ def instructor_edition(section: str, source: str | None = None):
     return notebook
 
 
-def learner_edition(section: str, source: str | None = None):
+def learner_edition(section: str, source: str | None = None) -> NotebookNode:
     """Notebook node with stubs, not yet executed."""
     notebook = instructor_edition(section, source)
     for cell in notebook.cells:
@@ -214,15 +219,15 @@ def refresh(section: str, source: str | None = None) -> bool:
     return True
 
 
-def _code(notebook) -> list:
+def _code(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def _is_exercise(cell) -> bool:
+def _is_exercise(cell: NotebookNode) -> bool:
     return "nbgrader" in cell.metadata
 
 
-def build(section: str, report=print) -> Path:
+def build(section: str, report: Callable[[str], object] = print) -> Path:
     """Build both editions of a section; execute the learner's, check it, and put it in place.
 
     A stale notebook of which only text or exercises have changed is not executed again as a whole (`refresh`).
@@ -280,7 +285,7 @@ def _retell_times() -> None:
     write(notebook, file)
 
 
-def write(notebook, file: Path) -> None:
+def write(notebook: NotebookNode, file: Path) -> None:
     """Write a notebook beside its place and rename it there, so that no half notebook is ever seen."""
     import nbformat
 
@@ -294,7 +299,7 @@ def write(notebook, file: Path) -> None:
     os.replace(beside, file)
 
 
-def _expand(cell, name: str) -> list:
+def _expand(cell: NotebookNode, name: str) -> list[NotebookNode]:
     from nbformat.v4 import new_code_cell, new_markdown_cell
 
     source = cell.source.strip()
@@ -312,10 +317,10 @@ def _expand(cell, name: str) -> list:
     return [new_code_cell(source, metadata=metadata)]
 
 
-def _exercise_cells(exercise) -> list:
+def _exercise_cells(exercise: Exercise) -> list[NotebookNode]:
     from nbformat.v4 import new_code_cell, new_markdown_cell
 
-    def grading(**values):  # nbgrader's schema 3, so that a hub can use the instructor's edition
+    def grading(**values: Any) -> dict[str, Any]:  # nbgrader's schema 3, so that a hub can use the instructor's edition
         return {"nbgrader": {"schema_version": 3, "task": False, "locked": False, "points": 0, **values}}
 
     head = f"### {exercise.title} ({exercise.worth})\n\n{exercise.statement}"
@@ -329,7 +334,7 @@ def _exercise_cells(exercise) -> list:
     ]
 
 
-def _set_ids(notebook, name: str) -> None:
+def _set_ids(notebook: NotebookNode, name: str) -> None:
     """An id from the cell's own text: it stays when other cells come and go, and the diff stays small."""
     seen: dict[str, int] = {}
     for cell in notebook.cells:
@@ -338,12 +343,12 @@ def _set_ids(notebook, name: str) -> None:
         cell["id"] = f"{name.split('_')[0]}-{digest}" + (f"-{seen[digest]}" if seen[digest] > 1 else "")
 
 
-def _hash(notebook) -> str:
+def _hash(notebook: NotebookNode) -> str:
     cells = [[cell.cell_type, cell.source, cell.metadata] for cell in notebook.cells]
     return hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()
 
 
-def _clean(notebook) -> None:
+def _clean(notebook: NotebookNode) -> None:
     """Leave outputs that mean the same everywhere: no widget state, no timestamps, no word on stderr."""
     notebook.metadata.pop("widgets", None)
     for number, cell in enumerate(notebook.cells):

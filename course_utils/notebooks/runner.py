@@ -5,11 +5,16 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from course_utils.errors import CourseError
 from course_utils.memory import ProcessesPeak
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 CELL_TIMEOUT = 1800
 
@@ -48,7 +53,7 @@ class RunCost:
     cells: list[CellCost]
 
 
-def execute(notebook, on_cell=None) -> RunCost:
+def execute(notebook: NotebookNode, on_cell: Callable[[CellCost], object] | None = None) -> RunCost:
     """Run all cells in place, in an empty folder.
 
     Args:
@@ -76,7 +81,7 @@ def execute(notebook, on_cell=None) -> RunCost:
         cells: list[CellCost] = []
         last = time.perf_counter()
 
-        def finished(cell, cell_index, execute_reply):
+        def finished(cell: NotebookNode, cell_index: int, execute_reply: object) -> None:
             nonlocal last
             now = time.perf_counter()
             lines = (line for line in cell.source.splitlines() if line.strip() and not line.startswith("#"))
@@ -96,7 +101,7 @@ def execute(notebook, on_cell=None) -> RunCost:
         return RunCost(time.perf_counter() - started, peak.bytes, peak.parts, cells)
 
 
-def run(file: str | Path, report=print, costliest: int = 0) -> RunCost:
+def run(file: str | Path, report: Callable[[str], object] = print, costliest: int = 0) -> RunCost:
     """Run a notebook file and report time and memory; the file is not changed.
 
     Args:
@@ -113,7 +118,7 @@ def run(file: str | Path, report=print, costliest: int = 0) -> RunCost:
     total = sum(cell.cell_type == "code" for cell in notebook.cells)
     done = 0
 
-    def on_cell(_cost):
+    def on_cell(_cost: CellCost) -> None:
         nonlocal done
         done += 1
         if sys.stderr.isatty():
@@ -122,12 +127,12 @@ def run(file: str | Path, report=print, costliest: int = 0) -> RunCost:
     cost = execute(notebook, on_cell)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    parts = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in cost.parts if size > 50e6)
+    parts = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in cost.parts if size > 20e6)
     report(f"{Path(file).name}: {total} cells ran in {cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB ({parts})")
     for cell in sorted(cost.cells, key=lambda cell: -cell.seconds)[:costliest]:
         report(f"  {cell.seconds:7.1f} s  {cell.peak_bytes / 1e6:6.0f} MB  cell {cell.index:3}  {cell.first_line[:90]}")
     return cost
 
 
-def _failed(cell) -> bool:
+def _failed(cell: NotebookNode) -> bool:
     return any(output.output_type == "error" for output in cell.get("outputs", []))

@@ -26,6 +26,11 @@ def test_shapes_are_told_apart():
         assert shape_of(other) is None
 
 
+def test_the_list_of_turns_is_taken_whichever_of_two_names_it_has():
+    row = {"conversations": None, "conversation": EXAMPLES["sharegpt"]["conversations"]}
+    assert convert(row, "messages") == convert(EXAMPLES["sharegpt"], "messages")
+
+
 @pytest.mark.parametrize("shape", ["sharegpt", "prompt_completion"])
 def test_there_and_back(shape):
     row = malformed.good()

@@ -78,6 +78,13 @@ def test_kinds_are_chosen():
         Redactor("blur")
 
 
+def test_kinds_and_allowed_values_may_come_from_a_generator():
+    redactor = Redactor(kinds=(kind for kind in ["EMAIL"]), allow=(value for value in ["info@tarnbrook.example"]))
+    assert redactor.text("selin@example.org, info@tarnbrook.example")[0] == "[EMAIL], info@tarnbrook.example"
+    line = "Write to info@tarnbrook.example about the kettle.\n"
+    assert find(line * 200, allow=(value for value in ["info@tarnbrook.example"])) == []
+
+
 ROW = chat(
     "Hello, I am Selin Karagöz, write to selin@example.org or call +44 7700 900123.\n\nSelin",
     "Dear Selin, we write to selin@example.org.",

@@ -14,6 +14,7 @@ import re
 from importlib import resources
 
 THRESHOLD = 2.0
+Token = tuple[int, int, str]  # start, end, text
 TITLES = frozenset(
     (
         "mr mrs ms miss mx dr prof professor sir madame mme monsieur herr frau señor señora sra signor signora "
@@ -87,13 +88,14 @@ def known_names() -> tuple[frozenset[str], frozenset[str]]:
     """Given names and family names, in lower case."""
     import faker.providers.person as people
 
-    given, family = set(), set()
+    given: set[str] = set()
+    family: set[str] = set()
     for module in pkgutil.iter_modules(people.__path__):
         provider = importlib.import_module(f"faker.providers.person.{module.name}").Provider
         for attribute in dir(provider):
             names = given if "first_names" in attribute else family if "last_names" in attribute else None
             values = getattr(provider, attribute) if names is not None else None
-            if isinstance(values, tuple | list | dict):
+            if names is not None and isinstance(values, tuple | list | dict):
                 names.update(part.lower() for value in values for part in [value, *value.split()])
     return frozenset(given), frozenset(family)
 
@@ -166,7 +168,7 @@ def _may_belong(token: str) -> bool:
     return token[0].isupper() or (len(token) > 2 and token[:2].lower() in ("d'", "d’", "o'", "o’") and token[2].isupper())
 
 
-def _joins(tokens: list, j: int) -> bool:
+def _joins(tokens: list[Token], j: int) -> bool:
     """A particle inside a name: "van der" in "Jan van der Berg"."""
     if tokens[j][2].lower() not in PARTICLES or j == 0:
         return False
@@ -174,9 +176,10 @@ def _joins(tokens: list, j: int) -> bool:
     return following is not None and _may_belong(following[2])
 
 
-def _best_part(text: str, tokens: list) -> list[tuple[int, int, float]]:
+def _best_part(text: str, tokens: list[Token]) -> list[tuple[int, int, float]]:
     """The stretches of a run that are names: common words and titles cut it."""
-    parts, current = [], []
+    parts: list[list[Token]] = []
+    current: list[Token] = []
     for position, (start, end, token) in enumerate(tokens):
         plain = token.rstrip(".").lower()
         cuts = _is_common(text, token, start, position == 0 and not current) or plain in TITLES
@@ -224,7 +227,7 @@ def _starts_sentence(text: str, start: int) -> bool:
     return not before or before[-1] in ".!?\n:;…"
 
 
-def _points(text: str, part: list) -> float:
+def _points(text: str, part: list[Token]) -> float:
     given, family = known_names()
     places = known_places()
     words = [re.sub(r"['’]s$", "", token.rstrip(".").lower()) for _, _, token in part]
@@ -290,7 +293,7 @@ def _ends(text: str, phrases: tuple[str, ...]) -> bool:
     return len(text) == len(phrase) or not (text[-len(phrase) - 1].isalnum() and phrase[0].isalnum())
 
 
-def _in_lower_case(text: str, found: list) -> list[tuple[int, int, float]]:
+def _in_lower_case(text: str, found: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
     """Names that a hasty writer left in lower case; only where something says that one comes."""
     given, family = known_names()
     taken = [(start, end) for start, end, _ in found]
@@ -311,7 +314,7 @@ def _in_lower_case(text: str, found: list) -> list[tuple[int, int, float]]:
     return new
 
 
-def _repeated(text: str, found: list) -> list[tuple[int, int, float]]:
+def _repeated(text: str, found: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
     """A name once found is a name wherever it stands, in parts too."""
     every = list(found)
     taken = [(start, end) for start, end, _ in found]

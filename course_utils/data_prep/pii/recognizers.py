@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import TYPE_CHECKING
 
-from presidio_analyzer import LocalRecognizer, Pattern, PatternRecognizer, RecognizerResult
+from presidio_analyzer import EntityRecognizer, LocalRecognizer, Pattern, PatternRecognizer, RecognizerResult
 from presidio_analyzer.predefined_recognizers import (
     CreditCardRecognizer,
     DeTaxIdRecognizer,
@@ -25,6 +26,9 @@ from presidio_analyzer.predefined_recognizers import (
 )
 
 from course_utils.data_prep.pii import addresses, names
+
+if TYPE_CHECKING:
+    from presidio_analyzer.nlp_engine import NlpArtifacts
 
 # Presidio's entity → ours.
 ENTITIES = {
@@ -115,13 +119,15 @@ EMAIL = r"(?<![\w.+%-])[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[\w
 class NameRecognizer(LocalRecognizer):
     """People's names; see `names`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(["PERSON"], name="NameRecognizer")
 
     def load(self) -> None:
         """Nothing to load."""
 
-    def analyze(self, text: str, entities=None, nlp_artifacts=None) -> list[RecognizerResult]:
+    def analyze(
+        self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
+    ) -> list[RecognizerResult]:
         """Names in the text; the score rises with the points."""
         return [self._result(start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in names.find_names(text)]
 
@@ -132,10 +138,12 @@ class NameRecognizer(LocalRecognizer):
 class AddressRecognizer(NameRecognizer):
     """Postal addresses; see `addresses`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         LocalRecognizer.__init__(self, ["LOCATION"], name="AddressRecognizer")
 
-    def analyze(self, text: str, entities=None, nlp_artifacts=None) -> list[RecognizerResult]:
+    def analyze(
+        self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
+    ) -> list[RecognizerResult]:
         """Addresses in the text."""
         if not DIGIT.search(text):
             return []
@@ -145,10 +153,12 @@ class AddressRecognizer(NameRecognizer):
 class BirthDateRecognizer(NameRecognizer):
     """Dates with a word about birth nearby."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         LocalRecognizer.__init__(self, ["DATE_OF_BIRTH"], name="BirthDateRecognizer")
 
-    def analyze(self, text: str, entities=None, nlp_artifacts=None) -> list[RecognizerResult]:
+    def analyze(
+        self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
+    ) -> list[RecognizerResult]:
         """Dates of birth in the text."""
         if not BORN.search(text):
             return []
@@ -171,11 +181,13 @@ class CheckedPhoneRecognizer(NameRecognizer):
     national one needs a word about phones before it or the look of one, and none about orders and parcels.
     """
 
-    def __init__(self, regions: tuple[str, ...] = REGIONS):
+    def __init__(self, regions: tuple[str, ...] = REGIONS) -> None:
         self.regions = regions
         LocalRecognizer.__init__(self, ["PHONE_NUMBER"], name="CheckedPhoneRecognizer")
 
-    def analyze(self, text: str, entities=None, nlp_artifacts=None) -> list[RecognizerResult]:
+    def analyze(
+        self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
+    ) -> list[RecognizerResult]:
         """Phone numbers in the text."""
         results = []
         for match in PHONE.finditer(text):
@@ -241,19 +253,21 @@ class AnyEmailRecognizer(PatternRecognizer):
     companies' inner domains in the text.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__("EMAIL_ADDRESS", patterns=[Pattern("address", EMAIL, 0.9)], name="AnyEmailRecognizer")
 
 
 class CheckedNumberRecognizer(NameRecognizer):
     """A national id whose check digits python-stdnum knows, with a word in the text that names it, or without where the check is strong."""
 
-    def __init__(self, entity: str, pattern: str, module: str, words: str, strong: bool):
+    def __init__(self, entity: str, pattern: str, module: str, words: str, strong: bool) -> None:
         self.pattern, self.module, self.strong = re.compile(pattern), module, strong
         self.words = re.compile(rf"\b(?:{words})\b", re.IGNORECASE)
         LocalRecognizer.__init__(self, [entity], name=f"{entity}Recognizer")
 
-    def analyze(self, text: str, entities=None, nlp_artifacts=None) -> list[RecognizerResult]:
+    def analyze(
+        self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
+    ) -> list[RecognizerResult]:
         """Valid numbers in the text."""
         import stdnum
 
@@ -261,6 +275,7 @@ class CheckedNumberRecognizer(NameRecognizer):
         for match in self.pattern.finditer(text):
             check = stdnum.get_cc_module(*self.module.split("."))
             named = self.words.search(text)
+            assert check is not None, self.module
             if (named or self.strong) and check.is_valid(match.group()):
                 results.append(self._result(match.start(), match.end(), 0.95 if named else 0.7))
         return results
@@ -272,7 +287,7 @@ LETTERED = re.compile(r"[A-Za-z]{2}[ -]?\d{2}")
 
 
 @functools.cache
-def structured() -> tuple[tuple[re.Pattern, object], ...]:
+def structured() -> tuple[tuple[re.Pattern[str], EntityRecognizer], ...]:
     """Recognisers of numbers, each behind a cheap pattern without which it can't find anything."""
     presidio = [
         (LONG_NUMBER, CreditCardRecognizer()),
@@ -307,12 +322,12 @@ def structured() -> tuple[tuple[re.Pattern, object], ...]:
 
 
 @functools.cache
-def unstructured() -> tuple[object, object]:
+def unstructured() -> tuple[NameRecognizer, AddressRecognizer]:
     """Recognisers of names and addresses."""
     return NameRecognizer(), AddressRecognizer()
 
 
-def all_recognizers() -> list:
+def all_recognizers() -> list[EntityRecognizer]:
     """Ours in Presidio's form, for `RecognizerRegistry.add_recognizer`."""
     mine = [recognizer for _, recognizer in structured() if type(recognizer).__module__ == __name__]
     return [*mine, *unstructured()]

@@ -8,10 +8,15 @@ import hashlib
 import random
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from presidio_analyzer import RecognizerResult
 
 KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE")
 MODES = ("label", "mask", "pseudonym")
@@ -79,7 +84,7 @@ def find(
     if unknown := kinds - set(KINDS):
         raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(KINDS)}")
     if len(text) > WINDOW:
-        return _in_windows(text, kinds, threshold, allow, preceding)
+        return _in_windows(text, kinds, threshold, tuple(allow), preceding)
     recognizers = _recognizers()
     found = []
     if recognizers.DIGIT.search(text) or "@" in text or ":" in text:
@@ -105,7 +110,7 @@ def find(
     return [entity for entity in _without_overlaps(found) if entity.text.casefold() not in allowed]
 
 
-def _in_windows(text: str, kinds, threshold: float, allow, preceding: str) -> list[Entity]:
+def _in_windows(text: str, kinds: set[str], threshold: float, allow: tuple[str, ...], preceding: str) -> list[Entity]:
     """A long text window by window: patterns of names and addresses take time that grows with the square of the length."""
     found, start = [], 0
     while start < len(text):
@@ -139,12 +144,13 @@ class Redactor:
         seed: int | str = 0,
         threshold: float = THRESHOLD,
         allow: Iterable[str] = (),
-    ):
+    ) -> None:
         if mode not in MODES:
             raise CourseError(f"unknown mode {mode!r}; choose among {', '.join(MODES)}")
+        kinds = tuple(kinds)
         if unknown := set(kinds) - set(KINDS):
             raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(KINDS)}")
-        self.mode, self.kinds, self.seed = mode, tuple(kinds), seed
+        self.mode, self.kinds, self.seed = mode, kinds, seed
         self.threshold, self.allow = threshold, tuple(allow)
 
     def text(self, text: str, preceding: str = "") -> tuple[str, list[Entity]]:
@@ -223,7 +229,7 @@ def redact(
     return [redactor.row(row) for row in rows]
 
 
-def _recognizers():
+def _recognizers() -> ModuleType:
     try:
         with _without_torch():
             from course_utils.data_prep.pii import recognizers
@@ -235,12 +241,13 @@ def _recognizers():
 
 
 @contextlib.contextmanager
-def _without_torch():
+def _without_torch() -> Iterator[None]:
     """spaCy and Presidio import torch and transformers where they are: 250 MB and seconds for what is not used here."""
     hidden = [name for name in ("torch", "transformers") if name not in sys.modules]
     # Both or neither: transformers imported without torch would go on believing that there is none.
     hidden = hidden if len(hidden) == 2 else []
-    sys.modules |= dict.fromkeys(hidden)
+    # typeshed lets no None in; to Python it means that there is no such module
+    sys.modules |= dict.fromkeys(hidden)  # type: ignore[arg-type]
     try:
         yield
     finally:
@@ -252,7 +259,7 @@ def _entity(text: str, kind: str, start: int, end: int, score: float) -> Entity:
     return Entity(kind, start, end, text[start:end], round(float(score), 2))
 
 
-def _in_context(text: str, result) -> float:
+def _in_context(text: str, result: RecognizerResult) -> float:
     """A recogniser's score, moved by the words before it: Presidio does this with lemmas from spaCy."""
     before = text[max(0, result.start - 70) : result.start]
     value = text[result.start : result.end]
@@ -292,9 +299,9 @@ def _without_overlaps(found: list[Entity]) -> list[Entity]:
     return sorted(kept, key=lambda e: e.start)
 
 
-def _texts(row: dict):
+def _texts(row: dict) -> Iterator[tuple[Any, Any, str]]:
     """Every text of a row that someone wrote, in order: (holder, key, place)."""
-    stack = [(None, None, row, "")]
+    stack: list[tuple[Any, Any, Any, str]] = [(None, None, row, "")]
     while stack:
         holder, key, value, place = stack.pop()
         if isinstance(value, str):

@@ -10,6 +10,7 @@ import json
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -62,7 +63,8 @@ def exercises_of(assignment: str) -> tuple[list[str], dict[str, str]]:
 
     names = [part.strip() for part in assignment.split(",") if part.strip()]
     chosen = set(SECTIONS.values()) if names == ["all"] else {section_name(name) for name in names}
-    sections, found = [name for name in SECTIONS.values() if name in chosen], {}
+    sections = [name for name in SECTIONS.values() if name in chosen]
+    found: dict[str, str] = {}
     for section in sections:
         for id in intake.MARKER.findall(source_file(section).read_text(encoding="utf-8")):
             found[id] = section
@@ -134,6 +136,7 @@ def grade(
         closing_down.callback(lock.release)
         seed = _seed(out, sections, seed)
         base = digest(definitions().encode(), json.dumps([sections, seed, isolation, asdict(limits)]).encode())
+        marker: Marker | Cluster
         if cluster:
             marker, jobs = cluster, cluster.slots
             cluster.prepare(wanted, seed, limits, (inbox, out))
@@ -159,7 +162,16 @@ def grade(
 class _Grader:
     """One submission after the other: read, marked by `mark`, written."""
 
-    def __init__(self, mark, sections, wanted, out, seed, isolation, base):
+    def __init__(
+        self,
+        mark: Callable[[dict[str, str]], dict[str, Mark]],
+        sections: list[str],
+        wanted: dict[str, str],
+        out: Path,
+        seed: int,
+        isolation: str,
+        base: str,
+    ) -> None:
         self.mark, self.sections, self.wanted, self.out = mark, sections, wanted, out
         self.seed, self.isolation, self.base = seed, isolation, base
 
@@ -193,11 +205,13 @@ class _Grader:
 def _seed(out: Path, sections: list[str], seed: int | None) -> int:
     """The seed to use; kept in `out`, so that a grading that goes on uses the same."""
     file = out / "grading.json"
+    before: list[str] | None = None
+    old: int | None = None
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
         before, old = known["assignment"], int(known["seed"])
     except FileNotFoundError:
-        before, old = None, None
+        pass
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CourseError(f"{file} cannot be read ({error}); name another folder for the results, or remove it") from error
     if before is not None and before != sections:
@@ -207,7 +221,7 @@ def _seed(out: Path, sections: list[str], seed: int | None) -> int:
     return seed
 
 
-def _flat(files) -> list[bytes]:
+def _flat(files: list[tuple[str, bytes | intake.Unreadable]]) -> list[bytes]:
     return [
         part
         for name, data in files

@@ -18,6 +18,9 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Callable
+from types import CodeType
+from typing import Any, NoReturn
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
@@ -74,6 +77,7 @@ def main() -> None:
             _end(running, spaces)
             os._exit(0)
         message = json.loads(data)
+        said: dict[str, Any]
         if message["do"] == "start":
             try:
                 running = _start(descriptors[0], control, spaces, options)
@@ -89,7 +93,7 @@ def main() -> None:
         control.send(json.dumps(said).encode())
 
 
-def _limit(options) -> None:
+def _limit(options: dict[str, Any]) -> None:
     for name, most in options["resources"].items():
         try:
             resource.setrlimit(getattr(resource, name), (most, most))
@@ -128,7 +132,7 @@ def _separate() -> None:
     _call(_libc.mount(b"tmpfs", b"/proc", b"tmpfs", 0x1 | 0x2 | 0x4 | 0x8, b"size=4k,mode=500"), "/proc")
 
 
-def _start(channel: int, control: socket.socket, spaces: bool, options) -> int:
+def _start(channel: int, control: socket.socket, spaces: bool, options: dict[str, Any]) -> int:
     """Fork the question's process; returns its number as seen from here."""
     if not spaces:
         pid = os.fork()
@@ -161,7 +165,7 @@ def _start(channel: int, control: socket.socket, spaces: bool, options) -> int:
     return int(said)
 
 
-def _end(pid, spaces: bool):
+def _end(pid: int | None, spaces: bool) -> list[int] | None:
     """Kill the process and all it has started; [signal or 0, exit status], or None if there was none."""
     if pid is None:
         return None
@@ -212,7 +216,7 @@ def _refuse_processes() -> bool:
     return _libc.prctl(22, 2, ctypes.c_char_p(filter_), 0, 0) == 0
 
 
-def _answer(channel: int, options) -> None:
+def _answer(channel: int, options: dict[str, Any]) -> NoReturn:
     """The question's process; never returns."""
     try:
         os.setsid()  # a group is no part of a name space: kill(0) would reach the server
@@ -233,11 +237,17 @@ def _answer(channel: int, options) -> None:
 
 
 def _serve_question(
-    descriptor: int, sealed: bool, most: int, read=os.read, write=os.write, dumps=json.dumps, loads=json.loads
-):
+    descriptor: int,
+    sealed: bool,
+    most: int,
+    read: Callable[[int, int], bytes] = os.read,
+    write: Callable[[int, bytes], int] = os.write,
+    dumps: Callable[[Any], str] = json.dumps,
+    loads: Callable[[bytes], Any] = json.loads,
+) -> NoReturn:
     buffer = b""
 
-    def receive():
+    def receive() -> Any:
         nonlocal buffer
         while b"\n" not in buffer:
             part = read(descriptor, 1 << 20)
@@ -247,7 +257,7 @@ def _serve_question(
         line, _, buffer = buffer.partition(b"\n")
         return loads(line)
 
-    def send(message):
+    def send(message: Any) -> None:
         data = dumps(message).encode() + b"\n"
         while data:
             data = data[write(descriptor, data) :]
@@ -256,7 +266,7 @@ def _serve_question(
     question = receive()
     _seed(question["seed"])
     space, notes, error = _run_cell(question["setup"], question["cell"])
-    function = space.get(question["name"])
+    function: Any = space.get(question["name"])
     send({"ready": {"notes": notes, "error": error, "defined": callable(function)}})
     encode, describe = coding.encode, _describe
     while True:
@@ -286,7 +296,7 @@ def _seed(seed: int) -> None:
         sys.modules["torch"].manual_seed(seed)
 
 
-def _run_cell(setup: str, cell: str):
+def _run_cell(setup: str, cell: str) -> tuple[dict[str, Any], list[str], str]:
     """(names, notes, error): an error leaves the names defined above it."""
     space = {"__name__": "__main__", "__builtins__": __builtins__}
     notes, error = [], ""
@@ -301,7 +311,7 @@ def _run_cell(setup: str, cell: str):
     return space, notes, error
 
 
-def _compiled(cell: str):
+def _compiled(cell: str) -> tuple[CodeType, int]:
     """Code of the cell; lines that only IPython reads (%magic, !command, name?) are left out if it is not Python."""
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     try:
@@ -320,7 +330,7 @@ def _compiled(cell: str):
             raise SyntaxError("await at the top of a cell needs a notebook; leave it out of the answer cell") from None
 
 
-def _describe(error) -> str:
+def _describe(error: BaseException) -> str:
     try:
         text = str(error)
     except BaseException:

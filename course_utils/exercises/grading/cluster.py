@@ -33,7 +33,7 @@ class Cluster:
         slots: answers that can be worked on at once, with some to spare so that no worker waits for the network.
     """
 
-    def __init__(self, address: str, trust: bool):
+    def __init__(self, address: str, trust: bool) -> None:
         """Connect, and look at every worker.
 
         Args:

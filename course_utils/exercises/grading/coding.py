@@ -5,10 +5,17 @@ torch only where a value is theirs. What JSON has is written as it is; everythin
 what it was, so that a tuple comes back as a tuple and not-a-number as not-a-number.
 """
 
+from __future__ import annotations
+
 import base64
 import math
 import numbers
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
 
 MOST_PARTS = 300_000
 DTYPES = frozenset(
@@ -27,7 +34,7 @@ class Opaque:
         return f"<{type(self).__name__}>"
 
 
-def encode(value):
+def encode(value: Any) -> Any:
     """Plain JSON for a value.
 
     Args:
@@ -41,7 +48,7 @@ def encode(value):
     return _encode(value, [MOST_PARTS])
 
 
-def _encode(value, left):
+def _encode(value: Any, left: list[int]) -> Any:
     left[0] -= 1
     if left[0] < 0:
         raise Unsendable(f"it has more than {MOST_PARTS:,} parts")
@@ -81,13 +88,13 @@ def _encode(value, left):
     return {"object": type(value).__name__[:60]}
 
 
-def _buffer(array):
+def _buffer(array: numpy.ndarray) -> list[Any]:
     if array.dtype.name not in DTYPES:
         raise Unsendable(f"it is an array of {array.dtype.name}")
     return [array.dtype.name, list(array.shape), base64.b64encode(array.tobytes()).decode()]
 
 
-def decode(value):
+def decode(value: Any) -> Any:
     """The value that `encode` wrote.
 
     Raises:
@@ -108,7 +115,7 @@ def decode(value):
         raise Unsendable(f"not a {str(kind)[:20]}") from error
 
 
-def _array(held):
+def _array(held: Any) -> numpy.ndarray:
     import numpy
 
     name, shape, data = held
@@ -120,7 +127,7 @@ def _array(held):
     return numpy.frombuffer(data, dtype=name).reshape(shape).copy()
 
 
-def _tensor(held):
+def _tensor(held: Any) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(_array(held))
@@ -142,7 +149,7 @@ _READERS = {
 }
 
 
-def _listed(held):
+def _listed(held: Any) -> list[Any]:
     if not isinstance(held, list):
         raise Unsendable("not a list of values")
     return held

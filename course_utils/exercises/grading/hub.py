@@ -13,9 +13,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from course_utils.errors import CourseError
 from course_utils.exercises.grading import batch, intake
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 CONFIG = '''\
 """nbgrader's settings for this course; written by `course nbgrader`, yours to change."""
@@ -129,7 +133,7 @@ def hand_in(folder: str | Path, assignment: str, inbox: str | Path) -> HandedIn:
     return HandedIn(tuple(learners), problems)
 
 
-def _answered(cell, answers: dict[str, str]):
+def _answered(cell: NotebookNode, answers: dict[str, str]) -> NotebookNode:
     id = cell.metadata.get("nbgrader", {}).get("grade_id", "")
     if id not in answers or cell.cell_type != "code":
         return cell

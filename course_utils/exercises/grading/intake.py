@@ -225,7 +225,7 @@ def _cells(data: bytes) -> list[tuple[str, str, str]]:
         raise Unreadable(f"has {len(data):,} bytes and takes too much memory to read") from error
     if isinstance(said, str):
         raise Unreadable(said)
-    return [tuple(cell) for cell in said]
+    return [(kind, source, id) for kind, source, id in said]
 
 
 def read_apart() -> None:
@@ -233,6 +233,7 @@ def read_apart() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (READER_BYTES, READER_BYTES))
+    said: list[tuple[str, str, str]] | str
     try:
         said = cells_of(sys.stdin.buffer.read())
     except Unreadable as error:

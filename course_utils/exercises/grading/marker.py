@@ -19,7 +19,9 @@ from course_utils.notebooks.builder import SECTIONS
 class Marker:
     """Marks answers; several threads may use it at once."""
 
-    def __init__(self, wanted: dict[str, str], seed: int, isolation: str, limits: Limits, hidden: tuple[Path, ...] = ()):
+    def __init__(
+        self, wanted: dict[str, str], seed: int, isolation: str, limits: Limits, hidden: tuple[Path, ...] = ()
+    ) -> None:
         """Draw the cases.
 
         Args:

@@ -15,6 +15,7 @@ import sys
 import textwrap
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from course_utils.exercises import checking
 from course_utils.exercises.definitions import Exercise
@@ -49,7 +50,7 @@ class Mark:
 class Question:
     """An exercise with this grading's cases."""
 
-    def __init__(self, exercise: Exercise, section: str, seed: int):
+    def __init__(self, exercise: Exercise, section: str, seed: int) -> None:
         """Draw the cases; `section` is a full name such as "02_lora"."""
         import numpy as np
 
@@ -74,7 +75,9 @@ class Question:
         Raises:
             SandboxLost: the sandbox failed; this says nothing about the answer.
         """
-        limits, outputs, error, notes, ready = sandbox.limits, [], "", [], False
+        limits, error, ready = sandbox.limits, "", False
+        outputs: list[Any] = []
+        notes: list[str] = []
         with sandbox.question() as running:
             try:
                 asked = {"setup": setup_for(self.section, self.exercise, cell), "cell": cell, "name": self.exercise.name}
@@ -94,7 +97,7 @@ class Question:
             died = _end(running.ended)
         return self._verdict(outputs, error, died, ready, notes, running.sealed)
 
-    def _verdict(self, outputs, error: str, died: str, ready: bool, notes: list[str], sealed: bool) -> Mark:
+    def _verdict(self, outputs: list[Any], error: str, died: str, ready: bool, notes: list[str], sealed: bool) -> Mark:
         exercise, number = self.exercise, len(self.arguments)
         if died and not ready:
             return Mark(0.0, f"The answer cell {died}.", "died", notes=tuple(notes), sealed=sealed)
@@ -174,7 +177,7 @@ def _imports(section: str) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
-def _holds_tensor(value) -> bool:
+def _holds_tensor(value: object) -> bool:
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, (list, tuple)):
@@ -182,7 +185,7 @@ def _holds_tensor(value) -> bool:
     return hasattr(value, "dtype")
 
 
-def _end(ended) -> str:
+def _end(ended: tuple[int, int] | None) -> str:
     number, status = ended or (0, 0)
     if number == 9:
         return "was killed (SIGKILL), as happens when memory runs out"
@@ -199,7 +202,7 @@ def _hint_for(error: str) -> str:
     return ""
 
 
-def _plain(text, most: int = 400) -> str:
+def _plain(text: object, most: int = 400) -> str:
     """Text of a stranger: cut, on printable characters, without addresses, which would differ at every grading."""
     text = re.sub(r"\bat 0x[0-9a-fA-F]+", "at 0x…", str(text)[:most])
     return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)

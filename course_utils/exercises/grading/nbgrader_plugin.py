@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from nbgrader.preprocessors import NbGraderPreprocessor
+
+if TYPE_CHECKING:
+    from nbconvert.exporters.exporter import ResourcesDict
+    from nbformat import NotebookNode
 
 SKIP = "skip-execution"  # nbclient runs no cell that has this tag
 
@@ -14,7 +20,7 @@ class ExercisesOnly(NbGraderPreprocessor):
     be full marks, gets it run.
     """
 
-    def preprocess(self, nb, resources):
+    def preprocess(self, nb: NotebookNode, resources: ResourcesDict) -> tuple[NotebookNode, ResourcesDict]:
         """Mark cells to be skipped; see nbconvert."""
         from nbformat.v4 import new_code_cell
 
@@ -24,7 +30,7 @@ class ExercisesOnly(NbGraderPreprocessor):
         lines = ["from course_utils.exercises import check"]
         course = nb.metadata.get("course")
         section = course.get("section") if isinstance(course, dict) else None
-        if section in SECTIONS.values():
+        if isinstance(section, str) and section in SECTIONS.values():
             lines += imports_of(section)
         for cell in nb.cells:
             tags = set(cell.metadata.get("tags", [])) - {SKIP}

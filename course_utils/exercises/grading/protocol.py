@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import select
+import socket
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from course_utils.exercises.grading.coding import Unsendable, decode
 
@@ -42,7 +44,7 @@ class Died(Exception):
 class Channel:
     """Line to one question's process."""
 
-    def __init__(self, connection, limits: Limits):
+    def __init__(self, connection: socket.socket, limits: Limits) -> None:
         """`connection`: a connected stream socket, which the channel then owns."""
         self._connection, self._limits, self._buffer = connection, limits, b""
         connection.setblocking(False)
@@ -115,7 +117,7 @@ class Channel:
         return message
 
 
-def value_of(message: dict, number: int):
+def value_of(message: dict, number: int) -> tuple[Any, str | None]:
     """(value, error text or None) of the reply to call `number`.
 
     Raises:

@@ -23,8 +23,10 @@ import tarfile
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from course_utils.errors import CourseError
 from course_utils.exercises.grading.protocol import Channel, Died, Limits
@@ -35,7 +37,9 @@ ROOT_FOLDERS = ("/lib", "/lib64", "/lib32", "/bin", "/sbin")  # beside /usr; mos
 IMAGE = "finetuning-course-links"  # Docker's; see _layout
 INSIDE = ("child.py", "coding.py")  # all of the course that a sandbox sees
 CONTAINER = "finetuning-course-grading-"
-MARKER = "COURSE_GRADING"  # in the environment of every process of a sandbox, so that one left behind can be found
+# In the environment of every process of a sandbox, so that one left behind can be found. Where the grader's own environment has
+# it, the value begins with the grader's, which tells its sandboxes from those of another grading on the same machine.
+MARKER = "COURSE_GRADING"
 
 
 class SandboxLost(Exception):
@@ -147,7 +151,7 @@ class Sandbox:
         fresh: whether no question has run in it yet.
     """
 
-    def __init__(self, isolation: str, heavy: bool, limits: Limits, hidden: tuple[Path, ...] = ()):
+    def __init__(self, isolation: str, heavy: bool, limits: Limits, hidden: tuple[Path, ...] = ()) -> None:
         """Start it.
 
         Args:
@@ -210,7 +214,7 @@ class Sandbox:
         self._process.kill()
         self._process.wait()
 
-    def _popen(self, command: list[str], **options) -> subprocess.Popen:
+    def _popen(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors, start_new_session=True, **options
         )
@@ -255,7 +259,7 @@ class Sandbox:
         return command
 
     def _program(self, folder: str, control: int | str, heavy: bool, caged: bool) -> list[str]:
-        options = {
+        options: dict[str, Any] = {
             "heavy": heavy,
             "paths": _package_folders(),
             "spaces": caged,
@@ -304,7 +308,7 @@ class Sandbox:
             command += ["--setenv", name, value]
         return [*command, "--", *self._program("/grader", descriptor, heavy, caged=True)]
 
-    def _ask(self, message: dict, descriptors=()) -> dict:
+    def _ask(self, message: dict, descriptors: Sequence[int] = ()) -> dict:
         # The two sides take turns and each message is one short write, so it arrives whole. Not SOCK_SEQPACKET, which would
         # say so itself: macOS has none.
         try:
@@ -337,9 +341,10 @@ class Question:
         ended: after the end, (signal or 0, exit status) if it had ended by itself, else None.
     """
 
-    def __init__(self, sandbox: Sandbox):
+    def __init__(self, sandbox: Sandbox) -> None:
         """Start it in `sandbox`."""
-        self._sandbox, self.ended = sandbox, None
+        self._sandbox = sandbox
+        self.ended: tuple[int, int] | None = None
         ours, theirs = socket.socketpair()
         try:
             said = sandbox._ask({"do": "start"}, [theirs.fileno()])
@@ -360,9 +365,10 @@ class Question:
     def __enter__(self) -> Question:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.channel.close()
-        self.ended = tuple(self._sandbox._ask({"do": "end"})["ended"] or (0, 0))
+        number, status = self._sandbox._ask({"do": "end"})["ended"] or (0, 0)
+        self.ended = number, status
 
 
 def _environment() -> dict[str, str]:
@@ -374,7 +380,7 @@ def _environment() -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
-        MARKER: uuid.uuid4().hex,
+        MARKER: f"{os.environ.get(MARKER, '')}{uuid.uuid4().hex}",
     }
 
 

@@ -34,7 +34,7 @@ class Person:
 class Roster:
     """Finds a learner's row by what their submission is called."""
 
-    def __init__(self, rows: list[list[str]]):
+    def __init__(self, rows: list[list[str]]) -> None:
         """`rows`: a table with a header. Any column may name the learner."""
         header = [name.strip().lower() for name in rows[0]]
         self.people = [Person({name: field.strip() for name, field in zip(header, row)}) for row in rows[1:]]
@@ -76,7 +76,7 @@ def as_csv(rows: list[list]) -> str:
     return made.getvalue()
 
 
-def _field(value):
+def _field(value: object) -> object:
     if isinstance(value, str) and re.match(r"[=+\-@\t\r]", value) and not re.fullmatch(r"[-+]?[\d.]+", value):
         return "'" + value
     return value
@@ -87,7 +87,14 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:g}"
 
 
-def write_all(out: Path, wanted: list[str], all_results: list[dict], roster=None, canvas=None, column=None) -> list[Path]:
+def write_all(
+    out: Path,
+    wanted: list[str],
+    all_results: list[dict],
+    roster: Path | None = None,
+    canvas: Path | None = None,
+    column: str | None = None,
+) -> list[Path]:
     """Write the class's files.
 
     Args:
@@ -135,7 +142,7 @@ def needs_a_person(all_results: list[dict], names: Roster | None) -> list[list[s
 
 
 def _grades(wanted: list[str], all_results: list[dict]) -> list[list]:
-    rows = [["learner", "status", "score", "max_score", *wanted, "notes"]]
+    rows: list[list] = [["learner", "status", "score", "max_score", *wanted, "notes"]]
     most = sum(EXERCISES[id].points for id in wanted)
     for results in all_results:
         points = {test["number"]: number(test["score"]) for test in results["tests"]}
@@ -159,7 +166,9 @@ def _moodle(all_results: list[dict], names: Roster | None) -> list[list]:
     return rows
 
 
-def filled_in(rows: list[list[str]], all_results: list[dict], wanted: list[str], names: Roster | None, column: str | None):
+def filled_in(
+    rows: list[list[str]], all_results: list[dict], wanted: list[str], names: Roster | None, column: str | None
+) -> tuple[list[list[str]], list[str]]:
     """(rows, learners without one): Canvas's own export with the marks in one column, scaled to its points possible.
 
     Raises:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from course_utils.exercises.grading.protocol import Limits
 from course_utils.exercises.grading.sandbox import MARKER
 from course_utils.exercises.registry import EXERCISES
 
+os.environ[MARKER] = f"tests-{uuid.uuid4().hex}-"
 # Long enough for an honest answer on a machine that does other things at the same time.
 SHORT = replace(Limits(), call_seconds=4.0, cell_seconds=4.0, question_seconds=8.0)
 
@@ -68,11 +71,11 @@ def full(section):
 
 
 def left_behind():
-    """Numbers of this machine's processes that carry the sandbox's marker."""
-    found = []
+    """Numbers of this machine's processes that a sandbox of these tests has left; other graders may be at work beside them."""
+    found, ours = [], re.compile(f"{MARKER}={os.environ[MARKER]}[0-9a-f]".encode())  # a grader's own value ends there
     for entry in os.listdir("/proc"):
         try:
-            if entry.isdigit() and MARKER.encode() in Path("/proc", entry, "environ").read_bytes():
+            if entry.isdigit() and ours.search(Path("/proc", entry, "environ").read_bytes()):
                 found.append(int(entry))
         except OSError:
             continue
