@@ -11,7 +11,7 @@ LESSONS = $(foreach n,04 06 03 02 05 01,$(wildcard notebooks/$(n)_*.ipynb))
 OLDEST = tests/training tests/memory tests/openai_server tests/test_models.py tests/test_quantization.py tests/test_attention.py \
 	tests/test_generation.py tests/test_evaluation.py tests/test_retrieval.py
 
-.PHONY: lab lint test test-quick test-notebooks test-oldest test-oldest-all notebooks bench soak gpu clean
+.PHONY: lab lint prices test test-quick test-notebooks test-oldest test-oldest-all notebooks bench soak gpu clean
 
 lab: $(VENV)/.lab
 	$(BIN)/course lab $(LAB_ARGS)
@@ -22,6 +22,10 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/course build --check
+	$(BIN)/python -m course_utils.costs --check-age
+
+# The last part of lint alone, for a machine that looks once a week.
+prices: $(VENV)/.test
 	$(BIN)/python -m course_utils.costs --check-age
 
 test: lint

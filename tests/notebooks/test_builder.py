@@ -7,6 +7,7 @@ import sys
 import nbformat
 import pytest
 
+from course_utils import assets
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.definitions import solution_lines
@@ -116,9 +117,10 @@ def test_editions_and_their_metadata():
     learner, instructor = builder.learner_edition("02", SOURCE), builder.instructor_edition("02", SOURCE)
     assert learner.metadata.course["source_sha256"] == instructor.metadata.course["source_sha256"]
     assert [cell.id for cell in learner.cells] == [cell.id for cell in instructor.cells]
-    joined = "\n".join(texts(learner))
-    assert "colab.research.google.com/github/OWNER/finetuning-course/blob/main/notebooks/02_lora.ipynb" in joined
-    assert 'course = "finetuning-course[trl] @ git+https://github.com/OWNER/finetuning-course"' in joined
+    joined, address = "\n".join(texts(learner)), assets.repository_url()
+    path = address.removeprefix("https://github.com/")
+    assert f"colab.research.google.com/github/{path}/blob/main/notebooks/02_lora.ipynb" in joined
+    assert f'course = "finetuning-course[trl] @ git+{address}"' in joined
     answer, check = (next(c for c in learner.cells if c.source.startswith(s)) for s in ("# EXERCISE", "# CHECK"))
     assert answer.source.count("# YOUR CODE HERE") == 1
     assert answer.metadata.nbgrader == {
