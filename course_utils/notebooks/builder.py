@@ -216,6 +216,7 @@ def refresh(section: str, source: str | None = None) -> bool:
                 output.execution_count = number
     made.metadata["course"] = {**stored.metadata["course"], **made.metadata["course"]}
     write(made, learner_file(name))
+    _retell_overview()
     return True
 
 
@@ -260,15 +261,15 @@ def build(section: str, report: Callable[[str], object] = print) -> Path:
         "versions": {package: version(package).split("+")[0] for package in packages},
     }
     write(notebook, learner_file(name))
-    _retell_times()
+    _retell_overview()
     report(
         f"{name}: learner's edition ran in {cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB, in {learner_file(name)}"
     )
     return learner_file(name)
 
 
-def _retell_times() -> None:
-    """The first lesson's overview shows how long each lesson takes: bring its stored output up to the newest records."""
+def _retell_overview() -> None:
+    """Bring the stored output of the first lesson's overview up to date: it shows each lesson's exercises and recorded time."""
     import nbformat
 
     from course_utils.notebooks.overview import overview

@@ -209,6 +209,10 @@ def test_a_changed_exercise_is_executed_alone(tmp_path, monkeypatch):
     for number, cell in enumerate((c for c in stored.cells if c.cell_type == "code"), 1):
         cell.execution_count, cell.outputs = number, [nbformat.v4.new_output("stream", name="stdout", text="kept")]
     builder.write(stored, tmp_path / "02_lora.ipynb")
+    door = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("overview(device.tier)")])
+    door.metadata["course"] = {"tier": "cpu"}
+    door.cells[0].outputs = [nbformat.v4.new_output("execute_result", data={"text/plain": "as it was"}, execution_count=1)]
+    builder.write(door, tmp_path / "01_decision_framework.ipynb")
     worth = EXERCISES["lora-2"].points + 1
     monkeypatch.setattr(builder, "EXERCISES", EXERCISES | {"lora-2": replace(EXERCISES["lora-2"], points=worth)})
     assert builder.is_stale("02", SOURCE) and builder.refresh("02", SOURCE)
@@ -220,3 +224,5 @@ def test_a_changed_exercise_is_executed_alone(tmp_path, monkeypatch):
     assert code[answer].outputs == []
     assert f"({worth} points)" in code[check].source and "0 of" in str(code[check].outputs)
     assert all(c.outputs[0].text == "kept" for i, c in enumerate(code) if i not in (answer, check))
+    shown = nbformat.read(tmp_path / "01_decision_framework.ipynb", 4).cells[0].outputs[0].data
+    assert "02_lora" in shown["text/plain"] and shown["text/html"].startswith("<")  # exercises of each lesson are in it
