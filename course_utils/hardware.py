@@ -10,6 +10,10 @@ import platform
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 GB = 1e9
 # A 7B model takes 15 GB in 16 bits, and lessons 02, 04 and 06 hold two at once: a merged copy, a reference, a server beside
@@ -43,13 +47,14 @@ class Device:
     environment: str
     cores: int
 
-    def torch_dtype(self):
+    def torch_dtype(self) -> torch.dtype:
         """The `torch.dtype` that `dtype` names."""
         import torch
 
-        return getattr(torch, self.dtype)
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
