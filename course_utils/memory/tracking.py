@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 MB = 1e6
 
@@ -128,15 +129,15 @@ class ProcessesPeak:
         bytes: the peak; 0 before the first sample.
     """
 
-    def __init__(self, own: bool = True):
+    def __init__(self, own: bool = True) -> None:
         self.bytes, self._own, self._stop = 0, own, threading.Event()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self._stop.set()
         self._thread.join()
 
@@ -189,7 +190,7 @@ def _kernel_peak() -> int:
 class _Sampler:
     """Reads the resident size every 10 ms in a thread; misses what lives shorter."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.peak = _resident()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
