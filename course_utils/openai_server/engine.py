@@ -16,9 +16,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from course_utils.openai_server.adapters import Adapters
 from course_utils.openai_server.sampling import Sampler, Sampling, Token
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+    Delivery = tuple[Callable[..., object], tuple[Any, ...]]  # what to call, and with what
 
 ROWS = 16  # requests at once
 PREFILL_TOKENS = 256  # tokens of prompts between two steps of those that run
@@ -68,19 +78,20 @@ class Engine:
         Exception: what `load` raised.
     """
 
-    def __init__(self, load: Callable[[], tuple], rows: int = ROWS):
+    def __init__(self, load: Callable[[], Loaded], rows: int = ROWS) -> None:
         self.rows = rows
-        self._waiting: queue.SimpleQueue = queue.SimpleQueue()
+        # answers to take in, an adapter to forget, or None for the end
+        self._waiting: queue.SimpleQueue[list[Answer] | str | None] = queue.SimpleQueue()
         self._running: list[Answer] = []
         self._held: list[Answer] = []  # waiting for a free row
         self._closed = False
-        self._outbox: list[tuple] = []
-        self._loaded: Future = Future()
+        self._outbox: list[tuple[asyncio.AbstractEventLoop, Callable[..., object], tuple[Any, ...]]] = []
+        self._loaded: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, args=(load,), name="engine", daemon=True)
         self._thread.start()
         self._loaded.result()
 
-    def _load(self, load: Callable[[], tuple]) -> None:
+    def _load(self, load: Callable[[], Loaded]) -> None:
         self.model, self.tokenizer = load()
         self.adapters = Adapters(self.model)
         self.cache = Columns(self.model)
@@ -94,7 +105,7 @@ class Engine:
         """Take answers in; those of one call that have the same prompt and adapter share the work on it."""
         self._waiting.put(list(answers))
 
-    def post(self, loop, deliver: Callable, *what) -> None:
+    def post(self, loop: asyncio.AbstractEventLoop, deliver: Callable[..., object], *what: Any) -> None:
         """From the engine's thread: have an event loop call something. All calls of a step go together, in one wake-up."""
         self._outbox.append((loop, deliver, what))
 
@@ -122,7 +133,7 @@ class Engine:
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
-    def _work(self, load: Callable[[], tuple]) -> None:
+    def _work(self, load: Callable[[], Loaded]) -> None:
         import torch
 
         try:
@@ -201,7 +212,7 @@ class Engine:
         self._running += ready
         self._choose(logits, ready)
 
-    def _prefill(self, answers: list[Answer]):
+    def _prefill(self, answers: list[Answer]) -> torch.Tensor:
         """Prompts through the model, behind one another as one row; returns (answers, vocabulary) logits of the next tokens.
 
         Padded to one length, short ones would cost as much as the longest.
@@ -246,7 +257,14 @@ class Engine:
             answer.length += 1
         self._choose(logits, list(self._running))
 
-    def _forward(self, ids, mask, positions, cache, kept):
+    def _forward(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        cache: Fresh | Columns,
+        kept: torch.Tensor,
+    ) -> torch.Tensor:
         """(rows, kept, vocabulary) float32 logits at the positions `kept`."""
         output = self.model(
             input_ids=ids,
@@ -258,7 +276,7 @@ class Engine:
         )
         return output.logits.float()
 
-    def _choose(self, logits, answers: list[Answer]) -> None:
+    def _choose(self, logits: torch.Tensor, answers: list[Answer]) -> None:
         """Pick each answer's next token, tell whoever waits for it, and let go of those that are finished."""
         greedy = logits.argmax(1).tolist()
         finished = []
@@ -299,12 +317,12 @@ class Engine:
             self.cache.keep(len(self._running))
 
 
-def _shared(answer: Answer) -> tuple:
+def _shared(answer: Answer) -> tuple[tuple[int, ...], str | None]:
     """Equal for answers whose prompts go through the model once."""
     return tuple(answer.prompt), answer.adapter and answer.adapter[0]
 
 
-def _deliver(posted: list[tuple]) -> None:
+def _deliver(posted: list[Delivery]) -> None:
     for deliver, what in posted:
         deliver(*what)
 
@@ -314,15 +332,17 @@ class Fresh:
 
     is_compileable = False
 
-    def __init__(self):
-        self.layers: list[tuple] = []
+    def __init__(self) -> None:
+        self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def update(self, key, value, layer_idx, *_, **__):
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Remember what a layer made, (1, heads, positions, width) each; nothing came before."""
         self.layers.append((key, value))
         return key, value
 
-    def get_seq_length(self, *_):
+    def get_seq_length(self, *_: Any) -> int:
         """Positions before."""
         return 0
 
@@ -332,13 +352,13 @@ class Columns:
 
     is_compileable = False
 
-    def __init__(self, model):
+    def __init__(self, model: PreTrainedModel) -> None:
         config = model.config.get_text_config()
         self.layers = config.num_hidden_layers
         self.heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         self.width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.dtype, self.device = model.dtype, model.device
-        self.held = None
+        self.held: torch.Tensor | None = None
         self.clear()
 
     def clear(self) -> None:
@@ -369,7 +389,7 @@ class Columns:
         self.rows += len(parts)
         self.longest = max(self.longest, length)
 
-    def open_column(self, lengths: list[int], dtype):
+    def open_column(self, lengths: list[int], dtype: torch.dtype) -> torch.Tensor:
         """Make a column for one more token; returns the mask (rows, 1, 1, columns) that goes with it.
 
         Args:
@@ -389,13 +409,15 @@ class Columns:
         mask = torch.zeros(hidden.shape, dtype=dtype, device=self.device).masked_fill_(hidden, torch.finfo(dtype).min)
         return mask[:, None, None, :]
 
-    def update(self, key, value, layer_idx, *_, **__):
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new column of a layer, (rows, heads, 1, width) each, and give all that the rows may look at."""
         for which, new in enumerate((key, value)):
             self.held[layer_idx, which, : self.rows, :, self.at - 1] = new[:, :, 0]
         return tuple(self.held[layer_idx, which, : self.rows, :, self._view] for which in (0, 1))
 
-    def get_seq_length(self, *_):
+    def get_seq_length(self, *_: Any) -> int:
         """Columns in use."""
         return self.at
 

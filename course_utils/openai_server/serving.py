@@ -15,11 +15,18 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from course_utils import models
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+    from course_utils.openai_server.chat import Chat
 
 KEY_FILE = "key"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -62,7 +69,7 @@ class Options:
     max_file_bytes: int | None = None
     jobs: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuse an address that others can reach."""
         if self.host not in LOOPBACK:
             raise CourseError(
@@ -82,12 +89,12 @@ def base_name(model: str | None) -> str:
 class Loader:
     """The model and its engine, loaded when the first chat comes: a server that only trains needs no memory for them."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options) -> None:
         self.options = options
-        self.loaded = None
+        self.loaded: Chat | None = None
         self._mutex = threading.Lock()
 
-    async def get(self):
+    async def get(self) -> Chat:
         """The chat; loads the model if it is the first time.
 
         Raises:
@@ -95,7 +102,7 @@ class Loader:
         """
         return self.loaded or await asyncio.to_thread(self._load)
 
-    def _load(self):
+    def _load(self) -> Chat:
         from course_utils.openai_server.chat import Chat
         from course_utils.openai_server.engine import Engine
         from course_utils.openai_server.errors import ApiError
@@ -116,7 +123,7 @@ class Loader:
                 self.loaded.engine.close()
 
 
-def serve(options: Options, ready=None) -> None:
+def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> None:
     """Run the service until it is interrupted.
 
     Args:
@@ -234,11 +241,11 @@ class LocalServer:
         process: the process.
     """
 
-    def __init__(self, options: Options, process: subprocess.Popen, base_url: str, api_key: str):
+    def __init__(self, options: Options, process: subprocess.Popen[bytes], base_url: str, api_key: str) -> None:
         self.options, self.process, self.base_url, self.api_key = options, process, base_url, api_key
         self.folder = Path(options.folder)
 
-    def client(self, **options):
+    def client(self, **options: Any) -> OpenAI:
         """An official client that talks to this server; options are `openai.OpenAI`'s."""
         from openai import OpenAI
 
@@ -285,14 +292,14 @@ class LocalServer:
     def __enter__(self) -> LocalServer:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
 
     def __repr__(self) -> str:
         return f"LocalServer(base_url={self.base_url!r}, folder={str(self.folder)!r})"
 
 
-def local_server(folder: str | Path | None = None, **options) -> LocalServer:
+def local_server(folder: str | Path | None = None, **options: Any) -> LocalServer:
     """Start the service on a free port of this machine, in a process that ends with this one.
 
     Args:
