@@ -59,7 +59,7 @@ class Device:
         return asdict(self)
 
     def __str__(self) -> str:
-        capability = f", compute capability {'.'.join(map(str, self.compute_capability))}" if self.kind == "cuda" else ""
+        capability = f", compute capability {'.'.join(map(str, self.compute_capability))}" if self.compute_capability else ""
         return (
             f"{self.name} ({self.kind}{capability}, {self.memory_bytes / GB:.1f} GB, {self.cores} CPU cores), "
             f"tier {self.tier}, {self.dtype}, in {self.environment}"

@@ -270,7 +270,7 @@ def parts(shape: Shape, plan: Plan) -> Parts:
         "optimizer": (trained, optimizer_passing(shape, plan), 0),
     }
     moments = {name: round(states + sum(parts)) for name, parts in held.items()}
-    moment = max(moments, key=moments.get)
+    moment = max(moments, key=lambda name: moments[name])
     gradients, activations, logits = map(round, held[moment])
     return Parts(weights, adapter, gradients, optimizer, activations, logits, moment, moments)
 

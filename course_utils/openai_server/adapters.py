@@ -18,7 +18,7 @@ import platform
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
 
@@ -86,7 +86,7 @@ class Adapters:
             rank = config.get("rank_pattern", {}).get(layer, A.shape[0])
             alpha = config.get("alpha_pattern", {}).get(layer, config["lora_alpha"])
             scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-            kind = {"dtype": self.groups[0].dtype, "device": self.groups[0].device}
+            kind: dict[str, Any] = {"dtype": self.groups[0].dtype, "device": self.groups[0].device}
             found[layer] = (A.to(**kind), (B.float() * scaling).to(**kind))
         if not found:
             raise CourseError(f"the adapter in {folder.name} has no LoRA layers")

@@ -213,7 +213,7 @@ async def _upload(request: Request, service: Service) -> JSONResponse:
             raise invalid("file", "'file' is a required property")
         if purpose is None:
             raise invalid("purpose", "'purpose' is a required property")
-        if purpose not in PURPOSES:
+        if not isinstance(purpose, str) or purpose not in PURPOSES:
             raise invalid("purpose", f"{str(purpose)[:80]!r} is not one of {list(PURPOSES)}")
         if unknown := set(form) - FORM_FIELDS:
             raise invalid(None, f"Unrecognized request argument supplied: {min(unknown)[:80]}")
@@ -608,11 +608,13 @@ def _list(page: tuple[list[dict[str, Any]], bool], kind: type[BaseModel] | None,
     return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": more}
 
 
-def _refused(request: Request, error: ApiError) -> JSONResponse:
+def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
     return JSONResponse(error.body, error.status, error.headers)
 
 
-def _unknown_route(request: Request, error: HTTPException) -> JSONResponse:
+def _unknown_route(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
     method, path = request.method, request.url.path
     if error.status_code == 405:
         message = f"Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different HTTP method?)"

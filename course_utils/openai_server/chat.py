@@ -180,7 +180,8 @@ class Completion:
         self.tokenizer, self.request, self._engine = engine.tokenizer, request, engine
         self.id, self.created = f"chatcmpl-{random_letters(29)}", int(time.time())
         self.prompt_tokens, self.logprobs = len(prompt), sampling.top is not None
-        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[tuple[int, str, list[Token], str | Exception | None]] = asyncio.Queue()
         stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
         self.choices = [Choice(self.tokenizer, [stop for stop in stops if stop]) for _ in range(request.n or 1)]
         self.answers = [
@@ -325,7 +326,7 @@ class Completion:
         if not self.logprobs:
             return None
 
-        def described(token: int, value: float) -> dict[str, Any]:
+        def described(token: int, value: float | None) -> dict[str, Any]:
             text = self.tokenizer.decode([token])
             return {"token": text, "logprob": value, "bytes": list(text.encode("utf-8"))}
 

@@ -281,7 +281,9 @@ class Engine:
         greedy = logits.argmax(1).tolist()
         finished = []
         for row, answer in enumerate(answers):
+            reason: str | Exception | None
             try:
+                assert answer.sampler is not None  # it was made when the answer was admitted
                 token = answer.sampler.choose(logits[row], greedy[row])
                 answer.last = token.id
                 if token.id in self.ends:
@@ -378,14 +380,14 @@ class Columns:
         import torch
 
         length = max(size for _, size in parts)
-        self._reserve(self.rows + len(parts), behind=length, ahead=1)
+        held = self._reserve(self.rows + len(parts), behind=length, ahead=1)
         place = slice(self.rows, self.rows + len(parts))
         # (rows, columns): what lies before a prompt is masked, and may be anything
         source = torch.tensor([[max(0, begin + size - length + i) for i in range(length)] for begin, size in parts])
         source = source.to(self.device)
         for layer, pair in enumerate(fresh.layers):
             for which, tensor in enumerate(pair):
-                self.held[layer, which, place, :, self.at - length : self.at] = tensor[0][:, source].transpose(0, 1)
+                held[layer, which, place, :, self.at - length : self.at] = tensor[0][:, source].transpose(0, 1)
         self.rows += len(parts)
         self.longest = max(self.longest, length)
 
@@ -413,9 +415,12 @@ class Columns:
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new column of a layer, (rows, heads, 1, width) each, and give all that the rows may look at."""
+        held = self.held
+        assert held is not None
         for which, new in enumerate((key, value)):
-            self.held[layer_idx, which, : self.rows, :, self.at - 1] = new[:, :, 0]
-        return tuple(self.held[layer_idx, which, : self.rows, :, self._view] for which in (0, 1))
+            held[layer_idx, which, : self.rows, :, self.at - 1] = new[:, :, 0]
+        keys, values = (held[layer_idx, which, : self.rows, :, self._view] for which in (0, 1))
+        return keys, values
 
     def get_seq_length(self, *_: Any) -> int:
         """Columns in use."""
@@ -423,6 +428,7 @@ class Columns:
 
     def move(self, source: int, target: int) -> None:
         """Copy a row over another."""
+        assert self.held is not None
         self.held[:, :, target] = self.held[:, :, source]
 
     def keep(self, rows: int) -> None:
@@ -431,22 +437,25 @@ class Columns:
         if rows == 0:
             self.clear()
 
-    def _reserve(self, rows: int, behind: int, ahead: int) -> None:
+    def _reserve(self, rows: int, behind: int, ahead: int) -> torch.Tensor:
         """Have so many rows, and columns before and after where all end; moves everything if it must."""
         import torch
 
-        have_rows, have = (self.held.shape[2], self.held.shape[4]) if self.held is not None else (0, 0)
-        if rows <= have_rows and self.at >= behind and self.at + ahead <= have:
-            return
-        at, used, old = max(self.longest, behind), self.longest, self.held
-        if rows > have_rows or at + ahead > have:
+        held = old = self.held
+        have_rows, have = (held.shape[2], held.shape[4]) if held is not None else (0, 0)
+        if held is not None and rows <= have_rows and self.at >= behind and self.at + ahead <= have:
+            return held
+        at, used = max(self.longest, behind), self.longest
+        if held is None or rows > have_rows or at + ahead > have:
             rows, columns = max(have_rows, 1 << (rows - 1).bit_length()), max(have, at + ahead + SPARE)
             # zeros: what is masked is multiplied by nothing, and not-a-number times nothing is no number
-            self.held = torch.zeros(
+            held = self.held = torch.zeros(
                 self.layers, 2, rows, self.heads, columns, self.width, dtype=self.dtype, device=self.device
             )
         if self.rows:
-            for target, source in zip(self.held, old):
+            assert old is not None
+            for target, source in zip(held, old):
                 part = source[:, : self.rows, :, self.at - used : self.at]
-                target[:, : self.rows, :, at - used : at] = part.clone() if old is self.held else part
+                target[:, : self.rows, :, at - used : at] = part.clone() if old is held else part
         self.at = at
+        return held

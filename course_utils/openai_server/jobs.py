@@ -200,9 +200,7 @@ class Jobs:
         with self.store.transaction():
             job = self._unfinished(job_id, "cancelled")
             self.store.add_event(job_id, "The job has been cancelled")
-            return self.store.update(
-                "job", job["id"], status="cancelled", finished_at=int(time.time()), estimated_finish=None
-            )
+            return self._changed(job["id"], status="cancelled", finished_at=int(time.time()), estimated_finish=None)
 
     def pause(self, job_id: str) -> dict[str, Any]:
         """Stop a job for now. The documented states have none for this: it shows as queued."""
@@ -211,7 +209,7 @@ class Jobs:
             if not job["_paused"]:
                 self.store.add_event(job_id, "Fine-tuning job paused")
             status = "queued" if job["status"] == "running" else job["status"]
-            return self.store.update("job", job_id, status=status, _paused=True, estimated_finish=None)
+            return self._changed(job_id, status=status, _paused=True, estimated_finish=None)
 
     def resume(self, job_id: str) -> dict[str, Any]:
         """Go on with a paused job; no harm if it is not."""
@@ -219,7 +217,12 @@ class Jobs:
             job = self._unfinished(job_id, "resumed")
             if job["_paused"]:
                 self.store.add_event(job_id, "Fine-tuning job resumed")
-            return self.store.update("job", job_id, _paused=False)
+            return self._changed(job_id, _paused=False)
+
+    def _changed(self, job_id: str, **changes: Any) -> dict[str, Any]:
+        job = self.store.update("job", job_id, **changes)
+        assert job is not None  # jobs are never deleted
+        return job
 
     def _unfinished(self, job_id: str, what: str) -> dict[str, Any]:
         job = self.get(job_id)
@@ -331,6 +334,7 @@ class Runner:
     def _look(self) -> None:
         for what, (job_id, process) in list(self._at_work.items()):
             if process.poll() is not None:
+                assert process.stdin is not None
                 process.stdin.close()
                 with self._mutex:
                     del self._at_work[what]
@@ -361,7 +365,7 @@ class Runner:
     def _ended(self, did: str, job_id: str, code: int) -> None:
         """Look at what a process left behind."""
         with self.store.transaction():
-            job = self.store.get("job", job_id)
+            job = self.store.document("job", job_id)
             if WAIT.get(job["status"]) == did and not job["_paused"]:
                 starts = job["_starts"] + 1
                 what = f"signal {-code}" if code < 0 else f"status {code}"
@@ -371,7 +375,7 @@ class Runner:
                 else:
                     self.store.update("job", job_id, _starts=starts)
                     self.store.add_event(job_id, f"The process of the job ended with {what}; it is started again", "warn")
-            job = self.store.get("job", job_id)
+            job = self.store.document("job", job_id)
         if job["status"] in FINAL:
             shutil.rmtree(self.store.job_folder(job_id), ignore_errors=True)
 
@@ -379,7 +383,7 @@ class Runner:
 def fail(store: Store, job_id: str, code: str, message: str, param: str | None = "training_file") -> None:
     """End a job with a reason, unless it has ended."""
     with store.transaction():
-        if store.get("job", job_id)["status"] in FINAL:
+        if store.document("job", job_id)["status"] in FINAL:
             return
         error = {"code": code, "message": message, "param": param}
         store.update("job", job_id, status="failed", error=error, finished_at=int(time.time()), estimated_finish=None)

@@ -76,7 +76,7 @@ class Replay:
             first = key not in self.log
             self.log.append(key)
             troubled = self.trouble and first and len(set(self.log)) % self.trouble[1] == 0
-        if troubled:
+        if self.trouble and troubled:
             status, wait = FAULTS[self.trouble[0]]
             time.sleep(wait)
             if status != 200:

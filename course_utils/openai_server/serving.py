@@ -276,6 +276,7 @@ class LocalServer:
         """End it; what it keeps stays in its folder."""
         atexit.unregister(self.stop)
         if self.process.poll() is None:
+            assert self.process.stdin is not None
             self.process.stdin.close()  # it takes this for the end, also if this process is killed
             try:
                 self.process.wait(timeout=20)
@@ -311,15 +312,16 @@ def local_server(folder: str | Path | None = None, **options: Any) -> LocalServe
         CourseError: it did not start, and what it said.
     """
     _needs_extra()
-    options = Options(folder=str(folder or tempfile.mkdtemp(prefix="fine-tuning-service-")), **options)
-    Path(options.folder).mkdir(parents=True, exist_ok=True)
-    log = Path(options.folder) / "server.log"
-    command = [sys.executable, "-m", "course_utils.openai_server", json.dumps(vars(options))]
+    chosen = Options(folder=str(folder or tempfile.mkdtemp(prefix="fine-tuning-service-")), **options)
+    Path(chosen.folder).mkdir(parents=True, exist_ok=True)
+    log = Path(chosen.folder) / "server.log"
+    command = [sys.executable, "-m", "course_utils.openai_server", json.dumps(vars(chosen))]
     with log.open("ab") as errors:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
     watchdog = threading.Timer(START_SECONDS, process.kill)
     watchdog.start()
     try:
+        assert process.stdout is not None
         line = process.stdout.readline()
     finally:
         watchdog.cancel()
@@ -328,7 +330,7 @@ def local_server(folder: str | Path | None = None, **options: Any) -> LocalServe
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no message"]
         raise CourseError(f"the local server did not start: {said[-1]}")
     found = json.loads(line)
-    server = LocalServer(options, process, found["base_url"], found["key"])
+    server = LocalServer(chosen, process, found["base_url"], found["key"])
     atexit.register(server.stop)
     return server
 

@@ -102,6 +102,17 @@ class Store:
         found = self._connection().execute("SELECT body FROM documents WHERE kind = ? AND id = ?", (kind, id)).fetchone()
         return json.loads(found[0]) if found else None
 
+    def document(self, kind: str, id: str) -> dict[str, Any]:
+        """A document that is known to be there.
+
+        Raises:
+            KeyError: it is not.
+        """
+        found = self.get(kind, id)
+        if found is None:
+            raise KeyError(f"{kind} {id}")
+        return found
+
     def update(self, kind: str, id: str, **changes: Any) -> dict[str, Any] | None:
         """Change fields of a document; returns it as it is then, or None if there is none."""
         with self.transaction() as connection:

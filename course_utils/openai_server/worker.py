@@ -88,7 +88,7 @@ def validate(store: Store, job_id: str) -> None:
     """Check a job's files by the rules of `data_prep`, and queue it or fail it in the hosted service's words."""
     from course_utils.data_prep import validation
 
-    job = store.get("job", job_id)
+    job = store.document("job", job_id)
     kind = "preference" if job["method"]["type"] == "dpo" else "chat"
     for name in ("training_file", "validation_file"):
         if job[name] is None:
@@ -99,7 +99,7 @@ def validate(store: Store, job_id: str) -> None:
             fail(store, job_id, code, message, param=name)
             return
     with store.transaction():
-        if store.get("job", job_id)["status"] == "validating_files":
+        if store.document("job", job_id)["status"] == "validating_files":
             store.add_event(job_id, "Files validated, moving job to queued state")
             store.update("job", job_id, status="queued", _starts=0)
 
@@ -145,7 +145,7 @@ class Training:
     def run(self) -> None:
         """Train, and tell of it as the hosted service does."""
         with self.store.transaction():
-            job = self.job = self.store.get("job", self.job_id)
+            job = self.job = self.store.document("job", self.job_id)
             if job["status"] in FINAL or job["_paused"]:
                 return
             if job["status"] == "queued":
@@ -154,6 +154,7 @@ class Training:
                 self.store.update("job", self.job_id, status="running")
         kind = job["method"]["type"]
         train, held_out = (self._examples(name, kind) for name in ("training_file", "validation_file"))
+        assert train is not None  # a job has a training file
         self._train(kind, train, held_out)
 
     def _examples(self, name: str, kind: str) -> list[Any] | None:
@@ -217,7 +218,7 @@ class Training:
     def _on_step(self, step: int, total: int, history: History) -> None:
         """Report a step, and at the end of an epoch make its checkpoint; steps that were reported before are passed over."""
         self.steps_here += 1
-        job = self.store.get("job", self.job_id)
+        job = self.store.document("job", self.job_id)
         if job["status"] != "running" or job["_paused"]:
             os._exit(0)  # cancelled or paused while this step ran
         if step <= job["_step"]:
@@ -226,7 +227,7 @@ class Training:
         made = self._write_adapter() if step % self.per_epoch == 0 else None
         left = (time.time() - self.started) / self.steps_here * (total - step)
         with self.store.transaction():
-            if self.store.get("job", self.job_id)["status"] != "running":
+            if self.store.document("job", self.job_id)["status"] != "running":
                 return
             self.store.add_event(
                 self.job_id, sentence(step, total, metrics), data={"step": step, "total_steps": total, **metrics}
@@ -272,7 +273,7 @@ class Training:
         # Weights of its own, though they are the last checkpoint's: the client may have deleted that one.
         name, folder = self._model_name(self.job["_name"]), self._write_adapter()
         with self.store.transaction():
-            job = self.store.get("job", self.job_id)
+            job = self.store.document("job", self.job_id)
             if job["status"] != "running":
                 scratch.unlink()
                 return

@@ -8,7 +8,7 @@ and every number is the same as in rows of their own.
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Encoded:
     prompt: list[int]
     completions: list[list[int]]
     reference: tuple[float, ...] = ()
-    extra: dict[str, list[Any]] | None = None
+    extra: dict[str, list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Tokens of the example, the prompt counted once."""
@@ -53,7 +53,7 @@ class Encoded:
     @property
     def learned(self) -> int:
         """Tokens of the completions that carry loss."""
-        return round(sum(self.extra["weight"])) if self.extra and "weight" in self.extra else self.scored
+        return round(sum(self.extra["weight"])) if "weight" in self.extra else self.scored
 
 
 def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
@@ -171,7 +171,7 @@ def batches(examples: Sequence[Example], batch_size: int, seed: int, bucket: int
 
     random = np.random.default_rng(seed)
     order = random.permutation(len(examples))
-    made = []
+    made: list[list[Example]] = []
     for start in range(0, len(order), batch_size * bucket):
         group = sorted(order[start : start + batch_size * bucket], key=lambda i: len(examples[i]))
         made += [[examples[i] for i in group[at : at + batch_size]] for at in range(0, len(group), batch_size)]

@@ -60,7 +60,7 @@ class Footprint:
 
     def with_measurement(self, report: memory.MemoryReport) -> Footprint:
         """The same with what a `memory.track` block around the run says."""
-        if self.where == "GPU" and report.gpu_allocated_peak is not None:
+        if self.where == "GPU" and report.gpu_allocated_peak is not None and report.gpu_start is not None:
             return replace(self, measured=report.gpu_allocated_peak - report.gpu_start)
         return replace(self, measured=report.process_increase)
 

@@ -329,7 +329,7 @@ class _Run:
         # Pieces that fit in memory. Each loss is divided by what the whole batch has, so the gradient is that of the batch
         # in one piece, however it is cut and over however many processes.
         cut = self._pieces(mine, self._most)
-        sums = {"loss": 0.0}
+        added: dict[str, torch.Tensor | float] = {"loss": 0.0}
         for number, piece in enumerate(cut):
             last = number == len(cut) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
@@ -337,8 +337,8 @@ class _Run:
                 # Processes average their gradients; the batch's is their sum.
                 self.accelerator.backward(loss * (self.world * share))
             for name, value in {"loss": loss.detach(), **metrics}.items():
-                sums[name] = sums.get(name, 0.0) + share * value
-        sums = self._reduced({name: float(value) for name, value in sums.items()})
+                added[name] = added.get(name, 0.0) + share * value
+        sums = self._reduced({name: float(value) for name, value in added.items()})
         mean = sums.pop("loss")
         if not math.isfinite(mean):
             raise CourseError(
@@ -392,14 +392,14 @@ class _Run:
             sums = self._reduced(sums)
         self.wrapped.train()
         history = self.history
-        loss = sums.pop("loss")
+        mean = sums.pop("loss")
         history.validation_steps.append(self.step)
-        history.validation_losses.append(loss)
+        history.validation_losses.append(mean)
         history.add_metrics(self.step, sums, validation=True)
         patience = self.settings.early_stopping
         if patience is None:
             return False
-        if self.best_step is None or loss < history.validation_losses[history.validation_steps.index(self.best_step)]:
+        if self.best_step is None or mean < history.validation_losses[history.validation_steps.index(self.best_step)]:
             self.best_step = self.step
             self.best = {name: p.detach().cpu().clone() for name, p in self.trainable.items()}
             if checkpoints and self.accelerator.is_main_process:

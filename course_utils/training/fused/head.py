@@ -49,7 +49,8 @@ class LogProbabilities(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, best: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         rows = max(1, KEEP // len(weight))
-        ctx.table = table = None
+        table: torch.Tensor | None = None
+        ctx.table = None
         parts, highest = [], []
         for at in range(0, len(hidden), rows):
             del table  # the piece before goes before the next one comes
@@ -61,9 +62,9 @@ class LogProbabilities(torch.autograd.Function):
             ctx.table = table
         ctx.save_for_backward(hidden, weight, labels)
         empty = hidden.new_zeros(0, dtype=torch.float32)
-        highest = torch.cat(highest) if highest else empty.clone()
-        ctx.mark_non_differentiable(highest)
-        return torch.cat(parts) if parts else empty, highest
+        likeliest = torch.cat(highest) if highest else empty.clone()
+        ctx.mark_non_differentiable(likeliest)
+        return torch.cat(parts) if parts else empty, likeliest
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -142,7 +142,7 @@ class PPO(Objective):
         """A batch with what `rollout` noted of each token, (scored tokens) each."""
         import torch
 
-        names = ("log_probabilities", "advantages", "returns", "values") if "returns" in (examples[0].extra or {}) else ()
+        names = ("log_probabilities", "advantages", "returns", "values") if "returns" in examples[0].extra else ()
         noted = {f"old_{n}": torch.tensor([v for e in examples for v in e.extra[n]]) for n in names}
         return super().collate(examples, pad_id, share_prompt) | noted
 
@@ -164,7 +164,7 @@ class PPO(Objective):
         from course_utils.training.fused.head import log_probabilities
 
         owner = next(m for m in model.modules() if hasattr(m, "value_head"))
-        seen = []
+        seen: list[torch.Tensor] = []
         hook = owner.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
             output = run(model, batch).logits

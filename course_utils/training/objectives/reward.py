@@ -59,7 +59,7 @@ def last_token_rewards(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     head = next((module for name, module in model.named_modules() if name.split(".")[-1] == "score"), None)
     if head is None:
         raise CourseError("the model has no reward head: load it with models.load_reward")
-    seen = []
+    seen: list[torch.Tensor] = []
     hook = head.register_forward_hook(lambda _, __, output: seen.append(output))
     try:
         run(model, batch, keep_all=True)

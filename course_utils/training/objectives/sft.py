@@ -69,7 +69,7 @@ class SFT(Objective):
         if not learned:
             raise CourseError(f"{where}: no message of the assistant to learn (all have weight 0, or there is none)")
         prompt = encode_prompt(tokenizer, plain[: learned[0]], max_length, where)
-        ids, weights = list(prompt), []
+        ids, weights = list(prompt), list[float]()
         for i in learned:
             start = template_ids(tokenizer, plain[:i], add_generation_prompt=True)
             answer = encode_completion(tokenizer, start, plain[: i + 1], len(start) + 10**9, f"{where}, message {i}")
