@@ -53,12 +53,12 @@ class MemoryReport:
             ("process peak", f"{self.process_peak / MB:,.0f} MB"),
             ("increase", f"{self.process_increase / MB:,.0f} MB"),
         ]
-        if self.gpu_allocated_peak is not None:
-            rows += [
-                ("GPU tensors, peak", f"{self.gpu_allocated_peak / MB:,.0f} MB"),
-                ("GPU reserved, peak", f"{self.gpu_reserved_peak / MB:,.0f} MB"),
-                ("GPU card in use", f"{self.gpu_in_use / MB:,.0f} MB"),
-            ]
+        on_gpu = {
+            "GPU tensors, peak": self.gpu_allocated_peak,
+            "GPU reserved, peak": self.gpu_reserved_peak,
+            "GPU card in use": self.gpu_in_use,  # None while the block lasts
+        }
+        rows += [(name, f"{size / MB:,.0f} MB") for name, size in on_gpu.items() if size is not None]
         return [*rows, ("time", f"{self.seconds:.1f} s")]
 
     def __str__(self) -> str:
