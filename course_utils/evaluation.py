@@ -166,7 +166,9 @@ def likelihoods(model: Model, tokenizer: PreTrainedTokenizerBase, pairs: Sequenc
 
     encoded = [encode_pair(tokenizer, row, tokenizer.model_max_length, f"pairs[{i}]") for i, row in enumerate(pairs)]
     sums = _log_probabilities(model, tokenizer, encoded)
-    return [Likelihoods(*both, *map(len, example.completions)) for both, example in zip(sums, encoded)]
+    return [
+        Likelihoods(chosen, rejected, *map(len, example.completions)) for (chosen, rejected), example in zip(sums, encoded)
+    ]
 
 
 def log_ratios(

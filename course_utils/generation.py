@@ -103,4 +103,5 @@ def complete(
 def _prompt(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> list[int]:
     messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

@@ -149,7 +149,7 @@ def usable_memory() -> int:
     """RAM in bytes this process may use: the container's limit (Binder gives 2 GB) or the machine's total."""
     import psutil
 
-    total = psutil.virtual_memory().total
+    total: int = psutil.virtual_memory().total
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         words = _read_words(file)
         if words and words[0].isdigit():

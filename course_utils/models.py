@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from course_utils import attention, hardware
 from course_utils import quantization as four_bit
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    Model = PreTrainedModel | PeftModel  # what is trained and asked: with an adapter or without
+    Model: TypeAlias = PreTrainedModel | PeftModel  # what is trained and asked: with an adapter or without
 
 
 @dataclass(frozen=True)

@@ -76,4 +76,5 @@ def dense(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return weight
     import bitsandbytes.functional
 
-    return bitsandbytes.functional.dequantize_4bit(weight.data, state).to(dtype)
+    turned_back: torch.Tensor = bitsandbytes.functional.dequantize_4bit(weight.data, state).to(dtype)
+    return turned_back

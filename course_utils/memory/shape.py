@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from course_utils.errors import CourseError
 from course_utils.memory.counting import ARCHITECTURES
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from course_utils.models import Model
 
-    Described = str | Path | PreTrainedConfig | Model  # a name, a folder, or what has a configuration
+    Described: TypeAlias = str | Path | PreTrainedConfig | Model  # a name, a folder, or what has a configuration
 
 # Architectures whose blocks the closed form was written for and tested on.
 KNOWN = ("llama", "mistral", "qwen2", "qwen3")
@@ -107,10 +107,11 @@ def configuration(model: Described) -> PreTrainedConfig:
     """
     from transformers import AutoConfig
 
-    if hasattr(model, "config"):
-        return model.config
-    if hasattr(model, "model_type"):
-        return model
+    given: Any = model
+    if hasattr(given, "config"):
+        return given.config
+    if hasattr(given, "model_type"):
+        return given
     if kept := kept_configuration(str(model)):
         settings = dict(kept)
         return AutoConfig.for_model(settings.pop("model_type"), **settings)

@@ -173,7 +173,8 @@ def _four_bit_shape(layer: torch.nn.Linear, dtype: torch.dtype) -> Linear4bit:
 
     class Shape(Linear4bit):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return Product.apply(x, self.weight, self.bias)
+            output: torch.Tensor = Product.apply(x, self.weight, self.bias)
+            return output
 
     made = Shape(layer.in_features, layer.out_features, layer.bias is not None, dtype, quant_type="nf4", device="meta")
     made.weight = torch.nn.Parameter(torch.empty(-(-count // 2), 1, dtype=torch.uint8, device="meta"), requires_grad=False)
@@ -231,7 +232,8 @@ def loss_of(model: Model, ids: torch.Tensor, plan: Plan) -> torch.Tensor:
         inputs["attention_mask"][0, -1] = 0
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=plan.precision == "amp"):
         if plan.objective == "sft":
-            return model(**inputs, labels=ids).loss
+            loss: torch.Tensor = model(**inputs, labels=ids).loss
+            return loss
         if plan.objective == "ppo":
             raise CourseError("PPO is estimated by the closed form only: its step is a loop of its own (way='formula')")
 
@@ -270,7 +272,9 @@ def make_optimizer(parameters: Sequence[torch.nn.Parameter], plan: Plan) -> torc
         return EightBitShape(parameters, plan.device)
     import bitsandbytes as bnb
 
-    return (bnb.optim.PagedAdamW8bit if plan.optimizer.startswith("paged") else bnb.optim.AdamW8bit)(parameters, lr=1e-4)
+    kind = bnb.optim.PagedAdamW8bit if plan.optimizer.startswith("paged") else bnb.optim.AdamW8bit
+    made: torch.optim.Optimizer = kind(parameters, lr=1e-4)
+    return made
 
 
 class EightBitShape:

@@ -156,7 +156,8 @@ def replace_by_fakes(model: torch.nn.Module) -> None:
         return made[id(tensor)]
 
     for module in model.modules():
-        for kind in (module._parameters, module._buffers):
+        both: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for kind in both:
             for name, tensor in list(kind.items()):
                 if tensor is not None and tensor.device.type == "meta":
                     kind[name] = fake(tensor)

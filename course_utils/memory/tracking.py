@@ -159,7 +159,8 @@ class ProcessesPeak:
 def _resident() -> int:
     import psutil
 
-    return psutil.Process().memory_info().rss
+    resident: int = psutil.Process().memory_info().rss
+    return resident
 
 
 def release() -> None:

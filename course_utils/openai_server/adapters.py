@@ -18,7 +18,7 @@ import platform
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from course_utils.errors import CourseError
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     # A (inputs, columns), B (columns, outputs), and whose each column is
-    Joined = tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]
+    Joined: TypeAlias = tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]
 
 KEEP = 16  # adapters in memory; each of rank 16 is 10 MB on the 135M model
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of layers with the same input
@@ -49,7 +49,8 @@ class Adapters:
         head = model.get_output_embeddings()
         if type(head) is torch.nn.Linear:
             product = Product(head.weight.data, head.bias)
-            head.forward = lambda x: product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+            # PyTorch calls what the instance has before what its class has
+            head.forward = lambda x: product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)  # type: ignore[method-assign,assignment]
         self._layers = {name: layer for group in self.groups for name, layer in group.layers.items()}
         self._loaded: OrderedDict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]] = OrderedDict()
         self._joined: OrderedDict[tuple[str, ...], dict[Group, Joined | None]] = OrderedDict()
@@ -186,7 +187,8 @@ class Product:
         import torch
 
         if self.way == "packed":
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+            output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+            return output
         if self.way == "as it is":
             return torch.nn.functional.linear(x, self.weight, self.bias)
         return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
@@ -215,7 +217,8 @@ class Group:
         for number, module in enumerate(modules):
             # what nobody reads any more goes, a name for its shape stays
             module.weight = torch.nn.Parameter(module.weight.to("meta"), requires_grad=False)
-            module.forward = self._whole if len(modules) == 1 else self._part(number)
+            own = self._whole if len(modules) == 1 else self._part(number)
+            module.forward = own  # type: ignore[method-assign,assignment]  # as above
 
     def _whole(self, x: torch.Tensor) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])

@@ -357,7 +357,7 @@ def _permissions(app: FastAPI, service: Service) -> None:
             made = []
             with store.transaction():
                 for project in dict.fromkeys(asked.project_ids):
-                    body = {
+                    body: dict[str, Any] = {
                         "id": new_id("permission"),
                         "object": "checkpoint.permission",
                         "created_at": int(time.time()),

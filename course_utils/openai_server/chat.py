@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -191,8 +192,8 @@ class Completion:
                 # several choices of one seed differ from each other, and are the same again next time
                 _with_seed(sampling, request.seed, index),
                 limit,
-                on_token=lambda token, index=index: self._on_token(index, token),
-                on_end=lambda reason, index=index: self._on_end(index, reason),
+                on_token=partial(self._on_token, index),
+                on_end=partial(self._on_end, index),
             )
             for index in range(len(self.choices))
         ]
@@ -253,7 +254,7 @@ class Completion:
             texts[index] += text
             tokens[index] += new
             reasons[index] = reason or reasons[index]
-        choices = [
+        choices: list[dict[str, Any]] = [
             {
                 "index": index,
                 "message": {"role": "assistant", "content": texts[index], "refusal": None, "annotations": []},

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from course_utils.openai_server.adapters import Adapters
 from course_utils.openai_server.sampling import Sampler, Sampling, Token
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
-    Delivery = tuple[Callable[..., object], tuple[Any, ...]]  # what to call, and with what
+    Loaded: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+    Delivery: TypeAlias = tuple[Callable[..., object], tuple[Any, ...]]  # what to call, and with what
 
 ROWS = 16  # requests at once
 PREFILL_TOKENS = 256  # tokens of prompts between two steps of those that run
@@ -183,7 +183,9 @@ class Engine:
         Few at a time: larger pieces are no faster on a CPU, and those that run already would wait for longer.
         """
         self._held = [answer for answer in self._held if not self._gone(answer)]
-        chosen, prompts, tokens = [], set(), 0
+        chosen: list[Answer] = []
+        prompts: set[tuple[tuple[int, ...], str | None]] = set()
+        tokens = 0
         for answer in self._held[: self.rows - len(self._running)]:
             if (key := _shared(answer)) not in prompts:
                 tokens += len(answer.prompt)
@@ -274,7 +276,8 @@ class Engine:
             logits_to_keep=kept,  # as a list of positions: see training.batching.run
             **{self._cache_name: cache},
         )
-        return output.logits.float()
+        logits: torch.Tensor = output.logits.float()
+        return logits
 
     def _choose(self, logits: torch.Tensor, answers: list[Answer]) -> None:
         """Pick each answer's next token, tell whoever waits for it, and let go of those that are finished."""

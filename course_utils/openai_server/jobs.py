@@ -28,7 +28,8 @@ ATTEMPTS = 3  # starts of a process without a step of progress between them
 WAIT = {"validating_files": "validate", "queued": "train", "running": "train"}
 
 Auto = Literal["auto"]
-Key, Value = Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]
+Key = Annotated[str, Field(max_length=64)]
+Value = Annotated[str, Field(max_length=512)]
 Metadata = Annotated[dict[Key, Value], Field(max_length=16)]
 
 

@@ -16,11 +16,12 @@ from course_utils.errors import CourseError
 if TYPE_CHECKING:
     import torch
     from llguidance import LLMatcher, LLTokenizer
+    from llguidance._lib import JsonCompileOptions  # a TypedDict, for checkers only
     from transformers import PreTrainedTokenizerBase
 
 # JSON as json.dumps writes it, on one line with single blanks: a small model left to itself fills its whole answer with
 # white space, which every JSON grammar allows.
-JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_STYLE: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True)

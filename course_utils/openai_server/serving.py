@@ -100,7 +100,9 @@ class Loader:
         Raises:
             ApiError: it could not be loaded.
         """
-        return self.loaded or await asyncio.to_thread(self._load)
+        if self.loaded is not None:
+            return self.loaded
+        return await asyncio.to_thread(self._load)
 
     def _load(self) -> Chat:
         from course_utils.openai_server.chat import Chat
@@ -108,13 +110,14 @@ class Loader:
         from course_utils.openai_server.errors import ApiError
 
         with self._mutex:
-            if self.loaded is None:
+            loaded = self.loaded
+            if loaded is None:
                 try:
                     engine = Engine(lambda: models.load(self.options.model), self.options.rows)
                 except Exception as error:
                     raise ApiError(500, f"The model could not be loaded: {error}", type="server_error") from error
-                self.loaded = Chat(engine, self.options.context)
-        return self.loaded
+                loaded = self.loaded = Chat(engine, self.options.context)
+        return loaded
 
     def close(self) -> None:
         """Stop the engine."""
@@ -256,7 +259,8 @@ class LocalServer:
         """Resident memory of the serving process; one that trains is not counted."""
         import psutil
 
-        return psutil.Process(self.process.pid).memory_info().rss
+        resident: int = psutil.Process(self.process.pid).memory_info().rss
+        return resident
 
     def adapter_folder(self, name: str) -> Path:
         """Where the weights of a fine-tuned model lie, as PEFT writes them.

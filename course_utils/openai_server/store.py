@@ -182,7 +182,7 @@ class Store:
 
     def add_event(self, job_id: str, message: str, level: str = "info", data: dict[str, Any] | None = None) -> None:
         """Note what happened to a job."""
-        event = {
+        event: dict[str, Any] = {
             "id": new_id("event"),
             "object": "fine_tuning.job.event",
             "created_at": int(time.time()),
@@ -209,7 +209,7 @@ class Store:
 
     def add_file(self, source: Path, filename: str, purpose: str, expires_at: int | None = None) -> dict[str, Any]:
         """Take over a file that lies in this store's folder already; returns its document once it is safe."""
-        body = {
+        body: dict[str, Any] = {
             "id": new_id("file"),
             "object": "file",
             "bytes": source.stat().st_size,

@@ -132,7 +132,8 @@ SIDES = {"prompt": "input", "chosen": "preferred_output", "rejected": "non_prefe
 
 
 def _side(row: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    return row[name]["messages"] if name == "input" else row[name]
+    messages: list[dict[str, Any]] = row[name]["messages"] if name == "input" else row[name]
+    return messages
 
 
 class Training:
@@ -162,9 +163,9 @@ class Training:
 
         if self.job[name] is None:
             return None
-        rows = []
+        rows: list[Any] = []
         for line in reading.read(self.folder / f"{name}.jsonl"):
-            row = line.value
+            row: Any = line.value
             if row is None:  # a blank line: the file was validated before
                 continue
             try:
@@ -241,7 +242,7 @@ class Training:
         """Save the adapter under a name of its own; nobody knows of it before the document that names it."""
         name = random_letters(20)
         beside = self.folder / f"adapter-{name}"
-        self.net.save_pretrained(beside)
+        self.net.save_pretrained(str(beside))
         for file in beside.iterdir():
             to_disk(file)
         to_disk(beside)
@@ -251,7 +252,7 @@ class Training:
 
     def _add_checkpoint(self, step: int, metrics: Mapping[str, float], folder: str) -> None:
         name = f"{self._model_name(random_letters(8))}:ckpt-step-{step}"
-        checkpoint = {
+        checkpoint: dict[str, Any] = {
             "id": new_id("checkpoint"),
             "object": "fine_tuning.job.checkpoint",
             "created_at": int(time.time()),

@@ -152,9 +152,10 @@ def run(model: torch.nn.Module, batch: Batch, keep_all: bool = False) -> Output:
     # As a list of positions, not a number: the slice that a number makes is not contiguous, and the head then copies its
     # weight once for each example (a third of the step on a CPU).
     kept = {} if keep_all else {"logits_to_keep": batch["keep"]}
-    return model(
+    output: Output = model(
         input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False, **kept
     )
+    return output
 
 
 def by_completion(values: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -191,6 +191,7 @@ def random_states() -> dict[str, Any]:
     import torch
 
     numpy_state = np.random.get_state()
+    assert isinstance(numpy_state, tuple)
     return {
         "python": repr(random.getstate()),
         "numpy": [numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]],

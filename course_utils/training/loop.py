@@ -291,7 +291,7 @@ class _Run:
                 check_reference(self.model, reference)
             reference = reference or self.model
             reference.eval()
-            found = {}
+            found: dict[int, tuple[float, ...]] = {}
             started = time.perf_counter()
             with torch.no_grad():
                 for piece in self._pieces(everything):

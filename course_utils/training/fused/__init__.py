@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from course_utils.training.fused import head, lora, mlp, norm
 
@@ -50,5 +50,5 @@ def fused(model: torch.nn.Module, pieces: Sequence[str] = tuple(PIECES)) -> Iter
 
 def known(model: torch.nn.Module) -> bool:
     """Whether the model's architecture is one of those that the pieces were written for."""
-    config = next((m.config for m in model.modules() if hasattr(getattr(m, "config", None), "model_type")), None)
+    config: Any = next((m.config for m in model.modules() if hasattr(getattr(m, "config", None), "model_type")), None)
     return config is not None and config.model_type in ARCHITECTURES

@@ -19,7 +19,7 @@ KEEP = 2**24
 
 def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
     """The model's head, if it is frozen, plain and without bias, with a forward that passes the hidden states on."""
-    owner = next((m for m in model.modules() if hasattr(m, "get_output_embeddings")), None)
+    owner: Any = next((m for m in model.modules() if hasattr(m, "get_output_embeddings")), None)
     head = owner.get_output_embeddings() if owner is not None else None
     if type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad:
         yield head, HiddenStates(head.weight)

@@ -9,7 +9,7 @@ optimiser state stay float32. A 4-bit weight is turned back for each of its prod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from peft.tuners.lora import Linear
@@ -32,7 +32,7 @@ def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Call
             yield module, _forward(module, module.forward)
 
 
-def is_plain(module: Any) -> bool:
+def is_plain(module: Any) -> TypeGuard[Linear]:
     """Whether a module is a LoRA layer over a 16-, 32- or 4-bit linear layer, its adapter without bias, DoRA or the like."""
     return (
         ((type(module) is Linear and type(module.get_base_layer()) is torch.nn.Linear) or _over_four_bits(module))
@@ -67,9 +67,10 @@ def _cast_elsewhere(x: torch.Tensor) -> bool:
     return torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) != x.dtype
 
 
-def _product_dtype(layer: torch.nn.Linear) -> torch.dtype:
+def _product_dtype(layer: Any) -> torch.dtype:
     """The format a layer computes in; a 4-bit one stores bytes, and is told by its input unless it was told before."""
-    return layer.compute_dtype if is_four_bit(layer) else layer.weight.dtype
+    kind: torch.dtype = layer.compute_dtype if is_four_bit(layer) else layer.weight.dtype
+    return kind
 
 
 def _forward(module: Linear, original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -78,7 +79,8 @@ def _forward(module: Linear, original: Callable[..., torch.Tensor]) -> Callable[
         if adapter is None:
             return original(x, *args, **kwargs)
         base = module.get_base_layer()
-        return LoraLinear.apply(x, base.weight, base.bias, *adapter)
+        output: torch.Tensor = LoraLinear.apply(x, base.weight, base.bias, *adapter)
+        return output
 
     return forward
 

@@ -24,7 +24,7 @@ NAMES = ("gate_proj", "up_proj", "down_proj")
 def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
     """The model's feed-forward blocks with plain LoRA on all three layers, each with the forward to use."""
     for module in model.modules():
-        layers = [getattr(module, name, None) for name in NAMES]
+        layers: list[Any] = [getattr(module, name, None) for name in NAMES]
         if all(map(is_plain, layers)) and all(layer.get_base_layer().bias is None for layer in layers):
             yield module, _forward(layers, module.forward)
 
@@ -35,7 +35,9 @@ def _forward(layers: Sequence[Linear], original: Callable[..., torch.Tensor]) ->
         if None in adapters:
             return original(x)
         weights = [layer.get_base_layer().weight for layer in layers]
-        return GatedBlock.apply(x, *weights, *[part for adapter in adapters for part in adapter])
+        parts = [part for adapter in adapters if adapter is not None for part in adapter]
+        output: torch.Tensor = GatedBlock.apply(x, *weights, *parts)
+        return output
 
     return forward
 

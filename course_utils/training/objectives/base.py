@@ -161,4 +161,5 @@ def template_ids(
             "speakers are marked: take the instruct model's tokenizer, or set tokenizer.chat_template to the one it knows"
         )
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

@@ -163,7 +163,7 @@ class PPO(Objective):
         """Of each scored token: its log-probability at `temperature`, and the value of the state before it."""
         from course_utils.training.fused.head import log_probabilities
 
-        owner = next(m for m in model.modules() if hasattr(m, "value_head"))
+        owner: Any = next(m for m in model.modules() if hasattr(m, "value_head"))
         seen: list[torch.Tensor] = []
         hook = owner.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
