@@ -1,4 +1,4 @@
-"""For tests and notebooks alike: processes that pytest-xdist runs side by side share the cores instead of each taking all."""
+"""For tests and notebooks alike: processes that pytest-xdist runs side by side share the cores, or each would take all."""
 
 import os
 

@@ -46,7 +46,7 @@ PLACEHOLDER = "/OWNER/"  # until the course has an address of its own
 def repository_url() -> str:
     """Address of the repository, from `[project.urls]` in pyproject.toml, the only place where it stands."""
     try:
-        entries = metadata(DISTRIBUTION).get_all("Project-URL") or []
+        entries: list[str] = metadata(DISTRIBUTION).get_all("Project-URL") or []
     except PackageNotFoundError as error:
         raise CourseError(f"{DISTRIBUTION} is not installed; run `pip install -e .` in the repository") from error
     for entry in entries:

@@ -9,6 +9,11 @@ the time. In float32 and on GPUs SDPA is the better one throughout.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
 NAME = "grouped_eager"
 LONG = 384  # queries; measured in bfloat16, forward and backward: up to here eager is as fast or faster
 
@@ -23,7 +28,16 @@ def register() -> str:
     return NAME
 
 
-def grouped_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **_):
+def grouped_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
     """Scaled dot-product attention with shared key-value heads.
 
     Args:

@@ -97,7 +97,7 @@ def check(id: str, measured: str, holds: bool, when: str = "", because: str = ""
     return _checked[id]
 
 
-class ClaimsTable(list):
+class ClaimsTable(list[Claim]):
     """Claims as a table: HTML in a notebook, lines of text elsewhere."""
 
     def _repr_html_(self) -> str:

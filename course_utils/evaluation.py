@@ -10,11 +10,17 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from course_utils.models import Model
+    from course_utils.training.batching import Encoded
 
 CONFIDENCE = 0.95
 
@@ -48,7 +54,7 @@ class Scores:
     exact: dict[str, Score]
     enumerations: Score
     f1: dict[str, Score]
-    records: list[dict | None]
+    records: list[dict[str, Any] | None]
 
     def rows(self) -> list[tuple[str, Score]]:
         """Name and score of everything measured."""
@@ -66,9 +72,9 @@ class Scores:
 
 def evaluate(
     outputs: Sequence[str],
-    references: Sequence[dict],
-    schema: dict,
-    parse: Callable[[str], dict] = json.loads,
+    references: Sequence[Mapping[str, Any]],
+    schema: Mapping[str, Any],
+    parse: Callable[[str], dict[str, Any]] = json.loads,
 ) -> Scores:
     """Score answers against reference records.
 
@@ -91,7 +97,7 @@ def evaluate(
     texts = [field for field in fields if field not in enumerations and "pattern" not in schema["properties"][field]]
     pairs = list(zip(records, references))
 
-    def right(field):
+    def right(field: str) -> list[bool]:
         return [record is not None and record[field] == reference[field] for record, reference in pairs]
 
     exact = {field: right(field) for field in fields}
@@ -106,7 +112,9 @@ def evaluate(
     )
 
 
-def parse_record(output: str, schema: dict, parse: Callable[[str], dict] = json.loads) -> dict | None:
+def parse_record(
+    output: str, schema: Mapping[str, Any], parse: Callable[[str], dict[str, Any]] = json.loads
+) -> dict[str, Any] | None:
     """The record in an answer, or None if the answer is not exactly one record that satisfies the schema."""
     import jsonschema
 
@@ -118,7 +126,12 @@ def parse_record(output: str, schema: dict, parse: Callable[[str], dict] = json.
     return record
 
 
-def memorisation(model, tokenizer, conversations: Sequence[list[dict]], max_new_tokens: int = 96) -> Score:
+def memorisation(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
+    max_new_tokens: int = 96,
+) -> Score:
     """Share of conversations whose last message the model writes word for word when it is asked for it greedily.
 
     Compare training examples with held-out ones: a task with few possible answers is repeated without being remembered.
@@ -143,7 +156,7 @@ class Likelihoods(NamedTuple):
         return self.chosen / self.chosen_tokens > self.rejected / self.rejected_tokens
 
 
-def likelihoods(model, tokenizer, pairs: Sequence[dict]) -> list[Likelihoods]:
+def likelihoods(model: Model, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Mapping[str, Any]]) -> list[Likelihoods]:
     """How likely a model finds the two replies of each preference pair; the adapter counts if there is one.
 
     Raises:
@@ -153,10 +166,18 @@ def likelihoods(model, tokenizer, pairs: Sequence[dict]) -> list[Likelihoods]:
 
     encoded = [encode_pair(tokenizer, row, tokenizer.model_max_length, f"pairs[{i}]") for i, row in enumerate(pairs)]
     sums = _log_probabilities(model, tokenizer, encoded)
-    return [Likelihoods(*both, *map(len, example.completions)) for both, example in zip(sums, encoded)]
+    return [
+        Likelihoods(chosen, rejected, *map(len, example.completions)) for (chosen, rejected), example in zip(sums, encoded)
+    ]
 
 
-def log_ratios(policy, tokenizer, prompts: Sequence, answers: Sequence[list[int]], reference=None) -> list[float]:
+def log_ratios(
+    policy: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[Mapping[str, Any]]],
+    answers: Sequence[list[int]],
+    reference: Model | None = None,
+) -> list[float]:
     """log policy(answer) - log reference(answer) for each answer, in nats.
 
     The mean over answers that the policy itself has sampled at temperature 1 estimates its KL divergence from the reference,
@@ -187,7 +208,7 @@ def log_ratios(policy, tokenizer, prompts: Sequence, answers: Sequence[list[int]
     return [a - b for (a,), (b,) in zip(ours, theirs)]
 
 
-def _log_probabilities(model, tokenizer, examples: Sequence) -> list[list[float]]:
+def _log_probabilities(model: Model, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Encoded]) -> list[list[float]]:
     """Log-probability of each completion of each example."""
     import torch
 
@@ -222,7 +243,7 @@ def token_f1(answer: str | None, reference: str | None) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def proportion(values: Sequence[bool]) -> Score:
+def proportion(values: Sequence[float]) -> Score:
     """Share of true values with its Wilson interval, which stays inside 0 and 1 and is honest at 0 of n and n of n.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from course_utils.models import Model
+
+Conversation = Sequence[Mapping[str, Any]] | str  # messages, or what a user says as the only one
+
 
 def generate(
-    model,
-    tokenizer,
-    conversations: Sequence,
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
     max_new_tokens: int = 96,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -38,8 +46,8 @@ def generate(
 
 
 def complete(
-    model,
-    tokenizer,
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     temperature: float = 0.0,
@@ -55,7 +63,7 @@ def complete(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     # top_k 0: the whole distribution, not transformers' fifty likeliest tokens
-    sampling = {"do_sample": False}
+    sampling: dict[str, float] = {"do_sample": False}
     if temperature:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     answers: list[list[int]] = [[]] * len(prompts)
@@ -92,7 +100,8 @@ def complete(
     return answers
 
 
-def _prompt(tokenizer, conversation) -> list[int]:
+def _prompt(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> list[int]:
     messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

@@ -10,6 +10,10 @@ import platform
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 GB = 1e9
 # A 7B model takes 15 GB in 16 bits, and lessons 02, 04 and 06 hold two at once: a merged copy, a reference, a server beside
@@ -43,18 +47,19 @@ class Device:
     environment: str
     cores: int
 
-    def torch_dtype(self):
+    def torch_dtype(self) -> torch.dtype:
         """The `torch.dtype` that `dtype` names."""
         import torch
 
-        return getattr(torch, self.dtype)
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
-        capability = f", compute capability {'.'.join(map(str, self.compute_capability))}" if self.kind == "cuda" else ""
+        capability = f", compute capability {'.'.join(map(str, self.compute_capability))}" if self.compute_capability else ""
         return (
             f"{self.name} ({self.kind}{capability}, {self.memory_bytes / GB:.1f} GB, {self.cores} CPU cores), "
             f"tier {self.tier}, {self.dtype}, in {self.environment}"
@@ -144,7 +149,7 @@ def usable_memory() -> int:
     """RAM in bytes this process may use: the container's limit (Binder gives 2 GB) or the machine's total."""
     import psutil
 
-    total = psutil.virtual_memory().total
+    total: int = psutil.virtual_memory().total
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         words = _read_words(file)
         if words and words[0].isdigit():

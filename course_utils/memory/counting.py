@@ -10,11 +10,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from course_utils.models import Model
+
 # Published configurations (config.json of each model), kept here so that counting needs no network.
-ARCHITECTURES: dict[str, dict] = json.loads(Path(__file__).with_name("architectures.json").read_text(encoding="utf-8"))
+ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
+    Path(__file__).with_name("architectures.json").read_text(encoding="utf-8")
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class ParameterCount:
         return f"{self.trainable:,} trainable of {self.total:,} = {self.percent:.4f} %"
 
 
-def build_without_weights(name: str):
+def build_without_weights(name: str) -> PreTrainedModel:
     """The model `name` (a key of ARCHITECTURES) as a `torch.nn.Module` on the meta device: shapes, no numbers."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -56,7 +64,9 @@ def build_without_weights(name: str):
         return AutoModelForCausalLM.from_config(config)
 
 
-def count_parameters(model, rank: int = 16, target_modules: Sequence[str] | str = "all-linear") -> ParameterCount:
+def count_parameters(
+    model: Model | str, rank: int = 16, target_modules: Sequence[str] | str = "all-linear"
+) -> ParameterCount:
     """Count what LoRA of a given rank adds to a model, exactly and without building it.
 
     A linear layer of shape (out, in) gets A (rank, in) and B (out, rank): rank x (in + out) parameters.

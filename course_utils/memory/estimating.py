@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
 from course_utils.memory import formula
 from course_utils.memory.plan import Plan
 from course_utils.memory.shape import Shape, configuration, shape
+
+if TYPE_CHECKING:
+    from course_utils.memory.shape import Described
 
 # Memory as PyTorch reports it (`total_memory`), which is less than the card's name promises.
 GPUS = {
@@ -76,7 +80,7 @@ class MemoryEstimate:
         """Whether it fits on a card of GPUS."""
         return self.total <= gpu_memory(gpu)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self) | {"total": self.total, "tensors": self.tensors, "plan": self.plan.as_dict()}
 
@@ -89,7 +93,7 @@ class MemoryEstimate:
         return "\n".join([*lines, *(f"  note: {text}" for text in self.warnings)])
 
 
-def estimate(model, method: str = "lora", way: str = "formula", **options) -> MemoryEstimate:
+def estimate(model: Described, method: str = "lora", way: str = "formula", **options: Any) -> MemoryEstimate:
     """Predict the peak memory of a training step, without the model's weights.
 
     Args:
@@ -125,7 +129,7 @@ def estimate(model, method: str = "lora", way: str = "formula", **options) -> Me
     return _on_one_device(sizes, plan, way, parts, warnings)
 
 
-def _plan(**options) -> Plan:
+def _plan(**options: Any) -> Plan:
     try:
         return Plan(**options)
     except TypeError as error:
@@ -133,7 +137,7 @@ def _plan(**options) -> Plan:
         raise CourseError(f"{str(error).removeprefix('Plan.__init__() ')}; options are {known}") from error
 
 
-def _trace(model, plan: Plan) -> formula.Parts:
+def _trace(model: Described, plan: Plan) -> formula.Parts:
     import torch
 
     from course_utils.memory import step, tracing
@@ -196,7 +200,7 @@ def gpu_memory(gpu: str) -> float:
 # What to change, cheapest first: sdpa costs nothing; one example at a time with more accumulation is the same step;
 # checkpointing costs a third more time; 8-bit optimisers, adapters and a 4-bit base change the method; then examples are
 # cut.
-CHANGES = (
+CHANGES: tuple[dict[str, Any], ...] = (
     {"attention": "sdpa"},
     {"batch_size": 1},
     {"checkpointing": True},
@@ -209,7 +213,7 @@ CHANGES = (
 )
 
 
-def what_fits(model, gpu: str, method: str = "lora", **options) -> tuple[dict, MemoryEstimate]:
+def what_fits(model: Described, gpu: str, method: str = "lora", **options: Any) -> tuple[dict[str, Any], MemoryEstimate]:
     """The cheapest changes with which a step fits on a card.
 
     Changes are added from the cheapest on until it fits; then each that it does not need is taken back, the dearest first.
@@ -223,9 +227,9 @@ def what_fits(model, gpu: str, method: str = "lora", **options) -> tuple[dict, M
     gpu_memory(gpu)
     asked = {"method": method, **options}
     plan = _plan(**asked)
-    changes: dict = {}
+    changes: dict[str, Any] = {}
 
-    def tried(those: dict) -> MemoryEstimate:
+    def tried(those: dict[str, Any]) -> MemoryEstimate:
         return estimate(model, **(asked | those))
 
     found = tried({})
@@ -249,7 +253,7 @@ def what_fits(model, gpu: str, method: str = "lora", **options) -> tuple[dict, M
     return changes, found
 
 
-def advice(estimated: MemoryEstimate, model, gpu: str) -> str:
+def advice(estimated: MemoryEstimate, model: Described, gpu: str) -> str:
     """One or two sentences: whether it fits, and if not, what to change so that it does."""
     memory = gpu_memory(gpu)
     if estimated.fits(gpu):

@@ -155,7 +155,7 @@ def not_kept_by_first_block(shape: Shape, plan: Plan) -> float:
     """What the first block of an adapted model need not keep: nothing before it is trained, no gradient goes back there."""
     width, d = plan.bytes_per_value, shape.hidden
     course = plan.loop == "course"
-    none = width * d + (4 if course else 0) if course else 4 * d + 4  # the first norm's
+    none: float = width * d + (4 if course else 0) if course else 4 * d + 4  # the first norm's
     if not course and plan.precision == "amp":  # the weights of q, k and v in 16 bits
         none += 2 * sum(x.weights for x in shape.linears if GROUPS.get(x.name) == "norm1") / plan.tokens
     names = {x.name for x in shape.targets(plan.target_modules)}
@@ -212,7 +212,7 @@ def parts(shape: Shape, plan: Plan) -> Parts:
         passing += 2 * max(x.weights for x in shape.linears)
     checkpoint = wide * shape.hidden * tokens
     # rotary tables, token ids and labels; a mask
-    always = 2 * plan.bytes_per_value * shape.head_dim * plan.length + 16 * tokens
+    always: float = 2 * plan.bytes_per_value * shape.head_dim * plan.length + 16 * tokens
     if plan.padded or plan.attention != "sdpa":
         always += mask_bytes(plan)
     kept = shape.layers * (checkpoint if plan.checkpointing else block)
@@ -270,7 +270,7 @@ def parts(shape: Shape, plan: Plan) -> Parts:
         "optimizer": (trained, optimizer_passing(shape, plan), 0),
     }
     moments = {name: round(states + sum(parts)) for name, parts in held.items()}
-    moment = max(moments, key=moments.get)
+    moment = max(moments, key=lambda name: moments[name])
     gradients, activations, logits = map(round, held[moment])
     return Parts(weights, adapter, gradients, optimizer, activations, logits, moment, moments)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from course_utils.attention import LONG
 from course_utils.errors import CourseError
@@ -68,7 +69,7 @@ class Plan:
     scored: float = 1.0
     device: str = "cuda"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuse what cannot be, naming the argument."""
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
@@ -122,6 +123,6 @@ class Plan:
         """Of a weight that is not quantised."""
         return 4 if self.precision in ("fp32", "amp") else 2
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)

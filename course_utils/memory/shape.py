@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from course_utils.errors import CourseError
 from course_utils.memory.counting import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from course_utils.models import Model
+
+    Described: TypeAlias = str | Path | PreTrainedConfig | Model  # a name, a folder, or what has a configuration
 
 # Architectures whose blocks the closed form was written for and tested on.
 KNOWN = ("llama", "mistral", "qwen2", "qwen3")
@@ -72,7 +81,7 @@ class Shape:
         """All parameters."""
         return self.layers * self.block + self.embedding + self.head + self.other
 
-    def targets(self, names) -> tuple[Linear, ...]:
+    def targets(self, names: Sequence[str] | str) -> tuple[Linear, ...]:
         """The linear layers of a block that an adapter is attached to.
 
         Raises:
@@ -87,7 +96,7 @@ class Shape:
         return tuple(x for x in self.linears if x.name in names)
 
 
-def configuration(model):
+def configuration(model: Described) -> PreTrainedConfig:
     """The `transformers` configuration of a model given by name, folder, configuration or module; never its weights.
 
     Args:
@@ -98,10 +107,11 @@ def configuration(model):
     """
     from transformers import AutoConfig
 
-    if hasattr(model, "config"):
-        return model.config
-    if hasattr(model, "model_type"):
-        return model
+    given: Any = model
+    if hasattr(given, "config"):
+        return given.config
+    if hasattr(given, "model_type"):
+        return given
     if kept := kept_configuration(str(model)):
         settings = dict(kept)
         return AutoConfig.for_model(settings.pop("model_type"), **settings)
@@ -113,13 +123,13 @@ def configuration(model):
         raise CourseError(f"{error}. Configurations kept here: {', '.join(ARCHITECTURES)}") from error
 
 
-def kept_configuration(name: str) -> dict | None:
+def kept_configuration(name: str) -> dict[str, Any] | None:
     """The configuration kept with the course for a model's name, with or without owner and "-Instruct"."""
     plain = name.rpartition("/")[2].removesuffix("-Instruct").removesuffix("-hf").removeprefix("Meta-")
     return ARCHITECTURES.get(plain)
 
 
-def shape(model) -> Shape:
+def shape(model: Described) -> Shape:
     """Read the sizes of a model off its configuration; takes a moment also for 70B."""
     import torch
     from transformers import AutoModelForCausalLM

@@ -8,13 +8,23 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
 from course_utils.memory.plan import Plan
 
+if TYPE_CHECKING:
+    import torch
+    from bitsandbytes.nn import Linear4bit
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-def build(config, plan: Plan):
+    from course_utils.memory.tracing import Tracker
+    from course_utils.models import Model
+
+
+def build(config: PreTrainedConfig, plan: Plan) -> Model:
     """A causal language model as `plan` trains it, on the current default device, with weights that nobody trained.
 
     Args:
@@ -36,7 +46,7 @@ def build(config, plan: Plan):
     return _adapted(model, plan)
 
 
-def build_piecewise(config, plan: Plan, device: str):
+def build_piecewise(config: PreTrainedConfig, plan: Plan, device: str) -> Model:
     """`build` for a model whose weights would not fit on the device before they are packed: each is made and packed alone.
 
     Args:
@@ -53,7 +63,7 @@ def build_piecewise(config, plan: Plan, device: str):
             if hasattr(child, "inv_freq"):  # rotary tables are computed from the configuration
                 setattr(module, name, type(child)(config=model.config).to(device))
     head = model.get_output_embeddings()
-    made: dict[int, object] = {}  # tied weights once
+    made: dict[int, torch.nn.Parameter] = {}  # tied weights once
     for module in list(model.modules()):
         if plan.method == "qlora" and type(module) is torch.nn.Linear and module is not head:
             continue  # replaced while its parent was visited
@@ -77,7 +87,7 @@ def build_piecewise(config, plan: Plan, device: str):
     return _adapted(model, plan)
 
 
-def _adapted(model, plan: Plan):
+def _adapted(model: Model, plan: Plan) -> Model:
     """With the plan's adapter and checkpointing, ready to train."""
     if plan.method != "full":
         from peft import LoraConfig, get_peft_model
@@ -95,7 +105,7 @@ def _adapted(model, plan: Plan):
     return model.train()
 
 
-def quantise(model, dtype) -> None:
+def quantise(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Turn the linear layers but the head into bitsandbytes' NF4 layers with double quantisation, in place.
 
     On the meta device the packed weights and their constants have shapes only.
@@ -121,7 +131,7 @@ def quantise(model, dtype) -> None:
     quantization.guard(model)
 
 
-def _four_bit(layer, dtype):
+def _four_bit(layer: torch.nn.Linear, dtype: torch.dtype) -> Linear4bit:
     """A linear layer as bitsandbytes' NF4 layer, on the same device."""
     import bitsandbytes as bnb
 
@@ -135,7 +145,7 @@ def _four_bit(layer, dtype):
     return new
 
 
-def _four_bit_shape(layer, dtype):
+def _four_bit_shape(layer: torch.nn.Linear, dtype: torch.dtype) -> Linear4bit:
     """Stands for a 4-bit layer where there are no numbers: bytes of the same sizes, and the same tensors made in each pass.
 
     It is a `Linear4bit` to PEFT. bitsandbytes' own cannot be made of fake tensors; benchmarks/estimates.py holds this one
@@ -147,23 +157,24 @@ def _four_bit_shape(layer, dtype):
     count = layer.weight.numel()
     blocks = -(-count // 64)
 
-    def turned_back(packed):
+    def turned_back(packed: torch.Tensor) -> torch.Tensor:
         torch.empty(blocks, dtype=torch.float32, device=packed.device)  # the scales, themselves turned back
         return torch.empty(layer.weight.shape, dtype=dtype, device=packed.device)
 
     class Product(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, x, packed, bias):
+        def forward(ctx: Any, x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             ctx.save_for_backward(packed)
             return torch.nn.functional.linear(x, turned_back(packed), bias)
 
         @staticmethod
-        def backward(ctx, gradient):
+        def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
             return gradient @ turned_back(ctx.saved_tensors[0]), None, None
 
     class Shape(Linear4bit):
-        def forward(self, x):
-            return Product.apply(x, self.weight, self.bias)
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            output: torch.Tensor = Product.apply(x, self.weight, self.bias)
+            return output
 
     made = Shape(layer.in_features, layer.out_features, layer.bias is not None, dtype, quant_type="nf4", device="meta")
     made.weight = torch.nn.Parameter(torch.empty(-(-count // 2), 1, dtype=torch.uint8, device="meta"), requires_grad=False)
@@ -179,7 +190,7 @@ def _four_bit_shape(layer, dtype):
     return made
 
 
-def run(model, plan: Plan, tracker=None, steps: int = 2) -> None:
+def run(model: Model, plan: Plan, tracker: Tracker | None = None, steps: int = 2) -> None:
     """Train for whole steps on made-up tokens: forward, backward, as often as accumulated, and the optimiser.
 
     Args:
@@ -211,7 +222,7 @@ def run(model, plan: Plan, tracker=None, steps: int = 2) -> None:
         optimizer.zero_grad(set_to_none=True)
 
 
-def loss_of(model, ids, plan: Plan):
+def loss_of(model: Model, ids: torch.Tensor, plan: Plan) -> torch.Tensor:
     """The step's loss: next-token loss for SFT, DPO's with its reference for DPO."""
     import torch
 
@@ -221,11 +232,12 @@ def loss_of(model, ids, plan: Plan):
         inputs["attention_mask"][0, -1] = 0
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=plan.precision == "amp"):
         if plan.objective == "sft":
-            return model(**inputs, labels=ids).loss
+            loss: torch.Tensor = model(**inputs, labels=ids).loss
+            return loss
         if plan.objective == "ppo":
             raise CourseError("PPO is estimated by the closed form only: its step is a loop of its own (way='formula')")
 
-        def sums(which):
+        def sums(which: Model) -> torch.Tensor:
             logits = which(**inputs).logits[:, :-1]
             return torch.log_softmax(logits, -1, dtype=torch.float32).gather(2, ids[:, 1:, None]).sum((1, 2))
 
@@ -236,7 +248,7 @@ def loss_of(model, ids, plan: Plan):
 
 
 @contextlib.contextmanager
-def without_packing():
+def without_packing() -> Iterator[None]:
     """transformers looks at position ids to see whether rows hold several sequences; fake ones it cannot read."""
     from transformers import masking_utils
 
@@ -248,7 +260,7 @@ def without_packing():
         masking_utils.find_packed_sequence_indices = found
 
 
-def make_optimizer(parameters: list, plan: Plan):
+def make_optimizer(parameters: Sequence[torch.nn.Parameter], plan: Plan) -> torch.optim.Optimizer | EightBitShape:
     """The optimiser a plan names."""
     import torch
 
@@ -260,7 +272,9 @@ def make_optimizer(parameters: list, plan: Plan):
         return EightBitShape(parameters, plan.device)
     import bitsandbytes as bnb
 
-    return (bnb.optim.PagedAdamW8bit if plan.optimizer.startswith("paged") else bnb.optim.AdamW8bit)(parameters, lr=1e-4)
+    kind = bnb.optim.PagedAdamW8bit if plan.optimizer.startswith("paged") else bnb.optim.AdamW8bit
+    made: torch.optim.Optimizer = kind(parameters, lr=1e-4)
+    return made
 
 
 class EightBitShape:
@@ -271,8 +285,9 @@ class EightBitShape:
 
     SMALLEST = 4096  # parameters with fewer values keep a float32 state
 
-    def __init__(self, parameters: list, device: str):
-        self.parameters, self.device, self.state = parameters, device, {}
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], device: str) -> None:
+        self.parameters, self.device = parameters, device
+        self.state: dict[torch.nn.Parameter, dict[int, torch.Tensor]] = {}
 
     def step(self) -> None:
         """Make the state, once, and on a CPU the copies."""
@@ -297,13 +312,13 @@ class EightBitShape:
             p.grad = None
 
 
-def is_fake(tensor) -> bool:
+def is_fake(tensor: torch.Tensor) -> bool:
     """Whether a tensor has a shape only."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     return isinstance(tensor, FakeTensor) or isinstance(getattr(tensor, "data", None), FakeTensor)
 
 
-def _phase(tracker, name: str) -> None:
+def _phase(tracker: Tracker | None, name: str) -> None:
     if tracker is not None:
         tracker.phase = name

@@ -8,8 +8,13 @@ needs inside itself for a moment does not show; benchmarks/estimates.py says how
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
 
 CATEGORIES = ("weights", "adapter", "gradients", "optimizer", "logits", "activations")
 
@@ -32,7 +37,7 @@ class Trace:
 class Tracker:
     """Keeps account of storages; `mode()` is the block in which operations are watched."""
 
-    def __init__(self, vocabulary: int, block: int = 1):
+    def __init__(self, vocabulary: int, block: int = 1) -> None:
         self.vocabulary, self.block = vocabulary, block
         self.phase = "forward"
         self.live = self.peak = 0
@@ -41,7 +46,7 @@ class Tracker:
         self.category: dict[int, str] = {}
         self._numbers: dict[int, int] = {}
 
-    def note(self, tensor, category: str | None = None) -> None:
+    def note(self, tensor: torch.Tensor, category: str | None = None) -> None:
         """Count a tensor's storage, once; a category given later overrides."""
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -73,7 +78,7 @@ class Tracker:
         """Start anew from what is live now."""
         self.peak, self.peak_at, self.peak_phase = self.live, len(self.events), self.phase
 
-    def mode(self):
+    def mode(self) -> TorchDispatchMode:
         """Context manager that watches every operation."""
         from torch.utils._python_dispatch import TorchDispatchMode
         from torch.utils._pytree import tree_leaves
@@ -81,7 +86,13 @@ class Tracker:
         tracker = self
 
         class Watch(TorchDispatchMode):
-            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            def __torch_dispatch__(
+                self,
+                function: Callable[..., Any],
+                types: Sequence[type],
+                args: tuple[Any, ...] = (),
+                kwargs: dict[str, Any] | None = None,
+            ) -> Any:
                 made = function(*args, **(kwargs or {}))
                 for tensor in tree_leaves(made):
                     if hasattr(tensor, "untyped_storage"):
@@ -98,7 +109,7 @@ class Tracker:
         return Trace(self.peak, self.peak_phase, at_peak)
 
 
-def trace(model, run: Callable, device_block: int = 1) -> Trace:
+def trace(model: torch.nn.Module, run: Callable[[Any, Tracker], object], device_block: int = 1) -> Trace:
     """Run a training step on fake tensors and say what it held at its highest.
 
     Args:
@@ -130,13 +141,13 @@ def trace(model, run: Callable, device_block: int = 1) -> Trace:
         return tracker.result()
 
 
-def replace_by_fakes(model) -> None:
+def replace_by_fakes(model: torch.nn.Module) -> None:
     """Give a model on the meta device fake parameters on the CPU; call it inside a FakeTensorMode."""
     import torch
 
-    made: dict[int, object] = {}
+    made: dict[int, torch.Tensor] = {}
 
-    def fake(tensor):
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in made:
             new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
             if isinstance(tensor, torch.nn.Parameter):
@@ -145,7 +156,8 @@ def replace_by_fakes(model) -> None:
         return made[id(tensor)]
 
     for module in model.modules():
-        for kind in (module._parameters, module._buffers):
+        both: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for kind in both:
             for name, tensor in list(kind.items()):
                 if tensor is not None and tensor.device.type == "meta":
                     kind[name] = fake(tensor)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 MB = 1e6
 
@@ -52,12 +53,12 @@ class MemoryReport:
             ("process peak", f"{self.process_peak / MB:,.0f} MB"),
             ("increase", f"{self.process_increase / MB:,.0f} MB"),
         ]
-        if self.gpu_allocated_peak is not None:
-            rows += [
-                ("GPU tensors, peak", f"{self.gpu_allocated_peak / MB:,.0f} MB"),
-                ("GPU reserved, peak", f"{self.gpu_reserved_peak / MB:,.0f} MB"),
-                ("GPU card in use", f"{self.gpu_in_use / MB:,.0f} MB"),
-            ]
+        on_gpu = {
+            "GPU tensors, peak": self.gpu_allocated_peak,
+            "GPU reserved, peak": self.gpu_reserved_peak,
+            "GPU card in use": self.gpu_in_use,  # None while the block lasts
+        }
+        rows += [(name, f"{size / MB:,.0f} MB") for name, size in on_gpu.items() if size is not None]
         return [*rows, ("time", f"{self.seconds:.1f} s")]
 
     def __str__(self) -> str:
@@ -129,8 +130,9 @@ class ProcessesPeak:
         parts: what each process held at the peak, as (name, bytes), the largest first.
     """
 
-    def __init__(self, own: bool = True):
-        self.bytes, self.parts = 0, []
+    def __init__(self, own: bool = True) -> None:
+        self.bytes = 0
+        self.parts: list[tuple[str, int]] = []
         self._own, self._stop, self._lap = own, threading.Event(), 0
 
     def lap(self) -> int:
@@ -138,12 +140,12 @@ class ProcessesPeak:
         self._lap, lap = 0, self._lap
         return lap
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self._stop.set()
         self._thread.join()
 
@@ -175,7 +177,8 @@ def _module_or_file(command: list[str]) -> str:
 def _resident() -> int:
     import psutil
 
-    return psutil.Process().memory_info().rss
+    resident: int = psutil.Process().memory_info().rss
+    return resident
 
 
 def release() -> None:
@@ -206,7 +209,7 @@ def _kernel_peak() -> int:
 class _Sampler:
     """Reads the resident size every 10 ms in a thread; misses what lives shorter."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.peak = _resident()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

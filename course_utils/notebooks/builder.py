@@ -262,14 +262,13 @@ def build(section: str, report: Callable[[str], object] = print) -> Path:
     }
     write(notebook, learner_file(name))
     _retell_overview()
-    report(
-        f"{name}: learner's edition ran in {cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB, in {learner_file(name)}"
-    )
+    took = f"{cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB"
+    report(f"{name}: learner's edition ran in {took}, in {learner_file(name)}")
     return learner_file(name)
 
 
 def _retell_overview() -> None:
-    """Bring the stored output of the first lesson's overview up to date: it shows each lesson's exercises and recorded time."""
+    """Bring the first lesson's overview up to date in its stored output: it shows each lesson's exercises and recorded time."""
     import nbformat
 
     from course_utils.notebooks.overview import overview

@@ -16,10 +16,18 @@ from __future__ import annotations
 import json
 import platform
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    # A (inputs, columns), B (columns, outputs), and whose each column is
+    Joined: TypeAlias = tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]
 
 KEEP = 16  # adapters in memory; each of rank 16 is 10 MB on the 135M model
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of layers with the same input
@@ -33,7 +41,7 @@ class Adapters:
         keep: adapters to hold in memory; the one that was not used for longest goes first.
     """
 
-    def __init__(self, model, keep: int = KEEP):
+    def __init__(self, model: PreTrainedModel, keep: int = KEEP) -> None:
         import torch
 
         self.keep = keep
@@ -41,10 +49,11 @@ class Adapters:
         head = model.get_output_embeddings()
         if type(head) is torch.nn.Linear:
             product = Product(head.weight.data, head.bias)
-            head.forward = lambda x: product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+            # PyTorch calls what the instance has before what its class has
+            head.forward = lambda x: product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)  # type: ignore[method-assign,assignment]
         self._layers = {name: layer for group in self.groups for name, layer in group.layers.items()}
-        self._loaded: OrderedDict[str, dict] = OrderedDict()
-        self._joined: OrderedDict[tuple, dict] = OrderedDict()
+        self._loaded: OrderedDict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]] = OrderedDict()
+        self._joined: OrderedDict[tuple[str, ...], dict[Group, Joined | None]] = OrderedDict()
 
     def load(self, name: str, folder: Path) -> None:
         """Read an adapter as PEFT saves it.
@@ -78,7 +87,7 @@ class Adapters:
             rank = config.get("rank_pattern", {}).get(layer, A.shape[0])
             alpha = config.get("alpha_pattern", {}).get(layer, config["lora_alpha"])
             scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-            kind = {"dtype": self.groups[0].dtype, "device": self.groups[0].device}
+            kind: dict[str, Any] = {"dtype": self.groups[0].dtype, "device": self.groups[0].device}
             found[layer] = (A.to(**kind), (B.float() * scaling).to(**kind))
         if not found:
             raise CourseError(f"the adapter in {folder.name} has no LoRA layers")
@@ -107,7 +116,7 @@ class Adapters:
             while len(self._joined) > 2:  # a combination takes as much memory as its adapters
                 self._joined.popitem(last=False)
         self._joined.move_to_end(together)
-        masks: dict[tuple, object] = {}
+        masks: dict[tuple[str, ...], torch.Tensor] = {}
         for group, joined in self._joined[together].items():
             group.adapter = joined and joined[:2]
             # whose each column is; no mask where all are every row's
@@ -129,7 +138,7 @@ class Adapters:
         joined = [tensor for held in self._joined.values() for found in held.values() if found for tensor in found[:2]]
         return sum(tensor.numel() * tensor.element_size() for tensor in alone + joined)
 
-    def _join(self, group: Group, together: tuple) -> tuple | None:
+    def _join(self, group: Group, together: tuple[str, ...]) -> Joined | None:
         """A (inputs, columns), B (columns, outputs), and whose each column is, for the adapters of a batch; None if none."""
         import torch
 
@@ -162,7 +171,7 @@ class Product:
         bias: (outputs), or None.
     """
 
-    def __init__(self, weight, bias=None):
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         import torch
 
         self.weight, self.bias, self.way = weight, bias, "as it is"
@@ -173,12 +182,13 @@ class Product:
         elif weight.dtype == torch.bfloat16 and platform.machine().lower() in ("x86_64", "amd64"):
             self.weight, self.way = torch.ops.mkldnn._reorder_linear_weight(weight, 16), "packed"  # right for any rows
 
-    def __call__(self, x):
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(rows, inputs) → (rows, outputs)."""
         import torch
 
         if self.way == "packed":
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+            output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+            return output
         if self.way == "as it is":
             return torch.nn.functional.linear(x, self.weight, self.bias)
         return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
@@ -191,22 +201,26 @@ class Group:
         layers: name → layer, in the order in which the model calls them; their weights move into one.
     """
 
-    def __init__(self, layers: dict):
+    def __init__(self, layers: Mapping[str, torch.nn.Linear]) -> None:
         import torch
 
-        self.layers, self.adapter, self.mask = layers, None, None
+        self.layers = layers
+        self.adapter: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.mask: torch.Tensor | None = None
         modules = list(layers.values())
         self.dtype, self.device = modules[0].weight.dtype, modules[0].weight.device
         self.sizes = [module.out_features for module in modules]
         bias = None if modules[0].bias is None else torch.cat([module.bias.data for module in modules])
         self.product = Product(torch.cat([module.weight.data for module in modules]), bias)
-        self._input, self._outputs = None, ()
+        self._input: torch.Tensor | None = None
+        self._outputs: tuple[torch.Tensor, ...] = ()
         for number, module in enumerate(modules):
             # what nobody reads any more goes, a name for its shape stays
             module.weight = torch.nn.Parameter(module.weight.to("meta"), requires_grad=False)
-            module.forward = self._whole if len(modules) == 1 else self._part(number)
+            own = self._whole if len(modules) == 1 else self._part(number)
+            module.forward = own  # type: ignore[method-assign,assignment]  # as above
 
-    def _whole(self, x):
+    def _whole(self, x: torch.Tensor) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
         output = self.product(flat)
         if self.adapter is not None:
@@ -217,10 +231,10 @@ class Group:
             output.addmm_(inner, B)
         return output.view(*x.shape[:-1], -1)
 
-    def _part(self, number: int):
+    def _part(self, number: int) -> Callable[[torch.Tensor], torch.Tensor]:
         last = len(self.layers) - 1
 
-        def forward(x):
+        def forward(x: torch.Tensor) -> torch.Tensor:
             if self._input is not x:
                 self._input, self._outputs = x, self._whole(x).split(self.sizes, dim=-1)
             output = self._outputs[number]
@@ -231,7 +245,7 @@ class Group:
         return forward
 
 
-def _groups(model) -> list[Group]:
+def _groups(model: PreTrainedModel) -> list[Group]:
     """All linear layers but the head, which no adapter of the service has."""
     import torch
 
@@ -252,7 +266,9 @@ def _groups(model) -> list[Group]:
     return groups
 
 
-def _mask(owners: tuple, names: Sequence[str | None], lengths: Sequence[int] | None, like):
+def _mask(
+    owners: tuple[str, ...], names: Sequence[str | None], lengths: Sequence[int] | None, like: torch.Tensor
+) -> torch.Tensor:
     """(rows, 1, columns), or (1, positions of all rows, columns): one where a column is the row's own."""
     import torch
 

@@ -16,8 +16,9 @@ import secrets
 import shutil
 import time
 from collections import deque
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -34,6 +35,15 @@ from course_utils.openai_server.chat import Chat, ChatRequest
 from course_utils.openai_server.errors import ApiError, invalid
 from course_utils.openai_server.jobs import CreateJob, Jobs, Runner, public, shown
 from course_utils.openai_server.store import Store, new_id
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from starlette.datastructures import FormData
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from course_utils.openai_server.chat import Completion
+    from course_utils.openai_server.serving import Loader
 
 MAX_FILE = 512 * 1024 * 1024  # bytes; the hosted service's limit
 MAX_JSON = 8 * 1024 * 1024
@@ -69,7 +79,7 @@ class Service:
     store: Store
     jobs: Jobs
     runner: Runner
-    chat: Any
+    chat: Loader
     base: str
     key: str
     names: tuple[str, ...] = ()
@@ -112,7 +122,7 @@ def build(service: Service) -> FastAPI:
     _chat(app, service)
 
     @app.get("/health")
-    def health() -> dict:
+    def health() -> dict[str, Any]:
         chat = service.chat.loaded
         return {
             "status": "ok",
@@ -133,7 +143,7 @@ def build(service: Service) -> FastAPI:
 def _files(app: FastAPI, service: Service) -> None:
     store = service.store
 
-    def of(file_id: str) -> dict:
+    def of(file_id: str) -> dict[str, Any]:
         found = store.get("file", file_id)
         if found and found.get("expires_at") and found["expires_at"] <= time.time():
             store.delete_file(file_id)
@@ -142,12 +152,12 @@ def _files(app: FastAPI, service: Service) -> None:
             raise errors.no_such_file(file_id)
         return found
 
-    @app.post("/v1/files")
-    async def create(request: Request):
+    @app.post("/v1/files", response_model=None)
+    async def create(request: Request) -> JSONResponse:
         return await _upload(request, service)
 
-    @app.get("/v1/files")
-    def files(request: Request):
+    @app.get("/v1/files", response_model=None)
+    def files(request: Request) -> dict[str, Any]:
         query = Query(request)
         purpose = query.text("purpose")
         where = {"purpose": purpose} if purpose else None
@@ -158,25 +168,25 @@ def _files(app: FastAPI, service: Service) -> None:
         page = store.page("file", after=after, limit=limit, newest_first=query.newest_first(), where=where)
         return _list(page, FileObject, ends="")
 
-    @app.get("/v1/files/{file_id}")
-    def retrieve(file_id: str):
+    @app.get("/v1/files/{file_id}", response_model=None)
+    def retrieve(file_id: str) -> dict[str, Any]:
         return _checked(FileObject, of(file_id))
 
-    @app.delete("/v1/files/{file_id}")
-    def delete(file_id: str):
+    @app.delete("/v1/files/{file_id}", response_model=None)
+    def delete(file_id: str) -> dict[str, Any]:
         of(file_id)
         if not store.delete_file(file_id):
             raise errors.no_such_file(file_id)
         return _checked(FileDeleted, {"id": file_id, "object": "file", "deleted": True})
 
-    @app.get("/v1/files/{file_id}/content")
-    def content(file_id: str):
+    @app.get("/v1/files/{file_id}/content", response_model=None)
+    def content(file_id: str) -> Response:
         file = of(file_id)
         path = store.file_path(file_id)
         if file["purpose"] == "fine-tune-results" and not service.base64_results:
             return Response(base64.b64decode(path.read_bytes()), media_type="application/octet-stream")
 
-        def read():
+        def read() -> Iterator[bytes]:
             with path.open("rb") as source:
                 while block := source.read(1 << 20):
                     yield block
@@ -203,7 +213,7 @@ async def _upload(request: Request, service: Service) -> JSONResponse:
             raise invalid("file", "'file' is a required property")
         if purpose is None:
             raise invalid("purpose", "'purpose' is a required property")
-        if purpose not in PURPOSES:
+        if not isinstance(purpose, str) or purpose not in PURPOSES:
             raise invalid("purpose", f"{str(purpose)[:80]!r} is not one of {list(PURPOSES)}")
         if unknown := set(form) - FORM_FIELDS:
             raise invalid(None, f"Unrecognized request argument supplied: {min(unknown)[:80]}")
@@ -220,7 +230,7 @@ async def _upload(request: Request, service: Service) -> JSONResponse:
     return JSONResponse(_checked(FileObject, body))
 
 
-def _store_upload(store: Store, source, filename: str, purpose: str, expires_at: int | None) -> dict:
+def _store_upload(store: Store, source: IO[bytes], filename: str, purpose: str, expires_at: int | None) -> dict[str, Any]:
     scratch = store.scratch("upload")
     try:
         with scratch.open("wb") as target:
@@ -232,7 +242,7 @@ def _store_upload(store: Store, source, filename: str, purpose: str, expires_at:
         raise ApiError(507, f"The file could not be stored: {error.strerror}", type="server_error") from error
 
 
-def _expiry(form) -> int | None:
+def _expiry(form: FormData) -> int | None:
     anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
     if isinstance(whole := form.get("expires_after"), str):  # as one JSON part instead of one part a field
         try:
@@ -263,51 +273,51 @@ def _expiry(form) -> int | None:
 def _jobs(app: FastAPI, service: Service) -> None:
     store, jobs = service.store, service.jobs
 
-    @app.post("/v1/fine_tuning/jobs")
-    async def create(request: Request):
+    @app.post("/v1/fine_tuning/jobs", response_model=None)
+    async def create(request: Request) -> dict[str, Any]:
         asked = _read(CreateJob, await _json(request))
         service.check_budget()
         job = await run_in_threadpool(jobs.create, asked)
         service.runner.wake()
         return shown(job)
 
-    @app.get("/v1/fine_tuning/jobs")
-    def jobs_list(request: Request):
+    @app.get("/v1/fine_tuning/jobs", response_model=None)
+    def jobs_list(request: Request) -> dict[str, Any]:
         query = Query(request)
         page = store.page("job", after=query.text("after"), limit=query.limit(20, 100), where=query.metadata())
         return {"object": "list", "data": [shown(job) for job in page[0]], "has_more": page[1]}
 
-    @app.get("/v1/fine_tuning/jobs/{job_id}")
-    def retrieve(job_id: str):
+    @app.get("/v1/fine_tuning/jobs/{job_id}", response_model=None)
+    def retrieve(job_id: str) -> dict[str, Any]:
         return shown(jobs.get(job_id))
 
-    @app.post("/v1/fine_tuning/jobs/{job_id}/cancel")
-    def cancel(job_id: str):
+    @app.post("/v1/fine_tuning/jobs/{job_id}/cancel", response_model=None)
+    def cancel(job_id: str) -> dict[str, Any]:
         job = jobs.cancel(job_id)
         service.runner.stop(job_id)
         return shown(job)
 
-    @app.post("/v1/fine_tuning/jobs/{job_id}/pause")
-    def pause(job_id: str):
+    @app.post("/v1/fine_tuning/jobs/{job_id}/pause", response_model=None)
+    def pause(job_id: str) -> dict[str, Any]:
         job = jobs.pause(job_id)
         service.runner.stop(job_id)
         return shown(job)
 
-    @app.post("/v1/fine_tuning/jobs/{job_id}/resume")
-    def resume(job_id: str):
+    @app.post("/v1/fine_tuning/jobs/{job_id}/resume", response_model=None)
+    def resume(job_id: str) -> dict[str, Any]:
         job = jobs.resume(job_id)
         service.runner.wake()
         return shown(job)
 
-    @app.get("/v1/fine_tuning/jobs/{job_id}/events")
-    def events(job_id: str, request: Request):
+    @app.get("/v1/fine_tuning/jobs/{job_id}/events", response_model=None)
+    def events(job_id: str, request: Request) -> dict[str, Any]:
         jobs.get(job_id)
         query = Query(request)
         found, more = store.page("event", job_id, query.text("after"), query.limit(20, 100))
         return {"object": "list", "data": [_checked(FineTuningJobEvent, event) for event in found], "has_more": more}
 
-    @app.get("/v1/fine_tuning/jobs/{job_id}/checkpoints")
-    def checkpoints(job_id: str, request: Request):
+    @app.get("/v1/fine_tuning/jobs/{job_id}/checkpoints", response_model=None)
+    def checkpoints(job_id: str, request: Request) -> dict[str, Any]:
         jobs.get(job_id)
         query = Query(request)
         page = store.page("checkpoint", job_id, query.text("after"), query.limit(10, 100))
@@ -322,8 +332,8 @@ def _permissions(app: FastAPI, service: Service) -> None:
         if store.get("model", checkpoint) is None:
             raise errors.no_such_model(checkpoint)
 
-    @app.get(path)
-    def permissions(checkpoint: str, request: Request):
+    @app.get(path, response_model=None)
+    def permissions(checkpoint: str, request: Request) -> dict[str, Any]:
         check(checkpoint)
         query = Query(request)
         order = query.one_of("order", ("ascending", "descending"))
@@ -338,16 +348,16 @@ def _permissions(app: FastAPI, service: Service) -> None:
         )
         return _list(page, None, ends=None)
 
-    @app.post(path)
-    async def create(checkpoint: str, request: Request):
+    @app.post(path, response_model=None)
+    async def create(checkpoint: str, request: Request) -> dict[str, Any]:
         asked = _read(NewPermissions, await _json(request))
         check(checkpoint)
 
-        def add():
+        def add() -> list[dict[str, Any]]:
             made = []
             with store.transaction():
                 for project in dict.fromkeys(asked.project_ids):
-                    body = {
+                    body: dict[str, Any] = {
                         "id": new_id("permission"),
                         "object": "checkpoint.permission",
                         "created_at": int(time.time()),
@@ -358,8 +368,8 @@ def _permissions(app: FastAPI, service: Service) -> None:
 
         return _list((await run_in_threadpool(add), False), None, ends=None)
 
-    @app.delete(path + "/{permission_id}")
-    def delete(checkpoint: str, permission_id: str):
+    @app.delete(path + "/{permission_id}", response_model=None)
+    def delete(checkpoint: str, permission_id: str) -> dict[str, Any]:
         check(checkpoint)
         if permission_id not in {found["id"] for found in store.all("permission", checkpoint)}:
             raise ApiError(404, f"No such permission: {permission_id}", param="permission_id")
@@ -373,27 +383,27 @@ def _permissions(app: FastAPI, service: Service) -> None:
 def _models(app: FastAPI, service: Service) -> None:
     store = service.store
 
-    def bases() -> list[dict]:
+    def bases() -> list[dict[str, Any]]:
         stand_in = f"local stand-in: {service.base}"
         return [
             {"id": name, "object": "model", "created": service.started, "owned_by": owner, "shutdown_date": None}
             for name, owner in [(service.base, "local"), *((name, stand_in) for name in service.names)]
         ]
 
-    @app.get("/v1/models")
-    def models():
+    @app.get("/v1/models", response_model=None)
+    def models() -> dict[str, Any]:
         tuned = [public(model) for model in store.all("model") if not model["_checkpoint"]]
         return {"object": "list", "data": [_checked(Model, model) for model in [*bases(), *tuned]]}
 
-    @app.get("/v1/models/{name:path}")
-    def retrieve(name: str):
+    @app.get("/v1/models/{name:path}", response_model=None)
+    def retrieve(name: str) -> dict[str, Any]:
         found = store.get("model", name) or next((model for model in bases() if model["id"] == name), None)
         if found is None:
             raise errors.no_such_model(name)
         return _checked(Model, public(found))
 
-    @app.delete("/v1/models/{name:path}")
-    def delete(name: str):
+    @app.delete("/v1/models/{name:path}", response_model=None)
+    def delete(name: str) -> dict[str, Any]:
         if any(model["id"] == name for model in bases()):
             raise ApiError(403, f"The model '{name}' is a base model and can't be deleted", param="model")
         with store.transaction():
@@ -410,7 +420,7 @@ def _models(app: FastAPI, service: Service) -> None:
 
 
 def _chat(app: FastAPI, service: Service) -> None:
-    def adapter_of(name: str):
+    def adapter_of(name: str) -> tuple[str, Path] | None:
         found = service.store.get("model", name)
         if found is not None:
             return found["_folder"], service.store.model_folder(found["_folder"])
@@ -418,8 +428,8 @@ def _chat(app: FastAPI, service: Service) -> None:
             return None
         raise errors.no_such_model(name)
 
-    @app.post("/v1/chat/completions")
-    async def create(request: Request):
+    @app.post("/v1/chat/completions", response_model=None)
+    async def create(request: Request) -> Response:
         asked = _read(ChatRequest, await _json(request))
         adapter = await run_in_threadpool(adapter_of, asked.model)
         if service.token_budget is not None:
@@ -438,7 +448,7 @@ def _chat(app: FastAPI, service: Service) -> None:
             service.answered_tokens += completion.usage["total_tokens"]
 
 
-async def _counted(completion, service: Service):
+async def _counted(completion: Completion, service: Service) -> AsyncIterator[str]:
     try:
         async for piece in completion.stream():
             yield piece
@@ -447,10 +457,10 @@ async def _counted(completion, service: Service):
         service.answered_tokens += completion.usage["total_tokens"]
 
 
-def _cancel_when_gone(request: Request, completion):
+def _cancel_when_gone(request: Request, completion: Completion) -> asyncio.Task[None]:
     """A client that went away is no reason to go on; returns the task that looks out for it."""
 
-    async def watch():
+    async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
         completion.cancel()
@@ -477,11 +487,11 @@ async def _json(request: Request) -> Any:
     return value
 
 
-def _no_number(text: str):
+def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-def _deeper_than(value, limit: int) -> bool:
+def _deeper_than(value: Any, limit: int) -> bool:
     level = [value]
     for _ in range(limit):
         level = [
@@ -495,7 +505,7 @@ def _deeper_than(value, limit: int) -> bool:
     return True
 
 
-def _read(kind: type[Asked], body) -> Asked:
+def _read(kind: type[Asked], body: Any) -> Asked:
     """A body as what is asked for, strictly: "1" is no number and 1 no text.
 
     Raises:
@@ -522,7 +532,7 @@ def _read(kind: type[Asked], body) -> Asked:
         raise ApiError(400, NOT_JSON) from error
 
 
-def _keys(value) -> set:
+def _keys(value: Any) -> set[Any]:
     found, stack = set(), [value]
     while stack:
         item = stack.pop()
@@ -534,7 +544,7 @@ def _keys(value) -> set:
     return found
 
 
-def _name_of(value) -> str:
+def _name_of(value: Any) -> str:
     names = {type(None): "null", str: "a string", list: "an array", bool: "a boolean", int: "an integer", float: "a decimal"}
     return names.get(type(value), "something else")
 
@@ -542,7 +552,7 @@ def _name_of(value) -> str:
 class Query:
     """Parameters of an address, checked."""
 
-    def __init__(self, request: Request):
+    def __init__(self, request: Request) -> None:
         self.values = request.query_params
 
     def text(self, name: str) -> str | None:
@@ -570,7 +580,7 @@ class Query:
         """The order asked for, newest first unless said otherwise."""
         return self.one_of("order", ("asc", "desc")) != "asc"
 
-    def metadata(self) -> dict | None:
+    def metadata(self) -> dict[str, str] | None:
         """`metadata[key]=value`, or `metadata=null` for none, as what documents must have."""
         found = {}
         for name, value in self.values.multi_items():
@@ -586,23 +596,25 @@ class Query:
 # -- writing responses --------------------------------------------------------------------------------------------------
 
 
-def _checked(kind, body: dict) -> dict:
+def _checked(kind: type[BaseModel], body: dict[str, Any]) -> dict[str, Any]:
     """A document, once the official client's own type has accepted it."""
     return kind.model_validate(body).model_dump(mode="json", exclude_unset=True)
 
 
-def _list(page: tuple[list[dict], bool], kind, ends: str | None) -> dict:
+def _list(page: tuple[list[dict[str, Any]], bool], kind: type[BaseModel] | None, ends: str | None) -> dict[str, Any]:
     found, more = page
     data = [_checked(kind, body) if kind else body for body in found]
     first, last = (data[0]["id"], data[-1]["id"]) if data else (ends, ends)
     return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": more}
 
 
-def _refused(request: Request, error: ApiError) -> JSONResponse:
+def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
     return JSONResponse(error.body, error.status, error.headers)
 
 
-def _unknown_route(request: Request, error: HTTPException) -> JSONResponse:
+def _unknown_route(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
     method, path = request.method, request.url.path
     if error.status_code == 405:
         message = f"Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different HTTP method?)"
@@ -623,18 +635,18 @@ def _bug(request: Request, error: Exception) -> JSONResponse:
 class Gate:
     """What every request passes: from this machine, with the key, not too many, not too large; and its id."""
 
-    def __init__(self, app, service: Service):
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
         self.times: deque[float] = deque()
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
 
-        async def send_with_headers(message):
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 took = f"{1000 * (time.perf_counter() - started):.0f}".encode()
                 message["headers"] = [
@@ -654,10 +666,10 @@ class Gate:
         except ApiError as error:
             await JSONResponse(error.body, error.status, error.headers)(scope, receive, send_with_headers)
 
-    def _limit(self, scope) -> int:
+    def _limit(self, scope: Scope) -> int:
         return self.service.max_file + MAX_JSON if scope["path"] == "/v1/files" else MAX_JSON
 
-    def _check(self, scope) -> None:
+    def _check(self, scope: Scope) -> None:
         client = scope.get("client")
         if client and client[0] not in ("127.0.0.1", "::1", "testclient"):
             raise ApiError(403, "This server answers to its own machine only.", code="not_local")
@@ -689,7 +701,7 @@ class Body:
     A client that is still sending would see a broken connection, and not the reason.
     """
 
-    def __init__(self, receive, limit: int):
+    def __init__(self, receive: Receive, limit: int) -> None:
         self.receive, self.limit, self.seen = receive, limit, 0
 
     async def check(self, length: bytes | None) -> None:
@@ -697,7 +709,7 @@ class Body:
         if length is not None and (not length.isdigit() or int(length) > self.limit):
             await self._refuse()
 
-    async def __call__(self):
+    async def __call__(self) -> Message:
         """The next message, as ASGI has it."""
         message = await self.receive()
         if message["type"] == "http.request":
@@ -706,7 +718,7 @@ class Body:
                 await self._refuse(message)
         return message
 
-    async def _refuse(self, message: dict | None = None) -> None:
+    async def _refuse(self, message: Message | None = None) -> NoReturn:
         most = self.seen + 4 * self.limit
         while message is None or (message["type"] == "http.request" and message.get("more_body") and self.seen < most):
             message = await self.receive()

@@ -7,7 +7,9 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,8 +21,12 @@ from course_utils.openai_server.messages import flatten
 from course_utils.openai_server.sampling import Sampling, Token, check_schema
 from course_utils.openai_server.store import random_letters
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 MOST_CHOICES = 128
 MARK = "the text"
+Adapter = tuple[str, Path]  # name and folder
 Text = Annotated[str, Field(max_length=1_000_000)]
 
 
@@ -94,10 +100,10 @@ class Chat:
         context: the most tokens that prompt and answer may have together.
     """
 
-    def __init__(self, engine: Engine, context: int):
+    def __init__(self, engine: Engine, context: int) -> None:
         self.engine, self.context = engine, context
 
-    async def begin(self, request: ChatRequest, adapter) -> Completion:
+    async def begin(self, request: ChatRequest, adapter: Adapter | None) -> Completion:
         """Check a request and hand it to the engine.
 
         Args:
@@ -163,11 +169,20 @@ class Chat:
 class Completion:
     """A request at work: what comes from the engine's thread, on its way to the event loop."""
 
-    def __init__(self, engine: Engine, request: ChatRequest, adapter, prompt: list[int], sampling: Sampling, limit: int):
+    def __init__(
+        self,
+        engine: Engine,
+        request: ChatRequest,
+        adapter: Adapter | None,
+        prompt: list[int],
+        sampling: Sampling,
+        limit: int,
+    ) -> None:
         self.tokenizer, self.request, self._engine = engine.tokenizer, request, engine
         self.id, self.created = f"chatcmpl-{random_letters(29)}", int(time.time())
         self.prompt_tokens, self.logprobs = len(prompt), sampling.top is not None
-        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[tuple[int, str, list[Token], str | Exception | None]] = asyncio.Queue()
         stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
         self.choices = [Choice(self.tokenizer, [stop for stop in stops if stop]) for _ in range(request.n or 1)]
         self.answers = [
@@ -177,8 +192,8 @@ class Completion:
                 # several choices of one seed differ from each other, and are the same again next time
                 _with_seed(sampling, request.seed, index),
                 limit,
-                on_token=lambda token, index=index: self._on_token(index, token),
-                on_end=lambda reason, index=index: self._on_end(index, reason),
+                on_token=partial(self._on_token, index),
+                on_end=partial(self._on_end, index),
             )
             for index in range(len(self.choices))
         ]
@@ -214,7 +229,7 @@ class Completion:
             answer.cancelled = True
 
     @property
-    def usage(self) -> dict:
+    def usage(self) -> dict[str, Any]:
         """Tokens so far."""
         made = sum(choice.tokens for choice in self.choices)
         return {
@@ -230,7 +245,7 @@ class Completion:
             },
         }
 
-    async def whole(self) -> dict:
+    async def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
         texts = [""] * len(self.choices)
         tokens: list[list[Token]] = [[] for _ in self.choices]
@@ -239,7 +254,7 @@ class Completion:
             texts[index] += text
             tokens[index] += new
             reasons[index] = reason or reasons[index]
-        choices = [
+        choices: list[dict[str, Any]] = [
             {
                 "index": index,
                 "message": {"role": "assistant", "content": texts[index], "refusal": None, "annotations": []},
@@ -278,7 +293,7 @@ class Completion:
         """Whether the stream is to end with the tokens used."""
         return bool(self.request.stream_options and self.request.stream_options.include_usage)
 
-    def _chunk(self, choices: list[dict], extra: dict) -> str:
+    def _chunk(self, choices: list[dict[str, Any]], extra: dict[str, Any]) -> str:
         for choice in choices:
             choice.setdefault("finish_reason", None)
             choice.setdefault("logprobs", None)
@@ -286,7 +301,7 @@ class Completion:
         checked = ChatCompletionChunk.model_validate(body)
         return f"data: {checked.model_dump_json(exclude_unset=True)}\n\n"
 
-    def _text_chunks(self, extra: dict) -> list[tuple[str, str]]:
+    def _text_chunks(self, extra: dict[str, Any]) -> list[tuple[str, str]]:
         """For each choice what stands before and after the text of a chunk that is nothing but text.
 
         A token comes every few milliseconds for each stream, and building an object for it takes from the model's thread.
@@ -297,7 +312,7 @@ class Completion:
             made.append((before, after))
         return made
 
-    def _frame(self, kind: str, choices: list[dict]) -> dict:
+    def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
             "id": self.id,
             "object": kind,
@@ -308,11 +323,11 @@ class Completion:
             "choices": choices,
         }
 
-    def _logprobs(self, tokens: list[Token]) -> dict | None:
+    def _logprobs(self, tokens: list[Token]) -> dict[str, Any] | None:
         if not self.logprobs:
             return None
 
-        def described(token: int, value: float) -> dict:
+        def described(token: int, value: float | None) -> dict[str, Any]:
             text = self.tokenizer.decode([token])
             return {"token": text, "logprob": value, "bytes": list(text.encode("utf-8"))}
 
@@ -338,14 +353,14 @@ class Completion:
         choice = self.choices[index]
         self._tell(index, choice.rest(), choice.take() if self.logprobs else [], reason)
 
-    def _tell(self, *piece) -> None:
+    def _tell(self, *piece: Any) -> None:
         self._engine.post(self._loop, self._queue.put_nowait, piece)
 
 
 class Choice:
     """Tokens of one answer as text that is safe to send: no half characters, nothing that may be a stop sequence's start."""
 
-    def __init__(self, tokenizer, stops: list[str]):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: list[str]) -> None:
         from tokenizers.decoders import DecodeStream
 
         self.tokenizer, self.stops = tokenizer, stops

@@ -16,9 +16,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from course_utils.openai_server.adapters import Adapters
 from course_utils.openai_server.sampling import Sampler, Sampling, Token
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Loaded: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+    Delivery: TypeAlias = tuple[Callable[..., object], tuple[Any, ...]]  # what to call, and with what
 
 ROWS = 16  # requests at once
 PREFILL_TOKENS = 256  # tokens of prompts between two steps of those that run
@@ -68,19 +78,20 @@ class Engine:
         Exception: what `load` raised.
     """
 
-    def __init__(self, load: Callable[[], tuple], rows: int = ROWS):
+    def __init__(self, load: Callable[[], Loaded], rows: int = ROWS) -> None:
         self.rows = rows
-        self._waiting: queue.SimpleQueue = queue.SimpleQueue()
+        # answers to take in, an adapter to forget, or None for the end
+        self._waiting: queue.SimpleQueue[list[Answer] | str | None] = queue.SimpleQueue()
         self._running: list[Answer] = []
         self._held: list[Answer] = []  # waiting for a free row
         self._closed = False
-        self._outbox: list[tuple] = []
-        self._loaded: Future = Future()
+        self._outbox: list[tuple[asyncio.AbstractEventLoop, Callable[..., object], tuple[Any, ...]]] = []
+        self._loaded: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, args=(load,), name="engine", daemon=True)
         self._thread.start()
         self._loaded.result()
 
-    def _load(self, load: Callable[[], tuple]) -> None:
+    def _load(self, load: Callable[[], Loaded]) -> None:
         self.model, self.tokenizer = load()
         self.adapters = Adapters(self.model)
         self.cache = Columns(self.model)
@@ -94,7 +105,7 @@ class Engine:
         """Take answers in; those of one call that have the same prompt and adapter share the work on it."""
         self._waiting.put(list(answers))
 
-    def post(self, loop, deliver: Callable, *what) -> None:
+    def post(self, loop: asyncio.AbstractEventLoop, deliver: Callable[..., object], *what: Any) -> None:
         """From the engine's thread: have an event loop call something. All calls of a step go together, in one wake-up."""
         self._outbox.append((loop, deliver, what))
 
@@ -122,7 +133,7 @@ class Engine:
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
-    def _work(self, load: Callable[[], tuple]) -> None:
+    def _work(self, load: Callable[[], Loaded]) -> None:
         import torch
 
         try:
@@ -172,7 +183,9 @@ class Engine:
         Few at a time: larger pieces are no faster on a CPU, and those that run already would wait for longer.
         """
         self._held = [answer for answer in self._held if not self._gone(answer)]
-        chosen, prompts, tokens = [], set(), 0
+        chosen: list[Answer] = []
+        prompts: set[tuple[tuple[int, ...], str | None]] = set()
+        tokens = 0
         for answer in self._held[: self.rows - len(self._running)]:
             if (key := _shared(answer)) not in prompts:
                 tokens += len(answer.prompt)
@@ -201,7 +214,7 @@ class Engine:
         self._running += ready
         self._choose(logits, ready)
 
-    def _prefill(self, answers: list[Answer]):
+    def _prefill(self, answers: list[Answer]) -> torch.Tensor:
         """Prompts through the model, behind one another as one row; returns (answers, vocabulary) logits of the next tokens.
 
         Padded to one length, short ones would cost as much as the longest.
@@ -246,7 +259,14 @@ class Engine:
             answer.length += 1
         self._choose(logits, list(self._running))
 
-    def _forward(self, ids, mask, positions, cache, kept):
+    def _forward(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        cache: Fresh | Columns,
+        kept: torch.Tensor,
+    ) -> torch.Tensor:
         """(rows, kept, vocabulary) float32 logits at the positions `kept`."""
         output = self.model(
             input_ids=ids,
@@ -256,14 +276,17 @@ class Engine:
             logits_to_keep=kept,  # as a list of positions: see training.batching.run
             **{self._cache_name: cache},
         )
-        return output.logits.float()
+        logits: torch.Tensor = output.logits.float()
+        return logits
 
-    def _choose(self, logits, answers: list[Answer]) -> None:
+    def _choose(self, logits: torch.Tensor, answers: list[Answer]) -> None:
         """Pick each answer's next token, tell whoever waits for it, and let go of those that are finished."""
         greedy = logits.argmax(1).tolist()
         finished = []
         for row, answer in enumerate(answers):
+            reason: str | Exception | None
             try:
+                assert answer.sampler is not None  # it was made when the answer was admitted
                 token = answer.sampler.choose(logits[row], greedy[row])
                 answer.last = token.id
                 if token.id in self.ends:
@@ -299,12 +322,12 @@ class Engine:
             self.cache.keep(len(self._running))
 
 
-def _shared(answer: Answer) -> tuple:
+def _shared(answer: Answer) -> tuple[tuple[int, ...], str | None]:
     """Equal for answers whose prompts go through the model once."""
     return tuple(answer.prompt), answer.adapter and answer.adapter[0]
 
 
-def _deliver(posted: list[tuple]) -> None:
+def _deliver(posted: list[Delivery]) -> None:
     for deliver, what in posted:
         deliver(*what)
 
@@ -314,15 +337,17 @@ class Fresh:
 
     is_compileable = False
 
-    def __init__(self):
-        self.layers: list[tuple] = []
+    def __init__(self) -> None:
+        self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def update(self, key, value, layer_idx, *_, **__):
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Remember what a layer made, (1, heads, positions, width) each; nothing came before."""
         self.layers.append((key, value))
         return key, value
 
-    def get_seq_length(self, *_):
+    def get_seq_length(self, *_: Any) -> int:
         """Positions before."""
         return 0
 
@@ -332,13 +357,13 @@ class Columns:
 
     is_compileable = False
 
-    def __init__(self, model):
+    def __init__(self, model: PreTrainedModel) -> None:
         config = model.config.get_text_config()
         self.layers = config.num_hidden_layers
         self.heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         self.width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.dtype, self.device = model.dtype, model.device
-        self.held = None
+        self.held: torch.Tensor | None = None
         self.clear()
 
     def clear(self) -> None:
@@ -358,18 +383,18 @@ class Columns:
         import torch
 
         length = max(size for _, size in parts)
-        self._reserve(self.rows + len(parts), behind=length, ahead=1)
+        held = self._reserve(self.rows + len(parts), behind=length, ahead=1)
         place = slice(self.rows, self.rows + len(parts))
         # (rows, columns): what lies before a prompt is masked, and may be anything
         source = torch.tensor([[max(0, begin + size - length + i) for i in range(length)] for begin, size in parts])
         source = source.to(self.device)
         for layer, pair in enumerate(fresh.layers):
             for which, tensor in enumerate(pair):
-                self.held[layer, which, place, :, self.at - length : self.at] = tensor[0][:, source].transpose(0, 1)
+                held[layer, which, place, :, self.at - length : self.at] = tensor[0][:, source].transpose(0, 1)
         self.rows += len(parts)
         self.longest = max(self.longest, length)
 
-    def open_column(self, lengths: list[int], dtype):
+    def open_column(self, lengths: list[int], dtype: torch.dtype) -> torch.Tensor:
         """Make a column for one more token; returns the mask (rows, 1, 1, columns) that goes with it.
 
         Args:
@@ -389,18 +414,24 @@ class Columns:
         mask = torch.zeros(hidden.shape, dtype=dtype, device=self.device).masked_fill_(hidden, torch.finfo(dtype).min)
         return mask[:, None, None, :]
 
-    def update(self, key, value, layer_idx, *_, **__):
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new column of a layer, (rows, heads, 1, width) each, and give all that the rows may look at."""
+        held = self.held
+        assert held is not None
         for which, new in enumerate((key, value)):
-            self.held[layer_idx, which, : self.rows, :, self.at - 1] = new[:, :, 0]
-        return tuple(self.held[layer_idx, which, : self.rows, :, self._view] for which in (0, 1))
+            held[layer_idx, which, : self.rows, :, self.at - 1] = new[:, :, 0]
+        keys, values = (held[layer_idx, which, : self.rows, :, self._view] for which in (0, 1))
+        return keys, values
 
-    def get_seq_length(self, *_):
+    def get_seq_length(self, *_: Any) -> int:
         """Columns in use."""
         return self.at
 
     def move(self, source: int, target: int) -> None:
         """Copy a row over another."""
+        assert self.held is not None
         self.held[:, :, target] = self.held[:, :, source]
 
     def keep(self, rows: int) -> None:
@@ -409,22 +440,25 @@ class Columns:
         if rows == 0:
             self.clear()
 
-    def _reserve(self, rows: int, behind: int, ahead: int) -> None:
+    def _reserve(self, rows: int, behind: int, ahead: int) -> torch.Tensor:
         """Have so many rows, and columns before and after where all end; moves everything if it must."""
         import torch
 
-        have_rows, have = (self.held.shape[2], self.held.shape[4]) if self.held is not None else (0, 0)
-        if rows <= have_rows and self.at >= behind and self.at + ahead <= have:
-            return
-        at, used, old = max(self.longest, behind), self.longest, self.held
-        if rows > have_rows or at + ahead > have:
+        held = old = self.held
+        have_rows, have = (held.shape[2], held.shape[4]) if held is not None else (0, 0)
+        if held is not None and rows <= have_rows and self.at >= behind and self.at + ahead <= have:
+            return held
+        at, used = max(self.longest, behind), self.longest
+        if held is None or rows > have_rows or at + ahead > have:
             rows, columns = max(have_rows, 1 << (rows - 1).bit_length()), max(have, at + ahead + SPARE)
             # zeros: what is masked is multiplied by nothing, and not-a-number times nothing is no number
-            self.held = torch.zeros(
+            held = self.held = torch.zeros(
                 self.layers, 2, rows, self.heads, columns, self.width, dtype=self.dtype, device=self.device
             )
         if self.rows:
-            for target, source in zip(self.held, old):
+            assert old is not None
+            for target, source in zip(held, old):
                 part = source[:, : self.rows, :, self.at - used : self.at]
-                target[:, : self.rows, :, at - used : at] = part.clone() if old is self.held else part
+                target[:, : self.rows, :, at - used : at] = part.clone() if old is held else part
         self.at = at
+        return held

@@ -26,7 +26,7 @@ class ApiError(Exception):
         code: str | None = None,
         type: str = "invalid_request_error",
         retry_after: float | None = None,
-    ):
+    ) -> None:
         super().__init__(message)
         self.status, self.retry_after = status, retry_after
         self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from openai.types.fine_tuning import FineTuningJob
@@ -27,7 +28,8 @@ ATTEMPTS = 3  # starts of a process without a step of progress between them
 WAIT = {"validating_files": "validate", "queued": "train", "running": "train"}
 
 Auto = Literal["auto"]
-Key, Value = Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]
+Key = Annotated[str, Field(max_length=64)]
+Value = Annotated[str, Field(max_length=512)]
 Metadata = Annotated[dict[Key, Value], Field(max_length=16)]
 
 
@@ -111,10 +113,10 @@ class Jobs:
         refuse: answer a request for a job as OpenAI has answered new organisations since May 2026.
     """
 
-    def __init__(self, store: Store, base: str, names: tuple[str, ...] = (), refuse: bool = False):
+    def __init__(self, store: Store, base: str, names: tuple[str, ...] = (), refuse: bool = False) -> None:
         self.store, self.base, self.names, self.refuse = store, base, names, refuse
 
-    def create(self, request: CreateJob) -> dict:
+    def create(self, request: CreateJob) -> dict[str, Any]:
         """Write a job down; it is validated and run later, by the runner.
 
         Raises:
@@ -183,7 +185,7 @@ class Jobs:
                 self.store.add_event(job["id"], f"Validating validation file: {job['validation_file']}")
         return job
 
-    def get(self, job_id: str) -> dict:
+    def get(self, job_id: str) -> dict[str, Any]:
         """A job.
 
         Raises:
@@ -194,33 +196,36 @@ class Jobs:
             raise no_such_job(job_id)
         return job
 
-    def cancel(self, job_id: str) -> dict:
+    def cancel(self, job_id: str) -> dict[str, Any]:
         """End a job; what it has learned is lost, but its checkpoints stay."""
         with self.store.transaction():
             job = self._unfinished(job_id, "cancelled")
             self.store.add_event(job_id, "The job has been cancelled")
-            return self.store.update(
-                "job", job["id"], status="cancelled", finished_at=int(time.time()), estimated_finish=None
-            )
+            return self._changed(job["id"], status="cancelled", finished_at=int(time.time()), estimated_finish=None)
 
-    def pause(self, job_id: str) -> dict:
+    def pause(self, job_id: str) -> dict[str, Any]:
         """Stop a job for now. The documented states have none for this: it shows as queued."""
         with self.store.transaction():
             job = self._unfinished(job_id, "paused")
             if not job["_paused"]:
                 self.store.add_event(job_id, "Fine-tuning job paused")
             status = "queued" if job["status"] == "running" else job["status"]
-            return self.store.update("job", job_id, status=status, _paused=True, estimated_finish=None)
+            return self._changed(job_id, status=status, _paused=True, estimated_finish=None)
 
-    def resume(self, job_id: str) -> dict:
+    def resume(self, job_id: str) -> dict[str, Any]:
         """Go on with a paused job; no harm if it is not."""
         with self.store.transaction():
             job = self._unfinished(job_id, "resumed")
             if job["_paused"]:
                 self.store.add_event(job_id, "Fine-tuning job resumed")
-            return self.store.update("job", job_id, _paused=False)
+            return self._changed(job_id, _paused=False)
 
-    def _unfinished(self, job_id: str, what: str) -> dict:
+    def _changed(self, job_id: str, **changes: Any) -> dict[str, Any]:
+        job = self.store.update("job", job_id, **changes)
+        assert job is not None  # jobs are never deleted
+        return job
+
+    def _unfinished(self, job_id: str, what: str) -> dict[str, Any]:
         job = self.get(job_id)
         if job["status"] in FINAL:
             message = (
@@ -231,7 +236,7 @@ class Jobs:
             raise invalid(None, message)
         return job
 
-    def _method(self, request: CreateJob) -> tuple[str, dict]:
+    def _method(self, request: CreateJob) -> tuple[str, dict[str, Any]]:
         """Kind of training and the hyperparameters asked for, from the present form, the deprecated one, or both."""
         kind = request.method.type if request.method else "supervised"
         if kind == "reinforcement":
@@ -254,18 +259,18 @@ class Jobs:
         return kind, found
 
 
-def method_fields(kind: str, hyperparameters: dict) -> dict:
+def method_fields(kind: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
     """The two places in which a job shows its hyperparameters."""
     plain = {name: value for name, value in hyperparameters.items() if name != "beta"}
     return {"hyperparameters": plain, "method": {"type": kind, kind: {"hyperparameters": hyperparameters}}}
 
 
-def public(document: dict) -> dict:
+def public(document: dict[str, Any]) -> dict[str, Any]:
     """A document without what is the server's own."""
     return {name: value for name, value in document.items() if not name.startswith("_")}
 
 
-def shown(job: dict) -> dict:
+def shown(job: dict[str, Any]) -> dict[str, Any]:
     """A job as the client sees it, checked against the official client's own type."""
     return FineTuningJob.model_validate(public(job)).model_dump(mode="json", exclude_unset=True)
 
@@ -280,9 +285,9 @@ class Runner:
         keep_going: whether to start anything at all (off: jobs stay where they are).
     """
 
-    def __init__(self, store: Store, model: str | None, context: int, keep_going: bool = True):
+    def __init__(self, store: Store, model: str | None, context: int, keep_going: bool = True) -> None:
         self.store, self.model, self.context = store, model, context
-        self._at_work: dict[str, tuple[str, subprocess.Popen]] = {}  # what it does → job, process
+        self._at_work: dict[str, tuple[str, subprocess.Popen[bytes]]] = {}  # what it does → job, process
         self._news = threading.Event()
         self._closed = not keep_going
         self._mutex = threading.Lock()
@@ -330,6 +335,7 @@ class Runner:
     def _look(self) -> None:
         for what, (job_id, process) in list(self._at_work.items()):
             if process.poll() is not None:
+                assert process.stdin is not None
                 process.stdin.close()
                 with self._mutex:
                     del self._at_work[what]
@@ -360,7 +366,7 @@ class Runner:
     def _ended(self, did: str, job_id: str, code: int) -> None:
         """Look at what a process left behind."""
         with self.store.transaction():
-            job = self.store.get("job", job_id)
+            job = self.store.document("job", job_id)
             if WAIT.get(job["status"]) == did and not job["_paused"]:
                 starts = job["_starts"] + 1
                 what = f"signal {-code}" if code < 0 else f"status {code}"
@@ -370,7 +376,7 @@ class Runner:
                 else:
                     self.store.update("job", job_id, _starts=starts)
                     self.store.add_event(job_id, f"The process of the job ended with {what}; it is started again", "warn")
-            job = self.store.get("job", job_id)
+            job = self.store.document("job", job_id)
         if job["status"] in FINAL:
             shutil.rmtree(self.store.job_folder(job_id), ignore_errors=True)
 
@@ -378,14 +384,14 @@ class Runner:
 def fail(store: Store, job_id: str, code: str, message: str, param: str | None = "training_file") -> None:
     """End a job with a reason, unless it has ended."""
     with store.transaction():
-        if store.get("job", job_id)["status"] in FINAL:
+        if store.document("job", job_id)["status"] in FINAL:
             return
         error = {"code": code, "message": message, "param": param}
         store.update("job", job_id, status="failed", error=error, finished_at=int(time.time()), estimated_finish=None)
         store.add_event(job_id, message, level="error")
 
 
-def _link(source, target) -> None:
+def _link(source: str | Path, target: str | Path) -> None:
     try:
         os.link(source, target)
     except OSError:

@@ -6,6 +6,8 @@ Training files and chat requests go through the same function, so that a model i
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from course_utils.errors import CourseError
 
@@ -19,7 +21,7 @@ ROLES = {
 }
 
 
-def flatten(messages: list[dict]) -> list[dict]:
+def flatten(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Roles and contents that every chat template knows; `weight` is kept.
 
     A developer is the system under its new name. Tool calls and their answers become text in the tags that open models use
@@ -45,7 +47,7 @@ def flatten(messages: list[dict]) -> list[dict]:
     return made
 
 
-def _text(content, number: int) -> str:
+def _text(content: Any, number: int) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     parts = []
@@ -56,7 +58,7 @@ def _text(content, number: int) -> str:
     return "".join(parts)
 
 
-def _arguments(text):
+def _arguments(text: Any) -> Any:
     try:
         return json.loads(text)
     except (TypeError, ValueError):

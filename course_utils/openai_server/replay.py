@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 # What a recording may do in place of an answer: status and seconds to wait first.
 FAULTS = {"busy": (429, 0.0), "broken": (500, 0.0), "slow": (200, 0.3)}
@@ -33,11 +34,11 @@ class Replay:
 
     def __init__(
         self,
-        answer: Callable[[list[dict]], str | None],
+        answer: Callable[[list[dict[str, Any]]], str | None],
         model: str = "recorded",
         trouble: tuple[str, int] | None = None,
         seconds: float = 0.0,
-    ):
+    ) -> None:
         self.answer, self.model, self.trouble, self.seconds = answer, model, trouble, seconds
         self.billed: dict[str, int] = {}
         self.log: list[str] = []
@@ -47,13 +48,13 @@ class Replay:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_POST(self):
+            def do_POST(self) -> None:
                 replay._handle(self)
 
-            def do_GET(self):
+            def do_GET(self) -> None:
                 replay._send(self, 200, {"object": "list", "data": [{"id": replay.model, "object": "model"}]})
 
-            def log_message(self, *arguments):
+            def log_message(self, *arguments: Any) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -64,18 +65,18 @@ class Replay:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._server.shutdown()
         self._server.server_close()
 
-    def _handle(self, handler) -> None:
+    def _handle(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         with self._mutex:
             key = handler.headers.get("Idempotency-Key") or f"request {len(self.log) + 1}"
             first = key not in self.log
             self.log.append(key)
             troubled = self.trouble and first and len(set(self.log)) % self.trouble[1] == 0
-        if troubled:
+        if self.trouble and troubled:
             status, wait = FAULTS[self.trouble[0]]
             time.sleep(wait)
             if status != 200:
@@ -130,7 +131,9 @@ class Replay:
         )
 
     @staticmethod
-    def _send(handler, status: int, body: dict, headers: dict | None = None) -> None:
+    def _send(
+        handler: BaseHTTPRequestHandler, status: int, body: dict[str, Any], headers: dict[str, str] | None = None
+    ) -> None:
         data = json.dumps(body, ensure_ascii=False).encode()
         handler.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}.items():

@@ -9,13 +9,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from course_utils.errors import CourseError
 
+if TYPE_CHECKING:
+    import torch
+    from llguidance import LLMatcher, LLTokenizer
+    from llguidance._lib import JsonCompileOptions  # a TypedDict, for checkers only
+    from transformers import PreTrainedTokenizerBase
+
 # JSON as json.dumps writes it, on one line with single blanks: a small model left to itself fills its whole answer with
 # white space, which every JSON grammar allows.
-JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_STYLE: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Sampler:
         CourseError: a schema that can't be followed, and why.
     """
 
-    def __init__(self, sampling: Sampling, tokenizer, ends: set[int]):
+    def __init__(self, sampling: Sampling, tokenizer: PreTrainedTokenizerBase, ends: set[int]) -> None:
         import torch
 
         self.sampling, self.ends = sampling, ends
@@ -81,7 +87,7 @@ class Sampler:
         """Whether the grammar allows nothing more."""
         return self.matcher is not None and self.matcher.is_stopped()
 
-    def choose(self, logits, greedy: int) -> Token:
+    def choose(self, logits: torch.Tensor, greedy: int) -> Token:
         """Pick the next token.
 
         Args:
@@ -107,7 +113,7 @@ class Sampler:
         values, ids = plain.topk(how.top) if how.top else (torch.empty(0), torch.empty(0, dtype=torch.long))
         return Token(chosen, float(plain[chosen]), tuple(zip(ids.tolist(), values.tolist())))
 
-    def _adjusted(self, logits):
+    def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
         import numpy as np
         import torch
 
@@ -123,7 +129,7 @@ class Sampler:
             logits = logits.masked_fill(~allowed.to(logits.device), float("-inf"))
         return logits
 
-    def _sample(self, logits) -> int:
+    def _sample(self, logits: torch.Tensor) -> int:
         import torch
 
         probabilities = torch.softmax(logits, 0).cpu()
@@ -135,7 +141,7 @@ class Sampler:
         return int(torch.multinomial(probabilities, 1, generator=self.generator))
 
 
-def check_schema(tokenizer, schema: str) -> str | None:
+def check_schema(tokenizer: PreTrainedTokenizerBase, schema: str) -> str | None:
     """Why a schema can't be followed, or None if it can."""
     try:
         _matcher(tokenizer, schema)
@@ -144,7 +150,7 @@ def check_schema(tokenizer, schema: str) -> str | None:
     return None
 
 
-def _matcher(tokenizer, schema: str):
+def _matcher(tokenizer: PreTrainedTokenizerBase, schema: str) -> LLMatcher:
     try:
         import llguidance
     except ImportError as error:
@@ -166,7 +172,7 @@ def _grammar(schema: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def _vocabulary(tokenizer):
+def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> LLTokenizer:
     import llguidance.hf
 
     return llguidance.hf.from_tokenizer(tokenizer)

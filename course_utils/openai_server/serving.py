@@ -15,11 +15,18 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from course_utils import models
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+    from course_utils.openai_server.chat import Chat
 
 KEY_FILE = "key"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -62,7 +69,7 @@ class Options:
     max_file_bytes: int | None = None
     jobs: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuse an address that others can reach."""
         if self.host not in LOOPBACK:
             raise CourseError(
@@ -82,32 +89,35 @@ def base_name(model: str | None) -> str:
 class Loader:
     """The model and its engine, loaded when the first chat comes: a server that only trains needs no memory for them."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options) -> None:
         self.options = options
-        self.loaded = None
+        self.loaded: Chat | None = None
         self._mutex = threading.Lock()
 
-    async def get(self):
+    async def get(self) -> Chat:
         """The chat; loads the model if it is the first time.
 
         Raises:
             ApiError: it could not be loaded.
         """
-        return self.loaded or await asyncio.to_thread(self._load)
+        if self.loaded is not None:
+            return self.loaded
+        return await asyncio.to_thread(self._load)
 
-    def _load(self):
+    def _load(self) -> Chat:
         from course_utils.openai_server.chat import Chat
         from course_utils.openai_server.engine import Engine
         from course_utils.openai_server.errors import ApiError
 
         with self._mutex:
-            if self.loaded is None:
+            loaded = self.loaded
+            if loaded is None:
                 try:
                     engine = Engine(lambda: models.load(self.options.model), self.options.rows)
                 except Exception as error:
                     raise ApiError(500, f"The model could not be loaded: {error}", type="server_error") from error
-                self.loaded = Chat(engine, self.options.context)
-        return self.loaded
+                loaded = self.loaded = Chat(engine, self.options.context)
+        return loaded
 
     def close(self) -> None:
         """Stop the engine."""
@@ -116,7 +126,7 @@ class Loader:
                 self.loaded.engine.close()
 
 
-def serve(options: Options, ready=None) -> None:
+def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> None:
     """Run the service until it is interrupted.
 
     Args:
@@ -234,11 +244,11 @@ class LocalServer:
         process: the process.
     """
 
-    def __init__(self, options: Options, process: subprocess.Popen, base_url: str, api_key: str):
+    def __init__(self, options: Options, process: subprocess.Popen[bytes], base_url: str, api_key: str) -> None:
         self.options, self.process, self.base_url, self.api_key = options, process, base_url, api_key
         self.folder = Path(options.folder)
 
-    def client(self, **options):
+    def client(self, **options: Any) -> OpenAI:
         """An official client that talks to this server; options are `openai.OpenAI`'s."""
         from openai import OpenAI
 
@@ -249,7 +259,8 @@ class LocalServer:
         """Resident memory of the serving process; one that trains is not counted."""
         import psutil
 
-        return psutil.Process(self.process.pid).memory_info().rss
+        resident: int = psutil.Process(self.process.pid).memory_info().rss
+        return resident
 
     def adapter_folder(self, name: str) -> Path:
         """Where the weights of a fine-tuned model lie, as PEFT writes them.
@@ -269,6 +280,7 @@ class LocalServer:
         """End it; what it keeps stays in its folder."""
         atexit.unregister(self.stop)
         if self.process.poll() is None:
+            assert self.process.stdin is not None
             self.process.stdin.close()  # it takes this for the end, also if this process is killed
             try:
                 self.process.wait(timeout=20)
@@ -285,14 +297,14 @@ class LocalServer:
     def __enter__(self) -> LocalServer:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
 
     def __repr__(self) -> str:
         return f"LocalServer(base_url={self.base_url!r}, folder={str(self.folder)!r})"
 
 
-def local_server(folder: str | Path | None = None, **options) -> LocalServer:
+def local_server(folder: str | Path | None = None, **options: Any) -> LocalServer:
     """Start the service on a free port of this machine, in a process that ends with this one.
 
     Args:
@@ -304,15 +316,16 @@ def local_server(folder: str | Path | None = None, **options) -> LocalServer:
         CourseError: it did not start, and what it said.
     """
     _needs_extra()
-    options = Options(folder=str(folder or tempfile.mkdtemp(prefix="fine-tuning-service-")), **options)
-    Path(options.folder).mkdir(parents=True, exist_ok=True)
-    log = Path(options.folder) / "server.log"
-    command = [sys.executable, "-m", "course_utils.openai_server", json.dumps(vars(options))]
+    chosen = Options(folder=str(folder or tempfile.mkdtemp(prefix="fine-tuning-service-")), **options)
+    Path(chosen.folder).mkdir(parents=True, exist_ok=True)
+    log = Path(chosen.folder) / "server.log"
+    command = [sys.executable, "-m", "course_utils.openai_server", json.dumps(vars(chosen))]
     with log.open("ab") as errors:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
     watchdog = threading.Timer(START_SECONDS, process.kill)
     watchdog.start()
     try:
+        assert process.stdout is not None
         line = process.stdout.readline()
     finally:
         watchdog.cancel()
@@ -321,7 +334,7 @@ def local_server(folder: str | Path | None = None, **options) -> LocalServer:
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no message"]
         raise CourseError(f"the local server did not start: {said[-1]}")
     found = json.loads(line)
-    server = LocalServer(options, process, found["base_url"], found["key"])
+    server = LocalServer(chosen, process, found["base_url"], found["key"])
     atexit.register(server.stop)
     return server
 

@@ -15,9 +15,10 @@ import sqlite3
 import string
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from course_utils.training.checkpoints import to_disk
 
@@ -62,7 +63,7 @@ class Store:
         folder: where everything lies; made if it is not there.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).resolve()
         self._local = threading.local()
         for part in ("files", "models", "jobs"):
@@ -88,7 +89,7 @@ class Store:
             raise
         connection.execute("COMMIT")
 
-    def add(self, kind: str, id: str, body: dict, parent: str = "") -> dict:
+    def add(self, kind: str, id: str, body: dict[str, Any], parent: str = "") -> dict[str, Any]:
         """Write a new document; returns it."""
         with self.transaction() as connection:
             connection.execute(
@@ -96,12 +97,23 @@ class Store:
             )
         return body
 
-    def get(self, kind: str, id: str) -> dict | None:
+    def get(self, kind: str, id: str) -> dict[str, Any] | None:
         """A document, or None."""
         found = self._connection().execute("SELECT body FROM documents WHERE kind = ? AND id = ?", (kind, id)).fetchone()
         return json.loads(found[0]) if found else None
 
-    def update(self, kind: str, id: str, **changes) -> dict | None:
+    def document(self, kind: str, id: str) -> dict[str, Any]:
+        """A document that is known to be there.
+
+        Raises:
+            KeyError: it is not.
+        """
+        found = self.get(kind, id)
+        if found is None:
+            raise KeyError(f"{kind} {id}")
+        return found
+
+    def update(self, kind: str, id: str, **changes: Any) -> dict[str, Any] | None:
         """Change fields of a document; returns it as it is then, or None if there is none."""
         with self.transaction() as connection:
             body = self.get(kind, id)
@@ -116,7 +128,7 @@ class Store:
         with self.transaction() as connection:
             return connection.execute("DELETE FROM documents WHERE kind = ? AND id = ?", (kind, id)).rowcount > 0
 
-    def all(self, kind: str, parent: str = "", newest_first: bool = False) -> list[dict]:
+    def all(self, kind: str, parent: str = "", newest_first: bool = False) -> list[dict[str, Any]]:
         """All documents of a kind under a parent."""
         return self.page(kind, parent, limit=-1, newest_first=newest_first)[0]
 
@@ -127,8 +139,8 @@ class Store:
         after: str | None = None,
         limit: int = 20,
         newest_first: bool = True,
-        where: dict | None = None,
-    ) -> tuple[list[dict], bool]:
+        where: Mapping[str, Any] | None = None,
+    ) -> tuple[list[dict[str, Any]], bool]:
         """Some documents in order, and whether there are more.
 
         Args:
@@ -168,9 +180,9 @@ class Store:
 
     # -- events -------------------------------------------------------------------------------------------------------
 
-    def add_event(self, job_id: str, message: str, level: str = "info", data: dict | None = None) -> None:
+    def add_event(self, job_id: str, message: str, level: str = "info", data: dict[str, Any] | None = None) -> None:
         """Note what happened to a job."""
-        event = {
+        event: dict[str, Any] = {
             "id": new_id("event"),
             "object": "fine_tuning.job.event",
             "created_at": int(time.time()),
@@ -195,9 +207,9 @@ class Store:
         """Where an adapter lies."""
         return self.folder / "models" / folder
 
-    def add_file(self, source: Path, filename: str, purpose: str, expires_at: int | None = None) -> dict:
+    def add_file(self, source: Path, filename: str, purpose: str, expires_at: int | None = None) -> dict[str, Any]:
         """Take over a file that lies in this store's folder already; returns its document once it is safe."""
-        body = {
+        body: dict[str, Any] = {
             "id": new_id("file"),
             "object": "file",
             "bytes": source.stat().st_size,

@@ -18,12 +18,21 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
 from course_utils.openai_server.jobs import FINAL, fail, method_fields
 from course_utils.openai_server.messages import flatten
 from course_utils.openai_server.store import Store, new_id, random_letters
 from course_utils.training.checkpoints import to_disk
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from course_utils.data_prep.validation import Report
+    from course_utils.models import Model
+    from course_utils.training import History
 
 KEPT_CHECKPOINTS = 3
 RANK, ALPHA = 16, 32
@@ -79,7 +88,7 @@ def validate(store: Store, job_id: str) -> None:
     """Check a job's files by the rules of `data_prep`, and queue it or fail it in the hosted service's words."""
     from course_utils.data_prep import validation
 
-    job = store.get("job", job_id)
+    job = store.document("job", job_id)
     kind = "preference" if job["method"]["type"] == "dpo" else "chat"
     for name in ("training_file", "validation_file"):
         if job[name] is None:
@@ -90,12 +99,12 @@ def validate(store: Store, job_id: str) -> None:
             fail(store, job_id, code, message, param=name)
             return
     with store.transaction():
-        if store.get("job", job_id)["status"] == "validating_files":
+        if store.document("job", job_id)["status"] == "validating_files":
             store.add_event(job_id, "Files validated, moving job to queued state")
             store.update("job", job_id, status="queued", _starts=0)
 
 
-def _fault(report, file_id: str, name: str) -> tuple[str | None, str]:
+def _fault(report: Report, file_id: str, name: str) -> tuple[str | None, str]:
     """Code and words of the first fault that the hosted service would stop at; None if there is none."""
     from course_utils.data_prep.findings import ERROR
 
@@ -122,21 +131,22 @@ def _fault(report, file_id: str, name: str) -> tuple[str | None, str]:
 SIDES = {"prompt": "input", "chosen": "preferred_output", "rejected": "non_preferred_output"}
 
 
-def _side(row: dict, name: str) -> list[dict]:
-    return row[name]["messages"] if name == "input" else row[name]
+def _side(row: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = row[name]["messages"] if name == "input" else row[name]
+    return messages
 
 
 class Training:
     """One job's training, from wherever an earlier process left it."""
 
-    def __init__(self, store: Store, job_id: str, model: str | None, context: int):
+    def __init__(self, store: Store, job_id: str, model: str | None, context: int) -> None:
         self.store, self.job_id, self.model, self.context = store, job_id, model, context
         self.folder = store.job_folder(job_id)
 
     def run(self) -> None:
         """Train, and tell of it as the hosted service does."""
         with self.store.transaction():
-            job = self.job = self.store.get("job", self.job_id)
+            job = self.job = self.store.document("job", self.job_id)
             if job["status"] in FINAL or job["_paused"]:
                 return
             if job["status"] == "queued":
@@ -145,16 +155,17 @@ class Training:
                 self.store.update("job", self.job_id, status="running")
         kind = job["method"]["type"]
         train, held_out = (self._examples(name, kind) for name in ("training_file", "validation_file"))
+        assert train is not None  # a job has a training file
         self._train(kind, train, held_out)
 
-    def _examples(self, name: str, kind: str) -> list | None:
+    def _examples(self, name: str, kind: str) -> list[Any] | None:
         from course_utils.data_prep import reading
 
         if self.job[name] is None:
             return None
-        rows = []
+        rows: list[Any] = []
         for line in reading.read(self.folder / f"{name}.jsonl"):
-            row = line.value
+            row: Any = line.value
             if row is None:  # a blank line: the file was validated before
                 continue
             try:
@@ -166,7 +177,7 @@ class Training:
                 raise CourseError(f"{name}, line {line.line}: {error}") from error
         return rows
 
-    def _train(self, kind: str, train: list, held_out: list | None) -> None:
+    def _train(self, kind: str, train: list[Any], held_out: list[Any] | None) -> None:
         from course_utils import hardware, training
 
         asked = self.job["method"][kind]["hyperparameters"]
@@ -192,7 +203,7 @@ class Training:
         history = training.fit(model, tokenizer, train, held_out, objective, settings, on_step=self._on_step)
         self._finish(history)
 
-    def _load(self):
+    def _load(self) -> tuple[Model, PreTrainedTokenizerBase]:
         import torch
         from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -205,10 +216,10 @@ class Training:
         config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
         return get_peft_model(model, config), tokenizer
 
-    def _on_step(self, step: int, total: int, history) -> None:
+    def _on_step(self, step: int, total: int, history: History) -> None:
         """Report a step, and at the end of an epoch make its checkpoint; steps that were reported before are passed over."""
         self.steps_here += 1
-        job = self.store.get("job", self.job_id)
+        job = self.store.document("job", self.job_id)
         if job["status"] != "running" or job["_paused"]:
             os._exit(0)  # cancelled or paused while this step ran
         if step <= job["_step"]:
@@ -217,7 +228,7 @@ class Training:
         made = self._write_adapter() if step % self.per_epoch == 0 else None
         left = (time.time() - self.started) / self.steps_here * (total - step)
         with self.store.transaction():
-            if self.store.get("job", self.job_id)["status"] != "running":
+            if self.store.document("job", self.job_id)["status"] != "running":
                 return
             self.store.add_event(
                 self.job_id, sentence(step, total, metrics), data={"step": step, "total_steps": total, **metrics}
@@ -231,7 +242,7 @@ class Training:
         """Save the adapter under a name of its own; nobody knows of it before the document that names it."""
         name = random_letters(20)
         beside = self.folder / f"adapter-{name}"
-        self.net.save_pretrained(beside)
+        self.net.save_pretrained(str(beside))
         for file in beside.iterdir():
             to_disk(file)
         to_disk(beside)
@@ -239,9 +250,9 @@ class Training:
         to_disk(self.store.folder / "models")
         return name
 
-    def _add_checkpoint(self, step: int, metrics: dict, folder: str) -> None:
+    def _add_checkpoint(self, step: int, metrics: Mapping[str, float], folder: str) -> None:
         name = f"{self._model_name(random_letters(8))}:ckpt-step-{step}"
-        checkpoint = {
+        checkpoint: dict[str, Any] = {
             "id": new_id("checkpoint"),
             "object": "fine_tuning.job.checkpoint",
             "created_at": int(time.time()),
@@ -257,13 +268,13 @@ class Training:
             self.store.delete("checkpoint", old["id"])
             self.store.delete("model", old["fine_tuned_model_checkpoint"])
 
-    def _finish(self, history) -> None:
+    def _finish(self, history: History) -> None:
         scratch = self.store.scratch("results")
         scratch.write_bytes(base64.b64encode(results(history).encode()))
         # Weights of its own, though they are the last checkpoint's: the client may have deleted that one.
         name, folder = self._model_name(self.job["_name"]), self._write_adapter()
         with self.store.transaction():
-            job = self.store.get("job", self.job_id)
+            job = self.store.document("job", self.job_id)
             if job["status"] != "running":
                 scratch.unlink()
                 return
@@ -335,7 +346,7 @@ def remove_unused_adapters(store: Store) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def settle(asked: dict, examples: int, kind: str) -> dict:
+def settle(asked: Mapping[str, Any], examples: int, kind: str) -> dict[str, Any]:
     """Hyperparameters with numbers for "auto".
 
     Epochs are those of OpenAI's published rule: three, and more for fewer than 34 examples, so that 100 are seen. Batch size
@@ -355,7 +366,7 @@ def evaluation_interval(per_epoch: int) -> int:
     return next(n for n in range(math.ceil(per_epoch / 4), per_epoch + 1) if per_epoch % n == 0)
 
 
-def metrics_of(history, step: int, epoch_ends: bool) -> dict:
+def metrics_of(history: History, step: int, epoch_ends: bool) -> dict[str, float]:
     """What the API calls a step's metrics; those of preferences are named as TRL names them, since the API has no names."""
     found = {"train_loss": history.losses[-1]}
     for part, kept in (("train", history.metrics), ("valid", history.validation_metrics)):
@@ -370,7 +381,7 @@ def metrics_of(history, step: int, epoch_ends: bool) -> dict:
     return found
 
 
-def sentence(step: int, total: int, metrics: dict) -> str:
+def sentence(step: int, total: int, metrics: Mapping[str, float]) -> str:
     """A metrics event's message."""
     names = {"train_loss": "training loss", "valid_loss": "validation loss", "full_valid_loss": "full validation loss"}
     return f"Step {step}/{total}: " + ", ".join(
@@ -378,7 +389,7 @@ def sentence(step: int, total: int, metrics: dict) -> str:
     )
 
 
-def results(history) -> str:
+def results(history: History) -> str:
     """The result file: a row a step, blank where nothing was measured."""
     columns = ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
     train, valid = dict(history.metrics.get("accuracy", ())), dict(history.validation_metrics.get("accuracy", ()))

@@ -7,8 +7,21 @@ and every number is the same as in rows of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+
+if TYPE_CHECKING:
+    import torch
+
+Batch = dict[str, Any]  # tensors by name, and how many sequences there are: what `collate` makes
+Example = TypeVar("Example", bound=Sized)
+
+
+class Output(Protocol):
+    """What a model gives back, as far as an objective reads it."""
+
+    logits: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -20,13 +33,13 @@ class Encoded:
         completions: token ids that are scored, one list for each completion of the prompt.
         reference: log-probability of each completion under the reference model, where an objective needs it.
         extra: further values for each token of the one completion, where an objective needs them (PPO's advantages; SFT's
-            weights).
+            weights), or a prompt's messages before it is answered.
     """
 
     prompt: list[int]
     completions: list[list[int]]
     reference: tuple[float, ...] = ()
-    extra: dict[str, list[float]] | None = None
+    extra: dict[str, list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Tokens of the example, the prompt counted once."""
@@ -40,10 +53,10 @@ class Encoded:
     @property
     def learned(self) -> int:
         """Tokens of the completions that carry loss."""
-        return round(sum(self.extra["weight"])) if self.extra and "weight" in self.extra else self.scored
+        return round(sum(self.extra["weight"])) if "weight" in self.extra else self.scored
 
 
-def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> dict:
+def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
     """Batch of examples, padded on the left so that all completions end together.
 
     Then only the last positions can carry loss, and the model needs logits for no others: with completions of 50 tokens
@@ -109,7 +122,15 @@ def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True)
     }
 
 
-def token_log_probabilities(model, batch: dict, best: bool = False):
+@overload
+def token_log_probabilities(model: torch.nn.Module, batch: Batch, best: Literal[False] = False) -> torch.Tensor: ...
+@overload
+def token_log_probabilities(
+    model: torch.nn.Module, batch: Batch, best: Literal[True]
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+def token_log_probabilities(
+    model: torch.nn.Module, batch: Batch, best: bool = False
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of every scored token of a batch made by `collate`, (scored tokens) in float32, with gradient.
 
     With `best` a pair: also those of the tokens that the model finds likeliest there, without gradient.
@@ -120,7 +141,7 @@ def token_log_probabilities(model, batch: dict, best: bool = False):
     return log_probabilities(model, output, batch["label"], best)
 
 
-def run(model, batch: dict, keep_all: bool = False):
+def run(model: torch.nn.Module, batch: Batch, keep_all: bool = False) -> Output:
     """The model's output for a batch, at the positions in `keep` or at all."""
     import torch
 
@@ -131,17 +152,18 @@ def run(model, batch: dict, keep_all: bool = False):
     # As a list of positions, not a number: the slice that a number makes is not contiguous, and the head then copies its
     # weight once for each example (a third of the step on a CPU).
     kept = {} if keep_all else {"logits_to_keep": batch["keep"]}
-    return model(
+    output: Output = model(
         input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False, **kept
     )
+    return output
 
 
-def by_completion(values, batch: dict):
+def by_completion(values: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Sums of token values over each completion, (completions)."""
     return values.new_zeros(batch["sequences"]).index_add_(0, batch["owner"], values)
 
 
-def batches(examples: Sequence, batch_size: int, seed: int, bucket: int = 1) -> list[list]:
+def batches(examples: Sequence[Example], batch_size: int, seed: int, bucket: int = 1) -> list[list[Example]]:
     """All examples once, in random order; with `bucket` above one, batched with others of like length.
 
     Batches are then cut from random groups of `bucket` batches that are sorted by length.
@@ -150,7 +172,7 @@ def batches(examples: Sequence, batch_size: int, seed: int, bucket: int = 1) -> 
 
     random = np.random.default_rng(seed)
     order = random.permutation(len(examples))
-    made = []
+    made: list[list[Example]] = []
     for start in range(0, len(order), batch_size * bucket):
         group = sorted(order[start : start + batch_size * bucket], key=lambda i: len(examples[i]))
         made += [[examples[i] for i in group[at : at + batch_size]] for at in range(0, len(group), batch_size)]
@@ -158,12 +180,12 @@ def batches(examples: Sequence, batch_size: int, seed: int, bucket: int = 1) -> 
     return made
 
 
-def pieces(examples: Sequence, limit: int, most: int | None = None) -> list[list]:
+def pieces(examples: Sequence[Example], limit: int, most: int | None = None) -> list[list[Example]]:
     """Examples sorted by length, cut so that no piece has more than `limit` tokens with padding, or `most` examples.
 
     One example makes a piece even if it is longer.
     """
-    made: list[list] = []
+    made: list[list[Example]] = []
     for example in sorted(examples, key=len):
         if made and (len(made[-1]) + 1) * len(example) <= limit and (most is None or len(made[-1]) < most):
             made[-1].append(example)

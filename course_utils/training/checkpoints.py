@@ -14,10 +14,15 @@ import random
 import re
 import shutil
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    import torch
 
 KEEP = 2
 MANIFEST = "manifest.json"
@@ -36,16 +41,16 @@ class State:
     """
 
     step: int
-    weights: dict
-    optimizer: dict
-    random: list
-    record: dict
+    weights: Mapping[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    random: list[dict[str, Any]]
+    record: dict[str, Any]
 
 
 class Checkpoints:
     """The checkpoints of one run in one folder: the last two, and the best weights."""
 
-    def __init__(self, folder: str | Path, identity: dict):
+    def __init__(self, folder: str | Path, identity: Mapping[str, Any]) -> None:
         """Remember where to write, and what run this is (plain values; see `load`)."""
         self.folder, self.identity = Path(folder), json.loads(json.dumps(identity))
         self.notes: list[str] = []
@@ -66,7 +71,7 @@ class Checkpoints:
         if self._write(f"checkpoint-{state.step:06d}", write):
             self._prune()
 
-    def save_best(self, step: int, weights: dict) -> None:
+    def save_best(self, step: int, weights: Mapping[str, torch.Tensor]) -> None:
         """Write the best weights so far."""
         from safetensors.torch import save_file
 
@@ -101,7 +106,7 @@ class Checkpoints:
             return State(stored["step"], weights, rest["optimizer"], rest["random"], stored["record"])
         return None
 
-    def load_best(self, step: int) -> dict | None:
+    def load_best(self, step: int) -> dict[str, torch.Tensor] | None:
         """The best weights, if they are there and whole."""
         from safetensors.torch import load_file
 
@@ -110,7 +115,7 @@ class Checkpoints:
             return None
         return load_file(folder / "weights.safetensors")
 
-    def _write(self, name: str, write) -> bool:
+    def _write(self, name: str, write: Callable[[Path], None]) -> bool:
         beside = self.folder / f".partial-{name}-{os.getpid()}"
         try:
             shutil.rmtree(beside, ignore_errors=True)
@@ -180,12 +185,13 @@ class Checkpoints:
         warnings.warn(text, stacklevel=2)
 
 
-def random_states() -> dict:
+def random_states() -> dict[str, Any]:
     """States of the random generators of this process, as plain values and tensors."""
     import numpy as np
     import torch
 
     numpy_state = np.random.get_state()
+    assert isinstance(numpy_state, tuple)
     return {
         "python": repr(random.getstate()),
         "numpy": [numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]],
@@ -194,7 +200,7 @@ def random_states() -> dict:
     }
 
 
-def restore_random_states(states: dict) -> None:
+def restore_random_states(states: Mapping[str, Any]) -> None:
     """Put the random generators where they were."""
     import ast
 

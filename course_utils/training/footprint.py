@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from course_utils import memory, quantization
 from course_utils.errors import CourseError
 from course_utils.memory import formula
 from course_utils.memory.shape import Shape, shape
-from course_utils.training.batching import Encoded
+from course_utils.training.batching import Batch, Encoded
 from course_utils.training.settings import FUSED, Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from course_utils.models import Model
 
 # A process holds more than its tensors: what libraries set up when they first compute, and what the C library's allocator
 # keeps. Seven runs of the packaged model, of 0.3 to 1.6 GB of tensors, had 60 to 250 MB more; this rule was within a quarter
@@ -54,7 +60,7 @@ class Footprint:
 
     def with_measurement(self, report: memory.MemoryReport) -> Footprint:
         """The same with what a `memory.track` block around the run says."""
-        if self.where == "GPU" and report.gpu_allocated_peak is not None:
+        if self.where == "GPU" and report.gpu_allocated_peak is not None and report.gpu_start is not None:
             return replace(self, measured=report.gpu_allocated_peak - report.gpu_start)
         return replace(self, measured=report.process_increase)
 
@@ -71,7 +77,9 @@ class Footprint:
         return text if self.error is None else f"{text}, {100 * self.error:+.0f} %"
 
 
-def predict(model, batches: Iterable[dict], settings: Settings, output: str = "scored", several: bool = False) -> Footprint:
+def predict(
+    model: Model, batches: Iterable[Batch], settings: Settings, output: str = "scored", several: bool = False
+) -> Footprint:
     """What a run adds to the model that is there.
 
     Args:
@@ -110,7 +118,7 @@ def predict(model, batches: Iterable[dict], settings: Settings, output: str = "s
     return Footprint(sum(size for _, size in parts), "", rows, length, tuple(parts), where=where)
 
 
-def touch(model) -> None:
+def touch(model: torch.nn.Module) -> None:
     """Read a value of each page of a model's weights: fresh ones lie in a file until something reads them, and would be
     taken for what the run adds.
     """
@@ -135,13 +143,13 @@ def _scored(piece: Sequence[Encoded]) -> int:
     return sum(example.scored for example in piece)
 
 
-def _size(batch: dict) -> tuple:
+def _size(batch: Batch) -> tuple[int, int, int, int, bool | str]:
     rows, length = batch["input_ids"].shape
     mask = "table" if batch["attention_mask"].dim() == 4 else True
     return rows, length, len(batch["keep"]), len(batch["label"]), mask
 
 
-def plan_of(model, sizes: Shape, settings: Settings) -> memory.Plan:
+def plan_of(model: Model, sizes: Shape, settings: Settings) -> memory.Plan:
     """The `Plan` that a model is trained by, as far as it does not depend on the batch.
 
     Raises:
@@ -153,7 +161,7 @@ def plan_of(model, sizes: Shape, settings: Settings) -> memory.Plan:
     kind = base.get_input_embeddings().weight.dtype
     precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[kind]
     trained = [p for p in model.parameters() if p.requires_grad]
-    common = {
+    common: dict[str, Any] = {
         "precision": precision, "loop": "course", "attention": _attention(model),
         "device": "cuda" if model.device.type == "cuda" else "cpu",
         "checkpointing": bool(getattr(base, "is_gradient_checkpointing", False)),
@@ -185,6 +193,6 @@ def plan_of(model, sizes: Shape, settings: Settings) -> memory.Plan:
     return plan
 
 
-def _attention(model) -> str:
+def _attention(model: Model) -> str:
     kernel = getattr(model.config, "_attn_implementation", None) or "sdpa"
     return kernel if kernel in ("eager", "grouped_eager") else "sdpa"

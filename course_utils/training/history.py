@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from course_utils.training.footprint import Footprint
 from course_utils.training.settings import Settings
+
+if TYPE_CHECKING:
+    from course_utils.figures import Figure
 
 
 @dataclass
@@ -41,8 +45,8 @@ class History:
     grad_norms: list[float] = field(default_factory=list)
     validation_steps: list[int] = field(default_factory=list)
     validation_losses: list[float] = field(default_factory=list)
-    metrics: dict[str, list] = field(default_factory=dict)
-    validation_metrics: dict[str, list] = field(default_factory=dict)
+    metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    validation_metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     best_step: int | None = None
     notes: list[str] = field(default_factory=list)
     tokens: int = 0
@@ -61,7 +65,7 @@ class History:
         """Values of a metric in the order of steps."""
         return [value for _, value in (self.validation_metrics if validation else self.metrics)[name]]
 
-    def add_metrics(self, step: int, values: dict[str, float], validation: bool = False) -> None:
+    def add_metrics(self, step: int, values: Mapping[str, float], validation: bool = False) -> None:
         """Note values measured at a step."""
         kept = self.validation_metrics if validation else self.metrics
         for name, value in values.items():
@@ -72,11 +76,11 @@ class History:
         self.notes.append(text)
         warnings.warn(text, stacklevel=2)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
         return {name: value for name, value in asdict(self).items() if name not in ("settings", "memory")}
 
-    def restore(self, values: dict) -> None:
+    def restore(self, values: Mapping[str, Any]) -> None:
         """Take over what `as_dict` gave, keeping notes of this run."""
         notes = self.notes
         for known in fields(self):
@@ -84,13 +88,13 @@ class History:
                 setattr(self, known.name, values[known.name])
         self.notes = [*self.notes, *notes]
 
-    def plot(self, title: str = "Loss while training"):
+    def plot(self, title: str = "Loss while training") -> Figure:
         """Learning curve, as a `figures.Figure` with alt text."""
         from course_utils import figures
 
         return figures.learning_curve({"run": self}, title=title)
 
-    def plot_metrics(self, names: Sequence[str], title: str, unit: str, validation: bool = False):
+    def plot_metrics(self, names: Sequence[str], title: str, unit: str, validation: bool = False) -> Figure:
         """Metrics over the steps, as a `figures.Figure` with alt text."""
         from course_utils import figures
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from course_utils import memory, quantization
 from course_utils.errors import CourseError
@@ -24,6 +25,13 @@ from course_utils.training.objectives.base import check_reference
 from course_utils.training.progress import Progress
 from course_utils.training.settings import Settings
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from course_utils.models import Model
+    from course_utils.training.batching import Batch
+
 # A piece is what goes through the model at once. On a CPU larger ones are no faster and only take memory: this much keeps
 # the 135M model's training under 2 GB, which is all that Binder has.
 CPU_PIECE_TOKENS = 320
@@ -31,10 +39,10 @@ GPU_PIECE_TOKENS = 8192
 
 
 def fit(
-    model,
-    tokenizer,
-    train: Sequence,
-    validation: Sequence | None = None,
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Sequence[Any],
+    validation: Sequence[Any] | None = None,
     objective: Objective | None = None,
     settings: Settings | None = None,
     on_step: Callable[[int, int, History], None] | None = None,
@@ -77,12 +85,19 @@ def fit(
 class _Run:
     """One call of `fit`: what its steps share."""
 
-    def __init__(self, model, tokenizer, objective: Objective, settings: Settings, on_step=None):
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: PreTrainedTokenizerBase,
+        objective: Objective,
+        settings: Settings,
+        on_step: Callable[[int, int, History], None] | None = None,
+    ) -> None:
         self.on_step = on_step
         self.model, self.tokenizer, self.objective, self.settings = model, tokenizer, objective, settings
         self.was_training = model.training
         self.history = History(settings)
-        self.best: dict | None = None
+        self.best: dict[str, torch.Tensor] | None = None
         self.best_step: int | None = None
         self.at_work: tuple[list[Encoded], int] = (
             [],
@@ -96,7 +111,7 @@ class _Run:
         self.objective.detach(self.model)
         self.model.train(self.was_training)
 
-    def train(self, train: Sequence, validation: Sequence | None) -> History:
+    def train(self, train: Sequence[Any], validation: Sequence[Any] | None) -> History:
         import torch
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, PartialState
@@ -157,7 +172,16 @@ class _Run:
         self._restore_best(checkpoints)
         return self.history
 
-    def _all_steps(self, examples, held_out, checkpoints, state, total: int, every: int, progress) -> None:
+    def _all_steps(
+        self,
+        examples: list[Encoded],
+        held_out: list[Encoded],
+        checkpoints: Checkpoints | None,
+        state: State | None,
+        total: int,
+        every: int,
+        progress: Progress,
+    ) -> None:
         """Validate, then step, validate and save until the end; from `state` on if there is one."""
         if state:
             self._restore(state)
@@ -182,7 +206,7 @@ class _Run:
 
     # -- examples ---------------------------------------------------------------------------------------------------
 
-    def _encode(self, rows: Sequence, what: str) -> list[Encoded]:
+    def _encode(self, rows: Sequence[Any], what: str) -> list[Encoded]:
         if not len(rows):
             raise CourseError(f"the {what} set is empty")
         limit = self.settings.max_length
@@ -198,7 +222,7 @@ class _Run:
         """Optimiser steps on each batch of examples."""
         return self.objective.epochs if self.objective.online else 1
 
-    def _stream(self, examples: list[Encoded], done: int):
+    def _stream(self, examples: list[Encoded], done: int) -> Iterator[tuple[list[Encoded], int, Mapping[str, float]]]:
         """This process's part, what it counts, and the sizes of the whole batch, for each step after `done`.
 
         The order depends on nothing else. The last batch of an epoch can be smaller than the number of processes; one that
@@ -238,7 +262,7 @@ class _Run:
         self.history.add_metrics(self.step + 1, {n: v / self.world for n, v in self._reduced(record).items()})
         return made
 
-    def _look_back(self, examples: list[Encoded], reference: bool) -> list:
+    def _look_back(self, examples: list[Encoded], reference: bool) -> list[tuple[list[float], list[float]]]:
         """For each example its answer's log-probabilities and values, under the policy or the reference."""
         import torch
 
@@ -253,7 +277,9 @@ class _Run:
                     found[id(example)] = tuple(part.tolist() for part in both)
         return [found[id(example)] for example in examples]
 
-    def _with_reference(self, examples: list[Encoded], held_out: list[Encoded], state: State | None):
+    def _with_reference(
+        self, examples: list[Encoded], held_out: list[Encoded], state: State | None
+    ) -> tuple[list[Encoded], list[Encoded]]:
         """Examples with log-probabilities of the reference, or of the model as it is; from the checkpoint if resumed."""
         import torch
 
@@ -265,7 +291,7 @@ class _Run:
                 check_reference(self.model, reference)
             reference = reference or self.model
             reference.eval()
-            found = {}
+            found: dict[int, tuple[float, ...]] = {}
             started = time.perf_counter()
             with torch.no_grad():
                 for piece in self._pieces(everything):
@@ -285,7 +311,7 @@ class _Run:
         """Examples of a batch that may go through the model at once."""
         return self.settings.batch_size if self.settings.gradient_accumulation_steps > 1 else None
 
-    def _batch(self, piece: list[Encoded]) -> dict:
+    def _batch(self, piece: list[Encoded]) -> Batch:
         batch = self.objective.collate(piece, self.pad_id, self.share_prompt)
         self.at_work = piece, batch["input_ids"].numel()
         device = self.accelerator.device
@@ -293,7 +319,7 @@ class _Run:
 
     # -- a step -----------------------------------------------------------------------------------------------------
 
-    def _one_step(self, mine: list[Encoded], share: int, sizes: dict[str, int], total: int) -> None:
+    def _one_step(self, mine: list[Encoded], share: int, sizes: Mapping[str, float], total: int) -> None:
         started = time.perf_counter()
         self.step += 1
         settings = self.settings
@@ -303,7 +329,7 @@ class _Run:
         # Pieces that fit in memory. Each loss is divided by what the whole batch has, so the gradient is that of the batch
         # in one piece, however it is cut and over however many processes.
         cut = self._pieces(mine, self._most)
-        sums = {"loss": 0.0}
+        added: dict[str, torch.Tensor | float] = {"loss": 0.0}
         for number, piece in enumerate(cut):
             last = number == len(cut) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
@@ -311,8 +337,8 @@ class _Run:
                 # Processes average their gradients; the batch's is their sum.
                 self.accelerator.backward(loss * (self.world * share))
             for name, value in {"loss": loss.detach(), **metrics}.items():
-                sums[name] = sums.get(name, 0.0) + share * value
-        sums = self._reduced({name: float(value) for name, value in sums.items()})
+                added[name] = added.get(name, 0.0) + share * value
+        sums = self._reduced({name: float(value) for name, value in added.items()})
         mean = sums.pop("loss")
         if not math.isfinite(mean):
             raise CourseError(
@@ -329,12 +355,12 @@ class _Run:
         history.grad_norms.append(float(norm))
         history.learning_rates.append(rate)
         history.add_metrics(self.step, sums)
-        counted = {"tokens": share * sum(map(len, mine)), "scored": share * sum(e.learned for e in mine)}
+        counted: dict[str, float] = {"tokens": share * sum(map(len, mine)), "scored": share * sum(e.learned for e in mine)}
         counted = self._reduced(counted)
         history.tokens += round(counted["tokens"])
         history.scored_tokens += round(counted["scored"])
 
-    def _reduced(self, values: dict) -> dict:
+    def _reduced(self, values: dict[str, float]) -> dict[str, float]:
         """Sums of plain values over the processes."""
         if self.world == 1:
             return values
@@ -366,14 +392,14 @@ class _Run:
             sums = self._reduced(sums)
         self.wrapped.train()
         history = self.history
-        loss = sums.pop("loss")
+        mean = sums.pop("loss")
         history.validation_steps.append(self.step)
-        history.validation_losses.append(loss)
+        history.validation_losses.append(mean)
         history.add_metrics(self.step, sums, validation=True)
         patience = self.settings.early_stopping
         if patience is None:
             return False
-        if self.best_step is None or loss < history.validation_losses[history.validation_steps.index(self.best_step)]:
+        if self.best_step is None or mean < history.validation_losses[history.validation_steps.index(self.best_step)]:
             self.best_step = self.step
             self.best = {name: p.detach().cpu().clone() for name, p in self.trainable.items()}
             if checkpoints and self.accelerator.is_main_process:
@@ -392,7 +418,7 @@ class _Run:
             return
         self._set_weights(self.best)
 
-    def _set_weights(self, weights: dict) -> None:
+    def _set_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
         import torch
 
         with torch.no_grad():
@@ -458,7 +484,7 @@ class _Run:
         ]
         return self._predicted(largest([piece for step in cut for piece in step]), any(len(step) > 1 for step in cut))
 
-    def _predicted(self, pieces: list[list[Encoded]], several: bool) -> Footprint:
+    def _predicted(self, pieces: Sequence[Sequence[Encoded]], several: bool) -> Footprint:
         blank = [[replace(e, reference=e.reference or (0.0,) * len(e.completions)) for e in piece] for piece in pieces]
         made = [self.objective.collate(piece, self.pad_id, self.share_prompt) for piece in blank]
         return predict(self.model, made, self.settings, self.objective.output, several)

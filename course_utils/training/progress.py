@@ -10,8 +10,15 @@ from __future__ import annotations
 import html
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from course_utils.hardware import in_notebook
+
+if TYPE_CHECKING:
+    from IPython.display import HTML, DisplayHandle
+    from tqdm import tqdm
+
+    from course_utils.training.history import History
 
 REFRESH_SECONDS = 0.5
 CURVE_SECONDS = 15.0  # drawing it takes a tenth of a second
@@ -20,10 +27,13 @@ CURVE_SECONDS = 15.0  # drawing it takes a tenth of a second
 class Progress:
     """Shows loss, tokens per second and time left while `fit` runs, and memory: predicted, and at the end measured."""
 
-    def __init__(self, total: int, history, show: bool = True):
+    def __init__(self, total: int, history: History, show: bool = True) -> None:
         self.total, self.history, self.show = total, history, show
         self._started = self._shown = self._drawn = time.perf_counter()
-        self._handle = self._curve = self._bar = self._note = None
+        self._handle: DisplayHandle | None = None
+        self._curve: DisplayHandle | None = None
+        self._note: DisplayHandle | None = None
+        self._bar: tqdm | None = None
 
     def __enter__(self) -> Progress:
         if not self.show:
@@ -40,7 +50,7 @@ class Progress:
             self._bar = tqdm(total=self.total, unit="step")
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
             print(self.history.memory, file=sys.stderr)
@@ -51,7 +61,7 @@ class Progress:
 
             self._curve.update(HTML(""))  # the finished run draws itself with History.plot
 
-    def _memory(self):
+    def _memory(self) -> HTML:
         from IPython.display import HTML
 
         return HTML(f"<span>{html.escape(str(self.history.memory))}</span>")

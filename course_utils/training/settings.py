@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from course_utils.errors import CourseError
 
@@ -62,7 +63,7 @@ class Settings:
     fused: tuple[str, ...] = FUSED
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuse settings that cannot work, naming the argument and what would."""
         positive = (
             "learning_rate",
@@ -89,6 +90,6 @@ class Settings:
         if self.checkpoint_folder is not None:
             object.__setattr__(self, "checkpoint_folder", str(self.checkpoint_folder))  # a Path is welcome
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for the record of a run."""
         return asdict(self)

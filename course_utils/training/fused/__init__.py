@@ -17,8 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from course_utils.training.fused import head, lora, mlp, norm
+
+if TYPE_CHECKING:
+    import torch
 
 PIECES = {"head": head, "lora": lora, "mlp": mlp, "norm": norm}
 # Model types whose block is the one these functions were written for; others may scale or cap what they compute.
@@ -26,7 +30,7 @@ ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @contextmanager
-def fused(model, pieces: Sequence[str] = tuple(PIECES)) -> Iterator[dict[str, int]]:
+def fused(model: torch.nn.Module, pieces: Sequence[str] = tuple(PIECES)) -> Iterator[dict[str, int]]:
     """Let `model` compute with the fused functions inside the block; yields piece → number of modules that it covers."""
     replaced = []
     try:
@@ -44,7 +48,7 @@ def fused(model, pieces: Sequence[str] = tuple(PIECES)) -> Iterator[dict[str, in
             vars(module).pop("forward", None)
 
 
-def known(model) -> bool:
+def known(model: torch.nn.Module) -> bool:
     """Whether the model's architecture is one of those that the pieces were written for."""
-    config = next((m.config for m in model.modules() if hasattr(getattr(m, "config", None), "model_type")), None)
+    config: Any = next((m.config for m in model.modules() if hasattr(getattr(m, "config", None), "model_type")), None)
     return config is not None and config.model_type in ARCHITECTURES

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Literal, overload
 
 import torch
 
@@ -16,9 +17,9 @@ import torch
 KEEP = 2**24
 
 
-def replacements(model) -> Iterator[tuple[torch.nn.Module, Callable]]:
+def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
     """The model's head, if it is frozen, plain and without bias, with a forward that passes the hidden states on."""
-    owner = next((m for m in model.modules() if hasattr(m, "get_output_embeddings")), None)
+    owner: Any = next((m for m in model.modules() if hasattr(m, "get_output_embeddings")), None)
     head = owner.get_output_embeddings() if owner is not None else None
     if type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad:
         yield head, HiddenStates(head.weight)
@@ -27,11 +28,11 @@ def replacements(model) -> Iterator[tuple[torch.nn.Module, Callable]]:
 class HiddenStates:
     """Stands for the head's forward: gives back what it got, for `log_probabilities` to finish."""
 
-    def __init__(self, weight):
+    def __init__(self, weight: torch.Tensor) -> None:
         """Remember the head's weight (vocabulary, hidden)."""
         self.weight = weight
 
-    def __call__(self, hidden):
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Pass the hidden states on."""
         return hidden
 
@@ -44,9 +45,12 @@ class LogProbabilities(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, labels, best):
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, best: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         rows = max(1, KEEP // len(weight))
-        ctx.table = table = None
+        table: torch.Tensor | None = None
+        ctx.table = None
         parts, highest = [], []
         for at in range(0, len(hidden), rows):
             del table  # the piece before goes before the next one comes
@@ -58,13 +62,13 @@ class LogProbabilities(torch.autograd.Function):
             ctx.table = table
         ctx.save_for_backward(hidden, weight, labels)
         empty = hidden.new_zeros(0, dtype=torch.float32)
-        highest = torch.cat(highest) if highest else empty.clone()
-        ctx.mark_non_differentiable(highest)
-        return torch.cat(parts) if parts else empty, highest
+        likeliest = torch.cat(highest) if highest else empty.clone()
+        ctx.mark_non_differentiable(likeliest)
+        return torch.cat(parts) if parts else empty, likeliest
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient, _):
+    def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         hidden, weight, labels = ctx.saved_tensors
         rows = max(1, KEEP // len(weight))
         result = torch.empty_like(hidden)
@@ -82,7 +86,7 @@ class LogProbabilities(torch.autograd.Function):
 
 
 @contextmanager
-def logits(model) -> Iterator[None]:
+def logits(model: torch.nn.Module) -> Iterator[None]:
     """Let the head compute logits inside the block even where the piece is at work: generation needs them."""
     head = _owner(model).get_output_embeddings()
     standing_in = vars(head).pop("forward", None)
@@ -93,12 +97,22 @@ def logits(model) -> Iterator[None]:
             head.forward = standing_in
 
 
-def _owner(model):
+def _owner(model: torch.nn.Module) -> Any:
     """The first module that knows the head, whatever wraps it."""
     return next(m for m in model.modules() if hasattr(m, "get_output_embeddings"))
 
 
-def log_probabilities(model, hidden_or_logits, labels, best: bool = False):
+@overload
+def log_probabilities(
+    model: torch.nn.Module, hidden_or_logits: torch.Tensor, labels: torch.Tensor, best: Literal[False] = False
+) -> torch.Tensor: ...
+@overload
+def log_probabilities(
+    model: torch.nn.Module, hidden_or_logits: torch.Tensor, labels: torch.Tensor, best: bool
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]: ...
+def log_probabilities(
+    model: torch.nn.Module, hidden_or_logits: torch.Tensor, labels: torch.Tensor, best: bool = False
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities of `labels`, from the model's output at their positions.
 
     Args:

@@ -9,7 +9,7 @@ optimiser state stay float32. A 4-bit weight is turned back for each of its prod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from peft.tuners.lora import Linear
@@ -25,14 +25,14 @@ class Adapter(NamedTuple):
     scaling: float
 
 
-def replacements(model) -> Iterator[tuple[torch.nn.Module, Callable]]:
+def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
     """PEFT's plain LoRA layers, each with the forward to use."""
     for module in model.modules():
         if is_plain(module):
             yield module, _forward(module, module.forward)
 
 
-def is_plain(module) -> bool:
+def is_plain(module: Any) -> TypeGuard[Linear]:
     """Whether a module is a LoRA layer over a 16-, 32- or 4-bit linear layer, its adapter without bias, DoRA or the like."""
     return (
         ((type(module) is Linear and type(module.get_base_layer()) is torch.nn.Linear) or _over_four_bits(module))
@@ -41,12 +41,12 @@ def is_plain(module) -> bool:
     )
 
 
-def _over_four_bits(module) -> bool:
+def _over_four_bits(module: Any) -> bool:
     # PEFT's class of that name; importing it would need bitsandbytes
     return type(module).__name__ == "Linear4bit" and hasattr(module, "lora_A") and is_four_bit(module.get_base_layer())
 
 
-def active_adapter(module, x) -> Adapter | None:
+def active_adapter(module: Linear, x: torch.Tensor) -> Adapter | None:
     """The adapter of a plain layer, if just one is at work on `x` and nothing else changes what the layer computes."""
     active = [name for name in module.active_adapters if name in module.lora_A]
     if (
@@ -62,23 +62,25 @@ def active_adapter(module, x) -> Adapter | None:
     return Adapter(module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name])
 
 
-def _cast_elsewhere(x) -> bool:
+def _cast_elsewhere(x: torch.Tensor) -> bool:
     """Whether autocast would compute in another format; loss scaling comes with an autocast to the format that is there."""
     return torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) != x.dtype
 
 
-def _product_dtype(layer):
+def _product_dtype(layer: Any) -> torch.dtype:
     """The format a layer computes in; a 4-bit one stores bytes, and is told by its input unless it was told before."""
-    return layer.compute_dtype if is_four_bit(layer) else layer.weight.dtype
+    kind: torch.dtype = layer.compute_dtype if is_four_bit(layer) else layer.weight.dtype
+    return kind
 
 
-def _forward(module, original):
-    def forward(x, *args, **kwargs):
+def _forward(module: Linear, original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         adapter = None if args or kwargs else active_adapter(module, x)
         if adapter is None:
             return original(x, *args, **kwargs)
         base = module.get_base_layer()
-        return LoraLinear.apply(x, base.weight, base.bias, *adapter)
+        output: torch.Tensor = LoraLinear.apply(x, base.weight, base.bias, *adapter)
+        return output
 
     return forward
 
@@ -87,7 +89,15 @@ class LoraLinear(torch.autograd.Function):
     """x (..., in) → (..., out); gradients for x, A and B."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, a, b, scaling):
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        scaling: float,
+    ) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
         u = flat @ a.to(x.dtype).T
         y = torch.nn.functional.linear(flat, dense(weight, x.dtype), bias)
@@ -97,7 +107,7 @@ class LoraLinear(torch.autograd.Function):
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         flat, u, weight, a, b = ctx.saved_tensors
         g = gradient.reshape(-1, gradient.shape[-1])
         gu = (g @ b.to(g.dtype)).mul_(ctx.scaling)

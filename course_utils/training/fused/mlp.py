@@ -6,7 +6,8 @@ tensor of all, is computed again in the backward pass instead of being kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,24 +15,29 @@ import torch.nn.functional as F
 from course_utils.quantization import dense
 from course_utils.training.fused.lora import active_adapter, is_plain
 
+if TYPE_CHECKING:
+    from peft.tuners.lora import Linear
+
 NAMES = ("gate_proj", "up_proj", "down_proj")
 
 
-def replacements(model) -> Iterator[tuple[torch.nn.Module, Callable]]:
+def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
     """The model's feed-forward blocks with plain LoRA on all three layers, each with the forward to use."""
     for module in model.modules():
-        layers = [getattr(module, name, None) for name in NAMES]
+        layers: list[Any] = [getattr(module, name, None) for name in NAMES]
         if all(map(is_plain, layers)) and all(layer.get_base_layer().bias is None for layer in layers):
             yield module, _forward(layers, module.forward)
 
 
-def _forward(layers, original):
-    def forward(x):
+def _forward(layers: Sequence[Linear], original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def forward(x: torch.Tensor) -> torch.Tensor:
         adapters = [active_adapter(layer, x) for layer in layers]
         if None in adapters:
             return original(x)
         weights = [layer.get_base_layer().weight for layer in layers]
-        return GatedBlock.apply(x, *weights, *[part for adapter in adapters for part in adapter])
+        parts = [part for adapter in adapters if adapter is not None for part in adapter]
+        output: torch.Tensor = GatedBlock.apply(x, *weights, *parts)
+        return output
 
     return forward
 
@@ -44,7 +50,22 @@ class GatedBlock(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, w_gate, w_up, w_down, a_gate, b_gate, s_gate, a_up, b_up, s_up, a_down, b_down, s_down):
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        w_gate: torch.Tensor,
+        w_up: torch.Tensor,
+        w_down: torch.Tensor,
+        a_gate: torch.Tensor,
+        b_gate: torch.Tensor,
+        s_gate: float,
+        a_up: torch.Tensor,
+        b_up: torch.Tensor,
+        s_up: float,
+        a_down: torch.Tensor,
+        b_down: torch.Tensor,
+        s_down: float,
+    ) -> torch.Tensor:
         kind, flat = x.dtype, x.reshape(-1, x.shape[-1])
         rank = a_gate.shape[0]
         a_both = torch.cat([a_gate, a_up]).to(kind)
@@ -60,7 +81,7 @@ class GatedBlock(torch.autograd.Function):
         return y.view(x.shape)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (flat, u_both, y_gate, y_up, u_down, w_gate, w_up, w_down, a_both, b_gate, b_up, a_down, b_down) = ctx.saved_tensors
         s_gate, s_up, s_down = ctx.factors
         rank = b_gate.shape[1]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
 
-def replacements(model) -> Iterator[tuple[torch.nn.Module, Callable]]:
+def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
     """The model's RMSNorm layers whose weight is frozen, each with the forward to use."""
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm") and not module.weight.requires_grad:
             yield module, _forward(module)
 
 
-def _forward(module):
+def _forward(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: RMSNorm.apply(x, module.weight, module.variance_epsilon)
 
 
@@ -22,14 +23,14 @@ class RMSNorm(torch.autograd.Function):
     """x (..., width) → (..., width); gradient for x alone."""
 
     @staticmethod
-    def forward(ctx, x, weight, eps):
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         wide = x.float()
         inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(eps))
         ctx.save_for_backward(x, inverse, weight)
         return (wide * inverse).to(x.dtype).mul_(weight)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         x, inverse, weight = ctx.saved_tensors
         g = (gradient * weight).float()
         normal = x.float() * inverse

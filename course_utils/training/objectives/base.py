@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from course_utils.errors import CourseError
-from course_utils.training.batching import Encoded, collate
+from course_utils.training.batching import Batch, Encoded, collate
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from course_utils.models import Model
 
 
 class Loss(NamedTuple):
     """A piece's share of a batch's loss, and of the batch's means of other quantities; shares add up over the pieces."""
 
-    value: object
-    metrics: dict
+    value: torch.Tensor
+    metrics: dict[str, torch.Tensor]
+
+
+class LookBack(Protocol):
+    """For each example its answer's log-probabilities and values, under the policy or the reference."""
+
+    def __call__(self, examples: list[Encoded], reference: bool) -> list[tuple[list[float], list[float]]]:
+        """A number for each token of the answer."""
 
 
 class Objective:
@@ -25,14 +38,16 @@ class Objective:
             as it is then. That model is the reference, so that no second copy of it is needed.
         output: what the last layer makes: "scored" for a table over the vocabulary at the scored tokens, "none" for less.
         online: whether training examples are made by the model itself while it trains (`rollout`).
+        epochs: times each batch of examples that the model has made is trained on.
     """
 
     name = "objective"
     needs_reference = False
     output = "scored"
     online = False
+    epochs: int = 1
 
-    def encode(self, tokenizer, example, max_length: int, where: str) -> Encoded:
+    def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
         """Turn an example as the user has it into token ids; `where` names it in errors."""
         raise NotImplementedError
 
@@ -40,22 +55,37 @@ class Objective:
         """What the losses of a batch of these examples are divided by."""
         raise NotImplementedError
 
-    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> dict:
+    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
         """Tensors of a batch."""
         return collate(examples, pad_id, share_prompt)
 
-    def loss(self, model, batch: dict, sizes: dict[str, int]) -> Loss:
+    def loss(self, model: torch.nn.Module, batch: Batch, sizes: Mapping[str, float]) -> Loss:
         """Share of the loss, with gradient; `sizes` are those of the whole batch, of which this may be a piece."""
         raise NotImplementedError
 
-    def attach(self, model) -> None:
+    def attach(self, model: Model) -> None:
         """Add what the objective trains beside the model (PPO's value head)."""
 
-    def detach(self, model) -> None:
+    def detach(self, model: Model) -> None:
         """Take it away again."""
 
+    def rollout(
+        self,
+        model: Model,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Encoded],
+        forward: LookBack,
+        seed: int,
+    ) -> tuple[list[Encoded], dict[str, float]]:
+        """Where `online`: training examples that the model makes of prompts, and means for the record."""
+        raise NotImplementedError
 
-def messages_of(example, key: str, where: str) -> list[dict]:
+    def log_probabilities_and_values(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where `online`: what `rollout` looks back on, for each scored token."""
+        raise NotImplementedError
+
+
+def messages_of(example: Any, key: str, where: str) -> list[dict[str, Any]]:
     """Messages under `key` of an example, checked; a text stands for one message of the assistant's."""
     messages = example.get(key) if isinstance(example, dict) else None
     if isinstance(messages, str):
@@ -65,7 +95,7 @@ def messages_of(example, key: str, where: str) -> list[dict]:
     return check_messages(messages, f"{where}, {key}")
 
 
-def check_messages(messages: list, where: str) -> list[dict]:
+def check_messages(messages: list[Any], where: str) -> list[dict[str, Any]]:
     """The messages, if each has a role and a text."""
     for number, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
@@ -73,7 +103,7 @@ def check_messages(messages: list, where: str) -> list[dict]:
     return messages
 
 
-def check_reference(model, reference) -> None:
+def check_reference(model: torch.nn.Module, reference: torch.nn.Module) -> None:
     """Refuse a reference that the training would move: every log-ratio to it would be zero for ever.
 
     It need not be one object: `get_peft_model` puts the adapter into the base it is given, so that base *is* the policy.
@@ -87,7 +117,9 @@ def check_reference(model, reference) -> None:
         )
 
 
-def encode_prompt(tokenizer, messages: list[dict], max_length: int, where: str) -> list[int]:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], max_length: int, where: str
+) -> list[int]:
     """Token ids of a prompt up to where the assistant's answer begins; refused if it leaves no room for one."""
     prompt = template_ids(tokenizer, messages, add_generation_prompt=True)
     if len(prompt) >= max_length:
@@ -98,7 +130,13 @@ def encode_prompt(tokenizer, messages: list[dict], max_length: int, where: str) 
     return prompt
 
 
-def encode_completion(tokenizer, prompt: list[int], messages: list[dict], max_length: int, where: str) -> list[int]:
+def encode_completion(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: list[int],
+    messages: Sequence[Mapping[str, Any]],
+    max_length: int,
+    where: str,
+) -> list[int]:
     """Token ids of the last message, which is the assistant's, up to and including the stop token."""
     if messages[-1]["role"] != "assistant":
         raise CourseError(f"{where}: the last message must be the assistant's, it is the {messages[-1]['role']}'s")
@@ -113,7 +151,9 @@ def encode_completion(tokenizer, prompt: list[int], messages: list[dict], max_le
     return completion[: max_length - len(prompt)]
 
 
-def template_ids(tokenizer, messages: list[dict], add_generation_prompt: bool = False) -> list[int]:
+def template_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
+) -> list[int]:
     """Token ids of messages written with the tokenizer's chat template."""
     if not tokenizer.chat_template:
         raise CourseError(
@@ -121,4 +161,5 @@ def template_ids(tokenizer, messages: list[dict], add_generation_prompt: bool = 
             "speakers are marked: take the instruct model's tokenizer, or set tokenizer.chat_template to the one it knows"
         )
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

@@ -7,12 +7,19 @@ Ziegler et al., 2019 (arXiv 1909.08593) and Ouyang et al., 2022 (arXiv 2203.0215
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.training.batching import Encoded, run
-from course_utils.training.objectives.base import Loss, Objective, check_messages, encode_prompt
+from course_utils.training.batching import Batch, Encoded, run
+from course_utils.training.objectives.base import LookBack, Loss, Objective, check_messages, encode_prompt
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from course_utils.models import Model
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class PPO(Objective):
             decide.
     """
 
-    reward: Callable[[list, list[str]], Sequence[float]]
+    reward: Callable[[list[list[dict[str, Any]]], list[str]], Sequence[float]]
     kl: float = 0.05
     epochs: int = 2
     clip: float = 0.2
@@ -51,7 +58,7 @@ class PPO(Objective):
     name: str = "ppo"
     online = True
 
-    def encode(self, tokenizer, example, max_length: int, where: str) -> Encoded:
+    def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
         """Turn a prompt (messages, a text, or a dict with "prompt") into token ids."""
         messages = example.get("prompt") if isinstance(example, dict) else example
         if isinstance(messages, str):
@@ -65,7 +72,7 @@ class PPO(Objective):
         """Tokens of the answers, and answers."""
         return {"tokens": sum(e.scored for e in examples), "answers": len(examples)}
 
-    def attach(self, model) -> None:
+    def attach(self, model: Model) -> None:
         """Put a value head on the model, in float32, starting at zero.
 
         Raises:
@@ -84,11 +91,18 @@ class PPO(Objective):
         torch.nn.init.zeros_(head.bias)
         model.value_head = head
 
-    def detach(self, model) -> None:
+    def detach(self, model: Model) -> None:
         """Take the value head off."""
         del model.value_head
 
-    def rollout(self, model, tokenizer, prompts: Sequence[Encoded], forward: Callable, seed: int) -> tuple[list, dict]:
+    def rollout(
+        self,
+        model: Model,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Encoded],
+        forward: LookBack,
+        seed: int,
+    ) -> tuple[list[Encoded], dict[str, float]]:
         """Answer the prompts and say how good each token was.
 
         Args:
@@ -124,15 +138,15 @@ class PPO(Objective):
         record = {"reward": sum(scores) / count, "kl": sum(kls) / count, "length": sum(e.scored for e in made) / count}
         return _whitened(made), record
 
-    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> dict:
+    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
         """A batch with what `rollout` noted of each token, (scored tokens) each."""
         import torch
 
-        names = ("log_probabilities", "advantages", "returns", "values") if "returns" in (examples[0].extra or {}) else ()
+        names = ("log_probabilities", "advantages", "returns", "values") if "returns" in examples[0].extra else ()
         noted = {f"old_{n}": torch.tensor([v for e in examples for v in e.extra[n]]) for n in names}
         return super().collate(examples, pad_id, share_prompt) | noted
 
-    def loss(self, model, batch: dict, sizes: dict[str, int]) -> Loss:
+    def loss(self, model: torch.nn.Module, batch: Batch, sizes: Mapping[str, float]) -> Loss:
         """Clipped policy loss plus the clipped value loss, means over the batch's tokens."""
         import torch
 
@@ -145,12 +159,12 @@ class PPO(Objective):
         metrics = {"policy_loss": policy.detach(), "value_loss": value.detach(), "clipped": clipped}
         return Loss(policy + self.value_weight * value, metrics)
 
-    def log_probabilities_and_values(self, model, batch: dict):
+    def log_probabilities_and_values(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Of each scored token: its log-probability at `temperature`, and the value of the state before it."""
         from course_utils.training.fused.head import log_probabilities
 
-        owner = next(m for m in model.modules() if hasattr(m, "value_head"))
-        seen = []
+        owner: Any = next(m for m in model.modules() if hasattr(m, "value_head"))
+        seen: list[torch.Tensor] = []
         hook = owner.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
             output = run(model, batch).logits
@@ -160,7 +174,9 @@ class PPO(Objective):
         values = owner.value_head(seen[0][place].float())[:, 0]
         return log_probabilities(model, output[place] / self.temperature, batch["label"]), values
 
-    def _sample(self, model, tokenizer, prompts: Sequence[Encoded], seed: int) -> list[list[int]]:
+    def _sample(
+        self, model: Model, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Encoded], seed: int
+    ) -> list[list[int]]:
         from course_utils.generation import complete
         from course_utils.training.fused import head
 
@@ -184,14 +200,14 @@ def advantage_estimates(rewards: Sequence[float], values: Sequence[float], disco
     return advantages
 
 
-def clipped_policy_loss(ratio, advantages, clip: float):
+def clipped_policy_loss(ratio: torch.Tensor, advantages: torch.Tensor, clip: float) -> torch.Tensor:
     """-min(ratio · A, clip(ratio, 1 − ε, 1 + ε) · A) for each token."""
     import torch
 
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
 
 
-def clipped_value_loss(values, old_values, returns, clip: float):
+def clipped_value_loss(values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip: float) -> torch.Tensor:
     """½ max((V − R)², (V clipped to within `clip` of the old V − R)²) for each token."""
     import torch
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.training.batching import Encoded, by_completion, token_log_probabilities
+from course_utils.training.batching import Batch, Encoded, by_completion, token_log_probabilities
 from course_utils.training.objectives.base import Loss, Objective, encode_completion, encode_prompt, messages_of
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
-def encode_pair(tokenizer, example, max_length: int, where: str) -> Encoded:
+
+def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
     """Turn {"prompt", "chosen", "rejected"} into token ids; each is a text or a list of messages.
 
     Without "prompt", chosen and rejected are whole conversations that differ in the last message (TRL's implicit prompt).
@@ -33,7 +38,7 @@ def encode_pair(tokenizer, example, max_length: int, where: str) -> Encoded:
     return Encoded(prompt, [chosen, rejected])
 
 
-def _with_explicit_prompt(example: dict, where: str) -> dict:
+def _with_explicit_prompt(example: dict[str, Any], where: str) -> dict[str, list[dict[str, Any]]]:
     chosen, rejected = (messages_of(example, key, where) for key in ("chosen", "rejected"))
     if len(chosen) < 2:
         raise CourseError(f"{where}: no prompt; give it under 'prompt', or as the first messages of chosen and of rejected")
@@ -64,11 +69,11 @@ class DPO(Objective):
     """
 
     beta: float = 0.1
-    reference: object = field(default=None, repr=False)
+    reference: torch.nn.Module | None = field(default=None, repr=False)
     name: str = "dpo"
     needs_reference = True
 
-    def encode(self, tokenizer, example, max_length: int, where: str) -> Encoded:
+    def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
         """See `encode_pair`."""
         return encode_pair(tokenizer, example, max_length, where)
 
@@ -76,13 +81,13 @@ class DPO(Objective):
         """Pairs."""
         return {"pairs": len(examples)}
 
-    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> dict:
+    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
         """A batch with the reference's log-probabilities, (pairs, 2)."""
         import torch
 
         return super().collate(examples, pad_id, share_prompt) | {"reference": torch.tensor([e.reference for e in examples])}
 
-    def loss(self, model, batch: dict, sizes: dict[str, int]) -> Loss:
+    def loss(self, model: torch.nn.Module, batch: Batch, sizes: Mapping[str, float]) -> Loss:
         """Mean over the batch's pairs."""
         import torch.nn.functional as F
 
@@ -108,7 +113,7 @@ class ORPO(Objective):
     score_prompt: bool = False
     name: str = "orpo"
 
-    def encode(self, tokenizer, example, max_length: int, where: str) -> Encoded:
+    def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
         """See `encode_pair`."""
         return encode_pair(tokenizer, example, max_length, where)
 
@@ -117,7 +122,7 @@ class ORPO(Objective):
         tokens = sum(len(e.completions[0]) + self.score_prompt * (len(e.prompt) - 1) for e in examples)
         return {"pairs": len(examples), "tokens": tokens}
 
-    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> dict:
+    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
         """A batch in which the prompt's tokens are scored too if the SFT term wants them."""
         if not self.score_prompt:
             return super().collate(examples, pad_id, share_prompt)
@@ -126,7 +131,7 @@ class ORPO(Objective):
         batch = super().collate(whole, pad_id, share_prompt=False)
         return batch | {"skip": [len(e.prompt) - 1 for e in examples for _ in e.completions]}
 
-    def loss(self, model, batch: dict, sizes: dict[str, int]) -> Loss:
+    def loss(self, model: torch.nn.Module, batch: Batch, sizes: Mapping[str, float]) -> Loss:
         """SFT term: mean over the batch's tokens; odds-ratio term: mean over its pairs."""
         import torch
         import torch.nn.functional as F
@@ -150,7 +155,7 @@ class ORPO(Objective):
         return Loss(sft + odds, metrics | {"sft_loss": sft.detach(), "odds_loss": odds.detach()})
 
 
-def _pair_metrics(rewards, pairs: int) -> dict:
+def _pair_metrics(rewards: torch.Tensor, pairs: float) -> dict[str, torch.Tensor]:
     """Shares of the batch's means; `rewards` is (pairs of this piece, 2)."""
     chosen, rejected = rewards[:, 0], rewards[:, 1]
     return {

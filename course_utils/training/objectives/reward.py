@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.training.batching import Encoded, collate, run
+from course_utils.training.batching import Batch, Encoded, collate, run
 from course_utils.training.objectives.base import Loss, Objective, template_ids
 from course_utils.training.objectives.preference import _pair_metrics, encode_pair
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from course_utils.generation import Conversation
+    from course_utils.models import Model
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Reward(Objective):
     name: str = "reward"
     output = "none"
 
-    def encode(self, tokenizer, example, max_length: int, where: str) -> Encoded:
+    def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
         """See `encode_pair`."""
         return encode_pair(tokenizer, example, max_length, where)
 
@@ -35,7 +43,7 @@ class Reward(Objective):
         """Pairs."""
         return {"pairs": len(examples)}
 
-    def loss(self, model, batch: dict, sizes: dict[str, int]) -> Loss:
+    def loss(self, model: torch.nn.Module, batch: Batch, sizes: Mapping[str, float]) -> Loss:
         """Mean over the batch's pairs."""
         import torch.nn.functional as F
 
@@ -46,12 +54,12 @@ class Reward(Objective):
         return Loss(losses.sum() / sizes["pairs"], _pair_metrics(rewards.detach(), sizes["pairs"]))
 
 
-def last_token_rewards(model, batch: dict):
+def last_token_rewards(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Reward of every completion in a batch, (completions) in float32, with gradient."""
     head = next((module for name, module in model.named_modules() if name.split(".")[-1] == "score"), None)
     if head is None:
         raise CourseError("the model has no reward head: load it with models.load_reward")
-    seen = []
+    seen: list[torch.Tensor] = []
     hook = head.register_forward_hook(lambda _, __, output: seen.append(output))
     try:
         run(model, batch, keep_all=True)
@@ -60,7 +68,13 @@ def last_token_rewards(model, batch: dict):
     return seen[0][batch["end_row"], batch["end_column"], 0].float()
 
 
-def reward_scores(model, tokenizer, prompts: Sequence, answers: Sequence[str], batch_size: int = 16) -> list[float]:
+def reward_scores(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Conversation],
+    answers: Sequence[str],
+    batch_size: int = 16,
+) -> list[float]:
     """What a trained reward model gives each answer to its prompt (messages or a text); usable as PPO's reward."""
     import torch
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.training.batching import Encoded, token_log_probabilities
+from course_utils.training.batching import Batch, Encoded, token_log_probabilities
 from course_utils.training.objectives.base import (
     Loss,
     Objective,
@@ -15,6 +16,10 @@ from course_utils.training.objectives.base import (
     encode_prompt,
     template_ids,
 )
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 TURNS = ("last", "all")
 
@@ -35,12 +40,12 @@ class SFT(Objective):
     accuracy: bool = False
     name: str = "sft"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuse an unknown choice of turns."""
         if self.turns not in TURNS:
             raise CourseError(f"SFT(turns={self.turns!r}): choose among {', '.join(TURNS)}")
 
-    def encode(self, tokenizer, example, max_length: int, where: str) -> Encoded:
+    def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
         """Turn a conversation (list of messages, the last one the assistant's) into token ids.
 
         Raises:
@@ -55,14 +60,16 @@ class SFT(Objective):
         prompt = encode_prompt(tokenizer, messages[:-1], max_length, where)
         return Encoded(prompt, [encode_completion(tokenizer, prompt, messages, max_length, where)])
 
-    def _encode_all(self, tokenizer, messages: list[dict], max_length: int, where: str) -> Encoded:
+    def _encode_all(
+        self, tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], max_length: int, where: str
+    ) -> Encoded:
         """The prompt ends before the first learned message; what stands between learned messages has weight 0."""
         plain = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
         learned = [i for i, m in enumerate(messages) if m["role"] == "assistant" and m.get("weight", 1) != 0]
         if not learned:
             raise CourseError(f"{where}: no message of the assistant to learn (all have weight 0, or there is none)")
         prompt = encode_prompt(tokenizer, plain[: learned[0]], max_length, where)
-        ids, weights = list(prompt), []
+        ids, weights = list(prompt), list[float]()
         for i in learned:
             start = template_ids(tokenizer, plain[:i], add_generation_prompt=True)
             answer = encode_completion(tokenizer, start, plain[: i + 1], len(start) + 10**9, f"{where}, message {i}")
@@ -77,7 +84,7 @@ class SFT(Objective):
         """Learned tokens."""
         return {"tokens": sum(example.learned for example in examples)}
 
-    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> dict:
+    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
         """A batch with the weight of each scored token where they differ."""
         import torch
 
@@ -86,7 +93,7 @@ class SFT(Objective):
             batch["weight"] = torch.tensor([weight for example in examples for weight in example.extra["weight"]])
         return batch
 
-    def loss(self, model, batch: dict, sizes: dict[str, int]) -> Loss:
+    def loss(self, model: torch.nn.Module, batch: Batch, sizes: Mapping[str, float]) -> Loss:
         """Cross-entropies of the learned tokens, divided by the batch's number of them."""
         weight = batch.get("weight", 1)
         if not self.accuracy:

@@ -72,7 +72,8 @@ def full(section):
 
 def left_behind():
     """Numbers of this machine's processes that a sandbox of these tests has left; other graders may be at work beside them."""
-    found, ours = [], re.compile(f"{MARKER}={os.environ[MARKER]}[0-9a-f]".encode())  # a grader's own value ends there
+    found = []
+    ours = re.compile(f"{MARKER}={os.environ[MARKER]}[0-9a-f]".encode())  # a grader's own value ends before the last part
     for entry in os.listdir("/proc"):
         try:
             if entry.isdigit() and ours.search(Path("/proc", entry, "environ").read_bytes()):
