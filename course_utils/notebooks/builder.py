@@ -268,7 +268,7 @@ def build(section: str, report: Callable[[str], object] = print) -> Path:
 
 
 def _retell_overview() -> None:
-    """Bring the first lesson's overview up to date in its stored output: it shows each lesson's exercises and recorded time."""
+    """Bring the stored output of lesson 01's overview up to date: it shows every lesson's exercises and recorded time."""
     import nbformat
 
     from course_utils.notebooks.overview import overview

@@ -71,7 +71,7 @@ def full(section):
 
 
 def left_behind():
-    """Numbers of this machine's processes that a sandbox of these tests has left; other graders may be at work beside them."""
+    """Numbers of the processes that a sandbox of these tests has left; other graders may be at work on this machine."""
     found = []
     ours = re.compile(f"{MARKER}={os.environ[MARKER]}[0-9a-f]".encode())  # a grader's own value ends before the last part
     for entry in os.listdir("/proc"):
