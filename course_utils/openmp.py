@@ -15,9 +15,9 @@ import sys
 from collections.abc import MutableMapping
 
 # Chosen by benchmarks/waiting.py on two cores (record of 2026-11-26). Alone, 1,000 rounds take 1.1 to 1.2 times as long as
-# the best policy, and no spinning at all 1.4 to 1.8 times; beside one busy process 1,000 rounds take 1.5 to 1.9 times as long as
-# the best, no spinning 1.1 to 1.2 times, and GNU's default three times. One thread is never far off on two cores, but leaves
-# all others idle where there are more.
+# the best policy, and no spinning at all 1.4 to 1.8 times. Beside one busy process 1,000 rounds take 1.5 to 1.9 times as
+# long as the best, no spinning 1.1 to 1.2 times, and GNU's default three times. One thread is never far off on two cores,
+# but leaves all others idle where there are more.
 SPIN_COUNT = "1000"  # rounds of GNU's waiting loop, some tens of microseconds
 BLOCK_TIME = "1"  # milliseconds, LLVM's
 # Who has set one of these has decided.

@@ -6,13 +6,18 @@ import ctypes
 import gc
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
+if TYPE_CHECKING:
+    import psutil
+
+T = TypeVar("T")
 MB = 1e6
+SAME_BYTES = 2_000_000  # processes whose resident memory has changed by less are not looked at more closely
 
 
 @dataclass
@@ -152,19 +157,31 @@ class ProcessesPeak:
     def _watch(self) -> None:
         import psutil
 
-        me = psutil.Process()
+        me, last = psutil.Process(), (-SAME_BYTES, 0)
         while not self._stop.wait(0.5):
-            parts = []
-            for process in [*([me] if self._own else []), *me.children(recursive=True)]:
-                try:
-                    memory, command = process.memory_full_info(), process.cmdline()
-                except psutil.Error:  # it has ended, or is somebody else's
-                    continue
-                parts.append((_module_or_file(command), getattr(memory, "pss", memory.uss)))
-            total = sum(size for _, size in parts)
-            self._lap = max(self._lap, total)
-            if total > self.bytes:
-                self.bytes, self.parts = total, sorted(parts, key=lambda part: -part[1])
+            processes = [*([me] if self._own else []), *me.children(recursive=True)]
+            resident = sum(_of(process, lambda p: p.memory_info().rss, 0) for process in processes)
+            if abs(resident - last[0]) > SAME_BYTES:  # else spared: what is shared costs the system a walk over all pages
+                parts = [_of(process, _name_and_memory, ("?", 0)) for process in processes]
+                last = resident, sum(size for _, size in parts)
+                if last[1] > self.bytes:
+                    self.bytes, self.parts = last[1], sorted(parts, key=lambda part: -part[1])
+            self._lap = max(self._lap, last[1])
+
+
+def _of(process: psutil.Process, read: Callable[[psutil.Process], T], otherwise: T) -> T:
+    """What is read of a process, or something else if it has ended or is somebody else's."""
+    import psutil
+
+    try:
+        return read(process)
+    except psutil.Error:
+        return otherwise
+
+
+def _name_and_memory(process: psutil.Process) -> tuple[str, int]:
+    memory = process.memory_full_info()
+    return _module_or_file(process.cmdline()), getattr(memory, "pss", memory.uss)
 
 
 def _module_or_file(command: list[str]) -> str:
