@@ -3,7 +3,7 @@
 from course_utils.memory.counting import ARCHITECTURES, ParameterCount, build_without_weights, count_parameters
 from course_utils.memory.estimating import CONTEXT, GPUS, MemoryEstimate, advice, estimate, gpu_memory, what_fits
 from course_utils.memory.plan import Plan
-from course_utils.memory.tracking import MemoryReport, ProcessesPeak, release, track
+from course_utils.memory.tracking import MemoryReport, ProcessesPeak, release, track, trim
 
 __all__ = [
     "ARCHITECTURES",
@@ -21,5 +21,6 @@ __all__ = [
     "gpu_memory",
     "release",
     "track",
+    "trim",
     "what_fits",
 ]

@@ -199,11 +199,16 @@ def _resident() -> int:
 
 
 def release() -> None:
-    """Give freed memory back to the system: the C library keeps it otherwise, and it hides what a later block takes."""
+    """Collect what nobody refers to any more, and give freed memory back: it would hide what a later block takes."""
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Give freed memory back to the system; the C library keeps it otherwise."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError, TypeError):  # not glibc: the start may be too high
+    except (OSError, AttributeError, TypeError):  # not glibc: memory given back late is all that is lost
         pass
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from course_utils import memory
 from course_utils.openai_server.adapters import Adapters
 from course_utils.openai_server.sampling import Sampler, Sampling, Token
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     Delivery: TypeAlias = tuple[Callable[..., object], tuple[Any, ...]]  # what to call, and with what
 
 ROWS = 16  # requests at once
+PAUSE_SECONDS = 1.0  # without work, before freed memory is given back
 PREFILL_TOKENS = 256  # tokens of prompts between two steps of those that run
 SPAN = 32  # columns are read in multiples of this: fewer shapes, for each of which a CPU kernel is prepared
 SPARE = 256  # columns of room: after so many tokens everything is moved once
@@ -115,7 +117,7 @@ class Engine:
             try:
                 loop.call_soon_threadsafe(_deliver, [(deliver, what) for other, deliver, what in posted if other is loop])
             except RuntimeError:  # the loop is closed: nobody waits any more
-                pass
+                memory.trim()
 
     def forget(self, adapter: str) -> None:
         """Drop an adapter once nobody uses it."""
@@ -163,12 +165,22 @@ class Engine:
         self._send()
 
     def _take_in(self) -> None:
-        """Move what was submitted to the held; wait for something if there is nothing to do."""
+        """Move what was submitted to the held; wait for something if there is nothing to do.
+
+        After a pause, memory that was freed goes back to the system: hundreds of megabytes after answers with a schema, in
+        which a training process beside this one may have to find room.
+        """
+        waited = False
         while True:
+            idle = not self._running and not self._held
             try:
-                found = self._waiting.get(block=not self._running and not self._held)
+                found = self._waiting.get(block=idle, timeout=None if waited else PAUSE_SECONDS)
             except queue.Empty:
-                return
+                if not idle:
+                    return
+                memory.trim()
+                waited = True
+                continue
             if found is None:
                 self._closed = True
                 return

@@ -1,11 +1,13 @@
 """Adapters in one batch give what each gives alone, and PEFT; the engine's answers are those of `generation`."""
 
 import asyncio
+import time
 
 import pytest
 import torch
 from support import tiny_llama, with_lora
 
+from course_utils.openai_server import engine as module
 from course_utils.openai_server.adapters import Adapters
 from course_utils.openai_server.chat import Chat, ChatRequest
 from course_utils.openai_server.engine import Engine
@@ -325,3 +327,23 @@ def test_a_product_is_the_linear_layer(dtype, rows):
             found = Product(weight.to(dtype), given)(x.to(dtype))
         assert found.shape == expected.shape and found.dtype == dtype
         torch.testing.assert_close(found, expected, rtol=0.02, atol=0.15 if dtype == torch.bfloat16 else 1e-2)
+
+
+@pytest.mark.model
+def test_freed_memory_goes_back_after_a_pause_once_and_not_during_work(packaged, monkeypatch):
+    """A schema's tables leave 300 MB of freed memory with the packaged model; a training process beside it may need them."""
+    trims = []
+    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(module.memory, "trim", lambda: trims.append(engine.busy))
+    engine = Engine(lambda: (tiny_llama(max_position_embeddings=512), packaged[1]), rows=4)
+    try:
+        for expected in (1, 2):  # after loading; and after answers, which take longer than the pause
+            until = time.monotonic() + 60
+            while len(trims) < expected and time.monotonic() < until:
+                time.sleep(0.01)
+            time.sleep(0.6)
+            assert trims == [0] * expected
+            if expected == 1:
+                texts(ask(engine, [{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 200}] * 6))
+    finally:
+        engine.close()
