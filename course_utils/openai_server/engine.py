@@ -117,7 +117,7 @@ class Engine:
             try:
                 loop.call_soon_threadsafe(_deliver, [(deliver, what) for other, deliver, what in posted if other is loop])
             except RuntimeError:  # the loop is closed: nobody waits any more
-                memory.trim()
+                pass
 
     def forget(self, adapter: str) -> None:
         """Drop an adapter once nobody uses it."""
