@@ -315,23 +315,23 @@ def test_other_files(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "data"),
+    ("name", "data", "rows", "counts"),
     [
-        ("cut.json", b'[{"prompt": "a", "completion": "b"}, {"prompt": "c"'),
-        ("bad.json", b'[{"prompt": "a", "completion": "b"}, {"prompt" "c"}]'),
-        ("object.json", b'{"prompt": "a", "completion": "b"}'),
-        ("ragged.csv", b"prompt,completion\na,b,c\nd\n"),
-        ("quote.csv", b'prompt,completion\n"a,b\n'),
-        ("double.csv", b"prompt,prompt\na,b\n"),
-        ("none.parquet", b"PAR1 not really"),
-        ("empty.csv", b""),
-        ("empty.json", b""),
-        ("empty.parquet", b""),
+        ("cut.json", b'[{"prompt": "a", "completion": "b"}, {"prompt": "c"', 1, {"not_json": 1}),
+        ("bad.json", b'[{"prompt": "a", "completion": "b"}, {"prompt" "c"}]', 1, {"not_json": 1}),
+        ("object.json", b'{"prompt": "a", "completion": "b"}', 1, {}),  # one row, and no list around it
+        ("ragged.csv", b"prompt,completion\na,b,c\nd\n", 0, {"not_object": 2}),
+        ("quote.csv", b'prompt,completion\n"a,b\n', 0, {"not_object": 1}),
+        ("double.csv", b"prompt,prompt\na,b\n", 1, {"duplicate_key": 1, "field_missing": 1}),
+        ("none.parquet", b"PAR1 not really", 0, {"binary": 1}),
+        ("empty.csv", b"", 0, {"empty_file": 1}),
+        ("empty.json", b"", 0, {"empty_file": 1}),
+        ("empty.parquet", b"", 0, {"binary": 1}),
     ],
 )
-def test_broken_other_files(tmp_path, name, data):
+def test_broken_other_files(tmp_path, name, data, rows, counts):
     report = validate(write(tmp_path, data, name), "prompt_completion", "trl")
-    assert report.errors or name == "object.json", report
+    assert (report.rows, dict(report.counts), report.errors) == (rows, counts, sum(counts.values())), report
 
 
 def test_tokens_are_counted(tmp_path, packaged):
