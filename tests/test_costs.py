@@ -197,7 +197,7 @@ def test_wrong_names_are_named():
     for unknown in (costs.Assumptions(gpu="L4"), costs.Assumptions(small="gpt-4.1")):
         with pytest.raises(CourseError, match="throughput is known for qwen3-8b on an H100 only"):
             unknown.break_even("self-hosted")
-        assert unknown.break_even("hosted") is not None or unknown.small == "gpt-4.1"
+        assert unknown.break_even("hosted") > 0
     with pytest.raises(CourseError, match="steps=1: at least 2"):
         costs.sensitivity(costs.Assumptions(), steps=1)
 
