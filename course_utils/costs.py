@@ -1,12 +1,15 @@
 """What training and answering cost in money: prices with date and source, arithmetic, and where one way overtakes another.
 
-Prices are in US dollars, as vendors' pages and public transcriptions of them gave them on the date beside each. They age: a
-test fails when one is older than a year. Everything else is an assumption, in `Assumptions`, and yours to change.
+Prices are in US dollars, as vendors' pages and public transcriptions of them gave them on the date beside each. They age:
+`python -m course_utils.costs --check-age` names those that are older than a year, and `course release` refuses them.
+Everything else is an assumption, in `Assumptions`, and yours to change.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date
@@ -100,12 +103,16 @@ def price_of(model: str) -> Price:
     return known[model]
 
 
-def outdated(today: date, days: int = 365) -> list[str]:
-    """Names of prices and throughputs that are older than so many days on a `datetime.date`; the tests want none."""
-    dated = {name: price.date for table in (PRICES, FRONTIER, GPUS) for name, price in table.items()} | {
-        "throughput": SERVED_DATE
-    }
-    return [name for name, day in dated.items() if (today - date.fromisoformat(day)).days > days]
+def stale_prices(today: date, days: int = 365) -> list[tuple[str, str]]:
+    """(name, date) of prices and throughputs that on a day are older than so many days; and of those from the future.
+
+    Args:
+        today: the day. One that is read a day later is none of the future yet: somewhere that day has begun.
+        days: that a price may be old.
+    """
+    dated = [(name, price.date) for table in (PRICES, FRONTIER, GPUS) for name, price in table.items()]
+    dated.append(("throughput", SERVED_DATE))
+    return [(name, day) for name, day in dated if not -1 <= (today - date.fromisoformat(day)).days <= days]
 
 
 def training_cost(tokens: int, epochs: float = 1, model: str = "gpt-4.1-mini") -> float:
@@ -394,3 +401,27 @@ def _between(first: str | float, last: str | float, steps: int) -> Sequence[Any]
         return [first, last]
     values = [first + (last - first) * step / (steps - 1) for step in range(steps)]
     return list(dict.fromkeys(map(round, values))) if isinstance(first, int) and isinstance(last, int) else values
+
+
+def main(arguments: Sequence[str] | None = None, today: date | None = None) -> int:
+    """The maintainers' command: name the prices that have to be read again.
+
+    Args:
+        arguments: of the command line, without the program's name; `sys.argv`'s if None.
+        today: the day; this machine's if None.
+
+    Returns:
+        1 with --strict if there are any, else 0.
+    """
+    parser = argparse.ArgumentParser(prog="python -m course_utils.costs", description="Look after the course's prices.")
+    parser.add_argument("--check-age", action="store_true", required=True, help="name prices that are older than a year")
+    parser.add_argument("--strict", action="store_true", help="end with 1 if there are any")
+    options = parser.parse_args(arguments)
+    stale = stale_prices(today or date.today())
+    for name, day in stale:
+        print(f"warning: {name} is of {day}: read it again, and give the new date in course_utils/costs.py")
+    return 1 if stale and options.strict else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

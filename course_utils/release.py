@@ -13,9 +13,11 @@ import re
 import secrets
 import shutil
 from dataclasses import dataclass
+from datetime import date
 from html import escape
 from pathlib import Path
 
+from course_utils import costs
 from course_utils.errors import CourseError
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.grading import batch, hub
@@ -60,9 +62,15 @@ def release(assignment: str, out: str | Path, seed: int | None = None) -> Releas
         seed: of the hidden cases; that of the pack before if None, else a new one.
 
     Raises:
-        CourseError: unknown section, a notebook older than its source, or an `out` whose folders hold something else.
+        CourseError: unknown section, prices older than a year, a notebook older than its source, or an `out` whose folders
+            hold something else.
     """
     sections, wanted = batch.exercises_of(assignment)
+    if stale := [f"{name} ({day})" for name, day in costs.stale_prices(date.today())]:
+        raise CourseError(
+            f"prices older than a year: {', '.join(stale)}; read them again, date them anew in course_utils/costs.py, and "
+            "run: course build 01"
+        )
     out = Path(out)
     for section in sections:
         if builder.is_stale(section):

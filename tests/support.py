@@ -29,7 +29,7 @@ def jupyter(command, home, folder=None):
     try:
         for _ in range(240):
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=2)
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=20)
                 break
             except OSError:
                 assert server.poll() is None, (home / "log").read_text()
@@ -37,7 +37,34 @@ def jupyter(command, home, folder=None):
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
+
+
+@contextmanager
+def cpu_below(seconds):
+    """The block may use so many seconds of this process's processor time; that others keep the machine busy is no matter."""
+    began = time.process_time()
+    yield
+    spent = time.process_time() - began
+    assert spent < seconds, f"{spent:.2f} s of processor time"
+
+
+def cpu_of(function) -> float:
+    """Seconds of processor time that a call takes, the least of three."""
+    spent = []
+    for _ in range(3):
+        began = time.process_time()
+        function()
+        spent.append(time.process_time() - began)
+    return min(spent)
+
+
+def wait_until(true, seconds=60):
+    """Wait for something that must come; the deadline only ends a wait that is hopeless."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
 
 
 def tiny_llama(**changes):
@@ -85,3 +112,45 @@ def conversation(prompt="Where is my parcel?", completion='{"category": "deliver
         {"role": "user", "content": prompt},
         {"role": "assistant", "content": completion},
     ]
+
+
+# Value, low and high of a score as it is printed.
+SHARE = r"([\d.]+) % \[([\d.]+), ([\d.]+)\]"
+
+
+def shares(text):
+    """(value, low, high) in percent of every score that a text shows."""
+    import re
+
+    return [tuple(map(float, found)) for found in re.findall(SHARE, text)]
+
+
+def judged(printed):
+    """Id → `claims.Claim`, as the table of claims stands in what a notebook printed; the last table counts.
+
+    Each is a claim of `claims.CLAIMS`, in its words, and has a verdict; the condition or the reason where one is owed.
+    """
+    import re
+
+    from course_utils.claims import CLAIMS, HOLDS, Claim
+
+    row = r"^([A-Z]\d)  (\S.*)\n    (\S.*)\n    (holds when|holds|does not hold)(?: (\S.*))?$"
+    found = {id: Claim(id, *rest) for id, *rest in re.findall(row, printed, re.MULTILINE)}
+    for claim in found.values():
+        assert claim.text == CLAIMS[claim.id], claim
+        assert (claim.verdict == HOLDS) == (claim.because == ""), claim
+    return found
+
+
+def verdict(id, holds, conditional):
+    """What `claims.check` says of a claim that stands or falls, with a condition or without one."""
+    from course_utils import claims
+
+    before = dict(claims._checked)
+    try:
+        return claims.check(
+            id, "-", holds=bool(holds), when="its condition" if conditional else "", because="why not"
+        ).verdict
+    finally:
+        claims._checked.clear()
+        claims._checked.update(before)

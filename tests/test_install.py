@@ -72,6 +72,11 @@ def extras_of(section: str) -> str:
     return re.search(r"^# INSTALL:[ ]*(.*)$", builder.source_file(section).read_text(encoding="utf-8"), re.MULTILINE)[1]
 
 
+def test_there_are_images_to_install_on():
+    assert {image.stem.rpartition("-")[2] for image in IMAGES} == {"cpu", "gpu"}
+    assert all(len(shipped(image)) > 100 for image in IMAGES)
+
+
 @pytest.mark.index
 @pytest.mark.parametrize("section", builder.SECTIONS.values())
 @pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.stem)

@@ -21,7 +21,7 @@ def lab(tmp_path_factory, packaged):
 
 @pytest.mark.parametrize("path", ["/lab/tree/02_lora.ipynb", "/api/contents/02_lora.ipynb?content=0"])
 def test_notebook_02_is_served(lab, path):
-    with urllib.request.urlopen(lab + path, timeout=20) as answer:
+    with urllib.request.urlopen(lab + path, timeout=60) as answer:
         assert answer.status == 200
 
 

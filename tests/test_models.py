@@ -5,8 +5,10 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -223,11 +225,25 @@ def test_unknown_tier_and_name_are_named_with_a_suggestion():
 
 
 def test_a_hub_model_without_a_hub_is_one_clear_sentence(monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    started = time.perf_counter()
-    with pytest.raises(CourseError, match=r"cannot load some/model from the Hugging Face hub.*load\(tier='cpu'\)"):
-        models.load("some/model")
-    assert time.perf_counter() - started < 20
+    """The hub is asked once, and nobody waits to ask again: `from_pretrained` alone would for most of a minute."""
+    asked, slept = [], []
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+
+        def hang_up():
+            while True:
+                try:
+                    connection = hub.accept()[0]
+                except OSError:  # closed
+                    return
+                with connection:
+                    asked.append(connection.recv(4096).split(b"\r\n")[0].decode())
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
+        monkeypatch.setattr(time, "sleep", slept.append)
+        with pytest.raises(CourseError, match=r"cannot load some/model from the Hugging Face hub.*load\(tier='cpu'\)"):
+            models.load("some/model")
+    assert [line for line in asked if "some/model" in line] == ["HEAD /some/model HTTP/1.1"] and slept == []
 
 
 def test_a_local_folder_loads_by_path_and_on_the_gpu_tiers_path(packaged, tmp_path, monkeypatch):

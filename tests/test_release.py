@@ -2,11 +2,12 @@
 
 import csv
 import json
+from datetime import date, timedelta
 
 import nbformat
 import pytest
 
-from course_utils import release
+from course_utils import costs, release
 from course_utils.cli import main
 from course_utils.errors import CourseError
 from course_utils.exercises.definitions import END, solution_lines
@@ -14,6 +15,34 @@ from course_utils.exercises.grading.marking import Question
 from course_utils.exercises.quizzes import QUIZZES
 from course_utils.exercises.registry import EXERCISES
 from course_utils.notebooks.builder import SECTIONS, learner_file
+
+
+def on(day):
+    """`datetime.date` for which it is always that day."""
+    return type("date", (date,), {"today": classmethod(lambda cls: day)})
+
+
+YOUNGEST = max(date.fromisoformat(price.date) for price in (costs.PRICES | costs.FRONTIER | costs.GPUS).values())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_day_like_today():
+    """A release depends on the age of prices; these tests must not depend on the day on which they are run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(release, "date", on(YOUNGEST))
+        yield
+
+
+def test_old_prices_are_not_released(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(release, "date", on(YOUNGEST + timedelta(days=366)))
+    with pytest.raises(CourseError, match="prices older than a year: ") as refused:
+        release.release("02", tmp_path)
+    for name, price in (costs.PRICES | costs.FRONTIER | costs.GPUS).items():
+        assert f"{name} ({price.date})" in str(refused.value)
+    assert f"throughput ({costs.SERVED_DATE})" in str(refused.value)
+    assert main(["release", "02", "--out", str(tmp_path)]) == 2
+    assert str(refused.value) in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +89,9 @@ def test_the_map_has_every_objective_and_every_exercise(packs):
 
 
 def test_the_rubric_is_what_grading_does(packs):
-    for row in rows(packs / "instructor" / "rubric.csv"):
+    rubric = rows(packs / "instructor" / "rubric.csv")
+    assert [row["exercise"] for row in rubric] == list(EXERCISES)
+    for row in rubric:
         exercise = EXERCISES[row["exercise"]]
         assert int(row["points"]) == exercise.points
         assert int(row["cases"]) == len(Question(exercise, "02_lora", 5).asked.cases)

@@ -38,6 +38,7 @@ def test_a_moved_slider_draws_anew():
     before = totals(explorer.figure)
     explorer.controls["length"].value = 8192
     after = totals(explorer.figure)
+    assert before.keys() == after.keys() == {"full", "lora", "qlora"}
     assert all(after[method] > before[method] for method in before)
     assert explorer.picture.value == explorer.figure._repr_html_()
     explorer.controls["method"].value = "qlora"

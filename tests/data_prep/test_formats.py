@@ -103,6 +103,10 @@ MENDED = (
 FIXABLE = [(name, row, code) for name, row, code in malformed.CHAT if code in MENDED]
 
 
+def test_there_is_a_row_for_all_that_can_be_mended():
+    assert {code for _, _, code in FIXABLE} == set(MENDED)
+
+
 @pytest.mark.parametrize(("row", "code"), [pytest.param(row, code, id=name) for name, row, code in FIXABLE])
 def test_what_can_be_mended_is_right_afterwards(tmp_path, row, code):
     from course_utils.data_prep import reading

@@ -60,9 +60,12 @@ def test_validation_gives_the_reason_that_was_put_in(export):
     from course_utils.data_prep import reading
     from course_utils.data_prep.validation import check
 
+    put_in = 0
     for row, findings in check(reading.read(export.path), "chat"):
         expected = export.faults(row.line) & set(CODES)
         assert expected <= {finding.code for finding in findings}, row.line
+        put_in += len(expected)
+    assert put_in >= 80
 
 
 def test_duplicates(export):

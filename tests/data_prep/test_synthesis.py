@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from data_prep.synthesis_run import PLAN, SCHEMA
+from support import wait_until
 
 from course_utils.data_prep import prepare
 from course_utils.data_prep.endpoint import client_for, json_in
@@ -64,7 +65,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_paid_twice(tmp_path):
                 kills += 1
             process.wait()
             assert not known & set(replay.log[sent:])  # what the ledger has is never asked for again
-        time.sleep(0.4)  # requests that were under way reach the server's bill
+        wait_until(lambda: set(replay.billed) == set(replay.log))  # requests that were under way are on the server's bill
         made = run(replay, ledger)
     assert kills >= 5
     assert len(made.examples) == 120  # no row lost

@@ -45,6 +45,7 @@ def leaks(learner, instructor):
     """Lines of solutions, 12 characters or more, that stand in the learner's edition; and markers."""
     shown = "\n".join(texts(learner)) + json.dumps([c.get("outputs", []) for c in learner.cells])
     secret = {line for text in texts(instructor) for line in solution_lines(text) if len(line) >= 12}
+    assert secret  # else there was nothing to look for
     return sorted(line for line in secret if line in shown) + [m for m in ("BEGIN SOLUTION", "END SOLUTION") if m in shown]
 
 

@@ -9,7 +9,7 @@ from support import tiny_llama
 try:
     import httpx2 as httpx  # what the client uses since 3.0
 except ImportError:
-    import httpx  # noqa: F401
+    import httpx
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +89,19 @@ def finish(client, job, seconds=120):
         assert time.time() < until, f"{job.status} after {seconds} s"
         time.sleep(0.1)
     return job
+
+
+def cpu_of(server) -> float:
+    """Seconds of processor time that the serving process has used; not those of processes that train."""
+    import psutil
+
+    times = psutil.Process(server.process.pid).cpu_times()
+    return times.user + times.system
+
+
+def training_process(server) -> int | None:
+    """Process id of the one that trains, if there is one."""
+    return httpx.get(server.base_url.removesuffix("/v1") + "/health", timeout=60).json()["training_process"]
 
 
 def messages_of(client, job) -> list[str]:

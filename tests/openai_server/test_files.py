@@ -90,10 +90,11 @@ def test_an_upload_is_refused(client, options, message):
 
 
 def test_an_expired_file_is_gone(client, server, tmp_path):
+    before = time.time()
     file = client.files.create(
         file=("a.txt", b"x"), purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600}
     )
-    assert file.expires_at == pytest.approx(time.time() + 3600, abs=5)
+    assert int(before) + 3600 <= file.expires_at <= time.time() + 3600
     from course_utils.openai_server.store import Store
 
     Store(server.folder).update("file", file.id, expires_at=int(time.time()) - 1)  # an hour later

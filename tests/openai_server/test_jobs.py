@@ -5,8 +5,19 @@ import time
 
 import openai
 import pytest
+from support import wait_until
 
-from openai_server.conftest import chats, finish, httpx, lines, messages_of, pairs, supervised, upload
+from openai_server.conftest import (
+    chats,
+    finish,
+    httpx,
+    lines,
+    messages_of,
+    pairs,
+    supervised,
+    training_process,
+    upload,
+)
 
 pytestmark = pytest.mark.model
 SAY = {"messages": [{"role": "user", "content": "Is 3 a number?"}], "max_tokens": 5, "temperature": 0}
@@ -226,7 +237,7 @@ def test_unknown_jobs_and_models(client):
     assert caught.value.code == "model_not_found"
 
 
-def test_a_cancelled_job_leaves_no_model(client):
+def test_a_cancelled_job_leaves_no_model(client, server):
     file = upload(client, chats(40))
     job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method=supervised(n_epochs=50, batch_size=1))
     until = time.time() + 60
@@ -237,7 +248,7 @@ def test_a_cancelled_job_leaves_no_model(client):
     job = client.fine_tuning.jobs.cancel(job.id)
     assert job.status == "cancelled" and job.finished_at
     count = len(messages_of(client, job))
-    time.sleep(2)
+    wait_until(lambda: training_process(server) is None)
     after = client.fine_tuning.jobs.retrieve(job.id)
     assert after == job and after.fine_tuned_model is None and {model.id for model in client.models.list()} == before
     assert len(messages_of(client, job)) == count and messages_of(client, job)[-1] == "The job has been cancelled"
@@ -257,10 +268,12 @@ def test_a_paused_job_waits_and_goes_on_where_it_was(client, server):
         assert time.time() < until
         time.sleep(0.02)
     assert client.fine_tuning.jobs.pause(job.id).status == "queued"
-    time.sleep(1.5)
+    wait_until(lambda: training_process(server) is None)
     steps = [text for text in messages_of(client, job) if text.startswith("Step ")]
     assert len(steps) < 120, "it was over before it could be paused"
-    time.sleep(1.5)
+    other = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method=supervised(n_epochs=1, batch_size=20))
+    assert finish(client, other).status == "succeeded"  # so the server looked for work, and passed the paused job over
+    assert client.fine_tuning.jobs.retrieve(job.id).status == "queued"
     assert [text for text in messages_of(client, job) if text.startswith("Step ")] == steps
     client.fine_tuning.jobs.resume(job.id)
     done = finish(client, job)

@@ -64,7 +64,7 @@ def _wait_for_a_new_checkpoint(process, checkpoints: Path) -> None:
 
 
 def _wait_for_a_save(process, checkpoints: Path) -> bool:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < until:
         if any(checkpoints.glob(".partial-checkpoint-*")):
             return True

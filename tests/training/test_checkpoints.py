@@ -48,7 +48,7 @@ def stop_after(monkeypatch, steps):
 
 
 def same(first, second):
-    return all(tensor.equal(second[name]) for name, tensor in first.items())
+    return bool(first) and first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
 
 @pytest.mark.parametrize(

@@ -97,14 +97,24 @@ def test_modules_go_back_to_their_own_forward_afterwards():
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_what_trains_itself_is_left_alone(batch):
-    """Full fine-tuning: head and norms need gradients for their weights, which the functions do not give."""
-    model = tiny_llama()
-    _, gradients = _step(model, batch)
+@pytest.mark.parametrize("trained", ["everything", "norms", "head"])
+def test_what_trains_itself_is_left_alone(batch, trained):
+    """Head and norms that train need gradients for their weights, which the functions do not give: the same loss and the
+    same gradients come out, to the value, and what is frozen beside them is covered all the same."""
+    model = tiny_llama(tie_word_embeddings=False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained == "everything" or {"norms": "norm", "head": "lm_head"}.get(trained, "") in name)
+    wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    loss, gradients = _step(model, batch)
     with fused(model) as covered:
-        assert not any(covered.values())
-        _, again = _step(model, batch)
-    assert gradients.keys() == again.keys()
+        again, same = _step(model, batch)
+    assert covered["lora"] == covered["mlp"] == 0
+    assert (covered["norm"] == 0) == (trained != "head") and (covered["head"] == 0) == (trained != "norms")
+    assert again == pytest.approx(loss, rel=1e-6)
+    assert gradients.keys() == same.keys() == wanted
+    for name, gradient in gradients.items():
+        assert gradient.norm() > 0, name
+        assert (gradient - same[name]).norm() <= 1e-5 * gradient.norm(), name
 
 
 def test_an_architecture_that_scales_its_logits_keeps_its_own_head(batch):

@@ -225,11 +225,14 @@ def test_a_trainer_that_set_another_precision_before_is_no_obstacle(tokenizer):
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    _, undisturbed = run(tokenizer, max_steps=2)
     AcceleratorState._reset_state()
     Accelerator(mixed_precision="bf16", cpu=True)
-    _, history = run(tokenizer, max_steps=1)
-    assert len(history.losses) == 1
-    AcceleratorState._reset_state()
+    try:
+        _, history = run(tokenizer, max_steps=2)
+    finally:
+        AcceleratorState._reset_state()
+    assert history.losses == pytest.approx(undisturbed.losses, rel=1e-6)  # in float32, as if nobody had been there
 
 
 def test_a_device_that_another_trainer_left_is_not_taken_over(tokenizer):
@@ -238,11 +241,12 @@ def test_a_device_that_another_trainer_left_is_not_taken_over(tokenizer):
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
 
+    _, undisturbed = run(tokenizer, max_steps=2)
     AcceleratorState._reset_state(reset_partial_state=True)
     Accelerator(cpu=True)
     PartialState._shared_state["device"] = torch.device("cuda")
     try:
-        _, history = run(tokenizer, max_steps=1)
-        assert len(history.losses) == 1
+        _, history = run(tokenizer, max_steps=2)
+        assert history.losses == pytest.approx(undisturbed.losses, rel=1e-6)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -62,6 +62,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
     assert one["validation_losses"] == pytest.approx(two["validation_losses"], rel=1e-5)
     assert (one["tokens"], one["scored_tokens"]) == (two["tokens"], two["scored_tokens"])
     first, second = load_file(adapter_one), load_file(adapter_two)
+    assert first and first.keys() == second.keys()
     for name, tensor in first.items():
         assert (tensor - second[name]).abs().max() < 2e-4, name
 

@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 from grading_fixtures import full, points, run, said
-from support import jupyter
+from support import jupyter, wait_until
 from test_honest import WRONG
 
 from course_utils.exercises.registry import EXERCISES
@@ -70,6 +70,9 @@ def test_a_round_in_a_browser(tmp_path):
         def cell(text):
             return page.locator(".jp-CodeCell", has=page.locator(".cm-content", has_text=text)).first
 
+        def prompt(found):
+            return found.locator(".jp-InputArea-prompt").first.inner_text()
+
         def press(found, key="Control+Enter"):
             found.locator(".cm-content").click()
             page.keyboard.press(key)
@@ -87,18 +90,18 @@ def test_a_round_in_a_browser(tmp_path):
         check.get_by_text("0 of 2 points (not yet)").wait_for(timeout=60_000)
         type_in(answer, wrong)
         for attempt in (2, 3):  # the unsolved cell was the first wrong try
+            before = prompt(check)
             press(check)
-            check.get_by_text(diagnosis).wait_for(timeout=30_000)
-            page.get_by_text("| Idle").wait_for(timeout=30_000)
-            page.wait_for_timeout(500)
+            wait_until(lambda before=before: prompt(check).strip("[]: ").isdigit() and prompt(check) != before)  # it has run
+            check.get_by_text(diagnosis).wait_for(timeout=60_000)
             assert (exercise.hint in check.inner_text()) == (attempt == 3)
         nearly = check.inner_text()
         type_in(cell("# EXERCISE: api-2"), EXERCISES["api-2"].source())
         right = cell("# CHECK: api-2")
         press(right)
-        right.get_by_text("(passed)").wait_for(timeout=30_000)
+        right.get_by_text("(passed)").wait_for(timeout=60_000)
         page.keyboard.press("Control+s")
-        page.get_by_text("Saving completed").wait_for(timeout=30_000)
+        page.get_by_text("Saving completed").wait_for(timeout=60_000)
         browser.close()
     inbox = tmp_path / "inbox"
     inbox.mkdir()

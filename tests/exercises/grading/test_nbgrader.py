@@ -164,7 +164,7 @@ def test_formgraders_api(course, theirs, tmp_path):
     with jupyter(command, tmp_path, folder=course) as address:
 
         def ask(what):
-            with urllib.request.urlopen(f"{address}/formgrader/api/{what}", timeout=30) as answer:
+            with urllib.request.urlopen(f"{address}/formgrader/api/{what}", timeout=60) as answer:
                 return json.load(answer)
 
         assert {a["name"] for a in ask("assignments")} == {"02_lora", "06_openai_api"}
