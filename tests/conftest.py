@@ -12,6 +12,15 @@ def packaged():
     return models.load(tier="cpu")
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory, packaged):
+    """Folder with a Llama of two thin layers and random weights, and the course's tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_llama(max_position_embeddings=2048).save_pretrained(folder)
+    packaged[1].save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture(scope="module")
 def notebook(request):
     """The learner's notebook that the test module names in NOTEBOOK, with its stored outputs."""

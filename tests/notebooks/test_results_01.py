@@ -160,7 +160,7 @@ def test_the_front_door_shows_all_lessons(printed):
 
 
 @pytest.mark.slow
-def test_the_frontier_cell_asks_an_endpoint(printed, tmp_path, monkeypatch, capsys):
+def test_the_frontier_cell_asks_an_endpoint(printed, tiny_model, tmp_path, monkeypatch, capsys):
     """Notices at once, without a build, a cell that asks the endpoint wrongly or does not bear having none.
 
     Against the course's own server, for there is no other here: a small model in a frontier model's place.
@@ -186,7 +186,7 @@ def test_the_frontier_cell_asks_an_endpoint(printed, tmp_path, monkeypatch, caps
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     exec(cell.source, dict(space))  # without a key it says so and goes on
     assert "the endpoint did not answer: no key" in capsys.readouterr().out
-    with local_server(tmp_path) as server:
+    with local_server(tmp_path, model=tiny_model) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
         monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
         monkeypatch.setenv("COURSE_FRONTIER", server.client().models.list().data[0].id)

@@ -4,21 +4,11 @@ import json
 import time
 
 import pytest
-from support import tiny_llama
 
 try:
     import httpx2 as httpx  # what the client uses since 3.0
 except ImportError:
     import httpx
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory, packaged):
-    """Folder with a Llama of two thin layers and random weights, and the course's tokenizer."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_llama(max_position_embeddings=2048).save_pretrained(folder)
-    packaged[1].save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -192,10 +192,10 @@ def test_a_disk_that_is_really_full(tokenizer, tmp_path):
 
 @pytest.mark.slow
 def test_killed_runs_end_with_the_same_bytes(tmp_path):
-    """Short form of `make soak`'s twenty kills."""
+    """Short form of `make soak`'s twenty kills: one during a save, one at a random moment."""
     whole = kill.uninterrupted(tmp_path)
     assert set(whole) == {"adapter_config.json", "adapter_model.safetensors"}
-    files, during_save, resumed = kill.killed(tmp_path, times=4, seed=0)
-    assert resumed == 4
+    files, during_save, resumed = kill.killed(tmp_path, times=2, seed=0)
+    assert resumed == 2
     assert during_save >= 1
     assert files == whole
