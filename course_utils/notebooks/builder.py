@@ -103,7 +103,7 @@ def timing(name: str) -> str:
     table = "| Run all on | time | peak memory | recorded |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
     cpu = records.get(name, {}).get("cpu", {})
     if cpu.get("peak_mb", 0) > BINDER_MB:
-        table += f"\n\nBinder promises 1 GB and mostly gives 2: this lesson may not get through there. {_why_so_much(cpu)}"
+        table += f"\n\nBinder promises 1 GB and mostly gives 2: this lesson may not get through there.{_why_so_much(cpu)}"
     return table
 
 
@@ -120,7 +120,7 @@ def _why_so_much(record: dict[str, Any]) -> str:
     if not record.get("peak_at"):
         return ""
     parts = [f"{PROCESSES.get(name, name)} {mb / 1000:.1f} GB" for name, mb in record["peak_parts"].items()]
-    most = f"Most is needed in “{record['peak_at']}”"
+    most = f" Most is needed in “{record['peak_at']}”"
     return f"{most}, by {', '.join(parts[:-1])} and {parts[-1]}." if len(parts) > 1 else f"{most}."
 
 
@@ -245,6 +245,7 @@ def refresh(section: str, source: str | None = None) -> bool:
             if output.output_type == "execute_result":
                 output.execution_count = number
     made.metadata["course"] = {**stored.metadata["course"], **made.metadata["course"]}
+    made.metadata["language_info"] = stored.metadata["language_info"]  # the kernel's own, else every refresh would change it
     write(made, learner_file(name))
     _retell_overview()
     return True

@@ -207,6 +207,7 @@ def test_a_changed_text_keeps_the_outputs_and_a_changed_cell_does_not(tmp_path, 
         cell.execution_count = number
         cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=f"output {number}")]
     stored.metadata["course"]["seconds"] = 99
+    stored.metadata["language_info"] = {"name": "python", "version": "3.99"}
     builder.write(stored, tmp_path / "02_lora.ipynb")
     changed = SOURCE.replace("# %% [markdown]\n# ", "# %% [markdown]\n# Newly said: ", 1)
     assert changed != SOURCE and builder.is_stale("02", changed)
@@ -216,7 +217,7 @@ def test_a_changed_text_keeps_the_outputs_and_a_changed_cell_does_not(tmp_path, 
     assert [c.outputs[0].text for c in found.cells if c.cell_type == "code"] == [
         f"output {n}" for n in range(1, len(code) + 1)
     ]
-    assert found.metadata.course.seconds == 99
+    assert found.metadata.course.seconds == 99 and found.metadata.language_info.version == "3.99"
     assert not builder.refresh("02", SOURCE + "\n# %%\nprint('one more cell')\n")
 
 
