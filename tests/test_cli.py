@@ -129,6 +129,7 @@ def test_run_runs_a_notebook_and_says_which_cell_fails(tmp_path):
         nbformat.write(nbformat.v4.new_notebook(cells=cells[:number]), tmp_path / f"{name}.ipynb")
     done = course("run", str(tmp_path / "good.ipynb"))
     assert done.returncode == 0 and "good.ipynb: " in done.stdout, done.stderr
+    assert done.stderr == ""  # nothing that a learner would have to look up
     done = course("run", str(tmp_path / "bad.ipynb"))
     assert done.returncode != 0 and "not so" in done.stderr + done.stdout
 

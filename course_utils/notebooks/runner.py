@@ -74,6 +74,8 @@ def execute(notebook: NotebookNode, on_cell: Callable[[CellCost], object] | None
             notebook,
             timeout=CELL_TIMEOUT,
             kernel_name="python3",
+            # ipykernel 7 warns that its lines on loopback are not encrypted, at every start
+            extra_arguments=["--IPKernelApp.log_level=40"],
             resources={"metadata": {"path": folder}},
             record_timing=False,
             coalesce_streams=True,
