@@ -15,12 +15,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils.errors import CourseError
+from course_utils.scoring import (
+    Encoded,
+    can_share_prompt,
+    chat_token_ids,
+    collate,
+    completion_log_probabilities,
+    default_micro_batch_tokens,
+    micro_batches,
+    pad_token_id,
+    to_device,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from course_utils.models import Model
-    from course_utils.training.batching import Encoded
 
 CONFIDENCE = 0.95
 
@@ -195,12 +205,11 @@ def log_ratios(
     """
     from contextlib import nullcontext
 
-    from course_utils.training.batching import Encoded
-    from course_utils.training.objectives.base import check_reference, template_ids
+    from course_utils.training.reference import check_reference
 
     if reference is not None:
         check_reference(policy, reference)
-    given = [template_ids(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts]
+    given = [chat_token_ids(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts]
     encoded = [Encoded(ids, [answer]) for ids, answer in zip(given, answers, strict=True)]
     ours = _log_probabilities(policy, tokenizer, encoded)
     with policy.disable_adapter() if reference is None else nullcontext():
@@ -208,27 +217,19 @@ def log_ratios(
     return [a - b for (a,), (b,) in zip(ours, theirs)]
 
 
-def _log_probabilities(model: Model, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Encoded]) -> list[list[float]]:
+def _log_probabilities(
+    model: Model, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Encoded]
+) -> list[tuple[float, ...]]:
     """Log-probability of each completion of each example."""
-    import torch
-
-    from course_utils.training.batching import by_completion, collate, pieces, token_log_probabilities
-    from course_utils.training.loop import CPU_PIECE_TOKENS, GPU_PIECE_TOKENS
-
-    most = CPU_PIECE_TOKENS if model.device.type == "cpu" else GPU_PIECE_TOKENS
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    attention = getattr(model.config, "_attn_implementation", None) or ""
-    found: dict[int, list[float]] = {}
+    pad_id, share_prompt = pad_token_id(tokenizer), can_share_prompt(model)
+    cut = micro_batches(examples, default_micro_batch_tokens(model.device))
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        for piece in pieces(examples, most):
-            batch = collate(piece, pad_id, share_prompt=not attention.startswith("flash"))
-            batch = {name: v.to(model.device) if hasattr(v, "to") else v for name, v in batch.items()}
-            sums = by_completion(token_log_probabilities(model, batch), batch).view(len(piece), -1)
-            found |= {id(example): row for example, row in zip(piece, sums.tolist())}
+    by_example = completion_log_probabilities(
+        model, cut, lambda part: to_device(collate(part, pad_id, share_prompt), model.device)
+    )
     model.train(was_training)
-    return [found[id(example)] for example in examples]
+    return [by_example[id(example)] for example in examples]
 
 
 def token_f1(answer: str | None, reference: str | None) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
+from course_utils.scoring import chat_token_ids, output_embeddings, pad_token_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,7 +62,7 @@ def complete(
     if temperature < 0:
         raise CourseError(f"temperature must not be negative, it is {temperature}")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad_id = pad_token_id(tokenizer)
     # top_k 0: the whole distribution, not transformers' fifty likeliest tokens
     sampling: dict[str, float] = {"do_sample": False}
     if temperature:
@@ -73,7 +74,7 @@ def complete(
         torch.manual_seed(seed)
     # The head gets the last position only, a slice that is not contiguous; on a CPU it would copy its whole weight once
     # for each row of the batch.
-    contiguous = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+    contiguous = output_embeddings(model).register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
     try:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
@@ -102,6 +103,4 @@ def complete(
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> list[int]:
     messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    return chat_token_ids(tokenizer, messages, add_generation_prompt=True)

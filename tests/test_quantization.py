@@ -119,13 +119,13 @@ def test_fit_refuses_a_base_that_was_repacked(tmp_path, packaged):
 
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
-@pytest.mark.parametrize("pieces", [("lora",), ("lora", "mlp", "norm")], ids=str)
-def test_fused_functions_cover_four_bit_layers(tmp_path, kind, pieces):
+@pytest.mark.parametrize("names", [("lora",), ("lora", "mlp", "norm")], ids=str)
+def test_fused_functions_cover_four_bit_layers(tmp_path, kind, names):
     import torch
 
     model = four_bit(tmp_path / "m", kind=kind)
     logits, gradients = step(model)
-    with fused(model, pieces) as covered:
+    with fused(model, names) as covered:
         fused_logits, fused_gradients = step(model)
     assert covered["lora"] == 14
     assert torch.allclose(logits, fused_logits, rtol=1e-4, atol=1e-5)

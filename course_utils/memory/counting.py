@@ -25,6 +25,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
 )
 
 
+def architecture(name: str) -> dict[str, Any] | None:
+    """The configuration that is kept for a model, in whatever case its name is written; None if there is none."""
+    return {key.casefold(): known for key, known in ARCHITECTURES.items()}.get(name.casefold())
+
+
 @dataclass(frozen=True)
 class ParameterCount:
     """How many parameters a model with LoRA has.
@@ -56,9 +61,10 @@ def build_without_weights(name: str) -> PreTrainedModel:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if name not in ARCHITECTURES:
+    known = architecture(name)
+    if known is None:
         raise CourseError(f"no configuration for {name!r}; known are {', '.join(ARCHITECTURES)}")
-    settings = dict(ARCHITECTURES[name])
+    settings = dict(known)
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)

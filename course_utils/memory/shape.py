@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from course_utils.errors import CourseError
-from course_utils.memory.counting import ARCHITECTURES
+from course_utils.memory.counting import ARCHITECTURES, architecture
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -124,9 +124,9 @@ def configuration(model: Described) -> PreTrainedConfig:
 
 
 def kept_configuration(name: str) -> dict[str, Any] | None:
-    """The configuration kept with the course for a model's name, with or without owner and "-Instruct"."""
-    plain = name.rpartition("/")[2].removesuffix("-Instruct").removesuffix("-hf").removeprefix("Meta-")
-    return ARCHITECTURES.get(plain)
+    """The configuration kept with the course for a model's name, in any case, with or without owner and "-Instruct"."""
+    plain = name.rpartition("/")[2].casefold().removesuffix("-instruct").removesuffix("-hf").removeprefix("meta-")
+    return architecture(plain)
 
 
 def shape(model: Described) -> Shape:

@@ -7,7 +7,6 @@ checkpoint that cannot be written (quota, full disk, a drive that went away) cos
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
+from course_utils.files import sha256, to_disk
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +124,7 @@ class Checkpoints:
             sums = {}
             for file in sorted(beside.iterdir()):
                 to_disk(file)
-                sums[file.name] = _sha256(file)
+                sums[file.name] = sha256(file)
             (beside / MANIFEST).write_text(json.dumps(sums), encoding="utf-8")
             to_disk(beside / MANIFEST)
             target = self.folder / name
@@ -174,7 +174,7 @@ class Checkpoints:
         try:
             sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             for name, expected in sums.items():
-                if _sha256(folder / name) != expected:
+                if sha256(folder / name) != expected:
                     return f"{name} is not what was written"
         except (OSError, ValueError, AttributeError) as error:
             return f"{type(error).__name__}: {error}"
@@ -213,25 +213,3 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as source:
-        while block := source.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def to_disk(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk where the file system can; a mounted drive may not."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:  # a folder on Windows
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

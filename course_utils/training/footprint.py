@@ -1,6 +1,6 @@
 """What a run will take, said before it starts, and beside it what it took.
 
-The closed form of `memory.estimate` is put on the largest piece that the run sends through the model. What counts is what
+The closed form of `memory.estimate` is applied to the largest micro-batch of the run. What counts is what
 the run adds to what was there: gradients, optimiser states, activations, the table at the output. On a GPU that is measured
 to the byte; on a CPU the process's resident memory also holds what libraries keep for themselves, for which there is a rule.
 """
@@ -15,7 +15,7 @@ from course_utils import memory, quantization
 from course_utils.errors import CourseError
 from course_utils.memory import formula
 from course_utils.memory.shape import Shape, shape
-from course_utils.training.batching import Batch, Encoded
+from course_utils.scoring import Batch, Encoded
 from course_utils.training.settings import FUSED, Settings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Footprint:
     Attributes:
         predicted: said before the run; None where the closed form does not cover it.
         reason: why there is no prediction, or "".
-        rows, length: of the largest piece: sequences at once, and tokens of each with padding.
+        rows, length: of the largest micro-batch: sequences, and tokens of each with padding.
         parts: name → bytes of what makes up the prediction.
         measured: after the run: the GPU's live tensors, or on a CPU the process's resident memory; None before.
         where: "GPU" or "process".
@@ -100,7 +100,7 @@ def predict(
         plan = plan_of(model, sizes, settings)
         if output == "none":
             sizes = replace(sizes, head=0)
-        found = []
+        totals = []
         for rows, length, kept, scored, mask in {_size(batch) for batch in batches}:
             # a frozen head makes its table at the scored positions; one that trains, logits at all that are kept
             table = scored if plan.method != "full" else rows * kept
@@ -108,8 +108,8 @@ def predict(
                 plan, batch_size=rows, length=length, accumulation=2 if several else 1, padded=mask,
                 scored=1e-9 if output == "none" else max(1, table) / (rows * length),
             )  # fmt: skip
-            found.append((formula.parts(sizes, here), rows, length))
-        highest, rows, length = max(found, key=lambda one: one[0].peak)
+            totals.append((formula.parts(sizes, here), rows, length))
+        highest, rows, length = max(totals, key=lambda total: total[0].peak)
     except Exception as error:  # whatever a model may be: a prediction must not stop its training
         return Footprint(None, str(error) or type(error).__name__, where=where)
     parts = [(name, getattr(highest, name)) for name in ("gradients", "optimizer", "activations", "logits")]
@@ -118,29 +118,30 @@ def predict(
     return Footprint(sum(size for _, size in parts), "", rows, length, tuple(parts), where=where)
 
 
-def touch(model: torch.nn.Module) -> None:
-    """Read a value of each page of a model's weights: fresh ones lie in a file until something reads them, and would be
-    taken for what the run adds.
+def prefault(model: torch.nn.Module) -> None:
+    """Read a value of each page of a model's weights.
+
+    Fresh weights are mapped from a file and come into memory when they are first read, which would count as the run's.
     """
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.device.type == "cpu":
             tensor.detach().flatten()[:: max(1, 2048 // tensor.element_size())].sum()
 
 
-def largest(pieces: Iterable[Sequence[Encoded]], count: int = 12) -> list[Sequence[Encoded]]:
-    """The pieces among which the largest of a run is, judged by tokens with padding and, where equal, by scored tokens."""
+def largest(cut: Iterable[Sequence[Encoded]], count: int = 12) -> list[Sequence[Encoded]]:
+    """The micro-batches among which a run's largest is, judged by tokens with padding and, where equal, by scored tokens."""
     by_size: dict[tuple[int, int], Sequence[Encoded]] = {}
-    for piece in pieces:
-        size = len(piece), max(map(len, piece))
-        if size not in by_size or _scored(piece) > _scored(by_size[size]):
-            by_size[size] = piece
+    for examples in cut:
+        size = len(examples), max(map(len, examples))
+        if size not in by_size or _scored(examples) > _scored(by_size[size]):
+            by_size[size] = examples
     order = sorted(by_size, key=lambda size: size[0] * size[1], reverse=True)
-    longest = max(by_size, key=lambda size: size[1])  # attention's share grows with the square
+    longest = max(by_size, key=lambda size: size[1])  # attention's part grows with the square
     return [by_size[size] for size in {*order[:count], longest}]
 
 
-def _scored(piece: Sequence[Encoded]) -> int:
-    return sum(example.scored for example in piece)
+def _scored(examples: Sequence[Encoded]) -> int:
+    return sum(example.scored for example in examples)
 
 
 def _size(batch: Batch) -> tuple[int, int, int, int, bool | str]:
@@ -182,7 +183,7 @@ def plan_of(model: Model, sizes: Shape, settings: Settings) -> memory.Plan:
     if four_bit and precision == "fp32":
         raise CourseError("it does not cover a 4-bit base that computes in float32")
     if getattr(base, "quantization_method", None) and not four_bit:
-        raise CourseError("the base is quantised in a way that the closed form does not know")
+        raise CourseError("the base is quantized in a way that the closed form does not know")
     names = tuple(sorted({name.rpartition(".")[2] for name in adapters[0].target_modules}))
     plan = memory.Plan("qlora" if four_bit else "lora", rank=adapters[0].r, target_modules=names, **common)
     # DoRA, ranks by layer, modules saved whole, some blocks only: all of them train other than this many values

@@ -8,7 +8,7 @@ from typing import Any
 from course_utils.errors import CourseError
 
 SCHEDULES = ("constant", "linear", "cosine")
-FUSED = ("head", "lora", "mlp", "norm")  # names of the pieces in package `fused`
+FUSED = ("head", "lora", "mlp", "norm")  # names of the functions in package `fused`
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Settings:
     Attributes:
         learning_rate: highest learning rate; for LoRA about ten times that of full fine-tuning.
         batch_size: examples a step and process; with accumulation, examples that go through the model at once.
-        gradient_accumulation_steps: a step's gradient is that of so many batches, as if they were one.
+        gradient_accumulation_steps: batches whose gradients are added for one step, as if they were one batch.
         epochs: passes over the training set; ignored when `max_steps` is given.
         max_steps: number of optimiser steps.
         warmup_steps: steps over which the learning rate rises from zero.
@@ -27,16 +27,16 @@ class Settings:
         max_grad_norm: gradients are scaled down to this norm.
         max_length: longest example in tokens; a longer prompt is an error, never dropped silently.
         evaluate_every: steps between validation losses; None for once at the end.
-        early_stopping: stop after so many validation losses that are no better than the best, and go back to the weights
-            of the best; None to train to the end and keep the last.
+        early_stopping: stop after this number of validation losses in a row that are no better than the best, and go back
+            to the weights of the best; None to train to the end and keep the last.
         checkpoint_folder: where to keep checkpoints; a run that finds its own there goes on from the newest. It may be a
             mounted drive. None for no checkpoints.
         checkpoint_every: steps between checkpoints; None for once an epoch.
-        piece_tokens: most tokens (with padding) that go through the model at once; a batch above it is worked off in
-            pieces with the same gradient. None suits the device.
-        bucket: 1 for random batches; more to cut batches from groups of so many that are sorted by length, for less padding.
+        micro_batch_tokens: most tokens (with padding) that go through the model at once; a larger batch is cut into
+            micro-batches with the same gradient. None suits the device.
+        bucket: 1 for random batches; N to cut batches from groups of N batches that are sorted by length, for less padding.
             That changes what is learned: batches of like examples gave a loss 1 to 2 % higher after 12 steps. On a CPU it
-            gains little, since a batch is sorted and cut into pieces anyway.
+            gains little, since a batch is sorted and cut into micro-batches anyway.
         share_prompt: compute the prompt once for chosen and rejected: the same result, less time.
         fused: parts of the model's step to compute with one function each (package `fused`): the same result, less time
             and memory.
@@ -57,7 +57,7 @@ class Settings:
     early_stopping: int | None = None
     checkpoint_folder: str | None = None
     checkpoint_every: int | None = None
-    piece_tokens: int | None = None
+    micro_batch_tokens: int | None = None
     bucket: int = 1
     share_prompt: bool = True
     fused: tuple[str, ...] = FUSED
@@ -77,7 +77,7 @@ class Settings:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise CourseError(f"Settings({name}={getattr(self, name)!r}): must be greater than zero")
-        for name in ("max_steps", "evaluate_every", "early_stopping", "checkpoint_every", "piece_tokens"):
+        for name in ("max_steps", "evaluate_every", "early_stopping", "checkpoint_every", "micro_batch_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise CourseError(f"Settings({name}={getattr(self, name)!r}): must be at least 1, or None")
         for name in ("warmup_steps", "weight_decay"):

@@ -7,7 +7,7 @@ import pytest
 from course_utils import attention, memory, training
 from course_utils.memory import formula, step, tracing
 from course_utils.memory.shape import shape
-from course_utils.training.batching import Encoded
+from course_utils.scoring import Encoded
 from course_utils.training.fused import fused
 
 
@@ -53,7 +53,7 @@ def traced(settings, plan, batch, sizes, objective):
 def both(settings, plan, examples, objective=None):
     """What a step adds to weights and adapter: (predicted, traced)."""
     objective = objective or training.SFT()
-    batch, sizes = objective.collate(examples, 0), objective.sizes(examples)
+    batch, sizes = objective.collate(examples, 0), objective.normalizers(examples)
     rows, length = batch["input_ids"].shape
     scored = len(batch["label"]) if plan.method != "full" else rows * len(batch["keep"])
     mask = "table" if batch["attention_mask"].dim() == 4 else True
@@ -99,7 +99,10 @@ def test_full_fine_tuning(tied, precision, kernel, rows, length, scored):
     "kernel, pairs, prompt, answer", [(attention.NAME, 2, 60, 30), (attention.NAME, 1, 400, 40), ("sdpa", 2, 60, 30)]
 )
 def test_two_answers_that_share_a_prompt(precision, kernel, pairs, prompt, answer):
-    examples = [Encoded([5] * (prompt - i), [[7] * answer, [8] * (answer - 3)], reference=(0.0, 0.0)) for i in range(pairs)]
+    examples = [
+        Encoded([5] * (prompt - i), [[7] * answer, [8] * (answer - 3)], reference_log_probabilities=(0.0, 0.0))
+        for i in range(pairs)
+    ]
     predicted, real = both(config("llama"), plan("lora", precision, kernel), examples, training.DPO())
     assert predicted == pytest.approx(real, rel=0.06)
 

@@ -297,6 +297,10 @@ def test_command_line(capsys):
         and found["plan"]["target_modules"] == ["q_proj", "v_proj"]
     )
     assert found["adapter"] == 4 * 6_815_744
+    assert cli.main(["estimate", "--model", "meta-llama/LLAMA-3.1-8b-instruct", "--json"]) == 0
+    shown, expected = json.loads(capsys.readouterr().out), memory.estimate("Llama-3.1-8B").as_dict()
+    assert shown["plan"] == json.loads(json.dumps(expected["plan"]))  # the same defaults
+    assert shown["total"] == expected["total"]
     assert cli.main(["estimate", "--model", "Llama-3.1-8B", "--rank", "-1"]) == 2
     assert capsys.readouterr().err == "course estimate: rank=-1: must be a whole number of at least 1\n"
 

@@ -27,13 +27,13 @@ class Watched(training.SFT):
         super().__init__()
         object.__setattr__(self, "seen", [])
 
-    def loss(self, model, batch, sizes):
+    def loss(self, model, batch, totals):
         import torch
 
         if torch.is_grad_enabled():
-            owner, labels = batch["owner"], batch["label"]
-            self.seen.append([labels[owner == number].tolist() for number in range(batch["sequences"])])
-        return super().loss(model, batch, sizes)
+            completion, labels = batch["completion"], batch["label"]
+            self.seen.append([labels[completion == number].tolist() for number in range(batch["sequences"])])
+        return super().loss(model, batch, totals)
 
 
 def main(out: Path, **settings) -> None:

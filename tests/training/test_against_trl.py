@@ -10,7 +10,7 @@ import pytest
 from support import conversation, tiny_llama, with_lora
 
 from course_utils import training
-from course_utils.training.batching import Encoded, by_completion, token_log_probabilities
+from course_utils.scoring import Encoded, completion_log_probabilities, sum_by_completion, token_log_probabilities
 from course_utils.training.fused import fused
 from course_utils.training.settings import FUSED
 
@@ -62,10 +62,10 @@ def gradients(model, loss):
 
 def assert_equal(objective, model, encoded, theirs, theirs_gradients, rel=1e-5):
     for share_prompt in (True, False):
-        for pieces in ((), FUSED):
-            with fused(model, pieces):
+        for functions in ((), FUSED):
+            with fused(model, functions):
                 batch = objective.collate(encoded, PAD, share_prompt)
-                loss = objective.loss(model, batch, objective.sizes(encoded)).value
+                loss = objective.loss(model, batch, objective.normalizers(encoded)).value
                 ours = gradients(model, loss)
             assert loss.item() == pytest.approx(theirs.item(), rel=rel)
             assert ours.keys() == theirs_gradients.keys()
@@ -86,6 +86,16 @@ def same_encoding(objective, tokenizer, rows, from_theirs):
     ours = [objective.encode(tokenizer, row, 512, "train") for row in rows]
     key = lambda e: (e.prompt, e.completions)
     assert sorted(map(key, ours)) == sorted(map(key, without_newline(from_theirs, tokenizer)))
+
+
+def nudge(model, scale=0.05):
+    """Move the adapter away from where it does nothing, so that policy and reference differ."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name and parameter.requires_grad:
+                parameter.add_(scale * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
 
 
 def test_sft(tokenizer, tmp_path):
@@ -132,11 +142,9 @@ def test_dpo(tokenizer, tmp_path):
     # The reference is the policy as it is now; then the policy moves.
     with torch.no_grad():
         made = training.ORPO().collate(encoded, PAD)
-        reference = by_completion(token_log_probabilities(model, made), made).view(-1, 2)
-        encoded = [replace(e, reference=tuple(r)) for e, r in zip(encoded, reference.tolist())]
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name and parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+        reference = sum_by_completion(token_log_probabilities(model, made), made).view(-1, 2)
+        encoded = [replace(e, reference_log_probabilities=tuple(r)) for e, r in zip(encoded, reference.tolist())]
+    nudge(model)
     theirs = trainer.compute_loss(trainer.model, dict(batch))
     assert abs(theirs.item() - 0.6931) > 1e-3
     assert_equal(objective, model, encoded, theirs, gradients(model, theirs))
@@ -166,7 +174,7 @@ def test_orpo(tokenizer, tmp_path):
     assert_equal(objective, model, encoded, theirs, gradients(model, theirs))
     # The formula of the paper scores the completion alone, which is another loss.
     other = training.ORPO(beta=0.4)
-    loss = other.loss(model, other.collate(encoded, PAD), other.sizes(encoded)).value
+    loss = other.loss(model, other.collate(encoded, PAD), other.normalizers(encoded)).value
     assert abs(loss.item() - theirs.item()) > 1e-3
 
 
@@ -193,3 +201,59 @@ def test_reward(tokenizer, tmp_path, centre):
         encoded.append(Encoded(chosen[:start], [chosen[start:], rejected[start:]]))
     theirs = trainer.compute_loss(model, dict(batch))
     assert_equal(training.Reward(centre=centre), model, encoded, theirs, gradients(model, theirs))
+
+
+@pytest.mark.parametrize(("scale", "is_positive"), [(-0.05, True), (0.05, False)], ids=["positive", "clamped at zero"])
+def test_kto(tokenizer, tmp_path, scale, is_positive):
+    """The batch goes through ours in micro-batches of two and one, whose divergence must be that of all three."""
+    import torch
+
+    data = [
+        {"prompt": row["prompt"], "completion": row[key], "label": key == "chosen"}
+        for row, key in zip(PAIRS, ("chosen", "rejected", "chosen"))
+    ]
+    model = with_lora(tiny_llama())
+    trainer = trl.KTOTrainer(
+        model=model,
+        args=arguments(
+            trl.KTOConfig, tmp_path, beta=0.3, desirable_weight=1.5, undesirable_weight=0.7,
+            train_sampling_strategy="sequential",
+        ),
+        train_dataset=datasets.Dataset.from_list(data),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    batch = next(iter(trainer.get_train_dataloader()))
+    encoded = []
+    for i in range(len(data)):
+        prompt_and_completion = []
+        for prefix in ("", "KL_"):
+            ids = batch[f"{prefix}input_ids"][i][batch[f"{prefix}attention_mask"][i] == 1].tolist()
+            start = len(ids) - int(batch[f"{prefix}completion_mask"][i].sum())
+            prompt_and_completion.append((ids[:start], ids[start:]))
+        (prompt, completion), (same_prompt, mismatched) = prompt_and_completion
+        assert prompt == same_prompt
+        label = {"desirable": float(batch["label"][i])}
+        encoded.append(Encoded(prompt, [completion, mismatched], example_values=label))
+    objective = training.KTO(beta=0.3, desirable_weight=1.5, undesirable_weight=0.7)
+    ours = objective.prepare([objective.encode(tokenizer, row, 512, "train") for row in data])
+    key = lambda e: (e.prompt, e.completions, e.example_values)
+    assert list(map(key, ours)) == list(map(key, without_newline(encoded, tokenizer)))
+
+    make_batch = lambda examples: objective.collate(examples, PAD)
+    # The reference is the policy as it is now, with its adapter; then the policy moves.
+    reference = completion_log_probabilities(model, [encoded], make_batch)
+    encoded = [replace(e, reference_log_probabilities=reference[id(e)]) for e in encoded]
+    nudge(model, scale)
+    theirs = trainer.compute_loss(model, dict(batch))
+    totals, cut = objective.normalizers(encoded), [encoded[:2], encoded[2:]]
+    with torch.no_grad():
+        parts = [objective.statistics(model, make_batch(part), totals) for part in cut]
+    divergence = sum(float(part["kl"]) for part in parts)
+    assert abs(divergence) > 0.01 and (divergence > 0) == is_positive
+    totals = {**totals, "kl": divergence}
+    loss = sum(objective.loss(model, make_batch(part), totals).value for part in cut)
+    found = gradients(model, loss)
+    expected = gradients(model, theirs)
+    assert loss.item() == pytest.approx(theirs.item(), rel=1e-5)
+    for name, gradient in expected.items():
+        assert (gradient - found[name]).norm() <= 1e-5 * gradient.norm() + 1e-9, name

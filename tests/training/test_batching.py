@@ -3,8 +3,8 @@
 import pytest
 from support import tiny_llama
 
-from course_utils.training import batching
-from course_utils.training.batching import Encoded, by_completion, collate, token_log_probabilities
+from course_utils.scoring import Encoded, collate, micro_batches, sum_by_completion, token_log_probabilities
+from course_utils.training.batching import shuffled_batches
 
 
 def example(prompt, *completions):
@@ -40,7 +40,7 @@ def test_log_probabilities_equal_those_of_rows_of_their_own(examples, attention,
         expected = [value for e in examples for value in by_hand(model, e)]
         model.set_attn_implementation(attention)
         batch = collate(examples, pad_id=2, share_prompt=share)
-        found = by_completion(token_log_probabilities(model, batch), batch)
+        found = sum_by_completion(token_log_probabilities(model, batch), batch)
     assert batch["sequences"] == len(expected)
     assert found.tolist() == pytest.approx(expected, rel=1e-5)
 
@@ -61,7 +61,7 @@ def test_every_example_is_seen_once_an_epoch():
     examples = [example(1, n) for n in range(1, 38)]
     orders = []
     for seed in (0, 1):
-        made = batching.batches(examples, 4, seed)
+        made = shuffled_batches(examples, 4, seed)
         assert sorted(len(e) for batch in made for e in batch) == list(range(2, 39))
         assert max(map(len, made)) <= 4
         orders.append([len(e) for batch in made for e in batch])
@@ -73,16 +73,16 @@ def test_buckets_give_batches_of_like_length():
 
     dice = random.Random(0)
     lengths = [dice.randint(1, 200) for _ in range(256)]
-    made = batching.batches([example(1, n) for n in lengths], 8, 0, bucket=16)
+    made = shuffled_batches([example(1, n) for n in lengths], 8, 0, bucket=16)
     padded = sum(len(batch) * max(map(len, batch)) for batch in made)
     assert padded < 1.15 * sum(n + 1 for n in lengths)
     at_random = [lengths[i : i + 8] for i in range(0, 256, 8)]
     assert sum(8 * (max(b) + 1) for b in at_random) > 1.5 * sum(n + 1 for n in lengths)
 
 
-def test_pieces_hold_their_limits_and_lose_nothing():
+def test_micro_batches_hold_their_limits_and_lose_nothing():
     examples = [example(1, n - 1) for n in (5, 80, 7, 6, 40, 41, 3)]
-    pieces = batching.pieces(examples, 45)
-    assert sorted(len(e) for piece in pieces for e in piece) == [3, 5, 6, 7, 40, 41, 80]
-    assert all(len(piece) == 1 or len(piece) * max(map(len, piece)) <= 45 for piece in pieces)
-    assert max(map(len, batching.pieces(examples, 10_000, most=2))) == 2
+    cut = micro_batches(examples, 45)
+    assert sorted(len(e) for part in cut for e in part) == [3, 5, 6, 7, 40, 41, 80]
+    assert all(len(part) == 1 or len(part) * max(map(len, part)) <= 45 for part in cut)
+    assert max(map(len, micro_batches(examples, 10_000, max_examples=2))) == 2

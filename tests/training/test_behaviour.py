@@ -108,7 +108,7 @@ def few_letters_e(_prompts, answers):
 
 def test_ppo_raises_the_reward():
     model, tokenizer = adapted()
-    objective = training.PPO(reward=few_letters_e, kl=0.02, max_new_tokens=16)
+    objective = training.PPO(reward=few_letters_e, kl_coefficient=0.02, max_new_tokens=16)
     history = training.fit(model, tokenizer, PPO_PROMPTS, objective=objective, settings=training.Settings(
         learning_rate=1e-3, batch_size=16, max_steps=8, schedule="constant"))  # fmt: skip
     rewards = history.metric("reward")

@@ -14,6 +14,7 @@ from support import conversation, tiny_llama, with_lora
 from course_utils import training
 from course_utils.errors import CourseError
 from course_utils.training import checkpoints as room
+from course_utils.training import trainer
 
 DATA = [conversation(f"Message number {i} about {'things ' * (i % 5)}", f"Answer {i % 3}") for i in range(13)]
 PAIRS = [{"prompt": f"Question {i}", "chosen": f"Yes, number {i}", "rejected": "No"} for i in range(7)]
@@ -37,14 +38,14 @@ class Stopped(Exception):
 
 def stop_after(monkeypatch, steps):
     """Let the run die in the step after `steps`."""
-    original = training.loop._Run._one_step
+    original = trainer.Trainer._one_step
 
     def dying(self, *arguments):
         if self.step == steps:
             raise Stopped
         original(self, *arguments)
 
-    monkeypatch.setattr(training.loop._Run, "_one_step", dying)
+    monkeypatch.setattr(trainer.Trainer, "_one_step", dying)
 
 
 def same(first, second):

@@ -14,7 +14,7 @@ from support import tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.data_prep import load_preferences
-from course_utils.notebooks import builder
+from course_utils.publishing import builder
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
@@ -82,7 +82,7 @@ def test_ppo(packaged, rows):
     for kl in (0.0, 1.0):
         # Peaked distributions, so that tokens come again and what they earned counts.
         model = with_lora(tiny_llama(initializer_range=1.0), rank=8, alpha=16, random_b=False)
-        objective = training.PPO(reward=lambda _, answers: long_words(answers), kl=kl, max_new_tokens=4)
+        objective = training.PPO(reward=lambda _, answers: long_words(answers), kl_coefficient=kl, max_new_tokens=4)
         changes = settings(learning_rate=1e-2, max_steps=24, batch_size=32)
         history = training.fit(model, packaged[1], [row["prompt"] for row in rows] * 4, None, objective, changes)
         found[kl] = history.metric("reward"), history.metric("kl")

@@ -7,8 +7,8 @@ import pytest
 from support import conversation, tiny_llama, with_lora
 
 from course_utils import memory, training
+from course_utils.scoring import Encoded
 from course_utils.training import footprint
-from course_utils.training.batching import Encoded
 
 
 @pytest.fixture
@@ -20,13 +20,13 @@ def example(prompt, *completions):
     return Encoded([5] * prompt, [[7] * n for n in completions])
 
 
-def predicted(model, *pieces, objective=None, share=True, settings=None, **options):
+def predicted(model, *cut, objective=None, share=True, settings=None, **options):
     objective = objective or training.SFT()
-    batches = [objective.collate(piece, 0, share) for piece in pieces]
+    batches = [objective.collate(part, 0, share) for part in cut]
     return footprint.predict(model, batches, settings or training.Settings(), **options)
 
 
-def test_the_largest_piece_decides():
+def test_the_largest_micro_batch_decides():
     model = with_lora(tiny_llama())
     small, large = [example(10, 6)], [example(90, 30)] * 3
     both = predicted(model, small, large, small)
@@ -35,23 +35,23 @@ def test_the_largest_piece_decides():
     assert both.predicted > predicted(model, small).predicted
 
 
-def test_the_largest_pieces_are_found_among_many():
+def test_the_largest_micro_batches_are_found_among_many():
     many = [[example(n % 50 + 1, 5)] * (n % 4 + 1) for n in range(500)]
     wide, long, scored = [example(50, 5)] * 9, [example(300, 5)], [example(15, 40)] * 9
     found = footprint.largest([*many, wide, long, scored])
     assert scored in found and wide not in found  # of the same size, and more of it is scored
     assert long in found
-    tokens = lambda piece: len(piece) * max(map(len, piece))
-    sizes = {(len(piece), max(map(len, piece))) for piece in [*many, wide, long, scored]}
+    tokens = lambda part: len(part) * max(map(len, part))
+    sizes = {(len(part), max(map(len, part))) for part in [*many, wide, long, scored]}
     assert sorted(map(tokens, found))[-12:] == sorted(rows * length for rows, length in sizes)[-12:]
     assert len(found) <= 13
 
 
-def test_gradients_count_while_the_next_piece_is_at_work():
+def test_gradients_count_while_the_next_micro_batch_is_computed():
     model = with_lora(tiny_llama())
-    piece = [example(90, 30)] * 3
+    part = [example(90, 30)] * 3
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    one, several = predicted(model, piece), predicted(model, piece, several=True)
+    one, several = predicted(model, part), predicted(model, part, several=True)
     assert dict(several.parts)["gradients"] == 4 * trained
     assert dict(one.parts)["gradients"] == 0  # at the loss, where this step is highest
     assert dict(one.parts)["optimizer"] == 8 * trained
@@ -135,7 +135,7 @@ model, tokenizer = models.load(tier="cpu")
 model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
 data = load_task("support_tickets").train[:64]
 training.fit(model, tokenizer, data, settings=training.Settings(max_steps=1))  # what libraries keep for themselves
-history = training.fit(model, tokenizer, data, settings=training.Settings(max_steps=3, piece_tokens=3000))
+history = training.fit(model, tokenizer, data, settings=training.Settings(max_steps=3, micro_batch_tokens=3000))
 print(history.memory, history.memory.error)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

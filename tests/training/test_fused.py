@@ -4,10 +4,11 @@ import pytest
 from support import conversation, tiny_llama, with_lora
 
 from course_utils import training
-from course_utils.training.fused import PIECES, fused, head
+from course_utils.scoring import log_probabilities
+from course_utils.training.fused import FUNCTIONS, fused, head
 from course_utils.training.settings import FUSED
 
-ALL = tuple(PIECES)
+ALL = tuple(FUNCTIONS)
 
 
 def _step(model, batch):
@@ -24,16 +25,16 @@ def batch(packaged):
     return objective.collate([objective.encode(packaged[1], row, 1024, "x") for row in rows], pad_id=2)
 
 
-def test_settings_name_the_pieces_that_there_are():
+def test_settings_name_the_functions_that_exist():
     assert FUSED == ALL
 
 
-@pytest.mark.parametrize("pieces", [*[(piece,) for piece in ALL], ALL])
+@pytest.mark.parametrize("names", [*[(name,) for name in ALL], ALL])
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]])
-def test_loss_and_gradients_equal_the_librarys_in_float32(batch, pieces, targets):
+def test_loss_and_gradients_equal_the_librarys_in_float32(batch, names, targets):
     model = with_lora(tiny_llama(), target_modules=targets)
     loss, gradients = _step(model, batch)
-    with fused(model, pieces) as covered:
+    with fused(model, names) as covered:
         fused_loss, fused_gradients = _step(model, batch)
     layers = model.config.num_hidden_layers
     expected = {
@@ -42,44 +43,44 @@ def test_loss_and_gradients_equal_the_librarys_in_float32(batch, pieces, targets
         "mlp": layers if targets == "all-linear" else 0,
         "norm": 2 * layers + 1,
     }
-    assert covered == {piece: expected[piece] for piece in pieces}
+    assert covered == {name: expected[name] for name in names}
     assert fused_loss == pytest.approx(loss, rel=1e-6)
     assert gradients.keys() == fused_gradients.keys()
     for name, gradient in gradients.items():
         assert (gradient - fused_gradients[name]).norm() <= 1e-5 * gradient.norm(), name
 
 
-@pytest.mark.parametrize("piece", ALL)
-def test_each_piece_is_really_at_work(batch, piece, monkeypatch):
+@pytest.mark.parametrize("name", ALL)
+def test_each_function_is_really_used(batch, name, monkeypatch):
     """A fault planted in the function's backward must show: otherwise the equality above compares a thing with itself."""
     import torch
 
     functions = {"head": "LogProbabilities", "lora": "LoraLinear", "mlp": "GatedBlock", "norm": "RMSNorm"}
-    function = getattr(PIECES[piece], functions[piece])
+    function = getattr(FUNCTIONS[name], functions[name])
     backward = function.backward
     faulty = staticmethod(lambda ctx, *g: tuple(x * 1.5 if torch.is_tensor(x) else x for x in backward(ctx, *g)))
     model = with_lora(tiny_llama())
     _, gradients = _step(model, batch)
     monkeypatch.setattr(function, "backward", faulty)
-    with fused(model, (piece,)):
+    with fused(model, (name,)):
         _, wrong = _step(model, batch)
     assert any((gradients[name] - wrong[name]).norm() > 1e-2 * gradients[name].norm() for name in gradients)
 
 
-@pytest.mark.parametrize("pieces", [*[(piece,) for piece in ALL], ALL])
-def test_gradients_stay_close_in_bfloat16(batch, pieces):
+@pytest.mark.parametrize("names", [*[(name,) for name in ALL], ALL])
+def test_gradients_stay_close_in_bfloat16(batch, names):
     import torch
 
     model = with_lora(tiny_llama().to(torch.bfloat16))
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     _, gradients = _step(model, batch)
-    with fused(model, pieces):
+    with fused(model, names):
         _, fused_gradients = _step(model, batch)
     for name, gradient in gradients.items():
         assert torch.cosine_similarity(gradient.flatten(), fused_gradients[name].flatten(), dim=0) > 0.99, name
 
 
-def test_a_table_too_large_to_keep_is_made_again_in_pieces(batch, monkeypatch):
+def test_a_table_too_large_to_keep_is_computed_again(batch, monkeypatch):
     model = with_lora(tiny_llama())
     loss, gradients = _step(model, batch)
     monkeypatch.setattr(head, "KEEP", 3 * model.config.vocab_size)  # three positions at a time
@@ -159,9 +160,9 @@ def test_the_head_takes_hidden_states_that_were_turned_into_float32():
     model = with_lora(tiny_llama().to(torch.bfloat16))
     hidden = torch.randn(5, 32, dtype=torch.float32, requires_grad=True)
     labels = torch.arange(5)
-    expected = head.log_probabilities(model, hidden.bfloat16() @ model.get_output_embeddings().weight.T, labels)
+    expected = log_probabilities(model, hidden.bfloat16() @ model.get_output_embeddings().weight.T, labels)
     with fused(model, ("head",)):
-        found = head.log_probabilities(model, hidden, labels)
+        found = log_probabilities(model, hidden, labels)
     assert torch.allclose(found, expected, atol=1e-2)
     found.sum().backward()
     assert hidden.grad.dtype == torch.float32

@@ -30,7 +30,7 @@ def test_prompt_tokens_carry_no_loss_and_padding_changes_nothing(tokenizer):
     examples = [
         encode(tokenizer, conversation(p, c)) for p, c in (("Hi", "Yes, sir"), ("Where is the thing I bought?", "No"))
     ]
-    sizes = objective.sizes(examples)
+    sizes = objective.normalizers(examples)
     expected = 0.0
     with torch.no_grad():
         for example in examples:

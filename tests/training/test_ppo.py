@@ -8,7 +8,8 @@ from support import tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.errors import CourseError
-from course_utils.training.objectives import ppo
+from course_utils.scoring import Encoded
+from course_utils.training import losses
 
 PROMPTS = ["Say hello.", "Name a colour, please.", "Tell me about the sea and what lives in it."]
 
@@ -18,22 +19,22 @@ def tokenizer(packaged):
     return packaged[1]
 
 
-@pytest.mark.parametrize(("discount", "trace"), [(1.0, 0.95), (0.9, 0.8), (1.0, 1.0), (0.99, 0.0)])
-def test_advantages_equal_the_definition(discount, trace):
+@pytest.mark.parametrize(("gamma", "gae_lambda"), [(1.0, 0.95), (0.9, 0.8), (1.0, 1.0), (0.99, 0.0)])
+def test_advantages_equal_the_definition(gamma, gae_lambda):
     """A_t as the sum over all later deltas (Schulman et al., 2016, eq. 16), not by the recursion that the code uses."""
     dice = np.random.default_rng(0)
     for length in (1, 2, 17):
         rewards, values = dice.normal(size=length), dice.normal(size=length)
         following = np.append(values[1:], 0.0)
-        deltas = rewards + discount * following - values
-        weights = (discount * trace) ** np.arange(length)
+        deltas = rewards + gamma * following - values
+        weights = (gamma * gae_lambda) ** np.arange(length)
         expected = [np.dot(weights[: length - t], deltas[t:]) for t in range(length)]
-        assert ppo.advantage_estimates(rewards, values, discount, trace) == pytest.approx(expected, rel=1e-12)
+        assert losses.generalized_advantages(rewards, values, gamma, gae_lambda) == pytest.approx(expected, rel=1e-12)
 
 
-def test_with_trace_one_the_return_is_the_sum_of_what_follows():
+def test_with_lambda_one_the_return_is_the_sum_of_what_follows():
     rewards, values = [0.1, -0.2, 1.0], [0.5, 0.4, -0.3]
-    advantages = ppo.advantage_estimates(rewards, values, 1.0, 1.0)
+    advantages = losses.generalized_advantages(rewards, values, 1.0, 1.0)
     assert [a + v for a, v in zip(advantages, values)] == pytest.approx([0.9, 0.8, 1.0])
 
 
@@ -52,8 +53,8 @@ def test_clipped_losses_equal_an_independent_float64_reference():
         near = w + min(max(v - w, -0.3), 0.3)
         expected_value.append(0.5 * max((v - g) ** 2, (near - g) ** 2))
     tensors = [torch.tensor(x) for x in (ratio, advantages, values, old_values, returns)]
-    assert ppo.clipped_policy_loss(*tensors[:2], 0.2).tolist() == pytest.approx(expected_policy, rel=1e-12)
-    assert ppo.clipped_value_loss(*tensors[2:], 0.3).tolist() == pytest.approx(expected_value, rel=1e-12)
+    assert losses.clipped_policy_loss(*tensors[:2], 0.2).tolist() == pytest.approx(expected_policy, rel=1e-12)
+    assert losses.clipped_value_loss(*tensors[2:], 0.3).tolist() == pytest.approx(expected_value, rel=1e-12)
     clipped = (np.abs(ratio - 1) > 0.2).mean()
     assert 0.2 < clipped < 0.9  # so that both branches were met
 
@@ -71,10 +72,10 @@ def test_the_whole_loss_equals_a_float64_reference(tokenizer, temperature):
     examples = []
     for prompt, length in zip(PROMPTS, (4, 9, 1)):
         given = objective.encode(tokenizer, prompt, 512, "x")
-        noted = {name: dice.normal(size=length).tolist() for name in ("advantages", "returns", "values")}
-        noted["log_probabilities"] = (-10.8 + 0.3 * dice.normal(size=length)).tolist()
-        examples.append(training.batching.Encoded(given.prompt, [dice.integers(5, 400, length).tolist()], extra=noted))
-    sizes = objective.sizes(examples)
+        noted = {name: dice.normal(size=length).tolist() for name in ("old_advantages", "old_returns", "old_values")}
+        noted["old_log_probabilities"] = (-10.8 + 0.3 * dice.normal(size=length)).tolist()
+        examples.append(Encoded(given.prompt, [dice.integers(5, 400, length).tolist()], token_values=noted))
+    sizes = objective.normalizers(examples)
     with torch.no_grad():
         ours, metrics = objective.loss(model, objective.collate(examples, 2), sizes)
         wide = model.double()
@@ -86,11 +87,11 @@ def test_the_whole_loss_equals_a_float64_reference(tokenizer, temperature):
                 at = len(e.prompt) + i - 1
                 log = (out.logits[0, at] / temperature).log_softmax(-1)[token].item()
                 value = wide.value_head(out.hidden_states[-1][0, at]).item()
-                x = {name: values[i] for name, values in e.extra.items()}
-                ratio = math.exp(log - x["log_probabilities"])
-                near = x["values"] + min(max(value - x["values"], -0.2), 0.2)
-                total -= min(ratio * x["advantages"], min(max(ratio, 0.8), 1.2) * x["advantages"])
-                total += 0.1 * 0.5 * max((value - x["returns"]) ** 2, (near - x["returns"]) ** 2)
+                x = {name: values[i] for name, values in e.token_values.items()}
+                ratio = math.exp(log - x["old_log_probabilities"])
+                near = x["old_values"] + min(max(value - x["old_values"], -0.2), 0.2)
+                total -= min(ratio * x["old_advantages"], min(max(ratio, 0.8), 1.2) * x["old_advantages"])
+                total += 0.1 * 0.5 * max((value - x["old_returns"]) ** 2, (near - x["old_returns"]) ** 2)
                 clipped += abs(ratio - 1) > 0.2
     assert ours.item() == pytest.approx(total / sizes["tokens"], rel=1e-5)
     assert metrics["clipped"].item() == pytest.approx(clipped / sizes["tokens"])
@@ -107,33 +108,28 @@ def test_rollouts_pay_the_reward_at_the_end_and_the_kl_at_every_token(tokenizer)
         seen.update(prompts=prompts, answers=answers)
         return [float(len(answer)) for answer in answers]
 
-    objective = training.PPO(reward=reward, kl=0.5, max_new_tokens=6, trace=1.0)
-    run = training.loop._Run(model, tokenizer, objective, training.Settings())
-    made = {}
+    objective = training.PPO(reward=reward, kl_coefficient=0.5, max_new_tokens=6, gae_lambda=1.0)
+    rollouts = {}
 
     def note(*arguments):
-        made["examples"], made["record"] = original(*arguments)
-        return made["examples"], made["record"]
+        rollouts["examples"], rollouts["means"] = original(*arguments)
+        return rollouts["examples"], rollouts["means"]
 
     original = objective.rollout
     object.__setattr__(objective, "rollout", note)
-    try:
-        run.objective = objective
-        run.train(PROMPTS, None)
-    finally:
-        run.close()
+    history = training.fit(model, tokenizer, PROMPTS, objective=objective)
     assert sorted(messages[-1]["content"] for messages in seen["prompts"]) == sorted(PROMPTS)
-    examples = made["examples"]
-    raw = [e.extra["returns"] for e in examples]
+    examples = rollouts["examples"]
+    raw = [e.token_values["old_returns"] for e in examples]
     # With lambda 1 the first token's return is everything that follows: the reward less the price of the whole log-ratio.
     total_kl = sum(len(answer) - returns[0] for answer, returns in zip(seen["answers"], raw)) / 0.5
-    assert total_kl / 3 == pytest.approx(made["record"]["kl"], rel=1e-4)
-    assert made["record"]["reward"] == pytest.approx(sum(map(len, seen["answers"])) / 3)
-    whitened = np.concatenate([e.extra["advantages"] for e in examples])
+    assert total_kl / 3 == pytest.approx(rollouts["means"]["kl"], rel=1e-4)
+    assert rollouts["means"]["reward"] == pytest.approx(sum(map(len, seen["answers"])) / 3)
+    whitened = np.concatenate([e.token_values["old_advantages"] for e in examples])
     assert whitened.mean() == pytest.approx(0, abs=1e-6)
     assert whitened.std() == pytest.approx(1, rel=1e-4)
     assert not hasattr(model, "value_head")
-    assert torch.isfinite(torch.tensor(run.history.losses)).all()
+    assert torch.isfinite(torch.tensor(history.losses)).all()
 
 
 def test_the_value_head_trains_and_nothing_else_but_the_adapter_does(tokenizer):

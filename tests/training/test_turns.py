@@ -22,7 +22,7 @@ TALK = [
 
 def loss_of(model, tokenizer, objective, examples):
     encoded = [objective.encode(tokenizer, example, 500, "train[0]") for example in examples]
-    sizes = objective.sizes(encoded)
+    sizes = objective.normalizers(encoded)
     found = objective.loss(model, objective.collate(encoded, 2), sizes)
     return found.value, sizes["tokens"], found.metrics
 
@@ -52,12 +52,12 @@ def test_a_long_conversation_is_cut_at_the_end(tiny):
     _, tokenizer = tiny
     whole = SFT(turns="all").encode(tokenizer, TALK, 500, "x")
     cut = SFT(turns="all").encode(tokenizer, TALK, len(whole) - 5, "x")
-    assert len(cut) == len(whole) - 5 == len(cut.prompt) + len(cut.extra["weight"])
+    assert len(cut) == len(whole) - 5 == len(cut.prompt) + len(cut.token_values["weight"])
     assert cut.completions[0] == whole.completions[0][:-5] and cut.learned == whole.learned - 5
 
 
-@pytest.mark.parametrize("pieces", [(), ("head",)])
-def test_accuracy_is_the_share_of_first_choices(tiny, pieces):
+@pytest.mark.parametrize("functions", [(), ("head",)])
+def test_accuracy_is_the_share_of_first_choices(tiny, functions):
     model, tokenizer = tiny
     objective = SFT(turns="all", accuracy=True)
     encoded = objective.encode(tokenizer, TALK, 500, "x")
@@ -69,10 +69,10 @@ def test_accuracy_is_the_share_of_first_choices(tiny, pieces):
 
     for place in (0, 1):  # two tokens as the model would have them, so that not all are wrong
         encoded.completions[0][place] = choices()[place]
-    right = sum(a == b and w for a, b, w in zip(choices(), encoded.completions[0], encoded.extra["weight"]))
+    right = sum(a == b and w for a, b, w in zip(choices(), encoded.completions[0], encoded.token_values["weight"]))
     lora = with_lora(tiny_llama(), random_b=False)
-    with fused(lora, pieces):
-        sizes = objective.sizes([encoded])
+    with fused(lora, functions):
+        sizes = objective.normalizers([encoded])
         found = objective.loss(lora, objective.collate([encoded], 2), sizes)
         found.value.backward()
     assert 2 <= right < sizes["tokens"]

@@ -1,12 +1,15 @@
-"""What an objective is, and what all of them share: conversations in, token ids out."""
+"""What an objective is: the contract between a method and the trainer.
+
+The trainer reads the attributes and calls the methods that stand here and no others; tests/training/test_contract.py runs it
+with an objective that has nothing else. A method that needs something new gets it by a new line here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from course_utils.errors import CourseError
-from course_utils.training.batching import Batch, Encoded, collate
+from course_utils.scoring import Batch, Encoded, collate
 
 if TYPE_CHECKING:
     import torch
@@ -16,150 +19,109 @@ if TYPE_CHECKING:
 
 
 class Loss(NamedTuple):
-    """A piece's share of a batch's loss, and of the batch's means of other quantities; shares add up over the pieces."""
+    """A micro-batch's part of a batch's loss, and of the batch's means of other quantities; parts are added up."""
 
     value: torch.Tensor
     metrics: dict[str, torch.Tensor]
 
 
-class LookBack(Protocol):
-    """For each example its answer's log-probabilities and values, under the policy or the reference."""
+class ScoreAnswers(Protocol):
+    """Asks the policy, or the reference, about answers; the trainer gives one to `OnlineObjective.rollout`."""
 
-    def __call__(self, examples: list[Encoded], reference: bool) -> list[tuple[list[float], list[float]]]:
-        """A number for each token of the answer."""
+    def __call__(self, examples: Sequence[Encoded], reference: bool) -> list[tuple[list[float], list[float]]]:
+        """For each example (log-probabilities, values) of its answer's tokens."""
 
 
 class Objective:
-    """Base of the objectives; the loop calls these methods and no others.
+    """Base of the objectives: how an example becomes token ids, and a batch becomes a loss.
+
+    An objective knows nothing of devices, optimisers, logging or checkpoints; the trainer knows nothing of messages.
 
     Attributes:
         name: the field's name for the method.
-        needs_reference: whether the loop takes the completions' log-probabilities once before training, from the model
-            as it is then. That model is the reference, so that no second copy of it is needed.
+        needs_reference: the completions' log-probabilities under the reference are taken once, before training.
+        reference: the model to take them from; None for the trained model as it is before training, so that no second copy
+            of it is needed.
+        needs_statistics: `statistics` is called on the whole batch before its loss.
         output: what the last layer makes: "scored" for a table over the vocabulary at the scored tokens, "none" for less.
-        online: whether training examples are made by the model itself while it trains (`rollout`).
-        epochs: times each batch of examples that the model has made is trained on.
     """
 
-    name = "objective"
-    needs_reference = False
-    output = "scored"
-    online = False
-    epochs: int = 1
+    name: str = "objective"
+    needs_reference: bool = False
+    reference: torch.nn.Module | None = None
+    needs_statistics: bool = False
+    output: str = "scored"
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
-        """Turn an example as the user has it into token ids; `where` names it in errors."""
+        """Turn an example as the user has it into token ids.
+
+        Args:
+            tokenizer: with a chat template.
+            example: see the objective.
+            max_length: longest example in tokens.
+            where: name of the example in errors, such as "train[3]".
+
+        Raises:
+            CourseError: the example is broken, or its prompt too long.
+        """
         raise NotImplementedError
 
-    def sizes(self, examples: Sequence[Encoded]) -> dict[str, int]:
-        """What the losses of a batch of these examples are divided by."""
+    def prepare(self, examples: Sequence[Encoded]) -> list[Encoded]:
+        """Complete the examples of a whole data set after all are encoded, in their order."""
+        return list(examples)
+
+    def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
+        """What the losses of a batch of these examples are divided by: name → number of tokens, pairs or the like."""
         raise NotImplementedError
 
     def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
-        """Tensors of a batch."""
+        """Tensors of a batch; see `scoring.collate`."""
         return collate(examples, pad_id, share_prompt)
 
-    def loss(self, model: torch.nn.Module, batch: Batch, sizes: Mapping[str, float]) -> Loss:
-        """Share of the loss, with gradient; `sizes` are those of the whole batch, of which this may be a piece."""
+    def statistics(self, model: torch.nn.Module, batch: Batch, normalizers: Mapping[str, float]) -> dict[str, torch.Tensor]:
+        """Where `needs_statistics`: this micro-batch's part of what the whole batch's loss needs, without gradient.
+
+        It is called on every micro-batch of a batch before the first loss; the parts are added up, over processes too.
+        """
+        raise NotImplementedError
+
+    def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
+        """Part of the loss of a batch, with gradient.
+
+        Args:
+            model: may be wrapped for several processes.
+            batch: from `collate`: the whole batch or a micro-batch of it.
+            totals: of the whole batch: its `normalizers`, and its `statistics` where `needs_statistics`.
+        """
         raise NotImplementedError
 
     def attach(self, model: Model) -> None:
         """Add what the objective trains beside the model (PPO's value head)."""
 
     def detach(self, model: Model) -> None:
-        """Take it away again."""
+        """Take it off again."""
+
+
+class OnlineObjective(Objective):
+    """An objective whose examples the model makes itself while it trains: its data are prompts.
+
+    Attributes:
+        epochs: times each batch of examples that the model has made is trained on.
+    """
+
+    epochs: int = 1
 
     def rollout(
         self,
         model: Model,
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[Encoded],
-        forward: LookBack,
+        score: ScoreAnswers,
         seed: int,
     ) -> tuple[list[Encoded], dict[str, float]]:
-        """Where `online`: training examples that the model makes of prompts, and means for the record."""
+        """Training examples that the model makes from prompts, and means for the record ("reward" among them)."""
         raise NotImplementedError
 
     def log_probabilities_and_values(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where `online`: what `rollout` looks back on, for each scored token."""
+        """For each scored token its log-probability and the value of the state before it, (scored tokens) each."""
         raise NotImplementedError
-
-
-def messages_of(example: Any, key: str, where: str) -> list[dict[str, Any]]:
-    """Messages under `key` of an example, checked; a text stands for one message of the assistant's."""
-    messages = example.get(key) if isinstance(example, dict) else None
-    if isinstance(messages, str):
-        messages = [{"role": "user" if key == "prompt" else "assistant", "content": messages}]
-    if not isinstance(messages, list) or not messages:
-        raise CourseError(f"{where}: expected messages or a text under {key!r}, found {messages!r:.60}")
-    return check_messages(messages, f"{where}, {key}")
-
-
-def check_messages(messages: list[Any], where: str) -> list[dict[str, Any]]:
-    """The messages, if each has a role and a text."""
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
-            raise CourseError(f"{where}, message {number}: expected {{'role': ..., 'content': text}}, found {message!r:.80}")
-    return messages
-
-
-def check_reference(model: torch.nn.Module, reference: torch.nn.Module) -> None:
-    """Refuse a reference that the training would move: every log-ratio to it would be zero for ever.
-
-    It need not be one object: `get_peft_model` puts the adapter into the base it is given, so that base *is* the policy.
-    """
-    trained = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
-    shared = next((trained[id(p)] for p in reference.parameters() if id(p) in trained), None)
-    if reference is model or shared:
-        raise CourseError(
-            f"the reference is the trained model itself ({shared or 'one object'} is part of both): leave the reference "
-            "out, and the model as it is before training is taken; or load a second copy with models.load"
-        )
-
-
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], max_length: int, where: str
-) -> list[int]:
-    """Token ids of a prompt up to where the assistant's answer begins; refused if it leaves no room for one."""
-    prompt = template_ids(tokenizer, messages, add_generation_prompt=True)
-    if len(prompt) >= max_length:
-        raise CourseError(
-            f"{where}: the prompt alone has {len(prompt)} tokens and max_length is {max_length}; "
-            f"raise Settings(max_length=...) above it or shorten the message"
-        )
-    return prompt
-
-
-def encode_completion(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: list[int],
-    messages: Sequence[Mapping[str, Any]],
-    max_length: int,
-    where: str,
-) -> list[int]:
-    """Token ids of the last message, which is the assistant's, up to and including the stop token."""
-    if messages[-1]["role"] != "assistant":
-        raise CourseError(f"{where}: the last message must be the assistant's, it is the {messages[-1]['role']}'s")
-    if not messages[-1]["content"].strip():
-        raise CourseError(f"{where}: the assistant's message is empty, there is nothing to learn")
-    ids = template_ids(tokenizer, messages)
-    if ids[: len(prompt)] != prompt:
-        raise CourseError(f"{where}: the chat template changes the prompt once an answer follows it")
-    completion = ids[len(prompt) :]
-    while completion and completion[-1] != tokenizer.eos_token_id and tokenizer.eos_token_id in completion:
-        completion.pop()  # templates put a newline after the stop token; nothing is learned from it
-    return completion[: max_length - len(prompt)]
-
-
-def template_ids(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
-) -> list[int]:
-    """Token ids of messages written with the tokenizer's chat template."""
-    if not tokenizer.chat_template:
-        raise CourseError(
-            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template, so it does not say how the "
-            "speakers are marked: take the instruct model's tokenizer, or set tokenizer.chat_template to the one it knows"
-        )
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids

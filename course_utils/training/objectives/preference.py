@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.training.batching import Batch, Encoded, by_completion, token_log_probabilities
-from course_utils.training.objectives.base import Loss, Objective, encode_completion, encode_prompt, messages_of
+from course_utils.scoring import Batch, Encoded, collate, sum_by_completion, token_log_probabilities
+from course_utils.training.losses import dpo_loss, odds_ratio_loss
+from course_utils.training.objectives.base import Loss, Objective
+from course_utils.training.objectives.encoding import encode_completion, encode_prompt, messages_of
 
 if TYPE_CHECKING:
     import torch
@@ -60,11 +62,11 @@ def _with_explicit_prompt(example: dict[str, Any], where: str) -> dict[str, list
 class DPO(Objective):
     """Direct preference optimisation: -log sigmoid(beta · (log-ratio of chosen − log-ratio of rejected)).
 
-    A log-ratio is a completion's log-probability under the policy less that under the reference, which is the model as it
-    stood when training began. At step 0 both are equal and the loss is ln 2. beta · log-ratio is the implicit reward.
+    A log-ratio is a completion's log-probability under the policy minus that under the reference, which is the model as it
+    was when training began. At step 0 both are equal and the loss is ln 2. beta · log-ratio is the implicit reward.
 
     Attributes:
-        beta: how dear it is to move away from the reference.
+        beta: strength of the pull to the reference: the larger, the closer the policy stays.
         reference: another model to measure from, with the same tokenizer; None for the model as it is before training.
     """
 
@@ -77,31 +79,21 @@ class DPO(Objective):
         """See `encode_pair`."""
         return encode_pair(tokenizer, example, max_length, where)
 
-    def sizes(self, examples: Sequence[Encoded]) -> dict[str, int]:
+    def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
         """Pairs."""
         return {"pairs": len(examples)}
 
-    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
-        """A batch with the reference's log-probabilities, (pairs, 2)."""
-        import torch
-
-        return super().collate(examples, pad_id, share_prompt) | {"reference": torch.tensor([e.reference for e in examples])}
-
-    def loss(self, model: torch.nn.Module, batch: Batch, sizes: Mapping[str, float]) -> Loss:
+    def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
         """Mean over the batch's pairs."""
-        import torch.nn.functional as F
-
-        log_probabilities = by_completion(token_log_probabilities(model, batch), batch).view(-1, 2)
-        rewards = self.beta * (log_probabilities - batch["reference"])
-        losses = -F.logsigmoid(rewards[:, 0] - rewards[:, 1])
-        return Loss(losses.sum() / sizes["pairs"], _pair_metrics(rewards.detach(), sizes["pairs"]))
+        log_probabilities = sum_by_completion(token_log_probabilities(model, batch), batch).view(-1, 2)
+        log_ratios = log_probabilities - batch["reference_log_probabilities"]
+        metrics = pair_metrics(self.beta * log_ratios.detach(), totals["pairs"])
+        return Loss(dpo_loss(log_ratios, self.beta).sum() / totals["pairs"], metrics)
 
 
 @dataclass(frozen=True)
 class ORPO(Objective):
     """Odds ratio preference optimisation: SFT on chosen, plus beta times a penalty on the odds of rejected; no reference.
-
-    odds = p / (1 − p), where p is the geometric mean of a completion's token probabilities.
 
     Attributes:
         beta: weight of the odds-ratio term (lambda in the paper).
@@ -117,46 +109,42 @@ class ORPO(Objective):
         """See `encode_pair`."""
         return encode_pair(tokenizer, example, max_length, where)
 
-    def sizes(self, examples: Sequence[Encoded]) -> dict[str, int]:
+    def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
         """Pairs, and the tokens of the SFT term."""
         tokens = sum(len(e.completions[0]) + self.score_prompt * (len(e.prompt) - 1) for e in examples)
         return {"pairs": len(examples), "tokens": tokens}
 
     def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
-        """A batch in which the prompt's tokens are scored too if the SFT term wants them."""
+        """A batch in which the prompt's tokens are scored too, if the SFT term wants them."""
         if not self.score_prompt:
-            return super().collate(examples, pad_id, share_prompt)
-        # The prompt as a completion of its first token; its owner is told from the labels' order below.
-        whole = [Encoded(e.prompt[:1], [e.prompt[1:] + c]) for e in examples for c in e.completions]
-        batch = super().collate(whole, pad_id, share_prompt=False)
-        return batch | {"skip": [len(e.prompt) - 1 for e in examples for _ in e.completions]}
+            return collate(examples, pad_id, share_prompt)
+        # The prompt becomes the completion of its first token, and `is_answer` tells its tokens from the answer's.
+        rows = [
+            Encoded(
+                e.prompt[:1], [e.prompt[1:] + c],
+                token_values={"is_answer": [0.0] * (len(e.prompt) - 1) + [1.0] * len(c)},
+            )
+            for e in examples for c in e.completions
+        ]  # fmt: skip
+        return collate(rows, pad_id)
 
-    def loss(self, model: torch.nn.Module, batch: Batch, sizes: Mapping[str, float]) -> Loss:
+    def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
         """SFT term: mean over the batch's tokens; odds-ratio term: mean over its pairs."""
         import torch
-        import torch.nn.functional as F
 
         scores = token_log_probabilities(model, batch)
-        owner = batch["owner"]
-        chosen = owner % 2 == 0
-        answer = torch.ones_like(chosen)
-        if self.score_prompt:
-            starts = torch.searchsorted(owner, torch.arange(batch["sequences"], device=owner.device))
-            skip = torch.tensor(batch["skip"], device=owner.device)
-            answer = torch.arange(len(owner), device=owner.device) - starts[owner] >= skip[owner]
-        sums, counts = by_completion(scores * answer, batch), by_completion(answer.to(scores.dtype), batch)
-        log_p = (sums / counts).view(-1, 2)
-        # log odds = log p - log(1 - p); log(1 - p) from log p without losing the digits of small p
-        log_odds = log_p - torch.log(-torch.expm1(log_p))
-        ratio = log_odds[:, 0] - log_odds[:, 1]
-        sft = -scores[chosen].sum() / sizes["tokens"]
-        odds = -self.beta * F.logsigmoid(ratio).sum() / sizes["pairs"]
-        metrics = _pair_metrics(self.beta * log_p.detach(), sizes["pairs"])
+        is_answer = batch["is_answer"] if self.score_prompt else torch.ones_like(scores)
+        sums, counts = sum_by_completion(scores * is_answer, batch), sum_by_completion(is_answer, batch)
+        means = (sums / counts).view(-1, 2)
+        is_chosen = batch["completion"] % 2 == 0
+        sft = -scores[is_chosen].sum() / totals["tokens"]
+        odds = self.beta * odds_ratio_loss(means).sum() / totals["pairs"]
+        metrics = pair_metrics(self.beta * means.detach(), totals["pairs"])
         return Loss(sft + odds, metrics | {"sft_loss": sft.detach(), "odds_loss": odds.detach()})
 
 
-def _pair_metrics(rewards: torch.Tensor, pairs: float) -> dict[str, torch.Tensor]:
-    """Shares of the batch's means; `rewards` is (pairs of this piece, 2)."""
+def pair_metrics(rewards: torch.Tensor, pairs: float) -> dict[str, torch.Tensor]:
+    """A micro-batch's part of the batch's means; `rewards` is (pairs of the micro-batch, 2)."""
     chosen, rejected = rewards[:, 0], rewards[:, 1]
     return {
         "reward_chosen": chosen.sum() / pairs,

@@ -7,9 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.training.batching import Batch, Encoded, collate, run
-from course_utils.training.objectives.base import Loss, Objective, template_ids
-from course_utils.training.objectives.preference import _pair_metrics, encode_pair
+from course_utils.scoring import (
+    Batch,
+    Encoded,
+    chat_token_ids,
+    collate,
+    micro_batches,
+    pad_token_id,
+    run_model,
+    to_device,
+)
+from course_utils.training.losses import bradley_terry_loss
+from course_utils.training.objectives.base import Loss, Objective
+from course_utils.training.objectives.preference import encode_pair, pair_metrics
 
 if TYPE_CHECKING:
     import torch
@@ -39,19 +49,15 @@ class Reward(Objective):
         """See `encode_pair`."""
         return encode_pair(tokenizer, example, max_length, where)
 
-    def sizes(self, examples: Sequence[Encoded]) -> dict[str, int]:
+    def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
         """Pairs."""
         return {"pairs": len(examples)}
 
-    def loss(self, model: torch.nn.Module, batch: Batch, sizes: Mapping[str, float]) -> Loss:
+    def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
         """Mean over the batch's pairs."""
-        import torch.nn.functional as F
-
         rewards = last_token_rewards(model, batch).view(-1, 2)
-        losses = -F.logsigmoid(rewards[:, 0] - rewards[:, 1])
-        if self.centre:
-            losses = losses + self.centre * rewards.sum(1).square()
-        return Loss(losses.sum() / sizes["pairs"], _pair_metrics(rewards.detach(), sizes["pairs"]))
+        losses = bradley_terry_loss(rewards, self.centre)
+        return Loss(losses.sum() / totals["pairs"], pair_metrics(rewards.detach(), totals["pairs"]))
 
 
 def last_token_rewards(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -59,13 +65,13 @@ def last_token_rewards(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     head = next((module for name, module in model.named_modules() if name.split(".")[-1] == "score"), None)
     if head is None:
         raise CourseError("the model has no reward head: load it with models.load_reward")
-    seen: list[torch.Tensor] = []
-    hook = head.register_forward_hook(lambda _, __, output: seen.append(output))
+    outputs: list[torch.Tensor] = []
+    hook = head.register_forward_hook(lambda _, __, output: outputs.append(output))
     try:
-        run(model, batch, keep_all=True)
+        run_model(model, batch, keep_all=True)
     finally:
         hook.remove()
-    return seen[0][batch["end_row"], batch["end_column"], 0].float()
+    return outputs[0][batch["end_row"], batch["end_column"], 0].float()
 
 
 def reward_scores(
@@ -78,23 +84,18 @@ def reward_scores(
     """What a trained reward model gives each answer to its prompt (messages or a text); usable as PPO's reward."""
     import torch
 
-    encoded = []
-    for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+    examples = []
+    for prompt, answer in zip(prompts, answers, strict=True):
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        given = template_ids(tokenizer, messages, add_generation_prompt=True)
         # An answer may be empty here, which training refuses.
         completion = tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-        encoded.append((number, Encoded(given, [completion])))
-    encoded.sort(key=lambda pair: len(pair[1]))
-    scores = [0.0] * len(encoded)
+        examples.append(Encoded(chat_token_ids(tokenizer, messages, add_generation_prompt=True), [completion]))
+    scores: dict[int, float] = {}
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for at in range(0, len(encoded), batch_size):
-            numbers, examples = zip(*encoded[at : at + batch_size])
-            batch = collate(examples, tokenizer.eos_token_id)
-            batch = {name: v.to(model.device) if hasattr(v, "to") else v for name, v in batch.items()}
-            for number, score in zip(numbers, last_token_rewards(model, batch).tolist()):
-                scores[number] = score
+        for cut in micro_batches(examples, 10**9, batch_size):
+            batch = to_device(collate(cut, pad_token_id(tokenizer)), model.device)
+            scores |= {id(example): reward for example, reward in zip(cut, last_token_rewards(model, batch).tolist())}
     model.train(was_training)
-    return scores
+    return [scores[id(example)] for example in examples]

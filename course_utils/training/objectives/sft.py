@@ -7,15 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.training.batching import Batch, Encoded, token_log_probabilities
-from course_utils.training.objectives.base import (
-    Loss,
-    Objective,
-    check_messages,
-    encode_completion,
-    encode_prompt,
-    template_ids,
-)
+from course_utils.scoring import Batch, Encoded, chat_token_ids, token_log_probabilities
+from course_utils.training.objectives.base import Loss, Objective
+from course_utils.training.objectives.encoding import check_messages, encode_completion, encode_prompt
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +22,7 @@ TURNS = ("last", "all")
 class SFT(Objective):
     """Supervised fine-tuning: cross-entropy on the completion's tokens, none on the prompt's.
 
-    A token weighs the same in whatever example, batch or piece it is.
+    A token weighs the same in whatever example, batch or micro-batch it is.
 
     Attributes:
         turns: which of the assistant's messages are learned, each up to and including its stop token: the "last", or "all"
@@ -71,33 +65,24 @@ class SFT(Objective):
         prompt = encode_prompt(tokenizer, plain[: learned[0]], max_length, where)
         ids, weights = list(prompt), list[float]()
         for i in learned:
-            start = template_ids(tokenizer, plain[:i], add_generation_prompt=True)
+            start = chat_token_ids(tokenizer, plain[:i], add_generation_prompt=True)
             answer = encode_completion(tokenizer, start, plain[: i + 1], len(start) + 10**9, f"{where}, message {i}")
             if start[: len(ids)] != ids:
                 raise CourseError(f"{where}: the chat template changes what came before once message {i} follows it")
             weights += [0.0] * (len(start) - len(ids)) + [1.0] * len(answer)
             ids = start + answer
         room = max_length - len(prompt)
-        return Encoded(prompt, [ids[len(prompt) :][:room]], extra={"weight": weights[:room]})
+        return Encoded(prompt, [ids[len(prompt) :][:room]], token_values={"weight": weights[:room]})
 
-    def sizes(self, examples: Sequence[Encoded]) -> dict[str, int]:
+    def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
         """Learned tokens."""
         return {"tokens": sum(example.learned for example in examples)}
 
-    def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
-        """A batch with the weight of each scored token where they differ."""
-        import torch
-
-        batch = super().collate(examples, pad_id, share_prompt)
-        if self.turns == "all":
-            batch["weight"] = torch.tensor([weight for example in examples for weight in example.extra["weight"]])
-        return batch
-
-    def loss(self, model: torch.nn.Module, batch: Batch, sizes: Mapping[str, float]) -> Loss:
+    def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
         """Cross-entropies of the learned tokens, divided by the batch's number of them."""
         weight = batch.get("weight", 1)
         if not self.accuracy:
-            return Loss(-(token_log_probabilities(model, batch) * weight).sum() / sizes["tokens"], {})
-        scores, best = token_log_probabilities(model, batch, best=True)
-        right = (scores.detach() == best) * weight
-        return Loss(-(scores * weight).sum() / sizes["tokens"], {"accuracy": right.sum() / sizes["tokens"]})
+            return Loss(-(token_log_probabilities(model, batch) * weight).sum() / totals["tokens"], {})
+        scores, highest = token_log_probabilities(model, batch, with_max=True)
+        right = (scores.detach() == highest) * weight
+        return Loss(-(scores * weight).sum() / totals["tokens"], {"accuracy": right.sum() / totals["tokens"]})

@@ -5,7 +5,7 @@ from support import conversation, tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.errors import CourseError
-from course_utils.training import loop
+from course_utils.training.schedule import learning_rate_factor
 from course_utils.training.settings import FUSED
 
 DATA = [conversation(f"Message number {i} about {'things ' * (i % 5)}", f"Answer {i % 3}") for i in range(13)]
@@ -45,7 +45,7 @@ def test_same_seed_same_run_and_another_seed_another_order(tokenizer):
 
 def test_pieces_change_nothing_but_memory(tokenizer):
     """A batch worked off one example at a time has the gradient of the batch in one piece."""
-    whole, split = (run(tokenizer, max_steps=5, piece_tokens=size) for size in (10_000, 1))
+    whole, split = (run(tokenizer, max_steps=5, micro_batch_tokens=size) for size in (10_000, 1))
     assert whole[1].losses == pytest.approx(split[1].losses, rel=1e-5)
     for (name, a), b in zip(whole[0].named_parameters(), split[0].parameters()):
         assert (a - b).abs().max() < 1e-4, name
@@ -60,7 +60,7 @@ def test_validation_loss_weighs_tokens_not_batches(tokenizer):
     """One long and many short completions: the mean over tokens is far from the mean over batches."""
     rows = [conversation("x", "word " * 40), *[conversation("x", "no")] * 9]
     by_size = [
-        run(tokenizer, data=DATA, validation=rows, max_steps=1, piece_tokens=size)[1].validation_losses[0]
+        run(tokenizer, data=DATA, validation=rows, max_steps=1, micro_batch_tokens=size)[1].validation_losses[0]
         for size in (10, 100, 10_000)
     ]
     assert by_size == pytest.approx([by_size[0]] * 3, rel=1e-5)
@@ -74,11 +74,11 @@ def test_validation_loss_weighs_tokens_not_batches(tokenizer):
 
 
 def test_schedules():
-    factors = [loop.schedule(step, 10, training.Settings(warmup_steps=2)) for step in range(1, 11)]
+    factors = [learning_rate_factor(step, 10, training.Settings(warmup_steps=2)) for step in range(1, 11)]
     assert factors[:3] == [0.5, 1.0, 1.0]
     assert factors[-1] == pytest.approx(1 / 8)
-    assert loop.schedule(9, 10, training.Settings(schedule="constant")) == 1
-    assert loop.schedule(6, 10, training.Settings(schedule="cosine")) == pytest.approx(0.5)
+    assert learning_rate_factor(9, 10, training.Settings(schedule="constant")) == 1
+    assert learning_rate_factor(6, 10, training.Settings(schedule="cosine")) == pytest.approx(0.5)
 
 
 def test_a_model_with_nothing_to_train_is_refused(tokenizer):
@@ -157,7 +157,8 @@ def test_float16_on_a_cpu_is_refused(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "advice"), [(4, "lower Settings\\(piece_tokens=5000\\)"), (1, "lower Settings\\(max_length=1024\\)")]
+    ("batch_size", "advice"),
+    [(4, "lower Settings\\(micro_batch_tokens=5000\\)"), (1, "lower Settings\\(max_length=1024\\)")],
 )
 def test_out_of_memory_says_what_to_lower_and_how_much_it_was(tokenizer, monkeypatch, batch_size, advice):
     """A stand-in for the allocator's refusal, which cannot be had here without hurting the machine."""
@@ -168,7 +169,7 @@ def test_out_of_memory_says_what_to_lower_and_how_much_it_was(tokenizer, monkeyp
 
     monkeypatch.setattr(training.SFT, "loss", refuse)
     with pytest.raises(CourseError, match=rf"out of memory at step 1, .* MB predicted \({batch_size} x .*{advice}"):
-        run(tokenizer, batch_size=batch_size, piece_tokens=5000)
+        run(tokenizer, batch_size=batch_size, micro_batch_tokens=5000)
 
 
 def test_other_errors_are_not_taken_for_it(tokenizer, monkeypatch):

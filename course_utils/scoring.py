@@ -1,0 +1,317 @@
+"""How likely a model finds given completions: chats as token ids, ids as batches, batches as log-probabilities.
+
+Training, evaluation and reward models all score completions, and all do it with these functions. An example is a prompt and
+one or more completions of it. Several completions of one prompt can share it: the row then holds prompt, first completion,
+second completion, and a mask keeps the second from seeing the first. The prompt is computed once, and every number is the
+same as in rows of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+
+from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Batch = dict[str, Any]  # tensors by name, and the number of sequences: what `collate` makes
+Example = TypeVar("Example", bound=Sized)
+
+# Tokens that go through the model at once. On a CPU more are no faster and only take memory: this many keep the 135M model's
+# training under 2 GB, which is all that Binder has.
+CPU_MICRO_BATCH_TOKENS = 320
+GPU_MICRO_BATCH_TOKENS = 8192
+
+
+class Output(Protocol):
+    """What a model returns, as far as it is read here."""
+
+    logits: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as token ids.
+
+    Attributes:
+        prompt: token ids that are given.
+        completions: token ids that are scored, one list for each completion of the prompt.
+        reference_log_probabilities: of each completion, under the reference model, where an objective needs them.
+        token_values: name → a number for each token of the completions (SFT's weights, PPO's advantages).
+        example_values: name → a number for the example (KTO's label).
+        messages: the prompt before it was encoded, where a reward function reads it.
+    """
+
+    prompt: list[int]
+    completions: list[list[int]]
+    reference_log_probabilities: tuple[float, ...] = ()
+    token_values: dict[str, list[float]] = field(default_factory=dict)
+    example_values: dict[str, float] = field(default_factory=dict)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Tokens of the example, the prompt counted once."""
+        return len(self.prompt) + self.scored
+
+    @property
+    def scored(self) -> int:
+        """Tokens of the completions."""
+        return sum(map(len, self.completions))
+
+    @property
+    def learned(self) -> int:
+        """Tokens of the completions that have a loss."""
+        return round(sum(self.token_values["weight"])) if "weight" in self.token_values else self.scored
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Token id of the padding; the stop token's where the tokenizer names none. Masks hide it either way."""
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return int(pad_id)
+
+
+def chat_token_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
+) -> list[int]:
+    """Token ids of messages written with the tokenizer's chat template.
+
+    Raises:
+        CourseError: the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise CourseError(
+            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template, so it does not say how the "
+            "speakers are marked: take the instruct model's tokenizer, or set tokenizer.chat_template to the right one"
+        )
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def can_share_prompt(model: PreTrainedModel) -> bool:
+    """Whether the model's attention takes a mask that we make; FlashAttention takes none."""
+    attention = getattr(model.config, "_attn_implementation", None) or ""
+    return not str(attention).startswith("flash")
+
+
+def default_micro_batch_tokens(device: torch.device) -> int:
+    """Tokens, with padding, that suit the device."""
+    return CPU_MICRO_BATCH_TOKENS if device.type == "cpu" else GPU_MICRO_BATCH_TOKENS
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`."""
+    return {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
+
+
+def micro_batches(examples: Sequence[Example], max_tokens: int, max_examples: int | None = None) -> list[list[Example]]:
+    """Examples sorted by length and cut into micro-batches, none of which is larger than told.
+
+    Args:
+        examples: of any length.
+        max_tokens: tokens of a micro-batch, with padding; a single example may be longer.
+        max_examples: examples of a micro-batch; None for no limit.
+    """
+    cut: list[list[Example]] = []
+    for example in sorted(examples, key=len):
+        has_room = cut and (len(cut[-1]) + 1) * len(example) <= max_tokens
+        if has_room and (max_examples is None or len(cut[-1]) < max_examples):
+            cut[-1].append(example)
+        else:
+            cut.append([example])
+    return cut
+
+
+def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
+    """Batch of examples, padded on the left so that all completions end together.
+
+    Then only the last positions can have a loss, and the model needs logits for no others: with completions of 50 tokens
+    and a vocabulary of 49,152 that is most of the memory and a fifth of the time.
+
+    Args:
+        examples: all with the same number of completions.
+        pad_id: token id of the padding.
+        share_prompt: several completions in one row, with the prompt once; a row for each completion otherwise.
+
+    Returns:
+        dict of tensors: `input_ids`, `position_ids` (rows, length); `attention_mask` (rows, length), or (rows, 1,
+        length, length) of booleans where completions share a row; `keep` (kept), the positions whose outputs are
+        needed; for each scored token its `row`, `column` (of `keep`, the position that predicts it), `label` and
+        `completion` (number of its completion, those of the first example first); for each completion the row and
+        column of its last token, `end_row` and `end_column` (of the whole length); `sequences`, the number of
+        completions; `reference_log_probabilities` (examples, completions of each) where the examples have them; and
+        the examples' `token_values` (scored tokens) and `example_values` (examples) under their names.
+    """
+    import torch
+
+    per_row = len(examples[0].completions) if share_prompt else 1
+    rows = examples if share_prompt else [Encoded(e.prompt, [c]) for e in examples for c in e.completions]
+    # Rounded up to a multiple of 8: libraries prepare a kernel for each new shape, and fewer shapes save more time than
+    # the few padded positions cost (5 to 10 % measured on a CPU).
+    length = _round_up(max(map(len, rows)))
+    kept = min(_round_up(1 + max(row.scored for row in rows)), length)
+    input_ids = torch.full((len(rows), length), pad_id)
+    position_ids = torch.zeros((len(rows), length), dtype=torch.long)
+    segment = torch.full((len(rows), length), -1)  # -1 padding, 0 prompt, 1 first completion, ...
+    names = ("row", "column", "label", "completion", "end_row", "end_column")
+    scored: dict[str, list[int]] = {name: [] for name in names}
+    for i, row in enumerate(rows):
+        start = length - len(row)
+        after_prompt = at = start + len(row.prompt)
+        input_ids[i, start:at] = torch.tensor(row.prompt)
+        position_ids[i, start:at] = torch.arange(len(row.prompt))
+        segment[i, start:at] = 0
+        for number, completion in enumerate(row.completions):
+            end = at + len(completion)
+            input_ids[i, at:end] = torch.tensor(completion)
+            position_ids[i, at:end] = torch.arange(len(row.prompt), len(row.prompt) + len(completion))
+            segment[i, at:end] = number + 1
+            # Each position predicts the next token; the first of every completion is predicted by the prompt's last.
+            predictors = [after_prompt - 1, *range(at, end - 1)] if completion else []
+            scored["row"] += [i] * len(completion)
+            scored["column"] += [position - (length - kept) for position in predictors]
+            scored["label"] += completion
+            scored["completion"] += [i * per_row + number] * len(completion)
+            scored["end_row"].append(i)
+            scored["end_column"].append(end - 1)
+            at = end
+    if per_row == 1:
+        mask = (segment >= 0).long()
+    else:
+        query, key = segment[:, :, None], segment[:, None, :]
+        mask = ((key == 0) | (key == query)) & (key >= 0) & torch.ones(length, length, dtype=torch.bool).tril()
+        mask = mask[:, None]
+    return {
+        "input_ids": input_ids,
+        "position_ids": position_ids,
+        "attention_mask": mask,
+        "keep": torch.arange(length - kept, length),
+        "sequences": len(rows) * per_row,
+        **{name: torch.tensor(values, dtype=torch.long) for name, values in scored.items()},
+        **_values_of(examples),
+    }
+
+
+def _values_of(examples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    """Tensors of what the examples carry beside their token ids."""
+    import torch
+
+    first = examples[0]
+    values = {name: torch.tensor([v for e in examples for v in e.token_values[name]]) for name in first.token_values}
+    values |= {name: torch.tensor([e.example_values[name] for e in examples]) for name in first.example_values}
+    if first.reference_log_probabilities:
+        values["reference_log_probabilities"] = torch.tensor([e.reference_log_probabilities for e in examples])
+    return values
+
+
+def run_model(model: torch.nn.Module, batch: Batch, keep_all: bool = False) -> Output:
+    """The model's output for a batch, at the positions in `keep`, or with `keep_all` at all positions."""
+    import torch
+
+    mask = batch["attention_mask"]
+    if mask.dim() == 4:
+        dtype = next(model.parameters()).dtype
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+    # As a list of positions, not a number: the slice that a number makes is not contiguous, and the head then copies its
+    # weight once for each example (a third of the step on a CPU).
+    kept = {} if keep_all else {"logits_to_keep": batch["keep"]}
+    output: Output = model(
+        input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False, **kept
+    )
+    return output
+
+
+def output_embeddings(model: torch.nn.Module) -> Any:
+    """The layer that turns hidden states into logits, whatever wraps the model."""
+    owner: Any = next(m for m in model.modules() if hasattr(m, "get_output_embeddings"))
+    return owner.get_output_embeddings()
+
+
+@overload
+def log_probabilities(
+    model: torch.nn.Module, output: torch.Tensor, labels: torch.Tensor, with_max: Literal[False] = False
+) -> torch.Tensor: ...
+@overload
+def log_probabilities(
+    model: torch.nn.Module, output: torch.Tensor, labels: torch.Tensor, with_max: Literal[True]
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+def log_probabilities(
+    model: torch.nn.Module, output: torch.Tensor, labels: torch.Tensor, with_max: bool = False
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of `labels`, from the model's output at the positions that predict them.
+
+    Args:
+        model: the model that made the output.
+        output: (positions, vocabulary) logits; or (positions, hidden) where a fused head stands in for the last layer
+            (`training.fused.head`), which then computes the rest.
+        labels: (positions) token ids.
+        with_max: also return the log-probabilities of the likeliest tokens.
+
+    Returns:
+        (positions) in float32, with gradient; with `with_max` a pair, the second without gradient.
+    """
+    import torch
+
+    stand_in = vars(output_embeddings(model)).get("forward")
+    if hasattr(stand_in, "log_probabilities"):
+        values, highest = stand_in.log_probabilities(output, labels, with_max)
+        return (values, highest) if with_max else values
+    table = torch.log_softmax(output, dim=-1, dtype=torch.float32)
+    values = table.gather(1, labels[:, None])[:, 0]
+    return (values, table.detach().amax(1)) if with_max else values
+
+
+@overload
+def token_log_probabilities(model: torch.nn.Module, batch: Batch, with_max: Literal[False] = False) -> torch.Tensor: ...
+@overload
+def token_log_probabilities(
+    model: torch.nn.Module, batch: Batch, with_max: Literal[True]
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+def token_log_probabilities(
+    model: torch.nn.Module, batch: Batch, with_max: bool = False
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of every scored token of a batch made by `collate`, (scored tokens) in float32, with gradient.
+
+    With `with_max` a pair: also those of the tokens that the model finds likeliest there, without gradient.
+    """
+    output = run_model(model, batch).logits[batch["row"], batch["column"]]
+    if with_max:
+        return log_probabilities(model, output, batch["label"], True)
+    return log_probabilities(model, output, batch["label"])
+
+
+def sum_by_completion(values: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Sums of token values over each completion, (completions)."""
+    return values.new_zeros(batch["sequences"]).index_add_(0, batch["completion"], values)
+
+
+def completion_log_probabilities(
+    model: torch.nn.Module, cut: Sequence[Sequence[Encoded]], make_batch: Callable[[Sequence[Encoded]], Batch]
+) -> dict[int, tuple[float, ...]]:
+    """Log-probability of each completion of each example, without gradient.
+
+    Args:
+        model: in the state in which it is to be asked (its mode is not changed).
+        cut: micro-batches of examples.
+        make_batch: a micro-batch of examples → its tensors on the model's device.
+
+    Returns:
+        `id` of an example → a log-probability for each of its completions, in nats.
+    """
+    import torch
+
+    by_example: dict[int, tuple[float, ...]] = {}
+    with torch.no_grad():
+        for examples in cut:
+            batch = make_batch(examples)
+            sums = sum_by_completion(token_log_probabilities(model, batch), batch).view(len(examples), -1)
+            by_example |= {id(example): tuple(row) for example, row in zip(examples, sums.tolist())}
+    return by_example
+
+
+def _round_up(length: int, to: int = 8) -> int:
+    return -(-length // to) * to

@@ -1,0 +1,152 @@
+"""The losses as formulas: tensors in, a loss for each token, pair or example out, no model and no batch.
+
+Log-probabilities are in nats, in float32. What each loss is divided by is the caller's business (`Objective.normalizers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def bradley_terry_loss(rewards: torch.Tensor, centre: float = 0.0) -> torch.Tensor:
+    """-log sigmoid(r_chosen − r_rejected) + centre · (r_chosen + r_rejected)².
+
+    Bradley and Terry, 1952; as a reward model's loss Ouyang et al., 2022 (arXiv 2203.02155); the second term Eisenstein et
+    al., 2023 (arXiv 2312.09244).
+
+    Args:
+        rewards: (pairs, 2), chosen and rejected.
+        centre: weight of the term that pulls the two rewards' sum to zero.
+
+    Returns:
+        (pairs).
+    """
+    import torch.nn.functional as F
+
+    losses = -F.logsigmoid(rewards[:, 0] - rewards[:, 1])
+    return losses + centre * rewards.sum(1).square() if centre else losses
+
+
+def dpo_loss(log_ratios: torch.Tensor, beta: float) -> torch.Tensor:
+    """-log sigmoid(beta · (log-ratio of chosen − log-ratio of rejected)).
+
+    Rafailov et al., 2023 (arXiv 2305.18290), equation 7.
+
+    Args:
+        log_ratios: (pairs, 2), log policy − log reference of chosen and rejected.
+        beta: strength of the pull to the reference.
+
+    Returns:
+        (pairs).
+    """
+    return bradley_terry_loss(beta * log_ratios)
+
+
+def odds_ratio_loss(mean_log_probabilities: torch.Tensor) -> torch.Tensor:
+    """-log sigmoid(log odds of chosen − log odds of rejected), with odds = p / (1 − p).
+
+    Hong et al., 2024 (arXiv 2403.07691), equation 7.
+
+    Args:
+        mean_log_probabilities: (pairs, 2), log p: the mean over a completion's tokens, so that p is the geometric mean of
+            its token probabilities.
+
+    Returns:
+        (pairs).
+    """
+    import torch
+    import torch.nn.functional as F
+
+    # log(1 - p) from log p, without losing the digits of a small p
+    log_odds = mean_log_probabilities - torch.log(-torch.expm1(mean_log_probabilities))
+    return -F.logsigmoid(log_odds[:, 0] - log_odds[:, 1])
+
+
+def kto_loss(
+    log_ratios: torch.Tensor, desirable: torch.Tensor, kl: torch.Tensor | float, beta: float, weights: tuple[float, float]
+) -> torch.Tensor:
+    """weight · (1 − sigmoid(± beta · (log-ratio − KL))): plus for a desirable completion, minus for an undesirable one.
+
+    Ethayarajh et al., 2024 (arXiv 2402.01306), L_KTO.
+
+    Args:
+        log_ratios: (examples), log policy − log reference.
+        desirable: (examples), true or 1 where the completion is wanted.
+        kl: how far the policy is from the reference, in nats, at least 0; no gradient goes through it.
+        beta: strength of the pull to the reference.
+        weights: of desirable and of undesirable examples.
+
+    Returns:
+        (examples).
+    """
+    import torch
+
+    desirable = desirable.bool()
+    sign = torch.where(desirable, 1.0, -1.0)
+    weight = torch.where(desirable, *weights)
+    return weight * (1 - torch.sigmoid(sign * beta * (log_ratios - kl)))
+
+
+def clipped_policy_loss(ratio: torch.Tensor, advantages: torch.Tensor, clip: float) -> torch.Tensor:
+    """-min(ratio · A, clip(ratio, 1 − ε, 1 + ε) · A) for each token.
+
+    Schulman et al., 2017 (arXiv 1707.06347), equation 7.
+
+    Args:
+        ratio: (tokens), new policy over old policy.
+        advantages: (tokens).
+        clip: ε.
+
+    Returns:
+        (tokens).
+    """
+    import torch
+
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+def clipped_value_loss(values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip: float) -> torch.Tensor:
+    """½ max((V − R)², (V clipped to within `clip` of the old V − R)²) for each token.
+
+    As in OpenAI's implementation of PPO (baselines, ppo2).
+
+    Args:
+        values, old_values, returns: (tokens) each.
+        clip: how far a value may move from the old one.
+
+    Returns:
+        (tokens).
+    """
+    import torch
+
+    near = old_values + (values - old_values).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns).square(), (near - returns).square())
+
+
+def generalized_advantages(
+    rewards: Sequence[float], values: Sequence[float], gamma: float, gae_lambda: float
+) -> list[float]:
+    """Generalized advantage estimates of one answer's tokens.
+
+    delta_t = r_t + gamma · V_(t+1) − V_t, with V = 0 after the end; A_t = delta_t + gamma · lambda · A_(t+1).
+    Schulman et al., 2016 (arXiv 1506.02438), equation 16.
+
+    Args:
+        rewards: one for each token.
+        values: of the state before each token.
+        gamma: discount.
+        gae_lambda: 0 trusts the next value alone, 1 the rewards alone.
+
+    Returns:
+        One for each token.
+    """
+    advantages, next_value, next_advantage = [0.0] * len(rewards), 0.0, 0.0
+    for t in reversed(range(len(rewards))):
+        delta = rewards[t] + gamma * next_value - values[t]
+        next_advantage = advantages[t] = delta + gamma * gae_lambda * next_advantage
+        next_value = values[t]
+    return advantages

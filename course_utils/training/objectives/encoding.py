@@ -1,0 +1,66 @@
+"""Conversations in, token ids out: what the objectives share, with errors that name the example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from course_utils.errors import CourseError, TooLong
+from course_utils.scoring import chat_token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def messages_of(example: Any, key: str, where: str) -> list[dict[str, Any]]:
+    """Messages under `key` of an example, checked; a text stands for one message of the assistant's."""
+    messages = example.get(key) if isinstance(example, dict) else None
+    if isinstance(messages, str):
+        messages = [{"role": "user" if key == "prompt" else "assistant", "content": messages}]
+    if not isinstance(messages, list) or not messages:
+        raise CourseError(f"{where}: expected messages or a text under {key!r}, found {messages!r:.60}")
+    return check_messages(messages, f"{where}, {key}")
+
+
+def check_messages(messages: list[Any], where: str) -> list[dict[str, Any]]:
+    """The messages, if each has a role and a text."""
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
+            raise CourseError(f"{where}, message {number}: expected {{'role': ..., 'content': text}}, found {message!r:.80}")
+    return messages
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], max_length: int, where: str
+) -> list[int]:
+    """Token ids of a prompt up to where the assistant's answer begins; refused if it leaves no room for one."""
+    prompt = chat_token_ids(tokenizer, messages, add_generation_prompt=True)
+    if len(prompt) >= max_length:
+        raise TooLong(
+            f"{where}: the prompt alone has {len(prompt)} tokens and max_length is {max_length}; "
+            f"raise Settings(max_length=...) above it or shorten the message",
+            len(prompt),
+            max_length,
+        )
+    return prompt
+
+
+def encode_completion(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: list[int],
+    messages: Sequence[Mapping[str, Any]],
+    max_length: int,
+    where: str,
+) -> list[int]:
+    """Token ids of the last message, which is the assistant's, up to and including the stop token."""
+    if messages[-1]["role"] != "assistant":
+        raise CourseError(f"{where}: the last message must be the assistant's, it is the {messages[-1]['role']}'s")
+    if not messages[-1]["content"].strip():
+        raise CourseError(f"{where}: the assistant's message is empty, there is nothing to learn")
+    ids = chat_token_ids(tokenizer, messages)
+    if ids[: len(prompt)] != prompt:
+        raise CourseError(f"{where}: the chat template changes the prompt once an answer follows it")
+    completion = ids[len(prompt) :]
+    while completion and completion[-1] != tokenizer.eos_token_id and tokenizer.eos_token_id in completion:
+        completion.pop()  # templates put a newline after the stop token; nothing is learned from it
+    return completion[: max_length - len(prompt)]

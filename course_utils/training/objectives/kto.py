@@ -1,0 +1,95 @@
+"""Learning from single judgements, wanted or not, without pairs: KTO (Ethayarajh et al., 2024, arXiv 2402.01306)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from course_utils.errors import CourseError
+from course_utils.scoring import Batch, Encoded, sum_by_completion, token_log_probabilities
+from course_utils.training.losses import kto_loss
+from course_utils.training.objectives.base import Loss, Objective
+from course_utils.training.objectives.encoding import encode_completion, encode_prompt, messages_of
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class KTO(Objective):
+    """Kahneman-Tversky optimisation: a completion is wanted or not; no pair is needed.
+
+    An example is {"prompt", "completion", "label": true or false}. How far the policy is from the reference is estimated on
+    mismatched completions: each prompt with the completion of the example before it (the first with the last's), averaged
+    over the whole batch and at least 0, as TRL does. The reference is the model as it is before training.
+
+    Attributes:
+        beta: strength of the pull to the reference.
+        desirable_weight, undesirable_weight: weights of the two kinds; to be set where one is much rarer than the other.
+        reference: another model to measure from, with the same tokenizer; None for the model as it is before training.
+    """
+
+    beta: float = 0.1
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
+    reference: torch.nn.Module | None = field(default=None, repr=False)
+    name: str = "kto"
+    needs_reference = True
+    needs_statistics = True
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
+        """Turn {"prompt", "completion", "label"} into token ids; prompt and completion are texts or lists of messages.
+
+        Raises:
+            CourseError: a part is missing, empty or too long, or the label is neither true nor false.
+        """
+        messages = messages_of(example, "prompt", where)
+        prompt = encode_prompt(tokenizer, messages, max_length, where)
+        answer = messages_of(example, "completion", where)
+        if example.get("label") not in (True, False):
+            raise CourseError(f"{where}: expected true or false under 'label', found {example.get('label')!r:.60}")
+        completion = encode_completion(tokenizer, prompt, messages + answer, max_length, f"{where}, completion")
+        return Encoded(prompt, [completion], example_values={"desirable": float(example["label"])})
+
+    def prepare(self, examples: Sequence[Encoded]) -> list[Encoded]:
+        """Give each prompt a second completion: that of the example before it."""
+        if len(examples) < 2:
+            raise CourseError("KTO needs two examples or more: it measures on each prompt the completion of another")
+        completions = [example.completions[0] for example in examples]
+        return [
+            replace(
+                example,
+                completions=[own, other],
+                token_values={"weight": [1.0] * len(own) + [0.0] * len(other)},
+            )
+            for example, own, other in zip(examples, completions, [completions[-1], *completions[:-1]])
+        ]
+
+    def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
+        """Examples."""
+        return {"examples": len(examples)}
+
+    def statistics(self, model: torch.nn.Module, batch: Batch, normalizers: Mapping[str, float]) -> dict[str, torch.Tensor]:
+        """Mean log-ratio of the mismatched completions, the estimate of the KL divergence."""
+        return {"kl": self._log_ratios(model, batch)[:, 1].sum() / normalizers["examples"]}
+
+    def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
+        """Mean over the batch's examples."""
+        kl = max(0.0, totals["kl"])
+        log_ratios, desirable = self._log_ratios(model, batch)[:, 0], batch["desirable"]
+        losses = kto_loss(log_ratios, desirable, kl, self.beta, (self.desirable_weight, self.undesirable_weight))
+        count, rewards = totals["examples"], self.beta * log_ratios.detach()
+        metrics = {
+            "kl": log_ratios.new_tensor(kl * len(losses) / count),
+            "reward_desirable": (rewards * desirable).sum() / count,
+            "reward_undesirable": (rewards * (1 - desirable)).sum() / count,
+        }
+        return Loss(losses.sum() / count, metrics)
+
+    def _log_ratios(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """(examples, 2): of each prompt's own completion, and of the mismatched one."""
+        log_probabilities = sum_by_completion(token_log_probabilities(model, batch), batch).view(-1, 2)
+        reference: torch.Tensor = batch["reference_log_probabilities"]
+        return log_probabilities - reference

@@ -1,0 +1,54 @@
+"""The reference that a policy is held against: checked, and asked once before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from course_utils.errors import CourseError
+from course_utils.scoring import Encoded, completion_log_probabilities
+
+if TYPE_CHECKING:
+    import torch
+
+    from course_utils.training.micro_batches import MicroBatches
+
+
+def check_reference(model: torch.nn.Module, reference: torch.nn.Module) -> None:
+    """Refuse a reference that the training would change too: every log-ratio to it would stay zero.
+
+    It need not be the same object: `get_peft_model` puts the adapter into the base it is given, so that base *is* the
+    policy.
+
+    Raises:
+        CourseError: the two share a parameter that is trained.
+    """
+    trained = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    shared = next((trained[id(p)] for p in reference.parameters() if id(p) in trained), None)
+    if reference is model or shared:
+        raise CourseError(
+            f"the reference is the trained model itself ({shared or 'one object'} is part of both): leave the reference "
+            "out, and the model as it is before training is taken; or load a second copy with models.load"
+        )
+
+
+def reference_log_probabilities(
+    model: torch.nn.Module, reference: torch.nn.Module | None, examples: Sequence[Encoded], micro_batches: MicroBatches
+) -> list[tuple[float, ...]]:
+    """For each example its completions' log-probabilities under `reference`, or under the model as it is now.
+
+    Raises:
+        CourseError: the reference is the trained model itself.
+    """
+    if reference is not None:
+        check_reference(model, reference)
+    asked = reference or model
+    asked.eval()
+    by_example = completion_log_probabilities(asked, micro_batches.cut(examples), micro_batches.collate)
+    return [by_example[id(example)] for example in examples]
+
+
+def with_reference(examples: Sequence[Encoded], values: Sequence[Sequence[float]]) -> list[Encoded]:
+    """The examples with their completions' log-probabilities under the reference."""
+    return [replace(e, reference_log_probabilities=tuple(v)) for e, v in zip(examples, values, strict=True)]

@@ -1,0 +1,145 @@
+"""Which examples each step trains on: from a data set, or from rollouts of the model itself."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from course_utils.scoring import Encoded
+from course_utils.training.batching import shuffled_batches
+from course_utils.training.processes import sum_over_processes
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
+
+    from course_utils.models import Model
+    from course_utils.training.history import History
+    from course_utils.training.micro_batches import MicroBatches
+    from course_utils.training.objectives import Objective, OnlineObjective
+    from course_utils.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """What one process does in one step.
+
+    Attributes:
+        examples: this process's part of the batch.
+        weight: 1; or 0 where the batch has no part for this process, which then works on another's first example only
+            because all processes must take part in averaging gradients.
+        normalizers: of the whole batch, over all processes.
+    """
+
+    examples: list[Encoded]
+    weight: int
+    normalizers: Mapping[str, float]
+
+
+class Sampler:
+    """The batches of a run in their order, which depends on the data, the settings and the number of processes alone."""
+
+    steps_per_batch = 1
+
+    def __init__(self, objective: Objective, settings: Settings, accelerator: Accelerator) -> None:
+        self.objective, self.settings, self.accelerator = objective, settings, accelerator
+        self.rank: int = accelerator.process_index
+        self.world: int = accelerator.num_processes
+        self.batch_size = settings.batch_size * settings.gradient_accumulation_steps * self.world
+
+    def steps_per_epoch(self, examples: Sequence[Encoded]) -> int:
+        """Optimiser steps in which each example is used once."""
+        batches: int = math.ceil(len(examples) / self.batch_size)
+        return batches * self.steps_per_batch
+
+    def epoch(self, examples: Sequence[Encoded], number: int) -> list[list[Encoded]]:
+        """The whole batches of an epoch."""
+        return shuffled_batches(examples, self.batch_size, self.settings.seed + number, self.settings.bucket)
+
+    def part(self, batch: list[Encoded]) -> tuple[list[Encoded], int]:
+        """This process's examples of a whole batch, and their weight (see `StepBatch`)."""
+        mine = batch[self.rank :: self.world]
+        return (mine, 1) if mine else (batch[:1], 0)
+
+    def first_epochs(self, examples: Sequence[Encoded], count: int) -> list[list[Encoded]]:
+        """This process's examples of each step of the first epochs."""
+        return [self.part(batch)[0] for number in range(count) for batch in self.epoch(examples, number)]
+
+    def after(self, step: int, examples: Sequence[Encoded]) -> Iterator[StepBatch]:
+        """What this process does in each step after `step`, without end."""
+        for _, batch in self._batches_from(step, examples):
+            mine, weight = self.part(batch)
+            yield StepBatch(mine, weight, self.objective.normalizers(batch))
+
+    def _batches_from(self, step: int, examples: Sequence[Encoded]) -> Iterator[tuple[int, list[Encoded]]]:
+        """(number of the batch in the run, the batch), from the one that the step after `step` uses."""
+        start = step // self.steps_per_batch
+        epoch, first = divmod(start, math.ceil(len(examples) / self.batch_size))
+        number = start
+        while True:
+            for batch in self.epoch(examples, epoch)[first:]:
+                yield number, batch
+                number += 1
+            epoch, first = epoch + 1, 0
+
+
+class RolloutSampler(Sampler):
+    """Batches that the model makes itself: it answers prompts, and each batch of answers is trained on several times."""
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: PreTrainedTokenizerBase,
+        objective: OnlineObjective,
+        settings: Settings,
+        accelerator: Accelerator,
+        micro_batches: MicroBatches,
+        history: History,
+    ) -> None:
+        super().__init__(objective, settings, accelerator)
+        self.model, self.tokenizer, self.online = model, tokenizer, objective
+        self.micro_batches, self.history = micro_batches, history
+        self.steps_per_batch = objective.epochs
+
+    def after(self, step: int, examples: Sequence[Encoded]) -> Iterator[StepBatch]:
+        """As `Sampler.after`, with answers to the prompts in `examples`."""
+        for number, batch in self._batches_from(step, examples):
+            prompts, weight = self.part(batch)
+            answered = self._roll_out(prompts, self.settings.seed * 100_003 + number * self.world + self.rank, step + 1)
+            mine = {name: weight * size for name, size in self.online.normalizers(answered).items()}
+            normalizers = sum_over_processes(self.accelerator, mine)
+            for _ in range(self.steps_per_batch):
+                yield StepBatch(answered, weight, normalizers)
+                step += 1
+
+    def measure(self, prompts: Sequence[Encoded]) -> dict[str, float]:
+        """Means of one rollout on prompts that are not trained on."""
+        _, means = self.online.rollout(self.model, self.tokenizer, prompts, self.score, self.settings.seed)
+        return means
+
+    def score(self, examples: Sequence[Encoded], reference: bool) -> list[tuple[list[float], list[float]]]:
+        """For each example (log-probabilities, values) of its answer's tokens, under the policy or the reference."""
+        import torch
+
+        by_example = {}
+        with torch.no_grad(), self.model.disable_adapter() if reference else nullcontext():
+            for cut in self.micro_batches.cut(examples):
+                logs, values = self.online.log_probabilities_and_values(self.model, self.micro_batches.collate(cut))
+                counts = [example.scored for example in cut]
+                for example, *both in zip(cut, logs.cpu().split(counts), values.cpu().split(counts)):
+                    by_example[id(example)] = (both[0].tolist(), both[1].tolist())
+        return [by_example[id(example)] for example in examples]
+
+    def _roll_out(self, prompts: list[Encoded], seed: int, step: int) -> list[Encoded]:
+        started = time.perf_counter()
+        self.model.eval()
+        answered, means = self.online.rollout(self.model, self.tokenizer, prompts, self.score, seed)
+        self.model.train()
+        self.history.rollout_seconds += time.perf_counter() - started
+        summed = sum_over_processes(self.accelerator, means)
+        self.history.add_metrics(step, {name: value / self.world for name, value in summed.items()})
+        return answered

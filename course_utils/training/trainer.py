@@ -1,0 +1,375 @@
+"""The training loop: batches, optimiser, schedule, validation, early stopping, checkpoints, progress.
+
+Accelerate carries the device, the precision and several processes. Frozen weights may be in 16 bits; whatever trains should
+be float32 (PEFT makes adapters so by itself), since AdamW's small updates vanish in bfloat16.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from course_utils import memory, quantization
+from course_utils.errors import CourseError, Diverged, OutOfMemory
+from course_utils.scoring import Encoded
+from course_utils.training.checkpoints import Checkpoints, State
+from course_utils.training.early_stopping import EarlyStopping
+from course_utils.training.footprint import Footprint, prefault
+from course_utils.training.history import History
+from course_utils.training.micro_batches import MicroBatches
+from course_utils.training.objectives import SFT, Objective, OnlineObjective
+from course_utils.training.processes import accelerator_for, sum_over_processes
+from course_utils.training.progress import Progress
+from course_utils.training.reference import reference_log_probabilities, with_reference
+from course_utils.training.resume import Resume, run_identity
+from course_utils.training.sampler import RolloutSampler, Sampler, StepBatch
+from course_utils.training.schedule import learning_rate_factor
+from course_utils.training.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from course_utils.models import Model
+
+OnStep = Callable[[int, int, History], None]
+
+
+def fit(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Sequence[Any],
+    validation: Sequence[Any] | None = None,
+    objective: Objective | None = None,
+    settings: Settings | None = None,
+    on_step: OnStep | None = None,
+) -> History:
+    """Train the parameters of `model` that require gradients, in place.
+
+    Under `accelerate launch` each process takes its part of every batch; a batch then has `batch_size` examples per process.
+
+    Args:
+        model: a causal language model, with or without an adapter (for `Reward` a sequence classifier).
+        tokenizer: its tokenizer, with a chat template.
+        train: examples as the objective takes them; for SFT conversations, lists of {"role", "content"} messages that
+            end with the assistant's, or dicts with such a list under "messages"; for preferences dicts with "prompt",
+            "chosen" and "rejected"; for KTO dicts with "prompt", "completion" and "label"; for PPO prompts.
+        validation: examples whose loss is followed and never trained on.
+        objective: what to learn; SFT by default.
+        settings: see `Settings`.
+        on_step: called by the main process after each step with its number, the number of steps of the run, and the
+            history. Validation of the step is done then, its checkpoint not yet written, so that a run that goes on from a
+            checkpoint never skips a call. An exception that it raises ends the run.
+
+    Returns:
+        History with training and validation losses, and what else the objective measures.
+
+    Raises:
+        CourseError: empty data, a broken example (named by its position), nothing to train, a loss that is NaN, memory
+            that does not suffice, or checkpoints of another run in the folder.
+    """
+    quantization.guard(model)
+    objective = objective or SFT()
+    was_training = model.training
+    trainer = None
+    objective.attach(model)
+    try:
+        trainer = Trainer(model, tokenizer, objective, settings or Settings(), on_step)
+        return trainer.train(train, validation)
+    except (RuntimeError, MemoryError) as error:
+        if trainer is None or not _is_out_of_memory(error):
+            raise
+        raise OutOfMemory(trainer.out_of_memory()) from error
+    finally:
+        objective.detach(model)
+        model.train(was_training)
+
+
+class Trainer:
+    """One run of `fit`: optimiser steps on the sampler's batches, with validation and checkpoints between them.
+
+    Attributes:
+        history: the record of the run.
+        step: optimiser steps done.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: PreTrainedTokenizerBase,
+        objective: Objective,
+        settings: Settings,
+        on_step: OnStep | None = None,
+    ) -> None:
+        """Set up for a model to which the objective is already attached."""
+        import torch
+        from accelerate.utils import set_seed
+
+        self.model, self.tokenizer, self.objective, self.settings = model, tokenizer, objective, settings
+        self.on_step = on_step
+        self.history = History(settings)
+        self.step = 0
+        self.trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        if not self.trainable:
+            raise CourseError("no parameter of the model requires a gradient: add an adapter (peft.get_peft_model) first")
+        set_seed(settings.seed)
+        self.accelerator = accelerator_for(model)
+        optimizer = torch.optim.AdamW(
+            self.trainable.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.micro_batches = MicroBatches(model, tokenizer, objective, settings, self.accelerator.device)
+        self.sampler = self._sampler()
+        self.resume: Resume | None = None
+        self.early_stopping: EarlyStopping | None = None
+
+    def _sampler(self) -> Sampler:
+        if isinstance(self.objective, OnlineObjective):
+            return RolloutSampler(
+                self.model, self.tokenizer, self.objective, self.settings, self.accelerator, self.micro_batches, self.history
+            )
+        return Sampler(self.objective, self.settings, self.accelerator)
+
+    def train(self, train: Sequence[Any], validation: Sequence[Any] | None) -> History:
+        """Train on examples as the user has them."""
+        from course_utils.training.fused import fused
+
+        settings, objective = self.settings, self.objective
+        examples = self._encode(train, "train")
+        held_out = self._encode(validation, "validation") if validation else []
+        per_epoch = self.sampler.steps_per_epoch(examples)
+        total = settings.max_steps or max(1, round(settings.epochs * per_epoch))
+        checkpoints, state = self._checkpoints([*examples, *held_out])
+        self._watch_validation(checkpoints)
+        self.history.memory = self._footprint(examples, math.ceil(total / per_epoch))
+        prefault(self.model)
+        with Progress(total, self.history, show=self.accelerator.is_main_process) as progress:
+            with memory.track("training") as report, fused(self.wrapped, settings.fused):
+                if objective.needs_reference:
+                    examples, held_out = self._with_reference(examples, held_out, state)
+                first_step = state.step if state else 0
+                self._all_steps(examples, held_out, state, total, settings.checkpoint_every or per_epoch, progress)
+            if self.step > first_step:
+                self.history.memory = self.history.memory.with_measurement(report)
+        if checkpoints:
+            self.history.notes += checkpoints.notes
+        if self.early_stopping:
+            self.early_stopping.restore(checkpoints)
+        return self.history
+
+    def out_of_memory(self) -> str:
+        """A sentence that says what to lower, and what the micro-batch at work takes."""
+        cut = self.micro_batches
+        advice = f"lower Settings(micro_batch_tokens={cut.max_tokens}), which changes nothing but memory and time"
+        if len(cut.latest) == 1:
+            advice = f"lower Settings(max_length={self.settings.max_length}), or take a smaller or 4-bit model"
+        text = f"out of memory at step {self.step}, with {cut.latest_tokens:,} tokens at once"
+        if cut.latest and not isinstance(self.objective, OnlineObjective):
+            text += f" ({cut.latest_footprint()})"
+        return f"{text}; {advice}"
+
+    # -- before the first step ----------------------------------------------------------------------------------------
+
+    def _encode(self, rows: Sequence[Any], split: str) -> list[Encoded]:
+        if not len(rows):
+            raise CourseError(f"the {split} set is empty")
+        limit = self.settings.max_length
+        examples = [self.objective.encode(self.tokenizer, row, limit, f"{split}[{i}]") for i, row in enumerate(rows)]
+        is_online = isinstance(self.objective, OnlineObjective)
+        if split == "train" and len(examples) > 1 and not is_online:
+            first = examples[0].completions
+            if all(example.completions == first for example in examples):
+                self.history.note("every training example has the same completion: the model will learn to say just that")
+        return self.objective.prepare(examples)
+
+    def _checkpoints(self, examples: Sequence[Encoded]) -> tuple[Checkpoints | None, State | None]:
+        """Where checkpoints go, and the newest that is there."""
+        folder = self.settings.checkpoint_folder
+        if folder is None:
+            return None, None
+        identity = run_identity(
+            self.objective, self.settings, examples, self.trainable, self.accelerator.num_processes,
+            online=isinstance(self.objective, OnlineObjective),
+        )  # fmt: skip
+        checkpoints = Checkpoints(folder, identity)
+        self.resume = Resume(checkpoints, self.accelerator, self.trainable, self.optimizer, self.history)
+        return checkpoints, checkpoints.load()
+
+    def _watch_validation(self, checkpoints: Checkpoints | None) -> None:
+        patience = self.settings.early_stopping
+        if patience is not None:
+            written = checkpoints if self.accelerator.is_main_process else None
+            self.early_stopping = EarlyStopping(patience, self.trainable, self.history, written)
+
+    def _footprint(self, examples: list[Encoded], epochs: int) -> Footprint:
+        """What the run will add to memory; the largest micro-batch is looked for in its first three epochs."""
+        if isinstance(self.objective, OnlineObjective):
+            where = "GPU" if self.model.device.type == "cuda" else "process"
+            return Footprint(None, "how long the answers get is not known yet", where=where)
+        return self.micro_batches.footprint(self.sampler.first_epochs(examples, min(epochs, 3)))
+
+    def _with_reference(
+        self, examples: list[Encoded], held_out: list[Encoded], state: State | None
+    ) -> tuple[list[Encoded], list[Encoded]]:
+        """The examples with the reference's log-probabilities: asked now, or from the checkpoint."""
+        values = state.record["reference"] if state else None
+        if values is None:
+            started = time.perf_counter()
+            values = reference_log_probabilities(
+                self.model, self.objective.reference, [*examples, *held_out], self.micro_batches
+            )
+            self.history.reference_seconds = time.perf_counter() - started
+        completed = with_reference([*examples, *held_out], values)
+        return completed[: len(examples)], completed[len(examples) :]
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def _all_steps(
+        self,
+        examples: list[Encoded],
+        held_out: list[Encoded],
+        state: State | None,
+        total: int,
+        checkpoint_every: int,
+        progress: Progress,
+    ) -> None:
+        """Validate, then step, validate and save until the end; from `state` on if there is one."""
+        if state and self.resume:
+            self.resume.restore(state)
+            self.step = state.step
+            if self.early_stopping:
+                self.early_stopping.best_step = state.record["best_step"]
+        else:
+            self._validate(held_out)
+        self.wrapped.train()
+        if self.step >= total or (state and state.record["stopped"]):
+            return  # this run had come to its end before
+        for batch in self.sampler.after(self.step, examples):
+            self._one_step(batch, total)
+            last = self.step == total
+            stop = False
+            if last or (self.settings.evaluate_every and self.step % self.settings.evaluate_every == 0):
+                stop = self._validate(held_out)
+            if self.on_step and self.accelerator.is_main_process:
+                self.on_step(self.step, total, self.history)
+            between_batches = self.step % self.sampler.steps_per_batch == 0
+            if self.resume and between_batches and (last or stop or self.step % checkpoint_every == 0):
+                self.resume.save(self.step, self._record([*examples, *held_out], stop))
+            progress.update(self.step, last or stop)
+            if last or stop:
+                return
+
+    def _one_step(self, batch: StepBatch, total: int) -> None:
+        started = time.perf_counter()
+        self.step += 1
+        learning_rate = self.settings.learning_rate * learning_rate_factor(self.step, total, self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        sums = self._accumulate_gradients(batch)
+        loss = sums.pop("loss")
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the loss is {loss} at step {self.step}: the learning rate {self.settings.learning_rate:g} is too high, or "
+                "the weights are in float16 where they should not be (on a CPU, or trainable in float16)"
+            )
+        norm = self.accelerator.clip_grad_norm_(self.trainable.values(), self.settings.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        history = self.history
+        history.seconds += time.perf_counter() - started
+        history.steps.append(self.step)
+        history.losses.append(loss)
+        history.grad_norms.append(float(norm))
+        history.learning_rates.append(learning_rate)
+        history.add_metrics(self.step, sums)
+        mine = {"tokens": sum(map(len, batch.examples)), "scored": sum(e.learned for e in batch.examples)}
+        counts = self._sum({name: batch.weight * count for name, count in mine.items()})
+        history.tokens += round(counts["tokens"])
+        history.scored_tokens += round(counts["scored"])
+
+    def _accumulate_gradients(self, batch: StepBatch) -> dict[str, float]:
+        """Add up the micro-batches' gradients; returns the batch's loss and metrics.
+
+        Each loss is divided by what the whole batch has, so that the gradient is that of the batch at once, however it is
+        cut and over however many processes.
+        """
+        cut = self.micro_batches.cut_for_training(batch.examples)
+        totals = self._totals(self.wrapped, cut, batch)
+        sums: dict[str, torch.Tensor | float] = {"loss": 0.0}
+        for number, examples in enumerate(cut):
+            is_last = number == len(cut) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
+                tensors = self.micro_batches.collate(examples)
+                loss, metrics = self.objective.loss(self.wrapped, tensors, totals)
+                # Processes average their gradients; the batch's is their sum.
+                self.accelerator.backward(loss * (self.accelerator.num_processes * batch.weight))
+            for name, value in {"loss": loss.detach(), **metrics}.items():
+                sums[name] = sums.get(name, 0.0) + batch.weight * value
+        return self._sum(sums)
+
+    def _totals(self, model: torch.nn.Module, cut: Sequence[Sequence[Encoded]], batch: StepBatch) -> Mapping[str, float]:
+        """What the loss of a micro-batch needs to know of the whole batch."""
+        if not self.objective.needs_statistics:
+            return batch.normalizers
+        import torch
+
+        sums: dict[str, torch.Tensor | float] = {}
+        with torch.no_grad():
+            for examples in cut:
+                part = self.objective.statistics(model, self.micro_batches.collate(examples), batch.normalizers)
+                for name, value in part.items():
+                    sums[name] = sums.get(name, 0.0) + batch.weight * value
+        return {**batch.normalizers, **self._sum(sums)}
+
+    def _sum(self, values: dict[str, Any]) -> dict[str, float]:
+        return sum_over_processes(self.accelerator, {name: float(value) for name, value in values.items()})
+
+    # -- validation and checkpoints -----------------------------------------------------------------------------------
+
+    def _validate(self, held_out: list[Encoded]) -> bool:
+        """Measure the validation loss; returns whether to stop early."""
+        if not held_out:
+            return False
+        self.model.eval()
+        if isinstance(self.sampler, RolloutSampler):
+            means = self.sampler.measure(held_out)
+            means = {"loss": -means["reward"], **means}
+        else:
+            means = self._validation_means(held_out)
+        self.wrapped.train()
+        self.history.validation_steps.append(self.step)
+        self.history.validation_losses.append(means.pop("loss"))
+        self.history.add_metrics(self.step, means, validation=True)
+        return self.early_stopping is not None and self.early_stopping.should_stop(self.step)
+
+    def _validation_means(self, held_out: list[Encoded]) -> dict[str, float]:
+        """Loss and metrics of the whole validation set."""
+        import torch
+
+        mine, weight = self.sampler.part(held_out)
+        batch = StepBatch(mine, weight, self.objective.normalizers(held_out))
+        cut = self.micro_batches.cut(mine)
+        totals = self._totals(self.model, cut, batch)
+        sums: dict[str, float] = {"loss": 0.0}
+        with torch.no_grad():
+            for examples in cut:
+                tensors = self.micro_batches.collate(examples)
+                loss, metrics = self.objective.loss(self.model, tensors, totals)
+                for name, value in {"loss": loss, **metrics}.items():
+                    sums[name] = sums.get(name, 0.0) + weight * float(value)
+        return self._sum(sums)
+
+    def _record(self, examples: Sequence[Encoded], stopped: bool) -> dict[str, Any]:
+        """Plain values that a checkpoint holds beside weights and history."""
+        reference = [e.reference_log_probabilities for e in examples] if self.objective.needs_reference else None
+        best_step = self.early_stopping.best_step if self.early_stopping else None
+        return {"best_step": best_step, "reference": reference, "stopped": stopped}
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
