@@ -30,10 +30,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "exercises"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "exercises" / "grading"))
 from course_utils.exercises.definitions import strip_solution
-from course_utils.exercises.grading import batch, hub
-from course_utils.exercises.grading.marking import setup_for
 from course_utils.exercises.registry import EXERCISES
-from course_utils.notebooks import builder
+from course_utils.grading import batch, nbgrader_course
+from course_utils.grading.marking import setup_for
+from course_utils.publishing import builder
 
 from test_grading_runs import tree
 from test_mutants import mutants
@@ -77,7 +77,7 @@ def nbgraders(folder: Path):
     from nbgrader.apps.api import NbGraderAPI
     from traitlets.config import PyFileConfigLoader
 
-    hub.write_course(folder, SECTIONS[0])
+    nbgrader_course.write_course(folder, SECTIONS[0])
     builder.write(sheet({}), folder / "source" / NAME / f"{NAME}.ipynb")
     config = PyFileConfigLoader("nbgrader_config.py", str(folder)).load_config()
     config.CourseDirectory.root = str(folder)

@@ -20,12 +20,14 @@ from pathlib import Path
 from course_utils import costs
 from course_utils.errors import CourseError
 from course_utils.exercises.definitions import Exercise
-from course_utils.exercises.grading import batch, hub
-from course_utils.exercises.grading.results import page, write
 from course_utils.exercises.quizzes import QUIZZES
 from course_utils.exercises.registry import EXERCISES
-from course_utils.notebooks import builder
-from course_utils.notebooks.overview import ABOUT, overview
+from course_utils.grading import batch, nbgrader_course
+from course_utils.grading.results import page, write
+from course_utils.lessons import find, learner_file
+from course_utils.publishing import builder
+from course_utils.publishing.overview import overview
+from course_utils.publishing.times import recorded
 
 PACK = "pack.json"  # in each pack: what it is, and which files are its own
 SLIDES = (
@@ -62,7 +64,7 @@ def release(assignment: str, out: str | Path, seed: int | None = None) -> Releas
         seed: of the hidden cases; that of the pack before if None, else a new one.
 
     Raises:
-        CourseError: unknown section, prices older than a year, a notebook older than its source, or an `out` whose folders
+        CourseError: unknown lesson, prices older than a year, a notebook older than its source, or an `out` whose folders
             hold something else.
     """
     sections, wanted = batch.exercises_of(assignment)
@@ -116,7 +118,7 @@ def objectives(section: str) -> list[str]:
 
 def figures_of(section: str) -> list[tuple[str, str]]:
     """(heading above it, HTML of the image with its alt text) of each figure in the stored notebook."""
-    notebook = json.loads(builder.learner_file(section).read_text(encoding="utf-8"))
+    notebook = json.loads(learner_file(section).read_text(encoding="utf-8"))
     heading, found = "", []
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
@@ -152,8 +154,8 @@ def _others(folder: Path) -> list[str]:
 
 def _learner(folder: Path, sections: list[str]) -> None:
     for section in sections:
-        shutil.copyfile(builder.learner_file(section), _made(folder / "notebooks") / f"{section}.ipynb")
-    rows = [lesson for lesson in overview() if builder.SECTIONS[lesson.section] in sections]
+        shutil.copyfile(learner_file(section), _made(folder / "notebooks") / f"{section}.ipynb")
+    rows = [row for row in overview() if row.lesson.name in sections]
     lines = [
         "# Teaching models new behaviours",
         "",
@@ -163,8 +165,8 @@ def _learner(folder: Path, sections: list[str]) -> None:
         "| lesson | what you do | Run all, two CPU cores | exercises | file |",
         "| --- | --- | --- | --- | --- |",
         *(
-            f"| {row.section} {row.title} | {row.about} | {'' if row.minutes is None else f'{row.minutes:.1f} minutes'} | "
-            f"{row.exercises} | `notebooks/{row.file}` |"
+            f"| {row.lesson.number} {row.lesson.title} | {row.lesson.promise} | {_minutes(row.minutes)} | {row.exercises} | "
+            f"`notebooks/{row.file}` |"
             for row in rows
         ),
         "",
@@ -173,11 +175,15 @@ def _learner(folder: Path, sections: list[str]) -> None:
     write(folder / "README.md", "\n".join(lines) + "\n")
 
 
+def _minutes(minutes: float | None) -> str:
+    return "" if minutes is None else f"{minutes:.1f} minutes"
+
+
 def _instructor(folder: Path, sections: list[str], exercises: list[Exercise], assignment: str, seed: int) -> None:
     for section in sections:
         builder.write(builder.instructor_edition(section), _made(folder / "notebooks") / f"{section}.ipynb")
         write(folder / "slides" / f"{section}.html", _slides(section))
-    hub.write_course(folder / "nbgrader", assignment)
+    nbgrader_course.write_course(folder / "nbgrader", assignment)
     write(folder / "seed.json", json.dumps({"seed": seed}) + "\n")
     write(folder / "timings.csv", _table(_timings(sections)))
     write(folder / "objectives.csv", _table(_map(sections, exercises)))
@@ -198,7 +204,7 @@ def _table(rows: list[list]) -> str:
 
 
 def _timings(sections: list[str]) -> list[list]:
-    records = json.loads(builder.times_file().read_text(encoding="utf-8"))
+    records = recorded()
     rows: list[list] = [["section", "tier", "seconds", "peak_mb", "date", "machine"]]
     for section in sections:
         for tier, record in records.get(section, {}).items():
@@ -210,7 +216,7 @@ def _map(sections: list[str], exercises: list[Exercise]) -> list[list]:
     """A row for each objective. One that no exercise practises is what the lesson's cells show, and the row says so."""
     rows: list[list] = [["section", "objective", "exercises", "points"]]
     for section in sections:
-        own = [exercise for exercise in exercises if exercise.id.rpartition("-")[0] == ABOUT[section[:2]][2]]
+        own = [exercise for exercise in exercises if find(section).has(exercise.id)]
         for number, text in enumerate(objectives(section), 1):
             those = [exercise for exercise in own if number in exercise.objectives]
             names = " ".join(exercise.id for exercise in those) or "shown by the lesson's cells"
@@ -221,11 +227,11 @@ def _map(sections: list[str], exercises: list[Exercise]) -> list[list]:
 def _rubric(exercises: list[Exercise]) -> list[list]:
     import numpy as np
 
-    rows: list[list] = [["exercise", "title", "points", "cases", "points a case", "typical mistakes"]]
+    rows: list[list] = [["exercise", "title", "points", "cases at least", "typical mistakes"]]
     for exercise in exercises:
         cases = len(list(exercise.cases(np.random.default_rng(0))))
         names = "; ".join(mistake.diagnosis for mistake in exercise.mistakes)
-        rows.append([exercise.id, exercise.title, exercise.points, cases, round(exercise.points / cases, 3), names])
+        rows.append([exercise.id, exercise.title, exercise.points, cases, names])
     return rows
 
 
@@ -251,7 +257,7 @@ def _quiz_answers(section: str) -> str:
 
 def _slides(section: str) -> str:
     """A page that scrolls slide by slide and prints one a page: the aims, each figure, the quiz's questions."""
-    title = ABOUT[section[:2]][0]
+    title = find(section).title
     aims = "".join(f"<li>{escape(text)}</li>" for text in objectives(section))
     parts = [f"<section><h1>{escape(title)}</h1><ul>{aims}</ul></section>"]
     for heading, image in figures_of(section):
@@ -276,14 +282,15 @@ def _guide(sections: list[str], exercises: list[Exercise], assignment: str, seed
 | --- | --- |
 | `notebooks/` | the lessons with solutions |
 | `answers.html` | statements, solutions, hints and typical mistakes; the quizzes' answers |
-| `rubric.csv` | points, cases and typical mistakes of each exercise; points are for the share of cases right |
+| `rubric.csv` | points, cases, typical mistakes; points are for the share of cases right, if that is more than chance |
 | `objectives.csv` | what each lesson promises, and which exercises practise it |
 | `timings.csv` | recorded times and memory of Run all |
 | `slides/` | each lesson's aims, figures and quiz; open in a browser, print to PDF |
 | `nbgrader/` | the same exercises as nbgrader assignments, for a hub; see `course nbgrader --help` |
 | `seed.json` | seed of the hidden cases: whoever knows it knows the inputs that answers are tried on |
 
-Learners' check cells draw new cases at every run. For marks everybody gets the same hidden cases, drawn from the seed:
+Learners' check cells draw new cases at every run. For marks the hidden cases are drawn from the seed and the answer: the
+same work gets the same mark, however often it is graded, and a changed answer meets cases that no feedback has shown:
 
     course grade {assignment} INBOX --out RESULTS --seed {seed}
 

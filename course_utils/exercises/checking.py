@@ -7,13 +7,16 @@ freely. Grading for marks runs elsewhere.
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from html import escape
 from typing import TYPE_CHECKING, Any, Self
 
 from course_utils.errors import CourseError
+from course_utils.exercises.comparing import described, key, same, settled, short
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.registry import EXERCISES
 
@@ -96,7 +99,7 @@ def _mark(exercise: Exercise, answer: object) -> tuple[float, str]:
     outputs: list[Any] = []
     for arguments in asked.cases:
         try:
-            outputs.append(answer(*_copy(arguments)))
+            outputs.append(settled(answer(*_copy(arguments))))
         except Exception as error:
             outputs.append(error)
     return judge(exercise, asked, outputs)[:2]
@@ -111,21 +114,32 @@ class Asked:
     """Cases of an exercise with what is right, and what each typical mistake makes of them.
 
     Attributes:
+        exercise: which.
         cases: argument tuples; whoever calls with them copies them first.
         expected: the solution's value of each.
-        wrong: for each of the exercise's mistakes its values, or None if it crashes on a case.
     """
 
+    exercise: Exercise
     cases: list[tuple]
     expected: list
-    wrong: list[list | None]
 
     @classmethod
     def of(cls, exercise: Exercise, random: np.random.Generator) -> Asked:
-        """New cases from a `numpy.random.Generator`."""
-        cases = list(exercise.cases(random))
-        expected = [exercise.solution(*_copy(arguments)) for arguments in cases]
-        return cls(cases, expected, [_outputs(mistake.function, cases) for mistake in exercise.mistakes])
+        """New cases from a `numpy.random.Generator`.
+
+        One whole set of them, so that every rule is asked for, and some of another, so that their number and mix vary. They are
+        shuffled: what the first call or the fifth is about says nothing.
+        """
+        cases, others = list(exercise.cases(random)), list(exercise.cases(random))
+        more = random.permutation(len(others))[: int(random.integers(0, len(others) + 1))]
+        cases += [others[index] for index in more]
+        cases = [cases[index] for index in random.permutation(len(cases))]
+        return cls(exercise, cases, [exercise.solution(*_copy(arguments)) for arguments in cases])
+
+    @cached_property
+    def wrong(self) -> list[list | None]:
+        """For each of the exercise's mistakes its values, or None if it crashes on a case."""
+        return [_outputs(mistake.function, self.cases) for mistake in self.exercise.mistakes]
 
 
 def _outputs(function: Callable[..., Any], cases: Sequence[tuple]) -> list | None:
@@ -144,92 +158,71 @@ def judge(exercise: Exercise, asked: Asked, outputs: list) -> tuple[float, str, 
         outputs: what the answer gave for each of them: its value, or the exception that it raised.
 
     Returns:
-        Points (full ones times the share of cases right, on two decimals; none for an answer that is always the same), what
-        to tell the learner, and which of the exercise's mistakes it is: the one that computes what the answer computes, on
-        every case; None if there is none.
+        Points (full ones times the share of cases right, on two decimals; none for what an answer can reach that does not look
+        at its arguments), what to tell the learner, and which of the exercise's mistakes it is: the one that computes what the
+        answer computes, on every case; None if there is none.
     """
-    same = [_same(found, expected, exercise.tolerance) for found, expected in zip(outputs, asked.expected)]
-    right, number = sum(same), len(asked.cases)
-    if right == number:
-        return float(exercise.points), f"All {right} cases right.", None
+    tolerance = exercise.tolerance
+    right = [same(found, expected, tolerance) for found, expected in zip(outputs, asked.expected)]
+    hits, number = sum(right), len(asked.cases)
+    if hits == number:
+        return float(exercise.points), f"All {hits} cases right.", None
     if all(found is None for found in outputs):
         return 0.0, f"{exercise.name} returns None: write the body, and return the result.", None
-    met = [value for value, hit in zip(asked.expected, same) if hit]
-    constant = any(all(_same(found, value, exercise.tolerance) for found in outputs) for value in met)
-    points = 0.0 if constant else round(exercise.points * right / number, 2)  # cases met by chance earn nothing
+    met = [value for value, hit in zip(asked.expected, right) if hit]
+    constant = any(all(same(found, value, tolerance) for found in outputs) for value in met)
+    blind = constant or (hits > 0 and _by_chance(asked, right))
+    points = 0.0 if blind else round(exercise.points * hits / number, 2)
     for index, wrong in enumerate(asked.wrong):
-        if wrong is not None and all(_same(found, value, exercise.tolerance) for found, value in zip(outputs, wrong)):
-            return points, f"{right} of {number} cases right. {exercise.mistakes[index].diagnosis}", index
+        if wrong is not None and all(same(found, value, tolerance) for found, value in zip(outputs, wrong)):
+            return points, f"{hits} of {number} cases right. {exercise.mistakes[index].diagnosis}", index
     if constant:
-        return points, f"{exercise.name} gives {_short(outputs[0])} whatever the arguments are; that earns no points.", None
-    first = same.index(False)
-    said = _describe(asked.cases[first], outputs[first], asked.expected[first])
-    return points, f"{right} of {number} cases right. {said}", None
-
-
-def _describe(arguments: tuple, found: object, expected: object) -> str:
+        return points, f"{exercise.name} gives {short(outputs[0])} whatever the arguments are; that earns no points.", None
+    first = right.index(False)
+    found = outputs[first]
     if isinstance(found, Raised):
-        return f"It raised {found}"
-    if isinstance(found, Exception):
-        return f"It raised {type(found).__name__}: {str(found)[:200]}"
-    if _shape(found) != _shape(expected):
-        value = f" {_short(found)}" if isinstance(found, str) else ""
-        return f"Expected {_shape(expected)}, got {_shape(found)}{value}."
-    return f"For {_short(arguments)} expected {_short(expected)}, got {_short(found)}."
+        said = f"It raised {found}"
+    elif isinstance(found, Exception):
+        said = f"It raised {type(found).__name__}: {str(found)[:200]}"
+    else:
+        said = described(asked.cases[first], found, asked.expected[first], tolerance)
+    chance = " (no more than chance, so no points yet)" if blind else ""
+    return points, f"{hits} of {number} cases right{chance}. {said}", None
 
 
-def _same(found: Any, expected: Any, tolerance: float) -> bool:
+def _by_chance(asked: Asked, right: list[bool]) -> bool:
+    """Whether an answer that does not look at its arguments can be right so often.
+
+    Cases are shuffled, so such an answer meets in the mean no more cases than the commonest value has, and hardly ever four
+    standard deviations more. It cannot meet a value that other draws do not have.
+    """
+    values, number = asked.expected, len(asked.expected)
+    picked = [_among(value, arguments) for value, arguments in zip(values, asked.cases)]
+    common = _common(asked.exercise)
+    if any(hit and not pick and key(value) not in common for hit, pick, value in zip(right, picked, values)):
+        return False
+    share = max(Counter(map(key, values)).values()) / number
+    if any(picked):  # where a part of the argument is asked for, the third of three is a guess too
+        share = max(share, 1 / 3)
+    return sum(right) <= number * share + 4 * math.sqrt(number * share * (1 - share))
+
+
+@lru_cache
+def _common(exercise: Exercise) -> frozenset[str]:
+    """What is right in other draws, as keys."""
     import numpy as np
-    import torch
 
-    if isinstance(found, Exception):
-        return False
-    if found is None or expected is None:
-        return found is expected
-    if isinstance(expected, (tuple, list)):
-        return (
-            isinstance(found, (tuple, list))
-            and len(found) == len(expected)
-            and all(_same(a, b, tolerance) for a, b in zip(found, expected))
-        )
-    if isinstance(expected, (bool, str)) or isinstance(found, str):
-        return type(found) is type(expected) and found == expected
-    try:
-        if isinstance(found, torch.Tensor):
-            found = found.detach().cpu().numpy()
-        if isinstance(expected, torch.Tensor):
-            expected = expected.detach().numpy()
-        if np.iscomplexobj(found):  # as real numbers they would lose a part without a word
-            return False
-        found, expected = np.asarray(found, dtype=float), np.asarray(expected, dtype=float)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return False
-    return found.shape == expected.shape and np.allclose(found, expected, rtol=tolerance, atol=tolerance)
+    draws = (Asked.of(exercise, np.random.default_rng(seed)) for seed in range(40))
+    return frozenset(key(value) for asked in draws for value in asked.expected)
 
 
-def _shape(value: object) -> str:
-    if hasattr(value, "shape"):
-        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
-    if isinstance(value, (int, float)):
-        return "a number"
-    if value is None:
-        return "None"
-    return f"a {type(value).__name__}"
-
-
-def _short(value: object) -> str:
-    import torch
-
-    try:
-        if isinstance(value, torch.Tensor) and value.numel() > 6:
-            first = value.flatten()[:3].tolist()
-            rounded = [round(v, 4) if isinstance(v, float) else v for v in first]
-            return f"tensor{tuple(value.shape)} starting {rounded}"
-        if isinstance(value, tuple):
-            return "(" + ", ".join(map(_short, value)) + ")"
-        return f"{value!r}"[:160]
-    except Exception:  # an int of thousands of digits, or an object of the learner's
-        return f"a {type(value).__name__} that cannot be shown"
+def _among(value: Any, arguments: Any) -> bool:
+    """Whether a text stands among the arguments as it is."""
+    if isinstance(arguments, dict):
+        arguments = list(arguments.values())
+    if isinstance(value, str) and isinstance(arguments, (list, tuple)):
+        return any(part == value if isinstance(part, str) else _among(value, part) for part in arguments)
+    return False
 
 
 def _copy(arguments: tuple) -> tuple:

@@ -268,7 +268,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             (
                 ("Keep both, they are different rows.", False, "Together they teach the model to answer at random."),
                 ("Keep the longer answer.", False, "Length says nothing about which one is right."),
-                ("Look at them: at most one is right, and there may be more of the kind.", True, "Conflicting labels are the cheapest way to find wrong ones. The pipeline keeps the majority's and lists the conflict."),
+                ("Look at them: at most one is right, and there may be more of the kind.", True, "Conflicting labels are the cheapest way to find wrong ones. The pipeline lists the conflict, and drops the minority's answers only if you say so."),
             ),
         ),
         Question(

@@ -5,7 +5,7 @@ import copy
 import pytest
 from support import tiny_llama, with_lora
 
-from course_utils.notebooks import builder
+from course_utils.publishing import builder
 
 NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from course_utils.notebooks import builder
+from course_utils.publishing import builder
 
 bnb = pytest.importorskip("bitsandbytes.functional")
 

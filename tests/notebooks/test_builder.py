@@ -7,13 +7,13 @@ import sys
 import nbformat
 import pytest
 
-from course_utils import assets
+from course_utils import assets, lessons
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.exercises.definitions import solution_lines
-from course_utils.notebooks import builder
+from course_utils.publishing import builder, times
 
-SECTIONS = list(builder.SECTIONS)
+SECTIONS = list(lessons.LESSONS)
 SOURCE = """\
 # %% [markdown]
 # # A lesson
@@ -50,7 +50,7 @@ def leaks(learner, instructor):
 
 
 def learner_notebook(section):
-    return nbformat.read(builder.learner_file(builder.section_name(section)), as_version=4)
+    return nbformat.read(lessons.learner_file(lessons.find(section).name), as_version=4)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -72,7 +72,7 @@ def test_the_learners_notebook_is_up_to_date(section):
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_an_edited_source_makes_it_stale(section):
-    source = builder.source_file(builder.section_name(section)).read_text(encoding="utf-8")
+    source = lessons.source_file(lessons.find(section).name).read_text(encoding="utf-8")
     assert builder.is_stale(section, source + "\n# %%\nprint('one more cell')\n")
     assert builder.is_stale(section, source.replace("SEED = 0", "SEED = 1", 1))
 
@@ -89,7 +89,7 @@ def test_an_edited_exercise_makes_it_stale(section, monkeypatch):
 @pytest.mark.parametrize("section", SECTIONS)
 def test_stored_notebooks_are_clean(section):
     notebook = learner_notebook(section)
-    file = builder.learner_file(builder.section_name(section))
+    file = lessons.learner_file(lessons.find(section).name)
     assert file.stat().st_size < 1_000_000
     assert "widgets" not in notebook.metadata
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -144,9 +144,9 @@ def test_an_exercise_that_does_not_exist_is_named():
 
 
 @pytest.mark.parametrize("section", ["99", "lora", "02_qlora"])
-def test_an_unknown_section_is_named(section):
-    with pytest.raises(CourseError, match="unknown section"):
-        builder.section_name(section)
+def test_an_unknown_lesson_is_named(section):
+    with pytest.raises(CourseError, match="unknown lesson"):
+        lessons.find(section).name
 
 
 def test_the_install_cell_runs_and_does_nothing_where_the_course_is():
@@ -172,25 +172,25 @@ def test_nbval_fails_on_a_changed_deterministic_output(tmp_path):
 
 
 def test_the_header_says_where_a_lesson_needs_more_than_binder_has_and_for_what(tmp_path, monkeypatch):
-    from course_utils.notebooks.runner import CellCost, RunCost
+    from course_utils.publishing.runner import CellCost, RunCost
 
-    monkeypatch.setattr(builder, "times_file", lambda: tmp_path / "records" / "times.json")
+    monkeypatch.setattr(times, "times_file", lambda: tmp_path / "records" / "times.json")
     source = (
         "# %% [markdown]\n# ## 1 · Small\n\n# %%\n1\n\n# %% [markdown]\n# ## 2 · Large\n#\n# text\n\n# %%\n2\n\n# %%\n3\n"
     )
     notebook = builder.learner_edition("06", source)
     cells = [CellCost(1, 5.0, 10**9, "1"), CellCost(3, 1.0, 3 * 10**9, "2"), CellCost(4, 1.0, 2 * 10**9, "3")]
     parts = [("course_utils.openai_server", 2_000_000_000), ("ipykernel_launcher", 950_000_000), ("python", 50_000_000)]
-    builder._record_cost("06_openai_api", notebook, RunCost(66.0, 3 * 10**9, parts, cells))
-    header = builder.timing("06_openai_api")
+    times.record_cost("06_openai_api", notebook, RunCost(66.0, 3 * 10**9, parts, cells))
+    header = times.timing("06_openai_api")
     assert "| 1.1 minutes | 3.0 GB |" in header
     assert "Most is needed in “2 · Large”, by the server 2.0 GB and this notebook 0.9 GB." in header
-    builder._record_cost("06_openai_api", notebook, RunCost(66.0, 1.8 * 10**9, parts, cells))
-    assert "Binder" not in builder.timing("06_openai_api")
+    times.record_cost("06_openai_api", notebook, RunCost(66.0, 1.8 * 10**9, parts, cells))
+    assert "Binder" not in times.timing("06_openai_api")
 
 
 def test_a_failing_cell_stops_the_run_with_its_number(tmp_path):
-    from course_utils.notebooks.runner import run
+    from course_utils.publishing.runner import run
 
     notebook = builder.learner_edition("02", "# %%\nprint(1)\n\n# %%\nraise ValueError('planted')\n")
     nbformat.write(notebook, tmp_path / "x.ipynb")

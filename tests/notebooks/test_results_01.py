@@ -16,9 +16,9 @@ import time
 import pytest
 from support import judged, shares, verdict
 
-from course_utils import assets, costs, evaluation
-from course_utils.notebooks import builder
-from course_utils.notebooks.overview import ABOUT, overview
+from course_utils import assets, costs, evaluation, lessons
+from course_utils.publishing import builder
+from course_utils.publishing.overview import overview
 
 NOTEBOOK = "01_decision_framework"  # whose outputs the fixtures give
 
@@ -150,13 +150,13 @@ def test_the_claims_are_judged(printed, record):
 
 def test_the_front_door_shows_all_lessons(printed):
     """Notices a lesson, a title, a time or a number of exercises that changed after notebook 01 was built."""
-    lessons = overview("cpu")
-    assert repr(lessons) in printed  # the times of the newest records, this lesson's too
-    assert [lesson.section for lesson in lessons] == list(ABOUT) == list(builder.SECTIONS)
-    assert all(lesson.minutes and lesson.exercises >= 4 for lesson in lessons)
-    assert {lesson.file for lesson in lessons} == {f"{name}.ipynb" for name in builder.SECTIONS.values()}
+    rows = overview("cpu")
+    assert repr(rows) in printed  # the times of the newest records, this lesson's too
+    assert [row.lesson for row in rows] == list(lessons.LESSONS.values())
+    assert all(row.minutes and row.exercises >= 4 for row in rows)
+    assert {row.file for row in rows} == {f"{name}.ipynb" for name in lessons.NAMES}
     assert "not recorded" in repr(overview("t4"))
-    assert all(lesson.title in overview()._repr_html_() for lesson in lessons)
+    assert all(row.lesson.title in overview()._repr_html_() for row in rows)
 
 
 @pytest.mark.slow

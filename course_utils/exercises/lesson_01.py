@@ -1,0 +1,693 @@
+"""Exercises of section 01, the decision framework."""
+
+from __future__ import annotations
+
+import math
+
+from course_utils.exercises.definitions import Exercise, Mistake
+
+
+def request_cost(prompt_tokens, cached_tokens, completion_tokens, prices):
+    """What does one request cost?
+
+    Args:
+        prompt_tokens: tokens of the whole prompt, those from the cache included.
+        cached_tokens: how many of them the host had in its cache; it bills them at a price of their own.
+        completion_tokens: tokens of the answer.
+        prices: (input, cached input, output), each in US dollars for a million tokens.
+
+    Returns:
+        US dollars.
+    """
+    ### BEGIN SOLUTION
+    full, cached, output = prices
+    return ((prompt_tokens - cached_tokens) * full + cached_tokens * cached + completion_tokens * output) / 1e6
+    ### END SOLUTION
+
+
+def _request_cases(random):
+    cases = []
+    for kind in range(4):
+        prompt = int(random.integers(1500, 6000))
+        # Caches work in steps of 128 tokens; one request finds nothing there, one finds its whole prompt.
+        cached = (1024 + 128 * int(random.integers(0, 4)), 0, prompt, prompt // 128 * 128 - 256)[kind]
+        price = float(random.uniform(0.5, 4))
+        prices = (price, price * float(random.uniform(0.1, 0.4)), price * float(random.uniform(3, 6)))
+        cases.append((prompt, cached, int(random.integers(40, 400)), tuple(round(p, 3) for p in prices)))
+    return cases
+
+
+def _cached_twice(prompt, cached, completion, prices):
+    return (prompt * prices[0] + cached * prices[1] + completion * prices[2]) / 1e6
+
+
+def _cache_ignored(prompt, cached, completion, prices):
+    return (prompt * prices[0] + completion * prices[2]) / 1e6
+
+
+def _cache_is_free(prompt, cached, completion, prices):
+    return ((prompt - cached) * prices[0] + completion * prices[2]) / 1e6
+
+
+def _all_or_nothing(prompt, cached, completion, prices):
+    return (prompt * prices[1 if cached else 0] + completion * prices[2]) / 1e6
+
+
+def _cached_and_new_swapped(prompt, cached, completion, prices):
+    return (cached * prices[0] + (prompt - cached) * prices[1] + completion * prices[2]) / 1e6
+
+
+def _completion_as_input(prompt, cached, completion, prices):
+    return ((prompt - cached + completion) * prices[0] + cached * prices[1]) / 1e6
+
+
+def _completion_forgotten(prompt, cached, completion, prices):
+    return ((prompt - cached) * prices[0] + cached * prices[1]) / 1e6
+
+
+def _output_before_cached(prompt, cached, completion, prices):
+    return ((prompt - cached) * prices[0] + cached * prices[2] + completion * prices[1]) / 1e6
+
+
+def _per_thousand(prompt, cached, completion, prices):
+    return ((prompt - cached) * prices[0] + cached * prices[1] + completion * prices[2]) / 1e3
+
+
+def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
+    """From how many requests a day on is the fine-tuned system cheaper?
+
+    Args:
+        setup: US dollars paid once: data and training.
+        upkeep_a_day: US dollars paid every day, however many requests come: a machine, somebody's time.
+        old_cost: US dollars for one request to the old system, e.g. a long prompt.
+        new_cost: US dollars for one request to the fine-tuned model.
+        days: how long it will run; the set-up is spread evenly over them.
+
+    Returns:
+        Requests a day at which both cost the same, not rounded; None if the fine-tuned model never saves anything, since a
+        request to it costs as much as before or more.
+    """
+    ### BEGIN SOLUTION
+    saved = old_cost - new_cost
+    if saved <= 0:
+        return None
+    return (setup / days + upkeep_a_day) / saved
+    ### END SOLUTION
+
+
+def _break_even_cases(random):
+    def case(setup=None, upkeep=None, days=None, ratio=None):
+        old = round(float(random.uniform(0.001, 0.01)), 5)
+        return (
+            round(float(random.uniform(50, 900)), 2) if setup is None else setup,
+            round(float(random.uniform(2, 40)), 2) if upkeep is None else upkeep,
+            old,
+            old * (float(random.uniform(0.1, 0.8)) if ratio is None else ratio),
+            int(random.integers(30, 400)) if days is None else days,
+        )
+
+    return [
+        case(),
+        case(upkeep=0.0),  # a hosted model: nothing to pay while nobody asks
+        case(setup=0.0),
+        case(days=1),
+        case(ratio=1),
+        case(ratio=float(random.uniform(1.2, 3))),
+    ]
+
+
+def _breaks_even(
+    fixed=lambda setup, upkeep, days: setup / days + upkeep,
+    by=lambda old, new: old - new,
+    never=lambda requests: None,
+    made=lambda fixed, saved: fixed / saved,
+):
+    def breaks_even(setup, upkeep_a_day, old_cost, new_cost, days):
+        if old_cost == new_cost:
+            return never(None)
+        requests = made(fixed(setup, upkeep_a_day, days), by(old_cost, new_cost))
+        return requests if old_cost > new_cost else never(requests)
+
+    return breaks_even
+
+
+_upkeep_forgotten = _breaks_even(fixed=lambda setup, upkeep, days: setup / days)
+_setup_each_day = _breaks_even(fixed=lambda setup, upkeep, days: setup + upkeep)
+_upkeep_once = _breaks_even(fixed=lambda setup, upkeep, days: (setup + upkeep) / days)
+_requests_in_all = _breaks_even(fixed=lambda setup, upkeep, days: setup + upkeep * days)
+_turned_round = _breaks_even(made=lambda fixed, saved: saved / fixed)
+_by_the_old_cost = _breaks_even(by=lambda old, new: old)
+_by_the_new_cost = _breaks_even(by=lambda old, new: new)
+_negative_for_never = _breaks_even(never=lambda requests: requests)
+_infinite_for_never = _breaks_even(never=lambda requests: math.inf)
+_zero_for_never = _breaks_even(never=lambda requests: 0.0)
+_rounded_up = _breaks_even(made=lambda fixed, saved: math.ceil(fixed / saved))
+
+
+def recall_at(rankings, relevant, k):
+    """How often is the right passage among the first k?
+
+    Args:
+        rankings: for each question the ids of the passages found, best first. There may be fewer than k of them, and one may
+            stand there twice, since two parts of a passage were found.
+        relevant: for each question the id of the one passage that answers it.
+        k: how many of those found go into the prompt.
+
+    Returns:
+        Share of the questions, from 0 to 1.
+    """
+    ### BEGIN SOLUTION
+    hits = [right in found[:k] for found, right in zip(rankings, relevant)]
+    return sum(hits) / len(hits)
+    ### END SOLUTION
+
+
+def _ranking_cases(random):
+    ids = [f"P-{number:03}" for number in range(1, 73)]
+    cases = []
+    for k, low, high in ((3, 0, 3), (4, 5, 8), (1, 0, 4)) * 3:  # mostly hits, mostly misses, mixed
+        # Places of the right passage, counted from 0; None: not found. Each tells two rules apart.
+        places = [0, 0, k - 1, k, k + 1, None, *random.integers(low, high, size=2 * int(random.integers(2, 12)))]
+        rankings, relevant = [], []
+        for place in places:
+            right, *found = (str(id) for id in random.choice(ids, size=k + 5, replace=False))
+            if place is not None:
+                found.insert(int(place), right)
+            rankings.append(found)
+            relevant.append(right)
+        if k > 1:
+            rankings[1][1] = relevant[1]  # twice among the first
+        # one twice before the place k, and the right one just behind it: what is cut after k counts as it stands
+        for found in rankings[2:4] if k > 1 else ():
+            rankings.append([*found[: k - 1], found[0], "P-100", *found[k:]])
+            relevant.append("P-100")
+        rankings.append(rankings[0][: k - 1])  # fewer than k; for k = 1 nothing at all
+        relevant.append(relevant[0])
+        order = random.permutation(len(rankings))
+        cases.append(([rankings[i] for i in order], [relevant[i] for i in order], k))
+    return cases
+
+
+def _precision(rankings, relevant, k):
+    return recall_at(rankings, relevant, k) / k
+
+
+def _one_too_many(rankings, relevant, k):
+    return recall_at(rankings, relevant, k + 1)
+
+
+def _one_too_few(rankings, relevant, k):
+    return recall_at(rankings, relevant, k - 1)
+
+
+def _first_only(rankings, relevant, k):
+    return recall_at(rankings, relevant, 1)
+
+
+def _anywhere(rankings, relevant, k):
+    return recall_at(rankings, relevant, None)
+
+
+def _number_of_hits(rankings, relevant, k):
+    return sum(right in found[:k] for found, right in zip(rankings, relevant))
+
+
+def _share_of_misses(rankings, relevant, k):
+    return 1 - recall_at(rankings, relevant, k)
+
+
+def _of_those_found(rankings, relevant, k):
+    return recall_at(rankings, relevant, k) / recall_at(rankings, relevant, None)
+
+
+def _reciprocal_ranks(rankings, relevant, k):
+    ranks = [1 / (found.index(right) + 1) if right in found[:k] else 0 for found, right in zip(rankings, relevant)]
+    return sum(ranks) / len(ranks)
+
+
+def _counted_twice(rankings, relevant, k):
+    return sum(found[:k].count(right) for found, right in zip(rankings, relevant)) / len(rankings)
+
+
+def _without_repeats(rankings, relevant, k):
+    return recall_at([list(dict.fromkeys(found)) for found in rankings], relevant, k)
+
+
+def _last_k(rankings, relevant, k):
+    return recall_at([found[-k:] for found in rankings], relevant, None)
+
+
+def bm25(query, passages):
+    """How well does each passage fit a query, by the words that they share?
+
+    Args:
+        query: list of words.
+        passages: list of passages, each a list of words; one may be empty.
+
+    Returns:
+        List with a score for each passage: the sum of idf * f / (f + k1 * (1 - b + b * length / average)) over the words of
+        the query, where one that stands there twice counts twice. f is how often the word stands in the passage, length is
+        the passage's number of words, average the mean of these over all passages; k1 = 1.5 and b = 0.75. idf is
+        ln(1 + (N - n + 0.5) / (n + 0.5)), where n of the N passages contain the word.
+    """
+    ### BEGIN SOLUTION
+    import math
+
+    k1, b = 1.5, 0.75
+    average = sum(len(passage) for passage in passages) / len(passages)
+    scores = [0.0] * len(passages)
+    for word in query:
+        n = sum(word in passage for passage in passages)
+        idf = math.log(1 + (len(passages) - n + 0.5) / (n + 0.5))
+        for index, passage in enumerate(passages):
+            f = passage.count(word)
+            scores[index] += idf * f / (f + k1 * (1 - b + b * len(passage) / average))
+    return scores
+    ### END SOLUTION
+
+
+def _passage_cases(random):
+    words = "descale water days spare lid glass base parcel refund hob sachet whistle order return slate".split()
+    cases = []
+    for n in (3, 4, 6):
+        passages = [[str(w) for w in random.choice(words, size=int(random.integers(4, 12)))] for _ in range(n)]
+        for passage in passages[: n // 2 + 1]:  # in more than half of them: an idf without the 1 + is negative here
+            passage += ["the"] * int(random.integers(1, 3))
+        passages[0] += ["kettle"] * 3
+        passages[1] += ["kettle", *passages[1][:4]]
+        query = ["kettle", "the", *(str(w) for w in random.choice(words, size=2, replace=False)), "zeppelin"]
+        if n == 4:
+            query.append("kettle")
+        if n == 6:
+            passages[-1] = []
+        cases.append((query, [[str(w) for w in random.permutation(passage)] for passage in passages]))
+    return cases
+
+
+def _idf(n, total):
+    return math.log(1 + (total - n + 0.5) / (n + 0.5))
+
+
+def _term(f, length, average, k1=1.5, b=0.75):
+    return f and f / (f + k1 * (1 - b + b * length / average))
+
+
+def _containing(word, passages):
+    return sum(word in passage for passage in passages)
+
+
+def _scores(term=_term, idf=_idf, count=_containing, length=len, words=list, over=lambda word, passages: passages):
+    """A variant of the solution with one part replaced."""
+
+    def scores(query, passages):
+        found = [0.0] * len(passages)
+        for word in words(query):
+            weight = idf(count(word, passages), len(passages))
+            averaged = over(word, passages) or passages
+            average = sum(map(length, averaged)) / len(averaged)
+            for index, passage in enumerate(passages):
+                found[index] += weight * term(passage.count(word), length(passage), average)
+        return found
+
+    return scores
+
+
+_idf_may_be_negative = _scores(idf=lambda n, total: math.log((total - n + 0.5) / (n + 0.5)))
+_no_idf = _scores(idf=lambda n, total: 1.0)
+_decadic = _scores(idf=lambda n, total: _idf(n, total) / math.log(10))
+_occurrences = _scores(count=lambda word, passages: sum(passage.count(word) for passage in passages))
+_not_saturated = _scores(term=lambda f, length, average: f)
+_present_or_not = _scores(term=lambda f, length, average: _term(min(f, 1), length, average))
+_no_length = _scores(term=lambda f, length, average: _term(f, 1, 1))
+_no_average = _scores(term=lambda f, length, average: _term(f, length, 1))
+_average_of_those_with_it = _scores(over=lambda word, passages: [passage for passage in passages if word in passage])
+_different_words = _scores(length=lambda passage: len(set(passage)))
+_constants_swapped = _scores(term=lambda f, length, average: _term(f, length, average, k1=0.75, b=1.5))
+_with_k1_plus_1 = _scores(term=lambda f, length, average: 2.5 * _term(f, length, average))
+_query_once = _scores(words=lambda query: list(dict.fromkeys(query)))
+
+
+def stale(answers, old, new):
+    """After facts have changed: how many answers follow, and how many still give what was true before?
+
+    Args:
+        answers: what the model said, one text for each question.
+        old: for each question the fact before the update.
+        new: the fact after it; most are still the same. Wherever two texts are compared, white space at their ends and case
+            do not matter.
+
+    Returns:
+        (right, stale, neither): of the questions whose fact has changed, the shares whose answer is the new fact, the old
+        one, and something else. None if no fact has changed.
+    """
+    ### BEGIN SOLUTION
+    rows = [[text.strip().lower() for text in row] for row in zip(answers, old, new)]
+    changed = [(answer, before, now) for answer, before, now in rows if before != now]
+    if not changed:
+        return None
+    right = sum(answer == now for answer, before, now in changed) / len(changed)
+    late = sum(answer == before for answer, before, now in changed) / len(changed)
+    return right, late, 1 - right - late
+    ### END SOLUTION
+
+
+def _update_cases(random):
+    def case(right, late, neither, unchanged):
+        rows = []
+        for kind, number in (("right", right), ("late", late), ("neither", neither), ("unchanged", unchanged)):
+            for index in range(number):
+                before, now, other = (f"{int(n)} days" for n in random.choice(range(10, 99), size=3, replace=False))
+                if kind == "unchanged":
+                    now = before
+                said = {"right": now, "late": before, "neither": other, "unchanged": before}[kind]
+                if index == 1 or (index == 4 and kind == "late"):
+                    said = said.upper()
+                elif index == 2:
+                    said = f" {said}\n"
+                elif index == 3:
+                    said = {"neither": f"{now} or {before}", "unchanged": other}.get(kind, said)
+                elif index == 4 and kind == "unchanged":
+                    now = f"{before.upper()} "  # written in another way, but the same fact
+                rows.append((said, before, now))
+        rows = [rows[i] for i in random.permutation(len(rows))]
+        return tuple(list(column) for column in zip(*rows))
+
+    def several():
+        return int(random.integers(0, 9))
+
+    return [
+        case(5 + several(), 3 + several(), 4, 5 + several()),
+        case(3 + several(), 5 + several(), 4 + several(), 6),
+        case(4 + several(), 6 + several(), several(), several()),
+        case(several(), 5 + several(), 3 + several(), several()),
+        case(0, 3, 0, 3),
+        case(0, 0, 0, 5),  # nothing has changed
+    ]
+
+
+def _plain(text):
+    return text.strip().lower()
+
+
+def _updated(clean=_plain, changed=None, right=None):
+    """A variant of the solution with one part replaced; gives numbers of answers and of changed questions."""
+
+    def updated(answers, old, new):
+        rows = [row for row in zip(answers, old, new) if (changed or (lambda b, n: clean(b) != clean(n)))(*row[1:])]
+        now = [(right or (lambda a, n: a == n))(clean(a), clean(n)) for a, b, n in rows]
+        late = [not hit and (right or (lambda a, b: a == b))(clean(a), clean(b)) for hit, (a, b, n) in zip(now, rows)]
+        return sum(now), sum(late), len(rows)
+
+    return updated
+
+
+def _shares(now, late, number):
+    return (now / number, late / number, (number - now - late) / number) if number else None
+
+
+def _unchanged_too(answers, old, new):
+    return _shares(*_updated(changed=lambda before, now: True)(answers, old, new))
+
+
+def _over_all_questions(answers, old, new):
+    now, late, number = _updated()(answers, old, new)
+    return tuple(n / len(answers) for n in (now, late, number - now - late)) if number else None
+
+
+def _stale_is_right(answers, old, new):
+    now, late, number = _updated()(answers, old, new)
+    return ((now + late) / number, late / number, (number - now - late) / number) if number else None
+
+
+def _all_wrong_is_stale(answers, old, new):
+    now, _, number = _updated()(answers, old, new)
+    return (now / number, (number - now) / number, 0.0) if number else None
+
+
+def _not_normalised(answers, old, new):
+    return _shares(*_updated(clean=str)(answers, old, new))
+
+
+def _not_stripped(answers, old, new):
+    return _shares(*_updated(clean=str.lower)(answers, old, new))
+
+
+def _case_matters(answers, old, new):
+    return _shares(*_updated(clean=str.strip)(answers, old, new))
+
+
+def _spelling_is_a_change(answers, old, new):
+    return _shares(*_updated(changed=lambda before, now: before != now)(answers, old, new))
+
+
+def _found_inside(answers, old, new):
+    return _shares(*_updated(right=lambda answer, fact: fact in answer)(answers, old, new))
+
+
+def _old_and_new_swapped(answers, old, new):
+    shares = _shares(*_updated()(answers, old, new))
+    return shares and (shares[1], shares[0], shares[2])
+
+
+def _numbers_not_shares(answers, old, new):
+    now, late, number = _updated()(answers, old, new)
+    return (now, late, number - now - late) if number else None
+
+
+def _zeros_for_nothing(answers, old, new):
+    return _shares(*_updated()(answers, old, new)) or (0.0, 0.0, 0.0)
+
+
+def diagnose(gap, reached, examples, moves):
+    """What does the lesson's rule of thumb, in its plainest form, say to try?
+
+    Args:
+        gap: what is missing: "knowledge", "behaviour" or "both".
+        reached: the share of the goal that the best prompt reaches, from 0 to 1.
+        examples: number of good examples at hand.
+        moves: whether the target moves often, so that what was trained would soon be wrong.
+
+    Returns:
+        "prompt" if the best prompt reaches 0.85 or more, whatever the gap. Otherwise training is possible with at least 100
+        examples and a target that does not move, and the answer is,
+        for knowledge: "rag";
+        for behaviour: "fine-tune" if training is possible, else "prompt";
+        for both: "rag + fine-tune" if training is possible, else "rag".
+    """
+    ### BEGIN SOLUTION
+    if reached >= 0.85:
+        return "prompt"
+    if gap == "knowledge":
+        return "rag"
+    trainable = examples >= 100 and not moves
+    if gap == "behaviour":
+        return "fine-tune" if trainable else "prompt"
+    return "rag + fine-tune" if trainable else "rag"
+    ### END SOLUTION
+
+
+def _situation_cases(random):
+    def low():
+        return round(float(random.uniform(0.3, 0.84)), 2)
+
+    def many():
+        return int(random.integers(150, 3000))
+
+    cases = []
+    for gap in ("knowledge", "behaviour", "both"):
+        cases += [
+            (gap, 0.85, many(), False),
+            (gap, 0.849, many(), False),  # not rounded up
+            (gap, round(float(random.uniform(0.8, 0.84)), 2), many(), False),
+            (gap, round(float(random.uniform(0.86, 0.89)), 2), many(), False),
+            (gap, round(float(random.uniform(0.91, 0.99)), 2), many(), bool(random.integers(2))),
+            (gap, low(), many(), False),
+            (gap, low(), 100, False),
+            (gap, low(), 99, False),
+            (gap, low(), many(), True),
+            (gap, low(), int(random.integers(0, 90)), True),
+        ]
+    return [cases[i] for i in random.permutation(len(cases))]
+
+
+def _diagnosed(
+    enough=lambda reached, gap: reached >= 0.85,
+    trainable=lambda examples, moves: examples >= 100 and not moves,
+    knowledge=lambda possible: "rag",
+    behaviour=lambda possible: "fine-tune" if possible else "prompt",
+    both=lambda possible: "rag + fine-tune" if possible else "rag",
+):
+    """A variant of the solution with one part replaced."""
+
+    def diagnosed(gap, reached, examples, moves):
+        if enough(reached, gap):
+            return "prompt"
+        return {"knowledge": knowledge, "behaviour": behaviour, "both": both}[gap](trainable(examples, moves))
+
+    return diagnosed
+
+
+_knowledge_trained = _diagnosed(knowledge=lambda possible: "fine-tune" if possible else "rag")
+_facts_always_trained = _diagnosed(knowledge=lambda possible: "fine-tune")
+_prompt_not_asked = _diagnosed(enough=lambda reached, gap: False)
+_rag_before_prompt = _diagnosed(enough=lambda reached, gap: reached >= 0.85 and gap == "behaviour")
+_more_than_85 = _diagnosed(enough=lambda reached, gap: reached > 0.85)
+_from_90 = _diagnosed(enough=lambda reached, gap: reached >= 0.9)
+_more_than_100 = _diagnosed(trainable=lambda examples, moves: examples > 100 and not moves)
+_moving_ignored = _diagnosed(trainable=lambda examples, moves: examples >= 100)
+_examples_ignored = _diagnosed(trainable=lambda examples, moves: not moves)
+_one_is_enough = _diagnosed(trainable=lambda examples, moves: examples >= 100 or not moves)
+_rag_forgotten = _diagnosed(both=lambda possible: "fine-tune" if possible else "rag")
+_both_falls_back_to_prompt = _diagnosed(both=lambda possible: "rag + fine-tune" if possible else "prompt")
+_both_without_condition = _diagnosed(both=lambda possible: "rag + fine-tune")
+
+
+EXERCISES = (
+    Exercise(
+        id="frame-1",
+        title="What a request costs",
+        statement="Compute the price of one request, of whose prompt the host had a part in its cache.",
+        solution=request_cost,
+        cases=_request_cases,
+        points=2,
+        objectives=(4,),
+        mistakes=(
+            Mistake(_cached_twice, "Cached tokens are billed twice here: they are part of `prompt_tokens`, so take them off before the full price applies."),
+            Mistake(_cache_ignored, "The whole prompt is billed at the full price; its cached tokens have the second price."),
+            Mistake(_cache_is_free, "Cached tokens are cheaper, not free: add them at the second price."),
+            Mistake(_all_or_nothing, "Only the cached tokens get the cached price; the rest of the prompt is billed in full."),
+            Mistake(_cached_and_new_swapped, "The two parts of the prompt are the wrong way round: cached tokens have the second price, the others the first."),
+            Mistake(_completion_as_input, "The completion is billed at the input price; output has a price of its own, the third."),
+            Mistake(_completion_forgotten, "The completion is missing from the sum; a token of it is the most expensive of all."),
+            Mistake(_output_before_cached, "The order of the prices is input, cached input, output; you took the second for output."),
+            Mistake(_per_thousand, "The prices are for a million tokens; you divided by a thousand."),
+        ),
+        hint="Three products: (prompt_tokens - cached_tokens) x input, cached_tokens x cached input, completion_tokens x output; their sum over 1e6.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        id="frame-2",
+        title="Where fine-tuning breaks even",
+        statement="Compute the requests a day from which a fine-tuned model is cheaper than the long prompt that it replaces.",
+        solution=break_even,
+        cases=_break_even_cases,
+        points=3,
+        objectives=(4,),
+        mistakes=(
+            Mistake(_upkeep_forgotten, "The upkeep is missing; it is paid every day, and the requests of that day must earn it too."),
+            Mistake(_setup_each_day, "The whole set-up is charged to every day; it is paid once, so spread it: setup / days."),
+            Mistake(_upkeep_once, "The upkeep is spread over the days; it is a price for one day already."),
+            Mistake(_requests_in_all, "That is the number of requests over the whole time; asked for are requests a day."),
+            Mistake(_turned_round, "The division is the other way round: fixed costs of a day over what one request saves."),
+            Mistake(_by_the_old_cost, "You divide by what an old request costs. A new one costs something too: divide by the difference."),
+            Mistake(_by_the_new_cost, "You divide by what a new request costs; what earns the fixed costs is the difference from the old one."),
+            Mistake(_negative_for_never, "Where a new request costs more, no number of requests will do: return None, not a negative number."),
+            Mistake(_infinite_for_never, "Where nothing is saved the convention here is None, not infinity."),
+            Mistake(_zero_for_never, "0 would say that it pays from the first request on; where nothing is saved it never does: None."),
+            Mistake(_rounded_up, "The number is not rounded here: it is the point at which both cost the same."),
+        ),
+        hint="A day costs setup / days + upkeep_a_day before the first request; each request saves old_cost - new_cost.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        id="frame-3",
+        title="Is the right passage among the first?",
+        statement="Before you judge answers with retrieval, judge the retrieval: compute recall at k.",
+        solution=recall_at,
+        cases=_ranking_cases,
+        points=2,
+        objectives=(2,),
+        mistakes=(
+            Mistake(_precision, "This is precision, hits over passages shown. Each question has one right passage, so recall is hits over questions."),
+            Mistake(_one_too_many, "One place too many is looked at: the first k are `found[:k]`."),
+            Mistake(_one_too_few, "One place too few is looked at: a passage in place k, counted from 1, is a hit."),
+            Mistake(_first_only, "Only the first place is looked at; a hit is any of the first k."),
+            Mistake(_anywhere, "The whole ranking is looked at; only the first k go into the prompt."),
+            Mistake(_number_of_hits, "That is the number of hits; divide it by the number of questions."),
+            Mistake(_share_of_misses, "This is the share of misses; recall is the share of hits."),
+            Mistake(_of_those_found, "You divide by the questions whose passage was found at all; recall counts every question."),
+            Mistake(_reciprocal_ranks, "This is the mean reciprocal rank, which gives less for a later place. In recall each hit among the first k counts 1."),
+            Mistake(_counted_twice, "A passage that stands twice among the first k is counted twice; the question is answered once."),
+            Mistake(_without_repeats, "You drop a passage that stands there twice before you cut; the first k places are what goes into the prompt."),
+            Mistake(_last_k, "These are the last k; the best come first."),
+        ),
+        hint="`right in found[:k]` is True or False for each question; the mean of these.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        id="frame-4",
+        title="BM25 by hand",
+        statement="Write the retrieval that the lesson took from a library: BM25 as Lucene and bm25s compute it.",
+        solution=bm25,
+        cases=_passage_cases,
+        points=4,
+        objectives=(2,),
+        mistakes=(
+            Mistake(_idf_may_be_negative, "The 1 + inside the logarithm is missing; without it a word that is in more than half of the passages counts against them."),
+            Mistake(_no_idf, "Every word has the same weight; multiply by idf, so that rare words count more."),
+            Mistake(_decadic, "The logarithm is the natural one, `math.log`; you took the one to base 10."),
+            Mistake(_occurrences, "n is the number of passages that contain the word, not how often it occurs in all of them."),
+            Mistake(_not_saturated, "Here the score grows in proportion to f. In BM25 it levels off: f / (f + k1 * ...)."),
+            Mistake(_present_or_not, "f is how often the word stands in the passage; you count it as 0 or 1."),
+            Mistake(_no_length, "The length is missing: multiply k1 by 1 - b + b * length / average, so that long passages have no advantage."),
+            Mistake(_no_average, "The length is not divided by the average length; then every passage counts as very long."),
+            Mistake(_average_of_those_with_it, "The average is one of all passages, not only of those that contain the word."),
+            Mistake(_different_words, "The length counts every word, as often as it occurs; you count different words."),
+            Mistake(_constants_swapped, "k1 and b are the wrong way round: k1 = 1.5 is for the frequency, b = 0.75 for the length."),
+            Mistake(_with_k1_plus_1, "Every score is 2.5 times what it should be. This is the factor k1 + 1 of the original formula, which Lucene leaves out, as it changes no order."),
+            Mistake(_query_once, "A word that stands in the query twice counts twice; you count it once."),
+        ),
+        hint="Two loops: over the words of the query (n and idf), and in it over the passages (f = passage.count(word)). Scores start at 0.0.",
+        tolerance=1e-7,
+    ),
+    Exercise(
+        id="frame-5",
+        title="When facts change",
+        statement="Some facts have changed since training. Measure how many answers follow, and how many are stale.",
+        solution=stale,
+        cases=_update_cases,
+        points=3,
+        objectives=(3,),
+        mistakes=(
+            Mistake(_unchanged_too, "All questions are counted; asked for are those whose fact has changed."),
+            Mistake(_over_all_questions, "You count the right answers, but divide by all questions; divide by those whose fact has changed."),
+            Mistake(_stale_is_right, "Stale answers are counted among the right ones; right is only what is true now."),
+            Mistake(_all_wrong_is_stale, "Every wrong answer is counted as stale; stale is only the old fact, and the rest is neither."),
+            Mistake(_not_normalised, "Texts are compared as they stand; take off white space at the ends and lower the case first."),
+            Mistake(_not_stripped, "White space at the ends still counts; `strip()` takes it off."),
+            Mistake(_case_matters, "Case still counts; compare with `lower()`."),
+            Mistake(_spelling_is_a_change, "The answers are compared without case and white space, but old and new are not: a fact that is only written in another way has not changed."),
+            Mistake(_found_inside, "An answer counts here as soon as a fact stands somewhere in it, so one that names both is right. The whole text must be equal."),
+            Mistake(_old_and_new_swapped, "Right and stale are the wrong way round: an answer is right if it is the new fact."),
+            Mistake(_numbers_not_shares, "These are numbers of answers; divide by the number of questions whose fact has changed."),
+            Mistake(_zeros_for_nothing, "If nothing has changed there is nothing to take shares of: None, not zeros, which would say that no answer is stale."),
+        ),
+        hint="Clean all three texts first, keep the rows where old and new differ, and count over these.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        id="frame-6",
+        title="The rule of thumb as a function",
+        statement="Write the lesson's rule of thumb, in its plainest form, as a function, with its limits where the rule puts them. It tells what to try first; it replaces no measurement.",
+        solution=diagnose,
+        cases=_situation_cases,
+        points=3,
+        objectives=(1, 5),
+        mistakes=(
+            Mistake(_knowledge_trained, "A knowledge gap goes to fine-tuning as soon as there are examples; facts change, and retrieval follows. It is \"rag\" whatever the examples."),
+            Mistake(_facts_always_trained, "A knowledge gap goes to fine-tuning here; facts are brought in when the question comes: \"rag\"."),
+            Mistake(_prompt_not_asked, "What the prompt reaches never decides in your answer. It comes first, and `reached` is a share: compare it with 0.85, not with 85."),
+            Mistake(_rag_before_prompt, "A knowledge gap or both gaps lead on even if the prompt is good enough; `reached` is tested first, whatever the gap."),
+            Mistake(_more_than_85, "0.85 itself is enough: the rule says 85 % or more."),
+            Mistake(_from_90, "The limit here is the lower end of 85 to 90 %: 0.85."),
+            Mistake(_more_than_100, "100 examples are enough: the rule says at least 100."),
+            Mistake(_moving_ignored, "`moves` never decides in your answer; a model trained for a moving target is soon wrong."),
+            Mistake(_examples_ignored, "`examples` never decides in your answer; training needs at least 100 of them."),
+            Mistake(_one_is_enough, "Training needs both, enough examples and a target that does not move; here one of the two is enough."),
+            Mistake(_rag_forgotten, "With both gaps fine-tuning comes beside retrieval, not in its place: \"rag + fine-tune\"."),
+            Mistake(_both_falls_back_to_prompt, "With both gaps, if training is not possible, retrieval still closes the knowledge gap: \"rag\"."),
+            Mistake(_both_without_condition, "With both gaps training has the same condition as for behaviour alone: at least 100 examples and a target that does not move."),
+        ),
+        hint="Test `reached` first and return. Then one name for the condition, examples >= 100 and not moves, and one return for each gap.",
+    ),
+)  # fmt: skip

@@ -1,0 +1,156 @@
+"""The course as nbgrader assignments, for JupyterHub and for questions that a person marks.
+
+`write_course` makes a course folder whose `source/` holds the instructor's editions; nbgrader does the rest. `hand_in` puts
+an inbox's answers into clean copies of the released notebooks, so that lost metadata, copied or deleted cells and other
+names, which cost whole submissions there, cost nothing.
+
+nbgrader runs answers in a kernel with its user's rights, and the checks in the same kernel: neither is safe from people who
+mean harm. `course grade` is.
+"""
+
+from __future__ import annotations
+
+import ast
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from course_utils.errors import CourseError
+from course_utils.exercises.registry import EXERCISES
+from course_utils.grading import batch, intake, reading, running
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+CONFIG = '''\
+"""nbgrader's settings for this course; written by `course nbgrader`, yours to change."""
+
+c = get_config()  # noqa: F821 - Jupyter defines it
+
+c.CourseDirectory.course_id = "finetuning"
+c.ClearSolutions.code_stub = {{"python": {stub!r}}}  # a stub must run, or a notebook could not be run from top to bottom
+c.ExecutePreprocessor.kernel_name = "python3"  # whatever a learner's machine called its kernel
+c.Execute.timeout = 60
+# The lesson's cells train models and are not graded: only exercises run.
+c.Autograde.autograde_preprocessors = [
+    "course_utils.grading.nbgrader_plugin.ExercisesOnly",
+    "nbgrader.preprocessors.Execute",
+    "nbgrader.preprocessors.IgnorePattern",
+    "nbconvert.preprocessors.ClearMetadataPreprocessor",
+    "nbgrader.preprocessors.LimitOutput",
+    "nbgrader.preprocessors.SaveAutoGrades",
+    "nbgrader.preprocessors.AssignLatePenalties",
+    "nbgrader.preprocessors.CheckCellMetadata",
+]
+c.ClearMetadataPreprocessor.enabled = False
+# A word on stderr costs all points of its cell there; libraries warn.
+c.IgnorePattern.enabled = True
+c.IgnorePattern.pattern = "(?s).*"
+'''
+
+
+@dataclass(frozen=True)
+class HandedIn:
+    """What `hand_in` did.
+
+    Attributes:
+        learners: names under which there is something in `submitted/`.
+        problems: learner → why there is nothing, or not all.
+    """
+
+    learners: tuple[str, ...]
+    problems: dict[str, list[str]]
+
+
+def write_course(folder: str | Path, assignment: str = "all") -> list[str]:
+    """Make or extend an nbgrader course: settings, and one assignment for each section.
+
+    Args:
+        folder: the course's; what is in it stays, but the sections' sources are written anew.
+        assignment: "02", "02_lora", several with commas between, or "all".
+
+    Returns:
+        The assignments' names, which are the sections'.
+
+    Raises:
+        CourseError: unknown lesson.
+    """
+    from course_utils.exercises.definitions import STUB
+    from course_utils.publishing import builder
+
+    folder = Path(folder)
+    sections, _ = batch.exercises_of(assignment)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "nbgrader_config.py"
+    if not settings.exists():
+        settings.write_text(CONFIG.format(stub="\n".join(STUB)), encoding="utf-8")
+    for section in sections:
+        builder.write(builder.instructor_edition(section), folder / "source" / section / f"{section}.ipynb")
+    return sections
+
+
+def hand_in(folder: str | Path, assignment: str, inbox: str | Path) -> HandedIn:
+    """Put each learner's answers into a clean copy of the released notebook, in nbgrader's `submitted/`.
+
+    Args:
+        folder: of a course whose assignment has been generated (`nbgrader generate_assignment`).
+        assignment: as for `write_course`.
+        inbox: as for `course grade`: files or folders with any names.
+
+    Raises:
+        CourseError: the assignment has not been generated, or there is no inbox.
+    """
+    import nbformat
+
+    folder = Path(folder)
+    sections, wanted = batch.exercises_of(assignment)
+    released = {}
+    for section in sections:
+        file = folder / "release" / section / f"{section}.ipynb"
+        if not file.exists():
+            raise CourseError(f"{file} is not there; in {folder}: nbgrader generate_assignment {section}")
+        released[section] = nbformat.read(file, as_version=4)
+    learners, problems = [], {}
+    for submission in intake.submissions(Path(inbox)):
+        found = intake.answers(reading.contents(submission.place), list(wanted))
+        lacking = [id for id in wanted if id not in found.cells]
+        said = [*submission.notes, *found.problems]
+        if lacking and found.cells:
+            said.append(f"no answer cell for {', '.join(lacking)}")
+        if said:
+            problems[submission.learner] = said
+        if not found.cells:
+            continue
+        learners.append(submission.learner)
+        for section, notebook in released.items():
+            if not any(wanted[id] == section for id in found.cells):
+                continue  # what may be there from elsewhere stays
+            filled = notebook.copy()
+            filled.cells = [_answered(cell, found) for cell in notebook.cells]
+            target = folder / "submitted" / submission.learner / section
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            nbformat.write(filled, target / f"{section}.ipynb")
+    return HandedIn(tuple(learners), problems)
+
+
+def _answered(cell: NotebookNode, found: intake.Answers) -> NotebookNode:
+    id = cell.metadata.get("nbgrader", {}).get("grade_id", "")
+    if id not in found.cells or cell.cell_type != "code":
+        return cell
+    cell = cell.copy()
+    cell.source = _with_helpers(id, found)
+    return cell
+
+
+def _with_helpers(id: str, found: intake.Answers) -> str:
+    """The answer, after what it uses of the learner's other cells, which nbgrader does not run."""
+    source, (before, after) = found.cells[id], found.around[id]
+    try:
+        statements, _ = running.parsed(source)
+        missing = running.lacking(EXERCISES[id].name, statements, set())
+        helpers = running.definitions(missing, {"before": [*before], "after": [*after]}, set()) if missing else []
+        return "\n".join([*map(ast.unparse, helpers), source])
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # nbgrader will say what is wrong with it
+        return source

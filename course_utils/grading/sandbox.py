@@ -1,0 +1,378 @@
+"""Where answers run: a sandbox of bubblewrap or Docker, with a server in it that forks a process for every question.
+
+The sandbox has users, processes, network and mounts of its own. It sees the system's libraries, the interpreter and the
+packages, all read-only, and of the course three files that know nothing; no home, no inbox, no results, no environment. The
+question's process is shut in once more (`child`), so that no answer meets what another one left behind.
+
+A Docker container sees the same folders of this machine, read-only, over an image that has nothing but links, so that
+answers meet the versions that the course has and nothing has to be built or fetched. Docker allows no name spaces inside, so
+a container is good for one question, and an answer shares it with its server; bubblewrap is several times faster.
+
+What an answer may ask of the kernel is the same in both, and so is what it can still tell another (`confine`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from course_utils.errors import CourseError
+from course_utils.grading.places import package_folders, shown_folders, to_cover
+from course_utils.grading.protocol import Channel, Died, Limits
+
+START_SECONDS = 120  # torch from a cold disk
+SPARE_BYTES = 256_000_000  # a container's memory beyond an answer's, for what the answer's limit does not count
+ROOT_FOLDERS = ("/lib", "/lib64", "/lib32", "/bin", "/sbin")  # beside /usr; mostly links into it
+IMAGE = "finetuning-course-links"  # Docker's; see _layout
+INSIDE = ("child.py", "coding.py", "confine.py", "running.py")  # all of the course that a sandbox sees
+CONTAINER = "finetuning-course-grading-"
+# In the environment of every process of a sandbox, so that one left behind can be found. Where the grader's own environment
+# has it, the value begins with the grader's, which tells its sandboxes from those of another grading on the same machine.
+MARKER = "COURSE_GRADING"
+
+
+class SandboxLost(Exception):
+    """The sandbox itself failed, not an answer; the caller starts another."""
+
+
+def require(trust: bool) -> str:
+    """Name of the isolation there is: "bubblewrap", "docker", or "none" if submissions are trusted and there is neither.
+
+    Raises:
+        CourseError: there is none, and the submissions are not trusted.
+    """
+    if os.name != "posix":
+        raise CourseError("grading needs Linux, for its sandbox: grade in WSL, in a virtual machine or on a server")
+    problems = []
+    for name, examine in (("bubblewrap", bubblewrap_problem), ("docker", docker_problem)):
+        problem = examine()
+        if not problem:
+            return name
+        problems.append(problem)
+    if trust:
+        return "none"
+    raise CourseError(
+        f"{'; '.join(problems)}; and grading runs other people's code. Install bubblewrap (Debian, Ubuntu: apt install "
+        "bubblewrap), grade on a Linux machine that has it, or say --trust if you know everybody who wrote these submissions"
+    )
+
+
+def bubblewrap_problem() -> str:
+    """Why bubblewrap cannot be used on this machine; "" if it can."""
+    if not shutil.which("bwrap"):
+        return "bubblewrap (the command bwrap) is not installed"
+    tried = subprocess.run([*_bwrap(), "/usr/bin/true"], capture_output=True, text=True, check=False)
+    return "" if tried.returncode == 0 else f"bubblewrap does not work here ({tried.stderr.strip()[:200]})"
+
+
+def docker_problem() -> str:
+    """Why Docker cannot be used on this machine; "" if it can."""
+    if not shutil.which("docker"):
+        return "Docker is not installed"
+    if sys.platform != "linux":
+        return "Docker on this system cannot show this machine's Python to a container"
+    try:
+        if _ask_docker("image", "inspect", _image()):
+            problem = _ask_docker("import", "-", _image(), given=_layout())
+            if problem:
+                return problem
+        return _ask_docker(*_docker(f"finetuning-course-trial-{uuid.uuid4().hex}", 2**30)[1:], _image(), "/usr/bin/true")
+    except subprocess.TimeoutExpired:
+        return f"Docker does not answer within {START_SECONDS} s"
+
+
+def _ask_docker(*arguments: str, given: bytes = b"") -> str:
+    """What it complains of, or ""."""
+    done = subprocess.run(["docker", *arguments], input=given, capture_output=True, check=False, timeout=START_SECONDS)
+    return f"Docker does not work here ({done.stderr.decode(errors='replace').strip()[:200]})" if done.returncode else ""
+
+
+def _layout() -> bytes:
+    """An image's only content: the links of this machine's root, so that /lib is no second way to what /usr/lib hides."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for place in map(Path, ROOT_FOLDERS):
+            if place.is_symlink():
+                link = tarfile.TarInfo(str(place).lstrip("/"))
+                link.type, link.linkname = tarfile.SYMTYPE, os.readlink(place)
+                archive.addfile(link)
+    return made.getvalue()
+
+
+def _image() -> str:
+    return f"{IMAGE}:{hashlib.sha256(_layout()).hexdigest()[:12]}"
+
+
+def _docker(name: str, memory: int) -> list[str]:
+    command = [
+        *("docker", "run", "--rm", "--pull", "never", "--name", name, "--network", "none", "--ipc", "private"),
+        *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--security-opt", "label=disable"),
+        *("--user", "65534:65534", "--hostname", "sandbox", "--pids-limit", "64", "--log-driver", "none"),
+        *("--memory", str(memory), "--memory-swap", str(memory)),
+        *("--tmpfs", "/tmp:rw,nosuid,nodev,size=64m,nr_inodes=4096,mode=1777", "--shm-size", "64m", "--workdir", "/tmp"),
+    ]
+    for place in ("/usr", *ROOT_FOLDERS, "/etc/ld.so.cache"):
+        if Path(place).exists() and not Path(place).is_symlink():
+            command += ["--volume", f"{place}:{place}:ro"]
+    return command
+
+
+def _bwrap() -> list[str]:
+    command = [
+        *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"),
+        *("--uid", "65534", "--gid", "65534", "--hostname", "sandbox", "--ro-bind", "/usr", "/usr"),
+    ]
+    for place in map(Path, ROOT_FOLDERS):
+        if place.is_symlink():
+            command += ["--symlink", os.readlink(place), str(place)]
+        elif place.is_dir():
+            command += ["--ro-bind", str(place), str(place)]
+    if Path("/etc/ld.so.cache").exists():
+        command += ["--ro-bind", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+    return command
+
+
+class Sandbox:
+    """One server; used by one thread.
+
+    Attributes:
+        spaces: whether every question gets name spaces of its own; if not, the sandbox is good for one question.
+        fresh: whether no question has run in it yet.
+    """
+
+    def __init__(self, isolation: str, heavy: bool, limits: Limits, hidden: tuple[Path, ...] = ()) -> None:
+        """Start it.
+
+        Args:
+            isolation: what `require` returned.
+            heavy: import numpy and torch before the first question.
+            limits: for every question.
+            hidden: folders that must not be seen even if they lie inside a folder that is shown.
+
+        Raises:
+            SandboxLost: it does not start; the text says why.
+        """
+        self.isolation, self.limits, self.fresh, self._began = isolation, limits, True, time.monotonic()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
+        if isolation == "docker":
+            self._start_container(heavy, hidden)
+        else:
+            self._control, inner = socket.socketpair()
+            try:
+                self._process = self._popen(
+                    self._command(inner.fileno(), heavy, hidden), pass_fds=[inner.fileno()], env=_environment()
+                )
+            finally:
+                inner.close()
+        try:
+            self.spaces = bool(self._said(START_SECONDS).get("spaces"))
+        except SandboxLost:
+            self.close()
+            raise
+
+    def question(self) -> Question:
+        """A new process for a question; a context manager.
+
+        Raises:
+            SandboxLost: the server gives none.
+        """
+        self.fresh = False
+        return Question(self)
+
+    @property
+    def usable(self) -> bool:
+        """Whether another question may run in it."""
+        return self._process.poll() is None and (self.fresh or self.spaces or self.isolation == "none")
+
+    def close(self) -> None:
+        """End the server and everything that it started."""
+        self._control.close()
+        try:
+            self._process.wait(0.5 if self.isolation == "bubblewrap" else 5)
+        except subprocess.TimeoutExpired:
+            if self.isolation == "docker":
+                self._remove_container()
+            else:
+                self._process.kill()
+                self._process.wait()
+        self._errors.close()
+
+    def _remove_container(self) -> None:
+        """The command that we started is not the container's parent."""
+        subprocess.run(["docker", "rm", "--force", self._container], capture_output=True, check=False)
+        self._process.kill()
+        self._process.wait()
+
+    def _popen(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors, start_new_session=True, **options
+        )
+
+    def _start_container(self, heavy: bool, hidden: tuple[Path, ...]) -> None:
+        self._container = f"{CONTAINER}{uuid.uuid4().hex}"
+        # Docker passes no open socket on, so the server calls back. The door takes one call, and stands in a folder that no
+        # other user of this machine may enter: the container is shown the one inside it. Not in TMPDIR, whose name may be
+        # longer than a socket's may be.
+        with tempfile.TemporaryDirectory(dir="/tmp") as outside, socket.socket(socket.AF_UNIX) as door:
+            folder = Path(outside, "in")
+            folder.mkdir()
+            folder.chmod(0o755)
+            door.bind(f"{folder}/door")
+            os.chmod(f"{folder}/door", 0o666)
+            door.listen(1)
+            memory = self.limits.memory_bytes + SPARE_BYTES
+            command = [*_docker(self._container, memory), "--volume", f"{folder}:/door", *self._shown_in_docker(hidden)]
+            for variable, value in _environment().items():
+                command += ["--env", f"{variable}={value}"]
+            self._process = self._popen([*command, _image(), *self._program("/grader", "/door/door", heavy, caged=True)])
+            while True:
+                door.settimeout(1)
+                try:
+                    self._control, _ = door.accept()
+                    break
+                except TimeoutError as error:
+                    if self._process.poll() is not None or time.monotonic() - self._began > START_SECONDS:
+                        self._remove_container()
+                        said = self._last_words()
+                        self._errors.close()
+                        raise SandboxLost(f"the container does not start: {said}") from error
+
+    def _shown_in_docker(self, hidden: tuple[Path, ...]) -> list[str]:
+        here, packages, shown = Path(__file__).parent, package_folders(), shown_folders()
+        command = [part for place in shown for part in ("--volume", f"{place}:{place}:ro")]
+        for secret in to_cover(hidden, shown, packages):
+            command += ["--tmpfs", f"{secret}:ro,size=4k"]
+        for file in INSIDE:
+            command += ["--volume", f"{here / file}:/grader/{file}:ro"]
+        return command
+
+    def _program(self, folder: str, control: int | str, heavy: bool, caged: bool) -> list[str]:
+        options: dict[str, Any] = {
+            "heavy": heavy,
+            "paths": package_folders(),
+            "shown": shown_folders(),
+            "spaces": caged,
+            "scratch": caged,
+            "reply_bytes": self.limits.reply_bytes,
+            "resources": {
+                "RLIMIT_AS": self.limits.memory_bytes,
+                "RLIMIT_FSIZE": self.limits.file_bytes,
+                "RLIMIT_CORE": 0,
+                "RLIMIT_NOFILE": 256,
+                "RLIMIT_MEMLOCK": 0,
+                "RLIMIT_MSGQUEUE": 0,
+                "RLIMIT_SIGPENDING": 64,
+            },
+        }
+        if self.isolation == "bubblewrap":
+            # Elsewhere it would count every process of the user; a container has a limit of its own.
+            options["resources"]["RLIMIT_NPROC"] = 64
+        python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+        # Not -I: it would ignore PYTHONHASHSEED. The environment is ours alone.
+        return [python, "-s", "-S", "-P", "-B", f"{folder}/child.py", str(control), json.dumps(options)]
+
+    def _command(self, descriptor: int, heavy: bool, hidden: tuple[Path, ...]) -> list[str]:
+        here, packages, shown = Path(__file__).parent, package_folders(), shown_folders()
+        if self.isolation != "bubblewrap":
+            return self._program(str(here), descriptor, heavy, caged=False)
+        command = [*_bwrap(), "--proc", "/proc", "--dev", "/dev"]
+        for scratch in ("/tmp", "/dev/shm"):  # before what may lie in them: a virtual environment under /tmp, say
+            command += ["--size", "1000000", "--tmpfs", scratch]
+        for place in shown:
+            command += ["--ro-bind", place, place]
+        for secret in to_cover(hidden, shown, packages):
+            command += ["--tmpfs", str(secret), "--remount-ro", str(secret)]
+        for name in INSIDE:
+            command += ["--ro-bind", str(here / name), f"/grader/{name}"]
+        command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+        for name, value in _environment().items():
+            command += ["--setenv", name, value]
+        return [*command, "--", *self._program("/grader", descriptor, heavy, caged=True)]
+
+    def _ask(self, message: dict, descriptors: Sequence[int] = ()) -> dict:
+        # The two sides take turns and each message is one short write, so it arrives whole. Not SOCK_SEQPACKET, which would
+        # say so itself: macOS has none.
+        try:
+            socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
+        except OSError as error:
+            raise SandboxLost(f"the sandbox has ended: {self._last_words()}") from error
+        return self._said(30)
+
+    def _said(self, seconds: float) -> dict:
+        self._control.settimeout(seconds)
+        try:
+            data = self._control.recv(65536)
+        except OSError as error:
+            raise SandboxLost(f"the sandbox does not answer: {self._last_words()}") from error
+        if not data:
+            raise SandboxLost(f"the sandbox has ended: {self._last_words()}")
+        return json.loads(data)
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read(20_000).decode(errors="replace").strip()[-400:] or "it says nothing"
+
+
+class Question:
+    """A question's process, from its start to its end.
+
+    Attributes:
+        channel: the line to it.
+        sealed: whether it can start no process, program or name space.
+        ended: after the end, (signal or 0, exit status) if it had ended by itself, else None.
+    """
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        """Start it in `sandbox`."""
+        self._sandbox = sandbox
+        self.ended: tuple[int, int] | None = None
+        ours, theirs = socket.socketpair()
+        try:
+            said = sandbox._ask({"do": "start"}, [theirs.fileno()])
+        except SandboxLost:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.channel = Channel(ours, sandbox.limits)
+        try:
+            if "started" not in said:
+                raise SandboxLost(said.get("failed", "the sandbox starts no process"))
+            self.sealed = bool(self.channel.first(30).get("hello"))  # before any line of the answer has run
+        except (Died, SandboxLost) as error:
+            self.channel.close()
+            raise SandboxLost(f"no process for a question: {error}") from error
+
+    def __enter__(self) -> Question:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.channel.close()
+        number, status = self._sandbox._ask({"do": "end"})["ended"] or (0, 0)
+        self.ended = number, status
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "PATH": "/usr/bin:/bin",
+        "HOME": "/tmp",
+        "LANG": "C.UTF-8",
+        "PYTHONHASHSEED": "0",  # sets in the same order at every grading
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        MARKER: f"{os.environ.get(MARKER, '')}{uuid.uuid4().hex}",
+    }

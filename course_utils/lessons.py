@@ -1,0 +1,84 @@
+"""The one table of lessons: what everything else that lists them reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from course_utils import assets
+from course_utils.errors import CourseError
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One lesson.
+
+    Attributes:
+        number: two digits.
+        slug: what its files are called after the number.
+        title: as people read it.
+        promise: what the learner does in it.
+        prefix: how the ids of its exercises begin.
+    """
+
+    number: str
+    slug: str
+    title: str
+    promise: str
+    prefix: str
+
+    @property
+    def name(self) -> str:
+        """Name of its notebook and its source, without the ending: "02_lora"."""
+        return f"{self.number}_{self.slug}"
+
+    def has(self, exercise_id: str) -> bool:
+        """Whether an exercise belongs to it."""
+        return exercise_id.rpartition("-")[0] == self.prefix
+
+
+LESSONS = {
+    lesson.number: lesson
+    for lesson in (
+        Lesson(
+            "01", "decision_framework", "Decision framework",
+            "prompt, retrieve, fine-tune, or all of it: four systems measured on one task", "frame",
+        ),
+        Lesson("02", "lora", "LoRA", "teach a real model a strict format by training a few percent of its size", "lora"),
+        Lesson("03", "qlora", "QLoRA", "squeeze the frozen base into 4 bits, and see what that costs", "qlora"),
+        Lesson(
+            "04", "dpo", "DPO and its relatives",
+            "learn from preferences: DPO, ORPO, reward model and PPO, all run", "align",
+        ),
+        Lesson(
+            "05", "dataset_prep", "Dataset preparation", "clean a messy export step by step, and see that it pays", "data",
+        ),
+        Lesson(
+            "06", "openai_api", "The OpenAI API",
+            "jobs, checkpoints and chat through the official client, on a server that trains", "api",
+        ),
+    )
+}  # fmt: skip
+NAMES = tuple(lesson.name for lesson in LESSONS.values())
+
+
+def find(text: str) -> Lesson:
+    """The lesson given as "02", "2" or "02_lora".
+
+    Raises:
+        CourseError: there is none.
+    """
+    lesson = LESSONS.get(text.split("_")[0].zfill(2))
+    if lesson is None or text not in (lesson.name, lesson.number, lesson.number.lstrip("0")):
+        raise CourseError(f"unknown lesson {text!r}; there are {', '.join(NAMES)}")
+    return lesson
+
+
+def source_file(name: str) -> Path:
+    """The one source of a lesson, given by its full name."""
+    return assets.path(f"notebooks/source/{name}.py")
+
+
+def learner_file(name: str) -> Path:
+    """Where the learner's edition of a lesson lies, given by its full name."""
+    return assets.root() / "notebooks" / f"{name}.ipynb"

@@ -1,0 +1,294 @@
+"""Builds the learner's and the instructor's edition of a section from its source.
+
+The source is a Python file in jupytext's percent format. Three things in it are written out by the builder:
+
+- `{{badges}}` in a Markdown cell: the buttons, from the repository's address in pyproject.toml;
+- `{{timing}}` in a Markdown cell: how long the section took, from the dated records of earlier builds;
+- a code cell `# INSTALL: extra, extra`: the cell that installs the course where it is missing;
+- a code cell `# EXERCISE: id`: the exercise's statement, its answer cell and its check cell.
+
+The learner's edition has stubs for solutions, is executed and carries outputs, and records the hash of what it was made
+from; the instructor's has the solutions and no outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from course_utils import assets
+from course_utils.errors import CourseError
+from course_utils.exercises.definitions import Exercise, strip_solution
+from course_utils.exercises.registry import EXERCISES
+from course_utils.files import write_whole
+from course_utils.lessons import LESSONS, find, learner_file, source_file
+from course_utils.publishing.overview import overview
+from course_utils.publishing.times import record_cost, timing
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+SIZE_LIMIT = 1_000_000
+INSTALL = """\
+# Installs the course where it is missing (Colab, Kaggle); elsewhere this cell does nothing.
+import importlib.util
+
+if importlib.util.find_spec("course_utils") is None:
+    import re, subprocess, sys
+    from importlib.metadata import distributions
+    from pathlib import Path
+
+    # What the machine ships stays as it is: its versions are constraints, so pip may add packages but replace none. Where a
+    # package is there twice (Colab: Ubuntu's and pip's), the first is the one that is imported.
+    shipped = {{}}
+    for d in distributions():
+        if name := d.metadata["Name"]:
+            shipped.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{{name}}=={{d.version}}")
+    Path("shipped.txt").write_text("\\n".join(shipped.values()))
+    course = "{requirement}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--constraint", "shipped.txt", course], check=True)
+"""
+
+
+def requirement(extras: str = "") -> str:
+    """What pip is asked to install where there is no checkout."""
+    wanted = f"[{extras}]" if extras else ""
+    return f"{assets.DISTRIBUTION}{wanted} @ git+{assets.repository_url()}"
+
+
+def badges(name: str) -> str:
+    """Markdown of the buttons that open a section elsewhere."""
+    path = assets.repository_url().removeprefix("https://github.com/")
+    return (
+        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+        f"(https://colab.research.google.com/github/{path}/blob/main/notebooks/{name}.ipynb) "
+        f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]"
+        f"(https://mybinder.org/v2/gh/{path}/main?urlpath=lab/tree/notebooks/{name}.ipynb)"
+    )
+
+
+def instructor_edition(section: str, source: str | None = None) -> NotebookNode:
+    """Notebook node with solutions and without outputs; `source` replaces the section's file (for tests)."""
+    import jupytext
+    import nbformat
+
+    name = find(section).name
+    text = source if source is not None else source_file(name).read_text(encoding="utf-8")
+    notebook: NotebookNode = nbformat.v4.new_notebook()
+    for cell in jupytext.reads(text, fmt="py:percent").cells:
+        notebook.cells += _expand(cell, name)
+    _set_ids(notebook, name)
+    digest = _hash(notebook)  # before what changes with an address or a new record is filled in
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace("{{badges}}", badges(name)).replace("{{timing}}", timing(name))
+    notebook.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "language_info": {"name": "python"},
+        "course": {"section": name, "edition": "instructor", "source_sha256": digest},
+    }
+    return notebook
+
+
+def learner_edition(section: str, source: str | None = None) -> NotebookNode:
+    """Notebook node with stubs, not yet executed."""
+    notebook = instructor_edition(section, source)
+    for cell in notebook.cells:
+        cell.source = strip_solution(cell.source)
+    notebook.metadata["course"]["edition"] = "learner"
+    return notebook
+
+
+def is_stale(section: str, source: str | None = None) -> bool:
+    """Whether the learner's notebook was made from something else than the source and exercises as they are now."""
+    name = find(section).name
+    try:
+        recorded = json.loads(learner_file(name).read_text(encoding="utf-8"))["metadata"]["course"]["source_sha256"]
+    except (OSError, ValueError, KeyError):
+        return True
+    current = str(instructor_edition(section, source).metadata["course"]["source_sha256"])
+    return current != str(recorded)
+
+
+def refresh(section: str, source: str | None = None) -> bool:
+    """Bring the stored learner's notebook up to date where only its text or its exercises have changed.
+
+    Other cells keep their outputs, which stay true. Exercise cells stand on their own, so they alone are executed again.
+
+    Returns:
+        Whether that was enough; False if other code has changed, or nothing is stored: then all has to be executed.
+    """
+    import nbformat
+
+    from course_utils.publishing.runner import execute
+
+    name, file = find(section).name, learner_file(find(section).name)
+    if not file.exists():
+        return False
+    stored, made = nbformat.read(file, 4), learner_edition(section, source)
+    lesson = [[(c.source, c.metadata.get("tags")) for c in _code(n) if not _is_exercise(c)] for n in (stored, made)]
+    if lesson[0] != lesson[1]:
+        return False
+    kept = iter(c.outputs for c in _code(stored) if not _is_exercise(c))
+    before, after = ([c.source for c in _code(n) if _is_exercise(c)] for n in (stored, made))
+    if before == after:
+        marks = iter(c.outputs for c in _code(stored) if _is_exercise(c))
+    else:
+        alone = nbformat.v4.new_notebook(metadata=made.metadata)
+        imports = "import numpy as np\nimport torch\n\nfrom course_utils.exercises import check"
+        alone.cells = [nbformat.v4.new_code_cell(imports), *(c.copy() for c in _code(made) if _is_exercise(c))]
+        execute(alone)
+        _clean(alone)
+        marks = iter(c.outputs for c in alone.cells[1:])
+    for number, cell in enumerate(_code(made), 1):
+        cell.outputs, cell.execution_count = next(marks if _is_exercise(cell) else kept), number
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = number
+    made.metadata["course"] = {**stored.metadata["course"], **made.metadata["course"]}
+    made.metadata["language_info"] = stored.metadata["language_info"]  # the kernel's own, else every refresh would change it
+    write(made, learner_file(name))
+    _retell_overview()
+    return True
+
+
+def _code(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _is_exercise(cell: NotebookNode) -> bool:
+    return "nbgrader" in cell.metadata
+
+
+def build(section: str, report: Callable[[str], object] = print) -> Path:
+    """Build both editions of a section; execute the learner's, check it, and put it in place.
+
+    A stale notebook of which only text or exercises have changed is not executed again as a whole (`refresh`).
+
+    Raises:
+        CourseError: a cell failed, wrote to stderr, or the result is too large.
+    """
+    from course_utils.publishing.runner import execute
+
+    name = find(section).name
+    instructor = assets.root() / "build" / "instructor" / f"{name}.ipynb"
+    write(instructor_edition(section), instructor)
+    report(f"{name}: instructor's edition in {instructor}")
+    if is_stale(section) and refresh(section):
+        report(f"{name}: only text or exercises have changed; {learner_file(name)} keeps its other outputs")
+        return learner_file(name)
+    notebook = learner_edition(section)
+    cost = execute(notebook)
+    record_cost(name, notebook, cost)
+    for cell, refilled in zip(notebook.cells, learner_edition(section).cells):
+        if cell.cell_type == "markdown":
+            cell.source = refilled.source  # the table of times now holds this run
+    _clean(notebook)
+    from course_utils.hardware import detect
+
+    packages = ("torch", "transformers", "peft", "accelerate")
+    notebook.metadata["course"] |= {
+        "tier": detect().tier,
+        "seconds": round(cost.seconds),
+        "versions": {package: version(package).split("+")[0] for package in packages},
+    }
+    write(notebook, learner_file(name))
+    _retell_overview()
+    took = f"{cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB"
+    report(f"{name}: learner's edition ran in {took}, in {learner_file(name)}")
+    return learner_file(name)
+
+
+def _retell_overview() -> None:
+    """Bring the stored output of lesson 01's overview up to date: it shows every lesson's exercises and recorded time."""
+    import nbformat
+
+    file = learner_file(LESSONS["01"].name)
+    if not file.exists():
+        return
+    notebook = nbformat.read(file, 4)
+    for cell in _code(notebook):
+        for output in cell.outputs:
+            if "overview(" in cell.source and output.output_type == "execute_result":
+                table = overview(notebook.metadata["course"].get("tier", "cpu"))
+                output.data = {"text/html": table._repr_html_(), "text/plain": repr(table)}
+    write(notebook, file)
+
+
+def write(notebook: NotebookNode, file: Path) -> None:
+    """Write a notebook beside its place and rename it there, so that no half notebook is ever seen."""
+    import nbformat
+
+    nbformat.validate(notebook)
+    text = nbformat.writes(notebook, version=4) + "\n"
+    if len(text.encode()) > SIZE_LIMIT:
+        raise CourseError(f"{file.name} has {len(text.encode()):,} bytes; the limit is {SIZE_LIMIT:,}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, text.encode())
+
+
+def _expand(cell: NotebookNode, name: str) -> list[NotebookNode]:
+    from nbformat.v4 import new_code_cell, new_markdown_cell
+
+    source = cell.source.strip()
+    tags = cell.metadata.get("tags", [])
+    metadata = {"tags": tags} if tags else {}
+    if cell.cell_type == "markdown":
+        return [new_markdown_cell(source, metadata=metadata)]
+    if install := re.fullmatch(r"#\s*INSTALL:\s*(.*)", source):
+        text = INSTALL.format(requirement=requirement(install[1].replace(" ", "")))
+        return [new_code_cell(text.strip(), metadata={"tags": ["install"]})]
+    if exercise := re.fullmatch(r"#\s*EXERCISE:\s*([\w-]+)", source):
+        if exercise[1] not in EXERCISES:
+            raise CourseError(f"{name}: there is no exercise {exercise[1]!r}")
+        return _exercise_cells(EXERCISES[exercise[1]])
+    return [new_code_cell(source, metadata=metadata)]
+
+
+def _exercise_cells(exercise: Exercise) -> list[NotebookNode]:
+    from nbformat.v4 import new_code_cell, new_markdown_cell
+
+    def grading(**values: Any) -> dict[str, Any]:  # nbgrader's schema 3, so that a hub can use the instructor's edition
+        return {"nbgrader": {"schema_version": 3, "task": False, "locked": False, "points": 0, **values}}
+
+    head = f"### {exercise.title} ({exercise.worth})\n\n{exercise.statement}"
+    answer = grading(grade_id=exercise.id, solution=True, grade=False)
+    del answer["nbgrader"]["points"]
+    checking = grading(grade_id=f"{exercise.id}_check", solution=False, grade=True, locked=True, points=exercise.points)
+    return [
+        new_markdown_cell(head),
+        new_code_cell(exercise.source(), metadata=answer),
+        new_code_cell(exercise.check_source(), metadata=checking),
+    ]
+
+
+def _set_ids(notebook: NotebookNode, name: str) -> None:
+    """An id from the cell's own text: it stays when other cells come and go, and the diff stays small."""
+    seen: dict[str, int] = {}
+    for cell in notebook.cells:
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:10]
+        seen[digest] = seen.get(digest, 0) + 1
+        cell["id"] = f"{name.split('_')[0]}-{digest}" + (f"-{seen[digest]}" if seen[digest] > 1 else "")
+
+
+def _hash(notebook: NotebookNode) -> str:
+    cells = [[cell.cell_type, cell.source, cell.metadata] for cell in notebook.cells]
+    return hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()
+
+
+def _clean(notebook: NotebookNode) -> None:
+    """Leave outputs that mean the same everywhere: no widget state, no timestamps, no word on stderr."""
+    notebook.metadata.pop("widgets", None)
+    for number, cell in enumerate(notebook.cells):
+        cell.metadata.pop("execution", None)
+        if cell.cell_type != "code":
+            continue
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr":
+                raise CourseError(f"cell {number} writes to stderr: {output.text.strip()[:300]}")
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)

@@ -1,0 +1,91 @@
+"""Bad answers cost at most their own question, change nobody's mark, and leave nothing behind."""
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+from bad_answers import BAD, TORCH
+from grading_fixtures import full, hand_in, left_behind, points, results, run, said
+
+import course_utils
+from course_utils.exercises import checking
+from course_utils.grading import intake
+
+HONEST = ("aaa-first", "mmm-middle", "zzz-last")
+QUESTIONS = {"06": ("api-2", BAD), "02": ("lora-1", TORCH)}
+CASES = [(section, name) for section, (_, bad) in QUESTIONS.items() for name in bad]
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """Section → folder with `inbox`, `out` and what the inbox held before one grading of all of them."""
+    return {section: grade_all(section, tmp_path_factory.mktemp(f"bad-{section}")) for section in QUESTIONS}
+
+
+def grade_all(section, folder):
+    id, bad = QUESTIONS[section]
+    inbox, out = folder / "inbox", folder / "out"
+    canaries = [inbox / "aaa-first.ipynb", out / "grading.json", Path(course_utils.__file__), Path.cwd() / "README.md"]
+    canaries += [Path.home() / ".bashrc", Path(checking.__file__)]
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind("\0course-grading-test")
+        abstract.listen()
+        known = {"PORT": str(server.getsockname()[1]), "CANARIES": repr([str(file) for file in canaries])}
+        for learner in HONEST:
+            hand_in(inbox, learner, section)
+        for name, (source, *_) in bad.items():
+            for word, value in known.items():
+                source = source.replace(word, value)
+            hand_in(inbox, name, section, {id: source})
+        before = {file.name: file.read_bytes() for file in inbox.iterdir()}
+        run(section, inbox, out)
+    return inbox, out, before
+
+
+@pytest.mark.parametrize(("section", "name"), CASES)
+def test_a_bad_answer_costs_at_most_its_question(graded, section, name):
+    out = graded[section][1]
+    id, bad = QUESTIONS[section]
+    _, outcomes, marks, message = bad[name]
+    learner = intake.clean_name(name)
+    found, text = points(out, learner), said(out, learner, id)
+    assert results(out, learner)["extra_data"]["outcomes"][id] in outcomes, text
+    assert found[id] in marks, text
+    assert re.search(message, text), text
+    assert {**found, id: 0} == {**full(section), id: 0}, "another question was touched"
+
+
+@pytest.mark.parametrize("section", QUESTIONS)
+def test_honest_learners_beside_them_have_full_marks(graded, section):
+    for learner in HONEST:
+        assert points(graded[section][1], learner) == full(section)
+
+
+@pytest.mark.parametrize("section", QUESTIONS)
+def test_nothing_is_left_behind_or_changed(graded, section):
+    inbox, out, before = graded[section]
+    assert left_behind() == []
+    assert {file.name: file.read_bytes() for file in inbox.iterdir()} == before
+    learners = {intake.clean_name(name) for name in (*QUESTIONS[section][1], *HONEST)}
+    assert {file.name for file in (out / "learners").iterdir()} == learners
+    for folder in (out / "learners").iterdir():
+        assert sorted(file.name for file in folder.iterdir()) == ["feedback.html", "results.json"]
+    for folder in (Path.cwd(), inbox, out, Path.home(), Path(course_utils.__file__).parent):
+        assert not (folder / "evil").exists()
+    assert not Path("/tmp/left").exists()
+    assert not Path("/tmp/pickled").exists()
+    assert "def check(" in Path(checking.__file__).read_text()
+
+
+@pytest.mark.parametrize("section", QUESTIONS)
+def test_every_question_ran_where_no_process_can_be_started(graded, section):
+    for folder in (graded[section][1] / "learners").iterdir():
+        assert results(graded[section][1], folder.name)["extra_data"]["no_new_processes"]
+
+
+def test_feedback_escapes_what_strangers_wrote(graded):
+    pages = [file.read_text() for _, out, _ in graded.values() for file in out.glob("learners/*/feedback.html")]
+    assert not any("<script" in page or "<img" in page for page in pages)
+    assert any("&lt;script&gt;" in page for page in pages)
+    assert any("&lt;img" in page for page in pages)

@@ -1,0 +1,257 @@
+"""A grading that is killed goes on; a second one grades only what changed; a sandbox that is killed is replaced."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from grading_fixtures import cells, full, hand_in, left_behind, notebook, points, results, run
+from support import wait_until
+
+from course_utils.cli import main
+from course_utils.errors import CourseError
+
+SLOW = "# EXERCISE: api-2\nimport time\ntime.sleep(0.4)\ndef job_cost(t, v, e, p):\n    return t * e * p / 1e6"
+SETS = "# EXERCISE: api-3\ndef best_checkpoint(c):\n    return list({f'{row}' for row in 'abcdefgh'})[0]"  # order by hash
+
+
+def tree(folder):
+    """Name → bytes of everything written, without what tells the time."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.name != ".lock":
+            data = file.read_bytes()
+            if file.name == "results.json":
+                data = json.dumps({k: v for k, v in json.loads(data).items() if k != "execution_time"}).encode()
+            found[str(file.relative_to(folder))] = data
+    return found
+
+
+def an_inbox(inbox, learners=12):
+    for number in range(learners):
+        answers = {"api-2": SLOW, "api-3": SETS} if number % 2 else {"api-1": f"# EXERCISE: api-1\n{number} / 0"}
+        hand_in(inbox, f"learner-{number:02}", "06", answers)
+    (inbox / "broken.ipynb").write_text("{")
+
+
+def course(*arguments, **options):
+    command = [sys.executable, "-m", "course_utils.cli", "grade", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_after_sigkill_the_same_results_as_uninterrupted(tmp_path):
+    inbox, out = tmp_path / "inbox", tmp_path / "out"
+    an_inbox(inbox)
+    for kill_at in (2, 5, 8):
+        grading = course("06", inbox, "--out", out, "--seed", "11", "--jobs", "2")
+        wait_until(lambda at=kill_at: len(list(out.glob("learners/*/results.json"))) >= at)
+        grading.send_signal(signal.SIGKILL)
+        grading.communicate()
+        wait_until(lambda: left_behind() == [])
+        assert not (out / "grades.csv").exists()
+    done = len(list(out.glob("learners/*/results.json")))
+    assert 8 <= done < 13
+    grading = course("06", inbox, "--out", out, "--jobs", "2")
+    said, _ = grading.communicate()
+    assert grading.returncode == 1  # the broken one
+    assert f"{13 - done} graded in bubblewrap, {done} unchanged" in said
+    assert main(["grade", "06", str(inbox), "--out", str(tmp_path / "at once"), "--seed", "11", "--jobs", "1"]) == 1
+    assert tree(out) == tree(tmp_path / "at once")
+
+
+def test_grading_again_changes_only_what_changed(tmp_path):
+    inbox, out = tmp_path / "inbox", tmp_path / "out"
+    for learner in ("a", "b", "c"):
+        hand_in(inbox, learner, "06")
+    run("06", inbox, out)
+
+    def stamps():
+        return {
+            str(f.relative_to(out)): (f.stat().st_mtime_ns, f.stat().st_ino) for f in out.rglob("*.*") if f.name != ".lock"
+        }
+
+    before = stamps()
+    assert run("06", inbox, out).kept == 3
+    assert stamps() == before
+    hand_in(inbox, "b", "06", {"api-2": "# EXERCISE: api-2\ndef job_cost(*a): return 0"})
+    hand_in(inbox, "d", "06")
+    done = run("06", inbox, out)
+    assert (done.new, done.kept) == (2, 2)
+    changed = {name for name, stamp in stamps().items() if before.get(name) != stamp}
+    assert {name for name in changed if name.startswith("learners")} == {
+        "learners/b/results.json",
+        "learners/b/feedback.html",
+        "learners/d/results.json",
+        "learners/d/feedback.html",
+    }
+    assert changed >= {"grades.csv", "class.html"}
+    assert "grading.json" not in changed
+    assert points(out, "b") == full("06") | {"api-2": 0.0}
+
+
+def test_a_half_written_result_is_graded_again(tmp_path):
+    hand_in(tmp_path / "in", "a", "06")
+    run("06", tmp_path / "in", tmp_path / "out")
+    file = tmp_path / "out" / "learners" / "a" / "results.json"
+    whole = tree(tmp_path / "out")
+    for damage in ("", "{", "[]", '{"extra_data": {}}'):
+        file.write_text(damage)
+        assert run("06", tmp_path / "in", tmp_path / "out").new == 1
+        assert tree(tmp_path / "out") == whole
+    (file.parent / "feedback.html").unlink()
+    assert run("06", tmp_path / "in", tmp_path / "out").new == 1
+
+
+@pytest.mark.parametrize("change", [{"seed": 8}, {"limits": None}])
+def test_another_seed_or_other_limits_grade_everything_again(tmp_path, change):
+    hand_in(tmp_path / "in", "a", "06")
+    run("06", tmp_path / "in", tmp_path / "out")
+    assert run("06", tmp_path / "in", tmp_path / "out", **change).new == 1
+
+
+def test_the_seed_is_new_for_each_folder_and_kept_in_it(tmp_path):
+    hand_in(tmp_path / "in", "a", "06")
+    first = run("06", tmp_path / "in", tmp_path / "one", seed=None)
+    assert run("06", tmp_path / "in", tmp_path / "one", seed=None).seed == first.seed
+    assert run("06", tmp_path / "in", tmp_path / "one", seed=None).kept == 1
+    assert run("06", tmp_path / "in", tmp_path / "two", seed=None).seed != first.seed
+
+
+def test_changed_exercises_grade_everything_again(tmp_path, monkeypatch):
+    from course_utils.grading import batch
+
+    hand_in(tmp_path / "in", "a", "06")
+    run("06", tmp_path / "in", tmp_path / "out")
+    monkeypatch.setattr(batch, "definitions", lambda: "others")
+    assert run("06", tmp_path / "in", tmp_path / "out").new == 1
+
+
+def test_results_of_another_assignment_are_not_overwritten(tmp_path):
+    hand_in(tmp_path / "in", "a", "06")
+    run("06", tmp_path / "in", tmp_path / "out")
+    with pytest.raises(CourseError, match="holds the results of 06_openai_api"):
+        run("05", tmp_path / "in", tmp_path / "out")
+
+
+def test_two_gradings_of_one_folder(tmp_path):
+    from filelock import FileLock
+
+    hand_in(tmp_path / "in", "a", "06")
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(CourseError, match="another grading is at work"):
+        run("06", tmp_path / "in", tmp_path / "out")
+
+
+def test_a_sandbox_that_is_killed_is_replaced_and_nobody_pays(tmp_path):
+    for learner in "abcd":
+        hand_in(tmp_path / "in", learner, "06", {"api-2": SLOW})
+    grading = threading.Thread(target=run, args=("06", tmp_path / "in", tmp_path / "out"))
+    grading.start()
+    killed = 0
+    for _ in range(2):
+        wait_until(left_behind)
+        for pid in left_behind():
+            try:
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+            except ProcessLookupError:  # ended by the death of one before it
+                pass
+        time.sleep(0.5)
+    grading.join(120)
+    assert killed >= 2 and not grading.is_alive()
+    for learner in "abcd":
+        found = results(tmp_path / "out", learner)
+        assert points(tmp_path / "out", learner) == full("06") or "not graded" in found["extra_data"]["outcomes"].values()
+        if "not graded" in found["extra_data"]["outcomes"].values():
+            assert found["extra_data"]["key"] == ""
+            assert found["extra_data"]["problems"]
+    run("06", tmp_path / "in", tmp_path / "out")
+    assert all(points(tmp_path / "out", learner) == full("06") for learner in "abcd")
+    assert left_behind() == []
+
+
+def test_an_empty_inbox(tmp_path):
+    (tmp_path / "in").mkdir()
+    done = run("06", tmp_path / "in", tmp_path / "out")
+    assert (done.new, done.kept, done.problems) == (0, 0, 0)
+    assert "0 of 0 submissions" in (tmp_path / "out" / "class.html").read_text()
+
+
+ROSTER = """Name,Email address,ID number,Login
+"Doe, Jane",jane@example.org,1001,jdoe
+"Roe, Richard",richard@example.org,1002,rroe
+"Poe, Edgar",edgar@example.org,1003,epoe
+"""
+CANVAS = """Student,ID,SIS User ID,SIS Login ID,Section,02 LoRA (55),06 OpenAI API (56),Final Score
+    Points Possible,,,,,14,16,(read only)
+"Doe, Jane",701,1001,jdoe,One,3,,88
+"Roe, Richard",702,1002,rroe,"One, or Two",=1+1,,77
+"Poe, Edgar",703,1003,epoe,One,,9,66
+"""
+
+
+@pytest.fixture
+def classroom(tmp_path):
+    hand_in(tmp_path / "in", "jdoe", "06")
+    hand_in(
+        tmp_path / "in", "roerichard_702_99_06_openai_api", "06", {"api-2": "# EXERCISE: api-2\ndef job_cost(*a): return 0"}
+    )
+    (tmp_path / "in" / "epoe.ipynb").write_text("{")
+    (tmp_path / "in" / "somebody.ipynb").write_text(notebook(cells("06")))
+    (tmp_path / "roster.csv").write_text(ROSTER)
+    (tmp_path / "canvas.csv").write_text(CANVAS)
+    return tmp_path
+
+
+def rows(file):
+    with open(file, newline="") as handle:
+        return list(csv.reader(handle))
+
+
+def test_canvas_and_moodle(classroom):
+    out = classroom / "out"
+    run("06", classroom / "in", out, roster=classroom / "roster.csv", canvas=classroom / "canvas.csv")
+    given, filled = rows(classroom / "canvas.csv"), rows(out / "canvas.csv")
+    assert [row[6] for row in filled] == ["06 OpenAI API (56)", "16", "16", "14", "9"]  # scaled from 8; Poe's stays
+    assert [row[:6] + row[7:] for row in filled] == [row[:6] + row[7:] for row in given]
+    moodle = {row[0]: row for row in rows(out / "moodle.csv")}
+    assert moodle["jane@example.org"][1:4] == ["1001", "jdoe", "8"]
+    assert moodle["richard@example.org"][3] == "7"
+    assert moodle["edgar@example.org"][3] == ""
+    needing = rows(out / "needs-a-person.csv")
+    reasons = {(row[0], row[2]) for row in needing}
+    assert ("somebody", "has no row in Canvas's export, or not alone") in reasons
+    assert ("somebody", "is not in the roster, or fits several of its rows, or one with another submission") in reasons
+    assert any(learner == "epoe" and "not JSON" in reason for learner, reason in reasons)
+
+
+def test_a_canvas_file_without_the_column(classroom):
+    (classroom / "canvas.csv").write_text(CANVAS.replace("06 OpenAI API (56)", "Essay (56)"))
+    with pytest.raises(CourseError, match="name one with --column: 02 LoRA, Essay"):
+        run("06", classroom / "in", classroom / "out", canvas=classroom / "canvas.csv")
+    assert not (classroom / "out").exists()  # said before the grading, not after it
+    run("06", classroom / "in", classroom / "out", canvas=classroom / "canvas.csv", column="Essay")
+    assert rows(classroom / "out" / "canvas.csv")[2][6] == "16"
+
+
+@pytest.mark.parametrize("name", ["roster", "canvas"])
+def test_a_table_that_is_not_there(classroom, name):
+    with pytest.raises(CourseError, match="cannot read"):
+        run("06", classroom / "in", classroom / "out", **{name: classroom / "nothing.csv"})
+    assert not (classroom / "out").exists()
+
+
+def test_a_file_that_is_no_export(classroom):
+    with pytest.raises(CourseError, match="no columns Student and ID"):
+        run("06", classroom / "in", classroom / "out", canvas=classroom / "roster.csv")
+
+
+def test_formulas_in_tables_are_text():
+    from course_utils.grading.tables import as_csv
+
+    assert as_csv([["=1+1", "@x", "+cmd", "-5", "-x", "fine", 3]]) == "'=1+1,'@x,'+cmd,-5,'-x,fine,3\n"

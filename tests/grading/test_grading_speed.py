@@ -1,0 +1,52 @@
+"""What a submission takes, in starts of a bare interpreter on the same machine at the same time; printed with `pytest -s`.
+
+Seconds alone would say what else the machine does meanwhile. `benchmarks/grading.py` records submissions a minute.
+"""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from grading_fixtures import full, hand_in, points, run
+
+from course_utils.grading import sandbox
+
+STARTS = 10  # a submission of four or five answers may take as long as so many starts, two at a time
+
+
+def starts(number, *arguments):
+    """Seconds that so many interpreters take from beginning to end, two at a time."""
+    began = time.monotonic()
+    for _ in range(number // 2):
+        for process in [subprocess.Popen([sys.executable, *arguments]) for _ in range(2)]:
+            assert process.wait() == 0
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(("section", "learners"), [("06", 40), ("01", 40), ("05", 40), ("02", 20)])
+def test_a_submission_takes_little_more_than_its_processes(section, learners, tmp_path, capsys, monkeypatch):
+    heavy, begin = [], sandbox.Sandbox.__init__
+
+    def beginning(self, isolation, with_torch, *rest):
+        heavy.append(with_torch)
+        begin(self, isolation, with_torch, *rest)
+
+    hand_in(tmp_path / "first", "first", section)
+    run(section, tmp_path / "first", tmp_path / "warm")  # what is loaded once in a process
+    monkeypatch.setattr(sandbox.Sandbox, "__init__", beginning)
+    for number in range(learners):
+        wrong = {"api-2": "# EXERCISE: api-2\ndef job_cost(*a): return 0"} if number % 3 == 0 else {}
+        hand_in(tmp_path / "in", f"learner-{number:02}", section, wrong)
+    before = starts(learners, "-S", "-c", "pass")
+    done = run(section, tmp_path / "in", tmp_path / "out")
+    assert points(tmp_path / "out", "learner-01") == full(section)
+    assert len(heavy) <= 2 * len(set(heavy))  # a sandbox for each of the two jobs, of either kind
+    bare = (before + starts(learners, "-S", "-c", "pass")) / 2
+    once = starts(2, "-c", "import numpy, torch") if any(heavy) else 0.0
+    with capsys.disabled():
+        print(
+            f"\n{section}: {learners} submissions in {done.seconds:.1f} s, {60 * learners / done.seconds:.0f} a minute; "
+            f"as many interpreters start in {bare:.2f} s, two that import torch in {once:.1f} s"
+        )
+    assert done.seconds < STARTS * bare + 2 * once

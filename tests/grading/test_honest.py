@@ -1,0 +1,256 @@
+"""Honest submissions: full marks for solutions, nothing for stubs, the notebook's own verdict for wrong answers."""
+
+import inspect
+import json
+
+import pytest
+from grading_fixtures import code, full, hand_in, notebook, points, results, run, said
+
+from course_utils.cli import main
+from course_utils.errors import CourseError
+from course_utils.exercises import check, checking
+from course_utils.exercises.registry import EXERCISES
+from course_utils.grading import batch, sandbox
+from course_utils.grading.marking import Answer, Question
+
+# Answers that compute what a typical mistake computes, as learners would write them.
+WRONG = {
+    "lora-1": "def lora_forward(x, W, A, B, alpha):\n    return x @ W.T + alpha * (x @ A.T) @ B.T",
+    "lora-4": "def completion_labels(ids, prompt_length, ignore=-100):\n    return list(ids)",
+    "qlora-2": "def bits_per_weight(block, group=None):\n    return 4.0",
+    "align-1": (
+        "def conservative_dpo_loss(pc, pr, rc, rr, beta, doubt):\n    from torch.nn.functional import logsigmoid\n"
+        "    return -logsigmoid(beta * ((pc - rc) - (pr - rr))).mean()"
+    ),
+    "data-5": "def is_card_number(text):\n    return 1 / 0",
+    "frame-2": (
+        "def break_even(setup, upkeep_a_day, old_cost, new_cost, days):\n    if old_cost <= new_cost: return float('inf')\n"
+        "    return (setup / days + upkeep_a_day) / (old_cost - new_cost)"
+    ),
+    "api-1": (
+        "def polls_until_over(statuses):\n    for n, s in enumerate(statuses, 1):\n"
+        "        if s == 'succeeded': return n, s\n    return len(statuses), None"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("honest")
+    inbox, out = folder / "inbox", folder / "out"
+    hand_in(inbox, "solved", "all")
+    hand_in(inbox, "stubs", "all", stub=True)
+    hand_in(inbox, "wrong", "all", {id: f"# EXERCISE: {id}\n{source}" for id, source in WRONG.items()})
+    run("all", inbox, out)
+    return out
+
+
+def test_every_solution_has_full_marks(graded):
+    assert points(graded, "solved") == full("all")
+    assert results(graded, "solved")["score"] == sum(e.points for e in EXERCISES.values())
+
+
+def test_every_exercise_of_the_course_is_graded(graded):
+    assert set(points(graded, "solved")) == set(EXERCISES)
+
+
+def test_every_stub_has_nothing_and_no_error(graded):
+    assert set(points(graded, "stubs").values()) == {0.0}
+    assert set(results(graded, "stubs")["extra_data"]["outcomes"].values()) == {"unsolved"}
+    assert not results(graded, "stubs")["extra_data"]["problems"]
+
+
+@pytest.mark.parametrize("id", WRONG)
+def test_a_wrong_answer_gets_what_the_notebook_says(graded, id, monkeypatch):
+    """Points and message, to the word; the notebook's check is given the grading's cases, for its own are new each time."""
+    exercise, section = EXERCISES[id], batch.exercises_of("all")[1][id]
+    asked = Question(exercise, section, 7, Answer(f"# EXERCISE: {id}\n{WRONG[id]}")).asked()
+    monkeypatch.setattr(
+        checking.Asked, "of", classmethod(lambda cls, wanted, random: asked if wanted is exercise else 1 / 0)
+    )
+    space = {}
+    exec(WRONG[id], space)
+    score = check(id, space[exercise.name])
+    assert float(score) == points(graded, "wrong")[id] < exercise.points
+    text, outcome = said(graded, "wrong", id), results(graded, "wrong")["extra_data"]["outcomes"][id]
+    diagnoses = [mistake.diagnosis for mistake in exercise.mistakes if mistake.diagnosis in text]
+    if id == "data-5":  # raises at every call: the error is the diagnosis, and a hint at what to compute would be beside it
+        assert (outcome, diagnoses, text) == ("error", [], score.message) and "It raised ZeroDivisionError: " in text
+    else:
+        assert outcome in ("wrong", "partly") and len(diagnoses) == 1
+        assert text == f"{score.message}\nHint: {exercise.hint}"
+
+
+def test_the_other_answers_are_not_touched(graded):
+    assert {**points(graded, "wrong"), **dict.fromkeys(WRONG, 0)} == {**full("all"), **dict.fromkeys(WRONG, 0)}
+
+
+def test_the_class_view_counts_the_misconceptions(graded):
+    page = (graded / "class.html").read_text()
+    for id in WRONG:
+        assert id in page
+    assert "alpha; the convention is alpha / r" in page
+    assert page.count("<td>1</td>") >= len(WRONG) - 1
+
+
+def test_an_earlier_answer_is_there_even_if_it_is_wrong(tmp_path):
+    answers = {
+        "lora-2": "# EXERCISE: lora-2\ndef adapter_parameters(shapes, rank):\n    return 0",
+        "lora-5": "# EXERCISE: lora-5\ndef adapter_megabytes(s, rank, b):\n    return adapter_parameters(s, rank) * b / 1e6",
+    }
+    hand_in(tmp_path / "in", "reuses", "02", answers)
+    run("02", tmp_path / "in", tmp_path / "out")
+    assert points(tmp_path / "out", "reuses") == full("02") | {"lora-2": 0.0}
+
+
+def test_a_solution_does_not_enter_the_sandbox_of_its_own_question():
+    from course_utils.grading.marking import setup_for
+
+    everything = " ".join(e.name for e in EXERCISES.values())
+    for section, id in ((section, id) for id, section in batch.exercises_of("all")[1].items()):
+        assert f"def {EXERCISES[id].name}(" not in setup_for(section, EXERCISES[id], everything)
+
+
+def test_other_seeds_other_cases_same_marks(tmp_path):
+    constant = "# EXERCISE: api-2\ndef job_cost(*a):\n    return {}"
+    hand_in(tmp_path / "in", "a", "06")
+    run("06", tmp_path / "in", tmp_path / "one", seed=1)
+    run("06", tmp_path / "in", tmp_path / "two", seed=2)
+    assert points(tmp_path / "one", "a") == points(tmp_path / "two", "a") == full("06")
+    first, second = (Question(EXERCISES["api-2"], "06_openai_api", seed, Answer(constant)).asked() for seed in (1, 2))
+    assert first.expected != second.expected
+    hand_in(tmp_path / "in", "knows-the-first", "06", {"api-2": constant.format(first.expected[0])})
+    run("06", tmp_path / "in", tmp_path / "two", seed=2)
+    assert points(tmp_path / "two", "knows-the-first")["api-2"] == 0
+
+
+def test_results_have_gradescopes_form(graded):
+    found = results(graded, "wrong")
+    assert set(found) == {"score", "output", "visibility", "execution_time", "tests", "extra_data"}
+    for test in found["tests"]:
+        assert test["visibility"] == "visible"
+        assert test["status"] in ("passed", "failed")
+        assert 0 <= test["score"] <= test["max_score"]
+    assert found["extra_data"]["seed"] == 7
+    assert found["extra_data"]["isolation"] == "bubblewrap"
+    assert round(sum(test["score"] for test in found["tests"]), 2) == found["score"]
+
+
+def test_feedback_does_not_give_the_hidden_cases_away(tmp_path):
+    hand_in(tmp_path / "in", "a", "06")
+    run("06", tmp_path / "in", tmp_path / "out", seed=918273645)
+    assert "918273645" not in (tmp_path / "out" / "learners" / "a" / "feedback.html").read_text()
+
+
+def test_pages_need_nothing_else(graded):
+    for page in (graded / "class.html", graded / "learners" / "wrong" / "feedback.html"):
+        text = page.read_text()
+        assert "http" not in text
+        assert "<script" not in text
+        assert text.startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("wanted", ["07", "lora", "", ",", "02,xx"])
+def test_unknown_assignments(wanted):
+    with pytest.raises(CourseError):
+        batch.exercises_of(wanted)
+
+
+def test_assignments():
+    assert batch.exercises_of("2")[0] == batch.exercises_of("02_lora")[0] == ["02_lora"]
+    assert batch.exercises_of("06, 02,02")[0] == ["02_lora", "06_openai_api"]
+    assert set(batch.exercises_of("all")[1]) == set(EXERCISES)
+
+
+def test_without_bubblewrap_it_refuses_and_says_what_to_do(tmp_path, monkeypatch, capsys):
+    hand_in(tmp_path / "in", "a", "06")
+    monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
+    assert main(["grade", "06", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "not installed" in said
+    assert "apt install bubblewrap" in said
+    assert "--trust" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_trusted_submissions_are_graded_without_it_and_the_results_say_so(tmp_path, monkeypatch):
+    hand_in(tmp_path / "in", "a", "06")
+    hand_in(tmp_path / "in", "b", "06", {"api-2": "# EXERCISE: api-2\ndef job_cost(*a):\n    while True: pass"})
+    hand_in(tmp_path / "in", "c", "06", {"api-2": "# EXERCISE: api-2\nimport os\nos.killpg(0, 9)"})
+    monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
+    done = run("06", tmp_path / "in", tmp_path / "out", trust=True)
+    assert done.isolation == "none"
+    assert points(tmp_path / "out", "a") == full("06")
+    for learner in "bc":
+        assert points(tmp_path / "out", learner) == full("06") | {"api-2": 0.0}
+    assert results(tmp_path / "out", "a")["extra_data"]["isolation"] == "none"
+    assert "without a sandbox" in (tmp_path / "out" / "learners" / "a" / "feedback.html").read_text()
+
+
+def test_where_name_spaces_go_one_level_only_each_question_gets_a_sandbox(tmp_path, monkeypatch):
+    command = sandbox.Sandbox._command
+    monkeypatch.setattr(
+        sandbox.Sandbox, "_command", lambda *a: [part.replace('"spaces": true', '"spaces": false') for part in command(*a)]
+    )
+    started = []
+    begin = sandbox.Sandbox.__init__
+    monkeypatch.setattr(sandbox.Sandbox, "__init__", lambda self, *a: (started.append(1), begin(self, *a))[1])
+    hand_in(tmp_path / "in", "a", "06")
+    hand_in(tmp_path / "in", "b", "06")
+    run("06", tmp_path / "in", tmp_path / "out")
+    assert points(tmp_path / "out", "a") == points(tmp_path / "out", "b") == full("06")
+    assert len(started) == 2 * len(full("06"))
+
+
+def test_the_command(tmp_path, capsys):
+    hand_in(tmp_path / "in", "a", "06")
+    assert main(["grade", "06", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--jobs", "1", "--seed", "3"]) == 0
+    said = capsys.readouterr()
+    assert "1 graded in bubblewrap, 0 unchanged" in said.out
+    assert "seed 3" in said.out
+    assert "grading: 100%" in said.err
+    (tmp_path / "in" / "b.ipynb").write_text(notebook([code("1")]))
+    assert main(["grade", "06", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().out
+    assert "1 graded in bubblewrap, 1 unchanged" in said
+    assert "seed 3" in said
+    assert "needs-a-person.csv" in said
+
+
+def test_a_mistake_of_the_grader_costs_one_question_and_is_for_a_person(tmp_path, monkeypatch):
+    from course_utils.exercises import checking
+
+    judge = checking.judge
+
+    def faulty(exercise, *rest):
+        return judge(exercise, *rest) if exercise.id != "api-3" else 1 / 0
+
+    hand_in(tmp_path / "in", "a", "06")
+    with monkeypatch.context() as patched:
+        patched.setattr(checking, "judge", faulty)
+        run("06", tmp_path / "in", tmp_path / "out")
+    assert points(tmp_path / "out", "a") == full("06") | {"api-3": 0.0}
+    assert "api-3 could not be graded: ZeroDivisionError" in (tmp_path / "out" / "needs-a-person.csv").read_text()
+    assert run("06", tmp_path / "in", tmp_path / "out").new == 1  # not taken for done
+    assert points(tmp_path / "out", "a") == full("06")
+
+
+def test_what_the_notebook_checks_never_raises_either():
+    for value in (10**400, 10**5000, 1j):
+        assert float(check("lora-2", lambda *a, value=value: value)) == 0
+    assert float(check("lora-3", lambda *a: EXERCISES["lora-3"].solution(*a) + 1j)) == 0  # its real part would be right
+
+
+def test_nothing_in_the_sandbox_tells_of_the_machine():
+    for name in sandbox.INSIDE:
+        source = (inspect.getfile(batch).rsplit("/", 1)[0]) + "/" + name
+        with open(source) as file:
+            text = file.read()
+        assert "course_utils" not in text
+        assert "import course" not in text
+
+
+def test_json_files_are_whole(graded):
+    for file in graded.rglob("*.json"):
+        json.loads(file.read_text())
+    assert not list(graded.rglob("*.tmp"))

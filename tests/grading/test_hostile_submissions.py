@@ -1,0 +1,201 @@
+"""No submission costs another one its mark, whatever its names and sizes, at the first grading or at the next."""
+
+import csv
+import os
+import resource
+import socket
+import unicodedata
+import zipfile
+
+import pytest
+from grading_fixtures import cells, code, full, hand_in, left_behind, notebook, points, run
+
+from course_utils.grading import intake, reading
+
+ALL = notebook(cells("06"))
+
+
+def deep(folder, levels, name="d" * 250):
+    """Folders in one another whose path is longer than the system opens; made step by step."""
+    folder.mkdir()
+    where = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir(name, dir_fd=where)
+        inner = os.open(name, os.O_RDONLY, dir_fd=where)
+        os.close(where)
+        where = inner
+    with os.fdopen(os.open("deep.ipynb", os.O_CREAT | os.O_WRONLY, dir_fd=where), "w") as file:
+        file.write(ALL)
+    os.close(where)
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    inbox, out = folder / "in", folder / "out"
+    for learner in ("aaa-first", "zzz-last"):
+        hand_in(inbox, learner, "06")
+    raw = os.fsencode(inbox)
+    for name in (b"caf\xe9.ipynb", b"\xff\xfe.ipynb", b"new\nline\x1b[31m.ipynb", "bidi\u202egnp.ipynb".encode()):
+        with open(raw + b"/" + name, "w") as file:
+            file.write(ALL)
+    (inbox / ("\U00020000" * 60 + ".ipynb")).write_text(ALL)  # 240 bytes, and more with a number after it
+    (inbox / "names").mkdir()
+    for name in (b"\xe9.ipynb", b"a\nb;=1+1;.ipynb", b"\x1b]0;x\x07.ipynb", "＝1+1.ipynb".encode(), b"x.IPYNB"):
+        with open(raw + b"/names/" + name, "w") as file:
+            file.write(ALL)
+    deep(inbox / "deep-names", 17)
+    deep(inbox / "deep", 40, "d")
+    (inbox / "sparse").mkdir()
+    for number in range(24):
+        with open(inbox / "sparse" / f"{number:02}.ipynb", "wb") as file:
+            file.truncate(299_000_000)
+    (inbox / "crowd").mkdir()
+    for number in range(reading.MOST_ENTRIES + 10):
+        (inbox / "crowd" / f"{number}.txt").touch()
+    strange = inbox / "strange"
+    (strange / "folder.ipynb").mkdir(parents=True)
+    (strange / "round").symlink_to(strange)
+    (strange / "self.ipynb").symlink_to("self.ipynb")
+    os.mkfifo(strange / "pipe.ipynb")
+    with socket.socket(socket.AF_UNIX) as made:
+        here = os.getcwd()
+        os.chdir(strange)
+        made.bind("socket.ipynb")
+        os.chdir(here)
+    for name in ("good.ipynb", "Good.ipynb", "CON.ipynb"):
+        (strange / name).write_text(ALL)
+    (inbox / "int.ipynb").write_text('{"cells": [], "x": ' + "9" * 100_000 + "}")
+    (inbox / "million.ipynb").write_text(
+        '{"cells": [' + '{"source":"#EXERCISE:x"},' * 1_000_000 + '{"source":"x"}]}'
+    )  # 25 MB, read apart
+    (inbox / "surrogate.ipynb").write_text(notebook([*cells("06"), code("# EXERCISE: api-2\n'\ud800'")]))
+    with zipfile.ZipFile(inbox / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("../../evil.ipynb", bytes(10**7))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run("06", inbox, out)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
+    again = run("06", inbox, out)
+    return inbox, out, grown, again
+
+
+def needing(out):
+    with open(out / "needs-a-person.csv", newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))[1:]
+
+
+def test_everybody_else_is_graded_and_nothing_twice(graded):
+    _, out, _, again = graded
+    for learner in ("aaa-first", "zzz-last", "caf", "new_line_31m", "bidi_gnp", "names", "strange"):
+        assert points(out, learner) == full("06"), learner
+    assert again.new == 0
+    assert left_behind() == []
+
+
+def test_a_folder_of_huge_files_costs_little_memory(graded):
+    assert graded[2] < 500_000, "kB"
+
+
+@pytest.mark.parametrize(
+    ("learner", "reason"),
+    [
+        ("sparse", "may have 300,000,000 bytes together"),
+        ("deep", "deeper than 12 folders"),
+        ("deep-names", "deeper than 12 folders"),
+        ("crowd", "more than 20,000 files"),
+        ("strange", "round is a link"),
+        ("strange", "self.ipynb is a link"),
+        ("strange", "pipe.ipynb is not a file"),
+        ("strange", "socket.ipynb is not a file"),
+        ("int", "is not JSON"),
+        ("bomb", "is an archive"),
+        ("million", "answer cells of more than"),
+    ],
+)
+def test_what_was_not_read_is_for_a_person(graded, learner, reason):
+    assert any(row[0] == learner and reason in row[2] for row in needing(graded[1])), needing(graded[1])
+
+
+def test_what_strangers_wrote_is_harmless_in_everything_that_is_written(graded):
+    for file in graded[1].rglob("*.*"):
+        text = file.read_text(encoding="utf-8")
+        assert all(c.isprintable() or c == "\n" for c in text), file
+        for separator in ",;\t|" if file.suffix == ".csv" else "":
+            with open(file, newline="", encoding="utf-8") as handle:
+                for field in (field for row in csv.reader(handle, delimiter=separator) for field in row):
+                    begins = unicodedata.normalize("NFKC", field).lstrip(' "')[:1]
+                    assert begins not in ("=", "+", "@"), (file, field)
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    hand_in(tmp_path / "in" / "somebody", "a", "06")
+    hand_in(tmp_path / "in" / "somebody" / "closed", "b", "06", {"api-2": "# EXERCISE: api-2\n1 / 0"})
+    real = os.scandir
+
+    def scandir(place):
+        if os.path.basename(place) == "closed":
+            raise PermissionError(13, "Permission denied")
+        return real(place)
+
+    monkeypatch.setattr(reading.os, "scandir", scandir)
+    run("06", tmp_path / "in", tmp_path / "out")
+    assert points(tmp_path / "out", "somebody") == full("06")
+    assert any("closed/ is a folder that cannot be read" in row[2] for row in needing(tmp_path / "out"))
+
+
+def test_the_mark_is_of_what_was_read_even_if_the_file_changes_meanwhile(tmp_path, monkeypatch):
+    file = hand_in(tmp_path / "in", "a", "06")
+    whole, real = file.read_text(), reading.fingerprint
+
+    def changes_after(place):
+        found = real(place)
+        file.write_text(whole.replace("# EXERCISE: api-2", "# EXERCISE: api-2\\n1 / 0"))
+        return found
+
+    monkeypatch.setattr(reading, "fingerprint", changes_after)
+    run("06", tmp_path / "in", tmp_path / "out")
+    assert points(tmp_path / "out", "a") == full("06") | {"api-2": 0.0}
+    monkeypatch.setattr(reading, "fingerprint", real)
+    assert run("06", tmp_path / "in", tmp_path / "out").kept == 1
+    file.write_text(whole)
+    assert run("06", tmp_path / "in", tmp_path / "out").new == 1
+    assert points(tmp_path / "out", "a") == full("06")
+
+
+CANVAS = """Student,ID,SIS Login ID,Section,06 OpenAI API (56)
+    Points Possible,,,,8
+Twin,1,twin,One,
+José,2,jose,One,
+"Doe, Jane",3,jdoe,One,
+"Roe, Bo",4,bo,One,
+"""
+
+
+def test_a_name_that_fits_two_submissions_takes_nobodys_row(tmp_path):
+    for name in ("Twin", "twin", "jos\u00e9", "jose\u0301", "jdoe", "3", "bo"):
+        hand_in(tmp_path / "in", name, "06", {"api-2": "# EXERCISE: api-2\n1 / 0"} if name == "Twin" else None)
+    (tmp_path / "canvas.csv").write_text(CANVAS)
+    (tmp_path / "roster.csv").write_text("Login,Email\ntwin,t@x.org\njosé,j@x.org\njdoe,d@x.org\nbo,b@x.org\n")
+    run("06", tmp_path / "in", tmp_path / "out", canvas=tmp_path / "canvas.csv", roster=tmp_path / "roster.csv")
+    with open(tmp_path / "out" / "canvas.csv", newline="") as file:
+        assert [row[4] for row in csv.reader(file)] == ["06 OpenAI API (56)", "8", "", "", "", "8"]
+    with open(tmp_path / "out" / "moodle.csv", newline="") as file:
+        mails = {row["Learner"]: row["Email address"] for row in csv.DictReader(file)}
+    assert {name for name, mail in mails.items() if mail} == {"bo", "jdoe"}  # in the roster nobody else is called jdoe
+    listed = {row[0] for row in needing(tmp_path / "out")}
+    assert listed == set(mails) - {"bo"}
+
+
+def test_a_result_is_not_kept_when_a_twin_arrives(tmp_path):
+    hand_in(tmp_path / "in", "ann", "06")
+    run("06", tmp_path / "in", tmp_path / "out")
+    hand_in(tmp_path / "in", "Ann", "06")
+    assert run("06", tmp_path / "in", tmp_path / "out").new == 2
+    assert {row[0] for row in needing(tmp_path / "out")} == {"ann-2", "Ann"}
+
+
+def test_a_number_makes_no_name_into_anothers(tmp_path):
+    for name in ("Ann", "ann", "ann-2"):
+        (tmp_path / f"{name}.ipynb").write_text(ALL)
+    found = {s.place.stem: (s.learner, s.clash) for s in intake.submissions(tmp_path)}
+    assert found == {"Ann": ("Ann", True), "ann": ("ann-3", True), "ann-2": ("ann-2", False)}

@@ -1,0 +1,116 @@
+"""A learner's hour: exercise cells in a kernel, and typed into JupyterLab in a real browser; what comes out is graded."""
+
+import importlib.util
+import re
+import shutil
+import sys
+
+import nbformat
+import pytest
+from grading_fixtures import full, points, run, said
+from support import jupyter, wait_until
+from test_honest import WRONG
+
+from course_utils import lessons
+from course_utils.exercises.registry import EXERCISES
+from course_utils.publishing import builder
+from course_utils.publishing.runner import execute
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+IMPORTS = "from course_utils.exercises import check\nimport numpy as np\nimport torch"
+
+
+def exercise_cells(section, edition):
+    """Notebook with nothing of a lesson but its exercises."""
+    notebook = edition(section)
+    notebook.cells = [nbformat.v4.new_code_cell(IMPORTS)] + [
+        cell for cell in notebook.cells if "nbgrader" in cell.metadata or cell.source.startswith("### ")
+    ]
+    return notebook
+
+
+@pytest.mark.parametrize("section", lessons.LESSONS)
+def test_cells_in_a_kernel_show_what_grading_gives(section, tmp_path):
+    (tmp_path / "inbox").mkdir()
+    for name, edition in (("solved", builder.instructor_edition), ("unsolved", builder.learner_edition)):
+        notebook = exercise_cells(section, edition)
+        execute(notebook)  # fails if a cell raises
+        shown = {}
+        for cell in notebook.cells:
+            assert not [o for o in cell.get("outputs", []) if o.output_type == "stream"], cell.source
+            if cell.source.startswith("# CHECK: "):
+                id = cell.metadata.nbgrader.grade_id.removesuffix("_check")
+                shown[id] = float(cell.outputs[0].data["text/plain"])
+                assert f"{id}: " in cell.outputs[0].data["text/html"]
+        assert shown == (full(section) if name == "solved" else dict.fromkeys(full(section), 0.0))
+        nbformat.write(notebook, tmp_path / "inbox" / f"{name}.ipynb")
+    run(section, tmp_path / "inbox", tmp_path / "out")
+    assert points(tmp_path / "out", "solved") == full(section)
+    assert points(tmp_path / "out", "unsolved") == dict.fromkeys(full(section), 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (see README)")
+@pytest.mark.skipif(importlib.util.find_spec("jupyterlab") is None, reason="needs the extra `lab`")
+@pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs the extra `test`")
+def test_a_round_in_a_browser(tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    folder, home = tmp_path / "notebooks", tmp_path / "home"
+    folder.mkdir(), home.mkdir()
+    nbformat.write(exercise_cells("06", builder.learner_edition), folder / "lesson.ipynb")
+    exercise = EXERCISES["api-1"]
+    wrong = f"# EXERCISE: api-1\n{WRONG['api-1']}"  # what the exercise's first typical mistake computes
+    diagnosis = exercise.mistakes[0].diagnosis
+    command = [sys.executable, "-m", "jupyterlab", "--allow-root", f"--ServerApp.root_dir={folder}"]
+    with jupyter(command, home) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1300, "height": 1600})
+        page.goto(f"{address}/lab/tree/lesson.ipynb", timeout=90_000)
+        page.get_by_text("| Idle").wait_for(timeout=90_000)
+
+        def cell(text):
+            return page.locator(".jp-CodeCell", has=page.locator(".cm-content", has_text=text)).first
+
+        def prompt(found):
+            return found.locator(".jp-InputArea-prompt").first.inner_text()
+
+        def press(found, key="Control+Enter"):
+            found.locator(".cm-content").click()
+            page.keyboard.press(key)
+
+        def type_in(found, source):
+            found.locator(".cm-content").click()
+            page.keyboard.press("Control+a")
+            page.keyboard.insert_text(source)
+            page.keyboard.press("Control+Enter")
+
+        answer, check = cell("# EXERCISE: api-1"), cell("# CHECK: api-1")
+        press(cell("from course_utils.exercises import check"))
+        press(answer)
+        press(check)
+        check.get_by_text("0 of 2 points (not yet)").wait_for(timeout=60_000)
+        type_in(answer, wrong)
+        for attempt in (2, 3):  # the unsolved cell was the first wrong try
+            before = prompt(check)
+            press(check)
+            wait_until(lambda before=before: prompt(check).strip("[]: ").isdigit() and prompt(check) != before)  # it has run
+            check.get_by_text(diagnosis).wait_for(timeout=60_000)
+            assert (exercise.hint in check.inner_text()) == (attempt == 3)
+        nearly = check.inner_text()
+        type_in(cell("# EXERCISE: api-2"), EXERCISES["api-2"].source())
+        right = cell("# CHECK: api-2")
+        press(right)
+        right.get_by_text("(passed)").wait_for(timeout=60_000)
+        page.keyboard.press("Control+s")
+        page.get_by_text("Saving completed").wait_for(timeout=60_000)
+        browser.close()
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    shutil.copy(folder / "lesson.ipynb", inbox / "somebody.ipynb")
+    run("06", inbox, tmp_path / "out")
+    marks = points(tmp_path / "out", "somebody")
+    assert marks == full("06") | {"api-1": marks["api-1"]} | dict.fromkeys(("api-3", "api-4", "api-5"), 0.0)
+    shown = float(re.search(r"api-1: ([\d.]+) of 2 points", nearly)[1])
+    assert 0 <= shown < 2 and 0 <= marks["api-1"] < 2  # each draws its own cases, so the shares differ
+    assert diagnosis in said(tmp_path / "out", "somebody", "api-1")

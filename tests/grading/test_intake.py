@@ -1,0 +1,347 @@
+"""Whatever is handed in: answers are found, and what cannot be read is listed for a person, never a silent zero."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from grading_fixtures import cells, code, full, hand_in, left_behind, notebook, points, results, run, said
+
+from course_utils.errors import CourseError
+from course_utils.exercises.registry import EXERCISES
+from course_utils.grading import intake
+
+SOLVED = {id: EXERCISES[id].source() for id in full("06")}
+TEXT = {id: "\n".join(source.splitlines()[1:]) for id, source in SOLVED.items()}  # without their first line
+
+
+def graded_id(id):
+    return {"nbgrader": {"grade_id": id}}
+
+
+def as_list(made):
+    return [{**cell, "source": cell["source"].splitlines(keepends=True)} for cell in made]
+
+
+def colab(made):
+    """As Colab saves: cell ids in the metadata, nbformat_minor 0."""
+    moved = [{**cell, "metadata": {**cell["metadata"], "id": f"x{n}"}} for n, cell in enumerate(as_list(made))]
+    more = {"colab": {"provenance": []}, "kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    return json.dumps({"nbformat": 4, "nbformat_minor": 0, "metadata": more, "cells": moved})
+
+
+def changed(made, id, **more):
+    """The cells, with that answer's cell changed."""
+    return [{**cell, **more} if cell["source"].startswith(f"# EXERCISE: {id}\n") else cell for cell in made]
+
+
+def without(made, id):
+    return [cell for cell in made if not cell["source"].startswith(f"# EXERCISE: {id}\n")]
+
+
+ALL = cells("06")
+STUB = cells("06", stub=True)
+EMPTY_CELL = next(cell["source"] for cell in STUB if cell["source"].startswith("# EXERCISE: api-2\n"))
+EMPTY = EMPTY_CELL.replace("# EXERCISE: api-2\n", "").replace("# YOUR CODE HERE", "# later").replace("...", "pass")
+# name: (bytes of the notebook, question → points other than full ones, note on which question, what it says)
+READ = {
+    "colab": (colab(ALL), {}, None, ""),
+    "source-as-lists": (notebook(as_list(ALL)), {}, None, ""),
+    "windows-lines": (notebook([{**c, "source": c["source"].replace("\n", "\r\n")} for c in ALL]), {}, None, ""),
+    "byte-order-mark": ("\ufeff" + notebook(ALL), {}, None, ""),
+    "checks-deleted": (notebook([c for c in ALL if "CHECK" not in c["source"]]), {}, None, ""),
+    "checks-edited": (
+        notebook([{**c, "source": "score = 99"} if "CHECK" in c["source"] else c for c in STUB]),
+        dict.fromkeys(full("06"), 0.0),
+        None,
+        "",
+    ),
+    "checks-markdown": (
+        notebook([{**c, "cell_type": "markdown"} if "CHECK" in c["source"] else c for c in ALL]),
+        {},
+        None,
+        "",
+    ),
+    "checks-skipped": (
+        notebook([{**c, "metadata": {"tags": ["skip-execution"]}} for c in STUB]),
+        dict.fromkeys(full("06"), 0.0),
+        None,
+        "",
+    ),
+    "outputs-forged": (
+        notebook([{**c, "outputs": [{"output_type": "execute_result", "data": {"text/plain": "9"}}]} for c in STUB]),
+        dict.fromkeys(full("06"), 0.0),
+        None,
+        "",
+    ),
+    "metadata-lost": (notebook([{**c, "metadata": {}} for c in ALL]), {}, None, ""),
+    "ids-changed": (notebook([{**c, "id": "same"} for c in ALL]), {}, None, ""),
+    "marker-lost": (notebook(changed(ALL, "api-3", source=TEXT["api-3"])), {}, "api-3", "metadata"),
+    "marker-moved": (notebook(changed(ALL, "api-3", source="\n\n%%time\n" + SOLVED["api-3"])), {}, "api-3", "IPython"),
+    "marker-written-otherwise": (
+        notebook(changed(ALL, "api-3", source=SOLVED["api-3"].replace("# EXERCISE: api-3", "  #exercise:   API.3"))),
+        {},
+        None,
+        "",
+    ),
+    "copied-last-wrong": (
+        notebook([*ALL, code("# EXERCISE: api-2\ndef job_cost(*a): return 0")]),
+        {"api-2": 0.0},
+        "api-2",
+        "2 cells have this id; the last one counts",
+    ),
+    "copied-last-right": (
+        notebook([code("# EXERCISE: api-2\nwhile True: pass"), *ALL]),
+        {},
+        "api-2",
+        "2 cells have this id; the last one counts",
+    ),
+    "copied-stub": (
+        notebook([*ALL, *(c for c in STUB if c["source"].startswith("# EXERCISE: api-2\n"))]),
+        {},
+        "api-2",
+        "2 cells have this id; the last one that is filled in counts",
+    ),
+    "copied-stub-with-pass": (
+        notebook([*ALL, code("# EXERCISE: api-2\n" + EMPTY)]),
+        {},
+        "api-2",
+        "2 cells have this id; the last one that is filled in counts",
+    ),
+    "scratch-cell-with-marker": (
+        notebook([*ALL, code("# EXERCISE: api-2\nprint(job_cost(1, 2, 3, 4))")]),
+        {},
+        "api-2",
+        "the last one that is filled in counts",
+    ),
+    "stub-left-answer-below": (
+        notebook([*changed(ALL, "api-2", source=EMPTY_CELL), code(TEXT["api-2"])]),
+        {},
+        "api-2",
+        "the answer stands in another cell than the one with this id",
+    ),
+    "copied-by-metadata": (
+        notebook([*ALL, code("def job_cost(*a): return 0", graded_id("api-2"))]),
+        {},
+        None,
+        "",
+    ),
+    "merged": (
+        notebook([*without(without(ALL, "api-1"), "api-2"), code(SOLVED["api-1"] + "\n\n" + SOLVED["api-2"])]),
+        {},
+        None,
+        "",
+    ),
+    "split-order": (notebook(ALL[::-1]), {}, None, ""),
+    "answer-as-markdown": (
+        notebook(changed(ALL, "api-2", cell_type="markdown")),
+        {},
+        "api-2",
+        "not code",
+    ),
+    "strange-cells": (
+        notebook([*ALL, 5, None, [], {}, {"cell_type": "code"}, {"source": 7}, {"source": {}, "metadata": 1}, code([1])]),
+        {},
+        None,
+        "",
+    ),
+    "strange-metadata": (
+        notebook([*ALL, code("1", []), code("2", {"nbgrader": 5}), code("3", {"nbgrader": {"grade_id": ["api-2"]}})]),
+        {},
+        None,
+        "",
+    ),
+    "no-nbformat": (json.dumps({"cells": ALL}), {}, None, ""),
+    "unknown-ids": (notebook([*ALL, code("# EXERCISE: api-99\n1"), code("# EXERCISE: ../../x\n1")]), {}, None, ""),
+    "Copy of ps1 (3)": (notebook(ALL), {}, None, ""),
+    "Ünïcode 名前": (notebook(ALL), {}, None, ""),
+    "=cmd|' -x'!A1": (notebook(ALL), {}, None, ""),
+    "<script>alert(1)<": (notebook(ALL), {}, None, ""),
+    "x" * 200: (notebook(ALL), {}, None, ""),
+}  # fmt: skip
+# name: (bytes, what needs-a-person.csv says)
+UNREADABLE = {
+    "broken-json": (notebook(ALL)[:-200], "is not JSON"),
+    "empty": ("", "is empty"),
+    "binary": (bytes(range(256)) * 100, "not text in UTF-8"),
+    "nested": ("[" * 200_000, "nested too deeply"),
+    "not-a-notebook": ('{"a": 1}', "is not a notebook"),
+    "a-list": ("[]", "is not a notebook"),
+    "cells-an-object": ('{"cells": {}}', "is not a notebook"),
+    "format-3": ('{"worksheets": [], "nbformat": 3}', "format 3"),
+    "wrong-notebook": (notebook(cells("03")), "wrong notebook.*qlora"),
+    "no-exercises": (notebook([code("1 + 1")]), "wrong notebook"),
+    "huge-answer": (notebook([code("# EXERCISE: api-2\n" + "#" * 5_100_000)]), "characters"),
+    "million-lists": ("[" + "[]," * 35_000_000 + "[]]", "memory to read"),
+}
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("intake")
+    inbox, out = folder / "inbox", folder / "out"
+    hand_in(inbox, "honest", "06")
+    for name, (text, *_) in (READ | UNREADABLE).items():
+        data = text if isinstance(text, bytes) else text.encode()
+        (inbox / f"{name}.ipynb").write_bytes(data)
+    (inbox / "linked.ipynb").symlink_to(inbox / "honest.ipynb")
+    (inbox / "linked-folder").symlink_to(inbox)
+    (inbox / "linked-nowhere.ipynb").symlink_to(inbox / "nothing")
+    os.mkfifo(inbox / "pipe.ipynb")
+    with open(inbox / "enormous.ipynb", "wb") as file:
+        file.truncate(301_000_000)
+    (inbox / "essay.docx").write_bytes(b"PK\x03\x04" + bytes([200, 201]))
+    (inbox / ".DS_Store").write_bytes(b"x")
+    (inbox / "empty-folder").mkdir()
+    nested = inbox / "nested-folder" / "ps1"
+    hand_in(nested, "ps1", "06")
+    hand_in(nested / ".ipynb_checkpoints", "ps1-checkpoint", "06", stub=True)
+    (nested / "secret.ipynb").symlink_to(inbox / "broken-json.ipynb")
+    (nested / "elsewhere").symlink_to(inbox)
+    parts = inbox / "two-files"
+    hand_in(parts, "a", "06", {"api-1": "# EXERCISE: api-1\n1 / 0"})
+    hand_in(parts, "b", "06", {"api-2": "# EXERCISE: api-2\n1 / 0"})
+    (parts / "c.ipynb").write_text("{")
+    run("06", inbox, out)
+    with open(out / "needs-a-person.csv", newline="") as file:
+        needing = list(csv.reader(file))[1:]
+    return inbox, out, needing
+
+
+def reasons(graded, learner):
+    return "; ".join(reason for name, _, reason in graded[2] if name == learner)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_answers_are_found(graded, name):
+    _, expected, id, note = READ[name]
+    learner, out = intake.clean_name(name), graded[1]
+    assert points(out, learner) == full("06") | expected
+    if id:
+        assert note in said(out, learner, id)
+    assert not reasons(graded, learner)
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_is_for_a_person_and_has_no_score(graded, name):
+    import re
+
+    found = results(graded[1], name)
+    assert found["score"] is None
+    assert found["tests"] == []
+    assert re.search(UNREADABLE[name][1], reasons(graded, name)), reasons(graded, name)
+    with open(graded[1] / "grades.csv", newline="") as file:
+        row = next(row for row in csv.DictReader(file) if row["learner"] == name)
+    assert (row["status"], row["score"], row["api-1"]) == ("not graded", "", "")
+
+
+@pytest.mark.parametrize(
+    ("learner", "reason"),
+    [
+        ("linked", "is a link"),
+        ("linked-folder", "is a link"),
+        ("linked-nowhere", "is a link"),
+        ("pipe", "is not a file"),
+        ("enormous", "301,000,000 bytes"),
+        ("essay", "is an archive or an office document"),
+        ("empty-folder", "no notebook"),
+    ],
+)
+def test_what_is_no_file_of_its_own_is_for_a_person(graded, learner, reason):
+    assert results(graded[1], learner)["score"] is None
+    assert reason in reasons(graded, learner)
+
+
+def test_a_folder_of_ones_own(graded):
+    assert points(graded[1], "nested-folder") == full("06")  # not the checkpoint's stubs
+    assert results(graded[1], "nested-folder")["extra_data"]["files"] == ["ps1/ps1.ipynb"]
+    assert "secret.ipynb is a link" in reasons(graded, "nested-folder")
+    assert "elsewhere is a link" in reasons(graded, "nested-folder")
+
+
+def test_of_several_notebooks_the_last_counts_and_a_broken_one_is_reported(graded):
+    assert points(graded[1], "two-files") == full("06") | {"api-2": 0.0}
+    assert "several notebooks; the one in b.ipynb counts" in said(graded[1], "two-files", "api-1")
+    assert "c.ipynb is not JSON" in reasons(graded, "two-files")
+
+
+def test_hidden_files_are_nobodys_and_nobody_else_suffers(graded):
+    names = {folder.name for folder in (graded[1] / "learners").iterdir()}
+    assert not any("DS_Store" in name for name in names)
+    assert len(names) == len(READ) + len(UNREADABLE) + 1 + 7 + 2
+    assert points(graded[1], "honest") == full("06")
+    assert left_behind() == []
+
+
+def test_names_in_tables_and_folders_are_harmless(graded):
+    with open(graded[1] / "grades.csv", newline="") as file:
+        assert all(row[0][0] not in "=+-@" for row in csv.reader(file))
+    assert "<script" not in (graded[1] / "class.html").read_text()
+
+
+def test_a_deleted_answer_is_noted_and_listed(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "someone.ipynb").write_text(notebook(without(ALL, "api-4")))
+    run("06", tmp_path / "in", tmp_path / "out")
+    assert points(tmp_path / "out", "someone") == full("06") | {"api-4": 0.0}
+    assert "no answer cell for api-4" in (tmp_path / "out" / "needs-a-person.csv").read_text()
+
+
+def test_a_marker_counts_more_than_the_metadata_of_its_cell(tmp_path):
+    (tmp_path / "in").mkdir()
+    pasted = [{**cell, "source": SOLVED["api-3"]} if cell["source"] == SOLVED["api-2"] else cell for cell in ALL]
+    (tmp_path / "in" / "pasted.ipynb").write_text(notebook(pasted))
+    run("06", tmp_path / "in", tmp_path / "out")
+    assert results(tmp_path / "out", "pasted")["extra_data"]["outcomes"]["api-2"] == "missing"
+    assert points(tmp_path / "out", "pasted")["api-3"] == full("06")["api-3"]
+
+
+def test_a_notebook_with_200_mb_of_output_is_graded(tmp_path):
+    (tmp_path / "in").mkdir()
+    big = code("print('x')") | {"outputs": [{"output_type": "stream", "name": "stdout", "text": "y" * 200_000_000}]}
+    (tmp_path / "in" / "loud.ipynb").write_text(notebook([*ALL, big]))
+    run("06", tmp_path / "in", tmp_path / "out")
+    assert points(tmp_path / "out", "loud") == full("06")
+
+
+def test_names_that_clash(tmp_path):
+    for name in ("Ann A.ipynb", "ann_a.ipynb", "ann a.txt"):
+        (tmp_path / name).write_text(notebook(ALL))
+    found = intake.submissions(tmp_path)
+    assert [s.learner for s in found] == ["Ann_A", "ann_a-2", "ann_a-3"]
+    assert "another submission is called ann_a too" in found[2].notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [
+        ("..", "unnamed"),
+        ("../../etc", "etc"),
+        ("a/b\0c", "a_b_c"),
+        ("", "unnamed"),
+        ("-x", "x"),
+        ("a@b.org", "a@b.org"),
+        ("CON. ", "CON"),
+    ],
+)
+def test_clean_names(name, clean):
+    assert intake.clean_name(name) == clean
+
+
+def test_no_inbox(tmp_path):
+    with pytest.raises(CourseError, match="cannot read the inbox"):
+        run("06", tmp_path / "nothing", tmp_path / "out")
+
+
+def test_results_inside_the_inbox(tmp_path):
+    hand_in(tmp_path, "a", "06")
+    with pytest.raises(CourseError, match="would be taken for submissions"):
+        run("06", tmp_path, tmp_path / "out")
+
+
+def test_reading_apart_says_what_is_wrong():
+    line = "from course_utils.grading.reading import read_apart; read_apart()"
+    done = subprocess.run([sys.executable, "-c", line], input=b"{", capture_output=True, check=True)
+    assert "is not JSON" in json.loads(done.stdout)[1]

@@ -1,0 +1,149 @@
+"""What the kernel refuses an answer, and what it finds of the machine."""
+
+import os
+import stat
+
+import pytest
+from grading_fixtures import SHORT
+
+from course_utils.grading import sandbox
+from course_utils.grading.protocol import value_of
+
+pytestmark = pytest.mark.skipif(bool(sandbox.bubblewrap_problem()), reason="bubblewrap does not work here")
+
+
+def asked(cell, *calls, heavy=False):
+    """What a cell's function `f` gives for each call's arguments, in a sandbox of its own."""
+    box = sandbox.Sandbox("bubblewrap", heavy, SHORT)
+    try:
+        with box.question() as question:
+            ready = question.channel.ask({"setup": "", "cell": cell, "name": "f"}, 20)["ready"]
+            assert ready["defined"], ready
+            replies = []
+            for number, arguments in enumerate(calls):
+                reply = question.channel.ask({"n": number, "args": list(arguments)}, 20)
+                replies.append(value_of(reply, number))
+            return replies
+    finally:
+        box.close()
+
+
+# Each statement makes one forbidden call and ends without an error if the kernel lets it.
+FORBIDDEN = {
+    "memfd_secret": "syscall(447, 0)",
+    "memfd_create": "os.memfd_create('x')",
+    "POSIX message queue": "syscall(240, b'/course', os.O_CREAT | os.O_RDWR, 0o600, None)",
+    "SysV message queue": "syscall(68, 1234, 0o1666)",
+    "SysV semaphores": "syscall(64, 1234, 1, 0o1666)",
+    "SysV shared memory": "syscall(29, 1234, 4096, 0o1666)",
+    "vsock": "socket.socket(40, socket.SOCK_STREAM)",
+    "internet socket": "socket.socket(socket.AF_INET, socket.SOCK_STREAM)",
+    "netlink": "socket.socket(16, socket.SOCK_RAW, 0)",
+    "kernel crypto": "socket.socket(38, socket.SOCK_SEQPACKET, 0)",
+    "read lock": "fcntl.lockf(os.open('/grader/child.py', os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB)",
+    "asking for a lock": "fcntl.fcntl(os.open('/grader/child.py', os.O_RDONLY), fcntl.F_GETLK, bytes(32))",
+    "lock of the open file": "fcntl.fcntl(os.open('/grader/child.py', os.O_RDONLY), 36, bytes(32))",
+    "whole-file lock": "fcntl.flock(os.open('/grader/child.py', os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB)",
+    "lease": "fcntl.fcntl(os.open('/grader/child.py', os.O_RDONLY), 1024, fcntl.F_RDLCK)",
+    "folder notices": "fcntl.fcntl(os.open('/usr', os.O_RDONLY), 1026, 1)",
+    "inotify": "syscall(294, 0)",
+    "fanotify": "syscall(300, 0, 0)",
+    "keyring": "syscall(248, b'user', b'course', b'x', 1, -2)",
+    "io_uring": "syscall(425, 1, ctypes.create_string_buffer(256))",
+    "userfaultfd": "syscall(323, 0)",
+    "bpf": "syscall(321, 0, ctypes.create_string_buffer(128), 128)",
+    "perf events": "syscall(298, ctypes.create_string_buffer(128), 0, -1, -1, 0)",
+    "page cache": "syscall(27, ctypes.c_void_p(0), 0, None)",
+    "pidfd": "syscall(434, os.getpid(), 0)",
+    "file handles": "syscall(303, -100, b'/usr', None, None, 0)",
+    "new mount": "syscall(430, b'tmpfs', 0)",
+    "fork": "os.fork()",
+    "exec": "os.execv('/usr/bin/true', ['true'])",
+    "name spaces": "syscall(272, 0)",
+    "mode of a device": "os.chmod('/dev/null', 0o600)",
+    "owner of a device": "os.chown('/dev/null', 65534, 65534)",
+    "times of a device": "os.utime('/dev/null', (1, 1))",
+    "attribute of a device": "os.setxattr('/dev/null', 'user.x', b'1')",
+    "times of a shared file": "os.utime('/grader/child.py', (1, 1))",
+}
+# What succeeds if it is not refused would be told by an errno that means "wrong arguments", as for mincore of nothing.
+CELL = """
+import ctypes, errno, fcntl, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+REFUSED = {errno.EPERM, errno.EROFS, errno.EACCES}
+def syscall(*arguments):
+    if libc.syscall(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), "")
+def f(statement):
+    try:
+        exec(statement, globals())
+    except OSError as error:
+        return errno.errorcode.get(error.errno, "?") if error.errno not in REFUSED else "refused"
+    return "done"
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are x86_64's")
+def test_what_an_answer_has_no_business_with_is_refused():
+    before = os.stat("/dev/null")
+    replies = asked(CELL, *[[statement] for statement in FORBIDDEN.values()])
+    assert {name: said for name, said in zip(FORBIDDEN, replies) if said != ("refused", None)} == {}
+    after = os.stat("/dev/null")
+    assert (stat.S_IMODE(after.st_mode), after.st_uid, after.st_mtime) == (
+        stat.S_IMODE(before.st_mode), before.st_uid, before.st_mtime,
+    )  # fmt: skip
+
+
+HONEST = """
+import array, asyncio, concurrent.futures, os, random, socket, sqlite3, tempfile, threading
+def f(what):
+    if what == "threads":
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            return sum(pool.map(abs, range(-5, 0)))
+    if what == "asyncio":
+        async def later():
+            await asyncio.sleep(0)
+            return 7
+        return asyncio.run(later())
+    if what == "file":
+        with tempfile.TemporaryDirectory() as folder:
+            with open(folder + "/x", "w") as handle:
+                handle.write("text")
+            return open(folder + "/x").read()
+    if what == "sqlite":
+        return sqlite3.connect(":memory:").execute("select 1 + 1").fetchone()[0]
+    if what == "devices":
+        with open("/dev/null", "wb") as null, open("/dev/urandom", "rb") as noise:
+            return null.write(noise.read(8))
+"""
+
+
+def test_what_honest_answers_do_still_works():
+    calls = {"threads": 15, "asyncio": 7, "file": "text", "sqlite": 2, "devices": 8}
+    assert asked(HONEST, *[[what] for what in calls]) == [(value, None) for value in calls.values()]
+
+
+PEEKING = """
+import sys
+def seen():
+    frame, found = sys._getframe(), []
+    while frame:
+        found += [name for name, value in frame.f_locals.items() if "SEC" + "RET" in repr(value)]
+        frame = frame.f_back
+    return found
+while_it_runs = seen()
+def f():
+    return while_it_runs + seen()
+"""
+
+
+def test_an_answer_does_not_see_the_text_of_the_solutions_it_builds_on():
+    """Exercises that use an earlier one's function get it from the course; its text would be that exercise's answer."""
+    box = sandbox.Sandbox("bubblewrap", False, SHORT)
+    try:
+        with box.question() as question:
+            setup = "def earlier():\n    return 'a'  # SECRET\n"
+            assert question.channel.ask({"setup": setup, "cell": PEEKING, "name": "f"}, 20)["ready"]["defined"]
+            assert value_of(question.channel.ask({"n": 0, "args": []}, 20), 0) == ([], None)
+    finally:
+        box.close()
