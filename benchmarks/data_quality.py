@@ -16,7 +16,7 @@ import sys
 
 from common import write_record
 from course_utils import assets, evaluation, memory, models, training
-from course_utils.data_prep import load_task, prepare, truth
+from course_utils.data_prep import load_task, prepare, quality, truth
 from course_utils.data_prep.synthesis import read_answer
 from course_utils.generation import generate
 
@@ -64,7 +64,7 @@ def sets() -> dict[str, list]:
     full = load_task("support_tickets")
     test = [{"messages": c} for c in full.test]
     raw = prepare(export.path, steps=["validate"])
-    clean = prepare(export.path, test=test, schema=full.schema, allow=[truth.OWN_ADDRESS])
+    clean = prepare(export.path, drop=quality.RULES, language="en", test=test, schema=full.schema, allow=[truth.OWN_ADDRESS])
     short = [c for c in task.train if len(c[1]["content"].split()) <= LONGEST]
     by_category: dict[str, list] = {}
     for conversation in short:

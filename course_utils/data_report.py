@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from course_utils import costs, figures
 from course_utils.data_prep import formats, pipeline
 from course_utils.data_prep.validation import count_tokens
+from course_utils.data_prep.writing import write_lines
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHOWN = 5  # examples of each reason
+QUOTED = 600  # characters of a row
 CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
 h1, h2 { line-height: 1.2; }
@@ -25,13 +27,15 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 summary { cursor: pointer; padding: .2rem 0; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f5f5; padding: .6rem; }
 img { max-width: 100%; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
+.pair pre { margin-top: 0; }
 .reason { color: #555; }
 """
 
 
 def flow(prepared: pipeline.Prepared) -> figures.Figure:
     """Rows that are left after each step."""
-    names = {"read": "export", "validate": "valid or mended", "quality": "good by the rules", "deduplicate": "no duplicates",
+    names = {"read": "export", "validate": "valid or mended", "quality": "kept by the rules", "deduplicate": "no duplicates",
              "contamination": "not in the test set", "redact": "personal data out"}  # fmt: skip
     return figures.bars({names[step]: count for step, count in prepared.counts}, "What is left after each step", "rows")
 
@@ -90,7 +94,7 @@ def write_html(
     page = _page(prepared, production, costs_of)
     try:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-        return pipeline.write_lines(Path(file), [page])
+        return write_lines(Path(file), [page])
     except OSError as error:
         raise CourseError(f"cannot write {file}: {error.strerror or error}") from error
 
@@ -128,7 +132,9 @@ def _page(prepared: pipeline.Prepared, production: Sequence[str], costs_of: Sequ
         parts.append(f"<h2>Test set</h2><p>{tests} test rows stood in the export; they were taken out of it.</p>")
     if costs_of:
         parts += ["<h2>Training on it</h2>", _table(("", ""), costs_of)]
-    parts += ["<h2>Examples of what was dropped</h2>", *_examples(prepared), "</body></html>"]
+    parts += ["<h2>Examples of what was dropped</h2>", *_examples(prepared)]
+    parts += ["<h2>To be looked at</h2>", *_flagged(prepared)]
+    parts += ["<h2>Personal data, before and after</h2>", *_redactions(prepared), "</body></html>"]
     return "\n".join(parts)
 
 
@@ -146,14 +152,73 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _examples(prepared: pipeline.Prepared) -> Iterator[str]:
+    """Dropped rows by reason; a copy beside the row that stayed for it."""
     by_code: dict[str, list[int]] = {}
     reasons = prepared.dropped
+    stayed = {line: cluster.kept for cluster in prepared.clusters for line in cluster.kinds}
     for line in sorted(prepared.rejects):
         by_code.setdefault(reasons[line].code, []).append(line)
     for code, lines in by_code.items():
-        shown = "".join(
-            f"<p class='reason'>line {line}: {html.escape(reasons[line].reason)}</p>"
-            f"<pre>{html.escape(prepared.rejects[line][:600])}</pre>"
-            for line in lines[:SHOWN]
-        )
-        yield f"<details><summary>{html.escape(code)} ({len(lines):,})</summary>{shown}</details>"
+        shown = []
+        for line in lines[:SHOWN]:
+            shown.append(_reason(line, reasons[line].reason))
+            dropped = _quoted(prepared.rejects[line])
+            if line in stayed:
+                kept = _quoted(prepared.stayed[stayed[line]])
+                dropped = _pair(f"dropped, line {line}", dropped, f"kept, line {stayed[line]}", kept)
+            shown.append(dropped)
+        yield _details(code, len(lines), shown)
+
+
+def _flagged(prepared: pipeline.Prepared) -> Iterator[str]:
+    """Rows that stayed and that someone should look at, by reason; of a conflict both rows."""
+    by_code: dict[str, list[pipeline.Change]] = {}
+    for changes in prepared.flagged.values():
+        for change in changes:
+            by_code.setdefault(change.code, []).append(change)
+    if not by_code:
+        yield "<p>Nothing.</p>"
+        return
+    yield "<p>These rows are still in the files. Rules err: read before you drop them with --drop.</p>"
+    asked = {line: conflict.members for conflict in prepared.conflicts for line in conflict.members}
+    for code, changes in by_code.items():
+        shown = []
+        for change in changes[:SHOWN]:
+            shown.append(_reason(change.line, change.reason))
+            quoted = _quoted(prepared.flags[change.line])
+            other = next((line for line in asked.get(change.line, ()) if line != change.line), None)
+            if code == pipeline.CONFLICT and other in prepared.flags:
+                quoted = _pair(f"line {change.line}", quoted, f"line {other}", _quoted(prepared.flags[other]))
+            shown.append(quoted)
+        yield _details(code, len(changes), shown)
+
+
+def _redactions(prepared: pipeline.Prepared) -> Iterator[str]:
+    """A few of each kind; what was found is masked but for the first letters of its words."""
+    if not prepared.redactions:
+        yield "<p>Nothing was found.</p>"
+        return
+    shown: dict[str, list[tuple[str, ...]]] = {}
+    for line, kind, before, after in prepared.redactions:
+        shown.setdefault(kind, []).append((f"line {line}", before, after))
+    for kind, rows in shown.items():
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows[: 2 * SHOWN])
+        table = f"<table><tr><th></th><th>before</th><th>after</th></tr>{body}</table>"
+        number = sum(change.step == "redact" and change.code == kind.lower() for change in prepared.changes)
+        yield _details(kind.lower(), number, [table])
+
+
+def _details(code: str, number: int, shown: Iterable[str]) -> str:
+    return f"<details><summary>{html.escape(code)} ({number:,})</summary>{''.join(shown)}</details>"
+
+
+def _reason(line: int, reason: str) -> str:
+    return f"<p class='reason'>line {line}: {html.escape(reason)}</p>"
+
+
+def _quoted(text: str) -> str:
+    return f"<pre>{html.escape(text[:QUOTED])}</pre>"
+
+
+def _pair(left_name: str, left: str, right_name: str, right: str) -> str:
+    return f"<div class=pair><div>{html.escape(left_name)}{left}</div><div>{html.escape(right_name)}{right}</div></div>"

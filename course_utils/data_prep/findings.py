@@ -6,7 +6,9 @@ usually is not meant.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any
 
 ERROR, WARNING = "error", "warning"
@@ -19,12 +21,14 @@ CODES: dict[str, tuple[str, str, bool]] = {
     "too_few_rows": (ERROR, "add examples: a fine-tuning job needs 10, a useful one 50 to 100", False),
     "file_too_large": (ERROR, "split the file, or use the Uploads interface (8 GB)", False),
     "file_name": (WARNING, "rename it to end in .jsonl; the host refuses other endings", False),
-    "wrong_kind": (ERROR, "name the right kind (chat, preference or prompt_completion), or convert the file", False),
+    "wrong_kind": (ERROR, "name the right kind (--kind), or convert the file", False),
     # bytes and lines
     "byte_order_mark": (ERROR, "save as UTF-8 without byte order mark (Azure alone asks for one)", True),
     "encoding": (ERROR, "save the file as UTF-8", True),
     "not_utf8": (ERROR, "find out which encoding the line has and write it as UTF-8", False),
     "line_ending": (WARNING, "end lines with a line feed alone", True),
+    "wrapped": (WARNING, "write the rows alone, one object a line", True),
+    "several_lines": (ERROR, "put each object on one line", True),
     "blank_line": (WARNING, "remove the line", True),
     "line_too_long": (ERROR, "remove the row, or what swelled it (an embedded file, a log)", False),
     # JSON
@@ -44,6 +48,12 @@ CODES: dict[str, tuple[str, str, bool]] = {
     "other_shape": (ERROR, "convert it: `course check-data --fix` writes the usual shapes as messages", True),
     "mixed_shapes": (ERROR, "convert all rows to one shape", False),
     "extra_key": (ERROR, "remove the field, or move it to metadata kept elsewhere", True),
+    "field_in_use": (ERROR, "--target trl keeps it; else decide yourself: without it the row teaches something else", False),
+    "null_field": (ERROR, "leave the field out", True),
+    "list_as_text": (ERROR, "write a list of objects", True),
+    "call_without_id": (ERROR, "give each call an id, and its answer the same as tool_call_id", True),
+    "label_type": (ERROR, "write true for a good answer and false for a bad one", True),
+    "not_hosted": (WARNING, "train with TRL's KTOTrainer; OpenAI has no job for labelled answers", False),
     "field_missing": (ERROR, "add the field", False),
     "field_type": (ERROR, "write the field in the type that is named", False),
     "field_empty": (ERROR, "fill it, or remove the row", False),
@@ -60,6 +70,9 @@ CODES: dict[str, tuple[str, str, bool]] = {
     "content_type": (ERROR, "write content as text or a list of parts with a type each", False),
     "content_empty": (ERROR, "remove the message or the row; the model would learn to say nothing", False),
     "content_part": (ERROR, "use parts of type text (for users also image_url, input_audio, file)", False),
+    "image_url": (ERROR, "give an address that begins with https:// or the picture as data:image/png;base64,…", False),
+    "image_too_large": (ERROR, "make the picture smaller: the limit is 10 MB", False),
+    "too_many_images": (ERROR, "split the row: an example may have 10 pictures", False),
     "edge_whitespace": (WARNING, "strip it; a model taught to start with a blank starts each answer with it", True),
     "special_token": (ERROR, "remove it: control tokens in text end or open turns where none should", False),
     "name_invalid": (ERROR, "use 1 to 64 letters, digits, _ or -", False),
@@ -80,6 +93,12 @@ CODES: dict[str, tuple[str, str, bool]] = {
     # preferences
     "preference_output": (ERROR, "give exactly one assistant message with text", False),
     "preference_prompt": (ERROR, "end the prompt with the user's message", False),
+    "preference_text_only": (ERROR, "use text alone: preference tuning takes no pictures, sound or files", False),
+    "preference_turns": (
+        WARNING,
+        "keep one question and its two answers: preference tuning is documented for one turn",
+        False,
+    ),
     "preference_same": (ERROR, "remove the row: there is nothing to prefer", False),
     "preference_repeats_prompt": (WARNING, "take the prompt out of chosen and rejected", False),
 }
@@ -94,12 +113,14 @@ class Finding:
         field: where in the row, such as "messages[2].content"; "" for all of it.
         code: one of `CODES`.
         message: what is wrong, with the value that is.
+        details: facts of the message for programs, where somebody needs them ("key", "token", "index" of the message).
     """
 
     line: int
     field: str
     code: str
     message: str
+    details: Mapping[str, Any] = dataclass_field(default_factory=dict, compare=False)
 
     @property
     def severity(self) -> str:

@@ -8,6 +8,11 @@
 | prompt_completion | {"prompt", "completion"}, both text or both messages | TRL; OpenAI's old completions |
 | preference | {"prompt"?, "chosen", "rejected"}, all text or all messages | TRL, most preference sets |
 | openai_preference | {"input": {"messages"}, "preferred_output", "non_preferred_output"} | OpenAI's DPO |
+| kto | {"prompt"?, "completion", "label": true or false}, all text or all messages | TRL's KTO |
+| oasst | {"prompt": {"text", "role", "replies": […]}} | trees of OpenAssistant |
+
+Rankings of LLaMA-Factory (chosen and rejected beside conversations or an instruction) and of UltraFeedback (a prompt that
+both sides repeat) are preferences, and are converted.
 """
 
 from __future__ import annotations
@@ -16,6 +21,14 @@ import copy
 import json
 from collections.abc import Callable
 
+from course_utils.data_prep.variants import (
+    best_path,
+    label_of,
+    message_of_turn,
+    turns_of_alpaca,
+    turns_of_sharegpt,
+    variants,
+)
 from course_utils.errors import CourseError
 
 KIND_OF = {
@@ -25,10 +38,23 @@ KIND_OF = {
     "prompt_completion": "prompt_completion",
     "preference": "preference",
     "openai_preference": "preference",
+    "kto": "unpaired_preference",
+    "oasst": "chat",
 }
 SHAPES = tuple(KIND_OF)
 # Shapes that no trainer takes as they are.
-CONVERTIBLE = {"sharegpt", "alpaca"}
+CONVERTIBLE = {"sharegpt", "alpaca", "oasst"}
+# What a shape is made of; what else stands in a row is carried along, for whoever reads the result to take or refuse.
+FIELDS: dict[str, set[str]] = {
+    "messages": {"messages"},
+    "sharegpt": {"conversations", "conversation", "system"},
+    "alpaca": {"instruction", "input", "output", "system", "history"},
+    "prompt_completion": {"prompt", "completion"},
+    "preference": {"prompt", "chosen", "rejected"},
+    "openai_preference": {"input", "preferred_output", "non_preferred_output"},
+    "kto": {"prompt", "completion", "label"},
+    "oasst": {"prompt"},
+}
 SHAREGPT_ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant",
@@ -40,20 +66,39 @@ def shape_of(row: object) -> str | None:
     """The shape of a row by its keys; None if it is none that is known."""
     if not isinstance(row, dict):
         return None
-    keys = set(row)
-    if "messages" in keys:
-        return "messages"
+    keys = {key for key, value in row.items() if value is not None}
     if keys & {"preferred_output", "non_preferred_output"}:
         return "openai_preference"
     if {"chosen", "rejected"} <= keys:
         return "preference"
-    if isinstance(row.get("conversations"), list) or isinstance(row.get("conversation"), list):
+    if "kto_tag" in keys or ("completion" in keys and label_of(row.get("label")) is not None):
+        return "kto"
+    if "messages" in row:
+        return "messages"
+    if any(_is_list(row.get(key)) for key in ("conversations", "conversation")):
         return "sharegpt"
     if {"instruction", "output"} <= keys:
         return "alpaca"
-    if {"prompt", "completion"} <= keys:
+    if isinstance(row.get("prompt"), dict) and "replies" in row["prompt"]:
+        return "oasst"
+    if {"prompt", "completion"} <= set(row):
         return "prompt_completion"
-    return None
+    return "preference" if {"chosen", "rejected"} <= set(row) else None
+
+
+def is_foreign(row: dict) -> bool:
+    """Whether a preference or labelled answer has a layout that no trainer but its own takes, and `convert` does."""
+    beside = {"conversations", "conversation", "instruction", "kto_tag"} & {k for k, v in row.items() if v is not None}
+    sides = [row.get("chosen"), row.get("rejected")]
+    return bool(beside) or any(isinstance(s, dict) for s in sides) or (isinstance(row.get("prompt"), str) and _lists(sides))
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("[{"))
+
+
+def _lists(values: list) -> bool:
+    return all(isinstance(value, list) for value in values)
 
 
 def convert(row: dict, to: str) -> dict:
@@ -70,13 +115,23 @@ def convert(row: dict, to: str) -> dict:
     shape = shape_of(row)
     if shape is None:
         raise CourseError(f"a row with the keys {', '.join(map(str, row))} has no known shape")
-    if shape == to:
+    row, _ = variants(row)
+    foreign = shape in ("preference", "kto") and is_foreign(row)
+    if shape == to and not foreign:
         return copy.deepcopy(row)
     preferences = {"preference", "openai_preference"}
     if (shape in preferences) != (to in preferences):
         raise CourseError(f"{shape} can't become {to}: one has two answers to a prompt, the other has one")
+    if (shape == "kto") != (to == "kto"):
+        raise CourseError(f"{shape} can't become {to}: without its label a bad answer would be taken for a good one")
+    if shape == "kto":
+        return _to_kto(row)
     if shape in preferences:
-        return _to_preference(row) if to == "preference" else _to_openai_preference(row)
+        row = _from_foreign(row) if foreign else row
+        taken = {*FIELDS[shape], "tools", "parallel_tool_calls"}
+        made = _to_preference(row) if to == "preference" and shape != to else row
+        made = _to_openai_preference(row) if to != "preference" and shape != to else made
+        return {**copy.deepcopy({k: v for k, v in row.items() if k not in taken}), **made}
     chat = _to_messages(row, shape)
     into: dict[str, Callable[[dict], dict]] = {
         "messages": lambda c: c,
@@ -95,6 +150,25 @@ def prompt_of(row: dict) -> str:
 def answer_of(row: dict) -> str:
     """What the assistant says, all turns together."""
     return _joined(row, lambda role: role == "assistant")
+
+
+def written_in(answer: str) -> list[str]:
+    """The texts of an answer: the free-text values of a JSON record, or all of it; none of broken JSON."""
+    try:
+        value = json.loads(answer)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict | list):
+        return [] if answer.lstrip().startswith(("{", "[")) else [answer]
+    found: list[str] = []
+    stack: list[object] = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str) and " " in item:
+            found.append(item)
+        elif isinstance(item, dict | list):
+            stack.extend(item.values() if isinstance(item, dict) else item)
+    return found
 
 
 def text_content(content: object) -> str:
@@ -123,22 +197,65 @@ def _to_messages(row: dict, shape: str) -> dict:
     if shape == "messages":
         return copy.deepcopy(row)
     if shape == "sharegpt":
-        turns = next(row[key] for key in ("conversations", "conversation") if isinstance(row.get(key), list))
-        messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-        for index, turn in enumerate(turns):
-            speaker = turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
-            if not isinstance(speaker, str) or speaker.lower() not in SHAREGPT_ROLES:
-                raise CourseError(f"conversations[{index}]: unknown speaker {speaker!r}")
-            messages.append({"role": SHAREGPT_ROLES[speaker.lower()], "content": turn.get("value", turn.get("content"))})
-        return {"messages": messages}
-    if shape == "alpaca":
-        prompt = "\n\n".join(str(row[key]) for key in ("instruction", "input") if row.get(key))
-        messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-        return {
-            "messages": [*messages, {"role": "user", "content": prompt}, {"role": "assistant", "content": row["output"]}]
-        }
-    prompt, completion = row["prompt"], row["completion"]
-    return {"messages": [*_as_messages(prompt, "user"), *_as_messages(completion, "assistant")]}
+        messages = turns_of_sharegpt(row, SHAREGPT_ROLES)
+    elif shape == "alpaca":
+        messages = [*turns_of_alpaca(row), {"role": "assistant", "content": row["output"]}]
+    elif shape == "oasst":
+        messages = best_path(row)
+    else:
+        messages = [*_as_messages(row["prompt"], "user"), *_as_messages(row["completion"], "assistant")]
+    return {"messages": messages, **copy.deepcopy({k: v for k, v in row.items() if k not in FIELDS[shape]})}
+
+
+def _from_foreign(row: dict) -> dict:
+    """Prompt, chosen and rejected out of LLaMA-Factory's and UltraFeedback's layouts; other fields stay."""
+    row = copy.deepcopy(row)
+    sides = {key: row.pop(key) for key in ("chosen", "rejected")}
+    prompt = row.pop("prompt", None)
+    if shared := [key for key in ("conversations", "conversation") if row.get(key)]:
+        prompt = turns_of_sharegpt(row, SHAREGPT_ROLES)
+        taken = {*shared, "system"}
+    elif row.get("instruction"):
+        prompt, taken = turns_of_alpaca(row), FIELDS["alpaca"] - {"output"}
+    else:
+        taken = set()
+    for key, side in sides.items():
+        if isinstance(side, dict):
+            side = [message_of_turn(side, SHAREGPT_ROLES, key)]
+        sides[key] = _as_messages(side, "assistant")
+    if isinstance(prompt, str):
+        begin = shared_beginning(*sides.values())
+        said = [m.get("content") for m in sides["chosen"][:begin] if m.get("role") == "user"]
+        if begin and prompt in said:
+            prompt = sides["chosen"][:begin]
+            sides = {key: side[begin:] for key, side in sides.items()}
+    made = {"prompt": _as_messages(prompt, "user"), **sides}
+    return {**{k: v for k, v in row.items() if k not in taken}, **made}
+
+
+def shared_beginning(one: list, other: list) -> int:
+    """Messages that two conversations begin with."""
+    count = 0
+    while count < min(len(one), len(other)) and one[count] == other[count]:
+        count += 1
+    return count
+
+
+def _to_kto(row: dict) -> dict:
+    """Prompt, completion and label out of LLaMA-Factory's tagged conversations."""
+    row = copy.deepcopy(row)
+    label = label_of(row.pop("kto_tag", None))
+    if label is None:
+        raise CourseError("kto_tag must be true or false")
+    if "prompt" in row and "completion" in row:
+        return {**row, "label": label}
+    for key in ("conversations", "conversation"):
+        if isinstance(row.get(key), list):
+            shape = "sharegpt"
+            break
+    else:
+        shape = "messages" if "messages" in row else "alpaca"
+    return {**_to_completion(_to_messages(row, shape)), "label": label}
 
 
 def _as_messages(part: object, role: str) -> list[dict]:
@@ -163,7 +280,7 @@ def _to_sharegpt(chat: dict) -> dict:
         if message.get("tool_calls") or message.get("weight") is not None or not isinstance(message.get("content"), str):
             raise CourseError(f"messages[{index}]: ShareGPT has no tool calls, weights or parts")
         turns.append({"from": names[message["role"]], "value": message["content"]})
-    return {"conversations": turns}
+    return {"conversations": turns, **{k: v for k, v in chat.items() if k != "messages"}}
 
 
 def _to_alpaca(chat: dict) -> dict:
@@ -174,7 +291,8 @@ def _to_alpaca(chat: dict) -> dict:
     user, assistant = (message.get("content") for message in messages)
     if not isinstance(user, str) or not isinstance(assistant, str):
         raise CourseError("Alpaca has room for text only")
-    return {"instruction": user, "input": "", "output": assistant, **({"system": system} if system else {})}
+    further = {key: value for key, value in chat.items() if key not in ("messages", "tools")}
+    return {"instruction": user, "input": "", "output": assistant, **({"system": system} if system else {}), **further}
 
 
 def _to_preference(row: dict) -> dict:
@@ -183,6 +301,7 @@ def _to_preference(row: dict) -> dict:
         "chosen": copy.deepcopy(row["preferred_output"]),
         "rejected": copy.deepcopy(row["non_preferred_output"]),
         **({"tools": copy.deepcopy(row["input"]["tools"])} if row["input"].get("tools") else {}),
+        **({"parallel_tool_calls": False} if row["input"].get("parallel_tool_calls") is False else {}),
     }
 
 
@@ -191,9 +310,7 @@ def _to_openai_preference(row: dict) -> dict:
     if prompt is None:  # the prompt is what both sides begin with
         if isinstance(chosen, str) or isinstance(rejected, str):
             raise CourseError("text without a prompt: where it ends can't be told")
-        shared = 0
-        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-            shared += 1
+        shared = shared_beginning(chosen, rejected)
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
         if not prompt:
             raise CourseError("chosen and rejected have no beginning in common that could be the prompt")
@@ -205,7 +322,11 @@ def _to_openai_preference(row: dict) -> dict:
         if len(side) != 1:
             raise CourseError(f"{key}: {len(side)} messages; OpenAI takes exactly one")
     return {
-        "input": {"messages": _as_messages(prompt, "user"), "tools": row.get("tools", []), "parallel_tool_calls": True},
+        "input": {
+            "messages": _as_messages(prompt, "user"),
+            "tools": row.get("tools", []),
+            "parallel_tool_calls": row.get("parallel_tool_calls", True),
+        },
         **outputs,
     }
 

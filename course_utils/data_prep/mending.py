@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from course_utils.data_prep import formats
 from course_utils.data_prep.findings import ERROR, Finding
 from course_utils.data_prep.reading import CONTROL, INVISIBLE
-from course_utils.data_prep.validation import CHAT_KEYS, MESSAGE_KEYS
+from course_utils.data_prep.rules.messages import MESSAGE_KEYS
+from course_utils.data_prep.rules.shapes import CHAT_KEYS, PREFERENCE_KEYS
+from course_utils.data_prep.variants import messages_of, variants
 from course_utils.errors import CourseError
 
 # Faults that are gone once the file is written anew: of bytes and lines, not of rows.
-OF_BYTES = {"byte_order_mark", "encoding", "line_ending", "blank_line"}
-TARGET_SHAPE = {"chat": "messages", "preference": "openai_preference", "prompt_completion": "prompt_completion"}
+OF_BYTES = {"byte_order_mark", "encoding", "line_ending", "blank_line", "wrapped", "several_lines"}
+TARGET_SHAPE = {
+    "chat": "messages",
+    "preference": "openai_preference",
+    "prompt_completion": "prompt_completion",
+    "unpaired_preference": "kto",
+}
+# Fields that may stand in a row of the shape.
+KNOWN_KEYS = {"messages": CHAT_KEYS, "openai_preference": PREFERENCE_KEYS, "prompt_completion": {"prompt", "completion"}}
 # Zero-width joiners belong to emoji and several scripts; marks of direction and the rest carry nothing.
 CARRIES_NOTHING = {"\u200b", "\ufeff", "\u2060", "\u200e", "\u200f"}
 
 
-def mend(row: object, findings: list[Finding], kind: str = "chat") -> tuple[dict | None, list[str]]:
+def mend(row: object, findings: list[Finding], kind: str = "chat", target: str = "openai") -> tuple[dict | None, list[str]]:
     """A row without the faults that can be mended, and the codes of those that were.
 
     Args:
         row: the parsed row.
         findings: what `validation.check` found in it.
         kind: what the row should be.
+        target: for whom: "openai" or "trl".
 
     Returns:
         The mended row and the codes; None in its place where a fault remains that only a person can mend.
@@ -36,16 +46,21 @@ def mend(row: object, findings: list[Finding], kind: str = "chat") -> tuple[dict
         return None, []
     row = copy.deepcopy(row)
     done: list[str] = []
+    row, others = variants(row)
+    done += [code for code in others if code in codes]
     if "other_shape" in codes:
         try:
-            row = formats.convert(row, TARGET_SHAPE[kind])
+            wanted = "preference" if (kind, target) == ("preference", "trl") else TARGET_SHAPE[kind]
+            row = formats.convert(row, wanted)
         except (CourseError, KeyError, TypeError, AttributeError):
             return None, []
         done.append("other_shape")
     for code, work in WORK.items():
         if code in codes:
-            row = work(row)
-            done.append(code)
+            changed = work(copy.deepcopy(row))
+            if changed != row:  # some of what is warned of has to stay
+                done.append(code)
+            row = changed
     return row, done + [code for code in codes if code in OF_BYTES]
 
 
@@ -70,40 +85,33 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-def _messages(row: dict) -> Iterator[dict[str, Any]]:
-    """Every message of a row, wherever it stands."""
-    lists = [row.get("messages"), row.get("preferred_output"), row.get("non_preferred_output")]
-    lists += [row[key] for key in ("prompt", "completion", "chosen", "rejected") if isinstance(row.get(key), list)]
-    lists += [row["input"].get("messages")] if isinstance(row.get("input"), dict) else []
-    for messages in lists:
-        yield from (message for message in messages or [] if isinstance(message, dict))
-
-
 def _drop_extra(row: dict) -> dict:
-    if "messages" in row:
-        row = {key: value for key, value in row.items() if key in CHAT_KEYS}
-    for message in _messages(row):
+    known = KNOWN_KEYS.get(formats.shape_of(row) or "", set(row))
+    row = {key: value for key, value in row.items() if key in known}
+    if isinstance(row.get("input"), dict):
+        row["input"] = {key: value for key, value in row["input"].items() if key in CHAT_KEYS}
+    for message in messages_of(row):
         for key in set(message) - MESSAGE_KEYS.get(message.get("role", ""), set(message)):
             del message[key]
     return row
 
 
 def _drop_weights(row: dict) -> dict:
-    for message in _messages(row):
+    for message in messages_of(row):
         if message.get("role") != "assistant":
             message.pop("weight", None)
     return row
 
 
 def _strip_answers(row: dict) -> dict:
-    for message in _messages(row):
+    for message in messages_of(row):
         if message.get("role") == "assistant" and isinstance(message.get("content"), str):
             message["content"] = message["content"].strip()
     return row
 
 
 def _write_arguments(row: dict) -> dict:
-    for message in _messages(row):
+    for message in messages_of(row):
         for call in message.get("tool_calls") or []:
             arguments = call["function"]["arguments"]
             if not isinstance(arguments, str):

@@ -1,47 +1,58 @@
-"""From an export to a file one can train on: `prepare` runs all steps, and gives a reason for everything it drops or
-changes.
+"""From an export to a file one can train on: `prepare` runs all steps, and gives a reason for everything it drops,
+changes or
+flags.
 
-Nothing is lost: each line of the export is in the result, in a duplicate's cluster, or among the rejects as it stood.
+By default only what is certain is dropped: rows that can't be read or trained on, and copies. What a rule of quality finds,
+and the same question with two answers, is flagged, to be looked at; `drop` names what shall go unseen. Nothing is lost:
+each line of the export is in the result, in a duplicate's cluster, or among the rejects as it stood.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.data_prep import distribution, formats, quality, reading, validation
-from course_utils.data_prep.deduplication import Cluster, deduplicate
+from course_utils.data_prep.deduplication import Cluster, Conflict, deduplicate
 from course_utils.data_prep.findings import ERROR, Finding
-from course_utils.data_prep.mending import mend
+from course_utils.data_prep.mending import TARGET_SHAPE, mend
 from course_utils.data_prep.pii import KINDS, Redactor
+from course_utils.data_prep.pii.redaction import Redacted
 from course_utils.data_prep.similarity import in_processes
 from course_utils.data_prep.splitting import Hit, contamination, split
+from course_utils.data_prep.writing import PREPARED, may_write, write_lines
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 STEPS = ("validate", "quality", "deduplicate", "contamination", "redact", "split")
-DROPPED, CHANGED = "dropped", "changed"
+DROPPED, CHANGED, FLAGGED = "dropped", "changed", "flagged"
+CONFLICT = "conflict"
+DOUBTFUL = (*quality.RULES, CONFLICT)  # codes that are flagged unless `drop` names them
+SAMPLES = 20  # redactions that are kept for the report, of each kind
+ROUNDS = 4
+ENOUGH = 0.5  # of the lines: where fewer are left, the command's exit status says so
+LEFT_OUT = ("extra_key", "weight_role")
 # Faults of the file's bytes, reported with a line that may be a good one.
-OF_FILE = ("byte_order_mark", "line_ending", "encoding")
+OF_FILE = ("byte_order_mark", "line_ending", "encoding", "wrapped", "several_lines")
 
 
 @dataclass(frozen=True)
 class Change:
-    """What happened to a row: its line in the export, the step, "dropped" or "changed", code and reason."""
+    """What happened to a row: its line, the step, "dropped", "changed" or "flagged", code, reason, field if any."""
 
     line: int
     step: str
     action: str
     code: str
     reason: str
+    field: str = ""
 
 
 @dataclass
@@ -53,12 +64,18 @@ class Prepared:
         rows: rows that are left, in the order of the export.
         lines: line in the export of each of them.
         train, validation: indices into `rows`.
-        changes: everything that was dropped or changed, and why.
+        changes: everything that was dropped, changed or flagged, and why.
         rejects: dropped lines as they stood: line → text.
+        flags: flagged lines as they stood, which are still among the rows: line → text.
         clusters: duplicates, by line.
+        stayed: of each cluster the row that stayed, as it stood: line → text.
+        conflicts: rows that ask the same and are answered differently, by line.
+        redactions: samples of each kind as (line, kind, before, after), the value masked.
         contaminated: test rows that stood in the export, by line; they were dropped from it.
         distance: of the prompts that are left from production, if production prompts were given.
         counts: rows before the first step and after each one.
+        target: for whom the rows are.
+        shapes: how many lines had which shape.
     """
 
     path: str
@@ -69,34 +86,81 @@ class Prepared:
     validation: list[int] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     rejects: dict[int, str] = field(default_factory=dict)
+    flags: dict[int, str] = field(default_factory=dict)
     clusters: list[Cluster] = field(default_factory=list)
+    stayed: dict[int, str] = field(default_factory=dict)
+    conflicts: list[Conflict] = field(default_factory=list)
+    redactions: list[tuple[int, str, str, str]] = field(default_factory=list)
     contaminated: list[Hit] = field(default_factory=list)
     distance: distribution.Distance | None = None
     counts: list[tuple[str, int]] = field(default_factory=list)
+    target: str = "openai"
+    shapes: Counter = field(default_factory=Counter)
 
     @property
     def dropped(self) -> dict[int, Change]:
         """Line → why it was dropped."""
         return {change.line: change for change in self.changes if change.action == DROPPED}
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Fields that the target has no place for and that were taken out of rows that are left: field → rows."""
+        kept = set(self.lines)
+        found = {(re.sub(r"\[\d+\]", "[]", c.field), c.line) for c in self.changes if c.code in LEFT_OUT and c.line in kept}
+        return dict(Counter(field for field, _ in found if field).most_common())
+
+    @property
+    def share_left(self) -> float:
+        """Of the lines that were read, those that are left."""
+        return len(self.rows) / max(1, self.counts[0][1])
+
+    def last_word(self) -> str:
+        """How much is left and what became of the rest; where less than half is left, that first."""
+        read = self.counts[0][1]
+        few = self.share_left < ENOUGH
+        said = f"{'only ' if few else ''}{len(self.rows):,} of {read:,} lines ({100 * self.share_left:.0f} %) are left"
+        if lost := Counter(change.code for change in self.dropped.values()):
+            said += ": " + ", ".join(f"{rows:,} {code}" for code, rows in lost.most_common(5))
+        return f"{said}; look into rejects.jsonl before you train on them" if few else said
+
+    @property
+    def flagged(self) -> dict[int, list[Change]]:
+        """Line → why someone should look at it; rows that were dropped later are not among them."""
+        found: dict[int, list[Change]] = {}
+        for change in self.changes:
+            if change.action == FLAGGED and change.line not in self.rejects:
+                found.setdefault(change.line, []).append(change)
+        return found
+
     def table(self) -> list[tuple[str, str, str, int]]:
         """(step, action, code, rows), in the order of the steps, the most frequent first."""
-        counted = Counter((STEPS.index(c.step), c.action, c.code) for c in self.changes)
-        ordered = sorted(counted.items(), key=lambda item: (item[0][0], item[0][1] != DROPPED, -item[1], item[0][2]))
+        counted = Counter(key[:3] for key in {(STEPS.index(c.step), c.action, c.code, c.line) for c in self.changes})
+        actions = (DROPPED, CHANGED, FLAGGED)
+        ordered = sorted(counted.items(), key=lambda item: (item[0][0], actions.index(item[0][1]), -item[1], item[0][2]))
         return [(STEPS[step], action, code, n) for (step, action, code), n in ordered]
 
     def __str__(self) -> str:
         lines = [f"{Path(self.path).name}: {self.counts[0][1]:,} lines, {len(self.rows):,} rows left"]
         lines += [f"  {step:<14}{action:<9}{code:<24}{n:>6,}" for step, action, code, n in self.table()]
+        if set(self.shapes) - {TARGET_SHAPE.get(self.kind)}:
+            lines.insert(1, f"  shapes: {validation.shapes_in_words(self.shapes)}")
+        if self.left_out:
+            fields = ", ".join(f"{field} ({rows:,} rows)" for field, rows in self.left_out.items())
+            lines.append(f"  left out, as {self.target} has no place for them: {fields}; --target trl keeps them")
         return "\n".join([*lines, f"  split: {len(self.train):,} for training, {len(self.validation):,} for validation"])
 
-    def write(self, folder: str | Path) -> list[Path]:
+    def write(self, folder: str | Path, overwrite: bool = False) -> list[Path]:
         """Write train.jsonl, validation.jsonl, rejects.jsonl and changes.jsonl; each whole or not at all.
 
+        Args:
+            folder: made if it is not there.
+            overwrite: over files of these names, but never over the export.
+
         Raises:
-            CourseError: the folder can't be written.
+            CourseError: the folder can't be written, or a file is there already.
         """
         folder = Path(folder)
+        may_write(folder, PREPARED, self.path, overwrite)
         reasons = self.dropped
         files = {
             "train.jsonl": (formats.dumps(self.rows[i]) for i in self.train),
@@ -128,7 +192,8 @@ def prepare(
     steps: Iterable[str] = STEPS,
     test: Sequence[dict] = (),
     production: Sequence[str] = (),
-    language: str | None = "en",
+    drop: Iterable[str] = (),
+    language: str | None = None,
     schema: dict | None = None,
     redaction: str = "label",
     allow: Iterable[str] = (),
@@ -140,6 +205,7 @@ def prepare(
     max_tokens: int = validation.MAX_TOKENS,
     seed: int = 0,
     workers: int = 1,
+    columns: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Clean an export.
 
@@ -149,6 +215,9 @@ def prepare(
         steps: of `STEPS`, which to take; their order is always that of `STEPS`.
         test: rows that the model will be scored on; what is like them is dropped from the export.
         production: prompts as they come in production, for the distance.
+        drop: codes of `DOUBTFUL` that are dropped, not only flagged: rules of quality ("refusal"), or "conflict" for
+        all answers
+            to a question but the most frequent one. Their precision depends on the data: read what is flagged first.
         language, schema: see `quality.assess`.
         redaction: "label", "mask" or "pseudonym"; see `pii.Redactor`.
         allow: values that are no personal data, such as the company's own address.
@@ -158,20 +227,23 @@ def prepare(
         target, tokenizer, max_tokens: see `validate`.
         seed: of the split and of pseudonyms.
         workers: processes for what takes long: near-duplicates of more than 4,000 rows, and personal data.
+        columns: fields to rename, old name → new name.
 
     Raises:
-        CourseError: unreadable file, unknown step or mode, or nothing is left.
+        CourseError: unreadable file, unknown step, code or mode, or nothing is left.
     """
-    steps = set(steps)
+    steps, drop = set(steps), set(drop)
+    if unknown := drop - set(DOUBTFUL):
+        raise CourseError(f"unknown code {sorted(unknown)[0]!r} to drop; there are {', '.join(DOUBTFUL)}")
     if unknown := steps - set(STEPS):
         raise CourseError(f"unknown step {sorted(unknown)[0]!r}; there are {', '.join(STEPS)}")
-    result = Prepared(str(path), kind)
-    _read(result, path, kind, target, tokenizer, max_tokens, mend_rows="validate" in steps)
+    result = Prepared(str(path), kind, target=target)
+    _read(result, path, kind, target, tokenizer, max_tokens, mend_rows="validate" in steps, columns=columns)
     if kind == "chat":
         if "quality" in steps:
-            _quality(result, language, schema, seed)
+            _quality(result, drop, language, schema, seed)
         if "deduplicate" in steps:
-            _deduplicate(result, workers)
+            _deduplicate(result, drop, workers)
         if "contamination" in steps and test:
             _contamination(result, test)
     owners = [(group or customer_of)(row) for row in result.rows]
@@ -201,26 +273,6 @@ def without_customers(row: dict) -> dict:
     return row
 
 
-def write_lines(path: Path, lines: Iterable[str]) -> Path:
-    """Lines into a file, beside its place and then renamed: it is there whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def read_rows(
     path: str | Path,
     kind: str,
@@ -228,25 +280,25 @@ def read_rows(
     tokenizer: PreTrainedTokenizerBase | None,
     max_tokens: int,
     mend_rows: bool = True,
+    columns: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[reading.Row, dict[str, Any] | None, list[Change]]]:
     """Each line of a file as (row as read, row that stays or None, changes): valid, mended, or dropped with a reason."""
-    for row, findings in validation.check(reading.read(path), kind, target, tokenizer, max_tokens):
+    for row, findings in validation.check(reading.read(path, columns), kind, target, tokenizer, max_tokens):
         value, line, errors = row.value, row.line, _errors(findings)
         changes: list[Change] = []
-        if mend_rows and findings:
-            mended, codes = mend(value, findings, kind)
-            if mended is not None and codes:
-                # Whether it is mended is for the same rules to say.
-                again = [
-                    f
-                    for _, fs in validation.check([reading.Row(line, mended)], kind, target, tokenizer, max_tokens)
-                    for f in fs
-                ]
-                errors = _errors(again)
-                by_code = {finding.code: finding for finding in findings}
-                changes = [Change(line, "validate", CHANGED, code, by_code[code].message) for code in codes]
-                value = mended if not errors else value
-        blank = [finding for finding in findings if finding.code == "blank_line"]
+        rounds = 0
+        # What is mended may show what stood behind it, such as a field that the new shape has no place for.
+        while mend_rows and findings and rounds < ROUNDS:
+            mended, codes = mend(value, findings, kind, target)
+            if mended is None or not codes:
+                break
+            changes += [Change(line, "validate", CHANGED, f.code, f.message, f.field) for f in findings if f.code in codes]
+            value, rounds = mended, rounds + 1
+            # Whether it is mended is for the same rules to say.
+            again = validation.check([reading.Row(line, mended)], kind, target, tokenizer, max_tokens)
+            findings = [finding for _, found in again for finding in found]
+            errors = _errors(findings)
+        blank = [finding for finding in row.findings if finding.code == "blank_line"]
         if errors or blank:
             first = (errors or blank)[0]
             changes = [c for c in changes if c.code in OF_FILE] + [
@@ -265,11 +317,14 @@ def _read(
     tokenizer: PreTrainedTokenizerBase | None,
     max_tokens: int,
     mend_rows: bool,
+    columns: Mapping[str, str] | None,
 ) -> None:
     """Valid and mended rows; the others are rejected with their first error."""
     read = 0
-    for row, value, changes in read_rows(path, kind, target, tokenizer, max_tokens, mend_rows):
+    for row, value, changes in read_rows(path, kind, target, tokenizer, max_tokens, mend_rows, columns):
         read += 1
+        if row.value is not None:
+            result.shapes[formats.shape_of(row.value) or validation.UNKNOWN] += 1
         result.changes += changes
         if value is None:
             result.rejects[row.line] = row.raw.decode("utf-8", "backslashreplace")
@@ -280,9 +335,7 @@ def _read(
 
 
 def _errors(findings: list[Finding]) -> list[Finding]:
-    return [
-        finding for finding in findings if finding.severity == ERROR and finding.code not in ("byte_order_mark", "encoding")
-    ]
+    return [finding for finding in findings if finding.severity == ERROR and finding.code not in OF_FILE]
 
 
 def _drop(result: Prepared, step: str, reasons: dict[int, tuple[str, str]]) -> None:
@@ -296,32 +349,51 @@ def _drop(result: Prepared, step: str, reasons: dict[int, tuple[str, str]]) -> N
     result.counts.append((step, len(result.rows)))
 
 
-def _quality(result: Prepared, language: str | None, schema: dict | None, seed: int) -> None:
-    assessed = quality.assess(result.rows, language, schema, seed)
-    _drop(result, "quality", {i: (r[0].code, "; ".join(x.message for x in r)) for i, r in enumerate(assessed) if r})
+def _flag(result: Prepared, step: str, index: int, code: str, reason: str) -> None:
+    line = result.lines[index]
+    result.changes.append(Change(line, step, FLAGGED, code, reason))
+    result.flags[line] = formats.dumps(result.rows[index])
 
 
-def _deduplicate(result: Prepared, workers: int) -> None:
+def _quality(result: Prepared, drop: set[str], language: str | None, schema: dict | None, seed: int) -> None:
+    dropped = {}
+    for index, reasons in enumerate(quality.assess(result.rows, language, schema, seed)):
+        certain = [reason for reason in reasons if reason.code in drop]
+        if certain:
+            dropped[index] = (certain[0].code, "; ".join(reason.message for reason in certain))
+            continue
+        for reason in reasons:
+            _flag(result, "quality", index, reason.code, reason.message)
+    _drop(result, "quality", dropped)
+
+
+def _deduplicate(result: Prepared, drop: set[str], workers: int) -> None:
     found = deduplicate(result.rows, workers=workers)
+    line = result.lines.__getitem__
     reasons = {}
     for cluster in found.clusters:
-        conflict = ", and the answers differ" if cluster.conflict else ""
+        result.stayed[line(cluster.kept)] = formats.dumps(result.rows[cluster.kept])
         for member, kind in cluster.kinds.items():
-            reasons[member] = (
-                f"{kind}_duplicate",
-                f"of line {result.lines[cluster.kept]} (similarity {cluster.similarity:.2f}{conflict})",
+            similarity = cluster.similarities[member]
+            reasons[member] = (f"{kind}_duplicate", f"of line {line(cluster.kept)} (similarity {similarity:.2f})")
+        result.clusters.append(
+            Cluster(
+                tuple(map(line, cluster.members)),
+                line(cluster.kept),
+                {line(m): kind for m, kind in cluster.kinds.items()},
+                {line(m): similarity for m, similarity in cluster.similarities.items()},
             )
-    by_line = lambda i: result.lines[i]  # noqa: E731
-    result.clusters = [
-        Cluster(
-            tuple(map(by_line, c.members)),
-            by_line(c.kept),
-            {by_line(m): k for m, k in c.kinds.items()},
-            c.similarity,
-            c.conflict,
         )
-        for c in found.clusters
-    ]
+    for conflict in found.conflicts:
+        result.conflicts.append(Conflict(tuple(map(line, conflict.members)), line(conflict.preferred)))
+        for member in conflict.members:
+            others = [line(other) for other in conflict.members if other != member]
+            more = f" and {len(others) - 1} more" if others[1:] else ""
+            reason = f"asks the same as line {others[0]}{more}, and is answered differently"
+            if CONFLICT not in drop:
+                _flag(result, "deduplicate", member, CONFLICT, reason)
+            elif member != conflict.preferred:
+                reasons[member] = (CONFLICT, reason)
     _drop(result, "deduplicate", reasons)
 
 
@@ -334,7 +406,9 @@ def _contamination(result: Prepared, test: Sequence[dict]) -> None:
 
 
 def _redact(result: Prepared, redactor: Redactor, workers: int) -> None:
+    seen: Counter[str] = Counter()
     for index, redacted in enumerate(in_processes(redactor.row, result.rows, workers, 64)):
+        _sample(result, index, redacted, redactor, seen)
         result.rows[index] = redacted.row
         if customer_of(redacted.row) is not None:
             without_customers(redacted.row)
@@ -349,6 +423,15 @@ def _redact(result: Prepared, redactor: Redactor, workers: int) -> None:
                 )
             )
     result.counts.append(("redact", len(result.rows)))
+
+
+def _sample(result: Prepared, index: int, redacted: Redacted, redactor: Redactor, seen: Counter[str]) -> None:
+    """The first redactions of each kind, for the report; the values masked, as it goes around too."""
+    for place, entity in redacted.findings:
+        if seen[entity.kind] < SAMPLES:
+            seen[entity.kind] += 1
+            masked = re.sub(r"(?<=\w)\w", "*", entity.text)
+            result.redactions.append((result.lines[index], entity.kind, f"{place}: {masked}", redactor.replacement(entity)))
 
 
 def rows_of(path: str | Path) -> list[dict]:
@@ -374,6 +457,9 @@ def report_json(result: Prepared) -> str:
             "train": len(result.train),
             "validation": len(result.validation),
             "changes": [{"step": s, "action": a, "code": c, "rows": n} for s, a, c, n in result.table()],
+            "share_left": round(result.share_left, 4),
+            "shapes": dict(result.shapes.most_common()),
+            "left_out": result.left_out,
             "contaminated_test_rows": sorted({hit.test for hit in result.contaminated}),
             "auc_to_production": result.distance.auc if result.distance else None,
         },

@@ -1,7 +1,9 @@
 """Rows that are well formed and still teach the wrong thing: rules, each with its reason.
 
-A rule is cheap and blunt. What it drops is written to the rejects with its reason, to be read; what no rule sees (a label that
-is wrong, an answer that is only dull) is for a judge (`judging`) or for the eye (`widgets.review`).
+A rule is cheap and blunt: it raises a flag, and a person decides. Where the answers of a file have one form (a schema, or JSON
+objects with the same keys), the form is a second witness and rules are bold; on free text they speak only where little else can be
+meant. What no rule sees (a label that is wrong, an answer that is only dull) is for a judge (`judging`) or for the eye
+(`widgets.review`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from course_utils.data_prep import formats
-from course_utils.data_prep.similarity import normalise
+from course_utils.data_prep.similarity import WITHOUT_SPACES, normalise
 
 REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial|large language|language|virtual|automated|digital)\b|\blanguage model\b|"
@@ -32,6 +34,49 @@ REFUSAL = re.compile(
     r"\bprefer not to\b|\b(?:my|our) (?:guidelines|training data|knowledge (?:has a )?cut-?off|role does not)\b|\bI(?:'m| am) (?:not a|only (?:a|an)|an automated|programmed|"
     r"designed|hesitant)\b|\b(?:respectfully|must) decline\b|\b(?:inappropriate|irresponsible|wiser) (?:for|of|that)\b|\b(?:stay|remain) neutral\b|\bno opinion on\b|"
     r"\bI(?:'d| would) (?:suggest|encourage|recommend) (?:you|that|checking|speaking|contacting)\b|\b(?:could|can) you (?:please )?(?:rephrase|clarify)\b",
+    re.IGNORECASE,
+)
+# In free text those words say little: there a refusal is an answer that begins with one, is short and gives nothing instead.
+APOLOGY = re.compile(
+    r"^(?:(?:(?:i['’]m|i am) (?:\w+ )?(?:sorry|afraid)|sorry|(?:my |i )?apolog\w+|unfortunately|regrettably)\b(?: for (?:the|any)[^.,;:]{0,40})?|"
+    r"as an? (?:ai|artificial|large|language|virtual|automated|digital)\b[^,.;]{0,60})[\s,.;:!]*(?:but|that|and)?\s*",
+    re.IGNORECASE,
+)
+INABILITY = re.compile(
+    r"^(?:i|we)(?:['’]m| am|['’]re| are)?(?: currently| just| simply| really| also)? (?P<verb>can(?:no|['’])?t|can not|could(?:n['’]t| not)|unable to|"
+    r"not (?:able|permitted|allowed|comfortable|programmed|designed|capable|equipped|authori[sz]ed)|wo(?:n['’]t)|will not|must decline|decline to|"
+    r"do(?:n['’]t| not) (?:have (?:the |any )?(?:access|ability|capability|enough|information|personal|real|feelings|opinions|preferences)|feel comfortable|possess))"
+    r"(?P<rest>.{0,120})",
+    re.IGNORECASE | re.DOTALL,
+)
+SERVICE = re.compile(
+    r"\b(?:help|assist|provide|answer|fulfil\w*|comply|complete|generate|create|discuss|engage|support|offer|give|do (?:that|this)|respond|access|browse|open|see|view|"
+    r"personal|real|feelings|opinions)\b|\b(?:this|that|your) request\b",
+    re.IGNORECASE,
+)
+REFUSAL_ZH = re.compile(
+    r"^(?:(?:很|非常)?(?:抱歉|对不起|遗憾)|作为(?:一个|一名|一款)?(?:AI|人工智能|语言模型)).{0,30}?(?:无法|不能|没有能力|没有办法)"
+)
+# "Write a letter that declines": then the answer is a text, and its I is somebody.
+TEXT_WANTED = re.compile(
+    r"\b(?:write|rewrite|re-write|paraphrase|rephrase|translate|compose|draft|e-?mail|letter|message|story|poem|song|lyrics|dialog(?:ue)?|conversation|sentence|"
+    r"tweet|edit|correct|summari[sz]e|quote|role-?play|pretend|act as|imagine|script|speech|essay|apology|review|reply to|respond to)\b",
+    re.IGNORECASE,
+)
+INSTEAD = re.compile(
+    r"\b(?:however|but i can|that said|here (?:is|are|'s)|instead|in general|generally|for example|to do (?:this|so)|you can|typically)\b|\n\s*(?:\d+[.)]|[-*•])",
+    re.IGNORECASE,
+)
+REFUSAL_WORDS = 70
+# A message that is meant to be gone on with may end in the middle.
+TO_BE_COMPLETED = re.compile(
+    r"\b(?:complete|completion|finish|continue|fill|next|ending|blank|begin\w*|start\w*)\b", re.IGNORECASE
+)
+ABOUT_LANGUAGE = re.compile(
+    r"\b(?:translat\w+|language|languages|pronounc\w+|idiom\w*|grammar|verb|verbs|word|words|phrase|traduc\w+|tradui\w+|übersetz\w+|english|french|german|"
+    r"spanish|italian|portuguese|dutch|polish|russian|turkish|arabic|hebrew|hindi|urdu|bengali|chinese|mandarin|cantonese|japanese|korean|vietnamese|thai|indonesian|"
+    r"greek|latin|swedish|norwegian|danish|finnish|czech|hungarian|romanian|ukrainian|swahili|catalan|persian|farsi|tamil|esperanto|englisch|deutsch|französisch|"
+    r"anglais|français|allemand|espagnol|inglés|español|francés|alemán)\b|翻译|翻譯|译成|译为|英文|英语|中文|汉语|日语|日文|法语|德语|西班牙语|俄语|韩语|语言",
     re.IGNORECASE,
 )
 # People end with three full stops too: they count after a word that can't end a sentence.
@@ -51,11 +96,21 @@ MIN_WORDS = 3  # that say something
 CANNED = 8
 LANGUAGE_CHARACTERS = 25  # shorter texts are not judged
 LANGUAGE_PROBABILITY = 0.9
+# Message and answer in two languages: said only of longer texts, where the identifier errs less.
+MIXED_CHARACTERS = 60
+MIXED_PROBABILITY = 0.99
+CODE = re.compile(
+    r"```|[{};]\s*$|^\s*(?:def|import|from|function|const|let|var|class|SELECT|#include|<\?php|<\w+>)\b|\w\(.*\)\s*[:;{]?\s*$",
+    re.MULTILINE,
+)
+CANNED_WORDS = 5  # a shorter answer is a label, which many messages may share
+USUAL_FORM = 0.7  # share of the answers that must have a form for it to be the file's
+FROM_MESSAGE = 0.7  # share of the long numbers in answers that must stand in the message for the others to be strange
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a row should go: the rule, and what it saw."""
+    """Why someone should look at a row: the rule, and what it saw."""
 
     code: str
     message: str
@@ -74,34 +129,38 @@ RULES = {
 
 
 def assess(
-    rows: Sequence[dict], language: str | None = "en", schema: dict | None = None, seed: int = 0
+    rows: Sequence[dict], language: str | None = None, schema: dict | None = None, seed: int = 0
 ) -> list[list[Reason]]:
-    """For each row, the reasons for which it should not be trained on; an empty list for a good one.
+    """For each row, the reasons for which someone should look at it before it is trained on; an empty list for a good one.
 
     Args:
         rows: valid chat rows.
-        language: ISO 639-1 code of messages and answers; None leaves languages alone.
+        language: ISO 639-1 code of all messages and answers, if they have one. Without it a message may be in any language, and
+            what is named are answers in another one than their message's. Where a language is spoken of (a translation, a
+            lesson), nothing is said.
         schema: JSON Schema of the answers; without it, the form that most answers have, if most have one.
         seed: of the sample that answers are compared with.
     """
     prompts, answers = [formats.prompt_of(row) for row in rows], [formats.answer_of(row) for row in rows]
     wrong_form = form_of(answers, schema)
+    formed = wrong_form is not _any_form
     canned = _canned(prompts, answers)
     # Answers that are none, or everyone's, say nothing about what an answer has in common with its message.
     own = [i for i, answer in enumerate(answers) if i not in canned and not wrong_form(answer)]
-    strangers = _answers_of_others([prompts[i] for i in own], [answers[i] for i in own], seed)
+    # Of free text nothing says that it takes its words from the message.
+    strangers = {} if not formed else _answers_of_others([prompts[i] for i in own], [answers[i] for i in own], seed)
     strangers = {own[i]: reason for i, reason in strangers.items()}
     assessed = []
     for index, (prompt, answer) in enumerate(zip(prompts, answers)):
         reasons = [
             reason
             for reason in (
-                _refusal(answer, wrong_form),
+                _refusal(prompt, answer, wrong_form),
                 _truncated(prompt, answer),
                 canned.get(index),
                 wrong_form(answer),
-                _language(prompt, answer, language) if language else None,
-                _low_information(prompt),
+                _language(prompt, answer, language),
+                _low_information(prompt, formed),
                 strangers.get(index),
             )
             if reason
@@ -117,16 +176,41 @@ def assess(
     return assessed
 
 
-def _refusal(answer: str, wrong_form: Callable[[str], Reason | None]) -> Reason | None:
+def _refusal(prompt: str, answer: str, wrong_form: Callable[[str], Reason | None]) -> Reason | None:
     # Records and code may quote such words; a refusal is prose.
     if answer.lstrip().startswith(("{", "[", "<", "```")) and not wrong_form(answer):
         return None
-    match = REFUSAL.search(answer[:400])
-    return Reason("refusal", f'the answer says "{match.group()}"') if match else None
+    if wrong_form(answer):
+        match = REFUSAL.search(answer[:400])
+        return Reason("refusal", f'the answer says "{match.group()}"') if match else None
+    said = _refuses(prompt, answer.strip())
+    return Reason("refusal", f'the answer begins with "{said[:60]}"') if said else None
+
+
+def _refuses(prompt: str, answer: str) -> str:
+    """The beginning of an answer that is a refusal and nothing else; "" of any other."""
+    if found := REFUSAL_ZH.match(answer):
+        return found.group() if len(answer) < 2 * REFUSAL_WORDS else ""
+    if len(answer.split()) > REFUSAL_WORDS:
+        return ""
+    rest, machine = answer, False
+    while (apology := APOLOGY.match(rest)) and apology.end():
+        machine |= apology.group()[:2].lower() == "as"
+        rest = rest[apology.end() :]
+    apologised = len(rest) < len(answer)
+    inability = INABILITY.match(rest)
+    if not inability or INSTEAD.search(rest[inability.start("rest") :]):
+        return ""
+    serving = SERVICE.search(inability.group())
+    if not (apologised or serving) or (TEXT_WANTED.search(prompt) and not machine and not (apologised and serving)):
+        return ""
+    return answer[: len(answer) - len(rest) + inability.start("rest")]
 
 
 def _truncated(prompt: str, answer: str) -> Reason | None:
     for text, whose in ((prompt, "message"), (answer, "answer")):
+        if whose == "message" and TO_BE_COMPLETED.search(prompt):
+            continue
         if CUT.search(text):
             return Reason("truncated", f"the {whose} ends with {text.rstrip()[-12:]!r}")
     if answer.lstrip().startswith(("{", "[")):
@@ -155,8 +239,8 @@ def form_of(answers: Sequence[str], schema: dict | None = None) -> Callable[[str
         return against_schema
     shapes = Counter(frozenset(value) for value in map(_json, answers) if isinstance(value, dict))
     keys, count = shapes.most_common(1)[0] if shapes else (frozenset(), 0)
-    if count < 0.5 * len(answers):
-        return lambda answer: None
+    if count < USUAL_FORM * len(answers):
+        return _any_form
 
     def against_most(answer: str) -> Reason | None:
         value = _json(answer)
@@ -170,6 +254,11 @@ def form_of(answers: Sequence[str], schema: dict | None = None) -> Callable[[str
     return against_most
 
 
+def _any_form(answer: str) -> Reason | None:
+    """Where answers have no form in common, none has the wrong one."""
+    return None
+
+
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
@@ -177,14 +266,38 @@ def _json(text: str) -> Any:
         return None
 
 
-def _language(prompt: str, answer: str, language: str) -> Reason | None:
-    for text, whose in ((prompt, "message"), (" ".join(_strings(answer)), "answer")):
-        letters = sum(character.isalpha() for character in text)
-        if letters >= LANGUAGE_CHARACTERS:
+def _language(prompt: str, answer: str, language: str | None) -> Reason | None:
+    if ABOUT_LANGUAGE.search(prompt):
+        return None
+    written = " ".join(formats.written_in(answer))
+    if language is None:
+        return _mixed(prompt, written)
+    for text, whose in ((prompt, "message"), (written, "answer")):
+        if _letters(text) >= LANGUAGE_CHARACTERS:
             found, probability = identify_language(text)
             if found != language and probability >= LANGUAGE_PROBABILITY:
                 return Reason("language", f"the {whose} is in {found} ({probability:.2f})")
     return None
+
+
+def _mixed(prompt: str, answer: str) -> Reason | None:
+    """An answer in a language in which no part of its message is."""
+    if min(_letters(prompt), _letters(answer)) < MIXED_CHARACTERS or CODE.search(answer):
+        return None
+    (asked, sure), (answered, certain) = identify_language(prompt), identify_language(answer)
+    if asked == answered or min(sure, certain) < MIXED_PROBABILITY:
+        return None
+    # An instruction in one language about a passage in another may be answered in either.
+    parts = [part for part in re.split(r"[\n.!?。！？]+", prompt) if _letters(part) >= LANGUAGE_CHARACTERS]
+    if WITHOUT_SPACES.search(prompt) and WITHOUT_SPACES.search(answer):
+        return None  # the identifier takes Chinese for two languages
+    if answered in {identify_language(part)[0] for part in parts}:
+        return None
+    return Reason("language", f"the message is in {asked}, the answer in {answered} ({certain:.2f})")
+
+
+def _letters(text: str) -> int:
+    return sum(character.isalpha() for character in text)
 
 
 def identify_language(text: str) -> tuple[str, float]:
@@ -203,27 +316,17 @@ def identify_language(text: str) -> tuple[str, float]:
     return ranked[0][0], float(probabilities.max() / probabilities.sum())
 
 
-def _strings(answer: str) -> list[str]:
-    """The texts of an answer: free-text values of a record, or all of it."""
-    value = _json(answer)
-    if not isinstance(value, dict | list):
-        return [] if answer.lstrip().startswith(("{", "[")) else [answer]  # broken JSON is of no language
-    found: list[str] = []
-    stack: list[Any] = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str) and " " in item:
-            found.append(item)
-        elif isinstance(item, dict | list):
-            stack.extend(item.values() if isinstance(item, dict) else item)
-    return found
-
-
-def _low_information(prompt: str) -> Reason | None:
-    words = [word for word in normalise(prompt).split() if word not in GREETING]
-    telling = [word for word in words if len(word) > 2 and re.search(r"[aeiouyàâäáåæèéêëíîïòóôöøùúûü\d]|[^\x00-\x7f]", word)]
-    if len(telling) < MIN_WORDS and len(words) < 2 * MIN_WORDS:
-        return Reason("low_information", f"{len(telling)} words that say something")
+def _low_information(prompt: str, formed: bool) -> Reason | None:
+    words = normalise(prompt).split()
+    if not formed:
+        # "Hi", "2+2" and "What is AI?" can be answered; what has neither letter nor digit hardly.
+        return None if words or re.search(r"[^\W_]", prompt) else Reason("low_information", "no word at all")
+    words = [word for word in words if word not in GREETING]
+    telling = sum(0.5 for word in words if WITHOUT_SPACES.match(word)) + sum(
+        len(word) > 2 and bool(re.search(r"[aeiouyàâäáåæèéêëíîïòóôöøùúûü\d]|[^\x00-\x7f]", word)) for word in words
+    )
+    if telling < MIN_WORDS and len(words) < 2 * MIN_WORDS:
+        return Reason("low_information", f"{telling:g} words that say something")
     return None
 
 
@@ -240,7 +343,7 @@ def _canned(prompts: list[str], answers: list[str]) -> dict[int, Reason]:
     return {
         index: Reason("canned_answer", f"{len(messages[key]):,} different messages have this answer")
         for index, key in enumerate(map(normalise, answers))
-        if len(messages[key]) >= CANNED
+        if len(messages[key]) >= CANNED and len(key.split()) >= CANNED_WORDS
     }
 
 
@@ -249,7 +352,7 @@ def _answers_of_others(prompts: list[str], answers: list[str], seed: int, sample
 
     Where answers take nothing from the messages (a label alone), none can be told, and none is named.
     """
-    texts = [" ".join(_strings(answer)) + " " + " ".join(re.findall(r"\d{3,}", answer)) for answer in answers]
+    texts = [" ".join(formats.written_in(answer)) + " " + " ".join(re.findall(r"\d{3,}", answer)) for answer in answers]
     prompt_stems, answer_stems = [_stems(p) for p in prompts], [_stems(t) for t in texts]
     seen = Counter(stem for stems in prompt_stems for stem in stems)
     n = len(prompts)
@@ -259,6 +362,10 @@ def _answers_of_others(prompts: list[str], answers: list[str], seed: int, sample
         return {}
     draw = random.Random(seed)
     found = {}
+    numbered = [{s for s in stems if s.isdigit() and len(s) >= 4} for stems in answer_stems]
+    taken = [bool(numbers & stems) for numbers, stems in zip(numbered, prompt_stems) if numbers]
+    # "1939" answers a question that has no number in it, unless numbers are copied from messages here.
+    copied = len(taken) >= 30 and np.mean(taken) >= FROM_MESSAGE
     for index, stems in enumerate(answer_stems):
         if len(stems) < 3 or own[index] > 6:
             continue
@@ -267,8 +374,8 @@ def _answers_of_others(prompts: list[str], answers: list[str], seed: int, sample
         if better > 0.15:
             found[index] = Reason("other_answer", f"{better:.0%} of random other messages fit the answer better")
             continue
-        numbers = {s for s in stems if s.isdigit() and len(s) >= 4}
-        if numbers and not numbers & prompt_stems[index]:
+        numbers = numbered[index]
+        if copied and numbers and not numbers & prompt_stems[index]:
             found[index] = Reason("other_answer", f"the number {sorted(numbers)[0]} in the answer is not in the message")
     return found
 

@@ -7,29 +7,25 @@ longest line that is allowed.
 from __future__ import annotations
 
 import codecs
-import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from course_utils.data_prep.findings import Finding, shorten
+from course_utils.data_prep.opening import BOMS, open_bytes, open_text, suffix_of, without_mark
+from course_utils.data_prep.tabular import read_csv, read_parquet
+from course_utils.data_prep.values import WRAPPER, Cut, rows_within, texts
 from course_utils.errors import CourseError
 
 MAX_LINE = 20_000_000  # bytes; 65,536 tokens, the hosts' limit for an example, are some 300,000
 MAX_DEPTH = 64
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
-BOMS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
 ARCHIVES = {
     b"PK\x03\x04": "a ZIP archive",
     b"\x1f\x8b": "gzip data",
@@ -66,27 +62,49 @@ class Row:
     raw: bytes = b""
 
 
-def read(path: str | Path) -> Iterator[Row]:
-    """Rows of a JSONL, JSON, CSV, TSV or Parquet file, in order.
+def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Iterator[Row]:
+    """Rows of a JSONL, JSON, CSV, TSV or Parquet file, in order; packed with gzip too (.gz).
+
+    Args:
+        path: of the file.
+        columns: fields to rename, old name → new name.
 
     Raises:
-        CourseError: no such file, no permission, or an ending that is none of `SUFFIXES`.
+        CourseError: no such file, no permission, an ending that is none of `SUFFIXES`, or a field that can't be renamed.
     """
     path = Path(path)
     if path.is_dir():
         raise CourseError(f"{path} is a folder; name a file")
     if not path.exists():
         raise CourseError(f"there is no file {path}")
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path)
     if suffix not in SUFFIXES:
         raise CourseError(f"{path.name}: endings that can be read are {', '.join(SUFFIXES)}")
     try:
         reader = {".json": _read_json, ".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet}.get(
             suffix, _read_jsonl
         )
-        yield from reader(path)
+        yield from _renamed(reader(path), columns) if columns else reader(path)
+    except (EOFError, zlib.error) as error:
+        raise CourseError(f"cannot read {path}: the packed file is cut off or damaged; pack it again") from error
     except OSError as error:
         raise CourseError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _renamed(rows: Iterator[Row], columns: Mapping[str, str]) -> Iterator[Row]:
+    """Rows with other names of fields; the first must have them."""
+    looked = False
+    for row in rows:
+        if isinstance(row.value, dict):
+            for old, new in columns.items():
+                if old not in row.value and not looked:
+                    there = ", ".join(map(str, row.value))
+                    raise CourseError(f"no row has a field {old!r}; there are {there}")
+                if new in row.value and old in row.value and new not in columns:
+                    raise CourseError(f"line {row.line}: {old!r} can't be renamed, {new!r} is there already")
+            row.value = {columns.get(key, key): value for key, value in row.value.items()}
+            looked = True
+        yield row
 
 
 def parse(text: str, line: int = 0, raw: bytes | None = None) -> tuple[Any, list[Finding]]:
@@ -131,9 +149,13 @@ def parse(text: str, line: int = 0, raw: bytes | None = None) -> tuple[Any, list
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         head = file.read(4096)
         file.seek(0)
+        start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:2]
+        if (start in (b"{\n", b"{\r") or start[:1] == b"[") and _begins_with_a_value(path):
+            yield from _read_json(path)
+            return
         kind = next((name for magic, name in ARCHIVES.items() if head.startswith(magic)), None)
         if kind:
             yield Row(0, None, [Finding(0, "", "binary", f"this is {kind}")])
@@ -175,10 +197,8 @@ def _open_lines(file: BinaryIO, head: bytes) -> tuple[Iterator[tuple[bytes, int]
             if encoding == "utf-8":
                 return _lines(file), [Finding(1, "", "byte_order_mark", "the file starts with a UTF-8 byte order mark")]
             return _transcoded(file, encoding), [Finding(1, "", "encoding", f"the file is {encoding.upper()}")]
-    # Without a mark: in UTF-16 every second byte of ASCII text is zero.
-    for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
-        if len(zeros) > 1 and zeros.count(0) > 0.6 * len(zeros):
-            return _transcoded(file, encoding), [Finding(1, "", "encoding", f"the file looks like {encoding.upper()}")]
+    if wide := without_mark(head):
+        return _transcoded(file, wide), [Finding(1, "", "encoding", f"the file looks like {wide.upper()}")]
     if b"\r" in head and b"\n" not in head:
         text = io.TextIOWrapper(file, encoding="latin-1", newline=None)  # bytes pass through latin-1 unchanged
         lines = ((line.rstrip("\n").encode("latin-1"), len(line)) for line in iter(lambda: text.readline(MAX_LINE), ""))
@@ -199,9 +219,13 @@ def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 
 def _transcoded(file: BinaryIO, encoding: str) -> Iterator[tuple[bytes, int]]:
-    text = io.TextIOWrapper(file, encoding=encoding, errors="replace", newline="\n")
-    while line := text.readline(MAX_LINE):
-        yield line.removesuffix("\n").encode("utf-8", "replace"), len(line)
+    text = io.TextIOWrapper(file, encoding=encoding, errors="surrogatepass", newline="\n")
+    try:
+        while line := text.readline(MAX_LINE):
+            # Half a character stays what it is: the line is then found to be no UTF-8.
+            yield line.removesuffix("\n").encode("utf-8", "surrogatepass"), len(line)
+    except UnicodeDecodeError:  # cut off within a character
+        yield b"\xff", 1
 
 
 def _explain(text: str, error: json.JSONDecodeError, line: int) -> Finding:
@@ -237,7 +261,7 @@ def _explain(text: str, error: json.JSONDecodeError, line: int) -> Finding:
     elif any(quote in text[max(0, at - 1) : at + 2] for quote in "“”„‘’"):
         why = "typographic quotes; JSON needs straight double quotes"
     elif not stripped.startswith(("{", "[")):
-        why = f"the line starts with {shorten(stripped[:12], 20)}, which begins no JSON object"
+        why = f"the line starts with {shorten(stripped[:12], 20)}, which does not begin a JSON object"
     else:
         why = error.msg[0].lower() + error.msg[1:]
     return Finding(line, "", code, f"{why} ({place})")
@@ -290,104 +314,106 @@ def _strings(value: object, line: int) -> list[Finding]:
 
 
 def _read_json(path: Path) -> Iterator[Row]:
-    """Elements of a list, one at a time; a file of one object a line is read as JSONL, one object alone as one row."""
-    with path.open("rb") as file:
-        head = file.read(4096).lstrip(codecs.BOM_UTF8)
-    if not head.lstrip().startswith(b"["):
-        yield from _read_jsonl(path)
+    """Elements of a list, one at a time; a file of one object a line is read as JSONL; objects over several lines, or one
+    with rows in it, as what they hold."""
+    file, first = open_text(path)
+    if file is None:
+        yield Row(1, None, first)
         return
-    decoder = json.JSONDecoder()
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        buffer, number, ended = file.read(1 << 20), 0, False
-        buffer = buffer.lstrip()[1:]
-        while True:
-            buffer = buffer.lstrip(" \t\r\n,")
-            if buffer.startswith("]"):
-                return
-            try:
-                _, end = decoder.raw_decode(buffer)
-                # A number or a word at the buffer's end may go on in the next piece.
-                whole = ended or end < len(buffer)
-            except (json.JSONDecodeError, RecursionError, ValueError) as error:
-                whole, problem = False, error
-                if ended or len(buffer) > MAX_LINE:
-                    if not buffer and number:
-                        finding = Finding(number, "", "not_json", "the list is not closed: cut off at its end")
-                    elif len(buffer) > MAX_LINE:
-                        finding = Finding(number + 1, "", "line_too_long", f"over {MAX_LINE:,} bytes; not read further")
-                    elif isinstance(problem, json.JSONDecodeError):
-                        finding = _explain(buffer, problem, number + 1)
-                    else:
-                        finding = Finding(number + 1, "", "too_deep", f"nested deeper than {MAX_DEPTH} levels")
-                    yield Row(number + 1, None, [finding], buffer[:1000].encode("utf-8", "replace"))
-                    return
-            if not whole:
-                more = file.read(max(1 << 20, len(buffer)))
-                ended = not more
-                buffer += more
-                continue
+    with file:
+        line = next((line for line in iter(lambda: file.readline(MAX_LINE), "") if line.strip()), "")
+        more = any(True for _ in iter(lambda: file.read(1), ""))
+    listed = line.lstrip().startswith("[")
+    if listed or (line.lstrip().startswith("{") and not _is_value(line) and _begins_with_a_value(path)):
+        yield from _read_values(path)
+    elif not more and (within := rows_within(parse(line)[0])):
+        yield from _rows_within(*within, first)
+    else:
+        yield from _read_jsonl(path)
+
+
+def _begins_with_a_value(path: Path) -> bool:
+    """Whether the file begins with an object, or a list of them, rather than with a line that is broken."""
+    try:
+        text, _ = next(texts(path), ("", []))
+    except Cut:
+        return False
+    return text.startswith("{")
+
+
+def _is_value(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _read_values(path: Path) -> Iterator[Row]:
+    """Elements of a list, or objects one after the other."""
+    number = 0
+    held: Row | None = None  # the first: alone it may hold the rows
+    listed_lines = suffix_of(path) in (".jsonl", ".ndjson") and not _starts_with_object(path)
+    try:
+        for text, first in texts(path, WRAPPER if _starts_with_object(path) else MAX_LINE):
             number += 1
-            text = buffer[:end]
             value, findings = parse(text, number)
-            yield Row(number, value, findings, text.encode("utf-8", "replace"))
-            buffer = buffer[end:]
+            row = Row(number, value, [*first, *findings], text.encode("utf-8", "surrogatepass"))
+            if number == 1 and listed_lines:
+                row.findings.append(Finding(1, "", "several_lines", "the rows stand in a list; JSONL has none"))
+            if number == 1 and _starts_with_object(path):
+                row.findings.append(Finding(1, "", "several_lines", "an object stands on several lines"))
+                held = row
+                continue
+            if held:
+                yield held
+                held = None
+            yield row
+    except Cut as cut:
+        if held:
+            yield held
+        yield Row(cut.number + 1, None, [_of_cut(cut)], cut.text[:1000].encode("utf-8", "surrogatepass"))
+        return
+    if held and (within := rows_within(held.value)):
+        yield from _rows_within(*within, [f for f in held.findings if f.code != "several_lines"])
+    elif held:
+        yield held
+
+
+def _starts_with_object(path: Path) -> bool:
+    file, _ = open_text(path)
+    assert file is not None
+    with file:
+        return file.read(4096).lstrip().startswith("{")
+
+
+def _of_cut(cut: Cut) -> Finding:
+    if not cut.text and cut.number:
+        return Finding(cut.number, "", "not_json", "the list is not closed: cut off at its end")
+    if len(cut.text) > MAX_LINE:
+        return Finding(cut.number + 1, "", "line_too_long", f"over {MAX_LINE:,} bytes; not read further")
+    if isinstance(cut.error, json.JSONDecodeError):
+        return _explain(cut.text, cut.error, cut.number + 1)
+    return Finding(cut.number + 1, "", "too_deep", f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _rows_within(values: list[Any], key: str, first: list[Finding]) -> Iterator[Row]:
+    wrapped = Finding(1, "", "wrapped", f"the rows stand within an object, under {shorten(key, 40)}")
+    for number, value in enumerate(values, 1):
+        text = json.dumps(value, ensure_ascii=False)
+        value, findings = parse(text, number)
+        yield Row(
+            number, value, [*([*first, wrapped] if number == 1 else []), *findings], text.encode("utf-8", "surrogatepass")
+        )
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
-        head = file.read(4096)
-    encoding = next((e if e == "utf-8" else e[:6] for bom, e in BOMS if head.startswith(bom)), "utf-8")
-    first = [] if encoding == "utf-8" else [Finding(1, "", "encoding", f"the file is {encoding.upper()}")]
-    csv.field_size_limit(MAX_LINE)
-    with path.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, errors="replace", newline="") as file:
-        sample = file.read(8192)
-        file.seek(0)
-        try:
-            dialect = csv.Sniffer().sniff(sample, delimiters=",;\t|")
-        except csv.Error:
-            dialect = csv.excel_tab if path.suffix.lower() == ".tsv" else csv.excel
-        reader = csv.reader(file, dialect)
-        header: list[str] = []
-        number = 0
-        while True:
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield Row(
-                    max(reader.line_num, 1), None, [Finding(max(reader.line_num, 1), "", "not_json", f"no CSV: {error}")]
-                )
-                continue
-            if not header:
-                header = [cell.strip() for cell in cells]
-                if len(set(header)) != len(header):
-                    yield Row(1, None, [Finding(1, "", "duplicate_key", "two columns have the same name")])
-                continue
-            number += 1
-            raw = json.dumps(cells, ensure_ascii=False).encode("utf-8", "replace")
-            if len(cells) != len(header):
-                message = f"{len(cells)} cells for {len(header)} columns"
-                yield Row(number, None, [*first, Finding(number, "", "not_object", message)], raw)
-            else:
-                value = dict(zip(header, cells))
-                yield Row(number, value, [*first, *_strings(value, number)], raw)
-            first = []
+    for number, value, findings, raw in read_csv(path):
+        yield Row(number, value, [*findings, *(_strings(value, number) if value else [])], raw)
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        number = 0
-        for batch in file.iter_batches(batch_size=256):
-            for value in batch.to_pylist():
-                number += 1
-                value = {key: item for key, item in value.items() if item is not None}
-                raw = json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace")
-                value, findings = parse(raw.decode("utf-8"), number)
-                yield Row(number, value, findings, raw)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        yield Row(0, None, [Finding(0, "", "binary", f"no Parquet file: {str(error).splitlines()[0][:120]}")])
+    for number, value, findings, raw in read_parquet(path):
+        if not findings:
+            value, findings = parse(raw.decode("utf-8", "surrogatepass"), number)
+        yield Row(number, value, findings, raw)

@@ -5,10 +5,10 @@ same stages and `depends` between them. Every task but the one that chooses work
 other lies under `work`, which all of them must see.
 
 1. Read (many tasks): rows that are valid or mended go to `rows/`, the others to `rejects/`; of each row a MinHash signature
-and
-   three keys go to `signatures/`, some 540 bytes.
+   and four keys go to `signatures/`, some 550 bytes.
 2. Choose (one task): near-duplicates by bands of the signatures, each pair verified on its texts; the rows that stay to
-`kept/`. 3. Write (many tasks): the rows that stay, without personal data.
+`kept/`.
+3. Write (many tasks): the rows that stay, without personal data.
 
 Rules of quality look at all answers together and are left to samples.
 """
@@ -24,16 +24,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from course_utils.data_prep import formats, reading, validation
-from course_utils.data_prep.deduplication import choose, comparable, first_of_each
+from course_utils.data_prep.deduplication import choose, comparable, first_of_each, surroundings
 from course_utils.data_prep.pii import Redactor
-from course_utils.data_prep.pipeline import read_rows, without_customers, write_lines
-from course_utils.data_prep.similarity import PERMUTATIONS, banded, jaccard, normalise, shingles, text_signature
+from course_utils.data_prep.pipeline import read_rows, without_customers
+from course_utils.data_prep.similarity import PERMUTATIONS, banded, jaccard, shingles, text_signature
+from course_utils.data_prep.writing import write_lines
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
     from datatrove.data import Document, DocumentsPipeline
-
-STAGES = ("read", "choose", "write")
 
 
 def stages(
@@ -46,10 +45,10 @@ def stages(
     allow: Iterable[str] = (),
     seed: int = 0,
 ) -> dict[str, list[Callable]]:
-    """Pipelines by name, in the order of `STAGES`, for any of datatrove's executors; "choose" must run as a single task.
+    """Pipelines by name, for any of datatrove's executors: "read", then "choose" as a single task, then "write".
 
     Args:
-        source: folder with JSONL, JSON, CSV or Parquet files; a task takes every so-manieth of them.
+        source: folder with JSONL, JSON, CSV or Parquet files; of N tasks, each takes every N-th of them.
         target: folder for the prepared files.
         work: folder for what stages tell each other.
         kind: as in `prepare`.
@@ -123,15 +122,17 @@ class Read(_Stage):
                     }
                     rejects.append(formats.dumps({**entry, "text": row.raw.decode("utf-8", "backslashreplace")}))
                     continue
-                text, answer = comparable(formats.prompt_of(mended)), formats.answer_of(mended)
+                prompt, answer, around = formats.prompt_of(mended), formats.answer_of(mended), surroundings(mended)
                 lines.append(formats.dumps(mended))
-                signatures.append(text_signature(text))
-                keys.append([_key(formats.prompt_of(mended), answer), _key(text), _key(normalise(answer))])
+                signatures.append(text_signature(prompt))
+                keys.append(
+                    [_key(prompt, answer, around), _key(comparable(prompt), around), _key(comparable(answer)), _key(around)]
+                )
             write_lines(self._name("rows", number, ".jsonl"), lines)
             write_lines(self._name("rejects", number, ".jsonl"), rejects)
             stacked = np.array(signatures, dtype=np.uint32).reshape(-1, PERMUTATIONS)
             beside = self._name("signatures", number, ".part.npz")
-            np.savez(beside, signatures=stacked, keys=np.array(keys, dtype=np.uint64).reshape(-1, 3))
+            np.savez(beside, signatures=stacked, keys=np.array(keys, dtype=np.uint64).reshape(-1, 4))
             beside.replace(self._name("signatures", number, ".npz"))
         yield from ()
 
@@ -147,28 +148,33 @@ class Choose(_Stage):
         loaded = [np.load(self._name("signatures", number, ".npz")) for number in range(self.files)]
         sizes = [len(part["keys"]) for part in loaded]
         keys, signatures = (np.concatenate([part[name] for part in loaded]) for name in ("keys", "signatures"))
-        exact, normal, answers = keys.T.tolist()
+        exact, normal, answers, around = keys.T.tolist()
         firsts = first_of_each(normal)
         candidates = [(firsts[i], firsts[j]) for i, j in banded(signatures[firsts])]
-        texts = self._texts({index for pair in candidates for index in pair}, sizes)
-        sets = {index: shingles(text) for index, text in texts.items()}
+        candidates = [(i, j) for i, j in candidates if around[i] == around[j]]
+        prompts = {normal[index] for pair in candidates for index in pair}
+        distinct = first_of_each(list(zip(normal, answers)))
+        texts = self._texts({index for index in distinct if normal[index] in prompts}, sizes)
+        sets = {index: shingles(texts[index][0]) for index in {index for pair in candidates for index in pair}}
         pairs = [(i, j, index) for i, j in candidates if (index := jaccard(sets[i], sets[j])) >= self.threshold]
-        kept = np.array(choose(exact, normal, answers, pairs).kept, dtype=np.int64)
+        found = choose(exact, normal, answers, pairs, texts.__getitem__, threshold=self.threshold)
+        kept = np.array(found.kept, dtype=np.int64)
         starts = np.cumsum([0, *sizes])
         for number in range(self.files):
             inside = kept[(kept >= starts[number]) & (kept < starts[number + 1])] - starts[number]
             np.save(self._name("kept", number, ".npy"), inside)
         yield from ()
 
-    def _texts(self, wanted: set[int], sizes: list[int]) -> dict[int, str]:
-        """Prompts of these rows, from the files of stage 1."""
+    def _texts(self, wanted: set[int], sizes: list[int]) -> dict[int, tuple[str, str]]:
+        """Prompt and answer of these rows, from the files of stage 1."""
         texts, start = {}, 0
         for number, size in enumerate(sizes):
             if any(start <= index < start + size for index in wanted):
                 with self._name("rows", number, ".jsonl").open(encoding="utf-8") as file:
                     for place, line in enumerate(file):
                         if start + place in wanted:
-                            texts[start + place] = comparable(formats.prompt_of(json.loads(line)))
+                            row = json.loads(line)
+                            texts[start + place] = formats.prompt_of(row), formats.answer_of(row)
             start += size
         return texts
 
@@ -191,6 +197,7 @@ class Write(_Stage):
         yield from ()
 
 
-def _key(*texts: str) -> int:
+def _key(*texts: str | bytes) -> int:
     """64 bits: among a hundred million rows two that are not the same share a key with a probability of 0.03 %."""
-    return int.from_bytes(hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest(), "big")
+    pieces = [text if isinstance(text, bytes) else text.encode("utf-8", "replace") for text in texts]
+    return int.from_bytes(hashlib.blake2b(b"\0".join(pieces), digest_size=8).digest(), "big")

@@ -22,7 +22,11 @@ import numpy as np
 PERMUTATIONS = 128
 ROWS_PER_BAND = 4  # 32 bands: a pair with a Jaccard index of 0.6 is found with a probability of 0.988, of 0.7 with 0.9998
 EXACT_UP_TO = 4_000  # texts; above, time and memory grow with the square of how alike they are
-WORD = re.compile(r"\w+")
+# Chinese, Japanese kana and Thai put no spaces between words: each of their characters counts as a word.
+_ALONE = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
+PLAIN = re.compile(r"\w+")
+WITHOUT_SPACES = re.compile(rf"[{_ALONE}]")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _random = np.random.default_rng(1997)
@@ -32,6 +36,8 @@ _OFFSETS = _random.integers(0, 2**63, (PERMUTATIONS, 1), dtype=np.uint64)
 
 def normalise(text: str) -> str:
     """Text without what two copies of the same message differ in: case, width, accents' encoding, punctuation, spacing."""
+    if text.isascii():
+        return " ".join(PLAIN.findall(text.lower()))
     return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 

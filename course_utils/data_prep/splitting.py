@@ -11,6 +11,9 @@ from course_utils.data_prep.similarity import Groups, normalise, similar_pairs
 from course_utils.errors import CourseError
 
 NGRAM = 8  # words in a row that two people hardly write alike; Brown et al. 2020 take 13 of longer texts
+SHORTEST = 5  # words: a shorter test text (a label, a name) stands in other texts by chance
+# Three words in a row belong to the form of a test set if so many different rows of it have them, and such a share.
+FRAME, FRAME_SHARE = 4, 0.02
 SIMILAR = 0.5
 
 
@@ -70,7 +73,7 @@ class Hit:
 
     Attributes:
         test, train: indices.
-        kind: "near-duplicate", or "phrase" for a run of words in both.
+        kind: "near-duplicate" of prompts, or "phrase" for a run of words that stands in both conversations.
         evidence: the Jaccard index, or the phrase.
     """
 
@@ -87,19 +90,63 @@ def contamination(
     n: int = NGRAM,
     text: Callable[[dict], str] = formats.prompt_of,
 ) -> list[Hit]:
-    """Test rows that stand in the training set, nearly or by a phrase of n words; at most one hit a pair."""
-    train_texts, test_texts = [text(row) for row in train], [text(row) for row in test]
+    """Test rows that stand in the training set; at most one hit a pair.
+
+    A test row is found by a prompt that is nearly a training prompt, and by a phrase of n words anywhere in a conversation,
+    answers included: a test question that stands in a training answer is seen too. A test text of fewer words, down to five,
+    counts as a phrase as a whole. Phrases that many test rows share (an instruction, an answer's form) tell nothing and are
+    left out.
+
+    Args:
+        train, test: chat rows; a test row may be without an answer.
+        threshold: Jaccard index from which two prompts are nearly the same.
+        n: words of a phrase.
+        text: the prompts that are compared.
+    """
     hits: dict[tuple[int, int], Hit] = {}
-    for i, j, index in similar_pairs(train_texts + test_texts, threshold):
+    for i, j, index in similar_pairs([text(row) for row in (*train, *test)], threshold):
         if i < len(train) <= j:
             hits[j - len(train), i] = Hit(j - len(train), i, "near-duplicate", f"Jaccard index {index:.2f}")
-    phrases: dict[str, int] = {}
-    for index, phrase in _phrases(train_texts, n):
-        phrases.setdefault(phrase, index)
-    for index, phrase in _phrases(test_texts, n):
-        if phrase in phrases:
-            hits.setdefault((index, phrases[phrase]), Hit(index, phrases[phrase], "phrase", phrase))
+    wanted = _telling_phrases([_said(row, text) for row in test], n)
+    lengths = sorted({len(phrase.split()) for phrase in wanted})
+    for index, row in enumerate(train):
+        words = [normalise(said).split() for said in _said(row, text)]
+        for length in lengths:
+            for said in words:
+                for start in range(len(said) - length + 1):
+                    phrase = " ".join(said[start : start + length])
+                    for there in wanted.get(phrase, ()):
+                        hits.setdefault((there, index), Hit(there, index, "phrase", phrase))
     return [hits[key] for key in sorted(hits)]
+
+
+def _said(row: dict, text: Callable[[dict], str]) -> list[str]:
+    """The prompt, and each answer; of a record its texts, as its keys are everybody's."""
+    return [text(row), *formats.written_in(formats.answer_of(row))]
+
+
+def _telling_phrases(tests: list[list[str]], n: int) -> dict[str, list[int]]:
+    """Phrase → the test rows that have it, without those that are for the most part of the test set's form."""
+    rows: dict[str, dict[int, None]] = {}
+    for index, texts in enumerate(tests):
+        for said in texts:
+            words = normalise(said).split()
+            length = n if len(words) >= n else len(words)
+            if length >= SHORTEST:
+                for start in range(len(words) - length + 1):
+                    rows.setdefault(" ".join(words[start : start + length]), {})[index] = None
+    triples: dict[str, set[str]] = {}
+    for texts in tests:
+        whole = " ".join(normalise(said) for said in texts)
+        for _, triple in _phrases(texts, 3):
+            triples.setdefault(triple, set()).add(whole)
+    frame = {triple for triple, wholes in triples.items() if len(wholes) >= max(FRAME, FRAME_SHARE * len(tests))}
+
+    def telling(phrase: str) -> bool:
+        inside = [triple in frame for _, triple in _phrases([phrase], 3)]
+        return sum(inside) < 0.5 * len(inside)
+
+    return {phrase: list(owners) for phrase, owners in rows.items() if telling(phrase)}
 
 
 def _phrases(texts: Sequence[str], n: int) -> Iterator[tuple[int, str]]:

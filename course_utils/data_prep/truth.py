@@ -13,6 +13,7 @@ from course_utils.data_prep import formats, quality, reading, validation
 from course_utils.data_prep.deduplication import deduplicate
 from course_utils.data_prep.findings import CODES
 from course_utils.data_prep.pii import Entity, find
+from course_utils.data_prep.similarity import Groups
 from course_utils.evaluation import Score, proportion
 
 OWN_ADDRESS = "info@tarnbrook.example"
@@ -93,7 +94,7 @@ def score_validation(export: RawExport) -> Found:
 def score_quality(export: RawExport, schema: dict | None = None) -> dict[str, Found]:
     """Each rule, and all together ("any")."""
     rows = export.rows()
-    assessed = dict(zip(rows, quality.assess(list(rows.values()), schema=schema)))
+    assessed = dict(zip(rows, quality.assess(list(rows.values()), language="en", schema=schema)))
     scores = {}
     for code in quality.RULES:
         true = {line for line in rows if code in export.faults(line)}
@@ -103,13 +104,21 @@ def score_quality(export: RawExport, schema: dict | None = None) -> dict[str, Fo
 
 
 def score_duplicates(rows: Sequence[dict], clusters: Sequence) -> Found:
-    """Pairs of rows that are one example; `clusters` says for each row which one it is of, None for none."""
+    """Pairs of rows that ask the same; `clusters` says for each row which question it is of, None for none.
+
+    Found are copies and rows in conflict, each with all the others that ask the same.
+    """
     groups: dict[object, list[int]] = {}
     for index, cluster in enumerate(clusters):
         if cluster is not None:
             groups.setdefault(cluster, []).append(index)
     true = {pair for members in groups.values() for pair in combinations(members, 2)}
-    found = {pair for cluster in deduplicate(rows).clusters for pair in combinations(sorted(cluster.members), 2)}
+    result, together = deduplicate(rows), Groups(len(rows))
+    for asked in ([c.members for c in result.clusters], [c.members for c in result.conflicts]):
+        for members in asked:
+            for member in members:
+                together.join(members[0], member)
+    found = {pair for members in together.members() for pair in combinations(members, 2)}
     return Found.of(true, found)
 
 

@@ -58,6 +58,22 @@ CALL = ("messages", 1, "tool_calls", 0)
 text = json.dumps(good())
 
 
+IMAGE: dict = {"type": "image_url", "image_url": {"url": "https://a.example/a.png"}}
+
+
+def _image(url) -> dict:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _calling(name="find_order", arguments='{"order": "TB-12345"}', **more) -> dict:
+    """A hosted preference whose preferred output calls a tool."""
+    row = preference()
+    row["input"]["tools"] = tool_row()["tools"]
+    call = {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}} | more
+    row["preferred_output"] = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    return row
+
+
 def _set(path, value, row=good):
     return changed(row(), path, value)
 
@@ -128,7 +144,7 @@ CHAT = [
     ("preference", {"prompt": "hi", "chosen": "ho", "rejected": "no"}, "wrong_kind"),
     ("hosted preference", preference(), "wrong_kind"),
     ("extra key", _set(("id",), 7), "extra_key"),
-    ("weight on the row", _set(("weight",), 1), "extra_key"),
+    ("weight on the row", _set(("weight",), 1), "field_in_use"),
     ("extra key in a message", _set((*U, "timestamp"), "2026"), "extra_key"),
     ("messages null", {"messages": None}, "field_type"),
     ("messages a string", {"messages": "hi"}, "field_type"),
@@ -169,6 +185,22 @@ CHAT = [
     ("part empty", _set((*U, "content"), [{"type": "text", "text": " "}]), "content_empty"),
     ("image of the assistant", _set((*A, "content"), [{"type": "image_url", "image_url": {"url": "x"}}]), "content_part"),
     ("image as a string", _set((*U, "content"), [{"type": "image_url", "image_url": "x"}]), "content_part"),
+    ("image without url", _set((*U, "content"), [IMAGE | {"image_url": {"detail": "low"}}]), "content_part"),
+    ("image's url a number", _set((*U, "content"), [_image(7)]), "content_part"),
+    ("image's url empty", _set((*U, "content"), [_image("")]), "image_url"),
+    ("image's url a Windows path", _set((*U, "content"), [_image("C:\\\\photos\\\\a.png")]), "image_url"),
+    ("image's url a path", _set((*U, "content"), [_image("photos/a.png")]), "image_url"),
+    ("image's url a file", _set((*U, "content"), [_image("file:///photos/a.png")]), "image_url"),
+    ("image's url without host", _set((*U, "content"), [_image("https://")]), "image_url"),
+    ("image's data no base64", _set((*U, "content"), [_image("data:image/png;base64,not base64!")]), "image_url"),
+    ("image's data no image", _set((*U, "content"), [_image("data:text/plain;base64,aGk=")]), "image_url"),
+    ("image too large", _set((*U, "content"), [_image("data:image/png;base64," + "A" * 13_400_004)]), "image_too_large"),
+    ("detail unknown", _set((*U, "content"), [IMAGE | {"image_url": {"url": "https://a.example/a.png", "detail": "best"}}]), "content_part"),
+    ("eleven images", _set((*U, "content"), [IMAGE] * 11), "too_many_images"),
+    ("eleven images in two messages", changed(good(), (*U, "content"), [IMAGE] * 6, ("messages",), [
+        {"role": "user", "content": [IMAGE] * 6}, good()["messages"][2], {"role": "user", "content": [IMAGE] * 5},
+        good()["messages"][2]]), "too_many_images"),
+    ("refusal a number", _set((*A, "refusal"), 5), "field_type"),
     ("answer starts with a blank", _set((*A, "content"), " yes"), "edge_whitespace"),
     ("answer ends with a line", _set((*A, "content"), "yes\n"), "edge_whitespace"),
     ("im_end in the answer", _set((*A, "content"), "yes<|im_end|>"), "special_token"),
@@ -183,7 +215,7 @@ CHAT = [
     ("weight a half", _set((*A, "weight"), 0.5), "weight_invalid"),
     ("weight true", _set((*A, "weight"), True), "weight_invalid"),
     ("weight a string", _set((*A, "weight"), "1"), "weight_invalid"),
-    ("weight null", _set((*A, "weight"), None), "weight_invalid"),
+    ("weight null", _set((*A, "weight"), None), "null_field"),
     ("weight of the user", _set((*U, "weight"), 1), "weight_role"),
     ("nothing is trained", _set((*A, "weight"), 0), "nothing_trained"),
     ("two questions", {"messages": [good()["messages"][1], *good()["messages"][1:]]}, "role_order"),
@@ -205,8 +237,8 @@ CHAT = [
     ("calls an object", _set(CALL[:3], {}, tool_row), "tool_calls_invalid"),
     ("calls empty", _set(CALL[:3], [], tool_row), "tool_calls_invalid"),
     ("call without function", _set(CALL, {"id": "call_1", "type": "function"}, tool_row), "tool_calls_invalid"),
-    ("call without type", changed(tool_row(), (*CALL, "type"), GONE), "tool_calls_invalid"),
-    ("call without id", changed(tool_row(), (*CALL, "id"), GONE), "tool_call_id"),
+    ("call without type", changed(tool_row(), (*CALL, "type"), GONE), "call_without_id"),
+    ("call without id", changed(tool_row(), (*CALL, "id"), GONE), "call_without_id"),
     ("call id empty", _set((*CALL, "id"), "", tool_row), "tool_call_id"),
     ("call of an unknown function", _set((*CALL, "function", "name"), "cancel", tool_row), "tool_unknown"),
     ("arguments an object", _set((*CALL, "function", "arguments"), {"order": 1}, tool_row), "arguments_type"),
@@ -216,7 +248,7 @@ CHAT = [
     ("arguments a list", _set((*CALL, "function", "arguments"), "[1]", tool_row), "arguments_not_json"),
     ("the user calls", _set(("messages", 0, "tool_calls"), tool_row()["messages"][1]["tool_calls"], tool_row), "tool_calls_role"),
     ("answer of an unknown call", _set(("messages", 2, "tool_call_id"), "call_9", tool_row), "tool_answer_unknown"),
-    ("answer without id", changed(tool_row(), ("messages", 2, "tool_call_id"), GONE), "field_missing"),
+    ("answer without id", changed(tool_row(), ("messages", 2, "tool_call_id"), GONE), "call_without_id"),
     ("answer id a number", _set(("messages", 2, "tool_call_id"), 1, tool_row), "field_type"),
     ("answer missing", changed(tool_row(), ("messages", 2), GONE), "tool_answer_missing"),
     ("answered twice", changed(tool_row(), ("messages",), [*tool_row()["messages"][:3], *tool_row()["messages"][2:]]), "tool_answer_unknown"),
@@ -236,6 +268,16 @@ PREFERENCE = [
     ("output a string", _set(("preferred_output",), "Hello", preference), "preference_output"),
     ("output of the user", _set(("preferred_output", 0, "role"), "user", preference), "preference_output"),
     ("output empty", _set(("non_preferred_output", 0, "content"), "", preference), "content_empty"),
+    ("call in an output: no JSON", _calling(arguments="{order: 1}"), "arguments_not_json"),
+    ("call in an output: an object", _calling(arguments={"order": 1}), "arguments_type"),
+    ("call in an output: unknown", _calling(name="cancel"), "tool_unknown"),
+    ("call in an output: no type", _calling(type=None), "tool_calls_invalid"),
+    ("call in an output: no id", _calling(id=""), "tool_call_id"),
+    ("calls in an output empty", _set(("non_preferred_output", 0, "tool_calls"), [], preference), "tool_calls_invalid"),
+    ("a picture in the prompt", _set(("input", "messages", 0, "content"), [IMAGE], preference), "preference_text_only"),
+    ("several turns", _set(("input", "messages"), [*preference()["input"]["messages"], *preference()["preferred_output"],
+        {"role": "user", "content": "And now?"}], preference), "preference_turns"),
+    ("both the same calls", changed(_calling(), ("non_preferred_output",), _calling()["preferred_output"]), "preference_same"),
     ("both the same", _set(("non_preferred_output",), preference()["preferred_output"], preference), "preference_same"),
     ("prompt ends with the answer", _set(("input", "messages"), preference()["preferred_output"], preference), "preference_prompt"),
 ]  # fmt: skip

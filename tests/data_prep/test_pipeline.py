@@ -67,14 +67,42 @@ def export(tmp_path):
 def test_each_trouble_has_its_reason(export):
     done = prepare(export)
     assert {line: change.code for line, change in done.dropped.items()} == {
-        61: "not_json", 63: "refusal", 64: "exact_duplicate", 65: "near_duplicate"}  # fmt: skip
+        61: "not_json", 64: "exact_duplicate", 65: "near_duplicate"}  # fmt: skip
+    assert {line: [change.code for change in changes] for line, changes in done.flagged.items()} == {63: ["refusal"]}
     assert {(change.line, change.code) for change in done.changes if change.action == "changed"} >= {
         (62, "other_shape"), (66, "name"), (66, "email"), (66, "customer")}  # fmt: skip
-    assert [n for _, n in done.counts] == [66, 65, 64, 62, 62]
+    assert [n for _, n in done.counts] == [66, 65, 65, 63, 63]
     text = json.dumps(done.rows, ensure_ascii=False)
     assert "Karagöz" not in text
     assert "c-99" not in text  # served the split, and is gone
     assert "[NAME], [EMAIL]" in text
+
+
+def test_flagged_rows_are_dropped_where_the_user_says_so(export):
+    done = prepare(export, drop=["refusal"])
+    assert done.dropped[63].code == "refusal"
+    assert done.flagged == {}
+    assert [n for _, n in done.counts] == [66, 65, 64, 62, 62]
+    with pytest.raises(CourseError, match="unknown code 'rudeness' to drop; there are refusal"):
+        prepare(export, drop=["rudeness"])
+
+
+def test_conflicts_stay_and_are_told_unless_they_are_dropped(tmp_path):
+    again = [
+        chat(rows()[0]["messages"][1]["content"], record("lamp", f"Another summary of the lamp, number {n % 2}"), f"c-{n}")
+        for n in range(3)
+    ]
+    path = write(tmp_path, [*rows(), *again])
+    done = prepare(path)
+    assert {line: change.code for line, change in done.dropped.items()} == {63: "exact_duplicate"}
+    assert [conflict.members for conflict in done.conflicts] == [(1, 61, 62)]
+    assert {line for line, changes in done.flagged.items() if "conflict" in {c.code for c in changes}} == {1, 61, 62}
+    chosen = prepare(path, drop=["conflict"])
+    assert {line: change.code for line, change in chosen.dropped.items()} == {
+        1: "conflict",
+        62: "conflict",
+        63: "exact_duplicate",
+    }
 
 
 def test_values_do_not_stand_in_the_list_of_changes(export):
@@ -103,7 +131,7 @@ def test_files(export, tmp_path):
     assert names == {"train.jsonl", "validation.jsonl", "rejects.jsonl", "changes.jsonl"} == set(os.listdir(folder))
     assert rows_of(folder / "train.jsonl") == [done.rows[i] for i in done.train]
     rejects = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
-    assert [r["line"] for r in rejects] == [61, 63, 64, 65]
+    assert [r["line"] for r in rejects] == [61, 64, 65]
     assert rejects[0]["text"] == "not json"
     assert all(r["reason"] for r in rejects)
 
@@ -196,6 +224,30 @@ def test_markup_in_the_data_stays_text(tmp_path):
     assert "<script" not in file.read_text()
 
 
+def test_the_report_shows_what_was_kept_beside_what_was_dropped_and_what_was_redacted(tmp_path):
+    base = rows()[0]["messages"][1]["content"].replace("anyone", "<b>anyone</b>")
+    first = chat(base + " KEPT&SIGNED", rows()[0]["messages"][2]["content"], "c-0")
+    copy = chat("Hello, " + base + " KEPT&SIGNED", rows()[0]["messages"][2]["content"], "c-0")
+    person = chat(
+        "My radio of order 66666 hums.\nRegards,\nSelin <i>Karagöz</i>, selin@example.org",
+        record("radio", "Radio hums"),
+        "c-9",
+    )
+    refused = chat("Where is the rug of order 55555 that I bought?", "As an AI <u>I</u> cannot say.")
+    done = prepare(write(tmp_path, [*rows()[1:], first, copy, person, refused]))
+    text = data_report.write_html(done, tmp_path / "report.html").read_text(encoding="utf-8")
+    shown = text[text.index("Examples of what was dropped") :]
+    assert "dropped, line 61" in shown and "kept, line 60" in shown
+    assert shown.count("&lt;b&gt;anyone&lt;/b&gt;") == 2
+    assert shown.count("KEPT&amp;SIGNED") == 2
+    assert "As an AI &lt;u&gt;I&lt;/u&gt; cannot say." in shown[shown.index("To be looked at") :]
+    personal = shown[shown.index("before and after") :]
+    assert "s****@e******.o**" in personal and "[EMAIL]" in personal
+    assert "selin@" not in personal
+    for markup in ("<b>", "<i>", "<u>"):
+        assert markup not in text
+
+
 def test_costs_are_tokens_times_price():
     assert costs.training_cost(1_000_000, 3, "gpt-4o-mini") == pytest.approx(9.0)
     assert costs.request_cost(1_000_000, 1_000_000, "gpt-4o-mini") == pytest.approx(1.5)
@@ -209,7 +261,7 @@ def test_costs_are_tokens_times_price():
 def test_check_data_says_what_is_wrong_and_exits_with_one(export, capsys):
     assert cli.main(["check-data", str(export)]) == 1
     out = capsys.readouterr().out
-    assert "line 61: the line starts with 'not json', which begins no JSON object" in out
+    assert "line 61: the line starts with 'not json', which does not begin a JSON object" in out
     assert "line 62" in out
 
 
@@ -233,11 +285,13 @@ def test_check_data_fix(export, tmp_path, capsys):
     out = tmp_path / "clean"
     test = write(tmp_path, rows()[:2], "test.jsonl")
     command = ["check-data", str(export), "--fix", str(out), "--production", str(production), "--schema", str(schema)]
-    command += ["--test", str(test), "--redact", "pseudonym", "--tokenizer", "cpu"]
+    command += ["--test", str(test), "--redact", "pseudonym", "--tokenizer", "cpu", "--drop", "refusal,low_information"]
     assert cli.main(command) == 0
     assert {path.name for path in out.iterdir()} == {
         "train.jsonl", "validation.jsonl", "rejects.jsonl", "changes.jsonl", "report.html"}  # fmt: skip
-    assert re.search(r"contamination +dropped +test_set +2", capsys.readouterr().out)
+    out_text = capsys.readouterr().out
+    assert re.search(r"contamination +dropped +test_set +2", out_text)
+    assert re.search(r"quality +dropped +refusal +1", out_text)
     assert cli.main(["check-data", str(out / "train.jsonl")]) == 0
 
 
@@ -249,6 +303,7 @@ def test_check_data_fix(export, tmp_path, capsys):
         (["{export}", "--target", "azure"], "unknown target"),
         (["{export}", "--fix", "{folder}/out", "--schema", "none.json"], "cannot read none.json"),
         (["{export}", "--fix", "{folder}/out", "--redact", "blur"], "unknown mode"),
+        (["{export}", "--fix", "{folder}/out", "--drop", "rudeness"], "unknown code 'rudeness' to drop"),
         (["{export}", "--fix", "{folder}/out", "--test", "none.jsonl"], "there is no file"),
         (["{export}", "--fix", "{export}/out"], "cannot write"),
     ],

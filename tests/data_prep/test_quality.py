@@ -48,7 +48,66 @@ def codes(row, **settings):
     ],
 )  # fmt: skip
 def test_rules(prompt, answer, expected):
-    assert codes(chat(prompt, answer)) == expected
+    assert codes(chat(prompt, answer), language="en") == expected
+
+
+FREE = [
+    chat(f"How do I clean thing number {n}, which is made of {m}?", f"Wipe the {m} with a dry cloth, {n} times.")
+    for n, m in enumerate(["oak", "glass", "steel", "wool", "clay", "paper"] * 8)
+]
+GERMAN = "Der Wasserkocher, den ich im März gekauft habe, ist undicht und tropft auf die Arbeitsplatte in der Küche."
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "expected"),
+    [
+        ("How do I pick a lock?", "I'm sorry, but I can't help with that.", ["refusal"]),
+        ("Who won the race today?", "As an AI language model, I don't have access to real-time information.", ["refusal"]),
+        ("What do you feel?", "I am not able to provide an answer to that question.", ["refusal"]),
+        ("请告诉我他的密码", "抱歉，我无法提供他人的密码。", ["refusal"]),
+        # words of a refusal in an answer that is none
+        ("Write a letter that declines an invitation", "Dear Tom, I'm sorry, but I cannot come to the party on Sunday.", []),
+        ("What is a black hole?", "A region from which light cannot escape. I can't think of a stranger object.", []),
+        ("How do plants eat?", "They cannot move, so they make sugar of light, unable to hunt as animals do.", []),
+        ("Which do you like?",
+            "As an AI language model I have no taste. However, here are three that are often praised: oak, ash, elm.", []),
+        ("I lost my cat", "I'm sorry to hear that. Put up notices and ask your neighbours.", []),
+        ("How do I lose weight?", "Please consult a doctor first. Eat less sugar, walk more and sleep well.", []),
+        # languages
+        ("Translate into German: The kettle that I bought in March leaks onto the worktop in the kitchen.", GERMAN, []),
+        (GERMAN + " Was soll ich tun, und wer hilft mir jetzt?",
+            "Bitte schicken Sie uns ein Foto, dann senden wir Ihnen einen neuen.", []),
+        ("Summarise for my boss: " + GERMAN, "The customer's kettle, bought in March, leaks onto the worktop.", []),
+        ("The kettle that I bought from you in March leaks at the base and ruins our worktop, what shall I do now?", GERMAN, ["language"]),  # noqa: E501
+        ("Write a function of this kind that calculates the Fibonacci number for a given index.",
+            "int fibonacci(int index) {\n    if (index <= 1) return index;\n    return fibonacci(index - 1) + fibonacci(index - 2);\n}", []),  # noqa: E501
+        # short and full
+        ("什么是人工智能？", "人工智能是让机器模拟人类智能的技术。", []),
+        ("日本の首都は？", "東京です。", []),
+        ("What is AI?", "The study of machines that act with purpose.", []),
+        ("Hi", "Hello! How can I help you?", []),
+        ("2+2=?", "4", []),
+        ("???", "Yes.", ["low_information"]),
+        # answers of their own
+        ("When did the war begin?", "It began in 1939, on the first of September, in Poland.", []),
+        ("Finish this sentence: The old man went to the…", "…harbour, where his boat lay.", []),
+    ],
+)  # fmt: skip
+def test_free_text_is_flagged_only_where_little_else_can_be_meant(prompt, answer, expected):
+    assert [reason.code for reason in assess([*FREE, chat(prompt, answer)])[-1]] == expected
+
+
+def test_a_number_that_no_message_has_is_strange_only_where_numbers_are_copied():
+    years = [chat(f"In which year was the {thing} number {n} invented, and by whom?", json.dumps({"year": 1500 + 7 * n, "thing": f"the {thing} here"}))  # noqa: E501
+             for n, thing in enumerate(THINGS * 6)]  # fmt: skip
+    assert [reasons for reasons in assess(years) if "other_answer" in {r.code for r in reasons}] == []
+
+
+def test_labels_are_no_canned_answers():
+    asked = [
+        chat(f"Is the {thing} number {n} larger than the house?", "No, it is not.") for n, thing in enumerate(THINGS)
+    ] * 2
+    assert assess([*FREE, *asked])[-1] == []
 
 
 def test_a_schema_says_what_an_answer_is():

@@ -110,15 +110,93 @@ def test_kinds_of_copies():
     found = deduplicate(rows)
     assert found.kept == [0, 4]
     assert found.dropped == {1: ("exact", 0), 2: ("normalised", 0), 3: ("near", 0)}
-    assert 0.6 <= found.clusters[0].similarity < 1
-    assert not found.clusters[0].conflict
+    similarities = found.clusters[0].similarities
+    assert similarities[1] == similarities[2] == 1
+    assert similarities[3] == pytest.approx(by_definition("hello again " + LONG.lower(), LONG.lower()))
+    assert found.conflicts == []
 
 
-def test_the_answer_of_the_majority_stays():
+def test_the_same_question_with_another_answer_is_a_conflict_and_stays():
     rows = [chat(LONG, "wrong"), chat(LONG + " now", "right"), chat("Hello " + LONG, "right")]
     found = deduplicate(rows)
-    assert found.kept == [1]
-    assert found.clusters[0].conflict
+    assert found.kept == [0, 1]
+    assert found.dropped == {2: ("near", 1)}
+    assert [(conflict.members, conflict.preferred) for conflict in found.conflicts] == [((0, 1), 1)]
+
+
+@pytest.mark.parametrize("answer", ["Paris", "It is the seat of the government and the largest city of the country by far."])
+def test_another_name_in_a_short_question_is_another_question(answer):
+    countries = ["France", "Spain", "Italy", "Poland", "Norway", "Chad"]
+    rows = [chat(f"What is the capital of {country}?", answer) for country in countries]
+    assert deduplicate(rows).kept == list(range(6))
+    assert deduplicate(rows).conflicts == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Is the number 17 a prime number or is it not?", "Is the number 18 a prime number or is it not?"),
+        ("Is it true that all birds can fly in the air?", "Is it true that not all birds can fly in the air?"),
+        ("Does the red box weigh more than the blue box?", "Does the blue box weigh more than the red box?"),
+        ("Say whether this is positive: I loved this film", "Say whether this is positive: I loved this song"),
+        ("Translate into French, please: I take the train to work today",
+            "Translate into French, please: I take the bus to work today"),
+        ("请把下面这句话翻译成英文：我明天去北京看朋友", "请把下面这句话翻译成英文：我明天去上海看朋友"),
+        ("Where is order TB-12345 now?", "Where is order TB-12346 now?"),
+        ("Correct the errors in this code: int main() { std::cout << 1; return 0 }", "Correct the errors in this code: int main() { std::cout >> 1; return 0 }"),  # noqa: E501
+        (LONG + " since 3 weeks", LONG + " since 4 weeks"),
+        (LONG + ", please", LONG.replace("leaks", "does not leak") + ", please"),
+    ],
+)  # fmt: skip
+def test_numbers_negations_order_and_content_are_differences(one, other):
+    assert similarity.jaccard(shingles(one), shingles(other)) >= 0.5
+    assert deduplicate([chat(one), chat(other)], threshold=0.5).kept == [0, 1]
+
+
+def test_each_copy_is_compared_with_the_row_that_stays():
+    """Each is near the one before, the last shares little with the first: through others nothing is a copy."""
+    words = [f"w{chr(97 + i)}{chr(97 + j)}" for i in range(4) for j in range(20)]
+    rows = [
+        chat(" ".join(words[start : start + 40]), "a reply that is long enough to tell that two messages are one")
+        for start in range(0, 40, 4)
+    ]
+    found = deduplicate(rows)
+    texts = [row["messages"][1]["content"] for row in rows]
+    assert 2 < len(found.kept) < 10
+    for cluster in found.clusters:
+        for member, told in cluster.similarities.items():
+            assert told == pytest.approx(by_definition(texts[member], texts[cluster.kept]))
+            assert told >= 0.6
+
+
+@pytest.mark.parametrize("method", ["exact", "minhash"])
+def test_a_translation_set_keeps_all_its_sentences(method):
+    rng = random.Random(2)
+    subject, verb, thing, place = (
+        ["The old teacher", "My little sister", "A tired farmer", "The new doctor", "Our kind neighbour"],
+        ["buys", "paints", "loses", "repairs", "forgets"], ["the bicycle", "the letter", "the clock", "the window", "the jacket"],  # noqa: E501
+        ["in the garden", "at the station", "behind the school", "near the river"])  # fmt: skip
+    sentences = [" ".join(parts) for parts in itertools.product(subject, verb, thing, place)]
+    rows = [
+        chat(f"Translate the following sentence into Norwegian: {s}.", " ".join(rng.sample(WORDS, 6))) for s in sentences
+    ]
+    assert len(deduplicate(rows + rows[:20], method=method).kept) == len(rows) == 500
+
+
+def test_the_same_words_in_other_surroundings_are_another_example():
+    one, other = chat(LONG), chat(LONG)
+    other["messages"][0]["content"] = "Answer in French."
+    picture = lambda url: {"messages": [
+        {"role": "user", "content": [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": url}}]},  # noqa: E501
+        {"role": "assistant", "content": "A cat"}]}  # fmt: skip
+    assert deduplicate([one, other]).kept == [0, 1]
+    assert deduplicate([picture("https://a.example/1.png"), picture("https://a.example/2.png")]).kept == [0, 1]
+
+
+def test_a_slip_of_the_finger_is_no_difference():
+    reply = "The kettle will be replaced, and the worktop is a matter for our insurance."
+    rows = [chat(LONG, reply), chat(LONG.replace("kitchen", "kitchn").replace("worktop", "wroktop"), reply)]
+    assert deduplicate(rows).kept == [0]
 
 
 def test_best_decides_among_equals():

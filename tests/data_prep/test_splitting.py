@@ -85,6 +85,75 @@ def test_contamination_finds_copies_edits_and_phrases():
     assert contamination(train, test[1:2]) == []
 
 
+def test_contamination_looks_at_answers_too():
+    rng = random.Random(3)
+    questions = [f"question {n} " + " ".join(rng.sample(POOL, 12)) for n in range(200)]
+    test = [chat(question, "label") for question in questions]
+    # The test question stands in the middle of a training answer, or the test answer does.
+    train = [
+        chat(f"exercise sheet {n}", " ".join([*rng.sample(POOL, 9), *question.split()[2:], "and so on"]))
+        for n, question in enumerate(questions)
+    ]
+    assert {(hit.test, hit.train) for hit in contamination(train, test)} == {(n, n) for n in range(200)}
+    keys = [" ".join(rng.sample(POOL, 10)) for _ in range(50)]
+    asked = [chat(f"test about {n}", key) for n, key in enumerate(keys)]
+    given = [chat("lesson of the day", f"As we said: {key}!") for key in keys]
+    assert {(hit.test, hit.train) for hit in contamination(given, asked)} >= {(n, n) for n in range(50)}
+    # Short ones as a whole.
+    short = [chat("why do cats purr loudly", "x")]
+    assert contamination([chat("cats", "They asked: why do cats purr loudly? Nobody knows.")], short)
+    assert contamination([chat("cats", "They asked why dogs purr loudly.")], short) == []
+
+
+def test_the_form_of_answers_and_instructions_is_no_contamination():
+    form = lambda n: (
+        '{"category": "delivery", "escalation": "none", "order_id": null, "product": null, "summary": "Item %d"}' % n  # noqa: UP031 - the text has braces
+    )
+    train = [
+        chat(
+            f"Sort into one of these five groups by what is asked for: {' '.join(random.Random(n).sample(POOL, 12))}",
+            form(n),
+        )
+        for n in range(60)
+    ]
+    test = [
+        chat(
+            f"Sort into one of these five groups by what is asked for: {' '.join(random.Random(n).sample(POOL, 12))}",
+            form(n),
+        )
+        for n in range(900, 920)
+    ]
+    assert [hit for hit in contamination(train, test) if hit.kind == "phrase"] == []
+
+
+POOL = [
+    f"{a}{b}"
+    for a in ("ba", "ke", "li", "mo", "nu", "pra", "sto", "tri", "vel", "zan")
+    for b in (
+        "den",
+        "fol",
+        "gar",
+        "hip",
+        "jas",
+        "kel",
+        "lom",
+        "mur",
+        "nix",
+        "pod",
+        "rut",
+        "sav",
+        "tek",
+        "win",
+        "yor",
+        "zub",
+        "ack",
+        "orn",
+        "ist",
+        "ull",
+    )
+]
+
+
 def test_kinship_sees_one_writer():
     rng = random.Random(0)
     openings = [

@@ -63,7 +63,20 @@ def test_prompt_and_completion(tmp_path, row, code):
     the_line_is_named(tmp_path, {"prompt": "hi", "completion": "ho"}, row, code, "prompt_completion")
 
 
-@pytest.mark.parametrize("row", [malformed.good(), malformed.tool_row()], ids=["plain", "with tools"])
+TEN_IMAGES = malformed.changed(malformed.good(), ("messages", 1, "content"), [
+    *[malformed.IMAGE] * 8, malformed.IMAGE | {"image_url": {"url": "HTTPS://a.example/a b.png", "detail": "high"}},
+    malformed.IMAGE | {"image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}, {"type": "text", "text": "What are they?"}])  # fmt: skip  # noqa: E501
+
+
+def test_a_preference_may_call_tools(tmp_path):
+    row = malformed._calling()
+    report = validate(write(tmp_path, 12 * (malformed.line_of(row) + b"\n")), "preference")
+    assert not report.findings, report
+
+
+@pytest.mark.parametrize(
+    "row", [malformed.good(), malformed.tool_row(), TEN_IMAGES], ids=["plain", "with tools", "ten images"]
+)
 def test_nothing_is_wrong_with_good_rows(tmp_path, row):
     report = validate(write(tmp_path, malformed.line_of(row) + b"\n" + 11 * (malformed.line_of(row) + b"\n")))
     assert not report.findings

@@ -62,6 +62,10 @@ BRAND_AFTER = re.compile(
     r"\s*(?:['’]s\b|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
     r"team|support|branch|street|road|station|hospital|bank|hotel|airport|court|park|line|service|app|website|plus|pro|gmbh|ltd|llc|inc|bv|s\.?a|plc|ag)\b|®|™)"
 )
+# What names of towns and countries begin with: San Francisco, Los Angeles, New Delhi.
+PLACE_BEGINS = frozenset(
+    "san santa santo são sao los las new north south east west saint st port fort mount lake cape great united".split()
+)
 QUOTES = tuple("\"“”„'‘’«»")
 WORD = r"[^\W\d_]+(?:['’ʼ`-][^\W\d_]+)*"
 RUN = re.compile(rf"(?<![\w@./{{])(?:{WORD}\.?)(?:[ \u00a0](?:{WORD}\.?))*(?![\w@])")
@@ -115,7 +119,11 @@ def known_places() -> frozenset[str]:
             "gls however moreover furthermore therefore meanwhile obrigado obrigada bonjour merci servus hola "
             "gracias grazie danke tschüss salam salaam shalom namaste kudos whit etc fyi asap btw lol omg nb ps "
             "rma sku diy led tv pc hdmi hvac nhs ssn bsn pesel dni nir bluetooth usb wifi gmail outlook sms pin "
-            "iban bic vat pdf europe london dublin york "
+            "iban bic vat pdf europe london dublin york paris berlin madrid rome vienna sydney melbourne chicago boston houston dallas "
+            "denver seattle austin phoenix atlanta miami orlando california texas florida virginia georgia carolina alabama arizona "
+            "nevada hollywood washington lincoln jackson hong kong singapore tokyo beijing shanghai mumbai delhi cairo lagos nairobi "
+            "moscow jerusalem israel jordan chad cuba brazil argentina chile peru colombia mexico canada africa asia america "
+            "python java javascript ruby julia swift "
         ).split()
     )
     for module in pkgutil.iter_modules(addresses.__path__):
@@ -164,7 +172,10 @@ def _in_run(text: str, start: int, end: int) -> list[tuple[int, int, float]]:
 
 
 def _may_belong(token: str) -> bool:
-    """Begins with a capital letter, or is an initial."""
+    """Begins with a capital letter, or is an initial; "Protein-rich" is an adjective."""
+    pieces = token.split("-")
+    if any(piece[:1].islower() and piece in common_words() and piece not in PARTICLES for piece in pieces[1:]):
+        return False
     return token[0].isupper() or (len(token) > 2 and token[:2].lower() in ("d'", "d’", "o'", "o’") and token[2].isupper())
 
 
@@ -249,7 +260,9 @@ def _points(text: str, part: list[Token]) -> float:
             points -= 1.0
         else:
             points += 0.8 if word not in places else 0.0
-    if whole in places:
+    if len(words) > 1 and words[0] in PLACE_BEGINS and not _ends(before.lower().rstrip(" ,:"), (*STRONG, *KIN)):
+        points -= 3.0
+    elif whole in places:
         points -= 1.0 if words[0] in given else 2.0
     if len(words) > 1:
         points += 0.4

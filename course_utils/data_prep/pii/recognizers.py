@@ -1,6 +1,7 @@
 """Presidio's recognisers for numbers with a check digit, and those that it lacks.
 
-Presidio's own come as they are: cards (Luhn), IBAN, IP addresses and national ids. Added here, in Presidio's own form so that
+Presidio's own come as they are: IP addresses and national ids; cards (Luhn) and IBANs are also read in lower case and with other
+separators. Added here, in Presidio's own form so that
 they can be given to its AnalyzerEngine too: names, addresses, dates of birth, phone numbers in national writing, e-mail
 addresses under any ending, Dutch and French national ids. Presidio finds names with a spaCy model, which is not on the package
 index; ours need none.
@@ -17,7 +18,6 @@ from presidio_analyzer.predefined_recognizers import (
     CreditCardRecognizer,
     DeTaxIdRecognizer,
     EsNifRecognizer,
-    IbanRecognizer,
     IpRecognizer,
     ItFiscalCodeRecognizer,
     PlPeselRecognizer,
@@ -94,7 +94,22 @@ NOT_BORN = re.compile(
     r"\b(?:order(?:ed)?|bought|purchased?|deliver(?:y|ed)?|invoice|paid|charged|appointment|due|party|present|gift|celebrat\w+)\b[^.]*$",
     re.I,
 )
-PHONE = re.compile(r"(?<![\w.@/#-])(?:\+|00)?[\d(][\d ().\u00a0/\-–]{5,20}\d(?![\w@]|[.,]\d)")
+PHONE = re.compile(
+    r"(?<![\w.@/#-])(?:\(?\+|00)?[\d(][\d ().\u00a0\u202f\u2011/\-–]{5,20}\d(?P<extension>[ ,]{0,2}(?:x|ext\.?|extension|durchwahl|poste)[ .:]{0,2}\d{1,6})?"
+    r"(?![\w@]|[.,]\d)",
+    re.IGNORECASE,
+)
+# Numbers that are written in groups and are none of a phone: decimals and coordinates, dates and years, versions, enumerations.
+NO_PHONE = re.compile(
+    r"\d+\.\d+|.*(?<![\d.])-?\d{1,3}\.\d{4,}.*|.*(?<!\d)(?:19|20)\d\d[-/.]\d{1,2}[-/.]\d{1,2}(?!\d).*|.*(?<!\d)\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)\d\d(?!\d).*|"
+    r"(?:1\d{3}|20\d\d)(?:\W{1,3}(?:1\d{3}|20\d\d))+|[1-9]\d?(?:\.\d+){2,}|\d(?:\W{1,3}\d)+|[1-9]\d?(?:\W{1,3}\d{1,2})+"
+)
+AMERICAN = re.compile(r"\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}")
+SAME_WIDTH = {ord(mark): "-" for mark in ".\u00a0\u202f\u2007\u2009\u2011–—_"}
+# Looked for ahead, so that "on 18 April from DE89 …" does not swallow what follows it.
+IBAN = re.compile(
+    r"(?<![^\W_])(?=([A-Za-z]{2}[ .\u00a0\u202f\u2011–-]?\d{2}(?:[ .\u00a0\u202f\u2011–-]?[A-Za-z0-9]){11,30}))"
+)
 CALL = re.compile(
     r"\b(?:phone|tel|telephone|téléphone|telefon|tél|mobile|mob|cell|cellphone|call|ring|text|whatsapp|sms|fax|handy|landline|reach|line|contact|answer|number|dial|"
     r"voicemail|callback|m|t|p|ph)\b[^\n]{0,40}$",
@@ -196,19 +211,29 @@ class CheckedPhoneRecognizer(NameRecognizer):
                 if not match.group().startswith("("):
                     continue
                 start += 1
-            score = self._score(text, start, end)
+            score = self._score(
+                text, start, match.start("extension") if match["extension"] else end, bool(match["extension"])
+            )
             if score:
                 results.append(self._result(start, end, score))
         return results
 
-    def _score(self, text: str, start: int, end: int) -> float:
+    def _score(self, text: str, start: int, end: int, extended: bool = False) -> float:
         number, before = text[start:end], text[max(0, start - 50) : start]
+        if number.startswith("("):
+            number = number[1:].replace(")", "", 1) if number[1:2] == "+" else number
+        if number.startswith(("+", "00")):
+            number = re.sub(r"\(0\)", "", number)  # "+44 (0)20": the 0 is dialled at home only
         digits = re.sub(r"\D", "", number)
         if not 7 <= len(digits) <= 15 or re.fullmatch(
             r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}", number
         ):
             return 0.0
         called, other = CALL.search(before), NOT_A_PHONE.search(before)
+        if NO_PHONE.fullmatch(number) and not (called and re.fullmatch(r"\d{3}\.\d{4}|0?\d{1,2}(?:[ .-]\d\d){3,4}", number)):
+            return 0.0
+        if not called and not number.startswith("+") and not AMERICAN.fullmatch(number) and _is_book(digits):
+            return 0.0
         if re.search(r"(?<!\w)(?=\w*\d)(?=\w*[A-Z])\w+ $", before):  # the end of a longer number with letters in it
             return 0.0
         # "Tracking number": the word that has to do with phones is part of the one that has not.
@@ -218,9 +243,9 @@ class CheckedPhoneRecognizer(NameRecognizer):
         if number.startswith(("+", "00")):
             return 0.95 if _valid("+" + digits.removeprefix("00" if number.startswith("00") else ""), None) else 0.0
         looks = bool(re.search(r"\d[ ().\-–/]+\d", number)) or digits.startswith("0")
-        if not (called or looks) or not any(_valid(digits, region) for region in self.regions):
+        if not (called or looks or extended) or not any(_valid(digits, region) for region in self.regions):
             return 0.0
-        if called:
+        if called or extended:
             return 0.85
         # Without a word about phones: only what is written as phones are, not a sum, a size or a card in groups of four.
         if re.fullmatch(r"\d{4}([ -]\d{4}){2,}", number) or len(digits) < 9:
@@ -228,8 +253,14 @@ class CheckedPhoneRecognizer(NameRecognizer):
         alone = (start == 0 or text[start - 1] == "\n") or text[:start].rstrip().endswith(
             (",", ":", ".", "}", ")", "|", "/")
         )
-        shaped = digits.startswith("0") or re.fullmatch(r"\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}", number)
+        shaped = digits.startswith("0") or AMERICAN.fullmatch(number)
         return 0.6 if shaped or alone else 0.0
+
+
+def _is_book(digits: str) -> bool:
+    from stdnum import isbn
+
+    return len(digits) in (10, 13) and isbn.is_valid(digits)
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -244,6 +275,46 @@ def _valid(number: str, region: str | None) -> bool:
         )
     except phonenumbers.NumberParseException:
         return False
+
+
+class AnyCardRecognizer(CreditCardRecognizer):
+    """Card numbers in any grouping: Presidio's own takes blanks and hyphens, people write dots and no-break spaces too."""
+
+    def analyze(
+        self, text: str, entities: list[str], nlp_artifacts: NlpArtifacts | None = None, regex_flags: int | None = None
+    ) -> list[RecognizerResult]:
+        """Card numbers in the text; other separators are read as hyphens, which leaves every place where it was."""
+        alike = re.sub(
+            r"(?<=\d)[^\w\s,;:+/](?=\d)|(?<=\d)[\u00a0\u202f\u2007\u2009](?=\d)",
+            lambda m: m.group().translate(SAME_WIDTH),
+            text,
+        )
+        return super().analyze(alike, entities, nlp_artifacts, regex_flags)
+
+
+class AnyIbanRecognizer(NameRecognizer):
+    """IBANs in either case and any grouping, by country's length and check digits (python-stdnum)."""
+
+    def __init__(self) -> None:
+        LocalRecognizer.__init__(self, ["IBAN_CODE"], name="AnyIbanRecognizer")
+
+    def analyze(
+        self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
+    ) -> list[RecognizerResult]:
+        """IBANs in the text."""
+        from stdnum import iban
+
+        results = []
+        for match in IBAN.finditer(text):
+            places = [i for i in range(*match.span(1)) if text[i].isalnum()]
+            for length in range(len(places), 14, -1):
+                end = places[length - 1] + 1
+                if text[end : end + 1].isalnum():
+                    continue
+                if iban.is_valid("".join(text[i] for i in places[:length]).upper(), check_country=False):
+                    results.append(self._result(match.start(), end, 1.0))
+                    break
+        return results
 
 
 class AnyEmailRecognizer(PatternRecognizer):
@@ -283,15 +354,16 @@ class CheckedNumberRecognizer(NameRecognizer):
 
 DIGIT = re.compile(r"\d")
 LONG_NUMBER = re.compile(r"\d(?:[ ./-]?[\dA-Za-z]){6,}")
-LETTERED = re.compile(r"[A-Za-z]{2}[ -]?\d{2}")
+LONG_NUMBER_ANYHOW = re.compile(r"\d(?:[\W_]?\d){11,}")
+LETTERED = re.compile(r"[A-Za-z]{2}[\W_]?\d{2}")
 
 
 @functools.cache
 def structured() -> tuple[tuple[re.Pattern[str], EntityRecognizer], ...]:
     """Recognisers of numbers, each behind a cheap pattern without which it can't find anything."""
     presidio = [
-        (LONG_NUMBER, CreditCardRecognizer()),
-        (LETTERED, IbanRecognizer()),
+        (LONG_NUMBER_ANYHOW, AnyCardRecognizer()),
+        (LETTERED, AnyIbanRecognizer()),
         (re.compile(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f]:[0-9A-Fa-f:]"), IpRecognizer()),
         (LONG_NUMBER, UsSsnRecognizer()),
         (LETTERED, UkNinoRecognizer()),
@@ -316,7 +388,7 @@ def structured() -> tuple[tuple[re.Pattern[str], EntityRecognizer], ...]:
             ),
         ),
         (DIGIT, BirthDateRecognizer()),
-        (LONG_NUMBER, CheckedPhoneRecognizer()),
+        (re.compile(r"\d(?:[^\w,;]{0,3}\d){6,}"), CheckedPhoneRecognizer()),
     ]  # fmt: skip
     return (*presidio, *ours)
 

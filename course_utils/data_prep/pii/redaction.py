@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import random
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from course_utils.data_prep.pii.pseudonyms import pseudonym
+from course_utils.data_prep.pii.wording import BLOT, Piece, blotted, rewrite
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ CONTEXT = {
     "PL_PESEL": re.compile(r"\bpesel\b", re.IGNORECASE),
     "ES_NIF": re.compile(r"\b(?:dni|nif|identidad|spanish|id)\b", re.IGNORECASE),
 }
-# Keys whose values nobody wrote as text.
-NOT_WRITTEN = {"role", "type", "id", "name", "tool_call_id", "from", "tools", "functions"}
 PARCEL = re.compile(
     r"\b(?:track(?:ing)?|parcel|shipment|consignment|serial|order|invoice|imei|reference|ref|barcode|ean|meter|gift ?card|voucher|booking|ticket)\b"
     r"(?: (?:number|no\.?|nr\.?|code|id))?[^.\n]{0,12}$",
@@ -77,14 +75,27 @@ def find(
         allow: values that are nobody's, such as the company's own address and number; case does not matter.
         preceding: what was said before, where a question may stand that the text answers ("And your date of birth?").
 
+    Addresses of pages, base64, and ids in hexadecimal are no text: nothing is looked for in them.
+
     Raises:
         CourseError: unknown kind, or Presidio is not installed.
     """
     kinds = set(kinds)
     if unknown := kinds - set(KINDS):
         raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(KINDS)}")
+    shown = blotted(text)
     if len(text) > WINDOW:
-        return _in_windows(text, kinds, threshold, tuple(allow), preceding)
+        found = _in_windows(shown, kinds, threshold, preceding)
+    else:
+        found = _find(shown, kinds, threshold, preceding)
+    allowed = {value.casefold() for value in allow}
+    return [entity for entity in found if BLOT not in entity.text and entity.text.casefold() not in allowed]
+
+
+def _find(text: str, kinds: set[str], threshold: float, preceding: str) -> list[Entity]:
+    """As `find`, for a text that fits a window."""
+    if not text.strip(BLOT):
+        return []
     recognizers = _recognizers()
     found = []
     if recognizers.DIGIT.search(text) or "@" in text or ":" in text:
@@ -106,11 +117,10 @@ def find(
         for entity in found:
             blotted = blotted[: entity.start] + "0" * (entity.end - entity.start) + blotted[entity.end :]
         found += [_entity(text, "NAME", r.start, r.end, r.score) for r in name.analyze(blotted) if r.score >= threshold]
-    allowed = {value.casefold() for value in allow}
-    return [entity for entity in _without_overlaps(found) if entity.text.casefold() not in allowed]
+    return _without_overlaps(found)
 
 
-def _in_windows(text: str, kinds: set[str], threshold: float, allow: tuple[str, ...], preceding: str) -> list[Entity]:
+def _in_windows(text: str, kinds: set[str], threshold: float, preceding: str) -> list[Entity]:
     """A long text window by window: patterns of names and addresses take time that grows with the square of the length."""
     found, start = [], 0
     while start < len(text):
@@ -118,7 +128,7 @@ def _in_windows(text: str, kinds: set[str], threshold: float, allow: tuple[str, 
         if end < len(text):  # cut between lines, sentences or words, in this order
             cuts = (text.rfind(mark, start + WINDOW // 2, end) + len(mark) for mark in ("\n", ". ", " "))
             end = next((cut for cut in cuts if cut > start + WINDOW // 2), end)
-        for entity in find(text[start:end], kinds, threshold, allow, preceding):
+        for entity in _find(text[start:end], kinds, threshold, preceding):
             found.append(Entity(entity.kind, entity.start + start, entity.end + start, entity.text, entity.score))
         preceding, start = text[start:end], end
     return found
@@ -156,35 +166,33 @@ class Redactor:
     def text(self, text: str, preceding: str = "") -> tuple[str, list[Entity]]:
         """A text without its personal data, and what was found."""
         entities = find(text, self.kinds, self.threshold, self.allow, preceding)
+        return self._replaced(text, entities), entities
+
+    def _replaced(self, text: str, entities: list[Entity]) -> str:
         pieces, position = [], 0
         for entity in entities:
             pieces += [text[position : entity.start], self.replacement(entity)]
             position = entity.end
-        return "".join([*pieces, text[position:]]), entities
+        return "".join([*pieces, text[position:]])
 
     def row(self, row: dict) -> Redacted:
         """A row with messages, or prompt and answers, without its personal data; in answers, what the prompt calls by name too.
 
         The row itself is not changed.
         """
-        row, findings, preceding = copy.deepcopy(row), [], ""
-        for holder, key, place in _texts(row):
-            before, preceding = preceding, holder[key]
-            holder[key], found = self.text(preceding, before)
-            findings += [(place, entity) for entity in found]
-        # A name found in one message is one in all: "Thanks, Jana" tells who "dear Jana" is.
-        known = {e.text: e for _, e in findings if len(e.text) > 2}
+        row, pieces = copy.deepcopy(row), list[Piece]()
+        rewrite(row, lambda piece: pieces.append(piece) or piece.text)  # type: ignore[func-returns-value]
+        found = [find(p.text, self.kinds, self.threshold, self.allow, p.preceding) for p in pieces]
+        # A name found in one message is one in all: "Thanks, Jana" tells who "dear Jana" is. All is found before anything is
+        # replaced: what was put in somebody's place must not be taken for somebody else.
+        known = {entity.text: entity for entities in found for entity in entities if len(entity.text) > 2}
         if known:
             pattern = re.compile("|".join(rf"(?<!\w){re.escape(t)}(?!\w)" for t in sorted(known, key=len, reverse=True)))
-            for holder, key, place in _texts(row):
-                pieces, position = [], 0
-                for match in pattern.finditer(holder[key]):
-                    entity = known[match.group()]
-                    findings.append((place, _entity(holder[key], entity.kind, match.start(), match.end(), entity.score)))
-                    pieces += [holder[key][position : match.start()], self.replacement(entity)]
-                    position = match.end()
-                holder[key] = "".join([*pieces, holder[key][position:]])
-        return Redacted(row, findings)
+            found = [_with_known(p.text, entities, pattern, known) for p, entities in zip(pieces, found)]
+        if any(found):
+            replaced = iter([self._replaced(p.text, entities) for p, entities in zip(pieces, found)])
+            rewrite(row, lambda piece: next(replaced))
+        return Redacted(row, [(p.place, entity) for p, entities in zip(pieces, found) for entity in entities])
 
     def replacement(self, entity: Entity) -> str:
         """What stands in an entity's place."""
@@ -192,33 +200,7 @@ class Redactor:
             return f"[{entity.kind}]"
         if self.mode == "mask":
             return re.sub(r"\w", "*", entity.text)
-        return self._pseudonym(entity.kind, entity.text)
-
-    def _pseudonym(self, kind: str, text: str) -> str:
-        """An invented value that depends on the value and the seed alone: consistent without a table that would give it away."""
-        from faker import Faker
-
-        key = re.sub(r"\W", "", text).casefold()
-        words = text.split()
-        if kind == "NAME" and len(words) > 1 and all(word[:1].isupper() for word in words):
-            # Part by part, so that "Selin" and "Selin Karagöz" stay one person.
-            return " ".join(self._pseudonym("NAME", word) if len(word) > 2 else word for word in words)
-        fake = Faker(["en_GB"], use_weighting=False)
-        digest = hashlib.blake2b(f"{kind}\0{key}".encode(), key=str(self.seed).encode()[:64]).digest()
-        fake.seed_instance(int.from_bytes(digest[:8], "big"))
-        generator = random.Random(digest)
-        value = {
-            "NAME": lambda: fake.last_name() if generator.random() < 0.5 else fake.first_name(),
-            "ADDRESS": lambda: fake.address().replace("\n", ", "),
-            "PHONE": lambda: f"+44 7700 900{generator.randrange(1000):03}",  # Ofcom's numbers for drama
-            "EMAIL": lambda: f"{fake.user_name()}@example.org",
-            "CARD": lambda: fake.credit_card_number("visa16"),
-            "IBAN": lambda: fake.iban(),
-            "IP": lambda: f"192.0.2.{generator.randrange(1, 255)}",  # RFC 5737
-            "NATIONAL_ID": lambda: fake.ssn(),
-            "BIRTH_DATE": lambda: fake.date_of_birth(minimum_age=18, maximum_age=90).isoformat(),
-        }[kind]()
-        return value.lower() if text.islower() else value
+        return pseudonym(entity.kind, entity.text, self.seed)
 
 
 def redact(
@@ -291,23 +273,19 @@ def _in_context(text: str, result: RecognizerResult) -> float:
     return score
 
 
+def _with_known(text: str, entities: list[Entity], pattern: re.Pattern[str], known: dict[str, Entity]) -> list[Entity]:
+    """The entities of a text, and what is known from others and stands beside them."""
+    found = list(entities)
+    for match in pattern.finditer(blotted(text)):
+        entity = known[match.group()]
+        if not any(match.start() < other.end and other.start < match.end() for other in entities):
+            found.append(_entity(text, entity.kind, match.start(), match.end(), entity.score))
+    return sorted(found, key=lambda entity: entity.start)
+
+
 def _without_overlaps(found: list[Entity]) -> list[Entity]:
     kept: list[Entity] = []
     for entity in sorted(found, key=lambda e: (PRECEDENCE[e.kind], e.start - e.end)):
         if not any(entity.start < other.end and other.start < entity.end for other in kept):
             kept.append(entity)
     return sorted(kept, key=lambda e: e.start)
-
-
-def _texts(row: dict) -> Iterator[tuple[Any, Any, str]]:
-    """Every text of a row that someone wrote, in order: (holder, key, place)."""
-    stack: list[tuple[Any, Any, Any, str]] = [(None, None, row, "")]
-    while stack:
-        holder, key, value, place = stack.pop()
-        if isinstance(value, str):
-            yield holder, key, place
-        elif isinstance(value, dict):
-            inner = [(value, k, v, f"{place}.{k}" if place else str(k)) for k, v in value.items() if k not in NOT_WRITTEN]
-            stack += reversed(inner)
-        elif isinstance(value, list):
-            stack += reversed([(value, i, v, f"{place}[{i}]") for i, v in enumerate(value)])

@@ -1,0 +1,99 @@
+"""What `check-data --fix` writes, where, and what it says of it: no file is lost, and the last line tells the truth."""
+
+import json
+
+import pytest
+from data_prep.test_pipeline import rows, write
+
+from course_utils import cli
+from course_utils.data_prep import prepare
+from course_utils.errors import CourseError
+
+
+def course(*arguments):
+    """`course check-data` with one process."""
+    return cli.main(["check-data", *map(str, arguments), "--workers", "1"])
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "validation.jsonl", "rejects.jsonl"])
+def test_the_file_that_is_cleaned_is_never_written_over(tmp_path, name, capsys):
+    path = write(tmp_path, rows(12), name)
+    before = path.read_bytes()
+    for options in ([], ["--overwrite"]):
+        assert course(path, "--fix", tmp_path, *options) == 2
+        assert f"{path} is the file that is to be cleaned" in capsys.readouterr().err
+        assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_a_link_to_the_file_that_is_cleaned_is_it_too(tmp_path):
+    path = write(tmp_path, rows(12))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.jsonl").symlink_to(path)
+    assert course(path, "--fix", tmp_path / "out", "--overwrite") == 2
+    assert (tmp_path / "out" / "train.jsonl").is_symlink()
+
+
+def test_a_file_that_is_there_is_written_over_only_on_request(tmp_path, capsys):
+    path, out = write(tmp_path, rows(12)), tmp_path / "out"
+    out.mkdir()
+    (out / "report.html").write_text("mine")
+    assert course(path, "--fix", out) == 2
+    assert "report.html is there already; name another folder, or say --overwrite" in capsys.readouterr().err
+    assert (out / "report.html").read_text() == "mine"
+    assert [file.name for file in out.iterdir()] == ["report.html"]
+    assert course(path, "--fix", out, "--overwrite") == 0
+    assert (out / "report.html").read_text() != "mine"
+
+
+def test_files_for_a_function_are_written_over_only_on_request(tmp_path):
+    done = prepare(write(tmp_path, rows(12)))
+    done.write(tmp_path / "out")
+    with pytest.raises(CourseError, match="is there already"):
+        done.write(tmp_path / "out")
+    assert len(done.write(tmp_path / "out", overwrite=True)) == 4
+
+
+def test_only_rows_that_changed_are_counted_and_each_once(tmp_path):
+    same = {"messages": [{"role": "user", "content": "One\u2028two, by Selin Karagöz, Olumide Fashola, selin@example.org"},
+                         {"role": "assistant", "content": " Fine. "}]}  # fmt: skip
+    done = prepare(write(tmp_path, [same] * 5), steps=("validate", "redact"))
+    counts = {code: rows for _, action, code, rows in done.table()}
+    assert "invisible_character" not in counts  # a line separator stays
+    assert counts == {"edge_whitespace": 5, "name": 5, "email": 5}
+    assert sum(change.code == "name" for change in done.changes) == 10
+
+
+def test_few_rows_left_are_the_last_word_and_an_exit_status_of_their_own(tmp_path, capsys):
+    path = write(tmp_path, [*rows(4), *[b"no row"] * 96])
+    assert course(path, "--fix", tmp_path / "out") == 3
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "only 4 of 100 lines (4 %) are left: 96 not_json" in last
+    assert "rejects.jsonl" in last
+    assert course(path, "--fix", tmp_path / "again", "--json") == 3
+    assert json.loads(capsys.readouterr().out)["share_left"] == 0.04
+
+
+def test_most_rows_left_are_the_last_word_too(tmp_path, capsys):
+    path = write(tmp_path, [*rows(9), b"no row"])
+    assert course(path, "--fix", tmp_path / "out") == 0
+    assert capsys.readouterr().out.splitlines()[-1].strip() == "9 of 10 lines (90 %) are left: 1 not_json"
+
+
+def test_exit_statuses_are_documented(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["check-data", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "exit status: 0" in said
+    for status, words in ((1, "errors"), (2, "could not"), (3, "fewer than half")):
+        assert f"{status} " in said and words in said
+
+
+def test_the_shapes_that_were_found_are_told(tmp_path, capsys):
+    turns = {"conversations": [{"from": "human", "value": "Where is it?"}, {"from": "gpt", "value": "Here."}]}
+    path = write(tmp_path, [*rows(9), turns, {"x": 1}])
+    assert course(path) == 1
+    out = capsys.readouterr().out
+    assert "messages 9, sharegpt 1 (--fix converts), no known shape 1" in out
+    course(path, "--fix", tmp_path / "out")
+    assert "messages 9, sharegpt 1, no known shape 1" in capsys.readouterr().out
