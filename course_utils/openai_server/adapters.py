@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import platform
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -33,12 +33,16 @@ KEEP = 16  # adapters in memory; each of rank 16 is 10 MB on the 135M model
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of layers with the same input
 
 
+class AdapterGone(CourseError):
+    """An adapter whose folder is not there any more."""
+
+
 class Adapters:
     """Adapters of one base model, loaded when they are first asked for.
 
     Args:
         model: a causal language model; its linear layers answer through this object from now on.
-        keep: adapters to hold in memory; the one that was not used for longest goes first.
+        keep: adapters to hold in memory; of those that nobody uses, the one that was not used for longest goes first.
     """
 
     def __init__(self, model: PreTrainedModel, keep: int = KEEP) -> None:
@@ -55,24 +59,32 @@ class Adapters:
         self._loaded: OrderedDict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]] = OrderedDict()
         self._joined: OrderedDict[tuple[str, ...], dict[Group, Joined | None]] = OrderedDict()
 
-    def load(self, name: str, folder: Path) -> None:
-        """Read an adapter as PEFT saves it.
+    def load(self, name: str, folder: Path, in_use: Collection[str] = ()) -> None:
+        """Read an adapter as PEFT saves it, and make room for it.
+
+        Args:
+            name: what it is called here.
+            folder: where it lies.
+            in_use: adapters that stay, however many they are, since rows at work go through them.
 
         Raises:
-            CourseError: it is not there, not plain LoRA, or belongs to another base.
+            AdapterGone: its folder is not there.
+            CourseError: it can't be read, is not plain LoRA, or belongs to another base.
         """
         if name in self._loaded:
             self._loaded.move_to_end(name)
             return
         from safetensors.torch import load_file
 
+        if not folder.is_dir():
+            raise AdapterGone(f"the adapter in {folder.name} was deleted")
         try:
             config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
             tensors = load_file(folder / "adapter_model.safetensors")
         except (OSError, ValueError) as error:
             raise CourseError(f"cannot read the adapter in {folder.name}: {error}") from error
         if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("modules_to_save"):
-            raise CourseError(f"{folder.name} is no plain LoRA adapter; merge it and serve it as a base of its own")
+            raise CourseError(f"{folder.name} is not a plain LoRA adapter; merge it and serve it as a base of its own")
         found = {}
         for key, A in tensors.items():
             if ".lora_A." not in key:
@@ -89,8 +101,13 @@ class Adapters:
             scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
             kind: dict[str, Any] = {"dtype": self.groups[0].dtype, "device": self.groups[0].device}
             found[layer] = (A.to(**kind), (B.float() * scaling).to(**kind))
+            # In a batch they would spoil all rows: not-a-number times a mask's zero is not a number.
+            if not all(bool(part.isfinite().all()) for part in found[layer]):
+                raise CourseError(f"the adapter in {folder.name} has weights that are no finite numbers (layer {layer})")
         if not found:
             raise CourseError(f"the adapter in {folder.name} has no LoRA layers")
+        for idle in [other for other in self._loaded if other not in in_use][: max(0, len(self._loaded) - self.keep + 1)]:
+            self.drop(idle)
         self._loaded[name] = found
 
     def drop(self, name: str) -> None:
@@ -109,8 +126,6 @@ class Adapters:
         together = tuple(sorted({name for name in names if name is not None}))
         for name in together:
             self._loaded.move_to_end(name)
-        while len(self._loaded) > max(self.keep, len(together)):
-            self.drop(next(iter(self._loaded)))
         if together not in self._joined:
             self._joined[together] = {group: self._join(group, together) for group in self.groups}
             while len(self._joined) > 2:  # a combination takes as much memory as its adapters
@@ -119,7 +134,7 @@ class Adapters:
         masks: dict[tuple[str, ...], torch.Tensor] = {}
         for group, joined in self._joined[together].items():
             group.adapter = joined and joined[:2]
-            # whose each column is; no mask where all are every row's
+            # The mask says which adapter each column belongs to; none is needed where every row uses the same one.
             group.mask = None
             if joined and (len(together) > 1 or None in names):
                 if joined[2] not in masks:
@@ -215,7 +230,7 @@ class Group:
         self._input: torch.Tensor | None = None
         self._outputs: tuple[torch.Tensor, ...] = ()
         for number, module in enumerate(modules):
-            # what nobody reads any more goes, a name for its shape stays
+            # The separate weights are read no more: on the meta device they keep their shape and free their memory.
             module.weight = torch.nn.Parameter(module.weight.to("meta"), requires_grad=False)
             own = self._whole if len(modules) == 1 else self._part(number)
             module.forward = own  # type: ignore[method-assign,assignment]  # as above

@@ -1,32 +1,32 @@
-"""Chat completions: a request checked, sent to the engine, and its tokens put together as text, whole or in pieces."""
+"""Chat requests: checked, and sent to the engine; `completions` makes answers of what comes."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import AsyncIterator
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel, ConfigDict, Field
 
 from course_utils.errors import CourseError
-from course_utils.openai_server.engine import Answer, Engine
-from course_utils.openai_server.errors import ApiError, invalid
+from course_utils.openai_server.completions import Adapter, Completion, Work
+from course_utils.openai_server.engine import Engine
+from course_utils.openai_server.errors import invalid
+from course_utils.openai_server.grammar import of_answer, of_json
 from course_utils.openai_server.messages import flatten
-from course_utils.openai_server.sampling import Sampling, Token, check_schema
-from course_utils.openai_server.store import random_letters
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from course_utils.openai_server.sampling import Sampling, check_grammar
+from course_utils.openai_server.tools import (
+    Choose,
+    Functions,
+    Named,
+    Offer,
+    ToolCall,
+    Tools,
+    check_conversation,
+    offered,
+    offered_functions,
+)
 
 MOST_CHOICES = 128
-MARK = "the text"
-Adapter = tuple[str, Path]  # name and folder
 Text = Annotated[str, Field(max_length=1_000_000)]
 
 
@@ -43,6 +43,8 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="allow")
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: Text | list[Part] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(min_length=1)] | None = None
+    tool_call_id: str | None = None
 
 
 class StreamOptions(BaseModel):
@@ -88,6 +90,12 @@ class ChatRequest(BaseModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     response_format: ResponseFormat | None = None
+    tools: Tools | None = None
+    tool_choice: str | Choose | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Functions | None = None
+    function_call: str | Named | None = None
+    modalities: list[Literal["text"]] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -114,17 +122,19 @@ class Chat:
             ApiError: what is wrong with it.
         """
         # A schema or a long prompt takes its time; streams go on meanwhile.
-        return Completion(self.engine, request, adapter, *await asyncio.to_thread(self._read, request))
+        return Completion(self.engine, request, adapter, await asyncio.to_thread(self._read, request))
 
-    def _read(self, request: ChatRequest) -> tuple[list[int], Sampling, int]:
-        """Prompt, sampling and the most tokens of an answer."""
+    def _read(self, request: ChatRequest) -> Work:
         if request.top_logprobs is not None and not request.logprobs:
             message = "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled."
             raise invalid("top_logprobs", message)
         tokenizer = self.engine.tokenizer
+        offer = self._offer(request)
+        given = [message.model_dump(exclude_unset=True) for message in request.messages]
+        check_conversation(given)
         try:
-            messages = flatten([message.model_dump(exclude_unset=True) for message in request.messages])
-        except (CourseError, AttributeError, TypeError) as error:
+            messages = flatten(given, offer.described)
+        except (CourseError, AttributeError, TypeError, RecursionError) as error:
             raise invalid("messages", f"Invalid value for 'messages': {error}") from error
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -139,9 +149,9 @@ class Chat:
             frequency_penalty=request.frequency_penalty or 0.0,
             bias={int(k): v for k, v in (request.logit_bias or {}).items() if k.isascii() and k.isdigit() and len(k) < 10},
             top=(request.top_logprobs or 0) if request.logprobs else None,
-            schema=self._schema(request.response_format),
+            grammar=self._grammar(request.response_format, offer),
         )
-        return prompt, sampling, room if asked is None else min(asked, room)
+        return Work(prompt, sampling, room if asked is None else min(asked, room), offer)
 
     def _too_long(self, prompt: int, asked: int | None) -> str:
         start = f"This model's maximum context length is {self.context} tokens. However, "
@@ -152,268 +162,28 @@ class Chat:
             "the length of the messages or completion."
         )
 
-    def _schema(self, wanted: ResponseFormat | None) -> str | None:
+    def _offer(self, request: ChatRequest) -> Offer:
+        old = offered_functions(self.engine.tokenizer, request.functions, request.function_call, bool(request.tools))
+        if old is not None:
+            return old
+        return offered(self.engine.tokenizer, request.tools, request.tool_choice, request.parallel_tool_calls)
+
+    def _grammar(self, wanted: ResponseFormat | None, offer: Offer) -> str | None:
+        grammar = of_answer(self._schema(wanted), offer.calls)
+        # each part was checked by itself; together they may still be too much
+        if offer.calls is not None and grammar is not None and (fault := check_grammar(self.engine.tokenizer, grammar)):
+            raise invalid("tools", f"Invalid 'tools': together they can't be followed: {fault}")
+        return grammar
+
+    def _schema(self, wanted: ResponseFormat | None) -> dict[str, Any] | None:
         if wanted is None or wanted.type == "text":
             return None
         if wanted.type == "json_object":
-            return '{"type": "object"}'
+            return {"type": "object"}
         if wanted.json_schema is None:
             raise invalid("response_format", "Missing required parameter: 'response_format.json_schema'.")
-        schema = json.dumps(wanted.json_schema.schema_ if wanted.json_schema.schema_ is not None else {"type": "object"})
-        if fault := check_schema(self.engine.tokenizer, schema):
+        schema = wanted.json_schema.schema_ if wanted.json_schema.schema_ is not None else {"type": "object"}
+        if fault := check_grammar(self.engine.tokenizer, of_json(schema)):
             message = f"Invalid schema for response_format '{wanted.json_schema.name}': {fault}"
             raise invalid("response_format", message, "invalid_json_schema")
         return schema
-
-
-class Completion:
-    """A request at work: what comes from the engine's thread, on its way to the event loop."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        request: ChatRequest,
-        adapter: Adapter | None,
-        prompt: list[int],
-        sampling: Sampling,
-        limit: int,
-    ) -> None:
-        self.tokenizer, self.request, self._engine = engine.tokenizer, request, engine
-        self.id, self.created = f"chatcmpl-{random_letters(29)}", int(time.time())
-        self.prompt_tokens, self.logprobs = len(prompt), sampling.top is not None
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[tuple[int, str, list[Token], str | Exception | None]] = asyncio.Queue()
-        stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
-        self.choices = [Choice(self.tokenizer, [stop for stop in stops if stop]) for _ in range(request.n or 1)]
-        self.answers = [
-            Answer(
-                prompt,
-                adapter,
-                # several choices of one seed differ from each other, and are the same again next time
-                _with_seed(sampling, request.seed, index),
-                limit,
-                on_token=partial(self._on_token, index),
-                on_end=partial(self._on_end, index),
-            )
-            for index in range(len(self.choices))
-        ]
-        if limit:
-            engine.submit(self.answers)
-        else:
-            for index in range(len(self.choices)):
-                self._queue.put_nowait((index, "", [], "length"))
-
-    async def pieces(self) -> AsyncIterator[tuple[int, str, list[Token], str | None]]:
-        """Index of the choice, new text, its tokens, and at the end of a choice the finish reason; until all have one.
-
-        Raises:
-            ApiError: the engine failed.
-        """
-        left = len(self.choices)
-        try:
-            while left:
-                index, text, tokens, reason = await self._queue.get()
-                if isinstance(reason, CourseError):
-                    raise invalid(None, str(reason))
-                if isinstance(reason, Exception):
-                    message = f"The server had an error while processing your request ({reason})"
-                    raise ApiError(500, message, type="server_error")
-                left -= reason is not None
-                yield index, text, tokens, reason
-        finally:
-            self.cancel()
-
-    def cancel(self) -> None:
-        """Nobody waits for the rest."""
-        for answer in self.answers:
-            answer.cancelled = True
-
-    @property
-    def usage(self) -> dict[str, Any]:
-        """Tokens so far."""
-        made = sum(choice.tokens for choice in self.choices)
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": made,
-            "total_tokens": self.prompt_tokens + made,
-            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-            "completion_tokens_details": {
-                "reasoning_tokens": 0,
-                "audio_tokens": 0,
-                "accepted_prediction_tokens": 0,
-                "rejected_prediction_tokens": 0,
-            },
-        }
-
-    async def whole(self) -> dict[str, Any]:
-        """The answer in one piece."""
-        texts = [""] * len(self.choices)
-        tokens: list[list[Token]] = [[] for _ in self.choices]
-        reasons: list[str | None] = [None] * len(self.choices)
-        async for index, text, new, reason in self.pieces():
-            texts[index] += text
-            tokens[index] += new
-            reasons[index] = reason or reasons[index]
-        choices: list[dict[str, Any]] = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": texts[index], "refusal": None, "annotations": []},
-                "logprobs": self._logprobs(tokens[index]),
-                "finish_reason": reasons[index],
-            }
-            for index in range(len(self.choices))
-        ]
-        body = self._frame("chat.completion", choices) | {"usage": self.usage}
-        return ChatCompletion.model_validate(body).model_dump(mode="json", exclude_unset=True)
-
-    async def stream(self) -> AsyncIterator[str]:
-        """The answer as server-sent events."""
-        extra = {"usage": None} if self.with_usage else {}
-        for index in range(len(self.choices)):
-            yield self._chunk([{"index": index, "delta": {"role": "assistant", "content": "", "refusal": None}}], extra)
-        around = self._text_chunks(extra)
-        try:
-            async for index, text, tokens, reason in self.pieces():
-                if text and not self.logprobs:
-                    yield f"{around[index][0]}{json.dumps(text, ensure_ascii=False)}{around[index][1]}"
-                elif text or tokens:
-                    part = {"index": index, "delta": {"content": text}, "logprobs": self._logprobs(tokens)}
-                    yield self._chunk([part], extra)
-                if reason is not None:
-                    yield self._chunk([{"index": index, "delta": {}, "finish_reason": reason}], extra)
-        except ApiError as error:
-            yield f"data: {json.dumps(error.body)}\n\n"
-            return
-        if self.with_usage:
-            yield self._chunk([], {"usage": self.usage})
-        yield "data: [DONE]\n\n"
-
-    @property
-    def with_usage(self) -> bool:
-        """Whether the stream is to end with the tokens used."""
-        return bool(self.request.stream_options and self.request.stream_options.include_usage)
-
-    def _chunk(self, choices: list[dict[str, Any]], extra: dict[str, Any]) -> str:
-        for choice in choices:
-            choice.setdefault("finish_reason", None)
-            choice.setdefault("logprobs", None)
-        body = self._frame("chat.completion.chunk", choices) | extra
-        checked = ChatCompletionChunk.model_validate(body)
-        return f"data: {checked.model_dump_json(exclude_unset=True)}\n\n"
-
-    def _text_chunks(self, extra: dict[str, Any]) -> list[tuple[str, str]]:
-        """For each choice what stands before and after the text of a chunk that is nothing but text.
-
-        A token comes every few milliseconds for each stream, and building an object for it takes from the model's thread.
-        """
-        made = []
-        for index in range(len(self.choices)):
-            before, _, after = self._chunk([{"index": index, "delta": {"content": MARK}}], extra).partition(json.dumps(MARK))
-            made.append((before, after))
-        return made
-
-    def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.request.model,
-            "service_tier": "default",
-            "system_fingerprint": "fp_local",
-            "choices": choices,
-        }
-
-    def _logprobs(self, tokens: list[Token]) -> dict[str, Any] | None:
-        if not self.logprobs:
-            return None
-
-        def described(token: int, value: float | None) -> dict[str, Any]:
-            text = self.tokenizer.decode([token])
-            return {"token": text, "logprob": value, "bytes": list(text.encode("utf-8"))}
-
-        return {
-            "content": [
-                described(token.id, token.log_probability)
-                | {"top_logprobs": [described(*other) for other in token.alternatives]}
-                for token in tokens
-            ],
-            "refusal": None,
-        }
-
-    # -- in the engine's thread ---------------------------------------------------------------------------------------
-
-    def _on_token(self, index: int, token: Token) -> bool:
-        choice = self.choices[index]
-        text, stopped = choice.add(token)
-        if text or self.logprobs:
-            self._tell(index, text, choice.take() if self.logprobs else [], None)
-        return stopped
-
-    def _on_end(self, index: int, reason: str | Exception) -> None:
-        choice = self.choices[index]
-        self._tell(index, choice.rest(), choice.take() if self.logprobs else [], reason)
-
-    def _tell(self, *piece: Any) -> None:
-        self._engine.post(self._loop, self._queue.put_nowait, piece)
-
-
-class Choice:
-    """Tokens of one answer as text that is safe to send: no half characters, nothing that may be a stop sequence's start."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: list[str]) -> None:
-        from tokenizers.decoders import DecodeStream
-
-        self.tokenizer, self.stops = tokenizer, stops
-        self.ids: list[int] = []
-        # looks at the last few tokens only, and waits for the rest of a character
-        self._decoder = DecodeStream(skip_special_tokens=True)
-        self.fresh: list[Token] = []
-        self.sent = 0  # characters
-        self.text = ""
-        self.stopped = False
-
-    @property
-    def tokens(self) -> int:
-        """Tokens so far."""
-        return len(self.ids)
-
-    def add(self, token: Token) -> tuple[str, bool]:
-        """Take a token in; returns new text to send, and whether a stop sequence has come."""
-        self.ids.append(token.id)
-        self.fresh.append(token)
-        new = self._decoder.step(self.tokenizer.backend_tokenizer, token.id) or ""
-        start = max(0, len(self.text) - max(map(len, self.stops), default=0))  # earlier stops were found earlier
-        self.text += new
-        found = [at for stop in self.stops if (at := self.text.find(stop, start)) >= 0]
-        if found:
-            self.text, self.stopped = self.text[: min(found)], True
-            return "", True
-        return self._send(len(self.text) - self._held_back()), False
-
-    def rest(self) -> str:
-        """What was held back, half characters too."""
-        if not self.stopped:
-            self.text = self.tokenizer.decode(self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return self._send(len(self.text))
-
-    def take(self) -> list[Token]:
-        """Tokens that were not reported yet."""
-        fresh, self.fresh = self.fresh, []
-        return fresh
-
-    def _send(self, upto: int) -> str:
-        piece = self.text[self.sent : upto] if upto > self.sent else ""
-        self.sent = max(self.sent, upto)
-        return piece
-
-    def _held_back(self) -> int:
-        """Characters at the end that can't be sent yet."""
-        longest = max(map(len, self.stops), default=0)
-        for size in range(min(longest - 1, len(self.text)), 0, -1):
-            if any(stop.startswith(self.text[-size:]) for stop in self.stops):
-                return size
-        return 0
-
-
-def _with_seed(sampling: Sampling, seed: int | None, index: int) -> Sampling:
-    return sampling if seed is None else replace(sampling, seed=seed + 1_000_003 * index)

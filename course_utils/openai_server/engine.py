@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import queue
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Loaded: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+    Deletion: TypeAlias = tuple[str, Callable[[], object]]  # an adapter, and what to call when it is gone
     Delivery: TypeAlias = tuple[Callable[..., object], tuple[Any, ...]]  # what to call, and with what
 
 ROWS = 16  # requests at once
@@ -58,7 +60,7 @@ class Answer:
     sampling: Sampling
     limit: int
     on_token: Callable[[Token], bool]
-    on_end: Callable[[str | Exception], None]
+    on_end: Callable[[str | BaseException], None]
     cancelled: bool = False
     made: int = 0
     length: int = 0
@@ -83,9 +85,10 @@ class Engine:
     def __init__(self, load: Callable[[], Loaded], rows: int = ROWS) -> None:
         self.rows = rows
         # answers to take in, an adapter to forget, or None for the end
-        self._waiting: queue.SimpleQueue[list[Answer] | str | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[list[Answer] | Deletion | None] = queue.SimpleQueue()
         self._running: list[Answer] = []
-        self._held: list[Answer] = []  # waiting for a free row
+        self._held: list[Answer] = []  # waiting for a free row, or for room for their adapter
+        self._deleted: list[Deletion] = []  # adapters that go when their last answer is done
         self._closed = False
         self._outbox: list[tuple[asyncio.AbstractEventLoop, Callable[..., object], tuple[Any, ...]]] = []
         self._loaded: Future[None] = Future()
@@ -119,9 +122,14 @@ class Engine:
             except RuntimeError:  # the loop is closed: nobody waits any more
                 pass
 
-    def forget(self, adapter: str) -> None:
-        """Drop an adapter once nobody uses it."""
-        self._waiting.put(adapter)
+    def forget(self, adapter: str, then: Callable[[], object] = bool) -> None:
+        """Drop an adapter once nobody uses it: answers that were taken in before go through it to their end.
+
+        Args:
+            adapter: its name.
+            then: called by the engine's thread afterwards.
+        """
+        self._waiting.put((adapter, then))
 
     def close(self) -> None:
         """Stop; answers that are not finished end with an error."""
@@ -153,16 +161,34 @@ class Engine:
                         self._send()  # first tokens do not wait for a step
                     if self._running:
                         self._step()
-                except Exception as error:  # a bug or no memory: those at work get an answer, the rest goes on
+                    self._bury()
+                except BaseException as error:  # a bug: those at work hear of it, the rest goes on
                     traceback.print_exc()
                     for answer in self._running:
-                        answer.on_end(error)
+                        self._end(answer, error)
                     self._running.clear()
                     self.cache.clear()
                 self._send()
         for answer in [*self._running, *self._held]:
-            answer.on_end(RuntimeError("the server is shutting down"))
+            self._end(answer, RuntimeError("the server is shutting down"))
         self._send()
+
+    def _end(self, answer: Answer, reason: str | BaseException) -> None:
+        """Tell whoever waits for an answer that it has ended; a fault in telling is nobody else's either."""
+        try:
+            answer.on_end(reason)
+        except BaseException:
+            traceback.print_exc()
+
+    def _bury(self) -> None:
+        """Drop the deleted adapters that no answer needs any more."""
+        if not self._deleted:
+            return
+        needed = _adapters_of(self._running) | _adapters_of(self._held)
+        for name, then in [each for each in self._deleted if each[0] not in needed]:
+            self._deleted.remove((name, then))
+            self.adapters.drop(name)
+            then()
 
     def _take_in(self) -> None:
         """Move what was submitted to the held; wait for something if there is nothing to do.
@@ -172,7 +198,7 @@ class Engine:
         """
         waited = False
         while True:
-            idle = not self._running and not self._held
+            idle = not self._running and not self._held and not self._deleted
             try:
                 found = self._waiting.get(block=idle, timeout=None if waited else PAUSE_SECONDS)
             except queue.Empty:
@@ -184,8 +210,8 @@ class Engine:
             if found is None:
                 self._closed = True
                 return
-            if isinstance(found, str):
-                self.adapters.drop(found)
+            if isinstance(found, tuple):
+                self._deleted.append(found)
             else:
                 self._held += found
 
@@ -195,36 +221,63 @@ class Engine:
         Few at a time: larger pieces are no faster on a CPU, and those that run already would wait for longer.
         """
         self._held = [answer for answer in self._held if not self._gone(answer)]
+        chosen = self._next()
+        taken = set(map(id, chosen))
+        self._held = [answer for answer in self._held if id(answer) not in taken]
+        in_use = _adapters_of(self._running)
+        ready = []
+        for answer in chosen:
+            try:
+                if answer.adapter:
+                    self.adapters.load(*answer.adapter, in_use)
+                    in_use.add(answer.adapter[0])
+                answer.sampler = Sampler(answer.sampling, self.tokenizer, self.ends)
+                ready.append(answer)
+            except BaseException as error:  # libraries in Rust panic with what is no Exception
+                self._end(answer, error)
+        if ready:
+            self._begin(ready)
+
+    def _next(self) -> list[Answer]:
+        """The waiting answers whose turn it is: for each a row, and a place in memory for its adapter.
+
+        Whose adapter finds no place waits, and whoever comes later with an adapter waits behind it: else those that are in
+        memory could be kept there for ever by new requests. Answers of the base need no place and do not wait.
+        """
+        in_use = _adapters_of(self._running)
         chosen: list[Answer] = []
         prompts: set[tuple[tuple[int, ...], str | None]] = set()
-        tokens = 0
-        for answer in self._held[: self.rows - len(self._running)]:
+        tokens, full = 0, False
+        for answer in self._held:
+            if len(chosen) == self.rows - len(self._running):
+                break
+            name = answer.adapter[0] if answer.adapter else None
+            full = full or (name is not None and name not in in_use and len(in_use) >= self.adapters.keep)
+            if name is not None and full:
+                continue
             if (key := _shared(answer)) not in prompts:
                 tokens += len(answer.prompt)
                 prompts.add(key)
             if chosen and tokens > PREFILL_TOKENS:
                 break
             chosen.append(answer)
-        self._held = self._held[len(chosen) :]
-        ready = []
-        for answer in chosen:
-            try:
-                if answer.adapter:
-                    self.adapters.load(*answer.adapter)
-                answer.sampler = Sampler(answer.sampling, self.tokenizer, self.ends)
-                ready.append(answer)
-            except Exception as error:
-                answer.on_end(error)
-        if not ready:
-            return
+            in_use |= {name} if name is not None else set()
+        return chosen
+
+    def _begin(self, answers: list[Answer]) -> None:
+        """Prompts through the model and their first tokens; if they can't go together, one by one."""
         try:
-            logits = self._prefill(ready)
-        except Exception as error:
-            for answer in ready:
-                answer.on_end(error)
-            raise
-        self._running += ready
-        self._choose(logits, ready)
+            logits = self._prefill(answers)
+        except BaseException as error:
+            if len(answers) > 1:
+                for answer in answers:
+                    self._begin([answer])
+                return
+            traceback.print_exc()
+            self._end(answers[0], error)
+            return
+        self._running += answers
+        self._choose(logits, answers)
 
     def _prefill(self, answers: list[Answer]) -> torch.Tensor:
         """Prompts through the model, behind one another as one row; returns (answers, vocabulary) logits of the next tokens.
@@ -261,15 +314,47 @@ class Engine:
         if not self._running:
             return
         device = self.model.device
-        mask = self.cache.open_column([answer.length for answer in self._running], self.model.dtype)
-        ids = torch.tensor([[answer.last] for answer in self._running], device=device)
-        positions = torch.tensor([[answer.length] for answer in self._running], device=device)
-        self.adapters.use([answer.adapter and answer.adapter[0] for answer in self._running])
+        rows = list(self._running)
+        mask = self.cache.open_column([answer.length for answer in rows], self.model.dtype)
+        ids = torch.tensor([[answer.last] for answer in rows], device=device)
+        positions = torch.tensor([[answer.length] for answer in rows], device=device)
         last = torch.zeros(1, dtype=torch.long, device=device)
-        logits = self._forward(ids, mask, positions, self.cache, last)[:, 0]
+
+        def forward(part: slice) -> torch.Tensor:
+            self.cache.part = part
+            self.adapters.use([answer.adapter and answer.adapter[0] for answer in rows[part]])
+            return self._forward(ids[part], mask[part], positions[part], self.cache, last)[:, 0]
+
+        try:
+            logits = forward(slice(len(rows)))
+        except BaseException as error:
+            if len(rows) == 1:
+                raise
+            print(f"engine: a step failed ({type(error).__name__}: {error}); its rows go one by one", file=sys.stderr)
+            logits = self._one_by_one(rows, forward)
         for answer in self._running:
             answer.length += 1
         self._choose(logits, list(self._running))
+
+    def _one_by_one(self, rows: list[Answer], forward: Callable[[slice], torch.Tensor]) -> torch.Tensor:
+        """A step that failed for all together, row by row; those that fail alone as well end. Logits of those that are left.
+
+        A column is written by each row for itself, so that what the failed attempt has written does no harm.
+        """
+        import torch
+
+        failed: list[Answer] = []
+        found: list[tuple[Answer, torch.Tensor]] = []
+        for row, answer in enumerate(rows):
+            try:
+                found.append((answer, forward(slice(row, row + 1))[0]))
+            except BaseException as error:
+                traceback.print_exc()
+                self._end(answer, error)
+                failed.append(answer)
+        self._leave(failed)
+        logits = {id(answer): each for answer, each in found}
+        return torch.stack([logits[id(answer)] for answer in self._running]) if found else torch.empty(0, 1)
 
     def _forward(
         self,
@@ -285,7 +370,7 @@ class Engine:
             attention_mask=mask,
             position_ids=positions,
             use_cache=True,
-            logits_to_keep=kept,  # as a list of positions: see training.batching.run
+            logits_to_keep=kept,  # as a list of positions: see scoring.run_model
             **{self._cache_name: cache},
         )
         logits: torch.Tensor = output.logits.float()
@@ -296,7 +381,7 @@ class Engine:
         greedy = logits.argmax(1).tolist()
         finished = []
         for row, answer in enumerate(answers):
-            reason: str | Exception | None
+            reason: str | BaseException | None
             try:
                 assert answer.sampler is not None  # it was made when the answer was admitted
                 token = answer.sampler.choose(logits[row], greedy[row])
@@ -308,17 +393,17 @@ class Engine:
                     reason = "stop" if answer.on_token(token) else "length" if answer.made >= answer.limit else None
                     if reason is None and answer.sampler.finished:  # the grammar allows nothing more
                         reason = "stop"
-            except Exception as error:
+            except BaseException as error:  # as above
                 reason = error
             if reason is not None:
-                answer.on_end(reason)
+                self._end(answer, reason)
                 finished.append(answer)
         self._leave(finished)
 
     def _gone(self, answer: Answer) -> bool:
         """Whether nobody waits for an answer any more; tells so if it is news."""
         if answer.cancelled:
-            answer.on_end("cancelled")
+            self._end(answer, "cancelled")
         return answer.cancelled
 
     def _leave(self, answers: list[Answer]) -> None:
@@ -337,6 +422,10 @@ class Engine:
 def _shared(answer: Answer) -> tuple[tuple[int, ...], str | None]:
     """Equal for answers whose prompts go through the model once."""
     return tuple(answer.prompt), answer.adapter and answer.adapter[0]
+
+
+def _adapters_of(answers: Sequence[Answer]) -> set[str]:
+    return {answer.adapter[0] for answer in answers if answer.adapter}
 
 
 def _deliver(posted: list[Delivery]) -> None:
@@ -365,7 +454,11 @@ class Fresh:
 
 
 class Columns:
-    """Keys and values of the rows at work; all rows end in the same column."""
+    """Keys and values of the rows at work; all rows end in the same column.
+
+    Attributes:
+        part: the rows that the next products are for; all of them once a column was opened.
+    """
 
     is_compileable = False
 
@@ -381,7 +474,7 @@ class Columns:
     def clear(self) -> None:
         """Let go of all rows; their room stays for the next ones unless it is large."""
         self.at = self.rows = self.longest = 0  # first column that nobody has written, rows at work, columns of the longest
-        self._view = slice(0)
+        self._view = self.part = slice(0)
         if self.held is not None and self.held.numel() * self.held.element_size() > KEEP_BYTES:
             self.held = None
 
@@ -420,7 +513,7 @@ class Columns:
         self._reserve(self.rows, behind=span - 1, ahead=1)
         self.at += 1
         self.longest += 1
-        self._view = slice(self.at - span, self.at)
+        self._view, self.part = slice(self.at - span, self.at), slice(self.rows)
         begins = torch.tensor([span - 1 - length for length in lengths], device=self.device)
         hidden = torch.arange(span, device=self.device)[None, :] < begins[:, None]
         mask = torch.zeros(hidden.shape, dtype=dtype, device=self.device).masked_fill_(hidden, torch.finfo(dtype).min)
@@ -433,8 +526,8 @@ class Columns:
         held = self.held
         assert held is not None
         for which, new in enumerate((key, value)):
-            held[layer_idx, which, : self.rows, :, self.at - 1] = new[:, :, 0]
-        keys, values = (held[layer_idx, which, : self.rows, :, self._view] for which in (0, 1))
+            held[layer_idx, which, self.part, :, self.at - 1] = new[:, :, 0]
+        keys, values = (held[layer_idx, which, self.part, :, self._view] for which in (0, 1))
         return keys, values
 
     def get_seq_length(self, *_: Any) -> int:

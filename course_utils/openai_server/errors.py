@@ -36,7 +36,7 @@ class ApiError(Exception):
         """The client repeats 408, 409, 429 and 5xx by itself unless it is told not to."""
         if self.retry_after is not None:
             return {"retry-after": f"{self.retry_after:.0f}", "retry-after-ms": f"{1000 * self.retry_after:.0f}"}
-        return {"x-should-retry": "false"} if self.status in (408, 409, 429) else {}
+        return {"x-should-retry": "false"} if self.status in (408, 409, 429, 507) else {}
 
 
 def wrong_key(key: str) -> ApiError:
@@ -81,6 +81,21 @@ def not_tunable(model: str) -> ApiError:
 def invalid(param: str | None, message: str, code: str | None = None) -> ApiError:
     """A parameter with a value that can't be."""
     return ApiError(400, message, param=param, code=code)
+
+
+def no_room() -> ApiError:
+    """The server's disk is full; no use trying again before somebody made room."""
+    message = (
+        "The server has no room left on its disk, and nothing was changed. Delete files or models that are not needed, or "
+        "make room there, and try again."
+    )
+    return ApiError(507, message, code="insufficient_storage", type="server_error")
+
+
+def busy() -> ApiError:
+    """The database was held by another process for too long."""
+    message = "The server is busy with another change. Please try again."
+    return ApiError(503, message, code="busy", type="server_error", retry_after=1)
 
 
 def winding_down() -> ApiError:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from openai.types.fine_tuning import FineTuningJob
 from pydantic import BaseModel, ConfigDict, Field
 
-from course_utils.openai_server.errors import invalid, no_such_job, not_tunable, winding_down
+from course_utils.openai_server.errors import ApiError, invalid, no_such_job, not_tunable, winding_down
 from course_utils.openai_server.store import Store, new_id, random_letters
 
 ORGANIZATION = "org-local"
@@ -167,23 +167,35 @@ class Jobs:
             "_name": random_letters(8),
         }
         folder = self.store.job_folder(job["id"])
-        folder.mkdir()
         try:
+            folder.mkdir(mode=0o700)
             # The client may delete a file while the job lasts; the bytes stay with the job.
             for name, file_id in files.items():
                 _link(self.store.file_path(file_id), folder / f"{name}.jsonl")
             if start:
                 shutil.copytree(self.store.model_folder(start["_folder"]), folder / "start", copy_function=_link)
-        except OSError as error:
+            self._note(job)
+        except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise invalid("training_file", f"invalid training_file: {request.training_file}") from error
+            if isinstance(error, FileNotFoundError):  # deleted a moment ago
+                raise self._gone(request, files) from error
+            raise
+        return job
+
+    def _note(self, job: dict[str, Any]) -> None:
         with self.store.transaction():
             self.store.add("job", job["id"], job)
             self.store.add_event(job["id"], f"Created fine-tuning job: {job['id']}")
             self.store.add_event(job["id"], f"Validating training file: {job['training_file']}")
             if job["validation_file"]:
                 self.store.add_event(job["id"], f"Validating validation file: {job['validation_file']}")
-        return job
+
+    def _gone(self, request: CreateJob, files: dict[str, str]) -> ApiError:
+        """Which of the things that a job is made from was deleted while it was made."""
+        for name, file_id in files.items():
+            if not self.store.file_path(file_id).exists():
+                return invalid(name, f"invalid {name}: {file_id}")
+        return not_tunable(request.model)
 
     def get(self, job_id: str) -> dict[str, Any]:
         """A job.
@@ -327,9 +339,11 @@ class Runner:
         while not self._closed:
             try:
                 self._look()
+                pause = 0.1 if self._at_work else 0.5
             except Exception as error:  # a full disk, a locked database: say so and try again
                 print(f"jobs: {type(error).__name__}: {error}", file=sys.stderr)
-            self._news.wait(0.1 if self._at_work else 0.5)
+                pause = 5.0
+            self._news.wait(pause)
             self._news.clear()
 
     def _look(self) -> None:
@@ -394,7 +408,7 @@ def fail(store: Store, job_id: str, code: str, message: str, param: str | None =
 def _link(source: str | Path, target: str | Path) -> None:
     try:
         os.link(source, target)
-    except OSError:
+    except OSError:  # no hard links on this disk
         shutil.copyfile(source, target)
 
 

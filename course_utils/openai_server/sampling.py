@@ -1,12 +1,11 @@
 """How a token is chosen: temperature, nucleus, penalties, bias, seed, and a grammar that allows only what is valid.
 
 Parameters mean what the hosted API documents. Constrained decoding is llguidance's: at each position it tells which tokens
-of the vocabulary can still lead to a text that the JSON schema allows.
+of the vocabulary can still lead to a text that the grammar allows.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,12 +15,9 @@ from course_utils.errors import CourseError
 if TYPE_CHECKING:
     import torch
     from llguidance import LLMatcher, LLTokenizer
-    from llguidance._lib import JsonCompileOptions  # a TypedDict, for checkers only
     from transformers import PreTrainedTokenizerBase
 
-# JSON as json.dumps writes it, on one line with single blanks: a small model left to itself fills its whole answer with
-# white space, which every JSON grammar allows.
-JSON_STYLE: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+COLD = 1e-5  # below, the likeliest token is as good as certain, and a logit divided by it may be no number
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Sampling:
         frequency_penalty: the same for each time that it has it.
         bias: token id → what is added to its logit.
         top: how many alternatives to report with each token; None reports nothing.
-        schema: JSON Schema that the answer must satisfy, as text; None for free text.
+        grammar: what the answer may be (module `grammar`); None for anything.
     """
 
     temperature: float = 1.0
@@ -46,7 +42,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     bias: dict[int, float] = field(default_factory=dict)
     top: int | None = None
-    schema: str | None = None
+    grammar: str | None = None
 
 
 class Token(NamedTuple):
@@ -67,7 +63,7 @@ class Sampler:
     """Chooses the tokens of one answer.
 
     Raises:
-        CourseError: a schema that can't be followed, and why.
+        CourseError: a grammar that can't be followed, and why.
     """
 
     def __init__(self, sampling: Sampling, tokenizer: PreTrainedTokenizerBase, ends: set[int]) -> None:
@@ -80,7 +76,7 @@ class Sampler:
             self.generator.seed()
         else:
             self.generator.manual_seed(sampling.seed % 2**63)
-        self.matcher = _matcher(tokenizer, sampling.schema) if sampling.schema is not None else None
+        self.matcher = _matcher(tokenizer, sampling.grammar) if sampling.grammar is not None else None
 
     @property
     def finished(self) -> bool:
@@ -101,13 +97,14 @@ class Sampler:
         changed = self.matcher is not None or how.bias or (self.counts and (how.presence_penalty or how.frequency_penalty))
         if changed:
             logits = self._adjusted(logits)
-        if how.temperature == 0:
+        if how.temperature < COLD:
             chosen = int(logits.argmax()) if changed else greedy
         else:
             chosen = self._sample(logits / how.temperature)
         self.counts[chosen] = self.counts.get(chosen, 0) + 1
         if self.matcher is not None and not self.matcher.consume_token(chosen):
-            raise CourseError(f"the grammar does not take token {chosen}: {self.matcher.get_error()}")
+            reason = self.matcher.get_error().strip().splitlines()
+            raise CourseError(f"the schema can't be followed any further: {reason[0] if reason else 'no token fits'}")
         if plain is None:
             return Token(chosen)
         values, ids = plain.topk(how.top) if how.top else (torch.empty(0), torch.empty(0, dtype=torch.long))
@@ -141,34 +138,25 @@ class Sampler:
         return int(torch.multinomial(probabilities, 1, generator=self.generator))
 
 
-def check_schema(tokenizer: PreTrainedTokenizerBase, schema: str) -> str | None:
-    """Why a schema can't be followed, or None if it can."""
+def check_grammar(tokenizer: PreTrainedTokenizerBase, grammar: str) -> str | None:
+    """Why a grammar can't be followed, or None if it can."""
     try:
-        _matcher(tokenizer, schema)
+        _matcher(tokenizer, grammar)
     except CourseError as error:
         return str(error)
     return None
 
 
-def _matcher(tokenizer: PreTrainedTokenizerBase, schema: str) -> LLMatcher:
+def _matcher(tokenizer: PreTrainedTokenizerBase, grammar: str) -> LLMatcher:
     try:
         import llguidance
     except ImportError as error:
         raise CourseError("constrained decoding needs llguidance: pip install 'finetuning-course[server]'") from error
-    matcher = llguidance.LLMatcher(_vocabulary(tokenizer), _grammar(schema), log_level=0)
+    compiled = llguidance.LLMatcher.grammar_from_lark(grammar)
+    matcher = llguidance.LLMatcher(_vocabulary(tokenizer), compiled, log_level=0)
     if matcher.is_error():
         raise CourseError(matcher.get_error().strip().splitlines()[0])
     return matcher
-
-
-@lru_cache(maxsize=64)
-def _grammar(schema: str) -> str:
-    import llguidance
-
-    try:
-        return llguidance.LLMatcher.grammar_from_json_schema(json.loads(schema), overrides=JSON_STYLE)
-    except ValueError as error:
-        raise CourseError(str(error).splitlines()[0]) from error
 
 
 @lru_cache(maxsize=4)

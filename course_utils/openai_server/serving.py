@@ -15,13 +15,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils import models
 from course_utils.errors import CourseError
+from course_utils.openai_server import preflight
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from course_utils.openai_server.chat import Chat
 
 KEY_FILE = "key"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PREFIX, MARK = "fine-tuning-service-", "temporary"  # of folders that nobody named, and of those alone
 START_SECONDS = 120
 CONTEXT = 2048
 
@@ -52,6 +53,8 @@ class Options:
         token_budget: tokens after which everything answers 429; None for no limit.
         max_file_bytes: largest upload; None for the hosted service's 512 MB.
         jobs: whether jobs are worked on.
+        allow_host: names under which the service may be asked, beside those of loopback: a proxy's in front of it.
+        temporary: whether the folder goes when the service ends.
     """
 
     folder: str
@@ -68,14 +71,12 @@ class Options:
     token_budget: int | None = None
     max_file_bytes: int | None = None
     jobs: bool = True
+    allow_host: tuple[str, ...] = ()
+    temporary: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse an address that others can reach."""
-        if self.host not in LOOPBACK:
-            raise CourseError(
-                f"--host {self.host}: the service trains and answers for whoever has the key, and listens on this machine "
-                f"only ({', '.join(LOOPBACK)}); from elsewhere use an SSH tunnel (ssh -L)"
-            )
+        """Refuse what can't work."""
+        preflight.check_options(self)
 
 
 def base_name(model: str | None) -> str:
@@ -140,23 +141,26 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
     import uvicorn
     from filelock import FileLock, Timeout
 
-    from course_utils.openai_server.app import MAX_FILE, Service, build
+    from course_utils.openai_server.app import build
     from course_utils.openai_server.jobs import Jobs, Runner
+    from course_utils.openai_server.service import MAX_FILE, Service
     from course_utils.openai_server.store import Store
 
     # Shapes vary with the rows and columns of the batch; the default of `models.load` is for one training run.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "1024")
     folder = Path(options.folder).expanduser().resolve()
+    preflight.check_model(options.model)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = FileLock(folder / "server.lock")
         lock.acquire(timeout=0)
     except Timeout:
         raise CourseError(f"another server works in {folder}; stop it, or choose another --folder") from None
     except OSError as error:
         raise CourseError(f"cannot write to {folder} ({error.strerror}); choose another --folder") from error
-    with lock:
+    with lock, _removed_afterwards(folder if options.temporary else None):
         store = Store(folder)
+        store.check()
         store.tidy()
         tempfile.tempdir = str(_emptied(folder / "incoming"))  # where uploads lie while they come in
         base, key = base_name(options.model), options.key or _key(folder)
@@ -171,6 +175,7 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
             base=base,
             key=key,
             names=options.names,
+            hosts=(options.host, *options.allow_host),
             base64_results=not options.raw_results,
             requests_per_minute=options.requests_per_minute,
             token_budget=options.token_budget,
@@ -184,7 +189,8 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
         if ready:
             ready(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", key)
         try:
-            server.run(sockets=[listening])
+            with _ended_by_a_signal():
+                server.run(sockets=[listening])
         finally:
             runner.close()
             loader.close()
@@ -209,7 +215,7 @@ def _listen(options: Options) -> socket.socket:
     try:
         listening.bind((options.host, options.port))
         listening.listen(128)  # who connects before the first request can be read waits
-    except OSError as error:
+    except OSError as error:  # in use, or not allowed
         listening.close()
         raise CourseError(
             f"cannot listen on {options.host}:{options.port} ({error.strerror}); choose another --port"
@@ -231,8 +237,51 @@ def _key(folder: Path) -> str:
 
 def _emptied(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, mode=0o700)
     return folder
+
+
+@contextlib.contextmanager
+def _ended_by_a_signal() -> Iterator[None]:
+    """SIGTERM ends the block and not the process.
+
+    uvicorn sends itself again the signal that ended it, and then nothing that comes after it would run.
+    """
+    import signal
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _removed_afterwards(folder: Path | None) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove temporary folders of servers that were killed and so could not do it themselves.
+
+    A server holds a lock in its folder for as long as it lives. Where there is none yet, one may be starting.
+    """
+    from filelock import FileLock, Timeout
+
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError, Timeout):
+            mine = not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+            lock = folder / "server.lock"
+            if mine and not folder.is_symlink() and (folder / MARK).exists() and lock.exists():
+                with FileLock(lock, timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 class LocalServer:
@@ -287,6 +336,8 @@ class LocalServer:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        if self.options.temporary:  # if it could not do it itself
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill(self) -> None:
         """End it as a power cut would."""
@@ -308,19 +359,26 @@ def local_server(folder: str | Path | None = None, **options: Any) -> LocalServe
     """Start the service on a free port of this machine, in a process that ends with this one.
 
     Args:
-        folder: where it keeps everything; a new temporary folder if None. Started again on the same folder it goes on where
-            it stopped.
+        folder: where it keeps everything. Started again on the same folder it goes on where it stopped. None for a temporary
+            one, which goes when the service ends.
         options: further fields of `Options`.
 
     Raises:
         CourseError: it did not start, and what it said.
     """
     _needs_extra()
-    chosen = Options(folder=str(folder or tempfile.mkdtemp(prefix="fine-tuning-service-")), **options)
-    Path(chosen.folder).mkdir(parents=True, exist_ok=True)
+    Options(folder="", **options)  # what can't work is said before anything is made
+    if folder is None:
+        sweep()
+        options["temporary"] = True
+        folder = tempfile.mkdtemp(prefix=PREFIX)
+        (Path(folder) / MARK).touch()
+    chosen = Options(folder=str(folder), **options)
+    Path(chosen.folder).mkdir(parents=True, exist_ok=True, mode=0o700)
     log = Path(chosen.folder) / "server.log"
     command = [sys.executable, "-m", "course_utils.openai_server", json.dumps(vars(chosen))]
-    with log.open("ab") as errors:
+    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as errors:
+        begin = errors.tell()
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
     watchdog = threading.Timer(START_SECONDS, process.kill)
     watchdog.start()
@@ -331,7 +389,9 @@ def local_server(folder: str | Path | None = None, **options: Any) -> LocalServe
         watchdog.cancel()
     if not line:
         process.wait()
-        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no message"]
+        said = log.read_bytes()[begin:].decode("utf-8", "replace").strip().splitlines() or ["no message"]
+        if chosen.temporary:
+            shutil.rmtree(chosen.folder, ignore_errors=True)
         raise CourseError(f"the local server did not start: {said[-1]}")
     found = json.loads(line)
     server = LocalServer(chosen, process, found["base_url"], found["key"])
@@ -341,7 +401,8 @@ def local_server(folder: str | Path | None = None, **options: Any) -> LocalServe
 
 def main(arguments: list[str]) -> int:
     """What `local_server` runs: options as JSON, the address as JSON on its output, the end when its input closes."""
-    options = Options(**{**(given := json.loads(arguments[0])), "names": tuple(given["names"])})
+    given = json.loads(arguments[0])
+    options = Options(**{**given, "names": tuple(given["names"]), "allow_host": tuple(given["allow_host"])})
 
     def ready(base_url: str, key: str) -> None:
         print(json.dumps({"base_url": base_url, "key": key}), flush=True)

@@ -7,6 +7,7 @@ work on one store: the server, and the workers that validate and train.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -16,14 +17,17 @@ import string
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from course_utils.training.checkpoints import to_disk
+from course_utils.errors import CourseError
+from course_utils.files import to_disk
 
 LETTERS = string.ascii_letters + string.digits
 BUSY_SECONDS = 30
+DATABASE = "service.sqlite"
+VERSION = 1  # of the database's form: raise it when an older program could not work with it
 # Ids as the hosted service forms them: prefix and number of letters.
 FORMS = {
     "file": ("file-", 22),
@@ -42,7 +46,29 @@ CREATE TABLE IF NOT EXISTS documents (
     UNIQUE (kind, id)
 );
 CREATE INDEX IF NOT EXISTS by_parent ON documents (kind, parent, number);
+CREATE TABLE IF NOT EXISTS deleted (kind TEXT NOT NULL, id TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (kind, id));
 """
+
+
+# Folders, and those of them whose contents can't be made again.
+PARTS = ("files", "models", "jobs")
+KEPT = ("files", "models")
+
+
+PLACES = ("documents", "deleted")  # tables that know where a document stands or stood
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room left to write."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", None)
+        return code is not None and code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether an error says that another process held the database for too long."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def new_id(kind: str) -> str:
@@ -60,17 +86,73 @@ class Store:
     """Documents by kind and id, in the order in which they came.
 
     Args:
-        folder: where everything lies; made if it is not there.
+        folder: where everything lies; made if it is not there, for its owner alone.
+
+    Raises:
+        CourseError: the database is damaged, a newer program's, or missing while there are files or models.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).resolve()
         self._local = threading.local()
-        for part in ("files", "models", "jobs"):
-            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for part in PARTS:
+            (self.folder / part).mkdir(exist_ok=True, mode=0o700)
+            (self.folder / part).chmod(0o700)  # one of an earlier version was open to all
+        self.database.touch(mode=0o600)
+        self.database.chmod(0o600)  # SQLite gives its side files the same
+        try:
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            if is_full(error) or is_busy(error):
+                raise CourseError(f"cannot open {self.database}: {error}; see that there is room, and try again") from error
+            raise self._damaged(error) from error
+
+    @property
+    def database(self) -> Path:
+        """The file with the documents."""
+        return self.folder / DATABASE
+
+    def _prepare(self) -> None:
         with self.transaction() as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > VERSION:
+                raise CourseError(
+                    f"{self.database} was written by a newer version of the course (its form is {version}, this one knows "
+                    f"{VERSION}): update the course, or choose another --folder"
+                )
+            tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'documents'").fetchone()[0]
+            # What no document names is removed at a start: with a new database that would be everything.
+            kept = [part for part in KEPT if any((self.folder / part).iterdir())]
+            if kept and not tables:
+                raise CourseError(
+                    f"{self.database} is empty or missing, but there is something in {' and '.join(kept)}: put a copy of "
+                    "the database back, or move these folders away or choose another --folder to begin anew"
+                )
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+
+    def check(self) -> None:
+        """Look through the whole database.
+
+        Raises:
+            CourseError: it is damaged.
+        """
+        try:
+            found = self._connection().execute("PRAGMA quick_check(1)").fetchone()[0]
+            for (body,) in self._connection().execute("SELECT body FROM documents"):
+                json.loads(body)
+        except (sqlite3.DatabaseError, ValueError) as error:
+            raise self._damaged(error) from error
+        if found != "ok":
+            raise self._damaged(found.splitlines()[-1])
+
+    def _damaged(self, reason: object) -> CourseError:
+        return CourseError(
+            f"{self.database} is damaged ({reason}): put a copy of it back, or choose another --folder to begin anew; the "
+            f"uploads and adapters in {self.folder} are not touched"
+        )
 
     # -- documents ----------------------------------------------------------------------------------------------------
 
@@ -84,10 +166,11 @@ class Store:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
+            connection.execute("COMMIT")  # may fail too, on a full disk, and would leave the transaction open
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # SQLite ends it by itself after some errors
+                connection.execute("ROLLBACK")
             raise
-        connection.execute("COMMIT")
 
     def add(self, kind: str, id: str, body: dict[str, Any], parent: str = "") -> dict[str, Any]:
         """Write a new document; returns it."""
@@ -124,8 +207,11 @@ class Store:
         return body
 
     def delete(self, kind: str, id: str) -> bool:
-        """Remove a document; returns whether it was there."""
+        """Remove a document; returns whether it was there. Where it stood is kept: a page may have to begin there."""
         with self.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO deleted SELECT kind, id, number FROM documents WHERE kind = ? AND id = ?", (kind, id)
+            )
             return connection.execute("DELETE FROM documents WHERE kind = ? AND id = ?", (kind, id)).rowcount > 0
 
     def all(self, kind: str, parent: str = "", newest_first: bool = False) -> list[dict[str, Any]]:
@@ -146,7 +232,7 @@ class Store:
         Args:
             kind: of the documents.
             parent: under which they stand.
-            after: id of the one before the first; one that is unknown counts as none.
+            after: id of the one before the first, which may be deleted by now; one that is unknown counts as none.
             limit: how many; negative for all.
             newest_first: the order.
             where: top-level fields, or "metadata.key", and the values that they must have.
@@ -154,7 +240,8 @@ class Store:
         connection = self._connection()
         text, values = "SELECT body FROM documents WHERE kind = ? AND parent = ?", [kind, parent]
         if after:
-            start = connection.execute("SELECT number FROM documents WHERE kind = ? AND id = ?", (kind, after)).fetchone()
+            places = " UNION ALL ".join(f"SELECT number FROM {table} WHERE kind = ? AND id = ?" for table in PLACES)
+            start = connection.execute(places, (kind, after) * len(PLACES)).fetchone()
             if start:
                 text += f" AND number {'<' if newest_first else '>'} ?"
                 values.append(start[0])
@@ -172,7 +259,7 @@ class Store:
     def _connection(self) -> sqlite3.Connection:
         connection = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(self.folder / "service.sqlite", timeout=BUSY_SECONDS, isolation_level=None)
+            connection = sqlite3.connect(self.database, timeout=BUSY_SECONDS, isolation_level=None)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             self._local.connection = connection
@@ -221,15 +308,21 @@ class Store:
         if expires_at is not None:
             body["expires_at"] = expires_at
         to_disk(source)
-        os.replace(source, self.file_path(body["id"]))
-        to_disk(self.folder / "files")
-        return self.add("file", body["id"], body)
+        place = self.file_path(body["id"])
+        os.replace(source, place)
+        try:
+            to_disk(self.folder / "files")
+            return self.add("file", body["id"], body)
+        except BaseException:
+            place.unlink(missing_ok=True)
+            raise
 
     def delete_file(self, file_id: str) -> bool:
         """Forget a file, then remove its bytes."""
         found = self.delete("file", file_id)
         if found:
-            self.file_path(file_id).unlink(missing_ok=True)
+            with suppress(OSError):  # bytes that nobody names go at the next start
+                self.file_path(file_id).unlink(missing_ok=True)
         return found
 
     def scratch(self, name: str) -> Path:

@@ -15,26 +15,31 @@ import math
 import os
 import re
 import shutil
+import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from course_utils.errors import CourseError
+from course_utils.errors import CourseError, Diverged, OutOfMemory, TooLong
+from course_utils.files import to_disk
 from course_utils.openai_server.jobs import FINAL, fail, method_fields
-from course_utils.openai_server.messages import flatten
-from course_utils.openai_server.store import Store, new_id, random_letters
-from course_utils.training.checkpoints import to_disk
+from course_utils.openai_server.messages import declared, flatten
+from course_utils.openai_server.store import Store, is_full, new_id, random_letters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from course_utils.data_prep.findings import Finding
     from course_utils.data_prep.validation import Report
     from course_utils.models import Model
     from course_utils.training import History
 
+FILES = ("training_file", "validation_file")
 KEPT_CHECKPOINTS = 3
+PROBE_TOKENS = 64  # of an example, to see that weights can be computed with
 RANK, ALPHA = 16, 32
 # What a learning rate multiplier of 1 stands for. The hosted service does not say what its own is; these are this course's.
 RATES = {
@@ -44,7 +49,6 @@ RATES = {
 AUTO_MULTIPLIER = {"supervised": 2.0, "dpo": 1.0}
 AUTO_BETA = 0.1
 NICE = 5  # training gives way to answering
-SECONDS_BETWEEN_CHECKPOINTS = 15
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,11 +73,31 @@ def main(arguments: list[str] | None = None) -> int:
                 validate(store, options.job)
             else:
                 Training(store, options.job, options.model, options.context).run()
+        except Refused as error:
+            fail(store, options.job, error.code, str(error), error.param)
         except CourseError as error:
-            fail(
-                store, options.job, "invalid_training_file" if options.what == "validate" else "training_failed", str(error)
-            )
+            code = "invalid_training_file" if options.what == "validate" else "training_failed"
+            fail(store, options.job, code, str(error), "training_file" if options.what == "validate" else None)
+        except (OSError, sqlite3.Error) as error:
+            if not is_full(error):
+                raise
+            message = "The server has no room left on its disk for this job. Make room there and create the job again."
+            fail(store, options.job, "server_error", message, None)
     return 0
+
+
+class Refused(CourseError):
+    """The end of a job, in the words of the API.
+
+    Args:
+        message: for whoever made the job and has nothing but the API.
+        param: the parameter at fault; None if none is.
+        code: for a program.
+    """
+
+    def __init__(self, message: str, param: str | None, code: str = "training_failed") -> None:
+        super().__init__(message)
+        self.code, self.param = code, param
 
 
 def _end_with_the_server() -> None:
@@ -90,7 +114,7 @@ def validate(store: Store, job_id: str) -> None:
 
     job = store.document("job", job_id)
     kind = "preference" if job["method"]["type"] == "dpo" else "chat"
-    for name in ("training_file", "validation_file"):
+    for name in FILES:
         if job[name] is None:
             continue
         report = validation.validate(store.job_folder(job_id) / f"{name}.jsonl", kind, "openai")
@@ -112,16 +136,22 @@ def _fault(report: Report, file_id: str, name: str) -> tuple[str | None, str]:
     errors = [f for f in report.findings if f.severity == ERROR and not (f.code == few and name == "validation_file")]
     if not errors:
         return None, ""
+    # As Azure asks for it; who reads the lines afterwards passes it over.
+    errors = [finding for finding in errors if finding.code != "byte_order_mark"]
+    if not errors:
+        return None, ""
     first = errors[0]
     # of a file that can't be read at all, the number of its examples is not what is wrong
-    message = report.api_message if name == "training_file" and (first.code == few or report.rows) else None
-    if message is None:
-        message = f"The job failed due to an invalid {name.replace('_', ' ')}. Invalid file format. Line {first}"
-    if "must have at least" in message:
-        return "invalid_n_examples", message
-    if "file format error" in message:
-        return "invalid_file_format", message
-    return "invalid_training_file", re.sub(r"Input file is in\b(.*)$", rf"Input file {file_id} is in\1 ", message)
+    error = report.api_error if name == "training_file" and (first.code == few or report.rows) else None
+    if error is not None:
+        return error.code, error.about(file_id)
+    words = f"The job failed due to an invalid {name.replace('_', ' ')}. Invalid file format. {_sentence(first)}"
+    return "invalid_training_file", words
+
+
+def _sentence(finding: Finding) -> str:
+    text = str(finding)
+    return text[:1].upper() + text[1:]
 
 
 # -- training -----------------------------------------------------------------------------------------------------------
@@ -142,6 +172,7 @@ class Training:
     def __init__(self, store: Store, job_id: str, model: str | None, context: int) -> None:
         self.store, self.job_id, self.model, self.context = store, job_id, model, context
         self.folder = store.job_folder(job_id)
+        self.lines: dict[str, list[int]] = {}  # name of a file → line of each of its examples
 
     def run(self) -> None:
         """Train, and tell of it as the hosted service does."""
@@ -154,7 +185,7 @@ class Training:
                     self.store.add_event(self.job_id, "Fine-tuning job started")
                 self.store.update("job", self.job_id, status="running")
         kind = job["method"]["type"]
-        train, held_out = (self._examples(name, kind) for name in ("training_file", "validation_file"))
+        train, held_out = (self._examples(name, kind) for name in FILES)
         assert train is not None  # a job has a training file
         self._train(kind, train, held_out)
 
@@ -164,17 +195,20 @@ class Training:
         if self.job[name] is None:
             return None
         rows: list[Any] = []
+        lines = self.lines[name] = []
         for line in reading.read(self.folder / f"{name}.jsonl"):
             row: Any = line.value
             if row is None:  # a blank line: the file was validated before
                 continue
+            lines.append(line.line)
             try:
                 if kind == "dpo":
-                    rows.append({ours: flatten(_side(row, theirs)) for ours, theirs in SIDES.items()})
+                    tools = {"prompt": declared(row["input"])}  # they are told once, where the conversation begins
+                    rows.append({ours: flatten(_side(row, his), tools.get(ours, ())) for ours, his in SIDES.items()})
                 else:
-                    rows.append(flatten(row["messages"]))
+                    rows.append(flatten(row["messages"], declared(row)))
             except CourseError as error:
-                raise CourseError(f"{name}, line {line.line}: {error}") from error
+                raise Refused(f"{name}, line {line.line}: {error}", name) from error
         return rows
 
     def _train(self, kind: str, train: list[Any], held_out: list[Any] | None) -> None:
@@ -200,8 +234,55 @@ class Training:
         )
         objective = training.DPO(beta=settled["beta"]) if kind == "dpo" else training.SFT(turns="all", accuracy=True)
         self.net, self.started, self.steps_here = model, time.time(), 0
-        history = training.fit(model, tokenizer, train, held_out, objective, settings, on_step=self._on_step)
+        encoded = objective.encode
+        try:
+            first = encoded(tokenizer, train[0], self.context, f"training_file, line {self.lines['training_file'][0]}")
+            self.probe = [*first.prompt, *first.completions[0]][:PROBE_TOKENS]
+            history = training.fit(model, tokenizer, train, held_out, objective, settings, on_step=self._on_step)
+        except TooLong as error:
+            self._name_too_long(partial(encoded, tokenizer, max_length=self.context), train, held_out)
+            raise Refused(str(error), None) from error
+        except Diverged as error:
+            raise Refused(
+                "The training diverged: its loss or its weights are no numbers any more. Lower the learning_rate_multiplier "
+                f"({settled['learning_rate_multiplier']:g}).",
+                "learning_rate_multiplier",
+            ) from error
+        except OutOfMemory as error:
+            message = "The server has not enough memory for this job. Lower the batch_size, or shorten the longest examples."
+            raise Refused(message, None) from error
         self._finish(history)
+
+    def _name_too_long(self, encode: Callable[..., object], train: list[Any], held_out: list[Any] | None) -> None:
+        """Say which line has a prompt that is too long."""
+        for name, rows in (("training_file", train), ("validation_file", held_out or [])):
+            for line, row in zip(self.lines.get(name, ()), rows):
+                try:
+                    encode(example=row, where="")
+                except TooLong as error:
+                    raise Refused(
+                        f"{name}, line {line}: the prompt alone has {error.tokens} tokens, and this model takes "
+                        f"{error.limit} with the answer. Shorten the prompt.",
+                        name,
+                    ) from error
+
+    def _check_weights(self) -> None:
+        """Refuse weights with which nothing can be computed: a job that ends right after a step has not seen what it did.
+
+        Raises:
+            Diverged: they, or what the model makes of an example with them, are not finite.
+        """
+        import torch
+
+        finite = all(bool(torch.isfinite(p).all()) for p in self.net.parameters() if p.requires_grad)
+        if finite:
+            was_training = self.net.training
+            with torch.no_grad():
+                logits = self.net.eval()(input_ids=torch.tensor([self.probe], device=self.net.device)).logits
+            self.net.train(was_training)
+            finite = bool(torch.isfinite(logits).all())
+        if not finite:
+            raise Diverged("the weights are not finite")
 
     def _load(self) -> tuple[Model, PreTrainedTokenizerBase]:
         import torch
@@ -240,10 +321,13 @@ class Training:
 
     def _write_adapter(self) -> str:
         """Save the adapter under a name of its own; nobody knows of it before the document that names it."""
+        self._check_weights()
         name = random_letters(20)
         beside = self.folder / f"adapter-{name}"
         self.net.save_pretrained(str(beside))
+        beside.chmod(0o700)
         for file in beside.iterdir():
+            file.chmod(0o600)
             to_disk(file)
         to_disk(beside)
         os.replace(beside, self.store.model_folder(name))
@@ -269,10 +353,11 @@ class Training:
             self.store.delete("model", old["fine_tuned_model_checkpoint"])
 
     def _finish(self, history: History) -> None:
-        scratch = self.store.scratch("results")
-        scratch.write_bytes(base64.b64encode(results(history).encode()))
         # Weights of its own, though they are the last checkpoint's: the client may have deleted that one.
         name, folder = self._model_name(self.job["_name"]), self._write_adapter()
+        scratch = self.store.scratch("results")
+        scratch.touch(mode=0o600)
+        scratch.write_bytes(base64.b64encode(results(history).encode()))
         with self.store.transaction():
             job = self.store.document("job", self.job_id)
             if job["status"] != "running":
@@ -372,7 +457,7 @@ def metrics_of(history: History, step: int, epoch_ends: bool) -> dict[str, float
     for part, kept in (("train", history.metrics), ("valid", history.validation_metrics)):
         names = PREFERENCE_METRICS if "margin" in kept else TOKEN_METRICS
         for name, pairs in kept.items():
-            if pairs[-1][0] == step:
+            if pairs[-1][0] == step and math.isfinite(pairs[-1][1]):  # JSON has no infinity
                 found[f"{part}_{names[name]}"] = pairs[-1][1]
     if history.validation_steps and history.validation_steps[-1] == step:
         found["valid_loss"] = history.validation_losses[-1]

@@ -57,6 +57,10 @@ def test_adapters_that_are_not_used_for_longest_leave_memory(saved):
         adapters.load(name, saved[name][0])
         adapters.use([name])
     assert list(adapters._loaded) == ["b", "c"]
+    adapters.load("a", saved["a"][0], in_use=["b", "c"])
+    assert list(adapters._loaded) == ["b", "c", "a"]  # what is in use stays
+    adapters.load("b2", saved["b"][0], in_use=["c"])
+    assert list(adapters._loaded) == ["c", "b2"]
     adapters.drop("c")
     assert adapters.in_memory == 1 and adapters.bytes > 0
     with pytest.raises(KeyError):
@@ -72,7 +76,7 @@ def test_what_is_no_adapter_of_this_base_is_refused(saved, tmp_path):
     with pytest.raises(CourseError, match="cannot read"):
         adapters.load("x", tmp_path)
     with_lora(tiny_llama(), use_dora=True).save_pretrained(tmp_path)
-    with pytest.raises(CourseError, match="no plain LoRA"):
+    with pytest.raises(CourseError, match="not a plain LoRA"):
         Adapters(tiny_llama()).load("x", tmp_path)
 
 
@@ -241,7 +245,7 @@ def test_whoever_goes_away_makes_room(engine):
 
 
 def test_text_is_sent_without_half_characters_and_without_what_may_be_a_stop(packaged):
-    from course_utils.openai_server.chat import Choice
+    from course_utils.openai_server.choices import Choice
     from course_utils.openai_server.sampling import Token
 
     tokenizer = packaged[1]

@@ -1,4 +1,4 @@
-"""Three hundred and more broken uploads and bodies: an answer each time, never the server's fault, never a hang."""
+"""Five hundred and more broken uploads and bodies: an answer each time, never the server's fault, never a hang."""
 
 import json
 import random
@@ -19,6 +19,40 @@ GOOD_CHAT = {
     "stop": ["x"],
     "logit_bias": {"5": 1},
     "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
+}
+TOOL = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}
+GOOD_CALL = {
+    "model": "tiny",
+    "messages": [
+        {"role": "user", "content": "hello"},
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}],
+        },
+        {"role": "tool", "tool_call_id": "c", "content": "1"},
+    ],
+    "tools": [{"type": "function", "function": TOOL}, {"type": "function", "function": {"name": "g", "strict": True}}],
+    "tool_choice": {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": "required", "tools": [{"type": "function", "function": {"name": "f"}}]},
+    },
+    "parallel_tool_calls": False,
+    "max_tokens": 4,
+}
+GOOD_RESPONSE = {
+    "model": "tiny",
+    "input": [
+        {"role": "user", "content": [{"type": "input_text", "text": "hello"}]},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "1"},
+    ],
+    "instructions": "Be brief.",
+    "max_output_tokens": 4,
+    "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}},
+    "tools": [{"type": "function", **TOOL}],
+    "tool_choice": {"type": "function", "name": "f"},
+    "include": ["message.output_text.logprobs"],
+    "metadata": {"a": "b"},
 }
 GOOD_JOB = {
     "model": "tiny",
@@ -109,11 +143,13 @@ def send(server):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_bodies(send, seed):
-    """180 bodies: as JSON with odd values, and as scrambled bytes."""
+    """360 bodies: as JSON with odd values, and as scrambled bytes."""
     random_ = random.Random(seed)
     codes = set()
-    for number in range(30):
-        path, good = (("/chat/completions", GOOD_CHAT), ("/fine_tuning/jobs", GOOD_JOB))[number % 2]
+    good_ones = (("/chat/completions", GOOD_CHAT), ("/fine_tuning/jobs", GOOD_JOB))
+    good_ones += (("/chat/completions", GOOD_CALL), ("/responses", GOOD_RESPONSE))
+    for number in range(60):
+        path, good = good_ones[number % 4]
         if number % 5 == 4:
             data = scrambled(json.dumps(good).encode(), random_)
         else:

@@ -1,5 +1,6 @@
 """Who is let in, how much may be sent, and how often."""
 
+import contextlib
 import json
 import os
 import socket
@@ -58,7 +59,8 @@ def test_a_client_from_elsewhere_is_refused_even_if_something_else_lets_it_in(tm
     """The application asked directly, as if a proxy had listened on another address."""
     import asyncio
 
-    from course_utils.openai_server.app import Gate, Service
+    from course_utils.openai_server.gate import Gate
+    from course_utils.openai_server.service import Service
 
     async def app(scope, receive, send):
         raise AssertionError("let in")
@@ -177,12 +179,13 @@ def test_every_answer_has_a_request_id(client):
 
 
 def test_unknown_addresses_and_methods_have_the_api_s_body(server):
-    for path in ("/responses", "/fine_tuning/alpha/graders/run", "/uploads", "/nothing"):
+    for path in ("/embeddings", "/fine_tuning/alpha/graders/run", "/uploads", "/nothing"):
         answer = ask(server, "POST", path, json={})
         assert answer.status_code == 404 and answer.json()["error"]["message"] == f"Invalid URL (POST /v1{path})"
-    answer = ask(server, "PUT", "/models")
-    assert answer.status_code == 405 and answer.json()["error"]["code"] == "method_not_supported"
-    assert answer.headers["allow"] == "GET"
+    for path, allowed in (("/models", "GET"), ("/responses", "POST"), ("/responses/resp_x", "DELETE, GET")):
+        answer = ask(server, "PUT", path)
+        assert answer.status_code == 405 and answer.json()["error"]["code"] == "method_not_supported"
+        assert answer.headers["allow"] == allowed
 
 
 def test_one_folder_has_one_server(server):
@@ -215,3 +218,110 @@ def test_a_refusal_is_json_even_for_what_is_no_http(server):
         connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
         connection.recv(4096)
     assert json.loads(ask(server, "GET", "/models").text)["object"] == "list"
+
+
+PATHS = ["/health", "/v1/models", "/v1/nothing", "/"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_page_elsewhere_can_not_have_its_name_lead_here(server, path):
+    """DNS rebinding: a browser takes what answers under a page's name for the page's own."""
+    root = server.base_url.removesuffix("/v1")
+    port = root.rpartition(":")[2]
+    headers = {"authorization": f"Bearer {server.api_key}"}
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.example", "[::2]:80", ""):
+        answer = httpx.get(root + path, headers=headers | {"host": host})
+        assert answer.status_code == 403 and answer.json()["error"]["code"] == "host_not_allowed", (host, answer.text)
+    for host in ("localhost", f"LOCALHOST:{port}", f"127.0.0.1:{port}", "[::1]", f"[::1]:{port}", "localhost."):
+        assert httpx.get(root + path, headers=headers | {"host": host}).status_code != 403, host
+
+
+def test_names_that_were_allowed_lead_here(start_server, tmp_path):
+    server = start_server(tmp_path / "service", jobs=False, allow_host=("hub.example",))
+    root = server.base_url.removesuffix("/v1")
+    assert httpx.get(f"{root}/health", headers={"host": "Hub.example:8443"}).status_code == 200
+    assert httpx.get(f"{root}/health", headers={"host": "other.example"}).status_code == 403
+    server.stop()
+
+
+def test_its_owner_alone_can_read_what_it_keeps(server, client, tuned):
+    upload(client, chats(10))
+    for folder in ("files", "models", "jobs", "incoming"):
+        assert stat.S_IMODE((server.folder / folder).stat().st_mode) == 0o700, folder
+    open_to_others = [
+        path.relative_to(server.folder)
+        for path in server.folder.rglob("*")
+        if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077 and not path.name.endswith("lock")
+    ]
+    assert not [path for path in open_to_others if path.parts[0] != "jobs"], open_to_others
+
+
+def test_a_folder_that_an_earlier_version_left_open_is_closed(start_server, tmp_path):
+    folder = tmp_path / "service"
+    for part in ("files", "models", "jobs"):
+        (folder / part).mkdir(parents=True, mode=0o755)
+    start_server(folder, jobs=False).stop()
+    assert {stat.S_IMODE((folder / part).stat().st_mode) for part in ("files", "models", "jobs")} == {0o700}
+    assert stat.S_IMODE((folder / "service.sqlite").stat().st_mode) == 0o600
+
+
+def log_of(server) -> str:
+    return (server.folder / "server.log").read_text()
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/files", "/v1/fine_tuning/jobs"])
+def test_a_client_that_goes_away_in_its_request_is_one_line_of_the_log(server, path):
+    before = log_of(server)
+    port = int(server.base_url.split(":")[2].split("/")[0])
+    kind = "multipart/form-data; boundary=b" if path == "/v1/files" else "application/json"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {server.api_key}\r\nContent-Type: {kind}\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(f"{head}Content-Length: 5000\r\n\r\n--b\r\n".encode())
+    wait_until(lambda: log_of(server) != before)
+    ask(server, "GET", "/models")
+    said = log_of(server)[len(before) :]
+    assert len(said.splitlines()) == 1 and path in said and "went away" in said, said
+
+
+@pytest.mark.parametrize("way", ["local_server", "course serve"])
+def test_threads_that_wait_give_up_their_core_in_the_server_and_in_what_it_starts(tiny_model, tmp_path, way):
+    """However it is started: by a notebook or a test, or on the command line in a shell that has set nothing."""
+    import signal
+    import subprocess
+    import sys
+
+    import psutil
+
+    from course_utils import openmp
+
+    bare = {name: value for name, value in os.environ.items() if name not in (*openmp.GNU_VARIABLES, *openmp.LLVM_VARIABLES)}
+    begin = "from course_utils.openai_server import local_server; x = local_server({!r}, model={!r}); "
+    begin += "print(x.base_url, x.api_key, flush=True); input()"
+    command = [sys.executable, "-c", begin.format(str(tmp_path), tiny_model)]
+    if way == "course serve":
+        options = ["--folder", str(tmp_path), "--model", tiny_model, "--port", "0", "--key", "sk-x"]
+        command = [sys.executable, "-m", "course_utils.cli", "serve", *options]
+    started = subprocess.Popen(command, env=bare, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        said = ""
+        while "http" not in said:
+            said = started.stdout.readline()
+            assert said, "it did not start"
+        url, key = (said.split("=", 1)[1].strip(), "sk-x") if way == "course serve" else said.split()
+        client = openai.OpenAI(base_url=url, api_key=key)
+        job = client.fine_tuning.jobs.create(model="tiny", training_file=upload(client, chats(40)).id)
+        kinds = {}
+
+        def both() -> bool:
+            for process in psutil.Process(started.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    line = " ".join(process.cmdline())
+                    kinds[" train " in line] = process.environ().get("GOMP_SPINCOUNT")
+            return True in kinds
+
+        wait_until(both)
+        client.fine_tuning.jobs.cancel(job.id)
+        assert set(kinds.values()) == {openmp.SPIN_COUNT}
+    finally:
+        started.send_signal(signal.SIGTERM)
+        started.communicate(timeout=60)

@@ -37,7 +37,7 @@ STAND_INS = ("gpt-4o-mini", "gpt-6-astra")
 def trained(start_server, tmp_path_factory):
     """A server with a model trained on it, started again so that jobs stay where they are; the job, and what to call it."""
     folder = tmp_path_factory.mktemp("upstream")
-    options = {"key": KEY, "names": STAND_INS, "context": 96}
+    options = {"key": KEY, "names": STAND_INS, "context": 256}
     server = start_server(folder, **options)
     client = server.client()
     job = client.fine_tuning.jobs.create(

@@ -1,0 +1,170 @@
+"""A chat's pieces as the Responses API's typed events, in their order; the last of them carries the whole response."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from course_utils.openai_server.completions import Piece, new_call_id
+from course_utils.openai_server.errors import ApiError
+from course_utils.openai_server.responses import checked, usage
+from course_utils.openai_server.store import random_letters
+
+if TYPE_CHECKING:
+    from course_utils.openai_server.completions import Completion
+
+Event = dict[str, Any]
+DELTAS = ("response.output_text.delta", "response.function_call_arguments.delta")
+KNOWN: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+
+class Events:
+    """One response in the making.
+
+    Args:
+        body: the response as `responses.frame` began it; it is filled in.
+        completion: what makes it.
+    """
+
+    def __init__(self, body: dict[str, Any], completion: Completion) -> None:
+        self.body, self.completion = body, completion
+        self._number = -1
+        self._item: dict[str, Any] | None = None  # the item at work
+        self._error: ApiError | None = None
+
+    async def all(self) -> AsyncIterator[Event]:
+        """Every event; also what goes wrong on the way is one."""
+        yield self._event("response.created", response=self._snapshot())
+        yield self._event("response.in_progress", response=self._snapshot())
+        cut = False
+        try:
+            async for piece, reason in self.completion.pieces():
+                cut = cut or reason == "length"
+                for event in self._of(piece):
+                    yield event
+        except ApiError as error:
+            self._error = error
+            self.body |= {"status": "failed", "error": {"code": "server_error", "message": str(error)}}
+            yield self._event("response.failed", response=checked(self._snapshot()))
+            return
+        if not self.body["output"]:
+            for event in self._begin_text():
+                yield event
+        for event in self._finish("incomplete" if cut else "completed"):
+            yield event
+        self.body["usage"] = usage(self.completion.usage)
+        self.body["status"] = "incomplete" if cut else "completed"
+        if cut:
+            self.body["incomplete_details"] = {"reason": "max_output_tokens"}
+        else:
+            self.body["completed_at"] = int(time.time())
+        yield self._event(f"response.{self.body['status']}", response=checked(self._snapshot()))
+
+    async def stream(self) -> AsyncIterator[str]:
+        """The events as server-sent events."""
+        async for event in self.all():
+            if event["type"] not in DELTAS:  # there are many, all alike
+                KNOWN.validate_python(event)
+            yield f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n"
+
+    async def whole(self) -> dict[str, Any]:
+        """The response in one piece.
+
+        Raises:
+            ApiError: the engine failed.
+        """
+        async for _ in self.all():
+            pass
+        if self._error is not None:
+            raise self._error
+        return self.body
+
+    def _of(self, piece: Piece) -> Iterator[Event]:
+        described = self.completion.described(piece.tokens)
+        if piece.text or (described and not piece.calls and self._in_text):
+            if not self._in_text:
+                yield from self._begin_text()
+            yield from self._more_text(piece.text, described)
+        for call in piece.calls:
+            if call.name is not None:
+                yield from self._begin_call(call.name)
+            elif self._item is not None:
+                self._item["arguments"] += call.arguments
+                yield self._event(DELTAS[1], **self._place(), delta=call.arguments)
+
+    @property
+    def _in_text(self) -> bool:
+        return self._item is not None and self._item["type"] == "message"
+
+    def _begin_text(self) -> Iterator[Event]:
+        item = {"id": f"msg_{random_letters(48)}", "type": "message", "status": "in_progress", "role": "assistant"}
+        yield from self._begin({**item, "content": []})
+        part = {"type": "output_text", "annotations": [], "logprobs": [], "text": ""}
+        self.body["output"][-1]["content"].append(part)
+        yield self._event("response.content_part.added", **self._place(), content_index=0, part=_copy(part))
+
+    def _more_text(self, text: str, logprobs: list[dict[str, Any]]) -> Iterator[Event]:
+        part = self.body["output"][-1]["content"][0]
+        part["text"] += text
+        part["logprobs"] = [*part["logprobs"], *logprobs]
+        yield self._event(
+            DELTAS[0], **self._place(), content_index=0, delta=text, logprobs=[_short(one) for one in logprobs]
+        )
+
+    def _begin_call(self, name: str) -> Iterator[Event]:
+        item = {"id": f"fc_{random_letters(48)}", "type": "function_call", "status": "in_progress"}
+        yield from self._begin({**item, "arguments": "", "call_id": new_call_id(), "name": name})
+
+    def _begin(self, item: dict[str, Any]) -> Iterator[Event]:
+        yield from self._finish("completed")
+        self._item = item
+        self.body["output"].append(item)
+        yield self._event("response.output_item.added", output_index=self._index, item=_copy(item))
+
+    def _finish(self, status: str) -> Iterator[Event]:
+        """The item at work is done."""
+        item, place = self._item, self._place()
+        if item is None:
+            return
+        if item["type"] == "message":
+            part = item["content"][0]
+            done = {"text": part["text"], "logprobs": [_short(one) for one in part["logprobs"]]}
+            yield self._event("response.output_text.done", **place, content_index=0, **done)
+            yield self._event("response.content_part.done", **place, content_index=0, part=_copy(part))
+        else:
+            done = {"arguments": item["arguments"], "name": item["name"]}  # the client asked for the name until 2.x
+            yield self._event("response.function_call_arguments.done", **place, **done)
+        item["status"] = status
+        yield self._event("response.output_item.done", output_index=self._index, item=_copy(item))
+        self._item = None
+
+    @property
+    def _index(self) -> int:
+        return len(self.body["output"]) - 1
+
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self._item["id"], "output_index": self._index} if self._item else {}
+
+    def _event(self, kind: str, **what: Any) -> Event:
+        self._number += 1
+        return {"type": kind, "sequence_number": self._number, **what}
+
+    def _snapshot(self) -> dict[str, Any]:
+        """The response as it is now: a later change is not to be seen in an event that was made before."""
+        return _copy(self.body)
+
+
+def _copy(value: dict[str, Any]) -> dict[str, Any]:
+    copied: dict[str, Any] = json.loads(json.dumps(value))
+    return copied
+
+
+def _short(token: dict[str, Any]) -> dict[str, Any]:
+    """A token of an event: without its bytes."""
+    tops = [{"token": top["token"], "logprob": top["logprob"]} for top in token["top_logprobs"]]
+    return {"token": token["token"], "logprob": token["logprob"], "top_logprobs": tops}

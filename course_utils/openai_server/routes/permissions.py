@@ -1,0 +1,81 @@
+"""Who else may use a checkpoint."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from course_utils.openai_server import errors
+from course_utils.openai_server.errors import ApiError
+from course_utils.openai_server.parsing import Query, json_body, parsed
+from course_utils.openai_server.replies import listing
+from course_utils.openai_server.service import Service
+from course_utils.openai_server.store import new_id
+
+
+class NewPermissions(BaseModel):
+    """Projects that may use a checkpoint."""
+
+    model_config = ConfigDict(extra="forbid")
+    project_ids: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=100)]
+
+
+def router(service: Service) -> APIRouter:
+    """Routes of permissions."""
+    routes = APIRouter()
+    store = service.store
+    path = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"
+
+    def check(checkpoint: str) -> None:
+        if store.get("model", checkpoint) is None:
+            raise errors.no_such_model(checkpoint)
+
+    @routes.get(path, response_model=None)
+    def permissions(checkpoint: str, request: Request) -> dict[str, Any]:
+        check(checkpoint)
+        query = Query(request)
+        order = query.one_of("order", ("ascending", "descending"))
+        where = {"project_id": project} if (project := query.text("project_id")) else None
+        page = store.page(
+            "permission",
+            checkpoint,
+            query.text("after"),
+            query.limit(10, 100),
+            newest_first=order != "ascending",
+            where=where,
+        )
+        return listing(page, None, ends=None)
+
+    @routes.post(path, response_model=None)
+    async def create(checkpoint: str, request: Request) -> dict[str, Any]:
+        asked = parsed(NewPermissions, await json_body(request))
+        check(checkpoint)
+
+        def add() -> list[dict[str, Any]]:
+            made = []
+            with store.transaction():
+                for project in dict.fromkeys(asked.project_ids):
+                    body: dict[str, Any] = {
+                        "id": new_id("permission"),
+                        "object": "checkpoint.permission",
+                        "created_at": int(time.time()),
+                        "project_id": project,
+                    }
+                    made.append(store.add("permission", body["id"], body, parent=checkpoint))
+            return made
+
+        return listing((await run_in_threadpool(add), False), None, ends=None)
+
+    @routes.delete(path + "/{permission_id}", response_model=None)
+    def delete(checkpoint: str, permission_id: str) -> dict[str, Any]:
+        check(checkpoint)
+        if permission_id not in {found["id"] for found in store.all("permission", checkpoint)}:
+            raise ApiError(404, f"No such permission: {permission_id}", param="permission_id")
+        store.delete("permission", permission_id)
+        return {"id": permission_id, "object": "checkpoint.permission", "deleted": True}
+
+    return routes

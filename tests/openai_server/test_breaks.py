@@ -1,0 +1,249 @@
+"""What strangers tried to break the service with: each is refused or survived, and somebody else's answer goes on."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+
+import openai
+import pytest
+
+from openai_server.conftest import chats, finish, httpx, supervised, upload
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(autouse=True)
+def neighbour(client):
+    """Another client's stream: it must come to its end, whatever happens beside it."""
+    found = []
+
+    def stream():
+        asked = {"messages": [{"role": "user", "content": "tell"}], "max_tokens": 60, "logit_bias": {"0": -100, "2": -100}}
+        try:
+            found.append([chunk for chunk in client.chat.completions.create(model="tiny", stream=True, **asked) if chunk])
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    yield
+    thread.join(timeout=120)
+    assert found and isinstance(found[0], list), found
+    assert found[0][-1].choices[0].finish_reason in ("length", "stop")
+
+
+def post(server, path, body, **headers):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    key = {"authorization": f"Bearer {server.api_key}"}
+    return httpx.post(server.base_url + path, content=data, headers=key | headers, timeout=60)
+
+
+def chat(server, **more):
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+    return post(server, "/chat/completions", body | more)
+
+
+def schema(value):
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": value}}}
+
+
+SURVIVED = {
+    "a seed of 200 bits": {"seed": 2**200},
+    "a seed far below zero": {"seed": -(2**70)},
+    "128 choices": {"n": 128},
+    "no token": {"max_tokens": 0},
+    "empty stops": {"stop": ["", ""]},
+    "a stop of a megabyte": {"stop": "x" * 900_000},
+    "a bias on tokens that are not there": {"logit_bias": {"99999999": 5, "-1": 3, "foo": 0}},
+    "every token banned": {"logit_bias": {str(i): -100 for i in range(50_000)}},
+    "50,000 values": schema({"enum": [f"value {i}" for i in range(50_000)]}),
+    "a text that is never long enough": schema({"type": "string", "minLength": 10**8, "maxLength": 10**9}),
+    "a list that is never long enough": schema({"type": "array", "items": {"type": "integer"}, "minItems": 10**6}),
+    "a pattern of nested repetitions": schema({"type": "string", "pattern": "(a|a)*" * 50}),
+    "the character zero": {"messages": [{"role": "user", "content": "\0"}]},
+}
+REFUSED = {
+    "no choice": ({"n": 0}, "n"),
+    "129 choices": ({"n": 129}, "n"),
+    "as many tokens as can be said": ({"max_tokens": 10**30}, "messages"),
+    "no messages": ({"messages": []}, "messages"),
+    "21 alternatives": ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    "a prompt of a megabyte": ({"messages": [{"role": "user", "content": "a b " * 249_000}]}, "messages"),
+    "2,048 messages": ({"messages": [{"role": "user", "content": "y"}] * 2048}, "messages"),
+    "a schema of 20,000 fields": (
+        schema({"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(20_000)}}),
+        "response_format",
+    ),
+    "a schema that nothing fits": (schema({"type": "integer", "minimum": 5, "maximum": 3}), "response_format"),
+    "a schema from elsewhere": (schema({"$ref": "http://elsewhere.example/x"}), "response_format"),
+    "half a character": ({"messages": [{"role": "user", "content": "\ud800"}]}, None),
+    "half a character as a stop": ({"stop": "\udc00"}, None),
+}
+
+
+@pytest.mark.parametrize("what", SURVIVED)
+def test_odd_and_valid_is_answered(server, what):
+    answer = chat(server, **SURVIVED[what])
+    assert answer.status_code == 200 and answer.json()["choices"], answer.text[:300]
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_impossible_is_refused_in_one_line_that_names_it(server, what):
+    more, param = REFUSED[what]
+    answer = chat(server, **more)
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["param"] == param, error
+    assert "''" not in error["message"] and "\n" not in error["message"] and len(error["message"]) < 400, error
+
+
+def test_a_schema_that_ends_its_own_row_does_so_in_one_line(server):
+    """One that is in itself for ever: the grammar gives up when it is used, and its diary is for nobody to read."""
+    endless = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"], "additionalProperties": False}
+    answer = chat(server, max_tokens=50, **schema(endless))
+    if answer.status_code != 200:
+        message = answer.json()["error"]["message"]
+        assert answer.status_code == 400 and "\n" not in message and len(message) < 400, message
+
+
+@pytest.mark.parametrize("given", [["purpose", "purpose"], ["purpose", "expires_after[anchor]", "expires_after[anchor]"]])
+def test_a_field_of_a_form_that_stands_there_twice_is_refused(server, given):
+    values = {"purpose": b"fine-tune", "expires_after[anchor]": b"created_at"}
+    parts = [b'Content-Disposition: form-data; name="%s"\r\n\r\n%s' % (name.encode(), values[name]) for name in given]
+    parts.append(b'Content-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{}')
+    body = b"".join(b"--b\r\n" + part + b"\r\n" for part in parts) + b"--b--\r\n"
+    answer = post(server, "/files", body, **{"content-type": "multipart/form-data; boundary=b"})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == given[-1], answer.text
+
+
+def test_files_of_one_name_are_two_files(client):
+    one, other = upload(client, chats(1), "same.jsonl"), upload(client, chats(2), "same.jsonl")
+    assert one.id != other.id and one.filename == other.filename
+    assert client.files.content(one.id).read() == chats(1)
+    client.files.delete(one.id)
+    assert client.files.content(other.id).read() == chats(2)
+    client.files.delete(other.id)
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_a_page_after_what_was_deleted_meanwhile_is_the_next_one(client, order):
+    """A client that deletes what it has seen would see the rest again, or never the end."""
+    made = [client.files.create(file=(f"{i}.txt", b"x"), purpose="vision").id for i in range(6)]
+    walked = made if order == "asc" else made[::-1]
+    page = client.files.list(purpose="vision", limit=2, order=order)
+    assert [file.id for file in page.data] == walked[:2]
+    client.files.delete(walked[1])
+    page = client.files.list(purpose="vision", limit=2, order=order, after=walked[1])
+    assert [file.id for file in page.data] == walked[2:4]
+    for file in set(made) - {walked[1]}:
+        client.files.delete(file)
+
+
+@pytest.mark.parametrize("path", ["/files/", "/models/", "/chat/completions/", "//files"])
+def test_an_address_with_a_slash_too_many_is_refused_and_leads_nowhere(server, path):
+    answer = httpx.get(server.base_url + path, headers={"authorization": f"Bearer {server.api_key}"})
+    assert answer.status_code == 404 and answer.json()["error"]["message"] == f"Invalid URL (GET /v1{path})"
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "PATCH", "TRACE"])
+def test_a_method_that_nobody_has(server, method):
+    answer = httpx.request(method, server.base_url + "/models", headers={"authorization": f"Bearer {server.api_key}"})
+    assert answer.status_code == 405 and answer.json()["error"]["code"] == "method_not_supported"
+
+
+def test_eight_who_delete_at_once_and_one_who_does_it(server, client):
+    file = upload(client, chats(1))
+    found = []
+
+    def delete():
+        try:
+            found.append(client.files.delete(file.id).deleted)
+        except openai.NotFoundError:
+            found.append(False)
+
+    threads = [threading.Thread(target=delete) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [False] * 7 + [True]
+
+
+def test_fifty_jobs_at_once_are_made_and_cancelled(client):
+    file, made = upload(client, chats(10)), []
+
+    def create():
+        made.append(client.fine_tuning.jobs.create(model="tiny", training_file=file.id))
+
+    threads = [threading.Thread(target=create) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({job.id for job in made}) == 50
+    assert client.files.delete(file.id).deleted  # while they wait for it
+    assert {client.fine_tuning.jobs.cancel(job.id).status for job in made} == {"cancelled"}
+
+
+def test_a_suffix_used_twice_and_one_of_no_latin_letter(client):
+    file = upload(client, chats(10))
+    how = {"model": "tiny", "training_file": file.id, "method": supervised(n_epochs=1, batch_size=10)}
+    jobs = [client.fine_tuning.jobs.create(suffix=suffix, **how) for suffix in ("same", "same", "日本 😀")]
+    names = [finish(client, job).fine_tuned_model for job in jobs]
+    assert len(set(names)) == 3 and names[0].startswith("ft:tiny:local:same:") and names[2].startswith("ft:tiny:local::")
+    assert client.fine_tuning.jobs.retrieve(jobs[2].id).user_provided_suffix == "日本 😀"
+    for name in names:
+        client.chat.completions.create(model=name, messages=[{"role": "user", "content": "x"}], max_tokens=1)
+        client.models.delete(name)
+
+
+def test_two_hundred_who_begin_to_send_and_do_not_go_on(server):
+    port = int(server.base_url.split(":")[2].split("/")[0])
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {server.api_key}\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(200):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            connection.sendall(f"{head}Content-Length: 5000\r\n\r\n{{".encode())
+        assert chat(server).status_code == 200
+
+
+class Silent:
+    """A client that said how much it would send, and sends no more than this."""
+
+    def __init__(self, sent):
+        self.messages = [{"type": "http.request", "body": sent, "more_body": True}]
+
+    async def receive(self):
+        if self.messages:
+            return self.messages.pop()
+        await asyncio.sleep(3600)
+
+
+@pytest.mark.parametrize(("length", "status"), [(50, 408), (10**12, 413)])
+def test_who_does_not_go_on_sending_is_answered_after_a_while(monkeypatch, length, status):
+    from course_utils.openai_server import gate
+    from course_utils.openai_server.service import Service
+
+    monkeypatch.setattr(gate, "SILENT_SECONDS", 0.1, raising=False)
+    monkeypatch.setattr(gate, "REFUSED_SECONDS", 0.1, raising=False)
+    sent = []
+
+    async def app(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"authorization", b"Bearer k"), (b"content-length", str(length).encode())]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "client": ("127.0.0.1", 5),
+        "headers": headers,
+    }
+    service = Service(store=None, jobs=None, runner=None, chat=None, base="b", key="k")
+    asyncio.run(asyncio.wait_for(gate.Gate(app, service)(scope, Silent(b"{").receive, send), 20))
+    assert sent[0]["status"] == status
