@@ -8,7 +8,8 @@ JOBS ?= 2
 PARALLEL = -n $(JOBS) --dist loadfile
 NBVAL = -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=1800
 LESSONS = $(foreach n,04 06 03 02 05 01,$(wildcard notebooks/$(n)_*.ipynb))
-OLDEST = tests/training tests/memory tests/openai_server tests/test_models.py tests/test_quantization.py tests/test_attention.py \
+SERVICE = $(foreach n,adapters arguments files gate jobs responses streaming tools,tests/openai_server/test_$(n).py)
+OLDEST = tests/training tests/memory $(SERVICE) tests/test_models.py tests/test_quantization.py tests/test_attention.py \
 	tests/test_generation.py tests/test_evaluation.py tests/test_retrieval.py
 
 .PHONY: lab lint prices test test-quick test-notebooks test-oldest test-oldest-all notebooks bench soak gpu clean
@@ -50,7 +51,7 @@ test-oldest: $(VENV)-oldest/.test
 
 # All of it there. Grading runs on an instructor's machine, on whatever is installed there, and is left out.
 test-oldest-all: $(VENV)-oldest/.test
-	$(VENV)-oldest/bin/pytest $(PARALLEL) -m "not slow and not index" --ignore=tests/exercises/grading
+	$(VENV)-oldest/bin/pytest $(PARALLEL) -m "not slow and not index" --ignore=tests/grading
 
 notebooks: $(VENV)/.test
 	$(BIN)/course build
@@ -67,6 +68,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/framework.py
 	$(BIN)/python -m pip install --quiet 'transformers[serving]'
 	$(BIN)/python benchmarks/service.py serving adapters
+	$(BIN)/python benchmarks/clients.py
 	$(BIN)/python benchmarks/grading.py
 
 # Our estimates beside what a real GPU says. Needs one with 24 GB or more and nothing else on it.

@@ -36,7 +36,7 @@ MEASURES = ("judge", "rules", "format", "tokens", "kl")
 
 def cells() -> list:
     """The lesson's cells of code with their tags, but for the one that installs the course."""
-    from course_utils.notebooks import builder
+    from course_utils.publishing import builder
 
     code = [cell for cell in builder.learner_edition("04").cells if cell.cell_type == "code"]
     tagged = [(cell.source, cell.metadata.get("tags", [])) for cell in code]

@@ -60,7 +60,7 @@ def ppo(seed: int, kl: float, steps: int = 40) -> dict:
 
     model, tokenizer = tasks.adapted(seed)
     before = sampled(model)
-    objective = training.PPO(reward=tasks.few_letters_e, kl=kl, max_new_tokens=16)
+    objective = training.PPO(reward=tasks.few_letters_e, kl_coefficient=kl, max_new_tokens=16)
     settings = training.Settings(learning_rate=1e-3, batch_size=16, max_steps=steps, schedule="constant", seed=seed)
     history = training.fit(model, tokenizer, tasks.PPO_PROMPTS, objective=objective, settings=settings)
     rollouts = {"reward": history.metric("reward"), "kl": history.metric("kl")}

@@ -16,7 +16,7 @@ from common import write_record
 from course_utils import models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate
-from course_utils.notebooks.builder import source_file
+from course_utils.lessons import source_file
 
 import torch
 from peft import LoraConfig, get_peft_model

@@ -13,7 +13,7 @@ import statistics
 
 from common import RECORDS, write_record
 from course_utils import figures, memory, models, training
-from course_utils.training.batching import Encoded
+from course_utils.scoring import Encoded
 
 import torch
 
@@ -39,7 +39,7 @@ def measure(count: int, length: int, batch: int) -> dict:
     model, tokenizer = models.load(tier="cpu")
     torch.manual_seed(0)
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
-    settings = training.Settings(batch_size=batch, max_length=4096, piece_tokens=1 << 20)  # a batch in one piece
+    settings = training.Settings(batch_size=batch, max_length=4096, micro_batch_tokens=1 << 20)  # a batch in one piece
     memory.release()
     with memory.track("run") as report:
         history = training.fit(model, tokenizer, examples(count, length), objective=Ready(), settings=settings)

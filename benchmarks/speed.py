@@ -22,7 +22,7 @@ from pathlib import Path
 from common import RECORDS, peak_flops, write_record
 from course_utils import memory, models, training
 from course_utils.data_prep import load_task
-from course_utils.training.batching import Encoded
+from course_utils.scoring import Encoded
 
 import torch
 
@@ -100,7 +100,7 @@ def held_out_loss(kind: str, model, tokenizer, rows: list[dict]) -> float:
     """SFT loss a token on the chosen answers, for both kinds: it moves under both."""
     objective = training.SFT()
     encoded = [objective.encode(tokenizer, r["prompt"] + r["chosen"], LENGTH, "held out") for r in rows]
-    sizes, total = objective.sizes(encoded), 0.0
+    sizes, total = objective.normalizers(encoded), 0.0
     model.eval()
     with torch.no_grad():
         for example in encoded:

@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils import __version__, assets
 from course_utils.errors import CourseError
+from course_utils.memory.plan import CHOICES, Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# Options of `course estimate`; their types, defaults and choices are those of `memory.Plan`.
+PLAN_HELP = {
+    "method": "what is trained",
+    "rank": "of the adapter",
+    "target_modules": "all-linear, or names with commas between",
+    "batch_size": "sequences at once (for DPO pairs), on each device",
+    "length": "tokens of a sequence",
+    "accumulation": "batches per optimiser step",
+    "precision": "number format; amp is float32 weights and bf16 products",
+    "optimizer": "optimiser",
+    "attention": "kernel of the attention",
+    "checkpointing": "gradient checkpointing",
+    "objective": "training method",
+    "separate_reference": "DPO's or PPO's reference is a model of its own",
+    "processes": "devices that train together",
+    "sharding": "what each of them holds",
+    "loop": "transformers (as TRL) or training.fit",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,12 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     lab.set_defaults(run=_lab)
 
     run = commands.add_parser("run", help="run notebooks from top to bottom and say whether they pass")
-    run.add_argument("sections", nargs="+", metavar="section", help="02, 02_lora, a notebook file, or all")
+    run.add_argument("lessons", nargs="+", metavar="lesson", help="02, 02_lora, a notebook file, or all")
     run.add_argument("--cells", type=int, default=0, metavar="N", help="list the N cells of each that took longest")
     run.set_defaults(run=_run)
 
     build = commands.add_parser("build", help="build the notebooks from their sources (a checkout is needed)")
-    build.add_argument("sections", nargs="*", help="sections to build; all if none is named")
+    build.add_argument("lessons", nargs="*", metavar="lesson", help="lessons to build; all if none is named")
     build.add_argument("--check", action="store_true", help="build nothing; exit 1 if a notebook is stale")
     build.set_defaults(run=_build)
 
@@ -44,29 +66,34 @@ def main(arguments: list[str] | None = None) -> int:
     estimate.add_argument(
         "--model", required=True, help="a known name, a folder, or owner/model on the hub; never its weights"
     )
-    estimate.add_argument("--method", default="lora", help="full, lora or qlora")
     estimate.add_argument("--gpu", help="say whether it fits on this card, and if not, what to change")
-    estimate.add_argument("--rank", type=int, default=16)
-    estimate.add_argument("--target-modules", default="all-linear", help="all-linear, or names with commas between")
-    estimate.add_argument("--batch-size", type=int, default=1)
-    estimate.add_argument("--length", type=int, default=1024, help="tokens a sequence")
-    estimate.add_argument("--accumulation", type=int, default=1)
-    estimate.add_argument("--precision", default="bf16", help="bf16, fp16, fp32 or amp (float32 weights, bf16 products)")
-    estimate.add_argument("--optimizer", default="adamw", help="adamw, adamw_8bit, paged_adamw_8bit or sgd")
-    estimate.add_argument("--attention", default="sdpa", help="sdpa or eager")
-    estimate.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
-    estimate.add_argument("--objective", default="sft", help="sft, dpo or ppo")
-    estimate.add_argument("--separate-reference", action="store_true", help="DPO's or PPO's reference is a model of its own")
-    estimate.add_argument("--processes", type=int, default=1)
-    estimate.add_argument("--sharding", default="ddp", help="ddp or fsdp")
-    estimate.add_argument("--loop", default="transformers", help="transformers (as TRL) or course (training.fit)")
+    for name, text in PLAN_HELP.items():
+        default = Plan.__dataclass_fields__[name].default
+        kind: dict[str, Any] = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        choices = f": {' or '.join(CHOICES[name])}" if name in CHOICES else ""
+        shown = "" if default is False else f" (default {default})"
+        estimate.add_argument(f"--{name.replace('_', '-')}", help=f"{text}{choices}{shown}", **kind)
     estimate.add_argument("--trace", action="store_true", help="exactly, by tracing the step; takes seconds to minutes")
     estimate.add_argument("--json", action="store_true", help="for programs")
     estimate.set_defaults(run=_estimate)
 
-    data = commands.add_parser("check-data", help="what is wrong with a training file; with --fix, a clean one beside it")
-    data.add_argument("file", help="JSONL, JSON, CSV or Parquet")
-    data.add_argument("--kind", help="chat, preference or prompt_completion; what the rows look like, if not given")
+    data = commands.add_parser(
+        "check-data",
+        help="what is wrong with a training file; with --fix, a clean one beside it",
+        epilog="exit status: 0 the file is right, or a clean one was written; 1 the file has errors; 2 it could not be "
+        "done; 3 with --fix, a clean file was written but fewer than half of the lines are left",
+    )
+    data.add_argument("file", help="JSONL, JSON, CSV or Parquet, also packed (.gz); - for standard input")
+    data.add_argument(
+        "--kind", help="chat, preference, prompt_completion or unpaired_preference; what the rows look like, if not given"
+    )
+    data.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="rename a field: --map question=prompt; may be repeated",
+    )
     data.add_argument("--target", default="openai", help="openai, or trl for a trainer of your own")
     data.add_argument(
         "--tokenizer", help="count tokens with this model's: cpu for the course's, a folder, or owner/model on the hub"
@@ -75,12 +102,23 @@ def main(arguments: list[str] | None = None) -> int:
     data.add_argument(
         "--fix", metavar="FOLDER", help="clean the file: train, validation, rejects, changes and a report go there"
     )
+    data.add_argument(
+        "--overwrite", action="store_true", help="with --fix: over files of an earlier run; never over the file itself"
+    )
     data.add_argument("--test", metavar="FILE", help="with --fix: drop what is like the rows of this file")
     data.add_argument(
         "--production", metavar="FILE", help="with --fix: prompts of production, a line each or JSONL with message"
     )
     data.add_argument("--schema", metavar="FILE", help="with --fix: JSON Schema of the answers")
-    data.add_argument("--language", default="en", help="with --fix: of messages and answers; any for all")
+    data.add_argument(
+        "--drop",
+        default="",
+        metavar="CODES",
+        help="with --fix: drop what is otherwise only flagged, such as refusal,language,conflict",
+    )
+    data.add_argument(
+        "--language", default="any", help="with --fix: that of all messages and answers, such as en, if they have one"
+    )
     data.add_argument("--redact", default="label", help="with --fix: label, mask, pseudonym or none")
     data.add_argument(
         "--allow", action="append", default=[], metavar="TEXT", help="with --fix: no personal data, say your own address"
@@ -102,6 +140,9 @@ def main(arguments: list[str] | None = None) -> int:
     serve.add_argument("--key", help="API key; without it one is made and kept in the folder")
     serve.add_argument("--context", type=int, default=2048, help="the most tokens of prompt and answer together")
     serve.add_argument("--rows", type=int, default=16, help="answers at once")
+    serve.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a further name to be asked under: a proxy's"
+    )
     serve.add_argument("--refuse", action="store_true", help="refuse jobs as OpenAI refuses them to new organisations")
     serve.add_argument("--raw-results", action="store_true", help="result files as CSV, not as base64 of it")
     serve.add_argument("--requests-per-minute", type=int, help="answer 429 to more")
@@ -117,15 +158,17 @@ def main(arguments: list[str] | None = None) -> int:
     grade.add_argument("--seed", type=int, help="of the random cases; that of FOLDER's earlier results, else a new one")
     grade.add_argument("--roster", metavar="FILE", help="CSV with a header: learners with e-mail addresses and ID numbers")
     grade.add_argument("--canvas", metavar="FILE", help="CSV that Canvas exported, to be filled in")
-    grade.add_argument("--column", metavar="TITLE", help="column of it, where that is not plain")
+    grade.add_argument("--column", metavar="TITLE", help="title of the column to fill, if more than one could be meant")
     grade.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster whose workers mark: tcp://HOST:8786")
     grade.set_defaults(run=_grade)
 
-    hub = commands.add_parser("nbgrader", help="the course as nbgrader assignments, for a hub; submissions made fit for it")
-    hub.add_argument("assignment", help="a section, several with commas between, or all")
-    hub.add_argument("folder", help="of the nbgrader course; made if it is not there")
-    hub.add_argument("--inbox", metavar="FOLDER", help="put these submissions' answers into clean copies, in submitted/")
-    hub.set_defaults(run=_nbgrader)
+    nbgrader = commands.add_parser("nbgrader", help="the course as nbgrader assignments; submissions made fit for nbgrader")
+    nbgrader.add_argument("assignment", help="a section, several with commas between, or all")
+    nbgrader.add_argument("folder", help="of the nbgrader course; made if it is not there")
+    nbgrader.add_argument(
+        "--inbox", metavar="FOLDER", help="put these submissions' answers into clean copies, in submitted/"
+    )
+    nbgrader.set_defaults(run=_nbgrader)
 
     packs = commands.add_parser(
         "release", help="the learners' pack and the instructor's: answers, rubric, slides, hidden cases"
@@ -180,32 +223,31 @@ def _working_copies() -> Path:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from course_utils import notebooks
-    from course_utils.notebooks.builder import learner_file, section_name
+    from course_utils import lessons, publishing
 
-    sections = list(notebooks.SECTIONS) if options.sections == ["all"] else options.sections
-    files = [Path(name) if name.endswith(".ipynb") else learner_file(section_name(name)) for name in sections]
+    names = lessons.NAMES if options.lessons == ["all"] else options.lessons
+    files = [Path(name) if name.endswith(".ipynb") else lessons.learner_file(lessons.find(name).name) for name in names]
     for file in files:
         if not file.exists():
             raise CourseError(f"no such notebook: {file}")
     for file in files:
-        notebooks.run(file, costliest=options.cells)
+        publishing.run(file, costliest=options.cells)
     return 0
 
 
 def _build(options: argparse.Namespace) -> int:
-    from course_utils import notebooks
+    from course_utils import lessons, publishing
 
     if importlib.util.find_spec("jupytext") is None:
         raise CourseError(f"building needs jupytext: pip install '{assets.DISTRIBUTION}[lab]'")
-    sections = options.sections or list(notebooks.SECTIONS)
+    chosen = options.lessons or list(lessons.LESSONS)
     if options.check:
-        stale = [section for section in sections if notebooks.is_stale(section)]
-        for section in stale:
-            print(f"{section}: the notebook is older than its source; run `course build {section}`")
+        stale = [lesson for lesson in chosen if publishing.is_stale(lesson)]
+        for lesson in stale:
+            print(f"{lesson}: the notebook is older than its source; run `course build {lesson}`")
         return 1 if stale else 0
-    for section in sections:
-        notebooks.build(section)
+    for lesson in chosen:
+        publishing.build(lesson)
     return 0
 
 
@@ -231,25 +273,40 @@ def _estimate(options: argparse.Namespace) -> int:
 
 
 def _check_data(options: argparse.Namespace) -> int:
-    """0 without errors or when a clean file was written, 1 with errors."""
+    """0 without errors or when a clean file was written, 1 with errors, 3 when fewer than half of the lines are left."""
+    with contextlib.ExitStack() as stack:
+        if options.file == "-":
+            options.file = _standard_input(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        return _fix_data(options) if options.fix else _report_data(options)
+
+
+def _report_data(options: argparse.Namespace) -> int:
     from course_utils.data_prep.validation import validate
 
     tokenizer = _tokenizer(options.tokenizer) if options.tokenizer else None
-    if not options.fix:
-        report = validate(options.file, options.kind, options.target, tokenizer, options.max_tokens)
-        print(json.dumps(report.as_dict(), ensure_ascii=False) if options.json else report)
-        return 0 if report.ok else 1
+    columns = _columns(options.map)
+    report = validate(options.file, options.kind, options.target, tokenizer, options.max_tokens, columns)
+    print(json.dumps(report.as_dict(), ensure_ascii=False) if options.json else report)
+    return 0 if report.ok else 1
+
+
+def _fix_data(options: argparse.Namespace) -> int:
     from course_utils import data_report
-    from course_utils.data_prep import pipeline
+    from course_utils.data_prep import pipeline, writing
     from course_utils.data_prep.validation import guess_kind
 
+    # Before the work, so that nobody waits for a refusal.
+    writing.may_write(options.fix, (*writing.PREPARED, writing.REPORT), options.file, options.overwrite)
+    tokenizer = _tokenizer(options.tokenizer) if options.tokenizer else None
     production = _prompts(options.production) if options.production else []
+    columns = _columns(options.map)
     prepared = pipeline.prepare(
         options.file,
-        kind=options.kind or guess_kind(options.file),
+        kind=options.kind or guess_kind(options.file, columns),
         steps=[step for step in pipeline.STEPS if step != "redact" or options.redact != "none"],
         test=pipeline.rows_of(options.test) if options.test else (),
         production=production,
+        drop=[code.strip() for code in options.drop.split(",") if code.strip()],
         language=None if options.language == "any" else options.language,
         schema=_json_file(options.schema) if options.schema else None,
         redaction="label" if options.redact == "none" else options.redact,
@@ -258,12 +315,37 @@ def _check_data(options: argparse.Namespace) -> int:
         tokenizer=tokenizer,
         max_tokens=options.max_tokens,
         workers=options.workers,
+        columns=columns,
     )
-    files = prepared.write(options.fix)
+    files = prepared.write(options.fix, options.overwrite)
     expected = data_report.cost_table(prepared, tokenizer) if tokenizer and prepared.kind == "chat" else ()
-    files.append(data_report.write_html(prepared, Path(options.fix) / "report.html", production, expected))
-    print(pipeline.report_json(prepared) if options.json else f"{prepared}\n  written: {', '.join(map(str, files))}")
-    return 0
+    files.append(data_report.write_html(prepared, Path(options.fix) / writing.REPORT, production, expected))
+    if options.json:
+        print(pipeline.report_json(prepared))
+    else:
+        print(f"{prepared}\n  written: {', '.join(map(str, files))}\n  {prepared.last_word()}")
+    return 0 if prepared.share_left >= pipeline.ENOUGH else 3
+
+
+def _standard_input(folder: Path) -> Path:
+    """What comes in, as a file: it is read more than once."""
+    data = sys.stdin.buffer.read()
+    start = data.lstrip(b"\xef\xbb\xbf").lstrip()[:1]
+    ending = {b"{": "jsonl", b"[": "json"}.get(start, "parquet" if data.startswith(b"PAR1") else "csv")
+    ending = "jsonl.gz" if data.startswith(b"\x1f\x8b") else ending
+    file = folder / f"stdin.{ending}"
+    file.write_bytes(data)
+    return file
+
+
+def _columns(maps: list[str]) -> dict[str, str]:
+    columns = {}
+    for entry in maps:
+        old, equals, new = entry.partition("=")
+        if not (old and equals and new):
+            raise CourseError(f"--map wants OLD=NEW, such as question=prompt, not {entry!r}")
+        columns[old] = new
+    return columns
 
 
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -311,7 +393,7 @@ def _serve(options: argparse.Namespace) -> int:
     from course_utils.openai_server.serving import Options, base_name, serve
 
     taken = {name: value for name, value in vars(options).items() if name in Options.__dataclass_fields__}
-    chosen = Options(**taken, names=tuple(options.name))
+    chosen = Options(**{**taken, "names": tuple(options.name), "allow_host": tuple(options.allow_host)})
     model = base_name(options.model)
 
     def ready(base_url: str, key: str) -> None:
@@ -329,7 +411,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _grade(options: argparse.Namespace) -> int:
     """0 if all is graded, 1 if a person must look at something."""
-    from course_utils.exercises.grading.batch import grade
+    from course_utils.grading.batch import grade
 
     names = ("assignment", "inbox", "out", "jobs", "trust", "seed", "roster", "canvas", "column", "scheduler")
     done = grade(**{name: getattr(options, name) for name in names})
@@ -343,17 +425,17 @@ def _grade(options: argparse.Namespace) -> int:
 
 def _nbgrader(options: argparse.Namespace) -> int:
     """0 if all went in, 1 if a person must look at something."""
-    from course_utils.exercises.grading import hub
+    from course_utils.grading import nbgrader_course
 
     if options.inbox is None:
         try:
-            names = hub.write_course(options.folder, options.assignment)
+            names = nbgrader_course.write_course(options.folder, options.assignment)
         except OSError as error:
             raise CourseError(f"{options.folder} cannot be written: {error}; name another folder") from error
         print(f"in {options.folder}: nbgrader_config.py and source/ with {', '.join(names)}")
         print(f"  next, in that folder: nbgrader generate_assignment {names[0]}")
         return 0
-    done = hub.hand_in(options.folder, options.assignment, options.inbox)
+    done = nbgrader_course.hand_in(options.folder, options.assignment, options.inbox)
     print(f"{len(done.learners)} learners in {Path(options.folder) / 'submitted'}")
     for learner, problems in done.problems.items():
         print(f"  for a person to look at: {learner}: {'; '.join(problems)}")

@@ -386,7 +386,7 @@ def sensitivity(
         steps: at least 2.
 
     Raises:
-        CourseError: fewer than two steps, or an assumption that is none.
+        CourseError: fewer than two steps, or a field that `Assumptions` does not have.
     """
     if steps < 2:
         raise CourseError(f"steps={steps}: at least 2")

@@ -51,11 +51,13 @@ class Diagnosis:
 
     def __str__(self) -> str:
         shown = ", ".join(f"{name} {found or 'missing'}" for name, found in self.versions.items())
+        tier = models.TIERS[self.device.tier]
         lines = [
             f"device    {self.device}",
             f"python    {self.python}",
             f"packages  {shown}",
             f"model     {models.PACKAGED.name}: {'ready' if self.model_ready else 'not fetched yet'}",
+            f"lessons   with {tier.name} ({tier.licence}; {tier.note})",
             f"disk      {self.disk_free_bytes / GB:.1f} GB free for the model cache",
             "fits      weights and adapter states only; activations come on top",
         ]

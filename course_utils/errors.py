@@ -1,4 +1,4 @@
-"""The one kind of error a learner is meant to read."""
+"""The kind of error a learner is meant to read, and those of it that a program tells apart to say them in its own words."""
 
 
 class CourseError(Exception):
@@ -7,3 +7,24 @@ class CourseError(Exception):
     The command line prints it without a traceback and exits with status 2; everything else is a bug and keeps its
     traceback.
     """
+
+
+class TooLong(CourseError):
+    """A prompt that leaves no room for an answer.
+
+    Attributes:
+        tokens: of the prompt.
+        limit: the most tokens of prompt and answer together.
+    """
+
+    def __init__(self, message: str, tokens: int, limit: int) -> None:
+        super().__init__(message)
+        self.tokens, self.limit = tokens, limit
+
+
+class Diverged(CourseError):
+    """A training whose loss or weights are no numbers any more."""
+
+
+class OutOfMemory(CourseError):
+    """A training that needs more memory than there is."""

@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from course_utils import attention, hardware
 from course_utils import quantization as four_bit
 from course_utils.errors import CourseError
+from course_utils.files import sha256, to_disk
+from course_utils.scoring import pad_token_id
 
 if TYPE_CHECKING:
     import torch
@@ -133,7 +135,7 @@ def load_reward(
     head = RewardHead(model.config.hidden_size, 1, bias=False, dtype=torch.float32, device=model.device)
     torch.nn.init.normal_(head.weight, std=model.config.hidden_size**-0.5)
     model.score = head
-    model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    model.config.pad_token_id = pad_token_id(tokenizer)
     return model, tokenizer
 
 
@@ -373,8 +375,7 @@ def _gguf_read_once() -> Iterator[None]:
 def _write_manifest(folder: Path) -> None:
     files = {file.name: _fingerprint(file) for file in sorted(folder.iterdir())}
     for file in folder.iterdir():  # on disk before the rename says that they are
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
+        to_disk(file)
     text = json.dumps({"made_from": PACKAGED.requirement, "files": files}, indent=1)
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
@@ -388,9 +389,8 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _fingerprint(file: Path) -> dict[str, int | str]:
-    """Size and sha256; the hash of 269 MB costs about 0.2 s, a truncated or rotten cache costs an afternoon."""
-    with file.open("rb") as handle:
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+    """Size and sha256: the hash costs a moment, a truncated or rotten cache costs an afternoon."""
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def _space_message(cache: Path, free: int) -> str:

@@ -26,9 +26,9 @@ def notebook(request):
     """The learner's notebook that the test module names in NOTEBOOK, with its stored outputs."""
     import nbformat
 
-    from course_utils.notebooks import builder
+    from course_utils import lessons
 
-    return nbformat.read(builder.learner_file(request.module.NOTEBOOK), as_version=4)
+    return nbformat.read(lessons.learner_file(request.module.NOTEBOOK), as_version=4)
 
 
 @pytest.fixture(scope="module")

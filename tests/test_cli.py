@@ -50,6 +50,7 @@ def test_doctor_on_a_t4_knows_what_fits(monkeypatch):
         ("SmolLM2-135M", True), ("SmolLM2-1.7B", True), ("Qwen2.5-7B", False),
     ]  # fmt: skip
     assert "compute capability 7.5" in str(found)
+    assert "lessons   with HuggingFaceTB/SmolLM2-1.7B-Instruct (Apache-2.0; from the hub" in str(found)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +94,9 @@ def test_doctor_compares_versions_and_not_their_spelling(imported, installed, di
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run", "07"], "unknown section '07'; there are 01_decision_framework, 02_lora"),
+        (["run", "07"], "unknown lesson '07'; there are 01_decision_framework, 02_lora"),
         (["run", "nothing.ipynb"], "no such notebook: nothing.ipynb"),
-        (["build", "9"], "unknown section '9'"),
+        (["build", "9"], "unknown lesson '9'"),
     ],
 )
 def test_mistakes_at_the_command_line_are_one_sentence(arguments, said):

@@ -35,7 +35,12 @@ def room_of(parts):
 
 def imports(file):
     """Modules of the course that a file imports, anywhere in it, as parts of their names."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    yield from imports_in(ast.parse(file.read_text(encoding="utf-8")))
+
+
+def imports_in(tree):
+    """The same of a file that has been parsed."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "course_utils":
             inner = node.module.split(".")[1:]
             yield from ([*inner, alias.name] for alias in node.names)
@@ -60,3 +65,59 @@ def test_a_room_imports_only_from_rooms_above_it(file):
         there = room_of(parts)
         if there in ROOMS:  # else a name of the package itself, its version
             assert ROOMS.index(there) <= ROOMS.index(here), f"{here} imports {'.'.join(parts)}"
+
+
+def graph():
+    """File → files of the course that it imports, anywhere in it but for type checkers."""
+    modules = {".".join(file.relative_to(HOUSE).with_suffix("").parts): file for file in HOUSE.rglob("*.py")}
+    modules |= {name.removesuffix(".__init__"): file for name, file in modules.items() if name.endswith(".__init__")}
+    edges = {}
+    for file in set(modules.values()):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        tree.body = [
+            node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        ]
+        targets = set()
+        for parts in imports_in(tree):
+            # `from package import name`: a module of that name, else the package itself
+            found = modules.get(".".join(parts)) or modules.get(".".join(parts[:-1]))
+            if found is not None and found != HOUSE / "__init__.py":
+                targets.add(found)
+        edges[file] = targets - {file}
+    return edges
+
+
+def circles(edges):
+    """Groups of nodes that reach each other."""
+
+    def reached(start):
+        seen, todo = set(), [start]
+        while todo:
+            for target in edges[todo.pop()] - seen:
+                seen.add(target)
+                todo.append(target)
+        return seen
+
+    reach = {node: reached(node) for node in edges}
+    return {
+        frozenset({node} | {other for other in reach[node] if node in reach[other]}) for node in edges if node in reach[node]
+    }
+
+
+def test_no_files_import_each_other_in_a_circle():
+    found = circles(graph())
+    assert not found, [sorted(str(file.relative_to(HOUSE)) for file in circle) for circle in found]
+
+
+def test_no_packages_import_each_other_in_a_circle():
+    files = graph()
+    package = lambda file: file.relative_to(HOUSE).parts[0]
+    edges = {package(file): set() for file in files}
+    for file, targets in files.items():
+        edges[package(file)] |= {package(target) for target in targets} - {package(file)}
+    assert not circles(edges)
+
+
+def test_a_circle_would_be_seen():
+    assert circles({1: {2}, 2: {3}, 3: {1}, 4: {1}}) == {frozenset({1, 2, 3})}
+    assert len(graph()) > 100 and sum(map(len, graph().values())) > 300

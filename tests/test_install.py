@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from course_utils.notebooks import builder
+from course_utils import lessons
+from course_utils.publishing import builder
 
 ROOT = Path(__file__).parents[1]
 IMAGES = sorted((ROOT / "tests" / "colab").glob("image-*.txt"))
@@ -69,7 +70,7 @@ def canonical(names):
 
 def extras_of(section: str) -> str:
     """What the install cell of a section asks for beside the course itself."""
-    return re.search(r"^# INSTALL:[ ]*(.*)$", builder.source_file(section).read_text(encoding="utf-8"), re.MULTILINE)[1]
+    return re.search(r"^# INSTALL:[ ]*(.*)$", lessons.source_file(section).read_text(encoding="utf-8"), re.MULTILINE)[1]
 
 
 def test_there_are_images_to_install_on():
@@ -78,7 +79,7 @@ def test_there_are_images_to_install_on():
 
 
 @pytest.mark.index
-@pytest.mark.parametrize("section", builder.SECTIONS.values())
+@pytest.mark.parametrize("section", lessons.NAMES)
 @pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.stem)
 def test_installing_in_colab_replaces_nothing(image, section, wheel, tmp_path):
     """What a notebook's install cell asks for, with this wheel in place of the repository's address."""
@@ -136,7 +137,7 @@ def test_the_wheel_carries_data_and_notebooks(wheel):
     ):
         assert f"course_utils/_assets/{file}" in names
     assert not [name for name in names if "instructor" in name or name.startswith("tests/") or "checkpoint.ipynb" in name]
-    assert {f"course_utils/_assets/notebooks/{name}.ipynb" for name in builder.SECTIONS.values()} <= names
+    assert {f"course_utils/_assets/notebooks/{name}.ipynb" for name in lessons.NAMES} <= names
     assert wheel.stat().st_size < 3_000_000
 
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from course_utils import assets, openmp
-from course_utils.notebooks import builder
+from course_utils import assets, lessons, openmp
+from course_utils.publishing import builder
 
 ALL = {*openmp.GNU_VARIABLES, *openmp.LLVM_VARIABLES}
 
@@ -78,7 +78,7 @@ def first_foreign(source):
     return next((name for name in imported(source) if name not in sys.stdlib_module_names), None)
 
 
-@pytest.mark.parametrize("section", builder.SECTIONS)
+@pytest.mark.parametrize("section", lessons.LESSONS)
 def test_a_notebook_imports_the_course_before_anything_that_loads_torch(section):
     cells = (cell.source for cell in builder.learner_edition(section).cells if cell.cell_type == "code")
     assert next(filter(None, map(first_foreign, cells))) == "course_utils"

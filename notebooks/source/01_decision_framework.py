@@ -37,7 +37,7 @@ from course_utils.data_prep.catalogue import SCHEMA, write
 from course_utils.decision import decide
 from course_utils.exercises import check, quiz  # noqa: F401 - the exercises at the end use check
 from course_utils.generation import generate
-from course_utils.notebooks.overview import overview
+from course_utils.publishing.overview import overview
 from course_utils.retrieval import Retriever, cite, recalled
 
 import numpy as np

@@ -317,7 +317,7 @@ layer.weight.requires_grad_(True)
 objective = training.SFT()
 encoded = [objective.encode(tokenizer, example, 1024, "train") for example in task.train[:6]]
 batch = {k: v.to(model.device) if hasattr(v, "to") else v for k, v in objective.collate(encoded, tokenizer.pad_token_id).items()}
-objective.loss(model, batch, objective.sizes(encoded)).value.backward()
+objective.loss(model, batch, objective.normalizers(encoded)).value.backward()
 energy = torch.linalg.svdvals(layer.weight.grad.float()).square()
 cumulative = (energy.cumsum(0) / energy.sum()).tolist()
 layer.weight.grad = batch = None
@@ -390,7 +390,7 @@ lengths = [len(objective.encode(tokenizer, example, 4096, "train")) for example 
 chosen = [example for example, length in zip(task.train, lengths) if length <= PLAN["longest"]][: PLAN["examples"]]
 settings = training.Settings(
     learning_rate=PLAN["learning_rate"], batch_size=PLAN["batch_size"], warmup_steps=10, evaluate_every=135,
-    piece_tokens=PIECE, seed=SEED,
+    micro_batch_tokens=PIECE, seed=SEED,
 )
 held_out = sorted(task.validation, key=lambda c: len(c[1]["content"]))[:16]  # short ones: validation costs time too
 with memory.track("training") as report:

@@ -768,7 +768,7 @@ if device.tier == "cpu":
 def answer_loss(model):
     """Loss a token of the right answers to 40 validation messages."""
     examples = [objective.encode(tokenizer, example, 4096, "validation") for example in task.validation[:40]]
-    sizes, total = objective.sizes(examples), 0.0
+    sizes, total = objective.normalizers(examples), 0.0
     with torch.no_grad():
         for start in range(0, len(examples), 4):
             batch = objective.collate(examples[start : start + 4], tokenizer.pad_token_id)

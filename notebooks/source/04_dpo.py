@@ -36,7 +36,7 @@ from course_utils.data_prep import load_preferences, load_task
 from course_utils.errors import CourseError
 from course_utils.exercises import check, quiz  # noqa: F401 - the exercises at the end use check
 from course_utils.generation import complete, generate
-from course_utils.training.objectives.base import template_ids
+from course_utils.scoring import chat_token_ids
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # ORPO lives in trl.experimental, which says so on import
 
@@ -332,7 +332,7 @@ def look(name, model, history=None, reference=None, pairs_too=True):
     found = {"history": history}
     if pairs_too:
         found["pairs"] = evaluation.likelihoods(model, tokenizer, test)
-    ids = complete(model, tokenizer, [template_ids(tokenizer, p, add_generation_prompt=True) for p in asked], PLAN["longest"], 1.0, seed=SEED,
+    ids = complete(model, tokenizer, [chat_token_ids(tokenizer, p, add_generation_prompt=True) for p in asked], PLAN["longest"], 1.0, seed=SEED,
                    batch_size=PLAN["answers"])  # fmt: skip
     found["answers"] = [tokenizer.decode(answer, skip_special_tokens=True) for answer in ids]
     found["tokens"] = [len(answer) for answer in ids]
@@ -422,7 +422,7 @@ def reward_model(rows, seed):
     body, _ = models.load_reward(folder, seed=seed)
     config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
     model = get_peft_model(body, config)
-    settings = training.Settings(learning_rate=5e-4 * PLAN["rate"], batch_size=4, warmup_steps=3, seed=seed, piece_tokens=PLAN["piece"])
+    settings = training.Settings(learning_rate=5e-4 * PLAN["rate"], batch_size=4, warmup_steps=3, seed=seed, micro_batch_tokens=PLAN["piece"])
     history = training.fit(model, tokenizer, rows, None, training.Reward(centre=0.01), settings)
     return model, history, lambda prompts, answers: training.reward_scores(model, tokenizer, prompts, answers)
 
@@ -446,7 +446,7 @@ print(f"ranks {ranks(reward, test)} of the test pairs")
 # %% tags=["ppo"]
 ppo_histories = {}
 for name, kl in (("PPO", 0.1), ("PPO without KL", 0.0)):
-    objective = training.PPO(reward=reward, kl=kl, max_new_tokens=40, unfinished=-3.0)
+    objective = training.PPO(reward=reward, kl_coefficient=kl, max_new_tokens=40, missing_eos_reward=-3.0)
     policy, history = fit(start, [row["prompt"] for row in mine], objective, learning_rate=1e-3, batch_size=PLAN["prompts"],
                           max_steps=2 * PLAN["rollouts"], schedule="constant")  # fmt: skip
     print(f"{name}: {history.seconds:.0f} s of training, {history.rollout_seconds:.0f} s of answering")
@@ -720,7 +720,7 @@ def addressed(_, answers):
     return [float(len(ADDRESS.findall(answer))) for answer in answers]
 
 
-proxy = training.PPO(reward=addressed, kl=0.0, max_new_tokens=32)
+proxy = training.PPO(reward=addressed, kl_coefficient=0.0, max_new_tokens=32)
 hacked, hacked_history = fit(start, [row["prompt"] for row in mine], proxy, learning_rate=3e-3, batch_size=8, max_steps=12, schedule="constant")
 with capture_output():
     look("hacked", hacked, hacked_history, pairs_too=False)
@@ -799,7 +799,7 @@ def cost(method, share):
     if method == "PPO":
         data = [row["prompt"] for row in FEW]
     steps = objective.epochs if method == "PPO" else 1
-    settings = training.Settings(learning_rate=1e-12, batch_size=len(FEW), max_steps=steps, share_prompt=share, piece_tokens=4096)
+    settings = training.Settings(learning_rate=1e-12, batch_size=len(FEW), max_steps=steps, share_prompt=share, micro_batch_tokens=4096)
     with capture_output():
         history = training.fit(timed, tokenizer, data, None, objective, settings)
     seconds = history.seconds + history.reference_seconds + history.rollout_seconds

@@ -78,7 +78,7 @@ assert found.recall.value == found.precision.value == 1
 # %% [markdown]
 # ## 2 · Shapes
 #
-# Six shapes go around. `convert` turns one into another, and refuses rather than drop something: Alpaca has no room for a second
+# Eight shapes go around. `convert` turns one into another, and refuses rather than drop something: Alpaca has no room for a second
 # turn, ShareGPT none for tool calls.
 
 # %%
@@ -119,7 +119,7 @@ for code, score in scores.items():
 # what happens to the refusals that the rule misses?
 
 # %%
-reasons = quality.assess(conversations, schema=task.schema)
+reasons = quality.assess(conversations, language="en", schema=task.schema)
 missed = [i for i, n in enumerate(numbers) if "refusal" in export.faults(n) and "refusal" not in {r.code for r in reasons[i]}]
 for index in missed[:3]:
     print("not taken for a refusal:", formats.answer_of(conversations[index]))
@@ -178,8 +178,8 @@ assert error < 0.06
 
 # %% [markdown]
 # Signatures cut into bands and looked up by band find nearly all similar pairs without comparing all (locality-sensitive hashing).
-# Up to 4,000 texts `deduplicate` is exact instead. Copies of one message form a cluster; the majority's answer stays, and clusters
-# whose answers differ are marked: at most one of them is right.
+# Up to 4,000 texts `deduplicate` is exact instead. Copies of one message *with the same answer* form a cluster, of which one row
+# stays. The same message with another answer is no copy but a conflict: it stays and is told, as at most one of them is right.
 
 # %%
 copies = data_prep.deduplicate(conversations)
@@ -403,12 +403,16 @@ assert kin.suspicious and not own.suspicious
 # %% [markdown]
 # ## 10 · All of it in one call
 #
-# `prepare` takes the steps in order, with a reason for everything dropped or changed; `course check-data FILE --fix FOLDER` is the
-# same as a command, and writes a report that needs no network.
+# `prepare` takes the steps in order, with a reason for everything dropped, changed or flagged. By itself it drops only what is
+# certain: what can't be read or trained on, and copies. What rules find is flagged, to be looked at, because on data that they were not
+# made for they err far more often than here; `drop` says which of them we trust on this export. `course check-data FILE --fix FOLDER`
+# (with `--drop refusal,language` and so on) is the same as a command, and writes a report that needs no network.
 
 # %%
 began = time.perf_counter()
-prepared = data_prep.prepare(export.path, test=test_rows, production=export.production, schema=task.schema, allow=[truth.OWN_ADDRESS])
+prepared = data_prep.prepare(
+    export.path, drop=quality.RULES, language="en", test=test_rows, production=export.production, schema=task.schema, allow=[truth.OWN_ADDRESS]
+)
 folder = Path(tempfile.mkdtemp())
 files = prepared.write(folder) + [data_report.write_html(prepared, folder / "report.html", export.production)]
 print(f"{prepared.counts[0][1]:,} lines in, {len(prepared.train)} + {len(prepared.validation)} rows out, in {time.perf_counter() - began:.0f} s")

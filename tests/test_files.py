@@ -1,0 +1,69 @@
+"""A file is there whole or not at all."""
+
+import os
+import stat
+import threading
+
+import pytest
+
+from course_utils import files
+
+
+def test_a_file_is_written_and_replaced_and_nothing_else_is_left(tmp_path):
+    file = tmp_path / "x.txt"
+    assert files.write_whole(file, b"one") == file and file.read_bytes() == b"one"
+    files.write_whole(file, (part for part in (b"two", b" ", b"parts")), durable=True)
+    assert file.read_bytes() == b"two parts" and os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_what_was_there_stays_if_writing_fails(tmp_path):
+    file = tmp_path / "x.txt"
+    files.write_whole(file, b"old")
+
+    def broken():
+        yield b"half"
+        raise RuntimeError("planted")
+
+    with pytest.raises(RuntimeError, match="planted"):
+        files.write_whole(file, broken())
+    assert file.read_bytes() == b"old" and os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_a_new_file_has_the_mode_that_new_files_get_and_an_old_one_keeps_its_own(tmp_path):
+    (tmp_path / "usual").touch()
+    usual = stat.S_IMODE((tmp_path / "usual").stat().st_mode)
+    file = files.write_whole(tmp_path / "x.txt", b"one")
+    assert stat.S_IMODE(file.stat().st_mode) == usual
+    file.chmod(0o600)
+    files.write_whole(file, b"two")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_writers_at_once_leave_one_whole_file(tmp_path):
+    """A fixed temporary name would let one writer rename the other's half."""
+    file, contents = tmp_path / "x.txt", [bytes([65 + number]) * 300_000 for number in range(8)]
+    barrier = threading.Barrier(len(contents))
+
+    def write(content):
+        barrier.wait()
+        for _ in range(5):
+            files.write_whole(file, (content[at : at + 1000] for at in range(0, len(content), 1000)))
+
+    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert file.read_bytes() in contents and os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_the_hash_is_that_of_the_bytes(tmp_path):
+    import hashlib
+
+    (tmp_path / "x").write_bytes(b"x" * 3_000_000)
+    assert files.sha256(tmp_path / "x") == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+
+
+def test_what_cannot_be_flushed_is_no_error(tmp_path):
+    files.to_disk(tmp_path / "not there")
+    files.to_disk(tmp_path)
