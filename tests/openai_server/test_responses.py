@@ -282,8 +282,8 @@ def test_what_fails_on_the_way_is_an_event_and_an_error():
 
     from course_utils.openai_server.completions import Piece
     from course_utils.openai_server.errors import ApiError
-    from course_utils.openai_server.response_routes import Remembered
     from course_utils.openai_server.responses import Memory, ResponseRequest, frame
+    from course_utils.openai_server.routes.responses import Remembered
 
     class Broken:
         usage = None
