@@ -539,7 +539,8 @@ for name, fd in (('file', here), ('null', null)):
 for family in range(1, 46):
     for kind in (1, 2, 3, 5):
         tries(f'socket {family} {kind}', lambda: socket.socket(family, kind).close())
-        tries(f'socketpair {family} {kind}', lambda: socket.socketpair(family, kind))
+        if family != socket.AF_UNIX:  # whose two ends lead nowhere else: asyncio wakes its loop by them
+            tries(f'socketpair {family} {kind}', lambda: socket.socketpair(family, kind))
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 address = libc.mmap(None, 4096, 1, 1, here, 0)
@@ -576,7 +577,6 @@ asks('pipe', 293, ctypes.create_string_buffer(8), 0)
 asks('timer', 222, 1, None, ctypes.create_string_buffer(8))
 asks('sync', 162)
 asks('eventfd', 290, 0, 0)
-asks('epoll', 291, 0)
 asks('pidfd', 434, os.getpid(), 0)
 asks('kcmp', 312, os.getpid(), os.getpid(), 0, 0, 0)
 asks('process_vm_readv', 310, os.getpid(), None, 0, None, 0, 0)
@@ -679,7 +679,7 @@ os.write(3, ('{"ready": {"defined": true}}\\n{"n": 0, "ok": {"set": [%s]}}\\n' %
             "import ctypes\nat = id(2) + ctypes.sizeof(ctypes.c_ssize_t) * 3\nctypes.c_uint32.from_address(at).value = 7",
         ),
         ("died", "error", "wrong", "right", "partly"),
-        {0, 0.33, 0.67, 1},
+        {0, 0.25, 0.33, 0.5, 0.67, 0.75, 1},  # three cases or four
         "",
     ),
     "replaces-the-line": (call("null = os.open('/dev/null', os.O_RDWR)\nos.dup2(null, 3)"), DIED, {0}, ""),

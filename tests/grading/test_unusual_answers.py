@@ -11,7 +11,7 @@ from unusual_answers import FORMS, form, solved
 
 from course_utils.exercises import EXERCISES, check, checking
 from course_utils.exercises.comparing import settled
-from course_utils.grading import batch, intake
+from course_utils.grading import batch, intake, reading
 from course_utils.grading.coding import decode, encode
 from course_utils.grading.marker import Marker
 from course_utils.grading.marking import Answer
@@ -30,7 +30,7 @@ def marker():
 def graded(marker, written):
     """The mark of a form, by way of its notebook."""
     text = notebook([code(source) for source in written.cells])
-    found = intake.answers([("a.ipynb", text.encode())], list(EXERCISES))
+    found = intake.answers([reading.File("a.ipynb", b"", reading.cells_of(text.encode()))], list(EXERCISES))
     answer = Answer(found.cells[written.id], *found.around[written.id])
     return marker._mark(written.id, answer)
 
