@@ -1,7 +1,7 @@
-"""Claims of the text beside what was measured.
+"""Claims in the text, compared with what was measured.
 
-A figure that circulates is a claim until this machine has computed it. Each has an id; `check` records what came out,
-and the notebook ends with `table()`.
+A figure that circulates is only a claim until this machine has computed it. Each claim has an id; `check` records the
+result, and each notebook ends with `table()`.
 """
 
 from __future__ import annotations
@@ -47,17 +47,31 @@ CLAIMS = {
 }  # fmt: skip
 
 HOLDS, CONDITIONAL, FAILS = "holds", "holds when", "does not hold"
+# The words of the second edition's cards; CONDITIONAL goes with the last lesson that still uses `check`.
+UNDER_A_CONDITION, NOT_TESTED = "holds under a condition", "not tested here"
+
+# Where a claim can be met, with the date on which it was read there.
+SOURCES = {
+    "L1": "LLaMA-Factory's README, “Hardware Requirement” (read 2026-11-27; it says 48 GB, not 35, for 70B in 4 bits)",
+    "L2": "course outlines and blog posts on fine-tuning hardware (2023-2026)",
+    "L3": "course outlines on LoRA (2023-2026)",
+    "L4": "tutorials that print PEFT's count for Mistral-7B (several public repositories, read 2026-11-27)",
+    "L5": "course outlines, after Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models",
+    "L6": "Hu et al. (2021), section 4.1: “no additional inference latency”",
+    "L7": "Hu et al. (2021), section 4.1, and nearly every introduction since",
+    "L8": "Hu et al. (2021), section 7.2, where rank 1 suffices on two tasks",
+}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim and what came out.
+    """One claim and the result of checking it.
 
     Attributes:
         id: e.g. "L4".
         text: the claim as it circulates.
         measured: what was computed or measured, in words and figures.
-        verdict: "holds", "holds when" or "does not hold".
+        verdict: "holds", "holds when", "does not hold", or a word of the cards.
         because: the condition, or the reason and the real figure.
     """
 
@@ -76,14 +90,14 @@ _checked: dict[str, Claim] = {}
 
 
 def check(id: str, measured: str, holds: bool, when: str = "", because: str = "") -> Claim:
-    """Record what came out for a claim; a later check of the same id replaces the earlier.
+    """Record the result for a claim; a later check of the same id replaces an earlier one.
 
     Args:
         id: key of CLAIMS.
         measured: the figure, computed by the caller.
-        holds: whether the claim stands, as a comparison of computed values.
-        when: the condition under which it stands, if it does not always.
-        because: for a claim that does not hold, the reason and the right figure.
+        holds: whether the claim holds, as a comparison of computed values.
+        when: the condition under which it holds, if it does not always hold.
+        because: for a claim that does not hold, the reason and the correct figure.
 
     Raises:
         CourseError: unknown id, or a claim that fails without a reason.
@@ -91,9 +105,23 @@ def check(id: str, measured: str, holds: bool, when: str = "", because: str = ""
     if id not in CLAIMS:
         raise CourseError(f"unknown claim {id!r}; known are {', '.join(CLAIMS)}")
     if not holds and not because:
-        raise CourseError(f"claim {id} does not hold: say because of what")
+        raise CourseError(f"claim {id} does not hold: give the reason with because=")
     verdict = FAILS if not holds else CONDITIONAL if when else HOLDS
     _checked[id] = Claim(id, CLAIMS[id], measured, verdict, when if holds else because)
+    return _checked[id]
+
+
+def record(id: str, verdict: str, sentence: str) -> Claim:
+    """Record a verdict that was reached elsewhere (package `evidence`); a later one of the same id replaces it.
+
+    Raises:
+        CourseError: an unknown id or an unknown verdict.
+    """
+    if id not in CLAIMS:
+        raise CourseError(f"unknown claim {id!r}; known are {', '.join(CLAIMS)}")
+    if verdict not in (HOLDS, UNDER_A_CONDITION, FAILS, NOT_TESTED):
+        raise CourseError(f"unknown verdict {verdict!r}")
+    _checked[id] = Claim(id, CLAIMS[id], sentence, verdict, "")
     return _checked[id]
 
 
@@ -104,7 +132,7 @@ class ClaimsTable(list[Claim]):
         head = "".join(
             f'<th scope="col" style="text-align:left">{h}</th>' for h in ("", "Claim", "Measured here", "Verdict")
         )
-        cell = '<td style="text-align:left;vertical-align:top">'  # Jupyter's own style would align each cell to the right
+        cell = '<td style="text-align:left;vertical-align:top">'  # Jupyter's own style aligns cells to the right
         rows = "".join(
             f'<tr><th scope="row">{c.id}</th>{cell}{escape(c.text)}</td>{cell}{escape(c.measured)}</td>'
             f"{cell}<b>{c.verdict}</b> {escape(c.because)}</td></tr>"

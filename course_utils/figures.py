@@ -1,4 +1,4 @@
-"""Plots and diagrams in one style: colour-safe, readable in grey, and each with an alt text that says what is to be seen.
+"""Plots and diagrams in one style: safe for colour-blind readers, readable in greyscale, each with an alt text.
 
 Colours: Okabe and Ito's palette (Color Universal Design, 2008); lines differ by dash and marker too.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-STYLE: dict[Any, Any] = {  # matplotlib's type for it names each of its three hundred settings
+STYLE: dict[Any, Any] = {  # Any, since matplotlib's own type lists each of its three hundred settings
     "figure.dpi": 90,
     "font.size": 10,
     "axes.spines.top": False,
@@ -33,7 +33,7 @@ STYLE: dict[Any, Any] = {  # matplotlib's type for it names each of its three hu
 
 
 class _Run(Protocol):
-    """What a learning curve is drawn from: `training.History`."""
+    """The data of a learning curve: `training.History`."""
 
     steps: list[int]
     losses: list[float]
@@ -43,7 +43,7 @@ class _Run(Protocol):
 
 @runtime_checkable
 class _Interval(Protocol):
-    """A share with its interval: `evaluation.Score`."""
+    """A share with its confidence interval: `evaluation.Score`."""
 
     @property
     def value(self) -> float: ...
@@ -56,22 +56,25 @@ class _Interval(Protocol):
 
 
 class Figure:
-    """A finished picture with its alt text; shows itself in a notebook, and as the alt text elsewhere.
+    """A finished picture with its alt text; a notebook shows the picture, other places the alt text.
 
     Attributes:
-        png: the picture.
-        alt: what it shows, in words.
+        png: the picture as PNG.
+        alt: description of the picture.
+        width: CSS pixels across where there is room for them; None: as many as the picture has.
     """
 
-    def __init__(self, figure: Canvas, alt: str) -> None:
+    def __init__(self, figure: Canvas, alt: str, width: int | None = None) -> None:
         import matplotlib.pyplot as plt
 
         if not alt.strip():
             raise ValueError("a figure needs an alt text")
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
+        # Letters that are sized for a width keep their size only if nothing is trimmed.
+        figure.savefig(buffer, format="png", bbox_inches=None if width else "tight", metadata={"Software": None})
         plt.close(figure)
-        self.png, self.alt = buffer.getvalue(), " ".join(alt.split())
+        self.png = _with_a_palette(buffer) if width else buffer.getvalue()
+        self.alt, self.width = " ".join(alt.split()), width
 
     def save(self, file: str) -> None:
         """Write the PNG."""
@@ -80,10 +83,20 @@ class Figure:
 
     def _repr_html_(self) -> str:
         data = base64.b64encode(self.png).decode()
-        return f'<img src="data:image/png;base64,{data}" alt="{escape(self.alt, quote=True)}" style="max-width:100%">'
+        width = f' width="{self.width}"' if self.width else ""
+        return f'<img src="data:image/png;base64,{data}" alt="{escape(self.alt, quote=True)}"{width} style="max-width:100%">'
 
     def __repr__(self) -> str:
         return f"Figure: {self.alt}"
+
+
+def _with_a_palette(picture: io.BytesIO) -> bytes:
+    """A drawing of few colours as a PNG of a third of the size."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.open(picture).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(out, format="PNG", optimize=True)
+    return out.getvalue()
 
 
 @overload
@@ -99,7 +112,7 @@ def _new(
 def _new(width: float = 6.4, height: float = 3.6, **grid: Any) -> tuple[Canvas, Any]:
     import matplotlib
 
-    # Not through pyplot's interactive backend: the figure shows itself once, with its alt text.
+    # Not through pyplot's interactive backend, so that the figure is shown once, with its alt text.
     from matplotlib.figure import Figure as Canvas
 
     with matplotlib.rc_context(STYLE):
@@ -113,7 +126,7 @@ def learning_curve(histories: Mapping[str, _Run], title: str = "Loss while train
     import matplotlib
     import numpy as np
 
-    words = []
+    descriptions = []
     with matplotlib.rc_context(STYLE):
         figure, axes = _new()
         for i, (name, history) in enumerate(histories.items()):
@@ -123,15 +136,15 @@ def learning_curve(histories: Mapping[str, _Run], title: str = "Loss while train
             mean = np.convolve(losses, np.ones(window) / window, mode="valid")
             axes.plot(history.steps, losses, color=colour, alpha=0.25, lw=1)
             axes.plot(history.steps[window - 1 :], mean, color=colour, ls=DASHES[i % 4], label=f"{name}: training")
-            words.append(f"{name}: training loss from {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps")
+            descriptions.append(f"{name}: training loss from {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps")
             if history.validation_losses:
                 steps, values = history.validation_steps, history.validation_losses
                 axes.plot(steps, values, color=colour, marker=MARKERS[i % 7], ls="", label=f"{name}: validation")
-                words.append(f"validation loss from {values[0]:.2f} to {values[-1]:.2f}, lowest {min(values):.2f}")
+                descriptions.append(f"validation loss from {values[0]:.2f} to {values[-1]:.2f}, lowest {min(values):.2f}")
         axes.set(xlabel="step", ylabel="loss (nats per scored token)", title=title)
         axes.set_ylim(bottom=0)
         axes.legend()
-        return Figure(figure, f"Line chart, {title}. " + "; ".join(words) + ".")
+        return Figure(figure, f"Line chart, {title}. " + "; ".join(descriptions) + ".")
 
 
 def intervals(scores: Mapping[str, Mapping[str, _Interval]], title: str, xlabel: str = "share, %") -> Figure:
@@ -139,20 +152,20 @@ def intervals(scores: Mapping[str, Mapping[str, _Interval]], title: str, xlabel:
     import matplotlib
 
     measures = list(next(iter(scores.values())))
-    words = []
+    descriptions = []
     with matplotlib.rc_context(STYLE):
         figure, axes = _new(6.4, 0.9 + 0.45 * len(measures) * max(1, len(scores) / 2))
         for i, (group, values) in enumerate(scores.items()):
-            at = [row + 0.22 * (i - (len(scores) - 1) / 2) for row in range(len(measures))]
+            positions = [row + 0.22 * (i - (len(scores) - 1) / 2) for row in range(len(measures))]
             points = [100 * values[m].value for m in measures]
             errors = [[100 * (values[m].value - values[m].low) for m in measures],
                       [100 * (values[m].high - values[m].value) for m in measures]]  # fmt: skip
-            axes.errorbar(points, at, xerr=errors, fmt=MARKERS[i % 7], color=COLOURS[i % 7], capsize=3, label=group)
-            words += [f"{group}, {m}: {values[m]}" for m in measures]
+            axes.errorbar(points, positions, xerr=errors, fmt=MARKERS[i % 7], color=COLOURS[i % 7], capsize=3, label=group)
+            descriptions += [f"{group}, {m}: {values[m]}" for m in measures]
         axes.set_yticks(range(len(measures)), measures)
         axes.set(xlabel=xlabel, title=title, xlim=(-3, 103), ylim=(len(measures) - 0.5, -0.5))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=len(scores))
-        return Figure(figure, f"Point chart with 95 % intervals, {title}. " + "; ".join(words) + ".")
+        return Figure(figure, f"Point chart with 95 % intervals, {title}. " + "; ".join(descriptions) + ".")
 
 
 def lines(
@@ -164,15 +177,15 @@ def lines(
     log_y: bool = False,
     marks: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Lines with markers: name → (x values, y values); `marks`: named vertical lines; with `log_y` both axes are decades."""
+    """Lines with markers: name → (x values, y values); `marks`: named vertical lines; with `log_y` both axes are log10."""
     import matplotlib
 
-    words = []
+    descriptions = []
     with matplotlib.rc_context(STYLE):
         figure, axes = _new()
         for i, (name, (x, y)) in enumerate(series.items()):
             axes.plot(x, y, color=COLOURS[i % 7], ls=DASHES[i % 4], marker=MARKERS[i % 7], label=name)
-            words.append(f"{name}: " + ", ".join(f"{a:g} → {b:.3g}" for a, b in zip(x, y)))
+            descriptions.append(f"{name}: " + ", ".join(f"{a:g} → {b:.3g}" for a, b in zip(x, y)))
         if log_y:
             axes.set(xscale="log", yscale="log")
         elif log_x:
@@ -180,15 +193,15 @@ def lines(
             ticks = sorted({a for x, _ in series.values() for a in x})
             axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
             axes.minorticks_off()
-        for i, (name, place) in enumerate((marks or {}).items()):
-            axes.axvline(place, color="black", ls=DASHES[(i + 1) % 4], lw=1, label=f"{name}: {_number(place)}")
-            words.append(f"line at {_number(place)}: {name}")
+        for i, (name, position) in enumerate((marks or {}).items()):
+            axes.axvline(position, color="black", ls=DASHES[(i + 1) % 4], lw=1, label=f"{name}: {_number(position)}")
+            descriptions.append(f"line at {_number(position)}: {name}")
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-        if marks:  # so many entries would lie on the lines
+        if marks:  # inside the axes so many entries would cover the lines
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
         elif len(series) > 1:
             axes.legend()
-        return Figure(figure, f"Line chart, {title}; {xlabel} against {ylabel}. " + "; ".join(words) + ".")
+        return Figure(figure, f"Line chart, {title}; {xlabel} against {ylabel}. " + "; ".join(descriptions) + ".")
 
 
 def points(
@@ -201,22 +214,22 @@ def points(
     """Points without lines: name → (x values, y values)."""
     import matplotlib
 
-    words = []
+    descriptions = []
     with matplotlib.rc_context(STYLE):
         figure, axes = _new()
         for i, (name, (x, y)) in enumerate(series.items()):
             axes.plot(x, y, color=COLOURS[i % 7], ls="", marker=MARKERS[i % 7], ms=5, alpha=0.8, label=name)
-            words.append(f"{name}: {len(y)} points from {min(y):.3g} to {max(y):.3g}")
+            descriptions.append(f"{name}: {len(y)} points from {min(y):.3g} to {max(y):.3g}")
         if log_x:
             axes.set_xscale("log")
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
         if len(series) > 1:
             axes.legend()
-        return Figure(figure, f"Points, {title}; {xlabel} against {ylabel}. " + "; ".join(words) + ".")
+        return Figure(figure, f"Points, {title}; {xlabel} against {ylabel}. " + "; ".join(descriptions) + ".")
 
 
 def bars(values: Mapping[str, float], title: str, xlabel: str, limits: Mapping[str, float] | None = None) -> Figure:
-    """Horizontal bars: name → value, with optional named vertical lines (a card's memory, say)."""
+    """Horizontal bars: name → value, with optional named vertical lines (such as a GPU's memory)."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -231,49 +244,51 @@ def bars(values: Mapping[str, float], title: str, xlabel: str, limits: Mapping[s
         axes.margins(x=0.12)
         if limits:
             axes.legend(loc="lower right")
-        words = "; ".join(f"{name}: {_number(value)}" for name, value in values.items())
-        against = "; ".join(f"{name} at {value:g}" for name, value in (limits or {}).items())
-        return Figure(figure, f"Bar chart, {title} ({xlabel}). {words}." + (f" Lines: {against}." if against else ""))
+        description = "; ".join(f"{name}: {_number(value)}" for name, value in values.items())
+        line_labels = "; ".join(f"{name} at {value:g}" for name, value in (limits or {}).items())
+        return Figure(
+            figure, f"Bar chart, {title} ({xlabel}). {description}." + (f" Lines: {line_labels}." if line_labels else "")
+        )
 
 
 def ranges(
     values: Mapping[str, Sequence[float | None]], middle: float, title: str, xlabel: str, never: str = "never"
 ) -> Figure:
-    """How far a result moves, widest first, on a log axis.
+    """How far a result moves when one input varies, widest range first, on a log axis.
 
     Args:
-        values: name, where both ends are told → the results from the first end to the last; None is drawn as `never`.
-        middle: the result with nothing moved.
+        values: label, which should name both ends → results from the first end to the last; None is drawn as `never`.
+        middle: the result with all inputs unchanged.
         title, xlabel: what is shown, and its unit.
-        never: what a None is called.
+        never: label for None.
     """
     import math
 
     import matplotlib
 
-    known = [value for row in values.values() for value in row if value]
-    edge, floor = 3 * max([*known, middle]), min([*known, middle]) / 3
+    finite = [value for row in values.values() for value in row if value]
+    edge, floor = 3 * max([*finite, middle]), min([*finite, middle]) / 3
     drawn = {name: [edge if v is None else max(v, floor) for v in row] for name, row in values.items()}
-    told = lambda value: never if value is None else _number(value)  # noqa: E731
+    as_text = lambda value: never if value is None else _number(value)  # noqa: E731
     names = sorted(values, key=lambda name: -math.log(max(drawn[name]) / min(drawn[name])))
-    words = []
+    descriptions = []
     with matplotlib.rc_context(STYLE):
         figure, axes = _new(7.2, 1.2 + 0.36 * len(names))
         for row, name in enumerate(names):
-            at, ends = drawn[name], (values[name][0], values[name][-1])
-            low, high = min(at), max(at)
+            drawn_values, ends = drawn[name], (values[name][0], values[name][-1])
+            low, high = min(drawn_values), max(drawn_values)
             axes.plot([low, high], [row, row], color=COLOURS[0], lw=7, alpha=0.35, solid_capstyle="butt")
             first, second = ("at the first end", "at the last end") if row == 0 else (None, None)
-            axes.plot(at[:1], [row], color=COLOURS[0], marker="o", ls="", label=first)
-            axes.plot(at[-1:], [row], color=COLOURS[1], marker="s", ls="", label=second)
-            words.append(f"{name}: {told(ends[0])} to {told(ends[1])}")
-            least, most = (values[name][at.index(x)] for x in (low, high))
-            between = [told(v) for v in (least, most) if v not in ends]
+            axes.plot(drawn_values[:1], [row], color=COLOURS[0], marker="o", ls="", label=first)
+            axes.plot(drawn_values[-1:], [row], color=COLOURS[1], marker="s", ls="", label=second)
+            descriptions.append(f"{name}: {as_text(ends[0])} to {as_text(ends[1])}")
+            lowest_value, highest_value = (values[name][drawn_values.index(x)] for x in (low, high))
+            between = [as_text(v) for v in (lowest_value, highest_value) if v not in ends]
             if between:
-                words[-1] += f", between them {' and '.join(between)}"
-            for x, value, side in ((low, least, -1), (high, most, 1)):
+                descriptions[-1] += f", between them {' and '.join(between)}"
+            for x, value, side in ((low, lowest_value, -1), (high, highest_value, 1)):
                 axes.annotate(
-                    told(value), (x, row), xytext=(6 * side, 0), textcoords="offset points", va="center",
+                    as_text(value), (x, row), xytext=(6 * side, 0), textcoords="offset points", va="center",
                     ha="right" if side < 0 else "left", size=8,
                 )  # fmt: skip
         axes.axvline(middle, color="black", ls="--", lw=1, label=f"nothing moved: {_number(middle)}")
@@ -283,26 +298,26 @@ def ranges(
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set(xlabel=xlabel, title=title)
-        return Figure(figure, f"Range chart, {title} ({xlabel}). Middle {_number(middle)}. " + "; ".join(words) + ".")
+        return Figure(figure, f"Range chart, {title} ({xlabel}). Middle {_number(middle)}. " + "; ".join(descriptions) + ".")
 
 
 def scorecard(
     systems: Mapping[str, Mapping[str, _Interval | float | None]], title: str, units: Mapping[str, str], columns: int = 5
 ) -> Figure:
-    """Several systems on several measures at once: a row each, a panel for each measure.
+    """Several systems on several measures: a row for each system, a panel for each measure.
 
     Args:
         systems: system → measure → an `evaluation.Score` (drawn in percent with its interval), a number (drawn as a bar), or
-            None where there is nothing to measure.
-        title: of the whole.
-        units: measure → unit; its order is that of the panels.
-        columns: panels side by side before the next row of them.
+            None if there is nothing to measure.
+        title: title of the whole figure.
+        units: measure → unit, in the order of the panels.
+        columns: number of panels in a row.
     """
     import math
 
     import matplotlib
 
-    names, words = list(systems), []
+    names, descriptions = list(systems), []
     across, down = min(columns, len(units)), math.ceil(len(units) / columns)
     with matplotlib.rc_context(STYLE | {"axes.titlelocation": "center"}):
         figure, grid = _new(
@@ -315,18 +330,18 @@ def scorecard(
                 colour = COLOURS[row % 7]
                 if value is None:
                     axes.annotate("–", (0, row), xytext=(3, 0), textcoords="offset points", va="center", size=8)
-                    words.append(f"{name}, {measure}: none")
+                    descriptions.append(f"{name}, {measure}: none")
                 elif isinstance(value, _Interval):
                     error = [[100 * (value.value - value.low)], [100 * (value.high - value.value)]]
                     axes.errorbar([100 * value.value], [row], xerr=error, fmt=MARKERS[row % 7], color=colour, capsize=3)
-                    words.append(f"{name}, {measure}: {value}")
+                    descriptions.append(f"{name}, {measure}: {value}")
                 else:
                     axes.barh([row], [value], color=colour, height=0.55)
                     axes.annotate(
                         _number(value), (value, row), xytext=(3, 0), textcoords="offset points", va="center", size=8
                     )
                     axes.margins(x=0.35)
-                    words.append(f"{name}, {measure}: {_number(value)} {unit}")
+                    descriptions.append(f"{name}, {measure}: {_number(value)} {unit}")
             if any(isinstance(value, _Interval) for value in values):
                 axes.set_xlim(-5, 105)
             axes.set(title=measure, xlabel=unit)
@@ -337,23 +352,23 @@ def scorecard(
         panels[0].set_ylim(len(names) - 0.5, -0.5)
         figure.suptitle(title, x=0.02, ha="left", y=1.02)
         figure.tight_layout()
-        return Figure(figure, f"Panels of points with 95 % intervals and bars, {title}. " + "; ".join(words) + ".")
+        return Figure(figure, f"Panels of points with 95 % intervals and bars, {title}. " + "; ".join(descriptions) + ".")
 
 
 def _number(value: float) -> str:
-    """Three digits, or all of them before the point."""
+    """Format a number with three significant digits, or all digits before the decimal point."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def stacked_bars(
     values: Mapping[str, Mapping[str, float]], title: str, xlabel: str, limits: Mapping[str, float] | None = None
 ) -> Figure:
-    """Horizontal bars of parts: name → part → value, with optional named vertical lines (a card's memory, say).
+    """Stacked horizontal bars: name → part → value, with optional named vertical lines (such as a GPU's memory).
 
     Args:
-        values: every bar has the same parts in the same order.
+        values: name → part → value; every bar has the same parts in the same order.
         title, xlabel: what is shown, and its unit.
-        limits: name → value. The axis ends where it shows all of them and a bar's end, up to three times the highest limit.
+        limits: name → value. The axis shows all limits and the ends of the bars, up to three times the highest limit.
     """
     import matplotlib
 
@@ -361,24 +376,24 @@ def stacked_bars(
     names, totals = list(values), {name: sum(bar.values()) for name, bar in values.items()}
     with matplotlib.rc_context(STYLE):
         figure, axes = _new(7.2, 1.7 + 0.42 * len(values))
-        left = dict.fromkeys(names, 0.0)
+        bar_starts = dict.fromkeys(names, 0.0)
         for i, part in enumerate(parts):
             sizes = [values[name][part] for name in names]
             hatch = ("", "//", "..", "\\\\", "xx", "--", "++", "oo")[i % 8]
             axes.barh(
-                names, sizes, left=[left[n] for n in names], color=COLOURS[i % 6], hatch=hatch, edgecolor="white", lw=0.4,
-                height=0.6, label=part,
+                names, sizes, left=[bar_starts[n] for n in names], color=COLOURS[i % 6], hatch=hatch, edgecolor="white",
+                lw=0.4, height=0.6, label=part,
             )  # fmt: skip
-            left = {name: left[name] + values[name][part] for name in names}
+            bar_starts = {name: bar_starts[name] + values[name][part] for name in names}
         end = 1.18 * max([*totals.values(), *(limits or {}).values()])
         if limits:
             end = min(end, 3 * max(limits.values()))
         for row, name in enumerate(names):
-            cut = totals[name] > 0.86 * end
+            inside = totals[name] > 0.86 * end
             text = f"{totals[name]:,.3g}" + (" →" if totals[name] > end else "")
             axes.text(
-                0.985 * end if cut else totals[name] + 0.01 * end, row, text,
-                ha="right" if cut else "left", va="center", bbox={"fc": "white", "ec": "none", "pad": 1.5, "alpha": 0.85},
+                0.985 * end if inside else totals[name] + 0.01 * end, row, text,
+                ha="right" if inside else "left", va="center", bbox={"fc": "white", "ec": "none", "pad": 1.5, "alpha": 0.85},
             )  # fmt: skip
         for i, (name, value) in enumerate((limits or {}).items()):
             axes.axvline(value, color="black", ls=DASHES[(i + 1) % 4], lw=1.6)
@@ -386,18 +401,19 @@ def stacked_bars(
         axes.set(xlabel=xlabel, xlim=(0, end), ylim=(len(names) - 0.5, -0.65))
         axes.set_title(title, pad=18)
         axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.3 if len(values) < 3 else -0.22), ncols=4, fontsize=9)
-        words = "; ".join(
+        description = "; ".join(
             f"{name}: {totals[name]:,.3g}, of it " + ", ".join(f"{part} {size:.3g}" for part, size in bar.items() if size)
             for name, bar in values.items()
         )
-        against = "; ".join(f"{name} at {value:g}" for name, value in (limits or {}).items())
+        line_labels = "; ".join(f"{name} at {value:g}" for name, value in (limits or {}).items())
         return Figure(
-            figure, f"Stacked bar chart, {title} ({xlabel}). {words}." + (f" Lines: {against}." if against else "")
+            figure,
+            f"Stacked bar chart, {title} ({xlabel}). {description}." + (f" Lines: {line_labels}." if line_labels else ""),
         )
 
 
 def histogram(values: Sequence[float], title: str, xlabel: str, marks: Sequence[float] = (), bins: int = 120) -> Figure:
-    """How often values occur, with optional vertical lines at `marks`."""
+    """Distribution of values, with optional vertical lines at `marks`."""
     import matplotlib
     import numpy as np
 
@@ -409,13 +425,15 @@ def histogram(values: Sequence[float], title: str, xlabel: str, marks: Sequence[
             axes.axvline(mark, color=COLOURS[1], lw=1.2)
         axes.set(xlabel=xlabel, ylabel="density", title=title)
         half = np.quantile(np.abs(numbers), 0.5)
-        words = f"{len(numbers):,} values from {numbers.min():.3g} to {numbers.max():.3g}, half of them within ±{half:.3g}"
+        description = (
+            f"{len(numbers):,} values from {numbers.min():.3g} to {numbers.max():.3g}, half of them within ±{half:.3g}"
+        )
         lines = f" Lines at {', '.join(f'{mark:.3g}' for mark in marks)}." if len(marks) else ""
-        return Figure(figure, f"Histogram, {title}; {xlabel}. {words}.{lines}")
+        return Figure(figure, f"Histogram, {title}; {xlabel}. {description}.{lines}")
 
 
 def histograms(sets: Mapping[str, Sequence[float]], title: str, xlabel: str, bins: int = 30) -> Figure:
-    """Several sets of values as outlines over one axis, each as shares of its own number; the top hundredth is cut off."""
+    """Outlines of several distributions on one axis, each as shares of its own count; the top hundredth is clipped."""
     import matplotlib
     import numpy as np
 
@@ -431,11 +449,11 @@ def histograms(sets: Mapping[str, Sequence[float]], title: str, xlabel: str, bin
             )
         axes.set(xlabel=xlabel, ylabel="share, %", title=title)
         axes.legend()
-        words = "; ".join(
+        description = "; ".join(
             f"{name}: {len(numbers):,} values, median {np.median(numbers):.3g}, 90 % at most {np.quantile(numbers, 0.9):.3g}"
             for name, numbers in values.items()
         )
-        return Figure(figure, f"Histograms, {title}; {xlabel}. {words}.")
+        return Figure(figure, f"Histograms, {title}; {xlabel}. {description}.")
 
 
 def lora_diagram() -> Figure:
@@ -452,9 +470,9 @@ def lora_diagram() -> Figure:
 
         axes.add_patch(FancyBboxPatch((2.4, 3.5), 3.2, 1.9, fc=frozen, ec=COLOURS[0], hatch="..", **box))
         label: dict[str, Any] = {"ha": "center", "va": "center"}
-        plate = {"boxstyle": "round,pad=0.25", "fc": frozen, "ec": "none"}
-        axes.text(4.0, 4.62, "W₀  (d_out × d_in)", weight="bold", bbox=plate, **label)
-        axes.text(4.0, 4.02, "frozen", bbox=plate, color=COLOURS[0], **label)
+        label_box = {"boxstyle": "round,pad=0.25", "fc": frozen, "ec": "none"}
+        axes.text(4.0, 4.62, "W₀  (d_out × d_in)", weight="bold", bbox=label_box, **label)
+        axes.text(4.0, 4.02, "frozen", bbox=label_box, color=COLOURS[0], **label)
 
         axes.add_patch(Polygon([(2.4, 0.6), (2.4, 2.5), (3.8, 1.9), (3.8, 1.2)], fc=trained, ec=COLOURS[1], lw=1.4))
         axes.text(3.05, 1.7, "A", weight="bold", **label)
@@ -493,7 +511,7 @@ def lora_diagram() -> Figure:
 
 
 def alignment_diagram() -> Figure:
-    """Diagram 2: three roads from a base model to an aligned one: RLHF in three stages, DPO in one, ORPO without SFT."""
+    """Diagram 2: three ways from a base model to an aligned one: RLHF in three stages, DPO in one, ORPO without SFT."""
     import matplotlib
     from matplotlib.patches import FancyBboxPatch
 
@@ -509,8 +527,8 @@ def alignment_diagram() -> Figure:
                 (x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.12", fc=fills[kind], ec=edges[kind], lw=1.4,
                 ls="--" if kind == "data" else "-", hatch=".." if kind == "frozen" else "",
             ))  # fmt: skip
-            plate = {"boxstyle": "round,pad=0.15", "fc": fills[kind], "ec": "none"}
-            axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", size=9, bbox=plate)
+            label_box = {"boxstyle": "round,pad=0.15", "fc": fills[kind], "ec": "none"}
+            axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", size=9, bbox=label_box)
 
         def draw(
             start: tuple[float, float], end: tuple[float, float], label: str = "", curve: float = 0.0, above: float = 0.16

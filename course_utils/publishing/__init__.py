@@ -1,4 +1,4 @@
-"""From the one source of a lesson to the notebooks that people open, and running them."""
+"""Builds notebooks from the lessons' sources, and runs them."""
 
 from course_utils.publishing.builder import build, instructor_edition, is_stale, learner_edition
 from course_utils.publishing.runner import run

@@ -1,14 +1,16 @@
 """Builds the learner's and the instructor's edition of a section from its source.
 
-The source is a Python file in jupytext's percent format. Three things in it are written out by the builder:
+The source is a Python file in jupytext's percent format. The builder expands these placeholders in it:
 
 - `{{badges}}` in a Markdown cell: the buttons, from the repository's address in pyproject.toml;
 - `{{timing}}` in a Markdown cell: how long the section took, from the dated records of earlier builds;
+- `{{term:logits}}` or `{{term:logits|raw scores}}` in a Markdown cell, where a term is explained: the word, with its
+  definition from the glossary as a link's tip; and a line `{{words}}`: the table of the terms so marked;
 - a code cell `# INSTALL: extra, extra`: the cell that installs the course where it is missing;
 - a code cell `# EXERCISE: id`: the exercise's statement, its answer cell and its check cell.
 
-The learner's edition has stubs for solutions, is executed and carries outputs, and records the hash of what it was made
-from; the instructor's has the solutions and no outputs.
+The learner's edition has stubs instead of solutions, is executed, has outputs, and records the hash of its sources; the
+instructor's edition has the solutions and no outputs.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils import assets
+from course_utils import assets, glossary
 from course_utils.errors import CourseError
 from course_utils.exercises.definitions import Exercise, strip_solution
 from course_utils.exercises.registry import EXERCISES
@@ -56,13 +58,13 @@ if importlib.util.find_spec("course_utils") is None:
 
 
 def requirement(extras: str = "") -> str:
-    """What pip is asked to install where there is no checkout."""
-    wanted = f"[{extras}]" if extras else ""
-    return f"{assets.DISTRIBUTION}{wanted} @ git+{assets.repository_url()}"
+    """The requirement that pip installs if there is no checkout."""
+    extras_suffix = f"[{extras}]" if extras else ""
+    return f"{assets.DISTRIBUTION}{extras_suffix} @ git+{assets.repository_url()}"
 
 
 def badges(name: str) -> str:
-    """Markdown of the buttons that open a section elsewhere."""
+    """Markdown of the buttons that open a section in Colab or Binder."""
     path = assets.repository_url().removeprefix("https://github.com/")
     return (
         f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
@@ -82,8 +84,9 @@ def instructor_edition(section: str, source: str | None = None) -> NotebookNode:
     notebook: NotebookNode = nbformat.v4.new_notebook()
     for cell in jupytext.reads(text, fmt="py:percent").cells:
         notebook.cells += _expand(cell, name)
+    _write_out_terms(notebook, name)
     _set_ids(notebook, name)
-    digest = _hash(notebook)  # before what changes with an address or a new record is filled in
+    digest = _hash(notebook)  # before filling in what depends on the address or on recorded times
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = cell.source.replace("{{badges}}", badges(name)).replace("{{timing}}", timing(name))
@@ -105,7 +108,7 @@ def learner_edition(section: str, source: str | None = None) -> NotebookNode:
 
 
 def is_stale(section: str, source: str | None = None) -> bool:
-    """Whether the learner's notebook was made from something else than the source and exercises as they are now."""
+    """Whether the learner's notebook was not built from the current source and exercises."""
     name = find(section).name
     try:
         recorded = json.loads(learner_file(name).read_text(encoding="utf-8"))["metadata"]["course"]["source_sha256"]
@@ -116,12 +119,12 @@ def is_stale(section: str, source: str | None = None) -> bool:
 
 
 def refresh(section: str, source: str | None = None) -> bool:
-    """Bring the stored learner's notebook up to date where only its text or its exercises have changed.
+    """Update the stored learner's notebook if only its text or its exercises have changed.
 
-    Other cells keep their outputs, which stay true. Exercise cells stand on their own, so they alone are executed again.
+    Other cells keep their outputs, which are still valid. Exercise cells are independent, so only they are executed again.
 
     Returns:
-        Whether that was enough; False if other code has changed, or nothing is stored: then all has to be executed.
+        Whether that was enough; False if other code has changed or no notebook is stored: then all cells must be executed.
     """
     import nbformat
 
@@ -130,34 +133,40 @@ def refresh(section: str, source: str | None = None) -> bool:
     name, file = find(section).name, learner_file(find(section).name)
     if not file.exists():
         return False
-    stored, made = nbformat.read(file, 4), learner_edition(section, source)
-    lesson = [[(c.source, c.metadata.get("tags")) for c in _code(n) if not _is_exercise(c)] for n in (stored, made)]
-    if lesson[0] != lesson[1]:
+    stored, refreshed = nbformat.read(file, 4), learner_edition(section, source)
+    other_cells = [
+        [(c.source, c.metadata.get("tags")) for c in _code_cells(n) if not _is_exercise(c)] for n in (stored, refreshed)
+    ]
+    if other_cells[0] != other_cells[1]:
         return False
-    kept = iter(c.outputs for c in _code(stored) if not _is_exercise(c))
-    before, after = ([c.source for c in _code(n) if _is_exercise(c)] for n in (stored, made))
-    if before == after:
-        marks = iter(c.outputs for c in _code(stored) if _is_exercise(c))
+    kept_outputs = iter(c.outputs for c in _code_cells(stored) if not _is_exercise(c))
+    old_exercises, new_exercises = ([c.source for c in _code_cells(n) if _is_exercise(c)] for n in (stored, refreshed))
+    if old_exercises == new_exercises:
+        exercise_outputs = iter(c.outputs for c in _code_cells(stored) if _is_exercise(c))
     else:
-        alone = nbformat.v4.new_notebook(metadata=made.metadata)
+        exercise_notebook = nbformat.v4.new_notebook(metadata=refreshed.metadata)
         imports = "import numpy as np\nimport torch\n\nfrom course_utils.exercises import check"
-        alone.cells = [nbformat.v4.new_code_cell(imports), *(c.copy() for c in _code(made) if _is_exercise(c))]
-        execute(alone)
-        _clean(alone)
-        marks = iter(c.outputs for c in alone.cells[1:])
-    for number, cell in enumerate(_code(made), 1):
-        cell.outputs, cell.execution_count = next(marks if _is_exercise(cell) else kept), number
+        exercise_notebook.cells = [
+            nbformat.v4.new_code_cell(imports),
+            *(c.copy() for c in _code_cells(refreshed) if _is_exercise(c)),
+        ]
+        execute(exercise_notebook)
+        _clean(exercise_notebook)
+        exercise_outputs = iter(c.outputs for c in exercise_notebook.cells[1:])
+    for number, cell in enumerate(_code_cells(refreshed), 1):
+        cell.outputs, cell.execution_count = next(exercise_outputs if _is_exercise(cell) else kept_outputs), number
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = number
-    made.metadata["course"] = {**stored.metadata["course"], **made.metadata["course"]}
-    made.metadata["language_info"] = stored.metadata["language_info"]  # the kernel's own, else every refresh would change it
-    write(made, learner_file(name))
-    _retell_overview()
+    refreshed.metadata["course"] = {**stored.metadata["course"], **refreshed.metadata["course"]}
+    # As the kernel wrote it; otherwise every refresh would change it.
+    refreshed.metadata["language_info"] = stored.metadata["language_info"]
+    write(refreshed, learner_file(name))
+    _refresh_overview()
     return True
 
 
-def _code(notebook: NotebookNode) -> list[NotebookNode]:
+def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
@@ -166,9 +175,9 @@ def _is_exercise(cell: NotebookNode) -> bool:
 
 
 def build(section: str, report: Callable[[str], object] = print) -> Path:
-    """Build both editions of a section; execute the learner's, check it, and put it in place.
+    """Build both editions of a section; execute the learner's, check it, and store it.
 
-    A stale notebook of which only text or exercises have changed is not executed again as a whole (`refresh`).
+    If only text or exercises have changed, a stale notebook is not executed completely (`refresh`).
 
     Raises:
         CourseError: a cell failed, wrote to stderr, or the result is too large.
@@ -198,21 +207,21 @@ def build(section: str, report: Callable[[str], object] = print) -> Path:
         "versions": {package: version(package).split("+")[0] for package in packages},
     }
     write(notebook, learner_file(name))
-    _retell_overview()
-    took = f"{cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB"
-    report(f"{name}: learner's edition ran in {took}, in {learner_file(name)}")
+    _refresh_overview()
+    cost_text = f"{cost.seconds:.0f} s, peak {cost.peak_bytes / 1e6:.0f} MB"
+    report(f"{name}: learner's edition ran in {cost_text}, in {learner_file(name)}")
     return learner_file(name)
 
 
-def _retell_overview() -> None:
-    """Bring the stored output of lesson 01's overview up to date: it shows every lesson's exercises and recorded time."""
+def _refresh_overview() -> None:
+    """Update the stored output of lesson 01's overview, which shows every lesson's exercises and recorded time."""
     import nbformat
 
     file = learner_file(LESSONS["01"].name)
     if not file.exists():
         return
     notebook = nbformat.read(file, 4)
-    for cell in _code(notebook):
+    for cell in _code_cells(notebook):
         for output in cell.outputs:
             if "overview(" in cell.source and output.output_type == "execute_result":
                 table = overview(notebook.metadata["course"].get("tier", "cpu"))
@@ -221,7 +230,7 @@ def _retell_overview() -> None:
 
 
 def write(notebook: NotebookNode, file: Path) -> None:
-    """Write a notebook beside its place and rename it there, so that no half notebook is ever seen."""
+    """Write a notebook to a temporary file and rename it, so that an incomplete notebook is never visible."""
     import nbformat
 
     nbformat.validate(notebook)
@@ -240,13 +249,13 @@ def _expand(cell: NotebookNode, name: str) -> list[NotebookNode]:
     metadata = {"tags": tags} if tags else {}
     if cell.cell_type == "markdown":
         return [new_markdown_cell(source, metadata=metadata)]
-    if install := re.fullmatch(r"#\s*INSTALL:\s*(.*)", source):
-        text = INSTALL.format(requirement=requirement(install[1].replace(" ", "")))
+    if install_match := re.fullmatch(r"#\s*INSTALL:\s*(.*)", source):
+        text = INSTALL.format(requirement=requirement(install_match[1].replace(" ", "")))
         return [new_code_cell(text.strip(), metadata={"tags": ["install"]})]
-    if exercise := re.fullmatch(r"#\s*EXERCISE:\s*([\w-]+)", source):
-        if exercise[1] not in EXERCISES:
-            raise CourseError(f"{name}: there is no exercise {exercise[1]!r}")
-        return _exercise_cells(EXERCISES[exercise[1]])
+    if exercise_match := re.fullmatch(r"#\s*EXERCISE:\s*([\w-]+)", source):
+        if exercise_match[1] not in EXERCISES:
+            raise CourseError(f"{name}: there is no exercise {exercise_match[1]!r}")
+        return _exercise_cells(EXERCISES[exercise_match[1]])
     return [new_code_cell(source, metadata=metadata)]
 
 
@@ -256,24 +265,35 @@ def _exercise_cells(exercise: Exercise) -> list[NotebookNode]:
     def grading(**values: Any) -> dict[str, Any]:  # nbgrader's schema 3, so that a hub can use the instructor's edition
         return {"nbgrader": {"schema_version": 3, "task": False, "locked": False, "points": 0, **values}}
 
-    head = f"### {exercise.title} ({exercise.worth})\n\n{exercise.statement}"
+    statement = f"### {exercise.title} ({exercise.worth})\n\n{exercise.statement}"
     answer = grading(grade_id=exercise.id, solution=True, grade=False)
     del answer["nbgrader"]["points"]
-    checking = grading(grade_id=f"{exercise.id}_check", solution=False, grade=True, locked=True, points=exercise.points)
+    check = grading(grade_id=f"{exercise.id}_check", solution=False, grade=True, locked=True, points=exercise.points)
     return [
-        new_markdown_cell(head),
+        new_markdown_cell(statement),
         new_code_cell(exercise.source(), metadata=answer),
-        new_code_cell(exercise.check_source(), metadata=checking),
+        new_code_cell(exercise.check_source(), metadata=check),
     ]
 
 
+def _write_out_terms(notebook: NotebookNode, name: str) -> None:
+    """Markers of terms → links with definitions. Before the hash is taken: a changed definition makes a notebook stale."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    try:
+        written = glossary.write_out(cell.source for cell in cells)
+    except CourseError as error:
+        raise CourseError(f"{name}: {error}") from error
+    for cell, source in zip(cells, written):
+        cell.source = source
+
+
 def _set_ids(notebook: NotebookNode, name: str) -> None:
-    """An id from the cell's own text: it stays when other cells come and go, and the diff stays small."""
-    seen: dict[str, int] = {}
+    """Derive each id from the cell's own text, so that it does not change with other cells and diffs stay small."""
+    counts: dict[str, int] = {}
     for cell in notebook.cells:
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:10]
-        seen[digest] = seen.get(digest, 0) + 1
-        cell["id"] = f"{name.split('_')[0]}-{digest}" + (f"-{seen[digest]}" if seen[digest] > 1 else "")
+        counts[digest] = counts.get(digest, 0) + 1
+        cell["id"] = f"{name.split('_')[0]}-{digest}" + (f"-{counts[digest]}" if counts[digest] > 1 else "")
 
 
 def _hash(notebook: NotebookNode) -> str:
@@ -282,7 +302,7 @@ def _hash(notebook: NotebookNode) -> str:
 
 
 def _clean(notebook: NotebookNode) -> None:
-    """Leave outputs that mean the same everywhere: no widget state, no timestamps, no word on stderr."""
+    """Remove what depends on a particular run (widget state, timestamps); output on stderr is an error."""
     notebook.metadata.pop("widgets", None)
     for number, cell in enumerate(notebook.cells):
         cell.metadata.pop("execution", None)

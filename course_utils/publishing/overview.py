@@ -1,4 +1,4 @@
-"""The six lessons at a glance, for the course's front door."""
+"""The six lessons at a glance, for the course's first page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from course_utils.publishing.times import recorded
 
 
 @dataclass(frozen=True)
-class Row:
-    """One lesson with its number of exercises, and the minutes of a recorded run on a tier (None: not recorded)."""
+class LessonRow:
+    """A lesson, its number of exercises, and the minutes of a recorded run on a tier (None if not recorded)."""
 
     lesson: Lesson
     minutes: float | None
@@ -24,7 +24,7 @@ class Row:
         return f"{self.lesson.name}.ipynb"
 
 
-class Overview(list[Row]):
+class Overview(list[LessonRow]):
     """Lessons as a table: HTML in a notebook, lines of text elsewhere."""
 
     def _repr_html_(self) -> str:
@@ -45,15 +45,15 @@ class Overview(list[Row]):
 
 
 def overview(tier: str = "cpu") -> Overview:
-    """All lessons, with the time that a recorded run took on a tier ("cpu", "t4" or "a100")."""
+    """All lessons, with the time of a recorded run on a tier ("cpu", "t4" or "a100")."""
     records = recorded()
     rows = []
     for lesson in LESSONS.values():
         record = records.get(lesson.name, {}).get(tier)
         count = sum(map(lesson.has, EXERCISES))
-        rows.append(Row(lesson, record and record["seconds"] / 60, count))
+        rows.append(LessonRow(lesson, record and record["seconds"] / 60, count))
     return Overview(rows)
 
 
-def _minutes(row: Row) -> str:
+def _minutes(row: LessonRow) -> str:
     return "not recorded" if row.minutes is None else f"{row.minutes:.1f} minutes"

@@ -1,4 +1,4 @@
-"""Runs a notebook from top to bottom in a fresh kernel, somewhere that is no checkout."""
+"""Runs a notebook from top to bottom in a fresh kernel, outside the checkout."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CELL_TIMEOUT = 1800
 
 @dataclass(frozen=True)
 class CellCost:
-    """What one code cell took.
+    """Time and memory of one code cell.
 
     Attributes:
-        index: its place among the notebook's cells.
+        index: the cell's index in the notebook.
         seconds: wall time.
-        peak_bytes: highest memory of the kernel and all that it started, together; 0 if it was too short to be sampled.
-        first_line: of its code that is no comment.
+        peak_bytes: peak memory of the kernel and all processes it started, together; 0 if the cell was too short to sample.
+        first_line: first line of its code that is not a comment.
     """
 
     index: int
@@ -38,13 +38,13 @@ class CellCost:
 
 @dataclass(frozen=True)
 class RunCost:
-    """What a whole notebook took.
+    """Time and memory of a whole notebook.
 
     Attributes:
         seconds: wall time.
-        peak_bytes: highest memory of the kernel and all that it started, together.
-        parts: what each process held at that moment, as (name, bytes), the largest first.
-        cells: each code cell's share, in order.
+        peak_bytes: peak memory of the kernel and all processes it started, together.
+        parts: memory of each process at the peak, as (name, bytes), the largest first.
+        cells: cost of each code cell, in order.
     """
 
     seconds: float
@@ -58,13 +58,13 @@ def execute(notebook: NotebookNode, on_cell: Callable[[CellCost], object] | None
 
     Args:
         notebook: a notebook node; its outputs are replaced.
-        on_cell: called with the cost of each code cell that has finished.
+        on_cell: called with the cost of each finished code cell.
 
     Returns:
-        What it took.
+        Time and memory of the run.
 
     Raises:
-        CourseError: a cell failed: which, and its error.
+        CourseError: a cell failed; the message has its number and its error.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
@@ -74,25 +74,25 @@ def execute(notebook: NotebookNode, on_cell: Callable[[CellCost], object] | None
             notebook,
             timeout=CELL_TIMEOUT,
             kernel_name="python3",
-            # ipykernel 7 warns that its lines on loopback are not encrypted, at every start
+            # ipykernel 7 warns at every start that its connections on loopback are not encrypted
             extra_arguments=["--IPKernelApp.log_level=40"],
             resources={"metadata": {"path": folder}},
             record_timing=False,
             coalesce_streams=True,
         )
         cells: list[CellCost] = []
-        last = time.perf_counter()
+        previous = time.perf_counter()
 
-        def finished(cell: NotebookNode, cell_index: int, execute_reply: object) -> None:
-            nonlocal last
-            now = time.perf_counter()
+        def on_executed(cell: NotebookNode, cell_index: int, execute_reply: object) -> None:
+            nonlocal previous
+            finished_at = time.perf_counter()
             lines = (line for line in cell.source.splitlines() if line.strip() and not line.startswith("#"))
-            cells.append(CellCost(cell_index, now - last, peak.lap(), next(lines, "")))
-            last = now
+            cells.append(CellCost(cell_index, finished_at - previous, peak.lap(), next(lines, "")))
+            previous = finished_at
             if on_cell:
                 on_cell(cells[-1])
 
-        client.on_cell_executed = finished
+        client.on_cell_executed = on_executed
         started = time.perf_counter()
         try:
             with ProcessesPeak(own=False) as peak:
@@ -109,10 +109,10 @@ def run(file: str | Path, report: Callable[[str], object] = print, costliest: in
     Args:
         file: the notebook.
         report: called with each line.
-        costliest: how many of the cells that took longest to list.
+        costliest: how many of the slowest cells to list.
 
     Raises:
-        CourseError: a cell failed, or an exercise's stub did.
+        CourseError: a cell failed, or the stub of an exercise.
     """
     import nbformat
 

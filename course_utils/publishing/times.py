@@ -1,4 +1,4 @@
-"""How long each lesson takes, from dated records of full runs."""
+"""How long each lesson takes, according to dated records of full runs."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ if TYPE_CHECKING:
 
     from course_utils.publishing.runner import RunCost
 
-PART_BYTES = 100e6  # a process that holds less is not named in a lesson's header
-BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; a little goes to Jupyter itself
+PART_BYTES = 100e6  # smaller processes are not named in a lesson's header
+BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself needs some
 
 
 def timing(name: str) -> str:
-    """Markdown: how long the section takes on each tier, from recorded runs."""
+    """Markdown table of how long the section takes on each tier, from recorded runs."""
     records = recorded()
     rows = []
     for tier, label in (("cpu", "CPU, two cores"), ("t4", "T4"), ("a100", "A100")):
         record = records.get(name, {}).get(tier)
         if record:
-            took, peak = f"{record['seconds'] / 60:.1f} minutes", f"{record['peak_mb'] / 1000:.1f} GB"
-            rows.append(f"| {label} | {took} | {peak} | {record['date']}, {record['machine']} |")
+            time_text, memory_text = f"{record['seconds'] / 60:.1f} minutes", f"{record['peak_mb'] / 1000:.1f} GB"
+            rows.append(f"| {label} | {time_text} | {memory_text} | {record['date']}, {record['machine']} |")
         else:
             rows.append(f"| {label} | not recorded yet | | |")
     table = "| Run all on | time | peak memory | recorded |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
     cpu = records.get(name, {}).get("cpu", {})
     if cpu.get("peak_mb", 0) > BINDER_MB:
-        table += f"\n\nBinder promises 1 GB and mostly gives 2: this lesson may not get through there.{_why_so_much(cpu)}"
+        table += f"\n\nBinder promises 1 GB and mostly gives 2: this lesson may not get through there.{_peak_text(cpu)}"
     return table
 
 
-# What a process of a lesson is called in its header, by what it runs.
-PROCESSES = {
+# Names of a lesson's processes in its header, by the module they run.
+PROCESS_NAMES = {
     "ipykernel_launcher": "this notebook",
     "course_utils.openai_server": "the server",
     "course_utils.openai_server.worker": "the process that trains",
 }
 
 
-def _why_so_much(record: dict[str, Any]) -> str:
-    """Where in the lesson the peak was, and which processes held how much of it."""
+def _peak_text(record: dict[str, Any]) -> str:
+    """Where in the lesson the memory peak was, and how much each process held."""
     if not record.get("peak_at"):
         return ""
-    parts = [f"{PROCESSES.get(name, name)} {mb / 1000:.1f} GB" for name, mb in record["peak_parts"].items()]
-    most = f" Most is needed in “{record['peak_at']}”"
-    return f"{most}, by {', '.join(parts[:-1])} and {parts[-1]}." if len(parts) > 1 else f"{most}."
+    parts = [f"{PROCESS_NAMES.get(name, name)} {mb / 1000:.1f} GB" for name, mb in record["peak_parts"].items()]
+    text = f" Most is needed in “{record['peak_at']}”"
+    return f"{text}, by {', '.join(parts[:-1])} and {parts[-1]}." if len(parts) > 1 else f"{text}."
 
 
 def times_file() -> Path:
-    """Dated records of full runs, written by `course build`."""
+    """File with dated records of full runs, written by `course build`."""
     return assets.root() / "benchmarks" / "records" / "notebook-times.json"
 
 
 def recorded() -> dict[str, Any]:
-    """Name of a lesson → tier → record of its last full run."""
+    """The records: name of a lesson → tier → record of its last full run."""
     records: dict[str, Any] = json.loads(times_file().read_text(encoding="utf-8")) if times_file().exists() else {}
     return records
 
 
 def record_cost(name: str, notebook: NotebookNode, cost: RunCost) -> None:
-    """Note what a full run took, with date and machine."""
+    """Record time and memory of a full run, with date and machine."""
     from datetime import date
 
     from course_utils.hardware import detect
@@ -86,7 +86,7 @@ def record_cost(name: str, notebook: NotebookNode, cost: RunCost) -> None:
 
 
 def _section_of(notebook: NotebookNode, index: int) -> str:
-    """The last heading of the second level above a cell."""
+    """The last second-level heading above a cell."""
     texts = (cell.source for cell in notebook.cells[:index] if cell.cell_type == "markdown")
     headings = re.findall(r"^## (.+)$", "\n".join(texts), re.MULTILINE)
     return headings[-1] if headings else ""

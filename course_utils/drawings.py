@@ -1,0 +1,528 @@
+"""Ideas drawn, not data: a training step, LoRA, what fills the memory, merging, the label mask, when to stop.
+
+Each is laid out for a column of 390 CSS pixels and shown at most `SHOWN` wide: no letter is smaller than `SMALL`, what is
+trained has its method's colour, what is frozen is grey, and text is dark on light. Lengths are hundredths of an inch, from
+the upper left corner.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from course_utils import figures
+
+if TYPE_CHECKING:
+    from matplotlib.path import Path
+
+
+class MethodStyle(NamedTuple):
+    """How a method is drawn through the whole course: colour, marker and dash, each of which tells it apart."""
+
+    colour: str
+    marker: str
+    dash: str | tuple[float, tuple[float, ...]]
+
+
+# Okabe and Ito's colours; three more, for the methods of lesson 04, from Tol's muted scheme and black.
+METHOD_STYLE: dict[str, MethodStyle] = {
+    "base model": MethodStyle("#5b6770", "o", ":"),
+    "prompting": MethodStyle("#CC79A7", "v", (0, (1, 1))),
+    "RAG": MethodStyle("#E69F00", "D", (0, (5, 1))),
+    "full fine-tuning": MethodStyle("#D55E00", "s", "--"),
+    "LoRA": MethodStyle("#0072B2", "^", "-"),
+    "QLoRA": MethodStyle("#009E73", "P", "-."),
+    "DPO": MethodStyle("#56B4E9", "X", (0, (3, 1, 1, 1))),
+    "ORPO": MethodStyle("#882255", "p", (0, (8, 2))),
+    "KTO": MethodStyle("#999933", "h", (0, (3, 1, 1, 1, 1, 1))),
+    "PPO": MethodStyle("#000000", "*", (0, (8, 2, 1, 2))),
+}
+INK, PAPER = "#1b1f23", "#ffffff"
+FROZEN = METHOD_STYLE["base model"].colour
+WIDTH, DPI, SHOWN = 520, 150, 624  # hundredths of an inch; dots an inch; CSS pixels at most
+MARGIN = 12
+# What each trained parameter holds in the usual mixed precision, in bytes. What a frozen one holds in NF4, in bits: its
+# code, and its share of an 8-bit scale for each block of 64 and of a 32-bit scale for 256 of those.
+TRAINED = {
+    "weights: float32\nmaster copy": 4,
+    "gradients": 4,
+    "Adam: average\nof gradients": 4,
+    "Adam: average\nof squares": 4,
+}
+NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+SMALL, NORMAL, HEADING = 11.0, 12.0, 14.0  # points
+LINE = 1.3  # a line of text, in its own size
+HIGHEST = 430  # the highest stack of memory
+
+
+def tint(colour: str, strength: float = 0.25) -> str:
+    """A colour thinned with white, light enough to write on."""
+    parts = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(255 - strength * (255 - part)):02x}" for part in parts)
+
+
+class _Board:
+    """A sheet to draw on: y goes down; `figure` gives what has been drawn."""
+
+    def __init__(self, height: float, title: str) -> None:
+        import matplotlib
+        from matplotlib.figure import Figure as Canvas
+
+        with matplotlib.rc_context(figures.STYLE):
+            self.canvas = Canvas(figsize=(WIDTH / 100, height / 100), dpi=DPI)
+            self.axes = self.canvas.add_axes((0, 0, 1, 1))
+        self.axes.set_axis_off()
+        self.axes.set(xlim=(0, WIDTH), ylim=(height, 0))
+        self.text(MARGIN, 10, title, HEADING, ha="left", va="top", weight="bold")
+
+    def text(self, x: float, y: float, words: str, size: float = SMALL, **style: Any) -> float:
+        """Lines of words, their middle (or, with va="top", their top) at y; returns where they end."""
+        pitch = LINE * size * 100 / 72
+        lines = words.split("\n")
+        if style.pop("va", "center") == "center":
+            y -= pitch * len(lines) / 2
+        style = {"ha": "center", "color": INK, "family": "DejaVu Sans", "va": "baseline"} | style
+        for row, line in enumerate(lines):
+            # Capitals, 0.73 of the size, stand in the middle of their line.
+            self.axes.text(x, y + pitch * (row + 0.5) + 0.36 * size * 100 / 72, line, size=size, **style)
+        return y + pitch * len(lines)
+
+    def width(self, words: str, size: float = SMALL, **style: Any) -> float:
+        """How wide words would be."""
+        text = self.axes.text(0, 0, words, size=size, family="DejaVu Sans", **style)
+        extent = text.get_window_extent()
+        text.remove()
+        return extent.width / DPI * 100
+
+    def box(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        colour: str,
+        strength: float = 0.18,
+        corner: float = 6,
+        **style: Any,
+    ) -> None:
+        """A box with round corners, edged in the colour and filled with a tint of it."""
+        from matplotlib.patches import FancyBboxPatch
+
+        style = dict[str, Any](fc=tint(colour, strength), ec=colour, lw=1.4) | style
+        self.axes.add_patch(
+            FancyBboxPatch((x, y), width, height, boxstyle=f"round,pad=0,rounding_size={max(corner, 0.01)}", **style)
+        )
+
+    def arrow(self, *points: tuple[float, float], colour: str = INK, lw: float = 1.8, head: float = 8, **style: Any) -> None:
+        """An arrow along straight pieces with round corners."""
+        from matplotlib.patches import FancyArrowPatch
+
+        self.axes.add_patch(
+            FancyArrowPatch(
+                path=_rounded(points), arrowstyle="-|>,head_length=0.8,head_width=0.45", mutation_scale=head, color=colour,
+                lw=lw, joinstyle="miter", capstyle="butt", **style,
+            )
+        )  # fmt: skip
+
+    def arch(self, start: float, end: float, y: float, colour: str, high: float = 30) -> None:
+        """An arrow that rises from one place and comes down on another of the same height."""
+        from matplotlib.patches import FancyArrowPatch
+        from matplotlib.path import Path
+
+        path = Path([(start, y), (start, y - high), (end, y - high), (end, y)], [Path.MOVETO, *[Path.CURVE4] * 3])
+        head = "-|>,head_length=0.8,head_width=0.45"
+        self.axes.add_patch(FancyArrowPatch(path=path, arrowstyle=head, mutation_scale=7, color=colour, lw=1.5))
+
+    def line(self, *points: tuple[float, float], colour: str = INK, lw: float = 1.8, **style: Any) -> None:
+        """Straight pieces with round corners."""
+        from matplotlib.patches import PathPatch
+
+        self.axes.add_patch(PathPatch(_rounded(points), fc="none", ec=colour, lw=lw, capstyle="butt", **style))
+
+    def plus(self, x: float, y: float) -> None:
+        """Where two paths are added."""
+        self.axes.plot([x], [y], marker="o", ms=19, mfc=PAPER, mec=INK, mew=1.6)
+        self.axes.plot([x], [y], marker="+", ms=10, mec=INK, mew=2)
+
+    def step(self, x: float, y: float, number: int, colour: str) -> None:
+        """A step's number on a disc in the upper left of what begins at (x, y)."""
+        self.axes.plot([x + 20], [y + 20], marker="o", ms=18.5, mfc=PAPER, mec=colour, mew=1.4)
+        self.text(x + 20, y + 20, str(number), weight="bold")
+
+    def figure(self, alt: str) -> figures.Figure:
+        """What has been drawn."""
+        return figures.Figure(self.canvas, alt, width=SHOWN)
+
+
+def _rounded(points: Sequence[tuple[float, float]], radius: float = 8) -> Path:
+    """A path along the points which takes its corners in a curve."""
+    from matplotlib.path import Path
+
+    def towards(start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
+        far = math.dist(start, end)
+        share = min(radius, far / 2) / far
+        return (start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1]))
+
+    along, codes = [points[0]], [Path.MOVETO]
+    for before, corner, after in zip(points, points[1:], points[2:]):
+        along += [towards(corner, before), corner, towards(corner, after)]
+        codes += [Path.LINETO, Path.CURVE3, Path.CURVE3]
+    return Path([*along, points[-1]], [*codes, Path.LINETO])
+
+
+def training_step(probabilities: Mapping[str, float] | None = None, right: str = "blue") -> figures.Figure:
+    """One step of training, there and back: text, tokens, model, probabilities, loss; gradient, optimizer, new weights.
+
+    Args:
+        probabilities: next token → what the model gives it before the step; the drawing's own if None.
+        right: the token that comes next in the text.
+    """
+    probabilities = probabilities or {"clear": 0.4, "blue": 0.2, "falling": 0.1}
+    loss = -math.log(probabilities[right])
+    there, back = FROZEN, METHOD_STYLE["full fine-tuning"].colour
+    left, wide, right_left, right_wide = 12, 290, 340, 168
+    middle, at = left + wide / 2, right_left + right_wide / 2
+    first, second, third, fourth = 78, 202, 324, 482  # where the boxes begin
+    board = _Board(576, "One training step:\nguess, measure, adjust")
+
+    board.box(left, first, wide, 90, FROZEN, 0)
+    board.step(left, first, 1, there)
+    board.text(middle + 12, first + 21, "a text, cut into tokens")
+    chips, gap = ["The", "sky", "is"], 6
+    widths = [board.width(chip) + 18 for chip in chips]
+    last, then = board.width(right, weight="bold") + 20, board.width("next:")
+    x = middle - (sum(widths) + 3 * gap + 24 + then + last) / 2
+    for chip, width in zip(chips, widths):
+        board.box(x, first + 44, width, 32, FROZEN)
+        board.text(x + width / 2, first + 60, chip)
+        x += width + gap
+    board.text(x + 12, first + 60, "next:", ha="left")
+    x += 24 + then
+    board.box(x, first + 44, last, 32, back, 0, ls="--")
+    board.text(x + last / 2, first + 60, right, weight="bold")
+    board.arrow((middle, first + 92), (middle, second - 2), colour=there)
+
+    board.box(left, second, wide, 88, there)
+    board.step(left, second, 2, there)
+    board.text(middle, second + 30, "model", NORMAL, weight="bold")
+    board.text(middle, second + 58, "millions of numbers: weights")
+    board.arrow((middle, second + 90), (middle, third - 2), colour=there)
+
+    board.box(left, third, wide, 124, FROZEN, 0)
+    board.step(left, third, 3, there)
+    board.text(middle + 14, third + 20, "which token comes next?")
+    full = 66 / max(probabilities.values())  # the length of a bar for all of the probability
+    for row, (token, share) in enumerate(probabilities.items()):
+        y, bold = third + 48 + 28 * row, "bold" if token == right else "normal"
+        colour, strength = (back, 1) if token == right else (FROZEN, 0.4)
+        board.text(left + 72, y, token, ha="right", weight=bold)
+        board.box(left + 82, y - 9, full * share, 18, colour, strength, 0, lw=0)
+        end = left + 89 + full * share
+        board.text(end, y, f"{share:.0%}" + (" ← correct" if token == right else ""), ha="left", weight=bold)
+    board.arrow((middle, third + 126), (middle, fourth - 2), colour=there)
+
+    board.box(left, fourth, wide, 82, back)
+    board.step(left, fourth, 4, back)
+    board.text(middle + 10, fourth + 20, f"loss = −log {probabilities[right]:.2f} = {loss:.2f}", weight="bold")
+    board.text(middle, fourth + 55, "high when the correct token\nseemed unlikely")
+
+    board.arrow((left + wide + 2, fourth + 41), (at, fourth + 41), (at, third + 126), colour=back)
+    board.box(right_left, third, right_wide, 124, back)
+    board.step(right_left, third, 5, back)
+    board.text(at + 12, third + 21, "gradient", NORMAL, weight="bold")
+    board.text(at, third + 76, "for each weight:\nwhich way does\nthe loss fall?")
+    board.arrow((at, third - 2), (at, second + 90), colour=back)
+    board.box(right_left, second, right_wide, 88, back)
+    board.step(right_left, second, 6, back)
+    board.text(at + 14, second + 21, "optimizer", NORMAL, weight="bold")
+    board.text(at, second + 59, "moves each weight\na little that way")
+    board.arrow((right_left - 2, second + 44), (left + wide + 2, second + 44), colour=back)
+    board.arrow((at, second - 2), (at, first + 45), (left + wide + 2, first + 45))
+    board.text((left + wide + at) / 2, first + 28, "next text")
+    return board.figure(
+        f"""A loop: a text is cut into tokens, the model gives each possible next token a probability, and the loss, here
+        {loss:.2f}, says how unlikely the correct one seemed. A gradient leads back, the optimizer moves the weights a
+        little, and the next text follows."""
+    )
+
+
+def lora(d_out: int = 576, d_in: int = 1536, rank: int = 16, alpha: int = 32) -> figures.Figure:
+    """A linear layer with a LoRA adapter, its matrices to scale: one input, two paths, one sum.
+
+    Args:
+        d_out, d_in: numbers that leave and enter the layer.
+        rank: the adapter's rank r.
+        alpha: its α; what the adapter adds is scaled by α/r.
+    """
+    frozen, trained = d_out * d_in, rank * (d_out + d_in)
+    colour = METHOD_STYLE["LoRA"].colour
+    scale = min(240 / d_in, 150 / d_out)
+    wide, high, thin = scale * d_in, scale * d_out, max(1.2, scale * rank)
+    left, top = 92.0, 108.0
+    upper, lower = top + high / 2, top + high + 56 + high / 2
+    middle, below = (upper + lower) / 2, lower + high / 2
+    board = _Board(below + 152, "LoRA trains two thin matrices\nbeside a large frozen one")
+    names = [f"W₀, frozen: {d_out:,} × {d_in:,}", f"A, trained: {rank:,} × {d_in:,}"]
+    x_fork, x_b, x_plus = 68.0, left + max(wide + 34, board.width(names[1]) + 12), 436.0
+
+    board.text(left, top - 16, names[0], ha="left")
+    board.box(left, top, wide, high, FROZEN, 0.35, 0, ec="none", lw=0)
+    board.box(left, lower - thin / 2, wide, thin, colour, 1, 0, lw=0)
+    board.text(left, lower - 20, names[1], ha="left")
+    board.box(x_b, lower - high / 2, thin, high, colour, 1, 0, lw=0)
+    board.text(x_b + thin / 2, below + 16, f"B, trained: {d_out:,} × {rank:,}")
+    if wide > 180 and high > 40:
+        board.text(left + wide / 2, upper, f"{frozen:,} numbers")
+
+    board.text(MARGIN, middle - 16, "input", ha="left")
+    board.line((MARGIN, middle), (x_fork, middle))
+    board.arrow((x_fork, middle), (x_fork, upper), (left - 2, upper))
+    board.arrow((x_fork, middle), (x_fork, lower), (left - 2, lower))
+    board.arrow((left + wide + 2, upper), (x_plus, upper), (x_plus, middle - 15))
+    board.arrow((left + wide + 2, lower), (x_b - 2, lower))
+    board.arrow((x_b + thin + 2, lower), (x_plus, lower), (x_plus, middle + 15))
+    board.text((x_b + thin + x_plus) / 2, lower - 16, "× α/r")
+    board.plus(x_plus, middle)
+    board.arrow((x_plus + 14, middle), (WIDTH - MARGIN, middle))
+    board.text(WIDTH - MARGIN, middle - 18, "output", ha="right")
+
+    y = below + 46
+    y = board.text(MARGIN, y, f"Frozen: {d_out:,} × {d_in:,} = {frozen:,} numbers", ha="left", va="top")
+    words = f"Trained: {rank:,} × ({d_out:,} + {d_in:,}) = {trained:,}"
+    y = board.text(MARGIN, y + 2, words, ha="left", va="top", weight="bold")
+    words = f"That is {trained / frozen:.1%} of W₀’s numbers" + (", as the areas show." if thin == scale * rank else ".")
+    y = board.text(MARGIN, y + 2, words, ha="left", va="top")
+    words = f"r, the rank, is {rank:,}; α, for the scale, is {alpha:,}: α/r = {alpha / rank:g}."
+    board.text(MARGIN, y + 2, words, ha="left", va="top")
+    return board.figure(
+        f"""The input goes through a large frozen matrix W0 of {frozen:,} numbers, and beside it through two thin trained
+        matrices A and B. At rank {rank:,} these have {trained:,} numbers; their output is scaled by alpha/r and added."""
+    )
+
+
+class Part(NamedTuple):
+    """Something that fills memory: what it is, how many bytes for each of how many parameters, and whether it is trained."""
+
+    name: str
+    each: float
+    parameters: int
+    trained: bool
+
+    @property
+    def gb(self) -> float:
+        """Its size in units of 10⁹ bytes."""
+        return self.each * self.parameters / 1e9
+
+
+def memory_states(base: int, trainable: int, sixteen_bit: int) -> dict[str, list[Part]]:
+    """Method → what it keeps in memory, from the ground up; activations are not counted.
+
+    Args:
+        base: parameters of the base model.
+        trainable: parameters of the adapter.
+        sixteen_bit: how many of the base's parameters stay in 16 bits in QLoRA: embedding and output layer.
+    """
+    adapter = Part("adapter", sum(TRAINED.values()), trainable, True)
+    return {
+        "full fine-tuning": [Part(name, each, base, True) for name, each in TRAINED.items()],
+        "LoRA": [Part("frozen weights", 2, base, False), adapter],
+        "QLoRA": [
+            Part("frozen, 4-bit", NF4_BITS / 8, base - sixteen_bit, False),
+            Part("embeddings", 2, sixteen_bit, False),
+            adapter,
+        ],
+    }
+
+
+def memory_parts(
+    base: int = 6_738_415_616, trainable: int = 39_976_960, sixteen_bit: int = 2 * 32_000 * 4096, model: str = "Llama-2-7B"
+) -> figures.Figure:
+    """What fills the memory in full fine-tuning, LoRA and QLoRA, heights to scale; activations are not counted.
+
+    Args:
+        base: parameters of the base model.
+        trainable: parameters of the adapter; the default is rank 16 on all linear layers.
+        sixteen_bit: how many of the base's parameters stay in 16 bits in QLoRA: embedding and output layer.
+        model: its name.
+    """
+    states = memory_states(base, trainable, sixteen_bit)
+    total = {method: sum(part.gb for part in parts) for method, parts in states.items()}
+    ground, wide, gap = 568.0, 156.0, 14.0
+    scale = HIGHEST / max(total.values())
+    ratio = total["full fine-tuning"] / total["LoRA"]
+    board = _Board(ground + 54, f"Full fine-tuning takes {ratio:.0f} times\nthe memory of LoRA")
+    board.text(MARGIN, 74, f"{model}, activations not counted", ha="left")
+    ceiling = ground
+    for column, (method, parts) in enumerate(states.items()):
+        x, y, colour = MARGIN + column * (wide + gap), ground, METHOD_STYLE[method].colour
+        board.text(x + wide / 2, ground + 26, method.replace(" ", "\n"), weight="bold")
+        too_thin = []
+        for part in parts:
+            high = scale * part.gb
+            roomy = high > 44
+            fill = tint(colour, 0.3 if roomy else 1) if part.trained else tint(FROZEN, 0.35)
+            y -= high
+            board.box(x, y, wide, high, colour, 1, 0, fc=fill, ec=PAPER, lw=1 if high > 8 else 0)
+            if roomy:
+                board.text(x + wide / 2, y + high / 2, f"{part.name}\n{part.each:.2g} bytes each")
+            else:
+                too_thin.append((part, fill))
+        y -= 16
+        board.text(x + wide / 2, y, f"{total[method]:.1f} GB", NORMAL, weight="bold")
+        y -= 14
+        for part, fill in too_thin:
+            y -= 44
+            board.box(x, y + 5, 12, 12, colour, 1, 0, fc=fill, lw=0)
+            board.text(x + 20, y + 22, f"{part.name}\n{part.each:.2g} bytes each", ha="left")
+        ceiling = min(ceiling, y) if column else ground
+    top = ground - HIGHEST
+    if ceiling > top + 160:  # room above the small stacks
+        each, words = sum(TRAINED.values()), " + ".join(map(str, TRAINED.values()))
+        x = MARGIN + wide + gap
+        board.box(x, top, WIDTH - MARGIN - x, 152, FROZEN, 0)
+        y = board.text(
+            x + 14, top + 12, f"Each trained parameter takes\n{words} = {each} bytes.", ha="left", va="top", weight="bold"
+        )
+        words = (
+            f"LoRA trains only an adapter:\n{trainable / 1e6:,.0f} million parameters. The rest\n"
+            f"is frozen at 2 bytes, in QLoRA\nmost of it at {NF4_BITS / 8:.2g} bytes."
+        )
+        board.text(x + 14, y + 6, words, ha="left", va="top")
+    return board.figure(
+        f"""Memory of {model} as three stacks to scale: full fine-tuning {total["full fine-tuning"]:.1f} GB, LoRA
+        {total["LoRA"]:.1f} GB, QLoRA {total["QLoRA"]:.1f} GB. Full fine-tuning keeps {sum(TRAINED.values())} bytes for each
+        parameter; LoRA and QLoRA only for an adapter beside a frozen base."""
+    )
+
+
+def merging() -> figures.Figure:
+    """An adapter kept beside its base, and one merged into it; what each is good for."""
+    colour = METHOD_STYLE["LoRA"].colour
+    board = _Board(528, "Merging turns two paths into one")
+    top, end, wide = 64.0, 384.0, 240.0
+    for left, name in ((float(MARGIN), "kept apart"), (WIDTH - MARGIN - wide, "merged")):
+        board.box(left, top - 12, wide, end - top + 24, FROZEN, 0.06, lw=0)
+        board.text(left + wide / 2, top + 8, name, NORMAL, weight="bold")
+    left, right = MARGIN + wide / 2, WIDTH - MARGIN - wide / 2
+    begin, high, first = top + 52, 120.0, top + 92  # the input; the matrices
+
+    board.text(left, begin - 14, "input")
+    base, adapter = left - 46, left + 66
+    board.arrow((left, begin), (left, begin + 16), (base, begin + 16), (base, first - 2))
+    board.arrow((left, begin), (left, begin + 16), (adapter, begin + 16), (adapter, first - 2))
+    board.box(base - 60, first, 120, high, FROZEN, 0.35, 0)
+    board.text(base, first + high / 2, "W₀\nfrozen")
+    board.box(adapter - 40, first, 80, 44, colour, 0.25, 0)
+    board.text(adapter, first + 22, "A")
+    board.arrow((adapter, first + 46), (adapter, first + high - 46))
+    board.box(adapter - 40, first + high - 44, 80, 44, colour, 0.25, 0)
+    board.text(adapter, first + high - 22, "B")
+    plus = first + high + 56
+    board.arrow((base, first + high + 2), (base, plus), (left - 15, plus))
+    board.arrow((adapter, first + high + 2), (adapter, plus), (left + 15, plus))
+    board.text(adapter - 8, plus - 28, "× α/r", ha="right")
+    board.plus(left, plus)
+    board.arrow((left, plus + 14), (left, plus + 36))
+    board.text(left, plus + 48, "output")
+
+    board.text(right, begin - 14, "input")
+    board.arrow((right, begin), (right, first - 2))
+    board.box(right - 60, first, 120, high, FROZEN, 0.35, 0, ec=colour, lw=3)
+    board.text(right, first + high / 2, "W₀\n+\nα/r · B · A")
+    board.arrow((right, first + high + 2), (right, plus + 36))
+    board.text(right, plus + 48, "output")
+
+    for x, words in ((left, "Switch adapters:\none base, many tasks"), (right, "No added latency:\nas fast as the base")):
+        heading, line = words.split("\n")
+        board.text(x, end + 40, heading, weight="bold")
+        board.text(x, end + 64, line)
+    words = "W₀: a matrix of the base model.  A and B: its adapter.\nα/r: the adapter’s scale."
+    board.text(MARGIN, end + 88, words, ha="left", va="top")
+    return board.figure(
+        """Left, input goes through the frozen matrix W0 and beside it through the adapter A and B, so that adapters can be
+        switched. Right, one matrix W0 + alpha/r B A gives the same output by one path, without added latency."""
+    )
+
+
+def label_mask() -> figures.Figure:
+    """A conversation as tokens, each of which predicts the next; only the assistant's count towards the loss."""
+    colour = METHOD_STYLE["full fine-tuning"].colour
+    prompt = ("[system]", "Be", "brief", "[user]", "Capital", "of", "Peru", "?")
+    reply = ("[assistant]", "It", "is", "Lima", "[end]")
+    gap, high, first, second = 7.0, 34.0, 142.0, 278.0
+    board = _Board(426, "Only the assistant’s tokens\ncount towards the loss")
+    board.text(MARGIN, 82, "Arrows: each token predicts the next one.", ha="left")
+
+    places: list[tuple[float, float, bool]] = []  # middle, upper edge, whether it is learnt
+    for y, tokens in ((first, prompt), (second, reply)):
+        x, weights = float(MARGIN), ["bold" if token in reply[1:] else "normal" for token in tokens]
+        widths = [board.width(token, weight=weight) for token, weight in zip(tokens, weights)]
+        around = min(30, (WIDTH - 2 * MARGIN - gap * (len(tokens) - 1) - sum(widths)) / len(tokens))
+        for token, weight, bare in zip(tokens, weights, widths):
+            learnt, width = weight == "bold", bare + around
+            board.box(x, y, width, high, colour if learnt else FROZEN, 0.25 if learnt else 0.15)
+            board.text(x + width / 2, y + high / 2, token, weight=weight)
+            places.append((x + width / 2, y, learnt))
+            x += width + gap
+        end = x - gap
+    for (x, y, _), (to, there, learnt) in zip(places, places[1:]):
+        hue = colour if learnt else FROZEN
+        if y == there:
+            board.arch(x + 4, to - 4, y - 3, hue)
+        else:
+            turn = second - 46
+            board.arrow((x, y + high + 2), (x, turn), (to - 24, turn), (to - 24, there - 3), colour=hue, lw=1.5)
+    board.text(MARGIN, first + high + 20, "no loss: read, not learnt", ha="left")
+    begin, below = places[len(prompt) + 1][0] - 20, second + high + 10
+    board.line((begin, below), (begin, below + 8), (end, below + 8), (end, below), colour=colour)
+    board.text((begin + end) / 2, below + 24, "loss: learnt from", weight="bold")
+    board.text(places[len(prompt)][0], below + 24, "no loss")
+    words = "The marker [assistant] predicts the first word.\n[end] counts too: the model learns to stop."
+    board.text(MARGIN, below + 50, words, ha="left", va="top")
+    return board.figure(
+        """A conversation as a strip of tokens, each of which predicts the next one. The system's and the user's tokens are
+        grey and carry no loss; the assistant's tokens and the end token after them are coloured and carry the loss."""
+    )
+
+
+def validation_curve_idea() -> figures.Figure:
+    """A schematic: training loss goes on falling, validation loss turns up; the best checkpoint lies between."""
+    import numpy as np
+
+    colour = METHOD_STYLE["full fine-tuning"].colour
+    left, right, top, ground = 40.0, 500.0, 112.0, 376.0
+    board = _Board(460, "Keep the checkpoint where\nvalidation loss is lowest")
+    x = np.linspace(0, 1, 400)
+    training = 0.05 + 0.87 * np.exp(-4.5 * x)
+    validation = training + 0.06 + 0.55 * x**2
+    across = left + 8 + (right - left - 30) * x
+    upper, lower = (ground - (ground - top) * loss for loss in (validation, training))
+    best = int(np.argmin(validation))
+    stop = best + 100
+
+    board.text(WIDTH - MARGIN, top - 16, "schematic", ha="right", style="italic")
+    board.text(left + 12, top - 16, "loss", ha="left")
+    board.arrow((left, ground + 0.5), (left, top - 24), lw=1.4)
+    board.arrow((left, ground), (right + 8, ground), lw=1.4)
+    for begin, end, hue, words in (
+        (left, across[best], FROZEN, "still learning"),
+        (across[best], across[-1], colour, "overfitting"),
+    ):
+        board.box(begin + 1, ground + 8, end - begin - 2, 30, hue, 0.2, 0, lw=0)
+        board.text((begin + end) / 2, ground + 23, words)
+    board.text(right + 8, ground + 58, "training steps", ha="right")
+
+    board.line((across[best], upper[best]), (across[best], ground), lw=1.2, ls=":")
+    board.axes.plot(across, lower, color=FROZEN, lw=2.6, ls="--")
+    board.axes.plot(across, upper, color=colour, lw=2.6)
+    board.axes.plot([across[best]], [upper[best]], marker="*", ms=19, mfc=INK, mec=PAPER)
+    board.axes.plot([across[stop]], [upper[stop]], marker="s", ms=9, mfc=PAPER, mec=INK, mew=1.8)
+    board.text(across[-1], upper[-1] - 22, "validation loss", ha="right")
+    board.text(left + 12, ground - 34, "training loss", ha="left")
+    board.text(across[best], upper[best] - 46, "keep this\ncheckpoint", weight="bold")
+    board.text(across[stop], upper[stop] + 38, "stop: no better\nfor a while")
+    return board.figure(
+        """A schematic of two curves against training steps: training loss keeps falling, while validation loss falls and
+        then rises. The lowest point of validation loss is marked as the checkpoint to keep, a later one as where to stop."""
+    )

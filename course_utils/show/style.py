@@ -1,0 +1,46 @@
+"""Colours and boxes that all parts of a lesson share, as inline CSS: a notebook's output cannot count on a style sheet.
+
+Each pair of text and background has a contrast of at least 4.5:1 (`tests/show/test_style.py` computes it). The background
+is always given with the text, so that a dark theme cannot make one of the two vanish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+TEXT, PAPER, QUIET, LINE = "#1f2933", "#ffffff", "#52606d", "#cbd2d9"
+# Name → (text, background). Colours never stand alone: a word or a sign says the same.
+TONES = {
+    "plain": (TEXT, PAPER),
+    "quiet": (QUIET, "#f5f7fa"),
+    "accent": ("#0b4f79", "#e3f0f8"),
+    "good": ("#0b5c43", "#e2f4ed"),
+    "bad": ("#8f3a00", "#fdeee3"),
+    "caution": ("#6b4e00", "#fdf5dc"),
+}
+FONT = "font-family:system-ui,sans-serif;font-size:14px;line-height:1.45"
+
+
+def tone(name: str) -> str:
+    """CSS of a tone's text and background."""
+    text, background = TONES[name]
+    return f"color:{text};background:{background}"
+
+
+def box(content: str, name: str = "plain", label: str = "") -> str:
+    """HTML of a framed box; `content` is HTML, `label` names the box for screen readers."""
+    role = f' role="group" aria-label="{escape(label, quote=True)}"' if label else ""
+    edge = TONES[name][0]
+    return (
+        f'<div{role} style="{FONT};{tone(name)};border:1px solid {LINE};border-left:4px solid {edge};border-radius:6px;'
+        f'padding:.6em .9em;margin:.4em 0;max-width:56em;overflow-wrap:anywhere">{content}</div>'
+    )
+
+
+def columns(parts: Iterable[str], narrowest: str = "15em") -> str:
+    """HTML of parts side by side, under one another where the screen is narrow."""
+    return (
+        f'<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(min({narrowest},100%),1fr));gap:.6em">'
+        f"{''.join(parts)}</div>"
+    )

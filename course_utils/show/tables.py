@@ -1,0 +1,96 @@
+"""Results as a table that people read: units in the header, scores with their intervals, a caption that says what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from course_utils.show.style import FONT, LINE, tone
+
+Cell = Any  # a Score, a number, a text, or None where there is nothing
+
+
+def table(
+    rows: Mapping[str, Mapping[str, Cell]] | Sequence[Mapping[str, Cell]],
+    caption: str = "",
+    of: str = "",
+    highlight: str = "",
+) -> Table:
+    """A table for a notebook.
+
+    Args:
+        rows: row name → column → value; or a list of rows, whose first column then names each.
+        caption: what the table shows.
+        of: header of the column with the rows' names, e.g. "model".
+        highlight: name of a row to set off.
+
+    Returns:
+        Table: HTML in a notebook, aligned text elsewhere. Scores read `76 % (67-83)`, an interval of 95 %.
+    """
+    if not isinstance(rows, Mapping):
+        of = of or next(iter(rows[0]))
+        rows = {str(row[of]): {name: cell for name, cell in row.items() if name != of} for row in rows}
+    return Table({str(name): dict(row) for name, row in rows.items()}, caption, of or "what", highlight)
+
+
+def written(cell: Cell) -> str:
+    """A value as people write it."""
+    if cell is None:
+        return "–"
+    if hasattr(cell, "low") and hasattr(cell, "high"):
+        return f"{100 * cell.value:.0f} % ({100 * cell.low:.0f}-{100 * cell.high:.0f})"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if isinstance(cell, float):
+        size = abs(cell)
+        return f"{cell:,.0f}" if size >= 100 else f"{cell:.3g}" if 0 < size < 0.01 else f"{cell:.2f}"
+    return str(cell)
+
+
+class Table:
+    """See `table`.
+
+    Attributes:
+        rows: row name → column → value.
+        caption: what it shows.
+    """
+
+    def __init__(self, rows: dict[str, dict[str, Cell]], caption: str, of: str, highlight: str) -> None:
+        self.rows, self.caption, self._of, self._highlight = rows, caption, of, highlight
+        self._columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+
+    def _is_number(self, column: str) -> bool:
+        cells = [row.get(column) for row in self.rows.values()]
+        return all(cell is None or hasattr(cell, "low") or isinstance(cell, int | float) for cell in cells)
+
+    def _repr_html_(self) -> str:
+        padding = f"padding:.35em .7em;border-bottom:1px solid {LINE};vertical-align:top"
+        sides = {name: "right" if self._is_number(name) else "left" for name in self._columns}
+        head = f'<th scope="col" style="{padding};text-align:left">{escape(self._of)}</th>' + "".join(
+            f'<th scope="col" style="{padding};text-align:{sides[name]}">{escape(name)}</th>' for name in self._columns
+        )
+        body = ""
+        for name, row in self.rows.items():
+            look = tone("accent" if name == self._highlight else "plain")
+            cells = "".join(
+                f'<td style="{padding};{look};text-align:{sides[c]}">{escape(written(row.get(c)))}</td>'
+                for c in self._columns
+            )
+            body += f'<tr><th scope="row" style="{padding};{look};text-align:left">{escape(name)}</th>{cells}</tr>'
+        caption = f'<caption style="text-align:left;padding:.3em 0;{tone("plain")}"><b>{escape(self.caption)}</b></caption>'
+        name = escape(self.caption or "table", quote=True)
+        return (
+            f'<div role="region" tabindex="0" aria-label="{name}" style="overflow-x:auto">'
+            f'<table style="{FONT};{tone("plain")};border-collapse:collapse">{caption if self.caption else ""}'
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
+
+    def __repr__(self) -> str:
+        lines = [[self._of, *self._columns]]
+        lines += [[name, *(written(row.get(column)) for column in self._columns)] for name, row in self.rows.items()]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+        return f"{self.caption}\n{text}" if self.caption else text
