@@ -78,6 +78,8 @@ gpu: $(VENV)/.test
 # Proofs that take long: three seeds instead of one, 50 prompts, 20 SIGKILLs, what data do to a model. Writes dated records.
 soak: $(VENV)/.test
 	$(BIN)/python benchmarks/lora_seeds.py
+	$(BIN)/python benchmarks/lora_sweep.py
+	$(BIN)/python benchmarks/lora_sweep.py --write
 	$(BIN)/python benchmarks/merged_tokens.py
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/behaviour.py

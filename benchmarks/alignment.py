@@ -1,11 +1,12 @@
-"""Every method of the alignment lesson with three seeds: who improves on SFT, by how much, at what price?
+"""Every method of the alignment lesson with three seeds: which improve on SFT, by how much, and at what price?
 
     python benchmarks/alignment.py [SEED ...]     # quality, then prices
     python benchmarks/alignment.py prices
 
-The code is the lesson's own. For quality its cells are run up to the comparison, with another seed and a larger plan. For
-prices the cell that times the methods in turns is run with more rounds, and each method in processes of its own for its
-memory; what a step costs does not depend on what a model has learned, so base and reward model are taken as they come.
+The code is the lesson's own. For quality, its cells are run up to the comparison, with other seeds and a larger plan. For
+prices, the cell that times the methods in turns is run with more rounds, and each method also runs in a process of its own
+to measure its memory; the cost of a step does not depend on what a model has learned, so the base and the reward model are
+used untrained.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ PLAN = {
     "few": 64, "piece": 200, "rate": 1,
 }  # fmt: skip
 ROUNDS, MEMORY_RUNS, EXAMPLES = 6, 2, 4
-BETAS = (0.02, 1.0)  # beside the 0.1 of the lesson
-# Name → the method, and whether both replies share the prompt.
+BETAS = (0.02, 1.0)  # besides the lesson's 0.1
+# Name → (method, whether both replies share the prompt).
 METHODS = {
     "SFT": ("SFT", True),
     "DPO": ("DPO", False),
@@ -35,7 +36,7 @@ MEASURES = ("judge", "rules", "format", "tokens", "kl")
 
 
 def cells() -> list:
-    """The lesson's cells of code with their tags, but for the one that installs the course."""
+    """The lesson's code cells with their tags, except the one that installs the course."""
     from course_utils.publishing import builder
 
     code = [cell for cell in builder.learner_edition("04").cells if cell.cell_type == "code"]
@@ -44,7 +45,7 @@ def cells() -> list:
 
 
 def lesson(seed: int) -> dict:
-    """What the lesson's methods did with a seed: for each what was seen of every pair and answer."""
+    """The results of the lesson's methods with a seed: for each method the measures of every pair and answer."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -52,28 +53,28 @@ def lesson(seed: int) -> dict:
     for source, tags in cells():
         if "sweep" in tags:
             break
-        exec(_changed(source, seed), space)
+        exec(_with_plan_and_seed(source, seed), space)
     for beta in BETAS:
         tuned, history = space["fit"](space["start"], space["mine"], training.DPO(beta=beta))
         space["look"](f"β = {beta}", tuned, history, pairs_too=False)
         tuned.unload()
-        swept = space["seen"][f"β = {beta}"]
-        swept["judge"] = space["judge"](space["asked"], swept["answers"])
-    found = {}
+        sweep_run = space["seen"][f"β = {beta}"]
+        sweep_run["judge"] = space["judge"](space["asked"], sweep_run["answers"])
+    methods = {}
     for name, seen in space["seen"].items():
         history = seen["history"]
-        found[name] = {measure: [float(value) for value in seen[measure]] for measure in MEASURES} | {
+        methods[name] = {measure: [float(value) for value in seen[measure]] for measure in MEASURES} | {
             "seconds": history.seconds + history.reference_seconds + history.rollout_seconds,
             "tokens_trained": history.tokens,
             "memory_added_mb": (history.memory.measured or 0) / 1e6,
         }
         if "pairs" in seen:
-            found[name]["right"] = [float(pair.prefers_chosen) for pair in seen["pairs"]]
+            methods[name]["right"] = [float(pair.prefers_chosen) for pair in seen["pairs"]]
     ranked = {"implicit reward of DPO": _score(space["implicit"]), "judge": _score(space["judge_ranks"])}
-    return {"seed": seed, "methods": found, "ranks test pairs": ranked}
+    return {"seed": seed, "methods": methods, "ranks test pairs": ranked}
 
 
-def _changed(source: str, seed: int) -> str:
+def _with_plan_and_seed(source: str, seed: int) -> str:
     if "SEED = 0" not in source:
         return source
     start = source.index("PLAN = {")
@@ -86,7 +87,7 @@ def _score(score) -> list[float]:
 
 
 def gains(runs: list[dict]) -> dict:
-    """Each method less SFT, pair by pair and message by message: a row for each seed, and all together."""
+    """Difference of each method from SFT, pair by pair and message by message: for each seed, and for all together."""
     table: dict = {}
     for name in runs[0]["methods"]:
         if name == "SFT":
@@ -94,16 +95,18 @@ def gains(runs: list[dict]) -> dict:
         for measure in ("right", "judge", "rules"):
             if measure not in runs[0]["methods"][name]:
                 continue
-            apart = [[a - b for a, b in zip(run["methods"][name][measure], run["methods"]["SFT"][measure])] for run in runs]
+            differences = [
+                [a - b for a, b in zip(run["methods"][name][measure], run["methods"]["SFT"][measure])] for run in runs
+            ]
             table.setdefault(name, {})[measure] = {
-                "seeds": [_score(evaluation.mean(one)) for one in apart],
-                "all": _score(evaluation.mean(list(itertools.chain(*apart)))),
+                "seeds": [_score(evaluation.mean(seed_differences)) for seed_differences in differences],
+                "all": _score(evaluation.mean(list(itertools.chain(*differences)))),
             }
     return table
 
 
 def timing(examples: int = EXAMPLES) -> dict:
-    """The lesson up to `cost`, which times a step of a method, on so many examples and the base as it comes."""
+    """The lesson up to `cost`, which times a step of a method, with `examples` examples and the untrained base."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -115,15 +118,15 @@ def timing(examples: int = EXAMPLES) -> dict:
             exec(source, space)
     space["start"] = space["base"]
     definitions = next(source for source, tags in cells() if "cost" in tags).split("\nROUNDS, METHODS =")[0]
-    larger = definitions.replace("[:3]  # of middle length", f"[:{examples}]")
-    assert larger != definitions
-    exec(larger, space)
+    enlarged = definitions.replace("[:3]  # of middle length", f"[:{examples}]")
+    assert enlarged != definitions
+    exec(enlarged, space)
     space["judge"] = None
     return space
 
 
 def add_judge(space: dict) -> None:
-    """A reward model as it comes, as the one that PPO asks."""
+    """Give PPO an untrained reward model."""
     from course_utils import models
 
     body, tokenizer = models.load_reward(tier="cpu")
@@ -131,7 +134,7 @@ def add_judge(space: dict) -> None:
 
 
 def prices() -> dict:
-    """Time of each method over SFT's, an example and a token, from rounds in turns after one that warms up."""
+    """Time of each method relative to SFT's, per example and per token, from alternating rounds after a warm-up round."""
     space = timing()
     add_judge(space)
     turns = [{name: space["cost"](*method) for name, method in METHODS.items()} for _ in range(ROUNDS + 1)][1:]
@@ -139,8 +142,8 @@ def prices() -> dict:
     for name in METHODS:
         pairs = [(turn[name], turn["SFT"]) for turn in turns]
         table[name] = {
-            "an example": _score(evaluation.mean([mine[0] / sft[0] for mine, sft in pairs])),
-            "a token": _score(evaluation.mean([(mine[0] / mine[1]) / (sft[0] / sft[1]) for mine, sft in pairs])),
+            "an example": _score(evaluation.mean([own[0] / sft[0] for own, sft in pairs])),
+            "a token": _score(evaluation.mean([(own[0] / own[1]) / (sft[0] / sft[1]) for own, sft in pairs])),
             "tokens an example": turns[0][name][1],
             "seconds an example": [turn[name][0] for turn in turns],
         }
@@ -148,7 +151,7 @@ def prices() -> dict:
 
 
 def memory_added(method: str, share: bool) -> float:
-    """Megabytes that a step of a method adds to a process that has the base and nothing else; with PPO the reward model."""
+    """Megabytes that a step of a method adds to a process with only the base; for PPO including the reward model."""
     from course_utils import memory
 
     space = timing()
@@ -159,8 +162,8 @@ def memory_added(method: str, share: bool) -> float:
     return report.process_increase / 1e6
 
 
-def _alone(function, *arguments):
-    """Run in a process of its own: what one run leaves in memory is no part of the next."""
+def _in_own_process(function, *arguments):
+    """Run in a process of its own, so that memory left over from one run does not count in the next."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
@@ -170,7 +173,7 @@ if __name__ == "__main__":
     seeds = [] if prices_only else [int(text) for text in sys.argv[1:]] or [0, 1, 2]
     runs = []
     for seed in seeds:
-        runs.append(_alone(lesson, seed))
+        runs.append(_in_own_process(lesson, seed))
         print(seed, {name: {m: v["seeds"][-1] for m, v in one.items()} for name, one in gains(runs).items()}, flush=True)
     if runs:
         frontier = {
@@ -185,12 +188,12 @@ if __name__ == "__main__":
         figures.points(
             {name: ([means["kl"][0]], [means["judge"][0]]) for name, means in frontier.items()},
             "What the judge says, and how far each method went for it",
-            "KL from the SFT model, nats an answer",
+            "KL from the SFT model, nats per answer",
             "judge's reward",
         ).save(str(RECORDS / f"{file.stem}.png"))
-    table = _alone(prices)
+    table = _in_own_process(prices)
     for name, method in METHODS.items():
-        added = [_alone(memory_added, *method) for _ in range(MEMORY_RUNS)]
+        added = [_in_own_process(memory_added, *method) for _ in range(MEMORY_RUNS)]
         table[name]["memory added, MB"] = _score(evaluation.mean(added))
     print({name: {what: row[what] for what in ("an example", "a token", "memory added, MB")} for name, row in table.items()})
     write_record("method-prices", {"rounds": ROUNDS, "examples": EXAMPLES, "memory runs": MEMORY_RUNS, "over SFT": table})

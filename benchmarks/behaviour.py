@@ -1,8 +1,8 @@
-"""What each objective promises, with three seeds on the packaged model: margins, accuracies, rewards, KL; before and after.
+"""Whether each objective does what it promises, with three seeds on the packaged model: margins, accuracies, rewards, KL.
 
     python benchmarks/behaviour.py [SEED ...]
 
-The tasks are those of tests/training/test_behaviour.py. PPO runs twice, with its KL term and without: without it the policy
+The tasks are those of tests/training/test_behaviour.py. PPO runs twice, with and without its KL term: without it the policy
 runs away from the reference.
 """
 
@@ -22,7 +22,7 @@ import test_behaviour as tasks
 
 
 def preferences(objective, seed: int) -> dict:
-    """DPO or ORPO: loss, and held-out margin and accuracy, first and last."""
+    """DPO or ORPO: first and last loss, held-out margin and held-out accuracy."""
     task = load_task("support_tickets", tasks.FIELDS)
     model, tokenizer = tasks.adapted(seed)
     settings = training.Settings(learning_rate=5e-4, batch_size=8, max_steps=6, schedule="constant", seed=seed)
@@ -32,7 +32,7 @@ def preferences(objective, seed: int) -> dict:
 
 
 def reward_model(seed: int) -> dict:
-    """Reward model: held-out margin and accuracy, first and last."""
+    """Reward model: first and last loss, held-out margin and held-out accuracy."""
     from course_utils import models
 
     from peft import LoraConfig, get_peft_model
@@ -74,17 +74,17 @@ def _ends(history, *names: str) -> dict:
 
 if __name__ == "__main__":
     seeds = [int(text) for text in sys.argv[1:]] or [0, 1, 2]
-    found: dict[str, list] = {"dpo": [], "orpo": [], "reward": [], "ppo": [], "ppo_without_kl": []}
+    runs_by_objective: dict[str, list] = {"dpo": [], "orpo": [], "reward": [], "ppo": [], "ppo_without_kl": []}
     for seed in seeds:
-        found["dpo"].append(preferences(training.DPO(), seed))
-        found["orpo"].append(preferences(training.ORPO(beta=0.5), seed))
-        found["reward"].append(reward_model(seed))
-        found["ppo"].append(ppo(seed, kl=0.03))
-        found["ppo_without_kl"].append(ppo(seed, kl=0.0))
-        print(seed, {name: runs[-1] for name, runs in found.items()}, flush=True)
-    file = write_record("behaviour", {"seeds": seeds, **found})
-    rollouts = range(1, len(found["ppo"][0]["kl"]) + 1)
-    curves = {name: (rollouts, found[name][0]["kl"]) for name in ("ppo", "ppo_without_kl")}
-    figures.lines(curves, "KL to the reference, with and without its price", "rollout", "nats an answer").save(
+        runs_by_objective["dpo"].append(preferences(training.DPO(), seed))
+        runs_by_objective["orpo"].append(preferences(training.ORPO(beta=0.5), seed))
+        runs_by_objective["reward"].append(reward_model(seed))
+        runs_by_objective["ppo"].append(ppo(seed, kl=0.03))
+        runs_by_objective["ppo_without_kl"].append(ppo(seed, kl=0.0))
+        print(seed, {name: runs[-1] for name, runs in runs_by_objective.items()}, flush=True)
+    file = write_record("behaviour", {"seeds": seeds, **runs_by_objective})
+    rollouts = range(1, len(runs_by_objective["ppo"][0]["kl"]) + 1)
+    curves = {name: (rollouts, runs_by_objective[name][0]["kl"]) for name in ("ppo", "ppo_without_kl")}
+    figures.lines(curves, "KL to the reference, with and without its penalty", "rollout", "nats per answer").save(
         str(RECORDS / f"{file.stem}.png")
     )

@@ -1,9 +1,9 @@
 """Which clients work with the local service, each in an environment of its own: a dated table.
 
-    python benchmarks/clients.py [FOLDER]      where the environments are made, or were; a temporary folder if left out
+    python benchmarks/clients.py [FOLDER]      where the environments are or will be; a temporary folder if left out
 
-A client is asked for what it offers: lifecycle (upload, job, model), stream, structured output, tools, responses. Needs a
-package index, and npm for the client of Node. What can't be installed is said in the record.
+Each client is tested on what it offers: lifecycle (upload, job, model), stream, structured output, tools, responses. Needs a
+package index, and npm for the Node client. The record names clients that could not be installed.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "requir
 
 
 def rows() -> bytes:
-    """Twelve conversations in which the weather is looked up."""
+    """Twelve training conversations, each with a call to a weather tool."""
     tool = {"type": "function", "function": {"name": "get_weather", "description": "Weather now.", "parameters": WEATHER}}
-    made = []
+    conversations = []
     for number, city in enumerate(CITIES):
         function = {"name": "get_weather", "arguments": json.dumps({"city": city})}
         call = {"id": f"call_{number}", "type": "function", "function": function}
         question = {"role": "user", "content": f"What is the weather like in {city}?"}
-        made.append({"messages": [question, {"role": "assistant", "tool_calls": [call]}], "tools": [tool]})
-    return "\n".join(map(json.dumps, made)).encode()
+        conversations.append({"messages": [question, {"role": "assistant", "tool_calls": [call]}], "tools": [tool]})
+    return "\n".join(map(json.dumps, conversations)).encode()
 
 
 def train(server) -> str:
-    """Name of a model that calls."""
+    """Train a model that calls the tool; returns its name."""
     import time
 
     client = server.client()
@@ -77,7 +77,7 @@ def install(script: str, packages: list[str], folder: Path) -> tuple[list[str], 
     if script.endswith(".mjs"):
         subprocess.run(["npm", "install", "--silent", "--prefix", str(folder), *packages], **options)
         version = json.loads((folder / "node_modules" / packages[0] / "package.json").read_text())["version"]
-        (folder / script).write_text((HERE / script).read_text())  # modules are looked for beside the script
+        (folder / script).write_text((HERE / script).read_text())  # Node looks for modules beside the script
         return ["node", str(folder / script)], f"{packages[0]} {version}"
     python = folder / "bin" / "python"
     if not python.exists():
@@ -90,18 +90,18 @@ def install(script: str, packages: list[str], folder: Path) -> tuple[list[str], 
 
 
 def ask(command: list[str], environment: dict[str, str]) -> dict[str, str]:
-    """What each step of a client's script came to."""
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=900)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    """The result of each step of a client's script."""
+    completed = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=900)
+    lines = [line for line in completed.stdout.splitlines() if line.startswith("{")]
     if not lines:
-        return {"start": f"broken: {(done.stderr.strip().splitlines() or ['no message'])[-1][:300]}"}
-    found: dict[str, str] = json.loads(lines[-1])
-    return dict.fromkeys(STEPS, "not tried: this client has no call for it") | found
+        return {"start": f"broken: {(completed.stderr.strip().splitlines() or ['no message'])[-1][:300]}"}
+    steps: dict[str, str] = json.loads(lines[-1])
+    return dict.fromkeys(STEPS, "not tried: this client has no call for it") | steps
 
 
 def main(folder: Path) -> None:
-    """Ask all clients and write the record."""
-    found = {}
+    """Test all clients and write the record."""
+    results = {}
     with tempfile.TemporaryDirectory() as store, local_server(store) as server:
         environment = {"URL": server.base_url, "KEY": server.api_key, "MODEL": train(server)}
         environment["BASE"] = server.client().models.list().data[0].id
@@ -111,17 +111,17 @@ def main(folder: Path) -> None:
             try:
                 command, version = install(script, packages, folder / script.replace(".", "-"))
             except (subprocess.SubprocessError, OSError) as error:
-                said = (getattr(error, "output", None) or str(error)).strip().splitlines()[-1]
-                found[client] = {"version": None, "not installed": said[:300]}
+                reason = (getattr(error, "output", None) or str(error)).strip().splitlines()[-1]
+                results[client] = {"version": None, "not installed": reason[:300]}
             else:
-                found[client] = {"version": version, **ask(command, environment)}
-            print(client, json.dumps(found[client], indent=1), flush=True)
-    write_record("clients", {"clients": found})
+                results[client] = {"version": version, **ask(command, environment)}
+            print(client, json.dumps(results[client], indent=1), flush=True)
+    write_record("clients", {"clients": results})
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         main(Path(sys.argv[1]).resolve())
     else:
-        with tempfile.TemporaryDirectory() as made:
-            main(Path(made))
+        with tempfile.TemporaryDirectory() as temporary_folder:
+            main(Path(temporary_folder))

@@ -1,4 +1,4 @@
-"""Dated records of long measurements: what, where, with which versions."""
+"""Dated records of long measurements, with the machine and the versions."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def write_record(name: str, results: dict) -> Path:
     }
     RECORDS.mkdir(exist_ok=True)
     file = RECORDS / f"{name}-{record['date']}.json"
-    beside = file.with_suffix(".tmp")
-    beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, file)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, file)
     print(f"written to {file}")
     return file
 
 
 def peak_flops() -> float:
-    """Operations a second of a large bfloat16 matrix product: the ceiling of any training on this machine."""
+    """Operations per second of a large bfloat16 matrix product: the upper limit for any training on this machine."""
     import time
 
     import torch

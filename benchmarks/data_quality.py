@@ -1,10 +1,10 @@
-"""What data do to a model: raw or cleaned, a hundred good rows or thousands of mediocre ones, copies, a generator's own
-test.
+"""How data quality affects a model: raw or cleaned, a hundred good rows or thousands of mediocre ones, duplicates, and a
+generator's own test set.
 
     python benchmarks/data_quality.py [SEED ...]
 
-Every run starts from the CPU model and sees the same number of examples, but for the one that says so. Scores are those of
-the hand-written test set, which nothing here was tuned on.
+Every run starts from the CPU model and sees the same number of examples. Scores are measured on the hand-written test set,
+on which nothing here was tuned.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 FIELDS = ["category", "escalation"]
-LONGEST = 32  # words of a message
-EXAMPLES = 300  # that each run sees
+LONGEST = 32  # words in a message
+EXAMPLES = 300  # seen by each run
 BATCH, LEARNING_RATE = 2, 2e-3
 SYSTEM = "Triage this customer message."
-# The mediocre labeller: a rule a tired colleague writes in ten minutes.
+# The mediocre labeller: rules that a tired colleague might write in ten minutes.
 KEYWORDS = {
     "delivery": r"parcel|deliver|courier|tracking|arrive|shipp|lost",
     "billing": r"charg|invoice|paid|refund|money|gift card|debit|price",
@@ -45,17 +45,17 @@ URGENT = {
 
 
 def chat(message: str, record: dict) -> dict:
-    """A row."""
+    """A training row."""
     return {"messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": message},
                          {"role": "assistant", "content": json.dumps(record)}]}  # fmt: skip
 
 
 def by_keyword(message: str) -> dict:
-    """The first rule that matches."""
-    found = {}
+    """Labels from the first matching rule for each field."""
+    record = {}
     for field, rules, otherwise in (("category", KEYWORDS, "question"), ("escalation", URGENT, "none")):
-        found[field] = next((name for name, rule in rules.items() if re.search(rule, message, re.IGNORECASE)), otherwise)
-    return found
+        record[field] = next((name for name, rule in rules.items() if re.search(rule, message, re.IGNORECASE)), otherwise)
+    return record
 
 
 def sets() -> dict[str, list]:
@@ -75,7 +75,7 @@ def sets() -> dict[str, list]:
     )
     mediocre = [chat(message, by_keyword(message)) for message in messages]
     recorded = (assets.path("data/synthetic_tickets") / "recorded.jsonl").read_text(encoding="utf-8").splitlines()
-    made = []
+    generated = []
     for line in recorded:
         entry = json.loads(line)
         text = json.dumps({"examples": entry["examples"]})
@@ -89,13 +89,13 @@ def sets() -> dict[str, list]:
             "answer": "",
             "created": "",
         }
-        made += [chat(e["message"], e["record"]) for e in read_answer(answer, schema)[0]]
-    random.Random(0).shuffle(made)
+        generated += [chat(e["message"], e["record"]) for e in read_answer(answer, schema)[0]]
+    random.Random(0).shuffle(generated)
 
     def cut(rows):
         return truth.for_training(rows, FIELDS, LONGEST)
 
-    synthetic = cut(made)
+    synthetic = cut(generated)
     return {
         "raw": cut(raw.rows),
         "cleaned": cut(clean.rows[i] for i in clean.train),
@@ -109,7 +109,7 @@ def sets() -> dict[str, list]:
 
 
 def train(rows: list, seed: int, examples: int = EXAMPLES):
-    """A fresh adapter on so many examples of the rows, in random order, again and again if there are fewer."""
+    """Train a new adapter on `examples` rows in random order, repeating them if there are fewer."""
     rng = random.Random(seed)
     order: list = []
     while len(order) < examples:
@@ -128,8 +128,8 @@ def score(tuned, tokenizer, conversations: list) -> dict:
     schema = load_task("support_tickets", FIELDS).schema
     answers = generate(tuned, tokenizer, [c[:2] for c in conversations], max_new_tokens=24)
     scores = evaluation.evaluate(answers, [json.loads(c[2]["content"]) for c in conversations], schema)
-    found = {"valid": scores.valid, **scores.exact, "both": scores.enumerations}
-    return {name: [value.value, value.low, value.high] for name, value in found.items()}
+    named_scores = {"valid": scores.valid, **scores.exact, "both": scores.enumerations}
+    return {name: [value.value, value.low, value.high] for name, value in named_scores.items()}
 
 
 def main(seeds: list[int]) -> None:
@@ -144,7 +144,7 @@ def main(seeds: list[int]) -> None:
         "synthetic": (data["synthetic"], EXAMPLES),
     }
     wrong = [by_keyword(c[1]["content"]) != json.loads(c[2]["content"]) for c in load_task("support_tickets", FIELDS).train]
-    found: dict = {
+    results: dict = {
         "rows": {name: len(rows) for name, rows in data.items()},
         "labels wrong by keyword": sum(wrong) / len(wrong),
     }
@@ -154,9 +154,9 @@ def main(seeds: list[int]) -> None:
             result = {"test": score(tuned, tokenizer, data["test"])}
             if name == "synthetic":
                 result["its own test"] = score(tuned, tokenizer, data["synthetic test"])
-            found.setdefault("runs", {}).setdefault(name, []).append(result)
+            results.setdefault("runs", {}).setdefault(name, []).append(result)
             print(seed, name, {k: {n: round(v[0], 3) for n, v in s.items()} for k, s in result.items()}, flush=True)
-    write_record("data-quality", {"seeds": seeds, "examples": EXAMPLES, **found})
+    write_record("data-quality", {"seeds": seeds, "examples": EXAMPLES, **results})
 
 
 if __name__ == "__main__":

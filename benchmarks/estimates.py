@@ -1,10 +1,10 @@
-"""Predicted against real: the memory of training steps by closed form and by trace, beside the allocator's own account.
+"""Predicted against real memory of training steps: by closed form, by trace, and as recorded by the allocator.
 
     python benchmarks/estimates.py [--peers]
 
 Every row is a real training step with random weights on the CPU; PyTorch's profiler reports each allocation and release, and
-the highest sum counts. Half of the rows were looked at while the closed form was made; the other half is drawn with a fixed
-seed and was not. `--peers` puts other estimators beside ours on the rows that they can express (pip install fitcheck-llm).
+the highest sum is the peak. Half of the rows were used to develop the closed form; the other half is drawn with a fixed seed
+and was not. `--peers` compares other estimators on the rows that they can express (pip install fitcheck-llm).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def config(architecture: str, size: str):
 
 
 def seen() -> list[tuple[str, str, dict]]:
-    """Rows of the kind that the closed form was made from."""
+    """Rows of the kind that the closed form was developed on."""
     rows = []
     for method in ("lora", "qlora", "full"):
         for precision in ("bf16",) if method == "qlora" else ("bf16", "fp32"):
@@ -57,35 +57,37 @@ def seen() -> list[tuple[str, str, dict]]:
 
 
 def unseen(count: int = 24) -> list[tuple[str, str, dict]]:
-    """Rows drawn at random. An earlier draw (seed 20261125) found a gradient of tied embeddings missing; this one is new."""
-    dice, rows = random.Random(20261126), []
+    """Rows drawn at random. An earlier draw (seed 20261125) revealed a missing gradient of tied embeddings; this is a new
+    one.
+    """
+    generator, rows = random.Random(20261126), []
     while len(rows) < count:
-        size = dice.choice(list(SIZES))
-        method = dice.choice(["lora", "lora", "qlora", "full"])
+        size = generator.choice(list(SIZES))
+        method = generator.choice(["lora", "lora", "qlora", "full"])
         large = size in ("0.5B", "1B")
         options = {
             "method": method,
-            "precision": "bf16" if method == "qlora" or large else dice.choice(["bf16", "fp32", "amp"]),
-            "checkpointing": dice.random() < 0.5,
-            "attention": dice.choice(["sdpa", "sdpa", "eager"]),
-            "batch_size": dice.choice([1, 2] if large else [1, 2, 4, 8]),
-            "length": dice.choice([48, 96, 160] if large else [64, 160, 320]),
-            "optimizer": dice.choice(["adamw", "adamw", "sgd", "adamw_8bit"]) if method != "full" else
-                         "sgd" if size == "1B" else dice.choice(["adamw", "sgd", "adamw_8bit"]),
-            "accumulation": dice.choice([1, 1, 2]),
-            "padded": dice.random() < 0.25,
+            "precision": "bf16" if method == "qlora" or large else generator.choice(["bf16", "fp32", "amp"]),
+            "checkpointing": generator.random() < 0.5,
+            "attention": generator.choice(["sdpa", "sdpa", "eager"]),
+            "batch_size": generator.choice([1, 2] if large else [1, 2, 4, 8]),
+            "length": generator.choice([48, 96, 160] if large else [64, 160, 320]),
+            "optimizer": generator.choice(["adamw", "adamw", "sgd", "adamw_8bit"]) if method != "full" else
+                         "sgd" if size == "1B" else generator.choice(["adamw", "sgd", "adamw_8bit"]),
+            "accumulation": generator.choice([1, 1, 2]),
+            "padded": generator.random() < 0.25,
         }  # fmt: skip
         if method != "full":
-            options["rank"] = dice.choice([4, 8, 16, 64])
-            options["target_modules"] = dice.choice(
+            options["rank"] = generator.choice([4, 8, 16, 64])
+            options["target_modules"] = generator.choice(
                 ["all-linear", ("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj", "o_proj")]
             )
-        rows.append((dice.choice(["llama", "qwen2", "qwen3"]), size, options))
+        rows.append((generator.choice(["llama", "qwen2", "qwen3"]), size, options))
     return rows
 
 
 def real_peak(settings, plan) -> int:
-    """Highest sum of allocations of two training steps, with the weights."""
+    """Highest sum of allocations during two training steps, including the weights."""
     from torch.profiler import ProfilerActivity, profile
 
     model = step.build(settings, plan)
@@ -105,7 +107,7 @@ def real_peak(settings, plan) -> int:
 
 
 def constants(tensor) -> list:
-    """What bitsandbytes keeps beside a 4-bit weight."""
+    """Tensors that bitsandbytes stores with a 4-bit weight."""
     state = getattr(tensor, "quant_state", None)
     if state is None:
         return []
@@ -113,19 +115,19 @@ def constants(tensor) -> list:
 
 
 def peers(sizes, plan) -> dict[str, float]:
-    """What others predict for the tensors of this step; only where they can say it."""
-    found = {}
+    """Other estimators' predictions for the tensors of this step, as far as they can express it."""
+    predictions = {}
     trained = formula.adapter_values(sizes, plan) or sizes.parameters
     weights = formula.weight_bytes(sizes, plan)
-    # huggingface.co/spaces/Vokturz/can-it-run-llm: (model + 8 bytes a trained value) x 1.2
-    found["rule of thumb"] = 1.2 * (weights + 8 * trained)
+    # huggingface.co/spaces/Vokturz/can-it-run-llm: (model + 8 bytes per trained value) x 1.2
+    predictions["rule of thumb"] = 1.2 * (weights + 8 * trained)
     if plan.method == "full" and plan.precision in ("fp32", "bf16"):
         from accelerate.commands.estimate import estimate_training_usage
 
         usage = estimate_training_usage(4 * sizes.parameters, "float32" if plan.precision == "fp32" else "bfloat16")
-        found["accelerate"] = max(usage.values())
+        predictions["accelerate"] = max(usage.values())
     if plan.precision == "amp":
-        return found
+        return predictions
     import fitcheck
 
     width = {x.name: x for x in sizes.linears}
@@ -143,13 +145,13 @@ def peers(sizes, plan) -> dict[str, float]:
         grad_checkpoint=plan.checkpointing, flash_attn=plan.attention == "sdpa", grad_accum_steps=plan.accumulation,
     )  # fmt: skip
     report = fitcheck.estimate(model, training, fitcheck.get_gpu("t4"))
-    found["fitcheck-llm"] = (report.total_mib - report.overhead_mib) * 2**20
-    return found
+    predictions["fitcheck-llm"] = (report.total_mib - report.overhead_mib) * 2**20
+    return predictions
 
 
 def measure(architecture: str, size: str, options: dict, with_peers: bool) -> dict:
-    """One row."""
-    settings, plan = config(architecture, size), memory.Plan(device="cpu", **options)
+    """Predictions and real peak of one row."""
+    settings, plan = config(architecture, size), memory.StepPlan(device="cpu", **options)
     sizes = shape(settings)
     started = time.perf_counter()
     predicted = {"formula": formula.parts(sizes, plan).peak}
@@ -167,20 +169,20 @@ def measure(architecture: str, size: str, options: dict, with_peers: bool) -> di
 
 
 def summary(rows: list[dict], names=None) -> dict:
-    """Mean and worst absolute error of each way, in percent, over the rows on which it says anything."""
+    """Mean and worst absolute error of each estimator, in percent, over the rows that it covers."""
     names = names or sorted({name for row in rows for name in row["errors"]})
-    found = {}
+    errors_by_method = {}
     for name in names:
         errors = [abs(row["errors"][name]) for row in rows if name in row["errors"]]
-        found[name] = {"rows": len(errors), "mean": statistics.fmean(errors), "worst": max(errors)}
-    return found
+        errors_by_method[name] = {"rows": len(errors), "mean": statistics.fmean(errors), "worst": max(errors)}
+    return errors_by_method
 
 
 def main() -> None:
     """Measure all rows, print, record and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", action="store_true")
-    parser.add_argument("--rows", type=int, help="only so many of each half")
+    parser.add_argument("--rows", type=int, help="number of rows from each half")
     chosen = parser.parse_args()
     results = {}
     for half, rows in (("seen", seen()), ("unseen", unseen())):
@@ -195,14 +197,14 @@ def main() -> None:
         "too_low_by_formula": [r for r in everything if r["errors"]["formula"] < -1],
         **results,
     }
-    if chosen.peers:  # the same rows for all who can express them
+    if chosen.peers:  # compare all estimators on the same rows
         shared = [row for row in everything if "fitcheck-llm" in row["errors"]]
         record["summary"]["rows that fitcheck-llm can express"] = summary(shared)
     print(record["summary"])
     file = write_record("estimates", record)
     series = {
-        f"{way}, {half}": ([r["real_mb"] for r in rows], [r["errors"][way] for r in rows])
-        for half, rows in results.items() for way in ("formula", "trace")
+        f"{estimator}, {half}": ([r["real_mb"] for r in rows], [r["errors"][estimator] for r in rows])
+        for half, rows in results.items() for estimator in ("formula", "trace")
     }  # fmt: skip
     figures.points(series, "Predicted against real", "real peak, MB", "error, percent", log_x=True).save(
         str(RECORDS / f"{file.stem}.png")

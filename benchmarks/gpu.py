@@ -1,11 +1,11 @@
 """Predicted against real on a GPU: allocated, reserved and process memory of training steps on random weights.
 
     python benchmarks/gpu.py            # needs a GPU with nothing else on it; writes a dated record with the card's name
-    python benchmarks/gpu.py --predict  # the same rows without a GPU: what would be compared
+    python benchmarks/gpu.py --predict  # without a GPU: prints the predictions that would be compared
 
-Every row runs in a process of its own, so that each has the context and an empty allocator to itself. Rows marked T4 run
-with the memory capped to a T4's and in float16, as they would there. Process memory is what the card has in use when the
-step is over, less what the allocator holds then, plus what it held at its highest.
+Every row runs in a process of its own, so that each has its own context and an empty allocator. Rows marked T4 run in
+float16 with the memory capped to that of a T4, as they would there. Process memory is the card's memory in use after the
+step, minus what the allocator then reserves, plus the most that it reserved.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from course_utils import memory
 from course_utils.memory import formula, step
 from course_utils.memory.shape import shape
 
-CAP = memory.GPUS["t4"] - memory.CONTEXT  # what a T4 leaves to the allocator
+CAP = memory.GPUS["t4"] - memory.CONTEXT  # memory that a T4 leaves for the allocator
 
 
 def rows() -> list[dict]:
     """Name of the model, plan, and whether the card is capped to a T4's memory."""
-    made = []
+    table = []
     for length, checkpointing in ((512, False), (1024, True), (2048, True)):
-        here = {"length": length, "checkpointing": checkpointing, "batch_size": 1}
+        common = {"length": length, "checkpointing": checkpointing, "batch_size": 1}
         for method in ("lora", "qlora"):
-            made.append({"model": "Llama-3.1-8B", "cap": False, "plan": {"method": method, **here}})
-        made.append({"model": "SmolLM2-1.7B", "cap": False, "plan": {"method": "full", **here}})
-        made.append({"model": "Llama-3.1-8B", "cap": True, "plan": {"method": "qlora", "precision": "fp16", **here}})
+            table.append({"model": "Llama-3.1-8B", "cap": False, "plan": {"method": method, **common}})
+        table.append({"model": "SmolLM2-1.7B", "cap": False, "plan": {"method": "full", **common}})
+        table.append({"model": "Llama-3.1-8B", "cap": True, "plan": {"method": "qlora", "precision": "fp16", **common}})
     for batch in (4, 8):
-        here = {"length": 256, "batch_size": batch}
+        common = {"length": 256, "batch_size": batch}
         for method in ("lora", "qlora"):
-            made.append({"model": "Llama-3.1-8B", "cap": False, "plan": {"method": method, **here}})
-        made.append({"model": "SmolLM2-1.7B", "cap": True, "plan": {"method": "lora", "precision": "fp16", **here}})
-    return made
+            table.append({"model": "Llama-3.1-8B", "cap": False, "plan": {"method": method, **common}})
+        table.append({"model": "SmolLM2-1.7B", "cap": True, "plan": {"method": "lora", "precision": "fp16", **common}})
+    return table
 
 
-def plan_of(row: dict) -> memory.Plan:
+def plan_of(row: dict) -> memory.StepPlan:
     """The row's plan, on a GPU."""
-    return memory.Plan(device="cuda", **row["plan"])
+    return memory.StepPlan(device="cuda", **row["plan"])
 
 
 def predicted(row: dict) -> dict:
-    """What the closed form says: of the tensors, and with what comes on top."""
-    found = memory.estimate(row["model"], **row["plan"])
-    return {"tensors": found.tensors, "total": found.total}
+    """The closed form's prediction: for the tensors, and in total."""
+    estimate = memory.estimate(row["model"], **row["plan"])
+    return {"tensors": estimate.tensors, "total": estimate.total}
 
 
 def measure(row: dict) -> dict:
-    """Run two steps of a row in this process and read what they took."""
+    """Run two steps of a row in this process and measure their memory."""
     import torch
 
     total = torch.cuda.get_device_properties(0).total_memory
@@ -65,7 +65,7 @@ def measure(row: dict) -> dict:
     try:
         model = step.build_piecewise(config, plan, "cuda")
         gc.collect()
-        torch.cuda.empty_cache()  # what building took for a moment is not the step's
+        torch.cuda.empty_cache()  # memory that building took temporarily does not belong to the step
         torch.cuda.reset_peak_memory_stats()
         step.run(model, plan)
     except torch.OutOfMemoryError as error:
@@ -86,7 +86,7 @@ def measure(row: dict) -> dict:
 def main() -> None:
     """Measure every row, print errors, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--predict", action="store_true", help="no GPU: print what would be compared")
+    parser.add_argument("--predict", action="store_true", help="without a GPU: print the predictions that would be compared")
     parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.row:
@@ -96,33 +96,35 @@ def main() -> None:
         import torch
 
         if not torch.cuda.is_available():
-            sys.exit("no GPU here; --predict prints what would be compared")
+            sys.exit("no GPU here; --predict prints the predictions that would be compared")
     table = []
     for row in rows():
-        found = {**row, "predicted": predicted(row)}
+        result = {**row, "predicted": predicted(row)}
         text = (
-            f"{row['model']:<13} {'T4 ' if row['cap'] else '   '} {row['plan']}: {found['predicted']['total'] / 1e9:.2f} GB"
+            f"{row['model']:<13} {'T4 ' if row['cap'] else '   '} {row['plan']}: {result['predicted']['total'] / 1e9:.2f} GB"
         )
         if not chosen.predict:
-            ran = subprocess.run([sys.executable, __file__, "--row", json.dumps(row)], capture_output=True, text=True)
-            found["measured"] = (
-                json.loads(ran.stdout.splitlines()[-1]) if ran.returncode == 0 else {"error": ran.stderr[-500:]}
+            completed = subprocess.run([sys.executable, __file__, "--row", json.dumps(row)], capture_output=True, text=True)
+            result["measured"] = (
+                json.loads(completed.stdout.splitlines()[-1])
+                if completed.returncode == 0
+                else {"error": completed.stderr[-500:]}
             )
-            if "process" in found["measured"]:
-                for kind, against in (("tensors", "allocated"), ("total", "process")):
-                    found[f"{kind}_error"] = found["predicted"][kind] / found["measured"][against] - 1
-                text += f", process {found['measured']['process'] / 1e9:.2f} GB, {100 * found['total_error']:+.1f} %"
+            if "process" in result["measured"]:
+                for kind, measure_name in (("tensors", "allocated"), ("total", "process")):
+                    result[f"{kind}_error"] = result["predicted"][kind] / result["measured"][measure_name] - 1
+                text += f", process {result['measured']['process'] / 1e9:.2f} GB, {100 * result['total_error']:+.1f} %"
             else:
-                found["wrongly_said_to_fit"] = row["cap"] and found["predicted"]["total"] <= memory.GPUS["t4"]
-                text += f", {found['measured']}"
+                result["wrongly_said_to_fit"] = row["cap"] and result["predicted"]["total"] <= memory.GPUS["t4"]
+                text += f", {result['measured']}"
         print(text, flush=True)
-        table.append(found)
+        table.append(result)
     if chosen.predict:
         return
-    summary = {"wrongly_said_to_fit": sum(found.get("wrongly_said_to_fit", False) for found in table)}
-    card = next((found["measured"]["card"] for found in table if "card" in found["measured"]), "unknown card")
+    summary = {"wrongly_said_to_fit": sum(result.get("wrongly_said_to_fit", False) for result in table)}
+    card = next((result["measured"]["card"] for result in table if "card" in result["measured"]), "unknown card")
     for kind in ("tensors_error", "total_error"):
-        errors = [abs(found[kind]) for found in table if kind in found]
+        errors = [abs(result[kind]) for result in table if kind in result]
         if errors:
             summary[kind] = {"mean": statistics.mean(errors), "worst": max(errors), "rows": len(errors)}
             print(f"{kind}: mean {100 * summary[kind]['mean']:.1f} %, worst {100 * summary[kind]['worst']:.1f} %")

@@ -1,9 +1,9 @@
-"""200 submissions of the whole course, graded by `course grade` and by nbgrader, in turns; submissions a minute by section.
+"""200 submissions of the whole course, graded by `course grade` and by nbgrader in turns; submissions per minute by section.
 
-For nbgrader all exercises stand in one notebook a learner, so that it starts one kernel for the whole course instead of six,
-and its own loop (`NbGraderAPI`) runs in this process, so that it starts no command. It grades one after the other, as it
-always does, with both cores for its kernel; ours has two jobs. Answers are solutions, stubs, and solutions with one small
-change. The two draw different random cases, so that marks of partly right answers may differ.
+For nbgrader all exercises are in one notebook per learner, so that it starts one kernel for the whole course instead of six,
+and its own loop (`NbGraderAPI`) runs in this process, so that it starts no command. It grades submissions one after the
+other, as it always does, with both cores for its kernel; ours has two jobs. Answers are solutions, stubs, and solutions with
+one small change. The two graders draw different random cases, so marks of partly right answers may differ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import nbformat
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "exercises"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "exercises" / "grading"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "grading"))
 from course_utils.exercises.definitions import strip_solution
 from course_utils.exercises.registry import EXERCISES
 from course_utils.grading import batch, nbgrader_course
@@ -39,12 +39,12 @@ from test_grading_runs import tree
 from test_mutants import mutants
 
 NAME = "course"
-SECTIONS, WANTED = batch.exercises_of("all")
-CHANGED = {id: [source for _, source in mutants(EXERCISES[id])] for id in WANTED}
+SECTIONS, SECTION_OF = batch.exercises_of("all")
+MUTANTS = {id: [source for _, source in mutants(EXERCISES[id])] for id in SECTION_OF}
 
 
 def sheet(answers: dict[str, str]):
-    """Notebook with every exercise of the course and these answers."""
+    """A notebook with every exercise of the course and these answers."""
     notebook = builder.instructor_edition(SECTIONS[0])
     notebook.cells = [nbformat.v4.new_markdown_cell("The whole course")]
     for section in SECTIONS:
@@ -58,22 +58,22 @@ def sheet(answers: dict[str, str]):
 
 
 def answers_of(learner: int) -> dict[str, str]:
-    """A learner's answers: 70 % right, 10 % not tried, the others with one change."""
-    draw, found = random.Random(learner), {}
-    for id, section in WANTED.items():
+    """A learner's answers: 70 % right, 10 % not attempted, the others with one change."""
+    draw, answers = random.Random(learner), {}
+    for id, section in SECTION_OF.items():
         exercise, luck = EXERCISES[id], draw.random()
         source = exercise.source()
         if luck < 0.1:
             source = strip_solution(source)
         elif luck < 0.3:
-            source = f"# EXERCISE: {id}\n{draw.choice(CHANGED[id])}"
+            source = f"# EXERCISE: {id}\n{draw.choice(MUTANTS[id])}"
         first, _, rest = source.partition("\n")
-        found[id] = f"{first}\n{setup_for(section, exercise, source)}\n{rest}"
-    return found
+        answers[id] = f"{first}\n{setup_for(section, exercise, source)}\n{rest}"
+    return answers
 
 
-def nbgraders(folder: Path):
-    """nbgrader's API on a course with one assignment, everything learner's `submitted/` comes later."""
+def nbgrader_api(folder: Path):
+    """nbgrader's API for a course with one assignment; learners' submissions are added later."""
     from nbgrader.apps.api import NbGraderAPI
     from traitlets.config import PyFileConfigLoader
 
@@ -85,40 +85,40 @@ def nbgraders(folder: Path):
     api = NbGraderAPI(config=config)
     logging.getLogger("traitlets").setLevel(logging.CRITICAL)
     api.log.setLevel(logging.CRITICAL)
-    said = api.generate_assignment(NAME)
-    assert said["success"], said
+    response = api.generate_assignment(NAME)
+    assert response["success"], response
     return api
 
 
-def theirs(api, folder: Path, learners: list[str]) -> float:
-    """Seconds that nbgrader takes for these learners."""
-    began = time.perf_counter()
+def nbgrader_seconds(api, folder: Path, learners: list[str]) -> float:
+    """Seconds that nbgrader takes to grade these learners."""
+    started = time.perf_counter()
     for learner in learners:
-        said = api.autograde(NAME, learner)
-        if not said["success"]:
-            print(f"nbgrader on {learner}: {said['error'][-300:]}")
-    return time.perf_counter() - began
+        response = api.autograde(NAME, learner)
+        if not response["success"]:
+            print(f"nbgrader on {learner}: {response['error'][-300:]}")
+    return time.perf_counter() - started
 
 
 def marks_of(api) -> dict[str, dict[str, float]]:
-    """learner → exercise id → nbgrader's mark."""
-    found = {}
+    """Learner → exercise id → nbgrader's mark."""
+    marks = {}
     with api.gradebook as book:
         for submission in book.assignment_submissions(NAME):
             for notebook in submission.notebooks:
-                found[submission.student.id] = {g.name.removesuffix("_check"): g.score for g in notebook.grades}
-    return found
+                marks[submission.student.id] = {g.name.removesuffix("_check"): g.score for g in notebook.grades}
+    return marks
 
 
 def sections_a_minute(folder: Path, learners: int) -> dict[str, float]:
-    """Submissions a minute of each section alone."""
-    found = {}
+    """Submissions per minute for each section alone."""
+    rates = {}
     for section in SECTIONS:
         done = batch.grade(section, folder / "inbox", folder / f"out-{section}", seed=1, progress=False, jobs=2)
         assert done.new == learners
-        found[section] = 60 * learners / done.seconds
-        print(f"{section}: {found[section]:.0f} submissions a minute")
-    return found
+        rates[section] = 60 * learners / done.seconds
+        print(f"{section}: {rates[section]:.0f} submissions per minute")
+    return rates
 
 
 def main() -> None:
@@ -141,7 +141,7 @@ def main() -> None:
     print(f"{options.learners} whole submissions in one run: {one_run.seconds:.0f} s")
     record = {
         "learners": options.learners,
-        "exercises": len(WANTED),
+        "exercises": len(SECTION_OF),
         "one run, seconds": one_run.seconds,
         "submissions a minute": {"all": 60 * options.learners / one_run.seconds}
         | sections_a_minute(folder, options.learners),
@@ -153,8 +153,8 @@ def main() -> None:
 
 
 def killed(folder: Path, inbox: Path, learners: int) -> dict:
-    """The same grading, ended by SIGKILL three times and started again; whether it leaves the same bytes but for times."""
-    out, at = folder / "killed", []
+    """The same grading, killed three times and restarted; checks that it writes the same bytes, apart from times."""
+    out, done_when_killed = folder / "killed", []
     command = [sys.executable, "-m", "course_utils.cli", "grade", "all", inbox, "--out", out, "--seed", "1", "--jobs", "2"]
     for share in (0.2, 0.5, 0.8):
         grading = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -163,25 +163,25 @@ def killed(folder: Path, inbox: Path, learners: int) -> dict:
             time.sleep(0.01)
         grading.kill()
         grading.wait()
-        at.append(len(list(out.glob("learners/*/results.json"))))
+        done_when_killed.append(len(list(out.glob("learners/*/results.json"))))
     done = batch.grade("all", inbox, out, seed=1, progress=False, jobs=2)
     same = tree(out) == tree(folder / "out")
-    said = "the same bytes" if same else "OTHER bytes"
-    print(f"killed with {at} of {learners} done, then {done.new} graded and {done.kept} kept: {said}")
-    return {"killed when so many were done": at, "then graded": done.new, "the same bytes": same}
+    verdict = "the same bytes" if same else "OTHER bytes"
+    print(f"killed with {done_when_killed} of {learners} done, then {done.new} graded and {done.unchanged} kept: {verdict}")
+    return {"killed when so many were done": done_when_killed, "then graded": done.new, "the same bytes": same}
 
 
 def beside_nbgrader(folder: Path, inbox: Path, names: list[str], size: int) -> dict:
-    """Both on the same batches, in turns, each first in every other."""
-    api = nbgraders(folder / "hub")
+    """Both graders on the same batches; they take turns at going first."""
+    api = nbgrader_api(folder / "hub")
     rounds = []
     for start in range(0, len(names), size):
         part = names[start : start + size]
         for name in part:
-            place = folder / "hub" / "submitted" / name / NAME
-            place.mkdir(parents=True)
-            shutil.copy(inbox / f"{name}.ipynb", place / f"{NAME}.ipynb")
-            shutil.copy(inbox / f"{name}.ipynb", _made(folder / f"batch-{start}") / f"{name}.ipynb")
+            folder_of_learner = folder / "hub" / "submitted" / name / NAME
+            folder_of_learner.mkdir(parents=True)
+            shutil.copy(inbox / f"{name}.ipynb", folder_of_learner / f"{NAME}.ipynb")
+            shutil.copy(inbox / f"{name}.ipynb", _created(folder / f"batch-{start}") / f"{name}.ipynb")
 
         def ours(start=start):
             return batch.grade(
@@ -189,38 +189,38 @@ def beside_nbgrader(folder: Path, inbox: Path, names: list[str], size: int) -> d
             ).seconds
 
         if len(rounds) % 2:
-            other = theirs(api, folder, part)
+            other = nbgrader_seconds(api, folder, part)
             mine = ours()
         else:
             mine = ours()
-            other = theirs(api, folder, part)
+            other = nbgrader_seconds(api, folder, part)
         rounds.append({"ours": mine, "nbgrader": other})
         print(f"{start + len(part)} of {len(names)}: ours {mine:.1f} s, nbgrader {other:.1f} s, {other / mine:.1f} times")
-    given, same, apart = marks_of(api), 0, []
+    nbgrader_marks, equal, differing = marks_of(api), 0, []
     for name in names:
         own = json.loads((folder / "out" / "learners" / name / "results.json").read_text())
         for test in own["tests"]:
-            theirs_ = given.get(name, {}).get(test["number"])
+            theirs_ = nbgrader_marks.get(name, {}).get(test["number"])
             if theirs_ is not None and abs(theirs_ - test["score"]) < 0.01:
-                same += 1
+                equal += 1
             else:
-                apart.append([name, test["number"], test["score"], theirs_])
-    full = [
+                differing.append([name, test["number"], test["score"], theirs_])
+    full_for_one = [
         row
-        for row in apart
+        for row in differing
         if row[3] is None or (row[2] == EXERCISES[row[1]].points) != (row[3] == EXERCISES[row[1]].points)
     ]
     return {
         "rounds, seconds": rounds,
         "nbgrader over ours": statistics.median(r["nbgrader"] / r["ours"] for r in rounds),
-        "marks": same + len(apart),
-        "marks equal": same,
-        "marks that differ (learner, exercise, ours, nbgrader's)": apart,
-        "of those full for one and not for the other": full,
+        "marks": equal + len(differing),
+        "marks equal": equal,
+        "marks that differ (learner, exercise, ours, nbgrader's)": differing,
+        "of those full for one and not for the other": full_for_one,
     }
 
 
-def _made(folder: Path) -> Path:
+def _created(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -1,8 +1,8 @@
-"""Twenty SIGKILLs, half of them while a checkpoint is being written: does the run end with the very same bytes?
+"""Twenty SIGKILLs, half of them while a checkpoint is being written: does the run end with exactly the same bytes?
 
     python benchmarks/kills.py [RUNS] [KILLS]
 
-RUNS runs are killed KILLS times each (4 x 5 unless told otherwise); tests/training/kill.py says how.
+RUNS runs are killed KILLS times each (4 x 5 by default); tests/training/kill.py does the killing.
 """
 
 from __future__ import annotations

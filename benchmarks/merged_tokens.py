@@ -1,8 +1,8 @@
-"""Merged against unmerged: the same tokens on 50 prompts in float32, and how often in bfloat16.
+"""Merged against unmerged adapter: how often are the tokens the same, on 50 prompts, in float32 and in bfloat16?
 
     python benchmarks/merged_tokens.py
 
-The adapter is trained for a few real steps first, so that the answers are records and not the base's prose.
+The adapter is first trained for a few real steps, so that the answers are records and not the base's prose.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from peft import LoraConfig, get_peft_model
 
 
 def agreement(dtype, prompts: int = 50, steps: int = 25, max_new_tokens: int = 48) -> float:
-    """Share of prompts whose greedy answers are the same, token for token."""
+    """Share of prompts whose greedy answers are identical, token by token."""
     task = load_task("support_tickets")
     model, tokenizer = models.load(tier="cpu", dtype=torch.bfloat16)
     torch.manual_seed(0)
@@ -27,12 +27,12 @@ def agreement(dtype, prompts: int = 50, steps: int = 25, max_new_tokens: int = 4
     settings = training.Settings(learning_rate=2e-3, batch_size=4, max_steps=steps)
     training.fit(tuned, tokenizer, task.train, settings=settings)
     tuned = tuned.to(dtype) if dtype == torch.float32 else tuned
-    asked = task.prompts()[:prompts]
-    apart = generate(tuned, tokenizer, asked, max_new_tokens=max_new_tokens, batch_size=25)
-    merged = generate(
-        copy.deepcopy(tuned).merge_and_unload(), tokenizer, asked, max_new_tokens=max_new_tokens, batch_size=25
+    test_prompts = task.prompts()[:prompts]
+    unmerged_answers = generate(tuned, tokenizer, test_prompts, max_new_tokens=max_new_tokens, batch_size=25)
+    merged_answers = generate(
+        copy.deepcopy(tuned).merge_and_unload(), tokenizer, test_prompts, max_new_tokens=max_new_tokens, batch_size=25
     )
-    return sum(a == b for a, b in zip(apart, merged)) / prompts
+    return sum(a == b for a, b in zip(unmerged_answers, merged_answers)) / prompts
 
 
 if __name__ == "__main__":

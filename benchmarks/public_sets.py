@@ -1,12 +1,10 @@
-"""What the checker and `--fix` do to files of one's own: counts, and examples to be read on the screen.
+"""What the checker and `--fix` do to your own files: counts, and examples to read on the screen.
 
     python benchmarks/public_sets.py FOLDER [--read 20]
 
-Every JSONL, JSON, CSV or Parquet file below FOLDER: rows in and left, what was dropped and flagged by reason,
-redactions in a
-thousand words. The record has counts and file names alone, no text. With --read, so many dropped and flagged rows of
-each reason
-are printed, for a person to say how many are right: precision can't be counted by a program.
+For every JSONL, JSON, CSV or Parquet file below FOLDER: rows before and after, rows dropped and flagged by reason,
+redactions per thousand words. The record contains only counts and file names, no text. With --read, that many dropped and
+flagged rows are printed for each reason, so that a person can judge how many are right: a program cannot measure precision.
 """
 
 from __future__ import annotations
@@ -24,10 +22,10 @@ from course_utils.errors import CourseError
 
 
 def measure(path: Path) -> tuple[dict, Prepared | None]:
-    """Counts of one file, and what was made of it; None and the reason if nothing could be."""
+    """Counts for one file, and the prepared rows; None, with the reason among the counts, if it cannot be prepared."""
     kind = guess_kind(path)
     report = validate(path, kind, "trl")
-    found: dict = {
+    counts: dict = {
         "kind": kind,
         "rows": report.rows,
         "bad_rows": report.bad_rows,
@@ -36,35 +34,35 @@ def measure(path: Path) -> tuple[dict, Prepared | None]:
     try:
         prepared = prepare(path, kind, target="trl")
     except CourseError as error:
-        return found | {"failed": str(error).partition(":")[2].strip()[:80]}, None
+        return counts | {"failed": str(error).partition(":")[2].strip()[:80]}, None
     for action in (DROPPED, CHANGED, "flagged"):
-        found[action] = {code: n for _, a, code, n in prepared.table() if a == action}
+        counts[action] = {code: n for _, a, code, n in prepared.table() if a == action}
     words = sum(len(str(row).split()) for row in prepared.rows)
     redacted = sum(c.step == "redact" and c.code != "customer" for c in prepared.changes)
-    return found | {
+    return counts | {
         "left": len(prepared.rows),
         "redactions_in_1000_words": round(1000 * redacted / max(words, 1), 3),
     }, prepared
 
 
-def show(prepared: Prepared, most: int) -> None:
-    """Rows of each reason, for the eye."""
+def show(prepared: Prepared, max_rows: int) -> None:
+    """Print rows for each reason, for a person to read."""
     draw, by_code = random.Random(0), {}
     for change in prepared.changes:
         if change.step in ("quality", "deduplicate", "contamination"):
             by_code.setdefault((change.action, change.code), []).append(change)
     for (action, code), changes in by_code.items():
         print(f"\n== {action} {code}: {len(changes)}")
-        for change in draw.sample(changes, min(most, len(changes))):
+        for change in draw.sample(changes, min(max_rows, len(changes))):
             text = prepared.rejects.get(change.line) or prepared.flags.get(change.line, "")
             print(f"line {change.line}: {change.reason}\n    {text[:500]}")
-            kept = next((c.kept for c in prepared.clusters if change.line in c.kinds), None)
-            if kept is not None:
-                print(f"  kept {kept}: {prepared.stayed[kept][:500]}")
+            kept_line = next((c.kept for c in prepared.clusters if change.line in c.kinds), None)
+            if kept_line is not None:
+                print(f"  kept {kept_line}: {prepared.stayed[kept_line][:500]}")
     counted: Counter = Counter()
     for line, kind, before, _ in prepared.redactions:
         counted[kind] += 1
-        if counted[kind] <= most:
+        if counted[kind] <= max_rows:
             print(f"redacted, line {line}: {kind} {before}")
 
 
@@ -72,17 +70,17 @@ def main() -> None:
     """Measure, print, and write the record."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--read", type=int, default=0, help="rows of each reason to print")
+    parser.add_argument("--read", type=int, default=0, help="number of rows to print for each reason")
     options = parser.parse_args()
     files = sorted(file for file in options.folder.rglob("*") if file.suffix.lower() in reading.SUFFIXES)
-    found = {}
+    results = {}
     for path in files:
         name = path.relative_to(options.folder).as_posix()
-        found[name], prepared = measure(path)
-        print(name, found[name], flush=True)
+        results[name], prepared = measure(path)
+        print(name, results[name], flush=True)
         if prepared and options.read:
             show(prepared, options.read)
-    write_record("public-sets", {"files": found})
+    write_record("public-sets", {"files": results})
 
 
 if __name__ == "__main__":

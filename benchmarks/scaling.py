@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py
 
-Each point is one short run on the packaged model; the exponent is the slope of log time over log size between the two
-largest points: 1 is linear. Attention's share grows with the square of the length.
+Each point is one short run on the packaged model; the exponent is the slope of log time against log size between the two
+largest points: 1 is linear. The time for attention grows with the square of the length.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ import torch
 
 
 class Ready(training.SFT):
-    """SFT on examples that are token ids already."""
+    """SFT on examples that are already token ids."""
 
     def encode(self, tokenizer, example, max_length, where):
-        """The example as it is."""
+        """Return the example unchanged."""
         return example
 
 
 def examples(count: int, length: int) -> list[Encoded]:
-    """Random tokens: half of each is the prompt."""
-    made = torch.randint(100, 40_000, (count, length), generator=torch.Generator().manual_seed(0)).tolist()
-    return [Encoded(ids[: length // 2], [ids[length // 2 :]]) for ids in made]
+    """Examples of random tokens; the first half of each is the prompt."""
+    token_ids = torch.randint(100, 40_000, (count, length), generator=torch.Generator().manual_seed(0)).tolist()
+    return [Encoded(ids[: length // 2], [ids[length // 2 :]]) for ids in token_ids]
 
 
 def measure(count: int, length: int, batch: int) -> dict:
-    """Median seconds a step, seconds of the whole run, and memory over what the model takes."""
+    """Mean seconds per step, seconds of the whole run, and memory on top of the model."""
     from peft import LoraConfig, get_peft_model
 
     model, tokenizer = models.load(tier="cpu")
     torch.manual_seed(0)
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
-    settings = training.Settings(batch_size=batch, max_length=4096, micro_batch_tokens=1 << 20)  # a batch in one piece
+    settings = training.Settings(batch_size=batch, max_length=4096, micro_batch_tokens=1 << 20)  # the whole batch at once
     memory.release()
     with memory.track("run") as report:
         history = training.fit(model, tokenizer, examples(count, length), objective=Ready(), settings=settings)
@@ -48,13 +48,13 @@ def measure(count: int, length: int, batch: int) -> dict:
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:
-    """Slope between the two largest."""
+    """Slope between the two largest sizes."""
     return math.log(values[-1] / values[-2]) / math.log(sizes[-1] / sizes[-2])
 
 
 if __name__ == "__main__":
     measure(4, 64, 4)  # warm up
-    found: dict[str, dict] = {}
+    results: dict[str, dict] = {}
     for axis, sizes, run in (
         ("sequence length", [64, 128, 256, 512, 1024], lambda n: measure(4, n, 2)),
         ("batch size", [1, 2, 4, 8, 16], lambda n: measure(2 * n, 128, n)),
@@ -62,13 +62,13 @@ if __name__ == "__main__":
     ):
         points = [run(size) for size in sizes]
         times = [p["seconds" if axis == "examples" else "seconds_a_step"] for p in points]
-        found[axis] = {"sizes": sizes, "points": points, "exponent": exponent(sizes, times),
+        results[axis] = {"sizes": sizes, "points": points, "exponent": exponent(sizes, times),
                        "memory_exponent": exponent(sizes, [p["mb"] for p in points])}  # fmt: skip
-        print(axis, found[axis], flush=True)
+        print(axis, results[axis], flush=True)
         figures.lines(
             {"relative time": (sizes, [t / times[0] for t in times]),
              "relative memory": (sizes, [p["mb"] / statistics.fmean(q["mb"] for q in points[:1]) for p in points]),
              "linear": (sizes, [s / sizes[0] for s in sizes])},
             f"Cost against {axis}", axis, "times the smallest", log_x=True,
         ).save(str(RECORDS / f"scaling-{axis.replace(' ', '-')}.png"))  # fmt: skip
-    write_record("scaling", found)
+    write_record("scaling", results)

@@ -1,7 +1,7 @@
-"""The local fine-tuning service beside its peers, and under kills. Each mode writes a dated record.
+"""The local fine-tuning service compared with its peers, and when killed. Each mode writes a dated record.
 
-    python benchmarks/service.py serving      tokens a second and time to the first token, beside `transformers serve`
-    python benchmarks/service.py adapters     a decoding step with mixed adapters, beside PEFT's own
+    python benchmarks/service.py serving      tokens per second and time to the first token, against `transformers serve`
+    python benchmarks/service.py adapters     a decoding step with mixed adapters, against PEFT's own
     python benchmarks/service.py lifecycle    a job of 100 examples and 3 epochs, three seeds; four models on one base
     python benchmarks/service.py kills        20 SIGKILLs of the server and of the training process
 
@@ -29,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 STREAMS = (1, 4, 16)
 ROUNDS = 5
 PEER = "transformers serve"
-MOST_TOKENS = 120
+MAX_TOKENS = 120
 
 
 def train(client, task, seed: int = 0, examples: int = 100):
-    """A finished job on the course's tickets, and how long it took."""
+    """Train on the course's tickets; returns the finished job and how long it took."""
 
     def upload(conversations):
         data = "\n".join(json.dumps({"messages": conversation}) for conversation in conversations).encode()
@@ -54,11 +54,11 @@ def train(client, task, seed: int = 0, examples: int = 100):
 
 
 def answers(client, model: str, prompts, streams: int = 16) -> list[str]:
-    """Greedy answers to prompts, so many at once."""
+    """Greedy answers to prompts, with `streams` requests at once."""
 
     def one(prompt):
-        found = client.chat.completions.create(model=model, messages=prompt, temperature=0, max_tokens=MOST_TOKENS)
-        return found.choices[0].message.content
+        completion = client.chat.completions.create(model=model, messages=prompt, temperature=0, max_tokens=MAX_TOKENS)
+        return completion.choices[0].message.content
 
     with ThreadPoolExecutor(streams) as pool:
         return list(pool.map(one, prompts))
@@ -68,10 +68,10 @@ def answers(client, model: str, prompts, streams: int = 16) -> list[str]:
 
 
 def stream(client, model: str, prompt) -> tuple[float, int]:
-    """Seconds to the first piece of text, and how many pieces came: both servers send one a token."""
+    """Seconds to the first piece of text, and the number of pieces; both servers send one per token."""
     started, first, pieces = time.perf_counter(), None, 0
-    made = client.chat.completions.create(model=model, messages=prompt, temperature=0, max_tokens=MOST_TOKENS, stream=True)
-    for chunk in made:
+    chunks = client.chat.completions.create(model=model, messages=prompt, temperature=0, max_tokens=MAX_TOKENS, stream=True)
+    for chunk in chunks:
         if chunk.choices and chunk.choices[0].delta.content:
             first = first or time.perf_counter() - started
             pieces += 1
@@ -79,18 +79,18 @@ def stream(client, model: str, prompt) -> tuple[float, int]:
 
 
 def load(client, model: str, prompts, streams: int) -> dict:
-    """So many streams at once, each of one request after the other; tokens a second and time to first token."""
-    waiting, found, mutex = list(prompts), [], threading.Lock()
+    """Tokens per second and time to the first token, with `streams` streams at once that send request after request."""
+    pending, results, mutex = list(prompts), [], threading.Lock()
 
     def work():
         while True:
             with mutex:
-                if not waiting:
+                if not pending:
                     return
-                prompt = waiting.pop()
+                prompt = pending.pop()
             result = stream(client, model, prompt)
             with mutex:
-                found.append(result)
+                results.append(result)
 
     started = time.perf_counter()
     threads = [threading.Thread(target=work) for _ in range(streams)]
@@ -99,11 +99,14 @@ def load(client, model: str, prompts, streams: int) -> dict:
     for thread in threads:
         thread.join()
     seconds = time.perf_counter() - started
-    return {"tokens_per_second": sum(n for _, n in found) / seconds, "first_token": statistics.median(t for t, _ in found)}
+    return {
+        "tokens_per_second": sum(n for _, n in results) / seconds,
+        "first_token": statistics.median(t for t, _ in results),
+    }
 
 
 def transformers_serve(folder: Path, *options: str):
-    """`transformers serve` of a merged model, its client, and the process."""
+    """Start `transformers serve` with a merged model; returns a client and the process."""
     import socket
 
     from openai import OpenAI
@@ -127,7 +130,7 @@ def transformers_serve(folder: Path, *options: str):
 
 
 def serving() -> None:
-    """Both servers run; rounds in turns, so that what else the machine does strikes both."""
+    """Both servers run at the same time and are measured in turns, so that other load on the machine affects both."""
     from peft import PeftModel
 
     task = load_task("support_tickets")
@@ -160,9 +163,9 @@ def serving() -> None:
             for streams in STREAMS:
                 prompts = task.prompts()[round_ * 16 : round_ * 16 + max(2, streams)]
                 for label, (peer, model) in list(peers.items())[:: 1 if round_ % 2 else -1]:
-                    found = load(peer, model, prompts, streams)
-                    results[label][streams].append(found)
-                    print(round_, streams, label, {k: round(v, 2) for k, v in found.items()}, flush=True)
+                    measured = load(peer, model, prompts, streams)
+                    results[label][streams].append(measured)
+                    print(round_, streams, label, {k: round(v, 2) for k, v in measured.items()}, flush=True)
         for process in processes:
             process.kill()
     summary = {}
@@ -176,10 +179,10 @@ def serving() -> None:
         }
     file = write_record("serving", {"rounds": ROUNDS, "median_min_max": summary})
     for key, title, unit in (
-        ("tokens_per_second", "Tokens a second, all streams together", "tokens/s"),
+        ("tokens_per_second", "Tokens per second, all streams together", "tokens/s"),
         ("first_token", "Time to the first token", "seconds"),
     ):
-        lines = {label: (list(STREAMS), [found[str(n)][key][0] for n in STREAMS]) for label, found in summary.items()}
+        lines = {label: (list(STREAMS), [measured[str(n)][key][0] for n in STREAMS]) for label, measured in summary.items()}
         figures.lines(lines, title, "streams at once", unit).save(str(RECORDS / f"{file.stem}-{key}.png"))
 
 
@@ -187,9 +190,9 @@ def serving() -> None:
 
 
 def adapters() -> None:
-    """A decoding step of so many rows with four adapters among them: ours, PEFT's mixed batch, and the base alone."""
+    """A decoding step of several rows with four adapters among them: ours against PEFT's mixed batch."""
     from course_utils.openai_server.adapters import Adapters
-    from course_utils.openai_server.engine import Columns, Fresh
+    from course_utils.openai_server.engine import KeyValueCache, PromptKeysValues
 
     import torch
     from peft import LoraConfig, get_peft_model
@@ -204,13 +207,13 @@ def adapters() -> None:
         mixed.to(base.dtype).eval()
         mixed.save_pretrained(folder)
         ours, _ = models.load(tier="cpu")
-        room = Adapters(ours)
+        slots = Adapters(ours)
         for name in names:
-            room.load(name, Path(folder) / name)
+            slots.load(name, Path(folder) / name)
 
-        def step(model, rows: int, **more):
-            cache = Columns(ours)
-            fresh = Fresh()
+        def step(model, rows: int, **arguments):
+            cache = KeyValueCache(ours)
+            fresh = PromptKeysValues()
             shape = (1, cache.heads, 96, cache.width)
             fresh.layers = [(torch.zeros(shape, dtype=ours.dtype), torch.zeros(shape, dtype=ours.dtype))] * cache.layers
             cache.join(fresh, [(0, 96)] * rows)
@@ -220,29 +223,33 @@ def adapters() -> None:
                 ids, positions = torch.ones(rows, 1, dtype=torch.long), torch.full((rows, 1), 96)
                 started = time.perf_counter()
                 with torch.inference_mode():
-                    model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, cache=cache, **more)
+                    model(
+                        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, cache=cache, **arguments
+                    )
                 return time.perf_counter() - started
 
             return run
 
         results = {}
         for rows in (1, 4, 16):
-            used = [names[i % 4] for i in range(rows)]
-            room.use(used)
-            ways = {"ours": step(ours, rows), "PEFT": step(mixed, rows, adapter_names=used)}
-            for run in ways.values():
+            row_adapters = [names[i % 4] for i in range(rows)]
+            slots.use(row_adapters)
+            implementations = {"ours": step(ours, rows), "PEFT": step(mixed, rows, adapter_names=row_adapters)}
+            for run in implementations.values():
                 run()
-            times = {way: [] for way in ways}
+            times = {implementation: [] for implementation in implementations}
             for _ in range(25):
-                for way, run in ways.items():
-                    times[way].append(1000 * run())
-            results[rows] = {way: statistics.median(found) for way, found in times.items()}
+                for implementation, run in implementations.items():
+                    times[implementation].append(1000 * run())
+            results[rows] = {
+                implementation: statistics.median(milliseconds) for implementation, milliseconds in times.items()
+            }
             print(rows, results[rows], flush=True)
     write_record("adapters", {"milliseconds_a_step": results, "product_share_of_linear": products()})
 
 
 def products() -> dict:
-    """Time of `Product` as a share of `torch.nn.functional.linear`, for all linear layers of the CPU model, in turns."""
+    """Time of `Product` relative to `torch.nn.functional.linear`, over all linear layers of the CPU model, in turns."""
     from course_utils.openai_server.adapters import Product
 
     import torch
@@ -252,18 +259,18 @@ def products() -> dict:
     shares: dict = {}
     for dtype in (torch.float32, torch.bfloat16):
         weights = [layer.weight.detach().to(dtype) for layer in layers]
-        ways = {"linear": [lambda x, w=w: torch.nn.functional.linear(x, w) for w in weights]}
-        ways["product"] = [Product(w) for w in weights]
+        implementations = {"linear": [lambda x, w=w: torch.nn.functional.linear(x, w) for w in weights]}
+        implementations["product"] = [Product(w) for w in weights]
         for rows in (1, 4, 16):
             inputs = [torch.randn(rows, w.shape[1], dtype=dtype) for w in weights]
-            times: dict[str, list[float]] = {way: [] for way in ways}
+            times: dict[str, list[float]] = {implementation: [] for implementation in implementations}
             with torch.inference_mode():
                 for _ in range(20):
-                    for way, calls in ways.items():
+                    for implementation, calls in implementations.items():
                         started = time.perf_counter()
                         for call, x in zip(calls, inputs):
                             call(x)
-                        times[way].append(time.perf_counter() - started)
+                        times[implementation].append(time.perf_counter() - started)
             share = statistics.median(times["product"]) / statistics.median(times["linear"])
             shares.setdefault(str(dtype).removeprefix("torch."), {})[rows] = share
             print(dtype, rows, f"{100 * share:.0f} %", flush=True)
@@ -274,7 +281,7 @@ def products() -> dict:
 
 
 def lifecycle() -> None:
-    """The job of the lesson's claim, for three seeds, and memory with four models in one conversation."""
+    """The job of the lesson's claim with three seeds, and memory with three and four models in use."""
     task, rows = load_task("support_tickets"), []
     for seed in range(3):
         with tempfile.TemporaryDirectory() as folder, local_server(folder) as server:
@@ -301,7 +308,7 @@ def lifecycle() -> None:
 
 
 def kills(number: int = 20) -> None:
-    """Rounds of `tests/openai_server/power_cuts.py` on a model of two layers."""
+    """Rounds of `tests/openai_server/power_cuts.py` with a model of two layers."""
     import torch
     import transformers
     from openai_server import power_cuts

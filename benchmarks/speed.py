@@ -1,12 +1,14 @@
-"""Ours beside TRL and a plain PyTorch loop: same model, data, batch and number of examples, in one process, in turns.
+"""Our trainer against TRL and a plain PyTorch loop: same model, data, batch size and number of examples, in one process, in
+turns.
 
     python benchmarks/speed.py [sft] [dpo] [--rounds N] [--examples N]
 
-Each round every contender trains a fresh adapter (same seed) on the same examples once; the order rotates, so that a busy
-machine hurts all alike. What counts is the time of an epoch; ratios are taken round by round. Memory is what the process's
-resident size grows by at its highest. Before the rounds each contender trains once on more examples (`--long`); the loss of
-its adapter is taken on held-out examples by one and the same function. Useful operations are those that no way of doing it
-can leave out (every token once, no padding, no recomputing), over the time and over what a large matrix product reaches.
+In each round every contender trains a new adapter (same seed) once on the same examples; the order rotates, so that other
+load on the machine affects all of them equally. The time of an epoch is compared; ratios are computed round by round. Memory
+is the peak growth of the process's resident size. Before the rounds each contender trains on more examples (`--long`); the
+loss of its adapter is measured on held-out examples, with the same function for all. Useful operations are those that no
+implementation can avoid (every token once, no padding, no recomputation); they are divided by the time and by the rate of a
+large matrix product.
 """
 
 from __future__ import annotations
@@ -26,14 +28,16 @@ from course_utils.scoring import Encoded
 
 import torch
 
-BATCH = {"sft": 8, "dpo": 4}  # pairs; at 8 TRL without checkpointing wants more than 23 GB
+BATCH = {"sft": 8, "dpo": 4}  # pairs for DPO; with 8, TRL without checkpointing needs more than 23 GB
 RATE = 5e-4
-COMPARED = ("TRL as installed", "ours")  # whose held-out losses should agree, up to what the order of examples does
+COMPARED = ("TRL as installed", "ours")  # their held-out losses should agree, apart from the effect of the order of examples
 LENGTH = 1024
 
 
 def useful_operations(kind: str, model, examples: list[Encoded]) -> float:
-    """Of one epoch: LoRA's 4 N + 6 L a token, the head on scored tokens, attention; for DPO its reference's forward too."""
+    """Operations of one epoch: LoRA's 4 N + 6 L per token, the head on scored tokens, attention; for DPO also the
+    reference's forward pass.
+    """
     config = model.config
     frozen = sum(p.numel() for n, p in model.named_parameters() if "_proj.weight" in n or "base_layer.weight" in n)
     trained = sum(16 * (m.in_features + m.out_features) for n, m in model.named_modules() if n.endswith("_proj"))
@@ -47,29 +51,29 @@ def useful_operations(kind: str, model, examples: list[Encoded]) -> float:
 
 
 def chats(count: int, seed: int = 0) -> list[dict]:
-    """Conversations of mixed length: 1 to 12 of the course's tickets in one message, numbers of them lognormal."""
-    task, dice = load_task("support_tickets"), random.Random(seed)
-    order = dice.sample(range(len(task.train)), len(task.train))
-    made = []
-    while len(made) < count:
-        several = [order.pop() for _ in range(min(12, max(1, round(dice.lognormvariate(0.5, 0.8)))))]
-        rows = [task.train[i] for i in several]
+    """Conversations of mixed length: 1 to 12 of the course's tickets in one message, with lognormal numbers of them."""
+    task, generator = load_task("support_tickets"), random.Random(seed)
+    order = generator.sample(range(len(task.train)), len(task.train))
+    pairs = []
+    while len(pairs) < count:
+        ticket_indexes = [order.pop() for _ in range(min(12, max(1, round(generator.lognormvariate(0.5, 0.8)))))]
+        rows = [task.train[i] for i in ticket_indexes]
         prompt = [rows[0][0], {"role": "user", "content": "\n\n".join(row[1]["content"] for row in rows)}]
         answers = [row[2]["content"] for row in rows]
-        products = [task.rows["train"][i]["record"]["product"] or "the shop" for i in several]
+        products = [task.rows["train"][i]["record"]["product"] or "the shop" for i in ticket_indexes]
         prose = [
             f"This customer writes about {product}; somebody should have a look at it and answer." for product in products
         ]
-        made.append({
+        pairs.append({
             "prompt": prompt,
             "chosen": [{"role": "assistant", "content": "\n".join(answers)}],
             "rejected": [{"role": "assistant", "content": "\n".join(prose)}],
         })  # fmt: skip
-    return made
+    return pairs
 
 
 def adapter(base, seed: int = 0):
-    """A new adapter on `base`, the same for the same seed."""
+    """A new adapter on `base`; the same seed gives the same adapter."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
@@ -77,7 +81,7 @@ def adapter(base, seed: int = 0):
 
 
 class Contender:
-    """One way to train; `epoch` trains a fresh adapter on all rows once and returns (seconds, final loss)."""
+    """One way to train; `epoch` trains a new adapter once on all rows and returns its measurements."""
 
     def __init__(self, kind: str, name: str, dtype, attention: str, run):
         self.kind, self.name, self.run = kind, name, run
@@ -85,7 +89,7 @@ class Contender:
         self.base.set_attn_implementation(attention)
 
     def epoch(self, rows: list[dict], held_out: list[dict], seed: int = 0) -> dict:
-        """Train and measure; the seed is the adapter's and that of the order of examples."""
+        """Train and measure; the seed determines the adapter and the order of examples."""
         tuned = adapter(self.base, seed)
         memory.release()
         with memory.track(self.name) as report, warnings.catch_warnings():
@@ -97,7 +101,7 @@ class Contender:
 
 
 def held_out_loss(kind: str, model, tokenizer, rows: list[dict]) -> float:
-    """SFT loss a token on the chosen answers, for both kinds: it moves under both."""
+    """SFT loss per token on the chosen answers, used for both kinds because both change it."""
     objective = training.SFT()
     encoded = [objective.encode(tokenizer, r["prompt"] + r["chosen"], LENGTH, "held out") for r in rows]
     sizes, total = objective.normalizers(encoded), 0.0
@@ -109,7 +113,7 @@ def held_out_loss(kind: str, model, tokenizer, rows: list[dict]) -> float:
 
 
 def ours(kind: str, model, tokenizer, rows: list[dict], seed: int):
-    """`training.fit`; the reference's time is given apart."""
+    """Train with `training.fit`; returns the training time and, separately, the reference's time."""
     data = rows if kind == "dpo" else [r["prompt"] + r["chosen"] for r in rows]
     objective = training.DPO() if kind == "dpo" else training.SFT()
     settings = training.Settings(learning_rate=RATE, batch_size=BATCH[kind], max_length=LENGTH, seed=seed)
@@ -118,16 +122,19 @@ def ours(kind: str, model, tokenizer, rows: list[dict], seed: int):
 
 
 def plain(kind: str, model, tokenizer, rows: list[dict], seed: int):
-    """What a tutorial shows: random batches padded on the right, all logits, cross-entropy; DPO with its reference live."""
-    dice = random.Random(seed)
-    rows = dice.sample(rows, len(rows))
+    """A loop as in tutorials: random batches padded on the right, all logits, cross-entropy; DPO computes its reference in
+    each step.
+    """
+    generator = random.Random(seed)
+    rows = generator.sample(rows, len(rows))
     objective = training.DPO() if kind == "dpo" else training.SFT()
     examples = [objective.encode(tokenizer, r if kind == "dpo" else r["prompt"] + r["chosen"], LENGTH, "x") for r in rows]
     model.train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=RATE)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=RATE)
     steps = -(-len(examples) // BATCH[kind])
-    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)  # as TRL and we have it
+    # the same schedule as TRL's and ours
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     started = time.perf_counter()
     for at in range(0, len(examples), BATCH[kind]):
         batch = examples[at : at + BATCH[kind]]
@@ -142,9 +149,9 @@ def plain(kind: str, model, tokenizer, rows: list[dict], seed: int):
             ratio = sums - reference
             loss = -torch.nn.functional.logsigmoid(0.1 * (ratio[:, 0] - ratio[:, 1])).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        falling.step()
+        scheduler.step()
         optimizer.zero_grad()
     return time.perf_counter() - started, 0.0
 
@@ -154,15 +161,15 @@ def _plain_logs(model, examples: list[Encoded]) -> list:
     padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=2)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in ids], batch_first=True)
     logs = model(input_ids=padded, attention_mask=mask).logits.float().log_softmax(-1)
-    found = []
+    log_probabilities = []
     for row, e in zip(logs, examples):
         start, end = len(e.prompt), len(e)
-        found.append(row[start - 1 : end - 1].gather(1, torch.tensor(e.completions[0])[:, None])[:, 0])
-    return found
+        log_probabilities.append(row[start - 1 : end - 1].gather(1, torch.tensor(e.completions[0])[:, None])[:, 0])
+    return log_probabilities
 
 
 def trl_with(**settings):
-    """TRL's trainer with these settings; time from first step to last, the set-up of a precomputed reference apart."""
+    """TRL's trainer with these settings; the time from first to last step, and separately of precomputing the reference."""
 
     def run(kind: str, model, tokenizer, rows: list[dict], seed: int):
         import datasets
@@ -187,13 +194,13 @@ def trl_with(**settings):
                 logging_steps=10_000, seed=seed, **more, **precompute,
             )  # fmt: skip
             started = time.perf_counter()
-            made = trainer(
+            trl_trainer = trainer(
                 model=model, args=arguments, train_dataset=datasets.Dataset.from_list(data), processing_class=tokenizer,
             )  # fmt: skip
             clock = Clock()
-            made.add_callback(clock)
+            trl_trainer.add_callback(clock)
             set_up = time.perf_counter() - started
-            made.train()
+            trl_trainer.train()
             if "ref" in model.peft_config:
                 model.delete_adapter("ref")
         return clock.seconds, set_up if precompute else 0.0
@@ -203,7 +210,7 @@ def trl_with(**settings):
 
 def contenders(kind: str) -> list[Contender]:
     """The rows of the table."""
-    # Found by trying: float32 or bfloat16 base, autocast or not, sdpa or eager.
+    # Found by experiment among: float32 or bfloat16 base, autocast or not, sdpa or eager.
     best = {"gradient_checkpointing": False}
     best |= {"precompute": True} if kind == "dpo" else {"train_sampling_strategy": "group_by_length"}
     return [
@@ -215,41 +222,46 @@ def contenders(kind: str) -> list[Contender]:
 
 
 def compare(kind: str, rounds: int, examples: int, long: int, seeds: int) -> dict:
-    """Run all contenders in turns; medians, quartiles of the ratios to ours."""
+    """Run all contenders in turns; returns medians, and lowest, median and highest ratios to ours."""
     from course_utils.attention import register
 
     register()
     everything = chats(long + 16)
     rows, held_out = everything[:examples], everything[long:]
-    those = contenders(kind)
+    competitors = contenders(kind)
     objective = training.DPO() if kind == "dpo" else training.SFT()
     encoded = [
-        objective.encode(those[0].tokenizer, r if kind == "dpo" else r["prompt"] + r["chosen"], LENGTH, "x") for r in rows
+        objective.encode(competitors[0].tokenizer, r if kind == "dpo" else r["prompt"] + r["chosen"], LENGTH, "x")
+        for r in rows
     ]
     lengths = sorted(map(len, encoded))
-    operations = useful_operations(kind, those[0].base, encoded)
-    results: dict[str, list[dict]] = {c.name: [] for c in those}
+    operations = useful_operations(kind, competitors[0].base, encoded)
+    results: dict[str, list[dict]] = {c.name: [] for c in competitors}
     losses: dict[str, list[float]] = {}
-    for contender in those:  # the runs whose loss counts come first: they warm up too
+    for contender in competitors:  # the runs whose loss counts come first; they also serve as a warm-up
         for seed in range(seeds if contender.name in COMPARED else 1):
             losses.setdefault(contender.name, []).append(contender.epoch(everything[:long], held_out, seed)["loss"])
         print(f"{kind} {long} examples, {contender.name}: held-out losses {losses[contender.name]}", flush=True)
     for number in range(rounds):
-        for contender in those[number % len(those) :] + those[: number % len(those)]:
+        for contender in competitors[number % len(competitors) :] + competitors[: number % len(competitors)]:
             measured = contender.epoch(rows, held_out)
             print(f"{kind} round {number} {contender.name}: {measured}", flush=True)
             results[contender.name].append(measured)
     peak, table = peak_flops(), {}
     for name, measured in results.items():
         ratios = sorted(m["seconds"] / o["seconds"] for m, o in zip(measured, results["ours"]))
-        whole = sorted(
+        ratios_with_reference = sorted(
             (m["seconds"] + m["set_up"]) / (o["seconds"] + o["set_up"]) for m, o in zip(measured, results["ours"])
         )
         table[name] = {
             "seconds": statistics.median(m["seconds"] for m in measured),
             "set_up": statistics.median(m["set_up"] for m in measured),
             "times_ours": [ratios[0], statistics.median(ratios), ratios[-1]],
-            "times_ours_with_reference": [whole[0], statistics.median(whole), whole[-1]],
+            "times_ours_with_reference": [
+                ratios_with_reference[0],
+                statistics.median(ratios_with_reference),
+                ratios_with_reference[-1],
+            ],
             "peak_mb": statistics.median(m["peak_mb"] for m in measured),
             "share_of_peak": operations / peak / statistics.median(m["seconds"] + m["set_up"] for m in measured),
             "held_out_losses": losses[name],
@@ -268,7 +280,7 @@ def main() -> None:
     parser.add_argument("kinds", nargs="*", default=["sft", "dpo"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--examples", type=int, default=24)
-    parser.add_argument("--long", type=int, default=48, help="examples of the run whose loss is compared")
+    parser.add_argument("--long", type=int, default=48, help="examples in the run whose loss is compared")
     parser.add_argument("--seeds", type=int, default=3, help="runs whose losses are averaged, for TRL as installed and ours")
     chosen = parser.parse_args()
     from course_utils import figures

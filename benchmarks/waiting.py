@@ -1,12 +1,12 @@
-"""How the threads of a CPU product wait for each other, alone on the machine and beside busy processes.
+"""How the threads of a matrix product on a CPU wait for each other, on an idle machine and next to busy processes.
 
     python benchmarks/waiting.py [--rounds N] [--libiomp PATH]
 
-GNU OpenMP's threads spin while they wait, by default some milliseconds at a time. Alone that costs nothing but power; beside
-another process a spinning thread holds the core that the one it waits for needs. Each row here is a policy, set in the
-environment of processes of its own: one that trains and generates, and one that serves. All are started first; then each is
-asked in turn, in an order drawn anew each round, while so many processes keep a core busy. A measurement is as many
-repetitions as fit into `BUDGET` seconds, one at least.
+GNU OpenMP's threads spin while they wait, by default for some milliseconds at a time. On an idle machine that costs only
+power; next to another process, a spinning thread holds the core that the thread it waits for needs. Each row is a policy,
+set in the environment of two processes: one that trains and generates, and one that serves. All are started first; then each
+is measured in turn, in a new random order each round, while 0, 1 or 2 other processes each keep a core busy. A measurement
+is as many repetitions as fit into `BUDGET` seconds, at least one.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from contextlib import contextmanager
 
 BUDGET = 6.0
 LOADS = (0, 1, 2)
-# What each process finds in its environment; every other variable of the kind is taken out of it.
+# Variables that a policy may set; those that it does not set are removed from the process's environment.
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "KMP_BLOCKTIME", "LD_PRELOAD")
-GNU_DEFAULT = "300000"  # what GNU OpenMP takes where nothing is set; named here, for the course sets it otherwise
+GNU_DEFAULT = "300000"  # GNU OpenMP's own default; set explicitly here, because the course sets another value
 POLICIES: dict[str, dict[str, str]] = {
     "GNU's default": {"GOMP_SPINCOUNT": GNU_DEFAULT},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
@@ -40,7 +40,7 @@ POLICIES: dict[str, dict[str, str]] = {
 
 
 def measure_training(model, tokenizer, examples) -> float:
-    """Seconds a step of four short examples."""
+    """Seconds of a training step on four short examples."""
     from course_utils import training
 
     settings = training.Settings(batch_size=4, max_steps=1, learning_rate=1e-5, max_length=128)
@@ -48,7 +48,7 @@ def measure_training(model, tokenizer, examples) -> float:
 
 
 def measure_generation(model, tokenizer, prompts) -> float:
-    """Seconds for 24 tokens of one answer."""
+    """Seconds to generate 24 tokens of one answer."""
     from course_utils.generation import generate
 
     started = time.perf_counter()
@@ -57,7 +57,7 @@ def measure_generation(model, tokenizer, prompts) -> float:
 
 
 def worker() -> None:
-    """Train and generate in this process whenever a line asks for it."""
+    """Train or generate in this process, as requested by each line of standard input."""
     from course_utils import models
     from course_utils.data_prep.tasks import load_task
 
@@ -75,7 +75,7 @@ def worker() -> None:
 
 
 def server() -> None:
-    """Serve in this process, and ask for 24 tokens whenever a line asks for it."""
+    """Serve in this process, and request 24 tokens for each line of standard input."""
     import tempfile
     import threading
 
@@ -106,7 +106,7 @@ def server() -> None:
 
 
 def answer(work) -> None:
-    """Do what each line of standard input names, for `BUDGET` seconds, and print how long each repetition took."""
+    """Run the task named by each line of standard input for `BUDGET` seconds, and print how long each repetition took."""
     for name in work:
         work[name]()  # warm up
     print("ready", flush=True)
@@ -130,7 +130,7 @@ class Peer:
             assert line, f"{role} under {variables} did not start"
 
     def ask(self, name: str) -> list[float]:
-        """Seconds of each repetition of what is named."""
+        """Seconds of each repetition of the named task."""
         self.process.stdin.write(name + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -143,7 +143,7 @@ def _burn() -> None:
 
 @contextmanager
 def busy(count: int):
-    """So many processes that keep a core busy."""
+    """Run `count` processes that each keep a core busy."""
     processes = [multiprocessing.Process(target=_burn, daemon=True) for _ in range(count)]
     for process in processes:
         process.start()
@@ -156,7 +156,7 @@ def busy(count: int):
 
 
 def main(rounds: int, only: list[str], libiomp: str | None) -> None:
-    """Measure all and write the record."""
+    """Measure all policies and write the record."""
     from common import write_record
 
     policies = {label: POLICIES[label] for label in only or POLICIES}
@@ -165,14 +165,14 @@ def main(rounds: int, only: list[str], libiomp: str | None) -> None:
             policies[f"libiomp, block time {milliseconds} ms"] = {"LD_PRELOAD": libiomp, "KMP_BLOCKTIME": milliseconds}
     peers = {label: [Peer(role, variables) for role in ("worker", "server")] for label, variables in policies.items()}
     tasks = {"training": 0, "generation": 0, "serving": 1}
-    found = {load: {label: {task: [] for task in tasks} for label in policies} for load in LOADS}
+    times_by_load = {load: {label: {task: [] for task in tasks} for label in policies} for load in LOADS}
     for round_ in range(rounds):
         for load in LOADS:
             with busy(load):
                 for label in random.Random(100 * round_ + load).sample(list(policies), len(policies)):
-                    for task, which in tasks.items():
-                        times = peers[label][which].ask(task)
-                        found[load][label][task] += times
+                    for task, peer_index in tasks.items():
+                        times = peers[label][peer_index].ask(task)
+                        times_by_load[load][label][task] += times
                         print(round_, load, label, task, [round(t, 3) for t in times][:8], flush=True)
     for pair in peers.values():
         for peer in pair:
@@ -180,10 +180,10 @@ def main(rounds: int, only: list[str], libiomp: str | None) -> None:
     rows = {
         str(load): {label: {task: [statistics.median(t), min(t), max(t), len(t)] for task, t in by_task.items()}
                     for label, by_task in by_label.items()}
-        for load, by_label in found.items()
+        for load, by_label in times_by_load.items()
     }  # fmt: skip
     for load, by_label in rows.items():
-        print(f"\nbeside {load} busy processes: median seconds")
+        print(f"\nnext to {load} busy processes: median seconds")
         for label, by_task in by_label.items():
             print(f"  {label:32}" + "".join(f"{task} {values[0]:8.3f}   " for task, values in by_task.items()))
     write_record("waiting", {"policies": policies, "rounds": rounds, "busy_processes": rows})
@@ -193,8 +193,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--role", choices=["worker", "server"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", choices=POLICIES, default=[], help="leave out the other policies")
-    parser.add_argument("--libiomp", help="libiomp5.so (package intel-openmp) to measure in GNU OpenMP's place")
+    parser.add_argument("--only", nargs="*", choices=POLICIES, default=[], help="measure only these policies")
+    parser.add_argument("--libiomp", help="path of libiomp5.so (package intel-openmp), to measure it in place of GNU OpenMP")
     options = parser.parse_args()
     if options.role:
         {"worker": worker, "server": server}[options.role]()
