@@ -1,7 +1,7 @@
-"""Where the files that are not code lie: data sets and notebooks.
+"""Locates the files that are not code: data sets and notebooks.
 
-In an installed wheel they are inside the package (`_assets/`); in a checkout they are the repository's own folders.
-Nothing else in the course knows the difference, and nothing depends on the working directory.
+In an installed wheel they are inside the package (`_assets/`); in a checkout they are in the repository's own folders. No
+other module needs to know the difference, and nothing depends on the working directory.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ def root() -> Path:
 
 
 def path(relative: str) -> Path:
-    """Path of a file or folder such as `data/support_tickets`; raises CourseError if it is not there."""
-    found = root() / relative
-    if not found.exists():
+    """Path of a file or folder such as `data/support_tickets`; raises CourseError if it does not exist."""
+    asset = root() / relative
+    if not asset.exists():
         raise CourseError(
             f"{relative} is missing from the installed course (looked in {root()}); "
             f"install it again: pip install --force-reinstall --no-deps {DISTRIBUTION}"
         )
-    return found
+    return asset
 
 
 def record(name: str) -> Path:
-    """Newest record of a long measurement, such as "data-quality"; raises CourseError if there is none."""
-    found = sorted(path("benchmarks/records").glob(f"{name}-*.json"))
-    if not found:
+    """The newest record of a long measurement, such as "data-quality"; raises CourseError if there is none."""
+    records = sorted(path("benchmarks/records").glob(f"{name}-*.json"))
+    if not records:
         raise CourseError(f"there is no record {name!r} under benchmarks/records")
-    return found[-1]
+    return records[-1]
 
 
-PLACEHOLDER = "/OWNER/"  # until the course has an address of its own
+PLACEHOLDER = "/OWNER/"  # until the course has its own address
 
 
 def repository_url() -> str:
-    """Address of the repository, from `[project.urls]` in pyproject.toml, the only place where it stands."""
+    """Address of the repository, from `[project.urls]` in pyproject.toml, the only place where it is written."""
     try:
         entries: list[str] = metadata(DISTRIBUTION).get_all("Project-URL") or []
     except PackageNotFoundError as error:

@@ -1,10 +1,10 @@
 """Attention on a CPU in 16 bits: eager for short sequences, but without copying keys and values for each query head.
 
-Models with grouped-query attention have several query heads for each key-value head (SmolLM2-135M: 9 and 3).
-transformers' eager and SDPA paths first repeat keys and values to match; here the queries of a group are laid one after
-the other against the one key head they share, which is the same product. The masks and the softmax in float32 are
-eager's. Longer sequences go to SDPA, which never builds the table of all pairs: at 1,024 tokens it takes about a third of
-the time. In float32 and on GPUs SDPA is the better one throughout.
+Models with grouped-query attention have several query heads per key-value head (SmolLM2-135M: 9 and 3). transformers' eager
+and SDPA implementations first repeat keys and values to match; here the queries of a group are concatenated and multiplied
+with the one key head they share, which gives the same product. The masks and the softmax in float32 are those of eager
+attention. Longer sequences go to SDPA, which never builds the table of all pairs: at 1,024 tokens it takes about a third of
+the time. In float32 and on GPUs, SDPA is better throughout.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "grouped_eager"
-LONG = 384  # queries; measured in bfloat16, forward and backward: up to here eager is as fast or faster
+LONG = 384  # queries; up to here eager is as fast or faster, measured in bfloat16, forward and backward
 
 
 def register() -> str:
-    """Make the kernel known to transformers under NAME, which is what `attn_implementation=` takes."""
+    """Register the kernel with transformers; returns its name, which is the value for `attn_implementation=`."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
@@ -41,12 +41,12 @@ def grouped_attention(
     """Scaled dot-product attention with shared key-value heads.
 
     Args:
-        module: the attention layer; tells whether it trains.
+        module: the attention layer; dropout applies only if it is in training mode.
         query: (batch, heads, queries, head_dim).
         key, value: (batch, key-value heads, positions, head_dim).
         attention_mask: added to the scores, (batch, 1, queries, positions), or None.
         scaling: factor on the scores.
-        dropout: share of weights dropped while training.
+        dropout: share of weights dropped in training.
 
     Returns:
         (output of shape (batch, queries, heads, head_dim), None).

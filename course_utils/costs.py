@@ -1,8 +1,8 @@
-"""What training and answering cost in money: prices with date and source, arithmetic, and where one way overtakes another.
+"""What training and answering cost: prices with date and source, arithmetic, and the break-even between alternatives.
 
-Prices are in US dollars, as vendors' pages and public transcriptions of them gave them on the date beside each. They age:
-`python -m course_utils.costs --check-age` names those that are older than a year, and `course release` refuses them.
-Everything else is an assumption, in `Assumptions`, and yours to change.
+Prices are in US dollars, taken from vendors' pages, or public transcriptions of them, on the date given with each. They go
+out of date: `python -m course_utils.costs --check-age` lists those that are older than a year, and `course release` refuses
+to use them. Everything else is an assumption in `Assumptions`, which you can change.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from course_utils.errors import CourseError
 
 
 @dataclass(frozen=True)
-class Price:
-    """A model by the token: US dollars for a million tokens.
+class TokenPrice:
+    """Prices of a model that is billed per token: US dollars per million tokens.
 
     Attributes:
-        input: read.
-        output: written.
+        input: price of input tokens.
+        output: price of output tokens.
         date: when the price was read or stated, YYYY-MM-DD.
-        source: the vendor's page, or who transcribed it.
-        cached_input: read from the prompt cache; None where there is no discount.
-        training: trained on; None where it cannot be tuned.
-        cache_from: tokens that a repeated beginning must have before it is billed as cached.
+        source: the vendor's page, or its transcription.
+        cached_input: price of input tokens from the prompt cache; None if there is no discount.
+        training: price of tokens trained on; None if the model cannot be fine-tuned.
+        cache_from: minimum number of tokens in a repeated prefix for it to be billed as cached.
     """
 
     input: float
@@ -44,7 +44,7 @@ class Price:
 
 @dataclass(frozen=True)
 class GpuPrice:
-    """A GPU on demand: US dollars an hour, date and source as for `Price`."""
+    """A GPU on demand: US dollars per hour, date and source as for `TokenPrice`."""
 
     hour: float
     date: str
@@ -56,59 +56,60 @@ _OPENAI = "developers.openai.com/api/docs/models"
 _ANTHROPIC = "platform.claude.com/docs/en/about-claude/pricing"
 _GOOGLE = "ai.google.dev/gemini-api/docs/pricing"
 _TRANSCRIBED = "{}, read from the vendor's page by github.com/{}"
-# Models that are tuned, and then served by the token at these prices. OpenAI takes no new jobs from 2027-01-06, and turns
-# off what was tuned there on 2027-01-14.
+# Models that can be fine-tuned and are then served per token at these prices. OpenAI accepts no new jobs from 2027-01-06,
+# and switches off the models tuned there on 2027-01-14.
 PRICES = {
-    "gpt-4.1": Price(3.0, 12.0, *_OPENAI_TUNED, cached_input=0.75, training=25.0),
-    "gpt-4.1-mini": Price(0.80, 3.20, *_OPENAI_TUNED, cached_input=0.20, training=5.0),
-    "gpt-4o": Price(3.75, 15.0, *_OPENAI_TUNED, cached_input=1.875, training=25.0),
-    "gpt-4o-mini": Price(0.30, 1.20, *_OPENAI_TUNED, cached_input=0.15, training=3.0),
-    "qwen3-8b": Price(
+    "gpt-4.1": TokenPrice(3.0, 12.0, *_OPENAI_TUNED, cached_input=0.75, training=25.0),
+    "gpt-4.1-mini": TokenPrice(0.80, 3.20, *_OPENAI_TUNED, cached_input=0.20, training=5.0),
+    "gpt-4o": TokenPrice(3.75, 15.0, *_OPENAI_TUNED, cached_input=1.875, training=25.0),
+    "gpt-4o-mini": TokenPrice(0.30, 1.20, *_OPENAI_TUNED, cached_input=0.15, training=3.0),
+    "qwen3-8b": TokenPrice(
         0.195, 0.60, "2026-10-07", _TRANSCRIBED.format("Tinker", "api-evangelist/thinking-machines"),
         cached_input=0.039, training=0.44,
     ),
 }  # fmt: skip
-# Models that are prompted, of three sizes. Claude Haiku's price is that of prompts up to 100,000 tokens; Gemini's is the one
-# from 2027-01-01 on, half of it holds until then.
+# Models to prompt, in three sizes. Claude Haiku's price is that for prompts of up to 100,000 tokens; Gemini's is the price
+# from 2027-01-01 on, until then it is half of that.
 FRONTIER = {
-    "claude-opus-5.5": Price(4.0, 20.0, "2026-11-26", _ANTHROPIC, cached_input=0.20, cache_from=512),
-    "claude-sonnet-5.5": Price(2.0, 10.0, "2026-11-26", _ANTHROPIC, cached_input=0.10, cache_from=512),
-    "claude-haiku-5.5": Price(0.10, 0.50, "2026-11-26", _ANTHROPIC, cached_input=0.01, cache_from=512),
-    "gpt-6.2-sol": Price(2.0, 10.0, "2026-11-26", _OPENAI, cached_input=0.10),
-    "gpt-6-luna": Price(0.10, 0.50, "2026-11-26", _OPENAI, cached_input=0.01),
-    "gemini-3.8-flash": Price(1.50, 7.50, "2026-10-07", _GOOGLE, cached_input=0.15, cache_from=4096),
+    "claude-opus-5.5": TokenPrice(4.0, 20.0, "2026-11-26", _ANTHROPIC, cached_input=0.20, cache_from=512),
+    "claude-sonnet-5.5": TokenPrice(2.0, 10.0, "2026-11-26", _ANTHROPIC, cached_input=0.10, cache_from=512),
+    "claude-haiku-5.5": TokenPrice(0.10, 0.50, "2026-11-26", _ANTHROPIC, cached_input=0.01, cache_from=512),
+    "gpt-6.2-sol": TokenPrice(2.0, 10.0, "2026-11-26", _OPENAI, cached_input=0.10),
+    "gpt-6-luna": TokenPrice(0.10, 0.50, "2026-11-26", _OPENAI, cached_input=0.01),
+    "gemini-3.8-flash": TokenPrice(1.50, 7.50, "2026-10-07", _GOOGLE, cached_input=0.15, cache_from=4096),
 }
 GPUS = {
     "L4": GpuPrice(0.80, "2026-07-01", _TRANSCRIBED.format("Modal", "api-evangelist/modal-labs")),
     "A100 80GB": GpuPrice(1.79, "2026-11-09", _TRANSCRIBED.format("RunPod Secure Cloud", "datareceipts/data-receipts")),
     "H100": GpuPrice(3.99, "2026-11-09", _TRANSCRIBED.format("RunPod Secure Cloud, SXM", "datareceipts/data-receipts")),
 }
-# What an H100 (SXM) does with Qwen3-8B in bf16 under vLLM, with as many users at once as get their first token within two
-# seconds and the next ones within 50 ms: (tokens read, tokens written, requests a second) at two shapes of request
-# (derived/csv/perf_points.csv of the source, which calls it a validation run). Two shapes give a price for each side. Far
-# from them it flatters: at 1,024 tokens written the same file has half of what they predict, at 2,048 a fifth.
+# Throughput of an H100 (SXM) with Qwen3-8B in bf16 under vLLM, with as many concurrent users as get their first token within
+# two seconds and each further one within 50 ms: (input tokens, output tokens, requests per second) for two shapes of
+# request (derived/csv/perf_points.csv of the source, which calls it a validation run). Two shapes determine a cost for input
+# tokens and one for output tokens. Far from these shapes the result is too optimistic: at 1,024 output tokens the same file
+# has half of the predicted throughput, at 2,048 a fifth.
 SERVED = ((1024, 128, 23.58), (128, 128, 14_540 / 128))
 SERVED_ON, SERVED_MODEL, SERVED_DATE, SERVED_SOURCE = "H100", "Qwen3-8B", "2026-09-24", "github.com/tgarg01/silybench-data"
 
 
-def price_of(model: str) -> Price:
+def price_of(model: str) -> TokenPrice:
     """Price of a hosted model.
 
     Raises:
-        CourseError: none is known.
+        CourseError: its price is not known.
     """
-    known = PRICES | FRONTIER
-    if model not in known:
-        raise CourseError(f"no price is known for {model!r}; there are {', '.join(known)}")
-    return known[model]
+    prices = PRICES | FRONTIER
+    if model not in prices:
+        raise CourseError(f"no price is known for {model!r}; there are {', '.join(prices)}")
+    return prices[model]
 
 
 def stale_prices(today: date, days: int = 365) -> list[tuple[str, str]]:
-    """(name, date) of prices and throughputs that on a day are older than so many days; and of those from the future.
+    """(name, date) of prices and throughputs that are too old, or dated in the future.
 
     Args:
-        today: the day. One that is read a day later is none of the future yet: somewhere that day has begun.
-        days: that a price may be old.
+        today: the current day. A date one day later does not count as the future: somewhere that day has already begun.
+        days: maximum age in days.
     """
     dated = [(name, price.date) for table in (PRICES, FRONTIER, GPUS) for name, price in table.items()]
     dated.append(("throughput", SERVED_DATE))
@@ -116,10 +117,10 @@ def stale_prices(today: date, days: int = 365) -> list[tuple[str, str]]:
 
 
 def training_cost(tokens: int, epochs: float = 1, model: str = "gpt-4.1-mini") -> float:
-    """Dollars to fine-tune a hosted model on a file of so many tokens; the validation file costs nothing.
+    """Dollars to fine-tune a hosted model on a file with `tokens` tokens; the validation file is free.
 
     Raises:
-        CourseError: no price is known, or the model cannot be tuned.
+        CourseError: no price is known, or the model cannot be fine-tuned.
     """
     price = price_of(model).training
     if price is None:
@@ -133,13 +134,13 @@ def request_cost(
     """Dollars for one request.
 
     Args:
-        prompt_tokens: all that is read, the cached part included.
-        completion_tokens: all that is written.
+        prompt_tokens: all input tokens, cached ones included.
+        completion_tokens: all output tokens.
         model: key of PRICES or FRONTIER.
         cached_tokens: how many of the prompt's tokens come from the prompt cache.
 
     Raises:
-        CourseError: no price is known, or more cached tokens than the prompt has.
+        CourseError: no price is known, or there are more cached tokens than prompt tokens.
     """
     price = price_of(model)
     if not 0 <= cached_tokens <= prompt_tokens:
@@ -149,33 +150,41 @@ def request_cost(
 
 
 def gpu_seconds(prompt_tokens: float, completion_tokens: float) -> float:
-    """Seconds of an H100 that one request to an 8B model takes with as many users as it serves well (from `SERVED`)."""
+    """H100 seconds that one request to an 8B model takes, at the number of users that it serves well (from `SERVED`)."""
     (r1, w1, a), (r2, w2, b) = SERVED
-    # r * read + w * written = 1 / requests a second, for both shapes
+    # r * read + w * written = 1 / requests per second, for both shapes
     determinant = r1 * w2 - r2 * w1
     read, written = (w2 / a - w1 / b) / determinant, (r1 / b - r2 / a) / determinant
     return prompt_tokens * read + completion_tokens * written
 
 
-def break_even(setup: float, upkeep_a_day: float, old_cost: float, new_cost: float, days: int = 365) -> float | None:
-    """Requests a day from which on the new way is cheaper over so many days; None if there is no such volume.
+def break_even(setup: float, upkeep_per_day: float, old_cost: float, new_cost: float, days: int = 365) -> float | None:
+    """Requests per day from which the new way is cheaper; None if there is no such volume.
 
     Args:
-        setup: dollars, once, more than the old way's.
-        upkeep_a_day: dollars a day, however few the requests.
-        old_cost: dollars a request.
-        new_cost: dollars a request.
-        days: over which the set-up has to pay.
+        setup: additional set-up cost of the new way, in dollars, once.
+        upkeep_per_day: dollars per day, independent of the number of requests.
+        old_cost: dollars per request.
+        new_cost: dollars per request.
+        days: period over which the set-up has to pay off.
     """
     if days <= 0:
         raise CourseError(f"days={days}: must be greater than zero")
-    saved = old_cost - new_cost
-    return max(0.0, (setup / days + upkeep_a_day) / saved) if saved > 0 else None
+    saved_per_request = old_cost - new_cost
+    return max(0.0, (setup / days + upkeep_per_day) / saved_per_request) if saved_per_request > 0 else None
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to answer: dollars once, a request, a day, and a day for each GPU that is kept; requests a day a GPU takes."""
+class WayCost:
+    """Costs of one way to answer.
+
+    Attributes:
+        setup: dollars, once.
+        request: dollars per request.
+        day: dollars per day.
+        gpu_day: dollars per day for each rented GPU.
+        capacity: requests per day that one GPU can serve.
+    """
 
     setup: float
     request: float
@@ -184,7 +193,7 @@ class Way:
     capacity: float = math.inf
 
     def total(self, requests_a_day: float, days: int) -> float:
-        """Dollars over so many days."""
+        """Dollars over a number of days."""
         gpus = max(1, math.ceil(requests_a_day / self.capacity)) if self.gpu_day else 0
         return self.setup + days * (requests_a_day * self.request + self.day + gpus * self.gpu_day)
 
@@ -194,35 +203,35 @@ WAYS = ("prompted", "prompted small", "hosted", "self-hosted")
 
 @dataclass(frozen=True)
 class Assumptions:
-    """All that the comparison rests on.
+    """The assumptions of the comparison.
 
     The four ways: "prompted", a frontier model with instructions and examples in each prompt; "prompted small", the same
-    prompt to a small model; "hosted", that small model fine-tuned and served by the token; "self-hosted", the same on a GPU
-    of one's own that is rented around the clock.
+    prompt for a small model; "hosted", that small model fine-tuned and served per token; "self-hosted", the fine-tuned model
+    on a GPU that is rented around the clock.
 
-    Left out: what writing to a prompt cache costs (a quarter more than the input, once) and that it forgets after minutes;
-    tokens that a model thinks before it answers; that vendors cut text into tokens differently.
+    Not included: the cost of writing to a prompt cache (once, a quarter more than the input price) and its expiry after
+    minutes; reasoning tokens; differences between vendors' tokenizers.
 
     Attributes:
         frontier: key of FRONTIER.
         small: key of PRICES.
         instructions: tokens of instructions and examples, the same in each prompt of the two prompted ways.
-        message: tokens of the customer's message, with what every way needs around it.
+        message: tokens of the customer's message, including what every way needs around it.
         passages: tokens of retrieved passages, in every way.
         completion: tokens of the answer.
-        cache: whether the prompt cache is used where the instructions are long enough (`Price.cache_from`).
-        examples: examples trained on, of `message` + `passages` + `completion` tokens each.
+        cache: whether the prompt cache is used if the instructions are long enough (`TokenPrice.cache_from`).
+        examples: number of training examples, of `message` + `passages` + `completion` tokens each.
         epochs: passes over them.
-        trainings: within `days`: the first and the renewals.
-        hours_prompt: work on the prompt, in every way: it is measured before anything is trained.
-        hours_index: work on the index and its measurement, in every way that retrieves.
+        trainings: number of trainings within `days`: the first one and the renewals.
+        hours_prompt: work on the prompt, in every way, since prompting is measured before anything is trained.
+        hours_index: work on the index and its evaluation, in every way that retrieves.
         hours_tuning: work on data and evaluation for the first training.
         hours_renewal: the same for each further training.
-        hours_serving: work a month on a server of one's own.
-        wage: dollars an hour of work.
+        hours_serving: work per month on a self-hosted server.
+        wage: dollars per hour of work.
         gpu: key of GPUS; throughput is known for the H100.
-        busy: share of a day's capacity that can be used, since requests do not come evenly.
-        days: over which the set-up has to pay.
+        busy: share of a day's capacity that can be used, since requests do not arrive evenly.
+        days: period over which the set-up has to pay off.
     """
 
     frontier: str = "gpt-6.2-sol"
@@ -259,7 +268,7 @@ class Assumptions:
                 )
 
     def setup(self, tuned: bool, retrieves: bool = False) -> float:
-        """Dollars before the first answer, and for all trainings: work, and the tokens trained on."""
+        """Dollars for work and training tokens, before the first answer and for all renewals."""
         hours = self.hours_prompt + retrieves * self.hours_index
         if not tuned:
             return hours * self.wage
@@ -268,15 +277,15 @@ class Assumptions:
         return hours * self.wage + self.trainings * training_cost(round(tokens), self.epochs, self.small)
 
     def prompted(self, model: str) -> float:
-        """Dollars for a request to a model that is told everything in its prompt."""
+        """Dollars for a request with all instructions in the prompt."""
         cached = self.instructions if self.cache and self.instructions >= price_of(model).cache_from else 0
         return request_cost(self.message + self.passages + self.instructions, self.completion, model, cached)
 
     def capacity(self, prompt_tokens: float) -> float:
-        """Requests a day that one GPU of one's own takes.
+        """Requests per day that one rented GPU can serve.
 
         Raises:
-            CourseError: a model or a GPU whose throughput is not known.
+            CourseError: the throughput of the model or the GPU is not known.
         """
         if self.gpu != SERVED_ON or self.small != SERVED_MODEL.lower():
             raise CourseError(
@@ -284,50 +293,52 @@ class Assumptions:
             )
         return 86_400 / gpu_seconds(prompt_tokens, self.completion) * self.busy
 
-    def ways(self) -> dict[str, Way]:
-        """The four ways in money; without "self-hosted" where its throughput is not known.
+    def ways(self) -> dict[str, WayCost]:
+        """Costs of the four ways, without "self-hosted" if its throughput is not known.
 
         Raises:
-            CourseError: a model without price.
+            CourseError: a model has no price.
         """
-        short, retrieves = self.message + self.passages, self.passages > 0
-        told, tuned = self.setup(False, retrieves), self.setup(True, retrieves)
+        prompt_tokens, retrieves = self.message + self.passages, self.passages > 0
+        prompting_setup, tuning_setup = self.setup(False, retrieves), self.setup(True, retrieves)
         ways = {
-            "prompted": Way(told, self.prompted(self.frontier)),
-            "prompted small": Way(told, self.prompted(self.small)),
-            "hosted": Way(tuned, request_cost(short, self.completion, self.small)),
+            "prompted": WayCost(prompting_setup, self.prompted(self.frontier)),
+            "prompted small": WayCost(prompting_setup, self.prompted(self.small)),
+            "hosted": WayCost(tuning_setup, request_cost(prompt_tokens, self.completion, self.small)),
         }
         if self.gpu == SERVED_ON and self.small == SERVED_MODEL.lower():
-            served = self.hours_serving * self.wage * 12 / 365
-            ways["self-hosted"] = Way(tuned, 0.0, served, 24 * GPUS[self.gpu].hour, self.capacity(short))
+            serving_per_day = self.hours_serving * self.wage * 12 / 365
+            ways["self-hosted"] = WayCost(
+                tuning_setup, 0.0, serving_per_day, 24 * GPUS[self.gpu].hour, self.capacity(prompt_tokens)
+            )
         return ways
 
     def break_even(self, way: str, against: str = "prompted") -> float | None:
-        """Requests a day from which a way is cheaper than another that is paid by the token; None if it never is.
+        """Requests per day from which a way is cheaper than another one that is billed per token; None if it never is.
 
-        With a GPU of one's own the answer is the least volume from which it stays cheaper, also when the next GPU is needed.
+        For rented GPUs this is the lowest volume from which the way stays cheaper, even when the next GPU is needed.
 
         Raises:
-            CourseError: an unknown way, one whose throughput is not known, or a comparison with one that is paid by the GPU.
+            CourseError: an unknown way, one whose throughput is not known, or a comparison with one that is billed per GPU.
         """
         ways = self.ways()
         if way not in WAYS or against not in WAYS:
             raise CourseError(f"choose among {', '.join(WAYS)}")
         if way not in ways or against not in ways:
-            self.capacity(self.message)  # says what is missing
-        new, old = ways[way], ways[against]
-        if old.gpu_day:
-            raise CourseError(f"against={against!r}: compare with a way that is paid by the token")
-        setup, saved = new.setup - old.setup, old.request - new.request
-        if not new.gpu_day:
-            return break_even(setup, new.day - old.day, old.request, new.request, self.days)
-        spare = new.capacity * saved - new.gpu_day  # dollars that a full card saves a day, beyond its own price
-        if spare <= 0:
+            self.capacity(self.message)  # raises an error that says what is missing
+        new_way, old_way = ways[way], ways[against]
+        if old_way.gpu_day:
+            raise CourseError(f"against={against!r}: compare with a way that is billed per token")
+        setup, saved_per_request = new_way.setup - old_way.setup, old_way.request - new_way.request
+        if not new_way.gpu_day:
+            return break_even(setup, new_way.day - old_way.day, old_way.request, new_way.request, self.days)
+        saved_per_full_gpu = new_way.capacity * saved_per_request - new_way.gpu_day  # dollars per day
+        if saved_per_full_gpu <= 0:
             return None
-        # Each further card is a step at which the old way may be cheaper once more; the last of these steps decides: the
-        # number of full cards that pay for the set-up and for the next card.
-        gpus = max(1, math.ceil((setup / self.days + new.day + new.gpu_day) / spare))
-        return break_even(setup, new.day + gpus * new.gpu_day, old.request, new.request, self.days)
+        # With each additional GPU the old way may become cheaper again, so the last such step decides: the number of fully
+        # used GPUs that pay for the set-up and for one more GPU.
+        gpus = max(1, math.ceil((setup / self.days + new_way.day + new_way.gpu_day) / saved_per_full_gpu))
+        return break_even(setup, new_way.day + gpus * new_way.gpu_day, old_way.request, new_way.request, self.days)
 
 
 UNITS = {
@@ -374,16 +385,16 @@ def sensitivity(
     against: str = "prompted",
     steps: int = STEPS,
 ) -> dict[str, tuple[float | None, ...]]:
-    """Break-even (requests a day, None for never) while one assumption at a time moves from one end to the other.
+    """Break-even (requests per day, None for never) while one assumption at a time varies over a range.
 
-    The ends alone would hide what lies between: a longer prompt costs more until it is long enough to be cached.
+    The two ends alone would hide what happens in between: a longer prompt costs more until it is long enough to be cached.
 
     Args:
-        assumptions: the middle.
+        assumptions: the central assumptions.
         way: "hosted" or "self-hosted".
-        varied: field → its two ends; between two numbers `steps` values are taken, evenly.
-        against: the way compared with.
-        steps: at least 2.
+        varied: field → its two ends; for numbers, `steps` evenly spaced values are taken.
+        against: the way to compare with.
+        steps: number of values, at least 2.
 
     Raises:
         CourseError: fewer than two steps, or a field that `Assumptions` does not have.
@@ -404,22 +415,22 @@ def _between(first: str | float, last: str | float, steps: int) -> Sequence[Any]
 
 
 def main(arguments: Sequence[str] | None = None, today: date | None = None) -> int:
-    """The maintainers' command: name the prices that have to be read again.
+    """The maintainers' command: list the prices that have to be checked again.
 
     Args:
-        arguments: of the command line, without the program's name; `sys.argv`'s if None.
-        today: the day; this machine's if None.
+        arguments: command-line arguments, without the program's name; those of `sys.argv` if None.
+        today: the current day; this machine's if None.
 
     Returns:
         1 with --strict if there are any, else 0.
     """
     parser = argparse.ArgumentParser(prog="python -m course_utils.costs", description="Look after the course's prices.")
-    parser.add_argument("--check-age", action="store_true", required=True, help="name prices that are older than a year")
-    parser.add_argument("--strict", action="store_true", help="end with 1 if there are any")
+    parser.add_argument("--check-age", action="store_true", required=True, help="list prices that are older than a year")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if there are any")
     options = parser.parse_args(arguments)
     stale = stale_prices(today or date.today())
     for name, day in stale:
-        print(f"warning: {name} is of {day}: read it again, and give the new date in course_utils/costs.py")
+        print(f"warning: {name} is dated {day}: check it again, and update it and its date in course_utils/costs.py")
     return 1 if stale and options.strict else 0
 
 

@@ -1,47 +1,59 @@
-"""What `prepare` did, for the eye: figures for a notebook, and one HTML file that needs nothing else."""
+"""Shows what `prepare` did: figures for a notebook, and a report as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_utils import costs, figures
 from course_utils.data_prep import formats, pipeline
 from course_utils.data_prep.validation import count_tokens
-from course_utils.data_prep.writing import write_lines
 from course_utils.errors import CourseError
+from course_utils.files import write_whole
+from course_utils.pages import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHOWN = 5  # examples of each reason
 QUOTED = 600  # characters of a row
-CSS = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
-h1, h2 { line-height: 1.2; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-summary { cursor: pointer; padding: .2rem 0; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f5f5; padding: .6rem; }
-img { max-width: 100%; }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
-.pair pre { margin-top: 0; }
-.reason { color: #555; }
-"""
+
+
+@dataclass(frozen=True)
+class _Example:
+    """A row that was dropped or flagged, and why.
+
+    Attributes:
+        line: in the export.
+        reason: in words.
+        quotes: what to call a line → its text: the row, and the one to compare it with, if there is one.
+    """
+
+    line: int
+    reason: str
+    quotes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows with the same reason: its code, how many there are, and the first of them."""
+
+    code: str
+    count: int
+    examples: list[_Example]
 
 
 def flow(prepared: pipeline.Prepared) -> figures.Figure:
-    """Rows that are left after each step."""
+    """Bar chart of the rows that are left after each step."""
     names = {"read": "export", "validate": "valid or mended", "quality": "kept by the rules", "deduplicate": "no duplicates",
              "contamination": "not in the test set", "redact": "personal data out"}  # fmt: skip
     return figures.bars({names[step]: count for step, count in prepared.counts}, "What is left after each step", "rows")
 
 
 def lengths(prepared: pipeline.Prepared, production: Sequence[str] = (), before: Sequence[dict] = ()) -> figures.Figure:
-    """Length of the prompts: before, after, and in production."""
+    """Histograms of the prompts' lengths: before `prepare`, after it, and in production."""
     sets = {}
     if before:
         sets["export"] = [len(formats.prompt_of(row).split()) for row in before]
@@ -57,13 +69,13 @@ def cost_table(
     epochs: int = 3,
     tokens_per_second: float | None = None,
 ) -> list[tuple[str, str]]:
-    """What it takes to train on the prepared rows, as (what, how much).
+    """Tokens, time and prices of training on the prepared rows, as (what, how much).
 
     Args:
-        prepared: of `prepare`.
-        tokenizer: counts tokens; another model's counts differ by some ten per cent.
+        prepared: result of `prepare`.
+        tokenizer: counts the tokens; another model's tokenizer gives about ten per cent more or fewer.
         epochs: passes over the training rows.
-        tokens_per_second: of one's own machine (`History` has it), for the time.
+        tokens_per_second: speed of your own machine (`History` has it); without it no time is given.
     """
     tokens = sum(count_tokens(prepared.rows[i], "chat", tokenizer) for i in prepared.train)
     rows = [("tokens in the training file", f"{tokens:,}"), ("epochs", str(epochs))]
@@ -84,9 +96,15 @@ def cost_table(
 def write_html(
     prepared: pipeline.Prepared, file: str | Path, production: Sequence[str] = (), costs_of: Sequence[tuple[str, str]] = ()
 ) -> Path:
-    """The report as one HTML file: figures and styles inside, no script, nothing loaded.
+    """Write the report as one HTML file: figures and styles are inside, no script runs, nothing is loaded.
 
-    Dropped rows are quoted as they stood, personal data included: the file is for those who may read the export.
+    Dropped rows are quoted as they were, personal data included: show the file only to those who may read the export.
+
+    Args:
+        prepared: result of `prepare`.
+        file: where to write; its folder is created if needed.
+        production: prompts of production, to compare lengths with.
+        costs_of: rows of `cost_table`; no table of costs if empty.
 
     Raises:
         CourseError: the file can't be written.
@@ -94,131 +112,78 @@ def write_html(
     page = _page(prepared, production, costs_of)
     try:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-        return write_lines(Path(file), [page])
+        return write_whole(Path(file), page.encode("utf-8", "replace"))
     except OSError as error:
         raise CourseError(f"cannot write {file}: {error.strerror or error}") from error
 
 
 def _page(prepared: pipeline.Prepared, production: Sequence[str], costs_of: Sequence[tuple[str, str]]) -> str:
-    name = html.escape(Path(prepared.path).name)
-    parts = [
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{name}: data report</title>",
-        f"<style>{CSS}</style></head><body><h1>{name}</h1>",
-        f"<p>{prepared.counts[0][1]:,} lines read, {len(prepared.rows):,} rows left: {len(prepared.train):,} for training, "
-        f"{len(prepared.validation):,} for validation.</p>",
-        flow(prepared)._repr_html_(),
-        "<h2>What was dropped and changed</h2>",
-        _table(("step", "", "reason", "number"), [(s, a, c, f"{n:,}") for s, a, c, n in prepared.table()]),
-    ]
-    if prepared.kind == "chat":
-        parts.append(lengths(prepared, production)._repr_html_())
+    style: list[tuple[str, float, float]] = []
     if prepared.distance:
-        rows = [
-            (label, f"{mine:.3g}", f"{theirs:.3g}")
-            for (label, mine), (_, theirs) in zip(prepared.distance.train.rows(), prepared.distance.production.rows())
-        ]
-        parts += [
-            "<h2>Training prompts beside production</h2>",
-            f"<p>A classifier tells them apart with an area under the curve of {prepared.distance.auc:.2f}; "
-            "0.5 would be not at all.</p>",
-            _table(("", "prepared", "production"), rows),
-            _table(
-                ("", "words that give it away"),
-                list(zip(("prepared", "production"), map(", ".join, prepared.distance.topics))),
-            ),
-        ]
-    if prepared.contaminated:
-        tests = len({hit.test for hit in prepared.contaminated})
-        parts.append(f"<h2>Test set</h2><p>{tests} test rows stood in the export; they were taken out of it.</p>")
-    if costs_of:
-        parts += ["<h2>Training on it</h2>", _table(("", ""), costs_of)]
-    parts += ["<h2>Examples of what was dropped</h2>", *_examples(prepared)]
-    parts += ["<h2>To be looked at</h2>", *_flagged(prepared)]
-    parts += ["<h2>Personal data, before and after</h2>", *_redactions(prepared), "</body></html>"]
-    return "\n".join(parts)
+        ours, theirs = prepared.distance.train.rows(), prepared.distance.production.rows()
+        style = [(label, mine, other) for (label, mine), (_, other) in zip(ours, theirs)]
+    return render(
+        "templates/data_report.html.j2",
+        title=f"{Path(prepared.path).name}: data report",
+        prepared=prepared,
+        read=prepared.counts[0][1],
+        flow=flow(prepared),
+        lengths=lengths(prepared, production) if prepared.kind == "chat" else None,
+        style=style,
+        contaminating=len({hit.test for hit in prepared.contaminated}),
+        costs=costs_of,
+        dropped=_dropped(prepared),
+        flagged=_flagged(prepared),
+        redactions=_redactions(prepared),
+    )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """HTML of a table; the last of several columns is one of numbers."""
-
-    def cells(row: Sequence[str], tag: str) -> str:
-        last = len(row) - 1
-        return "".join(
-            f"<{tag}{' class=n' * (0 < i == last)}>{html.escape(str(cell))}</{tag}>" for i, cell in enumerate(row)
-        )
-
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f"<table><tr>{cells(head, 'th')}</tr>{body}</table>"
-
-
-def _examples(prepared: pipeline.Prepared) -> Iterator[str]:
-    """Dropped rows by reason; a copy beside the row that stayed for it."""
-    by_code: dict[str, list[int]] = {}
+def _dropped(prepared: pipeline.Prepared) -> list[_Group]:
+    """Dropped rows by reason; a copy is shown beside the row that was kept instead of it."""
+    lines_by_code: dict[str, list[int]] = {}
     reasons = prepared.dropped
-    stayed = {line: cluster.kept for cluster in prepared.clusters for line in cluster.kinds}
+    original = {line: cluster.kept for cluster in prepared.clusters for line in cluster.kinds}
     for line in sorted(prepared.rejects):
-        by_code.setdefault(reasons[line].code, []).append(line)
-    for code, lines in by_code.items():
-        shown = []
+        lines_by_code.setdefault(reasons[line].code, []).append(line)
+    groups = []
+    for code, lines in lines_by_code.items():
+        examples = []
         for line in lines[:SHOWN]:
-            shown.append(_reason(line, reasons[line].reason))
-            dropped = _quoted(prepared.rejects[line])
-            if line in stayed:
-                kept = _quoted(prepared.stayed[stayed[line]])
-                dropped = _pair(f"dropped, line {line}", dropped, f"kept, line {stayed[line]}", kept)
-            shown.append(dropped)
-        yield _details(code, len(lines), shown)
+            quotes = {f"dropped, line {line}": prepared.rejects[line][:QUOTED]}
+            if line in original:
+                quotes[f"kept, line {original[line]}"] = prepared.stayed[original[line]][:QUOTED]
+            examples.append(_Example(line, reasons[line].reason, quotes))
+        groups.append(_Group(code, len(lines), examples))
+    return groups
 
 
-def _flagged(prepared: pipeline.Prepared) -> Iterator[str]:
-    """Rows that stayed and that someone should look at, by reason; of a conflict both rows."""
-    by_code: dict[str, list[pipeline.Change]] = {}
+def _flagged(prepared: pipeline.Prepared) -> list[_Group]:
+    """Rows that are still in the files and that someone should look at, by reason; both rows of a conflict."""
+    changes_by_code: dict[str, list[pipeline.Change]] = {}
     for changes in prepared.flagged.values():
         for change in changes:
-            by_code.setdefault(change.code, []).append(change)
-    if not by_code:
-        yield "<p>Nothing.</p>"
-        return
-    yield "<p>These rows are still in the files. Rules err: read before you drop them with --drop.</p>"
-    asked = {line: conflict.members for conflict in prepared.conflicts for line in conflict.members}
-    for code, changes in by_code.items():
-        shown = []
+            changes_by_code.setdefault(change.code, []).append(change)
+    conflicting = {line: conflict.members for conflict in prepared.conflicts for line in conflict.members}
+    groups = []
+    for code, changes in changes_by_code.items():
+        examples = []
         for change in changes[:SHOWN]:
-            shown.append(_reason(change.line, change.reason))
-            quoted = _quoted(prepared.flags[change.line])
-            other = next((line for line in asked.get(change.line, ()) if line != change.line), None)
-            if code == pipeline.CONFLICT and other in prepared.flags:
-                quoted = _pair(f"line {change.line}", quoted, f"line {other}", _quoted(prepared.flags[other]))
-            shown.append(quoted)
-        yield _details(code, len(changes), shown)
+            quotes = {f"line {change.line}": prepared.flags[change.line][:QUOTED]}
+            rival = next((line for line in conflicting.get(change.line, ()) if line != change.line), None)
+            if code == pipeline.CONFLICT and rival in prepared.flags:
+                quotes[f"line {rival}"] = prepared.flags[rival][:QUOTED]
+            examples.append(_Example(change.line, change.reason, quotes))
+        groups.append(_Group(code, len(changes), examples))
+    return groups
 
 
-def _redactions(prepared: pipeline.Prepared) -> Iterator[str]:
-    """A few of each kind; what was found is masked but for the first letters of its words."""
-    if not prepared.redactions:
-        yield "<p>Nothing was found.</p>"
-        return
-    shown: dict[str, list[tuple[str, ...]]] = {}
+def _redactions(prepared: pipeline.Prepared) -> list[tuple[str, int, list[tuple[int, str, str]]]]:
+    """(kind, how many, samples as (line, before, after)); only the first letters of a value are shown."""
+    samples_by_kind: dict[str, list[tuple[int, str, str]]] = {}
     for line, kind, before, after in prepared.redactions:
-        shown.setdefault(kind, []).append((f"line {line}", before, after))
-    for kind, rows in shown.items():
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows[: 2 * SHOWN])
-        table = f"<table><tr><th></th><th>before</th><th>after</th></tr>{body}</table>"
-        number = sum(change.step == "redact" and change.code == kind.lower() for change in prepared.changes)
-        yield _details(kind.lower(), number, [table])
-
-
-def _details(code: str, number: int, shown: Iterable[str]) -> str:
-    return f"<details><summary>{html.escape(code)} ({number:,})</summary>{''.join(shown)}</details>"
-
-
-def _reason(line: int, reason: str) -> str:
-    return f"<p class='reason'>line {line}: {html.escape(reason)}</p>"
-
-
-def _quoted(text: str) -> str:
-    return f"<pre>{html.escape(text[:QUOTED])}</pre>"
-
-
-def _pair(left_name: str, left: str, right_name: str, right: str) -> str:
-    return f"<div class=pair><div>{html.escape(left_name)}{left}</div><div>{html.escape(right_name)}{right}</div></div>"
+        samples_by_kind.setdefault(kind, []).append((line, before, after))
+    redacted = []
+    for kind, samples in samples_by_kind.items():
+        count = sum(change.step == "redact" and change.code == kind.lower() for change in prepared.changes)
+        redacted.append((kind.lower(), count, samples[: 2 * SHOWN]))
+    return redacted

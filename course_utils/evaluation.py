@@ -1,7 +1,7 @@
-"""Scores of structured answers, each with an interval.
+"""Scores for structured answers, each with a confidence interval.
 
-An answer is valid when all of it is one JSON object that satisfies the task's schema: a triage system that has to fish a
-record out of prose, or to guess what "urgency: asap" means, has not been given the format it needs.
+An answer is valid only if the whole of it is one JSON object that satisfies the task's schema: a triage system that has to
+dig a record out of prose, or guess what "urgency: asap" means, has not been given the format it needs.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Scores:
-    """What `evaluate` found.
+    """The result of `evaluate`.
 
     Attributes:
         valid: share of answers in the right format.
-        exact: field → share of answers whose field equals the reference's. An invalid answer has no field right.
-        enumerations: share of answers with all enumeration fields right at once.
-        f1: field → mean token F1 against the reference, for fields of text.
-        records: the parsed answers, None where invalid.
+        exact: field → share of answers whose field equals the reference's. In an invalid answer every field counts as wrong.
+        enumerations: share of answers in which all enumeration fields are right.
+        f1: field → mean token F1 against the reference, for text fields.
+        records: the parsed answers, None for invalid ones.
     """
 
     valid: Score
@@ -67,7 +67,7 @@ class Scores:
     records: list[dict[str, Any] | None]
 
     def rows(self) -> list[tuple[str, Score]]:
-        """Name and score of everything measured."""
+        """(name, score) of everything measured."""
         return [
             ("valid format", self.valid),
             ("all enumeration fields right", self.enumerations),
@@ -90,12 +90,12 @@ def evaluate(
 
     Args:
         outputs: the model's answers, as text.
-        references: the right record for each.
+        references: the correct record for each answer.
         schema: JSON Schema of a record; properties with "enum" are the enumeration fields, other strings are free text.
         parse: turns an answer into a record, raising ValueError if it can't; JSON by default.
 
     Raises:
-        CourseError: lists of different length, or empty.
+        CourseError: the lists are empty or differ in length.
     """
     if len(outputs) != len(references):
         raise CourseError(f"{len(outputs)} answers for {len(references)} references")
@@ -111,12 +111,12 @@ def evaluate(
         return [record is not None and record[field] == reference[field] for record, reference in pairs]
 
     exact = {field: right(field) for field in fields}
-    together = [all(values) for values in zip(*(exact[field] for field in enumerations))]
+    all_enumerations = [all(values) for values in zip(*(exact[field] for field in enumerations))]
     f1 = {f: [token_f1(r[f], ref[f]) if r is not None else 0.0 for r, ref in pairs] for f in texts}
     return Scores(
         valid=proportion([record is not None for record in records]),
         exact={field: proportion(values) for field, values in exact.items()},
-        enumerations=proportion(together),
+        enumerations=proportion(all_enumerations),
         f1={field: mean(values) for field, values in f1.items()},
         records=records,
     )
@@ -125,7 +125,7 @@ def evaluate(
 def parse_record(
     output: str, schema: Mapping[str, Any], parse: Callable[[str], dict[str, Any]] = json.loads
 ) -> dict[str, Any] | None:
-    """The record in an answer, or None if the answer is not exactly one record that satisfies the schema."""
+    """The record in an answer, or None unless the answer is exactly one record that satisfies the schema."""
     import jsonschema
 
     try:
@@ -142,9 +142,10 @@ def memorisation(
     conversations: Sequence[Sequence[Mapping[str, Any]]],
     max_new_tokens: int = 96,
 ) -> Score:
-    """Share of conversations whose last message the model writes word for word when it is asked for it greedily.
+    """Share of conversations whose last message the model reproduces word for word with greedy decoding.
 
-    Compare training examples with held-out ones: a task with few possible answers is repeated without being remembered.
+    Compare training examples with held-out ones: with few possible answers, a model gives the same words without having
+    memorised them.
     """
     from course_utils.generation import generate
 
@@ -153,7 +154,7 @@ def memorisation(
 
 
 class Likelihoods(NamedTuple):
-    """Log-probabilities of a pair's replies (nats), and their tokens, stop token included."""
+    """Log-probabilities of a pair's replies (nats), and their numbers of tokens, stop token included."""
 
     chosen: float
     rejected: float
@@ -162,12 +163,12 @@ class Likelihoods(NamedTuple):
 
     @property
     def prefers_chosen(self) -> bool:
-        """Whether chosen is likelier a token; the sum over tokens would mostly ask which reply is shorter."""
+        """Whether chosen is likelier per token; the sum over tokens would mostly measure which reply is shorter."""
         return self.chosen / self.chosen_tokens > self.rejected / self.rejected_tokens
 
 
 def likelihoods(model: Model, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Mapping[str, Any]]) -> list[Likelihoods]:
-    """How likely a model finds the two replies of each preference pair; the adapter counts if there is one.
+    """How likely a model finds the two replies of each preference pair, with its adapter if it has one.
 
     Raises:
         CourseError: a broken pair, named by its position.
@@ -190,14 +191,14 @@ def log_ratios(
 ) -> list[float]:
     """log policy(answer) - log reference(answer) for each answer, in nats.
 
-    The mean over answers that the policy itself has sampled at temperature 1 estimates its KL divergence from the reference,
-    a whole answer (a single one may be negative).
+    The mean over answers that the policy itself sampled at temperature 1 estimates its KL divergence from the reference, per
+    answer (a single log-ratio may be negative).
 
     Args:
         policy: the trained model.
-        tokenizer: of both.
+        tokenizer: the tokenizer of both models.
         prompts: conversations.
-        answers: token ids, as `generation.complete` gives them; text would lose whether an answer came to its end.
+        answers: token ids, as returned by `generation.complete`; text would not show whether an answer was complete.
         reference: another model; None for the policy with its adapter switched off.
 
     Raises:
@@ -209,12 +210,12 @@ def log_ratios(
 
     if reference is not None:
         check_reference(policy, reference)
-    given = [chat_token_ids(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts]
-    encoded = [Encoded(ids, [answer]) for ids, answer in zip(given, answers, strict=True)]
-    ours = _log_probabilities(policy, tokenizer, encoded)
+    prompt_ids = [chat_token_ids(tokenizer, prompt, add_generation_prompt=True) for prompt in prompts]
+    encoded = [Encoded(ids, [answer]) for ids, answer in zip(prompt_ids, answers, strict=True)]
+    policy_sums = _log_probabilities(policy, tokenizer, encoded)
     with policy.disable_adapter() if reference is None else nullcontext():
-        theirs = _log_probabilities(reference or policy, tokenizer, encoded)
-    return [a - b for (a,), (b,) in zip(ours, theirs)]
+        reference_sums = _log_probabilities(reference or policy, tokenizer, encoded)
+    return [a - b for (a,), (b,) in zip(policy_sums, reference_sums)]
 
 
 def _log_probabilities(
@@ -222,30 +223,30 @@ def _log_probabilities(
 ) -> list[tuple[float, ...]]:
     """Log-probability of each completion of each example."""
     pad_id, share_prompt = pad_token_id(tokenizer), can_share_prompt(model)
-    cut = micro_batches(examples, default_micro_batch_tokens(model.device))
+    cut_examples = micro_batches(examples, default_micro_batch_tokens(model.device))
     was_training = model.training
     model.eval()
     by_example = completion_log_probabilities(
-        model, cut, lambda part: to_device(collate(part, pad_id, share_prompt), model.device)
+        model, cut_examples, lambda part: to_device(collate(part, pad_id, share_prompt), model.device)
     )
     model.train(was_training)
     return [by_example[id(example)] for example in examples]
 
 
 def token_f1(answer: str | None, reference: str | None) -> float:
-    """Word overlap of two texts (F1 of precision and recall, as in SQuAD); None equals only None."""
+    """Word overlap of two texts (F1 of precision and recall, as in SQuAD); None matches only None."""
     if answer is None or reference is None:
         return float(answer == reference)
-    found, wanted = Counter(_words(answer)), Counter(_words(reference))
-    common = sum((found & wanted).values())
+    answer_words, reference_words = Counter(_words(answer)), Counter(_words(reference))
+    common = sum((answer_words & reference_words).values())
     if not common:
-        return float(found == wanted)
-    precision, recall = common / sum(found.values()), common / sum(wanted.values())
+        return float(answer_words == reference_words)
+    precision, recall = common / sum(answer_words.values()), common / sum(reference_words.values())
     return 2 * precision * recall / (precision + recall)
 
 
 def proportion(values: Sequence[float]) -> Score:
-    """Share of true values with its Wilson interval, which stays inside 0 and 1 and is honest at 0 of n and n of n.
+    """Share of true values with its Wilson interval, which stays between 0 and 1 and is also correct at 0 of n and n of n.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.
     """
@@ -254,37 +255,37 @@ def proportion(values: Sequence[float]) -> Score:
     p = k / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # min and max: at 0 of n and n of n rounding would leave the share itself outside by 1e-17.
+    # min and max: at 0 of n and n of n, rounding would put the share itself outside the interval by 1e-17.
     return Score(p, min(max(0.0, centre - half), p), max(min(1.0, centre + half), p), n)
 
 
 def mean(values: Sequence[float], samples: int = 2000, seed: int = 0) -> Score:
-    """Mean with its percentile bootstrap interval, seeded."""
+    """Mean with its percentile bootstrap interval; the resampling is seeded."""
     import numpy as np
 
     data = np.asarray(values, dtype=float)
-    drawn = np.random.default_rng(seed).integers(0, len(data), (samples, len(data)))
+    resampled = np.random.default_rng(seed).integers(0, len(data), (samples, len(data)))
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(data[drawn].mean(axis=1), [tail, 100 - tail])
+    low, high = np.percentile(data[resampled].mean(axis=1), [tail, 100 - tail])
     return Score(float(data.mean()), float(low), float(high), len(data))
 
 
 def over_seeds(rows: Sequence[Sequence[float]]) -> Score:
-    """Mean over several seeds of the same questions, with an interval for other questions of their kind.
+    """Mean over several seeds on the same questions, with an interval for other questions of the same kind.
 
-    The seeds of one question are no independent draws: they are averaged before anything is resampled. What another seed
-    would give is in `rows`, not in the interval.
+    The seeds of one question are not independent draws: they are averaged before anything is resampled. The variation
+    between seeds is in `rows`, not in the interval.
 
     Args:
-        rows: seed → a value for each question, in the same order.
+        rows: for each seed, a value per question, in the same order.
 
     Raises:
-        CourseError: there are none.
+        CourseError: there are no values.
     """
     if not rows or not rows[0]:
         raise CourseError("there is nothing to average")
     averages = [sum(question) / len(rows) for question in zip(*rows, strict=True)]
-    if set(averages) <= {0, 1}:  # Wilson's interval does not shrink to nothing where all are right or all wrong
+    if set(averages) <= {0, 1}:  # Wilson's interval does not vanish if all are right or all wrong
         return proportion(averages)
     return mean(averages)
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, what is on the disk for good, and hashes: one of each, for everybody."""
+"""Atomic and durable writing of files, and hashes, shared by the whole package."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from pathlib import Path
 
 
 def write_whole(path: Path, parts: bytes | Iterable[bytes], durable: bool = False) -> Path:
-    """Write a file under another name beside its place, and rename it there.
+    """Write a file atomically: under a temporary name in the same folder, then renamed.
 
-    Nobody ever sees half of it, two who write it at once do not disturb each other, and what was there stays if writing
+    Nobody ever sees a half-written file, two processes can write it at the same time, and the old content stays if writing
     fails.
 
     Args:
-        path: the file's place; its folder must be there.
-        parts: the content, whole or piece by piece.
-        durable: come back only when it is on the disk, so that it survives a power cut.
+        path: the file to write; its folder must exist.
+        parts: the content, whole or in pieces.
+        durable: return only when the file is on the disk, so that it survives a power cut.
 
     Returns:
         `path`.
 
     Raises:
-        OSError: it cannot be written; nothing is left behind.
+        OSError: it cannot be written; no temporary file is left behind.
     """
-    beside = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(beside, "xb") as file:
+        with open(temporary, "xb") as file:
             if isinstance(parts, bytes):
                 file.write(parts)
             else:
                 file.writelines(parts)
         if path.exists():
-            beside.chmod(path.stat().st_mode & 0o777)
+            temporary.chmod(path.stat().st_mode & 0o777)
         if durable:
-            to_disk(beside)
-        os.replace(beside, path)
+            to_disk(temporary)
+        os.replace(temporary, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     if durable:
         to_disk(path.parent)
@@ -47,10 +47,10 @@ def write_whole(path: Path, parts: bytes | Iterable[bytes], durable: bool = Fals
 
 
 def to_disk(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk where the file system can; a mounted drive may not."""
+    """Flush a file, or a folder's directory entries, to the disk if the file system supports it; a mounted drive may not."""
     try:
         handle = os.open(path, os.O_RDONLY)
-    except OSError:  # a folder on Windows
+    except OSError:  # Windows cannot open a folder
         return
     try:
         os.fsync(handle)

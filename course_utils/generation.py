@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from course_utils.models import Model
 
-Conversation = Sequence[Mapping[str, Any]] | str  # messages, or what a user says as the only one
+Conversation = Sequence[Mapping[str, Any]] | str  # messages, or the text of a single user message
 
 
 def generate(
@@ -26,17 +26,17 @@ def generate(
     batch_size: int = 25,
     seed: int = 0,
 ) -> list[str]:
-    """Answer each conversation; the answers come back in the order of the questions.
+    """Answer each conversation; the answers are returned in the order of the conversations.
 
     Args:
         model: a causal language model, with or without an adapter.
         tokenizer: its tokenizer, with a chat template.
         conversations: lists of messages, or plain strings (one user message each).
         max_new_tokens: longest answer in tokens; an answer ends earlier at the stop token.
-        temperature: 0 takes the likeliest token each time (greedy, repeatable); above 0 samples.
-        top_p: sample from the likeliest tokens that together have this probability.
-        batch_size: conversations at once; they are sorted by length first, so that little is padding.
-        seed: of the sampling.
+        temperature: 0 always takes the likeliest token (greedy, reproducible); above 0 samples.
+        top_p: sample only from the likeliest tokens that together have this probability.
+        batch_size: conversations per batch; they are sorted by length first, to keep padding low.
+        seed: seed of the sampling.
 
     Returns:
         The answers' texts without special tokens.
@@ -56,7 +56,7 @@ def complete(
     batch_size: int = 25,
     seed: int = 0,
 ) -> list[list[int]]:
-    """As `generate`, from and to token ids: each answer up to and including its stop token, if it came to one."""
+    """Like `generate`, but from and to token ids: each answer up to and including its stop token, if it has one."""
     import torch
 
     if temperature < 0:
@@ -72,29 +72,29 @@ def complete(
     model.eval()
     if temperature:
         torch.manual_seed(seed)
-    # The head gets the last position only, a slice that is not contiguous; on a CPU it would copy its whole weight once
-    # for each row of the batch.
+    # The head gets only the last position, a slice that is not contiguous; on a CPU it would copy its whole weight once per
+    # row of the batch.
     contiguous = output_embeddings(model).register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
     try:
         for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            length = max(len(prompts[i]) for i in chosen)
-            ids = torch.full((len(chosen), length), pad_id)
+            batch = order[start : start + batch_size]
+            length = max(len(prompts[i]) for i in batch)
+            ids = torch.full((len(batch), length), pad_id)
             mask = torch.zeros_like(ids)
-            for row, i in enumerate(chosen):  # padded on the left: generation goes on where the prompt ends
+            for row, i in enumerate(batch):  # padded on the left: generation continues at the end of the prompt
                 ids[row, length - len(prompts[i]) :] = torch.tensor(prompts[i])
                 mask[row, length - len(prompts[i]) :] = 1
             with torch.no_grad():
-                out = model.generate(
+                output = model.generate(
                     input_ids=ids.to(model.device),
                     attention_mask=mask.to(model.device),
                     max_new_tokens=max_new_tokens,
                     pad_token_id=pad_id,
                     **sampling,
                 )
-            for i, made in zip(chosen, out[:, length:].tolist()):
-                end = made.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in made else len(made)
-                answers[i] = made[:end]
+            for i, generated in zip(batch, output[:, length:].tolist()):
+                end = generated.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in generated else len(generated)
+                answers[i] = generated[:end]
     finally:
         contiguous.remove()
         model.train(was_training)

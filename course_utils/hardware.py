@@ -1,6 +1,6 @@
 """What machine is this, and what can it do?
 
-Knows GPU, CPU, memory, notebook host and the number format that really is fast here. Knows nothing of models.
+Detects GPU, CPU, memory, notebook host and the number format that is actually fast here. Knows nothing about models.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 GB = 1e9
-# A 7B model takes 15 GB in 16 bits, and lessons 02, 04 and 06 hold two at once: a merged copy, a reference, a server beside
-# its trainer. That is for an A100 (40 GB) and larger; an L4 or an RTX 4090 (24 GB) takes the T4's model, in bfloat16.
+# A 7B model takes 15 GB in 16 bits, and lessons 02, 04 and 06 hold two at once: a merged copy, a reference, or a server next
+# to its trainer. That needs an A100 (40 GB) or larger; an L4 or an RTX 4090 (24 GB) gets the T4's model, in bfloat16.
 A100_TIER_BYTES = 38 * GB
 # Below this a 1.7B model in 16 bits with activations does not train; such a card gets the CPU tier's model.
 T4_TIER_BYTES = 6 * GB
@@ -28,10 +28,10 @@ class Device:
     """One machine as the course sees it.
 
     Attributes:
-        name: what the maker calls it, e.g. "Tesla T4".
-        kind: "cuda", "mps" or "cpu"; what `torch.device` takes.
-        tier: "cpu", "t4" or "a100"; picks the model (`models.TIERS`).
-        memory_bytes: memory that the model must fit in; the GPU's, or the RAM this process may use.
+        name: the maker's name for it, e.g. "Tesla T4".
+        kind: "cuda", "mps" or "cpu", as for `torch.device`.
+        tier: "cpu", "t4" or "a100"; selects the model (`models.TIERS`).
+        memory_bytes: memory that the model must fit into: the GPU's, or the RAM this process may use.
         compute_capability: (major, minor) of an NVIDIA GPU, else None.
         dtype: "bfloat16", "float16" or "float32"; the format to keep frozen weights in and to compute in.
         environment: "colab", "kaggle", "binder", "jupyterlab" or "plain".
@@ -51,8 +51,8 @@ class Device:
         """The `torch.dtype` that `dtype` names."""
         import torch
 
-        found: torch.dtype = getattr(torch, self.dtype)
-        return found
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -67,7 +67,7 @@ class Device:
 
 
 def detect() -> Device:
-    """Look at this machine. Takes as long as `import torch`."""
+    """Examine this machine. Takes as long as `import torch`."""
     import torch
 
     cores = usable_cores()
@@ -95,13 +95,13 @@ def detect() -> Device:
 def gpu_dtype(capability: tuple[int, int]) -> str:
     """bfloat16 from compute capability 8.0 (Ampere), else float16.
 
-    `torch.cuda.is_bf16_supported()` says yes on a T4 (7.5) because it counts emulation, which is several times slower.
+    `torch.cuda.is_bf16_supported()` returns True on a T4 (7.5) because it counts emulation, which is several times slower.
     """
     return "bfloat16" if capability >= (8, 0) else "float16"
 
 
 def gpu_tier(capability: tuple[int, int], memory_bytes: float) -> str:
-    """Tier of a GPU by what its memory holds and whether it has bfloat16."""
+    """Tier of a GPU, by the size of its memory and by whether it has bfloat16."""
     if memory_bytes < T4_TIER_BYTES:
         return "cpu"
     if capability >= (8, 0) and memory_bytes >= A100_TIER_BYTES:
@@ -112,13 +112,13 @@ def gpu_tier(capability: tuple[int, int], memory_bytes: float) -> str:
 def cpu_has_fast_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 faster than float32: Arm with BF16, Intel with AMX, AMD with AVX512-BF16.
 
-    Not Intel with AVX512-BF16 alone, as virtual machines show that hide AMX: measured there, oneDNN's products of 512 rows
-    take 1.7 times as long as float32's and a training job 1.6 times; on AMD they take half.
+    Intel with AVX512-BF16 alone does not count; virtual machines that hide AMX look like that. There, oneDNN's products of
+    512 rows were measured to take 1.7 times as long as in float32, and a training job 1.6 times; on AMD they take half.
     """
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False  # macOS and Windows: float32 is always right, only perhaps slower
+        return False  # macOS and Windows: float32 always works, if perhaps more slowly
     lines = text.splitlines()
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
     amd = any(line.startswith("vendor_id") and "AMD" in line for line in lines)
@@ -126,7 +126,7 @@ def cpu_has_fast_bfloat16() -> bool:
 
 
 def cpu_name() -> str:
-    """The processor's name, as well as the operating system tells it."""
+    """The processor's name, as far as the operating system reports it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -158,7 +158,7 @@ def usable_memory() -> int:
 
 
 def detect_environment() -> str:
-    """Where the code runs. Read from variables that the hosts set; nothing is imported or asked over a network."""
+    """Where the code runs, from variables that the hosts set; imports nothing and uses no network."""
     if "COLAB_RELEASE_TAG" in os.environ or "COLAB_GPU" in os.environ:
         return "colab"
     if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
@@ -169,7 +169,7 @@ def detect_environment() -> str:
 
 
 def in_notebook() -> bool:
-    """Whether an IPython kernel with a front end that shows HTML runs this code."""
+    """Whether this code runs in an IPython kernel whose front end displays HTML."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return shell is not None and shell.__class__.__name__ in ("ZMQInteractiveShell", "Shell")

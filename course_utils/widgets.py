@@ -1,7 +1,7 @@
-"""Figures to play with, each with a plain function beside it that draws the same without a widget.
+"""Interactive figures, each with a plain function that draws the same figure without a widget.
 
-A widget lives only while a kernel and a front end talk to each other. In a stored notebook, on paper and where ipywidgets is
-missing the plain figure stands in its place, with its alt text.
+A widget works only while a kernel and a front end are connected. In a stored notebook, on paper and without ipywidgets, the
+plain figure with its alt text is shown instead.
 """
 
 from __future__ import annotations
@@ -19,43 +19,52 @@ if TYPE_CHECKING:
     import ipywidgets
     from transformers import PretrainedConfig, PreTrainedModel
 
-METHODS = ("full", "lora", "qlora")
-MODELS = ("SmolLM2-135M", "SmolLM2-1.7B", "Llama-2-7B", "Mistral-7B-v0.3", "Llama-3.1-8B", "Llama-2-13B", "Llama-3.1-70B")
-LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
-RANKS = (4, 8, 16, 32, 64, 128, 256)
-VIEW = "application/vnd.jupyter.widget-view+json"
+FINE_TUNING_METHODS = ("full", "lora", "qlora")
+MODEL_CHOICES = (
+    "SmolLM2-135M",
+    "SmolLM2-1.7B",
+    "Llama-2-7B",
+    "Mistral-7B-v0.3",
+    "Llama-3.1-8B",
+    "Llama-2-13B",
+    "Llama-3.1-70B",
+)
+LENGTH_CHOICES = (128, 256, 512, 1024, 2048, 4096, 8192)
+RANK_CHOICES = (4, 8, 16, 32, 64, 128, 256)
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def memory_bars(
     model: str | PretrainedConfig | PreTrainedModel,
-    methods: tuple[str, ...] = METHODS,
+    methods: tuple[str, ...] = FINE_TUNING_METHODS,
     gpus: tuple[str, ...] = ("t4", "a100"),
     **options: Any,
 ) -> figures.Figure:
-    """What a training step takes by each method, in parts, against the memory of cards.
+    """Memory of a training step by each method, in parts, compared with the memory of GPUs.
 
     Args:
         model: as `memory.estimate` takes it.
         methods: "full", "lora", "qlora".
         gpus: names in `memory.GPUS`.
-        options: further fields of `memory.Plan`; they must suit all methods (a 4-bit base has no precision "fp32").
+        options: further fields of `memory.StepPlan`; they must be valid for all methods (a 4-bit base can't have precision
+            "fp32").
 
     Returns:
         Figure with stacked bars in GB.
 
     Raises:
-        CourseError: as `memory.estimate`, or an unknown card.
+        CourseError: as `memory.estimate`, or an unknown GPU.
     """
     bars = {}
     for method in methods:
-        found = memory.estimate(model, method, **options)
-        rows = dict(found.rows())
+        estimate = memory.estimate(model, method, **options)
+        rows = dict(estimate.rows())
         base = rows.pop("weights") + rows.pop("other models")
         states = rows.pop("adapter") + rows.pop("gradients") + rows.pop("optimizer")
         parts = {"weights": base, "what trains: adapter, gradients, optimiser": states, **rows}
         bars[method] = {name: size / 1e9 for name, size in parts.items()}
-    plan = found.plan
-    title = f"{found.model}: one step, {plan.batch_size} x {plan.length:,} tokens, rank {plan.rank}"
+    plan = estimate.plan
+    title = f"{estimate.model}: one step, {plan.batch_size} x {plan.length:,} tokens, rank {plan.rank}"
     title += ", checkpointing" if plan.checkpointing else ""
     limits = {gpu.upper(): memory.gpu_memory(gpu) / 1e9 for gpu in gpus}
     return figures.stacked_bars(bars, title, "GB", limits)
@@ -65,13 +74,13 @@ class MemoryExplorer:
     """`memory_bars` with controls for model, method, rank, batch, length and checkpointing.
 
     Attributes:
-        controls: name → ipywidgets control; empty where ipywidgets is missing.
+        controls: name → ipywidgets control; empty if ipywidgets is missing.
         picture: the widget that shows the figure, or None.
     """
 
     def __init__(self, model: str = "Llama-3.1-8B", method: str = "all", rank: int = 16, batch_size: int = 1,
                  length: int = 1024, checkpointing: bool = True) -> None:  # fmt: skip
-        self.chosen: dict[str, Any] = {
+        self.choices: dict[str, Any] = {
             "model": model, "method": method, "rank": rank, "batch_size": batch_size, "length": length,
             "checkpointing": checkpointing,
         }  # fmt: skip
@@ -84,16 +93,18 @@ class MemoryExplorer:
         except ImportError:
             return
         style = {"style": {"description_width": "7em"}, "continuous_update": False}
-        models = MODELS if model in MODELS else (model, *MODELS)
+        models = MODEL_CHOICES if model in MODEL_CHOICES else (model, *MODEL_CHOICES)
         self.controls = {
             "model": ipywidgets.Dropdown(options=models, value=model, description="model", style=style["style"]),
             "method": ipywidgets.Dropdown(
-                options=("all", *METHODS), value=method, description="method", style=style["style"]
+                options=("all", *FINE_TUNING_METHODS), value=method, description="method", style=style["style"]
             ),
-            "rank": ipywidgets.SelectionSlider(options=_with(RANKS, rank), value=rank, description="rank", **style),
+            "rank": ipywidgets.SelectionSlider(
+                options=_including(RANK_CHOICES, rank), value=rank, description="rank", **style
+            ),
             "batch_size": ipywidgets.IntSlider(batch_size, 1, max(32, batch_size), description="batch", **style),
             "length": ipywidgets.SelectionSlider(
-                options=_with(LENGTHS, length), value=length, description="length (tokens)", **style
+                options=_including(LENGTH_CHOICES, length), value=length, description="length (tokens)", **style
             ),
             "checkpointing": ipywidgets.Checkbox(checkpointing, description="gradient checkpointing"),
         }
@@ -103,40 +114,40 @@ class MemoryExplorer:
         self._box = ipywidgets.VBox([ipywidgets.VBox(list(self.controls.values())), self.picture])
 
     def _draw(self) -> figures.Figure:
-        options = dict(self.chosen)
+        options = dict(self.choices)
         method = options.pop("method")
-        return memory_bars(options.pop("model"), METHODS if method == "all" else (method,), **options)
+        return memory_bars(options.pop("model"), FINE_TUNING_METHODS if method == "all" else (method,), **options)
 
     def _changed(self, name: str, value: Any) -> None:
-        assert self.picture is not None  # there is one where there are controls
-        self.chosen[name] = value
+        assert self.picture is not None  # exists whenever there are controls
+        self.choices[name] = value
         try:
             self.figure = self._draw()
             self.picture.value = self.figure._repr_html_()
-        except CourseError as error:  # a model that the hub does not give away
+        except CourseError as error:  # such as a gated model
             self.picture.value = f"<p>{html.escape(str(error))}</p>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         plain = {"text/plain": repr(self.figure), "text/html": self.figure._repr_html_()}
         if self._box is None:
             return plain
-        # written out, since ipywidgets 7 (Colab's) and 8 make it in different ways
-        return {**plain, VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}}
+        # written out, since ipywidgets 7 (in Colab) and 8 create it in different ways
+        return {**plain, WIDGET_VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}}
 
 
-def memory_explorer(**chosen: Any) -> MemoryExplorer:
-    """Controls for `memory_bars`; `chosen` are `MemoryExplorer`'s arguments."""
-    return MemoryExplorer(**chosen)
+def memory_explorer(**choices: Any) -> MemoryExplorer:
+    """Controls for `memory_bars`; `choices` are `MemoryExplorer`'s arguments."""
+    return MemoryExplorer(**choices)
 
 
 class Review:
-    """Rows one at a time, with a verdict for each: what every set under a thousand rows deserves.
+    """Shows rows one at a time and records a verdict for each, which every data set under a thousand rows deserves.
 
     Attributes:
         rows: chat rows.
         verdicts: row number → {"keep": bool, "note": str}.
-        index: the row that is shown.
-        controls: name → ipywidgets control; empty where ipywidgets is missing.
+        index: number of the row shown.
+        controls: name → ipywidgets control; empty if ipywidgets is missing.
     """
 
     def __init__(self, rows: Iterable[dict], labels: str | os.PathLike[str] | None = None, start: int = 0) -> None:
@@ -145,14 +156,14 @@ class Review:
             raise CourseError("there are no rows to review")
         self.verdicts = _read_labels(labels, len(self.rows))
         while self.index in self.verdicts and self.index < len(self.rows) - 1:
-            self.index += 1  # goes on where an earlier sitting ended
+            self.index += 1  # continue where an earlier session ended
         self.controls: dict[str, ipywidgets.Widget] = {}
         self._box: ipywidgets.VBox | None = None
         try:
             import ipywidgets
         except ImportError:
             return
-        button = lambda text, tip: ipywidgets.Button(description=text, tooltip=tip)  # noqa: E731
+        button = lambda text, tooltip: ipywidgets.Button(description=text, tooltip=tooltip)  # noqa: E731
         self.controls = {
             "keep": button("keep", "a row to learn from"),
             "drop": button("drop", "a row not to learn from"),
@@ -168,7 +179,7 @@ class Review:
         self.show(self.index)
 
     def mark(self, keep: bool, note: str = "") -> None:
-        """Give the row that is shown a verdict, write it to the labels file, and show the next row."""
+        """Give the current row a verdict, append it to the labels file, and show the next row."""
         self.verdicts[self.index] = {"keep": keep, "note": note}
         if self.labels is not None:
             with open(self.labels, "a", encoding="utf-8") as file:
@@ -183,10 +194,10 @@ class Review:
             self.controls["shown"].value = self._page()
 
     def plain(self, first: int = 0, count: int = 5) -> str:
-        """Rows as text, for where there are no widgets."""
+        """Rows as text, for use without widgets."""
         return "\n".join(
             f"row {number}{self._verdict(number)}\n"
-            + "\n".join(f"  {m['role']}: {_said(m)}" for m in self.rows[number]["messages"] if m["role"] != "system")
+            + "\n".join(f"  {m['role']}: {_message_text(m)}" for m in self.rows[number]["messages"] if m["role"] != "system")
             for number in range(first, min(first + count, len(self.rows)))
         )
 
@@ -199,19 +210,19 @@ class Review:
         )
 
     def _page(self) -> str:
-        said = "".join(
+        messages_html = "".join(
             f"<p><b>{html.escape(str(message['role']))}</b><br>"
-            f"<span style='white-space:pre-wrap'>{html.escape(_said(message))}</span></p>"
+            f"<span style='white-space:pre-wrap'>{html.escape(_message_text(message))}</span></p>"
             for message in self.rows[self.index]["messages"]
         )
-        done = f"row {self.index} of {len(self.rows)}{self._verdict(self.index)}, {len(self.verdicts)} read"
-        return f"<p>{html.escape(done)}</p>{said}"
+        progress = f"row {self.index} of {len(self.rows)}{self._verdict(self.index)}, {len(self.verdicts)} read"
+        return f"<p>{html.escape(progress)}</p>{messages_html}"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         plain = {"text/plain": self.plain(self.index, 1), "text/html": self._page()}
         if self._box is None:
             return plain
-        return {**plain, VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}}
+        return {**plain, WIDGET_VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}}
 
 
 def review(rows: Iterable[dict], labels: str | os.PathLike[str] | None = None) -> Review:
@@ -219,7 +230,7 @@ def review(rows: Iterable[dict], labels: str | os.PathLike[str] | None = None) -
 
     Args:
         rows: chat rows.
-        labels: JSONL file for the verdicts; a sitting goes on where the last one ended. None keeps them in memory only.
+        labels: JSONL file for the verdicts; a session continues where the last one ended. None keeps them in memory only.
 
     Raises:
         CourseError: no rows, or a labels file that belongs to other rows.
@@ -227,14 +238,14 @@ def review(rows: Iterable[dict], labels: str | os.PathLike[str] | None = None) -
     return Review(rows, labels)
 
 
-def _said(message: dict) -> str:
+def _message_text(message: dict) -> str:
     from course_utils.data_prep.formats import text_content
 
     return text_content(message.get("content")) or json.dumps(message.get("tool_calls", ""), ensure_ascii=False)
 
 
 def _read_labels(file: str | os.PathLike[str] | None, rows: int) -> dict[int, dict]:
-    """Verdicts of earlier sittings; the last one of a row counts."""
+    """Read the verdicts of earlier sessions; the last verdict for a row counts."""
     verdicts: dict[int, dict] = {}
     if file is None or not os.path.exists(file):
         return verdicts
@@ -244,36 +255,36 @@ def _read_labels(file: str | os.PathLike[str] | None, rows: int) -> dict[int, di
                 entry = json.loads(line)
                 verdicts[entry["row"]] = {"keep": bool(entry["keep"]), "note": str(entry["note"])}
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CourseError(f"{file} holds no labels of a review ({error}); name another file") from error
+        raise CourseError(f"{file} does not contain labels of a review ({error}); name another file") from error
     if verdicts and max(verdicts) >= rows:
         raise CourseError(f"{file} labels row {max(verdicts)} of {rows}: it belongs to other rows")
     return verdicts
 
 
-def _with(values: tuple[int, ...], one: int) -> list[int]:
-    return sorted({*values, one})
+def _including(values: tuple[int, ...], value: int) -> list[int]:
+    return sorted({*values, value})
 
 
 class SideBySide:
-    """Several models' answers to the same messages, as a table to read; `plain` is the same as text.
+    """Several models' answers to the same messages, as a table; `plain` returns it as text.
 
     Args:
-        messages: what was answered.
+        messages: the messages answered.
         answers: model → its answers, in the order of the messages.
     """
 
     def __init__(self, messages: Sequence[str], answers: Mapping[str, Sequence[str]]) -> None:
-        for name, given in answers.items():
-            if len(given) != len(messages):
-                raise CourseError(f"{name} has {len(given)} answers to {len(messages)} messages")
-        self.messages, self.answers = list(messages), {name: list(given) for name, given in answers.items()}
+        for name, model_answers in answers.items():
+            if len(model_answers) != len(messages):
+                raise CourseError(f"{name} has {len(model_answers)} answers to {len(messages)} messages")
+        self.messages, self.answers = list(messages), {name: list(model_answers) for name, model_answers in answers.items()}
 
     def plain(self) -> str:
         """The table as text."""
         parts = []
         for number, message in enumerate(self.messages):
             parts.append(f"CUSTOMER: {message}")
-            parts += [f"  {name}: {given[number]}" for name, given in self.answers.items()]
+            parts += [f"  {name}: {model_answers[number]}" for name, model_answers in self.answers.items()]
         return "\n".join(parts)
 
     def _repr_html_(self) -> str:
@@ -282,8 +293,8 @@ class SideBySide:
         for number, message in enumerate(self.messages):
             parts.append(f'<tr><th scope="colgroup" colspan="2" {cell}>{html.escape(message)}</th></tr>')
             parts += [
-                f'<tr><th scope="row" {cell}>{html.escape(name)}</th><td {cell}>{html.escape(given[number])}</td></tr>'
-                for name, given in self.answers.items()
+                f'<tr><th scope="row" {cell}>{html.escape(name)}</th><td {cell}>{html.escape(texts[number])}</td></tr>'
+                for name, texts in self.answers.items()
             ]
         return "".join([*parts, "</table>"])
 
@@ -292,24 +303,24 @@ class SideBySide:
 
 
 class DecisionHelper:
-    """`decision.decide` with a control for each question; the recommendation is drawn anew at each answer.
+    """`decision.decide` with a control for each question; the recommendation is updated at each answer.
 
     Attributes:
-        chosen: question → answer.
-        decision: what `decide` says to them.
-        controls: question → ipywidgets control; empty where ipywidgets is missing.
+        choices: question → answer.
+        decision: the result of `decide` for these answers.
+        controls: question → ipywidgets control; empty if ipywidgets is missing.
     """
 
     def __init__(
-        self, evidence: Mapping[str, str] | None = None, assumptions: costs.Assumptions | None = None, **chosen: Any
+        self, evidence: Mapping[str, str] | None = None, assumptions: costs.Assumptions | None = None, **choices: Any
     ) -> None:
-        self._given: dict[str, Any] = {"evidence": dict(evidence or {}), "assumptions": assumptions}
-        self.chosen: dict[str, Any] = {
+        self._context: dict[str, Any] = {"evidence": dict(evidence or {}), "assumptions": assumptions}
+        self.choices: dict[str, Any] = {
             "gap": "behaviour", "prompt_reaches": 0.7, "facts_change": "rarely", "behaviour_changes": "rarely",
             "examples": 300, "requests_a_day": 1000, "latency": "relaxed", "own_machines": False,
-            **chosen,
+            **choices,
         }  # fmt: skip
-        self.decision = decision.decide(**self.chosen, **self._given)
+        self.decision = decision.decide(**self.choices, **self._context)
         self.controls: dict[str, ipywidgets.Widget] = {}
         self._shown: ipywidgets.HTML | None = None
         self._box: ipywidgets.VBox | None = None
@@ -317,42 +328,42 @@ class DecisionHelper:
             import ipywidgets
         except ImportError:
             return
-        look = {"style": {"description_width": "initial"}, "layout": {"width": "52em"}}
+        layout = {"style": {"description_width": "initial"}, "layout": {"width": "52em"}}
         for name, (question, allowed) in decision.QUESTIONS.items():
-            value = self.chosen[name]
+            value = self.choices[name]
             if isinstance(allowed, tuple):
-                control = ipywidgets.Dropdown(options=allowed, value=value, description=question, **look)
+                control = ipywidgets.Dropdown(options=allowed, value=value, description=question, **layout)
             elif allowed is bool:
-                control = ipywidgets.Checkbox(value, description=question, indent=False, **look)
+                control = ipywidgets.Checkbox(value, description=question, indent=False, **layout)
             elif name == "prompt_reaches":
                 shares = sorted({step / 100 for step in range(0, 101, 5)} | ({float(value)} if value is not None else set()))
                 options = [("not measured", None), *((f"{100 * share:g} %", share) for share in shares)]
-                control = ipywidgets.Dropdown(options=options, value=value, description=question, **look)
+                control = ipywidgets.Dropdown(options=options, value=value, description=question, **layout)
             else:
-                control = ipywidgets.BoundedIntText(value, 0, 10**9, description=question, **look)
+                control = ipywidgets.BoundedIntText(value, 0, 10**9, description=question, **layout)
             control.observe(lambda change, name=name: self._changed(name, change["new"]), names="value")
             self.controls[name] = control
         self._shown = ipywidgets.HTML(self.decision._repr_html_())
         self._box = ipywidgets.VBox([*self.controls.values(), self._shown])
 
     def _changed(self, name: str, value: Any) -> None:
-        assert self._shown is not None  # there is one where there are controls
-        self.chosen[name] = value
-        self.decision = decision.decide(**self.chosen, **self._given)
+        assert self._shown is not None  # exists whenever there are controls
+        self.choices[name] = value
+        self.decision = decision.decide(**self.choices, **self._context)
         self._shown.value = self.decision._repr_html_()
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         plain = {"text/plain": str(self.decision), "text/html": self.decision._repr_html_()}
         if self._box is None:
             return plain
-        return {**plain, VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}}
+        return {**plain, WIDGET_VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}}
 
 
 def decision_helper(
-    evidence: Mapping[str, str] | None = None, assumptions: costs.Assumptions | None = None, **chosen: Any
+    evidence: Mapping[str, str] | None = None, assumptions: costs.Assumptions | None = None, **choices: Any
 ) -> DecisionHelper:
-    """Controls for `decision.decide`; `chosen` are its answers, `evidence` and `assumptions` as there."""
-    return DecisionHelper(evidence, assumptions, **chosen)
+    """Controls for `decision.decide`; `choices` are its answers, `evidence` and `assumptions` as in `decide`."""
+    return DecisionHelper(evidence, assumptions, **choices)
 
 
 def side_by_side(messages: Sequence[str], answers: Mapping[str, Sequence[str]]) -> SideBySide:

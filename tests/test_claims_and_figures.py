@@ -31,7 +31,7 @@ def test_a_later_check_replaces_the_earlier():
 
 
 def test_a_failed_claim_needs_a_reason_and_an_id_must_exist():
-    with pytest.raises(CourseError, match="say because of what"):
+    with pytest.raises(CourseError, match="give the reason with because="):
         claims.check("L1", "x", holds=False)
     with pytest.raises(CourseError, match="unknown claim 'Z9'"):
         claims.check("Z9", "x", holds=True)

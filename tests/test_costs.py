@@ -52,7 +52,7 @@ def test_the_maintainers_are_warned(capsys):
     said = capsys.readouterr().out
     assert len(said.splitlines()) == len(EVERYTHING)
     for name, day in costs.stale_prices(old):
-        assert f"warning: {name} is of {day}: read it again" in said
+        assert f"warning: {name} is dated {day}: check it again" in said
     assert costs.main(["--check-age", "--strict"], old) == 1
     assert capsys.readouterr().out == said
 
@@ -191,7 +191,7 @@ def test_what_lies_between_the_ends_is_seen():
 def test_wrong_names_are_named():
     with pytest.raises(CourseError, match="choose among prompted, prompted small, hosted, self-hosted"):
         costs.Assumptions().break_even("rented")
-    with pytest.raises(CourseError, match="against='self-hosted': compare with a way that is paid by the token"):
+    with pytest.raises(CourseError, match="against='self-hosted': compare with a way that is billed per token"):
         costs.Assumptions().break_even("hosted", "self-hosted")
     for unknown in (costs.Assumptions(gpu="L4"), costs.Assumptions(small="gpt-4.1")):
         with pytest.raises(CourseError, match="throughput is known for qwen3-8b on an H100 only"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from course_utils import costs
-from course_utils.decision import APPROACHES, OFTEN, QUESTIONS, decide, volume_threshold
+from course_utils.decision import APPROACHES, FREQUENCIES, QUESTIONS, decide, volume_threshold
 from course_utils.errors import CourseError
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "decisions.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -44,8 +44,8 @@ def test_what_would_change_it_is_all_that_would_and_the_nearest(case):
         flips = [(value, other(name, value)) for value in values if other(name, value) != found.approach]
         assert sorted(told[name], key=str) == sorted(flips, key=str)
     for name in ("facts_change", "behaviour_changes"):
-        away = lambda value, name=name: abs(OFTEN.index(value) - OFTEN.index(answers[name]))
-        flips = [value for value in OFTEN if other(name, value) != found.approach]
+        away = lambda value, name=name: abs(FREQUENCIES.index(value) - FREQUENCIES.index(answers[name]))
+        flips = [value for value in FREQUENCIES if other(name, value) != found.approach]
         assert bool(told[name]) == bool(flips)
         assert all(away(value) == min(map(away, flips)) for value, _ in told[name])
     grids = {
@@ -63,8 +63,8 @@ def test_what_would_change_it_is_all_that_would_and_the_nearest(case):
 def test_reasons_fit_the_approach_and_each_other():
     """All combinations of a grid of answers: nothing is recommended that a reason speaks against."""
     grid = itertools.product(
-        ("knowledge", "behaviour", "both"), (None, 0.4, 0.84, 0.8496, 0.85, 0.95), OFTEN, OFTEN, (0, 1, 99, 100, 5000),
-        (0, 100, 10**7), ("relaxed", "tight"), (False, True),
+        ("knowledge", "behaviour", "both"), (None, 0.4, 0.84, 0.8496, 0.85, 0.95), FREQUENCIES, FREQUENCIES,
+        (0, 1, 99, 100, 5000), (0, 100, 10**7), ("relaxed", "tight"), (False, True),
     )  # fmt: skip
     seen = Counter()
     for answers in grid:

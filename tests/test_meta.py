@@ -169,7 +169,7 @@ def test_no_record_is_taken_for_another():
 def test_every_claim_is_judged_by_a_lesson():
     judged = set()
     for file in ROOT.glob("notebooks/source/*.py"):
-        judged |= set(re.findall(r"claims\.check\(\s*\"(\w+)\"", file.read_text(encoding="utf-8")))
+        judged |= set(re.findall(r"(?:claims\.check|evidence\.card)\(\s*\"(\w+)\"", file.read_text(encoding="utf-8")))
     assert judged == set(claims.CLAIMS)
 
 
@@ -197,7 +197,7 @@ def spoken(pattern):
 
 
 def test_the_guides_files_are_there():
-    named = spoken(r"(?:[\w.-]+/)+[\w-]+\.(?:py|md|ipynb|json|jsonl|txt|yml)")
+    named = spoken(r"(?:[\w.-]+/)+[\w-]+\.(?:py|md|ipynb|jsonl|json|txt|yml)")
     assert len(named) > 20
     assert [name for name in named if not (ROOT / name).exists()] == []
 

@@ -67,7 +67,7 @@ def converted(wheel, tmp_path_factory):
 
 
 def manifest(folder):
-    return json.loads((folder / models.MANIFEST).read_text())["files"]
+    return json.loads((folder / models.MANIFEST_FILE).read_text())["files"]
 
 
 @pytest.mark.index
@@ -105,7 +105,7 @@ def test_two_starts_at_once_agree(wheel, converted, tmp_path):
     assert leftovers(tmp_path) == []
 
 
-PARTS = ["model.safetensors", "tokenizer.json", models.MANIFEST]
+PARTS = ["model.safetensors", "tokenizer.json", models.MANIFEST_FILE]
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_a_wrong_wheel_is_refused(tmp_path, monkeypatch):
 def test_a_named_wheel_must_exist(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
     monkeypatch.setenv("COURSE_MODEL_WHEEL", str(tmp_path / "nothing.whl"))
-    with pytest.raises(CourseError, match="there is no such file"):
+    with pytest.raises(CourseError, match="which does not exist"):
         models.prepare_packaged_model()
 
 
@@ -261,7 +261,7 @@ def test_a_local_folder_loads_by_path_and_on_the_gpu_tiers_path(packaged, tmp_pa
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(CourseError, match="is no model folder that transformers can read"):
+    with pytest.raises(CourseError, match="is not a model folder that transformers can read"):
         models.load(str(tmp_path))
 
 

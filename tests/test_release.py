@@ -13,7 +13,7 @@ from course_utils.errors import CourseError
 from course_utils.exercises.definitions import END, solution_lines
 from course_utils.exercises.quizzes import QUIZZES
 from course_utils.exercises.registry import EXERCISES
-from course_utils.grading.marking import Answer, Question
+from course_utils.grading.marking import Attempt, LearnerAnswer
 from course_utils.lessons import NAMES, learner_file
 
 
@@ -94,7 +94,7 @@ def test_the_rubric_is_what_grading_does(packs):
     for row in rubric:
         exercise = EXERCISES[row["exercise"]]
         assert int(row["points"]) == exercise.points
-        asked = Question(exercise, "02_lora", 5, Answer("")).asked()
+        asked = Attempt(exercise, "02_lora", 5, LearnerAnswer("")).draw_cases()
         assert int(row["cases at least"]) <= len(asked.cases) <= 2 * int(row["cases at least"])
         assert all(mistake.diagnosis in row["typical mistakes"] for mistake in exercise.mistakes)
 
@@ -134,7 +134,7 @@ def test_what_is_not_ours_is_not_replaced(tmp_path, capsys):
     (tmp_path / "learner").mkdir()
     (tmp_path / "learner" / "thesis.tex").write_text("years of work")
     assert main(["release", "02", "--out", str(tmp_path)]) == 2
-    assert "has what no release of this course put there (thesis.tex)" in capsys.readouterr().err
+    assert "has files that no release of this course wrote (thesis.tex)" in capsys.readouterr().err
     assert (tmp_path / "learner" / "thesis.tex").exists()
 
 
@@ -160,11 +160,11 @@ def test_killed_between_two_renames_the_seed_is_still_there(tmp_path):
 def test_an_address_that_is_none_yet_is_noted(tmp_path, monkeypatch, capsys, address, noted):
     from course_utils import assets, release
 
-    made = release.Released(tmp_path, tmp_path, (), 1)
+    made = release.Packs(tmp_path, tmp_path, (), 1)
     monkeypatch.setattr(release, "release", lambda *_: made)
     monkeypatch.setattr(assets, "repository_url", lambda: address)
     assert main(["release", "02", "--out", str(tmp_path)]) == 0
-    assert (f"buttons lead to {address}, where nothing is" in capsys.readouterr().err) == noted
+    assert (f"buttons lead to {address}, which does not exist" in capsys.readouterr().err) == noted
 
 
 @pytest.mark.parametrize("command", [["release", "02", "--out"], ["nbgrader", "02"]])

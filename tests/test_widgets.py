@@ -62,7 +62,7 @@ def test_without_ipywidgets_it_is_the_figure(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     explorer = widgets.memory_explorer()
     assert explorer.controls == {}
-    assert widgets.VIEW not in explorer._repr_mimebundle_()
+    assert widgets.WIDGET_VIEW not in explorer._repr_mimebundle_()
 
 
 def test_a_model_of_ones_own_can_be_chosen():
@@ -114,7 +114,7 @@ def test_labels_of_other_rows_are_refused(tmp_path):
     with pytest.raises(CourseError, match="belongs to other rows"):
         widgets.review(ROWS, tmp_path / "labels.jsonl")
     (tmp_path / "labels.jsonl").write_text("nonsense\n")
-    with pytest.raises(CourseError, match="holds no labels"):
+    with pytest.raises(CourseError, match="does not contain labels"):
         widgets.review(ROWS, tmp_path / "labels.jsonl")
     with pytest.raises(CourseError, match="no rows"):
         widgets.review([])

@@ -1,6 +1,6 @@
-"""The catalogue of lesson 01: passages, customers' questions, and the record that answers one.
+"""The catalogue of lesson 01: passages, customers' questions, and the record that answers each question.
 
-Each answer has two sides. Knowledge: is the fact right? Behaviour: is it one JSON record of the house's form, with the right
+Each answer has two sides. Knowledge: is the fact right? Behaviour: is it one JSON record in the shop's form, with the right
 topic and product? The same answer is scored on both.
 """
 
@@ -37,8 +37,8 @@ SCHEMA = {
     "required": ["topic", "product", "answer"],
     "additionalProperties": False,
 }
-# Names the task in a few words and says nothing of the format: that is what is to be learned.
-LONGEST = 8  # words of an answer; the instructions ask for five
+LONGEST = 8  # words in an answer; the instructions ask for five
+# Names the task in a few words but says nothing about the format, which is what has to be learned.
 SYSTEM = "Answer this customer of the shop Tarnbrook."
 INSTRUCTIONS = f"""
 Answer with one JSON object and nothing else. It has exactly these keys:
@@ -46,7 +46,7 @@ Answer with one JSON object and nothing else. It has exactly these keys:
 "product": the product's name as the shop spells it, one word, or null if the customer names none
 "answer": the fact that was asked for, in at most five words"""
 
-# Three examples for a prompt, of passages that the catalogue does not have: (question, record, passage).
+# Three examples for a prompt, about passages that are not in the catalogue: (question, record, passage).
 SHOTS: tuple[tuple[str, dict[str, str | None], dict[str, str]], ...] = (
     (
         "Hi, what does the Bramley cushion weigh, please?",
@@ -80,14 +80,14 @@ SHOTS: tuple[tuple[str, dict[str, str | None], dict[str, str]], ...] = (
 
 @dataclass(frozen=True)
 class Quality:
-    """What the answers to some questions are worth.
+    """How good the answers to some questions are.
 
     Attributes:
         knowledge: share with the right fact, in a record or in prose.
-        behaviour: share that are a record of the right form with the right topic and product.
-        both: share that are right on both sides: what a program can use and a customer can trust.
-        valid: share that are a record of the right form, with an answer of a few words and not half a passage.
-        stale: of the questions whose fact the update has changed, the share answered with the old fact; None for version 1.
+        behaviour: share that are a record in the right form, with the right topic and product.
+        both: share that are right on both sides: a program can use them and a customer can trust them.
+        valid: share that are a record in the right form, with an answer of a few words rather than half a passage.
+        stale: of the questions whose fact the update changed, the share answered with the old fact; None for version 1.
         rows: (valid, behaviour, knowledge) of each answer, each true or false, in the order of the questions.
     """
 
@@ -101,7 +101,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The data set, ready to be asked, searched and trained on.
+    """The data set, ready to be queried, searched and trained on.
 
     Attributes:
         versions: 1 and 2 → passages with "id", "topic", "title", "text", before and after the update.
@@ -115,37 +115,37 @@ class Catalogue:
 
     def record(self, question: Mapping, version: int = 1) -> dict:
         """The right record for a question or a training question."""
-        asked = self._question(question)
-        passage = self._passages[asked["passage"]]
+        row = self._question(question)
+        passage = self._passages[row["passage"]]
         name = passage["title"].split()[0]
         named = passage["topic"] == "product" and name.lower() in question["question"].lower()
-        return {"topic": passage["topic"], "product": name if named else None, "answer": _fact(asked, version)[0]}
+        return {"topic": passage["topic"], "product": name if named else None, "answer": _fact(row, version)[0]}
 
     def prompt(
         self, question: str, passages: Sequence[Mapping] = (), few_shot: bool = False, instructions: bool = False
     ) -> list[dict]:
-        """The conversation to be answered with a record.
+        """The conversation that should be answered with a record.
 
         Args:
             question: the customer's message.
-            passages: what was retrieved, put before the message; none for a model that must know.
+            passages: what was retrieved, put before the message; none if the model has to know the facts itself.
             few_shot: describe the record in the system message, and show three examples (with passages if there are any).
-            instructions: describe the record, and show nothing.
+            instructions: describe the record, without examples.
         """
         messages = [{"role": "system", "content": SYSTEM + INSTRUCTIONS * (few_shot or instructions)}]
-        for asked, record, passage in SHOTS * few_shot:
-            messages.append({"role": "user", "content": _with_passages(asked, [passage] if passages else [])})
+        for shot_question, record, passage in SHOTS * few_shot:
+            messages.append({"role": "user", "content": _with_passages(shot_question, [passage] if passages else [])})
             messages.append({"role": "assistant", "content": write(record)})
         return [*messages, {"role": "user", "content": _with_passages(question, passages)}]
 
     def prompt_for_fact(self, question: str, passage: Mapping) -> list[dict]:
-        """The conversation to be answered with the fact alone, read from a passage.
+        """The conversation that should be answered with only the fact, read from a passage.
 
-        Of five wordings tried on training questions this one led the CPU tier's model to most facts.
+        Of five wordings tried on training questions, this one led the CPU tier's model to the most facts.
         """
-        told = f"Passage: {passage['title']}: {passage['text']}\nQuestion: {question}\nAnswer:"
+        request = f"Passage: {passage['title']}: {passage['text']}\nQuestion: {question}\nAnswer:"
         system = "Answer the customer's question from the passage, in a few words."
-        return [{"role": "system", "content": system}, {"role": "user", "content": told}]
+        return [{"role": "system", "content": system}, {"role": "user", "content": request}]
 
     def example(self, row: Mapping, passages: Sequence[Mapping] = (), version: int = 1) -> list[dict]:
         """A conversation to train on: the prompt without instructions, and the right record."""
@@ -153,10 +153,10 @@ class Catalogue:
         return [*self.prompt(row["question"], passages), answer]
 
     def knows(self, answer: str, question: Mapping, version: int = 1) -> bool:
-        """Whether an answer, of a few words or in prose, states the fact of a version, and not the other version's.
+        """Whether an answer, in a few words or in prose, states one version's fact and not the other's.
 
-        An accepted short form that is little more than a number counts only where it is the whole answer: prose is full of
-        numbers. An answer that names both what was and what is states neither.
+        An accepted short form that is little more than a number counts only if it is the whole answer, because prose is full
+        of numbers. An answer that gives both the old fact and the new one states neither.
 
         Raises:
             CourseError: there are versions 1 and 2.
@@ -164,16 +164,16 @@ class Catalogue:
         if version not in (1, 2):
             raise CourseError(f"version={version!r}: the catalogue has versions 1 and 2")
         question = self._question(question)
-        said = normalised(answer).strip(" .!*\"'`")
-        if not _states(said, _fact(question, version)):
+        statement = normalised(answer).strip(" .!*\"'`")
+        if not _states(statement, _fact(question, version)):
             return False
-        return question["answer_v2"] is None or not _states(said, _fact(question, 3 - version))
+        return question["answer_v2"] is None or not _states(statement, _fact(question, 3 - version))
 
     def evaluate(self, answers: Sequence[str], questions: Sequence[Mapping] | None = None, version: int = 1) -> Quality:
         """Score answers to questions (all of them if None) against the facts of a version.
 
         Raises:
-            CourseError: as many answers as questions are needed, and at least one.
+            CourseError: there are no answers, or not as many as there are questions.
         """
         from course_utils.evaluation import parse_record, proportion
 
@@ -182,23 +182,23 @@ class Catalogue:
             raise CourseError(f"{len(answers)} answers for {len(questions)} questions")
         rows, stale = [], []
         for answer, question in zip(answers, questions):
-            record, right = parse_record(answer, SCHEMA), self.record(question)
-            said = answer if record is None else record["answer"]
-            formed = record is not None and len(said.split()) <= LONGEST
+            record, reference = parse_record(answer, SCHEMA), self.record(question)
+            statement = answer if record is None else record["answer"]
+            valid = record is not None and len(statement.split()) <= LONGEST
             behaves = (
-                formed
+                valid
                 and record is not None
-                and record["topic"] == right["topic"]
-                and _same(record["product"], right["product"])
+                and record["topic"] == reference["topic"]
+                and _same(record["product"], reference["product"])
             )
-            rows.append((formed, behaves, self.knows(said, question, version)))
+            rows.append((valid, behaves, self.knows(statement, question, version)))
             if version == 2 and self._question(question)["answer_v2"] is not None:
-                stale.append(self.knows(said, question, 1))
+                stale.append(self.knows(statement, question, 1))
         return Quality(
             knowledge=proportion([knows for _, _, knows in rows]),
             behaviour=proportion([behaves for _, behaves, _ in rows]),
             both=proportion([behaves and knows for _, behaves, knows in rows]),
-            valid=proportion([formed for formed, _, _ in rows]),
+            valid=proportion([valid for valid, _, _ in rows]),
             stale=proportion(stale) if stale else None,
             rows=tuple(rows),
         )
@@ -228,13 +228,13 @@ def load_catalogue() -> Catalogue:
 
 
 def normalised(text: str) -> str:
-    """One kind of dash and of blank, none after a pound sign: what a model's typography must not decide."""
+    """Text with one kind of dash and space, and none after a pound sign, because typography must not affect a score."""
     text = re.sub(r"[\u2010-\u2015\u2212]", "-", unicodedata.normalize("NFKC", text))
     return re.sub(r"£ ", "£", re.sub(r"\s+", " ", text)).strip()
 
 
 def holds(text: str, span: str) -> bool:
-    """Whether a span stands in a text as whole words and numbers.
+    """Whether a text contains a span as whole words and numbers.
 
     "£12" is not in "£12.80", nor "6 days" in "16 days" or "six days" in "twenty-six days".
     """
@@ -247,16 +247,16 @@ def holds(text: str, span: str) -> bool:
     number = re.match(r"\d|(?:one|two|three|four|five|six|seven|eight|nine)\b", span, flags=re.IGNORECASE)
     before = r"(?:\d|\b(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand)(?: and)?) $"
     return any(
-        not (number and re.search(before, text[: found.start()], flags=re.IGNORECASE))
-        for found in re.finditer(pattern, text, flags=re.IGNORECASE)
+        not (number and re.search(before, text[: match.start()], flags=re.IGNORECASE))
+        for match in re.finditer(pattern, text, flags=re.IGNORECASE)
     )
 
 
-def _states(said: str, spans: Sequence[str]) -> bool:
-    """Whether what was said holds the fact (the first span), or one of its other forms; the shortest only on their own."""
+def _states(statement: str, spans: Sequence[str]) -> bool:
+    """Whether a statement contains the fact (the first span) or another form of it; the shortest count only on their own."""
     for number, span in enumerate(spans):
         short = number > 0 and re.fullmatch(r"[\d.,:]+ ?[A-Za-z]?", span)
-        if said.lower() == normalised(span).lower() or (not short and holds(said, span)):
+        if statement.lower() == normalised(span).lower() or (not short and holds(statement, span)):
             return True
     return False
 
@@ -284,5 +284,5 @@ def _same(one: str | None, other: str | None) -> bool:
 def _with_passages(question: str, passages: Sequence[Mapping]) -> str:
     if not passages:
         return question
-    told = "\n".join(f"[{p['id']}] {p['title']}. {p['text']}" for p in passages)
-    return f"Passages:\n{told}\n\nCustomer: {question}"
+    listing = "\n".join(f"[{p['id']}] {p['title']}. {p['text']}" for p in passages)
+    return f"Passages:\n{listing}\n\nCustomer: {question}"

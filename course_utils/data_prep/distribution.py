@@ -1,8 +1,9 @@
-"""How far are the training prompts from the prompts of production, and which of them are nearer?
+"""How far are the training prompts from those in production, and which of them are closest?
 
-A model trained on polite paragraphs meets terse users badly. The distance is what a classifier can tell: trained to separate
-the two sets of prompts, it gets an area under the curve of 0.5 where they are of one kind and 1 where each gives itself away
-(classifier two-sample test, Lopez-Paz and Oquab 2017). Its odds are the density ratio by which prompts can be resampled.
+A model trained on polite paragraphs copes badly with terse users. The distance is measured with a classifier that is trained
+to separate the two sets of prompts: its area under the ROC curve is 0.5 if they are of one kind, and 1 if every prompt shows
+which set it is from (classifier two-sample test, Lopez-Paz and Oquab 2017). The classifier's odds are the density ratio by
+which prompts can be resampled.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import numpy as np
 from course_utils.data_prep.similarity import normalise
 from course_utils.errors import CourseError
 
-HASHED = 512
+HASH_BUCKETS = 512
 GREETS = re.compile(r"^\W*(?:hi|hello|hey|dear|good (?:morning|afternoon|evening)|to whom)\b", re.IGNORECASE)
 THANKS = re.compile(r"\b(?:regards|sincerely|thank|thanks|faithfully|wishes|please)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a set of prompts is written: median length in words, shares of what the names say."""
+    """How a set of prompts is written: the median length in words, and otherwise the shares that the names say."""
 
     words: float
     terse: float
@@ -51,10 +52,10 @@ class Distance:
     """Two sets of prompts side by side.
 
     Attributes:
-        auc: how well a classifier tells them apart on prompts it has not seen; 0.5 is not at all.
-        train, production: how each is written.
+        auc: how well a classifier tells them apart on prompts it has not seen; 0.5 means not at all.
+        train, production: how each set is written.
         weights: for each training prompt, its odds of being a production prompt; for `resample`.
-        topics: the words by which each set gives itself away, training's and production's, the most telling first.
+        topics: the words that are typical of the training set and of the production set, the most typical first.
     """
 
     auc: float
@@ -68,30 +69,34 @@ def distance(train: Sequence[str], production: Sequence[str], seed: int = 0) -> 
     """Compare training prompts with production prompts.
 
     Raises:
-        CourseError: fewer than 20 prompts on a side.
+        CourseError: fewer than 20 prompts in one of the sets.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+
     if min(len(train), len(production)) < 20:
-        raise CourseError(
-            f"{len(train)} training and {len(production)} production prompts: 20 of each are the least to compare"
-        )
+        raise CourseError(f"{len(train)} training and {len(production)} production prompts: at least 20 of each are needed")
     features = np.stack([_features(text) for text in [*train, *production]])
     features = (features - features.mean(0)) / (features.std(0) + 1e-6)
-    features = np.hstack([features, np.ones((len(features), 1))])
+    features = np.hstack([features, np.ones((len(features), 1))])  # an intercept that the penalty shrinks like the rest
     labels = np.r_[np.zeros(len(train)), np.ones(len(production))]
     scores = np.zeros(len(labels))
     # Each prompt is scored by a classifier that was not trained on it.
     fold = np.random.default_rng(seed).permutation(len(labels)) % 5
     for k in range(5):
         out = fold == k
-        scores[out] = features[out] @ _logistic(features[~out], labels[~out])
+        # C multiplies the sum of the losses; 10 / n weighs their mean, whatever the number of prompts.
+        classifier = LogisticRegression(C=10 / np.sum(~out), class_weight="balanced", fit_intercept=False, max_iter=1000)
+        scores[out] = classifier.fit(features[~out], labels[~out]).decision_function(features[out])
     odds = np.exp(np.clip(scores, -8, 8)) * len(train) / len(production)
     words = [set(normalise(" ".join(texts)).split()) for texts in (train, production)]
-    topics = _telling(train, production), _telling(production, train)
-    return Distance(_auc(scores, labels), _style(train, words[1]), _style(production, words[0]), odds[: len(train)], topics)
+    topics = _characteristic_words(train, production), _characteristic_words(production, train)
+    auc = float(roc_auc_score(labels, scores))
+    return Distance(auc, _style(train, words[1]), _style(production, words[0]), odds[: len(train)], topics)
 
 
 def resample(train: Sequence, weights: Sequence[float], n: int, seed: int = 0) -> list[int]:
-    """Indices of n training rows, none twice, drawn by their weights: nearer to production than the whole set."""
+    """Indices of n different training rows, drawn by their weights: a sample that is closer to production than the whole."""
     odds = np.asarray(weights, dtype=float)
     if not 0 < n <= len(train):
         raise CourseError(f"{n} of {len(train)} rows can't be drawn")
@@ -103,9 +108,9 @@ def resample(train: Sequence, weights: Sequence[float], n: int, seed: int = 0) -
 def _features(text: str) -> np.ndarray:
     words = text.split()
     letters = [c for c in text if c.isalpha()]
-    hashed = np.zeros(HASHED)
+    hashed = np.zeros(HASH_BUCKETS)
     for word in normalise(text).split():
-        hashed[zlib.crc32(word.encode()) % HASHED] = 1.0
+        hashed[zlib.crc32(word.encode()) % HASH_BUCKETS] = 1.0
     style = [
         np.log1p(len(words)),
         len(letters) / max(1, len(words)),
@@ -121,40 +126,22 @@ def _features(text: str) -> np.ndarray:
     return np.r_[np.array(style) * 3, hashed]
 
 
-def _logistic(x: np.ndarray, y: np.ndarray, penalty: float = 1.0, steps: int = 200) -> np.ndarray:
-    """Weights of a logistic regression with an L2 penalty, both classes counting the same."""
-    balance = np.where(y == 1, len(y) / (2 * y.sum()), len(y) / (2 * (1 - y).sum()))
-    weights = np.zeros(x.shape[1])
-    rate = 1.0 / (0.25 * np.linalg.norm(x, 2) ** 2 * balance.max() / len(y) + penalty / 10)
-    for _ in range(steps):
-        p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
-        weights -= rate * (x.T @ (balance * (p - y)) / len(y) + penalty / 10 * weights)
-    return weights
+def _characteristic_words(texts: Sequence[str], other_texts: Sequence[str], count: int = 8) -> list[str]:
+    """Words that are typical of one set of prompts and not of the other: log odds over their error (Monroe et al. 2008)."""
+    # Occurrences are counted, not prompts: long prompts have more of every word.
+    counts, other_counts = (
+        Counter(word for text in prompts for word in normalise(text).split()) for prompts in (texts, other_texts)
+    )
+    everywhere, sizes = counts + other_counts, (counts.total(), other_counts.total())
 
+    def z_score(word: str) -> float:
+        prior = (
+            50 * everywhere[word] / everywhere.total()
+        )  # as if each set had fifty more words, distributed as in both sets together
+        odds = [(c[word] + prior) / (n - c[word] + 1) for c, n in zip((counts, other_counts), sizes)]
+        return np.log(odds[0] / odds[1]) / np.sqrt(1 / (counts[word] + prior) + 1 / (other_counts[word] + prior))
 
-def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    order = np.argsort(scores)
-    ranks = np.empty(len(scores))
-    ranks[order] = np.arange(1, len(scores) + 1)
-    for value in np.unique(scores[np.r_[False, np.diff(scores[order]) == 0][np.argsort(order)]]):
-        ranks[scores == value] = ranks[scores == value].mean()
-    positive = labels == 1
-    n, m = positive.sum(), (~positive).sum()
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
-
-
-def _telling(these: Sequence[str], those: Sequence[str], count: int = 8) -> list[str]:
-    """Words that one set's prompts have and the other's have not: log odds over their error (Monroe et al. 2008)."""
-    # Counted by the word and not by the prompt: long prompts have more of every word.
-    here, there = (Counter(word for text in texts for word in normalise(text).split()) for texts in (these, those))
-    everywhere, sizes = here + there, (here.total(), there.total())
-
-    def telling(word: str) -> float:
-        prior = 50 * everywhere[word] / everywhere.total()  # as if both had said fifty words as all prompts do
-        odds = [(c[word] + prior) / (n - c[word] + 1) for c, n in zip((here, there), sizes)]
-        return np.log(odds[0] / odds[1]) / np.sqrt(1 / (here[word] + prior) + 1 / (there[word] + prior))
-
-    scores = {word: telling(word) for word, n in everywhere.items() if n >= 5 and len(word) > 2}
+    scores = {word: z_score(word) for word, n in everywhere.items() if n >= 5 and len(word) > 2}
     return sorted((word for word in scores if scores[word] > 1), key=scores.__getitem__, reverse=True)[:count]
 
 

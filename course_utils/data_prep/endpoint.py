@@ -1,4 +1,4 @@
-"""One question to an OpenAI-compatible endpoint, with its price; what synthesis and judging share."""
+"""One request to an OpenAI-compatible endpoint, with its price; used by synthesis and judging."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from course_utils.errors import CourseError
 if TYPE_CHECKING:
     import openai
 
-RETRIES = 5  # the client waits longer each time, and as long as the server asks
+RETRIES = 5  # the client waits longer each time, or as long as the server asks it to
 
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars for a million tokens in and out."""
+    """US dollars per million tokens of input and of output."""
 
     input: float
     output: float
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Dollars for so many tokens."""
+        """The price of a request with this many tokens, in dollars."""
         return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: the text, tokens in and out, the model's name as the server gives it, and why it stopped."""
+    """A response: the text, the tokens of input and output, the model's name as the server gives it, and why it stopped."""
 
     text: str
     prompt_tokens: int
@@ -38,10 +38,10 @@ class Answer:
 
 
 def client_for(base_url: str | None = None, api_key: str | None = None) -> openai.OpenAI:
-    """A client of the openai library; without arguments, as OPENAI_BASE_URL and OPENAI_API_KEY say.
+    """A client of the openai library; without arguments, it uses OPENAI_BASE_URL and OPENAI_API_KEY.
 
     Raises:
-        CourseError: no key, or the library is not installed.
+        CourseError: there is no key, or the library is not installed.
     """
     try:
         import openai
@@ -64,12 +64,12 @@ def ask(
     temperature: float,
     key: str,
 ) -> Answer:
-    """Ask once; the client retries what can be retried, each time under the same idempotency key.
+    """Send one request; the client retries what can be retried, each time with the same idempotency key.
 
-    Reasoning models refuse `max_tokens` and a temperature; such a refusal is answered by asking as they want to be asked.
+    Reasoning models refuse `max_tokens` and a temperature; after such a refusal the request is sent in the form they accept.
 
     Raises:
-        CourseError: the endpoint refuses, or can't be reached after all retries; with what it said.
+        CourseError: the endpoint refuses (the message quotes it), or can't be reached after all retries.
     """
     import openai
 
@@ -79,34 +79,34 @@ def ask(
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": schema, "strict": False},
         }
-    asked: dict[str, Any] = {"model": model, "messages": messages, "extra_headers": {"Idempotency-Key": key}} | extra
+    request: dict[str, Any] = {"model": model, "messages": messages, "extra_headers": {"Idempotency-Key": key}} | extra
     try:
         try:
-            done = client.chat.completions.create(max_tokens=max_tokens, temperature=temperature, **asked)
+            response = client.chat.completions.create(max_tokens=max_tokens, temperature=temperature, **request)
         except openai.BadRequestError as error:
             if error.param not in ("max_tokens", "temperature"):
                 raise
-            asked["extra_headers"] = {"Idempotency-Key": f"{key}-2"}  # another request, so another key
-            done = client.chat.completions.create(max_completion_tokens=max_tokens, **asked)
+            request["extra_headers"] = {"Idempotency-Key": f"{key}-2"}  # another request, so another key
+            response = client.chat.completions.create(max_completion_tokens=max_tokens, **request)
     except openai.APIStatusError as error:
         raise CourseError(f"{client.base_url} answers {error.status_code}: {str(error)[:300]}") from error
     except openai.APIConnectionError as error:
         raise CourseError(f"{client.base_url} can't be reached: {error.__cause__ or error}") from error
-    choice, usage = done.choices[0], done.usage
+    choice, usage = response.choices[0], response.usage
     return Answer(
         choice.message.content or "",
         usage.prompt_tokens if usage else 0,
         usage.completion_tokens if usage else 0,
-        done.model,
+        response.model,
         choice.finish_reason or "",
     )
 
 
 def json_in(text: str) -> Any:
-    """The JSON of an answer, with or without a fence around it.
+    """The JSON in an answer, with or without a code fence around it.
 
     Raises:
-        ValueError: none there.
+        ValueError: there is none.
     """
     text = text.strip()
     if text.startswith("```"):
@@ -114,4 +114,4 @@ def json_in(text: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("nested too deep") from error
+        raise ValueError("nested too deeply") from error

@@ -1,6 +1,6 @@
-"""The shapes in which fine-tuning data go around, told apart and turned into each other.
+"""The shapes that fine-tuning data come in: how to recognise each, and convert one into another.
 
-| shape | a row | from |
+| shape | a row | used by |
 | --- | --- | --- |
 | messages | {"messages": [{"role", "content"}, …], "tools"?, "parallel_tool_calls"?} | OpenAI, TRL, most trainers |
 | sharegpt | {"conversations": [{"from": "human" or "gpt", "value"}, …], "system"?} | FastChat, many public sets |
@@ -11,8 +11,8 @@
 | kto | {"prompt"?, "completion", "label": true or false}, all text or all messages | TRL's KTO |
 | oasst | {"prompt": {"text", "role", "replies": […]}} | trees of OpenAssistant |
 
-Rankings of LLaMA-Factory (chosen and rejected beside conversations or an instruction) and of UltraFeedback (a prompt that
-both sides repeat) are preferences, and are converted.
+Rankings from LLaMA-Factory (chosen and rejected next to conversations or an instruction) and from UltraFeedback (both sides
+repeat the prompt) count as preferences, and are converted.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ KIND_OF = {
     "oasst": "chat",
 }
 SHAPES = tuple(KIND_OF)
-# Shapes that no trainer takes as they are.
+# Shapes that no trainer accepts as they are.
 CONVERTIBLE = {"sharegpt", "alpaca", "oasst"}
-# What a shape is made of; what else stands in a row is carried along, for whoever reads the result to take or refuse.
+# The fields of each shape. Any other field of a row is carried along; whoever reads the result may accept or refuse it.
 FIELDS: dict[str, set[str]] = {
     "messages": {"messages"},
     "sharegpt": {"conversations", "conversation", "system"},
@@ -63,7 +63,7 @@ SHAREGPT_ROLES = {
 
 
 def shape_of(row: object) -> str | None:
-    """The shape of a row by its keys; None if it is none that is known."""
+    """The shape of a row, judged by its keys; None if it is unknown."""
     if not isinstance(row, dict):
         return None
     keys = {key for key, value in row.items() if value is not None}
@@ -87,10 +87,16 @@ def shape_of(row: object) -> str | None:
 
 
 def is_foreign(row: dict) -> bool:
-    """Whether a preference or labelled answer has a layout that no trainer but its own takes, and `convert` does."""
-    beside = {"conversations", "conversation", "instruction", "kto_tag"} & {k for k, v in row.items() if v is not None}
+    """Whether a preference or labelled answer has a layout that only its own trainer accepts; `convert` reads it."""
+    foreign_fields = {"conversations", "conversation", "instruction", "kto_tag"} & {
+        k for k, v in row.items() if v is not None
+    }
     sides = [row.get("chosen"), row.get("rejected")]
-    return bool(beside) or any(isinstance(s, dict) for s in sides) or (isinstance(row.get("prompt"), str) and _lists(sides))
+    return (
+        bool(foreign_fields)
+        or any(isinstance(s, dict) for s in sides)
+        or (isinstance(row.get("prompt"), str) and _lists(sides))
+    )
 
 
 def _is_list(value: object) -> bool:
@@ -104,14 +110,14 @@ def _lists(values: list) -> bool:
 def convert(row: dict, to: str) -> dict:
     """The same example in another shape.
 
-    A conversation of several turns becomes prompt and completion by its last answer. Shapes with less room refuse what they
-    can't hold rather than drop it: Alpaca has one turn and no tools, ShareGPT no weights.
+    A conversation of several turns is split at its last answer into prompt and completion. A shape that has no place for
+    something refuses the row rather than drop it: Alpaca has one turn and no tools, ShareGPT has no weights.
 
     Raises:
-        CourseError: unknown target, or a row that can't be turned into it, with the reason.
+        CourseError: the target is unknown, or the row can't be converted to it; with the reason.
     """
     if to not in KIND_OF:
-        raise CourseError(f"unknown shape {to!r}; known are {', '.join(SHAPES)}")
+        raise CourseError(f"unknown shape {to!r}; choose among {', '.join(SHAPES)}")
     shape = shape_of(row)
     if shape is None:
         raise CourseError(f"a row with the keys {', '.join(map(str, row))} has no known shape")
@@ -123,15 +129,15 @@ def convert(row: dict, to: str) -> dict:
     if (shape in preferences) != (to in preferences):
         raise CourseError(f"{shape} can't become {to}: one has two answers to a prompt, the other has one")
     if (shape == "kto") != (to == "kto"):
-        raise CourseError(f"{shape} can't become {to}: without its label a bad answer would be taken for a good one")
+        raise CourseError(f"{shape} can't become {to}: without its label, a bad answer would be taken for a good one")
     if shape == "kto":
         return _to_kto(row)
     if shape in preferences:
         row = _from_foreign(row) if foreign else row
-        taken = {*FIELDS[shape], "tools", "parallel_tool_calls"}
-        made = _to_preference(row) if to == "preference" and shape != to else row
-        made = _to_openai_preference(row) if to != "preference" and shape != to else made
-        return {**copy.deepcopy({k: v for k, v in row.items() if k not in taken}), **made}
+        shape_fields = {*FIELDS[shape], "tools", "parallel_tool_calls"}
+        converted = _to_preference(row) if to == "preference" and shape != to else row
+        converted = _to_openai_preference(row) if to != "preference" and shape != to else converted
+        return {**copy.deepcopy({k: v for k, v in row.items() if k not in shape_fields}), **converted}
     chat = _to_messages(row, shape)
     into: dict[str, Callable[[dict], dict]] = {
         "messages": lambda c: c,
@@ -143,36 +149,36 @@ def convert(row: dict, to: str) -> dict:
 
 
 def prompt_of(row: dict) -> str:
-    """What the user says, all turns together; for comparing prompts."""
+    """What the user says in all turns, joined; for comparing prompts."""
     return _joined(row, lambda role: role == "user")
 
 
 def answer_of(row: dict) -> str:
-    """What the assistant says, all turns together."""
+    """What the assistant says in all turns, joined."""
     return _joined(row, lambda role: role == "assistant")
 
 
 def written_in(answer: str) -> list[str]:
-    """The texts of an answer: the free-text values of a JSON record, or all of it; none of broken JSON."""
+    """The texts in an answer: the free-text values of a JSON record, or all of it if it is prose; none in broken JSON."""
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict | list):
         return [] if answer.lstrip().startswith(("{", "[")) else [answer]
-    found: list[str] = []
+    texts: list[str] = []
     stack: list[object] = [value]
     while stack:
         item = stack.pop()
         if isinstance(item, str) and " " in item:
-            found.append(item)
+            texts.append(item)
         elif isinstance(item, dict | list):
             stack.extend(item.values() if isinstance(item, dict) else item)
-    return found
+    return texts
 
 
 def text_content(content: object) -> str:
-    """The text of a message's content, be it text, parts or nothing."""
+    """The text of a message's content, which may be text, parts or null."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -180,10 +186,10 @@ def text_content(content: object) -> str:
     return ""
 
 
-def _joined(row: dict, wanted: Callable[[str], bool]) -> str:
+def _joined(row: dict, includes: Callable[[str], bool]) -> str:
     pieces = []
     for message in row["messages"]:
-        if wanted(message["role"]):
+        if includes(message["role"]):
             pieces.append(text_content(message.get("content")))
             pieces += [
                 str(call["function"].get("arguments", ""))
@@ -208,33 +214,33 @@ def _to_messages(row: dict, shape: str) -> dict:
 
 
 def _from_foreign(row: dict) -> dict:
-    """Prompt, chosen and rejected out of LLaMA-Factory's and UltraFeedback's layouts; other fields stay."""
+    """Prompt, chosen and rejected from LLaMA-Factory's and UltraFeedback's layouts; other fields are kept."""
     row = copy.deepcopy(row)
     sides = {key: row.pop(key) for key in ("chosen", "rejected")}
     prompt = row.pop("prompt", None)
     if shared := [key for key in ("conversations", "conversation") if row.get(key)]:
         prompt = turns_of_sharegpt(row, SHAREGPT_ROLES)
-        taken = {*shared, "system"}
+        used_fields = {*shared, "system"}
     elif row.get("instruction"):
-        prompt, taken = turns_of_alpaca(row), FIELDS["alpaca"] - {"output"}
+        prompt, used_fields = turns_of_alpaca(row), FIELDS["alpaca"] - {"output"}
     else:
-        taken = set()
+        used_fields = set()
     for key, side in sides.items():
         if isinstance(side, dict):
             side = [message_of_turn(side, SHAREGPT_ROLES, key)]
         sides[key] = _as_messages(side, "assistant")
     if isinstance(prompt, str):
         begin = shared_beginning(*sides.values())
-        said = [m.get("content") for m in sides["chosen"][:begin] if m.get("role") == "user"]
-        if begin and prompt in said:
+        user_texts = [m.get("content") for m in sides["chosen"][:begin] if m.get("role") == "user"]
+        if begin and prompt in user_texts:
             prompt = sides["chosen"][:begin]
             sides = {key: side[begin:] for key, side in sides.items()}
-    made = {"prompt": _as_messages(prompt, "user"), **sides}
-    return {**{k: v for k, v in row.items() if k not in taken}, **made}
+    pair = {"prompt": _as_messages(prompt, "user"), **sides}
+    return {**{k: v for k, v in row.items() if k not in used_fields}, **pair}
 
 
 def shared_beginning(one: list, other: list) -> int:
-    """Messages that two conversations begin with."""
+    """How many messages two conversations have in common at the beginning."""
     count = 0
     while count < min(len(one), len(other)) and one[count] == other[count]:
         count += 1
@@ -242,7 +248,7 @@ def shared_beginning(one: list, other: list) -> int:
 
 
 def _to_kto(row: dict) -> dict:
-    """Prompt, completion and label out of LLaMA-Factory's tagged conversations."""
+    """Prompt, completion and label from LLaMA-Factory's tagged conversations."""
     row = copy.deepcopy(row)
     label = label_of(row.pop("kto_tag", None))
     if label is None:
@@ -263,7 +269,7 @@ def _as_messages(part: object, role: str) -> list[dict]:
         return [{"role": role, "content": part}]
     if isinstance(part, list):
         return copy.deepcopy(part)
-    raise CourseError(f"the {role}'s part must be text or messages")
+    raise CourseError(f"the {role}'s part must be text or a list of messages")
 
 
 def _to_completion(chat: dict) -> dict:
@@ -307,20 +313,20 @@ def _to_preference(row: dict) -> dict:
 
 def _to_openai_preference(row: dict) -> dict:
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
-    if prompt is None:  # the prompt is what both sides begin with
+    if prompt is None:  # then the prompt is what both sides begin with
         if isinstance(chosen, str) or isinstance(rejected, str):
-            raise CourseError("text without a prompt: where it ends can't be told")
+            raise CourseError("text without a prompt: it can't be told where the prompt ends")
         shared = shared_beginning(chosen, rejected)
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
         if not prompt:
-            raise CourseError("chosen and rejected have no beginning in common that could be the prompt")
+            raise CourseError("chosen and rejected have no common beginning that could be the prompt")
     outputs = {
         "preferred_output": _as_messages(chosen, "assistant"),
         "non_preferred_output": _as_messages(rejected, "assistant"),
     }
     for key, side in outputs.items():
         if len(side) != 1:
-            raise CourseError(f"{key}: {len(side)} messages; OpenAI takes exactly one")
+            raise CourseError(f"{key} has {len(side)} messages; OpenAI accepts exactly one")
     return {
         "input": {
             "messages": _as_messages(prompt, "user"),
@@ -332,5 +338,5 @@ def _to_openai_preference(row: dict) -> dict:
 
 
 def dumps(row: dict) -> str:
-    """A row as one line of a JSONL file: UTF-8, no lone surrogates, no line break."""
+    """A row as one line of a JSONL file: no line breaks, and lone surrogates escaped so that UTF-8 can encode it."""
     return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")

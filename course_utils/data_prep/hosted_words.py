@@ -1,6 +1,6 @@
-"""How a fine-tuning job fails at OpenAI: the messages of its documentation, and of failed jobs that users published.
+"""How a fine-tuning job fails at OpenAI: messages from its documentation, and from failed jobs that users published.
 
-Examples and messages are counted from 1 there. Everything is made from what findings carry, never from their sentences.
+There, examples and messages are counted from 1. Everything is built from the fields of findings, never from their sentences.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ FORMAT_ERROR = "The job failed due to a file format error in the training file."
 
 
 class JobError(NamedTuple):
-    """An error of a job, as the API tells it.
+    """An error of a job, as the API reports it.
 
     Attributes:
-        code: the API's.
-        message: its words.
-        names_file: whether the words name the file, after "Input file".
+        code: the API's code.
+        message: the API's message.
+        names_file: whether the API's message names the file, after "Input file".
     """
 
     code: str
@@ -27,12 +27,12 @@ class JobError(NamedTuple):
     names_file: bool = False
 
     def about(self, file_id: str) -> str:
-        """The words about a file of the service; where they name it, they end in a space there too."""
+        """The message about a particular file; a message that names the file ends in a space, as the API's does."""
         return self.message.replace("Input file is", f"Input file {file_id} is") + " " if self.names_file else self.message
 
 
 def job_error(finding: Finding, example: int, kind: str) -> JobError | None:
-    """The error of a job for rows of a kind whose example number `example` has this finding; None if it is not known."""
+    """The error of a job on rows of this kind, if its example number `example` has this finding; None if it is unknown."""
     details = finding.details
     if finding.code == "role_missing":
         where = f"Example {example}, message {details['index'] + 1}"
@@ -40,8 +40,8 @@ def job_error(finding: Finding, example: int, kind: str) -> JobError | None:
             "invalid_training_file", f"{INVALID} Invalid file format. {where} Discriminator 'role' is missing in value"
         )
     if finding.code == "unknown_shape":
-        wanted = "expected either prompt/completion pairs or chat messages."
-        return JobError("invalid_training_file", f"{INVALID} Unexpected file format, {wanted}")
+        expected = "expected either prompt/completion pairs or chat messages."
+        return JobError("invalid_training_file", f"{INVALID} Unexpected file format, {expected}")
     if finding.code in ("extra_key", "weight_role"):
         key = details.get("key", "weight")
         return JobError(
@@ -60,7 +60,7 @@ def job_error(finding: Finding, example: int, kind: str) -> JobError | None:
 
 
 def too_few(examples: int, least: int) -> JobError:
-    """The error of a job with too few examples."""
+    """The error of a job that has too few examples."""
     return JobError(
         "invalid_n_examples", f"Training file has {examples} example(s), but must have at least {least} examples"
     )

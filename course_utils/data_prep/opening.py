@@ -1,4 +1,4 @@
-"""Files opened as text, whatever their encoding, packed or not: no character is lost, and none is guessed in silence."""
+"""Files opened as text in any encoding, compressed or not: no character is lost, and a guessed encoding is reported."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-SAMPLE = 1 << 20  # bytes by which an encoding is told
-# What stands in Western European text beside ASCII. Other encodings, read as this one, give other characters.
+SAMPLE_BYTES = 1 << 20  # how much is read to guess an encoding
+BROKEN_LINES = 3  # fewer lines that are not UTF-8 are faults of these lines, not the file's encoding
+# Non-ASCII characters of Western European text in cp1252. Text in another encoding, decoded as cp1252, gives other
+# characters.
 WESTERN = re.compile(r"[À-ÖØ-öø-ÿŒœŠšŽžŸ“”„‘’‚–—…•€£§°«»¿¡·ªº²³½©®™´ \u00ad]")
-OTHERS = [
+OTHER_ENCODINGS = [
     "cp1250",
     "cp1251",
     "cp1253",
@@ -39,24 +41,25 @@ OTHERS = [
 
 
 def is_packed(path: Path) -> bool:
-    """Whether the file's name says that it is packed with gzip."""
+    """Whether the file's name says that it is compressed with gzip."""
     return path.suffix.lower() == ".gz"
 
 
 def suffix_of(path: Path) -> str:
-    """The ending that tells the format, also of a packed file."""
+    """The ending that says which format the file has; for a compressed file, the one before .gz."""
     return Path(path.stem).suffix.lower() if is_packed(path) else path.suffix.lower()
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """The file's bytes, unpacked."""
+    """The file's bytes, decompressed."""
     return cast(BinaryIO, gzip.open(path, "rb")) if is_packed(path) else path.open("rb")
 
 
 def open_text(path: Path) -> tuple[io.TextIOWrapper | None, list[Finding]]:
-    """A file as text without its byte order mark, line ends as they are; None where its encoding can't be told.
+    """A file as text, without its byte order mark and with its own line ends; None if its encoding can't be determined.
 
-    The findings say what is unusual. What is opened decodes without errors: the whole file has been tried.
+    The findings say what is unusual. Reading never fails with a decoding error, because the whole file has been decoded
+    once.
     """
     with open_bytes(path) as file:
         head = file.read(4096)
@@ -71,13 +74,39 @@ def open_text(path: Path) -> tuple[io.TextIOWrapper | None, list[Finding]]:
     problem = _undecodable(path, "utf-8", 0)
     if problem is None:
         return _text(path, "utf-8", 0), []
-    if told := _told(path):
-        return _checked(path, told, 0, [Finding(1, "", "encoding", f"the file is no UTF-8 and looks like {told}")])
+    if guessed := _guess_encoding(path):
+        return _checked(path, guessed, 0, [other_encoding(1, guessed)])
     return None, [problem]
 
 
+def encoding_of_lines(path: Path) -> str | None:
+    """The encoding of a file of lines that is not UTF-8; None if only single lines are not, or if no guess is good enough.
+
+    It is the file's encoding if at least `BROKEN_LINES` lines are not UTF-8, and all others are ASCII.
+    """
+    broken = 0
+    with open_bytes(path) as file:
+        while line := file.readline(SAMPLE_BYTES):
+            if line.isascii():
+                continue
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                broken += 1
+            else:
+                return None
+    guessed = _guess_encoding(path) if broken >= BROKEN_LINES else None
+    return guessed if guessed and _undecodable(path, guessed, 0) is None else None
+
+
+def other_encoding(line: int, encoding: str) -> Finding:
+    """The finding that a file is not UTF-8 but in another encoding."""
+    name = "Windows-1252 or Latin-1" if encoding == "cp1252" else encoding
+    return Finding(line, "", "encoding", f"the file is not UTF-8; it looks like {name}, and is read as that")
+
+
 def without_mark(head: bytes) -> str | None:
-    """UTF-16 without a mark: every second byte of ASCII text is zero."""
+    """The encoding of UTF-16 without a byte order mark, in which every second byte of ASCII text is zero; else None."""
     for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
         if len(zeros) > 1 and zeros.count(0) > 0.6 * len(zeros):
             return encoding
@@ -96,14 +125,14 @@ def _text(path: Path, encoding: str, skip: int) -> io.TextIOWrapper:
 
 
 def _undecodable(path: Path, encoding: str, skip: int) -> Finding | None:
-    """Where the file is not in this encoding."""
+    """The first place where the file does not decode in this encoding; None if there is none."""
     decoder, position = codecs.getincrementaldecoder(encoding)(), skip
     for piece in _pieces(path, skip):
         try:
             decoder.decode(piece, final=not piece)
         except UnicodeDecodeError as error:
-            place = f"byte {error.object[error.start]:#04x} near position {position + error.start + 1:,}"
-            return Finding(1, "", "not_utf8", f"{place} is not {encoding.upper()}")
+            location = f"byte {error.object[error.start]:#04x} near position {position + error.start + 1:,}"
+            return Finding(1, "", "not_utf8", f"{location} is not {encoding.upper()}")
         position += len(piece)
     return None
 
@@ -111,40 +140,40 @@ def _undecodable(path: Path, encoding: str, skip: int) -> Finding | None:
 def _pieces(path: Path, skip: int) -> Iterator[bytes]:
     with open_bytes(path) as file:
         file.read(skip)
-        while piece := file.read(SAMPLE):
+        while piece := file.read(SAMPLE_BYTES):
             yield piece
     yield b""
 
 
-def _told(path: Path) -> str | None:
-    """The encoding of a file that is no UTF-8; None if it has two of them, or can't be told."""
+def _guess_encoding(path: Path) -> str | None:
+    """The encoding of a file that is not UTF-8; None if it mixes two encodings, or if no guess is good enough."""
     sample = _sample(path)
-    tried = sample.decode("utf-8", "replace")
-    if sum(character > "\x7f" for character in tried) > 2 * tried.count("\ufffd"):
-        return None  # UTF-8 for the most part
+    as_utf8 = sample.decode("utf-8", "replace")
+    if sum(character > "\x7f" for character in as_utf8) > 2 * as_utf8.count("\ufffd"):
+        return None  # mostly UTF-8
     try:
         text = sample.decode("cp1252")
-        beyond = [character for character in text if character > "\x7f"]
+        non_ascii = [character for character in text if character > "\x7f"]
         letters = [character for character in text if character.isalpha()]
         if sum(letter > "\x7f" for letter in letters) < 0.3 * len(letters) and all(
-            WESTERN.match(character) for character in beyond
+            WESTERN.match(character) for character in non_ascii
         ):
-            return "cp1252"  # Latin-1 too: they differ in characters that text does not have
+            return "cp1252"  # or Latin-1, which differs only in characters that do not occur in text
     except UnicodeDecodeError:
         pass
     try:
         from charset_normalizer import from_bytes
     except ImportError:
         return None
-    best = from_bytes(sample, cp_isolation=OTHERS).best()
+    best = from_bytes(sample, cp_isolation=OTHER_ENCODINGS).best()
     return best.encoding if best else None
 
 
 def _sample(path: Path) -> bytes:
-    """Lines that are not ASCII, up to `SAMPLE` bytes."""
+    """Lines that are not ASCII, up to `SAMPLE_BYTES` bytes."""
     lines, size = [], 0
     with open_bytes(path) as file:
-        while size < SAMPLE and (line := file.readline(SAMPLE)):
+        while size < SAMPLE_BYTES and (line := file.readline(SAMPLE_BYTES)):
             if not line.isascii():
                 lines.append(line)
                 size += len(line)

@@ -1,10 +1,9 @@
-"""From an export to a file one can train on: `prepare` runs all steps, and gives a reason for everything it drops,
-changes or
-flags.
+"""From an export to a training file: `prepare` runs all steps, and gives a reason for everything it drops, changes or flags.
 
-By default only what is certain is dropped: rows that can't be read or trained on, and copies. What a rule of quality finds,
-and the same question with two answers, is flagged, to be looked at; `drop` names what shall go unseen. Nothing is lost:
-each line of the export is in the result, in a duplicate's cluster, or among the rejects as it stood.
+By default it drops only what is certainly wrong: rows that can't be read or trained on, and copies. What a quality rule
+finds, and a question that has two different answers, is flagged for a person to look at; `drop` names the codes that are
+dropped without a look. Nothing is lost: each line of the export is in the result, in a cluster of duplicates, or, unchanged,
+among the rejects.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from course_utils.data_prep import distribution, formats, quality, reading, validation
 from course_utils.data_prep.deduplication import Cluster, Conflict, deduplicate
 from course_utils.data_prep.findings import ERROR, Finding
-from course_utils.data_prep.mending import TARGET_SHAPE, mend
-from course_utils.data_prep.pii import KINDS, Redactor
+from course_utils.data_prep.fixing import TARGET_SHAPE, fix
+from course_utils.data_prep.pii import PII_KINDS, Redactor
 from course_utils.data_prep.pii.redaction import Redacted
 from course_utils.data_prep.similarity import in_processes
 from course_utils.data_prep.splitting import Hit, contamination, split
@@ -34,18 +33,18 @@ if TYPE_CHECKING:
 STEPS = ("validate", "quality", "deduplicate", "contamination", "redact", "split")
 DROPPED, CHANGED, FLAGGED = "dropped", "changed", "flagged"
 CONFLICT = "conflict"
-DOUBTFUL = (*quality.RULES, CONFLICT)  # codes that are flagged unless `drop` names them
-SAMPLES = 20  # redactions that are kept for the report, of each kind
-ROUNDS = 4
-ENOUGH = 0.5  # of the lines: where fewer are left, the command's exit status says so
-LEFT_OUT = ("extra_key", "weight_role")
-# Faults of the file's bytes, reported with a line that may be a good one.
-OF_FILE = ("byte_order_mark", "line_ending", "encoding", "wrapped", "several_lines")
+DOUBTFUL = (*quality.RULES, CONFLICT)  # codes of rows that are flagged, or dropped if `drop` names the code
+REDACTION_SAMPLES = 20  # redactions of each kind that the report shows
+MAX_FIX_ROUNDS = 4
+ENOUGH = 0.5  # share of the lines; if fewer are left, the command's exit status says so
+OMITTED_CODES = ("extra_key", "weight_role")
+# Faults of the file rather than of a row; they are reported with a line that may itself be good.
+FILE_LEVEL_CODES = ("byte_order_mark", "line_ending", "encoding", "wrapped", "several_lines")
 
 
 @dataclass(frozen=True)
 class Change:
-    """What happened to a row: its line, the step, "dropped", "changed" or "flagged", code, reason, field if any."""
+    """What happened to a row: line, step, action ("dropped", "changed" or "flagged"), code, reason, and any field."""
 
     line: int
     step: str
@@ -57,24 +56,24 @@ class Change:
 
 @dataclass
 class Prepared:
-    """What `prepare` made.
+    """The result of `prepare`.
 
     Attributes:
-        path, kind: the export, and what its rows are.
+        path, kind: the export, and the kind of its rows.
         rows: rows that are left, in the order of the export.
-        lines: line in the export of each of them.
+        lines: for each of these rows, its line in the export.
         train, validation: indices into `rows`.
         changes: everything that was dropped, changed or flagged, and why.
-        rejects: dropped lines as they stood: line → text.
-        flags: flagged lines as they stood, which are still among the rows: line → text.
+        rejects: dropped lines in their original form: line → text.
+        flags: flagged lines in their original form: line → text; their rows are still in `rows`.
         clusters: duplicates, by line.
-        stayed: of each cluster the row that stayed, as it stood: line → text.
-        conflicts: rows that ask the same and are answered differently, by line.
-        redactions: samples of each kind as (line, kind, before, after), the value masked.
-        contaminated: test rows that stood in the export, by line; they were dropped from it.
-        distance: of the prompts that are left from production, if production prompts were given.
-        counts: rows before the first step and after each one.
-        target: for whom the rows are.
+        stayed: the row that was kept from each cluster, in its original form: line → text.
+        conflicts: rows that ask the same question and have different answers, by line.
+        redactions: samples of each kind as (line, kind, before, after), with the value masked.
+        contaminated: test rows that were found in the export, by line; they were dropped from it.
+        distance: between the prompts that are left and those of production, if production prompts were given.
+        counts: (step, number of rows), first for reading and then after each step.
+        target: who will read the rows: "openai" or "trl".
         shapes: how many lines had which shape.
     """
 
@@ -104,36 +103,40 @@ class Prepared:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Fields that the target has no place for and that were taken out of rows that are left: field → rows."""
-        kept = set(self.lines)
-        found = {(re.sub(r"\[\d+\]", "[]", c.field), c.line) for c in self.changes if c.code in LEFT_OUT and c.line in kept}
-        return dict(Counter(field for field, _ in found if field).most_common())
+        """Fields that were removed from the remaining rows because the target has no place for them: field → rows."""
+        remaining = set(self.lines)
+        omitted = {
+            (re.sub(r"\[\d+\]", "[]", c.field), c.line)
+            for c in self.changes
+            if c.code in OMITTED_CODES and c.line in remaining
+        }
+        return dict(Counter(field for field, _ in omitted if field).most_common())
 
     @property
     def share_left(self) -> float:
-        """Of the lines that were read, those that are left."""
+        """Share of the lines that are left."""
         return len(self.rows) / max(1, self.counts[0][1])
 
     def last_word(self) -> str:
-        """How much is left and what became of the rest; where less than half is left, that first."""
+        """How many lines are left and why the others were dropped; if fewer than half are left, a warning."""
         read = self.counts[0][1]
         few = self.share_left < ENOUGH
-        said = f"{'only ' if few else ''}{len(self.rows):,} of {read:,} lines ({100 * self.share_left:.0f} %) are left"
-        if lost := Counter(change.code for change in self.dropped.values()):
-            said += ": " + ", ".join(f"{rows:,} {code}" for code, rows in lost.most_common(5))
-        return f"{said}; look into rejects.jsonl before you train on them" if few else said
+        message = f"{'only ' if few else ''}{len(self.rows):,} of {read:,} lines ({100 * self.share_left:.0f} %) are left"
+        if reasons := Counter(change.code for change in self.dropped.values()):
+            message += ": " + ", ".join(f"{rows:,} {code}" for code, rows in reasons.most_common(5))
+        return f"{message}; look into rejects.jsonl before you train on them" if few else message
 
     @property
     def flagged(self) -> dict[int, list[Change]]:
-        """Line → why someone should look at it; rows that were dropped later are not among them."""
-        found: dict[int, list[Change]] = {}
+        """Line → why someone should look at it; without rows that a later step dropped."""
+        by_line: dict[int, list[Change]] = {}
         for change in self.changes:
             if change.action == FLAGGED and change.line not in self.rejects:
-                found.setdefault(change.line, []).append(change)
-        return found
+                by_line.setdefault(change.line, []).append(change)
+        return by_line
 
     def table(self) -> list[tuple[str, str, str, int]]:
-        """(step, action, code, rows), in the order of the steps, the most frequent first."""
+        """(step, action, code, rows), in the order of the steps; within a step and action, the most frequent code first."""
         counted = Counter(key[:3] for key in {(STEPS.index(c.step), c.action, c.code, c.line) for c in self.changes})
         actions = (DROPPED, CHANGED, FLAGGED)
         ordered = sorted(counted.items(), key=lambda item: (item[0][0], actions.index(item[0][1]), -item[1], item[0][2]))
@@ -146,18 +149,18 @@ class Prepared:
             lines.insert(1, f"  shapes: {validation.shapes_in_words(self.shapes)}")
         if self.left_out:
             fields = ", ".join(f"{field} ({rows:,} rows)" for field, rows in self.left_out.items())
-            lines.append(f"  left out, as {self.target} has no place for them: {fields}; --target trl keeps them")
+            lines.append(f"  left out because {self.target} has no place for them: {fields}; --target trl keeps them")
         return "\n".join([*lines, f"  split: {len(self.train):,} for training, {len(self.validation):,} for validation"])
 
     def write(self, folder: str | Path, overwrite: bool = False) -> list[Path]:
-        """Write train.jsonl, validation.jsonl, rejects.jsonl and changes.jsonl; each whole or not at all.
+        """Write train.jsonl, validation.jsonl, rejects.jsonl and changes.jsonl; each file completely or not at all.
 
         Args:
-            folder: made if it is not there.
-            overwrite: over files of these names, but never over the export.
+            folder: created if it does not exist.
+            overwrite: replace existing files with these names, but never the export.
 
         Raises:
-            CourseError: the folder can't be written, or a file is there already.
+            CourseError: the folder can't be written, or a file exists already.
         """
         folder = Path(folder)
         may_write(folder, PREPARED, self.path, overwrite)
@@ -197,7 +200,7 @@ def prepare(
     schema: dict | None = None,
     redaction: str = "label",
     allow: Iterable[str] = (),
-    pii: Iterable[str] = KINDS,
+    pii: Iterable[str] = PII_KINDS,
     group: Callable[[dict], object] | None = None,
     validation_share: float = 0.1,
     target: str = "openai",
@@ -211,26 +214,26 @@ def prepare(
 
     Args:
         path: JSONL, JSON, CSV or Parquet.
-        kind: "chat"; other kinds are validated, mended and redacted, and go through no step that needs a conversation.
-        steps: of `STEPS`, which to take; their order is always that of `STEPS`.
-        test: rows that the model will be scored on; what is like them is dropped from the export.
-        production: prompts as they come in production, for the distance.
-        drop: codes of `DOUBTFUL` that are dropped, not only flagged: rules of quality ("refusal"), or "conflict" for
-        all answers
-            to a question but the most frequent one. Their precision depends on the data: read what is flagged first.
+        kind: "chat"; other kinds are validated, fixed and redacted, and skip the steps that need a conversation.
+        steps: which of `STEPS` to run; they always run in the order of `STEPS`.
+        test: rows that the model will be scored on; similar rows are dropped from the export.
+        production: prompts from production, for the distance.
+        drop: codes of `DOUBTFUL` whose rows are dropped rather than only flagged: a quality rule ("refusal"), or "conflict"
+            to drop all answers to a question but the most frequent one. How often they are right depends on the data, so
+            read what is flagged first.
         language, schema: see `quality.assess`.
         redaction: "label", "mask" or "pseudonym"; see `pii.Redactor`.
-        allow: values that are no personal data, such as the company's own address.
-        pii: kinds to take out.
-        group: a row's customer; the name of the user's message by default.
+        allow: values that are not personal data, such as the company's own address.
+        pii: kinds of personal data to remove.
+        group: returns a row's customer; by default, the name in the user's message.
         validation_share: see `split`.
         target, tokenizer, max_tokens: see `validate`.
-        seed: of the split and of pseudonyms.
-        workers: processes for what takes long: near-duplicates of more than 4,000 rows, and personal data.
+        seed: for the split and the pseudonyms.
+        workers: processes for the slow steps: near-duplicates of more than 4,000 rows, and personal data.
         columns: fields to rename, old name → new name.
 
     Raises:
-        CourseError: unreadable file, unknown step, code or mode, or nothing is left.
+        CourseError: the file can't be read, a step, code or mode is unknown, or nothing is left.
     """
     steps, drop = set(steps), set(drop)
     if unknown := drop - set(DOUBTFUL):
@@ -238,7 +241,7 @@ def prepare(
     if unknown := steps - set(STEPS):
         raise CourseError(f"unknown step {sorted(unknown)[0]!r}; there are {', '.join(STEPS)}")
     result = Prepared(str(path), kind, target=target)
-    _read(result, path, kind, target, tokenizer, max_tokens, mend_rows="validate" in steps, columns=columns)
+    _read(result, path, kind, target, tokenizer, max_tokens, fix_rows="validate" in steps, columns=columns)
     if kind == "chat":
         if "quality" in steps:
             _quality(result, drop, language, schema, seed)
@@ -261,12 +264,12 @@ def prepare(
 
 
 def customer_of(row: dict) -> str | None:
-    """The name in a user's message: the one place where a chat row can say whose it is."""
+    """The name in a user's message: the only field of a chat row that can identify the customer."""
     return next((m["name"] for m in row.get("messages", []) if m.get("role") == "user" and m.get("name")), None)
 
 
 def without_customers(row: dict) -> dict:
-    """A row whose user messages name nobody: the customer's number serves the split, and nobody needs it in the file."""
+    """A row whose user messages have no name: it identifies the customer for the split, and is not needed in the file."""
     for message in row.get("messages", []):
         if message["role"] == "user":
             message.pop("name", None)
@@ -279,29 +282,29 @@ def read_rows(
     target: str,
     tokenizer: PreTrainedTokenizerBase | None,
     max_tokens: int,
-    mend_rows: bool = True,
+    fix_rows: bool = True,
     columns: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[reading.Row, dict[str, Any] | None, list[Change]]]:
-    """Each line of a file as (row as read, row that stays or None, changes): valid, mended, or dropped with a reason."""
+    """Each line of a file as (row as read, row to keep or None, changes): it is valid, fixed, or dropped with a reason."""
     for row, findings in validation.check(reading.read(path, columns), kind, target, tokenizer, max_tokens):
         value, line, errors = row.value, row.line, _errors(findings)
         changes: list[Change] = []
         rounds = 0
-        # What is mended may show what stood behind it, such as a field that the new shape has no place for.
-        while mend_rows and findings and rounds < ROUNDS:
-            mended, codes = mend(value, findings, kind, target)
-            if mended is None or not codes:
+        # A fix may uncover another fault, such as a field that the new shape has no place for.
+        while fix_rows and findings and rounds < MAX_FIX_ROUNDS:
+            fixed, codes = fix(value, findings, kind, target)
+            if fixed is None or not codes:
                 break
             changes += [Change(line, "validate", CHANGED, f.code, f.message, f.field) for f in findings if f.code in codes]
-            value, rounds = mended, rounds + 1
-            # Whether it is mended is for the same rules to say.
-            again = validation.check([reading.Row(line, mended)], kind, target, tokenizer, max_tokens)
-            findings = [finding for _, found in again for finding in found]
+            value, rounds = fixed, rounds + 1
+            # The same rules decide whether it is fixed.
+            again = validation.check([reading.Row(line, fixed)], kind, target, tokenizer, max_tokens)
+            findings = [finding for _, row_findings in again for finding in row_findings]
             errors = _errors(findings)
         blank = [finding for finding in row.findings if finding.code == "blank_line"]
         if errors or blank:
             first = (errors or blank)[0]
-            changes = [c for c in changes if c.code in OF_FILE] + [
+            changes = [c for c in changes if c.code in FILE_LEVEL_CODES] + [
                 Change(line, "validate", DROPPED, first.code, first.message)
             ]
             value = None
@@ -316,12 +319,12 @@ def _read(
     target: str,
     tokenizer: PreTrainedTokenizerBase | None,
     max_tokens: int,
-    mend_rows: bool,
+    fix_rows: bool,
     columns: Mapping[str, str] | None,
 ) -> None:
-    """Valid and mended rows; the others are rejected with their first error."""
+    """Collect the valid and fixed rows, and reject the others with their first error."""
     read = 0
-    for row, value, changes in read_rows(path, kind, target, tokenizer, max_tokens, mend_rows, columns):
+    for row, value, changes in read_rows(path, kind, target, tokenizer, max_tokens, fix_rows, columns):
         read += 1
         if row.value is not None:
             result.shapes[formats.shape_of(row.value) or validation.UNKNOWN] += 1
@@ -335,17 +338,17 @@ def _read(
 
 
 def _errors(findings: list[Finding]) -> list[Finding]:
-    return [finding for finding in findings if finding.severity == ERROR and finding.code not in OF_FILE]
+    return [finding for finding in findings if finding.severity == ERROR and finding.code not in FILE_LEVEL_CODES]
 
 
 def _drop(result: Prepared, step: str, reasons: dict[int, tuple[str, str]]) -> None:
-    """Take out rows by index, with code and reason."""
+    """Drop rows: index → code and reason."""
     for index, (code, reason) in sorted(reasons.items()):
         line = result.lines[index]
         result.changes.append(Change(line, step, DROPPED, code, reason))
         result.rejects[line] = formats.dumps(result.rows[index])
-    kept = [i for i in range(len(result.rows)) if i not in reasons]
-    result.rows, result.lines = [result.rows[i] for i in kept], [result.lines[i] for i in kept]
+    remaining = [i for i in range(len(result.rows)) if i not in reasons]
+    result.rows, result.lines = [result.rows[i] for i in remaining], [result.lines[i] for i in remaining]
     result.counts.append((step, len(result.rows)))
 
 
@@ -368,10 +371,10 @@ def _quality(result: Prepared, drop: set[str], language: str | None, schema: dic
 
 
 def _deduplicate(result: Prepared, drop: set[str], workers: int) -> None:
-    found = deduplicate(result.rows, workers=workers)
+    deduplicated = deduplicate(result.rows, workers=workers)
     line = result.lines.__getitem__
     reasons = {}
-    for cluster in found.clusters:
+    for cluster in deduplicated.clusters:
         result.stayed[line(cluster.kept)] = formats.dumps(result.rows[cluster.kept])
         for member, kind in cluster.kinds.items():
             similarity = cluster.similarities[member]
@@ -384,12 +387,12 @@ def _deduplicate(result: Prepared, drop: set[str], workers: int) -> None:
                 {line(m): similarity for m, similarity in cluster.similarities.items()},
             )
         )
-    for conflict in found.conflicts:
+    for conflict in deduplicated.conflicts:
         result.conflicts.append(Conflict(tuple(map(line, conflict.members)), line(conflict.preferred)))
         for member in conflict.members:
             others = [line(other) for other in conflict.members if other != member]
             more = f" and {len(others) - 1} more" if others[1:] else ""
-            reason = f"asks the same as line {others[0]}{more}, and is answered differently"
+            reason = f"asks the same question as line {others[0]}{more}, and has a different answer"
             if CONFLICT not in drop:
                 _flag(result, "deduplicate", member, CONFLICT, reason)
             elif member != conflict.preferred:
@@ -415,30 +418,28 @@ def _redact(result: Prepared, redactor: Redactor, workers: int) -> None:
             result.changes.append(
                 Change(result.lines[index], "redact", CHANGED, "customer", "the name of the user's message")
             )
-        for place, entity in redacted.findings:
-            # The value itself stays out of the list of changes: that file goes around too.
+        for path, entity in redacted.findings:
+            # The value itself is not recorded, because the list of changes is passed around.
             result.changes.append(
-                Change(
-                    result.lines[index], "redact", CHANGED, entity.kind.lower(), f"{place}, {len(entity.text)} characters"
-                )
+                Change(result.lines[index], "redact", CHANGED, entity.kind.lower(), f"{path}, {len(entity.text)} characters")
             )
     result.counts.append(("redact", len(result.rows)))
 
 
 def _sample(result: Prepared, index: int, redacted: Redacted, redactor: Redactor, seen: Counter[str]) -> None:
-    """The first redactions of each kind, for the report; the values masked, as it goes around too."""
-    for place, entity in redacted.findings:
-        if seen[entity.kind] < SAMPLES:
+    """Record the first redactions of each kind for the report, with masked values, because the report is passed around."""
+    for path, entity in redacted.findings:
+        if seen[entity.kind] < REDACTION_SAMPLES:
             seen[entity.kind] += 1
             masked = re.sub(r"(?<=\w)\w", "*", entity.text)
-            result.redactions.append((result.lines[index], entity.kind, f"{place}: {masked}", redactor.replacement(entity)))
+            result.redactions.append((result.lines[index], entity.kind, f"{path}: {masked}", redactor.replacement(entity)))
 
 
 def rows_of(path: str | Path) -> list[dict]:
-    """Rows of a file that are meant to be right.
+    """The rows of a file in which every row should be valid.
 
     Raises:
-        CourseError: at the first one that is not.
+        CourseError: at the first row that is not.
     """
     rows = []
     for row, findings in validation.check(reading.read(path), validation.guess_kind(path), "trl"):
@@ -449,7 +450,7 @@ def rows_of(path: str | Path) -> list[dict]:
 
 
 def report_json(result: Prepared) -> str:
-    """Counts and reasons for programs."""
+    """Counts and reasons as JSON, for programs."""
     return json.dumps(
         {
             "path": result.path,

@@ -1,8 +1,8 @@
-"""Rows that are well formed and still teach the wrong thing: rules, each with its reason.
+"""Rules for rows that are well formed and still teach the wrong thing; each gives a reason.
 
 A rule is cheap and blunt: it raises a flag, and a person decides. Where the answers of a file have one form (a schema, or JSON
-objects with the same keys), the form is a second witness and rules are bold; on free text they speak only where little else can be
-meant. What no rule sees (a label that is wrong, an answer that is only dull) is for a judge (`judging`) or for the eye
+objects with the same keys), the form is a second piece of evidence, and rules flag freely; on free text they flag only what can
+hardly mean anything else. What no rule can see (a wrong label, a merely dull answer) is for a judge (`judging`) or for the eye
 (`widgets.review`).
 """
 
@@ -36,7 +36,7 @@ REFUSAL = re.compile(
     r"\bI(?:'d| would) (?:suggest|encourage|recommend) (?:you|that|checking|speaking|contacting)\b|\b(?:could|can) you (?:please )?(?:rephrase|clarify)\b",
     re.IGNORECASE,
 )
-# In free text those words say little: there a refusal is an answer that begins with one, is short and gives nothing instead.
+# In free text these words prove little. There, an answer counts as a refusal if it begins with one, is short and offers no alternative.
 APOLOGY = re.compile(
     r"^(?:(?:(?:i['’]m|i am) (?:\w+ )?(?:sorry|afraid)|sorry|(?:my |i )?apolog\w+|unfortunately|regrettably)\b(?: for (?:the|any)[^.,;:]{0,40})?|"
     r"as an? (?:ai|artificial|large|language|virtual|automated|digital)\b[^,.;]{0,60})[\s,.;:!]*(?:but|that|and)?\s*",
@@ -46,7 +46,7 @@ INABILITY = re.compile(
     r"^(?:i|we)(?:['’]m| am|['’]re| are)?(?: currently| just| simply| really| also)? (?P<verb>can(?:no|['’])?t|can not|could(?:n['’]t| not)|unable to|"
     r"not (?:able|permitted|allowed|comfortable|programmed|designed|capable|equipped|authori[sz]ed)|wo(?:n['’]t)|will not|must decline|decline to|"
     r"do(?:n['’]t| not) (?:have (?:the |any )?(?:access|ability|capability|enough|information|personal|real|feelings|opinions|preferences)|feel comfortable|possess))"
-    r"(?P<rest>.{0,120})",
+    r"(?P<remainder>.{0,120})",
     re.IGNORECASE | re.DOTALL,
 )
 SERVICE = re.compile(
@@ -57,8 +57,8 @@ SERVICE = re.compile(
 REFUSAL_ZH = re.compile(
     r"^(?:(?:很|非常)?(?:抱歉|对不起|遗憾)|作为(?:一个|一名|一款)?(?:AI|人工智能|语言模型)).{0,30}?(?:无法|不能|没有能力|没有办法)"
 )
-# "Write a letter that declines": then the answer is a text, and its I is somebody.
-TEXT_WANTED = re.compile(
+# "Write a letter that declines": then the answer is a text, and "I" in it is not the model.
+ASKS_FOR_TEXT = re.compile(
     r"\b(?:write|rewrite|re-write|paraphrase|rephrase|translate|compose|draft|e-?mail|letter|message|story|poem|song|lyrics|dialog(?:ue)?|conversation|sentence|"
     r"tweet|edit|correct|summari[sz]e|quote|role-?play|pretend|act as|imagine|script|speech|essay|apology|review|reply to|respond to)\b",
     re.IGNORECASE,
@@ -68,7 +68,7 @@ INSTEAD = re.compile(
     re.IGNORECASE,
 )
 REFUSAL_WORDS = 70
-# A message that is meant to be gone on with may end in the middle.
+# A message that the model should continue may end in the middle of a sentence.
 TO_BE_COMPLETED = re.compile(
     r"\b(?:complete|completion|finish|continue|fill|next|ending|blank|begin\w*|start\w*)\b", re.IGNORECASE
 )
@@ -79,7 +79,7 @@ ABOUT_LANGUAGE = re.compile(
     r"anglais|français|allemand|espagnol|inglés|español|francés|alemán)\b|翻译|翻譯|译成|译为|英文|英语|中文|汉语|日语|日文|法语|德语|西班牙语|俄语|韩语|语言",
     re.IGNORECASE,
 )
-# People end with three full stops too: they count after a word that can't end a sentence.
+# People end sentences with three full stops too, so these count only after a word that can't end a sentence.
 CUT = re.compile(
     r"(?:\w|,|;|:|-)\s*(?:…|\[(?:truncated|cut|more|\.\.\.)\]|\(truncated\)|<truncated>)\s*$|"
     r"(?:,|\b(?:a|an|the|and|or|but|of|to|in|on|at|for|with|my|your|our|their|his|her|is|was|are|were|that|which|this|from|by|as|if|when|because|so|i|we|"
@@ -92,25 +92,26 @@ GREETING = frozenset(
         "good morning "
     ).split()
 )
-MIN_WORDS = 3  # that say something
-CANNED = 8
-LANGUAGE_CHARACTERS = 25  # shorter texts are not judged
+MIN_WORDS = 3  # that carry information
+CANNED_MESSAGES = 8  # different messages with the same answer, from which on it is flagged
+LANGUAGE_CHARACTERS = 25  # letters; shorter texts are not judged
 LANGUAGE_PROBABILITY = 0.9
-# Message and answer in two languages: said only of longer texts, where the identifier errs less.
+# Two languages in one row are reported only for longer texts, where the identifier errs less.
 MIXED_CHARACTERS = 60
 MIXED_PROBABILITY = 0.99
 CODE = re.compile(
     r"```|[{};]\s*$|^\s*(?:def|import|from|function|const|let|var|class|SELECT|#include|<\?php|<\w+>)\b|\w\(.*\)\s*[:;{]?\s*$",
     re.MULTILINE,
 )
-CANNED_WORDS = 5  # a shorter answer is a label, which many messages may share
-USUAL_FORM = 0.7  # share of the answers that must have a form for it to be the file's
-FROM_MESSAGE = 0.7  # share of the long numbers in answers that must stand in the message for the others to be strange
+CANNED_WORDS = 5  # a shorter answer is a label, which many messages may have in common
+USUAL_FORM = 0.7  # share of the answers that must have a form before it counts as the file's
+# An answer whose long numbers are not in its message is suspicious if at least this share of such answers copy theirs from it.
+FROM_MESSAGE = 0.7
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why someone should look at a row: the rule, and what it saw."""
+    """Why someone should look at a row: the rule, and what it detected."""
 
     code: str
     message: str
@@ -120,10 +121,10 @@ class Reason:
 RULES = {
     "refusal": "the answer refuses or hedges instead of answering",
     "truncated": "the message or the answer ends in the middle",
-    "answer_format": "the answer has another form than the task's answers have",
+    "answer_format": "the answer's form differs from that of the task's other answers",
     "language": "the message or the answer is in another language",
     "low_information": "the message says nothing that could be answered",
-    "canned_answer": "the same answer stands under many different messages",
+    "canned_answer": "many different messages have the same answer",
     "other_answer": "the answer belongs to another question",
 }
 
@@ -131,25 +132,25 @@ RULES = {
 def assess(
     rows: Sequence[dict], language: str | None = None, schema: dict | None = None, seed: int = 0
 ) -> list[list[Reason]]:
-    """For each row, the reasons for which someone should look at it before it is trained on; an empty list for a good one.
+    """For each row, why someone should look at it before it is trained on; an empty list if no rule has an objection.
 
     Args:
         rows: valid chat rows.
-        language: ISO 639-1 code of all messages and answers, if they have one. Without it a message may be in any language, and
-            what is named are answers in another one than their message's. Where a language is spoken of (a translation, a
-            lesson), nothing is said.
-        schema: JSON Schema of the answers; without it, the form that most answers have, if most have one.
-        seed: of the sample that answers are compared with.
+        language: ISO 639-1 code of the language that all messages and answers should be in. Without it a message may be in any
+            language, and only answers in a language other than their message's are flagged. A message about languages (a
+            translation, a lesson) is never flagged.
+        schema: JSON Schema of the answers; without it, the form that most answers have, if there is one.
+        seed: of the sample of other messages that answers are compared with.
     """
     prompts, answers = [formats.prompt_of(row) for row in rows], [formats.answer_of(row) for row in rows]
     wrong_form = form_of(answers, schema)
     formed = wrong_form is not _any_form
     canned = _canned(prompts, answers)
-    # Answers that are none, or everyone's, say nothing about what an answer has in common with its message.
-    own = [i for i, answer in enumerate(answers) if i not in canned and not wrong_form(answer)]
-    # Of free text nothing says that it takes its words from the message.
-    strangers = {} if not formed else _answers_of_others([prompts[i] for i in own], [answers[i] for i in own], seed)
-    strangers = {own[i]: reason for i, reason in strangers.items()}
+    # Malformed or canned answers don't show what a proper answer has in common with its message.
+    proper = [i for i, answer in enumerate(answers) if i not in canned and not wrong_form(answer)]
+    # A free-text answer need not take its words from the message.
+    strangers = {} if not formed else _answers_to_others([prompts[i] for i in proper], [answers[i] for i in proper], seed)
+    strangers = {proper[i]: reason for i, reason in strangers.items()}
     assessed = []
     for index, (prompt, answer) in enumerate(zip(prompts, answers)):
         reasons = [
@@ -166,8 +167,8 @@ def assess(
             if reason
         ]
         codes = {reason.code for reason in reasons}
-        # A refusal or a cut answer has the wrong form because it is one: the nearer reason says more.
-        # And an answer that is none fits no question.
+        # A refusal or a truncated answer also has the wrong form; the more specific reason says more.
+        # And a faulty answer fits no question, so its poor fit says nothing.
         if codes & {"refusal", "truncated"}:
             reasons = [reason for reason in reasons if reason.code not in ("answer_format", "other_answer")]
         elif codes & {"answer_format", "canned_answer", "language", "low_information"}:
@@ -177,42 +178,42 @@ def assess(
 
 
 def _refusal(prompt: str, answer: str, wrong_form: Callable[[str], Reason | None]) -> Reason | None:
-    # Records and code may quote such words; a refusal is prose.
+    # Records and code may contain such words; a refusal is prose.
     if answer.lstrip().startswith(("{", "[", "<", "```")) and not wrong_form(answer):
         return None
     if wrong_form(answer):
         match = REFUSAL.search(answer[:400])
         return Reason("refusal", f'the answer says "{match.group()}"') if match else None
-    said = _refuses(prompt, answer.strip())
-    return Reason("refusal", f'the answer begins with "{said[:60]}"') if said else None
+    opening = _refuses(prompt, answer.strip())
+    return Reason("refusal", f'the answer begins with "{opening[:60]}"') if opening else None
 
 
 def _refuses(prompt: str, answer: str) -> str:
-    """The beginning of an answer that is a refusal and nothing else; "" of any other."""
-    if found := REFUSAL_ZH.match(answer):
-        return found.group() if len(answer) < 2 * REFUSAL_WORDS else ""
+    """The beginning of an answer that is nothing but a refusal; "" for any other answer."""
+    if match := REFUSAL_ZH.match(answer):
+        return match.group() if len(answer) < 2 * REFUSAL_WORDS else ""
     if len(answer.split()) > REFUSAL_WORDS:
         return ""
-    rest, machine = answer, False
-    while (apology := APOLOGY.match(rest)) and apology.end():
+    remainder, machine = answer, False
+    while (apology := APOLOGY.match(remainder)) and apology.end():
         machine |= apology.group()[:2].lower() == "as"
-        rest = rest[apology.end() :]
-    apologised = len(rest) < len(answer)
-    inability = INABILITY.match(rest)
-    if not inability or INSTEAD.search(rest[inability.start("rest") :]):
+        remainder = remainder[apology.end() :]
+    apologised = len(remainder) < len(answer)
+    inability = INABILITY.match(remainder)
+    if not inability or INSTEAD.search(remainder[inability.start("remainder") :]):
         return ""
     serving = SERVICE.search(inability.group())
-    if not (apologised or serving) or (TEXT_WANTED.search(prompt) and not machine and not (apologised and serving)):
+    if not (apologised or serving) or (ASKS_FOR_TEXT.search(prompt) and not machine and not (apologised and serving)):
         return ""
-    return answer[: len(answer) - len(rest) + inability.start("rest")]
+    return answer[: len(answer) - len(remainder) + inability.start("remainder")]
 
 
 def _truncated(prompt: str, answer: str) -> Reason | None:
-    for text, whose in ((prompt, "message"), (answer, "answer")):
-        if whose == "message" and TO_BE_COMPLETED.search(prompt):
+    for text, side in ((prompt, "message"), (answer, "answer")):
+        if side == "message" and TO_BE_COMPLETED.search(prompt):
             continue
         if CUT.search(text):
-            return Reason("truncated", f"the {whose} ends with {text.rstrip()[-12:]!r}")
+            return Reason("truncated", f"the {side} ends with {text.rstrip()[-12:]!r}")
     if answer.lstrip().startswith(("{", "[")):
         try:
             json.loads(answer)
@@ -223,7 +224,7 @@ def _truncated(prompt: str, answer: str) -> Reason | None:
 
 
 def form_of(answers: Sequence[str], schema: dict | None = None) -> Callable[[str], Reason | None]:
-    """A rule that says whether an answer has the form that answers have: the schema's, or JSON objects with the usual keys."""
+    """A rule that checks an answer's form: it must fit the schema or, without one, be a JSON object with the usual keys."""
     if schema is not None:
         import jsonschema
 
@@ -232,7 +233,7 @@ def form_of(answers: Sequence[str], schema: dict | None = None) -> Callable[[str
         def against_schema(answer: str) -> Reason | None:
             value = _json(answer)
             if value is None:
-                return Reason("answer_format", "the answer is no JSON")
+                return Reason("answer_format", "the answer is not JSON")
             error = next(iter(validator.iter_errors(value)), None)
             return Reason("answer_format", f"the record does not fit: {error.message[:120]}") if error else None
 
@@ -248,14 +249,14 @@ def form_of(answers: Sequence[str], schema: dict | None = None) -> Callable[[str
             return None
         return Reason(
             "answer_format",
-            f"{count / len(answers):.0%} of the answers are JSON objects with {', '.join(sorted(keys))}; not this one",
+            f"{count / len(answers):.0%} of the answers are JSON objects with {', '.join(sorted(keys))}, but not this one",
         )
 
     return against_most
 
 
 def _any_form(answer: str) -> Reason | None:
-    """Where answers have no form in common, none has the wrong one."""
+    """The rule for answers without a common form: no answer has the wrong one."""
     return None
 
 
@@ -272,28 +273,33 @@ def _language(prompt: str, answer: str, language: str | None) -> Reason | None:
     written = " ".join(formats.written_in(answer))
     if language is None:
         return _mixed(prompt, written)
-    for text, whose in ((prompt, "message"), (written, "answer")):
+    for text, side in ((prompt, "message"), (written, "answer")):
         if _letters(text) >= LANGUAGE_CHARACTERS:
-            found, probability = identify_language(text)
-            if found != language and probability >= LANGUAGE_PROBABILITY:
-                return Reason("language", f"the {whose} is in {found} ({probability:.2f})")
+            identified, probability = identify_language(text)
+            if identified != language and probability >= LANGUAGE_PROBABILITY:
+                return Reason("language", f"the {side} is in {identified} ({probability:.2f})")
     return None
 
 
 def _mixed(prompt: str, answer: str) -> Reason | None:
-    """An answer in a language in which no part of its message is."""
+    """The answer is in a language that no part of its message is in."""
     if min(_letters(prompt), _letters(answer)) < MIXED_CHARACTERS or CODE.search(answer):
         return None
-    (asked, sure), (answered, certain) = identify_language(prompt), identify_language(answer)
-    if asked == answered or min(sure, certain) < MIXED_PROBABILITY:
+    (prompt_language, prompt_probability), (answer_language, answer_probability) = (
+        identify_language(prompt),
+        identify_language(answer),
+    )
+    if prompt_language == answer_language or min(prompt_probability, answer_probability) < MIXED_PROBABILITY:
         return None
     # An instruction in one language about a passage in another may be answered in either.
     parts = [part for part in re.split(r"[\n.!?。！？]+", prompt) if _letters(part) >= LANGUAGE_CHARACTERS]
     if WITHOUT_SPACES.search(prompt) and WITHOUT_SPACES.search(answer):
-        return None  # the identifier takes Chinese for two languages
-    if answered in {identify_language(part)[0] for part in parts}:
+        return None  # the identifier mistakes Chinese for several languages
+    if answer_language in {identify_language(part)[0] for part in parts}:
         return None
-    return Reason("language", f"the message is in {asked}, the answer in {answered} ({certain:.2f})")
+    return Reason(
+        "language", f"the message is in {prompt_language}, the answer in {answer_language} ({answer_probability:.2f})"
+    )
 
 
 def _letters(text: str) -> int:
@@ -301,14 +307,14 @@ def _letters(text: str) -> int:
 
 
 def identify_language(text: str) -> tuple[str, float]:
-    """ISO 639-1 code and probability, by py3langid (Lui and Baldwin 2012), which brings its model along."""
+    """ISO 639-1 code and probability, from py3langid (Lui and Baldwin 2012), whose package contains its model."""
     from course_utils.errors import CourseError
 
     try:
         import py3langid
     except ImportError as error:
         raise CourseError(
-            "telling languages apart needs py3langid: pip install 'finetuning-course[data]', and again"
+            "identifying languages needs py3langid: pip install 'finetuning-course[data]', and again"
         ) from error
     ranked = py3langid.rank(text)
     scores = np.array([score for _, score in ranked], dtype=float)
@@ -319,21 +325,21 @@ def identify_language(text: str) -> tuple[str, float]:
 def _low_information(prompt: str, formed: bool) -> Reason | None:
     words = normalise(prompt).split()
     if not formed:
-        # "Hi", "2+2" and "What is AI?" can be answered; what has neither letter nor digit hardly.
+        # "Hi", "2+2" and "What is AI?" can be answered; a message without any letter or digit hardly can.
         return None if words or re.search(r"[^\W_]", prompt) else Reason("low_information", "no word at all")
     words = [word for word in words if word not in GREETING]
-    telling = sum(0.5 for word in words if WITHOUT_SPACES.match(word)) + sum(
+    informative = sum(0.5 for word in words if WITHOUT_SPACES.match(word)) + sum(
         len(word) > 2 and bool(re.search(r"[aeiouyàâäáåæèéêëíîïòóôöøùúûü\d]|[^\x00-\x7f]", word)) for word in words
     )
-    if telling < MIN_WORDS and len(words) < 2 * MIN_WORDS:
-        return Reason("low_information", f"{telling:g} words that say something")
+    if informative < MIN_WORDS and len(words) < 2 * MIN_WORDS:
+        return Reason("low_information", f"only {informative:g} words that carry information")
     return None
 
 
 def _canned(prompts: list[str], answers: list[str]) -> dict[int, Reason]:
-    """Answers that stand under at least `CANNED` different messages, where most answers are of their own.
+    """Answers that at least `CANNED_MESSAGES` different messages have, in a file where most answers are unique.
 
-    Where answers are labels, many messages share one, and none is named.
+    If answers are labels, many messages have the same one, and nothing is flagged.
     """
     messages: dict[str, set[str]] = {}
     for prompt, answer in zip(prompts, answers):
@@ -343,41 +349,41 @@ def _canned(prompts: list[str], answers: list[str]) -> dict[int, Reason]:
     return {
         index: Reason("canned_answer", f"{len(messages[key]):,} different messages have this answer")
         for index, key in enumerate(map(normalise, answers))
-        if len(messages[key]) >= CANNED and len(key.split()) >= CANNED_WORDS
+        if len(messages[key]) >= CANNED_MESSAGES and len(key.split()) >= CANNED_WORDS
     }
 
 
-def _answers_of_others(prompts: list[str], answers: list[str], seed: int, sample: int = 60) -> dict[int, Reason]:
-    """Rows whose answer fits many a random other message better than its own, by rare word stems and numbers in common.
+def _answers_to_others(prompts: list[str], answers: list[str], seed: int, sample: int = 60) -> dict[int, Reason]:
+    """Rows whose answer fits many random other messages better than its own, judged by the rare word stems and numbers in common.
 
-    Where answers take nothing from the messages (a label alone), none can be told, and none is named.
+    If answers take nothing from the messages (a mere label), this can't be judged, and nothing is flagged.
     """
     texts = [" ".join(formats.written_in(answer)) + " " + " ".join(re.findall(r"\d{3,}", answer)) for answer in answers]
     prompt_stems, answer_stems = [_stems(p) for p in prompts], [_stems(t) for t in texts]
-    seen = Counter(stem for stems in prompt_stems for stem in stems)
+    prompts_with = Counter(stem for stems in prompt_stems for stem in stems)
     n = len(prompts)
-    weight = {stem: math.log(n / count) for stem, count in seen.items()}
-    own = np.array([sum(weight.get(s, 0) for s in a & p) for a, p in zip(answer_stems, prompt_stems)])
-    if n < 30 or np.mean(own > 0) < 0.7:
+    weight = {stem: math.log(n / count) for stem, count in prompts_with.items()}
+    own_scores = np.array([sum(weight.get(s, 0) for s in a & p) for a, p in zip(answer_stems, prompt_stems)])
+    if n < 30 or np.mean(own_scores > 0) < 0.7:
         return {}
     draw = random.Random(seed)
-    found = {}
-    numbered = [{s for s in stems if s.isdigit() and len(s) >= 4} for stems in answer_stems]
-    taken = [bool(numbers & stems) for numbers, stems in zip(numbered, prompt_stems) if numbers]
-    # "1939" answers a question that has no number in it, unless numbers are copied from messages here.
-    copied = len(taken) >= 30 and np.mean(taken) >= FROM_MESSAGE
+    reasons = {}
+    long_numbers = [{s for s in stems if s.isdigit() and len(s) >= 4} for stems in answer_stems]
+    from_message = [bool(numbers & stems) for numbers, stems in zip(long_numbers, prompt_stems) if numbers]
+    # "1939" may well answer a question without a number, unless the answers of this file copy their numbers from messages.
+    copied = len(from_message) >= 30 and np.mean(from_message) >= FROM_MESSAGE
     for index, stems in enumerate(answer_stems):
-        if len(stems) < 3 or own[index] > 6:
+        if len(stems) < 3 or own_scores[index] > 6:
             continue
         others = [sum(weight.get(s, 0) for s in stems & prompt_stems[j]) for j in draw.sample(range(n), min(sample, n))]
-        better = sum(other > own[index] for other in others) / len(others)
+        better = sum(other > own_scores[index] for other in others) / len(others)
         if better > 0.15:
-            found[index] = Reason("other_answer", f"{better:.0%} of random other messages fit the answer better")
+            reasons[index] = Reason("other_answer", f"{better:.0%} of random other messages fit the answer better")
             continue
-        numbers = numbered[index]
+        numbers = long_numbers[index]
         if copied and numbers and not numbers & prompt_stems[index]:
-            found[index] = Reason("other_answer", f"the number {sorted(numbers)[0]} in the answer is not in the message")
-    return found
+            reasons[index] = Reason("other_answer", f"the number {sorted(numbers)[0]} in the answer is not in the message")
+    return reasons
 
 
 def _stems(text: str) -> set[str]:
@@ -388,11 +394,15 @@ def _stems(text: str) -> set[str]:
 
 
 def agreement(ours: Iterable, theirs: Iterable) -> float:
-    """Cohen's kappa of two labellings: 1 for the same labels, 0 for no better than chance (Cohen 1960)."""
+    """Cohen's kappa of two lists of labels (Cohen 1960): 1 if they are equal, 0 if they agree no better than chance.
+
+    NaN for empty lists; 1 if all labels in both are the same, where scikit-learn's is undefined.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
     pairs = list(zip(ours, theirs, strict=True))
-    if not pairs:
-        return math.nan
-    observed = sum(a == b for a, b in pairs) / len(pairs)
-    mine, other = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
-    chance = sum(mine[label] * other[label] for label in mine) / len(pairs) ** 2
-    return 1.0 if chance == 1 else (observed - chance) / (1 - chance)
+    # Numbered, because scikit-learn refuses labels of mixed types, such as marks with None among them.
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(label for pair in pairs for label in pair))}
+    if len(numbers) < 2:
+        return 1.0 if numbers else math.nan
+    return float(cohen_kappa_score(*zip(*[(numbers[a], numbers[b]) for a, b in pairs])))

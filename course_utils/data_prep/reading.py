@@ -1,7 +1,7 @@
-"""Rows out of a file of any size, one at a time, whatever is in it.
+"""Rows from a file of any size, one at a time, whatever is in it.
 
-Nothing here raises for what a file contains: a line that is no row is returned with the reason. Memory is bounded by the
-longest line that is allowed.
+What is in a file hardly ever raises an error: a line that is not a row is returned with the reason. Memory is bounded by
+the longest line that is allowed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,20 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from course_utils.data_prep.findings import Finding, shorten
-from course_utils.data_prep.opening import BOMS, open_bytes, open_text, suffix_of, without_mark
+from course_utils.data_prep.opening import (
+    BOMS,
+    encoding_of_lines,
+    open_bytes,
+    open_text,
+    other_encoding,
+    suffix_of,
+    without_mark,
+)
 from course_utils.data_prep.tabular import read_csv, read_parquet
-from course_utils.data_prep.values import WRAPPER, Cut, rows_within, texts
+from course_utils.data_prep.values import MAX_WRAPPER, Cut, columns_in, rows_within, texts
 from course_utils.errors import CourseError
 
-MAX_LINE = 20_000_000  # bytes; 65,536 tokens, the hosts' limit for an example, are some 300,000
+MAX_LINE = 20_000_000  # bytes; an example of 65,536 tokens, the hosts' limit, has about 300,000
 MAX_DEPTH = 64
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
@@ -34,7 +42,7 @@ ARCHIVES = {
     b"SQLi": "SQLite",
 }
 
-# Escapes and characters that make a row worth a walk through its strings.
+# Escapes and characters that may be faults; only if a row has one are its strings searched.
 SUSPECT = re.compile(
     rb"\\u(?:00[01]|007f|00[89]|200[b-f]|202[8-9a-e]|206|fe[0-9]|fff|d[89a-f])|\\[bf]"
     rb"|\x7f|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf|\xef\xbf\xbd",
@@ -51,9 +59,9 @@ class Row:
 
     Attributes:
         line: from 1.
-        value: the parsed row; None where there is none.
+        value: the parsed row; None if it could not be parsed.
         findings: what is wrong with its bytes and its JSON.
-        raw: the line as it stood, without its end; cut at 1,000 bytes where it was longer than `MAX_LINE`.
+        raw: the original line without its line end; only its first 1,000 bytes if it was longer than `MAX_LINE`.
     """
 
     line: int
@@ -63,14 +71,15 @@ class Row:
 
 
 def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Iterator[Row]:
-    """Rows of a JSONL, JSON, CSV, TSV or Parquet file, in order; packed with gzip too (.gz).
+    """Rows of a JSONL, JSON, CSV, TSV or Parquet file, in order; also if it is compressed with gzip (.gz).
 
     Args:
         path: of the file.
         columns: fields to rename, old name → new name.
 
     Raises:
-        CourseError: no such file, no permission, an ending that is none of `SUFFIXES`, or a field that can't be renamed.
+        CourseError: the file does not exist, can't be read or is damaged, its ending is not one of `SUFFIXES`, a field can't
+            be renamed, or it is not clear where the rows are (several lists, columns of different lengths).
     """
     path = Path(path)
     if path.is_dir():
@@ -79,36 +88,36 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Iterator
         raise CourseError(f"there is no file {path}")
     suffix = suffix_of(path)
     if suffix not in SUFFIXES:
-        raise CourseError(f"{path.name}: endings that can be read are {', '.join(SUFFIXES)}")
+        raise CourseError(f"{path.name}: only files that end in {', '.join(SUFFIXES)} can be read")
     try:
         reader = {".json": _read_json, ".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet}.get(
             suffix, _read_jsonl
         )
         yield from _renamed(reader(path), columns) if columns else reader(path)
     except (EOFError, zlib.error) as error:
-        raise CourseError(f"cannot read {path}: the packed file is cut off or damaged; pack it again") from error
+        raise CourseError(f"cannot read {path}: the compressed file is cut off or damaged; compress it again") from error
     except OSError as error:
         raise CourseError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _renamed(rows: Iterator[Row], columns: Mapping[str, str]) -> Iterator[Row]:
-    """Rows with other names of fields; the first must have them."""
-    looked = False
+    """Rows with renamed fields; the first row must have every field that is to be renamed."""
+    checked = False
     for row in rows:
         if isinstance(row.value, dict):
             for old, new in columns.items():
-                if old not in row.value and not looked:
-                    there = ", ".join(map(str, row.value))
-                    raise CourseError(f"no row has a field {old!r}; there are {there}")
+                if old not in row.value and not checked:
+                    names = ", ".join(map(str, row.value))
+                    raise CourseError(f"there is no field {old!r} to rename; the fields are {names}")
                 if new in row.value and old in row.value and new not in columns:
-                    raise CourseError(f"line {row.line}: {old!r} can't be renamed, {new!r} is there already")
+                    raise CourseError(f"line {row.line}: {old!r} can't be renamed, because {new!r} exists already")
             row.value = {columns.get(key, key): value for key, value in row.value.items()}
-            looked = True
+            checked = True
         yield row
 
 
 def parse(text: str, line: int = 0, raw: bytes | None = None) -> tuple[Any, list[Finding]]:
-    """One JSON text and what is wrong with it; the value is None where it can't be read."""
+    """The value of a JSON text, and what is wrong with it; the value is None if the text can't be parsed."""
     duplicates: list[str] = []
     constants: list[str] = []
 
@@ -128,21 +137,21 @@ def parse(text: str, line: int = 0, raw: bytes | None = None) -> tuple[Any, list
         return None, [Finding(line, "", "too_deep", f"nested deeper than {MAX_DEPTH} levels")]
     except json.JSONDecodeError as error:
         return None, [_explain(text, error, line)]
-    except ValueError:  # the interpreter's own limit on digits
+    except ValueError:  # Python limits the number of digits
         return None, [Finding(line, "", "number_too_long", "a number with thousands of digits")]
     findings = [
-        Finding(line, "", "duplicate_key", f"the key {shorten(key)} stands twice in one object") for key in duplicates
+        Finding(line, "", "duplicate_key", f"the key {shorten(key)} occurs twice in one object") for key in duplicates
     ]
-    findings += [Finding(line, "", "not_finite", f"{name} is no JSON value") for name in constants]
-    # Brackets in the text bound the depth from above and cost less than a walk.
+    findings += [Finding(line, "", "not_finite", f"{name} is not a JSON value") for name in constants]
+    # The number of brackets is an upper bound of the depth, and quicker to compute.
     if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(value):
         return None, [Finding(line, "", "too_deep", f"nested deeper than {MAX_DEPTH} levels")]
     if SUSPECT.search(raw if raw is not None else text.encode("utf-8", "surrogatepass")):
         findings += _strings(value, line)
     if "e" in text or "E" in text:
         findings += [
-            Finding(line, place, "not_finite", "the number is too large: it is read as infinity")
-            for place, leaf in _walk(value)
+            Finding(line, path, "not_finite", "the number is too large: it is read as infinity")
+            for path, leaf in _walk(value)
             if isinstance(leaf, float) and leaf in (float("inf"), float("-inf"))
         ]
     return value, findings
@@ -162,6 +171,8 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             return
         lines, first = _open_lines(file, head)
         endings = False
+        # None if the file's encoding is certain, or if it is mostly UTF-8: then a line that is not UTF-8 is refused.
+        encoding = None if any(finding.code in ("byte_order_mark", "encoding") for finding in first) else "utf-8"
         for number, (raw, length) in enumerate(lines, 1):
             findings = first if number == 1 else []
             if length > MAX_LINE:
@@ -180,17 +191,30 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
                 yield Row(number, None, [*findings, Finding(number, "", "blank_line", "the line is blank")], raw)
                 continue
             try:
-                text = raw.decode("utf-8")
+                text = raw.decode(encoding or "utf-8")
             except UnicodeDecodeError as error:
-                message = f"byte {raw[error.start]:#04x} at position {error.start + 1} is not UTF-8"
-                yield Row(number, None, [*findings, Finding(number, "", "not_utf8", message)], raw)
-                continue
-            value, wrong = parse(text, number, raw)
-            yield Row(number, value, [*findings, *wrong], raw)
+                if encoding == "utf-8" and (encoding := encoding_of_lines(path)):
+                    text = raw.decode(encoding)
+                    findings = [*findings, other_encoding(number, encoding)]
+                else:
+                    message = f"byte {raw[error.start]:#04x} at position {error.start + 1} is not UTF-8"
+                    yield Row(number, None, [*findings, Finding(number, "", "not_utf8", message)], raw)
+                    continue
+            raw = raw if encoding in (None, "utf-8") else text.encode("utf-8")
+            value, parse_findings = parse(text, number, raw)
+            if (rows := _rows_as_columns(value)) > 1:
+                message = f"the line has {rows:,} rows as columns; name the file .json if it is the only line"
+                value, parse_findings = None, [Finding(number, "", "not_object", message)]
+            yield Row(number, value, [*findings, *parse_findings], raw)
+
+
+def _rows_as_columns(value: object) -> int:
+    columns = columns_in(value)
+    return max(map(len, columns.values())) if columns else 0
 
 
 def _open_lines(file: BinaryIO, head: bytes) -> tuple[Iterator[tuple[bytes, int]], list[Finding]]:
-    """Lines as UTF-8 bytes with their length, and what is wrong with the encoding of the file."""
+    """Lines as UTF-8 bytes, each with its length, and what is wrong with the encoding of the file."""
     for bom, encoding in BOMS:
         if head.startswith(bom):
             file.read(len(bom))
@@ -200,9 +224,9 @@ def _open_lines(file: BinaryIO, head: bytes) -> tuple[Iterator[tuple[bytes, int]
     if wide := without_mark(head):
         return _transcoded(file, wide), [Finding(1, "", "encoding", f"the file looks like {wide.upper()}")]
     if b"\r" in head and b"\n" not in head:
-        text = io.TextIOWrapper(file, encoding="latin-1", newline=None)  # bytes pass through latin-1 unchanged
+        text = io.TextIOWrapper(file, encoding="latin-1", newline=None)  # Latin-1 maps every byte to one character and back
         lines = ((line.rstrip("\n").encode("latin-1"), len(line)) for line in iter(lambda: text.readline(MAX_LINE), ""))
-        return lines, [Finding(1, "", "line_ending", "lines end with a carriage return alone")]
+        return lines, [Finding(1, "", "line_ending", "lines end with only a carriage return")]
     return _lines(file), []
 
 
@@ -222,65 +246,65 @@ def _transcoded(file: BinaryIO, encoding: str) -> Iterator[tuple[bytes, int]]:
     text = io.TextIOWrapper(file, encoding=encoding, errors="surrogatepass", newline="\n")
     try:
         while line := text.readline(MAX_LINE):
-            # Half a character stays what it is: the line is then found to be no UTF-8.
+            # Half a surrogate pair passes through; the line is then reported as not UTF-8.
             yield line.removesuffix("\n").encode("utf-8", "surrogatepass"), len(line)
-    except UnicodeDecodeError:  # cut off within a character
+    except UnicodeDecodeError:  # the file is cut off inside a character
         yield b"\xff", 1
 
 
 def _explain(text: str, error: json.JSONDecodeError, line: int) -> Finding:
-    """Why a line is no JSON, in the words of the mistake that was made."""
+    """Why a line is not JSON, described as the mistake that was probably made."""
     stripped = text.strip()
     at = error.pos
-    code, place = "not_json", f"at character {at + 1}"
+    code, position = "not_json", f"at character {at + 1}"
     before = text[:at].rstrip()[-1:]
     if error.msg == "Extra data":
-        rest = text[at:].lstrip()
-        if rest.startswith(("{", "[")):
-            code, why = "several_objects", "more than one JSON value on the line"
-        elif rest.startswith(","):
+        remainder = text[at:].lstrip()
+        if remainder.startswith(("{", "[")):
+            code, why = "several_objects", "there is more than one JSON value on the line"
+        elif remainder.startswith(","):
             why = "a comma after the row; JSONL has none between rows"
         else:
-            why = f"text after the row: {shorten(rest, 30)}"
+            why = f"text after the row: {shorten(remainder, 30)}"
     elif stripped in ("[", "]", "],", "[{", "}]"):
-        why = "the lines of a JSON list; JSONL has one object a line and no brackets around them"
+        why = "this is a line of a JSON list; JSONL has one object per line and no brackets around them"
     elif re.match(r"\{\s*'", stripped):
-        why = "single quotes: this is a Python dictionary printed, not JSON"
+        why = "single quotes: this is a printed Python dictionary, not JSON"
     elif re.match(r"(None|True|False)\b", text[at:]):
         why = f"{text[at:].split(',')[0].split('}')[0].strip()} is Python; JSON writes null, true, false"
     elif error.msg.startswith("Invalid control character"):
         why = f"a raw control character {shorten(text[at : at + 1])} inside a string (a line break or tab must be escaped)"
     elif error.msg.startswith("Invalid \\"):
-        why = f"a backslash that escapes nothing: {shorten(text[at : at + 6], 20)}"
+        why = f"a backslash before a character that can't be escaped: {shorten(text[at : at + 6], 20)}"
     elif (before == "," and text[at:].lstrip()[:1] in ("}", "]")) or error.msg.startswith("Illegal trailing comma"):
         why = "a comma after the last element"
     elif text[at:].startswith(("//", "/*", "#")):
         why = "a comment; JSON has none"
     elif error.msg.startswith("Unterminated string") or at >= len(text.rstrip()):
-        why = "the row ends in the middle: cut off, or a line break inside a string"
+        why = "the row ends in the middle: it is cut off, or has a line break inside a string"
     elif any(quote in text[max(0, at - 1) : at + 2] for quote in "“”„‘’"):
         why = "typographic quotes; JSON needs straight double quotes"
     elif not stripped.startswith(("{", "[")):
         why = f"the line starts with {shorten(stripped[:12], 20)}, which does not begin a JSON object"
     else:
         why = error.msg[0].lower() + error.msg[1:]
-    return Finding(line, "", code, f"{why} ({place})")
+    return Finding(line, "", code, f"{why} ({position})")
 
 
 def _walk(value: object) -> Iterator[tuple[str, object]]:
-    """Places and leaves, without recursion; keys of objects too."""
+    """(path, leaf) of all leaves and of all keys of objects, without recursion."""
     stack = [("", value)]
     while stack:
-        place, item = stack.pop()
+        path, item = stack.pop()
         if isinstance(item, dict):
             for key, inner in item.items():
                 name = shorten(key, 40).strip("'")
-                stack.append((f"{place}.{name}" if place else name, inner))
-                yield place, key
+                stack.append((f"{path}.{name}" if path else name, inner))
+                yield path, key
         elif isinstance(item, list):
-            stack.extend((f"{place}[{index}]", inner) for index, inner in enumerate(item))
+            stack.extend((f"{path}[{index}]", inner) for index, inner in enumerate(item))
         else:
-            yield place, item
+            yield path, item
 
 
 def _too_deep(value: object) -> bool:
@@ -298,7 +322,7 @@ def _too_deep(value: object) -> bool:
 
 def _strings(value: object, line: int) -> list[Finding]:
     findings = []
-    for place, leaf in _walk(value):
+    for path, leaf in _walk(value):
         if not isinstance(leaf, str):
             continue
         for pattern, code in (
@@ -307,15 +331,20 @@ def _strings(value: object, line: int) -> list[Finding]:
             (INVISIBLE, "invisible_character"),
         ):
             if match := pattern.search(leaf):
-                findings.append(Finding(line, place, code, f"U+{ord(match.group()):04X} at character {match.start() + 1}"))
+                findings.append(Finding(line, path, code, f"U+{ord(match.group()):04X} at character {match.start() + 1}"))
         if "\ufffd" in leaf:
-            findings.append(Finding(line, place, "replacement_character", "U+FFFD, which stands for a lost character"))
+            findings.append(
+                Finding(line, path, "replacement_character", "U+FFFD, which takes the place of a lost character")
+            )
     return findings
 
 
 def _read_json(path: Path) -> Iterator[Row]:
-    """Elements of a list, one at a time; a file of one object a line is read as JSONL; objects over several lines, or one
-    with rows in it, as what they hold."""
+    """Rows of a JSON file.
+
+    They are the elements of a list, objects one after the other, or what a single object contains. A file with one object
+    per line is read as JSONL.
+    """
     file, first = open_text(path)
     if file is None:
         yield Row(1, None, first)
@@ -333,7 +362,7 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 
 def _begins_with_a_value(path: Path) -> bool:
-    """Whether the file begins with an object, or a list of them, rather than with a line that is broken."""
+    """Whether the file begins with a complete object, or a list of objects, rather than with a broken line."""
     try:
         text, _ = next(texts(path), ("", []))
     except Cut:
@@ -350,34 +379,36 @@ def _is_value(text: str) -> bool:
 
 
 def _read_values(path: Path) -> Iterator[Row]:
-    """Elements of a list, or objects one after the other."""
+    """Elements of a list, or objects that follow each other."""
     number = 0
-    held: Row | None = None  # the first: alone it may hold the rows
+    first_object: Row | None = None  # held back: if no other follows, it may contain the rows
     listed_lines = suffix_of(path) in (".jsonl", ".ndjson") and not _starts_with_object(path)
     try:
-        for text, first in texts(path, WRAPPER if _starts_with_object(path) else MAX_LINE):
+        for text, first in texts(path, MAX_WRAPPER if _starts_with_object(path) else MAX_LINE):
             number += 1
             value, findings = parse(text, number)
             row = Row(number, value, [*first, *findings], text.encode("utf-8", "surrogatepass"))
             if number == 1 and listed_lines:
-                row.findings.append(Finding(1, "", "several_lines", "the rows stand in a list; JSONL has none"))
+                row.findings.append(
+                    Finding(1, "", "several_lines", "the rows are elements of a list; JSONL has no list around them")
+                )
             if number == 1 and _starts_with_object(path):
-                row.findings.append(Finding(1, "", "several_lines", "an object stands on several lines"))
-                held = row
+                row.findings.append(Finding(1, "", "several_lines", "an object extends over several lines"))
+                first_object = row
                 continue
-            if held:
-                yield held
-                held = None
+            if first_object:
+                yield first_object
+                first_object = None
             yield row
     except Cut as cut:
-        if held:
-            yield held
+        if first_object:
+            yield first_object
         yield Row(cut.number + 1, None, [_of_cut(cut)], cut.text[:1000].encode("utf-8", "surrogatepass"))
         return
-    if held and (within := rows_within(held.value)):
-        yield from _rows_within(*within, [f for f in held.findings if f.code != "several_lines"])
-    elif held:
-        yield held
+    if first_object and (within := rows_within(first_object.value)):
+        yield from _rows_within(*within, [f for f in first_object.findings if f.code != "several_lines"])
+    elif first_object:
+        yield first_object
 
 
 def _starts_with_object(path: Path) -> bool:
@@ -389,16 +420,16 @@ def _starts_with_object(path: Path) -> bool:
 
 def _of_cut(cut: Cut) -> Finding:
     if not cut.text and cut.number:
-        return Finding(cut.number, "", "not_json", "the list is not closed: cut off at its end")
+        return Finding(cut.number, "", "not_json", "the list is not closed: the file is cut off")
     if len(cut.text) > MAX_LINE:
-        return Finding(cut.number + 1, "", "line_too_long", f"over {MAX_LINE:,} bytes; not read further")
+        return Finding(cut.number + 1, "", "line_too_long", f"over {MAX_LINE:,} bytes; the file is not read any further")
     if isinstance(cut.error, json.JSONDecodeError):
         return _explain(cut.text, cut.error, cut.number + 1)
     return Finding(cut.number + 1, "", "too_deep", f"nested deeper than {MAX_DEPTH} levels")
 
 
-def _rows_within(values: list[Any], key: str, first: list[Finding]) -> Iterator[Row]:
-    wrapped = Finding(1, "", "wrapped", f"the rows stand within an object, under {shorten(key, 40)}")
+def _rows_within(values: list[Any], where: str, first: list[Finding]) -> Iterator[Row]:
+    wrapped = Finding(1, "", "wrapped", where)
     for number, value in enumerate(values, 1):
         text = json.dumps(value, ensure_ascii=False)
         value, findings = parse(text, number)

@@ -1,16 +1,16 @@
-"""The same steps for corpora beyond one machine, as three datatrove pipelines: read, choose, write.
+"""The same steps for corpora that are too large for one machine, as three datatrove pipelines: read, choose, write.
 
-datatrove brings the executors: its local one here, `SlurmPipelineExecutor` and `RayPipelineExecutor` elsewhere, with the
-same stages and `depends` between them. Every task but the one that chooses works on files of its own; what tasks tell each
-other lies under `work`, which all of them must see.
+datatrove provides the executors: its local one is used here; `SlurmPipelineExecutor` and `RayPipelineExecutor` run the same
+stages elsewhere, with `depends` between them. Every task except the one that chooses works on its own files. Tasks pass data
+to each other in the folder `work`, which all of them must be able to read.
 
-1. Read (many tasks): rows that are valid or mended go to `rows/`, the others to `rejects/`; of each row a MinHash signature
-   and four keys go to `signatures/`, some 550 bytes.
-2. Choose (one task): near-duplicates by bands of the signatures, each pair verified on its texts; the rows that stay to
-`kept/`.
-3. Write (many tasks): the rows that stay, without personal data.
+1. Read (many tasks): valid and fixed rows go to `rows/`, the others to `rejects/`; for each row, a MinHash signature and
+   four keys, about 550 bytes, go to `signatures/`.
+2. Choose (one task): near-duplicates are found by bands of the signatures, and each pair is verified on its texts; the
+   numbers of the rows to keep go to `kept/`.
+3. Write (many tasks): the rows to keep, without personal data.
 
-Rules of quality look at all answers together and are left to samples.
+Quality rules look at all answers together, so they should be run on a sample.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ def stages(
     """Pipelines by name, for any of datatrove's executors: "read", then "choose" as a single task, then "write".
 
     Args:
-        source: folder with JSONL, JSON, CSV or Parquet files; of N tasks, each takes every N-th of them.
+        source: folder with JSONL, JSON, CSV or Parquet files; each of N tasks reads every N-th file.
         target: folder for the prepared files.
-        work: folder for what stages tell each other.
+        work: folder in which the stages pass data to each other.
         kind: as in `prepare`.
         threshold: as in `deduplicate`.
         redaction, allow, seed: as in `prepare`.
 
     Raises:
-        CourseError: no such folder, no files in it, or an unknown mode.
+        CourseError: the folder does not exist or has no files that can be read, or the mode is unknown.
     """
     files = [str(file) for file in sorted(Path(source).rglob("*")) if file.suffix.lower() in reading.SUFFIXES]
     if not files:
-        raise CourseError(f"{source}: no files that end in {', '.join(reading.SUFFIXES)}")
+        raise CourseError(f"{source}: there are no files that end in {', '.join(reading.SUFFIXES)}")
     redactor = Redactor(redaction, seed=seed, allow=allow)
     return {
         "read": [Read(files, str(work), kind)],
@@ -72,12 +72,12 @@ def stages(
 def run_locally(
     source: str | Path, target: str | Path, work: str | Path, tasks: int = 2, workers: int = 2, **settings: Any
 ) -> Path:
-    """All stages on this machine by datatrove's local executor; arguments as in `stages`. Returns the target folder.
+    """Run all stages on this machine with datatrove's local executor; arguments as in `stages`. Returns the target folder.
 
-    A run that was interrupted goes on with the tasks that are not done (datatrove's `logging_dir`, under `work`).
+    After an interruption, a new run continues with the tasks that are not done (datatrove's `logging_dir`, under `work`).
 
     Raises:
-        CourseError: as `stages`, or datatrove is not installed.
+        CourseError: as in `stages`, or if datatrove is not installed.
     """
     try:
         from datatrove.executor import LocalPipelineExecutor
@@ -92,7 +92,7 @@ def run_locally(
 
 
 class _Stage:
-    """What datatrove calls: (documents, rank, number of tasks) → documents, of which there are none here."""
+    """The interface that datatrove calls: (documents, rank, number of tasks) → documents; here there are none."""
 
     work: str
 
@@ -112,8 +112,8 @@ class Read(_Stage):
         """Read this task's files."""
         for number in range(rank, len(self.files), world_size):
             lines, rejects, signatures, keys = [], [], [], []
-            for row, mended, changes in read_rows(self.files[number], self.kind, "openai", None, validation.MAX_TOKENS):
-                if mended is None:
+            for row, fixed, changes in read_rows(self.files[number], self.kind, "openai", None, validation.MAX_TOKENS):
+                if fixed is None:
                     entry = {
                         "file": self.files[number],
                         "line": row.line,
@@ -122,29 +122,34 @@ class Read(_Stage):
                     }
                     rejects.append(formats.dumps({**entry, "text": row.raw.decode("utf-8", "backslashreplace")}))
                     continue
-                prompt, answer, around = formats.prompt_of(mended), formats.answer_of(mended), surroundings(mended)
-                lines.append(formats.dumps(mended))
+                prompt, answer, context = formats.prompt_of(fixed), formats.answer_of(fixed), surroundings(fixed)
+                lines.append(formats.dumps(fixed))
                 signatures.append(text_signature(prompt))
                 keys.append(
-                    [_key(prompt, answer, around), _key(comparable(prompt), around), _key(comparable(answer)), _key(around)]
+                    [
+                        _key(prompt, answer, context),
+                        _key(comparable(prompt), context),
+                        _key(comparable(answer)),
+                        _key(context),
+                    ]
                 )
             write_lines(self._name("rows", number, ".jsonl"), lines)
             write_lines(self._name("rejects", number, ".jsonl"), rejects)
             stacked = np.array(signatures, dtype=np.uint32).reshape(-1, PERMUTATIONS)
-            beside = self._name("signatures", number, ".part.npz")
-            np.savez(beside, signatures=stacked, keys=np.array(keys, dtype=np.uint64).reshape(-1, 4))
-            beside.replace(self._name("signatures", number, ".npz"))
+            temporary = self._name("signatures", number, ".part.npz")
+            np.savez(temporary, signatures=stacked, keys=np.array(keys, dtype=np.uint64).reshape(-1, 4))
+            temporary.replace(self._name("signatures", number, ".npz"))
         yield from ()
 
 
 class Choose(_Stage):
-    """Stage 2; holds the signatures of all rows in memory, and no text but those of the pairs it verifies."""
+    """Stage 2; keeps the signatures of all rows in memory, but only the texts of the pairs that it verifies."""
 
     def __init__(self, files: int, work: str, threshold: float) -> None:
         self.files, self.work, self.threshold = files, work, threshold
 
     def __call__(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Choose the rows that stay."""
+        """Choose the rows to keep."""
         loaded = [np.load(self._name("signatures", number, ".npz")) for number in range(self.files)]
         sizes = [len(part["keys"]) for part in loaded]
         keys, signatures = (np.concatenate([part[name] for part in loaded]) for name in ("keys", "signatures"))
@@ -157,24 +162,24 @@ class Choose(_Stage):
         texts = self._texts({index for index in distinct if normal[index] in prompts}, sizes)
         sets = {index: shingles(texts[index][0]) for index in {index for pair in candidates for index in pair}}
         pairs = [(i, j, index) for i, j in candidates if (index := jaccard(sets[i], sets[j])) >= self.threshold]
-        found = choose(exact, normal, answers, pairs, texts.__getitem__, threshold=self.threshold)
-        kept = np.array(found.kept, dtype=np.int64)
+        result = choose(exact, normal, answers, pairs, texts.__getitem__, threshold=self.threshold)
+        kept_rows = np.array(result.kept, dtype=np.int64)
         starts = np.cumsum([0, *sizes])
         for number in range(self.files):
-            inside = kept[(kept >= starts[number]) & (kept < starts[number + 1])] - starts[number]
-            np.save(self._name("kept", number, ".npy"), inside)
+            in_file = kept_rows[(kept_rows >= starts[number]) & (kept_rows < starts[number + 1])] - starts[number]
+            np.save(self._name("kept", number, ".npy"), in_file)
         yield from ()
 
-    def _texts(self, wanted: set[int], sizes: list[int]) -> dict[int, tuple[str, str]]:
+    def _texts(self, indices: set[int], sizes: list[int]) -> dict[int, tuple[str, str]]:
         """Prompt and answer of these rows, from the files of stage 1."""
         texts, start = {}, 0
         for number, size in enumerate(sizes):
-            if any(start <= index < start + size for index in wanted):
+            if any(start <= index < start + size for index in indices):
                 with self._name("rows", number, ".jsonl").open(encoding="utf-8") as file:
-                    for place, line in enumerate(file):
-                        if start + place in wanted:
+                    for number_in_file, line in enumerate(file):
+                        if start + number_in_file in indices:
                             row = json.loads(line)
-                            texts[start + place] = formats.prompt_of(row), formats.answer_of(row)
+                            texts[start + number_in_file] = formats.prompt_of(row), formats.answer_of(row)
             start += size
         return texts
 
@@ -189,15 +194,15 @@ class Write(_Stage):
         """Write this task's files."""
         Path(self.target).mkdir(parents=True, exist_ok=True)
         for number in range(rank, self.files, world_size):
-            kept = set(np.load(self._name("kept", number, ".npy")).tolist())
+            kept_rows = set(np.load(self._name("kept", number, ".npy")).tolist())
             with self._name("rows", number, ".jsonl").open(encoding="utf-8") as file:
-                rows = (json.loads(line) for place, line in enumerate(file) if place in kept)
+                rows = (json.loads(line) for index, line in enumerate(file) if index in kept_rows)
                 lines = [formats.dumps(without_customers(self.redactor.row(row).row)) for row in rows]
             write_lines(Path(self.target) / f"{number:05d}.jsonl", lines)
         yield from ()
 
 
 def _key(*texts: str | bytes) -> int:
-    """64 bits: among a hundred million rows two that are not the same share a key with a probability of 0.03 %."""
+    """64 bits: among a hundred million rows, the probability that any two different ones have the same key is 0.03 %."""
     pieces = [text if isinstance(text, bytes) else text.encode("utf-8", "replace") for text in texts]
     return int.from_bytes(hashlib.blake2b(b"\0".join(pieces), digest_size=8).digest(), "big")

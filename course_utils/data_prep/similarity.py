@@ -1,9 +1,9 @@
-"""Which texts are nearly the same? Two ways that check each other.
+"""Which texts are nearly the same? Two methods that can check each other.
 
-Two texts are compared by the Jaccard index of their shingles, here single words and pairs of neighbouring words: the share
-of all shingles of both that they have in common. `exact` finds every pair over a threshold by prefix filtering (Bayardo, Ma
-and Srikant 2007): sets that overlap enough must share one of their rarest members. `minhash` finds nearly all (Broder 1997)
-in memory that does not grow with the length of the texts.
+Two texts are compared by the Jaccard index of their shingles, here single words and pairs of neighbouring words: of all
+shingles in the two texts, the share that they have in common. The method "exact" finds every pair over a threshold by prefix
+filtering (Bayardo, Ma and Srikant 2007): sets that overlap enough must have one of their rarest members in common. The
+method "minhash" (Broder 1997) finds nearly all pairs, in memory that does not grow with the length of the texts.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import TypeVar
 import numpy as np
 
 PERMUTATIONS = 128
-ROWS_PER_BAND = 4  # 32 bands: a pair with a Jaccard index of 0.6 is found with a probability of 0.988, of 0.7 with 0.9998
-EXACT_UP_TO = 4_000  # texts; above, time and memory grow with the square of how alike they are
+ROWS_PER_BAND = 4  # 32 bands: the probability of finding a pair is 0.988 at a Jaccard index of 0.6, and 0.9998 at 0.7
+EXACT_UP_TO = 4_000  # texts; with more, similar texts make time and memory grow with the square of their number
 # Chinese, Japanese kana and Thai put no spaces between words: each of their characters counts as a word.
 _ALONE = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
@@ -35,7 +35,7 @@ _OFFSETS = _random.integers(0, 2**63, (PERMUTATIONS, 1), dtype=np.uint64)
 
 
 def normalise(text: str) -> str:
-    """Text without what two copies of the same message differ in: case, width, accents' encoding, punctuation, spacing."""
+    """Text without what copies of the same message may differ in: case, width, encoding of accents, punctuation, spacing."""
     if text.isascii():
         return " ".join(PLAIN.findall(text.lower()))
     return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
@@ -54,16 +54,16 @@ def text_signature(text: str) -> np.ndarray:
 
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:
-    """Size of the intersection over size of the union; 0 for two empty sets, of which nothing can be said."""
+    """Size of the intersection over size of the union; 0 for two empty sets, which give no evidence."""
     shared = np.intersect1d(one, other, assume_unique=True).size
     union = one.size + other.size - shared
     return shared / union if union else 0.0
 
 
 def signature(shingle_set: np.ndarray) -> np.ndarray:
-    """MinHash signature: for each of 128 random orders of all shingles, the first that the set has. uint32, (128,).
+    """MinHash signature: for each of 128 random orders of all shingles, the first one in the set. uint32, (128,).
 
-    The share of places in which two signatures agree estimates the Jaccard index, with a standard deviation of at most
+    The share of positions in which two signatures agree estimates the Jaccard index, with a standard deviation of at most
     0.045.
     """
     if not shingle_set.size:
@@ -80,9 +80,9 @@ def similar_pairs(
     Args:
         texts: any.
         threshold: between 0 and 1.
-        method: "exact" finds all; "minhash" may miss some near the threshold, and compares each text with few of a large
-            group of similar ones, which is enough to tell the groups; "auto" is exact up to 4,000 texts.
-        workers: processes that compute signatures.
+        method: "exact" finds all; "minhash" may miss some near the threshold, and compares a text with only a few from a
+            large group of similar ones, which is enough to identify the group; "auto" is exact up to 4,000 texts.
+        workers: number of processes that compute signatures.
     """
     if method == "auto":
         method = "exact" if len(texts) <= EXACT_UP_TO else "minhash"
@@ -94,7 +94,7 @@ def similar_pairs(
     else:
         signatures = np.array(list(in_processes(text_signature, texts, workers))).reshape(-1, PERMUTATIONS)
         candidates = banded(signatures)
-        # Shingles take more room than the texts: those of the few candidates are made again.
+        # Shingles take more memory than texts, so those of the few candidates are computed again.
         members = functools.lru_cache(maxsize=10_000)(lambda i: shingles(texts[i]))
     pairs = ((i, j, jaccard(members(i), members(j))) for i, j in candidates)
     return [(i, j, index) for i, j, index in pairs if index >= threshold]
@@ -103,31 +103,31 @@ def similar_pairs(
 def in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, chunk: int = 256
 ) -> Iterator[Result]:
-    """Results of a function of a module on items, one by one and in order, by several processes.
+    """Results of a module-level function on items, one by one and in order, computed by several processes.
 
-    A script that asks for more than one process needs `if __name__ == "__main__":`, as always with processes in Python.
+    A script that uses more than one process needs `if __name__ == "__main__":`, as always in Python.
 
     Raises:
-        BrokenProcessPool: a process died, or the script lacks that line.
+        BrokenProcessPool: a process died, or the script does not have that line.
     """
     if workers <= 1 or len(items) < 2 * chunk:
         yield from map(function, items)
         return
-    # Not forked from here: a fork keeps every row as it was while this process replaces them one by one, which doubles
-    # the memory, and it may copy a lock of torch's threads that nobody will open.
-    way = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    with ProcessPoolExecutor(workers, multiprocessing.get_context(way)) as pool:
+    # This process is not forked: a fork keeps a copy of every row that this process replaces, which doubles the memory, and
+    # it may inherit a lock held by one of torch's threads, which nobody will ever release.
+    start_method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    with ProcessPoolExecutor(workers, multiprocessing.get_context(start_method)) as pool:
         yield from pool.map(function, items, chunksize=chunk)
 
 
 def banded(signatures: np.ndarray) -> Iterable[tuple[int, int]]:
-    """Pairs that agree in all places of a band, each text with the first and the one before of those that do."""
-    found: set[tuple[int, int]] = set()
+    """Pairs that agree in all positions of a band: each text with the first text of its group and with the one before it."""
+    pairs: set[tuple[int, int]] = set()
     for start in range(0, PERMUTATIONS, ROWS_PER_BAND):
         band = np.ascontiguousarray(signatures[:, start : start + ROWS_PER_BAND]).view(f"V{4 * ROWS_PER_BAND}").ravel()
         _, group = np.unique(band, return_inverse=True)
-        found |= _neighbours(group)
-    return sorted(found)
+        pairs |= _neighbours(group)
+    return sorted(pairs)
 
 
 def _neighbours(group: np.ndarray) -> set[tuple[int, int]]:
@@ -140,7 +140,7 @@ def _neighbours(group: np.ndarray) -> set[tuple[int, int]]:
 
 
 def _sharing_a_rare_member(sets: list[np.ndarray], threshold: float) -> Iterable[tuple[int, int]]:
-    """All pairs that can reach the threshold: those that share one of the rarest members of both."""
+    """All pairs that can reach the threshold: those that have one of the rarest members of both in common."""
     if not sets:
         return []
     everything = np.concatenate(sets)
@@ -150,7 +150,7 @@ def _sharing_a_rare_member(sets: list[np.ndarray], threshold: float) -> Iterable
         if not one.size:
             continue
         rarest = one[np.lexsort((one, counts[np.searchsorted(members, one)]))]
-        # To share ceil(t n) of n members, two sets must share one of the first n - ceil(t n) + 1.
+        # Two sets with ceil(t n) of n members in common must have one of the first n - ceil(t n) + 1 in common.
         prefix = rarest[: one.size - int(np.ceil(threshold * one.size - 1e-9)) + 1]
         keys.append(prefix)
         owners.append(np.full(prefix.size, index))
@@ -160,7 +160,7 @@ def _sharing_a_rare_member(sets: list[np.ndarray], threshold: float) -> Iterable
     order = np.argsort(key, kind="stable")
     key, owner = key[order], owner[order]
     sizes = np.array([one.size for one in sets])
-    found: set[tuple[int, int]] = set()
+    pairs: set[tuple[int, int]] = set()
     starts = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
     for start, end in zip(starts, np.r_[starts[1:], len(key)]):
         if end - start < 2:
@@ -169,14 +169,14 @@ def _sharing_a_rare_member(sets: list[np.ndarray], threshold: float) -> Iterable
         by_size = group[np.argsort(sizes[group], kind="stable")]
         ordered = sizes[by_size]
         for position, index in enumerate(by_size[:-1]):
-            # Sets of too different size can't be similar.
+            # Sets whose sizes differ too much can't be similar.
             last = np.searchsorted(ordered, ordered[position] / threshold + 1e-9, side="right")
-            found.update((min(index, other), max(index, other)) for other in by_size[position + 1 : last].tolist())
-    return sorted((int(i), int(j)) for i, j in found)
+            pairs.update((min(index, other), max(index, other)) for other in by_size[position + 1 : last].tolist())
+    return sorted((int(i), int(j)) for i, j in pairs)
 
 
 class Groups:
-    """Which of n things belong together, directly or through others (union-find)."""
+    """Which of n items belong together, directly or through others (union-find)."""
 
     def __init__(self, n: int) -> None:
         self.parent = list(range(n))
@@ -189,7 +189,7 @@ class Groups:
         return i
 
     def join(self, i: int, j: int) -> None:
-        """Put two things, and all that belongs to them, together."""
+        """Merge the groups of two items."""
         one, other = sorted((self.find(i), self.find(j)))
         self.parent[other] = one
 

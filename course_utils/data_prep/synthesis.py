@@ -1,11 +1,11 @@
-"""Training data from a stronger model: topics times a meta-prompt, in a ledger that survives interruption and keeps a
+"""Training data from a stronger model: a meta-prompt for each topic, with a ledger that survives interruption and keeps to a
 budget.
 
-The approach behind the Phi models' textbooks (Gunasekar et al. 2023) and Self-Instruct (Wang et al. 2023). Each request is a
-line in a ledger before it is sent (an intent, with the most it can cost) and another after (the answer, with what it did
-cost). A run that is killed and started again takes every answer from the ledger. A request that was under way is sent again
-under the same idempotency key, and a server that honours the key bills it once. The budget does not rely on that: it counts
-such a request twice.
+This is the approach behind the Phi models' textbooks (Gunasekar et al. 2023) and Self-Instruct (Wang et al. 2023). A request
+has one line in the ledger before it is sent (an intent, with the most it can cost) and another afterwards (the answer, with
+what it did cost). A run that is killed and started again reuses every answer in the ledger. A request that was under way is
+sent again with the same idempotency key, and a server that honours the key bills it once. The budget does not rely on that:
+it counts such a request twice.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Plan:
         topics: what the examples should be about.
         meta_prompt: the request, with {topic} in it.
         schema: JSON Schema of an answer, an object with a list `examples`.
-        requests_per_topic: so many answers for each topic.
+        requests_per_topic: number of requests for each topic.
         model: name of the model at the endpoint.
-        price: of its tokens.
-        max_tokens: of an answer.
-        temperature: of sampling.
+        price: of the model's tokens.
+        max_tokens: in an answer.
+        temperature: for sampling.
     """
 
     topics: tuple[str, ...]
@@ -55,20 +55,20 @@ class Plan:
     temperature: float = 1.0
 
     def requests(self) -> list[tuple[str, str, int]]:
-        """(key, topic, number) of every request; a key depends on all that shapes the answer."""
-        made = []
+        """(key, topic, number) of every request; the key depends on everything that affects the answer."""
+        requests = []
         for number in range(self.requests_per_topic):
             for topic in self.topics:
                 shape = [topic, number, self.meta_prompt, self.schema, self.model, self.max_tokens, self.temperature]
-                made.append((hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:32], topic, number))
-        return made
+                requests.append((hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:32], topic, number))
+        return requests
 
     def messages(self, topic: str) -> list[dict]:
         """The conversation that is sent."""
         return [{"role": "user", "content": self.meta_prompt.replace("{topic}", topic)}]
 
-    def dearest(self, topic: str) -> float:
-        """The most a request can cost, in dollars: a token a byte in, all tokens out."""
+    def max_cost(self, topic: str) -> float:
+        """The most that a request can cost, in dollars: one input token per byte, and `max_tokens` of output."""
         return self.price.of(
             len(self.messages(topic)[0]["content"].encode()) + len(json.dumps(self.schema)), self.max_tokens
         )
@@ -76,15 +76,15 @@ class Plan:
 
 @dataclass
 class Synthesis:
-    """What a run made.
+    """The result of a run.
 
     Attributes:
-        examples: all that fit the schema, each with `provenance` (model, topic, request, time).
-        rejected: (topic, number, reason) of answers and examples that do not.
-        cost: dollars, by the ledger: answers that came, and requests whose answer was lost.
-        requests: sent in this run.
-        reused: taken from the ledger.
-        left: not sent, because the budget would not have held.
+        examples: all examples that fit the schema, each with `provenance` (model, topic, request, time).
+        rejected: (topic, number, reason) of answers and examples that do not fit.
+        cost: dollars according to the ledger: for answers that arrived, and for requests whose answer was lost.
+        requests: number of requests sent in this run.
+        reused: number of answers reused from the ledger.
+        unsent: number of requests that were not sent, because they might have exceeded the budget.
     """
 
     examples: list[dict] = field(default_factory=list)
@@ -92,7 +92,7 @@ class Synthesis:
     cost: float = 0.0
     requests: int = 0
     reused: int = 0
-    left: int = 0
+    unsent: int = 0
 
     def __str__(self) -> str:
         parts = [
@@ -100,32 +100,32 @@ class Synthesis:
             f"{self.requests} requests sent, {self.reused} reused",
             f"{self.cost:.4f} dollars",
         ]
-        if self.left:
-            parts.append(f"{self.left} requests left undone, the budget is used up")
+        if self.unsent:
+            parts.append(f"{self.unsent} requests not sent, because the budget is used up")
         return "; ".join(parts)
 
 
 def synthesise(plan: Plan, client: openai.OpenAI, ledger: str | Path, budget: float, workers: int = 4) -> Synthesis:
-    """Ask for examples until the plan is done or the budget would not hold another request.
+    """Ask for examples until the plan is done or another request might exceed the budget.
 
     Args:
         plan: what to ask for.
         client: of `endpoint.client_for`.
-        ledger: JSONL file; goes on from what is in it.
-        budget: dollars, over all runs with this ledger; never exceeded, since each request is counted at its dearest until
-            its answer says what it cost.
-        workers: requests under way at once.
+        ledger: JSONL file; the run continues from what is in it.
+        budget: dollars, over all runs with this ledger; never exceeded, because a request counts as the most it can cost
+            until its answer says what it did cost.
+        workers: how many requests run at once.
 
     Raises:
-        CourseError: the endpoint refuses or can't be reached (what came before is in the ledger), or another run has the
-            ledger.
+        CourseError: the endpoint refuses or can't be reached (earlier answers are in the ledger), or another run is using
+            the ledger.
     """
     ledger = Path(ledger)
     ledger.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{ledger}.lock", timeout=0)
     try:
         with lock:
-            return _Run(plan, client, ledger, budget).go(workers)
+            return _Run(plan, client, ledger, budget).run(workers)
     except Timeout as error:
         raise CourseError(f"another run is writing {ledger.name}; wait for it, or name another ledger") from error
 
@@ -135,32 +135,32 @@ class _Run:
         self.plan, self.client, self.ledger, self.budget = plan, client, ledger, budget
         self.result, self.mutex = Synthesis(), threading.Lock()
         self.answers, intents = read_ledger(ledger)
-        # A request that was sent and has no answer may have been billed: it counts at its dearest, and once more when sent
-        # again.
+        # A request that was sent and has no answer may have been billed: it counts as the most it can cost, and once more
+        # when it is sent again.
         lost = [costs[: len(costs) - (key in self.answers)] for key, costs in intents.items()]
         self.spent = sum(answer["cost"] for answer in self.answers.values()) + sum(map(sum, lost))
 
-    def go(self, workers: int) -> Synthesis:
-        todo = [(key, topic, number) for key, topic, number in self.plan.requests() if key not in self.answers]
-        self.result.reused = len(self.plan.requests()) - len(todo)
+    def run(self, workers: int) -> Synthesis:
+        pending = [(key, topic, number) for key, topic, number in self.plan.requests() if key not in self.answers]
+        self.result.reused = len(self.plan.requests()) - len(pending)
         with self.ledger.open("ab") as self.file, ThreadPoolExecutor(workers) as pool:
-            failures = [f for f in pool.map(self._one, todo) if f is not None]
+            failures = [f for f in pool.map(self._request, pending) if f is not None]
         self.result.cost = self.spent
         self._collect()
         if failures:
             raise failures[0]
         return self.result
 
-    def _one(self, request: tuple[str, str, int]) -> CourseError | None:
+    def _request(self, request: tuple[str, str, int]) -> CourseError | None:
         key, topic, number = request
-        dearest = self.plan.dearest(topic)
+        max_cost = self.plan.max_cost(topic)
         with self.mutex:
-            if self.spent + dearest > self.budget:
-                self.result.left += 1
+            if self.spent + max_cost > self.budget:
+                self.result.unsent += 1
                 return None
-            self.spent += dearest
+            self.spent += max_cost
             self.result.requests += 1
-            self._write({"intent": key, "topic": topic, "number": number, "dearest": dearest})
+            self._write({"intent": key, "topic": topic, "number": number, "dearest": max_cost})
         try:
             answer = ask(
                 self.client,
@@ -179,7 +179,7 @@ class _Run:
                  "created": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
         with self.mutex:
             self._write(entry)
-            self.spent += cost - dearest
+            self.spent += cost - max_cost
             self.answers[key] = entry
         return None
 
@@ -197,7 +197,7 @@ class _Run:
 
 
 def read_ledger(path: Path) -> tuple[dict[str, dict], dict[str, list[float]]]:
-    """Answers by key, and the dearest costs of all intents by key; a last line that a kill cut off is removed."""
+    """Answers by key, and the maximum costs of all intents by key; a last line that a kill cut off is removed."""
     answers: dict[str, dict] = {}
     intents: dict[str, list[float]] = {}
     if not path.exists():
@@ -216,13 +216,13 @@ def read_ledger(path: Path) -> tuple[dict[str, dict], dict[str, list[float]]]:
                 intents.setdefault(entry["intent"], []).append(entry["dearest"])
         except (ValueError, KeyError, TypeError) as error:
             raise CourseError(
-                f"{path.name}, line {number} is no line of a ledger; name another file, or remove the line"
+                f"{path.name}, line {number} is not a line of a ledger; name another file, or remove the line"
             ) from error
     return answers, intents
 
 
 def read_answer(entry: dict, schema: dict) -> tuple[list[dict], list[str]]:
-    """Examples of an answer that fit the schema's items, with their provenance, and what was wrong with the others."""
+    """The examples in an answer that fit the schema's items, with their provenance, and what is wrong with the others."""
     import jsonschema
 
     if entry["finish_reason"] == "length":
@@ -232,19 +232,19 @@ def read_answer(entry: dict, schema: dict) -> tuple[list[dict], list[str]]:
     try:
         examples = json_in(entry["text"])["examples"]
         if not isinstance(examples, list):
-            raise TypeError("examples is no list")
+            raise TypeError("examples is not a list")
     except (ValueError, KeyError, TypeError) as error:
-        return [], reason or [f"no list of examples: {str(error)[:100]}"]
+        return [], reason or [f"the answer has no list of examples: {str(error)[:100]}"]
     item = schema.get("properties", {}).get("examples", {}).get("items", {})
     validator = jsonschema.validators.validator_for(item)(item)
-    made, reasons = [], reason
-    wanted = schema.get("properties", {}).get("examples", {}).get("minItems", 0)
-    if len(examples) < wanted:
-        reasons = [*reasons, f"{len(examples)} examples instead of {wanted}"]
+    valid, reasons = [], reason
+    minimum = schema.get("properties", {}).get("examples", {}).get("minItems", 0)
+    if len(examples) < minimum:
+        reasons = [*reasons, f"{len(examples)} examples instead of {minimum}"]
     for position, example in enumerate(examples):
-        fault = next(iter(validator.iter_errors(example)), None)
-        if fault:
-            reasons = [*reasons, f"example {position + 1}: {fault.message[:100]}"]
+        violation = next(iter(validator.iter_errors(example)), None)
+        if violation:
+            reasons = [*reasons, f"example {position + 1}: {violation.message[:100]}"]
             continue
         source = {
             "source": "synthetic",
@@ -253,12 +253,12 @@ def read_answer(entry: dict, schema: dict) -> tuple[list[dict], list[str]]:
             "request": entry["answer"],
             "created": entry["created"],
         }
-        made.append({**example, "provenance": source})
-    return made, reasons
+        valid.append({**example, "provenance": source})
+    return valid, reasons
 
 
 def as_chat(examples: Iterable[dict], system: str, prompt: str = "message", answer: str = "record") -> list[dict]:
-    """Chat rows from examples, provenance kept; a value that is no text is written as JSON."""
+    """Chat rows from examples, with their provenance; a value that is not text is written as JSON."""
 
     def text(value: object) -> str:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -277,7 +277,7 @@ def as_chat(examples: Iterable[dict], system: str, prompt: str = "message", answ
 
 
 def estimate(plan: Plan, tokens: Sequence[int] | None = None) -> tuple[float, float]:
-    """(likely, dearest) dollars of a plan; likely, if `tokens` gives (in, out) of a typical request."""
-    dearest = sum(plan.dearest(topic) for _, topic, _ in plan.requests())
-    likely = len(plan.requests()) * plan.price.of(*tokens) if tokens else dearest
-    return likely, dearest
+    """(likely, maximum) cost of a plan in dollars; the likely one needs `tokens`, (input, output) of a typical request."""
+    max_cost = sum(plan.max_cost(topic) for _, topic, _ in plan.requests())
+    likely = len(plan.requests()) * plan.price.of(*tokens) if tokens else max_cost
+    return likely, max_cost

@@ -1,4 +1,4 @@
-"""Rows of tables: CSV with any usual delimiter, and Parquet."""
+"""Rows from tables: CSV with any usual delimiter, and Parquet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DELIMITERS = (",", ";", "\t", "|")
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, Any, list[Finding], bytes]]:
-    """Number, row, findings and text of each row of a CSV or TSV file; the row is None where it fits no header."""
+    """Number, row, findings and text of each row of a CSV or TSV file; the row is None if it does not fit the header."""
     file, first = open_text(path)
     if file is None:
         yield 1, None, first, b""
@@ -27,7 +27,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, Any, list[Finding], bytes]]:
         settings = _settings(file, suffix_of(path))
         reader = csv.reader(file, **settings)
         header: list[str] = []
-        twice: str | None = None  # a name that two columns have: a row can't hold both
+        twice: str | None = None  # a name that two columns have; a row can't hold the values of both
         number = 0
         while True:
             try:
@@ -36,7 +36,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, Any, list[Finding], bytes]]:
                 return
             except csv.Error as error:
                 line = max(reader.line_num, 1)
-                yield line, None, [Finding(line, "", "not_json", f"no CSV: {error}")], b""
+                yield line, None, [Finding(line, "", "not_json", f"not CSV: {error}")], b""
                 continue
             if not header:
                 header = [cell.strip() for cell in cells]
@@ -56,10 +56,10 @@ def read_csv(path: Path) -> Iterator[tuple[int, Any, list[Finding], bytes]]:
 
 
 def _settings(file: Any, suffix: str) -> dict[str, Any]:
-    """How the table is written: what fits most rows of its beginning. Leaves the file at its header."""
+    """The settings for the CSV reader that fit most rows at the beginning of the file, which is left at its header."""
     start = file.tell()
     named = file.readline().strip()
-    if named.lower().startswith("sep=") and len(named) == 5:  # Excel's
+    if named.lower().startswith("sep=") and len(named) == 5:  # Excel writes this
         return {"delimiter": named[4]}
     file.seek(start)
     sample = list(itertools.islice(file, 200))
@@ -71,11 +71,11 @@ def _settings(file: Any, suffix: str) -> dict[str, Any]:
         for further in ({}, {"skipinitialspace": True}, {"escapechar": "\\", "doublequote": False})
         for delimiter in (usual, *others)
     ]
-    return max(choices, key=lambda choice: _fit(sample, choice))  # the first of equals
+    return max(choices, key=lambda choice: _fit(sample, choice))  # of equally good ones, the first
 
 
 def _fit(sample: list[str], settings: dict[str, Any]) -> tuple[float, int]:
-    """The share of rows that have as many cells as the header, and how many these are."""
+    """The share of rows that have as many cells as the header, and the number of columns."""
     try:
         rows = [row for row in csv.reader(sample, **settings) if row]
     except csv.Error:
@@ -84,12 +84,12 @@ def _fit(sample: list[str], settings: dict[str, Any]) -> tuple[float, int]:
     if columns < 2:
         return 0.0, 0
     if len(rows) > 2 and len(sample) == 200:
-        rows = rows[:-1]  # may be cut in the middle
+        rows = rows[:-1]  # the last one may be cut in the middle
     return sum(len(row) == columns for row in rows) / len(rows), columns
 
 
 def read_parquet(path: Path) -> Iterator[tuple[int, Any, list[Finding], bytes]]:
-    """As `read_csv`; fields that are null because other rows have them are left out."""
+    """Like `read_csv`; fields that are null only because other rows have them are left out."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -101,7 +101,7 @@ def read_parquet(path: Path) -> Iterator[tuple[int, Any, list[Finding], bytes]]:
                 value = _without_nulls(value)
                 yield number, value, [], json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        yield 0, None, [Finding(0, "", "binary", f"no Parquet file: {str(error).splitlines()[0][:120]}")], b""
+        yield 0, None, [Finding(0, "", "binary", f"not a Parquet file: {str(error).splitlines()[0][:120]}")], b""
 
 
 def _without_nulls(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """The course's data sets: read, checked against their schema, and turned into conversations.
 
-A row is a message and the record that a good answer contains. How the record is written as text (JSON, or a line in a
-house style) is the task's; everything else works on both.
+A row is a message and the record that a good answer contains. Each task defines how the record is written as text (JSON, or
+a line in a house style); everything else is the same for all tasks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from course_utils import assets
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
-    from course_utils.evaluation import Scores
+    from course_utils.evaluation import Score, Scores
 
 SPLITS = ("train", "validation", "test")
 
@@ -39,14 +39,14 @@ def _comment_to_record(text: str) -> dict:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What is the same for all rows of a task: the system message, and how a record is written and read."""
+    """What all rows of a task have in common: the system message, and how a record is written and read."""
 
     system: str
     write: Callable[[dict], str]
     read: Callable[[str], dict]
 
 
-# The system message names the task in a few words and says nothing of the format: that is what is to be learned.
+# The system message names the task in a few words but says nothing about the format, which is what has to be learned.
 TASKS = {
     "support_tickets": Behaviour("Triage this customer message.", _record_to_json, json.loads),
     "code_review": Behaviour("Review this code.", _record_to_comment, _comment_to_record),
@@ -60,8 +60,8 @@ class Task:
     Attributes:
         name: its folder under `data/`.
         schema: JSON Schema of a record.
-        train, validation, test: conversations, each ending with the assistant's right answer.
-        rows: split → rows as they stand in the file.
+        train, validation, test: conversations, each ending with the assistant's correct answer.
+        rows: split → rows as they are in the file.
     """
 
     name: str
@@ -72,16 +72,33 @@ class Task:
     rows: dict[str, list[dict]] = field(repr=False)
 
     def prompts(self, split: str = "test") -> list[list[dict]]:
-        """Conversations of a split without the answer."""
+        """The conversations of a split, without the answers."""
         return [conversation[:-1] for conversation in getattr(self, split)]
 
     def references(self, split: str = "test") -> list[dict]:
-        """Right records of a split."""
+        """The correct records of a split."""
         return [row["record"] for row in self.rows[split]]
 
     def read(self, answer: str) -> dict:
         """The record in an answer; ValueError if it has another form."""
         return TASKS[self.name].read(answer)
+
+    def write(self, record: dict) -> str:
+        """A record as the text of an answer."""
+        return TASKS[self.name].write(record)
+
+    def most_common(self, split: str = "test") -> dict[str, Score]:
+        """Field → how often its most common value is right: what a program reaches that never looks at the message."""
+        from collections import Counter
+
+        from course_utils.evaluation import proportion
+
+        scores = {}
+        for name in self.schema["properties"]:
+            values = [reference[name] for reference in self.references(split)]
+            commonest = Counter(values).most_common(1)[0][0]
+            scores[name] = proportion([value == commonest for value in values])
+        return scores
 
     def evaluate(self, answers: list[str], split: str = "test") -> Scores:
         """Score answers to `prompts(split)`, or to as many of its first prompts as there are answers."""
@@ -95,10 +112,10 @@ def load_task(name: str, fields: Sequence[str] | None = None) -> Task:
 
     Args:
         name: "support_tickets" or "code_review".
-        fields: of a JSON record, the fields that the answer has, in this order; all of them if None.
+        fields: the fields of a JSON record that the answer should have, in this order; all fields if None.
 
     Raises:
-        CourseError: unknown name or field, or a broken row, with file, line and field.
+        CourseError: the name or a field is unknown, or a row is broken; with file, line and field.
     """
     if name not in TASKS:
         raise CourseError(f"unknown data set {name!r}; the course has {', '.join(TASKS)}")
@@ -113,17 +130,19 @@ def load_task(name: str, fields: Sequence[str] | None = None) -> Task:
 
 
 def _schema_of(fields: Sequence[str], schema: dict, name: str) -> dict:
-    known = list(schema["properties"])
-    if TASKS[name].write is not _record_to_json or not fields or not set(fields) <= set(known):
-        raise CourseError(f"load_task({name!r}, fields={list(fields)}): choose among {', '.join(known)} of a JSON record")
+    available = list(schema["properties"])
+    if TASKS[name].write is not _record_to_json or not fields or not set(fields) <= set(available):
+        raise CourseError(
+            f"load_task({name!r}, fields={list(fields)}): choose among {', '.join(available)} of a JSON record"
+        )
     return schema | {"properties": {f: schema["properties"][f] for f in fields}, "required": list(fields)}
 
 
 def read_rows(file: str | Path, schema: dict) -> list[dict]:
-    """Rows of a JSONL file, each with an id, a message and a record that satisfies the schema.
+    """The rows of a JSONL file, each with an id, a message and a record that satisfies the schema.
 
     Raises:
-        CourseError: at the first broken row: file, line, field, what is wrong.
+        CourseError: at the first broken row; with file, line, field and what is wrong.
     """
     import jsonschema
 
@@ -141,16 +160,16 @@ def read_rows(file: str | Path, schema: dict) -> list[dict]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise CourseError(f"{where}: not JSON ({error}); mend or remove the line") from error
+            raise CourseError(f"{where}: not JSON ({error}); fix or remove the line") from error
         for key, kind in (("id", str), ("message", str), ("record", dict)):
             if not isinstance(row, dict) or not isinstance(row.get(key), kind) or not row[key]:
-                raise CourseError(f"{where}, field {key}: a {kind.__name__} that is not empty is required")
+                raise CourseError(f"{where}, field {key}: must be a {kind.__name__} that is not empty")
         fault = next(iter(validator.iter_errors(row["record"])), None)
         if fault:
-            place = ".".join(["record", *map(str, fault.absolute_path)])
-            raise CourseError(f"{where}, field {place}: {fault.message}")
+            path = ".".join(["record", *map(str, fault.absolute_path)])
+            raise CourseError(f"{where}, field {path}: {fault.message}")
         if row["id"] in seen:
-            raise CourseError(f"{where}, field id: {row['id']!r} stands on line {seen[row['id']]} already")
+            raise CourseError(f"{where}, field id: {row['id']!r} is already on line {seen[row['id']]}")
         seen[row["id"]] = number
         rows.append(row)
     if not rows:
@@ -163,8 +182,8 @@ class Preferences:
     """Pairs of replies for learning from preferences.
 
     Attributes:
-        train, validation, test: rows with "id", "prompt" (system message and the customer's), "chosen", "rejected" (texts),
-            and "kind", which says what is wrong with the rejected reply.
+        train, validation, test: rows with "id", "prompt" (the system message and the customer's), "chosen" and "rejected"
+            (texts), and "kind", which says what is wrong with the rejected reply.
     """
 
     train: list[dict]
@@ -179,7 +198,7 @@ def load_preferences() -> Preferences:
     """The course's preference pairs: a support desk's house style against five kinds of worse replies.
 
     Raises:
-        CourseError: a broken row, with file, line and field.
+        CourseError: a row is broken; with file, line and field.
     """
     splits: dict[str, list[dict]] = {}
     system = {"role": "system", "content": PREFERENCE_SYSTEM}
@@ -190,7 +209,7 @@ def load_preferences() -> Preferences:
             row = json.loads(line)
             for key in ("id", "message", "chosen", "rejected", "kind"):
                 if not isinstance(row.get(key), str) or not row[key].strip():
-                    raise CourseError(f"{file.name}, line {number}, field {key}: a text that is not empty is required")
+                    raise CourseError(f"{file.name}, line {number}, field {key}: must be a text that is not empty")
             prompt = [system, {"role": "user", "content": row.pop("message")}]
             splits[split].append({"prompt": prompt, **row})
     return Preferences(**splits)

@@ -1,4 +1,4 @@
-"""The raw export whose every fault is known, and how much of it each step finds."""
+"""The raw export, in which every fault is known, and how many of the faults each step finds."""
 
 from __future__ import annotations
 
@@ -17,29 +17,33 @@ from course_utils.data_prep.similarity import Groups
 from course_utils.evaluation import Score, proportion
 
 OWN_ADDRESS = "info@tarnbrook.example"
-# Runs of text are found when more than half of them and of what was taken is the same; a number must be the same to the
-# letter.
+# A run of text counts as found if it overlaps with the marked one by more than half of their union; any other kind must
+# match exactly.
 RUNS = ("NAME", "ADDRESS")
 
 
 @dataclass(frozen=True)
-class Found:
-    """How much of what was there was found, and how much of what was found was there; with 95 % intervals (Wilson)."""
+class DetectionScore:
+    """Recall and precision, each with a 95 % interval (Wilson).
+
+    Recall is the share of the true items that were found, precision the share of the found items that are true.
+    """
 
     recall: Score
     precision: Score
 
     @classmethod
-    def of(cls, true: Iterable, found: Iterable) -> Found:
-        """From two sets of things that can be compared."""
-        true, found = set(true), set(found)
-        return cls.counted(len(true & found), len(true), len(found))
+    def of(cls, true: Iterable, predicted: Iterable) -> DetectionScore:
+        """From the true and the predicted items, which must be hashable."""
+        true, predicted = set(true), set(predicted)
+        return cls.counted(len(true & predicted), len(true), len(predicted))
 
     @classmethod
-    def counted(cls, right: int, true: int, found: int) -> Found:
-        """From three counts."""
+    def counted(cls, correct: int, true: int, predicted: int) -> DetectionScore:
+        """From three counts: correct predictions, true items and predictions."""
         return cls(
-            proportion([True] * right + [False] * (true - right)), proportion([True] * right + [False] * (found - right))
+            proportion([True] * correct + [False] * (true - correct)),
+            proportion([True] * correct + [False] * (predicted - correct)),
         )
 
     def __str__(self) -> str:
@@ -48,13 +52,13 @@ class Found:
 
 @dataclass(frozen=True)
 class RawExport:
-    """An export as it comes, and the truth about it.
+    """An unprocessed export, and the truth about it.
 
     Attributes:
         path: the file.
-        truth: for each line: `faults` (codes; "fixable_" before those that can be mended), `cluster` (the same number for
-            copies of one message), `pii` (field, kind, text), `customer` and `origin`.
-        production: prompts as they come in production, unlabelled.
+        truth: for each line: `faults` (codes, with "fixable_" before those that can be fixed), `cluster` (the same number
+            for copies of one message), `pii` (field, kind, text), `customer` and `origin`.
+        production: prompts from production, without labels.
     """
 
     path: Path
@@ -62,11 +66,11 @@ class RawExport:
     production: list[str]
 
     def faults(self, line: int) -> set[str]:
-        """Codes of a line, without "fixable_"."""
+        """The codes of a line's faults, without "fixable_"."""
         return {fault.removeprefix("fixable_") for fault in self.truth[line - 1]["faults"]}
 
     def rows(self) -> dict[int, dict]:
-        """Line → row, of the lines that are well formed."""
+        """Line → row, for the lines that are well formed."""
         well = [
             n
             for n in range(1, len(self.truth) + 1)
@@ -84,29 +88,35 @@ def load_raw_export() -> RawExport:
     )
 
 
-def score_validation(export: RawExport) -> Found:
-    """Lines with a fault of form: (line, code) pairs for the faults that were put in, lines for what was found."""
+def score_validation(export: RawExport) -> DetectionScore:
+    """How well `validation.check` finds the lines that are malformed."""
     true = {line for line in range(1, len(export.truth) + 1) if export.faults(line) & set(CODES)}
-    found = {row.line for row, findings in validation.check(reading.read(export.path), "chat") if findings}
-    return Found.of(true, found)
+    predicted = {row.line for row, findings in validation.check(reading.read(export.path), "chat") if findings}
+    return DetectionScore.of(true, predicted)
 
 
-def score_quality(export: RawExport, schema: dict | None = None) -> dict[str, Found]:
-    """Each rule, and all together ("any")."""
+def score_quality(export: RawExport, schema: dict | None = None) -> dict[str, DetectionScore]:
+    """How well each quality rule finds its fault, and all rules together ("any") find any of them."""
     rows = export.rows()
     assessed = dict(zip(rows, quality.assess(list(rows.values()), language="en", schema=schema)))
     scores = {}
     for code in quality.RULES:
         true = {line for line in rows if code in export.faults(line)}
-        scores[code] = Found.of(true, {line for line, reasons in assessed.items() if code in {r.code for r in reasons}})
+        scores[code] = DetectionScore.of(
+            true, {line for line, reasons in assessed.items() if code in {r.code for r in reasons}}
+        )
     true = {line for line in rows if export.faults(line) & set(quality.RULES)}
-    return scores | {"any": Found.of(true, {line for line, reasons in assessed.items() if reasons})}
+    return scores | {"any": DetectionScore.of(true, {line for line, reasons in assessed.items() if reasons})}
 
 
-def score_duplicates(rows: Sequence[dict], clusters: Sequence) -> Found:
-    """Pairs of rows that ask the same; `clusters` says for each row which question it is of, None for none.
+def score_duplicates(rows: Sequence[dict], clusters: Sequence) -> DetectionScore:
+    """How well `deduplicate` finds pairs of rows that ask the same question.
 
-    Found are copies and rows in conflict, each with all the others that ask the same.
+    Copies and rows in conflict count as found, each together with all other rows of the same question.
+
+    Args:
+        rows: chat rows.
+        clusters: for each row, which question it asks; None if no other row asks it.
     """
     groups: dict[object, list[int]] = {}
     for index, cluster in enumerate(clusters):
@@ -114,38 +124,41 @@ def score_duplicates(rows: Sequence[dict], clusters: Sequence) -> Found:
             groups.setdefault(cluster, []).append(index)
     true = {pair for members in groups.values() for pair in combinations(members, 2)}
     result, together = deduplicate(rows), Groups(len(rows))
-    for asked in ([c.members for c in result.clusters], [c.members for c in result.conflicts]):
-        for members in asked:
+    for groupings in ([c.members for c in result.clusters], [c.members for c in result.conflicts]):
+        for members in groupings:
             for member in members:
                 together.join(members[0], member)
-    found = {pair for members in together.members() for pair in combinations(members, 2)}
-    return Found.of(true, found)
+    predicted = {pair for members in together.members() for pair in combinations(members, 2)}
+    return DetectionScore.of(true, predicted)
 
 
-def score_pii(texts: Iterable[tuple[str, str, list[tuple[str, str]]]], allow: Sequence[str] = ()) -> dict[str, Found]:
-    """Each kind of personal data, over (text, what was said before, [(kind, text of it), …])."""
-    right: dict[str, int] = {}
+def score_pii(
+    texts: Iterable[tuple[str, str, list[tuple[str, str]]]], allow: Sequence[str] = ()
+) -> dict[str, DetectionScore]:
+    """How well each kind of personal data is found, over (text, preceding text, [(kind, personal text), …])."""
+    correct: dict[str, int] = {}
     true: dict[str, int] = {}
-    found: dict[str, int] = {}
+    predicted: dict[str, int] = {}
     for text, preceding, marked in texts:
         entities, position = find(text, allow=allow, preceding=preceding), 0
         used: set[int] = set()
         for kind, value in marked:
             start = text.find(value, position)
             start = start if start >= 0 else text.find(value)
-            if start < 0:  # cut off with the end of its message
+            if start < 0:  # it was cut off together with the end of its message
                 continue
             end = position = start + len(value)
             true[kind] = true.get(kind, 0) + 1
             for index, entity in enumerate(entities):
                 if index not in used and entity.kind == kind and _same(kind, start, end, entity):
                     used.add(index)
-                    right[kind] = right.get(kind, 0) + 1
+                    correct[kind] = correct.get(kind, 0) + 1
                     break
         for entity in entities:
-            found[entity.kind] = found.get(entity.kind, 0) + 1
+            predicted[entity.kind] = predicted.get(entity.kind, 0) + 1
     return {
-        kind: Found.counted(right.get(kind, 0), true.get(kind, 0), found.get(kind, 0)) for kind in sorted({*true, *found})
+        kind: DetectionScore.counted(correct.get(kind, 0), true.get(kind, 0), predicted.get(kind, 0))
+        for kind in sorted({*true, *predicted})
     }
 
 
@@ -157,7 +170,7 @@ def _same(kind: str, start: int, end: int, entity: Entity) -> bool:
 
 
 def marked_texts(export: RawExport) -> Iterable[tuple[str, str, list[tuple[str, str]]]]:
-    """Texts of the export with what is personal in them, each message once."""
+    """(text, preceding text, personal data in it) for the messages of the export, without copies."""
     for line, row in export.rows().items():
         truth = export.truth[line - 1]
         if any(fault.endswith("_duplicate") for fault in truth["faults"]) or truth["origin"] == "test":
@@ -171,11 +184,12 @@ def marked_texts(export: RawExport) -> Iterable[tuple[str, str, list[tuple[str, 
 
 
 def for_training(rows: Iterable[dict], fields: Sequence[str], longest: int) -> list[list[dict]]:
-    """Conversations short enough for a small budget: messages of at most so many words, records cut down to some fields.
+    """Conversations that are short enough for a small budget.
 
-    Answers that are no such record stay as they are: they are what a raw export teaches.
+    Rows with a user message of more than `longest` words are left out, and records are reduced to some fields. An answer
+    that is not such a record is left as it is, because that is what a raw export teaches.
     """
-    made = []
+    conversations = []
     for row in rows:
         *system, user, assistant = ({k: m[k] for k in ("role", "content")} for m in row["messages"])
         if len(user["content"].split()) > longest:
@@ -185,5 +199,5 @@ def for_training(rows: Iterable[dict], fields: Sequence[str], longest: int) -> l
             assistant["content"] = json.dumps({field: record[field] for field in fields}, ensure_ascii=False)
         except (ValueError, KeyError, TypeError):
             pass
-        made.append([*system, user, assistant])
-    return made
+        conversations.append([*system, user, assistant])
+    return conversations

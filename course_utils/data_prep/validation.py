@@ -1,9 +1,9 @@
-"""Is this a file one can train on? Every rule of the hosted API and of TRL, and what both of them miss.
+"""Can this file be trained on? Every rule of the hosted API and of TRL, and what both of them miss.
 
-Rules and messages of the hosted API: OpenAI's fine-tuning guide and specification of August 2026, and errors that users
-reported; of TRL: `trl.data_utils` and the dataset formats of its documentation. What they miss: a host finds out hours
-later, or never, that no assistant message is trained on, that a tool call's arguments are no JSON, or that answers start
-with a blank.
+The hosted API's rules and messages are from OpenAI's fine-tuning guide and specification of August 2026, and from errors
+that users reported; TRL's are from `trl.data_utils` and the dataset formats in its documentation. What they miss: a host
+notices hours later, or never, that no assistant message is trained on, that a tool call's arguments are not JSON, or that
+answers begin with a space.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from course_utils.data_prep.findings import ERROR, WARNING, Finding, shorten
 from course_utils.data_prep.hosted_words import JobError, job_error, too_few
 from course_utils.data_prep.rules import Rules
 from course_utils.data_prep.rules.shapes import text_of
-from course_utils.data_prep.variants import NEVER_TAKEN, VARIANTS, variants
+from course_utils.data_prep.variants import UNSUPPORTED, VARIANTS, variants
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-KINDS = ("chat", "preference", "prompt_completion", "unpaired_preference")
+# What a row is for; `formats.KIND_OF` has the kind of each shape.
+ROW_KINDS = ("chat", "preference", "prompt_completion", "unpaired_preference")
 TARGETS = ("openai", "trl")
-MAX_TOKENS = 65_536  # of an example; OpenAI cuts the end off
-MAX_BYTES = 512_000_000  # of a file sent in one piece to OpenAI
+MAX_TOKENS = 65_536  # in an example; OpenAI cuts off the rest
+MAX_BYTES = 512_000_000  # in a file that is sent to OpenAI in one piece
 MIN_ROWS = 10
 UNKNOWN = "no known shape"
-KEPT = 1_000  # findings that a report keeps; all are counted
+MAX_FINDINGS = 1_000  # that a report keeps; all are counted
 
 
 @dataclass
@@ -40,14 +41,15 @@ class Report:
 
     Attributes:
         path: the file.
-        kind: what its rows were taken for.
-        rows: rows that could be read.
-        bad_rows: lines with at least one error.
+        kind: the kind that its rows were checked as.
+        target: "openai" or "trl".
+        rows: number of rows that could be read.
+        bad_rows: number of lines with at least one error.
         shapes: how many rows have which shape of `formats.SHAPES`.
-        counts: code → findings, all of them.
-        findings: the first `KEPT` of them.
-        tokens: of all rows together; None without a tokenizer.
-        api_error: how OpenAI's job would have failed, in its documented words; None if it would not, or words are unknown.
+        counts: code → number of findings, including those that are not kept.
+        findings: the first `MAX_FINDINGS` of them.
+        tokens: in all rows together; None without a tokenizer.
+        api_error: how OpenAI's job would have failed, in its documented words; None if it would not, or they are unknown.
     """
 
     path: str
@@ -65,22 +67,22 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """No errors."""
+        """Whether there are no errors."""
         return not self.errors
 
     @property
     def api_message(self) -> str | None:
-        """The words of `api_error`."""
+        """The message of `api_error`."""
         return self.api_error and self.api_error.message
 
     def add(self, finding: Finding) -> None:
-        """Count a finding; keep it while there is room."""
+        """Count a finding, and keep it if the report is not full."""
         self.counts[finding.code] += 1
         if finding.severity == ERROR:
             self.errors += 1
         else:
             self.warnings += 1
-        if len(self.findings) < KEPT:
+        if len(self.findings) < MAX_FINDINGS:
             self.findings.append(finding)
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,15 +107,15 @@ class Report:
         head = f"{Path(self.path).name}: {self.rows:,} {self.kind} rows, {self.errors:,} errors, {self.warnings:,} warnings"
         if set(self.shapes) - {"messages", "preference", "prompt_completion"}:
             head += f"\n  shapes: {shapes_in_words(self.shapes, self.target)}"
-        return "\n".join([head, *(f"  {f.severity:<7} {f}" for f in self.findings[:20]), *self._rest()])
+        return "\n".join([head, *(f"  {f.severity:<7} {f}" for f in self.findings[:20]), *self._remainder()])
 
-    def _rest(self) -> list[str]:
-        rest = self.errors + self.warnings - 20
-        return [f"  and {rest:,} more: {dict(self.counts.most_common())}"] if rest > 0 else []
+    def _remainder(self) -> list[str]:
+        count = self.errors + self.warnings - 20
+        return [f"  and {count:,} more: {dict(self.counts.most_common())}"] if count > 0 else []
 
 
 def shapes_in_words(shapes: Mapping[str, int], target: str | None = None) -> str:
-    """How many rows have which shape, the most frequent first; with a target, which of them would be converted."""
+    """How many rows have which shape, the most frequent first; with a target, also which of them would be converted."""
     ordered = sorted(shapes.items(), key=lambda item: -item[1])
     converted = formats.CONVERTIBLE | ({"preference"} if target == "openai" else set()) if target else set()
     return ", ".join(f"{shape} {rows:,}{' (--fix converts)' if shape in converted else ''}" for shape, rows in ordered)
@@ -131,18 +133,19 @@ def validate(
 
     Args:
         path: JSONL, JSON, CSV or Parquet.
-        kind: "chat", "preference" or "prompt_completion"; what most of the first 50 rows look like, if None.
-        target: "openai", or "trl" for a trainer of one's own.
-        tokenizer: with a chat template; counts tokens exactly. Without one a row is too long only when it is so by any
-            count.
-        max_tokens: the most tokens an example may have.
+        kind: one of `ROW_KINDS`; if None, what most of the first 50 rows look like.
+        target: "openai", or "trl" for your own trainer.
+        tokenizer: must have a chat template; counts tokens exactly. Without a tokenizer, a row is too long only if it would
+            be too long for any tokenizer.
+        max_tokens: the most tokens that an example may have.
         columns: fields to rename, old name → new name.
 
     Raises:
-        CourseError: no such file, unreadable, or an unknown kind or target. Never for what is in the file.
+        CourseError: as in `reading.read`, or the kind or target is unknown. Anything else that is wrong in the file is a
+            finding.
     """
-    if kind is not None and kind not in KINDS:
-        raise CourseError(f"unknown kind {kind!r}; choose among {', '.join(KINDS)}")
+    if kind is not None and kind not in ROW_KINDS:
+        raise CourseError(f"unknown kind {kind!r}; choose among {', '.join(ROW_KINDS)}")
     if target not in TARGETS:
         raise CourseError(f"unknown target {target!r}; choose among {', '.join(TARGETS)}")
     path = Path(path)
@@ -166,7 +169,7 @@ def validate(
 
 
 def guess_kind(path: str | Path, columns: Mapping[str, str] | None = None) -> str:
-    """What most of the first 50 readable rows are; "chat" if none can be told."""
+    """The kind of most of the first 50 readable rows; "chat" if no row has a known shape."""
     seen: Counter = Counter()
     for row, _ in zip(reading.read(path, columns), range(50)):
         shape = formats.shape_of(row.value)
@@ -183,7 +186,7 @@ def check(
     max_tokens: int = MAX_TOKENS,
     report: Report | None = None,
 ) -> Iterator[tuple[reading.Row, list[Finding]]]:
-    """Each row with all that is wrong with it; the first findings are those of its bytes and its JSON."""
+    """Each row with everything that is wrong with it, first what is wrong with its bytes and its JSON."""
     for row in rows:
         findings = list(row.findings)
         if row.value is not None or not any(
@@ -192,11 +195,11 @@ def check(
             rules = Rules(row.line, target)
             value, others = variants(row.value) if isinstance(row.value, dict) else (row.value, [])
             for code in others:
-                if target == "trl" and code not in NEVER_TAKEN:
-                    continue  # a trainer of one's own reads these as they are
+                if target == "trl" and code not in UNSUPPORTED:
+                    continue  # your own trainer reads these as they are
                 rules.add("", code, _other_words(code, row.value, value))
             rules.row(value, kind)
-            # Half a character can't be tokenized; a byte order mark is no reason not to count.
+            # Half a character can't be tokenized; a byte order mark does not prevent counting.
             broken = any(
                 f.severity == ERROR and f.code not in ("byte_order_mark", "encoding", "several_lines") for f in row.findings
             )
@@ -211,9 +214,9 @@ def check(
 def _tokens(
     row: reading.Row, kind: str, tokenizer: PreTrainedTokenizerBase | None, max_tokens: int, rules: Rules
 ) -> int | None:
-    """Tokens of a row; adds the finding if they are too many."""
+    """The number of tokens in a row; reports a finding if there are too many."""
     if tokenizer is None:
-        # A token is never longer than some 16 bytes of text in any vocabulary in use, so this row is over by any count.
+        # In any vocabulary in use, a token of text has at most about 16 bytes, so this row is too long by any count.
         if len(row.raw) > 16 * max_tokens:
             rules.add("", "too_many_tokens", f"{len(row.raw):,} bytes are over {max_tokens:,} tokens by any count")
         return None
@@ -224,7 +227,7 @@ def _tokens(
 
 
 def count_tokens(row: dict, kind: str, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that training on a valid row processes: of the whole conversation, or of prompt and the longer side."""
+    """Tokens that training on a valid row processes: the whole conversation, or the prompt and the longer side."""
     if kind == "chat":
         return _template_tokens(row["messages"], tokenizer)
     if kind in ("prompt_completion", "unpaired_preference"):
@@ -242,30 +245,30 @@ def _template_tokens(messages: list[dict], tokenizer: PreTrainedTokenizerBase) -
     plain = [{"role": message["role"], "content": text_of([message])} for message in messages]
     try:
         text = tokenizer.apply_chat_template(plain, tokenize=False)
-    except Exception:  # a template may refuse roles or orders; what counts here is the length
+    except Exception:  # a template may refuse roles or their order, but only the length matters here
         text = "\n".join(f"{message['role']}\n{message['content']}" for message in plain)
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _other_words(code: str, row: dict, meant: dict) -> str:
-    """What to say of a variant, with the fields that differ."""
+    """The message for a variant, with the fields that differ."""
     fields = [key for key in row if key not in meant or repr(row[key]) != repr(meant[key])]
     return f"{', '.join(shorten(key, 40).strip(chr(39)) for key in fields)}: {VARIANTS[code][1]}"
 
 
 def _check_file(path: Path, report: Report) -> Iterator[Finding]:
     if not report.rows and not report.errors:
-        yield Finding(0, "", "empty_file", "no rows")
+        yield Finding(0, "", "empty_file", "the file has no rows")
     if report.target != "openai":
         return
     if report.kind == "unpaired_preference":
         yield Finding(0, "", "not_hosted", "the rows have labels")
     if 0 < report.rows < MIN_ROWS:
-        yield Finding(0, "", "too_few_rows", f"{report.rows} rows")
+        yield Finding(0, "", "too_few_rows", f"only {report.rows} rows")
     if path.stat().st_size > MAX_BYTES:
-        yield Finding(0, "", "file_too_large", f"{path.stat().st_size:,} bytes; {MAX_BYTES:,} are the limit")
+        yield Finding(0, "", "file_too_large", f"{path.stat().st_size:,} bytes; the limit is {MAX_BYTES:,}")
     if path.suffix != ".jsonl":
         yield Finding(0, "", "file_name", f"the name ends in {path.suffix}")
 
 
-__all__ = ["ERROR", "KINDS", "TARGETS", "WARNING", "Report", "check", "count_tokens", "guess_kind", "validate"]
+__all__ = ["ERROR", "ROW_KINDS", "TARGETS", "WARNING", "Report", "check", "count_tokens", "guess_kind", "validate"]

@@ -1,4 +1,4 @@
-"""The same row in other words: nulls for what is absent, lists as text, calls without ids, other trainers' layouts."""
+"""The same row written differently: nulls for absent fields, lists as text, calls without ids, other trainers' layouts."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any
 from course_utils.errors import CourseError
 
 TRUE, FALSE = {"true", "1", "yes", "good"}, {"false", "0", "no", "bad"}
-# Fields that say what is to be learned, or from what: without them a row teaches something else.
+# Fields that decide what is learned, or from what; without them a row teaches something else.
 MEANINGFUL = {
     "label", "kto_tag", "images", "image", "videos", "video", "audios", "audio", "history", "weight",
     "reasoning_content", "reasoning", "thinking",
 }  # fmt: skip
-NEVER_TAKEN = {"label_type"}  # among the variants, what no trainer takes
+UNSUPPORTED = {"label_type"}  # variants that no trainer accepts
 LISTS = ("messages", "prompt", "completion", "chosen", "rejected", "preferred_output", "non_preferred_output")
 ANSWERS = ("messages", "conversations", "conversation", "output", "completion", "chosen", "rejected", "preferred_output")
-AS_TEXT = ("messages", "conversations", "tools", "functions", "chosen", "rejected", "prompt", "completion")
+MAYBE_TEXT = ("messages", "conversations", "tools", "functions", "chosen", "rejected", "prompt", "completion")
 
 
 def label_of(value: object) -> bool | None:
-    """Whether an answer is called good or bad, as JSON, a number or a CSV's text; None if it is no such label."""
+    """True for a label that means good, False for one that means bad (as JSON, a number or text from CSV), else None."""
     text = str(value).strip().casefold()
     return True if text in TRUE else False if text in FALSE else None
 
 
 def is_meaningful(key: str, value: object) -> bool:
     """Whether a row without this field would teach something else."""
-    if key == "label":  # a column of that name may as well say what a row is about
+    if key == "label":  # a column with this name may also say what a row is about
         return label_of(value) is not None
     return key in MEANINGFUL and value not in (None, "", [], {})
 
 
 def without_nulls(row: dict) -> dict:
-    """A row without the nulls that `datasets` and Parquet put where other rows have a field."""
+    """A row without the nulls that `datasets` and Parquet write for fields that only other rows have."""
     answered = any(row.get(key) is not None for key in ANSWERS)
     row = {key: value for key, value in row.items() if value is not None or (key in ANSWERS and not answered)}
     declared = {}
@@ -49,7 +49,7 @@ def without_nulls(row: dict) -> dict:
             arguments = function.get("arguments")
             properties = _properties(declared.get(str(function.get("name"))))
             if isinstance(arguments, dict) and properties is not None:
-                # A null that the function declares may be meant; one that it does not know is another function's.
+                # A null in a parameter that the function declares may be intended; any other belongs to another function.
                 for key in [key for key, value in arguments.items() if value is None and key not in properties]:
                     del arguments[key]
     return row
@@ -81,9 +81,9 @@ def _properties(function: object) -> dict | None:
     return properties if isinstance(properties, dict) else None
 
 
-def lists_read(row: dict) -> dict:
-    """A row whose messages and tools, where a column had room for text alone, are lists; bare functions become tools."""
-    for key in AS_TEXT:
+def parse_lists(row: dict) -> dict:
+    """A row whose messages and tools are lists, even if a text column held them as text; bare functions become tools."""
+    for key in MAYBE_TEXT:
         value = row.get(key)
         if isinstance(value, str) and value.lstrip().startswith("["):
             try:
@@ -100,10 +100,10 @@ def lists_read(row: dict) -> dict:
     return row
 
 
-def calls_numbered(row: dict) -> dict:
-    """A row whose calls have ids and whose tool messages name them; TRL's have none, and answer in their order."""
+def number_calls(row: dict) -> dict:
+    """A row whose calls have ids, which its tool messages name; TRL's calls have none, and are answered in order."""
     for key in LISTS:
-        waiting: list[tuple[str, str]] = []  # name and id of calls without an answer
+        waiting: list[tuple[str, str]] = []  # name and id of the calls that have no answer yet
         number = 0
         for message in _list(row.get(key)):
             if not isinstance(message, dict):
@@ -124,29 +124,29 @@ def calls_numbered(row: dict) -> dict:
     return row
 
 
-def label_read(row: dict) -> dict:
+def parse_label(row: dict) -> dict:
     """A row whose label is true or false."""
     if "completion" in row and (label := label_of(row.get("label"))) is not None:
         row["label"] = label
     return row
 
 
-# code → what mends it, and what to say of it
+# code → the function that fixes it, and the message about it
 VARIANTS: dict[str, tuple[Callable[[dict], dict], str]] = {
-    "null_field": (without_nulls, "null stands for what is absent"),
-    "list_as_text": (lists_read, "a list stands as text, or a function without its type"),
-    "call_without_id": (calls_numbered, "a call has no id or type, or its answer does not name it"),
-    "label_type": (label_read, "the label is no true or false"),
+    "null_field": (without_nulls, "null is written for an absent value"),
+    "list_as_text": (parse_lists, "a list is written as text, or a function has no type"),
+    "call_without_id": (number_calls, "a call has no id or type, or its answer does not name it"),
+    "label_type": (parse_label, "the label is not true or false"),
 }
 
 
 def variants(row: dict) -> tuple[dict, list[str]]:
-    """The row as it is meant, and the codes of what was other in it; the row itself is not changed."""
+    """The row in its usual form, and the codes of what was different in it; the argument itself is not changed."""
     codes: list[str] = []
     if _is_usual(row):
         return row, codes
-    for code, (work, _) in VARIANTS.items():
-        changed = work(copy.deepcopy(row))
+    for code, (normalise, _) in VARIANTS.items():
+        changed = normalise(copy.deepcopy(row))
         if not _same(changed, row):
             codes.append(code)
             row = changed
@@ -154,11 +154,11 @@ def variants(row: dict) -> tuple[dict, list[str]]:
 
 
 def _is_usual(row: dict) -> bool:
-    """Whether a look at the keys shows that none of the variants is there: so it is with most rows, and copies take time."""
+    """Whether the keys alone show that no variant is present. This is so for most rows, and saves copying them."""
     if row.keys() & {"tools", "functions", "label"}:
         return False
     for key, value in row.items():
-        if value is None or (key in AS_TEXT and isinstance(value, str) and value.lstrip().startswith("[")):
+        if value is None or (key in MAYBE_TEXT and isinstance(value, str) and value.lstrip().startswith("[")):
             return False
     return all(
         message.get("role") != "tool" and "tool_calls" not in message and None not in map(message.get, message)
@@ -167,12 +167,12 @@ def _is_usual(row: dict) -> bool:
 
 
 def _same(one: object, other: object) -> bool:
-    """Equal, and true is not 1."""
+    """Whether two values are equal, where true is not 1."""
     return one == other and repr(one) == repr(other)
 
 
 def messages_of(row: dict) -> Iterator[dict[str, Any]]:
-    """Every message of a row, wherever it stands."""
+    """Every message of a row, in whichever field it is."""
     lists = [row[key] for key in LISTS if isinstance(row.get(key), list)]
     inner = row.get("input")
     if isinstance(inner, dict) and isinstance(inner.get("messages"), list):
@@ -188,54 +188,54 @@ def turns_of_alpaca(row: dict) -> list[dict]:
     """System, history, instruction and input of an Alpaca row as messages, without its answer.
 
     Raises:
-        CourseError: a history that is no list of pairs.
+        CourseError: the history is not a list of pairs.
     """
     messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
     for index, pair in enumerate(row.get("history") or []):
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise CourseError(f"history[{index}]: a question and an answer are wanted")
+            raise CourseError(f"history[{index}]: must be a question and an answer")
         messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     prompt = "\n\n".join(str(row[key]) for key in ("instruction", "input") if row.get(key))
     return [*messages, {"role": "user", "content": prompt}]
 
 
 def turns_of_sharegpt(row: dict, roles: dict[str, str]) -> list[dict]:
-    """The turns of a ShareGPT row as messages, LLaMA-Factory's calls and observations as calls and answers of tools.
+    """The turns of a ShareGPT row as messages; LLaMA-Factory's calls and observations become tool calls and tool answers.
 
     Raises:
-        CourseError: an unknown speaker, or a call that is no JSON with a name and arguments.
+        CourseError: a speaker is unknown, or a call is not JSON with a name and arguments.
     """
     turns: list = next((row[key] for key in ("conversations", "conversation") if isinstance(row.get(key), list)), [])
     messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
     for index, turn in enumerate(turns):
         messages.append(message_of_turn(turn, roles, f"conversations[{index}]"))
-    return calls_numbered({"messages": messages})["messages"]
+    return number_calls({"messages": messages})["messages"]
 
 
-def message_of_turn(turn: object, roles: dict[str, str], place: str) -> dict:
-    """One turn as a message; what else stands in the turn stays in it.
+def message_of_turn(turn: object, roles: dict[str, str], path: str) -> dict:
+    """One turn as a message; other fields of the turn are kept.
 
     Raises:
-        CourseError: as `turns_of_sharegpt`.
+        CourseError: as in `turns_of_sharegpt`.
     """
     speaker = turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
     if not isinstance(turn, dict) or not isinstance(speaker, str):
-        raise CourseError(f"{place}: unknown speaker {speaker!r}")
+        raise CourseError(f"{path}: unknown speaker {speaker!r}")
     further = {k: v for k, v in turn.items() if k not in ("from", "role", "value", "content")}
-    said = turn.get("value", turn.get("content"))
+    content = turn.get("value", turn.get("content"))
     if speaker.lower() == "function_call":
         try:
-            calls: Any = json.loads(said) if isinstance(said, str) else said
+            calls: Any = json.loads(content) if isinstance(content, str) else content
             calls = [
                 {"type": "function", "function": {"name": c["name"], "arguments": _dumped(c["arguments"])}}
                 for c in (calls if isinstance(calls, list) else [calls])
             ]
         except (ValueError, KeyError, TypeError) as error:
-            raise CourseError(f"{place}: a call is JSON with name and arguments") from error
+            raise CourseError(f"{path}: a call must be JSON with name and arguments") from error
         return {"role": "assistant", "content": None, "tool_calls": calls, **further}
     if speaker.lower() not in roles:
-        raise CourseError(f"{place}: unknown speaker {speaker!r}")
-    return {"role": roles[speaker.lower()], "content": said, **further}
+        raise CourseError(f"{path}: unknown speaker {speaker!r}")
+    return {"role": roles[speaker.lower()], "content": content, **further}
 
 
 def _dumped(arguments: object) -> str:
@@ -243,10 +243,10 @@ def _dumped(arguments: object) -> str:
 
 
 def best_path(tree: dict) -> list[dict]:
-    """The best-ranked path of an OASST tree as messages: of each message's replies the one people ranked first.
+    """The best-ranked path of an OASST tree as messages: of the replies to each message, the one that people ranked first.
 
     Raises:
-        CourseError: nobody has answered.
+        CourseError: the tree has no answer, or an unknown speaker.
     """
     node: dict | None = tree["prompt"]
     messages: list[dict] = []
@@ -256,7 +256,7 @@ def best_path(tree: dict) -> list[dict]:
             raise CourseError(f"unknown speaker {node.get('role')!r} in the tree")
         messages.append({"role": role, "content": node["text"]})
         replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict) and not reply.get("deleted")]
-        if role == "assistant":  # a question that nobody answered leads nowhere
+        if role == "assistant":  # a question that nobody answered is a dead end
             replies = [reply for reply in replies if reply.get("replies")]
         node = min(replies, key=_rank, default=None)
     while messages and messages[-1]["role"] != "assistant":

@@ -1,7 +1,7 @@
 """Marks an answer and says what is wrong with it.
 
-Runs in the learner's kernel, so it is a help, not an examination: it never raises, and it shows inputs and expected values
-freely. Grading for marks runs elsewhere.
+Runs in the learner's kernel, so it is a help, not an examination: it never raises an error for an answer, and it shows
+inputs and expected values freely. Grading for marks runs elsewhere.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 _tries: Counter[str] = Counter()
 
 
-class Score(float):
-    """Points reached, with the reason; a float, so that a notebook's last line can be one.
+class ExerciseScore(float):
+    """Points reached, with the reason; a float, so that it can be the last line of a check cell.
 
-    Its `repr` is the bare number: nbgrader reads a check cell's points from there, and takes anything that is no number for
-    full marks. The reason is in `str`, and in HTML.
+    Its `repr` is the bare number: nbgrader reads a check cell's points from it, and gives full marks for anything that is
+    not a number. `str` and the HTML contain the reason.
     """
 
     exercise: Exercise
@@ -38,7 +38,7 @@ class Score(float):
     hint: str
 
     def __new__(cls, points: float, exercise: Exercise, message: str, hint: str = "") -> Self:
-        """Points out of the exercise's, and what to tell the learner."""
+        """Store the points out of the exercise's total, and what to tell the learner."""
         self = super().__new__(cls, points)
         self.exercise, self.message, self.hint = exercise, message, hint
         return self
@@ -66,18 +66,18 @@ class Score(float):
         )
 
 
-def check(id: str, answer: object) -> Score:
-    """Mark a function; works offline, never raises for what the answer does.
+def check(id: str, answer: object) -> ExerciseScore:
+    """Mark a function; works offline, and never raises an error because of the answer.
 
     Args:
         id: the exercise, e.g. "lora-1".
         answer: the learner's function.
 
     Returns:
-        Score: points (share of cases right), the diagnosis, and on the third wrong try a hint.
+        ExerciseScore: points (by the share of cases right), the diagnosis, and from the third wrong try on a hint.
 
     Raises:
-        CourseError: unknown exercise id; that is the notebook's fault, not the answer's.
+        CourseError: unknown exercise id, which is the notebook's fault, not the answer's.
     """
     if id not in EXERCISES:
         raise CourseError(f"unknown exercise {id!r}; there are {', '.join(EXERCISES)}")
@@ -85,9 +85,9 @@ def check(id: str, answer: object) -> Score:
     points, message = _mark(exercise, answer)
     if points == exercise.points:
         _tries[id] = 0
-        return Score(points, exercise, message)
+        return ExerciseScore(points, exercise, message)
     _tries[id] += 1
-    return Score(points, exercise, message, exercise.hint if _tries[id] >= 3 else "")
+    return ExerciseScore(points, exercise, message, exercise.hint if _tries[id] >= 3 else "")
 
 
 def _mark(exercise: Exercise, answer: object) -> tuple[float, str]:
@@ -95,28 +95,28 @@ def _mark(exercise: Exercise, answer: object) -> tuple[float, str]:
 
     if not callable(answer):
         return 0.0, f"{exercise.name} is not a function; run the answer cell above first."
-    asked = Asked.of(exercise, np.random.default_rng())
+    case_set = CaseSet.of(exercise, np.random.default_rng())
     outputs: list[Any] = []
-    for arguments in asked.cases:
+    for arguments in case_set.cases:
         try:
             outputs.append(settled(answer(*_copy(arguments))))
         except Exception as error:
             outputs.append(error)
-    return judge(exercise, asked, outputs)[:2]
+    return judge(exercise, case_set, outputs)[:2]
 
 
 class Raised(Exception):
-    """Stands among the outputs for a call that gave no value; its text is the error as `Type: text`."""
+    """An output that stands for a call that returned no value; its text is the error as `Type: text`."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Cases of an exercise with what is right, and what each typical mistake makes of them.
+class CaseSet:
+    """Cases of an exercise with the expected values, and the values that each typical mistake gives.
 
     Attributes:
-        exercise: which.
-        cases: argument tuples; whoever calls with them copies them first.
-        expected: the solution's value of each.
+        exercise: the exercise.
+        cases: argument tuples; copy them before calling anything with them.
+        expected: the solution's value for each case.
     """
 
     exercise: Exercise
@@ -124,104 +124,123 @@ class Asked:
     expected: list
 
     @classmethod
-    def of(cls, exercise: Exercise, random: np.random.Generator) -> Asked:
+    def of(cls, exercise: Exercise, random: np.random.Generator) -> CaseSet:
         """New cases from a `numpy.random.Generator`.
 
-        One whole set of them, so that every rule is asked for, and some of another, so that their number and mix vary. They are
-        shuffled: what the first call or the fifth is about says nothing.
+        One complete set, so that every rule is tested, and part of a second set, so that their number and mix vary. They are
+        shuffled, so that the position of a call says nothing about its case.
         """
-        cases, others = list(exercise.cases(random)), list(exercise.cases(random))
-        more = random.permutation(len(others))[: int(random.integers(0, len(others) + 1))]
-        cases += [others[index] for index in more]
+        if exercise.challenge:  # what it returns is run, whatever it is
+            return cls(exercise, [()], [None])
+        cases, second_set = list(exercise.cases(random)), list(exercise.cases(random))
+        extra = random.permutation(len(second_set))[: int(random.integers(0, len(second_set) + 1))]
+        cases += [second_set[index] for index in extra]
         cases = [cases[index] for index in random.permutation(len(cases))]
         return cls(exercise, cases, [exercise.solution(*_copy(arguments)) for arguments in cases])
 
     @cached_property
-    def wrong(self) -> list[list | None]:
-        """For each of the exercise's mistakes its values, or None if it crashes on a case."""
+    def mistake_outputs(self) -> list[list | None]:
+        """The values of each of the exercise's mistakes, or None for a mistake that crashes on a case."""
         return [_outputs(mistake.function, self.cases) for mistake in self.exercise.mistakes]
 
 
 def _outputs(function: Callable[..., Any], cases: Sequence[tuple]) -> list | None:
     try:
         return [function(*_copy(arguments)) for arguments in cases]
-    except Exception:  # a mistake may well crash on a case; then no answer is this mistake
+    except Exception:  # a mistake may crash on a case; it then matches no answer
         return None
 
 
-def judge(exercise: Exercise, asked: Asked, outputs: list) -> tuple[float, str, int | None]:
-    """Mark what an answer gave.
+def judge(exercise: Exercise, case_set: CaseSet, outputs: list) -> tuple[float, str, int | None]:
+    """Mark the outputs of an answer.
 
     Args:
-        exercise: which.
-        asked: the cases.
-        outputs: what the answer gave for each of them: its value, or the exception that it raised.
+        exercise: the exercise.
+        case_set: its cases.
+        outputs: for each case, the value that the answer returned or the exception that it raised.
 
     Returns:
-        Points (full ones times the share of cases right, on two decimals; none for what an answer can reach that does not look
-        at its arguments), what to tell the learner, and which of the exercise's mistakes it is: the one that computes what the
-        answer computes, on every case; None if there is none.
+        Points (full points times the share of cases right, rounded to two decimals; none for a result that an answer could
+        reach without looking at its arguments), what to tell the learner, and the index of the exercise's mistake that gives
+        the same value as the answer on every case, or None if no mistake does.
     """
+    if exercise.challenge:
+        if isinstance(outputs[0], Exception):
+            error = outputs[0]
+            text = str(error) if isinstance(error, Raised) else f"{type(error).__name__}: {str(error)[:200]}"
+            return 0.0, f"It raised {text}", None
+        if outputs[0] is None:
+            return 0.0, _returns_nothing(exercise), None
+        points, message = exercise.challenge.judge(outputs[0], exercise.points)
+        met = next((i for i, m in enumerate(exercise.mistakes) if m.diagnosis in message), None)
+        return points, message, met
     tolerance = exercise.tolerance
-    right = [same(found, expected, tolerance) for found, expected in zip(outputs, asked.expected)]
-    hits, number = sum(right), len(asked.cases)
+    right = [same(output, expected, tolerance) for output, expected in zip(outputs, case_set.expected)]
+    hits, number = sum(right), len(case_set.cases)
     if hits == number:
         return float(exercise.points), f"All {hits} cases right.", None
-    if all(found is None for found in outputs):
-        return 0.0, f"{exercise.name} returns None: write the body, and return the result.", None
-    met = [value for value, hit in zip(asked.expected, right) if hit]
-    constant = any(all(same(found, value, tolerance) for found in outputs) for value in met)
-    blind = constant or (hits > 0 and _by_chance(asked, right))
-    points = 0.0 if blind else round(exercise.points * hits / number, 2)
-    for index, wrong in enumerate(asked.wrong):
-        if wrong is not None and all(same(found, value, tolerance) for found, value in zip(outputs, wrong)):
+    if all(output is None for output in outputs):
+        return 0.0, _returns_nothing(exercise), None
+    reached_values = [value for value, hit in zip(case_set.expected, right) if hit]
+    constant = any(all(same(output, value, tolerance) for output in outputs) for value in reached_values)
+    by_chance = constant or (hits > 0 and _by_chance(case_set, right))
+    points = 0.0 if by_chance else round(exercise.points * hits / number, 2)
+    for index, mistaken in enumerate(case_set.mistake_outputs):
+        if mistaken is not None and all(same(output, value, tolerance) for output, value in zip(outputs, mistaken)):
             return points, f"{hits} of {number} cases right. {exercise.mistakes[index].diagnosis}", index
     if constant:
         return points, f"{exercise.name} gives {short(outputs[0])} whatever the arguments are; that earns no points.", None
     first = right.index(False)
-    found = outputs[first]
-    if isinstance(found, Raised):
-        said = f"It raised {found}"
-    elif isinstance(found, Exception):
-        said = f"It raised {type(found).__name__}: {str(found)[:200]}"
+    output = outputs[first]
+    if isinstance(output, Raised):
+        problem = f"It raised {output}"
+    elif isinstance(output, Exception):
+        problem = f"It raised {type(output).__name__}: {str(output)[:200]}"
     else:
-        said = described(asked.cases[first], found, asked.expected[first], tolerance)
-    chance = " (no more than chance, so no points yet)" if blind else ""
-    return points, f"{hits} of {number} cases right{chance}. {said}", None
+        problem = described(case_set.cases[first], output, case_set.expected[first], tolerance)
+    chance = " (no more than chance, so no points yet)" if by_chance else ""
+    return points, f"{hits} of {number} cases right{chance}. {problem}", None
 
 
-def _by_chance(asked: Asked, right: list[bool]) -> bool:
-    """Whether an answer that does not look at its arguments can be right so often.
+def _returns_nothing(exercise: Exercise) -> str:
+    return f"{exercise.name} returns None: write the body, and return the result."
 
-    Cases are shuffled, so such an answer meets in the mean no more cases than the commonest value has, and hardly ever four
-    standard deviations more. It cannot meet a value that other draws do not have.
+
+def _by_chance(case_set: CaseSet, right: list[bool]) -> bool:
+    """Whether an answer that does not look at its arguments could be right this often.
+
+    Cases are shuffled, so on average such an answer gets no more cases right than the most common value has, and hardly ever
+    four standard deviations more. It cannot guess a value that does not occur in other draws.
     """
-    values, number = asked.expected, len(asked.expected)
-    picked = [_among(value, arguments) for value, arguments in zip(values, asked.cases)]
-    common = _common(asked.exercise)
-    if any(hit and not pick and key(value) not in common for hit, pick, value in zip(right, picked, values)):
+    values, number = case_set.expected, len(case_set.expected)
+    from_arguments = [_stands_among(value, arguments) for value, arguments in zip(values, case_set.cases)]
+    common_keys = _common_keys(case_set.exercise)
+    if any(
+        hit and not is_from_arguments and key(value) not in common_keys
+        for hit, is_from_arguments, value in zip(right, from_arguments, values)
+    ):
         return False
     share = max(Counter(map(key, values)).values()) / number
-    if any(picked):  # where a part of the argument is asked for, the third of three is a guess too
+    if any(from_arguments):  # if the answer is a part of the argument, picking one of three is a guess too
         share = max(share, 1 / 3)
     return sum(right) <= number * share + 4 * math.sqrt(number * share * (1 - share))
 
 
 @lru_cache
-def _common(exercise: Exercise) -> frozenset[str]:
-    """What is right in other draws, as keys."""
+def _common_keys(exercise: Exercise) -> frozenset[str]:
+    """Expected values in other draws, as keys."""
     import numpy as np
 
-    draws = (Asked.of(exercise, np.random.default_rng(seed)) for seed in range(40))
-    return frozenset(key(value) for asked in draws for value in asked.expected)
+    draws = (CaseSet.of(exercise, np.random.default_rng(seed)) for seed in range(40))
+    return frozenset(key(value) for case_set in draws for value in case_set.expected)
 
 
-def _among(value: Any, arguments: Any) -> bool:
-    """Whether a text stands among the arguments as it is."""
+def _stands_among(value: Any, arguments: Any) -> bool:
+    """Whether the value is a text that occurs unchanged among the arguments."""
     if isinstance(arguments, dict):
         arguments = list(arguments.values())
     if isinstance(value, str) and isinstance(arguments, (list, tuple)):
-        return any(part == value if isinstance(part, str) else _among(value, part) for part in arguments)
+        return any(part == value if isinstance(part, str) else _stands_among(value, part) for part in arguments)
     return False
 
 

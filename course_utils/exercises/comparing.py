@@ -1,8 +1,8 @@
-"""Whether a value is the right one, and what is different about it.
+"""Whether a value is the expected one, and how it differs.
 
-A value counts for what it says, not for how it is stored: an array, a tuple or a generator where a list is asked for, NumPy's
-or PyTorch's scalar for a number, float32 where the solution computes in float64. The check in the notebook and the grading
-both ask here.
+A value is judged by its content, not by how it is stored: an array, a tuple or a generator counts as the list that was asked
+for, a NumPy or PyTorch scalar as a number, and float32 is accepted where the solution computes in float64. Both the check in
+the notebook and the grading use this.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from itertools import islice
 from typing import Any, NamedTuple
 
-MOST_PARTS = 300_000  # of what is read out of a generator, as in grading
-SINGLE = 1e-6  # relative; what a few operations in float32 lose, and far less than any mistake changes
+MOST_PARTS = 300_000  # items read from a generator; grading has a limit too
+SINGLE = 1e-6  # relative; more than a few float32 operations lose, and far less than any mistake changes
 SHORTER = ("float32", "float16", "bfloat16")
 _READ_OUT = (Iterator, KeysView, ValuesView, ItemsView, range, collections.deque, array.array)
 
 
 class Listed(list):
-    """What was read out of something that is no list; its subclasses have the names of the types."""
+    """The items of an iterable other than a list; subclasses are named after its type."""
 
 
 class Difference(NamedTuple):
     """The first place in which two values differ.
 
     Attributes:
-        place: indexes that lead there, () for the values as wholes.
-        expected, found: what stands there.
-        storage: dtype of what was found, if it has one.
+        indexes: the indexes and keys that lead there; () for the values as a whole.
+        expected, actual: the values there.
+        storage: dtype of the actual value, if it has one.
     """
 
-    place: tuple[int, ...]
+    indexes: tuple[int | str, ...]
     expected: Any
-    found: Any
+    actual: Any
     storage: str = ""
 
 
 def settled(value: Any) -> Any:
-    """A value as it is compared: generators and other things to run through read out, dataclasses as tuples, tables as arrays.
+    """A value in the form in which it is compared: iterables read out, dataclasses as tuples, tables as arrays.
 
     Raises:
-        ValueError: it has no end. And whatever the learner's own code raises when it is read out.
+        ValueError: it is endless or too long. Reading out the learner's own iterable can also raise any other error.
     """
     import numpy as np
 
@@ -51,8 +51,10 @@ def settled(value: Any) -> Any:
         return [settled(part) for part in value]
     if isinstance(value, tuple):
         return tuple(settled(part) for part in value)
+    if isinstance(value, dict):
+        return {name: settled(part) for name, part in value.items()}
     if isinstance(value, str):
-        return str.__str__(value)  # of an enumeration that is text too, the text
+        return str.__str__(value)  # for a member of a string enumeration, its text
     if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
         return settled(value.tolist())
     if value is None or isinstance(value, (bool, int, float, np.ndarray, np.generic)) or hasattr(value, "detach"):
@@ -64,55 +66,68 @@ def settled(value: Any) -> Any:
         if len(parts) > MOST_PARTS:
             raise ValueError(f"it has more than {MOST_PARTS:,} parts")
         return type(type(value).__name__, (Listed,), {})(map(settled, parts))
-    if hasattr(type(value), "__array__"):  # pandas' and others' columns
+    if hasattr(type(value), "__array__"):  # columns of pandas and other libraries
         return np.asarray(value)
     return value
 
 
-def same(found: Any, expected: Any, tolerance: float) -> bool:
-    """Whether `found` says what `expected` says; `tolerance` is relative, and absolute near zero."""
-    return difference(found, expected, tolerance) is None
+def same(actual: Any, expected: Any, tolerance: float) -> bool:
+    """Whether the two values are equal in content; `tolerance` is relative, and absolute near zero."""
+    return difference(actual, expected, tolerance) is None
 
 
-def difference(found: Any, expected: Any, tolerance: float, place: tuple[int, ...] = ()) -> Difference | None:
-    """Where the values differ first; None if they say the same. Never raises for what `found` is."""
-    if isinstance(found, Exception):
-        return Difference(place, expected, found)
+def difference(actual: Any, expected: Any, tolerance: float, indexes: tuple[int | str, ...] = ()) -> Difference | None:
+    """The first difference, or None if the values are equal in content. Never raises an error, whatever `actual` is."""
+    if isinstance(actual, Exception):
+        return Difference(indexes, expected, actual)
     if expected is None:
-        return None if found is None else Difference(place, expected, found)
+        return None if actual is None else Difference(indexes, expected, actual)
+    if isinstance(expected, dict):
+        if not isinstance(actual, dict) or actual.keys() != expected.keys():
+            return Difference(indexes, expected, actual)
+        for name, expected_part in expected.items():
+            if (differs := difference(actual[name], expected_part, tolerance, (*indexes, name))) is not None:
+                return differs
+        return None
     if isinstance(expected, (tuple, list)):
-        parts = _parts(found)
+        parts = _parts(actual)
         if parts is None or len(parts) != len(expected):
-            return Difference(place, expected, found)
-        for index, (one, other) in enumerate(zip(parts, expected)):
-            if (differs := difference(one, other, tolerance, (*place, index))) is not None:
-                return differs._replace(storage=differs.storage or _storage(found))
+            return Difference(indexes, expected, actual)
+        for index, (actual_part, expected_part) in enumerate(zip(parts, expected)):
+            if (differs := difference(actual_part, expected_part, tolerance, (*indexes, index))) is not None:
+                return differs._replace(storage=differs.storage or _storage(actual))
         return None
     if isinstance(expected, (bool, str)):
-        plain = _item(found)
-        wanted = bool if isinstance(expected, bool) else str
-        return None if isinstance(plain, wanted) and wanted(plain) == expected else Difference(place, expected, found)
-    return _numeric(found, expected, tolerance, place)
+        plain = _item(actual)
+        expected_type = bool if isinstance(expected, bool) else str
+        return (
+            None
+            if isinstance(plain, expected_type) and expected_type(plain) == expected
+            else Difference(indexes, expected, actual)
+        )
+    return _numeric(actual, expected, tolerance, indexes)
 
 
-def _numeric(found: Any, expected: Any, tolerance: float, place: tuple[int, ...]) -> Difference | None:
+def _numeric(actual: Any, expected: Any, tolerance: float, indexes: tuple[int | str, ...]) -> Difference | None:
     import numpy as np
 
-    differs = Difference(place, expected, found, _storage(found))
-    if found is None or isinstance(found, (str, bytes, dict, set, frozenset)):
+    differs = Difference(indexes, expected, actual, _storage(actual))
+    if actual is None or isinstance(actual, (str, bytes, dict, set, frozenset)):
         return differs
     try:
-        one, other = np.asarray(_on_cpu(found)), np.asarray(_on_cpu(expected))
-        if np.iscomplexobj(one) or one.dtype.kind in "USMmV":  # as real numbers they would lose a part without a word
+        actual_array, expected_array = np.asarray(_on_cpu(actual)), np.asarray(_on_cpu(expected))
+        if (
+            np.iscomplexobj(actual_array) or actual_array.dtype.kind in "USMmV"
+        ):  # converting these to real numbers would silently lose a part
             return differs
         relative, absolute = tolerance, tolerance
-        if other.dtype.kind == "f" and other.size:
-            largest = float(np.abs(other[np.isfinite(other)]).max(initial=0.0))
+        if expected_array.dtype.kind == "f" and expected_array.size:
+            largest = float(np.abs(expected_array[np.isfinite(expected_array)]).max(initial=0.0))
             relative, absolute = max(tolerance, SINGLE), max(tolerance, SINGLE * largest)
-        one, other = one.astype(float), other.astype(float)
-        if one.shape != other.shape:
+        actual_array, expected_array = actual_array.astype(float), expected_array.astype(float)
+        if actual_array.shape != expected_array.shape:
             return differs
-        close = np.isclose(one, other, rtol=relative, atol=absolute)
+        close = np.isclose(actual_array, expected_array, rtol=relative, atol=absolute)
         if close.all():
             return None
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -120,7 +135,7 @@ def _numeric(found: Any, expected: Any, tolerance: float, place: tuple[int, ...]
     first = tuple(int(index) for index in np.argwhere(~close)[0])
     if not first:
         return differs
-    return Difference((*place, *first), other[first].item(), one[first].item(), differs.storage)
+    return Difference((*indexes, *first), expected_array[first].item(), actual_array[first].item(), differs.storage)
 
 
 def _on_cpu(value: Any) -> Any:
@@ -166,26 +181,26 @@ def _storage(value: Any) -> str:
     return str(getattr(value, "dtype", "")).removeprefix("torch.")
 
 
-def described(arguments: tuple, found: Any, expected: Any, tolerance: float) -> str:
-    """What is wrong with `found`, in a sentence or two for the learner."""
-    differs = difference(found, expected, tolerance)
-    kinds = kind(expected), kind(found)
-    if differs is None or (kinds[0] != kinds[1] and (not differs.place or _lengths(found) != _lengths(expected))):
-        value = f" {short(found)}" if kinds[1] in ("a text", "a number", "a bool", "a str") else ""
+def described(arguments: tuple, actual: Any, expected: Any, tolerance: float) -> str:
+    """What is wrong with `actual`, in a sentence or two for the learner."""
+    differs = difference(actual, expected, tolerance)
+    kinds = kind(expected), kind(actual)
+    if differs is None or (kinds[0] != kinds[1] and (not differs.indexes or _lengths(actual) != _lengths(expected))):
+        value = f" {short(actual)}" if kinds[1] in ("a text", "a number", "a bool", "a str") else ""
         return f"Expected {kinds[0]}, got {kinds[1]}{value}."
-    said = f"For {short(arguments)} expected {short(expected)}, got {short(found)}."
-    if not differs.place:
-        return said
-    where = "".join(f"[{index}]" for index in differs.place)
-    inner = kind(differs.expected), kind(differs.found)
+    summary = f"For {short(arguments)} expected {short(expected)}, got {short(actual)}."
+    if not differs.indexes:
+        return summary
+    location = "".join(f"[{index!r}]" for index in differs.indexes)
+    inner = kind(differs.expected), kind(differs.actual)
     if inner[0] != inner[1]:
-        return f"{said} At {where}: expected {inner[0]} {short(differs.expected)}, got {inner[1]} {short(differs.found)}."
+        return f"{summary} At {location}: expected {inner[0]} {short(differs.expected)}, got {inner[1]} {short(differs.actual)}."
     precision = f" ({differs.storage})" if differs.storage in SHORTER else ""
-    return f"{said} At {where}: expected {short(differs.expected)}, got {short(differs.found)}{precision}."
+    return f"{summary} At {location}: expected {short(differs.expected)}, got {short(differs.actual)}{precision}."
 
 
 def kind(value: Any) -> str:
-    """What sort of thing a value is, with its size."""
+    """A value's type in words, with its size."""
     plain = _item(value)
     if plain is None:
         return "None"
@@ -222,7 +237,9 @@ def short(value: Any) -> str:
 
 
 def key(value: Any) -> str:
-    """Text that is the same for values that say the same, up to the sixth digit."""
+    """Text that is the same for values that are equal in content, up to six digits."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{name!r}:{key(part)}" for name, part in value.items()) + "}"
     parts, plain = _parts(value), _item(value)
     if parts is not None:
         return "[" + ",".join(map(key, parts)) + "]"

@@ -1,7 +1,7 @@
-"""What an exercise is: one definition serves the notebook, the check and the tests.
+"""The definition of an exercise, which serves the notebook, the check and the tests.
 
 The solution is an ordinary function whose body stands between markers; the stub in the learner's notebook is made from it,
-so the two cannot drift apart. Typical mistakes are functions too: an answer that computes what a mistake computes gets
+so the two cannot drift apart. Typical mistakes are functions too: an answer that gives the same values as a mistake gets
 that mistake's diagnosis.
 """
 
@@ -11,6 +11,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = ("# YOUR CODE HERE", "...")
@@ -30,6 +31,37 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Challenge:
+    """How a challenge is marked: what the answer returns is run, and its result must reach a bar.
+
+    Attributes:
+        run: takes what the answer returned and gives the result, lower being better. It checks first what it was given, and
+            raises ValueError with what to tell the learner.
+        bar: the result that earns full marks.
+        half: the result that earns half of them.
+        advise: takes what the answer returned and the result, and says what to try next.
+        measure: what the result is, in words.
+    """
+
+    run: Callable[[Any], float]
+    bar: float
+    half: float
+    advise: Callable[[Any, float], str]
+    measure: str
+
+    def judge(self, value: Any, points: int) -> tuple[float, str]:
+        """Points reached, and what to tell the learner."""
+        try:
+            result = self.run(value)
+        except ValueError as error:
+            return 0.0, str(error)
+        said = f"Your settings were run: {self.measure} {result:.3f}; the bar is {self.bar:g}."
+        if result <= self.bar:
+            return float(points), said
+        return (points / 2 if result <= self.half else 0.0), f"{said} {self.advise(value, result)}"
+
+
+@dataclass(frozen=True)
 class Exercise:
     """One exercise.
 
@@ -38,12 +70,13 @@ class Exercise:
         title: a few words.
         statement: Markdown above the answer cell.
         solution: the function asked for, its body between the markers.
-        cases: makes argument tuples from a `numpy.random.Generator`; small, and different at every call.
+        cases: makes argument tuples from a `numpy.random.Generator`; few, and different at every call.
         points: full marks.
-        objectives: which of the lesson's "By the end you will be able to" it practises, counted from 1.
+        objectives: which items of the lesson's list "By the end you will be able to" it practises, counted from 1.
         tolerance: relative; absolute for values near zero.
         mistakes: typical wrong answers.
         hint: shown from the third wrong try on.
+        challenge: for an exercise whose answer is run and not compared; its function takes no arguments.
     """
 
     id: str
@@ -56,6 +89,7 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     hint: str
     tolerance: float = 1e-5
+    challenge: Challenge | None = None
 
     @property
     def name(self) -> str:
@@ -64,7 +98,7 @@ class Exercise:
 
     @property
     def worth(self) -> str:
-        """Its points in words."""
+        """Its points in words, e.g. "2 points"."""
         return f"{self.points} point" + "s" * (self.points != 1)
 
     def source(self) -> str:
@@ -77,30 +111,30 @@ class Exercise:
 
 
 def strip_solution(source: str) -> str:
-    """Replace what stands between the markers by a stub that runs and returns None."""
-    kept, inside = [], False
+    """Replace the code between the markers with a stub that runs and returns None."""
+    stub_lines, inside = [], False
     for line in source.splitlines():
-        mark = line.strip()
-        if mark == BEGIN:
+        stripped = line.strip()
+        if stripped == BEGIN:
             indent = line[: len(line) - len(line.lstrip())]
-            kept += [indent + text for text in STUB]
+            stub_lines += [indent + text for text in STUB]
             inside = True
-        elif mark == END:
+        elif stripped == END:
             inside = False
         elif not inside:
-            kept.append(line)
+            stub_lines.append(line)
     if inside:
         raise ValueError(f"{BEGIN} without {END}")
-    return "\n".join(kept)
+    return "\n".join(stub_lines)
 
 
 def solution_lines(source: str) -> list[str]:
     """The lines between the markers, stripped."""
     lines, inside = [], False
     for line in source.splitlines():
-        mark = line.strip()
-        if mark in (BEGIN, END):
-            inside = mark == BEGIN
-        elif inside and mark:
-            lines.append(mark)
+        stripped = line.strip()
+        if stripped in (BEGIN, END):
+            inside = stripped == BEGIN
+        elif inside and stripped:
+            lines.append(stripped)
     return lines

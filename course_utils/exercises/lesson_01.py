@@ -29,7 +29,7 @@ def _request_cases(random):
     cases = []
     for kind in range(4):
         prompt = int(random.integers(1500, 6000))
-        # Caches work in steps of 128 tokens; one request finds nothing there, one finds its whole prompt.
+        # Caches work in steps of 128 tokens; for one request nothing is cached, for one its whole prompt.
         cached = (1024 + 128 * int(random.integers(0, 4)), 0, prompt, prompt // 128 * 128 - 256)[kind]
         price = float(random.uniform(0.5, 4))
         prices = (price, price * float(random.uniform(0.1, 0.4)), price * float(random.uniform(3, 6)))
@@ -108,7 +108,7 @@ def _break_even_cases(random):
 
     return [
         case(),
-        case(upkeep=0.0),  # a hosted model: nothing to pay while nobody asks
+        case(upkeep=0.0),  # a hosted model: costs nothing without requests
         case(setup=0.0),
         case(days=1),
         case(ratio=1),
@@ -120,12 +120,12 @@ def _breaks_even(
     fixed=lambda setup, upkeep, days: setup / days + upkeep,
     by=lambda old, new: old - new,
     never=lambda requests: None,
-    made=lambda fixed, saved: fixed / saved,
+    quotient=lambda fixed, saved: fixed / saved,
 ):
     def breaks_even(setup, upkeep_a_day, old_cost, new_cost, days):
         if old_cost == new_cost:
             return never(None)
-        requests = made(fixed(setup, upkeep_a_day, days), by(old_cost, new_cost))
+        requests = quotient(fixed(setup, upkeep_a_day, days), by(old_cost, new_cost))
         return requests if old_cost > new_cost else never(requests)
 
     return breaks_even
@@ -135,13 +135,13 @@ _upkeep_forgotten = _breaks_even(fixed=lambda setup, upkeep, days: setup / days)
 _setup_each_day = _breaks_even(fixed=lambda setup, upkeep, days: setup + upkeep)
 _upkeep_once = _breaks_even(fixed=lambda setup, upkeep, days: (setup + upkeep) / days)
 _requests_in_all = _breaks_even(fixed=lambda setup, upkeep, days: setup + upkeep * days)
-_turned_round = _breaks_even(made=lambda fixed, saved: saved / fixed)
+_turned_round = _breaks_even(quotient=lambda fixed, saved: saved / fixed)
 _by_the_old_cost = _breaks_even(by=lambda old, new: old)
 _by_the_new_cost = _breaks_even(by=lambda old, new: new)
 _negative_for_never = _breaks_even(never=lambda requests: requests)
 _infinite_for_never = _breaks_even(never=lambda requests: math.inf)
 _zero_for_never = _breaks_even(never=lambda requests: 0.0)
-_rounded_up = _breaks_even(made=lambda fixed, saved: math.ceil(fixed / saved))
+_rounded_up = _breaks_even(quotient=lambda fixed, saved: math.ceil(fixed / saved))
 
 
 def recall_at(rankings, relevant, k):
@@ -166,20 +166,20 @@ def _ranking_cases(random):
     ids = [f"P-{number:03}" for number in range(1, 73)]
     cases = []
     for k, low, high in ((3, 0, 3), (4, 5, 8), (1, 0, 4)) * 3:  # mostly hits, mostly misses, mixed
-        # Places of the right passage, counted from 0; None: not found. Each tells two rules apart.
-        places = [0, 0, k - 1, k, k + 1, None, *random.integers(low, high, size=2 * int(random.integers(2, 12)))]
+        # Positions of the relevant passage, counted from 0; None: not found. Each distinguishes two rules.
+        positions = [0, 0, k - 1, k, k + 1, None, *random.integers(low, high, size=2 * int(random.integers(2, 12)))]
         rankings, relevant = [], []
-        for place in places:
-            right, *found = (str(id) for id in random.choice(ids, size=k + 5, replace=False))
-            if place is not None:
-                found.insert(int(place), right)
-            rankings.append(found)
-            relevant.append(right)
+        for position in positions:
+            relevant_id, *ranking = (str(id) for id in random.choice(ids, size=k + 5, replace=False))
+            if position is not None:
+                ranking.insert(int(position), relevant_id)
+            rankings.append(ranking)
+            relevant.append(relevant_id)
         if k > 1:
-            rankings[1][1] = relevant[1]  # twice among the first
-        # one twice before the place k, and the right one just behind it: what is cut after k counts as it stands
-        for found in rankings[2:4] if k > 1 else ():
-            rankings.append([*found[: k - 1], found[0], "P-100", *found[k:]])
+            rankings[1][1] = relevant[1]  # twice among the first k
+        # a duplicate before position k, and the relevant one just after it: the ranking is cut without removing duplicates
+        for ranking in rankings[2:4] if k > 1 else ():
+            rankings.append([*ranking[: k - 1], ranking[0], "P-100", *ranking[k:]])
             relevant.append("P-100")
         rankings.append(rankings[0][: k - 1])  # fewer than k; for k = 1 nothing at all
         relevant.append(relevant[0])
@@ -209,7 +209,7 @@ def _anywhere(rankings, relevant, k):
 
 
 def _number_of_hits(rankings, relevant, k):
-    return sum(right in found[:k] for found, right in zip(rankings, relevant))
+    return sum(relevant_id in ranking[:k] for ranking, relevant_id in zip(rankings, relevant))
 
 
 def _share_of_misses(rankings, relevant, k):
@@ -221,20 +221,23 @@ def _of_those_found(rankings, relevant, k):
 
 
 def _reciprocal_ranks(rankings, relevant, k):
-    ranks = [1 / (found.index(right) + 1) if right in found[:k] else 0 for found, right in zip(rankings, relevant)]
+    ranks = [
+        1 / (ranking.index(relevant_id) + 1) if relevant_id in ranking[:k] else 0
+        for ranking, relevant_id in zip(rankings, relevant)
+    ]
     return sum(ranks) / len(ranks)
 
 
 def _counted_twice(rankings, relevant, k):
-    return sum(found[:k].count(right) for found, right in zip(rankings, relevant)) / len(rankings)
+    return sum(ranking[:k].count(relevant_id) for ranking, relevant_id in zip(rankings, relevant)) / len(rankings)
 
 
 def _without_repeats(rankings, relevant, k):
-    return recall_at([list(dict.fromkeys(found)) for found in rankings], relevant, k)
+    return recall_at([list(dict.fromkeys(ranking)) for ranking in rankings], relevant, k)
 
 
 def _last_k(rankings, relevant, k):
-    return recall_at([found[-k:] for found in rankings], relevant, None)
+    return recall_at([ranking[-k:] for ranking in rankings], relevant, None)
 
 
 def bm25(query, passages):
@@ -271,7 +274,7 @@ def _passage_cases(random):
     cases = []
     for n in (3, 4, 6):
         passages = [[str(w) for w in random.choice(words, size=int(random.integers(4, 12)))] for _ in range(n)]
-        for passage in passages[: n // 2 + 1]:  # in more than half of them: an idf without the 1 + is negative here
+        for passage in passages[: n // 2 + 1]:  # in more than half of them, where an idf without the 1 + is negative
             passage += ["the"] * int(random.integers(1, 3))
         passages[0] += ["kettle"] * 3
         passages[1] += ["kettle", *passages[1][:4]]
@@ -300,14 +303,14 @@ def _scores(term=_term, idf=_idf, count=_containing, length=len, words=list, ove
     """A variant of the solution with one part replaced."""
 
     def scores(query, passages):
-        found = [0.0] * len(passages)
+        totals = [0.0] * len(passages)
         for word in words(query):
             weight = idf(count(word, passages), len(passages))
             averaged = over(word, passages) or passages
             average = sum(map(length, averaged)) / len(averaged)
             for index, passage in enumerate(passages):
-                found[index] += weight * term(passage.count(word), length(passage), average)
-        return found
+                totals[index] += weight * term(passage.count(word), length(passage), average)
+        return totals
 
     return scores
 
@@ -359,16 +362,16 @@ def _update_cases(random):
                 before, now, other = (f"{int(n)} days" for n in random.choice(range(10, 99), size=3, replace=False))
                 if kind == "unchanged":
                     now = before
-                said = {"right": now, "late": before, "neither": other, "unchanged": before}[kind]
+                answer = {"right": now, "late": before, "neither": other, "unchanged": before}[kind]
                 if index == 1 or (index == 4 and kind == "late"):
-                    said = said.upper()
+                    answer = answer.upper()
                 elif index == 2:
-                    said = f" {said}\n"
+                    answer = f" {answer}\n"
                 elif index == 3:
-                    said = {"neither": f"{now} or {before}", "unchanged": other}.get(kind, said)
+                    answer = {"neither": f"{now} or {before}", "unchanged": other}.get(kind, answer)
                 elif index == 4 and kind == "unchanged":
-                    now = f"{before.upper()} "  # written in another way, but the same fact
-                rows.append((said, before, now))
+                    now = f"{before.upper()} "  # written differently, but the same fact
+                rows.append((answer, before, now))
         rows = [rows[i] for i in random.permutation(len(rows))]
         return tuple(list(column) for column in zip(*rows))
 
@@ -390,7 +393,7 @@ def _plain(text):
 
 
 def _updated(clean=_plain, changed=None, right=None):
-    """A variant of the solution with one part replaced; gives numbers of answers and of changed questions."""
+    """A variant of the solution with one part replaced; returns numbers of answers and of changed questions."""
 
     def updated(answers, old, new):
         rows = [row for row in zip(answers, old, new) if (changed or (lambda b, n: clean(b) != clean(n)))(*row[1:])]

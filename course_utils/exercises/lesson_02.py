@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from course_utils.exercises.definitions import Exercise, Mistake
+from functools import lru_cache
+from typing import Any
+
+from course_utils.exercises.definitions import Challenge, Exercise, Mistake
 
 
 def lora_forward(x, W, A, B, alpha):
@@ -173,7 +176,7 @@ def _label_cases(random):
     for length in (4, 7, 12):
         ids = [int(i) for i in random.integers(3, 1000, size=length)]
         cases.append((ids, int(random.integers(2, length - 1)), -100))
-    ids = [2, 11, 2, 2, 57, 2]  # the stop token 2 stands in prompt and completion, as it does in a chat template
+    ids = [2, 11, 2, 2, 57, 2]  # the stop token 2 occurs in prompt and completion, as in a chat template
     return [*cases, (ids, 3, -100)]
 
 
@@ -249,6 +252,288 @@ def _always_float32(shapes, rank, bytes_per_parameter):
 
 def _adapter(shapes, rank):
     return sum(rank * (d_in + d_out) for d_out, d_in in shapes)
+
+
+def answer_loss(logits, labels):
+    """Mean loss on the tokens of the answer.
+
+    Args:
+        logits: the model's raw scores, shape (positions, vocabulary); row i scores the token at position i + 1.
+        labels: token ids, shape (positions,); -100 where no loss is taken.
+
+    Returns:
+        A number, or a tensor with one number.
+    """
+    ### BEGIN SOLUTION
+    targets = labels[1:]
+    learned = targets != -100
+    log_probability = logits[:-1].double().log_softmax(dim=1)
+    return -log_probability[learned, targets[learned]].mean()
+    ### END SOLUTION
+
+
+def _loss_cases(random):
+    import torch
+
+    cases = []
+    for positions in (6, 7, 8, 9):
+        vocabulary, prompt = int(random.integers(5, 9)), int(random.integers(2, 4))
+        logits = torch.tensor(random.normal(scale=2.0, size=(positions, vocabulary)), dtype=torch.float64)
+        labels = torch.tensor(random.integers(0, vocabulary, size=positions))
+        labels[:prompt] = -100
+        cases.append((logits, labels))
+    return cases
+
+
+def _loss_unshifted(logits, labels):
+    import torch
+
+    learned = labels != -100
+    return -torch.log_softmax(logits, dim=-1)[learned, labels[learned]].mean()
+
+
+def _loss_softmax_twice(logits, labels):
+    import torch
+
+    targets = labels[1:]
+    learned = targets != -100
+    return -torch.log_softmax(logits[:-1].softmax(dim=-1), dim=-1)[learned, targets[learned]].mean()
+
+
+def _loss_of_all_positions(logits, labels):
+    import torch
+
+    targets = labels[1:]
+    learned = targets != -100
+    return -torch.log_softmax(logits[:-1], dim=-1)[learned, targets[learned]].sum() / len(targets)
+
+
+def _loss_sum(logits, labels):
+    import torch
+
+    targets = labels[1:]
+    learned = targets != -100
+    return -torch.log_softmax(logits[:-1], dim=-1)[learned, targets[learned]].sum()
+
+
+def _loss_positive(logits, labels):
+    import torch
+
+    targets = labels[1:]
+    learned = targets != -100
+    return torch.log_softmax(logits[:-1], dim=-1)[learned, targets[learned]].mean()
+
+
+def _loss_perplexity(logits, labels):
+    return (-_loss_positive(logits, labels)).exp()
+
+
+def my_settings():
+    """Settings of a run of 40 steps, 4 examples each, on the CPU tier's model.
+
+    Returns:
+        dict with "rank" (1 to 64), "alpha" (a number above 0), "learning_rate" (above 0, at most 1), "warmup_steps" (0 to 40),
+        "schedule" ("constant", "linear" or "cosine") and "target_modules" ("all-linear" or a list of layer names).
+    """
+    ### BEGIN SOLUTION
+    return {
+        "rank": 16,
+        "alpha": 32,
+        "learning_rate": 2e-3,
+        "warmup_steps": 4,
+        "schedule": "linear",
+        "target_modules": "all-linear",
+    }
+    ### END SOLUTION
+
+
+LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+CHALLENGE_STEPS, CHALLENGE_BATCH = 40, 4
+
+
+def _checked_settings(value: Any) -> dict[str, Any]:
+    """Settings of the challenge as plain values; ValueError says what is wrong with them."""
+    names = ("rank", "alpha", "learning_rate", "warmup_steps", "schedule", "target_modules")
+    if not isinstance(value, dict) or set(value) != set(names):
+        raise ValueError(f"my_settings returns a dict with exactly these keys: {', '.join(names)}.")
+    limits = {"rank": (1, 64), "alpha": (1e-6, 1e4), "learning_rate": (1e-12, 1.0), "warmup_steps": (0, CHALLENGE_STEPS)}
+    for name, (low, high) in limits.items():
+        number = value[name]
+        if isinstance(number, bool) or not isinstance(number, int | float) or not low <= number <= high:
+            raise ValueError(f"{name} must be a number from {low:g} to {high:g}.")
+    if not isinstance(value["schedule"], str) or value["schedule"] not in ("constant", "linear", "cosine"):
+        raise ValueError('schedule must be "constant", "linear" or "cosine".')
+    targets = value["target_modules"]
+    listed = isinstance(targets, list | tuple) and all(isinstance(name, str) and name in LAYERS for name in targets)
+    if targets != "all-linear" and not (listed and targets):
+        raise ValueError(f'target_modules must be "all-linear" or a list of names among {", ".join(LAYERS)}.')
+    whole = {name: int(value[name]) for name in ("rank", "warmup_steps")}
+    return {**value, **whole, "target_modules": targets if targets == "all-linear" else tuple(targets)}
+
+
+def _run_settings(value: Any) -> float:
+    """Validation loss after training with the answer's settings; the same settings are run once."""
+    return _challenge_loss(**_checked_settings(value))
+
+
+@lru_cache(maxsize=1024)
+def _challenge_loss(
+    rank: int, alpha: float, learning_rate: float, warmup_steps: int, schedule: str, target_modules: Any
+) -> float:
+    import math
+    import random
+
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from course_utils import models, plans, training
+    from course_utils.data_prep import load_task
+    from course_utils.errors import Diverged
+
+    task = load_task("support_tickets", list(plans.SHORT_RECORD))
+    rows = random.Random(0).sample(task.train, CHALLENGE_STEPS * CHALLENGE_BATCH)
+    model, tokenizer = models.load(tier="cpu")
+    torch.manual_seed(0)
+    targets = target_modules if isinstance(target_modules, str) else list(target_modules)
+    adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM"))
+    settings = training.Settings(
+        learning_rate=learning_rate, batch_size=CHALLENGE_BATCH, max_steps=CHALLENGE_STEPS, warmup_steps=warmup_steps,
+        schedule=schedule, seed=0,
+    )  # fmt: skip
+    try:
+        return training.fit(adapted, tokenizer, rows, task.validation[:24], settings=settings).validation_losses[-1]
+    except Diverged:
+        return math.inf
+
+
+TOO_LARGE = "The steps are so large that the loss jumps about or explodes: lower the learning rate."
+TOO_SMALL = "The loss was still falling when the steps ran out: the steps are too small. Look at the figure of the rates."
+FEW_LAYERS = "Only a few layers learn; compare what section 7 says of target modules."
+ALL_WARM_UP = "More than a third of the steps is warm-up, at rates below the one that you chose."
+
+
+def _advise(value: Any, result: float) -> str:
+    """What is typically wrong with settings that miss the bar."""
+    import math
+
+    step = value["learning_rate"] * value["alpha"] / value["rank"]
+    if not math.isfinite(result) or step > 0.02:
+        return TOO_LARGE
+    if value["warmup_steps"] > CHALLENGE_STEPS // 3:
+        return ALL_WARM_UP
+    if step < 0.002:
+        return TOO_SMALL
+    if value["target_modules"] != "all-linear" and len(value["target_modules"]) < 4:
+        return FEW_LAYERS
+    return "Close. Vary one setting at a time, the learning rate first."
+
+
+def _settings(**changed):
+    usual = {"rank": 16, "alpha": 32, "learning_rate": 2e-3, "warmup_steps": 4, "schedule": "linear"}
+    return usual | {"target_modules": "all-linear"} | changed
+
+
+def _rate_of_full_fine_tuning():
+    return _settings(learning_rate=2e-5)
+
+
+def _rate_far_too_high():
+    return _settings(learning_rate=5e-2)
+
+
+def _value_projections_only():
+    return _settings(target_modules=["v_proj"], rank=2, alpha=4)
+
+
+def _warm_up_throughout():
+    return _settings(warmup_steps=40)
+
+
+def training_rows(lines, system):
+    """Rows as `SFTTrainer` takes them, from your own JSONL file.
+
+    Args:
+        lines: lines of text; each is empty or a JSON object with "message" (a text) and "record" (an object).
+        system: the system message that every row gets.
+
+    Returns:
+        list of {"prompt": [system and user message], "completion": [assistant message]}, messages being
+        {"role": ..., "content": ...}. Lines that are empty, and messages that are empty but for spaces, are left out. The
+        assistant's content is the record as JSON, with letters such as ü as they are.
+    """
+    ### BEGIN SOLUTION
+    import json
+
+    rows = []
+    for line in lines:
+        entry = json.loads(line) if line.strip() else {"message": ""}
+        if entry["message"].strip():
+            asked = [{"role": "system", "content": system}, {"role": "user", "content": entry["message"]}]
+            reply = json.dumps(entry["record"], ensure_ascii=False)
+            rows.append({"prompt": asked, "completion": [{"role": "assistant", "content": reply}]})
+    return rows
+    ### END SOLUTION
+
+
+def _row_cases(random):
+    import json
+
+    names = ["Müller", "Søren", "Łucja", "Zoë", "Jürgen", "Renée"]
+    cases = []
+    for size in (3, 4, 5):
+        lines = []
+        for _ in range(size):
+            number, name = int(random.integers(100, 9999)), names[int(random.integers(len(names)))]
+            record = {"customer": name, "order": number, "paid": bool(random.integers(2)), "note": None}
+            lines.append(json.dumps({"message": f"Order {number} is late, says {name}.", "record": record}))
+        lines.insert(int(random.integers(size)), " " * int(random.integers(3)))
+        lines.insert(int(random.integers(size)), json.dumps({"message": "  ", "record": {"order": None}}))
+        cases.append((lines, f"Triage number {int(random.integers(10, 99))}."))
+    return cases
+
+
+def _rows(lines, system, write, is_kept=lambda entry: entry["message"].strip()):
+    import json
+
+    rows = []
+    for line in lines:
+        entry = json.loads(line) if line.strip() else {"message": ""}
+        if is_kept(entry) and "record" in entry:
+            messages = [{"role": "system", "content": system}, {"role": "user", "content": entry["message"]}]
+            rows.append({"prompt": messages, "completion": [{"role": "assistant", "content": write(entry["record"])}]})
+    return rows
+
+
+def _json(record):
+    import json
+
+    return json.dumps(record, ensure_ascii=False)
+
+
+def _rows_escaped(lines, system):
+    import json
+
+    return _rows(lines, system, json.dumps)
+
+
+def _rows_as_python(lines, system):
+    return _rows(lines, system, str)
+
+
+def _rows_not_text(lines, system):
+    return _rows(lines, system, lambda record: record)
+
+
+def _rows_with_empty(lines, system):
+    return _rows(lines, system, _json, lambda entry: True)
+
+
+def _rows_without_system(lines, system):
+    return [row | {"prompt": row["prompt"][1:]} for row in _rows(lines, system, _json)]
+
+
+def _rows_in_one(lines, system):
+    return [{"messages": row["prompt"] + row["completion"]} for row in _rows(lines, system, _json)]
 
 
 EXERCISES = (
@@ -340,5 +625,72 @@ EXERCISES = (
             Mistake(_always_float32, "You assumed 4 bytes a parameter; use bytes_per_parameter."),
         ),
         hint="Parameters (as in lora-2) times bytes_per_parameter, divided by 1e6.",
+    ),
+)  # fmt: skip
+
+# Of the second edition of the lesson (notebooks/source/next/02_lora.py); they join EXERCISES when it takes the place of the first.
+NEXT = (
+    Exercise(
+        id="lora-6",
+        title="Three bugs in a loss",
+        statement="""Somebody wrote this loss in a hurry. It has **three** bugs; find them and write it right.
+
+```python
+def answer_loss(logits, labels):
+    probabilities = logits.softmax(dim=-1)
+    scores = probabilities.log_softmax(dim=-1)
+    losses = [-scores[i, label] for i, label in enumerate(labels) if label != -100]
+    return sum(losses) / len(labels)
+```""",
+        solution=answer_loss,
+        cases=_loss_cases,
+        points=4,
+        objectives=(1,),
+        mistakes=(
+            Mistake(_loss_unshifted, "Row i of the logits scores the token at position i + 1. You compare it with token i."),
+            Mistake(_loss_softmax_twice, "The softmax is taken twice; log_softmax wants the raw logits."),
+            Mistake(_loss_of_all_positions, "You divide by all positions. The mean is over the tokens that carry loss."),
+            Mistake(_loss_sum, "That is the sum; the loss is the mean over the tokens that carry loss."),
+            Mistake(_loss_positive, "The sign is missing: a loss is minus the logarithm of a probability."),
+            Mistake(_loss_perplexity, "That is the perplexity, e to the power of the loss."),
+        ),
+        hint="Bugs: which row belongs to which label, how often the softmax is taken, and by what the sum is divided.",
+    ),
+    Exercise(
+        id="lora-7",
+        title="Challenge: forty steps",
+        statement="Choose settings with which 40 steps bring the validation loss to the bar. Your settings are really run, here and "
+        "in grading: half a minute to two minutes each time. What you have seen in section 7 is a good place to start.",
+        solution=my_settings,
+        cases=lambda random: [()],
+        points=4,
+        objectives=(5,),
+        mistakes=(
+            Mistake(_rate_of_full_fine_tuning, TOO_SMALL),
+            Mistake(_rate_far_too_high, TOO_LARGE),
+            Mistake(_value_projections_only, FEW_LAYERS),
+            Mistake(_warm_up_throughout, ALL_WARM_UP),
+        ),
+        hint="The learning rate that is usual for full fine-tuning is far too low for LoRA on a small model.",
+        challenge=Challenge(_run_settings, bar=0.11, half=0.2, advise=_advise, measure="validation loss"),
+    ),
+    Exercise(
+        id="lora-8",
+        title="Your own data",
+        statement="Your data are a JSONL file with a message and a record per line. Turn its lines into rows for `SFTTrainer`. "
+        "(Then try it: write twenty lines about something that you know, and run the cells of section 3 on them.)",
+        solution=training_rows,
+        cases=_row_cases,
+        points=4,
+        objectives=(2,),
+        mistakes=(
+            Mistake(_rows_escaped, "ü became \\u00fc: the model would learn to write escapes. Pass ensure_ascii=False."),
+            Mistake(_rows_as_python, "str() writes Python ('single quotes', None, True), which no JSON parser reads."),
+            Mistake(_rows_not_text, "The content of a message is text; write the record as JSON."),
+            Mistake(_rows_with_empty, "A message of spaces is kept: the model would learn to invent records for nothing."),
+            Mistake(_rows_without_system, "The system message is missing. Train with the prompt that you will use later."),
+            Mistake(_rows_in_one, "Prompt and completion are in one list; apart, the trainer knows where the answer begins."),
+        ),
+        hint="For each line that is not empty: json.loads, then a dict with the two lists.",
     ),
 )  # fmt: skip

@@ -31,8 +31,8 @@ def _block_cases(random):
     for size in (6, 9, 16):
         values = np.sort(random.uniform(-0.95, 0.95, size=6))
         weights = random.normal(size=size) * random.uniform(2, 5)
-        weights[1] = 0.4  # small, so that weights as they stand and weights times the scale have other neighbours
-        weights[0] = -1.5 * np.abs(weights).max()  # the largest absolute value is a negative one's
+        weights[1] = 0.4  # small, so that unscaled weights and weights times the scale have other neighbours
+        weights[0] = -1.5 * np.abs(weights).max()  # the weight with the largest absolute value is negative
         cases.append((torch.tensor(weights), torch.tensor([-1.0, *values, 1.0], dtype=torch.float64)))
     return cases
 
@@ -205,7 +205,7 @@ def wrong_gradients(gradients, reference, tolerance):
 
 
 def _gradient_cases(random):
-    # what has become of the gradient, size of the right one
+    # (change to the gradient, size of the correct one)
     changes = (
         (lambda g: g.clone(), 1.0),
         (lambda g: g * 1.001, 50.0),  # a large gradient, right up to rounding
@@ -218,11 +218,11 @@ def _gradient_cases(random):
     )
     cases = []
     for number in range(4):
-        # Layers of their own in each case, and in any order, so that no list of names is right in all of them.
+        # Each case has its own layers, in random order, so that no list of names is right in all cases.
         first = int(random.integers(0, 200))
         names = [f"layers.{i}.{half}" for i in range(first, first + 4) for half in "AB"]
-        which = [int(i) for i in random.permutation(8) if number == 0 or i > 5 or random.random() > 0.15]
-        cases.append(_gradient_case(random, {name: changes[i] for name, i in zip(names, which)}))
+        chosen_changes = [int(i) for i in random.permutation(8) if number == 0 or i > 5 or random.random() > 0.15]
+        cases.append(_gradient_case(random, {name: changes[i] for name, i in zip(names, chosen_changes)}))
     return cases
 
 
@@ -298,7 +298,7 @@ def _packed_cases(random):
     cases = []
     for blocks, block in ((2, 4), (3, 8), (5, 2)):
         codes = random.integers(0, 16, size=blocks * block)
-        codes[:2] = 3, 12  # unlike halves
+        codes[:2] = 3, 12  # different halves
         packed = torch.tensor(codes[::2] * 16 + codes[1::2], dtype=torch.uint8)
         scales = torch.tensor(random.uniform(0.5, 4, size=blocks))
         values = torch.tensor(np.sort(random.uniform(-1, 1, size=16)))
@@ -307,7 +307,7 @@ def _packed_cases(random):
 
 
 def _halves(packed, first=4, second=0, neighbours=True):
-    """Codes, the halves of a byte shifted by so many bits."""
+    """Codes: the halves of each byte, read by shifting by `first` and `second` bits."""
     import torch
 
     both = torch.stack([(packed >> first) & 15, (packed >> second) & 15], dim=1 if neighbours else 0)

@@ -212,12 +212,12 @@ def _answer_cases(random):
 
 
 def _gae(rewards, values, last_value, discount, trace):
-    found, after, following = [], 0.0, last_value
+    advantages_reversed, next_advantage, next_value = [], 0.0, last_value
     for reward, value in zip(reversed(rewards), reversed(values)):
-        after = reward + discount * following - value + discount * trace * after
-        following = value
-        found.append(after)
-    return found[::-1]
+        next_advantage = reward + discount * next_value - value + discount * trace * next_advantage
+        next_value = value
+        advantages_reversed.append(next_advantage)
+    return advantages_reversed[::-1]
 
 
 def _deltas_only(rewards, values, last_value, discount, trace):

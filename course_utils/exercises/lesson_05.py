@@ -34,9 +34,9 @@ def _text_cases(random):
     for kind in (0, 1, 2, 3) * 3:
         base = [str(w) for w in random.choice(words, size=int(random.integers(7, 25)), replace=False)]
         changed = list(base)
-        for place in random.choice(len(base) - 2, size=int(random.integers(1, 2 + len(base) // 5)), replace=False):
-            changed[place] = "kettle"
-        # One thing at a time that tells sets from lists, words from blanks and letters from their case.
+        for position in random.choice(len(base) - 2, size=int(random.integers(1, 2 + len(base) // 5)), replace=False):
+            changed[position] = "kettle"
+        # One difference at a time: repeated pairs (sets or lists), upper case, repeated blanks.
         one = [*base, *base[:2]] if kind == 0 else base
         other = " ".join(changed if kind else changed[:-2])
         other = other.upper() if kind == 1 else other.replace(" ", "  ", 3) if kind == 2 else other
@@ -136,11 +136,11 @@ def _conversation_cases(random):
         lambda m: (m[0].update(content=""), m[1].update(content=" ")),
     ]
     of_end = [lambda m: m.pop(2), lambda m: m.append({"role": "user", "content": "thanks"})]
-    # Each alone, then several at once, so that no set of codes is much more frequent than another.
+    # Each change alone, then several at once, so that no set of codes is much more frequent than another.
     changes = [[], [lambda m: m.clear()], *([change] for change in (*of_role, *of_content, *of_end))]
     for role, content, end in [(r, c, e) for r in (0, 1) for c in (0, 1) for e in (0, 1)] * 3:
         picked = [(of_role, role), (of_content, content), ([of_end[0]], end)]
-        changes.append([group[int(random.integers(len(group)))] for group, wanted in picked if wanted])
+        changes.append([group[int(random.integers(len(group)))] for group, is_included in picked if is_included])
     cases = []
     for several in changes:
         messages = conversation()
@@ -154,15 +154,15 @@ def _checked(role=None, content=None, answer=None):
     """A variant of the solution with one test replaced."""
 
     def check(messages):
-        found = set()
+        codes = set()
         for message in messages:
             if (role or (lambda m: m.get("role") not in ("system", "user", "assistant")))(message):
-                found.add("role")
+                codes.add("role")
             if (content or (lambda m: not isinstance(m.get("content"), str) or not m["content"].strip()))(message):
-                found.add("content")
+                codes.add("content")
         if (answer or (lambda ms: not any(m.get("role") == "assistant" for m in ms)))(messages):
-            found.add("answer")
-        return sorted(found)
+            codes.add("answer")
+        return sorted(codes)
 
     return check
 
@@ -230,7 +230,7 @@ def _customer_cases(random):
     cases = []
     for _ in range(4):
         n, last = int(random.integers(16, 30)), int(random.integers(3, 7))
-        while last / n * n != last:  # else rounding would decide the last case
+        while last / n * n != last:  # otherwise rounding would decide the last case
             n += 1
         customers = [f"c{int(i)}" if i < 5 else None for i in random.integers(0, 7, size=n)]
         customers[0] = customers[-1 - last] = "first and late"
@@ -240,7 +240,7 @@ def _customer_cases(random):
             (customers, float(random.uniform(last - 1.8, last - 1.1)) / n)
         )  # the last customer is more than the share
         cases.append((customers, float(random.uniform(last + 1.2, last + 2.9)) / n))
-        cases.append((customers, last / n))  # the last customer is the share exactly
+        cases.append((customers, last / n))  # the last customer is exactly the share
     return cases
 
 
@@ -282,10 +282,10 @@ def _first_customers(customers, share):
 def _share_of_customers(customers, share):
     groups = _grouped(customers, lambda r, c: ("alone", r) if c is None else c)
     chosen = list(groups.values())[::-1]
-    taken = []
-    while len(taken) < share * len(groups):
-        taken.append(chosen.pop(0))
-    return sorted(row for members in taken for row in members)
+    held_out_groups = []
+    while len(held_out_groups) < share * len(groups):
+        held_out_groups.append(chosen.pop(0))
+    return sorted(row for members in held_out_groups for row in members)
 
 
 def _cut_in_two(customers, share):
@@ -307,8 +307,8 @@ def _never_over(customers, share):
 
 
 def _the_training_rows(customers, share):
-    kept = _take(_grouped(customers, lambda r, c: ("alone", r) if c is None else c), len(customers), share)
-    return [row for row in range(len(customers)) if row not in kept]
+    held_out_rows = _take(_grouped(customers, lambda r, c: ("alone", r) if c is None else c), len(customers), share)
+    return [row for row in range(len(customers)) if row not in held_out_rows]
 
 
 def leaks(train, test, n):
@@ -334,27 +334,27 @@ def leaks(train, test, n):
 
 def _leak_cases(random):
     words = [f"w{i}" for i in range(200)]
-    cases, places = [], set()
+    cases, seen_positions = [], set()
     for n in (3, 4, 5) * 3:
         train = [[str(w) for w in random.choice(words, size=14, replace=False)] for _ in range(4)]
         test = [[str(w) for w in random.choice(words, size=12, replace=False)] for _ in range(6)]
         test[2][1 : n + 3] = train[1][4 : n + 6]  # a longer run: leaks
         test[1][2 : 2 + n] = train[2][5 : 5 + n]  # a run of n: leaks
-        test[3][0 : n - 1] = train[0][1:n]  # one word too few: does not
+        test[3][0 : n - 1] = train[0][1:n]  # one word too few: does not leak
         test[4][-n:] = train[3][-n:]  # at the end of both: leaks
         last = train[0][-(n - 1) :] + train[1][:1]
-        test[5][3 : 3 + n] = last  # only over the border of two training texts: does not
-        test.append(train[2][::-1][:12])  # many words in common, none in a row: does not
+        test[5][3 : 3 + n] = last  # only across the border between two training texts: does not leak
+        test.append(train[2][::-1][:12])  # many words in common, but not in a row: does not leak
         test[1] = [w.upper() for w in test[1]]
         test[0] = train[1][1 - n :]  # shorter than a run, though it ends a training text
         for _ in range(int(random.integers(0, 4))):  # nothing in common
             test.append([f"v{int(i)}" for i in random.integers(200, size=12)])
-        while True:  # in another order in each case, so that no list of numbers is right in all of them
+        while True:  # a different order in each case, so that no list of numbers is right in all of them
             order = [int(i) for i in random.permutation(len(test))]
-            leaking = tuple(place for place, i in enumerate(order) if i in (1, 2, 4))
-            if leaking not in places:
+            leaking_positions = tuple(position for position, i in enumerate(order) if i in (1, 2, 4))
+            if leaking_positions not in seen_positions:
                 break
-        places.add(leaking)
+        seen_positions.add(leaking_positions)
         cases.append(([" ".join(t) for t in train], [" ".join(test[i]) for i in order], n))
     return cases
 
@@ -394,8 +394,8 @@ def _all_in_one(train, test, n):
 
 
 def _whole_texts(train, test, n):
-    known = {t.lower() for t in train}
-    return [i for i, t in enumerate(test) if t.lower() in known]
+    training_texts = {t.lower() for t in train}
+    return [i for i, t in enumerate(test) if t.lower() in training_texts]
 
 
 def _the_training_texts(train, test, n):
@@ -435,18 +435,18 @@ def _card_cases(random):
     def number(length, valid):
         digits = [int(d) for d in random.integers(0, 10, size=length - 1)]
         digits[0] = digits[0] or 4
-        total = sum(2 * d - 9 * (2 * d > 9) if place % 2 == 0 else d for place, d in enumerate(reversed(digits)))
+        total = sum(2 * d - 9 * (2 * d > 9) if position % 2 == 0 else d for position, d in enumerate(reversed(digits)))
         check = (-total) % 10
         return "".join(map(str, [*digits, check if valid else (check + int(random.integers(1, 10))) % 10]))
 
     def spaced(text):
         return " ".join(text[i : i + 4] for i in range(0, len(text), 4))
 
-    # As many as it takes to tell knowing from guessing: of two values every second guess is right.
+    # Enough cases to tell knowing from guessing: with two values, every second guess is right.
     valid = [number(length, True) for length in (13, 14, 15, 16, 16, 17, 18, 19) * 2]
     wrong = [number(length, False) for length in (13, 14, 15, 16, 16, 17, 18, 19)]
     short = [number(length, True) for length in (11, 12, 20, 21)]
-    # 16 digits that only one of the wrong rules takes; from the left, an even number is doubled as it should be.
+    # 16 digits that only one of the wrong rules accepts; from the left, even lengths happen to be doubled correctly.
     rules = (_luhn, _check_digit_doubled, _not_folded, _nothing_doubled)
     for rule in rules[1:] * 3:
         while sum(other(candidate := number(16, False)) for other in rules) != 1 or not rule(candidate):
@@ -456,24 +456,24 @@ def _card_cases(random):
     return [(shapes[i % 3](n),) for i, n in enumerate([*valid, *wrong, *short])]
 
 
-def _luhn(text, double=lambda place, n: place % 2 == 1, fold=True, lengths=(13, 19), clean=str.isdigit):
+def _luhn(text, double=lambda position, n: position % 2 == 1, fold=True, lengths=(13, 19), clean=str.isdigit):
     digits = [int(c) for c in text if clean(c)]
     if not lengths[0] <= len(digits) <= lengths[1]:
         return False
     total = 0
-    for place, digit in enumerate(reversed(digits)):
-        if double(place, len(digits)):
+    for position, digit in enumerate(reversed(digits)):
+        if double(position, len(digits)):
             digit = 2 * digit - (9 if fold and 2 * digit > 9 else 0)
         total += digit
     return total % 10 == 0
 
 
 def _from_the_left(text):
-    return _luhn(text, double=lambda place, n: (n - 1 - place) % 2 == 0)
+    return _luhn(text, double=lambda position, n: (n - 1 - position) % 2 == 0)
 
 
 def _check_digit_doubled(text):
-    return _luhn(text, double=lambda place, n: place % 2 == 0)
+    return _luhn(text, double=lambda position, n: position % 2 == 0)
 
 
 def _not_folded(text):
@@ -481,7 +481,7 @@ def _not_folded(text):
 
 
 def _nothing_doubled(text):
-    return _luhn(text, double=lambda place, n: False)
+    return _luhn(text, double=lambda position, n: False)
 
 
 def _any_length(text):

@@ -37,7 +37,7 @@ def _status_cases(random):
             polls.insert(int(random.integers(len(polls) // 2, len(polls))), "paused")
         return polls
 
-    def after():  # what is said once it is over
+    def after():  # statuses reported after the end
         return [ends[int(index)] for index in random.integers(len(ends), size=int(random.integers(1, 5)))]
 
     cases = [([*work(random.random() < 0.5), end, *after()],) for end in [*ends, "succeeded", "succeeded", *ends[1:]]]
@@ -121,38 +121,38 @@ def best_checkpoint(checkpoints):
 
 
 def _checkpoint_cases(random):
-    def made(losses):
+    def case(losses):
         steps = [10 * (i + 1 + int(random.integers(3))) for i in range(0, 4 * len(losses), 4)]
-        found = []
+        rows = []
         for step, loss in zip(steps, losses):
             row = {"name": f"ckpt-step-{step}-{int(random.integers(100, 999))}", "step": step}
             row["train_loss"] = 1 / step + 0.001 * float(random.random())
             if loss != "none":
                 row["full_valid_loss"] = loss
-            found.append(row)
-        return (found[::-1],)  # newest first, as the API lists them
+            rows.append(row)
+        return (rows[::-1],)  # newest first, as the API lists them
 
     def losses(lows, missing=(), last=False):
-        """Losses of three to seven checkpoints; the lowest is not the last one, or just that."""
+        """Losses of three to seven checkpoints; the lowest is not the last one, or with `last` it is."""
         low, number = 0.3 + 0.1 * float(random.random()), int(random.integers(3 + len(missing), 8))
-        found = [low + 0.1 + 0.4 * float(random.random()) for _ in range(number)]
-        places = [int(place) for place in random.permutation(number - 1)]
-        for place in [number - 1] if last else places[:lows]:
-            found[place] = low
-        for place, kind in zip([*places[lows:-1], number - 1] if not last else places, missing):
-            found[place] = kind
-        return found
+        values = [low + 0.1 + 0.4 * float(random.random()) for _ in range(number)]
+        indexes = [int(index) for index in random.permutation(number - 1)]
+        for index in [number - 1] if last else indexes[:lows]:
+            values[index] = low
+        for index, missing_value in zip([*indexes[lows:-1], number - 1] if not last else indexes, missing):
+            values[index] = missing_value
+        return values
 
-    cases = [made(losses(1)) for _ in range(3)] + [made(losses(2)) for _ in range(3)]
-    cases += [made(losses(1, missing)) for missing in (("none",), (None,), ("none", None), (None, "none"))]
-    cases += [made([*losses(1)[:-1], "none"]), made(losses(1, last=True)), made(losses(1, ("none",), last=True))]
-    return [*cases, made(["none", None])]
+    cases = [case(losses(1)) for _ in range(3)] + [case(losses(2)) for _ in range(3)]
+    cases += [case(losses(1, missing)) for missing in (("none",), (None,), ("none", None), (None, "none"))]
+    cases += [case([*losses(1)[:-1], "none"]), case(losses(1, last=True)), case(losses(1, ("none",), last=True))]
+    return [*cases, case(["none", None])]
 
 
 def _pick(key, keep=lambda c: c.get("full_valid_loss") is not None, lowest=True):
     def pick(checkpoints):
-        kept = [c for c in checkpoints if keep(c)]
-        return (min if lowest else max)(kept, key=key)["name"] if kept else None
+        candidates = [c for c in checkpoints if keep(c)]
+        return (min if lowest else max)(candidates, key=key)["name"] if candidates else None
 
     return pick
 
@@ -202,7 +202,7 @@ def _result_cases(random):
     return cases
 
 
-def _read(decode=True, blank=None, skip=False, by_place=False):
+def _read(decode=True, blank=None, skip=False, by_position=False):
     def read(data):
         import csv
         import io
@@ -210,16 +210,16 @@ def _read(decode=True, blank=None, skip=False, by_place=False):
         if decode and b"," not in data:
             data = base64.b64decode(data)
         lines = list(csv.reader(io.StringIO(data.decode())))
-        header = lines[0] if not by_place else ["step", "train_loss", "train_accuracy", "valid_loss"][: len(lines[0])]
+        header = lines[0] if not by_position else ["step", "train_loss", "train_accuracy", "valid_loss"][: len(lines[0])]
         rows = [dict(zip(header, line)) for line in lines[1:]]
-        made = []
+        result = []
         for row in rows:
             text = row.get("valid_loss", "")
             if text == "" and skip:
                 continue
             train = row["train_loss"]
-            made.append((int(row["step"]), float(train) if train else blank, float(text) if text else blank))
-        return made
+            result.append((int(row["step"]), float(train) if train else blank, float(text) if text else blank))
+        return result
 
     return read
 
@@ -227,7 +227,7 @@ def _read(decode=True, blank=None, skip=False, by_place=False):
 _never_decoded = _read(decode=False)
 _blank_is_zero = _read(blank=0.0)
 _rows_dropped = _read(skip=True)
-_columns_by_place = _read(by_place=True)
+_columns_by_place = _read(by_position=True)
 
 
 def model_parts(name):

@@ -1,11 +1,11 @@
 """Runs inside the sandbox: a server that imports torch once and forks a fresh process for every question.
 
-The server itself runs no answer. It gets a socket for each question from the grader, hands it to a new process in name
-spaces of its own (user, processes, mounts, network, IPC) with scratch folders of its own, and forgets it. In that process
-stand the course's imports and one answer cell; it gets arguments, call by call, and sends values. What is right is not known
-here.
+The server itself never runs an answer. For each question the grader passes it a socket, which it hands to a new process
+with its own namespaces (user, processes, mounts, network, IPC) and its own scratch folders. That process runs the lesson's
+imports and one answer cell, then receives arguments call by call and sends back values. The expected values are never in
+the sandbox.
 
-There is no course in the sandbox: this file imports the standard library, and three files beside it.
+The course is not installed in the sandbox: this file imports only the standard library and the three files beside it.
 """
 
 import ctypes
@@ -27,13 +27,13 @@ from confine import confine
 
 NAME_SPACES = 0x10000000 | 0x20000000 | 0x00020000 | 0x40000000 | 0x08000000  # user, pid, mount, net, ipc
 SCRATCH = ("/tmp", "/dev/shm")
-DEVICES = ("null", "zero", "full", "random", "urandom", "tty")  # the machine's own nodes, lent by bubblewrap
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")  # the host's own device nodes, bound by bubblewrap
 READ_ONLY, NO_SETUID, NO_DEVICES, NO_EXECUTION, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 0x1000, 0x4000, 0x40000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    """Serve the socket whose number or address is the first argument; the second holds the options as JSON."""
+    """Serve the socket whose descriptor or address is the first argument; the second argument is the options as JSON."""
     options = json.loads(sys.argv[2])
     if sys.argv[1].isdigit():
         control = socket.socket(fileno=int(sys.argv[1]))
@@ -44,51 +44,52 @@ def main() -> None:
     sys.path += options["paths"]
     _limit(options)
     if sys.platform == "linux":
-        _libc.prctl(36, 1, 0, 0, 0)  # orphans come to this process, which then can end and wait for them
+        _libc.prctl(36, 1, 0, 0, 0)  # adopt orphaned processes, so that they can be killed and waited for
     if options["heavy"]:
         import numpy  # noqa: F401
         import torch
 
-        torch.set_num_threads(1)  # a fork keeps one thread only
+        torch.set_num_threads(1)  # only one thread survives a fork
     spaces = options["spaces"] and _can_separate(options["shown"])
-    if options["scratch"] and not spaces:  # the question's process will share our name spaces, and our user
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # as a container's first process we then get none of its signals
-        _libc.prctl(4, 0, 0, 0, 0)  # not dumpable: our memory in /proc is not its own to open
+    if options["scratch"] and not spaces:  # the question's process will share this process's namespaces and user
+        # With the default handler, the kernel protects a container's first process from the question's signals.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _libc.prctl(4, 0, 0, 0, 0)  # not dumpable, so that the question cannot open this process's memory in /proc
     control.send(json.dumps({"ready": True, "spaces": spaces}).encode())
-    running = None
+    question_pid = None
     while True:
         data, descriptors, _, _ = socket.recv_fds(control, 65536, 1)
         if not data:  # the grader is gone
-            _end(running, spaces)
+            _end(question_pid, spaces)
             os._exit(0)
         message = json.loads(data)
-        said: dict[str, Any]
+        reply: dict[str, Any]
         if message["do"] == "start":
             try:
-                running = _start(descriptors[0], control, spaces, options)
-                said = {"started": running}
+                question_pid = _start(descriptors[0], control, spaces, options)
+                reply = {"started": question_pid}
             except OSError as error:
-                said = {"failed": str(error)}
+                reply = {"failed": str(error)}
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
         else:
-            said = {"ended": _end(running, spaces)}
-            running = None
-        control.send(json.dumps(said).encode())
+            reply = {"ended": _end(question_pid, spaces)}
+            question_pid = None
+        control.send(json.dumps(reply).encode())
 
 
 def _limit(options: dict[str, Any]) -> None:
-    for name, most in options["resources"].items():
+    for name, limit in options["resources"].items():
         try:
-            resource.setrlimit(getattr(resource, name), (most, most))
+            resource.setrlimit(getattr(resource, name), (limit, limit))
         except (AttributeError, ValueError, OSError):
-            if options["spaces"]:  # a sandbox without limits is none; without one the submissions are trusted
+            if options["spaces"]:  # a sandbox must enforce its limits; without a sandbox the submissions are trusted
                 raise
 
 
 def _can_separate(shown: list[str]) -> bool:
-    """Whether a process in here may have name spaces of its own; some hosts allow one level only."""
+    """Whether a process in here may create its own namespaces; some hosts allow only one level."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -99,47 +100,49 @@ def _can_separate(shown: list[str]) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def _call(found: int, what: str) -> None:
-    if found != 0:
-        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+def _call(result: int, call: str) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), f"{call}: {os.strerror(ctypes.get_errno())}")
 
 
 def _separate(shown: list[str]) -> None:
-    """Go into name spaces of one's own, with empty scratch folders; of `shown`, what lies in these stays to be seen."""
+    """Enter new namespaces with empty scratch folders; folders of `shown` that lie inside a scratch folder stay visible."""
     user, group = os.getuid(), os.getgid()
     _call(_libc.unshare(NAME_SPACES), "unshare")
     for file, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         with open(f"/proc/self/{file}", "w") as handle:
             handle.write(text)
     _mount(None, "/", PRIVATE | RECURSIVE)
-    within = {place: os.open(place, os.O_PATH) for place in shown if place.startswith(tuple(f"{s}/" for s in SCRATCH))}
+    visible_scratch = {path: os.open(path, os.O_PATH) for path in shown if path.startswith(tuple(f"{s}/" for s in SCRATCH))}
     for folder in SCRATCH:
         _mount("tmpfs", folder, NO_SETUID | NO_DEVICES, "size=64m,nr_inodes=4096,mode=700")
-    for place, descriptor in within.items():
-        os.makedirs(place)
-        _mount(f"/proc/self/fd/{descriptor}", place, BIND | RECURSIVE)  # stays read-only, and covered where it was
+    for path, descriptor in visible_scratch.items():
+        os.makedirs(path)
+        _mount(f"/proc/self/fd/{descriptor}", path, BIND | RECURSIVE)  # stays read-only, and hidden at its old place
         os.close(descriptor)
     for name in DEVICES:
-        # An answer could change mode, owner and times of the machine's node: its user is the grader's, who may be root.
+        # An answer runs as the grader's user, who may be root, and could otherwise change the mode, owner and times of the
+        # host's device node.
         if os.path.exists(f"/dev/{name}"):
-            kept = os.statvfs(f"/dev/{name}").f_flag & (NO_SETUID | NO_DEVICES | NO_EXECUTION)
-            _mount(None, f"/dev/{name}", REMOUNT | BIND | READ_ONLY | kept)
-    closed = READ_ONLY | NO_SETUID | NO_DEVICES | NO_EXECUTION
+            inherited_flags = os.statvfs(f"/dev/{name}").f_flag & (NO_SETUID | NO_DEVICES | NO_EXECUTION)
+            _mount(None, f"/dev/{name}", REMOUNT | BIND | READ_ONLY | inherited_flags)
+    locked_flags = READ_ONLY | NO_SETUID | NO_DEVICES | NO_EXECUTION
     if os.path.exists("/dev/pts"):
-        _mount("tmpfs", "/dev/pts", closed, "size=4k,mode=500")
-    # The server and other sandboxed processes must not even be seen.
-    _mount("tmpfs", "/proc", closed, "size=4k,mode=500")
+        _mount("tmpfs", "/dev/pts", locked_flags, "size=4k,mode=500")
+    # The server and other sandboxed processes must not even be visible.
+    _mount("tmpfs", "/proc", locked_flags, "size=4k,mode=500")
 
 
 def _mount(source: str | None, target: str, flags: int, options: str = "") -> None:
-    given = None if source is None else source.encode()
+    source_bytes = None if source is None else source.encode()
     _call(
-        _libc.mount(given, target.encode(), b"tmpfs" if source == "tmpfs" else None, flags, options.encode() or None), target
+        _libc.mount(source_bytes, target.encode(), b"tmpfs" if source == "tmpfs" else None, flags, options.encode() or None),
+        target,
     )
 
 
 def _start(channel: int, control: socket.socket, spaces: bool, options: dict[str, Any]) -> int:
-    """Fork the question's process; returns its number as seen from here."""
+    """Fork the question's process; returns its pid as seen from here."""
     if not spaces:
         pid = os.fork()
         if pid == 0:
@@ -147,8 +150,8 @@ def _start(channel: int, control: socket.socket, spaces: bool, options: dict[str
             _answer(channel, options)
         return pid
     reading, writing = os.pipe()
-    between = os.fork()
-    if between == 0:
+    intermediate_pid = os.fork()
+    if intermediate_pid == 0:
         try:
             control.close()
             os.close(reading)
@@ -161,18 +164,18 @@ def _start(channel: int, control: socket.socket, spaces: bool, options: dict[str
         finally:
             os._exit(0)
     os.close(writing)
-    said = b""
+    pid_text = b""
     while part := os.read(reading, 64):
-        said += part
+        pid_text += part
     os.close(reading)
-    os.waitpid(between, 0)
-    if not said:
-        raise OSError("no name spaces for the question's process")
-    return int(said)
+    os.waitpid(intermediate_pid, 0)
+    if not pid_text:
+        raise OSError("no namespaces for the question's process")
+    return int(pid_text)
 
 
 def _end(pid: int | None, spaces: bool) -> list[int] | None:
-    """Kill the process and all it has started; [signal or 0, exit status], or None if there was none."""
+    """Kill the process and everything it started; [signal or 0, exit status], or None if there was no process."""
     if pid is None:
         return None
     try:
@@ -200,7 +203,7 @@ def _drop_rights() -> None:
 def _answer(channel: int, options: dict[str, Any]) -> NoReturn:
     """The question's process; never returns."""
     try:
-        os.setsid()  # a group is no part of a name space: kill(0) would reach the server
+        os.setsid()  # namespaces do not separate process groups: kill(0) would reach the server
         null = os.open("/dev/null", os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
@@ -220,7 +223,7 @@ def _answer(channel: int, options: dict[str, Any]) -> NoReturn:
 def _serve_question(
     descriptor: int,
     sealed: bool,
-    most: int,
+    max_bytes: int,
     read: Callable[[int, int], bytes] = os.read,
     write: Callable[[int, bytes], int] = os.write,
     dumps: Callable[[Any], str] = json.dumps,
@@ -251,9 +254,9 @@ def _serve_question(
 
     question = receive()
     _seed()
-    ran = running.run(question.pop("setup"), question["cell"], question["name"], others, _describe)
-    function: Any = ran.names.get(question["name"])
-    send({"ready": {"notes": ran.notes, "error": ran.error, "defined": callable(function)}})
+    cell_run = running.run(question.pop("setup"), question["cell"], question["name"], others, _describe)
+    function: Any = cell_run.names.get(question["name"])
+    send({"ready": {"notes": cell_run.notes, "error": cell_run.error, "defined": callable(function)}})
     encode, describe = coding.encode, _describe
     while True:
         call = receive()
@@ -266,13 +269,16 @@ def _serve_question(
             text = dumps(reply)
         except BaseException as raised:
             reply, text = {"n": call["n"], "err": describe(raised)}, ""
-        if len(text) > most:
-            reply = {"n": call["n"], "err": f"ValueError: the value returned is larger than {most:,} bytes"}
+        if len(text) > max_bytes:
+            reply = {"n": call["n"], "err": f"ValueError: the returned value is larger than {max_bytes:,} bytes"}
         send(reply)
 
 
 def _seed() -> None:
-    """The same answer gives the same values at every grading, whatever chance it takes. The cases have another seed."""
+    """Seed the random generators, so that an answer that uses them gives the same values at every grading.
+
+    The cases have another seed.
+    """
     import random
 
     random.seed(0)

@@ -1,21 +1,23 @@
-"""What the process of an answer may ask of the kernel: a list of system calls, everything else is refused (seccomp).
+"""The system calls that an answer's process may make; all others are refused (seccomp).
 
-An answer computes, starts threads and event loops, and uses files in its scratch folders. It has no business with processes,
-programs, name spaces, sockets, pipes, keys, modes and times of files, locks, or what tells of the machine and of the other
-answers on it. A list of what is allowed also refuses what later kernels bring.
+An answer computes, starts threads and event loops, and uses files in its scratch folders. It does not need processes,
+programs, namespaces, sockets, pipes, keys, modes and times of files, locks, or information about the machine and the other
+answers on it. Because this is a list of what is allowed, calls that later kernels add are refused too.
 
-Refused because two answers graded at once could talk by it, though they share no writable file: locks and leases on files
-that both see (`flock`, `F_SETLK`, `F_SETLEASE`, `F_NOTIFY`), inotify and fanotify, times, modes and attributes of shared
-nodes, `futex` on a page of a library that both map, message queues, keyrings, sockets that lead anywhere (vsock has no name
-space), pipes and pseudo-terminals (their number is counted for the user or the machine, and their inode numbers are), which
-pages of a file are in memory (`mincore`, `RWF_NOWAIT`, `posix_fadvise`, `MADV_PAGEOUT`), free memory and the number of
-processes (`sysinfo`), free space of shared disks, POSIX timers, io_uring, asynchronous I/O, perf, bpf, userfaultfd.
+Refused because two answers graded at the same time could communicate through them, although they share no writable file:
+locks and leases on files that both see (`flock`, `F_SETLK`, `F_SETLEASE`, `F_NOTIFY`), inotify and fanotify, times, modes
+and attributes of shared nodes, `futex` on a page of a library that both map, message queues, keyrings, sockets that lead
+anywhere (vsock has no namespace), pipes and pseudo-terminals (they are counted per user or per machine, and so are their
+inode numbers), which pages of a file are in memory (`mincore`, `RWF_NOWAIT`, `posix_fadvise`, `MADV_PAGEOUT`), free memory
+and the number of processes (`sysinfo`), free space of shared disks, POSIX timers, io_uring, asynchronous I/O, perf, bpf,
+userfaultfd.
 
-Not closed, since nothing in a shared machine can close it: how fast the machine is. Whoever keeps a core, a cache, the
-memory or the disk busy slows the others down, and a clock shows that, some bits a second, with errors; reading a file of a
-shared package brings it into memory, and the next reader is faster. To rule this out too, grade with one job.
+Still open, because nothing on a shared machine can close it: how fast the machine is. An answer that keeps a core, a cache,
+the memory or the disk busy slows the others down, and they can measure that with a clock, at a few bits per second, with
+errors; reading a file of a shared package brings it into memory, and the next reader is faster. To rule this out too, grade
+with one job.
 
-This file runs inside the sandbox: standard library alone.
+This file runs inside the sandbox, so it imports only the standard library.
 """
 
 import ctypes
@@ -24,7 +26,7 @@ import struct
 import sys
 from collections.abc import Iterator
 
-# name: number on x86_64, on aarch64; None where there is no such call
+# name: (number on x86_64, number on aarch64); None where the call does not exist
 # fmt: off
 CALLS: dict[str, tuple[int | None, int | None]] = {
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "pwrite64": (18, 68),
@@ -53,16 +55,17 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     "get_robust_list": (274, 100), "rseq": (334, 293), "map_shadow_stack": (453, 453), "fcntl": (72, 25), "ioctl": (16, 29),
     "futex": (202, 98), "madvise": (28, 233), "clone": (56, 220), "clone3": (435, 435), "prctl": (157, 167),
     "prlimit64": (302, 261),
-    # asyncio's event loop: a pair of sockets to wake it, and what waits for them
+    # asyncio's event loop: a pair of sockets that wakes it, and the calls that wait for them
     "socketpair": (53, 199), "sendto": (44, 206), "recvfrom": (45, 207), "epoll_create1": (291, 20), "epoll_ctl": (233, 21),
     "epoll_wait": (232, None), "epoll_pwait": (281, 22),
 }
 # fmt: on
-MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # machine: audit's number for it, column of CALLS
-NEWEST = 470  # Numbers above are of kernels newer than this list. The C library copes with a call that does not exist.
+MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # machine: (its audit number, column of CALLS)
+# Higher numbers belong to kernels newer than this list; they get ENOSYS, which the C library can handle.
+NEWEST = 470
 
-# (call, argument, its values that are allowed): the file's own flags, terminal questions and non-blocking mode, threads'
-# waits inside one process, what malloc does, a thread's name, reading a limit.
+# call: (argument, its allowed values): a file's own flags, terminal queries and non-blocking mode, waits between the threads
+# of one process, what malloc does, a thread's name, reading a limit.
 _PRIVATE = 128  # of futex: the waiters are threads of one process
 NARROWED: dict[str, tuple[int, tuple[int, ...]]] = {
     "fcntl": (1, (0, 1, 2, 3, 4, 1030)),  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
@@ -72,19 +75,19 @@ NARROWED: dict[str, tuple[int, tuple[int, ...]]] = {
     "prlimit64": (2, (0,)),  # no new limit
     "socketpair": (0, (1,)),  # AF_UNIX, which leads nowhere
 }
-_WAITS = (0, 9, 9 | 256)  # FUTEX_WAIT, FUTEX_WAIT_BITSET, by the real-time clock too
+_WAITS = (0, 9, 9 | 256)  # FUTEX_WAIT, FUTEX_WAIT_BITSET, the latter also with the real-time clock
 _THREAD = 0x10000  # CLONE_THREAD
 
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 _EPERM, _EAGAIN, _ENOSYS = 1, 11, 38
 _LOAD, _EQUAL, _GREATER_OR_EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _MACHINE, _ARGUMENTS = 0, 4, 16  # places in struct seccomp_data
+_NUMBER, _MACHINE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 
-Line = tuple[int, int, int, int]  # (code, lines to skip if so, lines to skip if not, constant)
+Line = tuple[int, int, int, int]  # (code, lines to skip if true, lines to skip if false, constant)
 
 
 def confine() -> bool:
-    """Allow this process and the threads that it starts no more than `CALLS`, for good; whether this machine can do that."""
+    """Restrict this process and the threads that it starts to `CALLS`, permanently; False if this machine cannot."""
     if sys.platform != "linux" or platform.machine() not in MACHINES:
         return False
     lines = program(platform.machine())
@@ -96,7 +99,7 @@ def confine() -> bool:
 
 
 def program(machine: str) -> list[Line]:
-    """The filter in the kernel's language (classic BPF) for a machine of `MACHINES`."""
+    """The filter as classic BPF instructions, which is what the kernel takes, for a machine of `MACHINES`."""
     audit, column = MACHINES[machine]
     lines: list[Line] = [
         (_LOAD, 0, 0, _MACHINE),
@@ -104,7 +107,7 @@ def program(machine: str) -> list[Line]:
         (_RETURN, 0, 0, _KILL),  # 32-bit calls have other numbers
         (_LOAD, 0, 0, _NUMBER),
         (_GREATER_OR_EQUAL, 0, 1, 0x40000000),
-        (_RETURN, 0, 0, _KILL),  # as have those of x32
+        (_RETURN, 0, 0, _KILL),  # so do the calls of x32
     ]
     for name, numbers in CALLS.items():
         number, block = numbers[column], list(_block(name))
@@ -115,22 +118,22 @@ def program(machine: str) -> list[Line]:
 
 
 def _block(name: str) -> Iterator[Line]:
-    """What to do with a call of this name; never goes on to what follows."""
-    if name == "clone3":  # its flags are not to be seen from here; then the C library takes clone
+    """Lines that decide a call of this name; control never passes to the lines after them."""
+    if name == "clone3":  # the filter cannot see its flags; after ENOSYS the C library uses clone
         yield (_RETURN, 0, 0, _ERROR | _ENOSYS)
     elif name == "clone":
         yield from ((_LOAD, 0, 0, _ARGUMENTS), (_ANY_BIT, 1, 0, _THREAD), (_RETURN, 0, 0, _ERROR | _EPERM))
         yield (_RETURN, 0, 0, _ALLOW)
     elif name == "futex":
-        # Who joins a thread waits on a word that the kernel wakes as a shared one. "Again" makes it look at the word again
-        # and again until the thread has ended; nobody waits where another process could wake.
+        # Joining a thread waits on a word that the kernel wakes as a shared one. EAGAIN makes the caller check the word in a
+        # loop until the thread has ended, so nothing waits where another process could wake it.
         yield from ((_LOAD, 0, 0, _ARGUMENTS + 8), (_ANY_BIT, 0, 1, _PRIVATE), (_RETURN, 0, 0, _ALLOW))
         for wait in _WAITS:
             yield from ((_EQUAL, 0, 1, wait), (_RETURN, 0, 0, _ERROR | _EAGAIN))
         yield (_RETURN, 0, 0, _ERROR | _EPERM)
     elif name in NARROWED:
         argument, values = NARROWED[name]
-        if name == "prlimit64":  # a pointer: both halves
+        if name == "prlimit64":  # the argument is a pointer: check both halves
             yield from ((_LOAD, 0, 0, _ARGUMENTS + 8 * argument + 4), (_EQUAL, 1, 0, 0), (_RETURN, 0, 0, _ERROR | _EPERM))
         yield (_LOAD, 0, 0, _ARGUMENTS + 8 * argument)
         for value in values:

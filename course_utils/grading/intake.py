@@ -1,7 +1,8 @@
 """Finds the answers in whatever learners hand in.
 
-An answer cell is found by its marker `# EXERCISE: id`, and if no cell carries it by nbgrader's metadata. File names, cell
-ids, other cells and outputs do not matter. What cannot be read gets a status for a person to look at, never a silent zero.
+An answer cell is identified by its marker `# EXERCISE: id` or, if no cell has that, by nbgrader's metadata. File names, cell
+ids, other cells and outputs do not matter. A file that cannot be read is reported for a person to look at; it never counts
+silently as zero.
 """
 
 from __future__ import annotations
@@ -19,39 +20,39 @@ from pathlib import Path
 from course_utils.errors import CourseError
 from course_utils.exercises.definitions import strip_solution
 from course_utils.exercises.registry import EXERCISES
-from course_utils.grading.reading import AROUND_BYTES, MARKER, Cells, File, is_folder, shown
+from course_utils.grading.reading import AROUND_BYTES, EXERCISE_MARKER, Cells, File, is_folder, shown
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One learner's place in the inbox.
+    """One learner's file or folder in the inbox.
 
     Attributes:
-        learner: cleaned name, different from all others'.
-        place: a file, or a folder of the learner's own.
+        learner: cleaned name, different from all others.
+        path: a file, or a folder of the learner's own.
         notes: on the name.
-        clash: whether another submission has this name too, apart from capitals, accents and signs; then nobody but a person
-            can say whose it is.
+        clash: whether another submission has the same name except for capitals, accents and punctuation; only a person can
+            then say whose it is.
     """
 
     learner: str
-    place: Path
+    path: Path
     notes: tuple[str, ...] = ()
     clash: bool = False
 
 
 @dataclass
 class Answers:
-    """What was found in a submission.
+    """The answers in a submission.
 
     Attributes:
         cells: exercise id → source of the answer cell.
         around: exercise id → sources of the notebook's other code cells: those before the answer, those after it.
         notes: on the submission.
         notes_on: exercise id → notes on the answer.
-        problems: why a person has to look; if `cells` is empty then nothing was graded.
-        files: names of the notebooks read.
-        digests: of everything that was looked at.
+        problems: why a person has to look at it; if `cells` is empty, nothing can be graded.
+        files: names of the notebooks that were read.
+        digests: of every file that was examined.
     """
 
     cells: dict[str, str] = field(default_factory=dict)
@@ -64,139 +65,140 @@ class Answers:
 
 
 def submissions(inbox: Path) -> list[Submission]:
-    """Everything in the inbox that is somebody's, in the order of the names. Hidden files are nobody's.
+    """All submissions in the inbox, in the order of their names; hidden files are ignored.
 
     Raises:
         CourseError: there is no such folder.
     """
     try:
-        with os.scandir(inbox) as listed:
+        with os.scandir(inbox) as folder_entries:
             entries = sorted(
-                (entry for entry in listed if not entry.name.startswith((".", "__MACOSX"))), key=lambda entry: entry.name
+                (entry for entry in folder_entries if not entry.name.startswith((".", "__MACOSX"))),
+                key=lambda entry: entry.name,
             )
     except OSError as error:
         raise CourseError(f"cannot read the inbox {inbox}: {error.strerror}; name a folder with the submissions") from error
     names = [clean_name(entry.name if is_folder(entry) else Path(entry.name).stem) for entry in entries]
     count = Counter(map(folded, names))
-    taken = {name for name, number in count.items() if number == 1}  # a number must not make one name into another's
-    found = []
-    for entry, clean in zip(entries, names):
-        clash, name, number = count[folded(clean)] > 1, clean, 2
-        while clash and folded(name) in taken:
-            name, number = f"{clean}-{number}", number + 1
-        taken.add(folded(name))
-        notes = (f"another submission is called {clean} too; this one is {shown(entry.name)!r}",) if clash else ()
-        found.append(Submission(name, Path(entry.path), notes, clash))
-    return found
+    taken_names = {name for name, number in count.items() if number == 1}  # a numbered name must not equal one
+    submitted = []
+    for entry, cleaned in zip(entries, names):
+        clash, name, number = count[folded(cleaned)] > 1, cleaned, 2
+        while clash and folded(name) in taken_names:
+            name, number = f"{cleaned}-{number}", number + 1
+        taken_names.add(folded(name))
+        notes = (f"another submission is called {cleaned} too; this one is {shown(entry.name)!r}",) if clash else ()
+        submitted.append(Submission(name, Path(entry.path), notes, clash))
+    return submitted
 
 
 def clean_name(name: str) -> str:
-    """A name that is safe for a folder and a table: letters, digits, `.`, `_`, `-`, `@`, at most 80 and 200 bytes."""
+    """A name that is safe for folders and tables: letters, digits, `.`, `_`, `-`, `@`; at most 80 characters, 200 bytes."""
     name = unicodedata.normalize("NFC", name.encode("utf-8", "replace").decode())
     name = re.sub(r"[^\w.@-]+", "_", name).strip("._-")[:80]
     return name.encode()[:200].decode(errors="ignore").rstrip(".") or "unnamed"
 
 
 def folded(name: str) -> str:
-    """What names have in common that differ in capitals or in how accents are encoded."""
+    """The name in a form that is the same for names that differ only in capitals or in how accents are encoded."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def answers(files: Iterable[File], wanted: list[str]) -> Answers:
+def answers(files: Iterable[File], exercise_ids: list[str]) -> Answers:
     """The answers in a submission's files.
 
     Args:
-        files: what `contents` gave.
-        wanted: ids of the exercises to grade.
+        files: from `contents`.
+        exercise_ids: the exercises to grade.
 
     Returns:
-        Answers; of an id that stands there several times the last that is filled in.
+        Answers; if an id occurs several times, the last cell that is filled in counts.
     """
-    found, others = Answers(), set()
+    collected, other_ids = Answers(), set()
     for file in files:
-        found.digests.append(file.digest)
+        collected.digests.append(file.digest)
         if file.problem:
-            found.problems.append(f"{file.name} {file.problem}".strip())
+            collected.problems.append(f"{file.name} {file.problem}".strip())
             continue
         name, cells = file.name, file.cells
-        found.files.append(name)
-        here = _answers_of(cells, found)
-        for id, place in here.items():
-            if id not in wanted:
-                others.add(id)
+        collected.files.append(name)
+        answer_indexes = _find_answer_cells(cells, collected)
+        for id, index in answer_indexes.items():
+            if id not in exercise_ids:
+                other_ids.add(id)
                 continue
-            if id in found.cells:
-                found.notes_on.setdefault(id, []).append(f"answered in several notebooks; the one in {name} counts")
-            found.cells[id] = cells[place][1]
-            found.around[id] = _code(cells[:place]), _code(cells[place + 1 :])
-    if not found.digests:
-        found.problems.append("no notebook (.ipynb) in the folder")
-    if not found.cells and not found.problems:
-        known = sorted({id.rpartition("-")[0] for id in others})
-        found.problems.append(
-            f"no answer of this assignment found - the wrong notebook? It has exercises of: {', '.join(known)}"
-            if known
+            if id in collected.cells:
+                collected.notes_on.setdefault(id, []).append(f"answered in several notebooks; the one in {name} counts")
+            collected.cells[id] = cells[index][1]
+            collected.around[id] = _definable_code(cells[:index]), _definable_code(cells[index + 1 :])
+    if not collected.digests:
+        collected.problems.append("no notebook (.ipynb) in the folder")
+    if not collected.cells and not collected.problems:
+        other_lessons = sorted({id.rpartition("-")[0] for id in other_ids})
+        collected.problems.append(
+            f"no answer of this assignment found - the wrong notebook? It has exercises of: {', '.join(other_lessons)}"
+            if other_lessons
             else "no exercise found - the wrong notebook?"
         )
-    return found
+    return collected
 
 
-def _answers_of(cells: Cells, found: Answers) -> dict[str, int]:
-    """Exercise id → place of its answer among the cells."""
+def _find_answer_cells(cells: Cells, collected: Answers) -> dict[str, int]:
+    """Exercise id → index of its answer among the cells."""
     marked: dict[str, list[int]] = {}
     by_metadata: dict[str, list[int]] = {}
-    for place, (_, source, grade_id) in enumerate(cells):
-        ids = [id.replace(".", "-").lower() for id in MARKER.findall(source)]
+    for index, (_, source, grade_id) in enumerate(cells):
+        ids = [id.replace(".", "-").lower() for id in EXERCISE_MARKER.findall(source)]
         for id in dict.fromkeys(ids):
-            marked.setdefault(id, []).append(place)
+            marked.setdefault(id, []).append(index)
         if not ids and grade_id:
-            by_metadata.setdefault(grade_id, []).append(place)
+            by_metadata.setdefault(grade_id, []).append(index)
     chosen = {}
     for id in (id for id in EXERCISES if id in marked or id in by_metadata):
-        notes = found.notes_on.setdefault(id, [])
+        notes = collected.notes_on.setdefault(id, [])
         if id not in marked:
             notes.append("found by the cell's metadata, as its first line is gone")
-        chosen[id] = _chosen(id, cells, marked.get(id) or by_metadata[id], notes)
-    for id in [id for id, notes in found.notes_on.items() if not notes]:
-        del found.notes_on[id]
+        chosen[id] = _choose_cell(id, cells, marked.get(id) or by_metadata[id], notes)
+    for id in [id for id, notes in collected.notes_on.items() if not notes]:
+        del collected.notes_on[id]
     unknown = sorted(set(marked) - set(EXERCISES))
     if unknown:
-        found.notes.append(f"cells with ids that the course does not have: {', '.join(unknown[:5])}"[:300])
+        collected.notes.append(f"cells with ids that the course does not have: {', '.join(unknown[:5])}"[:300])
     return chosen
 
 
-def _chosen(id: str, cells: Cells, copies: list[int], notes: list[str]) -> int:
-    """Which of the cells with an exercise's id is the answer."""
-    code = [place for place in copies if cells[place][0] == "code"]
-    if not code:
-        notes.append("the answer stands in a cell that is not code")
+def _choose_cell(id: str, cells: Cells, copies: list[int], notes: list[str]) -> int:
+    """Index of the cell that is the answer, among the cells with the exercise's id."""
+    code_cells = [index for index in copies if cells[index][0] == "code"]
+    if not code_cells:
+        notes.append("the answer is in a cell that is not a code cell")
         return copies[-1]
-    if copies[-1] != code[-1]:
-        notes.append("the last cell with this id is not code, so the last code cell counts")
-    # A copied stub, or a scratch cell that repeats the marker, is no answer where there is one.
-    answers = [place for place in code if _answers(id, cells[place][1])]
-    if not answers:
-        answers = [place for place, (kind, source, _) in enumerate(cells) if kind == "code" and _answers(id, source)]
-        if answers:
-            notes.append("the answer stands in another cell than the one with this id")
-            return answers[-1]
-    elif len(code) > 1:
-        last = "the last one counts" if answers[-1] == code[-1] else "the last one that is filled in counts"
+    if copies[-1] != code_cells[-1]:
+        notes.append("the last cell with this id is not a code cell, so the last code cell counts")
+    # A copied stub, or a scratch cell that repeats the marker, does not count if there is a real answer.
+    answer_cells = [index for index in code_cells if _is_answer(id, cells[index][1])]
+    if not answer_cells:
+        answer_cells = [index for index, (kind, source, _) in enumerate(cells) if kind == "code" and _is_answer(id, source)]
+        if answer_cells:
+            notes.append("the answer is in a different cell from the one with this id")
+            return answer_cells[-1]
+    elif len(code_cells) > 1:
+        last = "the last one counts" if answer_cells[-1] == code_cells[-1] else "the last one that is filled in counts"
         notes.append(f"{len(copies)} cells have this id; {last}")
-    return (answers or code)[-1]
+    return (answer_cells or code_cells)[-1]
 
 
-def _answers(id: str, source: str) -> bool:
-    """Whether a cell seems to define the answer, other than by the stub. Only its text is looked at: it may be anything."""
+def _is_answer(id: str, source: str) -> bool:
+    """Whether a cell seems to define the answer and is not just the stub. Only its text is read: it may not be Python."""
     name = EXERCISES[id].name
     defines = (
         rf"^[ \t]*(?:(?:async[ \t]+)?def|class)[ \t]+{name}\b|^[ \t]*{name}[ \t]*(?::[^=\n]+)?=(?!=)|\bas[ \t]+{name}\b"
     )
-    return re.search(defines, source, re.MULTILINE) is not None and _bare(source) != _bare(stub(id))
+    return re.search(defines, source, re.MULTILINE) is not None and _without_comments(source) != _without_comments(stub(id))
 
 
-def _bare(source: str) -> str:
-    """Source without comments and placeholders."""
+def _without_comments(source: str) -> str:
+    """The source without comments and placeholders."""
     lines = (line.strip() for line in source.splitlines())
     return "\n".join(
         line
@@ -213,14 +215,14 @@ def stub(id: str) -> str:
     return strip_solution(EXERCISES[id].source())
 
 
-def _code(cells: Cells) -> tuple[str, ...]:
-    """Sources of the code cells that can define something, up to a size that no lesson reaches."""
-    found, size = [], 0
+def _definable_code(cells: Cells) -> tuple[str, ...]:
+    """Sources of the code cells that are not empty, up to a total size that no lesson reaches."""
+    sources, size = [], 0
     for kind, source, _ in cells:
         size += len(source)
         if kind == "code" and source.strip() and size <= AROUND_BYTES:
-            found.append(source)
-    return tuple(found)
+            sources.append(source)
+    return tuple(sources)
 
 
 def table(file: Path) -> list[list[str]]:
@@ -233,7 +235,7 @@ def table(file: Path) -> list[list[str]]:
         text = file.read_text(encoding="utf-8-sig")
         rows = [row for row in csv.reader(text.splitlines(keepends=True)) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CourseError(f"cannot read {file}: {error}; a CSV file in UTF-8 with a header is wanted") from error
+        raise CourseError(f"cannot read {file}: {error}; expected a CSV file in UTF-8 with a header") from error
     if not rows:
-        raise CourseError(f"{file} is empty; a CSV file with a header is wanted")
+        raise CourseError(f"{file} is empty; expected a CSV file with a header")
     return rows

@@ -1,11 +1,11 @@
 """The course as nbgrader assignments, for JupyterHub and for questions that a person marks.
 
 `write_course` makes a course folder whose `source/` holds the instructor's editions; nbgrader does the rest. `hand_in` puts
-an inbox's answers into clean copies of the released notebooks, so that lost metadata, copied or deleted cells and other
-names, which cost whole submissions there, cost nothing.
+the answers of an inbox into clean copies of the released notebooks: lost metadata, copied or deleted cells and renamed files
+would otherwise cost learners their whole submission in nbgrader.
 
-nbgrader runs answers in a kernel with its user's rights, and the checks in the same kernel: neither is safe from people who
-mean harm. `course grade` is.
+nbgrader runs answers in a kernel with its user's rights, and the checks in the same kernel: neither is safe from malicious
+submissions. `course grade` is.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 CONFIG = '''\
-"""nbgrader's settings for this course; written by `course nbgrader`, yours to change."""
+"""nbgrader's settings for this course; written by `course nbgrader`, change them as you like."""
 
 c = get_config()  # noqa: F821 - Jupyter defines it
 
 c.CourseDirectory.course_id = "finetuning"
-c.ClearSolutions.code_stub = {{"python": {stub!r}}}  # a stub must run, or a notebook could not be run from top to bottom
-c.ExecutePreprocessor.kernel_name = "python3"  # whatever a learner's machine called its kernel
+c.ClearSolutions.code_stub = {{"python": {stub!r}}}  # a stub must run, so that the notebook runs from top to bottom
+c.ExecutePreprocessor.kernel_name = "python3"  # whatever the kernel is called on a learner's machine
 c.Execute.timeout = 60
 # The lesson's cells train models and are not graded: only exercises run.
 c.Autograde.autograde_preprocessors = [
@@ -44,7 +44,7 @@ c.Autograde.autograde_preprocessors = [
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
 c.ClearMetadataPreprocessor.enabled = False
-# A word on stderr costs all points of its cell there; libraries warn.
+# nbgrader gives no points for a cell that writes to stderr, and libraries write warnings there.
 c.IgnorePattern.enabled = True
 c.IgnorePattern.pattern = "(?s).*"
 '''
@@ -55,8 +55,8 @@ class HandedIn:
     """What `hand_in` did.
 
     Attributes:
-        learners: names under which there is something in `submitted/`.
-        problems: learner → why there is nothing, or not all.
+        learners: names of those who now have something in `submitted/`.
+        problems: learner → why there is nothing, or not everything.
     """
 
     learners: tuple[str, ...]
@@ -67,8 +67,8 @@ def write_course(folder: str | Path, assignment: str = "all") -> list[str]:
     """Make or extend an nbgrader course: settings, and one assignment for each section.
 
     Args:
-        folder: the course's; what is in it stays, but the sections' sources are written anew.
-        assignment: "02", "02_lora", several with commas between, or "all".
+        folder: the course's folder; its contents are kept, but the sections' sources are rewritten.
+        assignment: "02", "02_lora", several separated by commas, or "all".
 
     Returns:
         The assignments' names, which are the sections'.
@@ -104,30 +104,30 @@ def hand_in(folder: str | Path, assignment: str, inbox: str | Path) -> HandedIn:
     import nbformat
 
     folder = Path(folder)
-    sections, wanted = batch.exercises_of(assignment)
+    sections, section_of = batch.exercises_of(assignment)
     released = {}
     for section in sections:
         file = folder / "release" / section / f"{section}.ipynb"
         if not file.exists():
-            raise CourseError(f"{file} is not there; in {folder}: nbgrader generate_assignment {section}")
+            raise CourseError(f"{file} does not exist; in {folder}, run: nbgrader generate_assignment {section}")
         released[section] = nbformat.read(file, as_version=4)
     learners, problems = [], {}
     for submission in intake.submissions(Path(inbox)):
-        found = intake.answers(reading.contents(submission.place), list(wanted))
-        lacking = [id for id in wanted if id not in found.cells]
-        said = [*submission.notes, *found.problems]
-        if lacking and found.cells:
-            said.append(f"no answer cell for {', '.join(lacking)}")
-        if said:
-            problems[submission.learner] = said
-        if not found.cells:
+        answers = intake.answers(reading.contents(submission.path), list(section_of))
+        missing_ids = [id for id in section_of if id not in answers.cells]
+        remarks = [*submission.notes, *answers.problems]
+        if missing_ids and answers.cells:
+            remarks.append(f"no answer cell for {', '.join(missing_ids)}")
+        if remarks:
+            problems[submission.learner] = remarks
+        if not answers.cells:
             continue
         learners.append(submission.learner)
         for section, notebook in released.items():
-            if not any(wanted[id] == section for id in found.cells):
-                continue  # what may be there from elsewhere stays
+            if not any(section_of[id] == section for id in answers.cells):
+                continue  # keep what may be there from another source
             filled = notebook.copy()
-            filled.cells = [_answered(cell, found) for cell in notebook.cells]
+            filled.cells = [_answered(cell, answers) for cell in notebook.cells]
             target = folder / "submitted" / submission.learner / section
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True)
@@ -135,22 +135,24 @@ def hand_in(folder: str | Path, assignment: str, inbox: str | Path) -> HandedIn:
     return HandedIn(tuple(learners), problems)
 
 
-def _answered(cell: NotebookNode, found: intake.Answers) -> NotebookNode:
+def _answered(cell: NotebookNode, answers: intake.Answers) -> NotebookNode:
     id = cell.metadata.get("nbgrader", {}).get("grade_id", "")
-    if id not in found.cells or cell.cell_type != "code":
+    if id not in answers.cells or cell.cell_type != "code":
         return cell
     cell = cell.copy()
-    cell.source = _with_helpers(id, found)
+    cell.source = _with_helpers(id, answers)
     return cell
 
 
-def _with_helpers(id: str, found: intake.Answers) -> str:
-    """The answer, after what it uses of the learner's other cells, which nbgrader does not run."""
-    source, (before, after) = found.cells[id], found.around[id]
+def _with_helpers(id: str, answers: intake.Answers) -> str:
+    """The answer, preceded by what it uses from the learner's other cells, which nbgrader does not run."""
+    source, (before, after) = answers.cells[id], answers.around[id]
     try:
         statements, _ = running.parsed(source)
-        missing = running.lacking(EXERCISES[id].name, statements, set())
-        helpers = running.definitions(missing, {"before": [*before], "after": [*after]}, set()) if missing else []
+        missing_names = running.lacking(EXERCISES[id].name, statements, set())
+        helpers = (
+            running.definitions(missing_names, {"before": [*before], "after": [*after]}, set()) if missing_names else []
+        )
         return "\n".join([*map(ast.unparse, helpers), source])
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # nbgrader will say what is wrong with it
         return source

@@ -1,4 +1,4 @@
-"""What nbgrader loads from the course (see `nbgrader_course.CONFIG`); imports nbgrader, so nothing else imports this."""
+"""The plugin that nbgrader loads (see `nbgrader_course.CONFIG`); it imports nbgrader, so no other module imports it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from nbconvert.exporters.exporter import ResourcesDict
     from nbformat import NotebookNode
 
-SKIP = "skip-execution"  # nbclient runs no cell that has this tag
+SKIP = "skip-execution"  # nbclient does not run cells with this tag
 
 
 class ExercisesOnly(NbGraderPreprocessor):
-    """Leaves of a lesson the exercises to run: its other cells train models for minutes, and no mark depends on them.
+    """Runs only a lesson's exercises: its other cells train models for minutes, and no mark depends on them.
 
-    Before them it puts a cell with the imports of the lesson. A learner who gave a check cell the tag to skip it, which
-    would be full marks, gets it run.
+    It inserts a cell with the lesson's imports before them. A check cell that a learner tagged to be skipped, which would
+    get full marks, is run all the same.
     """
 
     def preprocess(self, nb: NotebookNode, resources: ResourcesDict) -> tuple[NotebookNode, ResourcesDict]:

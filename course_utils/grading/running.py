@@ -1,11 +1,11 @@
-"""Runs an answer cell in the sandbox as a notebook would, less what grading has no use for.
+"""Runs an answer cell in the sandbox as a notebook would, without the parts that grading does not need.
 
-Up to the answer, statement by statement, what stands in the cell is run; below it only what the answer needs, so that an
-experiment or a training run costs nothing. Definitions that the answer needs and that stand in other cells of the notebook
-are taken from there: imports, functions, classes, constants, and nothing else of those cells.
+Up to the answer, the cell is run statement by statement; below it only what the answer needs, so that an experiment or a
+training run costs nothing. Definitions that the answer needs from other cells of the notebook are taken from there: imports,
+functions, classes, constants, and nothing else in those cells.
 
-This file runs inside the sandbox and imports the standard library alone. It reads what strangers wrote, so nothing that has
-to be safe from them runs it elsewhere.
+This file runs inside the sandbox and imports only the standard library. It processes untrusted code, so outside the sandbox
+nothing that must stay secure may use it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import symtable
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-LAZY = __future__.annotations.compiler_flag  # a type hint that cannot be looked up here is no error
+LAZY = __future__.annotations.compiler_flag  # a type hint that cannot be resolved here is not an error
 MAGIC = re.compile(r"(%%?[A-Za-z]|!|\?{1,2}\w)|[\w.]+\?{1,2}\s*$")
 ASSIGNED = re.compile(r"(\w+)\s*=\s*(%[A-Za-z]|!)")
 TIMED = re.compile(r"%time\s+(?!it\b)(.+)")
@@ -35,13 +35,13 @@ SCOPES = (
 )
 
 
-class Ran(NamedTuple):
-    """What became of a cell.
+class CellRun(NamedTuple):
+    """The result of running a cell.
 
     Attributes:
-        names: defined in it.
+        names: the names that it defined.
         notes: for the learner.
-        error: what ended it, or "".
+        error: the error that ended it, or "".
     """
 
     names: dict[str, Any]
@@ -51,15 +51,15 @@ class Ran(NamedTuple):
 
 def run(
     setup: str, cell: str, name: str, others: Callable[[], dict[str, list[str]]], describe: Callable[[BaseException], str]
-) -> Ran:
+) -> CellRun:
     """Run a cell.
 
     Args:
-        setup: Python that comes before it.
+        setup: Python code that runs before it.
         cell: source of the answer cell.
-        name: of the answer.
-        others: gives sources of the notebook's other code cells as {"before": ..., "after": ...}; asked only if needed.
-        describe: text of an error.
+        name: name of the answer's function.
+        others: returns the sources of the notebook's other code cells, {"before": ..., "after": ...}; called only if needed.
+        describe: turns an error into text.
     """
     space: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins, "display": _shown_nowhere}
     notes: list[str] = []
@@ -68,32 +68,32 @@ def run(
         del setup  # it may hold solutions of earlier exercises, and an answer can look into this frame
         tree, left_out = parsed(cell)
     except BaseException as error:
-        return Ran(space, notes, describe(error))
+        return CellRun(space, notes, describe(error))
     if left_out:
         notes.append(f"{left_out} line(s) for IPython only were left out")
-    last = max((place for place, statement in enumerate(tree) if name in bound(statement)), default=len(tree) - 1)
-    above, below = tree[: last + 1], tree[last + 1 :]
+    answer_index = max((index for index, statement in enumerate(tree) if name in bound(statement)), default=len(tree) - 1)
+    above, below = tree[: answer_index + 1], tree[answer_index + 1 :]
     if missing := lacking(name, tree, set(space)):
         _run_all(definitions(missing, others(), set(space)), space)
     for statement in above:
         try:
             _execute(statement, space)
         except (NameError, ImportError) as error:
-            # It may be of the lesson, which is not here, and need not matter to the answer.
+            # The name may belong to the lesson, which is not available here, and the answer may not need it.
             if name in bound(statement):
-                return Ran(space, notes, describe(error))
+                return CellRun(space, notes, describe(error))
             notes.append(f"line {statement.lineno} was left out, as it raised {describe(error)}")
         except BaseException as error:
-            return Ran(space, notes[:MOST_NOTES], describe(error))
-    wanted = _reached({name}, tree)
-    kept = [statement for statement in below if (bound(statement) | changed(statement)) & (wanted - {name})]
-    kept += [statement for statement in below if statement not in kept and name in changed(statement)]
-    _run_all(kept, space)
-    return Ran(space, notes[:MOST_NOTES], "")
+            return CellRun(space, notes[:MOST_NOTES], describe(error))
+    needed_names = _reached({name}, tree)
+    needed_below = [statement for statement in below if (bound(statement) | changed(statement)) & (needed_names - {name})]
+    needed_below += [statement for statement in below if statement not in needed_below and name in changed(statement)]
+    _run_all(needed_below, space)
+    return CellRun(space, notes[:MOST_NOTES], "")
 
 
 def _shown_nowhere(*_: object, **__: object) -> None:
-    """Stands for IPython's `display`."""
+    """Replaces IPython's `display`."""
 
 
 def _execute(statement: ast.stmt, space: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ def _execute(statement: ast.stmt, space: dict[str, Any]) -> None:
 
 
 def _run_all(statements: Iterable[ast.stmt], space: dict[str, Any]) -> None:
-    """Run definitions; those that fail once more at the end, since a notebook's cells can be run in any order."""
+    """Run definitions, and retry those that fail at the end, because a notebook's cells can be run in any order."""
     failed = []
     for statement in statements:
         try:
@@ -113,14 +113,14 @@ def _run_all(statements: Iterable[ast.stmt], space: dict[str, Any]) -> None:
         try:
             _execute(statement, space)
         except Exception:
-            continue  # if the answer needs it, its call will say so
+            continue  # if the answer needs it, calling the answer will raise an error
 
 
 def parsed(cell: str) -> tuple[list[ast.stmt], int]:
-    """Statements of a cell, and how many lines were taken out that only IPython reads.
+    """Statements of a cell, and the number of IPython-only lines that were removed.
 
     Raises:
-        SyntaxError: it is not Python either way.
+        SyntaxError: it is not Python even without those lines.
     """
     try:
         return _statements(cell), 0
@@ -135,42 +135,41 @@ def parsed(cell: str) -> tuple[list[ast.stmt], int]:
 def _statements(source: str) -> list[ast.stmt]:
     flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     tree = compile(source, "<answer>", "exec", flags, dont_inherit=True)
-    compile(
-        source, "<answer>", "exec", LAZY | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
-    )  # what the parser lets pass
+    # The compiler finds syntax errors that the parser does not.
+    compile(source, "<answer>", "exec", LAZY | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     return [statement for statement in tree.body if not _awaits(statement)]
 
 
 def _awaits(statement: ast.stmt) -> bool:
-    """Whether it waits at the top of the cell, which a notebook can and a plain process cannot."""
+    """Whether a statement awaits at the top level of the cell, which works in a notebook but not in a plain process."""
     return any(isinstance(node, (ast.Await, ast.AsyncFor, ast.AsyncWith)) for node in _outside_functions(statement))
 
 
 def without_magics(cell: str) -> tuple[str, int]:
-    """A cell without the lines that only IPython reads, and their number. `%time f()` stays as `f()`."""
-    kept, left_out, going_on = [], 0, False
+    """A cell without the lines that only IPython understands, and their number. `%time f()` is kept as `f()`."""
+    plain_lines, left_out, continued = [], 0, False
     for line in cell.split("\n"):
         text = line.lstrip()
         indent = line[: len(line) - len(text)]
-        if going_on or MAGIC.match(text):
-            going_on = text.endswith("\\")
+        if continued or MAGIC.match(text):
+            continued = text.endswith("\\")
             timed = TIMED.match(text)
             left_out += 1
             if timed:
-                kept.append(indent + timed[1])
+                plain_lines.append(indent + timed[1])
             else:
-                kept.append(f"{indent}pass" if indent and text else "")
+                plain_lines.append(f"{indent}pass" if indent and text else "")
         elif assigned := ASSIGNED.match(text):
-            going_on = text.endswith("\\")
+            continued = text.endswith("\\")
             left_out += 1
-            kept.append(f"{indent}{assigned[1]} = None")
+            plain_lines.append(f"{indent}{assigned[1]} = None")
         else:
-            kept.append(line)
-    return "\n".join(kept), left_out
+            plain_lines.append(line)
+    return "\n".join(plain_lines), left_out
 
 
 def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
-    """The node and what is below it, not entering what has names of its own."""
+    """The node and all nodes below it, without entering those that have a scope of their own."""
     yield node
     if isinstance(node, SCOPES):
         return
@@ -179,7 +178,7 @@ def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def bound(statement: ast.stmt) -> set[str]:
-    """Names that a statement at the top of a cell defines; "*" if it imports everything."""
+    """Names that a top-level statement defines; "*" for a star import."""
     names: set[str] = set()
     for node in _outside_functions(statement):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -212,7 +211,7 @@ def changed(statement: ast.stmt) -> set[str]:
 
 
 def used(statement: ast.stmt) -> set[str]:
-    """Names of the module that a statement reads, in the functions that it defines too."""
+    """Global names that a statement reads, including in the functions that it defines."""
     try:
         top = symtable.symtable(ast.unparse(statement), "<answer>", "exec")
     except (SyntaxError, ValueError, RecursionError):
@@ -227,51 +226,51 @@ def used(statement: ast.stmt) -> set[str]:
 
 
 def _reached(names: set[str], statements: list[ast.stmt]) -> set[str]:
-    """The names and all that their definitions among the statements use, and so on."""
-    reached, left = set(names), list(names)
-    about = [(bound(statement) | changed(statement), statement) for statement in statements]
-    while left:
-        name = left.pop()
-        for defined, statement in about:
+    """The names, all names that their definitions among the statements use, and so on transitively."""
+    reached, pending = set(names), list(names)
+    definitions_of = [(bound(statement) | changed(statement), statement) for statement in statements]
+    while pending:
+        name = pending.pop()
+        for defined, statement in definitions_of:
             if name in defined:
-                left += (more := used(statement) - reached)
-                reached |= more
+                pending += (new_names := used(statement) - reached)
+                reached |= new_names
     return reached
 
 
-def lacking(name: str, statements: list[ast.stmt], known: set[str]) -> set[str]:
-    """Names that the answer uses, itself included, and that neither its cell nor Python nor what is `known` defines."""
-    here = {other for statement in statements for other in bound(statement)}
-    return _reached({name}, statements) - here - known - set(dir(builtins))
+def lacking(name: str, statements: list[ast.stmt], defined: set[str]) -> set[str]:
+    """Names that the answer uses, including its own, that are not defined by its cell, by Python or in `defined`."""
+    own_names = {other for statement in statements for other in bound(statement)}
+    return _reached({name}, statements) - own_names - defined - set(dir(builtins))
 
 
-def definitions(missing: set[str], others: dict[str, list[str]], known: set[str]) -> list[ast.stmt]:
-    """Statements of other cells that define the missing names and what these need in turn, in the notebook's order.
+def definitions(missing: set[str], others: dict[str, list[str]], defined: set[str]) -> list[ast.stmt]:
+    """Statements of other cells that define the missing names and everything these need in turn, in the notebook's order.
 
-    Of several definitions the last one above the answer counts, else the first one below it.
+    If there are several definitions, the last one above the answer counts, otherwise the first one below it.
     """
-    cells = [(place, _read(source)) for place, source in enumerate([*others["before"], *others["after"]])]
+    cells = [(index, _read(source)) for index, source in enumerate([*others["before"], *others["after"]])]
     above = len(others["before"])
     nearest = [*cells[:above][::-1], *cells[above:]]
     builtin = set(dir(builtins))
     picked: dict[tuple[int, int], ast.stmt] = {}
-    left, asked = list(missing), set(missing)
-    while left:
-        name = left.pop()
-        for place, statements in nearest:
-            about = [(bound(s), changed(s)) for s in statements]
-            if not any(name in defines for defines, _ in about):
+    pending, requested = list(missing), set(missing)
+    while pending:
+        name = pending.pop()
+        for index, statements in nearest:
+            bound_and_changed = [(bound(s), changed(s)) for s in statements]
+            if not any(name in defines for defines, _ in bound_and_changed):
                 continue
-            for number, (statement, (defines, changes)) in enumerate(zip(statements, about)):
+            for number, (statement, (defines, changes)) in enumerate(zip(statements, bound_and_changed)):
                 if name in defines or name in changes:
-                    picked[place, number] = statement
-                    more = used(statement) - asked - known - builtin
-                    asked |= more
-                    left += more
+                    picked[index, number] = statement
+                    new_names = used(statement) - requested - defined - builtin
+                    requested |= new_names
+                    pending += new_names
             break
         else:
-            for place, statements in cells:
-                picked |= {(place, number): s for number, s in enumerate(statements) if "*" in bound(s)}
+            for index, statements in cells:
+                picked |= {(index, number): s for number, s in enumerate(statements) if "*" in bound(s)}
     return [picked[where] for where in sorted(picked)]
 
 

@@ -1,14 +1,15 @@
-"""Where answers run: a sandbox of bubblewrap or Docker, with a server in it that forks a process for every question.
+"""Runs answers in a sandbox of bubblewrap or Docker, with a server inside that forks a process for every question.
 
-The sandbox has users, processes, network and mounts of its own. It sees the system's libraries, the interpreter and the
-packages, all read-only, and of the course three files that know nothing; no home, no inbox, no results, no environment. The
-question's process is shut in once more (`child`), so that no answer meets what another one left behind.
+The sandbox has its own users, processes, network and mounts. It sees the system's libraries, the interpreter and the
+packages, all read-only, and of the course only four files that contain no answers; no home, no inbox, no results, no
+environment. Each question's process is isolated once more (`child`), so that no answer finds anything another one left.
 
-A Docker container sees the same folders of this machine, read-only, over an image that has nothing but links, so that
-answers meet the versions that the course has and nothing has to be built or fetched. Docker allows no name spaces inside, so
-a container is good for one question, and an answer shares it with its server; bubblewrap is several times faster.
+A Docker container sees the same folders of this machine, read-only, on top of an image that contains only links, so that
+answers run with the same versions as the course and nothing has to be built or downloaded. Docker allows no namespaces
+inside, so a container is used for one question only, and the answer shares it with the server; bubblewrap is several times
+faster.
 
-What an answer may ask of the kernel is the same in both, and so is what it can still tell another (`confine`).
+In both, answers may make the same system calls, and the same channels between answers remain open (`confine`).
 """
 
 from __future__ import annotations
@@ -34,28 +35,28 @@ from course_utils.grading.places import package_folders, shown_folders, to_cover
 from course_utils.grading.protocol import Channel, Died, Limits
 
 START_SECONDS = 120  # torch from a cold disk
-SPARE_BYTES = 256_000_000  # a container's memory beyond an answer's, for what the answer's limit does not count
+SPARE_BYTES = 256_000_000  # a container's memory beyond the answer's limit, for what that limit does not count
 ROOT_FOLDERS = ("/lib", "/lib64", "/lib32", "/bin", "/sbin")  # beside /usr; mostly links into it
-IMAGE = "finetuning-course-links"  # Docker's; see _layout
+IMAGE = "finetuning-course-links"  # name of the Docker image; see _layout
 INSIDE = ("child.py", "coding.py", "confine.py", "running.py")  # all of the course that a sandbox sees
 CONTAINER = "finetuning-course-grading-"
-# In the environment of every process of a sandbox, so that one left behind can be found. Where the grader's own environment
-# has it, the value begins with the grader's, which tells its sandboxes from those of another grading on the same machine.
-MARKER = "COURSE_GRADING"
+# Set in the environment of every sandbox process, so that leftover processes can be found. If the grader's own environment
+# has the variable, its value is a prefix of theirs, which tells its sandboxes from those of another grading on the machine.
+ENVIRONMENT_MARKER = "COURSE_GRADING"
 
 
 class SandboxLost(Exception):
-    """The sandbox itself failed, not an answer; the caller starts another."""
+    """The sandbox itself failed, not the answer; the caller starts another one."""
 
 
 def require(trust: bool) -> str:
-    """Name of the isolation there is: "bubblewrap", "docker", or "none" if submissions are trusted and there is neither.
+    """Name of the isolation available: "bubblewrap", "docker", or "none" if there is neither and submissions are trusted.
 
     Raises:
-        CourseError: there is none, and the submissions are not trusted.
+        CourseError: there is neither, and the submissions are not trusted.
     """
     if os.name != "posix":
-        raise CourseError("grading needs Linux, for its sandbox: grade in WSL, in a virtual machine or on a server")
+        raise CourseError("grading needs Linux for its sandbox: grade in WSL, in a virtual machine or on a server")
     problems = []
     for name, examine in (("bubblewrap", bubblewrap_problem), ("docker", docker_problem)):
         problem = examine()
@@ -66,7 +67,7 @@ def require(trust: bool) -> str:
         return "none"
     raise CourseError(
         f"{'; '.join(problems)}; and grading runs other people's code. Install bubblewrap (Debian, Ubuntu: apt install "
-        "bubblewrap), grade on a Linux machine that has it, or say --trust if you know everybody who wrote these submissions"
+        "bubblewrap), grade on a Linux machine that has it, or pass --trust if you know everyone who wrote these submissions"
     )
 
 
@@ -74,8 +75,8 @@ def bubblewrap_problem() -> str:
     """Why bubblewrap cannot be used on this machine; "" if it can."""
     if not shutil.which("bwrap"):
         return "bubblewrap (the command bwrap) is not installed"
-    tried = subprocess.run([*_bwrap(), "/usr/bin/true"], capture_output=True, text=True, check=False)
-    return "" if tried.returncode == 0 else f"bubblewrap does not work here ({tried.stderr.strip()[:200]})"
+    trial = subprocess.run([*_bwrap(), "/usr/bin/true"], capture_output=True, text=True, check=False)
+    return "" if trial.returncode == 0 else f"bubblewrap does not work here ({trial.stderr.strip()[:200]})"
 
 
 def docker_problem() -> str:
@@ -86,7 +87,7 @@ def docker_problem() -> str:
         return "Docker on this system cannot show this machine's Python to a container"
     try:
         if _ask_docker("image", "inspect", _image()):
-            problem = _ask_docker("import", "-", _image(), given=_layout())
+            problem = _ask_docker("import", "-", _image(), input_bytes=_layout())
             if problem:
                 return problem
         return _ask_docker(*_docker(f"finetuning-course-trial-{uuid.uuid4().hex}", 2**30)[1:], _image(), "/usr/bin/true")
@@ -94,22 +95,28 @@ def docker_problem() -> str:
         return f"Docker does not answer within {START_SECONDS} s"
 
 
-def _ask_docker(*arguments: str, given: bytes = b"") -> str:
-    """What it complains of, or ""."""
-    done = subprocess.run(["docker", *arguments], input=given, capture_output=True, check=False, timeout=START_SECONDS)
-    return f"Docker does not work here ({done.stderr.decode(errors='replace').strip()[:200]})" if done.returncode else ""
+def _ask_docker(*arguments: str, input_bytes: bytes = b"") -> str:
+    """Docker's error message, or ""."""
+    completed = subprocess.run(
+        ["docker", *arguments], input=input_bytes, capture_output=True, check=False, timeout=START_SECONDS
+    )
+    return (
+        f"Docker does not work here ({completed.stderr.decode(errors='replace').strip()[:200]})"
+        if completed.returncode
+        else ""
+    )
 
 
 def _layout() -> bytes:
-    """An image's only content: the links of this machine's root, so that /lib is no second way to what /usr/lib hides."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as archive:
-        for place in map(Path, ROOT_FOLDERS):
-            if place.is_symlink():
-                link = tarfile.TarInfo(str(place).lstrip("/"))
-                link.type, link.linkname = tarfile.SYMTYPE, os.readlink(place)
+    """The image's only content: the links in this machine's root, so that /lib cannot reveal what is hidden in /usr/lib."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for folder in map(Path, ROOT_FOLDERS):
+            if folder.is_symlink():
+                link = tarfile.TarInfo(str(folder).lstrip("/"))
+                link.type, link.linkname = tarfile.SYMTYPE, os.readlink(folder)
                 archive.addfile(link)
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def _image() -> str:
@@ -124,9 +131,9 @@ def _docker(name: str, memory: int) -> list[str]:
         *("--memory", str(memory), "--memory-swap", str(memory)),
         *("--tmpfs", "/tmp:rw,nosuid,nodev,size=64m,nr_inodes=4096,mode=1777", "--shm-size", "64m", "--workdir", "/tmp"),
     ]
-    for place in ("/usr", *ROOT_FOLDERS, "/etc/ld.so.cache"):
-        if Path(place).exists() and not Path(place).is_symlink():
-            command += ["--volume", f"{place}:{place}:ro"]
+    for path in ("/usr", *ROOT_FOLDERS, "/etc/ld.so.cache"):
+        if Path(path).exists() and not Path(path).is_symlink():
+            command += ["--volume", f"{path}:{path}:ro"]
     return command
 
 
@@ -135,21 +142,21 @@ def _bwrap() -> list[str]:
         *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"),
         *("--uid", "65534", "--gid", "65534", "--hostname", "sandbox", "--ro-bind", "/usr", "/usr"),
     ]
-    for place in map(Path, ROOT_FOLDERS):
-        if place.is_symlink():
-            command += ["--symlink", os.readlink(place), str(place)]
-        elif place.is_dir():
-            command += ["--ro-bind", str(place), str(place)]
+    for folder in map(Path, ROOT_FOLDERS):
+        if folder.is_symlink():
+            command += ["--symlink", os.readlink(folder), str(folder)]
+        elif folder.is_dir():
+            command += ["--ro-bind", str(folder), str(folder)]
     if Path("/etc/ld.so.cache").exists():
         command += ["--ro-bind", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     return command
 
 
 class Sandbox:
-    """One server; used by one thread.
+    """One server, used by one thread.
 
     Attributes:
-        spaces: whether every question gets name spaces of its own; if not, the sandbox is good for one question.
+        spaces: whether every question gets its own namespaces; if not, the sandbox can run only one question.
         fresh: whether no question has run in it yet.
     """
 
@@ -160,12 +167,12 @@ class Sandbox:
             isolation: what `require` returned.
             heavy: import numpy and torch before the first question.
             limits: for every question.
-            hidden: folders that must not be seen even if they lie inside a folder that is shown.
+            hidden: folders that must stay invisible even if they lie inside a visible folder.
 
         Raises:
             SandboxLost: it does not start; the text says why.
         """
-        self.isolation, self.limits, self.fresh, self._began = isolation, limits, True, time.monotonic()
+        self.isolation, self.limits, self.fresh, self._started_at = isolation, limits, True, time.monotonic()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         if isolation == "docker":
             self._start_container(heavy, hidden)
@@ -178,19 +185,19 @@ class Sandbox:
             finally:
                 inner.close()
         try:
-            self.spaces = bool(self._said(START_SECONDS).get("spaces"))
+            self.spaces = bool(self._receive(START_SECONDS).get("spaces"))
         except SandboxLost:
             self.close()
             raise
 
-    def question(self) -> Question:
+    def question(self) -> QuestionProcess:
         """A new process for a question; a context manager.
 
         Raises:
-            SandboxLost: the server gives none.
+            SandboxLost: the server cannot start one.
         """
         self.fresh = False
-        return Question(self)
+        return QuestionProcess(self)
 
     @property
     def usable(self) -> bool:
@@ -211,7 +218,7 @@ class Sandbox:
         self._errors.close()
 
     def _remove_container(self) -> None:
-        """The command that we started is not the container's parent."""
+        """Remove the container by name: killing the client process that we started would not end it."""
         subprocess.run(["docker", "rm", "--force", self._container], capture_output=True, check=False)
         self._process.kill()
         self._process.wait()
@@ -223,9 +230,9 @@ class Sandbox:
 
     def _start_container(self, heavy: bool, hidden: tuple[Path, ...]) -> None:
         self._container = f"{CONTAINER}{uuid.uuid4().hex}"
-        # Docker passes no open socket on, so the server calls back. The door takes one call, and stands in a folder that no
-        # other user of this machine may enter: the container is shown the one inside it. Not in TMPDIR, whose name may be
-        # longer than a socket's may be.
+        # Docker cannot pass on an open socket, so the server connects back. The listening socket accepts one connection and
+        # lies in a folder that no other user of this machine may enter; the container gets the folder inside it. It is not
+        # in TMPDIR, whose path may be too long for a socket.
         with tempfile.TemporaryDirectory(dir="/tmp") as outside, socket.socket(socket.AF_UNIX) as door:
             folder = Path(outside, "in")
             folder.mkdir()
@@ -244,15 +251,15 @@ class Sandbox:
                     self._control, _ = door.accept()
                     break
                 except TimeoutError as error:
-                    if self._process.poll() is not None or time.monotonic() - self._began > START_SECONDS:
+                    if self._process.poll() is not None or time.monotonic() - self._started_at > START_SECONDS:
                         self._remove_container()
-                        said = self._last_words()
+                        last_words = self._last_words()
                         self._errors.close()
-                        raise SandboxLost(f"the container does not start: {said}") from error
+                        raise SandboxLost(f"the container does not start: {last_words}") from error
 
     def _shown_in_docker(self, hidden: tuple[Path, ...]) -> list[str]:
         here, packages, shown = Path(__file__).parent, package_folders(), shown_folders()
-        command = [part for place in shown for part in ("--volume", f"{place}:{place}:ro")]
+        command = [part for path in shown for part in ("--volume", f"{path}:{path}:ro")]
         for secret in to_cover(hidden, shown, packages):
             command += ["--tmpfs", f"{secret}:ro,size=4k"]
         for file in INSIDE:
@@ -278,10 +285,10 @@ class Sandbox:
             },
         }
         if self.isolation == "bubblewrap":
-            # Elsewhere it would count every process of the user; a container has a limit of its own.
+            # Elsewhere this limit would count every process of the user; a container has its own limit.
             options["resources"]["RLIMIT_NPROC"] = 64
         python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-        # Not -I: it would ignore PYTHONHASHSEED. The environment is ours alone.
+        # Not -I, which would ignore PYTHONHASHSEED; the environment is set by us anyway.
         return [python, "-s", "-S", "-P", "-B", f"{folder}/child.py", str(control), json.dumps(options)]
 
     def _command(self, descriptor: int, heavy: bool, hidden: tuple[Path, ...]) -> list[str]:
@@ -289,10 +296,10 @@ class Sandbox:
         if self.isolation != "bubblewrap":
             return self._program(str(here), descriptor, heavy, caged=False)
         command = [*_bwrap(), "--proc", "/proc", "--dev", "/dev"]
-        for scratch in ("/tmp", "/dev/shm"):  # before what may lie in them: a virtual environment under /tmp, say
+        for scratch in ("/tmp", "/dev/shm"):  # before the folders that may lie inside, such as a virtual environment in /tmp
             command += ["--size", "1000000", "--tmpfs", scratch]
-        for place in shown:
-            command += ["--ro-bind", place, place]
+        for path in shown:
+            command += ["--ro-bind", path, path]
         for secret in to_cover(hidden, shown, packages):
             command += ["--tmpfs", str(secret), "--remount-ro", str(secret)]
         for name in INSIDE:
@@ -303,15 +310,15 @@ class Sandbox:
         return [*command, "--", *self._program("/grader", descriptor, heavy, caged=True)]
 
     def _ask(self, message: dict, descriptors: Sequence[int] = ()) -> dict:
-        # The two sides take turns and each message is one short write, so it arrives whole. Not SOCK_SEQPACKET, which would
-        # say so itself: macOS has none.
+        # The two sides take turns and each message is one short write, so it arrives whole. SOCK_SEQPACKET would guarantee
+        # that, but macOS does not have it.
         try:
             socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
         except OSError as error:
             raise SandboxLost(f"the sandbox has ended: {self._last_words()}") from error
-        return self._said(30)
+        return self._receive(30)
 
-    def _said(self, seconds: float) -> dict:
+    def _receive(self, seconds: float) -> dict:
         self._control.settimeout(seconds)
         try:
             data = self._control.recv(65536)
@@ -323,40 +330,40 @@ class Sandbox:
 
     def _last_words(self) -> str:
         self._errors.seek(0)
-        return self._errors.read(20_000).decode(errors="replace").strip()[-400:] or "it says nothing"
+        return self._errors.read(20_000).decode(errors="replace").strip()[-400:] or "no output"
 
 
-class Question:
+class QuestionProcess:
     """A question's process, from its start to its end.
 
     Attributes:
-        channel: the line to it.
-        sealed: whether it can start no process, program or name space.
-        ended: after the end, (signal or 0, exit status) if it had ended by itself, else None.
+        channel: the connection to it.
+        sealed: whether it is kept from starting processes, programs and namespaces.
+        ended: afterwards, (signal or 0, exit status) of the process.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
         """Start it in `sandbox`."""
         self._sandbox = sandbox
         self.ended: tuple[int, int] | None = None
-        ours, theirs = socket.socketpair()
+        grader_end, sandbox_end = socket.socketpair()
         try:
-            said = sandbox._ask({"do": "start"}, [theirs.fileno()])
+            reply = sandbox._ask({"do": "start"}, [sandbox_end.fileno()])
         except SandboxLost:
-            ours.close()
+            grader_end.close()
             raise
         finally:
-            theirs.close()
-        self.channel = Channel(ours, sandbox.limits)
+            sandbox_end.close()
+        self.channel = Channel(grader_end, sandbox.limits)
         try:
-            if "started" not in said:
-                raise SandboxLost(said.get("failed", "the sandbox starts no process"))
-            self.sealed = bool(self.channel.first(30).get("hello"))  # before any line of the answer has run
+            if "started" not in reply:
+                raise SandboxLost(reply.get("failed", "the sandbox starts no process"))
+            self.sealed = bool(self.channel.first(30).get("hello"))  # sent before any line of the answer has run
         except (Died, SandboxLost) as error:
             self.channel.close()
             raise SandboxLost(f"no process for a question: {error}") from error
 
-    def __enter__(self) -> Question:
+    def __enter__(self) -> QuestionProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -374,5 +381,5 @@ def _environment() -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
-        MARKER: f"{os.environ.get(MARKER, '')}{uuid.uuid4().hex}",
+        ENVIRONMENT_MARKER: f"{os.environ.get(ENVIRONMENT_MARKER, '')}{uuid.uuid4().hex}",
     }

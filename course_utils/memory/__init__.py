@@ -2,7 +2,7 @@
 
 from course_utils.memory.counting import ARCHITECTURES, ParameterCount, build_without_weights, count_parameters
 from course_utils.memory.estimating import CONTEXT, GPUS, MemoryEstimate, advice, estimate, gpu_memory, what_fits
-from course_utils.memory.plan import Plan
+from course_utils.memory.plan import StepPlan
 from course_utils.memory.tracking import MemoryReport, ProcessesPeak, release, track, trim
 
 __all__ = [
@@ -12,8 +12,8 @@ __all__ = [
     "MemoryEstimate",
     "MemoryReport",
     "ParameterCount",
-    "Plan",
     "ProcessesPeak",
+    "StepPlan",
     "advice",
     "build_without_weights",
     "count_parameters",

@@ -1,7 +1,7 @@
 """Exact parameter counts of models of any size, without their weights.
 
-A model built on PyTorch's meta device has every layer and every shape and no numbers, so a 70B model takes a second and
-a few megabytes. What LoRA adds follows from the shapes of the linear layers it is attached to.
+A model built on PyTorch's meta device has all layers and shapes but no values, so a 70B model takes a second and a few
+megabytes. What LoRA adds follows from the shapes of the linear layers it is attached to.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
     from course_utils.models import Model
 
-# Published configurations (config.json of each model), kept here so that counting needs no network.
+# Published configurations (config.json of each model), included so that counting needs no network.
 ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("architectures.json").read_text(encoding="utf-8")
 )
 
 
 def architecture(name: str) -> dict[str, Any] | None:
-    """The configuration that is kept for a model, in whatever case its name is written; None if there is none."""
-    return {key.casefold(): known for key, known in ARCHITECTURES.items()}.get(name.casefold())
+    """The configuration included for a model, by its name in any case; None if there is none."""
+    return {key.casefold(): config for key, config in ARCHITECTURES.items()}.get(name.casefold())
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class ParameterCount:
 
 
 def build_without_weights(name: str) -> PreTrainedModel:
-    """The model `name` (a key of ARCHITECTURES) as a `torch.nn.Module` on the meta device: shapes, no numbers."""
+    """The model `name` (a key of ARCHITECTURES) as a `torch.nn.Module` on the meta device: with shapes but no values."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    known = architecture(name)
-    if known is None:
+    stored_config = architecture(name)
+    if stored_config is None:
         raise CourseError(f"no configuration for {name!r}; known are {', '.join(ARCHITECTURES)}")
-    settings = dict(known)
+    settings = dict(stored_config)
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
@@ -73,14 +73,14 @@ def build_without_weights(name: str) -> PreTrainedModel:
 def count_parameters(
     model: Model | str, rank: int = 16, target_modules: Sequence[str] | str = "all-linear"
 ) -> ParameterCount:
-    """Count what LoRA of a given rank adds to a model, exactly and without building it.
+    """Count exactly what LoRA of a given rank adds to a model, without allocating it.
 
     A linear layer of shape (out, in) gets A (rank, in) and B (out, rank): rank x (in + out) parameters.
 
     Args:
         model: a `torch.nn.Module` without adapter, on any device, or a key of ARCHITECTURES.
         rank: rank r of the update.
-        target_modules: last parts of module names ("q_proj", ...), or "all-linear": every linear layer but the head.
+        target_modules: last parts of module names ("q_proj", ...), or "all-linear": every linear layer except the head.
 
     Raises:
         CourseError: rank below 1, an unknown model name, or a target that matches no linear layer.
@@ -94,10 +94,10 @@ def count_parameters(
     head = model.get_output_embeddings()
     linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
     if target_modules != "all-linear":
-        wanted = [target_modules] if isinstance(target_modules, str) else list(target_modules)
+        target_names = [target_modules] if isinstance(target_modules, str) else list(target_modules)
         names = sorted({name.rpartition(".")[2] for name in linears})
-        if unknown := [name for name in wanted if name not in names]:
+        if unknown := [name for name in target_names if name not in names]:
             raise CourseError(f"target module {unknown[0]!r} matches no linear layer; there are {', '.join(names)}")
-        linears = {name: module for name, module in linears.items() if name.rpartition(".")[2] in wanted}
+        linears = {name: module for name, module in linears.items() if name.rpartition(".")[2] in target_names}
     trainable = sum(rank * (module.in_features + module.out_features) for module in linears.values())
     return ParameterCount(base=sum(p.numel() for p in model.parameters()), trainable=trainable)

@@ -1,4 +1,4 @@
-"""Will it fit? The memory of a training step before it runs: by the closed form, or exactly by tracing it."""
+"""Will it fit? Predicts the memory of a training step: in closed form, or exactly by tracing the step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
 from course_utils.memory import formula
-from course_utils.memory.plan import Plan
+from course_utils.memory.plan import StepPlan
 from course_utils.memory.shape import Shape, configuration, shape
 
 if TYPE_CHECKING:
@@ -24,31 +24,31 @@ GPUS = {
     "h100": 85.0e9,
     "h200": 150.0e9,
 }
-# On top of tensors on a GPU: the context and the libraries' workspaces, and what the allocator holds without using it. Not
-# measured here; fitcheck-llm found 141 MiB for a T4's bare context, 500 MiB and 5 % are what it adds where it knows nothing.
+# On top of the tensors on a GPU: the context, the libraries' workspaces, and memory that the allocator reserves without
+# using it. Not measured here: fitcheck-llm found 141 MiB for a T4's bare context, and adds 500 MiB and 5 % by default.
 CONTEXT = 0.5e9
 FRAGMENTATION = 0.05
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What a training step holds at its highest, on one device. All sizes in bytes.
+    """The peak memory of a training step on one device. All sizes in bytes.
 
     Attributes:
-        model: its name.
-        plan: what is trained how.
+        model: name of the model.
+        plan: the training step.
         way: "formula" or "trace".
-        weights: of the base model; with FSDP this device's share and the blocks that are gathered.
-        adapter: of the LoRA matrices.
-        other_models: of a separate reference, and PPO's reward and value models.
-        gradients, optimizer, activations, logits: at that moment.
-        overhead: what comes on top of the tensors on a GPU.
-        phase: the moment of the peak.
+        weights: weights of the base model; with FSDP, this device's share and the gathered blocks.
+        adapter: the LoRA matrices.
+        other_models: a separate reference model, and PPO's reward and value models.
+        gradients, optimizer, activations, logits: at the peak.
+        overhead: memory on a GPU in addition to the tensors.
+        phase: when the peak occurs.
         warnings: what the reader should know about this estimate.
     """
 
     model: str
-    plan: Plan
+    plan: StepPlan
     way: str
     weights: int
     adapter: int
@@ -63,12 +63,12 @@ class MemoryEstimate:
 
     @property
     def tensors(self) -> int:
-        """What PyTorch's `max_memory_allocated` would say."""
+        """What PyTorch's `max_memory_allocated` would return."""
         return self.total - self.overhead
 
     @property
     def total(self) -> int:
-        """Everything."""
+        """Sum of all parts."""
         return sum(size for _, size in self.rows())
 
     def rows(self) -> list[tuple[str, int]]:
@@ -77,7 +77,7 @@ class MemoryEstimate:
         return [(name.replace("_", " "), getattr(self, name)) for name in names]
 
     def fits(self, gpu: str) -> bool:
-        """Whether it fits on a card of GPUS."""
+        """Whether it fits on a GPU of `GPUS`."""
         return self.total <= gpu_memory(gpu)
 
     def as_dict(self) -> dict[str, Any]:
@@ -86,8 +86,8 @@ class MemoryEstimate:
 
     def __str__(self) -> str:
         plan = self.plan
-        head = f"{self.model}, {plan.method}, batch {plan.batch_size} x {plan.length} tokens, {plan.precision}"
-        lines = [f"{head} ({self.way})"]
+        heading = f"{self.model}, {plan.method}, batch {plan.batch_size} x {plan.length} tokens, {plan.precision}"
+        lines = [f"{heading} ({self.way})"]
         lines += [f"  {name:<13}{size / 1e9:>9.2f} GB" for name, size in self.rows() if size]
         lines += [f"  {'total':<13}{self.total / 1e9:>9.2f} GB, highest at: {self.phase}"]
         return "\n".join([*lines, *(f"  note: {text}" for text in self.warnings)])
@@ -100,79 +100,79 @@ def estimate(model: Described, method: str = "lora", way: str = "formula", **opt
         model: a name that the course knows (`memory.ARCHITECTURES`), a folder, `owner/model` on the hub, a `transformers`
             configuration or a model.
         method: "full", "lora" or "qlora".
-        way: "formula" (at once, for any size; see `formula`) or "trace" (seconds; runs the real step on tensors without
-            numbers; see `tracing`).
-        options: the other fields of `Plan`.
+        way: "formula" (immediate, for any size; see `formula`) or "trace" (takes seconds; runs the real step on tensors
+            without values; see `tracing`).
+        options: the other fields of `StepPlan`.
 
     Returns:
         MemoryEstimate for one device.
 
     Raises:
-        CourseError: a model without configuration, options that cannot be, a target that matches no layer.
+        CourseError: a model without configuration, invalid options, or a target that matches no layer.
     """
     plan = _plan(method=method, **options)
     if way not in ("formula", "trace"):
         raise CourseError(f"way={way!r}: choose 'formula' or 'trace'")
     sizes = shape(model)
     if plan.method != "full":
-        sizes.targets(plan.target_modules)  # a name that matches nothing is an error before any arithmetic
+        sizes.targets(plan.target_modules)  # raises an error for a name that matches nothing, before any arithmetic
     warnings = []
     if way == "trace":
         parts = _trace(model, plan)
     else:
         parts = formula.parts(sizes, plan)
-        if not sizes.known:
+        if not sizes.tested:
             warnings.append(
-                f"the closed form was not tested on the architecture of {sizes.name}: take it as a first idea, or trace it "
+                f"the closed form was not tested on the architecture of {sizes.name}: take it as a rough guide, or trace it "
                 "(way='trace')"
             )
     return _on_one_device(sizes, plan, way, parts, warnings)
 
 
-def _plan(**options: Any) -> Plan:
+def _plan(**options: Any) -> StepPlan:
     try:
-        return Plan(**options)
+        return StepPlan(**options)
     except TypeError as error:
-        known = ", ".join(Plan.__dataclass_fields__)
-        raise CourseError(f"{str(error).removeprefix('Plan.__init__() ')}; options are {known}") from error
+        option_names = ", ".join(StepPlan.__dataclass_fields__)
+        raise CourseError(f"{str(error).removeprefix('StepPlan.__init__() ')}; options are {option_names}") from error
 
 
-def _trace(model: Described, plan: Plan) -> formula.Parts:
+def _trace(model: Described, plan: StepPlan) -> formula.Parts:
     import torch
 
     from course_utils.memory import step, tracing
 
     config = configuration(model)
     if plan.loop != "transformers":
-        raise CourseError("tracing runs transformers' loop; for the course's own ask for way='formula'")
+        raise CourseError("tracing runs transformers' loop; for the course's own loop use way='formula'")
     with torch.device("meta"):
-        built = step.build(config, plan)
-    found = tracing.trace(built, lambda m, tracker: step.run(m, plan, tracker), 512 if plan.device == "cuda" else 1)
-    sizes = {name: size for name, size in found.at_peak.items() if name in formula.Parts.__dataclass_fields__}
-    return formula.Parts(**sizes, phase=found.phase, moments={found.phase: found.peak})
+        model_on_meta = step.build(config, plan)
+    traced = tracing.trace(model_on_meta, lambda m, tracker: step.run(m, plan, tracker), 512 if plan.device == "cuda" else 1)
+    sizes = {name: size for name, size in traced.at_peak.items() if name in formula.Parts.__dataclass_fields__}
+    return formula.Parts(**sizes, phase=traced.phase, moments={traced.phase: traced.peak})
 
 
-def _on_one_device(sizes: Shape, plan: Plan, way: str, parts: formula.Parts, warnings: list[str]) -> MemoryEstimate:
-    """From one device that does it all to one of several, with the other models of DPO and PPO."""
+def _on_one_device(sizes: Shape, plan: StepPlan, way: str, parts: formula.Parts, warnings: list[str]) -> MemoryEstimate:
+    """Convert the sizes for a single device into those for one of several, and add the other models of DPO and PPO."""
     weights, adapter, gradients, optimizer = parts.weights, parts.adapter, parts.gradients, parts.optimizer
-    activations, others, count = parts.activations, 0, plan.processes
+    activations, other_models, count = parts.activations, 0, plan.processes
     if plan.objective != "sft" and plan.separate_reference:
-        others += weights
+        other_models += weights
     if plan.objective == "ppo":
         # reward model, frozen; value model, trained like the policy, whose activations come after the policy's
-        others += 2 * weights + adapter + optimizer + gradients
+        other_models += 2 * weights + adapter + optimizer + gradients
         warnings.append(
             "PPO: policy, value, reward" + (" and reference" if plan.separate_reference else "; reference is the policy "
             "without adapter") + "; answers are generated in turns with training, with a cache that is not counted"
         )  # fmt: skip
     if count > 1 and plan.sharding == "fsdp":
         gathered = 2 * max(sizes.block, sizes.embedding) * plan.bytes_per_weight
-        weights, others = weights // count + gathered, others // count
+        weights, other_models = weights // count + gathered, other_models // count
         gradients, optimizer = gradients // count, optimizer // count
         warnings.append("FSDP: shares, and two blocks gathered at a time; arithmetic, not measured")
     elif count > 1:
-        trained = adapter or sizes.parameters * plan.bytes_per_weight
-        gradients += trained  # DistributedDataParallel's buckets
+        trained_bytes = adapter or sizes.parameters * plan.bytes_per_weight
+        gradients += trained_bytes  # DistributedDataParallel's buckets
         warnings.append("DDP: every device holds everything, and its gradients once more in buckets; not measured")
     if plan.optimizer.startswith("paged"):
         warnings.append("paged: the optimiser's share moves to the CPU's memory when the card is full")
@@ -181,25 +181,25 @@ def _on_one_device(sizes: Shape, plan: Plan, way: str, parts: formula.Parts, war
         overhead = round(CONTEXT + FRAGMENTATION * (activations + parts.logits + gradients))
         warnings.append("overhead is a rule (0.5 GB and 5 % of what comes and goes), not measured on your card")
     return MemoryEstimate(
-        sizes.name, plan, way, weights, adapter, others, gradients, optimizer, activations, parts.logits, overhead,
+        sizes.name, plan, way, weights, adapter, other_models, gradients, optimizer, activations, parts.logits, overhead,
         parts.phase, tuple(warnings),
     )  # fmt: skip
 
 
 def gpu_memory(gpu: str) -> float:
-    """Bytes of a card in GPUS.
+    """Memory in bytes of a GPU in GPUS.
 
     Raises:
-        CourseError: an unknown card.
+        CourseError: an unknown GPU.
     """
     if gpu.lower() not in GPUS:
         raise CourseError(f"unknown GPU {gpu!r}; known are {', '.join(GPUS)}")
     return GPUS[gpu.lower()]
 
 
-# What to change, cheapest first: sdpa costs nothing; one example at a time with more accumulation is the same step;
-# checkpointing costs a third more time; 8-bit optimisers, adapters and a 4-bit base change the method; then examples are
-# cut.
+# Possible changes, cheapest first: sdpa costs nothing; a micro-batch of one example with more accumulation is the same step;
+# checkpointing takes a third more time; 8-bit optimisers, adapters and a 4-bit base change the method; finally, examples are
+# truncated.
 CHANGES: tuple[dict[str, Any], ...] = (
     {"attention": "sdpa"},
     {"batch_size": 1},
@@ -214,54 +214,58 @@ CHANGES: tuple[dict[str, Any], ...] = (
 
 
 def what_fits(model: Described, gpu: str, method: str = "lora", **options: Any) -> tuple[dict[str, Any], MemoryEstimate]:
-    """The cheapest changes with which a step fits on a card.
+    """The cheapest changes with which a step fits on a GPU.
 
-    Changes are added from the cheapest on until it fits; then each that it does not need is taken back, the dearest first.
+    Changes are added, starting with the cheapest, until it fits; then unnecessary ones are removed, most expensive first.
 
     Returns:
         (changed options, estimate with them). No changes if it fits as it is; the estimate does not fit if nothing helps.
 
     Raises:
-        CourseError: as `estimate`, or an unknown card.
+        CourseError: as `estimate`, or an unknown GPU.
     """
     gpu_memory(gpu)
-    asked = {"method": method, **options}
-    plan = _plan(**asked)
+    requested = {"method": method, **options}
+    plan = _plan(**requested)
     changes: dict[str, Any] = {}
 
-    def tried(those: dict[str, Any]) -> MemoryEstimate:
-        return estimate(model, **(asked | those))
+    def estimate_with(changed_options: dict[str, Any]) -> MemoryEstimate:
+        return estimate(model, **(requested | changed_options))
 
-    found = tried({})
+    estimated = estimate_with({})
     for change in CHANGES:
-        if found.fits(gpu):
+        if estimated.fits(gpu):
             break
         ((name, value),) = change.items()
-        now = (plan.as_dict() | changes)[name]
-        pointless = now == value or (name == "length" and now < value) or (change == {"method": "lora"} and now == "qlora")
-        pointless |= name == "optimizer" and now == "sgd"
+        current = (plan.as_dict() | changes)[name]
+        pointless = (
+            current == value
+            or (name == "length" and current < value)
+            or (change == {"method": "lora"} and current == "qlora")
+        )
+        pointless |= name == "optimizer" and current == "sgd"
         if pointless or (name == "precision" and plan.bytes_per_weight == 2):
             continue
         changes |= change
-        found = tried(changes)
-    if found.fits(gpu):
+        estimated = estimate_with(changes)
+    if estimated.fits(gpu):
         for name in reversed(list(changes)):
             fewer = {n: v for n, v in changes.items() if n != name}
-            if not (changes.get("method") == "qlora" and name == "precision") and tried(fewer).fits(gpu):
+            if not (changes.get("method") == "qlora" and name == "precision") and estimate_with(fewer).fits(gpu):
                 changes = fewer
-        found = tried(changes)
-    return changes, found
+        estimated = estimate_with(changes)
+    return changes, estimated
 
 
 def advice(estimated: MemoryEstimate, model: Described, gpu: str) -> str:
-    """One or two sentences: whether it fits, and if not, what to change so that it does."""
+    """One or two sentences: whether it fits, and if not, what to change so that it fits."""
     memory = gpu_memory(gpu)
     if estimated.fits(gpu):
         return f"fits on {gpu} ({memory / 1e9:.1f} GB) with {(memory - estimated.total) / 1e9:.1f} GB to spare"
     options = {n: v for n, v in estimated.plan.as_dict().items() if n != "method"}
-    text = f"does not fit on {gpu} ({memory / 1e9:.1f} GB): {(estimated.total - memory) / 1e9:.1f} GB too much"
-    changes, after = what_fits(model, gpu, estimated.plan.method, **options)
-    if not after.fits(gpu):
-        return f"{text}, and no change of settings helps: take a smaller model or a larger card"
-    named = ", ".join(f"{name}={value!r}" for name, value in changes.items())
-    return f"{text}; it would with {named}: {after.total / 1e9:.1f} GB"
+    problem = f"does not fit on {gpu} ({memory / 1e9:.1f} GB): {(estimated.total - memory) / 1e9:.1f} GB too much"
+    changes, changed_estimate = what_fits(model, gpu, estimated.plan.method, **options)
+    if not changed_estimate.fits(gpu):
+        return f"{problem}, and no change of settings helps: take a smaller model or a larger card"
+    changes_text = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+    return f"{problem}; it would with {changes_text}: {changed_estimate.total / 1e9:.1f} GB"

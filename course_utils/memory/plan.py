@@ -1,4 +1,4 @@
-"""What is to be trained how: one checked description that the closed form and the trace share."""
+"""Description of a training step, validated, for the closed form and the trace."""
 
 from __future__ import annotations
 
@@ -22,32 +22,33 @@ CHOICES = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """A training step, as far as memory depends on it.
 
     Attributes:
         method: "full", "lora" (16- or 32-bit frozen base) or "qlora" (its linear layers in NF4, double quantisation).
-        rank: of the adapter.
+        rank: rank of the adapter.
         target_modules: last parts of module names, or "all-linear".
-        batch_size: sequences (for DPO pairs) that go through the model at once, on one device.
-        length: tokens of each, padding included.
-        padded: sequences of a batch differ in length, so attention gets a mask, and each key and value once a query head.
-            "table" for a mask of numbers that is made once for all blocks (completions that share a prompt).
-        accumulation: batches per optimiser step; above one, gradients are there while the next batch is at work.
+        batch_size: sequences (pairs for DPO) in a micro-batch on one device.
+        length: tokens per sequence, padding included.
+        padded: whether sequences in a batch differ in length, so that attention gets a mask, and each key and value is
+            copied once per query head. "table" for a floating-point mask that is made once for all blocks (completions that
+            share a prompt).
+        accumulation: micro-batches per optimiser step; above one, gradients are kept while the next micro-batch runs.
         precision: "bf16" or "fp16" (the weights in 16 bits, adapters in float32), "fp32", or "amp" (weights in float32,
             products in bfloat16 under autocast, which is TRL's default).
         optimizer: "adamw", "adamw_8bit", "paged_adamw_8bit" or "sgd" (without momentum).
-        checkpointing: keep each block's input only, and compute the block again in the backward pass.
-        attention: "sdpa" (never builds the table of all pairs), "eager" (does), or "grouped_eager" (the course's own
+        checkpointing: keep only each block's input, and recompute the block in the backward pass.
+        attention: "sdpa" (never builds the matrix of all pairs), "eager" (builds it), or "grouped_eager" (the course's own
             kernel: eager for short sequences, SDPA for long ones).
-        objective: "sft", "dpo" (two sequences a pair, and a reference) or "ppo" (four models).
-        separate_reference: DPO's or PPO's reference is a model of its own; otherwise it is the same one, adapter off.
+        objective: "sft", "dpo" (two sequences per pair, and a reference) or "ppo" (four models).
+        separate_reference: the reference of DPO or PPO is a separate model; otherwise it is the same one, adapter off.
         processes: devices that train together.
         sharding: "ddp" (each holds everything) or "fsdp" (each holds its share of weights, gradients and optimiser state).
         loop: "transformers" (all logits, PEFT's layers: what TRL and most tutorials run) or "course" (`training.fit`: logits
             at scored positions only, fused functions).
-        scored: share of the tokens for which logits are made: all of them in transformers' loop unless it is told otherwise.
-        device: "cuda" or "cpu"; it decides what comes on top of the tensors.
+        scored: share of the tokens for which logits are computed; by default all of them in transformers' loop.
+        device: "cuda" or "cpu"; determines what is added to the tensors.
     """
 
     method: str = "lora"
@@ -70,10 +71,10 @@ class Plan:
     device: str = "cuda"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, naming the argument."""
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise CourseError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
+        """Refuse invalid values; the error names the argument."""
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise CourseError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
         for name in ("rank", "batch_size", "length", "accumulation", "processes"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -110,17 +111,17 @@ class Plan:
 
     @property
     def repeats_keys(self) -> bool:
-        """Whether each key and value is copied once a query head: by eager attention, and by SDPA where it has a mask."""
+        """Whether each key and value is copied once per query head: by eager attention, and by SDPA with a mask."""
         return self.attention == "eager" or (self.attention == "sdpa" and bool(self.padded))
 
     @property
     def bytes_per_value(self) -> int:
-        """Of an activation."""
+        """Bytes per activation value."""
         return 4 if self.precision == "fp32" else 2
 
     @property
     def bytes_per_weight(self) -> int:
-        """Of a weight that is not quantised."""
+        """Bytes per weight that is not quantised."""
         return 4 if self.precision in ("fp32", "amp") else 2
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The sizes that memory depends on, read off a model of two blocks that has no numbers."""
+"""The sizes that memory depends on, read from a two-block model on the meta device."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     Described: TypeAlias = str | Path | PreTrainedConfig | Model  # a name, a folder, or what has a configuration
 
-# Architectures whose blocks the closed form was written for and tested on.
-KNOWN = ("llama", "mistral", "qwen2", "qwen3")
+# Architectures that the closed form was written for and tested on.
+TESTED_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Linear:
 
     @property
     def weights(self) -> int:
-        """Values of the weight, without bias."""
+        """Number of values in the weight, without bias."""
         return self.inputs * self.outputs
 
 
@@ -42,22 +42,22 @@ class Shape:
     """A decoder of equal blocks.
 
     Attributes:
-        name: for people.
-        known: whether the closed form was tested on this architecture.
+        name: name for display.
+        tested: whether the closed form was tested on this architecture.
         layers: number of blocks.
         hidden: width of the residual stream.
         vocabulary: number of tokens.
-        heads, kv_heads, head_dim: of attention.
+        heads, kv_heads, head_dim: sizes of attention.
         linears: linear layers of one block.
         block_other: parameters of a block outside its linear layers.
-        embedding: parameters of the embedding; the head's are the same ones where they are tied.
-        head: parameters of the head, 0 where tied.
+        embedding: parameters of the embedding; a tied head shares them.
+        head: parameters of the head, 0 if it is tied.
         other: parameters outside blocks, embedding and head.
-        qk_norm: whether queries and keys are normalised a head.
+        qk_norm: whether queries and keys are normalised per head.
     """
 
     name: str
-    known: bool
+    tested: bool
     layers: int
     hidden: int
     vocabulary: int
@@ -73,12 +73,12 @@ class Shape:
 
     @property
     def block(self) -> int:
-        """Parameters of one block."""
+        """Number of parameters in one block."""
         return sum(x.weights + x.outputs * x.bias for x in self.linears) + self.block_other
 
     @property
     def parameters(self) -> int:
-        """All parameters."""
+        """Number of all parameters."""
         return self.layers * self.block + self.embedding + self.head + self.other
 
     def targets(self, names: Sequence[str] | str) -> tuple[Linear, ...]:
@@ -89,10 +89,12 @@ class Shape:
         """
         if names == "all-linear":
             return self.linears
-        known = [x.name for x in self.linears]
+        linear_names = [x.name for x in self.linears]
         for name in names:
-            if name not in known:
-                raise CourseError(f"target module {name!r} matches no linear layer; there are {', '.join(sorted(known))}")
+            if name not in linear_names:
+                raise CourseError(
+                    f"target module {name!r} matches no linear layer; there are {', '.join(sorted(linear_names))}"
+                )
         return tuple(x for x in self.linears if x.name in names)
 
 
@@ -103,34 +105,34 @@ def configuration(model: Described) -> PreTrainedConfig:
         model: a key of ARCHITECTURES, a folder, `owner/model` on the hub, a `PretrainedConfig` or a model.
 
     Raises:
-        CourseError: a name that leads to no configuration, with what to do.
+        CourseError: there is no configuration for the name; the message says what to do.
     """
     from transformers import AutoConfig
 
-    given: Any = model
-    if hasattr(given, "config"):
-        return given.config
-    if hasattr(given, "model_type"):
-        return given
-    if kept := kept_configuration(str(model)):
-        settings = dict(kept)
+    described: Any = model
+    if hasattr(described, "config"):
+        return described.config
+    if hasattr(described, "model_type"):
+        return described
+    if stored_config := stored_configuration(str(model)):
+        settings = dict(stored_config)
         return AutoConfig.for_model(settings.pop("model_type"), **settings)
     from course_utils import models
 
     try:
         return models.configuration(str(model))
     except CourseError as error:
-        raise CourseError(f"{error}. Configurations kept here: {', '.join(ARCHITECTURES)}") from error
+        raise CourseError(f"{error}. Configurations included here: {', '.join(ARCHITECTURES)}") from error
 
 
-def kept_configuration(name: str) -> dict[str, Any] | None:
-    """The configuration kept with the course for a model's name, in any case, with or without owner and "-Instruct"."""
+def stored_configuration(name: str) -> dict[str, Any] | None:
+    """The configuration included for a model's name, in any case, with or without owner and "-Instruct"."""
     plain = name.rpartition("/")[2].casefold().removesuffix("-instruct").removesuffix("-hf").removeprefix("meta-")
     return architecture(plain)
 
 
 def shape(model: Described) -> Shape:
-    """Read the sizes of a model off its configuration; takes a moment also for 70B."""
+    """Read the sizes of a model from its configuration; takes only a moment, even for 70B."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -142,10 +144,10 @@ def shape(model: Described) -> Shape:
         small.layer_types = small.layer_types[: small.num_hidden_layers]
     try:
         with torch.device("meta"):
-            built = AutoModelForCausalLM.from_config(small)
+            probe = AutoModelForCausalLM.from_config(small)
     except ValueError as error:
-        raise CourseError(f"{text.model_type!r} is no causal language model: {str(error).splitlines()[0]}") from error
-    blocks = next((m for m in built.modules() if isinstance(m, torch.nn.ModuleList)), None)
+        raise CourseError(f"{text.model_type!r} is not a causal language model: {str(error).splitlines()[0]}") from error
+    blocks = next((m for m in probe.modules() if isinstance(m, torch.nn.ModuleList)), None)
     if blocks is None or len(blocks) != small.num_hidden_layers:
         raise CourseError(f"the architecture {text.model_type!r} is not made of a list of blocks; trace it (way='trace')")
     block = blocks[-1]
@@ -156,16 +158,16 @@ def shape(model: Described) -> Shape:
     )
     in_block = sum(p.numel() for p in block.parameters())
     in_linears = sum(x.weights + x.outputs * x.bias for x in linears)
-    embedding, head = built.get_input_embeddings().weight, built.get_output_embeddings().weight
+    embedding, head = probe.get_input_embeddings().weight, probe.get_output_embeddings().weight
     tied = head is embedding
-    everything = {id(p): p.numel() for p in built.parameters()}
-    outside = sum(everything.values()) - sum(p.numel() for p in blocks.parameters())
+    parameter_counts = {id(p): p.numel() for p in probe.parameters()}
+    outside = sum(parameter_counts.values()) - sum(p.numel() for p in blocks.parameters())
     heads = text.num_attention_heads
     names = {x.name for x in linears}
-    usual = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == names
+    usual_names = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == names
     return Shape(
         name=str(model) if isinstance(model, (str, Path)) else text.model_type,
-        known=text.model_type in KNOWN and usual,
+        tested=text.model_type in TESTED_ARCHITECTURES and usual_names,
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,

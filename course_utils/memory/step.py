@@ -1,6 +1,6 @@
-"""One training step built from a `Plan`: on the meta device to be traced, or with random weights to be measured.
+"""Builds and runs a training step from a `StepPlan`: on the meta device for tracing, or with random weights for measuring.
 
-Both run this same code, so what `benchmarks/estimates.py` measures is what `tracing` traces.
+Both run the same code, so `benchmarks/estimates.py` measures what `tracing` traces.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.memory.plan import Plan
+from course_utils.memory.plan import StepPlan
 
 if TYPE_CHECKING:
     import torch
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from course_utils.models import Model
 
 
-def build(config: PreTrainedConfig, plan: Plan) -> Model:
-    """A causal language model as `plan` trains it, on the current default device, with weights that nobody trained.
+def build(config: PreTrainedConfig, plan: StepPlan) -> Model:
+    """Build a causal language model as `plan` trains it, with untrained weights on the current default device.
 
     Args:
         config: a `transformers` configuration.
-        plan: what is trained how.
+        plan: the training step.
 
     Raises:
-        CourseError: a target module that matches nothing, or bitsandbytes is missing for "qlora".
+        CourseError: a target module matches nothing, or bitsandbytes is missing for "qlora".
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -46,13 +46,13 @@ def build(config: PreTrainedConfig, plan: Plan) -> Model:
     return _adapted(model, plan)
 
 
-def build_piecewise(config: PreTrainedConfig, plan: Plan, device: str) -> Model:
-    """`build` for a model whose weights would not fit on the device before they are packed: each is made and packed alone.
+def build_piecewise(config: PreTrainedConfig, plan: StepPlan, device: str) -> Model:
+    """`build` for a model that fits on the device only once it is quantised: weights are made and quantised one at a time.
 
     Args:
         config: a `transformers` configuration.
-        plan: what is trained how.
-        device: where the model lives.
+        plan: the training step.
+        device: device of the model.
     """
     import torch
 
@@ -63,7 +63,7 @@ def build_piecewise(config: PreTrainedConfig, plan: Plan, device: str) -> Model:
             if hasattr(child, "inv_freq"):  # rotary tables are computed from the configuration
                 setattr(module, name, type(child)(config=model.config).to(device))
     head = model.get_output_embeddings()
-    made: dict[int, torch.nn.Parameter] = {}  # tied weights once
+    parameters: dict[int, torch.nn.Parameter] = {}  # so that tied weights are made once
     for module in list(model.modules()):
         if plan.method == "qlora" and type(module) is torch.nn.Linear and module is not head:
             continue  # replaced while its parent was visited
@@ -75,10 +75,10 @@ def build_piecewise(config: PreTrainedConfig, plan: Plan, device: str) -> Model:
                 ), layer.weight.dtype))  # fmt: skip
         for name, parameter in list(module._parameters.items()):
             if parameter is not None and parameter.device.type == "meta":
-                if id(parameter) not in made:
+                if id(parameter) not in parameters:
                     values = torch.empty(parameter.shape, dtype=parameter.dtype, device=device).normal_(std=0.02)
-                    made[id(parameter)] = torch.nn.Parameter(values)
-                module._parameters[name] = made[id(parameter)]
+                    parameters[id(parameter)] = torch.nn.Parameter(values)
+                module._parameters[name] = parameters[id(parameter)]
     if plan.method == "qlora":
         from course_utils import quantization
 
@@ -87,8 +87,8 @@ def build_piecewise(config: PreTrainedConfig, plan: Plan, device: str) -> Model:
     return _adapted(model, plan)
 
 
-def _adapted(model: Model, plan: Plan) -> Model:
-    """With the plan's adapter and checkpointing, ready to train."""
+def _adapted(model: Model, plan: StepPlan) -> Model:
+    """Add the plan's adapter and checkpointing; returns the model ready for training."""
     if plan.method != "full":
         from peft import LoraConfig, get_peft_model
 
@@ -106,14 +106,14 @@ def _adapted(model: Model, plan: Plan) -> Model:
 
 
 def quantise(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Turn the linear layers but the head into bitsandbytes' NF4 layers with double quantisation, in place.
+    """Replace all linear layers except the head by bitsandbytes' NF4 layers with double quantisation, in place.
 
-    On the meta device the packed weights and their constants have shapes only.
+    On the meta device the packed weights and their constants have only shapes.
     """
     import torch
 
     try:
-        import bitsandbytes  # noqa: F401 - only to say in our words that it is missing
+        import bitsandbytes  # noqa: F401 - only to report in our own words that it is missing
     except ImportError as error:
         raise CourseError("4-bit models need bitsandbytes: pip install 'finetuning-course[qlora]'") from error
     from course_utils import quantization
@@ -127,7 +127,7 @@ def quantise(model: PreTrainedModel, dtype: torch.dtype) -> None:
                 setattr(module, name, _four_bit_shape(layer, dtype))
                 continue
             setattr(module, name, _four_bit(layer, dtype))
-    model.is_loaded_in_4bit = True  # by this PEFT takes its 4-bit LoRA layer, as it does after `from_pretrained`
+    model.is_loaded_in_4bit = True  # makes PEFT use its 4-bit LoRA layer, as after `from_pretrained`
     quantization.guard(model)
 
 
@@ -135,21 +135,21 @@ def _four_bit(layer: torch.nn.Linear, dtype: torch.dtype) -> Linear4bit:
     """A linear layer as bitsandbytes' NF4 layer, on the same device."""
     import bitsandbytes as bnb
 
-    new = bnb.nn.Linear4bit(
+    quantised = bnb.nn.Linear4bit(
         layer.in_features, layer.out_features, layer.bias is not None, dtype, quant_type="nf4", device="meta"
     )
-    new.weight = bnb.nn.Params4bit(
-        layer.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, module=new
+    quantised.weight = bnb.nn.Params4bit(
+        layer.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, module=quantised
     ).to(layer.weight.device)
-    new.bias = layer.bias
-    return new
+    quantised.bias = layer.bias
+    return quantised
 
 
 def _four_bit_shape(layer: torch.nn.Linear, dtype: torch.dtype) -> Linear4bit:
-    """Stands for a 4-bit layer where there are no numbers: bytes of the same sizes, and the same tensors made in each pass.
+    """A stand-in for a 4-bit layer without values: bytes of the same sizes, and the same temporary tensors in each pass.
 
-    It is a `Linear4bit` to PEFT. bitsandbytes' own cannot be made of fake tensors; benchmarks/estimates.py holds this one
-    against the real one.
+    PEFT treats it as a `Linear4bit`. bitsandbytes' own layer can't be made of fake tensors; benchmarks/estimates.py compares
+    this one with the real one.
     """
     import torch
     from bitsandbytes.nn import Linear4bit
@@ -157,73 +157,77 @@ def _four_bit_shape(layer: torch.nn.Linear, dtype: torch.dtype) -> Linear4bit:
     count = layer.weight.numel()
     blocks = -(-count // 64)
 
-    def turned_back(packed: torch.Tensor) -> torch.Tensor:
-        torch.empty(blocks, dtype=torch.float32, device=packed.device)  # the scales, themselves turned back
+    def dequantised(packed: torch.Tensor) -> torch.Tensor:
+        torch.empty(blocks, dtype=torch.float32, device=packed.device)  # the scales, themselves dequantised
         return torch.empty(layer.weight.shape, dtype=dtype, device=packed.device)
 
-    class Product(torch.autograd.Function):
+    class FourBitProduct(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             ctx.save_for_backward(packed)
-            return torch.nn.functional.linear(x, turned_back(packed), bias)
+            return torch.nn.functional.linear(x, dequantised(packed), bias)
 
         @staticmethod
         def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-            return gradient @ turned_back(ctx.saved_tensors[0]), None, None
+            return gradient @ dequantised(ctx.saved_tensors[0]), None, None
 
-    class Shape(Linear4bit):
+    class FourBitShape(Linear4bit):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            output: torch.Tensor = Product.apply(x, self.weight, self.bias)
+            output: torch.Tensor = FourBitProduct.apply(x, self.weight, self.bias)
             return output
 
-    made = Shape(layer.in_features, layer.out_features, layer.bias is not None, dtype, quant_type="nf4", device="meta")
-    made.weight = torch.nn.Parameter(torch.empty(-(-count // 2), 1, dtype=torch.uint8, device="meta"), requires_grad=False)
-    made.weight.quant_type, made.weight.compress_statistics, made.weight.quant_state = "nf4", True, None
-    made.bias = layer.bias
+    layer_shape = FourBitShape(
+        layer.in_features, layer.out_features, layer.bias is not None, dtype, quant_type="nf4", device="meta"
+    )
+    layer_shape.weight = torch.nn.Parameter(
+        torch.empty(-(-count // 2), 1, dtype=torch.uint8, device="meta"), requires_grad=False
+    )
+    layer_shape.weight.quant_type, layer_shape.weight.compress_statistics, layer_shape.weight.quant_state = "nf4", True, None
+    layer_shape.bias = layer.bias
     constants = {
         "absmax": (blocks, torch.uint8),
         "absmax2": (-(-blocks // 256), torch.float32),
         "code2": (256, torch.float32),
     }
-    for name, (size, kind) in constants.items():
-        made.register_buffer(name, torch.empty(size, dtype=kind, device="meta"), persistent=False)
-    return made
+    for name, (size, dtype_of_constant) in constants.items():
+        layer_shape.register_buffer(name, torch.empty(size, dtype=dtype_of_constant, device="meta"), persistent=False)
+    return layer_shape
 
 
-def run(model: Model, plan: Plan, tracker: Tracker | None = None, steps: int = 2) -> None:
-    """Train for whole steps on made-up tokens: forward, backward, as often as accumulated, and the optimiser.
+def run(model: Model, plan: StepPlan, tracker: Tracker | None = None, steps: int = 2) -> None:
+    """Train for whole steps on dummy tokens: forward and backward for each micro-batch, then the optimiser.
 
     Args:
-        model: from `build`.
+        model: the model from `build`.
         plan: the same plan.
-        tracker: told what is going on.
-        steps: the first step makes the optimiser's state, the second is as all others.
+        tracker: receives the current phase, and the optimiser's state.
+        steps: number of steps; the first creates the optimiser's state, the second is like all later ones.
     """
     import torch
 
     optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], plan)
-    for number in range(steps):
+    for step in range(steps):
         for _ in range(plan.accumulation):
-            gc.collect()  # modules leave reference cycles behind, and when Python finds them is chance
-            _phase(tracker, "forward")
+            gc.collect()  # modules leave reference cycles behind, which Python would otherwise collect at random times
+            _set_phase(tracker, "forward")
             ids = torch.ones(plan.sequences, plan.length, dtype=torch.long, device=next(model.parameters()).device)
             with without_packing() if is_fake(ids) and not plan.padded else contextlib.nullcontext():
                 loss = loss_of(model, ids, plan)
-            _phase(tracker, "backward")
+            _set_phase(tracker, "backward")
             loss.backward()
             del loss
-        _phase(tracker, "optimizer")
+        _set_phase(tracker, "optimizer")
         optimizer.step()
-        if tracker is not None and number == 0:
+        if tracker is not None and step == 0:
             for state in optimizer.state.values():
                 for value in state.values():
                     if hasattr(value, "untyped_storage"):
-                        tracker.note(value, "optimizer")
+                        tracker.record(value, "optimizer")
         optimizer.zero_grad(set_to_none=True)
 
 
-def loss_of(model: Model, ids: torch.Tensor, plan: Plan) -> torch.Tensor:
-    """The step's loss: next-token loss for SFT, DPO's with its reference for DPO."""
+def loss_of(model: Model, ids: torch.Tensor, plan: StepPlan) -> torch.Tensor:
+    """The step's loss: next-token loss for SFT, or DPO's loss with its reference."""
     import torch
 
     inputs = {"input_ids": ids}
@@ -235,33 +239,33 @@ def loss_of(model: Model, ids: torch.Tensor, plan: Plan) -> torch.Tensor:
             loss: torch.Tensor = model(**inputs, labels=ids).loss
             return loss
         if plan.objective == "ppo":
-            raise CourseError("PPO is estimated by the closed form only: its step is a loop of its own (way='formula')")
+            raise CourseError("PPO is estimated by the closed form only (way='formula'): its step has a loop of its own")
 
-        def sums(which: Model) -> torch.Tensor:
-            logits = which(**inputs).logits[:, :-1]
+        def log_probabilities(scored_model: Model) -> torch.Tensor:
+            logits = scored_model(**inputs).logits[:, :-1]
             return torch.log_softmax(logits, -1, dtype=torch.float32).gather(2, ids[:, 1:, None]).sum((1, 2))
 
         with torch.no_grad(), model.disable_adapter() if plan.method != "full" else contextlib.nullcontext():
-            reference = sums(model)
-        margin = (sums(model) - reference).view(-1, 2)
+            reference = log_probabilities(model)
+        margin = (log_probabilities(model) - reference).view(-1, 2)
         return -torch.nn.functional.logsigmoid(0.1 * (margin[:, 0] - margin[:, 1])).mean()
 
 
 @contextlib.contextmanager
 def without_packing() -> Iterator[None]:
-    """transformers looks at position ids to see whether rows hold several sequences; fake ones it cannot read."""
+    """Disable transformers' check for several sequences in a row: it reads position ids, and fake ones can't be read."""
     from transformers import masking_utils
 
-    found = masking_utils.find_packed_sequence_indices
+    original = masking_utils.find_packed_sequence_indices
     masking_utils.find_packed_sequence_indices = lambda position_ids: None
     try:
         yield
     finally:
-        masking_utils.find_packed_sequence_indices = found
+        masking_utils.find_packed_sequence_indices = original
 
 
-def make_optimizer(parameters: Sequence[torch.nn.Parameter], plan: Plan) -> torch.optim.Optimizer | EightBitShape:
-    """The optimiser a plan names."""
+def make_optimizer(parameters: Sequence[torch.nn.Parameter], plan: StepPlan) -> torch.optim.Optimizer | FakeAdamW8bit:
+    """Create the plan's optimiser."""
     import torch
 
     if plan.optimizer == "adamw":
@@ -269,16 +273,16 @@ def make_optimizer(parameters: Sequence[torch.nn.Parameter], plan: Plan) -> torc
     if plan.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=1e-4)
     if is_fake(parameters[0]):
-        return EightBitShape(parameters, plan.device)
+        return FakeAdamW8bit(parameters, plan.device)
     import bitsandbytes as bnb
 
-    kind = bnb.optim.PagedAdamW8bit if plan.optimizer.startswith("paged") else bnb.optim.AdamW8bit
-    made: torch.optim.Optimizer = kind(parameters, lr=1e-4)
-    return made
+    optimizer_class = bnb.optim.PagedAdamW8bit if plan.optimizer.startswith("paged") else bnb.optim.AdamW8bit
+    optimizer: torch.optim.Optimizer = optimizer_class(parameters, lr=1e-4)
+    return optimizer
 
 
-class EightBitShape:
-    """Stands for bitsandbytes' 8-bit AdamW where there are no numbers: state of the same sizes.
+class FakeAdamW8bit:
+    """A stand-in for bitsandbytes' 8-bit AdamW without values: state of the same sizes.
 
     On a CPU its step makes float32 copies of a parameter, its gradient and its state; on a GPU it is one kernel.
     """
@@ -290,16 +294,16 @@ class EightBitShape:
         self.state: dict[torch.nn.Parameter, dict[int, torch.Tensor]] = {}
 
     def step(self) -> None:
-        """Make the state, once, and on a CPU the copies."""
+        """Create the state once, and on a CPU the copies."""
         import torch
 
         for p in self.parameters if not self.state else ():
             if p.numel() < self.SMALLEST:
-                made = [torch.zeros_like(p, dtype=torch.float32) for _ in range(2)]
+                state = [torch.zeros_like(p, dtype=torch.float32) for _ in range(2)]
             else:
-                made = [torch.zeros_like(p, dtype=torch.uint8) for _ in range(2)]
-                made += [torch.zeros(-(-p.numel() // 256), dtype=torch.float32) for _ in range(2)]
-            self.state[p] = dict(enumerate(made))
+                state = [torch.zeros_like(p, dtype=torch.uint8) for _ in range(2)]
+                state += [torch.zeros(-(-p.numel() // 256), dtype=torch.float32) for _ in range(2)]
+            self.state[p] = dict(enumerate(state))
         for p in self.parameters if self.device == "cpu" else ():
             if p.numel() >= self.SMALLEST:
                 copies = [torch.zeros_like(p, dtype=torch.float32) for _ in range(5)]
@@ -307,18 +311,18 @@ class EightBitShape:
                 del copies
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Let gradients go."""
+        """Free the gradients."""
         for p in self.parameters:
             p.grad = None
 
 
 def is_fake(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has a shape only."""
+    """Whether a tensor has only a shape, no values."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     return isinstance(tensor, FakeTensor) or isinstance(getattr(tensor, "data", None), FakeTensor)
 
 
-def _phase(tracker: Tracker | None, name: str) -> None:
+def _set_phase(tracker: Tracker | None, name: str) -> None:
     if tracker is not None:
         tracker.phase = name

@@ -1,8 +1,8 @@
-"""The memory of a training step, exactly: the real code runs on tensors that have a shape and no numbers.
+"""The exact memory of a training step: the real code runs on tensors that have a shape but no values.
 
-PyTorch's fake tensors go through the same operations, the same autograd graph and the same optimiser as real ones. Here
-every storage that comes into being is noted with its size, and again when the last tensor on it is gone. What an operation
-needs inside itself for a moment does not show; benchmarks/estimates.py says how little that is beside the real allocator.
+PyTorch's fake tensors go through the same operations, the same autograd graph and the same optimiser as real ones. Every
+storage is recorded with its size when it is created, and again when its last tensor is freed. Temporary memory inside an
+operation is not visible; benchmarks/estimates.py shows how little that is compared with the real allocator.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ CATEGORIES = ("weights", "adapter", "gradients", "optimizer", "logits", "activat
 
 @dataclass
 class Trace:
-    """What a traced step held.
+    """The memory of a traced step.
 
     Attributes:
         peak: highest sum of live storages, in bytes.
-        phase: what was going on then: "forward", "backward" or "optimizer".
-        at_peak: category → bytes at that moment; they add up to the peak.
+        phase: phase of the peak: "forward", "backward" or "optimizer".
+        at_peak: category → bytes at the peak; they add up to `peak`.
     """
 
     peak: int
@@ -35,19 +35,19 @@ class Trace:
 
 
 class Tracker:
-    """Keeps account of storages; `mode()` is the block in which operations are watched."""
+    """Keeps account of storages; operations are watched within `mode()`."""
 
     def __init__(self, vocabulary: int, block: int = 1) -> None:
         self.vocabulary, self.block = vocabulary, block
         self.phase = "forward"
         self.live = self.peak = 0
         self.peak_phase, self.peak_at = "forward", 0
-        self.events: list[tuple[int, int]] = []  # number of a storage, its bytes (negative when it goes)
+        self.events: list[tuple[int, int]] = []  # number of a storage, its bytes (negative when it is freed)
         self.category: dict[int, str] = {}
         self._numbers: dict[int, int] = {}
 
-    def note(self, tensor: torch.Tensor, category: str | None = None) -> None:
-        """Count a tensor's storage, once; a category given later overrides."""
+    def record(self, tensor: torch.Tensor, category: str | None = None) -> None:
+        """Count a tensor's storage once; a later category replaces the first one."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         number = self._numbers.get(key)
@@ -59,11 +59,11 @@ class Tracker:
                 category = "logits" if tensor.shape and tensor.shape[-1] == self.vocabulary else "activations"
             self.category[number] = category
             self._change(number, size)
-            weakref.finalize(storage, self._gone, key, number, size)
+            weakref.finalize(storage, self._free, key, number, size)
         elif category is not None:
             self.category[number] = category
 
-    def _gone(self, key: int, number: int, size: int) -> None:
+    def _free(self, key: int, number: int, size: int) -> None:
         if self._numbers.get(key) == number:
             del self._numbers[key]
         self._change(number, -size)
@@ -74,8 +74,8 @@ class Tracker:
         if self.live > self.peak:
             self.peak, self.peak_at, self.peak_phase = self.live, len(self.events), self.phase
 
-    def forget_peak(self) -> None:
-        """Start anew from what is live now."""
+    def reset_peak(self) -> None:
+        """Reset the peak to the storages that are live now."""
         self.peak, self.peak_at, self.peak_phase = self.live, len(self.events), self.phase
 
     def mode(self) -> TorchDispatchMode:
@@ -93,11 +93,11 @@ class Tracker:
                 args: tuple[Any, ...] = (),
                 kwargs: dict[str, Any] | None = None,
             ) -> Any:
-                made = function(*args, **(kwargs or {}))
-                for tensor in tree_leaves(made):
+                outputs = function(*args, **(kwargs or {}))
+                for tensor in tree_leaves(outputs):
                     if hasattr(tensor, "untyped_storage"):
-                        tracker.note(tensor)
-                return made
+                        tracker.record(tensor)
+                return outputs
 
         return Watch()
 
@@ -110,14 +110,14 @@ class Tracker:
 
 
 def trace(model: torch.nn.Module, run: Callable[[Any, Tracker], object], device_block: int = 1) -> Trace:
-    """Run a training step on fake tensors and say what it held at its highest.
+    """Run a training step on fake tensors and return its peak memory.
 
     Args:
-        model: a module on the meta device, as it is trained: adapters added, frozen what is frozen, in train mode. Its
-            parameters are replaced by fake ones; it is of no use afterwards.
-        run: called with (model, tracker); does whole steps and sets `tracker.phase`. Steps, in plural: the first has no
-            optimiser state yet.
-        device_block: every storage is rounded up to this many bytes; 512 for PyTorch's CUDA allocator.
+        model: a module on the meta device, prepared for training: with adapters, with frozen parameters, in train mode. Its
+            parameters are replaced by fake ones, so it can't be used afterwards.
+        run: called with (model, tracker); runs whole steps and sets `tracker.phase`. It must run at least two steps, since
+            the first has no optimiser state yet.
+        device_block: every storage is rounded up to a multiple of this many bytes; 512 for PyTorch's CUDA allocator.
 
     Returns:
         Trace.
@@ -130,34 +130,34 @@ def trace(model: torch.nn.Module, run: Callable[[Any, Tracker], object], device_
         tracker = Tracker(vocabulary, device_block)
         for parameter in model.parameters():
             adapter = parameter.requires_grad and not all(p.requires_grad for p in model.parameters())
-            tracker.note(parameter.data, "adapter" if adapter else "weights")
+            tracker.record(parameter.data, "adapter" if adapter else "weights")
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(lambda p: tracker.note(p.grad, "gradients"))
+                parameter.register_post_accumulate_grad_hook(lambda p: tracker.record(p.grad, "gradients"))
         for buffer in model.buffers():
-            tracker.note(buffer, "weights")
-        tracker.forget_peak()
+            tracker.record(buffer, "weights")
+        tracker.reset_peak()
         with tracker.mode():
             run(model, tracker)
         return tracker.result()
 
 
 def replace_by_fakes(model: torch.nn.Module) -> None:
-    """Give a model on the meta device fake parameters on the CPU; call it inside a FakeTensorMode."""
+    """Replace the parameters of a model on the meta device by fake ones on the CPU; call it inside a FakeTensorMode."""
     import torch
 
-    made: dict[int, torch.Tensor] = {}
+    fakes: dict[int, torch.Tensor] = {}
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in made:
-            new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+        if id(tensor) not in fakes:
+            replacement = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
             if isinstance(tensor, torch.nn.Parameter):
-                new = torch.nn.Parameter(new, requires_grad=tensor.requires_grad)
-            made[id(tensor)] = new
-        return made[id(tensor)]
+                replacement = torch.nn.Parameter(replacement, requires_grad=tensor.requires_grad)
+            fakes[id(tensor)] = replacement
+        return fakes[id(tensor)]
 
     for module in model.modules():
-        both: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for kind in both:
-            for name, tensor in list(kind.items()):
+        registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for registry in registries:
+            for name, tensor in list(registry.items()):
                 if tensor is not None and tensor.device.type == "meta":
-                    kind[name] = fake(tensor)
+                    registry[name] = fake(tensor)

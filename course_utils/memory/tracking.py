@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MB = 1e6
-SAME_BYTES = 2_000_000  # processes whose resident memory has changed by less are not looked at more closely
+UNCHANGED_BYTES = 2_000_000  # if resident memory has changed by less, processes are not examined again
 
 
 @dataclass
 class MemoryReport:
-    """What `track` measured; filled when the block ends. All sizes in bytes.
+    """The measurements of `track`, complete when the block has ended. All sizes in bytes.
 
     Attributes:
-        label: what was measured.
+        label: name of what was measured.
         seconds: wall time of the block.
         process_start: resident memory of the process before the block.
         process_peak: highest resident memory during it.
-        gpu_start: live tensors on the GPU before the block, None without one.
-        gpu_allocated_peak: highest sum of live tensors on the GPU, None without one.
-        gpu_reserved_peak: what PyTorch's allocator held for them, None without a GPU.
-        gpu_in_use: memory in use on the whole card at the end (context and other processes included), or None.
-        method: how the process's peak was found: "kernel" (exact, Linux) or "sampled" (every 10 ms).
+        gpu_start: live tensors on the GPU before the block, None without a GPU.
+        gpu_allocated_peak: highest sum of live tensors on the GPU, None without a GPU.
+        gpu_reserved_peak: most memory reserved by PyTorch's allocator, None without a GPU.
+        gpu_in_use: memory in use on the whole GPU at the end (context and other processes included), or None.
+        method: how the process's peak was measured: "kernel" (exact, Linux) or "sampled" (every 10 ms).
     """
 
     label: str
@@ -48,7 +48,7 @@ class MemoryReport:
 
     @property
     def process_increase(self) -> int:
-        """By how much the block raised the process's resident memory at its highest."""
+        """How much the block raised the process's resident memory at its peak."""
         return max(0, self.process_peak - self.process_start)
 
     def rows(self) -> list[tuple[str, str]]:
@@ -61,7 +61,7 @@ class MemoryReport:
         on_gpu = {
             "GPU tensors, peak": self.gpu_allocated_peak,
             "GPU reserved, peak": self.gpu_reserved_peak,
-            "GPU card in use": self.gpu_in_use,  # None while the block lasts
+            "GPU card in use": self.gpu_in_use,  # None until the block ends
         }
         rows += [(name, f"{size / MB:,.0f} MB") for name, size in on_gpu.items() if size is not None]
         return [*rows, ("time", f"{self.seconds:.1f} s")]
@@ -73,9 +73,9 @@ class MemoryReport:
 
 @contextmanager
 def track(label: str = "block") -> Iterator[MemoryReport]:
-    """Measure the peak memory of a `with` block; blocks may stand in one another.
+    """Measure the peak memory of a `with` block; blocks may be nested.
 
-    The report is complete when the block has ended, also when it ended with an error:
+    The report is complete when the block has ended, even with an error:
 
         with track("training") as report:
             ...
@@ -86,23 +86,23 @@ def track(label: str = "block") -> Iterator[MemoryReport]:
     release()
     report = MemoryReport(label, process_start=_resident())
     gpu = torch.cuda.is_available()
-    for outer in _open:
-        _raise_peaks(outer, gpu)  # the system keeps one highest value, which is forgotten now
+    for outer in _open_reports:
+        _update_peaks(outer, gpu)  # the system keeps a single peak value, which is reset now
     if gpu:
         report.gpu_start = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     exact = _reset_kernel_peak()
     report.method = "kernel" if exact else "sampled"
     sampler = None if exact else _Sampler()
-    _open.append(report)
+    _open_reports.append(report)
     started = time.perf_counter()
     try:
         yield report
     finally:
         report.seconds = time.perf_counter() - started
-        for reading in _open:
-            _raise_peaks(reading, gpu)
-        _open.remove(report)
+        for open_report in _open_reports:
+            _update_peaks(open_report, gpu)
+        _open_reports.remove(report)
         if sampler:
             report.process_peak = max(report.process_peak, sampler.stop())
         if gpu:
@@ -110,11 +110,11 @@ def track(label: str = "block") -> Iterator[MemoryReport]:
             report.gpu_in_use = total - free
 
 
-_open: list[MemoryReport] = []  # of the blocks that are at work, the outermost first
+_open_reports: list[MemoryReport] = []  # of the open blocks, the outermost first
 
 
-def _raise_peaks(report: MemoryReport, gpu: bool) -> None:
-    """Take over what the system knows as highest since it was last asked to forget."""
+def _update_peaks(report: MemoryReport, gpu: bool) -> None:
+    """Update a report with the system's peak values since they were last reset."""
     report.process_peak = max(report.process_peak, report.process_start, _kernel_peak() if report.method == "kernel" else 0)
     if gpu:
         import torch
@@ -125,23 +125,26 @@ def _raise_peaks(report: MemoryReport, gpu: bool) -> None:
 
 
 class ProcessesPeak:
-    """Highest memory of this process's descendants together, and its own if wanted; a context.
+    """Peak memory of this process's descendants together, optionally with its own; a context manager.
 
-    Sampled twice a second, so that a shorter peak can be missed. Pages that several processes share count once where the
-    system tells (PSS, on Linux); elsewhere each process counts what it alone holds.
+    Sampled twice a second, so that a shorter peak can be missed. Pages shared by several processes count once where the
+    system reports it (PSS, on Linux); elsewhere each process counts only its private pages.
+
+    Args:
+        own: whether to include this process.
 
     Attributes:
         bytes: the peak; 0 before the first sample.
-        parts: what each process held at the peak, as (name, bytes), the largest first.
+        parts: memory of each process at the peak, as (name, bytes), the largest first.
     """
 
     def __init__(self, own: bool = True) -> None:
         self.bytes = 0
         self.parts: list[tuple[str, int]] = []
-        self._own, self._stop, self._lap = own, threading.Event(), 0
+        self._include_self, self._stop, self._lap = own, threading.Event(), 0
 
     def lap(self) -> int:
-        """The peak since this was last asked, 0 if nothing was sampled since."""
+        """The peak since the last call, 0 if nothing was sampled since."""
         self._lap, lap = 0, self._lap
         return lap
 
@@ -157,26 +160,26 @@ class ProcessesPeak:
     def _watch(self) -> None:
         import psutil
 
-        me, last = psutil.Process(), (-SAME_BYTES, 0)
+        this_process, previous = psutil.Process(), (-UNCHANGED_BYTES, 0)
         while not self._stop.wait(0.5):
-            processes = [*([me] if self._own else []), *me.children(recursive=True)]
-            resident = sum(_of(process, lambda p: p.memory_info().rss, 0) for process in processes)
-            if abs(resident - last[0]) > SAME_BYTES:  # else spared: what is shared costs the system a walk over all pages
-                parts = [_of(process, _name_and_memory, ("?", 0)) for process in processes]
-                last = resident, sum(size for _, size in parts)
-                if last[1] > self.bytes:
-                    self.bytes, self.parts = last[1], sorted(parts, key=lambda part: -part[1])
-            self._lap = max(self._lap, last[1])
+            processes = [*([this_process] if self._include_self else []), *this_process.children(recursive=True)]
+            resident = sum(_read_process(process, lambda p: p.memory_info().rss, 0) for process in processes)
+            if abs(resident - previous[0]) > UNCHANGED_BYTES:  # otherwise skipped: PSS takes a walk over all pages
+                parts = [_read_process(process, _name_and_memory, ("?", 0)) for process in processes]
+                previous = resident, sum(size for _, size in parts)
+                if previous[1] > self.bytes:
+                    self.bytes, self.parts = previous[1], sorted(parts, key=lambda part: -part[1])
+            self._lap = max(self._lap, previous[1])
 
 
-def _of(process: psutil.Process, read: Callable[[psutil.Process], T], otherwise: T) -> T:
-    """What is read of a process, or something else if it has ended or is somebody else's."""
+def _read_process(process: psutil.Process, read: Callable[[psutil.Process], T], fallback: T) -> T:
+    """Read something of a process; returns the fallback if it has ended or belongs to somebody else."""
     import psutil
 
     try:
         return read(process)
     except psutil.Error:
-        return otherwise
+        return fallback
 
 
 def _name_and_memory(process: psutil.Process) -> tuple[str, int]:
@@ -185,7 +188,7 @@ def _name_and_memory(process: psutil.Process) -> tuple[str, int]:
 
 
 def _module_or_file(command: list[str]) -> str:
-    """What a process runs, in a word: the module after `-m`, or the program."""
+    """A short name of what a process runs: the module after `-m`, or the program."""
     if "-m" in command[:-1]:
         return command[command.index("-m") + 1]
     return Path(command[0]).name if command else "?"
@@ -199,21 +202,21 @@ def _resident() -> int:
 
 
 def release() -> None:
-    """Collect what nobody refers to any more, and give freed memory back: it would hide what a later block takes."""
+    """Collect garbage and give freed memory back; otherwise a later block could reuse it unmeasured."""
     gc.collect()
     trim()
 
 
 def trim() -> None:
-    """Give freed memory back to the system; the C library keeps it otherwise."""
+    """Give freed memory back to the system; otherwise the C library keeps it."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError, TypeError):  # not glibc: memory given back late is all that is lost
+    except (OSError, AttributeError, TypeError):  # not glibc: memory is only given back later
         pass
 
 
 def _reset_kernel_peak() -> bool:
-    """Ask Linux to forget the process's highest resident size; False where it can't be asked."""
+    """Reset Linux's record of the process's peak resident size; False where that is not possible."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _kernel_peak() > 0
@@ -229,7 +232,7 @@ def _kernel_peak() -> int:
 
 
 class _Sampler:
-    """Reads the resident size every 10 ms in a thread; misses what lives shorter."""
+    """Reads the resident size every 10 ms in a thread; misses shorter peaks."""
 
     def __init__(self) -> None:
         self.peak = _resident()

@@ -1,14 +1,14 @@
-"""Many LoRA adapters on one base at once: each row of a batch goes through its own.
+"""Several LoRA adapters on one base model at once: each row of a batch uses its own.
 
-Layers that read the same input (queries, keys and values; gate and up) are one product, and so are their adapters: the A of
-all layers and adapters of the batch under each other, the B as blocks beside each other, and a mask that keeps of A's output
-what is each row's own. That is three products where there were six to nine, which is what a step of few rows spends its time
-on. The base's weights are moved together, not copied, and nothing is merged into them. PEFT can mix adapters in a batch too
-(`adapter_names=`): it takes the rows of each adapter out and puts them back, layer by layer (compared by
-`benchmarks/service.py adapters`).
+Layers that read the same input (queries, keys and values; gate and up) are computed as one product, and so are their
+adapters: the A matrices of all layers and adapters in the batch are stacked, the B matrices form a block matrix, and a mask
+zeroes the parts of A's output that belong to another row's adapter. That makes three products instead of six to nine, and
+with few rows a step spends most of its time on these. The base's weights are moved into joint matrices, not copied, and no
+adapter is merged into them. PEFT can mix adapters in a batch too (`adapter_names=`): it takes the rows of each adapter out
+and puts them back, layer by layer (compared by `benchmarks/service.py adapters`).
 
-On a CPU the weights are kept in the order in which its kernels read them (`Product`), as TorchInductor's freezing does: they
-sort them again for every product otherwise, which shows when rows are few.
+On a CPU the weights are stored in the layout that its kernels read (`Product`), as TorchInductor's freezing does. Otherwise
+the kernels repack them for every product, which is noticeable when there are few rows.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    # A (inputs, columns), B (columns, outputs), and whose each column is
-    Joined: TypeAlias = tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]
+    # A (inputs, columns), B (columns, outputs), and the adapter that each column belongs to
+    JoinedAdapters: TypeAlias = tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]
 
-KEEP = 16  # adapters in memory; each of rank 16 is 10 MB on the 135M model
-TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of layers with the same input
+MAX_ADAPTERS = 16  # in memory; an adapter of rank 16 takes 10 MB on the 135M model
+SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers that read the same input
 
 
 class AdapterGone(CourseError):
-    """An adapter whose folder is not there any more."""
+    """An adapter whose folder no longer exists."""
 
 
 class Adapters:
-    """Adapters of one base model, loaded when they are first asked for.
+    """Adapters of one base model, loaded on first use.
 
     Args:
-        model: a causal language model; its linear layers answer through this object from now on.
-        keep: adapters to hold in memory; of those that nobody uses, the one that was not used for longest goes first.
+        model: a causal language model; from now on its linear layers compute through this object.
+        keep: adapters to hold in memory; the least recently used one that is idle is dropped first.
     """
 
-    def __init__(self, model: PreTrainedModel, keep: int = KEEP) -> None:
+    def __init__(self, model: PreTrainedModel, keep: int = MAX_ADAPTERS) -> None:
         import torch
 
         self.keep = keep
@@ -53,23 +53,23 @@ class Adapters:
         head = model.get_output_embeddings()
         if type(head) is torch.nn.Linear:
             product = Product(head.weight.data, head.bias)
-            # PyTorch calls what the instance has before what its class has
+            # an instance's `forward` takes precedence over its class's
             head.forward = lambda x: product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)  # type: ignore[method-assign,assignment]
         self._layers = {name: layer for group in self.groups for name, layer in group.layers.items()}
         self._loaded: OrderedDict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]] = OrderedDict()
-        self._joined: OrderedDict[tuple[str, ...], dict[Group, Joined | None]] = OrderedDict()
+        self._joined: OrderedDict[tuple[str, ...], dict[Group, JoinedAdapters | None]] = OrderedDict()
 
     def load(self, name: str, folder: Path, in_use: Collection[str] = ()) -> None:
-        """Read an adapter as PEFT saves it, and make room for it.
+        """Read an adapter in PEFT's format, and make room for it.
 
         Args:
-            name: what it is called here.
-            folder: where it lies.
-            in_use: adapters that stay, however many they are, since rows at work go through them.
+            name: its name here.
+            folder: the adapter's folder.
+            in_use: adapters that must stay, however many there are, because running rows use them.
 
         Raises:
-            AdapterGone: its folder is not there.
-            CourseError: it can't be read, is not plain LoRA, or belongs to another base.
+            AdapterGone: its folder does not exist.
+            CourseError: it can't be read, is not plain LoRA, or belongs to another base model.
         """
         if name in self._loaded:
             self._loaded.move_to_end(name)
@@ -85,7 +85,7 @@ class Adapters:
             raise CourseError(f"cannot read the adapter in {folder.name}: {error}") from error
         if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("modules_to_save"):
             raise CourseError(f"{folder.name} is not a plain LoRA adapter; merge it and serve it as a base of its own")
-        found = {}
+        layers = {}
         for key, A in tensors.items():
             if ".lora_A." not in key:
                 continue
@@ -94,34 +94,34 @@ class Adapters:
             target = self._layers.get(layer)
             if target is None or (B.shape[0], A.shape[1]) != (target.out_features, target.in_features):
                 raise CourseError(
-                    f"the adapter in {folder.name} has a layer {layer} that this base has not; it is another's"
+                    f"the adapter in {folder.name} has a layer {layer} that this base does not have: it is for another base"
                 )
             rank = config.get("rank_pattern", {}).get(layer, A.shape[0])
             alpha = config.get("alpha_pattern", {}).get(layer, config["lora_alpha"])
             scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-            kind: dict[str, Any] = {"dtype": self.groups[0].dtype, "device": self.groups[0].device}
-            found[layer] = (A.to(**kind), (B.float() * scaling).to(**kind))
-            # In a batch they would spoil all rows: not-a-number times a mask's zero is not a number.
-            if not all(bool(part.isfinite().all()) for part in found[layer]):
-                raise CourseError(f"the adapter in {folder.name} has weights that are no finite numbers (layer {layer})")
-        if not found:
+            placement: dict[str, Any] = {"dtype": self.groups[0].dtype, "device": self.groups[0].device}
+            layers[layer] = (A.to(**placement), (B.float() * scaling).to(**placement))
+            # In a batch they would spoil every row: NaN times the mask's zero is NaN.
+            if not all(bool(part.isfinite().all()) for part in layers[layer]):
+                raise CourseError(f"the adapter in {folder.name} has weights that are not finite (layer {layer})")
+        if not layers:
             raise CourseError(f"the adapter in {folder.name} has no LoRA layers")
         for idle in [other for other in self._loaded if other not in in_use][: max(0, len(self._loaded) - self.keep + 1)]:
             self.drop(idle)
-        self._loaded[name] = found
+        self._loaded[name] = layers
 
     def drop(self, name: str) -> None:
-        """Forget an adapter; nothing if it is not in memory."""
+        """Remove an adapter from memory; does nothing if it is not there."""
         self._loaded.pop(name, None)
-        for together in [key for key in self._joined if name in key]:
-            del self._joined[together]
+        for names in [key for key in self._joined if name in key]:
+            del self._joined[names]
 
     def use(self, names: Sequence[str | None], lengths: Sequence[int] | None = None) -> None:
-        """Say which adapter each row of the next batches goes through; None is the base alone.
+        """Set the adapter that each row of the next batches uses; None is the base alone.
 
         Args:
-            names: of adapters that are loaded, one for each row.
-            lengths: for rows that lie behind one another in a batch of one: how many positions each of them has.
+            names: a loaded adapter for each row.
+            lengths: if all rows are concatenated in a batch of one: the number of positions of each.
         """
         together = tuple(sorted({name for name in names if name is not None}))
         for name in together:
@@ -143,43 +143,43 @@ class Adapters:
 
     @property
     def in_memory(self) -> int:
-        """Adapters that are loaded."""
+        """Number of loaded adapters."""
         return len(self._loaded)
 
     @property
     def bytes(self) -> int:
-        """Memory of the adapters, alone and joined."""
-        alone = [tensor for held in self._loaded.values() for pair in held.values() for tensor in pair]
-        joined = [tensor for held in self._joined.values() for found in held.values() if found for tensor in found[:2]]
-        return sum(tensor.numel() * tensor.element_size() for tensor in alone + joined)
+        """Memory of the adapters, single and joined."""
+        single = [tensor for layers in self._loaded.values() for pair in layers.values() for tensor in pair]
+        joined = [tensor for groups in self._joined.values() for pair in groups.values() if pair for tensor in pair[:2]]
+        return sum(tensor.numel() * tensor.element_size() for tensor in single + joined)
 
-    def _join(self, group: Group, together: tuple[str, ...]) -> Joined | None:
-        """A (inputs, columns), B (columns, outputs), and whose each column is, for the adapters of a batch; None if none."""
+    def _join(self, group: Group, together: tuple[str, ...]) -> JoinedAdapters | None:
+        """Join the adapters of a batch for one group of layers; None if none of them adapts it."""
         import torch
 
-        parts, owners, row = [], [], 0
+        parts, owners, offset = [], [], 0
         for layer, module in group.layers.items():
             for name in together:
                 if layer in self._loaded[name]:
                     A, B = self._loaded[name][layer]
-                    parts.append((A, B, row))
+                    parts.append((A, B, offset))
                     owners += [name] * len(A)
-            row += module.out_features
+            offset += module.out_features
         if not parts:
             return None
         A = torch.cat([A for A, _, _ in parts]).t().contiguous()
-        wide, column = A.new_zeros(A.shape[1], row), 0
-        for part, B, at in parts:
-            wide[column : column + len(part), at : at + len(B)] = B.t()
-            column += len(part)
-        return A, wide, tuple(owners)
+        B_joined, column = A.new_zeros(A.shape[1], offset), 0
+        for A_part, B, first_row in parts:
+            B_joined[column : column + len(A_part), first_row : first_row + len(B)] = B.t()
+            column += len(A_part)
+        return A, B_joined, tuple(owners)
 
 
 class Product:
-    """A linear layer's product, with the weight as this machine's kernels read it.
+    """A linear layer's product, with the weight in the layout that this machine's kernels read.
 
-    On a CPU a transposed weight is faster in float32, and one that oneDNN has packed in bfloat16: `benchmarks/service.py
-    adapters` records by how much.
+    On a CPU a transposed weight is faster in float32, and a weight packed by oneDNN is faster in bfloat16;
+    `benchmarks/service.py adapters` records by how much.
 
     Args:
         weight: (outputs, inputs).
@@ -189,31 +189,32 @@ class Product:
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         import torch
 
-        self.weight, self.bias, self.way = weight, bias, "as it is"
+        self.weight, self.bias, self.layout = weight, bias, "as it is"
         if weight.device.type != "cpu":
             return
         if weight.dtype == torch.float32:
-            self.weight, self.way = weight.t().contiguous(), "transposed"
+            self.weight, self.layout = weight.t().contiguous(), "transposed"
         elif weight.dtype == torch.bfloat16 and platform.machine().lower() in ("x86_64", "amd64"):
-            self.weight, self.way = torch.ops.mkldnn._reorder_linear_weight(weight, 16), "packed"  # right for any rows
+            # correct for any number of rows
+            self.weight, self.layout = torch.ops.mkldnn._reorder_linear_weight(weight, 16), "packed"
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(rows, inputs) → (rows, outputs)."""
         import torch
 
-        if self.way == "packed":
+        if self.layout == "packed":
             output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
             return output
-        if self.way == "as it is":
+        if self.layout == "as it is":
             return torch.nn.functional.linear(x, self.weight, self.bias)
         return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
 
 
 class Group:
-    """Linear layers with the same input, as one product.
+    """Linear layers with the same input, computed as one product.
 
     Args:
-        layers: name → layer, in the order in which the model calls them; their weights move into one.
+        layers: name → layer, in the order in which the model calls them; their weights move into one matrix.
     """
 
     def __init__(self, layers: Mapping[str, torch.nn.Linear]) -> None:
@@ -230,10 +231,10 @@ class Group:
         self._input: torch.Tensor | None = None
         self._outputs: tuple[torch.Tensor, ...] = ()
         for number, module in enumerate(modules):
-            # The separate weights are read no more: on the meta device they keep their shape and free their memory.
+            # The separate weights are no longer read: on the meta device they keep their shape and free their memory.
             module.weight = torch.nn.Parameter(module.weight.to("meta"), requires_grad=False)
-            own = self._whole if len(modules) == 1 else self._part(number)
-            module.forward = own  # type: ignore[method-assign,assignment]  # as above
+            forward = self._whole if len(modules) == 1 else self._part(number)
+            module.forward = forward  # type: ignore[method-assign,assignment]  # as above
 
     def _whole(self, x: torch.Tensor) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
@@ -261,22 +262,24 @@ class Group:
 
 
 def _groups(model: PreTrainedModel) -> list[Group]:
-    """All linear layers but the head, which no adapter of the service has."""
+    """All linear layers except the head, which the service's adapters never adapt."""
     import torch
 
     head = model.get_output_embeddings()
     layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
-    groups, taken = [], set()
+    groups, grouped = [], set()
     for name in layers:
-        if name in taken:
+        if name in grouped:
             continue
         parent, _, last = name.rpartition(".")
-        kin = next((names for names in TOGETHER if last == names[0]), (last,))
-        members = {full: layers[full] for kind in kin if (full := f"{parent}.{kind}" if parent else kind) in layers}
+        siblings = next((names for names in SHARED_INPUT if last == names[0]), (last,))
+        members = {
+            full: layers[full] for sibling in siblings if (full := f"{parent}.{sibling}" if parent else sibling) in layers
+        }
         alike = {(layer.in_features, layer.bias is None, type(layer)) for layer in members.values()}
-        if len(alike) > 1 or len(members) < len(kin):
+        if len(alike) > 1 or len(members) < len(siblings):
             members = {name: layers[name]}
-        taken |= set(members)
+        grouped |= set(members)
         groups.append(Group(members))
     return groups
 
@@ -284,7 +287,7 @@ def _groups(model: PreTrainedModel) -> list[Group]:
 def _mask(
     owners: tuple[str, ...], names: Sequence[str | None], lengths: Sequence[int] | None, like: torch.Tensor
 ) -> torch.Tensor:
-    """(rows, 1, columns), or (1, positions of all rows, columns): one where a column is the row's own."""
+    """(rows, 1, columns), or (1, positions of all rows, columns): one where a column belongs to the row's adapter."""
     import torch
 
     rows = torch.tensor([[float(owner == name) for owner in owners] for name in names], dtype=like.dtype, device=like.device)

@@ -1,4 +1,4 @@
-"""The application: routes, who is let in, and what becomes of errors put together."""
+"""The application: the routes, the gate in front of them, and the error handlers, assembled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from course_utils.openai_server.service import Service
 
 
 def build(service: Service) -> FastAPI:
-    """The application."""
+    """Assemble the application."""
     app = FastAPI(title="Fine-tuning service", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.add_middleware(Gate, service=service)
     app.add_exception_handler(ApiError, replies.refused)

@@ -1,4 +1,4 @@
-"""Chat requests: checked, and sent to the engine; `completions` makes answers of what comes."""
+"""Chat requests: checked, and sent to the engine; `completions` turns the generated tokens into answers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from course_utils.errors import CourseError
-from course_utils.openai_server.completions import Adapter, Completion, Work
+from course_utils.openai_server.completions import AdapterFolder, Completion, EngineRequest
 from course_utils.openai_server.engine import Engine
 from course_utils.openai_server.errors import invalid
-from course_utils.openai_server.grammar import of_answer, of_json
+from course_utils.openai_server.grammar import answer_grammar, json_grammar
 from course_utils.openai_server.messages import flatten
 from course_utils.openai_server.sampling import Sampling, check_grammar
 from course_utils.openai_server.tools import (
-    Choose,
+    ChatToolChoice,
+    FunctionName,
     Functions,
-    Named,
     Offer,
     ToolCall,
     Tools,
@@ -26,7 +26,7 @@ from course_utils.openai_server.tools import (
     offered_functions,
 )
 
-MOST_CHOICES = 128
+MAX_CHOICES = 128
 Text = Annotated[str, Field(max_length=1_000_000)]
 
 
@@ -48,7 +48,7 @@ class Message(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream has beside text."""
+    """What a stream has besides text."""
 
     model_config = ConfigDict(extra="allow")
     include_usage: bool | None = None
@@ -72,14 +72,14 @@ class ResponseFormat(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """What is asked for. Fields that only the hosted models have are taken and change nothing."""
+    """A chat request. Fields that only the hosted models support are accepted and change nothing."""
 
     model_config = ConfigDict(extra="allow")
     messages: Annotated[list[Message], Field(min_length=1, max_length=2048)]
     model: Annotated[str, Field(min_length=1)]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     seed: int | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None
@@ -91,10 +91,10 @@ class ChatRequest(BaseModel):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     response_format: ResponseFormat | None = None
     tools: Tools | None = None
-    tool_choice: str | Choose | None = None
+    tool_choice: str | ChatToolChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: Functions | None = None
-    function_call: str | Named | None = None
+    function_call: str | FunctionName | None = None
     modalities: list[Literal["text"]] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -105,43 +105,43 @@ class Chat:
 
     Args:
         engine: see `Engine`.
-        context: the most tokens that prompt and answer may have together.
+        context: the maximum number of tokens in prompt and answer together.
     """
 
     def __init__(self, engine: Engine, context: int) -> None:
         self.engine, self.context = engine, context
 
-    async def begin(self, request: ChatRequest, adapter: Adapter | None) -> Completion:
+    async def begin(self, request: ChatRequest, adapter: AdapterFolder | None) -> Completion:
         """Check a request and hand it to the engine.
 
         Args:
-            request: what is asked for.
+            request: the parsed request.
             adapter: name and folder, or None for the base.
 
         Raises:
-            ApiError: what is wrong with it.
+            ApiError: the request is invalid.
         """
-        # A schema or a long prompt takes its time; streams go on meanwhile.
+        # In a thread, since a schema or a long prompt takes a while and other streams must go on meanwhile.
         return Completion(self.engine, request, adapter, await asyncio.to_thread(self._read, request))
 
-    def _read(self, request: ChatRequest) -> Work:
+    def _read(self, request: ChatRequest) -> EngineRequest:
         if request.top_logprobs is not None and not request.logprobs:
             message = "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled."
             raise invalid("top_logprobs", message)
         tokenizer = self.engine.tokenizer
         offer = self._offer(request)
-        given = [message.model_dump(exclude_unset=True) for message in request.messages]
-        check_conversation(given)
+        dumped = [message.model_dump(exclude_unset=True) for message in request.messages]
+        check_conversation(dumped)
         try:
-            messages = flatten(given, offer.described)
+            messages = flatten(dumped, offer.described)
         except (CourseError, AttributeError, TypeError, RecursionError) as error:
             raise invalid("messages", f"Invalid value for 'messages': {error}") from error
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
-        asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
-        if len(prompt) + (asked or 1) > self.context:
-            raise invalid("messages", self._too_long(len(prompt), asked), "context_length_exceeded")
-        room = self.context - len(prompt)
+        requested = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
+        if len(prompt) + (requested or 1) > self.context:
+            raise invalid("messages", self._too_long(len(prompt), requested), "context_length_exceeded")
+        available = self.context - len(prompt)
         sampling = Sampling(
             temperature=1.0 if request.temperature is None else request.temperature,
             top_p=1.0 if request.top_p is None else request.top_p,
@@ -151,39 +151,43 @@ class Chat:
             top=(request.top_logprobs or 0) if request.logprobs else None,
             grammar=self._grammar(request.response_format, offer),
         )
-        return Work(prompt, sampling, room if asked is None else min(asked, room), offer)
+        return EngineRequest(prompt, sampling, available if requested is None else min(requested, available), offer)
 
-    def _too_long(self, prompt: int, asked: int | None) -> str:
+    def _too_long(self, prompt: int, requested: int | None) -> str:
         start = f"This model's maximum context length is {self.context} tokens. However, "
-        if asked is None:
+        if requested is None:
             return start + f"your messages resulted in {prompt} tokens. Please reduce the length of the messages."
         return start + (
-            f"you requested {prompt + asked} tokens ({prompt} in the messages, {asked} in the completion). Please reduce "
-            "the length of the messages or completion."
+            f"you requested {prompt + requested} tokens ({prompt} in the messages, {requested} in the completion). "
+            "Please reduce the length of the messages or completion."
         )
 
     def _offer(self, request: ChatRequest) -> Offer:
-        old = offered_functions(self.engine.tokenizer, request.functions, request.function_call, bool(request.tools))
-        if old is not None:
-            return old
+        deprecated_offer = offered_functions(
+            self.engine.tokenizer, request.functions, request.function_call, bool(request.tools)
+        )
+        if deprecated_offer is not None:
+            return deprecated_offer
         return offered(self.engine.tokenizer, request.tools, request.tool_choice, request.parallel_tool_calls)
 
-    def _grammar(self, wanted: ResponseFormat | None, offer: Offer) -> str | None:
-        grammar = of_answer(self._schema(wanted), offer.calls)
-        # each part was checked by itself; together they may still be too much
-        if offer.calls is not None and grammar is not None and (fault := check_grammar(self.engine.tokenizer, grammar)):
-            raise invalid("tools", f"Invalid 'tools': together they can't be followed: {fault}")
+    def _grammar(self, response_format: ResponseFormat | None, offer: Offer) -> str | None:
+        grammar = answer_grammar(self._schema(response_format), offer.calls)
+        # Each part was checked alone; the combined grammar may still be too large.
+        if offer.calls is not None and grammar is not None and (problem := check_grammar(self.engine.tokenizer, grammar)):
+            raise invalid("tools", f"Invalid 'tools': together they can't be followed: {problem}")
         return grammar
 
-    def _schema(self, wanted: ResponseFormat | None) -> dict[str, Any] | None:
-        if wanted is None or wanted.type == "text":
+    def _schema(self, response_format: ResponseFormat | None) -> dict[str, Any] | None:
+        if response_format is None or response_format.type == "text":
             return None
-        if wanted.type == "json_object":
+        if response_format.type == "json_object":
             return {"type": "object"}
-        if wanted.json_schema is None:
+        if response_format.json_schema is None:
             raise invalid("response_format", "Missing required parameter: 'response_format.json_schema'.")
-        schema = wanted.json_schema.schema_ if wanted.json_schema.schema_ is not None else {"type": "object"}
-        if fault := check_grammar(self.engine.tokenizer, of_json(schema)):
-            message = f"Invalid schema for response_format '{wanted.json_schema.name}': {fault}"
+        schema = (
+            response_format.json_schema.schema_ if response_format.json_schema.schema_ is not None else {"type": "object"}
+        )
+        if problem := check_grammar(self.engine.tokenizer, json_grammar(schema)):
+            message = f"Invalid schema for response_format '{response_format.json_schema.name}': {problem}"
             raise invalid("response_format", message, "invalid_json_schema")
         return schema

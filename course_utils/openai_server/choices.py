@@ -1,4 +1,4 @@
-"""Tokens of an answer as what can be sent: text without half characters, and calls with their arguments piece by piece."""
+"""Turns the tokens of an answer into what can be sent: text without incomplete characters, and calls piece by piece."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from course_utils.openai_server.grammar import END, MARK
+from course_utils.openai_server.grammar import CALL_END, CALL_START
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from course_utils.openai_server.sampling import Token
 
 HEAD = re.compile(r'\s*\{"name": "([^"]+)", "arguments": ')
-CLOSING = "}" + END
+CLOSING = "}" + CALL_END
 
 
-class Called(NamedTuple):
+class CallPiece(NamedTuple):
     """A piece of a call.
 
     Attributes:
-        number: of the call in its answer, from 0.
-        name: of the function, in the first piece of a call; None in all others.
-        arguments: further text of the arguments.
+        number: index of the call in its answer, from 0.
+        name: the function's name, in the first piece of a call; None in all others.
+        arguments: the next piece of the arguments' text.
     """
 
     number: int
@@ -32,74 +32,76 @@ class Called(NamedTuple):
 
 
 class CallReader:
-    """Tells text and calls apart while they come.
+    """Separates text from calls as they arrive.
 
-    The grammar sees to it that a call, once begun, is whole, unless the answer is cut off.
+    The grammar ensures that a call, once begun, is complete, unless the answer is cut off.
 
     Args:
-        only_calls: whether the answer has to call, so that nothing of it is text.
+        only_calls: whether the answer must consist of calls, so that none of it is text.
     """
 
     def __init__(self, only_calls: bool = False) -> None:
         self.only_calls = only_calls
         self.number = 0  # calls that have begun
         self._buffer = ""
-        self._where = "text"  # or "head", "arguments": in a call before its arguments, in them
+        self._state = "text"  # or "head" or "arguments": in a call, before or within its arguments
         self._arguments = ""
 
-    def add(self, text: str) -> tuple[str, list[Called]]:
-        """Take text in; returns what is plain text of it, and pieces of calls, which come after that text."""
+    def add(self, text: str) -> tuple[str, list[CallPiece]]:
+        """Add generated text; returns the plain text in it, and pieces of calls, which come after that text."""
         self._buffer += text
         plain = ""
-        calls: list[Called] = []
+        calls: list[CallPiece] = []
         while True:
-            if self._where == "text":
-                before, mark, after = self._buffer.partition(MARK)
+            if self._state == "text":
+                before, mark, after = self._buffer.partition(CALL_START)
                 if not mark:
-                    keep = _begun(self._buffer, "\n" + MARK) or _begun(self._buffer, MARK)
-                    return plain + self._take(len(self._buffer) - keep), calls
+                    held_back = _partial_suffix(self._buffer, "\n" + CALL_START) or _partial_suffix(self._buffer, CALL_START)
+                    return plain + self._take(len(self._buffer) - held_back), calls
                 plain += before.removesuffix("\n")
-                self._buffer, self._where = after, "head"
-            elif self._where == "head":
-                if not (found := HEAD.match(self._buffer)):
+                self._buffer, self._state = after, "head"
+            elif self._state == "head":
+                if not (head := HEAD.match(self._buffer)):
                     return plain, calls
-                calls.append(Called(self.number, found.group(1), ""))
+                calls.append(CallPiece(self.number, head.group(1), ""))
                 self.number += 1
-                self._buffer, self._where, self._arguments = self._buffer[found.end() :], "arguments", ""
+                self._buffer, self._state, self._arguments = self._buffer[head.end() :], "arguments", ""
             else:
-                at = self._buffer.find(CLOSING)
-                piece = self._take(at if at >= 0 else len(self._buffer) - _begun(self._buffer, CLOSING))
+                closing_at = self._buffer.find(CLOSING)
+                piece = self._take(
+                    closing_at if closing_at >= 0 else len(self._buffer) - _partial_suffix(self._buffer, CLOSING)
+                )
                 self._arguments += piece
                 if piece:
-                    calls.append(Called(self.number - 1, None, piece))
-                if at < 0:
+                    calls.append(CallPiece(self.number - 1, None, piece))
+                if closing_at < 0:
                     return plain, calls
-                self._buffer, self._where = self._buffer[len(CLOSING) :], "text"
+                self._buffer, self._state = self._buffer[len(CLOSING) :], "text"
 
-    def end(self) -> tuple[str, list[Called]]:
-        """What was held back when the answer ended; of a call that was cut off before its arguments, nothing."""
-        rest, where = self._take(len(self._buffer)), self._where
-        if where == "text":
-            # after a call, what looks like the start of a next one is no text
-            return ("" if self.number or self.only_calls else rest), []
-        if where == "arguments" and rest and not _whole(self._arguments):
-            return "", [Called(self.number - 1, None, rest)]
+    def finish(self) -> tuple[str, list[CallPiece]]:
+        """Return what was held back when the answer ended; nothing of a call that was cut off before its arguments."""
+        remainder, state = self._take(len(self._buffer)), self._state
+        if state == "text":
+            # after a call, what looks like the start of another one is not text
+            return ("" if self.number or self.only_calls else remainder), []
+        if state == "arguments" and remainder and not _is_valid_json(self._arguments):
+            return "", [CallPiece(self.number - 1, None, remainder)]
         return "", []
 
     def _take(self, size: int) -> str:
-        taken, self._buffer = self._buffer[:size], self._buffer[size:]
-        return taken
+        removed, self._buffer = self._buffer[:size], self._buffer[size:]
+        return removed
 
 
-def _begun(text: str, end: str) -> int:
-    """Characters at the end of a text that may be the start of something."""
+def _partial_suffix(text: str, end: str) -> int:
+    """Number of characters at the end of `text` that may be the start of `end`."""
     for size in range(min(len(end) - 1, len(text)), 0, -1):
         if end.startswith(text[-size:]):
             return size
     return 0
 
 
-def _whole(text: str) -> bool:
+def _is_valid_json(text: str) -> bool:
     try:
         json.loads(text)
     except ValueError:
@@ -108,12 +110,14 @@ def _whole(text: str) -> bool:
 
 
 class Choice:
-    """Tokens of one answer as text that is safe to send: no half characters, nothing that may be a stop sequence's start.
+    """Turns the tokens of one answer into text that is safe to send.
+
+    It holds back incomplete characters and whatever may be the start of a stop sequence.
 
     Args:
-        tokenizer: whose tokens they are.
-        stops: texts before which the answer ends. They are looked for in what is said, not in calls.
-        reader: of an answer that may have calls.
+        tokenizer: the tokenizer that the tokens belong to.
+        stops: stop sequences, before which the answer ends. They are searched for in text, not in calls.
+        reader: for an answer that may have calls.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: list[str], reader: CallReader | None = None) -> None:
@@ -121,11 +125,11 @@ class Choice:
 
         self.tokenizer, self.stops = tokenizer, stops
         self.ids: list[int] = []
-        # looks at the last few tokens only, and waits for the rest of a character
+        # looks at the last few tokens only, and waits until a character is complete
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._reader = reader
-        self.fresh: list[Token] = []
-        self._calls: list[Called] = []
+        self._unreported: list[Token] = []
+        self._calls: list[CallPiece] = []
         self.sent = 0  # characters
         self.text = ""
         self.stopped = False
@@ -141,42 +145,42 @@ class Choice:
         return not self.stopped and self._reader is not None and self._reader.number > 0
 
     def add(self, token: Token) -> tuple[str, bool]:
-        """Take a token in; returns new text to send, and whether a stop sequence has come."""
+        """Add a token; returns new text to send, and whether a stop sequence was found."""
         self.ids.append(token.id)
-        self.fresh.append(token)
-        new = self._decoder.step(self.tokenizer.backend_tokenizer, token.id) or ""
-        calls: list[Called] = []
+        self._unreported.append(token)
+        new_text = self._decoder.step(self.tokenizer.backend_tokenizer, token.id) or ""
+        calls: list[CallPiece] = []
         if self._reader is not None:
-            new, calls = self._reader.add(new)
-        start = max(0, len(self.text) - max(map(len, self.stops), default=0))  # earlier stops were found earlier
-        self.text += new
-        found = [at for stop in self.stops if (at := self.text.find(stop, start)) >= 0]
-        if found:
-            self.text, self.stopped = self.text[: min(found)], True
+            new_text, calls = self._reader.add(new_text)
+        start = max(0, len(self.text) - max(map(len, self.stops), default=0))  # earlier text was searched before
+        self.text += new_text
+        stop_positions = [position for stop in self.stops if (position := self.text.find(stop, start)) >= 0]
+        if stop_positions:
+            self.text, self.stopped = self.text[: min(stop_positions)], True
             return "", True
         self._calls += calls
-        # once there is a call, no text follows that could make a stop sequence of what was held back
+        # once a call has begun, no text follows that could complete a stop sequence
         return self._send(len(self.text) - (0 if self.called else self._held_back())), False
 
-    def rest(self) -> str:
-        """What was held back, half characters too."""
+    def flush(self) -> str:
+        """Return what was held back, incomplete characters included."""
         if self.stopped:
             return self._send(len(self.text))
         if self._reader is not None:
-            text, calls = self._reader.end()
+            text, calls = self._reader.finish()
             self.text += text
             self._calls += calls
         else:
             self.text = self.tokenizer.decode(self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return self._send(len(self.text))
 
-    def take(self) -> list[Token]:
-        """Tokens that were not reported yet."""
-        fresh, self.fresh = self.fresh, []
-        return fresh
+    def take_tokens(self) -> list[Token]:
+        """Return the tokens that have not been reported yet."""
+        unreported, self._unreported = self._unreported, []
+        return unreported
 
-    def take_calls(self) -> list[Called]:
-        """Pieces of calls that were not reported yet; they come after all text."""
+    def take_calls(self) -> list[CallPiece]:
+        """Return the pieces of calls that have not been reported yet; they come after all text."""
         calls, self._calls = self._calls, []
         return calls
 
@@ -187,4 +191,4 @@ class Choice:
 
     def _held_back(self) -> int:
         """Characters at the end that can't be sent yet."""
-        return max((_begun(self.text, stop) for stop in self.stops), default=0)
+        return max((_partial_suffix(self.text, stop) for stop in self.stops), default=0)

@@ -1,4 +1,4 @@
-"""A chat at work: tokens from the engine's thread put together as an answer, whole or as a stream of chunks."""
+"""A chat request being answered: tokens from the engine's thread assembled into a whole answer or a stream of chunks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from course_utils.errors import CourseError
 from course_utils.openai_server.adapters import AdapterGone
-from course_utils.openai_server.choices import Called, CallReader, Choice
-from course_utils.openai_server.engine import Answer, Engine
+from course_utils.openai_server.choices import CallPiece, CallReader, Choice
+from course_utils.openai_server.engine import Engine, Generation
 from course_utils.openai_server.errors import ApiError, invalid, no_such_model
 from course_utils.openai_server.sampling import Sampling, Token
 from course_utils.openai_server.store import random_letters
@@ -25,12 +25,12 @@ from course_utils.openai_server.tools import Offer
 if TYPE_CHECKING:
     from course_utils.openai_server.chat import ChatRequest
 
-MARK = "the text"
-Adapter = tuple[str, Path]  # name and folder
+TEXT_PLACEHOLDER = "the text"
+AdapterFolder = tuple[str, Path]  # name and folder
 
 
-class Work(NamedTuple):
-    """A request as the engine takes it: prompt, sampling, the most tokens of an answer, and the tools offered."""
+class EngineRequest(NamedTuple):
+    """A request for the engine: prompt, sampling, maximum number of tokens in an answer, and the tools offered."""
 
     prompt: list[int]
     sampling: Sampling
@@ -38,52 +38,52 @@ class Work(NamedTuple):
     offer: Offer
 
 
-class Piece(NamedTuple):
-    """What comes of a choice.
+class ChoicePiece(NamedTuple):
+    """The next piece of a choice.
 
     Attributes:
-        choice: its index.
+        choice: index of the choice.
         text: new text.
         calls: new pieces of calls, which come after the text.
-        tokens: those of the piece, if log-probabilities were asked for.
-        reason: at the end of a choice why it ended, or what went wrong.
+        tokens: the piece's tokens, if log-probabilities were requested.
+        reason: in the last piece of a choice, why it ended, or what went wrong.
     """
 
     choice: int
     text: str
-    calls: list[Called]
+    calls: list[CallPiece]
     tokens: list[Token]
     reason: str | BaseException | None
 
 
 class Completion:
-    """A request at work: what comes from the engine's thread, on its way to the event loop."""
+    """A request being answered: passes what the engine's thread generates on to the event loop."""
 
     def __init__(
         self,
         engine: Engine,
         request: ChatRequest,
-        adapter: Adapter | None,
-        work: Work,
+        adapter: AdapterFolder | None,
+        engine_request: EngineRequest,
     ) -> None:
-        prompt, sampling, limit, self.offer = work
+        prompt, sampling, limit, self.offer = engine_request
         self.tokenizer, self.request, self._engine = engine.tokenizer, request, engine
         self.id, self.created = f"chatcmpl-{random_letters(29)}", int(time.time())
         self.prompt_tokens, self.logprobs = len(prompt), sampling.top is not None
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Piece] = asyncio.Queue()
+        self._queue: asyncio.Queue[ChoicePiece] = asyncio.Queue()
         stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
         may_call = self.offer.calls if self.offer.calls is not None and self.offer.calls.functions else None
         self.calls = may_call is not None
         self.choices = [
-            Choice(self.tokenizer, [s for s in stops if s], CallReader(may_call.how == "required") if may_call else None)
+            Choice(self.tokenizer, [s for s in stops if s], CallReader(may_call.mode == "required") if may_call else None)
             for _ in range(request.n or 1)
         ]
-        self.answers = [
-            Answer(
+        self.generations = [
+            Generation(
                 prompt,
                 adapter,
-                # several choices of one seed differ from each other, and are the same again next time
+                # choices with one seed differ from each other, but are the same each time
                 _with_seed(sampling, request.seed, index),
                 limit,
                 on_token=partial(self._on_token, index),
@@ -92,20 +92,20 @@ class Completion:
             for index in range(len(self.choices))
         ]
         if limit:
-            engine.submit(self.answers)
+            engine.submit(self.generations)
         else:
             for index in range(len(self.choices)):
-                self._queue.put_nowait(Piece(index, "", [], [], "length"))
+                self._queue.put_nowait(ChoicePiece(index, "", [], [], "length"))
 
-    async def pieces(self) -> AsyncIterator[tuple[Piece, str | None]]:
-        """Pieces of all choices, and at the end of a choice the finish reason; until all have one.
+    async def pieces(self) -> AsyncIterator[tuple[ChoicePiece, str | None]]:
+        """Yield pieces of all choices, each with the finish reason if it is a choice's last, until every choice has ended.
 
         Raises:
             ApiError: the engine failed.
         """
-        left = len(self.choices)
+        unfinished = len(self.choices)
         try:
-            while left:
+            while unfinished:
                 piece = await self._queue.get()
                 reason = piece.reason
                 if isinstance(reason, AdapterGone):
@@ -115,24 +115,24 @@ class Completion:
                 if isinstance(reason, BaseException):
                     message = f"The server had an error while processing your request ({reason})"
                     raise ApiError(500, message, type="server_error")
-                left -= reason is not None
+                unfinished -= reason is not None
                 yield piece, reason
         finally:
             self.cancel()
 
     def cancel(self) -> None:
-        """Nobody waits for the rest."""
-        for answer in self.answers:
-            answer.cancelled = True
+        """Stop generating: nobody is waiting for the rest."""
+        for generation in self.generations:
+            generation.cancelled = True
 
     @property
     def usage(self) -> dict[str, Any]:
         """Tokens so far."""
-        made = sum(choice.tokens for choice in self.choices)
+        completion_tokens = sum(choice.tokens for choice in self.choices)
         return {
             "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": made,
-            "total_tokens": self.prompt_tokens + made,
+            "completion_tokens": completion_tokens,
+            "total_tokens": self.prompt_tokens + completion_tokens,
             "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
             "completion_tokens_details": {
                 "reasoning_tokens": 0,
@@ -144,51 +144,51 @@ class Completion:
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
-        gathered = [Gathered() for _ in self.choices]
+        gathered = [CollectedChoice() for _ in self.choices]
         async for piece, reason in self.pieces():
             gathered[piece.choice].add(piece, reason)
         choices: list[dict[str, Any]] = [
             {
                 "index": index,
-                "message": {"role": "assistant", "refusal": None, "annotations": [], **self._said(found)},
-                "logprobs": self._logprobs(found.tokens),
-                "finish_reason": found.reason,
+                "message": {"role": "assistant", "refusal": None, "annotations": [], **self._content(collected)},
+                "logprobs": self._logprobs(collected.tokens),
+                "finish_reason": collected.reason,
             }
-            for index, found in enumerate(gathered)
+            for index, collected in enumerate(gathered)
         ]
         body = self._frame("chat.completion", choices) | {"usage": self.usage}
         return ChatCompletion.model_validate(body).model_dump(mode="json", exclude_unset=True)
 
-    def _said(self, found: Gathered) -> dict[str, Any]:
-        if not found.calls:
-            return {"content": found.text}
-        content = found.text or None
+    def _content(self, collected: CollectedChoice) -> dict[str, Any]:
+        if not collected.calls:
+            return {"content": collected.text}
+        content = collected.text or None
         if self.offer.deprecated:
-            return {"content": content, "function_call": found.calls[0]}
-        calls = [{"id": new_call_id(), "type": "function", "function": call} for call in found.calls]
+            return {"content": content, "function_call": collected.calls[0]}
+        calls = [{"id": new_call_id(), "type": "function", "function": call} for call in collected.calls]
         return {"content": content, "tool_calls": calls}
 
     async def stream(self) -> AsyncIterator[str]:
         """The answer as server-sent events."""
-        extra = {"usage": None} if self.with_usage else {}
+        extra_fields = {"usage": None} if self.with_usage else {}
         first = {"role": "assistant", "content": None if self.calls else "", "refusal": None}
         for index in range(len(self.choices)):
-            yield self._chunk([{"index": index, "delta": dict(first)}], extra)
-        around = self._text_chunks(extra)
+            yield self._chunk([{"index": index, "delta": dict(first)}], extra_fields)
+        text_chunks = self._text_chunks(extra_fields)
         try:
             async for (index, text, calls, tokens, _), reason in self.pieces():
                 if text and not self.logprobs:
-                    yield f"{around[index][0]}{json.dumps(text, ensure_ascii=False)}{around[index][1]}"
+                    yield f"{text_chunks[index][0]}{json.dumps(text, ensure_ascii=False)}{text_chunks[index][1]}"
                 elif text or (tokens and not calls):
                     part = {"index": index, "delta": {"content": text}, "logprobs": self._logprobs(tokens)}
-                    yield self._chunk([part], extra)
+                    yield self._chunk([part], extra_fields)
                     tokens = []
                 for call in calls:
-                    part = {"index": index, "delta": self._called(call), "logprobs": self._logprobs(tokens)}
-                    yield self._chunk([part], extra)
+                    part = {"index": index, "delta": self._call_delta(call), "logprobs": self._logprobs(tokens)}
+                    yield self._chunk([part], extra_fields)
                     tokens = []
                 if reason is not None:
-                    yield self._chunk([{"index": index, "delta": {}, "finish_reason": reason}], extra)
+                    yield self._chunk([{"index": index, "delta": {}, "finish_reason": reason}], extra_fields)
         except ApiError as error:
             yield f"data: {json.dumps(error.body)}\n\n"
             return
@@ -196,37 +196,38 @@ class Completion:
             yield self._chunk([], {"usage": self.usage})
         yield "data: [DONE]\n\n"
 
-    def _called(self, call: Called) -> dict[str, Any]:
+    def _call_delta(self, call: CallPiece) -> dict[str, Any]:
         """A piece of a call as a delta."""
         function = {"arguments": call.arguments} if call.name is None else {"name": call.name, "arguments": ""}
         if self.offer.deprecated:
             return {"function_call": function}
-        begun = {"id": new_call_id(), "type": "function"} if call.name is not None else {}
-        return {"tool_calls": [{"index": call.number, **begun, "function": function}]}
+        identity = {"id": new_call_id(), "type": "function"} if call.name is not None else {}
+        return {"tool_calls": [{"index": call.number, **identity, "function": function}]}
 
     @property
     def with_usage(self) -> bool:
-        """Whether the stream is to end with the tokens used."""
+        """Whether the stream has to end with the number of tokens used."""
         return bool(self.request.stream_options and self.request.stream_options.include_usage)
 
-    def _chunk(self, choices: list[dict[str, Any]], extra: dict[str, Any]) -> str:
+    def _chunk(self, choices: list[dict[str, Any]], extra_fields: dict[str, Any]) -> str:
         for choice in choices:
             choice.setdefault("finish_reason", None)
             choice.setdefault("logprobs", None)
-        body = self._frame("chat.completion.chunk", choices) | extra
+        body = self._frame("chat.completion.chunk", choices) | extra_fields
         checked = ChatCompletionChunk.model_validate(body)
         return f"data: {checked.model_dump_json(exclude_unset=True)}\n\n"
 
-    def _text_chunks(self, extra: dict[str, Any]) -> list[tuple[str, str]]:
-        """For each choice what stands before and after the text of a chunk that is nothing but text.
+    def _text_chunks(self, extra_fields: dict[str, Any]) -> list[tuple[str, str]]:
+        """For each choice, the parts of a text-only chunk before and after its text.
 
-        A token comes every few milliseconds for each stream, and building an object for it takes from the model's thread.
+        Each stream gets a token every few milliseconds, and building an object for each takes time from the model's thread.
         """
-        made = []
+        chunks = []
         for index in range(len(self.choices)):
-            before, _, after = self._chunk([{"index": index, "delta": {"content": MARK}}], extra).partition(json.dumps(MARK))
-            made.append((before, after))
-        return made
+            chunk = self._chunk([{"index": index, "delta": {"content": TEXT_PLACEHOLDER}}], extra_fields)
+            before, _, after = chunk.partition(json.dumps(TEXT_PLACEHOLDER))
+            chunks.append((before, after))
+        return chunks
 
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -240,17 +241,18 @@ class Completion:
         }
 
     def _logprobs(self, tokens: list[Token]) -> dict[str, Any] | None:
-        return {"content": self.described(tokens), "refusal": None} if self.logprobs else None
+        return {"content": self.token_logprobs(tokens), "refusal": None} if self.logprobs else None
 
-    def described(self, tokens: list[Token]) -> list[dict[str, Any]]:
+    def token_logprobs(self, tokens: list[Token]) -> list[dict[str, Any]]:
         """Tokens with their log-probabilities, as the API writes them."""
 
-        def one(token: int, value: float | None) -> dict[str, Any]:
+        def with_bytes(token: int, value: float | None) -> dict[str, Any]:
             text = self.tokenizer.decode([token])
             return {"token": text, "logprob": value, "bytes": list(text.encode("utf-8"))}
 
         return [
-            one(token.id, token.log_probability) | {"top_logprobs": [one(*other) for other in token.alternatives]}
+            with_bytes(token.id, token.log_probability)
+            | {"top_logprobs": [with_bytes(*other) for other in token.alternatives]}
             for token in tokens
         ]
 
@@ -261,24 +263,24 @@ class Completion:
         text, stopped = choice.add(token)
         calls = choice.take_calls()
         if text or calls or self.logprobs:
-            self._tell(Piece(index, text, calls, choice.take() if self.logprobs else [], None))
+            self._put(ChoicePiece(index, text, calls, choice.take_tokens() if self.logprobs else [], None))
         return stopped
 
     def _on_end(self, index: int, reason: str | BaseException) -> None:
         choice = self.choices[index]
         try:
-            text = choice.rest()
-        except BaseException as error:  # whoever waits must hear that it is over
+            text = choice.flush()
+        except BaseException as error:  # the waiting client must be told that it is over
             text, reason = "", error
         if reason == "stop" and choice.called:
             reason = "function_call" if self.offer.deprecated else "tool_calls"
-        self._tell(Piece(index, text, choice.take_calls(), choice.take() if self.logprobs else [], reason))
+        self._put(ChoicePiece(index, text, choice.take_calls(), choice.take_tokens() if self.logprobs else [], reason))
 
-    def _tell(self, piece: Piece) -> None:
+    def _put(self, piece: ChoicePiece) -> None:
         self._engine.post(self._loop, self._queue.put_nowait, piece)
 
 
-class Gathered:
+class CollectedChoice:
     """A choice put together from its pieces."""
 
     def __init__(self) -> None:
@@ -287,8 +289,8 @@ class Gathered:
         self.tokens: list[Token] = []
         self.reason: str | None = None
 
-    def add(self, piece: Piece, reason: str | None) -> None:
-        """Take a piece in."""
+    def add(self, piece: ChoicePiece, reason: str | None) -> None:
+        """Add a piece."""
         self.text += piece.text
         for call in piece.calls:
             if call.name is not None:
@@ -299,7 +301,7 @@ class Gathered:
 
 
 def new_call_id() -> str:
-    """An id for a call."""
+    """A new id for a call."""
     return f"call_{random_letters(24)}"
 
 

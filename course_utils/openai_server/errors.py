@@ -1,4 +1,4 @@
-"""What the service says when it refuses: the hosted API's status, words and codes."""
+"""The service's error responses: the hosted API's status codes, messages and error codes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ DEPRECATIONS = "https://developers.openai.com/api/docs/deprecations#update-to-op
 
 
 class ApiError(Exception):
-    """A refusal; becomes {"error": {"message", "type", "param", "code"}} with this status.
+    """An error response: {"error": {"message", "type", "param", "code"}} with this status.
 
     Args:
         status: HTTP status.
-        message: for a person.
+        message: explanation for people.
         param: the parameter at fault.
-        code: for a program.
-        type: the family of errors.
-        retry_after: seconds after which trying again makes sense; None where it never does (the client is told not to).
+        code: error code for programs.
+        type: error type, which groups several codes.
+        retry_after: seconds after which to retry; None where retrying is pointless (the client is told not to).
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The client repeats 408, 409, 429 and 5xx by itself unless it is told not to."""
+        """Retry headers: the client retries 408, 409, 429 and 5xx on its own unless it is told not to."""
         if self.retry_after is not None:
             return {"retry-after": f"{self.retry_after:.0f}", "retry-after-ms": f"{1000 * self.retry_after:.0f}"}
         return {"x-should-retry": "false"} if self.status in (408, 409, 429, 507) else {}
 
 
 def wrong_key(key: str) -> ApiError:
-    """The key is shown as the hosted API shows it: its ends only."""
+    """Wrong API key, shown as the hosted API shows it: only its beginning and end."""
     shown = f"{key[:8]}{'*' * max(0, min(len(key) - 12, 40))}{key[-4:]}" if len(key) > 12 else "*" * len(key)
     return ApiError(
         401, f"Incorrect API key provided: {shown}. You can find your API key at {KEYS_PAGE}.", code="invalid_api_key"
@@ -48,7 +48,7 @@ def wrong_key(key: str) -> ApiError:
 
 
 def no_key() -> ApiError:
-    """No Authorization header, or not a bearer's."""
+    """No Authorization header, or one without a bearer token."""
     return ApiError(
         401,
         "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
@@ -67,7 +67,7 @@ def no_such_job(job_id: str) -> ApiError:
 
 
 def no_such_model(model: str) -> ApiError:
-    """Unknown model where one is to be used."""
+    """A model to be used is unknown."""
     message = f"The model `{model}` does not exist or you do not have access to it."
     return ApiError(404, message, code="model_not_found")
 
@@ -79,27 +79,27 @@ def not_tunable(model: str) -> ApiError:
 
 
 def invalid(param: str | None, message: str, code: str | None = None) -> ApiError:
-    """A parameter with a value that can't be."""
+    """A parameter has an invalid value."""
     return ApiError(400, message, param=param, code=code)
 
 
 def no_room() -> ApiError:
-    """The server's disk is full; no use trying again before somebody made room."""
+    """The server's disk is full; retrying is pointless until somebody frees space."""
     message = (
-        "The server has no room left on its disk, and nothing was changed. Delete files or models that are not needed, or "
-        "make room there, and try again."
+        "The server has no space left on its disk, and nothing was changed. Delete files or models that are not needed, or "
+        "free disk space there, and try again."
     )
     return ApiError(507, message, code="insufficient_storage", type="server_error")
 
 
 def busy() -> ApiError:
-    """The database was held by another process for too long."""
+    """Another process has locked the database for too long."""
     message = "The server is busy with another change. Please try again."
     return ApiError(503, message, code="busy", type="server_error", retry_after=1)
 
 
 def winding_down() -> ApiError:
-    """What organisations that may no longer train get from OpenAI since May 2026."""
+    """The error that OpenAI has sent to organisations that may no longer train since May 2026."""
     return ApiError(
         403,
         "OpenAI is winding down the fine-tuning platform and your organization is no longer able to create new fine-tuning "
@@ -109,13 +109,13 @@ def winding_down() -> ApiError:
 
 
 def no_money() -> ApiError:
-    """The budget is used up; no use trying again."""
+    """The budget is used up; retrying is pointless."""
     message = "You exceeded your current quota, please check your plan and billing details."
     return ApiError(429, message, code="insufficient_quota", type="insufficient_quota")
 
 
 def too_fast(limit: int, seconds: float) -> ApiError:
-    """More requests a minute than the server was started for."""
+    """More requests per minute than the server allows."""
     message = (
         f"Rate limit reached on requests per min (RPM): Limit {limit}, Used {limit}, Requested 1. "
         f"Please try again in {seconds:.0f}s."

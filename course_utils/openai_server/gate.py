@@ -1,4 +1,4 @@
-"""Who is let in, how much may be sent, and how often; every request passes here before anything else looks at it."""
+"""Access control: who may send requests, how large, and how often. Every request passes here first."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 MAX_JSON = 8 * 1024 * 1024
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-SILENT_SECONDS = 60.0  # without a byte of a body, after which nothing more is expected
-REFUSED_SECONDS = 5.0  # for the rest of a body that was refused
-HERE = ("127.0.0.1", "::1", "testclient")  # addresses of clients on this machine
+SILENT_SECONDS = 60.0  # without a byte of a body before it is given up
+REFUSED_SECONDS = 5.0  # to wait for the rest of a refused body
+LOCAL_CLIENTS = ("127.0.0.1", "::1", "testclient")  # addresses of clients on this machine
 
 
-class Rules(Protocol):
-    """What the gate goes by: see `Service`."""
+class GateSettings(Protocol):
+    """The settings that the gate uses: see `Service`."""
 
     key: str
     hosts: tuple[str, ...]
@@ -39,14 +39,17 @@ class Rules(Protocol):
 
 
 class Gate:
-    """What every request passes: from this machine, with the key, not too many, not too large; and its id."""
+    """Lets through requests from this machine with the right key, if they are neither too many nor too large.
 
-    def __init__(self, app: ASGIApp, service: Rules) -> None:
+    It also adds the request id and the hosted API's other headers to every response.
+    """
+
+    def __init__(self, app: ASGIApp, service: GateSettings) -> None:
         self.app, self.service = app, service
-        self.times: deque[float] = deque()
+        self.request_times: deque[float] = deque()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it here."""
+        """Pass a request on to the application, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -54,13 +57,13 @@ class Gate:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                took = f"{1000 * (time.perf_counter() - started):.0f}".encode()
+                milliseconds = f"{1000 * (time.perf_counter() - started):.0f}".encode()
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", b"req_" + secrets.token_hex(16).encode()),
                     (b"openai-organization", b"local"),
                     (b"openai-version", b"2020-10-01"),
-                    (b"openai-processing-ms", took),
+                    (b"openai-processing-ms", milliseconds),
                 ]
             await send(message)
 
@@ -73,7 +76,7 @@ class Gate:
             await JSONResponse(error.body, error.status, error.headers)(scope, receive, send_with_headers)
         except ClientDisconnect:
             print(
-                f"{scope['method']} {scope['path']!r}: the client went away while it was sending",
+                f"{scope['method']} {scope['path']!r}: the client disconnected while sending",
                 file=sys.stderr,
                 flush=True,
             )
@@ -83,14 +86,14 @@ class Gate:
 
     def _check(self, scope: Scope) -> None:
         client = scope.get("client")
-        if client and client[0] not in HERE:
-            raise ApiError(403, "This server answers to its own machine only.", code="not_local")
+        if client and client[0] not in LOCAL_CLIENTS:
+            raise ApiError(403, "This server answers requests from its own machine only.", code="not_local")
         headers = dict(scope["headers"])
         check_host(headers.get(b"host"), self.service.hosts)
         if scope["path"] == "/health":
             return
-        given = headers.get(b"authorization", b"").decode("latin-1")
-        scheme, _, key = given.partition(" ")
+        authorization = headers.get(b"authorization", b"").decode("latin-1")
+        scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise errors.no_key()
         if not hmac.compare_digest(key.strip().encode(), self.service.key.encode()):
@@ -102,76 +105,76 @@ class Gate:
         if limit is None:
             return
         now = time.monotonic()
-        while self.times and now - self.times[0] >= 60:
-            self.times.popleft()
-        if len(self.times) >= limit:
-            raise errors.too_fast(limit, math.ceil(60 - (now - self.times[0])))
-        self.times.append(now)
+        while self.request_times and now - self.request_times[0] >= 60:
+            self.request_times.popleft()
+        if len(self.request_times) >= limit:
+            raise errors.too_fast(limit, math.ceil(60 - (now - self.request_times[0])))
+        self.request_times.append(now)
 
 
-def check_host(given: bytes | None, allowed: Collection[str]) -> None:
-    """Refuse a request that was meant for another name.
+def check_host(host: bytes | None, allowed: Collection[str]) -> None:
+    """Refuse a request that is addressed to another host name.
 
-    A page elsewhere can have its own name resolve to this machine (DNS rebinding), and its visitor's browser then takes what
-    answers here for the page's own. The browser still says which name it asked for.
+    A web page can make its own name resolve to this machine (DNS rebinding); its visitor's browser then treats this server
+    as the page's own. The browser still sends the name that it requested.
 
     Args:
-        given: the header Host; None where there is none, which no browser leaves out.
-        allowed: names beside those of loopback.
+        host: the Host header; None if it is missing, which never happens with a browser.
+        allowed: names allowed in addition to loopback's.
 
     Raises:
-        ApiError: it names neither loopback nor one of these.
+        ApiError: the header names neither loopback nor an allowed name.
     """
-    if given is None:
+    if host is None:
         return
-    name = given.decode("latin-1").strip().lower()
+    name = host.decode("latin-1").strip().lower()
     name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
-    if name.rstrip(".") in (*LOOPBACK_NAMES, *(each.lower() for each in allowed)):
+    if name.rstrip(".") in (*LOOPBACK_NAMES, *(allowed_name.lower() for allowed_name in allowed)):
         return
     message = (
-        f"This server does not answer to the name {name[:80]!r}. If the name is meant to lead here, start the server with "
-        f"it: course serve --allow-host {name[:80]}"
+        f"This server does not answer to the name {name[:80]!r}. If that name is meant to lead here, start the server with: "
+        f"course serve --allow-host {name[:80]}"
     )
     raise ApiError(403, message, code="host_not_allowed")
 
 
 class Body:
-    """A request's body as it comes in, counted; what is too large is read to its end and thrown away.
+    """A request's body, counted as it arrives; if it is too large, the rest is read and discarded.
 
-    A client that is still sending would see a broken connection, and not the reason.
+    Otherwise a client that is still sending would see a broken connection instead of the reason.
     """
 
     def __init__(self, receive: Receive, limit: int) -> None:
-        self.receive, self.limit, self.seen = receive, limit, 0
-        self.whole = False
+        self.receive, self.limit, self.received = receive, limit, 0
+        self.complete = False
 
     async def check(self, length: bytes | None) -> None:
-        """Refuse by what the request says of its length."""
+        """Refuse the request if its Content-Length is invalid or too large."""
         if length is not None and (not length.isdigit() or int(length) > self.limit):
             await self._refuse()
 
     async def __call__(self) -> Message:
-        """The next message, as ASGI has it."""
-        if self.whole:  # what comes now is that the client is gone, and that may take its time
+        """Return the next ASGI message."""
+        if self.complete:  # the next message is the disconnect, which may take any time
             return await self.receive()
         try:
             message = await asyncio.wait_for(self.receive(), SILENT_SECONDS)
         except TimeoutError:
-            reason = f"Nothing more of the request came for {SILENT_SECONDS:.0f} seconds."
+            reason = f"No more of the request arrived for {SILENT_SECONDS:.0f} seconds."
             raise ApiError(408, reason, code="request_timeout") from None
         if message["type"] == "http.request":
-            self.whole = not message.get("more_body")
-            self.seen += len(message.get("body", b""))
-            if self.seen > self.limit:
+            self.complete = not message.get("more_body")
+            self.received += len(message.get("body", b""))
+            if self.received > self.limit:
                 await self._refuse(message)
         return message
 
     async def _refuse(self, message: Message | None = None) -> NoReturn:
-        most = self.seen + 4 * self.limit
+        limit = self.received + 4 * self.limit
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REFUSED_SECONDS) as patience:
-                while message is None or (message.get("more_body") and self.seen < most):
+            async with asyncio.timeout(REFUSED_SECONDS) as deadline:
+                while message is None or (message.get("more_body") and self.received < limit):
                     message = await self.receive()
-                    self.seen += len(message.get("body", b""))
-                    patience.reschedule(asyncio.get_running_loop().time() + REFUSED_SECONDS)
+                    self.received += len(message.get("body", b""))
+                    deadline.reschedule(asyncio.get_running_loop().time() + REFUSED_SECONDS)
         raise ApiError(413, f"The request is larger than the {self.limit:,} bytes allowed.", code="request_too_large")

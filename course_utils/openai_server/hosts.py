@@ -1,4 +1,4 @@
-"""Hosts of the same API: where they are, what differs, until when; the one cell in which a learner chooses."""
+"""Hosts of the same API: their addresses, their differences and their end dates. A learner chooses one in a single cell."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ class Host:
     """A service that the official client can drive.
 
     Attributes:
-        name: the host's.
-        base_url: for the client; None where the local server makes it at its start.
+        name: name of the host.
+        base_url: the client's base URL; None for the local server, which chooses it when it starts.
         key_variable: environment variable that holds the key.
         base_model: a model that can be tuned there.
-        methods: the API's names of those that can be asked for with it.
-        weights: whether what was trained can be downloaded.
-        jobs: what of files, jobs, events and checkpoints works with the same code.
-        differences: what code written for OpenAI meets there.
-        ends: when what was tuned from the base stops answering.
-        dates: what else ends when, and who says so.
-        checked: when this was read, and where.
+        methods: training methods for that model, by the API's names.
+        weights: whether the trained weights can be downloaded.
+        jobs: which of files, jobs, events and checkpoints work with the same code.
+        differences: differences that code written for OpenAI will meet.
+        ends: when models tuned from the base stop answering.
+        dates: other end dates, and their sources.
+        checked: when and where this was read.
     """
 
     name: str

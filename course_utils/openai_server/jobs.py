@@ -1,8 +1,8 @@
-"""Fine-tuning jobs: what a client may ask for, and the processes that do it.
+"""Fine-tuning jobs: the requests that clients may send, and the processes that carry them out.
 
-A job's state is a document in the store, and the only truth. The runner looks for work in it and starts a process for each
-piece: one that validates and one that trains can be at work, so that answering goes on meanwhile. A process that dies is
-started again and goes on from its last checkpoint; one that dies again and again without getting further fails the job.
+A job's state is a document in the store, which is the only source of truth. The runner looks for jobs there and starts
+processes for them, at most one that validates and one that trains at a time, so that the server can go on answering. A
+process that dies is restarted and resumes from its last checkpoint; if it keeps dying without progress, the job fails.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from course_utils.openai_server.errors import ApiError, invalid, no_such_job, no
 from course_utils.openai_server.store import Store, new_id, random_letters
 
 ORGANIZATION = "org-local"
-FINAL = ("succeeded", "failed", "cancelled")
-ATTEMPTS = 3  # starts of a process without a step of progress between them
-WAIT = {"validating_files": "validate", "queued": "train", "running": "train"}
+FINAL_STATUSES = ("succeeded", "failed", "cancelled")
+MAX_STARTS = 3  # of a process without a step of progress in between
+TASK_OF_STATUS = {"validating_files": "validate", "queued": "train", "running": "train"}
 
 Auto = Literal["auto"]
 Key = Annotated[str, Field(max_length=64)]
@@ -34,7 +34,7 @@ Metadata = Annotated[dict[Key, Value], Field(max_length=16)]
 
 
 class Hyperparameters(BaseModel):
-    """Bounds are the API's (its specification of August 2026)."""
+    """Hyperparameters; the bounds are the API's (its specification of August 2026)."""
 
     model_config = ConfigDict(extra="allow")
     batch_size: Auto | Annotated[int, Field(ge=1, le=256)] | None = None
@@ -43,7 +43,7 @@ class Hyperparameters(BaseModel):
 
 
 class DpoHyperparameters(Hyperparameters):
-    """DPO's have one more."""
+    """Hyperparameters of DPO, which has one more."""
 
     beta: Auto | Annotated[float, Field(gt=0, le=2)] | None = None
 
@@ -73,7 +73,7 @@ class Method(BaseModel):
 
 
 class Wandb(BaseModel):
-    """Where Weights & Biases would show the run."""
+    """Where in Weights & Biases the run would appear."""
 
     project: str
     entity: str | None = None
@@ -82,7 +82,7 @@ class Wandb(BaseModel):
 
 
 class Integration(BaseModel):
-    """Taken and shown again; nothing is sent anywhere from here."""
+    """An integration: accepted and shown again, but nothing is sent anywhere."""
 
     type: Literal["wandb"]
     wandb: Wandb
@@ -107,20 +107,20 @@ class Jobs:
     """Creates, shows and stops jobs.
 
     Args:
-        store: what the service remembers.
-        base: the name under which the base model is offered.
-        names: other names for it, stand-ins for hosted models.
-        refuse: answer a request for a job as OpenAI has answered new organisations since May 2026.
+        store: the service's documents and files.
+        base: name under which the base model is offered.
+        names: other names for it, so that it can stand in for hosted models.
+        refuse: refuse new jobs as OpenAI has refused them to new organisations since May 2026.
     """
 
     def __init__(self, store: Store, base: str, names: tuple[str, ...] = (), refuse: bool = False) -> None:
         self.store, self.base, self.names, self.refuse = store, base, names, refuse
 
     def create(self, request: CreateJob) -> dict[str, Any]:
-        """Write a job down; it is validated and run later, by the runner.
+        """Store a new job; the runner validates and runs it later.
 
         Raises:
-            ApiError: what is wrong with the request. What is wrong with the files turns up later, in the job.
+            ApiError: the request is invalid. Errors in the files are reported later, in the job.
         """
         if self.refuse:
             raise winding_down()
@@ -132,11 +132,11 @@ class Jobs:
             file_id = getattr(request, name)
             if file_id is None:
                 continue
-            found = self.store.get("file", file_id)
-            if found is None:
+            file = self.store.get("file", file_id)
+            if file is None:
                 raise invalid(name, f"invalid {name}: {file_id}")
-            if found["purpose"] != "fine-tune":
-                raise invalid(name, f"invalid {name}: {file_id} has the purpose '{found['purpose']}', not 'fine-tune'")
+            if file["purpose"] != "fine-tune":
+                raise invalid(name, f"invalid {name}: {file_id} has the purpose '{file['purpose']}', not 'fine-tune'")
             files[name] = file_id
         kind, hyperparameters = self._method(request)
         job = {
@@ -155,7 +155,7 @@ class Jobs:
             "training_file": request.training_file,
             "validation_file": request.validation_file,
             "estimated_finish": None,
-            "integrations": [one.model_dump(exclude_none=True) for one in request.integrations or []],
+            "integrations": [integration.model_dump(exclude_none=True) for integration in request.integrations or []],
             "metadata": request.metadata,
             "usage_metrics": None,
             "shared_with_openai": False,
@@ -169,20 +169,20 @@ class Jobs:
         folder = self.store.job_folder(job["id"])
         try:
             folder.mkdir(mode=0o700)
-            # The client may delete a file while the job lasts; the bytes stay with the job.
+            # The client may delete a file while the job is running, so the job keeps its own link to the bytes.
             for name, file_id in files.items():
                 _link(self.store.file_path(file_id), folder / f"{name}.jsonl")
             if start:
                 shutil.copytree(self.store.model_folder(start["_folder"]), folder / "start", copy_function=_link)
-            self._note(job)
+            self._store_job(job)
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, FileNotFoundError):  # deleted a moment ago
-                raise self._gone(request, files) from error
+            if isinstance(error, FileNotFoundError):  # an input was deleted a moment ago
+                raise self._deleted_input(request, files) from error
             raise
         return job
 
-    def _note(self, job: dict[str, Any]) -> None:
+    def _store_job(self, job: dict[str, Any]) -> None:
         with self.store.transaction():
             self.store.add("job", job["id"], job)
             self.store.add_event(job["id"], f"Created fine-tuning job: {job['id']}")
@@ -190,18 +190,18 @@ class Jobs:
             if job["validation_file"]:
                 self.store.add_event(job["id"], f"Validating validation file: {job['validation_file']}")
 
-    def _gone(self, request: CreateJob, files: dict[str, str]) -> ApiError:
-        """Which of the things that a job is made from was deleted while it was made."""
+    def _deleted_input(self, request: CreateJob, files: dict[str, str]) -> ApiError:
+        """The error for the input that was deleted while the job was being created."""
         for name, file_id in files.items():
             if not self.store.file_path(file_id).exists():
                 return invalid(name, f"invalid {name}: {file_id}")
         return not_tunable(request.model)
 
     def get(self, job_id: str) -> dict[str, Any]:
-        """A job.
+        """Return a job.
 
         Raises:
-            ApiError: there is none of this id.
+            ApiError: there is no job with this id.
         """
         job = self.store.get("job", job_id)
         if job is None:
@@ -209,76 +209,76 @@ class Jobs:
         return job
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """End a job; what it has learned is lost, but its checkpoints stay."""
+        """Cancel a job; its checkpoints are kept, later training is lost."""
         with self.store.transaction():
             job = self._unfinished(job_id, "cancelled")
             self.store.add_event(job_id, "The job has been cancelled")
-            return self._changed(job["id"], status="cancelled", finished_at=int(time.time()), estimated_finish=None)
+            return self._update(job["id"], status="cancelled", finished_at=int(time.time()), estimated_finish=None)
 
     def pause(self, job_id: str) -> dict[str, Any]:
-        """Stop a job for now. The documented states have none for this: it shows as queued."""
+        """Pause a job. The API documents no status for this, so it is shown as queued."""
         with self.store.transaction():
             job = self._unfinished(job_id, "paused")
             if not job["_paused"]:
                 self.store.add_event(job_id, "Fine-tuning job paused")
             status = "queued" if job["status"] == "running" else job["status"]
-            return self._changed(job_id, status=status, _paused=True, estimated_finish=None)
+            return self._update(job_id, status=status, _paused=True, estimated_finish=None)
 
     def resume(self, job_id: str) -> dict[str, Any]:
-        """Go on with a paused job; no harm if it is not."""
+        """Resume a job; does nothing if it is not paused."""
         with self.store.transaction():
             job = self._unfinished(job_id, "resumed")
             if job["_paused"]:
                 self.store.add_event(job_id, "Fine-tuning job resumed")
-            return self._changed(job_id, _paused=False)
+            return self._update(job_id, _paused=False)
 
-    def _changed(self, job_id: str, **changes: Any) -> dict[str, Any]:
+    def _update(self, job_id: str, **changes: Any) -> dict[str, Any]:
         job = self.store.update("job", job_id, **changes)
         assert job is not None  # jobs are never deleted
         return job
 
-    def _unfinished(self, job_id: str, what: str) -> dict[str, Any]:
+    def _unfinished(self, job_id: str, action: str) -> dict[str, Any]:
         job = self.get(job_id)
-        if job["status"] in FINAL:
+        if job["status"] in FINAL_STATUSES:
             message = (
-                f"Job {job_id} has already {job['status']}; it can't be {what}."
+                f"Job {job_id} has already {job['status']}; it can't be {action}."
                 if job["status"] != "cancelled"
-                else (f"Job {job_id} has already been cancelled; it can't be {what}.")
+                else (f"Job {job_id} has already been cancelled; it can't be {action}.")
             )
             raise invalid(None, message)
         return job
 
     def _method(self, request: CreateJob) -> tuple[str, dict[str, Any]]:
-        """Kind of training and the hyperparameters asked for, from the present form, the deprecated one, or both."""
+        """Training method and requested hyperparameters, from the current request form, the deprecated one, or both."""
         kind = request.method.type if request.method else "supervised"
         if kind == "reinforcement":
             raise invalid("method", "Reinforcement fine-tuning is not available for this model.", "method_not_available")
         block = getattr(request.method, kind) if request.method else None
-        new = (block.hyperparameters if block else None) or Hyperparameters()
-        old = request.hyperparameters or Hyperparameters()
+        current_block = (block.hyperparameters if block else None) or Hyperparameters()
+        deprecated_block = request.hyperparameters or Hyperparameters()
         names = ["n_epochs", "batch_size", "learning_rate_multiplier", *(["beta"] if kind == "dpo" else [])]
-        found = {}
+        chosen = {}
         for name in names:
-            one, other = getattr(new, name, None), getattr(old, name, None)
-            if one is not None and other is not None and one != other:
+            current, deprecated = getattr(current_block, name, None), getattr(deprecated_block, name, None)
+            if current is not None and deprecated is not None and current != deprecated:
                 message = (
-                    f"'hyperparameters.{name}' is {other!r} and 'method.{kind}.hyperparameters.{name}' is {one!r}; "
-                    "'hyperparameters' is deprecated, give the value under 'method' alone."
+                    f"'hyperparameters.{name}' is {deprecated!r} and 'method.{kind}.hyperparameters.{name}' is {current!r}; "
+                    "'hyperparameters' is deprecated; give the value under 'method' only."
                 )
                 raise invalid("hyperparameters", message)
-            value = one if one is not None else other
-            found[name] = "auto" if value is None else value
-        return kind, found
+            value = current if current is not None else deprecated
+            chosen[name] = "auto" if value is None else value
+        return kind, chosen
 
 
 def method_fields(kind: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """The two places in which a job shows its hyperparameters."""
+    """The two fields in which a job shows its hyperparameters."""
     plain = {name: value for name, value in hyperparameters.items() if name != "beta"}
     return {"hyperparameters": plain, "method": {"type": kind, kind: {"hyperparameters": hyperparameters}}}
 
 
 def public(document: dict[str, Any]) -> dict[str, Any]:
-    """A document without what is the server's own."""
+    """A document without the server's internal fields."""
     return {name: value for name, value in document.items() if not name.startswith("_")}
 
 
@@ -291,114 +291,116 @@ class Runner:
     """Starts and watches the processes that validate and train.
 
     Args:
-        store: what the service remembers.
+        store: the service's documents and files.
         model: name of the base model, as `models.load` takes it; None for the tier's.
-        context: longest example in tokens.
-        keep_going: whether to start anything at all (off: jobs stay where they are).
+        context: maximum length of an example in tokens.
+        run_jobs: whether to start any processes (if not, jobs stay in their state).
     """
 
-    def __init__(self, store: Store, model: str | None, context: int, keep_going: bool = True) -> None:
+    def __init__(self, store: Store, model: str | None, context: int, run_jobs: bool = True) -> None:
         self.store, self.model, self.context = store, model, context
-        self._at_work: dict[str, tuple[str, subprocess.Popen[bytes]]] = {}  # what it does → job, process
-        self._news = threading.Event()
-        self._closed = not keep_going
+        self._processes: dict[str, tuple[str, subprocess.Popen[bytes]]] = {}  # task → job id, process
+        self._wake = threading.Event()
+        self._closed = not run_jobs
         self._mutex = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
-        if keep_going:
+        if run_jobs:
             self._thread.start()
 
     def wake(self) -> None:
         """Look for work now."""
-        self._news.set()
+        self._wake.set()
 
     def stop(self, job_id: str) -> None:
-        """End the process of a job that was cancelled or paused."""
+        """Kill the process of a job that was cancelled or paused."""
         with self._mutex:
-            for job, process in self._at_work.values():
+            for job, process in self._processes.values():
                 if job == job_id:
                     process.kill()
         self.wake()
 
     def close(self) -> None:
-        """End all processes; jobs go on at the next start."""
+        """Kill all processes; jobs resume when the server starts again."""
         self._closed = True
         self.wake()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
         with self._mutex:
-            for _, process in self._at_work.values():
+            for _, process in self._processes.values():
                 process.kill()
                 process.wait()
 
-    def process_of(self, what: str) -> int | None:
-        """Process id of the one that validates or trains, if there is one."""
-        found = self._at_work.get(what)
-        return found[1].pid if found else None
+    def process_of(self, task: str) -> int | None:
+        """Process id of the task ("validate" or "train"), None if it is not running."""
+        entry = self._processes.get(task)
+        return entry[1].pid if entry else None
 
     def _work(self) -> None:
         while not self._closed:
             try:
-                self._look()
-                pause = 0.1 if self._at_work else 0.5
-            except Exception as error:  # a full disk, a locked database: say so and try again
+                self._check()
+                pause = 0.1 if self._processes else 0.5
+            except Exception as error:  # a full disk or a locked database: report it and try again
                 print(f"jobs: {type(error).__name__}: {error}", file=sys.stderr)
                 pause = 5.0
-            self._news.wait(pause)
-            self._news.clear()
+            self._wake.wait(pause)
+            self._wake.clear()
 
-    def _look(self) -> None:
-        for what, (job_id, process) in list(self._at_work.items()):
+    def _check(self) -> None:
+        for task, (job_id, process) in list(self._processes.items()):
             if process.poll() is not None:
                 assert process.stdin is not None
                 process.stdin.close()
                 with self._mutex:
-                    del self._at_work[what]
-                self._ended(what, job_id, process.returncode)
-        found = [
+                    del self._processes[task]
+                self._ended(task, job_id, process.returncode)
+        candidates = [
             job
-            for status in WAIT
+            for status in TASK_OF_STATUS
             for job in self.store.page("job", limit=-1, newest_first=False, where={"status": status})[0]
         ]
-        waiting = [job for job in found if not job["_paused"]]
-        for what in ("validate", "train"):
-            mine = [job for job in waiting if WAIT[job["status"]] == what]
-            mine.sort(key=lambda job: job["status"] != "running")  # what a restart interrupted comes first
-            if mine and what not in self._at_work:
-                self._start(what, mine[0]["id"])
+        waiting = [job for job in candidates if not job["_paused"]]
+        for task in ("validate", "train"):
+            eligible = [job for job in waiting if TASK_OF_STATUS[job["status"]] == task]
+            eligible.sort(key=lambda job: job["status"] != "running")  # jobs that a restart interrupted come first
+            if eligible and task not in self._processes:
+                self._start(task, eligible[0]["id"])
 
-    def _start(self, what: str, job_id: str) -> None:
+    def _start(self, task: str, job_id: str) -> None:
         folder = self.store.job_folder(job_id)
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "course_utils.openai_server.worker", what, str(self.store.folder), job_id]
+        command = [sys.executable, "-m", "course_utils.openai_server.worker", task, str(self.store.folder), job_id]
         command += ["--context", str(self.context), *(["--model", self.model] if self.model else [])]
         with open(folder / "log.txt", "ab") as log:
-            # The pipe to its input is how a process learns that its server has died: it ends with it.
+            # A closed pipe on its input tells a process that its server has died, and it exits.
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
         with self._mutex:
-            self._at_work[what] = job_id, process
+            self._processes[task] = job_id, process
 
-    def _ended(self, did: str, job_id: str, code: int) -> None:
-        """Look at what a process left behind."""
+    def _ended(self, task: str, job_id: str, code: int) -> None:
+        """Handle the end of a process: restart its job or fail it, and clean up after jobs that have ended."""
         with self.store.transaction():
             job = self.store.document("job", job_id)
-            if WAIT.get(job["status"]) == did and not job["_paused"]:
+            if TASK_OF_STATUS.get(job["status"]) == task and not job["_paused"]:
                 starts = job["_starts"] + 1
-                what = f"signal {-code}" if code < 0 else f"status {code}"
-                if starts >= ATTEMPTS:
-                    message = f"The process of the job ended {starts} times with {what} and made no progress."
+                outcome = f"signal {-code}" if code < 0 else f"status {code}"
+                if starts >= MAX_STARTS:
+                    message = f"The process of the job ended {starts} times with {outcome} and made no progress."
                     fail(self.store, job_id, "server_error", message, param=None)
                 else:
                     self.store.update("job", job_id, _starts=starts)
-                    self.store.add_event(job_id, f"The process of the job ended with {what}; it is started again", "warn")
+                    self.store.add_event(
+                        job_id, f"The process of the job ended with {outcome}; it will be started again", "warn"
+                    )
             job = self.store.document("job", job_id)
-        if job["status"] in FINAL:
+        if job["status"] in FINAL_STATUSES:
             shutil.rmtree(self.store.job_folder(job_id), ignore_errors=True)
 
 
 def fail(store: Store, job_id: str, code: str, message: str, param: str | None = "training_file") -> None:
-    """End a job with a reason, unless it has ended."""
+    """Mark a job as failed with a reason, unless it has already ended."""
     with store.transaction():
-        if store.document("job", job_id)["status"] in FINAL:
+        if store.document("job", job_id)["status"] in FINAL_STATUSES:
             return
         error = {"code": code, "message": message, "param": param}
         store.update("job", job_id, status="failed", error=error, finished_at=int(time.time()), estimated_finish=None)
@@ -412,4 +414,4 @@ def _link(source: str | Path, target: str | Path) -> None:
         shutil.copyfile(source, target)
 
 
-__all__ = ["FINAL", "CreateJob", "Jobs", "Runner", "fail", "method_fields", "public", "shown"]
+__all__ = ["FINAL_STATUSES", "CreateJob", "Jobs", "Runner", "fail", "method_fields", "public", "shown"]

@@ -1,9 +1,10 @@
-"""Messages as the API takes them, and as a chat template does: one role and one text each.
+"""Converts messages from the API's form into that of a chat template: one role and one text each.
 
-Training files and chat requests go through the same function, so that a model is asked in the form in which it was trained.
+Training files and chat requests go through the same function, so that a model is prompted in the form it was trained on.
 
-The small models' template has no place for tools. They stand in the system's message, calls and their answers are text in
-tags, in the words of the template of Qwen2.5 (the A100 tier's model): for that model it is what its own template writes.
+The small models' template does not support tools. Here tools are described in the system message, and calls and their
+results are text in tags, in the wording of the template of Qwen2.5 (the A100 tier's model): for that model the text is what
+its own template writes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from course_utils.errors import CourseError
-from course_utils.openai_server.grammar import END, MARK, head
+from course_utils.openai_server.grammar import CALL_END, CALL_START, call_header
 
 ROLES = {
     "system": "system",
@@ -39,19 +40,19 @@ For each function call, return a json object with function name and arguments wi
 
 
 def flatten(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
-    """Roles and contents that every chat template knows; `weight` is kept.
+    """Reduce messages to roles and contents that every chat template supports; `weight` is kept.
 
-    A developer is the system under its new name. Answers of tools that follow each other become one message of the user's.
+    "developer" is the newer name of "system". Consecutive tool results become one user message.
 
     Args:
-        messages: as the API has them.
-        tools: of the request or the training row, {"type": "function", "function": {...}} each.
+        messages: messages in the API's form.
+        tools: tools of the request or the training row, each {"type": "function", "function": {...}}.
 
     Raises:
         CourseError: an image or audio, which a text model can't read.
     """
-    made: list[dict[str, Any]] = []
-    before = ""
+    flattened: list[dict[str, Any]] = []
+    previous_role = ""
     for number, message in enumerate(messages):
         role = message["role"]
         text = _text(message.get("content"), number)
@@ -60,28 +61,28 @@ def flatten(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, 
         text = "\n".join([*([text] if text else []), *map(_call, _calls(message))])
         if role in ("tool", "function"):
             text = f"<tool_response>\n{text}\n</tool_response>"
-            if before in ("tool", "function"):
-                made[-1]["content"] += f"\n{text}"
+            if previous_role in ("tool", "function"):
+                flattened[-1]["content"] += f"\n{text}"
                 continue
-        before = role
+        previous_role = role
         weight = {"weight": message["weight"]} if "weight" in message else {}
-        made.append({"role": ROLES[role], "content": text, **weight})
-    return _with_tools(made, tools) if tools else made
+        flattened.append({"role": ROLES[role], "content": text, **weight})
+    return _with_tools(flattened, tools) if tools else flattened
 
 
 def described(function: Mapping[str, Any]) -> dict[str, Any]:
-    """A function as it stands in a prompt: what the model is to know, and nothing of how it is enforced."""
-    kept = {key: function[key] for key in ("name", "description", "parameters") if function.get(key) is not None}
-    return {"type": "function", "function": kept}
+    """A function as described in a prompt: what the model has to know, without how it is enforced."""
+    visible = {key: function[key] for key in ("name", "description", "parameters") if function.get(key) is not None}
+    return {"type": "function", "function": visible}
 
 
 def declared(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The tools of a training row, or its `functions`, as they were called before."""
+    """The tools of a training row, or its `functions`, the older name for them."""
     return list(row.get("tools") or [{"type": "function", "function": function} for function in row.get("functions") or []])
 
 
 def _with_tools(messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    text = TOOLS.format("\n".join(_dumps(described(tool["function"])) for tool in tools))
+    text = TOOLS.format("\n".join(_one_line_json(described(tool["function"])) for tool in tools))
     if messages and messages[0]["role"] == "system":
         first = messages[0]
         return [{**first, "content": f"{first['content']}\n\n{text}".lstrip()}, *messages[1:]]
@@ -89,14 +90,15 @@ def _with_tools(messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any
 
 
 def _calls(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    old = message.get("function_call")
-    calls = message.get("tool_calls") or ([{"function": old}] if old else [])
+    deprecated_call = message.get("function_call")
+    calls = message.get("tool_calls") or ([{"function": deprecated_call}] if deprecated_call else [])
     return [call.get("function") or {} for call in calls]
 
 
 def _call(function: Mapping[str, Any]) -> str:
-    """A call as the model is to write it; `choices` reads it back."""
-    return f"{MARK}{head(str(function.get('name')))}{_dumps(_arguments(function.get('arguments')))}}}{END}"
+    """A call as the model has to write it; `choices` parses it."""
+    arguments = _one_line_json(_arguments(function.get("arguments")))
+    return f"{CALL_START}{call_header(str(function.get('name')))}{arguments}}}{CALL_END}"
 
 
 def _text(content: Any, number: int) -> str:
@@ -117,6 +119,6 @@ def _arguments(text: Any) -> Any:
         return text
 
 
-def _dumps(value: Any) -> str:
-    """JSON on one line; half a character, which JSON can write and UTF-8 can't, stays escaped."""
+def _one_line_json(value: Any) -> str:
+    """JSON on one line; lone surrogates, which JSON can represent and UTF-8 can't, stay escaped."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,7 +1,7 @@
-"""Requests read: bodies, and what stands behind the question mark.
+"""Parses requests: bodies and query parameters.
 
-They are read here, not by FastAPI, so that whatever is wrong with one is said in the hosted API's form and nothing is read
-into memory before its size is known.
+They are parsed here and not by FastAPI, so that errors are reported in the hosted API's form and nothing is read into memory
+before its size is known.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ NOT_JSON = (
     "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
     "correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)"
 )
-Asked = TypeVar("Asked", bound=BaseModel)
+RequestModel = TypeVar("RequestModel", bound=BaseModel)
 
 
 async def json_body(request: Request) -> Any:
-    """The body of a request as a value.
+    """Parse the body of a request.
 
     Raises:
-        ApiError: it is not JSON, or nested deeper than `MAX_DEPTH`.
+        ApiError: it is not JSON, or is nested deeper than `MAX_DEPTH`.
     """
     data = await request.body()
     try:
-        value = json.loads(data, parse_constant=_no_number, parse_float=_finite)
+        value = json.loads(data, parse_constant=_reject_constant, parse_float=_parse_finite)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, NOT_JSON) from error
     if _deeper_than(value, MAX_DEPTH):
@@ -41,11 +41,11 @@ async def json_body(request: Request) -> Any:
     return value
 
 
-def _no_number(text: str) -> NoReturn:
+def _reject_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"{text} is larger than any number")
@@ -66,99 +66,99 @@ def _deeper_than(value: Any, limit: int) -> bool:
     return True
 
 
-def parsed(kind: type[Asked], body: Any, *known: Any) -> Asked:
-    """A body as what is asked for, strictly: "1" is no number and 1 no text.
+def parsed(model: type[RequestModel], body: Any, *client_types: Any) -> RequestModel:
+    """Validate a body strictly: "1" is not a number, and 1 is not a string.
 
     Args:
-        kind: what to make of it.
-        body: as JSON gives it.
-        known: the official client's types of it, to which arguments must belong; none where `kind` itself is strict.
+        model: the pydantic model to validate it with.
+        body: the parsed JSON.
+        client_types: the official client's types, which limit the arguments; none where `model` itself is strict.
 
     Raises:
-        ApiError: the first thing that is wrong, in the hosted API's manner.
+        ApiError: the first error, in the hosted API's form.
     """
     if not isinstance(body, dict):
-        raise invalid(None, f"Invalid type for request body: expected an object, but got {_name_of(body)} instead.")
-    if known:
-        arguments.check_known(body, *known)
+        raise invalid(None, f"Invalid type for request body: expected an object, but got {_type_name(body)} instead.")
+    if client_types:
+        arguments.check_argument_names(body, *client_types)
     try:
-        return kind.model_validate_json(json.dumps(body), strict=True)
+        return model.model_validate_json(json.dumps(body), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        if first["type"] == "json_invalid":  # half a character, which our own JSON can write and nobody can read
+        if first["type"] == "json_invalid":  # a lone surrogate, which json.dumps writes and pydantic rejects
             raise ApiError(400, NOT_JSON) from error
-        # a union names its branches in the place; the client knows fields and positions only
+        # pydantic's location includes the branches of unions; the client knows only fields and positions
         missing = str(first["loc"][-1]) if first["type"] == "missing" else None
-        inside = first["loc"][:-1] if missing else first["loc"]
-        parts = [part for part in inside if isinstance(part, int) or part in _keys(body)]
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+        location = first["loc"][:-1] if missing else first["loc"]
+        parts = [part for part in location if isinstance(part, int) or part in _keys(body)]
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
         if missing:
-            place = f"{place}.{missing}".lstrip(".")
-            raise invalid(place, f"Missing required parameter: '{place}'.", "missing_required_parameter") from error
+            path = f"{path}.{missing}".lstrip(".")
+            raise invalid(path, f"Missing required parameter: '{path}'.", "missing_required_parameter") from error
         if first["type"] == "extra_forbidden":
-            raise arguments.unknown(place) from error
-        where = place or None
-        raise invalid(where, f"Invalid value for '{place}': {first['msg']}.", "invalid_value") from error
-    except (ValueError, RecursionError, UnicodeError) as error:  # half a character, which JSON can write and UTF-8 can't
+            raise arguments.unknown_argument(path) from error
+        param = path or None
+        raise invalid(param, f"Invalid value for '{path}': {first['msg']}.", "invalid_value") from error
+    except (ValueError, RecursionError, UnicodeError) as error:  # a lone surrogate, which JSON can represent and UTF-8 can't
         raise ApiError(400, NOT_JSON) from error
 
 
 def _keys(value: Any) -> set[Any]:
-    found, stack = set(), [value]
+    keys, stack = set(), [value]
     while stack:
         item = stack.pop()
         if isinstance(item, dict):
-            found |= set(item)
+            keys |= set(item)
             stack += item.values()
         elif isinstance(item, list):
             stack += item
-    return found
+    return keys
 
 
-def _name_of(value: Any) -> str:
+def _type_name(value: Any) -> str:
     names = {type(None): "null", str: "a string", list: "an array", bool: "a boolean", int: "an integer", float: "a decimal"}
     return names.get(type(value), "something else")
 
 
 class Query:
-    """Parameters of an address, checked."""
+    """Validated query parameters."""
 
     def __init__(self, request: Request) -> None:
         self.values = request.query_params
 
     def text(self, name: str) -> str | None:
-        """A parameter as it is; None if it is missing or empty."""
+        """A parameter's text; None if it is missing or empty."""
         return self.values.get(name) or None
 
-    def limit(self, default: int, most: int) -> int:
-        """How many to list: a number too high counts as the most there may be."""
-        given = self.values.getlist("limit")
-        if not given:
+    def limit(self, default: int, maximum: int) -> int:
+        """How many items to list; larger numbers count as the maximum."""
+        values = self.values.getlist("limit")
+        if not values:
             return default
-        text = given[0] if len(given) == 1 else ", ".join(given)
+        text = values[0] if len(values) == 1 else ", ".join(values)
         if not re.fullmatch(r"-?[0-9]{1,40}", text):
             raise invalid("limit", f"Invalid value for 'limit': {text[:40]!r} is not an integer.")
-        return max(0, min(int(text), most))
+        return max(0, min(int(text), maximum))
 
-    def one_of(self, name: str, known: tuple[str, ...]) -> str | None:
-        """A parameter with few values."""
+    def one_of(self, name: str, allowed: tuple[str, ...]) -> str | None:
+        """A parameter with a fixed set of values; None if it is missing."""
         text = self.values.get(name)
-        if text is not None and text not in known:
-            raise invalid(name, f"{text[:40]!r} is not one of {list(known)} - '{name}'")
+        if text is not None and text not in allowed:
+            raise invalid(name, f"{text[:40]!r} is not one of {list(allowed)} - '{name}'")
         return text
 
     def newest_first(self) -> bool:
-        """The order asked for, newest first unless said otherwise."""
+        """Whether the newest come first, which is the default."""
         return self.one_of("order", ("asc", "desc")) != "asc"
 
     def metadata(self) -> dict[str, str] | None:
-        """`metadata[key]=value`, or `metadata=null` for none, as what documents must have."""
-        found = {}
+        """The metadata to filter by, given as `metadata[key]=value`; None if there is none, or for `metadata=null`."""
+        metadata = {}
         for name, value in self.values.multi_items():
             if match := re.fullmatch(r"metadata\[([^\[\]]*)\]", name, re.DOTALL):
-                if f"metadata.{match.group(1)}" in found:
-                    raise invalid("metadata", "Invalid value for 'metadata': a key stands there twice.")
-                found[f"metadata.{match.group(1)}"] = value
+                if f"metadata.{match.group(1)}" in metadata:
+                    raise invalid("metadata", "Invalid value for 'metadata': a key is given twice.")
+                metadata[f"metadata.{match.group(1)}"] = value
             elif name.startswith("metadata") and value not in ("", "null"):
                 raise invalid("metadata", "Invalid value for 'metadata': expected metadata[key]=value.")
-        return found or None
+        return metadata or None

@@ -1,7 +1,7 @@
 """A stand-in for a strong model's endpoint: chat completions that play back recorded answers.
 
-A strong model can't run on a laptop without a network; what it once answered can be served there. Everything else is real:
-HTTP on loopback, the openai client, token counts, refusals, retries, idempotency keys and bills.
+A strong model can't run on a laptop without a network, but its recorded answers can be served there. Everything else is
+real: HTTP on loopback, the openai client, token counts, errors, retries, idempotency keys and bills.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-# What a recording may do in place of an answer: status and seconds to wait first.
+# Troubles that the server can simulate: HTTP status, and seconds to wait before it is sent.
 FAULTS = {"busy": (429, 0.0), "broken": (500, 0.0), "slow": (200, 0.3)}
 
 
 class Replay:
-    """A server on loopback, as a context manager; `base_url` is where it listens.
+    """A server on loopback, as a context manager; it listens at `base_url`.
 
     Args:
-        answer: messages → the recorded text, or None if there is none for them (404).
-        model: the name it gives itself.
-        trouble: one of `FAULTS` for every n-th request that is not a repetition, as (name, n); None for none.
+        answer: messages → the recorded text, or None if nothing was recorded for them (404).
+        model: name of the model in responses.
+        trouble: (name in `FAULTS`, n) to simulate it for every n-th request that is not a repetition; None for none.
         seconds: time that an answer takes.
 
     Attributes:
-        billed: idempotency key → tokens out, of requests that were answered and would be paid; without a key, one of its
-            own.
-        log: keys of all requests that came, in order, repetitions and troubles included.
+        billed: idempotency key → output tokens, for each request that was answered and would be billed; a request without a
+            key gets a unique one.
+        log: keys of all requests received, in order, including repetitions and those that met trouble.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Replay:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         with self._mutex:
             key = handler.headers.get("Idempotency-Key") or f"request {len(self.log) + 1}"
-            first = key not in self.log
+            is_first = key not in self.log
             self.log.append(key)
-            troubled = self.trouble and first and len(set(self.log)) % self.trouble[1] == 0
-        if self.trouble and troubled:
-            status, wait = FAULTS[self.trouble[0]]
-            time.sleep(wait)
+            is_faulty = self.trouble and is_first and len(set(self.log)) % self.trouble[1] == 0
+        if self.trouble and is_faulty:
+            status, delay = FAULTS[self.trouble[0]]
+            time.sleep(delay)
             if status != 200:
                 headers = {"Retry-After": "0.05"} if status == 429 else {}
                 self._send(
@@ -99,9 +99,9 @@ class Replay:
             return
         tokens_in = sum(len(str(m["content"])) for m in body["messages"]) // 4
         tokens_out = min(len(text) // 4, body.get("max_tokens") or 10**9)
-        cut = tokens_out < len(text) // 4
+        truncated = tokens_out < len(text) // 4
         with self._mutex:
-            self.billed[key] = tokens_out  # once for each key, however often it is sent
+            self.billed[key] = tokens_out  # once per key, however often the request is sent
         self._send(
             handler,
             200,
@@ -115,10 +115,10 @@ class Replay:
                         "index": 0,
                         "message": {
                             "role": "assistant",
-                            "content": text[: 4 * tokens_out] if cut else text,
+                            "content": text[: 4 * tokens_out] if truncated else text,
                             "refusal": None,
                         },
-                        "finish_reason": "length" if cut else "stop",
+                        "finish_reason": "length" if truncated else "stop",
                         "logprobs": None,
                     }
                 ],

@@ -1,4 +1,4 @@
-"""Responses written: by the official client's own types, and errors in the hosted API's form."""
+"""Builds responses: documents validated by the official client's own types, and errors in the hosted API's form."""
 
 from __future__ import annotations
 
@@ -15,46 +15,52 @@ from course_utils.openai_server.errors import ApiError
 from course_utils.openai_server.store import is_busy, is_full
 
 
-def checked(kind: type[BaseModel], body: dict[str, Any]) -> dict[str, Any]:
-    """A document, once the official client's own type has accepted it."""
-    return kind.model_validate(body).model_dump(mode="json", exclude_unset=True)
+def checked(model: type[BaseModel], body: dict[str, Any]) -> dict[str, Any]:
+    """Validate a document with the official client's own type."""
+    return model.model_validate(body).model_dump(mode="json", exclude_unset=True)
 
 
-def listing(page: tuple[list[dict[str, Any]], bool], kind: type[BaseModel] | None, ends: str | None) -> dict[str, Any]:
-    """A page of documents as the API lists them; `ends`: first and last id of an empty one."""
-    found, more = page
-    data = [checked(kind, body) if kind else body for body in found]
-    first, last = (data[0]["id"], data[-1]["id"]) if data else (ends, ends)
-    return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": more}
+def listing(page: tuple[list[dict[str, Any]], bool], model: type[BaseModel] | None, empty_ids: str | None) -> dict[str, Any]:
+    """A page of documents in the API's list format.
+
+    Args:
+        page: the documents, and whether there are more.
+        model: the official client's type of the documents; None to leave them unchecked.
+        empty_ids: `first_id` and `last_id` of an empty page.
+    """
+    documents, has_more = page
+    data = [checked(model, body) if model else body for body in documents]
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (empty_ids, empty_ids)
+    return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more}
 
 
 def refused(request: Request, error: Exception) -> JSONResponse:
-    """An error of the API."""
+    """Response for an `ApiError`."""
     assert isinstance(error, ApiError)
     return JSONResponse(error.body, error.status, error.headers)
 
 
 def unknown_route(request: Request, error: Exception) -> JSONResponse:
-    """A path or a method that there is not."""
+    """Response for an unknown path or method."""
     assert isinstance(error, HTTPException)
     method, path = request.method, request.url.path
     if error.status_code == 405:
         message = f"Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different HTTP method?)"
-        found = ApiError(405, message, code="method_not_supported")
-        return JSONResponse(found.body, 405, {"allow": ", ".join(_allowed(request))})
+        api_error = ApiError(405, message, code="method_not_supported")
+        return JSONResponse(api_error.body, 405, {"allow": ", ".join(_allowed(request))})
     if error.status_code == 404:
         return refused(request, ApiError(404, f"Invalid URL ({method} {path})"))
     return refused(request, ApiError(error.status_code, str(error.detail)))
 
 
 def _allowed(request: Request) -> list[str]:
-    """Methods that the path of a request has."""
-    asked = [(method, {**request.scope, "method": method}) for method in ("DELETE", "GET", "POST")]
-    return [m for m, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)]
+    """Methods that are allowed on the path of a request."""
+    scopes = [(method, {**request.scope, "method": method}) for method in ("DELETE", "GET", "POST")]
+    return [m for m, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)]
 
 
 def storage(request: Request, error: Exception) -> JSONResponse:
-    """What the disk or the database would not do; anything else of theirs is a bug as any other."""
+    """Response for a full disk or a busy database; other errors of theirs are raised again, as bugs."""
     if is_full(error):
         return refused(request, errors.no_room())
     if is_busy(error):
@@ -63,6 +69,6 @@ def storage(request: Request, error: Exception) -> JSONResponse:
 
 
 def bug(request: Request, error: Exception) -> JSONResponse:
-    """Anything that nobody thought of."""
+    """Response for an unexpected exception."""
     message = "The server had an error while processing your request. Sorry about that!"
     return refused(request, ApiError(500, message, type="server_error"))

@@ -1,4 +1,4 @@
-"""A chat's pieces as the Responses API's typed events, in their order; the last of them carries the whole response."""
+"""Converts the pieces of a chat into the Responses API's typed events, in order; the last one has the whole response."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from course_utils.openai_server.completions import Piece, new_call_id
+from course_utils.openai_server.completions import ChoicePiece, new_call_id
 from course_utils.openai_server.errors import ApiError
 from course_utils.openai_server.responses import checked, usage
 from course_utils.openai_server.store import random_letters
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
 
 Event = dict[str, Any]
 DELTAS = ("response.output_text.delta", "response.function_call_arguments.delta")
-KNOWN: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+STREAM_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 class Events:
-    """One response in the making.
+    """One response being generated.
 
     Args:
-        body: the response as `responses.frame` began it; it is filled in.
-        completion: what makes it.
+        body: the response as created by `responses.frame`; it is filled in.
+        completion: the chat completion that generates it.
     """
 
     def __init__(self, body: dict[str, Any], completion: Completion) -> None:
         self.body, self.completion = body, completion
         self._number = -1
-        self._item: dict[str, Any] | None = None  # the item at work
+        self._item: dict[str, Any] | None = None  # the item in progress
         self._error: ApiError | None = None
 
-    async def all(self) -> AsyncIterator[Event]:
-        """Every event; also what goes wrong on the way is one."""
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield every event; an error on the way is an event too."""
         yield self._event("response.created", response=self._snapshot())
         yield self._event("response.in_progress", response=self._snapshot())
-        cut = False
+        truncated = False
         try:
             async for piece, reason in self.completion.pieces():
-                cut = cut or reason == "length"
-                for event in self._of(piece):
+                truncated = truncated or reason == "length"
+                for event in self._piece_events(piece):
                     yield event
         except ApiError as error:
             self._error = error
@@ -55,11 +55,11 @@ class Events:
         if not self.body["output"]:
             for event in self._begin_text():
                 yield event
-        for event in self._finish("incomplete" if cut else "completed"):
+        for event in self._finish_item("incomplete" if truncated else "completed"):
             yield event
         self.body["usage"] = usage(self.completion.usage)
-        self.body["status"] = "incomplete" if cut else "completed"
-        if cut:
+        self.body["status"] = "incomplete" if truncated else "completed"
+        if truncated:
             self.body["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
             self.body["completed_at"] = int(time.time())
@@ -67,9 +67,9 @@ class Events:
 
     async def stream(self) -> AsyncIterator[str]:
         """The events as server-sent events."""
-        async for event in self.all():
-            if event["type"] not in DELTAS:  # there are many, all alike
-                KNOWN.validate_python(event)
+        async for event in self.events():
+            if event["type"] not in DELTAS:  # there are many, and all alike
+                STREAM_EVENT.validate_python(event)
             yield f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n"
 
     async def whole(self) -> dict[str, Any]:
@@ -78,14 +78,14 @@ class Events:
         Raises:
             ApiError: the engine failed.
         """
-        async for _ in self.all():
+        async for _ in self.events():
             pass
         if self._error is not None:
             raise self._error
         return self.body
 
-    def _of(self, piece: Piece) -> Iterator[Event]:
-        described = self.completion.described(piece.tokens)
+    def _piece_events(self, piece: ChoicePiece) -> Iterator[Event]:
+        described = self.completion.token_logprobs(piece.tokens)
         if piece.text or (described and not piece.calls and self._in_text):
             if not self._in_text:
                 yield from self._begin_text()
@@ -95,7 +95,7 @@ class Events:
                 yield from self._begin_call(call.name)
             elif self._item is not None:
                 self._item["arguments"] += call.arguments
-                yield self._event(DELTAS[1], **self._place(), delta=call.arguments)
+                yield self._event(DELTAS[1], **self._position(), delta=call.arguments)
 
     @property
     def _in_text(self) -> bool:
@@ -103,42 +103,42 @@ class Events:
 
     def _begin_text(self) -> Iterator[Event]:
         item = {"id": f"msg_{random_letters(48)}", "type": "message", "status": "in_progress", "role": "assistant"}
-        yield from self._begin({**item, "content": []})
+        yield from self._begin_item({**item, "content": []})
         part = {"type": "output_text", "annotations": [], "logprobs": [], "text": ""}
         self.body["output"][-1]["content"].append(part)
-        yield self._event("response.content_part.added", **self._place(), content_index=0, part=_copy(part))
+        yield self._event("response.content_part.added", **self._position(), content_index=0, part=_copy(part))
 
     def _more_text(self, text: str, logprobs: list[dict[str, Any]]) -> Iterator[Event]:
         part = self.body["output"][-1]["content"][0]
         part["text"] += text
         part["logprobs"] = [*part["logprobs"], *logprobs]
         yield self._event(
-            DELTAS[0], **self._place(), content_index=0, delta=text, logprobs=[_short(one) for one in logprobs]
+            DELTAS[0], **self._position(), content_index=0, delta=text, logprobs=[_short(token) for token in logprobs]
         )
 
     def _begin_call(self, name: str) -> Iterator[Event]:
         item = {"id": f"fc_{random_letters(48)}", "type": "function_call", "status": "in_progress"}
-        yield from self._begin({**item, "arguments": "", "call_id": new_call_id(), "name": name})
+        yield from self._begin_item({**item, "arguments": "", "call_id": new_call_id(), "name": name})
 
-    def _begin(self, item: dict[str, Any]) -> Iterator[Event]:
-        yield from self._finish("completed")
+    def _begin_item(self, item: dict[str, Any]) -> Iterator[Event]:
+        yield from self._finish_item("completed")
         self._item = item
         self.body["output"].append(item)
         yield self._event("response.output_item.added", output_index=self._index, item=_copy(item))
 
-    def _finish(self, status: str) -> Iterator[Event]:
-        """The item at work is done."""
-        item, place = self._item, self._place()
+    def _finish_item(self, status: str) -> Iterator[Event]:
+        """Finish the item in progress."""
+        item, position = self._item, self._position()
         if item is None:
             return
         if item["type"] == "message":
             part = item["content"][0]
-            done = {"text": part["text"], "logprobs": [_short(one) for one in part["logprobs"]]}
-            yield self._event("response.output_text.done", **place, content_index=0, **done)
-            yield self._event("response.content_part.done", **place, content_index=0, part=_copy(part))
+            final_fields = {"text": part["text"], "logprobs": [_short(token) for token in part["logprobs"]]}
+            yield self._event("response.output_text.done", **position, content_index=0, **final_fields)
+            yield self._event("response.content_part.done", **position, content_index=0, part=_copy(part))
         else:
-            done = {"arguments": item["arguments"], "name": item["name"]}  # the client asked for the name until 2.x
-            yield self._event("response.function_call_arguments.done", **place, **done)
+            final_fields = {"arguments": item["arguments"], "name": item["name"]}  # the client required the name until 2.x
+            yield self._event("response.function_call_arguments.done", **position, **final_fields)
         item["status"] = status
         yield self._event("response.output_item.done", output_index=self._index, item=_copy(item))
         self._item = None
@@ -147,15 +147,15 @@ class Events:
     def _index(self) -> int:
         return len(self.body["output"]) - 1
 
-    def _place(self) -> dict[str, Any]:
+    def _position(self) -> dict[str, Any]:
         return {"item_id": self._item["id"], "output_index": self._index} if self._item else {}
 
-    def _event(self, kind: str, **what: Any) -> Event:
+    def _event(self, kind: str, **fields: Any) -> Event:
         self._number += 1
-        return {"type": kind, "sequence_number": self._number, **what}
+        return {"type": kind, "sequence_number": self._number, **fields}
 
     def _snapshot(self) -> dict[str, Any]:
-        """The response as it is now: a later change is not to be seen in an event that was made before."""
+        """A copy of the response as it is now: later changes must not show in earlier events."""
         return _copy(self.body)
 
 
@@ -165,6 +165,6 @@ def _copy(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _short(token: dict[str, Any]) -> dict[str, Any]:
-    """A token of an event: without its bytes."""
+    """A token's log-probabilities as events have them: without bytes."""
     tops = [{"token": top["token"], "logprob": top["logprob"]} for top in token["top_logprobs"]]
     return {"token": token["token"], "logprob": token["logprob"], "top_logprobs": tops}

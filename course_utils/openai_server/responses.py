@@ -1,7 +1,7 @@
-"""The Responses API's requests as chat requests, and its response objects; streams are in `response_events`.
+"""Converts requests of the Responses API into chat requests, and builds its response objects.
 
-The hosted API's present front door. Everything is done by `chat`; here are only the other names. Documents are checked by
-the official client's types.
+The Responses API is the hosted service's current main interface. `chat` does all the work; this module only translates.
+Streams are in `response_events`. Documents are validated by the official client's types.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from course_utils.openai_server.chat import ChatRequest
 from course_utils.openai_server.errors import ApiError, invalid
 from course_utils.openai_server.response_items import to_messages
 from course_utils.openai_server.store import random_letters
-from course_utils.openai_server.tools import MOST_TOOLS, Name
+from course_utils.openai_server.tools import MAX_TOOLS, Name
 
 LOGPROBS = "message.output_text.logprobs"
-# What else may be asked to be included; this model makes none of it, so that there is nothing to include.
+# Values that `include` may also have; this model generates none of these, so there is nothing to include.
 INCLUDABLE = {
     "file_search_call.results",
     "web_search_call.results",
@@ -33,8 +33,8 @@ INCLUDABLE = {
     "code_interpreter_call.outputs",
     "reasoning.encrypted_content",
 }
-KEPT_RESPONSES = 500
-KEPT_CHARACTERS = 32_000_000
+MAX_RESPONSES = 500
+MAX_CHARACTERS = 32_000_000
 
 
 class Format(BaseModel):
@@ -49,7 +49,7 @@ class Format(BaseModel):
 
 
 class TextConfig(BaseModel):
-    """How text is to look."""
+    """The requested form of text."""
 
     model_config = ConfigDict(extra="forbid")
     format: Format | None = None
@@ -59,7 +59,7 @@ class TextConfig(BaseModel):
 class FunctionTool(BaseModel):
     """A function that the model may call."""
 
-    model_config = ConfigDict(extra="allow")  # of other tools; refused by their type
+    model_config = ConfigDict(extra="allow")  # fields of other kinds of tools, which are refused by their type
     type: str
     name: Name | None = None
     description: str | None = None
@@ -74,18 +74,18 @@ class ToolChoice(BaseModel):
     type: str
     name: str | None = None
     mode: Literal["auto", "required"] | None = None
-    tools: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MOST_TOOLS)] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
 
 
 class StreamOptions(BaseModel):
-    """What a stream has beside its events."""
+    """What a stream has besides its events."""
 
     model_config = ConfigDict(extra="forbid")
     include_obfuscation: Literal[False] | None = None
 
 
 class ResponseRequest(BaseModel):
-    """What is asked for; whatever is not named here is refused."""
+    """A request of the Responses API; arguments that are not listed here are refused."""
 
     model_config = ConfigDict(extra="forbid")
     model: Annotated[str, Field(min_length=1)]
@@ -96,7 +96,7 @@ class ResponseRequest(BaseModel):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     text: TextConfig | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOLS)] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     metadata: Annotated[
@@ -107,112 +107,112 @@ class ResponseRequest(BaseModel):
     include: list[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    # These have one value that asks for what is done here anyway.
+    # Only the values that describe what is done here anyway are accepted.
     background: Literal[False] | None = None
     truncation: Literal["disabled"] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    # Who asks changes nothing about the answer.
+    # The client's identity does not affect the answer.
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
 
-class Kept(NamedTuple):
-    """A response, and the conversation up to and with it, as chat messages."""
+class StoredResponse(NamedTuple):
+    """A response, and the conversation up to and including it as chat messages."""
 
     body: dict[str, Any]
     messages: list[dict[str, Any]]
     size: int
 
 
-class Memory:
-    """Responses of this process, the latest; older ones are forgotten, as all are when it ends."""
+class ResponseStore:
+    """The latest responses of this process; older ones are dropped, and all are lost when it ends."""
 
-    def __init__(self, most: int = KEPT_RESPONSES, characters: int = KEPT_CHARACTERS) -> None:
-        self.most, self.characters = most, characters
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
-        self._size = 0
+    def __init__(self, max_responses: int = MAX_RESPONSES, max_characters: int = MAX_CHARACTERS) -> None:
+        self.max_responses, self.max_characters = max_responses, max_characters
+        self._responses: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._characters = 0
 
     def add(self, body: dict[str, Any], messages: list[dict[str, Any]]) -> None:
-        """Keep a response."""
+        """Store a response."""
         size = len(json.dumps([body, messages]))
-        self._kept[body["id"]] = Kept(body, messages, size)
-        self._size += size
-        while self._kept and (len(self._kept) > self.most or self._size > self.characters):
-            self._size -= self._kept.popitem(last=False)[1].size
+        self._responses[body["id"]] = StoredResponse(body, messages, size)
+        self._characters += size
+        while self._responses and (len(self._responses) > self.max_responses or self._characters > self.max_characters):
+            self._characters -= self._responses.popitem(last=False)[1].size
 
-    def get(self, response_id: str) -> Kept | None:
-        """A response, if it is still known."""
-        return self._kept.get(response_id)
+    def get(self, response_id: str) -> StoredResponse | None:
+        """A response, or None if it is not stored any more."""
+        return self._responses.get(response_id)
 
     def delete(self, response_id: str) -> bool:
-        """Forget one; whether it was known."""
-        found = self._kept.pop(response_id, None)
-        self._size -= found.size if found else 0
-        return found is not None
+        """Delete a response; returns whether it was stored."""
+        removed = self._responses.pop(response_id, None)
+        self._characters -= removed.size if removed else 0
+        return removed is not None
 
 
-def to_chat(asked: ResponseRequest, memory: Memory) -> tuple[ChatRequest, list[dict[str, Any]]]:
-    """The chat request that does it, and the conversation without instructions.
+def to_chat(request: ResponseRequest, store: ResponseStore) -> tuple[ChatRequest, list[dict[str, Any]]]:
+    """Convert a request into a chat request; also returns the conversation without instructions.
 
     Raises:
-        ApiError: what can't be, naming the parameter.
+        ApiError: an invalid value; the error names the parameter.
     """
-    _check(asked)
-    before: list[dict[str, Any]] = []
-    if asked.previous_response_id is not None:
-        if (kept := memory.get(asked.previous_response_id)) is None:
-            message = f"Previous response with id '{asked.previous_response_id[:80]}' not found."
+    _check(request)
+    earlier_messages: list[dict[str, Any]] = []
+    if request.previous_response_id is not None:
+        if (previous := store.get(request.previous_response_id)) is None:
+            message = f"Previous response with id '{request.previous_response_id[:80]}' not found."
             raise invalid("previous_response_id", message, "previous_response_not_found")
-        before = kept.messages
-    conversation = to_messages(asked.input, before)
-    told = [{"role": "developer", "content": asked.instructions}] if asked.instructions else []
-    wanted: dict[str, Any] = {
-        "model": asked.model,
-        "messages": [*told, *conversation],
-        "temperature": asked.temperature,
-        "top_p": asked.top_p,
-        "max_completion_tokens": asked.max_output_tokens,
-        "logprobs": with_logprobs(asked),
-        "top_logprobs": asked.top_logprobs if with_logprobs(asked) else None,
-        "response_format": _response_format(asked.text),
-        "stream": asked.stream,
+        earlier_messages = previous.messages
+    conversation = to_messages(request.input, earlier_messages)
+    instructions = [{"role": "developer", "content": request.instructions}] if request.instructions else []
+    fields: dict[str, Any] = {
+        "model": request.model,
+        "messages": [*instructions, *conversation],
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "max_completion_tokens": request.max_output_tokens,
+        "logprobs": with_logprobs(request),
+        "top_logprobs": request.top_logprobs if with_logprobs(request) else None,
+        "response_format": _response_format(request.text),
+        "stream": request.stream,
     }
-    if asked.tools:
-        wanted["tools"] = [_chat_tool(tool, number) for number, tool in enumerate(asked.tools)]
-        wanted["tool_choice"] = _chat_choice(asked.tool_choice)
-        wanted["parallel_tool_calls"] = asked.parallel_tool_calls
-    elif asked.tool_choice not in (None, "auto", "none"):
+    if request.tools:
+        fields["tools"] = [_chat_tool(tool, number) for number, tool in enumerate(request.tools)]
+        fields["tool_choice"] = _chat_choice(request.tool_choice)
+        fields["parallel_tool_calls"] = request.parallel_tool_calls
+    elif request.tool_choice not in (None, "auto", "none"):
         raise invalid("tool_choice", "Tool choices other than 'auto' and 'none' need tools: 'tools' is empty.")
     try:
-        return ChatRequest.model_validate(wanted), conversation
+        return ChatRequest.model_validate(fields), conversation
     except ValidationError as error:
         raise invalid("input", f"Invalid value for 'input': {error.errors(include_url=False)[0]['msg']}.") from error
 
 
-def with_logprobs(asked: ResponseRequest) -> bool:
-    """Whether log-probabilities are wanted."""
-    return LOGPROBS in (asked.include or ()) or bool(asked.top_logprobs)
+def with_logprobs(request: ResponseRequest) -> bool:
+    """Whether log-probabilities are requested."""
+    return LOGPROBS in (request.include or ()) or bool(request.top_logprobs)
 
 
 def renamed(error: ApiError) -> ApiError:
-    """An error of the chat's with the parameter's name here."""
+    """An error of the chat request, with the parameter's name in the Responses API."""
     param = error.body["error"]["param"]
     if isinstance(param, str):
-        for old, new in (
+        for pattern, replacement in (
             (r"^messages\b.*", "input"),
             (r"^response_format\b.*", "text.format"),
             (r"^(tools\[\d+\])\.function\b", r"\1"),
             (r"^tool_choice\.allowed_tools\b", "tool_choice"),
         ):
-            param = re.sub(old, new, param)
+            param = re.sub(pattern, replacement, param)
         error.body["error"]["param"] = param
     return error
 
 
-def frame(asked: ResponseRequest) -> dict[str, Any]:
-    """A response that has just begun."""
-    chosen = asked.tool_choice
+def frame(request: ResponseRequest) -> dict[str, Any]:
+    """A new response, without output yet."""
+    tool_choice = request.tool_choice
     return {
         "id": f"resp_{random_letters(48)}",
         "object": "response",
@@ -221,37 +221,39 @@ def frame(asked: ResponseRequest) -> dict[str, Any]:
         "background": False,
         "error": None,
         "incomplete_details": None,
-        "instructions": asked.instructions,
-        "max_output_tokens": asked.max_output_tokens,
-        "metadata": asked.metadata or {},
-        "model": asked.model,
+        "instructions": request.instructions,
+        "max_output_tokens": request.max_output_tokens,
+        "metadata": request.metadata or {},
+        "model": request.model,
         "output": [],
-        "parallel_tool_calls": asked.parallel_tool_calls is not False,
-        "previous_response_id": asked.previous_response_id,
-        "prompt_cache_key": asked.prompt_cache_key,
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
+        "previous_response_id": request.previous_response_id,
+        "prompt_cache_key": request.prompt_cache_key,
         "reasoning": {"effort": None, "summary": None},
-        "safety_identifier": asked.safety_identifier,
+        "safety_identifier": request.safety_identifier,
         "service_tier": "default",
-        "temperature": 1.0 if asked.temperature is None else asked.temperature,
-        "text": {"format": _format(asked.text), "verbosity": "medium"},
-        "tool_choice": chosen.model_dump(exclude_none=True) if isinstance(chosen, ToolChoice) else chosen or "auto",
-        "tools": [{**tool.model_dump(), "strict": bool(tool.strict)} for tool in asked.tools or ()],
-        "top_logprobs": asked.top_logprobs or 0,
-        "top_p": 1.0 if asked.top_p is None else asked.top_p,
+        "temperature": 1.0 if request.temperature is None else request.temperature,
+        "text": {"format": _format(request.text), "verbosity": "medium"},
+        "tool_choice": tool_choice.model_dump(exclude_none=True)
+        if isinstance(tool_choice, ToolChoice)
+        else tool_choice or "auto",
+        "tools": [{**tool.model_dump(), "strict": bool(tool.strict)} for tool in request.tools or ()],
+        "top_logprobs": request.top_logprobs or 0,
+        "top_p": 1.0 if request.top_p is None else request.top_p,
         "truncation": "disabled",
         "usage": None,
-        "user": asked.user,
+        "user": request.user,
     }
 
 
 def checked(body: dict[str, Any]) -> dict[str, Any]:
-    """A response, once the official client's own type has accepted it."""
+    """Validate a response with the official client's own type."""
     Response.model_validate(body)
     return body
 
 
 def usage(chat: Mapping[str, Any]) -> dict[str, Any]:
-    """The chat's count of tokens under the names used here."""
+    """The chat's token counts under the names of the Responses API."""
     return {
         "input_tokens": chat["prompt_tokens"],
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
@@ -261,28 +263,28 @@ def usage(chat: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check(asked: ResponseRequest) -> None:
-    for value in asked.include or ():
+def _check(request: ResponseRequest) -> None:
+    for value in request.include or ():
         if value != LOGPROBS and value not in INCLUDABLE:
             raise invalid("include", f"Invalid value: '{value[:80]}'. Supported values are: '{LOGPROBS}'.", "invalid_value")
-    if asked.text and asked.text.verbosity not in (None, "medium"):
+    if request.text and request.text.verbosity not in (None, "medium"):
         raise invalid("text.verbosity", "Invalid value for 'text.verbosity': this model knows 'medium' only.")
-    if asked.stream_options is not None and not asked.stream:
+    if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "The 'stream_options' parameter is only allowed when 'stream' is enabled.")
 
 
 def _response_format(text: TextConfig | None) -> dict[str, Any] | None:
     if text is None or text.format is None:
         return None
-    wanted = text.format
-    if wanted.type != "json_schema":
-        return {"type": wanted.type}
-    for name, value in (("name", wanted.name), ("schema", wanted.schema_)):
+    format_ = text.format
+    if format_.type != "json_schema":
+        return {"type": format_.type}
+    for name, value in (("name", format_.name), ("schema", format_.schema_)):
         if value is None:
-            place = f"text.format.{name}"
-            raise invalid(place, f"Missing required parameter: '{place}'.", "missing_required_parameter")
-    named = {"name": wanted.name, "schema": wanted.schema_, "strict": wanted.strict}
-    return {"type": "json_schema", "json_schema": named}
+            path = f"text.format.{name}"
+            raise invalid(path, f"Missing required parameter: '{path}'.", "missing_required_parameter")
+    json_schema = {"name": format_.name, "schema": format_.schema_, "strict": format_.strict}
+    return {"type": "json_schema", "json_schema": json_schema}
 
 
 def _format(text: TextConfig | None) -> dict[str, Any]:
@@ -297,11 +299,11 @@ def _chat_tool(tool: FunctionTool, number: int) -> dict[str, Any]:
     function = tool.model_dump(include={"name", "description", "parameters", "strict"})
     if tool.type == "function":
         if tool.name is None:
-            place = f"tools[{number}].name"
-            raise invalid(place, f"Missing required parameter: '{place}'.", "missing_required_parameter")
+            path = f"tools[{number}].name"
+            raise invalid(path, f"Missing required parameter: '{path}'.", "missing_required_parameter")
         if tool.model_extra:
-            place = f"tools[{number}].{next(iter(tool.model_extra))[:80]}"
-            raise invalid(place, f"Unrecognized request argument supplied: {place}", "unknown_parameter")
+            path = f"tools[{number}].{next(iter(tool.model_extra))[:80]}"
+            raise invalid(path, f"Unrecognized request argument supplied: {path}", "unknown_parameter")
     return {"type": tool.type, "function": function if tool.type == "function" else None}
 
 

@@ -1,7 +1,7 @@
-"""How a token is chosen: temperature, nucleus, penalties, bias, seed, and a grammar that allows only what is valid.
+"""Chooses tokens: temperature, nucleus sampling, penalties, bias, seed, and a grammar that restricts what is allowed.
 
-Parameters mean what the hosted API documents. Constrained decoding is llguidance's: at each position it tells which tokens
-of the vocabulary can still lead to a text that the grammar allows.
+The parameters have the meaning documented by the hosted API. Constrained decoding is done by llguidance: for each position
+it computes which tokens of the vocabulary can still lead to a text that the grammar allows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from transformers import PreTrainedTokenizerBase
 
-COLD = 1e-5  # below, the likeliest token is as good as certain, and a logit divided by it may be no number
+MIN_TEMPERATURE = 1e-5  # below it the likeliest token is practically certain, and dividing logits by it may overflow
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Sampling:
     """How tokens are chosen.
 
     Attributes:
-        temperature: 0 takes the likeliest token each time.
+        temperature: 0 always takes the likeliest token.
         top_p: sample from the likeliest tokens that together have this probability.
-        seed: the same seed and request give the same answer; None for another one each time.
-        presence_penalty: taken from the logit of each token that the answer has already.
-        frequency_penalty: the same for each time that it has it.
-        bias: token id → what is added to its logit.
-        top: how many alternatives to report with each token; None reports nothing.
-        grammar: what the answer may be (module `grammar`); None for anything.
+        seed: the same seed and request give the same answer; None for a different one each time.
+        presence_penalty: subtracted from the logit of each token that is already in the answer.
+        frequency_penalty: subtracted once for each occurrence in the answer.
+        bias: token id → value added to its logit.
+        top: how many alternatives to report with each token; None to report no log-probabilities at all.
+        grammar: grammar of the answer (module `grammar`); None if it is unconstrained.
     """
 
     temperature: float = 1.0
@@ -49,9 +49,9 @@ class Token(NamedTuple):
     """A token of an answer.
 
     Attributes:
-        id: in the vocabulary.
-        log_probability: under the model at temperature 1, before penalties, bias and grammar; None if not asked for.
-        alternatives: the likeliest tokens there, (id, log-probability).
+        id: index in the vocabulary.
+        log_probability: under the model at temperature 1, before penalties, bias and grammar; None if not requested.
+        alternatives: the likeliest tokens at this position, (id, log-probability).
     """
 
     id: int
@@ -59,24 +59,24 @@ class Token(NamedTuple):
     alternatives: tuple[tuple[int, float], ...] = ()
 
 
-class Sampler:
+class TokenSampler:
     """Chooses the tokens of one answer.
 
     Raises:
-        CourseError: a grammar that can't be followed, and why.
+        CourseError: the grammar can't be followed; the message says why.
     """
 
-    def __init__(self, sampling: Sampling, tokenizer: PreTrainedTokenizerBase, ends: set[int]) -> None:
+    def __init__(self, sampling: Sampling, tokenizer: PreTrainedTokenizerBase, end_ids: set[int]) -> None:
         import torch
 
-        self.sampling, self.ends = sampling, ends
+        self.sampling, self.ends = sampling, end_ids
         self.counts: dict[int, int] = {}
         self.generator = torch.Generator()
         if sampling.seed is None:
             self.generator.seed()
         else:
             self.generator.manual_seed(sampling.seed % 2**63)
-        self.matcher = _matcher(tokenizer, sampling.grammar) if sampling.grammar is not None else None
+        self.matcher = _make_matcher(tokenizer, sampling.grammar) if sampling.grammar is not None else None
 
     @property
     def finished(self) -> bool:
@@ -84,40 +84,46 @@ class Sampler:
         return self.matcher is not None and self.matcher.is_stopped()
 
     def choose(self, logits: torch.Tensor, greedy: int) -> Token:
-        """Pick the next token.
+        """Choose the next token.
 
         Args:
-            logits: (vocabulary) in float32; may be changed.
-            greedy: its likeliest.
+            logits: (vocabulary) in float32; may be modified.
+            greedy: id of the likeliest token.
         """
         import torch
 
-        how = self.sampling
-        plain = torch.log_softmax(logits, 0) if how.top is not None else None
-        changed = self.matcher is not None or how.bias or (self.counts and (how.presence_penalty or how.frequency_penalty))
-        if changed:
+        sampling = self.sampling
+        log_probabilities = torch.log_softmax(logits, 0) if sampling.top is not None else None
+        adjusted = (
+            self.matcher is not None
+            or sampling.bias
+            or (self.counts and (sampling.presence_penalty or sampling.frequency_penalty))
+        )
+        if adjusted:
             logits = self._adjusted(logits)
-        if how.temperature < COLD:
-            chosen = int(logits.argmax()) if changed else greedy
+        if sampling.temperature < MIN_TEMPERATURE:
+            chosen = int(logits.argmax()) if adjusted else greedy
         else:
-            chosen = self._sample(logits / how.temperature)
+            chosen = self._sample(logits / sampling.temperature)
         self.counts[chosen] = self.counts.get(chosen, 0) + 1
         if self.matcher is not None and not self.matcher.consume_token(chosen):
             reason = self.matcher.get_error().strip().splitlines()
             raise CourseError(f"the schema can't be followed any further: {reason[0] if reason else 'no token fits'}")
-        if plain is None:
+        if log_probabilities is None:
             return Token(chosen)
-        values, ids = plain.topk(how.top) if how.top else (torch.empty(0), torch.empty(0, dtype=torch.long))
-        return Token(chosen, float(plain[chosen]), tuple(zip(ids.tolist(), values.tolist())))
+        values, ids = (
+            log_probabilities.topk(sampling.top) if sampling.top else (torch.empty(0), torch.empty(0, dtype=torch.long))
+        )
+        return Token(chosen, float(log_probabilities[chosen]), tuple(zip(ids.tolist(), values.tolist())))
 
     def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
         import numpy as np
         import torch
 
-        how = self.sampling
-        for token, number in self.counts.items():
-            logits[token] -= how.presence_penalty + how.frequency_penalty * number
-        for token, value in how.bias.items():
+        sampling = self.sampling
+        for token, count in self.counts.items():
+            logits[token] -= sampling.presence_penalty + sampling.frequency_penalty * count
+        for token, value in sampling.bias.items():
             if 0 <= token < len(logits):
                 logits[token] += value
         if self.matcher is not None:
@@ -139,15 +145,15 @@ class Sampler:
 
 
 def check_grammar(tokenizer: PreTrainedTokenizerBase, grammar: str) -> str | None:
-    """Why a grammar can't be followed, or None if it can."""
+    """Return why a grammar can't be followed, or None if it can."""
     try:
-        _matcher(tokenizer, grammar)
+        _make_matcher(tokenizer, grammar)
     except CourseError as error:
         return str(error)
     return None
 
 
-def _matcher(tokenizer: PreTrainedTokenizerBase, grammar: str) -> LLMatcher:
+def _make_matcher(tokenizer: PreTrainedTokenizerBase, grammar: str) -> LLMatcher:
     try:
         import llguidance
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What the routes of the service work with."""
+"""The state and settings that the service's routes share."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ MAX_FILE = 512 * 1024 * 1024  # bytes; the hosted service's limit
 
 @dataclass
 class Service:
-    """What the routes work with.
+    """The state and settings that the routes share.
 
     Attributes:
-        store, jobs, runner: see there.
-        chat: called once, when the first chat comes: loads the model.
-        base: the name under which the base model is offered.
-        names: other names for it: stand-ins for hosted models.
+        store, jobs, runner: see these classes.
+        chat: loads the model for the first chat request.
+        base: name under which the base model is offered.
+        names: other names for it, so that it can stand in for hosted models.
         key: the API key.
-        hosts: names by which requests may address the server, beside loopback's.
-        base64_results: give result files as the hosted service did, as base64 of the CSV.
-        requests_per_minute: more than this answer 429; None for no limit.
-        token_budget: tokens, trained and answered together, after which everything answers 429; None for no limit.
-        max_file: largest upload in bytes.
-        started: when the base model came to be, for the list of models.
+        hosts: host names that requests may use, in addition to loopback's.
+        base64_results: return result files as the hosted service did, as base64 of the CSV.
+        requests_per_minute: requests beyond this get error 429; None for no limit.
+        token_budget: tokens trained and answered with, after which every request gets error 429; None for no limit.
+        max_file: maximum size of an upload in bytes.
+        started: creation time of the base model in the list of models.
     """
 
     store: Store
@@ -49,12 +49,12 @@ class Service:
     started: int = field(default_factory=lambda: int(time.time()))
     answered_tokens: int = 0
 
-    def spent(self) -> int:
-        """Tokens that were trained on and answered with."""
+    def used_tokens(self) -> int:
+        """Number of tokens trained on and answered with."""
         trained = sum(job["trained_tokens"] or 0 for job in self.store.all("job"))
         return trained + self.answered_tokens
 
     def check_budget(self) -> None:
-        """Raise ApiError if nothing is left."""
-        if self.token_budget is not None and self.spent() >= self.token_budget:
+        """Raise ApiError if the token budget is used up."""
+        if self.token_budget is not None and self.used_tokens() >= self.token_budget:
             raise errors.no_money()

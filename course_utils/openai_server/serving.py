@@ -1,4 +1,4 @@
-"""Starting the service: in this process (`course serve`), or in one of its own beside a notebook (`local_server`)."""
+"""Starts the service: in this process (`course serve`), or in a process of its own next to a notebook (`local_server`)."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
     from course_utils.openai_server.chat import Chat
 
 KEY_FILE = "key"
-PREFIX, MARK = "fine-tuning-service-", "temporary"  # of folders that nobody named, and of those alone
+TEMPORARY_PREFIX, TEMPORARY_MARKER = "fine-tuning-service-", "temporary"  # name and marker file of temporary folders
 START_SECONDS = 120
-CONTEXT = 2048
+DEFAULT_CONTEXT = 2048
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the service is to run.
+    """Options of the service.
 
     Attributes:
-        folder: where it keeps everything: files, jobs, models, its key.
+        folder: folder for everything it stores: files, jobs, models, its key.
         model: base model as `models.load` takes it; None for the machine's tier.
-        names: further names for it, so that code written for a hosted model runs unchanged.
+        names: other names for the model, so that code written for a hosted model runs unchanged.
         host, port: where to listen; loopback only, port 0 for any free one.
-        key: API key; None for the one in the folder, made at the first start.
-        context: the most tokens of prompt and answer together, and of a training example.
-        rows: answers at once.
-        refuse: answer requests for jobs as OpenAI answers new organisations.
-        raw_results: result files as CSV instead of base64 of it.
-        requests_per_minute: more answer 429; None for no limit.
-        token_budget: tokens after which everything answers 429; None for no limit.
-        max_file_bytes: largest upload; None for the hosted service's 512 MB.
-        jobs: whether jobs are worked on.
-        allow_host: names under which the service may be asked, beside those of loopback: a proxy's in front of it.
-        temporary: whether the folder goes when the service ends.
+        key: API key; None for the one in the folder, which is created at the first start.
+        context: maximum number of tokens in prompt and answer together, and in a training example.
+        rows: maximum number of answers generated at once.
+        refuse: refuse new jobs as OpenAI refuses them to new organisations.
+        raw_results: return result files as CSV instead of base64 of the CSV.
+        requests_per_minute: requests beyond this get error 429; None for no limit.
+        token_budget: tokens after which every request gets error 429; None for no limit.
+        max_file_bytes: maximum size of an upload; None for the hosted service's 512 MB.
+        jobs: whether to run jobs.
+        allow_host: host names that requests may use in addition to loopback's, such as that of a proxy.
+        temporary: whether to delete the folder when the service ends.
     """
 
     folder: str
@@ -63,7 +63,7 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 0
     key: str | None = None
-    context: int = CONTEXT
+    context: int = DEFAULT_CONTEXT
     rows: int = 16
     refuse: bool = False
     raw_results: bool = False
@@ -75,12 +75,12 @@ class Options:
     temporary: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what can't work."""
+        """Refuse options that can't work."""
         preflight.check_options(self)
 
 
 def base_name(model: str | None) -> str:
-    """The name under which a model is offered: its last part in small letters, which an `ft:` id can hold."""
+    """The name under which a model is offered: the last part of its name, in lower case, without colons (for `ft:` ids)."""
     from course_utils import hardware
 
     name = model or models.TIERS[hardware.detect().tier].name
@@ -88,7 +88,7 @@ def base_name(model: str | None) -> str:
 
 
 class Loader:
-    """The model and its engine, loaded when the first chat comes: a server that only trains needs no memory for them."""
+    """Loads the model and its engine at the first chat request: a server that only trains needs no memory for them."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -96,10 +96,10 @@ class Loader:
         self._mutex = threading.Lock()
 
     async def get(self) -> Chat:
-        """The chat; loads the model if it is the first time.
+        """Return the chat; the first call loads the model.
 
         Raises:
-            ApiError: it could not be loaded.
+            ApiError: the model could not be loaded.
         """
         if self.loaded is not None:
             return self.loaded
@@ -131,13 +131,13 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
     """Run the service until it is interrupted.
 
     Args:
-        options: see there.
-        ready: called with the address and the key once the port is open.
+        options: see `Options`.
+        ready: called with the base URL and the key once the port is open.
 
     Raises:
-        CourseError: the folder is another server's, the port is taken, or the extra `server` is not installed.
+        CourseError: another server uses the folder, the port is taken, or the extra `server` is not installed.
     """
-    _needs_extra()
+    _check_extra()
     import uvicorn
     from filelock import FileLock, Timeout
 
@@ -146,7 +146,7 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
     from course_utils.openai_server.service import MAX_FILE, Service
     from course_utils.openai_server.store import Store
 
-    # Shapes vary with the rows and columns of the batch; the default of `models.load` is for one training run.
+    # Shapes vary with the rows and columns of the batch; the limit that `models.load` sets is for one training run.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "1024")
     folder = Path(options.folder).expanduser().resolve()
     preflight.check_model(options.model)
@@ -155,18 +155,18 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
         lock = FileLock(folder / "server.lock")
         lock.acquire(timeout=0)
     except Timeout:
-        raise CourseError(f"another server works in {folder}; stop it, or choose another --folder") from None
+        raise CourseError(f"another server is using {folder}; stop it, or choose another --folder") from None
     except OSError as error:
         raise CourseError(f"cannot write to {folder} ({error.strerror}); choose another --folder") from error
-    with lock, _removed_afterwards(folder if options.temporary else None):
+    with lock, _remove_afterwards(folder if options.temporary else None):
         store = Store(folder)
         store.check()
         store.tidy()
-        tempfile.tempdir = str(_emptied(folder / "incoming"))  # where uploads lie while they come in
-        base, key = base_name(options.model), options.key or _key(folder)
-        listening = _listen(options)
+        tempfile.tempdir = str(_make_empty(folder / "incoming"))  # for uploads while they arrive
+        base, key = base_name(options.model), options.key or _read_or_create_key(folder)
+        listening_socket = _open_socket(options)
         loader = Loader(options)
-        runner = Runner(store, options.model, options.context, keep_going=options.jobs)
+        runner = Runner(store, options.model, options.context, run_jobs=options.jobs)
         service = Service(
             store=store,
             jobs=Jobs(store, base, options.names, options.refuse),
@@ -181,23 +181,23 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
             token_budget=options.token_budget,
             max_file=options.max_file_bytes or MAX_FILE,
         )
-        # No limit on keep-alive below the client's, or a request may meet a closing connection.
+        # The keep-alive timeout must not be shorter than the client's, or a request may meet a closing connection.
         config = uvicorn.Config(
             build(service), log_level="warning", access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5
         )
         server = uvicorn.Server(config)
         if ready:
-            ready(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", key)
+            ready(f"http://127.0.0.1:{listening_socket.getsockname()[1]}/v1", key)
         try:
-            with _ended_by_a_signal():
-                server.run(sockets=[listening])
+            with _exit_on_sigterm():
+                server.run(sockets=[listening_socket])
         finally:
             runner.close()
             loader.close()
-            listening.close()
+            listening_socket.close()
 
 
-def _needs_extra() -> None:
+def _check_extra() -> None:
     from importlib.util import find_spec
 
     missing = [
@@ -207,24 +207,24 @@ def _needs_extra() -> None:
         raise CourseError(f"the local server needs {', '.join(missing)}: pip install 'finetuning-course[server]'")
 
 
-def _listen(options: Options) -> socket.socket:
+def _open_socket(options: Options) -> socket.socket:
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    # The protocol is named: only then does asyncio switch Nagle's algorithm off, without which a body comes 40 ms late.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # The protocol is given because only then does asyncio disable Nagle's algorithm, which would delay bodies by 40 ms.
+    listening_socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((options.host, options.port))
-        listening.listen(128)  # who connects before the first request can be read waits
+        listening_socket.bind((options.host, options.port))
+        listening_socket.listen(128)  # clients that connect before requests can be read have to wait
     except OSError as error:  # in use, or not allowed
-        listening.close()
+        listening_socket.close()
         raise CourseError(
             f"cannot listen on {options.host}:{options.port} ({error.strerror}); choose another --port"
         ) from error
-    return listening
+    return listening_socket
 
 
-def _key(folder: Path) -> str:
-    """The folder's key, made once; readable by its owner only."""
+def _read_or_create_key(folder: Path) -> str:
+    """The folder's API key, created once and readable only by its owner."""
     file = folder / KEY_FILE
     with contextlib.suppress(OSError):
         if key := file.read_text(encoding="ascii").strip():
@@ -235,32 +235,32 @@ def _key(folder: Path) -> str:
     return key
 
 
-def _emptied(folder: Path) -> Path:
+def _make_empty(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True, mode=0o700)
     return folder
 
 
 @contextlib.contextmanager
-def _ended_by_a_signal() -> Iterator[None]:
-    """SIGTERM ends the block and not the process.
+def _exit_on_sigterm() -> Iterator[None]:
+    """Make SIGTERM end the block instead of the process.
 
-    uvicorn sends itself again the signal that ended it, and then nothing that comes after it would run.
+    uvicorn re-raises the signal that stopped it, and without this handler the code after the block would not run.
     """
     import signal
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    previous_handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 @contextlib.contextmanager
-def _removed_afterwards(folder: Path | None) -> Iterator[None]:
+def _remove_afterwards(folder: Path | None) -> Iterator[None]:
     try:
         yield
     finally:
@@ -268,18 +268,18 @@ def _removed_afterwards(folder: Path | None) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep() -> None:
-    """Remove temporary folders of servers that were killed and so could not do it themselves.
+def remove_stale_folders() -> None:
+    """Remove temporary folders left behind by servers that were killed.
 
-    A server holds a lock in its folder for as long as it lives. Where there is none yet, one may be starting.
+    A server holds a lock in its folder as long as it lives. If there is no lock file yet, a server may be starting.
     """
     from filelock import FileLock, Timeout
 
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY_PREFIX}*"):
         with contextlib.suppress(OSError, Timeout):
-            mine = not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+            is_ours = not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
             lock = folder / "server.lock"
-            if mine and not folder.is_symlink() and (folder / MARK).exists() and lock.exists():
+            if is_ours and not folder.is_symlink() and (folder / TEMPORARY_MARKER).exists() and lock.exists():
                 with FileLock(lock, timeout=0):
                     shutil.rmtree(folder, ignore_errors=True)
 
@@ -288,9 +288,9 @@ class LocalServer:
     """The service in a process of its own; a context manager.
 
     Attributes:
-        base_url, api_key: what an OpenAI client is to be given.
-        folder: where it keeps everything.
-        process: the process.
+        base_url, api_key: arguments for an OpenAI client.
+        folder: folder for everything it stores.
+        process: the server process.
     """
 
     def __init__(self, options: Options, process: subprocess.Popen[bytes], base_url: str, api_key: str) -> None:
@@ -298,21 +298,21 @@ class LocalServer:
         self.folder = Path(options.folder)
 
     def client(self, **options: Any) -> OpenAI:
-        """An official client that talks to this server; options are `openai.OpenAI`'s."""
+        """An official client for this server; options are those of `openai.OpenAI`."""
         from openai import OpenAI
 
         return OpenAI(base_url=self.base_url, api_key=self.api_key, **options)
 
     @property
     def memory_bytes(self) -> int:
-        """Resident memory of the serving process; one that trains is not counted."""
+        """Resident memory of the server process, without training processes."""
         import psutil
 
-        resident: int = psutil.Process(self.process.pid).memory_info().rss
-        return resident
+        resident_bytes: int = psutil.Process(self.process.pid).memory_info().rss
+        return resident_bytes
 
     def adapter_folder(self, name: str) -> Path:
-        """Where the weights of a fine-tuned model lie, as PEFT writes them.
+        """Folder with the weights of a fine-tuned model, in PEFT's format.
 
         Raises:
             CourseError: there is no such model.
@@ -322,25 +322,25 @@ class LocalServer:
         store = Store(self.folder)
         model = store.get("model", name)
         if model is None:
-            raise CourseError(f"{name} is no fine-tuned model of this server; client.models.list() has their names")
+            raise CourseError(f"{name} is not a fine-tuned model of this server; client.models.list() lists them")
         return store.model_folder(model["_folder"])
 
     def stop(self) -> None:
-        """End it; what it keeps stays in its folder."""
+        """Stop the server; its folder is kept unless it is temporary."""
         atexit.unregister(self.stop)
         if self.process.poll() is None:
             assert self.process.stdin is not None
-            self.process.stdin.close()  # it takes this for the end, also if this process is killed
+            self.process.stdin.close()  # it stops when its input closes, also if this process is killed
             try:
                 self.process.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        if self.options.temporary:  # if it could not do it itself
+        if self.options.temporary:  # in case the server could not do it itself
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the server without warning, as a power cut would."""
         atexit.unregister(self.stop)
         self.process.kill()
         self.process.wait()
@@ -359,26 +359,26 @@ def local_server(folder: str | Path | None = None, **options: Any) -> LocalServe
     """Start the service on a free port of this machine, in a process that ends with this one.
 
     Args:
-        folder: where it keeps everything. Started again on the same folder it goes on where it stopped. None for a temporary
-            one, which goes when the service ends.
+        folder: folder for everything it stores; on a folder used before, the server resumes where the last one stopped. None
+            for a temporary folder, which is deleted when the service ends.
         options: further fields of `Options`.
 
     Raises:
-        CourseError: it did not start, and what it said.
+        CourseError: the server did not start; the message quotes its last line of output.
     """
-    _needs_extra()
-    Options(folder="", **options)  # what can't work is said before anything is made
+    _check_extra()
+    Options(folder="", **options)  # refuses invalid options before anything is created
     if folder is None:
-        sweep()
+        remove_stale_folders()
         options["temporary"] = True
-        folder = tempfile.mkdtemp(prefix=PREFIX)
-        (Path(folder) / MARK).touch()
-    chosen = Options(folder=str(folder), **options)
-    Path(chosen.folder).mkdir(parents=True, exist_ok=True, mode=0o700)
-    log = Path(chosen.folder) / "server.log"
-    command = [sys.executable, "-m", "course_utils.openai_server", json.dumps(vars(chosen))]
+        folder = tempfile.mkdtemp(prefix=TEMPORARY_PREFIX)
+        (Path(folder) / TEMPORARY_MARKER).touch()
+    resolved = Options(folder=str(folder), **options)
+    Path(resolved.folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+    log = Path(resolved.folder) / "server.log"
+    command = [sys.executable, "-m", "course_utils.openai_server", json.dumps(vars(resolved))]
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as errors:
-        begin = errors.tell()
+        log_start = errors.tell()
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
     watchdog = threading.Timer(START_SECONDS, process.kill)
     watchdog.start()
@@ -389,24 +389,24 @@ def local_server(folder: str | Path | None = None, **options: Any) -> LocalServe
         watchdog.cancel()
     if not line:
         process.wait()
-        said = log.read_bytes()[begin:].decode("utf-8", "replace").strip().splitlines() or ["no message"]
-        if chosen.temporary:
-            shutil.rmtree(chosen.folder, ignore_errors=True)
-        raise CourseError(f"the local server did not start: {said[-1]}")
-    found = json.loads(line)
-    server = LocalServer(chosen, process, found["base_url"], found["key"])
+        error_lines = log.read_bytes()[log_start:].decode("utf-8", "replace").strip().splitlines() or ["no message"]
+        if resolved.temporary:
+            shutil.rmtree(resolved.folder, ignore_errors=True)
+        raise CourseError(f"the local server did not start: {error_lines[-1]}")
+    address = json.loads(line)
+    server = LocalServer(resolved, process, address["base_url"], address["key"])
     atexit.register(server.stop)
     return server
 
 
 def main(arguments: list[str]) -> int:
-    """What `local_server` runs: options as JSON, the address as JSON on its output, the end when its input closes."""
-    given = json.loads(arguments[0])
-    options = Options(**{**given, "names": tuple(given["names"]), "allow_host": tuple(given["allow_host"])})
+    """The process that `local_server` starts: takes options as JSON, prints its address as JSON, and ends with its input."""
+    values = json.loads(arguments[0])
+    options = Options(**{**values, "names": tuple(values["names"]), "allow_host": tuple(values["allow_host"])})
 
     def ready(base_url: str, key: str) -> None:
         print(json.dumps({"base_url": base_url, "key": key}), flush=True)
-        threading.Thread(target=_end_with_the_parent, daemon=True).start()
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
 
     try:
         serve(options, ready)
@@ -416,7 +416,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _end_with_the_parent() -> None:
+def _exit_with_parent() -> None:
     import signal
 
     sys.stdin.buffer.read()

@@ -1,8 +1,8 @@
-"""What the service remembers: documents in SQLite, and the bytes of files and adapters beside it.
+"""The service's storage: documents in SQLite, and the bytes of files and adapters next to it.
 
-Whatever a client was told exists is on the disk before it is told so. Bytes are written beside their place and renamed, the
-document that names them is committed after that, and what no document names is removed at the next start. Several processes
-work on one store: the server, and the workers that validate and train.
+Before a client is told that something exists, it is on disk. Bytes are written to a temporary path and renamed into place,
+and the document that refers to them is committed after that; bytes that no document refers to are removed at the next start.
+Several processes use one store: the server, and the workers that validate and train.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from course_utils.files import to_disk
 LETTERS = string.ascii_letters + string.digits
 BUSY_SECONDS = 30
 DATABASE = "service.sqlite"
-VERSION = 1  # of the database's form: raise it when an older program could not work with it
-# Ids as the hosted service forms them: prefix and number of letters.
-FORMS = {
+SCHEMA_VERSION = 1  # of the database schema: raise it when older programs can't work with it any more
+# Format of the hosted service's ids: prefix and number of letters.
+ID_FORMATS = {
     "file": ("file-", 22),
     "job": ("ftjob-", 24),
     "event": ("ftevent-", 24),
@@ -50,16 +50,16 @@ CREATE TABLE IF NOT EXISTS deleted (kind TEXT NOT NULL, id TEXT NOT NULL, number
 """
 
 
-# Folders, and those of them whose contents can't be made again.
-PARTS = ("files", "models", "jobs")
-KEPT = ("files", "models")
+# Folders, and those whose contents can't be recreated.
+FOLDERS = ("files", "models", "jobs")
+IRREPLACEABLE = ("files", "models")
 
 
-PLACES = ("documents", "deleted")  # tables that know where a document stands or stood
+POSITION_TABLES = ("documents", "deleted")  # tables with the position of a document, current or deleted
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room left to write."""
+    """Whether an error means that the disk is full."""
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", None)
         return code is not None and code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
@@ -67,45 +67,47 @@ def is_full(error: BaseException) -> bool:
 
 
 def is_busy(error: BaseException) -> bool:
-    """Whether an error says that another process held the database for too long."""
+    """Whether an error means that another process locked the database for too long."""
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def new_id(kind: str) -> str:
-    """An id of the form that the hosted service gives to this kind."""
-    prefix, length = FORMS[kind]
+    """A new id in the hosted service's format for this kind."""
+    prefix, length = ID_FORMATS[kind]
     return prefix + random_letters(length)
 
 
 def random_letters(length: int) -> str:
-    """Letters and digits that can't be guessed."""
+    """Random letters and digits that can't be guessed."""
     return "".join(secrets.choice(LETTERS) for _ in range(length))
 
 
 class Store:
-    """Documents by kind and id, in the order in which they came.
+    """Documents by kind and id, in the order in which they were added.
 
     Args:
-        folder: where everything lies; made if it is not there, for its owner alone.
+        folder: folder for everything; created if missing, accessible to its owner only.
 
     Raises:
-        CourseError: the database is damaged, a newer program's, or missing while there are files or models.
+        CourseError: the database is damaged, was written by a newer program, or is missing while there are files or models.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).resolve()
         self._local = threading.local()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for part in PARTS:
+        for part in FOLDERS:
             (self.folder / part).mkdir(exist_ok=True, mode=0o700)
-            (self.folder / part).chmod(0o700)  # one of an earlier version was open to all
+            (self.folder / part).chmod(0o700)  # earlier versions left it open to all users
         self.database.touch(mode=0o600)
-        self.database.chmod(0o600)  # SQLite gives its side files the same
+        self.database.chmod(0o600)  # SQLite gives its auxiliary files the same mode
         try:
             self._prepare()
         except sqlite3.DatabaseError as error:
             if is_full(error) or is_busy(error):
-                raise CourseError(f"cannot open {self.database}: {error}; see that there is room, and try again") from error
+                raise CourseError(
+                    f"cannot open {self.database}: {error}; make sure that there is free disk space, and try again"
+                ) from error
             raise self._damaged(error) from error
 
     @property
@@ -116,49 +118,49 @@ class Store:
     def _prepare(self) -> None:
         with self.transaction() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > VERSION:
+            if version > SCHEMA_VERSION:
                 raise CourseError(
-                    f"{self.database} was written by a newer version of the course (its form is {version}, this one knows "
-                    f"{VERSION}): update the course, or choose another --folder"
+                    f"{self.database} was written by a newer version of the course (its schema version is {version}, this "
+                    f"one supports {SCHEMA_VERSION}): update the course, or choose another --folder"
                 )
             tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'documents'").fetchone()[0]
-            # What no document names is removed at a start: with a new database that would be everything.
-            kept = [part for part in KEPT if any((self.folder / part).iterdir())]
-            if kept and not tables:
+            # Bytes that no document refers to are removed at start-up: with a new database that would be everything.
+            non_empty = [part for part in IRREPLACEABLE if any((self.folder / part).iterdir())]
+            if non_empty and not tables:
                 raise CourseError(
-                    f"{self.database} is empty or missing, but there is something in {' and '.join(kept)}: put a copy of "
-                    "the database back, or move these folders away or choose another --folder to begin anew"
+                    f"{self.database} is empty or missing, but there is data in {' and '.join(non_empty)}: put a copy of "
+                    "the database back; to start afresh, move these folders away or choose another --folder"
                 )
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def check(self) -> None:
-        """Look through the whole database.
+        """Check the whole database.
 
         Raises:
             CourseError: it is damaged.
         """
         try:
-            found = self._connection().execute("PRAGMA quick_check(1)").fetchone()[0]
+            result = self._connection().execute("PRAGMA quick_check(1)").fetchone()[0]
             for (body,) in self._connection().execute("SELECT body FROM documents"):
                 json.loads(body)
         except (sqlite3.DatabaseError, ValueError) as error:
             raise self._damaged(error) from error
-        if found != "ok":
-            raise self._damaged(found.splitlines()[-1])
+        if result != "ok":
+            raise self._damaged(result.splitlines()[-1])
 
     def _damaged(self, reason: object) -> CourseError:
         return CourseError(
-            f"{self.database} is damaged ({reason}): put a copy of it back, or choose another --folder to begin anew; the "
-            f"uploads and adapters in {self.folder} are not touched"
+            f"{self.database} is damaged ({reason}): put a copy of it back, or choose another --folder to start afresh; the "
+            f"uploads and adapters in {self.folder} are left as they are"
         )
 
     # -- documents ----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All that happens inside is on the disk afterwards, or nothing of it. May be entered again within itself."""
+        """A transaction: afterwards, either all changes made inside are on disk or none. May be nested."""
         connection = self._connection()
         if connection.in_transaction:
             yield connection
@@ -166,14 +168,14 @@ class Store:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
-            connection.execute("COMMIT")  # may fail too, on a full disk, and would leave the transaction open
+            connection.execute("COMMIT")  # may fail on a full disk, and then leaves the transaction open
         except BaseException:
-            if connection.in_transaction:  # SQLite ends it by itself after some errors
+            if connection.in_transaction:  # SQLite rolls it back on its own after some errors
                 connection.execute("ROLLBACK")
             raise
 
     def add(self, kind: str, id: str, body: dict[str, Any], parent: str = "") -> dict[str, Any]:
-        """Write a new document; returns it."""
+        """Add a new document; returns it."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO documents (kind, id, parent, body) VALUES (?, ?, ?, ?)", (kind, id, parent, json.dumps(body))
@@ -182,22 +184,22 @@ class Store:
 
     def get(self, kind: str, id: str) -> dict[str, Any] | None:
         """A document, or None."""
-        found = self._connection().execute("SELECT body FROM documents WHERE kind = ? AND id = ?", (kind, id)).fetchone()
-        return json.loads(found[0]) if found else None
+        row = self._connection().execute("SELECT body FROM documents WHERE kind = ? AND id = ?", (kind, id)).fetchone()
+        return json.loads(row[0]) if row else None
 
     def document(self, kind: str, id: str) -> dict[str, Any]:
-        """A document that is known to be there.
+        """A document that must exist.
 
         Raises:
-            KeyError: it is not.
+            KeyError: it does not.
         """
-        found = self.get(kind, id)
-        if found is None:
+        body = self.get(kind, id)
+        if body is None:
             raise KeyError(f"{kind} {id}")
-        return found
+        return body
 
     def update(self, kind: str, id: str, **changes: Any) -> dict[str, Any] | None:
-        """Change fields of a document; returns it as it is then, or None if there is none."""
+        """Change fields of a document; returns the changed document, or None if there is none."""
         with self.transaction() as connection:
             body = self.get(kind, id)
             if body is None:
@@ -207,7 +209,7 @@ class Store:
         return body
 
     def delete(self, kind: str, id: str) -> bool:
-        """Remove a document; returns whether it was there. Where it stood is kept: a page may have to begin there."""
+        """Delete a document; returns whether it existed. Its position is kept, since a page may have to start after it."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO deleted SELECT kind, id, number FROM documents WHERE kind = ? AND id = ?", (kind, id)
@@ -227,34 +229,36 @@ class Store:
         newest_first: bool = True,
         where: Mapping[str, Any] | None = None,
     ) -> tuple[list[dict[str, Any]], bool]:
-        """Some documents in order, and whether there are more.
+        """A page of documents in order, and whether there are more.
 
         Args:
-            kind: of the documents.
-            parent: under which they stand.
-            after: id of the one before the first, which may be deleted by now; one that is unknown counts as none.
-            limit: how many; negative for all.
+            kind: kind of the documents.
+            parent: id of their parent.
+            after: id of the document before the page, which may have been deleted; an unknown id is ignored.
+            limit: maximum number of documents; negative for all.
             newest_first: the order.
             where: top-level fields, or "metadata.key", and the values that they must have.
         """
         connection = self._connection()
-        text, values = "SELECT body FROM documents WHERE kind = ? AND parent = ?", [kind, parent]
+        query, values = "SELECT body FROM documents WHERE kind = ? AND parent = ?", [kind, parent]
         if after:
-            places = " UNION ALL ".join(f"SELECT number FROM {table} WHERE kind = ? AND id = ?" for table in PLACES)
-            start = connection.execute(places, (kind, after) * len(PLACES)).fetchone()
+            position_query = " UNION ALL ".join(
+                f"SELECT number FROM {table} WHERE kind = ? AND id = ?" for table in POSITION_TABLES
+            )
+            start = connection.execute(position_query, (kind, after) * len(POSITION_TABLES)).fetchone()
             if start:
-                text += f" AND number {'<' if newest_first else '>'} ?"
+                query += f" AND number {'<' if newest_first else '>'} ?"
                 values.append(start[0])
         for field, value in (where or {}).items():
             path = "$" + "".join(f'."{part}"' for part in field.split(".", 1))
             if '"' in field.replace(".", "", 1) or "\0" in field:
                 return [], False
-            text += " AND json_extract(body, ?) = ?"
+            query += " AND json_extract(body, ?) = ?"
             values += [path, value]
-        text += f" ORDER BY number {'DESC' if newest_first else 'ASC'} LIMIT ?"
-        rows = connection.execute(text, [*values, limit + 1 if limit >= 0 else -1]).fetchall()
-        more = 0 <= limit < len(rows)
-        return [json.loads(row[0]) for row in (rows[:limit] if more else rows)], more and limit > 0
+        query += f" ORDER BY number {'DESC' if newest_first else 'ASC'} LIMIT ?"
+        rows = connection.execute(query, [*values, limit + 1 if limit >= 0 else -1]).fetchall()
+        has_more = 0 <= limit < len(rows)
+        return [json.loads(row[0]) for row in (rows[:limit] if has_more else rows)], has_more and limit > 0
 
     def _connection(self) -> sqlite3.Connection:
         connection = getattr(self._local, "connection", None)
@@ -268,7 +272,7 @@ class Store:
     # -- events -------------------------------------------------------------------------------------------------------
 
     def add_event(self, job_id: str, message: str, level: str = "info", data: dict[str, Any] | None = None) -> None:
-        """Note what happened to a job."""
+        """Add an event to a job's log."""
         event: dict[str, Any] = {
             "id": new_id("event"),
             "object": "fine_tuning.job.event",
@@ -283,19 +287,19 @@ class Store:
     # -- bytes --------------------------------------------------------------------------------------------------------
 
     def file_path(self, file_id: str) -> Path:
-        """Where a file's bytes lie. Its name is our own id; the client's name for it is data and never a path."""
+        """Path of a file's bytes, named by our own id; the client's file name is data and is never used as a path."""
         return self.folder / "files" / file_id
 
     def job_folder(self, job_id: str) -> Path:
-        """Where a job keeps its data and checkpoints while it lasts."""
+        """Folder of a job's data and checkpoints until it ends."""
         return self.folder / "jobs" / job_id
 
     def model_folder(self, folder: str) -> Path:
-        """Where an adapter lies."""
+        """Folder of an adapter."""
         return self.folder / "models" / folder
 
     def add_file(self, source: Path, filename: str, purpose: str, expires_at: int | None = None) -> dict[str, Any]:
-        """Take over a file that lies in this store's folder already; returns its document once it is safe."""
+        """Take over a file that is already in this store's folder; returns its document once both are safely on disk."""
         body: dict[str, Any] = {
             "id": new_id("file"),
             "object": "file",
@@ -308,38 +312,38 @@ class Store:
         if expires_at is not None:
             body["expires_at"] = expires_at
         to_disk(source)
-        place = self.file_path(body["id"])
-        os.replace(source, place)
+        target = self.file_path(body["id"])
+        os.replace(source, target)
         try:
             to_disk(self.folder / "files")
             return self.add("file", body["id"], body)
         except BaseException:
-            place.unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
             raise
 
     def delete_file(self, file_id: str) -> bool:
-        """Forget a file, then remove its bytes."""
-        found = self.delete("file", file_id)
-        if found:
-            with suppress(OSError):  # bytes that nobody names go at the next start
+        """Delete a file's document, then its bytes; returns whether it existed."""
+        deleted = self.delete("file", file_id)
+        if deleted:
+            with suppress(OSError):  # bytes without a document are removed at the next start
                 self.file_path(file_id).unlink(missing_ok=True)
-        return found
+        return deleted
 
     def scratch(self, name: str) -> Path:
-        """A path for something half-written, on the same disk as where it will lie."""
+        """A temporary path, on the same disk as the final one."""
         return self.folder / "files" / f".partial-{name}-{random_letters(12)}"
 
     def tidy(self) -> None:
-        """Remove bytes that no document names: of uploads, deletions and checkpoints that a kill interrupted.
+        """Remove bytes that no document refers to, left by uploads, deletions or checkpoints that were interrupted.
 
-        To be called by the one server that owns the folder, before it takes requests.
+        Must be called by the one server that owns the folder, before it accepts requests.
         """
-        known = {
+        named = {
             "files": {body["id"] for body in self.all("file")},
             "models": {body["_folder"] for body in self.all("model")},
             "jobs": {body["id"] for body in self.all("job") if not body["finished_at"]},
         }
-        for part, names in known.items():
+        for part, names in named.items():
             for entry in (self.folder / part).iterdir():
                 if entry.name in names:
                     continue

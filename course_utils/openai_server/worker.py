@@ -1,8 +1,8 @@
-"""The process that validates a job's files or trains its model; it works on the store and on nothing else.
+"""The process that validates a job's files or trains its model; it communicates only through the store.
 
     python -m course_utils.openai_server.worker validate|train FOLDER JOB
 
-It ends when its input is closed, which is when the server that started it dies.
+It exits when its input is closed, which happens when the server that started it dies.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError, Diverged, OutOfMemory, TooLong
 from course_utils.files import to_disk
-from course_utils.openai_server.jobs import FINAL, fail, method_fields
+from course_utils.openai_server.jobs import FINAL_STATUSES, fail, method_fields
 from course_utils.openai_server.messages import declared, flatten
 from course_utils.openai_server.store import Store, is_full, new_id, random_letters
 
@@ -39,60 +39,60 @@ if TYPE_CHECKING:
 
 FILES = ("training_file", "validation_file")
 KEPT_CHECKPOINTS = 3
-PROBE_TOKENS = 64  # of an example, to see that weights can be computed with
+PROBE_TOKENS = 64  # of an example, to check that the weights give finite results
 RANK, ALPHA = 16, 32
-# What a learning rate multiplier of 1 stands for. The hosted service does not say what its own is; these are this course's.
-RATES = {
+# Learning rates for a multiplier of 1. The hosted service does not publish its own; these are this course's choice.
+LEARNING_RATES = {
     "supervised": {"cpu": 1e-3, "t4": 3e-4, "a100": 2e-4},
     "dpo": {"cpu": 2e-4, "t4": 1e-4, "a100": 5e-5},
 }
 AUTO_MULTIPLIER = {"supervised": 2.0, "dpo": 1.0}
 AUTO_BETA = 0.1
-NICE = 5  # training gives way to answering
+NICENESS = 5  # answering takes precedence over training
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do one thing for one job."""
+    """Validate or train one job."""
     parser = argparse.ArgumentParser(prog="course_utils.openai_server.worker")
-    parser.add_argument("what", choices=("validate", "train"))
+    parser.add_argument("task", choices=("validate", "train"))
     parser.add_argument("folder")
     parser.add_argument("job")
     parser.add_argument("--model")
     parser.add_argument("--context", type=int, default=2048)
     options = parser.parse_args(arguments)
-    threading.Thread(target=_end_with_the_server, daemon=True).start()
+    threading.Thread(target=_exit_with_server, daemon=True).start()
     if hasattr(os, "nice"):
-        os.nice(NICE)
+        os.nice(NICENESS)
     from filelock import FileLock
 
     store = Store(options.folder)
-    # A server that was killed and started again may have been faster than the end of its old worker.
+    # A server that was killed and restarted may be running before its old worker has ended.
     with FileLock(store.job_folder(options.job) / "lock"):
         try:
-            if options.what == "validate":
+            if options.task == "validate":
                 validate(store, options.job)
             else:
                 Training(store, options.job, options.model, options.context).run()
-        except Refused as error:
+        except JobFailure as error:
             fail(store, options.job, error.code, str(error), error.param)
         except CourseError as error:
-            code = "invalid_training_file" if options.what == "validate" else "training_failed"
-            fail(store, options.job, code, str(error), "training_file" if options.what == "validate" else None)
+            code = "invalid_training_file" if options.task == "validate" else "training_failed"
+            fail(store, options.job, code, str(error), "training_file" if options.task == "validate" else None)
         except (OSError, sqlite3.Error) as error:
             if not is_full(error):
                 raise
-            message = "The server has no room left on its disk for this job. Make room there and create the job again."
+            message = "The server has no space left on its disk for this job. Free disk space and create the job again."
             fail(store, options.job, "server_error", message, None)
     return 0
 
 
-class Refused(CourseError):
-    """The end of a job, in the words of the API.
+class JobFailure(CourseError):
+    """An error that fails a job.
 
     Args:
-        message: for whoever made the job and has nothing but the API.
-        param: the parameter at fault; None if none is.
-        code: for a program.
+        message: explanation for the job's creator, who sees only the API.
+        param: the parameter at fault; None if there is none.
+        code: error code for programs.
     """
 
     def __init__(self, message: str, param: str | None, code: str = "training_failed") -> None:
@@ -100,7 +100,7 @@ class Refused(CourseError):
         self.code, self.param = code, param
 
 
-def _end_with_the_server() -> None:
+def _exit_with_server() -> None:
     sys.stdin.buffer.read()
     os._exit(9)
 
@@ -109,7 +109,7 @@ def _end_with_the_server() -> None:
 
 
 def validate(store: Store, job_id: str) -> None:
-    """Check a job's files by the rules of `data_prep`, and queue it or fail it in the hosted service's words."""
+    """Check a job's files with `data_prep`, then queue the job or fail it in the hosted service's words."""
     from course_utils.data_prep import validation
 
     job = store.document("job", job_id)
@@ -118,7 +118,7 @@ def validate(store: Store, job_id: str) -> None:
         if job[name] is None:
             continue
         report = validation.validate(store.job_folder(job_id) / f"{name}.jsonl", kind, "openai")
-        code, message = _fault(report, job[name], name)
+        code, message = _first_error(report, job[name], name)
         if code:
             fail(store, job_id, code, message, param=name)
             return
@@ -128,25 +128,25 @@ def validate(store: Store, job_id: str) -> None:
             store.update("job", job_id, status="queued", _starts=0)
 
 
-def _fault(report: Report, file_id: str, name: str) -> tuple[str | None, str]:
-    """Code and words of the first fault that the hosted service would stop at; None if there is none."""
+def _first_error(report: Report, file_id: str, name: str) -> tuple[str | None, str]:
+    """Code and message of the first error at which the hosted service would stop; the code is None if there is no error."""
     from course_utils.data_prep.findings import ERROR
 
-    few = "too_few_rows"
-    errors = [f for f in report.findings if f.severity == ERROR and not (f.code == few and name == "validation_file")]
+    too_few = "too_few_rows"
+    errors = [f for f in report.findings if f.severity == ERROR and not (f.code == too_few and name == "validation_file")]
     if not errors:
         return None, ""
-    # As Azure asks for it; who reads the lines afterwards passes it over.
+    # Azure requires a byte order mark; the code that reads the lines skips it.
     errors = [finding for finding in errors if finding.code != "byte_order_mark"]
     if not errors:
         return None, ""
     first = errors[0]
-    # of a file that can't be read at all, the number of its examples is not what is wrong
-    error = report.api_error if name == "training_file" and (first.code == few or report.rows) else None
+    # If a file can't be read at all, its number of examples is not what is wrong.
+    error = report.api_error if name == "training_file" and (first.code == too_few or report.rows) else None
     if error is not None:
         return error.code, error.about(file_id)
-    words = f"The job failed due to an invalid {name.replace('_', ' ')}. Invalid file format. {_sentence(first)}"
-    return "invalid_training_file", words
+    message = f"The job failed due to an invalid {name.replace('_', ' ')}. Invalid file format. {_sentence(first)}"
+    return "invalid_training_file", message
 
 
 def _sentence(finding: Finding) -> str:
@@ -157,28 +157,28 @@ def _sentence(finding: Finding) -> str:
 # -- training -----------------------------------------------------------------------------------------------------------
 
 
-# Our names for the sides of a preference, and the API's.
-SIDES = {"prompt": "input", "chosen": "preferred_output", "rejected": "non_preferred_output"}
+# Our names for the fields of a preference row → the API's.
+PREFERENCE_FIELDS = {"prompt": "input", "chosen": "preferred_output", "rejected": "non_preferred_output"}
 
 
-def _side(row: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = row[name]["messages"] if name == "input" else row[name]
+def _messages_of(row: dict[str, Any], field: str) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = row[field]["messages"] if field == "input" else row[field]
     return messages
 
 
 class Training:
-    """One job's training, from wherever an earlier process left it."""
+    """The training of one job, resumed from where an earlier process stopped."""
 
     def __init__(self, store: Store, job_id: str, model: str | None, context: int) -> None:
         self.store, self.job_id, self.model, self.context = store, job_id, model, context
         self.folder = store.job_folder(job_id)
-        self.lines: dict[str, list[int]] = {}  # name of a file → line of each of its examples
+        self.lines: dict[str, list[int]] = {}  # file → line number of each of its examples
 
     def run(self) -> None:
-        """Train, and tell of it as the hosted service does."""
+        """Train, and report events as the hosted service does."""
         with self.store.transaction():
             job = self.job = self.store.document("job", self.job_id)
-            if job["status"] in FINAL or job["_paused"]:
+            if job["status"] in FINAL_STATUSES or job["_paused"]:
                 return
             if job["status"] == "queued":
                 if not job["_step"]:
@@ -203,83 +203,90 @@ class Training:
             lines.append(line.line)
             try:
                 if kind == "dpo":
-                    tools = {"prompt": declared(row["input"])}  # they are told once, where the conversation begins
-                    rows.append({ours: flatten(_side(row, his), tools.get(ours, ())) for ours, his in SIDES.items()})
+                    tools = {"prompt": declared(row["input"])}  # described once, where the conversation begins
+                    rows.append(
+                        {
+                            side: flatten(_messages_of(row, api_field), tools.get(side, ()))
+                            for side, api_field in PREFERENCE_FIELDS.items()
+                        }
+                    )
                 else:
                     rows.append(flatten(row["messages"], declared(row)))
             except CourseError as error:
-                raise Refused(f"{name}, line {line.line}: {error}", name) from error
+                raise JobFailure(f"{name}, line {line.line}: {error}", name) from error
         return rows
 
     def _train(self, kind: str, train: list[Any], held_out: list[Any] | None) -> None:
         from course_utils import hardware, training
 
-        asked = self.job["method"][kind]["hyperparameters"]
-        settled = settle(asked, len(train), kind)
-        self.per_epoch = math.ceil(len(train) / settled["batch_size"])
+        requested = self.job["method"][kind]["hyperparameters"]
+        hyperparameters = resolve_hyperparameters(requested, len(train), kind)
+        self.steps_per_epoch = math.ceil(len(train) / hyperparameters["batch_size"])
         model, tokenizer = self._load()
         with self.store.transaction():
-            self.store.update("job", self.job_id, **method_fields(kind, settled))
-        steps = self.per_epoch * settled["n_epochs"]
+            self.store.update("job", self.job_id, **method_fields(kind, hyperparameters))
+        steps = self.steps_per_epoch * hyperparameters["n_epochs"]
         settings = training.Settings(
-            learning_rate=settled["learning_rate_multiplier"] * RATES[kind][hardware.detect().tier],
-            batch_size=settled["batch_size"],
-            epochs=settled["n_epochs"],
+            learning_rate=hyperparameters["learning_rate_multiplier"] * LEARNING_RATES[kind][hardware.detect().tier],
+            batch_size=hyperparameters["batch_size"],
+            epochs=hyperparameters["n_epochs"],
             warmup_steps=min(10, steps // 10),
             max_length=self.context,
-            evaluate_every=evaluation_interval(self.per_epoch),
+            evaluate_every=evaluation_interval(self.steps_per_epoch),
             checkpoint_folder=str(self.folder / "checkpoints"),
-            checkpoint_every=max(1, min(self.per_epoch, 25)),
+            checkpoint_every=max(1, min(self.steps_per_epoch, 25)),
             seed=self.job["seed"],
         )
-        objective = training.DPO(beta=settled["beta"]) if kind == "dpo" else training.SFT(turns="all", accuracy=True)
-        self.net, self.started, self.steps_here = model, time.time(), 0
-        encoded = objective.encode
+        objective = training.DPO(beta=hyperparameters["beta"]) if kind == "dpo" else training.SFT(turns="all", accuracy=True)
+        self.peft_model, self.started, self.steps_in_process = model, time.time(), 0
+        encode = objective.encode
         try:
-            first = encoded(tokenizer, train[0], self.context, f"training_file, line {self.lines['training_file'][0]}")
+            first = encode(tokenizer, train[0], self.context, f"training_file, line {self.lines['training_file'][0]}")
             self.probe = [*first.prompt, *first.completions[0]][:PROBE_TOKENS]
             history = training.fit(model, tokenizer, train, held_out, objective, settings, on_step=self._on_step)
         except TooLong as error:
-            self._name_too_long(partial(encoded, tokenizer, max_length=self.context), train, held_out)
-            raise Refused(str(error), None) from error
+            self._name_too_long(partial(encode, tokenizer, max_length=self.context), train, held_out)
+            raise JobFailure(str(error), None) from error
         except Diverged as error:
-            raise Refused(
-                "The training diverged: its loss or its weights are no numbers any more. Lower the learning_rate_multiplier "
-                f"({settled['learning_rate_multiplier']:g}).",
+            raise JobFailure(
+                "The training diverged: its loss or its weights are not finite any more. Lower the learning_rate_multiplier "
+                f"({hyperparameters['learning_rate_multiplier']:g}).",
                 "learning_rate_multiplier",
             ) from error
         except OutOfMemory as error:
-            message = "The server has not enough memory for this job. Lower the batch_size, or shorten the longest examples."
-            raise Refused(message, None) from error
+            message = (
+                "The server does not have enough memory for this job. Lower the batch_size, or shorten the longest examples."
+            )
+            raise JobFailure(message, None) from error
         self._finish(history)
 
     def _name_too_long(self, encode: Callable[..., object], train: list[Any], held_out: list[Any] | None) -> None:
-        """Say which line has a prompt that is too long."""
+        """Raise JobFailure with the line whose prompt is too long."""
         for name, rows in (("training_file", train), ("validation_file", held_out or [])):
             for line, row in zip(self.lines.get(name, ()), rows):
                 try:
                     encode(example=row, where="")
                 except TooLong as error:
-                    raise Refused(
-                        f"{name}, line {line}: the prompt alone has {error.tokens} tokens, and this model takes "
-                        f"{error.limit} with the answer. Shorten the prompt.",
+                    raise JobFailure(
+                        f"{name}, line {line}: the prompt alone has {error.tokens} tokens, and this model takes at most "
+                        f"{error.limit} including the answer. Shorten the prompt.",
                         name,
                     ) from error
 
     def _check_weights(self) -> None:
-        """Refuse weights with which nothing can be computed: a job that ends right after a step has not seen what it did.
+        """Check that the weights are usable: if a job ends right after a step, no later loss shows the effect of that step.
 
         Raises:
-            Diverged: they, or what the model makes of an example with them, are not finite.
+            Diverged: the weights, or the model's logits for an example, are not finite.
         """
         import torch
 
-        finite = all(bool(torch.isfinite(p).all()) for p in self.net.parameters() if p.requires_grad)
+        finite = all(bool(torch.isfinite(p).all()) for p in self.peft_model.parameters() if p.requires_grad)
         if finite:
-            was_training = self.net.training
+            was_training = self.peft_model.training
             with torch.no_grad():
-                logits = self.net.eval()(input_ids=torch.tensor([self.probe], device=self.net.device)).logits
-            self.net.train(was_training)
+                logits = self.peft_model.eval()(input_ids=torch.tensor([self.probe], device=self.peft_model.device)).logits
+            self.peft_model.train(was_training)
             finite = bool(torch.isfinite(logits).all())
         if not finite:
             raise Diverged("the weights are not finite")
@@ -298,39 +305,39 @@ class Training:
         return get_peft_model(model, config), tokenizer
 
     def _on_step(self, step: int, total: int, history: History) -> None:
-        """Report a step, and at the end of an epoch make its checkpoint; steps that were reported before are passed over."""
-        self.steps_here += 1
+        """Report a step, and create a checkpoint at the end of an epoch; steps reported before a restart are skipped."""
+        self.steps_in_process += 1
         job = self.store.document("job", self.job_id)
         if job["status"] != "running" or job["_paused"]:
             os._exit(0)  # cancelled or paused while this step ran
         if step <= job["_step"]:
             return
-        metrics = metrics_of(history, step, step % self.per_epoch == 0)
-        made = self._write_adapter() if step % self.per_epoch == 0 else None
-        left = (time.time() - self.started) / self.steps_here * (total - step)
+        metrics = metrics_of(history, step, step % self.steps_per_epoch == 0)
+        adapter_folder = self._write_adapter() if step % self.steps_per_epoch == 0 else None
+        seconds_left = (time.time() - self.started) / self.steps_in_process * (total - step)
         with self.store.transaction():
             if self.store.document("job", self.job_id)["status"] != "running":
                 return
             self.store.add_event(
                 self.job_id, sentence(step, total, metrics), data={"step": step, "total_steps": total, **metrics}
             )
-            if made:
-                self._add_checkpoint(step, metrics, made)
-            estimate = int(time.time() + left)
+            if adapter_folder:
+                self._add_checkpoint(step, metrics, adapter_folder)
+            estimate = int(time.time() + seconds_left)
             self.store.update("job", self.job_id, _step=step, _starts=0, estimated_finish=estimate)
 
     def _write_adapter(self) -> str:
-        """Save the adapter under a name of its own; nobody knows of it before the document that names it."""
+        """Save the adapter under a new name; it becomes visible only with the document that refers to it."""
         self._check_weights()
         name = random_letters(20)
-        beside = self.folder / f"adapter-{name}"
-        self.net.save_pretrained(str(beside))
-        beside.chmod(0o700)
-        for file in beside.iterdir():
+        scratch = self.folder / f"adapter-{name}"
+        self.peft_model.save_pretrained(str(scratch))
+        scratch.chmod(0o700)
+        for file in scratch.iterdir():
             file.chmod(0o600)
             to_disk(file)
-        to_disk(beside)
-        os.replace(beside, self.store.model_folder(name))
+        to_disk(scratch)
+        os.replace(scratch, self.store.model_folder(name))
         to_disk(self.store.folder / "models")
         return name
 
@@ -348,12 +355,12 @@ class Training:
         self._add_model(name, folder, checkpoint=True)
         self.store.add("checkpoint", checkpoint["id"], checkpoint, parent=self.job_id)
         self.store.add_event(self.job_id, f"Checkpoint created at step {step} with Snapshot ID: {name}")
-        for old in self.store.all("checkpoint", self.job_id, newest_first=True)[KEPT_CHECKPOINTS:]:
-            self.store.delete("checkpoint", old["id"])
-            self.store.delete("model", old["fine_tuned_model_checkpoint"])
+        for surplus in self.store.all("checkpoint", self.job_id, newest_first=True)[KEPT_CHECKPOINTS:]:
+            self.store.delete("checkpoint", surplus["id"])
+            self.store.delete("model", surplus["fine_tuned_model_checkpoint"])
 
     def _finish(self, history: History) -> None:
-        # Weights of its own, though they are the last checkpoint's: the client may have deleted that one.
+        # Saved again although the last checkpoint has the same weights: the client may have deleted that one.
         name, folder = self._model_name(self.job["_name"]), self._write_adapter()
         scratch = self.store.scratch("results")
         scratch.touch(mode=0o600)
@@ -399,7 +406,7 @@ class Training:
         return f"ft:{base}:local:{suffix}:{last}"
 
     def _remove_unused(self) -> None:
-        """Adapters of checkpoints that were not kept."""
+        """Remove adapters of checkpoints that were not kept, and the trainer's checkpoints."""
         remove_unused_adapters(self.store)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
 
@@ -411,7 +418,7 @@ PREFERENCE_METRICS = {
     "margin": "rewards_margins",
     "accuracy": "rewards_accuracies",
 }
-FULL = ("valid_loss", "valid_mean_token_accuracy")
+FULL_METRICS = ("valid_loss", "valid_mean_token_accuracy")
 CHECKPOINT_METRICS = (
     "train_loss",
     "train_mean_token_accuracy",
@@ -423,19 +430,19 @@ CHECKPOINT_METRICS = (
 
 
 def remove_unused_adapters(store: Store) -> None:
-    """Remove the folders that no model's document names any more."""
+    """Remove the adapter folders that no model's document refers to any more."""
     named = {model["_folder"] for model in store.all("model")}
     for folder in (store.folder / "models").iterdir():
-        # a young one may be on its way to being named
+        # the document of a recent one may not be committed yet
         if folder.name not in named and time.time() - folder.stat().st_mtime > 60:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def settle(asked: Mapping[str, Any], examples: int, kind: str) -> dict[str, Any]:
-    """Hyperparameters with numbers for "auto".
+def resolve_hyperparameters(requested: Mapping[str, Any], examples: int, kind: str) -> dict[str, Any]:
+    """Replace "auto" by numbers in the hyperparameters.
 
-    Epochs are those of OpenAI's published rule: three, and more for fewer than 34 examples, so that 100 are seen. Batch size
-    and rate are this course's own choice, for an adapter on a small model.
+    Epochs follow OpenAI's published rule: three, or more for fewer than 34 examples, so that 100 examples are seen. Batch
+    size and learning rate are this course's own choice, for an adapter on a small model.
     """
     auto = {
         "n_epochs": 3 if examples >= 34 else min(25, math.ceil(100 / examples)),
@@ -443,39 +450,39 @@ def settle(asked: Mapping[str, Any], examples: int, kind: str) -> dict[str, Any]
         "learning_rate_multiplier": AUTO_MULTIPLIER[kind],
         "beta": AUTO_BETA,
     }
-    return {name: auto[name] if value == "auto" else value for name, value in asked.items()}
+    return {name: auto[name] if value == "auto" else value for name, value in requested.items()}
 
 
-def evaluation_interval(per_epoch: int) -> int:
-    """Steps between validation losses: about four times an epoch, and always at its end."""
-    return next(n for n in range(math.ceil(per_epoch / 4), per_epoch + 1) if per_epoch % n == 0)
+def evaluation_interval(steps_per_epoch: int) -> int:
+    """Steps between validations: about four per epoch, and always one at its end."""
+    return next(n for n in range(math.ceil(steps_per_epoch / 4), steps_per_epoch + 1) if steps_per_epoch % n == 0)
 
 
 def metrics_of(history: History, step: int, epoch_ends: bool) -> dict[str, float]:
-    """What the API calls a step's metrics; those of preferences are named as TRL names them, since the API has no names."""
-    found = {"train_loss": history.losses[-1]}
-    for part, kept in (("train", history.metrics), ("valid", history.validation_metrics)):
-        names = PREFERENCE_METRICS if "margin" in kept else TOKEN_METRICS
-        for name, pairs in kept.items():
+    """A step's metrics by the API's names. Preference metrics have TRL's names, since the API has none for them."""
+    metrics = {"train_loss": history.losses[-1]}
+    for part, recorded in (("train", history.metrics), ("valid", history.validation_metrics)):
+        names = PREFERENCE_METRICS if "margin" in recorded else TOKEN_METRICS
+        for name, pairs in recorded.items():
             if pairs[-1][0] == step and math.isfinite(pairs[-1][1]):  # JSON has no infinity
-                found[f"{part}_{names[name]}"] = pairs[-1][1]
+                metrics[f"{part}_{names[name]}"] = pairs[-1][1]
     if history.validation_steps and history.validation_steps[-1] == step:
-        found["valid_loss"] = history.validation_losses[-1]
-        if epoch_ends:  # ours is always over the whole file
-            found |= {f"full_{name}": value for name, value in found.items() if name in FULL}
-    return found
+        metrics["valid_loss"] = history.validation_losses[-1]
+        if epoch_ends:  # ours is always computed on the whole file
+            metrics |= {f"full_{name}": value for name, value in metrics.items() if name in FULL_METRICS}
+    return metrics
 
 
 def sentence(step: int, total: int, metrics: Mapping[str, float]) -> str:
-    """A metrics event's message."""
+    """The message of a metrics event."""
     names = {"train_loss": "training loss", "valid_loss": "validation loss", "full_valid_loss": "full validation loss"}
     return f"Step {step}/{total}: " + ", ".join(
-        f"{say}={metrics[name]:.2f}" for name, say in names.items() if name in metrics
+        f"{label}={metrics[name]:.2f}" for name, label in names.items() if name in metrics
     )
 
 
 def results(history: History) -> str:
-    """The result file: a row a step, blank where nothing was measured."""
+    """The result file: one row per step, with blanks where nothing was measured."""
     columns = ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
     train, valid = dict(history.metrics.get("accuracy", ())), dict(history.validation_metrics.get("accuracy", ()))
     losses = dict(zip(history.validation_steps, history.validation_losses))

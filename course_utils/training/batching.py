@@ -1,4 +1,4 @@
-"""Batches of an epoch: all examples once, in random order."""
+"""The batches of an epoch: all examples once, in random order."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from course_utils.scoring import Example
 
 
 def shuffled_batches(examples: Sequence[Example], batch_size: int, seed: int, bucket: int = 1) -> list[list[Example]]:
-    """All examples once, in random order; with `bucket` above one, batched with others of like length.
+    """All examples once, in random order; if `bucket` is above one, batched with others of similar length.
 
-    Batches are then cut from random groups of `bucket` batches that are sorted by length.
+    Batches are then cut from random groups of `bucket` batches, each group sorted by length.
     """
     import numpy as np
 

@@ -1,8 +1,9 @@
-"""Checkpoints that survive being killed: written beside, named last, believed only if every byte is as it was written.
+"""Checkpoints that survive being killed: written under a temporary name, renamed last, and used only if every byte is right.
 
-A checkpoint is a folder with a manifest of its files' SHA-256, written last. Whether it is whole is decided by the manifest
-when it is read, never by a rename, because a mounted Google Drive renames file by file and a process can die anywhere. A
-checkpoint that cannot be written (quota, full disk, a drive that went away) costs the checkpoint and not the run.
+A checkpoint is a folder with a manifest of its files' SHA-256, which is written last. Whether a checkpoint is complete is
+decided by the manifest when it is read, not by the rename, because a mounted Google Drive renames file by file and a process
+can die at any point. If a checkpoint cannot be written (quota, full disk, a drive that went away), training goes on without
+it.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from course_utils.files import sha256, to_disk
 if TYPE_CHECKING:
     import torch
 
-KEEP = 2
+KEPT_CHECKPOINTS = 2
 MANIFEST = "manifest.json"
 
 
 @dataclass
 class State:
-    """What a run needs to go on as if it had not stopped.
+    """Everything a run needs to continue as if it had not stopped.
 
     Attributes:
         step: optimiser steps done.
         weights: name → trained tensor.
-        optimizer: the optimiser's state dict, and the loss scaler's under fp16.
-        random: states of the random generators, one set for each process.
+        optimizer: the optimiser's state dict, and the loss scaler's in fp16.
+        random: states of the random generators, one set per process.
         record: plain values: the history, the best step so far, the reference's log-probabilities.
     """
 
@@ -51,12 +52,12 @@ class Checkpoints:
     """The checkpoints of one run in one folder: the last two, and the best weights."""
 
     def __init__(self, folder: str | Path, identity: Mapping[str, Any]) -> None:
-        """Remember where to write, and what run this is (plain values; see `load`)."""
+        """Set where to write, and the values that identify the run (see `load`)."""
         self.folder, self.identity = Path(folder), json.loads(json.dumps(identity))
         self.notes: list[str] = []
 
     def save(self, state: State) -> None:
-        """Write a checkpoint and remove those that are no longer needed; a note if it cannot be written."""
+        """Write a checkpoint and remove those no longer needed; adds a note if it cannot be written."""
         import torch
         from safetensors.torch import save_file
 
@@ -81,33 +82,33 @@ class Checkpoints:
         self._write(f"best-{step:06d}", write)
 
     def load(self) -> State | None:
-        """The newest checkpoint that is whole; None if there is none.
+        """The newest complete checkpoint; None if there is none.
 
         Raises:
-            CourseError: it belongs to another run: other settings, data or model.
+            CourseError: it belongs to another run, with other settings, data or model.
         """
         import torch
         from safetensors.torch import load_file
 
         for folder in self._folders("checkpoint"):
-            if fault := self._fault(folder):
-                self._note(f"{folder.name} is damaged ({fault}) and is not used; going on from the one before")
+            if problem := self._fault(folder):
+                self._note(f"{folder.name} is damaged ({problem}) and is not used; falling back to the one before")
                 continue
             stored = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-            differing = [k for k in self.identity if stored["identity"].get(k) != self.identity[k]]
+            differing = [key for key in self.identity if stored["identity"].get(key) != self.identity[key]]
             if differing:
                 raise CourseError(
                     f"{self.folder} holds checkpoints of another run (its {', '.join(differing)} differ); choose another "
                     "Settings(checkpoint_folder=...) or remove the folder"
                 )
-            # map_location: a run may go on where there is no GPU; plain values and tensors only, no code
-            rest = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+            # map_location: the run may be resumed without a GPU; weights_only: load plain values and tensors, never code
+            tensors = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
             weights = load_file(folder / "weights.safetensors")
-            return State(stored["step"], weights, rest["optimizer"], rest["random"], stored["record"])
+            return State(stored["step"], weights, tensors["optimizer"], tensors["random"], stored["record"])
         return None
 
     def load_best(self, step: int) -> dict[str, torch.Tensor] | None:
-        """The best weights, if they are there and whole."""
+        """The best weights, or None if they are missing or incomplete."""
         from safetensors.torch import load_file
 
         folder = self.folder / f"best-{step:06d}"
@@ -116,31 +117,31 @@ class Checkpoints:
         return load_file(folder / "weights.safetensors")
 
     def _write(self, name: str, write: Callable[[Path], None]) -> bool:
-        beside = self.folder / f".partial-{name}-{os.getpid()}"
+        partial_folder = self.folder / f".partial-{name}-{os.getpid()}"
         try:
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            write(beside)
-            sums = {}
-            for file in sorted(beside.iterdir()):
+            shutil.rmtree(partial_folder, ignore_errors=True)
+            partial_folder.mkdir(parents=True)
+            write(partial_folder)
+            hashes = {}
+            for file in sorted(partial_folder.iterdir()):
                 to_disk(file)
-                sums[file.name] = sha256(file)
-            (beside / MANIFEST).write_text(json.dumps(sums), encoding="utf-8")
-            to_disk(beside / MANIFEST)
+                hashes[file.name] = sha256(file)
+            (partial_folder / MANIFEST).write_text(json.dumps(hashes), encoding="utf-8")
+            to_disk(partial_folder / MANIFEST)
             target = self.folder / name
-            if target.exists():  # of this run before it was stopped, or damaged
-                old = self.folder / f".partial-old-{name}-{os.getpid()}"
-                os.replace(target, old)
-                shutil.rmtree(old, ignore_errors=True)
-            os.replace(beside, target)
+            if target.exists():  # written by this run before it was stopped, or damaged
+                replaced = self.folder / f".partial-old-{name}-{os.getpid()}"
+                os.replace(target, replaced)
+                shutil.rmtree(replaced, ignore_errors=True)
+            os.replace(partial_folder, target)
             to_disk(self.folder)
         except OSError as error:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(partial_folder, ignore_errors=True)
             self._note(f"{name} could not be written ({error}); training goes on without it")
             return False
         except Exception as error:
-            # safetensors and torch wrap a full disk in errors of their own
-            shutil.rmtree(beside, ignore_errors=True)
+            # safetensors and torch report a full disk with their own error types
+            shutil.rmtree(partial_folder, ignore_errors=True)
             if not re.search(r"space left|quota|IoError|failed writing|unexpected pos", str(error)):
                 raise
             self._note(f"{name} could not be written ({error}); training goes on without it")
@@ -148,34 +149,34 @@ class Checkpoints:
         return True
 
     def _prune(self) -> None:
-        """Keep the last two checkpoints, and the best weights that they and the present know of."""
+        """Keep the last two checkpoints, and the best weights that they refer to."""
         folders = self._folders("checkpoint")
-        wanted = set()
-        for folder in folders[:KEEP]:
+        needed_best = set()
+        for folder in folders[:KEPT_CHECKPOINTS]:
             try:
                 record = json.loads((folder / "record.json").read_text(encoding="utf-8"))["record"]
-                wanted.add(f"best-{record['best_step']:06d}")
+                needed_best.add(f"best-{record['best_step']:06d}")
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-        for folder in [*folders[KEEP:], *[f for f in self._folders("best") if f.name not in wanted]]:
+        for folder in [*folders[KEPT_CHECKPOINTS:], *[f for f in self._folders("best") if f.name not in needed_best]]:
             shutil.rmtree(folder, ignore_errors=True)
         for leftover in self.folder.glob(".partial-*"):
             if not leftover.name.endswith(f"-{os.getpid()}"):
                 shutil.rmtree(leftover, ignore_errors=True)
 
     def _folders(self, kind: str) -> list[Path]:
-        """Newest first."""
+        """Checkpoint folders of a kind, newest first."""
         if not self.folder.is_dir():
             return []
         return sorted((f for f in self.folder.glob(f"{kind}-*") if f.name.rpartition("-")[2].isdigit()), reverse=True)
 
     def _fault(self, folder: Path) -> str:
-        """What is wrong with a checkpoint; empty if nothing."""
+        """What is wrong with a checkpoint; "" if nothing."""
         try:
-            sums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            for name, expected in sums.items():
+            hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            for name, expected in hashes.items():
                 if sha256(folder / name) != expected:
-                    return f"{name} is not what was written"
+                    return f"{name} has changed since it was written"
         except (OSError, ValueError, AttributeError) as error:
             return f"{type(error).__name__}: {error}"
         return ""
@@ -186,7 +187,7 @@ class Checkpoints:
 
 
 def random_states() -> dict[str, Any]:
-    """States of the random generators of this process, as plain values and tensors."""
+    """States of this process's random generators, as plain values and tensors."""
     import numpy as np
     import torch
 
@@ -201,15 +202,15 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: Mapping[str, Any]) -> None:
-    """Put the random generators where they were."""
+    """Restore the states of the random generators."""
     import ast
 
     import numpy as np
     import torch
 
     random.setstate(ast.literal_eval(states["python"]))
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    name, keys, *position = states["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *position))
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])

@@ -1,4 +1,4 @@
-"""The best weights of a run, and when to stop looking for better ones."""
+"""Keeps the best weights of a run and decides when to stop."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class EarlyStopping:
         """Watch a run.
 
         Args:
-            patience: validation losses in a row without a better one, after which the run stops.
-            parameters: what is trained.
+            patience: number of validation losses in a row without an improvement after which the run stops.
+            parameters: the trained parameters.
             history: where the validation losses are recorded.
-            checkpoints: where to write the best weights too; None (also on all processes but one) for nowhere.
+            checkpoints: also write the best weights here; None to keep them in memory only (and on all processes but one).
         """
         self.patience, self.parameters, self.history, self.checkpoints = patience, parameters, history, checkpoints
         self.best_step: int | None = None
         self._weights: dict[str, torch.Tensor] | None = None
 
     def should_stop(self, step: int) -> bool:
-        """Take note of the latest validation loss; whether `patience` losses have passed without a better one."""
+        """Process the latest validation loss; returns whether the last `patience` losses brought no improvement."""
         steps, losses = self.history.validation_steps, self.history.validation_losses
         if self.best_step is None or losses[-1] < losses[steps.index(self.best_step)]:
             self.best_step = step
@@ -45,13 +45,15 @@ class EarlyStopping:
         return len(steps) - 1 - steps.index(self.best_step) >= self.patience
 
     def restore(self, checkpoints: Checkpoints | None) -> None:
-        """Give the model the best weights, from memory or from the checkpoints; a note if they are lost."""
+        """Give the model the best weights, from memory or from the checkpoints; adds a note if they are lost."""
         if self.best_step is None:
             return
         weights = self._weights or (checkpoints.load_best(self.best_step) if checkpoints else None)
         self.history.best_step = self.best_step
         if weights is None:
-            self.history.note(f"the best weights (step {self.best_step}) are not whole; the model keeps its last ones")
+            self.history.note(
+                f"the best weights (step {self.best_step}) are missing or damaged; the model keeps its last ones"
+            )
         else:
             set_weights(self.parameters, weights)
 

@@ -1,8 +1,8 @@
-"""What a run will take, said before it starts, and beside it what it took.
+"""Predicts the memory of a run before it starts, and compares it with what the run took.
 
-The closed form of `memory.estimate` is applied to the largest micro-batch of the run. What counts is what
-the run adds to what was there: gradients, optimiser states, activations, the table at the output. On a GPU that is measured
-to the byte; on a CPU the process's resident memory also holds what libraries keep for themselves, for which there is a rule.
+The closed form of `memory.estimate` is applied to the largest micro-batch of the run. Counted is the memory that the run
+adds to what was in use: gradients, optimiser states, activations, the table at the output. On a GPU it is measured to the
+byte; on a CPU the process's resident memory also includes what libraries keep for themselves, which a rule estimates.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from course_utils.models import Model
 
-# A process holds more than its tensors: what libraries set up when they first compute, and what the C library's allocator
-# keeps. Seven runs of the packaged model, of 0.3 to 1.6 GB of tensors, had 60 to 250 MB more; this rule was within a quarter
-# of what each took.
-CPU_LIBRARIES = 100e6
-CPU_HELD = 0.05
+# A process takes more memory than its tensors: libraries allocate some when they first compute, and the C library's
+# allocator keeps some. Seven runs of the packaged model, with 0.3 to 1.6 GB of tensors, took 60 to 250 MB more; this rule
+# was within a quarter of what each took.
+CPU_LIBRARIES_BYTES = 100e6
+CPU_ALLOCATOR_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Footprint:
     """Memory that a run adds to what was in use, in bytes.
 
     Attributes:
-        predicted: said before the run; None where the closed form does not cover it.
+        predicted: predicted before the run; None if the closed form does not cover the run.
         reason: why there is no prediction, or "".
-        rows, length: of the largest micro-batch: sequences, and tokens of each with padding.
-        parts: name → bytes of what makes up the prediction.
+        rows, length: sequences in the largest micro-batch, and tokens in each, padding included.
+        parts: the parts of the prediction as (name, bytes).
         measured: after the run: the GPU's live tensors, or on a CPU the process's resident memory; None before.
         where: "GPU" or "process".
     """
@@ -53,13 +53,13 @@ class Footprint:
 
     @property
     def error(self) -> float | None:
-        """(predicted - measured) / measured: negative where the prediction was too low."""
+        """(predicted - measured) / measured: negative if the prediction was too low."""
         if self.predicted is None or not self.measured:
             return None
         return self.predicted / self.measured - 1
 
     def with_measurement(self, report: memory.MemoryReport) -> Footprint:
-        """The same with what a `memory.track` block around the run says."""
+        """A copy with the measurement of a `memory.track` block around the run."""
         if self.where == "GPU" and report.gpu_allocated_peak is not None and report.gpu_start is not None:
             return replace(self, measured=report.gpu_allocated_peak - report.gpu_start)
         return replace(self, measured=report.process_increase)
@@ -78,66 +78,66 @@ class Footprint:
 
 
 def predict(
-    model: Model, batches: Iterable[Batch], settings: Settings, output: str = "scored", several: bool = False
+    model: Model, batches: Iterable[Batch], settings: Settings, output: str = "scored", accumulates: bool = False
 ) -> Footprint:
-    """What a run adds to the model that is there.
+    """Memory that a run adds to the loaded model.
 
     Args:
-        model: as it is trained.
-        batches: what goes through the model at once, as `Objective.collate` makes it; the largest decides.
+        model: the model as it will be trained.
+        batches: micro-batches made by `Objective.collate`; the one that takes most memory decides.
         settings: of the run.
         output: `Objective.output`.
-        several: whether an optimiser step takes more than one, so that gradients are there while the next is at work.
+        accumulates: whether a step has several micro-batches, so that gradients exist while the next one is computed.
 
     Returns:
-        Footprint without a measurement; without a prediction where the closed form does not cover the run.
+        Footprint without a measurement; also without a prediction if the closed form does not cover the run.
     """
     where = "GPU" if model.device.type == "cuda" else "process"
     try:
         sizes = shape(model)
-        if not sizes.known:
+        if not sizes.tested:
             raise CourseError(f"the closed form was not tested on the architecture of {sizes.name}")
         plan = plan_of(model, sizes, settings)
         if output == "none":
             sizes = replace(sizes, head=0)
         totals = []
-        for rows, length, kept, scored, mask in {_size(batch) for batch in batches}:
-            # a frozen head makes its table at the scored positions; one that trains, logits at all that are kept
-            table = scored if plan.method != "full" else rows * kept
-            here = replace(
-                plan, batch_size=rows, length=length, accumulation=2 if several else 1, padded=mask,
+        for rows, length, output_length, scored, mask in {_size(batch) for batch in batches}:
+            # a frozen head computes its table at the scored positions; a trained one computes logits at all kept positions
+            table = scored if plan.method != "full" else rows * output_length
+            step_plan = replace(
+                plan, batch_size=rows, length=length, accumulation=2 if accumulates else 1, padded=mask,
                 scored=1e-9 if output == "none" else max(1, table) / (rows * length),
             )  # fmt: skip
-            totals.append((formula.parts(sizes, here), rows, length))
+            totals.append((formula.parts(sizes, step_plan), rows, length))
         highest, rows, length = max(totals, key=lambda total: total[0].peak)
-    except Exception as error:  # whatever a model may be: a prediction must not stop its training
+    except Exception as error:  # whatever the model is, a failed prediction must not stop its training
         return Footprint(None, str(error) or type(error).__name__, where=where)
     parts = [(name, getattr(highest, name)) for name in ("gradients", "optimizer", "activations", "logits")]
     if where == "process":
-        parts.append(("overhead", round(CPU_LIBRARIES + CPU_HELD * sum(size for _, size in parts))))
+        parts.append(("overhead", round(CPU_LIBRARIES_BYTES + CPU_ALLOCATOR_SHARE * sum(size for _, size in parts))))
     return Footprint(sum(size for _, size in parts), "", rows, length, tuple(parts), where=where)
 
 
 def prefault(model: torch.nn.Module) -> None:
-    """Read a value of each page of a model's weights.
+    """Read a value from each page of a model's weights.
 
-    Fresh weights are mapped from a file and come into memory when they are first read, which would count as the run's.
+    Newly loaded weights are memory-mapped and only enter memory when first read, which would be counted as the run's memory.
     """
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.device.type == "cpu":
             tensor.detach().flatten()[:: max(1, 2048 // tensor.element_size())].sum()
 
 
-def largest(cut: Iterable[Sequence[Encoded]], count: int = 12) -> list[Sequence[Encoded]]:
-    """The micro-batches among which a run's largest is, judged by tokens with padding and, where equal, by scored tokens."""
+def largest(micro_batches: Iterable[Sequence[Encoded]], count: int = 12) -> list[Sequence[Encoded]]:
+    """Candidates for a run's largest micro-batch: the most tokens, padding included, and for ties the most scored tokens."""
     by_size: dict[tuple[int, int], Sequence[Encoded]] = {}
-    for examples in cut:
+    for examples in micro_batches:
         size = len(examples), max(map(len, examples))
         if size not in by_size or _scored(examples) > _scored(by_size[size]):
             by_size[size] = examples
-    order = sorted(by_size, key=lambda size: size[0] * size[1], reverse=True)
-    longest = max(by_size, key=lambda size: size[1])  # attention's part grows with the square
-    return [by_size[size] for size in {*order[:count], longest}]
+    sizes = sorted(by_size, key=lambda size: size[0] * size[1], reverse=True)
+    longest = max(by_size, key=lambda size: size[1])  # attention's part grows with the square of the length
+    return [by_size[size] for size in {*sizes[:count], longest}]
 
 
 def _scored(examples: Sequence[Encoded]) -> int:
@@ -150,17 +150,17 @@ def _size(batch: Batch) -> tuple[int, int, int, int, bool | str]:
     return rows, length, len(batch["keep"]), len(batch["label"]), mask
 
 
-def plan_of(model: Model, sizes: Shape, settings: Settings) -> memory.Plan:
-    """The `Plan` that a model is trained by, as far as it does not depend on the batch.
+def plan_of(model: Model, sizes: Shape, settings: Settings) -> memory.StepPlan:
+    """The `StepPlan` for training a model, without the fields that depend on the batch.
 
     Raises:
-        CourseError: something that the closed form does not cover.
+        CourseError: the closed form does not cover this model or these settings.
     """
     import torch
 
     base = getattr(model, "get_base_model", lambda: model)()
-    kind = base.get_input_embeddings().weight.dtype
-    precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[kind]
+    dtype = base.get_input_embeddings().weight.dtype
+    precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
     trained = [p for p in model.parameters() if p.requires_grad]
     common: dict[str, Any] = {
         "precision": precision, "loop": "course", "attention": _attention(model),
@@ -172,21 +172,21 @@ def plan_of(model: Model, sizes: Shape, settings: Settings) -> memory.Plan:
     if not hasattr(model, "peft_config"):
         if len(trained) != sum(1 for _ in model.parameters()):
             raise CourseError("part of the model is trained, without an adapter")
-        return memory.Plan("full", **common)
+        return memory.StepPlan("full", **common)
     active = model.active_adapters() if callable(model.active_adapters) else model.active_adapters
     adapters = [adapter for name, adapter in model.peft_config.items() if name in active]
     if len(adapters) != 1 or not hasattr(adapters[0], "r") or not isinstance(adapters[0].target_modules, (set, list)):
         raise CourseError("the adapter is not a single LoRA on named layers")
     four_bit = bool(quantization.four_bit_layers(model))
     if adapters[0].lora_dropout:
-        raise CourseError("dropout keeps masks, which the closed form does not count")
+        raise CourseError("dropout stores masks, which the closed form does not count")
     if four_bit and precision == "fp32":
         raise CourseError("it does not cover a 4-bit base that computes in float32")
     if getattr(base, "quantization_method", None) and not four_bit:
         raise CourseError("the base is quantized in a way that the closed form does not know")
     names = tuple(sorted({name.rpartition(".")[2] for name in adapters[0].target_modules}))
-    plan = memory.Plan("qlora" if four_bit else "lora", rank=adapters[0].r, target_modules=names, **common)
-    # DoRA, ranks by layer, modules saved whole, some blocks only: all of them train other than this many values
+    plan = memory.StepPlan("qlora" if four_bit else "lora", rank=adapters[0].r, target_modules=names, **common)
+    # DoRA, per-layer ranks, fully trained modules, LoRA on some blocks only: all of these train another number of values
     if sum(p.numel() for p in trained) != formula.adapter_values(sizes, plan) or any(
         p.dtype != torch.float32 for p in trained
     ):

@@ -1,4 +1,4 @@
-"""What a run of `fit` leaves behind: losses by step, speed, and how to draw them."""
+"""The record of a run of `fit`: losses by step, speed, and how to plot them."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class History:
     """Record of one training run.
 
     Attributes:
-        settings: what it was asked to do.
+        settings: the settings of the run.
         steps: step numbers, from 1.
-        losses: training loss of each step; for SFT the mean over its scored tokens (nats a token), for pairs over pairs.
+        losses: training loss of each step; for SFT the mean over its scored tokens (nats per token), for pairs over pairs.
         learning_rates: learning rate of each step.
         grad_norms: gradient norm of each step before clipping.
-        validation_steps: steps at which the validation loss was taken; 0 is before training.
-        validation_losses: loss of the whole validation set, each token (or pair) weighing the same.
-        metrics: what else the objective measures while training: name → [(step, value), ...].
+        validation_steps: steps at which the validation loss was measured; 0 is before training.
+        validation_losses: loss of the whole validation set, with the same weight for each token (or pair).
+        metrics: other quantities that the objective measures in training: name → [(step, value), ...].
         validation_metrics: the same on the validation set.
         best_step: step whose weights were restored, with early stopping.
-        notes: what the run had to say: resumed, checkpoints damaged or not written.
-        tokens: tokens processed (padding not counted, a prompt that completions share counted once).
-        scored_tokens: tokens that carried loss.
-        seconds: time in training steps; validation, rollouts and the reference not counted.
+        notes: notes on the run: that it was resumed, or that checkpoints were damaged or could not be written.
+        tokens: tokens processed (without padding; a prompt shared by several completions is counted once).
+        scored_tokens: tokens that contributed to the loss.
+        seconds: time in training steps, without validation, rollouts and the reference.
         reference_seconds: time for the reference's log-probabilities before training.
-        rollout_seconds: time in which the model made its own training examples (PPO): answering, rewarding, looking back.
-        memory: what the run was predicted to add to memory, and what it added.
+        rollout_seconds: time in which the model made its own training examples (PPO): sampling, rewarding and scoring them.
+        memory: the memory that the run was predicted to add, and what it added.
     """
 
     settings: Settings
@@ -58,21 +58,21 @@ class History:
 
     @property
     def tokens_per_second(self) -> float:
-        """Training speed over the whole run, padding not counted."""
+        """Training speed over the whole run, without padding."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def metric(self, name: str, validation: bool = False) -> list[float]:
-        """Values of a metric in the order of steps."""
+        """Values of a metric, in the order of the steps."""
         return [value for _, value in (self.validation_metrics if validation else self.metrics)[name]]
 
     def add_metrics(self, step: int, values: Mapping[str, float], validation: bool = False) -> None:
-        """Note values measured at a step."""
-        kept = self.validation_metrics if validation else self.metrics
+        """Record values measured at a step."""
+        metrics = self.validation_metrics if validation else self.metrics
         for name, value in values.items():
-            kept.setdefault(name, []).append((step, float(value)))
+            metrics.setdefault(name, []).append((step, float(value)))
 
     def note(self, text: str) -> None:
-        """Note a sentence for the person who trains, and show it now."""
+        """Record a sentence for the user, and show it now."""
         self.notes.append(text)
         warnings.warn(text, stacklevel=2)
 
@@ -81,11 +81,11 @@ class History:
         return {name: value for name, value in asdict(self).items() if name not in ("settings", "memory")}
 
     def restore(self, values: Mapping[str, Any]) -> None:
-        """Take over what `as_dict` gave, keeping notes of this run."""
+        """Take over the values from `as_dict`, keeping this run's notes."""
         notes = self.notes
-        for known in fields(self):
-            if known.name in values:
-                setattr(self, known.name, values[known.name])
+        for attribute in fields(self):
+            if attribute.name in values:
+                setattr(self, attribute.name, values[attribute.name])
         self.notes = [*self.notes, *notes]
 
     def plot(self, title: str = "Loss while training") -> Figure:
@@ -98,8 +98,8 @@ class History:
         """Metrics over the steps, as a `figures.Figure` with alt text."""
         from course_utils import figures
 
-        kept = self.validation_metrics if validation else self.metrics
-        lines = {name: ([step for step, _ in kept[name]], [value for _, value in kept[name]]) for name in names}
+        metrics = self.validation_metrics if validation else self.metrics
+        lines = {name: ([step for step, _ in metrics[name]], [value for _, value in metrics[name]]) for name in names}
         return figures.lines(lines, title, "step", unit)
 
     def __str__(self) -> str:

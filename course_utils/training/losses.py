@@ -1,6 +1,7 @@
-"""The losses as formulas: tensors in, a loss for each token, pair or example out, no model and no batch.
+"""The losses as formulas, without model or batch: from tensors to one loss per token, pair or example.
 
-Log-probabilities are in nats, in float32. What each loss is divided by is the caller's business (`Objective.normalizers`).
+Log-probabilities are in nats, in float32. Dividing each loss by the right number is up to the caller
+(`Objective.normalizers`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 def bradley_terry_loss(rewards: torch.Tensor, centre: float = 0.0) -> torch.Tensor:
     """-log sigmoid(r_chosen − r_rejected) + centre · (r_chosen + r_rejected)².
 
-    Bradley and Terry, 1952; as a reward model's loss Ouyang et al., 2022 (arXiv 2203.02155); the second term Eisenstein et
-    al., 2023 (arXiv 2312.09244).
+    Bradley and Terry, 1952; as the loss of a reward model: Ouyang et al., 2022 (arXiv 2203.02155); the second term:
+    Eisenstein et al., 2023 (arXiv 2312.09244).
 
     Args:
         rewards: (pairs, 2), chosen and rejected.
@@ -52,8 +53,8 @@ def odds_ratio_loss(mean_log_probabilities: torch.Tensor) -> torch.Tensor:
     Hong et al., 2024 (arXiv 2403.07691), equation 7.
 
     Args:
-        mean_log_probabilities: (pairs, 2), log p: the mean over a completion's tokens, so that p is the geometric mean of
-            its token probabilities.
+        mean_log_probabilities: (pairs, 2), log p: the mean over a completion's tokens, so p is the geometric mean of its
+            token probabilities.
 
     Returns:
         (pairs).
@@ -61,7 +62,7 @@ def odds_ratio_loss(mean_log_probabilities: torch.Tensor) -> torch.Tensor:
     import torch
     import torch.nn.functional as F
 
-    # log(1 - p) from log p, without losing the digits of a small p
+    # log(1 - p) from log p, without losing precision for a small p
     log_odds = mean_log_probabilities - torch.log(-torch.expm1(mean_log_probabilities))
     return -F.logsigmoid(log_odds[:, 0] - log_odds[:, 1])
 
@@ -75,8 +76,8 @@ def kto_loss(
 
     Args:
         log_ratios: (examples), log policy − log reference.
-        desirable: (examples), true or 1 where the completion is wanted.
-        kl: how far the policy is from the reference, in nats, at least 0; no gradient goes through it.
+        desirable: (examples), true or 1 where the completion is desirable.
+        kl: divergence of the policy from the reference, in nats, at least 0; no gradient flows through it.
         beta: strength of the pull to the reference.
         weights: of desirable and of undesirable examples.
 
@@ -92,7 +93,7 @@ def kto_loss(
 
 
 def clipped_policy_loss(ratio: torch.Tensor, advantages: torch.Tensor, clip: float) -> torch.Tensor:
-    """-min(ratio · A, clip(ratio, 1 − ε, 1 + ε) · A) for each token.
+    """-min(ratio · A, clip(ratio, 1 − ε, 1 + ε) · A) per token.
 
     Schulman et al., 2017 (arXiv 1707.06347), equation 7.
 
@@ -110,12 +111,12 @@ def clipped_policy_loss(ratio: torch.Tensor, advantages: torch.Tensor, clip: flo
 
 
 def clipped_value_loss(values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip: float) -> torch.Tensor:
-    """½ max((V − R)², (V clipped to within `clip` of the old V − R)²) for each token.
+    """½ max((V − R)², (V' − R)²) per token, where V' is V clipped to within `clip` of the old V.
 
     As in OpenAI's implementation of PPO (baselines, ppo2).
 
     Args:
-        values, old_values, returns: (tokens) each.
+        values, old_values, returns: V, the old V and R, (tokens) each.
         clip: how far a value may move from the old one.
 
     Returns:
@@ -136,13 +137,13 @@ def generalized_advantages(
     Schulman et al., 2016 (arXiv 1506.02438), equation 16.
 
     Args:
-        rewards: one for each token.
-        values: of the state before each token.
+        rewards: one per token.
+        values: value of the state before each token.
         gamma: discount.
-        gae_lambda: 0 trusts the next value alone, 1 the rewards alone.
+        gae_lambda: 0 relies on the next value alone, 1 on the rewards alone.
 
     Returns:
-        One for each token.
+        One advantage per token.
     """
     advantages, next_value, next_advantage = [0.0] * len(rewards), 0.0, 0.0
     for t in reversed(range(len(rewards))):

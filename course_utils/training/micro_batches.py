@@ -1,4 +1,4 @@
-"""What goes through the model at once: examples cut, collated and put on the device; what the largest takes in memory."""
+"""Cuts examples into micro-batches, collates them and moves them to the device; predicts the memory of the largest."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class MicroBatches:
-    """Cuts batches into micro-batches and makes their tensors; knows which one was made last.
+    """Cuts batches into micro-batches and makes their tensors; remembers the latest one.
 
     Attributes:
-        max_tokens: most tokens of a micro-batch, with padding.
-        latest: examples of the micro-batch made last.
-        latest_tokens: its tokens, with padding.
+        max_tokens: maximum number of tokens in a micro-batch, padding included.
+        latest: examples of the latest micro-batch.
+        latest_tokens: its number of tokens, padding included.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class MicroBatches:
         self.latest_tokens = 0
 
     def cut(self, examples: Sequence[Encoded]) -> list[list[Encoded]]:
-        """Micro-batches without gradient: limited by memory alone."""
+        """Micro-batches for computing without gradients: limited only by memory."""
         return micro_batches(examples, self.max_tokens)
 
     def cut_for_training(self, examples: Sequence[Encoded]) -> list[list[Encoded]]:
-        """Micro-batches of a step; with accumulation none has more examples than one batch."""
+        """Micro-batches of a step; with gradient accumulation, none has more examples than `batch_size`."""
         accumulates = self.settings.gradient_accumulation_steps > 1
         return micro_batches(examples, self.max_tokens, self.settings.batch_size if accumulates else None)
 
@@ -65,14 +65,16 @@ class MicroBatches:
         return to_device(batch, self.device)
 
     def footprint(self, steps: Sequence[Sequence[Encoded]]) -> Footprint:
-        """What training on these steps' examples will add to memory."""
-        cut = [self.cut_for_training(step) for step in steps]
-        return self._predict(largest([part for step in cut for part in step]), any(len(step) > 1 for step in cut))
+        """Memory that training on these steps' examples will add."""
+        cut_steps = [self.cut_for_training(step) for step in steps]
+        return self._predict(
+            largest([part for step in cut_steps for part in step]), any(len(step) > 1 for step in cut_steps)
+        )
 
     def latest_footprint(self) -> Footprint:
-        """What the micro-batch made last takes, as one of several of a step."""
+        """Memory of the latest micro-batch, as one of several in a step."""
         return self._predict([self.latest], accumulates=True)
 
-    def _predict(self, cut: Sequence[Sequence[Encoded]], accumulates: bool) -> Footprint:
-        batches = [self.objective.collate(part, self.pad_id, self.share_prompt) for part in cut]
+    def _predict(self, micro_batches: Sequence[Sequence[Encoded]], accumulates: bool) -> Footprint:
+        batches = [self.objective.collate(part, self.pad_id, self.share_prompt) for part in micro_batches]
         return predict(self.model, batches, self.settings, self.objective.output, accumulates)

@@ -1,4 +1,4 @@
-"""The processes of one training run: device, precision, and sums over all of them (Accelerate does the work)."""
+"""The processes of one training run: device, precision, and sums over all processes (done by Accelerate)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def accelerator_for(model: Model) -> Accelerator:
     on_cpu = model.device.type == "cpu"
     half = next(model.parameters()).dtype == torch.float16
     if half and on_cpu:
-        raise CourseError("the model is in float16 on a CPU, where it is slow and inexact: load it in bfloat16 or float32")
+        raise CourseError("the model is in float16 on a CPU, which is slow and inexact: load it in bfloat16 or float32")
     precision = "fp16" if half else "no"
-    # Another trainer of this process, TRL's for instance, may have set another precision or device (`use_cpu`), with which
-    # Accelerate would go on silently.
+    # Another trainer in this process, such as TRL's, may have set another precision or device (`use_cpu`), which Accelerate
+    # would silently go on using.
     other_device = bool(PartialState._shared_state) and PartialState().device.type != model.device.type
     if other_device or (AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision):
         AcceleratorState._reset_state(reset_partial_state=other_device)
@@ -37,7 +37,7 @@ def accelerator_for(model: Model) -> Accelerator:
 
 
 def sum_over_processes(accelerator: Accelerator, values: Mapping[str, float]) -> dict[str, float]:
-    """Sums of plain values over the processes."""
+    """Sums of plain values over all processes."""
     if accelerator.num_processes == 1:
         return dict(values)
     import torch

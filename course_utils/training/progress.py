@@ -1,8 +1,8 @@
-"""A progress bar for a person; silence for a file.
+"""A progress bar in notebooks and terminals; no output elsewhere.
 
-In a notebook one HTML line that is rewritten, since a widget's state would be stored in the notebook and turn up as an
-error where the state is missing, and below it the loss as a curve that grows, while training lasts. In a terminal tqdm.
-Elsewhere nothing.
+In a notebook it is one HTML line that is updated, with the growing loss curve below it while training runs. It is not a
+widget: a widget's state would be stored in the notebook and show up as an error wherever that state is missing. In a
+terminal it is tqdm.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ class Progress:
             from IPython.display import HTML, display
 
             self._shown = now
-            left = (now - self._started) / step * (self.total - step)
+            seconds_left = (now - self._started) / step * (self.total - step)
             text = f"loss {history.losses[-1]:.3f}"
             if history.validation_losses:
                 text += f", validation loss {history.validation_losses[-1]:.3f}"
             text += f", {history.tokens_per_second:.0f} tokens/s, "
-            text += f"{left:.0f} s left" if not last else f"{now - self._started:.0f} s"
+            text += f"{seconds_left:.0f} s left" if not last else f"{now - self._started:.0f} s"
             self._handle.update(HTML(self._html(step, text)))
             if now - self._drawn > CURVE_SECONDS and step > 2:
                 picture = HTML(history.plot()._repr_html_())

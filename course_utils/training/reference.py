@@ -1,4 +1,4 @@
-"""The reference that a policy is held against: checked, and asked once before training."""
+"""The reference model that a policy is compared with: checked, and evaluated once before training."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 
 
 def check_reference(model: torch.nn.Module, reference: torch.nn.Module) -> None:
-    """Refuse a reference that the training would change too: every log-ratio to it would stay zero.
+    """Refuse a reference that training would change too: every log-ratio to it would stay zero.
 
-    It need not be the same object: `get_peft_model` puts the adapter into the base it is given, so that base *is* the
-    policy.
+    It need not be the same object: `get_peft_model` puts the adapter into the base itself, so the base *is* the policy.
 
     Raises:
-        CourseError: the two share a parameter that is trained.
+        CourseError: the two share a trained parameter.
     """
     trained = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     shared = next((trained[id(p)] for p in reference.parameters() if id(p) in trained), None)
@@ -36,19 +35,19 @@ def check_reference(model: torch.nn.Module, reference: torch.nn.Module) -> None:
 def reference_log_probabilities(
     model: torch.nn.Module, reference: torch.nn.Module | None, examples: Sequence[Encoded], micro_batches: MicroBatches
 ) -> list[tuple[float, ...]]:
-    """For each example its completions' log-probabilities under `reference`, or under the model as it is now.
+    """The log-probabilities of each example's completions under `reference`, or under the model as it is now.
 
     Raises:
         CourseError: the reference is the trained model itself.
     """
     if reference is not None:
         check_reference(model, reference)
-    asked = reference or model
-    asked.eval()
-    by_example = completion_log_probabilities(asked, micro_batches.cut(examples), micro_batches.collate)
+    scoring_model = reference or model
+    scoring_model.eval()
+    by_example = completion_log_probabilities(scoring_model, micro_batches.cut(examples), micro_batches.collate)
     return [by_example[id(example)] for example in examples]
 
 
 def with_reference(examples: Sequence[Encoded], values: Sequence[Sequence[float]]) -> list[Encoded]:
-    """The examples with their completions' log-probabilities under the reference."""
+    """Copies of the examples with their completions' log-probabilities under the reference."""
     return [replace(e, reference_log_probabilities=tuple(v)) for e, v in zip(examples, values, strict=True)]

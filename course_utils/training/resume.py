@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: what identifies a run, what a checkpoint of it holds, and how it is put back."""
+"""Resuming from a checkpoint: what identifies a run, what its checkpoint contains, and how its state is restored."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def run_identity(
     processes: int,
     online: bool,
 ) -> dict[str, Any]:
-    """Plain values in which two runs differ unless one can go on from the other's checkpoint."""
-    plain = {n: v for n, v in settings.as_dict().items() if not n.startswith("checkpoint")}
+    """Plain values that are equal for two runs only if one can resume from the other's checkpoint."""
+    compared_settings = {n: v for n, v in settings.as_dict().items() if not n.startswith("checkpoint")}
     data = repr([(e.prompt, e.completions, e.example_values) for e in examples])
     return {
-        "settings": plain,
+        "settings": compared_settings,
         "objective": objective.name if online else repr(objective),  # a reward function has no stable repr
         "data": hashlib.sha256(data.encode()).hexdigest(),
         "model": {name: list(p.shape) for name, p in parameters.items()},
@@ -41,10 +41,10 @@ def run_identity(
 
 
 class Resume:
-    """Saves the state of a run, and puts a saved one back.
+    """Saves the state of a run, and restores a saved one.
 
     Attributes:
-        checkpoints: where they are written.
+        checkpoints: where the states are saved.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Resume:
         self.parameters, self.optimizer, self.history = parameters, optimizer, history
 
     def save(self, step: int, record: Mapping[str, Any]) -> None:
-        """Write a checkpoint; all processes call this, the main one writes."""
+        """Write a checkpoint; called by all processes, written by the main one."""
         from accelerate.utils import gather_object
 
         states = gather_object([random_states()])
@@ -71,7 +71,7 @@ class Resume:
         self.checkpoints.save(State(step, self.parameters, optimizer, states, {"history": self.history.as_dict(), **record}))
 
     def restore(self, state: State) -> None:
-        """Put weights, optimiser, history and random generators back."""
+        """Restore weights, optimiser, history and random generators."""
         set_weights(self.parameters, state.weights)
         self.optimizer.load_state_dict(state.optimizer["optimizer"])
         if self.accelerator.scaler is not None and "scaler" in state.optimizer:

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """What one process does in one step.
+    """The work of one process in one step.
 
     Attributes:
         examples: this process's part of the batch.
-        weight: 1; or 0 where the batch has no part for this process, which then works on another's first example only
-            because all processes must take part in averaging gradients.
+        weight: 1; or 0 if the batch has no part for this process, which then works on another process's first example, only
+            because all processes must take part in averaging the gradients.
         normalizers: of the whole batch, over all processes.
     """
 
@@ -40,8 +40,8 @@ class StepBatch:
     normalizers: Mapping[str, float]
 
 
-class Sampler:
-    """The batches of a run in their order, which depends on the data, the settings and the number of processes alone."""
+class BatchSampler:
+    """The batches of a run in order; they depend only on the data, the settings and the number of processes."""
 
     steps_per_batch = 1
 
@@ -52,7 +52,7 @@ class Sampler:
         self.batch_size = settings.batch_size * settings.gradient_accumulation_steps * self.world
 
     def steps_per_epoch(self, examples: Sequence[Encoded]) -> int:
-        """Optimiser steps in which each example is used once."""
+        """Number of optimiser steps in one pass over the examples."""
         batches: int = math.ceil(len(examples) / self.batch_size)
         return batches * self.steps_per_batch
 
@@ -62,21 +62,21 @@ class Sampler:
 
     def part(self, batch: list[Encoded]) -> tuple[list[Encoded], int]:
         """This process's examples of a whole batch, and their weight (see `StepBatch`)."""
-        mine = batch[self.rank :: self.world]
-        return (mine, 1) if mine else (batch[:1], 0)
+        own_examples = batch[self.rank :: self.world]
+        return (own_examples, 1) if own_examples else (batch[:1], 0)
 
     def first_epochs(self, examples: Sequence[Encoded], count: int) -> list[list[Encoded]]:
         """This process's examples of each step of the first epochs."""
         return [self.part(batch)[0] for number in range(count) for batch in self.epoch(examples, number)]
 
     def after(self, step: int, examples: Sequence[Encoded]) -> Iterator[StepBatch]:
-        """What this process does in each step after `step`, without end."""
+        """This process's work in each step after `step`; endless."""
         for _, batch in self._batches_from(step, examples):
-            mine, weight = self.part(batch)
-            yield StepBatch(mine, weight, self.objective.normalizers(batch))
+            own_examples, weight = self.part(batch)
+            yield StepBatch(own_examples, weight, self.objective.normalizers(batch))
 
     def _batches_from(self, step: int, examples: Sequence[Encoded]) -> Iterator[tuple[int, list[Encoded]]]:
-        """(number of the batch in the run, the batch), from the one that the step after `step` uses."""
+        """(number of the batch in the run, the batch), starting with the batch of the step after `step`."""
         start = step // self.steps_per_batch
         epoch, first = divmod(start, math.ceil(len(examples) / self.batch_size))
         number = start
@@ -87,8 +87,8 @@ class Sampler:
             epoch, first = epoch + 1, 0
 
 
-class RolloutSampler(Sampler):
-    """Batches that the model makes itself: it answers prompts, and each batch of answers is trained on several times."""
+class RolloutSampler(BatchSampler):
+    """Batches that the model makes itself: it answers prompts, and is trained on each batch of answers several times."""
 
     def __init__(
         self,
@@ -106,32 +106,32 @@ class RolloutSampler(Sampler):
         self.steps_per_batch = objective.epochs
 
     def after(self, step: int, examples: Sequence[Encoded]) -> Iterator[StepBatch]:
-        """As `Sampler.after`, with answers to the prompts in `examples`."""
+        """Like `BatchSampler.after`, with answers to the prompts in `examples`."""
         for number, batch in self._batches_from(step, examples):
             prompts, weight = self.part(batch)
             answered = self._roll_out(prompts, self.settings.seed * 100_003 + number * self.world + self.rank, step + 1)
-            mine = {name: weight * size for name, size in self.online.normalizers(answered).items()}
-            normalizers = sum_over_processes(self.accelerator, mine)
+            own_normalizers = {name: weight * size for name, size in self.online.normalizers(answered).items()}
+            normalizers = sum_over_processes(self.accelerator, own_normalizers)
             for _ in range(self.steps_per_batch):
                 yield StepBatch(answered, weight, normalizers)
                 step += 1
 
     def measure(self, prompts: Sequence[Encoded]) -> dict[str, float]:
-        """Means of one rollout on prompts that are not trained on."""
+        """Means over one rollout on prompts that are not used for training."""
         _, means = self.online.rollout(self.model, self.tokenizer, prompts, self.score, self.settings.seed)
         return means
 
     def score(self, examples: Sequence[Encoded], reference: bool) -> list[tuple[list[float], list[float]]]:
-        """For each example (log-probabilities, values) of its answer's tokens, under the policy or the reference."""
+        """(log-probabilities, values) of each example's answer tokens, under the policy or the reference."""
         import torch
 
         by_example = {}
         with torch.no_grad(), self.model.disable_adapter() if reference else nullcontext():
-            for cut in self.micro_batches.cut(examples):
-                logs, values = self.online.log_probabilities_and_values(self.model, self.micro_batches.collate(cut))
-                counts = [example.scored for example in cut]
-                for example, *both in zip(cut, logs.cpu().split(counts), values.cpu().split(counts)):
-                    by_example[id(example)] = (both[0].tolist(), both[1].tolist())
+            for micro_batch in self.micro_batches.cut(examples):
+                logs, values = self.online.log_probabilities_and_values(self.model, self.micro_batches.collate(micro_batch))
+                counts = [example.scored for example in micro_batch]
+                for example, *scores in zip(micro_batch, logs.cpu().split(counts), values.cpu().split(counts)):
+                    by_example[id(example)] = (scores[0].tolist(), scores[1].tolist())
         return [by_example[id(example)] for example in examples]
 
     def _roll_out(self, prompts: list[Encoded], seed: int, step: int) -> list[Encoded]:

@@ -1,4 +1,4 @@
-"""How to train: one frozen dataclass, checked when it is made."""
+"""The training settings: one frozen dataclass, checked when it is created."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ class Settings:
 
     Attributes:
         learning_rate: highest learning rate; for LoRA about ten times that of full fine-tuning.
-        batch_size: examples a step and process; with accumulation, examples that go through the model at once.
+        batch_size: examples per step and process; with gradient accumulation, examples that go through the model at once.
         gradient_accumulation_steps: batches whose gradients are added for one step, as if they were one batch.
         epochs: passes over the training set; ignored when `max_steps` is given.
         max_steps: number of optimiser steps.
         warmup_steps: steps over which the learning rate rises from zero.
         schedule: "constant", "linear" or "cosine" decay to zero after the warm-up.
         weight_decay: AdamW's.
-        max_grad_norm: gradients are scaled down to this norm.
+        max_grad_norm: gradients with a larger norm are scaled down to this norm.
         max_length: longest example in tokens; a longer prompt is an error, never dropped silently.
-        evaluate_every: steps between validation losses; None for once at the end.
-        early_stopping: stop after this number of validation losses in a row that are no better than the best, and go back
-            to the weights of the best; None to train to the end and keep the last.
-        checkpoint_folder: where to keep checkpoints; a run that finds its own there goes on from the newest. It may be a
-            mounted drive. None for no checkpoints.
-        checkpoint_every: steps between checkpoints; None for once an epoch.
-        micro_batch_tokens: most tokens (with padding) that go through the model at once; a larger batch is cut into
-            micro-batches with the same gradient. None suits the device.
+        evaluate_every: steps between measurements of the validation loss; None for once at the end.
+        early_stopping: stop after this number of validation losses in a row that do not improve on the best, and restore
+            the best weights; None to train to the end and keep the last weights.
+        checkpoint_folder: where to keep checkpoints; a run that finds its own checkpoints there resumes from the newest. It
+            may be a mounted drive. None for no checkpoints.
+        checkpoint_every: steps between checkpoints; None for once per epoch.
+        micro_batch_tokens: maximum number of tokens (padding included) that go through the model at once; a larger batch is
+            cut into micro-batches, with the same gradient. None for a default that suits the device.
         bucket: 1 for random batches; N to cut batches from groups of N batches that are sorted by length, for less padding.
-            That changes what is learned: batches of like examples gave a loss 1 to 2 % higher after 12 steps. On a CPU it
-            gains little, since a batch is sorted and cut into micro-batches anyway.
-        share_prompt: compute the prompt once for chosen and rejected: the same result, less time.
-        fused: parts of the model's step to compute with one function each (package `fused`): the same result, less time
+            This changes what is learned: batches of similar examples gave a loss 1 to 2 % higher after 12 steps. On a CPU
+            it gains little, since a batch is sorted and cut into micro-batches anyway.
+        share_prompt: compute the prompt once for chosen and rejected: the same result in less time.
+        fused: parts of the model's step to compute with one function each (package `fused`): the same result in less time
             and memory.
-        seed: of data order and dropout.
+        seed: seed of the data order and dropout.
     """
 
     learning_rate: float = 2e-4
@@ -64,7 +64,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot work, naming the argument and what would."""
+        """Refuse settings that cannot work, naming the argument and the values that would."""
         positive = (
             "learning_rate",
             "batch_size",
@@ -88,7 +88,7 @@ class Settings:
         if not set(self.fused) <= set(FUSED):
             raise CourseError(f"Settings(fused={self.fused!r}): choose among {', '.join(FUSED)}, or () for none")
         if self.checkpoint_folder is not None:
-            object.__setattr__(self, "checkpoint_folder", str(self.checkpoint_folder))  # a Path is welcome
+            object.__setattr__(self, "checkpoint_folder", str(self.checkpoint_folder))  # a Path is accepted too
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the record of a run."""

@@ -1,7 +1,7 @@
 """The training loop: batches, optimiser, schedule, validation, early stopping, checkpoints, progress.
 
-Accelerate carries the device, the precision and several processes. Frozen weights may be in 16 bits; whatever trains should
-be float32 (PEFT makes adapters so by itself), since AdamW's small updates vanish in bfloat16.
+Accelerate handles the device, the precision and several processes. Frozen weights may be in 16 bits; trained weights should
+be in float32 (PEFT's default for adapters), since AdamW's small updates vanish in bfloat16.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from course_utils.training.processes import accelerator_for, sum_over_processes
 from course_utils.training.progress import Progress
 from course_utils.training.reference import reference_log_probabilities, with_reference
 from course_utils.training.resume import Resume, run_identity
-from course_utils.training.sampler import RolloutSampler, Sampler, StepBatch
+from course_utils.training.sampler import BatchSampler, RolloutSampler, StepBatch
 from course_utils.training.schedule import learning_rate_factor
 from course_utils.training.settings import Settings
 
@@ -49,27 +49,28 @@ def fit(
 ) -> History:
     """Train the parameters of `model` that require gradients, in place.
 
-    Under `accelerate launch` each process takes its part of every batch; a batch then has `batch_size` examples per process.
+    Under `accelerate launch` each process trains on its part of every batch; a batch then has `batch_size` examples per
+    process.
 
     Args:
         model: a causal language model, with or without an adapter (for `Reward` a sequence classifier).
         tokenizer: its tokenizer, with a chat template.
-        train: examples as the objective takes them; for SFT conversations, lists of {"role", "content"} messages that
-            end with the assistant's, or dicts with such a list under "messages"; for preferences dicts with "prompt",
+        train: examples in the form that the objective takes: for SFT conversations, lists of {"role", "content"} messages
+            that end with the assistant's, or dicts with such a list under "messages"; for preferences dicts with "prompt",
             "chosen" and "rejected"; for KTO dicts with "prompt", "completion" and "label"; for PPO prompts.
-        validation: examples whose loss is followed and never trained on.
+        validation: examples whose loss is monitored, and which are never trained on.
         objective: what to learn; SFT by default.
         settings: see `Settings`.
         on_step: called by the main process after each step with its number, the number of steps of the run, and the
-            history. Validation of the step is done then, its checkpoint not yet written, so that a run that goes on from a
-            checkpoint never skips a call. An exception that it raises ends the run.
+            history. At that point the step has been validated but its checkpoint not yet written, so that a resumed run
+            never skips a call. An exception that it raises ends the run.
 
     Returns:
-        History with training and validation losses, and what else the objective measures.
+        History with training and validation losses, and the objective's other metrics.
 
     Raises:
-        CourseError: empty data, a broken example (named by its position), nothing to train, a loss that is NaN, memory
-            that does not suffice, or checkpoints of another run in the folder.
+        CourseError: empty data, a broken example (named by its position), nothing to train, a loss that is NaN, too little
+            memory, or checkpoints of another run in the folder.
     """
     quantization.guard(model)
     objective = objective or SFT()
@@ -126,32 +127,34 @@ class Trainer:
         self.resume: Resume | None = None
         self.early_stopping: EarlyStopping | None = None
 
-    def _sampler(self) -> Sampler:
+    def _sampler(self) -> BatchSampler:
         if isinstance(self.objective, OnlineObjective):
             return RolloutSampler(
                 self.model, self.tokenizer, self.objective, self.settings, self.accelerator, self.micro_batches, self.history
             )
-        return Sampler(self.objective, self.settings, self.accelerator)
+        return BatchSampler(self.objective, self.settings, self.accelerator)
 
     def train(self, train: Sequence[Any], validation: Sequence[Any] | None) -> History:
-        """Train on examples as the user has them."""
+        """Train on examples in the user's own format."""
         from course_utils.training.fused import fused
 
         settings, objective = self.settings, self.objective
         examples = self._encode(train, "train")
-        held_out = self._encode(validation, "validation") if validation else []
+        validation_examples = self._encode(validation, "validation") if validation else []
         per_epoch = self.sampler.steps_per_epoch(examples)
         total = settings.max_steps or max(1, round(settings.epochs * per_epoch))
-        checkpoints, state = self._checkpoints([*examples, *held_out])
+        checkpoints, state = self._checkpoints([*examples, *validation_examples])
         self._watch_validation(checkpoints)
         self.history.memory = self._footprint(examples, math.ceil(total / per_epoch))
         prefault(self.model)
         with Progress(total, self.history, show=self.accelerator.is_main_process) as progress:
             with memory.track("training") as report, fused(self.wrapped, settings.fused):
                 if objective.needs_reference:
-                    examples, held_out = self._with_reference(examples, held_out, state)
+                    examples, validation_examples = self._with_reference(examples, validation_examples, state)
                 first_step = state.step if state else 0
-                self._all_steps(examples, held_out, state, total, settings.checkpoint_every or per_epoch, progress)
+                self._all_steps(
+                    examples, validation_examples, state, total, settings.checkpoint_every or per_epoch, progress
+                )
             if self.step > first_step:
                 self.history.memory = self.history.memory.with_measurement(report)
         if checkpoints:
@@ -161,14 +164,14 @@ class Trainer:
         return self.history
 
     def out_of_memory(self) -> str:
-        """A sentence that says what to lower, and what the micro-batch at work takes."""
-        cut = self.micro_batches
-        advice = f"lower Settings(micro_batch_tokens={cut.max_tokens}), which changes nothing but memory and time"
-        if len(cut.latest) == 1:
-            advice = f"lower Settings(max_length={self.settings.max_length}), or take a smaller or 4-bit model"
-        text = f"out of memory at step {self.step}, with {cut.latest_tokens:,} tokens at once"
-        if cut.latest and not isinstance(self.objective, OnlineObjective):
-            text += f" ({cut.latest_footprint()})"
+        """A message that says what to lower, and how much memory the current micro-batch takes."""
+        micro_batches = self.micro_batches
+        advice = f"lower Settings(micro_batch_tokens={micro_batches.max_tokens}), which changes only memory and time"
+        if len(micro_batches.latest) == 1:
+            advice = f"lower Settings(max_length={self.settings.max_length}), or use a smaller or 4-bit model"
+        text = f"out of memory at step {self.step}, with {micro_batches.latest_tokens:,} tokens at once"
+        if micro_batches.latest and not isinstance(self.objective, OnlineObjective):
+            text += f" ({micro_batches.latest_footprint()})"
         return f"{text}; {advice}"
 
     # -- before the first step ----------------------------------------------------------------------------------------
@@ -186,7 +189,7 @@ class Trainer:
         return self.objective.prepare(examples)
 
     def _checkpoints(self, examples: Sequence[Encoded]) -> tuple[Checkpoints | None, State | None]:
-        """Where checkpoints go, and the newest that is there."""
+        """The checkpoints of this run, and the state in the newest one."""
         folder = self.settings.checkpoint_folder
         if folder is None:
             return None, None
@@ -205,7 +208,7 @@ class Trainer:
             self.early_stopping = EarlyStopping(patience, self.trainable, self.history, written)
 
     def _footprint(self, examples: list[Encoded], epochs: int) -> Footprint:
-        """What the run will add to memory; the largest micro-batch is looked for in its first three epochs."""
+        """Memory that the run will add; the largest micro-batch is searched for in the first three epochs."""
         if isinstance(self.objective, OnlineObjective):
             where = "GPU" if self.model.device.type == "cuda" else "process"
             return Footprint(None, "how long the answers get is not known yet", where=where)
@@ -214,7 +217,7 @@ class Trainer:
     def _with_reference(
         self, examples: list[Encoded], held_out: list[Encoded], state: State | None
     ) -> tuple[list[Encoded], list[Encoded]]:
-        """The examples with the reference's log-probabilities: asked now, or from the checkpoint."""
+        """The examples with the reference's log-probabilities, computed now or taken from the checkpoint."""
         values = state.record["reference"] if state else None
         if values is None:
             started = time.perf_counter()
@@ -236,7 +239,7 @@ class Trainer:
         checkpoint_every: int,
         progress: Progress,
     ) -> None:
-        """Validate, then step, validate and save until the end; from `state` on if there is one."""
+        """Validate, then train, validate and save until the end; resumes from `state` if there is one."""
         if state and self.resume:
             self.resume.restore(state)
             self.step = state.step
@@ -246,7 +249,7 @@ class Trainer:
             self._validate(held_out)
         self.wrapped.train()
         if self.step >= total or (state and state.record["stopped"]):
-            return  # this run had come to its end before
+            return  # the run was finished before
         for batch in self.sampler.after(self.step, examples):
             self._one_step(batch, total)
             last = self.step == total
@@ -285,16 +288,16 @@ class Trainer:
         history.grad_norms.append(float(norm))
         history.learning_rates.append(learning_rate)
         history.add_metrics(self.step, sums)
-        mine = {"tokens": sum(map(len, batch.examples)), "scored": sum(e.learned for e in batch.examples)}
-        counts = self._sum({name: batch.weight * count for name, count in mine.items()})
+        own_counts = {"tokens": sum(map(len, batch.examples)), "scored": sum(e.learned for e in batch.examples)}
+        counts = self._sum({name: batch.weight * count for name, count in own_counts.items()})
         history.tokens += round(counts["tokens"])
         history.scored_tokens += round(counts["scored"])
 
     def _accumulate_gradients(self, batch: StepBatch) -> dict[str, float]:
         """Add up the micro-batches' gradients; returns the batch's loss and metrics.
 
-        Each loss is divided by what the whole batch has, so that the gradient is that of the batch at once, however it is
-        cut and over however many processes.
+        Each loss is divided by the totals of the whole batch, so that the gradient is that of the whole batch, however it is
+        cut and distributed over processes.
         """
         cut = self.micro_batches.cut_for_training(batch.examples)
         totals = self._totals(self.wrapped, cut, batch)
@@ -304,14 +307,14 @@ class Trainer:
             with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
                 tensors = self.micro_batches.collate(examples)
                 loss, metrics = self.objective.loss(self.wrapped, tensors, totals)
-                # Processes average their gradients; the batch's is their sum.
+                # Processes average their gradients, but the batch's gradient is their sum.
                 self.accelerator.backward(loss * (self.accelerator.num_processes * batch.weight))
             for name, value in {"loss": loss.detach(), **metrics}.items():
                 sums[name] = sums.get(name, 0.0) + batch.weight * value
         return self._sum(sums)
 
     def _totals(self, model: torch.nn.Module, cut: Sequence[Sequence[Encoded]], batch: StepBatch) -> Mapping[str, float]:
-        """What the loss of a micro-batch needs to know of the whole batch."""
+        """Quantities of the whole batch that the loss of a micro-batch needs."""
         if not self.objective.needs_statistics:
             return batch.normalizers
         import torch
@@ -349,9 +352,9 @@ class Trainer:
         """Loss and metrics of the whole validation set."""
         import torch
 
-        mine, weight = self.sampler.part(held_out)
-        batch = StepBatch(mine, weight, self.objective.normalizers(held_out))
-        cut = self.micro_batches.cut(mine)
+        own_examples, weight = self.sampler.part(held_out)
+        batch = StepBatch(own_examples, weight, self.objective.normalizers(held_out))
+        cut = self.micro_batches.cut(own_examples)
         totals = self._totals(self.model, cut, batch)
         sums: dict[str, float] = {"loss": 0.0}
         with torch.no_grad():
@@ -363,7 +366,7 @@ class Trainer:
         return self._sum(sums)
 
     def _record(self, examples: Sequence[Encoded], stopped: bool) -> dict[str, Any]:
-        """Plain values that a checkpoint holds beside weights and history."""
+        """Plain values that a checkpoint holds besides weights and history."""
         reference = [e.reference_log_probabilities for e in examples] if self.objective.needs_reference else None
         best_step = self.early_stopping.best_step if self.early_stopping else None
         return {"best_step": best_step, "reference": reference, "stopped": stopped}

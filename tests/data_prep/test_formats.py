@@ -4,7 +4,7 @@ import pytest
 from data_prep import malformed
 
 from course_utils.data_prep import convert, formats, shape_of
-from course_utils.data_prep.mending import mend
+from course_utils.data_prep.fixing import fix
 from course_utils.data_prep.reading import Row
 from course_utils.data_prep.validation import check
 from course_utils.errors import CourseError
@@ -91,7 +91,7 @@ def test_what_has_no_room_is_refused(row, to, words):
         convert(row, to)
 
 
-MENDED = (
+FIXED = (
     "other_shape",
     "extra_key",
     "weight_role",
@@ -100,33 +100,33 @@ MENDED = (
     "invisible_character",
     "arguments_type",
 )
-FIXABLE = [(name, row, code) for name, row, code in malformed.CHAT if code in MENDED]
+FIXABLE = [(name, row, code) for name, row, code in malformed.CHAT if code in FIXED]
 
 
-def test_there_is_a_row_for_all_that_can_be_mended():
-    assert {code for _, _, code in FIXABLE} == set(MENDED)
+def test_there_is_a_row_for_all_that_can_be_fixed():
+    assert {code for _, _, code in FIXABLE} == set(FIXED)
 
 
 @pytest.mark.parametrize(("row", "code"), [pytest.param(row, code, id=name) for name, row, code in FIXABLE])
-def test_what_can_be_mended_is_right_afterwards(tmp_path, row, code):
+def test_what_can_be_fixed_is_right_afterwards(tmp_path, row, code):
     from course_utils.data_prep import reading
 
     path = tmp_path / "file.jsonl"
     path.write_bytes(malformed.line_of(row))
     (given, findings), = check(reading.read(path), "chat")  # fmt: skip
-    mended, codes = mend(given.value, findings)
-    assert (code in codes) == (mended != given.value)  # what has to stay is not called mended
+    fixed, codes = fix(given.value, findings)
+    assert (code in codes) == (fixed != given.value)  # what has to stay is not called fixed
     assert code in codes or code == "invisible_character"
-    again = [f for _, fs in check([Row(1, mended)], "chat") for f in fs]
+    again = [f for _, fs in check([Row(1, fixed)], "chat") for f in fs]
     # A mark of direction or a line separator stays: some languages need it. That is a warning.
     assert [f.code for f in again if f.severity == "error"] == []
 
 
 @pytest.mark.parametrize("code", ["not_json", "role_missing", "content_empty", "arguments_not_json", "duplicate_key"])
-def test_what_cannot_be_mended_is_left_to_people(code):
+def test_what_cannot_be_fixed_is_left_to_people(code):
     from course_utils.data_prep.findings import Finding
 
-    assert mend(malformed.good(), [Finding(1, "", code, "x")]) == (None, [])
+    assert fix(malformed.good(), [Finding(1, "", code, "x")]) == (None, [])
 
 
 def test_texts_of_a_row():

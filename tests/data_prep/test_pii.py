@@ -6,7 +6,7 @@ import pytest
 from data_prep.test_similarity import chat
 from support import cpu_of
 
-from course_utils.data_prep.pii import KINDS, Redactor, find, redact
+from course_utils.data_prep.pii import PII_KINDS, Redactor, find, redact
 from course_utils.errors import CourseError
 
 FOUND = [
@@ -269,4 +269,4 @@ def test_every_kind_has_a_place():
     from course_utils.data_prep.pii.recognizers import ENTITIES
     from course_utils.data_prep.pii.redaction import PRECEDENCE
 
-    assert set(ENTITIES.values()) == set(KINDS) == set(PRECEDENCE)
+    assert set(ENTITIES.values()) == set(PII_KINDS) == set(PRECEDENCE)

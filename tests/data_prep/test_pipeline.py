@@ -114,7 +114,7 @@ def test_every_step_can_be_left_out(export, left_out):
     acted = lambda done: {change.action for change in done.changes if change.step == left_out}
     held_out = [rows()[7]]
     whole, done = (prepare(export, steps=steps, test=held_out) for steps in (STEPS, [s for s in STEPS if s != left_out]))
-    # Lines that are no rows are dropped in any case; what is left out is the mending.
+    # Lines that are no rows are dropped in any case; what is left out is the fixing.
     assert acted(done) == ({"dropped"} if left_out == "validate" else set())
     assert (acted(whole) > acted(done)) == (left_out != "split")  # which changes nothing
     assert (len(done.validation) == 0) == (left_out == "split") and len(whole.validation) > 0
@@ -171,7 +171,7 @@ def test_unknown_step(export):
         prepare(export, steps=["wash"])
 
 
-def test_preferences_are_validated_and_mended(tmp_path):
+def test_preferences_are_validated_and_fixed(tmp_path):
     path = write(tmp_path, [*[malformed.preference()] * 3, {"prompt": "hi", "chosen": "ho", "rejected": "no"}, {"x": 1}])
     done = prepare(path, kind="preference")
     assert len(done.rows) == 4
@@ -240,7 +240,7 @@ def test_the_report_shows_what_was_kept_beside_what_was_dropped_and_what_was_red
     assert "dropped, line 61" in shown and "kept, line 60" in shown
     assert shown.count("&lt;b&gt;anyone&lt;/b&gt;") == 2
     assert shown.count("KEPT&amp;SIGNED") == 2
-    assert "As an AI &lt;u&gt;I&lt;/u&gt; cannot say." in shown[shown.index("To be looked at") :]
+    assert "As an AI &lt;u&gt;I&lt;/u&gt; cannot say." in shown[shown.index("Rows to check") :]
     personal = shown[shown.index("before and after") :]
     assert "s****@e******.o**" in personal and "[EMAIL]" in personal
     assert "selin@" not in personal
@@ -274,7 +274,7 @@ def test_check_data_for_programs(export, capsys):
     assert cli.main(["check-data", str(export), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] is False
-    assert report["findings"][0].keys() == {"line", "field", "code", "severity", "message", "mend"}
+    assert report["findings"][0].keys() == {"line", "field", "code", "severity", "message", "fix"}
 
 
 def test_check_data_fix(export, tmp_path, capsys):

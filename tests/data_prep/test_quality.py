@@ -183,14 +183,24 @@ def test_too_few_prompts():
         resample([1, 2], [1, 1], 3)
 
 
-def test_the_area_is_the_one_of_the_ranks():
-    from course_utils.data_prep.distribution import _auc
+def test_the_area_is_the_share_of_pairs_in_the_right_order(monkeypatch):
+    """Counted pair by pair, on scores with many ties: a production prompt should score higher than a training prompt."""
+    from sklearn.linear_model import LogisticRegression
 
     rng = np.random.default_rng(0)
-    scores, labels = rng.integers(0, 5, 200).astype(float), rng.integers(0, 2, 200)
-    positive, negative = scores[labels == 1], scores[labels == 0]
-    brute = np.mean([(p > q) + 0.5 * (p == q) for p in positive for q in negative])
-    assert _auc(scores, labels) == pytest.approx(brute)
+    drawn = []
+
+    def decision_function(self, features):
+        drawn.extend(scores := rng.integers(0, 5, len(features)).astype(float))
+        return scores
+
+    monkeypatch.setattr(LogisticRegression, "decision_function", decision_function)
+    auc = distance(prompts(120, True), prompts(80, False)).auc
+    # In the order in which `distance` asks: fold by fold.
+    fold = np.random.default_rng(0).permutation(200) % 5
+    scores = np.empty(200)
+    scores[np.concatenate([np.flatnonzero(fold == k) for k in range(5)])] = drawn
+    assert auc == pytest.approx(np.mean([(p > q) + 0.5 * (p == q) for p in scores[120:] for q in scores[:120]]))
 
 
 def test_kappa_by_hand():
@@ -199,6 +209,12 @@ def test_kappa_by_hand():
     theirs = [1] * 20 + [0] * 5 + [1] * 10 + [0] * 15
     assert agreement(ours, theirs) == pytest.approx(0.4)
     assert agreement([1, 1], [1, 1]) == 1.0
+    # marks with None where the judge gave none, and labels of which each side has its own
+    assert agreement([5, None, 4, "x"], [5, None, 4, "x"]) == 1.0
+    assert agreement([1, 1], [2, 2]) == 0.0
+    assert np.isnan(agreement([], []))
+    with pytest.raises(ValueError, match="shorter"):
+        agreement([1, 2], [1])
 
 
 def test_a_judge_over_http():

@@ -53,6 +53,37 @@ def test_no_character_is_lost_whatever_the_encoding(tmp_path, name, encoding):
     assert done.rows == ROWS
 
 
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("latin-1", "Windows-1252 or Latin-1"), ("cp1252", "Windows-1252 or Latin-1"), ("cp1251", "cp1251")],
+)
+def test_another_encoding_in_a_file_of_lines_is_told_once(tmp_path, encoding, name):
+    path = tmp_path / "file.jsonl"
+    rows = ROWS if name != "cp1251" else [
+        {"prompt": f"Где находится моя посылка номер {i}?", "completion": "Она уже в пути, ожидайте завтра утром."}
+        for i in range(12)
+    ]  # fmt: skip
+    rows = [{"prompt": "plain", "completion": "ASCII"}, *rows]
+    path.write_bytes("\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode(encoding))
+    assert values(path) == rows
+    (finding,) = (finding for row in reading.read(path) for finding in row.findings)
+    assert (finding.code, finding.line) == ("encoding", 2)
+    assert name in str(finding) and "save the file as UTF-8" in str(finding) and "--fix" in str(finding)
+    report = validate(path, target="trl")
+    assert (report.ok, report.rows, report.errors) == (False, 13, 1)
+    assert prepare(path, "prompt_completion", ["validate"]).rows == rows
+
+
+def test_single_lines_in_another_encoding_are_named_one_by_one(tmp_path):
+    path = tmp_path / "file.jsonl"
+    lines = [json.dumps(row, ensure_ascii=False).encode() for row in ROWS]
+    for number in (2, 5, 7):
+        lines[number] = lines[number].decode().encode("latin-1")
+    path.write_bytes(b"\n".join(lines))
+    assert [row.line for row in reading.read(path) if row.value is None] == [3, 6, 8]
+    assert codes(path) == {"not_utf8"}
+
+
 def test_typographic_marks_of_windows(tmp_path):
     path = tmp_path / "file.csv"
     path.write_bytes("prompt,completion\n“Hi” – it’s 5 €…,ok\n".encode("cp1252"))
@@ -150,6 +181,63 @@ def test_two_lists_within_an_object_are_a_question(tmp_path):
     path.write_text(json.dumps({"train": [CHAT] * 3, "test": [CHAT] * 2}))
     with pytest.raises(CourseError, match=r"train \(3 rows\).*test \(2 rows\)"):
         values(path)
+
+
+COLUMNS = {key: [row[key] for row in ROWS] for key in ROWS[0]}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [COLUMNS, {key: {str(i): cell for i, cell in enumerate(cells)} for key, cells in COLUMNS.items()},
+     {"columns": list(COLUMNS), "index": list(range(12)), "data": list(map(list, zip(*COLUMNS.values())))},
+     {"train": COLUMNS}],
+    ids=["lists", "pandas", "pandas, split", "within an object"],
+)  # fmt: skip
+@pytest.mark.parametrize("indent", [None, 2])
+def test_columns_of_one_object_are_read_as_rows(tmp_path, columns, indent):
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(columns, indent=indent))
+    assert values(path) == ROWS
+    assert codes(path) == {"wrapped"}
+    report = validate(path, target="trl")
+    assert (report.ok, report.rows, report.kind) == (True, 12, "prompt_completion")
+    assert "column" in str(report)
+
+
+def test_columns_of_conversations_and_of_renamed_fields_are_read_as_rows(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps({"messages": [CHAT["messages"]] * 3, "source": ["a", None, "b"]}))
+    assert values(path) == [{**CHAT, "source": "a"}, CHAT, {**CHAT, "source": "b"}]
+    path.write_text(json.dumps({"question": ["a", "b"], "answer": ["c", "d"]}))
+    assert [row.value for row in reading.read(path, {"question": "prompt", "answer": "completion"})] == [
+        {"prompt": "a", "completion": "c"},
+        {"prompt": "b", "completion": "d"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [CHAT, {"prompt": CHAT["messages"][:1], "completion": CHAT["messages"][1:]},
+     {"prompt": CHAT["messages"][:1], "chosen": CHAT["messages"][1:], "rejected": CHAT["messages"][1:]},
+     {"prompt": [], "completion": []}, {"messages": ["Hi", "Hello"]},
+     {"messages": [["user", "Hi"], ["assistant", "Hello"]]}, {"messages": dict(zip("01", CHAT["messages"]))},
+     {"conversations": [{"from": "human", "value": "Hi"}]}],
+)  # fmt: skip
+def test_a_single_row_made_of_lists_is_not_taken_for_columns(tmp_path, row):
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(row))
+    assert values(path) == [row]
+
+
+def test_columns_that_make_no_rows_are_named(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps({"prompt": ["a", "b"], "completion": ["c"]}))
+    with pytest.raises(CourseError, match=r"columns differ in length: prompt \(2\), completion \(1\)"):
+        values(path)
+    path = tmp_path / "file.jsonl"
+    path.write_text(json.dumps(COLUMNS))
+    assert codes(path) == {"not_object"}
+    assert "12 rows as columns" in str(validate(path)) and ".json" in str(validate(path))
 
 
 @pytest.mark.parametrize("name", ["file.json", "file.jsonl"])
@@ -251,8 +339,8 @@ def test_columns_are_renamed_on_request(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("maps", "words"),
-    [(["frage=prompt"], "no row has a field 'frage'; there are question, answer"), (["question"], "OLD=NEW"),
-     (["question=answer"], "'answer' is there already")],
+    [(["frage=prompt"], "there is no field 'frage' to rename; the fields are question, answer"), (["question"], "OLD=NEW"),
+     (["question=answer"], "'answer' exists already")],
 )  # fmt: skip
 def test_a_column_that_cannot_be_renamed_is_named(tmp_path, capsys, maps, words):
     path = tmp_path / "file.csv"

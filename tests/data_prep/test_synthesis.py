@@ -41,7 +41,7 @@ def bill(replay) -> float:
 def test_a_plan_runs_and_every_example_says_where_it_is_from(tmp_path):
     with Replay(examples) as replay:
         made = run(replay, tmp_path / "ledger.jsonl")
-    assert (len(made.examples), made.rejected, made.requests, made.left) == (120, [], 60, 0)
+    assert (len(made.examples), made.rejected, made.requests, made.unsent) == (120, [], 60, 0)
     assert made.cost == pytest.approx(bill(replay))
     assert all(e["provenance"]["source"] == "synthetic" and e["provenance"]["model"] == "recorded" for e in made.examples)
     assert {e["provenance"]["topic"] for e in made.examples} == set(PLAN.topics)
@@ -93,19 +93,19 @@ def test_a_last_line_that_was_cut_off_is_no_harm(tmp_path):
 def test_a_line_that_is_none_is_named(tmp_path):
     ledger = tmp_path / "ledger.jsonl"
     ledger.write_text('{"intent": "x", "dearest": 1}\nnonsense\n')
-    with Replay(examples) as replay, pytest.raises(CourseError, match="line 2 is no line of a ledger"):
+    with Replay(examples) as replay, pytest.raises(CourseError, match="line 2 is not a line of a ledger"):
         run(replay, ledger)
 
 
 @pytest.mark.parametrize("requests", [0, 1, 7])
 def test_the_budget_holds(tmp_path, requests):
-    dearest = PLAN.dearest("topic 0")
+    dearest = PLAN.max_cost("topic 0")
     with Replay(examples) as replay:
         made = run(replay, tmp_path / "ledger.jsonl", budget=requests * dearest)
         first = len(replay.billed)
         assert bill(replay) <= requests * dearest
         assert first >= requests  # answers cost less than the dearest, so there is room for more
-        assert made.left == 60 - first
+        assert made.unsent == 60 - first
         # A second run spends what is left, and no more.
         run(replay, tmp_path / "ledger.jsonl", budget=requests * dearest)
         assert bill(replay) <= requests * dearest
@@ -118,7 +118,7 @@ def test_a_request_without_an_answer_counts_as_paid(tmp_path):
     ledger.write_text(json.dumps({"intent": key, "topic": "topic 0", "number": 0, "dearest": 5.0}) + "\n")
     with Replay(examples) as replay:
         made = run(replay, ledger, budget=5.0)
-    assert (made.requests, made.left) == (0, 60)
+    assert (made.requests, made.unsent) == (0, 60)
 
 
 def test_busy_and_broken_servers_are_asked_again(tmp_path):
@@ -201,7 +201,7 @@ def test_another_plan_does_not_take_the_answers(tmp_path):
 def test_what_a_plan_will_cost():
     likely, dearest = estimate(PLAN, (50, 30))
     assert likely == pytest.approx(60 * PLAN.price.of(50, 30))
-    assert dearest == pytest.approx(60 * PLAN.dearest("topic 0"))
+    assert dearest == pytest.approx(60 * PLAN.max_cost("topic 0"))
     assert likely < dearest
 
 

@@ -118,7 +118,7 @@ SCHEMA = {"type": "object", "properties": {"kind": {"enum": ["x"]}}, "required":
         (json.dumps({"id": "b", "message": "m"}), "line 2, field record"),
         (json.dumps(GOOD | {"id": "b", "record": {"kind": "y"}}), r"line 2, field record.kind: 'y' is not one of"),
         (json.dumps(GOOD | {"id": "b", "record": {"sort": "x"}}), "line 2, field record: 'kind' is a required"),
-        (json.dumps(GOOD), "line 2, field id: 'a' stands on line 1 already"),
+        (json.dumps(GOOD), "line 2, field id: 'a' is already on line 1"),
     ],
 )
 def test_broken_rows_are_named_by_file_line_and_field(tmp_path, line, said):

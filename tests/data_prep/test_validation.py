@@ -37,7 +37,7 @@ def the_line_is_named(folder, good, row, code, kind, target="openai"):
     assert {finding.line for finding in report.findings} == {3}, report
     found = [finding for finding in report.findings if finding.code == code]
     assert found, report
-    assert all(finding.message and finding.mend and finding.code in CODES for finding in report.findings)
+    assert all(finding.message and finding.fix and finding.code in CODES for finding in report.findings)
     return report
 
 
@@ -288,7 +288,7 @@ def test_a_million_findings_are_counted_and_a_thousand_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("none.jsonl", "there is no file"), ("data.txt", "endings that can be read"), (".", "is a folder")],
+    [("none.jsonl", "there is no file"), ("data.txt", "only files that end in"), (".", "is a folder")],
 )
 def test_files_that_cannot_be_read(tmp_path, path, words):
     (tmp_path / "data.txt").write_text("x")

@@ -21,7 +21,7 @@ def test_the_file_that_is_cleaned_is_never_written_over(tmp_path, name, capsys):
     before = path.read_bytes()
     for options in ([], ["--overwrite"]):
         assert course(path, "--fix", tmp_path, *options) == 2
-        assert f"{path} is the file that is to be cleaned" in capsys.readouterr().err
+        assert f"{path} is the file that is being cleaned" in capsys.readouterr().err
         assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
@@ -39,7 +39,7 @@ def test_a_file_that_is_there_is_written_over_only_on_request(tmp_path, capsys):
     out.mkdir()
     (out / "report.html").write_text("mine")
     assert course(path, "--fix", out) == 2
-    assert "report.html is there already; name another folder, or say --overwrite" in capsys.readouterr().err
+    assert "report.html exists already; name another folder, or use --overwrite" in capsys.readouterr().err
     assert (out / "report.html").read_text() == "mine"
     assert [file.name for file in out.iterdir()] == ["report.html"]
     assert course(path, "--fix", out, "--overwrite") == 0
@@ -49,7 +49,7 @@ def test_a_file_that_is_there_is_written_over_only_on_request(tmp_path, capsys):
 def test_files_for_a_function_are_written_over_only_on_request(tmp_path):
     done = prepare(write(tmp_path, rows(12)))
     done.write(tmp_path / "out")
-    with pytest.raises(CourseError, match="is there already"):
+    with pytest.raises(CourseError, match="exists already"):
         done.write(tmp_path / "out")
     assert len(done.write(tmp_path / "out", overwrite=True)) == 4
 
@@ -85,7 +85,7 @@ def test_exit_statuses_are_documented(capsys):
         cli.main(["check-data", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert "exit status: 0" in said
-    for status, words in ((1, "errors"), (2, "could not"), (3, "fewer than half")):
+    for status, words in ((1, "errors"), (2, "failed"), (3, "fewer than half")):
         assert f"{status} " in said and words in said
 
 

@@ -85,7 +85,7 @@ def test_what_is_always_the_same_earns_nothing_even_where_it_is_right(id):
 
     exercise = EXERCISES[id]
     for seed in range(10):
-        asked = checking.Asked.of(exercise, np.random.default_rng(seed))
+        asked = checking.CaseSet.of(exercise, np.random.default_rng(seed))
         for value in [*asked.expected, True, False, 0]:
             points, message, _ = checking.judge(exercise, asked, [value] * len(asked.cases))
             assert points == 0

@@ -375,7 +375,7 @@ BAD = {
     "traces": (call("sys.settrace(lambda *a: os._exit(4))\n(lambda: 0)()"), DIED, {0}, "exit status 4"),
     "knows-no-solution": (
         probe(
-            "import gc\nfor o in gc.get_objects():\n    if type(o).__name__ in ('Exercise', 'Asked', 'Mistake'): found.append(o)\n"
+            "import gc\nfor o in gc.get_objects():\n    if type(o).__name__ in ('Exercise', 'CaseSet', 'Mistake'): found.append(o)\n"
             "found += [m for m in sys.modules if 'course' in m or 'exercise' in m]"
         ),
         GOOD,

@@ -11,9 +11,9 @@ from course_utils.exercises.definitions import strip_solution
 from course_utils.exercises.registry import EXERCISES
 from course_utils.grading import batch
 from course_utils.grading.protocol import Limits
-from course_utils.grading.sandbox import MARKER
+from course_utils.grading.sandbox import ENVIRONMENT_MARKER
 
-os.environ[MARKER] = f"tests-{uuid.uuid4().hex}-"
+os.environ[ENVIRONMENT_MARKER] = f"tests-{uuid.uuid4().hex}-"
 # Long enough for an honest answer on a machine that does other things at the same time.
 SHORT = replace(Limits(), call_seconds=4.0, cell_seconds=4.0, question_seconds=8.0)
 
@@ -73,7 +73,9 @@ def full(section):
 def left_behind():
     """Numbers of the processes that a sandbox of these tests has left; other graders may be at work on this machine."""
     found = []
-    ours = re.compile(f"{MARKER}={os.environ[MARKER]}[0-9a-f]".encode())  # a grader's own value ends before the last part
+    ours = re.compile(
+        f"{ENVIRONMENT_MARKER}={os.environ[ENVIRONMENT_MARKER]}[0-9a-f]".encode()
+    )  # a grader's own value ends before the last part
     for entry in os.listdir("/proc"):
         try:
             if entry.isdigit() and ours.search(Path("/proc", entry, "environ").read_bytes()):

@@ -89,7 +89,7 @@ def test_a_worker_that_dies_costs_nobody_anything(dask_cluster, tmp_path):
 def test_workers_that_cannot_grade_are_named(dask_cluster, tmp_path, monkeypatch):
     address, _ = dask_cluster
     hand_in(tmp_path / "in", "a", "06")
-    monkeypatch.setattr(cluster, "definitions", lambda: "of another version")
+    monkeypatch.setattr(cluster, "grading_fingerprint", lambda: "of another version")
     with pytest.raises(CourseError, match=r"the worker tcp://127\.0\.0\.1:\d+ has another version of the course"):
         run("06", tmp_path / "in", tmp_path / "out", scheduler=address)
     assert not (tmp_path / "out").exists()

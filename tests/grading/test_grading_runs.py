@@ -76,12 +76,12 @@ def test_grading_again_changes_only_what_changed(tmp_path):
         }
 
     before = stamps()
-    assert run("06", inbox, out).kept == 3
+    assert run("06", inbox, out).unchanged == 3
     assert stamps() == before
     hand_in(inbox, "b", "06", {"api-2": "# EXERCISE: api-2\ndef job_cost(*a): return 0"})
     hand_in(inbox, "d", "06")
     done = run("06", inbox, out)
-    assert (done.new, done.kept) == (2, 2)
+    assert (done.new, done.unchanged) == (2, 2)
     changed = {name for name, stamp in stamps().items() if before.get(name) != stamp}
     assert {name for name in changed if name.startswith("learners")} == {
         "learners/b/results.json",
@@ -118,7 +118,7 @@ def test_the_seed_is_new_for_each_folder_and_kept_in_it(tmp_path):
     hand_in(tmp_path / "in", "a", "06")
     first = run("06", tmp_path / "in", tmp_path / "one", seed=None)
     assert run("06", tmp_path / "in", tmp_path / "one", seed=None).seed == first.seed
-    assert run("06", tmp_path / "in", tmp_path / "one", seed=None).kept == 1
+    assert run("06", tmp_path / "in", tmp_path / "one", seed=None).unchanged == 1
     assert run("06", tmp_path / "in", tmp_path / "two", seed=None).seed != first.seed
 
 
@@ -127,7 +127,7 @@ def test_changed_exercises_grade_everything_again(tmp_path, monkeypatch):
 
     hand_in(tmp_path / "in", "a", "06")
     run("06", tmp_path / "in", tmp_path / "out")
-    monkeypatch.setattr(batch, "definitions", lambda: "others")
+    monkeypatch.setattr(batch, "grading_fingerprint", lambda: "others")
     assert run("06", tmp_path / "in", tmp_path / "out").new == 1
 
 
@@ -178,7 +178,7 @@ def test_a_sandbox_that_is_killed_is_replaced_and_nobody_pays(tmp_path):
 def test_an_empty_inbox(tmp_path):
     (tmp_path / "in").mkdir()
     done = run("06", tmp_path / "in", tmp_path / "out")
-    assert (done.new, done.kept, done.problems) == (0, 0, 0)
+    assert (done.new, done.unchanged, done.problems) == (0, 0, 0)
     assert "0 of 0 submissions" in (tmp_path / "out" / "class.html").read_text()
 
 
@@ -225,8 +225,8 @@ def test_canvas_and_moodle(classroom):
     assert moodle["edgar@example.org"][3] == ""
     needing = rows(out / "needs-a-person.csv")
     reasons = {(row[0], row[2]) for row in needing}
-    assert ("somebody", "has no row in Canvas's export, or not alone") in reasons
-    assert ("somebody", "is not in the roster, or fits several of its rows, or one with another submission") in reasons
+    assert ("somebody", "has no row of their own in Canvas's export") in reasons
+    assert ("somebody", "is not in the roster, fits several of its rows, or shares a row with another submission") in reasons
     assert any(learner == "epoe" and "not JSON" in reason for learner, reason in reasons)
 
 

@@ -10,7 +10,7 @@ from course_utils.exercises import EXERCISES
 from course_utils.exercises.comparing import key
 from course_utils.grading import batch
 from course_utils.grading.marker import Marker
-from course_utils.grading.marking import Answer, Question
+from course_utils.grading.marking import Attempt, LearnerAnswer
 from course_utils.grading.protocol import Channel
 from course_utils.grading.sandbox import require
 
@@ -68,7 +68,7 @@ def marker():
 def test_an_answer_finds_neither_seed_nor_cases_in_its_process(marker, id):
     exercise = EXERCISES[id]
     cell = SPY.format(id=id, seed=SEED, solved=exercise.source(), name=exercise.name)
-    mark = marker._mark(id, Answer(cell))
+    mark = marker._mark(id, LearnerAnswer(cell))
     assert mark.points == exercise.points, mark.message
 
 
@@ -81,7 +81,7 @@ def test_only_the_arguments_of_one_call_reach_the_process_at_a_time(marker, monk
 
     monkeypatch.setattr(Channel, "ask", asking)
     for id in ("data-2", "lora-1"):
-        assert marker._mark(id, Answer(EXERCISES[id].source())).points == EXERCISES[id].points
+        assert marker._mark(id, LearnerAnswer(EXERCISES[id].source())).points == EXERCISES[id].points
     assert {tuple(message) for message in sent} == {("setup", "cell", "name"), ("n", "args")}
     assert str(SEED) not in str(sent)
 
@@ -90,7 +90,7 @@ def test_what_feedback_shows_is_worth_nothing_at_the_next_grading(marker):
     known, earned = {}, []
     for _ in range(6):
         cell = f"# EXERCISE: api-2\nKNOWN = {known!r}\ndef job_cost(*a):\n    return KNOWN.get(a, 0.5)"
-        mark = marker._mark("api-2", Answer(cell))
+        mark = marker._mark("api-2", LearnerAnswer(cell))
         earned.append(mark.points)
         shown = re.search(r"For (\(.+?\)) expected (\S+), got", mark.message)
         known[ast.literal_eval(shown[1])] = float(shown[2])
@@ -102,7 +102,7 @@ def test_nor_does_it_help_in_another_cell(marker):
     known, earned = {}, []
     cell = "# EXERCISE: api-2\ndef job_cost(*a):\n    return KNOWN.get(a, 0.5)"
     for _ in range(6):
-        mark = marker._mark("api-2", Answer(cell, (f"KNOWN = {known!r}",)))
+        mark = marker._mark("api-2", LearnerAnswer(cell, (f"KNOWN = {known!r}",)))
         earned.append(mark.points)
         shown = re.search(r"For (\(.+?\)) expected (\S+), got", mark.message)
         known[ast.literal_eval(shown[1])] = float(shown[2])
@@ -110,7 +110,9 @@ def test_nor_does_it_help_in_another_cell(marker):
 
 
 def cases(cell, before=(), others=False):
-    return list(map(key, Question(EXERCISES["api-2"], "06_openai_api", SEED, Answer(cell, before)).asked(others).expected))
+    return list(
+        map(key, Attempt(EXERCISES["api-2"], "06_openai_api", SEED, LearnerAnswer(cell, before)).draw_cases(others).expected)
+    )
 
 
 def test_the_same_work_meets_the_same_cases_and_any_other_work_meets_others():

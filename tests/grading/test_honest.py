@@ -11,7 +11,7 @@ from course_utils.errors import CourseError
 from course_utils.exercises import check, checking
 from course_utils.exercises.registry import EXERCISES
 from course_utils.grading import batch, sandbox
-from course_utils.grading.marking import Answer, Question
+from course_utils.grading.marking import Attempt, LearnerAnswer
 
 # Answers that compute what a typical mistake computes, as learners would write them.
 WRONG = {
@@ -64,9 +64,9 @@ def test_every_stub_has_nothing_and_no_error(graded):
 def test_a_wrong_answer_gets_what_the_notebook_says(graded, id, monkeypatch):
     """Points and message, to the word; the notebook's check is given the grading's cases, for its own are new each time."""
     exercise, section = EXERCISES[id], batch.exercises_of("all")[1][id]
-    asked = Question(exercise, section, 7, Answer(f"# EXERCISE: {id}\n{WRONG[id]}")).asked()
+    asked = Attempt(exercise, section, 7, LearnerAnswer(f"# EXERCISE: {id}\n{WRONG[id]}")).draw_cases()
     monkeypatch.setattr(
-        checking.Asked, "of", classmethod(lambda cls, wanted, random: asked if wanted is exercise else 1 / 0)
+        checking.CaseSet, "of", classmethod(lambda cls, wanted, random: asked if wanted is exercise else 1 / 0)
     )
     space = {}
     exec(WRONG[id], space)
@@ -117,7 +117,9 @@ def test_other_seeds_other_cases_same_marks(tmp_path):
     run("06", tmp_path / "in", tmp_path / "one", seed=1)
     run("06", tmp_path / "in", tmp_path / "two", seed=2)
     assert points(tmp_path / "one", "a") == points(tmp_path / "two", "a") == full("06")
-    first, second = (Question(EXERCISES["api-2"], "06_openai_api", seed, Answer(constant)).asked() for seed in (1, 2))
+    first, second = (
+        Attempt(EXERCISES["api-2"], "06_openai_api", seed, LearnerAnswer(constant)).draw_cases() for seed in (1, 2)
+    )
     assert first.expected != second.expected
     hand_in(tmp_path / "in", "knows-the-first", "06", {"api-2": constant.format(first.expected[0])})
     run("06", tmp_path / "in", tmp_path / "two", seed=2)

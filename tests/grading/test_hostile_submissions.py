@@ -99,7 +99,7 @@ def test_a_folder_of_huge_files_costs_little_memory(graded):
 @pytest.mark.parametrize(
     ("learner", "reason"),
     [
-        ("sparse", "may have 300,000,000 bytes together"),
+        ("sparse", "may have at most 300,000,000 bytes in all"),
         ("deep", "deeper than 12 folders"),
         ("deep-names", "deeper than 12 folders"),
         ("crowd", "more than 20,000 files"),
@@ -156,7 +156,7 @@ def test_the_mark_is_of_what_was_read_even_if_the_file_changes_meanwhile(tmp_pat
     run("06", tmp_path / "in", tmp_path / "out")
     assert points(tmp_path / "out", "a") == full("06") | {"api-2": 0.0}
     monkeypatch.setattr(reading, "fingerprint", real)
-    assert run("06", tmp_path / "in", tmp_path / "out").kept == 1
+    assert run("06", tmp_path / "in", tmp_path / "out").unchanged == 1
     file.write_text(whole)
     assert run("06", tmp_path / "in", tmp_path / "out").new == 1
     assert points(tmp_path / "out", "a") == full("06")
@@ -197,5 +197,5 @@ def test_a_result_is_not_kept_when_a_twin_arrives(tmp_path):
 def test_a_number_makes_no_name_into_anothers(tmp_path):
     for name in ("Ann", "ann", "ann-2"):
         (tmp_path / f"{name}.ipynb").write_text(ALL)
-    found = {s.place.stem: (s.learner, s.clash) for s in intake.submissions(tmp_path)}
+    found = {s.path.stem: (s.learner, s.clash) for s in intake.submissions(tmp_path)}
     assert found == {"Ann": ("Ann", True), "ann": ("ann-3", True), "ann-2": ("ann-2", False)}

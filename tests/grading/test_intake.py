@@ -120,7 +120,7 @@ READ = {
         notebook([*changed(ALL, "api-2", source=EMPTY_CELL), code(TEXT["api-2"])]),
         {},
         "api-2",
-        "the answer stands in another cell than the one with this id",
+        "the answer is in a different cell from the one with this id",
     ),
     "copied-by-metadata": (
         notebook([*ALL, code("def job_cost(*a): return 0", graded_id("api-2"))]),
@@ -139,7 +139,7 @@ READ = {
         notebook(changed(ALL, "api-2", cell_type="markdown")),
         {},
         "api-2",
-        "not code",
+        "not a code cell",
     ),
     "strange-cells": (
         notebook([*ALL, 5, None, [], {}, {"cell_type": "code"}, {"source": 7}, {"source": {}, "metadata": 1}, code([1])]),
@@ -337,11 +337,11 @@ def test_no_inbox(tmp_path):
 
 def test_results_inside_the_inbox(tmp_path):
     hand_in(tmp_path, "a", "06")
-    with pytest.raises(CourseError, match="would be taken for submissions"):
+    with pytest.raises(CourseError, match="would be mistaken for submissions"):
         run("06", tmp_path, tmp_path / "out")
 
 
 def test_reading_apart_says_what_is_wrong():
-    line = "from course_utils.grading.reading import read_apart; read_apart()"
+    line = "from course_utils.grading.reading import read_in_own_process; read_in_own_process()"
     done = subprocess.run([sys.executable, "-c", line], input=b"{", capture_output=True, check=True)
     assert "is not JSON" in json.loads(done.stdout)[1]

@@ -14,7 +14,7 @@ from course_utils.exercises.comparing import settled
 from course_utils.grading import batch, intake, reading
 from course_utils.grading.coding import decode, encode
 from course_utils.grading.marker import Marker
-from course_utils.grading.marking import Answer
+from course_utils.grading.marking import LearnerAnswer
 from course_utils.grading.sandbox import require
 
 SECTIONS = batch.exercises_of("all")[1]
@@ -31,7 +31,7 @@ def graded(marker, written):
     """The mark of a form, by way of its notebook."""
     text = notebook([code(source) for source in written.cells])
     found = intake.answers([reading.File("a.ipynb", b"", reading.cells_of(text.encode()))], list(EXERCISES))
-    answer = Answer(found.cells[written.id], *found.around[written.id])
+    answer = LearnerAnswer(found.cells[written.id], *found.around[written.id])
     return marker._mark(written.id, answer)
 
 
@@ -129,9 +129,9 @@ ALWAYS = {"as it is", "array", "tensor", "float32", "scalars", "tuple", "list", 
 def test_check_and_grading_say_the_same_of_every_form(id):
     """A value judged as it is in the kernel, and after its way out of the sandbox: the same points and the same words."""
     exercise = EXERCISES[id]
-    asked = checking.Asked.of(exercise, np.random.default_rng(3))
+    asked = checking.CaseSet.of(exercise, np.random.default_rng(3))
     for name, as_ in AS.items():
-        for values in (asked.expected, *[wrong for wrong in asked.wrong if wrong is not None][:3]):
+        for values in (asked.expected, *[wrong for wrong in asked.mistake_outputs if wrong is not None][:3]):
             here = [settled(stored(value, as_)) for value in values]
             there = [decode(json.loads(json.dumps(encode(stored(value, as_))))) for value in values]
             verdicts = [checking.judge(exercise, asked, outputs) for outputs in (here, there)]

@@ -65,7 +65,7 @@ def both(settings, plan, examples, objective=None):
 
 
 def plan(method, precision, kernel, **more):
-    return memory.Plan(method, rank=8, precision=precision, attention=kernel, loop="course", device="cpu", **more)
+    return memory.StepPlan(method, rank=8, precision=precision, attention=kernel, loop="course", device="cpu", **more)
 
 
 SHAPES = [(attention.NAME, 4, 96, 24), (attention.NAME, 1, 320, 40), (attention.NAME, 2, 512, 40), ("sdpa", 4, 96, 24)]

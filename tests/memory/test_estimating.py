@@ -69,7 +69,7 @@ def test_trace_and_closed_form_meet_the_real_allocator(architecture, options):
 
     if options["method"] == "qlora":
         pytest.importorskip("bitsandbytes")
-    config, plan = small(architecture), memory.Plan(batch_size=4, length=64, device="cpu", **options)
+    config, plan = small(architecture), memory.StepPlan(batch_size=4, length=64, device="cpu", **options)
     with torch.device("meta"):
         built = step.build(config, plan)
     traced = tracing.trace(built, lambda model, tracker: step.run(model, plan, tracker))
@@ -85,7 +85,7 @@ def test_a_large_vocabulary_has_its_highest_moment_at_either_end(tied, accumulat
     import torch
 
     config = small(vocab_size=65536, tie_word_embeddings=tied)
-    plan = memory.Plan("full", length=32, checkpointing=True, optimizer="sgd", accumulation=accumulation, device="cpu")
+    plan = memory.StepPlan("full", length=32, checkpointing=True, optimizer="sgd", accumulation=accumulation, device="cpu")
     with torch.device("meta"):
         built = step.build(config, plan)
     traced = tracing.trace(built, lambda model, tracker: step.run(model, plan, tracker))
@@ -99,7 +99,7 @@ def test_a_model_built_piece_by_piece_is_the_same_size(method):
     """It is what benchmarks/gpu.py trains, where the whole model in 16 bits would not fit."""
     if method == "qlora":
         pytest.importorskip("bitsandbytes")
-    plan = memory.Plan(method, length=32, device="cpu")
+    plan = memory.StepPlan(method, length=32, device="cpu")
 
     def stored(model):
         found = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in model.parameters()}
@@ -115,7 +115,7 @@ def test_a_step_that_keeps_more_is_seen():
     """The comparison above must be able to fail: a graph that lives on into the next step costs what it keeps."""
     import torch
 
-    config, plan = small(), memory.Plan(method="lora", batch_size=4, length=64, device="cpu")
+    config, plan = small(), memory.StepPlan(method="lora", batch_size=4, length=64, device="cpu")
 
     def hoarding(model, tracker):
         step.run(model, plan, tracker)
@@ -149,7 +149,7 @@ def test_the_estimates_parts_add_up(architecture, options):
 def test_parameters_read_off_two_blocks_are_the_models(name):
     sizes = shape(name)
     assert sizes.parameters == memory.count_parameters(name, 16).base
-    plan = memory.Plan(method="lora", rank=16)
+    plan = memory.StepPlan(method="lora", rank=16)
     assert formula.adapter_values(sizes, plan) == memory.count_parameters(name, 16).trainable
 
 
@@ -161,7 +161,7 @@ def test_four_bit_weights_take_4_127_bits():
 
 def test_a_quantised_model_takes_the_bytes_that_bitsandbytes_takes():
     pytest.importorskip("bitsandbytes")
-    plan = memory.Plan(method="qlora")
+    plan = memory.StepPlan(method="qlora")
     model = step.build(small(), plan).get_base_model()
     total = 0
     for tensor in {
@@ -268,7 +268,7 @@ def test_an_unknown_architecture_gets_a_warning_and_a_trace():
         ({"colour": "red"}, "unexpected keyword argument 'colour'; options are method, rank"),
         ({"method": "qlora", "precision": "fp32"}, "4-bit base computes in 16 bits"),
         ({"method": "full", "objective": "dpo"}, "separate_reference=True"),
-        ({"model": "nobody"}, "unknown model 'nobody'.*Configurations kept here: Llama-2-7B"),
+        ({"model": "nobody"}, "unknown model 'nobody'.*Configurations included here: Llama-2-7B"),
     ],
     ids=str,
 )
@@ -315,4 +315,4 @@ def test_a_gated_name_offline_says_what_to_do():
         env={**__import__("os").environ, "HF_ENDPOINT": "http://127.0.0.1:9"},
     )
     assert done.returncode == 2
-    assert "Traceback" not in done.stderr and "Configurations kept here" in done.stderr
+    assert "Traceback" not in done.stderr and "Configurations included here" in done.stderr

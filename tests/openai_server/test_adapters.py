@@ -71,7 +71,7 @@ def test_what_is_no_adapter_of_this_base_is_refused(saved, tmp_path):
     from course_utils.errors import CourseError
 
     adapters = Adapters(tiny_llama(hidden_size=64))
-    with pytest.raises(CourseError, match=r"this base has not"):
+    with pytest.raises(CourseError, match=r"this base does not have"):
         adapters.load("a", saved["a"][0])
     with pytest.raises(CourseError, match="cannot read"):
         adapters.load("x", tmp_path)
@@ -253,7 +253,7 @@ def test_text_is_sent_without_half_characters_and_without_what_may_be_a_stop(pac
     ids = tokenizer.encode("größer 日本 E")
     pieces = [choice.add(Token(i))[0] for i in ids]
     assert "".join(pieces) == "größer 日本 " and "\ufffd" not in "".join(pieces)
-    assert choice.rest() == "E"
+    assert choice.flush() == "E"
     choice = Choice(tokenizer, ["END"])
     sent, stopped = "", False
     for token in tokenizer.encode("the END of it"):
@@ -261,7 +261,7 @@ def test_text_is_sent_without_half_characters_and_without_what_may_be_a_stop(pac
         sent += piece
         if stopped:
             break
-    assert stopped and sent + choice.rest() == "the "
+    assert stopped and sent + choice.flush() == "the "
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -269,15 +269,18 @@ def test_each_row_sees_its_own_past_and_nothing_else(seed):
     """Rows of random length join and leave; what a row may look at is compared with a list kept beside it."""
     import random
 
-    from course_utils.openai_server.engine import Columns, Fresh
+    from course_utils.openai_server.engine import KeyValueCache, PromptKeysValues
 
     dice, histories, counter = random.Random(seed), [], iter(range(1, 10**6))
-    columns = Columns(tiny_llama())
+    columns = KeyValueCache(tiny_llama())
     columns.layers, columns.heads, columns.width = 1, 1, 1
     for _ in range(120):
         if dice.random() < 0.1 and len(histories) < 9:
             made = [[next(counter) for _ in range(dice.randint(1, 90))] for _ in range(dice.randint(1, 3))]
-            fresh, all_of_them = Fresh(), torch.tensor([token for row in made for token in row], dtype=torch.float32)
+            fresh, all_of_them = (
+                PromptKeysValues(),
+                torch.tensor([token for row in made for token in row], dtype=torch.float32),
+            )
             fresh.update(all_of_them[None, None, :, None], -all_of_them[None, None, :, None], 0)
             begins = [sum(map(len, made[:row])) for row in range(len(made))]
             columns.join(fresh, list(zip(begins, map(len, made))))
@@ -288,7 +291,7 @@ def test_each_row_sees_its_own_past_and_nothing_else(seed):
                 columns.move(last, row)
             histories[row] = histories[-1]
             histories.pop()
-            columns.keep(len(histories))
+            columns.truncate(len(histories))
         if not histories:
             continue
         mask = columns.open_column([len(history) for history in histories], torch.float32)
@@ -310,12 +313,12 @@ def test_room_for_keys_stays_between_requests_unless_it_is_large(engine, monkeyp
     from course_utils.openai_server import engine as room
 
     first = texts(ask(engine, [question(3), question(9)]))
-    held = engine.cache.held.data_ptr()
+    held = engine.cache.storage.data_ptr()
     assert texts(ask(engine, [question(3), question(9)])) == first  # what lies there from before is not seen
-    assert engine.cache.held.data_ptr() == held
-    monkeypatch.setattr(room, "KEEP_BYTES", 0)
+    assert engine.cache.storage.data_ptr() == held
+    monkeypatch.setattr(room, "MAX_IDLE_BYTES", 0)
     assert texts(ask(engine, [question(3)])) == first[:1]
-    assert engine.cache.held is None
+    assert engine.cache.storage is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

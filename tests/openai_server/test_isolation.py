@@ -10,7 +10,7 @@ from support import tiny_llama, with_lora
 
 from course_utils.openai_server import choices
 from course_utils.openai_server import engine as engines
-from course_utils.openai_server.adapters import KEEP
+from course_utils.openai_server.adapters import MAX_ADAPTERS
 from course_utils.openai_server.chat import Chat, ChatRequest
 from course_utils.openai_server.engine import Engine
 from course_utils.openai_server.errors import ApiError
@@ -100,7 +100,7 @@ def test_a_model_deleted_before_its_turn_answers_too_and_late_comers_hear_it_is_
 
 
 def test_more_adapters_at_once_than_are_held_wait_for_their_turn(engine, folder):
-    count = KEEP + 4
+    count = MAX_ADAPTERS + 4
     held = []
     load = engine.adapters.load
 
@@ -114,7 +114,7 @@ def test_more_adapters_at_once_than_are_held_wait_for_their_turn(engine, folder)
     assert not [text for text in texts if isinstance(text, ApiError)]
     assert texts[:3] == alone(engine, *((i, ("a", folder)) for i in range(3)))
     assert texts[-1] == alone(engine, (3, None))[0]
-    assert max(held) <= KEEP
+    assert max(held) <= MAX_ADAPTERS
 
 
 def test_who_waits_for_an_adapter_is_not_overtaken_for_ever(engine, folder):
@@ -140,25 +140,25 @@ BAD = {"messages": [{"role": "user", "content": "the bad one"}]}
 
 
 def break_sampling(monkeypatch, engine, error):
-    choose = engines.Sampler.choose
+    choose = engines.TokenSampler.choose
 
     def broken(self, logits, greedy):
         if self.sampling.seed == 13 and sum(self.counts.values()) >= 3:
             raise error
         return choose(self, logits, greedy)
 
-    monkeypatch.setattr(engines.Sampler, "choose", broken)
+    monkeypatch.setattr(engines.TokenSampler, "choose", broken)
 
 
 def break_grammar(monkeypatch, engine, error):
-    make = engines.Sampler.__init__
+    make = engines.TokenSampler.__init__
 
     def broken(self, sampling, *rest):
         if sampling.seed == 13:
             raise error
         make(self, sampling, *rest)
 
-    monkeypatch.setattr(engines.Sampler, "__init__", broken)
+    monkeypatch.setattr(engines.TokenSampler, "__init__", broken)
 
 
 def break_text(monkeypatch, engine, error):
@@ -173,14 +173,14 @@ def break_text(monkeypatch, engine, error):
 
 
 def break_the_end_of_a_text(monkeypatch, engine, error):
-    rest = choices.Choice.rest
+    flush = choices.Choice.flush
 
     def broken(self):
         if self.stops == ["bad"]:
             raise error
-        return rest(self)
+        return flush(self)
 
-    monkeypatch.setattr(choices.Choice, "rest", broken)
+    monkeypatch.setattr(choices.Choice, "flush", broken)
 
 
 def break_the_prompt(monkeypatch, engine, error):
@@ -254,5 +254,5 @@ def test_an_adapter_whose_weights_are_no_numbers_ends_its_own_answers_alone(engi
     asked = [(0, None), (1, ("good", folder))]
     expected = alone(engine, *asked)
     found = asyncio.run(everything(engine, asked[0], (2, ("broken", broken)), asked[1]))
-    assert "no finite numbers" in str(found[1])
+    assert "not finite" in str(found[1])
     assert [found[0], found[2]] == expected

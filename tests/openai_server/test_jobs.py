@@ -396,12 +396,13 @@ def test_the_refusal_that_new_organisations_get(start_server, tmp_path):
 
 
 def test_auto_follows_the_number_of_examples():
-    from course_utils.openai_server.worker import evaluation_interval, settle
+    from course_utils.openai_server.worker import evaluation_interval
+    from course_utils.openai_server.worker import resolve_hyperparameters as resolved
 
     auto = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
-    assert settle(auto, 11, "supervised")["n_epochs"] == 10  # what the hosted service chose for 11 examples
-    assert settle(auto, 100, "supervised") == {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 2.0}
-    assert settle(auto, 1, "supervised")["n_epochs"] == 25 and settle(auto, 10_000, "supervised")["batch_size"] == 16
-    assert settle(auto | {"n_epochs": 7}, 100, "supervised")["n_epochs"] == 7
+    assert resolved(auto, 11, "supervised")["n_epochs"] == 10  # what the hosted service chose for 11 examples
+    assert resolved(auto, 100, "supervised") == {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 2.0}
+    assert resolved(auto, 1, "supervised")["n_epochs"] == 25 and resolved(auto, 10_000, "supervised")["batch_size"] == 16
+    assert resolved(auto | {"n_epochs": 7}, 100, "supervised")["n_epochs"] == 7
     for per_epoch in range(1, 200):
         assert per_epoch % evaluation_interval(per_epoch) == 0

@@ -187,9 +187,9 @@ def test_a_conversation_goes_on_from_the_response_that_is_kept(strict, server):
 
 
 def test_the_oldest_responses_are_forgotten_first():
-    from course_utils.openai_server.responses import Memory
+    from course_utils.openai_server.responses import ResponseStore
 
-    memory = Memory(most=3, characters=1000)
+    memory = ResponseStore(max_responses=3, max_characters=1000)
     for number in range(5):
         memory.add({"id": str(number)}, [])
     assert [memory.get(str(number)) is not None for number in range(5)] == [False, False, True, True, True]
@@ -197,7 +197,7 @@ def test_the_oldest_responses_are_forgotten_first():
     assert memory.get("4") is None and memory.get("large") is not None
     memory.add({"id": "too large"}, [{"content": "x" * 1000}])
     assert memory.get("too large") is None and memory.get("large") is None
-    assert not memory.delete("4") and memory._size == 0
+    assert not memory.delete("4") and memory._characters == 0
 
 
 def test_input_is_written_as_chat_messages_are(strict, client):
@@ -280,27 +280,27 @@ def test_what_fails_on_the_way_is_an_event_and_an_error():
     """The stream ends with `response.failed`; in one piece it is the server's fault; neither is kept."""
     import asyncio
 
-    from course_utils.openai_server.completions import Piece
+    from course_utils.openai_server.completions import ChoicePiece
     from course_utils.openai_server.errors import ApiError
-    from course_utils.openai_server.responses import Memory, ResponseRequest, frame
-    from course_utils.openai_server.routes.responses import Remembered
+    from course_utils.openai_server.responses import ResponseRequest, ResponseStore, frame
+    from course_utils.openai_server.routes.responses import StoredEvents
 
     class Broken:
         usage = None
 
         async def pieces(self):
-            yield Piece(0, "Hal", [], [], None), None
+            yield ChoicePiece(0, "Hal", [], [], None), None
             raise ApiError(500, "out of memory", type="server_error")
 
-        def described(self, tokens):
+        def token_logprobs(self, tokens):
             return []
 
     async def both():
-        memory = Memory()
+        memory = ResponseStore()
         bodies = [frame(ResponseRequest(model="m", input="x")) for _ in range(2)]
-        streamed = [event async for event in Remembered(bodies[0], Broken(), [], memory).all()]
+        streamed = [event async for event in StoredEvents(bodies[0], Broken(), [], memory).events()]
         with pytest.raises(ApiError, match="out of memory") as caught:
-            await Remembered(bodies[1], Broken(), [], memory).whole()
+            await StoredEvents(bodies[1], Broken(), [], memory).whole()
         assert caught.value.status == 500
         assert all(memory.get(body["id"]) is None for body in bodies)
         return streamed

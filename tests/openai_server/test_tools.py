@@ -190,7 +190,7 @@ def test_calls_are_read_the_same_however_their_text_is_cut(seed):
     reader, plain, found = CallReader(), "", []
     while True:
         size = dice.randint(1, 9)
-        more, pieces = reader.add(text[:size]) if text else reader.end()
+        more, pieces = reader.add(text[:size]) if text else reader.finish()
         plain += more
         for piece in pieces:
             if piece.name:
@@ -226,7 +226,7 @@ def accepted(tokenizer, how, most, text) -> bool:
 
     functions = tuple(grammar.Signature(name, schema) for name, schema in SCHEMAS.items())
     calls = grammar.Calls(functions if how != "none" else (), "required" if how == "required" else "auto", most)
-    matcher = sampling._matcher(tokenizer, grammar.of_answer(None, calls))
+    matcher = sampling._make_matcher(tokenizer, grammar.answer_grammar(None, calls))
     return all(map(matcher.consume_token, tokenizer.encode(text))) and matcher.is_accepting()
 
 

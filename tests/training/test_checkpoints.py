@@ -122,7 +122,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tokenizer, tmp_pat
         file.write_bytes(content)
     else:
         file.unlink()
-    with pytest.warns(UserWarning, match=f"{newest.name} is damaged .* going on from the one before"):
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged .* falling back to the one before"):
         resumed, history = run(tokenizer, tmp_path)
     assert any("resumed after step 10" in note for note in history.notes)
     assert same(whole, resumed)

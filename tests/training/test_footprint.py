@@ -51,7 +51,7 @@ def test_gradients_count_while_the_next_micro_batch_is_computed():
     model = with_lora(tiny_llama())
     part = [example(90, 30)] * 3
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    one, several = predicted(model, part), predicted(model, part, several=True)
+    one, several = predicted(model, part), predicted(model, part, accumulates=True)
     assert dict(several.parts)["gradients"] == 4 * trained
     assert dict(one.parts)["gradients"] == 0  # at the loss, where this step is highest
     assert dict(one.parts)["optimizer"] == 8 * trained

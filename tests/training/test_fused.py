@@ -83,7 +83,7 @@ def test_gradients_stay_close_in_bfloat16(batch, names):
 def test_a_table_too_large_to_keep_is_computed_again(batch, monkeypatch):
     model = with_lora(tiny_llama())
     loss, gradients = _step(model, batch)
-    monkeypatch.setattr(head, "KEEP", 3 * model.config.vocab_size)  # three positions at a time
+    monkeypatch.setattr(head, "MAX_KEPT_ENTRIES", 3 * model.config.vocab_size)  # three positions at a time
     with fused(model, ("head",)):
         fused_loss, fused_gradients = _step(model, batch)
     assert fused_loss == pytest.approx(loss, rel=1e-6)

@@ -1,7 +1,7 @@
-"""Postal addresses in text: a street with a number in the manner of some twenty countries, and what follows it.
+"""Postal addresses in text: a street with a number, as about twenty countries write it, and what follows it.
 
-An address starts at the flat, house name or street and runs on over commas and line ends as long as what follows is a part of
-one: a floor, a postcode, a place. Without a street there is none: a town or a country alone tells of nobody.
+An address starts at the flat, house name or street, and continues over commas and line ends as long as part of an address
+follows: a floor, a postcode, a place. Without a street there is no address: a town or a country alone identifies nobody.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PATTERNS = [
     rf"\b(?:{CAP} )?{NAME}[ ](?:Caddesi|Cad\.|Sokak|Sokağı|Sok\.|Sk\.|Mahallesi|Mah\.|Bulvarı),?[ ](?:[Nn]o[:.]? ?)?{NUMBER}",
     # 215/8 Nguyễn Trãi, Phường 2; K82/11 Hải Phòng; Số 7, ngách 42/15
     rf"(?:\b(?:Tầng|Số)[ ]\d+,[ ])?\b(?:K|số |Số |kiệt )?\d{{1,4}}(?:/\d{{1,4}})*(?:,? (?:ngách|ngõ|hẻm|kiệt)[ ][\d/]+)*,?[ ]{NAME}(?=,? ?(?:Phường|Quận|P\.|Q\.|TP|Hà Nội|Đà Nẵng|Ba Đình|Thạch|Thanh|Huyện))",
-    # 1400 Harbour Gate, Suite 900, Vancouver, BC V6E 4A2; Korinthou 221, 262 21 Patras: told by the postcode after it
+    # 1400 Harbour Gate, Suite 900, Vancouver, BC V6E 4A2; Korinthou 221, 262 21 Patras: recognised by the postcode after it
     rf"(?:\b{UNIT},?[ \n]+)?\b\d{{1,5}},?[ ]{NAME}(?=(?:,[ ]|\n)(?:{UNIT},?[ \n])?(?:{CAP}[ ,]+){{0,3}}(?:[A-Z]{{2}} \d{{5}}|[A-Z]\d[A-Z] \d[A-Z]\d|[A-Z]{{1,2}}\d{{1,2}}[A-Z]? \d[A-Z]{{2}}))",
     rf"\b{NAME}[ ]\d{{1,4}}[a-z]?(?=(?:,[ ]|\n)(?:\d{{4,5}}|\d{{3}} \d{{2}}|\d{{2}}-\d{{3}})(?: [A-Z]{{2}})? {UP})",
     # Room 508, Building 3, 268 Wenhui Road
@@ -57,17 +57,17 @@ POSTCODE = (
     r"(?:[A-Z]{1,2}\d{1,2}[A-Z]?[ ]?\d[A-Z]{2}|[A-Z]\d[A-Z\d][ ]?[A-Z\d]{4}|[A-Z]\d[A-Z][ ]?\d[A-Z]\d|(?:[A-Z]{1,2}-)?\d{5}(?:-\d{4})?|\d{2}-\d{3}|\d{3}[ ]\d{2}|"
     r"\d{4}[ ]?[A-Z]{2}|\d{4}-\d{3}|\d{4}|\d{6}|BT\d{1,2}[ ]\d[A-Z]{2})"
 )
-PLACE = rf"{CAP}(?:[ -](?:(?:{SMALL}|zu|bei|ob)[ -])*{CAP}){{0,3}}(?: \d{{1,2}}(?!\d))?"
-# What may follow, one part at a time.
+PLACE_NAME = rf"{CAP}(?:[ -](?:(?:{SMALL}|zu|bei|ob)[ -])*{CAP}){{0,3}}(?: \d{{1,2}}(?!\d))?"
+# Parts that may follow the street, one at a time.
 PART = re.compile(
     rf"(?:{UNIT}|#[ ]?\w{{1,5}}|\d{{1,2}}(?:st|nd|rd|th|e|er|ème|\.|º|ª|°)\.?[ ]?(?:floor|étage|[A-Za-z]{{1,4}}\.?)(?![\w])|(?:bajos|izq\.|dcha\.)|"
     rf"(?:Phường|Quận|TP\.?|Huyện|Tỉnh)[ ]?[\w.]+(?:[ ]{UP}[\w]*){{0,3}}|"
-    rf"{POSTCODE}[ ]{PLACE}(?:[ ][A-Z]{{2}}\b)?|{PLACE}[ ]{POSTCODE}(?![\w])|[A-Z]{{2}}[ ]{POSTCODE}(?![\w])|{POSTCODE}(?![\w])|Co\.[ ]{UP}\w+(?:[ ]{POSTCODE}(?![\w]))?|"
-    rf"[A-Z]{{2}}(?![\w])|{PLACE})"
+    rf"{POSTCODE}[ ]{PLACE_NAME}(?:[ ][A-Z]{{2}}\b)?|{PLACE_NAME}[ ]{POSTCODE}(?![\w])|[A-Z]{{2}}[ ]{POSTCODE}(?![\w])|{POSTCODE}(?![\w])|Co\.[ ]{UP}\w+(?:[ ]{POSTCODE}(?![\w]))?|"
+    rf"[A-Z]{{2}}(?![\w])|{PLACE_NAME})"
 )
 SEPARATOR = re.compile(r",[ ]?\n?|\n|[ ](?=[A-Z]{1,2}\d|\d{5}\b|[A-Z]{2} \d{5})")
 HAS_POSTCODE = re.compile(rf"(?<!\w){POSTCODE}(?!\w)")
-# Words with a capital that begin a new thought, not another part.
+# Capitalised words that begin a new sentence, not another part of the address.
 STOPS = re.compile(
     r"(?:I|I'm|I've|It|It's|My|The|This|That|Please|Pls|Order|And|But|Or|We|You|Your|He|She|They|Not|No|Yes|Thanks|Thank|Kind|Best|Regards|Tel|Phone|Mobile|Call|"
     r"Email|E-mail|Also|If|When|Where|Which|What|Why|How|Who|Can|Could|Do|Does|Did|Is|Are|Was|Were|Will|Would|Should|Have|Has|Had|For|From|To|At|On|In|As|After|Before|"
@@ -77,21 +77,21 @@ STOPS = re.compile(
 
 
 def find_addresses(text: str) -> list[tuple[int, int]]:
-    """Addresses in a text as (start, end), in order, none overlapping."""
-    found, position = [], 0
+    """Addresses in a text as (start, end), in order, without overlaps."""
+    spans, position = [], 0
     while match := START.search(text, position):
         start, end = match.span()
         if _is_date_or_time(text, match):
             position = match.start() + 1
             continue
         end = _extend(text, end)
-        found.append((start, end))
+        spans.append((start, end))
         position = max(end, position + 1)
-    return found
+    return spans
 
 
 def _extend(text: str, end: int) -> int:
-    """As far as parts of an address follow, at most five, and none after a postcode but a place or a country."""
+    """The end of an address, extended by the parts that follow: at most six, and after a postcode only a place or a country."""
     closed = bool(HAS_POSTCODE.search(text, max(0, end - 9), end))
     for _ in range(6):
         separator = SEPARATOR.match(text, end)
@@ -100,15 +100,15 @@ def _extend(text: str, end: int) -> int:
         part = PART.match(text, separator.end())
         if not part or STOPS.match(text, part.start()):
             break
-        # A line of its own with a name on it after the postcode is a signature, not a place.
-        if closed and (separator.group().startswith("\n") or not re.fullmatch(PLACE, part.group())):
+        # A name on its own line after the postcode is a signature, not a place.
+        if closed and (separator.group().startswith("\n") or not re.fullmatch(PLACE_NAME, part.group())):
             break
         after = text[part.end() : part.end() + 1]
         words = part.group().split()
-        plain = re.fullmatch(PLACE, part.group()) is not None
+        plain = re.fullmatch(PLACE_NAME, part.group()) is not None
         if plain and not closed and after not in (",", ".", "\n", "", ")", ";", "!", "?", " "):
             break
-        # "…, London and then" is a place; "…, Please forgive me" is not: one capital word in running text may be either.
+        # "…, London and then" has a place, "…, Please forgive me" has not: one capitalised word in running text may be either.
         if plain and after == " " and len(words) == 1 and not HAS_POSTCODE.match(text, part.end() + 1):
             following = text[part.end() + 1 : part.end() + 12]
             if not re.match(
@@ -123,7 +123,7 @@ def _extend(text: str, end: int) -> int:
 
 
 def _is_date_or_time(text: str, match: re.Match) -> bool:
-    """ "3 May Street" exists; "3 May Way" rarely; "at 9 Monday Drive" neither: months and days right after the number."""
+    """Whether a month or day follows the number: "3 May Street" may be an address, "3 May Way" and "9 Monday Drive" are not."""
     return bool(
         re.match(
             r"\d{1,2}(?:st|nd|rd|th)?,? (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*\b(?! (?:Street|Road|Lane|Avenue))",

@@ -1,8 +1,9 @@
-"""Names of people in text, without a model: lists of names, the words around them, and where they stand.
+"""Names of people in text, without a model: by lists of names, the words around them, and their position.
 
-Given and family names of some eighty languages come from Faker; which words English text writes in lower case comes from the
-vocabulary of the course's CPU model (`common_words.txt`: the words whose lower-case form is the more frequent one). A run of
-capitalised words gets points for what it is made of and for what stands before and after it; from `THRESHOLD` on it is a name.
+The given and family names of about eighty languages come from Faker. Which words English text usually writes in lower case is
+taken from the vocabulary of the course's CPU model (`common_words.txt` has the words whose lower-case form is the more frequent
+one). A run of capitalised words gets points for the words in it and for what comes before and after it; with at least
+`THRESHOLD` points it is a name.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ PARTICLES = frozenset(
 
 
 def _phrases(text: str) -> tuple[str, ...]:
-    """Phrases with bars between them, as `str.endswith` takes them; far faster than a pattern that ends in $."""
+    """Phrases separated by bars, as a tuple for `str.endswith`, which is far faster than a pattern that ends in $."""
     return tuple(phrase.strip() for phrase in text.split("|"))
 
 
-# What stands before a name, by how sure it makes one.
+# What comes before a name, grouped by how strong the evidence is.
 STRONG = _phrases(
     "my name is|my full name is|my name's|name is|name:|name =|signed|named|called|attn|attn.|att|att.|attention|c/o|account holder|in the name of|"
     "name of|spoke to|spoke with|spoken to|spoken with|ask for|beneficiary|executor|holder"
@@ -57,13 +58,15 @@ CLOSES = _phrases(
     "salutations|cordialement|grüße|gruß|saludos|obrigado|obrigada|merci|gracias|peace|warmly|gratefully|appreciated|advance|x|xx|-|–|—|~|/"
 )
 ARTICLES = _phrases("the|a|an|your|our|this|that|these|new|old|one|two|both|any|some|another")
-PLACE_BEFORE = _phrases("in|to|at|near|of|via|around|outside|across|between|into|toward|towards|leaving|visit|visiting")
+LOCATIVE_PREPOSITIONS = _phrases(
+    "in|to|at|near|of|via|around|outside|across|between|into|toward|towards|leaving|visit|visiting"
+)
 BRAND_AFTER = re.compile(
     r"\s*(?:['’]s\b|(?:[a-z0-9-]+ )?(?:lamp|chair|table|sofa|desk|shelf|bed|kettle|toaster|pan|pot|knife|knives|set|series|model|collection|range|brand|store|shop|"
     r"team|support|branch|street|road|station|hospital|bank|hotel|airport|court|park|line|service|app|website|plus|pro|gmbh|ltd|llc|inc|bv|s\.?a|plc|ag)\b|®|™)"
 )
-# What names of towns and countries begin with: San Francisco, Los Angeles, New Delhi.
-PLACE_BEGINS = frozenset(
+# First words of the names of towns and countries: San Francisco, Los Angeles, New Delhi.
+PLACE_PREFIXES = frozenset(
     "san santa santo são sao los las new north south east west saint st port fort mount lake cape great united".split()
 )
 QUOTES = tuple("\"“”„'‘’«»")
@@ -83,33 +86,33 @@ LOWER_CLOSING = re.compile(
 
 @functools.cache
 def common_words() -> frozenset[str]:
-    """Words that English text writes in lower case more often than with a capital."""
+    """Words that English text writes more often in lower case than with a capital letter."""
     return frozenset(resources.files(__package__).joinpath("common_words.txt").read_text(encoding="utf-8").split())
 
 
 @functools.cache
-def known_names() -> tuple[frozenset[str], frozenset[str]]:
+def name_lists() -> tuple[frozenset[str], frozenset[str]]:
     """Given names and family names, in lower case."""
     import faker.providers.person as people
 
-    given: set[str] = set()
-    family: set[str] = set()
+    given_names: set[str] = set()
+    family_names: set[str] = set()
     for module in pkgutil.iter_modules(people.__path__):
         provider = importlib.import_module(f"faker.providers.person.{module.name}").Provider
         for attribute in dir(provider):
-            names = given if "first_names" in attribute else family if "last_names" in attribute else None
+            names = given_names if "first_names" in attribute else family_names if "last_names" in attribute else None
             values = getattr(provider, attribute) if names is not None else None
             if names is not None and isinstance(values, tuple | list | dict):
                 names.update(part.lower() for value in values for part in [value, *value.split()])
-    return frozenset(given), frozenset(family)
+    return frozenset(given_names), frozenset(family_names)
 
 
 @functools.cache
-def known_places() -> frozenset[str]:
-    """Cities, states and countries, and names of days, months and languages, in lower case."""
+def place_names() -> frozenset[str]:
+    """Cities, states, countries, days, months, languages and other capitalised words that are not people, in lower case."""
     import faker.providers.address as addresses
 
-    places = set(
+    names = set(
         (
             "monday tuesday wednesday thursday friday saturday sunday january february march april may june july "
             "august september october november december christmas easter ramadan eid diwali halloween english "
@@ -142,23 +145,23 @@ def known_places() -> frozenset[str]:
             for value in getattr(provider, attribute, ()):
                 value = value[1] if isinstance(value, tuple) and len(value) > 1 else value
                 if isinstance(value, str):
-                    places.add(value.lower())
-    return frozenset(places)
+                    names.add(value.lower())
+    return frozenset(names)
 
 
 def find_names(text: str) -> list[tuple[int, int, float]]:
-    """Names in a text as (start, end, points), in order, none overlapping."""
-    found: list[tuple[int, int, float]] = []
+    """Names in a text as (start, end, points), in order, without overlaps."""
+    spans: list[tuple[int, int, float]] = []
     for run in RUN.finditer(text):
-        found += _in_run(text, run.start(), run.end())
-    found += _in_lower_case(text, found)
-    return sorted(_repeated(text, found))
+        spans += _in_run(text, run.start(), run.end())
+    spans += _in_lower_case(text, spans)
+    return sorted(_repeated(text, spans))
 
 
 def _in_run(text: str, start: int, end: int) -> list[tuple[int, int, float]]:
-    """Names among words with single spaces between them."""
+    """Names in a run of words that are separated by single spaces."""
     tokens = [(m.start() + start, m.end() + start, m.group()) for m in TOKEN.finditer(text[start:end])]
-    found, i = [], 0
+    spans, i = [], 0
     while i < len(tokens):
         if not _may_belong(tokens[i][2]):
             i += 1
@@ -166,13 +169,13 @@ def _in_run(text: str, start: int, end: int) -> list[tuple[int, int, float]]:
         j = i
         while j < len(tokens) and (_may_belong(tokens[j][2]) or _joins(tokens, j)):
             j += 1
-        found += _best_part(text, tokens[i:j])
+        spans += _best_part(text, tokens[i:j])
         i = j
-    return found
+    return spans
 
 
 def _may_belong(token: str) -> bool:
-    """Begins with a capital letter, or is an initial; "Protein-rich" is an adjective."""
+    """Whether a token may be part of a name: it begins with a capital, and is not an adjective such as "Protein-rich"."""
     pieces = token.split("-")
     if any(piece[:1].islower() and piece in common_words() and piece not in PARTICLES for piece in pieces[1:]):
         return False
@@ -180,7 +183,7 @@ def _may_belong(token: str) -> bool:
 
 
 def _joins(tokens: list[Token], j: int) -> bool:
-    """A particle inside a name: "van der" in "Jan van der Berg"."""
+    """Whether a token is a particle inside a name, such as "van der" in "Jan van der Berg"."""
     if tokens[j][2].lower() not in PARTICLES or j == 0:
         return False
     following = next((t for t in tokens[j + 1 : j + 3] if t[2].lower() not in PARTICLES), None)
@@ -188,7 +191,7 @@ def _joins(tokens: list[Token], j: int) -> bool:
 
 
 def _best_part(text: str, tokens: list[Token]) -> list[tuple[int, int, float]]:
-    """The stretches of a run that are names: common words and titles cut it."""
+    """The parts of a run that are names; common words and titles separate the parts."""
     parts: list[list[Token]] = []
     current: list[Token] = []
     for position, (start, end, token) in enumerate(tokens):
@@ -199,12 +202,12 @@ def _best_part(text: str, tokens: list[Token]) -> list[tuple[int, int, float]]:
             current = []
         else:
             current.append((start, end, token))
-            # A full stop after a whole word ends a sentence, after an initial it does not.
+            # A full stop ends a sentence after a whole word, but not after an initial.
             if token.endswith(".") and len(plain) > 2:
                 parts.append(current)
                 current = []
     parts.append(current)
-    found = []
+    spans = []
     for part in parts:
         while part and part[-1][2].lower() in PARTICLES:
             part = part[:-1]
@@ -216,20 +219,20 @@ def _best_part(text: str, tokens: list[Token]) -> list[tuple[int, int, float]]:
                 start, end = part[0][0], part[-1][1]
                 if part[-1][2].endswith(".") and len(part[-1][2]) > 2:
                     end -= 1
-                found.append((start, end, points))
-    return found
+                spans.append((start, end, points))
+    return spans
 
 
 def _is_common(text: str, token: str, start: int, first: bool) -> bool:
     word = token.rstrip(".").lower()
     base = re.sub(r"['’](?:s|re|ll|ve|d|m|t)$", "", word)
-    if base != word:  # "I'm", "Tom's": judged by its beginning
+    if base != word:  # "I'm" and "Tom's" are judged by what is before the apostrophe
         word = base
-    given, family = known_names()
+    given_names, family_names = name_lists()
     if word in common_words():
-        # "Rose", "Grant": a name only in the middle of a sentence, or where something says so.
+        # "Rose" and "Grant" are names only inside a sentence, where a common word would have no capital letter.
         capital_by_rule = first and _starts_sentence(text, start)
-        return not (word in given or word in family) or capital_by_rule or token.isupper()
+        return not (word in given_names or word in family_names) or capital_by_rule or token.isupper()
     return word == "i"
 
 
@@ -239,8 +242,8 @@ def _starts_sentence(text: str, start: int) -> bool:
 
 
 def _points(text: str, part: list[Token]) -> float:
-    given, family = known_names()
-    places = known_places()
+    given_names, family_names = name_lists()
+    places = place_names()
     words = [re.sub(r"['’]s$", "", token.rstrip(".").lower()) for _, _, token in part]
     start, end = part[0][0], part[-1][1]
     before, after = text[max(0, start - 60) : start], text[end : end + 40]
@@ -252,18 +255,18 @@ def _points(text: str, part: list[Token]) -> float:
             points += 0.4
         elif word in PARTICLES:
             points += 0.2
-        elif any(p in given for p in pieces):
+        elif any(p in given_names for p in pieces):
             points += 2.0 if word not in common_words() else 0.9
-        elif any(p in family for p in pieces):
+        elif any(p in family_names for p in pieces):
             points += 1.3 if word not in common_words() else 0.5
         elif word in common_words():
             points -= 1.0
         else:
             points += 0.8 if word not in places else 0.0
-    if len(words) > 1 and words[0] in PLACE_BEGINS and not _ends(before.lower().rstrip(" ,:"), (*STRONG, *KIN)):
+    if len(words) > 1 and words[0] in PLACE_PREFIXES and not _ends(before.lower().rstrip(" ,:"), (*STRONG, *KIN)):
         points -= 3.0
     elif whole in places:
-        points -= 1.0 if words[0] in given else 2.0
+        points -= 1.0 if words[0] in given_names else 2.0
     if len(words) > 1:
         points += 0.4
     points += _context(text, before, after, start, end, len(words))
@@ -273,25 +276,27 @@ def _points(text: str, part: list[Token]) -> float:
 def _context(text: str, before: str, after: str, start: int, end: int, words: int) -> float:
     points = 0.0
     alone = (not before or before[-1] == "\n") and (not after or after[0] == "\n" or after[:2] in (",\n", ".\n"))
-    said = before.lower()
-    tail = said.rstrip(" ,:")
+    lowered = before.lower()
+    tail = lowered.rstrip(" ,:")
     if _ends(tail, STRONG) or (tail.rsplit(None, 1)[-1:] and tail.split()[-1].rstrip(".").strip('("') in TITLES):
         points += 2.0
     elif _ends(tail, KIN) or _ends(tail.removesuffix("s"), KIN):
         points += 1.6
-    elif _ends(said.rstrip(" ,.!:;\n"), CLOSES) and not text[end:].partition("\n")[0].strip(" .!,x:)"):
+    elif _ends(lowered.rstrip(" ,.!:;\n"), CLOSES) and not text[end:].partition("\n")[0].strip(" .!,x:)"):
         points += 1.5
     elif _ends(tail, INTRODUCES):
         points += 0.7
-    elif _ends(said.rstrip(" ,"), GREETS):
+    elif _ends(lowered.rstrip(" ,"), GREETS):
         points += 0.9
     if alone and start > 0:
         points += 1.0 if words <= 4 else -1.0
     if start > 20 and not text[end:].strip(" .!,x\n:)"):  # the last words of the text
         points += 1.2 if _starts_sentence(text, start) or before.rstrip(" ").endswith((",", "\n")) else 0.5
-    if (said.endswith(" ") and _ends(said.rstrip(" "), ARTICLES)) or (before.endswith(QUOTES) and after.startswith(QUOTES)):
+    if (lowered.endswith(" ") and _ends(lowered.rstrip(" "), ARTICLES)) or (
+        before.endswith(QUOTES) and after.startswith(QUOTES)
+    ):
         points -= 2.0
-    if words == 1 and said.endswith(" ") and _ends(said.rstrip(" "), PLACE_BEFORE):
+    if words == 1 and lowered.endswith(" ") and _ends(lowered.rstrip(" "), LOCATIVE_PREPOSITIONS):
         points -= 0.8
     if BRAND_AFTER.match(after) and not after.startswith(("'s", "’s")):
         points -= 2.0
@@ -299,18 +304,18 @@ def _context(text: str, before: str, after: str, start: int, end: int, words: in
 
 
 def _ends(text: str, phrases: tuple[str, ...]) -> bool:
-    """The text ends with one of the phrases, as whole words."""
+    """Whether the text ends with one of the phrases, as whole words."""
     if not text.endswith(phrases):
         return False
     phrase = max((p for p in phrases if text.endswith(p)), key=len)
     return len(text) == len(phrase) or not (text[-len(phrase) - 1].isalnum() and phrase[0].isalnum())
 
 
-def _in_lower_case(text: str, found: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
-    """Names that a hasty writer left in lower case; only where something says that one comes."""
-    given, family = known_names()
-    taken = [(start, end) for start, end, _ in found]
-    new = []
+def _in_lower_case(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
+    """Names that a hasty writer left in lower case; only where the words before announce a name, or at the end of the text."""
+    given_names, family_names = name_lists()
+    occupied = [(start, end) for start, end, _ in spans]
+    added = []
     hasty = text[:1].islower() or " i " in text or " im " in text
     for pattern, first in ((LOWER_INTRODUCED, 0 if hasty else len(text)), (LOWER_CLOSING, max(0, len(text) - 60))):
         for match in pattern.finditer(text, first):
@@ -318,20 +323,24 @@ def _in_lower_case(text: str, found: list[tuple[int, int, float]]) -> list[tuple
             length = 0
             for word in words:
                 plain = word.lower()
-                if plain in common_words() or plain in known_places() or plain not in (given | family if length else given):
+                if (
+                    plain in common_words()
+                    or plain in place_names()
+                    or plain not in (given_names | family_names if length else given_names)
+                ):
                     break
                 length += len(word) + (1 if length else 0)
-            if length and not any(s < offset + length and offset < e for s, e in taken):
-                new.append((offset, offset + length, THRESHOLD))
-                taken.append((offset, offset + length))
-    return new
+            if length and not any(s < offset + length and offset < e for s, e in occupied):
+                added.append((offset, offset + length, THRESHOLD))
+                occupied.append((offset, offset + length))
+    return added
 
 
-def _repeated(text: str, found: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
-    """A name once found is a name wherever it stands, in parts too."""
-    every = list(found)
-    taken = [(start, end) for start, end, _ in found]
-    for start, end, _ in found:
+def _repeated(text: str, spans: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
+    """The spans, and every other occurrence of these names or of parts of them."""
+    all_spans = list(spans)
+    occupied = [(start, end) for start, end, _ in spans]
+    for start, end, _ in spans:
         for part in {text[start:end], *text[start:end].split()}:
             if len(part) < 3 or part.lower().rstrip(".") in common_words() or part.lower() in PARTICLES:
                 continue
@@ -339,8 +348,8 @@ def _repeated(text: str, found: list[tuple[int, int, float]]) -> list[tuple[int,
             while at >= 0:
                 until = at + len(part)
                 whole = not (text[at - 1 : at].isalnum() or text[until : until + 1].isalnum())
-                if whole and not any(s < until and at < e for s, e in taken):
-                    every.append((at, until, THRESHOLD))
-                    taken.append((at, until))
+                if whole and not any(s < until and at < e for s, e in occupied):
+                    all_spans.append((at, until, THRESHOLD))
+                    occupied.append((at, until))
                 at = text.find(part, until)
-    return every
+    return all_spans

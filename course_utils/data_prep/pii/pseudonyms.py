@@ -1,4 +1,4 @@
-"""Invented values in the place of personal ones, the same for the same person however the value is written."""
+"""Invented values to replace personal ones: the same for the same person, however the value is written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import re
 import unicodedata
 
-# What stands in a name and is nobody's: titles, and particles that many names share.
+# Parts of names that identify nobody: titles, and particles that occur in many names.
 TITLES = {"mr", "mrs", "ms", "miss", "mx", "dr", "prof", "sir", "madam", "herr", "frau", "sr", "sra", "mme", "and"}
 PARTICLES = {"de", "la", "le", "da", "di", "du", "van", "von", "der", "den", "del", "al", "el", "bin", "ibn", "y", "e", "zu"}
 WORD = re.compile(r"[^\W_]+")
@@ -16,14 +16,14 @@ WORD = re.compile(r"[^\W_]+")
 def pseudonym(kind: str, text: str, seed: int | str) -> str:
     """An invented value of the same kind.
 
-    It depends on the value and the seed alone: consistent without a table that would give values away. Names are replaced
-    word by word, so that "Selin" and "Selin Karagöz" stay one person, and so do "SELIN" and "Karagoz".
+    It depends only on the value and the seed, so it is consistent without a table that could reveal the values. Names are
+    replaced word by word, so that "Selin" and "Selin Karagöz" remain one person, and so do "SELIN" and "Karagoz".
     """
     if kind == "NAME":
         return WORD.sub(lambda match: _word(match, text, seed), text)
     key = re.sub(r"\W", "", text).casefold()
     if kind == "PHONE":
-        key = re.sub(r"\D", "", text)[-9:]  # with and without the country's code
+        key = re.sub(r"\D", "", text)[-9:]  # the same with and without the country code
     value = _invented(kind, key, seed)
     return value.lower() if text.islower() else value
 

@@ -1,10 +1,9 @@
-"""Presidio's recognisers for numbers with a check digit, and those that it lacks.
+"""Presidio's recognisers for numbers with a check digit, and recognisers that Presidio does not have.
 
-Presidio's own come as they are: IP addresses and national ids; cards (Luhn) and IBANs are also read in lower case and with other
-separators. Added here, in Presidio's own form so that
-they can be given to its AnalyzerEngine too: names, addresses, dates of birth, phone numbers in national writing, e-mail
-addresses under any ending, Dutch and French national ids. Presidio finds names with a spaCy model, which is not on the package
-index; ours need none.
+Presidio's recognisers for IP addresses and most national ids are used unchanged; those for cards (Luhn) and IBANs are extended
+to lower case and other separators. Added here, in Presidio's form so that its AnalyzerEngine can use them too: names, addresses,
+dates of birth, phone numbers in national notation, e-mail addresses with any ending, Dutch and French national ids. Presidio
+finds names with a spaCy model, which is not on the package index; our recogniser needs no model.
 """
 
 from __future__ import annotations
@@ -99,14 +98,14 @@ PHONE = re.compile(
     r"(?![\w@]|[.,]\d)",
     re.IGNORECASE,
 )
-# Numbers that are written in groups and are none of a phone: decimals and coordinates, dates and years, versions, enumerations.
+# Numbers in groups that are not phone numbers: decimals and coordinates, dates and years, versions, enumerations.
 NO_PHONE = re.compile(
     r"\d+\.\d+|.*(?<![\d.])-?\d{1,3}\.\d{4,}.*|.*(?<!\d)(?:19|20)\d\d[-/.]\d{1,2}[-/.]\d{1,2}(?!\d).*|.*(?<!\d)\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)\d\d(?!\d).*|"
     r"(?:1\d{3}|20\d\d)(?:\W{1,3}(?:1\d{3}|20\d\d))+|[1-9]\d?(?:\.\d+){2,}|\d(?:\W{1,3}\d)+|[1-9]\d?(?:\W{1,3}\d{1,2})+"
 )
 AMERICAN = re.compile(r"\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}")
 SAME_WIDTH = {ord(mark): "-" for mark in ".\u00a0\u202f\u2007\u2009\u2011–—_"}
-# Looked for ahead, so that "on 18 April from DE89 …" does not swallow what follows it.
+# A lookahead, so that a match that is not an IBAN, as in "on 18 April from DE89 …", does not consume the one after it.
 IBAN = re.compile(
     r"(?<![^\W_])(?=([A-Za-z]{2}[ .\u00a0\u202f\u2011–-]?\d{2}(?:[ .\u00a0\u202f\u2011–-]?[A-Za-z0-9]){11,30}))"
 )
@@ -130,7 +129,7 @@ VERSION = re.compile(
 EMAIL = r"(?<![\w.+%-])[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[\w](?:[\w-]*[\w])?(?:\.[\w](?:[\w-]*[\w])?)+"
 
 
-# Presidio's loader looks recognisers up by the name of their class, so ours must have names that Presidio's have not.
+# Presidio's loader looks up recognisers by class name, so ours must have names that Presidio does not use.
 class NameRecognizer(LocalRecognizer):
     """People's names; see `names`."""
 
@@ -143,7 +142,7 @@ class NameRecognizer(LocalRecognizer):
     def analyze(
         self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
     ) -> list[RecognizerResult]:
-        """Names in the text; the score rises with the points."""
+        """Names in the text; the score increases with the points."""
         return [self._result(start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in names.find_names(text)]
 
     def _result(self, start: int, end: int, score: float) -> RecognizerResult:
@@ -190,10 +189,11 @@ class BirthDateRecognizer(NameRecognizer):
 
 
 class CheckedPhoneRecognizer(NameRecognizer):
-    """Phone numbers that libphonenumber takes for possible in international writing, or for valid in a national one.
+    """Phone numbers that libphonenumber considers possible in international notation, or valid in a national one.
 
-    Presidio's own tries each region on each text, which takes longer than all the rest; here a number is found once, and a
-    national one needs a word about phones before it or the look of one, and none about orders and parcels.
+    Presidio's recogniser tries each region on each text, which takes longer than all the others together. Here a number is
+    found once. In national notation it must look like a phone number or follow a word about phones, and must not follow a word
+    about orders or parcels.
     """
 
     def __init__(self, regions: tuple[str, ...] = REGIONS) -> None:
@@ -234,9 +234,9 @@ class CheckedPhoneRecognizer(NameRecognizer):
             return 0.0
         if not called and not number.startswith("+") and not AMERICAN.fullmatch(number) and _is_book(digits):
             return 0.0
-        if re.search(r"(?<!\w)(?=\w*\d)(?=\w*[A-Z])\w+ $", before):  # the end of a longer number with letters in it
+        if re.search(r"(?<!\w)(?=\w*\d)(?=\w*[A-Z])\w+ $", before):  # it is the end of a longer number with letters in it
             return 0.0
-        # "Tracking number": the word that has to do with phones is part of the one that has not.
+        # In "tracking number", the word about phones ("number") is part of a phrase that is not about phones.
         phone = called and (not other or called.start() > other.start()) and not WEAK_CALL.match(before[called.start() :])
         if other and not phone and not number.startswith("+"):
             return 0.0
@@ -247,7 +247,7 @@ class CheckedPhoneRecognizer(NameRecognizer):
             return 0.0
         if called or extended:
             return 0.85
-        # Without a word about phones: only what is written as phones are, not a sum, a size or a card in groups of four.
+        # Without a word about phones, the number must be written like a phone number, not like an amount, a size or a card.
         if re.fullmatch(r"\d{4}([ -]\d{4}){2,}", number) or len(digits) < 9:
             return 0.0
         alone = (start == 0 or text[start - 1] == "\n") or text[:start].rstrip().endswith(
@@ -269,7 +269,7 @@ def _valid(number: str, region: str | None) -> bool:
 
     try:
         parsed = phonenumbers.parse(number, region)
-        # In international writing a possible number is one: invented and new ranges are not in the tables.
+        # In international notation a possible number is enough: invented and new ranges are not in the tables.
         return phonenumbers.is_possible_number(parsed) and (
             region is None or phonenumbers.is_valid_number(parsed) or "555" in number
         )
@@ -278,22 +278,22 @@ def _valid(number: str, region: str | None) -> bool:
 
 
 class AnyCardRecognizer(CreditCardRecognizer):
-    """Card numbers in any grouping: Presidio's own takes blanks and hyphens, people write dots and no-break spaces too."""
+    """Card numbers in any grouping: Presidio accepts spaces and hyphens, but people also write dots and no-break spaces."""
 
     def analyze(
         self, text: str, entities: list[str], nlp_artifacts: NlpArtifacts | None = None, regex_flags: int | None = None
     ) -> list[RecognizerResult]:
-        """Card numbers in the text; other separators are read as hyphens, which leaves every place where it was."""
-        alike = re.sub(
+        """Card numbers in the text; other separators are replaced by hyphens, which does not change any position."""
+        hyphenated = re.sub(
             r"(?<=\d)[^\w\s,;:+/](?=\d)|(?<=\d)[\u00a0\u202f\u2007\u2009](?=\d)",
             lambda m: m.group().translate(SAME_WIDTH),
             text,
         )
-        return super().analyze(alike, entities, nlp_artifacts, regex_flags)
+        return super().analyze(hyphenated, entities, nlp_artifacts, regex_flags)
 
 
 class AnyIbanRecognizer(NameRecognizer):
-    """IBANs in either case and any grouping, by country's length and check digits (python-stdnum)."""
+    """IBANs in upper or lower case and any grouping, checked by the country's length and the check digits (python-stdnum)."""
 
     def __init__(self) -> None:
         LocalRecognizer.__init__(self, ["IBAN_CODE"], name="AnyIbanRecognizer")
@@ -306,22 +306,22 @@ class AnyIbanRecognizer(NameRecognizer):
 
         results = []
         for match in IBAN.finditer(text):
-            places = [i for i in range(*match.span(1)) if text[i].isalnum()]
-            for length in range(len(places), 14, -1):
-                end = places[length - 1] + 1
+            positions = [i for i in range(*match.span(1)) if text[i].isalnum()]
+            for length in range(len(positions), 14, -1):
+                end = positions[length - 1] + 1
                 if text[end : end + 1].isalnum():
                     continue
-                if iban.is_valid("".join(text[i] for i in places[:length]).upper(), check_country=False):
+                if iban.is_valid("".join(text[i] for i in positions[:length]).upper(), check_country=False):
                     results.append(self._result(match.start(), end, 1.0))
                     break
         return results
 
 
 class AnyEmailRecognizer(PatternRecognizer):
-    """E-mail addresses under any ending.
+    """E-mail addresses with any ending.
 
-    Presidio's own asks the public suffix list whether the ending exists, over the network at first, and leaves addresses of
-    companies' inner domains in the text.
+    Presidio's recogniser looks up the ending in the public suffix list, which it first downloads, and misses addresses in
+    companies' internal domains.
     """
 
     def __init__(self) -> None:
@@ -329,7 +329,7 @@ class AnyEmailRecognizer(PatternRecognizer):
 
 
 class CheckedNumberRecognizer(NameRecognizer):
-    """A national id whose check digits python-stdnum knows, with a word in the text that names it, or without where the check is strong."""
+    """A national id whose check digits python-stdnum can verify; unless the check is strong, the text must also name the id."""
 
     def __init__(self, entity: str, pattern: str, module: str, words: str, strong: bool) -> None:
         self.pattern, self.module, self.strong = re.compile(pattern), module, strong
@@ -360,7 +360,7 @@ LETTERED = re.compile(r"[A-Za-z]{2}[\W_]?\d{2}")
 
 @functools.cache
 def structured() -> tuple[tuple[re.Pattern[str], EntityRecognizer], ...]:
-    """Recognisers of numbers, each behind a cheap pattern without which it can't find anything."""
+    """Recognisers of numbers, each with a cheap pattern; where the pattern does not match, the recogniser can't find anything."""
     presidio = [
         (LONG_NUMBER_ANYHOW, AnyCardRecognizer()),
         (LETTERED, AnyIbanRecognizer()),
@@ -400,6 +400,6 @@ def unstructured() -> tuple[NameRecognizer, AddressRecognizer]:
 
 
 def all_recognizers() -> list[EntityRecognizer]:
-    """Ours in Presidio's form, for `RecognizerRegistry.add_recognizer`."""
+    """Our own recognisers in Presidio's form, for `RecognizerRegistry.add_recognizer`."""
     mine = [recognizer for _, recognizer in structured() if type(recognizer).__module__ == __name__]
     return [*mine, *unstructured()]

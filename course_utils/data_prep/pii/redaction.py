@@ -1,4 +1,4 @@
-"""`find` what is personal in a text, and `redact` it in rows: a label, a mask, or the same invented stand-in each time."""
+"""`find` personal data in a text, and `redact` it in rows: with a label, a mask, or a consistent pseudonym."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from course_utils.errors import CourseError
 if TYPE_CHECKING:
     from presidio_analyzer import RecognizerResult
 
-KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE")
+PII_KINDS = ("NAME", "ADDRESS", "PHONE", "EMAIL", "CARD", "IBAN", "IP", "NATIONAL_ID", "BIRTH_DATE")
 MODES = ("label", "mask", "pseudonym")
 THRESHOLD = 0.5
-WINDOW = 2_500  # characters that are looked at together
-# Which kind stays where two overlap: what has a check digit says more than what has a shape, a shape more than a list of words.
+WINDOW = 2_500  # characters that are searched together
+# Which kind wins where two overlap: a check digit is stronger evidence than a pattern, and a pattern than a list of words.
 PRECEDENCE = {
-    kind: place
-    for place, kind in enumerate(("IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "ADDRESS", "PHONE", "NAME"))
+    kind: rank
+    for rank, kind in enumerate(("IBAN", "CARD", "EMAIL", "NATIONAL_ID", "IP", "BIRTH_DATE", "ADDRESS", "PHONE", "NAME"))
 }
 CONTEXT = {
     "CARD": re.compile(
@@ -46,7 +46,7 @@ PARCEL = re.compile(
 
 @dataclass(frozen=True)
 class Entity:
-    """Something personal in a text: kind, place (characters, end exclusive), the text itself, and a score from 0 to 1."""
+    """Personal data in a text: kind, position (in characters, end exclusive), the text itself, and a score from 0 to 1."""
 
     kind: str
     start: int
@@ -57,100 +57,106 @@ class Entity:
 
 @dataclass(frozen=True)
 class Redacted:
-    """A row without its personal data, and what was found in it: field ("messages[1].content") and entity."""
+    """A row without its personal data, and what was found in it, as (field, entity); a field is like "messages[1].content"."""
 
     row: dict
     findings: list[tuple[str, Entity]] = field(repr=False)
 
 
 def find(
-    text: str, kinds: Iterable[str] = KINDS, threshold: float = THRESHOLD, allow: Iterable[str] = (), preceding: str = ""
+    text: str, kinds: Iterable[str] = PII_KINDS, threshold: float = THRESHOLD, allow: Iterable[str] = (), preceding: str = ""
 ) -> list[Entity]:
-    """Personal data in a text, in order, none overlapping.
+    """Personal data in a text, in order, without overlaps.
 
     Args:
         text: any.
-        kinds: of `KINDS`.
+        kinds: of `PII_KINDS`.
         threshold: findings with a lower score are left out.
-        allow: values that are nobody's, such as the company's own address and number; case does not matter.
-        preceding: what was said before, where a question may stand that the text answers ("And your date of birth?").
+        allow: values that identify nobody, such as the company's own address and number; case does not matter.
+        preceding: the message before, which may ask a question that the text answers ("And your date of birth?").
 
-    Addresses of pages, base64, and ids in hexadecimal are no text: nothing is looked for in them.
+    Web addresses, base64 and hexadecimal ids are not text, and are not searched.
 
     Raises:
-        CourseError: unknown kind, or Presidio is not installed.
+        CourseError: a kind is unknown, or Presidio is not installed.
     """
     kinds = set(kinds)
-    if unknown := kinds - set(KINDS):
-        raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(KINDS)}")
-    shown = blotted(text)
+    if unknown := kinds - set(PII_KINDS):
+        raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(PII_KINDS)}")
+    visible = blotted(text)
     if len(text) > WINDOW:
-        found = _in_windows(shown, kinds, threshold, preceding)
+        entities = _in_windows(visible, kinds, threshold, preceding)
     else:
-        found = _find(shown, kinds, threshold, preceding)
+        entities = _find(visible, kinds, threshold, preceding)
     allowed = {value.casefold() for value in allow}
-    return [entity for entity in found if BLOT not in entity.text and entity.text.casefold() not in allowed]
+    return [entity for entity in entities if BLOT not in entity.text and entity.text.casefold() not in allowed]
 
 
 def _find(text: str, kinds: set[str], threshold: float, preceding: str) -> list[Entity]:
-    """As `find`, for a text that fits a window."""
+    """Like `find`, for a text that fits into one window."""
     if not text.strip(BLOT):
         return []
     recognizers = _recognizers()
-    found = []
+    entities = []
     if recognizers.DIGIT.search(text) or "@" in text or ":" in text:
-        asked = preceding[-100:] + "\n" if preceding else ""
+        context = preceding[-100:] + "\n" if preceding else ""
         for gate, recognizer in recognizers.structured():
-            entities = [e for e in recognizer.supported_entities if recognizers.ENTITIES[e] in kinds]
-            if entities and gate.search(text):
-                for result in recognizer.analyze(asked + text, entities, None):
-                    score, start, end = _in_context(asked + text, result), result.start - len(asked), result.end - len(asked)
+            supported = [e for e in recognizer.supported_entities if recognizers.ENTITIES[e] in kinds]
+            if supported and gate.search(text):
+                for result in recognizer.analyze(context + text, supported, None):
+                    score, start, end = (
+                        _in_context(context + text, result),
+                        result.start - len(context),
+                        result.end - len(context),
+                    )
                     if score >= threshold and start >= 0:
-                        found.append(_entity(text, recognizers.ENTITIES[result.entity_type], start, end, score))
+                        entities.append(_entity(text, recognizers.ENTITIES[result.entity_type], start, end, score))
     name, address = recognizers.unstructured()
     if "ADDRESS" in kinds:
-        found += [_entity(text, "ADDRESS", r.start, r.end, r.score) for r in address.analyze(text) if r.score >= threshold]
-    found = _without_overlaps(found)
+        entities += [
+            _entity(text, "ADDRESS", r.start, r.end, r.score) for r in address.analyze(text) if r.score >= threshold
+        ]
+    entities = _without_overlaps(entities)
     if "NAME" in kinds:
-        # Numbers and addresses are blotted out first: streets are named after people.
+        # Numbers and addresses are blotted out first, because streets are named after people.
         blotted = text
-        for entity in found:
+        for entity in entities:
             blotted = blotted[: entity.start] + "0" * (entity.end - entity.start) + blotted[entity.end :]
-        found += [_entity(text, "NAME", r.start, r.end, r.score) for r in name.analyze(blotted) if r.score >= threshold]
-    return _without_overlaps(found)
+        entities += [_entity(text, "NAME", r.start, r.end, r.score) for r in name.analyze(blotted) if r.score >= threshold]
+    return _without_overlaps(entities)
 
 
 def _in_windows(text: str, kinds: set[str], threshold: float, preceding: str) -> list[Entity]:
-    """A long text window by window: patterns of names and addresses take time that grows with the square of the length."""
-    found, start = [], 0
+    """Search a long text window by window, because the time for names and addresses grows with the square of the length."""
+    entities, start = [], 0
     while start < len(text):
         end = min(start + WINDOW, len(text))
         if end < len(text):  # cut between lines, sentences or words, in this order
             cuts = (text.rfind(mark, start + WINDOW // 2, end) + len(mark) for mark in ("\n", ". ", " "))
             end = next((cut for cut in cuts if cut > start + WINDOW // 2), end)
         for entity in _find(text[start:end], kinds, threshold, preceding):
-            found.append(Entity(entity.kind, entity.start + start, entity.end + start, entity.text, entity.score))
+            entities.append(Entity(entity.kind, entity.start + start, entity.end + start, entity.text, entity.score))
         preceding, start = text[start:end], end
-    return found
+    return entities
 
 
 class Redactor:
-    """Redacts rows, the same person by the same stand-in in all of them.
+    """Redacts rows; the same person gets the same pseudonym in all of them.
 
     Args:
         mode: "label" writes [NAME], "mask" a * for each letter and digit, "pseudonym" an invented value of the same kind.
-        kinds: what is taken out.
-        seed: with another seed come other pseudonyms; without knowing it they can't be computed from the values.
+        kinds: the kinds of personal data to remove.
+        seed: determines the pseudonyms; without knowing it, nobody can compute them from the values.
         threshold, allow: see `find`.
 
     Raises:
-        CourseError: unknown mode or kind.
+        CourseError: a mode or kind is unknown.
     """
 
     def __init__(
         self,
         mode: str = "label",
-        kinds: Iterable[str] = KINDS,
+        kinds: Iterable[str] = PII_KINDS,
         seed: int | str = 0,
         threshold: float = THRESHOLD,
         allow: Iterable[str] = (),
@@ -158,8 +164,8 @@ class Redactor:
         if mode not in MODES:
             raise CourseError(f"unknown mode {mode!r}; choose among {', '.join(MODES)}")
         kinds = tuple(kinds)
-        if unknown := set(kinds) - set(KINDS):
-            raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(KINDS)}")
+        if unknown := set(kinds) - set(PII_KINDS):
+            raise CourseError(f"unknown kind {sorted(unknown)[0]!r}; there are {', '.join(PII_KINDS)}")
         self.mode, self.kinds, self.seed = mode, kinds, seed
         self.threshold, self.allow = threshold, tuple(allow)
 
@@ -176,26 +182,28 @@ class Redactor:
         return "".join([*pieces, text[position:]])
 
     def row(self, row: dict) -> Redacted:
-        """A row with messages, or prompt and answers, without its personal data; in answers, what the prompt calls by name too.
+        """A row with messages, or with prompt and answers, without its personal data.
+
+        A name that is found in one text of the row is removed from all of them.
 
         The row itself is not changed.
         """
         row, pieces = copy.deepcopy(row), list[Piece]()
         rewrite(row, lambda piece: pieces.append(piece) or piece.text)  # type: ignore[func-returns-value]
-        found = [find(p.text, self.kinds, self.threshold, self.allow, p.preceding) for p in pieces]
-        # A name found in one message is one in all: "Thanks, Jana" tells who "dear Jana" is. All is found before anything is
-        # replaced: what was put in somebody's place must not be taken for somebody else.
-        known = {entity.text: entity for entities in found for entity in entities if len(entity.text) > 2}
-        if known:
-            pattern = re.compile("|".join(rf"(?<!\w){re.escape(t)}(?!\w)" for t in sorted(known, key=len, reverse=True)))
-            found = [_with_known(p.text, entities, pattern, known) for p, entities in zip(pieces, found)]
-        if any(found):
-            replaced = iter([self._replaced(p.text, entities) for p, entities in zip(pieces, found)])
+        entities_of = [find(p.text, self.kinds, self.threshold, self.allow, p.preceding) for p in pieces]
+        # A name found in one message is a name in all: "Thanks, Jana" shows who "dear Jana" is. Everything is found before
+        # anything is replaced, so that a pseudonym is not taken for another person.
+        entity_of = {entity.text: entity for entities in entities_of for entity in entities if len(entity.text) > 2}
+        if entity_of:
+            pattern = re.compile("|".join(rf"(?<!\w){re.escape(t)}(?!\w)" for t in sorted(entity_of, key=len, reverse=True)))
+            entities_of = [_with_repeated(p.text, entities, pattern, entity_of) for p, entities in zip(pieces, entities_of)]
+        if any(entities_of):
+            replaced = iter([self._replaced(p.text, entities) for p, entities in zip(pieces, entities_of)])
             rewrite(row, lambda piece: next(replaced))
-        return Redacted(row, [(p.place, entity) for p, entities in zip(pieces, found) for entity in entities])
+        return Redacted(row, [(p.path, entity) for p, entities in zip(pieces, entities_of) for entity in entities])
 
     def replacement(self, entity: Entity) -> str:
-        """What stands in an entity's place."""
+        """What replaces an entity."""
         if self.mode == "label":
             return f"[{entity.kind}]"
         if self.mode == "mask":
@@ -204,7 +212,11 @@ class Redactor:
 
 
 def redact(
-    rows: Sequence[dict], mode: str = "label", kinds: Iterable[str] = KINDS, seed: int | str = 0, allow: Iterable[str] = ()
+    rows: Sequence[dict],
+    mode: str = "label",
+    kinds: Iterable[str] = PII_KINDS,
+    seed: int | str = 0,
+    allow: Iterable[str] = (),
 ) -> list[Redacted]:
     """Rows without personal data; see `Redactor`."""
     redactor = Redactor(mode, kinds, seed, allow=allow)
@@ -224,11 +236,11 @@ def _recognizers() -> ModuleType:
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
-    """spaCy and Presidio import torch and transformers where they are: 250 MB and seconds for what is not used here."""
+    """spaCy and Presidio import torch and transformers if they are installed: 250 MB and seconds for what is not used here."""
     hidden = [name for name in ("torch", "transformers") if name not in sys.modules]
-    # Both or neither: transformers imported without torch would go on believing that there is none.
+    # Both or neither: if transformers were imported without torch, it would go on as if torch were not installed.
     hidden = hidden if len(hidden) == 2 else []
-    # typeshed lets no None in; to Python it means that there is no such module
+    # typeshed does not allow None, with which Python marks a module that can't be imported
     sys.modules |= dict.fromkeys(hidden)  # type: ignore[arg-type]
     try:
         yield
@@ -242,7 +254,7 @@ def _entity(text: str, kind: str, start: int, end: int, score: float) -> Entity:
 
 
 def _in_context(text: str, result: RecognizerResult) -> float:
-    """A recogniser's score, moved by the words before it: Presidio does this with lemmas from spaCy."""
+    """A recogniser's score, adjusted by the words before the match: Presidio does this with lemmas from spaCy."""
     before = text[max(0, result.start - 70) : result.start]
     value = text[result.start : result.end]
     score = result.score
@@ -257,7 +269,7 @@ def _in_context(text: str, result: RecognizerResult) -> float:
 
         if VERSION.search(before) and not re.search(r"\bip\b", before, re.IGNORECASE):
             return 0.0
-        # Version numbers look the same; addresses on the internet with small parts alone are rare.
+        # Version numbers look the same, and internet addresses with only small parts are rare.
         named = re.search(r"\b(?:ip|login|logged|log|signed|sign|address|session|host|server)\b", before, re.IGNORECASE)
         if re.fullmatch(r"\d{1,2}(?:\.\d{1,2}){3}", value) and not named:
             return 0.0
@@ -268,24 +280,26 @@ def _in_context(text: str, result: RecognizerResult) -> float:
         shaped = re.fullmatch(r"\d{3}[- ]\d{2}[- ]\d{4}", value)
         score = 0.9 if named else 0.6 if shaped and not PARCEL.search(before) else 0.0
     elif result.entity_type in ("DE_TAX_ID", "PL_PESEL", "ES_NIF"):
-        # The number and the word that names it may stand in different sentences.
+        # The number and the word that names it may be in different sentences.
         score = score if CONTEXT[result.entity_type].search(text) else 0.4
     return score
 
 
-def _with_known(text: str, entities: list[Entity], pattern: re.Pattern[str], known: dict[str, Entity]) -> list[Entity]:
-    """The entities of a text, and what is known from others and stands beside them."""
-    found = list(entities)
+def _with_repeated(
+    text: str, entities: list[Entity], pattern: re.Pattern[str], entity_of: dict[str, Entity]
+) -> list[Entity]:
+    """The entities of a text, and further occurrences of entities from other texts of the row."""
+    all_entities = list(entities)
     for match in pattern.finditer(blotted(text)):
-        entity = known[match.group()]
+        entity = entity_of[match.group()]
         if not any(match.start() < other.end and other.start < match.end() for other in entities):
-            found.append(_entity(text, entity.kind, match.start(), match.end(), entity.score))
-    return sorted(found, key=lambda entity: entity.start)
+            all_entities.append(_entity(text, entity.kind, match.start(), match.end(), entity.score))
+    return sorted(all_entities, key=lambda entity: entity.start)
 
 
-def _without_overlaps(found: list[Entity]) -> list[Entity]:
-    kept: list[Entity] = []
-    for entity in sorted(found, key=lambda e: (PRECEDENCE[e.kind], e.start - e.end)):
-        if not any(entity.start < other.end and other.start < entity.end for other in kept):
-            kept.append(entity)
-    return sorted(kept, key=lambda e: e.start)
+def _without_overlaps(entities: list[Entity]) -> list[Entity]:
+    selected: list[Entity] = []
+    for entity in sorted(entities, key=lambda e: (PRECEDENCE[e.kind], e.start - e.end)):
+        if not any(entity.start < other.end and other.start < entity.end for other in selected):
+            selected.append(entity)
+    return sorted(selected, key=lambda e: e.start)

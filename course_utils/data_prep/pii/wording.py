@@ -1,4 +1,4 @@
-"""What in a row somebody wrote as text, and what only looks like it: pictures, addresses of pages, ids, the structure of JSON."""
+"""Which parts of a row somebody wrote as text, and which only look like it: pictures, web addresses, ids, JSON's structure."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-# Keys whose values nobody wrote as text, unless they are a call's arguments.
+# Keys whose values nobody wrote as text, except inside the arguments of a call.
 NOT_WRITTEN = {
     "role", "type", "name", "from", "tools", "functions", "image_url", "input_audio", "file", "image", "images", "video",
     "videos", "audio", "audios", "url", "urls", "bytes", "b64_json",
 }  # fmt: skip
-# An id names a thing; what names a person or says that it is a person's number does not count as one.
+# An id identifies a thing; a key that identifies a person, or a person's number, does not count.
 ID = re.compile(r"(?:.*(?:_id|Id|ID)|id|uuid|guid|hash|sha\d*|md5|checksum)")
 OF_A_PERSON = re.compile(r"national|tax|passport|social|citizen|identity|person|e?mail|login", re.IGNORECASE)
-# Base64 is longer than an IBAN (34 characters), and no local part of an e-mail address.
+# Base64 must be longer than an IBAN (34 characters), and must not be the local part of an e-mail address.
 PROTECTED = re.compile(
     r"""
     data:[\w.+-]+/[\w.+-]+[^,\s]*,[^\s"'<>)\]]*(?:\r?\n[A-Za-z0-9+/]{40,}+={0,2})*(?:\r?\n[A-Za-z0-9+/]+={0,2}(?=\s|$|["')]))?
@@ -26,7 +26,7 @@ PROTECTED = re.compile(
     """,
     re.VERBOSE | re.MULTILINE | re.IGNORECASE,
 )
-BLOT = "\0"  # belongs to no word and is no space, so nothing personal reaches over it
+BLOT = "\0"  # is neither part of a word nor a space, so no pattern matches across it
 JSON_STRING = re.compile(r'("(?:[^"\\]|\\.)*+")(\s*:)?')  # the colon makes it a key
 
 
@@ -35,48 +35,48 @@ class Piece:
     """A piece of text within a row.
 
     Attributes:
-        place: the field, such as "messages[1].content".
-        text: as a person reads it (what JSON escapes is not escaped here).
-        preceding: what was said before it, or the name of its field in JSON.
+        path: the field, such as "messages[1].content".
+        text: as a person reads it, without JSON's escapes.
+        preceding: the text before it, or its key if it is in JSON.
     """
 
-    place: str
+    path: str
     text: str
     preceding: str = ""
 
 
 def blotted(text: str) -> str:
-    """The text with what nobody wrote blotted out, of the same length."""
-    if len(text) < 36 and "://" not in text and "data:" not in text:  # the shortest of the others is a UUID
+    """The text, at the same length, with everything blotted out that nobody wrote."""
+    if len(text) < 36 and "://" not in text and "data:" not in text:  # the shortest other match is a UUID
         return text
     return PROTECTED.sub(lambda match: BLOT * len(match.group()), text)
 
 
 def rewrite(row: dict, change: Callable[[Piece], str]) -> None:
-    """Put what `change` makes of it in the place of each piece of text, in the order in which they are read."""
+    """Replace each piece of text by what `change` returns for it, in reading order."""
     preceding = ""
-    for holder, key, place in _texts(row):
-        text = holder[key]
-        holder[key] = _rewritten(text, place, preceding, change)
+    for container, key, path in _texts(row):
+        text = container[key]
+        container[key] = _rewritten(text, path, preceding, change)
         preceding = text
 
 
-def _rewritten(text: str, place: str, preceding: str, change: Callable[[Piece], str]) -> str:
-    """A text that is a JSON object or list keeps all but what stands in its strings, byte for byte."""
+def _rewritten(text: str, path: str, preceding: str, change: Callable[[Piece], str]) -> str:
+    """The changed text; in a JSON object or list only the contents of strings change, and all other bytes stay the same."""
     if not _is_json(text):
-        return change(Piece(place, text, preceding))
+        return change(Piece(path, text, preceding))
     pieces: list[str] = []
     key, position, end = "", 0, 0
     for match in JSON_STRING.finditer(text):
         written, colon = match.groups()
         if "}" in text[end : match.start()]:
-            key = ""  # of an object that has ended
+            key = ""  # it belonged to an object that has ended
         end = match.end()
         if colon:
             key = json.loads(written, strict=False)
         elif not is_id(key):
             string = json.loads(written, strict=False)
-            changed = change(Piece(place, string, key))
+            changed = change(Piece(path, string, key))
             if changed != string:
                 pieces += [text[position : match.start()], json.dumps(changed, ensure_ascii=written.isascii())]
                 position = end
@@ -84,7 +84,7 @@ def _rewritten(text: str, place: str, preceding: str, change: Callable[[Piece], 
 
 
 def is_id(key: str) -> bool:
-    """Whether what stands under this key is an id of a thing."""
+    """Whether the value of this key is an id of a thing."""
     return bool(ID.fullmatch(key)) and not OF_A_PERSON.search(key)
 
 
@@ -99,18 +99,18 @@ def _is_json(text: str) -> bool:
 
 
 def _texts(row: dict) -> Iterator[tuple[Any, Any, str]]:
-    """Every text of a row that someone wrote, in order: (holder, key, place)."""
+    """Every text in a row that someone wrote, in order, as (container, key, path)."""
     stack: list[tuple[Any, Any, Any, str, bool]] = [(None, None, row, "", False)]
     while stack:
-        holder, key, value, place, argument = stack.pop()
+        container, key, value, path, argument = stack.pop()
         if isinstance(value, str):
-            yield holder, key, place
+            yield container, key, path
         elif isinstance(value, dict):
             inner = [
-                (value, k, v, f"{place}.{k}" if place else str(k), argument or k == "arguments")
+                (value, k, v, f"{path}.{k}" if path else str(k), argument or k == "arguments")
                 for k, v in value.items()
                 if not is_id(k) and (argument or k not in NOT_WRITTEN)
             ]
             stack += reversed(inner)
         elif isinstance(value, list):
-            stack += reversed([(value, i, v, f"{place}[{i}]", argument) for i, v in enumerate(value)])
+            stack += reversed([(value, i, v, f"{path}[{i}]", argument) for i, v in enumerate(value)])

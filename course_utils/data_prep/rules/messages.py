@@ -1,4 +1,4 @@
-"""Rules of messages: roles and their order, contents, and what a text may hold."""
+"""Rules for messages: roles and their order, contents, and what a text may contain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from course_utils.data_prep import pictures
 from course_utils.data_prep.findings import shorten
-from course_utils.data_prep.rules.base import NAME, type_of
+from course_utils.data_prep.rules.base import NAME, TYPE_NAMES, type_of
 from course_utils.data_prep.rules.tools import ToolRules
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -19,12 +19,12 @@ MESSAGE_KEYS = {
     "tool": {"role", "content", "tool_call_id", "name"},
     "function": {"role", "content", "name"},
 }
-MISPLACED = {"weight", "tool_calls"}  # on other roles they have findings of their own
+MISPLACED = {"weight", "tool_calls"}  # on other roles these have their own findings
 PARTS: dict[str, dict[str, type]] = {
     "user": {"text": str, "image_url": dict, "input_audio": dict, "file": dict},
     "assistant": {"text": str, "refusal": str},
 }
-# Control tokens of the chat formats in use: the hosts refuse their own, a local chat template takes them at face value.
+# Control tokens of the chat formats in use: hosts refuse their own; a local chat template treats them as control tokens.
 SPECIAL = re.compile(
     r"<\|(?:im_start|im_end|im_sep|endoftext|endofprompt|fim_prefix|fim_middle|fim_suffix|begin_of_text|end_of_text|eot_id|"
     r"start_header_id|end_header_id|eom_id|python_tag|system|user|assistant|end|channel|message|start|return|call)\|>|"
@@ -33,22 +33,22 @@ SPECIAL = re.compile(
 
 
 class MessageRules(ToolRules):
-    """Messages of any shape of row."""
+    """Rules for the messages of a row of any shape."""
 
-    def messages(self, messages: list, place: str, tools: set | None) -> None:
-        """Each message, then how they follow each other."""
-        called: dict[str, str] = {}  # id of a call → its place
-        waiting: dict[str, str] = {}  # not answered yet
+    def messages(self, messages: list, path: str, tools: set | None) -> None:
+        """Check each message, and how the messages follow each other."""
+        called: dict[str, str] = {}  # id of a call → its path
+        waiting: dict[str, str] = {}  # the same, for calls that are not answered yet
         before = None
         for index, message in enumerate(messages):
-            where = f"{place}[{index}]"
+            where = f"{path}[{index}]"
             if not isinstance(message, dict):
-                self.add(where, "field_type", f"must be an object, is {type_of(message)}")
+                self.add(where, "field_type", f"must be an object, but is {type_of(message)}")
                 before = None
                 continue
             role = message.get("role")
             if "role" not in message:
-                self.add(where, "role_missing", f"the message has the keys {shorten(message)} and no role", index=index)
+                self.add(where, "role_missing", f"the message has no role, only the keys {shorten(message)}", index=index)
                 continue
             if role not in ROLES:
                 self.add(f"{where}.role", "role_unknown", f"the role is {shorten(role)}")
@@ -63,37 +63,37 @@ class MessageRules(ToolRules):
                 waiting.update(new)
                 called.update(new)
             elif "tool_calls" in message:
-                self.add(f"{where}.tool_calls", "tool_calls_role", f"a message of the {role} calls tools")
+                self.add(f"{where}.tool_calls", "tool_calls_role", f"a {role} message calls tools")
             if role == "tool":
                 self.tool_answer(message, where, called, waiting)
             self.order(role, before, index, where)
             before = role
 
     def order(self, role: str, before: str | None, index: int, where: str) -> None:
-        """Note what is wrong with a list of messages."""
+        """Report a message that should not follow the one before it."""
         if role in ("system", "developer") and index and before not in ("system", "developer"):
-            self.add(where, "system_not_first", f"a {role} message stands after others")
+            self.add(where, "system_not_first", f"a {role} message comes after other messages")
         elif role == before and role in ("user", "assistant"):
             self.add(where, "role_order", f"two {role} messages follow each other")
         elif role == "assistant" and (index == 0 or before in ("system", "developer")):
             self.add(where, "role_order", "the conversation starts with the assistant")
         elif role == "user" and before == "tool":
-            self.add(where, "role_order", "the user speaks before the assistant used the tool's answer")
+            self.add(where, "role_order", "the user speaks before the assistant has used the tool's answer")
 
     def message(self, message: dict, role: str, where: str) -> None:
-        """Note a message that cannot follow the one before it."""
+        """Report what is wrong with the fields of a message."""
         if self.target == "openai":
             self.extra(message, MESSAGE_KEYS[role] | MISPLACED, where)
         if "weight" in message:
             weight = message["weight"]
             if role != "assistant":
-                self.add(f"{where}.weight", "weight_role", f"a message of the {role} has a weight")
+                self.add(f"{where}.weight", "weight_role", f"a {role} message has a weight")
             elif isinstance(weight, bool) or weight not in (0, 1):
                 self.add(f"{where}.weight", "weight_invalid", f"the weight is {shorten(weight)}")
         if "name" in message and not (isinstance(message["name"], str) and NAME.fullmatch(message["name"])):
             self.add(f"{where}.name", "name_invalid", f"the name is {shorten(message['name'])}")
         if role == "assistant" and not isinstance(message.get("refusal"), str | None):
-            self.add(f"{where}.refusal", "field_type", f"refusal must be text, is {type_of(message['refusal'])}")
+            self.add(f"{where}.refusal", "field_type", f"refusal must be text, but is {type_of(message['refusal'])}")
         if role == "function" and "name" not in message:
             self.add(where, "field_missing", "name is missing")
         if "function_call" in message:
@@ -101,55 +101,59 @@ class MessageRules(ToolRules):
         self.content(message, role, where)
 
     def content(self, message: dict, role: str, where: str) -> None:
-        """Note what is wrong with the fields of a message."""
+        """Report what is wrong with the content of a message."""
         calls = role == "assistant" and (message.get("tool_calls") or message.get("function_call") or message.get("refusal"))
         content = message.get("content")
-        place = f"{where}.content"
+        path = f"{where}.content"
         if content is None:
             if not calls:
                 code = "content_missing"
-                self.add(place, code, "content is null" if "content" in message else "content is missing")
+                self.add(path, code, "content is null" if "content" in message else "content is missing")
         elif isinstance(content, str):
             if not content.strip() and not (calls and not content):
-                what = "empty" if not content else f"only white space ({shorten(content, 20)})"
+                what = "empty" if not content else f"only whitespace ({shorten(content, 20)})"
                 if role != "tool":
-                    self.add(place, "content_empty", f"content is {what}")
+                    self.add(path, "content_empty", f"content is {what}")
             else:
-                self.text(content, role, place)
+                self.text(content, role, path)
         elif isinstance(content, list):
             if not content:
-                self.add(place, "content_empty", "content is an empty list")
+                self.add(path, "content_empty", "content is an empty list")
             for index, part in enumerate(content):
-                self.part(part, role, f"{place}[{index}]")
+                self.part(part, role, f"{path}[{index}]")
         else:
-            self.add(place, "content_type", f"content must be text, is {type_of(content)}")
+            self.add(path, "content_type", f"content must be text, but is {type_of(content)}")
 
-    def part(self, part: Any, role: str, place: str) -> None:
-        """Note what is wrong with a message's content."""
-        known = PARTS.get(role, {"text": str})
+    def part(self, part: Any, role: str, path: str) -> None:
+        """Report what is wrong with one part of a content."""
+        types = PARTS.get(role, {"text": str})
         kind = part.get("type") if isinstance(part, dict) else None
-        if not isinstance(kind, str) or kind not in known:
-            self.add(place, "content_part", f"a part of the {role} has the type {shorten(kind)}; known: {', '.join(known)}")
-        elif not isinstance(part.get(kind), known[kind]):
-            self.add(f"{place}.{kind}", "content_part", f"the part has no {kind} that is {known[kind].__name__}")
+        if not isinstance(kind, str) or kind not in types:
+            self.add(
+                path, "content_part", f"a part of a {role} message has the type {shorten(kind)}, not {' or '.join(types)}"
+            )
+        elif not isinstance(part.get(kind), types[kind]):
+            self.add(
+                f"{path}.{kind}", "content_part", f"the part must have a field {kind} that is {TYPE_NAMES[types[kind]]}"
+            )
         elif kind == "image_url" and self.target == "openai":
             for field_name, code, what in pictures.faults(part[kind]):
-                self.add(f"{place}.{kind}.{field_name}", code, what)
+                self.add(f"{path}.{kind}.{field_name}", code, what)
         elif kind == "text":
             if not part["text"].strip():
-                self.add(place, "content_empty", "the text of the part is empty")
+                self.add(path, "content_empty", "the text of the part is empty")
             else:
-                self.text(part["text"], role, place)
+                self.text(part["text"], role, path)
 
-    def text(self, text: str, role: str, place: str) -> None:
-        """Note what is wrong with one part of a content."""
+    def text(self, text: str, role: str, path: str) -> None:
+        """Report what is wrong with a text."""
         if match := SPECIAL.search(text):
             self.add(
-                place,
+                path,
                 "special_token",
                 f"the control token {match.group()} at character {match.start() + 1}",
                 token=match.group(),
             )
         if role == "assistant" and text != text.strip():
             end = "starts" if text[0].isspace() else "ends"
-            self.add(place, "edge_whitespace", f"the answer {end} with white space")
+            self.add(path, "edge_whitespace", f"the answer {end} with whitespace")

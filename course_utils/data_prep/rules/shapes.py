@@ -1,4 +1,4 @@
-"""Rules of the shapes of rows: conversations, preferences, prompts with completions, labelled answers."""
+"""Rules for the shapes of rows: conversations, preferences, prompts with completions, labelled answers."""
 
 from __future__ import annotations
 
@@ -14,34 +14,36 @@ PREFERENCE_KEYS = {"input", "preferred_output", "non_preferred_output"}
 
 
 class ChatRules(MessageRules):
-    """Conversations."""
+    """Rules for conversations."""
 
     def chat(self, row: dict) -> None:
-        """Note what is wrong with a conversation."""
+        """Report what is wrong with a conversation."""
         if self.target == "openai":
             self.extra(row, CHAT_KEYS, "")
         names = self.tools(row)
         if "functions" in row:
             self.add("functions", "functions_deprecated", "functions is the old name of tools")
         if "parallel_tool_calls" in row and not isinstance(row["parallel_tool_calls"], bool):
-            self.add("parallel_tool_calls", "field_type", f"must be true or false, is {shorten(row['parallel_tool_calls'])}")
+            self.add(
+                "parallel_tool_calls", "field_type", f"must be true or false, but is {shorten(row['parallel_tool_calls'])}"
+            )
         messages = row.get("messages")
         if not isinstance(messages, list):
-            self.add("messages", "field_type", f"must be a list, is {type_of(messages)}")
+            self.add("messages", "field_type", f"must be a list, but is {type_of(messages)}")
             return
         if not messages:
             self.add("messages", "messages_empty", "the list is empty")
             return
         self.messages(messages, "messages", names)
-        if self.target == "openai" and (number := pictures.count(messages)) > pictures.MOST:
+        if self.target == "openai" and (number := pictures.count(messages)) > pictures.MAX_PICTURES:
             self.add("messages", "too_many_images", f"{number} pictures")
         roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
         if any(role not in ROLES for role in roles):
-            return  # who said what is not known, so nothing more can be said of the order
+            return  # without all roles, nothing more can be said about the order
         if "assistant" not in roles:
-            self.add("messages", "no_assistant", "no message of the assistant")
+            self.add("messages", "no_assistant", "there is no assistant message")
         elif not any(role in ("user", "tool", "function") for role in roles[: len(roles) - roles[::-1].index("assistant")]):
-            self.add("messages", "prompt_missing", "no user message before the answer")
+            self.add("messages", "prompt_missing", "there is no user message before the answer")
         if "assistant" in roles:
             answers = [message for message in messages if isinstance(message, dict) and message.get("role") == "assistant"]
             if all(message.get("weight") == 0 and message.get("weight") is not False for message in answers):
@@ -51,22 +53,22 @@ class ChatRules(MessageRules):
 
 
 class PreferenceRules(MessageRules):
-    """Two answers to the same prompt, one of which is better."""
+    """Rules for two answers to the same prompt, one of which is better."""
 
     def preference(self, row: dict) -> None:
-        """Note what is wrong with a pair."""
+        """Report what is wrong with a pair."""
         if formats.shape_of(row) == "preference" and formats.is_foreign(row):
-            self.add("", "other_shape", "chosen and rejected stand in another trainer's layout")
+            self.add("", "other_shape", "chosen and rejected are in another trainer's layout")
             return
         if PREFERENCE_KEYS & set(row):
             self.hosted_preference(row)
             return
         for key in ("prompt", "chosen", "rejected"):
-            # What two conversations begin with is their prompt; where two texts' ends can't be told.
+            # Two conversations may have their prompt as a common beginning; in two texts, where it ends can't be determined.
             if key not in row and (key != "prompt" or (self.target == "openai" and not isinstance(row.get("chosen"), list))):
                 self.add(key, "field_missing", f"{key} is missing")
         if self.target == "openai" and not self.findings:
-            self.add("", "other_shape", "OpenAI wants input, preferred_output and non_preferred_output")
+            self.add("", "other_shape", "OpenAI expects input, preferred_output and non_preferred_output")
         parts = {key: row[key] for key in ("prompt", "chosen", "rejected") if key in row}
         if {str, list} <= {type(part) for part in parts.values()}:
             self.add("", "mixed_shapes", "prompt, chosen and rejected must all be text or all be messages")
@@ -82,10 +84,10 @@ class PreferenceRules(MessageRules):
             self.add("chosen", "preference_repeats_prompt", "chosen and rejected start with the prompt")
 
     def side(self, part: object, key: str) -> None:
-        """Prompt, chosen or rejected: text, or messages."""
+        """Check a prompt, chosen, rejected or completion, which may be text or messages."""
         if isinstance(part, str):
             if not part.strip():
-                self.add(key, "field_empty", f"{key} is {'empty' if not part else 'only white space'}")
+                self.add(key, "field_empty", f"{key} is {'empty' if not part else 'only whitespace'}")
             else:
                 self.text(part, "user" if key == "prompt" else "assistant", key)
         elif isinstance(part, list):
@@ -96,14 +98,14 @@ class PreferenceRules(MessageRules):
             self.findings = [f for f in self.findings if not (f.code == "role_order" and f.field == f"{key}[0]")]
             last = part[-1].get("role") if isinstance(part[-1], dict) else None
             if key == "prompt" and last not in ("user", "tool", "function"):
-                self.add(key, "preference_prompt", f"the prompt ends with the {last}")
+                self.add(key, "preference_prompt", f"the last message of the prompt is {_owner(last)}")
             elif key != "prompt" and last != "assistant":
-                self.add(key, "preference_output", f"{key} ends with the {last}, not with the assistant")
+                self.add(key, "preference_output", f"the last message of {key} is {_owner(last)}, not the assistant's")
         else:
-            self.add(key, "field_type", f"{key} must be text or messages, is {type_of(part)}")
+            self.add(key, "field_type", f"{key} must be text or a list of messages, but is {type_of(part)}")
 
     def hosted_preference(self, row: dict) -> None:
-        """OpenAI's shape: one turn, text only, one assistant message a side."""
+        """Check OpenAI's shape: one turn, only text, one assistant message on each side."""
         self.extra(row, PREFERENCE_KEYS, "")
         names: set | None = None
         for key in sorted(PREFERENCE_KEYS - set(row)):
@@ -111,17 +113,19 @@ class PreferenceRules(MessageRules):
         if "input" in row:
             prompt = row["input"]
             if not isinstance(prompt, dict) or not isinstance(prompt.get("messages"), list):
-                self.add("input", "field_type", "input must be an object with a list messages")
+                self.add("input", "field_type", "input must be an object with a list of messages")
             elif not prompt["messages"]:
                 self.add("input.messages", "messages_empty", "the list is empty")
             else:
                 self.extra(prompt, CHAT_KEYS, "input")
                 names = self.tools(prompt)
                 self.messages(prompt["messages"], "input.messages", names)
-                self.one_turn_oftext_of(prompt["messages"])
+                self.one_turn_of_text(prompt["messages"])
                 last = prompt["messages"][-1]
                 if isinstance(last, dict) and last.get("role") in ("assistant", "system", "developer"):
-                    self.add("input.messages", "preference_prompt", f"the prompt ends with the {last['role']}")
+                    self.add(
+                        "input.messages", "preference_prompt", f"the last message of the prompt is the {last['role']}'s"
+                    )
         sides = []
         for key in ("preferred_output", "non_preferred_output"):
             if key not in row:
@@ -129,7 +133,7 @@ class PreferenceRules(MessageRules):
             side = row[key]
             if not isinstance(side, list) or len(side) != 1:
                 what = f"{len(side)} messages" if isinstance(side, list) else type_of(side)
-                self.add(key, "preference_output", f"{key} is {what}; one assistant message is wanted")
+                self.add(key, "preference_output", f"{key} must be one assistant message, but is {what}")
                 continue
             message = side[0]
             if not isinstance(message, dict) or message.get("role") != "assistant":
@@ -141,23 +145,23 @@ class PreferenceRules(MessageRules):
         if len(sides) == 2 and sides[0] and sides[0] == sides[1]:
             self.add("non_preferred_output", "preference_same", "both outputs are the same")
 
-    def one_turn_oftext_of(self, messages: list) -> None:
-        """OpenAI's guide: preference tuning takes conversations of one turn, and text alone."""
+    def one_turn_of_text(self, messages: list) -> None:
+        """Check for what OpenAI's guide asks: preference tuning takes conversations of one turn, and only text."""
         roles = [message.get("role") for message in messages if isinstance(message, dict)]
         if roles.count("user") > 1 and "assistant" in roles:
-            self.add("input.messages", "preference_turns", f"{roles.count('user')} messages of the user")
+            self.add("input.messages", "preference_turns", f"there are {roles.count('user')} user messages")
         for index, message in enumerate(messages):
             content = message.get("content") if isinstance(message, dict) else None
             kinds = [part.get("type") for part in content if isinstance(part, dict)] if isinstance(content, list) else []
             if other := [kind for kind in kinds if kind in PARTS["user"] and kind != "text"]:
-                self.add(f"input.messages[{index}].content", "preference_text_only", f"a part of type {other[0]}")
+                self.add(f"input.messages[{index}].content", "preference_text_only", f"there is a part of type {other[0]}")
 
 
 class CompletionRules(PreferenceRules):
-    """A prompt and its completion, with or without a label."""
+    """Rules for a prompt and its completion, with or without a label."""
 
     def completion(self, row: dict) -> None:
-        """Note what is wrong with a prompt and its completion."""
+        """Report what is wrong with a prompt and its completion."""
         for key in ("prompt", "completion"):
             if key not in row:
                 self.add(key, "field_missing", f"{key} is missing")
@@ -168,15 +172,15 @@ class CompletionRules(PreferenceRules):
         if isinstance(row.get("prompt"), str) != isinstance(row.get("completion"), str) and not self.errors:
             self.add("", "mixed_shapes", "prompt and completion must both be text or both be messages")
         prompt, completion = row.get("prompt"), row.get("completion")
-        # The trap of text rows: "…:" + "answer" and "…: " + "answer" are other tokens than at inference.
+        # A trap in text rows: with a space at the end of the prompt, the tokens in training differ from those at inference.
         if isinstance(prompt, str) and prompt.strip() and prompt[-1:].isspace() and prompt[-1] != "\n":
-            self.add("prompt", "edge_whitespace", "the prompt ends with a blank, which is a token of its own")
+            self.add("prompt", "edge_whitespace", "the prompt ends with a space, which becomes a token of its own")
         if isinstance(completion, str) and completion.startswith(" "):
-            # The old convention of the completions API; the leading blank belongs to the first word's token.
+            # The old convention of the completions API: the leading space belongs to the first word's token.
             self.findings = [f for f in self.findings if not (f.field == "completion" and f.code == "edge_whitespace")]
 
     def labelled(self, row: dict) -> None:
-        """Prompt, completion and whether the answer is good: TRL's KTO; no hosted job takes it."""
+        """Check prompt, completion and a label that says whether it is good: TRL's KTO uses them, no hosted job does."""
         if formats.is_foreign(row):
             self.add("", "other_shape", "the conversation is tagged in another trainer's layout")
             return
@@ -186,14 +190,14 @@ class CompletionRules(PreferenceRules):
             elif key == "completion":
                 self.add(key, "field_missing", "completion is missing")
         if not isinstance(row.get("label"), bool):
-            self.add("label", "field_type", f"label must be true or false, is {shorten(row.get('label'))}")
+            self.add("label", "field_type", f"label must be true or false, but is {shorten(row.get('label'))}")
 
 
 class Rules(ChatRules, CompletionRules):
-    """All rules, for a row of any kind."""
+    """All rules, for rows of any kind."""
 
     def row(self, row: object, kind: str) -> None:
-        """Note what is wrong with a row of a kind."""
+        """Report what is wrong with a row that should be of this kind."""
         if not isinstance(row, dict):
             self.add("", "not_object", f"the row is {type_of(row)}, not an object")
             return
@@ -202,12 +206,12 @@ class Rules(ChatRules, CompletionRules):
             if self._partly(row, kind):
                 pass
             elif shape is None:
-                self.add("", "unknown_shape", f"the keys {shorten(row)} are of no known shape")
+                self.add("", "unknown_shape", f"no known shape has the keys {shorten(row)}")
                 return
             else:
                 same = (formats.KIND_OF[shape] == "preference") == (kind == "preference")
                 code = "other_shape" if same else "wrong_kind"
-                self.add("", code, f"the row has the shape {shape}; {kind} rows are wanted")
+                self.add("", code, f"the row has the shape {shape}, but should be a {kind} row")
                 return
         {
             "chat": self.chat,
@@ -217,7 +221,7 @@ class Rules(ChatRules, CompletionRules):
         }[kind](row)
 
     def _partly(self, row: dict, kind: str) -> bool:
-        """A row of this kind with a key missing, which is to be named rather than called a stranger."""
+        """Whether a row is of this kind but lacks a key, so that the key is reported rather than an unknown shape."""
         if kind == "chat":
             return "messages" in row
         if kind == "preference":
@@ -227,8 +231,12 @@ class Rules(ChatRules, CompletionRules):
         return len({"prompt", "completion"} & set(row)) > 0 and formats.shape_of(row) != "kto"
 
 
+def _owner(role: object) -> str:
+    return f"the {role}'s" if isinstance(role, str) else "of an unknown role"
+
+
 def text_of(part: str | list[dict]) -> str:
-    """All text of a side: of a string itself, of messages their contents and calls."""
+    """All text of a side: the string itself, or the contents and calls of its messages."""
     if isinstance(part, str):
         return part
     pieces = []
@@ -244,7 +252,7 @@ def text_of(part: str | list[dict]) -> str:
 
 
 def without_ids(message: dict) -> dict:
-    """A message whose calls have no ids: they differ between two calls that are the same."""
+    """A message without the ids of its calls, which differ even if the calls are the same."""
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
         return message

@@ -1,1 +1,1 @@
-"""The routes of the hosted API, one module a resource."""
+"""The routes of the hosted API, one module per resource."""

@@ -1,4 +1,4 @@
-"""Chat completions, and responses over what they have."""
+"""Routes of chat completions, and of responses, which use the same helpers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from course_utils.openai_server.completions import Completion
-    from course_utils.openai_server.routes.responses import Whole
+    from course_utils.openai_server.routes.responses import WholeAnswer
 
 
 def router(service: Service) -> APIRouter:
@@ -30,46 +30,48 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter()
 
     def adapter_of(name: str) -> tuple[str, Path] | None:
-        found = service.store.get("model", name)
-        if found is not None:
-            return found["_folder"], service.store.model_folder(found["_folder"])
+        model = service.store.get("model", name)
+        if model is not None:
+            return model["_folder"], service.store.model_folder(model["_folder"])
         if name in (service.base, *service.names):
             return None
         raise errors.no_such_model(name)
 
-    async def begin(asked: ChatRequest) -> Completion:
-        adapter = await run_in_threadpool(adapter_of, asked.model)
+    async def begin_chat(chat_request: ChatRequest) -> Completion:
+        adapter = await run_in_threadpool(adapter_of, chat_request.model)
         if service.token_budget is not None:
             await run_in_threadpool(service.check_budget)
         chat: Chat = await service.chat.get()
-        return await chat.begin(asked, adapter)
+        return await chat.begin(chat_request, adapter)
 
-    async def answer(request: Request, completion: Completion, whole: Whole, stream: AsyncIterator[str] | None) -> Response:
+    async def send_answer(
+        request: Request, completion: Completion, whole_answer: WholeAnswer, stream: AsyncIterator[str] | None
+    ) -> Response:
         if stream is not None:
-            pieces = _counted(stream, completion, service)
+            pieces = _count_tokens(stream, completion, service)
             return StreamingResponse(pieces, headers={"cache-control": "no-cache"}, media_type="text/event-stream")
-        watch = _cancel_when_gone(request, completion)
+        watcher = _cancel_on_disconnect(request, completion)
         try:
-            return JSONResponse(await whole())
+            return JSONResponse(await whole_answer())
         finally:
-            watch.cancel()
+            watcher.cancel()
             service.answered_tokens += completion.usage["total_tokens"]
 
     @routes.post("/v1/chat/completions", response_model=None)
     async def create(request: Request) -> Response:
-        asked = parsed(ChatRequest, await json_body(request), CompletionCreateParams)
-        completion = await begin(asked)
-        return await answer(request, completion, completion.whole, completion.stream() if asked.stream else None)
+        chat_request = parsed(ChatRequest, await json_body(request), CompletionCreateParams)
+        completion = await begin_chat(chat_request)
+        return await send_answer(request, completion, completion.whole, completion.stream() if chat_request.stream else None)
 
-    async def read(request: Request) -> ResponseRequest:
+    async def read_responses_request(request: Request) -> ResponseRequest:
         return parsed(ResponseRequest, await json_body(request))
 
-    responses.add_routes(routes, read, begin, answer)
+    responses.add_routes(routes, read_responses_request, begin_chat, send_answer)
 
     return routes
 
 
-async def _counted(stream: AsyncIterator[str], completion: Completion, service: Service) -> AsyncIterator[str]:
+async def _count_tokens(stream: AsyncIterator[str], completion: Completion, service: Service) -> AsyncIterator[str]:
     try:
         async for piece in stream:
             yield piece
@@ -78,8 +80,8 @@ async def _counted(stream: AsyncIterator[str], completion: Completion, service: 
         service.answered_tokens += completion.usage["total_tokens"]
 
 
-def _cancel_when_gone(request: Request, completion: Completion) -> asyncio.Task[None]:
-    """A client that went away is no reason to go on; returns the task that looks out for it."""
+def _cancel_on_disconnect(request: Request, completion: Completion) -> asyncio.Task[None]:
+    """Cancel the completion if the client disconnects; returns the task that watches for it."""
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":

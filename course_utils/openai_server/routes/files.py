@@ -1,4 +1,4 @@
-"""Files: uploaded, listed, read and deleted."""
+"""Routes of files: upload, list, read and delete."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from starlette.datastructures import FormData
 
 
-# "evals" is in the specification's request and not in its response; that platform closes on 2026-11-30.
+# "evals" appears in the specification's request but not in its response; that platform closes on 2026-11-30.
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data")
 FORM_FIELDS = {"file", "purpose", "expires_after", "expires_after[anchor]", "expires_after[seconds]"}
 EXPIRY = (3600, 2592000)  # seconds
@@ -39,14 +39,14 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter()
     store = service.store
 
-    def of(file_id: str) -> dict[str, Any]:
-        found = store.get("file", file_id)
-        if found and found.get("expires_at") and found["expires_at"] <= time.time():
+    def get_file(file_id: str) -> dict[str, Any]:
+        file = store.get("file", file_id)
+        if file and file.get("expires_at") and file["expires_at"] <= time.time():
             store.delete_file(file_id)
-            found = None
-        if found is None:
+            file = None
+        if file is None:
             raise errors.no_such_file(file_id)
-        return found
+        return file
 
     @routes.post("/v1/files", response_model=None)
     async def create(request: Request) -> JSONResponse:
@@ -56,28 +56,28 @@ def router(service: Service) -> APIRouter:
     def files(request: Request) -> dict[str, Any]:
         query = Query(request)
         purpose = query.text("purpose")
-        where = {"purpose": purpose} if purpose else None
+        filters = {"purpose": purpose} if purpose else None
         for file in store.all("file"):
             if file.get("expires_at") and file["expires_at"] <= time.time():
                 store.delete_file(file["id"])
         after, limit = query.text("after"), query.limit(10_000, 10_000)
-        page = store.page("file", after=after, limit=limit, newest_first=query.newest_first(), where=where)
-        return listing(page, FileObject, ends="")
+        page = store.page("file", after=after, limit=limit, newest_first=query.newest_first(), where=filters)
+        return listing(page, FileObject, empty_ids="")
 
     @routes.get("/v1/files/{file_id}", response_model=None)
     def retrieve(file_id: str) -> dict[str, Any]:
-        return checked(FileObject, of(file_id))
+        return checked(FileObject, get_file(file_id))
 
     @routes.delete("/v1/files/{file_id}", response_model=None)
     def delete(file_id: str) -> dict[str, Any]:
-        of(file_id)
+        get_file(file_id)
         if not store.delete_file(file_id):
             raise errors.no_such_file(file_id)
         return checked(FileDeleted, {"id": file_id, "object": "file", "deleted": True})
 
     @routes.get("/v1/files/{file_id}/content", response_model=None)
     def content(file_id: str) -> Response:
-        file = of(file_id)
+        file = get_file(file_id)
         path = store.file_path(file_id)
         if file["purpose"] == "fine-tune-results" and not service.base64_results:
             return Response(base64.b64decode(path.read_bytes()), media_type="application/octet-stream")
@@ -96,19 +96,19 @@ def router(service: Service) -> APIRouter:
 
 
 async def _upload(request: Request, service: Service) -> JSONResponse:
-    """A multipart body: parts of a file go to a nameless file on disk as they come, others into memory, up to a megabyte."""
-    kind = request.headers.get("content-type", "")
-    if not kind.lower().startswith("multipart/form-data"):
-        raise invalid(None, f"Invalid content type: expected multipart/form-data, got {kind[:80] or 'none'}.")
+    """Store an upload. While it arrives, file parts go to an unnamed file on disk, others (up to 1 MB) to memory."""
+    content_type = request.headers.get("content-type", "")
+    if not content_type.lower().startswith("multipart/form-data"):
+        raise invalid(None, f"Invalid content type: expected multipart/form-data, got {content_type[:80] or 'none'}.")
     try:
         form = await request.form(max_files=1, max_fields=8)
     except (HTTPException, MultiPartException, ValueError, KeyError, AssertionError) as error:
         detail = getattr(error, "detail", None) or getattr(error, "message", None) or "it could not be read"
         raise invalid(None, f"Invalid multipart body: {detail}") from error
     try:
-        named = [name for name, _ in form.multi_items()]
-        if twice := next((name for name in named if named.count(name) > 1), None):
-            raise invalid(twice[:80], f"Invalid multipart body: '{twice[:80]}' stands there more than once.")
+        names = [name for name, _ in form.multi_items()]
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise invalid(repeated[:80], f"Invalid multipart body: '{repeated[:80]}' is given more than once.")
         upload, purpose = form.get("file"), form.get("purpose")
         if upload is None or isinstance(upload, str):
             raise invalid("file", "'file' is a required property")
@@ -116,10 +116,10 @@ async def _upload(request: Request, service: Service) -> JSONResponse:
             raise invalid("purpose", "'purpose' is a required property")
         if not isinstance(purpose, str) or purpose not in PURPOSES:
             raise invalid("purpose", f"{str(purpose)[:80]!r} is not one of {list(PURPOSES)}")
-        if unknown := set(form) - FORM_FIELDS:
-            raise arguments.unknown(min(unknown))
-        expires_at = _expiry(form)
-        # A name is only ever shown: the bytes lie under an id of our own. What is no name at all is left out of it.
+        if unknown_fields := set(form) - FORM_FIELDS:
+            raise arguments.unknown_argument(min(unknown_fields))
+        expires_at = _expires_at(form)
+        # The name is only ever displayed: the bytes are stored under our own id. Folders and control characters are removed.
         filename = re.sub(r"[\x00-\x1f\x7f]", "", (upload.filename or "upload").replace("\\", "/").rpartition("/")[2])[:255]
         if purpose == "fine-tune" and not filename.endswith(".jsonl"):
             raise invalid("file", "Invalid file format for Fine-Tuning API. Must be .jsonl")
@@ -142,17 +142,17 @@ def _store_upload(store: Store, source: IO[bytes], filename: str, purpose: str, 
         scratch.unlink(missing_ok=True)
 
 
-def _expiry(form: FormData) -> int | None:
+def _expires_at(form: FormData) -> int | None:
     anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
-    if isinstance(whole := form.get("expires_after"), str):  # as one JSON part instead of one part a field
+    if isinstance(json_part := form.get("expires_after"), str):  # as one JSON part instead of one part per field
         try:
-            given = json.loads(whole)
-            anchor, seconds = given.pop("anchor", None), given.pop("seconds", None)
+            fields = json.loads(json_part)
+            anchor, seconds = fields.pop("anchor", None), fields.pop("seconds", None)
             seconds = str(seconds) if type(seconds) is int else seconds
         except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise invalid("expires_after", "'expires_after' must be an object") from error
-        if given:
-            raise invalid("expires_after", f"Unrecognized request argument supplied: {next(iter(given))[:80]}")
+        if fields:
+            raise invalid("expires_after", f"Unrecognized request argument supplied: {next(iter(fields))[:80]}")
     elif anchor is None and seconds is None:
         return None
     if seconds is None or anchor is None:

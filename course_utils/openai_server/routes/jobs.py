@@ -23,9 +23,9 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/v1/fine_tuning/jobs", response_model=None)
     async def create(request: Request) -> dict[str, Any]:
-        asked = parsed(CreateJob, await json_body(request), JobCreateParams)
+        parsed_request = parsed(CreateJob, await json_body(request), JobCreateParams)
         service.check_budget()
-        job = await run_in_threadpool(jobs.create, asked)
+        job = await run_in_threadpool(jobs.create, parsed_request)
         service.runner.wake()
         return shown(job)
 
@@ -61,14 +61,18 @@ def router(service: Service) -> APIRouter:
     def events(job_id: str, request: Request) -> dict[str, Any]:
         jobs.get(job_id)
         query = Query(request)
-        found, more = store.page("event", job_id, query.text("after"), query.limit(20, 100))
-        return {"object": "list", "data": [checked(FineTuningJobEvent, event) for event in found], "has_more": more}
+        events_page, has_more = store.page("event", job_id, query.text("after"), query.limit(20, 100))
+        return {
+            "object": "list",
+            "data": [checked(FineTuningJobEvent, event) for event in events_page],
+            "has_more": has_more,
+        }
 
     @routes.get("/v1/fine_tuning/jobs/{job_id}/checkpoints", response_model=None)
     def checkpoints(job_id: str, request: Request) -> dict[str, Any]:
         jobs.get(job_id)
         query = Query(request)
         page = store.page("checkpoint", job_id, query.text("after"), query.limit(10, 100))
-        return listing(page, FineTuningJobCheckpoint, ends=None)
+        return listing(page, FineTuningJobCheckpoint, empty_ids=None)
 
     return routes

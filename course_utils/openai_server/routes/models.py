@@ -1,4 +1,4 @@
-"""The models that there are, and deleting tuned ones."""
+"""Routes of models: list, retrieve, and delete fine-tuned ones."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def router(service: Service) -> APIRouter:
     def retrieve(name: str) -> dict[str, Any]:
         if not name:
             raise HTTPException(404)
-        found = store.get("model", name) or next((model for model in bases() if model["id"] == name), None)
-        if found is None:
+        document = store.get("model", name) or next((model for model in bases() if model["id"] == name), None)
+        if document is None:
             raise errors.no_such_model(name)
-        return checked(Model, public(found))
+        return checked(Model, public(document))
 
     @routes.delete("/v1/models/{name:path}", response_model=None)
     def delete(name: str) -> dict[str, Any]:
         if any(model["id"] == name for model in bases()):
             raise ApiError(403, f"The model '{name}' is a base model and can't be deleted", param="model")
         with store.transaction():
-            found = store.get("model", name)
-            if found is None:
+            document = store.get("model", name)
+            if document is None:
                 raise ApiError(404, f"The model '{name}' does not exist", param="model", code="model_not_found")
             store.delete("model", name)
-            still = any(model["_folder"] == found["_folder"] for model in store.all("model"))
-        if not still:
-            remove = partial(shutil.rmtree, store.model_folder(found["_folder"]), ignore_errors=True)
+            in_use = any(model["_folder"] == document["_folder"] for model in store.all("model"))
+        if not in_use:
+            remove = partial(shutil.rmtree, store.model_folder(document["_folder"]), ignore_errors=True)
             if service.chat.loaded:
-                service.chat.loaded.engine.forget(found["_folder"], remove)
+                service.chat.loaded.engine.forget(document["_folder"], remove)
             else:
                 remove()
         return checked(ModelDeleted, {"id": name, "object": "model", "deleted": True})

@@ -1,4 +1,4 @@
-"""Who else may use a checkpoint."""
+"""Routes of a checkpoint's permissions: which other projects may use it."""
 
 from __future__ import annotations
 
@@ -30,50 +30,50 @@ def router(service: Service) -> APIRouter:
     store = service.store
     path = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"
 
-    def check(checkpoint: str) -> None:
+    def check_checkpoint(checkpoint: str) -> None:
         if store.get("model", checkpoint) is None:
             raise errors.no_such_model(checkpoint)
 
     @routes.get(path, response_model=None)
     def permissions(checkpoint: str, request: Request) -> dict[str, Any]:
-        check(checkpoint)
+        check_checkpoint(checkpoint)
         query = Query(request)
         order = query.one_of("order", ("ascending", "descending"))
-        where = {"project_id": project} if (project := query.text("project_id")) else None
+        filters = {"project_id": project} if (project := query.text("project_id")) else None
         page = store.page(
             "permission",
             checkpoint,
             query.text("after"),
             query.limit(10, 100),
             newest_first=order != "ascending",
-            where=where,
+            where=filters,
         )
-        return listing(page, None, ends=None)
+        return listing(page, None, empty_ids=None)
 
     @routes.post(path, response_model=None)
     async def create(checkpoint: str, request: Request) -> dict[str, Any]:
-        asked = parsed(NewPermissions, await json_body(request))
-        check(checkpoint)
+        parsed_request = parsed(NewPermissions, await json_body(request))
+        check_checkpoint(checkpoint)
 
         def add() -> list[dict[str, Any]]:
-            made = []
+            created = []
             with store.transaction():
-                for project in dict.fromkeys(asked.project_ids):
+                for project in dict.fromkeys(parsed_request.project_ids):
                     body: dict[str, Any] = {
                         "id": new_id("permission"),
                         "object": "checkpoint.permission",
                         "created_at": int(time.time()),
                         "project_id": project,
                     }
-                    made.append(store.add("permission", body["id"], body, parent=checkpoint))
-            return made
+                    created.append(store.add("permission", body["id"], body, parent=checkpoint))
+            return created
 
-        return listing((await run_in_threadpool(add), False), None, ends=None)
+        return listing((await run_in_threadpool(add), False), None, empty_ids=None)
 
     @routes.delete(path + "/{permission_id}", response_model=None)
     def delete(checkpoint: str, permission_id: str) -> dict[str, Any]:
-        check(checkpoint)
-        if permission_id not in {found["id"] for found in store.all("permission", checkpoint)}:
+        check_checkpoint(checkpoint)
+        if permission_id not in {permission["id"] for permission in store.all("permission", checkpoint)}:
             raise ApiError(404, f"No such permission: {permission_id}", param="permission_id")
         store.delete("permission", permission_id)
         return {"id": permission_id, "object": "checkpoint.permission", "deleted": True}

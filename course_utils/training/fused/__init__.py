@@ -1,7 +1,7 @@
-"""Parts of a model's step written as one autograd function each: the same numbers, less time and memory.
+"""Parts of a model's step, each written as one autograd function: the same numbers in less time and memory.
 
-PyTorch keeps what each small operation needs for its backward pass, and starts each of them apart. A function written by
-hand keeps less and starts less. Each can be switched off (`Settings(fused=...)`); tests/training/test_fused.py proves
+PyTorch stores what each small operation needs for its backward pass, and launches each one separately. A function written by
+hand stores less and launches less. Each can be switched off (`Settings(fused=...)`); tests/training/test_fused.py proves
 that none of them changes more than the order of additions in float32:
 
     head  the last linear layer and the log-softmax together, on the scored positions only (`head.py`)
@@ -9,8 +9,8 @@ that none of them changes more than the order of additions in float32:
     mlp   the gated feed-forward block with its three LoRA layers (`mlp.py`)
     norm  RMSNorm with a frozen weight (`norm.py`)
 
-What they do not cover (8-bit bases, DoRA, dropout, merged or several active adapters, autocast to another format, other
-architectures) is computed as before.
+Cases that they do not cover (8-bit bases, DoRA, dropout, merged or several active adapters, autocast to another format,
+other architectures) are computed as before.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     import torch
 
 FUNCTIONS = {"head": head, "lora": lora, "mlp": mlp, "norm": norm}
-# Model types whose block is the one these functions were written for; others may scale or cap what they compute.
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+# Model types with the block that these functions were written for; other types may scale or cap intermediate results.
+FUSED_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @contextmanager
 def fused(model: torch.nn.Module, names: Sequence[str] = tuple(FUNCTIONS)) -> Iterator[dict[str, int]]:
-    """Let `model` compute with the fused functions inside the block; yields name → number of modules that it covers."""
+    """Let `model` compute with the fused functions inside the block; yields name → number of modules replaced."""
     replaced = []
     try:
         covered = {}
@@ -44,11 +44,11 @@ def fused(model: torch.nn.Module, names: Sequence[str] = tuple(FUNCTIONS)) -> It
         yield covered
     finally:
         for module in replaced:
-            # The instance's attribute goes, the class's method shows again.
+            # Without the instance attribute, the class's method is used again.
             vars(module).pop("forward", None)
 
 
 def is_known(model: torch.nn.Module) -> bool:
-    """Whether the model's architecture is one of those that these functions were written for."""
+    """Whether these functions were written for the model's architecture."""
     config: Any = next((m.config for m in model.modules() if hasattr(getattr(m, "config", None), "model_type")), None)
-    return config is not None and config.model_type in ARCHITECTURES
+    return config is not None and config.model_type in FUSED_ARCHITECTURES

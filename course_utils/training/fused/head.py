@@ -1,8 +1,8 @@
-"""The last linear layer and the log-softmax together: log-probabilities of given tokens, without keeping logits.
+"""The last linear layer and the log-softmax together: log-probabilities of given tokens, without storing logits.
 
-With a vocabulary of 49,152 one position's logits are as large as 85 of the model's hidden vectors. Written apart they
-exist in 16 bits, in float32, as log-probabilities and as two gradients. Here there is one such table, which the backward
-pass turns into the gradient in place; and where even that would be large, it is computed again, some rows at a time.
+With a vocabulary of 49,152, one position's logits are as large as 85 of the model's hidden vectors. Computed by separate
+operations, this table exists in 16 bits, in float32, as log-probabilities and as two gradients. Here it exists once, and the
+backward pass turns it into the gradient in place; if even that would be large, it is recomputed a few rows at a time.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 
 from course_utils.scoring import output_embeddings
 
-# Largest table of log-probabilities that is kept (entries of 4 bytes); a larger one is computed twice.
-KEEP = 2**24
+# Largest table of log-probabilities that is stored (entries of 4 bytes); a larger one is computed twice.
+MAX_KEPT_ENTRIES = 2**24
 
 
 def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
-    """The model's head, if it is frozen, plain and without bias, with a forward that passes the hidden states on."""
+    """The model's head, if it is a frozen linear layer without bias, with a forward that passes on the hidden states."""
     owner: Any = next((m for m in model.modules() if hasattr(m, "get_output_embeddings")), None)
     head = owner.get_output_embeddings() if owner is not None else None
     if type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad:
@@ -28,20 +28,22 @@ def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Call
 
 
 class HiddenStates:
-    """Stands in for the head's forward: returns the hidden states, and computes log-probabilities from them when asked."""
+    """Replaces the head's forward: returns the hidden states, from which log-probabilities can be computed on request."""
 
     def __init__(self, weight: torch.Tensor) -> None:
-        """Remember the head's weight (vocabulary, hidden)."""
+        """Store the head's weight (vocabulary, hidden)."""
         self.weight = weight
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Pass the hidden states on."""
+        """Return the hidden states unchanged."""
         return hidden
 
     def log_probabilities(
         self, hidden: torch.Tensor, labels: torch.Tensor, with_max: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `scoring.log_probabilities` asks for: (positions) of the labels, and of the likeliest tokens if wanted."""
+        """Log-probabilities for `scoring.log_probabilities`: (positions) of the labels, and with `with_max` of the likeliest
+        tokens.
+        """
         # Accelerate turns a float16 model's outputs into float32
         result: tuple[torch.Tensor, torch.Tensor] = LogProbabilities.apply(
             hidden.to(self.weight.dtype), self.weight, labels, with_max
@@ -52,20 +54,20 @@ class HiddenStates:
 class LogProbabilities(torch.autograd.Function):
     """hidden (positions, hidden), weight (vocabulary, hidden), labels (positions) → (positions) in float32, twice.
 
-    The second are the likeliest tokens' (empty without `with_max`), without gradient. Gradient for hidden alone, once: the
-    table is used up.
+    The second output is that of the likeliest tokens (empty without `with_max`), without gradient. Only `hidden` gets a
+    gradient, and only once, because the backward pass uses up the table.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, with_max: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = max(1, KEEP // len(weight))
+        rows = max(1, MAX_KEPT_ENTRIES // len(weight))
         table: torch.Tensor | None = None
         ctx.table = None
         parts, highest = [], []
         for at in range(0, len(hidden), rows):
-            del table  # freed before the next one is made
+            del table  # free it before the next one is made
             table = torch.log_softmax(hidden[at : at + rows] @ weight.T, dim=-1, dtype=torch.float32)
             parts.append(table.gather(1, labels[at : at + rows, None])[:, 0])
             if with_max:
@@ -82,7 +84,7 @@ class LogProbabilities(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         hidden, weight, labels = ctx.saved_tensors
-        rows = max(1, KEEP // len(weight))
+        rows = max(1, MAX_KEPT_ENTRIES // len(weight))
         result = torch.empty_like(hidden)
         for at in range(0, len(hidden), rows):
             part = slice(at, at + rows)
@@ -99,7 +101,7 @@ class LogProbabilities(torch.autograd.Function):
 
 @contextmanager
 def logits(model: torch.nn.Module) -> Iterator[None]:
-    """Let the head compute logits inside the block even where this function stands in for it: generation needs them."""
+    """Let the head compute logits inside the block even if it is replaced by this function: generation needs them."""
     head = output_embeddings(model)
     stand_in = vars(head).pop("forward", None)
     try:

@@ -1,9 +1,9 @@
 """LoRA's forward and backward in one function, for PEFT's own layers.
 
-y = x Wᵀ + s (x Aᵀ) Bᵀ with s = alpha / r. PEFT composes it from separate operations, each of which keeps its input, in
-float32 where the adapter is float32. Here the layer keeps its input once, in the base's format, and the r-wide product
-beside it. In bfloat16 the two small products run in bfloat16 too, as they would under autocast, while A, B and their
-optimiser state stay float32. A 4-bit weight is turned back for each of its products and not kept.
+y = x Wᵀ + s (x Aᵀ) Bᵀ with s = alpha / r. PEFT composes it from separate operations, each of which stores its input, in
+float32 if the adapter is in float32. Here the layer stores its input once, in the base's format, and the r-wide product. In
+bfloat16 the two small products are computed in bfloat16 too, as they would be under autocast, while A, B and their optimiser
+state stay in float32. A 4-bit weight is dequantized for each product and not stored.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from peft.tuners.lora import Linear
 from course_utils.quantization import dense, is_four_bit
 
 
-class Adapter(NamedTuple):
-    """The one active adapter of a LoRA layer: A (r, in), B (out, r) and the factor on their product."""
+class ActiveAdapter(NamedTuple):
+    """The single active adapter of a LoRA layer: A (r, in), B (out, r) and the factor on their product."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -26,14 +26,14 @@ class Adapter(NamedTuple):
 
 
 def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
-    """PEFT's plain LoRA layers, each with the forward to use."""
+    """The model's plain LoRA layers, each with the forward to use."""
     for module in model.modules():
         if is_plain(module):
             yield module, _forward(module, module.forward)
 
 
 def is_plain(module: Any) -> TypeGuard[Linear]:
-    """Whether a module is a LoRA layer over a 16-, 32- or 4-bit linear layer, its adapter without bias, DoRA or the like."""
+    """Whether a module is a LoRA layer over a 16-, 32- or 4-bit linear layer, with an adapter without bias or DoRA."""
     return (
         ((type(module) is Linear and type(module.get_base_layer()) is torch.nn.Linear) or _over_four_bits(module))
         and not any(module.lora_bias.values())
@@ -42,12 +42,12 @@ def is_plain(module: Any) -> TypeGuard[Linear]:
 
 
 def _over_four_bits(module: Any) -> bool:
-    # PEFT's class of that name; importing it would need bitsandbytes
+    # Recognised by the name of PEFT's class, because importing it would need bitsandbytes.
     return type(module).__name__ == "Linear4bit" and hasattr(module, "lora_A") and is_four_bit(module.get_base_layer())
 
 
-def active_adapter(module: Linear, x: torch.Tensor) -> Adapter | None:
-    """The adapter of a plain layer, if just one is at work on `x` and nothing else changes what the layer computes."""
+def active_adapter(module: Linear, x: torch.Tensor) -> ActiveAdapter | None:
+    """The adapter of a plain layer, if exactly one is applied to `x` and nothing else changes what the layer computes."""
     active = [name for name in module.active_adapters if name in module.lora_A]
     if (
         len(active) != 1
@@ -59,18 +59,18 @@ def active_adapter(module: Linear, x: torch.Tensor) -> Adapter | None:
     ):
         return None
     name = active[0]
-    return Adapter(module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name])
+    return ActiveAdapter(module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name])
 
 
 def _cast_elsewhere(x: torch.Tensor) -> bool:
-    """Whether autocast would compute in another format; loss scaling comes with an autocast to the format that is there."""
+    """Whether autocast would compute in another format; with loss scaling, autocast is on but to the format of `x`."""
     return torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type) != x.dtype
 
 
 def _product_dtype(layer: Any) -> torch.dtype:
-    """The format a layer computes in; a 4-bit one stores bytes, and is told by its input unless it was told before."""
-    kind: torch.dtype = layer.compute_dtype if is_four_bit(layer) else layer.weight.dtype
-    return kind
+    """The format a layer computes in; a 4-bit layer stores bytes, so its own setting tells, or else its first input does."""
+    dtype: torch.dtype = layer.compute_dtype if is_four_bit(layer) else layer.weight.dtype
+    return dtype
 
 
 def _forward(module: Linear, original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -1,7 +1,7 @@
 """The gated feed-forward block with its three LoRA layers: down(silu(gate(x)) · up(x)).
 
-The block's input is kept once for gate and up, their adapters' first products run as one, and silu(gate) · up, the widest
-tensor of all, is computed again in the backward pass instead of being kept.
+The block's input is stored once for gate and up, their adapters' first products are computed as one, and silu(gate) · up,
+the widest tensor of all, is recomputed in the backward pass instead of being stored.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from course_utils.training.fused.lora import active_adapter, is_plain
 if TYPE_CHECKING:
     from peft.tuners.lora import Linear
 
-NAMES = ("gate_proj", "up_proj", "down_proj")
+LAYER_NAMES = ("gate_proj", "up_proj", "down_proj")
 
 
 def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
     """The model's feed-forward blocks with plain LoRA on all three layers, each with the forward to use."""
     for module in model.modules():
-        layers: list[Any] = [getattr(module, name, None) for name in NAMES]
+        layers: list[Any] = [getattr(module, name, None) for name in LAYER_NAMES]
         if all(map(is_plain, layers)) and all(layer.get_base_layer().bias is None for layer in layers):
             yield module, _forward(layers, module.forward)
 
@@ -45,8 +45,8 @@ def _forward(layers: Sequence[Linear], original: Callable[..., torch.Tensor]) ->
 class GatedBlock(torch.autograd.Function):
     """x (..., hidden) → (..., hidden); gradients for x and the three pairs of A and B.
 
-    Names: w weight, a and b the adapter's matrices, s its factor; u what A makes of the input, y a layer's output, d a
-    gradient.
+    Names: w is a weight, a and b are the adapter's matrices, s is its factor; u is the product of the input with A, y a
+    layer's output, d a gradient.
     """
 
     @staticmethod
@@ -66,16 +66,16 @@ class GatedBlock(torch.autograd.Function):
         b_down: torch.Tensor,
         s_down: float,
     ) -> torch.Tensor:
-        kind, flat = x.dtype, x.reshape(-1, x.shape[-1])
+        dtype, flat = x.dtype, x.reshape(-1, x.shape[-1])
         rank = a_gate.shape[0]
-        a_both = torch.cat([a_gate, a_up]).to(kind)
-        a_down, b_gate, b_up, b_down = a_down.to(kind), b_gate.to(kind), b_up.to(kind), b_down.to(kind)
+        a_both = torch.cat([a_gate, a_up]).to(dtype)
+        a_down, b_gate, b_up, b_down = a_down.to(dtype), b_gate.to(dtype), b_up.to(dtype), b_down.to(dtype)
         u_both = flat @ a_both.T
-        y_gate = (flat @ dense(w_gate, kind).T).addmm_(u_both[:, :rank], b_gate.T, alpha=s_gate)
-        y_up = (flat @ dense(w_up, kind).T).addmm_(u_both[:, rank:], b_up.T, alpha=s_up)
+        y_gate = (flat @ dense(w_gate, dtype).T).addmm_(u_both[:, :rank], b_gate.T, alpha=s_gate)
+        y_up = (flat @ dense(w_up, dtype).T).addmm_(u_both[:, rank:], b_up.T, alpha=s_up)
         middle = F.silu(y_gate).mul_(y_up)
         u_down = middle @ a_down.T
-        y = (middle @ dense(w_down, kind).T).addmm_(u_down, b_down.T, alpha=s_down)
+        y = (middle @ dense(w_down, dtype).T).addmm_(u_down, b_down.T, alpha=s_down)
         ctx.save_for_backward(flat, u_both, y_gate, y_up, u_down, w_gate, w_up, w_down, a_both, b_gate, b_up, a_down, b_down)
         ctx.factors, ctx.shape, ctx.kind = (s_gate, s_up, s_down), x.shape, a_gate.dtype
         return y.view(x.shape)

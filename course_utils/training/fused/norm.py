@@ -1,4 +1,4 @@
-"""RMSNorm with a frozen weight: y = w · x / sqrt(mean(x²) + eps), its mean and root in float32 as in transformers."""
+"""RMSNorm with a frozen weight: y = w · x / sqrt(mean(x²) + eps), with mean and root in float32 as in transformers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _forward(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 class RMSNorm(torch.autograd.Function):
-    """x (..., width) → (..., width); gradient for x alone."""
+    """x (..., width) → (..., width); gradient for x only."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

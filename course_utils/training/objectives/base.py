@@ -1,7 +1,7 @@
-"""What an objective is: the contract between a method and the trainer.
+"""The contract between a method (objective) and the trainer.
 
-The trainer reads the attributes and calls the methods that stand here and no others; tests/training/test_contract.py runs it
-with an objective that has nothing else. A method that needs something new gets it by a new line here.
+The trainer uses only the attributes and methods defined here; tests/training/test_contract.py runs it with an objective that
+has nothing else. If a method needs something new, it is added here.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ if TYPE_CHECKING:
 
 
 class Loss(NamedTuple):
-    """A micro-batch's part of a batch's loss, and of the batch's means of other quantities; parts are added up."""
+    """A micro-batch's part of the batch's loss and of the batch's mean metrics; the parts are added up."""
 
     value: torch.Tensor
     metrics: dict[str, torch.Tensor]
 
 
 class ScoreAnswers(Protocol):
-    """Asks the policy, or the reference, about answers; the trainer gives one to `OnlineObjective.rollout`."""
+    """Scores answers with the policy or the reference; the trainer passes one to `OnlineObjective.rollout`."""
 
     def __call__(self, examples: Sequence[Encoded], reference: bool) -> list[tuple[list[float], list[float]]]:
-        """For each example (log-probabilities, values) of its answer's tokens."""
+        """(log-probabilities, values) of each example's answer tokens."""
 
 
 class Objective:
-    """Base of the objectives: how an example becomes token ids, and a batch becomes a loss.
+    """Base class of the objectives: how an example becomes token ids, and how a batch becomes a loss.
 
-    An objective knows nothing of devices, optimisers, logging or checkpoints; the trainer knows nothing of messages.
+    An objective knows nothing about devices, optimisers, logging or checkpoints; the trainer knows nothing about messages.
 
     Attributes:
-        name: the field's name for the method.
-        needs_reference: the completions' log-probabilities under the reference are taken once, before training.
-        reference: the model to take them from; None for the trained model as it is before training, so that no second copy
-            of it is needed.
+        name: the method's usual name.
+        needs_reference: the completions' log-probabilities under the reference are computed once, before training.
+        reference: the model to compute them with; None for the trained model as it is before training, so that no second
+            copy of it is needed.
         needs_statistics: `statistics` is called on the whole batch before its loss.
-        output: what the last layer makes: "scored" for a table over the vocabulary at the scored tokens, "none" for less.
+        output: output of the last layer: "scored" for a table over the vocabulary at the scored tokens, "none" for less.
     """
 
     name: str = "objective"
@@ -53,10 +53,10 @@ class Objective:
     output: str = "scored"
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
-        """Turn an example as the user has it into token ids.
+        """Turn an example in the user's format into token ids.
 
         Args:
-            tokenizer: with a chat template.
+            tokenizer: a tokenizer with a chat template.
             example: see the objective.
             max_length: longest example in tokens.
             where: name of the example in errors, such as "train[3]".
@@ -67,11 +67,11 @@ class Objective:
         raise NotImplementedError
 
     def prepare(self, examples: Sequence[Encoded]) -> list[Encoded]:
-        """Complete the examples of a whole data set after all are encoded, in their order."""
+        """Complete the examples of a whole data set, in order, after all of them have been encoded."""
         return list(examples)
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """What the losses of a batch of these examples are divided by: name → number of tokens, pairs or the like."""
+        """The numbers by which the losses of a batch of these examples are divided: name → number of tokens, pairs, etc."""
         raise NotImplementedError
 
     def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
@@ -79,9 +79,10 @@ class Objective:
         return collate(examples, pad_id, share_prompt)
 
     def statistics(self, model: torch.nn.Module, batch: Batch, normalizers: Mapping[str, float]) -> dict[str, torch.Tensor]:
-        """Where `needs_statistics`: this micro-batch's part of what the whole batch's loss needs, without gradient.
+        """This micro-batch's part of the quantities that the whole batch's loss needs, without gradient.
 
-        It is called on every micro-batch of a batch before the first loss; the parts are added up, over processes too.
+        Only if `needs_statistics`. It is called on every micro-batch of a batch before the first loss; the parts are added
+        up, over processes too.
         """
         raise NotImplementedError
 
@@ -89,24 +90,24 @@ class Objective:
         """Part of the loss of a batch, with gradient.
 
         Args:
-            model: may be wrapped for several processes.
+            model: the model, which may be wrapped for several processes.
             batch: from `collate`: the whole batch or a micro-batch of it.
-            totals: of the whole batch: its `normalizers`, and its `statistics` where `needs_statistics`.
+            totals: of the whole batch: its `normalizers`, and its `statistics` if `needs_statistics`.
         """
         raise NotImplementedError
 
     def attach(self, model: Model) -> None:
-        """Add what the objective trains beside the model (PPO's value head)."""
+        """Add to the model what the objective trains besides it (PPO's value head)."""
 
     def detach(self, model: Model) -> None:
-        """Take it off again."""
+        """Remove it again."""
 
 
 class OnlineObjective(Objective):
-    """An objective whose examples the model makes itself while it trains: its data are prompts.
+    """An objective whose examples the model generates itself during training: its data are prompts.
 
     Attributes:
-        epochs: times each batch of examples that the model has made is trained on.
+        epochs: how many times each generated batch is trained on.
     """
 
     epochs: int = 1
@@ -119,9 +120,9 @@ class OnlineObjective(Objective):
         score: ScoreAnswers,
         seed: int,
     ) -> tuple[list[Encoded], dict[str, float]]:
-        """Training examples that the model makes from prompts, and means for the record ("reward" among them)."""
+        """Training examples that the model generates from prompts, and means for the history ("reward" among them)."""
         raise NotImplementedError
 
     def log_probabilities_and_values(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """For each scored token its log-probability and the value of the state before it, (scored tokens) each."""
+        """Log-probability of each scored token and value of the state before it, (scored tokens) each."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Conversations in, token ids out: what the objectives share, with errors that name the example."""
+"""From conversations to token ids: functions shared by the objectives, with errors that name the example."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def messages_of(example: Any, key: str, where: str) -> list[dict[str, Any]]:
-    """Messages under `key` of an example, checked; a text stands for one message of the assistant's."""
+    """The checked messages under `key` of an example; a text stands for one message, in a prompt the user's."""
     messages = example.get(key) if isinstance(example, dict) else None
     if isinstance(messages, str):
         messages = [{"role": "user" if key == "prompt" else "assistant", "content": messages}]
@@ -23,7 +23,7 @@ def messages_of(example: Any, key: str, where: str) -> list[dict[str, Any]]:
 
 
 def check_messages(messages: list[Any], where: str) -> list[dict[str, Any]]:
-    """The messages, if each has a role and a text."""
+    """The messages, after checking that each has a role and a text."""
     for number, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
             raise CourseError(f"{where}, message {number}: expected {{'role': ..., 'content': text}}, found {message!r:.80}")
@@ -33,7 +33,7 @@ def check_messages(messages: list[Any], where: str) -> list[dict[str, Any]]:
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], max_length: int, where: str
 ) -> list[int]:
-    """Token ids of a prompt up to where the assistant's answer begins; refused if it leaves no room for one."""
+    """Token ids of a prompt up to where the assistant's answer begins; an error if it leaves no room for an answer."""
     prompt = chat_token_ids(tokenizer, messages, add_generation_prompt=True)
     if len(prompt) >= max_length:
         raise TooLong(

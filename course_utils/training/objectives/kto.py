@@ -1,4 +1,4 @@
-"""Learning from single judgements, wanted or not, without pairs: KTO (Ethayarajh et al., 2024, arXiv 2402.01306)."""
+"""Learning from single judgements, desirable or not, without pairs: KTO (Ethayarajh et al., 2024, arXiv 2402.01306)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KTO(Objective):
-    """Kahneman-Tversky optimisation: a completion is wanted or not; no pair is needed.
+    """Kahneman-Tversky optimisation: each completion is desirable or undesirable; no pairs are needed.
 
     An example is {"prompt", "completion", "label": true or false}. How far the policy is from the reference is estimated on
     mismatched completions: each prompt with the completion of the example before it (the first with the last's), averaged
@@ -27,8 +27,8 @@ class KTO(Objective):
 
     Attributes:
         beta: strength of the pull to the reference.
-        desirable_weight, undesirable_weight: weights of the two kinds; to be set where one is much rarer than the other.
-        reference: another model to measure from, with the same tokenizer; None for the model as it is before training.
+        desirable_weight, undesirable_weight: weights of the two kinds; set them if one is much rarer than the other.
+        reference: another model as the reference, with the same tokenizer; None for the model as it is before training.
     """
 
     beta: float = 0.1
@@ -56,7 +56,7 @@ class KTO(Objective):
     def prepare(self, examples: Sequence[Encoded]) -> list[Encoded]:
         """Give each prompt a second completion: that of the example before it."""
         if len(examples) < 2:
-            raise CourseError("KTO needs two examples or more: it measures on each prompt the completion of another")
+            raise CourseError("KTO needs at least two examples: it also scores another example's completion on each prompt")
         completions = [example.completions[0] for example in examples]
         return [
             replace(
@@ -68,7 +68,7 @@ class KTO(Objective):
         ]
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """Examples."""
+        """Number of examples."""
         return {"examples": len(examples)}
 
     def statistics(self, model: torch.nn.Module, batch: Batch, normalizers: Mapping[str, float]) -> dict[str, torch.Tensor]:
@@ -89,7 +89,7 @@ class KTO(Objective):
         return Loss(losses.sum() / count, metrics)
 
     def _log_ratios(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """(examples, 2): of each prompt's own completion, and of the mismatched one."""
+        """Log-ratios (examples, 2): of each prompt's own completion, and of the mismatched one."""
         log_probabilities = sum_by_completion(token_log_probabilities(model, batch), batch).view(-1, 2)
         reference: torch.Tensor = batch["reference_log_probabilities"]
         return log_probabilities - reference

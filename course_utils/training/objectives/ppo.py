@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PPO(OnlineObjective):
-    """PPO on whole answers: the reward comes with the last token, the KL penalty with each.
+    """PPO on whole answers: the reward is given at the last token, the KL penalty at every token.
 
-    An example is a prompt. For each batch of prompts the policy answers (`rollout`), and the answers are then trained on
-    `epochs` times. The value head is one linear layer on the policy's last hidden states; it is taken off after training.
+    An example is a prompt. The policy answers each batch of prompts (`rollout`), and is then trained on the answers `epochs`
+    times. The value head is one linear layer on the policy's last hidden states; it is removed after training.
 
     Attributes:
-        reward: (prompts as messages, answers as texts) → one number for each answer.
+        reward: (prompts as messages, answers as texts) → one number per answer.
         kl_coefficient: penalty for one nat of log-ratio to the reference, per token; 0 lets the policy drift freely.
-        epochs: times each batch of answers is trained on.
-        clip: a token's probability ratio counts up to 1 ± clip; ε in the paper.
+        epochs: how many times each batch of answers is trained on.
+        clip: limits a token's probability ratio to 1 ± clip; ε in the paper.
         clip_value: how far a value may move from the one at rollout.
         value_coefficient: weight of the value loss.
         gamma: discount; 1, since an answer is short and only its end is rewarded.
         gae_lambda: lambda of the generalized advantage estimates.
         max_new_tokens: longest answer.
-        temperature: of the answers; the policy that is trained is the one at this temperature.
-        missing_eos_reward: reward of an answer that does not come to its stop token, whatever else it says; None to let the
-            reward decide.
+        temperature: sampling temperature of the answers; the policy is trained at this temperature.
+        missing_eos_reward: reward of an answer that does not reach its stop token, whatever else it says; None to let the
+            reward function decide.
     """
 
     reward: Callable[[list[list[dict[str, Any]]], list[str]], Sequence[float]]
@@ -71,21 +71,21 @@ class PPO(OnlineObjective):
         return Encoded(prompt, [[]], messages=messages)
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """Tokens of the answers, and answers."""
+        """Numbers of answer tokens and of answers."""
         return {"tokens": sum(e.scored for e in examples), "answers": len(examples)}
 
     def attach(self, model: Model) -> None:
         """Put a value head on the model, in float32, starting at zero.
 
         Raises:
-            CourseError: the model has no adapter, so that there is no reference to go back to.
+            CourseError: the model has no adapter, so there is no reference to compare with.
         """
         import torch
 
         if not hasattr(model, "disable_adapter"):
             raise CourseError(
                 "PPO's reference is the model without its adapter, and this one has none: the reference would be the "
-                "trained model itself. Add an adapter (peft.get_peft_model); merge one that is the start first"
+                "trained model itself. Add an adapter (peft.get_peft_model); if you start from an adapter, merge it first"
             )
         width = model.get_output_embeddings().weight.shape[1]
         head = torch.nn.Linear(width, 1, dtype=torch.float32, device=model.get_output_embeddings().weight.device)
@@ -94,7 +94,7 @@ class PPO(OnlineObjective):
         model.value_head = head
 
     def detach(self, model: Model) -> None:
-        """Take the value head off."""
+        """Remove the value head."""
         del model.value_head
 
     def rollout(
@@ -108,15 +108,15 @@ class PPO(OnlineObjective):
         """Answer the prompts and estimate how good each token was.
 
         Args:
-            model: the policy as it is now, not wrapped.
+            model: the current policy, not wrapped.
             tokenizer: its tokenizer.
             prompts: from `encode`.
-            score: (examples, reference: bool) → for each example (log-probabilities, values) of its answer's tokens.
-            seed: of the sampling.
+            score: (examples, reference: bool) → (log-probabilities, values) of each example's answer tokens.
+            seed: seed of the sampling.
 
         Returns:
             (examples with old_log_probabilities, old_advantages, old_returns and old_values of each token, means for the
-            record).
+            history).
         """
         answers = self._sample(model, tokenizer, prompts, seed)
         examples = [Encoded(p.prompt, [ids]) for p, ids in zip(prompts, answers)]
@@ -142,12 +142,12 @@ class PPO(OnlineObjective):
     def _rewards(
         self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Encoded], answers: Sequence[list[int]]
     ) -> list[float]:
-        """A reward for each answer, checked."""
+        """One checked reward per answer."""
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
         rewards = [float(reward) for reward in self.reward([p.messages for p in prompts], texts)]
         if len(rewards) != len(prompts) or not all(map(math.isfinite, rewards)):
             raise CourseError(
-                f"the reward function gave {len(rewards)} values for {len(prompts)} answers, or one not finite"
+                f"the reward function gave {len(rewards)} values for {len(prompts)} answers, or one that is not finite"
             )
         if self.missing_eos_reward is None:
             return rewards
@@ -156,7 +156,7 @@ class PPO(OnlineObjective):
         ]
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
-        """Clipped policy loss plus the clipped value loss, means over the batch's tokens."""
+        """Clipped policy loss plus weighted clipped value loss, both as means over the batch's tokens."""
         import torch
 
         logs, values = self.log_probabilities_and_values(model, batch)
@@ -164,12 +164,12 @@ class PPO(OnlineObjective):
         ratio = torch.exp(logs - batch["old_log_probabilities"])
         policy = clipped_policy_loss(ratio, batch["old_advantages"], self.clip).sum() / tokens
         value = clipped_value_loss(values, batch["old_values"], batch["old_returns"], self.clip_value).sum() / tokens
-        clipped = ((ratio - 1).abs() > self.clip).sum() / tokens
-        metrics = {"policy_loss": policy.detach(), "value_loss": value.detach(), "clipped": clipped}
+        clipped_share = ((ratio - 1).abs() > self.clip).sum() / tokens
+        metrics = {"policy_loss": policy.detach(), "value_loss": value.detach(), "clipped": clipped_share}
         return Loss(policy + self.value_coefficient * value, metrics)
 
     def log_probabilities_and_values(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """For each scored token its log-probability at `temperature`, and the value of the state before it."""
+        """Log-probability at `temperature` of each scored token, and the value of the state before it."""
         owner: Any = next(m for m in model.modules() if hasattr(m, "value_head"))
         hidden_states: list[torch.Tensor] = []
         hook = owner.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: hidden_states.append(inputs[0]))
@@ -195,7 +195,7 @@ class PPO(OnlineObjective):
 
 
 def _whitened(examples: list[Encoded]) -> list[Encoded]:
-    """The examples with the batch's advantages at mean 0 and deviation 1, so that one learning rate suits every reward."""
+    """The examples with advantages scaled to mean 0 and deviation 1, so that one learning rate suits every reward."""
     batch = [a for e in examples for a in e.token_values["old_advantages"]]
     mean, deviation = fmean(batch), pstdev(batch) + 1e-8
     return [

@@ -23,7 +23,7 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Any, max_length: in
     Without "prompt", chosen and rejected are whole conversations that differ in the last message (TRL's implicit prompt).
 
     Raises:
-        CourseError: a part is missing, empty or too long, both answers are the same, or the prompts of the two differ.
+        CourseError: a part is missing, empty or too long, the answers are the same, or their prompts differ.
     """
     if isinstance(example, dict) and "prompt" not in example:
         example = _with_explicit_prompt(example, where)
@@ -43,12 +43,12 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Any, max_length: in
 def _with_explicit_prompt(example: dict[str, Any], where: str) -> dict[str, list[dict[str, Any]]]:
     chosen, rejected = (messages_of(example, key, where) for key in ("chosen", "rejected"))
     if len(chosen) < 2:
-        raise CourseError(f"{where}: no prompt; give it under 'prompt', or as the first messages of chosen and of rejected")
-    for number, (one, other) in enumerate(zip(chosen[:-1], rejected[:-1])):
-        if one != other:
+        raise CourseError(f"{where}: no prompt; give it under 'prompt', or as the first messages of chosen and rejected")
+    for number, (chosen_message, rejected_message) in enumerate(zip(chosen[:-1], rejected[:-1])):
+        if chosen_message != rejected_message:
             raise CourseError(
-                f"{where}: the prompts of the pair differ in message {number} ({one['content']!r:.50} and "
-                f"{other['content']!r:.50}); two answers can be compared only if they answer the same"
+                f"{where}: the prompts of the pair differ in message {number} ({chosen_message['content']!r:.50} and "
+                f"{rejected_message['content']!r:.50}); two answers can be compared only if they answer the same"
             )
     if len(chosen) != len(rejected):
         raise CourseError(
@@ -63,11 +63,11 @@ class DPO(Objective):
     """Direct preference optimisation: -log sigmoid(beta · (log-ratio of chosen − log-ratio of rejected)).
 
     A log-ratio is a completion's log-probability under the policy minus that under the reference, which is the model as it
-    was when training began. At step 0 both are equal and the loss is ln 2. beta · log-ratio is the implicit reward.
+    was when training began. At step 0 the two are equal and the loss is ln 2. beta · log-ratio is the implicit reward.
 
     Attributes:
-        beta: strength of the pull to the reference: the larger, the closer the policy stays.
-        reference: another model to measure from, with the same tokenizer; None for the model as it is before training.
+        beta: strength of the pull to the reference: the larger beta, the closer the policy stays to it.
+        reference: another model as the reference, with the same tokenizer; None for the model as it is before training.
     """
 
     beta: float = 0.1
@@ -80,7 +80,7 @@ class DPO(Objective):
         return encode_pair(tokenizer, example, max_length, where)
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """Pairs."""
+        """Number of pairs."""
         return {"pairs": len(examples)}
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
@@ -98,7 +98,7 @@ class ORPO(Objective):
     Attributes:
         beta: weight of the odds-ratio term (lambda in the paper).
         score_prompt: let the SFT term also learn the prompt's tokens, as the authors' code and TRL do; the paper's formula
-            is the completion's.
+            covers only the completion.
     """
 
     beta: float = 0.1
@@ -110,15 +110,15 @@ class ORPO(Objective):
         return encode_pair(tokenizer, example, max_length, where)
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """Pairs, and the tokens of the SFT term."""
+        """Numbers of pairs and of tokens in the SFT term."""
         tokens = sum(len(e.completions[0]) + self.score_prompt * (len(e.prompt) - 1) for e in examples)
         return {"pairs": len(examples), "tokens": tokens}
 
     def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
-        """A batch in which the prompt's tokens are scored too, if the SFT term wants them."""
+        """A batch in which the prompt's tokens are scored too if `score_prompt`."""
         if not self.score_prompt:
             return collate(examples, pad_id, share_prompt)
-        # The prompt becomes the completion of its first token, and `is_answer` tells its tokens from the answer's.
+        # The prompt after its first token becomes part of the completion; `is_answer` tells its tokens from the answer's.
         rows = [
             Encoded(
                 e.prompt[:1], [e.prompt[1:] + c],

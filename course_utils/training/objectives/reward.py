@@ -34,8 +34,8 @@ class Reward(Objective):
     """Bradley-Terry: -log sigmoid(reward of chosen − reward of rejected − margin).
 
     The model is a sequence classifier with one output (`models.load_reward`). The reward is read at the completion's last
-    token, found by position. transformers looks for the last token that is not padding, by its id; where the padding is
-    the stop token it reads one token earlier.
+    token, located by position. transformers instead looks for the last token whose id is not the padding's; if the stop
+    token is used for padding, that is one token too early.
 
     Attributes:
         centre: weight of a term that pulls the two rewards' sum to zero (Eisenstein et al., 2023, arXiv 2312.09244).
@@ -50,7 +50,7 @@ class Reward(Objective):
         return encode_pair(tokenizer, example, max_length, where)
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """Pairs."""
+        """Number of pairs."""
         return {"pairs": len(examples)}
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
@@ -61,7 +61,7 @@ class Reward(Objective):
 
 
 def last_token_rewards(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Reward of every completion in a batch, (completions) in float32, with gradient."""
+    """Rewards of the completions in a batch, (completions) in float32, with gradient."""
     head = next((module for name, module in model.named_modules() if name.split(".")[-1] == "score"), None)
     if head is None:
         raise CourseError("the model has no reward head: load it with models.load_reward")
@@ -81,21 +81,23 @@ def reward_scores(
     answers: Sequence[str],
     batch_size: int = 16,
 ) -> list[float]:
-    """What a trained reward model gives each answer to its prompt (messages or a text); usable as PPO's reward."""
+    """A trained reward model's score of each answer to its prompt (messages or a text); usable as PPO's reward."""
     import torch
 
     examples = []
     for prompt, answer in zip(prompts, answers, strict=True):
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        # An answer may be empty here, which training refuses.
+        # Unlike in training, an answer may be empty here.
         completion = tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
         examples.append(Encoded(chat_token_ids(tokenizer, messages, add_generation_prompt=True), [completion]))
     scores: dict[int, float] = {}
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for cut in micro_batches(examples, 10**9, batch_size):
-            batch = to_device(collate(cut, pad_token_id(tokenizer)), model.device)
-            scores |= {id(example): reward for example, reward in zip(cut, last_token_rewards(model, batch).tolist())}
+        for micro_batch in micro_batches(examples, 10**9, batch_size):
+            batch = to_device(collate(micro_batch, pad_token_id(tokenizer)), model.device)
+            scores |= {
+                id(example): reward for example, reward in zip(micro_batch, last_token_rewards(model, batch).tolist())
+            }
     model.train(was_training)
     return [scores[id(example)] for example in examples]

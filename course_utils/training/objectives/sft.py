@@ -20,13 +20,13 @@ TURNS = ("last", "all")
 
 @dataclass(frozen=True)
 class SFT(Objective):
-    """Supervised fine-tuning: cross-entropy on the completion's tokens, none on the prompt's.
+    """Supervised fine-tuning: cross-entropy on the completion's tokens only, not on the prompt's.
 
-    A token weighs the same in whatever example, batch or micro-batch it is.
+    Every token has the same weight, whatever example, batch or micro-batch it is in.
 
     Attributes:
-        turns: which of the assistant's messages are learned, each up to and including its stop token: the "last", or "all"
-            but those with `"weight": 0`, which is the hosted API's rule.
+        turns: which of the assistant's messages are learned, each up to and including its stop token: "last", or "all"
+            except those with `"weight": 0`, as in the hosted API.
         accuracy: also measure the share of learned tokens that are the model's first choice.
     """
 
@@ -57,29 +57,29 @@ class SFT(Objective):
     def _encode_all(
         self, tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], max_length: int, where: str
     ) -> Encoded:
-        """The prompt ends before the first learned message; what stands between learned messages has weight 0."""
-        plain = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
+        """Encode all learned messages: the prompt ends before the first one, and tokens between them have weight 0."""
+        unweighted = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
         learned = [i for i, m in enumerate(messages) if m["role"] == "assistant" and m.get("weight", 1) != 0]
         if not learned:
             raise CourseError(f"{where}: no message of the assistant to learn (all have weight 0, or there is none)")
-        prompt = encode_prompt(tokenizer, plain[: learned[0]], max_length, where)
+        prompt = encode_prompt(tokenizer, unweighted[: learned[0]], max_length, where)
         ids, weights = list(prompt), list[float]()
         for i in learned:
-            start = chat_token_ids(tokenizer, plain[:i], add_generation_prompt=True)
-            answer = encode_completion(tokenizer, start, plain[: i + 1], len(start) + 10**9, f"{where}, message {i}")
+            start = chat_token_ids(tokenizer, unweighted[:i], add_generation_prompt=True)
+            answer = encode_completion(tokenizer, start, unweighted[: i + 1], len(start) + 10**9, f"{where}, message {i}")
             if start[: len(ids)] != ids:
                 raise CourseError(f"{where}: the chat template changes what came before once message {i} follows it")
             weights += [0.0] * (len(start) - len(ids)) + [1.0] * len(answer)
             ids = start + answer
-        room = max_length - len(prompt)
-        return Encoded(prompt, [ids[len(prompt) :][:room]], token_values={"weight": weights[:room]})
+        max_completion = max_length - len(prompt)
+        return Encoded(prompt, [ids[len(prompt) :][:max_completion]], token_values={"weight": weights[:max_completion]})
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """Learned tokens."""
+        """Number of learned tokens."""
         return {"tokens": sum(example.learned for example in examples)}
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
-        """Cross-entropies of the learned tokens, divided by the batch's number of them."""
+        """Sum of the cross-entropies of the learned tokens, divided by the number of learned tokens in the batch."""
         weight = batch.get("weight", 1)
         if not self.accuracy:
             return Loss(-(token_log_probabilities(model, batch) * weight).sum() / totals["tokens"], {})

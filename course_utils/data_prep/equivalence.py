@@ -1,9 +1,8 @@
-"""Do two texts that share most of their words say the same?
+"""Do two texts that have most of their words in common say the same?
 
-"What is the capital of France?" and "What is the capital of Spain?" share two thirds of their words and pairs of words, and
-are two questions. So of a pair that is alike what differs is looked at: numbers and negations always, names and the
-words that
-carry the content where the text is short or the answer tells little. A word with a slip of the finger is the same word.
+"What is the capital of France?" and "What is the capital of Spain?" have two thirds of their words and word pairs in common,
+and are two questions. So in a similar pair the difference is examined: always numbers and negations; also names and content
+words, if the text is short or the answer says little. A word with a typing error counts as the same word.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from collections.abc import Sequence
 from course_utils.data_prep.pii.names import common_words
 from course_utils.data_prep.similarity import WITHOUT_SPACES, jaccard, normalise, shingles
 
-SHORT = 12  # words: in a shorter text one other word makes another question
-PASSAGE = 25  # words: in a longer text another name does not, if the answer is the same and says something
-LABEL = 6  # words: a shorter answer may be right for many questions, so it does not say that two are one
+SHORT = 12  # words: in a shorter text, one different word makes a different question
+PASSAGE = 25  # words: in a longer text, a different name does not, if the answer is the same and informative
+LABEL = 6  # words: a shorter answer may be right for many questions, so it is no evidence that two are the same
 ANSWERS_ALIKE = 0.8
-# What may be there or not, or be another of its kind, without saying anything else.
+# Words that may be missing, added or exchanged for each other without changing what the text says.
 FILLER = frozenset(
     "a an the this that these those it its is are was were be been am i im ive you we they he she me my your our their "
     "us of to in on at "
@@ -32,7 +31,7 @@ FILLER = frozenset(
     "shall should may might s t ve re ll d m don dont doesn doesnt didn didnt isn isnt wasn wasnt won wont couldn "
     "couldnt wouldn wouldnt".split()
 )
-# "t" is what is left of "don't".
+# "t" is what normalising leaves of the negation in "don't".
 NEGATIONS = frozenset(
     "not no never none nobody nothing nowhere neither nor without cannot t cant wont dont doesnt didnt isnt wasnt "
     "couldnt wouldnt shouldnt nicht kein "
@@ -46,93 +45,96 @@ NAME = re.compile(r"(?<=[\w,;'’\")] )[^\W\d_a-z][^\W_]*")  # a word with a cap
 
 
 def same_question(one: str, other: str, answer: str) -> bool:
-    """Whether two prompts with most words in common ask the same, given the answer that both have.
+    """Whether two prompts with most words in common ask the same question, given the answer that both have.
 
     Args:
         one, other: prompts.
-        answer: theirs. A label may be right for both though they are two questions; a long text hardly.
+        answer: their common answer. A label may be right for two different questions; a long text can hardly be.
     """
     return not _differ(one, other, strict=len(_words(answer)) < LABEL)
 
 
 def same_answer(one: str, other: str) -> bool:
-    """Whether two answers are one: the same but for case, spacing and punctuation, or but for a slip or filler in a "
-    "long one."""
-    mine, theirs = _words(one), _words(other)
-    if mine == theirs:
-        # Of "+" and "-" nothing is left to compare.
-        return operators(one) == operators(other) if mine else one.strip() == other.strip()
-    fewer, more = sorted((len(mine), len(theirs)))
+    """Whether two answers say the same.
+
+    They may differ in case, spacing and punctuation, and long ones also in a typing error or filler words.
+    """
+    words, other_words = _words(one), _words(other)
+    if words == other_words:
+        # "+" and "-" have no words to compare.
+        return operators(one) == operators(other) if words else one.strip() == other.strip()
+    fewer, more = sorted((len(words), len(other_words)))
     if fewer < ANSWERS_ALIKE * more or fewer < SHORT:
         return False
     return jaccard(shingles(one), shingles(other)) >= ANSWERS_ALIKE and not _differ(one, other, strict=True)
 
 
 def operators(text: str) -> str:
-    """What calculates and compares in a text: "2 + 2" and "2 * 2" have the same words."""
+    """The arithmetic and comparison operators in a text; without them, "2 + 2" and "2 * 2" would have the same words."""
     return "".join(mark.strip() for mark in OPERATOR.findall(text))
 
 
 def _differ(one: str, other: str, strict: bool) -> bool:
     if (CODE.search(one) or CODE.search(other)) and "".join(SYMBOL.findall(one)) != "".join(SYMBOL.findall(other)):
-        return True  # of code to be mended, a semicolon is the question
-    mine, theirs = _words(one), _words(other)
-    counted, their_count = Counter(mine), Counter(theirs)
-    more, less = counted - their_count, their_count - counted
-    left, right = _unpaired(more.keys() - their_count.keys(), less.keys() - counted.keys())
-    slips = (more.keys() | less.keys()) - left - right - (counted.keys() & their_count.keys())
-    denied, denied_there = (
+        return True  # if the question is what is wrong with some code, a semicolon matters
+    words, other_words = _words(one), _words(other)
+    counts, other_counts = Counter(words), Counter(other_words)
+    more, less = counts - other_counts, other_counts - counts
+    only_one, only_other = _unpaired(more.keys() - other_counts.keys(), less.keys() - counts.keys())
+    slips = (more.keys() | less.keys()) - only_one - only_other - (counts.keys() & other_counts.keys())
+    negations, other_negations = (
         sum(n for word, n in side.items() if word in NEGATIONS and word not in slips) for side in (more, less)
     )
-    if denied != denied_there and not (slips & NEGATIONS):
+    if negations != other_negations and not (slips & NEGATIONS):
         return True
-    length = min(_length(mine), _length(theirs))
+    length = min(_length(words), _length(other_words))
     short = length < SHORT or strict
-    digits = [any(DIGIT.search(word) for word in side) for side in (left, right)]
+    digits = [any(DIGIT.search(word) for word in side) for side in (only_one, only_other)]
     if all(digits) or (short and any(digits)):
         return True
-    left, right = left - FILLER, right - FILLER
-    if not (left or right):
+    only_one, only_other = only_one - FILLER, only_other - FILLER
+    if not (only_one or only_other):
         # The same words in another order: "A is taller than B".
-        return short and mine != theirs and counted == their_count
-    if left and right and short:
+        return short and words != other_words and counts == other_counts
+    if only_one and only_other and short:
         return True
-    names = left & _names(one), right & _names(other)
+    names = only_one & _names(one), only_other & _names(other)
     return (all(names) and length < PASSAGE) or (short and (any(names) or (strict and length < SHORT)))
 
 
 def _length(words: Sequence[str]) -> float:
-    """Words; where each character is taken for one, half as many. Of long texts it is enough to know that they are."""
+    """The number of words; a word that is one character of a script without spaces counts half, except in long texts."""
     if len(words) > 2 * PASSAGE:
         return len(words)
     return sum(0.5 if WITHOUT_SPACES.match(word) else 1 for word in words)
 
 
-@functools.lru_cache(maxsize=4096)  # a row that stays is compared with each of its copies
+@functools.lru_cache(maxsize=4096)  # a row that is kept is compared with each of its copies
 def _words(text: str) -> tuple[str, ...]:
     return tuple(normalise(text).split())
 
 
 def _names(text: str) -> set[str]:
-    found = NAME.findall(unicodedata.normalize("NFKC", text))
-    return {word.casefold() for word in found if word != "I"} if len(found) < 200 else set()
+    capitalised = NAME.findall(unicodedata.normalize("NFKC", text))
+    return {word.casefold() for word in capitalised if word != "I"} if len(capitalised) < 200 else set()
 
 
 def _unpaired(only: set[str], lacking: set[str]) -> tuple[set[str], set[str]]:
-    """Words of either side that are no slip of one on the other."""
-    left, right = set(only), set(lacking)
+    """The words on each side that are not a misspelling of a word on the other."""
+    unpaired, other_unpaired = set(only), set(lacking)
     for word in only:
-        twin = next((w for w in right if _is_slip(word, w)), None)
+        twin = next((w for w in other_unpaired if _is_slip(word, w)), None)
         if twin:
-            left.discard(word)
-            right.discard(twin)
-    return left, right
+            unpaired.discard(word)
+            other_unpaired.discard(twin)
+    return unpaired, other_unpaired
 
 
 def _is_slip(one: str, other: str) -> bool:
-    """One is the other with a letter added, lost, changed or two swapped, and is no common word of its own.
+    """Whether two words differ by one typing error: a letter added, lost or changed, or two swapped.
 
-    "form" and "from" are two words, "dinng" and "dining" are one. A plural counts as a slip.
+    Two common words are never the same: "form" and "from" are two words, "dinng" and "dining" are one. A plural counts as a
+    typing error.
     """
     if min(len(one), len(other)) < 4 or one[0] != other[0] or abs(len(one) - len(other)) > 2:
         return False

@@ -1,4 +1,4 @@
-"""Mend what can be mended without losing anything; everything else is for a person to decide."""
+"""Fix what can be fixed without losing anything; a person has to decide about everything else."""
 
 from __future__ import annotations
 
@@ -15,53 +15,53 @@ from course_utils.data_prep.rules.shapes import CHAT_KEYS, PREFERENCE_KEYS
 from course_utils.data_prep.variants import messages_of, variants
 from course_utils.errors import CourseError
 
-# Faults that are gone once the file is written anew: of bytes and lines, not of rows.
-OF_BYTES = {"byte_order_mark", "encoding", "line_ending", "blank_line", "wrapped", "several_lines"}
+# Faults of bytes and lines rather than of rows: they are gone as soon as the file is written again.
+GONE_WHEN_REWRITTEN = {"byte_order_mark", "encoding", "line_ending", "blank_line", "wrapped", "several_lines"}
 TARGET_SHAPE = {
     "chat": "messages",
     "preference": "openai_preference",
     "prompt_completion": "prompt_completion",
     "unpaired_preference": "kto",
 }
-# Fields that may stand in a row of the shape.
-KNOWN_KEYS = {"messages": CHAT_KEYS, "openai_preference": PREFERENCE_KEYS, "prompt_completion": {"prompt", "completion"}}
-# Zero-width joiners belong to emoji and several scripts; marks of direction and the rest carry nothing.
-CARRIES_NOTHING = {"\u200b", "\ufeff", "\u2060", "\u200e", "\u200f"}
+# Fields that a row of the shape may have.
+ALLOWED_KEYS = {"messages": CHAT_KEYS, "openai_preference": PREFERENCE_KEYS, "prompt_completion": {"prompt", "completion"}}
+# These carry no meaning. Zero-width joiners are not among them: emoji and several scripts need them.
+REMOVABLE = {"\u200b", "\ufeff", "\u2060", "\u200e", "\u200f"}
 
 
-def mend(row: object, findings: list[Finding], kind: str = "chat", target: str = "openai") -> tuple[dict | None, list[str]]:
-    """A row without the faults that can be mended, and the codes of those that were.
+def fix(row: object, findings: list[Finding], kind: str = "chat", target: str = "openai") -> tuple[dict | None, list[str]]:
+    """A row without the faults that can be fixed, and the codes of those that were.
 
     Args:
         row: the parsed row.
         findings: what `validation.check` found in it.
         kind: what the row should be.
-        target: for whom: "openai" or "trl".
+        target: who will read it: "openai" or "trl".
 
     Returns:
-        The mended row and the codes; None in its place where a fault remains that only a person can mend.
+        The fixed row and the codes; None instead of the row if it has a fault that only a person can fix.
     """
     codes = [finding.code for finding in findings]
     if any(f.severity == ERROR and not f.fixable for f in findings) or not isinstance(row, dict):
         return None, []
     row = copy.deepcopy(row)
-    done: list[str] = []
-    row, others = variants(row)
-    done += [code for code in others if code in codes]
+    fixed_codes: list[str] = []
+    row, variant_codes = variants(row)
+    fixed_codes += [code for code in variant_codes if code in codes]
     if "other_shape" in codes:
         try:
-            wanted = "preference" if (kind, target) == ("preference", "trl") else TARGET_SHAPE[kind]
-            row = formats.convert(row, wanted)
+            shape = "preference" if (kind, target) == ("preference", "trl") else TARGET_SHAPE[kind]
+            row = formats.convert(row, shape)
         except (CourseError, KeyError, TypeError, AttributeError):
             return None, []
-        done.append("other_shape")
-    for code, work in WORK.items():
+        fixed_codes.append("other_shape")
+    for code, fix_row in FIXES.items():
         if code in codes:
-            changed = work(copy.deepcopy(row))
-            if changed != row:  # some of what is warned of has to stay
-                done.append(code)
+            changed = fix_row(copy.deepcopy(row))
+            if changed != row:  # some of the characters that are warned about have to stay
+                fixed_codes.append(code)
             row = changed
-    return row, done + [code for code in codes if code in OF_BYTES]
+    return row, fixed_codes + [code for code in codes if code in GONE_WHEN_REWRITTEN]
 
 
 def _strip_controls(row: dict) -> dict:
@@ -71,7 +71,7 @@ def _strip_controls(row: dict) -> dict:
 def _strip_invisible(row: dict) -> dict:
     return _map_strings(
         row,
-        lambda text: INVISIBLE.sub(lambda m: "" if m.group() in CARRIES_NOTHING or m.group() < "\xa0" else m.group(), text),
+        lambda text: INVISIBLE.sub(lambda m: "" if m.group() in REMOVABLE or m.group() < "\xa0" else m.group(), text),
     )
 
 
@@ -86,8 +86,8 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _drop_extra(row: dict) -> dict:
-    known = KNOWN_KEYS.get(formats.shape_of(row) or "", set(row))
-    row = {key: value for key, value in row.items() if key in known}
+    allowed = ALLOWED_KEYS.get(formats.shape_of(row) or "", set(row))
+    row = {key: value for key, value in row.items() if key in allowed}
     if isinstance(row.get("input"), dict):
         row["input"] = {key: value for key, value in row["input"].items() if key in CHAT_KEYS}
     for message in messages_of(row):
@@ -119,7 +119,7 @@ def _write_arguments(row: dict) -> dict:
     return row
 
 
-WORK: dict[str, Callable[[dict], dict]] = {
+FIXES: dict[str, Callable[[dict], dict]] = {
     "control_character": _strip_controls,
     "invisible_character": _strip_invisible,
     "extra_key": _drop_extra,

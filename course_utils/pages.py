@@ -1,0 +1,36 @@
+"""HTML pages from Jinja2 templates, which are in the folder `templates/` next to the module that fills them."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+@cache
+def environment() -> Environment:
+    """How templates are read: all values are escaped, and a value that was not passed is an error.
+
+    A template is named by its path below the package, such as "grading/templates/class.html.j2". Filters of our own:
+    `thousands` (12,345) and `points` (a number without needless zeros).
+    """
+    environment = Environment(
+        loader=PackageLoader("course_utils", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"thousands": "{:,}".format, "points": "{:g}".format}
+    return environment
+
+
+def render(template: str, **values: object) -> str:
+    """The page that a template makes of these values.
+
+    Args:
+        template: path below the package.
+        values: what the template shows, as text: escaping is the template's work.
+    """
+    return environment().get_template(template).render(values)

@@ -1,0 +1,3301 @@
+# ruff: noqa - students write as they like
+"""Correct answers of honest students, in unusual but legitimate forms: ANSWERS, a list of (exercise id, description, cells).
+
+Several ids with "+" between them: one student's notebook with these exercises answered. A cell is the source of a code cell
+that stands where the exercise's answer cell stood (several: one below the other, the lesson's check cell after the last), or
+a dictionary:
+
+    {"code": source, "at": place}     place: "imports" (after the lesson's first cell of imports), "end", or an exercise's id
+    {"markdown": text, "at": place}
+    {"check": None, "at": place}      the exercise's check cell stands here instead; a text: with this source
+    {"lesson": text}                  the cell of the lesson with this text has been run (its helper is used); others have not
+    {"fails": True, "code": source}   a cell that ends in an error, as it did for the student
+    {"stub": None}                    the lesson's answer cell as it was
+    {"interrupted": source}           a cell that the student stopped; the harness does not run it
+    {"given": source}                 what cells of the lesson have defined that the harness does not run
+    {"module": name}                  a package that the student's machine has
+    {"notebook": form}                how the whole file was stored; see `stored` in the harness below
+
+`python honest_by_another.py build FOLDER`, `check` and `show FOLDER` are the harness.
+"""
+
+from __future__ import annotations
+
+ANSWERS: list[tuple[str, str, list]] = []
+
+
+def student(ids: str, description: str, *cells) -> None:
+    ANSWERS.append((ids, description, list(cells)))
+
+
+# ---------------------------------------------------------------------------------------------------------------- frame-1
+student(
+    "frame-1",
+    "decimal arithmetic, returns a Decimal; imports in another cell",
+    {"at": "imports", "code": "from decimal import Decimal, getcontext\ngetcontext().prec = 40"},
+    r'''
+# EXERCISE: frame-1
+def request_cost(prompt_tokens, cached_tokens, completion_tokens, prices):
+    """What does one request cost?"""
+    fresh, cached, output = (Decimal(str(price)) for price in prices)
+    paid = (prompt_tokens - cached_tokens) * fresh + cached_tokens * cached + completion_tokens * output
+    return paid / Decimal(1_000_000)
+
+print(request_cost(1000, 200, 50, (2.5, 1.25, 10)))
+'''.strip(),
+)
+
+student(
+    "frame-1",
+    "numpy dot product with the lesson's np; %%time on the first line",
+    r"""
+%%time
+# EXERCISE: frame-1
+def request_cost(prompt_tokens, cached_tokens, completion_tokens, prices):
+    tokens = np.array([prompt_tokens - cached_tokens, cached_tokens, completion_tokens])
+    return np.dot(tokens, np.asarray(prices, dtype=float)) * 1e-6
+""".strip(),
+)
+
+student(
+    "frame-1",
+    "decorator with functools.wraps that prints every call; positional-only, annotations, Windows line endings",
+    "\r\n".join(
+        r'''
+# EXERCISE: frame-1
+from __future__ import annotations
+import functools
+from typing import Callable, ParamSpec, TypeVar
+P = ParamSpec("P")
+R = TypeVar("R")
+
+def traced(f: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(f)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        print("->", f.__name__, args, kwargs)
+        result = f(*args, **kwargs)
+        print("<-", result)
+        return result
+    return inner
+
+@traced
+def request_cost(prompt: int, cached: int, completion: int, prices: tuple[float, float, float], /) -> float:
+    """What does one request cost?"""
+    a, b, c = prices
+    return ((prompt - cached) * a + cached * b + completion * c) / 1e6
+'''.strip().split("\n")
+    ),
+)
+
+student(
+    "frame-1",
+    "Fraction result, starred lambda",
+    r"""
+# EXERCISE: frame-1
+from fractions import Fraction as Bruch
+request_cost = lambda alle, gemerkt, antwort, preise: sum(Bruch(n) * Bruch(p) for n, p in zip((alle - gemerkt, gemerkt, antwort), preise)) / 10**6
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- frame-2
+student(
+    "frame-2",
+    "try/except ZeroDivisionError, walrus, logging",
+    r'''
+# EXERCISE: frame-2
+import logging
+logging.basicConfig(level=logging.DEBUG)
+log = logging.getLogger(__name__)
+
+def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
+    """From how many requests a day on is the fine-tuned system cheaper?"""
+    try:
+        n = (setup / days + upkeep_a_day) / (saved := old_cost - new_cost)
+    except ZeroDivisionError:
+        log.warning("nothing saved")
+        return None
+    log.debug("saved %s -> n %s", saved, n)
+    return n if saved > 0 else None
+'''.strip(),
+)
+
+student(
+    "frame-2",
+    "solved with sympy, rational arithmetic, float at the end",
+    r"""
+# EXERCISE: frame-2
+import sympy as sp
+n = sp.symbols("n")
+
+def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
+    if new_cost >= old_cost:
+        return None
+    rational = [sp.Rational(v) for v in (setup, upkeep_a_day, old_cost, new_cost, days)]
+    s, u, o, w, d = rational
+    (loesung,) = sp.solve(sp.Eq(s + u * d + n * d * w, n * d * o), n)
+    return float(loesung)
+""".strip(),
+)
+
+student(
+    "frame-2",
+    "torch result (0-d float64 tensor); keyword defaults added at the end",
+    r'''
+# EXERCISE: frame-2
+def break_even(setup, upkeep_a_day, old_cost, new_cost, days, *, dtype=torch.float64, verbose=False):
+    """From how many requests a day on is the fine-tuned system cheaper?"""
+    saved = torch.tensor(old_cost, dtype=dtype) - torch.tensor(new_cost, dtype=dtype)
+    if verbose: print(saved)
+    if saved.item() <= 0: return None
+    return (torch.tensor(setup, dtype=dtype) / days + upkeep_a_day) / saved
+'''.strip(),
+)
+
+student(
+    "frame-2",
+    "class with __call__ and __slots__, instance under the required name; check run in a new cell further down",
+    r"""
+# EXERCISE: frame-2
+class BreakEven:
+    __slots__ = ("calls",)
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, setup, upkeep, old, new, days):
+        self.calls += 1
+        if not old > new:
+            return
+        per_day = setup / days + upkeep
+        return per_day / (old - new)
+
+    def __repr__(self):
+        return f"<BreakEven called {self.calls} times>"
+
+break_even = BreakEven()
+break_even
+""".strip(),
+    {"check": None},
+    "break_even",
+    'check("frame-2", break_even)',
+)
+
+# ---------------------------------------------------------------------------------------------------------------- frame-3
+student(
+    "frame-3",
+    "statistics.mean of booleans, lesson's import of statistics",
+    r'''
+# EXERCISE: frame-3
+def recall_at(rankings, relevant, k):
+    """How often is the right passage among the first k?"""
+    return statistics.mean(wanted in found[:k] for found, wanted in zip(rankings, relevant, strict=True))
+'''.strip(),
+)
+
+student(
+    "frame-3",
+    "pandas, np.float64 result, pd imported in a cell at the top",
+    {"at": "imports", "code": "import pandas as pd\npd.set_option('display.max_rows', 5)"},
+    r"""
+# EXERCISE: frame-3
+def recall_at(rankings, relevant, k):
+    frame = pd.DataFrame({"found": rankings, "relevant": relevant})
+    frame["hit"] = frame.apply(lambda row: row.relevant in list(row.found)[:k], axis=1).astype(float)
+    return frame["hit"].mean()
+
+display(pd.DataFrame({"a": [1, 2]}))
+recall_at([["a", "b"], ["c"]], ["b", "d"], 2)
+""".strip(),
+)
+
+student(
+    "frame-3",
+    "head/tail recursion with itertools.islice, Fraction result",
+    r"""
+# EXERCISE: frame-3
+from fractions import Fraction
+from itertools import islice
+
+def _hits(rankings, relevant, k):
+    match rankings, relevant:
+        case [], []:
+            return 0
+        case [first, *others], [wanted, *rest]:
+            return any(id == wanted for id in islice(first, k)) + _hits(others, rest, k)
+
+def recall_at(rankings, relevant, k):
+    return Fraction(_hits(list(rankings), list(relevant), k), len(relevant))
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- frame-4
+student(
+    "frame-4",
+    "frozen dataclass with __call__, Counter; parameters as fields",
+    r"""
+# EXERCISE: frame-4
+from collections import Counter
+from dataclasses import dataclass, field
+from math import log1p
+
+@dataclass(frozen=True)
+class BM25:
+    k1: float = 1.5
+    b: float = 0.75
+    seen: list = field(default_factory=list, compare=False, repr=False)
+
+    def __call__(self, query: list[str], passages: list[list[str]]) -> list[float]:
+        counts = [Counter(p) for p in passages]
+        lengths = [len(p) for p in passages]
+        average = sum(lengths) / len(lengths) if lengths else 0.0
+        scores = []
+        for c, length in zip(counts, lengths):
+            total = 0.0
+            for word in query:
+                if f := c[word]:
+                    n = sum(word in other for other in counts)
+                    idf = log1p((len(passages) - n + 0.5) / (n + 0.5))
+                    total += idf * f / (f + self.k1 * (1 - self.b + self.b * length / average))
+            scores.append(total)
+        self.seen.append(len(scores))
+        return scores
+
+bm25 = BM25()
+""".strip(),
+)
+
+student(
+    "frame-4",
+    "numpy matrices, list of np.float64 via list(); `from numpy import *` in another cell",
+    {"at": "imports", "code": "from numpy import *"},
+    r'''
+# EXERCISE: frame-4
+def bm25(query, passages):
+    """How well does each passage fit a query, by the words that they share?"""
+    if not passages:
+        return []
+    K1, B = 1.5, 0.75
+    f = array([[float(p.count(w)) for w in query] for p in passages]).reshape(len(passages), len(query))
+    n = (f > 0).sum(axis=0)
+    N = len(passages)
+    idf = log(1 + (N - n + 0.5) / (n + 0.5))
+    length = array([len(p) for p in passages], dtype=float64)
+    average = length.mean() or 1.0
+    return list((idf * f / (f + K1 * (1 - B + B * length / average)[:, None])).sum(axis=1))
+'''.strip(),
+)
+
+student(
+    "frame-4",
+    "pandas term table, reindexed by the query",
+    r"""
+# EXERCISE: frame-4
+import collections
+import pandas
+
+def bm25(query, passages):
+    table = pandas.DataFrame([collections.Counter(p) for p in passages]).reindex(columns=query).fillna(0.0).astype(float)
+    length = pandas.Series([len(p) for p in passages], dtype=float)
+    N, n = len(passages), table.gt(0).sum()
+    idf = np.log(1 + (N - n.to_numpy() + 0.5) / (n.to_numpy() + 0.5))
+    norm = 1.5 * (1 - 0.75 + 0.75 * length / length.mean())
+    values = table.to_numpy()
+    return (idf * values / (values + norm.to_numpy()[:, None])).sum(axis=1).tolist()
+""".strip(),
+)
+
+student(
+    "frame-4",
+    "functools.partial over a general function, lru_cache on idf by a closure, generator to list",
+    {
+        "code": r"""
+# constants of the exercise, in a cell of their own
+SATTIGUNG, LÄNGE = 1.5, 0.75
+""".strip()
+    },
+    r'''
+# EXERCISE: frame-4
+import functools, math
+
+def bm25_allgemein(query, passages, *, k1, b):
+    """Bewertet jede Passage – „wie gut passt sie?“ ☕"""
+    @functools.lru_cache(maxsize=None)
+    def idf(wort):
+        n = sum(1 for p in passages if wort in p)
+        return math.log(1 + (len(passages) - n + 0.5) / (n + 0.5))
+
+    mittel = sum(map(len, passages)) / max(1, len(passages))
+
+    def punkte():
+        for p in passages:
+            yield math.fsum(idf(w) * p.count(w) / (p.count(w) + k1 * (1 - b + b * len(p) / mittel)) for w in query if p.count(w))
+    return list(punkte())
+
+bm25 = functools.partial(bm25_allgemein, k1=SATTIGUNG, b=LÄNGE)
+'''.strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- frame-5
+student(
+    "frame-5",
+    "match statement and Counter; helper in a cell between",
+    r"""
+from collections import Counter
+
+def same(a, b):
+    return a.strip().lower() == b.strip().lower()
+""".strip(),
+    {"markdown": "*Note to self:* compare with `same`, not with `==`!"},
+    r'''
+# EXERCISE: frame-5
+def stale(answers, old, new):
+    """After facts have changed."""
+    def kind(answer, before, after):
+        match (same(before, after), same(answer, after), same(answer, before)):
+            case (True, _, _):
+                return None
+            case (_, True, _):
+                return "right"
+            case (_, _, True):
+                return "stale"
+            case _:
+                return "neither"
+
+    counted = Counter(filter(None, map(kind, answers, old, new)))
+    if not (n := sum(counted.values())):
+        return None
+    return tuple(counted[k] / n for k in ("right", "stale", "neither"))
+'''.strip(),
+)
+
+student(
+    "frame-5",
+    "pandas string methods, NamedTuple result of np.float64",
+    r"""
+# EXERCISE: frame-5
+import pandas as pd
+from typing import NamedTuple, Optional
+
+class Shares(NamedTuple):
+    right: float
+    stale: float
+    neither: float
+
+def stale(answers, old, new) -> Optional[Shares]:
+    df = pd.DataFrame({"answer": answers, "old": old, "new": new}, dtype="object").apply(lambda column: column.astype(str).str.strip().str.lower())
+    df = df[df["old"] != df["new"]]
+    if df.empty:
+        return None
+    right = (df["answer"] == df["new"]).mean()
+    outdated = (df["answer"] == df["old"]).mean()
+    return Shares(right, outdated, 1 - right - outdated)
+""".strip(),
+)
+
+student(
+    "frame-5",
+    "French docstring, Unicode identifiers, casefold, asserts on own examples, if __name__ == '__main__'",
+    r'''
+# EXERCISE: frame-5
+def stale(réponses, avant, après):
+    """Combien de réponses suivent, combien sont périmées ? « à part » les faits inchangés…"""
+    propre = lambda texte: texte.strip().casefold()
+    changés = [(propre(r), propre(a), propre(b)) for r, a, b in zip(réponses, avant, après) if propre(a) != propre(b)]
+    if len(changés) == 0:
+        return None
+    δ = 1 / len(changés)
+    justes = sum(r == b for r, _, b in changés)
+    périmées = sum(r == a for r, a, _ in changés)
+    return justes * δ, périmées * δ, (len(changés) - justes - périmées) * δ
+
+if __name__ == "__main__":
+    assert stale(["a"], ["b"], ["B "]) is None
+    assert stale([" A"], ["b"], ["a"]) == (1, 0, 0)
+    print("ça marche")
+'''.strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- frame-6
+student(
+    "frame-6",
+    "match with guards; docstring kept; NotImplementedError left below the return",
+    r'''
+# EXERCISE: frame-6
+def diagnose(gap, reached, examples, moves):
+    """What does the lesson's rule of thumb, in its plainest form, say to try?"""
+    trainable = examples >= 100 and not moves
+    match gap:
+        case _ if reached >= 0.85:
+            return "prompt"
+        case "knowledge":
+            return "rag"
+        case "behaviour":
+            return "fine-tune" if trainable else "prompt"
+        case "both" if trainable:
+            return "rag + fine-tune"
+        case "both":
+            return "rag"
+    # YOUR CODE HERE
+    raise NotImplementedError
+'''.strip(),
+)
+
+student(
+    "frame-6",
+    "str Enum members as results, table keyed by tuples",
+    r"""
+# EXERCISE: frame-6
+import enum
+
+class Advice(enum.StrEnum):
+    PROMPT = "prompt"
+    RAG = "rag"
+    TUNE = "fine-tune"
+    BOTH = "rag + fine-tune"
+
+TABLE = {
+    ("knowledge", True): Advice.RAG, ("knowledge", False): Advice.RAG,
+    ("behaviour", True): Advice.TUNE, ("behaviour", False): Advice.PROMPT,
+    ("both", True): Advice.BOTH, ("both", False): Advice.RAG,
+}
+
+def diagnose(gap, reached, examples, moves):
+    return Advice.PROMPT if reached >= 0.85 else TABLE[gap, bool(examples >= 100 and not moves)]
+""".strip(),
+)
+
+student(
+    "frame-6",
+    "the stub cell left as it was, the answer in a cell below its check, a second check cell of the student's own",
+    {"stub": None},
+    {"check": None},
+    r"""
+# my second attempt
+def diagnose(*args):
+    gap, reached, examples, moves = args
+    if not reached < 0.85: return "prompt"
+    train = not (examples < 100 or moves)
+    return " + ".join([*["rag"] * (gap != "behaviour"), *["fine-tune"] * (train and gap != "knowledge")]) or "prompt"
+""".strip(),
+    'score = check("frame-6", diagnose)\nscore',
+)
+
+# ----------------------------------------------------------------------------------------------------------------- lora-1
+student(
+    "lora-1",
+    "an nn.Module instance under the required name",
+    r"""
+# EXERCISE: lora-1
+class Forward(nn.Module):
+    def forward(self, x, W, A, B, alpha):
+        r, _ = A.shape
+        return nn.functional.linear(x, W) + alpha / r * nn.functional.linear(nn.functional.linear(x, A), B)
+
+lora_forward = Forward().eval()
+lora_forward
+""".strip(),
+)
+
+student(
+    "lora-1",
+    "einsum, `from __future__ import annotations` on the first line above the marker",
+    r'''
+from __future__ import annotations
+# EXERCISE: lora-1
+def lora_forward(x: torch.Tensor, W: torch.Tensor, A: torch.Tensor, B: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Output of a linear layer with a LoRA adapter."""
+    both = torch.einsum("bi,oi->bo", x, W) + torch.einsum("bi,ri,or->bo", x, A, B) * (alpha / len(A))
+    return both
+'''.strip(),
+)
+
+student(
+    "lora-1",
+    "the lesson's own LoRALinear, filled with the given matrices",
+    {"lesson": "class LoRALinear"},
+    r"""
+# EXERCISE: lora-1
+def lora_forward(x, W, A, B, alpha):
+    d_out, d_in = W.shape
+    layer = LoRALinear(nn.Linear(d_in, d_out, bias=False), A.shape[0], alpha)
+    layer.base.weight, layer.A, layer.B = (nn.Parameter(m) for m in (W, A, B))
+    return layer(x)
+""".strip(),
+)
+
+student(
+    "lora-1",
+    "block matrices: one product of concatenated inputs and weights; tabs for indentation",
+    "\n".join(
+        [
+            "# EXERCISE: lora-1",
+            "def lora_forward(x, W, A, B, alpha):",
+            "\tr = A.size(0)",
+            "\tif r == 0:",
+            "\t\treturn x @ W.T",
+            "\thidden = torch.cat([x, x @ A.T], dim=1)\t# d_in + r",
+            "\treturn hidden @ torch.cat([W, B.mul(alpha).div(r)], dim=1).mT",
+        ]
+    ),
+)
+
+# ----------------------------------------------------------------------------------------------------------------- lora-2
+student(
+    "lora-2",
+    "linear layers on the meta device, really counted",
+    r"""
+# EXERCISE: lora-2
+def adapter_parameters(shapes, rank):
+    total = 0
+    for d_out, d_in in shapes:
+        with torch.device("meta"):
+            pair = nn.Sequential(nn.Linear(d_in, rank, bias=False), nn.Linear(rank, d_out, bias=False))
+        total += sum(p.numel() for p in pair.parameters())
+    return total
+""".strip(),
+)
+
+student(
+    "lora-2",
+    "numpy integer result (np.int64)",
+    r'''
+# EXERCISE: lora-2
+def adapter_parameters(shapes, rank):
+    """Number of trainable parameters that LoRA adds."""
+    return np.asarray(shapes, dtype=np.int64).sum() * rank
+'''.strip(),
+)
+
+student(
+    "lora-2",
+    "recursion over the list, method of a class under the required name",
+    r"""
+# EXERCISE: lora-2
+class Adapter:
+    @classmethod
+    def parameters(cls, shapes, rank):
+        if len(shapes) == 0:
+            return 0
+        (out, inn), *rest = shapes
+        return (out + inn) * rank + cls.parameters(rest, rank)
+
+adapter_parameters = Adapter.parameters
+""".strip(),
+)
+
+# ----------------------------------------------------------------------------------------------------------------- lora-3
+student(
+    "lora-3",
+    "torch.addmm under torch.no_grad as decorator",
+    r'''
+# EXERCISE: lora-3
+@torch.no_grad()
+def merged_weight(W, A, B, alpha):
+    """Weight of the plain linear layer that computes what the adapted one computes."""
+    return torch.addmm(W, B, A, alpha=alpha / A.shape[0])
+'''.strip(),
+)
+
+student(
+    "lora-3",
+    "copy.deepcopy and an in-place loop over rank-one updates",
+    r"""
+# EXERCISE: lora-3
+def merged_weight(W, A, B, alpha):
+    merged = copy.deepcopy(W)
+    r = A.shape[0]
+    for i in range(r):
+        merged += (alpha / r) * torch.outer(B[:, i], A[i])
+    print(f"{r = }, {merged.shape = }")
+    return merged
+""".strip(),
+)
+
+student(
+    "lora-1+lora-3",
+    "lora-3 feeds the unit matrix through lora_forward, the answer of lora-1 in another cell",
+    r"""
+# EXERCISE: lora-1
+def lora_forward(x, W, A, B, alpha):
+    return x @ W.T + (alpha / A.shape[0]) * (x @ A.T) @ B.T
+""".strip(),
+    {
+        "at": "lora-3",
+        "code": r"""
+# EXERCISE: lora-3
+def merged_weight(W, A, B, alpha):
+    unit = torch.eye(W.shape[1], dtype=W.dtype)
+    return lora_forward(unit, W, A, B, alpha).T
+""".strip(),
+    },
+)
+
+# ----------------------------------------------------------------------------------------------------------------- lora-4
+student(
+    "lora-4",
+    "itertools.chain, repeat and islice",
+    r"""
+# EXERCISE: lora-4
+from itertools import chain, islice, repeat
+
+def completion_labels(ids, prompt_length, ignore=-100):
+    return list(chain(repeat(ignore, prompt_length), islice(ids, prompt_length, None)))
+""".strip(),
+)
+
+student(
+    "lora-4",
+    "torch.where, tolist",
+    r"""
+# EXERCISE: lora-4
+def completion_labels(ids, prompt_length, ignore=-100):
+    ids = torch.as_tensor(ids, dtype=torch.long)
+    return torch.where(torch.arange(len(ids)) < prompt_length, ignore, ids).tolist()
+
+completion_labels([5, 6, 7], 1)
+""".strip(),
+)
+
+student(
+    "lora-4",
+    "lambda with a default, list of np.int64",
+    r"""
+# EXERCISE: lora-4
+completion_labels = lambda ids, prompt_length, ignore=-100: list(np.r_[np.full(prompt_length, ignore), np.array(ids[prompt_length:], dtype=int)])
+""".strip(),
+)
+
+student(
+    "lora-4",
+    "slice assignment into the list that came in, which the statement does not forbid",
+    r"""
+# EXERCISE: lora-4
+def completion_labels(ids, prompt_length, ignore=-100):
+    ids[:prompt_length] = [ignore] * prompt_length
+    return ids
+""".strip(),
+)
+
+student(
+    "lora-4",
+    "the first, wrong attempt stays in the notebook under the same marker; the right one below it, then the check",
+    r"""
+# EXERCISE: lora-4
+def completion_labels(ids, prompt_length, ignore=-100):
+    # wrong!! labels must not be shifted
+    return [-100] * (prompt_length - 1) + ids[prompt_length - 1:]
+""".strip(),
+    r"""
+# EXERCISE: lora-4
+def completion_labels(ids, prompt_length, ignore=-100):
+    return [token if position >= prompt_length else ignore for position, token in enumerate(ids)]
+""".strip(),
+)
+
+# ----------------------------------------------------------------------------------------------------------------- lora-5
+student(
+    "lora-2+lora-5",
+    "lora-5 calls adapter_parameters, the answer of lora-2 in another cell",
+    r"""
+# EXERCISE: lora-2
+def adapter_parameters(shapes, rank):
+    return rank * sum(map(sum, shapes))
+""".strip(),
+    {
+        "at": "lora-5",
+        "code": r"""
+# EXERCISE: lora-5
+def adapter_megabytes(shapes, rank, bytes_per_parameter):
+    return adapter_parameters(shapes, rank) * bytes_per_parameter / 1_000_000
+""".strip(),
+    },
+)
+
+student(
+    "lora-5",
+    "functools.reduce, float of a Decimal; black's formatting with magic trailing commas",
+    r'''
+# EXERCISE: lora-5
+from decimal import Decimal
+from functools import reduce
+
+
+def adapter_megabytes(
+    shapes,
+    rank,
+    bytes_per_parameter,
+):
+    """Size of a saved adapter in megabytes."""
+    parameters = reduce(
+        lambda total, shape: total + rank * (shape[0] + shape[1]),
+        shapes,
+        0,
+    )
+    return float(
+        Decimal(parameters)
+        * Decimal(bytes_per_parameter)
+        / Decimal("1e6"),
+    )
+'''.strip(),
+)
+
+student(
+    "lora-5",
+    "a sparse temporary file as long as the adapter, and the size that the file system tells",
+    r"""
+# EXERCISE: lora-5
+import os
+def adapter_megabytes(shapes, rank, bytes_per_parameter):
+    # a sparse file as long as the adapter; the header is not counted
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(sum((o + i) * rank * bytes_per_parameter for o, i in shapes))
+        file.flush()
+        return os.stat(file.name).st_size / 1e6
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- qlora-1
+student(
+    "qlora-1",
+    "cdist and argmin; %matplotlib and a plot in the answer cell",
+    r'''
+%matplotlib inline
+# EXERCISE: qlora-1
+import matplotlib.pyplot as plt
+
+def quantise_block(weights, values):
+    """Absmax quantisation of one block."""
+    scale = weights.abs().max()
+    distance = torch.cdist((weights / scale)[:, None].double(), values[:, None].double(), p=1)
+    return distance.argmin(dim=1), scale
+
+codes, scale = quantise_block(torch.linspace(-2, 1, 50), torch.linspace(-1, 1, 16))
+plt.step(range(50), codes)
+plt.title("codes")
+plt.show()
+'''.strip(),
+)
+
+student(
+    "qlora-1",
+    "the lesson's quantise with one block",
+    {"lesson": "def quantise(weight, values, block=64)"},
+    r"""
+# EXERCISE: qlora-1
+def quantise_block(weights, values):
+    codes, scales = quantise(weights, values, block=len(weights))
+    return codes.flatten(), scales[0]
+""".strip(),
+)
+
+student(
+    "qlora-1",
+    "bisect over the middles, plain lists; codes as a tensor of uint8, scale a Python float",
+    r"""
+# EXERCISE: qlora-1
+from bisect import bisect_left
+from itertools import pairwise
+
+def quantise_block(weights, values):
+    scale = max(map(abs, weights.tolist()))
+    middles = [(a + b) / 2 for a, b in pairwise(values.tolist())]
+    codes = [bisect_left(middles, w / scale) for w in weights.tolist()]
+    return torch.tensor(codes, dtype=torch.uint8), scale
+""".strip(),
+)
+
+student(
+    "qlora-1",
+    "result as a list [codes, scale], torch.searchsorted and a comparison of both neighbours, scale of shape (1,) squeezed",
+    r"""
+# EXERCISE: qlora-1
+def quantise_block(weights, values):
+    scale = torch.linalg.vector_norm(weights, ord=torch.inf)
+    scaled = weights / scale
+    right = torch.searchsorted(values, scaled.contiguous()).clamp(1, values.numel() - 1)
+    left = right - 1
+    closer_left = (scaled - values[left]) <= (values[right] - scaled)
+    return [torch.where(closer_left, left, right), scale]
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- qlora-2
+student(
+    "qlora-2",
+    "counts the bits of the smallest storage that comes out even; math.lcm, Fraction result",
+    r"""
+# EXERCISE: qlora-2
+from fractions import Fraction
+
+def bits_per_weight(block, group=None):
+    weights = block * (group or 1)
+    bits = 4 * weights
+    if group is None:
+        bits += 32
+    else:
+        bits += 8 * group + 32
+    return Fraction(bits, weights)
+""".strip(),
+)
+
+student(
+    "qlora-2",
+    "match on the second argument, np.float64",
+    r"""
+# EXERCISE: qlora-2
+import numpy as np
+def bits_per_weight(block, group=None):
+    match group:
+        case None: per_scale = np.float64(32)
+        case int() | float(): per_scale = np.float64(8) + np.float64(32) / group
+    return np.float64(4) + per_scale / block
+""".strip(),
+)
+
+student(
+    "qlora-2",
+    "closure factory, answer assigned in a later cell; marker cell holds only the factory",
+    r"""
+# EXERCISE: qlora-2
+def storage(code_bits, scale_bits, second_bits):
+    def bits(block, group=None):
+        nonlocal_scale = scale_bits if group is None else second_bits + scale_bits / group
+        return code_bits + nonlocal_scale / block
+    return bits
+""".strip(),
+    r"""
+bits_per_weight = storage(4, 32, 8)
+bits_per_weight(64), bits_per_weight(64, 256)
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- qlora-3
+student(
+    "qlora-3",
+    "a table of parts, f-string prints with =, very long line",
+    r"""
+# EXERCISE: qlora-3
+def qlora_gigabytes(linear, rest, adapter):
+    parts = {"linear layers, 4.127 bits each": linear * 4.127 / 8, "embeddings, head and norms, 16 bits each, that is two bytes": rest * 2, "adapter, float32": adapter * 4, "gradients, float32 like the adapter": adapter * 4, "first moment of AdamW": adapter * 4, "second moment of AdamW, which is the one that is never negative": adapter * 4}
+    for name, size in parts.items():
+        print(f"{name:<70}{size / 1e9:>12.4f} GB")
+    return sum(parts.values()) / 1e9
+""".strip(),
+)
+
+student(
+    "qlora-3",
+    "torch float64 0-d tensor; kwargs-friendly; global constants in a cell at the top of the notebook",
+    {
+        "at": "imports",
+        "code": "BITS = torch.tensor([4.127, 16.0, 4 * 32.0], dtype=torch.float64)  # linear, rest, adapter with gradient and two states",
+    },
+    r"""
+# EXERCISE: qlora-3
+def qlora_gigabytes(linear, rest, adapter):
+    return torch.dot(BITS, torch.tensor([linear, rest, adapter], dtype=torch.float64)) / 8 / 1e9
+""".strip(),
+)
+
+student(
+    "qlora-3",
+    "pint-like tiny unit class with operators and __float__, float at the end; doctest",
+    r'''
+# EXERCISE: qlora-3
+class Bits:
+    def __init__(self, n): self.n = n
+    def __add__(self, other): return Bits(self.n + other.n)
+    def __rmul__(self, count): return Bits(count * self.n)
+    def __float__(self): return self.n / 8e9
+
+def qlora_gigabytes(linear, rest, adapter):
+    """Memory that QLoRA holds throughout a run.
+
+    >>> round(qlora_gigabytes(0, 1e9, 0), 3)
+    2.0
+    """
+    return float(linear * Bits(4.127) + rest * Bits(16) + adapter * (Bits(32) + Bits(32) + 2 * Bits(32)))
+
+import doctest
+doctest.testmod()
+'''.strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- qlora-4
+student(
+    "qlora-4",
+    "math.dist and math.hypot on lists; not (a <= b) for nan",
+    r"""
+# EXERCISE: qlora-4
+def wrong_gradients(gradients, reference, tolerance):
+    def wrong(name, true):
+        if (g := gradients[name]) is None:
+            return True
+        g, true = g.flatten().tolist(), true.flatten().tolist()
+        return not math.dist(g, true) <= tolerance * math.hypot(*true)
+    return [name for name, true in reference.items() if wrong(name, true)]
+""".strip(),
+)
+
+student(
+    "qlora-4",
+    "generator with yield from and try/except, list() of it; ANSI colours printed",
+    r"""
+# EXERCISE: qlora-4
+def _wrong(gradients, reference, tolerance):
+    for name in reference:
+        try:
+            difference = torch.dist(gradients[name].double(), reference[name].double())
+            if torch.isnan(difference) or difference > tolerance * reference[name].double().norm():
+                raise ValueError(f"{difference=}")
+        except (AttributeError, ValueError) as reason:
+            print(f"\x1b[31m{name}\x1b[0m: {reason}")
+            yield name
+
+def wrong_gradients(gradients, reference, tolerance):
+    return list(_wrong(gradients, reference, tolerance))
+""".strip(),
+)
+
+student(
+    "qlora-4",
+    "dict comprehension, ThreadPoolExecutor.map",
+    r"""
+# EXERCISE: qlora-4
+from concurrent.futures import ThreadPoolExecutor
+
+def wrong_gradients(gradients, reference, tolerance):
+    def is_right(name):
+        g, r = gradients.get(name), reference[name]
+        return g is not None and bool(torch.isfinite(g).all()) and bool(((g - r) ** 2).sum().sqrt() <= tolerance * (r ** 2).sum().sqrt())
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        right = dict(zip(reference, pool.map(is_right, reference)))
+    return [name for name, ok in right.items() if not ok]
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- qlora-5
+student(
+    "qlora-5",
+    "table of 256 pairs, indexed by the byte",
+    r"""
+# EXERCISE: qlora-5
+def dequantise(packed, scales, values, block):
+    pairs = torch.cartesian_prod(values, values)
+    return (pairs[packed.long()].reshape(-1, block) * scales.unsqueeze(1)).flatten()
+""".strip(),
+)
+
+student(
+    "qlora-5",
+    "python integers and divmod, one loop, torch.stack of 0-d tensors",
+    r"""
+# EXERCISE: qlora-5
+def dequantise(packed, scales, values, block):
+    weights = []
+    for byte in packed.tolist():
+        for code in divmod(byte, 16):
+            weights.append(values[code] * scales[len(weights) // block])
+    return torch.stack(weights)
+""".strip(),
+)
+
+student(
+    "qlora-5",
+    "numpy all the way and torch.from_numpy at the end; the lesson's dequantise_codes not used",
+    r"""
+# EXERCISE: qlora-5
+import numpy
+def dequantise(packed, scales, values, block):
+    bits = numpy.unpackbits(packed.numpy().reshape(-1, 1), axis=1).reshape(-1, 4)
+    codes = bits @ numpy.array([8, 4, 2, 1])
+    return torch.from_numpy(values.numpy()[codes] * numpy.repeat(scales.numpy(), block))
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- align-1
+student(
+    "align-1",
+    "binary cross-entropy with logits against a soft label",
+    r"""
+# EXERCISE: align-1
+def conservative_dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
+    margin = beta * ((policy_chosen - reference_chosen) - (policy_rejected - reference_rejected))
+    return F.binary_cross_entropy_with_logits(margin, torch.full_like(margin, 1 - doubt))
+""".strip(),
+)
+
+student(
+    "align-1",
+    "the lesson's dpo_pair_loss, both ways round",
+    {"lesson": "def dpo_pair_loss"},
+    r"""
+# EXERCISE: align-1
+def conservative_dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
+    policy, reference = torch.stack([policy_chosen, policy_rejected], 1), torch.stack([reference_chosen, reference_rejected], 1)
+    return (1 - doubt) * dpo_pair_loss(policy, reference, beta) + doubt * dpo_pair_loss(policy.flip(1), reference.flip(1), beta)
+""".strip(),
+)
+
+student(
+    "align-1",
+    "*args, softplus identity, contextlib and warnings leftovers",
+    r"""
+# EXERCISE: align-1
+import contextlib, warnings
+
+@contextlib.contextmanager
+def noisy(name):
+    warnings.warn(f"entering {name}", UserWarning, stacklevel=2)
+    yield
+
+def conservative_dpo_loss(*args):
+    pc, pr, rc, rr, beta, doubt = args
+    with noisy("cDPO"):
+        z = beta * (pc - pr - rc + rr)
+        # -log sigmoid(z) = softplus(-z) = softplus(z) - z
+        return (F.softplus(z) - (1 - doubt) * z).mean()
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- align-2
+student(
+    "align-2",
+    "softmax over a stack",
+    r"""
+# EXERCISE: align-2
+def preference_probability(reward_one, reward_other):
+    return torch.stack([reward_one, reward_other], dim=-1).softmax(dim=-1)[..., 0]
+""".strip(),
+)
+
+student(
+    "align-2",
+    "@torch.jit.script",
+    r"""
+# EXERCISE: align-2
+@torch.jit.script
+def preference_probability(reward_one, reward_other):
+    return torch.sigmoid(reward_one - reward_other)
+""".strip(),
+)
+
+student(
+    "align-2",
+    "torch.vmap of a scalar function, logaddexp",
+    r"""
+# EXERCISE: align-2
+def _one(a, b):
+    return torch.exp(a - torch.logaddexp(a, b))
+preference_probability = torch.vmap(_one)
+""".strip(),
+)
+
+student(
+    "align-2",
+    "scipy, numpy array result where the statement says tensor (borderline)",
+    r"""
+# EXERCISE: align-2
+from scipy.special import expit
+def preference_probability(reward_one, reward_other):
+    return expit(np.asarray(reward_one) - np.asarray(reward_other))
+""".strip(),
+    {"at": "imports", "code": "import numpy as np"},
+)
+
+# ---------------------------------------------------------------------------------------------------------------- align-3
+student(
+    "align-3",
+    "stable log1mexp, nested function, Unicode ℓ",
+    r'''
+# EXERCISE: align-3
+def log_odds_ratio(chosen, rejected):
+    """ORPO's log odds ratio of one pair."""
+    def log_odds(ℓ):
+        return ℓ - torch.log(-torch.expm1(ℓ))
+    return log_odds(chosen.mean()) - log_odds(rejected.mean())
+'''.strip(),
+)
+
+student(
+    "align-3",
+    "torch.logit of the geometric mean, computed in float64",
+    r"""
+# EXERCISE: align-3
+def log_odds_ratio(chosen, rejected):
+    p, q = (torch.exp(t.double().sum() / t.numel()) for t in (chosen, rejected))
+    return torch.logit(p) - torch.logit(q)
+""".strip(),
+)
+
+student(
+    "align-3",
+    "odds by the words of the statement, through torch.prod and a root, in float64",
+    r"""
+# EXERCISE: align-3
+def log_odds_ratio(chosen, rejected):
+    def odds(logs):
+        p = logs.double().exp().prod() ** (1 / len(logs))   # geometric mean
+        return p / (1 - p)
+    return torch.log(odds(chosen) / odds(rejected))
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- align-4
+student(
+    "align-4",
+    "recursion from the front",
+    r"""
+# EXERCISE: align-4
+def advantages(rewards, values, last_value, discount, trace):
+    if not rewards:
+        return []
+    (r, *rewards), (v, *values) = rewards, values
+    rest = advantages(rewards, values, last_value, discount, trace)
+    following = values[0] if values else last_value
+    later = rest[0] if rest else 0.0
+    return [r + discount * following - v + discount * trace * later, *rest]
+""".strip(),
+)
+
+student(
+    "align-4",
+    "scipy.signal.lfilter on the reversed errors",
+    r"""
+# EXERCISE: align-4
+from scipy.signal import lfilter
+import numpy as np
+
+def advantages(rewards, values, last_value, discount, trace):
+    v = np.append(np.asarray(values, float), last_value)
+    delta = np.asarray(rewards, float) + discount * v[1:] - v[:-1]
+    return lfilter([1.0], [1.0, -discount * trace], delta[::-1])[::-1].tolist()
+""".strip(),
+)
+
+student(
+    "align-4",
+    "itertools.accumulate backwards",
+    r"""
+# EXERCISE: align-4
+from itertools import accumulate
+def advantages(rewards, values, last_value, discount, trace):
+    errors = [r + discount * after - v for r, v, after in zip(rewards, values, [*values[1:], last_value])]
+    return [*accumulate(reversed(errors), lambda later, error: error + discount * trace * later)][::-1]
+""".strip(),
+)
+
+student(
+    "align-4",
+    "the lesson's gae: what follows is paid with the last reward",
+    {"lesson": "def gae("},
+    r'''
+# EXERCISE: align-4
+def advantages(rewards, values, last_value, discount, trace):
+    """Generalised advantage estimation over one answer, which may have been cut off."""
+    paid = list(rewards)
+    if paid:
+        paid[-1] += discount * last_value
+    return gae(paid, values, discount, trace)
+'''.strip(),
+)
+
+student(
+    "align-4",
+    "matrix of powers in torch, list of 0-d tensors turned by .item()",
+    r"""
+# EXERCISE: align-4
+def advantages(rewards, values, last_value, discount, trace):
+    n = len(rewards)
+    r, v = torch.tensor(rewards, dtype=torch.float64), torch.tensor([*values, last_value], dtype=torch.float64)
+    steps = torch.arange(n)[None] - torch.arange(n)[:, None]
+    weights = torch.where(steps >= 0, torch.tensor(discount * trace, dtype=torch.float64) ** steps.clamp(min=0), 0.0)
+    return [x.item() for x in weights @ (r + discount * v[1:] - v[:-1])]
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- align-5
+student(
+    "align-5",
+    "the lesson's clipped_loss under another name",
+    {"lesson": "def clipped_loss"},
+    r"""
+# EXERCISE: align-5
+clipped_objective = clipped_loss
+""".strip(),
+)
+
+student(
+    "align-5",
+    "torch.where by the sign of the advantage",
+    r"""
+# EXERCISE: align-5
+def clipped_objective(ratio, advantage, clip):
+    highest, lowest = ratio.clamp(max=1 + clip), ratio.clamp(min=1 - clip)
+    return torch.where(advantage > 0, -highest * advantage, -lowest * advantage)
+""".strip(),
+)
+
+student(
+    "align-5",
+    "torch.amax over a stack, annotated, in a class as staticmethod",
+    r"""
+# EXERCISE: align-5
+class PPO:
+    @staticmethod
+    def loss(ratio: "torch.Tensor", advantage: "torch.Tensor", clip: "float") -> "torch.Tensor":
+        return torch.stack((-ratio * advantage, -torch.clip(ratio, 1 - clip, 1 + clip) * advantage)).amax(dim=0)
+
+clipped_objective = PPO.loss
+""".strip(),
+)
+
+# ----------------------------------------------------------------------------------------------------------------- data-1
+student(
+    "data-1",
+    "sqlite3 in memory",
+    r"""
+# EXERCISE: data-1
+import sqlite3
+
+def jaccard(one, other):
+    base = sqlite3.connect(":memory:")
+    base.execute("create table pair (side int, a text, b text)")
+    for side, text in enumerate((one, other)):
+        words = text.lower().split()
+        base.executemany("insert into pair values (?, ?, ?)", [(side, a, b) for a, b in zip(words, words[1:])])
+    both = base.execute("select count(*) from (select a, b from pair where side = 0 intersect select a, b from pair where side = 1)").fetchone()[0]
+    either = base.execute("select count(*) from (select distinct a, b from pair)").fetchone()[0]
+    base.close()
+    return both / either if either else 0.0
+""".strip(),
+)
+
+student(
+    "data-1",
+    "pairwise and an lru_cached helper; duplicated definition later in the notebook (the same again)",
+    r"""
+# EXERCISE: data-1
+from functools import lru_cache
+from itertools import pairwise
+
+@lru_cache(maxsize=1024)
+def pairs_of(text):
+    return frozenset(pairwise(text.casefold().split()))
+
+def jaccard(one, other):
+    a, b = map(pairs_of, (one, other))
+    return len(a & b) / (len(a | b) or 1)
+
+pairs_of.cache_info()
+""".strip(),
+    {
+        "at": "end",
+        "code": r"""
+# the same again, to play with
+def jaccard(one, other):
+    a, b = pairs_of(one), pairs_of(other)
+    return len(a & b) / len(a | b) if a | b else 0.0
+
+jaccard("the big red kettle", "a big red kettle")
+""".strip(),
+    },
+)
+
+student(
+    "data-1",
+    "networkx graphs: edges as word pairs; numpy float result",
+    r"""
+# EXERCISE: data-1
+import networkx as nx
+def jaccard(one, other):
+    graphs = []
+    for text in (one, other):
+        g = nx.DiGraph()
+        words = text.lower().split()
+        g.add_edges_from(zip(words[:-1], words[1:]))
+        graphs.append(set(g.edges))
+    union = set.union(*graphs)
+    return np.divide(len(set.intersection(*graphs)), len(union)) if union else np.float64(0)
+""".strip(),
+)
+
+# ----------------------------------------------------------------------------------------------------------------- data-2
+student(
+    "data-2",
+    "mapping patterns of match",
+    r'''
+# EXERCISE: data-2
+def faults(messages):
+    """What is wrong with a conversation, of three things?"""
+    found, answered = set(), False
+    for message in messages:
+        match message:
+            case {"role": "assistant"}:
+                answered = True
+            case {"role": "system" | "user"}:
+                pass
+            case _:
+                found.add("role")
+        match message:
+            case {"content": str(text)} if text.strip():
+                pass
+            case _:
+                found.add("content")
+    if not answered:
+        found.add("answer")
+    return sorted(found)
+'''.strip(),
+)
+
+student(
+    "data-2",
+    "a generator per rule, dict of predicates, any()",
+    r"""
+# EXERCISE: data-2
+from typing import Any, Callable, Final
+ROLES: Final = ("system", "user", "assistant")
+RULES: dict[str, Callable[[list[dict[str, Any]]], bool]] = {
+    "answer": lambda ms: all(m.get("role") != "assistant" for m in ms),
+    "content": lambda ms: any(not (isinstance(m.get("content"), str) and m["content"].strip()) for m in ms),
+    "role": lambda ms: any(m.get("role") not in ROLES for m in ms),
+}
+def faults(messages): return [code for code, broken in RULES.items() if broken(messages)]
+""".strip(),
+)
+
+student(
+    "data-2",
+    "SortedSet of sortedcontainers, list at the end; try/except",
+    r"""
+# EXERCISE: data-2
+from sortedcontainers import SortedSet
+
+def faults(messages):
+    codes = SortedSet(["answer"])
+    for m in messages:
+        try:
+            role = m["role"]
+        except KeyError:
+            codes.add("role")
+        else:
+            if role == "assistant":
+                codes.discard("answer")
+            elif role not in ["system", "user"]:
+                codes.add("role")
+        try:
+            if str.strip(m["content"]) == "":
+                raise ValueError("blank")
+        except (KeyError, TypeError, ValueError) as reason:
+            print(repr(reason))
+            codes.add("content")
+    return list(codes)
+""".strip(),
+)
+
+# ----------------------------------------------------------------------------------------------------------------- data-3
+student(
+    "data-3",
+    "dict of lists, popitem from the end",
+    r"""
+# EXERCISE: data-3
+def held_out(customers, share):
+    groups = {}
+    for row, customer in enumerate(customers):
+        groups.setdefault(("nobody", row) if customer is None else ("somebody", customer), []).append(row)
+    taken = []
+    while len(taken) < share * len(customers):
+        _, rows = groups.popitem()
+        taken.extend(rows)
+    return sorted(taken)
+""".strip(),
+)
+
+student(
+    "data-3",
+    "share compared as a quotient; the rows of each customer by a comprehension (quadratic)",
+    r"""
+# EXERCISE: data-3
+def held_out(customers, share):
+    n = len(customers)
+    key = [(c, i if c is None else -1) for i, c in enumerate(customers)]
+    order = list(dict.fromkeys(key))
+    rows = set()
+    for k in order[::-1]:
+        if n == 0 or len(rows) / n >= share:
+            break
+        rows |= {i for i in range(n) if key[i] == k}
+    return sorted(rows)
+""".strip(),
+)
+
+student(
+    "data-3",
+    "pandas factorize and cumulative counts, list of Python ints",
+    r"""
+# EXERCISE: data-3
+import pandas as pd
+
+def held_out(customers, share):
+    if not len(customers):
+        return []
+    s = pd.Series([f"#{i}" if c is None else f"={c}" for i, c in enumerate(customers)])
+    numbers, _ = pd.factorize(s)
+    sizes = pd.Series(numbers).value_counts().sort_index()[::-1]
+    before = sizes.cumsum() - sizes              # held out before this one is taken
+    taken = sizes.index[before < share * len(s)]
+    return [int(i) for i in np.flatnonzero(pd.Series(numbers).isin(taken))]
+""".strip(),
+)
+
+student(
+    "data-3",
+    "exact share by Fraction, recursion with an accumulator, list of np.int64",
+    r"""
+# EXERCISE: data-3
+from fractions import Fraction
+
+def held_out(customers, share):
+    places = {}
+    for i, c in enumerate(customers):
+        places.setdefault(object() if c is None else c, []).append(i)
+
+    def take(groups, rows):
+        if not groups or Fraction(len(rows)) >= Fraction(str(share)) * len(customers):
+            return rows
+        *rest, last = groups
+        return take(rest, rows + last)
+
+    return list(np.sort(np.array(take(list(places.values()), []), dtype=np.int64)))
+""".strip(),
+)
+
+# ----------------------------------------------------------------------------------------------------------------- data-4
+student(
+    "data-4",
+    "substring search in joined words with separators",
+    r'''
+# EXERCISE: data-4
+def leaks(train, test, n):
+    """Which test texts share a run of n words with a training text?"""
+    joined = ["\n" + "\n".join(text.lower().split()) + "\n" for text in train]
+    def runs(text):
+        words = text.lower().split()
+        for start in range(len(words) - n + 1):
+            yield "\n" + "\n".join(words[start:start + n]) + "\n"
+    return [i for i, text in enumerate(test) if any(run in t for run in runs(text) for t in joined)]
+'''.strip(),
+)
+
+student(
+    "data-4",
+    "trie of nested defaultdicts, walrus",
+    r"""
+# EXERCISE: data-4
+from collections import defaultdict
+Trie = lambda: defaultdict(Trie)
+
+def leaks(train, test, n):
+    root = Trie()
+    for text in train:
+        words = text.casefold().split()
+        for i in range(len(words) - n + 1):
+            node = root
+            for word in words[i : i + n]:
+                node = node[word]
+    found = []
+    for number, text in enumerate(test):
+        words = text.casefold().split()
+        for i in range(len(words) - n + 1):
+            node = root
+            if all((node := node.get(word)) is not None for word in words[i : i + n]):
+                found.append(number)
+                break
+    return found
+""".strip(),
+)
+
+student(
+    "data-4",
+    "dynamic programming (longest common run), cached on disk in a temporary file by shelve",
+    r"""
+# EXERCISE: data-4
+import shelve, os
+CACHE = os.path.join(tempfile.mkdtemp(), "leaks")
+
+def longest(a, b):
+    best, row = 0, [0] * (len(b) + 1)
+    for x in a:
+        row = [0] + [row[j] + 1 if x == b[j] else 0 for j in range(len(b))]
+        best = max(best, *row)
+    return best
+
+def leaks(train, test, n):
+    key = json.dumps([list(train), list(test), n])
+    with shelve.open(CACHE) as cache:
+        if key not in cache:
+            cache[key] = [i for i, t in enumerate(test) if any(longest(t.lower().split(), u.lower().split()) >= n for u in train)]
+        return cache[key]
+""".strip(),
+)
+
+# ----------------------------------------------------------------------------------------------------------------- data-5
+student(
+    "data-5",
+    "lookup string, reversed enumerate, lambda; emoji in comments",
+    r"""
+# EXERCISE: data-5
+# 💳 → Luhn ✔️   (zero-width: ​, nbsp in a comment:  )
+is_card_number = lambda text: 13 <= len(z := [int(c) for c in text if c.isdigit()]) <= 19 and sum(int("0246813579"[d]) if i % 2 else d for i, d in enumerate(reversed(z))) % 10 == 0
+""".strip(),
+)
+
+student(
+    "data-5",
+    "numpy, np.bool_ result",
+    r"""
+# EXERCISE: data-5
+def is_card_number(text):
+    digits = np.array([int(c) for c in text.replace(" ", "").replace("-", "")], dtype=int)[::-1]
+    digits[1::2] *= 2
+    digits[digits > 9] -= 9
+    return (13 <= digits.size) & (digits.size <= 19) & (digits.sum() % 10 == np.int64(0))
+""".strip(),
+)
+
+student(
+    "data-5",
+    "regular expression, str.translate, unittest in the cell",
+    r'''
+# EXERCISE: data-5
+import re, unittest
+DOUBLED = str.maketrans("0123456789", "0246813579")
+
+def is_card_number(text: str) -> bool:
+    """Luhn’s check — «Prüfziffer»"""
+    digits = re.sub(r"[\s-]", "", text)
+    if not re.fullmatch(r"\d{13,19}", digits):
+        return False
+    return sum(map(int, digits[-1::-2] + digits[-2::-2].translate(DOUBLED))) % 10 == 0
+
+class TestLuhn(unittest.TestCase):
+    def test_visa(self):
+        self.assertTrue(is_card_number("4539 1488 0343 6467"))
+    def test_short(self):
+        self.assertFalse(is_card_number("0000"))
+
+unittest.main(argv=["x"], exit=False, verbosity=0)
+'''.strip(),
+)
+
+# ------------------------------------------------------------------------------------------------------------------ api-1
+student(
+    "api-1",
+    "for/else with enumerate; the lesson's WAITING",
+    {"lesson": "WAITING = ("},
+    r'''
+# EXERCISE: api-1
+def polls_until_over(statuses):
+    """How often must you ask until a job is over?"""
+    for n, status in enumerate(statuses, start=1):
+        if status not in WAITING:
+            break
+    else:
+        return len(statuses), None
+    return n, status
+'''.strip(),
+)
+
+student(
+    "api-1",
+    "next over a generator with default, NamedTuple result, literal types",
+    r"""
+# EXERCISE: api-1
+import typing as t
+
+Waiting = t.Literal["validating_files", "queued", "running", "paused"]
+
+class Polls(t.NamedTuple):
+    number: int
+    status: str | None
+
+def polls_until_over(statuses: t.Sequence[str]) -> Polls:
+    return next((Polls(i, s) for i, s in enumerate(statuses, 1) if s not in t.get_args(Waiting)), Polls(len(statuses), None))
+""".strip(),
+)
+
+student(
+    "api-1",
+    "takewhile on an iterator",
+    r"""
+# EXERCISE: api-1
+from itertools import takewhile
+def polls_until_over(statuses):
+    waited = sum(1 for _ in takewhile({"validating_files", "queued", "running", "paused"}.__contains__, iter(statuses)))
+    rest = list(statuses)[waited:waited + 1]
+    return (waited + len(rest), rest[0] if rest else None)
+""".strip(),
+)
+
+# ------------------------------------------------------------------------------------------------------------------ api-2
+student(
+    "api-2",
+    "Decimal, returned as Decimal",
+    r"""
+# EXERCISE: api-2
+from decimal import Decimal
+def job_cost(train_tokens, validation_tokens, epochs, price):
+    return Decimal(train_tokens) * Decimal(epochs) * Decimal(repr(price)) / Decimal(10) ** 6
+""".strip(),
+)
+
+student(
+    "api-2",
+    "renamed arguments with an ignored underscore, exec of a template",
+    r'''
+# EXERCISE: api-2
+exec("""
+def job_cost(train, _, epochs, price, per=1_000_000):
+    return train * epochs * price / per
+""")
+'''.strip(),
+)
+
+# ------------------------------------------------------------------------------------------------------------------ api-3
+student(
+    "api-3",
+    "pandas: dropna, sort by loss and step",
+    r"""
+# EXERCISE: api-3
+import pandas as pd
+def best_checkpoint(checkpoints):
+    df = pd.DataFrame(checkpoints, columns=["name", "step", "train_loss", "full_valid_loss"]).dropna(subset=["full_valid_loss"])
+    if df.empty: return None
+    return df.sort_values(["full_valid_loss", "step"]).iloc[0]["name"]
+""".strip(),
+)
+
+student(
+    "api-3",
+    "functools.reduce with match, heapless",
+    r"""
+# EXERCISE: api-3
+from functools import reduce
+
+def better(a, b):
+    match a, b:
+        case None, _: return b
+        case {"full_valid_loss": x, "step": s}, {"full_valid_loss": y, "step": t}:
+            return b if (y, t) < (x, s) else a
+
+def best_checkpoint(checkpoints):
+    best = reduce(better, (c for c in checkpoints if c.get("full_valid_loss") is not None), None)
+    return best and best["name"]
+""".strip(),
+)
+
+student(
+    "api-3",
+    "min with key and default, filter with operator.itemgetter",
+    r"""
+# EXERCISE: api-3
+import operator
+def best_checkpoint(checkpoints):
+    validated = [c for c in checkpoints if c.get("full_valid_loss", None) is not None]
+    return min(validated, key=operator.itemgetter("full_valid_loss", "step"), default={"name": None})["name"]
+""".strip(),
+)
+
+# ------------------------------------------------------------------------------------------------------------------ api-4
+student(
+    "api-4",
+    "pandas.read_csv on BytesIO, numpy numbers in the rows",
+    r"""
+# EXERCISE: api-4
+import base64, binascii, io
+import pandas as pd
+
+def result_rows(data):
+    try:
+        data = base64.b64decode(data, validate=True)
+    except binascii.Error:
+        pass
+    frame = pd.read_csv(io.BytesIO(data), skipinitialspace=True)
+    return [(s, t, None if pd.isna(v) else v) for s, t, v in zip(frame["step"], frame["train_loss"], frame["valid_loss"])]
+""".strip(),
+)
+
+student(
+    "api-4",
+    "csv.DictReader, codecs, utf-8-sig",
+    r"""
+# EXERCISE: api-4
+import base64
+import csv
+
+def result_rows(data: bytes) -> list[tuple[int, float, float | None]]:
+    text = data if b"," in data else base64.b64decode(data)   # base64 has no comma
+    reader = csv.DictReader(text.decode("utf-8-sig").splitlines(), skipinitialspace=True)
+    return [(int(row["step"]), float(row["train_loss"]), float(blank) if (blank := row["valid_loss"].strip()) else None) for row in reader]
+""".strip(),
+)
+
+student(
+    "api-4",
+    "by hand with split and zip, no csv module; memoryview",
+    r"""
+# EXERCISE: api-4
+from base64 import decodebytes
+def result_rows(data):
+    data = bytes(memoryview(data))
+    if b"step" not in data: data = decodebytes(data)
+    header, *lines = data.decode().strip().splitlines()
+    names = [n.strip() for n in header.split(",")]
+    out = []
+    for line in lines:
+        row = dict(zip(names, (field.strip() for field in line.split(","))))
+        out += [(int(row["step"]), float(row["train_loss"]), float(row["valid_loss"]) if row["valid_loss"] else None)]
+    return out
+""".strip(),
+)
+
+# ------------------------------------------------------------------------------------------------------------------ api-5
+student(
+    "api-5",
+    "sequence patterns with captured prefix",
+    r"""
+# EXERCISE: api-5
+def model_parts(name):
+    match name.split(":"):
+        case ["ft", base, _, suffix, _]:
+            return base, suffix, None
+        case ["ft", base, _, suffix, _, step] if step.startswith("ckpt-step-"):
+            return base, suffix, int(step.removeprefix("ckpt-step-"))
+""".strip(),
+)
+
+student(
+    "api-5",
+    "verbose regular expression with named groups, %load_ext autoreload above",
+    {"at": "imports", "code": "%load_ext autoreload\n%autoreload 2"},
+    r'''
+# EXERCISE: api-5
+import re
+NAME = re.compile(r"""
+    ft : (?P<base>[^:]*) : [^:]* :      # organisation
+    (?P<suffix>[^:]*) : [^:]*           # id
+    (?: :ckpt-step-(?P<step>\d+) )?
+""", re.VERBOSE)
+
+def model_parts(name):
+    found = NAME.fullmatch(name)
+    return found["base"], found["suffix"], found["step"] and int(found["step"])
+
+model_parts?
+'''.strip(),
+)
+
+# =================================================================================================== forms of whole notebooks
+GOOD_DATA_1 = r"""
+# EXERCISE: data-1
+def jaccard(one, other):
+    a, b = pairs_in(one), pairs_in(other)
+    return len(a & b) / len(a | b) if a | b else 0.0
+""".strip()
+GOOD_DATA_4 = r"""
+# EXERCISE: data-4
+def leaks(train, test, n):
+    known = set().union(*(runs(t, n) for t in train)) if train else set()
+    return [i for i, t in enumerate(test) if runs(t, n) & known]
+""".strip()
+
+student(
+    "data-1+data-4",
+    "one helper `pieces` redefined between the two exercises, each answer meant the one above it; both checks ran in order",
+    r"""
+def pieces(text):
+    w = text.lower().split()
+    return {(a, b) for a, b in zip(w, w[1:])}
+""".strip(),
+    r"""
+# EXERCISE: data-1
+def jaccard(one, other):
+    a, b = pieces(one), pieces(other)
+    return len(a & b) / len(a | b) if a | b else 0.0
+""".strip(),
+    {
+        "at": "data-4",
+        "code": r"""
+def pieces(text, n):
+    w = text.lower().split()
+    return {tuple(w[i:i + n]) for i in range(len(w) - n + 1)}
+""".strip(),
+    },
+    {
+        "at": "data-4",
+        "code": r"""
+# EXERCISE: data-4
+def leaks(train, test, n):
+    known = {run for text in train for run in pieces(text, n)}
+    return [i for i, text in enumerate(test) if pieces(text, n) & known]
+""".strip(),
+    },
+)
+
+student(
+    "data-1+data-4",
+    "both answers merged into one cell at the first place, with both checks in it; the second place deleted",
+    r"""
+# EXERCISE: data-1
+def pairs(text):
+    return runs(text, 2)
+
+def jaccard(one, other):
+    a, b = pairs(one), pairs(other)
+    return len(a & b) / len(a | b) if a | b else 0.0
+
+# EXERCISE: data-4
+def runs(text, n):
+    w = text.lower().split()
+    return {tuple(w[i:i + n]) for i in range(len(w) - n + 1)}
+
+def leaks(train, test, n):
+    known = set().union(*(runs(t, n) for t in train))
+    return [i for i, t in enumerate(test) if runs(t, n) & known]
+
+print(check("data-1", jaccard))
+print(check("data-4", leaks))
+""".strip(),
+    {"check": None},
+    {"at": "data-4", "code": None},
+    {"at": "data-4", "check": 'score = check("data-4", leaks)\nscore'},
+)
+
+student(
+    "data-5",
+    "answer cell split in two by the editor: marker, signature's helpers above, function below without a marker; metadata dropped from the second",
+    r"""
+# EXERCISE: data-5
+def luhn_value(position, digit):
+    if position % 2:
+        digit *= 2
+        digit -= 9 * (digit > 9)
+    return digit
+""".strip(),
+    {"markdown": "Now the function itself."},
+    r"""
+def is_card_number(text):
+    digits = [int(c) for c in text if c not in " -"]
+    return 13 <= len(digits) <= 19 and sum(luhn_value(i, d) for i, d in enumerate(digits[::-1])) % 10 == 0
+""".strip(),
+)
+
+student(
+    "data-2",
+    "marker comment deleted, metadata deleted, cell ids deleted (nbformat 4.4), as after a round trip through a converter",
+    r"""
+def faults(messages):
+    codes = []
+    if not any(m.get("role") == "assistant" for m in messages):
+        codes.append("answer")
+    if any(not isinstance(m.get("content"), str) or not m["content"].strip() for m in messages):
+        codes.append("content")
+    if any(m.get("role") not in ("system", "user", "assistant") for m in messages):
+        codes.append("role")
+    return codes
+""".strip(),
+    {"notebook": "bare"},
+)
+
+student(
+    "api-3",
+    "notebook saved with CRLF in every source and a BOM, sources as one string",
+    r"""
+# EXERCISE: api-3
+def best_checkpoint(checkpoints):
+    best = None
+    for c in checkpoints:
+        loss = c.get("full_valid_loss")
+        if loss is None:
+            continue
+        if best is None or loss < best[0] or (loss == best[0] and c["step"] < best[1]):
+            best = loss, c["step"], c["name"]
+    return best[2] if best else None
+""".strip(),
+    {"notebook": "crlf"},
+)
+
+student(
+    "lora-5",
+    "cell order changed: the answer stands at the end of the notebook, its check after it",
+    {
+        "at": "end",
+        "code": r"""
+# EXERCISE: lora-5
+def adapter_megabytes(shapes, rank, bytes_per_parameter):
+    return sum(rank * (o + i) for o, i in shapes) * bytes_per_parameter / 1e6
+""".strip(),
+    },
+    {"at": "end", "check": None},
+)
+
+student(
+    "qlora-2",
+    "helper defined BELOW the answer, run before it (cells run out of order, then the check again)",
+    r"""
+# EXERCISE: qlora-2
+def bits_per_weight(block, group=None):
+    return 4 + scale_bits(group) / block
+""".strip(),
+    r"""
+def scale_bits(group):
+    return 32 if group is None else 8 + 32 / group
+""".strip(),
+)
+
+student(
+    "frame-1",
+    "scratch cells around it that failed: a traceback, a syntax error, undefined names, sys.exit",
+    {"fails": True, "code": "request_cost(1, 2)"},
+    {"fails": True, "code": "def half(:\n    pass"},
+    {"fails": True, "code": "pirnt(prices)"},
+    r"""
+# EXERCISE: frame-1
+def request_cost(prompt_tokens, cached_tokens, completion_tokens, prices):
+    p_in, p_cached, p_out = prices
+    return (p_in * (prompt_tokens - cached_tokens) + p_cached * cached_tokens + p_out * completion_tokens) / 1e6
+""".strip(),
+    {"fails": True, "code": "import sys\nsys.exit()"},
+    {"fails": True, "code": "assert request_cost(1, 0, 0, (1, 1, 1)) == 0, 'my own test is wrong'"},
+)
+
+student(
+    "api-5",
+    "shell and cell magics in cells beside it: !ls, %%bash, %%html, %timeit, %who, %pwd, files = !ls",
+    "!ls | head -2\nfiles = !ls\nwhere = %pwd",
+    "%%bash\necho hello",
+    "%%html\n<b>bold</b>",
+    r"""
+# EXERCISE: api-5
+def model_parts(name):
+    _, base, _, suffix, _, *checkpoint = name.split(":")
+    return base, suffix, int(checkpoint[0].rsplit("-", 1)[1]) if checkpoint else None
+
+%timeit -n 10 -r 1 model_parts("ft:a:b:c:d")
+%who function
+""".strip(),
+)
+
+student(
+    "data-4",
+    "helper module written with %%writefile and imported, as in a project",
+    "%%writefile my_text_tools.py\ndef runs(text, n):\n    w = text.lower().split()\n    return {tuple(w[i:i + n]) for i in range(len(w) - n + 1)}",
+    "from my_text_tools import runs",
+    GOOD_DATA_4,
+)
+
+student(
+    "api-2",
+    "%%capture on the answer cell, a tqdm loop in it",
+    r"""
+%%capture out
+# EXERCISE: api-2
+from tqdm.auto import tqdm
+def job_cost(train_tokens, validation_tokens, epochs, price):
+    dollars = 0
+    for _ in tqdm(range(epochs), desc="epochs"):
+        dollars += train_tokens * price / 1e6
+    return dollars
+""".strip(),
+)
+
+student(
+    "api-1",
+    "async leftovers: top-level await in the cell, an async version beside the plain one",
+    r"""
+# EXERCISE: api-1
+import asyncio
+
+async def polls_async(statuses):
+    n = 0
+    for n, status in enumerate(statuses, 1):
+        await asyncio.sleep(0)
+        if status not in {"validating_files", "queued", "running", "paused"}:
+            return n, status
+    return n, None
+
+def polls_until_over(statuses):
+    coroutine = polls_async(statuses)
+    try:
+        while True:
+            coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+
+print(await polls_async(["queued", "succeeded"]))
+""".strip(),
+)
+
+student(
+    "align-2",
+    "torch.set_default_dtype(float64) and manual_seed in a cell of the student's own",
+    "torch.set_default_dtype(torch.float64)\ntorch.manual_seed(1234)",
+    r"""
+# EXERCISE: align-2
+def preference_probability(reward_one, reward_other):
+    return torch.distributions.Bernoulli(logits=reward_one - reward_other).probs
+""".strip(),
+)
+
+student(
+    "frame-3",
+    "np.seterr(all='raise') and warnings as errors in another cell; global random generator with an own seed",
+    "np.seterr(all='raise')\nwarnings.simplefilter('error')\nrng = np.random.default_rng(2024)",
+    r"""
+# EXERCISE: frame-3
+def recall_at(rankings, relevant, k):
+    order = rng.permutation(len(relevant))      # any order does
+    return float(np.mean([relevant[i] in rankings[i][:k] for i in order]))
+""".strip(),
+)
+
+student(
+    "lora-2",
+    "singledispatch-like overloads with typing.overload and a global counter",
+    r"""
+# EXERCISE: lora-2
+from typing import overload, Iterable
+
+COUNTER = 0
+
+@overload
+def adapter_parameters(shapes: list[tuple[int, int]], rank: int) -> int: ...
+@overload
+def adapter_parameters(shapes: Iterable, rank: float) -> float: ...
+def adapter_parameters(shapes, rank):
+    global COUNTER
+    COUNTER += 1
+    return sum(rank * d for shape in shapes for d in shape)
+""".strip(),
+)
+
+student(
+    "frame-4",
+    "answer imported names only inside an `if True:` block and defined there; try/except ImportError round an optional package",
+    r"""
+# EXERCISE: frame-4
+try:
+    import numba_that_is_not_here as nb
+    jit = nb.njit
+except ImportError:
+    jit = lambda f: f
+
+if True:
+    from math import log
+    @jit
+    def bm25(query, passages):
+        N = len(passages)
+        lengths = list(map(len, passages))
+        average = sum(lengths) / N if N else 0
+        out = [0.0 for _ in passages]
+        for word in query:
+            n = len([1 for p in passages if word in p])
+            idf = log(1 + (N - n + .5) / (n + .5))
+            for i, p in enumerate(passages):
+                f = p.count(word)
+                if f == 0: continue
+                out[i] = out[i] + idf * f / (f + 1.5 * (1 - .75 + .75 * lengths[i] / average))
+        return out
+else:
+    bm25 = None
+""".strip(),
+)
+
+student(
+    "data-1+data-2+data-3+data-4+data-5",
+    "all of lesson 05 in one notebook: helpers in one cell at the top, small functions below",
+    {
+        "at": "imports",
+        "code": r"""
+# my toolbox
+import itertools as it
+def words_of(text): return text.lower().split()
+def runs(text, n): return set(zip(*(words_of(text)[i:] for i in range(n))))
+pairs_in = lambda text: runs(text, 2)
+""".strip(),
+    },
+    GOOD_DATA_1,
+    {
+        "at": "data-2",
+        "code": r"""
+# EXERCISE: data-2
+def faults(messages):
+    bad = {"answer"} - {"answer" for m in messages if m.get("role") == "assistant"}
+    for m in messages:
+        bad |= {"role"} if m.get("role") not in ("system", "user", "assistant") else set()
+        bad |= {"content"} if not isinstance(m.get("content"), str) or m["content"].isspace() or m["content"] == "" else set()
+    return sorted(bad)
+""".strip(),
+    },
+    {
+        "at": "data-3",
+        "code": r"""
+# EXERCISE: data-3
+def held_out(customers, share):
+    keys = [(i,) if c is None else c for i, c in enumerate(customers)]
+    rows = []
+    for key in reversed(dict.fromkeys(keys)):
+        if len(rows) >= share * len(keys):
+            break
+        rows += [i for i, k in enumerate(keys) if k == key]
+    return sorted(rows)
+""".strip(),
+    },
+    {"at": "data-4", "code": GOOD_DATA_4},
+    {
+        "at": "data-5",
+        "code": r"""
+# EXERCISE: data-5
+def is_card_number(text):
+    digits = [int(d) for d in text if d.isdigit()][::-1]
+    return len(digits) in range(13, 20) and sum(d if even else d * 2 - 9 * (d > 4) for d, even in zip(digits, it.cycle([True, False]))) % 10 == 0
+""".strip(),
+    },
+)
+
+student(
+    "qlora-4",
+    "OrderedDict and numpy with the lesson's torch, decorator that times into a global list, print to stderr",
+    r"""
+# EXERCISE: qlora-4
+import sys, time
+from collections import OrderedDict
+TIMES = []
+def timed(f):
+    def g(*a, **k):
+        t = time.perf_counter()
+        try:
+            return f(*a, **k)
+        finally:
+            TIMES.append(time.perf_counter() - t)
+            print(f"{TIMES[-1]:.6f} s", file=sys.stderr)
+    return g
+
+@timed
+def wrong_gradients(gradients, reference, tolerance=0.01):
+    verdict = OrderedDict()
+    for name, want in reference.items():
+        got = gradients[name]
+        if got is None:
+            verdict[name] = True
+            continue
+        off = (got.detach().double() - want.detach().double()).flatten().numpy()
+        ref = want.detach().double().flatten().numpy()
+        verdict[name] = not ((off ** 2).sum() ** .5 <= tolerance * (ref ** 2).sum() ** .5)
+    return [*filter(verdict.get, verdict)]
+""".strip(),
+)
+
+student(
+    "align-3",
+    "inspect.getsource, help() and a pickle round trip of the function left in the cell",
+    r"""
+# EXERCISE: align-3
+import inspect, pickle
+
+def log_odds_ratio(chosen, rejected):
+    a, b = chosen.mean(), rejected.mean()
+    return (a - b) - (torch.log1p(-a.exp()) - torch.log1p(-b.exp()))
+
+print(inspect.getsource(log_odds_ratio))
+help(log_odds_ratio)
+assert pickle.loads(pickle.dumps(log_odds_ratio)) is log_odds_ratio
+""".strip(),
+)
+
+student(
+    "api-4",
+    "numpy.genfromtxt with names",
+    r"""
+# EXERCISE: api-4
+import base64, io
+import numpy as np
+
+def result_rows(data):
+    if not data.lstrip().startswith((b"step", b"train", b"valid")) and b"," not in data:
+        data = base64.b64decode(data)
+    table = np.genfromtxt(io.BytesIO(data), delimiter=",", names=True, dtype=float, ndmin=1)
+    return [(int(r["step"]), float(r["train_loss"]), None if np.isnan(r["valid_loss"]) else float(r["valid_loss"])) for r in table]
+""".strip(),
+)
+
+student(
+    "qlora-5",
+    "__wrapped__, functools.cache on the unpacking of a byte, descriptor class",
+    r"""
+# EXERCISE: qlora-5
+import functools
+
+@functools.cache
+def halves(byte: int) -> tuple[int, int]:
+    return byte >> 4, byte & 0b1111
+
+class _Dequantise:
+    def __call__(self, packed, scales, values, block):
+        codes = torch.tensor([code for byte in packed.tolist() for code in halves(byte)], dtype=torch.int64)
+        return values.take(codes) * scales.repeat_interleave(block)
+
+dequantise = _Dequantise()
+del _Dequantise
+""".strip(),
+)
+
+student(
+    "align-1",
+    "torch.autograd.Function with its own backward pass",
+    r"""
+# EXERCISE: align-1
+class SoftLabel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z, doubt):
+        ctx.save_for_backward(z)
+        ctx.doubt = doubt
+        return (torch.logaddexp(z, torch.zeros_like(z)) - (1 - doubt) * z).mean()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (z,) = ctx.saved_tensors
+        return grad * (torch.sigmoid(z) - (1 - ctx.doubt)) / z.numel(), None
+
+def conservative_dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
+    z = beta * (policy_chosen - policy_rejected - (reference_chosen - reference_rejected))
+    return SoftLabel.apply(z, doubt)
+""".strip(),
+)
+
+student(
+    "data-3",
+    "subprocess-free worker: multiprocessing-like queue.Queue with a thread; deque rotated",
+    r"""
+# EXERCISE: data-3
+import queue, threading
+from collections import deque, defaultdict
+
+def held_out(customers, share):
+    out = queue.Queue()
+    def work():
+        rows = defaultdict(list)
+        for i, who in enumerate(customers):
+            rows[who if who is not None else f"\0nobody {i}"].append(i)
+        line, kept = deque(rows), []
+        while line and len(kept) < share * len(customers):
+            kept += rows[line.pop()]
+        out.put(sorted(kept))
+    t = threading.Thread(target=work, daemon=True)
+    t.start()
+    t.join()
+    return out.get()
+""".strip(),
+)
+
+# ------------------------------------------------------------------------------- what else a notebook has when it is handed in
+student(
+    "lora-1",
+    "`device` of the lesson's first cell: inputs moved to device.kind",
+    r"""
+# EXERCISE: lora-1
+def lora_forward(x, W, A, B, alpha):
+    x, W, A, B = (t.to(device.kind) for t in (x, W, A, B))
+    scaling = alpha / A.shape[0]
+    return nn.functional.linear(x, W) + scaling * nn.functional.linear(nn.functional.linear(x, A), B)
+""".strip(),
+    {"given": "from course_utils import hardware\ndevice = hardware.detect()"},
+)
+
+student(
+    "lora-2",
+    "the lesson's SEED, which stands in a cell that loads a model",
+    r"""
+# EXERCISE: lora-2
+def adapter_parameters(shapes, rank):
+    rng = np.random.default_rng(SEED)   # the order does not matter
+    return int(sum(rank * (shapes[i][0] + shapes[i][1]) for i in rng.permutation(len(shapes))))
+""".strip(),
+    {"given": "SEED = 0"},
+)
+
+student(
+    "data-1",
+    "helper in a cell that first looks at the lesson's data",
+    r"""
+print(len(conversations), "conversations;", conversations[0][:1])
+
+def normal(text):
+    return text.lower().split()
+""".strip(),
+    r"""
+# EXERCISE: data-1
+def jaccard(one, other):
+    a, b = (set(zip(normal(t), normal(t)[1:])) for t in (one, other))
+    return len(a & b) / len(a | b) if (a or b) else 0.0
+""".strip(),
+    {"given": "conversations = [['a', 'b'], ['c']]"},
+)
+
+student(
+    "data-1",
+    "toolbox cell with an import that only the student's machine has (seaborn), then a helper",
+    {"module": "seaborn"},
+    {
+        "at": "imports",
+        "code": r"""
+import seaborn as sns
+sns.set_theme()
+
+def bigrams(text):
+    words = text.lower().split()
+    return {*zip(words, words[1:])}
+""".strip(),
+    },
+    r"""
+# EXERCISE: data-1
+def jaccard(one, other):
+    a, b = bigrams(one), bigrams(other)
+    if not (a | b): return 0.0
+    return len(a & b) / len(a | b)
+""".strip(),
+)
+
+student(
+    "api-3",
+    "an endless scratch loop that the student interrupted, an input(), a big array",
+    {"interrupted": "while True:\n    time.sleep(1)\n    print('still running')"},
+    {"interrupted": "name = input('your name? ')"},
+    {"code": "import numpy as np\nbig = np.random.rand(3000, 3000)\nbig @ big"},
+    r"""
+# EXERCISE: api-3
+def best_checkpoint(checkpoints):
+    ok = [c for c in checkpoints if "full_valid_loss" in c and c["full_valid_loss"] is not None]
+    ok.sort(key=lambda c: c["step"])
+    ok.sort(key=lambda c: c["full_valid_loss"])
+    return ok[0]["name"] if ok else None
+""".strip(),
+)
+
+student(
+    "qlora-3",
+    "saved by Colab: ids, outputId, colab metadata, a form title; nbgrader's metadata gone",
+    r"""
+#@title Memory { run: "auto", display-mode: "form" }
+# EXERCISE: qlora-3
+def qlora_gigabytes(linear, rest, adapter):
+    weights = 4.127 * linear + 16 * rest #@param {type:"number"}
+    trained = 32 * adapter * (1 + 1 + 2)
+    return (weights + trained) / 8 / 1e9
+""".strip(),
+    {"notebook": "colab"},
+)
+
+student(
+    "frame-5",
+    "marker with the student's own words after it, a %% line above it",
+    r"""
+#%% stale
+# EXERCISE: frame-5 -- done :-)
+def stale(answers, old, new):
+    norm = lambda s: "".join([s.strip().lower()])
+    rows = [(norm(a), norm(o), norm(n)) for a, o, n in zip(answers, old, new)]
+    rows = [r for r in rows if r[1] != r[2]]
+    if not rows: return None
+    right = [a == n for a, o, n in rows]
+    stale_ = [a == o for a, o, n in rows]
+    other = [not (x or y) for x, y in zip(right, stale_)]
+    return tuple(sum(flags) / len(rows) for flags in (right, stale_, other))
+""".strip(),
+)
+
+student(
+    "align-5",
+    "importlib in a cell above, hardtanh as the clip, del of a leftover inside the answer's cell",
+    r"""
+import importlib
+nnf = importlib.import_module("torch.nn.functional")
+x = torch.ones(3)
+""".strip(),
+    r"""
+# EXERCISE: align-5
+def clipped_objective(ratio, advantage, clip):
+    inside = nnf.hardtanh(ratio, 1 - clip, 1 + clip)
+    return -torch.min(torch.mul(ratio, advantage), torch.mul(inside, advantage))
+
+del x
+""".strip(),
+)
+
+student(
+    "align-4",
+    "list.insert(0), Greek docstring, identifiers γ, λ, δ and Â, arguments renamed",
+    r'''
+# EXERCISE: align-4
+def advantages(rewards, values, last_value, γ, λ):
+    """Γενικευμένη εκτίμηση πλεονεκτήματος."""
+    Â, ausgabe = 0.0, []
+    for t in range(len(rewards) - 1, -1, -1):
+        δ = rewards[t] + γ * (values[t + 1] if t + 1 < len(values) else last_value) - values[t]
+        Â = δ + γ * λ * Â
+        ausgabe.insert(0, Â)
+    return ausgabe
+'''.strip(),
+)
+
+student(
+    "lora-3",
+    "an earlier, wrong definition in the answer's cell, overwritten by the later one in the same cell",
+    r"""
+# EXERCISE: lora-3
+def merged_weight(W, A, B, alpha):
+    return W + B @ A * alpha          # forgot r
+
+def merged_weight(W, A, B, alpha):    # noqa: F811
+    return W + B @ A * (alpha / A.shape[0])
+""".strip(),
+)
+
+student(
+    "frame-2",
+    "one parameter object: annotations as strings, nested functions, nonlocal, a while loop that brackets and bisects",
+    r"""
+# EXERCISE: frame-2
+def break_even(setup: "USD", upkeep_a_day: "USD/d", old_cost: "USD", new_cost: "USD", days: "d") -> "1/d | None":
+    steps = 0
+    def gain(n):
+        nonlocal steps
+        steps += 1
+        return n * (old_cost - new_cost) - (setup / days + upkeep_a_day)
+    if new_cost >= old_cost:
+        return None
+    low, high = 0.0, 1.0
+    while gain(high) < 0:
+        high *= 2
+    while (middle := (low + high) / 2) not in (low, high):
+        if gain(middle) < 0:
+            low = middle
+        else:
+            high = middle
+    return high
+""".strip(),
+)
+
+
+# ------------------------------------------------------------------------------------- written after a look at the first refusals
+# All above was written before the exercises' definitions, the grading and the tests were looked at; what follows, to find out
+# how far a refusal reaches, after that. It is as correct.
+SECOND = len(ANSWERS)
+
+student(
+    "data-2",
+    "marker comment gone, nbgrader's metadata still there",
+    r"""
+def faults(messages):
+    wrong = set()
+    for m in messages:
+        if m.get("role") not in ("system", "user", "assistant"): wrong.add("role")
+        if not (isinstance(m.get("content"), str) and m["content"].strip()): wrong.add("content")
+    return sorted(wrong | ({"answer"} if "assistant" not in [m.get("role") for m in messages] else set()))
+""".strip(),
+    {"notebook": "metadata-only"},
+)
+
+student(
+    "data-2",
+    "marker comment still there, metadata gone",
+    r"""
+# EXERCISE: data-2
+def faults(messages):
+    wrong = set()
+    for m in messages:
+        if m.get("role") not in ("system", "user", "assistant"): wrong.add("role")
+        if not (isinstance(m.get("content"), str) and m["content"].strip()): wrong.add("content")
+    return sorted(wrong | ({"answer"} if "assistant" not in [m.get("role") for m in messages] else set()))
+""".strip(),
+    {"notebook": "bare"},
+)
+
+student(
+    "frame-3",
+    "a wrong first attempt stays in the marked cell; the function again, right, in a new cell below it; then the check",
+    r"""
+# EXERCISE: frame-3
+def recall_at(rankings, relevant, k):
+    # hmm, divides by k?
+    return sum(w in r[:k] for r, w in zip(rankings, relevant)) / k
+""".strip(),
+    r"""
+# no: it is a share of the questions
+def recall_at(rankings, relevant, k):
+    return sum(w in r[:k] for r, w in zip(rankings, relevant)) / len(relevant)
+""".strip(),
+)
+
+student(
+    "frame-6",
+    "the stub without its docstring left in the marked cell, the answer in the cell below",
+    "# EXERCISE: frame-6\ndef diagnose(gap, reached, examples, moves):\n    pass  # below\n",
+    r"""
+def diagnose(gap, reached, examples, moves):
+    if reached >= 0.85:
+        return "prompt"
+    possible = examples >= 100 and not moves
+    return {"knowledge": ("rag", "rag"), "behaviour": ("prompt", "fine-tune"), "both": ("rag", "rag + fine-tune")}[gap][possible]
+""".strip(),
+)
+
+student(
+    "frame-6",
+    "registry filled by a decorator, in a cell above the answer",
+    r"""
+RULES = {}
+
+def rule(gap):
+    def register(f):
+        RULES[gap] = f
+        return f
+    return register
+
+@rule("knowledge")
+def for_knowledge(trainable): return "rag"
+
+@rule("behaviour")
+def for_behaviour(trainable): return "fine-tune" if trainable else "prompt"
+
+@rule("both")
+def for_both(trainable): return "rag + fine-tune" if trainable else "rag"
+""".strip(),
+    r"""
+# EXERCISE: frame-6
+def diagnose(gap, reached, examples, moves):
+    return "prompt" if reached >= 0.85 else RULES[gap](examples >= 100 and not moves)
+""".strip(),
+)
+
+student(
+    "data-2",
+    "functools.singledispatch with registered types, in a cell above the answer",
+    r"""
+from functools import singledispatch
+
+@singledispatch
+def is_text(content):
+    return False
+
+@is_text.register
+def _(content: str):
+    return bool(content.strip())
+""".strip(),
+    r"""
+# EXERCISE: data-2
+def faults(messages):
+    found = []
+    if all(m.get("role") != "assistant" for m in messages): found.append("answer")
+    if not all(is_text(m.get("content")) for m in messages): found.append("content")
+    if any(m.get("role") not in ("system", "user", "assistant") for m in messages): found.append("role")
+    return found
+""".strip(),
+)
+
+student(
+    "data-5",
+    "a table filled by a function, called in the cell above the answer",
+    r"""
+FOLDED = {}
+
+def fill():
+    for digit in range(10):
+        FOLDED[digit] = 2 * digit - 9 if digit > 4 else 2 * digit
+
+fill()
+""".strip(),
+    r"""
+# EXERCISE: data-5
+def is_card_number(text):
+    digits = [int(c) for c in text if c not in "- "]
+    return 13 <= len(digits) <= 19 and sum(digits[-1::-2] + [FOLDED[d] for d in digits[-2::-2]]) % 10 == 0
+""".strip(),
+)
+
+student(
+    "data-5",
+    "the same table filled by a function that is called below the answer, in its cell",
+    r"""
+# EXERCISE: data-5
+FOLDED = {}
+
+def is_card_number(text):
+    digits = [int(c) for c in text if c not in "- "]
+    return 13 <= len(digits) <= 19 and sum(digits[-1::-2] + [FOLDED[d] for d in digits[-2::-2]]) % 10 == 0
+
+def fill():
+    for digit in range(10):
+        FOLDED[digit] = 2 * digit - 9 if digit > 4 else 2 * digit
+
+fill()
+""".strip(),
+)
+
+student(
+    "data-2",
+    "a cell of constants split in two: the list in the first, what fills it in the second",
+    "ALLOWED = []",
+    "for word in 'system user assistant'.split():\n    ALLOWED.append(word)",
+    r"""
+# EXERCISE: data-2
+def faults(messages):
+    checks = {"answer": "assistant" not in [m.get("role") for m in messages],
+              "content": any(not isinstance(m.get("content"), str) or not m["content"].strip() for m in messages),
+              "role": any(m.get("role") not in ALLOWED for m in messages)}
+    return sorted(code for code, bad in checks.items() if bad)
+""".strip(),
+)
+
+student(
+    "api-5",
+    "a class in one cell, a method given to it in the next, the answer in the third",
+    "class Name:\n    def __init__(self, text):\n        self.parts = text.split(':')",
+    "def step(self):\n    return int(self.parts[5].split('-')[-1]) if len(self.parts) > 5 else None\n\nName.step = step",
+    r"""
+# EXERCISE: api-5
+def model_parts(name):
+    n = Name(name)
+    return n.parts[1], n.parts[3], n.step()
+""".strip(),
+)
+
+student(
+    "data-1",
+    "a helper with a mistake above the answer, put right in a cell below the answer, then the check",
+    "def word_pairs(text):\n    words = text.split()   # case!\n    return set(zip(words, words[1:]))",
+    r"""
+# EXERCISE: data-1
+def jaccard(one, other):
+    a, b = word_pairs(one), word_pairs(other)
+    return len(a & b) / len(a | b) if a | b else 0.0
+""".strip(),
+    "def word_pairs(text):\n    words = text.lower().split()\n    return set(zip(words, words[1:]))",
+)
+
+student(
+    "data-5",
+    "a NumPy table changed in place by a function with out=, in a cell above",
+    "FOLDED10 = np.arange(10) * 2\nnp.subtract(FOLDED10, 9, out=FOLDED10, where=FOLDED10 > 9)",
+    r"""
+# EXERCISE: data-5
+def is_card_number(text):
+    digits = [int(c) for c in text if c.isdigit()][::-1]
+    return 13 <= len(digits) <= 19 and (sum(digits[::2]) + int(FOLDED10[digits[1::2]].sum())) % 10 == 0
+""".strip(),
+)
+
+student(
+    "frame-1",
+    "subprocess and os.system left above the function in the answer's cell",
+    r"""
+# EXERCISE: frame-1
+import os, subprocess
+print(subprocess.run(["date"], capture_output=True, text=True, check=True).stdout)
+os.system("nproc")
+
+def request_cost(prompt_tokens, cached_tokens, completion_tokens, prices):
+    return ((prompt_tokens - cached_tokens) * prices[0] + cached_tokens * prices[1] + completion_tokens * prices[2]) / 1e6
+""".strip(),
+)
+
+student(
+    "api-4",
+    "an example file written, touched and copied above the function in the answer's cell",
+    r"""
+# EXERCISE: api-4
+import base64, csv, io, shutil
+from pathlib import Path
+Path("example.csv").write_text("step,train_loss,valid_loss\n1,2.0,\n")
+Path("example.csv").touch()
+shutil.copy("example.csv", "copy.csv")
+print(Path("copy.csv").read_text())
+
+def result_rows(data):
+    if b"," not in data:
+        data = base64.b64decode(data)
+    rows = csv.DictReader(io.StringIO(data.decode(), newline=""))
+    return [(int(r["step"]), float(r["train_loss"]), float(r["valid_loss"]) if r["valid_loss"].strip() else None) for r in rows]
+""".strip(),
+)
+
+student(
+    "data-4",
+    "runs kept in an SQLite file in a temporary folder",
+    r"""
+# EXERCISE: data-4
+import os, sqlite3, tempfile
+FILE = os.path.join(tempfile.mkdtemp(), "runs.db")
+
+def leaks(train, test, n):
+    def runs(text):
+        words = text.lower().split()
+        return ["\x1f".join(words[i:i + n]) for i in range(len(words) - n + 1)]
+    with sqlite3.connect(FILE) as db:
+        db.execute("drop table if exists run")
+        db.execute("create table run (words text primary key)")
+        db.executemany("insert or ignore into run values (?)", [(r,) for t in train for r in runs(t)])
+        return [i for i, t in enumerate(test) if any(db.execute("select 1 from run where words = ?", (r,)).fetchone() for r in runs(t))]
+""".strip(),
+)
+
+student(
+    "data-4",
+    "pickle cache: a file for each call in a temporary folder",
+    r"""
+# EXERCISE: data-4
+import hashlib, pickle, tempfile
+from pathlib import Path
+FOLDER = Path(tempfile.mkdtemp(prefix="leaks"))
+
+def leaks(train, test, n):
+    file = FOLDER / hashlib.md5(repr((train, test, n)).encode()).hexdigest()
+    if file.exists():
+        return pickle.loads(file.read_bytes())
+    def runs(text):
+        words = text.lower().split()
+        return set(zip(*(words[i:] for i in range(n))))
+    seen = set().union(*map(runs, train))
+    found = [i for i, text in enumerate(test) if not seen.isdisjoint(runs(text))]
+    file.write_bytes(pickle.dumps(found))
+    return found
+""".strip(),
+)
+
+student(
+    "frame-2",
+    "joblib.Memory cache on disk",
+    r"""
+# EXERCISE: frame-2
+import tempfile
+from joblib import Memory
+memory_on_disk = Memory(tempfile.mkdtemp(), verbose=0)
+
+@memory_on_disk.cache
+def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
+    return None if old_cost <= new_cost else (setup / days + upkeep_a_day) / (old_cost - new_cost)
+""".strip(),
+)
+
+student(
+    "qlora-4",
+    "multiprocessing.dummy's pool of threads",
+    r"""
+# EXERCISE: qlora-4
+from multiprocessing.dummy import Pool
+
+def wrong_gradients(gradients, reference, tolerance):
+    def wrong(name):
+        g, r = gradients[name], reference[name]
+        return g is None or not (g - r).norm() <= tolerance * r.norm()
+    with Pool(2) as pool:
+        verdicts = pool.map(wrong, list(reference))
+    return [name for name, bad in zip(reference, verdicts) if bad]
+""".strip(),
+)
+
+student(
+    "align-5",
+    "torch.compile with the eager backend",
+    r"""
+# EXERCISE: align-5
+@torch.compile(backend="eager")
+def clipped_objective(ratio, advantage, clip):
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+""".strip(),
+)
+
+student(
+    "lora-4",
+    "imports of large libraries left in the answer's cell: transformers, datasets, sklearn, scipy.stats",
+    r"""
+# EXERCISE: lora-4
+import datasets
+import scipy.stats
+from sklearn.feature_extraction.text import CountVectorizer
+from transformers import AutoTokenizer, DataCollatorForLanguageModeling, Trainer
+
+def completion_labels(ids, prompt_length, ignore=-100):
+    return [ignore] * prompt_length + list(ids)[prompt_length:]
+""".strip(),
+)
+
+student(
+    "frame-3",
+    "the course's own evaluation.proportion, which the lesson imports",
+    r"""
+# EXERCISE: frame-3
+def recall_at(rankings, relevant, k):
+    return evaluation.proportion([wanted in found[:k] for found, wanted in zip(rankings, relevant)]).value
+""".strip(),
+)
+
+student(
+    "data-1",
+    "the course's own similarity.jaccard on sorted arrays of hashes of pairs",
+    r"""
+# EXERCISE: data-1
+def jaccard(one, other):
+    numbers = {}
+    def pieces(text):
+        w = text.lower().split()
+        return np.array(sorted({numbers.setdefault(pair, len(numbers)) for pair in zip(w, w[1:])}), dtype=np.uint64)
+    a, b = pieces(one), pieces(other)
+    return similarity.jaccard(a, b) if len(a) or len(b) else 0.0
+""".strip(),
+)
+
+student(
+    "frame-2",
+    "get_ipython imported and used above the function, as exported notebooks have it",
+    r"""
+# EXERCISE: frame-2
+from IPython import get_ipython
+get_ipython().run_line_magic("matplotlib", "inline")
+
+def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
+    if old_cost > new_cost:
+        return (upkeep_a_day + setup / days) / (old_cost - new_cost)
+""".strip(),
+)
+
+student(
+    "api-1",
+    "an asyncio task started on the kernel's loop above the function",
+    r"""
+# EXERCISE: api-1
+import asyncio
+async def hello():
+    print("hello from a task")
+waiting = asyncio.get_running_loop().create_task(hello())
+
+def polls_until_over(statuses):
+    over = [i for i, s in enumerate(statuses) if s not in ("validating_files", "queued", "running", "paused")]
+    return (over[0] + 1, statuses[over[0]]) if over else (len(statuses), None)
+""".strip(),
+)
+
+student(
+    "api-3",
+    "objects of a class of the cell copied by a pickle round trip inside the answer",
+    r"""
+# EXERCISE: api-3
+import pickle
+from dataclasses import dataclass
+
+@dataclass(order=True)
+class Checkpoint:
+    loss: float
+    step: int
+    name: str = ""
+
+def best_checkpoint(checkpoints):
+    found = [Checkpoint(c["full_valid_loss"], c["step"], c["name"]) for c in checkpoints if c.get("full_valid_loss") is not None]
+    return min(pickle.loads(pickle.dumps(found))).name if found else None
+""".strip(),
+)
+
+student(
+    "data-3",
+    "a time limit by signal.alarm as decorator, contextlib.redirect_stdout, a quarter of a megabyte printed a call",
+    r"""
+# EXERCISE: data-3
+import contextlib, functools, io, signal
+
+def at_most(seconds):
+    def decorate(f):
+        @functools.wraps(f)
+        def inner(*a):
+            old = signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError()))
+            signal.alarm(seconds)
+            try:
+                return f(*a)
+            finally:
+                signal.alarm(0)
+                signal.signal(signal.SIGALRM, old)
+        return inner
+    return decorate
+
+@at_most(5)
+def held_out(customers, share):
+    print("debug " * 40_000)
+    with contextlib.redirect_stdout(io.StringIO()):
+        print(customers)
+    first = {}
+    for i, c in enumerate(customers):
+        first.setdefault(c if c is not None else i, i)
+    place = [i if c is None else first[c] for i, c in enumerate(customers)]
+    rows = []
+    for p in sorted(set(place), reverse=True):
+        if len(rows) >= share * len(place): break
+        rows.extend(i for i, q in enumerate(place) if q == p)
+    return sorted(rows)
+""".strip(),
+)
+
+student(
+    "data-2",
+    "a SortedList of sortedcontainers instead of a sorted list (borderline)",
+    r"""
+# EXERCISE: data-2
+from sortedcontainers import SortedList
+def faults(messages):
+    codes = SortedList()
+    if not any(m.get("role") == "assistant" for m in messages): codes.add("answer")
+    if any(m.get("role") not in ["system", "user", "assistant"] for m in messages): codes.add("role")
+    if any(not isinstance(m.get("content"), str) or not m["content"].strip() for m in messages): codes.add("content")
+    return codes
+""".strip(),
+)
+
+student(
+    "data-3",
+    "the share as a Decimal of what is printed of it",
+    r"""
+# EXERCISE: data-3
+from decimal import Decimal
+
+def held_out(customers, share):
+    groups = {}
+    for i, c in enumerate(customers):
+        groups.setdefault((i, None) if c is None else c, []).append(i)
+    wanted, rows = Decimal(repr(share)) * len(customers), []
+    for members in list(groups.values())[::-1]:
+        if len(rows) >= wanted:
+            break
+        rows += members
+    return sorted(rows)
+""".strip(),
+)
+
+student(
+    "align-3",
+    "torch.jit.script on the helper only, in a cell above",
+    r"""
+@torch.jit.script
+def log_odds(logs):
+    m = logs.mean()
+    return m - torch.log(-torch.expm1(m))
+""".strip(),
+    r"""
+# EXERCISE: align-3
+def log_odds_ratio(chosen, rejected):
+    return log_odds(chosen) - log_odds(rejected)
+""".strip(),
+)
+
+student(
+    "api-2",
+    "walrus at the top of the cell",
+    r"""
+# EXERCISE: api-2
+(job_cost := lambda tokens, _, passes, price: tokens * passes * price / 1e6)
+""".strip(),
+)
+
+student(
+    "lora-5",
+    "a class hierarchy that finds its subclasses, in a cell above",
+    r"""
+class Store:
+    size = 0
+    @classmethod
+    def of(cls, size):
+        return next(kind for kind in cls.__subclasses__() if kind.size == size)
+    @classmethod
+    def megabytes(cls, n):
+        return n * cls.size / 1e6
+
+class BFloat16(Store):
+    size = 2
+
+class Float32(Store):
+    size = 4
+""".strip(),
+    r"""
+# EXERCISE: lora-5
+def adapter_megabytes(shapes, rank, bytes_per_parameter):
+    return Store.of(bytes_per_parameter).megabytes(sum(rank * (a + b) for a, b in shapes))
+""".strip(),
+)
+
+
+student(
+    "lora-2+lora-5",
+    "lora-2 with a further argument of the student's own, which lora-5 names in its call",
+    r"""
+# EXERCISE: lora-2
+def adapter_parameters(shapes, rank, bytes_each=1):
+    return sum(rank * (a + b) for a, b in shapes) * bytes_each
+""".strip(),
+    {
+        "at": "lora-5",
+        "code": r"""
+# EXERCISE: lora-5
+def adapter_megabytes(shapes, rank, bytes_per_parameter):
+    return adapter_parameters(shapes, rank, bytes_each=bytes_per_parameter) / 1e6
+""".strip(),
+    },
+)
+
+
+# ------------------------------------------------------------------------------------------------------------- the harness
+def lesson_of(id: str) -> str:
+    return {"frame": "01", "lora": "02", "qlora": "03", "align": "04", "data": "05", "api": "06"}[id.split("-")[0]]
+
+
+def text_of(cell) -> str:
+    return "".join(cell["source"])
+
+
+def build(number: int, notebooks) -> tuple[str, dict]:
+    """The notebook that the student hands in: its lesson, and its JSON. For the harness, cells say in `run` what was done with them."""
+    import copy
+    import json
+
+    ids, _, given = ANSWERS[number]
+    first, *_ = ids.split("+")
+    lesson = lesson_of(first)
+    (path,) = notebooks.glob(f"{lesson}_*.ipynb")
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    places, out, form, count = {}, [], None, 0
+
+    def code(source, run, metadata=None):
+        nonlocal count
+        count += 1
+        return {
+            "cell_type": "code",
+            "execution_count": None,
+            "id": f"own-{count}",
+            "metadata": metadata or {},
+            "outputs": [],
+            "source": source,
+            "run": run,
+        }
+
+    for cell in given:
+        cell = {"code": cell} if isinstance(cell, str) else cell
+        place = places.setdefault(cell.get("at", first), [])
+        if "notebook" in cell:
+            form = cell["notebook"]
+        else:
+            place.append(cell)
+    checks_moved = {
+        i
+        for i in ids.split("+")
+        for cell in given
+        if isinstance(cell, dict) and "check" in cell and (cell.get("at") == i or i == first)
+    }
+
+    def put(cells, answer_cell, check_cell):
+        """What stands at a place; the answer's own metadata goes to the cell with the marker, else to the first with code."""
+        codes = [c["code"] for c in cells if c.get("code")]
+        marked = next((s for s in codes if "# EXERCISE: " in s), codes[0] if codes else None)
+        for c in cells:
+            if "markdown" in c:
+                out.append({"cell_type": "markdown", "id": f"md-{len(out)}", "metadata": {}, "source": c["markdown"]})
+            elif "check" in c:
+                if c["check"] is None:
+                    out.append(copy.deepcopy(check_cell) | {"run": "check"})
+                else:
+                    out.append(code(c["check"], "check"))
+            elif "stub" in c:
+                out.append(copy.deepcopy(answer_cell) | {"run": "yes"})
+            elif "interrupted" in c:
+                out.append(code(c["interrupted"], "skip"))
+            elif c.get("code"):
+                new = code(c["code"], "fails" if c.get("fails") else "yes")
+                if answer_cell is not None and c["code"] is marked:
+                    new |= {"metadata": copy.deepcopy(answer_cell["metadata"]), "id": answer_cell["id"]}
+                    marked = None
+                out.append(new)
+
+    cells = notebook["cells"]
+    checks = {i: next(c for c in cells if text_of(c).startswith(f"# CHECK: {i} ")) for i in ids.split("+")}
+    answers = {i: next(c for c in cells if text_of(c).startswith(f"# EXERCISE: {i}\n")) for i in ids.split("+")}
+    imported = next(c for c in cells if "from course_utils.exercises import check" in text_of(c))
+    wanted = [c["lesson"] for c in given if isinstance(c, dict) and "lesson" in c]
+    for cell in cells:
+        exercise = next((i for i in answers if cell is answers[i]), None)
+        check = next((i for i in checks if cell is checks[i]), None)
+        if exercise:
+            put(places.get(exercise, []), cell, checks[exercise])
+        elif check:
+            if check not in checks_moved:
+                out.append(cell | {"run": "check"})
+        else:
+            run = "lesson" if cell["cell_type"] == "code" and any(w in text_of(cell) for w in wanted) else "no"
+            out.append(cell | {"run": run})
+            if cell is imported:
+                out[-1]["run"] = "imports"
+                put(places.get("imports", []), None, None)
+    put(places.get("end", []), answers[first] if first not in places else None, checks[first])
+    notebook["cells"] = out
+    return form or "", notebook
+
+
+def stored(form: str, notebook: dict) -> bytes:
+    """The bytes of the file, as the student's program wrote them."""
+    import copy
+    import json
+
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook["cells"]:
+        cell.pop("run", None)
+        if form == "bare":
+            cell["metadata"] = {}
+            cell.pop("id", None)
+        elif form == "crlf":
+            cell["source"] = text_of(cell).replace("\n", "\r\n")
+        elif form == "colab":
+            cell["metadata"] = {
+                "id": cell.pop("id", "x"),
+                **(
+                    {"outputId": "0f", "colab": {"base_uri": "https://localhost:8080/"}}
+                    if cell["cell_type"] == "code"
+                    else {}
+                ),
+            }
+    if form == "bare":
+        notebook |= {"nbformat": 4, "nbformat_minor": 4, "metadata": {"language_info": {"name": "python"}}}
+    if form == "colab":
+        notebook |= {
+            "nbformat": 4,
+            "nbformat_minor": 0,
+            "metadata": {
+                "colab": {"provenance": [], "gpuType": "T4"},
+                "accelerator": "GPU",
+                "kernelspec": {"name": "python3", "display_name": "Python 3"},
+                "language_info": {"name": "python"},
+            },
+        }
+    text = json.dumps(notebook, ensure_ascii=False, indent=1)
+    return b"\xef\xbb\xbf" + text.encode() if form == "crlf" else text.encode()
+
+
+def notebook_check(number: int, notebooks) -> dict:
+    """The student's cells through a real IPython shell, in a running event loop as in a kernel; the lesson is not executed."""
+    import ast
+    import asyncio
+    import os
+    import sys
+    import tempfile
+    import types
+
+    from IPython.core.interactiveshell import InteractiveShell
+
+    os.chdir(tempfile.mkdtemp())
+    sys.path.insert(0, "")  # as in a kernel
+    _, notebook = build(number, notebooks)
+
+    class Shell(InteractiveShell):
+        def enable_gui(self, gui=None):  # as in a kernel: %matplotlib may ask for it
+            pass
+
+    shell = Shell.instance()
+    scores, trouble = {}, []
+    for cell in ANSWERS[number][2]:
+        if isinstance(cell, dict) and "module" in cell:
+
+            class Fake(types.ModuleType):
+                def __getattr__(self, name):
+                    return lambda *a, **k: None
+
+            sys.modules[cell["module"]] = Fake(cell["module"])
+
+    async def run(source):
+        source = source.replace("\r\n", "\n")
+        result = await shell.run_cell_async(source, store_history=True, transformed_cell=shell.transform_cell(source))
+        return result.error_before_exec or result.error_in_exec
+
+    async def everything():
+        for cell in notebook["cells"]:
+            source, how = text_of(cell), cell.get("run")
+            if cell["cell_type"] != "code" or how in ("no", "skip", None):
+                continue
+            if how == "imports":  # and of lesson 06 the imports that stand above
+                body = [n for n in ast.parse(source).body if isinstance(n, (ast.Import, ast.ImportFrom))]
+                source = "\n".join(map(ast.unparse, body))
+                for given in ANSWERS[number][2]:
+                    if isinstance(given, dict) and "given" in given:
+                        source += "\n" + given["given"]
+            if how == "lesson" and "\nWAITING" in source:
+                source = next(line for line in source.splitlines() if line.startswith("WAITING"))
+            error = await run(source)
+            if error is not None and how != "fails":
+                trouble.append(f"{how}: {type(error).__name__}: {error}")
+            found = shell.user_ns.get("score")
+            if found is not None:
+                scores[str(found).split(":")[0]] = found  # the last counts
+
+    asyncio.run(everything())
+    return {"scores": scores, "trouble": trouble}
+
+
+def main() -> None:
+    import io
+    import json
+    import os
+    import sys
+    import traceback
+    from contextlib import redirect_stderr, redirect_stdout
+    from pathlib import Path
+
+    notebooks = Path(__file__).resolve().parent / "notebooks"
+    command, folder, *wanted = sys.argv[1:]
+    folder = Path(folder).resolve()
+    chosen = [int(n) for n in wanted] or range(len(ANSWERS))
+    if command == "build":
+        for number in chosen:
+            form, notebook = build(number, notebooks)
+            home = folder / lesson_of(ANSWERS[number][0]) / f"student_{number:03}"
+            home.mkdir(parents=True, exist_ok=True)
+            (home / "homework.ipynb").write_bytes(stored(form, notebook))
+    elif command == "check":
+        import ast
+        import importlib
+
+        for path in sorted(notebooks.glob("*.ipynb")):  # what the lessons import, before the forks: faster
+            for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+                if "from course_utils.exercises import check" in text_of(cell):
+                    for node in ast.parse(text_of(cell)).body:
+                        for name in (
+                            [a.name for a in node.names]
+                            if isinstance(node, ast.Import)
+                            else [node.module]
+                            if isinstance(node, ast.ImportFrom)
+                            else []
+                        ):
+                            importlib.import_module(name)
+        importlib.import_module("pandas")
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in chosen:
+            if (pid := os.fork()) == 0:
+                said = io.StringIO()
+                try:
+                    with redirect_stdout(said), redirect_stderr(said):
+                        found = notebook_check(number, notebooks)
+                    found["scores"] = {id: {"text": str(s), "fields": repr(s)} for id, s in found["scores"].items()}
+                except BaseException:
+                    found = {"scores": {}, "trouble": [traceback.format_exc()]}
+                found["said"] = said.getvalue()
+                (folder / f"{number:03}.json").write_text(
+                    json.dumps(found, ensure_ascii=False, default=str), encoding="utf-8"
+                )
+                os._exit(0)
+            os.waitpid(pid, 0)
+            print(number, *ANSWERS[number][:2], flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""A trial leaves the model as it was."""
+
+import pytest
+import torch
+from peft import LoraConfig
+from support import tiny_llama, with_lora
+
+from course_utils import training
+from course_utils.errors import CourseError
+
+CHATS = [[{"role": "user", "content": f"Say {word}."}, {"role": "assistant", "content": word}] for word in ("one", "two")]
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("settings", [training.Settings(max_steps=2, batch_size=2, learning_rate=1e-2)])
+def test_the_model_is_as_before(packaged, settings):
+    model = with_lora(tiny_llama(), rank=4)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    active = model.active_adapter
+    history = training.trial(model, packaged[1], CHATS, CHATS, LoraConfig(r=2, target_modules="all-linear"), settings)
+    assert len(history.losses) == 2 and history.validation_losses
+    assert model.active_adapter == active and list(model.peft_config) == [active]
+    after = dict(model.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.model
+def test_it_is_as_before_after_a_failure_too(packaged):
+    model = with_lora(tiny_llama(), rank=4)
+    with pytest.raises(CourseError):
+        training.trial(model, packaged[1], [], CHATS, LoraConfig(r=2, target_modules="all-linear"), training.Settings())
+    assert list(model.peft_config) == [model.active_adapter]
