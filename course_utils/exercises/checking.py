@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from course_utils.errors import CourseError
 from course_utils.exercises.comparing import described, key, same, settled, short
 from course_utils.exercises.definitions import Exercise
+from course_utils.exercises.libraries import foreign, refusal
 from course_utils.exercises.registry import EXERCISES
 
 if TYPE_CHECKING:
@@ -95,14 +96,31 @@ def _mark(exercise: Exercise, answer: object) -> tuple[float, str]:
 
     if not callable(answer):
         return 0.0, f"{exercise.name} is not a function; run the answer cell above first."
+    if library := foreign(answer):
+        return 0.0, refusal(library)
     case_set = CaseSet.of(exercise, np.random.default_rng())
     outputs: list[Any] = []
     for arguments in case_set.cases:
         try:
-            outputs.append(settled(answer(*_copy(arguments))))
+            outputs.append(_called(exercise, answer, arguments))
         except Exception as error:
             outputs.append(error)
     return judge(exercise, case_set, outputs)[:2]
+
+
+class Changed(dict):
+    """An output that stands for a value whose call changed an argument that was to stay as it is; equal to no value."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__({"returned, with an argument changed": value})
+
+
+def _called(exercise: Exercise, function: Callable[..., Any], arguments: tuple) -> Any:
+    """What a function gives for a case."""
+    copies = _copy(arguments)
+    value = settled(function(*copies))
+    changed = any(not same(copies[place], arguments[place], 0.0) for place in exercise.kept)
+    return Changed(value) if changed else value
 
 
 class Raised(Exception):
@@ -138,26 +156,51 @@ class CaseSet:
         cases = [cases[index] for index in random.permutation(len(cases))]
         return cls(exercise, cases, [exercise.solution(*_copy(arguments)) for arguments in cases])
 
+    def all_right(self, outputs: Sequence) -> bool:
+        """Whether the values that an answer gave for the first cases are as expected."""
+        return all(_is_right(self.exercise, output, value) for output, value in zip(outputs, self.expected))
+
     @cached_property
     def mistake_outputs(self) -> list[list | None]:
-        """The values of each of the exercise's mistakes, or None for a mistake that crashes on a case."""
-        return [_outputs(mistake.function, self.cases) for mistake in self.exercise.mistakes]
+        """The values of each of the exercise's mistakes, or None for a mistake that raises an error on every case."""
+        return [_outputs(self.exercise, mistake.function, self.cases) for mistake in self.exercise.mistakes]
 
 
-def _outputs(function: Callable[..., Any], cases: Sequence[tuple]) -> list | None:
-    try:
-        return [function(*_copy(arguments)) for arguments in cases]
-    except Exception:  # a mistake may crash on a case; it then matches no answer
-        return None
+def _is_right(exercise: Exercise, output: Any, expected: Any) -> bool:
+    if exercise.whole and "float" in str(getattr(output, "dtype", type(output).__name__)):
+        return False
+    return same(output, expected, exercise.tolerance)
 
 
-def judge(exercise: Exercise, case_set: CaseSet, outputs: list) -> tuple[float, str, int | None]:
+def _outputs(exercise: Exercise, function: Callable[..., Any], cases: Sequence[tuple]) -> list | None:
+    """What a mistake gives for each case, or the error that it raises; None if it raises one for every case."""
+    outputs: list[Any] = []
+    for arguments in cases:
+        try:
+            outputs.append(_called(exercise, function, arguments))
+        except Exception as error:
+            outputs.append(error)
+    return None if all(isinstance(output, Exception) for output in outputs) else outputs
+
+
+def _alike(output: Any, mistaken: Any, tolerance: float) -> bool:
+    """Whether an answer gives what a mistake gives; errors are alike, whatever they say."""
+    if isinstance(mistaken, Exception):
+        return isinstance(output, Exception)
+    return same(output, mistaken, tolerance)
+
+
+def judge(
+    exercise: Exercise, case_set: CaseSet, outputs: list, examples: tuple[CaseSet, list] | None = None
+) -> tuple[float, str, int | None]:
     """Mark the outputs of an answer.
 
     Args:
         exercise: the exercise.
         case_set: its cases.
         outputs: for each case, the value that the answer returned or the exception that it raised.
+        examples: other cases, and the outputs for the first of them: what the learner is shown is taken from these. By
+            default it is taken from the cases that are marked.
 
     Returns:
         Points (full points times the share of cases right, rounded to two decimals; none for a result that an answer could
@@ -175,7 +218,7 @@ def judge(exercise: Exercise, case_set: CaseSet, outputs: list) -> tuple[float, 
         met = next((i for i, m in enumerate(exercise.mistakes) if m.diagnosis in message), None)
         return points, message, met
     tolerance = exercise.tolerance
-    right = [same(output, expected, tolerance) for output, expected in zip(outputs, case_set.expected)]
+    right = [_is_right(exercise, output, expected) for output, expected in zip(outputs, case_set.expected)]
     hits, number = sum(right), len(case_set.cases)
     if hits == number:
         return float(exercise.points), f"All {hits} cases right.", None
@@ -186,20 +229,33 @@ def judge(exercise: Exercise, case_set: CaseSet, outputs: list) -> tuple[float, 
     by_chance = constant or (hits > 0 and _by_chance(case_set, right))
     points = 0.0 if by_chance else round(exercise.points * hits / number, 2)
     for index, mistaken in enumerate(case_set.mistake_outputs):
-        if mistaken is not None and all(same(output, value, tolerance) for output, value in zip(outputs, mistaken)):
+        if mistaken is not None and all(_alike(output, value, tolerance) for output, value in zip(outputs, mistaken)):
             return points, f"{hits} of {number} cases right. {exercise.mistakes[index].diagnosis}", index
-    if constant:
-        return points, f"{exercise.name} gives {short(outputs[0])} whatever the arguments are; that earns no points.", None
-    first = right.index(False)
-    output = outputs[first]
-    if isinstance(output, Raised):
-        problem = f"It raised {output}"
-    elif isinstance(output, Exception):
-        problem = f"It raised {type(output).__name__}: {str(output)[:200]}"
-    else:
-        problem = described(case_set.cases[first], output, case_set.expected[first], tolerance)
+    shown, given = examples or (case_set, outputs)
+    if constant and given:
+        return points, f"{exercise.name} gives {short(given[0])} whatever the arguments are; that earns no points.", None
+    problem = next(
+        (
+            _problem(exercise, case, output, value)
+            for case, output, value in zip(shown.cases, given, shown.expected)
+            if not _is_right(exercise, output, value)
+        ),
+        "None of them is shown; the check in the notebook draws new cases each time you run it, and shows them.",
+    )
     chance = " (no more than chance, so no points yet)" if by_chance else ""
     return points, f"{hits} of {number} cases right{chance}. {problem}", None
+
+
+def _problem(exercise: Exercise, case: tuple, output: Any, expected: Any) -> str:
+    if isinstance(output, Raised):
+        return f"It raised {output}"
+    if isinstance(output, Exception):
+        return f"It raised {type(output).__name__}: {str(output)[:200]}"
+    if isinstance(output, Changed):
+        return f"{exercise.name} changes {' or '.join(exercise.keeps)}, which must stay as it is."
+    if same(output, expected, exercise.tolerance):
+        return f"Expected a whole number, got the float {short(output)}."
+    return described(case, output, expected, exercise.tolerance)
 
 
 def _returns_nothing(exercise: Exercise) -> str:

@@ -76,6 +76,8 @@ class Exercise:
         tolerance: relative; absolute for values near zero.
         mistakes: typical wrong answers.
         hint: shown from the third wrong try on.
+        whole: whether its numbers are whole, so that a float is wrong: the statement asks for int.
+        keeps: names of arguments that the answer must not change; the statement says so.
         challenge: for an exercise whose answer is run and not compared; its function takes no arguments.
     """
 
@@ -89,12 +91,20 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     hint: str
     tolerance: float = 1e-5
+    whole: bool = False
+    keeps: tuple[str, ...] = ()
     challenge: Challenge | None = None
 
     @property
     def name(self) -> str:
         """Name of the function the learner writes."""
         return self.solution.__name__
+
+    @property
+    def kept(self) -> list[int]:
+        """Places of the arguments that the answer must not change."""
+        names = list(inspect.signature(self.solution).parameters)
+        return [names.index(name) for name in self.keeps]
 
     @property
     def worth(self) -> str:

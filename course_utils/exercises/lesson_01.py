@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import lru_cache
 
-from course_utils.exercises.definitions import Exercise, Mistake
+from course_utils.exercises.definitions import Challenge, Exercise, Mistake
 
 
 def request_cost(prompt_tokens, cached_tokens, completion_tokens, prices):
@@ -249,7 +251,7 @@ def bm25(query, passages):
 
     Returns:
         List with a score for each passage: the sum of idf * f / (f + k1 * (1 - b + b * length / average)) over the words of
-        the query, where one that stands there twice counts twice. f is how often the word stands in the passage, length is
+        the query, where one that appears twice counts twice. f is how often the word appears in the passage, length is
         the passage's number of words, average the mean of these over all passages; k1 = 1.5 and b = 0.75. idf is
         ln(1 + (N - n + 0.5) / (n + 0.5)), where n of the N passages contain the word.
     """
@@ -496,20 +498,22 @@ def _situation_cases(random):
     def many():
         return int(random.integers(150, 3000))
 
-    cases = []
-    for gap in ("knowledge", "behaviour", "both"):
-        cases += [
-            (gap, 0.85, many(), False),
-            (gap, 0.849, many(), False),  # not rounded up
-            (gap, round(float(random.uniform(0.8, 0.84)), 2), many(), False),
-            (gap, round(float(random.uniform(0.86, 0.89)), 2), many(), False),
-            (gap, round(float(random.uniform(0.91, 0.99)), 2), many(), bool(random.integers(2))),
-            (gap, low(), many(), False),
-            (gap, low(), 100, False),
-            (gap, low(), 99, False),
-            (gap, low(), many(), True),
-            (gap, low(), int(random.integers(0, 90)), True),
-        ]
+    def trained():  # training is possible; reached is not rounded up, and 100 examples are enough
+        nearly = round(float(random.uniform(0.8, 0.84)), 2)
+        return [(low(), many(), False), (0.849, many(), False), (nearly, many(), False), (low(), 100, False)]
+
+    def untrained():
+        return [(low(), 99, False), (low(), many(), True), (low(), int(random.integers(0, 90)), True)]
+
+    # Few are decided by `reached` or by a knowledge gap alone, and the others half and half, so that two clauses earn nothing.
+    enough = [0.85, round(float(random.uniform(0.86, 0.89)), 2), round(float(random.uniform(0.91, 0.99)), 2)]
+    gaps = [str(gap) for gap in random.permutation(["knowledge", "behaviour", "both"])]
+    if gaps[2] == "behaviour":  # or a limit of 0.9 could not be told from asking about the gap first
+        gaps = gaps[::-1]
+    cases = [(gap, reached, many(), False) for gap, reached in zip(gaps, enough)]
+    cases += [("knowledge", low(), many(), moves) for moves in (False, True)]
+    cases += [("behaviour", *case) for case in (*trained(), *untrained(), (low(), int(random.integers(0, 90)), False))]
+    cases += [("both", *case) for case in (*trained(), *untrained())]
     return [cases[i] for i in random.permutation(len(cases))]
 
 
@@ -610,8 +614,8 @@ EXERCISES = (
             Mistake(_share_of_misses, "This is the share of misses; recall is the share of hits."),
             Mistake(_of_those_found, "You divide by the questions whose passage was found at all; recall counts every question."),
             Mistake(_reciprocal_ranks, "This is the mean reciprocal rank, which gives less for a later place. In recall each hit among the first k counts 1."),
-            Mistake(_counted_twice, "A passage that stands twice among the first k is counted twice; the question is answered once."),
-            Mistake(_without_repeats, "You drop a passage that stands there twice before you cut; the first k places are what goes into the prompt."),
+            Mistake(_counted_twice, "A passage that appears twice among the first k is counted twice; the question is answered once."),
+            Mistake(_without_repeats, "You drop a passage that is listed twice before you cut; the first k places are what goes into the prompt."),
             Mistake(_last_k, "These are the last k; the best come first."),
         ),
         hint="`right in found[:k]` is True or False for each question; the mean of these.",
@@ -631,14 +635,14 @@ EXERCISES = (
             Mistake(_decadic, "The logarithm is the natural one, `math.log`; you took the one to base 10."),
             Mistake(_occurrences, "n is the number of passages that contain the word, not how often it occurs in all of them."),
             Mistake(_not_saturated, "Here the score grows in proportion to f. In BM25 it levels off: f / (f + k1 * ...)."),
-            Mistake(_present_or_not, "f is how often the word stands in the passage; you count it as 0 or 1."),
+            Mistake(_present_or_not, "f is how often the word appears in the passage; you count it as 0 or 1."),
             Mistake(_no_length, "The length is missing: multiply k1 by 1 - b + b * length / average, so that long passages have no advantage."),
             Mistake(_no_average, "The length is not divided by the average length; then every passage counts as very long."),
             Mistake(_average_of_those_with_it, "The average is one of all passages, not only of those that contain the word."),
             Mistake(_different_words, "The length counts every word, as often as it occurs; you count different words."),
             Mistake(_constants_swapped, "k1 and b are the wrong way round: k1 = 1.5 is for the frequency, b = 0.75 for the length."),
             Mistake(_with_k1_plus_1, "Every score is 2.5 times what it should be. This is the factor k1 + 1 of the original formula, which Lucene leaves out, as it changes no order."),
-            Mistake(_query_once, "A word that stands in the query twice counts twice; you count it once."),
+            Mistake(_query_once, "A word that appears in the query twice counts twice; you count it once."),
         ),
         hint="Two loops: over the words of the query (n and idf), and in it over the passages (f = passage.count(word)). Scores start at 0.0.",
         tolerance=1e-7,
@@ -660,7 +664,7 @@ EXERCISES = (
             Mistake(_not_stripped, "White space at the ends still counts; `strip()` takes it off."),
             Mistake(_case_matters, "Case still counts; compare with `lower()`."),
             Mistake(_spelling_is_a_change, "The answers are compared without case and white space, but old and new are not: a fact that is only written in another way has not changed."),
-            Mistake(_found_inside, "An answer counts here as soon as a fact stands somewhere in it, so one that names both is right. The whole text must be equal."),
+            Mistake(_found_inside, "An answer counts here as soon as a fact appears somewhere in it, so one that names both is right. The whole text must be equal."),
             Mistake(_old_and_new_swapped, "Right and stale are the wrong way round: an answer is right if it is the new fact."),
             Mistake(_numbers_not_shares, "These are numbers of answers; divide by the number of questions whose fact has changed."),
             Mistake(_zeros_for_nothing, "If nothing has changed there is nothing to take shares of: None, not zeros, which would say that no answer is stale."),
@@ -692,5 +696,310 @@ EXERCISES = (
             Mistake(_both_without_condition, "With both gaps training has the same condition as for behaviour alone: at least 100 examples and a target that does not move."),
         ),
         hint="Test `reached` first and return. Then one name for the condition, examples >= 100 and not moves, and one return for each gap.",
+    ),
+)  # fmt: skip
+
+
+# -- the second edition's: they take their place in EXERCISES when its lesson does --------------------------------------------
+
+
+def sort_errors(rows):
+    """How many wrong answers have which cause?
+
+    Args:
+        rows: dicts with "answer" (what the model wrote), "expected" (the right record, a dict with "answer" among its keys),
+            "shown" (ids of the passages that were shown; may be empty) and "needed" (id of the passage that holds the fact).
+
+    Returns:
+        {"knowledge": ..., "retrieval": ..., "behaviour": ..., "format": ...}, numbers of answers. An answer that is the
+        expected record as JSON is right and counts nowhere. Of the others, the first that applies: no passage was shown
+        (knowledge); the needed one is not among those shown (retrieval); the answer is no JSON, but contains the text of
+        expected["answer"], whatever its capitals (format); anything else (behaviour).
+    """
+    ### BEGIN SOLUTION
+    import json
+
+    causes = {"knowledge": 0, "retrieval": 0, "behaviour": 0, "format": 0}
+    for row in rows:
+        try:
+            written = json.loads(row["answer"])
+        except ValueError:
+            written = None
+        if written == row["expected"]:
+            continue
+        if not row["shown"]:
+            causes["knowledge"] += 1
+        elif row["needed"] not in row["shown"]:
+            causes["retrieval"] += 1
+        elif written is None and row["expected"]["answer"].lower() in row["answer"].lower():
+            causes["format"] += 1
+        else:
+            causes["behaviour"] += 1
+    return causes
+    ### END SOLUTION
+
+
+def _error_cases(random):
+    import json
+
+    def rows():
+        made = []
+        kinds = (
+            "right",
+            "knowledge",
+            "retrieval",
+            "second",
+            "wrong fact",
+            "wrong label",
+            "prose",
+            "capitals",
+            "right, nothing shown",
+        )
+        for kind in kinds:
+            for _ in range(int(random.integers(1, 6))):
+                first, second, other = (f"P-{int(n):03}" for n in random.choice(range(1, 99), size=3, replace=False))
+                fact, false = (f"{int(n)} Days" for n in random.choice(range(10, 99), size=2, replace=False))
+                expected = {"topic": "product", "answer": fact}
+                answer = json.dumps(expected)
+                shown = [first, second]
+                needed = {"retrieval": other, "second": second}.get(kind, first)
+                if kind in ("knowledge", "right, nothing shown"):
+                    shown = []
+                if kind in ("wrong fact", "knowledge", "second"):
+                    answer = json.dumps({**expected, "answer": false})
+                elif kind == "wrong label":
+                    answer = json.dumps({**expected, "topic": "returns"})
+                elif kind == "prose":
+                    answer = f"It takes {fact}, as a rule."
+                elif kind == "capitals":
+                    answer = f"It takes {fact.lower()}."
+                elif kind == "retrieval":
+                    answer = f"Every {fact}."
+                made.append({"answer": answer, "expected": expected, "shown": shown, "needed": needed})
+        return [made[i] for i in random.permutation(len(made))]
+
+    return [(rows(),) for _ in range(3)]
+
+
+def _sorted(right=None, retrieval=None, form=None, first=()):
+    """A variant of the solution with one part replaced."""
+    import json
+
+    def sort(rows):
+        causes = dict.fromkeys(("knowledge", "retrieval", "behaviour", "format"), 0)
+        for row in rows:
+            try:
+                written = json.loads(row["answer"])
+            except ValueError:
+                written = None
+            if (right or (lambda w, r: w == r["expected"]))(written, row):
+                continue
+            is_form = (form or (lambda w, r: w is None and r["expected"]["answer"].lower() in r["answer"].lower()))(
+                written, row
+            )
+            if "format" in first and written is None:
+                causes["format"] += 1
+            elif not row["shown"] and "no knowledge" not in first:
+                causes["knowledge"] += 1
+            elif (retrieval or (lambda r: r["needed"] not in r["shown"]))(row):
+                causes["retrieval"] += 1
+            else:
+                causes["format" if is_form else "behaviour"] += 1
+        return causes
+
+    return sort
+
+
+_right_ones_too = _sorted(right=lambda written, row: False)
+_format_first = _sorted(first=("format",))
+_first_passage_only = _sorted(retrieval=lambda row: row["needed"] != row["shown"][0])
+_nothing_shown_is_retrieval = _sorted(first=("no knowledge",))
+_prose_is_behaviour = _sorted(form=lambda written, row: False)
+_capitals_count = _sorted(form=lambda written, row: written is None and row["expected"]["answer"] in row["answer"])
+
+
+# The pilot of an invented company, for the challenge: shares of right answers, measured on its own messages.
+FOUND = {1: 0.85, 3: 0.93, 10: 0.97, "all": 1.0}
+READS = {
+    "claude-opus-5.5": 0.98, "claude-sonnet-5.5": 0.97, "gpt-6.2-sol": 0.97, "gemini-3.8-flash": 0.95, "claude-haiku-5.5": 0.88,
+    "gpt-6-luna": 0.87, "qwen3-8b": 0.96,
+}  # fmt: skip
+FORM, FORM_WITH_SCHEMA, LONG = (
+    0.95,
+    0.99,
+    0.97,
+)  # the form kept; with structured output; what a very long prompt leaves of reading
+REQUESTS, DAYS, WAGE, TARGET = 20_000, 365, 80, 0.88
+TOKENS = {"message": 50, "answer": 25, "instructions": 300, "passage": 80, "all": 6000}
+HOURS = {"prompt": 8, "index": 16, "tuning": 40}
+
+
+def my_plan():
+    """The cheapest plan that meets the target.
+
+    Returns:
+        dict with "model" (a name of the pilot), "passages" (1, 3, 10 or "all") and "schema" (True or False).
+    """
+    ### BEGIN SOLUTION
+    return {"model": "qwen3-8b", "passages": 3, "schema": True}
+    ### END SOLUTION
+
+
+def _checked_plan(value):
+    """A plan as plain values; ValueError says what is wrong with it."""
+    from course_utils import costs
+
+    if not isinstance(value, dict) or set(value) != {"model", "passages", "schema"}:
+        raise ValueError("my_plan returns a dict with exactly these keys: model, passages, schema.")
+    model, passages, schema = value["model"], value["passages"], value["schema"]
+    if isinstance(model, str) and model in costs.NO_NEW_JOBS:
+        raise ValueError(f"{model} takes no new tuning jobs from {costs.NO_NEW_JOBS[model][0]} on: plan without it.")
+    if not isinstance(model, str) or model not in READS:
+        raise ValueError(f"model must be one of the pilot: {', '.join(READS)}.")
+    if isinstance(passages, bool) or not isinstance(passages, int | str) or passages not in FOUND:
+        raise ValueError('passages must be 1, 3, 10 or "all".')
+    if not isinstance(schema, bool):
+        raise ValueError("schema must be True or False.")
+    return model, passages, schema
+
+
+def plan_quality(model, passages, schema):
+    """Share of right answers, by the pilot: found, read, in the right form."""
+    reads = READS[model] * (LONG if passages == "all" else 1)
+    return FOUND[passages] * reads * (FORM_WITH_SCHEMA if schema else FORM)
+
+
+def plan_dollars(model, passages, schema):
+    """Dollars a day, at the course's prices: work and training spread over a year, and all requests."""
+    from course_utils import costs
+
+    tuned = model in costs.PRICES
+    fixed = (0 if tuned else TOKENS["instructions"]) + (TOKENS["all"] if passages == "all" else 0)
+    read = fixed + TOKENS["message"] + (0 if passages == "all" else passages * TOKENS["passage"])
+    cached = fixed if fixed >= costs.price_of(model).cache_from else 0
+    hours = HOURS["prompt"] + (0 if passages == "all" else HOURS["index"]) + (HOURS["tuning"] if tuned else 0)
+    training = costs.training_cost(1000 * (read + TOKENS["answer"]), 2, model) if tuned else 0
+    return (hours * WAGE + training) / DAYS + REQUESTS * costs.request_cost(read, TOKENS["answer"], model, cached)
+
+
+@lru_cache(maxsize=1)
+def cheapest():
+    """Dollars a day of the cheapest plan that meets the target, over all plans."""
+    plans = [(m, p, s) for m in READS for p in FOUND for s in (True, False)]
+    return min(plan_dollars(*plan) for plan in plans if plan_quality(*plan) >= TARGET)
+
+
+def _run_plan(value):
+    plan = _checked_plan(value)
+    return plan_dollars(*plan) if plan_quality(*plan) >= TARGET else math.inf
+
+
+MISSES = "The plan misses the target. Which of the three shares is smallest: found, read, or form?"
+NO_SCHEMA = "It misses the target or costs more than it must, and the form is left to chance: a schema costs nothing."
+TOO_LARGE_A_MODEL = (
+    "It is good enough, and far too expensive: most of the price is the size of the model. What reads as well for less?"
+)
+TOO_MANY_PASSAGES = (
+    "It is good enough, but each request carries more text than it needs. How many passages does the target need?"
+)
+
+
+def _advise_plan(value, result):
+    """What is typically wrong with a plan that misses the bar."""
+    model, passages, schema = _checked_plan(value)
+    if not schema:
+        return NO_SCHEMA
+    if not math.isfinite(result):
+        return f"It is right in {100 * plan_quality(model, passages, schema):.1f} % of the cases. {MISSES}"
+    if plan_dollars(model, 1, True) > 2 * cheapest():
+        return TOO_LARGE_A_MODEL
+    return TOO_MANY_PASSAGES
+
+
+def _largest_model():
+    return {"model": "claude-opus-5.5", "passages": 3, "schema": True}
+
+
+def _cheapest_model():
+    return {"model": "gpt-6-luna", "passages": 3, "schema": True}
+
+
+def _form_left_to_chance():
+    return {"model": "qwen3-8b", "passages": 3, "schema": False}
+
+
+def _everything_for_the_tuned():
+    return {"model": "qwen3-8b", "passages": 10, "schema": True}
+
+
+_BY_ID = {exercise.id: exercise for exercise in EXERCISES}
+NEXT = (
+    *(_BY_ID[id] for id in ("frame-2", "frame-3", "frame-5")),
+    replace(
+        _BY_ID["frame-6"],
+        title="Three bugs in a decision",
+        statement="""This function should follow the tree in its plainest form. It runs, and it has **three** bugs; find them and write it right.
+
+```python
+def diagnose(gap, reached, examples, moves):
+    if reached >= 85:
+        return "prompt"
+    trainable = examples >= 100 or not moves
+    if gap == "knowledge":
+        return "fine-tune" if trainable else "rag"
+    if gap == "behaviour":
+        return "fine-tune" if trainable else "prompt"
+    return "rag + fine-tune" if trainable else "rag"
+```""",
+        objectives=(1,),
+        hint="Bugs: what kind of number `reached` is, what training needs, and which gap training cannot close for long.",
+    ),
+    Exercise(
+        id="frame-7",
+        title="Challenge: the cheapest plan that meets the target",
+        statement=f"""An invented company has {REQUESTS:,} requests a day, and needs {100 * TARGET:.0f} % of the answers right. Its pilot measured three
+shares, which multiply:
+
+- *found*: {", ".join(f"{100 * share:.0f} % with {name} passage{'' if name == 1 else 's'}" for name, share in FOUND.items())} (“all”: the
+  whole text of {TOKENS["all"]:,} tokens in the prompt, which leaves {100 * LONG:.0f} % of the reading);
+- *read*: {", ".join(f"{model} {100 * share:.0f} %" for model, share in READS.items())} (fine-tuned, without instructions);
+- *form*: {100 * FORM:.0f} %, with a schema {100 * FORM_WITH_SCHEMA:.0f} %.
+
+A message has {TOKENS["message"]} tokens, an answer {TOKENS["answer"]}, the instructions {TOKENS["instructions"]}, a passage {TOKENS["passage"]}. Work costs ${WAGE} an hour:
+{HOURS["prompt"]} hours for any plan, {HOURS["index"]} for an index, {HOURS["tuning"]} for tuning. Prices are those of section 8, long fixed beginnings are
+cached. Find the cheapest plan that meets the target. Full marks within 5 % of the best, half within half as much again.""",
+        solution=my_plan,
+        cases=lambda random: [()],
+        points=4,
+        objectives=(6,),
+        mistakes=(
+            Mistake(_largest_model, TOO_LARGE_A_MODEL),
+            Mistake(_cheapest_model, MISSES),
+            Mistake(_form_left_to_chance, NO_SCHEMA),
+            Mistake(_everything_for_the_tuned, TOO_MANY_PASSAGES),
+        ),
+        hint="Multiply first: which pairs of model and passages reach the target with a schema? Then only these have to be priced.",
+        challenge=Challenge(
+            _run_plan, bar=round(1.05 * cheapest(), 2), half=round(1.5 * cheapest(), 2), advise=_advise_plan, measure="dollars a day"
+        ),
+    ),
+    Exercise(
+        id="frame-8",
+        title="Twenty errors, sorted by a program",
+        statement="Sort wrong answers by the first thing that went wrong, as you did by hand in section 3. (Then run it on fifty answers of your own.)",
+        solution=sort_errors,
+        cases=_error_cases,
+        points=4,
+        objectives=(2,),
+        mistakes=(
+            Mistake(_right_ones_too, "Right answers are counted as well; one that is the expected record counts nowhere."),
+            Mistake(_format_first, "You ask for the form first. The chain begins with the source: what was never shown cannot come out in any form."),
+            Mistake(_first_passage_only, "The needed passage may be any of those shown, not only the first."),
+            Mistake(_nothing_shown_is_retrieval, "Where nothing was shown nothing was searched: that is knowledge, not retrieval."),
+            Mistake(_prose_is_behaviour, "A sentence with the right fact has the right content in the wrong form: format, not behaviour."),
+            Mistake(_capitals_count, "Capitals do not matter when you look for the fact in a sentence; lower both."),
+        ),
+        hint="Parse first (None where it is no JSON). Then skip the right ones, and ask the questions in the order of the picture.",
+        tolerance=1e-9,
     ),
 )  # fmt: skip

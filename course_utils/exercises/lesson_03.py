@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from course_utils.exercises.definitions import Exercise, Mistake
+from dataclasses import replace
+from typing import Any
+
+from course_utils.exercises.definitions import Challenge, Exercise, Mistake
 
 
 def quantise_block(weights, values):
@@ -211,6 +214,7 @@ def _gradient_cases(random):
         (lambda g: g * 1.001, 50.0),  # a large gradient, right up to rounding
         (lambda g: g.roll(1), 1e-6),  # a small one, and wrong
         (lambda g: g * 0.2, 1.0),  # right direction, too short
+        (lambda g: g * 0.9, 1.0),  # wrong, unless the tolerance is large
         (lambda g: -g, 1.0),
         (lambda g: g * 0, 1.0),
         (lambda g: None, 1.0),
@@ -220,17 +224,19 @@ def _gradient_cases(random):
     for number in range(4):
         # Each case has its own layers, in random order, so that no list of names is right in all cases.
         first = int(random.integers(0, 200))
-        names = [f"layers.{i}.{half}" for i in range(first, first + 4) for half in "AB"]
-        chosen_changes = [int(i) for i in random.permutation(8) if number == 0 or i > 5 or random.random() > 0.15]
-        cases.append(_gradient_case(random, {name: changes[i] for name, i in zip(names, chosen_changes)}))
+        names = [f"layers.{i}.{half}" for i in range(first, first + 5) for half in "AB"]
+        chosen_changes = [int(i) for i in random.permutation(9) if number in (0, 2) or i > 6 or random.random() > 0.15]
+        tolerance = (0.01, 0.01, 0.3, 0.0003)[number]
+        cases.append(_gradient_case(random, {name: changes[i] for name, i in zip(names, chosen_changes)}, tolerance))
     return cases
 
 
-def _gradient_case(random, changes):
+def _gradient_case(random, changes, tolerance):
     import torch
 
     reference = {name: torch.tensor(random.normal(size=12)) * size for name, (_, size) in changes.items()}
-    return {name: change(reference[name]) for name, (change, _) in changes.items()}, reference, 0.01
+    gradients = {name: change(reference[name]) for name, (change, _) in changes.items()}
+    return dict(list(gradients.items())[::-1]), reference, tolerance  # in another order than the reference
 
 
 def _only_missing(gradients, reference, tolerance):
@@ -265,6 +271,15 @@ def _length_only(gradients, reference, tolerance):
 def _nan_passes(gradients, reference, tolerance):
     wrong = wrong_gradients(gradients, reference, tolerance)
     return [n for n in wrong if gradients[n] is None or not gradients[n].isnan().any()]
+
+
+def _fixed_tolerance(gradients, reference, tolerance):
+    return wrong_gradients(gradients, reference, 0.01)
+
+
+def _in_their_order(gradients, reference, tolerance):
+    wrong = wrong_gradients(gradients, reference, tolerance)
+    return [name for name in gradients if name in wrong]
 
 
 def _right_ones(gradients, reference, tolerance):
@@ -415,6 +430,8 @@ EXERCISES = (
             Mistake(_direction_only, "Only the direction is compared; a gradient that is five times too short passes."),
             Mistake(_length_only, "Only the lengths are compared; a gradient with the opposite sign passes."),
             Mistake(_nan_passes, "A gradient of NaN passes: every comparison with NaN is false, so ask for what is right, and negate it."),
+            Mistake(_fixed_tolerance, "The tolerance is 0.01 whatever the argument says; use `tolerance`."),
+            Mistake(_in_their_order, "The names are right, but in the order of `gradients`; asked for is that of `reference`."),
             Mistake(_right_ones, "These are the right ones; asked for are the names of the wrong ones."),
         ),
         hint="(found - trusted).norm() against tolerance * trusted.norm(), with None handled first.",
@@ -441,6 +458,323 @@ EXERCISES = (
             Mistake(_codes_not_values, "The codes themselves are scaled; a code is the index of a value: values[code]."),
         ),
         hint="Codes in even places are packed >> 4, in odd places packed & 15; then values[codes.long()], times each scale repeated for its block.",
+        tolerance=1e-9,
+    ),
+)  # fmt: skip
+
+
+# -- the second edition's, for notebooks/source/next/03_qlora.py; they join EXERCISES when that lesson takes its place --------
+
+
+def relative_error(weights, values, block):
+    """How far weights come back from where they were after block-wise absmax quantization.
+
+    Args:
+        weights: tensor of shape (n); n is a multiple of block, and no block is all zero.
+        values: the values that a scaled weight can take, sorted, from -1 to 1; shape (k).
+        block: weights that share one scale.
+
+    Returns:
+        The length of the vector of errors, divided by the length of the vector of weights: a number.
+    """
+    ### BEGIN SOLUTION
+    rows = weights.reshape(-1, block)
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    numbers = (rows[:, :, None] / largest[:, :, None] - values).abs().argmin(dim=2)
+    return (values[numbers] * largest - rows).norm() / weights.norm()
+    ### END SOLUTION
+
+
+def _error_cases(random):
+    import numpy as np
+    import torch
+
+    cases = []
+    for block, count in ((4, 2), (5, 3), (6, 4)):
+        rows = random.normal(size=(count, block)) * random.uniform(0.2, 5, size=(count, 1))
+        rows[0, 0] = -1.6 * np.abs(rows[0]).max()  # the largest of a block is negative
+        rows[1] *= 30  # and blocks differ in size
+        values = np.sort(random.uniform(-0.9, 0.9, size=5))
+        cases.append((torch.tensor(rows.flatten()), torch.tensor([-1.0, *values, 1.0], dtype=torch.float64), block))
+    return cases
+
+
+def _restored(weights, values, block, largest=lambda rows: rows.abs().amax(dim=1, keepdim=True)):
+    rows = weights.reshape(-1, block)
+    scale = largest(rows)
+    return values[(rows[:, :, None] / scale[..., None] - values).abs().argmin(dim=2)], scale, rows
+
+
+def _error_one_scale(weights, values, block):
+    return relative_error(weights, values, len(weights))
+
+
+def _error_sign_lost(weights, values, block):
+    found, scale, rows = _restored(weights, values, block, lambda rows: rows.amax(dim=1, keepdim=True))
+    return (found * scale - rows).norm() / weights.norm()
+
+
+def _error_not_scaled_back(weights, values, block):
+    found, _, rows = _restored(weights, values, block)
+    return (found - rows).norm() / weights.norm()
+
+
+def _error_of_scaled(weights, values, block):
+    found, scale, rows = _restored(weights, values, block)
+    return (found - rows / scale).norm() / (rows / scale).norm()
+
+
+def _error_as_written(weights, values, block):
+    scale = weights.max()
+    codes = (weights[:, None] / scale - values).abs().argmin(dim=1)
+    return (values[codes] - weights).norm() / weights.norm()
+
+
+def _error_squared(weights, values, block):
+    return relative_error(weights, values, block) ** 2
+
+
+def _error_absolute(weights, values, block):
+    return relative_error(weights, values, block) * weights.norm()
+
+
+def my_plan():
+    """A training step of Llama-3.1-8B: rank 16 on all linear layers, examples of 2,048 tokens, 16 examples per step.
+
+    Returns:
+        dict with "method" ("lora" or "qlora"), "batch_size" and "accumulation" (whole numbers whose product is 16),
+        "checkpointing" (True or False), "optimizer" ("adamw", "adamw_8bit" or "paged_adamw_8bit") and "embeddings" ("float32",
+        as prepare_model_for_kbit_training leaves them, or "bfloat16").
+    """
+    ### BEGIN SOLUTION
+    return {
+        "method": "qlora",
+        "batch_size": 1,
+        "accumulation": 16,
+        "checkpointing": True,
+        "optimizer": "paged_adamw_8bit",
+        "embeddings": "bfloat16",
+    }
+    ### END SOLUTION
+
+
+CHALLENGE_MODEL, CHALLENGE_LENGTH, CHALLENGE_EXAMPLES = "Llama-3.1-8B", 2048, 16
+BAR_GB, HALF_GB = 12.0, 15.8  # a card of 12 GB with some room to spare; a T4
+PLAN_CHOICES: dict[str, tuple[Any, ...]] = {
+    "method": ("lora", "qlora"),
+    "checkpointing": (True, False),
+    "optimizer": ("adamw", "adamw_8bit", "paged_adamw_8bit"),
+    "embeddings": ("float32", "bfloat16"),
+}
+
+
+def _checked_plan(value: Any) -> dict[str, Any]:
+    """A plan of the challenge; ValueError says what is wrong with it."""
+    names = ("method", "batch_size", "accumulation", "checkpointing", "optimizer", "embeddings")
+    if not isinstance(value, dict) or set(value) != set(names):
+        raise ValueError(f"my_plan returns a dict with exactly these keys: {', '.join(names)}.")
+    for name, choices in PLAN_CHOICES.items():
+        if not any(type(value[name]) is type(choice) and value[name] == choice for choice in choices):
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}.")
+    sizes = [value[name] for name in ("batch_size", "accumulation")]
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
+        raise ValueError("batch_size and accumulation must be whole numbers above 0.")
+    if sizes[0] * sizes[1] != CHALLENGE_EXAMPLES:
+        raise ValueError(f"batch_size times accumulation must be {CHALLENGE_EXAMPLES}; yours is {sizes[0] * sizes[1]}.")
+    return dict(value)
+
+
+def _plan_gb(value: Any) -> float:
+    """Estimated peak memory of the plan in GB."""
+    from course_utils.evidence import lesson_03 as evidence
+
+    plan = _checked_plan(value)
+    upcast = plan.pop("embeddings") == "float32"
+    return evidence.step_gb(CHALLENGE_MODEL, upcast=upcast, length=CHALLENGE_LENGTH, **plan)
+
+
+SIXTEEN_BITS = "The weights alone take 16 GB in 16 bits: no other lever can make up for that."
+ACTIVATIONS = "Activations fill the card: without checkpointing every layer keeps everything for the backward pass."
+TOO_MANY = "Several long examples go through the model at once; take one at a time and accumulate."
+UPCAST = "Nearly: embedding and head are still in float32, twice what they need."
+
+
+def _advise_plan(value: Any, result: float) -> str:
+    """The lever that is still missing."""
+    if value["method"] == "lora":
+        return SIXTEEN_BITS
+    if not value["checkpointing"]:
+        return ACTIVATIONS
+    if value["batch_size"] > 1:
+        return TOO_MANY
+    return UPCAST if value["embeddings"] == "float32" else "Look at the table of levers in section 8."
+
+
+def _plan(**changed):
+    best = {"method": "qlora", "batch_size": 1, "accumulation": 16, "checkpointing": True}
+    return best | {"optimizer": "adamw", "embeddings": "bfloat16"} | changed
+
+
+def _plan_in_16_bits():
+    return _plan(method="lora")
+
+
+def _plan_without_checkpointing():
+    return _plan(checkpointing=False)
+
+
+def _plan_with_four_at_once():
+    return _plan(batch_size=4, accumulation=4)
+
+
+def _plan_with_float32_embeddings():
+    return _plan(embeddings="float32", optimizer="paged_adamw_8bit")
+
+
+def choose_length(lengths, fixed, per_token, memory):
+    """The `max_length` for your own data: what the card allows, and no more than the data need.
+
+    Args:
+        lengths: tokens of each of your examples, a list of int.
+        fixed: GB that a step takes whatever the length is.
+        per_token: GB for each token of length.
+        memory: GB of the card.
+
+    Returns:
+        (max_length, share): a multiple of 64 that fits, the largest one that makes sense: no larger than the longest example
+        rounded up to a multiple of 64. share: of the examples, those longer than max_length, which would be cut off; 0 to 1.
+    """
+    ### BEGIN SOLUTION
+    fitting = int((memory - fixed) / per_token) // 64 * 64
+    needed = -(-max(lengths) // 64) * 64
+    chosen = min(fitting, needed)
+    return chosen, sum(length > chosen for length in lengths) / len(lengths)
+    ### END SOLUTION
+
+
+def _length_cases(random):
+    cases = []
+    for needs_more in (True, True, False):
+        limit = 64 * int(random.integers(6, 20))
+        fixed, per_token = float(random.uniform(5, 9)), float(random.uniform(0.002, 0.004))
+        memory = fixed + per_token * (limit + float(random.uniform(20, 60)))  # not a multiple of 64
+        count = int(random.integers(9, 15))
+        # so long that a card without the fixed part would still be too small
+        highest = limit + int(fixed / per_token) + 300 if needs_more else limit - 70
+        lengths = [int(n) for n in random.integers(100, highest, size=count)]
+        lengths[:2] = [highest, limit] if needs_more else [highest, highest - 5]
+        cases.append((lengths, fixed, per_token, memory))
+    return cases
+
+
+def _fitting(fixed, per_token, memory):
+    return int((memory - fixed) / per_token) // 64 * 64
+
+
+def _length_rounded_up(lengths, fixed, per_token, memory):
+    chosen = min(_fitting(fixed, per_token, memory) + 64, -(-max(lengths) // 64) * 64)
+    return chosen, sum(n > chosen for n in lengths) / len(lengths)
+
+
+def _length_of_longest(lengths, fixed, per_token, memory):
+    chosen = -(-max(lengths) // 64) * 64
+    return chosen, 0.0
+
+
+def _length_as_card_allows(lengths, fixed, per_token, memory):
+    chosen = _fitting(fixed, per_token, memory)
+    return chosen, sum(n > chosen for n in lengths) / len(lengths)
+
+
+def _length_without_fixed(lengths, fixed, per_token, memory):
+    return choose_length(lengths, 0.0, per_token, memory)
+
+
+def _length_equal_is_cut(lengths, fixed, per_token, memory):
+    chosen, _ = choose_length(lengths, fixed, per_token, memory)
+    return chosen, sum(n >= chosen for n in lengths) / len(lengths)
+
+
+def _length_number_cut(lengths, fixed, per_token, memory):
+    chosen, share = choose_length(lengths, fixed, per_token, memory)
+    return chosen, round(share * len(lengths))
+
+
+def _length_share_of_tokens(lengths, fixed, per_token, memory):
+    chosen, _ = choose_length(lengths, fixed, per_token, memory)
+    return chosen, sum(max(0, n - chosen) for n in lengths) / sum(lengths)
+
+
+_FIRST = {exercise.id: exercise for exercise in EXERCISES}
+NEXT = (
+    replace(_FIRST["qlora-1"], objectives=(2,)),
+    replace(_FIRST["qlora-2"], objectives=(2,), points=3),
+    replace(_FIRST["qlora-5"], objectives=(2,)),
+    Exercise(
+        id="qlora-6",
+        title="Three bugs in a measurement",
+        statement="""Somebody measures the error of block-wise quantization with this function. It has **three** bugs; find them and write it right.
+
+```python
+def relative_error(weights, values, block):
+    scale = weights.max()
+    codes = (weights[:, None] / scale - values).abs().argmin(dim=1)
+    return (values[codes] - weights).norm() / weights.norm()
+```""",
+        solution=relative_error,
+        cases=_error_cases,
+        points=4,
+        objectives=(2,),
+        mistakes=(
+            Mistake(_error_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
+            Mistake(_error_one_scale, "All weights share one scale. Each block of `block` weights has its own."),
+            Mistake(_error_sign_lost, "The scale is the largest weight of the block; it must be the largest absolute value."),
+            Mistake(_error_not_scaled_back, "The values are compared with the weights before they are multiplied by the scale again."),
+            Mistake(_error_of_scaled, "That is the error of the scaled weights. Large blocks then count no more than small ones; scale back first."),
+            Mistake(_error_squared, "That is the square: divide the lengths, not the sums of squares."),
+            Mistake(_error_absolute, "That is the length of the errors; divide it by the length of the weights."),
+        ),
+        hint="Reshape to (blocks, block) first. Bugs: whose scale, largest or largest absolute value, and what is missing before the difference.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        id="qlora-7",
+        title="Challenge: 8 billion parameters on 12 GB",
+        statement=f"Plan a training step of {CHALLENGE_MODEL} that takes at most {BAR_GB:g} GB by the course's estimate; for {HALF_GB:g} GB, a T4, "
+        f"there are half the points. Rank 16 on all linear layers, examples of {CHALLENGE_LENGTH:,} tokens, {CHALLENGE_EXAMPLES} examples per step. "
+        "Prove it: your plan is really estimated, here and in grading, at once.",
+        solution=my_plan,
+        cases=lambda random: [()],
+        points=4,
+        objectives=(3,),
+        mistakes=(
+            Mistake(_plan_in_16_bits, SIXTEEN_BITS),
+            Mistake(_plan_without_checkpointing, ACTIVATIONS),
+            Mistake(_plan_with_four_at_once, TOO_MANY),
+            Mistake(_plan_with_float32_embeddings, UPCAST),
+        ),
+        hint="Which lever of section 8 is not yet pulled? One of them undoes something that prepare_model_for_kbit_training does.",
+        challenge=Challenge(_plan_gb, bar=BAR_GB, half=HALF_GB, advise=_advise_plan, measure="memory in GB"),
+    ),
+    Exercise(
+        id="qlora-8",
+        title="Your own data: how long?",
+        statement="Your examples have different lengths and your card has a limit. Choose the `max_length`, and say what share of your examples it cuts off. "
+        "(Then do it with your own file: count its tokens with the tokenizer, take `fixed` and `per_token` from two calls of `memory.estimate`.)",
+        solution=choose_length,
+        cases=_length_cases,
+        points=3,
+        objectives=(3,),
+        mistakes=(
+            Mistake(_length_rounded_up, "You rounded up to the next multiple of 64, which no longer fits. Round down."),
+            Mistake(_length_of_longest, "The longest example decides alone here. What does the card allow?"),
+            Mistake(_length_as_card_allows, "The card would allow more than your data need: no longer than the longest example, rounded up to a multiple of 64."),
+            Mistake(_length_without_fixed, "`fixed` is not subtracted: that part of the card is taken before the first token."),
+            Mistake(_length_equal_is_cut, "An example exactly as long as max_length is not cut off."),
+            Mistake(_length_number_cut, "That is the number of examples cut off; asked for is their share, from 0 to 1."),
+            Mistake(_length_share_of_tokens, "That is the share of tokens that are lost; asked for is the share of examples."),
+        ),
+        hint="(memory - fixed) / per_token tokens fit. Round down to a multiple of 64, and compare with the longest example rounded up.",
         tolerance=1e-9,
     ),
 )  # fmt: skip

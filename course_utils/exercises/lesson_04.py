@@ -174,7 +174,7 @@ def _odds_upside_down(chosen, rejected):
     return _odds_ratio(rejected.mean(), chosen.mean())
 
 
-def advantages(rewards, values, last_value, discount, trace):
+def advantages(rewards, values, last_value, gamma, gae_lambda):
     """Generalised advantage estimation over one answer, which may have been cut off.
 
     Args:
@@ -182,8 +182,8 @@ def advantages(rewards, values, last_value, discount, trace):
         values: list of floats, the value of the state before each token.
         last_value: value of the state after the last token: 0 for an answer that came to its end, what the value head
             expects for one that was cut off.
-        discount: gamma.
-        trace: lambda.
+        gamma: discount of what comes a token later.
+        gae_lambda: lambda of the estimate, from 0 (one-step errors) to 1.
 
     Returns:
         List of floats, one advantage for each token.
@@ -191,8 +191,8 @@ def advantages(rewards, values, last_value, discount, trace):
     ### BEGIN SOLUTION
     result, next_advantage, next_value = [0.0] * len(rewards), 0.0, last_value
     for t in range(len(rewards) - 1, -1, -1):
-        error = rewards[t] + discount * next_value - values[t]
-        result[t] = next_advantage = error + discount * trace * next_advantage
+        error = rewards[t] + gamma * next_value - values[t]
+        result[t] = next_advantage = error + gamma * gae_lambda * next_advantage
         next_value = values[t]
     return result
     ### END SOLUTION
@@ -211,41 +211,41 @@ def _answer_cases(random):
     ]
 
 
-def _gae(rewards, values, last_value, discount, trace):
+def _gae(rewards, values, last_value, gamma, gae_lambda):
     advantages_reversed, next_advantage, next_value = [], 0.0, last_value
     for reward, value in zip(reversed(rewards), reversed(values)):
-        next_advantage = reward + discount * next_value - value + discount * trace * next_advantage
+        next_advantage = reward + gamma * next_value - value + gamma * gae_lambda * next_advantage
         next_value = value
         advantages_reversed.append(next_advantage)
     return advantages_reversed[::-1]
 
 
-def _deltas_only(rewards, values, last_value, discount, trace):
-    return _gae(rewards, values, last_value, discount, 0.0)
+def _deltas_only(rewards, values, last_value, gamma, gae_lambda):
+    return _gae(rewards, values, last_value, gamma, 0.0)
 
 
-def _lambda_forgotten(rewards, values, last_value, discount, trace):
-    return _gae(rewards, values, last_value, discount, 1.0)
+def _lambda_forgotten(rewards, values, last_value, gamma, gae_lambda):
+    return _gae(rewards, values, last_value, gamma, 1.0)
 
 
-def _discount_left_out_of_the_trace(rewards, values, last_value, discount, trace):
-    return _gae(rewards, values, last_value, discount, trace / discount)
+def _gamma_left_out(rewards, values, last_value, gamma, gae_lambda):
+    return _gae(rewards, values, last_value, gamma, gae_lambda / gamma)
 
 
-def _cut_off_taken_for_an_end(rewards, values, last_value, discount, trace):
-    return _gae(rewards, values, 0.0, discount, trace)
+def _cut_off_taken_for_an_end(rewards, values, last_value, gamma, gae_lambda):
+    return _gae(rewards, values, 0.0, gamma, gae_lambda)
 
 
-def _last_value_without_discount(rewards, values, last_value, discount, trace):
-    return _gae(rewards, values, last_value / discount, discount, trace)
+def _last_value_without_gamma(rewards, values, last_value, gamma, gae_lambda):
+    return _gae(rewards, values, last_value / gamma, gamma, gae_lambda)
 
 
-def _left_backwards(rewards, values, last_value, discount, trace):
-    return _gae(rewards, values, last_value, discount, trace)[::-1]
+def _left_backwards(rewards, values, last_value, gamma, gae_lambda):
+    return _gae(rewards, values, last_value, gamma, gae_lambda)[::-1]
 
 
-def _returns_instead(rewards, values, last_value, discount, trace):
-    return [a + v for a, v in zip(_gae(rewards, values, last_value, discount, trace), values)]
+def _returns_instead(rewards, values, last_value, gamma, gae_lambda):
+    return [a + v for a, v in zip(_gae(rewards, values, last_value, gamma, gae_lambda), values)]
 
 
 def clipped_objective(ratio, advantage, clip):
@@ -326,7 +326,7 @@ EXERCISES = (
             Mistake(_wrong_way_round, "The margin is the wrong way round: chosen less rejected, so that the loss falls when chosen gains."),
             Mistake(_sum_of_pairs, "The losses are summed; the convention is their mean over the pairs."),
             Mistake(_never_in_doubt, "This is plain DPO: the pair turned round, weighted by `doubt`, is missing."),
-            Mistake(_beta_outside, "beta stands inside the sigmoid, where it scales the margin, not before the loss."),
+            Mistake(_beta_outside, "beta belongs inside the sigmoid, where it scales the margin, not before the loss."),
             Mistake(_no_minus, "The sign is missing: logsigmoid is to rise, so the loss is its negative."),
         ),
         hint="margin = beta times the difference of two log-ratios, policy less reference. Turned round, it is -margin.",
@@ -374,15 +374,15 @@ EXERCISES = (
         points=4,
         objectives=(1,),
         mistakes=(
-            Mistake(_deltas_only, "These are the one-step errors; each advantage also adds discount x trace times the next one."),
-            Mistake(_lambda_forgotten, "lambda is missing: the next advantage is weighted by discount x trace."),
-            Mistake(_discount_left_out_of_the_trace, "The next advantage is weighted by discount x trace, not by trace alone."),
+            Mistake(_deltas_only, "These are the one-step errors; each advantage also adds gamma x gae_lambda times the next one."),
+            Mistake(_lambda_forgotten, "gae_lambda is missing: the next advantage is weighted by gamma x gae_lambda."),
+            Mistake(_gamma_left_out, "The next advantage is weighted by gamma x gae_lambda, not by gae_lambda alone."),
             Mistake(_cut_off_taken_for_an_end, "After the last token you count nothing; the state there is worth `last_value`."),
-            Mistake(_last_value_without_discount, "What follows is discounted, `last_value` too."),
+            Mistake(_last_value_without_gamma, "What follows is discounted, `last_value` too."),
             Mistake(_left_backwards, "The advantages are in the order you computed them, last token first: turn them round."),
             Mistake(_returns_instead, "These are returns, advantage plus value; asked for are the advantages."),
         ),
-        hint="delta = reward + discount x next value - value; advantage = delta + discount x trace x next advantage.",
+        hint="delta = reward + gamma x next value - value; advantage = delta + gamma x gae_lambda x next advantage.",
     ),
     Exercise(
         id="align-5",

@@ -9,7 +9,7 @@ def jaccard(one, other):
     """How alike are two texts?
 
     Args:
-        one, other: text; words are what stands between white space, and case does not matter.
+        one, other: text; words are separated by white space, and case does not matter.
 
     Returns:
         The Jaccard index of their sets of neighbouring word pairs: pairs in both, over pairs in one or the other. 0.0 if
@@ -36,10 +36,11 @@ def _text_cases(random):
         changed = list(base)
         for position in random.choice(len(base) - 2, size=int(random.integers(1, 2 + len(base) // 5)), replace=False):
             changed[position] = "kettle"
-        # One difference at a time: repeated pairs (sets or lists), upper case, repeated blanks.
+        # One difference at a time: repeated pairs (sets or lists), upper case, repeated spaces.
         one = [*base, *base[:2]] if kind == 0 else base
         other = " ".join(changed if kind else changed[:-2])
         other = other.upper() if kind == 1 else other.replace(" ", "  ", 3) if kind == 2 else other
+        other = other.replace(" ", "\t", 1).replace(" ", "\n", 1) + "\n" if kind == 3 else other  # white space too
         cases.append((" ".join(one), other))
     cases.append(("lamp", "desk"))
     return cases
@@ -82,8 +83,15 @@ def _dice(one, other):
     return 2 * len(a & b) / (len(a) + len(b)) if a or b else 0.0
 
 
-def _single_blanks(one, other):
+def _single_spaces(one, other):
     a, b = ([*text.lower().split(" ")] for text in (one, other))
+    return _share(set(zip(a, a[1:])), set(zip(b, b[1:])))
+
+
+def _only_spaces(one, other):
+    import re
+
+    a, b = ([word for word in re.split(" +", text.lower()) if word] for text in (one, other))
     return _share(set(zip(a, a[1:])), set(zip(b, b[1:])))
 
 
@@ -124,30 +132,33 @@ def _conversation_cases(random):
                 {"role": "assistant", "content": "yes"}]  # fmt: skip
 
     of_role = [
-        lambda m: m[1].pop("role"),
-        lambda m: m[1].update(role="customer"),
-        lambda m: m[2].update(role="Assistant"),
+        lambda m, at: m[at].pop("role"),
+        lambda m, at: m[at].update(role="customer"),
+        lambda m, at: m[at].update(role="Assistant"),
     ]
     of_content = [
-        lambda m: m[1].pop("content"),
-        lambda m: m[2].update(content="  \n"),
-        lambda m: m[2].update(content=None),
-        lambda m: m[1].update(content=12345),
-        lambda m: (m[0].update(content=""), m[1].update(content=" ")),
+        lambda m, at: m[at].pop("content"),
+        lambda m, at: m[at].update(content="  \n"),
+        lambda m, at: m[at].update(content=None),
+        lambda m, at: m[at].update(content=12345),
+        lambda m, at: (m[0].update(content=""), m[at].update(content=" ")),
     ]
-    of_end = [lambda m: m.pop(2), lambda m: m.append({"role": "user", "content": "thanks"})]
-    # Each change alone, then several at once, so that no set of codes is much more frequent than another.
-    changes = [[], [lambda m: m.clear()], *([change] for change in (*of_role, *of_content, *of_end))]
-    for role, content, end in [(r, c, e) for r in (0, 1) for c in (0, 1) for e in (0, 1)] * 3:
-        picked = [(of_role, role), (of_content, content), ([of_end[0]], end)]
-        changes.append([group[int(random.integers(len(group)))] for group, is_included in picked if is_included])
-    cases = []
-    for several in changes:
-        messages = conversation()
-        for change in several:
-            change(messages)
+    # Every set of codes as often as any other, in conversations that end in every way, so that guessing from the last
+    # message earns nothing; each change takes its turn.
+    cases, turn = [], int(random.integers(15))
+    for role, content, end in [(r, c, e) for r in (0, 1) for c in (0, 1) for e in (0, 1)] * 4:
+        messages, turn = conversation(), turn + 1
+        answered = 1 if end else int(random.integers(1, 3))  # a change to the answer would go with it
+        if role:
+            of_role[turn % 3](messages, 1 if end else int(random.integers(1, 3)))
+        if content:
+            of_content[turn % 5](messages, answered)
+        if end:  # nobody answers; the length says nothing of that
+            messages[2] = {"role": "user", "content": "please"}
+        if random.random() < 0.8:
+            messages.append({"role": "user", "content": "thanks"})
         cases.append((messages,))
-    return cases
+    return [*cases, ([],)]
 
 
 def _checked(role=None, content=None, answer=None):
@@ -226,11 +237,20 @@ def held_out(customers, share):
     ### END SOLUTION
 
 
+def _exact_share(rows, n):
+    """Whether floats, fractions and decimals agree that `rows` of `n` rows are a share of rows / n."""
+    from fractions import Fraction
+
+    share = rows / n
+    exact = Fraction(rows, n)
+    return share * n == rows and (1 - share) * n == n - rows and Fraction(share) <= exact and Fraction(repr(share)) <= exact
+
+
 def _customer_cases(random):
     cases = []
     for _ in range(4):
         n, last = int(random.integers(16, 30)), int(random.integers(3, 7))
-        while last / n * n != last:  # otherwise rounding would decide the last case
+        while not _exact_share(last, n):  # otherwise rounding would decide the last case, and an exact answer would be wrong
             n += 1
         customers = [f"c{int(i)}" if i < 5 else None for i in random.integers(0, 7, size=n)]
         customers[0] = customers[-1 - last] = "first and late"
@@ -315,7 +335,7 @@ def leaks(train, test, n):
     """Which test texts share a run of n words with a training text?
 
     Args:
-        train, test: lists of texts; words are what stands between white space, and case does not matter.
+        train, test: lists of texts; words are separated by white space, and case does not matter.
         n: words in a row.
 
     Returns:
@@ -346,6 +366,7 @@ def _leak_cases(random):
         test[5][3 : 3 + n] = last  # only across the border between two training texts: does not leak
         test.append(train[2][::-1][:12])  # many words in common, but not in a row: does not leak
         test[1] = [w.upper() for w in test[1]]
+        train[1] = [w.upper() for w in train[1]]  # a copy escapes neither way
         test[0] = train[1][1 - n :]  # shorter than a run, though it ends a training text
         for _ in range(int(random.integers(0, 4))):  # nothing in common
             test.append([f"v{int(i)}" for i in random.integers(200, size=12)])
@@ -355,7 +376,8 @@ def _leak_cases(random):
             if leaking_positions not in seen_positions:
                 break
         seen_positions.add(leaking_positions)
-        cases.append(([" ".join(t) for t in train], [" ".join(test[i]) for i in order], n))
+        texts = [("\n " if i == 1 else " ").join(test[i]) for i in order]  # blanks are not the only white space
+        cases.append(([" ".join(t) for t in train], texts, n))
     return cases
 
 
@@ -367,6 +389,20 @@ def _runs(text, n, lower=True):
 def _case_of_words(train, test, n):
     seen = set().union(*(_runs(t, n, False) for t in train))
     return [i for i, t in enumerate(test) if _runs(t, n, False) & seen]
+
+
+def _only_test_lowered(train, test, n):
+    seen = set().union(*(_runs(t, n, False) for t in train))
+    return [i for i, t in enumerate(test) if _runs(t, n) & seen]
+
+
+def _words_at_blanks(train, test, n):
+    def runs(text):
+        words = text.lower().split(" ")
+        return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
+
+    seen = set().union(*(runs(t) for t in train))
+    return [i for i, t in enumerate(test) if runs(t) & seen]
 
 
 def _last_run_missed(train, test, n):
@@ -412,7 +448,7 @@ def is_card_number(text):
     """Luhn's check of a card number (1954; ISO/IEC 7812).
 
     Args:
-        text: digits, with blanks or hyphens between them.
+        text: digits, with spaces or hyphens between them.
 
     Returns:
         True if it has 13 to 19 digits and these sum up to a multiple of ten, where every second digit, counted from the last
@@ -512,7 +548,8 @@ EXERCISES = (
             Mistake(_of_the_smaller, "You divide by the smaller set (that is containment); the Jaccard index divides by the union."),
             Mistake(_of_the_sum, "You divide by the sum of both sizes, which counts common pairs twice; take the size of the union."),
             Mistake(_dice, "This is Dice's coefficient, 2 common over the sum of sizes; the Jaccard index is common over union."),
-            Mistake(_single_blanks, "With split(\" \") two blanks make an empty word; split() takes any white space."),
+            Mistake(_single_spaces, "With split(\" \") two spaces make an empty word; split() takes any white space."),
+            Mistake(_only_spaces, "Words are separated only at spaces; tabs and line ends are white space too: split() takes them all."),
             Mistake(_by_lists, "You count pairs as often as they occur; the index is one of sets."),
         ),
         hint="words = text.lower().split(); set(zip(words, words[1:])); then & and |.",
@@ -531,9 +568,9 @@ EXERCISES = (
             Mistake(_any_type_passes, "A content that is a number passes; hosts want text."),
             Mistake(_any_role_passes, "Only a missing role is found; \"customer\" is no role either."),
             Mistake(_case_of_roles, "\"Assistant\" passes for \"assistant\"; hosts and chat templates compare letter by letter."),
-            Mistake(_answer_must_be_last, "\"answer\" asks whether there is any assistant message, wherever it stands, also in an empty list."),
-            Mistake(_one_code_a_message, "A code stands in your list once a message; each code belongs there once."),
-            Mistake(_first_only, "Only one fault is named; a row can have several, and all are to be mended."),
+            Mistake(_answer_must_be_last, "\"answer\" asks whether there is any assistant message, wherever it is, also in an empty list."),
+            Mistake(_one_code_a_message, "Your list has a code once per message; each code belongs there once."),
+            Mistake(_first_only, "Only one fault is named; a row can have several, and all have to be fixed."),
         ),
         hint="Collect codes in a set; message.get(\"role\") not in (...); isinstance(content, str) and content.strip(); sorted at the end.",
     ),
@@ -566,6 +603,8 @@ EXERCISES = (
         objectives=(4,),
         mistakes=(
             Mistake(_case_of_words, "Case counts in your answer; a copy in capitals escapes."),
+            Mistake(_only_test_lowered, "Case is taken off the test texts only; a training text in capitals is not found again."),
+            Mistake(_words_at_blanks, "split(\" \") parts at single blanks only; words are what stands between any white space: split()."),
             Mistake(_last_run_missed, "The last run of each text is missed: a text of k words has k - n + 1 of them."),
             Mistake(_one_word_less, "Your runs are one word too short; innocent texts are accused."),
             Mistake(_one_word_more, "Your runs are one word too long; a leak of exactly n words escapes."),

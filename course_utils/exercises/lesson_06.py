@@ -146,7 +146,9 @@ def _checkpoint_cases(random):
     cases = [case(losses(1)) for _ in range(3)] + [case(losses(2)) for _ in range(3)]
     cases += [case(losses(1, missing)) for missing in (("none",), (None,), ("none", None), (None, "none"))]
     cases += [case([*losses(1)[:-1], "none"]), case(losses(1, last=True)), case(losses(1, ("none",), last=True))]
-    return [*cases, case(["none", None])]
+    perfect = losses(1)  # a loss of 0 was measured
+    perfect[perfect.index(min(perfect))] = 0.0
+    return [*cases, case(perfect), case(["none", None])]
 
 
 def _pick(key, keep=lambda c: c.get("full_valid_loss") is not None, lowest=True):
@@ -161,6 +163,7 @@ _newest = _pick(lambda c: -c["step"])
 _lowest_training = _pick(lambda c: c["train_loss"], keep=lambda c: True)
 _highest = _pick(lambda c: (c["full_valid_loss"], -c["step"]), lowest=False)
 _missing_is_zero = _pick(lambda c: (c.get("full_valid_loss") or 0, c["step"]), keep=lambda c: True)
+_zero_is_missing = _pick(lambda c: (c["full_valid_loss"], c["step"]), keep=lambda c: c.get("full_valid_loss"))
 _latest_of_equals = _pick(lambda c: (c["full_valid_loss"], -c["step"]))
 
 
@@ -169,7 +172,7 @@ def result_rows(data):
 
     Args:
         data: bytes: the CSV itself, or base64 of it. It has a header with at least step, train_loss and valid_loss, in any
-            order. valid_loss is blank where it was not measured; step and train_loss never are.
+            order. valid_loss is empty where it was not measured; step and train_loss never are.
 
     Returns:
         List of (step, train_loss, valid_loss) as int, float, and float or None.
@@ -191,7 +194,7 @@ def result_rows(data):
 def _result_cases(random):
     cases = []
     for coded in (True, False):
-        for columns in (("step", "train_loss", "train_accuracy", "valid_loss"), ("step", "valid_loss", "train_loss")):
+        for columns in (("step", "train_loss", "train_accuracy", "valid_loss"), ("valid_loss", "step", "train_loss")):
             lines = [",".join(columns)]
             for step in range(1, int(random.integers(4, 7))):
                 row = {"step": step, "train_loss": f"{2 / step + random.random():.5f}", "train_accuracy": "0.5"}
@@ -202,7 +205,7 @@ def _result_cases(random):
     return cases
 
 
-def _read(decode=True, blank=None, skip=False, by_position=False):
+def _read(decode=True, empty=None, skip=False, by_position=False):
     def read(data):
         import csv
         import io
@@ -218,14 +221,14 @@ def _read(decode=True, blank=None, skip=False, by_position=False):
             if text == "" and skip:
                 continue
             train = row["train_loss"]
-            result.append((int(row["step"]), float(train) if train else blank, float(text) if text else blank))
+            result.append((int(row["step"]), float(train) if train else empty, float(text) if text else empty))
         return result
 
     return read
 
 
 _never_decoded = _read(decode=False)
-_blank_is_zero = _read(blank=0.0)
+_empty_is_zero = _read(empty=0.0)
 _rows_dropped = _read(skip=True)
 _columns_by_place = _read(by_position=True)
 
@@ -339,6 +342,10 @@ EXERCISES = (
             ),
             Mistake(_highest, "Of losses the lowest is the best."),
             Mistake(_missing_is_zero, "A loss that was not measured is not zero: leave such checkpoints out."),
+            Mistake(
+                _zero_is_missing,
+                "A loss of 0.0 was measured, and is the lowest there is; only a missing one, or None, is left out.",
+            ),
             Mistake(_latest_of_equals, "Of equals take the earliest: it has moved least from the base."),
         ),
         hint="Leave out what has no `full_valid_loss`, then `min(..., key=...)` with a pair of loss and step.",
@@ -356,7 +363,7 @@ EXERCISES = (
                 _never_decoded,
                 "Some hosts send base64 of the CSV. A CSV with several columns has commas, base64 has none: that tells them apart.",
             ),
-            Mistake(_blank_is_zero, "A blank valid_loss was not measured: None, not zero, which would be a perfect loss."),
+            Mistake(_empty_is_zero, "An empty valid_loss was not measured: None, not zero, which would be a perfect loss."),
             Mistake(_rows_dropped, "A step without a validation loss still has a training loss: keep its row."),
             Mistake(_columns_by_place, "Columns stand in another order with another host: find them by the header's names."),
         ),

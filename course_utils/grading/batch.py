@@ -203,7 +203,7 @@ class _Grader:
             answers, marks, key = intake.Answers(problems=[f"the grader itself failed: {description}"]), {}, ""
         if submission.clash:
             answers.problems.append(
-                "has the same name as another submission; its mark is in no learner's row until a person puts it there"
+                "has the same name as another submission; see whose it is, as only one can be spelled as in the roster"
             )
         if any(mark.outcome == "not graded" for mark in marks.values()):
             key = ""

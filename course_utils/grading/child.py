@@ -1,14 +1,16 @@
-"""Runs inside the sandbox: a server that imports torch once and forks a fresh process for every question.
+"""Runs inside the sandbox: a server that imports libraries once and forks a fresh process for every question.
 
 The server itself never runs an answer. For each question the grader passes it a socket, which it hands to a new process
 with its own namespaces (user, processes, mounts, network, IPC) and its own scratch folders. That process runs the lesson's
 imports and one answer cell, then receives arguments call by call and sends back values. The expected values are never in
 the sandbox.
 
-The course is not installed in the sandbox: this file imports only the standard library and the three files beside it.
+The course is not installed in the sandbox: this file imports only the standard library and the files that `sandbox` puts
+beside it.
 """
 
 import ctypes
+import importlib
 import json
 import os
 import resource
@@ -16,16 +18,23 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+# Where there is no sandbox, one of the files lies in another folder of the course; in a sandbox all are together.
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "exercises"))
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import coding
 import running
 from confine import confine
+from libraries import foreign
+
+del sys.path[1]
 
 NAME_SPACES = 0x10000000 | 0x20000000 | 0x00020000 | 0x40000000 | 0x08000000  # user, pid, mount, net, ipc
+STANDARD = ("collections", "dataclasses", "decimal", "fractions", "itertools", "random", "re", "statistics", "typing")
 SCRATCH = ("/tmp", "/dev/shm")
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")  # the host's own device nodes, bound by bubblewrap
 READ_ONLY, NO_SETUID, NO_DEVICES, NO_EXECUTION, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 0x1000, 0x4000, 0x40000
@@ -45,11 +54,7 @@ def main() -> None:
     _limit(options)
     if sys.platform == "linux":
         _libc.prctl(36, 1, 0, 0, 0)  # adopt orphaned processes, so that they can be killed and waited for
-    if options["heavy"]:
-        import numpy  # noqa: F401
-        import torch
-
-        torch.set_num_threads(1)  # only one thread survives a fork
+    _warm_up(options["warm"])
     spaces = options["spaces"] and _can_separate(options["shown"])
     if options["scratch"] and not spaces:  # the question's process will share this process's namespaces and user
         # With the default handler, the kernel protects a container's first process from the question's signals.
@@ -73,10 +78,30 @@ def main() -> None:
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
+        elif message["do"] == "look":
+            reply = {"seen": None if question_pid is None else _look(question_pid)}
         else:
             reply = {"ended": _end(question_pid, spaces)}
             question_pid = None
         control.send(json.dumps(reply).encode())
+
+
+def _warm_up(modules: list[str]) -> None:
+    """Load what answers import, and what a library loads at its first use, so that no answer's time is spent on it."""
+    for module in (*STANDARD, *modules):
+        try:
+            importlib.import_module(module)
+        except ImportError:  # not on this machine
+            continue
+    if "numpy" in sys.modules:
+        numpy = sys.modules["numpy"]
+        numpy.random.seed(0)
+        numpy.linalg.norm(numpy.ones((2, 2)) @ numpy.ones((2, 2)))
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        torch.set_num_threads(1)  # only one thread survives a fork
+        torch.manual_seed(0)
+        torch.nn.functional.log_softmax(torch.ones(2, 2) @ torch.ones(2, 2), dim=-1).sum().item()
 
 
 def _limit(options: dict[str, Any]) -> None:
@@ -174,6 +199,22 @@ def _start(channel: int, control: socket.socket, spaces: bool, options: dict[str
     return int(pid_text)
 
 
+def _look(pid: int) -> tuple[float, bool] | None:
+    """Processor time that a process has used, in seconds, and whether it sleeps; None if this system does not say.
+
+    It sleeps if all its threads wait for something other than processor and disk: then a busy machine does not delay it.
+    """
+    try:
+        seconds = time.clock_gettime((~pid << 3) | 2)  # Linux's number for the clock of another process
+        states = []
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/stat") as file:
+                states.append(file.read().rpartition(")")[2].split()[0])
+    except (OSError, IndexError):
+        return None
+    return seconds, not {"R", "D"} & set(states)
+
+
 def _end(pid: int | None, spaces: bool) -> list[int] | None:
     """Kill the process and everything it started; [signal or 0, exit status], or None if there was no process."""
     if pid is None:
@@ -254,15 +295,18 @@ def _serve_question(
 
     question = receive()
     _seed()
-    cell_run = running.run(question.pop("setup"), question["cell"], question["name"], others, _describe)
+    cell_run = running.run(question.pop("setup"), question["cell"], question["name"], question["between"], others, _describe)
     function: Any = cell_run.names.get(question["name"])
-    send({"ready": {"notes": cell_run.notes, "error": cell_run.error, "defined": callable(function)}})
+    library = foreign(function) if callable(function) else ""
+    send({"ready": {"notes": cell_run.notes, "error": cell_run.error, "defined": callable(function), "library": library}})
     encode, describe = coding.encode, _describe
     while True:
         call = receive()
         arguments = [coding.decode(part) for part in call["args"]]
         try:
             reply = {"n": call["n"], "ok": encode(function(*arguments))}
+            if any(encode(arguments[place]) != call["args"][place] for place in question["kept"]):
+                reply["changed"] = True
         except BaseException as raised:
             reply = {"n": call["n"], "err": describe(raised)}
         try:

@@ -4,13 +4,16 @@ An answer computes, starts threads and event loops, and uses files in its scratc
 programs, namespaces, sockets, pipes, keys, modes and times of files, locks, or information about the machine and the other
 answers on it. Because this is a list of what is allowed, calls that later kernels add are refused too.
 
-Refused because two answers graded at the same time could communicate through them, although they share no writable file:
-locks and leases on files that both see (`flock`, `F_SETLK`, `F_SETLEASE`, `F_NOTIFY`), inotify and fanotify, times, modes
-and attributes of shared nodes, `futex` on a page of a library that both map, message queues, keyrings, sockets that lead
-anywhere (vsock has no namespace), pipes and pseudo-terminals (they are counted per user or per machine, and so are their
-inode numbers), which pages of a file are in memory (`mincore`, `RWF_NOWAIT`, `posix_fadvise`, `MADV_PAGEOUT`), free memory
-and the number of processes (`sysinfo`), free space of shared disks, POSIX timers, io_uring, asynchronous I/O, perf, bpf,
-userfaultfd.
+Some calls seem to succeed and do nothing (`WITHOUT_EFFECT`): libraries that copy a file or keep a small database set modes
+and locks by the way, and an answer has its scratch folders for itself.
+
+Refused or without effect because two answers graded at the same time could communicate through them, although they share no
+writable file: locks and leases on files that both see (`flock`, `F_SETLK`, `F_SETLEASE`, `F_NOTIFY`), inotify and fanotify,
+times, modes and attributes of shared nodes, `futex` on a page of a library that both map, message queues, keyrings, sockets
+that lead anywhere (vsock has no namespace), pipes and pseudo-terminals (they are counted per user or per machine, and so are
+their inode numbers), which pages of a file are in memory (`mincore`, `RWF_NOWAIT`, `posix_fadvise`, `MADV_PAGEOUT`), free
+memory and the number of processes (`sysinfo`), free space of shared disks, POSIX timers, io_uring, asynchronous I/O, perf,
+bpf, userfaultfd.
 
 Still open, because nothing on a shared machine can close it: how fast the machine is. An answer that keeps a core, a cache,
 the memory or the disk busy slows the others down, and they can measure that with a clock, at a few bits per second, with
@@ -59,6 +62,12 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     "socketpair": (53, 199), "sendto": (44, 206), "recvfrom": (45, 207), "epoll_create1": (291, 20), "epoll_ctl": (233, 21),
     "epoll_wait": (232, None), "epoll_pwait": (281, 22),
 }
+# Modes, times, attributes and locks of files, and waiting for the disk
+WITHOUT_EFFECT: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "utime": (132, None),
+    "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88), "listxattr": (194, 11), "llistxattr": (195, 12),
+    "flistxattr": (196, 13), "flock": (73, 32), "fsync": (74, 82), "fdatasync": (75, 83),
+}
 # fmt: on
 MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # machine: (its audit number, column of CALLS)
 # Higher numbers belong to kernels newer than this list; they get ENOSYS, which the C library can handle.
@@ -75,10 +84,12 @@ NARROWED: dict[str, tuple[int, tuple[int, ...]]] = {
     "prlimit64": (2, (0,)),  # no new limit
     "socketpair": (0, (1,)),  # AF_UNIX, which leads nowhere
 }
+_LOCKS = (6, 7, 37, 38)  # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW of fcntl, which have no effect either
 _WAITS = (0, 9, 9 | 256)  # FUTEX_WAIT, FUTEX_WAIT_BITSET, the latter also with the real-time clock
 _THREAD = 0x10000  # CLONE_THREAD
 
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
+_NOTHING = _ERROR  # "error 0": the call returns 0 and is not made
 _EPERM, _EAGAIN, _ENOSYS = 1, 11, 38
 _LOAD, _EQUAL, _GREATER_OR_EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _MACHINE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
@@ -113,6 +124,10 @@ def program(machine: str) -> list[Line]:
         number, block = numbers[column], list(_block(name))
         if number is not None:
             lines += [(_EQUAL, 0, len(block), number), *block]
+    for numbers in WITHOUT_EFFECT.values():
+        number = numbers[column]
+        if number is not None:
+            lines += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _NOTHING)]
     lines += [(_GREATER_OR_EQUAL, 0, 1, NEWEST + 1), (_RETURN, 0, 0, _ERROR | _ENOSYS), (_RETURN, 0, 0, _ERROR | _EPERM)]
     return lines
 
@@ -138,6 +153,8 @@ def _block(name: str) -> Iterator[Line]:
         yield (_LOAD, 0, 0, _ARGUMENTS + 8 * argument)
         for value in values:
             yield from ((_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW))
+        for value in _LOCKS if name == "fcntl" else ():
+            yield from ((_EQUAL, 0, 1, value), (_RETURN, 0, 0, _NOTHING))
         yield (_RETURN, 0, 0, _ERROR | _EPERM)
     else:
         yield (_RETURN, 0, 0, _ALLOW)

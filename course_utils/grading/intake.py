@@ -22,6 +22,8 @@ from course_utils.exercises.definitions import strip_solution
 from course_utils.exercises.registry import EXERCISES
 from course_utils.grading.reading import AROUND_BYTES, EXERCISE_MARKER, Cells, File, is_folder, shown
 
+MOST_NAMES = 3  # files named in one reason
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -29,6 +31,7 @@ class Submission:
 
     Attributes:
         learner: cleaned name, different from all others.
+        name: cleaned name as it was handed in, which others may have too.
         path: a file, or a folder of the learner's own.
         notes: on the name.
         clash: whether another submission has the same name except for capitals, accents and punctuation; only a person can
@@ -36,6 +39,7 @@ class Submission:
     """
 
     learner: str
+    name: str
     path: Path
     notes: tuple[str, ...] = ()
     clash: bool = False
@@ -47,7 +51,8 @@ class Answers:
 
     Attributes:
         cells: exercise id → source of the answer cell.
-        around: exercise id → sources of the notebook's other code cells: those before the answer, those after it.
+        around: exercise id → sources of the notebook's other code cells: those before the answer, those between it and its
+            check, those after.
         notes: on the submission.
         notes_on: exercise id → notes on the answer.
         problems: why a person has to look at it; if `cells` is empty, nothing can be graded.
@@ -56,7 +61,7 @@ class Answers:
     """
 
     cells: dict[str, str] = field(default_factory=dict)
-    around: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
+    around: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     notes_on: dict[str, list[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -88,7 +93,7 @@ def submissions(inbox: Path) -> list[Submission]:
             name, number = f"{cleaned}-{number}", number + 1
         taken_names.add(folded(name))
         notes = (f"another submission is called {cleaned} too; this one is {shown(entry.name)!r}",) if clash else ()
-        submitted.append(Submission(name, Path(entry.path), notes, clash))
+        submitted.append(Submission(name, cleaned, Path(entry.path), notes, clash))
     return submitted
 
 
@@ -112,13 +117,17 @@ def answers(files: Iterable[File], exercise_ids: list[str]) -> Answers:
         exercise_ids: the exercises to grade.
 
     Returns:
-        Answers; if an id occurs several times, the last cell that is filled in counts.
+        Answers; if an id occurs several times, the last cell that is filled in counts. So an untouched copy of a notebook,
+        whatever its name, takes nothing from one with answers; if notebooks answer differently, a person is told.
     """
     collected, other_ids = Answers(), set()
+    attempts: dict[str, list[tuple[str, str]]] = {}  # exercise id → (notebook, answer cell) of those that are filled in
+    in_several: set[str] = set()
+    unread: dict[str, list[File]] = {}
     for file in files:
         collected.digests.append(file.digest)
         if file.problem:
-            collected.problems.append(f"{file.name} {file.problem}".strip())
+            unread.setdefault(re.sub(r"\(.*|[\d,]+", "", file.problem), []).append(file)  # without what differs
             continue
         name, cells = file.name, file.cells
         collected.files.append(name)
@@ -127,10 +136,20 @@ def answers(files: Iterable[File], exercise_ids: list[str]) -> Answers:
             if id not in exercise_ids:
                 other_ids.add(id)
                 continue
+            kind, source, _ = cells[index]
+            attempted = kind == "code" and _is_answer(id, source)
             if id in collected.cells:
-                collected.notes_on.setdefault(id, []).append(f"answered in several notebooks; the one in {name} counts")
-            collected.cells[id] = cells[index][1]
-            collected.around[id] = _definable_code(cells[:index]), _definable_code(cells[index + 1 :])
+                in_several.add(id)
+            if attempted:
+                attempts.setdefault(id, []).append((name, source))
+            elif id in attempts:
+                continue
+            collected.cells[id] = source
+            check = max(index + 1, _check_after(id, cells, index))
+            parts = cells[:index], cells[index + 1 : check], cells[check:]
+            collected.around[id] = (_definable_code(parts[0]), _definable_code(parts[1]), _definable_code(parts[2]))
+    _tell_of_copies(collected, in_several, attempts)
+    collected.problems += map(_in_one, unread.values())
     if not collected.digests:
         collected.problems.append("no notebook (.ipynb) in the folder")
     if not collected.cells and not collected.problems:
@@ -143,10 +162,35 @@ def answers(files: Iterable[File], exercise_ids: list[str]) -> Answers:
     return collected
 
 
+def _tell_of_copies(collected: Answers, in_several: set[str], attempts: dict[str, list[tuple[str, str]]]) -> None:
+    """Say which notebook counts where several have the exercise, and let a person know where they answer it differently."""
+    differing: dict[str, list[str]] = {}
+    for id in in_several & attempts.keys():
+        *_, (counted, source) = attempts[id]
+        collected.notes_on.setdefault(id, []).append(f"in several notebooks; the answer in {counted} counts")
+        if any(_without_comments(other) != _without_comments(source) for _, other in attempts[id]):
+            differing.setdefault(counted, []).append(id)
+    for counted, ids in sorted(differing.items()):
+        ids.sort(key=list(EXERCISES).index)
+        collected.problems.append(
+            f"several notebooks answer {', '.join(ids)} differently; graded was {counted}, the last by name"
+        )
+
+
+def _in_one(files: list[File]) -> str:
+    """What is wrong with files that cannot be read for the same reason: one sentence, so that no flood hides others."""
+    text = f"{files[0].name} {files[0].problem}".strip()
+    if len(files) == 1:
+        return text
+    names = [file.name for file in files[1 : 1 + MOST_NAMES]] + ["…"] * (len(files) > 1 + MOST_NAMES)
+    return f"{text}; likewise {len(files) - 1} more: {', '.join(names)}"
+
+
 def _find_answer_cells(cells: Cells, collected: Answers) -> dict[str, int]:
     """Exercise id → index of its answer among the cells."""
     marked: dict[str, list[int]] = {}
     by_metadata: dict[str, list[int]] = {}
+    by_name = _defined_without_a_marker(cells)
     for index, (_, source, grade_id) in enumerate(cells):
         ids = [id.replace(".", "-").lower() for id in EXERCISE_MARKER.findall(source)]
         for id in dict.fromkeys(ids):
@@ -154,11 +198,12 @@ def _find_answer_cells(cells: Cells, collected: Answers) -> dict[str, int]:
         if not ids and grade_id:
             by_metadata.setdefault(grade_id, []).append(index)
     chosen = {}
-    for id in (id for id in EXERCISES if id in marked or id in by_metadata):
+    for id in (id for id in EXERCISES if id in marked or id in by_metadata or id in by_name):
         notes = collected.notes_on.setdefault(id, [])
         if id not in marked:
-            notes.append("found by the cell's metadata, as its first line is gone")
-        chosen[id] = _choose_cell(id, cells, marked.get(id) or by_metadata[id], notes)
+            found_by = "cell's metadata" if id in by_metadata else "function's name"
+            notes.append(f"found by the {found_by}, as its first line is gone")
+        chosen[id] = _choose_cell(id, cells, marked.get(id) or by_metadata.get(id) or by_name[id], notes)
     for id in [id for id, notes in collected.notes_on.items() if not notes]:
         del collected.notes_on[id]
     unknown = sorted(set(marked) - set(EXERCISES))
@@ -177,6 +222,15 @@ def _choose_cell(id: str, cells: Cells, copies: list[int], notes: list[str]) -> 
         notes.append("the last cell with this id is not a code cell, so the last code cell counts")
     # A copied stub, or a scratch cell that repeats the marker, does not count if there is a real answer.
     answer_cells = [index for index in code_cells if _is_answer(id, cells[index][1])]
+    # What the check saw is what was defined last above it, also where the first attempt is still in the cell with this id.
+    redefined = [
+        index
+        for index in range(code_cells[-1] + 1, _last_check(id, cells) + 1)
+        if cells[index][0] == "code" and _is_answer(id, cells[index][1])
+    ]
+    if answer_cells and redefined:
+        notes.append("the answer is defined again below the cell with this id, above the check; the last one counts")
+        return redefined[-1]
     if not answer_cells:
         answer_cells = [index for index, (kind, source, _) in enumerate(cells) if kind == "code" and _is_answer(id, source)]
         if answer_cells:
@@ -188,24 +242,64 @@ def _choose_cell(id: str, cells: Cells, copies: list[int], notes: list[str]) -> 
     return (answer_cells or code_cells)[-1]
 
 
+def _last_check(id: str, cells: Cells) -> int:
+    """Index of the last cell that checks the answer; -1 if there is none."""
+    return max((index for index, cell in enumerate(cells) if _checks(id, cell)), default=-1)
+
+
+def _check_after(id: str, cells: Cells, answer: int) -> int:
+    """Index of the first cell below the answer that checks it; -1 if there is none."""
+    return next((index for index, cell in enumerate(cells) if index > answer and _checks(id, cell)), -1)
+
+
+def _checks(id: str, cell: tuple[str, str, str]) -> bool:
+    kind, source, _ = cell
+    pattern = rf"^[ \t]*#[ \t]*CHECK:[ \t]*{id}\b|\bcheck\(\s*[\"']{id}[\"']"
+    return kind == "code" and re.search(pattern, source, re.MULTILINE) is not None
+
+
+def _defined_without_a_marker(cells: Cells) -> dict[str, list[int]]:
+    """Exercise id → indexes of the cells that define its answer, for notebooks whose cells have neither marker nor metadata.
+
+    Only cells with a check of the exercise below them count, as a lesson may have a function of the same name.
+    """
+    found: dict[str, list[int]] = {}
+    for id in EXERCISES:
+        for index in range(_last_check(id, cells)):
+            if cells[index][0] == "code" and _is_answer(id, cells[index][1]):
+                found.setdefault(id, []).append(index)
+    return found
+
+
 def _is_answer(id: str, source: str) -> bool:
     """Whether a cell seems to define the answer and is not just the stub. Only its text is read: it may not be Python."""
     name = EXERCISES[id].name
     defines = (
-        rf"^[ \t]*(?:(?:async[ \t]+)?def|class)[ \t]+{name}\b|^[ \t]*{name}[ \t]*(?::[^=\n]+)?=(?!=)|\bas[ \t]+{name}\b"
+        rf"^[ \t]*(?:(?:async[ \t]+)?def|class)[ \t]+{name}\b|^[ \t]*\(?{name}[ \t]*(?::[^=\n]+)?:?=(?!=)|\bas[ \t]+{name}\b"
+        rf"|^[ \t]*from[ \t][^\n]*\bimport\b[^\n]*\b{name}\b"
     )
-    return re.search(defines, source, re.MULTILINE) is not None and _without_comments(source) != _without_comments(stub(id))
+    return re.search(defines, source, re.MULTILINE) is not None and not _is_stub(id, source)
+
+
+def _is_stub(id: str, source: str) -> bool:
+    """Whether the source defines the answer's function without a body: the stub, also with other words or without any."""
+    rest = _without_comments(source)
+    if rest == _without_comments(stub(id)):
+        return True
+    head = re.compile(rf"(async[ \t]+)?def[ \t]+{EXERCISES[id].name}[ \t]*\([^()]*\)[ \t]*(->[^:\n]+)?:")
+    return re.fullmatch(rf"({head.pattern}\s*)+", rest) is not None
 
 
 def _without_comments(source: str) -> str:
-    """The source without comments and placeholders."""
+    """The source without comments, docstrings and placeholders."""
+    source = re.sub(r"^[ \t]*[rRuU]?(\"{3}|'{3}).*?\1[ \t]*(#.*)?$", "", source, flags=re.MULTILINE | re.DOTALL)
     lines = (line.strip() for line in source.splitlines())
     return "\n".join(
         line
         for line in lines
         if line
         and not line.startswith("#")
-        and not re.match(r"(\.\.\.|pass|return( None)?|raise NotImplementedError.*)$", line)
+        and not re.match(r"(\.\.\.|pass|return( None)?|raise NotImplementedError.*?)\s*(#.*)?$", line)
     )
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, Queue
+from types import MappingProxyType
 
 from course_utils import exercises
 from course_utils.errors import CourseError
+from course_utils.exercises.checking import CaseSet
 from course_utils.exercises.registry import EXERCISES
-from course_utils.grading.marking import Attempt, LearnerAnswer, Mark, imports_of, missing
-from course_utils.grading.protocol import Limits
-from course_utils.grading.sandbox import Sandbox, SandboxLost
+from course_utils.grading.marking import Attempt, LearnerAnswer, Mark, Run, imports_of, missing
+from course_utils.grading.protocol import Limits, Starved
+from course_utils.grading.sandbox import ALL, COLD, TENSORS, Sandbox, SandboxLost, TooCold
 from course_utils.lessons import NAMES
 
 
@@ -27,17 +30,20 @@ class Marker:
 
         Args:
             section_of: exercise id → its section.
-            seed: determines the random cases, together with the answer itself.
+            seed: determines the random cases.
             isolation: what `sandbox.require` returned.
             limits: for each answer.
             hidden: folders that no answer may see.
         """
         self.isolation, self.limits, self.hidden = isolation, limits, hidden
         self.section_of, self.seed = section_of, seed
-        self._idle: dict[bool, Queue] = {False: Queue(), True: Queue()}
+        self._idle: dict[tuple[str, ...], Queue] = {COLD: Queue(), TENSORS: Queue(), ALL: Queue()}
 
     def mark(self, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:
         """A mark for each question.
+
+        An answer that calls an earlier exercise's function gets the learner's own if that one is right, as in the notebook,
+        where it may have got another parameter; otherwise the course's, so that an error is penalised only once.
 
         Args:
             answers: exercise id → answer; those of other exercises are ignored.
@@ -45,7 +51,11 @@ class Marker:
         Raises:
             CourseError: no sandbox starts.
         """
-        return {id: self._mark(id, answers.get(id)) for id in self.section_of}
+        marks: dict[str, Mark] = {}
+        for id in self.section_of:
+            right = {other: answers[other].cell for other, mark in marks.items() if mark.outcome == "right"}
+            marks[id] = self._mark(id, answers.get(id), right)
+        return marks
 
     def close(self) -> None:
         """Close the sandboxes that are idle."""
@@ -53,41 +63,60 @@ class Marker:
             while not idle.empty():
                 idle.get_nowait().close()
 
-    def _mark(self, id: str, answer: LearnerAnswer | None) -> Mark:
+    def _mark(self, id: str, answer: LearnerAnswer | None, right: Mapping[str, str] = MappingProxyType({})) -> Mark:
+        """`right`: id → cell of the learner's other answers that are right."""
         if answer is None:
             return missing(EXERCISES[id])
-        question, reason = Attempt(EXERCISES[id], self.section_of[id], self.seed, answer), ""
-        heavy = question.heavy
-        for _ in range(2):  # if a sandbox is killed, for example when memory runs out, the answer is not to blame
-            sandbox = self._sandbox(heavy)
-            try:
-                return question.mark(sandbox)
-            except SandboxLost as error:
-                reason = str(error)
-                sandbox.close()
-            except Exception as error:
-                # A bug in the grader must cost only this question, and it is reported to a person.
-                return Mark(0.0, f"could not be graded: {type(error).__name__}: {error}"[:300], "not graded")
-            finally:
-                self._give_back(sandbox, heavy)
-        return Mark(0.0, f"could not be graded: {reason}", "not graded")
-
-    def _sandbox(self, heavy: bool) -> Sandbox:
+        own = frozenset(other for other, cell in right.items() if cell in answer.around)
+        attempt = Attempt(EXERCISES[id], self.section_of[id], self.seed, answer, own)
         try:
-            return self._idle[heavy].get_nowait()
+            ran = self._run(attempt, attempt.draw_cases())
+            shown = self._run(attempt, attempt.draw_examples(), to_first_wrong=True) if attempt.wants_example(ran) else None
+            return attempt.verdict(ran, shown)
+        except (SandboxLost, Starved) as error:
+            return Mark(0.0, f"could not be graded: {error}", "not graded")
+        except CourseError:
+            raise
+        except Exception as error:
+            # A bug in the grader must cost only this question, and it is reported to a person.
+            return Mark(0.0, f"could not be graded: {type(error).__name__}: {error}"[:300], "not graded")
+
+    def _run(self, attempt: Attempt, case_set: CaseSet, to_first_wrong: bool = False) -> Run:
+        """See `Attempt.run`.
+
+        If a sandbox is killed, for example when memory runs out, or the machine is too busy, the answer is not to blame.
+        """
+        warm, lost = attempt.warm(), 0
+        while True:
+            sandbox = self._sandbox(warm)
+            try:
+                return attempt.run(sandbox, case_set, to_first_wrong)
+            except TooCold:
+                warm = attempt.warm(others=True)
+            except (SandboxLost, Starved):
+                lost += 1
+                sandbox.close()
+                if lost == 2:
+                    raise
+            finally:
+                self._give_back(sandbox)
+
+    def _sandbox(self, warm: tuple[str, ...]) -> Sandbox:
+        try:
+            return self._idle[warm].get_nowait()
         except Empty:
             pass
         last_error = None
         for _ in range(3):  # it can be killed while it starts, just as later
             try:
-                return Sandbox(self.isolation, heavy, self.limits, self.hidden)
+                return Sandbox(self.isolation, warm, self.limits, self.hidden)
             except SandboxLost as error:
                 last_error = error
         raise CourseError(f"no sandbox starts on this machine: {last_error}") from last_error
 
-    def _give_back(self, sandbox: Sandbox, heavy: bool) -> None:
+    def _give_back(self, sandbox: Sandbox) -> None:
         if sandbox.usable:
-            self._idle[heavy].put(sandbox)
+            self._idle[sandbox.warm].put(sandbox)
         else:
             sandbox.close()
 

@@ -1,9 +1,10 @@
 """Marks one answer cell: cases and verdict here, the answer's calls in the sandbox.
 
-The cases come from the exercise's own generator. They are seeded with the grading's seed, which is stored only in the
-instructor's results, and with all the code that is run: an answer that is handed in again unchanged gets the same cases and
-the same mark, and any other answer gets new ones, so that cases shown in the feedback are of no use. Expected values come
-from the solution, which never enters the sandbox of its own question; nor do the seed and the cases still to come.
+Cases come from the exercise's own generator, seeded with the grading's seed, which is stored only in the instructor's
+results. There are two sets. Those that count are the same for every answer to the exercise, so that the same code has the
+same mark however it is written, for whomever, and as often as it is handed in. None of them is ever shown: what the
+feedback shows of a wrong answer are examples from the other set, which earn nothing. Expected values come from the solution,
+which never enters the sandbox of its own question; nor do the seed and the cases still to come.
 """
 
 from __future__ import annotations
@@ -15,17 +16,44 @@ import json
 import re
 import sys
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from course_utils.exercises import checking
+from course_utils.exercises import checking, libraries
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.registry import EXERCISES
 from course_utils.grading.coding import encode
 from course_utils.grading.protocol import Died, value_of
-from course_utils.grading.sandbox import Sandbox
+from course_utils.grading.sandbox import ALL, COLD, TENSORS, Sandbox, TooCold
 from course_utils.lessons import source_file
+
+# (beginnings of an error's text, what to do about it)
+HINTS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        ("NameError",),
+        " - no cell of the notebook defines it, or it needs the course's own package, which is not available in grading.",
+    ),
+    (
+        ("ModuleNotFoundError", "ImportError"),
+        f" - answers may use Python's standard library and {', '.join(libraries.GENERAL)}, and no other library, nor the "
+        "course's own package.",
+    ),
+    (
+        ("PermissionError", "BlockingIOError", "OperationalError", "error: [Errno 1]", "gdbm.error", "_gdbm.error"),
+        " - grading refuses answers processes, programs, pipes, sockets and locks on files: compute in this process, with "
+        "threads if you like, and keep what you store in memory or in plain files of a temporary folder.",
+    ),
+    (
+        ("gaierror", "URLError", "ConnectionError", "ConnectionRefusedError", "TimeoutError", "ConnectTimeout"),
+        " - there is no network in grading: put what you would fetch into a cell.",
+    ),
+    (
+        ("FileNotFoundError", "NotADirectoryError", "OSError: [Errno 30]"),
+        " - grading has the notebook alone and none of the files beside it: put what you would read into a cell, and write "
+        "to a temporary folder (tempfile) only.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +65,8 @@ class Mark:
         message: for the learner.
         outcome: "right", "partly", "wrong", "missing", "unsolved", "error" (the cell or every call raised), "died" (it took
             too long, ended its process, or sent something that is not a value) or "not graded" (the grader failed).
-        mistake: name of the typical mistake that the answer makes, or "".
+        mistake: diagnosis of the typical mistake that the answer makes, as the message tells it, or "". (Not the name of the
+            mistake's function: several mistakes of an exercise may be made by one function and then share a name.)
         notes: anything else that was noticed.
         sealed: whether it ran where no process can be started; None if it did not run.
     """
@@ -56,116 +85,219 @@ class LearnerAnswer:
 
     Attributes:
         cell: source of the answer cell.
-        before, after: sources of the notebook's other code cells, in its order.
+        before: sources of the code cells above it, in the notebook's order.
+        between: of those between the answer and its check, which were run before the check.
+        after: of those below.
     """
 
     cell: str
     before: tuple[str, ...] = ()
+    between: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+
+    @property
+    def around(self) -> tuple[str, ...]:
+        """All other code cells."""
+        return self.before + self.between + self.after
+
+
+@dataclass
+class Run:
+    """What became of an answer in the sandbox.
+
+    Attributes:
+        outputs: for each call, the value or `checking.Raised`; fewer than there are cases if it died or was stopped.
+        ready: whether the cell was run.
+        is_defined: whether it then defined the answer's function.
+        error: the error that ended the cell, or "".
+        library: one that the answer uses and may not, or "".
+        died: why the process no longer replied, or "".
+        notes: for the learner.
+        sealed: whether it ran where no process can be started.
+    """
+
+    outputs: list[Any] = field(default_factory=list)
+    ready: bool = False
+    is_defined: bool = False
+    error: str = ""
+    library: str = ""
+    died: str = ""
+    notes: list[str] = field(default_factory=list)
+    sealed: bool | None = None
+
+
+@lru_cache(maxsize=256)
+def _drawn(exercise: Exercise, seed: int, purpose: str) -> checking.CaseSet:
+    import numpy as np
+
+    digest = hashlib.sha256(json.dumps([seed, exercise.id, purpose]).encode()).digest()
+    return checking.CaseSet.of(exercise, np.random.default_rng(int.from_bytes(digest, "big")))
 
 
 class Attempt:
     """An exercise, and one answer to it."""
 
-    def __init__(self, exercise: Exercise, section: str, seed: int, answer: LearnerAnswer) -> None:
-        """`section`: full name such as "02_lora"; `seed`: the grading's seed."""
-        self.exercise, self.section, self.seed, self.answer = exercise, section, seed, answer
-
-    def draw_cases(self, others: bool = False) -> checking.CaseSet:
-        """The cases for this answer.
+    def __init__(
+        self, exercise: Exercise, section: str, seed: int, answer: LearnerAnswer, own: frozenset[str] = frozenset()
+    ) -> None:
+        """Set what is to be marked.
 
         Args:
-            others: whether the cells around the answer were searched for definitions; they then count as part of it.
+            exercise: the exercise.
+            section: full name such as "02_lora".
+            seed: the grading's seed.
+            answer: the learner's.
+            own: ids of earlier exercises whose functions it may call as the learner wrote them.
         """
-        import numpy as np
+        self.exercise, self.section, self.seed, self.answer, self.own = exercise, section, seed, answer, own
 
-        around = [self.answer.before, self.answer.after] if others else []
-        text = json.dumps([self.seed, self.exercise.id, self.answer.cell, around])
-        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-        return checking.CaseSet.of(self.exercise, np.random.default_rng(int.from_bytes(digest, "big")))
+    def draw_cases(self) -> checking.CaseSet:
+        """The cases that count."""
+        return _drawn(self.exercise, self.seed, "marked")
 
-    @property
-    def heavy(self) -> bool:
-        """Whether to run the answer where torch is imported already."""
-        return _takes_tensors(self.exercise) or re.search(r"\b(torch|numpy|np)\b", self.answer.cell) is not None
+    def draw_examples(self) -> checking.CaseSet:
+        """Cases that the feedback may show."""
+        return _drawn(self.exercise, self.seed, "shown")
 
-    def mark(self, sandbox: Sandbox) -> Mark:
-        """Run the answer in a process of its own and mark its values.
+    def warm(self, others: bool = False) -> tuple[str, ...]:
+        """What should be imported before the answer runs.
+
+        Args:
+            others: whether the answer uses what other cells define, and so perhaps what these import.
+        """
+        around = [*self.answer.before, *self.answer.after] if others else []
+        texts = "\n".join([self.answer.cell, *self.answer.between, *around])
+        if re.search(rf"^\s*(import|from)\s.*\b({'|'.join(libraries.GENERAL[2:])})\b", texts, re.MULTILINE):
+            return ALL
+        return TENSORS if _takes_tensors(self.exercise) or re.search(r"\b(torch|numpy|np)\b", texts) else COLD
+
+    def run(self, sandbox: Sandbox, case_set: checking.CaseSet, to_first_wrong: bool = False) -> Run:
+        """Run the answer in a process of its own, on cases of the exercise.
 
         Args:
             sandbox: where to run it.
+            case_set: the cases.
+            to_first_wrong: whether to stop as soon as a value is wrong.
 
         Raises:
             SandboxLost: the sandbox failed, through no fault of the answer.
+            TooCold: it should run in a sandbox that has imported more.
         """
-        cell = self.answer.cell
-        limits, error, is_defined, case_set = sandbox.limits, "", False, None
-        outputs: list[Any] = []
-        notes: list[str] = []
+        limits, ran = sandbox.limits, Run()
+        run_always = "\n".join([self.answer.cell, *self.answer.between])
+        first = {
+            "setup": setup_for(self.section, self.exercise, run_always, self.own),
+            "cell": self.answer.cell,
+            "name": self.exercise.name,
+            "between": self.answer.between,
+            "kept": self.exercise.kept,
+        }
         with sandbox.question() as process:
+            ran.sealed = process.sealed
             try:
-                first = {"setup": setup_for(self.section, self.exercise, cell), "cell": cell, "name": self.exercise.name}
                 reply = process.channel.ask(first, limits.cell_seconds)
-                others = "others" in reply
-                if others:  # the answer uses names that its cell does not define
+                if "others" in reply:  # the answer uses names that its cell does not define
+                    if len(self.warm(others=True)) > len(sandbox.warm):
+                        raise TooCold
                     around = {"before": self.answer.before, "after": self.answer.after}
                     reply = process.channel.ask(around, limits.cell_seconds)
                 ready_reply = reply.get("ready")
                 if not isinstance(ready_reply, dict):
                     raise Died("sent a reply that the grader cannot read")
-                is_defined, error = bool(ready_reply.get("defined")), _plain(ready_reply.get("error", ""))
-                notes += (
-                    [_plain(note) for note in ready_reply["notes"][:5]] if isinstance(ready_reply.get("notes"), list) else []
-                )
-                case_set = self.draw_cases(others)
-                for number, case in enumerate(case_set.cases if is_defined else ()):
+                ran.ready, ran.library = True, _plain(ready_reply.get("library") or "", 60)
+                ran.is_defined, ran.error = bool(ready_reply.get("defined")), _plain(ready_reply.get("error", ""))
+                if isinstance(ready_reply.get("notes"), list):
+                    ran.notes += [_plain(note) for note in ready_reply["notes"][:5]]
+                for number, case in enumerate(case_set.cases if ran.is_defined and not ran.library else ()):
                     arguments = [encode(value) for value in case]
                     reply = process.channel.ask({"n": number, "args": arguments}, limits.call_seconds)
                     value, raised = value_of(reply, number)
-                    outputs.append(value if raised is None else checking.Raised(_plain(raised)))
-                died = ""
+                    if raised is not None:
+                        value = checking.Raised(_plain(raised))
+                    ran.outputs.append(checking.Changed(value) if reply.get("changed") else value)
+                    if to_first_wrong and not case_set.all_right(ran.outputs):
+                        break
             except Died as end:
-                died = str(end)
-        if died == "ended itself":
-            died = _end(process.ended)
-        return self._verdict(case_set, outputs, error, died, is_defined, notes, process.sealed)
+                ran.died = str(end)
+        if ran.died == "ended itself":
+            ran.died = _end(process.ended)
+        return ran
 
-    def _verdict(
-        self,
-        case_set: checking.CaseSet | None,
-        outputs: list[Any],
-        error: str,
-        died: str,
-        is_defined: bool,
-        notes: list[str],
-        sealed: bool,
-    ) -> Mark:
-        exercise = self.exercise
-        if case_set is None:
-            return Mark(0.0, f"The answer cell {died}.", "died", notes=tuple(notes), sealed=sealed)
-        if not is_defined:
-            reason = f"The cell raised {error}" if error else f"The cell defines no function {exercise.name}."
-            return Mark(0.0, reason + _hint_for(error), "error", notes=tuple(notes), sealed=sealed)
-        if error:
-            notes.append(f"After {exercise.name} was defined the cell raised {error}")
-        calls, number = len(outputs), len(case_set.cases)
-        outputs += [checking.Raised(died)] * (number - calls)
-        points, message, mistake = checking.judge(exercise, case_set, outputs)
-        if died:
-            message = f"Call {calls + 1} of {number} {died}. Points are for the calls before it."
-        raised = [output for output in outputs if isinstance(output, checking.Raised)]
-        if died:
+    def wants_example(self, ran: Run) -> bool:
+        """Whether the answer should be run on the examples too, as some of its values are wrong.
+
+        That is another process: this one has seen cases that count, and could show them as its values.
+        """
+        calls = len(ran.outputs)
+        return bool(calls) and not ran.died and not self.exercise.challenge and not self.draw_cases().all_right(ran.outputs)
+
+    def verdict(self, ran: Run, shown: Run | None = None) -> Mark:
+        """The mark of an answer.
+
+        Args:
+            ran: on the cases that count.
+            shown: on the examples, or None.
+        """
+        exercise, case_set, notes = self.exercise, self.draw_cases(), list(ran.notes)
+        if not ran.ready:
+            return Mark(0.0, f"The answer cell {ran.died}.", "died", notes=tuple(notes), sealed=ran.sealed)
+        if ran.library:
+            return Mark(0.0, libraries.refusal(ran.library), "error", notes=tuple(notes), sealed=ran.sealed)
+        if not ran.is_defined:
+            reason = f"The cell raised {ran.error}" if ran.error else f"The cell defines no function {exercise.name}."
+            return Mark(0.0, reason + self._hint_for(ran.error), "error", notes=tuple(notes), sealed=ran.sealed)
+        if ran.error:
+            notes.append(f"After {exercise.name} was defined the cell raised {ran.error}")
+        calls, number = len(ran.outputs), len(case_set.cases)
+        outputs = [*ran.outputs, *[checking.Raised(ran.died)] * (number - calls)]
+        example_outputs = shown.outputs if shown else []
+        points, message, mistake = checking.judge(exercise, case_set, outputs, (self.draw_examples(), example_outputs))
+        if ran.died:
+            message = f"Call {calls + 1} of {number} {ran.died}. Points are for the calls before it."
             outcome = "died"
         elif points == exercise.points:
             outcome = "right"
         elif all(output is None for output in outputs):
             outcome = "unsolved"
-        elif len(raised) == number:
-            outcome, message = "error", message + _hint_for(str(raised[0]))
+        elif all(isinstance(output, checking.Raised) for output in outputs):
+            outcome = "error"
         else:
             outcome = "partly" if points else "wrong"
-        name = "" if mistake is None or died else exercise.mistakes[mistake].function.__name__.strip("_")
-        return Mark(points, _plain(message, 1000), outcome, name, tuple(notes), sealed)
+        if not ran.died:
+            errors = [str(output) for output in (*example_outputs, *outputs) if isinstance(output, checking.Raised)]
+            message += next((self._hint_for(error) for error in errors if error in message), "")
+        diagnosis = "" if mistake is None or ran.died else exercise.mistakes[mistake].diagnosis
+        return Mark(points, _plain(message, 1000), outcome, diagnosis, tuple(notes), ran.sealed)
+
+    def _hint_for(self, error: str) -> str:
+        """What to do about an error that the answer raises in grading and need not raise in a notebook, or ""."""
+        name = re.match(r"NameError: name '(\w+)'", error)
+        if name and (library := self._library_of(name[1])):
+            return f" - {libraries.refusal(library)}"
+        if name and name[1] in _course_names(self.section):
+            return (
+                f" - {name[1]} comes from the course's own package, which is not available in grading: write what you need "
+                "of it into a cell of your own."
+            )
+        return next((hint for kinds, hint in HINTS if error.startswith(kinds)), "")
+
+    def _library_of(self, name: str) -> str:
+        """The library that the notebook imports or makes a name with, if answers may not use it; "" otherwise.
+
+        Read from the text alone, as the answer is not to be run or parsed here.
+        """
+        lines = "\n".join([*self.answer.before, self.answer.cell, *self.answer.between, *self.answer.after]).splitlines()
+        library_of: dict[str, str] = {}
+        for line in lines:
+            if imported := re.match(r"\s*(?:from\s+(\w+)[\w.]*\s+import|import\s+(\w+))\b", line):
+                library = imported[1] or imported[2]
+                is_free = libraries.allowed(library) or library == "course_utils"
+                library_of |= dict.fromkeys(re.findall(r"\w+", line), "" if is_free else library)
+        for line in lines:
+            if assigned := re.match(r"\s*(\w+)\s*=(?!=)(.*)", line):
+                made_with = (library_of.get(word, "") for word in re.findall(r"\w+", assigned[2]))
+                library_of.setdefault(assigned[1], next(filter(None, made_with), ""))
+        return library_of.get(name, "")
 
 
 def missing(exercise: Exercise) -> Mark:
@@ -173,15 +305,23 @@ def missing(exercise: Exercise) -> Mark:
     return Mark(0.0, f"There is no answer cell `# EXERCISE: {exercise.id}` in the notebook.", "missing")
 
 
-def setup_for(section: str, exercise: Exercise, cell: str) -> str:
+def setup_for(section: str, exercise: Exercise, cell: str, own: frozenset[str] = frozenset()) -> str:
     """Code that runs before the answer cell: the notebook's imports that the cell mentions, and the solutions of earlier
-    exercises that it calls, so that an error in one answer is penalised only once."""
+    exercises that it calls, so that an error in one answer is penalised only once.
+
+    Args:
+        section: full name such as "02_lora".
+        exercise: the exercise.
+        cell: source of the answer cell.
+        own: ids of earlier exercises whose solutions are left out, because the learner's own are used.
+    """
     words = set(re.findall(r"\w+", cell))
     lines = [line for name, line in _imports(section) if name in words]
     for other in EXERCISES.values():
         if other.id == exercise.id:
             break
-        if other.id.rpartition("-")[0] == exercise.id.rpartition("-")[0] and other.name in words:
+        same_lesson = other.id.rpartition("-")[0] == exercise.id.rpartition("-")[0]
+        if same_lesson and other.name in words and other.id not in own:
             lines.append(textwrap.dedent(inspect.getsource(other.solution)))
     return "\n".join(lines)
 
@@ -192,29 +332,44 @@ def imports_of(section: str) -> list[str]:
 
 
 @lru_cache
+def _tree(section: str) -> ast.Module:
+    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    tree = compile(source_file(section).read_text(encoding="utf-8"), section, "exec", flags)
+    assert isinstance(tree, ast.Module)
+    return tree
+
+
+@lru_cache
 def _imports(section: str) -> tuple[tuple[str, str], ...]:
     """(name bound, statement) of the imports in a section's source that work in a sandbox."""
     available = sys.stdlib_module_names | {"torch", "numpy"}
     imports = {"torch": "import torch", "np": "import numpy as np", "math": "import math"}
-    code = compile(
-        source_file(section).read_text(encoding="utf-8"),
-        section,
-        "exec",
-        ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
-    )
-    for node in code.body:
+    for node in _tree(section).body:
         if isinstance(node, ast.Import):
             module, aliases = "import ", node.names
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             module, aliases = f"from {node.module} import ", node.names
         else:
             continue
         for alias in aliases:
-            root = (alias.name if isinstance(node, ast.Import) else node.module).split(".")[0]
+            root = (alias.name if isinstance(node, ast.Import) else node.module or "").split(".")[0]
             if root in available and root != "__future__":
                 name = alias.asname or alias.name.split(".")[0]
                 imports[name] = module + alias.name + (f" as {alias.asname}" if alias.asname else "")
     return tuple(imports.items())
+
+
+@lru_cache
+def _course_names(section: str) -> frozenset[str]:
+    """Names of a section that come from the course's own package: what it imports, and what it makes with that."""
+    imported: set[str] = set()
+    made: set[str] = set()
+    for node in _tree(section).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "course_utils":
+            imported |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign) and imported & {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}:
+            made |= {part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+    return frozenset(imported | made)
 
 
 @lru_cache
@@ -239,16 +394,6 @@ def _end(ended: tuple[int, int] | None) -> str:
     if number:
         return f"crashed (signal {number})"
     return f"ended its process (exit status {status})"
-
-
-def _hint_for(error: str) -> str:
-    if error.startswith("NameError"):
-        return (
-            " - no cell of the notebook defines it, or it needs the course's own package, which is not available in grading."
-        )
-    if error.startswith("ModuleNotFoundError"):
-        return " - grading has only Python's standard library, numpy and torch, not the course's own package."
-    return ""
 
 
 def _plain(text: object, max_length: int = 400) -> str:

@@ -145,14 +145,13 @@ def _answered(cell: NotebookNode, answers: intake.Answers) -> NotebookNode:
 
 
 def _with_helpers(id: str, answers: intake.Answers) -> str:
-    """The answer, preceded by what it uses from the learner's other cells, which nbgrader does not run."""
-    source, (before, after) = answers.cells[id], answers.around[id]
+    """The answer among what it uses from the learner's other cells, which nbgrader does not run."""
+    source, (before, between, after) = answers.cells[id], answers.around[id]
     try:
         statements, _ = running.parsed(source)
-        missing_names = running.lacking(EXERCISES[id].name, statements, set())
-        helpers = (
-            running.definitions(missing_names, {"before": [*before], "after": [*after]}, set()) if missing_names else []
-        )
-        return "\n".join([*map(ast.unparse, helpers), source])
+        notebook = running.Notebook(statements, {"before": [*before], "after": [*after]}, [*between])
+        needed = notebook.select(EXERCISES[id].name, set())
+        above, below = ([ast.unparse(statement) for _, statement in part] for part in (needed.above, needed.below))
+        return "\n".join([*above, source, *below])
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # nbgrader will say what is wrong with it
         return source

@@ -1,15 +1,24 @@
-"""The folders of this machine that an answer can see: the course's own Python, numpy and torch, and nothing else."""
+"""The folders of this machine that an answer can see: Python, the libraries that answers may use, and nothing else.
+
+A folder of packages holds all that is installed, and some of it does an exercise. So such a folder is shown empty but for
+the libraries of `exercises.libraries.GENERAL` and what they need.
+"""
 
 from __future__ import annotations
 
+import csv
 import os
+import re
+import site
 import sys
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
+
+from course_utils.exercises.libraries import GENERAL
 
 
 def _interpreter_folders() -> list[str]:
@@ -18,55 +27,91 @@ def _interpreter_folders() -> list[str]:
     return [] if Path(folder).is_relative_to("/usr") else [folder]
 
 
+def shown() -> list[str]:
+    """What of this machine an answer can see beside the system's folders, each under its own path."""
+    return list(dict.fromkeys([*_interpreter_folders(), *_library_entries(), *_links()]))
+
+
 def shown_folders() -> list[str]:
-    """Folders of this machine that an answer can see beside the system's, each under its own path."""
-    folders = package_folders()
-    links = [target for folder in folders for target in _linked(folder)]
-    return list(dict.fromkeys([*_interpreter_folders(), *folders, *links]))
+    """The same in few folders: those of packages, as an answer sees them, instead of each library in them."""
+    return list(dict.fromkeys([*_interpreter_folders(), *package_folders(), *_links()]))
 
 
 @lru_cache
 def package_folders() -> list[str]:
-    """Folders that hold numpy, torch and their dependencies, in the order in which Python searches them."""
-    folders, pending, visited = set(), ["numpy", "torch"], set()
-    while pending:
-        name = pending.pop()
-        if name in visited:
-            continue
-        visited.add(name)
-        spec = find_spec(name) if name in ("numpy", "torch") else None
-        if spec and spec.origin:
-            folders.add(os.path.realpath(Path(spec.origin).parent.parent))
-        try:
-            package = distribution(name)
-        except PackageNotFoundError:
-            continue
-        folders.add(os.path.realpath(str(package.locate_file(""))))
-        for requirement_text in package.requires or ():
-            required = Requirement(requirement_text)
-            if not required.marker or required.marker.evaluate({"extra": ""}):
-                pending.append(required.name)
+    """Folders that hold the libraries that answers may use, in the order in which Python searches them."""
     order = [os.path.realpath(path) for path in sys.path]
-    return sorted(folders, key=lambda path: order.index(path) if path in order else len(order))
+    folders = {os.path.dirname(entry) for entry in _library_entries()}
+    return sorted(folders, key=lambda path: (order.index(path) if path in order else len(order), path))
 
 
 @lru_cache
-def _linked(folder: str) -> list[str]:
-    """Targets of the links in a folder of packages: some installers link every package or file to a shared folder."""
-    targets = []
-    for entry in os.scandir(folder):
-        if entry.is_symlink():
-            targets.append(os.path.realpath(entry.path))
-        elif entry.is_dir():
-            first = next((inside for inside in os.scandir(entry.path) if not inside.is_dir(follow_symlinks=False)), None)
-            if first is not None and first.is_symlink():
-                targets.append(os.path.dirname(os.path.realpath(first.path)))
-    secrets = [secret.resolve() for secret in _course_folders([folder])]
+def emptied_folders() -> list[str]:
+    """Folders of packages that a sandbox must show empty but for the libraries: the course's, and the system's own."""
+    roots = [sys.base_prefix, sys.base_exec_prefix]
+    system = [*site.getsitepackages(roots), "/usr/lib/python3/dist-packages", *_dist_packages()]
+    visible = ["/usr", *_interpreter_folders()]
+    folders = [os.path.realpath(folder) for folder in system if os.path.isdir(folder)]
+    return sorted({*package_folders(), *(folder for folder in folders if _is_inside(folder, visible))})
+
+
+def _dist_packages() -> list[str]:
+    return [str(path) for path in Path("/usr/local/lib").glob("python3*/*-packages")]
+
+
+@lru_cache
+def _library_entries() -> tuple[str, ...]:
+    """Every file and folder, directly in a folder of packages, of the libraries and of all that they require."""
+    entries, pending, visited = dict[str, None](), list(GENERAL), set()
+    for name in GENERAL[:2]:  # where they are imported from, also if nothing lists their files
+        spec = find_spec(name)
+        if spec and spec.origin:
+            package = Path(spec.origin).parent
+            entries[os.path.join(os.path.realpath(package.parent), package.name)] = None
+    while pending:
+        name = re.sub(r"[-_.]+", "-", pending.pop()).lower()
+        if name in visited:
+            continue
+        visited.add(name)
+        try:
+            package_metadata = distribution(name)
+        except PackageNotFoundError:
+            continue
+        entries |= dict.fromkeys(_entries_of(package_metadata))
+        for requirement_text in package_metadata.requires or ():
+            required = Requirement(requirement_text)
+            if not required.marker or required.marker.evaluate({"extra": ""}):
+                pending.append(required.name)
+    return tuple(entries)
+
+
+def _entries_of(package: Distribution) -> list[str]:
+    """The package's files and folders that stand directly in its folder of packages."""
+    folder = os.path.realpath(str(package.locate_file("")))
+    if listed := package.read_text("RECORD"):  # read as it stands: making paths of torch's 15,000 lines takes long
+        names = {row[0].replace("\\", "/").partition("/")[0] for row in csv.reader(listed.splitlines()) if row}
+    else:
+        tops = (package.read_text("top_level.txt") or package.metadata["Name"].replace("-", "_")).split()
+        names = {*tops, *(f"{top}.py" for top in tops)}
     return [
-        target
-        for target in dict.fromkeys(targets)
-        if os.path.exists(target) and not _meets(Path(target), [Path(folder), *secrets])
+        os.path.join(folder, name)
+        for name in sorted(names - {"", ".", "..", "__pycache__", "course_utils"})
+        if os.path.exists(os.path.join(folder, name))
     ]
+
+
+@lru_cache
+def _links() -> tuple[str, ...]:
+    """Where the files of the libraries lie if each is a link: some installers link every file to a shared folder."""
+    targets = []
+    for entry in _library_entries():
+        if not os.path.isdir(entry):
+            continue
+        first = next((inside for inside in os.scandir(entry) if not inside.is_dir(follow_symlinks=False)), None)
+        if first is not None and first.is_symlink():
+            targets.append(os.path.dirname(os.path.realpath(first.path)))
+    others = [*map(Path, package_folders()), *(secret.resolve() for secret in _course_folders())]
+    return tuple(target for target in dict.fromkeys(targets) if os.path.exists(target) and not _meets(Path(target), others))
 
 
 def _meets(path: Path, others: list[Path]) -> bool:
@@ -74,19 +119,25 @@ def _meets(path: Path, others: list[Path]) -> bool:
     return any(path.is_relative_to(other) or other.is_relative_to(path) for other in others)
 
 
-def to_cover(hidden: tuple[Path, ...], shown: list[str], packages: list[str]) -> list[Path]:
-    """Secret folders that lie inside a visible folder and must therefore be covered."""
-    visible = [Path("/usr"), *map(Path, shown)]
-    secrets = [secret.resolve() for secret in (*hidden, *_course_folders(packages))]
+def _is_inside(path: str | Path, folders: list[str]) -> bool:
+    return any(str(path) != folder and Path(path).is_relative_to(folder) for folder in folders)
+
+
+def to_cover(hidden: tuple[Path, ...]) -> list[Path]:
+    """Secret folders that lie inside something visible and must therefore be covered."""
+    secrets = [secret.resolve() for secret in (*hidden, *_course_folders())]
+    libraries = [*_library_entries()]
+    elsewhere = [path for path in ("/usr", *shown()) if path not in libraries]
     return [
         secret
         for secret in secrets
-        if secret.is_dir() and any(secret != folder and secret.is_relative_to(folder) for folder in visible)
+        if secret.is_dir()
+        and (_is_inside(secret, libraries) or (_is_inside(secret, elsewhere) and not _is_inside(secret, emptied_folders())))
     ]
 
 
-def _course_folders(packages: list[str]) -> list[Path]:
+def _course_folders() -> list[Path]:
     """Folders that hold solutions: the running course, and copies among the packages, such as an editable install's data."""
     import course_utils
 
-    return [*map(Path, course_utils.__path__), *(Path(folder, "course_utils") for folder in packages)]
+    return [*map(Path, course_utils.__path__), *(Path(folder, "course_utils") for folder in package_folders())]

@@ -97,6 +97,7 @@ def compose(submission: Submission, answers: Answers, marks: dict[str, Mark], ke
         "tests": tests,
         "extra_data": {
             "learner": learner,
+            "name": submission.name,
             "clash": submission.clash,
             "assignment": list(key.assignment),
             "files": answers.files,

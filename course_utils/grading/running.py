@@ -1,8 +1,10 @@
 """Runs an answer cell in the sandbox as a notebook would, without the parts that grading does not need.
 
 Up to the answer, the cell is run statement by statement; below it only what the answer needs, so that an experiment or a
-training run costs nothing. Definitions that the answer needs from other cells of the notebook are taken from there: imports,
-functions, classes, constants, and nothing else in those cells.
+training run costs nothing. From the notebook's other cells come the definitions that the answer needs, whatever fills or
+changes what they define, and modules written with `%%writefile`; nothing else in those cells is run.
+
+What counts is what the notebook's check saw: of several definitions the last one above the check.
 
 This file runs inside the sandbox and imports only the standard library. It processes untrusted code, so outside the sandbox
 nothing that must stay secure may use it.
@@ -13,9 +15,16 @@ import __future__
 
 import ast
 import builtins
+import linecache
 import re
+import signal
 import symtable
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
 LAZY = __future__.annotations.compiler_flag  # a type hint that cannot be resolved here is not an error
@@ -25,14 +34,23 @@ TIMED = re.compile(r"%time\s+(?!it\b)(.+)")
 OTHER_LANGUAGE = re.compile(
     r"\s*%%(bash|sh|script|html|javascript|js|latex|markdown|svg|perl|ruby|writefile|file|cmd|python2|sql)\b"
 )
+WRITTEN_MODULE = re.compile(
+    r"\s*%%(?:writefile|file)[ \t]+(-a[ \t]+|--append[ \t]+)?[\"']?([\w./-]+)\.py[\"']?[ \t]*\n(.*)", re.DOTALL
+)
 CHANGING = re.compile(
     r"(append|extend|add|update|insert|sort|reverse|remove|discard|pop|clear|register|set|seed|manual_seed)"
 )
+LOOKING = frozenset("print display check help repr len type id isinstance vars dir".split())  # calls that change nothing
 MOST_NOTES = 3
+# What the statements of other cells, and those below the answer, may take together: of processor time and by the clock.
+EXTRA_SECONDS, EXTRA_CLOCK_SECONDS = 2.0, 5.0
 SCOPES = (
     *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda),
     *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
 )
+FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
+BLOCKS = ast.For, ast.While, ast.With, ast.If, ast.Try, ast.Match
+Cells = dict[str, list[str]]
 
 
 class CellRun(NamedTuple):
@@ -49,8 +67,17 @@ class CellRun(NamedTuple):
     error: str
 
 
+class TooLong(Exception):
+    """A statement that may not even be needed was stopped."""
+
+
 def run(
-    setup: str, cell: str, name: str, others: Callable[[], dict[str, list[str]]], describe: Callable[[BaseException], str]
+    setup: str,
+    cell: str,
+    name: str,
+    between: list[str],
+    others: Callable[[], Cells],
+    describe: Callable[[BaseException], str],
 ) -> CellRun:
     """Run a cell.
 
@@ -58,10 +85,11 @@ def run(
         setup: Python code that runs before it.
         cell: source of the answer cell.
         name: name of the answer's function.
+        between: sources of the code cells between the answer and its check.
         others: returns the sources of the notebook's other code cells, {"before": ..., "after": ...}; called only if needed.
         describe: turns an error into text.
     """
-    space: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins, "display": _shown_nowhere}
+    space = _main_module()
     notes: list[str] = []
     try:
         exec(setup, space)
@@ -69,51 +97,169 @@ def run(
         tree, left_out = parsed(cell)
     except BaseException as error:
         return CellRun(space, notes, describe(error))
+    _show_source("<answer>", cell)
     if left_out:
         notes.append(f"{left_out} line(s) for IPython only were left out")
+    notebook = Notebook(tree, {"before": [], "after": []}, between)
+    selection = notebook.select(name, set(space))
+    if selection.missing or not all(map(_importable, tree)):
+        around = others()
+        sys.meta_path.insert(0, WrittenModules([*around["before"], *between], around["after"]))
+        notebook = Notebook(tree, around, between)
+        selection = notebook.select(name, set(space))
+    notebook.show_sources()
     answer_index = max((index for index, statement in enumerate(tree) if name in bound(statement)), default=len(tree) - 1)
-    above, below = tree[: answer_index + 1], tree[answer_index + 1 :]
-    if missing := lacking(name, tree, set(space)):
-        _run_all(definitions(missing, others(), set(space)), space)
-    for statement in above:
+    clock = Clock()
+    failures = _run_all(selection.above, space, clock, describe)
+    for statement in tree[: answer_index + 1]:
         try:
-            _execute(statement, space)
-        except (NameError, ImportError) as error:
-            # The name may belong to the lesson, which is not available here, and the answer may not need it.
-            if name in bound(statement):
-                return CellRun(space, notes, describe(error))
+            _execute(statement, space, "<answer>")
+        except Exception as error:
+            # The answer may not need it. Where a name is missing or a package, it may belong to the lesson, which is not
+            # available here, and the answer may only seem to need it.
+            seems_needed = statement in selection.own and not isinstance(error, (NameError, ImportError))
+            if seems_needed or name in bound(statement) or isinstance(error, MemoryError):  # which may not be free again
+                return CellRun(space, notes[:MOST_NOTES], describe(error))
             notes.append(f"line {statement.lineno} was left out, as it raised {describe(error)}")
         except BaseException as error:
             return CellRun(space, notes[:MOST_NOTES], describe(error))
-    needed_names = _reached({name}, tree)
-    needed_below = [statement for statement in below if (bound(statement) | changed(statement)) & (needed_names - {name})]
-    needed_below += [statement for statement in below if statement not in needed_below and name in changed(statement)]
-    _run_all(needed_below, space)
+    below = [("<answer>", statement) for statement in tree[answer_index + 1 :] if statement in selection.own]
+    _run_all(below, space, clock, describe)
+    failures += _run_all(selection.below, space, clock, describe)
+    notes += [f"`{names}` of another cell is missing, as that cell raised {error}" for names, error in failures]
     return CellRun(space, notes[:MOST_NOTES], "")
+
+
+def _main_module() -> dict[str, Any]:
+    """The names of a new module that takes the place of `__main__`, where pickle and others look for what a cell defines."""
+    module = ModuleType("__main__")
+    sys.modules["__main__"] = module
+    space = module.__dict__
+    space |= {"__builtins__": builtins, "display": _shown_nowhere}
+    return space
 
 
 def _shown_nowhere(*_: object, **__: object) -> None:
     """Replaces IPython's `display`."""
 
 
-def _execute(statement: ast.stmt, space: dict[str, Any]) -> None:
-    code = compile(ast.Module([statement], []), "<answer>", "exec", LAZY, dont_inherit=True)
+def _show_source(filename: str, source: str) -> None:
+    """Let `inspect` and TorchScript read a cell's source, as they can in a notebook."""
+    plain = without_magics(source)[0]
+    linecache.cache[filename] = (len(plain), None, [f"{line}\n" for line in plain.split("\n")], filename)
+
+
+def _execute(statement: ast.stmt, space: dict[str, Any], filename: str) -> None:
+    code = compile(ast.Module([statement], []), filename, "exec", LAZY, dont_inherit=True)
     exec(code, space)
 
 
-def _run_all(statements: Iterable[ast.stmt], space: dict[str, Any]) -> None:
-    """Run definitions, and retry those that fail at the end, because a notebook's cells can be run in any order."""
-    failed = []
-    for statement in statements:
+class Clock:
+    """What is left of the time for statements that may not even be needed."""
+
+    def __init__(self) -> None:
+        self._computing, self._waiting = EXTRA_SECONDS, EXTRA_CLOCK_SECONDS
+
+    def run(self, statement: ast.stmt, space: dict[str, Any], filename: str) -> None:
+        """Execute a statement.
+
+        Raises:
+            TooLong: the time is up. The statement may have caught this error; then the limit on the whole cell ends it.
+        """
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):  # stopped halfway, a package cannot be imported again
+            _execute(statement, space, filename)
+            return
+        started_at, used_before = time.monotonic(), time.process_time()
         try:
-            _execute(statement, space)
-        except Exception:
-            failed.append(statement)
-    for statement in failed:
+            if self._computing <= 0 or self._waiting <= 0:
+                raise TooLong
+            before = [(number, signal.signal(number, _stop)) for number in (signal.SIGPROF, signal.SIGALRM)]
+            signal.setitimer(signal.ITIMER_PROF, self._computing)
+            signal.setitimer(signal.ITIMER_REAL, self._waiting)
+            try:
+                _execute(statement, space, filename)
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                for number, handler in before:
+                    signal.signal(number, handler)
+        finally:
+            self._computing -= time.process_time() - used_before
+            self._waiting -= time.monotonic() - started_at
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise TooLong(f"more than {EXTRA_SECONDS:g} s of work around the answer")
+
+
+def _run_all(
+    statements: Iterable[tuple[str, ast.stmt]], space: dict[str, Any], clock: Clock, describe: Callable[[BaseException], str]
+) -> list[tuple[str, str]]:
+    """Run statements, and retry those that fail at the end, because a notebook's cells can be run in any order.
+
+    Returns:
+        Of each that failed again and defines something: its names, and the error.
+    """
+    failed, failures = [], []
+    for filename, statement in statements:
         try:
-            _execute(statement, space)
+            clock.run(statement, space, filename)
         except Exception:
-            continue  # if the answer needs it, calling the answer will raise an error
+            failed.append((filename, statement))
+    for filename, statement in failed:
+        try:
+            clock.run(statement, space, filename)
+        except Exception as error:  # if the answer needs it, calling the answer will raise an error
+            if names := bound(statement):
+                failures.append((", ".join(sorted(names)[:3]), describe(error)))
+    return failures
+
+
+def _importable(statement: ast.stmt) -> bool:
+    """Whether every module is there that a statement imports."""
+    modules = []
+    for node in _outside_functions(statement):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules.append(node.module)
+    try:
+        return all(root in sys.modules or find_spec(root) for root in (module.split(".")[0] for module in modules))
+    except Exception:
+        return False
+
+
+class WrittenModules:
+    """Finds and loads the modules that cells write with `%%writefile`. They are kept in memory."""
+
+    def __init__(self, above: list[str], below: list[str]) -> None:
+        """`above`: cells that were run before the check, so that the last version counts; `below`: the first one counts."""
+        self._sources: dict[str, str] = {}
+        later: dict[str, str] = {}
+        for cells, into in ((above, self._sources), (below, later)):
+            for cell in cells:
+                if written := WRITTEN_MODULE.match(cell):
+                    append, path, text = written.groups()
+                    module = ".".join(part for part in path.split("/") if part != ".").removesuffix(".__init__")
+                    if append:
+                        into[module] = into.get(module, "") + text
+                    elif into is self._sources or module not in into:
+                        into[module] = text
+        self._sources = later | self._sources
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Called by `import`."""
+        is_package = any(other.startswith(f"{name}.") for other in self._sources)
+        return ModuleSpec(name, self, is_package=is_package) if is_package or name in self._sources else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Called by `import`; Python makes the module."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Called by `import`."""
+        filename, source = f"<{module.__name__}.py>", self._sources.get(module.__name__, "")
+        _show_source(filename, source)
+        exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
 
 
 def parsed(cell: str) -> tuple[list[ast.stmt], int]:
@@ -177,6 +323,16 @@ def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
         yield from _outside_functions(child)
 
 
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and all nodes below it that are executed with it: all but the bodies of functions."""
+    yield node
+    if isinstance(node, ast.Lambda):
+        return
+    entered = [*node.decorator_list, node.args] if isinstance(node, FUNCTIONS) else ast.iter_child_nodes(node)
+    for child in entered:
+        yield from _executed(child)
+
+
 def bound(statement: ast.stmt) -> set[str]:
     """Names that a top-level statement defines; "*" for a star import."""
     names: set[str] = set()
@@ -192,86 +348,199 @@ def bound(statement: ast.stmt) -> set[str]:
     return names
 
 
-def changed(statement: ast.stmt) -> set[str]:
-    """Names whose objects a statement changes: `x[0] = 1`, `x.y = 1`, `x += 1`, `x.append(1)`."""
-    names = set()
-    for node in _outside_functions(statement):
-        target: ast.AST | None = None
-        if isinstance(node, (ast.Subscript, ast.Attribute)) and isinstance(node.ctx, (ast.Store, ast.Del)):
-            target = node
-        elif isinstance(node, ast.AugAssign):
-            target = node.target
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
-            target = node.value.func if CHANGING.match(node.value.func.attr) else None
-        while isinstance(target, (ast.Subscript, ast.Attribute)):
-            target = target.value
-        if isinstance(target, ast.Name):
-            names.add(target.id)
-    return names
+def _root(node: ast.AST, calls: bool = True) -> set[str]:
+    """The name that an expression such as `x.y[0].z(1)` starts with, if it is one; `calls`: also where a call is in it."""
+    while isinstance(node, (ast.Subscript, ast.Attribute, ast.Starred)) or (calls and isinstance(node, ast.Call)):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return {node.id} if isinstance(node, ast.Name) else set()
 
 
-def used(statement: ast.stmt) -> set[str]:
-    """Global names that a statement reads, including in the functions that it defines."""
+def _changed_by(node: ast.AST, calls: bool = True) -> set[str]:
+    """The name whose object a node changes: `x[0] = 1`, `x.y = 1`, `x += 1`, `x.append(1)`; `calls`: `x.y().append(1)`."""
+    if isinstance(node, (ast.Subscript, ast.Attribute)) and isinstance(node.ctx, (ast.Store, ast.Del)):
+        return _root(node, calls)
+    if isinstance(node, ast.AugAssign):
+        return _root(node.target, calls)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and CHANGING.match(node.func.attr):
+        return _root(node.func, calls)
+    return set()
+
+
+def used(statement: ast.stmt) -> tuple[set[str], set[str]]:
+    """Global names that a statement reads when it is executed; and those read in functions that it defines."""
     try:
         top = symtable.symtable(ast.unparse(statement), "<answer>", "exec")
     except (SyntaxError, ValueError, RecursionError):
-        return set()
-    names = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_referenced()}
+        return set(), set()
+    at_once = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_referenced()}
+    if isinstance(statement, ast.AugAssign):
+        at_once |= _root(statement.target)
+    later: set[str] = set()
     tables = top.get_children()
     while tables:
         table = tables.pop()
-        names |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
+        later |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
         tables += table.get_children()
-    return names
+    return at_once, later
 
 
-def _reached(names: set[str], statements: list[ast.stmt]) -> set[str]:
-    """The names, all names that their definitions among the statements use, and so on transitively."""
-    reached, pending = set(names), list(names)
-    definitions_of = [(bound(statement) | changed(statement), statement) for statement in statements]
-    while pending:
-        name = pending.pop()
-        for defined, statement in definitions_of:
-            if name in defined:
-                pending += (new_names := used(statement) - reached)
-                reached |= new_names
-    return reached
+class Selection(NamedTuple):
+    """The statements that an answer needs.
 
-
-def lacking(name: str, statements: list[ast.stmt], defined: set[str]) -> set[str]:
-    """Names that the answer uses, including its own, that are not defined by its cell, by Python or in `defined`."""
-    own_names = {other for statement in statements for other in bound(statement)}
-    return _reached({name}, statements) - own_names - defined - set(dir(builtins))
-
-
-def definitions(missing: set[str], others: dict[str, list[str]], defined: set[str]) -> list[ast.stmt]:
-    """Statements of other cells that define the missing names and everything these need in turn, in the notebook's order.
-
-    If there are several definitions, the last one above the answer counts, otherwise the first one below it.
+    Attributes:
+        above: (file name, statement) from other cells, to be run before the answer cell.
+        own: statements of the answer cell.
+        below: like `above`, of the cells between the answer and its check, to be run after the answer cell.
+        missing: names that no cell and nothing else defines.
     """
-    cells = [(index, _read(source)) for index, source in enumerate([*others["before"], *others["after"]])]
-    above = len(others["before"])
-    nearest = [*cells[:above][::-1], *cells[above:]]
-    builtin = set(dir(builtins))
-    picked: dict[tuple[int, int], ast.stmt] = {}
-    pending, requested = list(missing), set(missing)
-    while pending:
-        name = pending.pop()
-        for index, statements in nearest:
-            bound_and_changed = [(bound(s), changed(s)) for s in statements]
-            if not any(name in defines for defines, _ in bound_and_changed):
+
+    above: list[tuple[str, ast.stmt]]
+    own: set[ast.stmt]
+    below: list[tuple[str, ast.stmt]]
+    missing: set[str]
+
+
+class Notebook:
+    """The cells of a notebook around one answer, and what their statements define and change."""
+
+    def __init__(self, tree: list[ast.stmt], around: Cells, between: list[str]) -> None:
+        """`tree`: the answer cell's statements."""
+        self._sources = sources = [*around["before"], "", *between, *around["after"]]
+        self._cells = [_read(source) for source in sources]
+        self._own, self._check = len(around["before"]), len(around["before"]) + len(between)
+        self._cells[self._own] = tree
+        self._names = [_filename(index) for index in range(len(sources))]
+        self._names[self._own] = "<answer>"
+        self._imported: set[str] = set()
+        self._functions: dict[str, list[ast.stmt]] = {}
+        self._bound: dict[ast.stmt, set[str]] = {}
+        for cell in self._cells:
+            for statement in cell:
+                self._bound[statement] = bound(statement)
+                for node in _outside_functions(statement):
+                    if isinstance(node, (ast.Import, ast.ImportFrom)):
+                        self._imported |= bound(node)
+                    elif isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+                        self._functions.setdefault(node.name, []).append(node)
+                if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Lambda):
+                    for name in self._bound[statement]:
+                        self._functions.setdefault(name, []).append(statement)
+        self._changes_of: dict[str, set[str]] = {}
+
+    def show_sources(self) -> None:
+        """Let `inspect` and TorchScript read the other cells' sources."""
+        for name, source in zip(self._names, self._sources):
+            if source:
+                _show_source(name, source)
+
+    def select(self, name: str, defined: set[str]) -> Selection:
+        """What the answer `name` needs beyond the names in `defined` and Python's own."""
+        known = defined | set(dir(builtins))
+        self._changes_of = {name: set()}  # what the answer changes when it is called is not needed before
+        changed = {statement: self._changed(statement) for cell in self._cells for statement in cell}
+        picked: dict[tuple[int, int], ast.stmt] = {}
+        missing: set[str] = set()
+        pending: list[tuple[str, int | None]] = [(name, None)]  # (name, cell above which it must be defined, if any)
+        requested = set(pending)
+        while pending:
+            wanted, limit = pending.pop()
+            where = self._place(wanted, limit, known)
+            if where is None:
+                if wanted not in known:
+                    missing.add(wanted)
                 continue
-            for number, (statement, (defines, changes)) in enumerate(zip(statements, bound_and_changed)):
-                if name in defines or name in changes:
+            last = max(where, self._check) if where <= self._check else where
+            for index in range(where, last + 1):
+                for number, statement in enumerate(self._cells[index]):
+                    defines = index == where and wanted in self._bound[statement]
+                    if (index, number) in picked or not (defines or wanted in changed[statement]):
+                        continue
                     picked[index, number] = statement
-                    new_names = used(statement) - requested - defined - builtin
-                    requested |= new_names
-                    pending += new_names
-            break
-        else:
-            for index, statements in cells:
-                picked |= {(index, number): s for number, s in enumerate(statements) if "*" in bound(s)}
-    return [picked[where] for where in sorted(picked)]
+                    at_once, later = used(statement)
+                    requests: set[tuple[str, int | None]] = {(other, None) for other in at_once | later}
+                    if not isinstance(statement, BLOCKS):  # such as f = timed(f): another f must be there before
+                        earlier = {n for other in self._cells[index][:number] for n in self._bound[other]}
+                        here = {n for other in self._cells[index] for n in self._bound[other]}
+                        requests |= {(other, index) for other in at_once & here - earlier}
+                    pending += requests - requested
+                    requested |= requests
+        if missing:
+            for index, cell in enumerate(self._cells):
+                picked |= {(index, number): s for number, s in enumerate(cell) if "*" in self._bound[s]}
+        order = [(index, self._names[index], picked[index, number]) for index, number in sorted(picked)]
+        return Selection(
+            [(filename, s) for index, filename, s in order if index < self._own or index > self._check],
+            {s for index, _, s in order if index == self._own},
+            [(filename, s) for index, filename, s in order if self._own < index <= self._check],
+            missing,
+        )
+
+    def _place(self, name: str, limit: int | None, known: set[str]) -> int | None:
+        """The cell whose definition of a name counts: the last one above the check, else the first one below it."""
+        up_to_check = range(self._check, -1, -1) if limit is None else range(limit - 1, -1, -1)
+        for index in [*up_to_check, *range(self._check + 1, len(self._cells))]:
+            if name in known and not self._own <= index <= self._check:
+                continue
+            if any(name in self._bound[statement] for statement in self._cells[index]):
+                return index
+        return None
+
+    def _changed(self, statement: ast.stmt) -> set[str]:
+        """Names whose objects change, or may change, when a statement is executed."""
+        direct: set[str] = set()
+        names: set[str] = set()  # of objects of the notebook; modules are changed only by calls such as torch.manual_seed(0)
+        for node in _executed(statement):
+            direct |= _changed_by(node, calls=False)
+            names |= _changed_by(node)
+            if isinstance(node, ast.Call):
+                names |= self._changes(_root(node.func))
+            if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+                for decorator in node.decorator_list:
+                    names |= self._changes(_root(decorator))
+                    function = decorator.func if isinstance(decorator, ast.Call) else decorator
+                    if isinstance(function, ast.Attribute):  # such as @registry.register
+                        names |= _root(function)
+            if isinstance(node, ast.ClassDef):  # a class knows its subclasses
+                for base in (*node.bases, *(keyword.value for keyword in node.keywords)):
+                    names |= _root(base) | self._changes(_root(base))
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):  # called for what it does
+                call = node.value
+                if isinstance(call.func, ast.Name) and call.func.id in LOOKING:
+                    continue
+                if isinstance(call.func, ast.Attribute):
+                    names |= _root(call.func)
+                for argument in (*call.args, *(keyword.value for keyword in call.keywords)):
+                    names |= _root(argument) - set(self._functions)
+        return direct | (names - self._imported)
+
+    def _changes(self, functions: set[str]) -> set[str]:
+        """Names whose objects change when these functions or classes are called."""
+        changes: set[str] = set()
+        for name in functions:
+            if name not in self._changes_of:
+                self._changes_of[name] = set()  # for functions that call each other
+                for definition in self._functions.get(name, ()):
+                    self._changes_of[name] |= self._changes_in(definition)
+            changes |= self._changes_of[name]
+        return changes
+
+    def _changes_in(self, definition: ast.stmt) -> set[str]:
+        declared, local, changed = set[str](), set[str](), set[str]()
+        for node in ast.walk(definition):
+            if isinstance(node, ast.Global):
+                declared |= set(node.names)
+            elif isinstance(node, ast.arg):
+                local.add(node.arg)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                local.add(node.id)
+            elif isinstance(node, ast.Call):
+                changed |= self._changes(_root(node.func))
+            changed |= _changed_by(node)
+        return declared | (changed - local)
+
+
+def _filename(index: int) -> str:
+    return f"<cell {index}>"
 
 
 def _read(source: str) -> list[ast.stmt]:

@@ -1,8 +1,9 @@
 """Runs answers in a sandbox of bubblewrap or Docker, with a server inside that forks a process for every question.
 
 The sandbox has its own users, processes, network and mounts. It sees the system's libraries, the interpreter and the
-packages, all read-only, and of the course only four files that contain no answers; no home, no inbox, no results, no
-environment. Each question's process is isolated once more (`child`), so that no answer finds anything another one left.
+packages that answers may use, all read-only, and of the course only five files that contain no answers; no home, no inbox,
+no results, no environment. Each question's process is isolated once more (`child`), so that no answer finds anything
+another one left.
 
 A Docker container sees the same folders of this machine, read-only, on top of an image that contains only links, so that
 answers run with the same versions as the course and nothing has to be built or downloaded. Docker allows no namespaces
@@ -31,18 +32,32 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.errors import CourseError
-from course_utils.grading.places import package_folders, shown_folders, to_cover
+from course_utils.exercises import libraries
+from course_utils.grading.places import emptied_folders, package_folders, shown, shown_folders, to_cover
 from course_utils.grading.protocol import Channel, Died, Limits
 
 START_SECONDS = 120  # torch from a cold disk
 SPARE_BYTES = 256_000_000  # a container's memory beyond the answer's limit, for what that limit does not count
 ROOT_FOLDERS = ("/lib", "/lib64", "/lib32", "/bin", "/sbin")  # beside /usr; mostly links into it
 IMAGE = "finetuning-course-links"  # name of the Docker image; see _layout
-INSIDE = ("child.py", "coding.py", "confine.py", "running.py")  # all of the course that a sandbox sees
+# All of the course that a sandbox sees.
+INSIDE = tuple(Path(__file__).parent / name for name in ("child.py", "coding.py", "confine.py", "running.py"))
+INSIDE += (Path(libraries.__file__),)
+# What a sandbox imports before it runs answers: imports take seconds on a busy machine, and no answer is to pay for them.
+COLD: tuple[str, ...] = ()
+TENSORS = ("numpy", "torch")
+ALL = (
+    *TENSORS, "pandas", "scipy.special", "scipy.stats", "scipy.signal", "scipy.optimize", "scipy.spatial.distance", "sympy",
+    "networkx", "matplotlib.pyplot", "tqdm.auto", "sortedcontainers",
+)  # fmt: skip
 CONTAINER = "finetuning-course-grading-"
 # Set in the environment of every sandbox process, so that leftover processes can be found. If the grader's own environment
 # has the variable, its value is a prefix of theirs, which tells its sandboxes from those of another grading on the machine.
 ENVIRONMENT_MARKER = "COURSE_GRADING"
+
+
+class TooCold(Exception):
+    """The answer needs modules that this sandbox has not imported; it has not run yet."""
 
 
 class SandboxLost(Exception):
@@ -156,31 +171,33 @@ class Sandbox:
     """One server, used by one thread.
 
     Attributes:
+        warm: what it imported at its start.
         spaces: whether every question gets its own namespaces; if not, the sandbox can run only one question.
         fresh: whether no question has run in it yet.
     """
 
-    def __init__(self, isolation: str, heavy: bool, limits: Limits, hidden: tuple[Path, ...] = ()) -> None:
+    def __init__(self, isolation: str, warm: tuple[str, ...], limits: Limits, hidden: tuple[Path, ...] = ()) -> None:
         """Start it.
 
         Args:
             isolation: what `require` returned.
-            heavy: import numpy and torch before the first question.
+            warm: modules to import before the first question, one of the constants above.
             limits: for every question.
             hidden: folders that must stay invisible even if they lie inside a visible folder.
 
         Raises:
             SandboxLost: it does not start; the text says why.
         """
-        self.isolation, self.limits, self.fresh, self._started_at = isolation, limits, True, time.monotonic()
+        self.isolation, self.warm, self.limits = isolation, warm, limits
+        self.fresh, self._started_at = True, time.monotonic()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         if isolation == "docker":
-            self._start_container(heavy, hidden)
+            self._start_container(warm, hidden)
         else:
             self._control, inner = socket.socketpair()
             try:
                 self._process = self._popen(
-                    self._command(inner.fileno(), heavy, hidden), pass_fds=[inner.fileno()], env=_environment()
+                    self._command(inner.fileno(), warm, hidden), pass_fds=[inner.fileno()], env=_environment()
                 )
             finally:
                 inner.close()
@@ -228,7 +245,7 @@ class Sandbox:
             command, stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors, start_new_session=True, **options
         )
 
-    def _start_container(self, heavy: bool, hidden: tuple[Path, ...]) -> None:
+    def _start_container(self, warm: tuple[str, ...], hidden: tuple[Path, ...]) -> None:
         self._container = f"{CONTAINER}{uuid.uuid4().hex}"
         # Docker cannot pass on an open socket, so the server connects back. The listening socket accepts one connection and
         # lies in a folder that no other user of this machine may enter; the container gets the folder inside it. It is not
@@ -244,7 +261,7 @@ class Sandbox:
             command = [*_docker(self._container, memory), "--volume", f"{folder}:/door", *self._shown_in_docker(hidden)]
             for variable, value in _environment().items():
                 command += ["--env", f"{variable}={value}"]
-            self._process = self._popen([*command, _image(), *self._program("/grader", "/door/door", heavy, caged=True)])
+            self._process = self._popen([*command, _image(), *self._program("/grader", "/door/door", warm, caged=True)])
             while True:
                 door.settimeout(1)
                 try:
@@ -258,17 +275,19 @@ class Sandbox:
                         raise SandboxLost(f"the container does not start: {last_words}") from error
 
     def _shown_in_docker(self, hidden: tuple[Path, ...]) -> list[str]:
-        here, packages, shown = Path(__file__).parent, package_folders(), shown_folders()
-        command = [part for path in shown for part in ("--volume", f"{path}:{path}:ro")]
-        for secret in to_cover(hidden, shown, packages):
+        command = []
+        for folder in emptied_folders():  # its owner is root, and the answer is not
+            command += ["--tmpfs", f"{folder}:mode=755,size=64k"]
+        command += [part for path in shown() for part in ("--volume", f"{path}:{path}:ro")]
+        for secret in to_cover(hidden):
             command += ["--tmpfs", f"{secret}:ro,size=4k"]
         for file in INSIDE:
-            command += ["--volume", f"{here / file}:/grader/{file}:ro"]
+            command += ["--volume", f"{file}:/grader/{file.name}:ro"]
         return command
 
-    def _program(self, folder: str, control: int | str, heavy: bool, caged: bool) -> list[str]:
+    def _program(self, folder: str, control: int | str, warm: tuple[str, ...], caged: bool) -> list[str]:
         options: dict[str, Any] = {
-            "heavy": heavy,
+            "warm": warm,
             "paths": package_folders(),
             "shown": shown_folders(),
             "spaces": caged,
@@ -291,23 +310,29 @@ class Sandbox:
         # Not -I, which would ignore PYTHONHASHSEED; the environment is set by us anyway.
         return [python, "-s", "-S", "-P", "-B", f"{folder}/child.py", str(control), json.dumps(options)]
 
-    def _command(self, descriptor: int, heavy: bool, hidden: tuple[Path, ...]) -> list[str]:
-        here, packages, shown = Path(__file__).parent, package_folders(), shown_folders()
+    def _command(self, descriptor: int, warm: tuple[str, ...], hidden: tuple[Path, ...]) -> list[str]:
         if self.isolation != "bubblewrap":
-            return self._program(str(here), descriptor, heavy, caged=False)
+            return self._program(str(Path(__file__).parent), descriptor, warm, caged=False)
         command = [*_bwrap(), "--proc", "/proc", "--dev", "/dev"]
         for scratch in ("/tmp", "/dev/shm"):  # before the folders that may lie inside, such as a virtual environment in /tmp
             command += ["--size", "1000000", "--tmpfs", scratch]
-        for path in shown:
+        emptied = emptied_folders()
+        for path in [path for path in shown() if not any(Path(path).is_relative_to(folder) for folder in emptied)]:
             command += ["--ro-bind", path, path]
-        for secret in to_cover(hidden, shown, packages):
+        for folder in emptied:
+            command += ["--tmpfs", folder]
+        for path in [path for path in shown() if any(Path(path).is_relative_to(folder) for folder in emptied)]:
+            command += ["--ro-bind", path, path]
+        for secret in to_cover(hidden):
             command += ["--tmpfs", str(secret), "--remount-ro", str(secret)]
-        for name in INSIDE:
-            command += ["--ro-bind", str(here / name), f"/grader/{name}"]
+        for folder in emptied:
+            command += ["--remount-ro", folder]
+        for file in INSIDE:
+            command += ["--ro-bind", str(file), f"/grader/{file.name}"]
         command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
         for name, value in _environment().items():
             command += ["--setenv", name, value]
-        return [*command, "--", *self._program("/grader", descriptor, heavy, caged=True)]
+        return [*command, "--", *self._program("/grader", descriptor, warm, caged=True)]
 
     def _ask(self, message: dict, descriptors: Sequence[int] = ()) -> dict:
         # The two sides take turns and each message is one short write, so it arrives whole. SOCK_SEQPACKET would guarantee
@@ -354,7 +379,7 @@ class QuestionProcess:
             raise
         finally:
             sandbox_end.close()
-        self.channel = Channel(grader_end, sandbox.limits)
+        self.channel = Channel(grader_end, sandbox.limits, self._look)
         try:
             if "started" not in reply:
                 raise SandboxLost(reply.get("failed", "the sandbox starts no process"))
@@ -362,6 +387,11 @@ class QuestionProcess:
         except (Died, SandboxLost) as error:
             self.channel.close()
             raise SandboxLost(f"no process for a question: {error}") from error
+
+    def _look(self) -> tuple[float, bool] | None:
+        """Processor time that the process has used, and whether it sleeps; None if the sandbox cannot tell."""
+        seen = self._sandbox._ask({"do": "look"})["seen"]
+        return seen and (seen[0], seen[1])
 
     def __enter__(self) -> QuestionProcess:
         return self

@@ -19,6 +19,7 @@ from course_utils.pages import render
 
 EMAIL = ("email", "email address", "e-mail", "mail")
 NUMBER = ("id number", "sis user id", "student id", "id", "sis login id", "login", "username")
+MOST_FILES = 5  # named in a row of needs-a-person.csv
 OUTCOMES = ("right", "partly", "wrong", "unsolved", "missing", "error", "died", "not graded")
 
 
@@ -28,9 +29,30 @@ class Person:
 
     fields: dict[str, str]
 
+    @property
+    def name(self) -> str:
+        """What a person finds the row by."""
+        return self.first((*EMAIL, "student", "name", *NUMBER)) or next(filter(None, self.fields.values()), "nobody")
+
     def first(self, names: tuple[str, ...]) -> str:
         """The first of these fields that is not empty."""
         return next((self.fields[name] for name in names if self.fields.get(name)), "")
+
+
+SURE, LIKELY = 2, 1  # how well a submission's name fits a row
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Who has which row of a table.
+
+    Attributes:
+        of: learner → row number, where it is certain.
+        doubts: learner → why they have none, or who else wants theirs.
+    """
+
+    of: dict[str, int]
+    doubts: dict[str, str]
 
 
 class Roster:
@@ -41,53 +63,86 @@ class Roster:
         header = [name.strip().lower() for name in rows[0]]
         self.people = [Person({name: field.strip() for name, field in zip(header, row)}) for row in rows[1:]]
         self._whole: dict[str, set[int]] = {}
+        self._spelled: set[tuple[str, int]] = set()
         for index, person in enumerate(self.people):
             for name, field in person.fields.items():
                 if name in ("section", "group", "points possible") or not field:
                     continue
                 for form in _forms(field):
-                    self._whole.setdefault(form, set()).add(index)
+                    self._whole.setdefault(folded(form), set()).add(index)
+                    self._spelled.add((unicodedata.normalize("NFC", form), index))
 
-    def index(self, learner: str) -> int | None:
-        """Number of the learner's row; None if no row fits, or more than one does."""
-        plain = folded(learner)
+    def index(self, name: str) -> int | None:
+        """Number of the row that a name leads to; None if it is none, or more than one."""
+        claim = self._claim(name)
+        return claim and claim[0]
+
+    def _claim(self, name: str) -> tuple[int, int] | None:
+        """(row, how well the name fits it), or None.
+
+        A name fits surely if it is spelled as in the row, or if two of its parts are fields of it: Canvas and Moodle put
+        name and number before the file's own name, with `_` between. One part, or other capitals, may be somebody else's.
+        """
+        plain = folded(name)
         whole = self._whole.get(plain, set())
         if whole:
-            return next(iter(whole)) if len(whole) == 1 else None
-        # Canvas and Moodle put name and number before the file's own name, with `_` between.
-        candidates = set().union(*(self._whole.get(part, set()) for part in plain.split("_") if len(part) > 2))
-        return next(iter(candidates)) if len(candidates) == 1 else None
+            index = next(iter(whole))
+            return (index, SURE if (name, index) in self._spelled else LIKELY) if len(whole) == 1 else None
+        words = plain.split("_")
+        runs = {"_".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
+        parts = [self._whole.get(run, set()) for run in runs if len(run) > 2]
+        candidates = set().union(*parts)
+        if len(candidates) != 1:
+            return None
+        return next(iter(candidates)), SURE if sum(map(bool, parts)) > 1 else LIKELY
 
-    def rows(self, all_results: list[dict], others: Roster | None = None) -> dict[str, int]:
-        """Learner → row number, for learners whose row is certain.
+    def rows(self, all_results: list[dict], others: Roster | None = None) -> Rows:
+        """Who has which row.
 
-        A submission that shares its name with another gets no row, and neither do two whose names lead to the same row.
+        If several submissions lead to the same row, the only one whose name surely fits keeps it: nobody can take a
+        neighbour's row away by a name that is like theirs. If it is not the only one, nobody has the row.
 
         Args:
             all_results: of all learners.
             others: another table, whose rows may have more names of a learner.
         """
-        row_of: dict[str, int] = {}
-        row_in_others = others.rows(all_results) if others else {}
+        doubts: dict[str, str] = {}
+        claims: dict[int, dict[str, int]] = {}  # row → learner → how well the name fits
+        others_of = others.rows(all_results).of if others else {}
         for results in all_results:
             learner = results["extra_data"]["learner"]
-            if results["extra_data"]["clash"]:
+            claim = self._claim(results["extra_data"]["name"])
+            if claim is None and others and learner in others_of:
+                fields = others.people[others_of[learner]].fields.values()
+                claim = next(((at, SURE) for field in fields if field and (at := self.index(field)) is not None), None)
+            if claim is None:
+                doubts[learner] = "leads to no row, or to several"
+            else:
+                claims.setdefault(claim[0], {})[learner] = claim[1]
+        row_of: dict[str, int] = {}
+        for index, fits in claims.items():
+            best = [learner for learner, fit in fits.items() if fit == max(fits.values())]
+            if len(best) == 1:
+                row_of[best[0]] = index
+            if len(fits) == 1:
                 continue
-            index = self.index(learner)
-            if index is None and others and learner in row_in_others:
-                fields = others.people[row_in_others[learner]].fields.values()
-                index = next((at for field in fields if field and (at := self.index(field)) is not None), None)
-            if index is not None:
-                row_of[learner] = index
-        count = Counter(row_of.values())
-        return {learner: index for learner, index in row_of.items() if count[index] == 1}
+            whose = f"the row of {self.people[index].name}"
+            for learner in fits:
+                rivals = ", ".join(other for other in fits if other != learner)
+                if learner in row_of:
+                    doubts[learner] = f"keeps {whose}, which {rivals} wants too"
+                elif len(best) == 1:
+                    doubts[learner] = f"has no row: {whose} is that of {best[0]}"
+                else:
+                    doubts[learner] = f"has no row: {whose} is as likely that of {rivals}, and nobody has it"
+        return Rows(row_of, doubts)
 
 
 def _forms(field: str) -> set[str]:
-    plain = folded(field)
-    last, _, first = plain.partition(",")
-    joined = re.sub(r"\W+", "_", plain).strip("_")
-    return {plain, joined, re.sub(r"\W+", "", last + first), re.sub(r"[^\w.@-]+", "_", plain)}
+    """A field in the forms in which it may be a submission's name."""
+    last, _, first = field.partition(",")
+    joined = re.sub(r"\W+", "_", field).strip("_")
+    return {field, joined, re.sub(r"\W+", "", last + first), re.sub(r"[^\w.@-]+", "_", field)}
 
 
 def as_csv(rows: list[list]) -> str:
@@ -149,29 +204,29 @@ def write_all(
         CourseError: the roster or Canvas's export cannot be used.
     """
     class_list = Roster(table(roster)) if roster else None
-    row_of = class_list.rows(all_results) if class_list else {}
-    needing = needs_a_person(all_results, row_of if class_list else None)
+    rows = class_list.rows(all_results) if class_list else None
+    needing = needs_a_person(all_results, rows)
     texts = {
         "grades.csv": as_csv(_grades(exercise_ids, all_results)),
-        "moodle.csv": as_csv(_moodle(all_results, class_list, row_of)),
+        "moodle.csv": as_csv(_moodle(all_results, class_list, rows.of if rows else {})),
         "class.html": class_view(exercise_ids, all_results),
     }
     if canvas:
-        rows, unmatched = filled_in(table(canvas), all_results, exercise_ids, class_list, column)
-        texts["canvas.csv"] = _csv(rows)  # Canvas's own fields stay as they are
-        needing += [[learner, "", "has no row of their own in Canvas's export"] for learner in unmatched]
+        filled, doubts = filled_in(table(canvas), all_results, exercise_ids, class_list, column)
+        texts["canvas.csv"] = _csv(filled)  # Canvas's own fields stay as they are
+        needing += [[learner, "", f"in Canvas's export: {doubt}"] for learner, doubt in doubts.items()]
     texts["needs-a-person.csv"] = as_csv([["learner", "files", "reason"], *needing])
     for name, text in texts.items():
         write(out / name, text)
     return [out / name for name in texts]
 
 
-def needs_a_person(all_results: list[dict], row_of: dict[str, int] | None) -> list[list[str]]:
+def needs_a_person(all_results: list[dict], roster_rows: Rows | None) -> list[list[str]]:
     """What a person must look at before a mark is given.
 
     Args:
         all_results: of all learners.
-        row_of: learner → row of the roster; None if there is no roster.
+        roster_rows: who has which row of the roster; None if there is no roster.
 
     Returns:
         Rows of (learner, files, reason).
@@ -179,10 +234,12 @@ def needs_a_person(all_results: list[dict], row_of: dict[str, int] | None) -> li
     rows = []
     for results in all_results:
         data = results["extra_data"]
-        rows += [[data["learner"], " ".join(data["files"]), problem] for problem in data["problems"]]
-        if row_of is not None and data["learner"] not in row_of:
-            why = "is not in the roster, fits several of its rows, or shares a row with another submission"
-            rows.append([data["learner"], " ".join(data["files"]), why])
+        files = data["files"][:MOST_FILES] + [f"and {len(data['files']) - MOST_FILES} more"] * (
+            len(data["files"]) > MOST_FILES
+        )
+        rows += [[data["learner"], " ".join(files), problem] for problem in data["problems"]]
+        if roster_rows and data["learner"] in roster_rows.doubts:
+            rows.append([data["learner"], " ".join(files), f"in the roster: {roster_rows.doubts[data['learner']]}"])
     return rows
 
 
@@ -214,11 +271,11 @@ def _moodle(all_results: list[dict], class_list: Roster | None, row_of: dict[str
 
 def filled_in(
     rows: list[list[str]], all_results: list[dict], exercise_ids: list[str], class_list: Roster | None, column: str | None
-) -> tuple[list[list[str]], list[str]]:
+) -> tuple[list[list[str]], dict[str, str]]:
     """Canvas's own export with the marks in one column, scaled to its points possible.
 
     Returns:
-        The rows, and the learners who have no row.
+        The rows, and learner → what a person must know of theirs.
 
     Raises:
         CourseError: no column, or more than one, fits the assignment, or Canvas has not exported this file.
@@ -235,16 +292,14 @@ def filled_in(
     key = ("Student", "ID", "SIS User ID", "SIS Login ID", "Integration ID")
     places = [index for index, name in enumerate(header) if name in key]
     canvas = Roster([[header[i] for i in places], *[[row[i] if i < len(row) else "" for i in places] for row in body]])
-    unmatched, row_of = [], canvas.rows(all_results, class_list)
+    canvas_rows = canvas.rows(all_results, class_list)
     for results in all_results:
-        learner = results["extra_data"]["learner"]
-        if learner not in row_of:
-            unmatched.append(learner)
-        elif results["score"] is not None:
-            row = body[row_of[learner]]
+        index = canvas_rows.of.get(results["extra_data"]["learner"])
+        if index is not None and results["score"] is not None:
+            row = body[index]
             row += [""] * (at + 1 - len(row))
             row[at] = number(round(results["score"] * scale, 2))
-    return rows, unmatched
+    return rows, canvas_rows.doubts
 
 
 def canvas_column(header: list[str], sections: list[str], column: str | None) -> int:
@@ -306,9 +361,6 @@ def _question(id: str, graded: list[dict]) -> dict:
 
 def _misconceptions(exercise_ids: list[str], graded: list[dict]) -> list[tuple[int, str, str]]:
     """(how often, exercise, what those learners were told), the most frequent first."""
-    counts = Counter((id, name) for results in graded for id, name in results["extra_data"]["mistakes"].items())
-    rows = []
-    for (id, name), count in sorted(counts.items(), key=lambda item: (-item[1], exercise_ids.index(item[0][0]), item[0][1])):
-        diagnosis = next(m.diagnosis for m in EXERCISES[id].mistakes if m.function.__name__.strip("_") == name)
-        rows.append((count, id, diagnosis))
-    return rows
+    counts = Counter((id, told) for results in graded for id, told in results["extra_data"]["mistakes"].items())
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], exercise_ids.index(item[0][0]), item[0][1]))
+    return [(count, id, told) for (id, told), count in ordered]

@@ -3,23 +3,9 @@
 import pytest
 
 from course_utils.exercises import EXERCISES, check, lesson_02
+from course_utils.exercises.remembered import remembered
 
 pytestmark = pytest.mark.model
-
-
-@pytest.fixture(autouse=True)
-def _next_edition(monkeypatch):
-    """The exercises of the next edition count here already."""
-    for exercise in lesson_02.NEXT:
-        monkeypatch.setitem(EXERCISES, exercise.id, exercise)
-
-
-def test_solutions_and_typical_mistakes_of_the_other_new_exercises():
-    for exercise in lesson_02.NEXT:
-        if not exercise.challenge:
-            assert check(exercise.id, exercise.solution).passed
-            for mistake in exercise.mistakes:
-                assert mistake.diagnosis in check(exercise.id, mistake.function).message
 
 
 @pytest.fixture
@@ -28,13 +14,10 @@ def _formula_for_training():
 
 
 @pytest.mark.slow
-def test_the_solution_reaches_the_bar_and_the_rate_of_full_fine_tuning_does_not():
-    exercise = EXERCISES["lora-7"]
-    good = check("lora-7", exercise.solution)
-    assert good.passed, str(good)
-    poor = check("lora-7", lesson_02._rate_of_full_fine_tuning)
-    assert float(poor) == 0
-    assert lesson_02.TOO_SMALL in poor.message
+def test_the_solution_reaches_the_bar_with_room_to_spare():
+    """Processors round differently: what just reaches the bar on one misses it on another."""
+    assert check("lora-7", EXERCISES["lora-7"].solution).passed
+    assert lesson_02._run_settings(lesson_02.my_settings()) < 0.9 * lesson_02.BAR
 
 
 @pytest.mark.parametrize(
@@ -53,7 +36,8 @@ def test_the_solution_reaches_the_bar_and_the_rate_of_full_fine_tuning_does_not(
 )
 def test_settings_outside_the_rules_are_not_run(changed, said, monkeypatch):
     monkeypatch.setattr(lesson_02, "_challenge_loss", lambda **_: pytest.fail("it was run"))
-    score = check("lora-7", lambda: lesson_02._settings(**changed))
+    settings = lesson_02._settings(**changed)
+    score = check("lora-7", lambda: settings)
     assert float(score) == 0 and said in score.message
 
 
@@ -62,10 +46,39 @@ def test_what_is_no_settings_is_told_what_they_are(returned):
     assert "dict with exactly these keys" in check("lora-7", lambda: returned).message
 
 
-def test_the_same_settings_are_run_once(monkeypatch):
-    runs = []
-    monkeypatch.setattr(lesson_02, "_challenge_loss", lesson_02.lru_cache(lambda **settings: runs.append(settings) or 0.01))
-    first = check("lora-7", lambda: lesson_02._settings(rank=8))
-    again = check("lora-7", lambda: lesson_02._settings(rank=8.0))
-    assert first.passed and again.passed
-    assert len(runs) == 1
+@pytest.fixture
+def runs(monkeypatch, tmp_path):
+    """Arguments with which a remembered function was really computed; its files lie in a folder of the test's own."""
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    return []
+
+
+def computed(runs, **conditions):
+    """As a new process would have it: nothing in memory, only the files."""
+    return remembered("test", **conditions)(lambda **settings: runs.append(settings) or 0.01)
+
+
+def test_the_same_settings_are_run_once_on_a_machine(runs):
+    assert computed(runs)(rank=8) == computed(runs)(rank=8) == 0.01
+    assert runs == [{"rank": 8}]
+    computed(runs)(rank=9)
+    computed(runs, steps=50)(rank=8)
+    assert len(runs) == 3
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"result": "x"}', '{"result": null}'])
+def test_a_damaged_file_is_computed_again(content, runs, tmp_path):
+    computed(runs)(rank=8)
+    (file,) = (tmp_path / "challenges").iterdir()
+    file.write_text(content)
+    assert computed(runs)(rank=8) == 0.01
+    assert len(runs) == 2
+
+
+def test_numbers_that_are_equal_are_the_same_settings(monkeypatch):
+    seen = []
+    monkeypatch.setattr(lesson_02, "_challenge_loss", lambda **settings: seen.append(settings) or 0.01)
+    for rank in (8, 8.0):
+        settings = lesson_02._settings(rank=rank)
+        assert check("lora-7", lambda settings=settings: settings).passed
+    assert seen[0] == seen[1] and type(seen[0]["rank"]) is type(seen[1]["rank"]) is int

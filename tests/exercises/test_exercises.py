@@ -1,5 +1,8 @@
 """Each exercise marks the solution full, the stub zero, and each typical mistake with its own diagnosis."""
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 
 from course_utils.errors import CourseError
@@ -29,6 +32,16 @@ def test_the_solution_as_it_stands_in_the_notebook_gets_full_marks(id):
     score = check(id, function_from(exercise.source(), exercise.name))
     assert float(score) == exercise.points
     assert score.passed
+
+
+def test_exact_arithmetic_and_floats_hold_the_same_rows_out():
+    """Whether a share is reached may not depend on its form: what Python prints of 5 / 17 is more than 5 of 17 rows."""
+    solution = EXERCISES["data-3"].solution
+    for seed in range(200):
+        for customers, share in EXERCISES["data-3"].cases(np.random.default_rng(seed)):
+            rows = solution(customers, share)
+            for exact in (Fraction(share), Fraction(repr(share))):
+                assert solution(customers, exact) == rows, (len(customers), share)
 
 
 @pytest.mark.parametrize("id", EXERCISES)

@@ -113,3 +113,59 @@ def test_an_answer_that_is_partly_right_still_gets_its_share():
                     best = max(best, checking.judge(exercise, asked, asked.mistake_outputs[index])[0] / exercise.points)
         shares[id] = best
     assert sum(share > 0 for share in shares.values()) >= 18, shares
+
+
+# What can be said of the arguments without solving the exercise, and the values that are often right.
+FEATURES = {
+    "frame-6": lambda gap, reached, examples, moves: {
+        "gap": gap, "moves": moves, "reached": reached >= 0.85, "examples": examples >= 100, "many": examples >= 1000,
+    },
+    "data-2": lambda messages: {
+        "number": len(messages), "last": (messages or [{}])[-1].get("role"), "first": (messages or [{}])[0].get("content"),
+        "second": [*messages, {}, {}][1].get("role"), "content": type([*messages, {}, {}][1].get("content")),
+    },
+    "data-5": lambda text: {
+        "digits": sum(map(str.isdigit, text)), "blank": " " in text, "hyphen": "-" in text, "last": text[-1],
+        "length": 13 <= sum(map(str.isdigit, text)) <= 19,
+    },
+    "api-1": lambda statuses: {"last": statuses[-1], "first": statuses[0], "number": len(statuses)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("id", FEATURES)
+def test_two_clauses_earn_at_most_a_third(id):
+    """The best of all answers of the form: if p return u; if q return v; return w."""
+    exercise = EXERCISES[id]
+    draws = [draw(exercise, seed) for seed in range(520, 528)]
+    told = [{(name, str(value)) for name, value in FEATURES[id](*case).items()} for d in draws for case in d.cases]
+    right = [key(value) for d in draws for value in d.expected]
+    clauses = [
+        np.array([clause in said for said in told])
+        for clause, _ in Counter(c for said in told for c in said).most_common(30)
+    ]
+    values = [value for value, _ in Counter(right).most_common(8)]
+    hits = np.array([[value == expected for expected in right] for value in values], dtype=float)
+    tries = []
+    for p in clauses:
+        rest = hits * ~p
+        second = np.array(clauses, dtype=float) @ rest.T
+        third = rest.sum(axis=1) - second
+        for q in np.argsort(second.max(axis=1) + third.max(axis=1))[-3:]:
+            gained = (hits * p).sum(axis=1)
+            tries.append(
+                (
+                    gained.max() + second[q].max() + third[q].max(),
+                    gained.argmax(),
+                    second[q].argmax(),
+                    third[q].argmax(),
+                    p,
+                    clauses[q],
+                )
+            )
+    tries.sort(key=lambda found: -found[0])
+    known = {key(value): value for d in draws for value in d.expected}
+    for _, u, v, w, p, q in tries[:20]:
+        chosen = [known[values[u if first else v if then else w]] for first, then in zip(p, q)]
+        for d in draws:
+            mine, chosen = chosen[: len(d.cases)], chosen[len(d.cases) :]
+            assert checking.judge(exercise, d, mine)[0] <= exercise.points / 3

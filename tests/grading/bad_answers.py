@@ -297,7 +297,13 @@ BAD = {
     # the cell
     "empty": ("# EXERCISE: api-2\n", ERROR, {0}, "defines no function"),
     "syntax-error": (call("return (("), ERROR, {0}, "SyntaxError.*line 5"),
-    "raises-before": (HEAD + "1 / 0\n" + cell(""), ERROR, {0}, "ZeroDivisionError"),
+    "raises-before": (HEAD + "1 / 0\n" + cell(""), GOOD, {1}, "line 3 was left out, as it raised ZeroDivisionError"),
+    "raises-where-needed": (
+        call("", returned=f"{RIGHT} + ZERO", before="ZERO = int('nothing')"),
+        ERROR,
+        {0},
+        "The cell raised ValueError",
+    ),
     # what stands below the answer is an experiment, and is not run
     "raises-after": (cell("") + "1 / 0\n", GOOD, {1}, "All . cases right.$"),
     "exits-after": (cell("") + "sys.exit()\n", GOOD, {1}, "All . cases right.$"),
@@ -317,7 +323,7 @@ BAD = {
     ),
     "await": (cell("await something()"), GOOD, {1}, ""),  # as in a notebook, where something may be defined
     "uses-no-cell's-helper": (call("", returned="helper(train_tokens)"), ERROR, {0}, "no cell of the notebook defines it"),
-    "needs-a-package": (call("import pandas_of_mine"), ERROR, {0}, "standard library, numpy and torch"),
+    "needs-a-package": (call("import pandas_of_mine"), ERROR, {0}, "standard library and numpy, torch, .*no other library"),
     "imports-what-it-does-not-use": (cell("import pandas_of_mine"), GOOD, {1}, "line 3 was left out.*pandas_of_mine"),
     "nul-byte": (cell("x = '\\0'") + "\0", ERROR, {0}, ""),
     "nested-brackets": (HEAD + "x = " + "[" * 5000 + "]" * 5000 + "\n", ("error", "died"), {0}, ""),
@@ -526,13 +532,19 @@ lock = struct.pack('hhqqi', fcntl.F_RDLCK, 0, 7, 1, 0)
 for node in ('/dev/null', '/dev/zero', '/dev/urandom', '/dev/full', '/dev/tty', '/dev/shm', '/dev', shared):
     if not os.path.exists(node): continue
     state = os.stat(node)
-    tries('chmod ' + node, os.chmod, node, state.st_mode & 0o7777)
     tries('chown ' + node, os.chown, node, -1, -1)
-    tries('utime ' + node, lambda: os.utime(node, ns=(state.st_atime_ns, state.st_mtime_ns)))
+    # these seem to succeed, and do nothing
+    os.chmod(node, state.st_mode & 0o7777 ^ 0o111)
+    os.utime(node, ns=(state.st_atime_ns + 10**9, state.st_mtime_ns + 10**9))
+    if (os.stat(node).st_mode, os.stat(node).st_mtime_ns) != (state.st_mode, state.st_mtime_ns): found.append('changed ' + node)
     tries('setxattr ' + node, os.setxattr, node, 'user.x', b'1')
 for name, fd in (('file', here), ('null', null)):
-    tries('flock ' + name, fcntl.flock, fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    for command in ('F_GETLK', 'F_SETLK', 'F_OFD_GETLK', 'F_OFD_SETLK'):
+    try:  # nor is a lock there that somebody else could see
+        for one in (fd, os.open('/dev/null' if fd == null else shared, os.O_RDONLY)):
+            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.fcntl(one, getattr(fcntl, 'F_OFD_SETLK', 37), lock)
+    except OSError: found.append('lock ' + name)
+    for command in ('F_GETLK', 'F_OFD_GETLK'):
         tries(command + name, fcntl.fcntl, fd, getattr(fcntl, command, 5), lock)
     tries('lease ' + name, fcntl.fcntl, fd, 1024, fcntl.F_RDLCK)
     tries('notify ' + name, fcntl.fcntl, fd, 1026, 1)

@@ -14,7 +14,7 @@ from support import SLOW
 from course_utils.exercises import EXERCISES, checking
 from course_utils.grading import protocol
 from course_utils.grading.coding import Opaque, Unsendable, decode, encode
-from course_utils.grading.protocol import Channel, Died, Limits, value_of
+from course_utils.grading.protocol import Channel, Died, Limits, Starved, value_of
 
 LIMITS = Limits(reply_bytes=1000, question_seconds=1.0)
 
@@ -140,7 +140,7 @@ class Clock:
             register = real.register
 
             def poll(self, milliseconds):
-                assert milliseconds > 0  # less than nothing would be for ever
+                assert milliseconds >= 0  # less than nothing would be for ever
                 if clock.drip and milliseconds > 50:
                     clock.now += 0.05
                     clock.drip()
@@ -219,6 +219,51 @@ def test_a_byte_now_and_then_does_not_move_the_deadline(line, clock):
     clock.drip = lambda: sent.append(line[1].send(b"x"))
     assert timed(clock, lambda: line[0].ask({}, 0.3)) == ("timed out after 0.3 s", 0.3)
     assert len(sent) >= 5
+
+
+def looked_at(clock, a_second, sleeps):
+    """A channel to a process that never replies, which computes for so many seconds of each."""
+    ours, theirs = socket.socketpair()
+    limits = Limits(question_seconds=100, patience=10)
+    return Channel(ours, limits, lambda: (a_second * (clock.now - 1000), sleeps)), theirs
+
+
+def test_an_answer_is_charged_what_it_computes_and_not_what_other_programs_compute(clock):
+    channel, theirs = looked_at(clock, a_second=0.25, sleeps=False)
+    said, seconds = timed(clock, lambda: channel.ask({}, 8))
+    assert said == "timed out after 8 s" and 32 <= seconds.expected <= 33
+    channel.close(), theirs.close()
+
+
+def test_one_who_sleeps_is_charged_by_the_clock(clock):
+    channel, theirs = looked_at(clock, a_second=0.01, sleeps=True)
+    said, seconds = timed(clock, lambda: channel.ask({}, 8))
+    assert said == "timed out after 8 s" and 8 <= seconds.expected < 8.5
+    channel.close(), theirs.close()
+
+
+def test_one_who_has_replied_is_not_charged_while_the_grader_gets_no_processor(clock):
+    channel, theirs = looked_at(clock, a_second=0.01, sleeps=True)
+    for _ in range(40):
+        receive = channel._receive
+
+        def late(allowance, receive=receive):
+            theirs.send(b"{}\n")
+            clock.now += 3
+            return receive(allowance)
+
+        channel._receive = late
+        assert channel.ask({}, 8) == {}
+        channel._receive = receive
+    channel.close(), theirs.close()
+
+
+def test_a_machine_that_is_too_busy_is_not_the_answers_fault(clock):
+    channel, theirs = looked_at(clock, a_second=0.01, sleeps=False)
+    with pytest.raises(Starved, match="too busy"):
+        channel.ask({}, 8)
+    assert 80 <= clock.now - 1000 < 81
+    channel.close(), theirs.close()
 
 
 def test_the_question_has_a_limit_of_its_own(line, clock):

@@ -13,9 +13,8 @@ from support import SLOW
 
 from course_utils.grading import sandbox
 
-# A submission of four or five answers may take as long as so many starts, two at a time. It was 10 while all answers of a
-# grading met the same cases: now each different answer has cases of its own, half again as many, which are drawn and solved
-# for it. What is promised is 200 submissions a minute.
+# A submission of four or five answers may take as long as so many starts, two at a time; a wrong answer runs twice, the
+# second time for an example to show. What is promised is 200 submissions a minute.
 STARTS, A_MINUTE = 30, 200
 
 
@@ -32,9 +31,9 @@ def starts(number, *arguments):
 def test_a_submission_takes_little_more_than_its_processes(section, learners, tmp_path, capsys, monkeypatch):
     heavy, begin = [], sandbox.Sandbox.__init__
 
-    def beginning(self, isolation, with_torch, *rest):
-        heavy.append(with_torch)
-        begin(self, isolation, with_torch, *rest)
+    def beginning(self, isolation, warm, *rest):
+        heavy.append(warm)
+        begin(self, isolation, warm, *rest)
 
     hand_in(tmp_path / "first", "first", section)
     run(section, tmp_path / "first", tmp_path / "warm")  # what is loaded once in a process

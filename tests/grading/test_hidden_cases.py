@@ -6,7 +6,7 @@ import re
 import pytest
 from grading_fixtures import SHORT, code, full, hand_in, notebook, points, results, run, said
 
-from course_utils.exercises import EXERCISES
+from course_utils.exercises import EXERCISES, checking
 from course_utils.exercises.comparing import key
 from course_utils.grading import batch
 from course_utils.grading.marker import Marker
@@ -82,43 +82,85 @@ def test_only_the_arguments_of_one_call_reach_the_process_at_a_time(marker, monk
     monkeypatch.setattr(Channel, "ask", asking)
     for id in ("data-2", "lora-1"):
         assert marker._mark(id, LearnerAnswer(EXERCISES[id].source())).points == EXERCISES[id].points
-    assert {tuple(message) for message in sent} == {("setup", "cell", "name"), ("n", "args")}
+    assert {tuple(message) for message in sent} == {("setup", "cell", "name", "between", "kept"), ("n", "args")}
     assert str(SEED) not in str(sent)
 
 
-def test_what_feedback_shows_is_worth_nothing_at_the_next_grading(marker):
+def shown_examples(marker, number, answer_for):
+    """Points at so many gradings of an answer that knows all that feedback has shown, and what it knows in the end."""
     known, earned = {}, []
-    for _ in range(6):
-        cell = f"# EXERCISE: api-2\nKNOWN = {known!r}\ndef job_cost(*a):\n    return KNOWN.get(a, 0.5)"
-        mark = marker._mark("api-2", LearnerAnswer(cell))
+    for _ in range(number):
+        mark = marker._mark("api-2", answer_for(known))
         earned.append(mark.points)
-        shown = re.search(r"For (\(.+?\)) expected (\S+), got", mark.message)
-        known[ast.literal_eval(shown[1])] = float(shown[2])
-    assert len(known) == 6
-    assert earned == [0.0] * 6
+        if shown := re.search(r"For (\(.+?\)) expected (\S+), got", mark.message):
+            known[ast.literal_eval(shown[1])] = float(shown[2])
+    return earned, known
+
+
+def test_what_feedback_shows_is_worth_nothing_at_the_next_grading(marker):
+    cell = "# EXERCISE: api-2\nKNOWN = {known!r}\ndef job_cost(*a):\n    return KNOWN.get(a, 0.5)"
+    earned, known = shown_examples(marker, 9, lambda known: LearnerAnswer(cell.format(known=known)))
+    assert earned == [0.0] * 9
+    examples = Attempt(EXERCISES["api-2"], "06_openai_api", SEED, LearnerAnswer("")).draw_examples()
+    assert set(known) == set(examples.cases)  # all that there is to be shown
+    assert "None of them is shown" in marker._mark("api-2", LearnerAnswer(cell.format(known=known))).message
 
 
 def test_nor_does_it_help_in_another_cell(marker):
-    known, earned = {}, []
     cell = "# EXERCISE: api-2\ndef job_cost(*a):\n    return KNOWN.get(a, 0.5)"
-    for _ in range(6):
-        mark = marker._mark("api-2", LearnerAnswer(cell, (f"KNOWN = {known!r}",)))
-        earned.append(mark.points)
-        shown = re.search(r"For (\(.+?\)) expected (\S+), got", mark.message)
-        known[ast.literal_eval(shown[1])] = float(shown[2])
-    assert earned == [0.0] * 6
+    earned, known = shown_examples(marker, 9, lambda known: LearnerAnswer(cell, (f"KNOWN = {known!r}",)))
+    assert earned == [0.0] * 9 and len(known) >= 3
 
 
-def cases(cell, before=(), others=False):
-    return list(
-        map(key, Attempt(EXERCISES["api-2"], "06_openai_api", SEED, LearnerAnswer(cell, before)).draw_cases(others).expected)
-    )
+@pytest.mark.parametrize("id", ["frame-6", "data-2", "lora-4", "api-1", "data-5"])
+def test_all_examples_together_earn_nothing(id):
+    """Whoever has collected every example, of exercises whose cases are alike from draw to draw."""
+    exercise = EXERCISES[id]
+    for seed in range(5):
+        attempt = Attempt(exercise, "02_lora", seed, LearnerAnswer(""))
+        examples, cases = attempt.draw_examples(), attempt.draw_cases()
+        known = dict(zip(map(key, examples.cases), examples.expected))
+        assert checking.judge(exercise, cases, [known.get(key(case)) for case in cases.cases])[0] == 0.0
 
 
-def test_the_same_work_meets_the_same_cases_and_any_other_work_meets_others():
-    assert cases("a") == cases("a") == cases("a", ("of another exercise",))
-    assert cases("a") != cases("b")
-    assert cases("a", ("helper",), others=True) != cases("a", ("helper of another kind",), others=True)
+TELLING = (
+    *("return str(a)", "raise ValueError(str(a))"),
+    *("seen.append(a)\n    return str(seen)", "return str(seen.append(a) or seen[0])"),
+)
+
+
+@pytest.mark.parametrize("body", TELLING)
+def test_no_case_that_counts_is_ever_shown(marker, body):
+    """Not even by an answer that tells what it is asked, or what it was asked before."""
+    attempt = Attempt(EXERCISES["api-2"], "06_openai_api", SEED, LearnerAnswer(""))
+    cell = f"# EXERCISE: api-2\nseen = []\ndef job_cost(*a):\n    {body}"
+    message = marker._mark("api-2", LearnerAnswer(cell)).message
+    assert str(attempt.draw_examples().cases[0])[1:-1] in message, message
+    assert not any(str(case[0]) in message for case in attempt.draw_cases().cases), message
+
+
+WAYS = {  # the same code, written in other ways
+    "as it is": "def model_parts(name):\n    parts = name.split(':')\n    return parts[1], parts[3], None",
+    "with a comment": "# again\ndef model_parts(name):\n    parts = name.split(':')\n    return parts[1], parts[3], None",
+    "other names": "def model_parts(n):\n    p = n.split(':')\n    return p[1], p[3], None",
+    "with what does nothing": "def model_parts(n):\n    x = 7\n    p = n.split(':')\n    return p[1], p[3 * (x < 9)], None",
+    "with a helper": "def model_parts(name):\n    p = parts_of(name)\n    return p[1], p[3], None",
+}
+
+
+def test_the_same_code_has_the_same_mark_however_it_is_written(marker):
+    helper = "def parts_of(name):\n    return name.split(':')"
+    marks = {
+        way: marker._mark("api-5", LearnerAnswer(f"# EXERCISE: api-5\n{cell}", (helper,))) for way, cell in WAYS.items()
+    }
+    assert len({mark.points for mark in marks.values()}) == 1, marks
+    assert 0 < marks["as it is"].points < 1
+
+
+def test_another_seed_has_other_cases_and_no_example_counts():
+    attempts = [Attempt(EXERCISES["api-2"], "06_openai_api", seed, LearnerAnswer("a")) for seed in (SEED, SEED + 1)]
+    sets = [tuple(map(key, drawn.cases)) for a in attempts for drawn in (a.draw_cases(), a.draw_examples())]
+    assert not any(set(one) & set(other) for at, one in enumerate(sets) for other in sets[:at])
 
 
 def test_an_unchanged_answer_keeps_its_mark_when_others_change(tmp_path):

@@ -1,6 +1,5 @@
 """Honest submissions: full marks for solutions, nothing for stubs, the notebook's own verdict for wrong answers."""
 
-import inspect
 import json
 
 import pytest
@@ -62,7 +61,7 @@ def test_every_stub_has_nothing_and_no_error(graded):
 
 @pytest.mark.parametrize("id", WRONG)
 def test_a_wrong_answer_gets_what_the_notebook_says(graded, id, monkeypatch):
-    """Points and message, to the word; the notebook's check is given the grading's cases, for its own are new each time."""
+    """Points and diagnosis, to the word; the check is given the grading's cases, for its own are new each time."""
     exercise, section = EXERCISES[id], batch.exercises_of("all")[1][id]
     asked = Attempt(exercise, section, 7, LearnerAnswer(f"# EXERCISE: {id}\n{WRONG[id]}")).draw_cases()
     monkeypatch.setattr(
@@ -244,10 +243,8 @@ def test_what_the_notebook_checks_never_raises_either():
 
 
 def test_nothing_in_the_sandbox_tells_of_the_machine():
-    for name in sandbox.INSIDE:
-        source = (inspect.getfile(batch).rsplit("/", 1)[0]) + "/" + name
-        with open(source) as file:
-            text = file.read()
+    for file in sandbox.INSIDE:
+        text = file.read_text()
         assert "course_utils" not in text
         assert "import course" not in text
 

@@ -103,10 +103,8 @@ def test_a_folder_of_huge_files_costs_little_memory(graded):
         ("deep", "deeper than 12 folders"),
         ("deep-names", "deeper than 12 folders"),
         ("crowd", "more than 20,000 files"),
-        ("strange", "round is a link"),
-        ("strange", "self.ipynb is a link"),
-        ("strange", "pipe.ipynb is not a file"),
-        ("strange", "socket.ipynb is not a file"),
+        ("strange", "pipe.ipynb is not a file; likewise 1 more: socket.ipynb"),
+        ("strange", "round is a link, which is not followed; likewise 1 more: self.ipynb"),
         ("int", "is not JSON"),
         ("bomb", "is an archive"),
         ("million", "answer cells of more than"),
@@ -125,6 +123,19 @@ def test_what_strangers_wrote_is_harmless_in_everything_that_is_written(graded):
                 for field in (field for row in csv.reader(handle, delimiter=separator) for field in row):
                     begins = unicodedata.normalize("NFKC", field).lstrip(' "')[:1]
                     assert begins not in ("=", "+", "@"), (file, field)
+
+
+def test_a_flood_of_files_that_cannot_be_read_is_one_row_a_reason(tmp_path):
+    for number in range(reading.MOST_FILES + 5):
+        (tmp_path / "in" / "flood").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / "flood" / f"{number:03}.ipynb").write_text("{" * (number % 7) + "x" * (number % 3 + 1))
+    hand_in(tmp_path / "in" / "flood", "000", "06")
+    hand_in(tmp_path / "in" / "flood", "001", "06")
+    run("06", tmp_path / "in", tmp_path / "out")
+    rows = needing(tmp_path / "out")
+    assert len(rows) == 2, rows
+    assert "002.ipynb is not JSON" in rows[0][2] and "likewise 97 more: 003.ipynb, 004.ipynb, 005.ipynb, …" in rows[0][2]
+    assert "more than 100 notebooks" in rows[1][2]
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
@@ -181,9 +192,45 @@ def test_a_name_that_fits_two_submissions_takes_nobodys_row(tmp_path):
         assert [row[4] for row in csv.reader(file)] == ["06 OpenAI API (56)", "8", "", "", "", "8"]
     with open(tmp_path / "out" / "moodle.csv", newline="") as file:
         mails = {row["Learner"]: row["Email address"] for row in csv.DictReader(file)}
-    assert {name for name, mail in mails.items() if mail} == {"bo", "jdoe"}  # in the roster nobody else is called jdoe
+    # In the roster nobody else is called jdoe, and only one is spelled as the roster spells twin.
+    assert {name for name, mail in mails.items() if mail} == {"bo", "jdoe", "twin-2"}
     listed = {row[0] for row in needing(tmp_path / "out")}
     assert listed == set(mails) - {"bo"}
+
+
+ROSTER = """Name,Email address,ID number,Login
+"Doe, Jane",jane@example.org,1001,jdoe
+"Roe, Bo",bo@example.org,1002,bo
+"""
+
+
+@pytest.mark.parametrize(
+    ("own", "like", "keeps"),
+    [
+        ("jdoe", "JDoe", True),
+        ("jdoe", "jdoe_second_try", True),
+        ("jane@example.org", "Jane@Example.org", True),
+        ("doejane_1001_99_lesson", "jdoe_again", True),
+        ("Doe_Jane_1001_assignsubmission_file", "doejane", True),
+        ("jdoe", "1001", False),
+        ("jdoe", "doejane_1001_99_lesson", False),
+    ],
+)
+def test_a_name_like_a_neighbours_takes_the_row_only_where_nobody_can_tell(own, like, keeps, tmp_path):
+    hand_in(tmp_path / "in" / own, "a", "06")
+    hand_in(tmp_path / "in" / like, "a", "06", {"api-2": "# EXERCISE: api-2\n1 / 0"})
+    hand_in(tmp_path / "in" / "bo", "a", "06")
+    (tmp_path / "roster.csv").write_text(ROSTER)
+    run("06", tmp_path / "in", tmp_path / "out", roster=tmp_path / "roster.csv")
+    with open(tmp_path / "out" / "moodle.csv", newline="") as file:
+        moodle = list(csv.DictReader(file))
+    jane = [row for row in moodle if row["Email address"] == "jane@example.org"]
+    assert [(row["ID number"], row["Grade"]) for row in jane] == ([("1001", "8")] if keeps else [])
+    assert sorted(row["Grade"] for row in moodle) == ["7", "8", "8"]
+    told = [row[2] for row in needing(tmp_path / "out") if "the row of jane@example.org" in row[2]]
+    assert len(told) == 2
+    assert any("keeps the row" in text for text in told) == keeps
+    assert any("nobody has it" in text for text in told) == (not keeps)
 
 
 def test_a_result_is_not_kept_when_a_twin_arrives(tmp_path):

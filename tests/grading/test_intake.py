@@ -201,8 +201,8 @@ def graded(tmp_path_factory):
     (nested / "secret.ipynb").symlink_to(inbox / "broken-json.ipynb")
     (nested / "elsewhere").symlink_to(inbox)
     parts = inbox / "two-files"
-    hand_in(parts, "a", "06", {"api-1": "# EXERCISE: api-1\n1 / 0"})
-    hand_in(parts, "b", "06", {"api-2": "# EXERCISE: api-2\n1 / 0"})
+    hand_in(parts, "a", "06", {"api-1": "# EXERCISE: api-1\ndef polls_until_over(s): return 0"})
+    hand_in(parts, "b", "06", {"api-2": "# EXERCISE: api-2\ndef job_cost(*a): return 0"})
     (parts / "c.ipynb").write_text("{")
     run("06", inbox, out)
     with open(out / "needs-a-person.csv", newline="") as file:
@@ -257,14 +257,30 @@ def test_what_is_no_file_of_its_own_is_for_a_person(graded, learner, reason):
 def test_a_folder_of_ones_own(graded):
     assert points(graded[1], "nested-folder") == full("06")  # not the checkpoint's stubs
     assert results(graded[1], "nested-folder")["extra_data"]["files"] == ["ps1/ps1.ipynb"]
-    assert "secret.ipynb is a link" in reasons(graded, "nested-folder")
-    assert "elsewhere is a link" in reasons(graded, "nested-folder")
+    told = "ps1/elsewhere is a link, which is not followed; likewise 1 more: ps1/secret.ipynb"
+    assert told in reasons(graded, "nested-folder")
 
 
 def test_of_several_notebooks_the_last_counts_and_a_broken_one_is_reported(graded):
     assert points(graded[1], "two-files") == full("06") | {"api-2": 0.0}
-    assert "several notebooks; the one in b.ipynb counts" in said(graded[1], "two-files", "api-1")
+    assert "in several notebooks; the answer in b.ipynb counts" in said(graded[1], "two-files", "api-1")
+    told = "several notebooks answer api-1, api-2 differently; graded was b.ipynb, the last by name"
+    assert told in reasons(graded, "two-files")
     assert "c.ipynb is not JSON" in reasons(graded, "two-files")
+
+
+def test_an_untouched_copy_takes_nothing_whatever_its_name(tmp_path):
+    for learner, names in (("late", ("a", "zz untouched")), ("early", ("z", "00 untouched"))):
+        hand_in(tmp_path / "in" / learner, names[0], "06")
+        hand_in(tmp_path / "in" / learner, names[1], "06", stub=True)
+    half = {id: EMPTY_CELL if id == "api-2" else source for id, source in SOLVED.items()}
+    hand_in(tmp_path / "in" / "halves", "a", "06", {"api-1": "# EXERCISE: api-1\n# later", "api-3": "# EXERCISE: api-3\n3"})
+    hand_in(tmp_path / "in" / "halves", "b", "06", half)
+    done = run("06", tmp_path / "in", tmp_path / "out")
+    for learner in ("late", "early", "halves"):
+        assert points(tmp_path / "out", learner) == full("06"), learner
+    assert done.problems == 0  # the filled-in ones are the same
+    assert "the answer in a.ipynb counts" in said(tmp_path / "out", "late", "api-2")
 
 
 def test_hidden_files_are_nobodys_and_nobody_else_suffers(graded):

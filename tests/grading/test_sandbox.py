@@ -1,23 +1,26 @@
 """What the kernel refuses an answer, and what it finds of the machine."""
 
+import fcntl
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from grading_fixtures import SHORT
 
-from course_utils.grading import sandbox
-from course_utils.grading.protocol import value_of
+from course_utils.grading import child, sandbox
+from course_utils.grading.protocol import Died, value_of
 
 pytestmark = pytest.mark.skipif(bool(sandbox.bubblewrap_problem()), reason="bubblewrap does not work here")
 
 
-def asked(cell, *calls, heavy=False):
+def asked(cell, *calls, warm=sandbox.COLD):
     """What a cell's function `f` gives for each call's arguments, in a sandbox of its own."""
-    box = sandbox.Sandbox("bubblewrap", heavy, SHORT)
+    box = sandbox.Sandbox("bubblewrap", warm, SHORT)
     try:
         with box.question() as question:
-            ready = question.channel.ask({"setup": "", "cell": cell, "name": "f"}, 20)["ready"]
+            first = {"setup": "", "cell": cell, "name": "f", "between": [], "kept": []}
+            ready = question.channel.ask(first, 20)["ready"]
             assert ready["defined"], ready
             replies = []
             for number, arguments in enumerate(calls):
@@ -40,10 +43,8 @@ FORBIDDEN = {
     "internet socket": "socket.socket(socket.AF_INET, socket.SOCK_STREAM)",
     "netlink": "socket.socket(16, socket.SOCK_RAW, 0)",
     "kernel crypto": "socket.socket(38, socket.SOCK_SEQPACKET, 0)",
-    "read lock": "fcntl.lockf(os.open('/grader/child.py', os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB)",
     "asking for a lock": "fcntl.fcntl(os.open('/grader/child.py', os.O_RDONLY), fcntl.F_GETLK, bytes(32))",
     "lock of the open file": "fcntl.fcntl(os.open('/grader/child.py', os.O_RDONLY), 36, bytes(32))",
-    "whole-file lock": "fcntl.flock(os.open('/grader/child.py', os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB)",
     "lease": "fcntl.fcntl(os.open('/grader/child.py', os.O_RDONLY), 1024, fcntl.F_RDLCK)",
     "folder notices": "fcntl.fcntl(os.open('/usr', os.O_RDONLY), 1026, 1)",
     "inotify": "syscall(294, 0)",
@@ -60,11 +61,18 @@ FORBIDDEN = {
     "fork": "os.fork()",
     "exec": "os.execv('/usr/bin/true', ['true'])",
     "name spaces": "syscall(272, 0)",
-    "mode of a device": "os.chmod('/dev/null', 0o600)",
     "owner of a device": "os.chown('/dev/null', 65534, 65534)",
-    "times of a device": "os.utime('/dev/null', (1, 1))",
     "attribute of a device": "os.setxattr('/dev/null', 'user.x', b'1')",
+}
+# These seem to succeed, as libraries make them by the way, and do nothing.
+WITHOUT_EFFECT = {
+    "read lock": "fcntl.lockf(os.open('/grader/child.py', os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB)",
+    "whole-file lock": "fcntl.flock(os.open('/grader/child.py', os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)",
+    "mode of a device": "os.chmod('/dev/null', 0o600)",
+    "times of a device": "os.utime('/dev/null', (1, 1))",
+    "mode of a shared file": "os.chmod('/grader/child.py', 0o600)",
     "times of a shared file": "os.utime('/grader/child.py', (1, 1))",
+    "waiting for a shared disk": "os.fsync(os.open('/grader/child.py', os.O_RDONLY))",
 }
 # What succeeds if it is not refused would be told by an errno that means "wrong arguments", as for mincore of nothing.
 CELL = """
@@ -92,6 +100,41 @@ def test_what_an_answer_has_no_business_with_is_refused():
     assert (stat.S_IMODE(after.st_mode), after.st_uid, after.st_mtime) == (
         stat.S_IMODE(before.st_mode), before.st_uid, before.st_mtime,
     )  # fmt: skip
+
+
+def test_what_libraries_do_by_the_way_has_no_effect():
+    """Neither on what other answers see, which is asked here while the answer still has the file open, nor afterwards."""
+    files = [Path("/dev/null"), Path(child.__file__)]
+    before = [file.stat() for file in files]
+    box = sandbox.Sandbox("bubblewrap", sandbox.COLD, SHORT)
+    try:
+        with box.question() as question:
+            channel = question.channel
+            first = {"setup": "", "cell": f"kept = []\n{CELL}", "name": "f", "between": [], "kept": []}
+            assert channel.ask(first, 20)["ready"]["defined"]
+            for number, statement in enumerate(WITHOUT_EFFECT.values()):
+                kept = statement.replace("os.open(", "kept.append(os.open(").replace("RDONLY)", "RDONLY)) or kept[-1]")
+                assert value_of(channel.ask({"n": number, "args": [kept]}, 20), number) == ("done", None), statement
+            with open(child.__file__) as file:  # raises if anybody has a lock
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        box.close()
+    for file, was in zip(files, before):
+        assert (file.stat().st_mode, file.stat().st_mtime, file.stat().st_uid) == (was.st_mode, was.st_mtime, was.st_uid)
+
+
+@pytest.mark.parametrize(("work", "sleeps"), [("while True: pass", False), ("import time; time.sleep(60)", True)])
+def test_the_server_tells_what_a_process_computes_and_whether_it_sleeps(work, sleeps):
+    box = sandbox.Sandbox("bubblewrap", sandbox.COLD, SHORT)
+    try:
+        with box.question() as question:
+            with pytest.raises(Died, match="timed out"):
+                question.channel.ask({"setup": "", "cell": f"{work}\nf = 1", "name": "f", "between": [], "kept": []}, 1)
+            seconds, asleep = question._look()
+            assert asleep == sleeps
+            assert (seconds < 0.5) if sleeps else (seconds > 0.5)
+    finally:
+        box.close()
 
 
 HONEST = """
@@ -139,11 +182,12 @@ def f():
 
 def test_an_answer_does_not_see_the_text_of_the_solutions_it_builds_on():
     """Exercises that use an earlier one's function get it from the course; its text would be that exercise's answer."""
-    box = sandbox.Sandbox("bubblewrap", False, SHORT)
+    box = sandbox.Sandbox("bubblewrap", sandbox.COLD, SHORT)
     try:
         with box.question() as question:
             setup = "def earlier():\n    return 'a'  # SECRET\n"
-            assert question.channel.ask({"setup": setup, "cell": PEEKING, "name": "f"}, 20)["ready"]["defined"]
+            first = {"setup": setup, "cell": PEEKING, "name": "f", "between": [], "kept": []}
+            assert question.channel.ask(first, 20)["ready"]["defined"]
             assert value_of(question.channel.ask({"n": 0, "args": []}, 20), 0) == ([], None)
     finally:
         box.close()

@@ -1,0 +1,162 @@
+"""An answer that a library gives earns nothing, in the check as in grading; tools that do no exercise are there for all."""
+
+import importlib.util
+import re
+import sys
+
+import pytest
+from grading_fixtures import SHORT
+from test_unusual_answers import in_the_notebook
+from unusual_answers import form
+
+from course_utils.exercises import EXERCISES, check
+from course_utils.exercises.libraries import foreign
+from course_utils.grading import batch
+from course_utils.grading.marker import Marker
+from course_utils.grading.marking import Attempt, LearnerAnswer
+from course_utils.grading.sandbox import require
+
+BODY = """
+    retriever = {name}(method="lucene", k1=1.5, b=0.75)
+    retriever.index([[*p, "x"] for p in passages], show_progress=False)
+    return retriever.get_scores(query).tolist()"""
+RETRIEVES = "def bm25(query, passages):"
+# (what stands above the answer, the answer); each is done by a library that the course itself needs
+LIBRARY = {
+    "by name": ("", f"import bm25s\n{RETRIEVES}{BODY.format(name='bm25s.BM25')}"),
+    "from": ("", f"from bm25s import BM25 as Own\n{RETRIEVES}{BODY.format(name='Own')}"),
+    "inside": ("", f"{RETRIEVES}\n    import bm25s{BODY.format(name='bm25s.BM25')}"),
+    "by a helper in another cell": (
+        f"import bm25s\ndef helper(query, passages):{BODY.format(name='bm25s.BM25')}",
+        f"{RETRIEVES}\n    return helper(query, passages)",
+    ),
+    "in a class": (
+        "",
+        f"import bm25s\nclass Own:\n    def __call__(self, query, passages):"
+        f"{BODY.format(name='bm25s.BM25').replace(chr(10), chr(10) + '    ')}\nbm25 = Own()",
+    ),
+}
+HIDDEN = {
+    "dunder": f"{RETRIEVES}\n    bm25s = __import__('bm' + '25s'){BODY.format(name='bm25s.BM25')}",
+    "importlib": f"import importlib\n{RETRIEVES}\n    m = importlib.import_module('bm' + '25s'){BODY.format(name='m.BM25')}",
+}
+
+
+@pytest.fixture(scope="module")
+def marker():
+    made = Marker(batch.exercises_of("all")[1], 11, require(False), SHORT)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("how", LIBRARY)
+def test_a_library_that_does_the_exercise_earns_nothing_in_check_and_grading(how, marker):
+    above, answer = LIBRARY[how]
+    written = form("frame-4", answer, *filter(None, [above]))
+    score = in_the_notebook(written)
+    assert float(score) == 0 and "uses bm25s. An exercise is done by hand" in score.message
+    mark = marker._mark("frame-4", LearnerAnswer(f"# EXERCISE: frame-4\n{answer}", (above,)))
+    assert (mark.points, mark.outcome) == (0.0, "error"), mark.message
+    assert "bm25s" in mark.message
+
+
+def test_what_a_librarys_decorator_makes_of_an_answer_is_refused_in_both(marker):
+    answer = """
+import tempfile
+from joblib import Memory
+stored = Memory(tempfile.mkdtemp(), verbose=0)
+
+@stored.cache
+def job_cost(t, v, e, p):
+    return t * e * p / 1e6
+"""
+    score = in_the_notebook(form("api-2", answer))
+    assert float(score) == 0 and "uses joblib. An exercise is done by hand" in score.message
+    mark = marker._mark("api-2", LearnerAnswer(f"# EXERCISE: api-2\n{answer}"))
+    assert (mark.points, mark.outcome) == (0.0, "error")
+    assert "uses joblib. An exercise is done by hand" in mark.message
+
+
+@pytest.mark.parametrize("how", HIDDEN)
+def test_a_hidden_import_finds_nothing_in_grading(how, marker):
+    mark = marker._mark("frame-4", LearnerAnswer(f"# EXERCISE: frame-4\n{HIDDEN[how]}"))
+    assert mark.points == 0.0
+    assert re.search("ModuleNotFoundError.*answers may use Python's standard library and numpy", mark.message), mark.message
+
+
+def test_no_other_library_lies_where_an_answer_could_read_it(marker):
+    """By its path either, in the course's environment or in that of the interpreter."""
+    folders = [re.sub(r"/bm25s/.*", "", importlib.util.find_spec("bm25s").origin), "/usr/lib/python3/dist-packages"]
+    look = f"""
+import os, sys
+every = [f for folder in {[*folders, sys.base_prefix]} for f, _, _ in os.walk(folder)]
+found = [f for f in every if os.path.basename(f) in {{'bm25s', 'pip'}}]
+def job_cost(*a):
+    return str(found)
+"""
+    mark = marker._mark("api-2", LearnerAnswer(f"# EXERCISE: api-2\n{look}"))
+    assert "got a str '[]'" in mark.message, mark.message
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "import scipy.stats, pandas, sklearn\ndef adapter_parameters(shapes, rank):\n"
+        "    return rank * sum(map(sum, shapes))",
+        "import networkx as nx\nimport sympy\ndef adapter_parameters(shapes, rank):\n"
+        "    return int(sympy.Integer(rank) * sum(nx.Graph() is not None and sum(shape) for shape in shapes))",
+        "def adapter_parameters(shapes, rank):\n    try:\n        import tqdm\n    except ImportError:\n        pass\n"
+        "    return rank * sum(map(sum, shapes))",
+    ],
+)
+def test_what_does_no_exercise_is_free_for_all(answer, marker):
+    assert in_the_notebook(form("lora-2", answer)).passed
+    mark = marker._mark("lora-2", LearnerAnswer(f"# EXERCISE: lora-2\n{answer}"))
+    assert mark.points == 2, mark.message
+
+
+def test_every_solution_and_mistake_is_free_of_libraries():
+    for exercise in EXERCISES.values():
+        for function in (exercise.solution, *(mistake.function for mistake in exercise.mistakes)):
+            assert foreign(function) == ""
+
+
+def test_a_librarys_own_function_is_no_answer():
+    import stdnum.luhn
+
+    assert foreign(stdnum.luhn.is_valid) == "stdnum"
+    score = check("data-5", stdnum.luhn.is_valid)
+    assert float(score) == 0 and "uses stdnum" in score.message
+
+
+# (what another cell holds, the answer, what it imports)
+COLD_STARTS = {
+    "in the cell": ("", "import pandas, scipy.stats\ndef job_cost(t, v, e, p):\n    return t * e * p / 1e6", "scipy.stats"),
+    "in a helper's cell": (
+        "import torch\ndef helper(value):\n    return torch.tensor(value, dtype=torch.float64)",
+        "def job_cost(t, v, e, p):\n    return helper(t) * e * p / 1e6",
+        "torch",
+    ),
+    "nothing": ("import torch", "def job_cost(t, v, e, p):\n    return t * e * p / 1e6", ""),
+}
+
+
+@pytest.mark.parametrize("how", COLD_STARTS)
+def test_an_answers_time_is_not_spent_on_loading_libraries(how, monkeypatch):
+    """What the sandbox has not loaded before is loaded in the answer's time, and takes seconds on a busy machine."""
+    above, answer, loads = COLD_STARTS[how]
+    warm, run = [], Attempt.run
+
+    def running(self, box, *rest):
+        ran = run(self, box, *rest)
+        warm.append(box.warm)
+        return ran
+
+    monkeypatch.setattr(Attempt, "run", running)
+    made = Marker(batch.exercises_of("all")[1], 11, require(False), SHORT)
+    try:
+        mark = made._mark("api-2", LearnerAnswer(f"# EXERCISE: api-2\n{answer}", (above,)))
+        assert mark.points == 1, mark.message
+        assert (loads in warm[0]) if loads else warm == [()]
+    finally:
+        made.close()
