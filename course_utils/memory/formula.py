@@ -204,15 +204,27 @@ def parts(shape: Shape, plan: StepPlan) -> Parts:
     when its gradient is computed; the last block, which is the first one in the backward pass; the first block, which is the
     last one, when all gradients exist; the embedding; the optimiser's step.
     """
-    tokens, full = plan.tokens, plan.method == "full"
     weights, adapter = weight_bytes(shape, plan), 4 * adapter_values(shape, plan)
-    trained_bytes = shape.parameters * plan.bytes_per_weight if full else adapter
     optimizer = optimizer_bytes(shape, plan)
-    accumulated = trained_bytes if plan.accumulation > 1 else 0
-    states = weights + adapter + optimizer
-    residual_width = plan.bytes_per_weight if plan.precision == "amp" else plan.bytes_per_value
+    gradients, activations = _gradients(shape, plan, adapter), _activations(shape, plan)
+    scored = plan.tokens * plan.scored
+    logits = {
+        "loss": head_bytes(shape, plan, scored),
+        "head": plan.bytes_per_value * shape.vocabulary * scored if plan.method == "full" else 0,
+    }
+    by_moment = {moment: (gradients[moment], activations[moment], logits.get(moment, 0)) for moment in activations}
+    moments = {moment: round(weights + adapter + optimizer + sum(sizes)) for moment, sizes in by_moment.items()}
+    peak_moment = max(moments, key=lambda moment: moments[moment])
+    peak_gradients, peak_activations, peak_logits = map(round, by_moment[peak_moment])
+    return Parts(weights, adapter, peak_gradients, optimizer, peak_activations, peak_logits, peak_moment, moments)
 
+
+def _activations(shape: Shape, plan: StepPlan) -> dict[str, float]:
+    """What the forward pass has kept and the backward pass is working with, by moment."""
+    tokens, full, amp = plan.tokens, plan.method == "full", plan.precision == "amp"
+    residual_width = plan.bytes_per_weight if amp else plan.bytes_per_value
     kept_per_block = kept_by_block(shape, plan) * tokens
+    kept_by_attention = kept_per_block - (kept_by_feed_forward(shape, plan) * tokens)
     transient = transient_in_block(shape, plan) * tokens
     if plan.method == "qlora":  # a matrix dequantised for its product
         transient += 2 * max(x.weights for x in shape.linears)
@@ -226,10 +238,26 @@ def parts(shape: Shape, plan: StepPlan) -> Parts:
         kept_by_blocks -= not_kept_by_first_block(shape, plan) * tokens
     # final norm, and the head's input if the head is trained
     head_inputs = tokens * ((4 * shape.hidden + 4) + ((residual_width + plan.bytes_per_value) * shape.hidden if full else 0))
-    if plan.precision == "amp":
+    if amp:
         head_inputs += 2 * shape.vocabulary * shape.hidden  # a 16-bit copy of the head's weight
-    scored = tokens * plan.scored
-    logits = head_bytes(shape, plan, scored)
+    copies = 2 * weights_by_group(shape)["product"] if amp and full else 0
+    first_input = checkpoint * plan.checkpointing
+    return {
+        "loss": kept_by_blocks + constant + head_inputs,
+        "head": kept_by_blocks + constant + head_inputs,
+        "last block": kept_by_blocks + constant + transient + (kept_per_block if plan.checkpointing else 0),
+        "first block": first_input + constant + kept_per_block + transient - copies,
+        "first norm": first_input + constant + kept_by_attention + transient_in_norm(shape, plan) * tokens,
+        "embedding": constant + checkpoint,
+        "optimizer": optimizer_transient(shape, plan),
+    }
+
+
+def _gradients(shape: Shape, plan: StepPlan, adapter: int) -> dict[str, float]:
+    """Gradients that exist, by moment; with accumulation those of earlier micro-batches always do."""
+    full = plan.method == "full"
+    trained_bytes = shape.parameters * plan.bytes_per_weight if full else adapter
+    accumulated = trained_bytes if plan.accumulation > 1 else 0
 
     def gradients_of(values: float) -> float:
         return values * plan.bytes_per_weight if full else 0
@@ -240,48 +268,29 @@ def parts(shape: Shape, plan: StepPlan) -> Parts:
         after_down = sum(
             4 * plan.rank * (x.inputs + x.outputs) for x in shape.targets(plan.target_modules) if x.name != "down_proj"
         )
-    by_group = {
-        group: sum(x.weights for x in shape.linears if GROUP_OF_LAYER.get(x.name, "norm1") == group)
-        for group in INPUT_GROUPS
-    }
-    head_gradient = accumulated or gradients_of(shape.vocabulary * shape.hidden)
-    copies = 2 if plan.precision == "amp" and full else 0
+    by_group = weights_by_group(shape)
+    head = gradients_of(shape.vocabulary * shape.hidden)
     untied_embedding = gradients_of(shape.embedding) if shape.head else 0  # the embedding's gradient, which comes last
-    in_first_mlp = trained_bytes - after_down - untied_embedding
     in_first_norm = trained_bytes - gradients_of(by_group["norm1"] + by_group["attention"]) - untied_embedding
     # if head and embedding are tied, both gradients and their sum exist for a moment
     at_embedding = gradients_of(shape.embedding) * ((2 + bool(accumulated)) if not shape.head else bool(accumulated))
-    kept_by_attention = kept_per_block - (kept_by_feed_forward(shape, plan) * tokens)
-
-    by_moment = {  # moment: gradients, activations, logits
-        "loss": (accumulated, kept_by_blocks + constant + head_inputs, logits),
-        "head": (
-            accumulated + gradients_of(shape.vocabulary * shape.hidden),
-            kept_by_blocks + constant + head_inputs,
-            plan.bytes_per_value * shape.vocabulary * scored if full else 0,
-        ),
-        "last block": (
-            head_gradient if full else accumulated,
-            kept_by_blocks + constant + transient + (kept_per_block if plan.checkpointing else 0),
-            0,
-        ),
-        "first block": (
-            trained_bytes if accumulated else in_first_mlp,
-            checkpoint * plan.checkpointing + constant + kept_per_block + transient - copies * by_group["product"],
-            0,
-        ),
-        "first norm": (
-            trained_bytes if accumulated else in_first_norm,
-            checkpoint * plan.checkpointing + constant + kept_by_attention + transient_in_norm(shape, plan) * tokens,
-            0,
-        ),
-        "embedding": (trained_bytes + at_embedding, constant + checkpoint, 0),
-        "optimizer": (trained_bytes, optimizer_transient(shape, plan), 0),
+    return {
+        "loss": accumulated,
+        "head": accumulated + head,
+        "last block": accumulated or head,
+        "first block": accumulated or trained_bytes - after_down - untied_embedding,
+        "first norm": accumulated or in_first_norm,
+        "embedding": trained_bytes + at_embedding,
+        "optimizer": trained_bytes,
     }
-    moments = {name: round(states + sum(sizes)) for name, sizes in by_moment.items()}
-    peak_moment = max(moments, key=lambda name: moments[name])
-    gradients, activations, logits = map(round, by_moment[peak_moment])
-    return Parts(weights, adapter, gradients, optimizer, activations, logits, peak_moment, moments)
+
+
+def weights_by_group(shape: Shape) -> dict[str, int]:
+    """Weights of a block's linear layers, by the input that they share."""
+    return {
+        group: sum(x.weights for x in shape.linears if GROUP_OF_LAYER.get(x.name, "norm1") == group)
+        for group in INPUT_GROUPS
+    }
 
 
 INPUT_GROUPS = tuple(dict.fromkeys(GROUP_OF_LAYER.values()))

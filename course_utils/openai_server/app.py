@@ -6,6 +6,7 @@ import sqlite3
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from course_utils.openai_server import replies
@@ -20,6 +21,7 @@ def build(service: Service) -> FastAPI:
     app = FastAPI(title="Fine-tuning service", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.add_middleware(Gate, service=service)
     app.add_exception_handler(ApiError, replies.refused)
+    app.add_exception_handler(RequestValidationError, replies.invalid_request)
     app.add_exception_handler(HTTPException, replies.unknown_route)
     app.add_exception_handler(OSError, replies.storage)
     app.add_exception_handler(sqlite3.Error, replies.storage)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from course_utils.errors import CourseError
+from course_utils.openai_server.bodies import Strict
 from course_utils.openai_server.completions import AdapterFolder, Completion, EngineRequest
 from course_utils.openai_server.engine import Engine
 from course_utils.openai_server.errors import invalid
@@ -15,9 +16,11 @@ from course_utils.openai_server.grammar import answer_grammar, json_grammar
 from course_utils.openai_server.messages import flatten
 from course_utils.openai_server.sampling import Sampling, check_grammar
 from course_utils.openai_server.tools import (
+    CalledFunction,
     ChatToolChoice,
     FunctionName,
     Functions,
+    Name,
     Offer,
     ToolCall,
     Tools,
@@ -30,51 +33,126 @@ MAX_CHOICES = 128
 Text = Annotated[str, Field(max_length=1_000_000)]
 
 
-class Part(BaseModel):
-    """A piece of a message's content."""
+class Part(Strict):
+    """A part of a message's content. All kinds' fields are named; kinds that the model can't read are refused later."""
 
-    model_config = ConfigDict(extra="allow")
     type: str
+    text: str | None = None
+    refusal: str | None = None
+    image_url: Any = None
+    input_audio: Any = None
+    file: Any = None
+    prompt_cache_breakpoint: Any = None
 
 
-class Message(BaseModel):
-    """A message of the conversation."""
+Content = Text | list[Part]
 
-    model_config = ConfigDict(extra="allow")
-    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
-    content: Text | list[Part] | None = None
+
+class Instructions(Strict):
+    """What the developer says; "system" is the older name of the role."""
+
+    role: Literal["developer", "system"]
+    content: Content
+    name: str | None = None
+
+
+class UserMessage(Strict):
+    """What the user says."""
+
+    role: Literal["user"]
+    content: Content
+    name: str | None = None
+
+
+class AssistantMessage(Strict):
+    """What the model has said, with all fields of an answer: a client sends it back as it received it."""
+
+    role: Literal["assistant"]
+    content: Content | None = None
+    refusal: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(min_length=1)] | None = None
-    tool_call_id: str | None = None
+    function_call: CalledFunction | None = None
+    name: str | None = None
+    annotations: Any = None
+    audio: Any = None
 
 
-class StreamOptions(BaseModel):
+class ToolMessage(Strict):
+    """The result of a call."""
+
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: str
+
+
+class FunctionMessage(Strict):
+    """The result of a call, in the form that `ToolMessage` has replaced."""
+
+    role: Literal["function"]
+    content: Text | None
+    name: str
+
+
+Message = Annotated[
+    Instructions | UserMessage | AssistantMessage | ToolMessage | FunctionMessage, Field(discriminator="role")
+]
+
+
+class StreamOptions(Strict):
     """What a stream has besides text."""
 
-    model_config = ConfigDict(extra="allow")
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
-class NamedSchema(BaseModel):
+class NamedSchema(Strict):
     """A schema that the answer must follow."""
 
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    name: Name
+    description: str | None = None
+    schema_: dict[str, Any] = Field(default={"type": "object"}, alias="schema")
     strict: bool | None = None
 
 
-class ResponseFormat(BaseModel):
-    """Free text, any JSON, or JSON of a schema."""
+class PlainFormat(Strict):
+    """Free text, or any JSON."""
 
-    model_config = ConfigDict(extra="allow")
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: NamedSchema | None = None
+    type: Literal["text", "json_object"]
 
 
-class ChatRequest(BaseModel):
-    """A chat request. Fields that only the hosted models support are accepted and change nothing."""
+class SchemaFormat(Strict):
+    """JSON of a schema."""
 
-    model_config = ConfigDict(extra="allow")
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+class WithoutEffect(Strict):
+    """Arguments of the hosted API that are accepted and change nothing.
+
+    They concern storage, billing, caching, speed, moderation or abilities that only the hosted models have; without them the
+    answer still answers the question.
+    """
+
+    audio: Any = None
+    metadata: Any = None
+    moderation: Any = None
+    prediction: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    reasoning_effort: Any = None
+    safety_identifier: Any = None
+    service_tier: Any = None
+    store: Any = None
+    user: Any = None
+    verbosity: Any = None
+    web_search_options: Any = None
+
+
+class ChatRequest(WithoutEffect):
+    """A chat request."""
+
     messages: Annotated[list[Message], Field(min_length=1, max_length=2048)]
     model: Annotated[str, Field(min_length=1)]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -89,7 +167,7 @@ class ChatRequest(BaseModel):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    response_format: ResponseFormat | None = None
+    response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
     tools: Tools | None = None
     tool_choice: str | ChatToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -134,7 +212,7 @@ class Chat:
         check_conversation(dumped)
         try:
             messages = flatten(dumped, offer.described)
-        except (CourseError, AttributeError, TypeError, RecursionError) as error:
+        except CourseError as error:
             raise invalid("messages", f"Invalid value for 'messages': {error}") from error
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -170,23 +248,19 @@ class Chat:
             return deprecated_offer
         return offered(self.engine.tokenizer, request.tools, request.tool_choice, request.parallel_tool_calls)
 
-    def _grammar(self, response_format: ResponseFormat | None, offer: Offer) -> str | None:
+    def _grammar(self, response_format: PlainFormat | SchemaFormat | None, offer: Offer) -> str | None:
         grammar = answer_grammar(self._schema(response_format), offer.calls)
         # Each part was checked alone; the combined grammar may still be too large.
         if offer.calls is not None and grammar is not None and (problem := check_grammar(self.engine.tokenizer, grammar)):
             raise invalid("tools", f"Invalid 'tools': together they can't be followed: {problem}")
         return grammar
 
-    def _schema(self, response_format: ResponseFormat | None) -> dict[str, Any] | None:
+    def _schema(self, response_format: PlainFormat | SchemaFormat | None) -> dict[str, Any] | None:
         if response_format is None or response_format.type == "text":
             return None
-        if response_format.type == "json_object":
+        if isinstance(response_format, PlainFormat):
             return {"type": "object"}
-        if response_format.json_schema is None:
-            raise invalid("response_format", "Missing required parameter: 'response_format.json_schema'.")
-        schema = (
-            response_format.json_schema.schema_ if response_format.json_schema.schema_ is not None else {"type": "object"}
-        )
+        schema = response_format.json_schema.schema_
         if problem := check_grammar(self.engine.tokenizer, json_grammar(schema)):
             message = f"Invalid schema for response_format '{response_format.json_schema.name}': {problem}"
             raise invalid("response_format", message, "invalid_json_schema")

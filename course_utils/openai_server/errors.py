@@ -83,6 +83,25 @@ def invalid(param: str | None, message: str, code: str | None = None) -> ApiErro
     return ApiError(400, message, param=param, code=code)
 
 
+def missing(param: str) -> ApiError:
+    """A required parameter is missing."""
+    return invalid(param, f"Missing required parameter: '{param}'.", "missing_required_parameter")
+
+
+def unknown_argument(param: str) -> ApiError:
+    """An argument that the API does not have."""
+    return invalid(param, f"Unrecognized request argument supplied: {param}", "unknown_parameter")
+
+
+def not_json() -> ApiError:
+    """The body is not JSON."""
+    return ApiError(
+        400,
+        "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
+        "correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)",
+    )
+
+
 def no_room() -> ApiError:
     """The server's disk is full; retrying is pointless until somebody frees space."""
     message = (

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from openai.types.fine_tuning import FineTuningJob
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from course_utils.openai_server.bodies import Strict
 from course_utils.openai_server.errors import ApiError, invalid, no_such_job, not_tunable, winding_down
 from course_utils.openai_server.store import Store, new_id, random_letters
 
@@ -33,46 +34,42 @@ Value = Annotated[str, Field(max_length=512)]
 Metadata = Annotated[dict[Key, Value], Field(max_length=16)]
 
 
-class Hyperparameters(BaseModel):
+class Hyperparameters(Strict):
     """Hyperparameters; the bounds are the API's (its specification of August 2026)."""
 
-    model_config = ConfigDict(extra="allow")
-    batch_size: Auto | Annotated[int, Field(ge=1, le=256)] | None = None
-    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0)] | None = None
-    n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=256)] | Auto | None = None
+    learning_rate_multiplier: Annotated[float, Field(gt=0)] | Auto | None = None
+    n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto | None = None
 
 
 class DpoHyperparameters(Hyperparameters):
     """Hyperparameters of DPO, which has one more."""
 
-    beta: Auto | Annotated[float, Field(gt=0, le=2)] | None = None
+    beta: Annotated[float, Field(gt=0, le=2)] | Auto | None = None
 
 
-class Supervised(BaseModel):
+class Supervised(Strict):
     """Settings of supervised fine-tuning."""
 
-    model_config = ConfigDict(extra="allow")
     hyperparameters: Hyperparameters | None = None
 
 
-class Dpo(BaseModel):
+class Dpo(Strict):
     """Settings of direct preference optimisation."""
 
-    model_config = ConfigDict(extra="allow")
     hyperparameters: DpoHyperparameters | None = None
 
 
-class Method(BaseModel):
+class Method(Strict):
     """How to train; settings of other methods than the one chosen are ignored, as on the hosted service."""
 
-    model_config = ConfigDict(extra="allow")
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
     dpo: Dpo | None = None
     reinforcement: dict[str, Any] | None = None
 
 
-class Wandb(BaseModel):
+class Wandb(Strict):
     """Where in Weights & Biases the run would appear."""
 
     project: str
@@ -81,17 +78,16 @@ class Wandb(BaseModel):
     tags: list[str] | None = None
 
 
-class Integration(BaseModel):
+class Integration(Strict):
     """An integration: accepted and shown again, but nothing is sent anywhere."""
 
     type: Literal["wandb"]
     wandb: Wandb
 
 
-class CreateJob(BaseModel):
+class CreateJob(Strict):
     """A request for a job."""
 
-    model_config = ConfigDict(extra="allow")
     model: Annotated[str, Field(min_length=1)]
     training_file: Annotated[str, Field(min_length=1)]
     validation_file: Annotated[str, Field(min_length=1)] | None = None

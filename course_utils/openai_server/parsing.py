@@ -1,7 +1,7 @@
-"""Parses requests: bodies and query parameters.
+"""Reads requests: JSON bodies, which pydantic's models validate, and query parameters.
 
-They are parsed here and not by FastAPI, so that errors are reported in the hosted API's form and nothing is read into memory
-before its size is known.
+Bodies are parsed here and not by FastAPI, whose parser takes NaN, numbers larger than any, and any depth. Query parameters
+are read by hand since FastAPI takes the last of several values and reads "1_000" as a number; the hosted API refuses both.
 """
 
 from __future__ import annotations
@@ -9,33 +9,40 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
-from fastapi import Request
+from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from course_utils.openai_server import arguments
-from course_utils.openai_server.errors import ApiError, invalid
+from course_utils.openai_server.errors import ApiError, invalid, not_json
 
 MAX_DEPTH = 64  # of a JSON body
-NOT_JSON = (
-    "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
-    "correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)"
-)
-RequestModel = TypeVar("RequestModel", bound=BaseModel)
 
 
-async def json_body(request: Request) -> Any:
-    """Parse the body of a request.
+def json_body(model: type[BaseModel]) -> Any:
+    """A route's parameter that holds the request's body: `body: Annotated[CreateJob, json_body(CreateJob)]`.
 
-    Raises:
-        ApiError: it is not JSON, or is nested deeper than `MAX_DEPTH`.
+    The body is validated strictly: "1" is not a number, and 1 is not a string. What is wrong with it is raised as an
+    `ApiError` if it is no JSON, else as a `RequestValidationError`, which `replies.invalid_request` answers.
     """
-    data = await request.body()
+
+    async def read(request: Request) -> BaseModel:
+        data = await request.body()
+        body = _parse(data)
+        try:
+            return model.model_validate_json(data, strict=True)
+        except ValidationError as error:
+            raise RequestValidationError(error.errors(include_url=False, include_input=False), body=body) from error
+
+    return Depends(read)
+
+
+def _parse(data: bytes) -> Any:
     try:
         value = json.loads(data, parse_constant=_reject_constant, parse_float=_parse_finite)
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, NOT_JSON) from error
+        raise not_json() from error
     if _deeper_than(value, MAX_DEPTH):
         raise ApiError(400, f"The JSON body is nested deeper than {MAX_DEPTH} levels.")
     return value
@@ -64,60 +71,6 @@ def _deeper_than(value: Any, limit: int) -> bool:
         if not level:
             return False
     return True
-
-
-def parsed(model: type[RequestModel], body: Any, *client_types: Any) -> RequestModel:
-    """Validate a body strictly: "1" is not a number, and 1 is not a string.
-
-    Args:
-        model: the pydantic model to validate it with.
-        body: the parsed JSON.
-        client_types: the official client's types, which limit the arguments; none where `model` itself is strict.
-
-    Raises:
-        ApiError: the first error, in the hosted API's form.
-    """
-    if not isinstance(body, dict):
-        raise invalid(None, f"Invalid type for request body: expected an object, but got {_type_name(body)} instead.")
-    if client_types:
-        arguments.check_argument_names(body, *client_types)
-    try:
-        return model.model_validate_json(json.dumps(body), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        if first["type"] == "json_invalid":  # a lone surrogate, which json.dumps writes and pydantic rejects
-            raise ApiError(400, NOT_JSON) from error
-        # pydantic's location includes the branches of unions; the client knows only fields and positions
-        missing = str(first["loc"][-1]) if first["type"] == "missing" else None
-        location = first["loc"][:-1] if missing else first["loc"]
-        parts = [part for part in location if isinstance(part, int) or part in _keys(body)]
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
-        if missing:
-            path = f"{path}.{missing}".lstrip(".")
-            raise invalid(path, f"Missing required parameter: '{path}'.", "missing_required_parameter") from error
-        if first["type"] == "extra_forbidden":
-            raise arguments.unknown_argument(path) from error
-        param = path or None
-        raise invalid(param, f"Invalid value for '{path}': {first['msg']}.", "invalid_value") from error
-    except (ValueError, RecursionError, UnicodeError) as error:  # a lone surrogate, which JSON can represent and UTF-8 can't
-        raise ApiError(400, NOT_JSON) from error
-
-
-def _keys(value: Any) -> set[Any]:
-    keys, stack = set(), [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            keys |= set(item)
-            stack += item.values()
-        elif isinstance(item, list):
-            stack += item
-    return keys
-
-
-def _type_name(value: Any) -> str:
-    names = {type(None): "null", str: "a string", list: "an array", bool: "a boolean", int: "an integer", float: "a decimal"}
-    return names.get(type(value), "something else")
 
 
 class Query:

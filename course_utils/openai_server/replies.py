@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -13,6 +16,8 @@ from starlette.routing import Match
 from course_utils.openai_server import errors
 from course_utils.openai_server.errors import ApiError
 from course_utils.openai_server.store import is_busy, is_full
+
+ABSENT = ("missing", "union_tag_not_found")  # pydantic's errors for what is not there
 
 
 def checked(model: type[BaseModel], body: dict[str, Any]) -> dict[str, Any]:
@@ -38,6 +43,54 @@ def refused(request: Request, error: Exception) -> JSONResponse:
     """Response for an `ApiError`."""
     assert isinstance(error, ApiError)
     return JSONResponse(error.body, error.status, error.headers)
+
+
+def invalid_request(request: Request, error: Exception) -> JSONResponse:
+    """Response for a body that its model refuses."""
+    assert isinstance(error, RequestValidationError)
+    return refused(request, hosted_error(error.errors(), error.body))
+
+
+def hosted_error(found: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
+    """The most telling one of pydantic's errors, in the hosted API's form.
+
+    First comes a wrong `type` or `role`, since it decides which fields there may be; then an unknown field, which is often a
+    required one misspelt; then what lies deepest, since of a union that is the branch that was meant.
+    """
+
+    def rank(path: str, kind: str) -> tuple[bool, bool, int]:
+        return path.rpartition(".")[2] not in ("type", "role"), kind != "extra_forbidden", -path.count(".") - path.count("[")
+
+    located = [(*_locate(error, body), error) for error in found]
+    path, value, first = min(located, key=lambda entry: rank(entry[0], entry[2]["type"]))
+    kind, reasons = first["type"], list(dict.fromkeys(error["msg"] for place, _, error in located if place == path))
+    if kind == "json_invalid":  # half of a surrogate pair, which Python reads and pydantic does not
+        return errors.not_json()
+    if kind in ABSENT:
+        return errors.missing(path)
+    if kind == "extra_forbidden":
+        return errors.unknown_argument(path)
+    if kind in ("literal_error", "union_tag_invalid") and len(reasons) == 1:
+        shown = repr(value) if isinstance(value, str) else json.dumps(value)
+        supported = first["ctx"].get("expected") or first["ctx"]["expected_tags"]
+        return errors.invalid(path, f"Invalid value: {shown[:80]}. Supported values are: {supported}.", "invalid_value")
+    message = f"Invalid value for '{path or 'request body'}': {'; or: '.join(reasons)}."
+    return errors.invalid(path or None, message, "invalid_value")
+
+
+def _locate(error: Mapping[str, Any], body: Any) -> tuple[str, Any]:
+    """Path and value of an error. pydantic's location also has branches of unions, but not the field that chooses one."""
+    location, path, value = error["loc"], "", body
+    if error["type"].startswith("union_tag"):
+        location = (*location, error["ctx"]["discriminator"].strip("'"))
+    for number, part in enumerate(location):
+        if isinstance(value, list) and isinstance(part, int):
+            path, value = f"{path}[{part}]", value[part]
+        elif isinstance(value, dict) and part in value:
+            path, value = f"{path}.{part}", value[part]
+        elif error["type"] in ABSENT and number == len(location) - 1:
+            path = f"{path}.{part}"
+    return path.lstrip(".")[:200], value
 
 
 def unknown_route(request: Request, error: Exception) -> JSONResponse:

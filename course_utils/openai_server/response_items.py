@@ -1,22 +1,82 @@
-"""Converts items of the Responses API's input into chat messages."""
+"""The items of the Responses API's input, and their conversion into chat messages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
+from pydantic import BeforeValidator, Field, model_validator
+
+from course_utils.openai_server.bodies import Strict
 from course_utils.openai_server.errors import invalid
 
-ROLES = ("user", "assistant", "system", "developer")
-TEXT_TYPES = ("input_text", "output_text", "text")
-# Keys that an item may have. The ids and statuses of items sent back from an earlier answer are ignored.
-MESSAGE_KEYS = {"type", "role", "content", "id", "status", "phase"}
-CALL_KEYS = {"type", "call_id", "name", "arguments", "id", "status"}
-OUTPUT_KEYS = {"type", "call_id", "output", "id", "status"}
-PART_KEYS = {"type", "text", "refusal", "annotations", "logprobs"}
+
+class Echoed(Strict):
+    """What a client sends back as it received it: an empty field counts as none, and ids and statuses mean nothing."""
+
+    id: Any = None
+    status: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_fields(cls, value: Any) -> Any:
+        return {name: inner for name, inner in value.items() if inner is not None} if isinstance(value, dict) else value
 
 
-def to_messages(new_items: str | Sequence[Mapping[str, Any]], previous: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+class TextPart(Echoed):
+    """Text in a message or an output."""
+
+    type: Literal["input_text", "output_text", "text"]
+    text: str
+    annotations: Any = None
+    logprobs: Any = None
+
+
+class RefusalPart(Echoed):
+    """A refusal in a message."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+Content = str | list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]]
+
+
+class MessageItem(Echoed):
+    """A message."""
+
+    type: Literal["message"]
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Content
+    phase: Any = None
+
+
+class CallItem(Echoed):
+    """A call that the model has made."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+
+
+class OutputItem(Echoed):
+    """The result of a call."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: Content
+
+
+def _with_type(item: Any) -> Any:
+    """An item without a type is a message."""
+    return {"type": "message", **item} if isinstance(item, dict) else item
+
+
+Item = Annotated[MessageItem | CallItem | OutputItem, Field(discriminator="type"), BeforeValidator(_with_type)]
+
+
+def to_messages(new_items: str | Sequence[Item], previous: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Append new items to the conversation.
 
     Consecutive calls, also after an assistant's text, become one message, as the model writes them.
@@ -26,77 +86,36 @@ def to_messages(new_items: str | Sequence[Mapping[str, Any]], previous: Sequence
         previous: chat messages of the conversation so far.
 
     Raises:
-        ApiError: an invalid item; the error has its path.
+        ApiError: a call without an output, or an output without a call.
     """
     messages = list(previous)
     if isinstance(new_items, str):
         messages.append({"role": "user", "content": new_items})
     else:
-        for number, item in enumerate(new_items):
-            _add(messages, item, f"input[{number}]")
+        for item in new_items:
+            _add(messages, item)
     _check_calls(messages)
     return messages
 
 
-def _add(messages: list[dict[str, Any]], item: Mapping[str, Any], path: str) -> None:
-    kind = item.get("type", "message")
-    if kind == "message":
-        _check_keys(item, MESSAGE_KEYS, path)
-        role = item.get("role")
-        if role not in ROLES:
-            _refuse(f"{path}.role", f"Invalid value: {str(role)[:80]!r}. Supported values are: {', '.join(ROLES)}.")
-        messages.append({"role": role, "content": _text(item.get("content"), f"{path}.content")})
-    elif kind == "function_call":
-        _check_keys(item, CALL_KEYS, path)
-        name, arguments, call_id = (_string(item, key, path) for key in ("name", "arguments", "call_id"))
-        call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+def _add(messages: list[dict[str, Any]], item: MessageItem | CallItem | OutputItem) -> None:
+    if isinstance(item, MessageItem):
+        messages.append({"role": item.role, "content": _text(item.content)})
+    elif isinstance(item, OutputItem):
+        messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
+    else:
+        call = {"id": item.call_id, "type": "function", "function": {"name": item.name, "arguments": item.arguments}}
         if messages and messages[-1]["role"] == "assistant":
             last = messages.pop()  # replaced by a new message, so that those of earlier responses stay unchanged
             messages.append({**last, "tool_calls": [*(last.get("tool_calls") or ()), call]})
         else:
             messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
-    elif kind == "function_call_output":
-        _check_keys(item, OUTPUT_KEYS, path)
-        text = _text(item.get("output"), f"{path}.output")
-        messages.append({"role": "tool", "tool_call_id": _string(item, "call_id", path), "content": text})
-    else:
-        _refuse(
-            f"{path}.type",
-            f"Invalid value: {str(kind)[:80]!r}. This model takes items of type 'message', 'function_call' and "
-            "'function_call_output'.",
-        )
 
 
-def _text(content: Any, path: str) -> str:
+def _text(content: str | list[TextPart | RefusalPart]) -> str:
     if isinstance(content, str):
         return content
-    if not isinstance(content, list):
-        _refuse(path, f"Invalid type for '{path}': expected a text or an array of parts.")
-    texts = []
-    for number, part in enumerate(content):
-        part_path = f"{path}[{number}]"
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in (*TEXT_TYPES, "refusal"):
-            _refuse(f"{part_path}.type", f"Invalid value: {str(kind)[:80]!r}. This model reads text only.")
-        _check_keys(part, PART_KEYS, part_path)
-        texts.append(_string(part, "refusal" if kind == "refusal" else "text", part_path))
-    return "".join(texts)
-
-
-def _string(item: Mapping[str, Any], key: str, path: str) -> str:
-    value = item.get(key)
-    if value is None:
-        raise invalid(f"{path}.{key}", f"Missing required parameter: '{path}.{key}'.", "missing_required_parameter")
-    if not isinstance(value, str):
-        _refuse(f"{path}.{key}", f"Invalid type for '{path}.{key}': expected a string.")
-    return value
-
-
-def _check_keys(item: Mapping[str, Any], allowed_keys: set[str], path: str) -> None:
-    for key, value in item.items():
-        if key not in allowed_keys and value is not None:
-            key_path = f"{path}.{key[:80]}"
-            raise invalid(key_path, f"Unrecognized request argument supplied: {key_path}", "unknown_parameter")
+    return "".join(part.text if isinstance(part, TextPart) else part.refusal for part in content)
 
 
 def _check_calls(messages: Sequence[Mapping[str, Any]]) -> None:

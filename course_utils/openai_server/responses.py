@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from openai.types.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from course_utils.openai_server.chat import ChatRequest
+from course_utils.openai_server.bodies import Strict
+from course_utils.openai_server.chat import ChatRequest, PlainFormat
 from course_utils.openai_server.errors import ApiError, invalid
-from course_utils.openai_server.response_items import to_messages
+from course_utils.openai_server.response_items import Item, to_messages
 from course_utils.openai_server.store import random_letters
-from course_utils.openai_server.tools import MAX_TOOLS, Name
+from course_utils.openai_server.tools import MAX_TOOLS, Function, Name
 
 LOGPROBS = "message.output_text.logprobs"
 # Values that `include` may also have; this model generates none of these, so there is nothing to include.
@@ -37,59 +38,49 @@ MAX_RESPONSES = 500
 MAX_CHARACTERS = 32_000_000
 
 
-class Format(BaseModel):
-    """Free text, any JSON, or JSON of a schema."""
+class SchemaFormat(Strict):
+    """JSON of a schema."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-    type: Literal["text", "json_object", "json_schema"]
-    name: Name | None = None
-    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    type: Literal["json_schema"]
+    name: Name
+    schema_: dict[str, Any] = Field(alias="schema")
     strict: bool | None = None
     description: str | None = None
 
 
-class TextConfig(BaseModel):
-    """The requested form of text."""
+class TextConfig(Strict):
+    """The requested form of text; the verbosity is what this model has anyway."""
 
-    model_config = ConfigDict(extra="forbid")
-    format: Format | None = None
-    verbosity: str | None = None
-
-
-class FunctionTool(BaseModel):
-    """A function that the model may call."""
-
-    model_config = ConfigDict(extra="allow")  # fields of other kinds of tools, which are refused by their type
-    type: str
-    name: Name | None = None
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    verbosity: Literal["medium"] | None = None
 
 
-class ToolChoice(BaseModel):
-    """A function that must be called, or the tools that may be."""
+class FunctionTool(Function):
+    """A function that the model may call; functions are the only tools here."""
 
-    model_config = ConfigDict(extra="forbid")
+    type: Literal["function"]
+
+
+class ToolChoice(Strict):
+    """A function that must be called, or the tools that may be. Other kinds are refused as a whole, under `tool_choice`."""
+
     type: str
     name: str | None = None
     mode: Literal["auto", "required"] | None = None
     tools: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Strict):
     """What a stream has besides its events."""
 
-    model_config = ConfigDict(extra="forbid")
     include_obfuscation: Literal[False] | None = None
 
 
-class ResponseRequest(BaseModel):
+class ResponseRequest(Strict):
     """A request of the Responses API; arguments that are not listed here are refused."""
 
-    model_config = ConfigDict(extra="forbid")
     model: Annotated[str, Field(min_length=1)]
-    input: str | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=2048)]
+    input: str | Annotated[list[Item], Field(min_length=1, max_length=2048)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -179,7 +170,7 @@ def to_chat(request: ResponseRequest, store: ResponseStore) -> tuple[ChatRequest
         "stream": request.stream,
     }
     if request.tools:
-        fields["tools"] = [_chat_tool(tool, number) for number, tool in enumerate(request.tools)]
+        fields["tools"] = [{"type": "function", "function": tool.model_dump(exclude={"type"})} for tool in request.tools]
         fields["tool_choice"] = _chat_choice(request.tool_choice)
         fields["parallel_tool_calls"] = request.parallel_tool_calls
     elif request.tool_choice not in (None, "auto", "none"):
@@ -267,8 +258,6 @@ def _check(request: ResponseRequest) -> None:
     for value in request.include or ():
         if value != LOGPROBS and value not in INCLUDABLE:
             raise invalid("include", f"Invalid value: '{value[:80]}'. Supported values are: '{LOGPROBS}'.", "invalid_value")
-    if request.text and request.text.verbosity not in (None, "medium"):
-        raise invalid("text.verbosity", "Invalid value for 'text.verbosity': this model knows 'medium' only.")
     if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "The 'stream_options' parameter is only allowed when 'stream' is enabled.")
 
@@ -276,35 +265,17 @@ def _check(request: ResponseRequest) -> None:
 def _response_format(text: TextConfig | None) -> dict[str, Any] | None:
     if text is None or text.format is None:
         return None
-    format_ = text.format
-    if format_.type != "json_schema":
-        return {"type": format_.type}
-    for name, value in (("name", format_.name), ("schema", format_.schema_)):
-        if value is None:
-            path = f"text.format.{name}"
-            raise invalid(path, f"Missing required parameter: '{path}'.", "missing_required_parameter")
-    json_schema = {"name": format_.name, "schema": format_.schema_, "strict": format_.strict}
-    return {"type": "json_schema", "json_schema": json_schema}
+    if isinstance(text.format, PlainFormat):
+        return text.format.model_dump()
+    return {"type": "json_schema", "json_schema": text.format.model_dump(exclude={"type"}, by_alias=True)}
 
 
 def _format(text: TextConfig | None) -> dict[str, Any]:
     if text is None or text.format is None:
         return {"type": "text"}
-    if text.format.type != "json_schema":
-        return {"type": text.format.type}
+    if isinstance(text.format, PlainFormat):
+        return text.format.model_dump()
     return {**text.format.model_dump(by_alias=True), "strict": bool(text.format.strict)}
-
-
-def _chat_tool(tool: FunctionTool, number: int) -> dict[str, Any]:
-    function = tool.model_dump(include={"name", "description", "parameters", "strict"})
-    if tool.type == "function":
-        if tool.name is None:
-            path = f"tools[{number}].name"
-            raise invalid(path, f"Missing required parameter: '{path}'.", "missing_required_parameter")
-        if tool.model_extra:
-            path = f"tools[{number}].{next(iter(tool.model_extra))[:80]}"
-            raise invalid(path, f"Unrecognized request argument supplied: {path}", "unknown_parameter")
-    return {"type": tool.type, "function": function if tool.type == "function" else None}
 
 
 def _chat_choice(choice: str | ToolChoice | None) -> Any:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from course_utils.openai_server.bodies import Strict
 from course_utils.openai_server.errors import ApiError, invalid
 from course_utils.openai_server.grammar import MAX_CALLS, Calls, Signature, json_grammar
 from course_utils.openai_server.messages import described
@@ -23,60 +24,54 @@ COMBINING_KEYWORDS = {"allOf", "anyOf", "oneOf", "$ref", "patternProperties", "i
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
-class Function(BaseModel):
+class Function(Strict):
     """A function that the model may call."""
 
-    model_config = ConfigDict(extra="forbid")
     name: Name
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
-class Tool(BaseModel):
+class Tool(Strict):
     """A tool; functions are the only kind here."""
 
-    model_config = ConfigDict(extra="allow")
-    type: str
-    function: Function | None = None
+    type: Literal["function"]
+    function: Function
 
 
-class FunctionName(BaseModel):
+class FunctionName(Strict):
     """A function by its name."""
 
-    model_config = ConfigDict(extra="forbid")
     name: str
 
 
-class AllowedTools(BaseModel):
+class AllowedTools(Strict):
     """Some of the tools, and whether one must be called."""
 
-    model_config = ConfigDict(extra="forbid")
     mode: Literal["auto", "required"]
     tools: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_TOOLS)]
 
 
-class ChatToolChoice(BaseModel):
-    """One function that must be called, or the tools that may be."""
+class ChatToolChoice(Strict):
+    """One function that must be called, or the tools that may be. Other kinds are refused as a whole: `tool_choice`."""
 
-    model_config = ConfigDict(extra="allow")  # fields of other kinds, which are refused by their type
     type: str
     function: FunctionName | None = None
     allowed_tools: AllowedTools | None = None
+    custom: Any = None
 
 
-class CalledFunction(BaseModel):
+class CalledFunction(Strict):
     """The function that was called, and its arguments."""
 
-    model_config = ConfigDict(extra="allow")
     name: str
     arguments: str
 
 
-class ToolCall(BaseModel):
+class ToolCall(Strict):
     """A call in an assistant message of the conversation."""
 
-    model_config = ConfigDict(extra="allow")
     id: str
     type: Literal["function"]
     function: CalledFunction
@@ -117,7 +112,7 @@ def offered(
             if value is not None:
                 raise invalid(name, f"'{name}' is only allowed when 'tools' are specified.")
         return Offer()
-    functions = [_function(tool, number) for number, tool in enumerate(tools)]
+    functions = [tool.function for tool in tools]
     paths = [f"tools[{number}].function" for number in range(len(functions))]
     mode, names = _chosen(choice, [function.name for function in functions])
     max_calls = 1 if parallel is False or (isinstance(choice, ChatToolChoice) and choice.type == "function") else MAX_CALLS
@@ -155,16 +150,6 @@ def offered_functions(
     paths = [f"functions[{number}]" for number in range(len(functions))]
     offer = _offer(tokenizer, functions, paths, mode, names, max_calls=1)
     return Offer(offer.described, offer.calls, deprecated=True)
-
-
-def _function(tool: Tool, number: int) -> Function:
-    if tool.type != "function":
-        message = f"Invalid value: '{tool.type[:80]}'. Supported values are: 'function'."
-        raise invalid(f"tools[{number}].type", message, "invalid_value")
-    if tool.function is None:
-        path = f"tools[{number}].function"
-        raise invalid(path, f"Missing required parameter: '{path}'.", "missing_required_parameter")
-    return tool.function
 
 
 def _chosen(choice: str | ChatToolChoice | None, declared: list[str]) -> tuple[Literal["auto", "required"], list[str]]:
@@ -307,10 +292,7 @@ def check_conversation(messages: Sequence[Mapping[str, Any]]) -> None:
             if unanswered is None:
                 text = "messages with role 'tool' must be a response to a preceeding message with 'tool_calls'."
                 raise invalid(f"{path}.role", f"Invalid parameter: {text}")
-            call_id = message.get("tool_call_id")
-            if call_id is None:
-                text = f"Missing required parameter: '{path}.tool_call_id'."
-                raise invalid(f"{path}.tool_call_id", text, "missing_required_parameter")
+            call_id = message["tool_call_id"]
             if call_id not in called:
                 text = f"'tool_call_id' of '{call_id}' not found in 'tool_calls' of previous message."
                 raise invalid(f"{path}.tool_call_id", f"Invalid parameter: {text}")
@@ -318,8 +300,6 @@ def check_conversation(messages: Sequence[Mapping[str, Any]]) -> None:
             continue
         _check_all_answered(unanswered, path)
         calls = message.get("tool_calls")
-        if calls and message["role"] != "assistant":
-            raise invalid(f"{path}.tool_calls", f"Invalid parameter: a message of the {message['role']} calls no tools.")
         called = [call["id"] for call in calls or ()]
         unanswered = list(called) if calls else None
     _check_all_answered(unanswered, f"messages[{len(messages) - 1}]")

@@ -482,7 +482,7 @@ def sentence(step: int, total: int, metrics: Mapping[str, float]) -> str:
 
 
 def results(history: History) -> str:
-    """The result file: one row per step, with blanks where nothing was measured."""
+    """The result file: one row per step, with empty fields where nothing was measured."""
     columns = ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
     train, valid = dict(history.metrics.get("accuracy", ())), dict(history.validation_metrics.get("accuracy", ()))
     losses = dict(zip(history.validation_steps, history.validation_losses))

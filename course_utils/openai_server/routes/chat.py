@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from openai.types.chat.completion_create_params import CompletionCreateParams
 from starlette.concurrency import run_in_threadpool
 
 from course_utils.openai_server import errors
 from course_utils.openai_server.chat import Chat, ChatRequest
-from course_utils.openai_server.parsing import json_body, parsed
-from course_utils.openai_server.responses import ResponseRequest
+from course_utils.openai_server.parsing import json_body
 from course_utils.openai_server.routes import responses
 from course_utils.openai_server.service import Service
 
@@ -58,15 +56,11 @@ def router(service: Service) -> APIRouter:
             service.answered_tokens += completion.usage["total_tokens"]
 
     @routes.post("/v1/chat/completions", response_model=None)
-    async def create(request: Request) -> Response:
-        chat_request = parsed(ChatRequest, await json_body(request), CompletionCreateParams)
-        completion = await begin_chat(chat_request)
-        return await send_answer(request, completion, completion.whole, completion.stream() if chat_request.stream else None)
+    async def create(request: Request, body: Annotated[ChatRequest, json_body(ChatRequest)]) -> Response:
+        completion = await begin_chat(body)
+        return await send_answer(request, completion, completion.whole, completion.stream() if body.stream else None)
 
-    async def read_responses_request(request: Request) -> ResponseRequest:
-        return parsed(ResponseRequest, await json_body(request))
-
-    responses.add_routes(routes, read_responses_request, begin_chat, send_answer)
+    responses.add_routes(routes, begin_chat, send_answer)
 
     return routes
 

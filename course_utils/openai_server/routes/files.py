@@ -1,4 +1,8 @@
-"""Routes of files: upload, list, read and delete."""
+"""Routes of files: upload, list, read and delete.
+
+An upload's form is checked by hand: the hosted API refuses it in other words than its JSON bodies ("'purpose' is a required
+property"), and in brackets ("expires_after[anchor]"), so that a model would need a second translation of its errors.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
-from course_utils.openai_server import arguments, errors
+from course_utils.openai_server import errors
 from course_utils.openai_server.errors import invalid
 from course_utils.openai_server.parsing import Query
 from course_utils.openai_server.replies import checked, listing
@@ -117,7 +121,7 @@ async def _upload(request: Request, service: Service) -> JSONResponse:
         if not isinstance(purpose, str) or purpose not in PURPOSES:
             raise invalid("purpose", f"{str(purpose)[:80]!r} is not one of {list(PURPOSES)}")
         if unknown_fields := set(form) - FORM_FIELDS:
-            raise arguments.unknown_argument(min(unknown_fields))
+            raise errors.unknown_argument(min(unknown_fields)[:200])
         expires_at = _expires_at(form)
         # The name is only ever displayed: the bytes are stored under our own id. Folders and control characters are removed.
         filename = re.sub(r"[\x00-\x1f\x7f]", "", (upload.filename or "upload").replace("\\", "/").rpartition("/")[2])[:255]

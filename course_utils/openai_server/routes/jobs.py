@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from openai.types.fine_tuning import FineTuningJobEvent
-from openai.types.fine_tuning.job_create_params import JobCreateParams
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from starlette.concurrency import run_in_threadpool
 
 from course_utils.openai_server.jobs import CreateJob, shown
-from course_utils.openai_server.parsing import Query, json_body, parsed
+from course_utils.openai_server.parsing import Query, json_body
 from course_utils.openai_server.replies import checked, listing
 from course_utils.openai_server.service import Service
 
@@ -22,10 +21,9 @@ def router(service: Service) -> APIRouter:
     store, jobs = service.store, service.jobs
 
     @routes.post("/v1/fine_tuning/jobs", response_model=None)
-    async def create(request: Request) -> dict[str, Any]:
-        parsed_request = parsed(CreateJob, await json_body(request), JobCreateParams)
+    async def create(body: Annotated[CreateJob, json_body(CreateJob)]) -> dict[str, Any]:
         service.check_budget()
-        job = await run_in_threadpool(jobs.create, parsed_request)
+        job = await run_in_threadpool(jobs.create, body)
         service.runner.wake()
         return shown(job)
 

@@ -6,21 +6,21 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from course_utils.openai_server import errors
+from course_utils.openai_server.bodies import Strict
 from course_utils.openai_server.errors import ApiError
-from course_utils.openai_server.parsing import Query, json_body, parsed
+from course_utils.openai_server.parsing import Query, json_body
 from course_utils.openai_server.replies import listing
 from course_utils.openai_server.service import Service
 from course_utils.openai_server.store import new_id
 
 
-class NewPermissions(BaseModel):
+class NewPermissions(Strict):
     """Projects that may use a checkpoint."""
 
-    model_config = ConfigDict(extra="forbid")
     project_ids: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=100)]
 
 
@@ -51,21 +51,20 @@ def router(service: Service) -> APIRouter:
         return listing(page, None, empty_ids=None)
 
     @routes.post(path, response_model=None)
-    async def create(checkpoint: str, request: Request) -> dict[str, Any]:
-        parsed_request = parsed(NewPermissions, await json_body(request))
+    async def create(checkpoint: str, body: Annotated[NewPermissions, json_body(NewPermissions)]) -> dict[str, Any]:
         check_checkpoint(checkpoint)
 
         def add() -> list[dict[str, Any]]:
             created = []
             with store.transaction():
-                for project in dict.fromkeys(parsed_request.project_ids):
-                    body: dict[str, Any] = {
+                for project in dict.fromkeys(body.project_ids):
+                    permission: dict[str, Any] = {
                         "id": new_id("permission"),
                         "object": "checkpoint.permission",
                         "created_at": int(time.time()),
                         "project_id": project,
                     }
-                    created.append(store.add("permission", body["id"], body, parent=checkpoint))
+                    created.append(store.add("permission", permission["id"], permission, parent=checkpoint))
             return created
 
         return listing((await run_in_threadpool(add), False), None, empty_ids=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -11,38 +11,36 @@ from fastapi.responses import JSONResponse
 from course_utils.openai_server.chat import ChatRequest
 from course_utils.openai_server.completions import Completion
 from course_utils.openai_server.errors import ApiError, invalid
+from course_utils.openai_server.parsing import json_body
 from course_utils.openai_server.response_events import Event, Events
 from course_utils.openai_server.responses import ResponseRequest, ResponseStore, frame, renamed, to_chat
 
-ReadRequest = Callable[[Request], Awaitable[ResponseRequest]]
 BeginChat = Callable[[ChatRequest], Awaitable[Completion]]
 WholeAnswer = Callable[[], Awaitable[dict[str, Any]]]
 SendAnswer = Callable[[Request, Completion, WholeAnswer, AsyncIterator[str] | None], Awaitable[Response]]
 
 
-def add_routes(routes: APIRouter, read_request: ReadRequest, begin_chat: BeginChat, send_answer: SendAnswer) -> None:
+def add_routes(routes: APIRouter, begin_chat: BeginChat, send_answer: SendAnswer) -> None:
     """Add the routes to those of chat completions, whose helpers they share.
 
     Args:
         routes: the router to add to.
-        read_request: parses and validates the body of a request.
         begin_chat: starts a chat completion.
         send_answer: sends a completion as one document or as a stream, and counts its tokens.
     """
     store = ResponseStore()
 
     @routes.post("/v1/responses", response_model=None)
-    async def create(request: Request) -> Response:
-        parsed = await read_request(request)
-        chat, conversation = to_chat(parsed, store)
+    async def create(request: Request, body: Annotated[ResponseRequest, json_body(ResponseRequest)]) -> Response:
+        chat, conversation = to_chat(body, store)
         try:
             completion = await begin_chat(chat)
         except ApiError as error:
             raise renamed(error) from error
-        response = frame(parsed)
-        is_stored = parsed.store is not False
+        response = frame(body)
+        is_stored = body.store is not False
         events = StoredEvents(response, completion, conversation, store) if is_stored else Events(response, completion)
-        return await send_answer(request, completion, events.whole, events.stream() if parsed.stream else None)
+        return await send_answer(request, completion, events.whole, events.stream() if body.stream else None)
 
     @routes.get("/v1/responses/{response_id}", response_model=None)
     async def retrieve(request: Request, response_id: str) -> JSONResponse:

@@ -1,0 +1,26 @@
+"""Constrained decoding without a server: what comes out fits the schema, and is the model's own where that fits already."""
+
+import json
+
+import jsonschema
+import pytest
+
+from course_utils import models
+from course_utils.openai_server.constrained import generate_in_schema
+
+pytestmark = pytest.mark.model
+SCHEMA = {
+    "type": "object",
+    "properties": {"colour": {"type": "string", "enum": ["red", "blue"]}, "number": {"type": ["integer", "null"]}},
+    "required": ["colour", "number"],
+    "additionalProperties": False,
+}
+
+
+def test_answers_of_different_lengths_fit_the_schema_and_stay_in_order():
+    model, tokenizer = models.load(tier="cpu")
+    asked = ["Say red.", [{"role": "user", "content": "What colour has a clear sky at noon, in one word? " * 3}]]
+    answers = generate_in_schema(model, tokenizer, asked, SCHEMA, 24)
+    for answer in answers:
+        jsonschema.validate(json.loads(answer), SCHEMA)
+    assert answers == [generate_in_schema(model, tokenizer, [one], SCHEMA, 24)[0] for one in asked]
