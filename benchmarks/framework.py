@@ -1,18 +1,27 @@
-"""Lesson 01's comparison with three seeds, on all 100 questions, and facts memorised in more and more epochs.
+"""Lesson 01's rivals on all 100 questions, what is trained with three seeds, and facts memorised in more and more epochs.
 
-Writes a dated record and a figure. Each list in the record has one list of zeros and ones per seed, in the order of the
-questions.
+Every way to ask that the lesson knows gets its best form (`evidence.lesson_01.SYSTEMS`): RAG is asked for the record too,
+examples are retrieved, the whole catalogue is in the prompt, and structured output is decoded under a grammar. Writes a
+dated record and a figure. Each list in the record has one list of zeros and ones per seed, in the order of the questions;
+greedy answers of the untrained model have one seed. `--try 3` asks the untrained systems three questions each and writes
+nothing.
 """
 
 from __future__ import annotations
 
+import argparse
+import copy
 import random
+import statistics
 import time
 
 from common import RECORDS, write_record
 from course_utils import evaluation, figures, memory, models, training
 from course_utils.data_prep import load_catalogue
+from course_utils.data_prep.catalogue import SCHEMA
+from course_utils.evidence import lesson_01
 from course_utils.generation import generate
+from course_utils.openai_server.constrained import generate_in_schema
 from course_utils.retrieval import Retriever
 
 import torch
@@ -26,6 +35,16 @@ STEPS = 60
 DRILL_EPOCHS = 3
 SWEEP = (1, 3, 6)
 LEARNING_RATE, BATCH_SIZE = 2e-3, 4
+MOST_TOKENS = 40
+# The form of lesson 01's record, with texts that end before the tokens do.
+STRUCTURED = {
+    **SCHEMA,
+    "properties": SCHEMA["properties"]
+    | {
+        "product": {"anyOf": [{"type": "string", "maxLength": 20}, {"type": "null"}]},
+        "answer": {"type": "string", "maxLength": 40},
+    },
+}
 
 catalogue = load_catalogue()
 questions = catalogue.questions
@@ -36,10 +55,38 @@ for row in catalogue.training:
 model, tokenizer = models.load(tier="cpu")
 
 
-def quality(prompts, selected=questions, version: int = 1):
+def after_the_same_beginning(prompts) -> list[str]:
+    """Greedy answers to prompts with a long common beginning, which is read once: what a host's prompt cache does."""
+    encoded = [tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=True)["input_ids"] for p in prompts]
+    shared = next(i for i, column in enumerate(zip(*encoded)) if len(set(column)) > 1)
+    beginning = torch.tensor([encoded[0][:shared]], device=model.device)
+    model.eval()
+    answers = []
+    with torch.no_grad():
+        read = model(beginning, use_cache=True, logits_to_keep=1).past_key_values
+        for ids in encoded:
+            tokens = torch.tensor([ids], device=model.device)
+            written = model.generate(
+                input_ids=tokens, attention_mask=torch.ones_like(tokens), past_key_values=copy.deepcopy(read),
+                max_new_tokens=MOST_TOKENS, do_sample=False, pad_token_id=tokenizer.eos_token_id,
+            )  # fmt: skip
+            answers.append(tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True))
+    return answers
+
+
+def answer(system: str, prompts) -> list[str]:
+    """Answers of a system, as `evidence.lesson_01.SYSTEMS` names it."""
+    if system == "whole catalogue":
+        return after_the_same_beginning(prompts)
+    if system.endswith("structured"):
+        return generate_in_schema(model, tokenizer, prompts, STRUCTURED, MOST_TOKENS)
+    return generate(model, tokenizer, prompts, max_new_tokens=MOST_TOKENS)
+
+
+def quality(prompts, selected=questions, version: int = 1, system: str = ""):
     """Scores of greedy answers, seconds per answer, and the answers."""
     started = time.perf_counter()
-    answers = generate(model, tokenizer, prompts, max_new_tokens=40)
+    answers = answer(system, prompts)
     return catalogue.evaluate(answers, selected, version), (time.perf_counter() - started) / len(prompts), answers
 
 
@@ -79,6 +126,24 @@ def tune(examples, epochs: float, seed: int, start=None, **more) -> tuple[float,
     return seconds, weights
 
 
+def untrained() -> list[str]:
+    """The systems that answer with the model as it is."""
+    return [name for name in lesson_01.SYSTEMS.values() if not name.startswith("fine-tuned")]
+
+
+def try_out(number: int) -> None:
+    """A few questions to each untrained system, to see whether it works."""
+    for system in untrained():
+        prompts = lesson_01.prompts(system, catalogue, questions[:number])
+        scores, seconds, answers = quality(prompts, questions[:number], system=system)
+        print(
+            f"{system}: {seconds:.1f} s, valid {scores.valid}, knowledge {scores.knowledge}",
+            *answers,
+            sep="\n  ",
+            flush=True,
+        )
+
+
 def main() -> None:
     """All systems, seed by seed."""
     index = {v: Retriever(catalogue.versions[v], "dense") for v in (1, 2)}
@@ -88,27 +153,24 @@ def main() -> None:
 
     systems: dict[str, dict] = {}
 
-    def note(name: str, scores, seconds: float) -> None:
+    def note(name: str, prompts) -> None:
+        scores, seconds, answers = quality(prompts, system=name)
+        encoded = [
+            tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=True)["input_ids"] for p in prompts
+        ]
         columns = systems.setdefault(name, {"valid": [], "behaviour": [], "knowledge": [], "seconds": []})
         for side, values in rows(scores).items():
             columns[side].append(values)
         columns["seconds"].append(seconds)
+        columns["tokens"] = statistics.mean(map(len, encoded))
+        columns.setdefault("answers", answers)  # those of the first seed
         print(f"{name:<28} knowledge {scores.knowledge} behaviour {scores.behaviour} both {scores.both}", flush=True)
 
-    note("prompt: zero-shot", *quality(plain(questions))[:2])
-    with_instructions = [catalogue.prompt(q["question"], instructions=True) for q in questions]
-    note("prompt: instructions", *quality(with_instructions)[:2])
-    note("prompt: few-shot", *quality([catalogue.prompt(q["question"], few_shot=True) for q in questions])[:2])
-    with_passage = [catalogue.prompt_for_fact(q["question"], p[0]) for q, p in zip(questions, pages(questions))]
-    note("RAG", *quality(with_passage)[:2])
-    shown = [catalogue.prompt(q["question"], p, few_shot=True) for q, p in zip(questions, pages(questions))]
-    note("RAG: few-shot", *quality(shown)[:2])
+    for system in untrained():
+        note(system, lesson_01.prompts(system, catalogue, questions))
 
-    passage = {p["id"]: p for p in catalogue.versions[1]}
     question_by_id = {q["id"]: q for q in questions}
-    lessons = [catalogue.example(w[0]) for w in wordings.values()]
-    facts_with_passage = [id for number, id in enumerate(wordings) if number % 5 < 3]
-    lessons += [catalogue.example(wordings[id][2], [passage[question_by_id[id]["passage"]]]) for id in facts_with_passage]
+    lessons = [example for group in lesson_01.training_examples(catalogue) for example in group]
     drill = [catalogue.example(row) for q in changed for row in wordings[q["id"]]]
     seen = [q | {"question": wordings[q["id"]][0]["question"]} for q in questions]
     reserved_facts = [id for number, id in enumerate(wordings) if number % 10 < 3]  # in no training set of SIZES
@@ -119,9 +181,8 @@ def main() -> None:
     for seed in SEEDS:
         seconds, adapter_weights = tune(lessons, 1, seed)
         training_seconds.append(seconds)
-        note("fine-tuned", *quality(plain(questions))[:2])
-        with_retrieval = [catalogue.prompt(q["question"], p) for q, p in zip(questions, pages(questions))]
-        note("fine-tuned + RAG", *quality(with_retrieval)[:2])
+        for system in ("fine-tuned", "fine-tuned + RAG"):
+            note(system, lesson_01.prompts(system, catalogue, questions))
         updated_prompts = [catalogue.prompt(q["question"], p) for q, p in zip(changed, pages(changed, 2))]
         after["RAG + fine-tuned, version 2"].append(rows(quality(updated_prompts, changed, 2)[0])["knowledge"])
 
@@ -201,4 +262,10 @@ def _answer_text(answer: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--try", type=int, dest="number", help="questions to each untrained system; nothing is written")
+    options = parser.parse_args()
+    if options.number:
+        try_out(options.number)
+    else:
+        main()

@@ -1,0 +1,761 @@
+"""What lesson 01 claims, and what decides: the recorded rivals, arithmetic on dated prices, and measurements of others.
+
+The rivals (`benchmarks/framework.py`) are the CPU tier's model asked in every way that the lesson knows; what is trained was
+trained with three seeds. What the newest record does not have yet is shown as "not recorded yet", never estimated.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any
+
+from course_utils import assets, charts, claims, costs, evaluation
+from course_utils.evidence.cards import Verdict
+from course_utils.show.tables import Table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from course_utils.data_prep.catalogue import Catalogue
+    from course_utils.evaluation import Score
+    from course_utils.figures import Figure
+
+MISSING = "not recorded yet"
+FACT, RECORD, FORM, BOTH = "right fact", "right record", "valid form", "usable"
+SIDES = {FACT: "knowledge", RECORD: "behaviour", FORM: "valid"}
+# As the lesson calls them → as the benchmark does.
+SYSTEMS = {
+    "message alone": "prompt: zero-shot",
+    "instructions": "prompt: instructions",
+    "instructions and three examples": "prompt: few-shot",
+    "three examples, structured output": "prompt: few-shot, structured",
+    "retrieved examples": "prompt: retrieved examples",
+    "RAG, asked for the fact alone": "RAG",
+    "RAG, asked for the record": "RAG: few-shot",
+    "RAG, record, structured output": "RAG: few-shot, structured",
+    "RAG, retrieved examples": "RAG: retrieved examples",
+    "whole catalogue in the prompt": "whole catalogue",
+    "fine-tuned": "fine-tuned",
+    "fine-tuned + RAG": "fine-tuned + RAG",
+}
+RETRIEVED_EXAMPLES = 3
+CAUSES = ("knowledge", "retrieval", "behaviour", "format")
+
+
+# -- the recorded rivals ----------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def record() -> dict[str, Any]:
+    """The newest record of the rivals.
+
+    Raises:
+        CourseError: there is none.
+    """
+    content: dict[str, Any] = json.loads(assets.record("framework").read_text(encoding="utf-8"))
+    return content
+
+
+def scores(system: str) -> dict[str, Score] | None:
+    """Kind of share → score over the seeds, of a system as `SYSTEMS` names it on either side; None if it is not recorded."""
+    found = record()["seeds"].get(SYSTEMS.get(system, system))
+    if found is None:
+        return None
+    usable = [[a * b for a, b in zip(*pair)] for pair in zip(found["knowledge"], found["behaviour"])]
+    return {kind: evaluation.over_seeds(found[side]) for kind, side in SIDES.items()} | {BOTH: evaluation.over_seeds(usable)}
+
+
+def score(system: str, kind: str) -> Score:
+    """One of `scores`, of a system that is recorded."""
+    found = scores(system)
+    assert found is not None, system
+    return found[kind]
+
+
+def percent(found: Score) -> str:
+    """A score as the lesson's sentences write it: "35 %"."""
+    return f"{100 * found.value:.0f} %"
+
+
+def apart(better: Score, worse: Score) -> bool:
+    """Whether two scores differ by more than their intervals: stricter than the interval of the difference."""
+    return better.low > worse.high
+
+
+def picture() -> Figure:
+    """Four ways to ask the same model, by what is right in the answer: the lesson in one figure."""
+    names = ("instructions and three examples", "RAG, asked for the fact alone", "fine-tuned", "fine-tuned + RAG")
+    rows = {name: _kinds(name, (FACT, RECORD)) for name in names}
+    return charts.shares(rows, f"The same small model, asked in four ways (recorded {record()['date']})")
+
+
+def _kinds(system: str, kinds: Sequence[str]) -> dict[str, Score] | None:
+    found = scores(system)
+    return None if found is None else {kind: found[kind] for kind in kinds}
+
+
+def rivals_figure(names: Sequence[str], title: str, kinds: Sequence[str] = (FACT, FORM, RECORD)) -> Figure:
+    """Some of the recorded systems, by kind of share."""
+    return charts.shares({name: _kinds(name, kinds) for name in names}, title)
+
+
+def rivals(tokens: Mapping[str, float]) -> Table:
+    """All rivals: quality, form, tokens, seconds and price.
+
+    Args:
+        tokens: mean length of each system's prompt, by `token_counts`.
+    """
+    rows = {}
+    for name, key in SYSTEMS.items():
+        found, seconds = scores(name), record()["seeds"].get(key, {}).get("seconds")
+        price = 1000 * _request(tokens[name], tokens.get(f"fixed: {name}", 0.0))
+        rows[name] = {kind: found[kind] if found else MISSING for kind in (FACT, FORM, RECORD, BOTH)} | {
+            "tokens in": round(tokens[name]),
+            "s per answer": f"{statistics.mean(seconds):.2f}" if seconds else MISSING,
+            "$ per 1,000": f"{price:.3f}",
+        }
+    small = costs.price_of(costs.Assumptions().small)
+    caption = (
+        f"Recorded {record()['date']}, 100 questions; trained ones: mean of {len(record()['training_seconds'])} seeds. Price: "
+        f"{costs.Assumptions().small} of {small.date}, fixed beginnings of {small.cache_from:,} tokens or more from the cache"
+    )
+    return Table(rows, caption, "system", "fine-tuned + RAG")
+
+
+def _request(read: float, fixed: float, model: str = "", written: float = 25) -> float:
+    """Dollars for a request whose first `fixed` tokens are the same each time, and cached if there are enough of them."""
+    model = model or costs.Assumptions().small
+    cached = fixed if fixed >= costs.price_of(model).cache_from else 0
+    return costs.request_cost(read, written, model, cached)
+
+
+# -- the rivals' prompts, for the benchmark and for the lesson ----------------------------------------------------------------
+
+
+def prompts(system: str, catalogue: Catalogue, questions: Sequence[Mapping], version: int = 1) -> list[list[dict]]:
+    """The prompts of a system, as the benchmark names it, for some questions.
+
+    Systems that are trained get the message alone, or with the passage; those with structured output get the same prompt as
+    those without.
+    """
+    passages = found_passages(catalogue, questions, version) if "RAG" in system else [list[Mapping]() for _ in questions]
+    if system == "RAG":
+        return [catalogue.prompt_for_fact(q["question"], found[0]) for q, found in zip(questions, passages)]
+    if system == "whole catalogue":
+        return [whole_catalogue_prompt(catalogue, q["question"], version) for q in questions]
+    if system.endswith("retrieved examples"):
+        return [
+            _with_retrieved_examples(catalogue, q, found, examples)
+            for q, found, examples in zip(questions, passages, nearest_examples(catalogue, questions))
+        ]
+    how = {"instructions": True} if "instructions" in system else {"few_shot": True} if "few-shot" in system else {}
+    return [catalogue.prompt(q["question"], found, **how) for q, found in zip(questions, passages)]
+
+
+def found_passages(catalogue: Catalogue, questions: Sequence[Mapping], version: int = 1) -> list[list[Mapping]]:
+    """For each question the first passage that dense retrieval finds, as a list of one."""
+    from course_utils.retrieval import Retriever
+
+    hits = Retriever(catalogue.versions[version], "dense").search_all([q["question"] for q in questions], 1)
+    return [[hit.passage for hit in found] for found in hits]
+
+
+def nearest_examples(catalogue: Catalogue, questions: Sequence[Mapping], k: int = RETRIEVED_EXAMPLES) -> list[list[Mapping]]:
+    """For each question the training questions with the nearest wording, nearest last; their facts may be the one asked for."""
+    from course_utils.retrieval import Retriever
+
+    rows = [{"id": str(number), "text": row["question"]} for number, row in enumerate(catalogue.training)]
+    hits = Retriever(rows, "dense").search_all([q["question"] for q in questions], k)
+    return [[catalogue.training[int(hit.id)] for hit in reversed(found)] for found in hits]
+
+
+def _with_retrieved_examples(
+    catalogue: Catalogue, question: Mapping, passages: Sequence[Mapping], examples: Sequence[Mapping]
+) -> list[dict]:
+    system, *_, asked = catalogue.prompt(question["question"], passages, instructions=True)
+    by_id = {p["id"]: p for p in catalogue.versions[1]}
+    passage_of = {q["id"]: by_id[q["passage"]] for q in catalogue.questions}
+    shown = []
+    for row in examples:
+        shown += catalogue.example(row, [passage_of[row["question_id"]]] if passages else ())[1:]
+    return [system, *shown, asked]
+
+
+def training_examples(catalogue: Catalogue) -> tuple[list[list[dict]], list[list[dict]]]:
+    """What the lesson trains on, in wordings that the test does not have.
+
+    Returns:
+        each fact once without a passage; three facts of five once more, in another wording and with the passage before it.
+    """
+    wordings: dict[str, list[dict]] = {}
+    for row in catalogue.training:
+        wordings.setdefault(row["question_id"], []).append(row)
+    by_id = {p["id"]: p for p in catalogue.versions[1]}
+    passage_of = {q["id"]: by_id[q["passage"]] for q in catalogue.questions}
+    alone = [catalogue.example(rows[0]) for rows in wordings.values()]
+    read = [id for number, id in enumerate(wordings) if number % 5 < 3]
+    return alone, [catalogue.example(wordings[id][2], [passage_of[id]]) for id in read]
+
+
+def whole_catalogue_prompt(catalogue: Catalogue, question: str, version: int = 1) -> list[dict]:
+    """Instructions, three examples and all passages before the question; all but the question is the same each time."""
+    messages = catalogue.prompt(question, few_shot=True)
+    listing = "\n".join(f"{p['title']}. {p['text']}" for p in catalogue.versions[version])
+    first = {"role": "system", "content": f"{messages[0]['content']}\n\nThe shop's catalogue:\n{listing}"}
+    return [first, *messages[1:]]
+
+
+def token_counts(tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> dict[str, float]:
+    """System → mean tokens of its prompt; "fixed: SYSTEM" → how many at its beginning are the same in every prompt."""
+    asked = catalogue.questions[::5]
+    found: dict[str, float] = {}
+    for name, key in SYSTEMS.items():
+        encoded = [
+            tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+            for prompt in prompts(key, catalogue, asked[:4] if key == "whole catalogue" else asked)
+        ]
+        found[name] = statistics.mean(map(len, encoded))
+        found[f"fixed: {name}"] = next(i for i, column in enumerate(zip(*encoded)) if len(set(column)) > 1)
+    return found
+
+
+# -- looking at errors --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WrongAnswer:
+    """A recorded wrong answer, with all that is needed to say why it is wrong.
+
+    Attributes:
+        question: the customer's message.
+        shown: title of the passage that was shown; None if there was none.
+        needed: title of the passage that holds the fact.
+        answer: what the model wrote.
+        record: the right record.
+        content_right: whether fact, topic and product are right, in whatever form.
+        form_right: whether the answer is a valid record.
+        cause: one of `CAUSES`, by `cause_of`.
+    """
+
+    question: str
+    shown: str | None
+    needed: str
+    answer: str
+    record: Mapping[str, Any]
+    content_right: bool
+    form_right: bool
+
+    @property
+    def cause(self) -> str:
+        """See the class."""
+        return cause_of(self.shown, self.needed, self.content_right)
+
+
+def cause_of(shown: str | None, needed: str, content_right: bool) -> str:
+    """The first link of the chain that broke, of an answer that is wrong."""
+    if shown is None:
+        return "knowledge"
+    if shown != needed:
+        return "retrieval"
+    if not content_right:
+        return "behaviour"
+    return "format"
+
+
+def _labels_right(answer: str, right: Mapping[str, Any]) -> bool:
+    """Whether topic and product are right; prose has neither, so that they cannot be wrong."""
+    try:
+        written = json.loads(answer)
+    except ValueError:
+        return True
+    return isinstance(written, dict) and all(written.get(name) == right[name] for name in ("topic", "product"))
+
+
+@cache
+def wrong_answers(number: int = 20) -> tuple[WrongAnswer, ...]:
+    """Recorded wrong answers (`benchmarks/wrong_answers.py`), those of different causes mixed, the same each time."""
+    import random
+
+    from course_utils.data_prep import load_catalogue
+
+    catalogue = load_catalogue()
+    questions = {q["id"]: q for q in catalogue.questions}
+    titles = {p["id"]: p["title"] for p in catalogue.versions[1]}
+    found = []
+    for row in json.loads(assets.record("wrong-answers").read_text(encoding="utf-8"))["answers"]:
+        question = questions[row["question"]]
+        quality = catalogue.evaluate([row["answer"]], [question])
+        valid, behaves, knows = quality.rows[0]
+        if behaves and knows:
+            continue
+        content = knows and _labels_right(row["answer"], catalogue.record(question))
+        shown = None if row["passage"] is None else titles[row["passage"]]
+        found.append(
+            WrongAnswer(
+                question["question"],
+                shown,
+                titles[question["passage"]],
+                row["answer"],
+                catalogue.record(question),
+                content,
+                valid,
+            )
+        )
+    chosen: list[WrongAnswer] = []
+    while len(chosen) < min(number, len(found)):  # in turn from each cause, as far as there are any
+        for cause in CAUSES:
+            left = [w for w in found if w.cause == cause and w not in chosen]
+            if left and len(chosen) < number:
+                chosen.append(left[0])
+    random.Random(1).shuffle(chosen)
+    return tuple(chosen)
+
+
+def causes_table(answers: Sequence[WrongAnswer]) -> Table:
+    """How many wrong answers have which cause, and what one does about it."""
+    cure = {
+        "knowledge": "show the facts: retrieval, or all of them in the prompt",
+        "retrieval": "search better: another index, more hits, a reranker",
+        "behaviour": "a better prompt, then fine-tuning",
+        "format": "structured output",
+    }
+    rows = {c: {"answers": sum(w.cause == c for w in answers), "what to try": cure[c]} for c in CAUSES}
+    return Table(rows, f"{len(answers)} wrong answers, by the first thing that went wrong", "cause", "")
+
+
+# -- facts that change --------------------------------------------------------------------------------------------------------
+
+
+def changes_figure() -> Figure:
+    """Facts before and after the catalogue changed: learned by heart, and read from a passage."""
+    from course_utils.data_prep import load_catalogue
+
+    found = record()
+    changed = [number for number, q in enumerate(load_catalogue().questions) if q["answer_v2"] is not None]
+    read = [[row[i] for i in changed] for row in found["seeds"]["fine-tuned + RAG"]["knowledge"]]
+    before, after = "before the change", "after it"
+    rows = {
+        "learned by heart": {
+            before: evaluation.over_seeds(found["drilled"]["version 1"]), after: evaluation.over_seeds(found["drilled"]["version 2"]),
+        },
+        "trained to read, with a new index": {
+            before: evaluation.over_seeds(read),
+            after: evaluation.over_seeds(found["after_update"]["RAG + fine-tuned, version 2"]),
+        },
+    }  # fmt: skip
+    return charts.shares(rows, f"{len(changed)} facts, right by the catalogue of the day")
+
+
+def stale_share() -> float:
+    """Of the changed facts, the share that a model still answers with the old one after learning them by heart."""
+    drilled = record()["drilled"]
+    return statistics.mean(drilled["stale"]) / len(drilled["version 2"][0])
+
+
+def passes() -> dict[int, dict[str, Score]]:
+    """Passes over each fact → shares right in the trained wordings and in others, and of changed facts the old answer."""
+    names = {"in the trained wordings": "trained on", "in other wordings": "test", "old fact after the change": "stale"}
+    return {
+        3 * int(epochs): {name: evaluation.over_seeds(rows[key]) for name, key in names.items()}
+        for epochs, rows in record()["sweep"].items()
+    }
+
+
+def passes_table() -> Table:
+    """`passes` as a table."""
+    rows = {f"{number} passes": dict(row) for number, row in passes().items()}
+    return Table(rows, f"100 facts learned by heart, recorded {record()['date']}, one run", "training", "")
+
+
+# -- how many examples --------------------------------------------------------------------------------------------------------
+
+
+def sizes() -> dict[int, dict[str, Score]]:
+    """Number of training examples → right records on them and on others, and valid form on others."""
+    names = {
+        "right record, on the training examples": "trained on",
+        "right record, on others": "test",
+        "valid form, on others": "valid",
+    }
+    return {
+        int(n): {name: evaluation.over_seeds(rows[key]) for name, key in names.items()}
+        for n, rows in record()["sizes"].items()
+    }
+
+
+def sizes_figure() -> Figure:
+    """`sizes` as a figure."""
+    rows = {f"{number} examples": row for number, row in sizes().items()}
+    kinds = dict(zip(next(iter(sizes().values())), ("on its own examples", "on others", "valid form on others")))
+    named = {name: {kinds[kind]: found for kind, found in row.items()} for name, row in rows.items()}
+    return charts.shares(named, "Few examples teach the form at once, the judgement slowly")
+
+
+# -- money --------------------------------------------------------------------------------------------------------------------
+
+
+def assumptions(tokens: Mapping[str, float], **changed: Any) -> costs.Assumptions:
+    """The lesson's assumptions, with the tokens as counted.
+
+    Args:
+        tokens: of `token_counts`.
+        changed: fields of `costs.Assumptions` that you see differently.
+    """
+    bare, few_shot, read = tokens["message alone"], tokens["instructions and three examples"], tokens["fine-tuned + RAG"]
+    counted = {
+        "instructions": round(few_shot - bare),
+        "message": round(bare),
+        "passages": round(read - bare),
+        "completion": 25,
+    }
+    return costs.Assumptions(**(counted | changed))
+
+
+class _Linked(Table):
+    """A table whose addresses can be followed, and wrap where the column is narrow."""
+
+    def _repr_html_(self) -> str:
+        def link(match: re.Match[str]) -> str:
+            return f'<a href="https://{match[0]}" style="overflow-wrap:anywhere">{match[0].replace("/", "/<wbr>")}</a>'
+
+        return re.sub(r"\b[a-z.]+\.(?:com|dev)/[\w./-]+", link, super()._repr_html_())
+
+
+def prices() -> Table:
+    """All prices that the lesson computes with: dollars per million tokens, with date, source, and whether new jobs are taken."""
+    rows = {}
+    for name, price in (costs.FRONTIER | costs.PRICES).items():
+        closed = costs.NO_NEW_JOBS.get(name)
+        rows[name] = {
+            "input": price.input, "from the cache": price.cached_input, "output": price.output, "tuning": price.training,
+            "new tuning jobs": "no tuning" if price.training is None else
+            f"none from {closed[0]}; none for new customers since {closed[1]}" if closed else "yes",
+            "read": price.date, "source": price.source,
+        }  # fmt: skip
+    return _Linked(rows, "US dollars per million tokens", "model", "")
+
+
+def gpu_prices() -> Table:
+    """Rented graphics cards, dollars per hour."""
+    rows = {
+        name: {"$ per hour": card.hour, "read": card.date, "source": card.source} for name, card in costs.GPU_PRICES.items()
+    }
+    return _Linked(rows, "", "card", "")
+
+
+def cost_figure(chosen: costs.Assumptions) -> Figure:
+    """Dollars a day by requests a day, everything included, with the volume from which fine-tuning pays."""
+    ways, days = chosen.ways(), chosen.days
+    names = dict(zip(costs.WAYS, charts.WAYS))
+    xs = [10 ** (power / 4) for power in range(4, 29)]
+    lines = {names[name]: (xs, [way.total(n, days) / days for n in xs]) for name, way in ways.items()}
+    crossing = chosen.break_even("hosted")
+    marks = {}
+    if crossing is not None and xs[0] <= crossing <= xs[-1]:
+        marks[f"fine-tuning pays from\n{_round(crossing):,} a day"] = (crossing, ways["hosted"].total(crossing, days) / days)
+    title = (
+        f"Against {chosen.frontier}, fine-tuning pays from {_round(crossing):,} requests a day"
+        if crossing is not None
+        else f"Against {chosen.frontier}, fine-tuning never pays"
+    )
+    return charts.volumes(lines, title, marks)
+
+
+def _round(number: float) -> int:
+    """To two digits: the assumptions bear no more."""
+    return int(float(f"{number:.2g}"))
+
+
+def knowledge_costs(tokens: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Frontier model → dollars per 1,000 requests with RAG, and with the whole catalogue in a cached prompt.
+
+    Args:
+        tokens: of `token_counts`.
+    """
+    rag, whole = "RAG, asked for the record", "whole catalogue in the prompt"
+    return {
+        model: {name: 1000 * _request(tokens[name], tokens[f"fixed: {name}"], model) for name in (rag, whole)}
+        | {"whole, without a cache": 1000 * costs.request_cost(tokens[whole], 25, model)}
+        for model in costs.FRONTIER
+    }
+
+
+def knowledge_costs_table(tokens: Mapping[str, float]) -> Table:
+    """`knowledge_costs` as a table."""
+    rows = {
+        model: {
+            "RAG, $": f"{row['RAG, asked for the record']:.2f}",
+            "whole catalogue, cached, $": f"{row['whole catalogue in the prompt']:.2f}",
+            "whole catalogue, not cached, $": f"{row['whole, without a cache']:.2f}",
+            "cheaper": "whole catalogue"
+            if row["whole catalogue in the prompt"] < row["RAG, asked for the record"]
+            else "RAG",
+        }
+        for model, row in knowledge_costs(tokens).items()
+    }
+    read = round(tokens["whole catalogue in the prompt"])
+    return Table(rows, f"1,000 requests: one passage found for each, or all {read:,} tokens in every prompt", "model", "")
+
+
+def factors(chosen: costs.Assumptions) -> dict[str, dict[str, float]]:
+    """Frontier model → how many times a request to the hosted fine-tuned model it costs, and what of that is due to what."""
+    found = {}
+    for name in costs.FRONTIER:
+        ways = replace(chosen, frontier=name).ways()
+        size = ways["prompted"].request / ways["prompted small"].request
+        length = ways["prompted small"].request / ways["hosted"].request
+        found[name] = {"times the price": size * length, "by the size of the model": size, "by the shorter prompt": length}
+    return found
+
+
+def factors_table(chosen: costs.Assumptions) -> Table:
+    """`factors` as a table."""
+    rows = {name: {column: round(value, 1) for column, value in row.items()} for name, row in factors(chosen).items()}
+    return Table(
+        rows, f"A request with a long prompt, beside {chosen.small} fine-tuned with a short one", "prompted model", ""
+    )
+
+
+def price_of_an_error(chosen: costs.Assumptions, reached: float = 0.87, removed: float = 0.5) -> dict[int, float]:
+    """Requests a day → what one error must cost, in dollars, before fine-tuning pays for removing some of them.
+
+    Args:
+        chosen: the assumptions.
+        reached: share of right answers with the prompt.
+        removed: share of the remaining errors that training removes.
+    """
+    ways, worth = chosen.ways(), {}
+    for requests in (10, 100, 1_000, 10_000, 100_000):
+        more = ways["hosted"].total(requests, chosen.days) - ways["prompted"].total(requests, chosen.days)
+        worth[requests] = max(0.0, more / (chosen.days * requests)) / (removed * (1 - reached))
+    return worth
+
+
+# -- measurements of others ---------------------------------------------------------------------------------------------------
+
+
+def published() -> Table:
+    """What others measured on larger models, with source and date, beside ours on the small one."""
+    last = max(passes())
+    whole = scores("whole catalogue in the prompt")
+    ours_facts = (
+        f"RAG {percent(score('RAG, asked for the fact alone', FACT))}, by heart after {last} passes "
+        f"{percent(passes()[last]['in other wordings'])}, trained to read and RAG {percent(score('fine-tuned + RAG', FACT))}"
+    )
+    rows = {
+        "RAG or fine-tuning, for facts": {
+            "measured by others": "three 7B models: RAG is consistently ahead of unsupervised fine-tuning, for known and for new facts",
+            "source": "Ovadia et al., December 2023, arXiv 2312.05934",
+            "ours, 135M": ours_facts,
+        },
+        "the same, rare facts": {
+            "measured by others": "twelve models: RAG ahead by a large margin, most of all for the least popular facts",
+            "source": "Soudani et al., March 2024, arXiv 2403.01432",
+            "ours, 135M": "as above: no model can know an invented shop",
+        },
+        "facts trained in": {
+            "measured by others": "new facts are learned more slowly than known ones, and once learned they make a model invent more",
+            "source": "Gekhman et al., May 2024, arXiv 2405.05904",
+            "ours, 135M": f"after the change {100 * stale_share():.0f} % of the answers were the old fact",
+        },
+        "small and tuned, or large and prompted": {
+            "measured by others": "310 models, 31 tasks: 10 points above GPT-4 on average, 34 above their own base",
+            "source": "Zhao et al., April 2024, arXiv 2405.00732; a vendor's report",
+            "ours, 135M": "not tested here",
+        },
+        "the same, distilled": {
+            "measured by others": "770M trained on a large model's reasons beats that 540B model few-shot on one benchmark; trained "
+            "on labels alone it struggles to match it",
+            "source": "Hsieh et al., May 2023, arXiv 2305.02301",
+            "ours, 135M": "not tested here",
+        },
+        "long context or retrieval": {
+            "measured by others": "the whole text in the prompt beats RAG by 7.6 % (Gemini 1.5 Pro) and 13.1 % (GPT-4o); RAG is far cheaper",
+            "source": "Li et al., July 2024, arXiv 2407.16833",
+            "ours, 135M": f"whole catalogue: {percent(whole[FACT]) if whole else MISSING}",
+        },
+    }
+    return Table(rows, "Read 2026-11-27", "question", "")
+
+
+def frontier(catalogue: Catalogue, tokens: Mapping[str, float] | None = None) -> Table:
+    """The same questions to an endpoint of the reader's own, if `COURSE_FRONTIER` names a model there; else what to set.
+
+    Args:
+        catalogue: the questions; forty requests with invented content leave the machine.
+        tokens: not needed; for symmetry with the other tables.
+    """
+    import os
+
+    from course_utils.errors import CourseError
+
+    name = os.environ.get("COURSE_FRONTIER")
+    if not name:
+        return Table({"COURSE_FRONTIER": {"set": "no"}}, "No endpoint is set; the lesson goes on without", "variable", "")
+    from course_utils.data_prep.endpoint import ask, client_for
+
+    rows: dict[str, dict[str, Any]] = {}
+    asked = catalogue.questions[::5]
+    try:
+        client = client_for()
+        for system in ("prompt: few-shot", "RAG: few-shot"):
+            replies = [
+                ask(client, name, prompt, None, 1000, 0.0, f"{system}-{q['id']}")
+                for prompt, q in zip(prompts(system, catalogue, asked), asked)
+            ]
+            quality = catalogue.evaluate([reply.text for reply in replies], asked)
+            rows[f"{name}, {system}"] = {FACT: quality.knowledge, RECORD: quality.behaviour, BOTH: quality.both}
+    except CourseError as error:  # the endpoint is not the lesson, which goes on without
+        rows["the endpoint did not answer"] = {FACT: str(error)}
+    return Table(rows, f"{len(asked)} questions", "system", "")
+
+
+# -- for the helper -----------------------------------------------------------------------------------------------------------
+
+
+def sentences(chosen: costs.Assumptions) -> dict[str, str]:
+    """What the record and the prices say, by kind of evidence, for `decision.decide`."""
+    pays = chosen.break_even("hosted")
+    last = max(passes())
+    rag, both = score("RAG, asked for the fact alone", FACT), score("fine-tuned + RAG", FACT)
+    return {
+        "knowledge": f"on 100 facts RAG was right in {percent(rag)}, with a model trained to read in {percent(both)}; learned by heart, "
+        f"in {percent(passes()[last]['in other wordings'])} after {last} passes",
+        "behaviour": f"fine-tuning kept form, topic and product in {percent(score('fine-tuned', RECORD))}, a prompt with examples in "
+        f"{percent(score('instructions and three examples', RECORD))}",
+        "both": f"right on both sides at once: together {percent(score('fine-tuned + RAG', BOTH))}, fine-tuned alone "
+        f"{percent(score('fine-tuned', BOTH))}, RAG asked for the record {percent(score('RAG, asked for the record', BOTH))}",
+        "stale": f"after the catalogue changed, {100 * stale_share():.0f} % of the answers learned by heart were the old fact",
+        "tokens": f"instructions and examples took {chosen.instructions:.0f} tokens of each request",
+        "volume": "under the lesson's assumptions a hosted fine-tune "
+        + ("never pays" if pays is None else f"pays from {_round(pays):,} requests a day"),
+    }
+
+
+# -- the claims ---------------------------------------------------------------------------------------------------------------
+
+
+def judge_D1(assumptions: costs.Assumptions) -> Verdict:
+    """Two halves: the price, by arithmetic on dated prices; the quality, which no small model can decide."""
+    found = factors(assumptions)
+    total = {name: row["times the price"] for name, row in found.items()}
+    inside = [name for name, times in total.items() if 10 <= times <= 100]
+    length = next(iter(found.values()))["by the shorter prompt"]
+    sentence = (
+        f"Quality: a 135M model cannot speak for 7B or for frontier models. Price: a request to a prompted frontier model costs "
+        f"{min(total.values()):.1f} to {max(total.values()):.0f} times one to the hosted fine-tuned 8B; "
+        f"{'it is 10 to 100 times for ' + ', '.join(inside) if inside else 'for none of them is it 10 to 100 times'}. The shorter "
+        f"prompt accounts for {length:.1f} of that factor, the smaller model for the rest."
+    )
+    return Verdict(
+        claims.NOT_TESTED, sentence, (factors_table(assumptions), published()),
+        "Prices with their dates are in section 8. What would settle it: both models on your task, by the cell at the end of "
+        "section 7.",
+    )  # fmt: skip
+
+
+def judge_D2(tokens: Mapping[str, float]) -> Verdict:
+    """Tokens saved, whether the form holds without them, and what a cache leaves of the saving."""
+    bare, instructed = tokens["message alone"], tokens["instructions and three examples"]
+    tuned, prompted = score("fine-tuned", FORM), score("instructions and three examples", FORM)
+    rates = [price.cached_input / price.input for price in costs.FRONTIER.values() if price.cached_input]
+    limits = sorted({price.cache_from for price in costs.FRONTIER.values()})
+    saved = instructed - bare
+    if saved <= 0 or tuned.high < prompted.value:
+        return Verdict(
+            claims.FAILS, f"Without instructions {percent(tuned)} of the records are valid, with them {percent(prompted)}."
+        )
+    sentence = (
+        f"{saved:.0f} of {instructed:.0f} tokens are saved on every call, and the form holds better without them: "
+        f"{percent(tuned)} valid records, {percent(prompted)} with instructions and examples. The condition: the tokens were paid "
+        f"in full. From {limits[0]:,} to {limits[-1]:,} tokens on, by vendor, a repeated beginning is cached and costs "
+        f"{100 * min(rates):.0f} to {100 * max(rates):.0f} % of the price."
+    )
+    rows = {
+        "instructions and three examples": {"tokens": round(instructed), "valid form": prompted},
+        "fine-tuned, message alone": {"tokens": round(bare), "valid form": tuned},
+    }
+    return Verdict(
+        claims.UNDER_A_CONDITION, sentence, (Table(rows, f"Recorded {record()['date']}", "system", ""),),
+        "A 135M model. A larger one follows instructions better, so that it gains less form; the tokens are the same.",
+    )  # fmt: skip
+
+
+def judge_D3(assumptions: costs.Assumptions, error: float = 1.0) -> Verdict:
+    """From which price of an error fine-tuning pays for half of the errors that a prompt of 87 % leaves, by volume."""
+    worth = price_of_an_error(assumptions)
+    pays = [requests for requests, price in worth.items() if price <= error]
+    few, many = min(worth), max(worth)
+    sentence = (
+        f"If training removes half of the errors that a prompt of 87 % leaves, it pays at {few:,} requests a day only if an error "
+        f"costs ${worth[few]:,.0f} or more, at 1,000 requests from ${worth[1000]:.2f}, at {many:,} "
+        + (f"from ${worth[many]:.2f}. " if worth[many] > 0 else "even if errors cost nothing. ")
+        + (f"At ${error:.2f} an error it pays from {pays[0]:,} requests a day of these. " if pays else "")
+        + "Volume and the price of an error decide, not a percentage."
+    )
+    word = claims.HOLDS if not pays else claims.FAILS if pays[0] == few else claims.UNDER_A_CONDITION
+    rows = {f"{requests:,} requests a day": {"an error must cost, $": f"{price:,.2f}"} for requests, price in worth.items()}
+    return Verdict(
+        word, sentence, (Table(rows, f"Before the rest pays, against {assumptions.frontier}", "volume", ""),),
+        "Arithmetic. That training removes half of the errors is an assumption; measure it on your task.",
+    )  # fmt: skip
+
+
+def judge_D4() -> Verdict:
+    """The gap between a training set's own examples and others, by its size, at equal steps."""
+    found = sizes()
+    own, others, form = next(iter(found.values()))
+    gap = {n: row[own].value - row[others].value for n, row in found.items()}
+    small, large = min(found), max(found)
+    overfits = apart(found[small][own], found[small][others]) and gap[small] > gap[large]
+    sentence = (
+        f"In judgement, yes: with {small} examples {percent(found[small][own])} of its own were right and "
+        f"{percent(found[small][others])} of others, a gap of {100 * gap[small]:.0f} points; with {large} it is "
+        f"{100 * gap[large]:.0f}. But no line runs at 100, and the form is learned from {small} examples: "
+        f"{percent(found[small][form])} valid on others."
+        if overfits
+        else f"The gap with {small} examples is {100 * gap[small]:.0f} points, with {large} {100 * gap[large]:.0f}."
+    )
+    rows = {f"{n} examples": dict(row) for n, row in found.items()}
+    return Verdict(
+        claims.UNDER_A_CONDITION if overfits else claims.FAILS, sentence,
+        (Table(rows, f"Recorded {record()['date']}, {record()['steps']} steps each", "training set", ""),),
+        "One task, a 135M model, three seeds. Larger models need fewer examples for the same form.",
+    )  # fmt: skip
+
+
+def judge_D5() -> Verdict:
+    """Facts by retrieval and facts by training, before and after they change."""
+    last = max(passes())
+    heart, rag = passes()[last]["in other wordings"], score("RAG, asked for the fact alone", FACT)
+    both = score("fine-tuned + RAG", FACT)
+    after_heart = evaluation.over_seeds(record()["drilled"]["version 2"])
+    after_both = evaluation.over_seeds(record()["after_update"]["RAG + fine-tuned, version 2"])
+    rows: dict[str, dict[str, Any]] = {
+        "RAG, model not trained": {"facts right": rag, "changed facts, after the change": None},
+        f"learned by heart, {last} passes": {"facts right": heart, "changed facts, after the change": after_heart},
+        "trained to read, and RAG": {"facts right": both, "changed facts, after the change": after_both},
+    }
+    if not apart(after_both, after_heart):
+        return Verdict(claims.FAILS, "What was learned by heart was still right after the change.")
+    pairs = zip(record()["sweep"][str(last // 3)]["test"][0], record()["seeds"]["RAG"]["knowledge"][0])
+    ahead = evaluation.mean([float(a) - float(b) for a, b in pairs]).low > 0  # the same questions, so question by question
+    sentence = (
+        f"After the facts changed, what was learned by heart is right in {percent(after_heart)}, what is read in {percent(after_both)}. "
+        + (
+            f"The condition is a model that reads well: facts that stay, after {last} passes, overtake RAG with an untrained small "
+            f"reader ({percent(heart)} against {percent(rag)}). Trained to read, the same model reaches {percent(both)}."
+            if ahead
+            else f"Before that, RAG is right in {percent(rag)}, after {last} passes by heart {percent(heart)}."
+        )
+    )
+    return Verdict(
+        claims.UNDER_A_CONDITION if ahead else claims.HOLDS, sentence,
+        (Table(rows, f"Recorded {record()['date']}", "way", ""), published()),
+        "A 135M model, which reads badly. Published measurements on larger models are in the second table.",
+    )  # fmt: skip
