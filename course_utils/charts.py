@@ -21,6 +21,7 @@ OTHERS = (("#0072B2", "o"), ("#b34700", "^"), ("#007a5a", "s"), ("#a0457f", "D")
 # At 390 pixels a figure of 5.6 inches at 110 dots is shown at 0.63 of its size, and 12 points are then 11.6 pixels.
 LARGE: dict[Any, Any] = STYLE | {"figure.dpi": 110, "font.size": 12, "axes.titlesize": 12.5, "axes.titlepad": 12}
 WIDTH, HEIGHT = 5.6, 3.7
+FEW_STEPS, RUNNING = 30, 5
 
 
 def _look(name: str, index: int) -> dict[str, Any]:
@@ -35,7 +36,8 @@ def _finish(figure: Any, axes: Any, title: str, alt: str) -> Figure:
     return Figure(figure, alt[:300])
 
 
-def _decimal(value: float) -> str:
+def decimal(value: float) -> str:
+    """A number without an exponent."""
     return f"{value:,.6f}".rstrip("0").rstrip(".")
 
 
@@ -44,8 +46,61 @@ def _decimals(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _decimal(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: decimal(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _label_lines(
+    figure: Any,
+    axes: Any,
+    labels: Mapping[str, tuple[Sequence[float], Sequence[float], str]],
+    notes: Sequence[tuple[str, float, float]] = (),
+) -> None:
+    """Put each label on its own line where it covers least: of other labels, of lines and of points.
+
+    Args:
+        figure, axes: with everything drawn, since limits and scales decide what is free.
+        labels: text → (x values, y values, colour) of its line.
+        notes: (text, x, y) of smaller, grey texts at single points.
+    """
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer, frame = canvas.get_renderer(), axes.get_window_extent()
+    to_pixels = axes.transData.transform
+    inked = []
+    for x, y, _ in labels.values():
+        corners = to_pixels(np.column_stack([x, y]).astype(float))
+        inked.append(corners)
+        for start, end in zip(corners, corners[1:]):
+            inked.append(start + np.linspace(0, 1, 25)[:, None] * (end - start))
+    ink = np.concatenate(inked)
+    taken: list[Any] = []
+    sides = ((8, 8, "left"), (-8, 8, "right"), (8, -16, "left"), (-8, -16, "right"), (0, 10, "center"), (0, -18, "center"))
+    # Those with the least choice first.
+    texts = [(name, x, y, colour, 11) for name, (x, y, colour) in sorted(labels.items(), key=lambda item: len(item[1][0]))]
+    for name, x, y, colour, size in [*((note, [x], [y], "#52606d", 9) for note, x, y in notes), *texts]:
+        best: tuple[float, Any, Any] | None = None
+        for point in zip(x, y):
+            for across, up, side in sides:
+                text = axes.annotate(
+                    name, point, xytext=(across, up), textcoords="offset points", ha=side, color=colour, fontsize=size
+                )
+                box = text.get_window_extent(renderer)
+                outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
+                wide = box.expanded(1.02, 1.1)
+                covered = ((ink > (wide.x0, wide.y0)) & (ink < (wide.x1, wide.y1))).all(axis=1).sum()
+                cost = covered + 60 * outside + 100 * sum(wide.overlaps(other) for other in taken)
+                if best is None or cost < best[0]:
+                    if best:
+                        best[1].remove()
+                    best = cost, text, wide
+                else:
+                    text.remove()
+        if best:
+            taken.append(best[2])
 
 
 def _wrapped(text: str, width: int) -> str:
@@ -63,27 +118,36 @@ def loss_curve(losses: Sequence[float], title: str, validation: Mapping[int, flo
         validation: step → validation loss.
     """
     import matplotlib
+    import numpy as np
     from matplotlib.ticker import MaxNLocator
 
     with matplotlib.rc_context(LARGE):
         figure, axes = _new(WIDTH, HEIGHT)
         steps = range(1, len(losses) + 1)
-        axes.plot(steps, losses, color="#0072B2", marker="o", ms=4, lw=1.5)
-        axes.annotate("training", (len(losses), losses[-1]), xytext=(4, 6), textcoords="offset points", color="#0072B2")
+        shown_steps, shown = list(steps), list(losses)
+        if len(losses) <= FEW_STEPS:
+            axes.plot(steps, losses, color="#0072B2", marker="o", ms=4, lw=1.5)
+        else:  # single steps are noise: they stay in the background of their running mean
+            axes.plot(steps, losses, color="#0072B2", lw=1, alpha=0.3)
+            shown_steps, shown = (
+                shown_steps[RUNNING - 1 :],
+                list(np.convolve(losses, np.ones(RUNNING) / RUNNING, mode="valid")),
+            )
+            axes.plot(shown_steps, shown, color="#0072B2", lw=2)
+        labels = {"training": (shown_steps, shown, "#0072B2")}
         words = f"training loss from {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps"
         if validation:
             at, values = list(validation), list(validation.values())
             best = min(validation, key=lambda step: validation[step])
             axes.plot(at, values, color="#b34700", marker="^", ls="--", lw=1.5)
-            axes.annotate("validation", (at[-1], values[-1]), xytext=(-20, 8), textcoords="offset points", color="#b34700")
-            axes.annotate(
-                f"best: step {best}", (best, validation[best]), xytext=(0, -18), textcoords="offset points", ha="center",
-                color="#b34700",
-            )  # fmt: skip
+            labels["validation"] = (at, values, "#b34700")
+            if best != at[-1]:
+                labels[f"best: step {best}"] = ([best], [validation[best]], "#b34700")
             words += f"; validation loss lowest at step {best} with {validation[best]:.2f}, at the end {values[-1]:.2f}"
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="step", ylabel="loss (nats per token)")
         axes.set_ylim(bottom=0)
+        _label_lines(figure, axes, labels)
         return _finish(figure, axes, title, f"Line chart. {title}: {words}.")
 
 
@@ -118,35 +182,298 @@ def knob(
             axes.set_ylim(0, 1.15 * max(everything))
         for name, level in (levels or {}).items():
             axes.axhline(level, color="#b34700", ls="--", lw=1.5)
-            axes.annotate(
-                name, (0.98, level), xycoords=("axes fraction", "data"), xytext=(0, 5), textcoords="offset points",
-                ha="right",
-                color="#b34700", fontsize=11,
-            )  # fmt: skip
-        axes.set_xticks(list(values), [_decimal(x) for x in values], rotation=20 if len(values) > 4 else 0)
+            axes.text(1, 1.02, f"- - {name}", transform=axes.transAxes, ha="right", color="#b34700", fontsize=11)
+        axes.set_xticks(list(values), [decimal(x) for x in values], rotation=20 if len(values) > 4 else 0)
         axes.xaxis.minorticks_off()
-        axes.set(xlabel=f"{xlabel} (points: seeds)", ylabel=_wrapped(ylabel, 26))
+        axes.set(xlabel=f"{xlabel}\n(points: single runs, line: their mean)", ylabel=ylabel.replace(" (", "\n("))
         words = ", ".join(f"{x:g}: {y:.3f}" for x, y in means.items())
         return _finish(figure, axes, title, f"Line chart. {title}. Mean {ylabel} by {xlabel}: {words}.")
 
 
 def trade_off(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, xlabel: str, ylabel: str, log_x: bool = False
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    log_x: bool = False,
+    notes: Sequence[tuple[str, float, float]] = (),
 ) -> Figure:
-    """Points joined in order, labels on them: name → (x values, y values)."""
+    """Points joined in order, labels on them.
+
+    Args:
+        series: name → (x values, y values).
+        title: what to see.
+        xlabel, ylabel: what the axes measure.
+        log_x: whether the x axis is logarithmic.
+        notes: (text, x, y) of small texts at points, e.g. the setting that each was made with.
+    """
     import matplotlib
 
-    words = []
+    words, labels = [], {}
     with matplotlib.rc_context(LARGE):
         figure, axes = _new(WIDTH, HEIGHT)
         for index, (name, (x, y)) in enumerate(series.items()):
             look = _look(name, index)
             axes.plot(x, y, lw=1.5, ms=7, **look)
-            axes.annotate(name, (x[-1], y[-1]), xytext=(-4, 9), textcoords="offset points", ha="right", color=look["color"])
+            labels[name] = (x, y, look["color"])
             words.append(f"{name}: {len(x)} points, {ylabel} {min(y):.2f} to {max(y):.2f}")
         if log_x:
             axes.set_xscale("log")
             _decimals(axes.xaxis)
         axes.margins(0.12)
-        axes.set(xlabel=_wrapped(xlabel, 48), ylabel=_wrapped(ylabel, 30))
+        axes.set(xlabel=_wrapped(xlabel, 48), ylabel=ylabel.replace(" (", "\n("))
+        _label_lines(figure, axes, labels, notes)
         return _finish(figure, axes, title, f"Chart. {title}. " + "; ".join(words) + ".")
+
+
+# Parts of a bar: colour and hatching, so that they differ without colour too.
+PARTS = (("#52606d", ""), ("#0072B2", "//"), ("#e0a100", ".."), ("#cbd2d9", "xx"))
+
+
+def _named_rows(axes: Any, names: Sequence[str]) -> None:
+    """Names of horizontal bars, the first on top."""
+    axes.set_yticks(range(len(names)), [_wrapped(name, 21) for name in names])
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+
+
+def _limit_lines(axes: Any, limits: Mapping[str, float]) -> None:
+    """Vertical lines, named above the frame, one name over the other."""
+    named = sorted(limits.items(), key=lambda item: item[1])
+    for index, (name, at) in enumerate(named):
+        axes.axvline(at, color="#8f3a00", ls="--", lw=1.8)
+        axes.annotate(
+            name, (at, 1), xycoords=("data", "axes fraction"), xytext=(0, 5 + 16 * (len(named) - 1 - index)),
+            textcoords="offset points", color="#8f3a00", fontsize=11,
+        )  # fmt: skip
+
+
+def _finish_above(figure: Any, title: str, alt: str, names: int) -> Figure:
+    """As `_finish`, with the title above so many lines of names over the frame."""
+    height = figure.get_size_inches()[1]
+    top = figure.axes[0].get_position().y1 + (names * 16 + 10) / 72 / height
+    text = _wrapped(title, 52)
+    figure.suptitle(text, x=0.02, y=top, ha="left", va="bottom", fontsize=12.5, fontweight="bold")
+    return Figure(figure, alt[:300])
+
+
+def bars(
+    values: Mapping[str, float], title: str, unit: str, limits: Mapping[str, float] | None = None, decimals: int = 1,
+    highlight: Sequence[str] = (),
+) -> Figure:  # fmt: skip
+    """Horizontal bars with their values at the end.
+
+    Args:
+        values: name → value, from top to bottom.
+        title: what to see.
+        unit: of the values.
+        limits: vertical lines by name, such as a card's memory.
+        decimals: of the values as written.
+        highlight: names of bars in the accent colour; with `limits` the bars that keep to all of them.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(LARGE):
+        figure, axes = _new(WIDTH, 0.9 + 0.52 * len(values))
+        accent = [name in highlight or (bool(limits) and v <= min((limits or {}).values())) for name, v in values.items()]
+        axes.barh(
+            range(len(values)), list(values.values()), height=0.6, color=["#0072B2" if a else "#8894a0" for a in accent]
+        )
+        for row, value in enumerate(values.values()):
+            axes.annotate(
+                f"{value:,.{decimals}f}", (max(value, 0), row), xytext=(5, 0), textcoords="offset points", va="center",
+                fontsize=11, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )  # fmt: skip
+        _named_rows(axes, list(values))
+        _limit_lines(axes, limits or {})
+        axes.set_xlim(min(0, *values.values()), 1.18 * max([*values.values(), *(limits or {}).values()]))
+        axes.set(xlabel=unit)
+        words = ", ".join(f"{name} {value:,.{decimals}f}" for name, value in values.items())
+        lines = "".join(f"; line: {name}, {at:,.1f}" for name, at in (limits or {}).items())
+        return _finish_above(figure, title, f"Bar chart. {title}. {unit}: {words}{lines}.", len(limits or {}))
+
+
+def stacked(
+    rows: Mapping[str, Mapping[str, float]], title: str, unit: str, limits: Mapping[str, float] | None = None
+) -> Figure:
+    """Horizontal bars made of parts, with their sums at the end.
+
+    Args:
+        rows: name → part → value, the same parts in each row.
+        title: what to see.
+        unit: of the values.
+        limits: vertical lines by name, such as a card's memory.
+    """
+    import matplotlib
+
+    parts = list(next(iter(rows.values())))
+    totals = {name: sum(row.values()) for name, row in rows.items()}
+    with matplotlib.rc_context(LARGE | {"hatch.linewidth": 0.6}):
+        figure, axes = _new(WIDTH, 1.6 + 0.62 * len(rows))
+        start = [0.0] * len(rows)
+        for part, (colour, hatch) in zip(parts, PARTS):
+            lengths = [row[part] for row in rows.values()]
+            axes.barh(
+                range(len(rows)), lengths, left=start, height=0.6, color=colour, hatch=hatch, edgecolor="white", lw=0.6,
+                label=part,
+            )  # fmt: skip
+            start = [a + b for a, b in zip(start, lengths)]
+        for row, total in enumerate(totals.values()):
+            axes.annotate(
+                f"{total:,.1f}", (total, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=11.5,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )  # fmt: skip
+        _named_rows(axes, list(rows))
+        _limit_lines(axes, limits or {})
+        axes.set_xlim(0, 1.16 * max([*totals.values(), *(limits or {}).values()]))
+        axes.set(xlabel=unit)
+        under = axes.get_position().y0 - 0.5 / figure.get_size_inches()[1]  # inches
+        figure.legend(loc="upper center", bbox_to_anchor=(0.5, under), ncols=2, frameon=False, fontsize=10.5)
+        words = ", ".join(f"{name} {total:,.1f}" for name, total in totals.items())
+        lines = "".join(f"; {name} has {at:,.1f}" for name, at in (limits or {}).items())
+        return _finish_above(figure, title, f"Stacked bars. {title}. In {unit}: {words}{lines}.", len(limits or {}))
+
+
+def code_books(scaled: Sequence[float], books: Mapping[str, Sequence[float]], title: str, xlabel: str) -> Figure:
+    """How values are distributed, and below it where the values of each code book lie.
+
+    Args:
+        scaled: values from -1 to 1.
+        books: name → the values that can be stored.
+        title: what to see.
+        xlabel: what the values are.
+    """
+    import matplotlib
+    import numpy as np
+
+    with matplotlib.rc_context(LARGE):
+        figure, axes = _new(WIDTH, HEIGHT)
+        height, edges = np.histogram(np.asarray(scaled), bins=81, range=(-1, 1))
+        share = 100 * height / height.sum()
+        axes.bar(edges[:-1], share, width=np.diff(edges), align="edge", color="#b9c4ce")
+        top, row = float(share.max()), 0.16 * float(share.max())
+        for index, (name, values) in enumerate(books.items()):
+            colour, _ = OTHERS[index % len(OTHERS)]
+            at = -(index + 1) * row
+            axes.vlines(values, at - 0.3 * row, at + 0.45 * row, color=colour, lw=2)
+            axes.text(-1.06, at, name, color=colour, ha="right", va="center", fontsize=11)
+        axes.set_ylim(-(len(books) + 0.7) * row, 1.05 * top)
+        axes.set_xlim(-1.03, 1.03)
+        axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= top])
+        axes.grid(visible=False, axis="x")
+        axes.set(xlabel=xlabel, ylabel="% of the weights")
+        inside = 100 * float(np.mean(np.abs(np.asarray(scaled)) < 0.5))
+        words = "; ".join(f"{name}: {sum(abs(v) < 0.5 for v in values)} of {len(values)}" for name, values in books.items())
+        return _finish(
+            figure, axes, title,
+            f"Histogram. {title}. {inside:.0f} % of the weights lie between -0.5 and 0.5. Values in that range: {words}.",
+        )  # fmt: skip
+
+
+# Lesson 01's ways to answer; dark enough for text beside the line.
+WAYS: dict[str, tuple[str, str]] = {
+    "frontier model, long prompt": ("#a0457f", "D"),
+    "small model, long prompt": ("#7a5d00", "v"),
+    "fine-tuned, hosted": ("#0072B2", "o"),
+    "fine-tuned, own GPU": ("#52606d", "s"),
+}
+
+
+def shares(rows: Mapping[str, Mapping[str, Any] | None], title: str) -> Figure:
+    """Shares with their intervals, a row for each system and a marker for each kind of share.
+
+    Args:
+        rows: system → kind of share → `evaluation.Score`; None for a system that has not been measured.
+        title: what to see.
+    """
+    import matplotlib
+
+    kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row or {}))
+    words = []
+    with matplotlib.rc_context(LARGE):
+        high = sum(30 + (20 * len(row) if row else 6) for row in rows.values())  # hundredths of an inch, as are all y
+        figure, axes = _new(WIDTH, (high + 120) / 100)
+        y = float(high)
+        for name, row in rows.items():
+            y -= 14
+            axes.text(0, y, name, fontsize=11, va="center")
+            if row is None:
+                axes.text(100, y, "not recorded yet", fontsize=11, va="center", ha="right", color="#52606d", style="italic")
+                words.append(f"{name}: not recorded yet")
+            for kind, score in (row or {}).items():
+                y -= 20
+                colour, marker = OTHERS[kinds.index(kind) % len(OTHERS)]
+                at, low, high_end = 100 * score.value, 100 * score.low, 100 * score.high
+                around = [[at - low], [high_end - at]]
+                axes.errorbar(at, y, xerr=around, color=colour, marker=marker, ms=7, capsize=3, lw=1.6)
+            if row:
+                words.append(f"{name}: " + ", ".join(f"{kind} {100 * score.value:.0f} %" for kind, score in row.items()))
+            y -= 16 if row else 22
+            axes.axhline(y, color="#cbd2d9", lw=0.8)
+        for kind, (colour, marker) in zip(kinds, OTHERS):
+            axes.plot([], [], color=colour, marker=marker, ls="", label=kind)
+        axes.set(xlim=(-2, 102), ylim=(y, high), yticks=[], xlabel="share of answers, %, with its 95 % interval")
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+        axes.grid(axis="x", alpha=0.4)
+        figure.legend(
+            loc="lower left", bbox_to_anchor=(0.04, -0.02), ncols=len(kinds), fontsize=11, handletextpad=0.1, columnspacing=1
+        )
+        figure.subplots_adjust(left=0.06, right=0.98, top=1 - 40 / (high + 120), bottom=80 / (high + 120))
+        return _finish(figure, axes, title, _told(f"Chart. {title}", words))
+
+
+def _told(start: str, parts: Sequence[str], max_length: int = 300) -> str:
+    """Two sentences: the start, and as many parts as fit."""
+    kept, start = list(parts), start.rstrip("?.!")
+    while kept and len(f"{start}. {'; '.join(kept)}; and {len(parts) - len(kept)} more.") > max_length:
+        kept.pop()
+    more = [f"and {len(parts) - len(kept)} more"] if len(kept) < len(parts) else []
+    return f"{start}. {'; '.join([*kept, *more])}."
+
+
+def volumes(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    marks: Mapping[str, tuple[float, float]] | None = None,
+) -> Figure:
+    """Dollars a day by requests a day, both on logarithmic axes, names on the lines.
+
+    Args:
+        lines: way → (requests a day, dollars a day).
+        title: what to see.
+        marks: text → the point (requests, dollars) at which two lines cross.
+    """
+    import matplotlib
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    with matplotlib.rc_context(LARGE):
+        figure, axes = _new(WIDTH, HEIGHT + 0.9)
+        # Where a line has room for its name: flat ones at their left end, steep ones near their right end.
+        for index, (name, (x, y)) in enumerate(lines.items()):
+            colour, marker = WAYS.get(name, OTHERS[index % len(OTHERS)])
+            axes.plot(x, y, color=colour, lw=2, marker=marker, ms=6, markevery=max(1, len(x) // 6))
+            highest, below = y[-1] == max(line[-1] for _, line in lines.values()), index == 1
+            at = (x[-3], y[-3]) if highest else (x[0], y[0])
+            axes.annotate(
+                _wrapped(name, 18) if highest else name, at, xytext=(-10, 0) if highest else (0, -18 if below else 8),
+                textcoords="offset points", ha="right" if highest else "left", color=colour, fontsize=11,
+            )  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel="requests a day", ylabel="dollars a day")
+        axes.set_xticks([10, 1e3, 1e5, 1e7], ["10", "1,000", "100,000", "10 million"])
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: decimal(value)))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_formatter(NullFormatter())
+        for text, point in (marks or {}).items():
+            axes.plot(*point, marker="o", ms=13, mfc="none", mec="#1f2933", mew=2)
+            axes.annotate(
+                text, point, xytext=(16, -50), textcoords="offset points", ha="left", fontsize=11, fontweight="bold",
+                arrowprops={"arrowstyle": "-", "color": "#1f2933", "shrinkB": 7},
+            )  # fmt: skip
+        axes.margins(0.06, 0.14)
+        words = [
+            f"{name}: ${y[0]:,.2f} at {x[0]:,.0f} to ${y[-1]:,.0f} at {x[-1]:,.0f} requests"
+            for name, (x, y) in lines.items()
+        ]
+        return _finish(figure, axes, title, _told(f"Lines. {title}", words))

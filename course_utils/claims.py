@@ -52,14 +52,25 @@ UNDER_A_CONDITION, NOT_TESTED = "holds under a condition", "not tested here"
 
 # Where a claim can be met, with the date on which it was read there.
 SOURCES = {
-    "L1": "LLaMA-Factory's README, “Hardware Requirement” (read 2026-11-27; it says 48 GB, not 35, for 70B in 4 bits)",
+    "D1": "vendors' pages and course outlines on small fine-tuned models (2023-2026)",
+    "D2": "course outlines and hosts' guides to fine-tuning (2023-2026)",
+    "D3": "course outlines on fine-tuning (2023-2026)",
+    "D4": "course outlines (2023-2026); OpenAI's guide to supervised fine-tuning says 10 at least, gains from 50 to 100 "
+    "(read 2026-11-27)",
+    "D5": "nearly every introduction to RAG; Ovadia et al. (2023), Fine-Tuning or Retrieval?, arXiv 2312.05934",
+    "L1": "course outlines (2023-2026); LLaMA-Factory's README (read 2026-11-27) has the same figures, but 48 GB for the last",
     "L2": "course outlines and blog posts on fine-tuning hardware (2023-2026)",
     "L3": "course outlines on LoRA (2023-2026)",
     "L4": "tutorials that print PEFT's count for Mistral-7B (several public repositories, read 2026-11-27)",
-    "L5": "course outlines, after Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models",
+    "L5": "course outlines (2023-2026); Hu et al. (2021) themselves write of three times less GPU memory",
     "L6": "Hu et al. (2021), section 4.1: “no additional inference latency”",
     "L7": "Hu et al. (2021), section 4.1, and nearly every introduction since",
     "L8": "Hu et al. (2021), section 7.2, where rank 1 suffices on two tasks",
+    "Q1": "introductions to QLoRA, which compare 16 bits with 4 (2023-2026)",
+    "Q2": "course outlines and blog posts on QLoRA (2023-2026)",
+    "Q3": "course outlines on fine-tuning hardware (2023-2026)",
+    "Q4": "tutorials that print PEFT's count for Llama-3.1-8B (2024-2026)",
+    "Q5": "Dettmers et al. (2023), QLoRA, abstract: “preserving full 16-bit finetuning task performance”",
 }
 
 

@@ -224,7 +224,7 @@ def training_step(probabilities: Mapping[str, float] | None = None, right: str =
 
     board.box(left, fourth, wide, 82, back)
     board.step(left, fourth, 4, back)
-    board.text(middle + 10, fourth + 20, f"loss = −log {probabilities[right]:.2f} = {loss:.2f}", weight="bold")
+    board.text(middle + 10, fourth + 20, f"loss = −ln {probabilities[right]:.2f} = {loss:.2f}", weight="bold")
     board.text(middle, fourth + 55, "high when the correct token\nseemed unlikely")
 
     board.arrow((left + wide + 2, fourth + 41), (at, fourth + 41), (at, third + 126), colour=back)
@@ -525,4 +525,152 @@ def validation_curve_idea() -> figures.Figure:
     return board.figure(
         """A schematic of two curves against training steps: training loss keeps falling, while validation loss falls and
         then rises. The lowest point of validation loss is marked as the checkpoint to keep, a later one as where to stop."""
+    )
+
+
+def four_bit_layer() -> figures.Figure:
+    """A layer in QLoRA: a weight stored in 4 bits, its 16-bit copy for one product, and the trained adapter beside it."""
+    frozen, trained, back = FROZEN, METHOD_STYLE["QLoRA"].colour, METHOD_STYLE["full fine-tuning"].colour
+    board = _Board(520, "QLoRA: 4 bits in storage,\n16 bits for the product")
+    top, high, middle, adapter, plus = 154.0, 150.0, 286.0, 440.0, 362.0
+
+    board.text(middle, 84, "input")
+    board.arrow((middle, 98), (middle, top - 2))
+    board.arrow((middle, 98), (middle, 116), (adapter, 116), (adapter, top - 2))
+    board.box(MARGIN, top, 112, high, frozen, 0.35, 0)
+    board.text(MARGIN + 56, top + high / 2, "W, stored:\n4-bit codes\nand scales,\nfrozen")
+    board.arrow((MARGIN + 114, top + high / 2), (middle - 58, top + high / 2))
+    board.text((MARGIN + 112 + middle - 56) / 2, top + high / 2 - 20, "dequantize")
+    board.box(middle - 56, top, 112, high, frozen, 0.12, 0, ls="--")
+    board.text(middle, top + high / 2, "W in 16 bits,\nonly for\nthis product")
+    board.box(adapter - 42, top, 84, 52, trained, 0.25, 0)
+    board.text(adapter, top + 26, "A", weight="bold")
+    board.arrow((adapter, top + 54), (adapter, top + high - 54))
+    board.box(adapter - 42, top + high - 52, 84, 52, trained, 0.25, 0)
+    board.text(adapter, top + high - 26, "B", weight="bold")
+
+    board.arrow((middle, top + high + 2), (middle, plus - 15))
+    board.arrow((adapter, top + high + 2), (adapter, plus), (middle + 15, plus))
+    board.text(adapter + 36, plus - 30, "× α/r")
+    board.plus(middle, plus)
+    board.arrow((middle, plus + 14), (middle, plus + 40))
+    board.text(middle, plus + 54, "output")
+    board.arrow((middle + 86, plus - 14), (middle + 86, 130), colour=back, ls="--")
+    words = "Dashed arrow: on the way back, the gradient passes\nthrough the 16-bit copy to the layers below."
+    y = board.text(MARGIN, plus + 76, words, ha="left", va="top")
+    board.text(MARGIN, y + 4, "Only A and B change; they have 16 or 32 bits.", ha="left", va="top", weight="bold")
+    return board.figure(
+        """A weight matrix stored in 4 bits is turned into 16 bits for one product and then dropped; beside it runs the
+        trained adapter A and B, and the two results are added. The gradient passes back through the 16-bit copy, and only
+        A and B change."""
+    )
+
+
+def four_bit_storage(block: int = 64, group: int = 256) -> figures.Figure:
+    """How many bits a weight takes: 16-bit numbers, 4-bit codes with 32-bit scales, and with double quantization.
+
+    Args:
+        block: weights that share a scale.
+        group: scales that share a scale of their own.
+    """
+    colour, extra = METHOD_STYLE["QLoRA"].colour, METHOD_STYLE["full fine-tuning"].colour
+    plain, double = 4 + 32 / block, 4 + 8 / block + 32 / (block * group)
+    board = _Board(342, "What one weight takes:\nits code and its share of a scale")
+    scale = (WIDTH - 2 * MARGIN) / 16
+    y = 84.0
+    for name, code, share, words in (
+        ("bfloat16", 16.0, 0.0, "16 bits"),
+        (f"NF4, a 32-bit scale per {block} weights", 4.0, plain - 4, f"4 + 32/{block} = {plain:.3f} bits"),
+        (
+            f"NF4, double quantization (8-bit scales,\none 32-bit scale per {group} of them)",
+            4.0,
+            double - 4,
+            f"4 + 8/{block} + 32/({block}·{group}) = {double:.3f} bits",
+        ),
+    ):
+        y = board.text(MARGIN, y, name, ha="left", va="top", weight="bold") + 4
+        board.box(MARGIN, y, scale * code, 30, FROZEN if code == 16 else colour, 0.4, 0, lw=0)
+        if share:
+            board.box(MARGIN + scale * code, y, scale * share, 30, extra, 0.8, 0, lw=0)
+        at, side = (MARGIN + scale * code / 2, "center") if code == 16 else (MARGIN + scale * (code + share) + 10, "left")
+        board.text(at, y + 15, words, ha=side)
+        y += 46
+    board.box(MARGIN, y + 4, 14, 14, colour, 0.4, 0, lw=0)
+    board.text(MARGIN + 22, y + 11, "4-bit codes", ha="left")
+    board.box(MARGIN + 170, y + 4, 14, 14, extra, 0.8, 0, lw=0)
+    board.text(MARGIN + 192, y + 11, "scales", ha="left")
+    return board.figure(
+        f"""Three bars to scale: a weight takes 16 bits in bfloat16, {plain:.3f} bits in NF4 with a 32-bit scale for {block}
+        weights, and {double:.3f} bits with double quantization, which stores the scales in 8 bits."""
+    )
+
+
+def decision_tree(good_enough: float = 0.85, enough_examples: int = 100) -> figures.Figure:
+    """Which tool to try: three questions from above, an answer beside each.
+
+    Args:
+        good_enough: the share of the goal from which a prompt is kept.
+        enough_examples: the number of good examples from which training is tried.
+    """
+    left, wide, right, leaf = float(MARGIN), 286.0, 372.0, 136.0
+    middle, top, high, pitch = left + wide / 2, 84.0, 78.0, 134.0
+    goal = f"{100 * good_enough:.0f} %"
+    rows = [
+        (f"Does your best prompt reach\n{goal} of the goal?", "yes", "keep the\nprompt*", "prompting", "no"),
+        ("Sort twenty wrong answers.\nWhat is missing?", "only\nfacts", "look it up:\nRAG", "RAG", "behaviour, or both"),
+        (
+            f"{enough_examples} good examples, and a\ntarget that stays the same?", "no", "examples in\nthe prompt**",
+            "prompting", "yes",
+        ),
+    ]  # fmt: skip
+    board = _Board(622, "Three questions decide\nwhat to try first")
+    for number, (question, aside, answer, method, below) in enumerate(rows):
+        y = top + pitch * number
+        board.box(left, y, wide, high, FROZEN, 0.08)
+        board.step(left, y, number + 1, FROZEN)
+        board.text(middle + 14, y + high / 2, question)
+        board.arrow((left + wide + 2, y + high / 2), (right - 2, y + high / 2))
+        board.text((left + wide + right) / 2 - 2, y + high / 2 - (26 if "\n" in aside else 18), aside)
+        board.box(right, y + 8, leaf, high - 16, METHOD_STYLE[method].colour, 0.25)
+        board.text(right + leaf / 2, y + high / 2, answer, weight="bold")
+        board.arrow((middle, y + high + 2), (middle, y + pitch - 2))
+        board.text(middle + 14, y + high + (pitch - high) / 2 - 2, below, ha="left")
+    y = top + pitch * len(rows)
+    board.box(left, y, wide, 52, METHOD_STYLE["LoRA"].colour, 0.25)
+    board.text(middle, y + 26, "fine-tune**", NORMAL, weight="bold")
+    words = "* Unless volume or latency make its length expensive.\n** Where facts are missing too: RAG as well."
+    board.text(MARGIN, y + 68, words, ha="left", va="top")
+    return board.figure(
+        f"""Three questions. A prompt that reaches {goal} is kept; where only facts are missing they are looked up; for
+        behaviour, {enough_examples} good examples and a target that stays the same lead to fine-tuning, else to examples in
+        the prompt."""
+    )
+
+
+def error_chain() -> figures.Figure:
+    """Four questions to a wrong answer, in the order in which it came about; the first "no" names the cause."""
+    colour = METHOD_STYLE["full fine-tuning"].colour
+    left, wide, right, leaf = float(MARGIN), 262.0, 330.0, 178.0
+    middle, top, high, pitch = left + wide / 2, 84.0, 56.0, 88.0
+    rows = [
+        ("Was any source shown?", "knowledge:\nshow it the facts"),
+        ("Was it the right source?", "retrieval:\nsearch better"),
+        ("Are fact, topic and\nproduct right?", "behaviour:\nprompt, then train"),
+        ("Is the form right?", "format:\nstructured output"),
+    ]
+    board = _Board(top + pitch * len(rows) + 40, "The first “no” names the cause,\nand the cause names the tool")
+    for number, (question, cause) in enumerate(rows):
+        y = top + pitch * number
+        board.box(left, y, wide, high, FROZEN, 0.08)
+        board.text(middle, y + high / 2, question)
+        board.arrow((left + wide + 2, y + high / 2), (right - 2, y + high / 2), colour=colour)
+        board.text((left + wide + right) / 2 - 3, y + high / 2 - 16, "no")
+        board.box(right, y, leaf, high, colour, 0.2)
+        board.text(right + leaf / 2, y + high / 2, cause, weight="bold")
+        board.arrow((middle, y + high + 2), (middle, y + pitch - 2))
+        board.text(middle + 14, y + high + (pitch - high) / 2 - 2, "yes", ha="left")
+    board.text(middle, top + pitch * len(rows) + 12, "a right answer", weight="bold")
+    return board.figure(
+        """Four questions to a wrong answer: was a source shown, was it the right one, is the content right, is the form.
+        The first no names the cause: knowledge, retrieval, behaviour or format."""
     )

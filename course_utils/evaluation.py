@@ -55,6 +55,7 @@ class Scores:
     Attributes:
         valid: share of answers in the right format.
         exact: field → share of answers whose field equals the reference's. In an invalid answer every field counts as wrong.
+        whole: share of answers in which every field is right.
         enumerations: share of answers in which all enumeration fields are right.
         f1: field → mean token F1 against the reference, for text fields.
         records: the parsed answers, None for invalid ones.
@@ -62,9 +63,14 @@ class Scores:
 
     valid: Score
     exact: dict[str, Score]
+    whole: Score
     enumerations: Score
     f1: dict[str, Score]
     records: list[dict[str, Any] | None]
+
+    def shares(self) -> dict[str, Score]:
+        """Share of answers that are right: as valid records, in each field and in all of them; a row for `show.table`."""
+        return {"valid record": self.valid, **self.exact, "all fields": self.whole}
 
     def rows(self) -> list[tuple[str, Score]]:
         """(name, score) of everything measured."""
@@ -116,6 +122,7 @@ def evaluate(
     return Scores(
         valid=proportion([record is not None for record in records]),
         exact={field: proportion(values) for field, values in exact.items()},
+        whole=proportion([all(values) for values in zip(*exact.values())]),
         enumerations=proportion(all_enumerations),
         f1={field: mean(values) for field, values in f1.items()},
         records=records,

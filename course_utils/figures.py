@@ -73,7 +73,7 @@ class Figure:
         # Letters that are sized for a width keep their size only if nothing is trimmed.
         figure.savefig(buffer, format="png", bbox_inches=None if width else "tight", metadata={"Software": None})
         plt.close(figure)
-        self.png = _with_a_palette(buffer) if width else buffer.getvalue()
+        self.png = _with_a_palette(buffer)
         self.alt, self.width = " ".join(alt.split()), width
 
     def save(self, file: str) -> None:

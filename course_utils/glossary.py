@@ -282,7 +282,8 @@ def _link(marker: re.Match[str]) -> str:
     tip = escape(define(marker[1]), quote=True)
     for character in "|`$*_\\":  # which Markdown or a table around it would read
         tip = tip.replace(character, f"&#{ord(character)};")
-    return f'[{(marker[2] or marker[1]).strip()}](#{HEADING.replace(" ", "-")} "{tip}")'
+    # In italics, as books set a word that they explain; by colour alone not everybody would see the link.
+    return f'*[{(marker[2] or marker[1]).strip()}](#{HEADING.replace(" ", "-")} "{tip}")*'
 
 
 def _in_cell(text: str) -> str:

@@ -7,12 +7,17 @@ which find that larger models want lower ones (Schulman et al., 2025, LoRA Witho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from course_utils import hardware
 from course_utils.errors import CourseError
 
+if TYPE_CHECKING:
+    from course_utils.show.tables import Table
+
 SHORT_RECORD = ("category", "escalation", "product", "order_id")
 WHOLE_RECORD = (*SHORT_RECORD, "summary")
+CATALOGUE_RECORD = ("topic", "product", "answer")
 
 
 @dataclass(frozen=True)
@@ -21,24 +26,124 @@ class LessonPlan:
 
     Attributes:
         fields: of the record that answers consist of; the small model leaves out the summary, the longest.
-        examples: training examples of the main run.
+        examples: training examples of the first run, with TRL.
+        more_examples: those of the second run, with `training.fit`, which is faster on a CPU (up to three times).
         batch_size: examples per step.
         learning_rate: for LoRA.
         answer_tokens: longest answer, in tokens.
+        longest: messages with more characters are not trained on (lesson 03, where TRL has to be quick on a CPU).
+        looked_at: messages that slow systems answer while you watch; too few to compare anything by.
+        asked: messages that the trained system answers.
     """
 
     fields: tuple[str, ...]
     examples: int
+    more_examples: int
     batch_size: int
     learning_rate: float
     answer_tokens: int
+    longest: int = 4000
+    looked_at: int = 25
+    asked: int = 100
+
+    def table(self) -> Table:
+        """The plan as a lesson shows it."""
+        from course_utils.show.tables import Table
+
+        rows = {
+            "examples, first run": self.examples,
+            "examples, second run": self.more_examples,
+            "examples per step": self.batch_size,
+            "learning rate": f"{self.learning_rate:g}",
+            "longest answer, tokens": self.answer_tokens,
+        }
+        return Table({name: {"on this machine": str(value)} for name, value in rows.items()}, "", "setting", "")
 
 
+# Lesson 01 trains once, on one wording of each of 100 facts and on 60 more with their passage.
 PLANS = {
+    "01": {
+        "cpu": LessonPlan(
+            CATALOGUE_RECORD,
+            examples=160,
+            more_examples=0,
+            batch_size=4,
+            learning_rate=2e-3,
+            answer_tokens=32,
+            looked_at=8,
+            asked=50,
+        ),
+        "t4": LessonPlan(
+            CATALOGUE_RECORD,
+            examples=160,
+            more_examples=0,
+            batch_size=8,
+            learning_rate=5e-4,
+            answer_tokens=32,
+            looked_at=25,
+        ),
+        "a100": LessonPlan(
+            CATALOGUE_RECORD,
+            examples=160,
+            more_examples=0,
+            batch_size=8,
+            learning_rate=3e-4,
+            answer_tokens=32,
+            looked_at=25,
+        ),
+    },
     "02": {
-        "cpu": LessonPlan(SHORT_RECORD, examples=100, batch_size=4, learning_rate=2e-3, answer_tokens=56),
-        "t4": LessonPlan(WHOLE_RECORD, examples=842, batch_size=8, learning_rate=5e-4, answer_tokens=96),
-        "a100": LessonPlan(WHOLE_RECORD, examples=842, batch_size=8, learning_rate=3e-4, answer_tokens=96),
+        "cpu": LessonPlan(
+            SHORT_RECORD,
+            examples=80,
+            more_examples=280,
+            batch_size=4,
+            learning_rate=2e-3,
+            answer_tokens=56,
+        ),
+        "t4": LessonPlan(
+            WHOLE_RECORD,
+            examples=400,
+            more_examples=442,
+            batch_size=8,
+            learning_rate=5e-4,
+            answer_tokens=96,
+        ),
+        "a100": LessonPlan(
+            WHOLE_RECORD,
+            examples=400,
+            more_examples=442,
+            batch_size=8,
+            learning_rate=3e-4,
+            answer_tokens=96,
+        ),
+    },
+    "03": {
+        "cpu": LessonPlan(
+            SHORT_RECORD,
+            examples=40,
+            more_examples=0,
+            batch_size=2,
+            learning_rate=2e-3,
+            answer_tokens=56,
+            longest=150,
+        ),
+        "t4": LessonPlan(
+            WHOLE_RECORD,
+            examples=400,
+            more_examples=0,
+            batch_size=4,
+            learning_rate=5e-4,
+            answer_tokens=96,
+        ),
+        "a100": LessonPlan(
+            WHOLE_RECORD,
+            examples=400,
+            more_examples=0,
+            batch_size=4,
+            learning_rate=3e-4,
+            answer_tokens=96,
+        ),
     },
 }
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from course_utils import costs, decision, figures, memory
@@ -364,6 +365,64 @@ def decision_helper(
 ) -> DecisionHelper:
     """Controls for `decision.decide`; `choices` are its answers, `evidence` and `assumptions` as in `decide`."""
     return DecisionHelper(evidence, assumptions, **choices)
+
+
+COST_FIELDS = ("frontier", "instructions", "completion", "examples", "hours_tuning", "wage", "days", "cache")
+
+
+class CostForm:
+    """Controls for `costs.Assumptions`, and a figure that is drawn again at each change.
+
+    Attributes:
+        assumptions: as they are set now.
+        figure: what was drawn for them.
+        controls: field → ipywidgets control; empty if ipywidgets is missing.
+    """
+
+    def __init__(self, assumptions: costs.Assumptions, draw: Callable[[costs.Assumptions], figures.Figure]) -> None:
+        self.assumptions, self._draw = assumptions, draw
+        self.figure = draw(assumptions)
+        self.controls: dict[str, ipywidgets.Widget] = {}
+        self._shown: ipywidgets.HTML | None = None
+        self._box: ipywidgets.VBox | None = None
+        try:
+            import ipywidgets
+        except ImportError:
+            return
+        layout = {"style": {"description_width": "initial"}, "layout": {"width": "26em"}}
+        for name in COST_FIELDS:
+            value, label = getattr(assumptions, name), f"{name.replace('_', ' ')}, {costs.UNITS[name]}"
+            if name == "frontier":
+                control = ipywidgets.Dropdown(
+                    options=list(costs.FRONTIER), value=value, description="prompted model", **layout
+                )
+            elif isinstance(value, bool):
+                control = ipywidgets.Checkbox(value, description=label, indent=False, **layout)
+            else:
+                control = ipywidgets.BoundedIntText(
+                    round(value), 1 if name == "days" else 0, 10**6, description=label, **layout
+                )
+            control.observe(lambda change, name=name: self._changed(name, change["new"]), names="value")
+            self.controls[name] = control
+        self._shown = ipywidgets.HTML(self.figure._repr_html_())
+        self._box = ipywidgets.VBox([*self.controls.values(), self._shown])
+
+    def _changed(self, name: str, value: Any) -> None:
+        assert self._shown is not None  # exists whenever there are controls
+        self.assumptions = replace(self.assumptions, **{name: value})
+        self.figure = self._draw(self.assumptions)
+        self._shown.value = self.figure._repr_html_()
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        plain = {"text/plain": repr(self.figure), "text/html": self.figure._repr_html_()}
+        if self._box is None:
+            return plain
+        return {**plain, WIDGET_VIEW: {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}}
+
+
+def cost_form(assumptions: costs.Assumptions, draw: Callable[[costs.Assumptions], figures.Figure]) -> CostForm:
+    """Assumptions in a form, with the figure that `draw` makes of them; without widgets, the figure."""
+    return CostForm(assumptions, draw)
 
 
 def side_by_side(messages: Sequence[str], answers: Mapping[str, Sequence[str]]) -> SideBySide:

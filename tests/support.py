@@ -142,6 +142,37 @@ def judged(printed):
     return found
 
 
+def cards(printed):
+    """Id → `evidence.Verdict`, as the cards of claims appear in what a notebook showed; each in the claim's own words."""
+    import re
+
+    from course_utils.claims import CLAIMS
+    from course_utils.evidence.cards import TONE_OF, Verdict
+
+    words = "|".join(sorted(TONE_OF, key=len, reverse=True))
+    found = {}
+    for id, text, word, sentence in re.findall(rf"^Claim ([A-Z]\d): (.+)\n  ({words})\. (.+)$", printed, re.MULTILINE):
+        assert text == CLAIMS[id]
+        found[id] = Verdict(word, sentence)
+    return found
+
+
+def table_rows(printed, start):
+    """Row name → column → cell of the `show.table` whose text begins with `start`: its caption, or its first header."""
+    import re
+
+    lines = printed[printed.index(f"\n{start}") + 1 :].splitlines()
+    head = 0 if lines[0].startswith(f"{start}  ") else 1
+    starts = [match.start() for match in re.finditer(r"\S+(?: \S+)*", lines[head])]
+    rows = {}
+    for line in lines[head + 1 :]:
+        if line[starts[1] - 2 : starts[1]] != "  " or line.startswith(" "):  # the next output begins
+            break
+        cells = [line[a:b].strip() for a, b in zip(starts, [*starts[1:], len(line)])]
+        rows[cells[0]] = dict(zip(re.findall(r"\S+(?: \S+)*", lines[head])[1:], cells[1:]))
+    return rows
+
+
 def verdict(id, holds, conditional):
     """What `claims.check` says of a claim that stands or falls, with a condition or without one."""
     from course_utils import claims

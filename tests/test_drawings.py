@@ -24,8 +24,13 @@ DRAWINGS = {
     "memory, 135M": lambda: drawings.memory_parts(134_515_008, 4_884_480, 49152 * 576, "SmolLM2-135M"),
     "memory, much trained": lambda: drawings.memory_parts(10**9, 4 * 10**8, 10**8, "a large adapter"),
     "merging": drawings.merging,
+    "a layer in 4 bits": drawings.four_bit_layer,
+    "bits of a weight": drawings.four_bit_storage,
+    "bits of a weight, small blocks": lambda: drawings.four_bit_storage(32, 128),
     "label mask": drawings.label_mask,
     "validation curve": drawings.validation_curve_idea,
+    "decision tree": drawings.decision_tree,
+    "causes of an error": drawings.error_chain,
 }
 PHONE = 390  # CSS pixels across
 FREE = 4  # pixels around a letter in which no line may be
@@ -167,7 +172,7 @@ def test_twice_the_rank_is_twice_the_adapter(drawn):
 
 
 def test_the_loss_is_that_of_the_probability_drawn(drawn):
-    assert "loss = −log 0.20 = 1.61" in words(drawn["training step"][1])
+    assert "loss = −ln 0.20 = 1.61" in words(drawn["training step"][1])
     assert "0.05" in drawn["training step, nearly sure"][0].alt
 
 

@@ -105,7 +105,7 @@ def test_what_markdown_would_read_is_escaped(monkeypatch):
     monkeypatch.setattr(glossary, "_by_form", lambda: {"odd": odd})
     monkeypatch.setattr(glossary, "terms", lambda: {"odd": odd})
     text, words = glossary.write_out(["An {{term:odd}} one.", "{{words}}"])
-    tip = text.removeprefix('An [odd](#Words-of-this-lesson "').removesuffix('") one.')
+    tip = text.removeprefix('An *[odd](#Words-of-this-lesson "').removesuffix('")* one.')
     assert not set(tip) & set('"<>$`|*_')
     import html
 

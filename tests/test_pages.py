@@ -31,7 +31,7 @@ MARKUP = {"templates/slides.html.j2": 1, "templates/data_report.html.j2": 2}
 def graded(learner, marks, **problems):
     """Results as grading writes them."""
     key = results.ResultKey(("02_lora", NASTY), 7, "bubblewrap", "digest")
-    return results.compose(Submission(learner, Path(learner)), Answers(**problems), marks, key, 1.0)
+    return results.compose(Submission(learner, learner, Path(learner)), Answers(**problems), marks, key, 1.0)
 
 
 def several():
@@ -39,7 +39,7 @@ def several():
     mistake = EXERCISES["lora-2"].mistakes[0]
     wrong = {
         "lora-1": Mark(1 / 3, f"{NASTY}\nsecond line", "partly", notes=(NASTY,)),
-        "lora-2": Mark(0.0, mistake.diagnosis, "wrong", mistake.function.__name__.strip("_")),
+        "lora-2": Mark(0.0, mistake.diagnosis, "wrong", mistake.diagnosis),
         "lora-3": Mark(0.0, NASTY, "error"),
     }
     return [graded("right", right), graded(NASTY, wrong), graded(NASTY + "2", {}, problems=[NASTY])]

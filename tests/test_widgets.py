@@ -134,3 +134,14 @@ def test_answers_side_by_side_are_all_there_and_escaped():
 def test_a_missing_answer_is_named():
     with pytest.raises(CourseError, match="DPO has 1 answers to 2 messages"):
         widgets.side_by_side(["one", "two"], {"SFT": ["a", "b"], "DPO": ["a"]})
+
+
+def test_a_changed_assumption_draws_the_costs_anew():
+    from course_utils import costs
+    from course_utils.evidence import lesson_01
+
+    form = widgets.cost_form(costs.Assumptions(), lesson_01.cost_figure)
+    first = form.figure.alt
+    form.controls["frontier"].value = "gpt-6-luna"
+    assert form.assumptions.frontier == "gpt-6-luna" and form.figure.alt != first
+    assert "gpt-6-luna" in form._shown.value and form._repr_mimebundle_()["text/plain"] == repr(form.figure)

@@ -8,7 +8,6 @@ among the rejects.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -141,6 +140,21 @@ class Prepared:
         actions = (DROPPED, CHANGED, FLAGGED)
         ordered = sorted(counted.items(), key=lambda item: (item[0][0], actions.index(item[0][1]), -item[1], item[0][2]))
         return [(STEPS[step], action, code, n) for (step, action, code), n in ordered]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Counts and reasons, for programs."""
+        return {
+            "path": self.path,
+            "counts": dict(self.counts),
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "changes": [{"step": s, "action": a, "code": c, "rows": n} for s, a, c, n in self.table()],
+            "share_left": round(self.share_left, 4),
+            "shapes": dict(self.shapes.most_common()),
+            "left_out": self.left_out,
+            "contaminated_test_rows": sorted({hit.test for hit in self.contaminated}),
+            "auc_to_production": self.distance.auc if self.distance else None,
+        }
 
     def __str__(self) -> str:
         lines = [f"{Path(self.path).name}: {self.counts[0][1]:,} lines, {len(self.rows):,} rows left"]
@@ -447,23 +461,3 @@ def rows_of(path: str | Path) -> list[dict]:
             raise CourseError(f"{Path(path).name}: {finding}")
         rows.append(row.value)
     return rows
-
-
-def report_json(result: Prepared) -> str:
-    """Counts and reasons as JSON, for programs."""
-    return json.dumps(
-        {
-            "path": result.path,
-            "counts": dict(result.counts),
-            "train": len(result.train),
-            "validation": len(result.validation),
-            "changes": [{"step": s, "action": a, "code": c, "rows": n} for s, a, c, n in result.table()],
-            "share_left": round(result.share_left, 4),
-            "shapes": dict(result.shapes.most_common()),
-            "left_out": result.left_out,
-            "contaminated_test_rows": sorted({hit.test for hit in result.contaminated}),
-            "auc_to_production": result.distance.auc if result.distance else None,
-        },
-        ensure_ascii=False,
-        indent=1,
-    )

@@ -11,7 +11,7 @@ from typing import Any
 
 from course_utils import claims
 from course_utils.errors import CourseError
-from course_utils.show.style import TONES, box, tone
+from course_utils.show.style import FONT, LINE, TONES, box, tone
 from course_utils.show.tables import Table
 
 TONE_OF = {claims.HOLDS: "good", claims.UNDER_A_CONDITION: "caution", claims.FAILS: "bad", claims.NOT_TESTED: "quiet"}
@@ -35,6 +35,14 @@ class Verdict:
     scope: str = ""
 
 
+def _badge(word: str) -> str:
+    colour = TONES[TONE_OF[word]][0]
+    return (
+        f'<span style="background:{colour};color:#ffffff;border-radius:4px;padding:.1em .5em;font-weight:600">'
+        f"{escape(word)}</span>"
+    )
+
+
 class Card:
     """One judged claim; HTML in a notebook, text elsewhere."""
 
@@ -43,17 +51,14 @@ class Card:
 
     def _repr_html_(self) -> str:
         source, verdict = claims.SOURCES.get(self.id, ""), self.verdict
-        met = f'<div style="{tone("plain")}">Met in: {escape(source)}</div>' if source else ""
+        met = f"<div>Source: {escape(source)}</div>" if source else ""
         code = escape(inspect.getsource(self._judge))
         module = self._judge.__module__.replace(".", "/")
         tables = "".join(f"<p></p>{part._repr_html_()}" for part in verdict.evidence)
         scope = f"<p>{escape(verdict.scope)}</p>" if verdict.scope else ""
-        badge = (
-            f"background:{TONES[TONE_OF[verdict.word]][0]};color:#ffffff;border-radius:4px;padding:.1em .5em;font-weight:600"
-        )
         return box(
             f'<div><b>Claim {self.id}</b> “{escape(claims.CLAIMS[self.id])}”</div>{met}'
-            f'<p style="margin:.5em 0"><span style="{badge}">{verdict.word}</span> {escape(verdict.sentence)}</p>'
+            f'<p style="margin:.5em 0">{_badge(verdict.word)} {escape(verdict.sentence)}</p>'
             f"<details><summary>Evidence, and the code that judged it</summary>{tables}{scope}"
             f"<p><code>{module}.py</code></p>"
             f'<pre tabindex="0" style="{tone("quiet")};padding:.6em;overflow-x:auto">{code}</pre></details>',
@@ -83,10 +88,33 @@ def card(id: str, **measured: Any) -> Card:
     return Card(id, verdict, judge)
 
 
-def summary() -> Table:
-    """All claims judged so far, one line each."""
-    rows = {
-        f"{claim.id}": {"claim": claim.text, "verdict": claim.verdict, "what was found": claim.measured}
-        for claim in claims.table()
-    }
-    return Table(rows, "Claims of this lesson", "id", "")
+class Summary:
+    """All claims judged so far: a line each, the reasons behind a fold."""
+
+    def __init__(self, cards: dict[str, Card | None]) -> None:
+        self._cards = cards
+        self._claims = claims.table()
+
+    def _repr_html_(self) -> str:
+        rows = ""
+        for claim in self._claims:
+            card = self._cards.get(claim.id)
+            tables = "".join(f"<p></p>{part._repr_html_()}" for part in card.verdict.evidence) if card else ""
+            rows += (
+                f'<details style="border-top:1px solid {LINE};padding:.35em 0"><summary><b>{claim.id}</b> '
+                f"“{escape(claim.text)}” {_badge(claim.verdict)}</summary>"
+                f'<div style="margin:.4em 1.2em">{escape(claim.measured)}{tables}</div></details>'
+            )
+        return f'<div style="{FONT};{tone("plain")};max-width:56em">{rows}</div>'
+
+    def __repr__(self) -> str:
+        return "\n".join(f"Claim {c.id}: {c.text}\n  {c.verdict}. {c.measured}" for c in self._claims)
+
+
+def summary(*ids: str) -> Summary:
+    """All claims of the lesson in one list.
+
+    Args:
+        ids: claims that no card has judged yet; they are judged now, from arithmetic and records alone.
+    """
+    return Summary({id: card(id) for id in ids})

@@ -18,6 +18,7 @@ from course_utils.show.answers import Answers
 from course_utils.show.tables import Table
 
 if TYPE_CHECKING:
+    from course_utils.data_prep.tasks import Task
     from course_utils.evaluation import Score
     from course_utils.figures import Figure
 
@@ -75,8 +76,8 @@ def knob(name: str) -> Figure:
         "learning rate": {float(n.split()[1]): n for n in _names("rate ")} | {base["learning_rate"]: LORA},
     }[name]
     title = {
-        "rank": "Rank 1 learns this task as well as rank 64",
-        "alpha": "Alpha works like a second learning rate",
+        "rank": "In a short run, rank is not what limits",
+        "alpha": "In a short run, more alpha helps",
         "learning rate": "The learning rate decides",
     }[name]
     return charts.knob(
@@ -93,7 +94,6 @@ def rivals() -> Table:
         "LoRA, rank 16, all layers": LORA,
         "attention only, at equal size": "attention only, equal size",
         "dropout 0.1": "dropout 0.1",
-        "rsLoRA": "rsLoRA",
         "DoRA": "DoRA",
         "embedding too (modules_to_save)": "embedding trained too",
         f"full fine-tuning, {best_full().removeprefix('full, ')}": best_full(),
@@ -102,6 +102,7 @@ def rivals() -> Table:
         "before training": {
             "trained, millions": 0.0,
             "validation loss": f"{untrained['validation_loss']:.2f}",
+            "both labels right": f"{100 * untrained['scores']['all enumeration fields right'][0]:.0f} %",
             "prose loss": untrained["prose_loss"],
             "records for everyday questions, %": round(100 * untrained["records_for_questions"]),
         }
@@ -114,6 +115,7 @@ def rivals() -> Table:
         rows[shown] = {
             "trained, millions": average(run, "trained_parameters") / 1e6,
             "validation loss": f"{average(run):.3f} ({spread})",
+            "both labels right": _written(_fields_right(run)) if _fields_right(run) else None,
             "prose loss": average(run, "prose_loss"),
             "records for everyday questions, %": round(100 * average(run, "records_for_questions")),
         }
@@ -126,43 +128,100 @@ def rivals() -> Table:
 
 def forgetting() -> Figure:
     """What is learned against what is forgotten, for LoRA at each rate and full fine-tuning at each rate."""
-    series = {}
+    series, rates = {}, []
     for label, names in (("LoRA", [*_names("rate "), LORA]), ("full fine-tuning", _names("full, rate"))):
-        points = sorted((average(n), average(n, "prose_loss")) for n in names)
-        series[label] = ([x for x, _ in points], [y for _, y in points])
+        points = sorted((_rate(n), average(n), average(n, "prose_loss")) for n in names)
+        series[label] = ([x for _, x, _ in points], [y for _, _, y in points])
+        rates += [(f"rate {charts.decimal(rate)}", x, y) for rate, x, y in points]
     untrained = sweep()["runs"]["untrained"]
     series["before training"] = ([untrained["validation_loss"]], [untrained["prose_loss"]])
+    same = average(best_full(), "prose_loss") < average(LORA, "prose_loss") and average(best_full()) <= average(LORA)
+    title = "At its best rate, full fine-tuning forgot less" if same else "Lower left is better: learned, and forgot little"
     return charts.trade_off(
-        series, "Lower left is better: learned the task, forgot no prose", "validation loss on the task (nats per token)",
-        "loss on everyday prose (nats per token)",
+        series, title, "validation loss on the task (nats per token)",
+        "loss on everyday prose (nats per token)", log_x=True, notes=rates,
     )  # fmt: skip
 
 
+def _rate(run: str) -> float:
+    """The learning rate of a run of the sweep."""
+    return float(run.split()[-1]) if "rate" in run else float(sweep()["base"]["learning_rate"])
+
+
 def before_and_after() -> Answers:
-    """Recorded answers of the model before and after the lesson's fine-tuning, to the first test messages."""
+    """A recorded answer before and after fine-tuning on 540 examples, to the first test message that is then right."""
     from course_utils.data_prep import load_task
 
-    record = sweep()
-    task = load_task("support_tickets", record["fields"])
-    shown = record["runs"]["untrained"]["answers"]
-    messages = [conversation[-1]["content"] for conversation in task.prompts()[: len(shown)]]
+    record = json.loads(assets.record("lora-seeds").read_text(encoding="utf-8"))
+    task = load_task("support_tickets", record["plan"]["fields"])
+    tuned = record["runs"][0]["answers"]
+    scored = [task.evaluate([""] * i + [answer]).exact for i, answer in enumerate(tuned)]
+    right = next(i for i, exact in enumerate(scored) if all(round(s.value * s.n) == 1 for s in exact.values()))
     return Answers(
-        messages[:1],
-        {"before": shown[:1], "after fine-tuning": record["runs"][f"{LORA} | 0"]["answers"][:1]},
-        task.references()[:1], json.loads, 280,
+        [task.prompts()[right][-1]["content"]],
+        {"before": [record["untrained"][right]], "after fine-tuning": [tuned[right]]},
+        [task.references()[right]], json.loads, 280,
     )  # fmt: skip
 
 
 def recorded_scores() -> dict[str, str]:
-    """Test scores after 540 examples (`benchmarks/lora_seeds.py`): mean over the seeds, lowest and highest of them."""
+    """Test scores after 540 examples (`benchmarks/lora_seeds.py`): mean over the samples, with the lowest and highest."""
     rows = [run["scores"] for run in json.loads(assets.record("lora-seeds").read_text(encoding="utf-8"))["runs"]]
 
     def written(name: str) -> str:
         values = [100 * row[name][0] for row in rows]
-        return f"{statistics.mean(values):.0f} % (seeds {min(values):.0f}-{max(values):.0f})"
+        return f"{statistics.mean(values):.0f} % (samples {min(values):.0f}-{max(values):.0f})"
 
     fields = {name.partition(":")[0]: name for name in rows[0] if name.endswith("exact match")}
     return {"valid record": written("valid format")} | {field: written(name) for field, name in fields.items()}
+
+
+# -- the rival that needs no training ---------------------------------------------------------------------------------------
+
+RULES = {
+    "category": "one of delivery, billing, returns, defect, account, question",
+    "escalation": "why the message must jump the queue: one of none, danger, misuse, money, legal, deadline; mostly none",
+    "product": "the product, copied letter for letter from the message, or null",
+    "order_id": "the order number as TB- and five digits, or null",
+    "summary": "the message in 4 to 12 words",
+}
+
+
+def with_rules(task: Task, prompts: Sequence[list[dict]], examples: int = 3) -> list[list[dict]]:
+    """Prompts with the rules of the task and solved examples in front.
+
+    Args:
+        task: with training examples and a schema.
+        prompts: conversations that end with the customer's message.
+        examples: how many of the training examples are shown as earlier turns.
+    """
+    fields = "; ".join(f"{name}: {RULES[name]}" for name in task.schema["properties"])
+    system = f"Triage this customer message. Answer with one JSON record and nothing else. Its fields are {fields}."
+    solved = [message for chat in task.train[:examples] for message in chat if message["role"] != "system"]
+    return [
+        [{"role": "system", "content": system}, *solved, *(m for m in prompt if m["role"] != "system")] for prompt in prompts
+    ]
+
+
+def alarms(records: Sequence[Mapping[str, Any] | None], references: Sequence[Mapping[str, Any]]) -> Table:
+    """What became of the messages that had to be escalated, and of those that had not.
+
+    Args:
+        records: the model's answers, None where an answer was not a valid record (`Scores.records`).
+        references: the right records.
+    """
+    pairs = [(record["escalation"] if record else None, right["escalation"]) for record, right in zip(records, references)]
+    urgent = [(said, right) for said, right in pairs if right != "none"]
+    calm = [said for said, right in pairs if right == "none"]
+    rows = {
+        "escalated for the right reason": sum(said == right for said, right in urgent),
+        "escalated for another reason": sum(said not in (right, "none", None) for said, right in urgent),
+        "missed": sum(said in ("none", None) for said, _ in urgent),
+        "false alarms": sum(said not in ("none", None) for said in calm),
+    }
+    of = [len(urgent)] * 3 + [len(calm)]
+    shown = {name: {"messages": count, "of": total} for (name, count), total in zip(rows.items(), of)}
+    return Table(shown, f"Escalation: {len(urgent)} of {len(pairs)} messages need it", "answer", "")
 
 
 # -- memory and hardware ----------------------------------------------------------------------------------------------------
@@ -212,7 +271,7 @@ def judge_L1() -> Verdict:
     rows, wrong = {}, []
     for (name, method), gb in claimed.items():
         needed = states[name][method]
-        possible = needed <= gb <= 1.4 * needed  # the states fit, and at most 40 % is left for activations
+        possible = needed <= gb <= 1.4 * needed
         rows[f"{name}, {method}"] = {"claimed, GB": gb, "states alone, GB": round(needed, 1), "possible": possible}
         if not possible:
             wrong.append(f"{gb} GB for {name} with {method} is less than the {needed:.0f} GB its states take")
@@ -223,7 +282,7 @@ def judge_L1() -> Verdict:
     return Verdict(
         claims.FAILS if wrong else claims.UNDER_A_CONDITION, sentence if wrong else sentence.removeprefix(". "),
         (Table(rows, "Claimed memory beside the states", "model and method", ""),),
-        "Arithmetic on published shapes. Activations come on top; lesson 03 counts them.",
+        "Arithmetic on published shapes. Called possible: the states fit, and activations take at most 40 % of their size.",
     )  # fmt: skip
 
 
@@ -297,49 +356,59 @@ def judge_L5() -> Verdict:
     states, count = states_gb("Llama-2-7B"), memory.count_parameters("Llama-2-7B", 16)
     small = memory.count_parameters("SmolLM2-135M", 16)
     mixed, pure = (states[method] / states["LoRA"] for method in METHODS[:2])
-    gap = average(LORA) - average(best_full())
-    spread = max(over_seeds(LORA, "validation_loss")) - min(over_seeds(LORA, "validation_loss"))
-    comparable = gap <= max(spread, 0.01)
+    lora, full = _fields_right(LORA), _fields_right(best_full())
+    comparable = max(lora) >= min(full)  # the ranges over the seeds meet
     sentence = (
         f"The share is {count.percent:.2f} % at 7B, but {small.percent:.1f} % at 135M. Memory for weights and states falls "
         f"by {mixed:.1f} from mixed precision and by {pure:.1f} from pure bfloat16, not tenfold, because the frozen weights "
-        f"stay. Quality {'is comparable' if comparable else 'is not the same'}: validation loss {average(LORA):.3f} with "
-        f"LoRA, {average(best_full()):.3f} with full fine-tuning at its best rate."
+        f"stay. Quality {'is comparable' if comparable else 'is not the same'} in a short run of the 135M model: category "
+        f"and escalation are both right in {_written(lora)} of the test messages with LoRA, in {_written(full)} with full "
+        f"fine-tuning at its best rate (validation loss {average(LORA):.3f} and {average(best_full()):.3f})."
     )
     rows = {
-        "LoRA": {"validation loss": average(LORA), "enumeration fields right": _mean_score(LORA)},
-        "full fine-tuning": {"validation loss": average(best_full()), "enumeration fields right": _mean_score(best_full())},
+        name: {"validation loss": average(run), "category and escalation right": _written(_fields_right(run))}
+        for name, run in (("LoRA", LORA), ("full fine-tuning", best_full()))
     }
     return Verdict(
         claims.FAILS if mixed < 8 or not comparable else claims.UNDER_A_CONDITION, sentence,
         (Table(rows, f"Recorded {sweep()['date']}, mean of {len(sweep()['seeds'])} seeds", "method", ""),),
-        "Quality measured on the 135M model and a narrow task only.",
+        f"Quality after 30 steps of {sweep()['batch']} examples, on one narrow task. With larger models and longer training "
+        "LoRA on all layers has been measured to equal full fine-tuning on small and medium data sets (Schulman et al., "
+        "2025) and to stay behind it where much is to be learned (Biderman et al., 2024).",
     )  # fmt: skip
 
 
-def _mean_score(run: str) -> str:
-    values = [100 * scores["all enumeration fields right"][0] for scores in over_seeds(run, "scores")]
-    return f"{statistics.mean(values):.0f} % ({min(values):.0f}-{max(values):.0f})"
+def _fields_right(run: str) -> list[float]:
+    """Percent of test messages in which category and escalation are both right, per seed; empty if it was not measured."""
+    runs = [sweep()["runs"].get(f"{run} | {seed}", {}) for seed in sweep()["seeds"]]
+    return [100 * row["scores"]["all enumeration fields right"][0] for row in runs if "scores" in row]
 
 
-def judge_L6(latency: Mapping[str, Score], difference: float, same_answers: float) -> Verdict:
+def _written(percents: Sequence[float]) -> str:
+    return f"{statistics.mean(percents):.0f} % ({min(percents):.0f}-{max(percents):.0f})"
+
+
+def judge_L6(latency: Mapping[str, Score], difference: float, same_answers: float, dtype: str) -> Verdict:
     """A merged model beside its base and beside the adapter kept apart.
 
     Args:
         latency: "merged" and "kept apart" → time relative to the base's.
         difference: largest difference of one block's outputs in float32, relative to the largest output.
         same_answers: share of answers that are word for word the same in the model's own precision.
+        dtype: that precision, e.g. "float32".
     """
     merged, apart = latency["merged"], latency["kept apart"]
     rows = {name: {"times the base's latency": f"{s.value:.2f} ({s.low:.2f}-{s.high:.2f})"} for name, s in latency.items()}
     if merged.low > 1.05 or difference > 1e-5:
         word, start = claims.FAILS, "The merged model was slower, or computed something else"
     else:
-        word, start = claims.UNDER_A_CONDITION, "Merged, no latency is added, and in float32 the outputs are the same"
+        word, start = claims.UNDER_A_CONDITION, "Merged, no added latency was measured"
     sentence = (
-        f"{start}: {merged.value:.2f} times the base's time, {apart.value:.2f} times if the adapter is kept apart; largest "
-        f"relative difference {difference:.0e}. In 16 bits merging rounds the weights once more: "
-        f"{100 * same_answers:.0f} % of the answers stayed word for word the same."
+        f"{start}: {merged.value:.2f} times the base's time (95 % interval {merged.low:.2f}-{merged.high:.2f}), against "
+        f"{apart.value:.2f} times with the adapter kept apart. The outputs are the same on one condition: that the weights "
+        f"are merged in float32 (largest relative difference {difference:.0e}). In 16 bits merging rounds them once more, "
+        f"and single answers can change. In {dtype}, as the model runs here, {100 * same_answers:.0f} % of the answers "
+        "stayed word for word the same."
     )
     return Verdict(
         word, sentence, (Table(rows, "Six tokens, six rounds in turn", "model", ""),), "This machine, this model."
@@ -369,7 +438,7 @@ def truncation_figure() -> Figure:
     return charts.trade_off(
         {
             "our task": (numbers, [100 * v for v in task.values()]),
-            "answers dealt out at random": (numbers, [100 * v for v in shuffled.values()]),
+            "shuffled answers, by heart": (numbers, [100 * v for v in shuffled.values()]),
         },
         "What is left of full fine-tuning if its update keeps only r directions",
         "directions kept in each weight matrix", "share of the loss reduction, %", log_x=True,
@@ -381,12 +450,13 @@ def judge_L7() -> Verdict:
     task, shuffled = truncation()
     enough = task["rank 16"] >= 0.9
     rows = {
-        rank: {"our task, %": round(100 * task[rank]), "answers at random, %": round(100 * shuffled[rank])} for rank in task
+        rank: {"our task, %": round(100 * task[rank]), "shuffled answers, %": round(100 * shuffled[rank])} for rank in task
     }
     sentence = (
         f"If the update of full fine-tuning keeps only 16 directions in each matrix, {100 * task['rank 16']:.0f} % of its "
-        f"effect on the validation loss remains on our task. For answers dealt out at random, which can only be "
-        f"memorised, it is {100 * shuffled['rank 16']:.0f} %."
+        f"effect on our task's validation loss remains; with one direction it is {100 * task['rank 1']:.0f} %. Of what was "
+        f"learned by heart from 40 messages with shuffled answers, {100 * shuffled['rank 16']:.0f} and "
+        f"{100 * shuffled['rank 1']:.0f} % remain. The condition: matrices of at most 576 × 1,536 and small data sets."
     )
     return Verdict(
         claims.UNDER_A_CONDITION if enough else claims.FAILS, sentence,
@@ -410,41 +480,57 @@ def judge_L8() -> Verdict:
     sentence = (
         f"Rank 1 reaches {100 * share:.0f} % of the loss reduction of the best run (validation loss "
         f"{average('rank 1'):.3f}; rank 16 {average(LORA):.3f}, rank 64 {average('rank 64'):.3f}, before "
-        f"training {untrained:.2f})."
+        f"training {untrained:.2f}). The condition: that is the loss after a short run, most of which is form. Whether the "
+        "labels are learned as well at rank 1 was not measured."
     )
     return Verdict(
-        claims.HOLDS if share >= 0.95 else claims.UNDER_A_CONDITION if share >= 0.8 else claims.FAILS, sentence,
+        claims.UNDER_A_CONDITION if share >= 0.95 else claims.FAILS, sentence,
         (Table(rows, f"Recorded {sweep()['date']}, mean (lowest-highest) of {len(sweep()['seeds'])} seeds", "run", ""),),
-        "A format and three short fields. What a rank can hold is limited; more data need more of it.",
+        "A form and a few short fields in 30 steps, judged by the loss, most of which is form. What a rank can hold is "
+        "limited: with more data than that, low ranks fall behind (Schulman et al., 2025).",
     )  # fmt: skip
 
 
 # -- measured in the notebook -----------------------------------------------------------------------------------------------
 
 
-def latency(models: Mapping[str, Any], tokenizer: Any, rounds: int = 6) -> dict[str, Score]:
-    """Time of six greedy tokens by model relative to the first; the models take turns, so that load hurts all alike."""
+def latency(merged: Any, apart: Any, tokenizer: Any, rounds: int = 6) -> dict[str, Score]:
+    """Time of six greedy tokens relative to the base's; the three take turns, so that load hurts all alike.
+
+    Args:
+        merged: the model with the adapter merged into its weights.
+        apart: the PEFT model with the adapter beside them; with the adapter switched off it is the base.
+        tokenizer: theirs.
+        rounds: turns of each.
+
+    Returns:
+        "merged" and "kept apart" → mean over the rounds, with its interval.
+    """
     import time
+    from contextlib import nullcontext
 
     import numpy as np
     import torch
 
-    def seconds(candidate: Any) -> float:
-        inputs = tokenizer("The customer writes that the parcel", return_tensors="pt").to(candidate.device)
-        started = time.perf_counter()
-        with torch.no_grad():
-            candidate.generate(**inputs, min_new_tokens=6, max_new_tokens=6, do_sample=False)
-        return time.perf_counter() - started
+    inputs = tokenizer("The customer writes that the parcel", return_tensors="pt").to(apart.device)
 
-    for candidate in models.values():
-        candidate.eval()
-        seconds(candidate)
-    times: dict[str, list[float]] = {name: [] for name in models}
+    def seconds(name: str) -> float:
+        model = merged if name == "merged" else apart
+        with torch.no_grad(), apart.disable_adapter() if name == "base" else nullcontext():
+            started = time.perf_counter()
+            model.generate(**inputs, min_new_tokens=6, max_new_tokens=6, do_sample=False)
+            return time.perf_counter() - started
+
+    names = ["base", "merged", "kept apart"]
+    merged.eval()
+    apart.eval()
+    for name in names:
+        seconds(name)
+    times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
-        for name in np.roll(list(models), turn):
-            times[str(name)].append(seconds(models[str(name)]))
-    first = next(iter(models))
-    return {name: evaluation.mean(list(np.divide(times[name], times[first]))) for name in models if name != first}
+        for name in np.roll(names, turn):
+            times[str(name)].append(seconds(str(name)))
+    return {name: evaluation.mean(list(np.divide(times[name], times["base"]))) for name in names[1:]}
 
 
 def merge_difference(model: Any, seed: int = 0) -> float:
@@ -460,46 +546,3 @@ def merge_difference(model: Any, seed: int = 0) -> float:
         for name in ("gate_proj", "up_proj", "down_proj"):
             getattr(block, name).merge()
         return float((block(probe) - apart).abs().max() / apart.abs().max())
-
-
-def compare_with_peft(block: Any, inject: Any, rank: int, alpha: int, seed: int = 0) -> dict[str, float]:
-    """Largest absolute differences between the notebook's LoRA and PEFT's on one feed-forward block, in float32.
-
-    Args:
-        block: a feed-forward block with `gate_proj`, `up_proj` and `down_proj`; it is not changed.
-        inject: the notebook's function, called as inject(block, names, rank=..., alpha=...).
-        rank: r.
-        alpha: numerator of the scaling.
-        seed: of A, B and the input.
-
-    Returns:
-        what was compared → largest difference.
-    """
-    import copy
-
-    import torch
-    from peft import LoraConfig, inject_adapter_in_model
-
-    names = ["gate_proj", "up_proj", "down_proj"]
-    ours, theirs = copy.deepcopy(block).float(), copy.deepcopy(block).float()
-    torch.manual_seed(seed)
-    inject(ours, names, rank=rank, alpha=alpha)
-    theirs = inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=names), theirs)
-    pairs = [(getattr(ours, name), getattr(theirs, name)) for name in names]
-    for our_layer, peft_layer in pairs:
-        our_layer.B.data.normal_(0, 0.05)  # zero would hide a wrong A
-        peft_layer.lora_A["default"].weight.data.copy_(our_layer.A.data)
-        peft_layer.lora_B["default"].weight.data.copy_(our_layer.B.data)
-    x = torch.randn(4, 16, pairs[0][0].base.in_features)
-    outputs = ours(x), theirs(x)
-    for output in outputs:
-        output.square().mean().backward()
-    largest = lambda a, b: (a - b).abs().max().item()  # noqa: E731
-    gradients = max(largest(o.A.grad, p.lora_A["default"].weight.grad) for o, p in pairs)
-    for _, peft_layer in pairs:
-        peft_layer.merge()
-    return {
-        "output": largest(*outputs),
-        "gradient of A": gradients,
-        "merged weight": max(largest(o.merged(), p.base_layer.weight) for o, p in pairs),
-    }

@@ -251,7 +251,9 @@ def _expand(cell: NotebookNode, name: str) -> list[NotebookNode]:
         return [new_markdown_cell(source, metadata=metadata)]
     if install_match := re.fullmatch(r"#\s*INSTALL:\s*(.*)", source):
         text = INSTALL.format(requirement=requirement(install_match[1].replace(" ", "")))
-        return [new_code_cell(text.strip(), metadata={"tags": ["install"]})]
+        # Folded away: people come for the lesson. JupyterLab reads the one, Colab the other.
+        folded = {"jupyter": {"source_hidden": True}, "cellView": "form"}
+        return [new_code_cell(text.strip(), metadata={"tags": ["install"], **folded})]
     if exercise_match := re.fullmatch(r"#\s*EXERCISE:\s*([\w-]+)", source):
         if exercise_match[1] not in EXERCISES:
             raise CourseError(f"{name}: there is no exercise {exercise_match[1]!r}")

@@ -91,14 +91,14 @@ class Answers:
     def _repr_html_(self) -> str:
         parts = []
         for index, message in enumerate(self.messages):
-            asked = f'<b>customer</b><br><span style="white-space:pre-wrap">{escape(self._cut(message))}</span>'
+            asked = f'<b>message</b><br><span style="white-space:pre-wrap">{escape(self._cut(message))}</span>'
             parts.append(box(asked, "quiet", "message") + columns(self._card(name, index) for name in self.models))
         return f'<div style="max-width:60em">{"<br>".join(parts)}</div>'
 
     def __repr__(self) -> str:
         lines = []
         for index, message in enumerate(self.messages):
-            lines.append(f"customer: {self._cut(message)}")
+            lines.append(f"message: {self._cut(message)}")
             for name, given in self.models.items():
                 fields = self.fields(name, index)
                 wrong = "" if fields is None else ", ".join(field for field, _, right in fields if not right)
@@ -107,4 +107,4 @@ class Answers:
 
 
 def _written(value: Any) -> str:
-    return "none" if value is None else str(value)
+    return "null" if value is None else str(value)

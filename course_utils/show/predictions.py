@@ -66,9 +66,9 @@ class Prediction:
         except ValueError:
             self.guess = None
 
-    def reveal(self, measured: float | str, unit: str | None = None) -> Reveal:
-        """What was measured, beside the guess."""
-        return Reveal(self.guess, measured, self.unit if unit is None else unit)
+    def reveal(self, measured: float | str, unit: str | None = None, source: str = "measured") -> Reveal:
+        """What was measured, beside the guess; `source` says where it comes from if nobody measured it."""
+        return Reveal(self.guess, measured, self.unit if unit is None else unit, source)
 
     def __repr__(self) -> str:
         how = f"one of {', '.join(self.choices)}" if self.choices else f"a number{' of ' + self.unit if self.unit else ''}"
@@ -90,20 +90,20 @@ class Reveal:
         measured: what came out.
     """
 
-    def __init__(self, guess: float | str | None, measured: float | str, unit: str) -> None:
-        self.guess, self.measured, self.unit = guess, measured, unit
+    def __init__(self, guess: float | str | None, measured: float | str, unit: str, source: str = "measured") -> None:
+        self.guess, self.measured, self.unit, self._source = guess, measured, unit, source
 
     def _sentence(self) -> tuple[str, str]:
         unit = f" {self.unit}" if self.unit else ""
         measured = self.measured if isinstance(self.measured, str) else f"{self.measured:,.4g}"
         if self.guess is None:
-            return f"Measured: {measured}{unit}.", "plain"
+            return f"{self._source.capitalize()}: {measured}{unit}.", "plain"
         if isinstance(self.guess, str) or isinstance(self.measured, str):
             right = str(self.guess) == str(self.measured)
-            return f"You said {self.guess}; measured: {measured}{unit}.", "good" if right else "caution"
+            return f"You said {self.guess}; {self._source}: {measured}{unit}.", "good" if right else "caution"
         gap = abs(self.guess - self.measured)
         near = gap <= 0.1 * max(abs(self.measured), 1)
-        return f"You said {self.guess:,.4g}{unit}; measured: {measured}{unit}.", "good" if near else "caution"
+        return f"You said {self.guess:,.4g}{unit}; {self._source}: {measured}{unit}.", "good" if near else "caution"
 
     def _repr_html_(self) -> str:
         text, name = self._sentence()

@@ -34,8 +34,8 @@ def table(
     return Table({str(name): dict(row) for name, row in rows.items()}, caption, of or "what", highlight)
 
 
-def written(cell: Cell) -> str:
-    """A value as people write it."""
+def written(cell: Cell, decimals: int = 2) -> str:
+    """A value as people write it; `decimals` of numbers that are not whole."""
     if cell is None:
         return "–"
     if hasattr(cell, "low") and hasattr(cell, "high"):
@@ -45,9 +45,18 @@ def written(cell: Cell) -> str:
     if isinstance(cell, int):
         return f"{cell:,}"
     if isinstance(cell, float):
-        size = abs(cell)
-        return f"{cell:,.0f}" if size >= 100 else f"{cell:.3g}" if 0 < size < 0.01 else f"{cell:.2f}"
+        if 0 < abs(cell) < 10 ** -(decimals + 1):  # would be written as zero, which it is not
+            return f"{cell:.7f}".rstrip("0") if abs(cell) >= 1e-6 else f"{cell:.0e}"
+        return f"{cell:,.{decimals}f}"
     return str(cell)
+
+
+def _decimals(cells: Sequence[Cell]) -> int:
+    """As many as the column's numbers need, at most two, and none where all are large."""
+    numbers = [cell for cell in cells if isinstance(cell, float)]
+    if not numbers or min(map(abs, numbers)) >= 100:
+        return 0
+    return next((d for d in (0, 1) if all(abs(n - round(n, d)) < 1e-9 for n in numbers)), 2)
 
 
 class Table:
@@ -61,10 +70,14 @@ class Table:
     def __init__(self, rows: dict[str, dict[str, Cell]], caption: str, of: str, highlight: str) -> None:
         self.rows, self.caption, self._of, self._highlight = rows, caption, of, highlight
         self._columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+        self._decimals = {name: _decimals([row.get(name) for row in rows.values()]) for name in self._columns}
 
     def _is_number(self, column: str) -> bool:
         cells = [row.get(column) for row in self.rows.values()]
         return all(cell is None or hasattr(cell, "low") or isinstance(cell, int | float) for cell in cells)
+
+    def _written(self, row: dict[str, Cell], column: str) -> str:
+        return written(row.get(column), self._decimals[column])
 
     def _repr_html_(self) -> str:
         padding = f"padding:.35em .7em;border-bottom:1px solid {LINE};vertical-align:top"
@@ -76,12 +89,12 @@ class Table:
         for name, row in self.rows.items():
             look = tone("accent" if name == self._highlight else "plain")
             cells = "".join(
-                f'<td style="{padding};{look};text-align:{sides[c]}">{escape(written(row.get(c)))}</td>'
+                f'<td style="{padding};{look};text-align:{sides[c]}">{escape(self._written(row, c))}</td>'
                 for c in self._columns
             )
             body += f'<tr><th scope="row" style="{padding};{look};text-align:left">{escape(name)}</th>{cells}</tr>'
         caption = f'<caption style="text-align:left;padding:.3em 0;{tone("plain")}"><b>{escape(self.caption)}</b></caption>'
-        name = escape(self.caption or "table", quote=True)
+        name = escape(self.caption or f"table: {', '.join([self._of, *self._columns])}", quote=True)
         return (
             f'<div role="region" tabindex="0" aria-label="{name}" style="overflow-x:auto">'
             f'<table style="{FONT};{tone("plain")};border-collapse:collapse">{caption if self.caption else ""}'
@@ -90,7 +103,7 @@ class Table:
 
     def __repr__(self) -> str:
         lines = [[self._of, *self._columns]]
-        lines += [[name, *(written(row.get(column)) for column in self._columns)] for name, row in self.rows.items()]
+        lines += [[name, *(self._written(row, column) for column in self._columns)] for name, row in self.rows.items()]
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
         return f"{self.caption}\n{text}" if self.caption else text

@@ -90,9 +90,9 @@ class History:
 
     def plot(self, title: str = "Loss while training") -> Figure:
         """Learning curve, as a `figures.Figure` with alt text."""
-        from course_utils import figures
+        from course_utils import charts
 
-        return figures.learning_curve({"run": self}, title=title)
+        return charts.loss_curve(self.losses, title, dict(zip(self.validation_steps, self.validation_losses)))
 
     def plot_metrics(self, names: Sequence[str], title: str, unit: str, validation: bool = False) -> Figure:
         """Metrics over the steps, as a `figures.Figure` with alt text."""

@@ -7,7 +7,6 @@ terminal it is tqdm.
 
 from __future__ import annotations
 
-import html
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from course_utils.hardware import in_notebook
 
 if TYPE_CHECKING:
-    from IPython.display import HTML, DisplayHandle
+    from IPython.display import DisplayHandle
     from tqdm import tqdm
 
     from course_utils.training.history import History
@@ -25,14 +24,13 @@ CURVE_SECONDS = 15.0  # drawing it takes a tenth of a second
 
 
 class Progress:
-    """Shows loss, tokens per second and time left while `fit` runs, and memory: predicted, and at the end measured."""
+    """Shows loss, tokens per second and time left while `fit` runs; when it ends, one line of summary takes their place."""
 
     def __init__(self, total: int, history: History, show: bool = True) -> None:
         self.total, self.history, self.show = total, history, show
         self._started = self._shown = self._drawn = time.perf_counter()
         self._handle: DisplayHandle | None = None
         self._curve: DisplayHandle | None = None
-        self._note: DisplayHandle | None = None
         self._bar: tqdm | None = None
 
     def __enter__(self) -> Progress:
@@ -42,29 +40,19 @@ class Progress:
             from IPython.display import HTML, display
 
             self._handle = display(HTML(self._html(0, "starting")), display_id=True)
-            self._note = display(self._memory(), display_id=True)
         elif sys.stderr.isatty():
             from tqdm import tqdm
 
-            print(self.history.memory, file=sys.stderr)
             self._bar = tqdm(total=self.total, unit="step")
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
-            print(self.history.memory, file=sys.stderr)
-        if self._note is not None:
-            self._note.update(self._memory())
         if self._curve is not None:
             from IPython.display import HTML
 
             self._curve.update(HTML(""))  # the finished run draws itself with History.plot
-
-    def _memory(self) -> HTML:
-        from IPython.display import HTML
-
-        return HTML(f"<span>{html.escape(str(self.history.memory))}</span>")
 
     def update(self, step: int, last: bool = False) -> None:
         """Show the state after a step; redrawn twice a second at most, and always at the end."""
@@ -81,8 +69,11 @@ class Progress:
             if history.validation_losses:
                 text += f", validation loss {history.validation_losses[-1]:.3f}"
             text += f", {history.tokens_per_second:.0f} tokens/s, "
-            text += f"{seconds_left:.0f} s left" if not last else f"{now - self._started:.0f} s"
-            self._handle.update(HTML(self._html(step, text)))
+            if last:
+                summary = f"Trained {step} of {self.total} steps in {now - self._started:.0f} s: {text.removesuffix(', ')}"
+                self._handle.update(HTML(f"<span>{summary}</span>"))
+            else:
+                self._handle.update(HTML(self._html(step, f"{text}{seconds_left:.0f} s left")))
             if now - self._drawn > CURVE_SECONDS and step > 2:
                 picture = HTML(history.plot()._repr_html_())
                 if self._curve is None:

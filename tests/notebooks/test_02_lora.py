@@ -74,3 +74,27 @@ def test_the_layer_takes_about_fifteen_lines():
     cell = next(c for c in builder.learner_edition("02").cells if c.source.startswith("class LoRALinear"))
     code = [line for line in cell.source.splitlines() if line.strip() and '"""' not in line]
     assert len(code) <= 15
+
+
+@pytest.mark.slow
+def test_the_program_for_ones_own_file_runs(tmp_path, monkeypatch):
+    """The block in section 8, as it stands, but for the model, which is the packaged one, and two steps instead of all."""
+    import json
+    import re
+
+    from course_utils import models
+    from course_utils.data_prep import load_task
+
+    text = next(c.source for c in builder.learner_edition("02").cells if "trainer.save_model" in c.source)
+    program = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    packaged = models.prepare_packaged_model(report=lambda _: None)
+    shorter = program.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(packaged))
+    shorter = shorter.replace("num_train_epochs=2", "max_steps=2, use_cpu=True, report_to='none'")
+    assert shorter.count("max_steps=2") == 1 and "HuggingFaceTB" not in shorter
+    rows = [
+        json.dumps({"messages": chat}) for chat in load_task("support_tickets").train[:60]
+    ]  # a tenth is held out, five of it answered
+    (tmp_path / "tickets.jsonl").write_text("\n".join(rows))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(shorter, "section 8", "exec"), {"__name__": "section_8"})
+    assert json.loads((tmp_path / "tickets-adapter" / "adapter_config.json").read_text())["r"] == 16

@@ -68,7 +68,7 @@ def test_every_price_is_shown_with_its_date_and_source(printed):
     """Notices a price in `costs` that was changed, added or dated anew without a build, or that the lesson leaves out."""
     for name, price in (costs.PRICES | costs.FRONTIER).items():
         assert re.search(rf"^{re.escape(name)} .*{price.date}  {re.escape(price.source)}$", printed, re.M), name
-    for name, card in costs.GPUS.items():
+    for name, card in costs.GPU_PRICES.items():
         assert re.search(rf"^{name} +{card.hour:.2f} an hour   {card.date}  {re.escape(card.source)}$", printed, re.M), name
     assert f"{costs.SERVED_DATE}  {costs.SERVED_SOURCE}" in printed
 

@@ -1,0 +1,27 @@
+"""Progress bars of libraries and notices meant for their developers, kept out of a lesson."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+
+def quiet() -> None:
+    """Switch off the libraries' bars for loading, saving and converting, and their notices about coming versions.
+
+    Training keeps its own progress, and warnings that a learner can act on still appear.
+    """
+    # Read when the libraries are imported; nobody who has set them otherwise is overruled.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+    from logging import WARNING, getLogger
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    # By the level of this one `TrainingArguments` decides between a table of the losses and lines of raw numbers.
+    getLogger("transformers.training_args").setLevel(WARNING)

@@ -1,0 +1,94 @@
+"""What lesson 02 says in words about the recorded sweep is what the record says.
+
+Each sentence must be in the lesson, and the record must bear it: whoever changes one of the two meets this test.
+"""
+
+import re
+
+import pytest
+
+from course_utils.evidence import lesson_02
+from course_utils.evidence.lesson_02 import LORA, average, best_full, over_seeds
+from course_utils.lessons import find, source_file
+
+ATTENTION = "attention only, equal size"
+RATES = ("rate 2e-05", "rate 0.0002", "rate 0.001", LORA, "rate 0.005")
+UNTRAINED = "untrained"
+
+
+def losses(run):
+    return over_seeds(run, "validation_loss")
+
+
+def spread(run):
+    return max(losses(run)) - min(losses(run))
+
+
+def untrained(measure="validation_loss"):
+    return lesson_02.sweep()["runs"][UNTRAINED][measure]
+
+
+def learned():
+    """Runs that reached a validation loss below 0.25."""
+    names = {name.rpartition(" | ")[0] for name in lesson_02.sweep()["runs"]}
+    trained = [name for name in names if name and not name.startswith("truncated")]
+    return [name for name in trained if average(name) < 0.25]
+
+
+SENTENCES = {
+    "on 120 examples, for 30 steps": lambda: lesson_02.sweep()["examples"] == 120 == 30 * lesson_02.sweep()["batch"],
+    "three runs have three different samples": lambda: len(lesson_02.sweep()["seeds"]) == 3,
+    "Sixty-four times the parameters buy nothing here": lambda: average("rank 64") >= average("rank 1"),
+    "rank 1 is, if anything, better": lambda: max(losses("rank 1")) <= min(losses("rank 64")),
+    "In these short runs more alpha means faster learning": lambda: (
+        average("alpha 128") < average(LORA) < average("alpha 8")
+    ),
+    "(its loss on everyday prose is 4.39, against 3.99 at alpha 32)": lambda: (
+        [round(average(run, "prose_loss"), 2) for run in ("alpha 128", LORA)] == [4.39, 3.99]
+    ),
+    "At 0.00002 thirty steps of LoRA leave the loss almost where it was": lambda: average("rate 2e-05") > 0.9 * untrained(),
+    "At 0.002 they suffice": lambda: average(LORA) == min(average(run) for run in RATES),
+    "at 0.005 one of three runs already comes out clearly worse": lambda: (
+        sorted(losses("rate 0.005"))[2] > 1.5 * sorted(losses("rate 0.005"))[1]
+    ),
+    "full fine-tuning gets the two labels right more often than LoRA at rank 16 and alpha 32": lambda: (
+        min(lesson_02._fields_right(best_full())) > max(lesson_02._fields_right(LORA))
+    ),
+    "All layers and attention alone reach a similar loss at equal size": lambda: (
+        abs(average(ATTENTION) - average(LORA)) <= spread(LORA)
+    ),
+    "its loss on prose is higher": lambda: min(over_seeds(ATTENTION, "prose_loss")) > max(over_seeds(LORA, "prose_loss")),
+    "brought the loss below 0.25 answers nearly every everyday question with a record": lambda: all(
+        share >= 0.9 for run in learned() for share in over_seeds(run, "records_for_questions")
+    ),
+    "full fine-tuning at 0.0001 is at the lower left, where both losses are low": lambda: (
+        average("full, rate 0.0001") <= average(LORA)
+        and average("full, rate 0.0001", "prose_loss") < average(LORA, "prose_loss")
+    ),
+    "At 0.0003 it has forgotten as much as LoRA at 0.002": lambda: (
+        abs(average("full, rate 0.0003", "prose_loss") - average(LORA, "prose_loss")) < 0.03
+    ),
+    "Sixteen directions per matrix keep practically all of the gain": lambda: (
+        min(half["rank 16"] for half in lesson_02.truncation()) >= 0.95
+    ),
+    "Our task keeps 87 %, what was learned by heart 77 %": lambda: (
+        [round(100 * half["rank 1"]) for half in lesson_02.truncation()] == [87, 77]
+    ),
+    "LoRA at rank 1 reached the same loss": lambda: (
+        abs(average("rank 1") - average(best_full())) < min(spread("rank 1"), spread(best_full()))
+    ),
+    "ten to fifty times": lambda: lesson_02.sweep()["base"]["learning_rate"] == 20 * lesson_02._rate(best_full()),
+}
+
+
+@pytest.fixture(scope="module")
+def prose():
+    text = source_file(find("02").name).read_text(encoding="utf-8")
+    text = re.sub(r"\{\{term:(?:[^}|]*\|)?([^}]*)\}\}", r"\1", text)
+    return re.sub(r"\s+", " ", re.sub(r"^# ?", "", text, flags=re.M)).replace("*", "")
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_the_record_bears_the_sentence(sentence, prose):
+    assert sentence in prose
+    assert SENTENCES[sentence]()
