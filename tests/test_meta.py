@@ -169,7 +169,9 @@ def test_no_record_is_taken_for_another():
 def test_every_claim_is_judged_by_a_lesson():
     judged = set()
     for file in ROOT.glob("notebooks/source/*.py"):
-        judged |= set(re.findall(r"(?:claims\.check|evidence\.card)\(\s*\"(\w+)\"", file.read_text(encoding="utf-8")))
+        text = file.read_text(encoding="utf-8")
+        judged |= set(re.findall(r"(?:claims\.check|evidence\.card)\(\s*\"(\w+)\"", text))
+        judged |= {id for ids in re.findall(r"evidence\.summary\(([^)]*)\)", text) for id in re.findall(r"\w+", ids)}
     assert judged == set(claims.CLAIMS)
 
 
