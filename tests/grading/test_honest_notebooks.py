@@ -20,8 +20,8 @@ from course_utils.grading.sandbox import require
 
 pytestmark = pytest.mark.slow
 
-# Written for lesson 02's first edition, whose cells imported what these use, or for a check that let the course's own package
-# do the exercise. To be written anew for the second edition.
+# Written for lesson 02's first edition, whose cells imported what these use, or for a check that let the course itself do
+# the exercise. To be written anew for the second edition.
 OUTDATED = (
     "an nn.Module instance under", "the lesson's own LoRALinear", "linear layers on the meta device",
     "copy.deepcopy and an in-place",
