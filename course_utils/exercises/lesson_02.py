@@ -475,7 +475,7 @@ def training_rows(lines, system):
     Returns:
         list of {"prompt": [system and user message], "completion": [assistant message]}, messages being
         {"role": ..., "content": ...}. Blank lines and blank messages are left out. The assistant's content is the
-        record as JSON; letters such as ü are not escaped.
+        record as `json.dumps` writes it, with its usual spaces, but letters such as ü are not escaped.
     """
     ### BEGIN SOLUTION
     import json
@@ -534,6 +534,12 @@ def _rows_escaped(lines, system):
 
 def _rows_as_python(lines, system):
     return _rows(lines, system, str)
+
+
+def _rows_compact(lines, system):
+    import json
+
+    return _rows(lines, system, lambda record: json.dumps(record, ensure_ascii=False, separators=(",", ":")))
 
 
 def _rows_not_text(lines, system):
@@ -704,6 +710,7 @@ def answer_loss(logits, labels):
         mistakes=(
             Mistake(_rows_escaped, "ü became \\u00fc: the model would learn to write escapes. Pass ensure_ascii=False."),
             Mistake(_rows_as_python, "str() writes Python ('single quotes', None, True), which no JSON parser reads."),
+            Mistake(_rows_compact, "That is JSON, but without the spaces that json.dumps writes by itself. Leave the separators."),
             Mistake(_rows_not_text, "The content of a message is text; write the record as JSON."),
             Mistake(_rows_with_empty, "A message of spaces is kept: the model would learn to invent records for nothing."),
             Mistake(_rows_without_system, "The system message is missing. Train with the prompt that you will use later."),

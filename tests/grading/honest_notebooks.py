@@ -519,6 +519,8 @@ student(
     "an nn.Module instance under the required name",
     r"""
 # EXERCISE: lora-1
+from torch import nn
+
 class Forward(nn.Module):
     def forward(self, x, W, A, B, alpha):
         r, _ = A.shape
@@ -540,20 +542,6 @@ def lora_forward(x: torch.Tensor, W: torch.Tensor, A: torch.Tensor, B: torch.Ten
     both = torch.einsum("bi,oi->bo", x, W) + torch.einsum("bi,ri,or->bo", x, A, B) * (alpha / len(A))
     return both
 '''.strip(),
-)
-
-student(
-    "lora-1",
-    "the lesson's own LoRALinear, filled with the given matrices",
-    {"lesson": "class LoRALinear"},
-    r"""
-# EXERCISE: lora-1
-def lora_forward(x, W, A, B, alpha):
-    d_out, d_in = W.shape
-    layer = LoRALinear(nn.Linear(d_in, d_out, bias=False), A.shape[0], alpha)
-    layer.base.weight, layer.A, layer.B = (nn.Parameter(m) for m in (W, A, B))
-    return layer(x)
-""".strip(),
 )
 
 student(
@@ -582,7 +570,8 @@ def adapter_parameters(shapes, rank):
     total = 0
     for d_out, d_in in shapes:
         with torch.device("meta"):
-            pair = nn.Sequential(nn.Linear(d_in, rank, bias=False), nn.Linear(rank, d_out, bias=False))
+            linear = torch.nn.Linear
+            pair = torch.nn.Sequential(linear(d_in, rank, bias=False), linear(rank, d_out, bias=False))
         total += sum(p.numel() for p in pair.parameters())
     return total
 """.strip(),
@@ -631,9 +620,25 @@ def merged_weight(W, A, B, alpha):
 
 student(
     "lora-3",
+    "the lesson's own LoRALinear, filled with the given matrices, and its method",
+    {"lesson": "class LoRALinear"},
+    r"""
+# EXERCISE: lora-3
+def merged_weight(W, A, B, alpha):
+    d_out, d_in = W.shape
+    layer = LoRALinear(torch.nn.Linear(d_in, d_out, bias=False), A.shape[0], alpha)
+    layer.base.weight, layer.A, layer.B = (torch.nn.Parameter(m) for m in (W, A, B))
+    return layer.merged().detach()
+""".strip(),
+)
+
+student(
+    "lora-3",
     "copy.deepcopy and an in-place loop over rank-one updates",
     r"""
 # EXERCISE: lora-3
+import copy
+
 def merged_weight(W, A, B, alpha):
     merged = copy.deepcopy(W)
     r = A.shape[0]
@@ -777,13 +782,99 @@ student(
     "a sparse temporary file as long as the adapter, and the size that the file system tells",
     r"""
 # EXERCISE: lora-5
-import os
+import os, tempfile
 def adapter_megabytes(shapes, rank, bytes_per_parameter):
     # a sparse file as long as the adapter; the header is not counted
     with tempfile.NamedTemporaryFile() as file:
         file.truncate(sum((o + i) * rank * bytes_per_parameter for o, i in shapes))
         file.flush()
         return os.stat(file.name).st_size / 1e6
+""".strip(),
+)
+
+# ----------------------------------------------------------------------------------------------------------- lora-6, lora-8
+student(
+    "lora-6",
+    "cross_entropy with an ignored index on shifted slices",
+    r"""
+# EXERCISE: lora-6
+def answer_loss(logits, labels):
+    return torch.nn.functional.cross_entropy(logits[:-1].float(), torch.as_tensor(labels)[1:], ignore_index=-100)
+""".strip(),
+)
+
+student(
+    "lora-6",
+    "the given function mended line by line, zip of shifted sequences, a mean by statistics",
+    r'''
+# EXERCISE: lora-6
+from statistics import fmean
+
+def answer_loss(logits, labels):
+    """Mean loss on the tokens of the answer."""
+    scores = logits.log_softmax(dim=-1)          # bug 1: was taken twice
+    losses = [
+        -scores[i, label].item()
+        for i, label in enumerate(labels[1:])    # bug 2: row i scores the NEXT token
+        if label != -100
+    ]
+    assert losses, "no token carries loss"
+    return fmean(losses)                         # bug 3: was divided by all labels
+'''.strip(),
+)
+
+student(
+    "lora-6",
+    "numpy with its own log-sum-exp, a boolean mask",
+    r"""
+# EXERCISE: lora-6
+def answer_loss(logits, labels):
+    z = logits.detach().numpy().astype(np.float64)[:-1]
+    y = np.array([int(n) for n in labels])[1:]
+    keep = y >= 0
+    top = z.max(axis=1, keepdims=True)
+    normaliser = np.log(np.exp(z - top).sum(1)) + top[:, 0]
+    return float((normaliser[keep] - z[keep, y[keep]]).mean())
+""".strip(),
+)
+
+student(
+    "lora-8",
+    "a generator inside a list, a match statement with a guard",
+    r"""
+# EXERCISE: lora-8
+import json
+
+def training_rows(lines, system):
+    def rows():
+        for line in filter(str.strip, lines):
+            match json.loads(line):
+                case {"message": text, "record": record} if text.strip():
+                    yield {
+                        "prompt": [dict(role="system", content=system), dict(role="user", content=text)],
+                        "completion": [dict(role="assistant", content=json.dumps(record, ensure_ascii=False))],
+                    }
+    return [*rows()]
+""".strip(),
+)
+
+student(
+    "lora-8",
+    "pandas reads the lines; further keys of the row; keys of the messages in another order",
+    r"""
+# EXERCISE: lora-8
+import io, json
+import pandas as pd
+
+def training_rows(lines, system):
+    kept = [line for line in lines if line.strip()]
+    table = pd.DataFrame([json.loads(line) for line in kept], columns=["message", "record"])
+    table = table[table.message.map(lambda text: text.strip() != "")]
+    out = []
+    for _, row in table.iterrows():
+        question = [{"content": system, "role": "system"}, {"content": row["message"], "role": "user"}]
+        out.append({"completion": [{"content": json.dumps(row["record"], ensure_ascii=False), "role": "assistant"}], "prompt": question})
+    return out
 """.strip(),
 )
 
@@ -2347,13 +2438,18 @@ def lora_forward(x, W, A, B, alpha):
 )
 
 student(
-    "lora-2",
+    "align-2",
     "the lesson's SEED, which stands in a cell that loads a model",
     r"""
-# EXERCISE: lora-2
-def adapter_parameters(shapes, rank):
-    rng = np.random.default_rng(SEED)   # the order does not matter
-    return int(sum(rank * (shapes[i][0] + shapes[i][1]) for i in rng.permutation(len(shapes))))
+# EXERCISE: align-2
+import random
+
+def preference_probability(reward_one, reward_other):
+    order = random.Random(SEED).sample(range(len(reward_one)), len(reward_one))   # it does not matter
+    out = torch.empty_like(reward_one)
+    for i in order:
+        out[i] = 1 / (1 + torch.exp(reward_other[i] - reward_one[i]))
+    return out
 """.strip(),
     {"given": "SEED = 0"},
 )
