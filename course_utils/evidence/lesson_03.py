@@ -17,6 +17,7 @@ from course_utils.errors import CourseError
 from course_utils.evidence import lesson_02
 from course_utils.evidence.cards import Verdict
 from course_utils.show.tables import Table
+from course_utils.training.objectives.encoding import encode_completion, encode_prompt
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,7 @@ NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 ONE_STEP = {"batch_size": 1, "length": 1024, "checkpointing": True}
 CARDS = {"rtx3060": "RTX 3060, 12 GB", "t4": "T4, 16 GB", "rtx4090": "RTX 4090, 24 GB", "l4": "L4, 24 GB",
          "a100-40gb": "A100, 40 GB", "a100": "A100, 80 GB", "h100": "H100, 80 GB", "h200": "H200, 141 GB"}  # fmt: skip
+NO_LIMIT = 10**9  # tokens
 METHODS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
 
 
@@ -343,20 +345,22 @@ def text_losses(model: Model, tokenizer: PreTrainedTokenizerBase, texts: Sequenc
 def answer_losses(
     model: Model, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Mapping[str, str]]]
 ) -> list[float]:
-    """Mean loss per token of each conversation's last message, given those before it."""
+    """Mean loss per token of each conversation's last message, given those before it.
+
+    What the template writes after the stop token is left out: nobody generates it, and not every trainer learns it.
+    """
     import torch
 
     found = []
-    render = tokenizer.apply_chat_template
     model.eval()
     for conversation in conversations:
-        chat = list(conversation)
-        ids = render(chat, return_dict=True)["input_ids"]
-        prompt = len(render(chat[:-1], add_generation_prompt=True, return_dict=True)["input_ids"])
-        tensor = torch.tensor([ids], device=model.device)
+        chat = [dict(message) for message in conversation]
+        prompt = encode_prompt(tokenizer, chat[:-1], NO_LIMIT, "conversation")
+        answer = encode_completion(tokenizer, prompt, chat, NO_LIMIT, "conversation")
+        tensor = torch.tensor([prompt + answer], device=model.device)
         with torch.no_grad():
-            logits = model(tensor).logits[0, prompt - 1 : -1].float()
-        found.append(float(torch.nn.functional.cross_entropy(logits, tensor[0, prompt:])))
+            logits = model(tensor).logits[0, len(prompt) - 1 : -1].float()
+        found.append(float(torch.nn.functional.cross_entropy(logits, tensor[0, len(prompt) :])))
     return found
 
 

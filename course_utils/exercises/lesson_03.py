@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from course_utils.exercises.definitions import Challenge, Exercise, Mistake
 
 
-def quantise_block(weights, values):
-    """Absmax quantisation of one block.
+def quantize_block(weights, values):
+    """Absmax quantization of one block.
 
     Args:
         weights: tensor of shape (n); at least one is not zero.
@@ -82,7 +81,7 @@ def bits_per_weight(block, group=None):
 
     Args:
         block: weights that share one scale.
-        group: None if the scales are float32; otherwise they are quantised to 8 bits, and so many of them share one float32.
+        group: None if the scales are float32; otherwise they are quantized to 8 bits, and so many of them share one float32.
 
     Returns:
         float.
@@ -127,167 +126,12 @@ def _both_scales(block, group=None):
 def _first_scales_16_bits(block, group=None):
     return 4 + 16 / block if group is None else 4 + 8 / block + 16 / (block * group)
 
+    ### END SOLUTION
 
-def qlora_gigabytes(linear, rest, adapter):
-    """Memory that QLoRA holds throughout a run (activations come on top), in GB (1 GB = 1e9 bytes).
-
-    The linear layers' weights take 4.127 bits each, all other weights of the base 16 bits. The adapter is in float32 and is
-    trained with AdamW, which keeps two float32 values for each trained one.
-
-    Args:
-        linear: weights in linear layers.
-        rest: other weights of the base (embeddings, head, norms).
-        adapter: trained values.
-
-    Returns:
-        float: weights, adapter, gradients and optimiser states.
-    """
-    ### BEGIN SOLUTION
-    base = linear * 4.127 / 8 + rest * 2
-    trained = adapter * (4 + 4 + 2 * 4)
-    return (base + trained) / 1e9
     ### END SOLUTION
 
 
-def _gigabyte_cases(random):
-    return [
-        (int(random.integers(1e9, 9e9)), int(random.integers(2e8, 9e8)), int(random.integers(2e7, 9e7))) for _ in range(3)
-    ]
-
-
-def _everything_in_4_bits(linear, rest, adapter):
-    return ((linear + rest) * 4.127 / 8 + adapter * 16) / 1e9
-
-
-def _states_of_the_base(linear, rest, adapter):
-    return (linear * 4.127 / 8 + rest * 2 + (linear + rest + adapter) * 12 + adapter * 4) / 1e9
-
-
-def _states_forgotten(linear, rest, adapter):
-    return (linear * 4.127 / 8 + rest * 2 + adapter * 4) / 1e9
-
-
-def _gradients_forgotten(linear, rest, adapter):
-    return (linear * 4.127 / 8 + rest * 2 + adapter * 12) / 1e9
-
-
-def _adapter_in_16_bits(linear, rest, adapter):
-    return (linear * 4.127 / 8 + rest * 2 + adapter * 8) / 1e9
-
-
-def _bits_for_bytes(linear, rest, adapter):
-    return (linear * 4.127 + rest * 16 + adapter * 16 * 8) / 1e9
-
-
-def _binary_gigabytes(linear, rest, adapter):
-    return qlora_gigabytes(linear, rest, adapter) * 1e9 / 2**30
-
-
-def wrong_gradients(gradients, reference, tolerance):
-    """Names of the parameters whose gradient is not what a trusted computation of the same step says.
-
-    A gradient is wrong if it is missing (None) or not a number, or if the length of its difference from the reference is more than
-    `tolerance` times the length of the reference (Euclidean lengths).
-
-    Args:
-        gradients: dict, name → tensor or None.
-        reference: dict, the same names → tensor, none of them zero.
-        tolerance: for instance 0.01.
-
-    Returns:
-        list of names in the order of `reference`.
-    """
-    ### BEGIN SOLUTION
-    wrong = []
-    for name, trusted in reference.items():
-        found = gradients[name]
-        if found is None or not (found - trusted).norm() <= tolerance * trusted.norm():  # "not <=" also catches NaN
-            wrong.append(name)
-    return wrong
-    ### END SOLUTION
-
-
-def _gradient_cases(random):
-    # (change to the gradient, size of the correct one)
-    changes = (
-        (lambda g: g.clone(), 1.0),
-        (lambda g: g * 1.001, 50.0),  # a large gradient, right up to rounding
-        (lambda g: g.roll(1), 1e-6),  # a small one, and wrong
-        (lambda g: g * 0.2, 1.0),  # right direction, too short
-        (lambda g: g * 0.9, 1.0),  # wrong, unless the tolerance is large
-        (lambda g: -g, 1.0),
-        (lambda g: g * 0, 1.0),
-        (lambda g: None, 1.0),
-        (lambda g: g * float("nan"), 1.0),
-    )
-    cases = []
-    for number in range(4):
-        # Each case has its own layers, in random order, so that no list of names is right in all cases.
-        first = int(random.integers(0, 200))
-        names = [f"layers.{i}.{half}" for i in range(first, first + 5) for half in "AB"]
-        chosen_changes = [int(i) for i in random.permutation(9) if number in (0, 2) or i > 6 or random.random() > 0.15]
-        tolerance = (0.01, 0.01, 0.3, 0.0003)[number]
-        cases.append(_gradient_case(random, {name: changes[i] for name, i in zip(names, chosen_changes)}, tolerance))
-    return cases
-
-
-def _gradient_case(random, changes, tolerance):
-    import torch
-
-    reference = {name: torch.tensor(random.normal(size=12)) * size for name, (_, size) in changes.items()}
-    gradients = {name: change(reference[name]) for name, (change, _) in changes.items()}
-    return dict(list(gradients.items())[::-1]), reference, tolerance  # in another order than the reference
-
-
-def _only_missing(gradients, reference, tolerance):
-    return [name for name in reference if gradients[name] is None]
-
-
-def _missing_or_zero(gradients, reference, tolerance):
-    return [name for name in reference if gradients[name] is None or not gradients[name].any()]
-
-
-def _absolute_difference(gradients, reference, tolerance):
-    return [n for n, g in reference.items() if gradients[n] is None or not (gradients[n] - g).norm() <= tolerance]
-
-
-def _direction_only(gradients, reference, tolerance):
-    import torch
-
-    def apart(a, b):
-        return 1 - torch.cosine_similarity(a, b, dim=0)
-
-    return [n for n, g in reference.items() if gradients[n] is None or not apart(gradients[n], g) <= tolerance]
-
-
-def _length_only(gradients, reference, tolerance):
-    return [
-        n
-        for n, g in reference.items()
-        if gradients[n] is None or (gradients[n].norm() - g.norm()).abs() > tolerance * g.norm()
-    ]
-
-
-def _nan_passes(gradients, reference, tolerance):
-    wrong = wrong_gradients(gradients, reference, tolerance)
-    return [n for n in wrong if gradients[n] is None or not gradients[n].isnan().any()]
-
-
-def _fixed_tolerance(gradients, reference, tolerance):
-    return wrong_gradients(gradients, reference, 0.01)
-
-
-def _in_their_order(gradients, reference, tolerance):
-    wrong = wrong_gradients(gradients, reference, tolerance)
-    return [name for name in gradients if name in wrong]
-
-
-def _right_ones(gradients, reference, tolerance):
-    wrong = wrong_gradients(gradients, reference, tolerance)
-    return [name for name in reference if name not in wrong]
-
-
-def dequantise(packed, scales, values, block):
+def weights_from_bytes(packed, scales, values, block):
     """The weights that a 4-bit layer computes with.
 
     Args:
@@ -333,137 +177,26 @@ def _scale_of_each(values, scales, block):
     return values * scales.repeat_interleave(block)
 
 
-def _dequantised(scaled=_scale_of_each, **halves):
-    def dequantise(packed, scales, values, block):
+def _dequantized(scaled=_scale_of_each, **halves):
+    def weights_from_bytes(packed, scales, values, block):
         return scaled(values[_halves(packed, **halves)], scales, block)
 
-    return dequantise
+    return weights_from_bytes
 
 
-_low_first = _dequantised(first=0, second=4)
-_halves_apart = _dequantised(neighbours=False)
-_high_twice = _dequantised(second=4)
-_low_twice = _dequantised(first=0)
-_unscaled = _dequantised(lambda values, scales, block: values)
-_divided = _dequantised(lambda values, scales, block: values / scales.repeat_interleave(block))
-_scales_in_turn = _dequantised(lambda values, scales, block: values * scales.repeat(block))
-_one_scale = _dequantised(lambda values, scales, block: values * scales.max())
-_blocks_of_bytes = _dequantised(lambda values, scales, block: values * scales.repeat_interleave(2 * block)[: len(values)])
+_low_first = _dequantized(first=0, second=4)
+_halves_apart = _dequantized(neighbours=False)
+_high_twice = _dequantized(second=4)
+_low_twice = _dequantized(first=0)
+_unscaled = _dequantized(lambda values, scales, block: values)
+_divided = _dequantized(lambda values, scales, block: values / scales.repeat_interleave(block))
+_scales_in_turn = _dequantized(lambda values, scales, block: values * scales.repeat(block))
+_one_scale = _dequantized(lambda values, scales, block: values * scales.max())
+_blocks_of_bytes = _dequantized(lambda values, scales, block: values * scales.repeat_interleave(2 * block)[: len(values)])
 
 
 def _codes_not_values(packed, scales, values, block):
     return _halves(packed) * scales.repeat_interleave(block)
-
-
-EXERCISES = (
-    Exercise(
-        id="qlora-1",
-        title="Quantising one block",
-        statement="Quantise a block of weights: one scale for all, and for each weight the number of the nearest of the given values.",
-        solution=quantise_block,
-        cases=_block_cases,
-        points=4,
-        objectives=(1,),
-        mistakes=(
-            Mistake(_largest_without_sign, "The scale is the largest weight; it must be the largest absolute value, so that a large negative weight fits too."),
-            Mistake(_not_scaled, "The weights are compared with the values before they are divided by the scale; the values cover -1 to 1."),
-            Mistake(_multiplied, "The weights are multiplied by the scale; divide by it, so that the largest becomes 1 or -1."),
-            Mistake(_next_below, "You took the next value below, which rounds everything down; take the nearest."),
-            Mistake(_values_not_codes, "You return the values themselves; a code is the index of a value, which is what fits into 4 bits."),
-            Mistake(_inverse_scale, "The codes are right. The scale is the largest absolute weight itself, not one over it: weight = value times scale."),
-            Mistake(_standard_deviation, "The scale is the standard deviation; then large weights lie outside -1 to 1. Take the largest absolute value."),
-        ),
-        hint="scale = weights.abs().max(); then the distance of weights / scale to every value, as a table, and argmin along the values.",
-        tolerance=1e-9,
-    ),
-    Exercise(
-        id="qlora-2",
-        title="Bits for one weight",
-        statement="Compute the bits that a weight takes, with float32 scales and with double quantisation.",
-        solution=bits_per_weight,
-        cases=_bits_cases,
-        points=2,
-        objectives=(1,),
-        mistakes=(
-            Mistake(_only_codes, "These are the codes alone; every block stores a scale as well."),
-            Mistake(_second_scales_forgotten, "With double quantisation the 8-bit scales have scales of their own: one float32 for each group."),
-            Mistake(_second_scales_a_block, "The second float32 is shared by group x block weights, not by group weights."),
-            Mistake(_bytes_taken_for_bits, "A float32 has 32 bits and an 8-bit scale 8; you counted bytes."),
-            Mistake(_both_scales, "The two are the wrong way round: a block's scale takes 8 bits, a group's float32 takes 32."),
-            Mistake(_first_scales_16_bits, "The unquantised scales are float32, 32 bits each; you counted 16."),
-        ),
-        hint="4 bits, plus the bits of a block's scale over the weights in a block, plus 32 over the weights in a group of blocks.",
-        tolerance=1e-9,
-    ),
-    Exercise(
-        id="qlora-3",
-        title="What QLoRA holds",
-        statement="Add up what a QLoRA run holds throughout: the base, the adapter, its gradients and AdamW's states.",
-        solution=qlora_gigabytes,
-        cases=_gigabyte_cases,
-        points=3,
-        objectives=(2,),
-        mistakes=(
-            Mistake(_everything_in_4_bits, "Embeddings, head and norms are not quantised; they take 2 bytes each."),
-            Mistake(_states_of_the_base, "The base is frozen: gradients and AdamW's states belong to the adapter only."),
-            Mistake(_states_forgotten, "Gradients and AdamW's states of the adapter are missing."),
-            Mistake(_gradients_forgotten, "Four bytes a trained value are missing: 4 for itself, 4 for its gradient, and two times 4 for AdamW."),
-            Mistake(_adapter_in_16_bits, "The adapter and its states are float32: 16 bytes a trained value in all, not 8."),
-            Mistake(_bits_for_bytes, "The sum is in bits; divide by 8."),
-            Mistake(_binary_gigabytes, "You divided by 2^30, which gives GiB; the course's GB is 1e9 bytes."),
-        ),
-        hint="linear x 4.127 / 8 bytes, rest x 2 bytes, adapter x (4 + 4 + 8) bytes.",
-        tolerance=1e-6,
-    ),
-    Exercise(
-        id="qlora-4",
-        title="Catching a silent gradient",
-        statement="Write the check that would have caught the trap of section 8: which gradients are not what a trusted computation says?",
-        solution=wrong_gradients,
-        cases=_gradient_cases,
-        points=3,
-        objectives=(4,),
-        mistakes=(
-            Mistake(_only_missing, "Only missing gradients are found. The trap leaves gradients everywhere; they are just wrong."),
-            Mistake(_missing_or_zero, "Missing and zero gradients are found; those that point elsewhere or are too short are not."),
-            Mistake(_absolute_difference, "The difference is compared with tolerance itself. Small gradients then pass whatever they are, large ones fail for rounding: compare with tolerance times the reference's length."),
-            Mistake(_direction_only, "Only the direction is compared; a gradient that is five times too short passes."),
-            Mistake(_length_only, "Only the lengths are compared; a gradient with the opposite sign passes."),
-            Mistake(_nan_passes, "A gradient of NaN passes: every comparison with NaN is false, so ask for what is right, and negate it."),
-            Mistake(_fixed_tolerance, "The tolerance is 0.01 whatever the argument says; use `tolerance`."),
-            Mistake(_in_their_order, "The names are right, but in the order of `gradients`; asked for is that of `reference`."),
-            Mistake(_right_ones, "These are the right ones; asked for are the names of the wrong ones."),
-        ),
-        hint="(found - trusted).norm() against tolerance * trusted.norm(), with None handled first.",
-        tolerance=1e-9,
-    ),
-    Exercise(
-        id="qlora-5",
-        title="From bytes back to weights",
-        statement="Write what every forward pass through a 4-bit layer begins with: unpack two codes from each byte, look up their values, and scale each block.",
-        solution=dequantise,
-        cases=_packed_cases,
-        points=3,
-        objectives=(1,),
-        mistakes=(
-            Mistake(_low_first, "The two codes of a byte are the wrong way round: the first weight is in the high four bits, `byte >> 4`."),
-            Mistake(_halves_apart, "All high halves come first here, then all low ones; the two codes of a byte are neighbours."),
-            Mistake(_high_twice, "The high half is taken twice; the second weight of a byte is its low half, `byte & 15`."),
-            Mistake(_low_twice, "The low half is taken twice; shift the byte right by four bits for the first weight."),
-            Mistake(_unscaled, "The values lie between -1 and 1; multiply each by the scale of its block."),
-            Mistake(_divided, "You divide by the scale. Quantising divided by it, so dequantising multiplies."),
-            Mistake(_scales_in_turn, "Each scale belongs to `block` neighbouring weights; here neighbours get different ones."),
-            Mistake(_one_scale, "Every block has a scale of its own; you use one for all."),
-            Mistake(_blocks_of_bytes, "A block is counted in bytes here; it has `block` weights, which are half as many bytes."),
-            Mistake(_codes_not_values, "The codes themselves are scaled; a code is the index of a value: values[code]."),
-        ),
-        hint="Codes in even places are packed >> 4, in odd places packed & 15; then values[codes.long()], times each scale repeated for its block.",
-        tolerance=1e-9,
-    ),
-)  # fmt: skip
-
-
-# -- the second edition's, for notebooks/source/next/03_qlora.py; they join EXERCISES when that lesson takes its place --------
 
 
 def relative_error(weights, values, block):
@@ -705,11 +438,69 @@ def _length_share_of_tokens(lengths, fixed, per_token, memory):
     return chosen, sum(max(0, n - chosen) for n in lengths) / sum(lengths)
 
 
-_FIRST = {exercise.id: exercise for exercise in EXERCISES}
-NEXT = (
-    replace(_FIRST["qlora-1"], objectives=(2,)),
-    replace(_FIRST["qlora-2"], objectives=(2,), points=3),
-    replace(_FIRST["qlora-5"], objectives=(2,)),
+EXERCISES = (
+    Exercise(
+        id="qlora-1",
+        title="Quantizing one block",
+        statement="Quantize a block of weights: one scale for all, and for each weight the number of the nearest of the given values.",
+        solution=quantize_block,
+        cases=_block_cases,
+        points=4,
+        objectives=(2,),
+        mistakes=(
+            Mistake(_largest_without_sign, "The scale is the largest weight; it must be the largest absolute value, so that a large negative weight fits too."),
+            Mistake(_not_scaled, "The weights are compared with the values before they are divided by the scale; the values cover -1 to 1."),
+            Mistake(_multiplied, "The weights are multiplied by the scale; divide by it, so that the largest becomes 1 or -1."),
+            Mistake(_next_below, "You took the next value below, which rounds everything down; take the nearest."),
+            Mistake(_values_not_codes, "You return the values themselves; a code is the index of a value, which is what fits into 4 bits."),
+            Mistake(_inverse_scale, "The codes are right. The scale is the largest absolute weight itself, not one over it: weight = value times scale."),
+            Mistake(_standard_deviation, "The scale is the standard deviation; then large weights lie outside -1 to 1. Take the largest absolute value."),
+        ),
+        hint="scale = weights.abs().max(); then the distance of weights / scale to every value, as a table, and argmin along the values.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        id="qlora-2",
+        title="Bits for one weight",
+        statement="Compute the bits that a weight takes, with float32 scales and with double quantization.",
+        solution=bits_per_weight,
+        cases=_bits_cases,
+        points=3,
+        objectives=(2,),
+        mistakes=(
+            Mistake(_only_codes, "These are the codes alone; every block stores a scale as well."),
+            Mistake(_second_scales_forgotten, "With double quantization the 8-bit scales have scales of their own: one float32 for each group."),
+            Mistake(_second_scales_a_block, "The second float32 is shared by group x block weights, not by group weights."),
+            Mistake(_bytes_taken_for_bits, "A float32 has 32 bits and an 8-bit scale 8; you counted bytes."),
+            Mistake(_both_scales, "The two are the wrong way round: a block's scale takes 8 bits, a group's float32 takes 32."),
+            Mistake(_first_scales_16_bits, "The unquantized scales are float32, 32 bits each; you counted 16."),
+        ),
+        hint="4 bits, plus the bits of a block's scale over the weights in a block, plus 32 over the weights in a group of blocks.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        id="qlora-5",
+        title="From bytes back to weights",
+        statement="Write what every forward pass through a 4-bit layer begins with: unpack two codes from each byte, look up their values, and scale each block.",
+        solution=weights_from_bytes,
+        cases=_packed_cases,
+        points=3,
+        objectives=(2,),
+        mistakes=(
+            Mistake(_low_first, "The two codes of a byte are the wrong way round: the first weight is in the high four bits, `byte >> 4`."),
+            Mistake(_halves_apart, "All high halves come first here, then all low ones; the two codes of a byte are neighbours."),
+            Mistake(_high_twice, "The high half is taken twice; the second weight of a byte is its low half, `byte & 15`."),
+            Mistake(_low_twice, "The low half is taken twice; shift the byte right by four bits for the first weight."),
+            Mistake(_unscaled, "The values lie between -1 and 1; multiply each by the scale of its block."),
+            Mistake(_divided, "You divide by the scale. Quantizing divided by it, so dequantizing multiplies."),
+            Mistake(_scales_in_turn, "Each scale belongs to `block` neighbouring weights; here neighbours get different ones."),
+            Mistake(_one_scale, "Every block has a scale of its own; you use one for all."),
+            Mistake(_blocks_of_bytes, "A block is counted in bytes here; it has `block` weights, which are half as many bytes."),
+            Mistake(_codes_not_values, "The codes themselves are scaled; a code is the index of a value: values[code]."),
+        ),
+        hint="Codes in even places are packed >> 4, in odd places packed & 15; then values[codes.long()], times each scale repeated for its block.",
+        tolerance=1e-9,
+    ),
     Exercise(
         id="qlora-6",
         title="Three bugs in a measurement",

@@ -213,7 +213,7 @@ def _first_only(messages):
     return _checked()(messages)[:1]
 
 
-def held_out(customers, share):
+def held_out_rows(customers, share):
     """Which rows are held out for validation, so that no customer is on both sides?
 
     Args:
@@ -578,7 +578,7 @@ EXERCISES = (
         id="data-3",
         title="No customer on both sides",
         statement="Choose the rows to hold out so that each customer is on one side only.",
-        solution=held_out,
+        solution=held_out_rows,
         cases=_customer_cases,
         points=4,
         objectives=(4,),

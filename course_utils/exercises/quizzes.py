@@ -131,51 +131,51 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
     ),
     "03": (
         Question(
-            "In QLoRA the base is stored in 4 bits. In what format does a layer compute (its compute dtype)?",
+            "A layer of a QLoRA model is about to multiply. Which numbers does it multiply with?",
             (
-                ("In 4 bits; that is where the speed comes from.", False, "There is no speed-up: each matrix is dequantised to 16 bits for its product, which costs time."),
-                ("In 16 bits: each matrix is dequantised for the moment of its product.", True, "Storage in 4 bits; the compute dtype is bfloat16 or, on a T4, float16. The 16-bit copy lives only that long."),
-                ("In float32, or gradients would be too coarse.", False, "That is the default of bnb_4bit_compute_dtype, it is slow, and it is not needed: the adapters are float32."),
+                ("With the 4-bit codes themselves, which is where QLoRA gets its speed.", False, "A code is only the number of a value; nothing can be computed with it. There is no gain in speed: restoring the weights costs time."),
+                ("With float32 copies of all weights, kept in memory for the whole run.", False, "Then nothing would be saved. The copy has the compute dtype, belongs to one matrix and is dropped after its product."),
+                ("With a 16-bit copy of this one matrix.", True, "Storage has 4 bits, the product 16 (the compute dtype). The copy lives only that long, so it costs no more memory than the largest matrix."),
             ),
         ),
         Question(
-            "Which part of a QLoRA run does the 4-bit base make smaller?",
+            "LoRA on an 8B model with a batch of eight runs out of memory on a card with 80 GB. What do you try first?",
             (
-                ("The weights of the linear layers, and nothing else.", True, "Embeddings and head stay in 16 bits, activations and logits are what they were. Long batches can cost more than the weights."),
-                ("Weights and activations.", False, "Activations depend on batch, length and width; quantising weights leaves them as they are."),
-                ("Everything: the run takes a quarter.", False, "Only the linear layers' weights go to a quarter. The whole step in this notebook's table shrank by less."),
+                ("One example at a time, with accumulation.", True, "Eight examples at once fill the card with activations and logits. One at a time gives the same gradient, only in eight parts."),
+                ("A 4-bit base, because weights are the largest part of a language model in memory.", False, "Here they are not: 4 bits save 10 GB, and the activations of eight examples take many times that."),
+                ("A lower rank, because the adapter and its optimizer states are what is trained.", False, "At rank 16 they take half a gigabyte. Halving the rank would save a quarter of one."),
             ),
         ),
         Question(
-            "What does double quantisation quantise?",
+            "What does double quantization store in fewer bits?",
             (
-                ("The weights a second time, to 2 bits.", False, "The codes keep their 4 bits."),
-                ("The scales of the blocks.", True, "A float32 scale for 64 weights is half a bit a weight; as 8-bit codes with scales of their own they take an eighth of a bit."),
-                ("The adapter, once it is trained.", False, "The adapter is not quantised at all."),
+                ("The weights, which go from 4 bits to 2 in a second pass.", False, "The codes keep their 4 bits."),
+                ("The scales of the blocks.", True, "A float32 scale for 64 weights is half a bit per weight. As 8-bit codes with scales of their own, they take about an eighth of a bit."),
+                ("The adapter, as soon as it has been trained and is saved to disk.", False, "The adapter is not quantized at all: it is small, and it has to move in small steps."),
             ),
         ),
         Question(
-            "Your model fits on your card in 16 bits with LoRA. Should you use QLoRA?",
+            "LoRA gets 69 % and QLoRA 66 % of a field right on 100 messages, and always answering “none” gets 70 %. What follows?",
             (
-                ("Yes: it takes less memory at the same quality and speed.", False, "Dequantising costs time, and rounding the base costs a little quality."),
-                ("No, unless you need the room for longer batches.", True, "Use LoRA when the base fits, QLoRA when it would not. Room for the batch is the one other reason."),
-                ("Yes, since computing in 4 bits is faster.", False, "The compute dtype has 16 bits; only the storage has 4."),
+                ("Nothing about LoRA and QLoRA: neither has learned this field, and three messages are within chance.", True, "A score that does not beat the constant answer says nothing. Compare losses on the right answers, message by message."),
+                ("LoRA is better, though only by three points.", False, "With 100 messages the interval is about nine points to each side, and neither beats the constant answer."),
+                ("Both have learned about two thirds of the field.", False, "A program without a model gets more of it right. Always look at the baseline first."),
             ),
         ),
         Question(
-            "A colleague merges a QLoRA adapter into its 4-bit base and saves it in 4 bits again. What happens?",
+            "You have trained a QLoRA adapter and need one folder that any server can load. What do you do?",
             (
-                ("Nothing is lost: merging is exact.", False, "In 16 bits almost. In 4 bits the sum is rounded to one of sixteen values again."),
-                ("Much of what was learned is rounded away.", True, "Most updates are smaller than half the distance between two values, so those weights round back to what they were."),
-                ("The file grows fourfold.", False, "It stays at 4 bits; that is the trouble."),
+                ("Call merge_and_unload() on the 4-bit model and save it, since base and adapter then have the same size as before.", False, "Base plus update is rounded to sixteen values again, and a large part of what was learned is rounded away."),
+                ("Copy the adapter's file into the folder of the base.", False, "A server has to be told about an adapter; a file that happens to lie there changes nothing."),
+                ("Merge in 16 bits, then measure.", True, "Restore the base with dequantize(), or take the original weights, merge, and check the loss. If it must be small again, use AWQ, GPTQ or GGUF and measure once more."),
             ),
         ),
         Question(
-            "Loss falls, no error, but the lower layers hardly change. What do you do first?",
+            "Your model fits on your card in 16 bits with LoRA, with room to spare. Should you switch to QLoRA?",
             (
-                ("Raise the learning rate.", False, "If gradients are wrong, a higher rate follows the wrong direction faster."),
-                ("Compare the gradients of one step with those of a simple, trusted computation.", True, "A falling loss shows that something trains. Only a comparison of gradients shows that everything does."),
-                ("Train longer.", False, "The layers above go on compensating, and the loss goes on looking right."),
+                ("Yes, it takes less memory at the same speed and quality.", False, "Restoring weights takes time, and a rounded base can cost a little quality."),
+                ("No: you would pay in time for memory that you do not need.", True, "Use LoRA when the base fits, QLoRA when it would not. The one other reason is room for longer examples."),
+                ("Yes, because products in 4 bits are faster than in 16.", False, "No product is computed in 4 bits; only the storage has 4."),
             ),
         ),
     ),
@@ -320,60 +320,6 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
                 ("Fifty merged models.", False, "Fifty times the base's memory, though each differs from it by an adapter of a few percent of its size or less."),
                 ("One base in memory, the adapter chosen for each row of the batch.", True, "Requests for different adapters share the base's products; only the thin ones are each row's own."),
                 ("One adapter at a time, switched when a request comes.", False, "It works, but requests for different customers then wait for each other instead of sharing a batch."),
-            ),
-        ),
-    ),
-}  # fmt: skip
-
-# Quizzes of second editions that have not taken their lesson's place yet; then they move up.
-QUIZZES_NEXT: dict[str, tuple[Question, ...]] = {
-    "03": (
-        Question(
-            "A layer of a QLoRA model is about to multiply. Which numbers does it multiply with?",
-            (
-                ("With the 4-bit codes themselves, which is where QLoRA gets its speed.", False, "A code is only the number of a value; nothing can be computed with it. There is no gain in speed: restoring the weights costs time."),
-                ("With float32 copies of all weights, kept in memory for the whole run.", False, "Then nothing would be saved. The copy has the compute dtype, belongs to one matrix and is dropped after its product."),
-                ("With a 16-bit copy of this one matrix.", True, "Storage has 4 bits, the product 16 (the compute dtype). The copy lives only that long, so it costs no more memory than the largest matrix."),
-            ),
-        ),
-        Question(
-            "LoRA on an 8B model with a batch of eight runs out of memory on a card with 80 GB. What do you try first?",
-            (
-                ("One example at a time, with accumulation.", True, "Eight examples at once fill the card with activations and logits. One at a time gives the same gradient, only in eight parts."),
-                ("A 4-bit base, because weights are the largest part of a language model in memory.", False, "Here they are not: 4 bits save 10 GB, and the activations of eight examples take many times that."),
-                ("A lower rank, because the adapter and its optimizer states are what is trained.", False, "At rank 16 they take half a gigabyte. Halving the rank would save a quarter of one."),
-            ),
-        ),
-        Question(
-            "What does double quantization store in fewer bits?",
-            (
-                ("The weights, which go from 4 bits to 2 in a second pass.", False, "The codes keep their 4 bits."),
-                ("The scales of the blocks.", True, "A float32 scale for 64 weights is half a bit per weight. As 8-bit codes with scales of their own, they take about an eighth of a bit."),
-                ("The adapter, as soon as it has been trained and is saved to disk.", False, "The adapter is not quantized at all: it is small, and it has to move in small steps."),
-            ),
-        ),
-        Question(
-            "LoRA gets 69 % and QLoRA 66 % of a field right on 100 messages, and always answering “none” gets 70 %. What follows?",
-            (
-                ("Nothing about LoRA and QLoRA: neither has learned this field, and three messages are within chance.", True, "A score that does not beat the constant answer says nothing. Compare losses on the right answers, message by message."),
-                ("LoRA is better, though only by three points.", False, "With 100 messages the interval is about nine points to each side, and neither beats the constant answer."),
-                ("Both have learned about two thirds of the field.", False, "A program without a model gets more of it right. Always look at the baseline first."),
-            ),
-        ),
-        Question(
-            "You have trained a QLoRA adapter and need one folder that any server can load. What do you do?",
-            (
-                ("Call merge_and_unload() on the 4-bit model and save it, since base and adapter then have the same size as before.", False, "Base plus update is rounded to sixteen values again, and a large part of what was learned is rounded away."),
-                ("Copy the adapter's file into the folder of the base.", False, "A server has to be told about an adapter; a file that happens to lie there changes nothing."),
-                ("Merge in 16 bits, then measure.", True, "Restore the base with dequantize(), or take the original weights, merge, and check the loss. If it must be small again, use AWQ, GPTQ or GGUF and measure once more."),
-            ),
-        ),
-        Question(
-            "Your model fits on your card in 16 bits with LoRA, with room to spare. Should you switch to QLoRA?",
-            (
-                ("Yes, it takes less memory at the same speed and quality.", False, "Restoring weights takes time, and a rounded base can cost a little quality."),
-                ("No: you would pay in time for memory that you do not need.", True, "Use LoRA when the base fits, QLoRA when it would not. The one other reason is room for longer examples."),
-                ("Yes, because products in 4 bits are faster than in 16.", False, "No product is computed in 4 bits; only the storage has 4."),
             ),
         ),
     ),

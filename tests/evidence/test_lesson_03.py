@@ -135,3 +135,22 @@ def test_most_weights_do_not_move_in_bfloat16_at_the_rate_of_full_fine_tuning():
 
 def test_what_is_lost_is_a_share_of_the_gain():
     assert lesson_03.lost({"a": 3.0, "b": 1.0, "c": 2.0}, "a", "b", "c") == 50
+
+
+@pytest.mark.model
+def test_a_loss_is_the_one_that_training_reports():
+    """Nothing after the stop token counts: on 12 messages that line break alone made LoRA look worse than QLoRA by 0.07."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from course_utils import models, training
+
+    chat = [{"role": "user", "content": "Where is TB-30718?"}, {"role": "assistant", "content": '{"order_id": "TB-30718"}'}]
+    model, tokenizer = models.load(tier="cpu")
+    model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    settings = training.Settings(learning_rate=1e-12, batch_size=1, warmup_steps=0)
+    history = training.fit(model, tokenizer, [chat], [chat], settings=settings)
+    (loss,) = lesson_03.answer_losses(model, tokenizer, [chat])
+    assert loss == pytest.approx(history.validation_losses[0], rel=0.01)
+    ids = torch.tensor([tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"]])
+    assert ids[0, -1] != tokenizer.eos_token_id  # else there were nothing to leave out

@@ -86,7 +86,6 @@ EQUIVALENT = {
     "frame-5 lower → upper: text.strip().lower()": "case is taken off either way",
     "data-1 lower → upper: text.lower()": "case is taken off either way",
     "data-4 lower → upper: text.lower()": "case is taken off either way",
-    "qlora-4 comparison: (found - trusted).norm() <= tolerance * trusted.norm()": "two floats are never equal in the cases",
     "align-4 constant: 0.0 (2)": "a place in a list that is written before it is read",
     "data-5 comparison: 2 * digit > 9": "an even number is never 9",
 }

@@ -887,13 +887,13 @@ student(
 # EXERCISE: qlora-1
 import matplotlib.pyplot as plt
 
-def quantise_block(weights, values):
+def quantize_block(weights, values):
     """Absmax quantisation of one block."""
     scale = weights.abs().max()
     distance = torch.cdist((weights / scale)[:, None].double(), values[:, None].double(), p=1)
     return distance.argmin(dim=1), scale
 
-codes, scale = quantise_block(torch.linspace(-2, 1, 50), torch.linspace(-1, 1, 16))
+codes, scale = quantize_block(torch.linspace(-2, 1, 50), torch.linspace(-1, 1, 16))
 plt.step(range(50), codes)
 plt.title("codes")
 plt.show()
@@ -906,7 +906,7 @@ student(
     {"lesson": "def quantise(weight, values, block=64)"},
     r"""
 # EXERCISE: qlora-1
-def quantise_block(weights, values):
+def quantize_block(weights, values):
     codes, scales = quantise(weights, values, block=len(weights))
     return codes.flatten(), scales[0]
 """.strip(),
@@ -920,7 +920,7 @@ student(
 from bisect import bisect_left
 from itertools import pairwise
 
-def quantise_block(weights, values):
+def quantize_block(weights, values):
     scale = max(map(abs, weights.tolist()))
     middles = [(a + b) / 2 for a, b in pairwise(values.tolist())]
     codes = [bisect_left(middles, w / scale) for w in weights.tolist()]
@@ -933,7 +933,7 @@ student(
     "result as a list [codes, scale], torch.searchsorted and a comparison of both neighbours, scale of shape (1,) squeezed",
     r"""
 # EXERCISE: qlora-1
-def quantise_block(weights, values):
+def quantize_block(weights, values):
     scale = torch.linalg.vector_norm(weights, ord=torch.inf)
     scaled = weights / scale
     right = torch.searchsorted(values, scaled.contiguous()).clamp(1, values.numel() - 1)
@@ -993,108 +993,77 @@ bits_per_weight(64), bits_per_weight(64, 256)
 """.strip(),
 )
 
-# ---------------------------------------------------------------------------------------------------------------- qlora-3
+# --------------------------------------------------------------------------------------------------------- qlora-6, qlora-8
 student(
-    "qlora-3",
-    "a table of parts, f-string prints with =, very long line",
+    "qlora-6",
+    "numpy throughout, searchsorted between halfway points",
     r"""
-# EXERCISE: qlora-3
-def qlora_gigabytes(linear, rest, adapter):
-    parts = {"linear layers, 4.127 bits each": linear * 4.127 / 8, "embeddings, head and norms, 16 bits each, that is two bytes": rest * 2, "adapter, float32": adapter * 4, "gradients, float32 like the adapter": adapter * 4, "first moment of AdamW": adapter * 4, "second moment of AdamW, which is the one that is never negative": adapter * 4}
-    for name, size in parts.items():
-        print(f"{name:<70}{size / 1e9:>12.4f} GB")
-    return sum(parts.values()) / 1e9
+# EXERCISE: qlora-6
+import numpy as np
+
+def relative_error(weights, values, block):
+    w = np.asarray(weights, dtype=np.float64).reshape(-1, block)
+    v = np.asarray(values, dtype=np.float64)
+    scale = np.abs(w).max(axis=1, keepdims=True)
+    back = v[np.searchsorted((v[1:] + v[:-1]) / 2, w / scale)] * scale
+    return np.linalg.norm(back - w) / np.linalg.norm(w)
 """.strip(),
 )
 
 student(
-    "qlora-3",
-    "torch float64 0-d tensor; kwargs-friendly; global constants in a cell at the top of the notebook",
+    "qlora-6+qlora-1",
+    "qlora-6 calls quantize_block, the answer of qlora-1 in another cell, block by block",
+    r"""
+# EXERCISE: qlora-6
+def relative_error(weights, values, block):
+    back = []
+    for one in torch.split(weights, block):
+        codes, scale = quantize_block(one, values)
+        back.append(values[codes] * scale)
+    return (torch.cat(back) - weights).norm().item() / weights.norm().item()
+""".strip(),
     {
-        "at": "imports",
-        "code": "BITS = torch.tensor([4.127, 16.0, 4 * 32.0], dtype=torch.float64)  # linear, rest, adapter with gradient and two states",
+        "at": "qlora-1",
+        "code": r"""
+# EXERCISE: qlora-1
+def quantize_block(weights, values):
+    scale = weights.abs().max()
+    return (weights / scale - values[:, None]).abs().argmin(0), scale
+""".strip(),
     },
+)
+
+student(
+    "qlora-8",
+    "whole numbers by divmod, share by a mean of booleans of numpy",
     r"""
-# EXERCISE: qlora-3
-def qlora_gigabytes(linear, rest, adapter):
-    return torch.dot(BITS, torch.tensor([linear, rest, adapter], dtype=torch.float64)) / 8 / 1e9
+# EXERCISE: qlora-8
+import numpy as np
+
+def choose_length(lengths, fixed, per_token, memory):
+    room = int((memory - fixed) / per_token)
+    fits = divmod(room, 64)[0] * 64
+    wanted = -(-max(lengths) // 64) * 64
+    length = min(fits, wanted)
+    return length, np.mean(np.array(lengths) > length)
 """.strip(),
 )
 
 student(
-    "qlora-3",
-    "pint-like tiny unit class with operators and __float__, float at the end; doctest",
-    r'''
-# EXERCISE: qlora-3
-class Bits:
-    def __init__(self, n): self.n = n
-    def __add__(self, other): return Bits(self.n + other.n)
-    def __rmul__(self, count): return Bits(count * self.n)
-    def __float__(self): return self.n / 8e9
-
-def qlora_gigabytes(linear, rest, adapter):
-    """Memory that QLoRA holds throughout a run.
-
-    >>> round(qlora_gigabytes(0, 1e9, 0), 3)
-    2.0
-    """
-    return float(linear * Bits(4.127) + rest * Bits(16) + adapter * (Bits(32) + Bits(32) + 2 * Bits(32)))
-
-import doctest
-doctest.testmod()
-'''.strip(),
-)
-
-# ---------------------------------------------------------------------------------------------------------------- qlora-4
-student(
-    "qlora-4",
-    "math.dist and math.hypot on lists; not (a <= b) for nan",
+    "qlora-8",
+    "a search over all multiples, downwards; returns a list; a Fraction",
     r"""
-# EXERCISE: qlora-4
-def wrong_gradients(gradients, reference, tolerance):
-    def wrong(name, true):
-        if (g := gradients[name]) is None:
-            return True
-        g, true = g.flatten().tolist(), true.flatten().tolist()
-        return not math.dist(g, true) <= tolerance * math.hypot(*true)
-    return [name for name, true in reference.items() if wrong(name, true)]
-""".strip(),
-)
+# EXERCISE: qlora-8
+from fractions import Fraction
+from math import ceil
 
-student(
-    "qlora-4",
-    "generator with yield from and try/except, list() of it; ANSI colours printed",
-    r"""
-# EXERCISE: qlora-4
-def _wrong(gradients, reference, tolerance):
-    for name in reference:
-        try:
-            difference = torch.dist(gradients[name].double(), reference[name].double())
-            if torch.isnan(difference) or difference > tolerance * reference[name].double().norm():
-                raise ValueError(f"{difference=}")
-        except (AttributeError, ValueError) as reason:
-            print(f"\x1b[31m{name}\x1b[0m: {reason}")
-            yield name
-
-def wrong_gradients(gradients, reference, tolerance):
-    return list(_wrong(gradients, reference, tolerance))
-""".strip(),
-)
-
-student(
-    "qlora-4",
-    "dict comprehension, ThreadPoolExecutor.map",
-    r"""
-# EXERCISE: qlora-4
-from concurrent.futures import ThreadPoolExecutor
-
-def wrong_gradients(gradients, reference, tolerance):
-    def is_right(name):
-        g, r = gradients.get(name), reference[name]
-        return g is not None and bool(torch.isfinite(g).all()) and bool(((g - r) ** 2).sum().sqrt() <= tolerance * (r ** 2).sum().sqrt())
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        right = dict(zip(reference, pool.map(is_right, reference)))
-    return [name for name, ok in right.items() if not ok]
+def choose_length(lengths, fixed, per_token, memory):
+    longest = 64 * ceil(max(lengths) / 64)
+    for length in range(longest, -1, -64):
+        if fixed + length * per_token <= memory:
+            break
+    cut = [n for n in lengths if n > length]
+    return [length, Fraction(len(cut), len(lengths))]
 """.strip(),
 )
 
@@ -1104,7 +1073,7 @@ student(
     "table of 256 pairs, indexed by the byte",
     r"""
 # EXERCISE: qlora-5
-def dequantise(packed, scales, values, block):
+def weights_from_bytes(packed, scales, values, block):
     pairs = torch.cartesian_prod(values, values)
     return (pairs[packed.long()].reshape(-1, block) * scales.unsqueeze(1)).flatten()
 """.strip(),
@@ -1115,7 +1084,7 @@ student(
     "python integers and divmod, one loop, torch.stack of 0-d tensors",
     r"""
 # EXERCISE: qlora-5
-def dequantise(packed, scales, values, block):
+def weights_from_bytes(packed, scales, values, block):
     weights = []
     for byte in packed.tolist():
         for code in divmod(byte, 16):
@@ -1130,7 +1099,7 @@ student(
     r"""
 # EXERCISE: qlora-5
 import numpy
-def dequantise(packed, scales, values, block):
+def weights_from_bytes(packed, scales, values, block):
     bits = numpy.unpackbits(packed.numpy().reshape(-1, 1), axis=1).reshape(-1, 4)
     codes = bits @ numpy.array([8, 4, 2, 1])
     return torch.from_numpy(values.numpy()[codes] * numpy.repeat(scales.numpy(), block))
@@ -1523,7 +1492,7 @@ student(
     "dict of lists, popitem from the end",
     r"""
 # EXERCISE: data-3
-def held_out(customers, share):
+def held_out_rows(customers, share):
     groups = {}
     for row, customer in enumerate(customers):
         groups.setdefault(("nobody", row) if customer is None else ("somebody", customer), []).append(row)
@@ -1540,7 +1509,7 @@ student(
     "share compared as a quotient; the rows of each customer by a comprehension (quadratic)",
     r"""
 # EXERCISE: data-3
-def held_out(customers, share):
+def held_out_rows(customers, share):
     n = len(customers)
     key = [(c, i if c is None else -1) for i, c in enumerate(customers)]
     order = list(dict.fromkeys(key))
@@ -1560,7 +1529,7 @@ student(
 # EXERCISE: data-3
 import pandas as pd
 
-def held_out(customers, share):
+def held_out_rows(customers, share):
     if not len(customers):
         return []
     s = pd.Series([f"#{i}" if c is None else f"={c}" for i, c in enumerate(customers)])
@@ -1579,7 +1548,7 @@ student(
 # EXERCISE: data-3
 from fractions import Fraction
 
-def held_out(customers, share):
+def held_out_rows(customers, share):
     places = {}
     for i, c in enumerate(customers):
         places.setdefault(object() if c is None else c, []).append(i)
@@ -2265,7 +2234,7 @@ def faults(messages):
         "at": "data-3",
         "code": r"""
 # EXERCISE: data-3
-def held_out(customers, share):
+def held_out_rows(customers, share):
     keys = [(i,) if c is None else c for i, c in enumerate(customers)]
     rows = []
     for key in reversed(dict.fromkeys(keys)):
@@ -2288,10 +2257,10 @@ def is_card_number(text):
 )
 
 student(
-    "qlora-4",
-    "OrderedDict and numpy with the lesson's torch, decorator that times into a global list, print to stderr",
+    "qlora-6",
+    "OrderedDict and the lesson's torch, decorator that times into a global list, print to stderr",
     r"""
-# EXERCISE: qlora-4
+# EXERCISE: qlora-6
 import sys, time
 from collections import OrderedDict
 TIMES = []
@@ -2306,17 +2275,14 @@ def timed(f):
     return g
 
 @timed
-def wrong_gradients(gradients, reference, tolerance=0.01):
-    verdict = OrderedDict()
-    for name, want in reference.items():
-        got = gradients[name]
-        if got is None:
-            verdict[name] = True
-            continue
-        off = (got.detach().double() - want.detach().double()).flatten().numpy()
-        ref = want.detach().double().flatten().numpy()
-        verdict[name] = not ((off ** 2).sum() ** .5 <= tolerance * (ref ** 2).sum() ** .5)
-    return [*filter(verdict.get, verdict)]
+def relative_error(weights, values, block=64):
+    found = OrderedDict(wrong=0.0, all=0.0)
+    for piece in weights.split(block):
+        scale = piece.abs().max()
+        nearest = torch.cdist((piece / scale)[:, None], values[:, None]).argmin(1)
+        found["wrong"] += float(((values[nearest] * scale - piece) ** 2).sum())
+        found["all"] += float((piece**2).sum())
+    return (found["wrong"] / found["all"]) ** 0.5
 """.strip(),
 )
 
@@ -2369,7 +2335,7 @@ class _Dequantise:
         codes = torch.tensor([code for byte in packed.tolist() for code in halves(byte)], dtype=torch.int64)
         return values.take(codes) * scales.repeat_interleave(block)
 
-dequantise = _Dequantise()
+weights_from_bytes = _Dequantise()
 del _Dequantise
 """.strip(),
 )
@@ -2405,7 +2371,7 @@ student(
 import queue, threading
 from collections import deque, defaultdict
 
-def held_out(customers, share):
+def held_out_rows(customers, share):
     out = queue.Queue()
     def work():
         rows = defaultdict(list)
@@ -2513,15 +2479,16 @@ def best_checkpoint(checkpoints):
 )
 
 student(
-    "qlora-3",
+    "qlora-2",
     "saved by Colab: ids, outputId, colab metadata, a form title; nbgrader's metadata gone",
     r"""
-#@title Memory { run: "auto", display-mode: "form" }
-# EXERCISE: qlora-3
-def qlora_gigabytes(linear, rest, adapter):
-    weights = 4.127 * linear + 16 * rest #@param {type:"number"}
-    trained = 32 * adapter * (1 + 1 + 2)
-    return (weights + trained) / 8 / 1e9
+#@title Bits { run: "auto", display-mode: "form" }
+# EXERCISE: qlora-2
+def bits_per_weight(block, group=None):
+    code = 4 #@param {type:"number"}
+    if group is None:
+        return code + 32 / block
+    return code + 8 / block + 32 / (block * group)
 """.strip(),
     {"notebook": "colab"},
 )
@@ -2902,19 +2869,20 @@ def leaks(train, test, n):
 )
 
 student(
-    "qlora-4",
+    "data-4",
     "multiprocessing.dummy's pool of threads",
     r"""
-# EXERCISE: qlora-4
+# EXERCISE: data-4
 from multiprocessing.dummy import Pool
 
-def wrong_gradients(gradients, reference, tolerance):
-    def wrong(name):
-        g, r = gradients[name], reference[name]
-        return g is None or not (g - r).norm() <= tolerance * r.norm()
+def leaks(train, test, n):
+    def runs(text):
+        words = text.lower().split()
+        return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
+    seen = {run for text in train for run in runs(text)}
     with Pool(2) as pool:
-        verdicts = pool.map(wrong, list(reference))
-    return [name for name, bad in zip(reference, verdicts) if bad]
+        verdicts = pool.map(lambda text: bool(runs(text) & seen), test)
+    return [i for i, leaked in enumerate(verdicts) if leaked]
 """.strip(),
     refused="grading refuses answers processes, programs, pipes",
 )
@@ -3044,7 +3012,7 @@ def at_most(seconds):
     return decorate
 
 @at_most(5)
-def held_out(customers, share):
+def held_out_rows(customers, share):
     print("debug " * 40_000)
     with contextlib.redirect_stdout(io.StringIO()):
         print(customers)
@@ -3067,7 +3035,7 @@ student(
 # EXERCISE: data-3
 from decimal import Decimal
 
-def held_out(customers, share):
+def held_out_rows(customers, share):
     groups = {}
     for i, c in enumerate(customers):
         groups.setdefault((i, None) if c is None else c, []).append(i)

@@ -26,12 +26,6 @@ BROKEN = {
         "def completion_labels(ids, prompt_length, ignore=-100):\n    return [-100] * prompt_length + ids[prompt_length:]",
         "whatever `ignore` is",
     ),
-    "qlora-4": (
-        "def wrong_gradients(gradients, reference, tolerance):\n"
-        "    return [name for name, g in gradients.items()\n"
-        "            if g is None or not (g - reference[name]).norm() <= tolerance * reference[name].norm()]",
-        "in the order of `gradients`",
-    ),
 }
 
 

@@ -61,12 +61,12 @@ LORA = "def lora_forward(x, W, A, B, alpha):\n    return "
 LABELS = "[ignore] * prompt_length + ids[prompt_length:]"
 LABEL = "def completion_labels(ids, prompt_length, ignore=-100):\n"
 BLOCK = (
-    "def quantise_block(weights, values):\n    scale = weights.abs().max()\n"
+    "def quantize_block(weights, values):\n    scale = weights.abs().max()\n"
     "    codes = (weights[:, None] / scale - values[None, :]).abs().argmin(dim=1)\n    return "
 )
 GAE = solved("align-4").replace("def advantages", "def in_order").replace("# EXERCISE: align-4\n", "")
 FAULTS = solved("data-2").replace("def faults", "def codes").replace("# EXERCISE: data-2\n", "")
-HELD = solved("data-3").replace("def held_out", "def rows_of").replace("# EXERCISE: data-3\n", "")
+HELD = solved("data-3").replace("def held_out_rows", "def rows_of").replace("# EXERCISE: data-3\n", "")
 DIGITS = (
     "    digits = np.array([int(c) for c in text if c.isdigit()][::-1])\n"
     "    digits[1::2] = 2 * digits[1::2] - 9 * (digits[1::2] > 4)\n"
@@ -229,15 +229,15 @@ FORMS = {
     "trained-tensor": form("lora-1", f"{LORA}({FORWARD}).requires_grad_()"),
     "other-integers": form("qlora-1", f"import torch\n{BLOCK}codes.to(torch.uint8), scale.item()"),
     "codes-as-a-list": form("qlora-1", f"{BLOCK}[codes.tolist(), scale.numpy()]"),
-    "keys-for-list": form("qlora-4", solved("qlora-4").replace("return wrong", "return dict.fromkeys(wrong).keys()")),
-    "filter-for-list": form("qlora-4", "def wrong_gradients(gradients, reference, tolerance):\n    def bad(name):\n        g, r = gradients[name], reference[name]\n        return g is None or not (g - r).norm() <= tolerance * r.norm()\n    return filter(bad, reference)"),
+    "keys-for-list": form("data-4", "import numpy as np\n" + solved("data-4").replace("def leaks(", "def found_leaks(") + "\ndef leaks(*a):\n    return dict.fromkeys(found_leaks(*a)).keys()"),
+    "filter-for-list": form("data-4", "def leaks(train, test, n):\n    def runs(text):\n        w = text.lower().split()\n        return {tuple(w[i:i + n]) for i in range(len(w) - n + 1)}\n    seen = set().union(*map(runs, train))\n    return filter(lambda i: runs(test[i]) & seen, range(len(test)))"),
     "deque-for-list": form("align-4", f"from collections import deque\n{GAE}\ndef advantages(*a):\n    return deque(in_order(*a))"),
     "reversed-for-list": form("align-4", f"{GAE}\ndef advantages(*a):\n    return reversed(in_order(*a)[::-1])"),
     "list-of-probabilities": form("align-2", "import math\ndef preference_probability(reward_one, reward_other):\n    return [1 / (1 + math.exp(b - a)) for a, b in zip(reward_one, reward_other)]"),
     "array-of-texts": form("data-2", f"import numpy as np\n{FAULTS}\ndef faults(messages):\n    return np.unique(np.array(codes(messages), dtype=str))"),
-    "array-of-rows": form("data-3", f"import numpy as np\n{HELD}\ndef held_out(*a):\n    return np.array(rows_of(*a))"),
-    "float-rows": form("data-3", f"import numpy as np\n{HELD}\ndef held_out(*a):\n    return list(map(np.int64, rows_of(*a)))"),
-    "numpy-keys": form("data-3", "import numpy as np\nfrom collections import defaultdict\ndef held_out(customers, share):\n    groups, first = defaultdict(list), {}\n    for row, customer in enumerate(customers):\n        key = np.int64(row) if customer is None else first.setdefault(customer, np.int64(row))\n        groups[key].append(row)\n    rows = []\n    for key in sorted(groups, reverse=True):\n        if len(rows) >= share * len(customers):\n            break\n        rows += groups[key]\n    return sorted(rows)"),
+    "array-of-rows": form("data-3", f"import numpy as np\n{HELD}\ndef held_out_rows(*a):\n    return np.array(rows_of(*a))"),
+    "float-rows": form("data-3", f"import numpy as np\n{HELD}\ndef held_out_rows(*a):\n    return list(map(np.int64, rows_of(*a)))"),
+    "numpy-keys": form("data-3", "import numpy as np\nfrom collections import defaultdict\ndef held_out_rows(customers, share):\n    groups, first = defaultdict(list), {}\n    for row, customer in enumerate(customers):\n        key = np.int64(row) if customer is None else first.setdefault(customer, np.int64(row))\n        groups[key].append(row)\n    rows = []\n    for key in sorted(groups, reverse=True):\n        if len(rows) >= share * len(customers):\n            break\n        rows += groups[key]\n    return sorted(rows)"),
     "generator-of-tuples": form("api-4", f"{ROWS}\ndef result_rows(data):\n    return (row for row in rows_of(data))"),
     "list-of-lists": form("api-4", f"{ROWS}\ndef result_rows(data):\n    return [list(row) for row in rows_of(data)]"),
     "list-of-dataclasses": form("api-4", f"{ROWS}\ndef result_rows(data):\n    return [Row(*row) for row in rows_of(data)]", "import dataclasses\nRow = dataclasses.make_dataclass('Row', ['step', 'train', 'valid'])"),

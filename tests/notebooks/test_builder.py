@@ -1,6 +1,8 @@
 """Editions, ids, hashes; leaks and staleness are noticed. Each guard is shown to fail on a planted fault."""
 
+import ast
 import json
+import re
 import subprocess
 import sys
 
@@ -51,6 +53,30 @@ def leaks(learner, instructor):
 
 def learner_notebook(section):
     return nbformat.read(lessons.learner_file(lessons.find(section).name), as_version=4)
+
+
+def names_taken_twice(source, names):
+    """Which names of answers the lesson defines or imports itself: an answer would take the place of its helper."""
+    cells = [cell.partition("\n")[2] for cell in source.split("# %%") if not cell.startswith(" [markdown]")]
+    code = "\n".join(line for cell in cells for line in cell.splitlines() if not line.startswith(("!", "%")))
+    defined = set()
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                defined.add(name)
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                defined |= {alias.asname or alias.name.partition(".")[0] for alias in aliases}
+    return sorted(defined & names)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_no_answer_takes_the_place_of_a_helper_of_the_lesson(section):
+    source = lessons.source_file(lessons.find(section).name).read_text(encoding="utf-8")
+    mine = {e.name for id, e in EXERCISES.items() if f"# EXERCISE: {id}\n" in source}
+    assert mine
+    assert names_taken_twice(source, mine) == []
+    helper = re.search(r"^def (\w+)|^(\w+) = ", source, re.MULTILINE)
+    assert names_taken_twice(source, mine | {helper[1] or helper[2]})  # it can fail
 
 
 @pytest.mark.parametrize("section", SECTIONS)
