@@ -15,7 +15,7 @@ from course_utils.evidence import lesson_01
 from course_utils.evidence.lesson_01 import FACT, FORM, RECORD, score
 from course_utils.retrieval import Retriever, recalled
 
-SOURCE = "notebooks/source/next/01_decision_framework.py"
+SOURCE = "notebooks/source/01_decision_framework.py"
 
 
 def value(system, kind):
