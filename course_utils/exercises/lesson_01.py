@@ -531,18 +531,23 @@ def my_plan():
     ### END SOLUTION
 
 
+def _plain_value(value):
+    """A scalar of NumPy or torch as Python's own; anything else as it is."""
+    return value.item() if math.prod(getattr(value, "shape", (2,))) == 1 else value
+
+
 def _checked_plan(value):
     """A plan as plain values; ValueError says what is wrong with it."""
     from course_utils import costs
 
     if not isinstance(value, dict) or set(value) != {"model", "passages", "schema"}:
         raise ValueError("my_plan returns a dict with exactly these keys: model, passages, schema.")
-    model, passages, schema = value["model"], value["passages"], value["schema"]
+    model, passages, schema = (_plain_value(value[name]) for name in ("model", "passages", "schema"))
     if isinstance(model, str) and model in costs.NO_NEW_JOBS:
         raise ValueError(f"{model} takes no new tuning jobs from {costs.NO_NEW_JOBS[model][0]} on: plan without it.")
     if not isinstance(model, str) or model not in READS:
         raise ValueError(f"model must be one of the pilot: {', '.join(READS)}.")
-    if isinstance(passages, bool) or not isinstance(passages, int | str) or passages not in FOUND:
+    if isinstance(passages, bool) or not isinstance(passages, int | float | str) or passages not in FOUND:
         raise ValueError('passages must be 1, 3, 10 or "all".')
     if not isinstance(schema, bool):
         raise ValueError("schema must be True or False.")

@@ -1,6 +1,8 @@
 """Lesson 01's challenge, the cheapest plan: its solution is the best, its bar is not won at once, its rules are told."""
 
+import numpy as np
 import pytest
+import torch
 
 from course_utils.exercises import EXERCISES, check, lesson_01
 
@@ -28,6 +30,12 @@ def test_everything_that_a_plan_costs_is_in_its_statement():
     assert all(name in statement for name in lesson_01.READS)
 
 
+@pytest.mark.parametrize("passages", [np.int64(3), np.array(3), torch.tensor(3), 3.0])
+def test_a_plan_counts_in_every_form_that_says_the_same(passages):
+    plan = lesson_01.my_plan() | {"passages": passages, "schema": np.bool_(True), "model": np.str_("qwen3-8b")}
+    assert check("frame-7", lambda: plan).passed
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -37,6 +45,7 @@ def test_everything_that_a_plan_costs_is_in_its_statement():
         ({"passages": True}, "passages must be"),
         ({"passages": 2}, "passages must be"),
         ({"passages": [1]}, "passages must be"),
+        ({"passages": float("nan")}, "passages must be"),
         ({"schema": 1}, "schema must be"),
         ({"more": 1}, "exactly these keys"),
     ],
