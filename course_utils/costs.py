@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 from numbers import Real
-from typing import Any
 
 from course_utils.errors import CourseError
 

@@ -3,10 +3,10 @@
 #
 # {{badges}}
 #
-# *"How often should I descale my Corvane kettle?"* A shop wants a program to answer such messages, in a form that its other
-# programs can read. One colleague says: write a better prompt. Another: give the model our catalogue. A third:
-# {{term:fine-tuning|fine-tune}} it, that is, train the model further on examples of our own. All three have seen it work
-# somewhere. This lesson gives you three questions that decide what to try first, and then puts every answer to the test on
+# *"How often should I descale my Corvane kettle?"* A shop wants a program that answers such messages, in a form that its
+# other programs can read. One colleague says: write a better prompt. Another says: give the model our catalogue. A third says:
+# {{term:fine-tuning|fine-tune}} it, that is, train the model further on examples of our own. Each of them has seen it work
+# somewhere. This lesson gives you three questions that decide what to try first. Then it puts every answer to the test on
 # this one task.
 #
 # <!-- assumes: JSON, JSONL -->
@@ -33,20 +33,20 @@ lesson_01.picture()
 # %% [markdown]
 # That is where we are going. {{term:RAG}} ({{term:retrieval|retrieval}}-augmented generation) looks the facts up and puts
 # them into the prompt: the model then knows more and still writes as it likes. Training makes it write what the program
-# needs, and it still does not know the facts. Only both together answer the customer. Each line is the range in which the
-# share plausibly lies, its {{term:confidence interval|95 % interval}}.
+# needs, and it still does not know the facts. Of these four, only both together answer the customer. The line through each
+# mark is the range in which the true share plausibly lies, its {{term:confidence interval|95 % interval}}.
 #
 # By the end you will be able to
 #
 # - decide with three questions what to try first, and say what would change the decision,
 # - sort wrong answers by what caused them, and name the tool for each cause,
 # - give a prompt its best form, and measure it before anybody trains anything,
-# - measure a search before you judge answers, and know when the whole text belongs into the prompt,
-# - tell what training changes in a model and what it does not, also when the facts change,
-# - compute from how many requests a day fine-tuning pays, and find the cheapest plan that is good enough.
+# - measure a search before you judge answers, and know when the whole text belongs in the prompt,
+# - tell what training changes in a model and what it does not, even when the facts change,
+# - compute the number of requests a day from which fine-tuning pays, and find the cheapest plan that is good enough.
 #
-# You should have called a language model's API before. You need not have trained anything. Reading and doing takes about 45
-# minutes.
+# You should have called a language model's API before. You need not have trained anything. Reading takes about 30 minutes,
+# and the exercises about as long again.
 #
 # {{timing}}
 
@@ -56,19 +56,19 @@ plan = plans.plan("01")
 overview(device.tier)
 
 # %% [markdown]
-# The table shows the whole course; each lesson is a notebook that runs from top to bottom. You are in the first, which says
-# when the others are worth your time. If a cell fails, run `course doctor` in a terminal: it says what is missing.
+# The table shows the whole course. Each lesson is a notebook that runs from top to bottom. You are in the first, which tells
+# you when the others are worth your time. If a cell fails, run `course doctor` in a terminal: it says what is missing.
 
 # %% [markdown]
 # ## 1 · Three questions decide
 #
-# A new colleague at the shop can fail a customer in two ways. She does not know how long the guarantee of this lamp is: hand
-# her the manual. Or she knows, but writes a page of pleasantries where the form has one line. The manual does not help
-# against that; practice does. A model fails in the same two ways, by lacking *knowledge* and by its *behaviour*. Retrieval
-# is the manual, opened at the right page for each question. Fine-tuning is the training course: it changes how she works,
-# it costs time once, and whatever facts she learned by heart in it grow old.
+# A new colleague at the shop can fail a customer in two ways. Perhaps she does not know how long the guarantee of this lamp
+# is: hand her the manual. Or she knows, but writes a page of pleasantries where the form has one line. The manual does not
+# help against that; practice does. A model fails in the same two ways, for lack of *knowledge* or by its *behaviour*.
+# Retrieval is the manual, opened at the right page for each question. Fine-tuning is the training course: it changes how she
+# works, it costs time once, and whatever facts she learned by heart there go out of date.
 #
-# And before either, you would simply *tell* her what you want. So this is the order:
+# Before either, you would simply *tell* her what you want. So this is the order of the questions:
 
 # %%
 drawings.decision_tree()
@@ -78,24 +78,25 @@ drawings.decision_tree()
 # | --- | --- | --- | --- |
 # | prompt | always first: an afternoon to try, a minute to undo | almost nothing to set up; every call carries the instructions | format hints, tone, persona |
 # | RAG | facts are missing | an index to build and keep, longer prompts | facts that change, catalogues, rules, citations |
-# | fine-tuning | it knows, but acts wrongly | examples and training once, then short prompts | format, style, the special words of a field |
+# | fine-tuning | it knows, but acts wrongly | examples and training once, then short prompts | format, style, the vocabulary of a field |
 # | all together | both are missing, at scale | the most to set up | production |
 #
 # The same tree is a function. It also asks how often things change, how many requests come and where the data may go,
-# and it tells you its reasons.
+# and it gives its reasons. Here the model behaves wrongly, the best prompt reaches 60 % of the goal, and there are 300
+# examples of good answers.
 
 # %%
 decide("behaviour", prompt_reaches=0.6, examples=300, requests_a_day=500)
 
 # %% [markdown]
 # Read the last list first: *what would change it*. A recommendation without that list is an opinion. Below is the function
-# with a control for each question. Set it to something that you are working on.
+# with a control for each question. Set it to a project that you are working on.
 
 # %%
 widgets.decision_helper()
 
 # %% [markdown]
-# The limits in it, 85 % and 100 examples, are rules of thumb. The rest of the lesson tests them.
+# The two limits in it, 85 % and 100 examples, are rules of thumb that circulate. Sections 6 and 8 test them.
 #
 # **Your turn.** Somebody wrote the tree as a function, in a hurry.
 
@@ -105,7 +106,8 @@ widgets.decision_helper()
 # %% [markdown]
 # ## 2 · Four companies: you decide
 #
-# Decide each case before you open the next cell. The companies are invented, the situations are not.
+# A tree is easy to nod at. Here are four cases; decide each before you run the next cell. The companies are invented, the
+# kinds of situation are common.
 #
 # **Support triage.** A telephone company sorts 30,000 messages a day into 14 queues. The best prompt sorts 72 % of them right.
 # Nothing is missing from the messages, and the queues have been the same for years. There are 2,400 messages that people have
@@ -122,12 +124,12 @@ decision = decide(
 triage.reveal(decision.approach, source="the helper")
 
 # %% [markdown]
-# Fine-tuning. The model can read the messages, it only does not know *our* queues as we mean them, and describing fourteen
-# of them in every prompt costs time while somebody waits. The data are there and the target stays the same.
+# Fine-tuning. The model can read the messages, but it sorts them by its own idea of the queues, not by the company's. To
+# describe fourteen queues in every prompt takes time while somebody waits. The examples are there, and the target stays put.
 #
-# **Contract clauses.** A law firm checks contracts against its own handbook, which changes every month or so. Answers must cite
-# the page. The best prompt gets 55 % right: it lacks the handbook, and it writes essays where a finding was asked for. There are
-# 40 good examples, 150 contracts a day, and nothing may leave the house.
+# **Contract clauses.** A law firm checks contracts against its own handbook, which changes every month or so. Answers must
+# cite the page. The best prompt gets 55 % right: the model lacks the handbook, and it writes essays where a finding was asked
+# for. There are 40 good examples and 150 contracts a day, and nothing may leave the building.
 
 # %%
 clauses = predict("What would you try for the contracts?", choices=APPROACHES)
@@ -141,13 +143,13 @@ decision = decide(
 clauses.reveal(decision.approach, source="the helper")
 
 # %% [markdown]
-# RAG, and not yet training: forty examples are few, so the best of them go into the prompt. The essays may remain for now.
-# With a hundred good examples the helper would say "rag + fine-tune", on an {{term:open-weight model}}, one whose numbers
-# you can download, since nothing may leave the house.
+# RAG, and no training yet. Forty examples are too few to train on, so the best of them go into the prompt, and some essays
+# will remain for now. With a hundred good examples the helper would say "rag + fine-tune". Because nothing may leave the
+# building, it would have to be an {{term:open-weight model}}, one that you can download and run yourself.
 #
 # **Internal search.** A hospital's staff ask 3,000 questions a day about duty rosters and rules that change daily. The prompt alone
-# gets 35 % right. Answers in plain sentences are fine. There are 500 old questions with checked answers, and somebody suggests
-# training on them.
+# gets 35 % right. Answers in plain sentences are fine. There are 500 old questions with checked answers, and somebody
+# suggests training on them.
 
 # %%
 search = predict("What would you try for the rosters?", choices=APPROACHES)
@@ -160,7 +162,8 @@ decision = decide(
 search.reveal(decision.approach, source="the helper")
 
 # %% [markdown]
-# RAG. The 500 answers are tempting, and what they teach was true last week. Keep them: they are a fine test of the search.
+# RAG. The 500 answers are tempting, but what they teach was true last week. Keep them all the same: their questions are a
+# good test of the search.
 #
 # **Brand voice.** A maker of outdoor gear wants product texts that sound like its own. Editors accept 88 % of what the best prompt
 # writes, without touching it. There are 300 accepted texts, and 60 new ones a day.
@@ -174,25 +177,30 @@ decision = decide("behaviour", prompt_reaches=0.88, examples=300, requests_a_day
 voice.reveal(decision.approach, source="the helper")
 
 # %% [markdown]
-# Keep the prompt. Voice *is* behaviour, and 300 examples would do. But seven texts a day that an editor touches up do not
-# pay for a second system. At some thousands a day they would; section 8 computes that limit.
+# Keep the prompt. Voice *is* behaviour, and 300 examples would be enough. But seven texts a day that an editor touches up
+# do not justify a second system. With a few thousand texts a day it could pay; section 8 computes that limit.
+#
+# Four cases, three answers, and in each it was one fact about the situation that decided: the speed, the number of
+# examples, how often the facts change, the volume. The next sections put numbers to them.
 
 # %% [markdown]
 # ## 3 · Look at twenty wrong answers
 #
-# The tree asks what is missing. How do you find out? Not by thinking about it. You take twenty wrong answers and ask of each
-# where the chain broke first. That takes an hour, and no other hour in such a project is worth as much.
+# The tree asks what is missing. How do you find out? Not by thinking about it. An answer is the end of a chain: there has to
+# be a source, the right passage has to be found, the model has to use it well, and the answer has to have the right format.
+# Take twenty wrong answers and ask of each where the chain broke first. It takes an hour, and it is hard to spend an hour
+# better in such a project.
 
 # %%
 drawings.error_chain()
 
 # %% [markdown]
-# Take one by hand. A customer asks which number opens the drawer of the Thackle desk. The passage about the Thackle desk was
-# shown, so neither knowledge nor retrieval failed. The model writes "The key to the drawer of the Thackle desk is number 315."
-# That is right! But the program wanted a record, and this is a sentence. Cause: *format*, for which there is a cure that
-# costs nothing.
+# Take one by hand. A customer asks which number the key to the drawer of the Thackle desk has. The passage about the Thackle
+# desk was shown, so neither knowledge nor retrieval failed. The model writes "The key to the drawer of the Thackle desk is
+# number 315." That is right! But the program wanted a record, and this is a sentence. The cause is the *format*, and for that
+# there is a cure that costs nothing.
 #
-# As code the chain is four lines.
+# As code, the chain is a few lines.
 
 # %%
 def cause(shown, needed, content_right):
@@ -205,8 +213,8 @@ def cause(shown, needed, content_right):
 
 
 # %% [markdown]
-# Now you. These are real answers of the small model, some with instructions only, some with a passage that a search had
-# found. "Right" is the record that the program needed. Sort at least ten.
+# Now you. These are real answers of the small model that this lesson uses. For some it had only instructions, for others also
+# a passage that a search had found. "Right" is the fact that the record should have held. Sort at least ten.
 
 # %%
 wrong = lesson_01.wrong_answers()
@@ -220,21 +228,27 @@ sorting
 # %%
 sorting.reveal([cause(w.shown, w.needed, w.content_right) for w in wrong])
 
+# %% [markdown]
+# Where you and the function disagree, compare "passage shown" with "passage needed" once more: an answer that sounds wrong may
+# have had no chance to be right. Now count the causes.
+
 # %%
 lesson_01.causes_table(wrong)
 
 # %% [markdown]
-# No single tool would have cured half of them. That is usual, and it is why "should we fine-tune?" is the wrong question to
-# start with. Repair the first broken link, measure again, sort again: behind a wrong passage there often waits a wrong form.
+# No single tool would have cured half of them. That is why "should we fine-tune?" is the wrong question to start with. Fix the
+# link that broke most often, measure again, and sort again: an answer that had the wrong passage may also have the wrong
+# format, and you only see that once the passage is right.
 #
-# The next three sections take the branches one by one, all on the same task.
+# The next three sections take the branches of the tree one by one, all on the same task.
 
 # %% [markdown]
 # ## 4 · Branch one: a better prompt
 #
-# The invented shop is called Tarnbrook, so no model can know its catalogue. A customer asks for a fact; the answer must be a
-# record with topic, product and fact. We score *the fact* (knowledge) and *the record* (form, topic and product: behaviour).
-# An answer that is right on both sides is *usable*.
+# How far does asking get you? To find out we need a task and a measure. The shop is invented and called Tarnbrook, so no model
+# can know its catalogue. A customer asks for a fact, and the answer must be a record with topic, product and fact. We score
+# *the fact* (that is knowledge) and *the record* (form, topic and product: that is behaviour). An answer that is right on both
+# sides is *usable*.
 
 # %%
 catalogue = load_catalogue()
@@ -253,11 +267,14 @@ def ask(prompts, asked, model=model):
 
 # %% [markdown]
 # ({{term:parameter|Parameters}} are the numbers that a model consists of. This one is tiny, so that it runs on any computer.
-# It speaks for itself and not for large models; where the question is about those, we cite what others have measured.)
+# It speaks for itself and not for large models; where the question is about those, section 7 cites what others have measured.)
 #
-# What can a better prompt fix: the format, the judgement about what goes in each field, or the facts? Four prompts, each
-# longer than the one before: the message alone ({{term:zero-shot}}); instructions; instructions with three fixed examples
-# ({{term:few-shot}}); and instructions with those three of 300 answered messages that are most like the new one.
+# What can a better prompt fix: the format, the judgement about what goes in each field, or the facts? We compare four prompts:
+#
+# 1. the message alone ({{term:zero-shot}});
+# 2. instructions, then the message;
+# 3. instructions with three fixed examples ({{term:few-shot}});
+# 4. instructions with three *retrieved* examples: of 300 answered messages, the three that are most like the new one.
 
 # %%
 prompts = {
@@ -271,7 +288,7 @@ guess
 guess.reveal(100 * lesson_01.score("instructions and three examples", "valid form").value)
 
 # %% [markdown]
-# That figure was recorded, with this model and all 100 questions. Watch a few answers come in live. Eight messages show you
+# That figure was recorded with this model and all 100 questions. Now watch a few answers come in live. Eight messages show you
 # *what* goes wrong; to say how often, you need a hundred.
 
 # %%
@@ -284,22 +301,25 @@ show.answers(
 )
 
 # %% [markdown]
-# To this small model, examples bring the *form*, where instructions alone do not. Fixed examples bring neither the judgement nor
-# the facts. Look at the retrieved ones: an answered message about the same thing holds topic, product *and* fact. A file of good past answers is a
-# small knowledge base, and often the cheapest. It knows only what somebody has asked before.
+# To this small model, examples bring the *form*, where instructions alone do not. Fixed examples bring neither the judgement
+# nor the facts. Retrieved examples can bring all three, because an answered message about the same thing holds topic, product
+# *and* fact. So a file of good past answers is a small knowledge base. Mind its limit: it knows only what somebody has asked
+# before. In our file every fact has been asked for in other words, which is the best case for it; the table in section 7 says
+# how far it gets.
 #
-# **The form for nothing.** The form alone can be had for certain. A model writes one {{term:token}} at a time (a piece of a word),
-# and before each it has a score for every token it knows. {{term:constrained decoding|Constrained decoding}} crosses out
-# all tokens after which the answer could no longer become a valid record, and takes the best of the rest. By hand, for the
-# first three places of our record:
+# **The form for free.** There is a way to make sure of the form. A model writes one {{term:token}} at a time (a piece of a
+# word), and before each it has a score for every token it knows. {{term:constrained decoding|Constrained decoding}} crosses out
+# all tokens after which the answer could no longer become a valid record, and takes the best of the rest. Imagine it at
+# three places of our record:
 #
-# | so far | what a free model likes best | what is allowed |
+# | so far | what the model might like best | what is allowed |
 # | --- | --- | --- |
 # | (nothing) | `The` | `{` |
-# | `{"topic": "` | `descales` | `product`, `delivery`, `returns`, `payment`, `account`, `service` |
-# | `{"topic": "product", "product": ` | `"Corvane"` | any text in quotation marks, or `null` |
+# | `{"topic": "` | `kettle` | `product`, `delivery`, `returns`, `payment`, `account`, `service` |
+# | `{"topic": "product", "product": ` | `Corvane` | any text in quotation marks, or `null` |
 #
-# Hosts call this {{term:structured output}}: you send a schema with the request. Here are the same prompts under the shop's schema.
+# Hosts call this {{term:structured output}}: you send a schema with the request. Here are the prompts with three examples
+# again, this time under the shop's schema.
 
 # %%
 from course_utils.data_prep.catalogue import SCHEMA
@@ -315,11 +335,12 @@ show.table({
 }, caption=f"{len(few)} messages", of="decoding")
 
 # %% [markdown]
-# The form is free now. (What is still missing are answers that ran on until their space ended.) The columns beside it hardly
-# move: a grammar knows which topics exist, not which one is right. Whoever fine-tunes *only* for valid JSON does work that a
-# schema does for nothing.
+# The schema sees to the form. (If an answer is still not valid, it ran on until its space ended.) Do not expect much of it in
+# the other two columns: a grammar knows which topics exist, not which one is right. But whoever fine-tunes *only* for valid
+# JSON does work that a schema does for free.
 #
-# **Do you measure enough?** A prompt got 17 of 20 right, which is 85 %. Has it reached the limit of the tree?
+# **Do you measure enough?** Suppose your prompt got 17 of 20 messages right, which is 85 %. Has it reached the limit of the
+# tree?
 
 # %%
 guess = predict("How low could its true share well be, in %?")
@@ -334,11 +355,13 @@ guess.reveal(round(100 * twenty.low))
 show.table({"17 of 20": {"share": twenty}, "85 of 100": {"share": hundred}}, of="right answers")
 
 # %% [markdown]
-# With twenty messages, 85 % can be anything from about two thirds to nearly all. With a hundred the range is less than half as
-# wide. So the first thing to build is not a model but a hundred real messages with right answers.
+# Twenty messages cannot tell. With a true share well below the limit, or well above it, you could have seen the same 17. With a
+# hundred messages the range is less than half as wide. So the first thing to build is not a model but a set of a hundred real
+# messages with right answers.
 #
-# **The job.** This is the program for it, with any model behind an OpenAI-like address. It needs nothing from this course.
-# (Not run here, since it needs a key; a test of the course runs it.)
+# **The job.** This program measures a prompt on such a set, with any model behind an OpenAI-compatible address. It needs
+# nothing from this course, and it prints the wrong answers for you to sort. (It is not run here, because it needs a key; a
+# test of the course runs it.)
 #
 # ```python
 # import json
@@ -365,15 +388,21 @@ show.table({"17 of 20": {"share": twenty}, "85 of 100": {"share": hundred}}, of=
 # %% [markdown]
 # ## 5 · Branch two: look the facts up
 #
-# The twenty errors say that facts are missing. Before you look at a single answer with RAG, measure the search alone. If the
-# right passage is not found, no model can read it.
+# Some of the twenty errors say that facts are missing. Before you look at a single answer with RAG, measure the search alone:
+# if the right passage is not found, no model can read it.
 #
-# **How does a search find a passage?** By words or by meaning. {{term:BM25}} adds up the words that question and passage share, and
-# a rare word counts more: $\ln\big(1 + \frac{N - n + 0.5}{n + 0.5}\big)$ for a word that $n$ of the $N$ passages contain. With 72 passages, "Corvane", which is
-# in one of them, counts $\ln(1 + 71.5 / 1.5) = 3.9$. A word that is in forty of them counts $\ln(1 + 32.5 / 40.5) = 0.6$. That works well
-# while customers use the shop's words. This one does not: *"toddler lobbed the top bit of our Corvane out the window, wot would
-# another one set me back??"* The passage says *spare lid* and *costs*. A *dense* search turns both texts into lists of numbers
-# ({{term:embedding|embeddings}}) that are close where the meaning is, and finds it anyway.
+# **How does a search find a passage?** By words or by meaning. {{term:BM25}} adds up the words that question and passage
+# share, and a rare word counts more. A word that $n$ of the $N$ passages contain has the weight
+#
+# $$\ln\Big(1 + \frac{N - n + 0.5}{n + 0.5}\Big).$$
+#
+# The catalogue has 72 passages. "Hobbin" is in one of them and weighs $\ln(1 + 71.5 / 1.5) = 3.9$. A word that is in forty of
+# them weighs $\ln(1 + 32.5 / 40.5) = 0.6$. (BM25 also counts how often the word appears and how long the passage is.) That works
+# well as long as customers use the shop's words. This one does not: *"my hobbin has gone dull and just chews the privet. how
+# much do you lot ask for sharpening"*. The right passage says that *blades are ground at our workshop*. It shares the rare word
+# and little else, and another passage with many of the small words comes out ahead: "How a return travels". A *dense* search
+# turns both texts into lists of numbers ({{term:embedding|embeddings}}) that lie close together when the meanings do. It finds
+# the hedge trimmer.
 
 # %%
 guess = predict("For how many of 100 questions is the first hit of BM25 the right passage?")
@@ -396,39 +425,39 @@ charts.shares({
 }, "How often is the right passage found?")
 
 # %% [markdown]
-# This share is called {{term:precision and recall|recall}}: of all right passages, how many were found? Dense search finds clearly
-# more here, and mixing both adds nothing. The recall bounds everything that comes after it: where it fails, the answer is
-# wrong whatever you do to the model.
+# This share is called {{term:precision and recall|recall}}: of all right passages, how many were found? Dense search finds
+# clearly more here, and mixing both adds nothing. Recall is a limit for everything that comes after it: where the search fails,
+# the answer is wrong whatever you do to the model.
 #
-# **And then sort again?** {{term:reranking|Reranking}} puts the first hits into a better order with a slower model. It
+# **Is a second look worth it?** {{term:reranking|Reranking}} puts the first hits into a better order with a slower model. It
 # cannot find what is not among them. Compare the two marks of the dense search: between "first" and "among the first three"
-# lie a few points, and that is the most a reranker of three hits could win here. So we go without. With thousands of similar
-# passages that gap is often wide, and a reranker the best buy of all; measure the gap before you buy.
+# lie a few points, and that is the most that a reranker of three hits could gain here. So we go without. With thousands of
+# similar passages that gap can be wide, so measure it before you decide.
 
 # %%
 # EXERCISE: frame-3
 
 # %% [markdown]
-# **Now the answers.** A fair test asks RAG in two ways: for the fact alone, which is easiest, and for the whole record, which
-# is what the program needs.
+# **Now the answers.** A fair test of RAG asks for the fact alone, which is easiest; for the whole record, which is what the
+# program needs; and for the record under the schema.
 
 # %%
 lesson_01.rivals_figure(
     ["RAG, asked for the fact alone", "RAG, asked for the record",
      "RAG, record, structured output"],
-    "RAG brings facts, not the form",
+    "The same passages, asked for in three ways",
 )
 
 # %% [markdown]
-# Asked for the fact alone, the small model reads about a third of them correctly from the passage in front of it; asked for fact and form at once, it
-# loses half of those. The passage was there for 85 of 100 questions, so most of the rest is *misreading*. That is the
-# smallness of this model, and larger ones read far better. But also in production answers are lost in this order:
-# not found, found and misread, too much asked at once.
+# Asked for the fact alone, the small model gives about a third of the facts correctly. Asked for fact and form at once, it
+# loses half of those. The right passage was there for 85 of 100 questions, so most of what is wrong was *misread*. A larger
+# model misreads less. But the order in which answers get lost is worth remembering at any size: not found, found and misread,
+# too much asked at once.
 #
-# **The rival that needs no index.** The whole catalogue is short. Why search, if everything fits into the prompt? Because every
-# call pays for it? Hosts keep what they computed for the beginning of a prompt, and bill the same beginning at a fraction the
-# next time ({{term:prompt caching}}). Beginnings must have a minimum length for that; a short prompt with one passage does not
-# reach it, the catalogue does.
+# **The rival that needs no index.** The whole catalogue is short. Why search, if everything fits into the prompt? The objection
+# is that every call pays for it. But hosts keep what they computed for the beginning of a prompt, and bill the same beginning
+# at a fraction of the price the next time ({{term:prompt caching}}). A beginning must have a minimum length for that. The
+# fixed part of a prompt with one passage is too short; with the catalogue it is long enough.
 
 # %%
 guess = predict("With a large model, 1,000 requests: which is cheaper?",
@@ -446,17 +475,22 @@ guess.reveal("the whole catalogue, cached" if whole < rag else "one retrieved pa
 lesson_01.knowledge_costs_table(tokens)
 
 # %% [markdown]
-# With the large models the whole catalogue is cheaper, with the small ones the two cost about the same. It needs no index, no search and no chunking, and
-# it cannot miss. What speaks against it: requests must come often enough to keep the cache warm (minutes); ten times the text
-# costs ten times as much; it must fit the {{term:context window}}, the longest input a model takes; and models read the middle
-# of long prompts less well. Below some ten thousand tokens, try it first.
+# With the large models the whole catalogue is cheaper, with the small ones the two cost about the same. It needs no index and no
+# search, and it cannot miss. What speaks against it?
+#
+# - Requests must come every few minutes, or the cache is cold and the full price is due.
+# - Ten times the text costs ten times as much, and it must fit the {{term:context window}}, the longest input that a model takes.
+# - Models find facts in the middle of a long prompt less reliably than at its ends (Liu et al., 2023, arXiv 2307.03172).
+#
+# As a rule of thumb: up to some ten thousand tokens, try it first.
 
 # %% [markdown]
 # ## 6 · Branch three: train the behaviour
 #
-# Now the examples. We have other wordings of the same questions, with the right record for each: 100 as they are, and 60 more
-# with the passage before them, so that the model learns to *read*. The instructions are left out. What a good answer looks
-# like is to be seen in the examples, not told.
+# What is left when the facts are there and the answers are still not what you need? Then you show the model how it is done, in
+# examples, and change the model. We have other wordings of the same questions, with the right record for each: 100 as they
+# are, and 60 more with the passage before them, so that the model learns to *read*. There are no instructions in them. What
+# a good answer looks like is shown, not told. One example:
 
 # %%
 alone, with_passage = lesson_01.training_examples(catalogue)
@@ -464,8 +498,9 @@ example = with_passage[-1]
 show.answers([example[1]["content"]], {"answer to learn": [example[2]["content"]]}, longest=600)
 
 # %% [markdown]
-# We train a {{term:LoRA}} {{term:adapter}}, a small set of numbers beside the model's own; lesson 02 opens it. Here it is enough
-# to know that one pass over 160 examples takes a minute or two on a laptop.
+# We train a {{term:LoRA}} {{term:adapter}}, a small set of numbers beside the model's own. Lesson 02 opens it and explains the
+# settings. Here it is enough to know that the model sees each of the 160 examples once, four at a time, and that this takes a
+# minute or two.
 
 # %%
 from peft import LoraConfig, get_peft_model
@@ -479,8 +514,9 @@ tuned.merge_adapter()                     # folded into the model, so that answe
 history.plot("One pass over 160 examples")
 
 # %% [markdown]
-# The {{term:loss}} says how wrong the model was about each example before it learned from it; it falls within the first dozen
-# examples and then slowly.
+# The {{term:loss}} says how surprised the model was by the right answers, just before it learned from them: the lower, the
+# better. It falls fast at first and then slowly. Whether that is worth anything, only questions can tell that were not among
+# the examples.
 
 # %%
 guess = predict("Asked without any instruction: how many of 100 answers are a valid record?")
@@ -499,34 +535,42 @@ show.answers(
 )
 
 # %% [markdown]
-# Form, topic and product are mostly right, although nobody told the model what a record is. And the fact? It has learned that
-# an answer looks like "26 days", and says some number of days. This is the most expensive misunderstanding about fine-tuning:
-# one pass teaches what answers look like, not what is in them.
+# Form, topic and product are mostly right, although nobody told the model what a record is. And the fact? Compare it with the
+# right one. The model has learned that an answer looks like "26 days", and gives some number of days. This may be the most
+# expensive misunderstanding about fine-tuning: one pass teaches what answers look like, not what is true.
 #
-# **What does it save?** The instructions and examples no longer travel with each call.
+# **What does it save?** The instructions and examples no longer travel with each call. Whether that saves money is the first
+# claim that we check. From here on each card shows a claim that circulates and what we found; open its folds for the evidence.
 
 # %%
 evidence.card("D2", tokens=tokens)
 
 # %% [markdown]
-# **How few examples are enough?** Recorded with three {{term:seed|seeds}} (the number that starts the random choices of a run):
-# {{term:training set|training sets}} of three sizes, all trained for the same number of steps, tested on facts that none of them contains.
+# So the saving depends on whether the tokens were paid in full. Look up the caching rule of your host before you count it.
+#
+# **How few examples are enough?** The tree asks for a hundred. The next figure was recorded with {{term:training set|training
+# sets}} of three sizes, all trained for the same number of {{term:step|steps}} and tested on facts that none of them contains.
+# Each was trained three times, with different {{term:seed|seeds}}, the numbers from which the random choices of a run start.
 
 # %%
 lesson_01.sizes_figure()
 
 # %% [markdown]
-# The green marks first: two dozen examples teach the form. The other two marks are the point. On its own examples the smallest
-# set is perfect, on others it is not. Learning the examples instead of the rule is called {{term:overfitting}}, and it shrinks with the
-# number of examples. There is no step at 100.
+# Look at the valid form first: two dozen examples teach the form. The other two marks are the point. On its own examples the
+# smallest set is perfect, on others it is not. Learning the examples instead of the rule is called {{term:overfitting}}. With
+# more examples the two marks come closer, and nothing special happens at 100.
 
 # %%
 evidence.card("D4")
 
 # %% [markdown]
+# So how many do *you* need? Train on a quarter, a half and all of your examples, and watch the share that is right on others. As
+# long as it still rises, more examples are worth their price.
+
+# %% [markdown]
 # ## 7 · Both together, and what happens when facts change
 #
-# One model lacks the facts, the other the behaviour. Give the trained model the passage.
+# RAG alone lacks the behaviour, training alone lacks the facts. So give the trained model the passage.
 
 # %%
 guess = predict("Facts right with RAG and training together, in %? (RAG alone: about 35)")
@@ -540,93 +584,108 @@ guess.reveal(100 * quality_both.knowledge.value)
 lesson_01.rivals(tokens)
 
 # %% [markdown]
-# That is the table of all rivals, each in its best form, recorded on all 100 questions. Read the column "usable" from the top.
-# Then compare the last row with the rows for RAG: with the *same* passages, the model that was trained to read gets twice as
-# many facts. So training did improve knowledge, in a roundabout way: it taught the model to use what it is given.
+# That is the table of all rivals, recorded on all 100 questions. Read the column "usable" from the top. Then compare the last
+# row with *RAG, asked for the fact alone*: with the *same* passages, the model that was trained to read gets twice as many
+# facts. So training did improve knowledge, in a roundabout way: it taught the model to use what it is given.
 #
-# Two rows deserve an honest look before you train anything: *retrieved examples* and *whole catalogue*. Neither needs training.
-# Where one of them is good enough on your task, with your larger model, stop there.
+# Two ways deserve an honest look before you train anything, *retrieved examples* and the *whole catalogue*, because neither needs
+# training. If one of them is good enough on your task with your larger model, stop there.
 #
-# **Then a supplier changes the catalogue.** RAG gets a new index. What about a model that has learned facts by heart? With many
-# passes that works:
+# **Then a supplier changes the catalogue.** RAG gets a new index. But what about a model that has learned the facts by heart?
+# One pass did not teach them. Many passes do:
 
 # %%
 lesson_01.passes_table()
 
 # %% [markdown]
-# Facts *can* be trained in by repetition, and are known best in the words in which they were learned. Now 38 of these facts
-# change.
+# Facts *can* be trained in by repetition, and they are known best in the words in which they were learned. Now 38 of these
+# facts change.
 
 # %%
 lesson_01.changes_figure()
 
 # %% [markdown]
-# What was learned by heart is wrong on the day of the change, every single fact, and nothing in the answer shows that it is old. The model that was
-# trained to *read* gives values that did not exist when it was trained. Reading is a behaviour, and behaviour lasts.
+# What was learned by heart is wrong on the day of the change, every single fact, and nothing in the answer shows that it is
+# old. The model that was trained to *read* gives values that did not exist when it was trained. Reading is a behaviour, and
+# behaviour lasts.
 
 # %%
 evidence.card("D5")
 
 # %% [markdown]
-# **And larger models?** Ours is at least fifty times smaller than those you will use. This is what others have measured on larger ones,
-# beside our figures. ({{term:few-shot|Few-shot}} and RAG mean there what they mean here.)
+# In your own project you will want to measure this: after an update, how many answers are right, and how many are stale?
+
+# %%
+# EXERCISE: frame-5
+
+# %% [markdown]
+# **And larger models?** Ours is about fifty times smaller than a model of 7 billion parameters. This is what others have measured
+# on larger ones, beside our figures.
 
 # %%
 lesson_01.published()
 
 # %% [markdown]
-# The direction agrees where both were measured. Where the table says "not tested here", trust the source as far as you
-# trust its author: one of them sells fine-tuning.
+# Read it row by row: does the direction agree? In the last row do not expect much of ours, since so small a model was never
+# meant to read thousands of tokens. Where the table says "not tested here", trust the source as far as you trust its author:
+# one of them sells fine-tuning.
 #
-# You have a large model of your own? Set `COURSE_FRONTIER` to its name, `OPENAI_API_KEY` and, if it is not OpenAI's,
+# Do you have a large model of your own? Set `COURSE_FRONTIER` to its name, `OPENAI_API_KEY` and, if it is not OpenAI's,
 # `OPENAI_BASE_URL`, before you start the notebook. Then the next cell sends it forty requests with invented content.
 
 # %% tags=["frontier"]
 lesson_01.frontier(catalogue)
 
 # %% [markdown]
-# Without one, the cell only says so, and the rest of the lesson does not need it.
+# Without a model of your own the cell only says so. The rest of the lesson does not need it.
 
 # %% [markdown]
 # ## 8 · What it costs
 #
 # Training costs once, prompts cost on every call. So there is a number of requests a day from which training pays, the
-# *break-even*. One request first, by hand. A large model asks 2 dollars for a million tokens of input and 10 for output (the dates
-# are in the table below). A prompt of 400 tokens and an answer of 25 cost
+# *break-even*. First one request, by hand. A large model asks 2 dollars for a million tokens of input and 10 for output (the
+# dates are in the table below). A prompt of 400 tokens and an answer of 25 cost
 #
 # $$400 · \frac{2}{10^6} + 25 · \frac{10}{10^6} = 0.00105 \text{ dollars.}$$
 #
-# The small fine-tuned model, at 0.195 and 0.60 dollars with a prompt of 140 tokens, costs 0.00004. The difference is a tenth
-# of a cent. Against it stand 40 hours of somebody's work on examples and tests. At 80 dollars an hour, 3,200 dollars divided by
-# 0.001 is three million requests: some 9,000 a day for a year.
+# The small fine-tuned model, at 0.195 and 0.60 dollars with a prompt of 140 tokens, costs 0.00004. So each request saves a tenth
+# of a cent. Against it stand 40 hours of somebody's work on examples and tests. At 80 dollars an hour these cost 3,200
+# dollars, as much as is saved by three million requests: some 9,000 a day for a year. The form does the same sum with the
+# numbers of this lesson, and with yours.
 
 # %%
 chosen = lesson_01.assumptions(tokens)
 widgets.cost_form(chosen, lesson_01.cost_figure)
 
 # %% [markdown]
-# The message is in the title. Change one assumption at a time and watch it move. Two of them matter, the model you compare
-# with and the hours of people. What the machines ask for the training itself hardly shows. Note the GPU of your own: it is
-# paid around the clock, asked or not, so that it wins only at volumes that few of us have.
+# The message is in the title. Change one assumption at a time and watch it move. Two of them matter most: the model that you
+# compare with, and the hours that people work. The price of the training run itself hardly shows. Note the line of a GPU of
+# your own: you pay for it around the clock, whether requests come or not, so that it wins only at volumes that few of us have.
+#
+# These are the prices behind it. First per token, then per hour of a rented GPU.
 
 # %%
 lesson_01.prices()
 
+# %%
+lesson_01.gpu_prices()
+
 # %% [markdown]
 # Look at the column "new tuning jobs" before you plan with a price: four of the five tunable models stop taking jobs.
-# Prices grow old faster than anything else in this lesson; each has its date.
+# Prices go out of date faster than anything else in this lesson, so each has its date.
 #
-# **How many times cheaper is the fine-tuned model, and what of that is due to fine-tuning?** A {{term:frontier model}} is one of the
-# largest of its day. Part of the factor is only the smaller model, which you could prompt as well.
+# **How many times cheaper is the fine-tuned model, and how much of that is due to fine-tuning?** A {{term:frontier model}} is one
+# of the largest of its day. Part of the factor comes only from the smaller model, which you could prompt as well.
 
 # %%
 evidence.card("D1", assumptions=chosen)
 
 # %% [markdown]
-# Against the largest models the factor is large. Against the smallest models of the same vendors nearly nothing is left of it: try one of
-# those, with your best prompt, before you train anything.
+# Against the largest models the factor is large. Against the smallest models of the same vendors nearly nothing is left of it: try
+# one of those, with your best prompt, before you train anything.
 #
-# **Your prompt reaches 87 %. Does the rest pay?** That depends on what one error costs you.
+# **Your prompt reaches 87 %. Is it worth fine-tuning for the rest?** That depends on what one error costs you. Suppose that
+# training removes half of the errors.
 
 # %%
 guess = predict("At 1,000 requests a day, what must one error cost before it pays?", unit="dollars")
@@ -638,12 +697,16 @@ guess.reveal(round(lesson_01.price_of_an_error(chosen)[1000], 2))
 # %%
 evidence.card("D3", assumptions=chosen)
 
+# %% [markdown]
+# So 85 % is no limit at all. The same prompt is good enough at ten requests a day and a waste of money at a hundred thousand.
+# Now compute the break-even yourself.
+
 # %%
 # EXERCISE: frame-2
 
 # %% [markdown]
-# **Now the whole decision.** You have everything to find the cheapest plan that is good enough. It is computed at once, so try
-# as many as you like.
+# **Now the whole decision.** You have everything that you need to find the cheapest plan that is good enough. The check answers
+# at once, so try as many plans as you like.
 
 # %%
 # EXERCISE: frame-7
@@ -651,8 +714,8 @@ evidence.card("D3", assumptions=chosen)
 # %% [markdown]
 # ## 9 · Common mistakes, failing as they fail in real life
 #
-# **Deciding by ten questions.** On all 100 questions the dense search finds clearly more than BM25. Draw ten questions, a
-# thousand times. How often does BM25 look at least as good?
+# **Deciding by ten questions.** On all 100 questions the dense search finds clearly more than BM25. Suppose that somebody shows
+# ten questions in a meeting. We draw ten at random, a thousand times. How often does BM25 look at least as good?
 
 # %%
 bm25, dense = (np.array(hits[name]["among the first 1"]) for name in ("bm25", "dense"))
@@ -662,11 +725,11 @@ print(f"all {len(questions)}: {bm25.sum()} against {dense.sum()}; "
       f"with ten, BM25 looks at least as good in {100 * fooled:.0f} % of the draws")
 
 # %% [markdown]
-# In more than one of five meetings the worse system would have won. Nothing looks wrong in such a meeting; there are ten real
-# answers on the screen.
+# In so many meetings the worse search would have won, or come out level. Nothing looks wrong in such a meeting: there are ten
+# real questions on the screen.
 #
-# **Testing the search with the catalogue's own words.** Whoever writes test questions with the passage open beside them, writes the
-# passage's words.
+# **Testing the search with the catalogue's own words.** If you write test questions with the passage open beside you, you write
+# the passage's words.
 
 # %%
 plain = np.array([not q["paraphrase"] for q in questions])
@@ -677,9 +740,10 @@ show.table({
 }, caption="Right passage first", of="search")
 
 # %% [markdown]
-# On the first column alone you would have chosen BM25, and been sure of it. Take questions from your inbox.
+# By the first column you could not tell the two apart. The second column is what customers do. Take test questions from your
+# inbox.
 #
-# **Trusting an answer because it has a source.** Trace each answer to a passage that contains it word for word:
+# **Trusting an answer because it has a source.** We look for each answer, word for word, in the passage that was shown:
 
 # %%
 from course_utils.retrieval import cite
@@ -693,14 +757,11 @@ print(f"{sum(has_source)} of {len(some)} answers are in their passage, word for 
       f"{sum(s and not r for s, r in zip(has_source, right))} of these are wrong")
 
 # %% [markdown]
-# The wrong ones are usually a number from the right passage that belongs to something else, or a number from the wrong passage.
-# A citation is a place to look, not a proof.
+# A wrong answer with a source is a value from the right passage that belongs to something else, or a value from a wrong
+# passage. A citation is a place to look, not a proof.
 #
-# **Scoring on what was trained.** You have seen it in section 7: after many passes the model knew far more facts in the
-# trained wordings than in others. A test that repeats the training questions measures the first column.
-
-# %%
-# EXERCISE: frame-5
+# **Testing with the training questions.** You have seen it in section 7: after many passes the model knew far more facts in the
+# trained wordings than in others. A test that repeats the training questions measures the first column of that table.
 
 # %% [markdown]
 # ## 10 · What you can do now
@@ -708,32 +769,35 @@ print(f"{sum(has_source)} of {len(some)} answers are in their passage, word for 
 # | you see | do |
 # | --- | --- |
 # | nobody has measured anything | a hundred real messages with right answers; then the program of section 4 |
-# | 85 % or more with a prompt | keep it; compute what the rest is worth |
+# | a prompt that reaches 85 % or more | keep it; compute what the rest is worth |
 # | wrong form only | structured output |
-# | facts missing, text short | the whole text in a cached prompt |
+# | facts missing, text short | the whole text in a cached prompt; measure |
 # | facts missing, text long or changing | RAG; measure recall before answers |
 # | facts there, used wrongly | good past answers as retrieved examples, then fine-tuning with 100 or more |
 # | both | RAG, then training on examples *with* passages |
-# | facts that change | never by heart |
-# | "it looked better in the demo" | a hundred messages, an interval |
+# | facts that change | never trained in; always looked up |
+# | "it looked better in the demo" | a hundred messages and an interval |
 #
-# **The claims of this lesson.**
+# **The claims of this lesson**, with their verdicts. Open a row to see why.
 
 # %%
 evidence.summary()
 
 # %% [markdown]
-# **Quiz.** Each choice opens to say why it is right or wrong.
+# **Quiz.** Click a choice to see why it is right or wrong.
 
 # %%
 quiz("01")
 
 # %% [markdown]
-# **Your own case.** The helper once more, now with what this lesson measured as its evidence. Then the last exercise, which
-# turns section 3 into code for your own answers.
+# **Your own case.** Here is the helper once more. This time it quotes what this lesson measured, so that you see on what each
+# of its reasons rests.
 
 # %%
 widgets.decision_helper(lesson_01.sentences(chosen), chosen)
+
+# %% [markdown]
+# Whatever it recommends, begin with twenty wrong answers. The last exercise turns section 3 into a program that sorts them.
 
 # %%
 # EXERCISE: frame-8
