@@ -725,7 +725,7 @@ def judge_D4() -> Verdict:
     sentence = (
         f"In judgement, yes: with {small} examples {percent(found[small][own])} of its own were right and "
         f"{percent(found[small][others])} of others, a gap of {100 * gap[small]:.0f} points; with {large} it is "
-        f"{100 * gap[large]:.0f}. But no line runs at 100, and the form is learned from {small} examples: "
+        f"{100 * gap[large]:.0f}. But nothing changes at 100, and the form is learned from {small} examples: "
         f"{percent(found[small][form])} valid on others."
         if overfits
         else f"The gap with {small} examples is {100 * gap[small]:.0f} points, with {large} {100 * gap[large]:.0f}."

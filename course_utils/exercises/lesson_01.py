@@ -408,18 +408,18 @@ def sort_errors(rows):
     import json
 
     causes = {"knowledge": 0, "retrieval": 0, "behaviour": 0, "format": 0}
-    for row in rows:
+    for given in rows:
         try:
-            written = json.loads(row["answer"])
+            written = json.loads(given["answer"])
         except ValueError:
             written = None
-        if written == row["expected"]:
+        if written == given["expected"]:
             continue
-        if not row["shown"]:
+        if not given["shown"]:
             causes["knowledge"] += 1
-        elif row["needed"] not in row["shown"]:
+        elif given["needed"] not in given["shown"]:
             causes["retrieval"] += 1
-        elif written is None and row["expected"]["answer"].lower() in row["answer"].lower():
+        elif written is None and given["expected"]["answer"].lower() in given["answer"].lower():
             causes["format"] += 1
         else:
             causes["behaviour"] += 1

@@ -78,7 +78,7 @@ drawings.decision_tree()
 # | --- | --- | --- | --- |
 # | prompt | always first: an afternoon to try, a minute to undo | almost nothing to set up; every call carries the instructions | format hints, tone, persona |
 # | RAG | facts are missing | an index to build and keep, longer prompts | facts that change, catalogues, rules, citations |
-# | fine-tuning | it knows, but acts wrongly | examples and training once, then short prompts | format, style, the vocabulary of a field |
+# | fine-tuning | it knows, but acts wrongly | examples and training once, then short prompts | format, style, the jargon of a field |
 # | all together | both are missing, at scale | the most to set up | production |
 #
 # The same tree is a function. It also asks how often things change, how many requests come and where the data may go,
@@ -392,12 +392,12 @@ show.table({"17 of 20": {"share": twenty}, "85 of 100": {"share": hundred}}, of=
 # if the right passage is not found, no model can read it.
 #
 # **How does a search find a passage?** By words or by meaning. {{term:BM25}} adds up the words that question and passage
-# share, and a rare word counts more. A word that $n$ of the $N$ passages contain has the weight
+# share, and a rare word counts more. A word that $n$ of the $N$ passages contain counts
 #
 # $$\ln\Big(1 + \frac{N - n + 0.5}{n + 0.5}\Big).$$
 #
-# The catalogue has 72 passages. "Hobbin" is in one of them and weighs $\ln(1 + 71.5 / 1.5) = 3.9$. A word that is in forty of
-# them weighs $\ln(1 + 32.5 / 40.5) = 0.6$. (BM25 also counts how often the word appears and how long the passage is.) That works
+# The catalogue has 72 passages. "Hobbin" is in one of them and counts $\ln(1 + 71.5 / 1.5) = 3.9$. A word that is in forty of
+# them counts $\ln(1 + 32.5 / 40.5) = 0.6$. (BM25 also counts how often the word appears and how long the passage is.) That works
 # well as long as customers use the shop's words. This one does not: *"my hobbin has gone dull and just chews the privet. how
 # much do you lot ask for sharpening"*. The right passage says that *blades are ground at our workshop*. It shares the rare word
 # and little else, and another passage with many of the small words comes out ahead: "How a return travels". A *dense* search
@@ -475,8 +475,8 @@ guess.reveal("the whole catalogue, cached" if whole < rag else "one retrieved pa
 lesson_01.knowledge_costs_table(tokens)
 
 # %% [markdown]
-# With the large models the whole catalogue is cheaper, with the small ones the two cost about the same. It needs no index and no
-# search, and it cannot miss. What speaks against it?
+# With the most expensive models the whole catalogue is cheaper, with the others the two cost about the same. It needs no index
+# and no search, and it cannot miss. What speaks against it?
 #
 # - Requests must come every few minutes, or the cache is cold and the full price is due.
 # - Ten times the text costs ten times as much, and it must fit the {{term:context window}}, the longest input that a model takes.
@@ -662,17 +662,20 @@ widgets.cost_form(chosen, lesson_01.cost_figure)
 # compare with, and the hours that people work. The price of the training run itself hardly shows. Note the line of a GPU of
 # your own: you pay for it around the clock, whether requests come or not, so that it wins only at volumes that few of us have.
 #
-# These are the prices behind it. First per token, then per hour of a rented GPU.
+# These are the prices behind it, per token.
 
 # %%
 lesson_01.prices()
+
+# %% [markdown]
+# Look at the column "new tuning jobs" before you plan with a price: four of the five tunable models stop taking jobs. A GPU of
+# your own is rented by the hour:
 
 # %%
 lesson_01.gpu_prices()
 
 # %% [markdown]
-# Look at the column "new tuning jobs" before you plan with a price: four of the five tunable models stop taking jobs.
-# Prices go out of date faster than anything else in this lesson, so each has its date.
+# Prices go out of date faster than anything else in this lesson, so each has its date. Read them anew before you decide.
 #
 # **How many times cheaper is the fine-tuned model, and how much of that is due to fine-tuning?** A {{term:frontier model}} is one
 # of the largest of its day. Part of the factor comes only from the smaller model, which you could prompt as well.
@@ -699,7 +702,7 @@ evidence.card("D3", assumptions=chosen)
 
 # %% [markdown]
 # So 85 % is no limit at all. The same prompt is good enough at ten requests a day and a waste of money at a hundred thousand.
-# Now compute the break-even yourself.
+# Now compute a break-even yourself.
 
 # %%
 # EXERCISE: frame-2
