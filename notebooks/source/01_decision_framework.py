@@ -147,8 +147,8 @@ clauses.reveal(decision.approach, source="the helper")
 # will remain for now. With a hundred good examples the helper would say "rag + fine-tune". Because nothing may leave the
 # building, it would have to be an {{term:open-weight model}}, one that you can download and run yourself.
 #
-# **Internal search.** A hospital's staff ask 3,000 questions a day about duty rosters and rules that change daily. The prompt alone
-# gets 35 % right. Answers in plain sentences are fine. There are 500 old questions with checked answers, and somebody
+# **Internal search.** A hospital's staff ask 3,000 questions a day about duty rosters and rules that change daily. The prompt
+# alone gets 35 % right. Answers in plain sentences are fine. There are 500 old questions with checked answers, and somebody
 # suggests training on them.
 
 # %%
@@ -165,8 +165,8 @@ search.reveal(decision.approach, source="the helper")
 # RAG. The 500 answers are tempting, but what they teach was true last week. Keep them all the same: their questions are a
 # good test of the search.
 #
-# **Brand voice.** A maker of outdoor gear wants product texts that sound like its own. Editors accept 88 % of what the best prompt
-# writes, without touching it. There are 300 accepted texts, and 60 new ones a day.
+# **Brand voice.** A maker of outdoor gear wants product texts that sound like its own. Editors accept 88 % of what the best
+# prompt writes without touching it. There are 300 accepted texts, and 60 new ones a day.
 
 # %%
 voice = predict("What would you try for the product texts?", choices=APPROACHES)
@@ -180,8 +180,8 @@ voice.reveal(decision.approach, source="the helper")
 # Keep the prompt. Voice *is* behaviour, and 300 examples would be enough. But seven texts a day that an editor touches up
 # do not justify a second system. With a few thousand texts a day it could pay; section 8 computes that limit.
 #
-# Four cases, three answers, and in each it was one fact about the situation that decided: the speed, the number of
-# examples, how often the facts change, the volume. The next sections put numbers to them.
+# Four cases, three different answers. What decided was what is missing, how far the prompt gets, how many good examples there
+# are and how often the target moves. The first of these is the hardest to know, and the next section is about it.
 
 # %% [markdown]
 # ## 3 · Look at twenty wrong answers
@@ -450,8 +450,8 @@ lesson_01.rivals_figure(
 
 # %% [markdown]
 # Asked for the fact alone, the small model gives about a third of the facts correctly. Asked for fact and form at once, it
-# loses half of those. The right passage was there for 85 of 100 questions, so most of what is wrong was *misread*. A larger
-# model misreads less. But the order in which answers get lost is worth remembering at any size: not found, found and misread,
+# loses half of those. The right passage was there for 85 of 100 questions, so most of what is wrong was *misread*. Expect a
+# larger model to misread less. But the order in which answers get lost is worth remembering at any size: not found, found and misread,
 # too much asked at once.
 #
 # **The rival that needs no index.** The whole catalogue is short. Why search, if everything fits into the prompt? The objection
@@ -565,7 +565,7 @@ evidence.card("D4")
 
 # %% [markdown]
 # So how many do *you* need? Train on a quarter, a half and all of your examples, and watch the share that is right on others. As
-# long as it still rises, more examples are worth their price.
+# long as it still rises, more examples will probably help.
 
 # %% [markdown]
 # ## 7 · Both together, and what happens when facts change

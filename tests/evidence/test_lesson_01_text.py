@@ -149,7 +149,7 @@ SENTENCES = {
     "Against it stand 40 hours": lambda: (costs.Assumptions().hours_tuning, costs.Assumptions().wage) == (40, 80),
 }
 WITH_TOKENS = {
-    "With the most expensive models the whole catalogue is cheaper, with the others the two cost about the same": lambda t: all(
+    "With the most expensive models the whole catalogue is cheaper, with the others the two cost about the same": lambda t: all(  # noqa: E501
         row["whole catalogue in the prompt"] < row["RAG, asked for the record"]
         if costs.price_of(model).input >= 2
         else 0.7 < row["whole catalogue in the prompt"] / row["RAG, asked for the record"] < 1.35
