@@ -10,11 +10,10 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from datetime import date
 from numbers import Real
-from typing import Any
 
 from course_utils.errors import CourseError
 
@@ -86,7 +85,6 @@ GPU_PRICES = {
     "A100 80GB": GpuPrice(1.79, "2026-11-09", _TRANSCRIBED.format("RunPod Secure Cloud", "datareceipts/data-receipts")),
     "H100": GpuPrice(3.99, "2026-11-09", _TRANSCRIBED.format("RunPod Secure Cloud, SXM", "datareceipts/data-receipts")),
 }
-GPUS = GPU_PRICES  # the name in lesson 01's first edition, until the second takes its place
 # Throughput of an H100 (SXM) with Qwen3-8B in bf16 under vLLM, with as many concurrent users as get their first token within
 # two seconds and each further one within 50 ms: (input tokens, output tokens, requests per second) for two shapes of
 # request (derived/csv/perf_points.csv of the source, which calls it a validation run). Two shapes determine a cost for input
@@ -366,56 +364,6 @@ UNITS = {
     "busy": "share of its capacity that can be used",
     "days": "over which it has to pay",
 }
-VARIED = {
-    "frontier": ("gpt-6-luna", "claude-opus-5.5"),
-    "instructions": (100, 3000),
-    "message": (30, 300),
-    "completion": (20, 200),
-    "cache": (False, True),
-    "hours_tuning": (10, 160),
-    "hours_renewal": (0, 40),
-    "wage": (30, 150),
-    "trainings": (1, 12),
-    "busy": (0.05, 0.6),
-    "days": (90, 730),
-}
-STEPS = 30
-
-
-def sensitivity(
-    assumptions: Assumptions,
-    way: str = "hosted",
-    varied: Mapping[str, tuple[Any, Any]] = VARIED,
-    against: str = "prompted",
-    steps: int = STEPS,
-) -> dict[str, tuple[float | None, ...]]:
-    """Break-even (requests per day, None for never) while one assumption at a time varies over a range.
-
-    The two ends alone would hide what happens in between: a longer prompt costs more until it is long enough to be cached.
-
-    Args:
-        assumptions: the central assumptions.
-        way: "hosted" or "self-hosted".
-        varied: field → its two ends; for numbers, `steps` evenly spaced values are taken.
-        against: the way to compare with.
-        steps: number of values, at least 2.
-
-    Raises:
-        CourseError: fewer than two steps, or a field that `Assumptions` does not have.
-    """
-    if steps < 2:
-        raise CourseError(f"steps={steps}: at least 2")
-    return {
-        name: tuple(replace(assumptions, **{name: value}).break_even(way, against) for value in _between(*ends, steps))
-        for name, ends in varied.items()
-    }
-
-
-def _between(first: str | float, last: str | float, steps: int) -> Sequence[Any]:
-    if isinstance(first, str | bool) or isinstance(last, str):
-        return [first, last]
-    values = [first + (last - first) * step / (steps - 1) for step in range(steps)]
-    return list(dict.fromkeys(map(round, values))) if isinstance(first, int) and isinstance(last, int) else values
 
 
 def main(arguments: Sequence[str] | None = None, today: date | None = None) -> int:

@@ -251,56 +251,6 @@ def bars(values: Mapping[str, float], title: str, xlabel: str, limits: Mapping[s
         )
 
 
-def ranges(
-    values: Mapping[str, Sequence[float | None]], middle: float, title: str, xlabel: str, never: str = "never"
-) -> Figure:
-    """How far a result moves when one input varies, widest range first, on a log axis.
-
-    Args:
-        values: label, which should name both ends → results from the first end to the last; None is drawn as `never`.
-        middle: the result with all inputs unchanged.
-        title, xlabel: what is shown, and its unit.
-        never: label for None.
-    """
-    import math
-
-    import matplotlib
-
-    finite = [value for row in values.values() for value in row if value]
-    edge, floor = 3 * max([*finite, middle]), min([*finite, middle]) / 3
-    drawn = {name: [edge if v is None else max(v, floor) for v in row] for name, row in values.items()}
-    as_text = lambda value: never if value is None else _number(value)  # noqa: E731
-    names = sorted(values, key=lambda name: -math.log(max(drawn[name]) / min(drawn[name])))
-    descriptions = []
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _new(7.2, 1.2 + 0.36 * len(names))
-        for row, name in enumerate(names):
-            drawn_values, ends = drawn[name], (values[name][0], values[name][-1])
-            low, high = min(drawn_values), max(drawn_values)
-            axes.plot([low, high], [row, row], color=COLOURS[0], lw=7, alpha=0.35, solid_capstyle="butt")
-            first, second = ("at the first end", "at the last end") if row == 0 else (None, None)
-            axes.plot(drawn_values[:1], [row], color=COLOURS[0], marker="o", ls="", label=first)
-            axes.plot(drawn_values[-1:], [row], color=COLOURS[1], marker="s", ls="", label=second)
-            descriptions.append(f"{name}: {as_text(ends[0])} to {as_text(ends[1])}")
-            lowest_value, highest_value = (values[name][drawn_values.index(x)] for x in (low, high))
-            between = [as_text(v) for v in (lowest_value, highest_value) if v not in ends]
-            if between:
-                descriptions[-1] += f", between them {' and '.join(between)}"
-            for x, value, side in ((low, lowest_value, -1), (high, highest_value, 1)):
-                axes.annotate(
-                    as_text(value), (x, row), xytext=(6 * side, 0), textcoords="offset points", va="center",
-                    ha="right" if side < 0 else "left", size=8,
-                )  # fmt: skip
-        axes.axvline(middle, color="black", ls="--", lw=1, label=f"nothing moved: {_number(middle)}")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.14), ncols=3)
-        axes.set_xscale("log")
-        axes.margins(x=0.18)
-        axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
-        axes.set(xlabel=xlabel, title=title)
-        return Figure(figure, f"Range chart, {title} ({xlabel}). Middle {_number(middle)}. " + "; ".join(descriptions) + ".")
-
-
 def scorecard(
     systems: Mapping[str, Mapping[str, _Interval | float | None]], title: str, units: Mapping[str, str], columns: int = 5
 ) -> Figure:

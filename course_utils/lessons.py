@@ -42,7 +42,7 @@ LESSONS = {
     for lesson in (
         Lesson(
             "01", "decision_framework", "Decision framework",
-            "prompt, retrieve, fine-tune, or all of it: four systems measured on one task", "frame",
+            "prompt, retrieve, fine-tune, or all of it: the rivals measured on one task", "frame",
         ),
         Lesson("02", "lora", "LoRA", "teach a real model a strict format by training a few percent of its size", "lora"),
         Lesson("03", "qlora", "QLoRA", "squeeze the frozen base into 4 bits, and see what that costs", "qlora"),

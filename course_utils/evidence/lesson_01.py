@@ -426,13 +426,21 @@ class _Linked(Table):
         return re.sub(r"\b[a-z.]+\.(?:com|dev)/[\w./-]+", link, super()._repr_html_())
 
 
+def _exact(dollars: float | None) -> str | None:
+    """A price as its source has it, with two decimals or more: the lesson computes with what the table shows."""
+    if dollars is None:
+        return None
+    return max(f"{dollars:.2f}", f"{dollars:g}", key=len)
+
+
 def prices() -> Table:
     """All prices that the lesson computes with: dollars per million tokens, with date, source, and whether new jobs are taken."""
     rows = {}
     for name, price in (costs.FRONTIER | costs.PRICES).items():
         closed = costs.NO_NEW_JOBS.get(name)
         rows[name] = {
-            "input": price.input, "from the cache": price.cached_input, "output": price.output, "tuning": price.training,
+            "input": _exact(price.input), "from the cache": _exact(price.cached_input), "output": _exact(price.output),
+            "tuning": _exact(price.training),
             "new tuning jobs": "no tuning" if price.training is None else
             f"none from {closed[0]}; none for new customers since {closed[1]}" if closed else "yes",
             "read": price.date, "source": price.source,
@@ -445,7 +453,8 @@ def gpu_prices() -> Table:
     rows = {
         name: {"$ per hour": card.hour, "read": card.date, "source": card.source} for name, card in costs.GPU_PRICES.items()
     }
-    return _Linked(rows, "", "card", "")
+    served = f"an 8B model's throughput on the {costs.SERVED_ON}: {costs.SERVED_SOURCE}, {costs.SERVED_DATE}"
+    return _Linked(rows, f"Rented graphics cards; {served}", "card", "")
 
 
 def cost_figure(chosen: costs.Assumptions) -> Figure:
@@ -716,7 +725,7 @@ def judge_D4() -> Verdict:
     sentence = (
         f"In judgement, yes: with {small} examples {percent(found[small][own])} of its own were right and "
         f"{percent(found[small][others])} of others, a gap of {100 * gap[small]:.0f} points; with {large} it is "
-        f"{100 * gap[large]:.0f}. But no line runs at 100, and the form is learned from {small} examples: "
+        f"{100 * gap[large]:.0f}. But nothing changes at 100, and the form is learned from {small} examples: "
         f"{percent(found[small][form])} valid on others."
         if overfits
         else f"The gap with {small} examples is {100 * gap[small]:.0f} points, with {large} {100 * gap[large]:.0f}."

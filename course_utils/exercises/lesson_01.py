@@ -3,76 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import lru_cache
 
 from course_utils.exercises.definitions import Challenge, Exercise, Mistake
-
-
-def request_cost(prompt_tokens, cached_tokens, completion_tokens, prices):
-    """What does one request cost?
-
-    Args:
-        prompt_tokens: tokens of the whole prompt, those from the cache included.
-        cached_tokens: how many of them the host had in its cache; it bills them at a price of their own.
-        completion_tokens: tokens of the answer.
-        prices: (input, cached input, output), each in US dollars for a million tokens.
-
-    Returns:
-        US dollars.
-    """
-    ### BEGIN SOLUTION
-    full, cached, output = prices
-    return ((prompt_tokens - cached_tokens) * full + cached_tokens * cached + completion_tokens * output) / 1e6
-    ### END SOLUTION
-
-
-def _request_cases(random):
-    cases = []
-    for kind in range(4):
-        prompt = int(random.integers(1500, 6000))
-        # Caches work in steps of 128 tokens; for one request nothing is cached, for one its whole prompt.
-        cached = (1024 + 128 * int(random.integers(0, 4)), 0, prompt, prompt // 128 * 128 - 256)[kind]
-        price = float(random.uniform(0.5, 4))
-        prices = (price, price * float(random.uniform(0.1, 0.4)), price * float(random.uniform(3, 6)))
-        cases.append((prompt, cached, int(random.integers(40, 400)), tuple(round(p, 3) for p in prices)))
-    return cases
-
-
-def _cached_twice(prompt, cached, completion, prices):
-    return (prompt * prices[0] + cached * prices[1] + completion * prices[2]) / 1e6
-
-
-def _cache_ignored(prompt, cached, completion, prices):
-    return (prompt * prices[0] + completion * prices[2]) / 1e6
-
-
-def _cache_is_free(prompt, cached, completion, prices):
-    return ((prompt - cached) * prices[0] + completion * prices[2]) / 1e6
-
-
-def _all_or_nothing(prompt, cached, completion, prices):
-    return (prompt * prices[1 if cached else 0] + completion * prices[2]) / 1e6
-
-
-def _cached_and_new_swapped(prompt, cached, completion, prices):
-    return (cached * prices[0] + (prompt - cached) * prices[1] + completion * prices[2]) / 1e6
-
-
-def _completion_as_input(prompt, cached, completion, prices):
-    return ((prompt - cached + completion) * prices[0] + cached * prices[1]) / 1e6
-
-
-def _completion_forgotten(prompt, cached, completion, prices):
-    return ((prompt - cached) * prices[0] + cached * prices[1]) / 1e6
-
-
-def _output_before_cached(prompt, cached, completion, prices):
-    return ((prompt - cached) * prices[0] + cached * prices[2] + completion * prices[1]) / 1e6
-
-
-def _per_thousand(prompt, cached, completion, prices):
-    return ((prompt - cached) * prices[0] + cached * prices[1] + completion * prices[2]) / 1e3
 
 
 def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
@@ -242,96 +175,6 @@ def _last_k(rankings, relevant, k):
     return recall_at([ranking[-k:] for ranking in rankings], relevant, None)
 
 
-def bm25(query, passages):
-    """How well does each passage fit a query, by the words that they share?
-
-    Args:
-        query: list of words.
-        passages: list of passages, each a list of words; one may be empty.
-
-    Returns:
-        List with a score for each passage: the sum of idf * f / (f + k1 * (1 - b + b * length / average)) over the words of
-        the query, where one that appears twice counts twice. f is how often the word appears in the passage, length is
-        the passage's number of words, average the mean of these over all passages; k1 = 1.5 and b = 0.75. idf is
-        ln(1 + (N - n + 0.5) / (n + 0.5)), where n of the N passages contain the word.
-    """
-    ### BEGIN SOLUTION
-    import math
-
-    k1, b = 1.5, 0.75
-    average = sum(len(passage) for passage in passages) / len(passages)
-    scores = [0.0] * len(passages)
-    for word in query:
-        n = sum(word in passage for passage in passages)
-        idf = math.log(1 + (len(passages) - n + 0.5) / (n + 0.5))
-        for index, passage in enumerate(passages):
-            f = passage.count(word)
-            scores[index] += idf * f / (f + k1 * (1 - b + b * len(passage) / average))
-    return scores
-    ### END SOLUTION
-
-
-def _passage_cases(random):
-    words = "descale water days spare lid glass base parcel refund hob sachet whistle order return slate".split()
-    cases = []
-    for n in (3, 4, 6):
-        passages = [[str(w) for w in random.choice(words, size=int(random.integers(4, 12)))] for _ in range(n)]
-        for passage in passages[: n // 2 + 1]:  # in more than half of them, where an idf without the 1 + is negative
-            passage += ["the"] * int(random.integers(1, 3))
-        passages[0] += ["kettle"] * 3
-        passages[1] += ["kettle", *passages[1][:4]]
-        query = ["kettle", "the", *(str(w) for w in random.choice(words, size=2, replace=False)), "zeppelin"]
-        if n == 4:
-            query.append("kettle")
-        if n == 6:
-            passages[-1] = []
-        cases.append((query, [[str(w) for w in random.permutation(passage)] for passage in passages]))
-    return cases
-
-
-def _idf(n, total):
-    return math.log(1 + (total - n + 0.5) / (n + 0.5))
-
-
-def _term(f, length, average, k1=1.5, b=0.75):
-    return f and f / (f + k1 * (1 - b + b * length / average))
-
-
-def _containing(word, passages):
-    return sum(word in passage for passage in passages)
-
-
-def _scores(term=_term, idf=_idf, count=_containing, length=len, words=list, over=lambda word, passages: passages):
-    """A variant of the solution with one part replaced."""
-
-    def scores(query, passages):
-        totals = [0.0] * len(passages)
-        for word in words(query):
-            weight = idf(count(word, passages), len(passages))
-            averaged = over(word, passages) or passages
-            average = sum(map(length, averaged)) / len(averaged)
-            for index, passage in enumerate(passages):
-                totals[index] += weight * term(passage.count(word), length(passage), average)
-        return totals
-
-    return scores
-
-
-_idf_may_be_negative = _scores(idf=lambda n, total: math.log((total - n + 0.5) / (n + 0.5)))
-_no_idf = _scores(idf=lambda n, total: 1.0)
-_decadic = _scores(idf=lambda n, total: _idf(n, total) / math.log(10))
-_occurrences = _scores(count=lambda word, passages: sum(passage.count(word) for passage in passages))
-_not_saturated = _scores(term=lambda f, length, average: f)
-_present_or_not = _scores(term=lambda f, length, average: _term(min(f, 1), length, average))
-_no_length = _scores(term=lambda f, length, average: _term(f, 1, 1))
-_no_average = _scores(term=lambda f, length, average: _term(f, length, 1))
-_average_of_those_with_it = _scores(over=lambda word, passages: [passage for passage in passages if word in passage])
-_different_words = _scores(length=lambda passage: len(set(passage)))
-_constants_swapped = _scores(term=lambda f, length, average: _term(f, length, average, k1=0.75, b=1.5))
-_with_k1_plus_1 = _scores(term=lambda f, length, average: 2.5 * _term(f, length, average))
-_query_once = _scores(words=lambda query: list(dict.fromkeys(query)))
-
-
 def stale(answers, old, new):
     """After facts have changed: how many answers follow, and how many still give what was true before?
 
@@ -464,7 +307,7 @@ def _zeros_for_nothing(answers, old, new):
 
 
 def diagnose(gap, reached, examples, moves):
-    """What does the lesson's rule of thumb, in its plainest form, say to try?
+    """What does the decision tree, in its plainest form, say to try first?
 
     Args:
         gap: what is missing: "knowledge", "behaviour" or "both".
@@ -480,14 +323,13 @@ def diagnose(gap, reached, examples, moves):
         for both: "rag + fine-tune" if training is possible, else "rag".
     """
     ### BEGIN SOLUTION
-    if reached >= 0.85:
-        return "prompt"
-    if gap == "knowledge":
-        return "rag"
     trainable = examples >= 100 and not moves
-    if gap == "behaviour":
-        return "fine-tune" if trainable else "prompt"
-    return "rag + fine-tune" if trainable else "rag"
+    answer = "fine-tune" if trainable else "prompt"  # of a gap in behaviour
+    if gap == "both":
+        answer = "rag + fine-tune" if trainable else "rag"
+    elif gap == "knowledge":
+        answer = "rag"
+    return answer if reached < 0.85 else "prompt"
     ### END SOLUTION
 
 
@@ -549,160 +391,6 @@ _both_falls_back_to_prompt = _diagnosed(both=lambda possible: "rag + fine-tune" 
 _both_without_condition = _diagnosed(both=lambda possible: "rag + fine-tune")
 
 
-EXERCISES = (
-    Exercise(
-        id="frame-1",
-        title="What a request costs",
-        statement="Compute the price of one request, of whose prompt the host had a part in its cache.",
-        solution=request_cost,
-        cases=_request_cases,
-        points=2,
-        objectives=(4,),
-        mistakes=(
-            Mistake(_cached_twice, "Cached tokens are billed twice here: they are part of `prompt_tokens`, so take them off before the full price applies."),
-            Mistake(_cache_ignored, "The whole prompt is billed at the full price; its cached tokens have the second price."),
-            Mistake(_cache_is_free, "Cached tokens are cheaper, not free: add them at the second price."),
-            Mistake(_all_or_nothing, "Only the cached tokens get the cached price; the rest of the prompt is billed in full."),
-            Mistake(_cached_and_new_swapped, "The two parts of the prompt are the wrong way round: cached tokens have the second price, the others the first."),
-            Mistake(_completion_as_input, "The completion is billed at the input price; output has a price of its own, the third."),
-            Mistake(_completion_forgotten, "The completion is missing from the sum; a token of it is the most expensive of all."),
-            Mistake(_output_before_cached, "The order of the prices is input, cached input, output; you took the second for output."),
-            Mistake(_per_thousand, "The prices are for a million tokens; you divided by a thousand."),
-        ),
-        hint="Three products: (prompt_tokens - cached_tokens) x input, cached_tokens x cached input, completion_tokens x output; their sum over 1e6.",
-        tolerance=1e-9,
-    ),
-    Exercise(
-        id="frame-2",
-        title="Where fine-tuning breaks even",
-        statement="Compute the requests a day from which a fine-tuned model is cheaper than the long prompt that it replaces.",
-        solution=break_even,
-        cases=_break_even_cases,
-        points=3,
-        objectives=(4,),
-        mistakes=(
-            Mistake(_upkeep_forgotten, "The upkeep is missing; it is paid every day, and the requests of that day must earn it too."),
-            Mistake(_setup_each_day, "The whole set-up is charged to every day; it is paid once, so spread it: setup / days."),
-            Mistake(_upkeep_once, "The upkeep is spread over the days; it is a price for one day already."),
-            Mistake(_requests_in_all, "That is the number of requests over the whole time; asked for are requests a day."),
-            Mistake(_turned_round, "The division is the other way round: fixed costs of a day over what one request saves."),
-            Mistake(_by_the_old_cost, "You divide by what an old request costs. A new one costs something too: divide by the difference."),
-            Mistake(_by_the_new_cost, "You divide by what a new request costs; what earns the fixed costs is the difference from the old one."),
-            Mistake(_negative_for_never, "Where a new request costs more, no number of requests will do: return None, not a negative number."),
-            Mistake(_infinite_for_never, "Where nothing is saved the convention here is None, not infinity."),
-            Mistake(_zero_for_never, "0 would say that it pays from the first request on; where nothing is saved it never does: None."),
-            Mistake(_rounded_up, "The number is not rounded here: it is the point at which both cost the same."),
-        ),
-        hint="A day costs setup / days + upkeep_a_day before the first request; each request saves old_cost - new_cost.",
-        tolerance=1e-9,
-    ),
-    Exercise(
-        id="frame-3",
-        title="Is the right passage among the first?",
-        statement="Before you judge answers with retrieval, judge the retrieval: compute recall at k.",
-        solution=recall_at,
-        cases=_ranking_cases,
-        points=2,
-        objectives=(2,),
-        mistakes=(
-            Mistake(_precision, "This is precision, hits over passages shown. Each question has one right passage, so recall is hits over questions."),
-            Mistake(_one_too_many, "One place too many is looked at: the first k are `found[:k]`."),
-            Mistake(_one_too_few, "One place too few is looked at: a passage in place k, counted from 1, is a hit."),
-            Mistake(_first_only, "Only the first place is looked at; a hit is any of the first k."),
-            Mistake(_anywhere, "The whole ranking is looked at; only the first k go into the prompt."),
-            Mistake(_number_of_hits, "That is the number of hits; divide it by the number of questions."),
-            Mistake(_share_of_misses, "This is the share of misses; recall is the share of hits."),
-            Mistake(_of_those_found, "You divide by the questions whose passage was found at all; recall counts every question."),
-            Mistake(_reciprocal_ranks, "This is the mean reciprocal rank, which gives less for a later place. In recall each hit among the first k counts 1."),
-            Mistake(_counted_twice, "A passage that appears twice among the first k is counted twice; the question is answered once."),
-            Mistake(_without_repeats, "You drop a passage that is listed twice before you cut; the first k places are what goes into the prompt."),
-            Mistake(_last_k, "These are the last k; the best come first."),
-        ),
-        hint="`right in found[:k]` is True or False for each question; the mean of these.",
-        tolerance=1e-9,
-    ),
-    Exercise(
-        id="frame-4",
-        title="BM25 by hand",
-        statement="Write the retrieval that the lesson took from a library: BM25 as Lucene and bm25s compute it.",
-        solution=bm25,
-        cases=_passage_cases,
-        points=4,
-        objectives=(2,),
-        mistakes=(
-            Mistake(_idf_may_be_negative, "The 1 + inside the logarithm is missing; without it a word that is in more than half of the passages counts against them."),
-            Mistake(_no_idf, "Every word has the same weight; multiply by idf, so that rare words count more."),
-            Mistake(_decadic, "The logarithm is the natural one, `math.log`; you took the one to base 10."),
-            Mistake(_occurrences, "n is the number of passages that contain the word, not how often it occurs in all of them."),
-            Mistake(_not_saturated, "Here the score grows in proportion to f. In BM25 it levels off: f / (f + k1 * ...)."),
-            Mistake(_present_or_not, "f is how often the word appears in the passage; you count it as 0 or 1."),
-            Mistake(_no_length, "The length is missing: multiply k1 by 1 - b + b * length / average, so that long passages have no advantage."),
-            Mistake(_no_average, "The length is not divided by the average length; then every passage counts as very long."),
-            Mistake(_average_of_those_with_it, "The average is one of all passages, not only of those that contain the word."),
-            Mistake(_different_words, "The length counts every word, as often as it occurs; you count different words."),
-            Mistake(_constants_swapped, "k1 and b are the wrong way round: k1 = 1.5 is for the frequency, b = 0.75 for the length."),
-            Mistake(_with_k1_plus_1, "Every score is 2.5 times what it should be. This is the factor k1 + 1 of the original formula, which Lucene leaves out, as it changes no order."),
-            Mistake(_query_once, "A word that appears in the query twice counts twice; you count it once."),
-        ),
-        hint="Two loops: over the words of the query (n and idf), and in it over the passages (f = passage.count(word)). Scores start at 0.0.",
-        tolerance=1e-7,
-    ),
-    Exercise(
-        id="frame-5",
-        title="When facts change",
-        statement="Some facts have changed since training. Measure how many answers follow, and how many are stale.",
-        solution=stale,
-        cases=_update_cases,
-        points=3,
-        objectives=(3,),
-        mistakes=(
-            Mistake(_unchanged_too, "All questions are counted; asked for are those whose fact has changed."),
-            Mistake(_over_all_questions, "You count the right answers, but divide by all questions; divide by those whose fact has changed."),
-            Mistake(_stale_is_right, "Stale answers are counted among the right ones; right is only what is true now."),
-            Mistake(_all_wrong_is_stale, "Every wrong answer is counted as stale; stale is only the old fact, and the rest is neither."),
-            Mistake(_not_normalised, "Texts are compared as they stand; take off white space at the ends and lower the case first."),
-            Mistake(_not_stripped, "White space at the ends still counts; `strip()` takes it off."),
-            Mistake(_case_matters, "Case still counts; compare with `lower()`."),
-            Mistake(_spelling_is_a_change, "The answers are compared without case and white space, but old and new are not: a fact that is only written in another way has not changed."),
-            Mistake(_found_inside, "An answer counts here as soon as a fact appears somewhere in it, so one that names both is right. The whole text must be equal."),
-            Mistake(_old_and_new_swapped, "Right and stale are the wrong way round: an answer is right if it is the new fact."),
-            Mistake(_numbers_not_shares, "These are numbers of answers; divide by the number of questions whose fact has changed."),
-            Mistake(_zeros_for_nothing, "If nothing has changed there is nothing to take shares of: None, not zeros, which would say that no answer is stale."),
-        ),
-        hint="Clean all three texts first, keep the rows where old and new differ, and count over these.",
-        tolerance=1e-9,
-    ),
-    Exercise(
-        id="frame-6",
-        title="The rule of thumb as a function",
-        statement="Write the lesson's rule of thumb, in its plainest form, as a function, with its limits where the rule puts them. It tells what to try first; it replaces no measurement.",
-        solution=diagnose,
-        cases=_situation_cases,
-        points=3,
-        objectives=(1, 5),
-        mistakes=(
-            Mistake(_knowledge_trained, "A knowledge gap goes to fine-tuning as soon as there are examples; facts change, and retrieval follows. It is \"rag\" whatever the examples."),
-            Mistake(_facts_always_trained, "A knowledge gap goes to fine-tuning here; facts are brought in when the question comes: \"rag\"."),
-            Mistake(_prompt_not_asked, "What the prompt reaches never decides in your answer. It comes first, and `reached` is a share: compare it with 0.85, not with 85."),
-            Mistake(_rag_before_prompt, "A knowledge gap or both gaps lead on even if the prompt is good enough; `reached` is tested first, whatever the gap."),
-            Mistake(_more_than_85, "0.85 itself is enough: the rule says 85 % or more."),
-            Mistake(_from_90, "The limit here is the lower end of 85 to 90 %: 0.85."),
-            Mistake(_more_than_100, "100 examples are enough: the rule says at least 100."),
-            Mistake(_moving_ignored, "`moves` never decides in your answer; a model trained for a moving target is soon wrong."),
-            Mistake(_examples_ignored, "`examples` never decides in your answer; training needs at least 100 of them."),
-            Mistake(_one_is_enough, "Training needs both, enough examples and a target that does not move; here one of the two is enough."),
-            Mistake(_rag_forgotten, "With both gaps fine-tuning comes beside retrieval, not in its place: \"rag + fine-tune\"."),
-            Mistake(_both_falls_back_to_prompt, "With both gaps, if training is not possible, retrieval still closes the knowledge gap: \"rag\"."),
-            Mistake(_both_without_condition, "With both gaps training has the same condition as for behaviour alone: at least 100 examples and a target that does not move."),
-        ),
-        hint="Test `reached` first and return. Then one name for the condition, examples >= 100 and not moves, and one return for each gap.",
-    ),
-)  # fmt: skip
-
-
-# -- the second edition's: they take their place in EXERCISES when its lesson does --------------------------------------------
-
-
 def sort_errors(rows):
     """How many wrong answers have which cause?
 
@@ -713,25 +401,25 @@ def sort_errors(rows):
     Returns:
         {"knowledge": ..., "retrieval": ..., "behaviour": ..., "format": ...}, numbers of answers. An answer that is the
         expected record as JSON is right and counts nowhere. Of the others, the first that applies: no passage was shown
-        (knowledge); the needed one is not among those shown (retrieval); the answer is no JSON, but contains the text of
-        expected["answer"], whatever its capitals (format); anything else (behaviour).
+        (knowledge); the needed one is not among those shown (retrieval); the answer is not JSON, but contains the text of
+        expected["answer"], in capitals or not (format); anything else (behaviour).
     """
     ### BEGIN SOLUTION
     import json
 
     causes = {"knowledge": 0, "retrieval": 0, "behaviour": 0, "format": 0}
-    for row in rows:
+    for given in rows:
         try:
-            written = json.loads(row["answer"])
+            written = json.loads(given["answer"])
         except ValueError:
             written = None
-        if written == row["expected"]:
+        if written == given["expected"]:
             continue
-        if not row["shown"]:
+        if not given["shown"]:
             causes["knowledge"] += 1
-        elif row["needed"] not in row["shown"]:
+        elif given["needed"] not in given["shown"]:
             causes["retrieval"] += 1
-        elif written is None and row["expected"]["answer"].lower() in row["answer"].lower():
+        elif written is None and given["expected"]["answer"].lower() in given["answer"].lower():
             causes["format"] += 1
         else:
             causes["behaviour"] += 1
@@ -824,13 +512,11 @@ READS = {
     "claude-opus-5.5": 0.98, "claude-sonnet-5.5": 0.97, "gpt-6.2-sol": 0.97, "gemini-3.8-flash": 0.95, "claude-haiku-5.5": 0.88,
     "gpt-6-luna": 0.87, "qwen3-8b": 0.96,
 }  # fmt: skip
-FORM, FORM_WITH_SCHEMA, LONG = (
-    0.95,
-    0.99,
-    0.97,
-)  # the form kept; with structured output; what a very long prompt leaves of reading
+FORM, FORM_WITH_SCHEMA = 0.95, 0.99  # answers that keep the form; the same with structured output
+LONG = 0.97  # what a very long prompt leaves of the reading
 REQUESTS, DAYS, WAGE, TARGET = 20_000, 365, 80, 0.88
 TOKENS = {"message": 50, "answer": 25, "instructions": 300, "passage": 80, "all": 6000}
+EXAMPLES = 1000
 HOURS = {"prompt": 8, "index": 16, "tuning": 40}
 
 
@@ -845,18 +531,23 @@ def my_plan():
     ### END SOLUTION
 
 
+def _plain_value(value):
+    """A scalar of NumPy or torch as Python's own; anything else as it is."""
+    return value.item() if math.prod(getattr(value, "shape", (2,))) == 1 else value
+
+
 def _checked_plan(value):
     """A plan as plain values; ValueError says what is wrong with it."""
     from course_utils import costs
 
     if not isinstance(value, dict) or set(value) != {"model", "passages", "schema"}:
         raise ValueError("my_plan returns a dict with exactly these keys: model, passages, schema.")
-    model, passages, schema = value["model"], value["passages"], value["schema"]
+    model, passages, schema = (_plain_value(value[name]) for name in ("model", "passages", "schema"))
     if isinstance(model, str) and model in costs.NO_NEW_JOBS:
         raise ValueError(f"{model} takes no new tuning jobs from {costs.NO_NEW_JOBS[model][0]} on: plan without it.")
     if not isinstance(model, str) or model not in READS:
         raise ValueError(f"model must be one of the pilot: {', '.join(READS)}.")
-    if isinstance(passages, bool) or not isinstance(passages, int | str) or passages not in FOUND:
+    if isinstance(passages, bool) or not isinstance(passages, int | float | str) or passages not in FOUND:
         raise ValueError('passages must be 1, 3, 10 or "all".')
     if not isinstance(schema, bool):
         raise ValueError("schema must be True or False.")
@@ -878,7 +569,7 @@ def plan_dollars(model, passages, schema):
     read = fixed + TOKENS["message"] + (0 if passages == "all" else passages * TOKENS["passage"])
     cached = fixed if fixed >= costs.price_of(model).cache_from else 0
     hours = HOURS["prompt"] + (0 if passages == "all" else HOURS["index"]) + (HOURS["tuning"] if tuned else 0)
-    training = costs.training_cost(1000 * (read + TOKENS["answer"]), 2, model) if tuned else 0
+    training = costs.training_cost(EXAMPLES * (read + TOKENS["answer"]), 2, model) if tuned else 0
     return (hours * WAGE + training) / DAYS + REQUESTS * costs.request_cost(read, TOKENS["answer"], model, cached)
 
 
@@ -932,42 +623,133 @@ def _everything_for_the_tuned():
     return {"model": "qwen3-8b", "passages": 10, "schema": True}
 
 
-_BY_ID = {exercise.id: exercise for exercise in EXERCISES}
-NEXT = (
-    *(_BY_ID[id] for id in ("frame-2", "frame-3", "frame-5")),
-    replace(
-        _BY_ID["frame-6"],
+EXERCISES = (
+    Exercise(
+        id="frame-2",
+        title="Where fine-tuning breaks even",
+        statement="Compute the requests a day from which a fine-tuned model is cheaper than the long prompt that it replaces.",
+        solution=break_even,
+        cases=_break_even_cases,
+        points=3,
+        objectives=(6,),
+        mistakes=(
+            Mistake(_upkeep_forgotten, "The upkeep is missing; it is paid every day, and the requests of that day must earn it too."),
+            Mistake(_setup_each_day, "The whole set-up is charged to every day; it is paid once, so spread it: setup / days."),
+            Mistake(_upkeep_once, "The upkeep is spread over the days; it is a price for one day already."),
+            Mistake(_requests_in_all, "That is the number of requests over the whole time; asked for are requests a day."),
+            Mistake(_turned_round, "The division is the other way round: fixed costs of a day over what one request saves."),
+            Mistake(_by_the_old_cost, "You divide by what an old request costs. A new one costs something too: divide by the difference."),
+            Mistake(_by_the_new_cost, "You divide by what a new request costs; what earns the fixed costs is the difference from the old one."),
+            Mistake(_negative_for_never, "Where a new request costs more, no number of requests will do: return None, not a negative number."),
+            Mistake(_infinite_for_never, "Where nothing is saved the convention here is None, not infinity."),
+            Mistake(_zero_for_never, "0 would say that it pays from the first request on; where nothing is saved it never does: None."),
+            Mistake(_rounded_up, "The number is not rounded here: it is the point at which both cost the same."),
+        ),
+        hint="A day costs setup / days + upkeep_a_day before the first request; each request saves old_cost - new_cost.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        id="frame-3",
+        title="Is the right passage among the first?",
+        statement="Before you judge answers with retrieval, judge the retrieval: compute recall at k.",
+        solution=recall_at,
+        cases=_ranking_cases,
+        points=2,
+        objectives=(4,),
+        mistakes=(
+            Mistake(_precision, "This is precision, hits over passages shown. Each question has one right passage, so recall is hits over questions."),
+            Mistake(_one_too_many, "One place too many is looked at: the first k are `found[:k]`."),
+            Mistake(_one_too_few, "One place too few is looked at: a passage in place k, counted from 1, is a hit."),
+            Mistake(_first_only, "Only the first place is looked at; a hit is any of the first k."),
+            Mistake(_anywhere, "The whole ranking is looked at; only the first k go into the prompt."),
+            Mistake(_number_of_hits, "That is the number of hits; divide it by the number of questions."),
+            Mistake(_share_of_misses, "This is the share of misses; recall is the share of hits."),
+            Mistake(_of_those_found, "You divide by the questions whose passage was found at all; recall counts every question."),
+            Mistake(_reciprocal_ranks, "This is the mean reciprocal rank, which gives less for a later place. In recall each hit among the first k counts 1."),
+            Mistake(_counted_twice, "A passage that appears twice among the first k is counted twice; the question is answered once."),
+            Mistake(_without_repeats, "You drop a passage that is listed twice before you cut; the first k places are what goes into the prompt."),
+            Mistake(_last_k, "These are the last k; the best come first."),
+        ),
+        hint="`right in found[:k]` is True or False for each question; the mean of these.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        id="frame-5",
+        title="When facts change",
+        statement="Some facts have changed since training. Measure how many answers follow, and how many are stale.",
+        solution=stale,
+        cases=_update_cases,
+        points=3,
+        objectives=(5,),
+        mistakes=(
+            Mistake(_unchanged_too, "All questions are counted; asked for are those whose fact has changed."),
+            Mistake(_over_all_questions, "You count the right answers, but divide by all questions; divide by those whose fact has changed."),
+            Mistake(_stale_is_right, "Stale answers are counted among the right ones; right is only what is true now."),
+            Mistake(_all_wrong_is_stale, "Every wrong answer is counted as stale; stale is only the old fact, and the rest is neither."),
+            Mistake(_not_normalised, "Texts are compared as they stand; take off white space at the ends and lower the case first."),
+            Mistake(_not_stripped, "White space at the ends still counts; `strip()` takes it off."),
+            Mistake(_case_matters, "Case still counts; compare with `lower()`."),
+            Mistake(_spelling_is_a_change, "The answers are compared without case and white space, but old and new are not: a fact that is only written in another way has not changed."),
+            Mistake(_found_inside, "An answer counts here as soon as a fact appears somewhere in it, so one that names both is right. The whole text must be equal."),
+            Mistake(_old_and_new_swapped, "Right and stale are the wrong way round: an answer is right if it is the new fact."),
+            Mistake(_numbers_not_shares, "These are numbers of answers; divide by the number of questions whose fact has changed."),
+            Mistake(_zeros_for_nothing, "If nothing has changed there is nothing to take shares of: None, not zeros, which would say that no answer is stale."),
+        ),
+        hint="Clean all three texts first, keep the rows where old and new differ, and count over these.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        id="frame-6",
         title="Three bugs in a decision",
-        statement="""This function should follow the tree in its plainest form. It runs, and it has **three** bugs; find them and write it right.
+        statement="""This function should follow the tree of this section, in its plainest form. It runs, and it has **three** bugs. Find them
+and write the function correctly.
 
 ```python
 def diagnose(gap, reached, examples, moves):
-    if reached >= 85:
-        return "prompt"
-    trainable = examples >= 100 or not moves
-    if gap == "knowledge":
-        return "fine-tune" if trainable else "rag"
-    if gap == "behaviour":
-        return "fine-tune" if trainable else "prompt"
-    return "rag + fine-tune" if trainable else "rag"
+    if reached >= 85: return "prompt"
+    possible = examples >= 100 or not moves
+    trained = {"knowledge": "fine-tune", "behaviour": "fine-tune", "both": "rag + fine-tune"}
+    untrained = {"knowledge": "rag", "behaviour": "prompt", "both": "rag"}
+    return trained[gap] if possible else untrained[gap]
 ```""",
+        solution=diagnose,
+        cases=_situation_cases,
+        points=3,
         objectives=(1,),
+        mistakes=(
+            Mistake(_knowledge_trained, "A knowledge gap goes to fine-tuning as soon as there are examples; facts change, and retrieval follows. It is \"rag\" whatever the examples."),
+            Mistake(_facts_always_trained, "A knowledge gap goes to fine-tuning here; facts are brought in when the question comes: \"rag\"."),
+            Mistake(_prompt_not_asked, "What the prompt reaches never decides in your answer. It comes first, and `reached` is a share: compare it with 0.85, not with 85."),
+            Mistake(_rag_before_prompt, "A knowledge gap or both gaps lead on even if the prompt is good enough; `reached` is tested first, whatever the gap."),
+            Mistake(_more_than_85, "0.85 itself is enough: the rule says 85 % or more."),
+            Mistake(_from_90, "The limit here is the lower end of 85 to 90 %: 0.85."),
+            Mistake(_more_than_100, "100 examples are enough: the rule says at least 100."),
+            Mistake(_moving_ignored, "`moves` never decides in your answer; a model trained for a moving target is soon wrong."),
+            Mistake(_examples_ignored, "`examples` never decides in your answer; training needs at least 100 of them."),
+            Mistake(_one_is_enough, "Training needs both, enough examples and a target that does not move; here one of the two is enough."),
+            Mistake(_rag_forgotten, "With both gaps fine-tuning comes beside retrieval, not in its place: \"rag + fine-tune\"."),
+            Mistake(_both_falls_back_to_prompt, "With both gaps, if training is not possible, retrieval still closes the knowledge gap: \"rag\"."),
+            Mistake(_both_without_condition, "With both gaps training has the same condition as for behaviour alone: at least 100 examples and a target that does not move."),
+        ),
         hint="Bugs: what kind of number `reached` is, what training needs, and which gap training cannot close for long.",
     ),
     Exercise(
         id="frame-7",
         title="Challenge: the cheapest plan that meets the target",
-        statement=f"""An invented company has {REQUESTS:,} requests a day, and needs {100 * TARGET:.0f} % of the answers right. Its pilot measured three
-shares, which multiply:
+        statement=f"""An invented company gets {REQUESTS:,} requests a day and needs {100 * TARGET:.0f} % of the answers right. A pilot on its own messages
+measured three shares. Multiply them to get the share of right answers.
 
-- *found*: {", ".join(f"{100 * share:.0f} % with {name} passage{'' if name == 1 else 's'}" for name, share in FOUND.items())} (“all”: the
-  whole text of {TOKENS["all"]:,} tokens in the prompt, which leaves {100 * LONG:.0f} % of the reading);
-- *read*: {", ".join(f"{model} {100 * share:.0f} %" for model, share in READS.items())} (fine-tuned, without instructions);
-- *form*: {100 * FORM:.0f} %, with a schema {100 * FORM_WITH_SCHEMA:.0f} %.
+- *Found*: {", ".join(f"{100 * share:.0f} % with {name} passage{'' if name == 1 else 's'}" for name, share in FOUND.items() if name != "all")}; with `"all"`,
+  {100 * FOUND["all"]:.0f} %, because the whole text of {TOKENS["all"]:,} tokens is in the prompt (and such a long prompt leaves {100 * LONG:.0f} % of the next share).
+- *Read*: {", ".join(f"{model} {100 * share:.0f} %" for model, share in READS.items() if model != "qwen3-8b")}; qwen3-8b, fine-tuned,
+  {100 * READS["qwen3-8b"]:.0f} %. Only the fine-tuned model needs no instructions.
+- *Form*: {100 * FORM:.0f} %, with a schema {100 * FORM_WITH_SCHEMA:.0f} %.
 
-A message has {TOKENS["message"]} tokens, an answer {TOKENS["answer"]}, the instructions {TOKENS["instructions"]}, a passage {TOKENS["passage"]}. Work costs ${WAGE} an hour:
-{HOURS["prompt"]} hours for any plan, {HOURS["index"]} for an index, {HOURS["tuning"]} for tuning. Prices are those of section 8, long fixed beginnings are
-cached. Find the cheapest plan that meets the target. Full marks within 5 % of the best, half within half as much again.""",
+A message has {TOKENS["message"]} tokens, an answer {TOKENS["answer"]}, the instructions {TOKENS["instructions"]}, a passage {TOKENS["passage"]}. Work costs ${WAGE} an hour: {HOURS["prompt"]} hours for any plan,
+{HOURS["index"]} more for an index (not needed for `"all"`), {HOURS["tuning"]} more for tuning, which makes two passes over {EXAMPLES:,} examples. Work and training are spread
+over a year. Prices are those of section 8; whatever is the same at the beginning of each prompt is cached if it is long enough.
+
+Find the cheapest plan that meets the target. Full marks within 5 % of the best price, half marks within 50 %.""",
         solution=my_plan,
         cases=lambda random: [()],
         points=4,
@@ -985,21 +767,21 @@ cached. Find the cheapest plan that meets the target. Full marks within 5 % of t
     ),
     Exercise(
         id="frame-8",
-        title="Twenty errors, sorted by a program",
-        statement="Sort wrong answers by the first thing that went wrong, as you did by hand in section 3. (Then run it on fifty answers of your own.)",
+        title="Errors sorted by a program",
+        statement="Count wrong answers by the first thing that went wrong, as you did by hand in section 3. Then run it on fifty answers of your own.",
         solution=sort_errors,
         cases=_error_cases,
         points=4,
         objectives=(2,),
         mistakes=(
             Mistake(_right_ones_too, "Right answers are counted as well; one that is the expected record counts nowhere."),
-            Mistake(_format_first, "You ask for the form first. The chain begins with the source: what was never shown cannot come out in any form."),
+            Mistake(_format_first, "You ask about the format first. The chain begins with the source: a fact that was never shown cannot come out in any format."),
             Mistake(_first_passage_only, "The needed passage may be any of those shown, not only the first."),
             Mistake(_nothing_shown_is_retrieval, "Where nothing was shown nothing was searched: that is knowledge, not retrieval."),
             Mistake(_prose_is_behaviour, "A sentence with the right fact has the right content in the wrong form: format, not behaviour."),
             Mistake(_capitals_count, "Capitals do not matter when you look for the fact in a sentence; lower both."),
         ),
-        hint="Parse first (None where it is no JSON). Then skip the right ones, and ask the questions in the order of the picture.",
+        hint="Parse first (None if the answer is not JSON). Then skip the right ones and ask the questions in the order of the picture.",
         tolerance=1e-9,
     ),
 )  # fmt: skip

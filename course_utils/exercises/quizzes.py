@@ -23,57 +23,62 @@ class Question:
 QUIZZES: dict[str, tuple[Question, ...]] = {
     "01": (
         Question(
-            "A support model answers in the wrong tone, and it does not know the return rules that have applied since March. Which tool for which fault?",
+            "A support model answers in the wrong tone, and it does not know the return rules that have applied since March. What do you try?",
             (
-                ("Fine-tune for both: one training run closes both gaps.", False, "It can teach the tone. The rules would be right until they change again, and no answer could name its source."),
-                ("Fine-tune the rules, prompt for the tone.", False, "The other way round: rules are facts, which change. Asking for the tone in the prompt is a good first step, but training the rules is not."),
-                ("RAG for the rules; for the tone a better prompt, and fine-tuning if that is not enough.", True, "The rules are missing knowledge, which comes in with the question. The tone is behaviour: the model could, but does not; prompt first, train if the prompt does not hold."),
-                ("RAG for both: put good answers into the index as well.", False, "Retrieved examples of the tone are few-shot prompting. That can help, but it costs tokens in every request, and it holds only as well as a prompt does."),
+                ("Fine-tuning for both: one training run closes both gaps.", False, "It can teach the tone. The rules would be right until they change again, and no answer could name its source."),
+                ("RAG for both: put well-written answers into the index next to the rules.", False, "Good answers in the prompt are examples, and they may help with the tone. But you pay for them in every request, and they bind the model no more than any other prompt."),
+                ("RAG for the rules, a better prompt for the tone.", True, "The rules are missing knowledge, which has to come with the question. The tone is behaviour: ask for it first, and train only if asking does not help enough."),
+                ("Training for the rules and a prompt for the tone, because rules matter more than tone.", False, "A prompt for the tone is a good first step. But rules are facts that change, and training freezes them."),
             ),
         ),
         Question(
-            "A model was fine-tuned on the catalogue. Then a price changes. What does it take until answers are right again?",
+            "You look at twenty wrong answers. In twelve the needed passage was not among those shown, in five the fact is right but written as a sentence, in three the record is wrong. Where do you begin?",
             (
-                ("Nothing: it notices that the price is old.", False, "Weights carry no date. The model gives the old price as surely as it gave it before."),
-                ("A new training run and a new test, also of the facts that did not change; with RAG, one edited passage.", True, "What was trained in changes by training only, and training can disturb its neighbours. An index gives the new price with the next request, and says where it stands."),
-                ("A line in the system prompt with the new price.", False, "It may do for one price. After a hundred changes that prompt is a catalogue, which is what retrieval is for."),
-                ("A lower temperature.", False, "Then it gives the most probable price, and that is the old one."),
+                ("With the search, because it is the first link that broke in most of them.", True, "Nothing that you do to the model can help where the passage is missing. Afterwards sort again: behind some of the twelve another fault will show."),
+                ("With structured output, because a schema costs nothing and is done in an hour.", False, "Do it, by all means: it is quick. But it repairs five of twenty, and twelve answers lack their passage however they are written."),
+                ("With fine-tuning, because it is the only tool that works on all of them at once.", False, "Training does not bring a passage into the prompt. At best it would repair the three."),
             ),
         ),
         Question(
-            "Retrieval finds the right passage for 98 of 100 questions. Users still complain: answers are long, full of warnings, and every tenth is no valid JSON. What helps?",
+            "A prompt with a schema always gives valid records, but the topic is wrong in a third of them. What would constrained decoding with a stricter schema change?",
             (
-                ("A better encoder, to find the last two passages.", False, "It could help two questions of a hundred. The complaints are about answers that had the right passage in front of them."),
-                ("More passages in each prompt.", False, "More of what is not missing, paid for in every request; more text around the right passage can even make answers worse."),
-                ("Work on the behaviour: the prompt, constrained decoding for the JSON, then fine-tuning.", True, "RAG changes what the model has read, not how it writes. Length, warnings and format are behaviour."),
-                ("Fine-tune on the passages.", False, "That trains the knowledge, which was not missing, and it goes stale there."),
-            ),
-        ),
-        Question(
-            "Your best prompt reaches 88 % of the goal. The team wants to fine-tune for the rest. What do you answer?",
-            (
-                ("Yes: better is better.", False, "Better by how much, and what is it worth? Data, training, evaluation and upkeep are paid in any case."),
-                ("No: above 85 % fine-tuning never pays.", False, "The limit is a rule of thumb. With very many requests, or costly errors, a few points or fewer tokens can pay."),
-                ("First the sum: what the rest is worth, and what shorter prompts save, against data, training and upkeep. Often it does not pay.", True, "Near the goal there is little left to win, and the costs are the same as for a large gain. Look also at which cases fail: a prompt can often mend those."),
-                ("Yes, since the model is then independent of its prompt.", False, "Most fine-tuned models still need a prompt, a short one, and it must be the one they were trained with."),
-            ),
-        ),
-        Question(
-            "Fine-tuning would drop 1,500 tokens of format instructions from the front of every prompt. The host caches prompts. What does that do to the savings?",
-            (
-                ("Nothing: a token saved is a token saved.", False, "It is saved at the price that was paid for it, and cached tokens cost less than others."),
-                ("They shrink: those tokens were mostly billed at the cached price, so only that is saved.", True, "The same text at the front of every request is what a cache is made for. At a tenth of the price nine tenths of the savings are gone; and if the rest is too short to be cached, it is billed in full."),
-                ("They grow, since the fine-tuned model is cached as well.", False, "A short prompt has less to cache. Many hosts cache only from about a thousand tokens on, and some ask more for each token of a fine-tuned model."),
-                ("They vanish: cached tokens are free.", False, "Cheaper, by how much depends on the host and the model (section 9 prints it), and the first request, or one after a pause, pays in full or more. Use the real price in the break-even."),
+                ("It would forbid the wrong topics, because a schema lists every topic that exists in the shop.", False, "Each topic is wrong for one message and right for another, so the schema has to allow them all."),
+                ("It would give the model more room to think before it writes the topic.", False, "The schema only takes tokens away. Room to think is a longer answer, not a stricter grammar."),
+                ("Nothing: a grammar knows which topics exist, not which one fits the message.", True, "The form is solved. What is left is judgement: examples of each topic in the prompt, and then fine-tuning."),
             ),
         ),
         Question(
             "On the same 50 questions system A gets 46 right and B 43. May you report that A is better?",
             (
                 ("Yes: 92 % against 86 %.", False, "These are shares of these 50 questions. With 50 others the order could well be the other one."),
-                ("Not yet: compare them question by question, with an interval for the difference. With 50 questions it includes zero.", True, "Only the questions on which the two differ can tell. Even if A wins three and loses none, chance alone does that once in eight times (both directions: once in four)."),
-                ("No: their intervals overlap, so both are equally good.", False, "Overlap does not show that they are equal, only that these data cannot tell. Intervals of each alone also ignore that both had the same questions."),
-                ("Yes, if B was run again and got 43 once more.", False, "That shows that B is steady on these questions; what is uncertain is which questions were drawn."),
+                ("Not yet; look at the interval of the difference, question by question.", True, "Only the questions on which the two differ can tell. Even if A wins three and loses none, chance alone does that once in eight times."),
+                ("No: their intervals overlap, and that shows that the two systems are equally good.", False, "Overlap does not show that they are equal, only that these data cannot tell. The two intervals also ignore that both systems had the same questions."),
+                ("Yes, if B is run a second time and gets 43 once more.", False, "That shows that B is steady on these questions. What is uncertain is which questions were drawn."),
+            ),
+        ),
+        Question(
+            "Your handbook has 6,000 tokens and changes once a month. Requests come every few seconds. Why might you leave out the index?",
+            (
+                ("A model that has read the handbook once remembers it in the following requests.", False, "A model remembers nothing between requests. The host remembers what it computed for the same beginning, which makes the prompt cheaper and the model no wiser."),
+                ("The whole handbook in a cached prompt can cost about as much as one passage, and cannot miss.", True, "The cache stays warm at this rate, the text fits, and no search can fail. At ten times the length the sum looks different: compute it."),
+                ("Fine-tuning on 6,000 tokens is cheap.", False, "It is, and next month the model gives the old rules without a sign of doubt."),
+            ),
+        ),
+        Question(
+            "A model was fine-tuned to answer from passages, and a price in the catalogue changes. What does it take until answers are right again?",
+            (
+                ("One edited passage in the index.", True, "The model has learned to read, and reading lasts. It gives a price that did not exist when it was trained."),
+                ("A new training run with the new price, and a new test of everything else.", False, "That is what it takes if the model has learned the price by heart. This one was trained to take it from the passage."),
+                ("A lower temperature, so that the model stays closer to the text in front of it.", False, "The temperature decides how much chance there is in the choice of tokens. It does not bring the new price into the prompt."),
+                ("Nothing.", False, "The index still holds the old passage, and the model reads what it is given."),
+            ),
+        ),
+        Question(
+            "Your prompt reaches 88 % of the goal. The team wants to fine-tune for the rest. What do you answer?",
+            (
+                ("No: above 85 % fine-tuning never pays.", False, "The limit is a rule of thumb. With very many requests, or with expensive errors, a few points can pay."),
+                ("Yes, because the model is then independent of its prompt, and prompts cost tokens on every call.", False, "Most fine-tuned models still need a prompt, a short one, and it must be the one that they were trained with."),
+                ("First the sum: requests a day, what one error costs, and what data and work cost.", True, "Near the goal there is little left to gain, and the work is the same as for a large gain. Look at which cases fail, too: a prompt can often fix those."),
             ),
         ),
     ),

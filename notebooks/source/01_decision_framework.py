@@ -3,799 +3,815 @@
 #
 # {{badges}}
 #
-# By the end you will be able to
+# *"How often should I descale my Corvane kettle?"* A shop wants a program that answers such messages, in a form that its
+# other programs can read. One colleague says: write a better prompt. Another says: give the model our catalogue. A third says:
+# {{term:fine-tuning|fine-tune}} it, that is, train the model further on examples of our own. Each of them has seen it work
+# somewhere. This lesson gives you three questions that decide what to try first. Then it puts every answer to the test on
+# this one task.
 #
-# - tell a gap in knowledge from a gap in behaviour, and say what closes which,
-# - build the four systems on one task and compare them with intervals instead of impressions,
-# - measure what happens to each when the facts change,
-# - compute from how many requests a day a fine-tuned model pays, and which assumption that depends on,
-# - give a recommendation for a case of your own, with reasons, and say what would change it.
-#
-# {{timing}}
-#
-# **How to read it.** Predict what a cell will print, run it, compare. Every measured figure is computed in front of you, or
-# marked as *recorded* with its date; where a figure that circulates turns out wrong, the claims table at the end says so.
+# <!-- assumes: JSON, JSONL -->
 
 # %%
-# INSTALL: rag
-
-# %% [markdown]
-# ## 1 · The course, and this machine
-#
-# Six lessons, each a notebook that runs from top to bottom. Start here; this one says when the others are worth your time.
+# INSTALL: rag,server
 
 # %%
-import json
-import os
-import statistics
-import time
-import warnings
-
-from course_utils import assets, claims, costs, doctor, evaluation, figures, hardware, memory, models, training, widgets
+from course_utils import charts, drawings, evaluation, evidence, hardware, models, plans, show
+from course_utils import training, widgets
 from course_utils.data_prep import load_catalogue
-from course_utils.data_prep.catalogue import SCHEMA, write
-from course_utils.decision import decide
-from course_utils.exercises import check, quiz  # noqa: F401 - the exercises at the end use check
+from course_utils.decision import APPROACHES, decide
+from course_utils.evidence import lesson_01
+from course_utils.exercises import check, quiz
 from course_utils.generation import generate
 from course_utils.publishing.overview import overview
-from course_utils.retrieval import Retriever, cite, recalled
+from course_utils.show import predict
 
 import numpy as np
-import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-warnings.filterwarnings("ignore", category=FutureWarning)  # between library versions; nothing a learner can act on
+show.quiet()
+lesson_01.picture()
+
+# %% [markdown]
+# That is where we are going. {{term:RAG}} ({{term:retrieval|retrieval}}-augmented generation) looks the facts up and puts
+# them into the prompt: the model then knows more and still writes as it likes. Training makes it write what the program
+# needs, and it still does not know the facts. Of these four, only both together answer the customer. The line through each
+# mark is the range in which the true share plausibly lies, its {{term:confidence interval|95 % interval}}.
+#
+# By the end you will be able to
+#
+# - decide with three questions what to try first, and say what would change the decision,
+# - sort wrong answers by what caused them, and name the tool for each cause,
+# - give a prompt its best form, and measure it before anybody trains anything,
+# - measure a search before you judge answers, and know when the whole text belongs in the prompt,
+# - tell what training changes in a model and what it does not, even when the facts change,
+# - compute the number of requests a day from which fine-tuning pays, and find the cheapest plan that is good enough.
+#
+# You should have called a language model's API before. You need not have trained anything. Reading takes about 30 minutes,
+# and the exercises about as long again.
+#
+# {{timing}}
+
+# %%
 device = hardware.detect()
-print(f"This machine: {device.kind}, tier {device.tier}, weights in {device.dtype}")
+plan = plans.plan("01")
 overview(device.tier)
 
 # %% [markdown]
-# The same cells run on three tiers: a CPU (135M parameters, offline; the course is complete there), a T4 or another GPU from
-# 6 GB on (1.7B, a download of 3.4 GB) and an A100 or larger (7B, 15 GB). In Colab: *Runtime*, *Change runtime type*.
-#
-# **When something breaks.** `course doctor` in a terminal, or the cell below, says what is missing and how to get it. A
-# kernel that dies without a word probably ran out of memory: close other notebooks, and run again from the top. After
-# installing a package, restart the kernel. The course's own errors are sentences that say what to do; anything else is a
-# bug worth reporting.
-
-# %%
-for advice in doctor.examine().advice or ["Everything is in place."]:
-    print(advice)
-
-# %%
-# One place for what differs between tiers.
-PLAN = {
-    "cpu": {"learning_rate": 2e-3, "batch_size": 4, "quick": 20},
-    "t4": {"learning_rate": 5e-4, "batch_size": 8, "quick": 100},
-    "a100": {"learning_rate": 3e-4, "batch_size": 8, "quick": 100},
-}[device.tier]
-SEED = 0
-
-model, tokenizer = models.load()
-generate(model, tokenizer, ["Hello"], max_new_tokens=2)  # the first answer takes longer; it shall not count
-print(f"{model.num_parameters():,} parameters in {model.dtype}")
+# The table shows the whole course. Each lesson is a notebook that runs from top to bottom. You are in the first, which tells
+# you when the others are worth your time. If a cell fails, run `course doctor` in a terminal: it says what is missing.
 
 # %% [markdown]
-# ## 2 · Knowledge or behaviour?
+# ## 1 · Three questions decide
 #
-# A new colleague can fail a customer in two ways. She does not know how long the guarantee of *this* lamp is: hand her the
-# manual. Or she knows, and answers with a page of pleasantries where the form has one line: the manual does not help,
-# practice does. **Retrieval is the manual, opened at the right page for each question. Fine-tuning is the training course:
-# it changes how she works, it costs time once, and what she learned by heart there ages.**
+# A new colleague at the shop can fail a customer in two ways. Perhaps she does not know how long the guarantee of this lamp
+# is: hand her the manual. Or she knows, but writes a page of pleasantries where the form has one line. The manual does not
+# help against that; practice does. A model fails in the same two ways, for lack of *knowledge* or by its *behaviour*.
+# Retrieval is the manual, opened at the right page for each question. Fine-tuning is the training course: it changes how she
+# works, it costs time once, and whatever facts she learned by heart there go out of date.
 #
-# | approach | when | cost | best for |
+# Before either, you would simply *tell* her what you want. So this is the order of the questions:
+
+# %%
+drawings.decision_tree()
+
+# %% [markdown]
+# | approach | when | what it costs | best for |
 # | --- | --- | --- | --- |
-# | prompting | always first: minutes to try, easy to undo | almost none to set up; every call carries the instructions | format hints, tone, persona |
-# | retrieval (RAG) | the model lacks facts | an index to build and keep; longer prompts | facts that change, catalogues, rules, citations |
-# | fine-tuning | it knows, but acts wrongly | data and training once, then short prompts | format, style, domain conventions |
-# | all together | both gaps, at scale | the most to set up | production |
+# | prompt | always first: an afternoon to try, a minute to undo | almost nothing to set up; every call carries the instructions | format hints, tone, persona |
+# | RAG | facts are missing | an index to build and keep, longer prompts | facts that change, catalogues, rules, citations |
+# | fine-tuning | it knows, but acts wrongly | examples and training once, then short prompts | format, style, the jargon of a field |
+# | all together | both are missing, at scale | the most to set up | production |
 #
-# Fine-tuning wins where a form has to hold without being asked for, where a field has its own vocabulary (medicine, law,
-# finance), where a model hedges although it knows, and where volume makes short prompts and small models pay.
+# The same tree is a function. It also asks how often things change, how many requests come and where the data may go,
+# and it gives its reasons. Here the model behaves wrongly, the best prompt reaches 60 % of the goal, and there are 300
+# examples of good answers.
+
+# %%
+decide("behaviour", prompt_reaches=0.6, examples=300, requests_a_day=500)
+
+# %% [markdown]
+# Read the last list first: *what would change it*. A recommendation without that list is an opinion. Below is the function
+# with a control for each question. Set it to a project that you are working on.
+
+# %%
+widgets.decision_helper()
+
+# %% [markdown]
+# The two limits in it, 85 % and 100 examples, are rules of thumb that circulate. Sections 6 and 8 test them.
 #
-# **The rule of thumb:** prompt, then retrieve, then fine-tune; they combine. **Not yet** while a prompt reaches 85-90 % of the
-# goal, while there are fewer than about 100 good examples, or while the target moves often. We shall see how far it carries.
-
-# %% [markdown]
-# ## 3 · One task with both gaps
-#
-# Tarnbrook is an invented shop, so no model can know its catalogue. A customer asks for a fact; the answer must be one
-# JSON record with topic, product and the fact. **Knowledge**: is the fact right? **Behaviour**: is it a record of that
-# form, with the right topic and product? Each answer is scored on both sides, and on both at once, which is what a program
-# can use and a customer can trust.
-
-# %% tags=["nbval-check-output"]
-catalogue = load_catalogue()
-questions = catalogue.questions
-changed = [q for q in questions if q["answer_v2"] is not None]
-far = sum(q["paraphrase"] for q in questions)
-print(f"{len(catalogue.versions[1])} passages; {len(questions)} questions, of which {far} share few words with their passage")
-print(f"{len(catalogue.training)} other wordings of the same questions, to train on; an update that changes {len(changed)} of the answers")
-for question in (questions[0], questions[66]):
-    print("\ncustomer:", question["question"])
-    print("right:   ", write(catalogue.record(question)))
-
-# %% [markdown]
-# All scores come as a share with an interval: *71 % [62, 79]* says that with other questions of this kind the share would
-# plausibly lie between 62 and 79 % (95 %). Few questions give wide intervals. The card of the data (`data/catalogue/CARD.md`)
-# says that prompts and settings were tried on these same questions, so the scores are a little kind to all systems.
-
-# %%
-def ask(name, prompts, asked=questions, version=1):
-    """Answer, score, count tokens, take the time."""
-    started = time.perf_counter()
-    answers = generate(model, tokenizer, prompts, max_new_tokens=32, batch_size=50)  # a right record takes 26 at most
-    seconds = (time.perf_counter() - started) / len(prompts)
-    encoded = [tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=False) for p in prompts]
-    read = statistics.mean(map(len, encoded))
-    written = statistics.mean(len(tokenizer(answer)["input_ids"]) + 1 for answer in answers)
-    quality = catalogue.evaluate(answers, asked, version)
-    print(f"{name}, {len(asked)} questions\n  knowledge {quality.knowledge}   behaviour {quality.behaviour}   both {quality.both}")
-    print(f"  valid form {quality.valid}   {read:.0f} tokens in, {written:.0f} out, {seconds:.2f} s a request (in batches)")
-    for answer in answers[:2]:
-        print("  →", " ".join(answer.split())[:110])
-    return {"asked": asked, "quality": quality, "read": read, "written": written, "seconds": seconds, "answers": answers}
-
-
-results = {}
-few = questions[:: len(questions) // PLAN["quick"]]  # enough for systems that are far off
-
-# %% [markdown]
-# ## 4 · First, prompt
-#
-# Two prompts: the message and no more (*zero-shot*); the rules of the record and three worked examples (*few-shot*).
-#
-# **Predict:** the model has never heard of Tarnbrook. Which can a prompt mend: the form, the judgement what belongs into its
-# fields, the facts?
-
-# %%
-results["prompt: zero-shot"] = ask("zero-shot", [catalogue.prompt(q["question"]) for q in few], few)
-results["prompt: few-shot"] = ask("instructions and three examples", [catalogue.prompt(q["question"], few_shot=True) for q in few], few)
-for message in catalogue.prompt("…", few_shot=True)[:3]:
-    print(f"[{message['role']}] {message['content']}")
-
-# %%
-few_shot = results["prompt: few-shot"]["quality"]
-print(f"valid form: {results['prompt: zero-shot']['quality'].valid} → {few_shot.valid}")
-print(f"with examples, valid on all {len(few)}: {few_shot.valid}; right topic and product as well: {few_shot.behaviour}; right fact: {few_shot.knowledge}")
-
-# %% [markdown]
-# Compare the last three figures: a valid record is not yet a right one, and no prompt without the catalogue can hold its
-# facts. (Constrained decoding, which lets a model write only what fits a JSON schema, would bring the form to 100 % without
-# training. It cannot choose the right topic either.)
-
-# %% [markdown]
-# ## 5 · Then, retrieve
-#
-# Before you look at any answer, measure the retrieval alone. *Recall@k*: how often is the one right passage among the first
-# k? **BM25** scores shared words, rare ones more; a **dense** encoder compares meanings, as vectors; **hybrid** merges both
-# rankings.
-#
-# **Predict:** which finds more of the paraphrased questions' passages first, and does mixing both help?
-
-# %%
-wanted, asked_for = [q["passage"] for q in questions], [q["question"] for q in questions]
-retrievers, recall, first, index_seconds = {}, {}, {}, {}
-for method in ("bm25", "dense", "hybrid"):
-    started = time.perf_counter()
-    retrievers[method] = Retriever(catalogue.versions[1], method)
-    index_seconds[method] = time.perf_counter() - started
-    first[method] = recalled(retrievers[method], asked_for, wanted, k=1)
-    third = recalled(retrievers[method], asked_for, wanted, k=3)
-    recall[method] = {"recall@1": evaluation.proportion(first[method]), "recall@3": evaluation.proportion(third)}
-    of_far = evaluation.proportion([hit for hit, q in zip(first[method], questions) if q["paraphrase"]])
-    print(f"{method:<7} recall@1 {recall[method]['recall@1']}   @3 {recall[method]['recall@3']}   @1 of paraphrases {of_far}")
-figures.intervals(recall, "Is the right passage among the first k?")
-
-# %% [markdown]
-# Two methods on the *same* questions are compared question by question. The interval of the difference is narrower than the
-# two intervals suggest, since easy questions are easy for both:
-
-# %%
-gain = evaluation.mean(np.subtract(first["dense"], first["bm25"], dtype=float))
-print(f"recall@1, dense minus BM25: {gain}")
-assert gain.low > 0
-
-# %% [markdown]
-# BM25 follows Lucene's formula, from the library bm25s; the dense encoder is WordLlama, static word vectors that travel in
-# its package and run offline. (Where sentence-transformers is installed, `Retriever(passages, "dense",
-# encoder="sentence-transformers/all-MiniLM-L6-v2")` takes a stronger one.) What retrieval does not find, no reader can read:
-# **its recall bounds what RAG can answer.** We go on with the first dense hit. The second cell asks the same with the updated
-# catalogue, for section 8.
-
-# %%
-retriever, renewed = retrievers["dense"], Retriever(catalogue.versions[2], "dense")
-
-
-def first_hits(asked, retriever=retriever):
-    """The best passage for each question, as a list of one."""
-    return [[hits[0].passage] for hits in retriever.search_all([q["question"] for q in asked], 1)]
-
-
-def for_fact(asked, retriever=retriever):
-    return [catalogue.prompt_for_fact(q["question"], passage) for q, [passage] in zip(asked, first_hits(asked, retriever))]
-
-
-results["RAG"] = ask("RAG, asked for the fact alone", for_fact(questions))
-
-# %%
-updated = {"RAG": ask("RAG on the updated catalogue", for_fact(changed, renewed), changed, version=2)}
-
-# %% [markdown]
-# Passages make prompts long, and with instructions and examples on top they are longest. On a CPU that takes minutes, so RAG
-# *asked for the whole record* was recorded, with the CPU tier's model, on the same 100 questions; and so was a prompt with the
-# rules of the record and no examples:
-
-# %%
-stored = json.loads(assets.record("framework").read_text(encoding="utf-8"))
-recorded = {
-    name: {side: evaluation.over_seeds(stored["seeds"][name][side]) for side in ("knowledge", "behaviour", "valid")}
-    for name in ("prompt: instructions", "RAG: few-shot")
-}
-for name, found in recorded.items():
-    print(f"recorded {stored['date']}, {name}: " + "   ".join(f"{side} {score}" for side, score in found.items()))
-noted = recorded["RAG: few-shot"]
-
-# %% [markdown]
-# Retrieval brings facts that no prompt could. Three things can still go wrong: the passage was not found, it was found and
-# misread, or fact and form together are too much at once. The smaller the model, the more the last two count; a larger one
-# reads better, which raises the question of section 9: what do you pay for that?
-
-# %% [markdown]
-# ## 6 · Then, fine-tune
-#
-# One adapter (a LoRA; lesson 02 opens it) is trained on wordings that the test does not have: each fact once without a
-# passage, so that it may learn it by heart, and three facts of five once more with the passage before them, so that it
-# learns to *read*. The system message says nothing of the format.
-#
-# **Predict:** how many of the 100 facts will it know when asked in other words?
-
-# %%
-facts = {q["id"]: q for q in questions}
-passage_of = {p["id"]: p for p in catalogue.versions[1]}
-wordings = {id: [row for row in catalogue.training if row["question_id"] == id] for id in facts}
-by_heart = [catalogue.example(rows[0]) for rows in wordings.values()]
-read_once = [id for number, id in enumerate(wordings) if number % 5 < 3]
-to_read = [catalogue.example(wordings[id][2], [passage_of[facts[id]["passage"]]]) for id in read_once]
-print(len(by_heart), "without a passage,", len(to_read), "with one; the last of them:")
-print(to_read[-1][1]["content"], "\n→", to_read[-1][2]["content"])
-
-# %%
-def tune(examples, epochs, start=None):
-    """Train a new adapter on the untouched base; `start` gives it the weights of another to go on from.
-
-    While it answers it is merged: folded into the model's weights it costs nothing (lesson 02).
-    """
-    global model
-    model = None  # one copy in memory is enough
-    memory.release()
-    torch.manual_seed(SEED)
-    model = get_peft_model(models.load()[0], LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
-    if start is not None:
-        set_peft_model_state_dict(model, start)
-    settings = training.Settings(
-        learning_rate=PLAN["learning_rate"], batch_size=PLAN["batch_size"], epochs=epochs, warmup_steps=5, seed=SEED
-    )
-    started = time.perf_counter()
-    history = training.fit(model, tokenizer, examples, settings=settings)
-    seconds = time.perf_counter() - started
-    adapter = {name: weight.clone() for name, weight in get_peft_model_state_dict(model).items()}
-    model.merge_adapter()
-    return history, seconds, adapter
-
-
-history, training_seconds, adapter = tune([*by_heart, *to_read], epochs=1)
-print(history)
-
-# %%
-results["fine-tuned"] = ask("fine-tuned", [catalogue.prompt(q["question"]) for q in questions])
-
-# %%
-trained = results["fine-tuned"]["quality"]
-print(f"valid form {trained.valid}: no instruction was sent. Facts after one pass over each: {trained.knowledge}")
-
-# %% [markdown]
-# The form holds whatever the customer writes. The facts are another matter: what one pass teaches is that an answer looks
-# like "26 days", not which. Section 10 gives it more passes.
-
-# %% [markdown]
-# ## 7 · And together
-#
-# The same adapter, now with the first hit before the question. **Predict** before you run it: knowledge like RAG's,
-# behaviour like the fine-tuned model's, or better, or worse?
-
-# %%
-results["fine-tuned + RAG"] = ask(
-    "fine-tuned + RAG", [catalogue.prompt(q["question"], passages) for q, passages in zip(questions, first_hits(questions))]
-)
-
-# %%
-sides = ("knowledge", "behaviour", "both", "valid")
-figures.scorecard(
-    {f"{name} ({len(r['asked'])})": {side: getattr(r["quality"], side) for side in sides} for name, r in results.items()},
-    "One task, asked in five ways (number of questions)", dict.fromkeys(sides, "%, 95 % interval"),
-)
-
-# %%
-def apart(better, worse):
-    """Whether two scores differ by more than their intervals: stricter than the interval of the difference."""
-    return better.low > worse.high
-
-
-rag, both = results["RAG"]["quality"], results["fine-tuned + RAG"]["quality"]
-others = [r["quality"].both for name, r in results.items() if name != "fine-tuned + RAG"]
-verdict = {
-    "RAG above fine-tuning on knowledge": apart(rag.knowledge, trained.knowledge),
-    "fine-tuning above RAG on behaviour, asked for the record or not": all(apart(trained.behaviour, b) for b in (rag.behaviour, noted["behaviour"])),
-    "together above all others on both at once": all(apart(both.both, other) for other in others),
-}
-for sentence, holds in verdict.items():
-    print(f"{sentence}: {'yes' if holds else 'not by more than the intervals'}")
-if device.tier == "cpu":  # larger models follow a prompt better; there the lines above decide
-    assert all(verdict.values())
-
-# %% [markdown]
-# Where do the remaining errors come from, and is it reading or memory? 60 of the facts were trained with their passage, 40
-# without:
-
-# %%
-knew = {id: knows for id, (_, _, knows) in zip(facts, both.rows)}
-found = dict(zip(facts, first["dense"]))
-missed = [id for id in facts if not knew[id]]
-print(f"{len(missed)} facts wrong: {sum(not found[id] for id in missed)} without their passage, {sum(found[id] for id in missed)} with it, misread")
-print("right where the passage was found: ", evaluation.proportion([knew[id] for id in facts if found[id]]))
-for name, group in (("trained with their passage", set(read_once)), ("never trained with it", set(facts) - set(read_once))):
-    print(f"  of facts {name}:", evaluation.proportion([knew[id] for id in group if found[id]]))
-
-# %% [markdown]
-# Where the first of the last two groups comes out better, part of it is memory. Section 8 has facts that nothing could
-# remember.
-#
-# An answer can also be *traced*: does it stand, word for word, in what was retrieved? **Predict:** is an answer with a source
-# a right answer?
-
-# %%
-records = [evaluation.parse_record(answer, SCHEMA) for answer in results["fine-tuned + RAG"]["answers"]]
-hits = retriever.search_all(asked_for, 1)
-sources = {id: cite(record["answer"], hit) if record else None for id, record, hit in zip(facts, records, hits)}
-for name, group in (("with a source", [id for id in facts if sources[id]]), ("without", [id for id in facts if not sources[id]])):
-    print(f"{name:<14} {len(group):>3} answers, of which right: {sum(knew[id] for id in group)}")
-wrong = next((id for id in facts if sources[id] and not knew[id]), None)
-if wrong:
-    print(f"wrong, with a source: {records[list(facts).index(wrong)]['answer']!r} [{sources[wrong]}] to: {facts[wrong]['question'][:90]}")
-
-# %% [markdown]
-# A citation shows where an answer comes from, so that somebody can look. It does not show that it answers the question.
-
-# %% [markdown]
-# ## 8 · The catalogue changes
-#
-# RAG gets a new index. For facts trained in we are generous: the training goes on with the changing facts *only*, in all
-# three wordings, twice over. **Predict:** how many does the model know then in the wordings it was trained on, in
-# other words, and after the update?
-
-# %%
-together = [catalogue.prompt(q["question"], passages) for q, passages in zip(changed, first_hits(changed, renewed))]
-updated["fine-tuned + RAG"] = ask("fine-tuned + RAG on the updated catalogue", together, changed, version=2)
-
-# %%
-drill = [catalogue.example(row) for q in changed for row in wordings[q["id"]]]
-EPOCHS = 2
-history_facts, drill_seconds, _ = tune(drill, EPOCHS, start=adapter)
-passes = EPOCHS * len(drill) // len(changed)
-print(history_facts, f"\n{passes} more passes over each fact\n")
-seen = [q | {"question": wordings[q["id"]][0]["question"]} for q in changed]
-known = ask("wordings it was trained on", [catalogue.prompt(q["question"]) for q in seen], seen)["quality"]
-drilled = ask("the test's wordings", [catalogue.prompt(q["question"]) for q in changed], changed)
-
-# %%
-def on_changed(result, version):
-    """Scores of a result's answers to the questions whose answers change, by the catalogue of a version."""
-    pairs = [(a, q) for a, q in zip(result["answers"], result["asked"]) if q["answer_v2"] is not None]
-    return catalogue.evaluate(*zip(*pairs), version)
-
-
-BY_HEART = f"fine-tuned on these {len(changed)}"
-ages = {name: {1: on_changed(results[name], 1), 2: updated[name]["quality"]} for name in updated}
-ages[BY_HEART] = {version: on_changed(drilled, version) for version in (1, 2)}  # the same answers, other facts
-figures.intervals(
-    {f"version {v}": {name: scores[v].knowledge for name, scores in ages.items()} for v in (1, 2)},
-    f"{len(changed)} facts, before and after the catalogue changed", "right by the catalogue of the day, %",
-)
-
-# %%
-for name, scores in ages.items():
-    before, after = ([knows for _, _, knows in scores[v].rows] for v in (1, 2))
-    print(f"{name:<24} right {scores[1].knowledge} → {scores[2].knowledge}, difference {evaluation.mean(np.subtract(after, before, dtype=float))}")
-    print(f"{'':<24} still the old fact: {scores[2].stale}")
-by_heart_before, by_heart_after = (ages[BY_HEART][v] for v in (1, 2))
-print(f"in wordings it was trained on, the model knew {known.knowledge} by heart")
-if device.tier == "cpu":
-    assert apart(by_heart_before.knowledge, by_heart_after.knowledge) and by_heart_after.stale.low > 0
-    assert all(ages[name][2].knowledge.high > ages[name][1].knowledge.value and ages[name][2].stale.low == 0 for name in updated)
-
-# %% [markdown]
-# Three things to read from this. Facts *can* be trained in by repetition, and are known best in the words they were learned
-# in. On the day the catalogue changes, what was learned by heart is wrong, with no sign that it is old and nothing to cite.
-# And the model that was trained to *read* now gives values that did not exist when it was trained, so reading is what it
-# has learned. (RAG's differences have wide intervals: with so few questions a change of ten points could hide in them.)
-
-# %% [markdown]
-# ## 9 · What it costs
-#
-# First the tokens, counted on the 100 questions: what do instructions and examples add to each request?
-
-# %%
-def tokens(**how):
-    """Mean length of the prompts for all questions."""
-    prompts = [catalogue.prompt(q["question"], **how) for q in questions]
-    return statistics.mean(len(tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=False)) for p in prompts)
-
-
-bare, instructed = tokens(), tokens(few_shot=True)
-saved, passage_tokens = instructed - bare, results["fine-tuned + RAG"]["read"] - bare
-print(f"few-shot prompt {instructed:.0f} tokens, the fine-tuned model's {bare:.0f}: {saved:.0f} saved on every request ({100 * saved / instructed:.0f} %)")
-print(f"a retrieved passage adds {passage_tokens:.0f} to either; an answer has {results['fine-tuned + RAG']['written']:.0f}")
-print("(by this model's tokenizer; other vendors' cut the same text into some tens of percent more or fewer)")
-
-# %%
-rates = [price.cached_input / price.input for price in costs.FRONTIER.values() if price.cached_input]
-limits = sorted({price.cache_from for price in costs.FRONTIER.values()})
-claims.check(
-    "D2",
-    measured=f"{saved:.0f} of {instructed:.0f} tokens a request; valid records without instructions {trained.valid}, with them {few_shot.valid}",
-    holds=saved > 0 and trained.valid.high >= few_shot.valid.value,
-    when=f"the prompt is not cached anyway: where the instructions have {limits[0]:,} to {limits[-1]:,} tokens or more, by vendor, a repeated beginning "
-    f"is billed at {min(rates):.0%} to {max(rates):.0%} of the price",
-    because=f"without instructions only {trained.valid} of the records are valid",
-)
-
-# %% [markdown]
-# Then the money. Dollars for a million tokens, as read on the date beside them:
-
-# %%
-for name, price in (costs.PRICES | costs.FRONTIER).items():
-    cached, tuning = ("   –  " if x is None else f"{x:6.3f}" for x in (price.cached_input, price.training))
-    print(f"{name:<17} in {price.input:5.2f}  cached {cached}  out {price.output:5.2f}  training {tuning}   {price.date}  {price.source}")
-for name, card in costs.GPUS.items():
-    print(f"{name:<17} {card.hour:.2f} an hour   {card.date}  {card.source}")
-print(f"an {costs.SERVED_ON} under {costs.SERVED_MODEL}: " + ", ".join(f"{rate:.0f} requests a second of {read} + {written} tokens" for read, written, rate in costs.SERVED)
-      + f"   {costs.SERVED_DATE}  {costs.SERVED_SOURCE}")
-
-# %% [markdown]
-# Four ways to run the shop: a frontier model with a long prompt; a small model with the same prompt; the small model
-# fine-tuned, with a short one, served by the token; the same on a GPU of your own, rented around the clock. All four
-# retrieve. **Every line is an assumption, and yours to change.**
-
-# %%
-assumptions = costs.Assumptions(
-    instructions=round(saved), message=round(bare), passages=round(passage_tokens), completion=round(results["fine-tuned + RAG"]["written"])
-)
-for field, value in vars(assumptions).items():
-    print(f"{field:<14} {value!s:<12} {costs.UNITS[field]}")
-
-# %%
-ways = assumptions.ways()
-for name, way in ways.items():
-    print(f"{name:<15} set-up ${way.setup:>6,.0f}   a thousand requests ${1000 * way.request:.3f}"
-          + (f"   a day ${way.gpu_day:.0f} for each GPU, which takes {way.capacity:,.0f} requests, and ${way.day:.0f} of work" if way.gpu_day else ""))
-
-# %% [markdown]
-# Now everything in one picture: quality, staleness, tokens, time, and what each system of this notebook would cost if the
-# small model of the assumptions ran it. Set-up time is this machine's; set-up money is mostly people's hours.
-
-# %%
-machine = {"prompt": 0.0, "RAG": index_seconds["dense"], "fine-tuned": training_seconds, "fine-tuned + RAG": training_seconds + index_seconds["dense"],
-           BY_HEART: training_seconds + drill_seconds}
-card = {}
-for name, result in (results | {BY_HEART: drilled}).items():
-    kind = name.split(":")[0]
-    card[name] = {side: getattr(result["quality"], side) for side in sides} | {
-        "still the old fact": ages[name][2].stale if name in ages else on_changed(result, 2).stale,
-        "tokens": result["read"], "time": result["seconds"],
-        "price": 1000 * costs.request_cost(result["read"], result["written"], assumptions.small),
-        "set-up time": machine[kind], "set-up money": assumptions.setup(tuned="tuned" in kind, retrieves="RAG" in kind),
-    }  # fmt: skip
-units = dict.fromkeys([*sides, "still the old fact"], "%, 95 % interval") | {
-    "tokens": "read for a request", "time": "s a request, in batches", "price": "$ a thousand requests",
-    "set-up time": "s of this machine", "set-up money": "$",
-}  # fmt: skip
-figures.scorecard(card, "Prompt, retrieve, fine-tune: everything measured on one task", units)
-
-# %% [markdown]
-# From how many requests a day does training pay? Against the frontier model's long prompt, against the *same small model*
-# with a long prompt, and a GPU of one's own against the host.
-
-# %%
-crossings = {
-    "hosted beats prompting a frontier model": assumptions.break_even("hosted"),
-    "hosted beats prompting the small model": assumptions.break_even("hosted", "prompted small"),
-    "a GPU of one's own beats the host": assumptions.break_even("self-hosted", "hosted"),
-}
-volumes = [10 ** (power / 4) for power in range(4, 29)]
-figures.lines(
-    {name: (volumes, [way.total(n, assumptions.days) / assumptions.days for n in volumes]) for name, way in ways.items()},
-    f"{assumptions.days} days of requests, set-up included", "requests a day", "dollars a day", log_y=True,
-    marks={sentence: n for sentence, n in crossings.items() if n is not None},
-)
-
-# %%
-for sentence, n in crossings.items():
-    print(f"{sentence}: " + ("never" if n is None else f"from {n:,.0f} requests a day"))
-
-# %% [markdown]
-# **Predict:** which single assumption moves the first of these most: the frontier model's price, the hours of work, or the
-# length of the prompt? And is a longer prompt always dearer?
-
-# %%
-moved = costs.sensitivity(assumptions, "hosted")
-labels = {name: f"{name}: {costs.VARIED[name][0]} … {costs.VARIED[name][1]}" for name in moved}
-figures.ranges(
-    {labels[name]: found for name, found in moved.items()}, crossings["hosted beats prompting a frontier model"],
-    "Hosted against a frontier model: break-even when one assumption moves", "requests a day",
-)
-
-# %%
-lengths = sorted({*range(100, 3001, 100), *(p.cache_from - 1 for p in costs.FRONTIER.values()), *(p.cache_from for p in costs.FRONTIER.values())} & set(range(3001)))
-figures.lines(
-    {f"cache {'used' if cache else 'not used'}": (
-        lengths, [costs.Assumptions(**vars(assumptions) | {"instructions": n, "cache": cache}).break_even("hosted") for n in lengths])
-     for cache in (True, False)},
-    f"The same, by the length of the instructions ({assumptions.frontier})", "tokens of instructions", "requests a day", log_y=True,
-)
-
-# %% [markdown]
-# The comparison depends on *which* frontier model you would prompt, then on the hours of people; what the machines cost to
-# train with hardly shows. Each token of instructions counts until there are enough of them for the host's cache: from there
-# on a long prompt is nearly free, and fine-tuning loses most of what it saved.
-
-# %% [markdown]
-# How many times cheaper is the fine-tuned model, and what of that is fine-tuning? Part of the factor is the smaller model,
-# which could be prompted as well; the rest is the shorter prompt.
-
-# %%
-def factors(frontier):
-    """Frontier against small with the same prompt, and the small one's long prompt against the fine-tuned one's short prompt."""
-    asked = costs.Assumptions(**vars(assumptions) | {"frontier": frontier}).ways()
-    return asked["prompted"].request / asked["prompted small"].request, asked["prompted small"].request / asked["hosted"].request
-
-
-ratios = {}
-for name in costs.FRONTIER:
-    smaller, shorter = factors(name)
-    ratios[name] = smaller * shorter
-    print(f"{name:<17} {ratios[name]:5.1f} times the fine-tuned small model = {smaller:5.1f} for the size of the model x {shorter:.1f} for the length of the prompt")
-own = ways["self-hosted"]
-for load in (1, 0.01):
-    print(f"a GPU of one's own, asked {load:.0%} of what it may be asked: ${1000 * (own.gpu_day + own.day) / (own.capacity * load):.3f} a thousand requests")
-
-# %%
-claims.check(
-    "D1",
-    measured="cost of a request against a hosted fine-tuned 8B: " + ", ".join(f"{name} {ratio:.1f}x" for name, ratio in ratios.items())
-    + f"; of that {factors(assumptions.frontier)[1]:.1f}x by the shorter prompt. Quality: not tested here",
-    holds=any(10 <= ratio <= 100 for ratio in ratios.values()),
-    when="you compare the price with a large frontier model's; against the smallest ones the factor is small, and most of it is the size of the model, not "
-    "the training. That quality matches is reported elsewhere: 10 points above GPT-4 on average over 31 tasks, below it on 6 of them "
-    "(Zhao et al., 2024, LoRA Land, arXiv 2405.00732, a vendor's report)",
-    because="no price here is 10 to 100 times the fine-tuned model's",
-)
-
-# %% [markdown]
-# **If prompting reaches 85-90 %, does the rest pay?** That depends on what an error costs and on how many errors training
-# removes. Take a prompt to the frontier model that is right in 87 % of cases. The table says how dear one error must be,
-# in dollars, before the hosted fine-tune pays. Set `ERROR` to what one costs you.
-
-# %%
-ERROR = 1.00  # dollars, an assumption
-removed, per_day = (0.25, 0.5, 0.75), (10, 100, 1000, 10_000)
-print("errors removed   " + "".join(f"{n:>12,} a day" for n in per_day))
-worth = {}
-for share in removed:
-    for n in per_day:
-        more = (ways["hosted"].total(n, assumptions.days) - ways["prompted"].total(n, assumptions.days)) / (assumptions.days * n)
-        worth[share, n] = max(0.0, more / (share * (1 - 0.87)))  # dollars a request, over errors a request
-    print(f"{share:>14.0%}   " + "".join(f"{worth[share, n]:>18.2f}" for n in per_day))
-claims.check(
-    "D3",
-    measured=f"if half of the errors go, one must cost ${worth[0.5, 10]:.2f} at 10 requests a day, ${worth[0.5, 1000]:.2f} at 1,000, ${worth[0.5, 10_000]:.2f} at 10,000",
-    holds=worth[0.5, per_day[0]] > ERROR,
-    when=f"there are few requests or errors are cheap (at ${ERROR:.2f} an error it pays from "
-    + next((f"{n:,} requests a day of these" for n in per_day if worth[0.5, n] <= ERROR), "none of these volumes on")
-    + "); volume and the price of an error decide, not a percentage",
-    because=f"at ${ERROR:.2f} an error it pays even at {per_day[0]} requests a day",
-)
-
-# %% [markdown]
-# ## 10 · How few examples, how many passes?
-#
-# OpenAI's guide to supervised fine-tuning asks for ten examples at least and sees gains from 50 to 100; the rule of thumb
-# says a hundred, or you overfit. Several seeds of it take too long to watch: what follows was **recorded** by
-# `benchmarks/framework.py` on this task, with the CPU tier's model, whatever machine you are on. Each training set was
-# trained on for as many steps, and tested on facts that none of them has.
-#
-# **Predict:** how does the gap between an example and its like shrink with the number of examples?
-
-# %%
-gaps = {}
-for size, rows in stored["sizes"].items():
-    own, others, valid = (evaluation.over_seeds(rows[side]) for side in ("trained on", "test", "valid"))
-    gaps[int(size)] = (own, others, valid)
-    print(f"recorded {stored['date']}, {size:>3} examples: behaviour on their own {own}, on others {others}; valid form {valid}")
-(smallest, (own, others, valid)), (largest, (own_most, others_most, _)) = min(gaps.items()), max(gaps.items())
-claims.check(
-    "D4",
-    measured=f"{smallest} examples: behaviour {own} on them, {others} on others, valid form {valid}; {largest} examples: {own_most} and {others_most}",
-    holds=apart(own, others) and own.value - others.value > own_most.value - others_most.value,
-    when=f"you look at judgement: the gap between its own examples and others is {100 * (own.value - others.value):.0f} points with {smallest}, "
-    f"{100 * (own_most.value - others_most.value):.0f} with {largest}. The bare form is learned from two dozen",
-    because="what it does on its own examples it does on others too" if not apart(own, others) else "more examples do not narrow the gap",
-)
-
-# %% [markdown]
-# And with more patience, does fine-tuning learn the 100 facts? Passes over three wordings of each, recorded:
-
-# %%
-sweep = {int(epochs): {side: evaluation.over_seeds(found) for side, found in rows.items()} for epochs, rows in stored["sweep"].items()}
-for epochs, rows in sweep.items():
-    print(f"{3 * epochs:>3} passes over each fact: right in trained wordings {rows['trained on']}, in others {rows['test']}, of the changed facts stale {rows['stale']}")
-reading = {name: evaluation.over_seeds(stored["seeds"][name]["knowledge"]) for name in ("RAG", "fine-tuned + RAG")}
-print(f"for comparison, recorded: RAG without training {reading['RAG']}, trained to read and RAG {reading['fine-tuned + RAG']}")
-figures.intervals(
-    {f"{3 * epochs} passes": {"trained wordings": rows["trained on"], "other wordings": rows["test"], "changed facts: the old answer": rows["stale"]}
-     for epochs, rows in sweep.items()},
-    "100 facts learned by heart (recorded, CPU tier's model)", "%",
-)
-
-# %%
-patient = sweep[max(sweep)]
-claims.check(
-    "D5",
-    measured=f"100 facts: RAG {rag.knowledge}, fine-tuned {trained.knowledge} after one pass, trained to read and RAG {both.knowledge}. Recorded: {3 * max(sweep)} passes "
-    f"{patient['test']}, untrained RAG {reading['RAG']}. After the update, {len(changed)} facts: learned by heart {by_heart_after.knowledge}, RAG "
-    f"{ages['RAG'][2].knowledge}, trained to read and RAG {ages['fine-tuned + RAG'][2].knowledge}",
-    holds=apart(ages["fine-tuned + RAG"][2].knowledge, by_heart_after.knowledge),
-    when="facts change, or the model reads well"
-    + (", which training teaches. Learned by heart with many passes, facts that stay overtake an untrained small reader" if apart(patient["test"], reading["RAG"]) else ""),
-    because="what was learned by heart was still right after the update",
-)
-
-# %% [markdown]
-# So the received advice needs its conditions. Patience buys facts, in the words they were learned in first. A small model
-# that was never trained to read can fall behind that. A trained reader does not, and only a reader follows the catalogue.
-
-# %% [markdown]
-# ## 11 · A frontier model, if you have one
-#
-# Any OpenAI-compatible endpoint: before you start the kernel, set `OPENAI_API_KEY`, `OPENAI_BASE_URL` if it is not OpenAI's,
-# and `COURSE_FRONTIER` to the model's name (in a cell at the top: `os.environ["COURSE_FRONTIER"] = "…"`). Forty requests
-# leave this machine then: twenty of the **invented** questions with instructions and invented examples, and the same with a
-# passage of the invented catalogue. You lose nothing if you have none.
-
-# %% tags=["frontier"]
-FRONTIER = os.environ.get("COURSE_FRONTIER")
-if FRONTIER:
-    from course_utils.data_prep.endpoint import ask as ask_endpoint, client_for
-    from course_utils.errors import CourseError
-
-    twenty = questions[::5]
-    ours = catalogue.evaluate(results["fine-tuned + RAG"]["answers"][::5], twenty)
-    print(f"this notebook's fine-tuned + RAG on the same twenty: knowledge {ours.knowledge}, behaviour {ours.behaviour}")
-    try:
-        client = client_for()
-        for name, given in (("few-shot", [()] * len(twenty)), ("few-shot + RAG", first_hits(twenty))):
-            prompts = [catalogue.prompt(q["question"], passages, few_shot=True) for q, passages in zip(twenty, given)]
-            started = time.perf_counter()
-            replies = [ask_endpoint(client, FRONTIER, p, None, 1000, 0.0, f"{name}-{q['id']}") for p, q in zip(prompts, twenty)]
-            seconds = (time.perf_counter() - started) / len(replies)
-            quality = catalogue.evaluate([reply.text for reply in replies], twenty)
-            print(f"{FRONTIER}, {name}: knowledge {quality.knowledge}, behaviour {quality.behaviour}, {seconds:.1f} s, "
-                  + ", ".join(f"{statistics.mean(getattr(r, part) for r in replies):.0f} {part.replace('_', ' ')}" for part in ("prompt_tokens", "completion_tokens")))
-    except CourseError as error:  # the endpoint is not the lesson: it goes on without
-        print(f"the endpoint did not answer: {error}")
-else:
-    print("no endpoint set; go on")
-
-# %% [markdown]
-# ## 12 · Your case
-#
-# Eight questions, a recommendation with its reasons, what this notebook measured on it, and what would change it. The
-# widget and the function `decide` say the same.
-
-# %%
-pays = crossings["hosted beats prompting a frontier model"]
-evidence = {
-    "knowledge": f"on 100 facts RAG was right in {rag.knowledge}, both together in {both.knowledge}; fine-tuning in {trained.knowledge} after one pass, "
-    f"in {patient['test']} after {3 * max(sweep)} (recorded)",
-    "behaviour": f"fine-tuning kept form, topic and product in {trained.behaviour}, few-shot prompting in {few_shot.behaviour}",
-    "both": f"right on both sides at once: together {both.both}, fine-tuned alone {trained.both}, RAG alone {rag.both}",
-    "stale": f"after the catalogue changed, {by_heart_after.stale} of the answers learned by heart were the old fact; RAG needed a new index",
-    "tokens": f"instructions and examples took {saved:.0f} tokens of each request",
-    "volume": f"under the assumptions above a hosted fine-tune {'never pays' if pays is None else f'pays from {pays:,.0f} requests a day'}",
-}
-widgets.decision_helper(evidence, assumptions)
-
-# %%
-print(decide("both", prompt_reaches=0.6, facts_change="daily", examples=400, requests_a_day=2000, evidence=evidence, assumptions=assumptions))
-
-# %% [markdown]
-# ## 13 · Mistakes that show
-#
-# **Testing retrieval with the catalogue's own words.** Questions written while looking at the passage flatter BM25:
-
-# %%
-words = first["bm25"]
-plain = evaluation.proportion([hit for hit, q in zip(words, questions) if not q["paraphrase"]])
-far = evaluation.proportion([hit for hit, q in zip(words, questions) if q["paraphrase"]])
-print(f"BM25, recall@1: the passage's own words {plain}, a customer's {far}")
-assert apart(plain, far)
-
-# %% [markdown]
-# **Deciding by ten questions.** On the 100 questions dense retrieval finds more than BM25. Draw ten of them, a thousand
-# times: **predict** how often the difference does not show, or turns round.
-
-# %%
-pairs = np.array([first["bm25"], first["dense"]], dtype=float)
-draws = np.random.default_rng(SEED).integers(0, len(questions), (1000, 10))
-hidden = np.mean([pairs[0, d].mean() >= pairs[1, d].mean() for d in draws])
-print(f"all {len(questions)}: {pairs[0].mean():.2f} against {pairs[1].mean():.2f}; with ten, BM25 looks at least as good in {100 * hidden:.0f} % of draws")
-
-# %% [markdown]
-# **Scoring what was trained on.** The model that learned facts by heart, on the wordings it was trained on and on other
-# wordings of the same facts:
-
-# %%
-print(f"trained wordings {known.knowledge}, others {by_heart_before.knowledge}")
-if device.tier == "cpu":
-    assert known.knowledge.value > by_heart_before.knowledge.value
-
-# %% [markdown]
-# ## 14 · Claims of this lesson
-
-# %%
-table = claims.table()
-assert [claim.id for claim in table] == [f"D{i}" for i in range(1, 6)]
-table
-
-# %% [markdown]
-# ## 15 · Quiz
-#
-# Each choice opens to say why it is right or wrong. `quiz("01").answer(1, "b")` says the same as text.
-
-# %%
-quiz("01")
-
-# %% [markdown]
-# ## 16 · Exercises
-#
-# Write the body, run the cell, run the check. It tells you what is wrong; after the third try it gives a hint.
-
-# %%
-# EXERCISE: frame-1
-
-# %%
-# EXERCISE: frame-2
-
-# %%
-# EXERCISE: frame-3
-
-# %%
-# EXERCISE: frame-4
-
-# %%
-# EXERCISE: frame-5
+# **Your turn.** Somebody wrote the tree as a function, in a hurry.
 
 # %%
 # EXERCISE: frame-6
 
 # %% [markdown]
-# ## What you have seen
+# ## 2 · Four companies: you decide
 #
-# - A gap in knowledge and a gap in behaviour are two problems: retrieval closes one, training the other, and together they
-#   close more than either.
-# - Facts can be trained in, with many passes, and only until they change; a model can be trained to read, and that lasts.
-# - What fine-tuning saves depends on the model it is compared with, on caches and on the hours of people, hardly on the price
-#   of training.
-# - Without intervals you would not know any of this.
+# A tree is easy to nod at. Here are four cases; decide each before you run the next cell. The companies are invented, the
+# kinds of situation are common.
 #
-# Next, lesson 02 opens the adapter.
+# **Support triage.** A telephone company sorts 30,000 messages a day into 14 queues. The best prompt sorts 72 % of them right.
+# Nothing is missing from the messages, and the queues have been the same for years. There are 2,400 messages that people have
+# sorted with care. A customer waits while the sorting runs.
+
+# %%
+triage = predict("What would you try for the 14 queues?", choices=APPROACHES)
+triage
+
+# %%
+decision = decide(
+    "behaviour", prompt_reaches=0.72, examples=2400, requests_a_day=30_000, latency="tight"
+)
+triage.reveal(decision.approach, source="the helper")
+
+# %% [markdown]
+# Fine-tuning. The model can read the messages, but it sorts them by its own idea of the queues, not by the company's. To
+# describe fourteen queues in every prompt takes time while somebody waits. The examples are there, and the target stays put.
+#
+# **Contract clauses.** A law firm checks contracts against its own handbook, which changes every month or so. Answers must
+# cite the page. The best prompt gets 55 % right: the model lacks the handbook, and it writes essays where a finding was asked
+# for. There are 40 good examples and 150 contracts a day, and nothing may leave the building.
+
+# %%
+clauses = predict("What would you try for the contracts?", choices=APPROACHES)
+clauses
+
+# %%
+decision = decide(
+    "both", prompt_reaches=0.55, facts_change="monthly", examples=40,
+    requests_a_day=150, own_machines=True,
+)
+clauses.reveal(decision.approach, source="the helper")
+
+# %% [markdown]
+# RAG, and no training yet. Forty examples are too few to train on, so the best of them go into the prompt, and some essays
+# will remain for now. With a hundred good examples the helper would say "rag + fine-tune". Because nothing may leave the
+# building, it would have to be an {{term:open-weight model}}, one that you can download and run yourself.
+#
+# **Internal search.** A hospital's staff ask 3,000 questions a day about duty rosters and rules that change daily. The prompt
+# alone gets 35 % right. Answers in plain sentences are fine. There are 500 old questions with checked answers, and somebody
+# suggests training on them.
+
+# %%
+search = predict("What would you try for the rosters?", choices=APPROACHES)
+search
+
+# %%
+decision = decide(
+    "knowledge", prompt_reaches=0.35, facts_change="daily", examples=500, requests_a_day=3000
+)
+search.reveal(decision.approach, source="the helper")
+
+# %% [markdown]
+# RAG. The 500 answers are tempting, but what they teach was true last week. Keep them all the same: their questions are a
+# good test of the search.
+#
+# **Brand voice.** A maker of outdoor gear wants product texts that sound like its own. Editors accept 88 % of what the best
+# prompt writes without touching it. There are 300 accepted texts, and 60 new ones a day.
+
+# %%
+voice = predict("What would you try for the product texts?", choices=APPROACHES)
+voice
+
+# %%
+decision = decide("behaviour", prompt_reaches=0.88, examples=300, requests_a_day=60)
+voice.reveal(decision.approach, source="the helper")
+
+# %% [markdown]
+# Keep the prompt. Voice *is* behaviour, and 300 examples would be enough. But seven texts a day that an editor touches up
+# do not justify a second system. With a few thousand texts a day it could pay; section 8 computes that limit.
+#
+# Four cases, three different answers. What decided was what is missing, how far the prompt gets, how many good examples there
+# are and how often the target moves. The first of these is the hardest to know, and the next section is about it.
+
+# %% [markdown]
+# ## 3 · Look at twenty wrong answers
+#
+# The tree asks what is missing. How do you find out? Not by thinking about it. An answer is the end of a chain: there has to
+# be a source, the right passage has to be found, the model has to use it well, and the answer has to have the right format.
+# Take twenty wrong answers and ask of each where the chain broke first. It takes an hour, and it is hard to spend an hour
+# better in such a project.
+
+# %%
+drawings.error_chain()
+
+# %% [markdown]
+# Take one by hand. A customer asks which number the key to the drawer of the Thackle desk has. The passage about the Thackle
+# desk was shown, so neither knowledge nor retrieval failed. The model writes "The key to the drawer of the Thackle desk is
+# number 315." That is right! But the program wanted a record, and this is a sentence. The cause is the *format*, and for that
+# there is a cure that costs nothing.
+#
+# As code, the chain is a few lines.
+
+# %%
+def cause(shown, needed, content_right):
+    """Why an answer is wrong: the first link that broke. Passages are given by their titles."""
+    if shown is None:
+        return "knowledge"
+    if shown != needed:
+        return "retrieval"
+    return "format" if content_right else "behaviour"
+
+
+# %% [markdown]
+# Now you. These are real answers of the small model that this lesson uses. For some it had only instructions, for others also
+# a passage that a search had found. "Right" is the fact that the record should have held. Sort at least ten.
+
+# %%
+wrong = lesson_01.wrong_answers()
+sorting = show.sort([
+    {"customer": w.question, "passage shown": w.shown or "none", "passage needed": w.needed,
+     "answer": w.answer.replace("\n", " ")[:150], "right": str(w.record["answer"])}
+    for w in wrong
+], lesson_01.CAUSES)
+sorting
+
+# %%
+sorting.reveal([cause(w.shown, w.needed, w.content_right) for w in wrong])
+
+# %% [markdown]
+# Where you and the function disagree, compare "passage shown" with "passage needed" once more: an answer that sounds wrong may
+# have had no chance to be right. Now count the causes.
+
+# %%
+lesson_01.causes_table(wrong)
+
+# %% [markdown]
+# No single tool would have cured half of them. That is why "should we fine-tune?" is the wrong question to start with. Fix the
+# link that broke most often, measure again, and sort again: an answer that had the wrong passage may also have the wrong
+# format, and you only see that once the passage is right.
+#
+# The next three sections take the branches of the tree one by one, all on the same task.
+
+# %% [markdown]
+# ## 4 · Branch one: a better prompt
+#
+# How far does asking get you? To find out we need a task and a measure. The shop is invented and called Tarnbrook, so no model
+# can know its catalogue. A customer asks for a fact, and the answer must be a record with topic, product and fact. We score
+# *the fact* (that is knowledge) and *the record* (form, topic and product: that is behaviour). An answer that is right on both
+# sides is *usable*.
+
+# %%
+catalogue = load_catalogue()
+questions = catalogue.questions
+model, tokenizer = models.load()
+print(f"{len(questions)} questions about {len(catalogue.versions[1])} passages; "
+      f"a model of {model.num_parameters() / 1e6:,.0f} million parameters")
+few = questions[:: len(questions) // plan.looked_at][: plan.looked_at]
+
+
+def ask(prompts, asked, model=model):
+    """The model's answers, and how good they are."""
+    answers = generate(model, tokenizer, prompts, max_new_tokens=plan.answer_tokens)
+    return answers, catalogue.evaluate(answers, asked)
+
+
+# %% [markdown]
+# ({{term:parameter|Parameters}} are the numbers that a model consists of. This one is tiny, so that it runs on any computer.
+# It speaks for itself and not for large models; where the question is about those, section 7 cites what others have measured.)
+#
+# What can a better prompt fix: the format, the judgement about what goes in each field, or the facts? We compare four prompts:
+#
+# 1. the message alone ({{term:zero-shot}});
+# 2. instructions, then the message;
+# 3. instructions with three fixed examples ({{term:few-shot}});
+# 4. instructions with three *retrieved* examples: of 300 answered messages, the three that are most like the new one.
+
+# %%
+prompts = {
+    name: lesson_01.prompts(key, catalogue, few)
+    for name, key in list(lesson_01.SYSTEMS.items())[:5] if "structured" not in key
+}
+guess = predict("With three fixed examples, how many of 100 answers are a valid record?")
+guess
+
+# %%
+guess.reveal(100 * lesson_01.score("instructions and three examples", "valid form").value)
+
+# %% [markdown]
+# That figure was recorded with this model and all 100 questions. Now watch a few answers come in live. Eight messages show you
+# *what* goes wrong; to say how often, you need a hundred.
+
+# %%
+names = ["message alone", "instructions and three examples", "retrieved examples"]
+answers = {name: ask(prompts[name], few)[0] for name in names}
+show.answers(
+    [q["question"] for q in few[:3]],
+    {name: answers[name][:3] for name in names},
+    [catalogue.record(q) for q in few[:3]],
+)
+
+# %% [markdown]
+# To this small model, examples bring the *form*, where instructions alone do not. Fixed examples bring neither the judgement
+# nor the facts. Retrieved examples can bring all three, because an answered message about the same thing holds topic, product
+# *and* fact. So a file of good past answers is a small knowledge base. Mind its limit: it knows only what somebody has asked
+# before. In our file every fact has been asked for in other words, which is the best case for it; the table in section 7 says
+# how far it gets.
+#
+# **The form for free.** There is a way to make sure of the form. A model writes one {{term:token}} at a time (a piece of a
+# word), and before each it has a score for every token it knows. {{term:constrained decoding|Constrained decoding}} crosses out
+# all tokens after which the answer could no longer become a valid record, and takes the best of the rest. Imagine it at
+# three places of our record:
+#
+# | so far | what the model might like best | what is allowed |
+# | --- | --- | --- |
+# | (nothing) | `The` | `{` |
+# | `{"topic": "` | `kettle` | `product`, `delivery`, `returns`, `payment`, `account`, `service` |
+# | `{"topic": "product", "product": ` | `Corvane` | any text in quotation marks, or `null` |
+#
+# Hosts call this {{term:structured output}}: you send a schema with the request. Here are the prompts with three examples
+# again, this time under the shop's schema.
+
+# %%
+from course_utils.data_prep.catalogue import SCHEMA
+from course_utils.openai_server.constrained import generate_in_schema
+
+with_examples = prompts["instructions and three examples"]
+forced = generate_in_schema(model, tokenizer, with_examples, SCHEMA, plan.answer_tokens + 16)
+quality = {"free": catalogue.evaluate(answers["instructions and three examples"], few),
+           "under the schema": catalogue.evaluate(forced, few)}
+show.table({
+    name: {"valid form": q.valid, "right record": q.behaviour, "right fact": q.knowledge}
+    for name, q in quality.items()
+}, caption=f"{len(few)} messages", of="decoding")
+
+# %% [markdown]
+# The schema sees to the form. (If an answer is still not valid, it ran on until its space ended.) Do not expect much of it in
+# the other two columns: a grammar knows which topics exist, not which one is right. But whoever fine-tunes *only* for valid
+# JSON does work that a schema does for free.
+#
+# **Do you measure enough?** Suppose your prompt got 17 of 20 messages right, which is 85 %. Has it reached the limit of the
+# tree?
+
+# %%
+guess = predict("How low could its true share well be, in %?")
+guess
+
+# %%
+twenty, hundred = (evaluation.proportion([1] * right + [0] * (n - right))
+                   for right, n in ((17, 20), (85, 100)))
+guess.reveal(round(100 * twenty.low))
+
+# %%
+show.table({"17 of 20": {"share": twenty}, "85 of 100": {"share": hundred}}, of="right answers")
+
+# %% [markdown]
+# Twenty messages cannot tell. With a true share well below the limit, or well above it, you could have seen the same 17. With a
+# hundred messages the range is less than half as wide. So the first thing to build is not a model but a set of a hundred real
+# messages with right answers.
+#
+# **The job.** This program measures a prompt on such a set, with any model behind an OpenAI-compatible address. It needs
+# nothing from this course, and it prints the wrong answers for you to sort. (It is not run here, because it needs a key; a
+# test of the course runs it.)
+#
+# ```python
+# import json
+# from math import sqrt
+# from openai import OpenAI
+#
+# client = OpenAI()                    # OPENAI_API_KEY; OPENAI_BASE_URL for another host
+# instructions = open("prompt.txt").read()
+# cases = [json.loads(line) for line in open("cases.jsonl")]      # {"question": ..., "answer": ...}
+# right = 0
+# for case in cases:
+#     reply = client.chat.completions.create(model="gpt-6-luna", messages=[
+#         {"role": "system", "content": instructions}, {"role": "user", "content": case["question"]}])
+#     text = reply.choices[0].message.content
+#     right += case["answer"].lower() in text.lower()
+#     if case["answer"].lower() not in text.lower():
+#         print(case["question"], "->", text)                     # the wrong ones, to sort
+# n, p, z = len(cases), right / len(cases), 1.96
+# middle, half = p + z*z / (2*n), z * sqrt(p * (1-p) / n + z*z / (4*n*n))
+# low, high = ((middle + sign * half) / (1 + z*z / n) for sign in (-1, 1))
+# print(f"{100*p:.0f} % right; 95 % interval {100*low:.0f} to {100*high:.0f} %")
+# ```
+
+# %% [markdown]
+# ## 5 · Branch two: look the facts up
+#
+# Some of the twenty errors say that facts are missing. Before you look at a single answer with RAG, measure the search alone:
+# if the right passage is not found, no model can read it.
+#
+# **How does a search find a passage?** By words or by meaning. {{term:BM25}} adds up the words that question and passage
+# share, and a rare word counts more. A word that $n$ of the $N$ passages contain counts
+#
+# $$\ln\Big(1 + \frac{N - n + 0.5}{n + 0.5}\Big).$$
+#
+# The catalogue has 72 passages. "Hobbin" is in one of them and counts $\ln(1 + 71.5 / 1.5) = 3.9$. A word that is in forty of
+# them counts $\ln(1 + 32.5 / 40.5) = 0.6$. (BM25 also counts how often the word appears and how long the passage is.) That works
+# well as long as customers use the shop's words. This one does not: *"my hobbin has gone dull and just chews the privet. how
+# much do you lot ask for sharpening"*. The right passage says that *blades are ground at our workshop*. It shares the rare word
+# and little else, and another passage with many of the small words comes out ahead: "How a return travels". A *dense* search
+# turns both texts into lists of numbers ({{term:embedding|embeddings}}) that lie close together when the meanings do. It finds
+# the hedge trimmer.
+
+# %%
+guess = predict("For how many of 100 questions is the first hit of BM25 the right passage?")
+guess
+
+# %%
+from course_utils.retrieval import Retriever, recalled
+
+asked, wanted = [q["question"] for q in questions], [q["passage"] for q in questions]
+hits = {}
+for method in ("bm25", "dense", "hybrid"):
+    index = Retriever(catalogue.versions[1], method)
+    hits[method] = {f"among the first {k}": recalled(index, asked, wanted, k) for k in (1, 3)}
+guess.reveal(sum(hits["bm25"]["among the first 1"]))
+
+# %%
+charts.shares({
+    method: {k: evaluation.proportion(found) for k, found in row.items()}
+    for method, row in hits.items()
+}, "How often is the right passage found?")
+
+# %% [markdown]
+# This share is called {{term:precision and recall|recall}}: of all right passages, how many were found? Dense search finds
+# clearly more here, and mixing both adds nothing. Recall is a limit for everything that comes after it: where the search fails,
+# the answer is wrong whatever you do to the model.
+#
+# **Is a second look worth it?** {{term:reranking|Reranking}} puts the first hits into a better order with a slower model. It
+# cannot find what is not among them. Compare the two marks of the dense search: between "first" and "among the first three"
+# lie a few points, and that is the most that a reranker of three hits could gain here. So we go without. With thousands of
+# similar passages that gap can be wide, so measure it before you decide.
+
+# %%
+# EXERCISE: frame-3
+
+# %% [markdown]
+# **Now the answers.** A fair test of RAG asks for the fact alone, which is easiest; for the whole record, which is what the
+# program needs; and for the record under the schema.
+
+# %%
+lesson_01.rivals_figure(
+    ["RAG, asked for the fact alone", "RAG, asked for the record",
+     "RAG, record, structured output"],
+    "The same passages, asked for in three ways",
+)
+
+# %% [markdown]
+# Asked for the fact alone, the small model gives about a third of the facts correctly. Asked for fact and form at once, it
+# loses half of those. The right passage was there for 85 of 100 questions, so most of what is wrong was *misread*. Expect a
+# larger model to misread less. But the order in which answers get lost is worth remembering at any size: not found, found and misread,
+# too much asked at once.
+#
+# **The rival that needs no index.** The whole catalogue is short. Why search, if everything fits into the prompt? The objection
+# is that every call pays for it. But hosts keep what they computed for the beginning of a prompt, and bill the same beginning
+# at a fraction of the price the next time ({{term:prompt caching}}). A beginning must have a minimum length for that. The
+# fixed part of a prompt with one passage is too short; with the catalogue it is long enough.
+
+# %%
+guess = predict("With a large model, 1,000 requests: which is cheaper?",
+                choices=("one retrieved passage", "the whole catalogue, cached"))
+guess
+
+# %%
+tokens = lesson_01.token_counts(tokenizer, catalogue)
+dollars = lesson_01.knowledge_costs(tokens)["gpt-6.2-sol"]
+rag, whole = dollars["RAG, asked for the record"], dollars["whole catalogue in the prompt"]
+guess.reveal("the whole catalogue, cached" if whole < rag else "one retrieved passage",
+             source="at the prices of section 8")
+
+# %%
+lesson_01.knowledge_costs_table(tokens)
+
+# %% [markdown]
+# With the most expensive models the whole catalogue is cheaper, with the others the two cost about the same. It needs no index
+# and no search, and it cannot miss. What speaks against it?
+#
+# - Requests must come every few minutes, or the cache is cold and the full price is due.
+# - Ten times the text costs ten times as much, and it must fit the {{term:context window}}, the longest input that a model takes.
+# - Models find facts in the middle of a long prompt less reliably than at its ends (Liu et al., 2023, arXiv 2307.03172).
+#
+# As a rule of thumb: up to some ten thousand tokens, try it first.
+
+# %% [markdown]
+# ## 6 · Branch three: train the behaviour
+#
+# What is left when the facts are there and the answers are still not what you need? Then you show the model how it is done, in
+# examples, and change the model. We have other wordings of the same questions, with the right record for each: 100 as they
+# are, and 60 more with the passage before them, so that the model learns to *read*. There are no instructions in them. What
+# a good answer looks like is shown, not told. One example:
+
+# %%
+alone, with_passage = lesson_01.training_examples(catalogue)
+example = with_passage[-1]
+show.answers([example[1]["content"]], {"answer to learn": [example[2]["content"]]}, longest=600)
+
+# %% [markdown]
+# We train a {{term:LoRA}} {{term:adapter}}, a small set of numbers beside the model's own. Lesson 02 opens it and explains the
+# settings. Here it is enough to know that the model sees each of the 160 examples once, four at a time, and that this takes a
+# minute or two.
+
+# %%
+from peft import LoraConfig, get_peft_model
+
+tuned = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
+settings = training.Settings(
+    learning_rate=plan.learning_rate, batch_size=plan.batch_size, warmup_steps=5
+)
+history = training.fit(tuned, tokenizer, [*alone, *with_passage], settings=settings)
+tuned.merge_adapter()                     # folded into the model, so that answering costs no more
+history.plot("One pass over 160 examples")
+
+# %% [markdown]
+# The {{term:loss}} says how surprised the model was by the right answers, just before it learned from them: the lower, the
+# better. It falls fast at first and then slowly. Whether that is worth anything, only questions can tell that were not among
+# the examples.
+
+# %%
+guess = predict("Asked without any instruction: how many of 100 answers are a valid record?")
+guess
+
+# %%
+some = questions[:: len(questions) // plan.asked][: plan.asked]
+trained, quality_alone = ask(lesson_01.prompts("fine-tuned", catalogue, some), some, tuned)
+guess.reveal(100 * quality_alone.valid.value)
+
+# %%
+show.answers(
+    [q["question"] for q in some[:2]],
+    {"fine-tuned, no instructions": trained[:2]},
+    [catalogue.record(q) for q in some[:2]],
+)
+
+# %% [markdown]
+# Form, topic and product are mostly right, although nobody told the model what a record is. And the fact? Compare it with the
+# right one. The model has learned that an answer looks like "26 days", and gives some number of days. This may be the most
+# expensive misunderstanding about fine-tuning: one pass teaches what answers look like, not what is true.
+#
+# **What does it save?** The instructions and examples no longer travel with each call. Whether that saves money is the first
+# claim that we check. From here on each card shows a claim that circulates and what we found; open its folds for the evidence.
+
+# %%
+evidence.card("D2", tokens=tokens)
+
+# %% [markdown]
+# So the saving depends on whether the tokens were paid in full. Look up the caching rule of your host before you count it.
+#
+# **How few examples are enough?** The tree asks for a hundred. The next figure was recorded with {{term:training set|training
+# sets}} of three sizes, all trained for the same number of {{term:step|steps}} and tested on facts that none of them contains.
+# Each was trained three times, with different {{term:seed|seeds}}, the numbers from which the random choices of a run start.
+
+# %%
+lesson_01.sizes_figure()
+
+# %% [markdown]
+# Look at the valid form first: two dozen examples teach the form. The other two marks are the point. On its own examples the
+# smallest set is perfect, on others it is not. Learning the examples instead of the rule is called {{term:overfitting}}. With
+# more examples the two marks come closer, and nothing special happens at 100.
+
+# %%
+evidence.card("D4")
+
+# %% [markdown]
+# So how many do *you* need? Train on a quarter, a half and all of your examples, and watch the share that is right on others. As
+# long as it still rises, more examples will probably help.
+
+# %% [markdown]
+# ## 7 · Both together, and what happens when facts change
+#
+# RAG alone lacks the behaviour, training alone lacks the facts. So give the trained model the passage.
+
+# %%
+guess = predict("Facts right with RAG and training together, in %? (RAG alone: about 35)")
+guess
+
+# %%
+both, quality_both = ask(lesson_01.prompts("fine-tuned + RAG", catalogue, some), some, tuned)
+guess.reveal(100 * quality_both.knowledge.value)
+
+# %%
+lesson_01.rivals(tokens)
+
+# %% [markdown]
+# That is the table of all rivals, recorded on all 100 questions. Read the column "usable" from the top. Then compare the last
+# row with *RAG, asked for the fact alone*: with the *same* passages, the model that was trained to read gets twice as many
+# facts. So training did improve knowledge, in a roundabout way: it taught the model to use what it is given.
+#
+# Two ways deserve an honest look before you train anything, *retrieved examples* and the *whole catalogue*, because neither needs
+# training. If one of them is good enough on your task with your larger model, stop there.
+#
+# **Then a supplier changes the catalogue.** RAG gets a new index. But what about a model that has learned the facts by heart?
+# One pass did not teach them. Many passes do:
+
+# %%
+lesson_01.passes_table()
+
+# %% [markdown]
+# Facts *can* be trained in by repetition, and they are known best in the words in which they were learned. Now 38 of these
+# facts change.
+
+# %%
+lesson_01.changes_figure()
+
+# %% [markdown]
+# What was learned by heart is wrong on the day of the change, every single fact, and nothing in the answer shows that it is
+# old. The model that was trained to *read* gives values that did not exist when it was trained. Reading is a behaviour, and
+# behaviour lasts.
+
+# %%
+evidence.card("D5")
+
+# %% [markdown]
+# In your own project you will want to measure this: after an update, how many answers are right, and how many are stale?
+
+# %%
+# EXERCISE: frame-5
+
+# %% [markdown]
+# **And larger models?** Ours is about fifty times smaller than a model of 7 billion parameters. This is what others have measured
+# on larger ones, beside our figures.
+
+# %%
+lesson_01.published()
+
+# %% [markdown]
+# Read it row by row: does the direction agree? In the last row do not expect much of ours, since so small a model was never
+# meant to read thousands of tokens. Where the table says "not tested here", trust the source as far as you trust its author:
+# one of them sells fine-tuning.
+#
+# Do you have a large model of your own? Set `COURSE_FRONTIER` to its name, `OPENAI_API_KEY` and, if it is not OpenAI's,
+# `OPENAI_BASE_URL`, before you start the notebook. Then the next cell sends it forty requests with invented content.
+
+# %% tags=["frontier"]
+lesson_01.frontier(catalogue)
+
+# %% [markdown]
+# Without a model of your own the cell only says so. The rest of the lesson does not need it.
+
+# %% [markdown]
+# ## 8 · What it costs
+#
+# Training costs once, prompts cost on every call. So there is a number of requests a day from which training pays, the
+# *break-even*. First one request, by hand. A large model asks 2 dollars for a million tokens of input and 10 for output (the
+# dates are in the table below). A prompt of 400 tokens and an answer of 25 cost
+#
+# $$400 · \frac{2}{10^6} + 25 · \frac{10}{10^6} = 0.00105 \text{ dollars.}$$
+#
+# The small fine-tuned model, at 0.195 and 0.60 dollars with a prompt of 140 tokens, costs 0.00004. So each request saves a tenth
+# of a cent. Against it stand 40 hours of somebody's work on examples and tests. At 80 dollars an hour these cost 3,200
+# dollars, as much as is saved by three million requests: some 9,000 a day for a year. The form does the same sum with the
+# numbers of this lesson, and with yours.
+
+# %%
+chosen = lesson_01.assumptions(tokens)
+widgets.cost_form(chosen, lesson_01.cost_figure)
+
+# %% [markdown]
+# The message is in the title. Change one assumption at a time and watch it move. Two of them matter most: the model that you
+# compare with, and the hours that people work. The price of the training run itself hardly shows. Note the line of a GPU of
+# your own: you pay for it around the clock, whether requests come or not, so that it wins only at volumes that few of us have.
+#
+# These are the prices behind it, per token.
+
+# %%
+lesson_01.prices()
+
+# %% [markdown]
+# Look at the column "new tuning jobs" before you plan with a price: four of the five tunable models stop taking jobs. A GPU of
+# your own is rented by the hour:
+
+# %%
+lesson_01.gpu_prices()
+
+# %% [markdown]
+# Prices go out of date faster than anything else in this lesson, so each has its date. Read them anew before you decide.
+#
+# **How many times cheaper is the fine-tuned model, and how much of that is due to fine-tuning?** A {{term:frontier model}} is one
+# of the largest of its day. Part of the factor comes only from the smaller model, which you could prompt as well.
+
+# %%
+evidence.card("D1", assumptions=chosen)
+
+# %% [markdown]
+# Against the largest models the factor is large. Against the smallest models of the same vendors nearly nothing is left of it: try
+# one of those, with your best prompt, before you train anything.
+#
+# **Your prompt reaches 87 %. Is it worth fine-tuning for the rest?** That depends on what one error costs you. Suppose that
+# training removes half of the errors.
+
+# %%
+guess = predict("At 1,000 requests a day, what must one error cost before it pays?", unit="dollars")
+guess
+
+# %%
+guess.reveal(round(lesson_01.price_of_an_error(chosen)[1000], 2))
+
+# %%
+evidence.card("D3", assumptions=chosen)
+
+# %% [markdown]
+# So 85 % is no limit at all. The same prompt is good enough at ten requests a day and a waste of money at a hundred thousand.
+# Now compute a break-even yourself.
+
+# %%
+# EXERCISE: frame-2
+
+# %% [markdown]
+# **Now the whole decision.** You have everything that you need to find the cheapest plan that is good enough. The check answers
+# at once, so try as many plans as you like.
+
+# %%
+# EXERCISE: frame-7
+
+# %% [markdown]
+# ## 9 · Common mistakes, failing as they fail in real life
+#
+# **Deciding by ten questions.** On all 100 questions the dense search finds clearly more than BM25. Suppose that somebody shows
+# ten questions in a meeting. We draw ten at random, a thousand times. How often does BM25 look at least as good?
+
+# %%
+bm25, dense = (np.array(hits[name]["among the first 1"]) for name in ("bm25", "dense"))
+draws = np.random.default_rng(0).integers(0, len(questions), (1000, 10))
+fooled = np.mean(bm25[draws].sum(axis=1) >= dense[draws].sum(axis=1))
+print(f"all {len(questions)}: {bm25.sum()} against {dense.sum()}; "
+      f"with ten, BM25 looks at least as good in {100 * fooled:.0f} % of the draws")
+
+# %% [markdown]
+# In so many meetings the worse search would have won, or come out level. Nothing looks wrong in such a meeting: there are ten
+# real questions on the screen.
+#
+# **Testing the search with the catalogue's own words.** If you write test questions with the passage open beside you, you write
+# the passage's words.
+
+# %%
+plain = np.array([not q["paraphrase"] for q in questions])
+show.table({
+    name: {"question in the shop's words": evaluation.proportion(found[plain]),
+           "in the customer's own": evaluation.proportion(found[~plain])}
+    for name, found in (("bm25", bm25), ("dense", dense))
+}, caption="Right passage first", of="search")
+
+# %% [markdown]
+# By the first column you could not tell the two apart. The second column is what customers do. Take test questions from your
+# inbox.
+#
+# **Trusting an answer because it has a source.** We look for each answer, word for word, in the passage that was shown:
+
+# %%
+from course_utils.retrieval import cite
+
+index = Retriever(catalogue.versions[1], "dense")
+found = index.search_all([q["question"] for q in some], 1)
+texts = [(evaluation.parse_record(text, SCHEMA) or {"answer": text})["answer"] for text in both]
+has_source = [cite(text, hit) is not None for text, hit in zip(texts, found)]
+right = [knows for _, _, knows in quality_both.rows]
+print(f"{sum(has_source)} of {len(some)} answers are in their passage, word for word; "
+      f"{sum(s and not r for s, r in zip(has_source, right))} of these are wrong")
+
+# %% [markdown]
+# A wrong answer with a source is a value from the right passage that belongs to something else, or a value from a wrong
+# passage. A citation is a place to look, not a proof.
+#
+# **Testing with the training questions.** You have seen it in section 7: after many passes the model knew far more facts in the
+# trained wordings than in others. A test that repeats the training questions measures the first column of that table.
+
+# %% [markdown]
+# ## 10 · What you can do now
+#
+# | you see | do |
+# | --- | --- |
+# | nobody has measured anything | a hundred real messages with right answers; then the program of section 4 |
+# | a prompt that reaches 85 % or more | keep it; compute what the rest is worth |
+# | wrong form only | structured output |
+# | facts missing, text short | the whole text in a cached prompt; measure |
+# | facts missing, text long or changing | RAG; measure recall before answers |
+# | facts there, used wrongly | good past answers as retrieved examples, then fine-tuning with 100 or more |
+# | both | RAG, then training on examples *with* passages |
+# | facts that change | never trained in; always looked up |
+# | "it looked better in the demo" | a hundred messages and an interval |
+#
+# **The claims of this lesson**, with their verdicts. Open a row to see why.
+
+# %%
+evidence.summary()
+
+# %% [markdown]
+# **Quiz.** Click a choice to see why it is right or wrong.
+
+# %%
+quiz("01")
+
+# %% [markdown]
+# **Your own case.** Here is the helper once more. This time it quotes what this lesson measured, so that you see on what each
+# of its reasons rests.
+
+# %%
+widgets.decision_helper(lesson_01.sentences(chosen), chosen)
+
+# %% [markdown]
+# Whatever it recommends, begin with twenty wrong answers. The last exercise turns section 3 into a program that sorts them.
+
+# %%
+# EXERCISE: frame-8
+
+# %% [markdown]
+# {{words}}
+#
+# ## Read on
+#
+# - Li et al. (2024), *Retrieval Augmented Generation or Long-Context LLMs?*, arXiv 2407.16833: when the whole text wins.
+# - Ovadia et al. (2023), *Fine-Tuning or Retrieval?*, arXiv 2312.05934: facts by training, facts by looking up.
+# - Zhao et al. (2024), *LoRA Land*, arXiv 2405.00732: many small trained models beside one large prompted one.
+#
+# Next, lesson 02 opens the adapter that you have trained.

@@ -158,6 +158,28 @@ def test_figures_describe_themselves():
     assert "never pays" in lesson_01.cost_figure(lesson_01.assumptions(TOKENS, frontier="gpt-6-luna", instructions=0)).alt
 
 
+@pytest.mark.slow
+def test_an_endpoint_is_asked_and_trouble_with_it_is_a_row(monkeypatch, tiny_model, tmp_path):
+    """Against the course's own server, for there is no other here: a small model in a frontier model's place."""
+    import dataclasses
+
+    from course_utils.data_prep import load_catalogue
+    from course_utils.openai_server import local_server
+
+    catalogue = load_catalogue()
+    catalogue = dataclasses.replace(catalogue, questions=catalogue.questions[:10])  # of which it asks two
+    monkeypatch.setenv("COURSE_FRONTIER", "any")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert "no key" in str(lesson_01.frontier(catalogue))  # without a key it says so and goes on
+    with local_server(tmp_path, model=tiny_model) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
+        name = server.client().models.list().data[0].id
+        monkeypatch.setenv("COURSE_FRONTIER", name)
+        table = lesson_01.frontier(catalogue)
+    assert list(table.rows) == [f"{name}, prompt: few-shot", f"{name}, RAG: few-shot"]
+
+
 def test_without_an_endpoint_the_table_says_so(monkeypatch):
     monkeypatch.delenv("COURSE_FRONTIER", raising=False)
     from course_utils.data_prep import load_catalogue

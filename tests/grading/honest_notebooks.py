@@ -61,75 +61,6 @@ def student(ids: str, description: str, *cells, refused: str = "") -> None:
     ANSWERS.append(Notebook(tuple(ids.split("+")), description, cells, refused))
 
 
-# ---------------------------------------------------------------------------------------------------------------- frame-1
-student(
-    "frame-1",
-    "decimal arithmetic, returns a Decimal; imports in another cell",
-    {"at": "imports", "code": "from decimal import Decimal, getcontext\ngetcontext().prec = 40"},
-    r'''
-# EXERCISE: frame-1
-def request_cost(prompt_tokens, cached_tokens, completion_tokens, prices):
-    """What does one request cost?"""
-    fresh, cached, output = (Decimal(str(price)) for price in prices)
-    paid = (prompt_tokens - cached_tokens) * fresh + cached_tokens * cached + completion_tokens * output
-    return paid / Decimal(1_000_000)
-
-print(request_cost(1000, 200, 50, (2.5, 1.25, 10)))
-'''.strip(),
-)
-
-student(
-    "frame-1",
-    "numpy dot product with the lesson's np; %%time on the first line",
-    r"""
-%%time
-# EXERCISE: frame-1
-def request_cost(prompt_tokens, cached_tokens, completion_tokens, prices):
-    tokens = np.array([prompt_tokens - cached_tokens, cached_tokens, completion_tokens])
-    return np.dot(tokens, np.asarray(prices, dtype=float)) * 1e-6
-""".strip(),
-)
-
-student(
-    "frame-1",
-    "decorator with functools.wraps that prints every call; positional-only, annotations, Windows line endings",
-    "\r\n".join(
-        r'''
-# EXERCISE: frame-1
-from __future__ import annotations
-import functools
-from typing import Callable, ParamSpec, TypeVar
-P = ParamSpec("P")
-R = TypeVar("R")
-
-def traced(f: Callable[P, R]) -> Callable[P, R]:
-    @functools.wraps(f)
-    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
-        print("->", f.__name__, args, kwargs)
-        result = f(*args, **kwargs)
-        print("<-", result)
-        return result
-    return inner
-
-@traced
-def request_cost(prompt: int, cached: int, completion: int, prices: tuple[float, float, float], /) -> float:
-    """What does one request cost?"""
-    a, b, c = prices
-    return ((prompt - cached) * a + cached * b + completion * c) / 1e6
-'''.strip().split("\n")
-    ),
-)
-
-student(
-    "frame-1",
-    "Fraction result, starred lambda",
-    r"""
-# EXERCISE: frame-1
-from fractions import Fraction as Bruch
-request_cost = lambda alle, gemerkt, antwort, preise: sum(Bruch(n) * Bruch(p) for n, p in zip((alle - gemerkt, gemerkt, antwort), preise)) / 10**6
-""".strip(),
-)
-
 # ---------------------------------------------------------------------------------------------------------------- frame-2
 student(
     "frame-2",
@@ -175,6 +106,8 @@ student(
     "torch result (0-d float64 tensor); keyword defaults added at the end",
     r'''
 # EXERCISE: frame-2
+import torch
+
 def break_even(setup, upkeep_a_day, old_cost, new_cost, days, *, dtype=torch.float64, verbose=False):
     """From how many requests a day on is the fine-tuned system cheaper?"""
     saved = torch.tensor(old_cost, dtype=dtype) - torch.tensor(new_cost, dtype=dtype)
@@ -213,12 +146,85 @@ break_even
     'check("frame-2", break_even)',
 )
 
+student(
+    "frame-2",
+    "decimal arithmetic, returns a Decimal; imports in another cell",
+    {"at": "imports", "code": "from decimal import Decimal, getcontext\ngetcontext().prec = 40"},
+    r'''
+# EXERCISE: frame-2
+def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
+    """From how many requests a day on is the fine-tuned system cheaper?"""
+    setup, upkeep, old, new = (Decimal(str(dollars)) for dollars in (setup, upkeep_a_day, old_cost, new_cost))
+    if new >= old:
+        return None
+    return (setup / days + upkeep) / (old - new)
+
+print(break_even(365, 1, 0.02, 0.01, 365))
+'''.strip(),
+)
+
+student(
+    "frame-2",
+    "numpy dot product with the lesson's np; %%time on the first line",
+    r"""
+%%time
+# EXERCISE: frame-2
+def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
+    saved = np.subtract(old_cost, new_cost)
+    a_day = np.dot(np.array([setup, upkeep_a_day]), [1 / days, 1])
+    return a_day / saved if saved > 0 else None
+""".strip(),
+)
+
+student(
+    "frame-2",
+    "decorator with functools.wraps that prints every call; positional-only, annotations, Windows line endings",
+    "\r\n".join(
+        r'''
+# EXERCISE: frame-2
+from __future__ import annotations
+import functools
+from typing import Callable, ParamSpec, TypeVar
+P = ParamSpec("P")
+R = TypeVar("R")
+
+def traced(f: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(f)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        print("->", f.__name__, args, kwargs)
+        result = f(*args, **kwargs)
+        print("<-", result)
+        return result
+    return inner
+
+@traced
+def break_even(setup: float, upkeep: float, old: float, new: float, days: int, /) -> float | None:
+    """From how many requests a day on is the fine-tuned system cheaper?"""
+    if old <= new:
+        return None
+    return (upkeep + setup / days) / (old - new)
+'''.strip().split("\n")
+    ),
+)
+
+student(
+    "frame-2",
+    "Fraction result, starred lambda",
+    r"""
+# EXERCISE: frame-2
+from fractions import Fraction as Bruch
+break_even = lambda *zahlen: (lambda einmal, täglich, alt, neu, tage: (einmal / tage + täglich) / (alt - neu) if alt > neu else None)(*map(Bruch, zahlen))
+""".strip(),
+)
+
 # ---------------------------------------------------------------------------------------------------------------- frame-3
 student(
     "frame-3",
-    "statistics.mean of booleans, lesson's import of statistics",
+    "statistics.mean of booleans, imported in the answer's cell",
     r'''
 # EXERCISE: frame-3
+import statistics
+
 def recall_at(rankings, relevant, k):
     """How often is the right passage among the first k?"""
     return statistics.mean(wanted in found[:k] for found, wanted in zip(rankings, relevant, strict=True))
@@ -259,113 +265,6 @@ def _hits(rankings, relevant, k):
 def recall_at(rankings, relevant, k):
     return Fraction(_hits(list(rankings), list(relevant), k), len(relevant))
 """.strip(),
-)
-
-# ---------------------------------------------------------------------------------------------------------------- frame-4
-student(
-    "frame-4",
-    "frozen dataclass with __call__, Counter; parameters as fields",
-    r"""
-# EXERCISE: frame-4
-from collections import Counter
-from dataclasses import dataclass, field
-from math import log1p
-
-@dataclass(frozen=True)
-class BM25:
-    k1: float = 1.5
-    b: float = 0.75
-    seen: list = field(default_factory=list, compare=False, repr=False)
-
-    def __call__(self, query: list[str], passages: list[list[str]]) -> list[float]:
-        counts = [Counter(p) for p in passages]
-        lengths = [len(p) for p in passages]
-        average = sum(lengths) / len(lengths) if lengths else 0.0
-        scores = []
-        for c, length in zip(counts, lengths):
-            total = 0.0
-            for word in query:
-                if f := c[word]:
-                    n = sum(word in other for other in counts)
-                    idf = log1p((len(passages) - n + 0.5) / (n + 0.5))
-                    total += idf * f / (f + self.k1 * (1 - self.b + self.b * length / average))
-            scores.append(total)
-        self.seen.append(len(scores))
-        return scores
-
-bm25 = BM25()
-""".strip(),
-)
-
-student(
-    "frame-4",
-    "numpy matrices, list of np.float64 via list(); `from numpy import *` in another cell",
-    {"at": "imports", "code": "from numpy import *"},
-    r'''
-# EXERCISE: frame-4
-def bm25(query, passages):
-    """How well does each passage fit a query, by the words that they share?"""
-    if not passages:
-        return []
-    K1, B = 1.5, 0.75
-    f = array([[float(p.count(w)) for w in query] for p in passages]).reshape(len(passages), len(query))
-    n = (f > 0).sum(axis=0)
-    N = len(passages)
-    idf = log(1 + (N - n + 0.5) / (n + 0.5))
-    length = array([len(p) for p in passages], dtype=float64)
-    average = length.mean() or 1.0
-    return list((idf * f / (f + K1 * (1 - B + B * length / average)[:, None])).sum(axis=1))
-'''.strip(),
-)
-
-student(
-    "frame-4",
-    "pandas term table, reindexed by the query",
-    r"""
-# EXERCISE: frame-4
-import collections
-import pandas
-
-def bm25(query, passages):
-    table = pandas.DataFrame([collections.Counter(p) for p in passages]).reindex(columns=query).fillna(0.0).astype(float)
-    length = pandas.Series([len(p) for p in passages], dtype=float)
-    N, n = len(passages), table.gt(0).sum()
-    idf = np.log(1 + (N - n.to_numpy() + 0.5) / (n.to_numpy() + 0.5))
-    norm = 1.5 * (1 - 0.75 + 0.75 * length / length.mean())
-    values = table.to_numpy()
-    return (idf * values / (values + norm.to_numpy()[:, None])).sum(axis=1).tolist()
-""".strip(),
-)
-
-student(
-    "frame-4",
-    "functools.partial over a general function, lru_cache on idf by a closure, generator to list",
-    {
-        "code": r"""
-# constants of the exercise, in a cell of their own
-SATTIGUNG, LÄNGE = 1.5, 0.75
-""".strip()
-    },
-    r'''
-# EXERCISE: frame-4
-import functools, math
-
-def bm25_allgemein(query, passages, *, k1, b):
-    """Bewertet jede Passage – „wie gut passt sie?“ ☕"""
-    @functools.lru_cache(maxsize=None)
-    def idf(wort):
-        n = sum(1 for p in passages if wort in p)
-        return math.log(1 + (len(passages) - n + 0.5) / (n + 0.5))
-
-    mittel = sum(map(len, passages)) / max(1, len(passages))
-
-    def punkte():
-        for p in passages:
-            yield math.fsum(idf(w) * p.count(w) / (p.count(w) + k1 * (1 - b + b * len(p) / mittel)) for w in query if p.count(w))
-    return list(punkte())
-
-bm25 = functools.partial(bm25_allgemein, k1=SATTIGUNG, b=LÄNGE)
-'''.strip(),
 )
 
 # ---------------------------------------------------------------------------------------------------------------- frame-5
@@ -511,6 +410,184 @@ def diagnose(*args):
     return " + ".join([*["rag"] * (gap != "behaviour"), *["fine-tune"] * (train and gap != "knowledge")]) or "prompt"
 """.strip(),
     'score = check("frame-6", diagnose)\nscore',
+)
+
+# ----------------------------------------------------------------------------------------------------------- frame-7, frame-8
+student(
+    "frame-7",
+    "all plans priced in a cell above, in the student's own way; the answer takes the best",
+    r"""
+# dollars per million tokens, typed from the table of section 8
+from itertools import product
+READ = {"qwen3-8b": 0.96, "gemini-3.8-flash": 0.95, "claude-opus-5.5": 0.98}
+FOUND = {1: 0.85, 3: 0.93, 10: 0.97}
+good = [(m, k) for m, k in product(READ, FOUND) if READ[m] * FOUND[k] * 0.99 >= 0.88]
+model, passages = next(plan for plan in good if plan[0] == "qwen3-8b")
+""".strip(),
+    r"""
+# EXERCISE: frame-7
+def my_plan():
+    return dict(model=model, passages=int(passages), schema=not False)
+""".strip(),
+)
+
+student(
+    "frame-7",
+    "a dictionary with its keys in another order, a NumPy integer, a bool of NumPy",
+    r'''
+# EXERCISE: frame-7
+def my_plan():
+    """Three passages are the fewest with which anything reaches 88 %."""
+    passages = np.array([1, 3, 10])
+    read, form, found = 0.96, 0.99, np.array([0.85, 0.93, 0.97])
+    k = passages[np.argmax(found * read * form >= 0.88)]
+    return {"schema": np.bool_(True), "passages": k, "model": "qwen3-8b"}
+'''.strip(),
+)
+
+student(
+    "frame-7",
+    "an ordered dictionary made by zip; a global variable that later cells use",
+    "from collections import OrderedDict\nPLAN = OrderedDict(zip(('model', 'passages', 'schema'), ('qwen3-8b', 3, True)))",
+    "# EXERCISE: frame-7\ndef my_plan():\n    return PLAN",
+)
+
+student(
+    "frame-8",
+    "Counter as result, a generator of causes, casefold, JSONDecodeError",
+    r"""
+# EXERCISE: frame-8
+import json
+from collections import Counter
+from json import JSONDecodeError
+
+def _causes(rows):
+    for row in rows:
+        try:
+            record, is_json = json.loads(row["answer"]), True
+        except JSONDecodeError:
+            record, is_json = {}, False
+        if is_json and record == row["expected"]:
+            continue
+        if len(row["shown"]) == 0:
+            yield "knowledge"
+        elif row["needed"] not in set(row["shown"]):
+            yield "retrieval"
+        elif not is_json and row["expected"]["answer"].casefold() in row["answer"].casefold():
+            yield "format"
+        else:
+            yield "behaviour"
+
+def sort_errors(rows):
+    return Counter(_causes(rows))
+""".strip(),
+)
+
+student(
+    "frame-8",
+    "frozen dataclass with __call__ and properties; a regular expression finds the fact; compared as text, keys sorted",
+    r"""
+import json, re
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Wrong:
+    answer: str
+    expected: dict
+    shown: list
+    needed: str
+
+    @property
+    def record(self):
+        try:
+            return json.dumps(json.loads(self.answer), sort_keys=True)
+        except ValueError:
+            return None
+
+    @property
+    def right(self):
+        return self.record == json.dumps(self.expected, sort_keys=True)
+
+    @property
+    def says_it(self):
+        return re.search(re.escape(self.expected["answer"]), self.answer, re.IGNORECASE) is not None
+
+    @property
+    def cause(self):
+        match (bool(self.shown), self.needed in self.shown, self.record, self.says_it):
+            case (False, *_): return "knowledge"
+            case (_, False, *_): return "retrieval"
+            case (_, _, None, True): return "format"
+            case _: return "behaviour"
+""".strip(),
+    r"""
+# EXERCISE: frame-8
+@dataclass(frozen=True)
+class Sorter:
+    causes: tuple = ("knowledge", "retrieval", "behaviour", "format")
+
+    def __call__(self, rows):
+        wrong = [w for w in (Wrong(**row) for row in rows) if not w.right]
+        return {cause: sum(w.cause == cause for w in wrong) for cause in self.causes}
+
+sort_errors = Sorter()
+""".strip(),
+)
+
+student(
+    "frame-8",
+    "pandas from top to bottom: np.select over masks, value_counts reindexed, numbers as np.int64",
+    {"at": "imports", "code": "import json\nimport pandas as pd"},
+    r"""
+# EXERCISE: frame-8
+def parsed(text):
+    try: return json.loads(text)
+    except ValueError: return None
+
+def sort_errors(rows):
+    df = pd.DataFrame(rows)
+    df["record"] = [parsed(text) for text in df.answer]
+    df = df[[record != expected for record, expected in zip(df.record, df.expected)]]
+    conditions = {
+        "knowledge": df.shown.map(len).eq(0).to_numpy(),
+        "retrieval": np.array([needed not in shown for needed, shown in zip(df.needed, df.shown)], dtype=bool),
+        "format": np.array([r is None and e["answer"].upper() in a.upper() for r, e, a in zip(df.record, df.expected, df.answer)], dtype=bool),
+    }
+    cause = np.select(list(conditions.values()), list(conditions), "behaviour")
+    return pd.Series(cause).value_counts().reindex(["knowledge", "retrieval", "behaviour", "format"], fill_value=0).to_dict()
+""".strip(),
+)
+
+student(
+    "frame-8",
+    "functools.partial over a general function, tests as a list of pairs, lru_cache on the parser",
+    {"code": "# what decides, in the order of the picture\nORDER = ('knowledge', 'retrieval', 'format', 'behaviour')"},
+    r'''
+# EXERCISE: frame-8
+import functools, json
+
+@functools.lru_cache(maxsize=None)
+def lesen(text):
+    try:
+        return repr(json.loads(text))
+    except ValueError:
+        return ""
+
+def sortiert(rows, *, reihenfolge):
+    """Zählt falsche Antworten nach ihrer Ursache – „wo riss die Kette?“ ☕"""
+    tests = {
+        "knowledge": lambda r: not r["shown"],
+        "retrieval": lambda r: all(id != r["needed"] for id in r["shown"]),
+        "format": lambda r: not lesen(r["answer"]) and r["expected"]["answer"].lower() in r["answer"].lower(),
+        "behaviour": lambda r: True,
+    }
+    zahlen = dict.fromkeys(reihenfolge, 0)
+    for row in (r for r in rows if lesen(r["answer"]) != repr(r["expected"])):
+        zahlen[next(name for name in reihenfolge if tests[name](row))] += 1
+    return zahlen
+
+sort_errors = functools.partial(sortiert, reihenfolge=ORDER)
+'''.strip(),
 )
 
 # ----------------------------------------------------------------------------------------------------------------- lora-1
@@ -2047,19 +2124,19 @@ def scale_bits(group):
 )
 
 student(
-    "frame-1",
+    "frame-2",
     "scratch cells around it that failed: a traceback, a syntax error, undefined names, sys.exit",
-    {"fails": True, "code": "request_cost(1, 2)"},
+    {"fails": True, "code": "break_even(1, 2)"},
     {"fails": True, "code": "def half(:\n    pass"},
     {"fails": True, "code": "pirnt(prices)"},
     r"""
-# EXERCISE: frame-1
-def request_cost(prompt_tokens, cached_tokens, completion_tokens, prices):
-    p_in, p_cached, p_out = prices
-    return (p_in * (prompt_tokens - cached_tokens) + p_cached * cached_tokens + p_out * completion_tokens) / 1e6
+# EXERCISE: frame-2
+def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
+    saved = old_cost - new_cost
+    return None if saved <= 0 else setup / (days * saved) + upkeep_a_day / saved
 """.strip(),
     {"fails": True, "code": "import sys\nsys.exit()"},
-    {"fails": True, "code": "assert request_cost(1, 0, 0, (1, 1, 1)) == 0, 'my own test is wrong'"},
+    {"fails": True, "code": "assert break_even(1, 1, 1, 0, 1) == 0, 'my own test is wrong'"},
 )
 
 student(
@@ -2143,7 +2220,7 @@ def preference_probability(reward_one, reward_other):
 student(
     "frame-3",
     "np.seterr(all='raise') and warnings as errors in another cell; global random generator with an own seed",
-    "np.seterr(all='raise')\nwarnings.simplefilter('error')\nrng = np.random.default_rng(2024)",
+    "import warnings\nnp.seterr(all='raise')\nwarnings.simplefilter('error')\nrng = np.random.default_rng(2024)",
     r"""
 # EXERCISE: frame-3
 def recall_at(rankings, relevant, k):
@@ -2173,10 +2250,10 @@ def adapter_parameters(shapes, rank):
 )
 
 student(
-    "frame-4",
-    "answer imported names only inside an `if True:` block and defined there; try/except ImportError round an optional package",
+    "frame-5",
+    "names imported inside an `if True:` block and the answer defined there; try/except ImportError round an optional package",
     r"""
-# EXERCISE: frame-4
+# EXERCISE: frame-5
 try:
     import numba_that_is_not_here as nb
     jit = nb.njit
@@ -2184,23 +2261,29 @@ except ImportError:
     jit = lambda f: f
 
 if True:
-    from math import log
+    from math import fsum
     @jit
-    def bm25(query, passages):
-        N = len(passages)
-        lengths = list(map(len, passages))
-        average = sum(lengths) / N if N else 0
-        out = [0.0 for _ in passages]
-        for word in query:
-            n = len([1 for p in passages if word in p])
-            idf = log(1 + (N - n + .5) / (n + .5))
-            for i, p in enumerate(passages):
-                f = p.count(word)
-                if f == 0: continue
-                out[i] = out[i] + idf * f / (f + 1.5 * (1 - .75 + .75 * lengths[i] / average))
-        return out
+    def stale(answers, old, new):
+        a, o, n = ([" ".join(text.split()).lower() for text in texts] for texts in (answers, old, new))
+        rows = [i for i in range(len(n)) if o[i] != n[i]]
+        if not rows:
+            return None
+        right, late = fsum(a[i] == n[i] for i in rows), fsum(a[i] == o[i] for i in rows)
+        return right / len(rows), late / len(rows), (len(rows) - right - late) / len(rows)
 else:
-    bm25 = None
+    stale = None
+""".strip(),
+)
+
+student(
+    "frame-3",
+    "`from numpy import *` in another cell; rankings padded to a matrix, comparison by broadcasting",
+    {"at": "imports", "code": "from numpy import *"},
+    r"""
+# EXERCISE: frame-3
+def recall_at(rankings, relevant, k):
+    padded = array([(list(found) + [""] * k)[:k] for found in rankings])
+    return (padded == array(relevant)[:, None]).any(axis=1).mean()
 """.strip(),
 )
 
@@ -2792,16 +2875,17 @@ def is_card_number(text):
 )
 
 student(
-    "frame-1",
+    "frame-2",
     "subprocess and os.system left above the function in the answer's cell",
     r"""
-# EXERCISE: frame-1
+# EXERCISE: frame-2
 import os, subprocess
 print(subprocess.run(["date"], capture_output=True, text=True, check=True).stdout)
 os.system("nproc")
 
-def request_cost(prompt_tokens, cached_tokens, completion_tokens, prices):
-    return ((prompt_tokens - cached_tokens) * prices[0] + cached_tokens * prices[1] + completion_tokens * prices[2]) / 1e6
+def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
+    if not old_cost - new_cost > 0: return
+    return (setup / days + upkeep_a_day) / (old_cost - new_cost)
 """.strip(),
 )
 

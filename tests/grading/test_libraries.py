@@ -16,29 +16,29 @@ from course_utils.grading.marker import Marker
 from course_utils.grading.marking import Attempt, LearnerAnswer
 from course_utils.grading.sandbox import require
 
-BODY = """
-    retriever = {name}(method="lucene", k1=1.5, b=0.75)
-    retriever.index([[*p, "x"] for p in passages], show_progress=False)
-    return retriever.get_scores(query).tolist()"""
-RETRIEVES = "def bm25(query, passages):"
+RULE = "{valid}(''.join(c for c in text if c.isdigit())) and 13 <= sum(c.isdigit() for c in text) <= 19"
+CHECKS = "def is_card_number(text):"
 # (what stands above the answer, the answer); each is done by a library that the course itself needs
 LIBRARY = {
-    "by name": ("", f"import bm25s\n{RETRIEVES}{BODY.format(name='bm25s.BM25')}"),
-    "from": ("", f"from bm25s import BM25 as Own\n{RETRIEVES}{BODY.format(name='Own')}"),
-    "inside": ("", f"{RETRIEVES}\n    import bm25s{BODY.format(name='bm25s.BM25')}"),
+    "by name": ("", f"import stdnum.luhn\n{CHECKS}\n    return {RULE.format(valid='stdnum.luhn.is_valid')}"),
+    "from": ("", f"from stdnum.luhn import is_valid as own\n{CHECKS}\n    return {RULE.format(valid='own')}"),
+    "inside": ("", f"{CHECKS}\n    from stdnum import luhn\n    return {RULE.format(valid='luhn.is_valid')}"),
     "by a helper in another cell": (
-        f"import bm25s\ndef helper(query, passages):{BODY.format(name='bm25s.BM25')}",
-        f"{RETRIEVES}\n    return helper(query, passages)",
+        f"from stdnum import luhn\ndef helper(text):\n    return {RULE.format(valid='luhn.is_valid')}",
+        f"{CHECKS}\n    return helper(text)",
     ),
     "in a class": (
         "",
-        f"import bm25s\nclass Own:\n    def __call__(self, query, passages):"
-        f"{BODY.format(name='bm25s.BM25').replace(chr(10), chr(10) + '    ')}\nbm25 = Own()",
+        "from stdnum import luhn\nclass Own:\n    def __call__(self, text):\n"
+        f"        return {RULE.format(valid='luhn.is_valid')}\nis_card_number = Own()",
     ),
 }
 HIDDEN = {
-    "dunder": f"{RETRIEVES}\n    bm25s = __import__('bm' + '25s'){BODY.format(name='bm25s.BM25')}",
-    "importlib": f"import importlib\n{RETRIEVES}\n    m = importlib.import_module('bm' + '25s'){BODY.format(name='m.BM25')}",
+    "dunder": f"{CHECKS}\n    m = __import__('std' + 'num.luhn').luhn\n    return {RULE.format(valid='m.is_valid')}",
+    "importlib": (
+        f"import importlib\n{CHECKS}\n    m = importlib.import_module('std' + 'num.luhn')\n"
+        f"    return {RULE.format(valid='m.is_valid')}"
+    ),
 }
 
 
@@ -52,12 +52,12 @@ def marker():
 @pytest.mark.parametrize("how", LIBRARY)
 def test_a_library_that_does_the_exercise_earns_nothing_in_check_and_grading(how, marker):
     above, answer = LIBRARY[how]
-    written = form("frame-4", answer, *filter(None, [above]))
+    written = form("data-5", answer, *filter(None, [above]))
     score = in_the_notebook(written)
-    assert float(score) == 0 and "uses bm25s. An exercise is done by hand" in score.message
-    mark = marker._mark("frame-4", LearnerAnswer(f"# EXERCISE: frame-4\n{answer}", (above,)))
+    assert float(score) == 0 and "uses stdnum. An exercise is done by hand" in score.message
+    mark = marker._mark("data-5", LearnerAnswer(f"# EXERCISE: data-5\n{answer}", (above,)))
     assert (mark.points, mark.outcome) == (0.0, "error"), mark.message
-    assert "bm25s" in mark.message
+    assert "stdnum" in mark.message
 
 
 def test_what_a_librarys_decorator_makes_of_an_answer_is_refused_in_both(marker):
@@ -79,7 +79,7 @@ def job_cost(t, v, e, p):
 
 @pytest.mark.parametrize("how", HIDDEN)
 def test_a_hidden_import_finds_nothing_in_grading(how, marker):
-    mark = marker._mark("frame-4", LearnerAnswer(f"# EXERCISE: frame-4\n{HIDDEN[how]}"))
+    mark = marker._mark("data-5", LearnerAnswer(f"# EXERCISE: data-5\n{HIDDEN[how]}"))
     assert mark.points == 0.0
     assert re.search("ModuleNotFoundError.*answers may use Python's standard library and numpy", mark.message), mark.message
 

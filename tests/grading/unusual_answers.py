@@ -45,15 +45,15 @@ def form(id, cell, *before, later=(), unrun=()):
     return Form(id, cell, before, later, unrun)
 
 
-COST = "((prompt_tokens - cached_tokens) * prices[0] + cached_tokens * prices[1] + completion_tokens * prices[2])"
-REQUEST = "def request_cost(prompt_tokens, cached_tokens, completion_tokens, prices):\n"
+PRICE = "t * e * p"
+JOB = "def job_cost(t, v, e, p):\n"
 BREAK = (
     "    if old_cost <= new_cost:\n        return None\n"
     "    return {}((setup / days + upkeep_a_day) / (old_cost - new_cost)){}\n"
 )
 BREAK_EVEN = "def break_even(setup, upkeep_a_day, old_cost, new_cost, days):\n"
 RECALL = "[right in found[:k] for found, right in zip(rankings, relevant)]"
-BM25 = solved("frame-4").replace("def bm25", "def scores_of").replace("# EXERCISE: frame-4\n", "")
+ERRORS = solved("frame-8").replace("def sort_errors", "def counted").replace("# EXERCISE: frame-8\n", "")
 STALE = solved("frame-5").replace("def stale", "def shares_of").replace("# EXERCISE: frame-5\n", "")
 DIAGNOSE = solved("frame-6").replace("def diagnose", "def said").replace("# EXERCISE: frame-6\n", "")
 FORWARD = "x @ W.T + alpha / A.shape[0] * x @ A.T @ B.T"
@@ -77,19 +77,19 @@ COUNT = "sum(rank * (a + b) for a, b in shapes)"
 
 FORMS = {
     # what stands in other cells
-    "constant-elsewhere": form("frame-1", f"{REQUEST}    return {COST} / MILLION", "MILLION = 1e6\nprint(MILLION)"),
+    "constant-elsewhere": form("api-2", f"{JOB}    return {PRICE} / MILLION", "MILLION = 1e6\nprint(MILLION)"),
     "helper-elsewhere": form(
-        "frame-1",
-        f"{REQUEST}    return dollars({COST})",
+        "api-2",
+        f"{JOB}    return dollars({PRICE})",
         "import operator\nMILLION = 10 ** 6",
         "def dollars(millionths):\n    return operator.truediv(millionths, MILLION)",
     ),
     "helper-below": form(
-        "frame-1", f"{REQUEST}    return dollars({COST})", later=("def dollars(millionths):\n    return millionths / 1e6",)
+        "api-2", f"{JOB}    return dollars({PRICE})", later=("def dollars(millionths):\n    return millionths / 1e6",)
     ),
     "helper-written-twice": form(
-        "frame-1",
-        f"{REQUEST}    return dollars({COST})",
+        "api-2",
+        f"{JOB}    return dollars({PRICE})",
         "def dollars(millionths):\n    return None",
         "def dollars(millionths):\n    return millionths / 1e6",
     ),
@@ -109,8 +109,8 @@ FORMS = {
         later=(),
     ),
     "import-elsewhere": form("lora-1", f"{LORA}einsum('bi,oi->bo', x, W) + alpha / len(A) * x @ A.T @ B.T", "from torch import einsum"),
-    "import-everything-elsewhere": form("frame-4", f"from collections import Counter\n{BM25}\n"
-        "def bm25(query, passages):\n    return [fsum([score]) for score in scores_of(query, passages)]", "from math import *"),
+    "import-everything-elsewhere": form("align-4", f"from collections import Counter\n{GAE}\n"
+        "def advantages(*a):\n    return [fsum([value]) for value in in_order(*a)]", "from math import *"),
     "decorator-elsewhere": form(
         "frame-2",
         f"@logged\n{BREAK_EVEN}{BREAK.format('', '')}",
@@ -168,9 +168,9 @@ FORMS = {
     "two-answers-in-a-cell": form("lora-2", solved("lora-2") + "\n\n" + solved("lora-5")),
     "two-answers-in-a-cell-second": form("lora-5", solved("lora-2") + "\n\n" + solved("lora-5")),
     # what stands beside the answer in its cell
-    "prints-and-asserts-below": form("frame-1", solved("frame-1") + "\nprint(request_cost(9, 3, 2, (1, 2, 3)))\nassert 1 == 2"),
-    "display": form("frame-1", f"{REQUEST}    display(prices)\n    return {COST} / 1e6\n\ndisplay(request_cost(9, 3, 2, (1, 2, 3)))"),
-    "course-utils-above": form("frame-1", f"from course_utils import costs\nPRICES = costs.PRICES\n{solved('frame-1')}"),
+    "prints-and-asserts-below": form("api-2", solved("api-2") + "\nprint(job_cost(9, 3, 2, 1))\nassert 1 == 2"),
+    "display": form("api-2", f"{JOB}    display(p)\n    return {PRICE} / 1e6\n\ndisplay(job_cost(9, 3, 2, 1))"),
+    "course-utils-above": form("frame-2", f"from course_utils import costs\nPRICES = costs.PRICES\n{solved('frame-2')}"),
     "check-in-the-cell": form("lora-2", solved("lora-2") + '\ncheck("lora-2", adapter_parameters)'),
     "line-magics": form("lora-2", f"%matplotlib inline\n!true\n{solved('lora-2')}\n%timeit -n1 -r1 adapter_parameters([(2, 3)], 1)\nx = !true"),
     "magics-in-a-block": form(
@@ -184,17 +184,17 @@ FORMS = {
     # what kind of thing the answer is
     "lambda": form("lora-2", f"adapter_parameters = lambda shapes, rank: {COUNT}"),
     "partial": form("lora-2", f"from functools import partial\ndef _count(k, shapes, rank):\n    return {COUNT}\nadapter_parameters = partial(_count, 1)"),
-    "called-object": form("frame-4", f"{BM25}\nclass Ranker:\n    def __call__(self, query, passages):\n        return scores_of(query, passages)\nbm25 = Ranker()"),
-    "static-method": form("frame-4", f"class Ranker:\n    @staticmethod\n    def score(query, passages):\n        {BM25.replace(chr(10), chr(10) + '        ')}\n        return scores_of(query, passages)\nbm25 = Ranker.score"),
+    "called-object": form("frame-8", f"{ERRORS}\nclass Sorter:\n    def __call__(self, rows):\n        return counted(rows)\nsort_errors = Sorter()"),
+    "static-method": form("frame-8", f"class Sorter:\n    @staticmethod\n    def sort(rows):\n        {ERRORS.replace(chr(10), chr(10) + '        ')}\n        return counted(rows)\nsort_errors = Sorter.sort"),
     "recursion": form("lora-2", "def adapter_parameters(shapes, rank):\n    return rank * sum(shapes[0]) + adapter_parameters(shapes[1:], rank) if shapes else 0"),
     "cached": form("lora-2", "from functools import lru_cache\n@lru_cache\ndef one(a, b, rank):\n    return rank * (a + b)\ndef adapter_parameters(shapes, rank):\n    return sum(one(*shape, rank) for shape in shapes)"),
     "global-state": form("lora-2", f"calls = 0\ndef adapter_parameters(shapes, rank):\n    global calls\n    calls += 1\n    return {COUNT}\nadapter_parameters.last = None"),
     "defaults-and-more-arguments": form("lora-2", f"def adapter_parameters(shapes, rank, *, verbose=False, **more):\n    return {COUNT}"),
     "renamed": form("lora-2", f"def mine(shapes, rank):\n    return {COUNT}\nadapter_parameters = mine\ndel mine"),
     # what it returns: scalars
-    "decimal": form("frame-1", f"from decimal import Decimal\n{REQUEST}    return Decimal({COST}) / 10**6"),
-    "fraction": form("frame-1", f"from fractions import Fraction\n{REQUEST}    return Fraction({COST}) / 10**6"),
-    "numpy-float32": form("frame-1", f"import numpy as np\n{REQUEST}    return np.float32({COST} / 1e6)"),
+    "decimal": form("api-2", f"from decimal import Decimal\n{JOB}    return Decimal({PRICE}) / 10**6"),
+    "fraction": form("api-2", f"from fractions import Fraction\n{JOB}    return Fraction({PRICE}) / 10**6"),
+    "numpy-float32": form("api-2", f"import numpy as np\n{JOB}    return np.float32({PRICE} / 1e6)"),
     "torch-float32": form("frame-2", f"import torch\n{BREAK_EVEN}{BREAK.format('torch.tensor(', ')')}"),
     "torch-float32-item": form("frame-3", f"import torch\ndef recall_at(rankings, relevant, k):\n    return torch.tensor({RECALL}).float().mean().item()"),
     "numpy-mean": form("frame-3", f"import numpy as np\ndef recall_at(rankings, relevant, k):\n    return np.mean({RECALL})"),
@@ -213,11 +213,13 @@ FORMS = {
     "namedtuple": form("frame-5", f"{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return found and Shares(*found)", "from collections import namedtuple\nShares = namedtuple('Shares', 'right stale neither')"),
     "dataclass": form("frame-5", f"{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return found and Shares(*found)", "from dataclasses import dataclass\n@dataclass\nclass Shares:\n    right: float\n    stale: float\n    neither: float"),
     "minus-nothing": form("frame-5", f"{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return found and tuple(part or -0.0 for part in found)"),
-    "array-for-list": form("frame-4", f"import numpy as np\n{BM25}\ndef bm25(*a):\n    return np.array(scores_of(*a))"),
-    "float32-for-list": form("frame-4", f"import torch\n{BM25}\ndef bm25(*a):\n    return torch.tensor(scores_of(*a))"),
-    "generator-for-list": form("frame-4", f"{BM25}\ndef bm25(*a):\n    yield from scores_of(*a)"),
-    "map-for-list": form("frame-4", f"{BM25}\ndef bm25(*a):\n    return map(float, scores_of(*a))"),
-    "pandas-for-list": form("frame-4", f"import pandas as pd\n{BM25}\ndef bm25(*a):\n    return pd.Series(scores_of(*a))"),
+    "array-for-list": form("align-4", f"import numpy as np\n{GAE}\ndef advantages(*a):\n    return np.array(in_order(*a))"),
+    "float32-for-list": form("align-4", f"import torch\n{GAE}\ndef advantages(*a):\n    return torch.tensor(in_order(*a))"),
+    "generator-for-list": form("align-4", f"{GAE}\ndef advantages(*a):\n    yield from in_order(*a)"),
+    "map-for-list": form("align-4", f"{GAE}\ndef advantages(*a):\n    return map(float, in_order(*a))"),
+    "pandas-for-list": form("align-4", f"import pandas as pd\n{GAE}\ndef advantages(*a):\n    return pd.Series(in_order(*a))"),
+    "counter-for-dictionary": form("frame-8", f"from collections import Counter\n{ERRORS}\ndef sort_errors(rows):\n    return Counter(counted(rows))"),
+    "dictionary-in-another-order": form("frame-8", f"import numpy as np\n{ERRORS}\ndef sort_errors(rows):\n    return {{name: np.int64(n) for name, n in sorted(counted(rows).items())}}"),
     "tensor-for-list": form("lora-4", f"import torch\n{LABEL}    return torch.tensor({LABELS})"),
     "tuple-for-list": form("lora-4", f"{LABEL}    return tuple({LABELS})"),
     "chain-for-list": form("lora-4", f"from itertools import chain, repeat\n{LABEL}    return chain(repeat(ignore, prompt_length), ids[prompt_length:])"),
