@@ -2,7 +2,7 @@
 
 Every way to ask that the lesson knows gets its best form (`evidence.lesson_01.SYSTEMS`): RAG is asked for the record too,
 examples are retrieved, the whole catalogue is in the prompt, and structured output is decoded under a grammar. Writes a
-dated record and a figure. Each list in the record has one list of zeros and ones per seed, in the order of the questions;
+dated record. Each list in the record has one list of zeros and ones per seed, in the order of the questions;
 greedy answers of the untrained model have one seed. `--try 3` asks the untrained systems three questions each and writes
 nothing. `--rivals` measures the table of rivals alone, all of it on this machine, in an hour less; what the record says of
 facts learned by heart and of sizes of the training set is then the newest record's, and the record says so.
@@ -18,7 +18,7 @@ import statistics
 import time
 
 from common import RECORDS, write_record
-from course_utils import evaluation, figures, memory, models, training
+from course_utils import evaluation, memory, models, training
 from course_utils.data_prep import load_catalogue
 from course_utils.data_prep.catalogue import SCHEMA
 from course_utils.evidence import lesson_01
@@ -238,17 +238,6 @@ def main(rivals_only: bool) -> None:
         print(epochs, "epochs by heart", trained_scores.knowledge, answer_scores.knowledge, new_scores.stale, flush=True)
 
     write_record("framework", record | {"drilled": drilled, "sizes": sizes, "steps": STEPS, "sweep": sweep})
-    shown = {
-        name: {side: evaluation.over_seeds(system[side]) for side in ("knowledge", "behaviour", "valid")}
-        | {
-            "both": evaluation.over_seeds(
-                [[a * b for a, b in zip(*pair)] for pair in zip(system["knowledge"], system["behaviour"])]
-            )
-        }
-        for name, system in systems.items()
-    }
-    units = {"knowledge": "%", "behaviour": "%", "both": "%", "valid": "%"}
-    figures.scorecard(shown, "Four approaches, three seeds", units).save(str(RECORDS / "framework.png"))
 
 
 def taken_over() -> dict:

@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from course_utils import costs, decision, figures, memory
+from course_utils import charts, costs, decision, figures, memory
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
     import ipywidgets
     from transformers import PretrainedConfig, PreTrainedModel
 
-FINE_TUNING_METHODS = ("full", "lora", "qlora")
+METHOD_NAMES = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
+FINE_TUNING_METHODS = tuple(METHOD_NAMES)
 MODEL_CHOICES = (
     "SmolLM2-135M",
     "SmolLM2-1.7B",
@@ -59,16 +60,18 @@ def memory_bars(
     bars = {}
     for method in methods:
         estimate = memory.estimate(model, method, **options)
-        rows = dict(estimate.rows())
-        base = rows.pop("weights") + rows.pop("other models")
-        states = rows.pop("adapter") + rows.pop("gradients") + rows.pop("optimizer")
-        parts = {"weights": base, "what trains: adapter, gradients, optimiser": states, **rows}
-        bars[method] = {name: size / 1e9 for name, size in parts.items()}
+        parts = dict(estimate.rows())
+        bars[METHOD_NAMES[method]] = {
+            "weights": (parts["weights"] + parts["other models"]) / 1e9,
+            "what is trained, with its states": (parts["adapter"] + parts["gradients"] + parts["optimizer"]) / 1e9,
+            "activations and logits": (parts["activations"] + parts["logits"]) / 1e9,
+            "the card's own needs": parts["overhead"] / 1e9,
+        }
     plan = estimate.plan
-    title = f"{estimate.model}: one step, {plan.batch_size} x {plan.length:,} tokens, rank {plan.rank}"
+    title = f"{estimate.model}: a step of {plan.batch_size} × {plan.length:,} tokens, rank {plan.rank}"
     title += ", checkpointing" if plan.checkpointing else ""
     limits = {gpu.upper(): memory.gpu_memory(gpu) / 1e9 for gpu in gpus}
-    return figures.stacked_bars(bars, title, "GB", limits)
+    return charts.stacked(bars, title, "GB", limits)
 
 
 class MemoryExplorer:

@@ -55,7 +55,6 @@ FIGURES = {
     "lines": lambda: figures.lines({"a": ([1, 2, 4], [3, 2, 1])}, "t", "x", "y", log_x=True),
     "points": lambda: figures.points({"a": ([1, 2, 4], [3, 2, 1])}, "t", "x", "y", log_x=True),
     "bars": lambda: figures.bars({"a": 1.5, "b": 2.5}, "t", "GB", limits={"T4": 15}),
-    "diagram": figures.lora_diagram,
     "three roads": figures.alignment_diagram,
 }
 
@@ -95,7 +94,6 @@ SEVERAL = {
     "curves": lambda: figures.learning_curve(dict.fromkeys(SEVEN, _history())),
     "intervals": lambda: figures.intervals({name: {"valid": proportion([True, False])} for name in SEVEN}, "t"),
     "histograms": lambda: figures.histograms({name: [1, 2, i, 9] for i, name in enumerate(SEVEN)}, "t", "x"),
-    "parts": lambda: figures.stacked_bars({"a": dict.fromkeys(SEVEN, 1.0)}, "t", "GB"),
     "limits": lambda: figures.bars({"a": 1.5}, "t", "GB", limits={"T4": 15, "L4": 24, "A100": 40, "H100": 80}),
 }
 ENOUGH = 15  # of a hundred steps from black to white, CIE L*; two or three are seen where colours touch, and these do not

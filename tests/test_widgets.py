@@ -10,7 +10,9 @@ from course_utils.errors import CourseError
 
 def totals(figure):
     """Bar → GB, as the alt text says them."""
-    return {name: float(size) for name, size in re.findall(r"(full|lora|qlora): ([\d.]+), of it", figure.alt)}
+    methods = {name: method for method, name in widgets.METHOD_NAMES.items()}
+    found = re.findall(rf"({'|'.join(methods)}) ([\d,.]+)[,;]", figure.alt.partition("In GB: ")[2])
+    return {methods[name]: float(size.replace(",", "")) for name, size in found}
 
 
 def test_bars_show_what_the_estimator_says():
@@ -23,7 +25,7 @@ def test_bars_show_what_the_estimator_says():
 
 def test_bars_show_the_cards():
     figure = widgets.memory_bars("SmolLM2-135M", ("lora",), gpus=("l4",))
-    assert f"L4 at {memory.GPUS['l4'] / 1e9:g}" in figure.alt
+    assert f"L4 has {memory.GPUS['l4'] / 1e9:.1f}" in figure.alt
     assert figure.png.startswith(b"\x89PNG")
 
 
@@ -53,7 +55,7 @@ def test_without_a_front_end_the_figure_stands_in():
     """A stored notebook keeps no widgets; the builder takes the view away and leaves the rest."""
     bundle = widgets.memory_explorer()._repr_mimebundle_()
     assert bundle["text/html"].startswith("<img") and "alt=" in bundle["text/html"]
-    assert bundle["text/plain"].startswith("Figure: Stacked bar chart")
+    assert bundle["text/plain"].startswith("Figure: Stacked bars")
 
 
 def test_without_ipywidgets_it_is_the_figure(monkeypatch):
