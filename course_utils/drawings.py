@@ -541,7 +541,7 @@ def four_bit_layer() -> figures.Figure:
     board.text(MARGIN + 56, top + high / 2, "W, stored:\n4-bit codes\nand scales,\nfrozen")
     board.arrow((MARGIN + 114, top + high / 2), (middle - 58, top + high / 2))
     board.text((MARGIN + 112 + middle - 56) / 2, top + high / 2 - 20, "dequantize")
-    board.box(middle - 56, top, 112, high, frozen, 0.12, 0, ls="--")
+    board.box(middle - 56, top, 142, high, frozen, 0.12, 0, ls="--")
     board.text(middle, top + high / 2, "W in 16 bits,\nonly for\nthis product")
     board.box(adapter - 42, top, 84, 52, trained, 0.25, 0)
     board.text(adapter, top + 26, "A", weight="bold")
@@ -555,7 +555,7 @@ def four_bit_layer() -> figures.Figure:
     board.plus(middle, plus)
     board.arrow((middle, plus + 14), (middle, plus + 40))
     board.text(middle, plus + 54, "output")
-    board.arrow((middle + 86, plus - 14), (middle + 86, 130), colour=back, ls="--")
+    board.arrow((middle + 72, plus - 14), (middle + 72, 130), colour=back, ls="--")
     words = "Dashed arrow: on the way back, the gradient passes\nthrough the 16-bit copy to the layers below."
     y = board.text(MARGIN, plus + 76, words, ha="left", va="top")
     board.text(MARGIN, y + 4, "Only A and B change; they have 16 or 32 bits.", ha="left", va="top", weight="bold")

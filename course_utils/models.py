@@ -260,13 +260,13 @@ def prepare_packaged_model(report: Callable[[str], None] = print) -> Path:
         with FileLock(cache / "prepare.lock"):
             if _is_whole(target):  # another process did it while this one waited
                 return target
-            for leftover in cache.glob("scratch-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            _remove_leftovers(cache)
             free = shutil.disk_usage(cache).free
             if free < SPACE_NEEDED:
                 raise CourseError(_space_message(cache, free))
             with tempfile.TemporaryDirectory(prefix="scratch-", dir=cache, ignore_cleanup_errors=True) as scratch:
                 _build(Path(scratch), target, report)
+            _remove_leftovers(cache)  # a killed start's pip may have lived on and written while this one cleaned up
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise CourseError(_space_message(cache, shutil.disk_usage(cache).free)) from error
@@ -279,6 +279,11 @@ def prepare_packaged_model(report: Callable[[str], None] = print) -> Path:
 
 def _packaged_folder() -> Path:
     return cache_folder() / f"{PACKAGED.name}-bf16-v{CONVERSION_VERSION}"
+
+
+def _remove_leftovers(cache: Path) -> None:
+    for leftover in cache.glob("scratch-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _build(scratch: Path, target: Path, report: Callable[[str], None]) -> None:

@@ -49,7 +49,8 @@ def memory_bars(
         methods: "full", "lora", "qlora".
         gpus: names in `memory.GPUS`.
         options: further fields of `memory.StepPlan`; they must be valid for all methods (a 4-bit base can't have precision
-            "fp32").
+            "fp32"). Without a precision among them, full fine-tuning is counted in mixed precision, whose trained weights
+            have 32 bits, and a frozen base in 16 bits.
 
     Returns:
         Figure with stacked bars in GB.
@@ -59,7 +60,7 @@ def memory_bars(
     """
     bars = {}
     for method in methods:
-        estimate = memory.estimate(model, method, **options)
+        estimate = memory.estimate(model, method, **({"precision": "amp"} if method == "full" else {}) | options)
         parts = dict(estimate.rows())
         bars[METHOD_NAMES[method]] = {
             "weights": (parts["weights"] + parts["other models"]) / 1e9,

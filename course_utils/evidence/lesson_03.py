@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MODEL = "Llama-3.1-8B"
 # bits of a weight in NF4 with double quantization: code, share of an 8-bit scale, share of that scale's 32-bit scale
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+MIXED = {"full": {"precision": "amp"}}  # trained weights keep 32 bits; an adapter's do anyway
 ONE_STEP = {"batch_size": 1, "length": 1024, "checkpointing": True}
 CARDS = {"rtx3060": "RTX 3060, 12 GB", "t4": "T4, 16 GB", "rtx4090": "RTX 4090, 24 GB", "l4": "L4, 24 GB",
          "a100-40gb": "A100, 40 GB", "a100": "A100, 80 GB", "h100": "H100, 80 GB", "h200": "H200, 141 GB"}  # fmt: skip
@@ -56,7 +57,7 @@ def step_parts(model: str = MODEL, method: str = "qlora", upcast: bool = True, *
         upcast: whether `prepare_model_for_kbit_training` has made the unquantized weights float32 (QLoRA only).
         options: further options of `memory.estimate`.
     """
-    found = memory.estimate(model, method, **(ONE_STEP | options))
+    found = memory.estimate(model, method, **(ONE_STEP | MIXED.get(method, {}) | options))
     extra = 2 * unquantized(model) if method == "qlora" and upcast else 0
     return {
         "weights": (found.weights + extra) / 1e9,
@@ -82,13 +83,14 @@ def does_it_fit(model: str = MODEL, cards: Sequence[str] = ("rtx3060", "t4")) ->
     return charts.stacked(rows, title, "GB", limits)
 
 
-# name, what changes, and what it costs; from cheap to dear
+KEEP_16_BITS: dict[str, Any] = {"upcast": False}  # of a 4-bit base alone
+# name, what changes, and what it costs; from cheap to expensive
 LEVERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("LoRA as you started", {}, ""),
-    ("one example at a time", {"batch_size": 1}, "nothing for the result: accumulation adds up the same gradient"),
+    ("one example at a time", {"batch_size": 1}, "same result with accumulation; on a GPU small passes waste time"),
     ("checkpointing", {"checkpointing": True}, "about a third more time per step"),
     ("4-bit base", {"method": "qlora"}, "a few to some tens of per cent more time (Q2); a rounded base (Q5)"),
-    ("embeddings left in 16 bits", {"upcast": False}, "nothing here; skip prepare_model_for_kbit_training's float32 copy"),
+    ("embeddings left in 16 bits", KEEP_16_BITS, "nothing here; skip prepare_model_for_kbit_training's float32 copy"),
     ("8-bit optimizer", {"optimizer": "paged_adamw_8bit"}, "little; “paged” lets it move to the computer's memory"),
     ("half the length", {}, "longer examples are cut off: measure your lengths first"),
 )
@@ -118,16 +120,17 @@ def levers(model: str = MODEL, card: str = "t4", batch_size: int = 8, length: in
 
 
 def prices(model: str = MODEL, batch_size: int = 8, length: int = 1024) -> Table:
-    """What each lever saves, after those before it, and what it costs."""
+    """What each lever saves by itself, what is left after it and all before it, and what it costs."""
     walk = _walk(model, batch_size, length)
-    totals = {name: sum(parts.values()) for name, parts in walk.items()}
-    rows, before = {}, None
-    for name, _, cost in LEVERS:
-        if before is not None:
-            rows[name] = {
-                "saves, GB": round(before - totals[name], 1), "left, GB": round(totals[name], 1), "what it costs you": cost
-            }  # fmt: skip
-        before = totals[name]
+    start = {"method": "lora", "batch_size": batch_size, "length": length, "checkpointing": False}
+    first, rows = step_gb(model, **start), {}
+    for name, change, cost in LEVERS[1:]:
+        alone = {"length": length // 2} if name == "half the length" else {} if change == KEEP_16_BITS else change
+        rows[name] = {
+            "alone saves, GB": None if alone == {} else round(first - step_gb(model, **(start | alone)), 1),
+            "left after it and those above, GB": round(sum(walk[name].values()), 1),
+            "what it costs you": cost,
+        }
     return Table(rows, f"{model}, starting from LoRA with {batch_size} × {length:,} tokens", "lever", "")
 
 
@@ -142,7 +145,7 @@ def paging(model: str = MODEL, length: int = 1024) -> Table:
     """What a paged optimizer can move to the computer's memory, for LoRA, QLoRA and full fine-tuning."""
     rows = {}
     for method, name in METHODS.items():
-        found = memory.estimate(model, method, batch_size=1, length=length, checkpointing=True)
+        found = memory.estimate(model, method, batch_size=1, length=length, checkpointing=True, **MIXED.get(method, {}))
         rows[name] = {"optimizer states, GB": round(found.optimizer / 1e9, 1),
                       "share of the step, %": round(100 * found.optimizer / found.total)}  # fmt: skip
     return Table(rows, f"{model}: what paging can move", "method", "")
@@ -159,7 +162,7 @@ def nf4_table() -> torch.Tensor:
 
 
 def by_hand(weights: torch.Tensor, values: torch.Tensor) -> Table:
-    """One block, weight by weight: scaled, its code, the code's value, what comes back; last, the sums."""
+    """One block, weight by weight: scaled, its code, the code's value, what comes back."""
     scale = weights.abs().max()
     codes = (weights[:, None] / scale - values).abs().argmin(dim=1)
     restored = values[codes] * scale
@@ -172,11 +175,6 @@ def by_hand(weights: torch.Tensor, values: torch.Tensor) -> Table:
             "off by": f"{back - weight:+.3f}",
         }
         for weight, code, back in zip(weights, codes, restored)
-    }
-    off = restored - weights
-    rows[f"sum: {weights.sum():+.3f}"] = {
-        "restored": f"{restored.sum():+.3f}",
-        "off by": f"{off.sum():+.3f} (without signs {off.abs().sum():.3f})",
     }
     return Table(rows, "", "weight", "")
 
@@ -253,10 +251,13 @@ def judge_Q1() -> Verdict:
     names = ("Llama-2-7B", "Llama-3.1-8B", "Llama-3.1-70B", "SmolLM2-135M")
     whole = {n: memory.estimate(n, "lora").weights / memory.estimate(n, "qlora").weights for n in names}
     linear = 16 / NF4_BITS
+    eight = "Llama-3.1-8B"
+    prepared = memory.estimate(eight, "lora").weights / (memory.estimate(eight, "qlora").weights + 2 * unquantized(eight))
     sentence = (
         f"The linear layers shrink {linear:.2f} times, since scales take their share. Embedding and head stay in 16 bits, "
         f"so whole models shrink less: Llama-2-7B {whole['Llama-2-7B']:.1f} times, Llama-3.1-8B with its four times larger "
-        f"vocabulary {whole['Llama-3.1-8B']:.1f}, the 135M model {whole['SmolLM2-135M']:.1f}."
+        f"vocabulary {whole['Llama-3.1-8B']:.1f}, the 135M model {whole['SmolLM2-135M']:.1f}. In training it is less again: "
+        f"prepare_model_for_kbit_training makes them float32, which leaves Llama-3.1-8B {prepared:.1f} times."
     )
     rows = {name: {"16 bits, GB": memory.estimate(name, "lora").weights / 1e9, "NF4, GB":
                    memory.estimate(name, "qlora").weights / 1e9, "times smaller": ratio}
@@ -285,8 +286,9 @@ def judge_Q3() -> Verdict:
     linear = (memory.estimate("Llama-2-70B", "qlora").weights - 2 * unquantized("Llama-2-70B")) / 1e9
     sentence = (
         f"The 16-bit figure is right. The other is that of the linear layers alone ({linear:.0f} GB); one step also holds "
-        f"embeddings, adapter and activations, {min(steps):.0f} to {max(steps):.0f} GB at 1,024 tokens. An A100 with 40 GB "
-        f"is too small, one with 80 GB is enough."
+        f"embeddings, adapter and activations, {min(steps):.0f} to {max(steps):.0f} GB at 1,024 tokens. One A100 is enough "
+        f"if it has 80 GB. With 40 GB (really {memory.gpu_memory('a100-40gb') / 1e9:.1f}) Llama-3.1-70B does not fit, and "
+        f"Llama-2-70B only just."
     )
     return Verdict(
         claims.HOLDS if max(steps) <= 36 else claims.FAILS, sentence, (Table(rows, "70B models", "model", ""),),
@@ -437,6 +439,9 @@ def formats_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
             "weights, MB": round(row["MB"]),
             "loss on prose (nats per token)": evaluation.mean(row["losses"]).value,
             "more than 16 bits (95 % interval)": "" if name == "16 bits" else _interval(more, 3),
+            "more than NF4": ""
+            if name != "FP4"
+            else _interval(evaluation.mean([b - a for a, b in zip(found["NF4"]["losses"], row["losses"])]), 3),
             "time per token, ms": round(row["ms per token"]),
         }
     return Table(rows, "The same model, loaded in four formats", "format", "NF4")
@@ -605,22 +610,31 @@ def judge_Q5(lora: Sequence[float], qlora: Sequence[float], before: Sequence[flo
     if four_bit:
         written = f"{statistics.mean(four_bit):.3f} ({min(four_bit):.3f}-{max(four_bit):.3f})"
         recorded["QLoRA, the same data and seeds"] = {"validation loss": written}
+    between_seeds = ""
+    if four_bit:
+        between_seeds = (
+            f" With 120 examples and three seeds QLoRA reached {statistics.mean(four_bit):.3f} ({min(four_bit):.3f}-"
+            f"{max(four_bit):.3f}), LoRA {statistics.mean(seeds):.3f} ({min(seeds):.3f}-{max(seeds):.3f})."
+        )
+    apart = bool(four_bit) and min(four_bit) > max(seeds)
     sentence = (
-        f"On the same examples QLoRA's loss on {len(lora)} held-out answers was {four:.3f}, LoRA's {plain:.3f}, a "
-        f"difference of {_interval(gap, 3)}.{gained} "
-        + ("At this size the rounded base costs something that can be measured."
-           if worse else f"No damage shows; one smaller than {max(gap.high, 0):.2f} could hide in the interval.")
-        + " For 7B to 65B the QLoRA paper reports none (a mean MMLU of 53.1 with NF4, 53.0 with 16 bits). Full fine-tuning "
-        "was compared with LoRA only (lesson 02), where it did as well or better."
+        f"Full fine-tuning at the sizes that the claim is about was not run. At 135M, on the same examples, QLoRA's loss on "
+        f"{len(lora)} held-out answers was {four:.3f} and LoRA's {plain:.3f}, a difference of {_interval(gap, 3)}.{gained}"
+        f"{between_seeds} "
+        + ("So at this size the rounded base costs something that can be measured."
+           if worse and apart else f"That is within what another seed alone changes ({spread:.3f}): no damage shows here.")
+        + " For 7B to 65B the QLoRA paper reports none (a mean MMLU, a test of general knowledge, of 53.1 with NF4 and 53.0 "
+        "with 16 bits)."
     )  # fmt: skip
     return Verdict(
-        claims.FAILS if worse else claims.UNDER_A_CONDITION, sentence,
+        claims.FAILS if worse and apart else claims.NOT_TESTED, sentence,
         (Table(rows, f"This run, {len(lora)} messages", "run", ""),
          Table(recorded, f"Recorded {lesson_02.sweep()['date']}: 120 examples, mean (lowest-highest) of {len(seeds)} seeds, "
                f"which differ by {spread:.3f}", "method", "")),
-        "A 135M model on the CPU tier, one seed. Small models suffer more from rounding. The QLoRA paper is Dettmers et al. "
-        "(2023), table 4, where FP4 reaches 52.2. For Llama 3, Huang et al. (2024, arXiv 2404.14047) find losses that "
-        "cannot be neglected, above all below 4 bits.",
+        "A 135M model, which suffers more from rounding than a large one. Its packaged copy had been stored in another "
+        "4-bit format before, so its 16 bits are not the original's; and on a CPU products may be in float32. The QLoRA "
+        "paper is Dettmers et al. (2023), table 4, where FP4 reaches 52.2. For Llama 3, Huang et al. (2024, arXiv 2404.14047) "
+        "find losses that cannot be neglected, above all below 4 bits.",
     )  # fmt: skip
 
 
@@ -645,7 +659,7 @@ def survival(update: torch.Tensor, weight: torch.Tensor, quantize: Callable, deq
     rows = {
         "typical change of a weight": {"value": f"{update.abs().mean().item():.5f}"},
         "typical distance between neighbouring values": {"value": f"{gaps:.5f}"},
-        "codes that change": {"value": f"{100 * changed:.1f} %"},
+        "codes that change": {"value": f"{100 * changed:.2f} %"},
         "share of the update that arrives": {"value": f"{100 * float((left * update).sum() / update.square().sum()):.0f} %"},
     }
     return Table(rows, "One layer, rounded again", "what", "")
@@ -665,9 +679,14 @@ def merge_figure(losses: Mapping[str, float]) -> Figure:
     return charts.bars(losses, title, "loss on answers (nats per token)", decimals=2, highlight=kept)
 
 
-def lost(losses: Mapping[str, float], start: str, best: str, again: str) -> float:
-    """Share of what training gained that is gone, in per cent."""
-    return 100 * (losses[again] - losses[best]) / (losses[start] - losses[best])
+def lost(losses: Mapping[str, float]) -> float:
+    """Share of what training gained that the last way loses, in per cent.
+
+    Args:
+        losses: way → loss: first without an adapter, second with the adapter beside its base, last the one asked for.
+    """
+    start, best, *_, asked = losses.values()
+    return 100 * (asked - best) / (start - best)
 
 
 def defaults() -> Table:
@@ -687,17 +706,27 @@ def defaults() -> Table:
     return Table(rows, "", "argument", "")
 
 
-def rounded_steps(weight: torch.Tensor) -> Table:
+def rounded_steps(matrix: torch.Tensor, width: int = 4096) -> Table:
     """Share of a matrix's weights that a step of Adam leaves exactly as they were, in bfloat16 and in float32.
 
-    Adam's steps are about as large as the learning rate, whatever the gradient.
+    Adam's steps are about as large as the learning rate, whatever the gradient. Shown for a weight of the base, as full
+    fine-tuning changes it, and for an adapter's matrix A, as PEFT starts it, at the beginning and near the end of a run.
+
+    Args:
+        matrix: a weight of the base.
+        width: inputs of the layer that A belongs to; 4,096 in a model of 8B.
     """
     import torch
 
+    generator = torch.Generator().manual_seed(0)
+    start = torch.empty(16, width).uniform_(-(width**-0.5), width**-0.5, generator=generator)
     rows = {}
-    signs = torch.where(torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.5, -1.0, 1.0)
-    rates = {"full fine-tuning, 0.00002": 2e-5, "LoRA of a 7B model, 0.0002": 2e-4, "LoRA here, 0.002": 2e-3}
-    for what, rate in rates.items():
+    for what, weight, rate in (
+        ("full fine-tuning, a weight of the base, 0.00002", matrix, 2e-5),
+        ("LoRA, matrix A, 0.0002", start, 2e-4),
+        ("LoRA, matrix A, 0.00002: the last tenth of a linear schedule", start, 2e-5),
+    ):
+        signs = torch.where(torch.rand(weight.shape, generator=generator) < 0.5, -1.0, 1.0)
         row = {}
         for dtype in (torch.bfloat16, torch.float32):
             stored = weight.detach().cpu().to(dtype)
@@ -705,7 +734,7 @@ def rounded_steps(weight: torch.Tensor) -> Table:
             same = 100 * (moved == stored).float().mean().item()
             row[f"{str(dtype).removeprefix('torch.')}: not moved, %"] = round(same, 1)
         rows[what] = row
-    return Table(rows, "Weights that one step leaves as they were", "learning rate", "")
+    return Table(rows, "Numbers that one step leaves as they were", "what is trained, and the learning rate", "")
 
 
 def compare_with_peft(layer: Callable, weight: torch.Tensor, rank: int = 8, alpha: int = 16) -> Table:

@@ -138,7 +138,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
         Question(
             "A layer of a QLoRA model is about to multiply. Which numbers does it multiply with?",
             (
-                ("With the 4-bit codes themselves, which is where QLoRA gets its speed.", False, "A code is only the number of a value; nothing can be computed with it. There is no gain in speed: restoring the weights costs time."),
+                ("With the 4-bit codes themselves, which is where QLoRA gets its speed.", False, "A code is only the number of a value; nothing can be computed with it. In training there is no gain in speed: restoring the weights costs time."),
                 ("With float32 copies of all weights, kept in memory for the whole run.", False, "Then nothing would be saved. The copy has the compute dtype, belongs to one matrix and is dropped after its product."),
                 ("With a 16-bit copy of this one matrix.", True, "Storage has 4 bits, the product 16 (the compute dtype). The copy lives only that long, so it costs no more memory than the largest matrix."),
             ),
@@ -147,7 +147,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             "LoRA on an 8B model with a batch of eight runs out of memory on a card with 80 GB. What do you try first?",
             (
                 ("One example at a time, with accumulation.", True, "Eight examples at once fill the card with activations and logits. One at a time gives the same gradient, only in eight parts."),
-                ("A 4-bit base, because weights are the largest part of a language model in memory.", False, "Here they are not: 4 bits save 10 GB, and the activations of eight examples take many times that."),
+                ("A 4-bit base, because weights are the largest part of a language model in memory.", False, "Here they are not: 4 bits save 8 GB, and the activations of eight examples take many times that."),
                 ("A lower rank, because the adapter and its optimizer states are what is trained.", False, "At rank 16 they take half a gigabyte. Halving the rank would save a quarter of one."),
             ),
         ),

@@ -247,12 +247,15 @@ def _expand(cell: NotebookNode, name: str) -> list[NotebookNode]:
     source = cell.source.strip()
     tags = cell.metadata.get("tags", [])
     metadata = {"tags": tags} if tags else {}
+    # Folded away: the install cell, as people come for the lesson, and what is tagged so. JupyterLab reads the one of these,
+    # Colab the other.
+    folded = {"jupyter": {"source_hidden": True}, "cellView": "form"}
+    if "folded" in tags:
+        metadata |= folded
     if cell.cell_type == "markdown":
         return [new_markdown_cell(source, metadata=metadata)]
     if install_match := re.fullmatch(r"#\s*INSTALL:\s*(.*)", source):
         text = INSTALL.format(requirement=requirement(install_match[1].replace(" ", "")))
-        # Folded away: people come for the lesson. JupyterLab reads the one, Colab the other.
-        folded = {"jupyter": {"source_hidden": True}, "cellView": "form"}
         return [new_code_cell(text.strip(), metadata={"tags": ["install"], **folded})]
     if exercise_match := re.fullmatch(r"#\s*EXERCISE:\s*([\w-]+)", source):
         if exercise_match[1] not in EXERCISES:

@@ -68,6 +68,9 @@ class Answers:
         right = self._references[index]
         return [(field, record.get(field), record.get(field) == right[field]) for field in right]
 
+    def _reference(self, index: int, field: str) -> Any:
+        return None if self._references is None else self._references[index][field]
+
     def _cut(self, text: str) -> str:
         return text if len(text) <= self._longest else text[: self._longest].rstrip() + " …"
 
@@ -83,7 +86,8 @@ class Answers:
         wrong = sum(not right for _, _, right in fields)
         lines = "".join(
             f'<span style="{tone("good" if right else "bad")};padding:.05em .3em">{"✓" if right else "✗"} {escape(field)}: '
-            f"{escape(_written(value))}</span><br>"
+            f"{escape(_written(value))}</span>"
+            f"{'' if right else f' <small>right: {escape(_written(self._reference(index, field)))}</small>'}<br>"
             for field, value, right in fields
         )
         return box(head + lines, "bad" if wrong else "good", f"{name}: answer")

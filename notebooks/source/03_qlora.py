@@ -30,7 +30,8 @@ lesson = evidence.lesson_03
 lesson.does_it_fit()
 
 # %% [markdown]
-# The bars are computed from the model's published shape (section 8 shows how); the dashed lines are two common cards.
+# The bars are computed from the model's published shape (section 8 shows how) for one example of 1,024 tokens; the dashed
+# lines are two common cards.
 #
 # By the end you will be able to
 #
@@ -40,8 +41,8 @@ lesson.does_it_fit()
 # - judge from measurements what four bits cost in quality and in time,
 # - deploy the result without losing what was learned.
 #
-# You should know lesson 02: LoRA trains two thin matrices beside each large one, which stays {{term:frozen}}. Reading
-# and doing takes about 45 minutes.
+# You should know lesson 02: LoRA trains two thin matrices beside each large one, which stays {{term:frozen}}. Reading takes
+# about 45 minutes, and the exercises about as long again.
 #
 # {{timing}}
 
@@ -65,7 +66,9 @@ drawings.four_bit_layer()
 # because a rounded weight is not the original (sections 6 and 7).
 #
 # We use the support desk of lesson 02: a customer's message comes in, one line of JSON goes out. On a CPU we train a small
-# model on few and short messages, so that you do not wait long. Every line works the same on a large one.
+# model on few and short messages, so that you do not wait long. Every line works the same on a large one. Two reservations
+# about that small model: rounding hurts small models more than large ones, and our packaged copy of it had been stored in
+# another 4-bit format before it came to you, so its 16 bits are not quite the original's.
 
 # %%
 device = hardware.detect()
@@ -78,8 +81,9 @@ print(f"{device.name}: tier {device.tier}, computes in {device.dtype}; {len(exam
 # %% [markdown]
 # ## 2 · The job: lines that you will copy
 #
-# How do you train on a 4-bit base at work? With the libraries of lesson 02 and a few more lines. The first ones say how the
-# base is stored.
+# How do you train on a 4-bit base at work? With the libraries of lesson 02 and a few more lines. First we go through them one
+# by one, on our small model; at the end of the section they stand together as one program for your own card. These lines say
+# how the base is stored.
 
 # %%
 from datasets import Dataset
@@ -97,7 +101,7 @@ four_bits = BitsAndBytesConfig(
 # %% [markdown]
 # The last line is the {{term:compute dtype}}. Take {{term:bfloat16}} on Ampere cards (RTX 30, A100) and later ones. A T4 has
 # no bfloat16, so take {{term:float16}} there. PyTorch claims that a T4 supports bfloat16, but it only imitates it, slowly.
-# The course's `hardware.detect` asks the card which generation it is.
+# (`device.torch_dtype()` picks the right one for your machine; on many CPUs that is float32.)
 
 # %%
 source = models.resolve(models.TIERS[device.tier].name)   # a folder, or a name on the hub
@@ -112,8 +116,8 @@ base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=checkpoi
 
 # %% [markdown]
 # `prepare_model_for_kbit_training` freezes the base, makes sure that {{term:gradient|gradients}} reach the first adapter,
-# and turns everything that is *not* in 4 bits (the {{term:embedding}}, the small norm layers and the output layer) into
-# {{term:float32}}. It also switches on {{term:gradient checkpointing}}, which throws intermediate results away and
+# and turns everything that is *not* in 4 bits (the {{term:embedding}}, the output layer, and the norms, which are small layers
+# that rescale) into {{term:float32}}. It also switches on {{term:gradient checkpointing}}, which throws intermediate results away and
 # computes them again later. That saves memory and costs about a third more time, so on a CPU we leave it off.
 #
 # <details><summary><b>Only if you train in 4 bits on a CPU: a trap</b></summary>
@@ -139,7 +143,18 @@ settings = SFTConfig(
     gradient_checkpointing=checkpointing, logging_steps=4, eval_strategy="epoch",
     save_strategy="no", report_to="none",
 )
-to_rows = lambda chats: Dataset.from_list([{"prompt": c[:-1], "completion": c[-1:]} for c in chats])
+
+
+def to_rows(chats):
+    return Dataset.from_list([{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats])
+
+
+# %% [markdown]
+# Before training, keep two answers of the 4-bit base, to compare.
+
+# %%
+prompts, wanted = task.prompts("validation")[:12], task.references("validation")[:12]
+untrained = generate(base, tokenizer, prompts[:2], max_new_tokens=plan.answer_tokens)
 
 # %%
 trainer = SFTTrainer(
@@ -155,10 +170,10 @@ with memory.track("recipe") as used:
 
 # %% [markdown]
 # Why the loop over the parameters? TRL stores the adapter of a 4-bit base in bfloat16, which has only two or three
-# correct digits. A T4 cannot train such an adapter in float16 at all, and small steps can get lost (section 10 shows how
-# many). An adapter is small, so 32 bits cost almost nothing.
+# correct digits. A T4 cannot train such an adapter in float16 at all, and toward the end of a run small steps get lost (section
+# 10 shows how many). An adapter is small, so 32 bits cost almost nothing.
 #
-# Did it learn? Ask twelve messages that it has not seen.
+# Did it learn? Ask it twelve messages that it has not seen.
 
 # %%
 guess = predict("How many of 12 answers are now a valid record?", unit="answers")
@@ -166,16 +181,16 @@ guess
 
 # %%
 tuned = trainer.model
-prompts, wanted = task.prompts("validation")[:12], task.references("validation")[:12]
 answers = generate(tuned, tokenizer, prompts, max_new_tokens=plan.answer_tokens)
 valid = task.evaluate(answers, "validation").valid
 guess.reveal(round(12 * valid.value))
 
 # %%
-show.answers([chat[-1]["content"] for chat in prompts[:2]], {"QLoRA": answers[:2]}, wanted[:2])
+show.answers([chat[-1]["content"] for chat in prompts[:2]],
+             {"4-bit base, untrained": untrained, "QLoRA": answers[:2]}, wanted[:2])
 
 # %% [markdown]
-# The form comes first, as in lesson 02: even a few dozen examples on a rounded base are enough for most of it. The fields
+# The form comes first, as in lesson 02: a few dozen examples on a rounded base are enough for most of it. The fields
 # need more examples, and twelve answers are far too few to compare anything. Section 7 measures properly.
 #
 # Save the adapter. It is an ordinary LoRA adapter, and nothing in its file says that the base had 4 bits.
@@ -187,14 +202,50 @@ recipe = {"loss": logged[-1], "seconds": used.seconds, "MB": used.process_increa
 show.folder_sizes("tickets-qlora")
 
 # %% [markdown]
-# That is the job. On your own card, put the name of a larger model into `source`, take a {{term:learning rate}} of 2e-4,
-# and it is the same program. What do the lines about 4 bits actually do?
+# **The whole program for your own card.** It needs nothing from this course. `train.jsonl` has a `prompt` and a `completion` on
+# each line, as the rows above. (It is not run here, because the model needs a GPU; a test of the course runs it with a small
+# one.)
+#
+# ```python
+# import torch
+# from datasets import load_dataset
+# from peft import LoraConfig, prepare_model_for_kbit_training
+# from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+# from trl import SFTConfig, SFTTrainer
+#
+# name, compute = "meta-llama/Llama-3.1-8B-Instruct", torch.bfloat16          # T4: torch.float16
+# base = AutoModelForCausalLM.from_pretrained(
+#     name, dtype=compute, device_map={"": 0},
+#     quantization_config=BitsAndBytesConfig(
+#         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+#         bnb_4bit_compute_dtype=compute))
+# base = prepare_model_for_kbit_training(base)                                # with checkpointing
+# data = load_dataset("json", data_files="train.jsonl", split="train").train_test_split(0.1, seed=0)
+# trainer = SFTTrainer(
+#     base, processing_class=AutoTokenizer.from_pretrained(name),
+#     train_dataset=data["train"], eval_dataset=data["test"],
+#     peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+#     args=SFTConfig(
+#         output_dir="run", num_train_epochs=2, learning_rate=2e-4, warmup_steps=10,
+#         per_device_train_batch_size=1, per_device_eval_batch_size=1,
+#         gradient_accumulation_steps=8,                                       # section 8
+#         max_length=1024, optim="paged_adamw_8bit", bf16=True,                # T4: fp16=True
+#         eval_strategy="epoch", logging_steps=10, save_strategy="no"))
+# for weight in trainer.model.parameters():
+#     if weight.requires_grad:
+#         weight.data = weight.data.float()
+# trainer.train()
+# trainer.save_model("my-adapter")
+# print(f"peak: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if torch.cuda.is_available() else "")
+# ```
+#
+# That is the job. What do the lines about 4 bits actually do?
 
 # %% [markdown]
 # ## 3 · Sixteen values for a weight
 #
 # Four bits can tell sixteen things apart, so a weight can only take one of sixteen values. Which sixteen? Look at what has
-# to be stored. Here are the weights of one layer of our model, each divided by the largest of its 64 neighbours.
+# to be stored. Here are the weights of one layer of our model, each divided by the largest among 64 neighbours.
 
 # %%
 dense, _ = models.load()
@@ -205,12 +256,12 @@ charts.code_books(
     (blocks / blocks.abs().amax(1, keepdim=True)).flatten().tolist(),
     {"NF4": nf4.tolist(), "even": [i / 7 for i in range(-7, 8)]},
     "Many small weights, few large ones: NF4 has its values where they are",
-    "weight, divided by the largest of its 64 neighbours",
+    "weight, divided by the largest among 64 neighbours",
 )
 
 # %% [markdown]
-# Evenly spaced values waste half of their number on places where hardly any weight lies. NF4, *4-bit NormalFloat*, crowds
-# its values near zero. The recipe assumes that weights follow a bell curve, the normal distribution, and takes the places
+# Evenly spaced values (fifteen of them, so that zero is one) are just as dense at the edges, where few weights are, as in the
+# middle. NF4, *4-bit NormalFloat*, crowds its values where the weights are. The recipe assumes that weights follow a bell curve, the normal distribution, and takes the places
 # that cut it into slices of about equal probability. These places are called quantiles. Two details: zero itself must be
 # among the values, and the outermost are scaled to −1 and 1. (The spikes at both ends of the histogram are the largest
 # weights of each 64, which are 1 or −1 after the division.)
@@ -218,7 +269,7 @@ charts.code_books(
 # %% tags=["nf4-from-scratch"]
 def nf4_values():
     """Seven quantiles below zero, zero, and eight above, scaled so that the largest is 1."""
-    end = 1 - (1 / 30 + 1 / 32) / 2          # not 1: the last quantile would be infinite
+    end = 1 - (1 / 30 + 1 / 32) / 2          # the paper's choice; at 1 the last quantile is infinite
     quantile = torch.special.ndtri           # of the normal distribution
     above = quantile(torch.linspace(end, 0.5, 9, dtype=torch.float64)[:-1])
     below = -quantile(torch.linspace(end, 0.5, 8, dtype=torch.float64)[:-1])
@@ -237,12 +288,11 @@ lesson.by_hand(eight, nf4_values())
 
 # %% [markdown]
 # Follow the first row: 0.30 / 1.20 = 0.25; the nearest value is 0.246, which has the number 10; and 0.246 · 1.20 = 0.295.
-# The weight −1.20 comes back exactly, because the largest of a block always does, and so does zero. Small weights are off
-# by little in absolute terms: that is what the crowding near zero buys.
+# The weight −1.20 comes back exactly, because it is the scale itself, and so does zero. The largest errors are among the
+# middle-sized weights, where NF4's values are further apart; near zero they are small.
 #
-# From now on the layer computes with the restored numbers. Look at the last row, which adds the column up, as a product with
-# eight ones would. The errors have different signs and largely cancel. A real layer adds up hundreds of them in every product.
-# That is why a 4-bit model still works, although nearly every weight is wrong.
+# From now on the layer computes with the restored numbers, and nearly every one of them is a little wrong. Does the model
+# survive that? No table of weights can say. Sections 6 and 7 measure it.
 #
 # **Your turn, before you see ours.** Write this for one block.
 
@@ -272,8 +322,8 @@ def dequantize(codes, scales, values):
 lesson.code_book_errors(matrix, quantize, dequantize)
 
 # %% [markdown]
-# NF4 brings the weights back closest, on this matrix as on perfectly normal ones. `bucketize` finds the nearest value by
-# asking between which two halfway points a weight lies; that saves the table of all distances.
+# NF4 has the smallest error, on this matrix as on perfectly normal weights. (`bucketize` finds the nearest value by asking
+# between which two halfway points a weight lies; that saves the table of all distances.)
 
 # %% [markdown]
 # ## 4 · Scales, and scales of scales
@@ -289,18 +339,25 @@ lesson.code_book_errors(matrix, quantize, dequantize)
 # %%
 drawings.four_bit_storage()
 
+# %% [markdown]
+# **Your turn:** how many bits is that per weight, for any size of block and group?
+
+# %%
+# EXERCISE: qlora-2
+
 # %%
 guess = predict("A matrix has 4096 × 4096 weights. How many MB does it take in NF4?", unit="MB")
 guess
 
 # %%
 bits = 4 + 8 / 64 + 32 / (64 * 256)
-guess.reveal(4096 * 4096 * bits / 8 / 1e6, "MB; in bfloat16 it takes 33.6 MB")
+guess.reveal(4096 * 4096 * bits / 8 / 1e6, "MB; in bfloat16 it takes 33.6 MB", source="computed")
 
 # %% [markdown]
-# Here is double quantization in code. The 256 values are finer near zero, over seven powers of ten.
+# The code of double quantization is folded: open the next two cells if you want to see how 256 values are chosen (finer near
+# zero, over seven powers of ten) and how the scales get their codes.
 
-# %% tags=["nf4-from-scratch"]
+# %% tags=["nf4-from-scratch", "folded"]
 def eight_bit_values():
     """Zero, one, and seven decades on both sides, each with twice as many values as the last."""
     values = [0.0, 1.0]
@@ -311,14 +368,14 @@ def eight_bit_values():
     return torch.tensor(sorted(values))
 
 
-# %% tags=["nf4-from-scratch"]
+# %% tags=["nf4-from-scratch", "folded"]
 def quantize_scales(scales, table=None):
     """8-bit codes of the scales, the scales of these, and the mean that was subtracted."""
     values, mean = eight_bit_values(), scales.mean()
     padded = torch.nn.functional.pad(scales - mean, (0, -len(scales) % 256)).reshape(-1, 256)
     second = padded.abs().amax(dim=1)
-    scaled = padded / second[:, None]
-    if table:                                # bitsandbytes rounds to so many steps first
+    scaled = padded / second.clamp(min=1e-38)[:, None]
+    if table:                                # bitsandbytes rounds to `table` steps first
         scaled = ((scaled + 1) * 0.5 * table + 0.5).floor() / table * 2 - 1
     halfway = (values[1:] + values[:-1]) / 2
     codes = torch.bucketize(scaled, halfway).to(torch.uint8)
@@ -347,8 +404,8 @@ weights = {
     "random": torch.randn(512, 512),
 }
 compared = lesson.compare_with_bitsandbytes(quantize, pack, weights, quantize_scales)
-differ = sum(row["bytes of codes that differ"] for row in compared.rows.values())
-guess.reveal("some" if differ else "none")
+differ = [number for row in compared.rows.values() for column, number in row.items() if "differ" in column]
+guess.reveal("some" if any(differ) else "none")
 
 # %%
 compared
@@ -369,10 +426,7 @@ evidence.card("Q1")
 # The card's point matters when you plan: the smaller the model and the larger its {{term:vocabulary}}, the less you gain,
 # because the embedding is not quantized.
 #
-# **Your turn:** bits per weight for any block size, then the way back from bytes to weights.
-
-# %%
-# EXERCISE: qlora-2
+# **Your turn:** the way back, from bytes to weights.
 
 # %%
 # EXERCISE: qlora-5
@@ -380,18 +434,40 @@ evidence.card("Q1")
 # %% [markdown]
 # ## 5 · A 4-bit layer that passes gradients
 #
-# Four-bit codes cannot be trained: a code of 10 has no slope, it can only jump to 9 or 11. So how can a
-# gradient get through such a layer at all?
+# Four-bit codes cannot be trained: a code is 10 or 11, and there is nothing in between to move to. So how can a gradient get
+# through such a layer at all?
 #
-# The answer is that nobody asks for the slope of the codes. In the {{term:forward pass}} the layer computes $\tilde{W} x$
+# The answer is that nobody asks for the gradient of the codes. In the {{term:forward pass}} the layer computes $\tilde{W} x$
 # with the restored matrix $\tilde W$, plus what the adapter adds:
 #
 # $$h = \tilde{W} x + \frac{\alpha}{r} B A x$$
 #
-# For the layers below, $\tilde{W}$ is a fixed table of numbers. If the loss would rise by $g$ when the output rises a
-# little, it rises by $\tilde{W}^\top g$ when the input does. A small example, with the eight weights of section 3 as a
-# row: if the slope at the output is 2, the slope at the second input is 2 · (−1.20) = −2.40, and at the first it is 2 ·
-# 0.295 = 0.59. No gradient of the weights is needed. $A$ and $B$ get theirs as in lesson 02.
+# For the layers below, $\tilde{W}$ is a fixed table of numbers. If the loss rises by $g$ when the output rises a little, then
+# through this path it rises by $\tilde{W}^\top g$ when the input does (and the adapter adds $\frac{\alpha}{r} A^\top B^\top
+# g$). A small example, with the eight weights of section 3 as a row: if the slope at the output is 2, the slope at the second
+# input is 2 · (−1.20) = −2.40, and at the first it is 2 · 0.295 = 0.59. No gradient of the weights is needed. $A$ and $B$ get
+# theirs as in lesson 02.
+#
+# One thing has to be prevented. Ordinarily PyTorch keeps what a product needs on the way back, and that would be the restored
+# matrix, in every layer: all the memory that was saved. So the product is written by hand, with a way back of its own that
+# restores the matrix a second time.
+
+# %% tags=["qlora-from-scratch"]
+class FourBitProduct(torch.autograd.Function):
+    """x @ W.T, for a W that is restored when it is needed and not kept."""
+
+    @staticmethod
+    def forward(ctx, x, restore):
+        ctx.restore = restore
+        return x @ restore().T
+
+    @staticmethod
+    def backward(ctx, g):
+        return g @ ctx.restore(), None       # for x; nobody needs one for the weights
+
+
+# %% [markdown]
+# The layer stores bytes and scales, and has the trained matrices beside them.
 
 # %% tags=["qlora-from-scratch"]
 class FourBitLoRA(torch.nn.Module):
@@ -400,14 +476,19 @@ class FourBitLoRA(torch.nn.Module):
     def __init__(self, weight, rank, alpha):
         super().__init__()
         self.shape, self.scaling = weight.shape, alpha / rank
-        self.codes, self.scales = quantize(weight, nf4)
+        codes, scales = quantize(weight, nf4)
+        self.register_buffer("packed", pack(codes))
+        self.register_buffer("scales", scales)
         bound = weight.shape[1] ** -0.5
         self.A = torch.nn.Parameter(torch.empty(rank, weight.shape[1]).uniform_(-bound, bound))
         self.B = torch.nn.Parameter(torch.zeros(weight.shape[0], rank))
 
+    def restore(self):
+        codes = torch.stack([self.packed >> 4, self.packed & 15], dim=1).reshape(-1, 64)
+        return dequantize(codes, self.scales, nf4).reshape(self.shape)
+
     def forward(self, x):
-        W = dequantize(self.codes, self.scales, nf4).reshape(self.shape)   # for this product
-        return x @ W.T + self.scaling * (x @ self.A.T @ self.B.T)
+        return FourBitProduct.apply(x, self.restore) + self.scaling * (x @ self.A.T @ self.B.T)
 
 
 # %% [markdown]
@@ -420,9 +501,9 @@ lesson.compare_with_peft(FourBitLoRA, matrix)
 # Equal, at most up to the rounding of 32-bit numbers. The last row is the one that this section is about: the gradient
 # that is handed down is right although the weight has only sixteen values.
 #
-# The copy $\tilde W$ has the compute dtype and lives for one product. So the extra memory is that of the largest single
-# matrix, not of the model. The default of `bnb_4bit_compute_dtype`, by the way, is float32, which is slow on a
-# GPU. That is why the recipe sets it.
+# In bitsandbytes the copy $\tilde W$ has the compute dtype, and it too lives for one product. So the extra memory is that of
+# the largest single matrix, not of the model. The default of `bnb_4bit_compute_dtype`, by the way, is float32, which is slow
+# on a GPU. That is why the recipe sets it.
 #
 # **Your turn.** Somebody wrote a function that measures the error of 4 bits. It has three bugs.
 
@@ -441,16 +522,15 @@ formats = lesson.formats()
 lesson.formats_table(formats)
 
 # %% [markdown]
-# How to read it. The second column of numbers is the loss per token: lower means that the model finds real text less
-# surprising. Eight bits change next to nothing. Four bits cost something that you can measure. From the errors of section
-# 3 you would expect NF4 to cost less than FP4; on so few passages the intervals of the two overlap. Two reservations
-# belong to this table. This is a very small model, and small models suffer more from rounding than large ones. And the
-# packaged CPU model had been stored in another 4-bit format before it came to you, so its "16 bits" are not untouched.
+# How to read it. The second column of numbers is the loss per token, in nats (the unit of the natural logarithm): lower means
+# that the model finds real text less surprising. In brackets are 95 % intervals, the range in which the true difference
+# probably lies; one that includes zero settles nothing. Eight bits change next to nothing. Four bits cost something that you
+# can measure. The column "more than NF4" compares FP4 with NF4 passage by passage.
 #
-# The time is that of *this* machine, with one answer at a time. Whoever writes one token after the other spends most of
-# the time on reading weights from memory. So smaller weights can even be quicker, if the program has a fast routine for
-# them, and they are slower if it has to restore each matrix first. That is why servers such as {{term:vLLM}} prefer
-# formats made for serving (section 9), and why the time of one program says little about another.
+# The time is that of *this* machine, with one answer at a time, and "16 bits" stands for the format in which it computes.
+# Generating token by token means reading all weights for each token. So smaller weights can even be quicker, if the program
+# has a fast routine for them, and they are slower if it has to restore each matrix first. That is why servers such as
+# {{term:vLLM}} prefer formats made for serving (section 9), and why the time of one program says little about another.
 
 # %% [markdown]
 # ## 7 · Does it learn as well, and how much slower is it?
@@ -474,14 +554,16 @@ for name, frozen in {"LoRA": dense, "QLoRA": four_bit}.items():
 lesson.runs_table(recipe, runs)
 
 # %% [markdown]
-# Compare the rows in pairs. The first and the last do the same with two programs: both train QLoRA on the same examples.
-# They shuffle differently, and TRL's loss also counts the line break that the template writes after the answer, so a small
-# difference between them means nothing. On a CPU `fit` is much quicker; at work, take the recipe. The last two differ only in the base. ("Memory
-# added" on a CPU is what the process grew by, and room that earlier cells have freed is used again without being counted.)
+# The first and the last row train QLoRA on the same examples with two programs. The order of the examples and the random
+# start of the adapter differ, and after twenty steps that alone moves the loss. So never compare two methods by two single
+# runs with different seeds. The last two rows share both, and differ only in the base. On a CPU `fit` is quicker; at work,
+# take the recipe. ("Seconds" are without the validation. "Memory added" on a CPU is what the process grew by; room that earlier
+# cells have freed is used again without being counted.)
 #
 # Which measure can tell LoRA from QLoRA? Not the share of right fields. `escalation` is "none" for seven messages in ten,
 # so a model that always says "none" is right 70 % of the time, and two models can both be near that for no good reason.
-# The loss on the right answer uses every token of every message. So take it message by message, and compare in pairs.
+# The loss on the right answer uses every token of every message. So take it message by message, on 24 messages this time, and
+# compare in pairs.
 
 # %%
 losses = {name: lesson.answer_losses(model, tokenizer, held_out)
@@ -494,7 +576,9 @@ evidence.card("Q5", lora=losses["LoRA"], qlora=losses["QLoRA"], before=before)
 # data and on the number of steps. So only your own {{term:validation set}} can say what four bits cost *you*, and now you
 # know with which measure to ask.
 #
-# **Time.** Each matrix is restored once in the forward pass and once on the way back, however many tokens go through it.
+# **Time.** Each matrix is restored once in the forward pass and once on the way back (and once more with checkpointing),
+# however many tokens go through it. We time a forward and a backward pass of the libraries' own layers, LoRA and QLoRA in
+# turns. (`fit` replaces some of these layers by faster ones, so its seconds above show less of the difference.)
 
 # %%
 guess = predict("How much longer does a QLoRA step of four examples take here?", unit="%")
@@ -502,62 +586,70 @@ guess
 
 # %%
 pace = lesson.pace(adapted, tokenizer, examples)
-large = list(pace.values())[-1]
-guess.reveal(round(100 * (large.value - 1)), "% longer")
+*_, four_examples = pace.values()
+guess.reveal(round(100 * (four_examples.value - 1)), "% longer")
 
 # %%
 evidence.card("Q2", pace=pace)
 
 # %% [markdown]
 # Others' measurements differ by far more than the ten points of the claim, so do not plan with "20 to 30 %": time ten
-# steps of each on your own card. What can be said in general is when to use which. **Use LoRA if the base fits in 16 bits,
-# and QLoRA if it would not.** QLoRA saves memory of weights. It saves neither time nor {{term:activation|activations}}.
+# steps of each on your own card. What can be said in general is when to use which. **Use LoRA if a training step fits with
+# the base in 16 bits, and QLoRA if it does not.** QLoRA saves memory for weights. It saves no time, and its
+# {{term:activation|activations}} are as large as LoRA's.
 
 # %% [markdown]
 # ## 8 · Out of memory: what now?
 #
 # *torch.OutOfMemoryError: CUDA out of memory.* What fills the card? Four things. The weights. What is trained, with its
-# gradients and {{term:optimizer state|optimizer states}}, 16 bytes per number. The activations, which the
-# {{term:backward pass}} needs, and which grow with the number of tokens in a step. And the {{term:logits}}, one score for each token of
-# the vocabulary at each position.
+# gradients and {{term:optimizer state|optimizer states}}: 16 bytes for each trained number. The activations, which the
+# {{term:backward pass}} needs, and which grow with the number of tokens in a step. And the {{term:logits}}, one score for each
+# token of the vocabulary at each position.
 #
 # By hand, for Llama-3.1-8B and one example of 1,024 tokens: the vocabulary has 128,256 tokens, so the logits are
 # 1,024 · 128,256 numbers of 4 bytes, 0.53 GB. The usual loop keeps three such tables at the worst moment: 1.6 GB. For a
-# {{term:batch}} of eight it is 12.6 GB, and the card is full before the weights are loaded.
+# {{term:batch}} of eight it is 12.6 GB, which is most of a 16 GB card for scores alone.
 #
 # `memory.estimate` adds all of this up from a model's published shape. It needs neither the weights nor a GPU, and you can
 # ask it before you rent one.
 
 # %%
-which = predict("LoRA on an 8B model, batch of 8: which lever saves the most memory?",
+memory.estimate("Llama-3.1-8B", "qlora", batch_size=1, length=1024, checkpointing=True)
+
+# %% [markdown]
+# Now suppose that you started with LoRA, eight examples of 1,024 tokens at once and no checkpointing, and it did not fit.
+
+# %%
+which = predict("LoRA on an 8B model, batch of 8: which of these alone saves the most memory?",
                 choices=("one example at a time", "4-bit base", "8-bit optimizer"))
 which
 
 # %%
 model_name, card = "Llama-3.1-8B", "t4"
 batch_size, length = 8, 1024
-lesson.levers(model_name, card, batch_size, length)
-
-# %%
 table = lesson.prices(model_name, batch_size, length)
-saved = {name: row["saves, GB"] for name, row in table.rows.items()}
-best = max(which.choices, key=saved.get)
-which.reveal(best)
+saved = {name: row["alone saves, GB"] for name, row in table.rows.items()}
+which.reveal(max(which.choices, key=saved.get), source="estimated")
 
 # %%
 table
 
+# %%
+lesson.levers(model_name, card, batch_size, length)
+
 # %% [markdown]
-# Surprising, if one thinks of memory as weights. At eight examples at once most of it is activations and logits, and 4
-# bits do nothing about those. So pull the levers in this order: first those that change nothing in the result (one example
-# at a time with {{term:gradient accumulation}}, which adds up the gradients of eight small steps before the
+# Surprising, if you think of memory as weights. At eight examples at once most of it is activations and logits, and 4 bits do
+# nothing about those. Checkpointing alone would have saved nearly as much as the smaller batch, but not both together: what one
+# has taken away the other cannot save again. So pull the levers in this order: first those that leave the result as it is (one
+# example at a time with {{term:gradient accumulation}}, which adds up the gradients of eight small steps before the
 # {{term:optimizer}} moves; then checkpointing), then those that touch the model (4 bits), and last those that touch the
 # data (length).
 #
 # Three notes. To keep the embeddings in 16 bits, leave `prepare_model_for_kbit_training` out and call
-# `model.enable_input_require_grads()` instead; the adapter freezes the base anyway. TRL's newer versions compute the loss in
-# pieces, so that on a GPU their logits take less than this estimate. And the line is the memory that a T4 really reports,
-# 15.8 GB, not the number in its name.
+# `model.enable_input_require_grads()` instead; the adapter freezes the base anyway. `memory.estimate` and the controls below
+# count them in 16 bits; the first figure of this lesson and "4-bit base" in the table count the recipe's float32, 2.1 GB more.
+# TRL's newer versions compute the loss in pieces, so that on a GPU their logits take less than this estimate. And the line is
+# the memory that a T4 really reports, 15.8 GB, not the number in its name.
 #
 # **Now your model and your card.** Change `model_name`, `card` and the two numbers above and run the cells again, or use the
 # controls here.
@@ -585,11 +677,12 @@ evidence.card("Q3")
 evidence.card("Q4")
 
 # %% [markdown]
-# The first is the mistake of this whole section: counting the weights that shrink and leaving out the rest. The second is
-# worth knowing as a habit. `print_trainable_parameters()` takes a second, and a number copied from a tutorial may belong to
-# another model.
+# The first makes the mistake of this whole section: it counts the weights that shrink and leaves out the rest. The second
+# teaches a habit: `print_trainable_parameters()` takes a second, and a number copied from a tutorial may belong to another
+# model.
 #
-# **Your turn: a challenge.** It needs nothing but thinking and the estimator, which answers at once.
+# **Your turn: a challenge.** Try plans with `memory.estimate` as above; its options are `method`, `batch_size`, `accumulation`,
+# `length`, `checkpointing` and `optimizer`.
 
 # %%
 # EXERCISE: qlora-7
@@ -632,8 +725,7 @@ with warnings.catch_warnings(record=True) as warned:
     rounded = beside.merge_and_unload()
 print("PEFT warns:", *{str(warning.message) for warning in warned})
 ways["merged, 4 bits again"] = mean_loss(rounded)
-lost = lesson.lost(ways, *ways)                      # of the way from the first to the second
-guess.reveal(round(lost), "% of the gain lost")
+guess.reveal(round(lesson.lost(ways)), "% of the gain lost")
 
 # %% [markdown]
 # Where did it go? Look at the layer that we kept.
@@ -642,10 +734,12 @@ guess.reveal(round(lost), "% of the gain lost")
 lesson.survival(update, stored, quantize, dequantize)
 
 # %% [markdown]
-# The restored weights lie exactly on the sixteen values. The update moves each of them a little, and most moves are
-# smaller than half the way to the next value, so rounding puts the weight back where it was. You pay for the training, and
+# The restored weights are exactly on the sixteen values. The update moves each of them a little, and most moves are
+# smaller than half the way to the next value, so rounding puts the weight back where it was. (The little that arrives does so
+# because the largest weight of a block moves, and with it the scale of all others.) You pay for the training, and
 # the rounding throws a large part of it away. PEFT warns of this, as you saw, in words that sound harmless.
-# How much is lost depends on how large the updates are beside the distances, so on your run it will be another share.
+# How much is lost depends on how large the updates are beside those distances. After twenty steps on a small model they are
+# small; after a long training more of them survive. On your run it will be another share.
 #
 # The two ways that work end in 16 bits: restore the base with `dequantize()` and merge, or merge into the original weights.
 
@@ -660,20 +754,22 @@ merged = merge(models.load(quantization="nf4")[0].dequantize())
 ways["merged, restored base, 16 bits"] = mean_loss(merged)
 merged.save_pretrained("tickets-merged")
 tokenizer.save_pretrained("tickets-merged")
+reloaded = AutoModelForCausalLM.from_pretrained("tickets-merged", dtype=device.torch_dtype())
+ways["the same, saved and loaded again"] = mean_loss(reloaded.to(device.kind))
 lesson.merge_figure(ways)
 
 # %% [markdown]
-# The three blue bars keep what was learned. Merging into the *original* weights is what most people do, and it is a gamble
-# that usually goes well: the adapter has learned on top of the rounded weights, partly to make up for their errors. So
-# measure it, as you just did.
+# The blue bars keep what was learned. Merging into the *original* weights is what most people do. It is not exact: the
+# adapter has learned on top of the rounded weights, partly to make up for their errors. Here it cost next to nothing; on
+# your model measure it, as you just did.
 #
-# From the 16-bit folder every road is open. If the model must be small again for serving, quantize it with a method that
-# looks at real activations while it rounds, such as AWQ or GPTQ, or write a {{term:GGUF}} file, and **measure again
-# afterwards**. These commands are *not run here*, since they need other programs or a GPU:
+# With the 16-bit folder you can do anything. If the model must be small again for serving, quantize it with a method that
+# looks at real activations while it rounds, such as AWQ or GPTQ, or write a {{term:GGUF}} file, the format of Ollama and
+# llama.cpp, and **measure again afterwards**. These commands are *not run here*, since they need other programs or a GPU:
 #
 # ```bash
 # python llama.cpp/convert_hf_to_gguf.py tickets-merged --outfile tickets-f16.gguf
-# llama-quantize tickets-f16.gguf tickets-q4.gguf Q4_K_M          # 4 bits, for Ollama and llama.cpp
+# llama-quantize tickets-f16.gguf tickets-q4.gguf Q4_K_M          # Q4_K_M: one of its 4-bit formats
 # vllm serve ./tickets-merged                                     # or 16 bits as it is
 # vllm serve BASE --quantization bitsandbytes --enable-lora --lora-modules tickets=./tickets-qlora
 # ```
@@ -684,7 +780,7 @@ lesson.merge_figure(ways)
 # %% [markdown]
 # ## 10 · Mistakes to recognize, and what you can do now
 #
-# **Leaving out three arguments.** `load_in_4bit=True` alone gives something else than the recipe, and nothing complains.
+# **Leaving out three arguments.** `load_in_4bit=True` alone gives something other than the recipe, and nothing complains.
 
 # %%
 lesson.defaults()
@@ -701,7 +797,7 @@ counted = sum(weight.numel() for weight in four_bit.parameters())
 print(f"counted with numel: {counted:,}; really: {models.load()[0].num_parameters():,}")
 
 # %% [markdown]
-# Whoever computes "percent trained" from this gets a number that is too high. PEFT's `print_trainable_parameters()` knows.
+# A "percentage trained" computed from this is too high. PEFT's `print_trainable_parameters()` counts correctly.
 #
 # **Training in pure bfloat16.** It is tempting to save memory by keeping trained weights in 16 bits too. {{term:Adam}}
 # changes a weight by about the learning rate in each step. Can bfloat16 store a change that small?
@@ -711,16 +807,17 @@ lesson.rounded_steps(matrix)
 
 # %% [markdown]
 # At the learning rate of full fine-tuning most weights stay exactly where they were: the step is smaller than half the
-# distance to the next 16-bit number. The run looks alive, because a few small weights do move. This is why trained weights
-# get 32 bits ({{term:master weights}}), and why the recipe puts the adapter back into float32. Frozen weights do not move
-# anyway, so they can be rounded to 4 bits.
+# distance to the next 16-bit number. The run looks alive, because a few small weights do move. An adapter's numbers are smaller
+# and its learning rate is higher, so at first all of them move. But the rate decays, and near the end of the run half of $A$ stands
+# still. This is why trained weights get 32 bits ({{term:master weights}}), and one reason why the recipe puts the adapter back into
+# float32. Frozen weights do not move anyway, so they can be rounded to 4 bits.
 #
 # **What you can do now**
 #
 # | you want to | do |
 # | --- | --- |
 # | train a model that does not fit | NF4, double quantization, compute dtype bfloat16 (T4: float16), adapter in float32 |
-# | choose between LoRA and QLoRA | LoRA if the base fits in 16 bits, else QLoRA |
+# | choose between LoRA and QLoRA | LoRA if a step fits with the base in 16 bits, else QLoRA |
 # | get out of *out of memory* | batch of one with accumulation, checkpointing, 4 bits, then length |
 # | know memory before a run | `course estimate Llama-3.1-8B --method qlora --gpu t4` |
 # | know what 4 bits cost you | loss per message, paired, on your validation set |

@@ -23,7 +23,7 @@ def test_arithmetic_claims_fail_with_the_real_figures():
     assert {id: verdict.word for id, verdict in found.items()} == dict.fromkeys(found, claims.FAILS)
     assert "3.88 times" in found["Q1"].sentence
     assert "13,631,488 of 8,043,892,736" in found["Q4"].sentence and "rank 8 on all seven" in found["Q4"].sentence
-    assert "40 GB is too small" in found["Q3"].sentence
+    assert "With 40 GB (really 42.4) Llama-3.1-70B does not fit" in found["Q3"].sentence
 
 
 @pytest.mark.parametrize(("weights", "word"), [(4.2, claims.FAILS), (4.0 / 1.001, claims.HOLDS)])
@@ -58,26 +58,38 @@ def test_speed_on_a_cpu_does_not_judge_a_claim_about_gpus():
     assert "1 of their 5 figures lies between" in verdict.sentence
 
 
+@pytest.fixture
+def seeds(monkeypatch, tmp_path):
+    """Writes a record of QLoRA over three seeds, with these losses."""
+    file = tmp_path / "qlora-seeds-2026-12-01.json"
+    monkeypatch.setattr(lesson_03.assets, "record", lambda name: file if name == "qlora-seeds" else real(name))
+
+    def write(losses):
+        file.write_text(json.dumps({"runs": {f"QLoRA | {i}": {"validation_loss": x} for i, x in enumerate(losses)}}))
+
+    return write
+
+
 @pytest.mark.parametrize(
-    ("qlora", "word", "said"),
+    ("qlora", "recorded", "word", "said"),
     [
-        ([0.5, 0.6, 0.7, 0.8], claims.FAILS, "can be measured"),  # worse on each message
-        ([0.3, 0.5, 0.35, 0.55], claims.UNDER_A_CONDITION, "No damage shows"),  # now better, now worse
-        ([0.2, 0.3, 0.4, 0.5], claims.UNDER_A_CONDITION, "smaller than 0.00"),  # better on each
+        ([0.5, 0.6, 0.7, 0.8], [0.5, 0.6, 0.7], claims.FAILS, "can be measured"),  # worse on each message and in each seed
+        ([0.5, 0.6, 0.7, 0.8], [0.14, 0.16, 0.17], claims.NOT_TESTED, "no damage shows"),  # worse in this run only
+        ([0.3, 0.5, 0.35, 0.55], [0.5, 0.6, 0.7], claims.NOT_TESTED, "no damage shows"),  # now better, now worse
+        ([0.2, 0.3, 0.4, 0.5], [0.1, 0.1, 0.1], claims.NOT_TESTED, "no damage shows"),  # better on each
     ],
 )
-def test_quality_is_judged_message_by_message(qlora, word, said):
+def test_quality_is_judged_by_messages_and_by_seeds(qlora, recorded, word, said, seeds):
+    seeds(recorded)
     verdict = lesson_03.judge_Q5([0.3, 0.4, 0.5, 0.6], qlora, before=[2.0] * 4)
     assert verdict.word == word
     assert said in verdict.sentence
     assert "QLoRA reached" in verdict.sentence
 
 
-def test_recorded_runs_of_qlora_are_shown_if_there_are_any(monkeypatch, tmp_path):
+def test_recorded_runs_of_qlora_are_shown_if_there_are_any(monkeypatch, seeds):
     shown = lambda: str(lesson_03.judge_Q5([0.3, 0.4], [0.3, 0.4]).evidence[1])
-    file = tmp_path / "qlora-seeds-2026-12-01.json"
-    file.write_text(json.dumps({"runs": {f"QLoRA | {i}": {"validation_loss": 0.2 + i / 100} for i in range(3)}}))
-    monkeypatch.setattr(lesson_03.assets, "record", lambda name: file if name == "qlora-seeds" else real(name))
+    seeds([0.2, 0.21, 0.22])
     assert "QLoRA, the same data and seeds" in shown() and "0.210 (0.200-0.220)" in shown()
 
     def none(name):
@@ -102,9 +114,11 @@ def test_the_parts_are_the_estimates_and_float32_embeddings_come_on_top():
 
 def test_each_lever_saves_and_the_first_saves_most():
     table = lesson_03.prices()
-    saved = {name: row["saves, GB"] for name, row in table.rows.items()}
+    saved = {name: row["alone saves, GB"] or 0 for name, row in table.rows.items()}
     assert min(saved.values()) >= 0 and max(saved, key=saved.get) == "one example at a time"
-    assert lesson_03.prices("Llama-2-7B", 1, 512).rows["one example at a time"]["saves, GB"] == 0
+    left = [row["left after it and those above, GB"] for row in table.rows.values()]
+    assert left == sorted(left, reverse=True)
+    assert lesson_03.prices("Llama-2-7B", 1, 512).rows["one example at a time"]["alone saves, GB"] == 0
 
 
 @pytest.mark.parametrize("card", lesson_03.CARDS)
@@ -128,13 +142,13 @@ def test_most_weights_do_not_move_in_bfloat16_at_the_rate_of_full_fine_tuning():
     import torch
 
     weight = 0.05 * torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
-    first, *_, last = lesson_03.rounded_steps(weight).rows.values()
-    assert first["bfloat16: not moved, %"] > 60 > 20 > last["bfloat16: not moved, %"]
-    assert first["float32: not moved, %"] == 0
+    full, start, end = (row["bfloat16: not moved, %"] for row in lesson_03.rounded_steps(weight).rows.values())
+    assert full > 60 and start < 5 and 20 < end < full  # an adapter's numbers are small: it moves until the rate has decayed
+    assert {row["float32: not moved, %"] for row in lesson_03.rounded_steps(weight).rows.values()} == {0}
 
 
 def test_what_is_lost_is_a_share_of_the_gain():
-    assert lesson_03.lost({"a": 3.0, "b": 1.0, "c": 2.0}, "a", "b", "c") == 50
+    assert lesson_03.lost({"nothing": 3.0, "beside": 1.0, "merged": 2.0}) == 50
 
 
 @pytest.mark.model
