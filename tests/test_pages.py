@@ -35,12 +35,12 @@ def graded(learner, marks, **problems):
 
 
 def several():
-    right = {id: Mark(float(EXERCISES[id].points), "Right.", "right") for id in ("lora-1", "lora-2", "lora-3")}
-    mistake = EXERCISES["lora-2"].mistakes[0]
+    right = {id: Mark(float(EXERCISES[id].points), "Right.", "right") for id in ("lora-2", "lora-3", "lora-5")}
+    mistake = EXERCISES["lora-3"].mistakes[0]
     wrong = {
-        "lora-1": Mark(1 / 3, f"{NASTY}\nsecond line", "partly", notes=(NASTY,)),
-        "lora-2": Mark(0.0, mistake.diagnosis, "wrong", mistake.diagnosis),
-        "lora-3": Mark(0.0, NASTY, "error"),
+        "lora-2": Mark(1 / 3, f"{NASTY}\nsecond line", "partly", notes=(NASTY,)),
+        "lora-3": Mark(0.0, mistake.diagnosis, "wrong", mistake.diagnosis),
+        "lora-5": Mark(0.0, NASTY, "error"),
     }
     return [graded("right", right), graded(NASTY, wrong), graded(NASTY + "2", {}, problems=[NASTY])]
 
@@ -59,7 +59,7 @@ def report(folder):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """Name → HTML of a page of each kind."""
-    ids, everybody = ["lora-1", "lora-2", "lora-3"], several()
+    ids, everybody = ["lora-2", "lora-3", "lora-5"], several()
     return {
         **{f"feedback-{i}": results.feedback(one) for i, one in enumerate(everybody)},
         "class": tables.class_view(ids, everybody),

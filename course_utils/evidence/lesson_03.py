@@ -633,8 +633,8 @@ def judge_Q5(lora: Sequence[float], qlora: Sequence[float], before: Sequence[flo
                f"which differ by {spread:.3f}", "method", "")),
         "A 135M model, which suffers more from rounding than a large one. Its packaged copy had been stored in another "
         "4-bit format before, so its 16 bits are not the original's; and on a CPU products may be in float32. The QLoRA "
-        "paper is Dettmers et al. (2023), table 4, where FP4 reaches 52.2. For Llama 3, Huang et al. (2024, arXiv 2404.14047) "
-        "find losses that cannot be neglected, above all below 4 bits.",
+        "paper is Dettmers et al. (2023), table 4, where FP4 reaches 52.2. For Llama 3, Huang et al. (2024, arXiv "
+        "2404.14047) find losses that cannot be neglected, above all below 4 bits.",
     )  # fmt: skip
 
 

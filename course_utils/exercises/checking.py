@@ -71,7 +71,7 @@ def check(id: str, answer: object) -> ExerciseScore:
     """Mark a function; works offline, and never raises an error because of the answer.
 
     Args:
-        id: the exercise, e.g. "lora-1".
+        id: the exercise, e.g. "lora-2".
         answer: the learner's function.
 
     Returns:

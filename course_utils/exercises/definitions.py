@@ -66,7 +66,7 @@ class Exercise:
     """One exercise.
 
     Attributes:
-        id: letters, digits and hyphens, e.g. "lora-1".
+        id: letters, digits and hyphens, e.g. "lora-2".
         title: a few words.
         statement: Markdown above the answer cell.
         solution: the function asked for, its body between the markers.

@@ -387,15 +387,18 @@ def choose_length(lengths, fixed, per_token, memory):
 
 def _length_cases(random):
     cases = []
-    for needs_more in (True, True, False):
-        limit = 64 * int(random.integers(6, 20))
+    # Near multiples of 64, where a wrong rounding shows.
+    for data_need, room in (("more", 2), ("more", 61), ("a token more than a multiple of 64", 30), ("a multiple of 64", 40)):
+        multiples = int(random.integers(6, 20))
+        limit = 64 * multiples
         fixed, per_token = float(random.uniform(5, 9)), float(random.uniform(0.002, 0.004))
-        memory = fixed + per_token * (limit + float(random.uniform(20, 60)))  # not a multiple of 64
-        count = int(random.integers(9, 15))
-        # so long that a card without the fixed part would still be too small
-        highest = limit + int(fixed / per_token) + 300 if needs_more else limit - 70
-        lengths = [int(n) for n in random.integers(100, highest, size=count)]
-        lengths[:2] = [highest, limit] if needs_more else [highest, highest - 5]
+        memory = fixed + per_token * (limit + room + float(random.uniform(0, 1)))
+        if data_need == "more":  # so long that a card without the fixed part would still be too small
+            longest = limit + int(fixed / per_token) + 300
+        else:
+            longest = 64 * int(random.integers(3, multiples - 1)) + ("more" in data_need)
+        lengths = [int(n) for n in random.integers(100, longest, size=int(random.integers(9, 15)))]
+        lengths[:2] = [longest, limit] if data_need == "more" else [longest, longest - 5]
         cases.append((lengths, fixed, per_token, memory))
     return cases
 
@@ -479,7 +482,7 @@ EXERCISES = (
         tolerance=1e-9,
     ),
     Exercise(
-        id="qlora-5",
+        id="qlora-3",
         title="From bytes back to weights",
         statement="Write what every forward pass through a 4-bit layer begins with: unpack two codes from each byte, look up their values, and scale each block.",
         solution=weights_from_bytes,
@@ -502,7 +505,7 @@ EXERCISES = (
         tolerance=1e-9,
     ),
     Exercise(
-        id="qlora-6",
+        id="qlora-4",
         title="Three bugs in a measurement",
         statement="""Somebody measures the error of block-wise quantization with this function. It has **three** bugs; find them and write it right.
 
@@ -529,7 +532,7 @@ def relative_error(weights, values, block):
         tolerance=1e-9,
     ),
     Exercise(
-        id="qlora-7",
+        id="qlora-5",
         title="Challenge: 8 billion parameters on 12 GB",
         statement=f"Plan a training step of {CHALLENGE_MODEL} that takes at most {BAR_GB:g} GB by the course's estimate; for {HALF_GB:g} GB, a T4, "
         f"there are half the points. Rank 16 on all linear layers, examples of {CHALLENGE_LENGTH:,} tokens, {CHALLENGE_EXAMPLES} examples per step. "
@@ -548,7 +551,7 @@ def relative_error(weights, values, block):
         challenge=Challenge(_plan_gb, bar=BAR_GB, half=HALF_GB, advise=_advise_plan, measure="memory in GB"),
     ),
     Exercise(
-        id="qlora-8",
+        id="qlora-6",
         title="Your own data: how long?",
         statement="Your examples have different lengths and your card has a limit. Choose the `max_length`, and say what share of your examples it cuts off. "
         "(Then do it with your own file: count its tokens with the tokenizer, take `fixed` and `per_token` from two calls of `memory.estimate`.)",

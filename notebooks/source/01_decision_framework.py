@@ -101,7 +101,7 @@ widgets.decision_helper()
 # **Your turn.** Somebody wrote the tree as a function, in a hurry.
 
 # %%
-# EXERCISE: frame-6
+# EXERCISE: frame-1
 
 # %% [markdown]
 # ## 2 · Four companies: you decide
@@ -435,7 +435,7 @@ charts.shares({
 # similar passages that gap can be wide, so measure it before you decide.
 
 # %%
-# EXERCISE: frame-3
+# EXERCISE: frame-2
 
 # %% [markdown]
 # **Now the answers.** A fair test of RAG asks for the fact alone, which is easiest; for the whole record, which is what the
@@ -616,7 +616,7 @@ evidence.card("D5")
 # In your own project you will want to measure this: after an update, how many answers are right, and how many are stale?
 
 # %%
-# EXERCISE: frame-5
+# EXERCISE: frame-3
 
 # %% [markdown]
 # **And larger models?** Ours is about fifty times smaller than a model of 7 billion parameters. This is what others have measured
@@ -705,14 +705,14 @@ evidence.card("D3", assumptions=chosen)
 # Now compute a break-even yourself.
 
 # %%
-# EXERCISE: frame-2
+# EXERCISE: frame-4
 
 # %% [markdown]
 # **Now the whole decision.** You have everything that you need to find the cheapest plan that is good enough. The check answers
 # at once, so try as many plans as you like.
 
 # %%
-# EXERCISE: frame-7
+# EXERCISE: frame-5
 
 # %% [markdown]
 # ## 9 · Common mistakes, failing as they fail in real life
@@ -803,7 +803,7 @@ widgets.decision_helper(lesson_01.sentences(chosen), chosen)
 # Whatever it recommends, begin with twenty wrong answers. The last exercise turns section 3 into a program that sorts them.
 
 # %%
-# EXERCISE: frame-8
+# EXERCISE: frame-6
 
 # %% [markdown]
 # {{words}}

@@ -235,7 +235,7 @@ charts.loss_curve(losses, "Sixteen steps on four examples: the loss falls")
 # have just computed by hand.
 
 # %%
-# EXERCISE: lora-6
+# EXERCISE: lora-1
 
 # %% [markdown]
 # ## 3 · The job: training with TRL
@@ -434,7 +434,7 @@ show.table([
 # **Your turn, before you see ours.** Write the {{term:forward pass}} for a whole batch.
 
 # %%
-# EXERCISE: lora-1
+# EXERCISE: lora-2
 
 # %% [markdown]
 # Here is a complete layer. $B$ starts at zero, so that the adapted model starts as an exact copy of the original and every
@@ -559,7 +559,7 @@ evidence.card("L1")
 # More such figures are judged at the end of the lesson. Now count yourself.
 
 # %%
-# EXERCISE: lora-2
+# EXERCISE: lora-3
 
 # %% [markdown]
 # ## 6 · Which knobs matter?
@@ -686,7 +686,7 @@ trial = training.trial(
 print(f"validation loss after 10 steps: {trial.validation_losses[-1]:.2f}")
 
 # %%
-# EXERCISE: lora-7
+# EXERCISE: lora-4
 
 # %% [markdown]
 # ## 7 · From your file to a model that answers
@@ -836,7 +836,7 @@ tuned.set_adapter("default")
 show.answers(["Why is the sky blue?"], {"the base, adapters switched off": reply})
 
 # %%
-# EXERCISE: lora-3
+# EXERCISE: lora-5
 
 # %% [markdown]
 # ## 8 · Common mistakes, reproduced
@@ -943,10 +943,10 @@ quiz("02")
 # **Final exercises.** The first two are short. The last is about data of your own.
 
 # %%
-# EXERCISE: lora-4
+# EXERCISE: lora-6
 
 # %%
-# EXERCISE: lora-5
+# EXERCISE: lora-7
 
 # %%
 # EXERCISE: lora-8

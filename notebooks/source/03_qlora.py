@@ -429,7 +429,7 @@ evidence.card("Q1")
 # **Your turn:** the way back, from bytes to weights.
 
 # %%
-# EXERCISE: qlora-5
+# EXERCISE: qlora-3
 
 # %% [markdown]
 # ## 5 · A 4-bit layer that passes gradients
@@ -508,7 +508,7 @@ lesson.compare_with_peft(FourBitLoRA, matrix)
 # **Your turn.** Somebody wrote a function that measures the error of 4 bits. It has three bugs.
 
 # %%
-# EXERCISE: qlora-6
+# EXERCISE: qlora-4
 
 # %% [markdown]
 # ## 6 · What do four bits cost before any training?
@@ -685,7 +685,7 @@ evidence.card("Q4")
 # `length`, `checkpointing` and `optimizer`.
 
 # %%
-# EXERCISE: qlora-7
+# EXERCISE: qlora-5
 
 # %% [markdown]
 # ## 9 · From the adapter to a model that answers
@@ -838,7 +838,7 @@ quiz("03")
 # **One more exercise,** on data of your own: how long may your examples be?
 
 # %%
-# EXERCISE: qlora-8
+# EXERCISE: qlora-6
 
 # %% [markdown]
 # {{words}}

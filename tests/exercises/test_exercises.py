@@ -110,27 +110,27 @@ def test_an_answer_that_changes_its_inputs_harms_only_itself():
         W.zero_()
         return W
 
-    assert float(check("lora-3", hostile)) == 0
-    assert float(check("lora-3", lambda W, A, B, alpha: W + alpha / A.shape[0] * B @ A)) == 3
+    assert float(check("lora-5", hostile)) == 0
+    assert float(check("lora-5", lambda W, A, B, alpha: W + alpha / A.shape[0] * B @ A)) == 3
 
 
 def test_numpy_answers_count_too():
     def with_numpy(W, A, B, alpha):
         return W.numpy() + alpha / len(A) * B.numpy() @ A.numpy()
 
-    assert check("lora-3", with_numpy).passed
+    assert check("lora-5", with_numpy).passed
 
 
 def test_the_hint_comes_with_the_third_wrong_try_and_goes_with_the_right_one():
-    wrong = EXERCISES["lora-1"].mistakes[0].function
-    hints = [check("lora-1", wrong).hint for _ in range(3)]
-    assert hints == ["", "", EXERCISES["lora-1"].hint]
-    assert check("lora-1", EXERCISES["lora-1"].solution).hint == ""
-    assert check("lora-1", wrong).hint == ""
+    wrong = EXERCISES["lora-2"].mistakes[0].function
+    hints = [check("lora-2", wrong).hint for _ in range(3)]
+    assert hints == ["", "", EXERCISES["lora-2"].hint]
+    assert check("lora-2", EXERCISES["lora-2"].solution).hint == ""
+    assert check("lora-2", wrong).hint == ""
 
 
 def test_messages_state_verdict_in_words_not_colour_alone():
-    good, bad = check("lora-1", EXERCISES["lora-1"].solution), check("lora-1", None)
+    good, bad = check("lora-2", EXERCISES["lora-2"].solution), check("lora-2", None)
     assert "passed" in str(good)
     assert "not yet" in str(bad)
     assert "passed" in good._repr_html_()
@@ -168,9 +168,9 @@ def test_a_choice_that_is_not_there(question, choice):
         quiz("02").answer(question, choice)
 
 
-@pytest.mark.parametrize("answer", [EXERCISES["lora-4"].solution, None, EXERCISES["lora-4"].mistakes[0].function])
+@pytest.mark.parametrize("answer", [EXERCISES["lora-6"].solution, None, EXERCISES["lora-6"].mistakes[0].function])
 def test_a_check_cell_shows_a_bare_number_which_is_what_nbgrader_reads(answer):
     from IPython.core.formatters import PlainTextFormatter
 
-    score = check("lora-4", answer)
+    score = check("lora-6", answer)
     assert float(PlainTextFormatter()(score)) == float(score)  # any other text would be full marks there

@@ -83,7 +83,7 @@ def mutants(exercise):
 
 # Changes after which a solution still computes the same, each with the reason.
 EQUIVALENT = {
-    "frame-5 lower → upper: text.strip().lower()": "case is taken off either way",
+    "frame-3 lower → upper: text.strip().lower()": "case is taken off either way",
     "data-1 lower → upper: text.lower()": "case is taken off either way",
     "data-4 lower → upper: text.lower()": "case is taken off either way",
     "align-4 constant: 0.0 (2)": "a place in a list that is written before it is read",

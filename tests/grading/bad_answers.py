@@ -1,7 +1,7 @@
 """Answers that no grader should have to meet: each is an answer cell, and what must become of it.
 
 `BAD` is of section 06: every learner's other questions are solved, and `api-2` is the cell here. `TORCH` is of section 02,
-question `lora-1`. A cell that probes for something returns right values if it found nothing, so that full marks prove the
+question `lora-2`. A cell that probes for something returns right values if it found nothing, so that full marks prove the
 sandbox, and what it found otherwise, which the feedback then shows.
 """
 
@@ -772,7 +772,7 @@ TORCH_RIGHT = "x @ W.T + (alpha / A.shape[0]) * (x @ A.T) @ B.T"
 
 def torch_cell(body="", returned=TORCH_RIGHT, before=""):
     lines = "".join(f"    {line}\n" for line in body.splitlines())
-    return f"# EXERCISE: lora-1\nimport torch, os\nimport numpy as np\n{before}\n{FORWARD}\n{lines}    return {returned}\n"
+    return f"# EXERCISE: lora-2\nimport torch, os\nimport numpy as np\n{before}\n{FORWARD}\n{lines}    return {returned}\n"
 
 
 TORCH = {

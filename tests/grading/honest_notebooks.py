@@ -61,12 +61,12 @@ def student(ids: str, description: str, *cells, refused: str = "") -> None:
     ANSWERS.append(Notebook(tuple(ids.split("+")), description, cells, refused))
 
 
-# ---------------------------------------------------------------------------------------------------------------- frame-2
+# ---------------------------------------------------------------------------------------------------------------- frame-4
 student(
-    "frame-2",
+    "frame-4",
     "try/except ZeroDivisionError, walrus, logging",
     r'''
-# EXERCISE: frame-2
+# EXERCISE: frame-4
 import logging
 logging.basicConfig(level=logging.DEBUG)
 log = logging.getLogger(__name__)
@@ -84,10 +84,10 @@ def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
 )
 
 student(
-    "frame-2",
+    "frame-4",
     "solved with sympy, rational arithmetic, float at the end",
     r"""
-# EXERCISE: frame-2
+# EXERCISE: frame-4
 import sympy as sp
 n = sp.symbols("n")
 
@@ -102,10 +102,10 @@ def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
 )
 
 student(
-    "frame-2",
+    "frame-4",
     "torch result (0-d float64 tensor); keyword defaults added at the end",
     r'''
-# EXERCISE: frame-2
+# EXERCISE: frame-4
 import torch
 
 def break_even(setup, upkeep_a_day, old_cost, new_cost, days, *, dtype=torch.float64, verbose=False):
@@ -118,10 +118,10 @@ def break_even(setup, upkeep_a_day, old_cost, new_cost, days, *, dtype=torch.flo
 )
 
 student(
-    "frame-2",
+    "frame-4",
     "class with __call__ and __slots__, instance under the required name; check run in a new cell further down",
     r"""
-# EXERCISE: frame-2
+# EXERCISE: frame-4
 class BreakEven:
     __slots__ = ("calls",)
 
@@ -143,15 +143,15 @@ break_even
 """.strip(),
     {"check": None},
     "break_even",
-    'check("frame-2", break_even)',
+    'check("frame-4", break_even)',
 )
 
 student(
-    "frame-2",
+    "frame-4",
     "decimal arithmetic, returns a Decimal; imports in another cell",
     {"at": "imports", "code": "from decimal import Decimal, getcontext\ngetcontext().prec = 40"},
     r'''
-# EXERCISE: frame-2
+# EXERCISE: frame-4
 def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
     """From how many requests a day on is the fine-tuned system cheaper?"""
     setup, upkeep, old, new = (Decimal(str(dollars)) for dollars in (setup, upkeep_a_day, old_cost, new_cost))
@@ -164,11 +164,11 @@ print(break_even(365, 1, 0.02, 0.01, 365))
 )
 
 student(
-    "frame-2",
+    "frame-4",
     "numpy dot product with the lesson's np; %%time on the first line",
     r"""
 %%time
-# EXERCISE: frame-2
+# EXERCISE: frame-4
 def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
     saved = np.subtract(old_cost, new_cost)
     a_day = np.dot(np.array([setup, upkeep_a_day]), [1 / days, 1])
@@ -177,11 +177,11 @@ def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
 )
 
 student(
-    "frame-2",
+    "frame-4",
     "decorator with functools.wraps that prints every call; positional-only, annotations, Windows line endings",
     "\r\n".join(
         r'''
-# EXERCISE: frame-2
+# EXERCISE: frame-4
 from __future__ import annotations
 import functools
 from typing import Callable, ParamSpec, TypeVar
@@ -208,21 +208,21 @@ def break_even(setup: float, upkeep: float, old: float, new: float, days: int, /
 )
 
 student(
-    "frame-2",
+    "frame-4",
     "Fraction result, starred lambda",
     r"""
-# EXERCISE: frame-2
+# EXERCISE: frame-4
 from fractions import Fraction as Bruch
 break_even = lambda *zahlen: (lambda einmal, täglich, alt, neu, tage: (einmal / tage + täglich) / (alt - neu) if alt > neu else None)(*map(Bruch, zahlen))
 """.strip(),
 )
 
-# ---------------------------------------------------------------------------------------------------------------- frame-3
+# ---------------------------------------------------------------------------------------------------------------- frame-2
 student(
-    "frame-3",
+    "frame-2",
     "statistics.mean of booleans, imported in the answer's cell",
     r'''
-# EXERCISE: frame-3
+# EXERCISE: frame-2
 import statistics
 
 def recall_at(rankings, relevant, k):
@@ -232,11 +232,11 @@ def recall_at(rankings, relevant, k):
 )
 
 student(
-    "frame-3",
+    "frame-2",
     "pandas, np.float64 result, pd imported in a cell at the top",
     {"at": "imports", "code": "import pandas as pd\npd.set_option('display.max_rows', 5)"},
     r"""
-# EXERCISE: frame-3
+# EXERCISE: frame-2
 def recall_at(rankings, relevant, k):
     frame = pd.DataFrame({"found": rankings, "relevant": relevant})
     frame["hit"] = frame.apply(lambda row: row.relevant in list(row.found)[:k], axis=1).astype(float)
@@ -248,10 +248,10 @@ recall_at([["a", "b"], ["c"]], ["b", "d"], 2)
 )
 
 student(
-    "frame-3",
+    "frame-2",
     "head/tail recursion with itertools.islice, Fraction result",
     r"""
-# EXERCISE: frame-3
+# EXERCISE: frame-2
 from fractions import Fraction
 from itertools import islice
 
@@ -267,9 +267,9 @@ def recall_at(rankings, relevant, k):
 """.strip(),
 )
 
-# ---------------------------------------------------------------------------------------------------------------- frame-5
+# ---------------------------------------------------------------------------------------------------------------- frame-3
 student(
-    "frame-5",
+    "frame-3",
     "match statement and Counter; helper in a cell between",
     r"""
 from collections import Counter
@@ -279,7 +279,7 @@ def same(a, b):
 """.strip(),
     {"markdown": "*Note to self:* compare with `same`, not with `==`!"},
     r'''
-# EXERCISE: frame-5
+# EXERCISE: frame-3
 def stale(answers, old, new):
     """After facts have changed."""
     def kind(answer, before, after):
@@ -301,10 +301,10 @@ def stale(answers, old, new):
 )
 
 student(
-    "frame-5",
+    "frame-3",
     "pandas string methods, NamedTuple result of np.float64",
     r"""
-# EXERCISE: frame-5
+# EXERCISE: frame-3
 import pandas as pd
 from typing import NamedTuple, Optional
 
@@ -325,10 +325,10 @@ def stale(answers, old, new) -> Optional[Shares]:
 )
 
 student(
-    "frame-5",
+    "frame-3",
     "French docstring, Unicode identifiers, casefold, asserts on own examples, if __name__ == '__main__'",
     r'''
-# EXERCISE: frame-5
+# EXERCISE: frame-3
 def stale(réponses, avant, après):
     """Combien de réponses suivent, combien sont périmées ? « à part » les faits inchangés…"""
     propre = lambda texte: texte.strip().casefold()
@@ -347,12 +347,12 @@ if __name__ == "__main__":
 '''.strip(),
 )
 
-# ---------------------------------------------------------------------------------------------------------------- frame-6
+# ---------------------------------------------------------------------------------------------------------------- frame-1
 student(
-    "frame-6",
+    "frame-1",
     "match with guards; docstring kept; NotImplementedError left below the return",
     r'''
-# EXERCISE: frame-6
+# EXERCISE: frame-1
 def diagnose(gap, reached, examples, moves):
     """What does the lesson's rule of thumb, in its plainest form, say to try?"""
     trainable = examples >= 100 and not moves
@@ -373,10 +373,10 @@ def diagnose(gap, reached, examples, moves):
 )
 
 student(
-    "frame-6",
+    "frame-1",
     "str Enum members as results, table keyed by tuples",
     r"""
-# EXERCISE: frame-6
+# EXERCISE: frame-1
 import enum
 
 class Advice(enum.StrEnum):
@@ -397,7 +397,7 @@ def diagnose(gap, reached, examples, moves):
 )
 
 student(
-    "frame-6",
+    "frame-1",
     "the stub cell left as it was, the answer in a cell below its check, a second check cell of the student's own",
     {"stub": None},
     {"check": None},
@@ -409,12 +409,12 @@ def diagnose(*args):
     train = not (examples < 100 or moves)
     return " + ".join([*["rag"] * (gap != "behaviour"), *["fine-tune"] * (train and gap != "knowledge")]) or "prompt"
 """.strip(),
-    'score = check("frame-6", diagnose)\nscore',
+    'score = check("frame-1", diagnose)\nscore',
 )
 
-# ----------------------------------------------------------------------------------------------------------- frame-7, frame-8
+# ----------------------------------------------------------------------------------------------------------- frame-5, frame-6
 student(
-    "frame-7",
+    "frame-5",
     "all plans priced in a cell above, in the student's own way; the answer takes the best",
     r"""
 # dollars per million tokens, typed from the table of section 8
@@ -425,17 +425,17 @@ good = [(m, k) for m, k in product(READ, FOUND) if READ[m] * FOUND[k] * 0.99 >= 
 model, passages = next(plan for plan in good if plan[0] == "qwen3-8b")
 """.strip(),
     r"""
-# EXERCISE: frame-7
+# EXERCISE: frame-5
 def my_plan():
     return dict(model=model, passages=int(passages), schema=not False)
 """.strip(),
 )
 
 student(
-    "frame-7",
+    "frame-5",
     "a dictionary with its keys in another order, a NumPy integer, a bool of NumPy",
     r'''
-# EXERCISE: frame-7
+# EXERCISE: frame-5
 def my_plan():
     """Three passages are the fewest with which anything reaches 88 %."""
     passages = np.array([1, 3, 10])
@@ -446,17 +446,17 @@ def my_plan():
 )
 
 student(
-    "frame-7",
+    "frame-5",
     "an ordered dictionary made by zip; a global variable that later cells use",
     "from collections import OrderedDict\nPLAN = OrderedDict(zip(('model', 'passages', 'schema'), ('qwen3-8b', 3, True)))",
-    "# EXERCISE: frame-7\ndef my_plan():\n    return PLAN",
+    "# EXERCISE: frame-5\ndef my_plan():\n    return PLAN",
 )
 
 student(
-    "frame-8",
+    "frame-6",
     "Counter as result, a generator of causes, casefold, JSONDecodeError",
     r"""
-# EXERCISE: frame-8
+# EXERCISE: frame-6
 import json
 from collections import Counter
 from json import JSONDecodeError
@@ -484,7 +484,7 @@ def sort_errors(rows):
 )
 
 student(
-    "frame-8",
+    "frame-6",
     "frozen dataclass with __call__ and properties; a regular expression finds the fact; compared as text, keys sorted",
     r"""
 import json, re
@@ -521,7 +521,7 @@ class Wrong:
             case _: return "behaviour"
 """.strip(),
     r"""
-# EXERCISE: frame-8
+# EXERCISE: frame-6
 @dataclass(frozen=True)
 class Sorter:
     causes: tuple = ("knowledge", "retrieval", "behaviour", "format")
@@ -535,11 +535,11 @@ sort_errors = Sorter()
 )
 
 student(
-    "frame-8",
+    "frame-6",
     "pandas from top to bottom: np.select over masks, value_counts reindexed, numbers as np.int64",
     {"at": "imports", "code": "import json\nimport pandas as pd"},
     r"""
-# EXERCISE: frame-8
+# EXERCISE: frame-6
 def parsed(text):
     try: return json.loads(text)
     except ValueError: return None
@@ -559,11 +559,11 @@ def sort_errors(rows):
 )
 
 student(
-    "frame-8",
+    "frame-6",
     "functools.partial over a general function, tests as a list of pairs, lru_cache on the parser",
     {"code": "# what decides, in the order of the picture\nORDER = ('knowledge', 'retrieval', 'format', 'behaviour')"},
     r'''
-# EXERCISE: frame-8
+# EXERCISE: frame-6
 import functools, json
 
 @functools.lru_cache(maxsize=None)
@@ -590,12 +590,12 @@ sort_errors = functools.partial(sortiert, reihenfolge=ORDER)
 '''.strip(),
 )
 
-# ----------------------------------------------------------------------------------------------------------------- lora-1
+# ----------------------------------------------------------------------------------------------------------------- lora-2
 student(
-    "lora-1",
+    "lora-2",
     "an nn.Module instance under the required name",
     r"""
-# EXERCISE: lora-1
+# EXERCISE: lora-2
 from torch import nn
 
 class Forward(nn.Module):
@@ -609,11 +609,11 @@ lora_forward
 )
 
 student(
-    "lora-1",
+    "lora-2",
     "einsum, `from __future__ import annotations` on the first line above the marker",
     r'''
 from __future__ import annotations
-# EXERCISE: lora-1
+# EXERCISE: lora-2
 def lora_forward(x: torch.Tensor, W: torch.Tensor, A: torch.Tensor, B: torch.Tensor, alpha: float) -> torch.Tensor:
     """Output of a linear layer with a LoRA adapter."""
     both = torch.einsum("bi,oi->bo", x, W) + torch.einsum("bi,ri,or->bo", x, A, B) * (alpha / len(A))
@@ -622,11 +622,11 @@ def lora_forward(x: torch.Tensor, W: torch.Tensor, A: torch.Tensor, B: torch.Ten
 )
 
 student(
-    "lora-1",
+    "lora-2",
     "block matrices: one product of concatenated inputs and weights; tabs for indentation",
     "\n".join(
         [
-            "# EXERCISE: lora-1",
+            "# EXERCISE: lora-2",
             "def lora_forward(x, W, A, B, alpha):",
             "\tr = A.size(0)",
             "\tif r == 0:",
@@ -637,12 +637,12 @@ student(
     ),
 )
 
-# ----------------------------------------------------------------------------------------------------------------- lora-2
+# ----------------------------------------------------------------------------------------------------------------- lora-3
 student(
-    "lora-2",
+    "lora-3",
     "linear layers on the meta device, really counted",
     r"""
-# EXERCISE: lora-2
+# EXERCISE: lora-3
 def adapter_parameters(shapes, rank):
     total = 0
     for d_out, d_in in shapes:
@@ -655,10 +655,10 @@ def adapter_parameters(shapes, rank):
 )
 
 student(
-    "lora-2",
+    "lora-3",
     "numpy integer result (np.int64)",
     r'''
-# EXERCISE: lora-2
+# EXERCISE: lora-3
 def adapter_parameters(shapes, rank):
     """Number of trainable parameters that LoRA adds."""
     return np.asarray(shapes, dtype=np.int64).sum() * rank
@@ -666,10 +666,10 @@ def adapter_parameters(shapes, rank):
 )
 
 student(
-    "lora-2",
+    "lora-3",
     "recursion over the list, method of a class under the required name",
     r"""
-# EXERCISE: lora-2
+# EXERCISE: lora-3
 class Adapter:
     @classmethod
     def parameters(cls, shapes, rank):
@@ -682,12 +682,12 @@ adapter_parameters = Adapter.parameters
 """.strip(),
 )
 
-# ----------------------------------------------------------------------------------------------------------------- lora-3
+# ----------------------------------------------------------------------------------------------------------------- lora-5
 student(
-    "lora-3",
+    "lora-5",
     "torch.addmm under torch.no_grad as decorator",
     r'''
-# EXERCISE: lora-3
+# EXERCISE: lora-5
 @torch.no_grad()
 def merged_weight(W, A, B, alpha):
     """Weight of the plain linear layer that computes what the adapted one computes."""
@@ -696,11 +696,11 @@ def merged_weight(W, A, B, alpha):
 )
 
 student(
-    "lora-3",
+    "lora-5",
     "the lesson's own LoRALinear, filled with the given matrices, and its method",
     {"lesson": "class LoRALinear"},
     r"""
-# EXERCISE: lora-3
+# EXERCISE: lora-5
 def merged_weight(W, A, B, alpha):
     d_out, d_in = W.shape
     layer = LoRALinear(torch.nn.Linear(d_in, d_out, bias=False), A.shape[0], alpha)
@@ -710,10 +710,10 @@ def merged_weight(W, A, B, alpha):
 )
 
 student(
-    "lora-3",
+    "lora-5",
     "copy.deepcopy and an in-place loop over rank-one updates",
     r"""
-# EXERCISE: lora-3
+# EXERCISE: lora-5
 import copy
 
 def merged_weight(W, A, B, alpha):
@@ -727,17 +727,17 @@ def merged_weight(W, A, B, alpha):
 )
 
 student(
-    "lora-1+lora-3",
-    "lora-3 feeds the unit matrix through lora_forward, the answer of lora-1 in another cell",
+    "lora-2+lora-5",
+    "lora-5 feeds the unit matrix through lora_forward, the answer of lora-2 in another cell",
     r"""
-# EXERCISE: lora-1
+# EXERCISE: lora-2
 def lora_forward(x, W, A, B, alpha):
     return x @ W.T + (alpha / A.shape[0]) * (x @ A.T) @ B.T
 """.strip(),
     {
-        "at": "lora-3",
+        "at": "lora-5",
         "code": r"""
-# EXERCISE: lora-3
+# EXERCISE: lora-5
 def merged_weight(W, A, B, alpha):
     unit = torch.eye(W.shape[1], dtype=W.dtype)
     return lora_forward(unit, W, A, B, alpha).T
@@ -745,12 +745,12 @@ def merged_weight(W, A, B, alpha):
     },
 )
 
-# ----------------------------------------------------------------------------------------------------------------- lora-4
+# ----------------------------------------------------------------------------------------------------------------- lora-6
 student(
-    "lora-4",
+    "lora-6",
     "itertools.chain, repeat and islice",
     r"""
-# EXERCISE: lora-4
+# EXERCISE: lora-6
 from itertools import chain, islice, repeat
 
 def completion_labels(ids, prompt_length, ignore=-100):
@@ -759,10 +759,10 @@ def completion_labels(ids, prompt_length, ignore=-100):
 )
 
 student(
-    "lora-4",
+    "lora-6",
     "torch.where, tolist",
     r"""
-# EXERCISE: lora-4
+# EXERCISE: lora-6
 def completion_labels(ids, prompt_length, ignore=-100):
     ids = torch.as_tensor(ids, dtype=torch.long)
     return torch.where(torch.arange(len(ids)) < prompt_length, ignore, ids).tolist()
@@ -772,19 +772,19 @@ completion_labels([5, 6, 7], 1)
 )
 
 student(
-    "lora-4",
+    "lora-6",
     "lambda with a default, list of np.int64",
     r"""
-# EXERCISE: lora-4
+# EXERCISE: lora-6
 completion_labels = lambda ids, prompt_length, ignore=-100: list(np.r_[np.full(prompt_length, ignore), np.array(ids[prompt_length:], dtype=int)])
 """.strip(),
 )
 
 student(
-    "lora-4",
+    "lora-6",
     "slice assignment into the list that came in, which the statement does not forbid",
     r"""
-# EXERCISE: lora-4
+# EXERCISE: lora-6
 def completion_labels(ids, prompt_length, ignore=-100):
     ids[:prompt_length] = [ignore] * prompt_length
     return ids
@@ -792,34 +792,34 @@ def completion_labels(ids, prompt_length, ignore=-100):
 )
 
 student(
-    "lora-4",
+    "lora-6",
     "the first, wrong attempt stays in the notebook under the same marker; the right one below it, then the check",
     r"""
-# EXERCISE: lora-4
+# EXERCISE: lora-6
 def completion_labels(ids, prompt_length, ignore=-100):
     # wrong!! labels must not be shifted
     return [-100] * (prompt_length - 1) + ids[prompt_length - 1:]
 """.strip(),
     r"""
-# EXERCISE: lora-4
+# EXERCISE: lora-6
 def completion_labels(ids, prompt_length, ignore=-100):
     return [token if position >= prompt_length else ignore for position, token in enumerate(ids)]
 """.strip(),
 )
 
-# ----------------------------------------------------------------------------------------------------------------- lora-5
+# ----------------------------------------------------------------------------------------------------------------- lora-7
 student(
-    "lora-2+lora-5",
-    "lora-5 calls adapter_parameters, the answer of lora-2 in another cell",
+    "lora-3+lora-7",
+    "lora-7 calls adapter_parameters, the answer of lora-3 in another cell",
     r"""
-# EXERCISE: lora-2
+# EXERCISE: lora-3
 def adapter_parameters(shapes, rank):
     return rank * sum(map(sum, shapes))
 """.strip(),
     {
-        "at": "lora-5",
+        "at": "lora-7",
         "code": r"""
-# EXERCISE: lora-5
+# EXERCISE: lora-7
 def adapter_megabytes(shapes, rank, bytes_per_parameter):
     return adapter_parameters(shapes, rank) * bytes_per_parameter / 1_000_000
 """.strip(),
@@ -827,10 +827,10 @@ def adapter_megabytes(shapes, rank, bytes_per_parameter):
 )
 
 student(
-    "lora-5",
+    "lora-7",
     "functools.reduce, float of a Decimal; black's formatting with magic trailing commas",
     r'''
-# EXERCISE: lora-5
+# EXERCISE: lora-7
 from decimal import Decimal
 from functools import reduce
 
@@ -855,10 +855,10 @@ def adapter_megabytes(
 )
 
 student(
-    "lora-5",
+    "lora-7",
     "a sparse temporary file as long as the adapter, and the size that the file system tells",
     r"""
-# EXERCISE: lora-5
+# EXERCISE: lora-7
 import os, tempfile
 def adapter_megabytes(shapes, rank, bytes_per_parameter):
     # a sparse file as long as the adapter; the header is not counted
@@ -869,22 +869,22 @@ def adapter_megabytes(shapes, rank, bytes_per_parameter):
 """.strip(),
 )
 
-# ----------------------------------------------------------------------------------------------------------- lora-6, lora-8
+# ----------------------------------------------------------------------------------------------------------- lora-1, lora-8
 student(
-    "lora-6",
+    "lora-1",
     "cross_entropy with an ignored index on shifted slices",
     r"""
-# EXERCISE: lora-6
+# EXERCISE: lora-1
 def answer_loss(logits, labels):
     return torch.nn.functional.cross_entropy(logits[:-1].float(), torch.as_tensor(labels)[1:], ignore_index=-100)
 """.strip(),
 )
 
 student(
-    "lora-6",
+    "lora-1",
     "the given function mended line by line, zip of shifted sequences, a mean by statistics",
     r'''
-# EXERCISE: lora-6
+# EXERCISE: lora-1
 from statistics import fmean
 
 def answer_loss(logits, labels):
@@ -901,10 +901,10 @@ def answer_loss(logits, labels):
 )
 
 student(
-    "lora-6",
+    "lora-1",
     "numpy with its own log-sum-exp, a boolean mask",
     r"""
-# EXERCISE: lora-6
+# EXERCISE: lora-1
 def answer_loss(logits, labels):
     z = logits.detach().numpy().astype(np.float64)[:-1]
     y = np.array([int(n) for n in labels])[1:]
@@ -1070,12 +1070,12 @@ bits_per_weight(64), bits_per_weight(64, 256)
 """.strip(),
 )
 
-# --------------------------------------------------------------------------------------------------------- qlora-6, qlora-8
+# --------------------------------------------------------------------------------------------------------- qlora-4, qlora-6
 student(
-    "qlora-6",
+    "qlora-4",
     "numpy throughout, searchsorted between halfway points",
     r"""
-# EXERCISE: qlora-6
+# EXERCISE: qlora-4
 import numpy as np
 
 def relative_error(weights, values, block):
@@ -1088,10 +1088,10 @@ def relative_error(weights, values, block):
 )
 
 student(
-    "qlora-6+qlora-1",
-    "qlora-6 calls quantize_block, the answer of qlora-1 in another cell, block by block",
+    "qlora-4+qlora-1",
+    "qlora-4 calls quantize_block, the answer of qlora-1 in another cell, block by block",
     r"""
-# EXERCISE: qlora-6
+# EXERCISE: qlora-4
 def relative_error(weights, values, block):
     back = []
     for one in torch.split(weights, block):
@@ -1111,10 +1111,10 @@ def quantize_block(weights, values):
 )
 
 student(
-    "qlora-8",
+    "qlora-6",
     "whole numbers by divmod, share by a mean of booleans of numpy",
     r"""
-# EXERCISE: qlora-8
+# EXERCISE: qlora-6
 import numpy as np
 
 def choose_length(lengths, fixed, per_token, memory):
@@ -1127,10 +1127,10 @@ def choose_length(lengths, fixed, per_token, memory):
 )
 
 student(
-    "qlora-8",
+    "qlora-6",
     "a search over all multiples, downwards; returns a list; a Fraction",
     r"""
-# EXERCISE: qlora-8
+# EXERCISE: qlora-6
 from fractions import Fraction
 from math import ceil
 
@@ -1144,12 +1144,12 @@ def choose_length(lengths, fixed, per_token, memory):
 """.strip(),
 )
 
-# ---------------------------------------------------------------------------------------------------------------- qlora-5
+# ---------------------------------------------------------------------------------------------------------------- qlora-3
 student(
-    "qlora-5",
+    "qlora-3",
     "table of 256 pairs, indexed by the byte",
     r"""
-# EXERCISE: qlora-5
+# EXERCISE: qlora-3
 def weights_from_bytes(packed, scales, values, block):
     pairs = torch.cartesian_prod(values, values)
     return (pairs[packed.long()].reshape(-1, block) * scales.unsqueeze(1)).flatten()
@@ -1157,10 +1157,10 @@ def weights_from_bytes(packed, scales, values, block):
 )
 
 student(
-    "qlora-5",
+    "qlora-3",
     "python integers and divmod, one loop, torch.stack of 0-d tensors",
     r"""
-# EXERCISE: qlora-5
+# EXERCISE: qlora-3
 def weights_from_bytes(packed, scales, values, block):
     weights = []
     for byte in packed.tolist():
@@ -1171,10 +1171,10 @@ def weights_from_bytes(packed, scales, values, block):
 )
 
 student(
-    "qlora-5",
+    "qlora-3",
     "numpy all the way and torch.from_numpy at the end; the lesson's dequantise_codes not used",
     r"""
-# EXERCISE: qlora-5
+# EXERCISE: qlora-3
 import numpy
 def weights_from_bytes(packed, scales, values, block):
     bits = numpy.unpackbits(packed.numpy().reshape(-1, 1), axis=1).reshape(-1, 4)
@@ -2096,12 +2096,12 @@ def best_checkpoint(checkpoints):
 )
 
 student(
-    "lora-5",
+    "lora-7",
     "cell order changed: the answer stands at the end of the notebook, its check after it",
     {
         "at": "end",
         "code": r"""
-# EXERCISE: lora-5
+# EXERCISE: lora-7
 def adapter_megabytes(shapes, rank, bytes_per_parameter):
     return sum(rank * (o + i) for o, i in shapes) * bytes_per_parameter / 1e6
 """.strip(),
@@ -2124,13 +2124,13 @@ def scale_bits(group):
 )
 
 student(
-    "frame-2",
+    "frame-4",
     "scratch cells around it that failed: a traceback, a syntax error, undefined names, sys.exit",
     {"fails": True, "code": "break_even(1, 2)"},
     {"fails": True, "code": "def half(:\n    pass"},
     {"fails": True, "code": "pirnt(prices)"},
     r"""
-# EXERCISE: frame-2
+# EXERCISE: frame-4
 def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
     saved = old_cost - new_cost
     return None if saved <= 0 else setup / (days * saved) + upkeep_a_day / saved
@@ -2218,11 +2218,11 @@ def preference_probability(reward_one, reward_other):
 )
 
 student(
-    "frame-3",
+    "frame-2",
     "np.seterr(all='raise') and warnings as errors in another cell; global random generator with an own seed",
     "import warnings\nnp.seterr(all='raise')\nwarnings.simplefilter('error')\nrng = np.random.default_rng(2024)",
     r"""
-# EXERCISE: frame-3
+# EXERCISE: frame-2
 def recall_at(rankings, relevant, k):
     order = rng.permutation(len(relevant))      # any order does
     return float(np.mean([relevant[i] in rankings[i][:k] for i in order]))
@@ -2230,10 +2230,10 @@ def recall_at(rankings, relevant, k):
 )
 
 student(
-    "lora-2",
+    "lora-3",
     "singledispatch-like overloads with typing.overload and a global counter",
     r"""
-# EXERCISE: lora-2
+# EXERCISE: lora-3
 from typing import overload, Iterable
 
 COUNTER = 0
@@ -2250,10 +2250,10 @@ def adapter_parameters(shapes, rank):
 )
 
 student(
-    "frame-5",
+    "frame-3",
     "names imported inside an `if True:` block and the answer defined there; try/except ImportError round an optional package",
     r"""
-# EXERCISE: frame-5
+# EXERCISE: frame-3
 try:
     import numba_that_is_not_here as nb
     jit = nb.njit
@@ -2276,11 +2276,11 @@ else:
 )
 
 student(
-    "frame-3",
+    "frame-2",
     "`from numpy import *` in another cell; rankings padded to a matrix, comparison by broadcasting",
     {"at": "imports", "code": "from numpy import *"},
     r"""
-# EXERCISE: frame-3
+# EXERCISE: frame-2
 def recall_at(rankings, relevant, k):
     padded = array([(list(found) + [""] * k)[:k] for found in rankings])
     return (padded == array(relevant)[:, None]).any(axis=1).mean()
@@ -2340,10 +2340,10 @@ def is_card_number(text):
 )
 
 student(
-    "qlora-6",
+    "qlora-4",
     "OrderedDict and the lesson's torch, decorator that times into a global list, print to stderr",
     r"""
-# EXERCISE: qlora-6
+# EXERCISE: qlora-4
 import sys, time
 from collections import OrderedDict
 TIMES = []
@@ -2403,10 +2403,10 @@ def result_rows(data):
 )
 
 student(
-    "qlora-5",
+    "qlora-3",
     "__wrapped__, functools.cache on the unpacking of a byte, descriptor class",
     r"""
-# EXERCISE: qlora-5
+# EXERCISE: qlora-3
 import functools
 
 @functools.cache
@@ -2473,10 +2473,10 @@ def held_out_rows(customers, share):
 
 # ------------------------------------------------------------------------------- what else a notebook has when it is handed in
 student(
-    "lora-1",
+    "lora-2",
     "`device` of the lesson's first cell: inputs moved to device.kind",
     r"""
-# EXERCISE: lora-1
+# EXERCISE: lora-2
 def lora_forward(x, W, A, B, alpha):
     x, W, A, B = (t.to(device.kind) for t in (x, W, A, B))
     scaling = alpha / A.shape[0]
@@ -2577,11 +2577,11 @@ def bits_per_weight(block, group=None):
 )
 
 student(
-    "frame-5",
+    "frame-3",
     "marker with the student's own words after it, a %% line above it",
     r"""
 #%% stale
-# EXERCISE: frame-5 -- done :-)
+# EXERCISE: frame-3 -- done :-)
 def stale(answers, old, new):
     norm = lambda s: "".join([s.strip().lower()])
     rows = [(norm(a), norm(o), norm(n)) for a, o, n in zip(answers, old, new)]
@@ -2629,10 +2629,10 @@ def advantages(rewards, values, last_value, γ, λ):
 )
 
 student(
-    "lora-3",
+    "lora-5",
     "an earlier, wrong definition in the answer's cell, overwritten by the later one in the same cell",
     r"""
-# EXERCISE: lora-3
+# EXERCISE: lora-5
 def merged_weight(W, A, B, alpha):
     return W + B @ A * alpha          # forgot r
 
@@ -2642,10 +2642,10 @@ def merged_weight(W, A, B, alpha):    # noqa: F811
 )
 
 student(
-    "frame-2",
+    "frame-4",
     "one parameter object: annotations as strings, nested functions, nonlocal, a while loop that brackets and bisects",
     r"""
-# EXERCISE: frame-2
+# EXERCISE: frame-4
 def break_even(setup: "USD", upkeep_a_day: "USD/d", old_cost: "USD", new_cost: "USD", days: "d") -> "1/d | None":
     steps = 0
     def gain(n):
@@ -2701,10 +2701,10 @@ def faults(messages):
 )
 
 student(
-    "frame-3",
+    "frame-2",
     "a wrong first attempt stays in the marked cell; the function again, right, in a new cell below it; then the check",
     r"""
-# EXERCISE: frame-3
+# EXERCISE: frame-2
 def recall_at(rankings, relevant, k):
     # hmm, divides by k?
     return sum(w in r[:k] for r, w in zip(rankings, relevant)) / k
@@ -2717,9 +2717,9 @@ def recall_at(rankings, relevant, k):
 )
 
 student(
-    "frame-6",
+    "frame-1",
     "the stub without its docstring left in the marked cell, the answer in the cell below",
-    "# EXERCISE: frame-6\ndef diagnose(gap, reached, examples, moves):\n    pass  # below\n",
+    "# EXERCISE: frame-1\ndef diagnose(gap, reached, examples, moves):\n    pass  # below\n",
     r"""
 def diagnose(gap, reached, examples, moves):
     if reached >= 0.85:
@@ -2730,7 +2730,7 @@ def diagnose(gap, reached, examples, moves):
 )
 
 student(
-    "frame-6",
+    "frame-1",
     "registry filled by a decorator, in a cell above the answer",
     r"""
 RULES = {}
@@ -2751,7 +2751,7 @@ def for_behaviour(trainable): return "fine-tune" if trainable else "prompt"
 def for_both(trainable): return "rag + fine-tune" if trainable else "rag"
 """.strip(),
     r"""
-# EXERCISE: frame-6
+# EXERCISE: frame-1
 def diagnose(gap, reached, examples, moves):
     return "prompt" if reached >= 0.85 else RULES[gap](examples >= 100 and not moves)
 """.strip(),
@@ -2875,10 +2875,10 @@ def is_card_number(text):
 )
 
 student(
-    "frame-2",
+    "frame-4",
     "subprocess and os.system left above the function in the answer's cell",
     r"""
-# EXERCISE: frame-2
+# EXERCISE: frame-4
 import os, subprocess
 print(subprocess.run(["date"], capture_output=True, text=True, check=True).stdout)
 os.system("nproc")
@@ -2983,10 +2983,10 @@ def clipped_objective(ratio, advantage, clip):
 )
 
 student(
-    "lora-4",
+    "lora-6",
     "imports of large libraries left in the answer's cell: transformers, datasets, sklearn, scipy.stats",
     r"""
-# EXERCISE: lora-4
+# EXERCISE: lora-6
 import datasets
 import scipy.stats
 from sklearn.feature_extraction.text import CountVectorizer
@@ -2998,10 +2998,10 @@ def completion_labels(ids, prompt_length, ignore=-100):
 )
 
 student(
-    "frame-3",
+    "frame-2",
     "the course's own evaluation.proportion, which the lesson imports",
     r"""
-# EXERCISE: frame-3
+# EXERCISE: frame-2
 def recall_at(rankings, relevant, k):
     return evaluation.proportion([wanted in found[:k] for found, wanted in zip(rankings, relevant)]).value
 """.strip(),
@@ -3025,10 +3025,10 @@ def jaccard(one, other):
 )
 
 student(
-    "frame-2",
+    "frame-4",
     "get_ipython imported and used above the function, as exported notebooks have it",
     r"""
-# EXERCISE: frame-2
+# EXERCISE: frame-4
 from IPython import get_ipython
 get_ipython().run_line_magic("matplotlib", "inline")
 
@@ -3158,7 +3158,7 @@ student(
 )
 
 student(
-    "lora-5",
+    "lora-7",
     "a class hierarchy that finds its subclasses, in a cell above",
     r"""
 class Store:
@@ -3177,7 +3177,7 @@ class Float32(Store):
     size = 4
 """.strip(),
     r"""
-# EXERCISE: lora-5
+# EXERCISE: lora-7
 def adapter_megabytes(shapes, rank, bytes_per_parameter):
     return Store.of(bytes_per_parameter).megabytes(sum(rank * (a + b) for a, b in shapes))
 """.strip(),
@@ -3185,17 +3185,17 @@ def adapter_megabytes(shapes, rank, bytes_per_parameter):
 
 
 student(
-    "lora-2+lora-5",
-    "lora-2 with a further argument of the student's own, which lora-5 names in its call",
+    "lora-3+lora-7",
+    "lora-3 with a further argument of the student's own, which lora-7 names in its call",
     r"""
-# EXERCISE: lora-2
+# EXERCISE: lora-3
 def adapter_parameters(shapes, rank, bytes_each=1):
     return sum(rank * (a + b) for a, b in shapes) * bytes_each
 """.strip(),
     {
-        "at": "lora-5",
+        "at": "lora-7",
         "code": r"""
-# EXERCISE: lora-5
+# EXERCISE: lora-7
 def adapter_megabytes(shapes, rank, bytes_per_parameter):
     return adapter_parameters(shapes, rank, bytes_each=bytes_per_parameter) / 1e6
 """.strip(),

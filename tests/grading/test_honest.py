@@ -14,15 +14,15 @@ from course_utils.grading.marking import Attempt, LearnerAnswer
 
 # Answers that compute what a typical mistake computes, as learners would write them.
 WRONG = {
-    "lora-1": "def lora_forward(x, W, A, B, alpha):\n    return x @ W.T + alpha * (x @ A.T) @ B.T",
-    "lora-4": "def completion_labels(ids, prompt_length, ignore=-100):\n    return list(ids)",
+    "lora-2": "def lora_forward(x, W, A, B, alpha):\n    return x @ W.T + alpha * (x @ A.T) @ B.T",
+    "lora-6": "def completion_labels(ids, prompt_length, ignore=-100):\n    return list(ids)",
     "qlora-2": "def bits_per_weight(block, group=None):\n    return 4.0",
     "align-1": (
         "def conservative_dpo_loss(pc, pr, rc, rr, beta, doubt):\n    from torch.nn.functional import logsigmoid\n"
         "    return -logsigmoid(beta * ((pc - rc) - (pr - rr))).mean()"
     ),
     "data-5": "def is_card_number(text):\n    return 1 / 0",
-    "frame-2": (
+    "frame-4": (
         "def break_even(setup, upkeep_a_day, old_cost, new_cost, days):\n    if old_cost <= new_cost: return float('inf')\n"
         "    return (setup / days + upkeep_a_day) / (old_cost - new_cost)"
     ),
@@ -94,12 +94,12 @@ def test_the_class_view_counts_the_misconceptions(graded):
 
 def test_an_earlier_answer_is_there_even_if_it_is_wrong(tmp_path):
     answers = {
-        "lora-2": "# EXERCISE: lora-2\ndef adapter_parameters(shapes, rank):\n    return 0",
-        "lora-5": "# EXERCISE: lora-5\ndef adapter_megabytes(s, rank, b):\n    return adapter_parameters(s, rank) * b / 1e6",
+        "lora-3": "# EXERCISE: lora-3\ndef adapter_parameters(shapes, rank):\n    return 0",
+        "lora-7": "# EXERCISE: lora-7\ndef adapter_megabytes(s, rank, b):\n    return adapter_parameters(s, rank) * b / 1e6",
     }
     hand_in(tmp_path / "in", "reuses", "02", answers)
     run("02", tmp_path / "in", tmp_path / "out")
-    assert points(tmp_path / "out", "reuses") == full("02") | {"lora-2": 0.0}
+    assert points(tmp_path / "out", "reuses") == full("02") | {"lora-3": 0.0}
 
 
 def test_a_solution_does_not_enter_the_sandbox_of_its_own_question():
@@ -238,8 +238,8 @@ def test_a_mistake_of_the_grader_costs_one_question_and_is_for_a_person(tmp_path
 
 def test_what_the_notebook_checks_never_raises_either():
     for value in (10**400, 10**5000, 1j):
-        assert float(check("lora-2", lambda *a, value=value: value)) == 0
-    assert float(check("lora-3", lambda *a: EXERCISES["lora-3"].solution(*a) + 1j)) == 0  # its real part would be right
+        assert float(check("lora-3", lambda *a, value=value: value)) == 0
+    assert float(check("lora-5", lambda *a: EXERCISES["lora-5"].solution(*a) + 1j)) == 0  # its real part would be right
 
 
 def test_nothing_in_the_sandbox_tells_of_the_machine():

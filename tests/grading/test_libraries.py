@@ -110,8 +110,8 @@ def job_cost(*a):
     ],
 )
 def test_what_does_no_exercise_is_free_for_all(answer, marker):
-    assert in_the_notebook(form("lora-2", answer)).passed
-    mark = marker._mark("lora-2", LearnerAnswer(f"# EXERCISE: lora-2\n{answer}"))
+    assert in_the_notebook(form("lora-3", answer)).passed
+    mark = marker._mark("lora-3", LearnerAnswer(f"# EXERCISE: lora-3\n{answer}"))
     assert mark.points == 2, mark.message
 
 

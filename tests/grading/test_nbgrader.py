@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 SECTIONS = "02,06"
 # An answer of each section that gets part of the points whatever the random cases are.
 PARTLY = {
-    "lora-5": "def adapter_megabytes(shapes, rank, bytes_each):\n    raise MemoryError",
+    "lora-7": "def adapter_megabytes(shapes, rank, bytes_each):\n    raise MemoryError",
     "api-5": "def model_parts(name):\n    parts = name.split(':')\n    return parts[1], parts[3], None",
 }
 
@@ -45,7 +45,7 @@ def inbox(tmp_path_factory):
     inbox = tmp_path_factory.mktemp("inbox")
     hand_in(inbox, "solved", SECTIONS)
     hand_in(inbox, "stubs", SECTIONS, stub=True)
-    wrong = {id: f"# EXERCISE: {id}\n{WRONG.get(id) or PARTLY[id]}" for id in ("lora-1", "lora-5", "api-5")}
+    wrong = {id: f"# EXERCISE: {id}\n{WRONG.get(id) or PARTLY[id]}" for id in ("lora-2", "lora-7", "api-5")}
     hand_in(inbox, "wrong", SECTIONS, wrong)
     made = cells(SECTIONS)
     bare = [code(cell["source"]) for cell in made if cell["cell_type"] == "code"]
@@ -53,7 +53,7 @@ def inbox(tmp_path_factory):
     uses = "# EXERCISE: api-2\ndef job_cost(train, valid, epochs, price):\n    return millions(train * epochs * price)"
     helpers = [code("import operator\nMILLION = 1e6"), code("def millions(n):\n    return operator.truediv(n, MILLION)")]
     (inbox / "helped.ipynb").write_text(notebook([*helpers, *cells(SECTIONS, {"api-2": uses})]))
-    copied = [*made, next(cell for cell in made if cell["source"].startswith("# EXERCISE: lora-2"))]
+    copied = [*made, next(cell for cell in made if cell["source"].startswith("# EXERCISE: lora-3"))]
     (inbox / "copied-cell.ipynb").write_text(notebook(copied))
     skipping = cells(SECTIONS, stub=True)
     for cell in skipping:

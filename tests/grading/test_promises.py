@@ -14,15 +14,15 @@ from course_utils.grading.sandbox import require
 
 # exercise id → (an answer that gives the right values and breaks a promise, what is said of it)
 BROKEN = {
-    "lora-2": (
+    "lora-3": (
         "def adapter_parameters(shapes, rank):\n    return rank * sum(a + b for a, b in shapes) / 1",
         "counted in whole numbers",
     ),
-    "lora-3": (
+    "lora-5": (
         "def merged_weight(W, A, B, alpha):\n    return W.add_(alpha / len(A) * B @ A)",
         "W itself is changed",
     ),
-    "lora-4": (
+    "lora-6": (
         "def completion_labels(ids, prompt_length, ignore=-100):\n    return [-100] * prompt_length + ids[prompt_length:]",
         "whatever `ignore` is",
     ),
@@ -62,4 +62,4 @@ def test_the_same_argument_may_be_changed_where_nothing_is_promised(marker):
             return x @ W.T
         """
     )
-    assert marker._mark("lora-1", LearnerAnswer(f"# EXERCISE: lora-1\n{source}")).points == 4
+    assert marker._mark("lora-2", LearnerAnswer(f"# EXERCISE: lora-2\n{source}")).points == 4

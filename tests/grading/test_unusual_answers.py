@@ -72,16 +72,16 @@ def test_full_marks_in_the_notebook(name, capsys):
     "work", ["import time\ntime.sleep(60)", "for step in range(10**12):\n    loss = step", "while True: pass"]
 )
 def test_a_slow_experiment_below_the_answer_costs_nothing(marker, work):
-    mark = graded(marker, form("lora-2", f"{solved('lora-2')}\n{work}"))
-    assert mark.points == EXERCISES["lora-2"].points, mark.message
+    mark = graded(marker, form("lora-3", f"{solved('lora-3')}\n{work}"))
+    assert mark.points == EXERCISES["lora-3"].points, mark.message
 
 
 def test_a_slow_cell_elsewhere_is_not_run(marker):
     slow = "import time\ntime.sleep(60)\nscale = 1\nfor step in range(10**12):\n    loss = step"
     mark = graded(
-        marker, form("lora-2", "def adapter_parameters(s, rank):\n    return scale * rank * sum(map(sum, s))", slow)
+        marker, form("lora-3", "def adapter_parameters(s, rank):\n    return scale * rank * sum(map(sum, s))", slow)
     )
-    assert mark.points == EXERCISES["lora-2"].points, mark.message
+    assert mark.points == EXERCISES["lora-3"].points, mark.message
 
 
 def several(function, value):
@@ -145,16 +145,16 @@ def test_check_and_grading_say_the_same_of_every_form(id):
     [
         ("data-5", "1", "Expected a bool, got a number 1"),
         ("data-5", "'True'", "Expected a bool, got a str 'True'"),
-        ("lora-2", "str(rank)", "Expected a number, got a str"),
-        ("lora-4", "prompt_length", "Expected a list of"),
-        ("lora-4", "[str(id) for id in ids]", r"At \[0\]: expected a number"),
+        ("lora-3", "str(rank)", "Expected a number, got a str"),
+        ("lora-6", "prompt_length", "Expected a list of"),
+        ("lora-6", "[str(id) for id in ids]", r"At \[0\]: expected a number"),
         (
-            "lora-1",
+            "lora-2",
             "(x @ W.T + alpha / len(A) * x @ A.T @ B.T).half()",
             r"At \[0\]\[.\]: expected -?\d+\.\d{8,}.*\(float16\)",
         ),
         ("api-2", "__import__('numpy').float16(train_tokens * epochs * price / 1e6)", r"got \d+\.\d+ \(float16\)"),
-        ("frame-3", "(k for k in [k])", "Expected a number, got a generator"),
+        ("frame-2", "(k for k in [k])", "Expected a number, got a generator"),
     ],
 )
 def test_the_message_names_the_difference(id, returned, words):
@@ -173,8 +173,8 @@ def test_the_message_names_the_difference(id, returned, words):
 def test_a_missing_name_is_explained(tmp_path):
     inbox = tmp_path / "in"
     inbox.mkdir()
-    cell = "# EXERCISE: lora-2\ndef adapter_parameters(shapes, rank):\n    return nowhere(shapes, rank)"
+    cell = "# EXERCISE: lora-3\ndef adapter_parameters(shapes, rank):\n    return nowhere(shapes, rank)"
     (inbox / "a.ipynb").write_text(notebook([code(cell)]))
     run("02", inbox, tmp_path / "out")
-    text = said(tmp_path / "out", "a", "lora-2")
+    text = said(tmp_path / "out", "a", "lora-3")
     assert "NameError" in text and "no cell of the notebook defines it" in text

@@ -53,9 +53,9 @@ BREAK = (
 )
 BREAK_EVEN = "def break_even(setup, upkeep_a_day, old_cost, new_cost, days):\n"
 RECALL = "[right in found[:k] for found, right in zip(rankings, relevant)]"
-ERRORS = solved("frame-8").replace("def sort_errors", "def counted").replace("# EXERCISE: frame-8\n", "")
-STALE = solved("frame-5").replace("def stale", "def shares_of").replace("# EXERCISE: frame-5\n", "")
-DIAGNOSE = solved("frame-6").replace("def diagnose", "def said").replace("# EXERCISE: frame-6\n", "")
+ERRORS = solved("frame-6").replace("def sort_errors", "def counted").replace("# EXERCISE: frame-6\n", "")
+STALE = solved("frame-3").replace("def stale", "def shares_of").replace("# EXERCISE: frame-3\n", "")
+DIAGNOSE = solved("frame-1").replace("def diagnose", "def said").replace("# EXERCISE: frame-1\n", "")
 FORWARD = "x @ W.T + alpha / A.shape[0] * x @ A.T @ B.T"
 LORA = "def lora_forward(x, W, A, B, alpha):\n    return "
 LABELS = "[ignore] * prompt_length + ids[prompt_length:]"
@@ -94,13 +94,13 @@ FORMS = {
         "def dollars(millionths):\n    return millionths / 1e6",
     ),
     "helper-in-a-cell-that-trains": form(
-        "lora-2",
+        "lora-3",
         "def adapter_parameters(shapes, rank):\n    return rank * total(shapes)",
         "from course_utils import assets\nmodel = assets\nhistory = [model]\ndef total(shapes):\n    return sum(map(sum, shapes))\n"
         "print(history)",
     ),
     "class-elsewhere": form(
-        "lora-1",
+        "lora-2",
         "def lora_forward(x, W, A, B, alpha):\n    return Layer(W, A, B, alpha)(x)",
         "from torch import nn",
         "class Layer(nn.Module):\n    def __init__(self, W, A, B, alpha):\n        super().__init__()\n"
@@ -108,23 +108,23 @@ FORMS = {
         f"    def forward(self, x):\n        W, A, B, alpha = self.parts\n        return {FORWARD}",
         later=(),
     ),
-    "import-elsewhere": form("lora-1", f"{LORA}einsum('bi,oi->bo', x, W) + alpha / len(A) * x @ A.T @ B.T", "from torch import einsum"),
+    "import-elsewhere": form("lora-2", f"{LORA}einsum('bi,oi->bo', x, W) + alpha / len(A) * x @ A.T @ B.T", "from torch import einsum"),
     "import-everything-elsewhere": form("align-4", f"from collections import Counter\n{GAE}\n"
         "def advantages(*a):\n    return [fsum([value]) for value in in_order(*a)]", "from math import *"),
     "decorator-elsewhere": form(
-        "frame-2",
+        "frame-4",
         f"@logged\n{BREAK_EVEN}{BREAK.format('', '')}",
         "import functools\n\ndef logged(function):\n    @functools.wraps(function)\n    def inner(*args, **more):\n"
         "        print(function.__name__, args)\n        return function(*args, **more)\n    return inner",
     ),
     "type-hints-elsewhere": form(
-        "frame-2",
+        "frame-4",
         f"def break_even(setup: float, upkeep_a_day: float, old_cost: float, new_cost: float, days: int = 30) -> Optional[float]:\n"
         f"{BREAK.format('', '')}",
         "from typing import Optional",
     ),
     "type-hint-of-the-lesson": form(
-        "frame-2",
+        "frame-4",
         f"def break_even(setup: Claim, upkeep_a_day, old_cost, new_cost, days):\n{BREAK.format('', '')}",
         "from course_utils.claims import Claim",
     ),
@@ -141,9 +141,9 @@ FORMS = {
         "WAITS = set()\nfor word in 'validating_files queued running paused'.split():\n    WAITS.add(word)",
     ),
     "earlier-answer-of-ones-own": form(
-        "lora-5",
+        "lora-7",
         "def adapter_megabytes(shapes, rank, bytes_per_parameter):\n    return adapter_parameters(shapes, rank) * bytes_per_parameter / 1e6",
-        solved("lora-2"),
+        solved("lora-3"),
     ),
     "helper-of-another-answer": form(
         "data-4",
@@ -159,76 +159,76 @@ FORMS = {
         "def number(rest):\n    return int(regex.search(r'\\d+$', rest[0])[0]) if rest else None",
     ),
     # where the answer stands
-    "stub-left-in-its-place": form("lora-2", stub("lora-2"), later=(f"def adapter_parameters(shapes, rank):\n    return {COUNT}",)),
-    "stub-copied-below": form("lora-2", solved("lora-2"), unrun=(stub("lora-2"),)),
+    "stub-left-in-its-place": form("lora-3", stub("lora-3"), later=(f"def adapter_parameters(shapes, rank):\n    return {COUNT}",)),
+    "stub-copied-below": form("lora-3", solved("lora-3"), unrun=(stub("lora-3"),)),
     "scratch-cell-with-the-marker-below": form(
-        "lora-2", solved("lora-2"), later=("# EXERCISE: lora-2\nprint(adapter_parameters([(2, 3)], 1))",)
+        "lora-3", solved("lora-3"), later=("# EXERCISE: lora-3\nprint(adapter_parameters([(2, 3)], 1))",)
     ),
-    "scratch-cell-with-the-marker-above": form("lora-2", solved("lora-2"), "# EXERCISE: lora-2\nshapes = [(2, 3)]"),
-    "two-answers-in-a-cell": form("lora-2", solved("lora-2") + "\n\n" + solved("lora-5")),
-    "two-answers-in-a-cell-second": form("lora-5", solved("lora-2") + "\n\n" + solved("lora-5")),
+    "scratch-cell-with-the-marker-above": form("lora-3", solved("lora-3"), "# EXERCISE: lora-3\nshapes = [(2, 3)]"),
+    "two-answers-in-a-cell": form("lora-3", solved("lora-3") + "\n\n" + solved("lora-7")),
+    "two-answers-in-a-cell-second": form("lora-7", solved("lora-3") + "\n\n" + solved("lora-7")),
     # what stands beside the answer in its cell
     "prints-and-asserts-below": form("api-2", solved("api-2") + "\nprint(job_cost(9, 3, 2, 1))\nassert 1 == 2"),
     "display": form("api-2", f"{JOB}    display(p)\n    return {PRICE} / 1e6\n\ndisplay(job_cost(9, 3, 2, 1))"),
-    "course-utils-above": form("frame-2", f"from course_utils import costs\nPRICES = costs.PRICES\n{solved('frame-2')}"),
-    "check-in-the-cell": form("lora-2", solved("lora-2") + '\ncheck("lora-2", adapter_parameters)'),
-    "line-magics": form("lora-2", f"%matplotlib inline\n!true\n{solved('lora-2')}\n%timeit -n1 -r1 adapter_parameters([(2, 3)], 1)\nx = !true"),
+    "course-utils-above": form("frame-4", f"from course_utils import costs\nPRICES = costs.PRICES\n{solved('frame-4')}"),
+    "check-in-the-cell": form("lora-3", solved("lora-3") + '\ncheck("lora-3", adapter_parameters)'),
+    "line-magics": form("lora-3", f"%matplotlib inline\n!true\n{solved('lora-3')}\n%timeit -n1 -r1 adapter_parameters([(2, 3)], 1)\nx = !true"),
     "magics-in-a-block": form(
-        "lora-2", f"if True:\n    %time x = 1\nfor _ in range(1):\n    %timeit -n1 -r1 1 + 1\n{solved('lora-2')}\nadapter_parameters?"
+        "lora-3", f"if True:\n    %time x = 1\nfor _ in range(1):\n    %timeit -n1 -r1 1 + 1\n{solved('lora-3')}\nadapter_parameters?"
     ),
-    "timed-cell": form("lora-4", f"%%time\n{solved('lora-4')}"),
-    "captured-cell": form("lora-4", f"%%capture out\n{solved('lora-4')}"),
-    "names-of-the-lesson-above": form("lora-4", f"print(tokenizer)\n{solved('lora-4')}", "from course_utils import assets\ntokenizer = assets"),
+    "timed-cell": form("lora-6", f"%%time\n{solved('lora-6')}"),
+    "captured-cell": form("lora-6", f"%%capture out\n{solved('lora-6')}"),
+    "names-of-the-lesson-above": form("lora-6", f"print(tokenizer)\n{solved('lora-6')}", "from course_utils import assets\ntokenizer = assets"),
     "a-plot-below": form("align-2", f"{solved('align-2')}\nfigure = draw(preference_probability)", "def draw(f):\n    return [f]"),
-    "await-above": form("lora-4", f"import asyncio\nawait asyncio.sleep(0)\n{solved('lora-4')}"),
+    "await-above": form("lora-6", f"import asyncio\nawait asyncio.sleep(0)\n{solved('lora-6')}"),
     # what kind of thing the answer is
-    "lambda": form("lora-2", f"adapter_parameters = lambda shapes, rank: {COUNT}"),
-    "partial": form("lora-2", f"from functools import partial\ndef _count(k, shapes, rank):\n    return {COUNT}\nadapter_parameters = partial(_count, 1)"),
-    "called-object": form("frame-8", f"{ERRORS}\nclass Sorter:\n    def __call__(self, rows):\n        return counted(rows)\nsort_errors = Sorter()"),
-    "static-method": form("frame-8", f"class Sorter:\n    @staticmethod\n    def sort(rows):\n        {ERRORS.replace(chr(10), chr(10) + '        ')}\n        return counted(rows)\nsort_errors = Sorter.sort"),
-    "recursion": form("lora-2", "def adapter_parameters(shapes, rank):\n    return rank * sum(shapes[0]) + adapter_parameters(shapes[1:], rank) if shapes else 0"),
-    "cached": form("lora-2", "from functools import lru_cache\n@lru_cache\ndef one(a, b, rank):\n    return rank * (a + b)\ndef adapter_parameters(shapes, rank):\n    return sum(one(*shape, rank) for shape in shapes)"),
-    "global-state": form("lora-2", f"calls = 0\ndef adapter_parameters(shapes, rank):\n    global calls\n    calls += 1\n    return {COUNT}\nadapter_parameters.last = None"),
-    "defaults-and-more-arguments": form("lora-2", f"def adapter_parameters(shapes, rank, *, verbose=False, **more):\n    return {COUNT}"),
-    "renamed": form("lora-2", f"def mine(shapes, rank):\n    return {COUNT}\nadapter_parameters = mine\ndel mine"),
+    "lambda": form("lora-3", f"adapter_parameters = lambda shapes, rank: {COUNT}"),
+    "partial": form("lora-3", f"from functools import partial\ndef _count(k, shapes, rank):\n    return {COUNT}\nadapter_parameters = partial(_count, 1)"),
+    "called-object": form("frame-6", f"{ERRORS}\nclass Sorter:\n    def __call__(self, rows):\n        return counted(rows)\nsort_errors = Sorter()"),
+    "static-method": form("frame-6", f"class Sorter:\n    @staticmethod\n    def sort(rows):\n        {ERRORS.replace(chr(10), chr(10) + '        ')}\n        return counted(rows)\nsort_errors = Sorter.sort"),
+    "recursion": form("lora-3", "def adapter_parameters(shapes, rank):\n    return rank * sum(shapes[0]) + adapter_parameters(shapes[1:], rank) if shapes else 0"),
+    "cached": form("lora-3", "from functools import lru_cache\n@lru_cache\ndef one(a, b, rank):\n    return rank * (a + b)\ndef adapter_parameters(shapes, rank):\n    return sum(one(*shape, rank) for shape in shapes)"),
+    "global-state": form("lora-3", f"calls = 0\ndef adapter_parameters(shapes, rank):\n    global calls\n    calls += 1\n    return {COUNT}\nadapter_parameters.last = None"),
+    "defaults-and-more-arguments": form("lora-3", f"def adapter_parameters(shapes, rank, *, verbose=False, **more):\n    return {COUNT}"),
+    "renamed": form("lora-3", f"def mine(shapes, rank):\n    return {COUNT}\nadapter_parameters = mine\ndel mine"),
     # what it returns: scalars
     "decimal": form("api-2", f"from decimal import Decimal\n{JOB}    return Decimal({PRICE}) / 10**6"),
     "fraction": form("api-2", f"from fractions import Fraction\n{JOB}    return Fraction({PRICE}) / 10**6"),
     "numpy-float32": form("api-2", f"import numpy as np\n{JOB}    return np.float32({PRICE} / 1e6)"),
-    "torch-float32": form("frame-2", f"import torch\n{BREAK_EVEN}{BREAK.format('torch.tensor(', ')')}"),
-    "torch-float32-item": form("frame-3", f"import torch\ndef recall_at(rankings, relevant, k):\n    return torch.tensor({RECALL}).float().mean().item()"),
-    "numpy-mean": form("frame-3", f"import numpy as np\ndef recall_at(rankings, relevant, k):\n    return np.mean({RECALL})"),
-    "array-without-dimensions": form("frame-3", f"import numpy as np\ndef recall_at(rankings, relevant, k):\n    return np.asarray(np.mean({RECALL}))"),
-    "pandas-scalar": form("frame-3", f"import pandas as pd\ndef recall_at(rankings, relevant, k):\n    return pd.Series({RECALL}).mean()"),
-    "numpy-integer": form("lora-2", "import numpy as np\ndef adapter_parameters(shapes, rank):\n    return np.sum(shapes) * rank"),
-    "torch-integer": form("lora-2", "import torch\ndef adapter_parameters(shapes, rank):\n    return torch.tensor(shapes).sum() * rank"),
+    "torch-float32": form("frame-4", f"import torch\n{BREAK_EVEN}{BREAK.format('torch.tensor(', ')')}"),
+    "torch-float32-item": form("frame-2", f"import torch\ndef recall_at(rankings, relevant, k):\n    return torch.tensor({RECALL}).float().mean().item()"),
+    "numpy-mean": form("frame-2", f"import numpy as np\ndef recall_at(rankings, relevant, k):\n    return np.mean({RECALL})"),
+    "array-without-dimensions": form("frame-2", f"import numpy as np\ndef recall_at(rankings, relevant, k):\n    return np.asarray(np.mean({RECALL}))"),
+    "pandas-scalar": form("frame-2", f"import pandas as pd\ndef recall_at(rankings, relevant, k):\n    return pd.Series({RECALL}).mean()"),
+    "numpy-integer": form("lora-3", "import numpy as np\ndef adapter_parameters(shapes, rank):\n    return np.sum(shapes) * rank"),
+    "torch-integer": form("lora-3", "import torch\ndef adapter_parameters(shapes, rank):\n    return torch.tensor(shapes).sum() * rank"),
     "numpy-bool": form("data-5", f"{CARD}    return np.bool_(13 <= len(digits) <= 19) & (digits.sum() % 10 == 0)"),
     "array-bool": form("data-5", f"{CARD}    return np.asarray(13 <= len(digits) <= 19 and digits.sum() % 10 == 0)"),
     "torch-bool": form("data-5", f"import torch\n{CARD}    return torch.tensor(bool(13 <= len(digits) <= 19 and digits.sum() % 10 == 0))"),
-    "numpy-text": form("frame-6", f"import numpy as np\n{DIAGNOSE}\ndef diagnose(gap, reached, examples, moves):\n    return np.array([said(gap, reached, examples, moves)])[0]"),
-    "enumeration": form("frame-6", f"from enum import Enum\nclass Try(str, Enum):\n    A = 'prompt'\n    B = 'rag'\n    C = 'fine-tune'\n    D = 'rag + fine-tune'\n{DIAGNOSE}\ndef diagnose(*situation):\n    return Try(said(*situation))"),
+    "numpy-text": form("frame-1", f"import numpy as np\n{DIAGNOSE}\ndef diagnose(gap, reached, examples, moves):\n    return np.array([said(gap, reached, examples, moves)])[0]"),
+    "enumeration": form("frame-1", f"from enum import Enum\nclass Try(str, Enum):\n    A = 'prompt'\n    B = 'rag'\n    C = 'fine-tune'\n    D = 'rag + fine-tune'\n{DIAGNOSE}\ndef diagnose(*situation):\n    return Try(said(*situation))"),
     # several values
-    "list-for-tuple": form("frame-5", f"{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return found and list(found)"),
-    "array-for-tuple": form("frame-5", f"import numpy as np\n{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return None if found is None else np.array(found)"),
-    "namedtuple": form("frame-5", f"{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return found and Shares(*found)", "from collections import namedtuple\nShares = namedtuple('Shares', 'right stale neither')"),
-    "dataclass": form("frame-5", f"{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return found and Shares(*found)", "from dataclasses import dataclass\n@dataclass\nclass Shares:\n    right: float\n    stale: float\n    neither: float"),
-    "minus-nothing": form("frame-5", f"{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return found and tuple(part or -0.0 for part in found)"),
+    "list-for-tuple": form("frame-3", f"{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return found and list(found)"),
+    "array-for-tuple": form("frame-3", f"import numpy as np\n{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return None if found is None else np.array(found)"),
+    "namedtuple": form("frame-3", f"{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return found and Shares(*found)", "from collections import namedtuple\nShares = namedtuple('Shares', 'right stale neither')"),
+    "dataclass": form("frame-3", f"{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return found and Shares(*found)", "from dataclasses import dataclass\n@dataclass\nclass Shares:\n    right: float\n    stale: float\n    neither: float"),
+    "minus-nothing": form("frame-3", f"{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return found and tuple(part or -0.0 for part in found)"),
     "array-for-list": form("align-4", f"import numpy as np\n{GAE}\ndef advantages(*a):\n    return np.array(in_order(*a))"),
     "float32-for-list": form("align-4", f"import torch\n{GAE}\ndef advantages(*a):\n    return torch.tensor(in_order(*a))"),
     "generator-for-list": form("align-4", f"{GAE}\ndef advantages(*a):\n    yield from in_order(*a)"),
     "map-for-list": form("align-4", f"{GAE}\ndef advantages(*a):\n    return map(float, in_order(*a))"),
     "pandas-for-list": form("align-4", f"import pandas as pd\n{GAE}\ndef advantages(*a):\n    return pd.Series(in_order(*a))"),
-    "counter-for-dictionary": form("frame-8", f"from collections import Counter\n{ERRORS}\ndef sort_errors(rows):\n    return Counter(counted(rows))"),
-    "dictionary-in-another-order": form("frame-8", f"import numpy as np\n{ERRORS}\ndef sort_errors(rows):\n    return {{name: np.int64(n) for name, n in sorted(counted(rows).items())}}"),
-    "tensor-for-list": form("lora-4", f"import torch\n{LABEL}    return torch.tensor({LABELS})"),
-    "tuple-for-list": form("lora-4", f"{LABEL}    return tuple({LABELS})"),
-    "chain-for-list": form("lora-4", f"from itertools import chain, repeat\n{LABEL}    return chain(repeat(ignore, prompt_length), ids[prompt_length:])"),
-    "numpy-integers-in-a-list": form("lora-4", f"import numpy as np\n{LABEL}    return list(np.array({LABELS}))"),
-    "tensors-in-a-list": form("lora-4", f"import torch\n{LABEL}    return list(torch.tensor({LABELS}))"),
-    "numpy-for-tensor": form("lora-1", f"import numpy as np\n{LORA}np.asarray({FORWARD})"),
-    "list-for-tensor": form("lora-1", f"{LORA}({FORWARD}).tolist()"),
-    "float32-for-float64": form("qlora-5", solved("qlora-5").replace("return values[codes.long()] * ", "return values.float()[codes.long()] * ")),
-    "trained-tensor": form("lora-1", f"{LORA}({FORWARD}).requires_grad_()"),
+    "counter-for-dictionary": form("frame-6", f"from collections import Counter\n{ERRORS}\ndef sort_errors(rows):\n    return Counter(counted(rows))"),
+    "dictionary-in-another-order": form("frame-6", f"import numpy as np\n{ERRORS}\ndef sort_errors(rows):\n    return {{name: np.int64(n) for name, n in sorted(counted(rows).items())}}"),
+    "tensor-for-list": form("lora-6", f"import torch\n{LABEL}    return torch.tensor({LABELS})"),
+    "tuple-for-list": form("lora-6", f"{LABEL}    return tuple({LABELS})"),
+    "chain-for-list": form("lora-6", f"from itertools import chain, repeat\n{LABEL}    return chain(repeat(ignore, prompt_length), ids[prompt_length:])"),
+    "numpy-integers-in-a-list": form("lora-6", f"import numpy as np\n{LABEL}    return list(np.array({LABELS}))"),
+    "tensors-in-a-list": form("lora-6", f"import torch\n{LABEL}    return list(torch.tensor({LABELS}))"),
+    "numpy-for-tensor": form("lora-2", f"import numpy as np\n{LORA}np.asarray({FORWARD})"),
+    "list-for-tensor": form("lora-2", f"{LORA}({FORWARD}).tolist()"),
+    "float32-for-float64": form("qlora-3", solved("qlora-3").replace("return values[codes.long()] * ", "return values.float()[codes.long()] * ")),
+    "trained-tensor": form("lora-2", f"{LORA}({FORWARD}).requires_grad_()"),
     "other-integers": form("qlora-1", f"import torch\n{BLOCK}codes.to(torch.uint8), scale.item()"),
     "codes-as-a-list": form("qlora-1", f"{BLOCK}[codes.tolist(), scale.numpy()]"),
     "keys-for-list": form("data-4", "import numpy as np\n" + solved("data-4").replace("def leaks(", "def found_leaks(") + "\ndef leaks(*a):\n    return dict.fromkeys(found_leaks(*a)).keys()"),

@@ -28,7 +28,7 @@ SOURCE = """\
 print(1 + 1)
 
 # %%
-# EXERCISE: lora-2
+# EXERCISE: lora-3
 
 # %%
 def helper(x):
@@ -151,9 +151,9 @@ def test_editions_and_their_metadata():
     answer, check = (next(c for c in learner.cells if c.source.startswith(s)) for s in ("# EXERCISE", "# CHECK"))
     assert answer.source.count("# YOUR CODE HERE") == 1
     assert answer.metadata.nbgrader == {
-        "schema_version": 3, "task": False, "locked": False, "grade_id": "lora-2", "solution": True, "grade": False,
+        "schema_version": 3, "task": False, "locked": False, "grade_id": "lora-3", "solution": True, "grade": False,
     }  # fmt: skip
-    assert check.metadata.nbgrader.points == EXERCISES["lora-2"].points
+    assert check.metadata.nbgrader.points == EXERCISES["lora-3"].points
     nbformat.validate(instructor)
 
 
@@ -259,8 +259,8 @@ def test_a_changed_exercise_is_executed_alone(tmp_path, monkeypatch):
     door.metadata["course"] = {"tier": "cpu"}
     door.cells[0].outputs = [nbformat.v4.new_output("execute_result", data={"text/plain": "as it was"}, execution_count=1)]
     builder.write(door, tmp_path / "01_decision_framework.ipynb")
-    worth = EXERCISES["lora-2"].points + 1
-    monkeypatch.setattr(builder, "EXERCISES", EXERCISES | {"lora-2": replace(EXERCISES["lora-2"], points=worth)})
+    worth = EXERCISES["lora-3"].points + 1
+    monkeypatch.setattr(builder, "EXERCISES", EXERCISES | {"lora-3": replace(EXERCISES["lora-3"], points=worth)})
     assert builder.is_stale("02", SOURCE) and builder.refresh("02", SOURCE)
     code = [c for c in nbformat.read(tmp_path / "02_lora.ipynb", 4).cells if c.cell_type == "code"]
     assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
