@@ -249,6 +249,18 @@ def _limit_lines(axes: Any, limits: Mapping[str, float]) -> None:
         )  # fmt: skip
 
 
+def _values_at_ends(axes: Any, texts: Sequence[str], ends: Sequence[float], limits: Mapping[str, float] | None) -> None:
+    """A text at the end of each bar, or beyond the vertical lines that it would touch; call it when the limits are set."""
+    low, high = axes.get_xlim()
+    per_point = (high - low) / (72 * axes.get_position().width * axes.figure.get_size_inches()[0])
+    for row, (text, end) in enumerate(zip(texts, ends)):
+        at = end
+        for line in sorted((limits or {}).values()):
+            if at - 3 * per_point <= line <= at + (5 + 6.8 * len(text)) * per_point:
+                at = line
+        axes.annotate(text, (at, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=11)
+
+
 def _finish_above(figure: Any, title: str, alt: str, names: int) -> Figure:
     """As `_finish`, with the title above so many lines of names over the frame."""
     height = figure.get_size_inches()[1]
@@ -280,14 +292,10 @@ def bars(
         axes.barh(
             range(len(values)), list(values.values()), height=0.6, color=["#0072B2" if a else "#8894a0" for a in accent]
         )
-        for row, value in enumerate(values.values()):
-            axes.annotate(
-                f"{value:,.{decimals}f}", (max(value, 0), row), xytext=(5, 0), textcoords="offset points", va="center",
-                fontsize=11, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-            )  # fmt: skip
         _named_rows(axes, list(values))
         _limit_lines(axes, limits or {})
         axes.set_xlim(min(0, *values.values()), 1.18 * max([*values.values(), *(limits or {}).values()]))
+        _values_at_ends(axes, [f"{v:,.{decimals}f}" for v in values.values()], [max(v, 0) for v in values.values()], limits)
         axes.set(xlabel=unit)
         words = ", ".join(f"{name} {value:,.{decimals}f}" for name, value in values.items())
         lines = "".join(f"; line: {name}, {at:,.1f}" for name, at in (limits or {}).items())
@@ -319,14 +327,10 @@ def stacked(
                 label=part,
             )  # fmt: skip
             start = [a + b for a, b in zip(start, lengths)]
-        for row, total in enumerate(totals.values()):
-            axes.annotate(
-                f"{total:,.1f}", (total, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=11.5,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-            )  # fmt: skip
         _named_rows(axes, list(rows))
         _limit_lines(axes, limits or {})
         axes.set_xlim(0, 1.16 * max([*totals.values(), *(limits or {}).values()]))
+        _values_at_ends(axes, [f"{total:,.1f}" for total in totals.values()], list(totals.values()), limits)
         axes.set(xlabel=unit)
         under = axes.get_position().y0 - 0.5 / figure.get_size_inches()[1]  # inches
         figure.legend(loc="upper center", bbox_to_anchor=(0.5, under), ncols=2, frameon=False, fontsize=10.5)

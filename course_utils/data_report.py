@@ -47,7 +47,7 @@ class _Group:
 
 def flow(prepared: pipeline.Prepared) -> figures.Figure:
     """Bar chart of the rows that are left after each step."""
-    names = {"read": "export", "validate": "valid or mended", "quality": "kept by the rules", "deduplicate": "no duplicates",
+    names = {"read": "export", "validate": "valid or fixed", "quality": "kept by the rules", "deduplicate": "no duplicates",
              "contamination": "not in the test set", "redact": "personal data out"}  # fmt: skip
     return figures.bars({names[step]: count for step, count in prepared.counts}, "What is left after each step", "rows")
 

@@ -307,7 +307,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             "The base answers in the right JSON once constrained decoding forces it. Why fine-tune?",
             (
                 ("There is no reason to.", False, "Look at the fields: the form is forced, the content is not."),
-                ("Because the form says nothing about what stands in the fields, and the prompt need no longer explain it.", True, "The grammar knows which values are allowed, not which one is right. Training taught what the categories mean, and saves the instructions in every request."),
+                ("Because the form says nothing about what is in the fields, and the prompt need no longer explain it.", True, "The grammar knows which values are allowed, not which one is right. Training taught what the categories mean, and saves the instructions in every request."),
                 ("Because constrained decoding is slower by far.", False, "A mask for each token costs little beside a step of the model."),
             ),
         ),

@@ -270,7 +270,8 @@ def _exercise_cells(exercise: Exercise) -> list[NotebookNode]:
     def grading(**values: Any) -> dict[str, Any]:  # nbgrader's schema 3, so that a hub can use the instructor's edition
         return {"nbgrader": {"schema_version": 3, "task": False, "locked": False, "points": 0, **values}}
 
-    statement = f"### {exercise.title} ({exercise.worth})\n\n{exercise.statement}"
+    hint = f"<details><summary>A hint</summary>\n\n{exercise.hint}\n\n</details>"
+    statement = f"### {exercise.title} ({exercise.worth})\n\n{exercise.statement}\n\n{hint}"
     answer = grading(grade_id=exercise.id, solution=True, grade=False)
     del answer["nbgrader"]["points"]
     check = grading(grade_id=f"{exercise.id}_check", solution=False, grade=True, locked=True, points=exercise.points)

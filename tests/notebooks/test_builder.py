@@ -272,3 +272,16 @@ def test_a_changed_exercise_is_executed_alone(tmp_path, monkeypatch):
     assert all(c.outputs[0].text == "kept" for i, c in enumerate(code) if i not in (answer, check))
     shown = nbformat.read(tmp_path / "01_decision_framework.ipynb", 4).cells[0].outputs[0].data
     assert "02_lora" in shown["text/plain"] and shown["text/html"].startswith("<")  # exercises of each lesson are in it
+
+
+def test_a_cell_tagged_so_is_folded_and_others_are_not():
+    built = builder.instructor_edition("02", '# %% tags=["folded"]\na = 1\n\n# %%\nb = 2\n')
+    folded = {cell.source: cell.metadata for cell in built.cells if cell.cell_type == "code"}
+    assert folded["a = 1"]["jupyter"] == {"source_hidden": True} and folded["a = 1"]["cellView"] == "form"
+    assert "jupyter" not in folded["b = 2"]
+
+
+def test_an_exercise_has_its_hint_in_a_fold():
+    built = builder.instructor_edition("02", "# %%\n# EXERCISE: lora-3\n")
+    statement = next(text for text in texts(built) if text.startswith("### "))
+    assert statement.endswith(f"<details><summary>A hint</summary>\n\n{EXERCISES['lora-3'].hint}\n\n</details>")
