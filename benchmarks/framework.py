@@ -5,7 +5,8 @@ examples are retrieved, the whole catalogue is in the prompt, and structured out
 dated record. Each list in the record has one list of zeros and ones per seed, in the order of the questions;
 greedy answers of the untrained model have one seed. `--try 3` asks the untrained systems three questions each and writes
 nothing. `--rivals` measures the table of rivals alone, all of it on this machine, in an hour less; what the record says of
-facts learned by heart and of sizes of the training set is then the newest record's, and the record says so.
+facts learned by heart and of sizes of the training set is then the newest record's, and the record says so. `--add NAME`
+measures one more untrained system and writes it into the newest record.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def try_out(number: int) -> None:
         )
 
 
-def main(rivals_only: bool) -> None:
+def main(rivals_only: bool = False, added: str = "") -> None:
     """All systems, seed by seed."""
     index = {v: Retriever(catalogue.versions[v], "dense") for v in (1, 2)}
 
@@ -154,6 +155,10 @@ def main(rivals_only: bool) -> None:
         return [[h.passage for h in hits] for hits in index[version].search_all([q["question"] for q in selected], 1)]
 
     systems: dict[str, dict] = {}
+    if added:
+        file = sorted(RECORDS.glob("framework-*.json"))[-1]
+        content = json.loads(file.read_text(encoding="utf-8"))
+        systems = content["seeds"]
 
     def note(name: str, prompts) -> None:
         scores, seconds, answers = quality(prompts, system=name)
@@ -168,6 +173,10 @@ def main(rivals_only: bool) -> None:
         columns.setdefault("answers", answers)  # those of the first seed
         print(f"{name:<28} knowledge {scores.knowledge} behaviour {scores.behaviour} both {scores.both}", flush=True)
 
+    if added:
+        note(added, lesson_01.prompts(added, catalogue, questions))
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        return
     for system in untrained():
         note(system, lesson_01.prompts(system, catalogue, questions))
 
@@ -260,8 +269,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--try", type=int, dest="number", help="questions to each untrained system; nothing is written")
     parser.add_argument("--rivals", action="store_true", help="the table of rivals only; the rest from the newest record")
+    parser.add_argument("--add", choices=untrained(), help="one more system, for the newest record")
     options = parser.parse_args()
     if options.number:
         try_out(options.number)
     else:
-        main(options.rivals)
+        main(options.rivals, options.add or "")

@@ -20,7 +20,10 @@ GOOD_ENOUGH = 0.85  # share of the goal above which further work rarely pays
 BELOW_GOOD_ENOUGH = 0.84
 ENOUGH_EXAMPLES = 100
 FREQUENCIES = ("rarely", "monthly", "weekly", "daily")
-TOO_OFTEN_TO_TRAIN = ("weekly", "daily")  # to train in: nobody collects data, trains and measures every week
+TOO_OFTEN_TO_TRAIN = (
+    "weekly",
+    "daily",
+)  # nobody collects data, trains and measures every week
 EVIDENCE = ("knowledge", "behaviour", "both", "stale", "tokens", "volume")
 QUESTIONS: dict[str, tuple[str, tuple[str, ...] | type]] = {
     "gap": ("What is missing?", ("knowledge", "behaviour", "both")),
@@ -148,7 +151,7 @@ def decide(
     evidence = dict(evidence or {})
     for key, sentence in evidence.items():
         if key not in EVIDENCE or not isinstance(sentence, str):
-            raise CourseError(f"evidence[{key!r}]: a sentence about one of {', '.join(EVIDENCE)}")
+            raise CourseError(f"evidence[{key!r}]: the keys are {', '.join(EVIDENCE)}, each with a sentence")
     volume_limit = volume_threshold(assumptions, own_machines)
     approach, reasons, evidence_keys = _recommend(**answers, volume_limit=volume_limit)
     if own_machines:

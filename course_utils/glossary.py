@@ -160,7 +160,7 @@ def write_out(texts: Iterable[str]) -> list[str]:
             wrong = rest[rest.index("{{term") :][:40]
             raise CourseError(f"{wrong!r}: write a marker as {{{{term:name}}}} or {{{{term:name|words}}}}")
     if tables != bool(explained):
-        raise CourseError("{{words}} belongs once, on a line of its own, into a lesson that marks terms, and into no other")
+        raise CourseError("{{words}} goes once, on its own line, in a lesson that marks terms, and nowhere else")
     listed = (
         f"## {HEADING}\n\n<details>\n<summary>{_count(explained)}</summary>\n\n{words(t.name for t in explained).markdown()}"
     )

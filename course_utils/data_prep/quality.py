@@ -93,7 +93,7 @@ GREETING = frozenset(
     ).split()
 )
 MIN_WORDS = 3  # that carry information
-CANNED_MESSAGES = 8  # different messages with the same answer, from which on it is flagged
+CANNED_MESSAGES = 8  # an answer shared by at least so many different messages is flagged
 LANGUAGE_CHARACTERS = 25  # letters; shorter texts are not judged
 LANGUAGE_PROBABILITY = 0.9
 # Two languages in one row are reported only for longer texts, where the identifier errs less.
@@ -314,7 +314,7 @@ def identify_language(text: str) -> tuple[str, float]:
         import py3langid
     except ImportError as error:
         raise CourseError(
-            "identifying languages needs py3langid: pip install 'finetuning-course[data]', and again"
+            "identifying languages needs py3langid: pip install 'finetuning-course[data]', then run this again"
         ) from error
     ranked = py3langid.rank(text)
     scores = np.array([score for _, score in ranked], dtype=float)

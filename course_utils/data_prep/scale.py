@@ -82,7 +82,7 @@ def run_locally(
     try:
         from datatrove.executor import LocalPipelineExecutor
     except ImportError as error:
-        raise CourseError("this needs datatrove: pip install 'finetuning-course[scale]', and again") from error
+        raise CourseError("this needs datatrove: pip install 'finetuning-course[scale]', then run this again") from error
     for name, pipeline in stages(source, target, work, **settings).items():
         many = name != "choose"
         LocalPipelineExecutor(

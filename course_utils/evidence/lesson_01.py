@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -39,6 +40,7 @@ SYSTEMS = {
     "RAG, asked for the record": "RAG: few-shot",
     "RAG, record, structured output": "RAG: few-shot, structured",
     "RAG, retrieved examples": "RAG: retrieved examples",
+    "RAG, examples about other facts": "RAG: retrieved examples of other facts",
     "whole catalogue in the prompt": "whole catalogue",
     "fine-tuned": "fine-tuned",
     "fine-tuned + RAG": "fine-tuned + RAG",
@@ -122,7 +124,8 @@ def rivals(tokens: Mapping[str, float]) -> Table:
     small = costs.price_of(costs.Assumptions().small)
     caption = (
         f"Recorded {record()['date']}, 100 questions; trained ones: mean of {len(record()['training_seconds'])} seeds. Price: "
-        f"{costs.Assumptions().small} of {small.date}, fixed beginnings of {small.cache_from:,} tokens or more from the cache"
+        f"{costs.Assumptions().small} of {small.date}, fixed beginnings of {small.cache_from:,} tokens or more from the cache. "
+        "Seconds: on two cores beside other work"
     )
     return Table(rows, caption, "system", "fine-tuned + RAG")
 
@@ -148,10 +151,10 @@ def prompts(system: str, catalogue: Catalogue, questions: Sequence[Mapping], ver
         return [catalogue.prompt_for_fact(q["question"], found[0]) for q, found in zip(questions, passages)]
     if system == "whole catalogue":
         return [whole_catalogue_prompt(catalogue, q["question"], version) for q in questions]
-    if system.endswith("retrieved examples"):
+    if "retrieved examples" in system:
+        shown = nearest_examples(catalogue, questions, other_facts=system.endswith("of other facts"))
         return [
-            _with_retrieved_examples(catalogue, q, found, examples)
-            for q, found, examples in zip(questions, passages, nearest_examples(catalogue, questions))
+            _with_retrieved_examples(catalogue, q, found, examples) for q, found, examples in zip(questions, passages, shown)
         ]
     how = {"instructions": True} if "instructions" in system else {"few_shot": True} if "few-shot" in system else {}
     return [catalogue.prompt(q["question"], found, **how) for q, found in zip(questions, passages)]
@@ -165,13 +168,26 @@ def found_passages(catalogue: Catalogue, questions: Sequence[Mapping], version: 
     return [[hit.passage for hit in found] for found in hits]
 
 
-def nearest_examples(catalogue: Catalogue, questions: Sequence[Mapping], k: int = RETRIEVED_EXAMPLES) -> list[list[Mapping]]:
-    """For each question the training questions with the nearest wording, nearest last; their facts may be the one asked for."""
+def nearest_examples(
+    catalogue: Catalogue, questions: Sequence[Mapping], k: int = RETRIEVED_EXAMPLES, other_facts: bool = False
+) -> list[list[Mapping]]:
+    """For each question the training questions with the nearest wording, nearest last.
+
+    Args:
+        catalogue: with the training questions.
+        questions: of the test.
+        k: examples for each.
+        other_facts: leave out the wordings of the fact that is asked for; else they may be among the examples.
+    """
     from course_utils.retrieval import Retriever
 
     rows = [{"id": str(number), "text": row["question"]} for number, row in enumerate(catalogue.training)]
-    hits = Retriever(rows, "dense").search_all([q["question"] for q in questions], k)
-    return [[catalogue.training[int(hit.id)] for hit in reversed(found)] for found in hits]
+    wordings = max(Counter(row["question_id"] for row in catalogue.training).values())
+    hits = Retriever(rows, "dense").search_all([q["question"] for q in questions], k + wordings)
+    found = [[catalogue.training[int(hit.id)] for hit in nearest] for nearest in hits]
+    if other_facts:
+        found = [[row for row in near if row["question_id"] != q["id"]] for q, near in zip(questions, found)]
+    return [near[:k][::-1] for near in found]
 
 
 def _with_retrieved_examples(

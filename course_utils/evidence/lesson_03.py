@@ -33,7 +33,7 @@ MODEL = "Llama-3.1-8B"
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 MIXED = {"full": {"precision": "amp"}}  # trained weights keep 32 bits; an adapter's do anyway
 ONE_STEP = {"batch_size": 1, "length": 1024, "checkpointing": True}
-CARDS = {"rtx3060": "RTX 3060, 12 GB", "t4": "T4, 16 GB", "rtx4090": "RTX 4090, 24 GB", "l4": "L4, 24 GB",
+GPU_LABELS = {"rtx3060": "RTX 3060, 12 GB", "t4": "T4, 16 GB", "rtx4090": "RTX 4090, 24 GB", "l4": "L4, 24 GB",
          "a100-40gb": "A100, 40 GB", "a100": "A100, 80 GB", "h100": "H100, 80 GB", "h200": "H200, 141 GB"}  # fmt: skip
 NO_LIMIT = 10**9  # tokens
 METHODS = {"full": "full fine-tuning", "lora": "LoRA", "qlora": "QLoRA"}
@@ -67,6 +67,10 @@ def step_parts(model: str = MODEL, method: str = "qlora", upcast: bool = True, *
     }
 
 
+def _gpu_label(gpu: str) -> str:
+    return GPU_LABELS.get(gpu, gpu.upper())
+
+
 def step_gb(*arguments: Any, **options: Any) -> float:
     """The sum of `step_parts`."""
     return sum(step_parts(*arguments, **options).values())
@@ -75,7 +79,7 @@ def step_gb(*arguments: Any, **options: Any) -> float:
 def does_it_fit(model: str = MODEL, cards: Sequence[str] = ("rtx3060", "t4")) -> Figure:
     """Memory of one step by method, beside two cards."""
     rows = {name: step_parts(model, method) for method, name in METHODS.items()}
-    limits = {CARDS[card]: memory.gpu_memory(card) / 1e9 for card in cards}
+    limits = {_gpu_label(card): memory.gpu_memory(card) / 1e9 for card in cards}
     fits = {name: sum(row.values()) <= min(limits.values()) for name, row in rows.items()}
     title = f"One training step of {model}, 1,024 tokens"
     if fits["QLoRA"] and not fits["LoRA"]:
@@ -115,8 +119,8 @@ def levers(model: str = MODEL, card: str = "t4", batch_size: int = 8, length: in
     fitting = next((name for name, gb in totals.items() if gb <= limit), None)
     first, *_, last = totals.values()
     title = f"{model}, {batch_size} × {length:,} tokens: from {first:,.0f} GB to {last:,.0f}"
-    title += f"; fits from “{fitting}” on" if fitting else f"; too much for the {CARDS.get(card, card)}"
-    return charts.bars(totals, title, "GB, all levers so far", {CARDS.get(card, card): limit})
+    title += f"; fits from “{fitting}” on" if fitting else f"; too much for the {_gpu_label(card)}"
+    return charts.bars(totals, title, "GB, all levers so far", {_gpu_label(card): limit})
 
 
 def prices(model: str = MODEL, batch_size: int = 8, length: int = 1024) -> Table:
@@ -243,7 +247,7 @@ def code_book_errors(weight: torch.Tensor, quantize: Callable, dequantize: Calla
         for what, w in weights.items():
             back = dequantize(*quantize(w, values), values).reshape(w.shape)
             rows.setdefault(name, {})[f"{what}: error, % of their size"] = float(100 * (back - w).norm() / w.norm())
-    return Table(rows, "How far the weights come back from where they were", "the sixteen values", "NF4")
+    return Table(rows, "Error of the restored weights", "the sixteen values", "NF4")
 
 
 def judge_Q1() -> Verdict:

@@ -81,7 +81,7 @@ def bits_per_weight(block, group=None):
 
     Args:
         block: weights that share one scale.
-        group: None if the scales are float32; otherwise they are quantized to 8 bits, and so many of them share one float32.
+        group: None if the scales are float32; otherwise they are quantized to 8 bits, and `group` of them share one float32.
 
     Returns:
         float.
@@ -507,7 +507,7 @@ EXERCISES = (
     Exercise(
         id="qlora-4",
         title="Three bugs in a measurement",
-        statement="""Somebody measures the error of block-wise quantization with this function. It has **three** bugs; find them and write it right.
+        statement="""Somebody measures the error of block-wise quantization with this function. It has **three** bugs; find them and fix it.
 
 ```python
 def relative_error(weights, values, block):
@@ -536,7 +536,7 @@ def relative_error(weights, values, block):
         title="Challenge: 8 billion parameters on 12 GB",
         statement=f"Plan a training step of {CHALLENGE_MODEL} that takes at most {BAR_GB:g} GB by the course's estimate; for {HALF_GB:g} GB, a T4, "
         f"there are half the points. Rank 16 on all linear layers, examples of {CHALLENGE_LENGTH:,} tokens, {CHALLENGE_EXAMPLES} examples per step. "
-        "Prove it: your plan is really estimated, here and in grading, at once.",
+        "Prove it: the estimator runs on your plan, here and in grading.",
         solution=my_plan,
         cases=lambda random: [()],
         points=4,

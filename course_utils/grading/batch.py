@@ -132,7 +132,7 @@ def grade(
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise CourseError(f"another grading is at work in {out}; wait for it, or name another folder") from error
+            raise CourseError(f"another grading run is using {out}; wait for it, or name another folder") from error
         closing_down.callback(lock.release)
         seed = _seed(out, sections, seed)
         base = digest(grading_fingerprint().encode(), json.dumps([sections, seed, isolation, asdict(limits)]).encode())

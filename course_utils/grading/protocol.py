@@ -21,7 +21,7 @@ from typing import Any
 from course_utils.grading.coding import MOST_PARTS, Unsendable, decode
 
 MOST_DEPTH = 200  # nested lists and objects; Python's own functions fail at a few hundred levels more
-LOOK_SECONDS = 0.25  # how often a process is looked at that has not replied; the first time is not charged
+LOOK_SECONDS = 0.25  # poll interval for a process that has not replied; the first poll is not charged
 
 
 @dataclass(frozen=True)

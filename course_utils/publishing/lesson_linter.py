@@ -20,7 +20,7 @@ from course_utils import glossary
 from course_utils.errors import CourseError
 from course_utils.lessons import find, learner_file, source_file
 
-LINE, CELL, ALT = 100, 15, 300  # characters of a line of code, lines of a cell but blank ones, characters of an alt text
+LINE, CELL, ALT = 100, 15, 300  # characters of a line of code, non-blank lines of a cell, characters of an alt text
 WORDS = 7.0  # of prose, at least, for each line of code
 
 # Rule → the most that a lesson may have. Words per line of code, where less is worse, are `WORDS`.

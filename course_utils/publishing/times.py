@@ -33,7 +33,7 @@ def timing(name: str) -> str:
     table = "| Run all on | time | peak memory | recorded |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
     cpu = records.get(name, {}).get("cpu", {})
     if cpu.get("peak_mb", 0) > BINDER_MB:
-        table += f"\n\nBinder promises 1 GB and mostly gives 2: this lesson may not get through there.{_peak_text(cpu)}"
+        table += f"\n\nBinder promises 1 GB and mostly gives 2: this lesson may run out of memory there.{_peak_text(cpu)}"
     return table
 
 
@@ -50,7 +50,7 @@ def _peak_text(record: dict[str, Any]) -> str:
     if not record.get("peak_at"):
         return ""
     parts = [f"{PROCESS_NAMES.get(name, name)} {mb / 1000:.1f} GB" for name, mb in record["peak_parts"].items()]
-    text = f" Most is needed in “{record['peak_at']}”"
+    text = f" Memory peaks in “{record['peak_at']}”"
     return f"{text}, by {', '.join(parts[:-1])} and {parts[-1]}." if len(parts) > 1 else f"{text}."
 
 

@@ -75,7 +75,7 @@ class Sorting:
         elif bucket in self.buckets:
             self.answers[number] = bucket
         else:
-            raise CourseError(f"{bucket!r} is no bucket; there are {', '.join(self.buckets)}")
+            raise CourseError(f"unknown bucket {bucket!r}; choose one of {', '.join(self.buckets)}")
 
     def reveal(self, right: Sequence[str]) -> Table:
         """How many cards are in which bucket, the reader's and the rule's, and where the two differ.

@@ -614,7 +614,7 @@ evidence.card("Q2", pace=pace)
 # ask it before you rent one.
 
 # %%
-memory.estimate("Llama-3.1-8B", "qlora", batch_size=1, length=1024, checkpointing=True)
+print(memory.estimate("Llama-3.1-8B", "qlora", batch_size=1, length=1024, checkpointing=True))
 
 # %% [markdown]
 # Now suppose that you started with LoRA, eight examples of 1,024 tokens at once and no checkpointing, and it did not fit.
@@ -738,8 +738,8 @@ lesson.survival(update, stored, quantize, dequantize)
 # smaller than half the way to the next value, so rounding puts the weight back where it was. (The little that arrives does so
 # because the largest weight of a block moves, and with it the scale of all others.) You pay for the training, and
 # the rounding throws a large part of it away. PEFT warns of this, as you saw, in words that sound harmless.
-# How much is lost depends on how large the updates are beside those distances. After twenty steps on a small model they are
-# small; after a long training more of them survive. On your run it will be another share.
+# How much is lost depends on how large the updates are beside those distances. After twenty steps they are
+# small. On your run it will be another share.
 #
 # The two ways that work end in 16 bits: restore the base with `dequantize()` and merge, or merge into the original weights.
 

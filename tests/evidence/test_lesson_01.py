@@ -147,6 +147,13 @@ def test_the_rivals_prompts_are_what_they_are_called():
     shown = [m["content"] for m in made["prompt: retrieved examples"][0] if m["role"] == "user"]
     assert len(shown) == lesson_01.RETRIEVED_EXAMPLES + 1 and set(shown[:-1]) <= wordings
     assert made["fine-tuned"] == made["prompt: zero-shot"]
+    fact = {row["question"]: row["question_id"] for row in catalogue.training}
+    for which, others in (("RAG: retrieved examples", False), ("RAG: retrieved examples of other facts", True)):
+        prompts = lesson_01.prompts(which, catalogue, catalogue.questions[:30])
+        asked = [[m["content"].rpartition("Customer: ")[2] for m in prompt if m["role"] == "user"] for prompt in prompts]
+        examples = [[fact[text] for text in texts[:-1]] for texts in asked]
+        own = [question["id"] in shown for question, shown in zip(catalogue.questions, examples)]
+        assert {len(shown) for shown in examples} == {lesson_01.RETRIEVED_EXAMPLES} and any(own) != others
 
 
 def test_figures_describe_themselves():

@@ -121,11 +121,10 @@ def test_each_lever_saves_and_the_first_saves_most():
     assert lesson_03.prices("Llama-2-7B", 1, 512).rows["one example at a time"]["alone saves, GB"] == 0
 
 
-@pytest.mark.parametrize("card", lesson_03.CARDS)
+@pytest.mark.parametrize("card", memory.GPUS)
 def test_the_walk_is_drawn_for_every_card(card):
-    assert card in memory.GPUS
     alt = lesson_03.levers("Llama-2-7B", card, 2, 512).alt
-    assert f"{lesson_03.CARDS[card].partition(',')[0]}" in alt and len(alt) <= 300
+    assert f"{lesson_03._gpu_label(card).partition(',')[0]}" in alt and len(alt) <= 300
 
 
 def test_the_first_picture_says_only_what_is_true(monkeypatch):

@@ -143,7 +143,7 @@ def test_two_gradings_of_one_folder(tmp_path):
 
     hand_in(tmp_path / "in", "a", "06")
     (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(CourseError, match="another grading is at work"):
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(CourseError, match="another grading run is using"):
         run("06", tmp_path / "in", tmp_path / "out")
 
 

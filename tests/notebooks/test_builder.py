@@ -210,7 +210,7 @@ def test_the_header_says_where_a_lesson_needs_more_than_binder_has_and_for_what(
     times.record_cost("06_openai_api", notebook, RunCost(66.0, 3 * 10**9, parts, cells))
     header = times.timing("06_openai_api")
     assert "| 1.1 minutes | 3.0 GB |" in header
-    assert "Most is needed in “2 · Large”, by the server 2.0 GB and this notebook 0.9 GB." in header
+    assert "Memory peaks in “2 · Large”, by the server 2.0 GB and this notebook 0.9 GB." in header
     times.record_cost("06_openai_api", notebook, RunCost(66.0, 1.8 * 10**9, parts, cells))
     assert "Binder" not in times.timing("06_openai_api")
 

@@ -50,7 +50,7 @@ def test_qlora_learns_what_lora_learns(printed):
 
 def test_nf4_loses_least(printed):
     """Notices a wrong table of values, block or scale: then NF4 is no better than FP4 and INT4."""
-    rows = table_rows(printed, "How far the weights come back")
+    rows = table_rows(printed, "Error of the restored weights")
     for column in ("this matrix: error, % of their size", "normal weights: error, % of their size"):
         errors = {name: number(row[column]) for name, row in rows.items()}
         assert min(errors, key=errors.get) == "NF4" and len(errors) == 3

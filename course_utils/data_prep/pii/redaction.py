@@ -229,7 +229,7 @@ def _recognizers() -> ModuleType:
             from course_utils.data_prep.pii import recognizers
     except ImportError as error:
         raise CourseError(
-            f"finding personal data needs {error.name}: pip install 'finetuning-course[data]', and again"
+            f"finding personal data needs {error.name}: pip install 'finetuning-course[data]', then run this again"
         ) from error
     return recognizers
 

@@ -48,7 +48,7 @@ def _with_explicit_prompt(example: dict[str, Any], where: str) -> dict[str, list
         if chosen_message != rejected_message:
             raise CourseError(
                 f"{where}: the prompts of the pair differ in message {number} ({chosen_message['content']!r:.50} and "
-                f"{rejected_message['content']!r:.50}); two answers can be compared only if they answer the same"
+                f"{rejected_message['content']!r:.50}); two answers can be compared only if they answer the same prompt"
             )
     if len(chosen) != len(rejected):
         raise CourseError(
