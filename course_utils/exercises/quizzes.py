@@ -86,8 +86,8 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
         Question(
             "What is LoRA, and why does it need so much less memory than full fine-tuning?",
             (
-                ("It freezes the weights and trains two thin matrices beside each linear layer.", True, "Gradients and optimizer state, 12 of the 16 bytes a parameter in mixed precision, are needed only for what trains."),
-                ("It stores the model's weights in fewer bits.", False, "That is quantization. QLoRA combines the two."),
+                ("The weights are frozen; two thin matrices beside each layer are trained.", True, "Gradients and optimizer state, 12 of the 16 bytes a parameter in mixed precision, are needed only for what trains."),
+                ("It stores the model's weights in fewer bits, and turns them back into numbers layer by layer.", False, "That is quantization. QLoRA combines the two."),
                 ("It trains only the last few layers.", False, "That is partial fine-tuning; LoRA usually adapts every linear layer."),
                 ("It needs no forward pass through the base.", False, "Forward and backward still go through the whole base: LoRA saves about a third of the arithmetic, not nine tenths."),
             ),
@@ -113,16 +113,16 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             "Your customer-service and your code-review adapter share one 7B base. What do you deploy?",
             (
                 ("Two merged models.", False, "Right for a single adapter under load; for two it doubles the memory, and swapping means loading 14 GB."),
-                ("One base with both adapters kept apart, chosen for each request.", True, "Each adapter is a few percent of the base or less; switching takes milliseconds and reloads nothing."),
-                ("One model trained on both data sets in turn.", False, "Training in turn makes it forget; and either behaviour then changes only with the other."),
+                ("One base and both adapters, chosen for each request.", True, "Each adapter is a few percent of the base or less; switching takes milliseconds and reloads nothing."),
+                ("One model that was trained on both data sets, one after the other.", False, "Training in turn makes it forget; and either behaviour then changes only with the other."),
             ),
         ),
         Question(
             "Validation loss has risen for three evaluations while training loss falls. What now?",
             (
-                ("Stop, go back to the lowest validation loss; then more or better data, fewer epochs, dropout.", True, "Falling training and rising validation loss is overfitting; held-out quality is what you ship."),
-                ("Train on: training loss is what counts.", False, "It shows how well the examples are memorised, not how new ones are answered."),
-                ("Raise the rank.", False, "More capacity lets it memorise faster."),
+                ("Stop, and go back to the adapter with the lowest validation loss.", True, "Falling training and rising validation loss is overfitting; held-out quality is what you ship. Then look for more or better data, or take fewer epochs or dropout."),
+                ("Train on, since the training loss is what the optimizer works on and it still falls.", False, "It shows how well the examples are memorised, not how new ones are answered."),
+                ("Raise the rank, so that the adapter has more room.", False, "More capacity lets it memorise faster."),
             ),
         ),
         Question(
