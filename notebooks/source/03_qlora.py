@@ -722,9 +722,8 @@ guess
 
 # %%
 with warnings.catch_warnings(record=True) as warned:
-    rounded = beside.merge_and_unload()
+    ways["merged, 4 bits again"] = mean_loss(beside.merge_and_unload())
 print("PEFT warns:", *{str(warning.message) for warning in warned})
-ways["merged, 4 bits again"] = mean_loss(rounded)
 guess.reveal(round(lesson.lost(ways)), "% of the gain lost")
 
 # %% [markdown]
@@ -754,8 +753,8 @@ merged = merge(models.load(quantization="nf4")[0].dequantize())
 ways["merged, restored base, 16 bits"] = mean_loss(merged)
 merged.save_pretrained("tickets-merged")
 tokenizer.save_pretrained("tickets-merged")
-reloaded = AutoModelForCausalLM.from_pretrained("tickets-merged", dtype=device.torch_dtype())
-ways["the same, saved and loaded again"] = mean_loss(reloaded.to(device.kind))
+merged = AutoModelForCausalLM.from_pretrained("tickets-merged", dtype=device.torch_dtype())
+ways["the same, saved and loaded again"] = mean_loss(merged.to(device.kind))
 lesson.merge_figure(ways)
 
 # %% [markdown]
