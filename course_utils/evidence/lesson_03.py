@@ -77,8 +77,8 @@ def step_gb(*arguments: Any, **options: Any) -> float:
 
 
 def does_it_fit(model: str = MODEL, cards: Sequence[str] = ("rtx3060", "t4")) -> Figure:
-    """Memory of one step by method, beside two cards."""
-    rows = {name: step_parts(model, method) for method, name in METHODS.items()}
+    """Memory of one step of LoRA and of QLoRA, beside two cards."""
+    rows = {METHODS[method]: step_parts(model, method) for method in ("lora", "qlora")}
     limits = {_gpu_label(card): memory.gpu_memory(card) / 1e9 for card in cards}
     fits = {name: sum(row.values()) <= min(limits.values()) for name, row in rows.items()}
     title = f"One training step of {model}, 1,024 tokens"
@@ -92,7 +92,7 @@ KEEP_16_BITS: dict[str, Any] = {"upcast": False}  # of a 4-bit base alone
 LEVERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("LoRA as you started", {}, ""),
     ("one example at a time", {"batch_size": 1}, "same result with accumulation; on a GPU small passes waste time"),
-    ("checkpointing", {"checkpointing": True}, "about a third more time per step"),
+    ("checkpointing", {"checkpointing": True}, "up to half as much time again (a third in full fine-tuning)"),
     ("4-bit base", {"method": "qlora"}, "a few to some tens of per cent more time (Q2); a rounded base (Q5)"),
     ("embeddings left in 16 bits", KEEP_16_BITS, "nothing here; skip prepare_model_for_kbit_training's float32 copy"),
     ("8-bit optimizer", {"optimizer": "paged_adamw_8bit"}, "little; “paged” lets it move to the computer's memory"),
@@ -235,7 +235,7 @@ def code_book_errors(weight: torch.Tensor, quantize: Callable, dequantize: Calla
     books = {
         "NF4": nf4_table(),
         "FP4, a tiny floating-point format": bnb.get_4bit_type("fp4", device="cpu").sort().values,
-        "INT4, evenly spaced": torch.arange(-7, 8) / 7,
+        "INT4, 15 evenly spaced values": torch.arange(-7, 8) / 7,
     }
     weight = weight.detach().float().cpu()
     weights = {
@@ -442,8 +442,8 @@ def formats_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
         rows[name] = {
             "weights, MB": round(row["MB"]),
             "loss on prose (nats per token)": evaluation.mean(row["losses"]).value,
-            "more than 16 bits (95 % interval)": "" if name == "16 bits" else _interval(more, 3),
-            "more than NF4": ""
+            "extra loss against 16 bits (95 % interval)": "" if name == "16 bits" else _interval(more, 3),
+            "extra loss against NF4": ""
             if name != "FP4"
             else _interval(evaluation.mean([b - a for a, b in zip(found["NF4"]["losses"], row["losses"])]), 3),
             "time per token, ms": round(row["ms per token"]),
@@ -678,7 +678,7 @@ def merge_figure(losses: Mapping[str, float]) -> Figure:
     """
     start, best, *_ = losses
     gone = [100 * (losses[name] - losses[best]) / (losses[start] - losses[best]) for name in losses if "again" in name]
-    title = f"Rounding again loses {gone[0]:.0f} % of what training gained" if gone else "Where to merge"
+    title = f"Rounding again loses {gone[0]:.0f} % of what this short training gained" if gone else "Where to merge"
     kept = [name for name in losses if name != start and "again" not in name]
     return charts.bars(losses, title, "loss on answers (nats per token)", decimals=2, highlight=kept)
 

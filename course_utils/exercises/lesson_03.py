@@ -507,7 +507,7 @@ EXERCISES = (
     Exercise(
         id="qlora-4",
         title="Three bugs in a measurement",
-        statement="""Somebody measures the error of block-wise quantization with this function. It has **three** bugs; find them and fix it.
+        statement="""Somebody measures the error of block-wise quantization with this function. It has **three** bugs; find them and fix them.
 
 ```python
 def relative_error(weights, values, block):

@@ -33,7 +33,7 @@ def timing(name: str) -> str:
     table = "| Run all on | time | peak memory | recorded |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
     cpu = records.get(name, {}).get("cpu", {})
     if cpu.get("peak_mb", 0) > BINDER_MB:
-        table += f"\n\nBinder promises 1 GB and mostly gives 2: this lesson may run out of memory there.{_peak_text(cpu)}"
+        table += f"\n\nBinder promises 1 GB and usually gives 2: this lesson may run out of memory there.{_peak_text(cpu)}"
     return table
 
 

@@ -808,7 +808,7 @@ widgets.decision_helper(lesson_01.sentences(chosen), chosen)
 # %% [markdown]
 # {{words}}
 #
-# ## Read on
+# ## Further reading
 #
 # - Li et al. (2024), *Retrieval Augmented Generation or Long-Context LLMs?*, arXiv 2407.16833: when the whole text wins.
 # - Ovadia et al. (2023), *Fine-Tuning or Retrieval?*, arXiv 2312.05934: facts by training, facts by looking up.

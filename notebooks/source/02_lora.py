@@ -954,7 +954,7 @@ quiz("02")
 # %% [markdown]
 # {{words}}
 #
-# ## Read on
+# ## Further reading
 #
 # - Hu et al. (2021), *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.09685: sections 4 and 7 are readable
 #   now.

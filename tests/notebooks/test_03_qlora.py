@@ -138,8 +138,8 @@ def test_the_layer_stores_four_bits_and_keeps_no_restored_copy_for_the_way_back(
 
 
 @pytest.mark.slow
-def test_the_program_for_work_runs_as_it_stands(tmp_path, monkeypatch):
-    """The block in section 2, but for the model, which is the packaged one, its format, and two steps instead of all."""
+def test_the_programs_for_work_run_as_they_stand(tmp_path, monkeypatch, capsys):
+    """The blocks in section 2, but for the model, which is the packaged one, its format, and two steps instead of all."""
     import json
 
     from course_utils import models
@@ -160,3 +160,8 @@ def test_the_program_for_work_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(shorter, "section 2", "exec"), {"__name__": "section_2"})
     assert json.loads((tmp_path / "my-adapter" / "adapter_config.json").read_text())["r"] == 16
+
+    use = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1].replace("torch.bfloat16", "torch.float32")
+    use = use.replace('device_map={"": 0}', 'device_map={"": "cpu"}').replace("max_new_tokens=200", "max_new_tokens=4")
+    exec(compile(use, "section 2, use", "exec"), {"__name__": "use"})
+    assert capsys.readouterr().out.strip()
