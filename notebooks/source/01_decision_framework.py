@@ -439,20 +439,26 @@ charts.shares({
 
 # %% [markdown]
 # **Now the answers.** A fair test of RAG asks for the fact alone, which is easiest; for the whole record, which is what the
-# program needs; and for the record under the schema.
+# program needs, with three fixed examples; for the record under the schema; and with the retrieved examples of section 4, each
+# with its passage.
 
 # %%
 lesson_01.rivals_figure(
     ["RAG, asked for the fact alone", "RAG, asked for the record",
-     "RAG, record, structured output"],
-    "The same passages, asked for in three ways",
+     "RAG, record, structured output", "RAG, retrieved examples",
+     "RAG, examples about other facts"],
+    "The same passages, asked for in five ways",
 )
 
 # %% [markdown]
 # Asked for the fact alone, the small model gives about a third of the facts correctly. Asked for fact and form at once, it
-# loses half of those. The right passage was there for 85 of 100 questions, so most of what is wrong was *misread*. Expect a
-# larger model to misread less. But the order in which answers get lost is worth remembering at any size: not found, found and misread,
-# too much asked at once.
+# loses half of those, and the schema brings the form but no facts. Retrieved examples look like the solution, until you read the
+# last row. In our file somebody has asked for every fact before, so that one of the three examples often *contains* the fact. The
+# last row leaves such examples out. Now we see what they teach about form and reading alone: something, but not enough.
+#
+# The right passage was there for 85 of 100 questions, so most of what is wrong was *misread*. Expect a larger model to misread less.
+# But the order in which answers get lost is worth remembering at any size: not found, found and misread, too much asked at
+# once.
 #
 # **The rival that needs no index.** The whole catalogue is short. Why search, if everything fits into the prompt? The objection
 # is that every call pays for it. But hosts keep what they computed for the beginning of a prompt, and bill the same beginning
@@ -573,7 +579,7 @@ evidence.card("D4")
 # RAG alone lacks the behaviour, training alone lacks the facts. So give the trained model the passage.
 
 # %%
-guess = predict("Facts right with RAG and training together, in %? (RAG alone: about 35)")
+guess = predict("Facts right with RAG and training together, in %? (RAG alone: about a third)")
 guess
 
 # %%
@@ -584,12 +590,18 @@ guess.reveal(100 * quality_both.knowledge.value)
 lesson_01.rivals(tokens)
 
 # %% [markdown]
-# That is the table of all rivals, recorded on all 100 questions. Read the column "usable" from the top. Then compare the last
-# row with *RAG, asked for the fact alone*: with the *same* passages, the model that was trained to read gets twice as many
-# facts. So training did improve knowledge, in a roundabout way: it taught the model to use what it is given.
+# That is the table of all rivals, recorded on all 100 questions. Read the column "usable" from the top. One row without any
+# training comes close to the last, *RAG, retrieved examples*: the ranges meet, so that 100 questions cannot tell the two apart.
+# But you know where its facts come from. Where customers repeat themselves, a file of good answers is worth having, and if it is
+# good enough on your task, stop there. It has two limits: a question that nobody has asked before gets the row below, and the
+# examples go out of date together with the facts in them.
 #
-# Two ways deserve an honest look before you train anything, *retrieved examples* and the *whole catalogue*, because neither needs
-# training. If one of them is good enough on your task with your larger model, stop there.
+# Then compare the last row with *RAG, asked for the fact alone*: with the *same* passages, the model that was trained to read gets
+# twice as many facts. So training did improve knowledge, in a roundabout way: it taught the model to use what it is given. And
+# it does so with a short prompt.
+#
+# The *whole catalogue* is too much for a model of this size. With a large one it deserves an honest look before you train
+# anything.
 #
 # **Then a supplier changes the catalogue.** RAG gets a new index. But what about a model that has learned the facts by heart?
 # One pass did not teach them. Many passes do:
