@@ -63,6 +63,12 @@ def record() -> dict[str, Any]:
     return content
 
 
+def recorded(part: str = "seeds") -> str:
+    """The day on which a part of the record was measured: parts may have been taken over from an older one."""
+    older = record().get("taken_over", {"parts": []})
+    return str(older["date"] if part in older["parts"] else record()["date"])
+
+
 def scores(system: str) -> dict[str, Score] | None:
     """Kind of share → score over the seeds, of a system as `SYSTEMS` names it on either side; None if it is not recorded."""
     found = record()["seeds"].get(SYSTEMS.get(system, system))
@@ -385,7 +391,7 @@ def passes() -> dict[int, dict[str, Score]]:
 def passes_table() -> Table:
     """`passes` as a table."""
     rows = {f"{number} passes": dict(row) for number, row in passes().items()}
-    return Table(rows, f"100 facts learned by heart, recorded {record()['date']}, one run", "training", "")
+    return Table(rows, f"100 facts learned by heart, recorded {recorded('sweep')}, one run", "training", "")
 
 
 # -- how many examples --------------------------------------------------------------------------------------------------------
@@ -437,9 +443,13 @@ class _Linked(Table):
 
     def _repr_html_(self) -> str:
         def link(match: re.Match[str]) -> str:
-            return f'<a href="https://{match[0]}" style="overflow-wrap:anywhere">{match[0].replace("/", "/<wbr>")}</a>'
+            address = match[0].replace("/", "/<wbr>")
+            return f'<a href="https://{match[0]}" style="overflow-wrap:anywhere;text-decoration:underline">{address}</a>'
 
-        return re.sub(r"\b[a-z.]+\.(?:com|dev)/[\w./-]+", link, super()._repr_html_())
+        def links(text: re.Match[str]) -> str:
+            return re.sub(r"\b[a-z.]+\.(?:com|dev)/[\w./-]+", link, text[0])
+
+        return re.sub(r">[^<]+<", links, super()._repr_html_())  # in what is read, not in the attributes
 
 
 def _exact(dollars: float | None) -> str | None:
@@ -749,7 +759,7 @@ def judge_D4() -> Verdict:
     rows = {f"{n} examples": dict(row) for n, row in found.items()}
     return Verdict(
         claims.UNDER_A_CONDITION if overfits else claims.FAILS, sentence,
-        (Table(rows, f"Recorded {record()['date']}, {record()['steps']} steps each", "training set", ""),),
+        (Table(rows, f"Recorded {recorded('sizes')}, {record()['steps']} steps each", "training set", ""),),
         "One task, a 135M model, three seeds. Larger models need fewer examples for the same form.",
     )  # fmt: skip
 
@@ -781,6 +791,6 @@ def judge_D5() -> Verdict:
     )
     return Verdict(
         claims.UNDER_A_CONDITION if ahead else claims.HOLDS, sentence,
-        (Table(rows, f"Recorded {record()['date']}", "way", ""), published()),
+        (Table(rows, f"Recorded {recorded()}, by heart {recorded('sweep')}", "way", ""), published()),
         "A 135M model, which reads badly. Published measurements on larger models are in the second table.",
     )  # fmt: skip

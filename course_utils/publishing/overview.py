@@ -28,7 +28,7 @@ class Overview(list[LessonRow]):
     """Lessons as a table: HTML in a notebook, lines of text elsewhere."""
 
     def _repr_html_(self) -> str:
-        heads = ("", "Lesson", "What you do", "Run all", "Exercises", "File")
+        heads = ("No.", "Lesson", "What you do", "Run all", "Exercises", "File")
         head = "".join(f'<th scope="col" style="text-align:left">{name}</th>' for name in heads)
         rows = ""
         for row in self:

@@ -33,7 +33,8 @@ lesson_01.picture()
 # %% [markdown]
 # That is where we are going. {{term:RAG}} ({{term:retrieval|retrieval}}-augmented generation) looks the facts up and puts
 # them into the prompt: the model then knows more and still writes as it likes. Training makes it write what the program
-# needs, and it still does not know the facts. Of these four, only both together answer the customer. The line through each
+# needs, and it still does not know the facts. Of these four, only both together answer the customer. (Another way comes close
+# without any training; section 7 has it, and its catch.) The line through each
 # mark is the range in which the true share plausibly lies, its {{term:confidence interval|95 % interval}}.
 #
 # By the end you will be able to

@@ -1,6 +1,7 @@
 """Lesson 01's judges: a verdict follows the record, and what is not recorded is never made up."""
 
 import copy
+import re
 
 import pytest
 
@@ -192,3 +193,18 @@ def test_without_an_endpoint_the_table_says_so(monkeypatch):
     from course_utils.data_prep import load_catalogue
 
     assert "No endpoint is set" in str(lesson_01.frontier(load_catalogue()))
+
+
+def test_addresses_are_links_where_they_are_read_and_nowhere_else():
+    html = lesson_01.gpu_prices()._repr_html_()
+    assert re.search(r'<caption[^>]*><b>[^<]*<a href="https://github.com/', html)
+    assert "<a" not in re.search(r'aria-label="([^"]*)"', html)[1] and "<" not in re.search(r'aria-label="([^"]*)"', html)[1]
+    assert html.count("text-decoration:underline") == html.count("<a ")
+
+
+def test_what_was_taken_over_keeps_its_date(monkeypatch):
+    made = {"date": "2026-12-02", "taken_over": {"date": "2026-12-01", "parts": ["sizes", "sweep"]}}
+    monkeypatch.setattr(lesson_01, "record", lambda: made)
+    assert (lesson_01.recorded(), lesson_01.recorded("sizes")) == ("2026-12-02", "2026-12-01")
+    del made["taken_over"]
+    assert lesson_01.recorded("sizes") == "2026-12-02"
