@@ -978,14 +978,15 @@ plt.show()
 )
 
 student(
-    "qlora-1",
-    "the lesson's quantise with one block",
-    {"lesson": "def quantise(weight, values, block=64)"},
+    "qlora-4",
+    "the lesson's quantize and dequantize",
+    {"lesson": "def quantize(weight, values, block=64)"},
     r"""
-# EXERCISE: qlora-1
-def quantize_block(weights, values):
-    codes, scales = quantise(weights, values, block=len(weights))
-    return codes.flatten(), scales[0]
+# EXERCISE: qlora-4
+def relative_error(weights, values, block):
+    codes, scales = quantize(weights, values, block)
+    back = dequantize(codes, scales, values).flatten()
+    return torch.linalg.vector_norm(back - weights) / torch.linalg.vector_norm(weights)
 """.strip(),
 )
 
