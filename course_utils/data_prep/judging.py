@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -141,14 +142,17 @@ def next_word(
         raise CourseError(f"{', '.join(words)} begin with the same token; choose other verdicts")
     prompts = [chat_token_ids(tokenizer, conversation, add_generation_prompt=True) for conversation in conversations]
     shared = _shared_beginning(prompts)
+    # transformers has called it `cache` since 5.2x; before, it was `past_key_values`
+    name = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
     found = []
     model.eval()
     with torch.no_grad():
         read = model(torch.tensor([prompts[0][:shared]], device=model.device), use_cache=True) if shared else None
         for ids in prompts:
             rest = torch.tensor([ids[shared:]], device=model.device)
-            cache = copy.deepcopy(read.past_key_values) if read is not None else None  # the rubric is read once
-            logits = model(rest, past_key_values=cache, use_cache=True).logits[0, -1].float()
+            # The rubric is read once; a cache grows as it is used, so each prompt gets a copy.
+            cache = {name: copy.deepcopy(read.past_key_values)} if read is not None else {}
+            logits = model(rest, use_cache=True, **cache).logits[0, -1].float()
             found.append(logits[first].softmax(0).tolist())
     return found
 
