@@ -700,9 +700,10 @@ def banding(bands: int = 5, rows: int = 2) -> figures.Figure:
                 board.text(x + cell * (place + 0.5), y + cell / 2, str(number), weight="bold" if same else "normal")
             if row:
                 x += rows * cell / 2
-                board.line((x, top + cell + 5), (x, y - 5), colour=agree if same else FROZEN, ls="-" if same else ":")
-                words = "meet" if same else "no"
-                board.text(x, (top + cell + y) / 2, words, bbox={"fc": PAPER, "ec": "none", "pad": 2}, weight="bold")
+                middle, hue, dash = (top + cell + y) / 2, agree if same else FROZEN, "-" if same else ":"
+                board.line((x, top + cell + 5), (x, middle - 13), colour=hue, ls=dash)
+                board.line((x, middle + 13), (x, y - 5), colour=hue, ls=dash)
+                board.text(x, middle, "meet" if same else "no", weight="bold")
     alike = sum(a == b for a, b in zip(one, other))
     words = (
         f"{alike} of {len(one)} numbers agree: the estimate of how alike they are is {alike / len(one):.1f}.\n"

@@ -116,6 +116,16 @@ def dropped_rows(rows: Sequence[dict], reasons: Sequence[Sequence[quality.Reason
     return Table(table, "What the rules object to, with a row of each kind", "why a row is dropped", "")
 
 
+def flow(prepared: Any) -> Figure:
+    """Rows that are left after each step."""
+    names = {"read": "lines in the export", "validate": "readable, or repaired", "quality": "kept by the rules",
+             "deduplicate": "no copies", "contamination": "not in the test set",
+             "redact": "without personal data"}  # fmt: skip
+    rows = {names[step]: float(count) for step, count in prepared.counts}
+    first, last = prepared.counts[0][1], prepared.counts[-1][1]
+    return charts.bars(rows, f"Of {first:,} lines {last:,} are left", "rows", decimals=0, highlight=[list(rows)[-1]])
+
+
 def found_and_missed(scores: Mapping[str, DetectionScore], names: Mapping[str, str], caption: str) -> Table:
     """Recall and precision of each kind, in words."""
     rows = {
@@ -620,9 +630,9 @@ def judge_P5() -> Verdict:
     with_few = [float(np.mean(seed)) for seed in found["sizes"][fewest]["valid"]]
     valid = by_seed("a hundred good", "valid")
     sentence = (
-        f"Only its first row can be measured here. A hundred different rows taught our format: {_percent(valid)} of the "
-        f"answers were valid. In lesson 01 {fewest} examples gave {_percent(with_few)}. Style, conventions and knowledge were "
-        f"not tried, and the table is experience, not experiment."
+        f"Only its first row can be measured here. A hundred different rows taught our format: {_percent(valid)} "
+        f"of answers were valid. In lesson 01 {fewest} examples gave {_percent(with_few)}. Style, conventions and "
+        f"knowledge were not tried, and the table is experience, not experiment."
     )
     word = claims.UNDER_A_CONDITION if min(valid) >= 0.9 else claims.FAILS
     return Verdict(word, sentence, (), _scope())
