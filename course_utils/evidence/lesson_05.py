@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -468,8 +469,9 @@ def bias_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, numbe
 # -- synthesis --------------------------------------------------------------------------------------------------------------
 
 
-def recorded_writer() -> tuple[Any, Replay]:
-    """A plan for synthetic examples, and a server that plays back what a strong model answered to it."""
+def recorded_writer() -> tuple[Any, Replay, Path]:
+    """A plan for synthetic examples, a server that plays back what a strong model answered to it, and a new ledger."""
+    import tempfile
     from course_utils.data_prep import load_task
     from course_utils.data_prep.endpoint import Price
     from course_utils.data_prep.synthesis import Plan
@@ -491,7 +493,7 @@ def recorded_writer() -> tuple[Any, Replay]:
         topic = messages[-1]["content"].removeprefix("Topic: ").split(".")[0]
         return waiting[topic].pop(0) if waiting.get(topic) else None
 
-    return plan, Replay(answer, trouble=("busy", 5))
+    return plan, Replay(answer, trouble=("busy", 5)), Path(tempfile.mkdtemp()) / "ledger.jsonl"
 
 
 def kinship_table(synthetic: Sequence[dict], task: Task) -> Table:
