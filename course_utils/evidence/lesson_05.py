@@ -12,6 +12,7 @@ import numpy as np
 
 from course_utils import assets, charts, claims, costs
 from course_utils.data_prep import formats, judging, label_noise, quality, similarity, truth
+from course_utils.errors import CourseError
 from course_utils.evaluation import Score, mean, proportion
 from course_utils.evidence.cards import Verdict
 from course_utils.show.tables import Table
@@ -388,7 +389,7 @@ def recorded_repair() -> Table | str:
     """What repairing the labels brings the language model, recorded (`benchmarks/label_noise.py`)."""
     try:
         found = json.loads(assets.record("label-noise").read_text(encoding="utf-8"))
-    except Exception:  # no record yet, which the lesson says
+    except CourseError:  # the lesson says so
         return "not recorded yet: python benchmarks/label_noise.py"
     rows = {}
     for name, seeds in found["runs"].items():
@@ -472,6 +473,7 @@ def bias_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, numbe
 def recorded_writer() -> tuple[Any, Replay, Path]:
     """A plan for synthetic examples, a server that plays back what a strong model answered to it, and a new ledger."""
     import tempfile
+
     from course_utils.data_prep import load_task
     from course_utils.data_prep.endpoint import Price
     from course_utils.data_prep.synthesis import Plan
