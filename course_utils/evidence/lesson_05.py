@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from course_utils.data_prep.truth import DetectionScore, RawExport
     from course_utils.evaluation import Scores
     from course_utils.figures import Figure
-    from course_utils.openai_server import Replay
 
 COMMONEST = "no model: always the most common pair"
 BANDS, ROWS = similarity.PERMUTATIONS // similarity.ROWS_PER_BAND, similarity.ROWS_PER_BAND
@@ -385,12 +384,13 @@ def _category(row: Mapping[str, Any], task: Task) -> str | None:
     return found if found in task.schema["properties"]["category"]["enum"] else None
 
 
-def recorded_repair() -> Table | str:
+def recorded_repair() -> Table:
     """What repairing the labels brings the language model, recorded (`benchmarks/label_noise.py`)."""
     try:
         found = json.loads(assets.record("label-noise").read_text(encoding="utf-8"))
     except CourseError:  # the lesson says so
-        return "not recorded yet: python benchmarks/label_noise.py"
+        command = "python benchmarks/label_noise.py"
+        return Table({"not recorded yet": {"to record it": command}}, "What the repair brings the language model", "", "")
     rows = {}
     for name, seeds in found["runs"].items():
         scores = [seed["scores"]["category"][0] for seed in seeds]
@@ -470,14 +470,13 @@ def bias_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, numbe
 # -- synthesis --------------------------------------------------------------------------------------------------------------
 
 
-def recorded_writer() -> tuple[Any, Replay, Path]:
-    """A plan for synthetic examples, a server that plays back what a strong model answered to it, and a new ledger."""
+def recorded_writer() -> tuple[Any, Callable[[Sequence[Mapping[str, Any]]], str | None], Path]:
+    """A plan for synthetic examples, what a strong model answered to it (for `openai_server.Replay`), and a new ledger."""
     import tempfile
 
     from course_utils.data_prep import load_task
     from course_utils.data_prep.endpoint import Price
     from course_utils.data_prep.synthesis import Plan
-    from course_utils.openai_server import Replay
 
     text = (assets.path("data/synthetic_tickets") / "recorded.jsonl").read_text(encoding="utf-8")
     recorded = [json.loads(line) for line in text.splitlines()]
@@ -495,7 +494,7 @@ def recorded_writer() -> tuple[Any, Replay, Path]:
         topic = messages[-1]["content"].removeprefix("Topic: ").split(".")[0]
         return waiting[topic].pop(0) if waiting.get(topic) else None
 
-    return plan, Replay(answer, trouble=("busy", 5)), Path(tempfile.mkdtemp()) / "ledger.jsonl"
+    return plan, answer, Path(tempfile.mkdtemp()) / "ledger.jsonl"
 
 
 def kinship_table(synthetic: Sequence[dict], task: Task) -> Table:

@@ -124,4 +124,24 @@ def test_without_a_record_the_repair_is_said_to_be_missing(monkeypatch):
         raise CourseError("none")
 
     monkeypatch.setattr(lesson_05.assets, "record", missing)
-    assert "not recorded yet" in lesson_05.recorded_repair()
+    assert list(lesson_05.recorded_repair().rows) == ["not recorded yet"]
+
+
+def test_a_record_of_the_repair_is_shown_by_treatment(monkeypatch, tmp_path):
+    import json
+
+    run = [{"scores": {"category": [share, 0, 1]}} for share in (0.5, 0.6, 0.7)]
+    found = {"date": "2026-01-01", "examples": 400, "seeds": [0, 1, 2], "runs": {"forty wrong | as they are": run}}
+    (tmp_path / "r.json").write_text(json.dumps(found), encoding="utf-8")
+    monkeypatch.setattr(lesson_05.assets, "record", lambda name: tmp_path / "r.json")
+    table = lesson_05.recorded_repair()
+    assert list(table.rows["forty wrong, as they are"].values()) == ["60 % (50 to 70)"]
+
+
+def test_the_model_judge_is_read_from_its_answers(monkeypatch):
+    monkeypatch.setattr(
+        lesson_05.judging, "compare_here", lambda pairs, *_: [lesson_05.judging.PairVerdict(p, 0.9, 0.1) for p in pairs]
+    )
+    table = lesson_05.bias_table(None, None, 3)
+    assert table.rows["worse: facts wrong"]["takes what is shown first"] == "100 %"
+    assert table.rows["worse: the same reply, padded"]["same reply in both orders"] == "0 %"

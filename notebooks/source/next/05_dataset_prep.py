@@ -649,9 +649,10 @@ lesson_05.bias_table(model, tokenizer)
 
 # %%
 from course_utils.data_prep.synthesis import as_chat, synthesise
+from course_utils.openai_server import Replay
 
-synthesis_plan, server, ledger = lesson_05.recorded_writer()
-with server:
+synthesis_plan, strong_model, ledger = lesson_05.recorded_writer()
+with Replay(strong_model, trouble=("busy", 5)) as server:
     client = client_for(server.base_url, "no key needed")
     made = synthesise(synthesis_plan, client, ledger, budget=0.10)
     print("budget of 10 cents:", made)
@@ -753,12 +754,12 @@ guess
 
 # %%
 results, histories = {}, {}
-del model                                                  # the judge: make room
+model = None                                               # the judge: make room
 for name, chats in sets.items():
     tuned, histories[name] = train(chats)
     answers = generate(tuned, tokenizer, short.prompts(), max_new_tokens=plan.answer_tokens)
     results[name] = short.evaluate(answers)
-    del tuned
+    tuned = None
 
 # %%
 last = {name: float(np.mean(history.losses[-8:])) for name, history in histories.items()}
