@@ -71,6 +71,11 @@ SOURCES = {
     "Q3": "course outlines on fine-tuning hardware (2023-2026)",
     "Q4": "tutorials that print PEFT's count for Llama-3.1-8B (2024-2026)",
     "Q5": "Dettmers et al. (2023), QLoRA, abstract: “preserving full 16-bit finetuning task performance”",
+    "P1": "course outlines (2023-2026); the idea is that of Zhou et al. (2023), LIMA, arXiv 2305.11206, with 1,000 examples",
+    "P2": "guides to data preparation (2023-2026); Lee et al. (2021), arXiv 2107.06499, found that copies are memorised",
+    "P3": "course outlines (2023-2026)",
+    "P4": "course outlines (2023-2026)",
+    "P5": "course outlines and blog posts on fine-tuning (2023-2026)",
 }
 
 

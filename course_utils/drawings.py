@@ -674,3 +674,43 @@ def error_chain() -> figures.Figure:
         """Four questions to a wrong answer: was a source shown, was it the right one, is the content right, is the form.
         The first no names the cause: knowledge, retrieval, behaviour or format."""
     )
+
+
+def banding(bands: int = 5, rows: int = 2) -> figures.Figure:
+    """Two MinHash signatures of ten numbers, cut into bands: one band that agrees is enough for the two to be compared.
+
+    Args:
+        bands: into how many the ten numbers are cut.
+        rows: numbers in each.
+    """
+    one, other = [17, 4, 52, 8, 31, 9, 76, 23, 5, 60], [17, 4, 41, 8, 31, 12, 76, 90, 66, 60]
+    agree = METHOD_STYLE["LoRA"].colour
+    left, top, cell, gap, pitch = 86.0, 118.0, 34.0, 14.0, 96.0
+    board = _Board(358, "One band that agrees is enough:\nthen the two texts are compared")
+    board.text(MARGIN, 84, f"{bands * rows} numbers a text, cut into {bands} bands of {rows}", ha="left")
+    for row, numbers in enumerate((one, other)):
+        y = top + pitch * row
+        board.text(MARGIN, y + cell / 2, f"text {row + 1}", ha="left", weight="bold")
+        for band in range(bands):
+            x = left + band * (rows * cell + gap)
+            part = slice(band * rows, (band + 1) * rows)
+            same = one[part] == other[part]
+            board.box(x - 3, y - 3, rows * cell + 6, cell + 6, agree if same else FROZEN, 0.25 if same else 0.06)
+            for place, number in enumerate(numbers[part]):
+                board.text(x + cell * (place + 0.5), y + cell / 2, str(number), weight="bold" if same else "normal")
+            if row:
+                x += rows * cell / 2
+                middle, hue, dash = (top + cell + y) / 2, agree if same else FROZEN, "-" if same else ":"
+                board.line((x, top + cell + 5), (x, middle - 13), colour=hue, ls=dash)
+                board.line((x, middle + 13), (x, y - 5), colour=hue, ls=dash)
+                board.text(x, middle, "meet" if same else "no", weight="bold")
+    alike = sum(a == b for a, b in zip(one, other))
+    words = (
+        f"{alike} of {len(one)} numbers agree: the estimate of how alike they are is {alike / len(one):.1f}.\n"
+        "A band is the key of a drawer. Texts in one drawer are\ncompared; all other pairs are never looked at."
+    )
+    board.text(MARGIN, top + pitch + cell + 26, words, ha="left", va="top")
+    return board.figure(
+        f"""Two signatures of ten numbers, cut into five bands of two. {alike} of the ten numbers agree, but only the first
+        band agrees as a whole; the two texts meet there and are compared."""
+    )

@@ -24,6 +24,7 @@ DRAWINGS = {
     "memory, 135M": lambda: drawings.memory_parts(134_515_008, 4_884_480, 49152 * 576, "SmolLM2-135M"),
     "memory, much trained": lambda: drawings.memory_parts(10**9, 4 * 10**8, 10**8, "a large adapter"),
     "merging": drawings.merging,
+    "banding": drawings.banding,
     "a layer in 4 bits": drawings.four_bit_layer,
     "bits of a weight": drawings.four_bit_storage,
     "bits of a weight, small blocks": lambda: drawings.four_bit_storage(32, 128),
