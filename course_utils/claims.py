@@ -70,6 +70,11 @@ SOURCES = {
     "Q2": "course outlines and blog posts on QLoRA (2023-2026)",
     "Q3": "course outlines on fine-tuning hardware (2023-2026)",
     "Q4": "tutorials that print PEFT's count for Llama-3.1-8B (2024-2026)",
+    "A1": "course outlines and blog posts on DPO (2023-2026)",
+    "A2": "course outlines; Hong et al. (2024), ORPO, abstract: no reference model, one stage",
+    "A3": "course outlines on RLHF (2023-2026); TRL's and OpenRLHF's guides count four roles (read 2026-11-27)",
+    "A4": "Rafailov et al. (2023), DPO, title: “Your Language Model is Secretly a Reward Model”",
+    "A5": "Ziegler et al. (2019); Ouyang et al. (2022); nearly every introduction to RLHF since",
     "Q5": "Dettmers et al. (2023), QLoRA, abstract: “preserving full 16-bit finetuning task performance”",
 }
 

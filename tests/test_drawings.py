@@ -31,6 +31,10 @@ DRAWINGS = {
     "validation curve": drawings.validation_curve_idea,
     "decision tree": drawings.decision_tree,
     "causes of an error": drawings.error_chain,
+    "twins": drawings.twins,
+    "a group in GRPO": drawings.grpo_group,
+    "a group in GRPO, one right": lambda: drawings.grpo_group((0.0, 0.0, 1.0, 0.0)),
+    "a rollout in PPO": drawings.ppo_rollout,
 }
 PHONE = 390  # CSS pixels across
 FREE = 4  # pixels around a letter in which no line may be
