@@ -497,13 +497,21 @@ def judge_A4(ranks: evaluation.Score | None = None) -> Verdict:
     found = recorded or ranks
     if found is None:
         return Verdict(claims.NOT_TESTED, f"The comparison is {NOT_RECORDED}, and no run was given.")
-    source = "three seeds, recorded" if recorded else f"this run, {found.n} pairs"
-    word = claims.HOLDS if found.low > 0.5 else claims.FAILS
+    source = f"{len(per_seed('DPO', 'right'))} seeds, recorded" if recorded else f"this run, {found.n} pairs"
     sentence = (
         f"Trained on pairs alone, the gains over the reference rank {100 * found.value:.0f} % of the test pairs right "
         f"(95 % interval {100 * found.low:.0f}-{100 * found.high:.0f}; {source}). On these pairs a rule that looks only at "
-        "the replies gets 50 %, whatever it looks at, so this is learned from the messages."
+        "the replies gets 50 %, whatever it looks at."
     )
+    if found.low > 0.5:
+        word, sentence = (
+            claims.HOLDS,
+            f"{sentence} So the rest was learned from the messages, and no reward model was needed.",
+        )
+    elif recorded or found.high < 0.5:
+        word = claims.FAILS
+    else:
+        word, sentence = claims.NOT_TESTED, f"{sentence} These are too few pairs to tell it from a coin."
     scope = "Ranking is not writing: see the answers. Where answers are scored while training goes on, a reward is needed."
     return Verdict(word, sentence, (methods_table((START, CONTROL, "DPO")),), scope)
 
