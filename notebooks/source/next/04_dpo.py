@@ -545,8 +545,8 @@ def grpo_loss(now, old, reference, advantages, mask, clip=0.2, beta=0.04):
 
 
 # %% [markdown]
-# (These, too, are held against TRL's loss by a test.) For the trainer we take another task, whose check is so simple that you
-# can see through it: the triage of lesson 02. The reward is 1 if the answer is a valid JSON record and 0 if not. Such a check
+# (These, too, are held against TRL's loss by a test. Newer versions of TRL also weight the last term by the ratio, which we leave
+# out.) For the trainer we take another task, whose check is so simple that you can see through it: the triage of lesson 02. The reward is 1 if the answer is a valid JSON record and 0 if not. Such a check
 # is called a *verifiable reward*. There is no model behind it that could be flattered.
 
 # %% tags=["trl"]
