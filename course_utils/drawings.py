@@ -741,14 +741,15 @@ def grpo_group(rewards: Sequence[float] = (1.0, 0.3, 0.3, 0.8)) -> figures.Figur
 
 def ppo_rollout() -> figures.Figure:
     """One answer in PPO, token by token: what moving away costs, the reward at the end, what was expected, the advantage."""
-    from course_utils.training.losses import generalized_advantages
-
     colour = METHOD_STYLE["LoRA"].colour
     tokens = ["Please", "unplug", "it", "."]
     log_ratios, values, reward, coefficient = [0.5, 2.0, 0.1, 0.2], [0.6, 0.8, 1.2, 1.3], 1.5, 0.1
     paid = [-coefficient * ratio for ratio in log_ratios]
     total = [*paid[:-1], paid[-1] + reward]
-    advantages = generalized_advantages(total, values, 1.0, 0.95)
+    advantages, after = [0.0] * len(tokens), 0.0
+    for t in reversed(range(len(tokens))):  # generalized advantage estimation without discount, lambda 0.95
+        expected_next = values[t + 1] if t + 1 < len(tokens) else 0.0
+        after = advantages[t] = total[t] + expected_next - values[t] + 0.95 * after
     board = _Board(432, "PPO: one answer,\nfrom the charge to the advantage")
     rows = [
         ("token", tokens, False),

@@ -211,6 +211,14 @@ def test_stacks_are_as_high_as_their_gigabytes(drawn):
     assert ratios == pytest.approx([1, 14.116 / 107.815, 4.505 / 107.815], abs=0.001)
 
 
+def test_the_advantages_drawn_are_those_of_the_loss(drawn):
+    from course_utils.training.losses import generalized_advantages
+
+    shown = [text.get_text() for text in texts(drawn["a rollout in PPO"][1])]
+    advantages = generalized_advantages([-0.05, -0.2, -0.01, 1.48], [0.6, 0.8, 1.2, 1.3], 1.0, 0.95)
+    assert [f"{advantage:+.2f}" for advantage in advantages] == shown[-4:]
+
+
 def test_importing_drawings_does_not_import_matplotlib():
     code = "import sys, course_utils.drawings; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -24,7 +24,6 @@ from course_utils.show.style import box, tone
 from course_utils.show.tables import Table
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
     from course_utils.evaluation import Likelihoods
@@ -315,30 +314,21 @@ def dpo_against_control() -> str:
 
 
 def kl_figure() -> Figure | Table:
-    """Share of answers that keep all rules against the distance gone for it; one point a seed, DPO's points with their β."""
+    """Share of answers that keep all rules against the distance gone for it, with the spread of the seeds; DPO by its β."""
     record = preferences()
     if record is None:
         return methods_table(("DPO", "ORPO", "GRPO", CONTROL))
-    series, notes = {}, []
-    betas = sorted((n for n in record["runs"][0]["methods"] if n.startswith("DPO, β")), key=lambda n: float(n.split("=")[1]))
-    named = {0.1: "DPO"} | {float(name.split("=")[1]): name for name in betas}
-    points = [(beta, _kl_point(named[beta])) for beta in sorted(named)]
-    series["DPO"] = ([p[0] for _, p in points], [p[1] for _, p in points])
-    notes += [(f"β = {beta:g}", *point) for beta, point in points]
-    for name in (CONTROL, "ORPO", "GRPO"):
-        if per_seed(name, "kl"):
-            pairs = zip(per_seed(name, "kl"), per_seed(name, "all rules"))
-            x, y = zip(*((statistics.mean(a), 100 * statistics.mean(b)) for a, b in pairs))
-            series[name] = (list(x), list(y))
+    betas = {0.1: "DPO"} | {float(n.split("=")[1]): n for n in record["runs"][0]["methods"] if n.startswith("DPO, β")}
+    points = {"DPO": [(f"β = {beta:g}", *_over_seeds(betas[beta])) for beta in sorted(betas)]}
+    points |= {name: [("", *_over_seeds(name))] for name in (CONTROL, "ORPO", "GRPO") if per_seed(name, "kl")}
     title = "What each method reached, and how far it went for it"
-    return charts.trade_off(
-        series, title, "KL from the start (nats per answer)", "answers that keep all rules, %", notes=notes
-    )
+    return charts.reached(points, title, "KL from the start (nats per answer)", "answers that keep\nall rules, %")
 
 
-def _kl_point(name: str) -> tuple[float, float]:
-    kl, kept = per_seed(name, "kl"), per_seed(name, "all rules")
-    return statistics.mean(map(statistics.mean, kl)), 100 * statistics.mean(map(statistics.mean, kept))
+def _over_seeds(name: str) -> tuple[list[float], list[float]]:
+    """KL and per cent of answers that keep all rules, one value per seed."""
+    kl = [statistics.mean(row) for row in per_seed(name, "kl")]
+    return kl, [100 * statistics.mean(row) for row in per_seed(name, "all rules")]
 
 
 def failures_table() -> Table:
@@ -602,25 +592,23 @@ def both_fall() -> Figure:
     return charts.trade_off(series, title, "step", "gain over the reference (nats)")
 
 
-def first_losses(
-    reference: torch.nn.Module, other: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
-) -> Table:
-    """DPO's first loss with the right reference and with another one.
+def first_losses(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Table:
+    """DPO's first loss with the right reference, and with the one that switching the adapter off gives.
 
     Args:
-        reference: the model that training begins with.
-        other: a model that somebody took for the reference by mistake.
-        tokenizer: of both.
+        model: with an adapter that was trained before, as by SFT.
+        tokenizer: its tokenizer.
         rows: pairs.
     """
     from torch import tensor
 
     from course_utils.training.losses import dpo_loss
 
-    own = evaluation.likelihoods(reference, tokenizer, rows)
-    wrong = evaluation.likelihoods(other, tokenizer, rows)
-    made = {}
-    for name, theirs in (("the model that you train", own), ("the base, before SFT", wrong)):
-        ratios = tensor(gains(theirs, own))
-        made[name] = {"loss at step 0": float(dpo_loss(ratios, 0.1).mean())}
+    own = evaluation.likelihoods(model, tokenizer, rows)
+    with model.disable_adapter():
+        base = evaluation.likelihoods(model, tokenizer, rows)
+    made = {
+        name: {"loss at step 0": float(dpo_loss(tensor(gains(reference, own)), 0.1).mean())}
+        for name, reference in (("the model that you train", own), ("the base, before SFT", base))
+    }
     return Table(made, "The same model, the same pairs", "reference", "the model that you train")

@@ -408,7 +408,7 @@ print(lesson.dpo_against_control())
 lesson.kl_figure()
 
 # %% [markdown]
-# Each point is one seed; DPO's points are means, with their β. Two questions to ask such a figure. How good is a method *at the
+# Each point is the mean of the seeds, and its bars reach to the lowest and the highest one. Two questions to ask such a figure. How good is a method *at the
 # same distance*? And did a higher point simply go further? A larger β keeps DPO nearer to the start, which is what β is for.
 # Whether that is good depends on how good the start was.
 #
@@ -708,14 +708,15 @@ evidence.card("A3")
 # reference, so it compares with the base before SFT. Nothing stops. The log shows it in its first line.
 
 # %%
-imitating, _ = models.load()
-adapted = get_peft_model(imitating, lora)
+del trainer
+memory.release()
+adapted = get_peft_model(models.load()[0], lora)
 training.fit(adapted, tokenizer, history[:8], settings=training.Settings(2e-3, batch_size=4))
-lesson.first_losses(adapted, models.load()[0], tokenizer, pairs.train[:6])
+lesson.first_losses(adapted, tokenizer, pairs.train[:6])
 
 # %% [markdown]
 # The first row is 0.69. The second is not, although it is the same model: its gains are measured from somewhere else, and the
-# training would push toward the wrong place.
+# training would be held near the base. Merge the SFT adapter before DPO, as in section 4, and this cannot happen.
 #
 # **The chosen reply becomes less likely too.** The loss asks for a distance, and two replies to one message are alike. Here is a
 # policy small enough to see through: three possible replies, of which the first two have most of their features in common.
