@@ -6,7 +6,9 @@
 All but ORPO begin with one model, which has imitated the desk's replies, good and bad ones alike. The control learns the
 chosen replies and nothing else. Where a method has two learning rates, the one that did better on the validation messages
 counts; the test pairs decide nothing. What is recorded: for each test pair whether the chosen reply gained more, for each
-answer at temperature 0 which rules it keeps, and how far sampled answers are from the start.
+answer at temperature 0 which rules it keeps and what a second judge gives it, and how far sampled answers are from the
+start. The second judge is a reward model, trained on the same pairs from the same start; how often it agrees with the rules
+is recorded beside it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ from peft import LoraConfig, get_peft_model
 SEEDS = (0, 1, 2)
 PLAN = {"pairs": 240, "test": 106, "validation": 40, "sampled": 40, "answer_tokens": 64, "batch": 8,
         "grpo_steps": 40, "grpo_messages": 4, "grpo_answers": 6}  # fmt: skip
-TRY = PLAN | {"pairs": 8, "test": 4, "validation": 2, "sampled": 2, "grpo_steps": 1, "grpo_messages": 1, "grpo_answers": 4}
+TRY = PLAN | {"pairs": 4, "test": 2, "validation": 1, "sampled": 2, "answer_tokens": 16,
+              "grpo_steps": 1, "grpo_messages": 1, "grpo_answers": 2}  # fmt: skip
 START_RATE = 1e-3
 START, CONTROL = lesson_04.START, lesson_04.CONTROL
 
@@ -231,11 +234,42 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """The run as it is recorded: each method also beside the control."""
+        second = self.second_judge()
         if CONTROL in self.methods:
-            control = self.methods[CONTROL]["texts"]
+            control = self.methods[CONTROL]
             for found in self.methods.values():
-                found["wins over control"] = house_style.wins(self.test, found["texts"], control)
-        return {"seed": self.seed, "methods": self.methods}
+                found["wins over control"] = house_style.wins(self.test, found["texts"], control["texts"])
+                scores = zip(found["judge"], control["judge"])
+                found["wins by judge"] = [0.5 if a == b else float(a > b) for a, b in scores]
+        return {"seed": self.seed, "methods": self.methods, "judge": second}
+
+    def second_judge(self) -> dict[str, list[float]]:
+        """Train a reward model, let it score all answers, and say how it does where the truth is known.
+
+        Returns:
+            "ranks test pairs", and "agrees with the rules": for each answer and the start's answer to the same message of
+            which the rules like one better, whether the judge likes the same one better.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.start.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            body, _ = models.load_reward(folder, seed=self.seed + 100)
+        config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
+        judge = get_peft_model(body, config)
+        self.fit(judge, self.rows, training.Reward(centre=0.01), 5e-4, epochs=2)
+        prompts = [row["prompt"] for row in self.test]
+
+        def scores(texts: Sequence[str]) -> list[float]:
+            return training.reward_scores(judge, self.tokenizer, prompts, texts)
+
+        for found in self.methods.values():
+            found["judge"] = scores(found["texts"])
+        start, agrees = self.methods[START]["judge"], []
+        for found in self.methods.values():
+            rules = house_style.wins(self.test, found["texts"], self.start_answers)
+            agrees += [float((a > b) == (w == 1)) for a, b, w in zip(found["judge"], start, rules) if w != 0.5]
+        pairs = zip(scores([row["chosen"] for row in self.test]), scores([row["rejected"] for row in self.test]))
+        return {"ranks test pairs": [float(a > b) for a, b in pairs], "agrees with the rules": agrees}
 
 
 def main() -> None:

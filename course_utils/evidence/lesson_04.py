@@ -290,6 +290,7 @@ def methods_table(names: Sequence[str] = METHODS) -> Table:
             "right step": _with_range(per_seed(name, "right step")),
             "all rules kept": _with_range(per_seed(name, "all rules")),
             f"beats “{CONTROL}”": _with_range(against) if against else None,
+            "the same, by the second judge": _with_range(per_seed(name, "wins by judge")) if against else None,
             "KL, nats per answer": _with_range(per_seed(name, "kl"), 1, "", 1),
         }
     when = (
@@ -298,6 +299,21 @@ def methods_table(names: Sequence[str] = METHODS) -> Table:
         else f"All methods on the same pairs: {NOT_RECORDED} (benchmarks/preferences.py)"
     )
     return Table(rows, when, "method", "DPO")
+
+
+def second_judge() -> str:
+    """Two sentences: how far the second judge, a reward model, can be trusted."""
+    record = preferences()
+    judged = [run["judge"] for run in record["runs"] if "judge" in run] if record else []
+    if not any(one["agrees with the rules"] for one in judged):
+        return f"How often the second judge agrees with the rules is {NOT_RECORDED}."
+    agrees = [100 * statistics.mean(one["agrees with the rules"]) for one in judged if one["agrees with the rules"]]
+    ranks = [100 * statistics.mean(one["ranks test pairs"]) for one in judged]
+    return (
+        f"The second judge ranks {statistics.mean(ranks):.0f} % of the test pairs right (seeds {min(ranks):.0f}-"
+        f"{max(ranks):.0f}). Where the rules like one of two answers better, it likes the same one in "
+        f"{statistics.mean(agrees):.0f} % of the cases ({min(agrees):.0f}-{max(agrees):.0f}); a coin would in 50 %."
+    )
 
 
 def dpo_against_control() -> str:

@@ -49,7 +49,9 @@ def recorded(monkeypatch, twins):
                 }  # fmt: skip
             for found in methods.values():
                 found["wins over control"] = house_style.wins(test, found["texts"], methods[lesson_04.CONTROL]["texts"])
-            runs.append({"seed": seed, "methods": methods})
+                found["wins by judge"] = found["wins over control"]
+            judge = {"ranks test pairs": [1.0, 1.0, 0.0, 1.0], "agrees with the rules": [1.0, 1.0, 1.0, 0.0, 1.0]}
+            runs.append({"seed": seed, "methods": methods, "judge": judge})
         content = {"date": "2026-12-01", "plan": {"pairs": 240}, "seeds": [0, 1, 2], "runs": runs}
         monkeypatch.setattr(lesson_04, "preferences", lambda: content)
 
@@ -138,6 +140,7 @@ def test_with_a_record_tables_and_figures_show_it(recorded):
     assert "2026-12-01" in lesson_04.methods_table().caption
     assert lesson_04.methods_table().rows["KTO"] == {"pairs right": lesson_04.NOT_RECORDED}
     assert lesson_04.methods_table().rows["DPO"]["all rules kept"].startswith("90 %")
+    assert "75 % of the test pairs" in lesson_04.second_judge() and "80 % of the cases" in lesson_04.second_judge()
     assert "What each method reached" in lesson_04.kl_figure().alt
     assert lesson_04.failures_table().rows["DPO, rate too high"]["training pairs right, %"] == 80
     cards = lesson_04.before_and_after()
@@ -147,7 +150,7 @@ def test_with_a_record_tables_and_figures_show_it(recorded):
 def test_without_a_record_they_say_so(unrecorded):
     for shown in (lesson_04.methods_table(), lesson_04.kl_figure(), lesson_04.failures_table()):
         assert lesson_04.NOT_RECORDED in repr(shown)
-    assert lesson_04.NOT_RECORDED in lesson_04.dpo_against_control()
+    assert lesson_04.NOT_RECORDED in lesson_04.dpo_against_control() and lesson_04.NOT_RECORDED in lesson_04.second_judge()
     assert "wanted" in lesson_04.before_and_after().models
 
 

@@ -383,9 +383,12 @@ lesson.methods_table()
 
 # %%
 print(lesson.dpo_against_control())
+print(lesson.second_judge())
 
 # %% [markdown]
-# That sentence is computed from the record, whichever way it comes out. Look at the intervals before you look at the order. On
+# The sentences are computed from the record, whichever way they come out. A win is counted twice, by the rules and by a second
+# judge: a {{term:reward model}}, which section 8 explains. It knows no rules, so where the two agree, the win does not hang on
+# five regular expressions. Look at the intervals before you look at the order. On
 # data like ours, where the right reply can simply be copied, SFT on the chosen replies is a strong rival. Preferences pay
 # where the good reply is not much of an example: where both replies come from your own model, or where people can say which
 # is better but could not have written it.
@@ -632,7 +635,7 @@ from course_utils import figures
 figures.alignment_diagram()
 
 # %% [markdown]
-# **The {{term:reward model}}** is a language model whose output layer has a single number: the score of the reply before it. It
+# **The reward model** is a language model whose output layer has a single number: the score of the reply before it. It
 # is trained on pairs with the loss that you know, $-\log\sigma(r_c - r_r)$. In DPO the gains took the place of $r$; here $r$ is
 # a model of its own. All that section 6 said about shortcuts holds for it, and a reward model that has learned a length will
 # pay for length.
