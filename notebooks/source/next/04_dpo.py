@@ -538,7 +538,7 @@ if own:
 #
 # If a program can score answers, why make pairs of them at all? One could use the scores directly. This is reinforcement
 # learning: the model writes, gets a reward, and does more often what was rewarded. The method that
-# most reasoning models are trained with today is GRPO (Shao et al., 2024). Its idea fits in one picture.
+# many reasoning models are trained with today is GRPO (Shao et al., 2024). Its idea fits in one picture.
 
 # %%
 drawings.grpo_group()
@@ -555,7 +555,7 @@ lesson.group_table([1.0, 0.3, 0.3, 0.8])
 # The table is the picture with more digits. If all four answers had the same reward, all advantages would be zero and the
 # group would teach nothing.
 #
-# Here is all of it in code. *now* and *old* are log-probabilities of each token, at present and when the answers were sampled.
+# Here is all of it in code. `now` and `old` are log-probabilities of each token, at present and when the answers were sampled.
 # Their *ratio* says how much the policy has moved since, and it is clipped, so that one batch of answers cannot move the policy
 # too far. The last term keeps the policy near the reference. It is an estimate of the KL divergence that is never negative.
 
