@@ -27,7 +27,7 @@ class LessonPlan:
 
     Attributes:
         fields: of the record that answers consist of; the small model leaves out the summary, the longest.
-        examples: training examples of the first run, with TRL.
+        examples: training examples of the first run, with TRL (lesson 04: pairs).
         more_examples: those of the second run, with `training.fit`, which is faster on a CPU (up to three times).
         batch_size: examples per step.
         learning_rate: for LoRA.
@@ -144,6 +144,18 @@ PLANS = {
             batch_size=4,
             learning_rate=3e-4,
             answer_tokens=96,
+        ),
+    },
+    # Lesson 04: demonstrations to imitate first, then pairs; messages answered while you watch; test pairs ranked.
+    "04": {
+        "cpu": LessonPlan(
+            (), examples=32, more_examples=80, batch_size=4, learning_rate=5e-4, answer_tokens=56, looked_at=8, asked=24
+        ),
+        "t4": LessonPlan(
+            (), examples=240, more_examples=240, batch_size=4, learning_rate=2e-4, answer_tokens=64, looked_at=48, asked=106
+        ),
+        "a100": LessonPlan(
+            (), examples=240, more_examples=240, batch_size=8, learning_rate=1e-4, answer_tokens=64, looked_at=106, asked=106
         ),
     },
     "05": {

@@ -330,9 +330,66 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
     ),
 }  # fmt: skip
 
-
-# Quizzes of second editions that wait in `notebooks/source/next`.
+# Quizzes of second editions that have not taken their lesson's place yet; then they move up.
 QUIZZES_NEXT: dict[str, tuple[Question, ...]] = {
+    "04": (
+        Question(
+            "The first loss in a DPO log is 1.04. What do you check?",
+            (
+                ("The learning rate, which must have been far too high to begin with.", False, "Before the first step no learning rate has acted yet. The first loss depends on policy and reference alone."),
+                ("The reference.", True, "If policy and reference are one model, every gain is 0 and the loss is 0.69, whatever the pairs are. Another number means that they differ: often the reference is the base before SFT."),
+                ("The pairs, because a third of them seem to have been labelled the wrong way round.", False, "Labels do not matter while all gains are zero. Wrong labels show later, in the accuracy."),
+            ),
+        ),
+        Question(
+            "A reward model ranks 96 % of the held-out pairs right. What do you do before you celebrate?",
+            (
+                ("Fit a length rule and a bag of words on the same pairs.", True, "If they reach 90 %, too, then the pairs can be told apart without reading, and the 96 % may be just that."),
+                ("Train it for another epoch, as the missing four per cent can surely be had as well.", False, "First find out what the 96 % consist of. More training would learn a shortcut even better."),
+                ("Test it on the training pairs, to see whether it has also learned those by heart.", False, "That tells you about memory. A shortcut works on training and test pairs alike."),
+            ),
+        ),
+        Question(
+            "During DPO `rewards/margins` grows, and `logps/chosen` falls steadily. What is happening?",
+            (
+                ("The labels are reversed, so that the model unlearns the chosen replies.", False, "Then the margin would fall. It grows, so chosen is gaining on rejected."),
+                ("The log is wrong, because a growing margin means a more likely chosen reply.", False, "The margin is a difference. It grows as long as rejected falls faster than chosen."),
+                ("Both replies become less likely, rejected faster.", True, "The loss asks for a distance only. The probability goes to replies that nobody asked for, so a lower rate, a larger beta or some SFT on chosen helps."),
+            ),
+        ),
+        Question(
+            "SFT on the chosen replies keeps all rules in 78 % of the answers (70-85), DPO in 81 % (73-88), on the same messages. What do you report?",
+            (
+                ("That DPO is better by three points, since both were given the same messages.", False, "The same messages are what makes a paired comparison possible, and nobody has made it yet."),
+                ("That the two cannot be told apart yet, and the paired difference.", True, "Compare message by message. If its interval holds 0, the cheaper one wins: simple SFT, no reference, half the tokens."),
+                ("That the two are equally good, as their intervals overlap in most of their range.", False, "Overlap shows that these data cannot decide, and not that there is no difference."),
+            ),
+        ),
+        Question(
+            "In GRPO all four answers to a message get the reward 1. What does the message teach?",
+            (
+                ("Nothing.", True, "Every advantage is 0: no answer was better than its siblings. If most groups are like that, take harder messages."),
+                ("To answer like this more often, since all of the answers were rewarded in full.", False, "GRPO counts distances from the group's mean, and they are all 0."),
+                ("To keep near the reference, since the rewards have no more to give.", False, "A KL term does that, with or without this group. The rewards say nothing here."),
+            ),
+        ),
+        Question(
+            "GRPO brings the share of valid JSON from 30 to 100 %, and users complain. Which number should you have watched?",
+            (
+                ("The loss, which must have risen while the reward was still going up.", False, "In GRPO the loss is near zero by construction and says little about quality."),
+                ("The learning rate, which has to decay toward the end of every run.", False, "A schedule would have changed when the answers collapsed, but it shows you nothing."),
+                ("The number of different answers.", True, "The check asks for a form, so one constant answer is perfect. Counting different answers, or a check of the content, would have told you."),
+            ),
+        ),
+        Question(
+            "You can say which of two answers is better, but you could not write a better one yourself. Where do your pairs come from?",
+            (
+                ("From a public set with a million pairs about other topics, since size decides.", False, "It teaches what its annotators liked about other topics. Few pairs about your own task are worth more."),
+                ("From your model's own samples, compared by you.", True, "You need to judge only, not to write. And the pairs are about what your model really does."),
+                ("From a copywriter, whose texts are chosen, against your model's answers as rejected.", False, "Two writers differ in length, words and layout. The model would learn to tell them apart by that."),
+            ),
+        ),
+    ),
     "05": (
         Question(
             "You have 5,000 chat transcripts and one week. What do you do first?",
