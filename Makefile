@@ -84,6 +84,7 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/behaviour.py
 	$(BIN)/python benchmarks/data_quality.py
+	$(BIN)/python benchmarks/label_noise.py
 	$(BIN)/python benchmarks/alignment.py
 	$(BIN)/python benchmarks/service.py lifecycle kills
 	COURSE_SOAK=1 $(BIN)/pytest tests/test_models.py

@@ -16,6 +16,10 @@ METHODS: dict[str, tuple[str, str]] = {
     "LoRA": ("#0072B2", "o"),
     "QLoRA": ("#007a5a", "s"),
     "full fine-tuning": ("#b34700", "^"),
+    "SFT on chosen": ("#4b3f99", "v"),
+    "DPO": ("#a0457f", "D"),
+    "ORPO": ("#7a5d00", "p"),
+    "GRPO": ("#1f2933", "*"),
 }
 OTHERS = (("#0072B2", "o"), ("#b34700", "^"), ("#007a5a", "s"), ("#a0457f", "D"), ("#7a5d00", "v"))
 # At 390 pixels a figure of 5.6 inches at 110 dots is shown at 0.63 of its size, and 12 points are then 11.6 pixels.
@@ -481,3 +485,39 @@ def volumes(
             for name, (x, y) in lines.items()
         ]
         return _finish(figure, axes, title, _told(f"Lines. {title}", words))
+
+
+def reached(
+    points: Mapping[str, Sequence[tuple[str, Sequence[float], Sequence[float]]]], title: str, xlabel: str, ylabel: str
+) -> Figure:
+    """What was reached against what it took: a point for each setting, the mean of its seeds, with bars to the outermost.
+
+    Args:
+        points: method → (what to write beside the point or nothing, x of each seed, y of each seed); several are joined.
+        title: what to see.
+        xlabel, ylabel: what the axes measure.
+    """
+    import matplotlib
+
+    words = []
+    with matplotlib.rc_context(LARGE):
+        figure, axes = _new(WIDTH, HEIGHT + 0.3)
+        for index, (name, settings) in enumerate(points.items()):
+            look = _look(name, index)
+            means = [(sum(x) / len(x), sum(y) / len(y)) for _, x, y in settings]
+            around = [
+                [[mean - min(values)], [max(values) - mean]]
+                for (x_mean, y_mean), (_, x, y) in zip(means, settings)
+                for mean, values in ((x_mean, x), (y_mean, y))
+            ]
+            axes.plot([x for x, _ in means], [y for _, y in means], lw=1.2, ms=8, label=name, **look)
+            for number, ((x, y), (label, *_)) in enumerate(zip(means, settings)):
+                axes.errorbar(
+                    x, y, xerr=around[2 * number], yerr=around[2 * number + 1], color=look["color"], capsize=3, lw=1.2, ls=""
+                )
+                axes.annotate(label, (x, y), xytext=(-7, 7), textcoords="offset points", ha="right", color=look["color"])
+                words.append(f"{name}{', ' if label else ''}{label} {y:.0f} at {x:.1f}")
+        axes.margins(0.18)
+        axes.set(xlabel=f"{xlabel}\n(mean of the seeds, bars from the lowest to the highest)", ylabel=ylabel)
+        figure.legend(loc="upper center", bbox_to_anchor=(0.5, -0.04), ncols=2, frameon=False, fontsize=11)
+        return _finish(figure, axes, title, _told(f"Chart. {title}", words))

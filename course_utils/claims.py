@@ -70,7 +70,17 @@ SOURCES = {
     "Q2": "course outlines and blog posts on QLoRA (2023-2026)",
     "Q3": "course outlines on fine-tuning hardware (2023-2026)",
     "Q4": "tutorials that print PEFT's count for Llama-3.1-8B (2024-2026)",
+    "A1": "course outlines and blog posts on DPO (2023-2026)",
+    "A2": "course outlines; Hong et al. (2024), ORPO, abstract: no reference model, one stage",
+    "A3": "course outlines on RLHF (2023-2026), and most introductions to PPO",
+    "A4": "Rafailov et al. (2023), DPO, title: “Your Language Model is Secretly a Reward Model”",
+    "A5": "Ziegler et al. (2019); Ouyang et al. (2022); nearly every introduction to RLHF since",
     "Q5": "Dettmers et al. (2023), QLoRA, abstract: “preserving full 16-bit finetuning task performance”",
+    "P1": "course outlines (2023-2026); the idea is that of Zhou et al. (2023), LIMA, arXiv 2305.11206, with 1,000 examples",
+    "P2": "guides to data preparation (2023-2026); Lee et al. (2021), arXiv 2107.06499, found that copies are memorised",
+    "P3": "course outlines (2023-2026)",
+    "P4": "course outlines (2023-2026)",
+    "P5": "course outlines and blog posts on fine-tuning (2023-2026)",
 }
 
 

@@ -674,3 +674,141 @@ def error_chain() -> figures.Figure:
         """Four questions to a wrong answer: was a source shown, was it the right one, is the content right, is the form.
         The first no names the cause: knowledge, retrieval, behaviour or format."""
     )
+
+
+def banding(bands: int = 5, rows: int = 2) -> figures.Figure:
+    """Two MinHash signatures of ten numbers, cut into bands: one band that agrees is enough for the two to be compared.
+
+    Args:
+        bands: into how many the ten numbers are cut.
+        rows: numbers in each.
+    """
+    one, other = [17, 4, 52, 8, 31, 9, 76, 23, 5, 60], [17, 4, 41, 8, 31, 12, 76, 90, 66, 60]
+    agree = METHOD_STYLE["LoRA"].colour
+    left, top, cell, gap, pitch = 86.0, 118.0, 34.0, 14.0, 96.0
+    board = _Board(358, "One band that agrees is enough:\nthen the two texts are compared")
+    board.text(MARGIN, 84, f"{bands * rows} numbers a text, cut into {bands} bands of {rows}", ha="left")
+    for row, numbers in enumerate((one, other)):
+        y = top + pitch * row
+        board.text(MARGIN, y + cell / 2, f"text {row + 1}", ha="left", weight="bold")
+        for band in range(bands):
+            x = left + band * (rows * cell + gap)
+            part = slice(band * rows, (band + 1) * rows)
+            same = one[part] == other[part]
+            board.box(x - 3, y - 3, rows * cell + 6, cell + 6, agree if same else FROZEN, 0.25 if same else 0.06)
+            for place, number in enumerate(numbers[part]):
+                board.text(x + cell * (place + 0.5), y + cell / 2, str(number), weight="bold" if same else "normal")
+            if row:
+                x += rows * cell / 2
+                middle, hue, dash = (top + cell + y) / 2, agree if same else FROZEN, "-" if same else ":"
+                board.line((x, top + cell + 5), (x, middle - 13), colour=hue, ls=dash)
+                board.line((x, middle + 13), (x, y - 5), colour=hue, ls=dash)
+                board.text(x, middle, "meet" if same else "no", weight="bold")
+    alike = sum(a == b for a, b in zip(one, other))
+    words = (
+        f"{alike} of {len(one)} numbers agree: the estimate of how alike they are is {alike / len(one):.1f}.\n"
+        "A band is the key of a drawer. Texts in one drawer are\ncompared; all other pairs are never looked at."
+    )
+    board.text(MARGIN, top + pitch + cell + 26, words, ha="left", va="top")
+    return board.figure(
+        f"""Two signatures of ten numbers, cut into five bands of two. {alike} of the ten numbers agree, but only the first
+        band agrees as a whole; the two texts meet there and are compared."""
+    )
+
+
+def twins() -> figures.Figure:
+    """Two messages and two replies: what is chosen for the one message is rejected for the other."""
+    right, wrong = METHOD_STYLE["LoRA"].colour, METHOD_STYLE["full fine-tuning"].colour
+    board = _Board(470, "Twins: the same two replies,\neach of them right once")
+    wide, high, left, other = 212, 106, 12.0, 296.0
+    texts = [
+        (left, 84, FROZEN, "message A\n“The kettle gave me\na shock.”"),
+        (left, 256, FROZEN, "message B\n“The kettle has not\ncome yet.”"),
+        (other, 84, FROZEN, "reply X\n“Please unplug it;\nwe collect it.”"),
+        (other, 256, FROZEN, "reply Y\n“We search for\nthe parcel.”"),
+    ]
+    for x, y, colour, text in texts:
+        board.box(x, y, wide, high, colour, 0.1)
+        board.text(x + wide / 2, y + high / 2, text)
+    start, end = left + wide + 2, other - 2
+    for one, two in ((137, 309), (309, 137)):
+        board.arrow(
+            (start, one + (12 if one < two else -12)), (end, two + (-12 if one < two else 12)), colour=wrong, ls="--"
+        )
+    for y in (117, 329):
+        board.arrow((start, y), (end, y), colour=right)
+    board.line((MARGIN, 392), (MARGIN + 40, 392), colour=right)
+    board.text(MARGIN + 50, 392, "chosen for this message", ha="left")
+    board.line((MARGIN, 420), (MARGIN + 40, 420), colour=wrong, ls="--")
+    board.text(MARGIN + 50, 420, "rejected for this message", ha="left")
+    board.text(MARGIN, 448, "Whoever looks at the replies alone is right once in two.", ha="left", weight="bold")
+    return board.figure(
+        """Two messages and two replies. For message A reply X is chosen and Y rejected, for message B it is the other way
+        round, so the replies alone cannot tell which is better."""
+    )
+
+
+def grpo_group(rewards: Sequence[float] = (1.0, 0.3, 0.3, 0.8)) -> figures.Figure:
+    """One prompt, a group of answers, their rewards, and who is made more or less likely.
+
+    Args:
+        rewards: one for each answer; four fit well.
+    """
+    up, down = METHOD_STYLE["LoRA"].colour, METHOD_STYLE["full fine-tuning"].colour
+    mean = sum(rewards) / len(rewards)
+    spread = math.sqrt(sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1)) or 1.0
+    advantages = [(reward - mean) / spread for reward in rewards]
+    board = _Board(430, "GRPO: answers are compared\nwith their siblings")
+    board.box(140, 78, 240, 50, FROZEN, 0.1)
+    board.text(260, 103, "one message")
+    wide, gap, top = 112, 16, 172.0
+    for number, (reward, advantage) in enumerate(zip(rewards, advantages), 1):
+        x = MARGIN + (number - 1) * (wide + gap)
+        middle, colour = x + wide / 2, up if advantage > 0 else down
+        board.arrow((260, 130), (260, 150), (middle, 150), (middle, top - 2), colour=FROZEN)
+        board.box(x, top, wide, 76, colour, 0.14)
+        board.text(middle, top + 38, f"answer {number}\nreward {reward:.1f}")
+        board.text(middle, top + 100, f"{reward:.1f} − {mean:.1f}")
+        board.text(middle, top + 124, f"A = {advantage:+.1f}", weight="bold")
+        ends = (top + 188, top + 146) if advantage > 0 else (top + 146, top + 188)
+        board.arrow((middle, ends[0]), (middle, ends[1]), colour=colour, lw=3, head=12)
+        board.text(middle, top + 214, "more likely" if advantage > 0 else "less likely")
+    return board.figure(
+        f"""Four answers to one message have rewards with a mean of {mean:.1f}. Answers above the mean become more likely,
+        those below it less likely."""
+    )
+
+
+def ppo_rollout() -> figures.Figure:
+    """One answer in PPO, token by token: what moving away costs, the reward at the end, what was expected, the advantage."""
+    colour = METHOD_STYLE["LoRA"].colour
+    tokens = ["Please", "unplug", "it", "."]
+    log_ratios, values, reward, coefficient = [0.5, 2.0, 0.1, 0.2], [0.6, 0.8, 1.2, 1.3], 1.5, 0.1
+    paid = [-coefficient * ratio for ratio in log_ratios]
+    total = [*paid[:-1], paid[-1] + reward]
+    advantages, after = [0.0] * len(tokens), 0.0
+    for t in reversed(range(len(tokens))):  # generalized advantage estimation without discount, lambda 0.95
+        expected_next = values[t + 1] if t + 1 < len(tokens) else 0.0
+        after = advantages[t] = total[t] + expected_next - values[t] + 0.95 * after
+    board = _Board(432, "PPO: one answer,\nfrom the charge to the advantage")
+    rows = [
+        ("token", tokens, False),
+        ("moved from the\nreference, nats", [f"{ratio:.1f}" for ratio in log_ratios], False),
+        (f"KL charge,\n−{coefficient:g} × that", [f"{charge:.2f}" for charge in paid], False),
+        ("reward, at\nthe end only", ["", "", "", f"+{reward:g}"], False),
+        ("value model\nexpected", [f"{value:.1f}" for value in values], False),
+        ("advantage", [f"{advantage:+.2f}" for advantage in advantages], True),
+    ]
+    left, wide, top, high = 168.0, 84.0, 74.0, 56.0
+    for row, (name, cells, last) in enumerate(rows):
+        y = top + row * (high + 2)
+        board.text(MARGIN, y + high / 2, name, ha="left", weight="bold" if last or not row else "normal")
+        for column, cell in enumerate(cells):
+            x = left + column * wide
+            shade = colour if last else FROZEN
+            board.box(x, y, wide - 6, high - 6, shade, 0.22 if last else 0.06 if row else 0.2, 3)
+            board.text(x + (wide - 6) / 2, y + (high - 6) / 2, cell or "0", weight="bold" if last else "normal")
+    return board.figure(
+        f"""A table over the tokens of one answer: each token pays for how far it moved from the reference, the last one gets
+        the reward of {reward:g}, and the advantages say where it went better than the value model expected."""
+    )

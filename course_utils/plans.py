@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SHORT_RECORD = ("category", "escalation", "product", "order_id")
 WHOLE_RECORD = (*SHORT_RECORD, "summary")
+ENUMERATIONS = ("category", "escalation")
 CATALOGUE_RECORD = ("topic", "product", "answer")
 
 
@@ -26,12 +27,12 @@ class LessonPlan:
 
     Attributes:
         fields: of the record that answers consist of; the small model leaves out the summary, the longest.
-        examples: training examples of the first run, with TRL.
+        examples: training examples of the first run, with TRL (lesson 04: pairs).
         more_examples: those of the second run, with `training.fit`, which is faster on a CPU (up to three times).
         batch_size: examples per step.
         learning_rate: for LoRA.
         answer_tokens: longest answer, in tokens.
-        longest: messages with more characters are not trained on (lesson 03, where TRL has to be quick on a CPU).
+        longest: messages with more characters (lesson 05: words) are not trained on, so that a CPU is quick enough.
         looked_at: messages that slow systems answer while you watch; too few to compare anything by.
         asked: messages that the trained system answers.
     """
@@ -143,6 +144,29 @@ PLANS = {
             batch_size=4,
             learning_rate=3e-4,
             answer_tokens=96,
+        ),
+    },
+    # Lesson 04: demonstrations to imitate first, then pairs; messages answered while you watch; test pairs ranked.
+    "04": {
+        "cpu": LessonPlan(
+            (), examples=32, more_examples=80, batch_size=4, learning_rate=5e-4, answer_tokens=56, looked_at=8, asked=24
+        ),
+        "t4": LessonPlan(
+            (), examples=240, more_examples=240, batch_size=4, learning_rate=2e-4, answer_tokens=64, looked_at=48, asked=106
+        ),
+        "a100": LessonPlan(
+            (), examples=240, more_examples=240, batch_size=8, learning_rate=1e-4, answer_tokens=64, looked_at=106, asked=106
+        ),
+    },
+    "05": {
+        "cpu": LessonPlan(
+            ENUMERATIONS, examples=100, more_examples=0, batch_size=4, learning_rate=2e-3, answer_tokens=24, longest=32
+        ),
+        "t4": LessonPlan(
+            ENUMERATIONS, examples=400, more_examples=0, batch_size=8, learning_rate=5e-4, answer_tokens=24, longest=200
+        ),
+        "a100": LessonPlan(
+            ENUMERATIONS, examples=400, more_examples=0, batch_size=8, learning_rate=3e-4, answer_tokens=24, longest=200
         ),
     },
 }

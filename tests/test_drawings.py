@@ -24,6 +24,7 @@ DRAWINGS = {
     "memory, 135M": lambda: drawings.memory_parts(134_515_008, 4_884_480, 49152 * 576, "SmolLM2-135M"),
     "memory, much trained": lambda: drawings.memory_parts(10**9, 4 * 10**8, 10**8, "a large adapter"),
     "merging": drawings.merging,
+    "banding": drawings.banding,
     "a layer in 4 bits": drawings.four_bit_layer,
     "bits of a weight": drawings.four_bit_storage,
     "bits of a weight, small blocks": lambda: drawings.four_bit_storage(32, 128),
@@ -31,6 +32,10 @@ DRAWINGS = {
     "validation curve": drawings.validation_curve_idea,
     "decision tree": drawings.decision_tree,
     "causes of an error": drawings.error_chain,
+    "twins": drawings.twins,
+    "a group in GRPO": drawings.grpo_group,
+    "a group in GRPO, one right": lambda: drawings.grpo_group((0.0, 0.0, 1.0, 0.0)),
+    "a rollout in PPO": drawings.ppo_rollout,
 }
 PHONE = 390  # CSS pixels across
 FREE = 4  # pixels around a letter in which no line may be
@@ -205,6 +210,14 @@ def test_stacks_are_as_high_as_their_gigabytes(drawn):
     high = {x: sum(block.height for block in blocks if round(block.x0) == x) for x in {round(block.x0) for block in blocks}}
     ratios = [height / drawings.HIGHEST for _, height in sorted(high.items())]
     assert ratios == pytest.approx([1, 14.116 / 107.815, 4.505 / 107.815], abs=0.001)
+
+
+def test_the_advantages_drawn_are_those_of_the_loss(drawn):
+    from course_utils.training.losses import generalized_advantages
+
+    shown = [text.get_text() for text in texts(drawn["a rollout in PPO"][1])]
+    advantages = generalized_advantages([-0.05, -0.2, -0.01, 1.48], [0.6, 0.8, 1.2, 1.3], 1.0, 0.95)
+    assert [f"{advantage:+.2f}" for advantage in advantages] == shown[-4:]
 
 
 def test_importing_drawings_does_not_import_matplotlib():

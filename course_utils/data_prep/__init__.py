@@ -19,6 +19,7 @@ _MODULE_OF = {
     **dict.fromkeys(("contamination", "kinship", "split"), "splitting"),
     **dict.fromkeys(("distance", "resample"), "distribution"),
     "assess": "quality",
+    **dict.fromkeys(("check_labels", "repaired"), "label_noise"),
     **dict.fromkeys(("Catalogue", "load_catalogue"), "catalogue"),
     **dict.fromkeys(("Prepared", "prepare"), "pipeline"),
 }

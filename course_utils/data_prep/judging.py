@@ -7,7 +7,9 @@ anything.
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +23,21 @@ from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
     import openai
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 RUBRIC = """You check training data. Read the message and the answer, and give a mark:
 5 the answer is right in every part; 4 right but for a trifle; 3 one part is wrong or doubtful;
 2 several parts are wrong; 1 the answer does not belong to the message, or says nothing.
 Answer with JSON: {"reason": "<one sentence>", "mark": <1 to 5>}."""
+# The same question for a model on this machine, whose next word is the verdict.
+ONE_WORD_RUBRIC = """You check training data for a support desk. Each row has a customer's message and the
+record that an agent wrote. The category says what the message is mainly about:
+delivery: something has not come, came late or is the wrong item; billing: payments, refunds, invoices, gift cards;
+returns: the customer sends something back; defect: something is broken or dangerous; account: log-in, data, newsletter;
+question: anything the customer wants to know before buying or while using it.
+Is the category right, and is the record about this message? Answer with one word: yes or no."""
+PAIR_RUBRIC = """Two replies to a customer of a support desk. The better one is warm, names the customer's problem,
+says what happens next and by when, and is short. Which reply is better? Answer with one letter: A or B."""
 SCHEMA = {
     "type": "object",
     "properties": {"reason": {"type": "string"}, "mark": {"type": "integer", "minimum": 1, "maximum": 5}},
@@ -99,4 +111,135 @@ def trust(verdicts: Sequence[Verdict], good: Sequence[bool], from_mark: int = 4)
         "kappa": agreement(accepted, map(bool, good)),
         "caught": 1 - sum(accepted_bad) / len(accepted_bad) if accepted_bad else float("nan"),
         "spared": sum(accepted_good) / len(accepted_good) if accepted_good else float("nan"),
+    }
+
+
+# -- a judge on this machine ------------------------------------------------------------------------------------------------
+
+
+def next_word(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[list[dict]], words: Sequence[str]
+) -> list[list[float]]:
+    """How probable each word is as the beginning of the answer, compared with the other words.
+
+    Args:
+        model, tokenizer: the judge.
+        conversations: what it is shown.
+        words: the verdicts that it can give; each must begin with another token.
+
+    Returns:
+        For each conversation the words' probabilities, which sum to 1. Nothing is generated: one pass over the prompt.
+
+    Raises:
+        CourseError: two words that begin with the same token.
+    """
+    import torch
+
+    from course_utils.scoring import chat_token_ids
+
+    first = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words]
+    if len(set(first)) < len(first):
+        raise CourseError(f"{', '.join(words)} begin with the same token; choose other verdicts")
+    prompts = [chat_token_ids(tokenizer, conversation, add_generation_prompt=True) for conversation in conversations]
+    shared = _shared_beginning(prompts)
+    # transformers has called it `cache` since 5.2x; before, it was `past_key_values`
+    name = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
+    found = []
+    model.eval()
+    with torch.no_grad():
+        read = model(torch.tensor([prompts[0][:shared]], device=model.device), use_cache=True) if shared else None
+        for ids in prompts:
+            rest = torch.tensor([ids[shared:]], device=model.device)
+            # The rubric is read once; a cache grows as it is used, so each prompt gets a copy.
+            cache = {name: copy.deepcopy(read.past_key_values)} if read is not None else {}
+            logits = model(rest, use_cache=True, **cache).logits[0, -1].float()
+            found.append(logits[first].softmax(0).tolist())
+    return found
+
+
+def _shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with, less than the whole of any."""
+    if len(prompts) < 2:
+        return 0
+    length = min(map(len, prompts)) - 1
+    return next((i for i in range(length) if len({ids[i] for ids in prompts}) > 1), length)
+
+
+def judge_here(
+    rows: Sequence[dict], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rubric: str = ONE_WORD_RUBRIC
+) -> list[float]:
+    """For each row, the probability of "yes" (keep it) rather than "no"."""
+    conversations = [
+        [
+            {"role": "system", "content": rubric},
+            {"role": "user", "content": f"Message: {formats.prompt_of(row)}\n\nRecord: {formats.answer_of(row)}"},
+        ]
+        for row in rows
+    ]
+    return [yes for yes, _ in next_word(model, tokenizer, conversations, ("yes", "no"))]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two replies to one message, of which people prefer the first."""
+
+    message: str
+    better: str
+    worse: str
+
+
+@dataclass(frozen=True)
+class PairVerdict:
+    """The probability that a judge gives to the better reply, shown as A and shown as B."""
+
+    pair: Pair
+    as_a: float
+    as_b: float
+
+    @property
+    def steady(self) -> bool:
+        """Whether it prefers the same reply in both orders."""
+        return (self.as_a > 0.5) == (self.as_b > 0.5)
+
+    @property
+    def both_orders(self) -> float:
+        """The mean of both orders, which takes the preference for a place out."""
+        return (self.as_a + self.as_b) / 2
+
+
+def compare_here(
+    pairs: Sequence[Pair], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rubric: str = PAIR_RUBRIC
+) -> list[PairVerdict]:
+    """Show each pair in both orders, and see which reply the judge takes."""
+
+    def conversation(message: str, a: str, b: str) -> list[dict]:
+        shown = f"Message: {message}\n\nA: {a}\n\nB: {b}"
+        return [{"role": "system", "content": rubric}, {"role": "user", "content": shown}]
+
+    first = next_word(model, tokenizer, [conversation(p.message, p.better, p.worse) for p in pairs], ("A", "B"))
+    second = next_word(model, tokenizer, [conversation(p.message, p.worse, p.better) for p in pairs], ("A", "B"))
+    return [PairVerdict(pair, a, b) for pair, (a, _), (_, b) in zip(pairs, first, second)]
+
+
+def biases(verdicts: Sequence[PairVerdict]) -> dict[str, float]:
+    """What a judge's choices depend on besides the replies.
+
+    Returns:
+        "takes the better reply" (in both orders together; 0.5 is guessing), "takes what is shown first" (0.5 is fair),
+        "same reply in both orders" (1 is fair), and "takes the longer reply" (after averaging both orders).
+
+    Raises:
+        CourseError: there are no verdicts.
+    """
+    if not verdicts:
+        raise CourseError("there are no verdicts")
+    n = len(verdicts)
+    better = sum((v.as_a > 0.5) + (v.as_b > 0.5) for v in verdicts) / (2 * n)
+    first = sum((v.as_a > 0.5) + (v.as_b <= 0.5) for v in verdicts) / (2 * n)
+    longer = sum((v.both_orders > 0.5) == (len(v.pair.better) > len(v.pair.worse)) for v in verdicts) / n
+    return {
+        "takes the better reply": better,
+        "takes what is shown first": first,
+        "same reply in both orders": sum(v.steady for v in verdicts) / n,
+        "takes the longer reply": longer,
     }

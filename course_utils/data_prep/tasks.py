@@ -183,7 +183,8 @@ class Preferences:
 
     Attributes:
         train, validation, test: rows with "id", "prompt" (the system message and the customer's), "chosen" and "rejected"
-            (texts), and "kind", which says what is wrong with the rejected reply.
+            (texts), and "kind", which says what is wrong with the rejected reply. Twins also have what decides: "twins"
+            (what the two share), "wants" (the cases that a right reply deals with), "tone", "product" and "order".
     """
 
     train: list[dict]
@@ -194,16 +195,26 @@ class Preferences:
 PREFERENCE_SYSTEM = "Reply to this customer."
 
 
-def load_preferences() -> Preferences:
-    """The course's preference pairs: a support desk's house style against five kinds of worse replies.
+PREFERENCE_SETS = {"confounded": "preferences", "twins": "preference_twins"}
+
+
+def load_preferences(name: str = "confounded") -> Preferences:
+    """The course's preference pairs.
+
+    Args:
+        name: "twins" for pairs that can only be told apart by reading the message: every two of them have the same two
+            replies, in each the other one is chosen. "confounded" for a house style against five kinds of worse replies,
+            most of which give themselves away by their length or their words.
 
     Raises:
-        CourseError: a row is broken; with file, line and field.
+        CourseError: an unknown name, or a row is broken; with file, line and field.
     """
+    if name not in PREFERENCE_SETS:
+        raise CourseError(f"unknown preference pairs {name!r}; the course has {', '.join(PREFERENCE_SETS)}")
     splits: dict[str, list[dict]] = {}
     system = {"role": "system", "content": PREFERENCE_SYSTEM}
     for split in SPLITS:
-        file = assets.path(f"data/preferences/{split}.jsonl")
+        file = assets.path(f"data/{PREFERENCE_SETS[name]}/{split}.jsonl")
         splits[split] = []
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
             row = json.loads(line)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+
 from course_utils import assets
 from course_utils.data_prep import formats, quality, reading, validation
 from course_utils.data_prep.deduplication import deduplicate
 from course_utils.data_prep.findings import CODES
 from course_utils.data_prep.pii import Entity, find
-from course_utils.data_prep.similarity import Groups
+from course_utils.data_prep.similarity import Groups, shingles
 from course_utils.evaluation import Score, proportion
 
 OWN_ADDRESS = "info@tarnbrook.example"
@@ -107,6 +109,38 @@ def score_quality(export: RawExport, schema: dict | None = None) -> dict[str, De
         )
     true = {line for line in rows if export.faults(line) & set(quality.RULES)}
     return scores | {"any": DetectionScore.of(true, {line for line, reasons in assessed.items() if reasons})}
+
+
+def wrong_labels(export: RawExport, lines: Sequence[int]) -> list[int]:
+    """Which of the rows taken from these lines have a label that was exchanged on purpose."""
+    return [index for index, line in enumerate(lines) if "wrong_label" in export.faults(line)]
+
+
+def right_categories(export: RawExport, lines: Sequence[int]) -> dict[int, str]:
+    """The categories that were exchanged, as they were before: index into `lines` → the right one.
+
+    This is what a person who knows the rules would answer when shown such a row.
+    """
+    source: dict[str, list[dict]] = {}
+    for file in sorted((export.path.parent / "source").glob("base_*.jsonl")):
+        for text in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(text)
+            source.setdefault(row["customer"], []).append(row["record"])
+    written = {row.line: row for row in reading.read(export.path)}
+    right = {}
+    for index in wrong_labels(export, lines):
+        line = lines[index]
+        words = shingles(json.dumps(written[line].value, ensure_ascii=False))
+        of_customer = source[export.truth[line - 1]["customer"]]
+        # Names and numbers were filled in after the source was written, so the nearest of the customer's records is taken.
+        record = max(of_customer, key=lambda r: np.isin(shingles(r["summary"]), words).mean())
+        right[index] = record["category"]
+    return right
+
+
+def score_labels(export: RawExport, lines: Sequence[int], suspects: Iterable[int]) -> DetectionScore:
+    """How many of the exchanged labels are among the suspects, and how many suspects have one."""
+    return DetectionScore.of(wrong_labels(export, lines), suspects)
 
 
 def score_duplicates(rows: Sequence[dict], clusters: Sequence) -> DetectionScore:

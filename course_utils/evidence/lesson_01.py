@@ -217,7 +217,7 @@ def nearest_examples(
     rows = [{"id": str(number), "text": row["question"]} for number, row in enumerate(catalogue.training)]
     wordings = max(Counter(row["question_id"] for row in catalogue.training).values())
     hits = Retriever(rows, "dense").search_all([q["question"] for q in questions], k + wordings)
-    found = [[catalogue.training[int(hit.id)] for hit in nearest] for nearest in hits]
+    found: list[list[Mapping]] = [[catalogue.training[int(hit.id)] for hit in nearest] for nearest in hits]
     if other_facts:
         found = [[row for row in near if row["question_id"] != q["id"]] for q, near in zip(questions, found)]
     return [near[:k][::-1] for near in found]

@@ -78,7 +78,7 @@ class Exercise:
         hint: shown from the third wrong try on.
         whole: whether its numbers are whole, so that a float is wrong: the statement asks for int.
         keeps: names of arguments that the answer must not change; the statement says so.
-        challenge: for an exercise whose answer is run and not compared; its function takes no arguments.
+        challenge: for an exercise whose answer is run and not compared; its function is called once, with its first case.
     """
 
     id: str

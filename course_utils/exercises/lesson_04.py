@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from course_utils.exercises.definitions import Exercise, Mistake
+from dataclasses import replace
+from typing import Any
+
+from course_utils.exercises.definitions import Challenge, Exercise, Mistake
 
 
 def conservative_dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
@@ -401,5 +404,524 @@ EXERCISES = (
             Mistake(_ratio_clipped_to_epsilon, "The ratio is clipped around 0; it is to stay near 1, between 1 - clip and 1 + clip."),
         ),
         hint="Two products, one with ratio.clamp(1 - clip, 1 + clip); the smaller of them; minus.",
+    ),
+)  # fmt: skip
+
+
+# -- the second edition's, for notebooks/source/next/04_dpo.py; they become EXERCISES when that lesson takes its place ---------
+
+
+def reply_log_probability(logits, tokens, mask):
+    """Log-probability of a reply, in nats.
+
+    Args:
+        logits: scores of the model at each position, shape (tokens, vocabulary).
+        tokens: ids of message and reply, shape (tokens); a tensor of whole numbers.
+        mask: 1 on the reply's tokens, 0 on the message's, shape (tokens).
+
+    Returns:
+        Tensor without dimensions.
+    """
+    ### BEGIN SOLUTION
+    logs = logits[:-1].log_softmax(-1)  # the scores at a position are about the next token
+    found = logs.gather(1, tokens[1:, None])[:, 0]
+    return (found * mask[1:]).sum()
+    ### END SOLUTION
+
+
+def _logit_cases(random):
+    import torch
+
+    cases = []
+    for size, reply in ((6, 3), (8, 3), (9, 5)):
+        logits = torch.tensor(random.normal(size=(size, 7)) * 2)
+        tokens = torch.tensor(random.integers(0, 7, size=size))
+        cases.append((logits, tokens, torch.tensor([0.0] * (size - reply) + [1.0] * reply, dtype=torch.float64)))
+    return cases
+
+
+def _looked_up(logs, tokens):
+    return logs.gather(1, tokens[:, None])[:, 0]
+
+
+def _log_as_written(logits, tokens, mask):
+    return _looked_up(logits.log_softmax(-1), tokens).mean()
+
+
+def _log_not_shifted(logits, tokens, mask):
+    return (_looked_up(logits.log_softmax(-1), tokens) * mask).sum()
+
+
+def _log_without_mask(logits, tokens, mask):
+    return _looked_up(logits[:-1].log_softmax(-1), tokens[1:]).sum()
+
+
+def _log_mask_not_shifted(logits, tokens, mask):
+    return (_looked_up(logits[:-1].log_softmax(-1), tokens[1:]) * mask[:-1]).sum()
+
+
+def _log_mean(logits, tokens, mask):
+    return (_looked_up(logits[:-1].log_softmax(-1), tokens[1:]) * mask[1:]).sum() / mask.sum()
+
+
+def _log_of_raw_scores(logits, tokens, mask):
+    return (_looked_up(logits[:-1], tokens[1:]) * mask[1:]).sum()
+
+
+def _log_over_positions(logits, tokens, mask):
+    return (_looked_up(logits[:-1].log_softmax(0), tokens[1:]) * mask[1:]).sum()
+
+
+def losses_of_a_run(chosen, rejected, beta):
+    """DPO's loss of one pair before training and after each step.
+
+    Args:
+        chosen: log-probability of the chosen reply under the policy, shape (steps + 1); the first one is before training.
+        rejected: the same of the rejected reply.
+        beta: float.
+
+    Returns:
+        Tensor, shape (steps + 1).
+    """
+    ### BEGIN SOLUTION
+    from torch.nn.functional import logsigmoid
+
+    margin = beta * ((chosen - chosen[0]) - (rejected - rejected[0]))  # the reference is the policy before training
+    return -logsigmoid(margin)
+    ### END SOLUTION
+
+
+def _run_cases(random):
+    import torch
+
+    cases = []
+    for steps in (3, 5, 6):
+        moves = random.uniform(0.5, 3, size=(2, steps + 1)).cumsum(1) * [[1.0], [-1.0]]
+        start = -random.uniform(20, 60, size=(2, 1))
+        chosen, rejected = torch.tensor(start + moves)
+        cases.append((chosen, rejected, float(random.uniform(0.05, 0.4))))
+    return cases
+
+
+def _before_each(values):
+    import torch
+
+    return torch.cat([values[:1], values[:-1]])
+
+
+def _run_as_written(chosen, rejected, beta):
+    return -_log_sigmoid(beta * (chosen - _before_each(chosen)) - (rejected - _before_each(rejected)))
+
+
+def _run_moving(chosen, rejected, beta):
+    return -_log_sigmoid(beta * ((chosen - _before_each(chosen)) - (rejected - _before_each(rejected))))
+
+
+def _run_beta_on_one(chosen, rejected, beta):
+    return -_log_sigmoid(beta * (chosen - chosen[0]) - (rejected - rejected[0]))
+
+
+def _run_no_reference(chosen, rejected, beta):
+    return -_log_sigmoid(beta * (chosen - rejected))
+
+
+def _run_reference_last(chosen, rejected, beta):
+    return -_log_sigmoid(beta * ((chosen - chosen[-1]) - (rejected - rejected[-1])))
+
+
+def _run_wrong_way(chosen, rejected, beta):
+    return -_log_sigmoid(-beta * ((chosen - chosen[0]) - (rejected - rejected[0])))
+
+
+def _run_mean(chosen, rejected, beta):
+    return losses_of_a_run(chosen, rejected, beta).mean()
+
+
+def length_shortcut(chosen, rejected):
+    """The length rule that ranks the most pairs right: prefer the reply whose number of words is nearer to one number.
+
+    Args:
+        chosen, rejected: numbers of words of the two replies of each pair, lists of int of the same length.
+
+    Returns:
+        (number, share): a whole number from 1 to the longest reply, the smallest one if several are equally good; share of
+        the pairs that it ranks right, a tie counting half, from 0 to 1.
+    """
+
+    ### BEGIN SOLUTION
+    def right(number):
+        scores = []
+        for good, bad in zip(chosen, rejected):
+            a, b = abs(good - number), abs(bad - number)
+            scores.append(0.5 if a == b else float(a < b))
+        return sum(scores) / len(scores)
+
+    best = max(range(1, max(*chosen, *rejected) + 1), key=right)
+    return best, right(best)
+    ### END SOLUTION
+
+
+def _share_right(chosen, rejected, number, tie=0.5):
+    scores = [
+        tie if abs(a - number) == abs(b - number) else float(abs(a - number) < abs(b - number))
+        for a, b in zip(chosen, rejected)
+    ]
+    return sum(scores) / len(scores)
+
+
+def _best_length(chosen, rejected, tie=0.5, last=False):
+    numbers = range(1, max(*chosen, *rejected) + 1)
+    shares = [_share_right(chosen, rejected, n, tie) for n in numbers]
+    places = [i for i, share in enumerate(shares) if share == max(shares)]
+    return numbers[places[-1 if last else 0]]
+
+
+def _length_rule_cases(random):
+    cases: list[tuple] = []
+    while len(cases) < 4:
+        n = int(random.integers(9, 15))
+        chosen = [int(x) for x in random.integers(22, 40, size=n)]
+        rejected = [int(x) for x in random.choice([12, 14, 17, 33, 45, 52], size=n) + random.integers(0, 4, size=n)]
+        rejected[0] = chosen[0]  # of equal length
+        answers = [length_shortcut(chosen, rejected), *(m(chosen, rejected) for m in _LENGTH_MISTAKES)]
+        if len({(number, round(share, 6)) for number, share in answers}) == len(answers):
+            cases.append((chosen, rejected))
+    return cases
+
+
+def _shortcut_shorter(chosen, rejected):
+    return 1, _share_right(chosen, rejected, 1)
+
+
+def _shortcut_mean(chosen, rejected):
+    number = round(sum(chosen) / len(chosen))
+    return number, _share_right(chosen, rejected, number)
+
+
+def _shortcut_largest(chosen, rejected):
+    number = _best_length(chosen, rejected, last=True)
+    return number, _share_right(chosen, rejected, number)
+
+
+def _shortcut_ties_right(chosen, rejected):
+    number = _best_length(chosen, rejected, tie=1.0)
+    return number, _share_right(chosen, rejected, number, tie=1.0)
+
+
+def _shortcut_ties_wrong(chosen, rejected):
+    number = _best_length(chosen, rejected, tie=0.0)
+    return number, _share_right(chosen, rejected, number, tie=0.0)
+
+
+def _shortcut_counted(chosen, rejected):
+    number, share = length_shortcut(chosen, rejected)
+    return number, share * len(chosen)
+
+
+def _shortcut_other_way(chosen, rejected):
+    number = _best_length(rejected, chosen)
+    return number, _share_right(rejected, chosen, number)
+
+
+_LENGTH_MISTAKES = (
+    _shortcut_shorter, _shortcut_mean, _shortcut_largest, _shortcut_ties_right, _shortcut_ties_wrong, _shortcut_counted,
+    _shortcut_other_way,
+)  # fmt: skip
+
+
+def advantages_of_groups(rewards):
+    """GRPO's advantages, and how many of the groups teach anything.
+
+    Args:
+        rewards: shape (messages, answers to each).
+
+    Returns:
+        (advantages, share): advantages of the same shape, each the distance from the mean of its group in (sample) standard
+        deviations of the group, and exactly 0 throughout a group whose rewards are all equal; share of the groups whose
+        rewards are not all equal, 0 to 1.
+    """
+    ### BEGIN SOLUTION
+    teaches = rewards.amax(1, keepdim=True) > rewards.amin(1, keepdim=True)
+    spread = rewards.std(1, keepdim=True)
+    advantages = (rewards - rewards.mean(1, keepdim=True)) / spread.where(teaches, 1)
+    return advantages.where(teaches, 0), float(teaches.double().mean())
+    ### END SOLUTION
+
+
+def _group_cases(random):
+    import torch
+
+    cases = []
+    for groups, answers, flat in ((4, 4, 1), (5, 4, 2), (6, 3, 2)):
+        rewards = torch.tensor(random.uniform(0, 1, size=(groups, answers)).round(2))
+        for row in range(groups):  # far apart in level, so that the batch's mean is not the groups'
+            rewards[row] += 2.0 * row
+        for row in random.permutation(groups)[:flat]:
+            rewards[row] = rewards[row, 0].clone()
+        cases.append((rewards,))
+    return cases
+
+
+def _group_teaches(rewards):
+    return rewards.amax(1, keepdim=True) > rewards.amin(1, keepdim=True)
+
+
+def _group_whole_batch(rewards):
+    _, share = advantages_of_groups(rewards)
+    return (rewards - rewards.mean()) / rewards.std(), share
+
+
+def _group_population(rewards):
+    teaches = _group_teaches(rewards)
+    spread = rewards.std(1, keepdim=True, correction=0).where(teaches, 1)
+    return ((rewards - rewards.mean(1, keepdim=True)) / spread).where(teaches, 0), float(teaches.double().mean())
+
+
+def _group_not_divided(rewards):
+    teaches = _group_teaches(rewards)
+    return (rewards - rewards.mean(1, keepdim=True)).where(teaches, 0), float(teaches.double().mean())
+
+
+def _group_not_centred(rewards):
+    teaches = _group_teaches(rewards)
+    spread = rewards.std(1, keepdim=True).where(teaches, 1)
+    return (rewards / spread).where(teaches, 0), float(teaches.double().mean())
+
+
+def _group_share_flat(rewards):
+    advantages, share = advantages_of_groups(rewards)
+    return advantages, 1 - share
+
+
+def _group_share_counted(rewards):
+    advantages, share = advantages_of_groups(rewards)
+    return advantages, round(share * len(rewards))
+
+
+def _group_columns(rewards):
+    _, share = advantages_of_groups(rewards)
+    return (rewards - rewards.mean(0, keepdim=True)) / rewards.std(0, keepdim=True), share
+
+
+BUDGET = 1.0  # nats of KL
+LOST, HALF_LOST = 0.275, 0.30  # share of comparisons that the reference wins
+OVER = f"The policy is further from its reference than {BUDGET:g} nat: take fewer steps, a lower rate or a larger beta."
+TIMID = "There is much of the budget left: the policy has hardly moved. Take more steps or a higher rate."
+GREEDY = "The budget is spent, but with a small beta it goes to replies that are clear already, pair after pair. Try a larger one."
+NEAR = "Nearly: tune the number of steps so that the KL comes close to the budget, or try a neighbouring beta."
+
+
+def budgeted_settings():
+    """Settings of DPO for the little policy.
+
+    Returns:
+        dict with "beta" (0.001 to 100), "learning_rate" (0.001 to 10) and "steps" (a whole number, 1 to 1000).
+    """
+    ### BEGIN SOLUTION
+    return {"beta": 0.5, "learning_rate": 0.5, "steps": 33}
+    ### END SOLUTION
+
+
+def little_policy(beta, learning_rate, steps):
+    """DPO, in full, on a policy that is a table: 60 messages, 8 possible replies to each, 6 noisy preferences a message.
+
+    Returns:
+        (share of comparisons with the reference's replies that the policy's replies win, a tie counting half; KL from the
+        reference in nats).
+    """
+    import torch
+
+    from course_utils.training.losses import dpo_loss
+
+    made = torch.Generator().manual_seed(4)
+    messages, replies, each = 60, 8, 6
+
+    def normal():
+        return torch.randn(messages, replies, generator=made, dtype=torch.float64)
+
+    reference, score = normal().log_softmax(1), 1.5 * normal()
+    pairs = torch.multinomial(reference.exp().repeat_interleave(each, 0), 2, generator=made)
+    message = torch.arange(messages).repeat_interleave(each)[:, None]
+    quality = score[message, pairs]
+    first = torch.rand(len(pairs), generator=made, dtype=torch.float64) < (quality[:, 0] - quality[:, 1]).sigmoid()
+    pairs = torch.where(first[:, None], pairs, pairs.flip(1))  # (chosen, rejected)
+    logits = reference.clone()
+    for _ in range(steps):
+        logits.requires_grad_(True)
+        loss = dpo_loss((logits.log_softmax(1) - reference)[message, pairs], beta).sum()
+        (gradient,) = torch.autograd.grad(loss, logits)
+        logits = (logits - learning_rate * gradient).detach()
+    logs = logits.log_softmax(1)
+    kl = (logs.exp() * (logs - reference)).sum(1).mean().item()
+    better = (score[:, :, None] > score[:, None, :]).double() + 0.5 * torch.eye(replies, dtype=torch.float64)
+    wins = torch.einsum("mi,mij,mj->m", logs.exp(), better, reference.exp()).mean().item()
+    return wins, kl
+
+
+def _checked(settings: Any) -> tuple[float, float, int]:
+    """The three settings, if they are what the statement allows."""
+    keys = {"beta", "learning_rate", "steps"}
+    if not isinstance(settings, dict) or settings.keys() != keys:
+        raise ValueError('Return a dict with exactly these keys: "beta", "learning_rate", "steps".')
+    beta, rate, steps = (settings[key] for key in ("beta", "learning_rate", "steps"))
+    for name, value, low, high in (("beta", beta, 0.001, 100), ("learning_rate", rate, 0.001, 10)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise ValueError(f"{name} must be a number from {low:g} to {high:g}.")
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 1000:
+        raise ValueError("steps must be a whole number from 1 to 1000.")
+    return float(beta), float(rate), steps
+
+
+def _lost(settings: Any) -> float:
+    """Share of comparisons that the reference wins; ValueError if the budget is exceeded."""
+    wins, kl = little_policy(*_checked(settings))
+    if kl > BUDGET:
+        raise ValueError(f"KL {kl:.2f} nats. {OVER}")
+    return 1 - wins
+
+
+def _advise_settings(settings: Any, result: float) -> str:
+    beta, rate, steps = _checked(settings)
+    _, kl = little_policy(beta, rate, steps)
+    if kl < 0.8 * BUDGET:
+        return TIMID
+    return GREEDY if beta < 0.3 else NEAR
+
+
+def _settings_too_far():
+    return {"beta": 0.1, "learning_rate": 1.0, "steps": 100}
+
+
+def _settings_timid():
+    return {"beta": 5.0, "learning_rate": 0.1, "steps": 400}
+
+
+def _settings_small_beta():
+    return {"beta": 0.05, "learning_rate": 3.0, "steps": 20}
+
+
+_OLD = {exercise.solution.__name__: exercise for exercise in EXERCISES}
+NEXT = (
+    Exercise(
+        id="align-1",
+        title="Three bugs in a log-probability",
+        statement="""Somebody computes the log-probability of a reply with this function. It has **three** bugs; find them and write it right.
+
+```python
+def reply_log_probability(logits, tokens, mask):
+    logs = logits.log_softmax(-1)
+    return logs.gather(1, tokens[:, None])[:, 0].mean()
+```""",
+        solution=reply_log_probability,
+        cases=_logit_cases,
+        points=4,
+        objectives=(2,),
+        mistakes=(
+            Mistake(_log_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
+            Mistake(_log_not_shifted, "The scores at a position are about the next token: logits without the last position, tokens without the first."),
+            Mistake(_log_without_mask, "The mask is forgotten: the message's tokens count too, so that long messages drown the reply."),
+            Mistake(_log_mask_not_shifted, "The mask belongs to the tokens, so it loses its first place like the tokens: mask[1:], not mask[:-1]."),
+            Mistake(_log_mean, "That is the mean per token; the log-probability of the whole reply is the sum."),
+            Mistake(_log_of_raw_scores, "Raw scores are added up; log_softmax turns them into log-probabilities."),
+            Mistake(_log_over_positions, "The softmax runs over the positions; it must run over the vocabulary, the last dimension."),
+        ),
+        hint="Shift: logits[:-1] with tokens[1:]. Then multiply by mask[1:], and add up.",
+    ),
+    replace(
+        _OLD["conservative_dpo_loss"],
+        id="align-2",
+        statement="DPO believes every label. Write its conservative form, which keeps a doubt: with probability `doubt` the pair is the wrong way round.",
+        objectives=(2,),
+    ),
+    Exercise(
+        id="align-3",
+        title="A reference that moves",
+        statement="""The first loss of a run is 0.69, as it should be, and yet the curve makes no sense. Here is how it is computed. There are **two** bugs; write it right.
+
+```python
+def losses_of_a_run(chosen, rejected, beta):
+    losses, reference = [], (chosen[0], rejected[0])
+    for now in zip(chosen, rejected):
+        margin = beta * (now[0] - reference[0]) - (now[1] - reference[1])
+        losses.append(-logsigmoid(margin))
+        reference = now
+    return torch.stack(losses)
+```""",
+        solution=losses_of_a_run,
+        cases=_run_cases,
+        points=3,
+        objectives=(2, 3),
+        mistakes=(
+            Mistake(_run_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
+            Mistake(_run_moving, "The reference still moves: it is the policy as it was before training, at every step."),
+            Mistake(_run_beta_on_one, "beta scales only the gain of chosen; it belongs before the difference of both gains."),
+            Mistake(_run_no_reference, "There is no reference. What counts is how much each reply has gained since before training."),
+            Mistake(_run_reference_last, "The reference is the policy after training; it must be the one before."),
+            Mistake(_run_wrong_way, "The margin is the wrong way round: gain of chosen less gain of rejected."),
+            Mistake(_run_mean, "That is the mean of the losses; asked for is one loss for each point."),
+        ),
+        hint="Both gains are counted from index 0, all the time; no loop is needed.",
+    ),
+    replace(_OLD["log_odds_ratio"], id="align-4", objectives=(6,)),
+    Exercise(
+        id="align-5",
+        title="Find the shortcut",
+        statement="Before you train on a file of pairs, ask the stupidest model. Find the number of words whose neighbourhood ranks the most pairs right, and how many. "
+        "(Then run it on pairs of your own; near 50 % is good news.)",
+        solution=length_shortcut,
+        cases=_length_rule_cases,
+        points=4,
+        objectives=(4,),
+        mistakes=(
+            Mistake(_shortcut_shorter, "That is “the shorter one is better”. The rule has a number to be near to, and you look for the best one."),
+            Mistake(_shortcut_mean, "The mean length of the chosen replies is a good guess. Try every number and take the best."),
+            Mistake(_shortcut_largest, "Several numbers are equally good; the smallest of them is asked for."),
+            Mistake(_shortcut_ties_right, "A tie counts as right here. A rule that cannot decide is right half of the time."),
+            Mistake(_shortcut_ties_wrong, "A tie counts as wrong here. A rule that cannot decide is right half of the time."),
+            Mistake(_shortcut_counted, "That is the number of pairs; asked for is their share, from 0 to 1."),
+            Mistake(_shortcut_other_way, "The rule prefers the rejected reply here: chosen has to be the nearer one."),
+        ),
+        hint="A function that gives the share for one number; then max(range(1, longest + 1), key=that), which takes the first of equals.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        id="align-6",
+        title="Groups that teach nothing",
+        statement="A group of equal rewards gives no signal, and dividing by its spread gives rubbish. Compute GRPO's advantages, and report how many groups teach anything: "
+        "if the share falls toward 0, the task has become too easy or too hard.",
+        solution=advantages_of_groups,
+        cases=_group_cases,
+        points=3,
+        objectives=(5,),
+        mistakes=(
+            Mistake(_group_whole_batch, "Mean and spread are those of the whole batch; an answer is compared with the other answers to its own message."),
+            Mistake(_group_population, "The spread divides by n. The sample standard deviation, torch's default, divides by n - 1."),
+            Mistake(_group_not_divided, "The distance from the mean is not yet divided by the spread of the group."),
+            Mistake(_group_not_centred, "The mean of the group is not subtracted: then every answer with a positive reward becomes more likely."),
+            Mistake(_group_share_flat, "That is the share of groups that teach nothing; asked for is the rest."),
+            Mistake(_group_share_counted, "That is the number of groups; asked for is their share, from 0 to 1."),
+            Mistake(_group_columns, "You compare the first answers of all messages with each other; a group is a row."),
+        ),
+        hint="teaches = largest > smallest, row by row; divide by the spread where it teaches and by 1 elsewhere.",
+    ),
+    replace(_OLD["advantages"], id="align-7", objectives=(6,)),
+    Exercise(
+        id="align-8",
+        title="Challenge: the most wins for a nat",
+        statement=f"Here is a policy so small that DPO trains it in a second: a table with 60 messages and 8 possible replies to each, and noisy preferences. "
+        f"Find settings with which its replies win at least {100 * (1 - LOST):.1f} % of the comparisons with the reference's, at a KL of at most {BUDGET:g} nat. "
+        f"From {100 * (1 - HALF_LOST):.0f} % on there are half the points. Your settings are really trained with, here and in grading. "
+        "(`lesson_04.little_policy(beta, learning_rate, steps)` in `course_utils.exercises` lets you try: it returns wins and KL.)",
+        solution=budgeted_settings,
+        cases=lambda random: [()],
+        points=4,
+        objectives=(3, 6),
+        mistakes=(
+            Mistake(_settings_too_far, OVER),
+            Mistake(_settings_timid, TIMID),
+            Mistake(_settings_small_beta, GREEDY),
+        ),
+        hint="Two settings reach the budget along different ways. Fix beta, raise the steps until the KL is just below 1, note the wins; then another beta.",
+        challenge=Challenge(_lost, bar=LOST, half=HALF_LOST, advise=_advise_settings, measure="share of comparisons lost"),
     ),
 )  # fmt: skip

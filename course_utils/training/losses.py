@@ -92,6 +92,55 @@ def kto_loss(
     return weight * (1 - torch.sigmoid(sign * beta * (log_ratios - kl)))
 
 
+def ipo_loss(log_ratios: torch.Tensor, beta: float) -> torch.Tensor:
+    """(log-ratio of chosen − log-ratio of rejected − 1 / (2 · beta))²: a distance to reach, and no reward for going further.
+
+    Azar et al., 2023 (arXiv 2310.12036), equation 17.
+
+    Args:
+        log_ratios: (pairs, 2), log policy − log reference of chosen and rejected.
+        beta: the larger, the smaller the distance; τ in the paper.
+
+    Returns:
+        (pairs).
+    """
+    return (log_ratios[:, 0] - log_ratios[:, 1] - 1 / (2 * beta)).square()
+
+
+def simpo_loss(mean_log_probabilities: torch.Tensor, beta: float, target: float) -> torch.Tensor:
+    """-log sigmoid(beta · (mean log-probability of chosen − of rejected) − target): no reference.
+
+    Meng et al., 2024 (arXiv 2405.14734), equation 6.
+
+    Args:
+        mean_log_probabilities: (pairs, 2), means over each completion's tokens.
+        beta: scale of the difference.
+        target: margin to be reached; γ in the paper.
+
+    Returns:
+        (pairs).
+    """
+    import torch.nn.functional as F
+
+    difference = mean_log_probabilities[:, 0] - mean_log_probabilities[:, 1]
+    return -F.logsigmoid(beta * difference - target)
+
+
+def group_advantages(rewards: torch.Tensor, floor: float = 1e-4) -> torch.Tensor:
+    """How far each answer's reward is above the mean of its group, in standard deviations of the group.
+
+    Shao et al., 2024 (arXiv 2402.03300), section 4.1.
+
+    Args:
+        rewards: (prompts, answers to each).
+        floor: added to the standard deviation; a group of equal rewards gets zeros.
+
+    Returns:
+        (prompts, answers to each).
+    """
+    return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + floor)
+
+
 def clipped_policy_loss(ratio: torch.Tensor, advantages: torch.Tensor, clip: float) -> torch.Tensor:
     """-min(ratio · A, clip(ratio, 1 − ε, 1 + ε) · A) per token.
 

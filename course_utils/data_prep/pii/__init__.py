@@ -5,6 +5,6 @@ lists every finding, and the report of `prepare` shows samples. The lesson shows
 marked sets.
 """
 
-from course_utils.data_prep.pii.redaction import PII_KINDS, Entity, Redacted, Redactor, find, redact
+from course_utils.data_prep.pii.redaction import MODES, PII_KINDS, Entity, Redacted, Redactor, find, redact
 
-__all__ = ["PII_KINDS", "Entity", "Redacted", "Redactor", "find", "redact"]
+__all__ = ["MODES", "PII_KINDS", "Entity", "Redacted", "Redactor", "find", "redact"]

@@ -1,0 +1,296 @@
+"""Lesson 04: every method on the same twins, three seeds. Which replies fit better, and what did it take?
+
+    python benchmarks/preferences.py                    # three seeds, about an hour each on two idle cores; a dated record
+    python benchmarks/preferences.py --try DPO GRPO     # a few steps of the methods named, or of all; writes nothing
+
+All but ORPO begin with one model, which has imitated the desk's replies, good and bad ones alike. The control learns the
+chosen replies and nothing else. Where a method has two learning rates, the one that did better on the validation messages
+counts; the test pairs decide nothing. What is recorded: for each test pair whether the chosen reply gained more, for each
+answer at temperature 0 which rules it keeps and what a second judge gives it, and how far sampled answers are from the
+start. The second judge is a reward model, trained on the same pairs from the same start; how often it agrees with the rules
+is recorded beside it.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common import write_record
+from course_utils import evaluation, memory, models, training
+from course_utils.data_prep import load_preferences
+from course_utils.evidence import house_style, lesson_04
+from course_utils.generation import complete
+from course_utils.scoring import chat_token_ids, sum_by_completion, token_log_probabilities
+from course_utils.training.losses import ipo_loss, simpo_loss
+from course_utils.training.objectives.base import Loss
+from course_utils.training.objectives.preference import pair_metrics
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+SEEDS = (0, 1, 2)
+PLAN = {"pairs": 240, "test": 106, "validation": 40, "sampled": 40, "answer_tokens": 64, "batch": 8,
+        "grpo_steps": 40, "grpo_messages": 4, "grpo_answers": 6}  # fmt: skip
+TRY = PLAN | {"pairs": 4, "test": 2, "validation": 1, "sampled": 2, "answer_tokens": 16,
+              "grpo_steps": 1, "grpo_messages": 1, "grpo_answers": 2}  # fmt: skip
+START_RATE = 1e-3
+START, CONTROL = lesson_04.START, lesson_04.CONTROL
+
+
+@dataclass(frozen=True)
+class IPO(training.DPO):
+    """DPO with a squared distance to a margin."""
+
+    name: str = "ipo"
+
+    def loss(self, model: torch.nn.Module, batch: Any, totals: Mapping[str, float]) -> Loss:
+        """Mean over the batch's pairs."""
+        log_probabilities = sum_by_completion(token_log_probabilities(model, batch), batch).view(-1, 2)
+        log_ratios = log_probabilities - batch["reference_log_probabilities"]
+        metrics = pair_metrics(self.beta * log_ratios.detach(), totals["pairs"])
+        return Loss(ipo_loss(log_ratios, self.beta).sum() / totals["pairs"], metrics)
+
+
+@dataclass(frozen=True)
+class SimPO(training.ORPO):
+    """Mean log-probabilities, a target, no reference."""
+
+    beta: float = 2.0
+    target: float = 0.5
+    name: str = "simpo"
+
+    def loss(self, model: torch.nn.Module, batch: Any, totals: Mapping[str, float]) -> Loss:
+        """Mean over the batch's pairs."""
+        scores = token_log_probabilities(model, batch)
+        sums, counts = sum_by_completion(scores, batch), sum_by_completion(torch.ones_like(scores), batch)
+        means = (sums / counts).view(-1, 2)
+        metrics = pair_metrics(self.beta * means.detach(), totals["pairs"])
+        return Loss(simpo_loss(means, self.beta, self.target).sum() / totals["pairs"], metrics)
+
+
+# Method → (objective, learning rates). SFT on chosen is the control.
+METHODS: dict[str, tuple[Any, tuple[float, ...]]] = {
+    CONTROL: (training.SFT(), (3e-4, 1e-3)),
+    "DPO": (training.DPO(beta=0.1), (3e-4, 1e-3)),
+    "DPO, β = 0.02": (training.DPO(beta=0.02), (3e-4,)),
+    "DPO, β = 1": (training.DPO(beta=1.0), (3e-4,)),
+    "ORPO": (training.ORPO(beta=0.5), (1e-3, 2e-3)),
+    "KTO": (training.KTO(beta=0.1), (3e-4,)),
+    "IPO": (IPO(beta=0.1), (3e-4,)),
+    "SimPO": (SimPO(), (3e-4,)),
+    "GRPO": (None, (3e-4,)),
+    "DPO, rate too high": (training.DPO(beta=0.1), (5e-3,)),
+    "DPO, contradictory pairs": (training.DPO(beta=0.1), (3e-4,)),
+}
+
+
+def adapter(model: Any, seed: int) -> Any:
+    """The same fresh adapter on any model."""
+    torch.manual_seed(seed)
+    return get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+
+
+def chat(row: Mapping[str, Any], key: str) -> list[dict]:
+    """A pair's prompt with one of its replies."""
+    return [*row["prompt"], {"role": "assistant", "content": row[key]}]
+
+
+def examples_for(name: str, rows: Sequence[dict]) -> list[Any]:
+    """The rows as the method's objective takes them."""
+    if name == CONTROL:
+        return [chat(row, "chosen") for row in rows]
+    if name == "KTO":
+        return [
+            {"prompt": row["prompt"], "completion": row[key], "label": key == "chosen"}
+            for row in rows for key in ("chosen", "rejected")
+        ]  # fmt: skip
+    if name == "DPO, contradictory pairs":
+        turned = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+        return [pair for both in zip(rows, turned) for pair in both]
+    return list(rows)
+
+
+def grpo(model: Any, tokenizer: Any, rows: Sequence[dict], rate: float, plan: Mapping[str, int], seed: int) -> Any:
+    """TRL's GRPO with the rules as the reward."""
+    import datasets
+    from trl import GRPOConfig, GRPOTrainer
+
+    answers = plan["grpo_answers"]
+    config = GRPOConfig(
+        output_dir=tempfile.mkdtemp(), max_steps=plan["grpo_steps"], learning_rate=rate, seed=seed, beta=0.02,
+        per_device_train_batch_size=answers, gradient_accumulation_steps=plan["grpo_messages"], num_generations=answers,
+        max_completion_length=plan["answer_tokens"], temperature=1.0, lr_scheduler_type="constant", save_strategy="no",
+        report_to="none", disable_tqdm=True, gradient_checkpointing=False, use_cpu=model.device.type == "cpu",
+        bf16=model.dtype == torch.bfloat16, logging_steps=5,
+    )  # fmt: skip
+    data = datasets.Dataset.from_list([{key: row[key] for key in ("prompt", "wants", "tone", "order")} for row in rows])
+    torch.manual_seed(seed)
+    config_lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = GRPOTrainer(
+        model=model, args=config, train_dataset=data, processing_class=tokenizer, reward_funcs=rules, peft_config=config_lora
+    )
+    trainer.train()
+    return trainer.model
+
+
+def rules(completions: Sequence[Any], wants: Sequence, tone: Sequence, order: Sequence, **_: Any) -> list[float]:
+    """The reward of GRPO."""
+    return house_style.reward(completions=completions, wants=wants, tone=tone, order=order)
+
+
+class Run:
+    """One seed: the start, then every method from it."""
+
+    def __init__(self, seed: int, plan: Mapping[str, int]) -> None:
+        self.seed, self.plan = seed, plan
+        pairs = load_preferences("twins")
+        rows = list(pairs.train)
+        random.Random(seed).shuffle(rows)
+        self.rows, self.test, self.validation = (
+            rows[: plan["pairs"]], pairs.test[: plan["test"]], pairs.validation[: plan["validation"]],
+        )  # fmt: skip
+        self.base, self.tokenizer = models.load()
+        dice = random.Random(seed)
+        demonstrations = [chat(row, dice.choice(("chosen", "rejected"))) for row in self.rows]
+        tuned = adapter(self.base, seed)
+        self.fit(tuned, demonstrations, training.SFT(), START_RATE)
+        self.start = tuned.merge_and_unload()
+        self.before = evaluation.likelihoods(self.start, self.tokenizer, self.test)
+        self.start_answers = lesson_04.answers(self.start, self.tokenizer, self.test, plan["answer_tokens"])
+        self.methods: dict[str, dict[str, Any]] = {START: self.looked_at(self.start, None)}
+
+    def fit(self, model: Any, rows: Sequence[Any], objective: Any, rate: float, epochs: float = 1.0) -> training.History:
+        """Train an adapter."""
+        settings = training.Settings(
+            learning_rate=rate, batch_size=self.plan["batch"], warmup_steps=3, seed=self.seed, epochs=epochs
+        )
+        return training.fit(model, self.tokenizer, rows, None, objective, settings)
+
+    def looked_at(self, model: Any, history: training.History | None) -> dict[str, Any]:
+        """Everything that is recorded of a trained model."""
+        test, plan, is_start = self.test, self.plan, model is self.start
+        now = self.before if is_start else evaluation.likelihoods(model, self.tokenizer, test)
+        right = [p.prefers_chosen for p in now] if is_start else [c > r for c, r in lesson_04.gains(self.before, now)]
+        texts = self.start_answers if is_start else lesson_04.answers(model, self.tokenizer, test, plan["answer_tokens"])
+        kept = [house_style.judge(row, text) for row, text in zip(test, texts)]
+        found: dict[str, Any] = {"right": list(map(float, right)), "texts": texts}
+        found |= {rule: [float(one[rule]) for one in kept] for rule in house_style.RULES}
+        found["all rules"] = [float(all(one.values())) for one in kept]
+        found["wins over start"] = house_style.wins(test, texts, self.start_answers)
+        if not is_start:
+            asked = [row["prompt"] for row in test[: plan["sampled"]]]
+            ids = [chat_token_ids(self.tokenizer, prompt, add_generation_prompt=True) for prompt in asked]
+            sampled = complete(model, self.tokenizer, ids, plan["answer_tokens"], temperature=1.0, seed=self.seed)
+            found["kl"] = evaluation.log_ratios(model, self.tokenizer, asked, sampled, self.reference_for(model))
+            found["different sampled"] = len({tuple(answer) for answer in sampled})
+        else:
+            found["kl"] = [0.0] * plan["sampled"]
+        if history is not None and history.losses:
+            found["last loss"] = sum(history.losses[-4:]) / len(history.losses[-4:])
+            if "accuracy" in history.metrics:
+                last = history.metric("accuracy")[1:] or history.metric("accuracy")
+                found["last accuracy"] = sum(last) / len(last)
+        return found
+
+    def reference_for(self, model: Any) -> Any:
+        """The start; for an adapter on it, the model with its adapter switched off, which needs no second copy."""
+        return None if getattr(model, "_from_start", False) else self.start
+
+    def train(self, name: str, rate: float) -> tuple[Any, training.History | None, Callable[[], Any]]:
+        """A trained model, its history, and how to get rid of its adapter."""
+        objective, _ = METHODS[name]
+        if name == "GRPO":
+            model = grpo(self.start, self.tokenizer, self.rows, rate, self.plan, self.seed)
+            model._from_start = True
+            return model, None, model.unload
+        body = models.load()[0] if name == "ORPO" else self.start
+        model = adapter(body, self.seed)
+        model._from_start = name != "ORPO"
+        history = self.fit(model, examples_for(name, self.rows), objective, rate)
+        return model, history, model.unload
+
+    def method(self, name: str) -> None:
+        """Train a method at each of its rates and record the one that did best on the validation messages."""
+        best: tuple[float, dict[str, Any]] | None = None
+        for rate in METHODS[name][1]:
+            started = time.perf_counter()
+            model, history, drop = self.train(name, rate)
+            seconds = time.perf_counter() - started
+            texts = lesson_04.answers(model, self.tokenizer, self.validation, self.plan["answer_tokens"])
+            kept = house_style.shares(self.validation, texts)["all rules"].value
+            if best is None or kept > best[0]:
+                best = kept, self.looked_at(model, history) | {"rate": rate, "seconds": seconds}
+            drop()
+            del model
+            memory.release()
+        if best is not None:
+            self.methods[name] = best[1] | {"validation, all rules": best[0]}
+
+    def finish(self) -> dict[str, Any]:
+        """The run as it is recorded: each method also beside the control."""
+        second = self.second_judge()
+        if CONTROL in self.methods:
+            control = self.methods[CONTROL]
+            for found in self.methods.values():
+                found["wins over control"] = house_style.wins(self.test, found["texts"], control["texts"])
+                scores = zip(found["judge"], control["judge"])
+                found["wins by judge"] = [0.5 if a == b else float(a > b) for a, b in scores]
+        return {"seed": self.seed, "methods": self.methods, "judge": second}
+
+    def second_judge(self) -> dict[str, list[float]]:
+        """Train a reward model, let it score all answers, and say how it does where the truth is known.
+
+        Returns:
+            "ranks test pairs", and "agrees with the rules": for each answer and the start's answer to the same message of
+            which the rules like one better, whether the judge likes the same one better.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.start.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            body, _ = models.load_reward(folder, seed=self.seed + 100)
+        config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
+        judge = get_peft_model(body, config)
+        self.fit(judge, self.rows, training.Reward(centre=0.01), 5e-4, epochs=2)
+        prompts = [row["prompt"] for row in self.test]
+
+        def scores(texts: Sequence[str]) -> list[float]:
+            return training.reward_scores(judge, self.tokenizer, prompts, texts)
+
+        for found in self.methods.values():
+            found["judge"] = scores(found["texts"])
+        start, agrees = self.methods[START]["judge"], []
+        for found in self.methods.values():
+            rules = house_style.wins(self.test, found["texts"], self.start_answers)
+            agrees += [float((a > b) == (w == 1)) for a, b, w in zip(found["judge"], start, rules) if w != 0.5]
+        pairs = zip(scores([row["chosen"] for row in self.test]), scores([row["rejected"] for row in self.test]))
+        return {"ranks test pairs": [float(a > b) for a, b in pairs], "agrees with the rules": agrees}
+
+
+def main() -> None:
+    """All seeds and methods, then the record; with --try a few steps of the methods named."""
+    trying = "--try" in sys.argv
+    names = [argument for argument in sys.argv[1:] if argument in METHODS] or list(METHODS)
+    runs = []
+    for seed in SEEDS[:1] if trying else SEEDS:
+        run = Run(seed, TRY if trying else PLAN)
+        for name in names:
+            run.method(name)
+            found = run.methods[name]
+            kept = sum(found["all rules"]) / len(found["all rules"])
+            print(
+                seed, name, f"all rules {kept:.2f}, pairs right {sum(found['right']) / len(found['right']):.2f}", flush=True
+            )
+        runs.append(run.finish())
+        memory.release()
+    if not trying:
+        write_record("preferences", {"plan": PLAN, "seeds": list(SEEDS), "start rate": START_RATE, "runs": runs})
+
+
+if __name__ == "__main__":
+    main()

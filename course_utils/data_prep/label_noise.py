@@ -1,0 +1,148 @@
+"""Which labels are probably wrong? Rows whose label a classifier would not have given, though it never saw that row.
+
+No rule sees a wrong label: the row is well formed, and the label is one of the allowed ones. But labels agree with their
+messages more often than not, so a classifier learns what most rows say, and the few that contradict it stand out. Each row
+is judged by a classifier that was trained without it ("out of fold"), or the classifier would know the wrong label by heart.
+
+This is the method of confident learning (Northcutt, Jiang and Chuang 2021, arXiv 1911.00068; library: cleanlab), in its
+simplest form: rank the rows by the probability of their own label. The paper's rule picks rows instead: a row is a suspect
+if another label reaches that label's threshold, the mean probability that the classifier gives it on the rows that have it
+(the off-diagonal of the paper's confident joint). `LabelCheck.by_published_rule` has those. On the lesson's export the rule
+accuses fewer rows and a larger share of them rightly, and it leaves about half of the wrong labels where they are; the
+ranking finds nearly all of them, if you read on long enough (tests/data_prep/test_label_noise.py has the figures).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from course_utils.data_prep import formats
+from course_utils.errors import CourseError
+
+
+@dataclass(frozen=True)
+class LabelCheck:
+    """What a classifier says about the labels of rows that it was not trained on.
+
+    Attributes:
+        labels: all labels, sorted.
+        given: the label of each row.
+        suggested: for each row, the label that the classifier finds likeliest.
+        probability: for each row, the probability that the classifier gives to its own label, shape (rows,).
+        suspects: rows for which the classifier prefers another label; the least probable label first.
+        by_published_rule: the suspects that the rule of confident learning accuses, in the same order.
+    """
+
+    labels: tuple[str, ...]
+    given: list[str]
+    suggested: list[str]
+    probability: np.ndarray = field(repr=False)
+    suspects: list[int] = field(repr=False)
+    by_published_rule: list[int] = field(repr=False)
+
+
+def label_of(row: dict, name: str) -> str:
+    """A field of the record in a row's answer.
+
+    Raises:
+        CourseError: the answer is not a JSON record, or its field is missing or no text.
+    """
+    try:
+        value = json.loads(formats.answer_of(row))[name]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CourseError(f"an answer without a field {name!r}: {formats.answer_of(row)[:80]!r}") from error
+    if not isinstance(value, str):
+        raise CourseError(f"field {name!r} must be text to be a label; found {value!r}")
+    return value
+
+
+def evidence_in(row: dict, name: str, message_only: bool = False) -> str:
+    """What a classifier may read of a row: the message and, unless `message_only`, the record without the label itself."""
+    if message_only:
+        return formats.prompt_of(row)
+    rest = {key: value for key, value in json.loads(formats.answer_of(row)).items() if key != name}
+    return "\n".join([formats.prompt_of(row), *(f"{key}_{v}" if " " not in str(v) else str(v) for key, v in rest.items())])
+
+
+def classifier() -> Any:
+    """A small text classifier: TF-IDF of words and pairs of words, and logistic regression.
+
+    SAGA steps row by row in one thread; solvers of dense algebra wait for cores that other work holds.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    features = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
+    return make_pipeline(features, LogisticRegression(C=3, solver="saga", tol=1e-3, random_state=0))
+
+
+def check_labels(rows: Sequence[dict], name: str, folds: int = 5, seed: int = 0, message_only: bool = False) -> LabelCheck:
+    """Judge each row's label by a classifier that was trained on the other folds.
+
+    Drop copies first: a copy in another fold would tell the classifier the label that is to be doubted.
+
+    Args:
+        rows: chat rows whose answers are JSON records.
+        name: the field that is the label.
+        folds: how many parts; each is judged by a classifier trained on the others.
+        seed: of the division into parts.
+        message_only: whether to leave the rest of the record aside. A summary helps if it was written apart from the label,
+            and misleads if whoever chose the wrong label wrote it to match.
+
+    Raises:
+        CourseError: fewer than two labels, or a label on fewer rows than there are folds.
+    """
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    given = [label_of(row, name) for row in rows]
+    count = Counter(given)
+    if len(count) < 2 or min(count.values()) < folds:
+        raise CourseError(f"at least two labels with {folds} rows each are needed; there are {dict(count)}")
+    labels, coded = np.unique(given, return_inverse=True)
+    texts = [evidence_in(row, name, message_only) for row in rows]
+    parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    probabilities = cross_val_predict(classifier(), texts, coded, cv=parts, method="predict_proba")
+    own = probabilities[np.arange(len(coded)), coded]
+    likeliest = probabilities.argmax(1)
+    thresholds = np.array([own[coded == code].mean() for code in range(len(labels))])
+    reached = np.where(probabilities >= thresholds, probabilities, 0)
+    accused = (reached.max(1) > 0) & (reached.argmax(1) != coded)
+    order = np.argsort(own, kind="stable")
+    return LabelCheck(
+        labels=tuple(map(str, labels)),
+        given=given,
+        suggested=[str(labels[code]) for code in likeliest],
+        probability=own,
+        suspects=[int(i) for i in order if likeliest[i] != coded[i]],
+        by_published_rule=[int(i) for i in order if accused[i]],
+    )
+
+
+def repaired(rows: Sequence[dict], name: str, decisions: Mapping[int, str | None]) -> list[dict]:
+    """Copies of the rows, with the labels that somebody decided on.
+
+    Args:
+        rows: chat rows whose answers are JSON records.
+        name: the field that is the label.
+        decisions: row → its right label, or None to leave the row out; other rows stay as they are.
+    """
+    kept = []
+    for index, row in enumerate(rows):
+        decision = decisions.get(index, "")
+        if decision is None:
+            continue
+        new = copy.deepcopy(dict(row))
+        if decision:
+            answer = next(m for m in reversed(new["messages"]) if m["role"] == "assistant")
+            record = json.loads(formats.answer_of(row))
+            answer["content"] = json.dumps(record | {name: decision}, ensure_ascii=False)
+        kept.append(new)
+    return kept

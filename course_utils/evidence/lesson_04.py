@@ -1,0 +1,630 @@
+"""What lesson 04 shows and claims: pairs and their log-probabilities, shortcuts, answers judged by rules, records, prices.
+
+Three records are read. `preferences` (`benchmarks/preferences.py`) has every method on the twins with three seeds.
+`alignment` has the first edition's methods, PPO among them, on the older pairs; only what it says about distance is used.
+`method-prices` has the time and memory of a step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from course_utils import assets, charts, claims, evaluation, show
+from course_utils.errors import CourseError
+from course_utils.evidence import house_style
+from course_utils.evidence.cards import Verdict
+from course_utils.show.answers import Answers
+from course_utils.show.style import box, tone
+from course_utils.show.tables import Table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from course_utils.evaluation import Likelihoods
+    from course_utils.figures import Figure
+    from course_utils.models import Model
+
+Row = Mapping[str, Any]
+START, CONTROL = "the desk's replies (SFT)", "SFT on chosen"
+NOT_RECORDED = "not recorded yet"
+
+
+# -- replies and their log-probabilities ------------------------------------------------------------------------------------
+
+
+def pair_card(row: Row, names: tuple[str, str] = ("chosen", "rejected")) -> Answers:
+    """A pair as cards: the message, and the two replies beside each other."""
+    return show.answers([row["prompt"][-1]["content"]], {name: [row[name]] for name in names}, longest=400)
+
+
+def gains(before: Sequence[Likelihoods], now: Sequence[Likelihoods]) -> list[tuple[float, float]]:
+    """How much each pair's replies have gained in log-probability: (chosen, rejected), in nats."""
+    return [(b.chosen - a.chosen, b.rejected - a.rejected) for a, b in zip(before, now, strict=True)]
+
+
+def ranked(before: Sequence[Likelihoods], now: Sequence[Likelihoods]) -> evaluation.Score:
+    """Share of pairs in which the chosen reply gained more: what DPO's implicit reward ranks right."""
+    return evaluation.proportion([chosen > rejected for chosen, rejected in gains(before, now)])
+
+
+def gain_table(before: tuple[float, float], now: tuple[float, float], beta: float = 0.1) -> Table:
+    """One pair by hand: log-probabilities at the start and now, gains, implicit rewards.
+
+    Args:
+        before, now: log-probabilities of (chosen, rejected).
+        beta: of DPO.
+    """
+    rows = {
+        name: {"reference": a, "now": b, "gain": b - a, f"reward: {beta:g} × gain": beta * (b - a)}
+        for name, a, b in zip(("chosen", "rejected"), before, now)
+    }
+    margin = beta * ((now[0] - before[0]) - (now[1] - before[1]))
+    loss = math.log1p(math.exp(-margin))
+    return Table(rows, f"Log-probabilities of the two replies. Margin {margin:.2f}, loss {loss:.2f}", "reply", "chosen")
+
+
+def reading_the_log(log: Sequence[Mapping[str, float]]) -> Figure:
+    """TRL's `rewards/chosen` and `rewards/rejected`, step by step.
+
+    Raises:
+        CourseError: there are no such columns.
+    """
+    rows = [row for row in log if "rewards/chosen" in row]
+    if not rows:
+        raise CourseError("the log has no column rewards/chosen: is it that of a DPOTrainer?")
+    steps = [row["step"] for row in rows]
+    series = {name: (steps, [row[f"rewards/{name}"] for row in rows]) for name in ("chosen", "rejected")}
+    apart = rows[-1]["rewards/chosen"] > rows[-1]["rewards/rejected"]
+    title = "The two rewards move apart" if apart else "The two rewards have not moved apart"
+    return charts.trade_off(series, title, "step", "implicit reward")
+
+
+def log_table(log: Sequence[Mapping[str, float]]) -> Table:
+    """The columns of a DPO log that one looks at, for the first and the last step, with what they mean."""
+    rows = [row for row in log if "rewards/margins" in row]
+    if not rows:
+        raise CourseError("the log has no column rewards/margins: is it that of a DPOTrainer?")
+    meanings = {
+        "loss": "begins at 0.69, or the reference is not the model you train",
+        "rewards/accuracies": "share of the pairs in which chosen gained more; 0 at first, when neither has",
+        "rewards/margins": "how much more; should grow",
+        "rewards/chosen": "β times the gain of chosen; below 0 it has become less likely",
+        "rewards/rejected": "β times the gain of rejected; should fall below chosen",
+        "logps/chosen": "log-probability of the chosen replies; watch it for a collapse",
+    }
+    first, last = rows[0], rows[-1]
+    shown = {
+        name: {"first step": float(first[name]), "last step": float(last[name]), "what to look for": meaning}
+        for name, meaning in meanings.items()
+        if name in first
+    }
+    return Table(shown, f"The log of {len(rows)} entries", "column", "")
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------------
+
+
+def answers(model: Model, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_new_tokens: int = 64) -> list[str]:
+    """Answers at temperature 0 to the messages of some pairs."""
+    from course_utils.generation import generate
+
+    return generate(model, tokenizer, [row["prompt"] for row in rows], max_new_tokens=max_new_tokens)
+
+
+def judged_cards(rows: Sequence[Row], answers: Mapping[str, Sequence[str]]) -> Answers:
+    """Answers as cards, with a mark for each rule of the house style.
+
+    Args:
+        rows: of the twins.
+        answers: model → its answers.
+    """
+    messages = [row["prompt"][-1]["content"] for row in rows]
+    return _Judged(messages, {name: list(given) for name, given in answers.items()}, list(rows))
+
+
+class _Judged(Answers):
+    """Answers whose text is shown above the marks of the rules."""
+
+    def __init__(self, messages: list[str], models: dict[str, list[str]], rows: list[Row]) -> None:
+        super().__init__(messages, models, None, json.loads, 400)
+        self._rows = rows
+
+    def fields(self, name: str, index: int) -> list[tuple[str, Any, bool]]:
+        """The rules, each with whether it was kept."""
+        verdict = house_style.judge(self._rows[index], self.models[name][index])
+        return [(rule, kept, kept) for rule, kept in verdict.items()]
+
+    def _card(self, name: str, index: int) -> str:
+        fields = self.fields(name, index)
+        marks = " ".join(
+            f'<span style="{tone("good" if kept else "bad")};padding:.05em .3em">{sign} {escape(rule)}</span>'
+            for rule, _, kept in fields
+            for sign in ("✓" if kept else "✗")
+        )
+        text = f'<span style="white-space:pre-wrap">{escape(self._cut(self.models[name][index]))}</span>'
+        whole = all(kept for _, _, kept in fields)
+        return box(f"<b>{escape(name)}</b><br>{text}<br>{marks}", "good" if whole else "bad", f"{name}: answer")
+
+
+def answers_table(rows: Sequence[Row], answers: Mapping[str, Sequence[str]], start: str) -> Table:
+    """Shares of the rules kept, and how often each model beats the first by rules.
+
+    Args:
+        rows: of the twins.
+        answers: model → its answers.
+        start: the model that the others are compared with.
+    """
+    made: dict[str, dict[str, Any]] = {}
+    for name, given in answers.items():
+        kept = house_style.shares(rows, given)
+        against = None if name == start else house_style.win_rate(rows, given, answers[start])
+        made[name] = {rule: kept[rule] for rule in ("right step", "tone fits", "all rules")}
+        made[name] |= {f"better than “{start}”": against}
+    return Table(made, f"Answers at temperature 0 to {len(rows)} test messages, ties count half", "model", "")
+
+
+# -- shortcuts --------------------------------------------------------------------------------------------------------------
+
+
+def shortcut_table(sets: Mapping[str, Any]) -> Table:
+    """How many test pairs the simplest models rank right, for each set of pairs.
+
+    Args:
+        sets: name → `Preferences`.
+    """
+    from course_utils.data_prep.shortcuts import overlap, shortcut_scores
+
+    columns = {name: shortcut_scores(pairs.train, pairs.test) for name, pairs in sets.items()}
+    for name, pairs in sets.items():
+        shared = [overlap(row) for row in pairs.test]
+        ranks = [0.5 if s == 0 else float(s > 0) for s in shared]
+        columns[name]["words shared with the message"] = evaluation.mean(ranks)
+    rules = list(next(iter(columns.values())))
+    rows = {rule: {name: column[rule] for name, column in columns.items()} for rule in rules}
+    return Table(rows, "Test pairs ranked right by models that hardly read, ties count half", "what it looks at", "")
+
+
+# -- GRPO -------------------------------------------------------------------------------------------------------------------
+
+
+def group_table(rewards: Sequence[float]) -> Table:
+    """One group of answers by hand: reward, distance from the group's mean, advantage."""
+    mean, deviation = statistics.mean(rewards), statistics.stdev(rewards)
+    rows = {
+        f"answer {number}": {
+            "reward": float(reward),
+            "less the mean": reward - mean,
+            "advantage": (reward - mean) / (deviation + 1e-4),
+        }
+        for number, reward in enumerate(rewards, 1)
+    }
+    return Table(rows, f"Mean {mean:.2f}, standard deviation {deviation:.2f}", "of one group", "")
+
+
+def collapse_table(before: Sequence[str], after: Sequence[str], valid: Callable[[str], bool], right: Sequence[str]) -> Table:
+    """What a check that asks for valid JSON only has made of a model's answers.
+
+    Args:
+        before, after: sampled answers to the same messages.
+        valid: the check.
+        right: the right category of each message.
+    """
+    rows = {}
+    for name, given in (("before", before), ("after GRPO", after)):
+        categories = [_category(answer) for answer in given]
+        rows[name] = {
+            "valid JSON": evaluation.proportion([valid(answer) for answer in given]),
+            "different answers": len(set(given)),
+            "of": len(given),
+            "category right": evaluation.proportion([a == b for a, b in zip(categories, right, strict=True)]),
+        }
+    commonest = max(set(after), key=list(after).count)
+    caption = f"The most frequent answer after training: {commonest.strip()[:60]}"
+    return Table(rows, caption, "", "")
+
+
+def _category(answer: str) -> str | None:
+    try:
+        record = json.loads(answer)
+    except ValueError:
+        return None
+    return record.get("category") if isinstance(record, dict) else None
+
+
+# -- the record of all methods ----------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def preferences() -> dict[str, Any] | None:
+    """The newest whole record of all methods on the twins; None if nobody has made one."""
+    try:
+        file = assets.record("preferences")
+    except CourseError:
+        return None
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def per_seed(method: str, measure: str) -> list[list[float]]:
+    """A measure of a method, for each seed: one value per message or pair."""
+    record = preferences()
+    if record is None:
+        return []
+    return [run["methods"][method][measure] for run in record["runs"] if measure in run["methods"].get(method, {})]
+
+
+def over_seeds(method: str, measure: str) -> evaluation.Score | None:
+    """Mean over seeds with its interval over messages; None if it was not recorded."""
+    rows = per_seed(method, measure)
+    return evaluation.over_seeds(rows) if rows else None
+
+
+def _with_range(rows: Sequence[Sequence[float]], scale: float = 100, unit: str = " %", digits: int = 0) -> str | None:
+    """Mean over seeds and, in brackets, the lowest and highest seed."""
+    if not rows:
+        return None
+    means = [scale * statistics.mean(row) for row in rows]
+    return f"{statistics.mean(means):.{digits}f}{unit} ({min(means):.{digits}f}-{max(means):.{digits}f})"
+
+
+METHODS = (START, CONTROL, "DPO", "ORPO", "KTO", "IPO", "SimPO", "GRPO")
+
+
+def methods_table(names: Sequence[str] = METHODS) -> Table:
+    """Every method on the twins: pairs ranked, answers, win rate over the control, distance."""
+    record = preferences()
+    rows: dict[str, dict[str, Any]] = {}
+    for name in names:
+        if not per_seed(name, "right"):
+            rows[name] = {"pairs right": NOT_RECORDED}
+            continue
+        against = [] if name in (START, CONTROL) else per_seed(name, "wins over control")
+        rows[name] = {
+            "pairs right": _with_range(per_seed(name, "right")),
+            "right step": _with_range(per_seed(name, "right step")),
+            "all rules kept": _with_range(per_seed(name, "all rules")),
+            f"beats “{CONTROL}”": _with_range(against) if against else None,
+            "the same, by the second judge": _with_range(per_seed(name, "wins by judge")) if against else None,
+            "KL, nats per answer": _with_range(per_seed(name, "kl"), 1, "", 1),
+        }
+    when = (
+        f"Recorded {record['date']}, {record['plan']['pairs']} pairs, mean of {len(record['runs'])} seeds (lowest-highest)"
+        if record
+        else f"All methods on the same pairs: {NOT_RECORDED} (benchmarks/preferences.py)"
+    )
+    return Table(rows, when, "method", "DPO")
+
+
+def second_judge() -> str:
+    """Two sentences: how far the second judge, a reward model, can be trusted."""
+    record = preferences()
+    judged = [run["judge"] for run in record["runs"] if "judge" in run] if record else []
+    if not any(one["agrees with the rules"] for one in judged):
+        return f"How often the second judge agrees with the rules is {NOT_RECORDED}."
+    agrees = [100 * statistics.mean(one["agrees with the rules"]) for one in judged if one["agrees with the rules"]]
+    ranks = [100 * statistics.mean(one["ranks test pairs"]) for one in judged]
+    return (
+        f"The second judge ranks {statistics.mean(ranks):.0f} % of the test pairs right (seeds {min(ranks):.0f}-"
+        f"{max(ranks):.0f}). Where the rules like one of two answers better, it likes the same one in "
+        f"{statistics.mean(agrees):.0f} % of the cases ({min(agrees):.0f}-{max(agrees):.0f}); a coin would in 50 %."
+    )
+
+
+def dpo_against_control() -> str:
+    """A sentence: whether DPO's answers beat those of SFT on the chosen replies, over seeds."""
+    wins = over_seeds("DPO", "wins over control")
+    if wins is None:
+        return f"Whether DPO beats SFT on the chosen replies here is {NOT_RECORDED}."
+    figures = f"{100 * wins.value:.0f} % of the messages (95 % interval {100 * wins.low:.0f}-{100 * wins.high:.0f})"
+    if wins.low > 0.5:
+        return f"DPO beats the control: its answer is better, ties counting half, in {figures}."
+    if wins.high < 0.5:
+        return f"The control beats DPO: DPO's answer is better, ties counting half, in only {figures}."
+    return f"DPO and the control cannot be told apart: DPO's answer is better, ties counting half, in {figures}."
+
+
+def kl_figure() -> Figure | Table:
+    """Share of answers that keep all rules against the distance gone for it, with the spread of the seeds; DPO by its β."""
+    record = preferences()
+    if record is None:
+        return methods_table(("DPO", "ORPO", "GRPO", CONTROL))
+    betas = {0.1: "DPO"} | {float(n.split("=")[1]): n for n in record["runs"][0]["methods"] if n.startswith("DPO, β")}
+    points = {"DPO": [(f"β = {beta:g}", *_over_seeds(betas[beta])) for beta in sorted(betas)]}
+    points |= {name: [("", *_over_seeds(name))] for name in (CONTROL, "ORPO", "GRPO") if per_seed(name, "kl")}
+    title = "What each method reached, and how far it went for it"
+    return charts.reached(points, title, "KL from the start (nats per answer)", "answers that keep\nall rules, %")
+
+
+def _over_seeds(name: str) -> tuple[list[float], list[float]]:
+    """KL and per cent of answers that keep all rules, one value per seed."""
+    kl = [statistics.mean(row) for row in per_seed(name, "kl")]
+    return kl, [100 * statistics.mean(row) for row in per_seed(name, "all rules")]
+
+
+def failures_table() -> Table:
+    """What the recorded failures look like, beside healthy DPO."""
+    record = preferences()
+    rows: dict[str, dict[str, Any]] = {}
+    for name in ("DPO", "DPO, rate too high", "DPO, contradictory pairs"):
+        if not per_seed(name, "right"):
+            rows[name] = {"last loss": NOT_RECORDED}
+            continue
+        last = [run["methods"][name]["last loss"] for run in record["runs"]] if record else []
+        rows[name] = {
+            "last loss": statistics.mean(last),
+            "training pairs right, %": round(
+                100 * statistics.mean(run["methods"][name]["last accuracy"] for run in record["runs"])
+            )
+            if record
+            else None,
+            "answers that keep all rules": _with_range(per_seed(name, "all rules")),
+            "KL, nats per answer": _with_range(per_seed(name, "kl"), 1, "", 1),
+        }
+    return Table(rows, "Healthy and broken runs" + ("" if record else f": {NOT_RECORDED}"), "run", "DPO")
+
+
+def before_and_after() -> Answers:
+    """The first screen: a recorded answer before and after DPO, at temperature 0; until there is a record, a pair."""
+    from course_utils.data_prep import load_preferences
+
+    pairs = load_preferences("twins")
+    record = preferences()
+    if record is None:
+        row = next(row for row in pairs.test if row["kind"] == "step" and row["wants"] == ["danger"])
+        return judged_cards([row], {"before (a reply the desk has sent)": [row["rejected"]], "wanted": [row["chosen"]]})
+    run = record["runs"][0]["methods"]
+    test = pairs.test[: len(run[START]["texts"])]
+    both = list(zip(test, run[START]["texts"], run["DPO"]["texts"]))
+    fixed = [i for i, (row, a, b) in enumerate(both) if house_style.score(row, a) < 1 == house_style.score(row, b)]
+    danger = [i for i in fixed if test[i]["wants"] == ["danger"]]
+    index = (danger or fixed or [0])[0]
+    return judged_cards([test[index]], {"before": [run[START]["texts"][index]], "after DPO": [run["DPO"]["texts"][index]]})
+
+
+# -- costs ------------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def prices() -> dict[str, Any]:
+    """The newest record of the time and memory of a step."""
+    content: dict[str, Any] = json.loads(assets.record("method-prices").read_text(encoding="utf-8"))
+    return content
+
+
+def passes(method: str, full: bool = False, epochs: int = 2) -> int:
+    """How often each token goes through the body, counted in forward passes.
+
+    A backward pass counts as one with LoRA, which needs no gradients of frozen weights, and as two in full fine-tuning.
+    """
+    step = 3 if full else 2
+    # PPO answers, looks back with policy, reference and reward model, and then trains.
+    extra = {"SFT": 0, "DPO": 1, "ORPO": 0, "reward model": 0, "PPO": 4 + (epochs - 1) * step}
+    return step + extra[method]
+
+
+HELD = {  # models whose weights are in memory: full fine-tuning, LoRA
+    "SFT": (1, 1),
+    "DPO": (2, 1),
+    "DPO, prompt shared": (2, 1),
+    "ORPO": (1, 1),
+    "PPO": (4, 2),
+}
+
+
+def costs_table() -> Table:
+    """Time, memory and models of each method beside SFT's."""
+    record = prices()
+    rows = {}
+    for name, (full, lora) in HELD.items():
+        row = record["over SFT"][name]
+        time, token, memory = row["an example"], row["a token"], row["memory added, MB"]
+        rows[name] = {
+            "time per example": "1" if name == "SFT" else f"{time[0]:.1f} ({time[1]:.1f}-{time[2]:.1f})",
+            "time per token": "1" if name == "SFT" else f"{token[0]:.1f} ({token[1]:.1f}-{token[2]:.1f})",
+            "memory of a step, MB": round(memory[0]),
+            "models held: full": full,
+            "models held: LoRA": lora,
+        }
+    caption = (
+        f"SFT = 1. Recorded {record['date']}, steps of {record['examples']} examples, mean of {record['rounds']} rounds "
+        "(95 % interval)"
+    )
+    return Table(rows, caption, "method", "")
+
+
+def _time(method: str) -> list[float]:
+    times: list[float] = prices()["over SFT"][method]["an example"]
+    return times
+
+
+def judge_A1() -> Verdict:
+    """Time of an example beside SFT's, with the prompt computed once for both replies and written twice."""
+    shared, twice = _time("DPO, prompt shared"), _time("DPO")
+    token = prices()["over SFT"]["DPO"]["a token"]
+    inside = [name for name, time in (("shared", shared), ("twice", twice)) if 1.5 <= time[0] <= 2]
+    word = {0: claims.FAILS, 1: claims.UNDER_A_CONDITION, 2: claims.HOLDS}[len(inside)]
+    sentence = (
+        f"An example costs {shared[0]:.1f} times SFT's time if both replies share one computed prompt, and {twice[0]:.1f} "
+        f"times if the prompt is written twice, as in most programs. Per token it is {token[0]:.1f} times: the extra is the "
+        "reference's forward pass."
+    )
+    scope = "A 135M model with LoRA on a CPU, short prompts. The longer the prompt, the more sharing it saves."
+    return Verdict(word, sentence, (costs_table(),), scope)
+
+
+def judge_A2() -> Verdict:
+    """Time of an example beside SFT's, and whether a reference is loaded or asked."""
+    example, token = _time("ORPO"), prices()["over SFT"]["ORPO"]["a token"]
+    same_example, same_token = example[0] <= 1.3, token[0] <= 1.3
+    word = claims.HOLDS if same_example else claims.UNDER_A_CONDITION if same_token else claims.FAILS
+    sentence = (
+        f"No reference is needed. The cost is SFT's on the condition that you count tokens ({token[0]:.1f} times): an "
+        f"example has two replies, and takes {example[0]:.1f} times as long."
+        if not same_example
+        else f"No reference is needed, and an example takes {example[0]:.1f} times SFT's time."
+    )
+    return Verdict(word, sentence, (costs_table(),), "A 135M model with LoRA on a CPU, the prompt written twice.")
+
+
+def judge_A3() -> Verdict:
+    """Time of an example beside SFT's, and the models counted by role and by weights."""
+    time, roles = _time("PPO"), ("policy", "reference", "reward model", "value model")
+    full, lora = HELD["PPO"]
+    cost_holds, three = time[0] >= 3 and time[0] <= 10, 3 in (full, lora)
+    if cost_holds and three:
+        word = claims.HOLDS
+    else:
+        word = claims.UNDER_A_CONDITION if three else claims.FAILS
+    counted = passes("PPO") / passes("SFT")
+    where = "inside" if cost_holds else "above" if time[0] > 10 else "below"
+    sentence = (
+        f"PPO has {len(roles)} roles, not three: {', '.join(roles)}. In full fine-tuning they are {full} models; with LoRA "
+        f"they share {lora} bodies. A step took {time[0]:.1f} times SFT's time ({where} the claimed range), before the "
+        f"reward model's own training; counted in passes it is {counted:.1f} times, and the rest is writing answers token "
+        "by token."
+    )
+    scope = "A 135M model on a CPU, answers of at most 36 tokens, two epochs per rollout. Long answers cost more."
+    return Verdict(word, sentence, (costs_table(),), scope)
+
+
+def judge_A4(ranks: evaluation.Score | None = None) -> Verdict:
+    """Whether the log-ratios of a model trained without a reward model rank held-out pairs.
+
+    Args:
+        ranks: this run's share of test pairs ranked right; the record counts more, if there is one.
+    """
+    recorded = over_seeds("DPO", "right")
+    found = recorded or ranks
+    if found is None:
+        return Verdict(claims.NOT_TESTED, f"The comparison is {NOT_RECORDED}, and no run was given.")
+    source = f"{len(per_seed('DPO', 'right'))} seeds, recorded" if recorded else f"this run, {found.n} pairs"
+    sentence = (
+        f"Trained on pairs alone, the gains over the reference rank {100 * found.value:.0f} % of the test pairs right "
+        f"(95 % interval {100 * found.low:.0f}-{100 * found.high:.0f}; {source}). On these pairs a rule that looks only at "
+        "the replies gets 50 %, whatever it looks at."
+    )
+    if found.low > 0.5:
+        word, sentence = (
+            claims.HOLDS,
+            f"{sentence} So the rest was learned from the messages, and no reward model was needed.",
+        )
+    elif recorded or found.high < 0.5:
+        word = claims.FAILS
+    else:
+        word, sentence = claims.NOT_TESTED, f"{sentence} These are too few pairs to tell it from a coin."
+    scope = "Ranking is not writing: see the answers. Where answers are scored while training goes on, a reward is needed."
+    return Verdict(word, sentence, (methods_table((START, CONTROL, "DPO")),), scope)
+
+
+def judge_A5() -> Verdict:
+    """PPO with the penalty and without, and DPO at a small and a large β, on the older pairs, seed by seed."""
+    record = json.loads(assets.record("alignment").read_text(encoding="utf-8"))
+
+    def distances(name: str) -> list[float]:
+        return [statistics.mean(run["methods"][name]["kl"]) for run in record["runs"]]
+
+    kept, free = distances("PPO"), distances("PPO without KL")
+    large, small = distances("β = 1.0"), distances("β = 0.02")
+    apart = max(kept) < min(free) and max(large) < min(small)
+    rows = {
+        name: {"KL, nats per answer": statistics.mean(d), "lowest seed": min(d), "highest seed": max(d)}
+        for name, d in (
+            ("PPO, penalty 0.1", kept), ("PPO, no penalty", free), ("DPO, β = 1", large), ("DPO, β = 0.02", small),
+        )
+    }  # fmt: skip
+    sentence = (
+        f"With the penalty PPO ended {statistics.mean(kept):.1f} nats per answer from its start, without it "
+        f"{statistics.mean(free):.1f}. β does the same in DPO: {statistics.mean(large):.1f} at 1, "
+        f"{statistics.mean(small):.1f} at 0.02. {'No' if apart else 'Some'} seed contradicts it."
+    )
+    scope = f"Recorded {record['date']} on the older pairs, {record['plan']['rollouts']} rollouts. “Near” is no guarantee."
+    word = claims.HOLDS if apart else claims.FAILS
+    return Verdict(word, sentence, (Table(rows, "Distance from the start", "run", ""),), scope)
+
+
+# -- a policy small enough to see -------------------------------------------------------------------------------------------
+
+
+def contradiction(steps: int = 6, beta: float = 0.1, rate: float = 20.0) -> Table:
+    """DPO on one pair and its reverse in turns, on a policy of two replies: is each right just before it is trained on?
+
+    Args:
+        steps: of gradient descent, one pair each.
+        beta: of DPO.
+        rate: learning rate.
+    """
+    import torch
+
+    from course_utils.training.losses import dpo_loss
+
+    logits = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    reference = logits.detach().log_softmax(0)
+    rows = {}
+    for step in range(1, steps + 1):
+        order = [0, 1] if step % 2 else [1, 0]
+        ratios = (logits.log_softmax(0) - reference)[order]
+        loss = dpo_loss(ratios[None], beta)[0]
+        margin = beta * float((ratios[0] - ratios[1]).detach())
+        rows[f"step {step}"] = {
+            "pair": "A better than B" if step % 2 else "B better than A",
+            "margin before the step": margin,
+            "counted as right": "undecided" if margin == 0 else bool(margin > 0),
+            "loss": float(loss.detach()),
+        }
+        (gradient,) = torch.autograd.grad(loss, logits)
+        with torch.no_grad():
+            logits -= rate * gradient
+    return Table(rows, "Two annotators who disagree, in turns", "", "")
+
+
+def both_fall() -> Figure:
+    """A pair of similar replies: both log-probabilities fall while the margin grows (a shared weight ties the two)."""
+    import torch
+
+    from course_utils.training.losses import dpo_loss
+
+    # Replies as sums of features: chosen and rejected share most of theirs, as replies to one message do.
+    features = torch.tensor([[1.0, 0.3, 0.0], [1.0, 0.0, 0.5], [-1.0, 0.2, -0.8]], dtype=torch.float64)
+    weights = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    reference = (features @ weights).log_softmax(0).detach()
+    path = []
+    for _ in range(40):
+        ratios = (features @ weights).log_softmax(0) - reference
+        path.append(ratios[:2].tolist())
+        loss = dpo_loss(ratios[None, :2], 0.5).mean()
+        (gradient,) = torch.autograd.grad(loss, weights)
+        with torch.no_grad():
+            weights -= 4.0 * gradient
+    steps = list(range(len(path)))
+    series = {name: (steps, [row[i] for row in path]) for i, name in enumerate(("chosen", "rejected"))}
+    fell = path[-1][0] < 0
+    title = "The chosen reply became less likely, too" if fell else "The chosen reply became likelier"
+    return charts.trade_off(series, title, "step", "gain over the reference (nats)")
+
+
+def first_losses(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Table:
+    """DPO's first loss with the right reference, and with the one that switching the adapter off gives.
+
+    Args:
+        model: with an adapter that was trained before, as by SFT.
+        tokenizer: its tokenizer.
+        rows: pairs.
+    """
+    from torch import tensor
+
+    from course_utils.training.losses import dpo_loss
+
+    own = evaluation.likelihoods(model, tokenizer, rows)
+    with model.disable_adapter():
+        base = evaluation.likelihoods(model, tokenizer, rows)
+    made = {
+        name: {"loss at step 0": float(dpo_loss(tensor(gains(reference, own)), 0.1).mean())}
+        for name, reference in (("the model that you train", own), ("the base, before SFT", base))
+    }
+    return Table(made, "The same model, the same pairs", "reference", "the model that you train")

@@ -1,0 +1,641 @@
+"""What lesson 05 shows and claims: an export with known faults, what each step finds in it, and what preparing it brings."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from course_utils import assets, charts, claims, costs
+from course_utils.data_prep import formats, judging, label_noise, quality, similarity, truth
+from course_utils.errors import CourseError
+from course_utils.evaluation import Score, mean, proportion
+from course_utils.evidence.cards import Verdict
+from course_utils.show.tables import Table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from course_utils.data_prep.label_noise import LabelCheck
+    from course_utils.data_prep.tasks import Task
+    from course_utils.data_prep.truth import DetectionScore, RawExport
+    from course_utils.evaluation import Scores
+    from course_utils.figures import Figure
+
+COMMONEST = "no model: always the most common pair"
+BANDS, ROWS = similarity.PERMUTATIONS // similarity.ROWS_PER_BAND, similarity.ROWS_PER_BAND
+# A polite paragraph that says nothing: what is added to a reply to see whether a judge likes length.
+PADDING = (
+    " Thank you very much for your message and for taking the time to write to us. We value every customer, and we are "
+    "always happy to hear from you."
+)
+PERSONAL = {"NAME": "names", "ADDRESS": "addresses", "PHONE": "phone numbers", "EMAIL": "e-mail addresses",
+            "CARD": "card numbers", "IBAN": "bank accounts (IBAN)", "IP": "internet addresses",
+            "NATIONAL_ID": "national ids", "BIRTH_DATE": "dates of birth"}  # fmt: skip
+
+
+# -- records ----------------------------------------------------------------------------------------------------------------
+
+
+def record() -> dict[str, Any]:
+    """The newest record of `benchmarks/data_quality.py`."""
+    found: dict[str, Any] = json.loads(assets.record("data-quality").read_text(encoding="utf-8"))
+    return found
+
+
+def by_seed(run: str, what: str = "both", side: str = "test") -> list[float]:
+    """Shares of a recorded run, one per seed."""
+    return [seed[side][what][0] for seed in record()["runs"][run]]
+
+
+def _percent(values: Sequence[float]) -> str:
+    """Mean of several seeds with the lowest and the highest, in words."""
+    return f"{100 * np.mean(values):.0f} % ({100 * min(values):.0f} to {100 * max(values):.0f})"
+
+
+def commonest_pair(references: Sequence[Mapping[str, Any]]) -> Score:
+    """How often the most common combination of all fields is right: what a program reaches that reads nothing."""
+    pairs = [json.dumps(reference, sort_keys=True) for reference in references]
+    commonest = Counter(pairs).most_common(1)[0][0]
+    return proportion([pair == commonest for pair in pairs])
+
+
+def before_and_after() -> Figure:
+    """Recorded: both fields right after training on the export as it came and on the prepared rows, beside the baseline."""
+    from course_utils.data_prep import load_task
+
+    raw, clean = by_seed("raw"), by_seed("cleaned")
+    rows = {
+        COMMONEST: 100 * commonest_pair(load_task("support_tickets", ["category", "escalation"]).references()).value,
+        "trained on the export as it came": 100 * float(np.mean(raw)),
+        "trained on the prepared rows": 100 * float(np.mean(clean)),
+    }
+    title = f"The same model, {record()['examples']} examples each: preparing the data takes it from "
+    title += f"{100 * np.mean(raw):.0f} to {100 * np.mean(clean):.0f} %"
+    unit = f"both fields right, % of 100 test messages, mean of {len(raw)} runs"
+    return charts.bars(rows, title, unit, decimals=0, highlight=["trained on the prepared rows"])
+
+
+# -- what is in the export --------------------------------------------------------------------------------------------------
+
+
+def findings(report: Any, number: int = 6) -> Table:
+    """The first errors and warnings of a validation, by line."""
+    rows = {}
+    for finding in report.findings:
+        name = f"line {finding.line}" if finding.line else "the file"
+        if name not in rows:
+            rows[name] = {"what is wrong": finding.message.split(": ", 1)[-1], "what to do": finding.fix}
+        if len(rows) == number:
+            break
+    return Table(rows, f"The first {len(rows)} of {report.bad_rows} lines with errors", "where", "")
+
+
+def dropped_rows(rows: Sequence[dict], reasons: Sequence[Sequence[quality.Reason]], longest: int = 90) -> Table:
+    """For each rule one row that it drops, and how many it drops."""
+
+    def cut(text: str) -> str:
+        text = " ".join(text.split())
+        return text if len(text) <= longest else text[:longest].rstrip() + " …"
+
+    count = Counter(reason.code for found in reasons for reason in found)
+    table = {}
+    for code, meaning in quality.RULES.items():
+        hit = [i for i, found in enumerate(reasons) if {reason.code for reason in found} == {code}]
+        hit = hit or [i for i, found in enumerate(reasons) if code in {reason.code for reason in found}]
+        if hit:
+            table[meaning] = {
+                "code": code,
+                "rows": count[code],
+                "for example, the message": cut(formats.prompt_of(rows[hit[0]])),
+                "and its answer": cut(formats.answer_of(rows[hit[0]])),
+            }
+    return Table(table, "What the rules object to, with a row of each kind", "why a row is dropped", "")
+
+
+def flow(prepared: Any) -> Figure:
+    """Rows that are left after each step."""
+    names = {"read": "lines in the export", "validate": "readable, or repaired", "quality": "kept by the rules",
+             "deduplicate": "no copies", "contamination": "not in the test set",
+             "redact": "without personal data"}  # fmt: skip
+    rows = {names[step]: float(count) for step, count in prepared.counts}
+    first, last = prepared.counts[0][1], prepared.counts[-1][1]
+    return charts.bars(rows, f"Of {first:,} lines {last:,} are left", "rows", decimals=0, highlight=[list(rows)[-1]])
+
+
+def found_and_missed(scores: Mapping[str, DetectionScore], names: Mapping[str, str], caption: str) -> Table:
+    """Recall and precision of each kind, in words."""
+    rows = {
+        names.get(code, code): {
+            "there": score.recall.n,
+            "found of them": score.recall,
+            "right of what was found": score.precision,
+        }
+        for code, score in scores.items()
+    }
+    return Table(rows, caption, "kind", "")
+
+
+RULE_NAMES = {
+    "refusal": "refusals", "truncated": "cut off", "answer_format": "wrong form", "language": "another language",
+    "low_information": "says nothing", "canned_answer": "one answer to many messages",
+    "other_answer": "answers something else", "any": "any of these",
+}  # fmt: skip
+
+
+# -- copies and splits ------------------------------------------------------------------------------------------------------
+
+
+def meets(jaccard: float, bands: int = BANDS, rows: int = ROWS) -> float:
+    """Probability that two texts meet in at least one band of their MinHash signatures."""
+    return float(1 - (1 - jaccard**rows) ** bands)
+
+
+def banding_table(levels: Sequence[float] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)) -> Table:
+    """How probably two texts are compared, by how similar they are."""
+    rows = {f"{level:.1f}": {"compared with probability, %": 100 * meets(level)} for level in levels}
+    return Table(rows, f"{BANDS} bands of {ROWS} numbers", "Jaccard index", "")
+
+
+def clusters(rows: Sequence[dict], found: Any, longest: int = 110) -> Table:
+    """The first cluster that has a near-copy: which member stays, and why the others go."""
+    cluster = next(c for c in found.clusters if "near" in c.kinds.values())
+    table = {}
+    for member in cluster.members:
+        kind = "stays" if member == cluster.kept else f"{cluster.kinds[member]} copy, goes"
+        text = " ".join(formats.prompt_of(rows[member]).split())
+        table[f"row {member}"] = {"": kind, "message": text[:longest] + (" …" if len(text) > longest else "")}
+    return Table(table, "One cluster of copies", "", "")
+
+
+def torn_apart(rows: Sequence[dict], train: Sequence[int], held_out: Sequence[int], threshold: float = 0.5) -> Score:
+    """Share of the held-out rows that have a near-copy or their own customer among the training rows."""
+    close = {(i, j) for i, j, _ in similarity.similar_pairs([formats.prompt_of(row) for row in rows], threshold)}
+    customers = [next((m.get("name") for m in row["messages"] if m["role"] == "user"), None) for row in rows]
+    inside = {customers[i] for i in train} - {None}
+    return proportion([customers[j] in inside or any((min(i, j), max(i, j)) in close for i in train) for j in held_out])
+
+
+def two_splits(rows: Sequence[dict], seed: int = 0) -> Table:
+    """A split by chance beside one that keeps together what belongs together."""
+    from course_utils import data_prep
+
+    shuffled = np.random.default_rng(seed).permutation(len(rows))
+    cut = len(rows) // 10
+    splits = {
+        "by chance, row by row": (shuffled[cut:].tolist(), shuffled[:cut].tolist()),
+        "by customer, with near-copies": data_prep.split(rows, 0.1, group=lambda r: r["messages"][1].get("name"), seed=seed),
+    }
+    table = {}
+    for name, (train, held_out) in splits.items():
+        torn = torn_apart(rows, train, held_out)
+        table[name] = {"training rows": len(train), "validation rows": len(held_out),
+                       "of these known from training": round(torn.value * torn.n)}  # fmt: skip
+    return Table(table, "Validation rows whose customer or near-copy is also in training", "split", "")
+
+
+def a_leak(rows: Sequence[dict], task: Task, leaked: Sequence[int]) -> Table:
+    """A small classifier with and without some test messages among its training rows: shares of right categories."""
+    wanted = [reference["category"] for reference in task.references()]
+    texts = [conversation[1]["content"] for conversation in task.test]
+    messages = [formats.prompt_of(row) for row in rows]
+    labels = [label_noise.label_of(row, "category") for row in rows]
+    more = [texts[i] for i in leaked], [wanted[i] for i in leaked]
+    others = [i for i in range(len(texts)) if i not in set(leaked)]
+    table = {}
+    for name, (extra, extra_labels) in {"without the leak": ([], []), "with the leak": more}.items():
+        given = label_noise.classifier().fit(messages + extra, labels + extra_labels).predict(texts)
+        right = [a == b for a, b in zip(given, wanted)]
+        table[name] = {
+            f"the {len(leaked)} that leaked": proportion([right[i] for i in leaked]),
+            f"the other {len(others)}": proportion([right[i] for i in others]),
+            f"all {len(texts)}, as reported": proportion(right),
+        }
+    return Table(table, "Categories right", "training set", "")
+
+
+# -- what the model sees ----------------------------------------------------------------------------------------------------
+
+
+def token_lengths(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens of each row, with the chat template."""
+    return [len(tokenizer.apply_chat_template(row["messages"], return_dict=True)["input_ids"]) for row in rows]
+
+
+def lengths_table(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, limits: Sequence[int] = (96, 128, 192)) -> Table:
+    """Median and longest row, in tokens, and how many rows a limit would cut."""
+    lengths = token_lengths(rows, tokenizer)
+    table: dict[str, dict[str, Any]] = {
+        "median": {"tokens": int(np.median(lengths))},
+        "99 of 100 rows are no longer than": {"tokens": int(np.percentile(lengths, 99))},
+        "longest": {"tokens": max(lengths)},
+        "all rows together": {"tokens": sum(lengths)},
+    }
+    for limit in limits:
+        cut = sum(length > limit for length in lengths)
+        table[f"max_length={limit} cuts"] = {"tokens": None, "rows whose answer loses its end": cut}
+    return Table(table, f"{len(rows)} rows in tokens of the model that is trained", "what", "")
+
+
+def cost_table(tokens: int, epochs: int = 2, per_second: float = 270.0) -> Table:
+    """What training on so many tokens costs, at hosts and in time on two CPU cores."""
+    rows: dict[str, dict[str, Any]] = {}
+    for model in ("gpt-4.1-mini", "qwen3-8b"):
+        rows[f"hosted, {model}"] = {"cost": f"${costs.training_cost(tokens, epochs, model):.2f}"}
+    rows["this course's model on two slow cores"] = {"cost": f"{tokens * epochs / per_second / 60:.0f} minutes"}
+    return Table(
+        rows, f"{tokens:,} tokens, {epochs} epochs (prices of {costs.PRICES['qwen3-8b'].date} and earlier)", "where", ""
+    )
+
+
+def balance(rows: Sequence[dict], fields: Sequence[str] = ("category", "escalation")) -> Table:
+    """How often each value of the labels occurs, and what the most common one alone would score."""
+    table = {}
+    for name in fields:
+        count = Counter(label_noise.label_of(row, name) for row in rows)
+        most, rare = count.most_common()[0], count.most_common()[-1]
+        table[name] = {
+            "values": len(count),
+            "most common": f"{most[0]}, {100 * most[1] / len(rows):.0f} %",
+            "rarest": f"{rare[0]}, {100 * rare[1] / len(rows):.0f} %",
+            "rows of the rarest": rare[1],
+        }
+    return Table(table, "Balance of the labels", "field", "")
+
+
+def masks(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, number: int = 10) -> Table:
+    """For the first rows: what the label mask lets the model learn, checked against the answer."""
+    from course_utils.training.objectives.encoding import encode_completion, encode_prompt
+
+    table = {}
+    for index, row in enumerate(rows[:number]):
+        chat = [{key: message[key] for key in ("role", "content")} for message in row["messages"]]
+        prompt = encode_prompt(tokenizer, chat[:-1], 10**9, "row")
+        learned = encode_completion(tokenizer, prompt, chat, 10**9, "row")
+        text = tokenizer.decode(learned)
+        stop = tokenizer.decode([learned[-1]])
+        table[f"row {index}"] = {
+            "tokens read": len(prompt),
+            "tokens learned": len(learned),
+            "learned text is the answer": text.removesuffix(stop) == formats.answer_of(row),
+            "ends with": stop,
+        }
+    return Table(table, "The label mask, row by row", "", "")
+
+
+def pack(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Rows by number, put together so that no sequence has more than `size` tokens: the longest first, each where it fits.
+
+    This is "best fit decreasing", the default of TRL's `packing=True`.
+    """
+    bins: list[tuple[int, list[int]]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fitting = [b for b, (used, _) in enumerate(bins) if used + lengths[index] <= size]
+        if fitting:
+            best = max(fitting, key=lambda b: bins[b][0])
+            used, members = bins[best]
+            bins[best] = (used + lengths[index], [*members, index])
+        else:
+            bins.append((lengths[index], [index]))
+    return [members for _, members in bins]
+
+
+def packing_table(lengths: Sequence[int], size: int = 512, batch: int = 8) -> Table:
+    """Tokens that a GPU computes for nothing: padded to the longest of a batch, sorted by length, and packed."""
+
+    def padded(order: Sequence[int]) -> int:
+        batches = [order[i : i + batch] for i in range(0, len(order), batch)]
+        return sum(len(b) * max(lengths[i] for i in b) for b in batches)
+
+    real, as_they_come = sum(lengths), list(range(len(lengths)))
+    rows = {
+        f"batches of {batch}, padded to the longest": padded(as_they_come),
+        "the same, rows of similar length together": padded(sorted(as_they_come, key=lambda i: lengths[i])),
+        f"packed into sequences of {size}": size * len(pack(lengths, size)),
+    }
+    table = {name: {"tokens computed": n, "of them padding, %": 100 * (n - real) / n} for name, n in rows.items()}
+    return Table(table, f"{len(lengths)} rows with {real:,} tokens", "how", "")
+
+
+# -- wrong labels -----------------------------------------------------------------------------------------------------------
+
+
+def suspects(rows: Sequence[dict], check: LabelCheck, number: int = 6, longest: int = 110) -> Table:
+    """The rows whose own label is least probable."""
+    table = {}
+    for index in check.suspects[:number]:
+        text = " ".join(formats.prompt_of(rows[index]).split())
+        table[f"row {index}"] = {
+            "message": text[:longest] + (" …" if len(text) > longest else ""),
+            "its label": check.given[index],
+            "probability, %": round(100 * float(check.probability[index]), 1),
+            "the classifier would say": check.suggested[index],
+        }
+    return Table(table, "The most suspicious labels", "", "")
+
+
+def label_noise_table(
+    export: RawExport, lines: Sequence[int], check: LabelCheck, steps: Sequence[int] = (20, 40, 60)
+) -> Table:
+    """How many wrong labels are found, by how far down the list somebody reads."""
+    lists = {f"the first {n}": check.suspects[:n] for n in steps}
+    lists[f"all {len(check.suspects)} suspects"] = check.suspects
+    lists[f"the published rule's {len(check.by_published_rule)}"] = check.by_published_rule
+    table = {}
+    for name, chosen in lists.items():
+        score = truth.score_labels(export, lines, chosen)
+        right = round(score.precision.value * score.precision.n) if chosen else 0
+        table[name] = {"wrong labels found": right, "of": score.recall.n, "false alarms": len(chosen) - right}
+    return Table(table, "Who reads how many rows finds how many wrong labels", "rows read", "")
+
+
+def decisions(export: RawExport, lines: Sequence[int], chosen: Sequence[int]) -> dict[int, str | None]:
+    """What a careful person says to the suspects: the right label where it is wrong; the others stay as they are."""
+    right = truth.right_categories(export, lines)
+    return {index: right[index] for index in chosen if index in right}
+
+
+def repair_table(sets: Mapping[str, Sequence[dict]], task: Task) -> Table:
+    """Categories that a small classifier gets right on the test set after training on each set of rows."""
+    wanted = [reference["category"] for reference in task.references()]
+    texts = [conversation[1]["content"] for conversation in task.test]
+    table: dict[str, dict[str, Any]] = {}
+    for name, rows in sets.items():
+        messages, labels = zip(*[(formats.prompt_of(r), c) for r in rows if (c := _category(r, task))])
+        given = label_noise.classifier().fit(list(messages), list(labels)).predict(texts)
+        table[name] = {"rows": len(labels), "categories right": proportion([a == b for a, b in zip(given, wanted)])}
+    commonest = Counter(wanted).most_common(1)[0][0]
+    table["no training: always the most common"] = {
+        "rows": None, "categories right": proportion([w == commonest for w in wanted])
+    }  # fmt: skip
+    return Table(table, "A small classifier on the test messages", "trained on", "")
+
+
+def _category(row: Mapping[str, Any], task: Task) -> str | None:
+    """The category in an answer that is a record; None for other answers, from which a classifier can't learn."""
+    try:
+        found = json.loads(formats.answer_of(dict(row)))["category"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found if found in task.schema["properties"]["category"]["enum"] else None
+
+
+def recorded_repair() -> Table:
+    """What repairing the labels brings the language model, recorded (`benchmarks/label_noise.py`)."""
+    try:
+        found = json.loads(assets.record("label-noise").read_text(encoding="utf-8"))
+    except CourseError:  # the lesson says so
+        command = "python benchmarks/label_noise.py"
+        return Table({"not recorded yet": {"to record it": command}}, "What the repair brings the language model", "", "")
+    rows = {}
+    for name, seeds in found["runs"].items():
+        scores = [seed["scores"]["category"][0] for seed in seeds]
+        rows[name.replace(" | ", ", ")] = {"categories right, mean of the runs (lowest to highest)": _percent(scores)}
+    return Table(rows, f"Recorded {found['date']}: {found['examples']} examples, {len(found['seeds'])} runs", "labels", "")
+
+
+# -- judges -----------------------------------------------------------------------------------------------------------------
+
+
+def read_by_hand(export: RawExport) -> tuple[list[dict], list[bool], list[int]]:
+    """Fifty rows, whether a reader would keep each, and their lines."""
+    text = assets.path("data/raw_support_export/read_by_hand.jsonl").read_text(encoding="utf-8")
+    marks, rows = [json.loads(line) for line in text.splitlines()], export.rows()
+    return [rows[m["line"]] for m in marks], [m["keep"] for m in marks], [m["line"] for m in marks]
+
+
+def other_judges(rows: Sequence[dict], training: Sequence[dict]) -> dict[str, list[bool]]:
+    """Two judges that are no language models: the rules, and a classifier trained on other rows; and both together.
+
+    Args:
+        rows: to judge.
+        training: rows with labels; those with a message of `rows` are left out.
+    """
+    known = {similarity.normalise(formats.prompt_of(row)) for row in rows}
+    others = [row for row in training if similarity.normalise(formats.prompt_of(row)) not in known]
+    fitted = label_noise.classifier().fit(
+        [label_noise.evidence_in(row, "category") for row in others],
+        [label_noise.label_of(row, "category") for row in others],
+    )
+    said = fitted.predict([label_noise.evidence_in(row, "category") for row in rows])
+    by_label = [bool(a == label_noise.label_of(row, "category")) for a, row in zip(said, rows)]
+    all_rows = [*rows, *others]
+    by_rule = [not found for found in quality.assess(all_rows, language="en")[: len(rows)]]
+    return {
+        "the rules of section 2": by_rule,
+        "the classifier of section 7": by_label,
+        "rules and classifier": [a and b for a, b in zip(by_rule, by_label)],
+    }
+
+
+def judges_table(good: Sequence[bool], judges: Mapping[str, Sequence[bool]]) -> Table:
+    """How far each judge agrees with the reader; the first row keeps everything."""
+    table = {}
+    for name, kept in {"keep everything": [True] * len(good), **judges}.items():
+        found = judging.trust([judging.Verdict(5 if keep else 1, "") for keep in kept], good)
+        table[name] = {
+            "agrees, %": round(100 * found["agreement"]),
+            "kappa": round(found["kappa"], 2),
+            "bad rows rejected": f"{round(found['caught'] * list(good).count(False))} of {list(good).count(False)}",
+            "good rows kept": f"{round(found['spared'] * list(good).count(True))} of {list(good).count(True)}",
+        }
+    return Table(table, f"{len(good)} rows that a person has marked", "judge", "")
+
+
+def pairs(kind: str, number: int = 8) -> list[judging.Pair]:
+    """Pairs from the preference data: "padded" adds an empty paragraph to a good reply; other kinds are the data's own."""
+    from course_utils.data_prep import load_preferences
+
+    rows = [r for r in load_preferences().validation if kind == "padded" or r["kind"] == kind][:number]
+    worse = [row["chosen"] + PADDING if kind == "padded" else row["rejected"] for row in rows]
+    return [judging.Pair(row["prompt"][-1]["content"], row["chosen"], w) for row, w in zip(rows, worse)]
+
+
+def bias_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, number: int = 8) -> Table:
+    """Pairs of replies in both orders: what a judge on this machine goes by."""
+    kinds = {"worse: facts wrong": "wrong", "worse: the same reply, padded": "padded"}
+    table = {}
+    for name, kind in kinds.items():
+        found = judging.biases(judging.compare_here(pairs(kind, number), model, tokenizer))
+        table[name] = {what: f"{100 * share:.0f} %" for what, share in found.items()}
+    fair = {"takes the better reply": "100 %", "takes what is shown first": "50 %", "same reply in both orders": "100 %"}
+    table["a perfect judge"] = fair
+    return Table(table, f"{number} pairs of each kind, each shown in both orders", "pairs", "")
+
+
+# -- synthesis --------------------------------------------------------------------------------------------------------------
+
+
+def recorded_writer() -> tuple[Any, Callable[[Sequence[Mapping[str, Any]]], str | None], Path]:
+    """A plan for synthetic examples, what a strong model answered to it (for `openai_server.Replay`), and a new ledger."""
+    import tempfile
+
+    from course_utils.data_prep import load_task
+    from course_utils.data_prep.endpoint import Price
+    from course_utils.data_prep.synthesis import Plan
+
+    text = (assets.path("data/synthetic_tickets") / "recorded.jsonl").read_text(encoding="utf-8")
+    recorded = [json.loads(line) for line in text.splitlines()]
+    topics = tuple(dict.fromkeys(entry["topic"] for entry in recorded))
+    record_schema = load_task("support_tickets").schema
+    example = {"type": "object", "required": ["message", "record"],
+               "properties": {"message": {"type": "string"}, "record": record_schema}}  # fmt: skip
+    schema = {"type": "object", "required": ["examples"],
+              "properties": {"examples": {"type": "array", "minItems": 8, "items": example}}}  # fmt: skip
+    request = "Topic: {topic}. Write 8 different customer messages and the triage record of each, as JSON."
+    plan = Plan(topics, request, schema, requests_per_topic=4, model="recorded", price=Price(2.0, 8.0), max_tokens=1500)
+    waiting = {t: [json.dumps({"examples": e["examples"]}) for e in recorded if e["topic"] == t] for t in topics}
+
+    def answer(messages: Sequence[Mapping[str, Any]]) -> str | None:
+        topic = messages[-1]["content"].removeprefix("Topic: ").split(".")[0]
+        return waiting[topic].pop(0) if waiting.get(topic) else None
+
+    return plan, answer, Path(tempfile.mkdtemp()) / "ledger.jsonl"
+
+
+def kinship_table(synthetic: Sequence[dict], task: Task) -> Table:
+    """Word triples that the synthetic training rows know already, of three sets of messages."""
+    from course_utils import data_prep
+
+    test, elsewhere = ([{"messages": c} for c in chats] for chats in (task.test, task.validation))
+    own = data_prep.kinship(synthetic[80:], synthetic[:80], elsewhere)
+    real = data_prep.kinship(synthetic[80:], test, elsewhere)
+    rows = {
+        "80 synthetic rows held out": {"known triples of words, %": 100 * own.test, "one writer?": own.suspicious},
+        "test messages, written by hand": {"known triples of words, %": 100 * real.test, "one writer?": real.suspicious},
+    }
+    return Table(rows, "How much of each set the synthetic training rows have said already", "messages", "")
+
+
+# -- was it worth it --------------------------------------------------------------------------------------------------------
+
+
+def comparison(scores: Mapping[str, Scores], task: Task) -> Table:
+    """Test scores of several runs beside a program that always gives the most common pair.
+
+    "Escalations caught" counts test messages that must jump the queue and whose reason the model named rightly; a model that
+    always says "none" is right for most messages and catches no one.
+    """
+    references = task.references()
+    urgent = [i for i, reference in enumerate(references) if reference["escalation"] != "none"]
+    table = {}
+    for name, found in scores.items():
+        records = [record or {} for record in found.records]
+        table[name] = {
+            "valid": found.valid,
+            "both fields right": proportion([a == b for a, b in zip(records, references)]),
+            "escalations caught": proportion([records[i].get("escalation") == references[i]["escalation"] for i in urgent]),
+        }
+    table[COMMONEST] = {
+        "valid": proportion([True] * len(references)),
+        "both fields right": commonest_pair(references),
+        "escalations caught": proportion([False] * len(urgent)),
+    }
+    return Table(table, f"{len(references)} test messages, {len(urgent)} of which must be escalated", "trained on", "")
+
+
+def gain(before: Scores, after: Scores, references: Sequence[Mapping[str, Any]]) -> Score:
+    """Both fields right after minus before, message by message, with the interval of the difference."""
+    right = [[float(r == wanted) for r, wanted in zip(s.records, references)] for s in (before, after)]
+    return mean([b - a for a, b in zip(*right)])
+
+
+def recorded_table() -> Table:
+    """The recorded runs of `benchmarks/data_quality.py`, beside the baseline."""
+    from course_utils.data_prep import load_task
+
+    found = record()
+    sizes = {"raw": "raw", "cleaned": "cleaned", "a hundred good": "hundred", "mediocre": "mediocre",
+             "cleaned, 60 rows repeated": "duplicated", "synthetic": "synthetic"}  # fmt: skip
+    names = {"raw": "the export as it came", "cleaned": "the prepared rows", "a hundred good": "a hundred curated rows",
+             "mediocre": "rows labelled by keywords", "cleaned, 60 rows repeated": "sixty prepared rows, again and again",
+             "synthetic": "synthetic rows"}  # fmt: skip
+    column = "both fields right: mean (lowest to highest)"
+    rows = {names[run]: {"rows to draw from": found["rows"][sizes[run]], column: _percent(by_seed(run))} for run in sizes}
+    rows["synthetic rows, asked about their own kind"] = {
+        "rows to draw from": found["rows"]["synthetic"], column: _percent(by_seed("synthetic", side="its own test"))
+    }  # fmt: skip
+    references = load_task("support_tickets", ["category", "escalation"]).references()
+    rows[COMMONEST] = {"rows to draw from": None, column: f"{100 * commonest_pair(references).value:.0f} %"}
+    caption = f"Recorded {found['date']}: {len(found['seeds'])} runs, {found['examples']} examples each, 100 test messages"
+    return Table(rows, caption, "trained on", "")
+
+
+def _scope() -> str:
+    found = record()
+    return (
+        f"Measured on the 135M model, two fields of a support record, {found['examples']} examples seen in every run, "
+        f"{len(found['seeds'])} runs, 100 test messages. Every run sees as many examples, so quantity itself was not tested."
+    )
+
+
+def judge_P1() -> Verdict:
+    """A hundred curated rows against more than a thousand labelled by keywords, at the same number of examples seen."""
+    good, many, rows = by_seed("a hundred good"), by_seed("mediocre"), record()["rows"]
+    wrong = record()["labels wrong by keyword"]
+    sentence = (
+        f"{rows['hundred']} curated rows gave {_percent(good)} right, {rows['mediocre']:,} rows labelled by keywords, "
+        f"{100 * wrong:.0f} % of which are wrong, {_percent(many)}. The condition is that labels are as wrong as that "
+        f"and that both are trained equally long; ten thousand rows were not tried."
+    )
+    word = claims.UNDER_A_CONDITION if min(good) > max(many) else claims.FAILS
+    return Verdict(word, sentence, (recorded_table(),), _scope())
+
+
+def judge_P2() -> Verdict:
+    """Sixty rows again and again against three hundred different ones: what copies cost, not why."""
+    distinct, copied = by_seed("cleaned"), by_seed("cleaned, 60 rows repeated")
+    worse = min(distinct) > max(copied)
+    sentence = (
+        f"What was measured is next to it: {record()['rows']['duplicated']} rows seen again and again gave "
+        f"{_percent(copied)}, {record()['rows']['cleaned']} different rows {_percent(distinct)}. "
+        + (
+            "Copies that take the place of different rows cost answers. "
+            if worse
+            else "The difference is within the spread. "
+        )
+        + "Whether the model clings to phrasings was not looked at."
+    )
+    return Verdict(claims.NOT_TESTED, sentence, (recorded_table(),), _scope())
+
+
+def judge_P3() -> Verdict:
+    """A model trained on synthetic rows, on held-out rows of the same writer and on messages written by hand."""
+    own, real = by_seed("synthetic", side="its own test"), by_seed("synthetic")
+    sentence = (
+        f"Trained on synthetic rows, the model gets {_percent(own)} of held-out rows from the same writer right, and "
+        f"{_percent(real)} of messages that somebody else wrote."
+    )
+    return Verdict(claims.HOLDS if min(own) > max(real) else claims.FAILS, sentence, (recorded_table(),), _scope())
+
+
+def judge_P4() -> Verdict:
+    """The prepared rows against the export as it came, at the same number of examples seen."""
+    raw, clean, rows = by_seed("raw"), by_seed("cleaned"), record()["rows"]
+    sentence = (
+        f"Drawn from {rows['cleaned']} prepared rows {_percent(clean)} are right, from {rows['raw']:,} rows as they came "
+        f"{_percent(raw)}. The condition is that what was scraped is as dirty as this export and that both are "
+        f"trained equally long; 5,000 rows were not tried."
+    )
+    return Verdict(
+        claims.UNDER_A_CONDITION if min(clean) > max(raw) else claims.FAILS, sentence, (recorded_table(),), _scope()
+    )
+
+
+def judge_P5() -> Verdict:
+    """The first row of the table alone: how few examples have taught a format."""
+    found = json.loads(assets.record("framework").read_text(encoding="utf-8"))
+    fewest = min(found["sizes"], key=int)
+    with_few = [float(np.mean(seed)) for seed in found["sizes"][fewest]["valid"]]
+    valid = by_seed("a hundred good", "valid")
+    sentence = (
+        f"Only its first row can be measured here. A hundred different rows taught our format: {_percent(valid)} "
+        f"of answers were valid. In lesson 01 {fewest} examples gave {_percent(with_few)}. Style, conventions and "
+        f"knowledge were not tried, and the table is experience, not experiment."
+    )
+    word = claims.UNDER_A_CONDITION if min(valid) >= 0.9 else claims.FAILS
+    return Verdict(word, sentence, (), _scope())

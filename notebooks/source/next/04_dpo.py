@@ -1,0 +1,832 @@
+# %% [markdown]
+# # 04 · Alignment: teach a model which answer is better
+#
+# {{badges}}
+#
+# A support desk has thousands of replies that its agents have sent. Some fit the message that they answer. Others are polite,
+# short and well written, and promise the wrong thing. A model that learns to imitate the desk learns both. In this lesson you
+# teach it the difference, by showing it two replies to one message and saying which is better. This is called
+# {{term:alignment}} by preferences, and most models that you chat with have been through it.
+#
+# <!-- assumes: JSON, JSONL, token, fine-tuning, layer, rank, merge, batch -->
+
+# %%
+# INSTALL: trl
+
+# %%
+from course_utils import drawings, evaluation, evidence, hardware, memory, models
+from course_utils import plans, show, training
+from course_utils.data_prep import load_preferences, load_task
+from course_utils.evidence import house_style
+from course_utils.exercises import check, quiz
+from course_utils.generation import generate
+from course_utils.show import predict
+
+import random
+
+import torch
+
+show.quiet()
+lesson = evidence.lesson_04
+lesson.before_and_after()
+
+# %% [markdown]
+# A reply can be friendly and well formed and still be the wrong one. The marks under each card are five rules of the desk's
+# house style, checked by a program. You will use them all through the lesson.
+#
+# By the end you will be able to
+#
+# - say what imitation cannot teach, and what a pair of replies adds,
+# - compute a reply's {{term:log-probability}}, its gain and the {{term:DPO}} {{term:loss}} by hand, and write them in code,
+# - train with TRL's `DPOTrainer`, and read its log,
+# - find out with the simplest possible model whether your pairs teach a shortcut,
+# - train on a score instead of pairs with {{term:GRPO}}, and see how a score is gamed,
+# - choose between {{term:SFT}}, DPO, {{term:ORPO}} and {{term:reinforcement learning}}, knowing what each costs.
+#
+# You should know lesson 02: what a training {{term:step}} is, what an {{term:adapter}} of {{term:LoRA}} is, and how a model is
+# fine-tuned on examples. Reading takes about 60 minutes, and the exercises about as long again.
+#
+# {{timing}}
+
+# %% [markdown]
+# ## 1 · What imitation cannot teach
+#
+# Training on examples is called *supervised fine-tuning*, SFT for short. It makes every example more likely, the good ones
+# and the bad ones. There is no way to say *not like this* in it. Let us see what a model makes of a desk's real history.
+#
+# The data are pairs. Each has a message, a reply that fits it and a reply that does not.
+
+# %%
+device = hardware.detect()
+plan = plans.plan("04")
+pairs = load_preferences("twins")
+pair = next(row for row in pairs.train if row["kind"] == "step" and "danger" in row["wants"])
+print(f"{device.name}: tier {device.tier}; {len(pairs.train)} pairs to train on, "
+      f"{len(pairs.test)} to test with")
+lesson.pair_card(pair)
+
+# %% [markdown]
+# In a {{term:preference pair}} the better reply is called {{term:chosen}} and the other one {{term:rejected}}. Notice that
+# nothing is wrong with the rejected reply as a reply. It would be the right one to another message. Our house style is about
+# *fit*: take the step that this customer's case calls for, promise nothing else, apologise only if the customer is upset, and
+# name the customer's own order.
+#
+# Now play the desk. From each pair take one reply, drawn at random, as if some agents were careful and others were not. Train
+# on those replies as in lesson 02, and merge the adapter into the model.
+
+# %%
+from peft import LoraConfig, get_peft_model
+
+model, tokenizer = models.load()
+lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+dice = random.Random(0)
+
+
+def as_chat(row, key):
+    """The message of a pair with one of its two replies."""
+    return row["prompt"] + [{"role": "assistant", "content": row[key]}]
+
+
+history = [as_chat(row, dice.choice(("chosen", "rejected"))) for row in pairs.train]
+imitation = get_peft_model(model, lora)
+settings = training.Settings(learning_rate=4 * plan.learning_rate, batch_size=4, warmup_steps=3)
+run = training.fit(imitation, tokenizer, history[: plan.more_examples], settings=settings)
+start = imitation.merge_and_unload()
+print(run)
+
+# %% [markdown]
+# Ask it some test messages. They are about products and in words that the training messages do not have.
+
+# %%
+asked = pairs.test[: plan.looked_at]
+answers = {"imitates the desk": lesson.answers(start, tokenizer, asked, plan.answer_tokens)}
+lesson.judged_cards(asked[:3], {name: given[:3] for name, given in answers.items()})
+
+# %% [markdown]
+# Read the sentences first, then the marks. The model has learned how the desk sounds. Whether a reply fits is another
+# matter, because in its examples a fitting reply was as frequent as one that does not fit. More examples of the same kind
+# would not change that.
+#
+# What could we do? We could throw the bad replies away and train on the good ones. Remember this idea: it is simple, cheap and
+# often hard to beat, and we will hold everything else against it. But it wastes half of what we know. That a reply is *wrong for this
+# message* is information, too.
+
+# %% [markdown]
+# ## 2 · How likely does a model find a reply?
+#
+# A preference says only that A is better than B. It gives no grade. What could one train on? The model itself has an opinion
+# about every text: the probability that it would write it. So we can ask what it thinks of A and of B.
+#
+# A reply is a row of tokens. Its probability is the product of the probabilities of its tokens, each given those before it.
+# The product is tiny, so one works with logarithms, which are added up. That sum is the reply's log-probability. It is
+# negative, and closer to zero means more likely. Its unit is called {{term:nat}}.
+#
+# Three steps lead there, and each has its classic mistake.
+#
+# **Mask.** Only the reply's tokens count, not the message's. A mask says which is which: 1 for the reply, 0 for the rest.
+
+# %% tags=["dpo-from-scratch"]
+def ids_and_mask(row, key):
+    """Token ids of message and reply, (1, tokens), and a mask that is 1 on the reply."""
+    template = tokenizer.apply_chat_template
+    ids = template(as_chat(row, key), return_dict=True)["input_ids"]
+    prompt = template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
+    mask = [0] * len(prompt) + [1] * (len(ids) - len(prompt))
+    return torch.tensor([ids]), torch.tensor([mask])
+
+
+# %% [markdown]
+# **Shift.** The model's scores at position 5 are about token 6, because it predicts what comes *next*. These scores are the
+# {{term:logits}}. So the last position is dropped from the logits, and the first one from the tokens.
+#
+# **Sum.** Look up each token's log-probability, cross out those that the mask leaves out, and add up.
+
+# %% tags=["dpo-from-scratch"]
+def reply_log_probability(model, ids, mask):
+    """Log-probability of the masked tokens, (rows), in nats."""
+    logits = model(input_ids=ids.to(model.device)).logits[:, :-1].float()    # shift
+    next_tokens = ids[:, 1:].to(model.device)
+    logs = logits.log_softmax(-1).gather(2, next_tokens[..., None])[..., 0]
+    return (logs * mask[:, 1:].to(model.device)).sum(1)                      # mask, sum
+
+
+# %%
+with torch.no_grad():
+    found = {key: reply_log_probability(start, *ids_and_mask(pair, key)).item()
+             for key in ("chosen", "rejected")}
+show.table({
+    key: {"tokens": int(ids_and_mask(pair, key)[1].sum()), "log-probability, nats": value,
+          "per token": value / int(ids_and_mask(pair, key)[1].sum())}
+    for key, value in found.items()
+}, caption="What the imitating model thinks of the pair above")
+
+# %% [markdown]
+# Two things to see in the table. The sum depends on the length: a reply with more tokens has more terms, all of them
+# negative. And the two numbers say little about which reply is *better*. A reply is likely because its words are common, or
+# because the desk has often sent it. Neither is a merit.
+#
+# **Your turn.** Here is the same computation as somebody else wrote it.
+
+# %%
+# EXERCISE: align-1
+
+# %% [markdown]
+# ## 3 · From a gain to a loss
+#
+# If the log-probability itself says little, what does? Its *change*. Before training, take down what the model thinks of each
+# reply. A copy of the model as it is now is called the {{term:reference model}}. After some training, look again.
+#
+# Suppose that the chosen reply had −31 at first and has −29.5 now, and that the rejected one went from −27 to −29. The
+# rejected reply is still the more likely one. But the model has moved the right way.
+
+# %%
+lesson.gain_table(before=(-31.0, -27.0), now=(-29.5, -29.0), beta=0.1)
+
+# %% [markdown]
+# Follow the rows. The *gain* is now less reference: +1.5 for chosen, −2 for rejected. DPO multiplies each gain by a small
+# number $\beta$ ({{term:beta}}), here 0.1, and calls the result the {{term:implicit reward}}. The difference of the two
+# {{term:reward|rewards}} is the {{term:margin}}: 0.15 + 0.20 = 0.35.
+#
+# Now we only need a loss that is small when the margin is large. Squash the margin to a probability with the S-shaped function
+# $\sigma(m) = 1/(1+e^{-m})$ and take minus its logarithm, as for every yes-or-no question:
+#
+# $$\text{loss} = -\log \sigma\Big(\beta\,\big[\,\underbrace{\log\pi(y_c|x) - \log\pi_{\text{ref}}(y_c|x)}_{\text{gain of chosen}}
+# \;-\; \underbrace{\log\pi(y_r|x) + \log\pi_{\text{ref}}(y_r|x)}_{\text{minus gain of rejected}}\,\big]\Big)$$
+#
+# where $\pi$ is the model in training, called the {{term:policy}}, $x$ the message, and $y_c$, $y_r$ the two replies. For our
+# pair it is $-\log\sigma(0.35) = 0.53$. Before the first step all gains are zero, whatever $\beta$ is, and the loss is
+# $-\log\sigma(0) = \log 2 = 0.69$. Remember this number. **If the first loss in your log is not 0.69, your reference is not the
+# model that you are training.**
+
+# %%
+guess = predict("You double β before the first step. What is the first loss now?",
+                choices=("0.35", "0.69", "1.39"))
+guess
+
+# %% tags=["dpo-from-scratch"]
+def dpo_loss(policy, reference, beta=0.1):
+    """Loss from log-probabilities of whole replies, each (pairs, 2): chosen, rejected."""
+    rewards = beta * (policy - reference)
+    margin = rewards[:, 0] - rewards[:, 1]
+    return -torch.nn.functional.logsigmoid(margin).mean()
+
+
+# %%
+same = torch.tensor([[-31.0, -27.0]])
+guess.reveal(f"{dpo_loss(same, same, beta=0.2).item():.2f}", "", source="computed")
+
+# %% [markdown]
+# <details><summary><b>Why this loss? Four lines from reinforcement learning to DPO</b></summary>
+#
+# Suppose that somebody could give each reply a reward $r(x, y)$. We would want a policy with high rewards that stays
+# near the reference, so that it does not forget how to write. How far it is away is measured by the
+# {{term:KL divergence|Kullback-Leibler divergence, KL}}:
+#
+# $$\max_\pi \; \mathbb{E}_{y\sim\pi}\big[r(x,y)\big] - \beta\,\mathrm{KL}\big(\pi \,\|\, \pi_{\text{ref}}\big)$$
+#
+# This problem has a known solution. Take the reference, and make each reply more likely the higher its reward is ($Z$ makes the
+# probabilities add up to one):
+#
+# $$\pi^*(y|x) = \tfrac{1}{Z(x)}\,\pi_{\text{ref}}(y|x)\; e^{\,r(x,y)/\beta}$$
+#
+# Solve that for the reward. It is the gain over the reference, times $\beta$, plus a term that does not depend on the reply:
+#
+# $$r(x,y) = \beta \log\frac{\pi^*(y|x)}{\pi_{\text{ref}}(y|x)} + \beta\log Z(x)$$
+#
+# People prefer $y_c$ to $y_r$ with probability $\sigma(r_c - r_r)$, the model of Bradley and Terry (1952). In the difference
+# $Z$ cancels, and what is left is the loss above:
+#
+# $$P(y_c \succ y_r) = \sigma\Big(\beta\log\frac{\pi^*(y_c|x)}{\pi_{\text{ref}}(y_c|x)} -
+# \beta\log\frac{\pi^*(y_r|x)}{\pi_{\text{ref}}(y_r|x)}\Big)$$
+#
+# So DPO (Rafailov et al., 2023) finds, without any reward, the policy that reinforcement learning would look for.
+#
+# </details>
+#
+# **One step, on one pair.** The loss is a number like any other: `backward()` computes the slopes, which are called
+# {{term:gradient|gradients}}, and the {{term:optimizer}} moves the {{term:weight|weights}}. We train a fresh adapter. With the
+# adapter switched off the model is the reference, so no second copy is needed.
+
+# %% tags=["dpo-from-scratch"]
+def both(model, row):
+    """Log-probabilities of a pair's replies, (1, 2)."""
+    return torch.stack([reply_log_probability(model, *ids_and_mask(row, key))
+                        for key in ("chosen", "rejected")], dim=1)
+
+
+policy = get_peft_model(start, lora)
+optimizer = torch.optim.AdamW([w for w in policy.parameters() if w.requires_grad], lr=5e-4)
+with torch.no_grad(), policy.disable_adapter():
+    reference = both(policy, pair)
+losses = []
+for _ in range(4):
+    loss = dpo_loss(both(policy, pair), reference)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    losses.append(loss.item())
+
+# %%
+with torch.no_grad():
+    now = both(policy, pair)
+start = policy.unload()
+print("loss, step by step:", ", ".join(f"{loss:.3f}" for loss in losses))
+lesson.gain_table(reference[0].tolist(), now[0].tolist())
+
+# %% [markdown]
+# The first loss is 0.693, as promised, and then it falls. Look at both gains: what the loss pulls apart is the *difference*.
+# Nothing in it says that the chosen reply must become more likely, and section 10 comes back to that. (One pair, learned by
+# heart, proves nothing about other messages. Also, a test of the course holds these functions against TRL's loss on a batch:
+# they agree to five digits.)
+
+# %%
+# EXERCISE: align-2
+
+# %% [markdown]
+# ## 4 · The job: `DPOTrainer`
+#
+# How do you do this at work? With a few lines of TRL. The data are rows with a prompt, a chosen and a rejected reply, each a
+# list of messages. First keep what the start thinks of some test pairs, to compare with.
+
+# %%
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+
+def to_row(row):
+    """A pair as TRL takes it."""
+    reply = {key: [{"role": "assistant", "content": row[key]}] for key in ("chosen", "rejected")}
+    return {"prompt": row["prompt"]} | reply
+
+
+held_out = pairs.test[: plan.asked]
+before = evaluation.likelihoods(start, tokenizer, held_out)
+
+# %% [markdown]
+# The trainer gets the model that has imitated the desk and a fresh adapter. Since the adapter starts as a no-op, the model
+# without it is the reference.
+
+# %% tags=["trl"]
+settings = DPOConfig(
+    output_dir="house-style", beta=0.1, learning_rate=plan.learning_rate, num_train_epochs=1,
+    per_device_train_batch_size=4, warmup_steps=2, logging_steps=1, lr_scheduler_type="linear",
+    use_cpu=device.kind == "cpu", bf16=device.dtype == "bfloat16", fp16=device.dtype == "float16",
+    gradient_checkpointing=False, save_strategy="no", report_to="none",
+)
+trainer = DPOTrainer(
+    model=start, args=settings, processing_class=tokenizer, peft_config=lora,
+    train_dataset=Dataset.from_list([to_row(row) for row in pairs.train[: plan.examples]]),
+)
+trainer.train()
+tuned = trainer.model
+lesson.log_table(trainer.state.log_history)
+
+# %%
+lesson.reading_the_log(trainer.state.log_history)
+
+# %% [markdown]
+# This is how to read a DPO log. The loss starts at 0.69. The margin grows. The two rewards are gains times β, so both start at
+# zero. It is normal that `rewards/chosen` stays near zero while `rewards/rejected` falls, and a warning sign if both dive.
+# Accuracy at step 1 means nothing, because no reply has gained anything yet. All of it is measured on training pairs, so none
+# of it tells you whether the model is better. For that you need messages that it has not seen.
+#
+# **The control.** The rival from section 1 gets the same messages, and the chosen replies alone. It is plain SFT, started from
+# the same model. Its {{term:learning rate}} is twice DPO's, as SFT usually wants a higher one.
+
+# %%
+tuned.add_adapter("control", lora)
+tuned.set_adapter("control")
+chosen_only = [as_chat(row, "chosen") for row in pairs.train[: plan.examples]]
+settings = training.Settings(learning_rate=2 * plan.learning_rate, batch_size=4, warmup_steps=2)
+training.fit(tuned, tokenizer, chosen_only, settings=settings)
+gained = {}
+for name, title in {"control": "SFT on chosen", "default": "DPO"}.items():
+    tuned.set_adapter(name)
+    gained[title] = lesson.ranked(before, evaluation.likelihoods(tuned, tokenizer, held_out))
+    answers[title] = lesson.answers(tuned, tokenizer, asked, plan.answer_tokens)
+show.table({name: {"test pairs ranked right": score} for name, score in gained.items()},
+           caption="In how many test pairs has the chosen reply gained more than the rejected one?")
+
+# %%
+lesson.judged_cards(asked[:3], {name: given[:3] for name, given in answers.items()})
+
+# %%
+lesson.answers_table(asked, answers, "imitates the desk")
+
+# %% [markdown]
+# A coin would be right on half of the pairs. The share above says how far the short run is from a coin, and its interval is
+# wide, because there are few pairs. *Ranking is not writing*, though: a model can know which of two given replies is better
+# and still write a third one that is bad. So read the cards, and count the rules that the answers keep. With so few messages
+# the last table compares nothing reliably. The next section takes the recorded runs.
+#
+# **The whole program for your own pairs.** It needs nothing from this course. `pairs.jsonl` has `prompt`, `chosen` and `rejected`
+# on each line, as the rows above, and `sft-adapter` is what lesson 02 saved. (A test of the course runs it with a small model.)
+#
+# ```python
+# import torch
+# from datasets import load_dataset
+# from peft import AutoPeftModelForCausalLM, LoraConfig
+# from transformers import AutoTokenizer
+# from trl import DPOConfig, DPOTrainer
+#
+# model = AutoPeftModelForCausalLM.from_pretrained("sft-adapter", dtype=torch.bfloat16)
+# tokenizer = AutoTokenizer.from_pretrained("sft-adapter")
+# model = model.merge_and_unload()                   # the start, and so the reference
+# model.save_pretrained("sft-merged")                # the new adapter belongs to this model
+# tokenizer.save_pretrained("sft-merged")
+# data = load_dataset("json", data_files="pairs.jsonl", split="train").train_test_split(0.1, seed=0)
+# trainer = DPOTrainer(
+#     model, processing_class=tokenizer, train_dataset=data["train"], eval_dataset=data["test"],
+#     peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+#     args=DPOConfig(
+#         output_dir="out", beta=0.1, learning_rate=5e-5, num_train_epochs=1, warmup_steps=10, bf16=True,
+#         per_device_train_batch_size=2, gradient_accumulation_steps=8, max_length=1024,
+#         logging_steps=1, eval_strategy="epoch", save_strategy="no"))
+# trainer.train()
+# print("first loss:", trainer.state.log_history[0]["loss"])        # 0.69, or stop
+# trainer.save_model("dpo-adapter")
+# ```
+#
+# <details><summary><b>Settings seen in the wild</b></summary>
+#
+# Tutorials show β = 0.1, a learning rate of 5e-7, one {{term:epoch}}, and 16 pairs per step. The rate is that of
+# {{term:full fine-tuning}} on tens of thousands of pairs. An adapter takes a rate that is a hundred times higher and more, and a
+# few dozen steps at 5e-7 would change nothing. Leave β alone at first: it prices the distance from the reference, and the
+# learning rate sets the size of the steps.
+#
+# </details>
+
+# %%
+# EXERCISE: align-3
+
+# %% [markdown]
+# ## 5 · Does it beat the cheap rival?
+#
+# DPO is not the only method that learns from preferences, and the rival needs none of it. The table has all of them on the
+# same pairs, from a record with several {{term:seed|seeds}}: each learned from the same pairs and answered all test messages at
+# {{term:temperature}} 0.
+
+# %%
+lesson.methods_table()
+
+# %%
+print(lesson.dpo_against_control())
+print(lesson.second_judge())
+
+# %% [markdown]
+# The sentences are computed from the record, whichever way they come out. A win is counted twice, by the rules and by a second
+# judge: a {{term:reward model}}, which section 8 explains. It knows no rules, so where the two agree, the win does not hang on
+# five regular expressions. Look at the intervals before you look at the order. On data like ours, where the right reply can
+# simply be copied, SFT on the chosen replies is a strong rival. Preferences pay where the good reply is not much of an example:
+# where both replies come from your own model, or where people can say which is better but could not have written it.
+#
+# What do the other names stand for?
+#
+# | method | idea | take it when |
+# | --- | --- | --- |
+# | SFT on chosen | imitate the good replies | always first |
+# | DPO | pull the gains of the two replies apart | you have pairs; the usual choice |
+# | ORPO | SFT on chosen, plus a penalty if the rejected reply has the better odds; no reference | you have no SFT model yet and want one stage |
+# | {{term:KTO}} | single replies marked good or bad, no pairs | you have thumbs up and down |
+# | IPO | a margin to reach, and no reward for going further | your labels are nearly free of noise and DPO runs away |
+# | SimPO | mean log-probability per token, a target margin, no reference | replies differ much in length; memory is short |
+#
+# **How far did they go?** A method that moves far from its start pays for it with what nobody measured. The usual measure is
+# the KL divergence: sample answers from the trained model, and see how much more likely it finds them than the start does.
+
+# %%
+lesson.kl_figure()
+
+# %% [markdown]
+# Each point is the mean of the seeds, and its bars reach to the lowest and the highest one. Two questions to ask such a figure:
+# how good is a method *at the same distance*, and did a higher point simply go further? A larger β keeps DPO nearer to the start,
+# which is what β is for. Whether that is good depends on how good the start was.
+#
+# ORPO's *odds* are worth one exercise, because two averages are easy to confuse in them.
+
+# %%
+# EXERCISE: align-4
+
+# %% [markdown]
+# ## 6 · Where pairs come from, and the trap in them
+#
+# You could now train on any file of pairs. Should you? Before this course had the pairs that you know, it had others: a
+# chosen reply in house style against one that was verbose, cold, hedging, badly formatted or wrong. DPO ranked nine in ten of
+# the test pairs right. It looked like a success. Here are two of them.
+
+# %%
+older = load_preferences("confounded")
+lesson.pair_card(next(r for r in older.test if r["kind"] == "cold"))
+
+# %%
+lesson.pair_card(next(r for r in older.test if r["kind"] == "verbose" and len(r["rejected"]) < 420))
+
+# %%
+guess = predict("A rule knows one number: prefer the reply whose length is nearer to it. "
+                "How many of the older test pairs does it rank right?", unit="%")
+guess
+
+# %%
+table = lesson.shortcut_table({"older pairs": older, "our pairs": pairs})
+guess.reveal(round(100 * table.rows["length, one number"]["older pairs"].value))
+
+# %%
+table
+
+# %% [markdown]
+# A rule with one number does as well as DPO did. Counting words does, and so does looking at punctuation. So the high score
+# said nothing about house style: a model could reach it by learning how long a good reply is. And it would have learned just
+# that, because a length is easier to learn than a policy.
+#
+# > **Test your preference data with the stupidest model first.** Fit a length rule and a bag of words on your training pairs.
+# > If one of them ranks the test pairs right, your pairs teach that, and your accuracy measures that.
+#
+# How do you make pairs without such a shortcut? Ours come as twins.
+
+# %%
+drawings.twins()
+
+# %% [markdown]
+# Every reply is chosen for one message and rejected for another. Whatever looks at the replies alone, be it their length,
+# their words or their tone, is right once and wrong once. That is the column of 50s in the table. What is left to learn is
+# whether the reply fits *this* message. (The last row looks at the message as well, in the crudest way. Its small advantage
+# over a coin comes from pairs in which the wrong reply names another customer's order.) You will rarely have twins, but you
+# can always balance: as many short chosen replies as long ones, the same writer for both.
+#
+# **Where pairs come from.**
+#
+# | source | good | mind |
+# | --- | --- | --- |
+# | people compare two answers | what you want in the end | expensive; they like length and confidence; let two people judge the same pairs |
+# | a strong model compares ({{term:LLM as a judge}}) | cheap, fast | likes its own style and the first position; swap the order and keep the pairs on which it agrees with itself |
+# | edits: before and after a colleague's correction | real and specific | the edit is often longer: check for the shortcut |
+# | own samples, ranked by rules or a judge | the pairs are about what your model really does | needs a model that is sometimes right |
+#
+# **One round with the model's own answers.** The last row is easy to try. Sample four answers to each message, score them by
+# the rules, and make a pair of the best and the worst, if they differ. Such pairs are called *on-policy*.
+
+# %%
+few = pairs.train[-plan.looked_at:]
+tuned.set_adapter("default")
+samples = [generate(tuned, tokenizer, [row["prompt"] for row in few], plan.answer_tokens,
+                    temperature=1.0, seed=seed) for seed in range(4)]
+own = []
+for row, *texts in zip(few, *samples):
+    ranked = sorted(texts, key=lambda text: house_style.score(row, text))
+    if house_style.score(row, ranked[0]) < house_style.score(row, ranked[-1]):
+        own.append(row | {"chosen": ranked[-1], "rejected": ranked[0]})
+print(f"{len(own)} pairs from {len(few)} messages")
+lesson.pair_card(own[0]) if own else print("four equally good answers to every message")
+
+# %%
+tuned.add_adapter("own pairs", lora)
+tuned.set_adapter("own pairs")
+if own:
+    settings = training.Settings(learning_rate=plan.learning_rate, batch_size=4)
+    print(training.fit(tuned, tokenizer, own, objective=training.DPO(), settings=settings))
+
+# %% [markdown]
+# Messages with four equally good answers gave no pair, and that is as it should be: where there is no difference, there is
+# nothing to learn. In practice one repeats this: sample, rank, train, and sample again from the new model. Studies that
+# compared found such online rounds better than one fixed file of pairs (Xu et al., 2024; Tang et al., 2024).
+
+# %%
+# EXERCISE: align-5
+
+# %% [markdown]
+# ## 7 · Learning from a score: GRPO
+#
+# If a program can score answers, why make pairs of them at all? One could use the scores directly. This is reinforcement
+# learning: the model writes, gets a reward, and does more often what was rewarded. The method that
+# many reasoning models are trained with today is GRPO (Shao et al., 2024). Its idea fits in one picture.
+
+# %%
+drawings.grpo_group()
+
+# %% [markdown]
+# Was a reward of 0.8 good? That depends on the message: for an easy one it may be poor. So GRPO lets the model answer the same
+# message several times and compares the answers *with each other*. What is above the group's mean becomes more likely, what is
+# below it less. How far above, in standard deviations, is called the {{term:advantage}}.
+
+# %%
+lesson.group_table([1.0, 0.3, 0.3, 0.8])
+
+# %% [markdown]
+# The table is the picture with more digits. If all four answers had the same reward, all advantages would be zero and the
+# group would teach nothing.
+#
+# Here is all of it in code. `now` and `old` are log-probabilities of each token, at present and when the answers were sampled.
+# Their *ratio* says how much the policy has moved since, and it is clipped, so that one batch of answers cannot move the policy
+# too far. The last term keeps the policy near the reference. It is an estimate of the KL divergence that is never negative.
+
+# %% tags=["grpo-from-scratch"]
+def group_advantages(rewards):
+    """Rewards of (messages, answers), as distances from the group's mean in its spread."""
+    spread = rewards.std(dim=1, keepdim=True)
+    return (rewards - rewards.mean(dim=1, keepdim=True)) / (spread + 1e-4)
+
+
+def grpo_loss(now, old, reference, advantages, mask, clip=0.2, beta=0.04):
+    """Loss from log-probabilities of tokens, (answers, tokens), and an advantage per answer."""
+    ratio, advantage = (now - old).exp(), advantages[:, None]
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    away = (reference - now).exp() - (reference - now) - 1
+    per_answer = ((beta * away - gain) * mask).sum(1) / mask.sum(1)
+    return per_answer.mean()
+
+
+# %% [markdown]
+# (These, too, are held against TRL's loss by a test. Newer versions of TRL also weight the last term by the ratio, which we leave
+# out.) For the trainer we take another task, whose check is so simple that you can see through it: the triage of lesson 02. The reward is 1 if the answer is a valid JSON record and 0 if not. Such a check
+# is called a *verifiable reward*. There is no model behind it that could be flattered.
+
+# %% tags=["trl"]
+del trainer, tuned, start, policy, optimizer
+memory.release()
+from trl import GRPOConfig, GRPOTrainer
+
+triage = load_task("support_tickets", ["category"])
+solved = [{"role": "system", "content": "Triage this customer message."},
+          {"role": "user", "content": "My kettle leaks."},
+          {"role": "assistant", "content": '{"category": "defect"}'}]
+
+
+def is_valid(answer):
+    return evaluation.parse_record(answer, triage.schema) is not None
+
+
+def valid_json(completions, **_):
+    """The reward: 1 for a valid record, else 0."""
+    return [float(is_valid(completion[0]["content"])) for completion in completions]
+
+
+# %% [markdown]
+# Four answers to each of three messages per step, for five steps. No pairs and no right answers are needed, only messages.
+
+# %% tags=["trl"]
+short = sorted(triage.train, key=lambda chat: len(chat[1]["content"]))[:48]
+settings = GRPOConfig(
+    output_dir="triage", max_steps=5, learning_rate=3e-4, beta=0.0, temperature=1.0,
+    per_device_train_batch_size=4, gradient_accumulation_steps=3, num_generations=4,
+    max_completion_length=16, lr_scheduler_type="constant", logging_steps=1,
+    use_cpu=device.kind == "cpu", bf16=device.dtype == "bfloat16", fp16=device.dtype == "float16",
+    gradient_checkpointing=False, save_strategy="no", report_to="none",
+)
+trainer = GRPOTrainer(
+    models.load()[0], reward_funcs=valid_json, args=settings, peft_config=lora,
+    train_dataset=Dataset.from_list([{"prompt": solved + chat[1:2]} for chat in short]),
+    processing_class=tokenizer,
+)
+outcome = trainer.train()
+
+# %%
+log = [row["reward"] for row in trainer.state.log_history if "reward" in row]
+print("share of valid answers, step by step:", ", ".join(f"{100 * share:.0f} %" for share in log))
+guess = predict("A program cannot be flattered. Can it be gamed?", choices=("no", "yes"))
+guess
+
+# %%
+asked = [i for i, chat in enumerate(triage.test) if len(chat[1]["content"]) < 200][:24]
+messages = [solved + triage.test[i][1:2] for i in asked]
+right = [triage.references()[i]["category"] for i in asked]
+sample = {"max_new_tokens": 16, "temperature": 1.0, "batch_size": 24}
+after = generate(trainer.model, tokenizer, messages, **sample)
+with trainer.model.disable_adapter():
+    untrained = generate(trainer.model, tokenizer, messages, **sample)
+always = '{"category": "defect"}'                        # the same answer, whatever was asked
+guess.reveal("yes" if is_valid(always) else "no", source="computed")
+
+# %%
+lesson.collapse_table(untrained, after, is_valid, right)
+
+# %% [markdown]
+# The check asked for JSON, and valid JSON is what becomes more frequent. It never asked whether the record was *true*: one and
+# the same record for every message gets the full reward. So the safest way to please it is to stop reading, and in longer runs
+# that is where the answers drift, to two or three different ones. (How far they drift in five steps differs from run to run.) **A verifiable reward verifies what it verifies.** When the
+# score rises, count the different answers and read them.
+#
+# What GRPO cannot do is invent. If no answer of a group is ever right, all advantages are zero. That is why there is a solved
+# example in the prompt.
+
+# %%
+# EXERCISE: align-6
+
+# %% [markdown]
+# ## 8 · Reward models and PPO, in pictures
+#
+# What if no program can score an answer? Then one can train a model to. This is the classical road, {{term:RLHF}} (Ouyang et al.,
+# 2022), and DPO is its shortcut.
+
+# %%
+from course_utils import figures
+
+figures.alignment_diagram()
+
+# %% [markdown]
+# **The reward model** is a language model whose output layer has a single number: the score of the reply before it. It
+# is trained on pairs with the loss that you know, $-\log\sigma(r_c - r_r)$. In DPO the gains took the place of $r$; here $r$ is
+# a model of its own. All that section 6 said about shortcuts holds for it, and a reward model that has learned a length will
+# pay for length.
+#
+# **{{term:PPO}}** (Schulman et al., 2017) then trains the policy to be scored well. One answer that it writes for this purpose is
+# called a {{term:rollout}}. The reward comes at the end. How should the credit be spread over the tokens?
+
+# %%
+drawings.ppo_rollout()
+
+# %% [markdown]
+# Read it from the top. Every token is charged for how far it has moved from the reference. That is the KL penalty, and it is
+# paid where the move happens. The last token gets the reward. A second network, the {{term:value model}}, has guessed before each
+# token how well the answer would end. The advantage says how much better it went than that guess, so a token that led to a
+# good end against expectation becomes more likely. GRPO replaces the guess by the mean of a group, and so needs no value model.
+#
+# The code is in the package, in
+# [`objectives/ppo.py`](https://github.com/OWNER/finetuning-course/blob/main/course_utils/training/objectives/ppo.py), with the
+# advantages in `losses.py`. What the penalty does was measured with several seeds:
+
+# %%
+evidence.card("A5")
+
+# %% [markdown]
+# Near is not the same as good, and the card says only that the leash holds. Without it a policy drifts to whatever the reward
+# model overrates, which is called reward hacking. You have seen its smallest form in section 7.
+
+# %%
+# EXERCISE: align-7
+
+# %% [markdown]
+# ## 9 · What does it cost, and which one when?
+#
+# Claims about costs differ by a factor of two and more, because people count differently: per example or per token, with the
+# prompt computed once for both replies or twice. One table, so that you can choose your way.
+
+# %%
+lesson.costs_table()
+
+# %% [markdown]
+# SFT is 1 in every row, so a 2 means twice SFT's time. A pair has two replies, so any method on pairs costs more per
+# *example* than SFT. Per *token*, DPO adds the reference's {{term:forward pass}}, and ORPO adds nothing. PPO writes its answers token by token, which
+# is slow on any machine. The last two columns count models with weights of their own: with an adapter, the reference is the
+# same model with the adapter switched off.
+#
+# <details><summary><b>Where DPO's factor comes from</b></summary>
+#
+# Count a forward pass as 1. With LoRA the {{term:backward pass}} costs about another 1, because the gradients of {{term:frozen}} weights are
+# never computed; in full fine-tuning it costs 2. So a token costs SFT 1 + 1 = 2, and DPO 1 + 1 + 1 = 3 with the reference's pass:
+# 1.5 times as much. In full fine-tuning it is 4 to 3. A pair has two replies, and without sharing the prompt it has twice the
+# tokens. You can compute the reference once before training (`precompute_ref_log_probs=True`), which pays if there are several
+# epochs.
+#
+# </details>
+
+# %%
+evidence.card("A1")
+
+# %%
+evidence.card("A3")
+
+# %% [markdown]
+# Both cards turn on how one counts. If you report a cost, say per what.
+#
+# **Which one, when?** Begin with SFT on your best replies, and measure. If you can say which of two answers is better, but not
+# write the better one, take DPO, with pairs made from your own model's answers. If a program can check an answer, take GRPO. If
+# feedback never stops and a team looks after it, there is a case for a reward model and PPO.
+
+# %% [markdown]
+# ## 10 · Mistakes to recognize, and what you can do now
+#
+# **The wrong reference.** The classic: the model has an SFT adapter, and the library switches *all* adapters off for the
+# reference, so it compares with the base before SFT. Nothing stops. The log shows it in its first line.
+
+# %%
+del trainer
+memory.release()
+adapted = get_peft_model(models.load()[0], lora)
+training.fit(adapted, tokenizer, history[:8], settings=training.Settings(2e-3, batch_size=4))
+lesson.first_losses(adapted, tokenizer, pairs.train[:6])
+
+# %% [markdown]
+# The first row is 0.69. The second is not, although it is the same model: its gains are measured from somewhere else, and the
+# training would be held near the base. Merge the SFT adapter before DPO, as in section 4, and this cannot happen.
+#
+# **The chosen reply becomes less likely too.** The loss asks for a distance, and two replies to one message are alike. Here is a
+# policy small enough to see through: three possible replies, of which the first two have most of their features in common.
+
+# %%
+lesson.both_fall()
+
+# %% [markdown]
+# Both curves fall, and the loss is content. Where did the probability go? To the third reply, which nobody asked for. If
+# `logps/chosen` falls fast in your log, lower the learning rate, raise β, or add some SFT on the chosen replies
+# (`loss_type=["sigmoid", "sft"]` with `loss_weights` in `DPOConfig`).
+#
+# **Annotators who contradict each other.** Every pair occurs twice, the second time the other way round. One would expect an
+# accuracy of a half. Long runs show less. Why worse than a coin?
+
+# %%
+lesson.contradiction()
+
+# %% [markdown]
+# A training log measures each pair just *before* it is learned from. The step before has just taught the opposite, so the pair
+# is wrong every time. An accuracy below a half in training is therefore a sign of contradictory labels, and not of a bug with
+# the sign.
+#
+# **A learning rate that is too high.** The loss falls even faster, so it does not warn you. What does?
+
+# %%
+lesson.failures_table()
+
+# %% [markdown]
+# Look at the last column. A KL many times that of the healthy run means that the model is somewhere else entirely, and the
+# answers show it. Watch the KL, and read answers after every run.
+#
+# **What you can do now**
+#
+# | you want to | do |
+# | --- | --- |
+# | start | SFT on your best replies; that is also the control for everything else |
+# | trust your pairs | length rule and bag of words on the test pairs; both near 50 % |
+# | train | `DPOTrainer` on the merged SFT model with a fresh adapter, β 0.1, one epoch |
+# | know that it is set up right | first loss 0.69 |
+# | know that it works | win rate on {{term:held-out}} messages at temperature 0, beside the control, with its interval |
+# | keep it sane | KL from the start, `logps/chosen`, the number of different answers |
+# | go further | own samples, ranked, and another round; GRPO where a program can check |
+#
+# **The claims of this lesson.**
+
+# %%
+evidence.card("A2")
+
+# %%
+evidence.card("A4", ranks=gained["DPO"])
+
+# %% [markdown]
+# What ORPO saves is the reference and a stage, not the second reply. And the second card is only as good as the pairs that it
+# was measured on, which is why section 6 came first.
+
+# %%
+evidence.summary()
+
+# %% [markdown]
+# **Quiz.** Each choice opens to say why it is right or wrong.
+
+# %%
+quiz("04")
+
+# %% [markdown]
+# **A challenge.** A policy that trains in a second, a budget of KL, and a win rate to reach.
+
+# %%
+# EXERCISE: align-8
+
+# %% [markdown]
+# {{words}}
+#
+# ## Read on
+#
+# - Rafailov et al. (2023), *Direct Preference Optimization*, arXiv 2305.18290: sections 3 and 4 are readable now.
+# - Ouyang et al. (2022), *Training language models to follow instructions with human feedback*, arXiv 2203.02155.
+# - Shao et al. (2024), *DeepSeekMath*, arXiv 2402.03300: section 4 introduces GRPO.
+# - Xu et al. (2024), arXiv 2404.10719, and Tang et al. (2024), arXiv 2405.08448: when online beats offline.
+#
+# Next, lesson 05 makes the data that all of this depends on.

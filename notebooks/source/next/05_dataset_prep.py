@@ -1,0 +1,880 @@
+# %% [markdown]
+# # 05 · Dataset preparation: from a messy export to a file you can train on
+#
+# {{badges}}
+#
+# A colleague hands you a file: *"all chats from the support desk, should be fine."* You could train on it right away. The
+# model would learn what the file teaches: refusals, canned paragraphs, other people's answers, and a form that hurried
+# agents left empty. In this lesson you turn the file into one worth training on, you count what each step finds, and at the
+# end you train twice to see whether it was worth the work.
+#
+# <!-- assumes: JSON, JSONL, token -->
+
+# %%
+# INSTALL: data
+
+# %%
+from course_utils import charts, data_prep, drawings, evidence, hardware, models, plans, show
+from course_utils import training
+from course_utils.data_prep import formats, judging, load_task, pii, quality, similarity, truth
+from course_utils.data_prep.endpoint import client_for
+from course_utils.data_prep.validation import validate
+from course_utils.evidence import lesson_05
+from course_utils.exercises import check, quiz
+from course_utils.generation import generate
+from course_utils.show import predict
+
+import numpy as np
+
+show.quiet()
+lesson_05.before_and_after()
+
+# %% [markdown]
+# Those are recorded runs of this lesson's last section. The model, the settings and the number of examples are the same in
+# both; only the rows differ. The first bar is the {{term:baseline}}: a program that reads nothing and always gives the most
+# common answer.
+#
+# By the end you will be able to
+#
+# - say what is wrong with a training file, line by line, before a host or a trainer does,
+# - find copies and rows that teach the wrong thing, and know what each rule misses,
+# - take personal data out of it, and count what is left,
+# - split it so that validation means something, and see whether the test has leaked into training,
+# - look at rows the way the model will: in tokens, with the template, the mask and the balance of the labels,
+# - find wrong labels that no rule can see, and repair them,
+# - test a judge before you trust it,
+# - show by training that it was worth it.
+#
+# You should know Python and have called a language model's API before. Reading takes about 45 minutes, and the exercises
+# about as long again.
+#
+# {{timing}}
+
+# %% [markdown]
+# ## 1 · The export, and ten lines that clean it
+#
+# The shop is invented and called Tarnbrook. A message comes in, and the answer is a record that says what it is about. Every
+# fault in the export was put there on purpose, and a second file says what is wrong with each line. So we can do what nobody
+# can do at work: count how many of the faults each step finds.
+
+# %%
+device, plan = hardware.detect(), plans.plan("05")
+export, task = truth.load_raw_export(), load_task("support_tickets")
+lines = export.path.read_bytes().splitlines()
+for number in (2, 9, 30):
+    print(f"line {number}:", lines[number - 1][:150].decode("utf-8", "replace"), "…")
+
+# %% [markdown]
+# The first line is as it should be. The next one has another form, and the third answers with a paragraph. The bytes
+# themselves are not all right either. Before anything reads the content, something must read the *file*.
+
+# %%
+guess = predict(f"Of {len(lines):,} lines, how many have an error in their form?", unit="lines")
+guess
+
+# %%
+report = validate(export.path, "chat")
+guess.reveal(report.bad_rows)
+
+# %%
+lesson_05.findings(report)
+
+# %% [markdown]
+# A finding names the line, says what is wrong and what to do. Hosts check when the *job* runs, not when you upload the
+# file, and they stop at the first error that they notice, so a file with ninety bad lines can take ninety attempts. TRL
+# checks even less. It is cheaper to know all of them beforehand: `course check-data export.jsonl` in a terminal prints the
+# same list.
+#
+# **The job.** At work you want the whole cleaning in one go, and then a look at what it did. These are the lines to copy.
+# They run here, and the rest of the lesson uses their result.
+
+# %%
+from datasets import load_dataset
+
+test_rows = [{"messages": conversation} for conversation in task.test]
+prepared = data_prep.prepare(
+    export.path,
+    schema=task.schema,                    # what a right answer looks like
+    language="en",                         # of all messages and answers
+    drop=quality.RULES,                    # first run without it, and read what is flagged
+    test=test_rows,                        # must not be in the training data
+    redaction="pseudonym", allow=[truth.OWN_ADDRESS],
+)
+prepared.write("tickets-ready")
+files = {"train": "tickets-ready/train.jsonl", "validation": "tickets-ready/validation.jsonl"}
+data = load_dataset("json", data_files=files)
+
+# %%
+print("rows:", ", ".join(f"{len(part)} for {name}" for name, part in data.items()))
+lesson_05.flow(prepared)
+
+# %% [markdown]
+# Two thirds of the lines are gone, and each is accounted for: the folder also has `rejects.jsonl` with every dropped line
+# and the reason. By itself `prepare` drops only what is certain: what cannot be read, and copies. What the rules of section
+# 2 object to is only flagged, unless `drop` names them. They were made while looking at this very export, so what they
+# achieve here is the best case. On a file of your own, read the flagged rows first.
+#
+# Sections 2 to 5 open these steps one by one. Sections 6 to 8 add what no pipeline does for you.
+#
+# **Your turn.** What does a validator look at? Write a small one.
+
+# %%
+# EXERCISE: data-1
+
+# %% [markdown]
+# ## 2 · Rules: what reading teaches you, written down
+#
+# Under a thousand rows, read every one. It takes an afternoon, and no other afternoon of the project is better spent. What
+# you notice while reading becomes a rule. A rule is cheap and blunt, and it should always give its reason.
+#
+# Here are two, whole. The first objects to messages that say nothing: "any news?" cannot be answered by anybody.
+
+# %%
+import re
+
+GREETINGS = set("hi hello hey ok okay thanks thank you bye please yes no test anyone there".split())
+
+
+def says_nothing(message):
+    """Whether fewer than three different words or numbers are left without greetings."""
+    words = re.findall(r"[^\W\d_]{2,}|\d{4,}", message.lower())
+    return len(set(words) - GREETINGS) < 3
+
+
+# %% [markdown]
+# The second finds answers that belong to another message. Two people's tickets were swapped, and the record is perfectly
+# valid. But it names an order number that the customer never wrote.
+
+# %%
+def foreign_numbers(message, answer):
+    """Long numbers in the answer that are not in the message, however the message groups digits."""
+    digits = re.sub(r"\D", "", message)
+    return [number for number in re.findall(r"\d{5,}", answer) if number not in digits]
+
+
+message = "Kettle leaks at the base, order TB 40512. Please help."
+print(foreign_numbers(message, '{"category": "defect", "order_id": "TB-40512"}'))
+print(foreign_numbers(message, '{"category": "returns", "order_id": "TB-55318"}'))
+
+# %% [markdown]
+# How good are they? Two numbers say it, and they pull in opposite directions. {{term:precision and recall|Recall}} is the
+# share of the faults that the rule finds. *Precision* is the share of its finds that are faults.
+
+# %%
+rows = export.rows()                                       # line → row, of the well-formed lines
+conversations = list(rows.values())
+found = {
+    "low_information": {n for n, row in rows.items() if says_nothing(formats.prompt_of(row))},
+    "other_answer": {
+        n for n, row in rows.items()
+        if foreign_numbers(formats.prompt_of(row), formats.answer_of(row))
+    },
+}
+scores = {
+    code: truth.DetectionScore.of({n for n in rows if code in export.faults(n)}, finds)
+    for code, finds in found.items()
+}
+caption = "Our two rules against the planted truth"
+lesson_05.found_and_missed(scores, lesson_05.RULE_NAMES, caption)
+
+# %% [markdown]
+# Three or four lines each, and most of the faults are found. The first rule never accuses a good row and misses some bad
+# ones; the second misses nothing and now and then accuses wrongly. That is the usual choice. When a rule *drops* rows, you
+# want precision. When a person reads what it flags, you want recall. The package has seven such rules, with more cases in
+# each. This is what they object to:
+
+# %%
+reasons = quality.assess(conversations, language="en", schema=task.schema)
+lesson_05.dropped_rows(conversations, reasons)
+
+# %%
+guess = predict("Which is hardest to find?", choices=["refusals", "cut off", "another language"])
+guess
+
+# %%
+by_rule = truth.score_quality(export, task.schema)
+hardest = min(("refusal", "truncated", "language"), key=lambda code: by_rule[code].recall.value)
+guess.reveal(lesson_05.RULE_NAMES[hardest])
+
+# %%
+lesson_05.found_and_missed(by_rule, lesson_05.RULE_NAMES, "The seven rules of the package")
+
+# %% [markdown]
+# Faults that follow from the *form* are found almost completely, and so is another language. What depends on wording is
+# harder, since politeness has no end of phrases and a rule knows only those that somebody wrote down. A task with a strict
+# form has a second net: a polite sentence is not a record, so "wrong form" catches what "refusals" misses. A task without
+# one needs a judge (section 8).
+#
+# One kind of fault is not in the table: a record that is well formed, about the right message, and has the wrong category.
+# No rule can see it. There are forty of them in the export, and they are all still in your prepared file. Section 7 looks
+# for them.
+
+# %% [markdown]
+# ## 3 · Copies
+#
+# A copy counts double in the {{term:loss}}, the number that training makes small, and teaches its phrasing instead of its
+# point. Exact copies are easy. But customers write twice, systems add "Re:", and somebody corrects a typing error. How
+# alike must two texts be? The *Jaccard index* is the share of pieces that they have in common: pieces in both, divided by
+# pieces in either. Take single words as pieces:
+#
+# | | |
+# | --- | --- |
+# | text 1 | the kettle leaks at the base |
+# | text 2 | my kettle leaks at the base |
+# | in both | the, kettle, leaks, at, base: 5 |
+# | in either | those and "my": 6 |
+# | Jaccard index | 5 / 6 = 0.83 |
+#
+# (A set has "the" only once.) The package also counts pairs of neighbouring words, because "not late" and "late, not"
+# differ.
+#
+# **Your turn:** write it.
+
+# %%
+# EXERCISE: data-2
+
+# %% [markdown]
+# For two thousand rows you can compare every pair. A million rows have five hundred billion pairs, and nobody compares
+# those. {{term:MinHash}} (Broder, 1997) makes a short signature of each text: shuffle all possible pieces, and write down
+# which piece of the text comes first; repeat with another shuffle, and so on. Two texts agree in one place of their
+# signatures with a probability of exactly their Jaccard index. So the share of places that agree estimates it.
+
+# %%
+def minhash(pieces, shuffles):
+    """For each shuffle (multiplier, offset) the smallest hash: the piece that comes first."""
+    return np.array([((pieces * m + offset) >> np.uint64(32)).min() for m, offset in shuffles])
+
+
+generator = np.random.default_rng(0)
+numbers = generator.integers(0, 2**63, (128, 2), dtype=np.uint64)
+shuffles = [(m | np.uint64(1), offset) for m, offset in numbers]
+one, other = (similarity.shingles(text) for text in (
+    "The kettle that I bought in March leaks at the base and has ruined our worktop.",
+    "Hello again, the kettle that I bought in March leaks at its base and has ruined our worktop!",
+))
+same = np.mean(minhash(one, shuffles) == minhash(other, shuffles))
+print(f"Jaccard index {similarity.jaccard(one, other):.2f}, estimated from 128 numbers {same:.2f}")
+
+# %% [markdown]
+# Now the trick that avoids comparing all pairs. Cut each signature into *bands*. Texts that agree in a whole band land in
+# the same drawer, and only texts in one drawer are compared. This is called locality-sensitive hashing (LSH). Here it is
+# with ten numbers:
+
+# %%
+drawings.banding()
+
+# %% [markdown]
+# Two texts with Jaccard index $J$ agree in one band of $r$ numbers with probability $J^r$, and in at least one of $b$ bands
+# with probability
+#
+# $$1 - (1 - J^r)^b$$
+#
+# With the ten numbers above and $J = 0.6$: $0.6^2 = 0.36$, so all five bands differ with probability $0.64^5 = 0.11$, and
+# the two meet with probability 0.89. With the package's 128 numbers the step from "never" to "always" is steeper:
+
+# %%
+lesson_05.banding_table()
+
+# %% [markdown]
+# Pairs that are hardly alike are mostly never looked at, and pairs over 0.6 are almost never missed. A pair that meets is
+# then compared exactly, so bands cost no precision, only time.
+#
+# What is a copy, though? Two rows with the same message *and the same answer* are one example twice, and one of them goes.
+# The same message with *different* answers is a conflict. At most one of the two is right, so a person should look.
+
+# %%
+copies = data_prep.deduplicate(conversations)
+lesson_05.clusters(conversations, copies)
+
+# %%
+planted = [export.truth[number - 1]["cluster"] for number in rows]
+pairs_found = truth.score_duplicates(conversations, planted)
+show.table({"pairs of copies": {
+    "there": pairs_found.recall.n,
+    "found of them": pairs_found.recall,
+    "right of what was found": pairs_found.precision,
+}}, f"{len(conversations) - len(copies.kept)} rows of {len(conversations):,} are copies")
+
+# %% [markdown]
+# Nearly all pairs are found, and nearly nothing else. These {{term:near-duplicate|near-copies}} keep most of their words. A
+# paraphrase with other words is beyond any method that counts words; for those people compare
+# {{term:embedding|embeddings}}, vectors that stand for what a text means, and accept more false alarms.
+
+# %% [markdown]
+# ## 4 · People
+#
+# What a model was trained on, it can say again, to anybody. So {{term:PII}}, data that tells who a person is, has to go
+# before training. Numbers with a *check digit* are the easy part. A bank account number (IBAN) is a country, two check
+# digits and the account. Move the first four characters to the end, write each letter as a number (A = 10, B = 11, …), and
+# the remainder after division by 97 must be 1. Here is a complete finder:
+
+# %%
+IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}\b")
+
+
+def is_iban(text):
+    code = text.replace(" ", "")
+    digits = "".join(str(int(character, 36)) for character in code[4:] + code[:4])
+    return int(digits) % 97 == 1
+
+
+for text in ("Refund to DE89 3704 0044 0532 0130 00 please", "Part DE89 3704 0044 0532 0130 01"):
+    print(text, "→", [code for code in IBAN.findall(text) if is_iban(code)])
+
+# %% [markdown]
+# One digit differs in the second text, and it is no account. That is what a check digit buys: order numbers, tracking
+# numbers and serial numbers are left alone.
+#
+# **Your turn,** with the check that card numbers have.
+
+# %%
+# EXERCISE: data-3
+
+# %%
+guess = predict(
+    "What will be found least?", choices=["phone numbers", "names", "addresses", "card numbers"]
+)
+guess
+
+# %%
+texts = list(truth.marked_texts(export))
+personal = truth.score_pii(texts, allow=[truth.OWN_ADDRESS])
+least = min(personal, key=lambda kind: personal[kind].recall.value)
+guess.reveal(lesson_05.PERSONAL[least])
+
+# %%
+lesson_05.found_and_missed(personal, lesson_05.PERSONAL, "Personal data in the export")
+
+# %% [markdown]
+# Names have no check digit. Lists of names and the words around them do what they can ("I'm Selin", "Kind regards, …"), and
+# about one in sixteen slips through: a name in lower case in the middle of a chat has little that gives it away. So
+# redaction makes leaks rarer, not impossible. Read a sample of what is left, and say so in the data card.
+#
+# What do you write instead? There are three ways:
+
+# %%
+text = "I'm Selin Karagöz, born 14.03.1986. Call +44 7700 900123, or write to selin@mail.example."
+show.table({way: {"text": pii.Redactor(way).text(text)[0]} for way in pii.MODES}, of="way")
+
+# %% [markdown]
+# Take pseudonyms if messages in production will have names in them: a model that has only ever seen `[NAME]` meets its
+# first real name on the first day. The same person gets the same pseudonym in all rows. (The ten lines of section 1 use
+# them.) Labels are better where a person has to *see* that something was taken out.
+#
+# The figures above are for an export that the rules were made for. On a second set, written by somebody else about a bank,
+# a clinic and a mobile operator, numbers with a check digit were all found, too. Names and addresses, which rest on lists
+# and on habits of writing, were found only about seven times in eight.
+
+# %% [markdown]
+# ## 5 · Two sides that have nothing in common
+#
+# Nine in ten rows become the {{term:training set}}; one in ten becomes the {{term:validation set}}, which tells you while
+# you train whether the model learns the task or the rows. By chance? Then one customer's first message may be in training
+# and the second in validation.
+
+# %%
+unique = [conversations[i] for i in copies.kept if not reasons[i]]
+guess = predict("Split by chance: how many of 100 validation rows are known from training?")
+guess
+
+# %%
+splits = lesson_05.two_splits(unique)
+by_chance = splits.rows["by chance, row by row"]
+guess.reveal(round(100 * by_chance["of these known from training"] / by_chance["validation rows"]))
+
+# %%
+splits
+
+# %% [markdown]
+# This is *after* copies were removed. A validation loss measured on the first split would partly praise memory.
+# `data_prep.split` keeps customers and near-copies together and meets the ten per cent as closely as it can. Whatever
+# belongs together in your data plays the customer's part: a document, a patient, a repository.
+
+# %%
+# EXERCISE: data-4
+
+# %% [markdown]
+# **Is the {{term:test set}} still unseen?** It was written by hand. But an export contains whatever passed through the
+# desk, and somebody may have tried the test messages there. This is {{term:contamination}}.
+
+# %%
+hits = data_prep.contamination(conversations, test_rows)
+leaked = sorted({hit.test for hit in hits})
+print(f"{len(leaked)} of {len(test_rows)} test messages are in the export")
+print("for example:", formats.prompt_of(test_rows[leaked[0]])[:90])
+
+# %% [markdown]
+# What would it have done? A small classifier learns the categories from the prepared rows (scikit-learn's
+# logistic regression on words and pairs of words, which trains in a second). Then it learns them
+# from the same rows and the test messages that leaked.
+
+# %%
+lesson_05.a_leak(prepared.rows, task, leaked)
+
+# %% [markdown]
+# On the messages that leaked the score jumps; on the others it hardly moves. The reported number mixes both, and nobody had
+# to cheat for that. `prepare(test=…)` removed them.
+#
+# **Your turn:** find a leak that is only a part of a message.
+
+# %%
+# EXERCISE: data-5
+
+# %% [markdown]
+# A last question about sides: do the training messages look like those in production? Users of the new chat window write
+# "where parcel 51234", and the export is full of letters. Train a classifier to tell the two apart. Its *area under the
+# curve* is the probability that it puts a production message before one from the export: 0.5 would mean that it cannot
+# tell, 1 that it always can.
+
+# %%
+prompts = [formats.prompt_of(row) for row in prepared.rows]
+apart = data_prep.distance(prompts, export.production)
+chosen = data_prep.resample(prompts, apart.weights, 200)
+nearer = data_prep.distance([prompts[i] for i in chosen], export.production)
+show.table({
+    "all prepared rows": {"area under the curve": apart.auc, "median words": apart.train.words},
+    "the 200 most like production": {
+        "area under the curve": nearer.auc, "median words": nearer.train.words
+    },
+    "production": {"area under the curve": 0.5, "median words": apart.production.words},
+}, "Training messages beside those from production")
+
+# %% [markdown]
+# Choosing rows by the classifier's odds brings the set nearer to production, not there. What the export does not have
+# cannot be drawn from it. The cure is to collect terse messages, or to write some (section 9).
+
+# %% [markdown]
+# ## 6 · What the model will see
+#
+# So far you have looked at texts. The model sees tokens, with a {{term:chat template}} around them (the markers for who
+# speaks), and learns only where the {{term:label mask}} lets it. Practitioners look at these things first, because mistakes
+# here make no noise. Use the {{term:tokenizer}} of *the model that you will train*.
+
+# %%
+tokenizer = models.load_tokenizer()
+lesson_05.lengths_table(prepared.rows, tokenizer)
+
+# %% [markdown]
+# Read the lower half. `max_length` is the number of tokens from which a trainer cuts. It cuts at the *end*, and the end is
+# the answer. So a limit that is too small does not lose long rows, it teaches the model to stop in the middle of a record.
+# Choose it above the longest row if memory allows, or drop the few rows that are longer. And what will it cost?
+
+# %%
+lengths = lesson_05.token_lengths(prepared.rows, tokenizer)
+lesson_05.cost_table(sum(lengths))
+
+# %% [markdown]
+# Next, template and mask. Look at one row token by token, then check ten.
+
+# %%
+from course_utils.training.objectives.encoding import encode_completion, encode_prompt
+
+chat = [{key: m[key] for key in ("role", "content")} for m in prepared.rows[0]["messages"]]
+prompt = encode_prompt(tokenizer, chat[:-1], 4096, "row 0")
+answer = encode_completion(tokenizer, prompt, chat, 4096, "row 0")
+show.conversation(tokenizer, prompt + answer, [-100] * len(prompt) + answer)
+
+# %%
+lesson_05.masks(prepared.rows, tokenizer)
+
+# %% [markdown]
+# In every row the model learns exactly the answer, and the marker that ends it. If your table has a "no" here, stop: the
+# model would learn to write customers' messages, or never learn to stop.
+#
+# **Packing.** Rows of a {{term:batch}} must have the same length, so short ones are filled up ({{term:padding}}), and the
+# GPU computes the filling for nothing. Packing puts several rows into one sequence instead. It needs a mask that keeps them
+# from reading each other; TRL's `packing=True` takes care of that where FlashAttention is installed.
+
+# %%
+lesson_05.packing_table(lengths)
+
+# %% [markdown]
+# Nearly all of the waste goes if rows of similar length share a batch, and that costs nothing (`group_by_length` in many
+# trainers, and what this course's `training.fit` does). Packing does nearly as well. What it adds is that every sequence is
+# full, so that a GPU has the same load in each step. With long rows of very different lengths, packing is ahead.
+#
+# **Balance.** What does the model see most often?
+
+# %%
+lesson_05.balance(prepared.rows)
+
+# %% [markdown]
+# Seven of ten records say that nothing is urgent. A model that has learned only *that* is right for seven messages in ten
+# and useless to the desk. So accuracy is the wrong measure for this field: it cannot tell a model that catches nobody from
+# one that works. Section 10 counts the urgent messages that were caught. If a value you care about has only a few dozen
+# rows, collect more of that kind before anything else. (How many turns do the conversations have? Here always one. With
+# several, decide whether the model should learn every answer or only the last.)
+
+# %% [markdown]
+# ## 7 · Wrong labels, which no rule can see
+#
+# Forty rows have a wrong category. The record is valid, and it is about the right message. How could a program know?
+#
+# Because *most* labels are right. A classifier that learns from all rows what a "delivery" sounds like will be surprised by
+# a message about a refund with that label. There is one catch: a classifier that has seen this very row may have learned
+# its wrong label by heart. So each row must be judged by a classifier that was trained *without* it.
+#
+# 1. Cut the rows into five parts.
+# 2. Train on four of them, and predict the fifth. Do this five times, so that every row is predicted once, *out of fold*.
+# 3. Look up the probability of the label that the row has. Sort.
+#
+# Three rows to follow by hand. The columns are what a classifier says that did not see the row:
+#
+# | message | its label | delivery | billing | returns | probability of its label |
+# | --- | --- | --- | --- | --- | --- |
+# | "where is my parcel" | delivery | 0.90 | 0.04 | 0.06 | 0.90 |
+# | "charged twice for the lamp" | delivery | 0.08 | 0.85 | 0.07 | 0.08: look at this one |
+# | "it came late, I send it back" | returns | 0.45 | 0.10 | 0.45 | 0.45: unclear, and perhaps right |
+#
+# This is the heart of *confident learning* (Northcutt et al., 2021), which the library cleanlab offers in full. With
+# scikit-learn it takes four lines:
+
+# %%
+from sklearn.model_selection import cross_val_predict
+from course_utils.data_prep import label_noise
+
+labels = [label_noise.label_of(row, "category") for row in prepared.rows]
+texts = [label_noise.evidence_in(row, "category") for row in prepared.rows]
+classifier = label_noise.classifier()                      # logistic regression on words
+probability = cross_val_predict(classifier, texts, labels, cv=5, method="predict_proba")
+own = probability[np.arange(len(labels)), np.searchsorted(np.unique(labels), labels)]
+print(f"probability of a row's own label: median {np.median(own):.2f}, lowest {own.min():.3f}")
+
+# %% [markdown]
+# (`evidence_in` gives the classifier the message and the rest of the record, without the label. The summary helps, because
+# here it was written apart from the label.) The package's function does the same and returns the list to read:
+
+# %%
+checked = data_prep.check_labels(prepared.rows, "category")
+lesson_05.suspects(prepared.rows, checked)
+
+# %%
+guess = predict("Somebody reads the first 60 of these. How many of the 40 wrong labels are there?")
+guess
+
+# %%
+first = checked.suspects[:60]
+score = truth.score_labels(export, prepared.lines, first)
+guess.reveal(round(score.recall.value * score.recall.n))
+
+# %%
+lesson_05.label_noise_table(export, prepared.lines, checked)
+
+# %% [markdown]
+# Nearly all of the first twenty are wrong. Reading one row in ten finds most of the wrong labels. To find nearly all of
+# them you read about one in five, mostly false alarms: rows that are unusual, and right. The last line is the paper's own
+# rule, which accuses a row only if another label reaches the probability that is usual for that label. It accuses few rows,
+# more often rightly, and leaves about half of the wrong ones. So take the rule if rows are dropped unread, and the list if
+# a person reads.
+#
+# Now repair them. Here "a person" is the truth file: it corrects what is wrong among the first sixty, and leaves the false
+# alarms as they are.
+
+# %%
+corrections = lesson_05.decisions(export, prepared.lines, first)
+repaired = data_prep.repaired(prepared.rows, "category", corrections)
+dropped = data_prep.repaired(prepared.rows, "category", dict.fromkeys(first))
+readable = data_prep.prepare(export.path, steps=["validate"]).rows
+lesson_05.repair_table({
+    "the export as it came": readable, "prepared": prepared.rows,
+    "prepared, 60 suspects dropped": dropped, "prepared, 60 suspects read": repaired,
+}, task)
+
+# %% [markdown]
+# The large step is the one from the export to the prepared rows. Repairing the labels adds a few points more, and with 100
+# test messages the intervals overlap: forty wrong labels in six hundred are too few for a certain answer. What the repair
+# brings to the language model was measured beforehand, over several runs and also with three times as many wrong labels:
+
+# %%
+lesson_05.recorded_repair()
+
+# %% [markdown]
+# There is a better reason to look for wrong labels than a few points: the *test set* may have them too. A wrong label there
+# punishes the better model. Run the same check on it, and read every suspect.
+#
+# **Your turn.** Somebody wrote the paper's rule from memory. It runs, and it is wrong.
+
+# %%
+# EXERCISE: data-6
+
+# %% [markdown]
+# ## 8 · A judge, and whether to trust it
+#
+# Above a thousand rows nobody reads everything. A common way out is an {{term:LLM as a judge|LLM as a judge}}: a model
+# reads each row with a *rubric*, the text that says what is good, and gives a verdict. This is ours.
+
+# %%
+print(judging.ONE_WORD_RUBRIC)
+
+# %% [markdown]
+# A judge is an instrument, so calibrate it first. Fifty rows were read by a person: keep, or not. (The reader was the
+# language-model assistant that wrote this lesson, and it chose rows of which two in five are bad. At work the person is
+# you.) How often should judge and person agree? Agreement alone is misleading: whoever keeps everything agrees on sixty per
+# cent of these rows. *Cohen's kappa* takes out the agreement that chance would give: 0 is chance, 1 is perfect.
+#
+# $$\kappa = \frac{\text{agreement} - \text{chance}}{1 - \text{chance}}$$
+#
+# For 80 % agreement where chance gives 50 %: $(0.8 - 0.5)/(1 - 0.5) = 0.6$. Below about 0.6 a judge should not decide alone.
+#
+# The only language model here that fits on a laptop is our small one. It answers "yes" or "no", and we read how probable
+# each is.
+
+# %%
+by_hand, keep, _ = lesson_05.read_by_hand(export)
+model, tokenizer = models.load()
+marks = judging.judge_here(by_hand, model, tokenizer)
+print(f"probability of “yes”: {min(marks):.2f} to {max(marks):.2f}")
+
+# %%
+judges = {"the 135M model with the rubric": [mark > 0.5 for mark in marks]}
+judges |= lesson_05.other_judges(by_hand, prepared.rows)
+lesson_05.judges_table(keep, judges)
+
+# %% [markdown]
+# The small model says "no" to every row. It follows no rubric, and its kappa is that of chance. The two judges that are no
+# language models do better, and together they pass the bar. That will not be so for your task. The lesson is that *a
+# judge's name says nothing, its kappa on fifty of your rows does*. Large judges are far better: GPT-4 agreed with people on
+# 85 % of the pairs of replies in one study, where people agreed with each other on 81 % (Zheng et al., 2023, arXiv
+# 2306.05685). But even they have tastes that are not in the rubric. Two of them are easy to measure: for the place and for
+# the length. Show each pair twice, in both orders, and pad good replies with a paragraph that says nothing.
+
+# %%
+lesson_05.bias_table(model, tokenizer)
+
+# %% [markdown]
+# The small judge takes whatever is shown first. If you had asked in one order only, with the better reply always first, it
+# would have looked perfect. So ask in both orders and count a verdict only if they agree. If padding wins more than half of
+# the time, say "length does not count" in the rubric, and measure again. With a strong judge the calls are the same:
+# `judging.judge(rows, client_for(), "gpt-…")` goes to any OpenAI-compatible endpoint and `judging.trust(verdicts, keep)`
+# computes the table's figures.
+
+# %% [markdown]
+# ## 9 · More rows, and where they go
+#
+# **Have a stronger model write some.** What the export lacks, terse messages or rare categories, a large model can write:
+# topics times a request, answers as JSON, each checked against the schema. This {{term:synthetic data}} is the approach
+# behind the Phi models' "textbooks". No strong model runs here, so a server on this machine plays back what one answered.
+# It is busy now and then, as they are.
+
+# %%
+from course_utils.data_prep.synthesis import as_chat, synthesise
+from course_utils.openai_server import Replay
+
+synthesis_plan, strong_model, ledger = lesson_05.recorded_writer()
+with Replay(strong_model, trouble=("busy", 5)) as server:
+    client = client_for(server.base_url, "no key needed")
+    made = synthesise(synthesis_plan, client, ledger, budget=0.10)
+    print("budget of 10 cents:", made)
+    made = synthesise(synthesis_plan, client, ledger, budget=2.00)
+    print("budget of 2 dollars:", made)
+
+# %% [markdown]
+# The ledger has every request before it is sent and every answer when it comes. A run that is interrupted continues where
+# it was and pays for nothing twice, and the budget is kept. Each example knows which model wrote it.
+#
+# Now the trap. Hold out 80 of these examples as a test set. Is that a test?
+
+# %%
+synthetic = as_chat(made.examples, "Triage this customer message.")
+lesson_05.kinship_table(synthetic, task)
+
+# %% [markdown]
+# A writer repeats its turns of phrase. Its {{term:held-out}} rows have said much of this before, and the hand-written test
+# set has not. A score on the first flatters:
+
+# %%
+evidence.card("P3")
+
+# %% [markdown]
+# **In and out of the field's tools.** `datasets` is the usual container. The folder from section 1 is already in it; from
+# there everything is one call:
+
+# %%
+long = data["train"].filter(lambda row: len(row["messages"][1]["content"].split()) > 40)
+print(len(long), "rows have more than 40 words;", "columns:", ", ".join(data["train"].column_names))
+data["train"].to_parquet("tickets-ready/train.parquet")
+show.folder_sizes("tickets-ready")
+
+# %% [markdown]
+# A data set without a card is a file that nobody dares to use in a year. On the {{term:hub}} the card is the `README.md`,
+# with a header that programs read. This is the least that belongs in it. *Pushing is not run here, since it needs an
+# account.*
+#
+# ```python
+# CARD = """---
+# license: cc-by-4.0
+# language: en
+# task_categories: [text-classification]
+# ---
+# # Tickets of Tarnbrook
+# **What.** Messages to a support desk and the record of each. **From where.** Export of 2026-11, 1,970 lines.
+# **Prepared.** Rules and counts: see `report.html`. Personal data replaced by pseudonyms; about one name in
+# sixteen may be left. **Split.** By customer. **Known faults.** Labels checked out of fold, 60 rows read.
+# **Not for.** Anything that decides about people."""
+#
+# data.push_to_hub("my-name/tickets", private=True)
+# from huggingface_hub import DatasetCard
+# DatasetCard(CARD).push_to_hub("my-name/tickets")
+# ```
+#
+# When is it time for larger tools?
+#
+# | tool | what it does | go there when |
+# | --- | --- | --- |
+# | [datatrove](https://github.com/huggingface/datatrove) | reads and filters on many machines, and finds copies with MinHash as above | you have millions of documents |
+# | [distilabel](https://github.com/argilla-io/distilabel) | pipelines in which models write and judge data | synthesis has several steps, or several models |
+# | [Argilla](https://github.com/argilla-io/argilla) | a web page where several people mark rows | more than one person labels, and you want their agreement |
+# | [cleanlab](https://github.com/cleanlab/cleanlab) | confident learning in full, also for pictures and tags | section 7 paid off |
+# | [Presidio](https://github.com/microsoft/presidio) | finds personal data with a language model for names | names must not slip through |
+#
+# **Mining production.** The best rows are already there: what customers really wrote, and what an expert says should have
+# been answered. Take transcripts, let experts mark them ("the right record", or "nothing to learn here"), write each as a
+# row, and run the ten lines of section 1. Of this export about one line in three was left, so five hundred good rows need
+# some sixteen hundred lines.
+
+# %% [markdown]
+# ## 10 · Was it worth it? Train twice
+#
+# The same model, the same settings and the same number of examples: once drawn from the export as it came (only what a
+# trainer cannot read is left out), once from the prepared rows with their labels repaired. Two fields of the record and
+# short messages keep it quick. Nothing of the test set is in the prepared rows.
+
+# %%
+from peft import LoraConfig, get_peft_model
+
+short = load_task("support_tickets", list(plan.fields))
+sets = {"as it came": readable, "prepared and repaired": repaired}
+sets = {name: truth.for_training(r, plan.fields, plan.longest) for name, r in sets.items()}
+settings = training.Settings(
+    learning_rate=plan.learning_rate, batch_size=plan.batch_size, warmup_steps=5
+)
+
+
+def train(rows):
+    """A fresh adapter on a fresh model, trained on a random sample of the rows."""
+    sample = np.random.default_rng(0).permutation(len(rows))[: plan.examples]
+    adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    tuned = get_peft_model(models.load()[0], adapter)
+    history = training.fit(tuned, tokenizer, [rows[i] for i in sample], settings=settings)
+    return tuned, history
+
+
+# %%
+guess = predict("Which run ends with the lower training loss?", choices=list(sets))
+guess
+
+# %%
+results, histories = {}, {}
+model = None                                               # the judge: make room
+for name, chats in sets.items():
+    tuned, histories[name] = train(chats)
+    answers = generate(tuned, tokenizer, short.prompts(), max_new_tokens=plan.answer_tokens)
+    results[name] = short.evaluate(answers)
+    tuned = None
+
+# %%
+last = {name: float(np.mean(history.losses[-8:])) for name, history in histories.items()}
+guess.reveal(min(last, key=last.get))
+
+# %%
+charts.bars(last, "Mean training loss of the last eight steps", "nats per token", decimals=2)
+
+# %% [markdown]
+# A training loss says how well a run fits *its own* rows. Rows that say the same thing again and again are easy to fit, and
+# prose is harder than records. So the losses of different data do differ, and what they show is how hard the data are to
+# predict, not how good they are. Only messages that nobody trained on can tell which model is better:
+
+# %%
+lesson_05.comparison(results, short)
+
+# %%
+difference = lesson_05.gain(*results.values(), short.references())
+print(f"both fields right, prepared less raw: {100 * difference.value:+.0f} points, "
+      f"95 % interval {100 * difference.low:+.0f} to {100 * difference.high:+.0f}")
+
+# %% [markdown]
+# Read the last row first. Whoever always gives the most common pair has the form perfect, gets some records right, and
+# catches no escalation. Compare each run with that. This was one short run on one sample; the recorded runs below are
+# longer, and there are three of each.
+
+# %%
+lesson_05.recorded_table()
+
+# %% [markdown]
+# The export taught what it contains: agents in a hurry left the form at "question, none", and so does the model. It cannot
+# know that this was an accident. The last lines are about this lesson's claims; open a row to see why.
+
+# %%
+evidence.summary("P1", "P2", "P4", "P5")
+
+# %% [markdown]
+# The size table of P5 circulates in this form. Use it to plan, not as a law:
+#
+# | what is to be learned | examples | |
+# | --- | --- | --- |
+# | a new output format | 100 to 500 | |
+# | a style, a tone | 500 to 2,000 | inputs as diverse as life |
+# | the terms and conventions of a field | 2,000 to 10,000 | |
+# | much new knowledge | 10,000 to 50,000 | look facts up instead (lesson 01) |
+#
+# **Mistakes that show.** Two that everybody makes once. The first is a file made with `print`, the second a space before
+# each answer.
+
+# %%
+import json
+from pathlib import Path
+
+some = [json.loads(line) for line in Path(files["train"]).read_text().splitlines()[:12]]
+broken = Path("tickets-by-hand.jsonl")
+broken.write_text("\n".join(str(row) for row in some))
+print(validate(broken, "chat").findings[0])
+for row in some:
+    row["messages"][-1]["content"] = " " + formats.answer_of(row)
+broken.write_text("\n".join(json.dumps(row) for row in some))
+print(validate(broken, "chat").findings[0])
+
+# %% [markdown]
+# A Python dictionary with single quotes is not JSON. And a leading space changes the first token of every answer, so the
+# model learns to begin with a token that your program does not expect.
+#
+# **What you can do now**
+#
+# | you want to | do |
+# | --- | --- |
+# | know whether a file can be trained on | `course check-data FILE`; read every error, not the first |
+# | clean it | `prepare`, first without `drop`; read what is flagged; then with the rules that you trust |
+# | get rid of copies | message and answer together; look at conflicts |
+# | protect people | check digits first, pseudonyms, a sample read by eye, what is left in the card |
+# | believe your validation loss | split by customer and near-copy; search for the test set in the training data |
+# | lose no answers | lengths in tokens, `max_length` above the longest, the mask checked on ten rows |
+# | find wrong labels | out-of-fold probability of the given label; read the first tenth; the test set too |
+# | use a judge | kappa on fifty of your rows, both orders, padding; below 0.6 it does not decide |
+# | show that it helped | train twice, as many examples each, beside the most common answer |
+
+# %% [markdown]
+# **Quiz.** Click a choice to see why it is right or wrong.
+
+# %%
+quiz("05")
+
+# %% [markdown]
+# **Final exercises.** The first is a challenge: your rows are really trained on. The second is about data of your own.
+
+# %%
+# EXERCISE: data-7
+
+# %%
+# EXERCISE: data-8
+
+# %% [markdown]
+# {{words}}
+#
+# ## Read on
+#
+# - Northcutt, Jiang and Chuang (2021), *Confident Learning*, arXiv 1911.00068; and Northcutt, Athalye and Mueller (2021), arXiv
+#   2103.14749, who found wrong labels in the test sets of ten well-known benchmarks.
+# - Lee et al. (2021), [*Deduplicating Training Data Makes Language Models Better*](https://arxiv.org/abs/2107.06499).
+# - Zheng et al. (2023), *Judging LLM-as-a-Judge*, arXiv 2306.05685: biases for place and length, measured.
+# - Zhou et al. (2023), [*LIMA: Less Is More for Alignment*](https://arxiv.org/abs/2305.11206): a thousand careful examples.
+#
+# Next, lesson 06 sends such a file to a host.

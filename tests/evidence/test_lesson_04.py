@@ -1,0 +1,231 @@
+"""Lesson 04: verdicts follow the records, what is not recorded says so, and the rules of the house style judge rightly."""
+
+import json
+
+import pytest
+
+from course_utils import assets, claims, evidence
+from course_utils.data_prep import load_preferences
+from course_utils.errors import CourseError
+from course_utils.evaluation import Likelihoods, proportion
+from course_utils.evidence import house_style, lesson_04
+
+A_CLAIMS = [id for id in claims.CLAIMS if id.startswith("A")]
+
+
+@pytest.fixture(autouse=True)
+def _no_claims(monkeypatch):
+    monkeypatch.setattr(claims, "_checked", {})
+
+
+@pytest.fixture(scope="module")
+def twins():
+    return load_preferences("twins")
+
+
+@pytest.fixture
+def unrecorded(monkeypatch):
+    monkeypatch.setattr(lesson_04, "preferences", lambda: None)
+
+
+@pytest.fixture
+def recorded(monkeypatch, twins):
+    """Puts a small record in place; the shares of the methods can be changed."""
+    test = twins.test[:20]
+
+    def put(dpo=0.9, control=0.6, right=0.9):
+        shares = {lesson_04.START: 0.3, lesson_04.CONTROL: control, "DPO": dpo, "DPO, β = 0.02": 0.5, "DPO, β = 1": 0.4,
+                  "ORPO": 0.5, "GRPO": 0.5, "DPO, rate too high": 0.1, "DPO, contradictory pairs": 0.3}  # fmt: skip
+        runs = []
+        for seed in range(3):
+            methods = {}
+            for name, share in shares.items():
+                good = round(share * len(test))
+                texts = [row["chosen" if i < good else "rejected"] for i, row in enumerate(test)]
+                kept = [float(i < good) for i in range(len(test))]
+                methods[name] = {
+                    "right": [float(i < right * len(test)) for i in range(len(test))], "texts": texts, "right step": kept,
+                    "all rules": kept, "kl": [1.0 + seed] * 5, "last loss": 0.5, "last accuracy": 0.8,
+                }  # fmt: skip
+            for found in methods.values():
+                found["wins over control"] = house_style.wins(test, found["texts"], methods[lesson_04.CONTROL]["texts"])
+                found["wins by judge"] = found["wins over control"]
+            judge = {"ranks test pairs": [1.0, 1.0, 0.0, 1.0], "agrees with the rules": [1.0, 1.0, 1.0, 0.0, 1.0]}
+            runs.append({"seed": seed, "methods": methods, "judge": judge})
+        content = {"date": "2026-12-01", "plan": {"pairs": 240}, "seeds": [0, 1, 2], "runs": runs}
+        monkeypatch.setattr(lesson_04, "preferences", lambda: content)
+
+    return put
+
+
+def test_every_claim_of_the_lesson_has_a_judge_and_a_source(unrecorded):
+    for id in A_CLAIMS:
+        assert id in claims.SOURCES
+        assert evidence.card(id)._repr_html_()
+    assert [claim.id for claim in claims.table()] == A_CLAIMS
+
+
+def test_costs_are_judged_by_the_record():
+    assert evidence.card("A1").verdict.word == claims.UNDER_A_CONDITION
+    assert evidence.card("A2").verdict.word == claims.UNDER_A_CONDITION
+    assert evidence.card("A3").verdict.word == claims.FAILS
+    assert "4 roles, not three" in evidence.card("A3").verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("ppo", "held", "word", "where"),
+    [
+        (6.0, (4, 2), claims.FAILS, "inside"),
+        (6.0, (4, 3), claims.HOLDS, "inside"),
+        (12.0, (3, 2), claims.UNDER_A_CONDITION, "above"),
+        (2.0, (3, 2), claims.UNDER_A_CONDITION, "below"),
+    ],
+)
+def test_rlhf_is_judged_by_its_time_and_its_models(monkeypatch, ppo, held, word, where):
+    real = json.loads(json.dumps(lesson_04.prices()))
+    real["over SFT"]["PPO"]["an example"] = [ppo, ppo, ppo]
+    monkeypatch.setattr(lesson_04, "prices", lambda: real)
+    monkeypatch.setitem(lesson_04.HELD, "PPO", held)
+    verdict = evidence.card("A3").verdict
+    assert verdict.word == word and where in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("shared", "twice", "word"),
+    [(1.7, 2.4, claims.UNDER_A_CONDITION), (1.6, 1.9, claims.HOLDS), (1.2, 2.4, claims.FAILS)],
+)
+def test_dpos_time_is_judged_both_ways_of_counting(monkeypatch, shared, twice, word):
+    real = json.loads(json.dumps(lesson_04.prices()))
+    real["over SFT"]["DPO, prompt shared"]["an example"] = [shared] * 3
+    real["over SFT"]["DPO"]["an example"] = [twice] * 3
+    monkeypatch.setattr(lesson_04, "prices", lambda: real)
+    assert evidence.card("A1").verdict.word == word
+
+
+@pytest.mark.parametrize(("right", "word"), [(0.9, claims.HOLDS), (0.5, claims.FAILS)])
+def test_implicit_rewards_are_judged_by_the_record_first(recorded, right, word):
+    recorded(right=right)
+    verdict = evidence.card("A4", ranks=proportion([False] * 100)).verdict
+    assert verdict.word == word and "3 seeds" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("right", "of", "word"),
+    [(90, 100, claims.HOLDS), (10, 100, claims.FAILS), (14, 24, claims.NOT_TESTED), (0, 0, claims.NOT_TESTED)],
+)
+def test_a_run_that_cannot_tell_is_no_verdict(unrecorded, right, of, word):
+    ranks = proportion([i < right for i in range(of)]) if of else None
+    assert evidence.card("A4", ranks=ranks).verdict.word == word
+
+
+def test_the_leash_is_judged_seed_by_seed(monkeypatch, tmp_path):
+    assert evidence.card("A5").verdict.word == claims.HOLDS
+    record = json.loads(assets.record("alignment").read_text(encoding="utf-8"))
+    record["runs"][1]["methods"]["PPO"]["kl"] = [99.0]
+    (tmp_path / "r.json").write_text(json.dumps(record), encoding="utf-8")
+    monkeypatch.setattr(assets, "record", lambda name: tmp_path / "r.json")
+    assert evidence.card("A5").verdict.word == claims.FAILS
+
+
+@pytest.mark.parametrize(
+    ("dpo", "control", "said"), [(1.0, 0.2, "beats the control"), (0.2, 1.0, "control beats DPO"), (0.5, 0.5, "told apart")]
+)
+def test_the_headline_says_what_the_record_says(recorded, dpo, control, said):
+    recorded(dpo, control)
+    assert said in lesson_04.dpo_against_control()
+
+
+def test_with_a_record_tables_and_figures_show_it(recorded):
+    recorded()
+    assert "2026-12-01" in lesson_04.methods_table().caption
+    assert lesson_04.methods_table().rows["KTO"] == {"pairs right": lesson_04.NOT_RECORDED}
+    assert lesson_04.methods_table().rows["DPO"]["all rules kept"].startswith("90 %")
+    assert "75 % of the test pairs" in lesson_04.second_judge() and "80 % of the cases" in lesson_04.second_judge()
+    assert "What each method reached" in lesson_04.kl_figure().alt
+    assert lesson_04.failures_table().rows["DPO, rate too high"]["training pairs right, %"] == 80
+    cards = lesson_04.before_and_after()
+    assert list(cards.models) == ["before", "after DPO"] and cards._repr_html_()
+
+
+def test_without_a_record_they_say_so(unrecorded):
+    for shown in (lesson_04.methods_table(), lesson_04.kl_figure(), lesson_04.failures_table()):
+        assert lesson_04.NOT_RECORDED in repr(shown)
+    assert lesson_04.NOT_RECORDED in lesson_04.dpo_against_control() and lesson_04.NOT_RECORDED in lesson_04.second_judge()
+    assert "wanted" in lesson_04.before_and_after().models
+
+
+def test_the_rules_accept_every_chosen_reply_and_no_rejected_one(twins):
+    for row in [*twins.train, *twins.validation, *twins.test]:
+        assert all(house_style.judge(row, row["chosen"]).values()), row["id"]
+        assert not all(house_style.judge(row, row["rejected"]).values()), row["id"]
+        assert house_style.score(row, row["chosen"]) == 1 > house_style.score(row, row["rejected"])
+
+
+@pytest.mark.parametrize("broken", house_style.RULES)
+def test_each_rule_can_be_broken_alone(twins, broken):
+    row = next(row for row in twins.test if row["wants"] == ["defect"] and row["tone"] == "calm")
+    reply = row["chosen"]
+    changed = {
+        "right step": reply.replace("replacement", "parcel"),
+        "nothing else promised": f"{reply} A reset link is in your inbox.",
+        "tone fits": f"Sorry! {reply}",
+        "order is the customer's": reply.replace(row["order"], "TB-00000"),
+        "comes to an end": reply.rstrip("."),
+    }[broken]
+    kept = house_style.judge(row, changed)
+    assert not kept[broken]
+    others = {rule for rule, fine in kept.items() if not fine} - {broken}
+    assert others <= ({"nothing else promised"} if broken == "right step" else set())
+
+
+def test_the_reward_takes_what_trl_passes(twins):
+    rows = twins.test[:3]
+    columns = {key: [row[key] for row in rows] for key in ("wants", "tone", "order")}
+    texts = [[{"role": "assistant", "content": row["chosen"]}] for row in rows]
+    assert house_style.reward(completions=texts, **columns) == [1.0, 1.0, 1.0]
+
+
+def test_wins_count_ties_half(twins):
+    rows = twins.test[:2]
+    good, bad = [row["chosen"] for row in rows], [row["rejected"] for row in rows]
+    assert house_style.wins(rows, good, bad) == [1.0, 1.0]
+    assert house_style.wins(rows, bad, good) == [0.0, 0.0]
+    assert house_style.wins(rows, good, good) == [0.5, 0.5]
+
+
+def test_gains_and_what_they_rank():
+    before = [Likelihoods(-10.0, -8.0, 4, 4)] * 2
+    now = [Likelihoods(-9.0, -9.0, 4, 4), Likelihoods(-12.0, -9.0, 4, 4)]
+    assert lesson_04.gains(before, now) == [(1.0, -1.0), (-2.0, -1.0)]
+    assert lesson_04.ranked(before, now).value == 0.5
+
+
+def test_a_log_is_read_and_another_trainers_is_refused():
+    log = [
+        {"step": n, "loss": 0.69 - n / 10, "rewards/chosen": n / 5, "rewards/rejected": -n / 5, "rewards/margins": 0.4 * n}
+        for n in range(3)
+    ] + [{"train_runtime": 3.0}]
+    assert lesson_04.log_table(log).rows["rewards/margins"]["last step"] == pytest.approx(0.8)
+    assert "move apart" in lesson_04.reading_the_log(log).alt
+    for read in (lesson_04.log_table, lesson_04.reading_the_log):
+        with pytest.raises(CourseError, match="DPOTrainer"):
+            read([{"loss": 1.0}])
+
+
+def test_the_collapse_is_counted():
+    before, after = ['{"category": "a"}', "no"], ['{"category": "a"}'] * 2
+    table = lesson_04.collapse_table(before, after, lambda text: text.startswith("{"), ["a", "b"])
+    assert [row["different answers"] for row in table.rows.values()] == [2, 1]
+    assert table.rows["after GRPO"]["category right"].value == 0.5
+
+
+def test_losses_by_hand():
+    import math
+
+    import torch
+
+    from course_utils.training.losses import ipo_loss, simpo_loss
+
+    ratios = torch.tensor([[2.0, -1.0]])
+    assert ipo_loss(ratios, 0.1).item() == pytest.approx((3 - 5) ** 2)
+    assert simpo_loss(ratios, 2.0, 0.5).item() == pytest.approx(math.log1p(math.exp(-5.5)))

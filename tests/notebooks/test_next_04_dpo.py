@@ -1,0 +1,265 @@
+"""Lesson 04's second edition: the code that readers see against TRL's losses, its figures in prose, the linter's rules."""
+
+import ast
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+from support import conversation, tiny_llama, with_lora
+
+from course_utils import assets, glossary, plans
+from course_utils.evidence import lesson_04
+from course_utils.exercises import lesson_04 as exercises
+from course_utils.publishing import lesson_linter
+
+SOURCE = Path(assets.path("notebooks/source/next/04_dpo.py")).read_text(encoding="utf-8")
+TAGGED = re.compile(r'^# %% tags=\["(?:dpo|grpo)-from-scratch"\]\n(.*?)(?=^# %%)', re.MULTILINE | re.DOTALL)
+PAIRS = [
+    {
+        "prompt": conversation(prompt)[:2],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+    for prompt, chosen, rejected in [
+        ("Where is my parcel?", "On its way", "I do not know and I will not look"),
+        ("Is it blue?", "It is blue, yes", "No"),
+        ("The kettle leaks and the floor is wet, what now?", "Sorry! We send you a new one today", "Mop it"),
+    ]
+]
+
+
+def cells():
+    """The source as a notebook's cells, exercises as their answers' cells are."""
+    found = []
+    for part in re.split(r"^# %%", SOURCE, flags=re.MULTILINE)[1:]:
+        head, _, body = part.partition("\n")
+        metadata: dict = {"tags": ["install"]} if "# INSTALL" in body else {}
+        if "# EXERCISE:" in body:
+            metadata = {"nbgrader": {"solution": True}}
+        markdown = "[markdown]" in head
+        text = "\n".join(re.sub(r"^# ?", "", line) for line in body.splitlines()) if markdown else body.strip("\n")
+        found.append({"cell_type": "markdown" if markdown else "code", "source": text, "metadata": metadata, "outputs": []})
+    return found
+
+
+@pytest.fixture(scope="module")
+def lesson():
+    """The functions of the cells that are written from scratch, as they stand there."""
+    import torch
+
+    space = {"torch": torch}
+    for code in TAGGED.findall(SOURCE):
+        functions = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
+        exec(compile(ast.Module(functions, []), "lesson 04", "exec"), space)
+    return space
+
+
+@pytest.fixture
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    from course_utils import models
+
+    tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name))
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)  # not the stop token
+    return tokenizer
+
+
+def arguments(kind, folder, **more):
+    settings = {
+        "output_dir": str(folder), "per_device_train_batch_size": 3, "use_cpu": True, "bf16": False, "report_to": "none",
+        "gradient_checkpointing": False,
+    }  # fmt: skip
+    return kind(**settings | more)
+
+
+def nudge(model, scale=0.05):
+    """Move the adapter away from where it began."""
+    import torch
+
+    made = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += scale * torch.randn(weight.shape, generator=made)
+
+
+def test_dpo_from_scratch_is_trls(lesson, tokenizer, tmp_path):
+    import datasets
+    import torch
+
+    trl = pytest.importorskip("trl")
+    trainer = trl.DPOTrainer(
+        model=with_lora(tiny_llama()), args=arguments(trl.DPOConfig, tmp_path, beta=0.3),
+        train_dataset=datasets.Dataset.from_list(PAIRS), processing_class=tokenizer,
+    )  # fmt: skip
+    batch = next(iter(trainer.get_train_dataloader()))
+    model, log_probability = trainer.model.eval(), lesson["reply_log_probability"]
+
+    def pairs():
+        return log_probability(model, batch["input_ids"], batch["completion_mask"]).view(2, -1).T
+
+    with torch.no_grad():
+        reference = pairs()
+    nudge(model)
+    ours, theirs = lesson["dpo_loss"](pairs(), reference, beta=0.3), trainer.compute_loss(model, dict(batch))
+    assert abs(theirs.item() - 0.6931) > 1e-3
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    for a, b in zip(torch.autograd.grad(ours, weights), torch.autograd.grad(theirs, weights)):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_grpo_from_scratch_is_trls(lesson, tokenizer, tmp_path):
+    import datasets
+    import torch
+
+    trl = pytest.importorskip("trl")
+    # Newer versions weight the KL term by the ratio, too; the lesson says that it leaves this out.
+    plain = {"use_bias_correction_kl": False} if hasattr(trl.GRPOConfig, "use_bias_correction_kl") else {}
+    trainer = trl.GRPOTrainer(
+        model=with_lora(tiny_llama()), reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=arguments(
+            trl.GRPOConfig, tmp_path, beta=0.04, loss_type="grpo", num_generations=3, temperature=1.0,
+            max_completion_length=8, **plain,
+        ),
+        train_dataset=datasets.Dataset.from_list([{"prompt": row["prompt"]} for row in PAIRS]), processing_class=tokenizer,
+    )  # fmt: skip
+    trainer.current_gradient_accumulation_steps = 1
+    made = torch.Generator().manual_seed(3)
+    prompts, answers = torch.randint(5, 200, (6, 4), generator=made), torch.randint(5, 200, (6, 7), generator=made)
+    mask = torch.ones(6, 7, dtype=torch.long)
+    mask[1, 4:] = mask[4, 2:] = 0
+    rewards = torch.rand(2, 3, generator=made)
+    advantages = lesson["group_advantages"](rewards).flatten()
+    model = trainer.model.eval()
+    ids = torch.cat([prompts, answers], 1)
+    logs = model(input_ids=ids).logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[:, 3:, 0]
+    old, reference = (logs.detach() + 0.3 * torch.randn(logs.shape, generator=made) for _ in range(2))
+    inputs = {
+        "prompt_ids": prompts, "prompt_mask": torch.ones_like(prompts), "completion_ids": answers, "completion_mask": mask,
+        "advantages": advantages, "old_per_token_logps": old, "ref_per_token_logps": reference,
+        "num_items_in_batch": mask.sum(),
+    }  # fmt: skip
+    theirs = trainer._compute_loss(model, inputs)
+    ours = lesson["grpo_loss"](logs, old, reference, advantages, mask, clip=0.2, beta=0.04)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert ((logs - old).exp() - 1).abs().max() > 0.2  # something is clipped
+    from course_utils.training.losses import group_advantages
+
+    assert torch.allclose(group_advantages(rewards).flatten(), advantages)
+
+
+def test_the_exercise_on_odds_is_the_packages_loss():
+    import torch
+
+    from course_utils.training.losses import odds_ratio_loss
+
+    chosen, rejected = torch.tensor([-0.5, -1.0, -0.2]), torch.tensor([-0.9, -2.0])
+    ratio = exercises.log_odds_ratio(chosen, rejected)
+    means = torch.stack([chosen.mean(), rejected.mean()])[None]
+    assert torch.allclose(-torch.nn.functional.logsigmoid(ratio), odds_ratio_loss(means)[0])
+
+
+def test_the_exercise_on_the_mask_is_the_lessons_function(lesson):
+    import torch
+
+    model = tiny_llama().eval()
+    ids, mask = torch.tensor([[5, 6, 7, 8, 9]]), torch.tensor([[0, 0, 1, 1, 1]])
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0]
+        found = lesson["reply_log_probability"](model, ids, mask)
+    assert torch.allclose(exercises.reply_log_probability(logits, ids[0], mask[0]), found[0], atol=1e-5)
+
+
+def test_the_program_for_work_runs_as_it_stands(tokenizer, tmp_path, monkeypatch, capsys):
+    block = re.search(r"^# ```python\n(.*?)^# ```", SOURCE, re.MULTILINE | re.DOTALL)
+    program = re.sub(r"^# ?", "", block[1], flags=re.MULTILINE)
+    assert "bf16=True" in program and "torch.bfloat16" in program
+    program = program.replace("bf16=True", "bf16=False, use_cpu=True").replace("torch.bfloat16", "torch.float32")
+    monkeypatch.chdir(tmp_path)
+    base = tiny_llama()
+    base.save_pretrained("base")
+    tokenizer.save_pretrained("base")
+    adapted = with_lora(base)
+    adapted.peft_config["default"].base_model_name_or_path = "base"
+    adapted.save_pretrained("sft-adapter")
+    tokenizer.save_pretrained("sft-adapter")
+    Path("pairs.jsonl").write_text("\n".join(json.dumps(row) for row in PAIRS * 4), encoding="utf-8")
+    space: dict = {}
+    exec(program, space)
+    assert space["trainer"].state.log_history[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert Path("dpo-adapter/adapter_config.json").exists() and Path("sft-merged/config.json").exists()
+
+
+# -- figures in prose -------------------------------------------------------------------------------------------------------
+
+
+def ranked_by_the_first_edition():
+    record = json.loads(assets.record("alignment").read_text(encoding="utf-8"))
+    return statistics.mean(run["ranks test pairs"]["implicit reward of DPO"][0] for run in record["runs"])
+
+
+SENTENCES = {
+    "The *gain* is now less reference: +1.5 for chosen, −2 for rejected": lambda: (
+        [row["gain"] for row in lesson_04.gain_table((-31.0, -27.0), (-29.5, -29.0)).rows.values()] == [1.5, -2.0]
+    ),
+    "0.15 + 0.20 = 0.35": lambda: "Margin 0.35" in lesson_04.gain_table((-31.0, -27.0), (-29.5, -29.0)).caption,
+    "$-\\log\\sigma(0.35) = 0.53$": lambda: "loss 0.53" in lesson_04.gain_table((-31.0, -27.0), (-29.5, -29.0)).caption,
+    "DPO ranked nine in ten of the test pairs right": lambda: 0.85 < ranked_by_the_first_edition() < 0.95,
+    "So a token costs SFT 1 + 1 = 2, and DPO 1 + 1 + 1 = 3 with the reference's pass: 1.5 times as much": lambda: (
+        (lesson_04.passes("SFT"), lesson_04.passes("DPO")) == (2, 3)
+    ),
+    "In full fine-tuning it is 4 to 3": lambda: (lesson_04.passes("DPO", True), lesson_04.passes("SFT", True)) == (4, 3),
+    "An adapter takes a rate that is a hundred times higher and more": lambda: all(
+        rate >= 99 * 5e-7 for rate in (5e-5, *(plans.plan("04", tier).learning_rate for tier in ("cpu", "t4", "a100")))
+    ),
+    "Both curves fall": lambda: "less likely" in lesson_04.both_fall().alt,
+    "so the pair is wrong every time": lambda: (
+        [row["counted as right"] for row in lesson_04.contradiction().rows.values()] == ["undecided"] + [False] * 5
+    ),
+    "Four answers to each of three messages per step, for five steps": lambda: all(
+        text in SOURCE
+        for text in ("num_generations=4", "gradient_accumulation_steps=3", "max_steps=5", "per_device_train_batch_size=4")
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def prose():
+    text = re.sub(r"\{\{term:(?:[^}|]*\|)?([^}]*)\}\}", r"\1", SOURCE)
+    return re.sub(r"\s+", " ", re.sub(r"^# ?", "", text, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_what_is_computed_bears_the_sentence(sentence, prose):
+    assert sentence in prose
+    assert SENTENCES[sentence]()
+
+
+def test_the_column_of_fifties():
+    from course_utils.data_prep import load_preferences
+
+    table = lesson_04.shortcut_table({"older pairs": load_preferences(), "our pairs": load_preferences("twins")})
+    *rules, shared = table.rows
+    assert [round(100 * table.rows[rule]["our pairs"].value) for rule in rules] == [50, 50, 50]
+    assert all(table.rows[rule]["older pairs"].value > 0.85 for rule in rules)
+    assert 0.5 < table.rows[shared]["our pairs"].value <= 0.6  # "its small advantage over a coin"
+
+
+# -- the linter -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_source_keeps_to_the_linters_rules():
+    report = lesson_linter.lint_notebook("04_dpo", {"cells": cells()}, "")
+    assert report.broken() == []
+    assert glossary.used_before_explained(SOURCE) == []
+    glossary.marked([cell["source"] for cell in cells() if cell["cell_type"] == "markdown"])  # every marker has its term
+
+
+def test_at_most_ten_sections_and_the_exercises_in_order():
+    sections = re.findall(r"^# ## (\d+) ·", SOURCE, re.MULTILINE)
+    assert sections == [str(number) for number in range(1, len(sections) + 1)] and len(sections) <= 10
+    assert re.findall(r"^# EXERCISE: (\S+)$", SOURCE, re.MULTILINE) == [exercise.id for exercise in exercises.NEXT]
