@@ -728,7 +728,8 @@ def judge_D2(tokens: Mapping[str, float]) -> Verdict:
     """Tokens saved, whether the form holds without them, and what a cache leaves of the saving."""
     bare, instructed = tokens["message alone"], tokens["instructions and three examples"]
     tuned, prompted = score("fine-tuned", FORM), score("instructions and three examples", FORM)
-    rates = [price.cached_input / price.input for price in costs.FRONTIER.values() if price.cached_input]
+    prices = (costs.FRONTIER | costs.PRICES).values()
+    rates = [price.cached_input / price.input for price in prices if price.cached_input]
     limits = sorted({price.cache_from for price in costs.FRONTIER.values()})
     saved = instructed - bare
     if saved <= 0 or tuned.high < prompted.value:
@@ -737,8 +738,8 @@ def judge_D2(tokens: Mapping[str, float]) -> Verdict:
         )
     sentence = (
         f"{saved:.0f} of {instructed:.0f} tokens are saved on every call, and the form holds better without them: "
-        f"{percent(tuned)} valid records, {percent(prompted)} with instructions and examples. The condition: the tokens were paid "
-        f"in full. From {limits[0]:,} to {limits[-1]:,} tokens on, by vendor, a repeated beginning is cached and costs "
+        f"{percent(tuned)} valid records, {percent(prompted)} with instructions and fixed examples, "
+        f"{percent(score('retrieved examples', FORM))} with retrieved ones. The condition: the tokens were paid in full. From {limits[0]:,} to {limits[-1]:,} tokens on, by vendor, a repeated beginning is cached and costs "
         f"{100 * min(rates):.0f} to {100 * max(rates):.0f} % of the price."
     )
     rows = {
@@ -781,7 +782,8 @@ def judge_D4() -> Verdict:
     sentence = (
         f"In judgement, yes: with {small} examples {percent(found[small][own])} of its own were right and "
         f"{percent(found[small][others])} of others, a gap of {100 * gap[small]:.0f} points; with {large} it is "
-        f"{100 * gap[large]:.0f}. But nothing changes at 100, and the form is learned from {small} examples: "
+        f"{100 * gap[large]:.0f}. Between {small} and {large} the gap closes bit by bit (at equal steps, so "
+        f"that fewer examples were also seen more often), and the form is learned from {small} examples: "
         f"{percent(found[small][form])} valid on others."
         if overfits
         else f"The gap with {small} examples is {100 * gap[small]:.0f} points, with {large} {100 * gap[large]:.0f}."

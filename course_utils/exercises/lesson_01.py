@@ -84,7 +84,7 @@ def recall_at(rankings, relevant, k):
 
     Args:
         rankings: for each question the ids of the passages found, best first. There may be fewer than k of them, and one may
-            stand there twice, since two parts of a passage were found.
+            appear twice, since two parts of a passage were found.
         relevant: for each question the id of the one passage that answers it.
         k: how many of those found go into the prompt.
 

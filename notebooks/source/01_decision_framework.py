@@ -33,9 +33,9 @@ lesson_01.picture()
 # %% [markdown]
 # That is where we are going. {{term:RAG}} ({{term:retrieval|retrieval}}-augmented generation) looks the facts up and puts
 # them into the prompt: the model then knows more and still writes as it likes. Training makes it write what the program
-# needs, and it still does not know the facts. Two of the five ways can answer the customer: training and retrieval together, and,
-# without any training, retrieval with similar answered messages as examples. That one has a catch, which section 5 shows. The
-# line through each mark is the range in which the true share plausibly lies, its {{term:confidence interval|95 % interval}}.
+# needs, and it still does not know the facts. Two of the five ways get more than half of the answers right: training and retrieval together, and,
+# without any training, retrieval with similar answered messages as examples. That one has a catch, which section 5 shows. (A
+# *right record* has the right form, topic and product; its fact is counted apart.) The line through each mark is the range in which the true share plausibly lies, its {{term:confidence interval|95 % interval}}.
 #
 # By the end you will be able to
 #
@@ -199,8 +199,8 @@ drawings.error_chain()
 # %% [markdown]
 # Take one by hand. A customer asks which number the key to the drawer of the Thackle desk has. The passage about the Thackle
 # desk was shown, so neither knowledge nor retrieval failed. The model writes "The key to the drawer of the Thackle desk is
-# number 315." That is right! But the program wanted a record, and this is a sentence. The cause is the *format*, and for that
-# there is a cure that costs nothing.
+# number 315." The fact is right (what it adds after that is invented). But the program wanted a record, and these are sentences.
+# The cause is the *format*, and for that there is a cure without any training.
 #
 # As code, the chain is a few lines.
 
@@ -238,7 +238,7 @@ sorting.reveal([cause(w.shown, w.needed, w.content_right) for w in wrong])
 lesson_01.causes_table(wrong)
 
 # %% [markdown]
-# No single tool would have cured half of them. That is why "should we fine-tune?" is the wrong question to start with. Fix the
+# No single cause explains half of them. That is why "should we fine-tune?" is the wrong question to start with. Fix the
 # link that broke most often, measure again, and sort again: an answer that had the wrong passage may also have the wrong
 # format, and you only see that once the passage is right.
 #
@@ -249,8 +249,8 @@ lesson_01.causes_table(wrong)
 #
 # How far does asking get you? To find out we need a task and a measure. The shop is invented and called Tarnbrook, so no model
 # can know its catalogue. A customer asks for a fact, and the answer must be a record with topic, product and fact. We score
-# *the fact* (that is knowledge) and *the record* (form, topic and product: that is behaviour). An answer that is right on both
-# sides is *usable*.
+# *the fact* and *the record* (form, topic and product). A wrong record is a matter of behaviour; a wrong fact can come from
+# missing knowledge, from the search, or from reading badly. An answer that is right on both sides is *usable*.
 
 # %%
 catalogue = load_catalogue()
@@ -346,7 +346,7 @@ show.table({
 }, caption=f"{len(few)} messages", of="decoding")
 
 # %% [markdown]
-# The schema sees to the form. (If an answer is still not valid, it reached the limit of tokens before its end.) Do not expect much of it in
+# The schema guarantees the form, unless an answer reaches the limit of tokens before its end. Do not expect much of it in
 # the other two columns: a grammar knows which topics exist, not which one is right. But whoever fine-tunes *only* for valid
 # JSON does work that a schema does for free.
 #
@@ -496,7 +496,7 @@ lesson_01.knowledge_costs_table(tokens)
 # With the most expensive models the whole catalogue costs less than the usual RAG prompt, with the others about the same. It
 # needs no index, and no search can miss. But look at the last column, which gives RAG its best form too. Fill the fixed part of
 # its prompt with further examples until the cache takes it, and the *longer* prompt is the cheapest of all. So compute with the
-# rules of your provider's cache before you decide by length. What else speaks against the whole text?
+# rules of your provider's cache before you decide by length. What are the other drawbacks of the whole text?
 #
 # - Requests must come every few minutes, or the cache is cold and the full price is due.
 # - Ten times the text costs ten times as much, and it must fit the {{term:context window}}, the longest input that a model takes.
@@ -509,7 +509,8 @@ lesson_01.knowledge_costs_table(tokens)
 #
 # What is left when the facts are there and the answers are still not what you need? Then you show the model how it is done, in
 # examples, and change the model. We have other wordings of the same questions, with the right record for each: 100 as they
-# are, and 60 more with the passage before them, so that the model learns to *read*. There are no instructions in them. What
+# are, and 60 more with the passage before them, so that the model learns to *read*. (So the facts of the test occur in the training.
+# Section 7 checks whether that is why it answers well.) There are no instructions in them. What
 # a good answer looks like is shown, not told. One example:
 
 # %%
@@ -535,11 +536,11 @@ history.plot("One pass over 160 examples")
 
 # %% [markdown]
 # The {{term:loss}} says how surprised the model was by the right answers, just before it learned from them: the lower, the
-# better. It falls fast at first and then slowly. Whether that is worth anything, only questions can tell that were not among
+# better. It falls fast at first and then stays level. Whether that is worth anything, only questions can tell that were not among
 # the examples.
 
 # %%
-guess = predict("Asked without any instruction: how many of 100 answers are a valid record?")
+guess = predict("Asked without any instruction: what share of the answers is a valid record?", unit="%")
 guess
 
 # %%
@@ -556,7 +557,7 @@ show.answers(
 
 # %% [markdown]
 # Form, topic and product are mostly right, although nobody told the model what a record is. And the fact? Compare it with the
-# right one. The model has learned that an answer looks like "26 days", and gives some number of days. This may be the most
+# right one. The model has learned that an answer looks like "26 days", and gives something plausible of that kind. This may be the most
 # expensive misunderstanding about fine-tuning: one pass teaches what answers look like, not what is true.
 #
 # **What does it save?** The instructions and examples no longer travel with each call. Whether that saves money is the first
@@ -578,7 +579,7 @@ lesson_01.sizes_figure()
 # %% [markdown]
 # Look at the valid form first: two dozen examples teach the form. The other two marks are the point. On its own examples the
 # smallest set is perfect, on others it is not. Learning the examples instead of the rule is called {{term:overfitting}}. With
-# more examples the two marks come closer, and nothing special happens at 100.
+# more examples the two marks come closer, bit by bit. Among the sizes that we tried, none is a threshold.
 
 # %%
 evidence.card("D4")
@@ -692,7 +693,8 @@ chosen = lesson_01.assumptions(tokens)
 widgets.cost_form(chosen, lesson_01.cost_figure)
 
 # %% [markdown]
-# The message is in the title. Change one assumption at a time and watch it move. Two of them matter most: the model that you
+# The message is in the title, and the title compares with the large model. Look at the line of the small model with the long
+# prompt too: if that one is good enough for your task, it stays the cheapest far beyond. Change one assumption at a time and watch it move. Two of them matter most: the model that you
 # compare with, and the hours that people work. The price of the training run itself hardly shows. Note the line of a GPU of
 # your own: you pay for it around the clock, whether requests come or not, so that it wins only at volumes that few of us have.
 #
@@ -736,7 +738,8 @@ evidence.card("D3", assumptions=chosen)
 
 # %% [markdown]
 # So 85 % is only where to stop and compute. The same prompt to the same large model is good enough at ten requests a day and a
-# waste of money at a hundred thousand, though perhaps not if a small model can answer it.
+# waste of money at a hundred thousand. There, replace it: by a small model with the same prompt if that is good enough, else by a
+# fine-tuned one.
 # Now compute a break-even yourself.
 
 # %%
@@ -750,7 +753,7 @@ evidence.card("D3", assumptions=chosen)
 # EXERCISE: frame-5
 
 # %% [markdown]
-# ## 9 · Common mistakes, failing as they fail in real life
+# ## 9 · Common mistakes, shown failing
 #
 # **Deciding by ten questions.** On all 100 questions the dense search finds clearly more than BM25. Suppose that somebody shows
 # ten questions in a meeting. We draw ten at random, a thousand times. How often does BM25 look at least as good?
@@ -763,7 +766,7 @@ print(f"all {len(questions)}: {bm25.sum()} against {dense.sum()}; "
       f"with ten, BM25 looks at least as good in {100 * fooled:.0f} % of the draws")
 
 # %% [markdown]
-# In so many meetings the worse search would have won, or come out level. Nothing looks wrong in such a meeting: there are ten
+# In so many of these meetings the worse search would have won or tied. Nothing looks wrong in such a meeting: there are ten
 # real questions on the screen.
 #
 # **Testing the search with the catalogue's own words.** If you write test questions with the passage open beside you, you write

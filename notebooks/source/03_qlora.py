@@ -76,8 +76,9 @@ plan = plans.plan("03")             # numbers of examples and settings that suit
 task = load_task("support_tickets", list(plan.fields))
 examples = [chat for chat in task.train if len(chat[1]["content"]) <= plan.longest]
 examples = examples[: plan.examples]
-print(examples[0][1:])              # what is learned: a message, and the record to answer with
 print(f"{device.name}: tier {device.tier}, computes in {device.dtype}; {len(examples)} examples")
+show.table({message["role"]: {"text": message["content"]} for message in examples[0]},
+           caption="The first example", of="role")
 
 # %% [markdown]
 # ## 2 · The job: lines that you will copy
@@ -102,7 +103,7 @@ four_bits = BitsAndBytesConfig(
 # %% [markdown]
 # The last line is the {{term:compute dtype}}. Take {{term:bfloat16}} on Ampere cards (RTX 30, A100) and later ones. A T4 has
 # no bfloat16, so take {{term:float16}} there. PyTorch claims that a T4 supports bfloat16, but it only imitates it, slowly.
-# (`device.torch_dtype()` picks the right one for your machine; on many CPUs that is float32.)
+# (`device.torch_dtype()` picks the right one for your machine; on many CPUs that is {{term:float32}}.)
 
 # %%
 source = models.resolve(models.TIERS[device.tier].name)   # a folder, or a name on the hub
@@ -118,7 +119,7 @@ base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=checkpoi
 # %% [markdown]
 # `prepare_model_for_kbit_training` freezes the base, makes sure that {{term:gradient|gradients}} reach the first adapter,
 # and turns everything that is *not* in 4 bits (the {{term:embedding}}, the output layer, and the norms, which are small layers
-# that rescale) into {{term:float32}}. It also switches on {{term:gradient checkpointing}}, which throws intermediate results away and
+# that rescale) into float32. It also switches on {{term:gradient checkpointing}}, which throws intermediate results away and
 # computes them again later. That saves memory and costs up to half as much time again, so on a CPU we
 # leave it off.
 #
@@ -128,7 +129,7 @@ base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=checkpoi
 # answering, for instance in an evaluation during training. A repacked layer no longer passes gradients. Nothing stops: the
 # {{term:loss}} falls, no error appears, and every adapter but the last ones gets a wrong gradient.
 # `quantization.guard(model)`, called right after loading, switches the repacking off. On a GPU there is no such problem.
-# The lesson to keep: *a falling loss is no proof that everything trains.* If in doubt, compare the gradients of one step
+# The lesson to keep: *a falling loss is no proof that everything trains.* If in doubt, compare the gradients of one {{term:step}}
 # with those of a 16-bit base.
 #
 # </details>
@@ -208,7 +209,7 @@ show.folder_sizes("tickets-qlora")
 # **The whole program for your own card.** It needs nothing from this course but `pip install trl peft bitsandbytes`. Each line of
 # `train.jsonl` is a row as above:
 # `{"prompt": [{"role": "user", "content": "..."}], "completion": [{"role": "assistant", "content": "..."}]}`. (It is not run here,
-# because the model needs a GPU, and a login on the hub; a test of the course runs it with a small one.)
+# because the model needs a GPU, and a login on the {{term:hub}}; a test of the course runs it with a small one.)
 #
 # ```python
 # import torch
@@ -471,7 +472,8 @@ evidence.card("Q1")
 # $\frac{\alpha}{r} A^\top B^\top g$). No gradient of the weights is needed. $A$ and $B$ get theirs as in lesson 02.
 #
 # One thing has to be prevented. Ordinarily PyTorch keeps what a product needs on the way back, and that would be the restored
-# matrix, in every layer: all the memory that was saved. So we write this product ourselves, with a backward pass that
+# matrix, in every layer: all the memory that was saved. So we write this product ourselves, with a
+# {{term:backward pass}} that
 # restores the matrix a second time.
 
 # %% tags=["qlora-from-scratch"]
@@ -499,8 +501,7 @@ class FourBitLoRA(torch.nn.Module):
         super().__init__()
         self.shape, self.scaling = weight.shape, alpha / rank
         codes, scales = quantize(weight, nf4)
-        self.register_buffer("packed", pack(codes))
-        self.register_buffer("scales", scales)
+        self.packed, self.scales = torch.nn.Buffer(pack(codes)), torch.nn.Buffer(scales)
         bound = weight.shape[1] ** -0.5
         self.A = torch.nn.Parameter(torch.empty(rank, weight.shape[1]).uniform_(-bound, bound))
         self.B = torch.nn.Parameter(torch.zeros(weight.shape[0], rank))
@@ -544,8 +545,8 @@ formats = lesson.formats()
 lesson.formats_table(formats)
 
 # %% [markdown]
-# How to read it. The second column of numbers is the loss per token, in nats (the unit of the natural logarithm): lower means
-# that the model finds real text less surprising. In brackets are 95 % intervals, the range in which the true difference
+# How to read it. The second column of numbers is the loss per token, in {{term:nat|nats}} (the unit of the natural logarithm): lower means
+# that the model finds real text less surprising. In brackets are {{term:confidence interval|95 % intervals}}, the range in which the true difference
 # probably lies. That of 8 bits includes zero and is narrow: no difference of importance. Four bits cost something that you
 # can measure. The last column of losses compares FP4 with NF4 passage by passage.
 #
@@ -578,7 +579,7 @@ lesson.runs_table(recipe, runs)
 
 # %% [markdown]
 # The first and the last row train QLoRA on the same examples with two programs. The order of the examples and the random
-# start of the adapter differ, and the programs may differ in more than we know. Card Q5 below says how far another seed alone
+# start of the adapter differ, and the programs may differ in more than we know. Card Q5 below says how far another {{term:seed}} alone
 # moves a loss. So never compare two methods by two single runs with different seeds. The last two rows share both, and differ only in the base. On a CPU `fit` is quicker; at work,
 # take the recipe. (The recipe's seconds include its validation, those of `fit` do not. "Memory added" on a CPU is what the process
 # grew by; room that earlier cells have freed is used again without being counted.)
@@ -827,7 +828,7 @@ print(f"counted with numel: {counted:,}; really: {models.load()[0].num_parameter
 # A "percentage trained" computed from this is too high. PEFT's `print_trainable_parameters()` counts correctly.
 #
 # **Training in pure bfloat16.** It is tempting to save memory by keeping trained weights in 16 bits too. {{term:Adam}}
-# changes a weight by about the learning rate in each step. Can bfloat16 store a change that small?
+# changes a weight by about the {{term:learning rate}} in each step. Can bfloat16 store a change that small?
 
 # %%
 lesson.rounded_steps(matrix)

@@ -68,7 +68,7 @@ SENTENCES = {
         value("RAG, asked for the fact alone", FACT) > 0.2 and value("RAG, asked for the fact alone", RECORD) < 0.05
     ),
     "only seven texts a day need an editor's hand": lambda: round(60 * (1 - 0.88)) == 7,
-    "No single tool would have cured half of them": lambda: (
+    "No single cause explains half of them": lambda: (
         max(row["answers"] for row in lesson_01.causes_table(lesson_01.wrong_answers()).rows.values()) < 10
     ),
     "The key to the drawer of the Thackle desk is number 315.": lambda: any(
@@ -106,13 +106,13 @@ SENTENCES = {
         abs(in_shops_words("bm25") - in_shops_words("dense")) < 0.05
     ),
     "Form, topic and product are mostly right": lambda: value("fine-tuned", RECORD) > 0.7,
-    "nothing special happens at 100": lambda: (
-        lesson_01.judge_D4().word == claims.UNDER_A_CONDITION and min(lesson_01.sizes()) < 100 < max(lesson_01.sizes())
+    "Among the sizes that we tried, none is a threshold": lambda: (
+        lesson_01.judge_D4().word == claims.UNDER_A_CONDITION and len(lesson_01.sizes()) == 3
     ),
     "One pass did not teach them. Many passes do": lambda: (
         value("fine-tuned", FACT) < 0.05 and lesson_01.passes()[max(lesson_01.passes())]["in other wordings"].value > 0.4
     ),
-    "Two of the five ways can answer the customer": lambda: (
+    "Two of the five ways get more than half of the answers right": lambda: (
         min(value("fine-tuned + RAG", BOTH), value("RAG, retrieved examples", BOTH)) > 0.5
         and all(
             value(name, BOTH) < 0.05
