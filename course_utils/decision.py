@@ -324,8 +324,8 @@ def _next_step(approach: str, answers: dict[str, Any]) -> str:
     return {
         "prompt": "keep the measured set, improve the prompt, and measure again when messages or volume change",
         "rag": "build the index, and measure recall@k before you look at any answer",
-        "fine-tune": "put the most similar examples into the prompt first; if that falls short, train a LoRA on part of them, "
-        "and compare the two on messages kept aside",
+        "fine-tune": "first put the most similar examples into the prompt; if that falls short, train a LoRA on part of "
+        "them, and compare the two on messages kept aside",
         "rag + fine-tune": "build retrieval first; then train on examples that carry passages: it must learn to read",
     }[approach]
 
