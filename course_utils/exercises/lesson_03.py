@@ -271,7 +271,7 @@ def _error_absolute(weights, values, block):
     return relative_error(weights, values, block) * weights.norm()
 
 
-def my_plan():
+def my_step():
     """A training step of Llama-3.1-8B: rank 16 on all linear layers, examples of 2,048 tokens, 16 examples per step.
 
     Returns:
@@ -305,7 +305,7 @@ def _checked_plan(value: Any) -> dict[str, Any]:
     """A plan of the challenge; ValueError says what is wrong with it."""
     names = ("method", "batch_size", "accumulation", "checkpointing", "optimizer", "embeddings")
     if not isinstance(value, dict) or set(value) != set(names):
-        raise ValueError(f"my_plan returns a dict with exactly these keys: {', '.join(names)}.")
+        raise ValueError(f"my_step returns a dict with exactly these keys: {', '.join(names)}.")
     for name, choices in PLAN_CHOICES.items():
         if not any(type(value[name]) is type(choice) and value[name] == choice for choice in choices):
             raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}.")
@@ -459,7 +459,7 @@ EXERCISES = (
             Mistake(_inverse_scale, "The codes are right. The scale is the largest absolute weight itself, not one over it: weight = value times scale."),
             Mistake(_standard_deviation, "The scale is the standard deviation; then large weights lie outside -1 to 1. Take the largest absolute value."),
         ),
-        hint="scale = weights.abs().max(); then the distance of weights / scale to every value, as a table, and argmin along the values.",
+        hint="The scale is the largest absolute value. Then the distance of weights / scale to every value, as a table, and argmin along the values.",
         tolerance=1e-9,
     ),
     Exercise(
@@ -537,7 +537,7 @@ def relative_error(weights, values, block):
         statement=f"Plan a training step of {CHALLENGE_MODEL} that takes at most {BAR_GB:g} GB by the course's estimate; for {HALF_GB:g} GB, a T4, "
         f"there are half the points. Rank 16 on all linear layers, examples of {CHALLENGE_LENGTH:,} tokens, {CHALLENGE_EXAMPLES} examples per step. "
         "Prove it: the estimator runs on your plan, here and in grading.",
-        solution=my_plan,
+        solution=my_step,
         cases=lambda random: [()],
         points=4,
         objectives=(3,),

@@ -856,7 +856,7 @@ EXERCISES = (
             Mistake(_only_spaces, "Words are separated only at spaces; tabs and line ends are white space too: split() takes them all."),
             Mistake(_by_lists, "You count pairs as often as they occur; the index is one of sets."),
         ),
-        hint="words = text.lower().split(); set(zip(words, words[1:])); then & and |.",
+        hint="Split the lower-case text into words and zip them with themselves, one further on. Then compare the two sets with & and |.",
         tolerance=1e-9,
     ),
     Exercise(

@@ -18,9 +18,9 @@ def number(cell):
     return float(cell.split()[0].replace(",", ""))
 
 
-def test_it_runs_in_eight_minutes_on_two_cores(notebook):
+def test_it_runs_in_six_minutes_on_two_cores(notebook):
     """Notices what makes the lesson slow: more steps, a slower loop. The seconds are the build's."""
-    assert notebook.metadata.course["seconds"] <= 480
+    assert notebook.metadata.course["seconds"] <= 360
 
 
 def test_the_librarys_bytes(printed):
@@ -68,4 +68,4 @@ def test_every_claim_has_a_verdict(printed):
     fails = {"Q1", "Q3", "Q4"}
     assert {id: found[id].word for id in fails} == dict.fromkeys(fails, claims.FAILS)
     assert found["Q2"].word == claims.NOT_TESTED
-    assert found["Q5"].word in {claims.UNDER_A_CONDITION, claims.FAILS}
+    assert found["Q5"].word in {claims.NOT_TESTED, claims.FAILS}
