@@ -571,7 +571,8 @@ def _accusing_cases(random):
             raw[row, label] += random.choice([0.0, 0.5, 1.5], p=[0.35, 0.35, 0.3]) * (2 if label == 0 else 0.7)
         probabilities = raw / raw.sum(axis=1, keepdims=True)
         answers = [rule(given, probabilities) for rule in (accused_rows, *_WRONG_ACCUSATIONS)]
-        if answers[0] and all(answers[0] != other for other in answers[1:]):  # each mistake shows on every case
+        apart = len(set(map(tuple, answers))) == len(answers)  # on the first case the mistakes differ from one another too
+        if answers[0] and all(answers[0] != other for other in answers[1:]) and (cases or apart):
             cases.append((given, probabilities))
     return cases
 
