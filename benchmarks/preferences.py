@@ -1,6 +1,6 @@
 """Lesson 04: every method on the same twins, three seeds. Which replies fit better, and what did it take?
 
-    python benchmarks/preferences.py                    # three seeds, about an hour each on two idle cores; a dated record
+    python benchmarks/preferences.py [SEED ...]         # three seeds, about an hour each on two idle cores; a dated record
     python benchmarks/preferences.py --try DPO GRPO     # a few steps of the methods named, or of all; writes nothing
 
 All but ORPO begin with one model, which has imitated the desk's replies, good and bad ones alike. The control learns the
@@ -13,12 +13,14 @@ is recorded beside it.
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from common import write_record
@@ -35,6 +37,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 SEEDS = (0, 1, 2)
+PARTS = Path(__file__).parents[1] / "build" / "preferences"  # a seed takes an hour; a run that stops loses one, not all
 PLAN = {"pairs": 240, "test": 106, "validation": 40, "sampled": 40, "answer_tokens": 64, "batch": 8,
         "grpo_steps": 40, "grpo_messages": 4, "grpo_answers": 6}  # fmt: skip
 TRY = PLAN | {"pairs": 4, "test": 2, "validation": 1, "sampled": 2, "answer_tokens": 16,
@@ -129,7 +132,7 @@ def grpo(model: Any, tokenizer: Any, rows: Sequence[dict], rate: float, plan: Ma
         report_to="none", disable_tqdm=True, gradient_checkpointing=False, use_cpu=model.device.type == "cpu",
         bf16=model.dtype == torch.bfloat16, logging_steps=5,
     )  # fmt: skip
-    data = datasets.Dataset.from_list([{key: row[key] for key in ("prompt", "wants", "tone", "order")} for row in rows])
+    data = datasets.Dataset.from_list([{key: row[key] for key in ("prompt", "case", "tone", "order")} for row in rows])
     torch.manual_seed(seed)
     config_lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = GRPOTrainer(
@@ -139,9 +142,9 @@ def grpo(model: Any, tokenizer: Any, rows: Sequence[dict], rate: float, plan: Ma
     return trainer.model
 
 
-def rules(completions: Sequence[Any], wants: Sequence, tone: Sequence, order: Sequence, **_: Any) -> list[float]:
+def rules(completions: Sequence[Any], case: Sequence, tone: Sequence, order: Sequence, **_: Any) -> list[float]:
     """The reward of GRPO."""
-    return house_style.reward(completions=completions, wants=wants, tone=tone, order=order)
+    return house_style.reward(completions=completions, case=case, tone=tone, order=order)
 
 
 class Run:
@@ -149,7 +152,7 @@ class Run:
 
     def __init__(self, seed: int, plan: Mapping[str, int]) -> None:
         self.seed, self.plan = seed, plan
-        pairs = load_preferences("twins")
+        pairs = load_preferences("balanced")
         rows = list(pairs.train)
         random.Random(seed).shuffle(rows)
         self.rows, self.test, self.validation = (
@@ -276,19 +279,27 @@ def main() -> None:
     """All seeds and methods, then the record; with --try a few steps of the methods named."""
     trying = "--try" in sys.argv
     names = [argument for argument in sys.argv[1:] if argument in METHODS] or list(METHODS)
-    runs = []
-    for seed in SEEDS[:1] if trying else SEEDS:
+    asked = [int(argument) for argument in sys.argv[1:] if argument.isdigit()] or list(SEEDS)
+    for seed in asked[:1] if trying else asked:
+        started = time.perf_counter()
         run = Run(seed, TRY if trying else PLAN)
+        print(seed, f"start {time.perf_counter() - started:.0f} s", flush=True)
         for name in names:
             run.method(name)
             found = run.methods[name]
-            kept = sum(found["all rules"]) / len(found["all rules"])
+            kept, right = (sum(found[key]) / len(found[key]) for key in ("all rules", "right"))
             print(
-                seed, name, f"all rules {kept:.2f}, pairs right {sum(found['right']) / len(found['right']):.2f}", flush=True
-            )
-        runs.append(run.finish())
+                seed, f"{time.perf_counter() - started:.0f} s", name, f"all rules {kept:.2f}, pairs right {right:.2f}",
+                flush=True,
+            )  # fmt: skip
+        finished = run.finish()
         memory.release()
-    if not trying:
+        if not trying:
+            PARTS.mkdir(parents=True, exist_ok=True)
+            (PARTS / f"{seed}.json").write_text(json.dumps(finished))
+    parts = [PARTS / f"{seed}.json" for seed in SEEDS]
+    if not trying and all(part.exists() for part in parts):
+        runs = [json.loads(part.read_text()) for part in parts]
         write_record("preferences", {"plan": PLAN, "seeds": list(SEEDS), "start rate": START_RATE, "runs": runs})
 
 

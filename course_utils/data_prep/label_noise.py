@@ -8,8 +8,8 @@ This is the method of confident learning (Northcutt, Jiang and Chuang 2021, arXi
 simplest form: rank the rows by the probability of their own label. The paper's rule picks rows instead: a row is a suspect
 if another label reaches that label's threshold, the mean probability that the classifier gives it on the rows that have it
 (the off-diagonal of the paper's confident joint). `LabelCheck.by_published_rule` has those. On the lesson's export the rule
-accuses fewer rows and a larger share of them rightly, and it leaves about half of the wrong labels where they are; the
-ranking finds nearly all of them, if you read on long enough (tests/data_prep/test_label_noise.py has the figures).
+leaves about half of the wrong labels where they are, and as many rows from the top of the ranking have more of them; the
+ranking finds nearly all, if you read on long enough (tests/data_prep/test_label_noise.py has the figures).
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ class Preferences:
     Attributes:
         train, validation, test: rows with "id", "prompt" (the system message and the customer's), "chosen" and "rejected"
             (texts), and "kind", which says what is wrong with the rejected reply. Twins also have what decides: "twins"
-            (what the two share), "wants" (the cases that a right reply deals with), "tone", "product" and "order".
+            (what the two share), "case" (the cases that a right reply deals with), "tone", "product" and "order".
     """
 
     train: list[dict]
@@ -195,7 +195,7 @@ class Preferences:
 PREFERENCE_SYSTEM = "Reply to this customer."
 
 
-PREFERENCE_SETS = {"confounded": "preferences", "twins": "preference_twins"}
+PREFERENCE_SETS = {"confounded": "preferences", "balanced": "preference_balanced"}
 
 
 def load_preferences(name: str = "confounded") -> Preferences:

@@ -1,6 +1,6 @@
 """The desk's house style as rules: what a reply to a message has to do, so that a program can say whether it does.
 
-The rules need what the data know about the message (`load_preferences("twins")`): which cases it is about, whether the
+The rules need what the data know about the message (`load_preferences("balanced")`): which case it is about, whether the
 customer is upset, which order and product it names. They look for a few key phrases, so a reply that says the right thing in
 other words counts as wrong; after training on the desk's replies a model hardly ever uses other words.
 """
@@ -22,16 +22,12 @@ STEPS = {
     "danger": r"unplug",
     "late": r"\bsearch(?:es|ing)?\b(?! engine)|looking for the parcel",
     "defect": r"\breplacement\b",
-    "return": r"\breturn label\b",
-    "expired": r"\b30 days\b",
     "charge": r"\bextra amount\b",
     "login": r"\breset link\b",
     "question": r"\bproduct team\b",
-    "cancel": r"\bstopped\b",
-    "shipped": r"\brefuse it\b",
 }
 APOLOGY = re.compile(r"\b(?:sorry|apolog\w+)\b", re.IGNORECASE)
-RULES = ("right step", "nothing else promised", "tone fits", "order is the customer's", "comes to an end")
+RULES = ("step first", "right step", "tone fits", "order is the customer's", "comes to an end")
 
 
 def steps_in(reply: str) -> set[str]:
@@ -43,13 +39,13 @@ def judge(row: Row, reply: str) -> dict[str, bool]:
     """The rules, each kept (True) or broken.
 
     Args:
-        row: of the twins; its "wants", "tone" and "order" count.
+        row: of the balanced pairs; its "case", "tone" and "order" count.
         reply: a reply to its message.
     """
-    taken, wanted = steps_in(reply), set(row["wants"])
+    first = re.split(r"(?<=[.!?;]) ", reply.strip(), maxsplit=1)[0]
     return {
-        "right step": wanted <= taken,
-        "nothing else promised": bool(taken) and taken <= wanted,
+        "step first": bool(steps_in(first)),
+        "right step": steps_in(reply) == {row["case"]},
         "tone fits": bool(APOLOGY.search(reply)) == (row["tone"] == "upset"),
         "order is the customer's": set(re.findall(r"\d{4,}", reply)) == {row["order"].removeprefix("TB-")},
         "comes to an end": reply.rstrip().endswith(".") and len(reply.split()) <= 60,

@@ -1,6 +1,6 @@
 """What lesson 04 shows and claims: pairs and their log-probabilities, shortcuts, answers judged by rules, records, prices.
 
-Three records are read. `preferences` (`benchmarks/preferences.py`) has every method on the twins with three seeds.
+Three records are read. `preferences` (`benchmarks/preferences.py`) has every method on the balanced pairs with three seeds.
 `alignment` has the first edition's methods, PPO among them, on the older pairs; only what it says about distance is used.
 `method-prices` has the time and memory of a step.
 """
@@ -41,6 +41,25 @@ NOT_RECORDED = "not recorded yet"
 def pair_card(row: Row, names: tuple[str, str] = ("chosen", "rejected")) -> Answers:
     """A pair as cards: the message, and the two replies beside each other."""
     return show.answers([row["prompt"][-1]["content"]], {name: [row[name]] for name in names}, longest=400)
+
+
+KINDS = {
+    "order": "which of two sentences comes first",
+    "step": "what the desk promises",
+    "tone": "whether the desk apologises",
+    "item": "whose order it is about",
+}
+
+
+def kinds_table(rows: Sequence[Row]) -> Table:
+    """What the replies of a pair differ in, how often, and an example of each."""
+    table = {}
+    for kind, meaning in KINDS.items():
+        own = [row for row in rows if row["kind"] == kind]
+        row = next((r for r in own if r["tone"] == "calm"), own[0])
+        shown = {"message": row["prompt"][-1]["content"], "chosen": row["chosen"], "rejected": row["rejected"]}
+        table[meaning] = {"pairs, %": round(100 * len(own) / len(rows)), **shown}
+    return Table(table, f"{len(rows)} pairs, by what the two replies differ in", "", "")
 
 
 def gains(before: Sequence[Likelihoods], now: Sequence[Likelihoods]) -> list[tuple[float, float]]:
@@ -121,7 +140,7 @@ def judged_cards(rows: Sequence[Row], answers: Mapping[str, Sequence[str]]) -> A
     """Answers as cards, with a mark for each rule of the house style.
 
     Args:
-        rows: of the twins.
+        rows: of the balanced pairs.
         answers: model → its answers.
     """
     messages = [row["prompt"][-1]["content"] for row in rows]
@@ -156,7 +175,7 @@ def answers_table(rows: Sequence[Row], answers: Mapping[str, Sequence[str]], sta
     """Shares of the rules kept, and how often each model beats the first by rules.
 
     Args:
-        rows: of the twins.
+        rows: of the balanced pairs.
         answers: model → its answers.
         start: the model that the others are compared with.
     """
@@ -164,7 +183,7 @@ def answers_table(rows: Sequence[Row], answers: Mapping[str, Sequence[str]], sta
     for name, given in answers.items():
         kept = house_style.shares(rows, given)
         against = None if name == start else house_style.win_rate(rows, given, answers[start])
-        made[name] = {rule: kept[rule] for rule in ("right step", "tone fits", "all rules")}
+        made[name] = {rule: kept[rule] for rule in ("step first", "right step", "tone fits", "all rules")}
         made[name] |= {f"better than “{start}”": against}
     return Table(made, f"Answers at temperature 0 to {len(rows)} test messages, ties count half", "model", "")
 
@@ -242,7 +261,7 @@ def _category(answer: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def preferences() -> dict[str, Any] | None:
-    """The newest whole record of all methods on the twins; None if nobody has made one."""
+    """The newest whole record of all methods on the balanced pairs; None if nobody has made one."""
     try:
         file = assets.record("preferences")
     except CourseError:
@@ -277,7 +296,7 @@ METHODS = (START, CONTROL, "DPO", "ORPO", "KTO", "IPO", "SimPO", "GRPO")
 
 
 def methods_table(names: Sequence[str] = METHODS) -> Table:
-    """Every method on the twins: pairs ranked, answers, win rate over the control, distance."""
+    """Every method on the balanced pairs: pairs ranked, answers, win rate over the control, distance."""
     record = preferences()
     rows: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -287,6 +306,7 @@ def methods_table(names: Sequence[str] = METHODS) -> Table:
         against = [] if name in (START, CONTROL) else per_seed(name, "wins over control")
         rows[name] = {
             "pairs right": _with_range(per_seed(name, "right")),
+            "step first": _with_range(per_seed(name, "step first")),
             "right step": _with_range(per_seed(name, "right step")),
             "all rules kept": _with_range(per_seed(name, "all rules")),
             f"beats “{CONTROL}”": _with_range(against) if against else None,
@@ -373,16 +393,16 @@ def before_and_after() -> Answers:
     """The first screen: a recorded answer before and after DPO, at temperature 0; until there is a record, a pair."""
     from course_utils.data_prep import load_preferences
 
-    pairs = load_preferences("twins")
+    pairs = load_preferences("balanced")
     record = preferences()
     if record is None:
-        row = next(row for row in pairs.test if row["kind"] == "step" and row["wants"] == ["danger"])
+        row = next(row for row in pairs.test if row["kind"] == "step" and row["case"] == "danger")
         return judged_cards([row], {"before (a reply the desk has sent)": [row["rejected"]], "wanted": [row["chosen"]]})
     run = record["runs"][0]["methods"]
     test = pairs.test[: len(run[START]["texts"])]
     both = list(zip(test, run[START]["texts"], run["DPO"]["texts"]))
     fixed = [i for i, (row, a, b) in enumerate(both) if house_style.score(row, a) < 1 == house_style.score(row, b)]
-    danger = [i for i in fixed if test[i]["wants"] == ["danger"]]
+    danger = [i for i in fixed if test[i]["case"] == "danger"]
     index = (danger or fixed or [0])[0]
     return judged_cards([test[index]], {"before": [run[START]["texts"][index]], "after DPO": [run["DPO"]["texts"][index]]})
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from course_utils import assets, charts, claims, costs
 from course_utils.data_prep import formats, judging, label_noise, quality, similarity, truth
+from course_utils.data_prep.findings import ERROR
 from course_utils.errors import CourseError
 from course_utils.evaluation import Score, mean, proportion
 from course_utils.evidence.cards import Verdict
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from course_utils.figures import Figure
 
 COMMONEST = "no model: always the most common pair"
+LEFT_EMPTY = {"category": "question", "escalation": "none"}  # the form as it opens
 BANDS, ROWS = similarity.PERMUTATIONS // similarity.ROWS_PER_BAND, similarity.ROWS_PER_BAND
 # A polite paragraph that says nothing: what is added to a reply to see whether a judge likes length.
 PADDING = (
@@ -83,16 +85,25 @@ def before_and_after() -> Figure:
 # -- what is in the export --------------------------------------------------------------------------------------------------
 
 
+def some_lines(lines: Sequence[bytes], numbers: Sequence[int]) -> Table:
+    """Message and answer of some well-formed lines of the export, counted from 1."""
+    table = {}
+    for number in numbers:
+        messages = json.loads(lines[number - 1])["messages"]
+        table[f"line {number}"] = {"message": messages[1]["content"], "answer": messages[-1]["content"]}
+    return Table(table, "Three lines of the export", "", "")
+
+
 def findings(report: Any, number: int = 6) -> Table:
-    """The first errors and warnings of a validation, by line."""
-    rows = {}
-    for finding in report.findings:
-        name = f"line {finding.line}" if finding.line else "the file"
-        if name not in rows:
-            rows[name] = {"what is wrong": finding.message.split(": ", 1)[-1], "what to do": finding.fix}
-        if len(rows) == number:
-            break
-    return Table(rows, f"The first {len(rows)} of {report.bad_rows} lines with errors", "where", "")
+    """The most frequent kinds of error of a validation: how many lines have them, which comes first, and the cure."""
+    found = [finding for finding in report.findings if finding.line and finding.severity == ERROR]
+    count, table = Counter(finding.code for finding in found), {}
+    for code, lines in count.most_common(number):
+        first = next(finding for finding in found if finding.code == code)
+        table[first.message.split(": ", 1)[-1].split(" [")[0]] = {
+            "times": lines, "first in line": first.line, "what to do": first.fix
+        }  # fmt: skip
+    return Table(table, f"The {len(table)} most frequent of {len(count)} kinds of error", "what is wrong, for example", "")
 
 
 def dropped_rows(rows: Sequence[dict], reasons: Sequence[Sequence[quality.Reason]], longest: int = 90) -> Table:
@@ -344,7 +355,9 @@ def label_noise_table(
     """How many wrong labels are found, by how far down the list somebody reads."""
     lists = {f"the first {n}": check.suspects[:n] for n in steps}
     lists[f"all {len(check.suspects)} suspects"] = check.suspects
-    lists[f"the published rule's {len(check.by_published_rule)}"] = check.by_published_rule
+    accused = len(check.by_published_rule)
+    lists[f"the first {accused}, as many as the rule accuses"] = check.suspects[:accused]
+    lists[f"the {accused} that the published rule accuses"] = check.by_published_rule
     table = {}
     for name, chosen in lists.items():
         score = truth.score_labels(export, lines, chosen)
@@ -443,7 +456,7 @@ def judges_table(good: Sequence[bool], judges: Mapping[str, Sequence[bool]]) -> 
             "bad rows rejected": f"{round(found['caught'] * list(good).count(False))} of {list(good).count(False)}",
             "good rows kept": f"{round(found['spared'] * list(good).count(True))} of {list(good).count(True)}",
         }
-    return Table(table, f"{len(good)} rows that a person has marked", "judge", "")
+    return Table(table, f"{len(good)} rows that one reader has marked", "judge", "")
 
 
 def pairs(kind: str, number: int = 8) -> list[judging.Pair]:
@@ -529,11 +542,13 @@ def comparison(scores: Mapping[str, Scores], task: Task) -> Table:
             "valid": found.valid,
             "both fields right": proportion([a == b for a, b in zip(records, references)]),
             "escalations caught": proportion([records[i].get("escalation") == references[i]["escalation"] for i in urgent]),
+            "left at “question, none”": proportion([record == LEFT_EMPTY for record in records]),
         }
     table[COMMONEST] = {
         "valid": proportion([True] * len(references)),
         "both fields right": commonest_pair(references),
         "escalations caught": proportion([False] * len(urgent)),
+        "left at “question, none”": None,
     }
     return Table(table, f"{len(references)} test messages, {len(urgent)} of which must be escalated", "trained on", "")
 
@@ -554,14 +569,22 @@ def recorded_table() -> Table:
     names = {"raw": "the export as it came", "cleaned": "the prepared rows", "a hundred good": "a hundred curated rows",
              "mediocre": "rows labelled by keywords", "cleaned, 60 rows repeated": "sixty prepared rows, again and again",
              "synthetic": "synthetic rows"}  # fmt: skip
-    column = "both fields right: mean (lowest to highest)"
-    rows = {names[run]: {"rows to draw from": found["rows"][sizes[run]], column: _percent(by_seed(run))} for run in sizes}
-    rows["synthetic rows, asked about their own kind"] = {
-        "rows to draw from": found["rows"]["synthetic"], column: _percent(by_seed("synthetic", side="its own test"))
-    }  # fmt: skip
+    columns = {"both fields right": "both", "category": "category", "escalation": "escalation"}
+
+    def of(run: str, side: str = "test") -> dict[str, Any]:
+        drawn = {"rows to draw from": found["rows"][sizes[run]]}
+        return drawn | {title: _percent(by_seed(run, field, side)) for title, field in columns.items()}
+
+    rows: dict[str, dict[str, Any]] = {names[run]: of(run) for run in sizes}
+    rows["synthetic rows, asked about their own kind"] = of("synthetic", "its own test")
     references = load_task("support_tickets", ["category", "escalation"]).references()
-    rows[COMMONEST] = {"rows to draw from": None, column: f"{100 * commonest_pair(references).value:.0f} %"}
-    caption = f"Recorded {found['date']}: {len(found['seeds'])} runs, {found['examples']} examples each, 100 test messages"
+    alone = {field: commonest_pair([{field: r[field]} for r in references]) for field in ("category", "escalation")}
+    shares = {"both fields right": commonest_pair(references), **alone}
+    rows[COMMONEST] = {"rows to draw from": None} | {title: f"{100 * s.value:.0f} %" for title, s in shares.items()}
+    caption = (
+        f"Recorded {found['date']}: {len(found['seeds'])} runs, {found['examples']} examples each, 100 test messages. "
+        "Mean (lowest to highest)"
+    )
     return Table(rows, caption, "trained on", "")
 
 

@@ -98,7 +98,7 @@ def difference(actual: Any, expected: Any, tolerance: float, indexes: tuple[int 
                 return differs._replace(storage=differs.storage or _storage(actual))
         return None
     if isinstance(expected, (bool, str)):
-        plain = _item(actual)
+        plain = plain_number(actual)
         expected_type = bool if isinstance(expected, bool) else str
         return (
             None
@@ -165,7 +165,7 @@ def _parts(value: Any) -> list | tuple | None:
     return None
 
 
-def _item(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     """The plain value in a NumPy or PyTorch scalar or a value without dimensions."""
     import numpy as np
 
@@ -201,7 +201,7 @@ def described(arguments: tuple, actual: Any, expected: Any, tolerance: float) ->
 
 def kind(value: Any) -> str:
     """A value's type in words, with its size."""
-    plain = _item(value)
+    plain = plain_number(value)
     if plain is None:
         return "None"
     if isinstance(plain, bool):
@@ -223,7 +223,7 @@ def _lengths(value: Any) -> Any:
 def short(value: Any) -> str:
     """A value in at most 160 characters, numbers in full; tensors and arrays by their first values."""
     try:
-        if (plain := _item(value)) is not value:
+        if (plain := plain_number(value)) is not value:
             return f"{plain!r}" + (f" ({_storage(value)})" if _storage(value) in SHORTER else "")
         if hasattr(value, "numel") and value.numel() > 6:
             first = value.flatten()[:3].tolist()
@@ -240,7 +240,7 @@ def key(value: Any) -> str:
     """Text that is the same for values that are equal in content, up to six digits."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{name!r}:{key(part)}" for name, part in value.items()) + "}"
-    parts, plain = _parts(value), _item(value)
+    parts, plain = _parts(value), plain_number(value)
     if parts is not None:
         return "[" + ",".join(map(key, parts)) + "]"
     return f"{float(plain):.6g}" if isinstance(plain, (int, float)) and not isinstance(plain, bool) else repr(plain)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
+from course_utils.exercises.comparing import plain_number
 from course_utils.exercises.definitions import Challenge, Exercise, Mistake
 
 
@@ -76,50 +76,6 @@ def _beta_outside(policy_chosen, policy_rejected, reference_chosen, reference_re
 
 def _no_minus(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
     return -_both_ways(beta * _margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected), doubt).mean()
-
-
-def preference_probability(reward_one, reward_other):
-    """How likely is reply one preferred to the other, if Bradley and Terry are right?
-
-    Args:
-        reward_one, reward_other: rewards of the two replies, shape (pairs,).
-
-    Returns:
-        Tensor of probabilities, shape (pairs,).
-    """
-    ### BEGIN SOLUTION
-    return (reward_one - reward_other).sigmoid()
-    ### END SOLUTION
-
-
-def _reward_cases(random):
-    import torch
-
-    return [tuple(torch.tensor(random.normal(size=n) * 2, dtype=torch.float64) for _ in range(2)) for n in (2, 4, 7)]
-
-
-def _ratio_of_rewards(reward_one, reward_other):
-    return reward_one / (reward_one + reward_other)
-
-
-def _other_first(reward_one, reward_other):
-    import torch
-
-    return torch.sigmoid(reward_other - reward_one)
-
-
-def _certain(reward_one, reward_other):
-    return (reward_one > reward_other).double()
-
-
-def _logarithm_of_it(reward_one, reward_other):
-    return _log_sigmoid(reward_one - reward_other)
-
-
-def _doubled(reward_one, reward_other):
-    import torch
-
-    return torch.sigmoid(2 * (reward_one - reward_other))
 
 
 def log_odds_ratio(chosen, rejected):
@@ -251,181 +207,21 @@ def _returns_instead(rewards, values, last_value, gamma, gae_lambda):
     return [a + v for a, v in zip(_gae(rewards, values, last_value, gamma, gae_lambda), values)]
 
 
-def clipped_objective(ratio, advantage, clip):
-    """PPO's loss of each token.
+def log_probabilities_of_batch(logits, tokens, mask):
+    """Log-probability of each reply of a padded batch, in nats.
 
     Args:
-        ratio: new over old probability of each token, shape (tokens,).
-        advantage: shape (tokens,).
-        clip: epsilon; the ratio counts between 1 - clip and 1 + clip.
+        logits: scores of the model at each position, shape (replies, tokens, vocabulary).
+        tokens: ids of message and reply, filled up with zeros behind, shape (replies, tokens); whole numbers.
+        mask: 1 on a reply's own tokens, 0 on the message's and on the filling, shape (replies, tokens).
 
     Returns:
-        Tensor, shape (tokens,): what gradient descent is to make smaller.
+        Tensor, shape (replies,).
     """
     ### BEGIN SOLUTION
-    return -(ratio * advantage).minimum(ratio.clamp(1 - clip, 1 + clip) * advantage)
-    ### END SOLUTION
-
-
-def _ratio_cases(random):
-    import torch
-
-    cases = []
-    for n in (8, 12, 16):
-        # Both signs of the advantage on both sides of the clip, so that no mistake can hide.
-        ratio = torch.tensor(random.permutation([*random.uniform(0.3, 0.7, n // 2), *random.uniform(1.35, 2.0, n // 2)]))
-        sign = torch.ones(n, dtype=torch.float64)
-        sign[::2] = -1
-        order = torch.argsort(ratio)
-        advantage = torch.empty(n, dtype=torch.float64)
-        advantage[order] = sign * torch.tensor(random.uniform(0.5, 2, n))
-        cases.append((ratio, advantage, float(random.uniform(0.1, 0.25))))
-    return cases
-
-
-def _only_clipped(ratio, advantage, clip):
-    return -ratio.clamp(1 - clip, 1 + clip) * advantage
-
-
-def _the_larger(ratio, advantage, clip):
-    import torch
-
-    return -torch.maximum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-
-
-def _gain_not_loss(ratio, advantage, clip):
-    import torch
-
-    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-
-
-def _never_clipped(ratio, advantage, clip):
-    return -ratio * advantage
-
-
-def _clipped_above_only(ratio, advantage, clip):
-    import torch
-
-    return -torch.minimum(ratio * advantage, ratio.clamp(max=1 + clip) * advantage)
-
-
-def _ratio_clipped_to_epsilon(ratio, advantage, clip):
-    import torch
-
-    return -torch.minimum(ratio * advantage, ratio.clamp(-clip, clip) * advantage)
-
-
-EXERCISES = (
-    Exercise(
-        id="align-1",
-        title="DPO when the annotators may be wrong",
-        statement="DPO believes every label. Write its conservative form (cDPO), which keeps a doubt: with probability `doubt` the pair is the wrong way round.",
-        solution=conservative_dpo_loss,
-        cases=_log_probability_cases,
-        points=4,
-        objectives=(1,),
-        mistakes=(
-            Mistake(_no_reference, "The reference is missing: what counts is how far each reply's log-probability moved from the reference's."),
-            Mistake(_wrong_way_round, "The margin is the wrong way round: chosen less rejected, so that the loss falls when chosen gains."),
-            Mistake(_sum_of_pairs, "The losses are summed; the convention is their mean over the pairs."),
-            Mistake(_never_in_doubt, "This is plain DPO: the pair turned round, weighted by `doubt`, is missing."),
-            Mistake(_beta_outside, "beta belongs inside the sigmoid, where it scales the margin, not before the loss."),
-            Mistake(_no_minus, "The sign is missing: logsigmoid is to rise, so the loss is its negative."),
-        ),
-        hint="margin = beta times the difference of two log-ratios, policy less reference. Turned round, it is -margin.",
-    ),
-    Exercise(
-        id="align-2",
-        title="Bradley and Terry",
-        statement="From two rewards to the probability that the first reply is preferred.",
-        solution=preference_probability,
-        cases=_reward_cases,
-        points=2,
-        objectives=(1,),
-        mistakes=(
-            Mistake(_ratio_of_rewards, "Rewards may be negative, so their ratio is no probability: the model compares exp(reward), which gives a sigmoid of the difference."),
-            Mistake(_other_first, "This is the probability that the *other* one is preferred: first reward less second."),
-            Mistake(_certain, "The larger reward does not always win: the probability grows smoothly with the difference."),
-            Mistake(_logarithm_of_it, "This is the log-probability, which belongs into the loss; asked for is the probability."),
-            Mistake(_doubled, "The difference is doubled; Bradley and Terry take it as it is."),
-        ),
-        hint="exp(a) / (exp(a) + exp(b)) is the sigmoid of something.",
-    ),
-    Exercise(
-        id="align-3",
-        title="ORPO's odds ratio",
-        statement="From token log-probabilities of two replies to the log of their odds ratio.",
-        solution=log_odds_ratio,
-        cases=_token_cases,
-        points=3,
-        objectives=(1,),
-        mistakes=(
-            Mistake(_summed_logs, "The log-probabilities are summed: the longer reply would lose for its length. Take their mean, the log of the geometric mean."),
-            Mistake(_ratio_of_probabilities, "This is the ratio of probabilities; odds are p / (1 - p), so log(1 - p) has to come off."),
-            Mistake(_arithmetic_mean, "You averaged probabilities; the geometric mean is the exponential of the mean of the logs."),
-            Mistake(_without_logarithm, "This is the ratio itself; asked for is its logarithm."),
-            Mistake(_odds_upside_down, "The ratio is upside down: odds of chosen over odds of rejected."),
-        ),
-        hint="log odds = log p - log(1 - p), with log p the mean of the token log-probabilities.",
-    ),
-    Exercise(
-        id="align-4",
-        title="Advantages by GAE",
-        statement="Generalised advantage estimation for an answer that may have been cut off: then something would have followed its last token.",
-        solution=advantages,
-        cases=_answer_cases,
-        points=4,
-        objectives=(1,),
-        mistakes=(
-            Mistake(_deltas_only, "These are the one-step errors; each advantage also adds gamma x gae_lambda times the next one."),
-            Mistake(_lambda_forgotten, "gae_lambda is missing: the next advantage is weighted by gamma x gae_lambda."),
-            Mistake(_gamma_left_out, "The next advantage is weighted by gamma x gae_lambda, not by gae_lambda alone."),
-            Mistake(_cut_off_taken_for_an_end, "After the last token you count nothing; the state there is worth `last_value`."),
-            Mistake(_last_value_without_gamma, "What follows is discounted, `last_value` too."),
-            Mistake(_left_backwards, "The advantages are in the order you computed them, last token first: turn them round."),
-            Mistake(_returns_instead, "These are returns, advantage plus value; asked for are the advantages."),
-        ),
-        hint="delta = reward + gamma x next value - value; advantage = delta + gamma x gae_lambda x next advantage.",
-    ),
-    Exercise(
-        id="align-5",
-        title="PPO's clipped objective",
-        statement="The loss of each token, clipped so that no single batch moves the policy too far.",
-        solution=clipped_objective,
-        cases=_ratio_cases,
-        points=3,
-        objectives=(1,),
-        mistakes=(
-            Mistake(_only_clipped, "Only the clipped ratio counts here: a move in the wrong direction would go unpunished. Take the smaller of both products."),
-            Mistake(_the_larger, "You took the larger of both products; the objective is pessimistic and takes the smaller."),
-            Mistake(_gain_not_loss, "This is the gain; gradient descent needs its negative."),
-            Mistake(_never_clipped, "Nothing is clipped."),
-            Mistake(_clipped_above_only, "The ratio is clipped above only: 1 - clip bounds it below."),
-            Mistake(_ratio_clipped_to_epsilon, "The ratio is clipped around 0; it is to stay near 1, between 1 - clip and 1 + clip."),
-        ),
-        hint="Two products, one with ratio.clamp(1 - clip, 1 + clip); the smaller of them; minus.",
-    ),
-)  # fmt: skip
-
-
-# -- the second edition's, for notebooks/source/next/04_dpo.py; they become EXERCISES when that lesson takes its place ---------
-
-
-def reply_log_probability(logits, tokens, mask):
-    """Log-probability of a reply, in nats.
-
-    Args:
-        logits: scores of the model at each position, shape (tokens, vocabulary).
-        tokens: ids of message and reply, shape (tokens); a tensor of whole numbers.
-        mask: 1 on the reply's tokens, 0 on the message's, shape (tokens).
-
-    Returns:
-        Tensor without dimensions.
-    """
-    ### BEGIN SOLUTION
-    logs = logits[:-1].log_softmax(-1)  # the scores at a position are about the next token
-    found = logs.gather(1, tokens[1:, None])[:, 0]
-    return (found * mask[1:]).sum()
+    logs = logits[:, :-1].log_softmax(-1)  # the scores at a position are about the next token
+    found = logs.gather(2, tokens[:, 1:, None])[..., 0]
+    return (found * mask[:, 1:]).sum(1)
     ### END SOLUTION
 
 
@@ -433,43 +229,58 @@ def _logit_cases(random):
     import torch
 
     cases = []
-    for size, reply in ((6, 3), (8, 3), (9, 5)):
-        logits = torch.tensor(random.normal(size=(size, 7)) * 2)
-        tokens = torch.tensor(random.integers(0, 7, size=size))
-        cases.append((logits, tokens, torch.tensor([0.0] * (size - reply) + [1.0] * reply, dtype=torch.float64)))
+    for lengths in ((6, 8), (9, 7, 5), (8, 10)):
+        size = max(lengths)
+        logits = torch.tensor(random.normal(size=(len(lengths), size, 7)) * 2)
+        tokens, mask = (
+            torch.zeros(len(lengths), size, dtype=torch.long),
+            torch.zeros(len(lengths), size, dtype=torch.float64),
+        )
+        for row, length in enumerate(lengths):
+            tokens[row, :length] = torch.tensor(random.integers(1, 7, size=length))
+            mask[row, int(random.integers(2, length - 2)) : length] = 1
+        cases.append((logits, tokens, mask))
     return cases
 
 
 def _looked_up(logs, tokens):
-    return logs.gather(1, tokens[:, None])[:, 0]
+    return logs.gather(2, tokens[..., None])[..., 0]
 
 
 def _log_as_written(logits, tokens, mask):
-    return _looked_up(logits.log_softmax(-1), tokens).mean()
+    return (_looked_up(logits.log_softmax(-1), tokens) * mask).mean(1)
 
 
 def _log_not_shifted(logits, tokens, mask):
-    return (_looked_up(logits.log_softmax(-1), tokens) * mask).sum()
+    return (_looked_up(logits.log_softmax(-1), tokens) * mask).sum(1)
 
 
 def _log_without_mask(logits, tokens, mask):
-    return _looked_up(logits[:-1].log_softmax(-1), tokens[1:]).sum()
+    return _looked_up(logits[:, :-1].log_softmax(-1), tokens[:, 1:]).sum(1)
 
 
 def _log_mask_not_shifted(logits, tokens, mask):
-    return (_looked_up(logits[:-1].log_softmax(-1), tokens[1:]) * mask[:-1]).sum()
+    return (_looked_up(logits[:, :-1].log_softmax(-1), tokens[:, 1:]) * mask[:, :-1]).sum(1)
 
 
 def _log_mean(logits, tokens, mask):
-    return (_looked_up(logits[:-1].log_softmax(-1), tokens[1:]) * mask[1:]).sum() / mask.sum()
+    return (_looked_up(logits[:, :-1].log_softmax(-1), tokens[:, 1:]) * mask[:, 1:]).sum(1) / mask.sum(1)
+
+
+def _log_mean_with_padding(logits, tokens, mask):
+    return (_looked_up(logits[:, :-1].log_softmax(-1), tokens[:, 1:]) * mask[:, 1:]).mean(1)
 
 
 def _log_of_raw_scores(logits, tokens, mask):
-    return (_looked_up(logits[:-1], tokens[1:]) * mask[1:]).sum()
+    return (_looked_up(logits[:, :-1], tokens[:, 1:]) * mask[:, 1:]).sum(1)
 
 
 def _log_over_positions(logits, tokens, mask):
-    return (_looked_up(logits[:-1].log_softmax(0), tokens[1:]) * mask[1:]).sum()
+    return (_looked_up(logits[:, :-1].log_softmax(1), tokens[:, 1:]) * mask[:, 1:]).sum(1)
+
+
+def _log_of_the_whole_batch(logits, tokens, mask):
+    return (_looked_up(logits[:, :-1].log_softmax(-1), tokens[:, 1:]) * mask[:, 1:]).sum()
 
 
 def losses_of_a_run(chosen, rejected, beta):
@@ -586,6 +397,12 @@ def _length_rule_cases(random):
         answers = [length_shortcut(chosen, rejected), *(m(chosen, rejected) for m in _LENGTH_MISTAKES)]
         if len({(number, round(share, 6)) for number, share in answers}) == len(answers):
             cases.append((chosen, rejected))
+    # The best number is 1; it is the longest reply's; the rule turned round would be better, and does not count.
+    longest = int(random.integers(50, 60))
+    shortest = [int(x) for x in random.integers(3, 20, size=4)]
+    cases.append(([1, 1, 1, *shortest], [2, 2, 2, *(x + 3 for x in shortest)]))
+    cases.append(([longest] * 3 + [30, 31], [longest - 1] * 3 + [20, 22]))
+    cases.append(([5, 6, 50, 52, 25, int(random.integers(7, 9))], [25, 26, 27, 24, 40, 28]))
     return cases
 
 
@@ -659,6 +476,10 @@ def _group_cases(random):
         for row in random.permutation(groups)[:flat]:
             rewards[row] = rewards[row, 0].clone()
         cases.append((rewards,))
+    # Means that rounding makes inexact, so that a spread of nearly 0 must not be divided by; an answer that is just the mean.
+    shared = torch.tensor(random.permutation([0.1, 0.7, 0.95, 1.1, 1.9])[:, None]).expand(-1, 3)
+    level = float(random.integers(1, 9))
+    cases.append((torch.cat([shared, level + torch.tensor([[0.0, 0.5, 1.0], [2.0, 1.0, 0.0]])]),))
     return cases
 
 
@@ -675,6 +496,11 @@ def _group_population(rewards):
     teaches = _group_teaches(rewards)
     spread = rewards.std(1, keepdim=True, correction=0).where(teaches, 1)
     return ((rewards - rewards.mean(1, keepdim=True)) / spread).where(teaches, 0), float(teaches.double().mean())
+
+
+def _group_floor(rewards):
+    _, share = advantages_of_groups(rewards)
+    return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4), share
 
 
 def _group_not_divided(rewards):
@@ -705,8 +531,8 @@ def _group_columns(rewards):
 
 BUDGET = 1.0  # nats of KL
 LOST, HALF_LOST = 0.275, 0.30  # share of comparisons that the reference wins
-OVER = f"The policy is further from its reference than {BUDGET:g} nat: take fewer steps, a lower rate or a larger beta."
-TIMID = "There is much of the budget left: the policy has hardly moved. Take more steps or a higher rate."
+OVER = f"The policy is further from its reference than {BUDGET:g} nat: take fewer steps or a lower rate."
+TIMID = "There is budget left: the policy could move further. Take more steps or a higher rate."
 GREEDY = "The budget is spent, but with a small beta it goes to replies that are clear already, pair after pair. Try a larger one."
 NEAR = "Nearly: tune the number of steps so that the KL comes close to the budget, or try a neighbouring beta."
 
@@ -763,7 +589,7 @@ def _checked(settings: Any) -> tuple[float, float, int]:
     keys = {"beta", "learning_rate", "steps"}
     if not isinstance(settings, dict) or settings.keys() != keys:
         raise ValueError('Return a dict with exactly these keys: "beta", "learning_rate", "steps".')
-    beta, rate, steps = (settings[key] for key in ("beta", "learning_rate", "steps"))
+    beta, rate, steps = (plain_number(settings[key]) for key in ("beta", "learning_rate", "steps"))
     for name, value, low, high in (("beta", beta, 0.001, 100), ("learning_rate", rate, 0.001, 10)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise ValueError(f"{name} must be a number from {low:g} to {high:g}.")
@@ -776,7 +602,7 @@ def _lost(settings: Any) -> float:
     """Share of comparisons that the reference wins; ValueError if the budget is exceeded."""
     wins, kl = little_policy(*_checked(settings))
     if kl > BUDGET:
-        raise ValueError(f"KL {kl:.2f} nats. {OVER}")
+        raise ValueError(f"KL {kl:.3f} nats. {OVER}")
     return 1 - wins
 
 
@@ -800,38 +626,52 @@ def _settings_small_beta():
     return {"beta": 0.05, "learning_rate": 3.0, "steps": 20}
 
 
-_OLD = {exercise.solution.__name__: exercise for exercise in EXERCISES}
-NEXT = (
+EXERCISES = (
     Exercise(
         id="align-1",
-        title="Three bugs in a log-probability",
-        statement="""Somebody computes the log-probability of a reply with this function. It has **three** bugs; find them and write it right.
+        title="Two bugs in a batch",
+        statement="""Now a whole batch at once. Replies differ in length, so the shorter rows are filled up. Somebody wrote this, and it has **two** bugs that no error message tells of. Find them and write it right.
 
 ```python
-def reply_log_probability(logits, tokens, mask):
+def log_probabilities_of_batch(logits, tokens, mask):
     logs = logits.log_softmax(-1)
-    return logs.gather(1, tokens[:, None])[:, 0].mean()
+    logs = logs.gather(2, tokens[..., None])[..., 0]
+    return (logs * mask).mean(1)
 ```""",
-        solution=reply_log_probability,
+        solution=log_probabilities_of_batch,
         cases=_logit_cases,
         points=4,
         objectives=(2,),
         mistakes=(
             Mistake(_log_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
-            Mistake(_log_not_shifted, "The scores at a position are about the next token: logits without the last position, tokens without the first."),
-            Mistake(_log_without_mask, "The mask is forgotten: the message's tokens count too, so that long messages drown the reply."),
-            Mistake(_log_mask_not_shifted, "The mask belongs to the tokens, so it loses its first place like the tokens: mask[1:], not mask[:-1]."),
+            Mistake(_log_not_shifted, "The sum is right. The scores at a position are about the next token, though: shift."),
+            Mistake(_log_without_mask, "The mask is forgotten: the message's tokens count too, and the filling."),
+            Mistake(_log_mask_not_shifted, "The mask belongs to the tokens, so it loses its first place like the tokens: mask[:, 1:], not mask[:, :-1]."),
             Mistake(_log_mean, "That is the mean per token; the log-probability of the whole reply is the sum."),
+            Mistake(_log_mean_with_padding, "That divides by the length of the row, filling and message included. The log-probability of a reply is the sum."),
             Mistake(_log_of_raw_scores, "Raw scores are added up; log_softmax turns them into log-probabilities."),
             Mistake(_log_over_positions, "The softmax runs over the positions; it must run over the vocabulary, the last dimension."),
+            Mistake(_log_of_the_whole_batch, "That is one number for the whole batch; each reply has its own."),
         ),
-        hint="Shift: logits[:-1] with tokens[1:]. Then multiply by mask[1:], and add up.",
+        hint="Which token are the scores at position 5 about? And what does a mean divide by?",
     ),
-    replace(
-        _OLD["conservative_dpo_loss"],
+    Exercise(
         id="align-2",
-        statement="DPO believes every label. Write its conservative form, which keeps a doubt: with probability `doubt` the pair is the wrong way round.",
+        title="DPO when the annotators may be wrong",
+        statement="DPO believes every label. Write its conservative form (cDPO), which keeps a doubt: with probability `doubt` the pair is the wrong way round. (A close relative is TRL's `loss_type=\"robust\"`, which subtracts the turned pair's loss instead of adding it.)",
+        solution=conservative_dpo_loss,
+        cases=_log_probability_cases,
+        points=4,
         objectives=(2,),
+        mistakes=(
+            Mistake(_no_reference, "The reference is missing: what counts is how far each reply's log-probability moved from the reference's."),
+            Mistake(_wrong_way_round, "The margin is the wrong way round: chosen less rejected, so that the loss falls when chosen gains. (Or `doubt` and 1 - `doubt` are swapped, which gives the same numbers.)"),
+            Mistake(_sum_of_pairs, "The losses are summed; the convention is their mean over the pairs."),
+            Mistake(_never_in_doubt, "This is plain DPO: the pair turned round, weighted by `doubt`, is missing."),
+            Mistake(_beta_outside, "beta belongs inside the sigmoid, where it scales the margin, not before the loss."),
+            Mistake(_no_minus, "The sign is missing: logsigmoid is to rise, so the loss is its negative."),
+        ),
+        hint="margin = beta times the difference of two log-ratios, policy less reference. Turned round, it is -margin.",
     ),
     Exercise(
         id="align-3",
@@ -839,6 +679,8 @@ def reply_log_probability(logits, tokens, mask):
         statement="""The first loss of a run is 0.69, as it should be, and yet the curve makes no sense. Here is how it is computed. There are **two** bugs; write it right.
 
 ```python
+from torch.nn.functional import logsigmoid
+
 def losses_of_a_run(chosen, rejected, beta):
     losses, reference = [], (chosen[0], rejected[0])
     for now in zip(chosen, rejected):
@@ -860,14 +702,30 @@ def losses_of_a_run(chosen, rejected, beta):
             Mistake(_run_wrong_way, "The margin is the wrong way round: gain of chosen less gain of rejected."),
             Mistake(_run_mean, "That is the mean of the losses; asked for is one loss for each point."),
         ),
-        hint="Both gains are counted from index 0, all the time; no loop is needed.",
+        hint="Ask of each gain: measured from when? And what does β multiply?",
     ),
-    replace(_OLD["log_odds_ratio"], id="align-4", objectives=(6,)),
+    Exercise(
+        id="align-4",
+        title="ORPO's odds ratio",
+        statement="From token log-probabilities of two replies to the log of their odds ratio.",
+        solution=log_odds_ratio,
+        cases=_token_cases,
+        points=3,
+        objectives=(6,),
+        mistakes=(
+            Mistake(_summed_logs, "The log-probabilities are summed: the longer reply would lose for its length. Take their mean, the log of the geometric mean."),
+            Mistake(_ratio_of_probabilities, "This is the ratio of probabilities; odds are p / (1 - p), so log(1 - p) has to come off."),
+            Mistake(_arithmetic_mean, "You averaged probabilities; the geometric mean is the exponential of the mean of the logs."),
+            Mistake(_without_logarithm, "This is the ratio itself; asked for is its logarithm."),
+            Mistake(_odds_upside_down, "The ratio is upside down: odds of chosen over odds of rejected."),
+        ),
+        hint="log odds = log p - log(1 - p), with log p the mean of the token log-probabilities.",
+    ),
     Exercise(
         id="align-5",
         title="Find the shortcut",
-        statement="Before you train on a file of pairs, ask the stupidest model. Find the number of words whose neighbourhood ranks the most pairs right, and how many. "
-        "(Then run it on pairs of your own; near 50 % is good news.)",
+        statement="Before you train on a file of pairs, ask the stupidest model: a rule that prefers the reply whose word count is closer to some number. Find the number that ranks the most pairs right, and the share that it ranks right. "
+        "(Then run it on pairs of your own. Far below your model is good news.)",
         solution=length_shortcut,
         cases=_length_rule_cases,
         points=4,
@@ -887,8 +745,8 @@ def losses_of_a_run(chosen, rejected, beta):
     Exercise(
         id="align-6",
         title="Groups that teach nothing",
-        statement="A group of equal rewards gives no signal, and dividing by its spread gives rubbish. Compute GRPO's advantages, and report how many groups teach anything: "
-        "if the share falls toward 0, the task has become too easy or too hard.",
+        statement="A group of equal rewards teaches nothing. Compute GRPO's advantages without the small number that the lesson adds to the spread, exactly 0 where all rewards are equal, and report the share of groups that teach anything: "
+        "if it falls toward 0, the task has become too easy or too hard.",
         solution=advantages_of_groups,
         cases=_group_cases,
         points=3,
@@ -896,6 +754,7 @@ def losses_of_a_run(chosen, rejected, beta):
         mistakes=(
             Mistake(_group_whole_batch, "Mean and spread are those of the whole batch; an answer is compared with the other answers to its own message."),
             Mistake(_group_population, "The spread divides by n. The sample standard deviation, torch's default, divides by n - 1."),
+            Mistake(_group_floor, "You added 1e-4 to the spread, as the lesson does. Leave it out here; a group of equal rewards needs its own case."),
             Mistake(_group_not_divided, "The distance from the mean is not yet divided by the spread of the group."),
             Mistake(_group_not_centred, "The mean of the group is not subtracted: then every answer with a positive reward becomes more likely."),
             Mistake(_group_share_flat, "That is the share of groups that teach nothing; asked for is the rest."),
@@ -904,14 +763,32 @@ def losses_of_a_run(chosen, rejected, beta):
         ),
         hint="teaches = largest > smallest, row by row; divide by the spread where it teaches and by 1 elsewhere.",
     ),
-    replace(_OLD["advantages"], id="align-7", objectives=(6,)),
+    Exercise(
+        id="align-7",
+        title="Advantages by GAE",
+        statement="Generalised advantage estimation for an answer that may have been cut off: then something would have followed its last token.",
+        solution=advantages,
+        cases=_answer_cases,
+        points=4,
+        objectives=(6,),
+        mistakes=(
+            Mistake(_deltas_only, "These are the one-step errors; each advantage also adds gamma x gae_lambda times the next one."),
+            Mistake(_lambda_forgotten, "gae_lambda is missing: the next advantage is weighted by gamma x gae_lambda."),
+            Mistake(_gamma_left_out, "The next advantage is weighted by gamma x gae_lambda, not by gae_lambda alone."),
+            Mistake(_cut_off_taken_for_an_end, "After the last token you count nothing; the state there is worth `last_value`."),
+            Mistake(_last_value_without_gamma, "What follows is discounted, `last_value` too."),
+            Mistake(_left_backwards, "The advantages are in the order you computed them, last token first: turn them round."),
+            Mistake(_returns_instead, "These are returns, advantage plus value; asked for are the advantages."),
+        ),
+        hint="delta = reward + gamma x next value - value; advantage = delta + gamma x gae_lambda x next advantage.",
+    ),
     Exercise(
         id="align-8",
         title="Challenge: the most wins for a nat",
         statement=f"Here is a policy so small that DPO trains it in a second: a table with 60 messages and 8 possible replies to each, and noisy preferences. "
         f"Find settings with which its replies win at least {100 * (1 - LOST):.1f} % of the comparisons with the reference's, at a KL of at most {BUDGET:g} nat. "
-        f"From {100 * (1 - HALF_LOST):.0f} % on there are half the points. Your settings are really trained with, here and in grading. "
-        "(`lesson_04.little_policy(beta, learning_rate, steps)` in `course_utils.exercises` lets you try: it returns wins and KL.)",
+        f"From {100 * (1 - HALF_LOST):.0f} % on there are half the points. Your settings are really trained with, here and in grading; write the numbers that you found into the answer. "
+        "To try things, `from course_utils.exercises.lesson_04 import little_policy`: `little_policy(beta, learning_rate, steps)` returns wins and KL.",
         solution=budgeted_settings,
         cases=lambda random: [()],
         points=4,

@@ -186,52 +186,59 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
     ),
     "04": (
         Question(
-            "What does DPO save against RLHF with PPO?",
+            "A run of plain DPO logs every step, and its first loss is 1.04. What do you check?",
             (
-                ("The preference data.", False, "Both learn from pairs; DPO trains on them directly."),
-                ("The reference model.", False, "DPO measures every reply from the reference, too; what can be saved is holding it in memory, by computing its log-probabilities beforehand."),
-                ("The reward model and all sampling.", True, "The policy's own log-ratios are its rewards, so the pairs train it like a classifier: no reward model, no answers to generate."),
-                ("The supervised fine-tuning.", False, "That is ORPO's claim; DPO starts from an SFT model."),
+                ("The learning rate, which was too high.", False, "Before the first step no learning rate has acted yet. The first loss depends on policy and reference alone."),
+                ("The reference: is it the model that you are training, with its SFT?", True, "If policy and reference are one model, every gain is 0 and the loss is 0.69, whatever the pairs are. Another number means that they differ: often the reference is the base before SFT."),
+                ("The labels: many may be reversed.", False, "Labels do not matter while all gains are zero. Wrong labels show later, in the accuracy."),
             ),
         ),
         Question(
-            "At the first step of DPO the loss is 0.693. Why?",
+            "A reward model ranks 96 % of the held-out pairs right. What do you do before you celebrate?",
             (
-                ("The model gets half of the pairs right.", False, "The loss does not depend on that: policy and reference are still the same."),
-                ("Policy and reference are one model, every margin is zero, and -log sigmoid(0) = ln 2.", True, "Anything else at step 0 means that the reference is not the model you started from."),
-                ("beta is 0.1.", False, "Whatever beta is, it multiplies a margin of zero."),
+                ("Fit a length rule and a bag of words on the same pairs.", True, "If they reach 90 %, too, then the pairs can be told apart without reading, and the 96 % may be just that."),
+                ("Train for another epoch.", False, "First find out what the 96 % consist of. More training would learn a shortcut even better."),
+                ("Test it on the training pairs, to see whether it has also learned those by heart.", False, "That tells you about memory. A shortcut works on training and test pairs alike."),
             ),
         ),
         Question(
-            "While DPO trains, the log-probability of the *chosen* replies falls. Is that a fault?",
+            "During DPO `rewards/margins` grows, and `logps/chosen` falls steadily. What is happening?",
             (
-                ("Yes: the loss was implemented with the wrong sign.", False, "With the wrong sign the margin would shrink; here it grows."),
-                ("No fault by itself: the loss rewards the difference alone, and rejected falls faster.", True, "Both replies often share most of their words. If chosen falls far, answers can drift to what is in neither: raise beta, lower the learning rate, or add an SFT term."),
-                ("It can't happen.", False, "It can: you saw it in the failure gallery."),
+                ("The labels are reversed, so that the model unlearns the chosen replies.", False, "Then the margin would fall. It grows, so chosen is gaining on rejected."),
+                ("The log is wrong, because a growing margin means a more likely chosen reply.", False, "The margin is a difference. It grows as long as rejected falls faster than chosen."),
+                ("Both replies become less likely, rejected faster.", True, "The loss asks for a distance only. The probability goes to replies that nobody asked for, so a lower rate, a larger beta or some SFT on chosen helps."),
             ),
         ),
         Question(
-            "You raise beta in DPO. What happens?",
+            "SFT on the chosen replies keeps all rules in 78 % of the answers (70-85), DPO in 81 % (73-88), on the same messages. What do you report?",
             (
-                ("The policy moves further from the reference.", False, "The other way: a larger beta reaches the same margin with a smaller move."),
-                ("The policy stays nearer to the reference.", True, "beta is the price of moving away. In the reward-against-KL figure it is what moves a run along the curve."),
-                ("The learning rate rises by the same factor.", False, "The first gradients do grow with beta, but so does the push-back as soon as a pair is told apart."),
+                ("That DPO is better by three points, since both were given the same messages.", False, "The same messages are what makes a paired comparison possible, and nobody has made it yet."),
+                ("That the two cannot be told apart yet, and the paired difference.", True, "Compare message by message. If its interval holds 0, the cheaper one wins: simple SFT, no reference, half the tokens."),
+                ("That the two are equally good, as their intervals overlap in most of their range.", False, "Overlap shows that these data cannot decide, and not that there is no difference."),
             ),
         ),
         Question(
-            "PPO's reward keeps rising while people like the answers less. What is that called, and what helps first?",
+            "In GRPO all four answers to a message get the reward 1. What does the message teach?",
             (
-                ("Overfitting; more epochs.", False, "More steps in the same direction make it worse."),
-                ("Reward hacking; a KL penalty, and a look at the answers.", True, "The policy has found what the reward model overrates. The penalty keeps it where the reward model has seen data."),
-                ("Mode collapse; a higher temperature.", False, "Temperature hides it in the answers; the reward stays wrong."),
+                ("Nothing: no answer was better than the group it is compared with.", True, "Every advantage is 0. If most groups are like that, take harder messages."),
+                ("To answer like this more often.", False, "GRPO counts distances from the group's mean, and they are all 0."),
+                ("To keep near the reference, since the rewards have no more to give.", False, "A KL term does that, with or without this group. The rewards say nothing here."),
             ),
         ),
         Question(
-            "Which of the methods holds how many models' weights, with LoRA and one base?",
+            "GRPO brings the share of valid JSON from 30 to 100 %, and users complain. Which number should you have watched?",
             (
-                ("DPO two, PPO four: every role needs a copy.", False, "That is full fine-tuning. With LoRA the reference is the base with the adapter switched off, and a value head is one row."),
-                ("DPO one; PPO two bodies: the policy's, and the reward model's.", True, "Policy, reference and value share a body. The reward model was trained apart; as a second adapter it could share it too."),
-                ("All of them one.", False, "The reward model has weights of its own unless it is an adapter on the same base."),
+                ("The loss, which must have risen meanwhile.", False, "In GRPO the loss is near zero by construction and says little about quality."),
+                ("The learning rate.", False, "A schedule would have changed when the answers collapsed, but it shows you nothing."),
+                ("How many different answers there were, and whether they were true.", True, "The check asks for a form, so one constant answer is perfect. Counting different answers, or a check of the content, would have told you."),
+            ),
+        ),
+        Question(
+            "You can say which of two answers is better, but you could not write a better one yourself. Where do your pairs come from?",
+            (
+                ("From a large public set.", False, "It teaches what its annotators liked about other topics. Few pairs about your own task are worth more."),
+                ("From your model's own samples, compared by you.", True, "You need to judge only, not to write. And the pairs are about what your model really does."),
+                ("From a copywriter, whose texts are chosen, against your model's answers as rejected.", False, "Two writers differ in length, words and layout. The model would learn to tell them apart by that."),
             ),
         ),
     ),
@@ -239,49 +246,66 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
         Question(
             "You have 5,000 chat transcripts and one week. What do you do first?",
             (
-                ("Train on all of them, to have a baseline.", False, "A baseline is good, but it measures the dirt: formats, refusals and copies are learned as faithfully as answers."),
-                ("Read a hundred of them, and write down what a right answer is.", True, "Everything else (rules, judges, labels) needs that yardstick, and most faults show within the first hundred."),
-                ("Let a strong model rewrite all answers.", False, "Perhaps later. Without a yardstick nobody can say whether its answers are better."),
+                ("Train on all of them, as a baseline.", False, "A baseline is a good idea, but it costs a day and measures the dirt: refusals and copies are learned as faithfully as answers. Read first."),
+                ("Let a strong model rewrite all the answers in one style, since style is what you will train.", False, "Perhaps later. Without knowing what a right answer is, nobody can say whether the rewritten ones are better."),
+                ("Read a hundred of them, and write down what a right answer is.", True, "Rules, judges and labels all need that yardstick, and most kinds of fault show within the first hundred."),
             ),
         ),
         Question(
-            "Validation loss is excellent, and users complain. The split was random by row. What do you suspect?",
+            "A rule finds 70 % of the refusals, and 99 % of what it finds are refusals. You want to drop rows without reading them. Is it usable?",
             (
-                ("Near-duplicates or one customer's messages on both sides.", True, "Then validation asks for what training has seen. Split by customer, and keep near-duplicates together."),
-                ("Too few epochs.", False, "More training raises what was memorised; the measurement is what is wrong."),
-                ("A learning rate that is too low.", False, "That would show in the training loss."),
+                ("Yes: hardly a good row is lost, and the missed ones need another net.", True, "For dropping unread, precision counts. What it misses may be caught by a rule about the form, or by a judge."),
+                ("No: nearly a third of the refusals stay in.", False, "They do stay in, and you should look for another net. But that is no reason to keep those that it finds so surely."),
+                ("Only after it has been made so broad that it finds all of them, whatever else it then drops.", False, "Then good rows go, too, and nobody notices. A rule that broad is for flagging, with a person who reads."),
             ),
         ),
         Question(
-            "One strong model wrote your training set and your test set. The score is 97 %. What does it say?",
+            "Two rows have the same message and different categories. What are they?",
             (
-                ("That the model is ready.", False, "It is ready for that writer's messages."),
-                ("That the model has learned how that writer writes.", True, "Both sets share turns of phrase, lengths and what never occurs. Take test messages from real users."),
-                ("That the training set was too large.", False, "Size is not the matter; the common source is."),
+                ("Copies: the message is what makes an example, so one of the two should go, say the shorter one.", False, "Which one? Dropping one at random is right half of the time, and length says nothing about it."),
+                ("A conflict: at most one of the two can be right, so somebody should look.", True, "A conflict points straight at a label that may be wrong."),
+                ("Two examples: both categories are possible.", False, "The model will learn to waver between the two. If both really apply, the categories need a rule for such messages."),
             ),
         ),
         Question(
-            "Redaction put [NAME] in place of every name. What is left to think of?",
+            "Validation loss is excellent, and users complain. The rows were split at random. What do you suspect first?",
             (
-                ("Nothing: names are gone.", False, "Recall is below 100 %: some are left, and the model can repeat what it saw."),
-                ("What was missed, what else identifies a person, and that production messages have names, not labels.", True, "Look at samples, count what is missed on marked data, and consider pseudonyms so that training looks like production."),
-                ("That labels take too many tokens.", False, "A few tokens are the least of it."),
+                ("Too few epochs.", False, "More training raises what is memorised. Here the measurement is in doubt, not the training."),
+                ("A learning rate that is too low for this amount of data, so that training stopped half-way.", False, "Then the training loss would be high as well, and so would the validation loss."),
+                ("A tokenizer that cuts users' words into too many pieces.", False, "It would make training slower, and it would show in the validation loss as well."),
+                ("The same customers, or near-copies of their messages, are on both sides.", True, "Then the validation rows ask for what training has seen. Split by customer, and keep near-copies together."),
             ),
         ),
         Question(
-            "Deduplication found two copies of a message with different answers. What now?",
+            "`max_length` is 128, and one row in three is longer. What does the trainer do with them?",
             (
-                ("Keep both, they are different rows.", False, "Together they teach the model to answer at random."),
-                ("Keep the longer answer.", False, "Length says nothing about which one is right."),
-                ("Look at them: at most one is right, and there may be more of the kind.", True, "Conflicting labels are the cheapest way to find wrong ones. The pipeline lists the conflict, and drops the minority's answers only if you say so."),
+                ("It cuts off their beginning, so that the answer is complete but the model sees less of the message.", False, "Most trainers keep the beginning. Where one can choose the side, look at what was chosen."),
+                ("It usually cuts off the end, which is the answer and the token that ends it.", True, "The model never sees how such records end, and no message tells you. Count lengths with the model's own tokenizer first."),
+                ("It stops with an error.", False, "If only it did. Cutting is silent."),
             ),
         ),
         Question(
-            "Your model as judge agrees with your own labels with a kappa of 0.3. What do you do?",
+            "Why must a classifier that looks for wrong labels not have seen the row that it judges?",
             (
-                ("Let it decide where I have no time.", False, "It would throw out good rows and keep bad ones hardly better than chance."),
-                ("Mend the rubric, show it examples, and measure again before it decides anything.", True, "Below about 0.6 its marks are no basis for dropping rows."),
-                ("Ask it twice and take the mean.", False, "Repeating makes it steadier, not right."),
+                ("It would know the row's label by heart, right or wrong.", True, "Trained on everything, ours repeats nearly every label. Out of fold, it can only say what rows of this kind usually have."),
+                ("Because the labels would then be used twice, which makes the probabilities add up to more than one.", False, "They add up to one in any case. What goes wrong is that the classifier agrees with everything that it has seen."),
+                ("Only to save time.", False, "It is slower: five classifiers are trained instead of one. It is worth it."),
+            ),
+        ),
+        Question(
+            "A judge prefers the better reply in 95 % of your pairs. In all of them the better reply was shown first. What do you know?",
+            (
+                ("That it is good enough.", False, "A judge that always takes the first reply would have got 100 %."),
+                ("That it likes short replies, since better replies are usually shorter.", False, "Nothing about length was varied here. Pad replies with empty words to find out."),
+                ("Next to nothing: a judge that always takes the first reply would look even better.", True, "Show each pair in both orders. Count a verdict only if both orders agree. In this lesson's run the small model took the first reply every time."),
+            ),
+        ),
+        Question(
+            "Seven of ten messages need no escalation, and your model gets 71 % of that field right. How do you report it?",
+            (
+                ("As 71 % accuracy, with its interval, on the test set.", False, "True and useless: always saying \"none\" gets 70 %, and the reader cannot see it."),
+                ("By how many urgent messages it caught, beside a program that always says \"none\".", True, "Choose a measure that can move, and print the baseline next to it."),
+                ("Not at all: with so few urgent messages nothing can be said about this field.", False, "Thirty urgent messages are few, but they are enough to tell a model that catches none from one that catches most."),
             ),
         ),
     ),
@@ -325,135 +349,6 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
                 ("Fifty merged models.", False, "Fifty times the base's memory, though each differs from it by an adapter of a few percent of its size or less."),
                 ("One base in memory, the adapter chosen for each row of the batch.", True, "Requests for different adapters share the base's products; only the thin ones are each row's own."),
                 ("One adapter at a time, switched when a request comes.", False, "It works, but requests for different customers then wait for each other instead of sharing a batch."),
-            ),
-        ),
-    ),
-}  # fmt: skip
-
-# Quizzes of second editions that have not taken their lesson's place yet; then they move up.
-QUIZZES_NEXT: dict[str, tuple[Question, ...]] = {
-    "04": (
-        Question(
-            "The first loss in a DPO log is 1.04. What do you check?",
-            (
-                ("The learning rate, which must have been far too high to begin with.", False, "Before the first step no learning rate has acted yet. The first loss depends on policy and reference alone."),
-                ("The reference.", True, "If policy and reference are one model, every gain is 0 and the loss is 0.69, whatever the pairs are. Another number means that they differ: often the reference is the base before SFT."),
-                ("The pairs, because a third of them seem to have been labelled the wrong way round.", False, "Labels do not matter while all gains are zero. Wrong labels show later, in the accuracy."),
-            ),
-        ),
-        Question(
-            "A reward model ranks 96 % of the held-out pairs right. What do you do before you celebrate?",
-            (
-                ("Fit a length rule and a bag of words on the same pairs.", True, "If they reach 90 %, too, then the pairs can be told apart without reading, and the 96 % may be just that."),
-                ("Train it for another epoch, as the missing four per cent can surely be had as well.", False, "First find out what the 96 % consist of. More training would learn a shortcut even better."),
-                ("Test it on the training pairs, to see whether it has also learned those by heart.", False, "That tells you about memory. A shortcut works on training and test pairs alike."),
-            ),
-        ),
-        Question(
-            "During DPO `rewards/margins` grows, and `logps/chosen` falls steadily. What is happening?",
-            (
-                ("The labels are reversed, so that the model unlearns the chosen replies.", False, "Then the margin would fall. It grows, so chosen is gaining on rejected."),
-                ("The log is wrong, because a growing margin means a more likely chosen reply.", False, "The margin is a difference. It grows as long as rejected falls faster than chosen."),
-                ("Both replies become less likely, rejected faster.", True, "The loss asks for a distance only. The probability goes to replies that nobody asked for, so a lower rate, a larger beta or some SFT on chosen helps."),
-            ),
-        ),
-        Question(
-            "SFT on the chosen replies keeps all rules in 78 % of the answers (70-85), DPO in 81 % (73-88), on the same messages. What do you report?",
-            (
-                ("That DPO is better by three points, since both were given the same messages.", False, "The same messages are what makes a paired comparison possible, and nobody has made it yet."),
-                ("That the two cannot be told apart yet, and the paired difference.", True, "Compare message by message. If its interval holds 0, the cheaper one wins: simple SFT, no reference, half the tokens."),
-                ("That the two are equally good, as their intervals overlap in most of their range.", False, "Overlap shows that these data cannot decide, and not that there is no difference."),
-            ),
-        ),
-        Question(
-            "In GRPO all four answers to a message get the reward 1. What does the message teach?",
-            (
-                ("Nothing.", True, "Every advantage is 0: no answer was better than its siblings. If most groups are like that, take harder messages."),
-                ("To answer like this more often, since all of the answers were rewarded in full.", False, "GRPO counts distances from the group's mean, and they are all 0."),
-                ("To keep near the reference, since the rewards have no more to give.", False, "A KL term does that, with or without this group. The rewards say nothing here."),
-            ),
-        ),
-        Question(
-            "GRPO brings the share of valid JSON from 30 to 100 %, and users complain. Which number should you have watched?",
-            (
-                ("The loss, which must have risen while the reward was still going up.", False, "In GRPO the loss is near zero by construction and says little about quality."),
-                ("The learning rate, which has to decay toward the end of every run.", False, "A schedule would have changed when the answers collapsed, but it shows you nothing."),
-                ("The number of different answers.", True, "The check asks for a form, so one constant answer is perfect. Counting different answers, or a check of the content, would have told you."),
-            ),
-        ),
-        Question(
-            "You can say which of two answers is better, but you could not write a better one yourself. Where do your pairs come from?",
-            (
-                ("From a public set with a million pairs about other topics, since size decides.", False, "It teaches what its annotators liked about other topics. Few pairs about your own task are worth more."),
-                ("From your model's own samples, compared by you.", True, "You need to judge only, not to write. And the pairs are about what your model really does."),
-                ("From a copywriter, whose texts are chosen, against your model's answers as rejected.", False, "Two writers differ in length, words and layout. The model would learn to tell them apart by that."),
-            ),
-        ),
-    ),
-    "05": (
-        Question(
-            "You have 5,000 chat transcripts and one week. What do you do first?",
-            (
-                ("Train on all of them, so that there is a baseline to compare every later step with.", False, "A baseline is a good idea, but it costs a day and measures the dirt: refusals and copies are learned as faithfully as answers. Read first."),
-                ("Let a strong model rewrite all the answers in one style, since style is what you will train.", False, "Perhaps later. Without knowing what a right answer is, nobody can say whether the rewritten ones are better."),
-                ("Read a hundred, and write down what a right answer is.", True, "Rules, judges and labels all need that yardstick, and most kinds of fault show within the first hundred."),
-            ),
-        ),
-        Question(
-            "A rule finds 70 % of the refusals, and 99 % of what it finds are refusals. You want to drop rows without reading them. Is it usable?",
-            (
-                ("Yes: hardly a good row is lost, and the missed ones need another net.", True, "For dropping unread, precision counts. What it misses may be caught by a rule about the form, or by a judge."),
-                ("No: with a recall of 70 % nearly a third of the refusals stay in, so it does not work.", False, "They do stay in, and you should look for another net. But that is no reason to keep those that it finds so surely."),
-                ("Only after it has been made so broad that it finds all of them, whatever else it then drops.", False, "Then good rows go, too, and nobody notices. A rule that broad is for flagging, with a person who reads."),
-            ),
-        ),
-        Question(
-            "Two rows have the same message and different categories. What are they?",
-            (
-                ("Copies: the message is what makes an example, so one of the two should go, say the shorter one.", False, "Which one? Dropping one at random is right half of the time, and length says nothing about it."),
-                ("A conflict: at most one is right, so somebody should look.", True, "Conflicts are the cheapest way to find wrong labels, and there are usually more of the kind."),
-                ("Two examples: the model will learn that both categories are possible.", False, "It will learn to answer at random. If both really apply, the categories need a rule for such messages."),
-            ),
-        ),
-        Question(
-            "Validation loss is excellent, and users complain. The rows were split at random. What do you suspect first?",
-            (
-                ("Too few epochs: with more training the model would also learn what users ask.", False, "More training raises what is memorised. Here the measurement is in doubt, not the training."),
-                ("A learning rate that is too low for this amount of data, so that training stopped half-way.", False, "Then the training loss would be high as well, and so would the validation loss."),
-                ("A tokenizer that cuts users' words into too many pieces.", False, "It would make training slower, and it would show in the validation loss as well."),
-                ("The same customers on both sides.", True, "Or near-copies. Then the validation rows ask for what training has seen. Split by customer, and keep near-copies together."),
-            ),
-        ),
-        Question(
-            "`max_length` is 128, and one row in three is longer. What does the trainer do with them?",
-            (
-                ("It cuts off their beginning, so that the answer is complete but the model sees less of the message.", False, "Most trainers keep the beginning. Where one can choose the side, look at what was chosen."),
-                ("It usually cuts off the end, which is the answer.", True, "The model then learns records that stop in the middle, and no message tells you. Count lengths with the model's own tokenizer first."),
-                ("It stops with an error, because an example must fit into the context window as a whole.", False, "If only it did. Cutting is silent."),
-            ),
-        ),
-        Question(
-            "Why must a classifier that looks for wrong labels not have seen the row that it judges?",
-            (
-                ("It would know the row's label by heart, right or wrong.", True, "Trained on everything, ours repeats nearly every label. Out of fold, it can only say what rows of this kind usually have."),
-                ("Because the labels would then be used twice, which makes the probabilities add up to more than one.", False, "They add up to one in any case. What goes wrong is that the classifier agrees with everything that it has seen."),
-                ("Only to save time: training on four fifths of the rows is quicker than training on all of them.", False, "It is slower: five classifiers are trained instead of one. It is worth it."),
-            ),
-        ),
-        Question(
-            "A judge prefers the better reply in 95 % of your pairs. In all of them the better reply was shown first. What do you know?",
-            (
-                ("That it is good enough: 95 % is more than people reach among themselves on such pairs.", False, "A judge that always takes the first reply would have got 100 %."),
-                ("That it likes short replies, since better replies are usually shorter.", False, "Nothing about length was varied here. Pad replies with empty words to find out."),
-                ("Next to nothing. Show each pair in both orders.", True, "Count a verdict only if both orders agree. In this lesson's run the small model took the first reply every time."),
-            ),
-        ),
-        Question(
-            "Seven of ten messages need no escalation, and your model gets 71 % of that field right. How do you report it?",
-            (
-                ("As 71 % accuracy, with its interval, on the test set.", False, "True and useless: always saying \"none\" gets 70 %, and the reader cannot see it."),
-                ("By how many urgent messages it caught, beside a program that always says \"none\".", True, "Choose a measure that can move, and print the baseline next to it."),
-                ("Not at all: with so few urgent messages nothing can be said about this field.", False, "Thirty urgent messages are few, but they are enough to tell a model that catches none from one that catches most."),
             ),
         ),
     ),

@@ -1,996 +1,636 @@
 # %% [markdown]
-# # 04 · Alignment: SFT, DPO, ORPO and RLHF on the same pairs
+# # 04 · Alignment: teach a model which answer is better
 #
 # {{badges}}
 #
-# By the end you will be able to
+# A support desk has thousands of replies that its agents have sent. All are polite and short. Some say at once what happens next,
+# others keep a customer waiting whose lamp is on fire. Some promise the right thing, others do not. A model that learns to imitate the
+# desk learns all of it. In this lesson you teach it the difference, by showing it two replies to one message and saying which is
+# better. This is called {{term:alignment}} by preferences, and most models that you chat with have been through it.
 #
-# - write the losses of a reward model, DPO, ORPO and PPO, and hold each against the library,
-# - run all of them on one model and the same preferences, and say what each did, from answers you have read,
-# - say what each costs beside SFT, an example and a token, counted and measured,
-# - recognise five ways in which preference training goes wrong,
-# - take the same steps to work with TRL.
-#
-# {{timing}}
-#
-# **How to read it.** Predict what a cell will print, run it, compare. Figures that circulate stand in the claims table at the
-# end, beside what this machine computed.
+# <!-- assumes: JSON, JSONL, token, fine-tuning, layer, rank, merge, batch -->
 
 # %%
 # INSTALL: trl
 
-# %% [markdown]
-# ## 1 · The machine, the model, the pairs
-
 # %%
-import json
-import math
-import os
-import random
-import re
-import tempfile
-import warnings
-
-from course_utils import assets, claims, evaluation, figures, hardware, memory, models, training, widgets
+from course_utils import drawings, evaluation, evidence, hardware, memory, models
+from course_utils import plans, show, training
 from course_utils.data_prep import load_preferences, load_task
-from course_utils.errors import CourseError
-from course_utils.exercises import check, quiz  # noqa: F401 - the exercises at the end use check
-from course_utils.generation import complete, generate
-from course_utils.scoring import chat_token_ids
+from course_utils.evidence import house_style
+from course_utils.exercises import check, quiz
+from course_utils.generation import generate
+from course_utils.show import predict
 
-os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # ORPO lives in trl.experimental, which says so on import
+import random
 
-import datasets
 import torch
-import torch.nn.functional as F
-import transformers
-from IPython.utils.capture import capture_output
-from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
-from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
-from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-transformers.utils.logging.disable_progress_bar()
-transformers.utils.logging.set_verbosity_error()
-datasets.disable_progress_bars()
-warnings.filterwarnings("ignore")  # between library versions; nothing a learner can act on
+show.quiet()
+lesson = evidence.lesson_04
+lesson.before_and_after()
+
+# %% [markdown]
+# A reply can be friendly and well formed and still be the worse one. The marks under each card are five rules of the desk's
+# house style, checked by a program. You will use them all through the lesson.
+#
+# By the end you will be able to
+#
+# - say what imitation cannot teach, and what a pair of replies adds,
+# - compute a reply's {{term:log-probability}}, its gain and the {{term:DPO}} {{term:loss}} by hand, and write them in code,
+# - train with TRL's `DPOTrainer`, and read its log,
+# - find out with the simplest possible model whether your pairs teach a shortcut,
+# - train on a score instead of pairs with {{term:GRPO}}, and see how a score is gamed,
+# - choose between {{term:SFT}}, DPO, {{term:ORPO}} and {{term:reinforcement learning}}, knowing what each costs.
+#
+# You should know lesson 02: what a training {{term:step}} is, what an {{term:adapter}} of {{term:LoRA}} is, and how a model is
+# fine-tuned on examples. Reading takes about 60 minutes, and the exercises about as long again.
+#
+# {{timing}}
+
+# %% [markdown]
+# ## 1 · What imitation cannot teach
+#
+# Training on examples is called *supervised fine-tuning*, SFT for short. It makes every example more likely, the good ones
+# and the bad ones. There is no way to say *not like this* in it. Let us see what a model makes of a desk's real history.
+#
+# The data are pairs. Each has a message, a reply and a better reply.
+
+# %%
 device = hardware.detect()
-print("kind:", device.kind, "| tier:", device.tier, "| computes in:", device.dtype)
+plan = plans.plan("04")
+pairs = load_preferences("balanced")
+pair = next(row for row in pairs.train if row["kind"] == "order" and row["case"] == "danger")
+print(f"{device.name}: tier {device.tier}; {len(pairs.train)} pairs to train on, "
+      f"{len(pairs.test)} to test with")
+lesson.pair_card(pair)
+
+# %% [markdown]
+# In a {{term:preference pair}} the better reply is called {{term:chosen}} and the other one {{term:rejected}}. Here both have the same
+# two sentences. The chosen one says first what to do, as a customer with sparks in the living room deserves. That is a rule of
+# our house style, and there are three more: take the step that this case calls for, apologise only if the customer is upset, and
+# name the customer's own order. (The fifth mark on the cards says whether the answer comes to an end.) Each pair is about one of the
+# four.
 
 # %%
-# Set-up by tier.
-ALL = {"pairs": 220, "held_back": 220, "test": 106, "answers": 106, "longest": 80, "rollouts": 20, "prompts": 16, "few": 96, "piece": None}
-PLAN = {
-    # pairs: to learn from; held_back: the second reward model's; answers, longest: sampled after each method, in tokens;
-    # rollouts of so many prompts: PPO's; few: pairs in section 9; piece: tokens at once in the reward models; rate: learning
-    # rates, as a factor
-    "cpu": {"pairs": 80, "held_back": 80, "test": 35, "answers": 16, "longest": 56, "rollouts": 5, "prompts": 8, "few": 32, "piece": 200, "rate": 1},
-    "t4": ALL | {"rate": 0.4},
-    "a100": ALL | {"rate": 0.2},
-}[device.tier]
-SEED = 0
-
-base, tokenizer = models.load()
-pairs = load_preferences()
-print(f"{len(pairs.train)} pairs for training, {len(pairs.test)} for the test")
+lesson.kinds_table(pairs.train)
 
 # %% [markdown]
-# A support desk wants one house style: short, kind, concrete, no needless caveats, nothing invented. Nobody can write that down
-# as a loss. But anyone can say which of two replies is the better one, and that is all that is needed. The rejected replies
-# are wrong in five ways, each plausible:
+# Look at the examples in the last row but one: the chosen reply is *better*, not perfect. It is right not to apologise, and it keeps
+# the customer waiting all the same, as agents at this desk mostly do. Real pairs are like that. Whoever compared two replies said
+# which is better, and not that one of them is a model to copy.
+#
+# Now play the desk. From each pair take one reply, drawn at random, as if some agents were careful and others were not. Train
+# on those replies as in lesson 02, and merge the adapter into the model.
 
 # %%
-for kind in ("verbose", "cold", "hedging", "off_format", "wrong"):
-    row = next(row for row in pairs.train if row["kind"] == kind and len(row["rejected"]) < 420)
-    print(f"CUSTOMER  {row['prompt'][1]['content']}\n  chosen    {row['chosen']}\n  rejected  {row['rejected']!r}\n            ({kind})\n")
+from peft import LoraConfig, get_peft_model
+
+model, tokenizer = models.load()
+lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+dice = random.Random(0)
+
+
+def as_chat(row, key):
+    """The message of a pair with one of its two replies."""
+    return row["prompt"] + [{"role": "assistant", "content": row[key]}]
+
+
+history = [as_chat(row, dice.choice(("chosen", "rejected"))) for row in pairs.train]
+imitation = get_peft_model(model, lora)
+settings = training.Settings(learning_rate=2.5 * plan.learning_rate, batch_size=4, warmup_steps=3)
+run = training.fit(imitation, tokenizer, history[: plan.more_examples], settings=settings)
+start = imitation.merge_and_unload()
+print(run)
 
 # %% [markdown]
-# **Predict:** could a model cheat by length alone, always preferring the shorter reply?
+# Ask it some test messages. They are about other products and in other words than the training messages. (The *replies* of all
+# messages are made from the same twenty-odd sentences, so this tests choosing, not writing.)
 
 # %%
-def longer_share(rows):
-    return evaluation.proportion([len(row["chosen"].split()) > len(row["rejected"].split()) for row in rows])
-
-
-for split in ("train", "test"):
-    print(f"{split}: chosen is the longer one in {longer_share(getattr(pairs, split))} of the pairs")
-assert 0.4 < longer_share(pairs.train).value < 0.5
+asked = pairs.test[: plan.looked_at]
+answers = {"imitates the desk": lesson.answers(start, tokenizer, asked, plan.answer_tokens)}
+lesson.judged_cards(asked[:3], {name: given[:3] for name, given in answers.items()})
 
 # %% [markdown]
-# It could not. A yardstick that needs no model: six rules of the house style, as code. A reply keeps all, some or none of them.
+# Read the sentences first, then the marks. The model has learned how the desk sounds, courtesies first. More examples of the same
+# kind would not change that, because in these examples the better way is not the more frequent one.
+#
+# What could we do? We could throw the rejected replies away and train on the chosen ones. Remember this idea: it is simple, cheap and
+# often hard to beat, and we will hold everything else against it. But it wastes half of what we know. A pair tells us a
+# *difference*, and imitation has no use for differences.
+
+# %% [markdown]
+# ## 2 · How likely does a model find a reply?
+#
+# A preference says only that A is better than B. It gives no grade. What could one train on? The model itself has an opinion
+# about every text: the probability that it would write it. So we can ask what it thinks of A and of B.
+#
+# A reply is a row of tokens. Its probability is the product of the probabilities of its tokens, each given those before it.
+# The product is tiny, so one works with logarithms, which are added up. That sum is the reply's log-probability. It is
+# negative, and closer to zero means more likely. Its unit is called {{term:nat}}.
+#
+# Three steps lead there, and each has its classic mistake.
+#
+# **Mask.** Only the reply's tokens count, not the message's: we ask how likely the reply is, *given* the message. A mask says
+# which is which, 1 for the reply and 0 for the rest.
+
+# %% tags=["dpo-from-scratch"]
+def ids_and_mask(row, key):
+    """Token ids of message and reply, (1, tokens), and a mask that is 1 on the reply."""
+    template = tokenizer.apply_chat_template
+    ids = template(as_chat(row, key), return_dict=True)["input_ids"]
+    prompt = template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
+    mask = [0] * len(prompt) + [1] * (len(ids) - len(prompt))
+    return torch.tensor([ids]), torch.tensor([mask])
+
 
 # %%
-CAVEATS = re.compile(
-    r"\b(?:may|might|could|depend\w*|possibl\w+|perhaps|cannot promise|subject to|in some cases|usually|unfortunately|please note|kindly|"
-    r"as per|we regret|at this time|rest assured)\b", re.IGNORECASE)  # fmt: skip
-STEP = re.compile(r"\b(?:today|tomorrow|tonight|minutes|hours|days|now|until|before)\b", re.IGNORECASE)
-LETTER = re.compile(r"^(?:dear|hi|hello|hey|good \w+)\b|\b(?:regards|sincerely|best wishes)\b|[{}*#_•]|\n|^\s*[-\d]", re.IGNORECASE)
-POLICY_NUMBERS = {"30", "5", "2", "3", "10"}
+ids, mask = ids_and_mask(pair, "chosen")
+show.conversation(tokenizer, ids[0], ids[0].where(mask[0] == 1, -100))
 
-
-def style(message, reply):
-    """The rules of the house style, each kept (True) or broken."""
-    known, said = (set(re.findall(r"\w{4,}", text.lower())) for text in (message, reply))
-    numbers = {who: set(re.findall(r"\d+", text)) for who, text in (("customer", message), ("desk", reply))}
-    return {
-        "plain prose": not LETTER.search(reply) and not re.search(r"\b[A-Z]{4,}\b", re.sub(r"TB-\d+", "", reply)),
-        "15 to 45 words": 15 <= len(reply.split()) <= 45,
-        "no caveats": not CAVEATS.search(reply),
-        "a step with a time": bool(STEP.search(reply)),
-        "heard the customer": len(known & said) >= 2,
-        "no invented numbers": numbers["desk"] <= numbers["customer"] | POLICY_NUMBERS,
-    }
-
-
-def style_score(message, reply):
-    """Share of the rules that are kept."""
-    kept = style(message, reply).values()
-    return sum(kept) / len(kept)
-
-
-won = {row["id"]: style_score(row["prompt"][1]["content"], row["chosen"]) - style_score(row["prompt"][1]["content"], row["rejected"])
-       for row in pairs.test}  # fmt: skip
-for kind in ("verbose", "cold", "hedging", "off_format", "wrong"):
-    judged = [won[row["id"]] for row in pairs.test if row["kind"] == kind]
-    print(f"{kind:<11} rules favour chosen in {100 * sum(w > 0 for w in judged) / len(judged):3.0f} %, rejected in {100 * sum(w < 0 for w in judged) / len(judged):.0f} %")
 
 # %% [markdown]
-# The rules see four of the five kinds. A wrong fact in good style they miss half the time: that takes
-# knowledge.
+# **Shift.** The model's scores at position 5 are about token 6, because it predicts what comes *next*. These scores are the
+# {{term:logits}}. So the last position is dropped from the logits, and the first one from the tokens.
 #
-# ## 2 · Three roads
+# **Sum.** Look up each token's log-probability, cross out those that the mask leaves out, and add up.
+
+# %% tags=["dpo-from-scratch"]
+def reply_log_probability(model, ids, mask):
+    """Log-probability of the masked tokens, (rows), in nats."""
+    logits = model(input_ids=ids.to(model.device)).logits[:, :-1].float()  # shift
+    next_tokens = ids[:, 1:].to(model.device)
+    logs = logits.log_softmax(-1)                             # of every word in the vocabulary
+    logs = logs.gather(2, next_tokens[..., None])[..., 0]     # of the token that did come next
+    return (logs * mask[:, 1:].to(model.device)).sum(1)       # mask, sum
+
 
 # %%
-figures.alignment_diagram()
+with torch.no_grad():
+    found = {key: reply_log_probability(start, *ids_and_mask(pair, key)).item()
+             for key in ("chosen", "rejected")}
+show.table({
+    key: {"tokens": int(ids_and_mask(pair, key)[1].sum()), "log-probability, nats": value,
+          "per token": value / int(ids_and_mask(pair, key)[1].sum())}
+    for key, value in found.items()
+}, caption="What the imitating model thinks of the pair above")
 
 # %% [markdown]
-# **RLHF** (Christiano et al., 2017; for language models Ziegler et al., 2019), in the form of Ouyang et al., 2022, goes in three
-# stages: imitate, learn a reward from comparisons, then optimise that reward by reinforcement learning, on a leash. **DPO** (Rafailov et al., 2023) notices that the second and third
-# stage have a common solution that can be trained directly. **ORPO** (Hong et al., 2024) does even the first stage in passing.
+# Two things to see in the table. The sum depends on the length: a reply with more tokens has more terms, all of them
+# negative. And the two numbers say little about which reply is *better*. A reply is likely because its words are common, or
+# because the desk has often sent it. Neither is a merit.
 #
-# ## 3 · The losses, from scratch
-#
-# **Bradley and Terry** (1952): each reply has a strength, on a log scale, and the probability that one beats the other is the sigmoid of the
-# difference. A reward model is trained to make the observed choices likely.
-#
-# **DPO**: under the KL-constrained optimum, a reply's reward *is* β times the log-ratio of policy to reference, up to a term that
-# both replies share. Put that into Bradley and Terry, and the reward model is gone.
-#
-# **ORPO**: imitate the chosen reply, and push its odds above those of the rejected one. No reference at all.
+# **Your turn.** Here is the same computation as somebody else wrote it.
 
-# %% tags=["from-scratch"]
-def bradley_terry_loss(chosen, rejected):
-    """From rewards of both replies, (pairs,) each."""
-    return -F.logsigmoid(chosen - rejected).mean()
-
-
-def dpo_pair_loss(policy, reference, beta):
-    """From log-probabilities of whole replies, (pairs, 2): chosen, rejected."""
-    rewards = beta * (policy - reference)
-    return bradley_terry_loss(rewards[:, 0], rewards[:, 1])
-
-
-def orpo_loss(mean_logs, imitation, beta):
-    """From mean log-probabilities of the replies' tokens, (pairs, 2), and the SFT loss on chosen."""
-    log_odds = mean_logs - torch.log(-torch.expm1(mean_logs))
-    return imitation + beta * bradley_terry_loss(log_odds[:, 0], log_odds[:, 1])
+# %%
+# EXERCISE: align-1
 
 # %% [markdown]
-# **PPO** (Schulman et al., 2017) needs two more pieces. *Advantages*: how much better did it go, from each token on, than the
-# value head had expected? And the *clipped objective*: a token whose probability has already moved by more than ε gets no
-# further push in that direction.
+# ## 3 · From a gain to a loss
+#
+# If the log-probability itself says little, what does? Its *change*. Before training, take down what the model thinks of each
+# reply. A copy of the model as it is now is called the {{term:reference model}}. After some training, look again.
+#
+# Suppose that the chosen reply had −31 at first and has −29.5 now, and that the rejected one went from −27 to −29. The
+# rejected reply is still the more likely one, but the model has moved the right way.
 
-# %% tags=["from-scratch"]
-def gae(rewards, values, discount=1.0, trace=0.95):
-    """Generalised advantage estimation over one answer, from the last token to the first."""
-    found, after, following = [], 0.0, 0.0
-    for reward, value in zip(reversed(rewards), reversed(values)):
-        after = reward + discount * following - value + discount * trace * after
-        following = value
-        found.append(after)
-    return found[::-1]
-
-
-def clipped_loss(ratio, advantage, clip=0.2):
-    """Loss of each token; ratio: its new probability over its old one."""
-    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+# %%
+lesson.gain_table(before=(-31.0, -27.0), now=(-29.5, -29.0), beta=0.1)
 
 # %% [markdown]
-# ### Are they the library's?
+# Follow the rows. The *gain* is now less reference: +1.5 for chosen, −2 for rejected. DPO multiplies each gain by a small
+# number $\beta$ ({{term:beta}}), here 0.1, and calls the result the {{term:implicit reward}}. The difference of the two
+# {{term:reward|rewards}} is the {{term:margin}}: 0.15 + 0.20 = 0.35.
 #
-# TRL's trainers make the batch and compute their loss; ours gets the same tokens. A tiny random model in float32 will do, since a
-# formula does not know how large the model is. TRL has had no PPO since version 1.16, so that PPO's pieces stand against
-# the definitions in float64: the advantage as a sum over all later errors, the objective token by token.
+# Now we only need a loss that is small when the margin is large. Squash the margin to a number between 0 and 1 with the S-shaped
+# function $\sigma(m) = 1/(1+e^{-m})$, and read it as the probability that a person prefers the chosen reply: one half at $m = 0$,
+# nearly 1 when $m$ is large. The loss is minus the logarithm of the probability of what people did prefer, as for every
+# yes-or-no question:
+#
+# $$\text{loss} = -\log \sigma\Big(\beta\,\big[\,\underbrace{\log\pi(y_c|x) - \log\pi_{\text{ref}}(y_c|x)}_{\text{gain of chosen}}
+# \;-\;\underbrace{\big(\log\pi(y_r|x) - \log\pi_{\text{ref}}(y_r|x)\big)}_{\text{gain of rejected}}\,\big]\Big)$$
+#
+# where $\pi$ is the model in training, called the {{term:policy}}, $\pi_{\text{ref}}$ the reference, $x$ the message, and $y_c$,
+# $y_r$ the chosen and the rejected reply. For our pair it is $-\log\sigma(0.35) = 0.53$. Before the first step all gains are
+# zero, and the loss is $-\log\sigma(0) = \log 2 = 0.69$. Remember this number: if a run of plain DPO logs another first loss,
+# the reference is not the model that you are training. (The reverse is not true. A reference that is wrong in the same way as
+# the model, or one that moves along with it, also begins at 0.69.)
 
-# %% tags=["trl"]
-def conversational(row):
+# %%
+guess = predict("You double β before the first step. What is the first loss now?",
+                choices=("0.35", "0.69", "1.39"))
+guess
+
+# %% tags=["dpo-from-scratch"]
+def dpo_loss(now, reference, beta=0.1):
+    """Loss from log-probabilities of whole replies, each (pairs, 2): chosen, rejected."""
+    rewards = beta * (now - reference)
+    margin = rewards[:, 0] - rewards[:, 1]
+    return -torch.nn.functional.logsigmoid(margin).mean()
+
+
+# %%
+same = torch.tensor([[-31.0, -27.0]])
+guess.reveal(f"{dpo_loss(same, same, beta=0.2).item():.2f}", "", source="computed")
+
+# %% [markdown]
+# Twice zero is zero, so β does not matter yet. It decides how fast the loss stops caring: with a large β a small gain is enough,
+# and the policy stays near the reference. (You will meet the opposite in print.)
+
+# %% [markdown]
+# <details><summary><b>Why this loss? Four lines from reinforcement learning to DPO</b></summary>
+#
+# Suppose that somebody could give each reply a reward $r(x, y)$. We would want a policy with high rewards that stays
+# near the reference, so that it does not forget how to write. How far it is away is measured by the
+# {{term:KL divergence|Kullback-Leibler divergence, KL}}:
+#
+# $$\max_\pi \; \mathbb{E}_{y\sim\pi}\big[r(x,y)\big] - \beta\,\mathrm{KL}\big(\pi \,\|\, \pi_{\text{ref}}\big)$$
+#
+# This problem has a known solution. Take the reference, and make each reply more likely the higher its reward is ($Z$ makes the
+# probabilities add up to one):
+#
+# $$\pi^*(y|x) = \tfrac{1}{Z(x)}\,\pi_{\text{ref}}(y|x)\; e^{\,r(x,y)/\beta}$$
+#
+# Solve that for the reward. It is the gain over the reference, times $\beta$, plus a term that does not depend on the reply:
+#
+# $$r(x,y) = \beta \log\frac{\pi^*(y|x)}{\pi_{\text{ref}}(y|x)} + \beta\log Z(x)$$
+#
+# People prefer $y_c$ to $y_r$ with probability $\sigma(r_c - r_r)$, the model of Bradley and Terry (1952). In the difference
+# $Z$ cancels, and what is left is the loss above:
+#
+# $$P(y_c \succ y_r) = \sigma\Big(\beta\log\frac{\pi^*(y_c|x)}{\pi_{\text{ref}}(y_c|x)} -
+# \beta\log\frac{\pi^*(y_r|x)}{\pi_{\text{ref}}(y_r|x)}\Big)$$
+#
+# So DPO (Rafailov et al., 2023) looks for the same policy as reinforcement learning without training a reward model first,
+# if people choose as Bradley and Terry say and the pairs cover the replies that matter.
+#
+# </details>
+#
+# **One step, on one pair.** The loss is a number like any other: `backward()` computes the slopes, which are called
+# {{term:gradient|gradients}}, and the {{term:optimizer}} moves the {{term:weight|weights}}. We train a fresh adapter. With the
+# adapter switched off the model is the reference, so no second copy is needed.
+
+# %% tags=["dpo-from-scratch"]
+def both(model, row):
+    """Log-probabilities of a pair's replies, (1, 2)."""
+    return torch.stack([reply_log_probability(model, *ids_and_mask(row, key))
+                        for key in ("chosen", "rejected")], dim=1)
+
+
+policy = get_peft_model(start, lora)
+optimizer = torch.optim.AdamW([w for w in policy.parameters() if w.requires_grad], lr=5e-4)
+with torch.no_grad(), policy.disable_adapter():
+    reference = both(policy, pair)
+losses = []
+for _ in range(4):
+    loss = dpo_loss(both(policy, pair), reference)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    losses.append(loss.item())
+
+# %%
+with torch.no_grad():
+    now = both(policy, pair)
+start = policy.unload()
+print("loss, step by step:", ", ".join(f"{loss:.3f}" for loss in losses))
+lesson.gain_table(reference[0].tolist(), now[0].tolist())
+
+# %% [markdown]
+# The first loss is 0.693, as promised, and then it falls. Look at both gains: what the loss pulls apart is the *difference*.
+# Nothing in it says that the chosen reply must become more likely, and section 10 comes back to that. (One pair, learned by
+# heart, proves nothing about other messages. Also, a test of the course holds these functions against TRL's loss on a batch:
+# they agree to five digits.)
+
+# %%
+# EXERCISE: align-2
+
+# %% [markdown]
+# ## 4 · The job: `DPOTrainer`
+#
+# How do you do this at work? With a few lines of TRL. The data are rows with a prompt, a chosen and a rejected reply, each a
+# list of messages. First keep what the start thinks of some test pairs, to compare with.
+
+# %%
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+
+def to_row(row):
     """A pair as TRL takes it."""
-    return {"prompt": row["prompt"], **{key: [{"role": "assistant", "content": row[key]}] for key in ("chosen", "rejected")}}
-
-# %%
-def tiny(kind=LlamaForCausalLM, seed=0):
-    torch.manual_seed(seed)
-    return kind(LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                            num_key_value_heads=2, num_labels=1, pad_token_id=0, eos_token_id=tokenizer.eos_token_id))  # fmt: skip
+    reply = {key: [{"role": "assistant", "content": row[key]}] for key in ("chosen", "rejected")}
+    return {"prompt": row["prompt"]} | reply
 
 
-def trl_batch(trainer_class, config_class, model, rows, **more):
-    """A TRL trainer on a few rows, and its first batch."""
-    known = {name: more.pop(name) for name in ("ref_model",) if name in more}
-    arguments = config_class(output_dir=tempfile.mkdtemp(), per_device_train_batch_size=len(rows), use_cpu=True, bf16=False, report_to="none",
-                             gradient_checkpointing=False, remove_unused_columns=config_class is not ORPOConfig, **more)  # fmt: skip
-    with capture_output():
-        trainer = trainer_class(model=model, args=arguments, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, **known)
-        return trainer, next(iter(trainer.get_train_dataloader()))
-
-
-def token_logs(model, ids, mask):
-    """Log-probability of each token but the first, (rows, length - 1)."""
-    logs = model(input_ids=ids, attention_mask=mask).logits[:, :-1].log_softmax(-1)
-    return logs.gather(2, ids[:, 1:, None])[..., 0]
-
-
-def gap_of_each(few):
-    """Loss from scratch less TRL's, on TRL's batch."""
-    n, found = len(few), {}
-    trainer, batch = trl_batch(RewardTrainer, RewardConfig, tiny(LlamaForSequenceClassification), few)
-    rewards = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
-    found["Bradley-Terry"] = bradley_terry_loss(rewards[:n], rewards[n:]) - trainer.compute_loss(trainer.model, dict(batch))
-
-    reference = tiny(seed=1)
-    trainer, batch = trl_batch(DPOTrainer, DPOConfig, tiny(), few, ref_model=reference, beta=0.3)
-    policy, frozen = ((token_logs(m, batch["input_ids"], batch["attention_mask"]) * batch["completion_mask"][:, 1:]).sum(1).view(2, n).T
-                      for m in (trainer.model, reference))  # fmt: skip
-    found["DPO"] = dpo_pair_loss(policy, frozen, 0.3) - trainer.compute_loss(trainer.model, dict(batch))
-
-    trainer, batch = trl_batch(ORPOTrainer, ORPOConfig, tiny(), few, beta=0.3)
-    logs = {k: token_logs(trainer.model, batch[f"{k}_input_ids"], batch[f"{k}_attention_mask"]) for k in ("chosen", "rejected")}
-    reply = {k: batch[f"{k}_labels"][:, 1:] != -100 for k in logs}
-    means = torch.stack([(logs[k] * reply[k]).sum(1) / reply[k].sum(1) for k in logs], 1)
-    everything = batch["chosen_attention_mask"][:, 1:].bool()  # TRL, as the authors' code, imitates the prompt too
-    found["ORPO"] = orpo_loss(means, -logs["chosen"][everything].mean(), 0.3) - trainer.get_batch_loss_metrics(trainer.model, batch)[0]
-    return found
-
-
-pad, tokenizer.pad_token = tokenizer.pad_token, "<|endoftext|>"  # not the stop token, which transformers would take for padding
-try:
-    with torch.no_grad():
-        gaps = gap_of_each([conversational(row) for row in sorted(pairs.validation, key=lambda row: len(str(row)))[:2]])
-finally:
-    tokenizer.pad_token = pad
-memory.release()
-
-# %%
-dice = random.Random(SEED)
-paid, expected = ([dice.gauss(0, 1) for _ in range(40)] for _ in range(2))
-errors = [r + 0.9 * v_next - v for r, v, v_next in zip(paid, expected, [*expected[1:], 0.0])]
-by_definition = [sum((0.9 * 0.95) ** (k - t) * errors[k] for k in range(t, 40)) for t in range(40)]
-gaps["GAE"] = max(abs(a - b) for a, b in zip(gae(paid, expected, discount=0.9), by_definition))
-ratio, gain = torch.rand(200, dtype=torch.float64) * 2, torch.randn(200, dtype=torch.float64)
-token_by_token = [-min(r * a, min(max(r, 0.8), 1.2) * a) for r, a in zip(ratio.tolist(), gain.tolist())]
-gaps["clipped objective"] = (clipped_loss(ratio, gain) - torch.tensor(token_by_token, dtype=torch.float64)).abs().max()
-for name, gap in gaps.items():
-    print(f"{name:<18} largest difference {abs(float(gap)):.1e}")
-assert all(abs(float(gap)) < 1e-4 for gap in gaps.values())
+held_out = pairs.test[: plan.asked]
+before = evaluation.likelihoods(start, tokenizer, held_out)
 
 # %% [markdown]
-# The same numbers. From here on `training.fit` does the dull part: the same losses (its tests hold it against TRL too; ORPO
-# imitates the reply only, as in the paper), the prompt computed once for both replies, the reference's log-probabilities taken
-# before the first step.
-
-# %% [markdown]
-# ## 4 · SFT: imitate the desk as it is
-#
-# The demonstrations are what a desk really has: replies of all its agents, the good and the bad ones. One reply of each pair,
-# drawn at random. Other pairs are held back, for a second reward model that no method sees in training.
-
-# %%
-objective = training.DPO()
-size = {row["id"]: len(objective.encode(tokenizer, row, 4096, row["id"])) for row in [*pairs.train, *pairs.test]}
-def shorter(rows, count):
-    """The shorter pairs of each kind, in random order: the shortest of all would leave out the verbose ones."""
-    kinds = sorted({row["kind"] for row in rows})
-    taken = [row for kind in kinds
-             for row in sorted((r for r in rows if r["kind"] == kind), key=lambda r: size[r["id"]])[: count // len(kinds)]]  # fmt: skip
-    random.Random(SEED).shuffle(taken)
-    return taken
-
-
-train_pairs = shorter(pairs.train, PLAN["pairs"] + PLAN["held_back"])
-mine, held_back = train_pairs[: PLAN["pairs"]], train_pairs[PLAN["pairs"] :]
-test = shorter(pairs.test, PLAN["test"])
-asked = [row["prompt"] for row in test[: PLAN["answers"]]]
-messages = [prompt[1]["content"] for prompt in asked]
-print(f"{len(mine)} pairs to learn from ({sum(size[row['id']] for row in mine):,} tokens), {len(held_back)} held back; {len(test)} test pairs")
-
-
-def with_adapter(model):
-    """The same fresh LoRA adapter on any model."""
-    torch.manual_seed(SEED)
-    return get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
-
-
-def fit(model, rows, objective, **changes):
-    """Train a fresh adapter on a model; returns the model with it, and the history."""
-    settings = {"learning_rate": 3e-4, "batch_size": 4, "warmup_steps": 3, "seed": SEED} | changes
-    settings["learning_rate"] *= PLAN["rate"]
-    tuned = with_adapter(model)
-    history = training.fit(tuned, tokenizer, rows, None, objective, training.Settings(**settings))
-    memory.release()
-    return tuned, history
-
-# %% [markdown]
-# What is looked at after each method: does the model find the chosen reply of a test pair likelier, a token, than the rejected
-# one; and the answers that it samples itself, by the rules now and by the held-out reward model later.
-
-# %%
-seen = {}
-
-
-def look(name, model, history=None, reference=None, pairs_too=True):
-    """Note what a model does; the held-out reward model comes later."""
-    found = {"history": history}
-    if pairs_too:
-        found["pairs"] = evaluation.likelihoods(model, tokenizer, test)
-    ids = complete(model, tokenizer, [chat_token_ids(tokenizer, p, add_generation_prompt=True) for p in asked], PLAN["longest"], 1.0, seed=SEED,
-                   batch_size=PLAN["answers"])  # fmt: skip
-    found["answers"] = [tokenizer.decode(answer, skip_special_tokens=True) for answer in ids]
-    found["tokens"] = [len(answer) for answer in ids]
-    found["format"] = [style(m, a)["plain prose"] and i[-1] == tokenizer.eos_token_id for m, a, i in zip(messages, found["answers"], ids)]
-    found["rules"] = [style_score(m, a) for m, a in zip(messages, found["answers"])]
-    # the reference of all of them is the SFT model: the base of every adapter but ORPO's
-    found["kl"] = evaluation.log_ratios(model, tokenizer, asked, ids, reference) if name != "SFT" else [0.0] * len(ids)
-    seen[name] = found
-    text = f"preferred right {evaluation.proportion([p.prefers_chosen for p in found['pairs']])}; " if pairs_too else ""
-    print(f"{name}: {text}rules {evaluation.mean(found['rules'])}; format {evaluation.proportion(found['format'])}; "
-          f"{evaluation.mean(found['tokens']).value:.0f} tokens; KL {evaluation.mean(found['kl']).value:.1f} nats an answer")  # fmt: skip
-
-
-dice = random.Random(SEED)
-demonstrations = [row["prompt"] + [{"role": "assistant", "content": row[dice.choice(("chosen", "rejected"))]}] for row in mine]
-tuned, sft_history = fit(base, demonstrations, training.SFT(), learning_rate=1e-3)
-print(sft_history)
-start = tuned.merge_and_unload()  # where everything else begins, and the reference of everything else
-look("SFT", start, sft_history)
-
-# %% [markdown]
-# It imitates all of the desk, the bad habits too. If it finds chosen replies likelier already, that is no merit: one style may be
-# easier to predict than five.
-#
-# ## 5 · DPO
-#
-# A new adapter on the SFT model, which stays the reference. **Predict:** the loss before the first step?
-
-# %% tags=["dpo"]
-dpo, dpo_history = fit(start, mine, training.DPO(beta=0.1))
-print(dpo_history)
-print(f"loss at the first step {dpo_history.losses[0]:.4f}, ln 2 = {math.log(2):.4f}")
-look("DPO", dpo, dpo_history)
-dpo.unload()
-assert abs(dpo_history.losses[0] - math.log(2)) < 0.02
-
-# %%
-ours = dpo_history.settings
-print(f"{'':<22}{'in the wild':>12}{'here':>10}{'here / wild':>13}")
-for what, wild, here in (
-    ("β", 0.1, training.DPO().beta),
-    ("learning rate", 5e-7, ours.learning_rate),
-    ("epochs", 1, ours.epochs),
-    ("pairs in a batch", 2, ours.batch_size),
-    ("accumulated batches", 8, ours.gradient_accumulation_steps),
-    ("pairs in a step", 2 * 8, ours.batch_size * ours.gradient_accumulation_steps),
-):
-    print(f"{what:<22}{wild:>12g}{here:>10g}{here / wild:>13g}")
-print(f"steps here: {len(dpo_history.steps)}")
-
-# %% [markdown]
-# The settings of the first column circulate. They are those of full fine-tuning on tens of thousands of pairs, with many more steps
-# to come far in. An adapter takes a higher rate (lesson 02), and so few steps need one. β can stay: it says how dear the way is, not
-# how long a step.
-
-# %%
-dpo_history.plot_metrics(["reward_chosen", "reward_rejected"], "DPO: implicit rewards, β x log-ratio", "nats x β")
-
-# %% [markdown]
-# Both curves are measured from the reference. What DPO raises is the *distance*; where the two go is nobody's promise (section 9).
-# The log-ratios are rewards in their own right: do they rank pairs that were never trained on?
-
-# %%
-moved = [(p.chosen - s.chosen) - (p.rejected - s.rejected) for p, s in zip(seen["DPO"]["pairs"], seen["SFT"]["pairs"])]
-implicit = evaluation.proportion([m > 0 for m in moved])
-print(f"DPO's implicit reward ranks {implicit} of {len(moved)} test pairs")
-claims.check(
-    "A4",
-    measured=f"trained without one, DPO's own log-ratios rank {implicit} of the test pairs",
-    holds=implicit.low > 0.5,
-    because="its implicit reward did not rank held-out pairs better than a coin",
-)
-
-# %% [markdown]
-# ## 6 · RLHF: a reward model, then PPO
-#
-# Stage two: the SFT model's body with one output in place of the vocabulary's, trained by Bradley and Terry on the same pairs.
-
-# %% tags=["reward"]
-folder = tempfile.mkdtemp()
-start.save_pretrained(folder)
-tokenizer.save_pretrained(folder)
-
-
-def reward_model(rows, seed):
-    """Train a reward model; returns it, its history, and a function from answers to rewards."""
-    body, _ = models.load_reward(folder, seed=seed)
-    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
-    model = get_peft_model(body, config)
-    settings = training.Settings(learning_rate=5e-4 * PLAN["rate"], batch_size=4, warmup_steps=3, seed=seed, micro_batch_tokens=PLAN["piece"])
-    history = training.fit(model, tokenizer, rows, None, training.Reward(centre=0.01), settings)
-    return model, history, lambda prompts, answers: training.reward_scores(model, tokenizer, prompts, answers)
-
-
-def ranks(reward, rows):
-    """Share of pairs that a reward ranks right."""
-    chosen, rejected = (reward([row["prompt"] for row in rows], [row[key] for row in rows]) for key in ("chosen", "rejected"))
-    return evaluation.proportion([c > r for c, r in zip(chosen, rejected)])
-
-
-reward_body, reward_history, reward = reward_model(mine, SEED)
-print(reward_history)
-print(f"ranks {ranks(reward, test)} of the test pairs")
-
-# %% [markdown]
-# Stage three: the policy answers, the reward model scores, PPO makes what scored well likelier. The KL penalty charges every nat
-# that the policy moves away from the reference. An answer that is cut off gets -3, whatever it says, so that the policy learns to
-# come to an end. Once with the penalty, once without. **Predict:** which one gets the higher reward, and which one would you
-# rather ship?
-
-# %% tags=["ppo"]
-ppo_histories = {}
-for name, kl in (("PPO", 0.1), ("PPO without KL", 0.0)):
-    objective = training.PPO(reward=reward, kl_coefficient=kl, max_new_tokens=40, missing_eos_reward=-3.0)
-    policy, history = fit(start, [row["prompt"] for row in mine], objective, learning_rate=1e-3, batch_size=PLAN["prompts"],
-                          max_steps=2 * PLAN["rollouts"], schedule="constant")  # fmt: skip
-    print(f"{name}: {history.seconds:.0f} s of training, {history.rollout_seconds:.0f} s of answering")
-    look(name, policy, history, pairs_too=kl > 0)
-    policy.unload()
-    ppo_histories[name] = history
-for name in ("SFT", *ppo_histories):
-    seen[name]["reward"] = reward(asked, seen[name]["answers"])
-    print(f"{name}: the reward model gives {evaluation.mean(seen[name]['reward']).value:+.2f}")
-
-# %%
-rounds = range(1, PLAN["rollouts"] + 1)
-figures.lines({name: (rounds, history.metric("kl")) for name, history in ppo_histories.items()},
-              "How far the policy is from the reference", "rollout", "nats an answer")  # fmt: skip
-
-# %%
-body = sum(p.numel() for name, p in reward_body.named_parameters() if "lora_" not in name)
-objective = reward_body = reward = policy = None  # no longer needed: room for what comes
-memory.release()
-
-# %% [markdown]
-# ## 7 · ORPO, and a control that is often forgotten
-#
-# ORPO starts from the *base* model and sees the pairs only. The control is plain SFT once more, on the chosen replies: whoever has
-# pairs has good examples too. It is the cheapest method of all, and every other one has to beat it.
-
-# %% tags=["orpo"]
-fresh, _ = models.load()
-orpo, orpo_history = fit(fresh, mine, training.ORPO(beta=0.5), learning_rate=1e-3)
-print(orpo_history)
-look("ORPO", orpo, orpo_history, reference=start)
-del orpo, fresh
-memory.release()
-
-# %%
-chosen_only = [row["prompt"] + [{"role": "assistant", "content": row["chosen"]}] for row in mine]
-control, control_history = fit(start, chosen_only, training.SFT(), learning_rate=5e-4)
-look("SFT on chosen", control, control_history)
-control.unload()
-memory.release()
-
-# %% [markdown]
-# ## 8 · Side by side
-#
-# **The same messages, answered by every model** (sampled, not picked). Read them before you look at the figures. The smaller a
-# model, the more nonsense it writes, at temperature 1 all the more; what preferences change first is the form: length, caveats, a
-# next step.
-
-# %%
-print(f"{start.num_parameters() / 1e6:,.0f} million parameters, trained on {PLAN['pairs']} pairs")
-widgets.side_by_side(messages[:4], {name: found["answers"][:4] for name, found in seen.items()})
-
-# %% [markdown]
-# Now a second, **held-out reward model** (`judge` in the code), trained on pairs that nothing else has seen. A method that has only
-# learned to please its own reward model will please this one less. Both come from one body and one kind of pairs, so they share
-# blind spots: reading stays necessary. (In lesson 05 a judge is a strong model with a rubric, which this one is not.)
-
-# %%
-judge_body, judge_history, judge = reward_model(held_back, SEED + 1)
-judge_ranks = ranks(judge, test)
-print(f"the held-out reward model ranks {judge_ranks} of the test pairs")
-for found in seen.values():
-    found["judge"] = judge(asked, found["answers"])
-
-
-def better(name, what, than="SFT"):
-    """Mean difference from another model, message by message (pair by pair), with its interval."""
-    if what == "pairs":
-        ours, theirs = ([p.prefers_chosen for p in seen[who]["pairs"]] for who in (name, than))
-    else:
-        ours, theirs = seen[name][what], seen[than][what]
-    return evaluation.mean([a - b for a, b in zip(ours, theirs)])
-
-
-def shown(score, scale=1, digits=1):
-    return f"{scale * score.value:+.{digits}f} [{scale * score.low:+.{digits}f}, {scale * score.high:+.{digits}f}]"
-
-
-print(f"{'against SFT':<16}{'pairs right, points':>24}{'held-out reward':>24}{'rules, points':>24}")
-for name in seen:
-    if name != "SFT":
-        right = shown(better(name, "pairs"), 100, 0) if "pairs" in seen[name] else ""
-        print(f"{name:<16}{right:>24}{shown(better(name, 'judge')):>24}{shown(better(name, 'rules'), 100, 0):>24}")
-
-# %%
-print(f"{'':<16}{'held-out reward':>15}{'rules':>8}{'format':>8}{'tokens':>8}{'KL':>7}{'seconds':>9}{'+ memory':>10}{'trained on':>16}")
-for name, found in seen.items():
-    history = found["history"]
-    seconds = history.seconds + history.reference_seconds + history.rollout_seconds
-    means = {what: evaluation.mean(found[what]).value for what in ("judge", "rules", "format", "tokens", "kl")}
-    print(f"{name:<16}{means['judge']:>15.2f}{100 * means['rules']:>6.0f} %{100 * means['format']:>6.0f} %{means['tokens']:>8.0f}{means['kl']:>7.1f}"
-          f"{seconds:>9.0f}{(history.memory.measured or 0) / 1e6:>7.0f} MB{history.tokens:>9,} tokens")  # fmt: skip
-
-# %% [markdown]
-# *Seconds* are training, answering and the reference pass; *memory* is what the run added to the process, which a run that finds
-# room left by an earlier one may show as little or nothing. RLHF needed its reward model besides. Each method ran once, at a
-# learning rate that was tried on a few values, and ORPO had no SFT before it: an order within the intervals is no order.
-#
-# ### The price of reward: KL
-#
-# What counts is not how much reward a method gets, but how much *at this distance* from where it began: what lies far out was paid
-# for with things that no reward model sees.
-
-# %% tags=["sweep"]
-def kl_reward(points, title):
-    """The trade-off of KL and reward: name → (KL, held-out reward), one or several of each."""
-    return figures.lines(points, title, "KL from the SFT model, nats an answer", "held-out reward")
-
-
-kl_reward({name: tuple([evaluation.mean(found[what]).value] for what in ("kl", "judge")) for name, found in seen.items()},
-          f"This run: {len(asked)} answers of each")  # fmt: skip
-
-# %% [markdown]
-# One run on few answers. The same methods with several seeds, on more pairs, and DPO with several values of β, are in a record that
-# came with the course (`benchmarks/alignment.py`). **Predict** where small and large β lie.
-
-# %%
-record = json.loads(assets.record("alignment").read_text(encoding="utf-8"))
-print(f"recorded {record['date']} on {record['machine']}, seeds {record['seeds']}, {record['plan']['pairs']} pairs")
-
-
-def of_seeds(name, what):
-    """A method's mean answer in the record: over all seeds, in the lowest, in the highest."""
-    means = [sum(values) / len(values) for values in (run["methods"][name][what] for run in record["runs"])]
-    return sum(means) / len(means), min(means), max(means)
-
-
-stored_as = {"β = 0.1": "DPO"}
-recorded = {name: {what: of_seeds(stored_as.get(name, name), what) for what in ("kl", "judge")} for name in record["frontier"]}
-betas = sorted((name for name in recorded if name.startswith("β")), key=lambda name: recorded[name]["kl"][0])
-swept = {f"DPO, {', '.join(betas)}": tuple([recorded[name][what][0] for name in betas] for what in ("kl", "judge"))}
-others = {name: tuple([means[what][0]] for what in ("kl", "judge")) for name, means in recorded.items() if name not in betas}
-kl_reward(swept | others, f"The record: {len(record['seeds'])} seeds, {record['plan']['pairs']} pairs")
-
-# %%
-for name, means in recorded.items():
-    (kl, near, far), (gain, least, most) = means["kl"], means["judge"]
-    print(f"{name:<15} KL {kl:5.1f} ({near:.1f} to {far:.1f})   held-out reward {gain:+.2f} ({least:+.2f} to {most:+.2f})")
-
-# %% [markdown]
-# In brackets: the seed with the lowest mean and the one with the highest. An interval over the answers of all seeds together would
-# be narrower, and would speak of these very models; how far another training run may land from them, only the seeds can say.
-#
-# A small β lets the policy run far, a large one keeps it near. The slope of the curve is what each further nat buys. At the same β
-# DPO ended elsewhere in this run than in the record. **Predict:** why?
-
-# %%
-batch, steps = dpo_history.settings.batch_size, len(dpo_history.steps)
-longer_run = math.ceil(record["plan"]["pairs"] / batch)
-rate = dpo_history.settings.learning_rate / PLAN["rate"]  # the record's: the CPU tier's
-here, there = ({name: found[name]["kl"] for name in ("DPO", "PPO")} for found in (seen, recorded | {"DPO": recorded["β = 0.1"]}))
-here = {name: evaluation.mean(values).value for name, values in here.items()}
-print(f"this run:   DPO KL {here['DPO']:4.1f} after {steps} steps at {dpo_history.settings.learning_rate:g}; "
-      f"PPO {here['PPO']:4.1f} after {PLAN['rollouts']} rollouts")  # fmt: skip
-print(f"the record: DPO KL {there['DPO'][0]:4.1f} after {longer_run} steps at {rate:g}; "
-      f"PPO {there['PPO'][0]:4.1f} after {record['plan']['rollouts']} rollouts")  # fmt: skip
-margins = dpo_history.metric("margin")
-quarters = [evaluation.mean(margins[i * steps // 4 : (i + 1) * steps // 4]).value for i in range(4)]
-print("DPO's margin in this run, quarter by quarter:", " ".join(f"{margin:.2f}" for margin in quarters))
-
-# %% [markdown]
-# The two plans differ in pairs, and so in steps (on a GPU in the model too). DPO looks at written pairs only, and moves on as long
-# as their margin grows; β weighs against that, in full only where training has come to rest. PPO is charged for each nat of its
-# own answers, rollout by rollout. So which of the two ends nearer to SFT is a matter of the plan, not of the method.
-#
-# And who beats SFT, pair by pair and answer by answer?
-
-# %%
-def with_seeds(gain, scale=1, digits=1):
-    """Mean gain over SFT, with the lowest and the highest of the seeds."""
-    means = [scale * seed[0] for seed in gain["seeds"]]
-    return f"{scale * gain['all'][0]:+.{digits}f} ({min(means):+.{digits}f} to {max(means):+.{digits}f})"
-
-
-print(f"{'record, against SFT':<20}{'pairs right, points':>24}{'held-out reward':>24}{'rules, points':>24}")
-gains = {name: gain for name, gain in record["gain over SFT"].items() if name not in betas}
-for name, gain in gains.items():
-    right = with_seeds(gain["right"], 100, 0) if "right" in gain else ""
-    print(f"{name:<20}{right:>24}{with_seeds(gain['judge']):>24}{with_seeds(gain['rules'], 100, 0):>24}")
-assert all(seed[0] > 0 for gain in gains.values() for what in ("judge", "rules") for seed in gain[what]["seeds"])
-
-# %% [markdown]
-# By the held-out reward model and by the rules, all of them, with every seed. One figure stays where it was: PPO hardly moves the
-# likelihood of *written* pairs. It only ever sees answers of its own, and makes the better ones likelier; what somebody else wrote
-# is not among them. DPO and ORPO train on just such texts.
-
-# %%
-live = {name: evaluation.mean(seen[name]["kl"]) for name in ("PPO", "PPO without KL")}
-with_kl, without = (recorded[name]["kl"] for name in live)
-claims.check(
-    "A5",
-    measured=f"PPO with the penalty {with_kl[0]:.1f} nats an answer in the record ({with_kl[1]:.1f} to {with_kl[2]:.1f}, "
-    f"seed by seed), without {without[0]:.1f} ({without[1]:.1f} to {without[2]:.1f}); after this run's {PLAN['rollouts']} rollouts "
-    f"{live['PPO'].value:.1f} and {live['PPO without KL'].value:.1f}; DPO, whose β is the same penalty, in the record "
-    f"{recorded[betas[0]]['kl'][0]:.1f} at {betas[0]} and {recorded[betas[-1]]['kl'][0]:.1f} at {betas[-1]}",
-    holds=with_kl[2] < without[1] and recorded[betas[0]]["kl"][2] < recorded[betas[-1]]["kl"][1],
-    because="with some seeds the runs did not end apart",
-)
-
-# %% [markdown]
-# ## 9 · A gallery of failures
-#
-# **A learning rate that is too high.** DPO again, on fewer pairs and in larger steps. **Predict:** does the loss give it away? Do
-# the rules?
-
-# %% tags=["gallery"]
-broken, hot = fit(start, mine[: PLAN["few"]], training.DPO(), learning_rate=5e-3, max_steps=8)
-with capture_output():
-    look("too high a rate", broken, hot, pairs_too=False)
-broken.unload()
-hot_seen = seen.pop("too high a rate")
-distance = {name: evaluation.mean(found["kl"]).value for name, found in (("DPO", seen["DPO"]), ("too high", hot_seen))}
-taken, now = len(hot.losses), evaluation.mean(hot.losses[-4:]).value
-calm = evaluation.mean(dpo_history.losses[taken - 4 : taken]).value
-times = hot.settings.learning_rate / dpo_history.settings.learning_rate
-print(f"{times:.0f} times the rate: loss {hot.losses[0]:.3f} → {now:.3f} in {taken} steps; section 5 had {calm:.3f} then, "
-      f"{evaluation.mean(dpo_history.losses[-4:]).value:.3f} at its end")  # fmt: skip
-length = evaluation.mean(hot_seen["tokens"]).value
-print(f"KL {distance['too high']:.0f} nats an answer, {distance['too high'] / length:.1f} a token; in section 5 it was {distance['DPO']:.1f} an answer")
-print("answers:", *(repr(answer[:150]) for answer in hot_seen["answers"][:2]), sep="\n  ")
-print(f"and the rules? {evaluation.mean(hot_seen['rules'])}; before {evaluation.mean(seen['SFT']['rules'])}")
-if device.tier == "cpu":
-    assert distance["too high"] > 3 * max(distance["DPO"], 3)
-    assert now < math.log(2)
-
-# %% [markdown]
-# A loss that falls, as it does in a healthy run: it does not give this one away. The rules look for form and for a few of the
-# customer's words, and may hardly mind. On the CPU tier the answers still pick up what was asked, but garbled: no automatic check
-# replaces reading. The KL tells.
-
-# %% [markdown]
-# **The chosen reply can become less likely too.** The loss asks for a distance between the two replies. Pushing both down, rejected
-# faster, makes one as well. **Predict:** did that happen here, and in section 5?
-
-# %%
-last = {
-    run: {side: evaluation.mean(history.metric(f"reward_{side}")[-4:]).value / training.DPO().beta for side in ("chosen", "rejected")}
-    for run, history in (("the rate too high", hot), ("section 5", dpo_history))
-}
-for run, sides in last.items():
-    print(f"{run:<18} log-probability against the reference, last steps: chosen {sides['chosen']:+.1f} nats, rejected {sides['rejected']:+.1f}")
-print("chosen became less likely in:", ", ".join(run for run, sides in last.items() if sides["chosen"] < 0) or "neither")
-if device.tier == "cpu":
-    assert last["the rate too high"]["rejected"] < last["the rate too high"]["chosen"] < 0
-
-# %% [markdown]
-# **Length hacking.** Suppose that whoever collected the pairs liked detail: chosen is always the longer reply. Nothing in the loss
-# says that length was not the point.
-
-# %%
-longer = sorted((row for row in pairs.train if row["kind"] == "cold"), key=lambda row: size[row["id"]])[:28]
-assert all(len(row["chosen"].split()) > len(row["rejected"].split()) for row in longer)
-wordy, wordy_history = fit(start, longer, training.DPO(), learning_rate=6e-4)
-with capture_output():
-    look("longer", wordy, wordy_history, pairs_too=False)
-wordy.unload()
-more = better("longer", "tokens")
-seen.pop("longer")
-print(f"tokens more in each answer, cut off at {PLAN['longest']}: {shown(more)}")
-assert more.value > 0
-
-# %% [markdown]
-# **Reward hacking.** A manager wants replies that speak to the customer, and measures it: how often is *you* or *your* in a reply?
-# PPO takes the manager at their word, with no KL penalty to hold it back. **Predict** an answer.
-
-# %%
-ADDRESS = re.compile(r"\b(?:you|your|yours)\b", re.IGNORECASE)
-
-
-def addressed(_, answers):
-    return [float(len(ADDRESS.findall(answer))) for answer in answers]
-
-
-proxy = training.PPO(reward=addressed, kl_coefficient=0.0, max_new_tokens=32)
-hacked, hacked_history = fit(start, [row["prompt"] for row in mine], proxy, learning_rate=3e-3, batch_size=8, max_steps=12, schedule="constant")
-with capture_output():
-    look("hacked", hacked, hacked_history, pairs_too=False)
-hacked.unload()
-seen["hacked"]["judge"] = judge(asked, seen["hacked"]["answers"])
-counts = {"SFT": seen["SFT"]["answers"], "hacked": seen["hacked"]["answers"]} | {key: [row[key] for row in pairs.train] for key in ("chosen", "rejected")}
-counts = {name: evaluation.mean(addressed(None, answers)).value for name, answers in counts.items()}
-print("'you' and 'your' in a reply:", {name: round(count, 1) for name, count in counts.items()})
-print(f"held-out reward against SFT {shown(better('hacked', 'judge'))}, rules, points {shown(better('hacked', 'rules'), 100, 0)}")
-print("answers:", *(repr(answer[:180]) for answer in seen.pop("hacked")["answers"][:3]), sep="\n  ")
-assert counts["hacked"] > max(counts["chosen"], counts["SFT"])
-
-# %% [markdown]
-# The measure rose; see what the held-out reward model and the rules say of what it stood for. The reward model of section 6 is a
-# better measure, and so harder to hack, not impossible: it too has only seen answers near the reference. That is what the KL
-# penalty is for.
-
-# %% [markdown]
-# **Preferences that contradict each other.** Every pair twice, the second time the other way round, as two annotators who disagree
-# would leave it. **Predict** the margin.
-
-# %%
-some = mine[:10]
-turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in some]
-undecided, undecided_history = fit(start, [*some, *turned], training.DPO(), learning_rate=6e-4, batch_size=8, epochs=2)
-undecided.unload()
-margins = evaluation.mean(undecided_history.metric("margin"))
-right = evaluation.mean(undecided_history.metric("accuracy")[1:])  # at the first step nothing is told apart
-print(f"all steps: margin {shown(margins, digits=2)}, right {100 * right.value:.0f} %, loss {undecided_history.losses[-1]:.3f} (ln 2 = {math.log(2):.3f})")
-assert margins.value < 0.1
-assert right.value < 0.65
-
-# %% [markdown]
-# ## 10 · What does it cost?
-#
-# Count passes first. A forward pass of a token through the frozen body is 1; with LoRA the backward pass is about 1 more (the
-# gradients of the activations; those of the frozen weights are never taken), in full fine-tuning 2 more.
-
-# %%
-def passes(method, full=False, epochs=2):
-    """Passes of the body that each token of a reply and its prompt goes through."""
-    step = 3 if full else 2  # forward and backward
-    return {
-        "SFT": step,
-        "DPO": step + 1,  # and the reference's forward pass
-        "ORPO": step,
-        "reward model": step,
-        # answered, looked back at by policy and by reference, scored by the reward model, trained on
-        "PPO": 1 + 1 + 1 + 1 + epochs * step,
-    }[method]
-
-
-counted = {}
-for full in (False, True):
-    print("full fine-tuning" if full else "LoRA")
-    for method in ("DPO", "ORPO", "PPO"):
-        a_token = passes(method, full) / passes("SFT", full)
-        an_example = a_token * (1 if method == "PPO" else 2)  # two replies, each with the prompt
-        counted[method, full] = a_token, an_example
-        print(f"  {method:<5} {a_token:.2f} x SFT a token, {an_example:.2f} x an example")
-
-# %% [markdown]
-# Now the clock: the same prompts, in turns, so that a busy machine hurts all alike, with the prompt written twice, as everyone
-# counts. (`fit` lets both replies share it; how much that saves is in the record below.)
-
-# %% tags=["cost"]
-FEW = sorted(mine, key=lambda row: size[row["id"]])[len(mine) // 2 :][:3]  # of middle length
-timed = with_adapter(start)
-
-
-def cost(method, share):
-    """Seconds an example, and its tokens; at a learning rate that changes nothing."""
-    data = [row["prompt"] + [{"role": "assistant", "content": row["chosen"]}] for row in FEW] if method == "SFT" else FEW
-    objective = {"SFT": training.SFT(), "DPO": training.DPO(), "ORPO": training.ORPO(),
-                 "PPO": training.PPO(reward=judge, max_new_tokens=36)}[method]  # fmt: skip
-    if method == "PPO":
-        data = [row["prompt"] for row in FEW]
-    steps = objective.epochs if method == "PPO" else 1
-    settings = training.Settings(learning_rate=1e-12, batch_size=len(FEW), max_steps=steps, share_prompt=share, micro_batch_tokens=4096)
-    with capture_output():
-        history = training.fit(timed, tokenizer, data, None, objective, settings)
-    seconds = history.seconds + history.reference_seconds + history.rollout_seconds
-    tokens = history.tokens / steps
-    if method in ("DPO", "ORPO") and not share:  # `fit` counts a pair's prompt once
-        tokens += sum(len(objective.encode(tokenizer, row, 4096, row["id"]).prompt) for row in FEW)
-    return seconds / len(FEW), tokens / len(FEW)
-
-
-ROUNDS, METHODS = 3, [("SFT", True), ("DPO", False), ("ORPO", False), ("PPO", True)]
-clock = {key: [] for key in METHODS}
-for turn in range(ROUNDS + 1):
-    for key in METHODS:
-        taken = cost(*key)
-        if turn:  # the first round warms up
-            clock[key].append(taken)
-timed.unload()
-ratio = {key: evaluation.mean([s / b for (s, _), (b, _) in zip(clock[key], clock["SFT", True])]) for key in METHODS[1:]}
-a_token = {key: evaluation.mean([(s / t) / (b / c) for (s, t), (b, c) in zip(clock[key], clock["SFT", True])]) for key in METHODS[1:]}
-for (method, share), score in ratio.items():
-    how = "prompt written twice" if method != "PPO" else "answers it makes itself"
-    tokens, one = clock[method, share][0][1] / clock["SFT", True][0][1], a_token[method, share]
-    per_token = f"with {tokens:.2f} x the tokens: {one.value:.2f} x a token [{one.low:.2f}, {one.high:.2f}]"
-    print(f"{method:<5} {how:<24} {score.value:.2f} x SFT an example [{score.low:.2f}, {score.high:.2f}]  {per_token}")
-
-# %% [markdown]
-# A *token* is one that goes through the body; written twice, a prompt's tokens count twice. PPO answers token by token, which keeps
-# the machine waiting for memory instead of computing, so it takes longer than its count says.
-
-# %%
-priced = json.loads(assets.record("method-prices").read_text(encoding="utf-8"))
-print(f"recorded {priced['date']} on {priced['machine']}, {priced['rounds']} rounds; memory that a step of {priced['examples']} examples adds, {priced['memory runs']} runs")
-for name, row in priced["over SFT"].items():
-    times, mega = row["an example"], row["memory added, MB"]
-    print(f"{name:<20} {times[0]:.2f} x SFT an example [{times[1]:.2f}, {times[2]:.2f}], {row['a token'][0]:.2f} x a token "
-          f"[{row['a token'][1]:.2f}, {row['a token'][2]:.2f}]; memory {mega[0]:,.0f} MB [{mega[1]:,.0f}, {mega[2]:,.0f}]")  # fmt: skip
-
-# %% [markdown]
-# Is DPO 1.5 to 2 times as dear as SFT? **Predict:** by which of these ways to count?
-
-# %%
-shared = priced["over SFT"]["DPO, prompt shared"]["an example"]
-took = {name: history.seconds + history.reference_seconds for name, history in (("SFT", sft_history), ("DPO", dpo_history))}
-ways = {
-    "an example, prompt shared as in `fit` (the record)": shared[0],
-    "sections 4 and 5 of this run, once each": took["DPO"] / took["SFT"],
-    "an example, prompt written twice": ratio["DPO", False].value,
-    "a token by the clock": a_token["DPO", False].value,
-    "a token by count, LoRA": counted["DPO", False][0],
-    "a token by count, full fine-tuning": counted["DPO", True][0],
-    "an example by count, LoRA": counted["DPO", False][1],
-    "an example by count, full fine-tuning": counted["DPO", True][1],
-}
-inside = [f"{way} ({value:.2f} x)" for way, value in ways.items() if 1.5 <= value <= 2]
-outside = [f"{way} ({value:.2f} x)" for way, value in ways.items() if not 1.5 <= value <= 2]
-print("in the range:", *inside, sep="\n  ")
-print("outside:", *outside, sep="\n  ")
-
-# %%
-bodies = {
-    "SFT": start.num_parameters(), "DPO": start.num_parameters(), "ORPO": start.num_parameters(),
-    "PPO": start.num_parameters() + body,
-}  # fmt: skip
-roles = ("policy", "reference", "reward", "value")
-print("weights of bodies in memory, with LoRA:", {name: f"{count / bodies['SFT']:.1f} x" for name, count in bodies.items()})
-times = {key: f"{score.value:.1f} x [{score.low:.1f}, {score.high:.1f}]" for key, score in ratio.items()}
-claims.check(
-    "A1",
-    measured=f"an example with a shared prompt, as `fit` trains, {shared[0]:.2f} x [{shared[1]:.2f}, {shared[2]:.2f}] in the record; "
-    f"with the prompt written twice {times['DPO', False]} here",
-    holds=1.5 <= shared[0] <= 2,
-    when=f"it means: {'; '.join(inside)}. It is wrong for: {'; '.join(outside)}",
-    because=f"with a shared prompt an example costs {shared[0]:.2f} x; in the range are: {'; '.join(inside) or 'none of the ways to count'}",
-)
-claims.check(
-    "A2",
-    measured=f"an example {times['ORPO', False]}; a token {a_token['ORPO', False].value:.2f} x; no reference was loaded or asked",
-    holds=ratio["ORPO", False].value <= 1.3,
-    because="it needs no reference, but a pair has two replies: about as much as SFT a token, more an example",
-)
-claims.check(
-    "A3",
-    measured=f"PPO {times['PPO', True]} an example, {passes('PPO') / passes('SFT'):.1f} by count, before the reward model's own training and with "
-    f"{PLAN['rollouts']} rollouts where SFT had one epoch; roles: {', '.join(roles)}; bodies in memory with LoRA: {bodies['PPO'] / bodies['SFT']:.0f}",
-    holds=3 <= ratio["PPO", True].value <= 10 and len(roles) == 3,
-    because=f"there are {len(roles)} roles ({', '.join(roles)}); with LoRA they share {bodies['PPO'] / bodies['SFT']:.0f} bodies. The cost alone is "
-    f"{'inside' if 3 <= ratio['PPO', True].value <= 10 else 'outside'} the range",
-)
-
-# %% [markdown]
-# ### Which one, when?
-#
-# All of it in one table. *Compute* is the time of an example beside SFT's, as measured in this section.
-
-# %%
-by_clock = {method: f"{ratio[method, share].value:.1f} x" for method, share in METHODS[1:]}
-rows = [
-    ("method", "complexity", "compute", "when"),
-    ("SFT", "low: one model, one loss", "1 x", "always first: the baseline, and where DPO and RLHF start"),
-    ("DPO", "medium: pairs, a reference's log-probabilities", f"{shared[0]:.1f} to {by_clock['DPO']}", "there are pairs; the usual choice"),
-    ("ORPO", "low: pairs, one loss, no reference", by_clock["ORPO"], "SFT and preference in one step"),
-    ("RLHF", "high: reward model, sampling, value head, KL", f"{by_clock['PPO']} + reward model", "at large scale, feedback that never stops"),
-]
-for method, complexity, compute, when in rows:
-    print(f"{method:<8}{complexity:<48}{compute:<22}{when}")
-
-# %% [markdown]
-# DPO's lower figure is with a prompt that both replies share (the record). Its higher one, and ORPO's, have the prompt written twice.
-
-# %% [markdown]
-# ## 11 · The same with TRL
-#
-# At work you will use TRL, in today's arguments (many tutorials still show `tokenizer=`, `max_prompt_length=`, `beta=` in the
-# trainer: all gone). Data sets are lists of dicts with messages, the adapter goes in as `peft_config`.
+# The trainer gets the model that has imitated the desk and a fresh adapter. To ask the reference, TRL switches the adapter off
+# for a moment. A fresh adapter changes nothing yet, so before the first step policy and reference agree.
 
 # %% tags=["trl"]
-def arguments(config, steps, **more):
-    """What every trainer is told here: a few steps, this machine's number format, reports to nobody."""
-    settings = {
-        "output_dir": tempfile.mkdtemp(), "max_steps": steps, "per_device_train_batch_size": 2, "learning_rate": 2e-4, "logging_steps": 1,
-        "lr_scheduler_type": "constant", "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False,
-        "use_cpu": device.kind == "cpu", "bf16": device.dtype == "bfloat16", "fp16": device.dtype == "float16",
-    }  # fmt: skip
-    return config(**settings | more)
-
-
-def trl_trainer(method, model, rows, steps=2, **more):
-    """One of TRL's trainers on preference pairs."""
-    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    data = datasets.Dataset.from_list([conversational(row) for row in rows])
-    if method == "SFT":
-        data = data.map(lambda row: {"prompt": row["prompt"], "completion": row["chosen"]}, remove_columns=["chosen", "rejected"])
-        return SFTTrainer(model=model, args=arguments(SFTConfig, steps, **more), train_dataset=data, processing_class=tokenizer, peft_config=lora)
-    if method == "DPO":  # with peft_config the reference is the model with its adapter switched off
-        args = arguments(DPOConfig, steps, **{"beta": 0.1, **more})
-        return DPOTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer, peft_config=lora)
-    if method == "ORPO":
-        args = arguments(ORPOConfig, steps, **{"beta": 0.5, "max_length": 512, **more})
-        return ORPOTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer, peft_config=lora)
-    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"])
-    return RewardTrainer(model=model, args=arguments(RewardConfig, steps, **more), train_dataset=data, processing_class=tokenizer, peft_config=lora)
+settings = DPOConfig(
+    output_dir="house-style", beta=0.1, learning_rate=plan.learning_rate, num_train_epochs=1,
+    per_device_train_batch_size=4, warmup_steps=2, logging_steps=1, lr_scheduler_type="linear",
+    use_cpu=device.kind == "cpu", bf16=device.dtype == "bfloat16", fp16=device.dtype == "float16",
+    gradient_checkpointing=False, save_strategy="no", report_to="none",
+)
+trainer = DPOTrainer(
+    model=start, args=settings, processing_class=tokenizer, peft_config=lora,
+    train_dataset=Dataset.from_list([to_row(row) for row in pairs.train[: plan.examples]]),
+)
+trainer.train()
+tuned = trainer.model
+lesson.log_table(trainer.state.log_history)
 
 # %%
-judge_body = judge = objective = tuned = timed = None  # no longer needed: room for what comes
-memory.release()
-shortest = sorted(mine, key=lambda row: size[row["id"]])[:6]
-for method in ("SFT", "DPO", "ORPO", "Reward"):
-    model = models.load_reward()[0] if method == "Reward" else models.load()[0]
-    with capture_output():
-        trainer = trl_trainer(method, model, shortest)
-        trainer.train()
-    print(f"TRL {method:<7} losses", " ".join(f"{entry['loss']:.3f}" for entry in trainer.state.log_history if "loss" in entry))
-    del trainer, model
-    memory.release()
+lesson.reading_the_log(trainer.state.log_history)
 
 # %% [markdown]
-# TRL's PPO is gone since version 1.16 (2026-09). What took its place is the subject of the next section.
+# This is how to read a DPO log. The loss starts at 0.69. The margin grows. The two rewards are gains times β, so both start at
+# zero. It is normal that `rewards/chosen` stays near zero while `rewards/rejected` falls, and a warning sign if both dive.
+# Accuracy at step 1 means nothing, because no reply has gained anything yet. All of it is measured on training pairs, so none
+# of it tells you whether the model is better. For that you need messages that it has not seen.
 #
-# ## 12 · Where the field is now
-#
-# *As of November 2026.* DPO and its variants (IPO, 2023, arXiv 2310.12036; KTO, 2024, arXiv 2402.01306, for thumbs up and down
-# without pairs; SimPO, 2024, arXiv 2405.14734, without a reference) remain the workhorse for style and preference in open models.
-# Two things have moved since 2023:
-#
-# - **Online often beats offline** where answers can be scored (Xu et al., 2024, arXiv 2404.10719; Tang et al., 2024, arXiv 2405.08448):
-#   pairs drawn from the policy itself (online DPO, 2024, arXiv 2402.04792), or rewards without a value model (RLOO, 2024, arXiv
-#   2402.14740; GRPO, in DeepSeekMath, 2024, arXiv 2402.03300).
-# - **Verifiable rewards** (Tülu 3, 2024, arXiv 2411.15124; DeepSeek-R1, 2025, arXiv 2501.12948): for mathematics, code and formats a
-#   program checks the answer, so that there is no reward model to fool. This is how reasoning models are trained, mostly by GRPO and
-#   its repairs (DAPO, 2025, arXiv 2503.14476; Dr. GRPO, 2025, arXiv 2503.20783).
-#
-# PPO with a learnt reward is what this lesson shows to be dear and delicate; it lives on where feedback is continuous and the team
-# is large.
-#
-# GRPO in one line: answer each prompt several times, and call an answer good by how far it is above its siblings' mean, in units of
-# their spread. No value head is needed; the reward may be a model or, as here, a program: 1 if the whole answer is the JSON record
-# that was asked for, else 0.
-
-# %% tags=["trl"]
-def grpo_trainer(model, prompts, steps, reward, **more):
-    """TRL's GRPO: prompts only, and a function that says what an answer is worth."""
-    settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "num_generations": 4, "max_completion_length": 16, "beta": 0.0, "temperature": 1.0, "learning_rate": 3e-4}
-    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    data = datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts])
-    return GRPOTrainer(model=model, args=arguments(GRPOConfig, steps, **settings | more), reward_funcs=reward, train_dataset=data,
-                       processing_class=tokenizer, peft_config=lora)  # fmt: skip
+# **The control.** The rival from section 1 gets the same messages, and the chosen replies alone. It is plain SFT, started from
+# the same model, with twice DPO's {{term:learning rate}}, because imitation usually wants a higher one.
 
 # %%
+tuned.add_adapter("control", lora)
+tuned.set_adapter("control")
+chosen_only = [as_chat(row, "chosen") for row in pairs.train[: plan.examples]]
+settings = training.Settings(learning_rate=2 * plan.learning_rate, batch_size=4, warmup_steps=2)
+training.fit(tuned, tokenizer, chosen_only, settings=settings)
+gained = {}
+for name, title in {"control": "SFT on chosen", "default": "DPO"}.items():
+    tuned.set_adapter(name)
+    gained[title] = lesson.ranked(before, evaluation.likelihoods(tuned, tokenizer, held_out))
+    answers[title] = lesson.answers(tuned, tokenizer, asked, plan.answer_tokens)
+show.table({name: {"test pairs ranked right": score} for name, score in gained.items()},
+           caption="In how many test pairs has the chosen reply gained more than the rejected one?")
+
+# %%
+lesson.judged_cards(asked[:3], {name: given[:3] for name, given in answers.items()})
+
+# %%
+lesson.answers_table(asked, answers, "imitates the desk")
+
+# %% [markdown]
+# Now you have seen it. Look at the column "step first": a few dozen pairs have turned the replies round, and the control still begins
+# with a courtesy more often than not, since most of what it imitated does. Then look at the other columns. DPO has *not* learned
+# which step is right. To say a step first it has to pick one, and often it takes the same for everybody. So it has learned what tells
+# the pairs apart most easily, which needs no reading of the message. What needs reading needs more pairs.
+#
+# And notice that *ranking is not writing*: a model can gain on the chosen reply of nearly every pair and still write a third one
+# that is bad. So read the cards, and count the rules that the answers keep. With so few messages the intervals are wide. The next
+# section takes the recorded runs.
+#
+# **The whole program for your own pairs.** It needs nothing from this course. `pairs.jsonl` has `prompt`, `chosen` and `rejected`
+# on each line, as the rows above, and `sft-adapter` is an adapter that you trained by SFT and saved with its tokenizer. (A test of
+# the course runs the program with a small model.)
+#
+# ```python
+# import torch
+# from datasets import load_dataset
+# from peft import AutoPeftModelForCausalLM, LoraConfig
+# from transformers import AutoModelForCausalLM, AutoTokenizer
+# from trl import DPOConfig, DPOTrainer
+#
+# model = AutoPeftModelForCausalLM.from_pretrained("sft-adapter", dtype=torch.bfloat16)
+# tokenizer = AutoTokenizer.from_pretrained("sft-adapter")
+# model.merge_and_unload().save_pretrained("sft-merged")        # the start, and so the reference
+# tokenizer.save_pretrained("sft-merged")
+# # Loaded anew, so that the new adapter remembers that it belongs to the merged model.
+# model = AutoModelForCausalLM.from_pretrained("sft-merged", dtype=torch.bfloat16)
+# data = load_dataset("json", data_files="pairs.jsonl", split="train").train_test_split(0.1, seed=0)
+# trainer = DPOTrainer(
+#     model, processing_class=tokenizer, train_dataset=data["train"], eval_dataset=data["test"],
+#     peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+#     args=DPOConfig(
+#         output_dir="out", beta=0.1, learning_rate=5e-5, num_train_epochs=1, warmup_steps=10, bf16=True,
+#         per_device_train_batch_size=2, gradient_accumulation_steps=8, max_length=1024,
+#         logging_steps=1, eval_strategy="epoch", save_strategy="no"))
+# trainer.train()
+# print("first loss:", trainer.state.log_history[0]["loss"])        # 0.69, or look at the reference
+# trainer.save_model("dpo-adapter")
+# tokenizer.save_pretrained("dpo-adapter")
+# ```
+#
+# <details><summary><b>Settings seen in the wild</b></summary>
+#
+# TRL's own example (`trl/scripts/dpo.py`) takes a learning rate of 5e-7 for {{term:full fine-tuning}} and 5e-6 for LoRA, one
+# {{term:epoch}}, on tens of thousands of pairs. Our model is small and our runs have a few dozen steps, so we go higher still: at
+# 5e-6 they would change next to nothing. On your own data start between 5e-6 and 5e-5 and watch the KL. Leave β alone at first: it
+# prices the distance from the reference, and the learning rate sets the size of the steps.
+#
+# </details>
+
+# %%
+# EXERCISE: align-3
+
+# %% [markdown]
+# ## 5 · Does it beat the cheap rival?
+#
+# DPO is not the only method that learns from preferences, and the rival needs none of it. The table has all of them on the
+# same pairs, from a record with several {{term:seed|seeds}}: each learned from the same pairs and answered all test messages at
+# {{term:temperature}} 0.
+
+# %%
+lesson.methods_table()
+
+# %%
+print(lesson.dpo_against_control())
+print(lesson.second_judge())
+
+# %% [markdown]
+# The sentences are computed from the record, whichever way they come out. A win is counted twice, by the rules and by a second
+# judge: a {{term:reward model}}, which section 8 explains. It knows no rules, so where the two agree, the win does not hang on
+# five regular expressions. Look at the ranges before you look at the order. Preferences pay where the chosen reply is better but
+# not much of an example, as in ours: where both replies come from your own model, or where people can say which is better but could not
+# have written it. Where the chosen replies are nearly perfect, SFT on them is hard to beat.
+#
+# What do the other names stand for?
+#
+# | method | idea | take it when |
+# | --- | --- | --- |
+# | SFT on chosen | imitate the good replies | always first |
+# | DPO | pull the gains of the two replies apart | you have pairs; the usual choice |
+# | ORPO (2403.07691) | SFT on chosen, plus a penalty that shrinks as chosen's odds pull ahead; no reference | you have no SFT model yet and want one stage |
+# | {{term:KTO}} (2402.01306) | single replies marked good or bad, no pairs | you have thumbs up and down |
+# | IPO (2310.12036) | a margin to reach, and no reward for going further | your labels are nearly free of noise and DPO runs away |
+# | SimPO (2405.14734) | mean log-probability per token, a target margin, no reference | replies differ much in length |
+#
+# (The numbers are arXiv's. In TRL 1.16 IPO is `DPOConfig(loss_type="ipo")`, KTO is `KTOTrainer`, ORPO is in
+# `trl.experimental.orpo`, and SimPO is a `loss_type` of `trl.experimental.cpo`.)
+#
+# **How far did they go?** A method that moves far from its start pays for it with what nobody measured. The usual measure is
+# the KL divergence: sample answers from the trained model, and see how much more likely it finds them than the start does.
+
+# %%
+lesson.kl_figure()
+
+# %% [markdown]
+# Each point is the mean of the seeds, and its bars reach to the lowest and the highest one. Two questions to ask such a figure:
+# how good is a method *at the same distance*, and did a higher point simply go further? A larger β keeps DPO nearer to the start,
+# which is what β is for. Whether that is good depends on how good the start was. And do not read table or figure as a ranking of
+# methods: each had one learning rate, and another one would have moved it.
+#
+# **ORPO's odds, by hand.** The odds of a probability $p$ are $p/(1-p)$. Suppose that the chosen reply's two tokens have the
+# probabilities 0.9 and 0.4. Their geometric mean is $\sqrt{0.36} = 0.6$, so the odds are 1.5. Let the rejected reply's have 0.5 and
+# 0.32: mean 0.4, odds 0.67. The odds ratio is 2.25, its logarithm 0.81, and ORPO's penalty $-\log\sigma(0.81) = 0.37$. Two averages
+# are easy to confuse here.
+
+# %%
+# EXERCISE: align-4
+
+# %% [markdown]
+# ## 6 · Where pairs come from, and the trap in them
+#
+# You could now train on any file of pairs. Should you? Before this course had the pairs that you know, it had others: a
+# chosen reply in house style against one that was verbose, cold, hedging, badly formatted or wrong. DPO ranked nine in ten of
+# the test pairs right. That looked like a success. Here are two of them.
+
+# %%
+older = load_preferences("confounded")
+lesson.pair_card(next(r for r in older.test if r["kind"] == "cold"))
+
+# %%
+lesson.pair_card(next(r for r in older.test if r["kind"] == "verbose" and len(r["rejected"]) < 420))
+
+# %%
+guess = predict("A rule looks only at length: it prefers the reply nearer to 32 words. "
+                "How many of the older test pairs does it rank right?", unit="%")
+guess
+
+# %%
+table = lesson.shortcut_table({"older pairs": older, "our pairs": pairs})
+guess.reveal(round(100 * table.rows["length, one number"]["older pairs"].value))
+
+# %%
+table
+
+# %% [markdown]
+# One number comes almost as far as DPO did. Counting words does, and looking at punctuation does nearly. So the high score does not
+# show that the model had learned house style: a feeling for the right length would have been enough for it.
+#
+# > **Test your preference data with the stupidest model first.** Fit a length rule and a bag of words on your training pairs.
+# > If one of them ranks the test pairs right, your pairs teach that, and your accuracy measures that.
+#
+# How do you make pairs without such a shortcut? Two pairs in five of ours have the same two sentences in another order, so length,
+# words and form are equal. The others come as twins.
+
+# %%
+drawings.twins()
+
+# %% [markdown]
+# Every reply is chosen for one message and rejected for another. Whatever looks only at its length, its words or its form is right
+# once and wrong once. That is the column of 50s in the table. (The last row looks at the message as well, in the crudest way. Its
+# small advantage over a coin comes from pairs in which the wrong reply names another customer's order.) You will rarely have
+# twins, but you can always balance: as many short chosen replies as long ones, the same writer for both.
+#
+# **Where pairs come from.**
+#
+# | source | good | watch out for |
+# | --- | --- | --- |
+# | people compare two answers | what you want in the end | expensive; they like length and confidence; let two people judge the same pairs |
+# | a strong model compares ({{term:LLM as a judge}}) | cheap, fast | likes its own style and the first position; swap the order and keep the pairs on which it agrees with itself |
+# | edits: before and after a colleague's correction | real and specific | the edit is often longer: check for the shortcut |
+# | own samples, ranked by rules or a judge | the pairs are about what your model really does | needs a model that is sometimes right |
+#
+# **One round with the model's own answers.** The last row is easy to try. Let the model that DPO has trained answer each message
+# four times at random, score the answers by the rules, and make a pair of the best and the worst, if they differ. Such pairs are
+# called *on-policy*.
+
+# %%
+few = pairs.train[-plan.looked_at:]
+tuned.set_adapter("default")                               # what DPOTrainer has trained
+samples = [generate(tuned, tokenizer, [row["prompt"] for row in few], plan.answer_tokens,
+                    temperature=1.0, seed=seed) for seed in range(4)]
+own = []
+for row, *texts in zip(few, *samples):
+    ranked = sorted(texts, key=lambda text: house_style.score(row, text))
+    if house_style.score(row, ranked[0]) < house_style.score(row, ranked[-1]):
+        own.append(row | {"chosen": ranked[-1], "rejected": ranked[0]})
+print(f"{len(own)} pairs from {len(few)} messages")
+lesson.pair_card(own[0])
+
+# %%
+settings = training.Settings(learning_rate=plan.learning_rate, batch_size=4)
+print(training.fit(tuned, tokenizer, own, objective=training.DPO(), settings=settings))
+
+# %% [markdown]
+# The adapter from before goes on learning, and this time the reference is the model as it was after the first round (`training.fit`
+# takes down its log-probabilities before the first step). Expect nothing of so few pairs. What you keep is the loop.
+#
+# Messages with four equally good answers gave no pair, and that is as it should be: where there is no difference, there is
+# nothing to learn. In practice one repeats this: sample, rank, train, and sample again from the new model. Studies that
+# compared found such online rounds better than one fixed file of pairs (Xu et al., 2024; Tang et al., 2024).
+
+# %%
+# EXERCISE: align-5
+
+# %% [markdown]
+# ## 7 · Learning from a score: GRPO
+#
+# If a program can score answers, why make pairs of them at all? One could use the scores directly. This is reinforcement
+# learning: the model writes, gets a reward, and does more often what was rewarded. The method that
+# many reasoning models are trained with today is GRPO (Shao et al., 2024). Its idea fits in one picture.
+
+# %%
+drawings.grpo_group()
+
+# %% [markdown]
+# Was a reward of 0.8 good? That depends on the message: for an easy one it may be poor. So GRPO lets the model answer the same
+# message several times and compares the answers *with each other*. What is above the group's mean becomes more likely, what is
+# below it less. How far above, in standard deviations, is called the {{term:advantage}}.
+
+# %%
+lesson.group_table([1.0, 0.3, 0.3, 0.8])
+
+# %% [markdown]
+# The table is the picture with more digits. If all four answers had the same reward, all advantages would be zero and the
+# group would teach nothing.
+#
+# Here is all of it in code. `now` and `old` are log-probabilities of each token, at present and when the answers were sampled.
+# Their *ratio* says how much the policy has moved since, and it is clipped, so that nothing more is to be gained by moving a token
+# further than that with one batch of answers. The last term keeps the policy near the reference. It is an estimate of the KL
+# divergence that is never negative.
+
+# %% tags=["grpo-from-scratch"]
+def group_advantages(rewards):
+    """Rewards of (messages, answers), as distances from the group's mean in its spread."""
+    spread = rewards.std(dim=1, keepdim=True)
+    return (rewards - rewards.mean(dim=1, keepdim=True)) / (spread + 1e-4)
+
+
+def grpo_loss(now, old, reference, advantages, mask, clip=0.2, beta=0.04):
+    """Loss from log-probabilities of tokens, (answers, tokens), and an advantage per answer."""
+    ratio, advantage = (now - old).exp(), advantages[:, None]
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    away = (reference - now).exp() - (reference - now) - 1
+    per_answer = ((beta * away - gain) * mask).sum(1) / mask.sum(1)
+    return per_answer.mean()
+
+
+# %% [markdown]
+# (A test holds this against TRL's `loss_type="grpo"`. TRL's default, `"dapo"`, averages over all tokens of the batch instead of
+# over each answer, and it weights the last term by the ratio.)
+#
+# For the trainer we take another task, whose check is so simple that you can see through it: the triage of lesson 02. The reward is
+# 1 if the answer is a valid JSON record and 0 if not. Such a check is called a *verifiable reward*. There is no model behind it
+# that could be flattered.
+
+# %% tags=["trl"]
+del trainer, tuned, start, policy, optimizer
+memory.release()
+from trl import GRPOConfig, GRPOTrainer
+
 triage = load_task("support_tickets", ["category"])
-EXAMPLE = [{"role": "system", "content": "Triage this customer message."}, {"role": "user", "content": "My kettle leaks."},
-           {"role": "assistant", "content": '{"category": "defect"}'}]  # fmt: skip
+solved = [{"role": "system", "content": "Triage this customer message."},
+          {"role": "user", "content": "My kettle leaks."},
+          {"role": "assistant", "content": '{"category": "defect"}'}]
 
 
 def is_valid(answer):
@@ -998,113 +638,249 @@ def is_valid(answer):
 
 
 def valid_json(completions, **_):
-    """A verifiable reward: what a parser says."""
+    """The reward: 1 for a valid record, else 0."""
     return [float(is_valid(completion[0]["content"])) for completion in completions]
 
 
-# %%
-by_length = sorted(triage.train, key=lambda c: len(c[1]["content"]))[:64]
-held = [EXAMPLE + c[1:2] for c in sorted(triage.test, key=lambda c: len(c[1]["content"]))[:40]]
-model, _ = models.load()
-answered = generate(model, tokenizer, held, max_new_tokens=16, temperature=1.0, batch_size=40)
-before = evaluation.proportion([is_valid(answer) for answer in answered])
-with capture_output():
-    trainer = grpo_trainer(model, [EXAMPLE + c[1:2] for c in by_length], steps=5, reward=valid_json)
-    trainer.train()
-answered = generate(trainer.model, tokenizer, held, max_new_tokens=16, temperature=1.0, batch_size=40)
-after = evaluation.proportion([is_valid(answer) for answer in answered])
-checked = trainer.state.global_step * trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
-print(f"{checked} answers were checked in training")
-print("share of valid answers, step by step:", " ".join(f"{entry['reward']:.2f}" for entry in trainer.state.log_history if "reward" in entry))
-print(f"held-out messages, valid JSON: before {before}, after {after}")
-assert after.value > before.value or before.low > 0.8
-
 # %% [markdown]
-# No pairs, no reward model, no demonstrations to train on: a check and the answers counted above. What GRPO can't do is invent: if
-# none of the siblings is ever right, all differences are zero, and nothing is learned. Hence the example in the prompt.
-# **Predict:** a program can't be flattered. Can it be hacked?
+# Four answers to each of three messages per step, for five steps. No pairs and no right answers are needed, only messages. The run
+# leaves out the KL term (`beta=0`) and makes one update with each batch of answers, so every ratio is still 1 and nothing is clipped.
+# For so short a run that is enough.
 
-# %%
-wanted = {c[1]["content"]: row["record"]["category"] for c, row in zip(triage.test, triage.rows["test"])}
-records = [evaluation.parse_record(answer, triage.schema) for answer in answered]
-correct = [record is not None and record["category"] == wanted[prompt[-1]["content"]] for prompt, record in zip(held, records)]
-print(f"different answers: {len(set(answered))} of {len(answered)}; the most frequent: {max(set(answered), key=answered.count)}")
-print(f"category right: {evaluation.proportion(correct)}")
-del trainer, model
-
-# %% [markdown]
-# The check asked for JSON and got JSON; it never asked whether the record is *true*. A verifiable reward verifies what it verifies.
-#
-# ## 13 · Common mistakes, live
-#
-# **Chosen and rejected are the same**, or a pair's prompts differ, or the "reference" is the base that the adapter was put into. Each
-# is named before anything trains:
+# %% tags=["trl"]
+short = sorted(triage.train, key=lambda chat: len(chat[1]["content"]))[:48]
+settings = GRPOConfig(
+    output_dir="triage", max_steps=5, learning_rate=3e-4, beta=0.0, temperature=1.0,
+    per_device_train_batch_size=4, gradient_accumulation_steps=3, num_generations=4,
+    max_completion_length=16, lr_scheduler_type="constant", logging_steps=1,
+    use_cpu=device.kind == "cpu", bf16=device.dtype == "bfloat16", fp16=device.dtype == "float16",
+    gradient_checkpointing=False, save_strategy="no", report_to="none",
+)
+trainer = GRPOTrainer(
+    models.load()[0], reward_funcs=valid_json, args=settings, peft_config=lora,
+    train_dataset=Dataset.from_list([{"prompt": solved + chat[1:2]} for chat in short]),
+    processing_class=tokenizer,
+)
+outcome = trainer.train()
 
 # %%
-def message_of(rows, objective=None):
-    """What training says of broken data."""
-    tuned = with_adapter(start)
-    try:
-        training.fit(tuned, tokenizer, rows, None, objective or training.DPO(), training.Settings(max_steps=1))
-        return "trained"
-    except CourseError as error:
-        return str(error)
-    finally:
-        tuned.unload()
-
-
-whole = {key: mine[0]["prompt"] + [{"role": "assistant", "content": mine[0][key]}] for key in ("chosen", "rejected")}
-print("1.", message_of([mine[0], {**mine[1], "rejected": mine[1]["chosen"]}]))
-print("2.", message_of([mine[0], {**whole, "rejected": mine[1]["prompt"] + whole["rejected"][2:]}]))
-print("3.", message_of(mine[:4], training.DPO(reference=start)))
-
-# %% [markdown]
-# **Comparing losses of different methods.** DPO begins at 0.69, ORPO at what imitation costs, PPO's can be negative. None of them says
-# anything about another; held-out preferences and read answers do.
-#
-# ## 14 · Claims of this lesson
+log = [row["reward"] for row in trainer.state.log_history if "reward" in row]
+print("share of valid answers, step by step:", ", ".join(f"{100 * share:.0f} %" for share in log))
+guess = predict("A program cannot be flattered. Can it be gamed?", choices=("no", "yes"))
+guess
 
 # %%
-table = claims.table()
-assert [claim.id for claim in table] == ["A1", "A2", "A3", "A4", "A5"]
-table
+brief = [i for i, chat in enumerate(triage.test) if len(chat[1]["content"]) < 200][:24]
+messages = [solved + triage.test[i][1:2] for i in brief]
+right = [triage.references()[i]["category"] for i in brief]
+sample = {"max_new_tokens": 16, "temperature": 1.0, "batch_size": 24}
+after = generate(trainer.model, tokenizer, messages, **sample)
+with trainer.model.disable_adapter():
+    untrained = generate(trainer.model, tokenizer, messages, **sample)
+always = '{"category": "defect"}'                        # the same answer, whatever was asked
+guess.reveal("yes" if is_valid(always) else "no", source="computed")
+
+# %%
+lesson.collapse_table(untrained, after, is_valid, right)
 
 # %% [markdown]
-# ## 15 · Quiz
+# The check asked for JSON, and valid JSON is what becomes more frequent. It never asked whether the record was *true*: one and
+# the same record for every message gets the full reward. So the safest way to please it is to stop reading, and in longer runs
+# that is where the answers drift, to two or three different ones. (How far they drift in five steps differs from run to run.) **A verifiable reward verifies what it verifies.** When the
+# score rises, count the different answers and read them.
 #
-# Each choice opens to say why it is right or wrong. `quiz("04").answer(1, "b")` says the same as text.
+# What GRPO cannot do is invent. If no answer of a group is ever right, all advantages are zero. That is why there is a solved
+# example in the prompt.
+
+# %%
+# EXERCISE: align-6
+
+# %% [markdown]
+# ## 8 · Reward models and PPO, in pictures
+#
+# What if no program can score an answer? Then one can train a model to. This is the classical road, {{term:RLHF}} (Ouyang et al.,
+# 2022). DPO does without that model.
+
+# %%
+from course_utils import figures
+
+figures.alignment_diagram()
+
+# %% [markdown]
+# **The reward model** is a language model whose output layer has a single number: the score of the reply before it. It
+# is trained on pairs with the loss that you know, $-\log\sigma(r_c - r_r)$. In DPO the gains took the place of $r$; here $r$ is
+# a model of its own. All that section 6 said about shortcuts holds for it, and a reward model that has learned a length will
+# pay for length.
+#
+# **{{term:PPO}}** (Schulman et al., 2017) then trains the policy to be scored well. One answer that it writes for this purpose is
+# called a {{term:rollout}}. The reward comes at the end. How should the credit be spread over the tokens?
+
+# %%
+drawings.ppo_rollout()
+
+# %% [markdown]
+# Read it from the top. Every token is charged for how far it has moved from the reference. That is the KL penalty, and it is
+# paid where the move happens. The last token gets the reward. A second network, the {{term:value model}}, has guessed before each
+# token how well the answer would end. The advantage says how much better it went than that guess, so a token that led to a
+# good end against expectation becomes more likely. GRPO replaces the guess by the mean of a group, and so needs no value model.
+#
+# The code is in the package, in
+# [`objectives/ppo.py`](https://github.com/OWNER/finetuning-course/blob/main/course_utils/training/objectives/ppo.py), with the
+# advantages in `losses.py`. What the penalty does was measured with several seeds:
+
+# %%
+evidence.card("A5")
+
+# %% [markdown]
+# Near is not the same as good, and the card says only that the penalty keeps the policy near. Without it a policy drifts to
+# whatever the reward model overrates, which is called reward hacking. You have seen its smallest form in section 7.
+#
+# **The advantages, by hand.** The one-step error at token $t$ is $\delta_t = r_t + \gamma V_{t+1} - V_t$: what came, plus what is still
+# expected, less what had been expected. The advantage also hears of later surprises: $A_t = \delta_t + \gamma\lambda A_{t+1}$. Here
+# $\gamma$ discounts what comes later (usually 1 for text) and $\lambda$ says how far a surprise is passed back (often 0.95). In the
+# picture the last token has 1.48 + 0 − 1.3 = 0.18, and the one before it −0.01 + 1.3 − 1.2 + 0.95 · 0.18 = 0.26. After the last token
+# of a finished answer the value is 0. An answer that was cut off would have gone on, so there it is not.
+
+# %%
+# EXERCISE: align-7
+
+# %% [markdown]
+# ## 9 · What does it cost, and which one when?
+#
+# Claims about costs differ by a factor of two and more, because people count differently: per example or per token, with the
+# prompt computed once for both replies or twice. One table, so that you can choose how to count.
+
+# %%
+lesson.costs_table()
+
+# %% [markdown]
+# SFT's row is 1, so a 2 means twice SFT's time. A pair has two replies, so any method on pairs costs more per
+# *example* than SFT. Per *token*, DPO adds the reference's {{term:forward pass}}, and ORPO adds nothing. PPO writes its answers token by token, which
+# is slow on any machine. The last two columns count models with weights of their own: with an adapter, the reference is the
+# same model with the adapter switched off.
+#
+# <details><summary><b>Where DPO's factor comes from</b></summary>
+#
+# Count a forward pass as 1. With LoRA the {{term:backward pass}} costs about another 1, because the gradients of {{term:frozen}} weights are
+# never computed; in full fine-tuning it costs 2. So a token costs SFT 1 + 1 = 2, and DPO 1 + 1 + 1 = 3 with the reference's pass:
+# 1.5 times as much. In full fine-tuning it is 4 to 3. A pair has two replies, and without sharing the prompt it has twice the
+# tokens. You can compute the reference once before training (`precompute_ref_log_probs=True`), which pays if there are several
+# epochs.
+#
+# </details>
+
+# %%
+evidence.card("A1")
+
+# %%
+evidence.card("A3")
+
+# %% [markdown]
+# Both cards turn on how one counts. If you report a cost, say per what.
+#
+# **Which one, when?** Begin with SFT on your best replies, and measure. If you can say which of two answers is better, but not
+# write the better one, take DPO, with pairs made from your own model's answers. If a program can check an answer, take GRPO. If
+# feedback never stops and a team looks after it, there is a case for a reward model and PPO.
+
+# %% [markdown]
+# ## 10 · Mistakes to recognize, and what you can do now
+#
+# **The wrong reference.** Suppose that you merge the SFT adapter in memory and then train without a new adapter. For the reference
+# TRL 1.16 loads the checkpoint that is named in the model's configuration, and that is the base *before* SFT. A loop of one's own
+# that switches all adapters off, the SFT adapter among them, makes the same mistake. Nothing stops. The log shows it in its first
+# line.
+
+# %%
+del trainer
+memory.release()
+adapted = get_peft_model(models.load()[0], lora)
+training.fit(adapted, tokenizer, history[:8], settings=training.Settings(2e-3, batch_size=4))
+lesson.first_losses(adapted, tokenizer, pairs.train[:6])
+
+# %% [markdown]
+# The first row is 0.69. The second is not, although it is the same model: its gains are measured from somewhere else, and the
+# training would be held near the base. Merge the SFT adapter and give the trainer a fresh one, as in section 4, and this cannot
+# happen. Otherwise save the merged model and load it from there, or pass it as `ref_model`.
+#
+# **The chosen reply becomes less likely too.** The loss asks for a distance, and two replies to one message are alike. Here is a
+# policy small enough to see through: three possible replies, of which the first two have most of their features in common.
+
+# %%
+lesson.both_fall()
+
+# %% [markdown]
+# Both curves fall, and the loss is content. Where did the probability go? To the third reply, which nobody asked for. If
+# `logps/chosen` falls fast in your log, lower the learning rate, raise β, or add some SFT on the chosen replies
+# (`loss_type=["sigmoid", "sft"]` with `loss_weights` in `DPOConfig`).
+#
+# **Annotators who contradict each other.** Every pair occurs twice, the second time the other way round. One would expect a
+# training accuracy of a half. Why can it be worse than a coin?
+
+# %%
+lesson.contradiction()
+
+# %% [markdown]
+# A training log measures each pair just *before* it is learned from. In this toy the two labels take turns, so the step before has
+# always taught the opposite, and the pair is wrong every time. In shuffled data that happens often, not always. An accuracy that
+# stays below a half has two usual causes: contradictory labels, or a wrong sign in a loss that you wrote yourself.
+#
+# **A learning rate that is too high.** The loss falls even faster, so it does not warn you. What does?
+
+# %%
+lesson.failures_table()
+
+# %% [markdown]
+# Look at the last column. A KL many times that of the healthy run means that the model is somewhere else entirely, and the
+# answers show it. Watch the KL, and read answers after every run.
+#
+# **What you can do now**
+#
+# | you want to | do |
+# | --- | --- |
+# | start | SFT on your best replies; that is also the control for everything else |
+# | trust your pairs | length rule and bag of words on the test pairs; both far below your model |
+# | train | `DPOTrainer` on the merged SFT model with a fresh adapter, β 0.1, one epoch |
+# | know that it is set up right | first logged loss 0.69 (plain DPO, `logging_steps=1`) |
+# | know that it works | win rate on {{term:held-out}} messages at temperature 0, beside the control, with its interval |
+# | keep it sane | KL from the start, `logps/chosen`, the number of different answers |
+# | go further | own samples, ranked, and another round; GRPO where a program can check |
+#
+# **The claims of this lesson.**
+
+# %%
+evidence.card("A2")
+
+# %%
+evidence.card("A4", ranks=gained["DPO"])
+
+# %% [markdown]
+# What ORPO saves is the reference and a stage, not the second reply. And the second card is only as good as the pairs that it
+# was measured on, which is why section 6 came first.
+
+# %%
+evidence.summary()
+
+# %% [markdown]
+# **Quiz.** Each choice opens to say why it is right or wrong.
 
 # %%
 quiz("04")
 
 # %% [markdown]
-# ## 16 · Exercises
-#
-# Write the body, run the cell, run the check. It tells you what is wrong; after the third try it gives a hint.
+# **A challenge.** A policy that trains in a second, a budget of KL, and a win rate to reach.
 
 # %%
-# EXERCISE: align-1
-
-# %%
-# EXERCISE: align-2
-
-# %%
-# EXERCISE: align-3
-
-# %%
-# EXERCISE: align-4
-
-# %%
-# EXERCISE: align-5
+# EXERCISE: align-8
 
 # %% [markdown]
-# ## What you have seen
+# {{words}}
 #
-# - Four losses of a few lines each, and PPO's advantages, equal to the library's or to their definition.
-# - The same pairs through every method: preference training moved the model; plain SFT on the chosen replies was a rival that
-#   must be beaten before anything dearer is bought.
-# - By count a token costs DPO one and a half times SFT (with LoRA; one and a third in full fine-tuning), and an example, with its
-#   two replies, twice that; less where both share the prompt.
-# - A reward without a leash gets hacked; a loss that falls does not say how far a model has run from where it began. The KL does.
+# ## Read on
+#
+# - Rafailov et al. (2023), *Direct Preference Optimization*, arXiv 2305.18290: sections 3 and 4 are readable now.
+# - Ouyang et al. (2022), *Training language models to follow instructions with human feedback*, arXiv 2203.02155.
+# - Shao et al. (2024), *DeepSeekMath*, arXiv 2402.03300: section 4 introduces GRPO.
+# - Xu et al. (2024), *Is DPO Superior to PPO for LLM Alignment?*, arXiv 2404.10719, and Tang et al. (2024), *Understanding the
+#   performance gap between online and offline alignment algorithms*, arXiv 2405.08448: when online beats offline.
 #
 # Next, lesson 05 makes the data that all of this depends on.

@@ -3,729 +3,924 @@
 #
 # {{badges}}
 #
-# By the end you will be able to
+# A colleague hands you a file: *"all chats from the support desk, should be fine."* You could train on it right away. The
+# model would learn what the file teaches: refusals, canned paragraphs, other people's answers, and a form that hurried
+# agents left empty. In this lesson you turn the file into one worth training on, you count what each step finds, and at the
+# end you train twice to see whether it was worth the work.
 #
-# - say what is wrong with a training file, line by line, before a host or a trainer does,
-# - find copies, near-copies, refusals, cut-off answers and answers to other questions, and know what each rule misses,
-# - take names, addresses, numbers and mail addresses out of it, and count what is left,
-# - split it so that validation means something, and see whether the test set has leaked,
-# - have a stronger model write examples without losing one or paying twice,
-# - show by training twice that it was worth it.
-#
-# {{timing}}
-#
-# **How to read it.** Predict what a cell will print, run it, compare. Figures that circulate stand in the claims table at the
-# end, beside what this machine computed.
+# <!-- assumes: JSON, JSONL, token -->
 
 # %%
 # INSTALL: data
 
-# %% [markdown]
-# ## 1 · The export
-#
-# Data quality is the variable that matters most in fine-tuning, and the one with the fewest tools. Here is what a colleague hands
-# you: nearly 2,000 lines "from the support desk, all chats, should be
-# fine". Every fault in it was put there on purpose, people and
-# numbers are invented, and a second file says what is wrong with each line, so that we can count what each step finds.
-
 # %%
-import base64
-import json
-import tempfile
-import time
-import warnings
-from pathlib import Path
-
-from course_utils import assets, claims, data_prep, data_report, evaluation, figures, hardware, memory, models, training, widgets
-from course_utils.data_prep import formats, pii, quality, similarity, truth
+from course_utils import charts, data_prep, data_report, drawings, evidence, models, plans, show
+from course_utils import training
+from course_utils.data_prep import formats, judging, load_task, pii, quality, similarity, truth
+from course_utils.data_prep.endpoint import client_for
 from course_utils.data_prep.validation import validate
-from course_utils.exercises import check, quiz  # noqa: F401 - the exercises at the end use check
+from course_utils.evidence import lesson_05
+from course_utils.exercises import check, quiz
 from course_utils.generation import generate
+from course_utils.show import predict
+
+import json
 
 import numpy as np
-import torch
-from peft import LoraConfig, get_peft_model
 
-warnings.filterwarnings("ignore", category=FutureWarning)  # between library versions; nothing a learner can act on
-device = hardware.detect()
-export = truth.load_raw_export()
-lines = export.path.read_bytes().splitlines()
-print("kind:", device.kind, "| tier:", device.tier, "|", len(lines), "lines")
-for number in (2, 9, 30):
-    print(f"line {number}:", lines[number - 1][:230].decode("utf-8", "replace"), "…")
+show.quiet()
+lesson_05.before_and_after()
 
 # %% [markdown]
-# The task is the course's own: a customer's message in, a triage record out. **Predict:** how many lines will a host refuse?
+# Those are longer runs of the experiment in section 10, recorded beforehand and without the repair of labels that section 7 adds.
+# The model, the settings and the number of examples are the same in both; only the rows differ. The first bar is the {{term:baseline}}: a program that reads nothing and always gives the most
+# common answer.
+#
+# By the end you will be able to
+#
+# - say what is wrong with a training file, line by line, before a host or a trainer does,
+# - find copies and rows that teach the wrong thing, and know what each rule misses,
+# - take personal data out of it, and count what is left,
+# - split it so that validation means something, and see whether the test has leaked into training,
+# - look at rows the way the model will: in tokens, with the template, the mask and the balance of the labels,
+# - find wrong labels that no rule can see, and repair them,
+# - test a judge before you trust it,
+# - show by training that it was worth it.
+#
+# You should know Python and have called a language model's API before. Reading takes about 45 minutes, and the exercises
+# about as long again.
+#
+# {{timing}}
+
+# %% [markdown]
+# ## 1 · The export, and ten lines that clean it
+#
+# The shop is invented and called Tarnbrook. A message comes in, and the answer is a record that says what it is about. Every
+# fault in the export was put there on purpose, and a second file says what is wrong with each line. So we can do what nobody
+# can do at work: count how many of the faults each step finds.
+
+# %%
+plan = plans.plan("05")
+export, task = truth.load_raw_export(), load_task("support_tickets")
+lines = export.path.read_bytes().splitlines()
+lesson_05.some_lines(lines, (2, 25, 5))
+
+# %% [markdown]
+# The first line is as it should be: a message, and a record that fits it. In the second an agent has left the form as it opened, and
+# the third has a paragraph that would fit any message. A model learns from all three alike. And before anything can judge the
+# content, something must be able to read the *file*: not every line is even valid JSON.
+
+# %%
+guess = predict(f"Of {len(lines):,} lines, how many have an error in their form?", unit="lines")
+guess
 
 # %%
 report = validate(export.path, "chat")
-print(f"{report.rows:,} rows could be read, {report.bad_rows} have errors; OpenAI's job would say:\n  {report.api_message}\n")
-for finding in report.findings[:6]:
-    print(" ", finding)
-
-# %% [markdown]
-# A finding names line, field, code, what is wrong and what to do. Hosts check when the *job* runs, not when the file is uploaded,
-# and stop at the first error; TRL checks less. What both miss costs more than what they refuse: answers that begin with a blank,
-# conversations without an answer, tool calls whose arguments are no JSON, two different values under one key. Does the validator
-# find them all, and only them? The rules of this lesson were made while looking at this very export (its card says so), so what
-# they find in it is the best case; section 6 ends with rows that they were not made for.
+guess.reveal(report.bad_rows)
 
 # %%
-found = truth.score_validation(export)
-print(found)
-assert found.recall.value == found.precision.value == 1
+lesson_05.findings(report)
 
 # %% [markdown]
-# ## 2 · Shapes
+# Each kind has its cure. A host that fine-tunes for you checks some of this when you upload and some when the job runs, and an error
+# message often names only one line. TRL checks less. So know all of them beforehand: `course check-data export.jsonl` in a terminal
+# prints the whole list, line by line.
 #
-# Eight shapes go around. `convert` turns one into another, and refuses rather than drop something: Alpaca has no room for a second
-# turn, ShareGPT none for tool calls.
+# **The job.** At work you want the whole cleaning in one go, and then a look at what it did. These are the lines to copy.
+# They run here, and the rest of the lesson uses their result.
 
 # %%
-alpaca = {"instruction": "Triage this customer message.", "input": "Where is my kettle?", "output": '{"category": "delivery"}'}
-print(json.dumps(data_prep.convert(alpaca, "messages")))
-pair = {"prompt": "Where is my kettle?", "chosen": '{"category": "delivery"}', "rejected": "Please be patient."}
-print(json.dumps(data_prep.convert(pair, "openai_preference"))[:150], "…")
-print("shapes:", ", ".join(formats.SHAPES))
+from datasets import load_dataset
 
-# %% [markdown]
-# ## 3 · Read it
-#
-# Under a thousand rows, read every one: an afternoon, and the best spent one of the project. The widget shows a row and takes your
-# verdict; without widgets, `plain` prints the same rows.
-
-# %%
-rows = export.rows()  # line → row, of the lines that are well formed
-numbers, conversations = list(rows), list(rows.values())
-review = widgets.review(conversations, labels=Path(tempfile.mkdtemp()) / "my_labels.jsonl")
-print(review.plain(12, 3))
-review
-
-# %% [markdown]
-# ## 4 · Rules
-#
-# What you saw while reading becomes rules. Each is cheap and blunt, and gives its reason; what it drops goes to a rejects file, to
-# be read. **Predict:** which of the seven is hardest?
-
-# %%
-task = data_prep.load_task("support_tickets")
-scores = truth.score_quality(export, task.schema)
-for code, score in scores.items():
-    print(f"{code:<16} {score}")
-
-# %% [markdown]
-# Almost all messages in other languages and answers that belong to another message are found. Refusals are not: politeness has no
-# end of wordings, and a rule knows only those that someone wrote down. "any" counts rows that at least one rule drops. **Predict:**
-# what happens to the refusals that the rule misses?
-
-# %%
-reasons = quality.assess(conversations, language="en", schema=task.schema)
-missed = [i for i, n in enumerate(numbers) if "refusal" in export.faults(n) and "refusal" not in {r.code for r in reasons[i]}]
-for index in missed[:3]:
-    print("not taken for a refusal:", formats.answer_of(conversations[index]))
-dropped = sum("answer_format" in {r.code for r in reasons[i]} for i in missed)
-print(f"{len(missed)} refusals were missed by their rule; {dropped} of them are dropped by answer_format")
-
-# %% [markdown]
-# A task with a strict form has a second net: a polite sentence is no record. Rows without a strict form need a judge.
-
-# %% [markdown]
-# ### A model as judge
-#
-# Above a thousand rows nobody reads everything. A strong model with a rubric reads the rest, through any OpenAI-compatible endpoint:
-# `judging.judge(rows, client, model)`. It has tastes of its own, so hold it against your own labels first. Cohen's kappa is agreement
-# beyond chance: for twenty rows that you marked and a judge that differs on four,
-
-# %%
-mine = [True] * 12 + [False] * 8
-judges = [True] * 10 + [False] * 2 + [True] * 2 + [False] * 6
-agree = np.mean([a == b for a, b in zip(mine, judges)])
-chance = np.mean(mine) * np.mean(judges) + (1 - np.mean(mine)) * (1 - np.mean(judges))
-print(f"agreement {agree:.2f}, by chance {chance:.2f}, kappa {(agree - chance) / (1 - chance):.2f}; library: {quality.agreement(mine, judges):.2f}")
-
-# %% [markdown]
-# Below about 0.6 a judge should not decide alone.
-
-# %% [markdown]
-# ## 5 · Copies
-#
-# A copy counts double in the loss and teaches its phrasing instead of its point. Exact copies are easy. Near-copies need a measure:
-# the **Jaccard index**, common pieces over all pieces, here of words and pairs of words. For millions of texts nobody compares all
-# pairs. **MinHash** (Broder, 1997) makes a short signature: for many random orders of all pieces, the first that a text has. Two
-# signatures agree in a place with exactly the probability of the Jaccard index.
-
-# %%
-def minhash(pieces, orders):
-    """For each order (multiplier, offset) the smallest hash: the piece that comes first."""
-    return np.array([((pieces * multiplier + offset) >> np.uint64(32)).min() for multiplier, offset in orders])
-
-
-generator = np.random.default_rng(0)
-orders = [(np.uint64(m | 1), np.uint64(o)) for m, o in generator.integers(0, 2**63, (128, 2), dtype=np.uint64)]
-one = "The kettle that I bought in March leaks at the base and has ruined the worktop in our kitchen."
-other = "Hello again, the kettle that I bought in March leaks at its base and has ruined the worktop in our kitchen!"
-a, b = similarity.shingles(one), similarity.shingles(other)
-estimate = np.mean(minhash(a, orders) == minhash(b, orders))
-print(f"Jaccard index {similarity.jaccard(a, b):.3f}, estimated from two signatures of 128 numbers {estimate:.3f}")
-
-# %%
-pairs = [(similarity.jaccard(x, y), np.mean(minhash(x, orders) == minhash(y, orders)))
-         for x, y in ((similarity.shingles(s), similarity.shingles(t)) for s, t in
-                      ((" ".join(one.split()[:k]), " ".join(one.split()[18 - k :])) for k in range(6, 18)))]  # fmt: skip
-error = np.sqrt(np.mean([(true - guessed) ** 2 for true, guessed in pairs]))
-print(f"root mean square error over {len(pairs)} pairs {error:.3f}; theory: at most {0.5 / np.sqrt(128):.3f}")
-assert error < 0.06
-
-# %% [markdown]
-# Signatures cut into bands and looked up by band find nearly all similar pairs without comparing all (locality-sensitive hashing).
-# Up to 4,000 texts `deduplicate` is exact instead. Copies of one message *with the same answer* form a cluster, of which one row
-# stays. The same message with another answer is no copy but a conflict: it stays and is told, as at most one of them is right.
-
-# %%
-copies = data_prep.deduplicate(conversations)
-score = truth.score_duplicates(conversations, [export.truth[n - 1]["cluster"] for n in numbers])
-print(f"{len(conversations) - len(copies.kept)} copies in {len(copies.clusters)} clusters; pairs: {score}")
-cluster = next(c for c in copies.clusters if "near" in c.kinds.values())
-for member in cluster.members:
-    print(f"  {'kept' if member == cluster.kept else cluster.kinds[member]:<6}", formats.prompt_of(conversations[member])[:105].replace("\n", " "))
-assert score.recall.value >= 0.97
-assert score.precision.value >= 0.97
-
-# %% [markdown]
-# ## 6 · People
-#
-# What a model was trained on it can say again. **Predict:** which is hardest to find: card numbers, phone numbers, names?
-
-# %%
-text = "I'm Selin Karagöz, born 14.03.1986, at 14 Mill Lane, Leeds LS2 7EW. Card 4539 1488 0343 6467 was charged twice for the Hanna Berg lamp; thx, selin"
-for entity in pii.find(text):
-    print(f"{entity.kind:<11} {entity.text}")
-for mode in ("label", "mask", "pseudonym"):
-    print(f"{mode:<10}", pii.Redactor(mode).text(text)[0])
-
-# %% [markdown]
-# Numbers with a check digit are told from order and tracking numbers by it (Presidio's recognisers, libphonenumber, python-stdnum).
-# Names and addresses have no check digit: lists of names, the words around them, and patterns of twenty countries' addresses do what
-# they can, without a model. Against the marked export:
-
-# %%
-found = truth.score_pii(truth.marked_texts(export), allow=[truth.OWN_ADDRESS])
-for kind, score in found.items():
-    print(f"{kind:<12} {score}")
-figures.intervals(
-    {"found of what is there": {k: s.recall for k, s in found.items()}, "right of what is found": {k: s.precision for k, s in found.items()}},
-    "Personal data in the export",
-)  # fmt: skip
-
-# %%
-shown = 0
-for text, preceding, marked in truth.marked_texts(export):
-    names = [e.text for e in pii.find(text, preceding=preceding) if e.kind == "NAME"]
-    lost = [value for kind, value in marked if kind == "NAME" and not any(value in n or n in value for n in names)]
-    if lost and shown < 4:
-        at = text.find(lost[0])
-        print(f"missed: {lost[0]!r} in …{text[max(0, at - 45) : at + len(lost[0]) + 15]!r}…".replace("\\n", " "))
-        shown += 1
-
-# %% [markdown]
-# So redaction makes leaks rarer, not impossible: a name in lower case in the middle of a chat has little that gives it away. Read a
-# sample of what is left, and prefer pseudonyms where production messages will have names: a model that only ever saw `[NAME]`
-# meets its first real name in production.
-#
-# ### On rows that the rules were not made for
-#
-# A second set was written apart from the rules, in other worlds (a bank, a clinic, a mobile operator and more). It has malformed
-# files, copies and personal data, and nothing for the rules of section 4. **Predict:** what loses most?
-
-# %%
-unseen = assets.root() / "tests" / "data_prep" / "held_out"  # in a checkout; an installed course comes without it
-
-
-def lines_of(name):
-    return [json.loads(line) for line in (unseen / name).read_text(encoding="utf-8").splitlines()] if unseen.is_dir() else []
-
-
-def named(case):
-    """Lines in which the validator sees an error, and those of which it says anything."""
-    file = Path(tempfile.mkdtemp()) / "case.jsonl"
-    file.write_bytes(base64.b64decode(case["base64"]) if "base64" in case else case["text"].encode("utf-8", "surrogatepass"))
-    said = [finding for finding in validate(file, "chat").findings if finding.code != "too_few_rows"]
-    return {finding.line for finding in said if finding.severity == "error"}, {finding.line for finding in said}
-
-
-if cases := lines_of("malformed.jsonl"):
-    wrong = evaluation.proportion([case["line"] in named(case)[1] for case in cases if case["line"]])
-    right = evaluation.proportion([not named(case)[0] for case in cases if not case["line"]])
-    print(f"malformed files, the wrong line named: {wrong} of {wrong.n}; unusual but right ones left alone: {right} of {right.n}")
-else:
-    print(f"The set is in the repository only: {assets.repository_url()}/tree/main/tests/data_prep/held_out")
-    print("test_validation.py and test_raw_export.py beside it compute how much the rules find there.")
-
-# %%
-others = lines_of("rows.jsonl")
-copy_of = {row["id"]: row["exact_duplicate_of"] or row["near_duplicate_of"] for row in others}
-
-
-def first(row_id):
-    """The row that a copy goes back to."""
-    return first(copy_of[row_id]) if copy_of[row_id] else row_id
-
-
-def marked(row):
-    """Each message: its text, what was said before it, and the personal data in it."""
-    said = ["", *(message["content"] for message in row["messages"])]
-    personal = [[(p["kind"], p["text"]) for p in row["pii"] if p["message"] == i] for i in range(len(row["messages"]))]
-    return zip(said[1:], said, personal)
-
-
-if others:
-    print(f"{'copies':<12} {truth.score_duplicates(others, [first(row['id']) for row in others])}")
-    there = truth.score_pii(text for row in others if not copy_of[row["id"]] for text in marked(row))
-    for kind, score in there.items():
-        print(f"{kind:<12} {score}")
-    print("recall at least 5 points below the export's:", ", ".join(k for k in there if there[k].recall.value <= found[k].recall.value - 0.05))
-
-# %% [markdown]
-# What rests on a standard carries over, a form or a check digit; what rests on lists of names and on habits of writing does so least.
-# Even this set is not quite unseen: after the first measurement one rule was added on its account (its README says which).
-
-# %% [markdown]
-# ## 7 · Two sides that have nothing in common
-#
-# 90 % for training, 10 % for validation, by chance? **Predict:** of the validation rows, how many have a near-copy in training, or
-# come from a customer who is there too?
-
-# %%
-def torn(train, held_out):
-    """Validation rows with a near-copy or their own customer among the training rows."""
-    close = {(i, j) for i, j, _ in similarity.similar_pairs([formats.prompt_of(row) for row in good], 0.5)}
-    customers = [next((m.get("name") for m in row["messages"] if m["role"] == "user"), None) for row in good]
-    inside = {customers[i] for i in train} - {None}
-    return sum(customers[j] in inside or any((min(i, j), max(i, j)) in close for i in train) for j in held_out)
-
-
-good = [row for row, why in zip(conversations, reasons) if not why]
-shuffled = np.random.default_rng(0).permutation(len(good))
-by_chance = shuffled[len(good) // 10 :].tolist(), shuffled[: len(good) // 10].tolist()
-together = data_prep.split(good, 0.1, group=lambda row: row["messages"][1].get("name"), seed=0)
-for name, (train, held_out) in {"by chance": by_chance, "what belongs together": together}.items():
-    print(f"{name:<22} {len(train)} + {len(held_out)} rows; torn apart: {torn(train, held_out)} of {len(held_out)}")
-assert torn(*together) == 0
-assert torn(*by_chance) > 0
-
-# %% [markdown]
-# A validation loss measured on the first split praises memory. The same goes for the test set: is it still unseen?
-
-# %%
 test_rows = [{"messages": conversation} for conversation in task.test]
-hits = data_prep.contamination(conversations, test_rows)
-print(f"{len({hit.test for hit in hits})} of {len(test_rows)} test messages stand in the export, {sum(h.kind == 'phrase' for h in hits)} of the hits by a phrase alone")
-print("for example:", formats.prompt_of(conversations[hits[0].train])[:90], "|", hits[0].evidence)
-
-# %% [markdown]
-# ## 8 · Does it look like production?
-#
-# Users of the new chat window write "where parcel 51234", the export is full of letters. A classifier that must tell export from
-# production says how far they are apart: an area under the curve of 0.5 would mean not at all.
-
-# %%
-prompts = [formats.prompt_of(row) for row in good]
-apart = data_prep.distance(prompts, export.production)
-print(f"area under the curve {apart.auc:.3f}")
-for (what, mine), (_, theirs) in zip(apart.train.rows(), apart.production.rows()):
-    print(f"  {what:<30} export {mine:6.2f}   production {theirs:6.2f}")
-for whose, words in zip(("export", "production"), apart.topics):
-    print(f"  words that tell {whose:<14}", ", ".join(words))
-chosen = data_prep.resample(prompts, apart.weights, 200)
-nearer = data_prep.distance([prompts[i] for i in chosen], export.production)
-print(f"the 200 rows drawn by the classifier's odds: area {nearer.auc:.3f}, median {nearer.train.words:.0f} words")
-figures.histograms(
-    {"export": [len(p.split()) for p in prompts], "200 drawn": [len(prompts[i].split()) for i in chosen],
-     "production": [len(p.split()) for p in export.production]}, "Length of a prompt", "words",
-)  # fmt: skip
-
-# %% [markdown]
-# Resampling brings the set nearer, not there: what the export does not have can't be drawn from it. Collect terse messages, or write
-# some.
-
-# %% [markdown]
-# ## 9 · Have a stronger model write some
-#
-# Topics times a meta-prompt, answers as JSON, each checked: the approach behind the Phi models' textbooks. A strong model can't run
-# here, so a server on loopback plays back what one answered to this very prompt, and is busy now and then, as they are. The client
-# is the real one; with a key, `client_for()` goes to the real service.
-
-# %%
-from course_utils.data_prep.endpoint import Price, client_for
-from course_utils.data_prep.synthesis import Plan, as_chat, synthesise
-from course_utils.openai_server import Replay
-
-recorded = [json.loads(line) for line in (assets.path("data/synthetic_tickets") / "recorded.jsonl").read_text(encoding="utf-8").splitlines()]
-topics = tuple(dict.fromkeys(entry["topic"] for entry in recorded))
-example = {"type": "object", "required": ["message", "record"], "properties": {"message": {"type": "string"}, "record": task.schema}}
-schema = {"type": "object", "required": ["examples"], "properties": {"examples": {"type": "array", "minItems": 8, "items": example}}}
-plan = Plan(topics, "Topic: {topic}. Write 8 different customer messages and the triage record of each, as JSON.", schema,
-            requests_per_topic=4, model="recorded", price=Price(2.0, 8.0), max_tokens=1500)  # fmt: skip
-waiting = {topic: [json.dumps({"examples": e["examples"]}) for e in recorded if e["topic"] == topic] for topic in topics}
-
-
-def strong_model(messages):
-    topic = messages[-1]["content"].removeprefix("Topic: ").split(".")[0]
-    return waiting[topic].pop(0) if waiting[topic] else None
-
-
-ledger = Path(tempfile.mkdtemp()) / "ledger.jsonl"
-with Replay(strong_model, trouble=("busy", 5)) as server:
-    made = synthesise(plan, client_for(server.base_url, "no key needed"), ledger, budget=0.10)
-    print("budget of 10 cents:", made)
-    made = synthesise(plan, client_for(server.base_url, "no key needed"), ledger, budget=2.00)
-    print("budget of 2 dollars:", made)
-    print(f"the server got {len(server.log)} requests and billed {len(server.billed)}")
-for topic, _, reason in made.rejected:
-    print("rejected:", topic, "|", reason[:90])
-assert len(server.billed) == len(plan.requests())
-
-# %% [markdown]
-# The ledger has every request before it is sent and every answer when it comes: a run that is killed goes on where it was, and pays
-# for nothing twice. Each example says which model wrote it, to which request.
-#
-# Now the trap. **Predict:** hold out 80 of these examples as a test set. Is that a test?
-
-# %%
-synthetic = as_chat(made.examples, "Triage this customer message.")
-elsewhere = [{"messages": c} for c in task.validation]
-kin = data_prep.kinship(synthetic[80:], synthetic[:80], elsewhere)
-own = data_prep.kinship(synthetic[80:], test_rows, elsewhere)
-print(f"word triples that the training set knows already: its own held-out part {kin.test:.1%}, hand-written validation set {kin.baseline:.1%}, hand-written test set {own.test:.1%}")
-print("one generator?", kin.suspicious, "for its own part,", own.suspicious, "for the hand-written test set")
-assert kin.suspicious and not own.suspicious
-
-# %% [markdown]
-# ## 10 · All of it in one call
-#
-# `prepare` takes the steps in order, with a reason for everything dropped, changed or flagged. By itself it drops only what is
-# certain: what can't be read or trained on, and copies. What rules find is flagged, to be looked at, because on data that they were not
-# made for they err far more often than here; `drop` says which of them we trust on this export. `course check-data FILE --fix FOLDER`
-# (with `--drop refusal,language` and so on) is the same as a command, and writes a report that needs no network.
-
-# %%
-began = time.perf_counter()
 prepared = data_prep.prepare(
-    export.path, drop=quality.RULES, language="en", test=test_rows, production=export.production, schema=task.schema, allow=[truth.OWN_ADDRESS]
+    export.path,
+    schema=task.schema,                    # what a right answer looks like
+    language="en",                         # of all messages and answers
+    drop=quality.RULES,                    # on a file of your own first without, and read
+    test=test_rows,                        # must not be in the training data
+    redaction="pseudonym", allow=[truth.OWN_ADDRESS],
 )
-folder = Path(tempfile.mkdtemp())
-files = prepared.write(folder) + [data_report.write_html(prepared, folder / "report.html", export.production)]
-print(f"{prepared.counts[0][1]:,} lines in, {len(prepared.train)} + {len(prepared.validation)} rows out, in {time.perf_counter() - began:.0f} s")
-print("written:", ", ".join(f"{f.name} ({f.stat().st_size / 1e3:.0f} kB)" for f in files))
-data_report.flow(prepared)
+prepared.write("tickets-ready", overwrite=True)
+files = {"train": "tickets-ready/train.jsonl", "validation": "tickets-ready/validation.jsonl"}
+data = load_dataset("json", data_files=files)
 
 # %%
-final = validate(folder / "train.jsonl", "chat")
-left = {line for line in prepared.lines if export.faults(line) & set(quality.RULES)}
-print(f"the file that comes out: {final.errors} errors; of {len(prepared.lines)} rows {len(left)} still have a fault that a rule should have found,")
-print(f"and {sum('wrong_label' in export.faults(n) for n in prepared.lines)} have a wrong label, which no rule can see")
-assert final.ok
+print("rows:", ", ".join(f"{len(part)} for {name}" for name, part in data.items()))
+lesson_05.flow(prepared)
 
 # %% [markdown]
-# ### Mining production
+# Two thirds of the lines are gone, and each is accounted for: the folder also has `rejects.jsonl` with every dropped line
+# and the reason. (Keep that file where the export is. It has what customers wrote, unredacted.) By itself `prepare` drops only what is certain: what cannot be read, and copies. What the rules of section
+# 2 object to is only flagged, unless `drop` names them. They were made while looking at this very export, so what they
+# achieve here is the best case. On a file of your own, read the flagged rows first.
 #
-# The best rows are already there: what customers wrote, and what an expert says should have been answered. The steps are those of
-# this lesson:
+# Sections 2 to 5 open these steps one by one. Sections 6 to 8 add what no pipeline does for you.
 #
-# 1. take transcripts, and have experts mark them: the right answer, or "nothing to learn here";
-# 2. write each marked one as a chat row (below, and section 2);
-# 3. clean: sections 4 to 6, or `prepare`;
-# 4. stop at 500 to 1,000 good examples, a rule of thumb that section 13 looks at;
-# 5. hold 10 % out, with what belongs together on one side (section 7).
-
-# %%
-transcripts = {  # as a help desk keeps them: who said what
-    "t1": [("customer", "kettle TB-40512 leaks at the base"), ("agent", "Oh dear! A new one is on its way :)")],
-    "t2": [("customer", "hi"), ("agent", "Hello?"), ("customer", "wrong number, sorry")],
-    "t3": [("customer", "where is parcel TB-77310"), ("agent", "With the courier.")],
-}
-nothing = {"product": None, "order_id": None, "escalation": "none"}
-marks = {  # an expert's: the record that should have been written, None where there is nothing to learn
-    "t1": nothing | {"category": "defect", "product": "kettle", "order_id": "TB-40512", "summary": "Kettle leaks at the base"},
-    "t2": None,
-    "t3": nothing | {"category": "delivery", "order_id": "TB-77310", "summary": "Customer asks where the parcel is"},
-}
-mined = [
-    {"messages": [{"role": "system", "content": "Triage this customer message."}, {"role": "user", "content": turns[0][1]},
-                  {"role": "assistant", "content": json.dumps(marks[name])}]}
-    for name, turns in transcripts.items() if marks[name]
-]  # fmt: skip
-assert all(evaluation.parse_record(formats.answer_of(row), task.schema) for row in mined)
-print(json.dumps(mined[0]))
-yielded = len(prepared.rows) / prepared.counts[0][1]
-print(f"of this export {yielded:.0%} of the lines were good rows; at that yield 500 to 1,000 take {500 / yielded:,.0f} to {1000 / yielded:,.0f} lines")
-
-# %% [markdown]
-# ## 11 · Was it worth it? Train twice
-#
-# The same model, the same number of examples, the same settings; one run on the rows as they came (only what a trainer can't read
-# is left out), one on the prepared rows. Both draw as many: this compares what rows are worth, not how many there are. Short
-# messages and two fields of the record keep it quick. The test set was written by hand and is not in the prepared rows.
-
-# %%
-FIELDS = ["category", "escalation"]
-PLAN = {
-    "cpu": {"longest": 32, "examples": 300, "batch_size": 2, "learning_rate": 2e-3},
-    "t4": {"longest": 200, "examples": 540, "batch_size": 8, "learning_rate": 5e-4},
-    "a100": {"longest": 200, "examples": 540, "batch_size": 8, "learning_rate": 3e-4},
-}[device.tier]
-SEED = 0
-short = data_prep.load_task("support_tickets", FIELDS)
-readable = data_prep.prepare(export.path, steps=["validate"]).rows
-sets = {
-    "as it came": truth.for_training(readable, FIELDS, PLAN["longest"]),
-    "prepared": truth.for_training([prepared.rows[i] for i in prepared.train], FIELDS, PLAN["longest"]),
-}
-print({name: len(rows) for name, rows in sets.items()}, "rows to draw from;", PLAN["examples"], "are drawn for each run")
-
-
-def train(rows, examples=PLAN["examples"]):
-    """A fresh adapter, trained on so many examples; all rows before any comes again."""
-    order = []
-    while len(order) < examples:
-        order += [rows[i] for i in np.random.default_rng(SEED + len(order)).permutation(len(rows))]
-    model, tokenizer = models.load()
-    torch.manual_seed(SEED)
-    tuned = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
-    settings = training.Settings(learning_rate=PLAN["learning_rate"], batch_size=PLAN["batch_size"], warmup_steps=10, seed=SEED)
-    history = training.fit(tuned, tokenizer, order[:examples], settings=settings)
-    memory.release()
-    return tuned, tokenizer, history
-
-
-def ask(tuned, tokenizer, conversations):
-    return generate(tuned, tokenizer, [c[:2] for c in conversations], max_new_tokens=24, batch_size=25)
-
-
-# %%
-answers, histories = {}, {}
-for name, rows in sets.items():
-    tuned = None  # room for the next one
-    tuned, tokenizer, histories[name] = train(rows)
-    answers[name] = ask(tuned, tokenizer, short.test)
-results = {name: short.evaluate(given) for name, given in answers.items()}
-
-
-def main_scores(scores):
-    return {"valid format": scores.valid} | {f"{field} right": scores.exact[field] for field in FIELDS}
-
-
-for name, scores in results.items():
-    print(f"{name:<11}", "; ".join(f"{what} {value}" for what, value in main_scores(scores).items()))
-figures.intervals({name: main_scores(scores) for name, scores in results.items()}, "100 test messages, the same budget")
-
-# %%
-def both_right(scores):
-    """1 for each test message with both fields right, else 0."""
-    return [float(record == wanted) for record, wanted in zip(scores.records, short.references())]
-
-
-default = {"category": "question", "escalation": "none"}
-for name, scores in results.items():
-    print(f"{name:<11} both fields right {evaluation.mean(both_right(scores))}; left at the form's default: {sum(r == default for r in scores.records)} of 100")
-print("right answer is the default:", sum(w == default for w in short.references()), "of 100")
-gain = evaluation.mean([p - r for p, r in zip(both_right(results["prepared"]), both_right(results["as it came"]))])
-print(f"prepared less raw, points: {100 * gain.value:+.0f} [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]")
-wrong = next(i for i, (r, p) in enumerate(zip(both_right(results["as it came"]), both_right(results["prepared"]))) if p > r)
-print("for example:", short.test[wrong][1]["content"][:100], "\n  as it came:", answers["as it came"][wrong], "\n  prepared:  ", answers["prepared"][wrong])
-assert gain.value > 0
-
-# %% [markdown]
-# The export taught what it contains: hurried agents left the form at "question, none", and so does the model. It can't know that
-# this was an accident. **Predict:** would the training losses have shown it?
-
-# %%
-figures.learning_curve(histories, "Training loss, the same number of examples")
-
-# %% [markdown]
-# Whichever curve ends lower, it says how well a run fits its own rows, the wrong ones included. Only a test set that nobody trained on
-# tells which model is better.
-
-# %% [markdown]
-# ## 12 · A leak, made on purpose
-#
-# **Predict:** we go on training the prepared model for a moment on 24 of the 100 test
-# messages, the ones that stood in the export. What happens to its score on those 24, and on the other 76?
-
-# %%
-leaked = sorted({hit.test for hit in hits})[:24]
-settings = training.Settings(learning_rate=PLAN["learning_rate"] / 2, batch_size=4, max_steps=24, seed=SEED)
-training.fit(tuned, tokenizer, [short.test[i] for i in leaked], settings=settings)
-after = short.evaluate(ask(tuned, tokenizer, short.test))
-
-
-def share_right(scores, indices):
-    """Share of these messages with both fields right."""
-    return evaluation.proportion([both_right(scores)[i] == 1 for i in indices])
-
-
-others = [i for i in range(len(short.test)) if i not in leaked]
-for name, indices in {"the 24 that leaked": leaked, "the other 76": others, "all 100, as reported": range(100)}.items():
-    print(f"{name:<21} before {share_right(results['prepared'], indices)}   after {share_right(after, indices)}")
-inflated = share_right(after, leaked).value - share_right(results["prepared"], leaked).value
-real = share_right(after, others).value - share_right(results["prepared"], others).value
-print(f"gain on the leaked messages {100 * inflated:+.0f} points, on the others {100 * real:+.0f}")
-assert inflated > real
-
-# %% [markdown]
-# Two dozen hand-written examples more may teach the model something, which the other messages show; the rest of the gain on the
-# leaked ones is memory, and the reported score mixes both. Nobody cheats on purpose; a test set in an export is enough.
-
-# %% [markdown]
-# ## 13 · A hundred good rows, and other claims
-#
-# What needs several seeds and larger sets was run beforehand by `benchmarks/data_quality.py`. Its record is part of the course;
-# recorded figures are marked as such. Each of its runs trains on the same number of examples, drawn from its rows: a set of a
-# hundred comes round several times, of a thousand a part is seen. So it compares quality at one budget. Whether more rows make up
-# for worse ones, given more steps, was not tested.
-
-# %%
-record = json.loads(assets.record("data-quality").read_text(encoding="utf-8"))
-
-
-def recorded_mean(run, what="both", side="test"):
-    """Mean over seeds, with the lowest and the highest."""
-    values = [seed[side][what][0] for seed in record["runs"][run]]
-    return np.mean(values), min(values), max(values)
-
-
-print(f"recorded {record['date']}, {len(record['seeds'])} seeds, {record['examples']} examples a run; rows to draw from: {record['rows']}")
-for run in record["runs"]:
-    valid, both = recorded_mean(run, "valid"), recorded_mean(run)
-    print(f"  {run:<34} valid {valid[0]:.0%} ({valid[1]:.0%} to {valid[2]:.0%})   both fields right {both[0]:.0%} ({both[1]:.0%} to {both[2]:.0%})")
-print("in brackets: the seed with the lowest share and the one with the highest")
-
-# %%
-hundred, mediocre = recorded_mean("a hundred good"), recorded_mean("mediocre")
-claims.check(
-    "P1",
-    measured=f"recorded, both fields right after {record['examples']} examples: drawn from {record['rows']['hundred']} curated rows {hundred[0]:.0%}, from "
-    f"{record['rows']['mediocre']:,} rows labelled by keywords {mediocre[0]:.0%}",
-    holds=hundred[1] > mediocre[2],
-    when=f"both train on equally many examples (quantity itself was not tested: each run saw {record['examples']}), and labels are wrong as often as "
-    f"here ({record['labels wrong by keyword']:.0%} of those by keyword)",
-    because="at the same number of examples the wrong labels did no harm beyond the spread of the seeds",
-)
-distinct, copied = recorded_mean("cleaned"), recorded_mean("cleaned, 60 rows repeated")
-claims.check(
-    "P2",
-    measured=f"recorded, both fields right after {record['examples']} examples: of {record['rows']['cleaned']} different rows {distinct[0]:.0%} "
-    f"({distinct[1]:.0%} to {distinct[2]:.0%}, seed by seed), of {record['rows']['duplicated']} rows again and again {copied[0]:.0%} "
-    f"({copied[1]:.0%} to {copied[2]:.0%})",
-    holds=distinct[1] > copied[2],
-    when="it is read as: copies take the place of different rows, and the lost variety costs answers (that is what was measured; whether a "
-    "model clings to phrasings that it saw again and again was not)",
-    because="at this number of examples few rows repeated did about as well as many different ones; phrasings were not measured",
-)
-own, real = recorded_mean("synthetic", side="its own test"), recorded_mean("synthetic")
-claims.check(
-    "P3",
-    measured=f"recorded, both fields right: trained on synthetic rows, {own[0]:.0%} on held-out rows of the same generator, {real[0]:.0%} on the hand-written test set",
-    holds=own[1] > real[2],
-    because="the two scores did not differ beyond the spread of the seeds",
-)
-raw, clean = recorded_mean("raw"), recorded_mean("cleaned")
-claims.check(
-    "P4",
-    measured=f"recorded, both fields right after {record['examples']} examples: drawn from {record['rows']['cleaned']} prepared rows {clean[0]:.0%}, from "
-    f"{record['rows']['raw']:,} rows as they came {raw[0]:.0%}; live, after {PLAN['examples']}: "
-    f"{np.mean(both_right(results['prepared'])):.0%} against {np.mean(both_right(results['as it came'])):.0%}",
-    holds=clean[1] > raw[2],
-    when="both train on equally many examples (quantity itself was not tested), and what is scraped is as dirty as this",
-    because="the dirt was too rare to matter at this number of examples",
-)
-
-# %% [markdown]
-# How many examples does it take? This table circulates:
-#
-# | what is to be learned | examples | |
-# | --- | --- | --- |
-# | a new output format | 100 to 500 | |
-# | a style, a tone | 500 to 2,000 | inputs as diverse as life |
-# | a vocabulary, conventions | 2,000 to 10,000 | |
-# | much new knowledge | 10,000 to 50,000 | consider retrieval (lesson 01) |
-#
-# It is experience, not experiment. What can be measured here is its first row, a format: in this lesson's live run, and in the record
-# of lesson 01, where a very small set was trained on several times over.
-
-# %%
-other = json.loads(assets.record("framework").read_text(encoding="utf-8"))
-sizes = other["sizes"]  # number of examples → what came of them
-fewest = min(sizes, key=int)
-with_few = [np.mean(seed) for seed in sizes[fewest]["valid"]]  # of each seed
-least = f"{np.mean(with_few):.0%} ({min(with_few):.0%} to {max(with_few):.0%}, seed by seed)"
-print(f"lesson 01, recorded {other['date']}: {fewest} examples, valid form on {least} of its test questions")
-claims.check(
-    "P5",
-    measured=f"format: valid on {results['prepared'].valid} of the test set after {PLAN['examples']} examples; in the record of lesson 01, another format, "
-    f"after {fewest} examples on {least}; style, conventions and knowledge were not measured",
-    holds=results["prepared"].valid.value >= 0.9,
-    when="read as orders of magnitude, and measured for its first row alone: "
-    + ("a format can take less than the row's low end" if min(with_few) >= 0.9 else f"{fewest} examples were too few for every seed to learn a format")
-    + "; for knowledge lesson 01 measures what retrieval does instead",
-    because=f"the format was not learned from {PLAN['examples']} examples",
-)
-claims.table()
-
-# %% [markdown]
-# ## 14 · Mistakes that show
-#
-# Three that everyone makes once; each fails in front of you.
-
-# %%
-broken = Path(tempfile.mkdtemp()) / "by_hand.jsonl"
-broken.write_text("\n".join(str(row) for row in conversations[:12]))  # print() is no JSON
-print("1.", validate(broken, "chat").findings[0])
-
-# %%
-spaced = [{"messages": [*row["messages"][:2], {"role": "assistant", "content": " " + formats.answer_of(row)}]} for row in conversations[:12]]
-broken.write_text("\n".join(json.dumps(row) for row in spaced))
-print("2.", validate(broken, "chat").findings[0])
-
-# %%
-print(f"3. split by chance: {torn(*by_chance)} of {len(by_chance[1])} validation rows have their like in training")
-
-# %% [markdown]
-# ## 15 · Quiz
-#
-# Each choice opens to say why it is right or wrong. `quiz("05").answer(1, "b")` says the same as text.
-
-# %%
-quiz("05")
-
-# %% [markdown]
-# ## 16 · Exercises
-#
-# Each checks itself and knows the typical mistakes.
+# **Your turn.** What does a validator look at? Write a small one.
 
 # %%
 # EXERCISE: data-1
 
+# %% [markdown]
+# ## 2 · Rules: what reading teaches you, written down
+#
+# Under a thousand rows, read every one. It takes an afternoon, and no other afternoon of the project is better spent. What
+# you notice while reading becomes a rule. A rule is cheap and blunt, and it should always give its reason.
+#
+# Here are two, whole. The first objects to messages that say nothing: "any news?" cannot be answered by anybody.
+
+# %%
+import re
+
+GREETINGS = set("hi hello hey ok okay thanks thank you bye please yes no test anyone there".split())
+
+
+def says_nothing(message):
+    """Whether fewer than three different words or numbers are left without greetings."""
+    words = re.findall(r"[^\W\d_]{2,}|\d{4,}", message.lower())
+    return len(set(words) - GREETINGS) < 3
+
+
+# %% [markdown]
+# The second finds answers that belong to another message. Two people's tickets were swapped, and the record is perfectly
+# valid. But it names an order number that the customer never wrote.
+
+# %%
+def foreign_numbers(message, answer):
+    """Long numbers in the answer that are not in the message, however the message groups digits."""
+    digits = re.sub(r"\D", "", message)
+    return [number for number in re.findall(r"\d{5,}", answer) if number not in digits]
+
+
+message = "Kettle leaks at the base, order TB 40512. Please help."
+print(foreign_numbers(message, '{"category": "defect", "order_id": "TB-40512"}'))
+print(foreign_numbers(message, '{"category": "returns", "order_id": "TB-55318"}'))
+
+# %% [markdown]
+# How good are they? Two numbers say it, and they pull in opposite directions. {{term:precision and recall|Recall}} is the
+# share of the faults that the rule finds. *Precision* is the share of its finds that are faults.
+
+# %%
+rows = export.rows()                                       # line → row, of the well-formed lines
+conversations = list(rows.values())
+found = {
+    "low_information": {n for n, row in rows.items() if says_nothing(formats.prompt_of(row))},
+    "other_answer": {
+        n for n, row in rows.items()
+        if foreign_numbers(formats.prompt_of(row), formats.answer_of(row))
+    },
+}
+scores = {
+    code: truth.DetectionScore.of({n for n in rows if code in export.faults(n)}, finds)
+    for code, finds in found.items()
+}
+caption = "Our two rules against the planted truth"
+lesson_05.found_and_missed(scores, lesson_05.RULE_NAMES, caption)
+
+# %% [markdown]
+# Three or four lines each, and most of the faults are found. The first rule never accuses a good row here and misses some bad
+# ones; the second misses nothing and now and then accuses wrongly. That is the usual choice. When a rule *drops* rows, you
+# want precision. When a person reads what it flags, you want recall. Before you trust a rule, try it on messages from production
+# as well. Ours has a weakness there:
+
+# %%
+terse = [text for text in export.production if says_nothing(text)]
+print(f"{len(terse)} of {len(export.production)} messages from production would go, for example {terse[:3]}")
+
+# %% [markdown]
+# Those customers have said all they had to say. For a desk that gets such messages the rule needs a list of products. The package has
+# seven rules, with more cases in each. This is what they object to in the export:
+
+# %%
+reasons = quality.assess(conversations, language="en", schema=task.schema)
+lesson_05.dropped_rows(conversations, reasons)
+
+# %%
+guess = predict("Which is hardest to find?", choices=["refusals", "cut off", "another language"])
+guess
+
+# %%
+by_rule = truth.score_quality(export, task.schema)
+hardest = min(("refusal", "truncated", "language"), key=lambda code: by_rule[code].recall.value)
+guess.reveal(lesson_05.RULE_NAMES[hardest])
+
+# %%
+lesson_05.found_and_missed(by_rule, lesson_05.RULE_NAMES, "The seven rules of the package")
+
+# %% [markdown]
+# Wrong form, another language and canned answers are found almost completely, cut-off texts less often. What depends on wording is
+# harder, since politeness has no end of phrases and a rule knows only those that somebody wrote down. A task with a strict
+# form has a second net: a polite sentence is not a record, so "wrong form" catches what "refusals" misses. A task without
+# one needs a judge (section 8).
+#
+# One kind of fault is not in the table: a record that is well formed, about the right message, and has the wrong category.
+# No rule can see it. There are forty of them in the export, and they are all still in your prepared file. Section 7 looks
+# for them.
+
+# %% [markdown]
+# ## 3 · Copies
+#
+# A copy counts double in the {{term:loss}}, the measure of how surprised the model is by the right answer, and it takes the place of
+# a different example. Exact copies are easy to find. But customers write twice, systems add "Re:", and somebody corrects a typing error. How
+# alike must two texts be? The *Jaccard index* is the share of pieces that they have in common: pieces in both, divided by
+# pieces in either. Take single words as pieces:
+#
+# | | |
+# | --- | --- |
+# | text 1 | the kettle leaks at the base |
+# | text 2 | my kettle leaks at the base |
+# | in both | the, kettle, leaks, at, base: 5 |
+# | in either | those and "my": 6 |
+# | Jaccard index | 5 / 6 = 0.83 |
+#
+# (A set has "the" only once.) The package also counts pairs of neighbouring words, because "not late" and "late, not"
+# differ.
+#
+# **Your turn:** write it for pairs of neighbouring words.
+
 # %%
 # EXERCISE: data-2
+
+# %% [markdown]
+# For two thousand rows you can compare every pair. A million rows have five hundred billion pairs, and nobody compares
+# those. {{term:MinHash}} (Broder, 1997) makes a short signature of each text: shuffle all possible pieces, and write down
+# which piece of the text comes first; repeat with another shuffle, and so on. Two texts agree in one place of their
+# signatures with a probability that equals their Jaccard index. So the share of places that agree estimates it. (Instead of
+# shuffling, programs compute a hash, which comes close to it.)
+
+# %%
+def minhash(pieces, shuffles):
+    """For each shuffle (multiplier, offset) the smallest hash: the piece that comes first."""
+    return np.array([((pieces * m + offset) >> np.uint64(32)).min() for m, offset in shuffles])
+
+
+generator = np.random.default_rng(0)
+numbers = generator.integers(0, 2**63, (128, 2), dtype=np.uint64)
+shuffles = [(m | np.uint64(1), offset) for m, offset in numbers]
+one, other = (similarity.shingles(text) for text in (
+    "The kettle that I bought in March leaks at the base and has ruined our worktop.",
+    "Hello again, the kettle that I bought in March leaks at its base and has ruined our worktop!",
+))
+same = np.mean(minhash(one, shuffles) == minhash(other, shuffles))
+print(f"Jaccard index {similarity.jaccard(one, other):.2f}, estimated from 128 numbers {same:.2f}")
+
+# %% [markdown]
+# Now the trick that avoids comparing all pairs. Cut each signature into *bands*. Texts that agree in a whole band land in
+# the same drawer, and only texts in one drawer are compared. This is called locality-sensitive hashing (LSH). Here it is
+# with ten numbers:
+
+# %%
+drawings.banding()
+
+# %% [markdown]
+# Two texts with Jaccard index $J$ agree in one band of $r$ numbers with probability $J^r$, and in at least one of $b$ bands
+# with probability
+#
+# $$1 - (1 - J^r)^b$$
+#
+# With the ten numbers above and $J = 0.6$: $0.6^2 = 0.36$, so all five bands differ with probability $0.64^5 = 0.11$, and
+# the two meet with probability 0.89. With the package's 128 numbers the step from "never" to "always" is steeper:
+
+# %%
+lesson_05.banding_table()
+
+# %% [markdown]
+# Pairs that are hardly alike are mostly never looked at, and pairs over 0.6 are almost never missed. A pair that meets is
+# then compared exactly, so bands cost no precision, only time. (With as few rows as here the package compares every pair.)
+#
+# What is a copy, though? Two rows with the same message *and the same answer* are one example twice, and one of them goes.
+# The same message with *different* answers is a conflict. At most one of the two is right, so a person should look.
+
+# %%
+copies = data_prep.deduplicate(conversations)
+lesson_05.clusters(conversations, copies)
+
+# %%
+planted = [export.truth[number - 1]["cluster"] for number in rows]
+pairs_found = truth.score_duplicates(conversations, planted)
+show.table({"pairs of copies": {
+    "there": pairs_found.recall.n,
+    "found of them": pairs_found.recall,
+    "right of what was found": pairs_found.precision,
+}}, f"{len(conversations) - len(copies.kept)} rows of {len(conversations):,} are copies")
+
+# %% [markdown]
+# Nearly all pairs are found, and nearly nothing else. These {{term:near-duplicate|near-copies}} keep most of their words. A
+# paraphrase with other words is beyond any method that counts words; for those people compare
+# {{term:embedding|embeddings}}, vectors that stand for what a text means, and accept more false alarms.
+
+# %% [markdown]
+# ## 4 · People
+#
+# What a model was trained on, it can say again, to anybody. So {{term:PII}}, data that tells who a person is, has to go
+# before training. Numbers with a *check digit* are the easy part. A bank account number (IBAN) is a country, two check
+# digits and the account. Move the first four characters to the end, write each letter as a number (A = 10, B = 11, …), and
+# the remainder after division by 97 must be 1. DE89 3704 0044 0532 0130 00 becomes 370400440532013000 1314 89, since D is 13
+# and E is 14, and that number leaves the remainder 1. Here is a small finder:
+
+# %%
+IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}\b")
+
+
+def is_iban(text):
+    code = text.replace(" ", "")
+    digits = "".join(str(int(character, 36)) for character in code[4:] + code[:4])
+    return int(digits) % 97 == 1
+
+
+for text in ("Refund to DE89 3704 0044 0532 0130 00 please", "Part DE89 3704 0044 0532 0130 01"):
+    print(text, "→", [code for code in IBAN.findall(text) if is_iban(code)])
+
+# %% [markdown]
+# One digit differs in the second text, and it is no account. That is what a check digit buys: of 97 order numbers that look like
+# an account, 96 are left alone.
+#
+# **Your turn,** with the check that card numbers have. It is called Luhn's: from the right, double every second digit, take 9
+# off whatever exceeds 9, and the sum of all must be divisible by 10. For 4539 1488 0343 6467 it is 80. Only nine in ten random
+# numbers fail this check, so a good finder looks at the words around the number too.
 
 # %%
 # EXERCISE: data-3
 
 # %%
+guess = predict(
+    "What will be found least?", choices=["phone numbers", "names", "addresses", "card numbers"]
+)
+guess
+
+# %%
+texts = list(truth.marked_texts(export))
+personal = truth.score_pii(texts, allow=[truth.OWN_ADDRESS])
+least = min(personal, key=lambda kind: personal[kind].recall.value)
+guess.reveal(lesson_05.PERSONAL[least])
+
+# %%
+lesson_05.found_and_missed(personal, lesson_05.PERSONAL, "Personal data in the export")
+
+# %% [markdown]
+# Names have no check digit. Lists of names and the words around them do what they can ("I'm Selin", "Kind regards, …"), and
+# about one in sixteen slips through: a name in lower case in the middle of a chat has little that gives it away. And of what is
+# taken for a name, about one in eleven is something else. So redaction makes leaks rarer, not impossible. Read a sample of what is
+# left, and say so in the data card.
+#
+# What do you write instead? There are three ways:
+
+# %%
+text = "I'm Selin Karagöz, born 14.03.1986. Call +44 7700 900123, or write to selin@mail.example."
+show.table({way: {"text": pii.Redactor(way).text(text)[0]} for way in pii.MODES}, of="way")
+
+# %% [markdown]
+# Take pseudonyms if messages in production will have names in them: a model that has only ever seen `[NAME]` meets its
+# first real name on the first day. The same person gets the same pseudonym in all rows. (The ten lines of section 1 use
+# them. Give `prepare` a secret `seed` of your own: with ours anybody could compute the pseudonym of a name and compare. And before
+# the law, data that can be traced back are still personal data.) Labels are better where a person has to *see* that something was
+# taken out.
+#
+# The figures above are for an export that the rules were made for. On a second set, written by somebody else about a bank,
+# a clinic and a mobile operator, numbers with a check digit were all found, too. Names and addresses, which rest on lists
+# and on habits of writing, were found only about seven times in eight.
+
+# %% [markdown]
+# ## 5 · Two sides that have nothing in common
+#
+# Nine in ten rows become the {{term:training set}}; one in ten becomes the {{term:validation set}}, which tells you while
+# you train whether the model learns the task or the rows. By chance? Then one customer's first message may be in training
+# and the second in validation.
+
+# %%
+unique = [conversations[i] for i in copies.kept if not reasons[i]]
+guess = predict("Split by chance: how many of 100 validation rows are known from training?")
+guess
+
+# %%
+splits = lesson_05.two_splits(unique)
+by_chance = splits.rows["by chance, row by row"]
+guess.reveal(round(100 * by_chance["of these known from training"] / by_chance["validation rows"]))
+
+# %%
+splits
+
+# %% [markdown]
+# This is *after* copies were removed. A validation loss measured on the first split would partly praise memory.
+# `data_prep.split` keeps customers and near-copies together and meets the ten per cent as closely as it can. Whatever
+# belongs together in your data plays the customer's part: a document, a patient, a repository.
+#
+# **Your turn:** split so that no customer is on both sides.
+
+# %%
 # EXERCISE: data-4
+
+# %% [markdown]
+# **Is the {{term:test set}} still unseen?** It was written by hand. But an export contains whatever passed through the
+# desk, and somebody may have tried the test messages there. This is {{term:contamination}}.
+
+# %%
+hits = data_prep.contamination(conversations, test_rows)
+leaked = sorted({hit.test for hit in hits})
+print(f"{len(leaked)} of {len(test_rows)} test messages are in the export")
+print("for example:", formats.prompt_of(test_rows[leaked[0]])[:90])
+
+# %% [markdown]
+# What would it have done? A small classifier learns the categories from the prepared rows (scikit-learn's
+# logistic regression on words and pairs of words, which trains in a second). Then it learns them
+# from the same rows and the test messages that leaked.
+
+# %%
+lesson_05.a_leak(prepared.rows, task, leaked)
+
+# %% [markdown]
+# On the messages that leaked the score jumps; on the others it hardly moves. The reported number mixes both, and nobody had
+# to cheat for that. `prepare(test=…)` removed them.
+#
+# **Your turn:** find a leak that is only a part of a message.
 
 # %%
 # EXERCISE: data-5
 
 # %% [markdown]
-# ## What you have seen
+# A last question about sides: do the training messages look like those in production? Users of the new chat window write
+# "where parcel 51234", and the export is full of letters. Train a classifier to tell the two apart. Its *area under the
+# curve* is the probability that it puts a production message before one from the export: 0.5 would mean that it cannot
+# tell, 1 that it always can.
+
+# %%
+prompts = [formats.prompt_of(row) for row in prepared.rows]
+apart = data_prep.distance(prompts, export.production)
+chosen = data_prep.resample(prompts, apart.weights, 200)
+nearer = data_prep.distance([prompts[i] for i in chosen], export.production)
+show.table({
+    "all prepared rows": {"area under the curve": apart.auc, "median words": apart.train.words},
+    "the 200 most like production": {
+        "area under the curve": nearer.auc, "median words": nearer.train.words
+    },
+    "production": {"area under the curve": 0.5, "median words": apart.production.words},
+}, "Training messages beside those from production")
+
+# %% [markdown]
+# Choosing rows by the classifier's odds brings the set closer to production, but it is still easy to tell apart. What the export does
+# not have cannot be drawn from it. The cure is to collect terse messages, or to write some (section 9).
+
+# %% [markdown]
+# ## 6 · What the model will see
 #
-# - Each step was held against a truth: what it finds, what it misses, and how it does on rows that it was not made for.
-# - Rules cost little and see form; what only a reader sees, a wrong label above all, stays in the file.
-# - A validation set that shares customers or copies with training, a test set from the generator of the training data, and a test set
-#   in the export all praise a model that did not earn it.
-# - At the same number of examples prepared rows taught more than rows as they came. Whether more rows would have made up for it was
-#   not tested here.
+# So far you have looked at texts. The model sees tokens, with a {{term:chat template}} around them (the markers for who
+# speaks), and learns only where the {{term:label mask}} lets it. Practitioners look at these things first, because mistakes
+# here make no noise. Use the {{term:tokenizer}} of *the model that you will train*.
+
+# %%
+tokenizer = models.load_tokenizer()
+lesson_05.lengths_table(prepared.rows, tokenizer)
+
+# %% [markdown]
+# Read the lower half. `max_length` is the most tokens that a trainer keeps of a row. It cuts at the *end*, and the end is the answer.
+# So a limit that is too small cuts off the end of the record and, with it, the token that says "stop here". No error is raised; from
+# long messages the model just never learns how a record ends. Choose the limit above the longest row if memory allows, or drop
+# the few rows that are longer. And what will it cost?
+
+# %%
+lengths = lesson_05.token_lengths(prepared.rows, tokenizer)
+lesson_05.cost_table(sum(lengths))
+
+# %% [markdown]
+# Next, template and mask. Look at one row token by token, then check ten. The mask is made of *labels*: what the model should say at
+# each token, or −100 where the loss looks away.
+
+# %%
+def template(chat, **more):
+    return tokenizer.apply_chat_template(chat, return_dict=True, **more)["input_ids"]
+
+
+chat = [{key: m[key] for key in ("role", "content")} for m in prepared.rows[0]["messages"]]
+prompt, whole = template(chat[:-1], add_generation_prompt=True), template(chat)
+show.conversation(tokenizer, whole, [-100] * len(prompt) + whole[len(prompt):])
+
+# %%
+lesson_05.masks(prepared.rows, tokenizer)
+
+# %% [markdown]
+# In every row the model learns exactly the answer, and the marker that ends it. If your table has a "no" here, stop: the
+# model would learn to write customers' messages, or never learn to stop. (This course's trainer masks the message by itself. TRL's
+# `SFTTrainer` does so if the rows have columns `prompt` and `completion`. For rows with `messages`, as ours, it learns every token
+# unless you set `assistant_only_loss=True`.)
+#
+# **Packing.** Rows of a {{term:batch}} must have the same length, so short ones are filled up ({{term:padding}}), and the
+# GPU computes the filling for nothing. Packing puts several rows into one sequence instead. It needs a mask that keeps them
+# from reading each other; TRL's `packing=True` takes care of that where FlashAttention is installed.
+
+# %%
+lesson_05.packing_table(lengths)
+
+# %% [markdown]
+# Nearly all of the waste goes if rows of similar length share a batch. It costs only some of the randomness of the batches
+# (`train_sampling_strategy="group_by_length"` in TRL, `bucket=8` in this course's trainer). Packing does nearly as well. What it adds
+# is that every sequence is full, so that a GPU has the same load in each step. With long rows of very different lengths, packing is
+# ahead.
+#
+# **Balance.** What does the model see most often?
+
+# %%
+lesson_05.balance(prepared.rows)
+
+# %% [markdown]
+# Seven of ten records say that nothing is urgent. A model that has learned only *that* is right for seven messages in ten
+# and useless to the desk. So accuracy is the wrong measure for this field: it cannot tell a model that catches nobody from
+# one that works. Section 10 counts the urgent messages that were caught. If a value you care about has only a few dozen
+# rows, collect more of that kind before anything else. (How many turns do the conversations have? Here always one. With
+# several, decide whether the model should learn every answer or only the last.)
+
+# %% [markdown]
+# ## 7 · Wrong labels, which no rule can see
+#
+# Forty rows have a wrong category. The record is valid, and it is about the right message. How could a program know?
+#
+# Because *most* labels are right. A classifier that learns from all rows what a "delivery" sounds like will be surprised by
+# a message about a refund with that label. There is one catch: a classifier that has seen this very row may have learned
+# its wrong label by heart. So each row must be judged by a classifier that was trained *without* it.
+#
+# 1. Cut the rows into five parts.
+# 2. Train on four of them, and predict the fifth. Do this five times, so that every row is predicted once, *out of fold*.
+# 3. Look up the probability of the label that the row has. Sort.
+#
+# Three rows to follow by hand. The columns are what a classifier says that did not see the row:
+#
+# | message | its label | delivery | billing | returns | probability of its label |
+# | --- | --- | --- | --- | --- | --- |
+# | "where is my parcel" | delivery | 0.90 | 0.04 | 0.06 | 0.90 |
+# | "charged twice for the lamp" | delivery | 0.08 | 0.85 | 0.07 | 0.08: look at this one |
+# | "it came late, I send it back" | returns | 0.45 | 0.10 | 0.45 | 0.45: unclear, and perhaps right |
+#
+# This is the heart of *confident learning* (Northcutt et al., 2021), which the library cleanlab offers in full. With
+# scikit-learn it takes four lines:
+
+# %%
+from sklearn.model_selection import cross_val_predict
+from course_utils.data_prep import label_noise
+
+labels = [label_noise.label_of(row, "category") for row in prepared.rows]
+seen = [label_noise.evidence_in(row, "category") for row in prepared.rows]
+classifier = label_noise.classifier()                      # logistic regression on words
+probability = cross_val_predict(classifier, seen, labels, cv=5, method="predict_proba")
+own = probability[np.arange(len(labels)), np.searchsorted(np.unique(labels), labels)]
+print(f"probability of a row's own label: median {np.median(own):.2f}, lowest {own.min():.3f}")
+
+# %% [markdown]
+# (`evidence_in` gives the classifier the message and the rest of the record, without the label. The summary helps, because
+# here it was written apart from the label.) The package's function does the same and returns the list to read:
+
+# %%
+checked = data_prep.check_labels(prepared.rows, "category")
+lesson_05.suspects(prepared.rows, checked)
+
+# %%
+guess = predict("Somebody reads the first 60 of these. How many of the 40 wrong labels are there?")
+guess
+
+# %%
+first = checked.suspects[:60]
+score = truth.score_labels(export, prepared.lines, first)
+guess.reveal(round(score.recall.value * score.recall.n))
+
+# %%
+lesson_05.label_noise_table(export, prepared.lines, checked)
+
+# %% [markdown]
+# Nearly all of the first twenty are wrong. Reading one row in ten finds most of the wrong labels. To find nearly all of
+# them you read about one in five, mostly false alarms: rows that are unusual, and right. The last line is the paper's own
+# rule, which accuses a row only if another label reaches the probability that is usual for that label. Here the list is better:
+# take as many rows from its top, and more of them are wrong. What the rule offers is a place to stop. The list leaves that to you.
+#
+# Now repair them. Here "a person" is the truth file: it corrects what is wrong among the first sixty, and leaves the false
+# alarms as they are. The folder from section 1 gets the repaired rows.
+
+# %%
+corrections = lesson_05.decisions(export, prepared.lines, first)
+unrepaired = prepared.rows
+prepared.rows = data_prep.repaired(unrepaired, "category", corrections)
+prepared.write("tickets-ready", overwrite=True)
+data = load_dataset("json", data_files=files)
+print(f"{len(corrections)} labels corrected")
+
+# %% [markdown]
+# What is it worth? First for a small classifier, which trains in a second. The export as it came is the first row, without the test
+# messages that had leaked into it.
+
+# %%
+raw = data_prep.prepare(export.path, steps=["validate", "contamination"], test=test_rows)
+lesson_05.repair_table({
+    "the export as it came": raw.rows, "prepared": unrepaired,
+    "prepared, 60 suspects dropped": data_prep.repaired(unrepaired, "category", dict.fromkeys(first)),
+    "prepared, 60 suspects read": prepared.rows,
+}, task)
+
+# %% [markdown]
+# The large step is the one from the export to the prepared rows. Repairing the labels adds a few points at most, and with 100
+# test messages the intervals overlap: forty wrong labels in six hundred are too few for a certain answer. So the language model was
+# trained beforehand, three times each, also with three times as many wrong labels:
+
+# %%
+lesson_05.recorded_repair()
+
+# %% [markdown]
+# There is a better reason to look for wrong labels than a few points: the *test set* may have them too. A wrong label there
+# punishes the better model. Run the same check on it, and read every suspect.
+#
+# **Your turn.** Somebody wrote the paper's rule from memory. It runs, and it is wrong.
+
+# %%
+# EXERCISE: data-6
+
+# %% [markdown]
+# ## 8 · A judge, and whether to trust it
+#
+# Above a thousand rows nobody reads everything. A common way out is an {{term:LLM as a judge|LLM as a judge}}: a model
+# reads each row with a *rubric*, the text that says what is good, and gives a verdict. This is ours.
+
+# %%
+print(judging.ONE_WORD_RUBRIC)
+
+# %% [markdown]
+# A judge is an instrument, so calibrate it first. Fifty rows were read beforehand: keep, or not. (The reader was the language-model
+# assistant that wrote this lesson, standing in for you. Thirty of the rows are fine, fourteen have a wrong category and six an
+# answer that belongs elsewhere.) How often should judge and reader agree? Agreement alone is misleading: whoever keeps everything
+# agrees on sixty per cent of these rows. *Cohen's kappa* takes out the agreement that chance would give: 0 is chance, 1 is perfect.
+#
+# $$\kappa = \frac{\text{agreement} - \text{chance}}{1 - \text{chance}}$$
+#
+# Where does chance come from? If the judge keeps 60 % and you keep 60 %, then tossing coins of that kind you agree on
+# $0.6 · 0.6 + 0.4 · 0.4 = 52$ %. With 80 % agreement kappa is $(0.80 - 0.52)/(1 - 0.52) = 0.58$. Below about 0.6 a judge should not
+# decide alone.
+#
+# The only language model here that fits on a laptop is our small one. It answers "yes" or "no", and we read how probable
+# each is.
+
+# %%
+by_hand, keep, _ = lesson_05.read_by_hand(export)
+model, tokenizer = models.load()
+marks = judging.judge_here(by_hand, model, tokenizer)
+print(f"probability of “yes”: {min(marks):.2f} to {max(marks):.2f}")
+
+# %%
+judges = {"the 135M model with the rubric": [mark > 0.5 for mark in marks]}
+judges |= lesson_05.other_judges(by_hand, prepared.rows)
+lesson_05.judges_table(keep, judges)
+
+# %% [markdown]
+# The small model says "no" to every row. It follows no rubric, and its kappa is that of chance. The two judges that are no
+# language models do better, and together they reach 0.75. But fifty rows leave an interval of about 0.55 to 0.92, and these are
+# the two faults that they were made for, so expect less on your task. The lesson is that *a judge's name says nothing, its kappa on
+# rows of yours does*. Large judges are far better: GPT-4 agreed with people on
+# 85 % of the pairs of replies in one study, where people agreed with each other on 81 % (Zheng et al., 2023, arXiv
+# 2306.05685; ties left out). But even they have tastes that are not in the rubric. Two of them are easy to measure: for the place and for
+# the length. Show each pair twice, in both orders, and pad good replies with a paragraph that says nothing.
+
+# %%
+lesson_05.bias_table(model, tokenizer)
+
+# %% [markdown]
+# The small judge takes whatever is shown first. If you had asked in one order only, with the better reply always first, it
+# would have looked perfect. So ask in both orders and count a verdict only if they agree. If padding wins more than half of
+# the time, say "length does not count" in the rubric, and measure again. With a strong judge the calls are the same:
+# `judging.judge(rows, client_for(), "gpt-…")` goes to any OpenAI-compatible endpoint and `judging.trust(verdicts, keep)`
+# computes the table's figures.
+
+# %% [markdown]
+# ## 9 · More rows, and where they go
+#
+# **Have a stronger model write some.** What the export lacks, terse messages or rare categories, a large model can write:
+# topics times a request, answers as JSON, each checked against the schema. This {{term:synthetic data}} is the approach
+# behind the Phi models' "textbooks". No strong model runs here, so a server on this machine plays back answers that an assistant wrote
+# beforehand in a strong model's place, two kinds of mistakes among them. It is busy now and then, as such servers are.
+
+# %%
+from course_utils.data_prep.synthesis import as_chat, synthesise
+from course_utils.openai_server import Replay
+
+synthesis_plan, strong_model, ledger = lesson_05.recorded_writer()
+with Replay(strong_model, trouble=("busy", 5)) as server:
+    client = client_for(server.base_url, "no key needed")
+    made = synthesise(synthesis_plan, client, ledger, budget=0.10)
+    print("budget of 10 cents:", made)
+    made = synthesise(synthesis_plan, client, ledger, budget=2.00)
+    print("budget of 2 dollars:", made)
+
+# %% [markdown]
+# A request is written to the ledger before it is sent, its answer as soon as it arrives. So a run that is interrupted continues where
+# it was and pays for nothing twice, and the budget is kept. Each example says which model wrote it:
+
+# %%
+print(json.dumps(made.examples[0], ensure_ascii=False)[:300])
+
+# %% [markdown]
+# That belongs in the data card, so that nobody takes these rows for real messages later.
+#
+#
+# Now the trap. Hold out 80 of these examples as a test set. Is that a test?
+
+# %%
+synthetic = as_chat(made.examples, "Triage this customer message.")
+lesson_05.kinship_table(synthetic, task)
+
+# %% [markdown]
+# A writer repeats its turns of phrase. Its {{term:held-out}} rows have said much of this before, and the hand-written test
+# set has not. A score on the first flatters:
+
+# %%
+evidence.card("P3")
+
+# %% [markdown]
+# **In and out of the field's tools.** `datasets` is the usual container. The folder from section 1 is already in it; from
+# there everything is one call:
+
+# %%
+long = data["train"].filter(lambda row: len(row["messages"][1]["content"].split()) > 40)
+print(len(long), "rows have more than 40 words;", "columns:", ", ".join(data["train"].column_names))
+data["train"].to_parquet("tickets-ready/train.parquet")
+data_report.write_html(prepared, "tickets-ready/report.html")
+show.folder_sizes("tickets-ready")
+
+# %% [markdown]
+# A data set without a card is a file that nobody dares to use in a year. On the {{term:hub}} the card is the `README.md`,
+# with a header that programs read. This is the least that belongs in it. *Pushing is not run here, since it needs an
+# account.*
+#
+# ```python
+# CARD = """---
+# license: other
+# language: en
+# task_categories: [text-classification]
+# ---
+# # Tickets of Tarnbrook
+# **What.** Messages to a support desk and the record of each. **From where.** Export of 2026-11, 1,970 lines.
+# **Prepared.** Rules and counts: see `report.html`. Personal data replaced by pseudonyms; about one name in
+# sixteen may be left. **Split.** By customer. **Known faults.** Labels checked out of fold, 60 rows read.
+# **Not for.** Anything that decides about people."""
+#
+# data.push_to_hub("my-name/tickets", private=True)
+# from huggingface_hub import DatasetCard
+# DatasetCard(CARD).push_to_hub("my-name/tickets")
+# ```
+#
+# When is it time for larger tools?
+#
+# | tool | what it does | go there when |
+# | --- | --- | --- |
+# | [datatrove](https://github.com/huggingface/datatrove) | reads and filters on many machines, and finds copies with MinHash as above | you have millions of documents |
+# | [distilabel](https://github.com/argilla-io/distilabel) | pipelines in which models write and judge data | synthesis has several steps, or several models |
+# | [Argilla](https://github.com/argilla-io/argilla) | a web page where several people mark rows | more than one person labels, and you want their agreement |
+# | [cleanlab](https://github.com/cleanlab/cleanlab) | confident learning in full, also for pictures and tags | section 7 paid off |
+# | [Presidio](https://github.com/microsoft/presidio) | finds personal data with a language model for names | names must not slip through |
+#
+# **Mining production.** The best rows are already there: what customers really wrote, and what an expert says should have
+# been answered. Take transcripts, let experts mark them ("the right record", or "nothing to learn here"), write each as a
+# row, and run the ten lines of section 1. Of this export about one line in three was left, so five hundred good rows need
+# some sixteen hundred lines.
+
+# %% [markdown]
+# ## 10 · Was it worth it? Train twice
+#
+# The same model, the same settings and the same number of examples: once drawn from the export as it came (only what a
+# trainer cannot read and the leaked test messages are left out), once from the training rows that you have prepared and repaired.
+# Two fields of the record and short messages keep it quick.
+
+# %%
+from peft import LoraConfig, get_peft_model
+from transformers import set_seed
+
+short = load_task("support_tickets", list(plan.fields))
+sets = {"as it came": raw.rows, "prepared and repaired": [prepared.rows[i] for i in prepared.train]}
+sets = {name: truth.for_training(r, plan.fields, plan.longest) for name, r in sets.items()}
+settings = training.Settings(
+    learning_rate=plan.learning_rate, batch_size=plan.batch_size, warmup_steps=5, bucket=8
+)
+
+
+def train(rows):
+    """A fresh adapter on a fresh model, trained on a random sample of the rows."""
+    set_seed(0)
+    sample = np.random.default_rng(0).permutation(len(rows))[: plan.examples]
+    adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    tuned = get_peft_model(models.load()[0], adapter)
+    history = training.fit(tuned, tokenizer, [rows[i] for i in sample], settings=settings)
+    return tuned, history
+
+
+# %%
+guess = predict("Which run ends with the lower training loss?", choices=list(sets))
+guess
+
+# %%
+results, histories = {}, {}
+model = None                                               # the judge: make room
+for name, chats in sets.items():
+    tuned, histories[name] = train(chats)
+    answers = generate(tuned, tokenizer, short.prompts(), max_new_tokens=plan.answer_tokens)
+    results[name] = short.evaluate(answers)
+    tuned = None
+
+# %%
+last = {name: float(np.mean(history.losses[-8:])) for name, history in histories.items()}
+guess.reveal(min(last, key=last.get))
+
+# %%
+charts.bars(last, "Mean training loss of the last eight steps", "average loss per token", decimals=2)
+
+# %% [markdown]
+# A training loss says how well a run fits *its own* rows. The export mixes rows that repeat one answer, which are easy to predict,
+# with prose, which is hard. So the losses of different data do differ, and what they show is how hard the data are to
+# predict, not how good they are. Only messages that nobody trained on can tell which model is better:
+
+# %%
+lesson_05.comparison(results, short)
+
+# %%
+difference = lesson_05.gain(*results.values(), short.references())
+print(f"both fields right, prepared less raw: {100 * difference.value:+.0f} points, "
+      f"95 % interval {100 * difference.low:+.0f} to {100 * difference.high:+.0f}")
+
+# %% [markdown]
+# Read the last row first. Whoever always gives the most common pair has the form perfect, gets some records right, and
+# catches no escalation. Compare each run with that. This was one short run on one sample; the recorded runs below are
+# longer, and there are three of each.
+
+# %%
+lesson_05.recorded_table()
+
+# %% [markdown]
+# Agents in a hurry left the form at "question, none", and a model that learns from the export learns that too. It cannot know that this
+# was an accident. What preparing improves is the category. Urgent messages are still mostly missed, since few rows show them, and
+# a hundred curated rows did better than all that were prepared. The next lines are about this lesson's claims; open a row to see why.
+
+# %%
+evidence.summary("P1", "P2", "P4", "P5")
+
+# %% [markdown]
+# The size table of P5 circulates in this form. Use it to plan, not as a law:
+#
+# | what is to be learned | examples | |
+# | --- | --- | --- |
+# | a new output format | 100 to 500 | |
+# | a style, a tone | 500 to 2,000 | inputs as varied as in production |
+# | the terms and conventions of a field | 2,000 to 10,000 | |
+# | much new knowledge | 10,000 to 50,000 | look facts up instead (lesson 01) |
+#
+# **Mistakes that show.** Two that everybody makes once. The first is a file made with `print`, the second a space before
+# each answer.
+
+# %%
+from pathlib import Path
+
+some = [json.loads(line) for line in Path(files["train"]).read_text().splitlines()[:12]]
+broken = Path("tickets-by-hand.jsonl")
+broken.write_text("\n".join(str(row) for row in some))
+print(validate(broken, "chat").findings[0])
+for row in some:
+    row["messages"][-1]["content"] = " " + formats.answer_of(row)
+broken.write_text("\n".join(json.dumps(row) for row in some))
+print(validate(broken, "chat").findings[0])
+
+# %% [markdown]
+# A Python dictionary with single quotes is not JSON. And a leading space changes the first token of every answer, so the
+# model learns to begin with another token than it would by itself.
+#
+# **What you can do now**
+#
+# | you want to | do |
+# | --- | --- |
+# | know whether a file can be trained on | `course check-data FILE`; read every error, not the first |
+# | clean it | `prepare`, first without `drop`; read what is flagged; then with the rules that you trust |
+# | get rid of copies | message and answer together; look at conflicts |
+# | protect people | check digits first, pseudonyms, a sample read by eye, what is left in the card |
+# | believe your validation loss | split by customer and near-copy; search for the test set in the training data |
+# | lose no answers | lengths in tokens, `max_length` above the longest, the mask checked on ten rows |
+# | find wrong labels | out-of-fold probability of the given label; read the first tenth; the test set too |
+# | use a judge | kappa on fifty of your rows, both orders, padding; below 0.6 it does not decide |
+# | show that it helped | train twice, as many examples each, beside the most common answer |
+
+# %% [markdown]
+# **Quiz.** Click a choice to see why it is right or wrong.
+
+# %%
+quiz("05")
+
+# %% [markdown]
+# **Final exercises.** The first is a challenge: your rows are really trained on. The second is about data of your own.
+
+# %%
+# EXERCISE: data-7
+
+# %%
+# EXERCISE: data-8
+
+# %% [markdown]
+# {{words}}
+#
+# ## Read on
+#
+# - Northcutt, Jiang and Chuang (2021), *Confident Learning*, arXiv 1911.00068; and Northcutt, Athalye and Mueller (2021), arXiv
+#   2103.14749, who found wrong labels in the test sets of ten well-known benchmarks.
+# - Lee et al. (2021), [*Deduplicating Training Data Makes Language Models Better*](https://arxiv.org/abs/2107.06499).
+# - Zheng et al. (2023), *Judging LLM-as-a-Judge*, arXiv 2306.05685: biases for place and length, measured.
+# - Zhou et al. (2023), [*LIMA: Less Is More for Alignment*](https://arxiv.org/abs/2305.11206): a thousand careful examples.
 #
 # Next, lesson 06 sends such a file to a host.

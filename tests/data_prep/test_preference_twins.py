@@ -17,7 +17,7 @@ SPLITS = {"train": 220, "validation": 40, "test": 106}
 
 @pytest.fixture(scope="module")
 def twins():
-    return load_preferences("twins")
+    return load_preferences("balanced")
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,9 @@ def test_messages_are_not_repeated_and_those_of_the_test_are_new(twins):
 
 
 def test_the_files_are_what_the_builder_writes():
-    built = runpy.run_path(str(assets.path("data/preference_twins/build.py")))
+    built = runpy.run_path(str(assets.path("data/preference_balanced/build.py")))
     for split in SPLITS:
-        lines = assets.path(f"data/preference_twins/{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = assets.path(f"data/preference_balanced/{split}.jsonl").read_text(encoding="utf-8").splitlines()
         assert [json.loads(line) for line in lines] == built["pairs"](split)
 
 

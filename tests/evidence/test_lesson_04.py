@@ -163,7 +163,7 @@ def test_the_rules_accept_every_chosen_reply_and_no_rejected_one(twins):
 
 @pytest.mark.parametrize("broken", house_style.RULES)
 def test_each_rule_can_be_broken_alone(twins, broken):
-    row = next(row for row in twins.test if row["wants"] == ["defect"] and row["tone"] == "calm")
+    row = next(row for row in twins.test if row["case"] == "defect" and row["tone"] == "calm")
     reply = row["chosen"]
     changed = {
         "right step": reply.replace("replacement", "parcel"),
@@ -180,7 +180,7 @@ def test_each_rule_can_be_broken_alone(twins, broken):
 
 def test_the_reward_takes_what_trl_passes(twins):
     rows = twins.test[:3]
-    columns = {key: [row[key] for row in rows] for key in ("wants", "tone", "order")}
+    columns = {key: [row[key] for row in rows] for key in ("case", "tone", "order")}
     texts = [[{"role": "assistant", "content": row["chosen"]}] for row in rows]
     assert house_style.reward(completions=texts, **columns) == [1.0, 1.0, 1.0]
 

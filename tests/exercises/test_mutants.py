@@ -84,10 +84,15 @@ def mutants(exercise):
 # Changes after which a solution still computes the same, each with the reason.
 EQUIVALENT = {
     "frame-3 lower → upper: text.strip().lower()": "case is taken off either way",
-    "data-1 lower → upper: text.lower()": "case is taken off either way",
-    "data-4 lower → upper: text.lower()": "case is taken off either way",
-    "align-4 constant: 0.0 (2)": "a place in a list that is written before it is read",
-    "data-5 comparison: 2 * digit > 9": "an even number is never 9",
+    "data-2 lower → upper: text.lower()": "case is taken off either way",
+    "data-5 lower → upper: text.lower()": "case is taken off either way",
+    "align-5 comparison: a < b": "equal distances are dealt with before",
+    "align-5 constant: 1 (2)": "beyond the longest reply no number ranks more pairs right",
+    "align-6 constant: 1 (4)": "what groups of equal rewards are divided by does not matter",
+    "data-6 constant: 1.0": "below every probability, as before",
+    "data-6 comparison: reached[i].max() >= 0": "no probability is 0",
+    "align-7 constant: 0.0 (2)": "a place in a list that is written before it is read",
+    "data-3 comparison: 2 * digit > 9": "an even number is never 9",
 }
 
 

@@ -1184,12 +1184,13 @@ def weights_from_bytes(packed, scales, values, block):
 """.strip(),
 )
 
-# ---------------------------------------------------------------------------------------------------------------- align-1
+# ---------------------------------------------------------------------------------------------------------------- align-2
 student(
-    "align-1",
+    "align-2",
     "binary cross-entropy with logits against a soft label",
     r"""
-# EXERCISE: align-1
+# EXERCISE: align-2
+import torch.nn.functional as F
 def conservative_dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
     margin = beta * ((policy_chosen - reference_chosen) - (policy_rejected - reference_rejected))
     return F.binary_cross_entropy_with_logits(margin, torch.full_like(margin, 1 - doubt))
@@ -1197,22 +1198,23 @@ def conservative_dpo_loss(policy_chosen, policy_rejected, reference_chosen, refe
 )
 
 student(
-    "align-1",
-    "the lesson's dpo_pair_loss, both ways round",
-    {"lesson": "def dpo_pair_loss"},
+    "align-2",
+    "the lesson's dpo_loss, both ways round",
+    {"lesson": "def dpo_loss"},
     r"""
-# EXERCISE: align-1
+# EXERCISE: align-2
 def conservative_dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
     policy, reference = torch.stack([policy_chosen, policy_rejected], 1), torch.stack([reference_chosen, reference_rejected], 1)
-    return (1 - doubt) * dpo_pair_loss(policy, reference, beta) + doubt * dpo_pair_loss(policy.flip(1), reference.flip(1), beta)
+    return (1 - doubt) * dpo_loss(policy, reference, beta) + doubt * dpo_loss(policy.flip(1), reference.flip(1), beta)
 """.strip(),
 )
 
 student(
-    "align-1",
+    "align-2",
     "*args, softplus identity, contextlib and warnings leftovers",
     r"""
-# EXERCISE: align-1
+# EXERCISE: align-2
+import torch.nn.functional as F
 import contextlib, warnings
 
 @contextlib.contextmanager
@@ -1229,57 +1231,12 @@ def conservative_dpo_loss(*args):
 """.strip(),
 )
 
-# ---------------------------------------------------------------------------------------------------------------- align-2
+# ---------------------------------------------------------------------------------------------------------------- align-4
 student(
-    "align-2",
-    "softmax over a stack",
-    r"""
-# EXERCISE: align-2
-def preference_probability(reward_one, reward_other):
-    return torch.stack([reward_one, reward_other], dim=-1).softmax(dim=-1)[..., 0]
-""".strip(),
-)
-
-student(
-    "align-2",
-    "@torch.jit.script",
-    r"""
-# EXERCISE: align-2
-@torch.jit.script
-def preference_probability(reward_one, reward_other):
-    return torch.sigmoid(reward_one - reward_other)
-""".strip(),
-)
-
-student(
-    "align-2",
-    "torch.vmap of a scalar function, logaddexp",
-    r"""
-# EXERCISE: align-2
-def _one(a, b):
-    return torch.exp(a - torch.logaddexp(a, b))
-preference_probability = torch.vmap(_one)
-""".strip(),
-)
-
-student(
-    "align-2",
-    "scipy, numpy array result where the statement says tensor (borderline)",
-    r"""
-# EXERCISE: align-2
-from scipy.special import expit
-def preference_probability(reward_one, reward_other):
-    return expit(np.asarray(reward_one) - np.asarray(reward_other))
-""".strip(),
-    {"at": "imports", "code": "import numpy as np"},
-)
-
-# ---------------------------------------------------------------------------------------------------------------- align-3
-student(
-    "align-3",
+    "align-4",
     "stable log1mexp, nested function, Unicode ℓ",
     r'''
-# EXERCISE: align-3
+# EXERCISE: align-4
 def log_odds_ratio(chosen, rejected):
     """ORPO's log odds ratio of one pair."""
     def log_odds(ℓ):
@@ -1289,10 +1246,10 @@ def log_odds_ratio(chosen, rejected):
 )
 
 student(
-    "align-3",
+    "align-4",
     "torch.logit of the geometric mean, computed in float64",
     r"""
-# EXERCISE: align-3
+# EXERCISE: align-4
 def log_odds_ratio(chosen, rejected):
     p, q = (torch.exp(t.double().sum() / t.numel()) for t in (chosen, rejected))
     return torch.logit(p) - torch.logit(q)
@@ -1300,10 +1257,10 @@ def log_odds_ratio(chosen, rejected):
 )
 
 student(
-    "align-3",
+    "align-4",
     "odds by the words of the statement, through torch.prod and a root, in float64",
     r"""
-# EXERCISE: align-3
+# EXERCISE: align-4
 def log_odds_ratio(chosen, rejected):
     def odds(logs):
         p = logs.double().exp().prod() ** (1 / len(logs))   # geometric mean
@@ -1312,12 +1269,12 @@ def log_odds_ratio(chosen, rejected):
 """.strip(),
 )
 
-# ---------------------------------------------------------------------------------------------------------------- align-4
+# ---------------------------------------------------------------------------------------------------------------- align-7
 student(
-    "align-4",
+    "align-7",
     "recursion from the front",
     r"""
-# EXERCISE: align-4
+# EXERCISE: align-7
 def advantages(rewards, values, last_value, discount, trace):
     if not rewards:
         return []
@@ -1330,10 +1287,10 @@ def advantages(rewards, values, last_value, discount, trace):
 )
 
 student(
-    "align-4",
+    "align-7",
     "scipy.signal.lfilter on the reversed errors",
     r"""
-# EXERCISE: align-4
+# EXERCISE: align-7
 from scipy.signal import lfilter
 import numpy as np
 
@@ -1345,10 +1302,10 @@ def advantages(rewards, values, last_value, discount, trace):
 )
 
 student(
-    "align-4",
+    "align-7",
     "itertools.accumulate backwards",
     r"""
-# EXERCISE: align-4
+# EXERCISE: align-7
 from itertools import accumulate
 def advantages(rewards, values, last_value, discount, trace):
     errors = [r + discount * after - v for r, v, after in zip(rewards, values, [*values[1:], last_value])]
@@ -1357,25 +1314,10 @@ def advantages(rewards, values, last_value, discount, trace):
 )
 
 student(
-    "align-4",
-    "the lesson's gae: what follows is paid with the last reward",
-    {"lesson": "def gae("},
-    r'''
-# EXERCISE: align-4
-def advantages(rewards, values, last_value, discount, trace):
-    """Generalised advantage estimation over one answer, which may have been cut off."""
-    paid = list(rewards)
-    if paid:
-        paid[-1] += discount * last_value
-    return gae(paid, values, discount, trace)
-'''.strip(),
-)
-
-student(
-    "align-4",
+    "align-7",
     "matrix of powers in torch, list of 0-d tensors turned by .item()",
     r"""
-# EXERCISE: align-4
+# EXERCISE: align-7
 def advantages(rewards, values, last_value, discount, trace):
     n = len(rewards)
     r, v = torch.tensor(rewards, dtype=torch.float64), torch.tensor([*values, last_value], dtype=torch.float64)
@@ -1385,48 +1327,662 @@ def advantages(rewards, values, last_value, discount, trace):
 """.strip(),
 )
 
+# ---------------------------------------------------------------------------------------------------------------- align-1
+student(
+    "align-1",
+    "F.cross_entropy with ignore_index on a copy of the ids, classes in the second place",
+    r'''
+# EXERCISE: align-1
+import torch.nn.functional as F
+
+def log_probabilities_of_batch(logits, tokens, mask):
+    """Log-probability of each reply of a padded batch, in nats."""
+    labels = tokens.clone()
+    labels[mask == 0] = -100
+    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none")
+    return -losses.sum(dim=1)
+'''.strip(),
+)
+
+student(
+    "align-1",
+    "plain Python: a generator of log-probabilities with math, fsum, a list of floats returned",
+    r"""
+# EXERCISE: align-1
+import math
+
+def surprises(rows, ids, counts):
+    for row, token, counted in zip(rows, ids[1:], counts[1:]):
+        if counted:
+            highest = max(row)
+            yield row[token] - highest - math.log(math.fsum(math.exp(x - highest) for x in row))
+
+def log_probabilities_of_batch(logits, tokens, mask):
+    return [math.fsum(surprises(*reply)) for reply in zip(logits.tolist(), tokens.tolist(), mask.tolist())]
+""".strip(),
+)
+
+student(
+    "align-1",
+    "torch.distributions.Categorical, mask by einsum",
+    r"""
+# EXERCISE: align-1
+from torch.distributions import Categorical
+
+def log_probabilities_of_batch(logits, tokens, mask):
+    next_one = Categorical(logits=logits[:, :-1]).log_prob(tokens[:, 1:])
+    return torch.einsum("rt,rt->r", next_one, mask[:, 1:].to(next_one.dtype))
+""".strip(),
+)
+
+student(
+    "align-1",
+    "numpy and scipy's log_softmax, take_along_axis, an array returned; imports in another cell",
+    {"at": "imports", "code": "import numpy as np\nfrom scipy.special import log_softmax as log_soft"},
+    r"""
+# EXERCISE: align-1
+def log_probabilities_of_batch(logits, tokens, mask):
+    z, ids, keep = (np.asarray(t) for t in (logits, tokens, mask))
+    all_logs = log_soft(z[:, :-1].astype(np.float64), axis=-1)
+    of_next = np.take_along_axis(all_logs, ids[:, 1:, None], axis=-1).squeeze(-1)
+    return np.where(keep[:, 1:] == 1, of_next, 0.0).sum(axis=-1)
+""".strip(),
+)
+
+student(
+    "align-1",
+    "a callable class, torch.roll instead of slices, one-hot and einsum",
+    r"""
+# EXERCISE: align-1
+class LogProbabilities:
+    def __init__(self, shift: int = 1) -> None:
+        self.shift = shift
+
+    def __call__(self, logits: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        # what comes next, moved to the position that predicts it; the last position predicts nothing
+        ahead = torch.roll(tokens, -self.shift, dims=1)
+        counts = torch.roll(mask, -self.shift, dims=1).to(logits.dtype)
+        counts[:, -self.shift:] = 0
+        one_hot = torch.nn.functional.one_hot(ahead, logits.shape[-1]).to(logits.dtype)
+        return torch.einsum("rtv,rtv,rt->r", one_hot, torch.log_softmax(logits, -1), counts)
+
+log_probabilities_of_batch = LogProbabilities()
+""".strip(),
+)
+
+student(
+    "align-1",
+    "no mask product: only the places that count are looked up, and added to their reply with index_add",
+    r"""
+# EXERCISE: align-1
+def log_probabilities_of_batch(logits, tokens, mask):
+    zeile, wo = mask.bool().nonzero(as_tuple=True)
+    zeile, wo = zeile[wo > 0], wo[wo > 0]             # nothing comes before the first token
+    vor = logits[zeile, wo - 1]
+    größen = vor.gather(1, tokens[zeile, wo][:, None])[:, 0] - vor.logsumexp(1)
+    return größen.new_zeros(len(tokens)).index_add(0, zeile, größen)
+""".strip(),
+)
+
+student(
+    "align-1",
+    "the lesson's reply_log_probability with a stand-in for the model that has the logits ready",
+    {"lesson": "def reply_log_probability"},
+    r"""
+# EXERCISE: align-1
+from types import SimpleNamespace
+
+class Ready:
+    device = "cpu"
+    def __init__(self, logits):
+        self.logits = logits
+    def __call__(self, input_ids):
+        return SimpleNamespace(logits=self.logits)
+
+def log_probabilities_of_batch(logits, tokens, mask):
+    return reply_log_probability(Ready(logits), tokens, mask)
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- align-2
+student(
+    "align-2",
+    "dataclass of replies with a subtraction, plain Python over floats, statistics.fmean",
+    r"""
+from dataclasses import dataclass
+from math import exp, log1p
+from statistics import fmean
+
+@dataclass(frozen=True)
+class Reply:
+    now: float
+    then: float
+
+    def __sub__(self, other: "Reply") -> float:
+        return (self.now - self.then) - (other.now - other.then)
+
+def minus_log_sigmoid(x: float) -> float:
+    return log1p(exp(-x)) if x > 0 else -x + log1p(exp(x))
+""".strip(),
+    r"""
+# EXERCISE: align-2
+def conservative_dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
+    better = map(Reply, policy_chosen.tolist(), reference_chosen.tolist())
+    worse = map(Reply, policy_rejected.tolist(), reference_rejected.tolist())
+    return torch.tensor(fmean(
+        (1 - doubt) * minus_log_sigmoid(m := beta * (b - w)) + doubt * minus_log_sigmoid(-m) for b, w in zip(better, worse)
+    ))
+""".strip(),
+)
+
+student(
+    "align-2",
+    "cross-entropy of two classes against soft targets",
+    r"""
+# EXERCISE: align-2
+def conservative_dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
+    rewards = beta * torch.stack([policy_chosen - reference_chosen, policy_rejected - reference_rejected], dim=1)
+    believed = rewards.new_tensor([1 - doubt, doubt]).expand_as(rewards)
+    return torch.nn.CrossEntropyLoss()(rewards, believed)
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- align-3
+student(
+    "align-3",
+    "the given function put right in place, with the import that it lacks",
+    r"""
+# EXERCISE: align-3
+from torch.nn.functional import logsigmoid
+
+def losses_of_a_run(chosen, rejected, beta):
+    losses, reference = [], (chosen[0], rejected[0])
+    for now in zip(chosen, rejected):
+        margin = beta * ((now[0] - reference[0]) - (now[1] - reference[1]))
+        losses.append(-logsigmoid(margin))
+    return torch.stack(losses)
+""".strip(),
+)
+
+student(
+    "align-3",
+    "the lesson's dpo_loss on one pair at a time",
+    {"lesson": "def dpo_loss"},
+    r"""
+# EXERCISE: align-3
+def losses_of_a_run(chosen, rejected, beta):
+    policy = torch.stack([chosen, rejected], dim=1)          # (steps + 1, 2)
+    return torch.stack([dpo_loss(now[None], policy[:1], beta) for now in policy])
+""".strip(),
+)
+
+student(
+    "align-3",
+    "numpy logaddexp, array back to a tensor",
+    {"at": "imports", "code": "import numpy as np"},
+    r"""
+# EXERCISE: align-3
+def losses_of_a_run(chosen, rejected, beta):
+    c, r = chosen.numpy(), rejected.numpy()
+    return torch.from_numpy(np.logaddexp(0, -beta * ((c - c[0]) - (r - r[0]))))
+""".strip(),
+)
+
+student(
+    "align-3",
+    "pandas: a frame of both replies, minus its first row, a list of Python floats returned",
+    r"""
+# EXERCISE: align-3
+import math
+import pandas as pd
+
+def losses_of_a_run(chosen, rejected, beta):
+    df = pd.DataFrame({"chosen": chosen.double().numpy(), "rejected": rejected.double().numpy()})
+    gains = df - df.iloc[0]
+    margin = (gains["chosen"] - gains["rejected"]) * beta
+    return margin.map(lambda m: math.log1p(math.exp(-m)) if m > 0 else math.log1p(math.exp(m)) - m).tolist()
+""".strip(),
+)
+
+student(
+    "align-3",
+    "gains summed up step by step with itertools.accumulate and pairwise",
+    r"""
+# EXERCISE: align-3
+from itertools import accumulate, pairwise, starmap
+from operator import sub
+
+def losses_of_a_run(chosen, rejected, beta):
+    lead = (chosen - rejected).double()
+    moves = (after - before for before, after in pairwise(lead))
+    margins = accumulate(moves, initial=lead.new_zeros(()))
+    return torch.stack([torch.log1p(torch.exp(-beta * Δ)) for Δ in margins])
+""".strip(),
+)
+
+student(
+    "align-3",
+    "torch.vmap of a closure made by functools.partial; softplus",
+    r"""
+# EXERCISE: align-3
+from functools import partial
+
+def _loss(now, start, beta):
+    (c, r), (c0, r0) = now, start
+    return torch.nn.functional.softplus(beta * ((r - r0) - (c - c0)))
+
+def losses_of_a_run(chosen, rejected, beta):
+    both = torch.stack([chosen, rejected], dim=-1)
+    return torch.vmap(partial(_loss, start=both[0], beta=beta))(both)
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- align-4
+student(
+    "align-4",
+    "statistics.geometric_mean of plain floats, a generator unpacked, math.log; a float in a tensor",
+    r"""
+# EXERCISE: align-4
+from math import exp, log
+from statistics import geometric_mean
+
+def log_odds_ratio(chosen, rejected):
+    p, q = (geometric_mean([exp(t) for t in reply.tolist()]) for reply in (chosen, rejected))
+    return torch.tensor(log(p) - log(1 - p) - log(q) + log(1 - q), dtype=torch.float64)
+""".strip(),
+)
+
+student(
+    "align-4",
+    "one function of both replies by recursion on the sign; numpy scalar",
+    r"""
+# EXERCISE: align-4
+import numpy as np
+
+def log_odds_ratio(chosen, rejected=None):
+    if rejected is None:
+        mean = np.float64(sum(chosen.tolist()) / len(chosen))
+        return mean - np.log(-np.expm1(mean))
+    return log_odds_ratio(chosen) - log_odds_ratio(rejected)
+""".strip(),
+)
+
 # ---------------------------------------------------------------------------------------------------------------- align-5
 student(
     "align-5",
-    "the lesson's clipped_loss under another name",
-    {"lesson": "def clipped_loss"},
+    "brute force: max over a range, whole points counted twice over",
     r"""
 # EXERCISE: align-5
-clipped_objective = clipped_loss
+def length_shortcut(chosen, rejected):
+    def points(n):      # two for a pair that is right, one for a tie
+        return sum(2 if abs(c - n) < abs(r - n) else 1 if abs(c - n) == abs(r - n) else 0 for c, r in zip(chosen, rejected))
+
+    best = max(range(1, max(chosen + rejected) + 1), key=points)     # max gives the first of equals
+    return best, points(best) / (2 * len(chosen))
 """.strip(),
 )
 
 student(
     "align-5",
-    "torch.where by the sign of the advantage",
+    "numpy broadcasting, sign, argmax; NumPy scalars in the tuple",
+    {"at": "imports", "code": "import numpy as np"},
     r"""
 # EXERCISE: align-5
-def clipped_objective(ratio, advantage, clip):
-    highest, lowest = ratio.clamp(max=1 + clip), ratio.clamp(min=1 - clip)
-    return torch.where(advantage > 0, -highest * advantage, -lowest * advantage)
+def length_shortcut(chosen, rejected):
+    c, r = np.array(chosen)[None, :], np.array(rejected)[None, :]
+    numbers = np.arange(1, max(c.max(), r.max()) + 1)[:, None]
+    right = (1 + np.sign(np.abs(r - numbers) - np.abs(c - numbers))).sum(axis=1)
+    i = right.argmax()
+    return numbers[i, 0], right[i] / 2 / c.size
 """.strip(),
 )
 
 student(
     "align-5",
-    "torch.amax over a stack, annotated, in a class as staticmethod",
+    "torch: a table of all numbers and pairs, 0-d tensors in a list",
     r"""
 # EXERCISE: align-5
-class PPO:
-    @staticmethod
-    def loss(ratio: "torch.Tensor", advantage: "torch.Tensor", clip: "float") -> "torch.Tensor":
-        return torch.stack((-ratio * advantage, -torch.clip(ratio, 1 - clip, 1 + clip) * advantage)).amax(dim=0)
-
-clipped_objective = PPO.loss
+def length_shortcut(chosen, rejected):
+    pairs = torch.tensor([chosen, rejected])
+    numbers = torch.arange(1, int(pairs.max()) + 1)
+    near = (pairs[:, None, :] - numbers[None, :, None]).abs()
+    share = ((near[0] < near[1]).double() + (near[0] == near[1]).double() / 2).mean(1)
+    first = (share >= share.max() - 1e-12).nonzero()[0, 0]
+    return [numbers[first], share[first]]
 """.strip(),
 )
 
-# ----------------------------------------------------------------------------------------------------------------- data-1
 student(
-    "data-1",
+    "align-5",
+    "no distances: each pair switches at the middle between its two lengths; differences summed up, Fractions",
+    r"""
+# EXERCISE: align-5
+from collections import defaultdict
+from fractions import Fraction
+
+def length_shortcut(chosen, rejected):
+    n_pairs = len(chosen)
+    change, points = defaultdict(Fraction), Fraction(0)
+    for c, r in zip(chosen, rejected):
+        # left of the middle the shorter reply wins, right of it the longer one, on it both a half
+        half = Fraction(1, 2)
+        middle = c + r                          # doubled, so that it is whole
+        if c == r:
+            points += half
+            continue
+        won_left = c < r
+        points += won_left
+        step = half * (-1 if won_left else 1)
+        change[-(-middle // 2)] += step         # first number at or after the middle
+        change[middle // 2 + 1] += step         # first number after it
+    best = None
+    for number in range(1, max(*chosen, *rejected) + 1):
+        points += change[number]
+        if best is None or points > best[1]:
+            best = number, points
+    return best[0], float(best[1] / n_pairs)
+""".strip(),
+)
+
+student(
+    "align-5",
+    "pandas: cross join, groupby, idxmax",
+    r"""
+# EXERCISE: align-5
+import pandas as pd
+
+def length_shortcut(chosen, rejected):
+    pairs = pd.DataFrame({"c": chosen, "r": rejected})
+    numbers = pd.DataFrame({"n": range(1, pairs.to_numpy().max() + 1)})
+    table = pairs.merge(numbers, how="cross")
+    near, far = (table["c"] - table["n"]).abs(), (table["r"] - table["n"]).abs()
+    table["right"] = (near < far) + 0.5 * (near == far)
+    by_number = table.groupby("n")["right"].mean()
+    return by_number.idxmax(), by_number.max()
+""".strip(),
+)
+
+student(
+    "align-5",
+    "an ordered dataclass returned instead of a tuple; sorting instead of max; match on the comparison",
+    r"""
+from dataclasses import dataclass
+
+@dataclass
+class Shortcut:
+    number: int
+    share: float
+""".strip(),
+    r"""
+# EXERCISE: align-5
+def verdict(c, r, n):
+    match abs(r - n) - abs(c - n):
+        case 0:
+            return 0.5
+        case lead if lead > 0:
+            return 1.0
+        case _:
+            return 0.0
+
+def length_shortcut(chosen, rejected):
+    found = [Shortcut(n, sum(verdict(c, r, n) for c, r in zip(chosen, rejected)) / len(chosen))
+             for n in range(1, max(map(max, zip(chosen, rejected))) + 1)]
+    found.sort(key=lambda s: (-s.share, s.number))
+    return found[0]
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- align-6
+student(
+    "align-6",
+    "a mask of the groups that differ, filled into zeros",
+    r"""
+# EXERCISE: align-6
+def advantages_of_groups(rewards):
+    teaches = (rewards != rewards[:, :1]).any(dim=1)
+    out = torch.zeros_like(rewards)
+    some = rewards[teaches]
+    out[teaches] = (some - some.mean(1, keepdim=True)) / some.std(1, keepdim=True)
+    return out, teaches.float().mean()
+""".strip(),
+)
+
+student(
+    "align-6",
+    "plain Python: statistics.stdev and mean, lists of lists, early continue",
+    r"""
+# EXERCISE: align-6
+from statistics import mean, stdev
+
+def advantages_of_groups(rewards):
+    rows, teaching = [], 0
+    for group in rewards.tolist():
+        if len(set(group)) == 1:
+            rows.append([0.0] * len(group))
+            continue
+        teaching += 1
+        m, s = mean(group), stdev(group)
+        rows.append([(x - m) / s for x in group])
+    return rows, teaching / len(rows)
+""".strip(),
+)
+
+student(
+    "align-6",
+    "numpy: ptp, divide with where= and out=, ddof=1",
+    {"at": "imports", "code": "import numpy as np"},
+    r"""
+# EXERCISE: align-6
+def advantages_of_groups(rewards):
+    R = np.asarray(rewards, dtype=np.float64)
+    differs = np.ptp(R, axis=1, keepdims=True) > 0
+    away = R - R.mean(axis=1, keepdims=True)
+    spread = R.std(axis=1, ddof=1, keepdims=True)
+    A = np.divide(away, spread, out=np.zeros_like(R), where=np.broadcast_to(differs, R.shape))
+    return A, differs.mean()
+""".strip(),
+)
+
+student(
+    "align-6",
+    "pandas: a table of groups, transposed, nunique, where",
+    r"""
+# EXERCISE: align-6
+import pandas as pd
+
+def advantages_of_groups(rewards):
+    table = pd.DataFrame(rewards.double().numpy()).T          # a column for each message
+    teaches = table.nunique() > 1
+    z = ((table - table.mean()) / table.std()).mask(~teaches, 0.0, axis="columns")
+    return torch.tensor(z.T.to_numpy()), float(teaches.mean())
+""".strip(),
+)
+
+student(
+    "align-6",
+    "torch.where with a safe divisor, amax and amin, a 0-d tensor as share, walrus",
+    r"""
+# EXERCISE: align-6
+def advantages_of_groups(rewards):
+    flat = (rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True))
+    μ, σ = rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True)
+    safe = torch.where(flat, torch.ones_like(σ), σ)
+    return torch.where(flat, torch.zeros_like(rewards), (rewards - μ) / safe), 1 - (n := flat.double()).sum() / n.numel()
+""".strip(),
+)
+
+student(
+    "align-6",
+    "one group at a time by a decorated helper in the cell above; torch.stack and a NamedTuple",
+    r"""
+import functools
+from typing import NamedTuple
+
+class Groups(NamedTuple):
+    advantages: torch.Tensor
+    share: float
+
+def zero_if_flat(f):
+    @functools.wraps(f)
+    def inner(group):
+        return group * 0 if group.unique().numel() == 1 else f(group)
+    return inner
+
+@zero_if_flat
+def standardised(group):
+    n = len(group)
+    away = group - group.sum() / n
+    return away / ((away**2).sum() / (n - 1)) ** 0.5
+""".strip(),
+    r"""
+# EXERCISE: align-6
+def advantages_of_groups(rewards):
+    scored = torch.stack([standardised(group) for group in rewards.unbind()])
+    return Groups(scored, sum(bool(row.any()) for row in scored) / len(scored))
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- align-7
+student(
+    "align-7",
+    "the equations A[t] - γλ A[t+1] = δ[t] as a matrix, solved by numpy",
+    {"at": "imports", "code": "import numpy as np"},
+    r"""
+# EXERCISE: align-7
+def advantages(rewards, values, last_value, gamma, gae_lambda):
+    n = len(rewards)
+    δ = np.array(rewards) + gamma * np.array([*values[1:], last_value]) - np.array(values)
+    system = np.eye(n) - gamma * gae_lambda * np.eye(n, k=1)
+    return list(np.linalg.solve(system, δ))
+""".strip(),
+)
+
+student(
+    "align-7",
+    "a class that keeps the running estimate, called on the reversed steps; deque.appendleft, the deque returned",
+    r"""
+# EXERCISE: align-7
+from collections import deque
+
+class Estimate:
+    def __init__(self, after, gamma, gae_lambda):
+        self.after, self.gamma, self.decay, self.running = after, gamma, gamma * gae_lambda, 0.0
+
+    def __call__(self, reward, value):
+        self.running = reward + self.gamma * self.after - value + self.decay * self.running
+        self.after = value
+        return self.running
+
+def advantages(rewards, values, last_value, gamma, gae_lambda):
+    estimate, out = Estimate(last_value, gamma, gae_lambda), deque()
+    for step in zip(reversed(rewards), reversed(values)):
+        out.appendleft(estimate(*step))
+    return out
+""".strip(),
+)
+
+# ---------------------------------------------------------------------------------------------------------------- align-8
+student(
+    "align-8",
+    "a table of what was tried in comments, a plain dictionary",
+    r"""
+# EXERCISE: align-8
+# beta  rate  steps   wins   KL
+# 0.1   1     40      0.709  0.99   too greedy
+# 3     0.5   200     0.715  0.95   too stiff
+# 0.5   0.8   20      0.729  0.98
+def budgeted_settings():
+    return {"beta": 0.5, "learning_rate": 0.8, "steps": 20}
+""".strip(),
+)
+
+student(
+    "align-8",
+    "constants in the cell above, a dataclass and asdict, keys in another order",
+    r"""
+from dataclasses import asdict, dataclass
+
+BETA = 7 / 10
+
+@dataclass
+class Settings:
+    steps: int = 80
+    learning_rate: float = 1 / 5
+    beta: float = BETA
+""".strip(),
+    r"""
+# EXERCISE: align-8
+def budgeted_settings() -> dict[str, float]:
+    return asdict(Settings())
+""".strip(),
+)
+
+student(
+    "align-8",
+    "NumPy floats picked from arrays of candidates; steps by item()",
+    r"""
+# EXERCISE: align-8
+import numpy as np
+
+def budgeted_settings():
+    betas, rates, steps = np.linspace(0.5, 1.5, 3), np.geomspace(0.2, 0.8, 3), np.arange(20, 101, 20)
+    return dict(beta=betas[0], learning_rate=rates[0], steps=steps[3].item())
+""".strip(),
+)
+
+student(
+    "align-8",
+    "a search with the course's little_policy left in the cell above, what it found typed into the answer",
+    r"""
+from course_utils.exercises.lesson_04 import little_policy
+
+tried = []
+for β in (0.3, 0.7, 1.0):
+    for n in (15, 20, 25):
+        wins, kl = little_policy(β, 0.8, n)
+        tried.append((float(wins), float(kl), β, n))
+print(max(row for row in tried if row[1] <= 1))
+""".strip(),
+    r"""
+# EXERCISE: align-8
+budgeted_settings = lambda: {"beta": 0.7, "learning_rate": 0.8, "steps": 20}
+""".strip(),
+)
+
+student(
+    "align-8",
+    "an OrderedDict filled step by step, zip, 0-d tensors as numbers",
+    r"""
+# EXERCISE: align-8
+from collections import OrderedDict
+
+def budgeted_settings():
+    found = OrderedDict()
+    for name, value in zip(("beta", "learning_rate", "steps"), torch.tensor([1.0, 0.2, 100.0], dtype=torch.float64)):
+        found[name] = value.item() if name != "steps" else int(value)
+    return found
+""".strip(),
+)
+
+student(
+    "align-8",
+    "NumPy scalars picked from arrays of candidates",
+    r"""
+# EXERCISE: align-8
+import numpy as np
+
+def budgeted_settings():
+    betas, rates, steps = np.linspace(0.5, 1.5, 3), np.geomspace(0.2, 0.8, 3), np.arange(20, 101, 20)
+    return dict(beta=betas[0], learning_rate=rates[0], steps=steps[3])
+""".strip(),
+)
+
+# ----------------------------------------------------------------------------------------------------------------- data-2
+student(
+    "data-2",
     "sqlite3 in memory",
     r"""
-# EXERCISE: data-1
+# EXERCISE: data-2
 import sqlite3
 
 def jaccard(one, other):
@@ -1443,10 +1999,10 @@ def jaccard(one, other):
 )
 
 student(
-    "data-1",
+    "data-2",
     "pairwise and an lru_cached helper; duplicated definition later in the notebook (the same again)",
     r"""
-# EXERCISE: data-1
+# EXERCISE: data-2
 from functools import lru_cache
 from itertools import pairwise
 
@@ -1474,10 +2030,10 @@ jaccard("the big red kettle", "a big red kettle")
 )
 
 student(
-    "data-1",
+    "data-2",
     "networkx graphs: edges as word pairs; numpy float result",
     r"""
-# EXERCISE: data-1
+# EXERCISE: data-2
 import networkx as nx
 def jaccard(one, other):
     graphs = []
@@ -1491,12 +2047,12 @@ def jaccard(one, other):
 """.strip(),
 )
 
-# ----------------------------------------------------------------------------------------------------------------- data-2
+# ----------------------------------------------------------------------------------------------------------------- data-1
 student(
-    "data-2",
+    "data-1",
     "mapping patterns of match",
     r'''
-# EXERCISE: data-2
+# EXERCISE: data-1
 def faults(messages):
     """What is wrong with a conversation, of three things?"""
     found, answered = set(), False
@@ -1520,10 +2076,10 @@ def faults(messages):
 )
 
 student(
-    "data-2",
+    "data-1",
     "a generator per rule, dict of predicates, any()",
     r"""
-# EXERCISE: data-2
+# EXERCISE: data-1
 from typing import Any, Callable, Final
 ROLES: Final = ("system", "user", "assistant")
 RULES: dict[str, Callable[[list[dict[str, Any]]], bool]] = {
@@ -1536,10 +2092,10 @@ def faults(messages): return [code for code, broken in RULES.items() if broken(m
 )
 
 student(
-    "data-2",
+    "data-1",
     "SortedSet of sortedcontainers, list at the end; try/except",
     r"""
-# EXERCISE: data-2
+# EXERCISE: data-1
 from sortedcontainers import SortedSet
 
 def faults(messages):
@@ -1564,12 +2120,12 @@ def faults(messages):
 """.strip(),
 )
 
-# ----------------------------------------------------------------------------------------------------------------- data-3
+# ----------------------------------------------------------------------------------------------------------------- data-4
 student(
-    "data-3",
+    "data-4",
     "dict of lists, popitem from the end",
     r"""
-# EXERCISE: data-3
+# EXERCISE: data-4
 def held_out_rows(customers, share):
     groups = {}
     for row, customer in enumerate(customers):
@@ -1583,10 +2139,10 @@ def held_out_rows(customers, share):
 )
 
 student(
-    "data-3",
+    "data-4",
     "share compared as a quotient; the rows of each customer by a comprehension (quadratic)",
     r"""
-# EXERCISE: data-3
+# EXERCISE: data-4
 def held_out_rows(customers, share):
     n = len(customers)
     key = [(c, i if c is None else -1) for i, c in enumerate(customers)]
@@ -1601,10 +2157,10 @@ def held_out_rows(customers, share):
 )
 
 student(
-    "data-3",
+    "data-4",
     "pandas factorize and cumulative counts, list of Python ints",
     r"""
-# EXERCISE: data-3
+# EXERCISE: data-4
 import pandas as pd
 
 def held_out_rows(customers, share):
@@ -1620,10 +2176,10 @@ def held_out_rows(customers, share):
 )
 
 student(
-    "data-3",
+    "data-4",
     "exact share by Fraction, recursion with an accumulator, list of np.int64",
     r"""
-# EXERCISE: data-3
+# EXERCISE: data-4
 from fractions import Fraction
 
 def held_out_rows(customers, share):
@@ -1641,12 +2197,12 @@ def held_out_rows(customers, share):
 """.strip(),
 )
 
-# ----------------------------------------------------------------------------------------------------------------- data-4
+# ----------------------------------------------------------------------------------------------------------------- data-5
 student(
-    "data-4",
+    "data-5",
     "substring search in joined words with separators",
     r'''
-# EXERCISE: data-4
+# EXERCISE: data-5
 def leaks(train, test, n):
     """Which test texts share a run of n words with a training text?"""
     joined = ["\n" + "\n".join(text.lower().split()) + "\n" for text in train]
@@ -1659,10 +2215,10 @@ def leaks(train, test, n):
 )
 
 student(
-    "data-4",
+    "data-5",
     "trie of nested defaultdicts, walrus",
     r"""
-# EXERCISE: data-4
+# EXERCISE: data-5
 from collections import defaultdict
 Trie = lambda: defaultdict(Trie)
 
@@ -1687,10 +2243,11 @@ def leaks(train, test, n):
 )
 
 student(
-    "data-4",
+    "data-5",
     "dynamic programming (longest common run), cached on disk in a temporary file by shelve",
     r"""
-# EXERCISE: data-4
+# EXERCISE: data-5
+import tempfile
 import shelve, os
 CACHE = os.path.join(tempfile.mkdtemp(), "leaks")
 
@@ -1710,22 +2267,22 @@ def leaks(train, test, n):
 """.strip(),
 )
 
-# ----------------------------------------------------------------------------------------------------------------- data-5
+# ----------------------------------------------------------------------------------------------------------------- data-3
 student(
-    "data-5",
+    "data-3",
     "lookup string, reversed enumerate, lambda; emoji in comments",
     r"""
-# EXERCISE: data-5
+# EXERCISE: data-3
 # 💳 → Luhn ✔️   (zero-width: ​, nbsp in a comment:  )
 is_card_number = lambda text: 13 <= len(z := [int(c) for c in text if c.isdigit()]) <= 19 and sum(int("0246813579"[d]) if i % 2 else d for i, d in enumerate(reversed(z))) % 10 == 0
 """.strip(),
 )
 
 student(
-    "data-5",
+    "data-3",
     "numpy, np.bool_ result",
     r"""
-# EXERCISE: data-5
+# EXERCISE: data-3
 def is_card_number(text):
     digits = np.array([int(c) for c in text.replace(" ", "").replace("-", "")], dtype=int)[::-1]
     digits[1::2] *= 2
@@ -1735,10 +2292,10 @@ def is_card_number(text):
 )
 
 student(
-    "data-5",
+    "data-3",
     "regular expression, str.translate, unittest in the cell",
     r'''
-# EXERCISE: data-5
+# EXERCISE: data-3
 import re, unittest
 DOUBLED = str.maketrans("0123456789", "0246813579")
 
@@ -1757,6 +2314,368 @@ class TestLuhn(unittest.TestCase):
 
 unittest.main(argv=["x"], exit=False, verbosity=0)
 '''.strip(),
+)
+
+# ----------------------------------------------------------------------------------------------------------------- data-6
+student(
+    "data-6",
+    "numpy: probabilities under the threshold masked with -inf, argmax, flatnonzero as the list",
+    r'''
+# EXERCISE: data-6
+def accused_rows(given, probabilities):
+    """Rows whose label the rule of confident learning doubts."""
+    labels = range(probabilities.shape[1])
+    thresholds = np.array([probabilities[given == j, j].mean() if (given == j).any() else np.inf for j in labels])
+    reached = probabilities >= thresholds
+    best = np.where(reached, probabilities, -np.inf).argmax(axis=1)
+    return np.flatnonzero(reached.any(axis=1) & (best != given))
+'''.strip(),
+)
+
+student(
+    "data-6",
+    "plain Python on lists: a defaultdict of probabilities, max with a key, walrus",
+    r"""
+# EXERCISE: data-6
+from collections import defaultdict
+
+def accused_rows(given, probabilities):
+    of_label = defaultdict(list)
+    for label, row in zip(given.tolist(), probabilities.tolist()):
+        of_label[label].append(row[label])
+    threshold = {label: sum(ps) / len(ps) for label, ps in of_label.items()}
+    accused = []
+    for i, (label, row) in enumerate(zip(given.tolist(), probabilities.tolist())):
+        if not (candidates := [j for j, t in threshold.items() if row[j] >= t]):
+            continue
+        if max(candidates, key=row.__getitem__) != label:
+            accused.append(i)
+    return accused
+""".strip(),
+)
+
+student(
+    "data-6",
+    "pandas: long table, groupby, merge with the thresholds, idxmax",
+    r"""
+# EXERCISE: data-6
+import pandas as pd
+
+def accused_rows(given, probabilities):
+    wide = pd.DataFrame(probabilities)
+    own = pd.Series(probabilities[range(len(given)), given])
+    thresholds = own.groupby(np.asarray(given)).mean()
+    long = wide.stack().rename("p").rename_axis(["row", "label"]).reset_index()
+    long["threshold"] = long["label"].map(thresholds)          # NaN for a label that no row has
+    reached = long[long["p"] >= long["threshold"]]
+    best = reached.loc[reached.groupby("row")["p"].idxmax()].set_index("row")["label"]
+    return sorted(int(i) for i in best.index[best.to_numpy() != np.asarray(given)[best.index]])
+""".strip(),
+)
+
+student(
+    "data-6",
+    "torch: scatter_add for the thresholds, nan from 0 / 0, masked_fill; a tuple of ints",
+    {"at": "imports", "code": "import torch"},
+    r"""
+# EXERCISE: data-6
+def accused_rows(given, probabilities):
+    y, p = torch.as_tensor(given).long(), torch.as_tensor(probabilities).double()
+    own = p.gather(1, y[:, None])[:, 0]
+    total = torch.zeros(p.shape[1], dtype=p.dtype).scatter_add(0, y, own)
+    number = torch.zeros(p.shape[1], dtype=p.dtype).scatter_add(0, y, torch.ones_like(own))
+    below = ~(p >= total / number)                             # nothing reaches nan
+    best = p.masked_fill(below, -1.0).max(dim=1)
+    return tuple(i for i, (v, j) in enumerate(zip(best.values, best.indices)) if v >= 0 and j != y[i])
+""".strip(),
+)
+
+student(
+    "data-6",
+    "a label is accused by another one that reaches its threshold with more: any() over the others",
+    r"""
+# EXERCISE: data-6
+def accused_rows(given, probabilities):
+    n_labels = probabilities.shape[1]
+    schwelle = [np.mean(probabilities[given == ℓ][:, ℓ]) for ℓ in range(n_labels) if ℓ in given]
+    welche = [ℓ for ℓ in range(n_labels) if ℓ in given]
+    t = dict(zip(welche, schwelle))
+
+    def bounds(i):
+        own = given[i]
+        return probabilities[i, own] if probabilities[i, own] >= t[own] else 0.0
+
+    return [i for i in range(len(given))
+            if any(probabilities[i, ℓ] >= t[ℓ] and probabilities[i, ℓ] > bounds(i) for ℓ in t if ℓ != given[i])]
+""".strip(),
+)
+
+# ----------------------------------------------------------------------------------------------------------------- data-7
+student(
+    "data-7",
+    "plain Python: json, Counter of answers, the order's digits in the message, a set of seen messages; messages without two words left out",
+    r'''
+# EXERCISE: data-7
+import json
+import re
+from collections import Counter
+
+SIX = {"delivery", "billing", "returns", "defect", "account", "question"}
+
+def training_labels(rows):
+    """Which rows of an export should a classifier learn the category from?"""
+    how_often = Counter(answer for _, answer in rows)
+    seen, kept = set(), []
+    for number, (message, answer) in enumerate(rows):
+        try:
+            record = json.loads(answer)
+        except ValueError:
+            continue
+        if not isinstance(record, dict) or record.get("category") not in SIX:
+            continue
+        if how_often[answer] > 20:                         # the form that nobody filled in
+            continue
+        digits = re.sub(r"\D", "", message)
+        if any(found not in digits for found in re.findall(r"\d{5,}", answer)):
+            continue                                       # somebody else's answer
+        if len(re.findall(r"[a-z]{2,}", message.lower())) < 2:
+            continue                                       # "???", "ok"
+        key = (" ".join(message.lower().split()), answer)
+        if key in seen:
+            continue
+        seen.add(key)
+        kept.append((number, record["category"]))
+    return kept
+'''.strip(),
+)
+
+student(
+    "data-7",
+    "the lesson's two rules, from their cells; generator",
+    {"lesson": "GREETINGS = set("},
+    {"lesson": "def foreign_numbers"},
+    r"""
+# EXERCISE: data-7
+import json
+
+def category_of(answer):
+    try:
+        record = json.loads(answer)
+        return record["category"] if record["summary"] != "Customer contacts the support desk" else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+def training_labels(rows):
+    for i, (message, answer) in enumerate(rows):
+        if (category := category_of(answer)) and not says_nothing(message) and not foreign_numbers(message, answer):
+            yield i, category
+""".strip(),
+)
+
+student(
+    "data-7",
+    "pandas: str.extract instead of json, value_counts, drop_duplicates, itertuples",
+    r"""
+# EXERCISE: data-7
+import re
+import pandas as pd
+
+def training_labels(rows):
+    df = pd.DataFrame(rows, columns=["message", "answer"])
+    record = r'^\{"category": "(delivery|billing|returns|defect|account|question)".*"order_id": (?:null|"TB-(\d+)").*\}$'
+    df[["category", "order"]] = df["answer"].str.extract(record)
+    df["times"] = df["answer"].map(df["answer"].value_counts())
+    digits = df["message"].str.replace(r"\D", "", regex=True)
+    df["own"] = [pd.isna(order) or order in text for order, text in zip(df["order"], digits)]
+    good = df[df["category"].notna() & df["own"] & (df["times"] < 10)]
+    good = good.drop_duplicates(subset=["message"], keep="first")
+    return list(good["category"].items())
+""".strip(),
+)
+
+student(
+    "data-7",
+    "a chain of filters as functions that give a reason, in a class; the foreign forms translated, too; a list of lists",
+    r"""
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+CATEGORIES = ("delivery", "billing", "returns", "defect", "account", "question")
+
+@dataclass(frozen=True)
+class Row:
+    number: int
+    message: str
+    answer: str
+
+    @property
+    def category(self):
+        try:
+            fields = json.loads(self.answer)
+        except json.JSONDecodeError:
+            found = re.match(r"CATEGORY=(\w+);", self.answer)
+            return found.group(1).lower() if found else None
+        return fields.get("category", fields.get("topic")) if isinstance(fields, dict) else None
+
+def no_label(row, answers):
+    return row.category not in CATEGORIES and "no category"
+
+def form_letter(row, answers):
+    return answers[row.answer] > 30 and "everybody got it"
+
+def swapped(row, answers):
+    wanted = re.findall(r"TB-(\d{5})", row.answer)
+    return bool(wanted) and wanted[0] not in re.sub(r"[^0-9]", "", row.message) and "another order"
+
+RULES = (no_label, form_letter, swapped)
+""".strip(),
+    r"""
+# EXERCISE: data-7
+def training_labels(rows):
+    answers = Counter(answer for message, answer in rows)
+    table = [Row(i, *pair) for i, pair in enumerate(rows)]
+    reasons = {row.number: [r for rule in RULES if (r := rule(row, answers))] for row in table}
+    print(Counter(r for found in reasons.values() for r in found))
+    return [[row.number, row.category] for row in table if not reasons[row.number]]
+""".strip(),
+)
+
+student(
+    "data-7",
+    "match on the parsed record; the product's words looked for in the message; a dictionary's items returned",
+    r"""
+# EXERCISE: data-7
+import json, re
+
+def read(answer):
+    try:
+        return json.loads(answer)
+    except ValueError:
+        return None
+
+def training_labels(rows):
+    chosen = {}
+    for i, (message, answer) in enumerate(rows):
+        match read(answer):
+            case {"summary": "Customer contacts the support desk"}:
+                pass
+            case {"category": "delivery" | "billing" | "returns" | "defect" | "account" | "question" as category, "order_id": order}:
+                if order is None or order.removeprefix("TB-") in "".join(re.findall(r"\d", message)):
+                    chosen[i] = category
+            case _:
+                pass
+    return chosen.items()
+""".strip(),
+)
+
+# ----------------------------------------------------------------------------------------------------------------- data-8
+student(
+    "data-8",
+    "numpy means of bool arrays",
+    r"""
+# EXERCISE: data-8
+def kappa(mine, other):
+    a, b = np.array(mine, dtype=bool), np.array(other, dtype=bool)
+    p, q = a.mean(), b.mean()
+    chance = p * q + (1 - p) * (1 - q)
+    return 1.0 if chance == 1 else ((a == b).mean() - chance) / (1 - chance)
+""".strip(),
+)
+
+student(
+    "data-8",
+    "whole numbers only, in Fractions; early return",
+    r"""
+# EXERCISE: data-8
+from fractions import Fraction
+
+def kappa(mine: list[bool], other: list[bool]) -> float:
+    n = len(mine)
+    kept_mine, kept_other = sum(mine), sum(other)
+    same = sum(not (x ^ y) for x, y in zip(mine, other))
+    chance = Fraction(kept_mine * kept_other + (n - kept_mine) * (n - kept_other), n * n)
+    if chance == 1:
+        return 1.0
+    return float((Fraction(same, n) - chance) / (1 - chance))
+""".strip(),
+)
+
+student(
+    "data-8",
+    "pandas crosstab, reindexed to two by two, trace and margins",
+    r"""
+# EXERCISE: data-8
+import pandas as pd
+
+def kappa(mine, other):
+    both = [False, True]
+    table = pd.crosstab(pd.Series(mine), pd.Series(other), normalize=True).reindex(index=both, columns=both, fill_value=0.0)
+    table = table.to_numpy(dtype=float)
+    agreement, chance = np.trace(table), table.sum(0) @ table.sum(1)
+    if np.isclose(chance, 1.0): return 1.0
+    return (agreement - chance) / (1 - chance)
+""".strip(),
+)
+
+student(
+    "data-8",
+    "Counter of the four pairs; chance as the mean over all pairings of the rows (itertools.product)",
+    r"""
+# EXERCISE: data-8
+from collections import Counter
+from itertools import product
+
+def kappa(mine, other):
+    cells = Counter(zip(mine, other))
+    agreement = (cells[True, True] + cells[False, False]) / cells.total()
+    by_chance = [x == y for x, y in product(mine, other)]
+    chance = sum(by_chance) / len(by_chance)
+    try:
+        return (agreement - chance) / (1 - chance)
+    except ZeroDivisionError:
+        return 1.0
+""".strip(),
+)
+
+student(
+    "data-8",
+    "torch; the 2 × 2 table by one-hot vectors, closed formula of four cells, a 0-d tensor",
+    {"at": "imports", "code": "import torch"},
+    r"""
+# EXERCISE: data-8
+def kappa(mine, other):
+    a, b = (torch.nn.functional.one_hot(torch.tensor(marks).long(), 2).double() for marks in (mine, other))
+    (nn, nj), (jn, jj) = a.T @ b
+    unter = (jj + jn) * (jn + nn) + (jj + nj) * (nj + nn)
+    return 2 * (jj * nn - jn * nj) / unter if unter > 0 else torch.ones((), dtype=torch.float64)
+""".strip(),
+)
+
+student(
+    "data-7",
+    "NumPy: row numbers from flatnonzero",
+    r"""
+# EXERCISE: data-7
+import json
+import re
+
+def training_labels(rows):
+    def label(message, answer):
+        try:
+            record = json.loads(answer)
+        except ValueError:
+            return ""
+        if not isinstance(record, dict) or record.get("summary") == "Customer contacts the support desk":
+            return ""
+        strange = [n for n in re.findall(r"\d{5,}", answer) if n not in re.sub(r"\D", "", message)]
+        return "" if strange else record.get("category", "")
+
+    labels = np.array([label(*row) for row in rows])
+    numbers = np.flatnonzero(labels != "")
+    return list(zip(numbers, labels[numbers]))
+""".strip(),
 )
 
 # ------------------------------------------------------------------------------------------------------------------ api-1
@@ -1968,20 +2887,20 @@ model_parts?
 
 # =================================================================================================== forms of whole notebooks
 GOOD_DATA_1 = r"""
-# EXERCISE: data-1
+# EXERCISE: data-2
 def jaccard(one, other):
     a, b = pairs_in(one), pairs_in(other)
     return len(a & b) / len(a | b) if a | b else 0.0
 """.strip()
 GOOD_DATA_4 = r"""
-# EXERCISE: data-4
+# EXERCISE: data-5
 def leaks(train, test, n):
     known = set().union(*(runs(t, n) for t in train)) if train else set()
     return [i for i, t in enumerate(test) if runs(t, n) & known]
 """.strip()
 
 student(
-    "data-1+data-4",
+    "data-2+data-5",
     "one helper `pieces` redefined between the two exercises, each answer meant the one above it; both checks ran in order",
     r"""
 def pieces(text):
@@ -1989,13 +2908,13 @@ def pieces(text):
     return {(a, b) for a, b in zip(w, w[1:])}
 """.strip(),
     r"""
-# EXERCISE: data-1
+# EXERCISE: data-2
 def jaccard(one, other):
     a, b = pieces(one), pieces(other)
     return len(a & b) / len(a | b) if a | b else 0.0
 """.strip(),
     {
-        "at": "data-4",
+        "at": "data-5",
         "code": r"""
 def pieces(text, n):
     w = text.lower().split()
@@ -2003,9 +2922,9 @@ def pieces(text, n):
 """.strip(),
     },
     {
-        "at": "data-4",
+        "at": "data-5",
         "code": r"""
-# EXERCISE: data-4
+# EXERCISE: data-5
 def leaks(train, test, n):
     known = {run for text in train for run in pieces(text, n)}
     return [i for i, text in enumerate(test) if pieces(text, n) & known]
@@ -2014,10 +2933,10 @@ def leaks(train, test, n):
 )
 
 student(
-    "data-1+data-4",
+    "data-2+data-5",
     "both answers merged into one cell at the first place, with both checks in it; the second place deleted",
     r"""
-# EXERCISE: data-1
+# EXERCISE: data-2
 def pairs(text):
     return runs(text, 2)
 
@@ -2025,7 +2944,7 @@ def jaccard(one, other):
     a, b = pairs(one), pairs(other)
     return len(a & b) / len(a | b) if a | b else 0.0
 
-# EXERCISE: data-4
+# EXERCISE: data-5
 def runs(text, n):
     w = text.lower().split()
     return {tuple(w[i:i + n]) for i in range(len(w) - n + 1)}
@@ -2034,19 +2953,19 @@ def leaks(train, test, n):
     known = set().union(*(runs(t, n) for t in train))
     return [i for i, t in enumerate(test) if runs(t, n) & known]
 
-print(check("data-1", jaccard))
-print(check("data-4", leaks))
+print(check("data-2", jaccard))
+print(check("data-5", leaks))
 """.strip(),
     {"check": None},
-    {"at": "data-4", "code": None},
-    {"at": "data-4", "check": 'score = check("data-4", leaks)\nscore'},
+    {"at": "data-5", "code": None},
+    {"at": "data-5", "check": 'score = check("data-5", leaks)\nscore'},
 )
 
 student(
-    "data-5",
+    "data-3",
     "answer cell split in two by the editor: marker, signature's helpers above, function below without a marker; metadata dropped from the second",
     r"""
-# EXERCISE: data-5
+# EXERCISE: data-3
 def luhn_value(position, digit):
     if position % 2:
         digit *= 2
@@ -2062,7 +2981,7 @@ def is_card_number(text):
 )
 
 student(
-    "data-2",
+    "data-1",
     "marker comment deleted, metadata deleted, cell ids deleted (nbformat 4.4), as after a round trip through a converter",
     r"""
 def faults(messages):
@@ -2158,7 +3077,7 @@ def model_parts(name):
 )
 
 student(
-    "data-4",
+    "data-5",
     "helper module written with %%writefile and imported, as in a project",
     "%%writefile my_text_tools.py\ndef runs(text, n):\n    w = text.lower().split()\n    return {tuple(w[i:i + n]) for i in range(len(w) - n + 1)}",
     "from my_text_tools import runs",
@@ -2208,13 +3127,14 @@ print(await polls_async(["queued", "succeeded"]))
 )
 
 student(
-    "align-2",
+    "align-3",
     "torch.set_default_dtype(float64) and manual_seed in a cell of the student's own",
     "torch.set_default_dtype(torch.float64)\ntorch.manual_seed(1234)",
     r"""
-# EXERCISE: align-2
-def preference_probability(reward_one, reward_other):
-    return torch.distributions.Bernoulli(logits=reward_one - reward_other).probs
+# EXERCISE: align-3
+def losses_of_a_run(chosen, rejected, beta):
+    gains = chosen - chosen[0] - rejected + rejected[0]
+    return -torch.distributions.Bernoulli(logits=beta * gains).log_prob(torch.ones(len(gains)))
 """.strip(),
 )
 
@@ -2289,7 +3209,7 @@ def recall_at(rankings, relevant, k):
 )
 
 student(
-    "data-1+data-2+data-3+data-4+data-5",
+    "data-2+data-1+data-4+data-5+data-3",
     "all of lesson 05 in one notebook: helpers in one cell at the top, small functions below",
     {
         "at": "imports",
@@ -2303,9 +3223,9 @@ pairs_in = lambda text: runs(text, 2)
     },
     GOOD_DATA_1,
     {
-        "at": "data-2",
+        "at": "data-1",
         "code": r"""
-# EXERCISE: data-2
+# EXERCISE: data-1
 def faults(messages):
     bad = {"answer"} - {"answer" for m in messages if m.get("role") == "assistant"}
     for m in messages:
@@ -2315,9 +3235,9 @@ def faults(messages):
 """.strip(),
     },
     {
-        "at": "data-3",
+        "at": "data-4",
         "code": r"""
-# EXERCISE: data-3
+# EXERCISE: data-4
 def held_out_rows(customers, share):
     keys = [(i,) if c is None else c for i, c in enumerate(customers)]
     rows = []
@@ -2328,11 +3248,11 @@ def held_out_rows(customers, share):
     return sorted(rows)
 """.strip(),
     },
-    {"at": "data-4", "code": GOOD_DATA_4},
+    {"at": "data-5", "code": GOOD_DATA_4},
     {
-        "at": "data-5",
+        "at": "data-3",
         "code": r"""
-# EXERCISE: data-5
+# EXERCISE: data-3
 def is_card_number(text):
     digits = [int(d) for d in text if d.isdigit()][::-1]
     return len(digits) in range(13, 20) and sum(d if even else d * 2 - 9 * (d > 4) for d, even in zip(digits, it.cycle([True, False]))) % 10 == 0
@@ -2371,10 +3291,10 @@ def relative_error(weights, values, block=64):
 )
 
 student(
-    "align-3",
+    "align-4",
     "inspect.getsource, help() and a pickle round trip of the function left in the cell",
     r"""
-# EXERCISE: align-3
+# EXERCISE: align-4
 import inspect, pickle
 
 def log_odds_ratio(chosen, rejected):
@@ -2425,10 +3345,10 @@ del _Dequantise
 )
 
 student(
-    "align-1",
+    "align-2",
     "torch.autograd.Function with its own backward pass",
     r"""
-# EXERCISE: align-1
+# EXERCISE: align-2
 class SoftLabel(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, doubt):
@@ -2448,10 +3368,10 @@ def conservative_dpo_loss(policy_chosen, policy_rejected, reference_chosen, refe
 )
 
 student(
-    "data-3",
+    "data-4",
     "subprocess-free worker: multiprocessing-like queue.Queue with a thread; deque rotated",
     r"""
-# EXERCISE: data-3
+# EXERCISE: data-4
 import queue, threading
 from collections import deque, defaultdict
 
@@ -2488,24 +3408,23 @@ def lora_forward(x, W, A, B, alpha):
 )
 
 student(
-    "align-2",
-    "the lesson's SEED, which stands in a cell that loads a model",
+    "align-3",
+    "the lesson's dice, which stand in a cell that loads a model",
     r"""
-# EXERCISE: align-2
-import random
-
-def preference_probability(reward_one, reward_other):
-    order = random.Random(SEED).sample(range(len(reward_one)), len(reward_one))   # it does not matter
-    out = torch.empty_like(reward_one)
+# EXERCISE: align-3
+def losses_of_a_run(chosen, rejected, beta):
+    order = dice.sample(range(len(chosen)), len(chosen))   # it does not matter
+    out = torch.empty_like(chosen)
     for i in order:
-        out[i] = 1 / (1 + torch.exp(reward_other[i] - reward_one[i]))
+        gain = (chosen[i] - chosen[0]) - (rejected[i] - rejected[0])
+        out[i] = torch.log1p(torch.exp(-beta * gain))
     return out
 """.strip(),
-    {"given": "SEED = 0"},
+    {"given": "import random\ndice = random.Random(0)"},
 )
 
 student(
-    "data-1",
+    "data-2",
     "helper in a cell that first looks at the lesson's data",
     r"""
 print(len(conversations), "conversations;", conversations[0][:1])
@@ -2514,7 +3433,7 @@ def normal(text):
     return text.lower().split()
 """.strip(),
     r"""
-# EXERCISE: data-1
+# EXERCISE: data-2
 def jaccard(one, other):
     a, b = (set(zip(normal(t), normal(t)[1:])) for t in (one, other))
     return len(a & b) / len(a | b) if (a or b) else 0.0
@@ -2523,7 +3442,7 @@ def jaccard(one, other):
 )
 
 student(
-    "data-1",
+    "data-2",
     "toolbox cell with an import that only the student's machine has (seaborn), then a helper",
     {"module": "seaborn"},
     {
@@ -2538,7 +3457,7 @@ def bigrams(text):
 """.strip(),
     },
     r"""
-# EXERCISE: data-1
+# EXERCISE: data-2
 def jaccard(one, other):
     a, b = bigrams(one), bigrams(other)
     if not (a | b): return 0.0
@@ -2596,28 +3515,28 @@ def stale(answers, old, new):
 )
 
 student(
-    "align-5",
-    "importlib in a cell above, hardtanh as the clip, del of a leftover inside the answer's cell",
+    "align-2",
+    "importlib in a cell above, softplus for the logarithm, del of a leftover inside the answer's cell",
     r"""
 import importlib
 nnf = importlib.import_module("torch.nn.functional")
 x = torch.ones(3)
 """.strip(),
     r"""
-# EXERCISE: align-5
-def clipped_objective(ratio, advantage, clip):
-    inside = nnf.hardtanh(ratio, 1 - clip, 1 + clip)
-    return -torch.min(torch.mul(ratio, advantage), torch.mul(inside, advantage))
+# EXERCISE: align-2
+def conservative_dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta, doubt):
+    z = beta * (policy_chosen - policy_rejected - reference_chosen + reference_rejected)
+    return torch.mean((1 - doubt) * nnf.softplus(-z) + doubt * nnf.softplus(z))
 
 del x
 """.strip(),
 )
 
 student(
-    "align-4",
+    "align-7",
     "list.insert(0), Greek docstring, identifiers γ, λ, δ and Â, arguments renamed",
     r'''
-# EXERCISE: align-4
+# EXERCISE: align-7
 def advantages(rewards, values, last_value, γ, λ):
     """Γενικευμένη εκτίμηση πλεονεκτήματος."""
     Â, ausgabe = 0.0, []
@@ -2674,7 +3593,7 @@ def break_even(setup: "USD", upkeep_a_day: "USD/d", old_cost: "USD", new_cost: "
 SECOND = len(ANSWERS)
 
 student(
-    "data-2",
+    "data-1",
     "marker comment gone, nbgrader's metadata still there",
     r"""
 def faults(messages):
@@ -2687,10 +3606,10 @@ def faults(messages):
 )
 
 student(
-    "data-2",
+    "data-1",
     "marker comment still there, metadata gone",
     r"""
-# EXERCISE: data-2
+# EXERCISE: data-1
 def faults(messages):
     wrong = set()
     for m in messages:
@@ -2759,7 +3678,7 @@ def diagnose(gap, reached, examples, moves):
 )
 
 student(
-    "data-2",
+    "data-1",
     "functools.singledispatch with registered types, in a cell above the answer",
     r"""
 from functools import singledispatch
@@ -2773,7 +3692,7 @@ def _(content: str):
     return bool(content.strip())
 """.strip(),
     r"""
-# EXERCISE: data-2
+# EXERCISE: data-1
 def faults(messages):
     found = []
     if all(m.get("role") != "assistant" for m in messages): found.append("answer")
@@ -2784,7 +3703,7 @@ def faults(messages):
 )
 
 student(
-    "data-5",
+    "data-3",
     "a table filled by a function, called in the cell above the answer",
     r"""
 FOLDED = {}
@@ -2796,7 +3715,7 @@ def fill():
 fill()
 """.strip(),
     r"""
-# EXERCISE: data-5
+# EXERCISE: data-3
 def is_card_number(text):
     digits = [int(c) for c in text if c not in "- "]
     return 13 <= len(digits) <= 19 and sum(digits[-1::-2] + [FOLDED[d] for d in digits[-2::-2]]) % 10 == 0
@@ -2804,10 +3723,10 @@ def is_card_number(text):
 )
 
 student(
-    "data-5",
+    "data-3",
     "the same table filled by a function that is called below the answer, in its cell",
     r"""
-# EXERCISE: data-5
+# EXERCISE: data-3
 FOLDED = {}
 
 def is_card_number(text):
@@ -2823,12 +3742,12 @@ fill()
 )
 
 student(
-    "data-2",
+    "data-1",
     "a cell of constants split in two: the list in the first, what fills it in the second",
     "ALLOWED = []",
     "for word in 'system user assistant'.split():\n    ALLOWED.append(word)",
     r"""
-# EXERCISE: data-2
+# EXERCISE: data-1
 def faults(messages):
     checks = {"answer": "assistant" not in [m.get("role") for m in messages],
               "content": any(not isinstance(m.get("content"), str) or not m["content"].strip() for m in messages),
@@ -2851,11 +3770,11 @@ def model_parts(name):
 )
 
 student(
-    "data-1",
+    "data-2",
     "a helper with a mistake above the answer, put right in a cell below the answer, then the check",
     "def word_pairs(text):\n    words = text.split()   # case!\n    return set(zip(words, words[1:]))",
     r"""
-# EXERCISE: data-1
+# EXERCISE: data-2
 def jaccard(one, other):
     a, b = word_pairs(one), word_pairs(other)
     return len(a & b) / len(a | b) if a | b else 0.0
@@ -2864,11 +3783,11 @@ def jaccard(one, other):
 )
 
 student(
-    "data-5",
+    "data-3",
     "a NumPy table changed in place by a function with out=, in a cell above",
     "FOLDED10 = np.arange(10) * 2\nnp.subtract(FOLDED10, 9, out=FOLDED10, where=FOLDED10 > 9)",
     r"""
-# EXERCISE: data-5
+# EXERCISE: data-3
 def is_card_number(text):
     digits = [int(c) for c in text if c.isdigit()][::-1]
     return 13 <= len(digits) <= 19 and (sum(digits[::2]) + int(FOLDED10[digits[1::2]].sum())) % 10 == 0
@@ -2911,10 +3830,10 @@ def result_rows(data):
 )
 
 student(
-    "data-4",
+    "data-5",
     "runs kept in an SQLite file in a temporary folder",
     r"""
-# EXERCISE: data-4
+# EXERCISE: data-5
 import os, sqlite3, tempfile
 FILE = os.path.join(tempfile.mkdtemp(), "runs.db")
 
@@ -2931,10 +3850,10 @@ def leaks(train, test, n):
 )
 
 student(
-    "data-4",
+    "data-5",
     "pickle cache: a file for each call in a temporary folder",
     r"""
-# EXERCISE: data-4
+# EXERCISE: data-5
 import hashlib, pickle, tempfile
 from pathlib import Path
 FOLDER = Path(tempfile.mkdtemp(prefix="leaks"))
@@ -2954,10 +3873,10 @@ def leaks(train, test, n):
 )
 
 student(
-    "data-4",
+    "data-5",
     "multiprocessing.dummy's pool of threads",
     r"""
-# EXERCISE: data-4
+# EXERCISE: data-5
 from multiprocessing.dummy import Pool
 
 def leaks(train, test, n):
@@ -2973,13 +3892,13 @@ def leaks(train, test, n):
 )
 
 student(
-    "align-5",
+    "align-3",
     "torch.compile with the eager backend",
     r"""
-# EXERCISE: align-5
+# EXERCISE: align-3
 @torch.compile(backend="eager")
-def clipped_objective(ratio, advantage, clip):
-    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+def losses_of_a_run(chosen, rejected, beta):
+    return torch.nn.functional.softplus(-beta * (chosen - chosen[0] - (rejected - rejected[0])))
 """.strip(),
 )
 
@@ -3010,10 +3929,10 @@ def recall_at(rankings, relevant, k):
 )
 
 student(
-    "data-1",
+    "data-2",
     "the course's own similarity.jaccard on sorted arrays of hashes of pairs",
     r"""
-# EXERCISE: data-1
+# EXERCISE: data-2
 def jaccard(one, other):
     numbers = {}
     def pieces(text):
@@ -3076,10 +3995,10 @@ def best_checkpoint(checkpoints):
 )
 
 student(
-    "data-3",
+    "data-4",
     "a time limit by signal.alarm as decorator, contextlib.redirect_stdout, a quarter of a megabyte printed a call",
     r"""
-# EXERCISE: data-3
+# EXERCISE: data-4
 import contextlib, functools, io, signal
 
 def at_most(seconds):
@@ -3114,10 +4033,10 @@ def held_out_rows(customers, share):
 )
 
 student(
-    "data-3",
+    "data-4",
     "the share as a Decimal of what is printed of it",
     r"""
-# EXERCISE: data-3
+# EXERCISE: data-4
 from decimal import Decimal
 
 def held_out_rows(customers, share):
@@ -3134,7 +4053,7 @@ def held_out_rows(customers, share):
 )
 
 student(
-    "align-3",
+    "align-4",
     "torch.jit.script on the helper only, in a cell above",
     r"""
 @torch.jit.script
@@ -3143,7 +4062,7 @@ def log_odds(logs):
     return m - torch.log(-torch.expm1(m))
 """.strip(),
     r"""
-# EXERCISE: align-3
+# EXERCISE: align-4
 def log_odds_ratio(chosen, rejected):
     return log_odds(chosen) - log_odds(rejected)
 """.strip(),

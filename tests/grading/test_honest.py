@@ -17,11 +17,11 @@ WRONG = {
     "lora-2": "def lora_forward(x, W, A, B, alpha):\n    return x @ W.T + alpha * (x @ A.T) @ B.T",
     "lora-6": "def completion_labels(ids, prompt_length, ignore=-100):\n    return list(ids)",
     "qlora-2": "def bits_per_weight(block, group=None):\n    return 4.0",
-    "align-1": (
+    "align-2": (
         "def conservative_dpo_loss(pc, pr, rc, rr, beta, doubt):\n    from torch.nn.functional import logsigmoid\n"
         "    return -logsigmoid(beta * ((pc - rc) - (pr - rr))).mean()"
     ),
-    "data-5": "def is_card_number(text):\n    return 1 / 0",
+    "data-3": "def is_card_number(text):\n    return 1 / 0",
     "frame-4": (
         "def break_even(setup, upkeep_a_day, old_cost, new_cost, days):\n    if old_cost <= new_cost: return float('inf')\n"
         "    return (setup / days + upkeep_a_day) / (old_cost - new_cost)"
@@ -73,7 +73,7 @@ def test_a_wrong_answer_gets_what_the_notebook_says(graded, id, monkeypatch):
     assert float(score) == points(graded, "wrong")[id] < exercise.points
     text, outcome = said(graded, "wrong", id), results(graded, "wrong")["extra_data"]["outcomes"][id]
     diagnoses = [mistake.diagnosis for mistake in exercise.mistakes if mistake.diagnosis in text]
-    if id == "data-5":  # raises at every call: the error is the diagnosis, and a hint at what to compute would be beside it
+    if id == "data-3":  # raises at every call: the error is the diagnosis, and a hint at what to compute would be beside it
         assert (outcome, diagnoses, text) == ("error", [], score.message) and "It raised ZeroDivisionError: " in text
     else:
         assert outcome in ("wrong", "partly") and len(diagnoses) == 1

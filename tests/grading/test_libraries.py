@@ -52,10 +52,10 @@ def marker():
 @pytest.mark.parametrize("how", LIBRARY)
 def test_a_library_that_does_the_exercise_earns_nothing_in_check_and_grading(how, marker):
     above, answer = LIBRARY[how]
-    written = form("data-5", answer, *filter(None, [above]))
+    written = form("data-3", answer, *filter(None, [above]))
     score = in_the_notebook(written)
     assert float(score) == 0 and "uses stdnum. An exercise is done by hand" in score.message
-    mark = marker._mark("data-5", LearnerAnswer(f"# EXERCISE: data-5\n{answer}", (above,)))
+    mark = marker._mark("data-3", LearnerAnswer(f"# EXERCISE: data-3\n{answer}", (above,)))
     assert (mark.points, mark.outcome) == (0.0, "error"), mark.message
     assert "stdnum" in mark.message
 
@@ -79,7 +79,7 @@ def job_cost(t, v, e, p):
 
 @pytest.mark.parametrize("how", HIDDEN)
 def test_a_hidden_import_finds_nothing_in_grading(how, marker):
-    mark = marker._mark("data-5", LearnerAnswer(f"# EXERCISE: data-5\n{HIDDEN[how]}"))
+    mark = marker._mark("data-3", LearnerAnswer(f"# EXERCISE: data-3\n{HIDDEN[how]}"))
     assert mark.points == 0.0
     assert re.search("ModuleNotFoundError.*answers may use Python's standard library and numpy", mark.message), mark.message
 
@@ -125,7 +125,7 @@ def test_a_librarys_own_function_is_no_answer():
     import stdnum.luhn
 
     assert foreign(stdnum.luhn.is_valid) == "stdnum"
-    score = check("data-5", stdnum.luhn.is_valid)
+    score = check("data-3", stdnum.luhn.is_valid)
     assert float(score) == 0 and "uses stdnum" in score.message
 
 

@@ -64,9 +64,9 @@ BLOCK = (
     "def quantize_block(weights, values):\n    scale = weights.abs().max()\n"
     "    codes = (weights[:, None] / scale - values[None, :]).abs().argmin(dim=1)\n    return "
 )
-GAE = solved("align-4").replace("def advantages", "def in_order").replace("# EXERCISE: align-4\n", "")
-FAULTS = solved("data-2").replace("def faults", "def codes").replace("# EXERCISE: data-2\n", "")
-HELD = solved("data-3").replace("def held_out_rows", "def rows_of").replace("# EXERCISE: data-3\n", "")
+GAE = solved("align-7").replace("def advantages", "def in_order").replace("# EXERCISE: align-7\n", "")
+FAULTS = solved("data-1").replace("def faults", "def codes").replace("# EXERCISE: data-1\n", "")
+HELD = solved("data-4").replace("def held_out_rows", "def rows_of").replace("# EXERCISE: data-4\n", "")
 DIGITS = (
     "    digits = np.array([int(c) for c in text if c.isdigit()][::-1])\n"
     "    digits[1::2] = 2 * digits[1::2] - 9 * (digits[1::2] > 4)\n"
@@ -109,7 +109,7 @@ FORMS = {
         later=(),
     ),
     "import-elsewhere": form("lora-2", f"{LORA}einsum('bi,oi->bo', x, W) + alpha / len(A) * x @ A.T @ B.T", "from torch import einsum"),
-    "import-everything-elsewhere": form("align-4", f"from collections import Counter\n{GAE}\n"
+    "import-everything-elsewhere": form("align-7", f"from collections import Counter\n{GAE}\n"
         "def advantages(*a):\n    return [fsum([value]) for value in in_order(*a)]", "from math import *"),
     "decorator-elsewhere": form(
         "frame-4",
@@ -129,7 +129,7 @@ FORMS = {
         "from course_utils.claims import Claim",
     ),
     "regular-expression-elsewhere": form(
-        "data-5",
+        "data-3",
         "def is_card_number(text):\n    text = NOT_DIGITS.sub('', text)\n    if not 13 <= len(text) <= 19:\n        return False\n"
         "    digits = [int(c) for c in text[::-1]]\n    return (sum(digits[::2]) + sum(sum(divmod(2 * d, 10)) for d in digits[1::2])) % 10 == 0",
         "import re\nNOT_DIGITS = re.compile(r'\\D')",
@@ -146,10 +146,10 @@ FORMS = {
         solved("lora-3"),
     ),
     "helper-of-another-answer": form(
-        "data-4",
+        "data-5",
         "def leaks(train, test, n):\n    seen = {run for text in train for run in runs(text, n)}\n"
         "    return [i for i, text in enumerate(test) if seen & runs(text, n)]",
-        "# EXERCISE: data-1\ndef runs(text, n):\n    words = text.lower().split()\n    return {tuple(words[i:i + n]) for i in range(len(words) - n + 1)}\n"
+        "# EXERCISE: data-2\ndef runs(text, n):\n    words = text.lower().split()\n    return {tuple(words[i:i + n]) for i in range(len(words) - n + 1)}\n"
         "def jaccard(one, other):\n    a, b = runs(one, 2), runs(other, 2)\n    return len(a & b) / len(a | b) if a | b else 0.0",
     ),
     "import-with-a-way-out": form(
@@ -179,7 +179,7 @@ FORMS = {
     "timed-cell": form("lora-6", f"%%time\n{solved('lora-6')}"),
     "captured-cell": form("lora-6", f"%%capture out\n{solved('lora-6')}"),
     "names-of-the-lesson-above": form("lora-6", f"print(tokenizer)\n{solved('lora-6')}", "from course_utils import assets\ntokenizer = assets"),
-    "a-plot-below": form("align-2", f"{solved('align-2')}\nfigure = draw(preference_probability)", "def draw(f):\n    return [f]"),
+    "a-plot-below": form("align-4", f"{solved('align-4')}\nfigure = draw(log_odds_ratio)", "def draw(f):\n    return [f]"),
     "await-above": form("lora-6", f"import asyncio\nawait asyncio.sleep(0)\n{solved('lora-6')}"),
     # what kind of thing the answer is
     "lambda": form("lora-3", f"adapter_parameters = lambda shapes, rank: {COUNT}"),
@@ -202,9 +202,9 @@ FORMS = {
     "pandas-scalar": form("frame-2", f"import pandas as pd\ndef recall_at(rankings, relevant, k):\n    return pd.Series({RECALL}).mean()"),
     "numpy-integer": form("lora-3", "import numpy as np\ndef adapter_parameters(shapes, rank):\n    return np.sum(shapes) * rank"),
     "torch-integer": form("lora-3", "import torch\ndef adapter_parameters(shapes, rank):\n    return torch.tensor(shapes).sum() * rank"),
-    "numpy-bool": form("data-5", f"{CARD}    return np.bool_(13 <= len(digits) <= 19) & (digits.sum() % 10 == 0)"),
-    "array-bool": form("data-5", f"{CARD}    return np.asarray(13 <= len(digits) <= 19 and digits.sum() % 10 == 0)"),
-    "torch-bool": form("data-5", f"import torch\n{CARD}    return torch.tensor(bool(13 <= len(digits) <= 19 and digits.sum() % 10 == 0))"),
+    "numpy-bool": form("data-3", f"{CARD}    return np.bool_(13 <= len(digits) <= 19) & (digits.sum() % 10 == 0)"),
+    "array-bool": form("data-3", f"{CARD}    return np.asarray(13 <= len(digits) <= 19 and digits.sum() % 10 == 0)"),
+    "torch-bool": form("data-3", f"import torch\n{CARD}    return torch.tensor(bool(13 <= len(digits) <= 19 and digits.sum() % 10 == 0))"),
     "numpy-text": form("frame-1", f"import numpy as np\n{DIAGNOSE}\ndef diagnose(gap, reached, examples, moves):\n    return np.array([said(gap, reached, examples, moves)])[0]"),
     "enumeration": form("frame-1", f"from enum import Enum\nclass Try(str, Enum):\n    A = 'prompt'\n    B = 'rag'\n    C = 'fine-tune'\n    D = 'rag + fine-tune'\n{DIAGNOSE}\ndef diagnose(*situation):\n    return Try(said(*situation))"),
     # several values
@@ -213,11 +213,11 @@ FORMS = {
     "namedtuple": form("frame-3", f"{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return found and Shares(*found)", "from collections import namedtuple\nShares = namedtuple('Shares', 'right stale neither')"),
     "dataclass": form("frame-3", f"{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return found and Shares(*found)", "from dataclasses import dataclass\n@dataclass\nclass Shares:\n    right: float\n    stale: float\n    neither: float"),
     "minus-nothing": form("frame-3", f"{STALE}\ndef stale(*a):\n    found = shares_of(*a)\n    return found and tuple(part or -0.0 for part in found)"),
-    "array-for-list": form("align-4", f"import numpy as np\n{GAE}\ndef advantages(*a):\n    return np.array(in_order(*a))"),
-    "float32-for-list": form("align-4", f"import torch\n{GAE}\ndef advantages(*a):\n    return torch.tensor(in_order(*a))"),
-    "generator-for-list": form("align-4", f"{GAE}\ndef advantages(*a):\n    yield from in_order(*a)"),
-    "map-for-list": form("align-4", f"{GAE}\ndef advantages(*a):\n    return map(float, in_order(*a))"),
-    "pandas-for-list": form("align-4", f"import pandas as pd\n{GAE}\ndef advantages(*a):\n    return pd.Series(in_order(*a))"),
+    "array-for-list": form("align-7", f"import numpy as np\n{GAE}\ndef advantages(*a):\n    return np.array(in_order(*a))"),
+    "float32-for-list": form("align-7", f"import torch\n{GAE}\ndef advantages(*a):\n    return torch.tensor(in_order(*a))"),
+    "generator-for-list": form("align-7", f"{GAE}\ndef advantages(*a):\n    yield from in_order(*a)"),
+    "map-for-list": form("align-7", f"{GAE}\ndef advantages(*a):\n    return map(float, in_order(*a))"),
+    "pandas-for-list": form("align-7", f"import pandas as pd\n{GAE}\ndef advantages(*a):\n    return pd.Series(in_order(*a))"),
     "counter-for-dictionary": form("frame-6", f"from collections import Counter\n{ERRORS}\ndef sort_errors(rows):\n    return Counter(counted(rows))"),
     "dictionary-in-another-order": form("frame-6", f"import numpy as np\n{ERRORS}\ndef sort_errors(rows):\n    return {{name: np.int64(n) for name, n in sorted(counted(rows).items())}}"),
     "tensor-for-list": form("lora-6", f"import torch\n{LABEL}    return torch.tensor({LABELS})"),
@@ -231,15 +231,15 @@ FORMS = {
     "trained-tensor": form("lora-2", f"{LORA}({FORWARD}).requires_grad_()"),
     "other-integers": form("qlora-1", f"import torch\n{BLOCK}codes.to(torch.uint8), scale.item()"),
     "codes-as-a-list": form("qlora-1", f"{BLOCK}[codes.tolist(), scale.numpy()]"),
-    "keys-for-list": form("data-4", "import numpy as np\n" + solved("data-4").replace("def leaks(", "def found_leaks(") + "\ndef leaks(*a):\n    return dict.fromkeys(found_leaks(*a)).keys()"),
-    "filter-for-list": form("data-4", "def leaks(train, test, n):\n    def runs(text):\n        w = text.lower().split()\n        return {tuple(w[i:i + n]) for i in range(len(w) - n + 1)}\n    seen = set().union(*map(runs, train))\n    return filter(lambda i: runs(test[i]) & seen, range(len(test)))"),
-    "deque-for-list": form("align-4", f"from collections import deque\n{GAE}\ndef advantages(*a):\n    return deque(in_order(*a))"),
-    "reversed-for-list": form("align-4", f"{GAE}\ndef advantages(*a):\n    return reversed(in_order(*a)[::-1])"),
-    "list-of-probabilities": form("align-2", "import math\ndef preference_probability(reward_one, reward_other):\n    return [1 / (1 + math.exp(b - a)) for a, b in zip(reward_one, reward_other)]"),
-    "array-of-texts": form("data-2", f"import numpy as np\n{FAULTS}\ndef faults(messages):\n    return np.unique(np.array(codes(messages), dtype=str))"),
-    "array-of-rows": form("data-3", f"import numpy as np\n{HELD}\ndef held_out_rows(*a):\n    return np.array(rows_of(*a))"),
-    "float-rows": form("data-3", f"import numpy as np\n{HELD}\ndef held_out_rows(*a):\n    return list(map(np.int64, rows_of(*a)))"),
-    "numpy-keys": form("data-3", "import numpy as np\nfrom collections import defaultdict\ndef held_out_rows(customers, share):\n    groups, first = defaultdict(list), {}\n    for row, customer in enumerate(customers):\n        key = np.int64(row) if customer is None else first.setdefault(customer, np.int64(row))\n        groups[key].append(row)\n    rows = []\n    for key in sorted(groups, reverse=True):\n        if len(rows) >= share * len(customers):\n            break\n        rows += groups[key]\n    return sorted(rows)"),
+    "keys-for-list": form("data-5", "import numpy as np\n" + solved("data-5").replace("def leaks(", "def found_leaks(") + "\ndef leaks(*a):\n    return dict.fromkeys(found_leaks(*a)).keys()"),
+    "filter-for-list": form("data-5", "def leaks(train, test, n):\n    def runs(text):\n        w = text.lower().split()\n        return {tuple(w[i:i + n]) for i in range(len(w) - n + 1)}\n    seen = set().union(*map(runs, train))\n    return filter(lambda i: runs(test[i]) & seen, range(len(test)))"),
+    "deque-for-list": form("align-7", f"from collections import deque\n{GAE}\ndef advantages(*a):\n    return deque(in_order(*a))"),
+    "reversed-for-list": form("align-7", f"{GAE}\ndef advantages(*a):\n    return reversed(in_order(*a)[::-1])"),
+    "list-of-losses": form("align-3", "import math\ndef losses_of_a_run(chosen, rejected, beta):\n    return [math.log1p(math.exp(-beta * float(c - chosen[0] - r + rejected[0]))) for c, r in zip(chosen, rejected)]"),
+    "array-of-texts": form("data-1", f"import numpy as np\n{FAULTS}\ndef faults(messages):\n    return np.unique(np.array(codes(messages), dtype=str))"),
+    "array-of-rows": form("data-4", f"import numpy as np\n{HELD}\ndef held_out_rows(*a):\n    return np.array(rows_of(*a))"),
+    "float-rows": form("data-4", f"import numpy as np\n{HELD}\ndef held_out_rows(*a):\n    return list(map(np.int64, rows_of(*a)))"),
+    "numpy-keys": form("data-4", "import numpy as np\nfrom collections import defaultdict\ndef held_out_rows(customers, share):\n    groups, first = defaultdict(list), {}\n    for row, customer in enumerate(customers):\n        key = np.int64(row) if customer is None else first.setdefault(customer, np.int64(row))\n        groups[key].append(row)\n    rows = []\n    for key in sorted(groups, reverse=True):\n        if len(rows) >= share * len(customers):\n            break\n        rows += groups[key]\n    return sorted(rows)"),
     "generator-of-tuples": form("api-4", f"{ROWS}\ndef result_rows(data):\n    return (row for row in rows_of(data))"),
     "list-of-lists": form("api-4", f"{ROWS}\ndef result_rows(data):\n    return [list(row) for row in rows_of(data)]"),
     "list-of-dataclasses": form("api-4", f"{ROWS}\ndef result_rows(data):\n    return [Row(*row) for row in rows_of(data)]", "import dataclasses\nRow = dataclasses.make_dataclass('Row', ['step', 'train', 'valid'])"),

@@ -1,4 +1,4 @@
-"""The exercises of lesson 05's second edition, until they take the place of the first edition's."""
+"""Lesson 05's challenge and bug hunt, and its quiz, beyond what holds for every exercise."""
 
 import re
 from collections import Counter
@@ -8,43 +8,41 @@ import pytest
 
 from course_utils.exercises import checking, lesson_05
 from course_utils.exercises.definitions import strip_solution
-from course_utils.exercises.quizzes import QUIZZES_NEXT
+from course_utils.exercises.quizzes import QUIZZES
 
-NEXT = {exercise.id: exercise for exercise in lesson_05.NEXT}
-MISTAKES = [(id, mistake) for id, exercise in NEXT.items() for mistake in exercise.mistakes]
-CHALLENGE = NEXT["data-7"]
+EXERCISES = {exercise.id: exercise for exercise in lesson_05.EXERCISES}
+MISTAKES = [(id, mistake) for id, exercise in EXERCISES.items() for mistake in exercise.mistakes]
+CHALLENGE = EXERCISES["data-7"]
 
 
 def test_they_are_numbered_in_the_order_of_the_page():
     from course_utils.lessons import source_file
 
-    source = source_file("05_dataset_prep")
-    waiting = source.parent / "next" / source.name
-    text = (waiting if waiting.is_file() else source).read_text(encoding="utf-8")
-    assert re.findall(r"^# EXERCISE: (\S+)", text, re.M) == list(NEXT) == [f"data-{n}" for n in range(1, 9)]
+    text = source_file("05_dataset_prep").read_text(encoding="utf-8")
+    assert re.findall(r"^# EXERCISE: (\S+)", text, re.M) == list(EXERCISES) == [f"data-{n}" for n in range(1, 9)]
 
 
-@pytest.mark.parametrize("id", NEXT)
+@pytest.mark.parametrize("id", EXERCISES)
 def test_the_solution_gets_full_marks(id):
-    points, message = checking._mark(NEXT[id], NEXT[id].solution)
-    assert points == NEXT[id].points, message
+    points, message = checking._mark(EXERCISES[id], EXERCISES[id].solution)
+    assert points == EXERCISES[id].points, message
 
 
 @pytest.mark.parametrize(("id", "mistake"), MISTAKES, ids=[f"{id}-{m.function.__name__}" for id, m in MISTAKES])
 def test_every_typical_mistake_is_recognised(id, mistake):
-    points, message = checking._mark(NEXT[id], mistake.function)
-    assert points < NEXT[id].points and mistake.diagnosis in message
+    points, message = checking._mark(EXERCISES[id], mistake.function)
+    assert points < EXERCISES[id].points and mistake.diagnosis in message
 
 
-@pytest.mark.parametrize("id", NEXT)
+@pytest.mark.parametrize("id", EXERCISES)
 def test_the_stub_runs(id):
     space = {}
-    exec(strip_solution(NEXT[id].source()), space)
-    assert NEXT[id].name in space
+    exec(strip_solution(EXERCISES[id].source()), space)
+    assert EXERCISES[id].name in space
 
 
 def test_the_given_function_of_the_bug_hunt_is_wrong_on_every_case():
-    for arguments in NEXT["data-6"].cases(np.random.default_rng(0)):
+    for arguments in EXERCISES["data-6"].cases(np.random.default_rng(0)):
         assert lesson_05._accused_as_written(*arguments) != lesson_05.accused_rows(*arguments)
 
 
@@ -71,7 +69,7 @@ def test_the_rule_is_that_of_the_package(monkeypatch):
 def test_kappa_is_scikit_learns():
     from sklearn.metrics import cohen_kappa_score
 
-    for mine, other in NEXT["data-8"].cases(np.random.default_rng(1)):
+    for mine, other in EXERCISES["data-8"].cases(np.random.default_rng(1)):
         if len({*mine, *other}) > 1:
             assert lesson_05.kappa(mine, other) == pytest.approx(cohen_kappa_score(mine, other))
 
@@ -114,7 +112,7 @@ def test_the_test_set_is_not_in_the_challenge():
 
 
 def test_the_quiz_has_one_right_choice_each_told_neither_by_its_letter_nor_by_its_length():
-    questions = QUIZZES_NEXT["05"]
+    questions = QUIZZES["05"]
     letters, longest = Counter(), 0
     for question in questions:
         (right,) = [i for i, (_, is_right, _) in enumerate(question.choices) if is_right]

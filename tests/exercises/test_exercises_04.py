@@ -1,4 +1,4 @@
-"""Lesson 04's exercises of the second edition, which wait beside those of the first."""
+"""Lesson 04's exercises: its challenge and bug hunts, its quiz, and its answers as they stand in the notebook."""
 
 import numpy as np
 import pytest
@@ -6,51 +6,51 @@ import pytest
 from course_utils.exercises import checking, lesson_04
 from course_utils.exercises.definitions import solution_lines, strip_solution
 
-NEXT = {exercise.id: exercise for exercise in lesson_04.NEXT}
-MISTAKES = [(e.id, m.function.__name__, m) for e in lesson_04.NEXT for m in e.mistakes]
+EXERCISES = {exercise.id: exercise for exercise in lesson_04.EXERCISES}
+MISTAKES = [(e.id, m.function.__name__, m) for e in lesson_04.EXERCISES for m in e.mistakes]
 
 
 def test_they_are_numbered_in_order_and_one_is_a_challenge():
-    assert list(NEXT) == [f"align-{number}" for number in range(1, len(lesson_04.NEXT) + 1)]
-    assert sum(exercise.challenge is not None for exercise in lesson_04.NEXT) == 1
+    assert list(EXERCISES) == [f"align-{number}" for number in range(1, len(lesson_04.EXERCISES) + 1)]
+    assert sum(exercise.challenge is not None for exercise in lesson_04.EXERCISES) == 1
 
 
-@pytest.mark.parametrize("id", NEXT)
+@pytest.mark.parametrize("id", EXERCISES)
 def test_the_solution_as_it_stands_in_the_notebook_gets_full_marks(id):
     import torch
 
-    exercise, space = NEXT[id], {"torch": torch}
+    exercise, space = EXERCISES[id], {"torch": torch}
     exec(exercise.source(), space)
     for _ in range(3):
         assert checking._mark(exercise, space[exercise.name])[0] == exercise.points
 
 
-@pytest.mark.parametrize("id", NEXT)
+@pytest.mark.parametrize("id", EXERCISES)
 def test_the_stub_shows_nothing_of_the_solution(id):
-    stub = strip_solution(NEXT[id].source())
+    stub = strip_solution(EXERCISES[id].source())
     assert "# YOUR CODE HERE" in stub
-    assert not any(line in stub for line in solution_lines(NEXT[id].source()))
+    assert not any(line in stub for line in solution_lines(EXERCISES[id].source()))
 
 
 @pytest.mark.parametrize(("id", "name", "mistake"), MISTAKES, ids=[f"{i}-{n}" for i, n, _ in MISTAKES])
 def test_every_typical_mistake_is_recognised(id, name, mistake):
     for _ in range(3):
-        points, message = checking._mark(NEXT[id], mistake.function)
-        assert points < NEXT[id].points
+        points, message = checking._mark(EXERCISES[id], mistake.function)
+        assert points < EXERCISES[id].points
         assert mistake.diagnosis in message
 
 
 def test_diagnoses_differ():
-    for exercise in NEXT.values():
+    for exercise in EXERCISES.values():
         assert len({m.diagnosis for m in exercise.mistakes}) == len(exercise.mistakes) >= 3
 
 
-@pytest.mark.parametrize("id", NEXT)
+@pytest.mark.parametrize("id", EXERCISES)
 def test_what_is_always_the_same_earns_nothing(id):
     for seed in range(3):
-        asked = checking.CaseSet.of(NEXT[id], np.random.default_rng(seed))
+        asked = checking.CaseSet.of(EXERCISES[id], np.random.default_rng(seed))
         for value in [*asked.expected, True, 0]:
-            assert checking.judge(NEXT[id], asked, [value] * len(asked.cases))[0] == 0
+            assert checking.judge(EXERCISES[id], asked, [value] * len(asked.cases))[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_is_always_the_same_earns_nothing(id):
 )
 def test_settings_outside_the_rules_are_not_run(returned, said, monkeypatch):
     monkeypatch.setattr(lesson_04, "little_policy", lambda *a: pytest.fail("it was run"))
-    points, message = checking._mark(NEXT["align-8"], lambda: returned)
+    points, message = checking._mark(EXERCISES["align-8"], lambda: returned)
     assert points == 0 and said in message
 
 
@@ -85,17 +85,17 @@ def test_an_untrained_policy_ties_with_its_reference():
 
 @pytest.mark.parametrize("id", ["align-1", "align-3"])
 def test_the_given_function_of_a_bug_hunt_is_wrong_on_every_case(id):
-    exercise = NEXT[id]
+    exercise = EXERCISES[id]
     wrong = exercise.mistakes[0].function
     for arguments in exercise.cases(np.random.default_rng(0)):
         assert (wrong(*arguments) - exercise.solution(*arguments)).abs().max() > 1e-6
 
 
 def test_the_quiz_explains_every_choice_and_its_right_answers_are_spread():
-    from course_utils.exercises.quizzes import QUIZZES_NEXT
+    from course_utils.exercises.quizzes import QUIZZES
 
     places, longest = [], 0
-    for question in QUIZZES_NEXT["04"]:
+    for question in QUIZZES["04"]:
         right = [i for i, (_, is_right, _) in enumerate(question.choices) if is_right]
         assert len(right) == 1
         assert all(len(explanation) > 25 for _, _, explanation in question.choices)
