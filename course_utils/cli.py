@@ -256,7 +256,12 @@ def _add_grade(commands: Commands) -> None:
     parser.add_argument("inbox", help="folder with a notebook, or a folder of notebooks, for each learner")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for feedback, results and the class's tables")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="submissions to grade at once")
-    parser.add_argument("--trust", action="store_true", help="run submissions without a sandbox if none is available")
+    parser.add_argument(
+        "--trust",
+        dest="allow_unsandboxed",
+        action="store_true",
+        help="run submissions without a sandbox if none is available",
+    )
     parser.add_argument(
         "--seed", type=int, help="seed of the random cases; default: that of earlier results in FOLDER, else a new one"
     )
@@ -511,10 +516,11 @@ def _serve(options: argparse.Namespace) -> None:
 def _grade(options: argparse.Namespace) -> Result:
     """Status 0 if everything was graded, 1 if a person must look at something."""
     from course_utils.grading.batch import grade
+    from course_utils.grading.sandbox import Isolation
 
-    names = ("assignment", "inbox", "out", "jobs", "trust", "seed", "roster", "canvas", "column", "scheduler")
+    names = ("assignment", "inbox", "out", "jobs", "allow_unsandboxed", "seed", "roster", "canvas", "column", "scheduler")
     result = grade(**{name: getattr(options, name) for name in names})
-    sandbox = "WITHOUT a sandbox, as trusted" if result.isolation == "none" else f"in {result.isolation}"
+    sandbox = "WITHOUT a sandbox, as trusted" if result.isolation is Isolation.NONE else f"in {result.isolation}"
     learners, problems = Path(options.out) / "learners", Path(options.out) / "needs-a-person.csv"
     lines = [
         f"{result.new} graded {sandbox}, {result.unchanged} unchanged, in {result.seconds:.1f} s; seed {result.seed}",

@@ -24,7 +24,7 @@ from course_utils.grading.cluster import DaskCluster
 from course_utils.grading.marker import Marker, digest, grading_fingerprint
 from course_utils.grading.marking import LearnerAnswer, Mark
 from course_utils.grading.protocol import Limits
-from course_utils.grading.sandbox import require
+from course_utils.grading.sandbox import Isolation, require
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Graded:
         new, unchanged: number of submissions graded now, and of those that had been graded before.
         problems: number of rows in needs-a-person.csv.
         seed: of the random cases.
-        isolation: "bubblewrap", "docker" or "none".
+        isolation: what separated the answers from this machine.
         files: the files written for the whole class.
         seconds: how long it took.
     """
@@ -44,7 +44,7 @@ class Graded:
     unchanged: int
     problems: int
     seed: int
-    isolation: str
+    isolation: Isolation
     files: tuple[Path, ...]
     seconds: float
 
@@ -78,7 +78,7 @@ def grade(
     inbox: str | Path,
     out: str | Path,
     jobs: int = 2,
-    trust: bool = False,
+    allow_unsandboxed: bool = False,
     seed: int | None = None,
     roster: str | Path | None = None,
     canvas: str | Path | None = None,
@@ -94,7 +94,7 @@ def grade(
         inbox: folder in which each file or folder belongs to one learner.
         out: folder for the results.
         jobs: submissions graded at the same time; with a scheduler its workers decide.
-        trust: grade without a sandbox if there is none.
+        allow_unsandboxed: if this machine has no sandbox, grade without one instead of refusing.
         seed: of the random cases; if None, the seed of earlier results in `out`, or else a new one.
         roster: CSV file with a header, with learners' e-mail addresses and numbers.
         canvas: CSV file exported from Canvas.
@@ -125,8 +125,8 @@ def grade(
     if jobs < 1:
         raise CourseError(f"--jobs {jobs}: at least one is needed")
     with ExitStack() as closing_down:
-        cluster = closing_down.enter_context(closing(DaskCluster(scheduler, trust))) if scheduler else None
-        isolation = cluster.isolation if cluster else require(trust)
+        cluster = closing_down.enter_context(closing(DaskCluster(scheduler, allow_unsandboxed))) if scheduler else None
+        isolation = cluster.isolation if cluster else require(allow_unsandboxed)
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock")
         try:
@@ -169,7 +169,7 @@ class _Grader:
         section_of: dict[str, str],
         out: Path,
         seed: int,
-        isolation: str,
+        isolation: Isolation,
         base: str,
     ) -> None:
         self.mark, self.sections, self.section_of, self.out = mark, sections, section_of, out

@@ -17,7 +17,7 @@ from course_utils.errors import CourseError
 from course_utils.grading.marker import Marker, grading_fingerprint
 from course_utils.grading.marking import LearnerAnswer, Mark
 from course_utils.grading.protocol import Limits
-from course_utils.grading.sandbox import require
+from course_utils.grading.sandbox import Isolation, require
 
 SECONDS = 30  # timeout for connecting to the scheduler
 
@@ -33,12 +33,12 @@ class DaskCluster:
         slots: submissions that can be in progress at once, with some to spare so that no worker waits for the network.
     """
 
-    def __init__(self, address: str, trust: bool) -> None:
+    def __init__(self, address: str, allow_unsandboxed: bool) -> None:
         """Connect, and check every worker.
 
         Args:
             address: address of the Dask scheduler, e.g. "tcp://10.0.0.5:8786".
-            trust: whether a worker may grade without a sandbox.
+            allow_unsandboxed: whether a worker that has no sandbox may grade without one.
 
         Raises:
             CourseError: no Dask, no scheduler there, no workers, or workers that cannot grade or differ from this machine.
@@ -53,7 +53,7 @@ class DaskCluster:
         except (OSError, ValueError, TypeError) as error:
             raise CourseError(f"no Dask scheduler answers at {address}: {error}") from error
         try:
-            reports = self._client.run(_examine, trust, on_error="return")
+            reports = self._client.run(_examine, allow_unsandboxed, on_error="return")
             if not reports:
                 raise CourseError(f"the Dask scheduler at {address} has no workers; start some: dask worker {address}")
             for worker, report in reports.items():
@@ -69,7 +69,7 @@ class DaskCluster:
                 raise CourseError(
                     f"the workers have different sandboxes ({', '.join(sorted(isolations))}); give them all the same one"
                 )
-            self.isolation = isolations.pop()
+            self.isolation = Isolation(isolations.pop())
             self.slots = 2 * sum(self._client.nthreads().values())
         except BaseException:
             self._client.close()
@@ -80,7 +80,7 @@ class DaskCluster:
         self._task = {
             "section_of": section_of,
             "seed": seed,
-            "isolation": self.isolation,
+            "isolation": self.isolation.value,  # the task's repr is its name on the workers, so it holds plain values
             "limits": asdict(limits),
             "hidden": [str(folder.resolve()) for folder in hidden],
             "fingerprint": grading_fingerprint(),
@@ -108,8 +108,8 @@ class DaskCluster:
             self._client.close()
 
 
-def _examine(trust: bool) -> tuple[str, str]:
-    return grading_fingerprint(), require(trust)
+def _examine(allow_unsandboxed: bool) -> tuple[str, Isolation]:
+    return grading_fingerprint(), require(allow_unsandboxed)
 
 
 def _mark(task: dict, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:
@@ -122,16 +122,15 @@ def _mark(task: dict, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:
     with _lock:
         marker = _markers.get(key)
         if marker is None:
-            if require(task["isolation"] == "none") != task["isolation"]:
-                raise CourseError(
-                    f"{this_worker} has another sandbox than {task['isolation']}; give it the same one and restart it"
-                )
+            isolation = Isolation(task["isolation"])
+            if require(isolation is Isolation.NONE) is not isolation:
+                raise CourseError(f"{this_worker} has another sandbox than {isolation}; give it the same one and restart it")
             for (
                 other_marker
             ) in _markers.values():  # of gradings that may have been killed; a running one starts new sandboxes
                 other_marker.close()
             hidden = tuple(map(Path, task["hidden"]))
-            marker = Marker(task["section_of"], task["seed"], task["isolation"], Limits(**task["limits"]), hidden)
+            marker = Marker(task["section_of"], task["seed"], isolation, Limits(**task["limits"]), hidden)
             _markers[key] = marker
     return marker.mark(answers)
 

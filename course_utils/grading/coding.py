@@ -1,4 +1,4 @@
-"""Values as JSON and back: everything that goes into the sandbox and comes out of it.
+"""Everything that goes into the sandbox and comes out of it: values as JSON and back, and the names of the requests.
 
 This file runs on both sides, and the course is not installed in the sandbox: it imports only the standard library, and numpy
 and torch only for values that need them. Values that JSON has are written as they are; every other value is an object with
@@ -15,6 +15,7 @@ import math
 import numbers
 import sys
 from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
+from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,17 @@ READ_OUT = (Iterator, KeysView, ValuesView, ItemsView, range, collections.deque,
 DTYPES = frozenset(
     "float64 float32 float16 int64 int32 int16 int8 uint8 uint16 uint32 uint64 bool complex64 complex128".split()
 )
+
+
+class Request(StrEnum):
+    """What the grader asks the server in the sandbox to do with the process of the current question.
+
+    START starts it, LOOK asks how much processor time it has used and whether it sleeps, END kills it.
+    """
+
+    START = "start"
+    LOOK = "look"
+    END = "end"
 
 
 class Unsendable(ValueError):

@@ -16,7 +16,15 @@ from course_utils.exercises.checking import CaseSet
 from course_utils.exercises.registry import EXERCISES
 from course_utils.grading.marking import Attempt, LearnerAnswer, Mark, Run, imports_of, missing
 from course_utils.grading.protocol import Limits, Starved
-from course_utils.grading.sandbox import ALL, COLD, TENSORS, Sandbox, SandboxLost, TooCold
+from course_utils.grading.sandbox import (
+    ALL_LIBRARIES,
+    NO_LIBRARIES,
+    TENSOR_LIBRARIES,
+    Isolation,
+    LibrariesNotLoaded,
+    Sandbox,
+    SandboxLost,
+)
 from course_utils.lessons import NAMES
 
 
@@ -24,7 +32,7 @@ class Marker:
     """Marks answers; several threads may use it at once."""
 
     def __init__(
-        self, section_of: dict[str, str], seed: int, isolation: str, limits: Limits, hidden: tuple[Path, ...] = ()
+        self, section_of: dict[str, str], seed: int, isolation: Isolation, limits: Limits, hidden: tuple[Path, ...] = ()
     ) -> None:
         """Set what is to be marked, and how.
 
@@ -37,7 +45,7 @@ class Marker:
         """
         self.isolation, self.limits, self.hidden = isolation, limits, hidden
         self.section_of, self.seed = section_of, seed
-        self._idle: dict[tuple[str, ...], Queue] = {COLD: Queue(), TENSORS: Queue(), ALL: Queue()}
+        self._idle: dict[tuple[str, ...], Queue] = {NO_LIBRARIES: Queue(), TENSOR_LIBRARIES: Queue(), ALL_LIBRARIES: Queue()}
 
     def mark(self, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:
         """A mark for each question.
@@ -86,37 +94,37 @@ class Marker:
 
         If a sandbox is killed, for example when memory runs out, or the machine is too busy, the answer is not to blame.
         """
-        warm, lost = attempt.warm(), 0
+        preload, failures = attempt.libraries_to_preload(), 0
         while True:
-            sandbox = self._sandbox(warm)
+            sandbox = self._sandbox(preload)
             try:
                 return attempt.run(sandbox, case_set, to_first_wrong)
-            except TooCold:
-                warm = attempt.warm(others=True)
+            except LibrariesNotLoaded:
+                preload = attempt.libraries_to_preload(others=True)
             except (SandboxLost, Starved):
-                lost += 1
+                failures += 1
                 sandbox.close()
-                if lost == 2:
+                if failures == 2:
                     raise
             finally:
                 self._give_back(sandbox)
 
-    def _sandbox(self, warm: tuple[str, ...]) -> Sandbox:
+    def _sandbox(self, preload: tuple[str, ...]) -> Sandbox:
         try:
-            return self._idle[warm].get_nowait()
+            return self._idle[preload].get_nowait()
         except Empty:
             pass
         last_error = None
         for _ in range(3):  # it can be killed while it starts, just as later
             try:
-                return Sandbox(self.isolation, warm, self.limits, self.hidden)
+                return Sandbox(self.isolation, preload, self.limits, self.hidden)
             except SandboxLost as error:
                 last_error = error
         raise CourseError(f"no sandbox starts on this machine: {last_error}") from last_error
 
     def _give_back(self, sandbox: Sandbox) -> None:
         if sandbox.usable:
-            self._idle[sandbox.warm].put(sandbox)
+            self._idle[sandbox.preloaded].put(sandbox)
         else:
             sandbox.close()
 

@@ -25,7 +25,7 @@ from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.registry import EXERCISES
 from course_utils.grading.coding import encode
 from course_utils.grading.protocol import Died, value_of
-from course_utils.grading.sandbox import ALL, COLD, TENSORS, Sandbox, TooCold
+from course_utils.grading.sandbox import ALL_LIBRARIES, NO_LIBRARIES, TENSOR_LIBRARIES, LibrariesNotLoaded, Sandbox
 from course_utils.lessons import source_file
 
 # (beginnings of an error's text, what to do about it)
@@ -159,7 +159,7 @@ class Attempt:
         """Cases that the feedback may show."""
         return _drawn(self.exercise, self.seed, "shown")
 
-    def warm(self, others: bool = False) -> tuple[str, ...]:
+    def libraries_to_preload(self, others: bool = False) -> tuple[str, ...]:
         """What should be imported before the answer runs.
 
         Args:
@@ -168,8 +168,10 @@ class Attempt:
         around = [*self.answer.before, *self.answer.after] if others else []
         texts = "\n".join([self.answer.cell, *self.answer.between, *around])
         if re.search(rf"^\s*(import|from)\s.*\b({'|'.join(libraries.GENERAL[2:])})\b", texts, re.MULTILINE):
-            return ALL
-        return TENSORS if _takes_tensors(self.exercise) or re.search(r"\b(torch|numpy|np)\b", texts) else COLD
+            return ALL_LIBRARIES
+        return (
+            TENSOR_LIBRARIES if _takes_tensors(self.exercise) or re.search(r"\b(torch|numpy|np)\b", texts) else NO_LIBRARIES
+        )
 
     def run(self, sandbox: Sandbox, case_set: checking.CaseSet, to_first_wrong: bool = False) -> Run:
         """Run the answer in a process of its own, on cases of the exercise.
@@ -181,7 +183,7 @@ class Attempt:
 
         Raises:
             SandboxLost: the sandbox failed, through no fault of the answer.
-            TooCold: it should run in a sandbox that has imported more.
+            LibrariesNotLoaded: it should run in a sandbox that has imported more.
         """
         limits, ran = sandbox.limits, Run()
         run_always = "\n".join([self.answer.cell, *self.answer.between])
@@ -197,8 +199,8 @@ class Attempt:
             try:
                 reply = process.channel.ask(first, limits.cell_seconds)
                 if "others" in reply:  # the answer uses names that its cell does not define
-                    if len(self.warm(others=True)) > len(sandbox.warm):
-                        raise TooCold
+                    if len(self.libraries_to_preload(others=True)) > len(sandbox.preloaded):
+                        raise LibrariesNotLoaded
                     around = {"before": self.answer.before, "after": self.answer.after}
                     reply = process.channel.ask(around, limits.cell_seconds)
                 ready_reply = reply.get("ready")
