@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 KEPT_CHECKPOINTS = 2
 MANIFEST = "manifest.json"
+VALUES_FILE, VALUES = "record.json", "record"  # the file of plain values and their key in it, as older checkpoints have them
 
 
 @dataclass
@@ -38,14 +39,14 @@ class State:
         weights: name → trained tensor.
         optimizer: the optimiser's state dict, and the loss scaler's in fp16.
         random: states of the random generators, one set per process.
-        record: plain values: the history, the best step so far, the reference's log-probabilities.
+        values: plain values: the history, the best step so far, the reference's log-probabilities, whether the run stopped.
     """
 
     step: int
     weights: Mapping[str, torch.Tensor]
     optimizer: dict[str, Any]
     random: list[dict[str, Any]]
-    record: dict[str, Any]
+    values: dict[str, Any]
 
 
 class Checkpoints:
@@ -66,8 +67,8 @@ class Checkpoints:
                 {name: t.detach().cpu().contiguous() for name, t in state.weights.items()}, folder / "weights.safetensors"
             )
             torch.save({"optimizer": state.optimizer, "random": state.random}, folder / "state.pt")
-            record = {"step": state.step, "identity": self.identity, "record": state.record}
-            (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+            plain_values = {"step": state.step, "identity": self.identity, VALUES: state.values}
+            (folder / VALUES_FILE).write_text(json.dumps(plain_values), encoding="utf-8")
 
         if self._write(f"checkpoint-{state.step:06d}", write):
             self._prune()
@@ -94,7 +95,7 @@ class Checkpoints:
             if problem := self._fault(folder):
                 self._note(f"{folder.name} is damaged ({problem}) and is not used; falling back to the one before")
                 continue
-            stored = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+            stored = json.loads((folder / VALUES_FILE).read_text(encoding="utf-8"))
             differing = [key for key in self.identity if stored["identity"].get(key) != self.identity[key]]
             if differing:
                 raise CourseError(
@@ -104,7 +105,7 @@ class Checkpoints:
             # map_location: the run may be resumed without a GPU; weights_only: load plain values and tensors, never code
             tensors = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
             weights = load_file(folder / "weights.safetensors")
-            return State(stored["step"], weights, tensors["optimizer"], tensors["random"], stored["record"])
+            return State(stored["step"], weights, tensors["optimizer"], tensors["random"], stored[VALUES])
         return None
 
     def load_best(self, step: int) -> dict[str, torch.Tensor] | None:
@@ -154,8 +155,8 @@ class Checkpoints:
         needed_best = set()
         for folder in folders[:KEPT_CHECKPOINTS]:
             try:
-                record = json.loads((folder / "record.json").read_text(encoding="utf-8"))["record"]
-                needed_best.add(f"best-{record['best_step']:06d}")
+                values = json.loads((folder / VALUES_FILE).read_text(encoding="utf-8"))[VALUES]
+                needed_best.add(f"best-{values['best_step']:06d}")
             except (OSError, ValueError, KeyError, TypeError):
                 continue
         for folder in [*folders[KEPT_CHECKPOINTS:], *[f for f in self._folders("best") if f.name not in needed_best]]:

@@ -26,14 +26,13 @@ def run_identity(
     examples: Sequence[Encoded],
     parameters: Mapping[str, torch.nn.Parameter],
     processes: int,
-    online: bool,
 ) -> dict[str, Any]:
     """Plain values that are equal for two runs only if one can resume from the other's checkpoint."""
     compared_settings = {n: v for n, v in settings.as_dict().items() if not n.startswith("checkpoint")}
     data = repr([(e.prompt, e.completions, e.example_values) for e in examples])
     return {
         "settings": compared_settings,
-        "objective": objective.name if online else repr(objective),  # a reward function has no stable repr
+        "objective": objective.name if objective.is_online else repr(objective),  # a reward function has no stable repr
         "data": hashlib.sha256(data.encode()).hexdigest(),
         "model": {name: list(p.shape) for name, p in parameters.items()},
         "processes": processes,
@@ -58,7 +57,7 @@ class Resume:
         self.checkpoints, self.accelerator = checkpoints, accelerator
         self.parameters, self.optimizer, self.history = parameters, optimizer, history
 
-    def save(self, step: int, record: Mapping[str, Any]) -> None:
+    def save(self, step: int, values: Mapping[str, Any]) -> None:
         """Write a checkpoint; called by all processes, written by the main one."""
         from accelerate.utils import gather_object
 
@@ -68,7 +67,7 @@ class Resume:
         optimizer = {"optimizer": self.optimizer.state_dict()}
         if self.accelerator.scaler is not None:
             optimizer["scaler"] = self.accelerator.scaler.state_dict()
-        self.checkpoints.save(State(step, self.parameters, optimizer, states, {"history": self.history.as_dict(), **record}))
+        self.checkpoints.save(State(step, self.parameters, optimizer, states, {"history": self.history.as_dict(), **values}))
 
     def restore(self, state: State) -> None:
         """Restore weights, optimiser, history and random generators."""
@@ -76,6 +75,6 @@ class Resume:
         self.optimizer.load_state_dict(state.optimizer["optimizer"])
         if self.accelerator.scaler is not None and "scaler" in state.optimizer:
             self.accelerator.scaler.load_state_dict(state.optimizer["scaler"])
-        self.history.restore(state.record["history"])
+        self.history.restore(state.values["history"])
         self.history.note(f"resumed after step {state.step}")
         restore_random_states(state.random[self.accelerator.process_index])

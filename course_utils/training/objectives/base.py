@@ -44,6 +44,8 @@ class Objective:
             copy of it is needed.
         needs_statistics: `statistics` is called on the whole batch before its loss.
         output: output of the last layer: "scored" for a table over the vocabulary at the scored tokens, "none" for less.
+        is_online: the model generates the training examples itself, from prompts; true for each `OnlineObjective`, and only
+            for these.
     """
 
     name: str = "objective"
@@ -51,6 +53,7 @@ class Objective:
     reference: torch.nn.Module | None = None
     needs_statistics: bool = False
     output: str = "scored"
+    is_online: bool = False
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
         """Turn an example in the user's format into token ids.
@@ -111,6 +114,7 @@ class OnlineObjective(Objective):
     """
 
     epochs: int = 1
+    is_online = True
 
     def rollout(
         self,
