@@ -177,7 +177,7 @@ def break_even(setup: float, upkeep_per_day: float, old_cost: float, new_cost: f
 
 
 @dataclass(frozen=True)
-class WayCost:
+class CostStructure:
     """Costs of one way to answer.
 
     Attributes:
@@ -295,7 +295,7 @@ class Assumptions:
             )
         return 86_400 / gpu_seconds(prompt_tokens, self.completion) * self.busy
 
-    def ways(self) -> dict[str, WayCost]:
+    def ways(self) -> dict[str, CostStructure]:
         """Costs of the four ways, without "self-hosted" if its throughput is not known.
 
         Raises:
@@ -304,13 +304,13 @@ class Assumptions:
         prompt_tokens, retrieves = self.message + self.passages, self.passages > 0
         prompting_setup, tuning_setup = self.setup(False, retrieves), self.setup(True, retrieves)
         ways = {
-            "prompted": WayCost(prompting_setup, self.prompted(self.frontier)),
-            "prompted small": WayCost(prompting_setup, self.prompted(self.small)),
-            "hosted": WayCost(tuning_setup, request_cost(prompt_tokens, self.completion, self.small)),
+            "prompted": CostStructure(prompting_setup, self.prompted(self.frontier)),
+            "prompted small": CostStructure(prompting_setup, self.prompted(self.small)),
+            "hosted": CostStructure(tuning_setup, request_cost(prompt_tokens, self.completion, self.small)),
         }
         if self.gpu == SERVED_ON and self.small == SERVED_MODEL.lower():
             serving_per_day = self.hours_serving * self.wage * 12 / 365
-            ways["self-hosted"] = WayCost(
+            ways["self-hosted"] = CostStructure(
                 tuning_setup, 0.0, serving_per_day, 24 * GPU_PRICES[self.gpu].hour, self.capacity(prompt_tokens)
             )
         return ways
