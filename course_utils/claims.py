@@ -132,7 +132,7 @@ def check(id: str, measured: str, holds: bool, when: str = "", because: str = ""
     return _checked[id]
 
 
-def record(id: str, verdict: str, sentence: str) -> Claim:
+def set_verdict(id: str, verdict: str, sentence: str) -> Claim:
     """Record a verdict that was reached elsewhere (package `evidence`); a later one of the same id replaces it.
 
     Raises:

@@ -28,7 +28,7 @@ from course_utils.lessons import find, learner_file
 from course_utils.pages import render
 from course_utils.publishing import builder
 from course_utils.publishing.overview import overview
-from course_utils.publishing.times import recorded
+from course_utils.publishing.times import load_times
 
 PACK = "pack.json"  # in each pack: what it is, and which files are its own
 
@@ -200,7 +200,7 @@ def _table(rows: list[list]) -> str:
 
 
 def _timings(sections: list[str]) -> list[list]:
-    records = recorded()
+    records = load_times()
     rows: list[list] = [["section", "tier", "seconds", "peak_mb", "date", "machine"]]
     for section in sections:
         for tier, record in records.get(section, {}).items():

@@ -222,7 +222,7 @@ def run(model: Model, plan: StepPlan, tracker: Tracker | None = None, steps: int
             for state in optimizer.state.values():
                 for value in state.values():
                     if hasattr(value, "untyped_storage"):
-                        tracker.record(value, "optimizer")
+                        tracker.track(value, "optimizer")
         optimizer.zero_grad(set_to_none=True)
 
 

@@ -46,7 +46,7 @@ class Tracker:
         self.category: dict[int, str] = {}
         self._numbers: dict[int, int] = {}
 
-    def record(self, tensor: torch.Tensor, category: str | None = None) -> None:
+    def track(self, tensor: torch.Tensor, category: str | None = None) -> None:
         """Count a tensor's storage once; a later category replaces the first one."""
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -96,7 +96,7 @@ class Tracker:
                 outputs = function(*args, **(kwargs or {}))
                 for tensor in tree_leaves(outputs):
                     if hasattr(tensor, "untyped_storage"):
-                        tracker.record(tensor)
+                        tracker.track(tensor)
                 return outputs
 
         return Watch()
@@ -130,11 +130,11 @@ def trace(model: torch.nn.Module, run: Callable[[Any, Tracker], object], device_
         tracker = Tracker(vocabulary, device_block)
         for parameter in model.parameters():
             adapter = parameter.requires_grad and not all(p.requires_grad for p in model.parameters())
-            tracker.record(parameter.data, "adapter" if adapter else "weights")
+            tracker.track(parameter.data, "adapter" if adapter else "weights")
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(lambda p: tracker.record(p.grad, "gradients"))
+                parameter.register_post_accumulate_grad_hook(lambda p: tracker.track(p.grad, "gradients"))
         for buffer in model.buffers():
-            tracker.record(buffer, "weights")
+            tracker.track(buffer, "weights")
         tracker.reset_peak()
         with tracker.mode():
             run(model, tracker)
