@@ -16,7 +16,7 @@ import argparse
 import json
 import random
 
-from common import write_record
+from common import write_results
 from course_utils import data_prep, memory, models, training
 from course_utils.data_prep import formats, label_noise, quality, truth
 from course_utils.generation import generate
@@ -124,7 +124,7 @@ def main() -> None:
                 shown = {key: round(value[0], 3) for key, value in run["scores"].items()}
                 print(f"{noise} | {name}", seed, shown, run["small_classifier"], flush=True)
     if not options.trying:
-        write_record("label-noise", {"examples": EXAMPLES, "seeds": options.seeds, "checks": checks, "runs": runs})
+        write_results("label-noise", {"examples": EXAMPLES, "seeds": options.seeds, "checks": checks, "runs": runs})
     else:
         print(json.dumps({name: [run["scores"]["valid"][0] for run in seeds] for name, seeds in runs.items()}, indent=1))
 

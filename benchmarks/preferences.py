@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common import write_record
+from common import write_results
 from course_utils import evaluation, memory, models, training
 from course_utils.data_prep import load_preferences
 from course_utils.evidence import house_style, lesson_04
@@ -289,7 +289,7 @@ def main() -> None:
         runs.append(run.finish())
         memory.release()
     if not trying:
-        write_record("preferences", {"plan": PLAN, "seeds": list(SEEDS), "start rate": START_RATE, "runs": runs})
+        write_results("preferences", {"plan": PLAN, "seeds": list(SEEDS), "start rate": START_RATE, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -32,12 +32,16 @@ def path(relative: str) -> Path:
     return asset
 
 
-def record(name: str) -> Path:
-    """The newest record of a long measurement, such as "data-quality"; raises CourseError if there is none."""
-    records = sorted(path("benchmarks/records").glob(f"{name}-*.json"))
-    if not records:
-        raise CourseError(f"there is no record {name!r} under benchmarks/records")
-    return records[-1]
+def benchmark_results(name: str) -> Path:
+    """Return the newest file of a benchmark's results, such as "data-quality": JSON with a date, a machine and versions.
+
+    Raises:
+        CourseError: `benchmarks/records` has no results of that name.
+    """
+    files = sorted(path("benchmarks/records").glob(f"{name}-*.json"))
+    if not files:
+        raise CourseError(f"there are no results named {name!r} in benchmarks/records")
+    return files[-1]
 
 
 PLACEHOLDER = "/OWNER/"  # until the course has its own address

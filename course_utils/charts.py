@@ -155,7 +155,7 @@ def loss_curve(losses: Sequence[float], title: str, validation: Mapping[int, flo
         return _finish(figure, axes, title, f"Line chart. {title}: {words}.")
 
 
-def knob(
+def setting_curve(
     values: Mapping[float, Sequence[float]], title: str, xlabel: str, ylabel: str, levels: Mapping[str, float] | None = None
 ) -> Figure:
     """How a result depends on one setting, on a logarithmic axis: a point per seed, a line through the means.

@@ -86,7 +86,7 @@ def judge(rows: Sequence[dict], client: openai.OpenAI, model: str, rubric: str =
         return list(pool.map(judge_row, rows))
 
 
-def trust(verdicts: Sequence[Verdict], good: Sequence[bool], from_mark: int = 4) -> dict[str, float]:
+def agreement_with_labels(verdicts: Sequence[Verdict], good: Sequence[bool], from_mark: int = 4) -> dict[str, float]:
     """How far a judge agrees with your own labels of the same rows.
 
     Args:

@@ -564,7 +564,7 @@ kl_reward({name: tuple([evaluation.mean(found[what]).value] for what in ("kl", "
 # came with the course (`benchmarks/alignment.py`). **Predict** where small and large β lie.
 
 # %%
-record = json.loads(assets.record("alignment").read_text(encoding="utf-8"))
+record = json.loads(assets.benchmark_results("alignment").read_text(encoding="utf-8"))
 print(f"recorded {record['date']} on {record['machine']}, seeds {record['seeds']}, {record['plan']['pairs']} pairs")
 
 
@@ -830,7 +830,7 @@ for (method, share), score in ratio.items():
 # the machine waiting for memory instead of computing, so it takes longer than its count says.
 
 # %%
-priced = json.loads(assets.record("method-prices").read_text(encoding="utf-8"))
+priced = json.loads(assets.benchmark_results("method-prices").read_text(encoding="utf-8"))
 print(f"recorded {priced['date']} on {priced['machine']}, {priced['rounds']} rounds; memory that a step of {priced['examples']} examples adds, {priced['memory runs']} runs")
 for name, row in priced["over SFT"].items():
     times, mega = row["an example"], row["memory added, MB"]

@@ -585,7 +585,7 @@ assert inflated > real
 # for worse ones, given more steps, was not tested.
 
 # %%
-record = json.loads(assets.record("data-quality").read_text(encoding="utf-8"))
+record = json.loads(assets.benchmark_results("data-quality").read_text(encoding="utf-8"))
 
 
 def recorded_mean(run, what="both", side="test"):
@@ -654,7 +654,7 @@ claims.check(
 # of lesson 01, where a very small set was trained on several times over.
 
 # %%
-other = json.loads(assets.record("framework").read_text(encoding="utf-8"))
+other = json.loads(assets.benchmark_results("framework").read_text(encoding="utf-8"))
 sizes = other["sizes"]  # number of examples → what came of them
 fewest = min(sizes, key=int)
 with_few = [np.mean(seed) for seed in sizes[fewest]["valid"]]  # of each seed
