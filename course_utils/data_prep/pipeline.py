@@ -206,6 +206,7 @@ class Prepared:
 def prepare(
     path: str | Path,
     kind: str = "chat",
+    *,
     steps: Iterable[str] = STEPS,
     test: Sequence[dict] = (),
     production: Sequence[str] = (),
