@@ -32,14 +32,15 @@ VALUES_FILE, VALUES = "record.json", "record"  # the file of plain values and th
 
 @dataclass
 class State:
-    """Everything a run needs to continue as if it had not stopped.
+    """Everything that a run needs in order to continue as if it had never stopped.
 
     Attributes:
-        step: optimiser steps done.
-        weights: name → trained tensor.
-        optimizer: the optimiser's state dict, and the loss scaler's in fp16.
-        random: states of the random generators, one set per process.
-        values: plain values: the history, the best step so far, the reference's log-probabilities, whether the run stopped.
+        step: number of optimiser steps done.
+        weights: name of each trained parameter → its tensor.
+        optimizer: the optimiser's state dict, and in fp16 also the state of the loss scaler.
+        random: states of the random generators, one set for each process.
+        values: everything else as plain values: the history, the step of the best validation loss, the reference's
+            log-probabilities, and whether the run has stopped early.
     """
 
     step: int
@@ -50,15 +51,27 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoints of one run in one folder: the last two, and the best weights."""
+    """Writes and reads the checkpoints of one run in one folder: the last two, and the best weights.
+
+    Attributes:
+        notes: sentences for the user about checkpoints that were damaged or could not be written.
+    """
 
     def __init__(self, folder: str | Path, identity: Mapping[str, Any]) -> None:
-        """Set where to write, and the values that identify the run (see `load`)."""
+        """Choose the folder, and say which run its checkpoints belong to.
+
+        Args:
+            folder: where to write; created when it is first needed.
+            identity: plain values that are equal only for runs that may continue each other (see `run_identity`).
+        """
         self.folder, self.identity = Path(folder), json.loads(json.dumps(identity))
         self.notes: list[str] = []
 
     def save(self, state: State) -> None:
-        """Write a checkpoint and remove those no longer needed; adds a note if it cannot be written."""
+        """Write a checkpoint, and remove those that are no longer needed.
+
+        If the checkpoint cannot be written (a full disk, for instance), a note and a warning say so and nothing is raised.
+        """
         import torch
         from safetensors.torch import save_file
 
@@ -74,7 +87,9 @@ class Checkpoints:
             self._prune()
 
     def save_best(self, step: int, weights: Mapping[str, torch.Tensor]) -> None:
-        """Write the best weights so far."""
+        """Write the best weights so far, under the number of the step at which they were reached; a failure becomes a
+        note, as in `save`.
+        """
         from safetensors.torch import save_file
 
         def write(folder: Path) -> None:
@@ -83,10 +98,11 @@ class Checkpoints:
         self._write(f"best-{step:06d}", write)
 
     def load(self) -> State | None:
-        """The newest complete checkpoint; None if there is none.
+        """Return the state in the newest complete checkpoint, or None if there is none. Damaged checkpoints are skipped with
+        a note.
 
         Raises:
-            CourseError: it belongs to another run, with other settings, data or model.
+            CourseError: the checkpoint belongs to another run: its settings, its data or its model differ from this run's.
         """
         import torch
         from safetensors.torch import load_file
@@ -109,7 +125,7 @@ class Checkpoints:
         return None
 
     def load_best(self, step: int) -> dict[str, torch.Tensor] | None:
-        """The best weights, or None if they are missing or incomplete."""
+        """Return the best weights, saved at `step`, as parameter name → tensor; None if they are missing or damaged."""
         from safetensors.torch import load_file
 
         folder = self.folder / f"best-{step:06d}"
@@ -188,7 +204,7 @@ class Checkpoints:
 
 
 def random_states() -> dict[str, Any]:
-    """States of this process's random generators, as plain values and tensors."""
+    """Return the states of this process's random generators (Python, NumPy, PyTorch, CUDA) as plain values and tensors."""
     import numpy as np
     import torch
 
@@ -203,7 +219,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: Mapping[str, Any]) -> None:
-    """Restore the states of the random generators."""
+    """Set the random generators of this process to the states that `random_states` returned."""
     import ast
 
     import numpy as np

@@ -93,8 +93,8 @@ class Trainer:
     """One run of `fit`: optimiser steps on the sampler's batches, with validation and checkpoints between them.
 
     Attributes:
-        history: the record of the run.
-        step: optimiser steps done.
+        history: what has happened so far.
+        step: number of optimiser steps done.
     """
 
     def __init__(
@@ -105,7 +105,18 @@ class Trainer:
         settings: Settings,
         on_step: OnStep | None = None,
     ) -> None:
-        """Set up for a model to which the objective is already attached."""
+        """Prepare a run; the objective must already be attached to the model.
+
+        Args:
+            model: the model to train.
+            tokenizer: its tokenizer.
+            objective: what to learn.
+            settings: the run's settings.
+            on_step: called after each step, see `fit`.
+
+        Raises:
+            CourseError: no parameter of the model requires a gradient, or the model is in float16 on a CPU.
+        """
         import torch
         from accelerate.utils import set_seed
 
@@ -135,7 +146,11 @@ class Trainer:
         )
 
     def train(self, train: Sequence[Any], validation: Sequence[Any] | None) -> History:
-        """Train on examples in the user's own format."""
+        """Train on examples in the user's own format (see `fit`), and return the history.
+
+        Raises:
+            CourseError: see `fit`.
+        """
         from course_utils.training.fused import fused
 
         settings, objective = self.settings, self.objective
@@ -164,7 +179,7 @@ class Trainer:
         return self.history
 
     def out_of_memory(self) -> str:
-        """A message that says what to lower, and how much memory the current micro-batch takes."""
+        """Return a message that says what to lower, and how much memory the current micro-batch takes."""
         micro_batches = self.micro_batches
         advice = f"lower Settings(micro_batch_tokens={micro_batches.max_tokens}), which changes only memory and time"
         if len(micro_batches.latest) == 1:
