@@ -35,7 +35,13 @@ class Trace:
 
 
 class Tracker:
-    """Keeps account of storages; operations are watched within `mode()`."""
+    """Keeps an account of the memory of storages: of tensors given to `track`, and of all that are made while `mode()` is
+    active.
+
+    Attributes:
+        phase: name of the current phase, set by whoever runs the step.
+        live, peak: bytes that exist now, and the most that have existed at once.
+    """
 
     def __init__(self, vocabulary: int, block: int = 1) -> None:
         self.vocabulary, self.block = vocabulary, block
@@ -47,7 +53,13 @@ class Tracker:
         self._numbers: dict[int, int] = {}
 
     def track(self, tensor: torch.Tensor, category: str | None = None) -> None:
-        """Count a tensor's storage once; a later category replaces the first one."""
+        """Count the storage of a tensor, once.
+
+        Args:
+            tensor: the tensor.
+            category: one of CATEGORIES; without it, the shape decides between "logits" and "activations". A category that is
+                given later replaces an earlier one.
+        """
         storage = tensor.untyped_storage()
         key = storage._cdata
         number = self._numbers.get(key)
@@ -75,11 +87,11 @@ class Tracker:
             self.peak, self.peak_at, self.peak_phase = self.live, len(self.events), self.phase
 
     def reset_peak(self) -> None:
-        """Reset the peak to the storages that are live now."""
+        """Forget the peak so far: from now on, it is the highest sum since this call."""
         self.peak, self.peak_at, self.peak_phase = self.live, len(self.events), self.phase
 
     def mode(self) -> TorchDispatchMode:
-        """Context manager that watches every operation."""
+        """Return a context manager that tracks the result of every operation of PyTorch."""
         from torch.utils._python_dispatch import TorchDispatchMode
         from torch.utils._pytree import tree_leaves
 
@@ -102,7 +114,7 @@ class Tracker:
         return Watch()
 
     def result(self) -> Trace:
-        """The peak so far."""
+        """Return the peak so far, with what it consisted of."""
         at_peak = dict.fromkeys(CATEGORIES, 0)
         for number, size in self.events[: self.peak_at]:
             at_peak[self.category[number]] += size
@@ -110,17 +122,17 @@ class Tracker:
 
 
 def trace(model: torch.nn.Module, run: Callable[[Any, Tracker], object], device_block: int = 1) -> Trace:
-    """Run a training step on fake tensors and return its peak memory.
+    """Run a training step on fake tensors, and return its peak memory.
 
     Args:
-        model: a module on the meta device, prepared for training: with adapters, with frozen parameters, in train mode. Its
-            parameters are replaced by fake ones, so it can't be used afterwards.
-        run: called with (model, tracker); runs whole steps and sets `tracker.phase`. It must run at least two steps, since
-            the first has no optimiser state yet.
+        model: a module on the meta device that is ready for training: with adapters, with frozen parameters, in train mode.
+            Its parameters are replaced by fake ones, so that it cannot be used afterwards.
+        run: function of (model, tracker) that runs whole steps and sets `tracker.phase`. It must run at least two steps,
+            since the optimiser has no state yet in the first.
         device_block: every storage is rounded up to a multiple of this many bytes; 512 for PyTorch's CUDA allocator.
 
     Returns:
-        Trace.
+        The peak, its phase and its parts.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
