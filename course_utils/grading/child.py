@@ -42,7 +42,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    """Serve the socket whose descriptor or address is the first argument; the second argument is the options as JSON."""
+    """Serve the grader until it closes the connection.
+
+    The first command-line argument is the descriptor or the address of the socket to serve, the second has the options as
+    JSON.
+    """
     options = json.loads(sys.argv[2])
     if sys.argv[1].isdigit():
         control = socket.socket(fileno=int(sys.argv[1]))

@@ -26,22 +26,24 @@ _lock = threading.Lock()
 
 
 class DaskCluster:
-    """Marks answers on a Dask cluster; used like a `Marker`, by as many threads as there are `slots`.
+    """Marks answers on a Dask cluster. It is used like a `Marker`, by as many threads as there are `slots`.
 
     Attributes:
-        isolation: the sandbox that every worker has.
-        slots: submissions that can be in progress at once, with some to spare so that no worker waits for the network.
+        isolation: the kind of sandbox that every worker has.
+        slots: number of submissions that can be in progress at once, with some to spare so that no worker waits for the
+            network.
     """
 
     def __init__(self, address: str, allow_unsandboxed: bool) -> None:
-        """Connect, and check every worker.
+        """Connect to a cluster, and check every worker.
 
         Args:
-            address: address of the Dask scheduler, e.g. "tcp://10.0.0.5:8786".
+            address: address of the Dask scheduler, such as "tcp://10.0.0.5:8786".
             allow_unsandboxed: whether a worker that has no sandbox may grade without one.
 
         Raises:
-            CourseError: no Dask, no scheduler there, no workers, or workers that cannot grade or differ from this machine.
+            CourseError: Dask is not installed, no scheduler answers, there are no workers, or a worker cannot grade or
+                differs from this machine.
         """
         try:
             from distributed import Client
@@ -76,7 +78,7 @@ class DaskCluster:
             raise
 
     def prepare(self, section_of: dict[str, str], seed: int, limits: Limits, hidden: tuple[Path, ...]) -> None:
-        """Set what will be marked; see `Marker`."""
+        """Set what will be marked, with the arguments of `Marker`."""
         self._task = {
             "section_of": section_of,
             "seed": seed,
@@ -87,7 +89,9 @@ class DaskCluster:
         }
 
     def mark(self, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:
-        """Like `Marker.mark`, on any free worker; if that worker dies, another one takes over, if there is one."""
+        """Mark answers like `Marker.mark`, on any free worker; if that worker dies, another one takes over, if there is
+        one.
+        """
         try:
             return self._client.submit(_mark, self._task, answers, pure=False, retries=1).result()
         except CourseError:

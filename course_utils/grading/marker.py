@@ -38,9 +38,9 @@ class Marker:
 
         Args:
             section_of: exercise id → its section.
-            seed: determines the random cases.
+            seed: seed of the random cases.
             isolation: what `sandbox.require` returned.
-            limits: for each answer.
+            limits: the resources that each answer may use.
             hidden: folders that no answer may see.
         """
         self.isolation, self.limits, self.hidden = isolation, limits, hidden
@@ -48,13 +48,17 @@ class Marker:
         self._idle: dict[tuple[str, ...], Queue] = {NO_LIBRARIES: Queue(), TENSOR_LIBRARIES: Queue(), ALL_LIBRARIES: Queue()}
 
     def mark(self, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:
-        """A mark for each question.
+        """Mark the answers of one submission.
 
-        An answer that calls an earlier exercise's function gets the learner's own if that one is right, as in the notebook,
-        where it may have got another parameter; otherwise the course's, so that an error is penalised only once.
+        An answer that calls an earlier exercise's function gets the learner's own function if that one is right, as in the
+        notebook, where it may have been given another parameter; otherwise it gets the course's, so that an error is
+        penalised only once.
 
         Args:
             answers: exercise id → answer; those of other exercises are ignored.
+
+        Returns:
+            Exercise id → mark, for each exercise of the assignment.
 
         Raises:
             CourseError: no sandbox starts.
@@ -130,7 +134,9 @@ class Marker:
 
 
 def grading_fingerprint() -> str:
-    """Hash of everything that a mark may depend on: the course's code as it was loaded, and the versions on this machine."""
+    """Return a hash of everything that a mark may depend on: the course's code as it was loaded, and the versions on this
+    machine.
+    """
     versions = [platform.python_version(), *(version(name) for name in ("numpy", "torch"))]
     imports = [line for section in NAMES for line in imports_of(section)]
     return digest(_LOADED_CODE, *(text.encode() for text in (*versions, *imports)))
@@ -143,7 +149,7 @@ def _source_code() -> bytes:
 
 
 def digest(*parts: bytes) -> str:
-    """SHA-256 of the parts, each preceded by its length."""
+    """Return the SHA-256 of the parts, each preceded by its length."""
     hasher = hashlib.sha256()
     for part in parts:
         hasher.update(len(part).to_bytes(8, "big"))

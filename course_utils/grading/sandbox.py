@@ -60,7 +60,7 @@ ENVIRONMENT_MARKER = "COURSE_GRADING"
 
 
 class Isolation(StrEnum):
-    """What separates an answer from the machine that grades; the values are what the result files say."""
+    """What separates an answer from the machine that grades; the values are those that the result files contain."""
 
     BUBBLEWRAP = "bubblewrap"
     DOCKER = "docker"
@@ -68,11 +68,11 @@ class Isolation(StrEnum):
 
 
 class LibrariesNotLoaded(Exception):
-    """The answer needs modules that this sandbox has not imported; it has not run yet."""
+    """The answer needs modules that this sandbox has not imported; the answer has not run yet."""
 
 
 class SandboxLost(Exception):
-    """The sandbox itself failed, not the answer; the caller starts another one."""
+    """The sandbox itself failed, not the answer; the caller starts another sandbox."""
 
 
 def require(allow_unsandboxed: bool) -> Isolation:
@@ -101,7 +101,7 @@ def require(allow_unsandboxed: bool) -> Isolation:
 
 
 def bubblewrap_problem() -> str:
-    """Why bubblewrap cannot be used on this machine; "" if it can."""
+    """Return why bubblewrap cannot be used on this machine; "" if it can."""
     if not shutil.which("bwrap"):
         return "bubblewrap (the command bwrap) is not installed"
     trial = subprocess.run([*_bwrap(), "/usr/bin/true"], capture_output=True, text=True, check=False)
@@ -109,7 +109,7 @@ def bubblewrap_problem() -> str:
 
 
 def docker_problem() -> str:
-    """Why Docker cannot be used on this machine; "" if it can."""
+    """Return why Docker cannot be used on this machine; "" if it can."""
     if not shutil.which("docker"):
         return "Docker is not installed"
     if sys.platform != "linux":
@@ -182,10 +182,10 @@ def _bwrap() -> list[str]:
 
 
 class Sandbox:
-    """One server, used by one thread.
+    """One sandbox with its server, used by one thread.
 
     Attributes:
-        preloaded: the modules that it imported when it started.
+        preloaded: the modules that the server imported when it started.
         spaces: whether every question gets its own namespaces; if not, the sandbox can run only one question.
         fresh: whether no question has run in it yet.
     """
@@ -193,16 +193,16 @@ class Sandbox:
     def __init__(
         self, isolation: Isolation, preload: tuple[str, ...], limits: Limits, hidden: tuple[Path, ...] = ()
     ) -> None:
-        """Start it.
+        """Start the sandbox and its server.
 
         Args:
             isolation: what `require` returned.
-            preload: modules to import before the first question, one of the constants above.
-            limits: for every question.
+            preload: modules to import before the first question: one of the constants above.
+            limits: the limits for every question.
             hidden: folders that must stay invisible even if they lie inside a visible folder.
 
         Raises:
-            SandboxLost: it does not start; the text says why.
+            SandboxLost: the sandbox does not start; the text says why.
         """
         self.isolation, self.preloaded, self.limits = isolation, preload, limits
         self.fresh, self._started_at = True, time.monotonic()
@@ -224,17 +224,17 @@ class Sandbox:
             raise
 
     def question(self) -> QuestionProcess:
-        """A new process for a question; a context manager.
+        """Start a new process for a question, and return it as a context manager.
 
         Raises:
-            SandboxLost: the server cannot start one.
+            SandboxLost: the server cannot start a process.
         """
         self.fresh = False
         return QuestionProcess(self)
 
     @property
     def usable(self) -> bool:
-        """Whether another question may run in it."""
+        """Whether another question may run in this sandbox."""
         return self._process.poll() is None and (self.fresh or self.spaces or self.isolation is Isolation.NONE)
 
     def close(self) -> None:
@@ -375,16 +375,20 @@ class Sandbox:
 
 
 class QuestionProcess:
-    """A question's process, from its start to its end.
+    """The process of a question, from its start to its end; a context manager.
 
     Attributes:
         channel: the connection to it.
         sealed: whether it is kept from starting processes, programs and namespaces.
-        ended: afterwards, (signal or 0, exit status) of the process.
+        ended: after its end, (signal or 0, exit status); before that, None.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
-        """Start it in `sandbox`."""
+        """Start the process in a sandbox.
+
+        Raises:
+            SandboxLost: the server cannot start it.
+        """
         self._sandbox = sandbox
         self.ended: tuple[int, int] | None = None
         grader_end, sandbox_end = socket.socketpair()
