@@ -76,9 +76,7 @@ class Scores:
     records: list[dict[str, Any] | None]
 
     def shares(self) -> dict[str, Score]:
-        """Return the shares of answers that are valid, right in each field, and right in all fields; a row for
-        `show.table`.
-        """
+        """Return the shares of answers that are valid, right in each field, and right in all fields, for `show.table`."""
         return {"valid record": self.valid, **self.exact, "all fields": self.whole}
 
     def rows(self) -> list[tuple[str, Score]]:
@@ -196,8 +194,9 @@ class Likelihoods(NamedTuple):
 
     @property
     def prefers_chosen(self) -> bool:
-        """Whether the chosen reply is the likelier one per token; sums over tokens would mostly compare the lengths of
-        the replies.
+        """Whether the chosen reply is the likelier one per token.
+
+        Sums over tokens would mostly compare the lengths of the replies.
         """
         return self.chosen / self.chosen_tokens > self.rejected / self.rejected_tokens
 
@@ -274,9 +273,7 @@ def _log_probabilities(
 
 
 def token_f1(answer: str | None, reference: str | None) -> float:
-    """Return the word overlap of two texts (F1 of precision and recall, as in SQuAD), from 0 to 1; None matches only
-    None.
-    """
+    """Return the word overlap of two texts, from 0 to 1 (F1 as in SQuAD); None matches only None."""
     if answer is None or reference is None:
         return float(answer == reference)
     answer_words, reference_words = Counter(_words(answer)), Counter(_words(reference))

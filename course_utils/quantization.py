@@ -44,15 +44,14 @@ def config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def four_bit_layers(model: torch.nn.Module) -> dict[str, Linear4bit]:
-    """Return the bitsandbytes 4-bit linear layers of a model, by the names of their modules; an empty dict if it has
-    none.
-    """
+    """Return the bitsandbytes 4-bit linear layers of a model, by the names of their modules."""
     return {name: module for name, module in model.named_modules() if is_four_bit(module)}
 
 
 def is_four_bit(module: object) -> TypeGuard[Linear4bit]:
-    """Return whether a module is a 4-bit linear layer, judged by the name of its class, so that bitsandbytes need not be
-    imported.
+    """Return whether a module is a 4-bit linear layer.
+
+    It is judged by the name of its class, so that bitsandbytes need not be imported.
     """
     return any(cls.__name__ == "Linear4bit" and cls.__module__.startswith("bitsandbytes.") for cls in type(module).__mro__)
 

@@ -89,8 +89,9 @@ class DaskCluster:
         }
 
     def mark(self, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:
-        """Mark answers like `Marker.mark`, on any free worker; if that worker dies, another one takes over, if there is
-        one.
+        """Mark answers like `Marker.mark`, on any free worker.
+
+        If that worker dies, another one takes over, if there is one.
         """
         try:
             return self._client.submit(_mark, self._task, answers, pure=False, retries=1).result()

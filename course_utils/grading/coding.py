@@ -49,8 +49,9 @@ class Unsendable(ValueError):
 
 
 class Opaque:
-    """A placeholder for an object that cannot be sent. Subclasses are named after the object's type; it is equal to
-    nothing.
+    """A placeholder for an object that cannot be sent.
+
+    Subclasses are named after the object's type; it is equal to nothing.
     """
 
     def __repr__(self) -> str:

@@ -98,8 +98,9 @@ def submissions(inbox: Path) -> list[Submission]:
 
 
 def clean_name(name: str) -> str:
-    """Return a name that is safe for folders and tables: letters, digits, `.`, `_`, `-` and `@`; at most 80 characters
-    and 200 bytes.
+    """Return a name that is safe for folders and tables.
+
+    It has only letters, digits, `.`, `_`, `-` and `@`, and at most 80 characters and 200 bytes.
     """
     name = unicodedata.normalize("NFC", name.encode("utf-8", "replace").decode())
     name = re.sub(r"[^\w.@-]+", "_", name).strip("._-")[:80]

@@ -134,8 +134,9 @@ class Marker:
 
 
 def grading_fingerprint() -> str:
-    """Return a hash of everything that a mark may depend on: the course's code as it was loaded, and the versions on this
-    machine.
+    """Return a hash of everything that a mark may depend on.
+
+    That is the course's code as it was loaded, and the versions on this machine.
     """
     versions = [platform.python_version(), *(version(name) for name in ("numpy", "torch"))]
     imports = [line for section in NAMES for line in imports_of(section)]

@@ -28,15 +28,17 @@ def _interpreter_folders() -> list[str]:
 
 
 def shown() -> list[str]:
-    """Return the paths on this machine that an answer can see beside the system's folders; each is visible under its own
-    path.
+    """Return the paths on this machine that an answer can see beside the system's folders.
+
+    Each is visible under its own path.
     """
     return list(dict.fromkeys([*_interpreter_folders(), *_library_entries(), *_links()]))
 
 
 def shown_folders() -> list[str]:
-    """Return the same places as fewer folders: folders of packages, as an answer sees them, instead of each library in
-    them.
+    """Return the same places as fewer folders.
+
+    They are the folders of packages, as an answer sees them, instead of each library in them.
     """
     return list(dict.fromkeys([*_interpreter_folders(), *package_folders(), *_links()]))
 
@@ -51,8 +53,9 @@ def package_folders() -> list[str]:
 
 @lru_cache
 def emptied_folders() -> list[str]:
-    """Return the folders of packages that a sandbox must show empty except for the libraries: the course's, and the
-    system's own.
+    """Return the folders of packages that a sandbox must show empty except for the libraries.
+
+    They are the course's and the system's own.
     """
     roots = [sys.base_prefix, sys.base_exec_prefix]
     system = [*site.getsitepackages(roots), "/usr/lib/python3/dist-packages", *_dist_packages()]

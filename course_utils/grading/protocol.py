@@ -49,8 +49,9 @@ class Limits:
 
 
 class Died(Exception):
-    """The question's process no longer replies; `str()` gives the reason as the end of a sentence, such as "timed out
-    after 8 s".
+    """The question's process no longer replies.
+
+    `str()` gives the reason as the end of a sentence, such as "timed out after 8 s".
     """
 
 

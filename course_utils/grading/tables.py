@@ -107,8 +107,8 @@ class Roster:
     def rows(self, all_results: list[dict], others: Roster | None = None) -> Rows:
         """Decide which learner has which row.
 
-        If several submissions lead to the same row, the only one whose name surely fits keeps it: nobody can take a
-        neighbour's row away by a name that is like theirs. If more than one surely fits, nobody has the row.
+        If several submissions lead to the same row, the one whose name fits best keeps it: nobody can take a neighbour's row
+        away by a name that is like theirs. If several fit equally well, nobody has the row.
 
         Args:
             all_results: the results of all learners.
@@ -318,8 +318,9 @@ def filled_in(
 
 
 def canvas_column(header: list[str], sections: list[str], column: str | None) -> int:
-    """Return the index of the column to fill: the one called `column`, or the only one, or the one named after the first
-    section.
+    """Return the index of the column to fill.
+
+    It is the one called `column`, or the only one, or the one named after the first section.
 
     Raises:
         CourseError: no column, or more than one, fits, or Canvas has not exported this file.

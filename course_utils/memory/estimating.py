@@ -237,7 +237,7 @@ def what_fits(model: Described, gpu: str, method: str = "lora", **options: Any) 
 
     Returns:
         The changed options, and the estimate with them. There are no changes if the step fits as it is. If nothing helps,
-            the returned estimate does not fit either.
+        the returned estimate does not fit either.
 
     Raises:
         CourseError: for the same reasons as `estimate`, or because the GPU is unknown.

@@ -46,8 +46,9 @@ class Parts:
 
 
 def four_bit(values: int) -> int:
-    """Return the bytes of an NF4 weight with double quantisation: 4 bits per value, one byte per 64 values, and a float32
-    per 256 such bytes.
+    """Return the bytes of an NF4 weight with double quantisation.
+
+    It takes 4 bits per value, one byte per 64 values, and a float32 per 256 such bytes.
     """
     blocks = -(-values // 64)
     return -(-values // 2) + blocks + 4 * -(-blocks // 256)
@@ -71,8 +72,9 @@ def adapter_values(shape: Shape, plan: StepPlan) -> int:
 
 
 def optimizer_bytes(shape: Shape, plan: StepPlan) -> int:
-    """Return the bytes of the optimiser's state: two moments per trained value, in the value's format (float32 for
-    adapters) or in one byte each.
+    """Return the bytes of the optimiser's state.
+
+    AdamW keeps two moments per trained value, in the value's format (float32 for adapters) or in one byte each.
     """
     trained_values = adapter_values(shape, plan) or shape.parameters
     if plan.optimizer == "sgd":
@@ -87,8 +89,9 @@ def optimizer_bytes(shape: Shape, plan: StepPlan) -> int:
 
 
 def kept_by_block(shape: Shape, plan: StepPlan) -> float:
-    """Return what a block keeps from its forward pass to its backward pass, in bytes per token, including attention's
-    share that grows with the length.
+    """Return what a block keeps from its forward pass to its backward pass, in bytes per token.
+
+    It includes attention's share, which grows with the length.
     """
     if plan.loop == "course" and plan.method != "full":  # the fused functions work only with frozen weights
         return _kept_by_course_block(shape, plan)
@@ -170,9 +173,7 @@ def _kept_by_attention(shape: Shape, plan: StepPlan) -> float:
 
 
 def not_kept_by_first_block(shape: Shape, plan: StepPlan) -> float:
-    """Return what the first block of an adapted model need not keep, in bytes per token, since nothing before it is
-    trained.
-    """
+    """Return what the first block of an adapted model need not keep, in bytes per token: nothing before it is trained."""
     width, d = plan.bytes_per_value, shape.hidden
     course = plan.loop == "course"
     not_kept: float = width * d + (4 if course else 0) if course else 4 * d + 4  # the first norm's
@@ -192,10 +193,10 @@ def _width_of(shape: Shape, name: str) -> int:
 
 
 def transient_in_block(shape: Shape, plan: StepPlan) -> float:
-    """Return the temporary memory in the feed-forward part of a block's backward pass, in bytes per token, in addition to
-    what the block keeps.
+    """Return the temporary memory in the feed-forward part of a block's backward pass, in bytes per token.
 
-    It consists of the gradients of silu(gate) and of up, and of PEFT's float32 copies of the inputs.
+    It comes in addition to what the block keeps, and consists of the gradients of silu(gate) and of up, and of PEFT's
+    float32 copies of the inputs.
     """
     f, d, full = _width_of(shape, "gate_proj"), shape.hidden, plan.method == "full"
     if plan.loop == "course" and not full:
@@ -331,8 +332,9 @@ def kept_by_feed_forward(shape: Shape, plan: StepPlan) -> float:
 
 
 def mask_bytes(plan: StepPlan) -> float:
-    """Return the bytes of attention's mask: one byte (for eager attention, one floating-point value) per pair of
-    positions.
+    """Return the bytes of attention's mask.
+
+    It has one byte (for eager attention, one floating-point value) per pair of positions.
     """
     rows = plan.sequences if plan.padded else 1
     pairs = rows * plan.length**2
@@ -342,8 +344,9 @@ def mask_bytes(plan: StepPlan) -> float:
 
 
 def optimizer_transient(shape: Shape, plan: StepPlan) -> float:
-    """Return the temporary bytes of the optimiser's step; 0 for PyTorch's fused AdamW and for 8-bit AdamW on a GPU, which
-    work in place.
+    """Return the temporary bytes of the optimiser's step.
+
+    There are none for PyTorch's fused AdamW and for 8-bit AdamW on a GPU, which work in place.
     """
     if plan.device == "cpu" and "8bit" in plan.optimizer:  # float32 copies of the largest parameter and of its state
         largest = (

@@ -262,8 +262,9 @@ def loss_of(model: Model, ids: torch.Tensor, plan: StepPlan) -> torch.Tensor:
 
 @contextlib.contextmanager
 def without_packing() -> Iterator[None]:
-    """Disable transformers' check for several sequences in one row inside the `with` block: it reads position ids, and
-    fake ones cannot be read.
+    """Disable transformers' check for several sequences in one row inside the `with` block.
+
+    The check reads position ids, and fake ones cannot be read.
     """
     from transformers import masking_utils
 

@@ -35,8 +35,9 @@ class Trace:
 
 
 class Tracker:
-    """Keeps an account of the memory of storages: of tensors given to `track`, and of all that are made while `mode()` is
-    active.
+    """Keeps an account of the memory of storages.
+
+    It counts the tensors that are given to `track`, and all that are made while `mode()` is active.
 
     Attributes:
         phase: name of the current phase, set by whoever runs the step.

@@ -202,8 +202,9 @@ def _resident() -> int:
 
 
 def release() -> None:
-    """Collect garbage and give freed memory back to the system; otherwise a later block could reuse it without being
-    measured.
+    """Collect garbage and give freed memory back to the system.
+
+    Otherwise a later block could reuse it without being measured.
     """
     gc.collect()
     trim()

@@ -34,8 +34,9 @@ Text = Annotated[str, Field(max_length=1_000_000)]
 
 
 class Part(Strict):
-    """A part of a message's content. The fields of all kinds are declared; kinds that the model cannot read are refused
-    later.
+    """A part of a message's content.
+
+    The fields of all kinds are declared; kinds that the model cannot read are refused later.
     """
 
     type: str

@@ -83,8 +83,9 @@ class CallReader:
                 self._buffer, self._state = self._buffer[len(CLOSING) :], "text"
 
     def finish(self) -> tuple[str, list[CallPiece]]:
-        """Return what was held back when the answer ended, as text and pieces of calls; a call that was cut off before
-        its arguments is left out.
+        """Return what was held back when the answer ended, as text and pieces of calls.
+
+        A call that was cut off before its arguments is left out.
         """
         remainder, state = self._take(len(self._buffer)), self._state
         if state == "text":

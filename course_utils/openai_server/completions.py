@@ -105,8 +105,9 @@ class Completion:
                 self._queue.put_nowait(ChoicePiece(index, "", [], [], "length"))
 
     async def pieces(self) -> AsyncIterator[tuple[ChoicePiece, str | None]]:
-        """Yield the pieces of all choices until every choice has ended; a choice's last piece comes with its finish reason,
-        the others with None.
+        """Yield the pieces of all choices until every choice has ended.
+
+        A choice's last piece comes with its finish reason, the others with None.
 
         Raises:
             ApiError: the engine failed.

@@ -454,9 +454,7 @@ class PromptKeysValues:
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store a layer's keys and values, each of shape (1, heads, positions, width), and return them; there are no
-        earlier ones.
-        """
+        """Store a layer's keys and values, each of shape (1, heads, positions, width), and return them."""
         self.layers.append((key, value))
         return key, value
 
@@ -536,8 +534,9 @@ class KeyValueCache:
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write a layer's new column, of shape (rows, heads, 1, width) for keys and for values, and return all keys and
-        values that rows may attend to.
+        """Write a layer's new column, and return all keys and values that rows may attend to.
+
+        The new keys and values have the shape (rows, heads, 1, width).
         """
         storage = self.storage
         assert storage is not None

@@ -33,8 +33,9 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Return the headers about retrying: the client retries 408, 409, 429 and 5xx on its own unless it is told not
-        to.
+        """Return the headers about retrying.
+
+        The client retries 408, 409, 429 and 5xx on its own unless it is told not to.
         """
         if self.retry_after is not None:
             return {"retry-after": f"{self.retry_after:.0f}", "retry-after-ms": f"{1000 * self.retry_after:.0f}"}

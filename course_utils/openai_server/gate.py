@@ -39,8 +39,7 @@ class GateSettings(Protocol):
 
 
 class Gate:
-    """Lets a request through if it is addressed to this machine, has the right key, and is neither one too many nor too
-    large.
+    """Lets a request through if it has the right address and the right key, and is neither one too many nor too large.
 
     It also adds the request id and the hosted API's other headers to every response.
     """

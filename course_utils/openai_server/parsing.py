@@ -113,9 +113,7 @@ class Query:
         return self.one_of("order", ("asc", "desc")) != "asc"
 
     def metadata(self) -> dict[str, str] | None:
-        """Return the metadata to filter by, given as `metadata[key]=value`; None if there is none, or for
-        `metadata=null`.
-        """
+        """Return the metadata to filter by, given as `metadata[key]=value`; None without any, or for `metadata=null`."""
         metadata = {}
         for name, value in self.values.multi_items():
             if match := re.fullmatch(r"metadata\[([^\[\]]*)\]", name, re.DOTALL):

@@ -12,8 +12,9 @@ from course_utils.openai_server.errors import invalid
 
 
 class Echoed(Strict):
-    """An item that a client sends back as it received it: an empty field counts as none, and ids and statuses mean
-    nothing.
+    """An item that a client sends back as it received it.
+
+    An empty field counts as none, and ids and statuses mean nothing.
     """
 
     id: Any = None

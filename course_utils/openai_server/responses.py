@@ -62,8 +62,9 @@ class FunctionTool(Function):
 
 
 class ToolChoice(Strict):
-    """A function that must be called, or the tools that may be called. Other kinds are refused as a whole, under
-    `tool_choice`.
+    """A function that must be called, or the tools that may be called.
+
+    Other kinds are refused as a whole, under `tool_choice`.
     """
 
     type: str

@@ -80,8 +80,9 @@ class Options:
 
 
 def base_name(model: str | None) -> str:
-    """Return the name under which a model is offered: the last part of its name, in lower case, without colons (for `ft:`
-    ids).
+    """Return the name under which a model is offered.
+
+    It is the last part of the model's name, in lower case, without colons (for `ft:` ids).
     """
     from course_utils import hardware
 
@@ -406,8 +407,9 @@ def local_server(folder: str | Path | None = None, **options: Any) -> LocalServe
 
 
 def main(arguments: list[str]) -> int:
-    """Run the process that `local_server` starts: it takes its options as JSON, prints its address as JSON, and ends when
-    its input is closed.
+    """Run the process that `local_server` starts.
+
+    It takes its options as JSON, prints its address as JSON, and ends when its input is closed.
 
     Returns:
         The exit status.

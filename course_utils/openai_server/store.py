@@ -160,8 +160,9 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Return a context manager for a transaction: afterwards either all changes made inside are on disk, or none.
-        Transactions may be nested.
+        """Return a context manager for a transaction, which may be nested.
+
+        Afterwards either all changes made inside are on disk, or none.
         """
         connection = self._connection()
         if connection.in_transaction:
@@ -218,8 +219,9 @@ class Store:
         return body
 
     def delete(self, kind: str, id: str) -> bool:
-        """Delete a document, and return whether it existed. Its position is kept, since a page may have to start after
-        it.
+        """Delete a document, and return whether it existed.
+
+        Its position is kept, since a page may have to start after it.
         """
         with self.transaction() as connection:
             connection.execute(
@@ -298,8 +300,9 @@ class Store:
     # -- bytes --------------------------------------------------------------------------------------------------------
 
     def file_path(self, file_id: str) -> Path:
-        """Return the path of a file's bytes. It is named by our own id; the client's file name is data and is never used
-        as a path.
+        """Return the path of a file's bytes.
+
+        It is named by our own id; the client's file name is data and is never used as a path.
         """
         return self.folder / "files" / file_id
 

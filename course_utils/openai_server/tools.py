@@ -54,8 +54,9 @@ class AllowedTools(Strict):
 
 
 class ChatToolChoice(Strict):
-    """One function that must be called, or the tools that may be called. Other kinds are refused as a whole, under
-    `tool_choice`.
+    """One function that must be called, or the tools that may be called.
+
+    Other kinds are refused as a whole, under `tool_choice`.
     """
 
     type: str
@@ -127,8 +128,7 @@ def offered_functions(
     call: str | FunctionName | None,
     with_tools: bool,
 ) -> Offer | None:
-    """Check `functions` and `function_call`, which `tools` has replaced, and return what they offer; None if they are not
-    used.
+    """Check `functions` and `function_call`, which `tools` has replaced, and return what they offer, or None.
 
     Raises:
         ApiError: a value is invalid; the error names the parameter.

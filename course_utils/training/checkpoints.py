@@ -87,8 +87,9 @@ class Checkpoints:
             self._prune()
 
     def save_best(self, step: int, weights: Mapping[str, torch.Tensor]) -> None:
-        """Write the best weights so far, under the number of the step at which they were reached; a failure becomes a
-        note, as in `save`.
+        """Write the best weights so far, under the number of the step at which they were reached.
+
+        A failure becomes a note, as in `save`.
         """
         from safetensors.torch import save_file
 
@@ -98,8 +99,9 @@ class Checkpoints:
         self._write(f"best-{step:06d}", write)
 
     def load(self) -> State | None:
-        """Return the state in the newest complete checkpoint, or None if there is none. Damaged checkpoints are skipped with
-        a note.
+        """Return the state in the newest complete checkpoint, or None if there is none.
+
+        Damaged checkpoints are skipped with a note.
 
         Raises:
             CourseError: the checkpoint belongs to another run: its settings, its data or its model differ from this run's.

@@ -53,8 +53,9 @@ class EarlyStopping:
         return len(steps) - 1 - steps.index(self.best_step) >= self.patience
 
     def restore(self, checkpoints: Checkpoints | None) -> None:
-        """Give the model its best weights back, from memory or from the checkpoints; if they are missing, add a note to the
-        history.
+        """Give the model its best weights back, from memory or from the checkpoints.
+
+        If they are missing, add a note to the history.
 
         Args:
             checkpoints: where the best weights may have been written by an earlier part of the run, or None.

@@ -54,8 +54,9 @@ class Footprint:
 
     @property
     def error(self) -> float | None:
-        """The relative error of the prediction, (predicted - measured) / measured; negative if the prediction was too
-        low, None without both.
+        """Relative error of the prediction, (predicted - measured) / measured; None unless both are known.
+
+        It is negative if the prediction was too low.
         """
         if self.predicted is None or not self.measured:
             return None
@@ -134,8 +135,9 @@ def prefault(model: torch.nn.Module) -> None:
 
 
 def largest(micro_batches: Iterable[Sequence[Encoded]], count: int = 12) -> list[Sequence[Encoded]]:
-    """Choose the micro-batches that may take the most memory: those with the most tokens, padding included, and among equals
-    those with the most scored tokens.
+    """Choose the micro-batches that may take the most memory.
+
+    They are those with the most tokens, padding included, and among equals those with the most scored tokens.
 
     Args:
         micro_batches: all micro-batches, as lists of encoded examples.

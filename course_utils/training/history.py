@@ -90,8 +90,9 @@ class History:
         return {name: value for name, value in asdict(self).items() if name not in ("settings", "memory")}
 
     def restore(self, values: Mapping[str, Any]) -> None:
-        """Take over the values that `as_dict` returned in an earlier part of the run; notes of this part are kept after
-        the earlier ones.
+        """Take over the values that `as_dict` returned in an earlier part of the run.
+
+        Notes of this part are kept after the earlier ones.
         """
         notes = self.notes
         for attribute in fields(self):

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 
 def bradley_terry_loss(rewards: torch.Tensor, centre: float = 0.0) -> torch.Tensor:
-    """Compute the loss of a reward model for each pair: -log sigmoid(r_chosen − r_rejected) + centre · (r_chosen +
-    r_rejected)².
+    """Compute a reward model's loss for each pair: -log sigmoid(r_chosen − r_rejected) + centre · (r_chosen + r_rejected)².
 
     Bradley and Terry, 1952; as the loss of a reward model: Ouyang et al., 2022 (arXiv 2203.02155); the second term:
     Eisenstein et al., 2023 (arXiv 2312.09244).
@@ -50,8 +49,9 @@ def dpo_loss(log_ratios: torch.Tensor, beta: float) -> torch.Tensor:
 
 
 def odds_ratio_loss(mean_log_probabilities: torch.Tensor) -> torch.Tensor:
-    """Compute ORPO's penalty for each pair: -log sigmoid(log odds of chosen − log odds of rejected), with odds = p / (1 −
-    p).
+    """Compute ORPO's penalty for each pair: -log sigmoid(log odds of chosen − log odds of rejected).
+
+    The odds of an answer are p / (1 − p).
 
     Hong et al., 2024 (arXiv 2403.07691), equation 7.
 
@@ -133,8 +133,7 @@ def simpo_loss(mean_log_probabilities: torch.Tensor, beta: float, target: float)
 
 
 def group_advantages(rewards: torch.Tensor, floor: float = 1e-4) -> torch.Tensor:
-    """Compute GRPO's advantages: how far each answer's reward is above its group's mean, in standard deviations of the
-    group.
+    """Compute GRPO's advantages: how far each reward is above its group's mean, in standard deviations of the group.
 
     Shao et al., 2024 (arXiv 2402.03300), section 4.1.
 
@@ -167,8 +166,9 @@ def clipped_policy_loss(ratio: torch.Tensor, advantages: torch.Tensor, clip: flo
 
 
 def clipped_value_loss(values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip: float) -> torch.Tensor:
-    """Compute PPO's value loss for each token: ½ max((V − R)², (V' − R)²), where V' is V clipped to within `clip` of the old
-    V.
+    """Compute PPO's value loss for each token: ½ max((V − R)², (V' − R)²).
+
+    V' is V, clipped to within `clip` of the old V.
 
     This is the loss of OpenAI's implementation of PPO (baselines, ppo2).
 

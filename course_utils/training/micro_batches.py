@@ -54,8 +54,9 @@ class MicroBatches:
         return micro_batches(examples, self.max_tokens)
 
     def cut_for_training(self, examples: Sequence[Encoded]) -> list[list[Encoded]]:
-        """Cut the examples of a step into micro-batches; with gradient accumulation, none has more examples than
-        `batch_size`.
+        """Cut the examples of a step into micro-batches.
+
+        With gradient accumulation, none has more examples than `batch_size`.
         """
         accumulates = self.settings.gradient_accumulation_steps > 1
         return micro_batches(examples, self.max_tokens, self.settings.batch_size if accumulates else None)

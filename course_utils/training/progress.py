@@ -24,8 +24,9 @@ CURVE_SECONDS = 15.0  # drawing it takes a tenth of a second
 
 
 class Progress:
-    """Shows loss, tokens per second and the time left while `fit` runs; when it ends, one line of summary takes their
-    place.
+    """Shows loss, tokens per second and the time left while `fit` runs.
+
+    When it ends, one line of summary takes their place.
     """
 
     def __init__(self, total: int, history: History, show: bool = True) -> None:

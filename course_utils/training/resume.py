@@ -84,8 +84,9 @@ class Resume:
         self.checkpoints.save(State(step, self.parameters, optimizer, states, {"history": self.history.as_dict(), **values}))
 
     def restore(self, state: State) -> None:
-        """Restore weights, optimiser, history and random generators from a saved state, and note that the run was
-        resumed.
+        """Restore weights, optimiser, history and random generators from a saved state.
+
+        A note says that the run was resumed.
         """
         set_weights(self.parameters, state.weights)
         self.optimizer.load_state_dict(state.optimizer["optimizer"])

@@ -97,8 +97,9 @@ class BatchSampler:
 
 
 class RolloutSampler(BatchSampler):
-    """Yields batches that the model makes itself: it answers prompts, and is trained several times on each batch of
-    answers.
+    """Yields batches that the model makes itself.
+
+    It answers prompts, and is trained several times on each batch of answers.
     """
 
     def __init__(
@@ -117,8 +118,9 @@ class RolloutSampler(BatchSampler):
         self.steps_per_batch = objective.epochs
 
     def after(self, step: int, examples: Sequence[Encoded]) -> Iterator[StepBatch]:
-        """Yield this process's work in each step that follows `step`; the examples are prompts, which the model answers
-        first.
+        """Yield this process's work in each step that follows `step`.
+
+        The examples are prompts, which the model answers first.
         """
         for number, batch in self._batches_from(step, examples):
             prompts, weight = self.part(batch)
@@ -130,9 +132,7 @@ class RolloutSampler(BatchSampler):
                 step += 1
 
     def measure(self, prompts: Sequence[Encoded]) -> dict[str, float]:
-        """Let the model answer prompts that are not trained on, and return the rollout's means, such as "reward" and
-        "kl".
-        """
+        """Let the model answer prompts that are not trained on, and return means such as "reward" and "kl"."""
         _, means = self.online.rollout(self.model, self.tokenizer, prompts, self.score, self.settings.seed)
         return means
 

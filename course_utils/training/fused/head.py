@@ -20,8 +20,9 @@ MAX_KEPT_ENTRIES = 2**24
 
 
 def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
-    """Yield the model's head with a forward that returns the hidden states; nothing unless the head is a frozen linear
-    layer without bias.
+    """Yield the model's head with a forward that returns the hidden states.
+
+    Nothing is yielded unless the head is a frozen linear layer without bias.
     """
     owner: Any = next((m for m in model.modules() if hasattr(m, "get_output_embeddings")), None)
     head = owner.get_output_embeddings() if owner is not None else None
@@ -111,9 +112,7 @@ class LogProbabilities(torch.autograd.Function):
 
 @contextmanager
 def logits(model: torch.nn.Module) -> Iterator[None]:
-    """Let the head compute logits inside the `with` block, even if it is replaced by this function: generation needs
-    them.
-    """
+    """Let the head compute logits inside the `with` block, even if it is replaced; generation needs them."""
     head = output_embeddings(model)
     stand_in = vars(head).pop("forward", None)
     try:

@@ -18,9 +18,7 @@ from course_utils.quantization import dense, is_four_bit
 
 
 class ActiveAdapter(NamedTuple):
-    """The single active adapter of a LoRA layer: A (r, in), B (out, r), and the factor by which their product is
-    multiplied.
-    """
+    """The single active adapter of a LoRA layer: A (r, in), B (out, r), and the factor on their product."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -35,9 +33,7 @@ def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Call
 
 
 def is_plain(module: Any) -> TypeGuard[Linear]:
-    """Return whether a module is a LoRA layer over a 16-, 32- or 4-bit linear layer, with an adapter without bias or
-    DoRA.
-    """
+    """Return whether a module is a LoRA layer over a 16-, 32- or 4-bit linear layer, without bias or DoRA."""
     return (
         ((type(module) is Linear and type(module.get_base_layer()) is torch.nn.Linear) or _over_four_bits(module))
         and not any(module.lora_bias.values())
@@ -51,8 +47,9 @@ def _over_four_bits(module: Any) -> bool:
 
 
 def active_adapter(module: Linear, x: torch.Tensor) -> ActiveAdapter | None:
-    """Return the adapter of a plain layer, or None unless exactly one is applied to `x` and nothing else changes what the
-    layer computes.
+    """Return the adapter of a plain layer.
+
+    It is None unless exactly one adapter is applied to `x` and nothing else changes what the layer computes.
     """
     active = [name for name in module.active_adapters if name in module.lora_A]
     if (

@@ -22,9 +22,7 @@ LAYER_NAMES = ("gate_proj", "up_proj", "down_proj")
 
 
 def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
-    """Yield the feed-forward blocks that have plain LoRA on all three layers, each with the forward that is to replace
-    its own.
-    """
+    """Yield the feed-forward blocks with plain LoRA on all three layers, each with the forward to replace its own."""
     for module in model.modules():
         layers: list[Any] = [getattr(module, name, None) for name in LAYER_NAMES]
         if all(map(is_plain, layers)) and all(layer.get_base_layer().bias is None for layer in layers):

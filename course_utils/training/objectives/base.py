@@ -79,8 +79,9 @@ class Objective:
         raise NotImplementedError
 
     def prepare(self, examples: Sequence[Encoded]) -> list[Encoded]:
-        """Complete the examples of a data set, for example with parts of other examples; called once, after all have been
-        encoded.
+        """Complete the examples of a data set, for example with parts of other examples.
+
+        This is called once, after all examples have been encoded.
 
         Returns:
             The completed examples, in the same order.
@@ -88,9 +89,7 @@ class Objective:
         return list(examples)
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """Return the numbers by which the losses of a batch of these examples are divided, such as {"tokens": 120} or
-        {"pairs": 8}.
-        """
+        """Return the numbers by which the losses of a batch of these examples are divided, such as {"tokens": 120}."""
         raise NotImplementedError
 
     def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
@@ -98,8 +97,7 @@ class Objective:
         return collate(examples, pad_id, share_prompt)
 
     def statistics(self, model: torch.nn.Module, batch: Batch, normalizers: Mapping[str, float]) -> dict[str, torch.Tensor]:
-        """Compute what this micro-batch contributes to the quantities that the loss of its whole batch needs, without
-        gradient.
+        """Compute, without gradient, what this micro-batch contributes to the quantities that its batch's loss needs.
 
         The trainer calls it only if `needs_statistics`: on every micro-batch of a batch, before the first loss. It adds the
         contributions up, over processes too.

@@ -73,8 +73,9 @@ class KTO(Objective):
         return {"examples": len(examples)}
 
     def statistics(self, model: torch.nn.Module, batch: Batch, normalizers: Mapping[str, float]) -> dict[str, torch.Tensor]:
-        """Compute this micro-batch's contribution to the estimated KL divergence: the mean log-ratio of the mismatched
-        completions.
+        """Compute this micro-batch's contribution to the estimated KL divergence.
+
+        The estimate is the mean log-ratio of the mismatched completions.
         """
         return {"kl": self._log_ratios(model, batch)[:, 1].sum() / normalizers["examples"]}
 

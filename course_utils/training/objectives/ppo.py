@@ -122,7 +122,7 @@ class PPO(OnlineObjective):
 
         Returns:
             The examples, in which each token has old_log_probabilities, old_advantages, old_returns and old_values; and
-                means for the history: "reward", "kl" (nats per answer) and "length" (tokens).
+            means for the history: "reward", "kl" (nats per answer) and "length" (tokens).
 
         Raises:
             CourseError: the reward function returns another number of values than there are answers, or one that is not
@@ -179,8 +179,7 @@ class PPO(OnlineObjective):
         return Loss(policy + self.value_coefficient * value, metrics)
 
     def log_probabilities_and_values(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute, with gradient, the log-probability at `temperature` of each scored token, and the value of the state
-        before it.
+        """Compute the log-probability at `temperature` of each scored token, and the value of the state before it.
 
         Returns:
             Two tensors of shape (scored tokens,).

@@ -98,8 +98,9 @@ class DPO(Objective):
 
 @dataclass(frozen=True)
 class ORPO(Objective):
-    """Odds ratio preference optimisation: SFT on the chosen answer, plus a penalty on the odds of the rejected one; no
-    reference.
+    """Odds ratio preference optimisation: SFT on the chosen answer, plus a penalty on the odds of the rejected one.
+
+    It needs no reference model.
 
     Attributes:
         beta: weight of the penalty (lambda in the paper).
@@ -135,9 +136,7 @@ class ORPO(Objective):
         return collate(rows, pad_id)
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
-        """Compute the SFT term as a mean over the batch's tokens, plus beta times the odds-ratio term as a mean over its
-        pairs.
-        """
+        """Compute the SFT term, a mean over the batch's tokens, plus beta times the penalty, a mean over its pairs."""
         import torch
 
         scores = token_log_probabilities(model, batch)

@@ -83,9 +83,7 @@ class SFT(Objective):
         return {"tokens": sum(example.learned for example in examples)}
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
-        """Compute the micro-batch's contribution to the mean cross-entropy over the batch's learned tokens, in nats per
-        token.
-        """
+        """Compute the micro-batch's contribution to the mean cross-entropy of the batch's learned tokens, in nats."""
         weight = batch.get("weight", 1)
         if not self.accuracy:
             return Loss(-(token_log_probabilities(model, batch) * weight).sum() / totals["tokens"], {})
