@@ -111,9 +111,9 @@ def evaluate(
         CourseError: the lists are empty, or they differ in length.
     """
     if len(outputs) != len(references):
-        raise CourseError(f"{len(outputs)} answers for {len(references)} references")
+        raise CourseError(f"{len(outputs)} answers for {len(references)} references: give one reference for each answer")
     if not outputs:
-        raise CourseError("nothing to score: no answers")
+        raise CourseError("there is nothing to score: the list of answers is empty")
     records = [parse_record(output, schema, parse) for output in outputs]
     fields = list(schema["properties"])
     enumerations = [field for field in fields if "enum" in schema["properties"][field]]
@@ -329,7 +329,7 @@ def over_seeds(rows: Sequence[Sequence[float]]) -> Score:
         CourseError: there are no values.
     """
     if not rows or not rows[0]:
-        raise CourseError("there is nothing to average")
+        raise CourseError("there is nothing to average: no seed has a value")
     averages = [sum(question) / len(rows) for question in zip(*rows, strict=True)]
     if set(averages) <= {0, 1}:  # Wilson's interval does not vanish if all are right or all wrong
         return proportion(averages)

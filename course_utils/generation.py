@@ -71,7 +71,7 @@ def complete(
     import torch
 
     if temperature < 0:
-        raise CourseError(f"temperature must not be negative, it is {temperature}")
+        raise CourseError(f"temperature must not be negative, but it is {temperature}")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad_id = pad_token_id(tokenizer)
     # top_k 0: the whole distribution, not transformers' fifty likeliest tokens

@@ -192,7 +192,7 @@ class Catalogue:
 
         questions = self.questions if questions is None else questions
         if not answers or len(answers) != len(questions):
-            raise CourseError(f"{len(answers)} answers for {len(questions)} questions")
+            raise CourseError(f"{len(answers)} answers for {len(questions)} questions: give one answer for each question")
         rows, stale = [], []
         for answer, question in zip(answers, questions):
             record, reference = parse_record(answer, SCHEMA), self.record(question)

@@ -114,10 +114,13 @@ def resample(train: Sequence, weights: Sequence[float], n: int, seed: int = 0) -
 
     Returns:
         Indices of n different rows.
+
+    Raises:
+        CourseError: n is below 1, or there are fewer rows.
     """
     odds = np.asarray(weights, dtype=float)
     if not 0 < n <= len(train):
-        raise CourseError(f"{n} of {len(train)} rows can't be drawn")
+        raise CourseError(f"{n} of {len(train)} rows can't be drawn: n must be at least 1, and at most the number of rows")
     # The n largest of log(u) / w: sampling without replacement by weight (Efraimidis and Spirakis 2006).
     keys = np.log(np.random.default_rng(seed).random(len(odds))) / np.maximum(odds, 1e-12)
     return sorted(np.argsort(keys)[-n:].tolist())

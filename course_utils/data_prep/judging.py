@@ -108,7 +108,7 @@ def agreement_with_labels(verdicts: Sequence[Verdict], good: Sequence[bool], fro
         CourseError: the lists differ in length, or they are empty.
     """
     if len(verdicts) != len(good) or not verdicts:
-        raise CourseError(f"{len(verdicts)} verdicts for {len(good)} labels")
+        raise CourseError(f"{len(verdicts)} verdicts for {len(good)} labels: give one label for each verdict")
     accepted = [verdict.mark is not None and verdict.mark >= from_mark for verdict in verdicts]
     accepted_bad = [s for s, g in zip(accepted, good) if not g]
     accepted_good = [s for s, g in zip(accepted, good) if g]
@@ -263,7 +263,7 @@ def biases(verdicts: Sequence[PairVerdict]) -> dict[str, float]:
         CourseError: there are no verdicts.
     """
     if not verdicts:
-        raise CourseError("there are no verdicts")
+        raise CourseError("there are no verdicts to measure biases on")
     n = len(verdicts)
     better = sum((v.as_a > 0.5) + (v.as_b > 0.5) for v in verdicts) / (2 * n)
     first = sum((v.as_a > 0.5) + (v.as_b <= 0.5) for v in verdicts) / (2 * n)

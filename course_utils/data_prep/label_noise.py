@@ -57,9 +57,9 @@ def label_of(row: dict, name: str) -> str:
     try:
         value = json.loads(formats.answer_of(row))[name]
     except (ValueError, KeyError, TypeError) as error:
-        raise CourseError(f"an answer without a field {name!r}: {formats.answer_of(row)[:80]!r}") from error
+        raise CourseError(f"an answer is no JSON record with a field {name!r}: {formats.answer_of(row)[:80]!r}") from error
     if not isinstance(value, str):
-        raise CourseError(f"field {name!r} must be text to be a label; found {value!r}")
+        raise CourseError(f"the field {name!r} must be a text to be a label; found {value!r}")
     return value
 
 

@@ -44,9 +44,9 @@ def split(
         CourseError: there are fewer than two rows, the share is not between 0 and 1, or all rows belong together.
     """
     if not 0 < validation < 1:
-        raise CourseError(f"validation is a share between 0 and 1, not {validation}")
+        raise CourseError(f"validation must be a share between 0 and 1, not {validation}")
     if len(rows) < 2:
-        raise CourseError(f"{len(rows)} rows can't be split")
+        raise CourseError(f"{len(rows)} rows can't be split: at least two are needed")
     groups = Groups(len(rows))
     seen: dict[object, int] = {}
     owners = group if isinstance(group, Sequence) else [group(row) if group else None for row in rows]

@@ -74,7 +74,7 @@ def build_without_weights(name: str) -> PreTrainedModel:
 
     stored_config = architecture(name)
     if stored_config is None:
-        raise CourseError(f"no configuration for {name!r}; known are {', '.join(ARCHITECTURES)}")
+        raise CourseError(f"the course has no configuration for {name!r}; it has those of {', '.join(ARCHITECTURES)}")
     settings = dict(stored_config)
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with torch.device("meta"):

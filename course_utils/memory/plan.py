@@ -80,7 +80,7 @@ class StepPlan:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise CourseError(f"{name}={value!r}: must be a whole number of at least 1")
         if not 0 < self.scored <= 1:
-            raise CourseError(f"scored={self.scored!r}: a share of the tokens, above 0 and at most 1")
+            raise CourseError(f"scored={self.scored!r}: must be a share of the tokens, above 0 and at most 1")
         if self.method == "qlora" and self.precision in ("fp32", "amp"):
             raise CourseError("a 4-bit base computes in 16 bits: choose precision 'bf16', or 'fp16' on a T4")
         if self.objective != "sft" and self.method == "full" and not self.separate_reference:

@@ -193,7 +193,7 @@ class Trainer:
 
     def _encode(self, rows: Sequence[Any], split: str) -> list[Encoded]:
         if not len(rows):
-            raise CourseError(f"the {split} set is empty")
+            raise CourseError(f"the {split} set is empty: it needs at least one example")
         limit = self.settings.max_length
         examples = [self.objective.encode(self.tokenizer, row, limit, f"{split}[{i}]") for i, row in enumerate(rows)]
         if split == "train" and len(examples) > 1 and not self.objective.is_online:

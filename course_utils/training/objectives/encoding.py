@@ -84,9 +84,9 @@ def encode_completion(
         CourseError: the last message is not the assistant's or is empty, or the chat template changes the prompt.
     """
     if messages[-1]["role"] != "assistant":
-        raise CourseError(f"{where}: the last message must be the assistant's, it is the {messages[-1]['role']}'s")
+        raise CourseError(f"{where}: the last message must be the assistant's, but it is the {messages[-1]['role']}'s")
     if not messages[-1]["content"].strip():
-        raise CourseError(f"{where}: the assistant's message is empty, there is nothing to learn")
+        raise CourseError(f"{where}: the assistant's message is empty, so there is nothing to learn")
     ids = chat_token_ids(tokenizer, messages)
     if ids[: len(prompt)] != prompt:
         raise CourseError(f"{where}: the chat template changes the prompt once an answer follows it")

@@ -157,7 +157,8 @@ class PPO(OnlineObjective):
         rewards = [float(reward) for reward in self.reward([p.messages for p in prompts], texts)]
         if len(rewards) != len(prompts) or not all(map(math.isfinite, rewards)):
             raise CourseError(
-                f"the reward function gave {len(rewards)} values for {len(prompts)} answers, or one that is not finite"
+                f"the reward function gave {len(rewards)} values for {len(prompts)} answers, or one that is not finite: "
+                "it must give one finite number for each answer"
             )
         if self.missing_eos_reward is None:
             return rewards

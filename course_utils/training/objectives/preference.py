@@ -47,7 +47,9 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Any, max_length: in
 def _with_explicit_prompt(example: dict[str, Any], where: str) -> dict[str, list[dict[str, Any]]]:
     chosen, rejected = (messages_of(example, key, where) for key in ("chosen", "rejected"))
     if len(chosen) < 2:
-        raise CourseError(f"{where}: no prompt; give it under 'prompt', or as the first messages of chosen and rejected")
+        raise CourseError(
+            f"{where}: there is no prompt; give it under 'prompt', or as the first messages of chosen and rejected"
+        )
     for number, (chosen_message, rejected_message) in enumerate(zip(chosen[:-1], rejected[:-1])):
         if chosen_message != rejected_message:
             raise CourseError(

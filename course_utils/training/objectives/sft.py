@@ -65,7 +65,9 @@ class SFT(Objective):
         unweighted = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
         learned = [i for i, m in enumerate(messages) if m["role"] == "assistant" and m.get("weight", 1) != 0]
         if not learned:
-            raise CourseError(f"{where}: no message of the assistant to learn (all have weight 0, or there is none)")
+            raise CourseError(
+                f"{where}: there is no message of the assistant to learn from (all have weight 0, or there is none)"
+            )
         prompt = encode_prompt(tokenizer, unweighted[: learned[0]], max_length, where)
         ids, weights = list(prompt), list[float]()
         for i in learned:
