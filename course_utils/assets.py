@@ -16,13 +16,17 @@ DISTRIBUTION = "finetuning-course"
 
 
 def root() -> Path:
-    """Folder that holds `data/` and `notebooks/`."""
+    """Return the folder that holds `data/` and `notebooks/`."""
     inside = PACKAGE / "_assets"
     return inside if inside.is_dir() else PACKAGE.parent
 
 
 def path(relative: str) -> Path:
-    """Path of a file or folder such as `data/support_tickets`; raises CourseError if it does not exist."""
+    """Return the path of a file or folder of the course, such as `data/support_tickets`.
+
+    Raises:
+        CourseError: it does not exist.
+    """
     asset = root() / relative
     if not asset.exists():
         raise CourseError(
@@ -48,7 +52,11 @@ PLACEHOLDER = "/OWNER/"  # until the course has its own address
 
 
 def repository_url() -> str:
-    """Address of the repository, from `[project.urls]` in pyproject.toml, the only place where it is written."""
+    """Return the address of the repository, from `[project.urls]` in pyproject.toml, the only place where it is written.
+
+    Raises:
+        CourseError: the course is not installed, or pyproject.toml names no repository.
+    """
     try:
         entries: list[str] = metadata(DISTRIBUTION).get_all("Project-URL") or []
     except PackageNotFoundError as error:

@@ -49,8 +49,8 @@ class Result(NamedTuple):
     """What a command found or did.
 
     Attributes:
-        text: for people; what is printed in the end.
-        document: for programs; what `--json` prints instead.
+        text: what is printed in the end, for people.
+        document: what `--json` prints instead, for programs.
         status: exit status.
     """
 
@@ -60,7 +60,14 @@ class Result(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns 0 on success, 1 if a check found something, 2 if the command failed."""
+    """Run one command.
+
+    Args:
+        arguments: the command and its options; those of the command line if None.
+
+    Returns:
+        0 on success, 1 if a check found something, 2 if the command failed.
+    """
     parser = _parser()
     options, extra_arguments = parser.parse_known_args(arguments)
     if extra_arguments and options.command != "lab":
