@@ -179,7 +179,7 @@ class _Grader:
         self.seed, self.isolation, self.base = seed, isolation, base
 
     def grade(self, submission: intake.Submission) -> tuple[dict, bool]:
-        """(results, whether they existed already)."""
+        """Return the results of a submission, and whether they existed already."""
         started_at = time.monotonic()
         folder = self.out / "learners" / submission.learner
         key, marks = "", dict[str, Mark]()

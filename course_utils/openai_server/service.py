@@ -50,7 +50,7 @@ class Service:
     answered_tokens: int = 0
 
     def used_tokens(self) -> int:
-        """Number of tokens that were trained on and answered with, together."""
+        """Return the number of tokens that were trained on and answered with, together."""
         trained = sum(job["trained_tokens"] or 0 for job in self.store.all("job"))
         return trained + self.answered_tokens
 
