@@ -15,7 +15,7 @@ import itertools
 import multiprocessing
 import sys
 
-from common import RECORDS, write_record
+from common import RECORDS, write_results
 from course_utils import evaluation, figures, training
 
 PLAN = {
@@ -184,7 +184,7 @@ if __name__ == "__main__":
             for name in runs[0]["methods"]
         }
         results = {"seeds": seeds, "plan": PLAN, "gain over SFT": gains(runs)}
-        file = write_record("alignment", results | {"frontier": frontier, "runs": runs})
+        file = write_results("alignment", results | {"frontier": frontier, "runs": runs})
         figures.points(
             {name: ([means["kl"][0]], [means["judge"][0]]) for name, means in frontier.items()},
             "What the judge says, and how far each method went for it",
@@ -196,4 +196,4 @@ if __name__ == "__main__":
         added = [_in_own_process(memory_added, *method) for _ in range(MEMORY_RUNS)]
         table[name]["memory added, MB"] = _score(evaluation.mean(added))
     print({name: {what: row[what] for what in ("an example", "a token", "memory added, MB")} for name, row in table.items()})
-    write_record("method-prices", {"rounds": ROUNDS, "examples": EXAMPLES, "memory runs": MEMORY_RUNS, "over SFT": table})
+    write_results("method-prices", {"rounds": ROUNDS, "examples": EXAMPLES, "memory runs": MEMORY_RUNS, "over SFT": table})

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from common import RECORDS, write_record
+from common import RECORDS, write_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "training"))
@@ -82,7 +82,7 @@ if __name__ == "__main__":
         runs_by_objective["ppo"].append(ppo(seed, kl=0.03))
         runs_by_objective["ppo_without_kl"].append(ppo(seed, kl=0.0))
         print(seed, {name: runs[-1] for name, runs in runs_by_objective.items()}, flush=True)
-    file = write_record("behaviour", {"seeds": seeds, **runs_by_objective})
+    file = write_results("behaviour", {"seeds": seeds, **runs_by_objective})
     rollouts = range(1, len(runs_by_objective["ppo"][0]["kl"]) + 1)
     curves = {name: (rollouts, runs_by_objective[name][0]["kl"]) for name in ("ppo", "ppo_without_kl")}
     figures.lines(curves, "KL to the reference, with and without its penalty", "rollout", "nats per answer").save(

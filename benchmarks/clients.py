@@ -16,7 +16,7 @@ import tempfile
 import venv
 from pathlib import Path
 
-from common import write_record
+from common import write_results
 from course_utils.openai_server import local_server
 
 HERE = Path(__file__).parent / "clients"
@@ -116,7 +116,7 @@ def main(folder: Path) -> None:
             else:
                 results[client] = {"version": version, **ask(command, environment)}
             print(client, json.dumps(results[client], indent=1), flush=True)
-    write_record("clients", {"clients": results})
+    write_results("clients", {"clients": results})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ RECORDS = Path(__file__).parent / "records"
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
-def write_record(name: str, results: dict) -> Path:
+def write_results(name: str, results: dict) -> Path:
     """Write `results` with date, machine and versions to records/NAME-DATE.json."""
     device = hardware.detect()
     record = {

@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import RECORDS, write_record
+from common import RECORDS, write_results
 from course_utils import figures
 from course_utils.data_prep import deduplicate, formats, reading, truth, validation
 from course_utils.data_prep.pii import Redactor
@@ -155,7 +155,7 @@ def main() -> None:
         with (folder / "all.jsonl").open(encoding="utf-8") as whole:
             results["peers"] = peers(list(itertools.islice(whole, 2000)), rounds=3)
         print(json.dumps(results["peers"], indent=1))
-    file = write_record("data-prep", results)
+    file = write_results("data-prep", results)
     curves = {
         step: (sizes, [results["sizes"][size]["seconds"][step] for size in sizes])
         for step in ("validate", "deduplicate", "redact")

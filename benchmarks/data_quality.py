@@ -14,7 +14,7 @@ import random
 import re
 import sys
 
-from common import write_record
+from common import write_results
 from course_utils import assets, evaluation, memory, models, training
 from course_utils.data_prep import load_task, prepare, quality, truth
 from course_utils.data_prep.synthesis import read_answer
@@ -156,7 +156,7 @@ def main(seeds: list[int]) -> None:
                 result["its own test"] = score(tuned, tokenizer, data["synthetic test"])
             results.setdefault("runs", {}).setdefault(name, []).append(result)
             print(seed, name, {k: {n: round(v[0], 3) for n, v in s.items()} for k, s in result.items()}, flush=True)
-    write_record("data-quality", {"seeds": seeds, "examples": EXAMPLES, **results})
+    write_results("data-quality", {"seeds": seeds, "examples": EXAMPLES, **results})
 
 
 if __name__ == "__main__":

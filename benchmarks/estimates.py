@@ -15,7 +15,7 @@ import random
 import statistics
 import time
 
-from common import RECORDS, write_record
+from common import RECORDS, write_results
 from course_utils import figures, memory
 from course_utils.memory import formula, step, tracing
 from course_utils.memory.shape import shape
@@ -201,7 +201,7 @@ def main() -> None:
         shared = [row for row in everything if "fitcheck-llm" in row["errors"]]
         record["summary"]["rows that fitcheck-llm can express"] = summary(shared)
     print(record["summary"])
-    file = write_record("estimates", record)
+    file = write_results("estimates", record)
     series = {
         f"{estimator}, {half}": ([r["real_mb"] for r in rows], [r["errors"][estimator] for r in rows])
         for half, rows in results.items() for estimator in ("formula", "trace")

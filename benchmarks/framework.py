@@ -18,7 +18,7 @@ import random
 import statistics
 import time
 
-from common import RECORDS, write_record
+from common import RECORDS, write_results
 from course_utils import evaluation, memory, models, training
 from course_utils.data_prep import load_catalogue
 from course_utils.data_prep.catalogue import SCHEMA
@@ -225,7 +225,7 @@ def main(rivals_only: bool = False, added: str = "") -> None:
 
     record = {"examples": len(lessons), "seeds": systems, "training_seconds": training_seconds, "after_update": after}
     if rivals_only:
-        write_record("framework", record | taken_over())
+        write_results("framework", record | taken_over())
         return
 
     sweep, weights, epochs_done = {}, None, 0
@@ -246,7 +246,7 @@ def main(rivals_only: bool = False, added: str = "") -> None:
         }
         print(epochs, "epochs by heart", trained_scores.knowledge, answer_scores.knowledge, new_scores.stale, flush=True)
 
-    write_record("framework", record | {"drilled": drilled, "sizes": sizes, "steps": STEPS, "sweep": sweep})
+    write_results("framework", record | {"drilled": drilled, "sizes": sizes, "steps": STEPS, "sweep": sweep})
 
 
 def taken_over() -> dict:

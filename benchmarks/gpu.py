@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 
-from common import RECORDS, write_record
+from common import RECORDS, write_results
 from course_utils import memory
 from course_utils.memory import formula, step
 from course_utils.memory.shape import shape
@@ -128,7 +128,7 @@ def main() -> None:
         if errors:
             summary[kind] = {"mean": statistics.mean(errors), "worst": max(errors), "rows": len(errors)}
             print(f"{kind}: mean {100 * summary[kind]['mean']:.1f} %, worst {100 * summary[kind]['worst']:.1f} %")
-    file = write_record(f"gpu-{card.lower().replace(' ', '-')}", {"card": card, "summary": summary, "rows": table})
+    file = write_results(f"gpu-{card.lower().replace(' ', '-')}", {"card": card, "summary": summary, "rows": table})
     print(file.relative_to(RECORDS.parent.parent))
 
 

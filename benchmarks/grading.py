@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import write_record
+from common import write_results
 
 import nbformat
 
@@ -149,7 +149,7 @@ def main() -> None:
     record |= killed(folder, inbox, options.learners)
     if not options.without_nbgrader:
         record |= beside_nbgrader(folder, inbox, names, options.batch)
-    print(write_record("grading", record))
+    print(write_results("grading", record))
 
 
 def killed(folder: Path, inbox: Path, learners: int) -> dict:

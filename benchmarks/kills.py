@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import write_record
+from common import write_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "training"))
 import kill
@@ -27,4 +27,4 @@ if __name__ == "__main__":
                 {"kills": kills, "alive_when_killed": resumed, "during_save": during_save, "same": files == whole}
             )
             print(results[-1], flush=True)
-    write_record("kills", {"runs": results, "same_bytes": sum(r["same"] for r in results), "of": runs})
+    write_results("kills", {"runs": results, "same_bytes": sum(r["same"] for r in results), "of": runs})

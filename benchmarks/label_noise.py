@@ -4,10 +4,10 @@
     python benchmarks/label_noise.py --try        a few rows, a few steps; nothing is written
 
 The prepared export of lesson 05 has forty wrong categories that no rule sees. The same model is trained on the same number
-of examples: with them, with the first sixty suspects read and corrected, and with all forty corrected, which is the most that
-could be won. The same again with three times as many wrong labels, since forty are few, and there also with the suspects dropped
-unread. Each seed draws other examples, another start of the adapter and other additional wrong labels. Scores are those on the
-hand-written test set.
+of examples: with them, with the first sixty suspects read and corrected, and with all forty corrected, which is the most
+that could be won. The same again with three times as many wrong labels, since forty are few, and there also with the
+suspects dropped unread. Each seed draws other examples, another start of the adapter and other additional wrong labels.
+Scores are those on the hand-written test set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import argparse
 import json
 import random
 
-from common import write_record
+from common import write_results
 from course_utils import data_prep, memory, models, training
 from course_utils.data_prep import formats, label_noise, quality, truth
 from course_utils.generation import generate
@@ -127,7 +127,7 @@ def main() -> None:
                 print(f"{noise} | {name}", seed, shown, run["small_classifier"], flush=True)
     if not options.trying:
         results = {"examples": EXAMPLES, "longest message, words": LONGEST, "seeds": options.seeds}
-        write_record("label-noise", results | {"checks": checks, "runs": runs})
+        write_results("label-noise", results | {"checks": checks, "runs": runs})
     else:
         print(json.dumps({name: [run["scores"]["valid"][0] for run in seeds] for name, seeds in runs.items()}, indent=1))
 

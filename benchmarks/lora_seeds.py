@@ -12,7 +12,7 @@ import random
 import sys
 import time
 
-from common import write_record
+from common import write_results
 from course_utils import models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate
@@ -63,4 +63,4 @@ def untrained() -> list[str]:
 if __name__ == "__main__":
     seeds = [int(text) for text in sys.argv[1:]] or [0, 1, 2]
     runs = [one_run(seed) for seed in seeds]
-    write_record("lora-seeds", {"plan": PLAN, "untrained": untrained(), "runs": runs})
+    write_results("lora-seeds", {"plan": PLAN, "untrained": untrained(), "runs": runs})

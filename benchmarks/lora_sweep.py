@@ -21,7 +21,7 @@ import random
 import statistics
 import time
 
-from common import RECORDS, write_record
+from common import RECORDS, write_results
 from course_utils import assets, memory, models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate
@@ -218,7 +218,7 @@ def main() -> None:
             done |= json.loads(line)
     if options.write:
         plan = {"fields": FIELDS, "examples": EXAMPLES, "batch": BATCH, "base": BASE, "seeds": SEEDS}
-        write_record("lora-sweep", plan | {"runs": done})
+        write_results("lora-sweep", plan | {"runs": done})
         return
     shard, shards = map(int, options.shard.split("/"))
     results = PARTS / f"lora-sweep-{shard}.jsonl"

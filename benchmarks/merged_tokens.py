@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 
-from common import write_record
+from common import write_results
 from course_utils import models, training
 from course_utils.data_prep import load_task
 from course_utils.generation import generate
@@ -38,4 +38,4 @@ def agreement(dtype, prompts: int = 50, steps: int = 25, max_new_tokens: int = 4
 if __name__ == "__main__":
     shares = {str(dtype).removeprefix("torch."): agreement(dtype) for dtype in (torch.float32, torch.bfloat16)}
     print(shares)
-    write_record("merged-tokens", {"prompts": 50, "identical_answers": shares})
+    write_results("merged-tokens", {"prompts": 50, "identical_answers": shares})

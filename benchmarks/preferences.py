@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import write_record
+from common import write_results
 from course_utils import evaluation, memory, models, training
 from course_utils.data_prep import load_preferences
 from course_utils.evidence import house_style, lesson_04
@@ -300,7 +300,7 @@ def main() -> None:
     parts = [PARTS / f"{seed}.json" for seed in SEEDS]
     if not trying and all(part.exists() for part in parts):
         runs = [json.loads(part.read_text()) for part in parts]
-        write_record("preferences", {"plan": PLAN, "seeds": list(SEEDS), "start rate": START_RATE, "runs": runs})
+        write_results("preferences", {"plan": PLAN, "seeds": list(SEEDS), "start rate": START_RATE, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from common import write_record
+from common import write_results
 from course_utils.data_prep import reading
 from course_utils.data_prep.pipeline import CHANGED, DROPPED, Prepared, prepare
 from course_utils.data_prep.validation import guess_kind, validate
@@ -80,7 +80,7 @@ def main() -> None:
         print(name, results[name], flush=True)
         if prepared and options.read:
             show(prepared, options.read)
-    write_record("public-sets", {"files": results})
+    write_results("public-sets", {"files": results})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Each run is the sweep's run "LoRA" on a base in NF4 instead of 16 bits; the swee
 
 from __future__ import annotations
 
-from common import write_record
+from common import write_results
 from course_utils import memory, models
 from course_utils.data_prep import load_task
 
@@ -38,7 +38,7 @@ def main() -> None:
         runs[f"QLoRA | {seed}"] = one_run(seed)
         memory.release()
         print(seed, runs[f"QLoRA | {seed}"]["validation_loss"], flush=True)
-    write_record("qlora-seeds", {"examples": lora_sweep.EXAMPLES, "base": lora_sweep.BASE, "runs": runs})
+    write_results("qlora-seeds", {"examples": lora_sweep.EXAMPLES, "base": lora_sweep.BASE, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from common import RECORDS, write_record
+from common import RECORDS, write_results
 from course_utils import figures, memory, models, training
 from course_utils.scoring import Encoded
 
@@ -71,4 +71,4 @@ if __name__ == "__main__":
              "linear": (sizes, [s / sizes[0] for s in sizes])},
             f"Cost against {axis}", axis, "times the smallest", log_x=True,
         ).save(str(RECORDS / f"scaling-{axis.replace(' ', '-')}.png"))  # fmt: skip
-    write_record("scaling", results)
+    write_results("scaling", results)

@@ -20,7 +20,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from common import RECORDS, write_record
+from common import RECORDS, write_results
 from course_utils import figures, models
 from course_utils.data_prep.tasks import load_task
 from course_utils.openai_server import local_server
@@ -177,7 +177,7 @@ def serving() -> None:
             }
             for n, rounds in by_streams.items()
         }
-    file = write_record("serving", {"rounds": ROUNDS, "median_min_max": summary})
+    file = write_results("serving", {"rounds": ROUNDS, "median_min_max": summary})
     for key, title, unit in (
         ("tokens_per_second", "Tokens per second, all streams together", "tokens/s"),
         ("first_token", "Time to the first token", "seconds"),
@@ -245,7 +245,7 @@ def adapters() -> None:
                 implementation: statistics.median(milliseconds) for implementation, milliseconds in times.items()
             }
             print(rows, results[rows], flush=True)
-    write_record("adapters", {"milliseconds_a_step": results, "product_share_of_linear": products()})
+    write_results("adapters", {"milliseconds_a_step": results, "product_share_of_linear": products()})
 
 
 def products() -> dict:
@@ -304,7 +304,7 @@ def lifecycle() -> None:
                 rows[-1]["bytes_4_models"],
                 flush=True,
             )
-    write_record("service-lifecycle", {"runs": rows})
+    write_results("service-lifecycle", {"runs": rows})
 
 
 def kills(number: int = 20) -> None:
@@ -324,7 +324,7 @@ def kills(number: int = 20) -> None:
         for moment, victim, seed in power_cuts.rounds(number):
             rows.append(power_cuts.one_round(Path(folder) / f"round-{seed}", str(tiny), moment, victim, 100 + seed))
             print(rows[-1], flush=True)
-    write_record("service-kills", {"rounds": rows, "kept_all": sum(not row["broken"] for row in rows), "of": len(rows)})
+    write_results("service-kills", {"rounds": rows, "kept_all": sum(not row["broken"] for row in rows), "of": len(rows)})
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def busy(count: int):
 
 def main(rounds: int, only: list[str], libiomp: str | None) -> None:
     """Measure all policies and write the record."""
-    from common import write_record
+    from common import write_results
 
     policies = {label: POLICIES[label] for label in only or POLICIES}
     if libiomp:
@@ -186,7 +186,7 @@ def main(rounds: int, only: list[str], libiomp: str | None) -> None:
         print(f"\nnext to {load} busy processes: median seconds")
         for label, by_task in by_label.items():
             print(f"  {label:32}" + "".join(f"{task} {values[0]:8.3f}   " for task, values in by_task.items()))
-    write_record("waiting", {"policies": policies, "rounds": rounds, "busy_processes": rows})
+    write_results("waiting", {"policies": policies, "rounds": rounds, "busy_processes": rows})
 
 
 if __name__ == "__main__":

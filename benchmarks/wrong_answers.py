@@ -7,7 +7,7 @@ read.
 
 from __future__ import annotations
 
-from common import write_record
+from common import write_results
 from course_utils import models
 from course_utils.data_prep import load_catalogue
 from course_utils.generation import generate
@@ -38,7 +38,7 @@ def main() -> None:
             passage = passages[0]["id"] if passages else None
             rows.append({"system": system, "question": question["id"], "passage": passage, "answer": answer})
             print(rows[-1], flush=True)
-    write_record("wrong-answers", {"answers": rows})
+    write_results("wrong-answers", {"answers": rows})
 
 
 if __name__ == "__main__":

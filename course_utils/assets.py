@@ -16,13 +16,17 @@ DISTRIBUTION = "finetuning-course"
 
 
 def root() -> Path:
-    """Folder that holds `data/` and `notebooks/`."""
+    """Return the folder that holds `data/` and `notebooks/`."""
     inside = PACKAGE / "_assets"
     return inside if inside.is_dir() else PACKAGE.parent
 
 
 def path(relative: str) -> Path:
-    """Path of a file or folder such as `data/support_tickets`; raises CourseError if it does not exist."""
+    """Return the path of a file or folder of the course, such as `data/support_tickets`.
+
+    Raises:
+        CourseError: it does not exist.
+    """
     asset = root() / relative
     if not asset.exists():
         raise CourseError(
@@ -32,19 +36,27 @@ def path(relative: str) -> Path:
     return asset
 
 
-def record(name: str) -> Path:
-    """The newest record of a long measurement, such as "data-quality"; raises CourseError if there is none."""
-    records = sorted(path("benchmarks/records").glob(f"{name}-*.json"))
-    if not records:
-        raise CourseError(f"there is no record {name!r} under benchmarks/records")
-    return records[-1]
+def benchmark_results(name: str) -> Path:
+    """Return the newest file of a benchmark's results, such as "data-quality": JSON with a date, a machine and versions.
+
+    Raises:
+        CourseError: `benchmarks/records` has no results of that name.
+    """
+    files = sorted(path("benchmarks/records").glob(f"{name}-*.json"))
+    if not files:
+        raise CourseError(f"there are no results named {name!r} in benchmarks/records")
+    return files[-1]
 
 
 PLACEHOLDER = "/OWNER/"  # until the course has its own address
 
 
 def repository_url() -> str:
-    """Address of the repository, from `[project.urls]` in pyproject.toml, the only place where it is written."""
+    """Return the address of the repository, from `[project.urls]` in pyproject.toml, the only place where it is written.
+
+    Raises:
+        CourseError: the course is not installed, or pyproject.toml names no repository.
+    """
     try:
         entries: list[str] = metadata(DISTRIBUTION).get_all("Project-URL") or []
     except PackageNotFoundError as error:

@@ -19,7 +19,7 @@ LONG = 384  # queries; up to here eager is as fast or faster, measured in bfloat
 
 
 def register() -> str:
-    """Register the kernel with transformers; returns its name, which is the value for `attn_implementation=`."""
+    """Register the kernel with transformers, and return its name, which is the value for `attn_implementation=`."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
@@ -38,18 +38,18 @@ def grouped_attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Scaled dot-product attention with shared key-value heads.
+    """Compute scaled dot-product attention with key and value heads that several query heads share.
 
     Args:
         module: the attention layer; dropout applies only if it is in training mode.
-        query: (batch, heads, queries, head_dim).
-        key, value: (batch, key-value heads, positions, head_dim).
-        attention_mask: added to the scores, (batch, 1, queries, positions), or None.
+        query: shape (batch, heads, queries, head_dim).
+        key, value: shape (batch, key-value heads, positions, head_dim).
+        attention_mask: added to the scores, shape (batch, 1, queries, positions), or None.
         scaling: factor on the scores.
-        dropout: share of weights dropped in training.
+        dropout: share of weights that is dropped in training.
 
     Returns:
-        (output of shape (batch, queries, heads, head_dim), None).
+        The output, of shape (batch, queries, heads, head_dim), and None in the place of the attention weights.
     """
     import torch
 

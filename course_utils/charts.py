@@ -41,7 +41,7 @@ def _finish(figure: Any, axes: Any, title: str, alt: str) -> Figure:
 
 
 def decimal(value: float) -> str:
-    """A number without an exponent."""
+    """Return a number as text, without an exponent."""
     return f"{value:,.6f}".rstrip("0").rstrip(".")
 
 
@@ -114,7 +114,7 @@ def _wrapped(text: str, width: int) -> str:
 
 
 def loss_curve(losses: Sequence[float], title: str, validation: Mapping[int, float] | None = None) -> Figure:
-    """Loss after each step.
+    """Draw the loss after each step.
 
     Args:
         losses: training loss of step 1, 2, ...
@@ -155,16 +155,16 @@ def loss_curve(losses: Sequence[float], title: str, validation: Mapping[int, flo
         return _finish(figure, axes, title, f"Line chart. {title}: {words}.")
 
 
-def knob(
+def setting_curve(
     values: Mapping[float, Sequence[float]], title: str, xlabel: str, ylabel: str, levels: Mapping[str, float] | None = None
 ) -> Figure:
-    """How a result depends on one setting, on a logarithmic axis: a point per seed, a line through the means.
+    """Draw how a result depends on one setting, on a logarithmic axis: a point for each seed, and a line through the means.
 
     Args:
         values: setting → results, one per seed.
         title: what to see.
         xlabel, ylabel: what is set and what is measured.
-        levels: horizontal lines by name, e.g. a rival's result.
+        levels: horizontal lines by name, such as the result of a rival.
     """
     import statistics
 
@@ -202,14 +202,14 @@ def trade_off(
     log_x: bool = False,
     notes: Sequence[tuple[str, float, float]] = (),
 ) -> Figure:
-    """Points joined in order, labels on them.
+    """Draw points that are joined in order, with labels on them.
 
     Args:
         series: name → (x values, y values).
         title: what to see.
         xlabel, ylabel: what the axes measure.
         log_x: whether the x axis is logarithmic.
-        notes: (text, x, y) of small texts at points, e.g. the setting that each was made with.
+        notes: small texts at points, as (text, x, y), such as the setting that each was made with.
     """
     import matplotlib
 
@@ -278,14 +278,14 @@ def bars(
     values: Mapping[str, float], title: str, unit: str, limits: Mapping[str, float] | None = None, decimals: int = 1,
     highlight: Sequence[str] = (),
 ) -> Figure:  # fmt: skip
-    """Horizontal bars with their values at the end.
+    """Draw horizontal bars with their values at the end.
 
     Args:
         values: name → value, from top to bottom.
         title: what to see.
-        unit: of the values.
+        unit: unit of the values.
         limits: vertical lines by name, such as a card's memory.
-        decimals: of the values as written.
+        decimals: number of decimals of the values as written.
         highlight: names of bars in the accent colour; with `limits` the bars that keep to all of them.
     """
     import matplotlib
@@ -309,12 +309,12 @@ def bars(
 def stacked(
     rows: Mapping[str, Mapping[str, float]], title: str, unit: str, limits: Mapping[str, float] | None = None
 ) -> Figure:
-    """Horizontal bars made of parts, with their sums at the end.
+    """Draw horizontal bars made of parts, with their sums at the end.
 
     Args:
         rows: name → part → value, the same parts in each row.
         title: what to see.
-        unit: of the values.
+        unit: unit of the values.
         limits: vertical lines by name, such as a card's memory.
     """
     import matplotlib
@@ -344,7 +344,7 @@ def stacked(
 
 
 def code_books(scaled: Sequence[float], books: Mapping[str, Sequence[float]], title: str, xlabel: str) -> Figure:
-    """How values are distributed, and below it where the values of each code book lie.
+    """Draw how values are distributed, and below it where the values of each code book lie.
 
     Args:
         scaled: values from -1 to 1.
@@ -389,7 +389,7 @@ WAYS: dict[str, tuple[str, str]] = {
 
 
 def shares(rows: Mapping[str, Mapping[str, Any] | None], title: str) -> Figure:
-    """Shares with their intervals, a row for each system and a marker for each kind of share.
+    """Draw shares with their intervals: a row for each system, and a marker for each kind of share.
 
     Args:
         rows: system → kind of share → `evaluation.Score`; None for a system that has not been measured.
@@ -446,10 +446,10 @@ def volumes(
     title: str,
     marks: Mapping[str, tuple[float, float]] | None = None,
 ) -> Figure:
-    """Dollars a day by requests a day, both on logarithmic axes, names on the lines.
+    """Draw dollars per day by requests per day, both on logarithmic axes, with the names on the lines.
 
     Args:
-        lines: way → (requests a day, dollars a day).
+        lines: way → (requests per day, dollars per day).
         title: what to see.
         marks: text → the point (requests, dollars) at which two lines cross.
     """
@@ -490,7 +490,9 @@ def volumes(
 def reached(
     points: Mapping[str, Sequence[tuple[str, Sequence[float], Sequence[float]]]], title: str, xlabel: str, ylabel: str
 ) -> Figure:
-    """What was reached against what it took: a point for each setting, the mean of its seeds, with bars to the outermost.
+    """Draw what was reached against what it took.
+
+    Each setting is a point, the mean of its seeds, with bars to the outermost seeds.
 
     Args:
         points: method → (what to write beside the point or nothing, x of each seed, y of each seed); several are joined.

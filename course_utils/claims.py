@@ -86,10 +86,10 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim and the result of checking it.
+    """One claim, and the result of checking it.
 
     Attributes:
-        id: e.g. "L4".
+        id: key of CLAIMS, such as "L4".
         text: the claim as it circulates.
         measured: what was computed or measured, in words and figures.
         verdict: "holds", "holds when", "does not hold", or a word of the cards.
@@ -111,7 +111,7 @@ _checked: dict[str, Claim] = {}
 
 
 def check(id: str, measured: str, holds: bool, when: str = "", because: str = "") -> Claim:
-    """Record the result for a claim; a later check of the same id replaces an earlier one.
+    """Decide about a claim by what was measured, and keep the result; a later check of the same id replaces an earlier one.
 
     Args:
         id: key of CLAIMS.
@@ -121,7 +121,7 @@ def check(id: str, measured: str, holds: bool, when: str = "", because: str = ""
         because: for a claim that does not hold, the reason and the correct figure.
 
     Raises:
-        CourseError: unknown id, or a claim that fails without a reason.
+        CourseError: the id is unknown, or the claim does not hold and no reason is given.
     """
     if id not in CLAIMS:
         raise CourseError(f"unknown claim {id!r}; known are {', '.join(CLAIMS)}")
@@ -132,11 +132,16 @@ def check(id: str, measured: str, holds: bool, when: str = "", because: str = ""
     return _checked[id]
 
 
-def record(id: str, verdict: str, sentence: str) -> Claim:
-    """Record a verdict that was reached elsewhere (package `evidence`); a later one of the same id replaces it.
+def set_verdict(id: str, verdict: str, sentence: str) -> Claim:
+    """Keep a verdict that was reached elsewhere (package `evidence`); a later one of the same id replaces it.
+
+    Args:
+        id: key of CLAIMS.
+        verdict: the verdict's word: HOLDS, UNDER_A_CONDITION, FAILS or NOT_TESTED.
+        sentence: what was found, in one sentence.
 
     Raises:
-        CourseError: an unknown id or an unknown verdict.
+        CourseError: the id or the verdict is unknown.
     """
     if id not in CLAIMS:
         raise CourseError(f"unknown claim {id!r}; known are {', '.join(CLAIMS)}")
@@ -166,5 +171,5 @@ class ClaimsTable(list[Claim]):
 
 
 def table() -> ClaimsTable:
-    """All claims checked so far in this session, in order of their ids."""
+    """Return all claims that were checked so far in this session, in order of their ids."""
     return ClaimsTable(_checked[id] for id in sorted(_checked))

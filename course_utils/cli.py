@@ -49,8 +49,8 @@ class Result(NamedTuple):
     """What a command found or did.
 
     Attributes:
-        text: for people; what is printed in the end.
-        document: for programs; what `--json` prints instead.
+        text: what is printed in the end, for people.
+        document: what `--json` prints instead, for programs.
         status: exit status.
     """
 
@@ -60,7 +60,14 @@ class Result(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns 0 on success, 1 if a check found something, 2 if the command failed."""
+    """Run one command.
+
+    Args:
+        arguments: the command and its options; those of the command line if None.
+
+    Returns:
+        0 on success, 1 if a check found something, 2 if the command failed.
+    """
     parser = _parser()
     options, extra_arguments = parser.parse_known_args(arguments)
     if extra_arguments and options.command != "lab":
@@ -256,7 +263,12 @@ def _add_grade(commands: Commands) -> None:
     parser.add_argument("inbox", help="folder with a notebook, or a folder of notebooks, for each learner")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for feedback, results and the class's tables")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="submissions to grade at once")
-    parser.add_argument("--trust", action="store_true", help="run submissions without a sandbox if none is available")
+    parser.add_argument(
+        "--trust",
+        dest="allow_unsandboxed",
+        action="store_true",
+        help="run submissions without a sandbox if none is available",
+    )
     parser.add_argument(
         "--seed", type=int, help="seed of the random cases; default: that of earlier results in FOLDER, else a new one"
     )
@@ -511,10 +523,11 @@ def _serve(options: argparse.Namespace) -> None:
 def _grade(options: argparse.Namespace) -> Result:
     """Status 0 if everything was graded, 1 if a person must look at something."""
     from course_utils.grading.batch import grade
+    from course_utils.grading.sandbox import Isolation
 
-    names = ("assignment", "inbox", "out", "jobs", "trust", "seed", "roster", "canvas", "column", "scheduler")
+    names = ("assignment", "inbox", "out", "jobs", "allow_unsandboxed", "seed", "roster", "canvas", "column", "scheduler")
     result = grade(**{name: getattr(options, name) for name in names})
-    sandbox = "WITHOUT a sandbox, as trusted" if result.isolation == "none" else f"in {result.isolation}"
+    sandbox = "WITHOUT a sandbox, as trusted" if result.isolation is Isolation.NONE else f"in {result.isolation}"
     learners, problems = Path(options.out) / "learners", Path(options.out) / "needs-a-person.csv"
     lines = [
         f"{result.new} graded {sandbox}, {result.unchanged} unchanged, in {result.seconds:.1f} s; seed {result.seed}",

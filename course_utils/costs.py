@@ -20,7 +20,7 @@ from course_utils.errors import CourseError
 
 @dataclass(frozen=True)
 class TokenPrice:
-    """Prices of a model that is billed per token: US dollars per million tokens.
+    """The prices of a model that is billed per token, in US dollars per million tokens.
 
     Attributes:
         input: price of input tokens.
@@ -28,7 +28,7 @@ class TokenPrice:
         date: when the price was read or stated, YYYY-MM-DD.
         source: the vendor's page, or its transcription.
         cached_input: price of input tokens from the prompt cache; None if there is no discount.
-        training: price of tokens trained on; None if the model cannot be fine-tuned.
+        training: price of tokens that are trained on; None if the model cannot be fine-tuned.
         cache_from: minimum number of tokens in a repeated prefix for it to be billed as cached.
     """
 
@@ -43,7 +43,7 @@ class TokenPrice:
 
 @dataclass(frozen=True)
 class GpuPrice:
-    """A GPU on demand: US dollars per hour, date and source as for `TokenPrice`."""
+    """The price of a GPU on demand, in US dollars per hour; date and source as for `TokenPrice`."""
 
     hour: float
     date: str
@@ -95,7 +95,7 @@ SERVED_ON, SERVED_MODEL, SERVED_DATE, SERVED_SOURCE = "H100", "Qwen3-8B", "2026-
 
 
 def price_of(model: str) -> TokenPrice:
-    """Price of a hosted model.
+    """Return the price of a hosted model.
 
     Raises:
         CourseError: its price is not known.
@@ -107,7 +107,7 @@ def price_of(model: str) -> TokenPrice:
 
 
 def stale_prices(today: date, days: int = 365) -> list[tuple[str, str]]:
-    """(name, date) of prices and throughputs that are too old, or dated in the future.
+    """Return (name, date) of the prices and throughputs that are too old, or dated in the future.
 
     Args:
         today: the current day. A date one day later does not count as the future: somewhere that day has already begun.
@@ -119,7 +119,12 @@ def stale_prices(today: date, days: int = 365) -> list[tuple[str, str]]:
 
 
 def training_cost(tokens: int, epochs: float = 1, model: str = "gpt-4.1-mini") -> float:
-    """Dollars to fine-tune a hosted model on a file with `tokens` tokens; the validation file is free.
+    """Return the dollars that it costs to fine-tune a hosted model; the validation file is free.
+
+    Args:
+        tokens: number of tokens in the training file.
+        epochs: passes over the file.
+        model: key of PRICES.
 
     Raises:
         CourseError: no price is known, or the model cannot be fine-tuned.
@@ -133,7 +138,7 @@ def training_cost(tokens: int, epochs: float = 1, model: str = "gpt-4.1-mini") -
 def request_cost(
     prompt_tokens: float, completion_tokens: float, model: str = "gpt-4.1-mini", cached_tokens: float = 0
 ) -> float:
-    """Dollars for one request.
+    """Return the dollars that one request costs.
 
     Args:
         prompt_tokens: all input tokens, cached ones included.
@@ -152,7 +157,10 @@ def request_cost(
 
 
 def gpu_seconds(prompt_tokens: float, completion_tokens: float) -> float:
-    """H100 seconds that one request to an 8B model takes, at the number of users that it serves well (from `SERVED`)."""
+    """Return the seconds of an H100 that one request to an 8B model takes.
+
+    They are those at the number of users that it serves well (from `SERVED`).
+    """
     (r1, w1, a), (r2, w2, b) = SERVED
     # r * read + w * written = 1 / requests per second, for both shapes
     determinant = r1 * w2 - r2 * w1
@@ -161,14 +169,17 @@ def gpu_seconds(prompt_tokens: float, completion_tokens: float) -> float:
 
 
 def break_even(setup: float, upkeep_per_day: float, old_cost: float, new_cost: float, days: int = 365) -> float | None:
-    """Requests per day from which the new way is cheaper; None if there is no such volume.
+    """Return the requests per day from which the new way is cheaper; None if there is no such volume.
 
     Args:
         setup: additional set-up cost of the new way, in dollars, once.
         upkeep_per_day: dollars per day, independent of the number of requests.
-        old_cost: dollars per request.
-        new_cost: dollars per request.
+        old_cost: dollars per request of the old way.
+        new_cost: dollars per request of the new way.
         days: period over which the set-up has to pay off.
+
+    Raises:
+        CourseError: the period is not longer than zero days.
     """
     if days <= 0:
         raise CourseError(f"days={days}: must be greater than zero")
@@ -177,15 +188,15 @@ def break_even(setup: float, upkeep_per_day: float, old_cost: float, new_cost: f
 
 
 @dataclass(frozen=True)
-class WayCost:
-    """Costs of one way to answer.
+class CostStructure:
+    """The fixed and the running costs of one way to answer.
 
     Attributes:
         setup: dollars, once.
         request: dollars per request.
         day: dollars per day.
         gpu_day: dollars per day for each rented GPU.
-        capacity: requests per day that one GPU can serve.
+        capacity: number of requests per day that one GPU can serve.
     """
 
     setup: float
@@ -195,7 +206,12 @@ class WayCost:
     capacity: float = math.inf
 
     def total(self, requests_a_day: float, days: int) -> float:
-        """Dollars over a number of days."""
+        """Return the dollars over a number of days.
+
+        Args:
+            requests_a_day: number of requests per day.
+            days: number of days.
+        """
         gpus = max(1, math.ceil(requests_a_day / self.capacity)) if self.gpu_day else 0
         return self.setup + days * (requests_a_day * self.request + self.day + gpus * self.gpu_day)
 
@@ -270,7 +286,12 @@ class Assumptions:
                 )
 
     def setup(self, tuned: bool, retrieves: bool = False) -> float:
-        """Dollars for work and training tokens, before the first answer and for all renewals."""
+        """Return the dollars for work and training tokens, before the first answer and for all renewals.
+
+        Args:
+            tuned: whether a model is fine-tuned.
+            retrieves: whether passages are retrieved.
+        """
         hours = self.hours_prompt + retrieves * self.hours_index
         if not tuned:
             return hours * self.wage
@@ -279,12 +300,22 @@ class Assumptions:
         return hours * self.wage + self.trainings * training_cost(round(tokens), self.epochs, self.small)
 
     def prompted(self, model: str) -> float:
-        """Dollars for a request with all instructions in the prompt."""
+        """Return the dollars for a request with all instructions in the prompt.
+
+        Args:
+            model: key of PRICES or FRONTIER.
+
+        Raises:
+            CourseError: no price is known.
+        """
         cached = self.instructions if self.cache and self.instructions >= price_of(model).cache_from else 0
         return request_cost(self.message + self.passages + self.instructions, self.completion, model, cached)
 
     def capacity(self, prompt_tokens: float) -> float:
-        """Requests per day that one rented GPU can serve.
+        """Return the number of requests per day that one rented GPU can serve.
+
+        Args:
+            prompt_tokens: number of tokens in a prompt.
 
         Raises:
             CourseError: the throughput of the model or the GPU is not known.
@@ -295,8 +326,8 @@ class Assumptions:
             )
         return 86_400 / gpu_seconds(prompt_tokens, self.completion) * self.busy
 
-    def ways(self) -> dict[str, WayCost]:
-        """Costs of the four ways, without "self-hosted" if its throughput is not known.
+    def ways(self) -> dict[str, CostStructure]:
+        """Return the costs of the four ways, without "self-hosted" if its throughput is not known.
 
         Raises:
             CourseError: a model has no price.
@@ -304,24 +335,28 @@ class Assumptions:
         prompt_tokens, retrieves = self.message + self.passages, self.passages > 0
         prompting_setup, tuning_setup = self.setup(False, retrieves), self.setup(True, retrieves)
         ways = {
-            "prompted": WayCost(prompting_setup, self.prompted(self.frontier)),
-            "prompted small": WayCost(prompting_setup, self.prompted(self.small)),
-            "hosted": WayCost(tuning_setup, request_cost(prompt_tokens, self.completion, self.small)),
+            "prompted": CostStructure(prompting_setup, self.prompted(self.frontier)),
+            "prompted small": CostStructure(prompting_setup, self.prompted(self.small)),
+            "hosted": CostStructure(tuning_setup, request_cost(prompt_tokens, self.completion, self.small)),
         }
         if self.gpu == SERVED_ON and self.small == SERVED_MODEL.lower():
             serving_per_day = self.hours_serving * self.wage * 12 / 365
-            ways["self-hosted"] = WayCost(
+            ways["self-hosted"] = CostStructure(
                 tuning_setup, 0.0, serving_per_day, 24 * GPU_PRICES[self.gpu].hour, self.capacity(prompt_tokens)
             )
         return ways
 
     def break_even(self, way: str, against: str = "prompted") -> float | None:
-        """Requests per day from which a way is cheaper than another one that is billed per token; None if it never is.
+        """Return the requests per day from which a way is cheaper than another one; None if it never is.
 
         For rented GPUs this is the lowest volume from which the way stays cheaper, even when the next GPU is needed.
 
+        Args:
+            way: one of WAYS.
+            against: another one of WAYS, billed per token.
+
         Raises:
-            CourseError: an unknown way, one whose throughput is not known, or a comparison with one that is billed per GPU.
+            CourseError: a way is unknown, its throughput is not known, or `against` is billed per GPU.
         """
         ways = self.ways()
         if way not in WAYS or against not in WAYS:

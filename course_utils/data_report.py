@@ -46,14 +46,14 @@ class _Group:
 
 
 def flow(prepared: pipeline.Prepared) -> figures.Figure:
-    """Bar chart of the rows that are left after each step."""
+    """Draw a bar chart of the rows that are left after each step."""
     names = {"read": "export", "validate": "valid or fixed", "quality": "kept by the rules", "deduplicate": "no duplicates",
              "contamination": "not in the test set", "redact": "personal data out"}  # fmt: skip
     return figures.bars({names[step]: count for step, count in prepared.counts}, "What is left after each step", "rows")
 
 
 def lengths(prepared: pipeline.Prepared, production: Sequence[str] = (), before: Sequence[dict] = ()) -> figures.Figure:
-    """Histograms of the prompts' lengths: before `prepare`, after it, and in production."""
+    """Draw histograms of the prompts' lengths in words: before `prepare`, after it, and in production."""
     sets = {}
     if before:
         sets["export"] = [len(formats.prompt_of(row).split()) for row in before]
@@ -69,7 +69,7 @@ def cost_table(
     epochs: int = 3,
     tokens_per_second: float | None = None,
 ) -> list[tuple[str, str]]:
-    """Tokens, time and prices of training on the prepared rows, as (what, how much).
+    """Return the tokens, the time and the prices of training on the prepared rows, as (what, how much).
 
     Args:
         prepared: result of `prepare`.

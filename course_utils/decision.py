@@ -77,12 +77,12 @@ class Decision:
 
     @property
     def case(self) -> str:
-        """The answers in one line."""
+        """The answers in one line of text."""
         return "; ".join(f"{SHORT_LABELS[name]}: {_answer_text(name, value)}" for name, value in self.answers.items())
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """`would_change` in words."""
+        """The entries of `would_change` in words, one sentence each."""
         return tuple(
             f"{_condition(name, value, self.answers[name])}: {approach}" for name, value, approach in self.would_change
         )
@@ -119,13 +119,13 @@ def decide(
     evidence: Mapping[str, str] | None = None,
     assumptions: costs.Assumptions | None = None,
 ) -> Decision:
-    """What to try, with reasons.
+    """Recommend what to try, with the reasons.
 
     Args:
         gap: what is missing: "knowledge" (the model lacks facts), "behaviour" (it knows, but acts wrongly) or "both".
         prompt_reaches: measured share of the goal, 0 to 1, that the best prompt reaches; None if nobody has measured it.
         facts_change: "rarely", "monthly", "weekly" or "daily".
-        behaviour_changes: the same for the form, the tone, or the kind of messages.
+        behaviour_changes: how often the form, the tone, or the kind of messages changes, in the same words.
         examples: number of good, checked examples.
         requests_a_day: requests per day, now or soon.
         latency: "relaxed" or "tight".
@@ -135,7 +135,7 @@ def decide(
         assumptions: determine the volume at which a long prompt becomes expensive; the course's own if None.
 
     Raises:
-        CourseError: an invalid answer or kind of evidence; the message lists the valid ones.
+        CourseError: an answer or a kind of evidence is invalid; the message lists the valid ones.
     """
     answers: dict[str, Any] = {
         "gap": gap,
@@ -168,10 +168,10 @@ def decide(
 
 
 def volume_threshold(assumptions: costs.Assumptions | None = None, own_machines: bool = False) -> int | None:
-    """Requests per day at which a long prompt becomes expensive; None if it never does.
+    """Return the requests per day at which a long prompt becomes expensive; None if it never does.
 
-    With a provider that charges per token: the volume at which a hosted fine-tune pays off. On your own machines: the volume
-    that one GPU can handle with the long prompt, if that is known.
+    With a provider that charges per token, this is the volume at which a hosted fine-tune pays off. On your own machines, it
+    is the volume that one GPU can handle with the long prompt, if that is known.
     """
     chosen_assumptions = assumptions or costs.Assumptions()
     if own_machines:

@@ -45,7 +45,7 @@ class Diagnosis:
     advice: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the diagnosis as plain values that can be written as JSON."""
         names = ("model", "method", "bytes", "fits")
         return {**vars(self), "device": self.device.as_dict(), "fits": [dict(zip(names, row)) for row in self.fits]}
 
@@ -68,7 +68,7 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Examine machine, packages, disk and model; changes nothing."""
+    """Examine machine, packages, disk and model, without changing anything."""
     device = hardware.detect()
     diagnosis = Diagnosis(device, f"{platform.python_version()} ({sys.executable})")
     for name, specifier in _requirements():

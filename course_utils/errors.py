@@ -10,11 +10,11 @@ class CourseError(Exception):
 
 
 class TooLong(CourseError):
-    """A prompt that leaves no room for an answer.
+    """A prompt leaves no room for an answer.
 
     Attributes:
-        tokens: of the prompt.
-        limit: the most tokens of prompt and answer together.
+        tokens: number of tokens in the prompt.
+        limit: maximum number of tokens in prompt and answer together.
     """
 
     def __init__(self, message: str, tokens: int, limit: int) -> None:
@@ -23,8 +23,8 @@ class TooLong(CourseError):
 
 
 class Diverged(CourseError):
-    """A training whose loss or weights are no numbers any more."""
+    """The loss or the weights of a training are not finite numbers any more."""
 
 
 class OutOfMemory(CourseError):
-    """A training that needs more memory than there is."""
+    """A training needs more memory than there is."""

@@ -37,7 +37,13 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Score:
-    """A mean over n examples and its 95 % interval."""
+    """A mean over examples, with its 95 % confidence interval.
+
+    Attributes:
+        value: the mean.
+        low, high: the bounds of the interval.
+        n: number of examples.
+    """
 
     value: float
     low: float
@@ -54,11 +60,12 @@ class Scores:
 
     Attributes:
         valid: share of answers in the right format.
-        exact: field → share of answers whose field equals the reference's. In an invalid answer every field counts as wrong.
+        exact: field → share of answers in which this field equals the reference's. In an invalid answer every field counts
+            as wrong.
         whole: share of answers in which every field is right.
         enumerations: share of answers in which all enumeration fields are right.
-        f1: field → mean token F1 against the reference, for text fields.
-        records: the parsed answers, None for invalid ones.
+        f1: field of free text → mean token F1 against the reference.
+        records: the parsed answers; None in place of an invalid one.
     """
 
     valid: Score
@@ -69,11 +76,11 @@ class Scores:
     records: list[dict[str, Any] | None]
 
     def shares(self) -> dict[str, Score]:
-        """Share of answers that are right: as valid records, in each field and in all of them; a row for `show.table`."""
+        """Return the shares of answers that are valid, right in each field, and right in all fields, for `show.table`."""
         return {"valid record": self.valid, **self.exact, "all fields": self.whole}
 
     def rows(self) -> list[tuple[str, Score]]:
-        """(name, score) of everything measured."""
+        """Return the name and the score of everything that was measured."""
         return [
             ("valid format", self.valid),
             ("all enumeration fields right", self.enumerations),
@@ -98,15 +105,15 @@ def evaluate(
         outputs: the model's answers, as text.
         references: the correct record for each answer.
         schema: JSON Schema of a record; properties with "enum" are the enumeration fields, other strings are free text.
-        parse: turns an answer into a record, raising ValueError if it can't; JSON by default.
+        parse: turns an answer into a record, and raises ValueError if it cannot; reads JSON by default.
 
     Raises:
-        CourseError: the lists are empty or differ in length.
+        CourseError: the lists are empty, or they differ in length.
     """
     if len(outputs) != len(references):
-        raise CourseError(f"{len(outputs)} answers for {len(references)} references")
+        raise CourseError(f"{len(outputs)} answers for {len(references)} references: give one reference for each answer")
     if not outputs:
-        raise CourseError("nothing to score: no answers")
+        raise CourseError("there is nothing to score: the list of answers is empty")
     records = [parse_record(output, schema, parse) for output in outputs]
     fields = list(schema["properties"])
     enumerations = [field for field in fields if "enum" in schema["properties"][field]]
@@ -132,7 +139,13 @@ def evaluate(
 def parse_record(
     output: str, schema: Mapping[str, Any], parse: Callable[[str], dict[str, Any]] = json.loads
 ) -> dict[str, Any] | None:
-    """The record in an answer, or None unless the answer is exactly one record that satisfies the schema."""
+    """Return the record in an answer, or None unless the answer is exactly one record that satisfies the schema.
+
+    Args:
+        output: the answer.
+        schema: JSON Schema of a record.
+        parse: turns an answer into a record, and raises ValueError if it cannot; reads JSON by default.
+    """
     import jsonschema
 
     try:
@@ -149,10 +162,16 @@ def memorisation(
     conversations: Sequence[Sequence[Mapping[str, Any]]],
     max_new_tokens: int = 96,
 ) -> Score:
-    """Share of conversations whose last message the model reproduces word for word with greedy decoding.
+    """Measure the share of conversations whose last message the model reproduces word for word with greedy decoding.
 
-    Compare training examples with held-out ones: with few possible answers, a model gives the same words without having
+    Compare training examples with held-out ones: where few answers are possible, a model gives the same words without having
     memorised them.
+
+    Args:
+        model: a causal language model, with or without an adapter.
+        tokenizer: its tokenizer.
+        conversations: lists of messages that end with the assistant's.
+        max_new_tokens: maximum length of an answer, in tokens.
     """
     from course_utils.generation import generate
 
@@ -161,7 +180,12 @@ def memorisation(
 
 
 class Likelihoods(NamedTuple):
-    """Log-probabilities of a pair's replies (nats), and their numbers of tokens, stop token included."""
+    """How likely a model finds the two replies of a preference pair.
+
+    Attributes:
+        chosen, rejected: log-probabilities of the replies, in nats, summed over their tokens.
+        chosen_tokens, rejected_tokens: numbers of their tokens, the stop token included.
+    """
 
     chosen: float
     rejected: float
@@ -170,15 +194,23 @@ class Likelihoods(NamedTuple):
 
     @property
     def prefers_chosen(self) -> bool:
-        """Whether chosen is likelier per token; the sum over tokens would mostly measure which reply is shorter."""
+        """Whether the chosen reply is the likelier one per token.
+
+        Sums over tokens would mostly compare the lengths of the replies.
+        """
         return self.chosen / self.chosen_tokens > self.rejected / self.rejected_tokens
 
 
 def likelihoods(model: Model, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Mapping[str, Any]]) -> list[Likelihoods]:
-    """How likely a model finds the two replies of each preference pair, with its adapter if it has one.
+    """Compute how likely a model finds the two replies of each preference pair, with its adapter if it has one.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        pairs: dicts with "prompt", "chosen" and "rejected".
 
     Raises:
-        CourseError: a broken pair, named by its position.
+        CourseError: a pair is broken; the message names it by its position.
     """
     from course_utils.training.objectives.preference import encode_pair
 
@@ -196,7 +228,7 @@ def log_ratios(
     answers: Sequence[list[int]],
     reference: Model | None = None,
 ) -> list[float]:
-    """log policy(answer) - log reference(answer) for each answer, in nats.
+    """Compute log policy(answer) − log reference(answer) for each answer, in nats.
 
     The mean over answers that the policy itself sampled at temperature 1 estimates its KL divergence from the reference, per
     answer (a single log-ratio may be negative).
@@ -205,7 +237,7 @@ def log_ratios(
         policy: the trained model.
         tokenizer: the tokenizer of both models.
         prompts: conversations.
-        answers: token ids, as returned by `generation.complete`; text would not show whether an answer was complete.
+        answers: token ids, as returned by `generation.complete`; a text would not show whether the answer was complete.
         reference: another model; None for the policy with its adapter switched off.
 
     Raises:
@@ -241,7 +273,7 @@ def _log_probabilities(
 
 
 def token_f1(answer: str | None, reference: str | None) -> float:
-    """Word overlap of two texts (F1 of precision and recall, as in SQuAD); None matches only None."""
+    """Return the word overlap of two texts, from 0 to 1 (F1 as in SQuAD); None matches only None."""
     if answer is None or reference is None:
         return float(answer == reference)
     answer_words, reference_words = Counter(_words(answer)), Counter(_words(reference))
@@ -253,9 +285,10 @@ def token_f1(answer: str | None, reference: str | None) -> float:
 
 
 def proportion(values: Sequence[float]) -> Score:
-    """Share of true values with its Wilson interval, which stays between 0 and 1 and is also correct at 0 of n and n of n.
+    """Return the share of true values, with its Wilson interval.
 
-    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.
+    The interval stays between 0 and 1, and is correct even where none or all of the values are true. Source: E. B. Wilson,
+    Probable inference, the law of succession, and statistical inference, JASA 1927.
     """
     n, k = len(values), sum(map(bool, values))
     z = 1.959963984540054  # two-sided 95 % of the normal distribution
@@ -267,7 +300,13 @@ def proportion(values: Sequence[float]) -> Score:
 
 
 def mean(values: Sequence[float], samples: int = 2000, seed: int = 0) -> Score:
-    """Mean with its percentile bootstrap interval; the resampling is seeded."""
+    """Return the mean of some values, with its percentile bootstrap interval.
+
+    Args:
+        values: one value per example.
+        samples: number of times that the values are resampled.
+        seed: seed of the resampling.
+    """
     import numpy as np
 
     data = np.asarray(values, dtype=float)
@@ -278,19 +317,19 @@ def mean(values: Sequence[float], samples: int = 2000, seed: int = 0) -> Score:
 
 
 def over_seeds(rows: Sequence[Sequence[float]]) -> Score:
-    """Mean over several seeds on the same questions, with an interval for other questions of the same kind.
+    """Return the mean over several seeds on the same questions, with an interval for other questions of the same kind.
 
     The seeds of one question are not independent draws: they are averaged before anything is resampled. The variation
     between seeds is in `rows`, not in the interval.
 
     Args:
-        rows: for each seed, a value per question, in the same order.
+        rows: for each seed, one value per question, the questions in the same order.
 
     Raises:
         CourseError: there are no values.
     """
     if not rows or not rows[0]:
-        raise CourseError("there is nothing to average")
+        raise CourseError("there is nothing to average: no seed has a value")
     averages = [sum(question) / len(rows) for question in zip(*rows, strict=True)]
     if set(averages) <= {0, 1}:  # Wilson's interval does not vanish if all are right or all wrong
         return proportion(averages)

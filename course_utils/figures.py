@@ -77,7 +77,7 @@ class Figure:
         self.alt, self.width = " ".join(alt.split()), width
 
     def save(self, file: str) -> None:
-        """Write the PNG."""
+        """Write the picture as a PNG file."""
         with open(file, "wb") as out:
             out.write(self.png)
 
@@ -122,7 +122,13 @@ def _new(width: float = 6.4, height: float = 3.6, **grid: Any) -> tuple[Canvas, 
 
 
 def learning_curve(histories: Mapping[str, _Run], title: str = "Loss while training", smooth: int = 5) -> Figure:
-    """Training loss (thin), its running mean, and validation loss (markers) of one or several `History`."""
+    """Draw training loss (thin), its running mean, and validation loss (markers) of one or several `History`.
+
+    Args:
+        histories: name → history.
+        title: title of the figure.
+        smooth: number of steps in the running mean.
+    """
     import matplotlib
     import numpy as np
 
@@ -148,7 +154,13 @@ def learning_curve(histories: Mapping[str, _Run], title: str = "Loss while train
 
 
 def intervals(scores: Mapping[str, Mapping[str, _Interval]], title: str, xlabel: str = "share, %") -> Figure:
-    """Points with 95 % intervals: group (a model, say) → measure → `evaluation.Score`."""
+    """Draw points with their 95 % intervals.
+
+    Args:
+        scores: group (a model, say) → measure → `evaluation.Score`.
+        title: title of the figure.
+        xlabel: label of the horizontal axis.
+    """
     import matplotlib
 
     measures = list(next(iter(scores.values())))
@@ -177,7 +189,16 @@ def lines(
     log_y: bool = False,
     marks: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Lines with markers: name → (x values, y values); `marks`: named vertical lines; with `log_y` both axes are log10."""
+    """Draw lines with markers.
+
+    Args:
+        series: name → (x values, y values).
+        title: title of the figure.
+        xlabel, ylabel: labels of the axes.
+        log_x: whether the horizontal axis is logarithmic.
+        log_y: whether both axes are logarithmic (base 10).
+        marks: vertical lines by name.
+    """
     import matplotlib
 
     descriptions = []
@@ -211,7 +232,14 @@ def points(
     ylabel: str,
     log_x: bool = False,
 ) -> Figure:
-    """Points without lines: name → (x values, y values)."""
+    """Draw points without lines.
+
+    Args:
+        series: name → (x values, y values).
+        title: title of the figure.
+        xlabel, ylabel: labels of the axes.
+        log_x: whether the horizontal axis is logarithmic.
+    """
     import matplotlib
 
     descriptions = []
@@ -229,7 +257,14 @@ def points(
 
 
 def bars(values: Mapping[str, float], title: str, xlabel: str, limits: Mapping[str, float] | None = None) -> Figure:
-    """Horizontal bars: name → value, with optional named vertical lines (such as a GPU's memory)."""
+    """Draw horizontal bars.
+
+    Args:
+        values: name → value.
+        title: title of the figure.
+        xlabel: label of the horizontal axis.
+        limits: vertical lines by name, such as a GPU's memory.
+    """
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -257,7 +292,14 @@ def _number(value: float) -> str:
 
 
 def histograms(sets: Mapping[str, Sequence[float]], title: str, xlabel: str, bins: int = 30) -> Figure:
-    """Outlines of several distributions on one axis, each as shares of its own count; the top hundredth is clipped."""
+    """Draw the outlines of several distributions on one axis, each as shares of its own count; the top hundredth is cut off.
+
+    Args:
+        sets: name → values.
+        title: title of the figure.
+        xlabel: label of the horizontal axis.
+        bins: number of bins.
+    """
     import matplotlib
     import numpy as np
 
@@ -281,7 +323,7 @@ def histograms(sets: Mapping[str, Sequence[float]], title: str, xlabel: str, bin
 
 
 def alignment_diagram() -> Figure:
-    """Diagram 2: three ways from a base model to an aligned one: RLHF in three stages, DPO in one, ORPO without SFT."""
+    """Draw diagram 2: three ways from a base model to an aligned one: RLHF in three stages, DPO in one, ORPO without SFT."""
     import matplotlib
     from matplotlib.patches import FancyBboxPatch
 

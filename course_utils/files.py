@@ -61,6 +61,6 @@ def to_disk(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; 269 MB take about 0.2 s."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal; 269 MB take about 0.2 s."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

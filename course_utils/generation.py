@@ -56,11 +56,22 @@ def complete(
     batch_size: int = 25,
     seed: int = 0,
 ) -> list[list[int]]:
-    """Like `generate`, but from and to token ids: each answer up to and including its stop token, if it has one."""
+    """Answer prompts that are given as token ids, like `generate`, and return the answers as token ids.
+
+    Args:
+        model: a causal language model, with or without an adapter.
+        tokenizer: its tokenizer.
+        prompts: token ids of each prompt.
+        max_new_tokens: maximum length of an answer, in tokens.
+        temperature, top_p, batch_size, seed: as for `generate`.
+
+    Returns:
+        For each prompt the token ids of its answer, up to and including the stop token if the answer reaches it.
+    """
     import torch
 
     if temperature < 0:
-        raise CourseError(f"temperature must not be negative, it is {temperature}")
+        raise CourseError(f"temperature must not be negative, but it is {temperature}")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad_id = pad_token_id(tokenizer)
     # top_k 0: the whole distribution, not transformers' fifty likeliest tokens

@@ -54,7 +54,7 @@ class Words(list[Term]):
     """Terms as a table of two columns: HTML in a notebook, lines of text elsewhere."""
 
     def markdown(self) -> str:
-        """The table in Markdown, without a heading."""
+        """Return the table in Markdown, without a heading."""
         rows = (f"| **{_in_cell(term.name)}** | {_in_cell(term.meaning)} |" for term in self)
         return "\n".join(("| word | what it means |", "| :-- | :-- |", *rows))
 
@@ -87,7 +87,7 @@ class Use(NamedTuple):
 
 @cache
 def terms() -> dict[str, Term]:
-    """All terms by name, in alphabetical order."""
+    """Return all terms by name, in alphabetical order."""
     found = []
     for line in FILE.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -97,10 +97,10 @@ def terms() -> dict[str, Term]:
 
 
 def find(name: str) -> Term:
-    """The term with this name or form; capitals, hyphens and spaces do not matter.
+    """Return the term with this name or form; capitals, hyphens and spaces do not matter.
 
     Raises:
-        CourseError: the glossary has none; the message names the nearest.
+        CourseError: the glossary has no such term; the message names the nearest.
     """
     try:
         return _by_form()[_plain(name)]
@@ -115,7 +115,7 @@ def find(name: str) -> Term:
 
 
 def define(name: str) -> str:
-    """What a term means, in one sentence; `name` may be any of its forms.
+    """Return what a term means, in one sentence; `name` may be any of its forms.
 
     Raises:
         CourseError: the glossary has no such term.
@@ -124,7 +124,10 @@ def define(name: str) -> str:
 
 
 def words(names: Iterable[str] | None = None) -> Words:
-    """Terms as a table in alphabetical order, each once: those named in any of their forms, or all.
+    """Return terms as a table in alphabetical order, each once.
+
+    Args:
+        names: names of the terms, in any of their forms; None for all terms.
 
     Raises:
         CourseError: the glossary has no such term.
@@ -134,7 +137,7 @@ def words(names: Iterable[str] | None = None) -> Words:
 
 
 def marked(texts: Iterable[str]) -> list[Term]:
-    """The terms that Markdown texts mark as explained, in order, each once.
+    """Return the terms that Markdown texts mark as explained, in order, each once.
 
     Raises:
         CourseError: the glossary has no such term.
@@ -209,7 +212,7 @@ _NO_PROSE = re.compile(
 
 
 def prose(text: str) -> str:
-    """Markdown with everything that is no prose blanked out: of the same length, so that places in it stay true.
+    """Blank out everything in Markdown that is not prose, at the same length, so that places in the text stay true.
 
     Headings, code, formulas, comments, markers, links with their texts, addresses and HTML tags go; tables and lists stay.
     """

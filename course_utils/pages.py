@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 @cache
 def environment() -> Environment:
-    """How templates are read: all values are escaped, and a value that was not passed is an error.
+    """Return the environment that reads templates: all values are escaped, and a value that was not passed is an error.
 
     A template is named by its path below the package, such as "grading/templates/class.html.j2". Filters of our own:
     `thousands` (12,345) and `points` (a number without needless zeros).
@@ -27,10 +27,10 @@ def environment() -> Environment:
 
 
 def render(template: str, **values: object) -> str:
-    """The page that a template makes of these values.
+    """Return the page that a template makes of these values.
 
     Args:
-        template: path below the package.
+        template: path of the template below the package.
         values: what the template shows, as text: escaping is the template's work.
     """
     return environment().get_template(template).render(values)

@@ -26,15 +26,16 @@ class LessonPlan:
     """What a lesson does on one tier.
 
     Attributes:
-        fields: of the record that answers consist of; the small model leaves out the summary, the longest.
-        examples: training examples of the first run, with TRL (lesson 04: pairs).
-        more_examples: those of the second run, with `training.fit`, which is faster on a CPU (up to three times).
-        batch_size: examples per step.
-        learning_rate: for LoRA.
-        answer_tokens: longest answer, in tokens.
+        fields: fields of the record that answers consist of; the small model leaves out the summary, the longest.
+        examples: number of training examples of the first run, with TRL (lesson 04: pairs).
+        more_examples: number of examples of the second run, with `training.fit`, which is faster on a CPU (up to three
+            times).
+        batch_size: number of examples per step.
+        learning_rate: learning rate for LoRA.
+        answer_tokens: maximum length of an answer, in tokens.
         longest: messages with more characters (lesson 05: words) are not trained on, so that a CPU is quick enough.
-        looked_at: messages that slow systems answer while you watch; too few to compare anything by.
-        asked: messages that the trained system answers.
+        looked_at: number of messages that slow systems answer while you watch; too few to compare anything by.
+        asked: number of messages that the trained system answers.
     """
 
     fields: tuple[str, ...]
@@ -48,7 +49,7 @@ class LessonPlan:
     asked: int = 100
 
     def table(self) -> Table:
-        """The plan as a lesson shows it."""
+        """Return the plan as a lesson shows it."""
         from course_utils.show.tables import Table
 
         rows = {
@@ -173,10 +174,10 @@ PLANS = {
 
 
 def plan(lesson: str, tier: str | None = None) -> LessonPlan:
-    """The plan of a lesson on a tier; None takes this machine's tier.
+    """Return the plan of a lesson on a tier; None takes this machine's tier.
 
     Raises:
-        CourseError: a lesson without a plan.
+        CourseError: the lesson has no plan.
     """
     if lesson not in PLANS:
         raise CourseError(f"lesson {lesson!r} has no plan; there are plans for {', '.join(PLANS)}")

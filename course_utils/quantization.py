@@ -21,14 +21,14 @@ FOUR_BIT_TYPES = ("nf4", "fp4")
 
 
 def config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """The configuration with which `from_pretrained` loads a base model in 4 bits, with double quantisation.
+    """Return the configuration with which `from_pretrained` loads a base model in 4 bits, with double quantisation.
 
     Args:
-        kind: "nf4" or "fp4": the set of sixteen values that a weight can take.
+        kind: "nf4" or "fp4", the set of sixteen values that a weight can take.
         dtype: `torch.dtype` to which weights are dequantized for each product: bfloat16, or float16 on a T4.
 
     Raises:
-        CourseError: an unknown kind, or bitsandbytes is missing.
+        CourseError: the kind is unknown, or bitsandbytes is missing.
     """
     import importlib.util
 
@@ -44,12 +44,15 @@ def config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def four_bit_layers(model: torch.nn.Module) -> dict[str, Linear4bit]:
-    """Name → module of each bitsandbytes 4-bit linear layer; empty if there is none."""
+    """Return the bitsandbytes 4-bit linear layers of a model, by the names of their modules."""
     return {name: module for name, module in model.named_modules() if is_four_bit(module)}
 
 
 def is_four_bit(module: object) -> TypeGuard[Linear4bit]:
-    """Whether a module is a 4-bit linear layer, checked by class name so that bitsandbytes need not be imported."""
+    """Return whether a module is a 4-bit linear layer.
+
+    It is judged by the name of its class, so that bitsandbytes need not be imported.
+    """
     return any(cls.__name__ == "Linear4bit" and cls.__module__.startswith("bitsandbytes.") for cls in type(module).__mro__)
 
 
@@ -70,7 +73,12 @@ def guard(model: torch.nn.Module) -> None:
 
 
 def dense(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A layer's weight (out, in) as a plain tensor; a 4-bit weight is dequantized into a temporary copy."""
+    """Return a layer's weight, of shape (out, in), as a plain tensor; a 4-bit weight is dequantized into a temporary copy.
+
+    Args:
+        weight: the weight as the layer stores it.
+        dtype: number format of the result.
+    """
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight

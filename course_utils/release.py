@@ -28,14 +28,14 @@ from course_utils.lessons import find, learner_file
 from course_utils.pages import render
 from course_utils.publishing import builder
 from course_utils.publishing.overview import overview
-from course_utils.publishing.times import recorded
+from course_utils.publishing.times import load_times
 
 PACK = "pack.json"  # in each pack: what it is, and which files are its own
 
 
 @dataclass(frozen=True)
 class Packs:
-    """The packs that `release` wrote.
+    """The packs that `release` has written.
 
     Attributes:
         learner, instructor: folders of the packs.
@@ -50,16 +50,16 @@ class Packs:
 
 
 def release(assignment: str, out: str | Path, seed: int | None = None) -> Packs:
-    """Write both packs.
+    """Write the learners' pack and the instructor's.
 
     Args:
-        assignment: "02", "02_lora", several separated by commas, or "all".
+        assignment: "02", "02_lora", several of these separated by commas, or "all".
         out: output folder; its `learner/` and `instructor/` are replaced.
         seed: seed of the hidden cases; if None, that of an earlier pack, or else a new one.
 
     Raises:
-        CourseError: an unknown lesson, prices older than a year, a notebook older than its source, or other files in the
-            packs' folders.
+        CourseError: a lesson is unknown, prices are older than a year, a notebook is older than its source, or the packs'
+            folders have other files.
     """
     sections, exercise_ids = batch.exercises_of(assignment)
     if outdated := [f"{name} ({day})" for name, day in costs.stale_prices(date.today())]:
@@ -98,7 +98,7 @@ def release(assignment: str, out: str | Path, seed: int | None = None) -> Packs:
 
 
 def objectives(section: str) -> list[str]:
-    """The lesson's objectives: the items under "By the end you will be able to", one line each.
+    """Return the lesson's objectives, the items under "By the end you will be able to", one line each.
 
     Raises:
         CourseError: the lesson has no such list.
@@ -113,7 +113,7 @@ def objectives(section: str) -> list[str]:
 
 
 def figures_of(section: str) -> list[tuple[str, str]]:
-    """Figures of the stored notebook: (heading above it, HTML of the image with its alt text) each."""
+    """Return the figures of the stored notebook, each as (heading above it, HTML of the image with its alt text)."""
     notebook = json.loads(learner_file(section).read_text(encoding="utf-8"))
     heading, figures = "", []
     for cell in notebook["cells"]:
@@ -200,7 +200,7 @@ def _table(rows: list[list]) -> str:
 
 
 def _timings(sections: list[str]) -> list[list]:
-    records = recorded()
+    records = load_times()
     rows: list[list] = [["section", "tier", "seconds", "peak_mb", "date", "machine"]]
     for section in sections:
         for tier, record in records.get(section, {}).items():

@@ -26,7 +26,13 @@ K1, B = 1.5, 0.75
 
 @dataclass(frozen=True)
 class SearchHit:
-    """A passage found for a query, its rank (1 is best) and its score (comparable only within one query)."""
+    """A passage that was found for a query.
+
+    Attributes:
+        passage: the passage.
+        rank: its rank; 1 is best.
+        score: its score, comparable only within one query.
+    """
 
     passage: Mapping
     rank: int
@@ -39,18 +45,18 @@ class SearchHit:
 
 
 class Retriever:
-    """An index over passages.
+    """An index over passages, in which they are searched.
 
     Args:
         passages: rows with "id", "text" and optionally "title".
         method: "bm25"; "dense" (cosine of the encoder's vectors); "hybrid" (both, fused by their ranks).
         encoder: for dense retrieval: "wordllama", the name of a sentence-transformers model, or a function from a list of n
-            texts to an array (n, dimensions).
+            texts to an array of shape (n, dimensions).
         language: language of BM25's stemmer and stop words, as named by bm25s.
 
     Raises:
-        CourseError: no passages, a passage without id or text, a duplicate id, an unknown method, or an encoder that is not
-            available.
+        CourseError: there are no passages, a passage has no id or no text, an id occurs twice, the method is unknown, or the
+            encoder is not available.
     """
 
     def __init__(
@@ -77,7 +83,7 @@ class Retriever:
             self._vectors = self._encoded(texts)
 
     def search(self, query: str, k: int = 3) -> list[SearchHit]:
-        """The k best passages, best first; all passages if there are fewer than k.
+        """Return the k best passages, best first; all passages if there are fewer than k.
 
         Raises:
             CourseError: k is less than 1.
@@ -85,7 +91,11 @@ class Retriever:
         return self.search_all([query], k)[0]
 
     def search_all(self, queries: Sequence[str], k: int = 3) -> list[list[SearchHit]]:
-        """`search` for several queries, which dense encoders process together."""
+        """Search for several queries, which dense encoders process together, and return the k best passages of each.
+
+        Raises:
+            CourseError: k is less than 1, or `queries` is a single text.
+        """
         import numpy as np
 
         if isinstance(queries, str):
@@ -137,16 +147,16 @@ class Retriever:
 
 
 def recalled(retriever: Retriever, queries: Sequence[str], relevant: Sequence[str], k: int = 3) -> list[bool]:
-    """For each query, whether its one relevant passage is among the first k. The mean is recall@k.
+    """Return for each query whether its one relevant passage is among the first k; the mean is recall@k.
 
     Args:
         retriever: the index.
         queries: questions.
         relevant: for each question, the id of its relevant passage.
-        k: how many passages to consider.
+        k: number of passages to consider.
 
     Raises:
-        CourseError: lists of different length, or a relevant passage that is not in the index.
+        CourseError: the lists differ in length, or a relevant passage is not in the index.
     """
     if len(queries) != len(relevant):
         raise CourseError(f"{len(queries)} queries for {len(relevant)} relevant passages")
@@ -157,7 +167,7 @@ def recalled(retriever: Retriever, queries: Sequence[str], relevant: Sequence[st
 
 
 def cite(answer: str, hits: Sequence[SearchHit]) -> str | None:
-    """The id of the first of the passages that contains the answer word for word; None if none of them does.
+    """Return the id of the first of the passages that contains the answer word for word; None if none of them does.
 
     An answer that occurs in a passage need not answer the question, and one that occurs in none need not be wrong. The
     passage is a place to look.

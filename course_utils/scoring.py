@@ -28,7 +28,7 @@ GPU_MICRO_BATCH_TOKENS = 8192
 
 
 class Output(Protocol):
-    """The part of a model's output that is used here."""
+    """The part of a model's output that is used here: the logits."""
 
     logits: torch.Tensor
 
@@ -40,7 +40,8 @@ class Encoded:
     Attributes:
         prompt: token ids of the prompt, which are not scored.
         completions: token ids to score, one list per completion of the prompt.
-        reference_log_probabilities: of each completion under the reference model, if an objective needs them.
+        reference_log_probabilities: log-probability of each completion under the reference model, in nats, if an objective
+            needs them.
         token_values: name → one number per token of the completions (SFT's weights, PPO's advantages).
         example_values: name → one number for the example (KTO's label).
         messages: the prompt before it was encoded, if a reward function reads it.
@@ -69,7 +70,7 @@ class Encoded:
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Token id for padding, or the stop token's if the tokenizer defines none. Masks hide it either way."""
+    """Return the token id for padding, or the stop token's if the tokenizer defines none; masks hide it either way."""
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return int(pad_id)
 
@@ -77,7 +78,12 @@ def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def chat_token_ids(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
 ) -> list[int]:
-    """Token ids of messages formatted with the tokenizer's chat template.
+    """Return the token ids of messages, formatted with the tokenizer's chat template.
+
+    Args:
+        tokenizer: a tokenizer with a chat template.
+        messages: the conversation.
+        add_generation_prompt: whether to add what stands before an answer of the assistant.
 
     Raises:
         CourseError: the tokenizer has no chat template.
@@ -93,28 +99,28 @@ def chat_token_ids(
 
 
 def can_share_prompt(model: PreTrainedModel) -> bool:
-    """Whether the model's attention accepts a custom mask; FlashAttention does not."""
+    """Return whether the model's attention accepts a custom mask; FlashAttention does not."""
     attention = getattr(model.config, "_attn_implementation", None) or ""
     return not str(attention).startswith("flash")
 
 
 def default_micro_batch_tokens(device: torch.device) -> int:
-    """Default number of tokens in a micro-batch, padding included, for the device."""
+    """Return the default number of tokens in a micro-batch on this device, padding included."""
     return CPU_MICRO_BATCH_TOKENS if device.type == "cpu" else GPU_MICRO_BATCH_TOKENS
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on `device`."""
+    """Return the batch with its tensors on `device`."""
     return {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
 
 
 def micro_batches(examples: Sequence[Example], max_tokens: int, max_examples: int | None = None) -> list[list[Example]]:
-    """Examples sorted by length and cut into micro-batches within the limits.
+    """Sort examples by length, and cut them into micro-batches within the limits.
 
     Args:
         examples: examples of any length.
-        max_tokens: tokens per micro-batch, padding included; a single example may be longer.
-        max_examples: examples per micro-batch; None for no limit.
+        max_tokens: maximum number of tokens in a micro-batch, padding included; a single example may be longer.
+        max_examples: maximum number of examples in a micro-batch; None for no limit.
     """
     cut: list[list[Example]] = []
     for example in sorted(examples, key=len):
@@ -209,7 +215,7 @@ def _values_of(examples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
 
 
 def run_model(model: torch.nn.Module, batch: Batch, keep_all: bool = False) -> Output:
-    """The model's output for a batch, at the positions in `keep`, or with `keep_all` at all positions."""
+    """Return the model's output for a batch, at the positions in `keep`, or with `keep_all` at all positions."""
     import torch
 
     mask = batch["attention_mask"]
@@ -226,7 +232,7 @@ def run_model(model: torch.nn.Module, batch: Batch, keep_all: bool = False) -> O
 
 
 def output_embeddings(model: torch.nn.Module) -> Any:
-    """The layer that turns hidden states into logits, however the model is wrapped."""
+    """Return the layer that turns hidden states into logits, however the model is wrapped."""
     owner: Any = next(m for m in model.modules() if hasattr(m, "get_output_embeddings"))
     return owner.get_output_embeddings()
 
@@ -242,17 +248,17 @@ def log_probabilities(
 def log_probabilities(
     model: torch.nn.Module, output: torch.Tensor, labels: torch.Tensor, with_max: bool = False
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of `labels`, from the model's output at the positions that predict them.
+    """Compute the log-probabilities of `labels` from the model's output at the positions that predict them.
 
     Args:
         model: the model that computed the output.
-        output: (positions, vocabulary) logits; or (positions, hidden) if a fused head replaces the last layer
-            (`training.fused.head`) and computes the rest.
-        labels: (positions) token ids.
-        with_max: also return the log-probabilities of the likeliest tokens.
+        output: logits, shape (positions, vocabulary); or hidden states, shape (positions, hidden), if a fused head replaces
+            the last layer (`training.fused.head`) and computes the rest.
+        labels: token ids, shape (positions,).
+        with_max: whether to return also the log-probabilities of the likeliest tokens.
 
     Returns:
-        (positions) in float32, with gradient; with `with_max` a pair, the second without gradient.
+        Shape (positions,) in float32, in nats, with gradient; with `with_max` a pair of these, the second without gradient.
     """
     import torch
 
@@ -274,9 +280,11 @@ def token_log_probabilities(
 def token_log_probabilities(
     model: torch.nn.Module, batch: Batch, with_max: bool = False
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of every scored token in a batch from `collate`, (scored tokens) in float32, with gradient.
+    """Compute the log-probability of every scored token in a batch from `collate`.
 
-    With `with_max` a pair: also those of the model's likeliest tokens at these positions, without gradient.
+    Returns:
+        Shape (scored tokens,) in float32, in nats, with gradient. With `with_max` a pair: also the log-probabilities of the
+        model's likeliest tokens at these positions, without gradient.
     """
     output = run_model(model, batch).logits[batch["row"], batch["column"]]
     if with_max:
@@ -285,19 +293,27 @@ def token_log_probabilities(
 
 
 def sum_by_completion(values: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Sums of token values over each completion, (completions)."""
+    """Sum values of tokens over each completion.
+
+    Args:
+        values: shape (scored tokens,).
+        batch: the batch that the tokens belong to.
+
+    Returns:
+        Shape (completions,).
+    """
     return values.new_zeros(batch["sequences"]).index_add_(0, batch["completion"], values)
 
 
 def completion_log_probabilities(
     model: torch.nn.Module, cut: Sequence[Sequence[Encoded]], make_batch: Callable[[Sequence[Encoded]], Batch]
 ) -> dict[int, tuple[float, ...]]:
-    """Log-probability of each completion of each example, without gradient.
+    """Compute the log-probability of each completion of each example, without gradient.
 
     Args:
         model: the model, whose mode (training or evaluation) is not changed.
         cut: micro-batches of examples.
-        make_batch: a micro-batch of examples → its tensors on the model's device.
+        make_batch: turns a micro-batch of examples into its tensors on the model's device.
 
     Returns:
         `id` of an example → log-probabilities of its completions, in nats.

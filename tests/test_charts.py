@@ -13,7 +13,7 @@ RUNS = {2e-5: [1.9, 2.0, 2.1], 2e-4: [0.5, 0.6, 0.4], 2e-3: [0.2, 0.21, 0.19]}
 
 def figures():
     yield charts.loss_curve([3.0, 2.0, 1.0], "Three steps", {1: 2.5, 2: 1.9, 3: 2.2})
-    yield charts.knob(RUNS, "The rate decides", "learning rate", "validation loss", {"rival": 0.15})
+    yield charts.setting_curve(RUNS, "The rate decides", "learning rate", "validation loss", {"rival": 0.15})
     yield charts.trade_off({"LoRA": ([0.1, 0.2], [3.0, 3.1]), "other": ([0.3], [4.0])}, "Both", "x", "y", log_x=True)
 
     found = Score(0.5, 0.4, 0.6, 100)
@@ -22,7 +22,7 @@ def figures():
     yield charts.volumes(lines, "Costs", {"pays from 900": (900, 6)})
 
 
-@pytest.mark.parametrize("figure", list(figures()), ids=["loss_curve", "knob", "trade_off", "shares", "volumes"])
+@pytest.mark.parametrize("figure", list(figures()), ids=["loss_curve", "setting_curve", "trade_off", "shares", "volumes"])
 def test_they_are_described_and_wide_enough_for_their_text(figure):
     from PIL import Image
 
@@ -38,8 +38,9 @@ def test_a_loss_curve_names_the_best_step():
     assert "from 3.00 to 1.00 in 3 steps" in alt and "lowest at step 2 with 1.90, at the end 2.20" in alt
 
 
-def test_a_knob_tells_the_mean_of_its_seeds():
-    assert re.search(r"2e-05: 2\.000, 0\.0002: 0\.500, 0\.002: 0\.200", charts.knob(RUNS, "Rate", "rate", "loss").alt)
+def test_a_setting_curve_tells_the_mean_of_its_seeds():
+    alt = charts.setting_curve(RUNS, "Rate", "rate", "loss").alt
+    assert re.search(r"2e-05: 2\.000, 0\.0002: 0\.500, 0\.002: 0\.200", alt)
 
 
 def test_methods_look_the_same_everywhere_and_differ_by_marker_too():

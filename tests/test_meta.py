@@ -157,11 +157,11 @@ def test_every_record_says_when_where_and_with_what(file):
 
 
 def test_no_record_is_taken_for_another():
-    """`assets.record` finds the newest file that begins with a name and a hyphen."""
+    """`assets.benchmark_results` finds the newest file that begins with a name and a hyphen."""
     names = {file.stem[: -len("-2026-01-01")] for file in (ROOT / "benchmarks" / "records").glob("*-20*.json")}
     read = set()
     for file in (*ROOT.glob("notebooks/source/*.py"), *ROOT.glob("tests/**/*.py")):
-        read |= set(re.findall(r"assets\.record\(\"([\w-]+)\"\)", file.read_text(encoding="utf-8")))
+        read |= set(re.findall(r"assets\.benchmark_results\(\"([\w-]+)\"\)", file.read_text(encoding="utf-8")))
     assert read <= names
     assert [(name, other) for name in read for other in names if other.startswith(f"{name}-")] == []
 

@@ -83,10 +83,11 @@ class Quality:
     """How good the answers to some questions are.
 
     Attributes:
-        knowledge: share with the right fact, in a record or in prose.
-        behaviour: share that are a record in the right form, with the right topic and product.
-        both: share that are right on both sides: a program can use them and a customer can trust them.
-        valid: share that are a record in the right form, with an answer of a few words rather than half a passage.
+        knowledge: share of answers with the right fact, in a record or in prose.
+        behaviour: share of answers that are a record in the right form, with the right topic and product.
+        both: share of answers that are right on both sides: a program can use them and a customer can trust them.
+        valid: share of answers that are a record in the right form, with an answer of a few words rather than half a
+            passage.
         stale: of the questions whose fact the update changed, the share answered with the old fact; None for version 1.
         rows: (valid, behaviour, knowledge) of each answer, each true or false, in the order of the questions.
     """
@@ -114,7 +115,7 @@ class Catalogue:
     training: list[dict] = field(repr=False)
 
     def record(self, question: Mapping, version: int = 1) -> dict:
-        """The right record for a question or a training question."""
+        """Return the right record for a question or a training question, in version 1 or 2 of the facts."""
         row = self._question(question)
         passage = self._passages[row["passage"]]
         name = passage["title"].split()[0]
@@ -124,13 +125,14 @@ class Catalogue:
     def prompt(
         self, question: str, passages: Sequence[Mapping] = (), few_shot: bool = False, instructions: bool = False
     ) -> list[dict]:
-        """The conversation that should be answered with a record.
+        """Return the conversation that should be answered with a record.
 
         Args:
             question: the customer's message.
             passages: what was retrieved, put before the message; none if the model has to know the facts itself.
-            few_shot: describe the record in the system message, and show three examples (with passages if there are any).
-            instructions: describe the record, without examples.
+            few_shot: whether to describe the record in the system message, and show three examples (with passages if there
+                are any).
+            instructions: whether to describe the record, without examples.
         """
         messages = [{"role": "system", "content": SYSTEM + INSTRUCTIONS * (few_shot or instructions)}]
         for shot_question, record, passage in SHOTS * few_shot:
@@ -139,27 +141,33 @@ class Catalogue:
         return [*messages, {"role": "user", "content": _with_passages(question, passages)}]
 
     def prompt_for_fact(self, question: str, passage: Mapping) -> list[dict]:
-        """The conversation that should be answered with only the fact, read from a passage.
+        """Return the conversation that should be answered with only the fact, read from a passage.
 
-        Of five wordings tried on training questions, this one led the CPU tier's model to the most facts.
+        Of five wordings that were tried on training questions, this one led the CPU tier's model to the most facts.
         """
         request = f"Passage: {passage['title']}: {passage['text']}\nQuestion: {question}\nAnswer:"
         system = "Answer the customer's question from the passage, in a few words."
         return [{"role": "system", "content": system}, {"role": "user", "content": request}]
 
     def example(self, row: Mapping, passages: Sequence[Mapping] = (), version: int = 1) -> list[dict]:
-        """A conversation to train on: the prompt without instructions, and the right record."""
+        """Return a conversation to train on: the prompt without instructions, and the right record.
+
+        Args:
+            row: a training question.
+            passages: passages to put before the message.
+            version: version of the facts, 1 or 2.
+        """
         answer = {"role": "assistant", "content": write(self.record(row, version))}
         return [*self.prompt(row["question"], passages), answer]
 
     def knows(self, answer: str, question: Mapping, version: int = 1) -> bool:
-        """Whether an answer, in a few words or in prose, states one version's fact and not the other's.
+        """Return whether an answer, in a few words or in prose, states the fact of one version and not that of the other.
 
         An accepted short form that is little more than a number counts only if it is the whole answer, because prose is full
         of numbers. An answer that gives both the old fact and the new one states neither.
 
         Raises:
-            CourseError: there are versions 1 and 2.
+            CourseError: the version is neither 1 nor 2.
         """
         if version not in (1, 2):
             raise CourseError(f"version={version!r}: the catalogue has versions 1 and 2")
@@ -170,7 +178,12 @@ class Catalogue:
         return question["answer_v2"] is None or not _states(statement, _fact(question, 3 - version))
 
     def evaluate(self, answers: Sequence[str], questions: Sequence[Mapping] | None = None, version: int = 1) -> Quality:
-        """Score answers to questions (all of them if None) against the facts of a version.
+        """Score answers to questions against the facts of a version.
+
+        Args:
+            answers: the answers as text, one per question.
+            questions: the questions; all of the catalogue's if None.
+            version: version of the facts, 1 or 2.
 
         Raises:
             CourseError: there are no answers, or not as many as there are questions.
@@ -179,7 +192,7 @@ class Catalogue:
 
         questions = self.questions if questions is None else questions
         if not answers or len(answers) != len(questions):
-            raise CourseError(f"{len(answers)} answers for {len(questions)} questions")
+            raise CourseError(f"{len(answers)} answers for {len(questions)} questions: give one answer for each question")
         rows, stale = [], []
         for answer, question in zip(answers, questions):
             record, reference = parse_record(answer, SCHEMA), self.record(question)
@@ -214,7 +227,7 @@ class Catalogue:
 
 
 def load_catalogue() -> Catalogue:
-    """The catalogue of the course's invented shop (`data/catalogue/CARD.md`)."""
+    """Load the catalogue of the course's invented shop (`data/catalogue/CARD.md`)."""
     passages = _rows("passages")
     keys = ("id", "topic", "title")
     return Catalogue(
@@ -228,13 +241,13 @@ def load_catalogue() -> Catalogue:
 
 
 def normalised(text: str) -> str:
-    """Text with one kind of dash and space, and none after a pound sign, because typography must not affect a score."""
+    """Return a text with one kind of dash and space, and no space after a pound sign: typography must not affect a score."""
     text = re.sub(r"[\u2010-\u2015\u2212]", "-", unicodedata.normalize("NFKC", text))
     return re.sub(r"£ ", "£", re.sub(r"\s+", " ", text)).strip()
 
 
 def holds(text: str, span: str) -> bool:
-    """Whether a text contains a span as whole words and numbers.
+    """Return whether a text contains a span as whole words and numbers.
 
     "£12" is not in "£12.80", nor "6 days" in "16 days" or "six days" in "twenty-six days".
     """
@@ -262,7 +275,7 @@ def _states(statement: str, spans: Sequence[str]) -> bool:
 
 
 def write(record: Mapping) -> str:
-    """A record as text."""
+    """Return a record as JSON text."""
     return json.dumps(record, ensure_ascii=False)
 
 

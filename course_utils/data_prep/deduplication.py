@@ -28,10 +28,10 @@ class Cluster:
     """Rows that are the same example.
 
     Attributes:
-        members: indices, in order.
+        members: indices of the rows, in order.
         kept: the member that is kept.
         kinds: every other member → the kind of copy: "exact", "normalised" or "near".
-        similarities: every other member → Jaccard index of its prompt and the kept row's.
+        similarities: every other member → Jaccard index of its prompt and the prompt of the kept row, from 0 to 1.
     """
 
     members: tuple[int, ...]
@@ -45,8 +45,8 @@ class Conflict:
     """Rows that ask the same question and have different answers, of which one, several or none may be right.
 
     Attributes:
-        members: indices, in order; none of them is a copy of another.
-        preferred: the one with the most frequent answer (copies count); if several are equal, the earliest.
+        members: indices of the rows, in order; none of them is a copy of another.
+        preferred: the member with the most frequent answer (copies count); if several are equally frequent, the earliest.
     """
 
     members: tuple[int, ...]
@@ -55,7 +55,13 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Deduplicated:
-    """What `deduplicate` found: indices of the rows to keep, in order; clusters with more than one row; and conflicts."""
+    """What `deduplicate` has found.
+
+    Attributes:
+        kept: indices of the rows to keep, in order.
+        clusters: the clusters of more than one row.
+        conflicts: the rows that ask the same question and have different answers.
+    """
 
     kept: list[int]
     clusters: list[Cluster] = field(repr=False)
@@ -63,7 +69,7 @@ class Deduplicated:
 
     @property
     def dropped(self) -> dict[int, tuple[str, int]]:
-        """Dropped row → the kind of copy, and the row that is kept for it."""
+        """Index of each dropped row → the kind of copy, and the index of the row that is kept for it."""
         return {member: (kind, cluster.kept) for cluster in self.clusters for member, kind in cluster.kinds.items()}
 
 
@@ -80,9 +86,10 @@ def deduplicate(
     Args:
         rows: chat rows (`messages`).
         threshold: Jaccard index from which two prompts may be near-duplicates; 1 turns this comparison off.
-        text: what is compared in addition to the answer. By default, what the user says: a shared answer format would make
-            all rows look alike.
-        best: the row with the largest value is kept, and the earliest of equals; without it, the earliest row.
+        text: returns what is compared of a row, in addition to its answer. By default it is what the user says: a shared
+            answer format would make all rows look alike.
+        best: returns how good a row is; the row with the largest value is kept, and the earliest of equals. Without it, the
+            earliest row is kept.
         method, workers: see `similarity.similar_pairs`.
     """
     texts = [text(row) for row in rows]
@@ -104,7 +111,10 @@ def deduplicate(
 
 
 def surroundings(row: dict) -> bytes:
-    """A digest of everything but the user's and assistant's texts: instructions, tools and their answers, pictures."""
+    """Return a digest of everything except the user's and the assistant's texts.
+
+    It covers instructions, tools and their answers, and pictures.
+    """
     parts: list[object] = [row.get("tools")] if row.get("tools") else []
     for message in row["messages"]:
         content = message.get("content")
@@ -121,12 +131,15 @@ def _digest(*texts: str | bytes) -> bytes:
 
 
 def comparable(text: str) -> str:
-    """What is compared of a text: its words and its operators. "???" has neither, so the whole text is compared."""
+    """Return what is compared of a text: its words and its operators.
+
+    "???" has neither, so that the whole text is compared.
+    """
     return normalise(text) + operators(text) or text
 
 
 def first_of_each(keys: Sequence) -> list[int]:
-    """Index of the first occurrence of each key."""
+    """Return the index of the first occurrence of each key."""
     first: dict = {}
     for index, key in enumerate(keys):
         first.setdefault(key, index)
@@ -142,13 +155,13 @@ def choose(
     values: Sequence | None = None,
     threshold: float = 0.6,
 ) -> Deduplicated:
-    """Clusters, conflicts and the rows to keep, computed from keys instead of rows: for corpora whose texts are elsewhere.
+    """Find clusters, conflicts and the rows to keep from keys instead of rows, for corpora whose texts are elsewhere.
 
     Args:
         exact: for each row, a key that only exact copies have in common.
         normal: for each row, a key shared by rows whose prompts differ only in case, spacing and punctuation.
         answers: for each row, a key shared by rows whose answers differ only in that way.
-        pairs: near-duplicates among the first rows of each key in `normal`, with their similarity.
+        pairs: near-duplicates among the first rows of each key in `normal`, as (index, index, similarity).
         texts: returns prompt and answer of a row; called only for rows whose prompt is in `pairs`.
         values: for each row, how good it is; the best is kept. Without values, the earliest is kept.
         threshold: see `deduplicate`.

@@ -26,7 +26,10 @@ THANKS = re.compile(r"\b(?:regards|sincerely|thank|thanks|faithfully|wishes|plea
 
 @dataclass(frozen=True)
 class Style:
-    """How a set of prompts is written: the median length in words, and otherwise the shares that the names say."""
+    """How a set of prompts is written.
+
+    `words` is the median length in words, `vocabulary` a share of words, and the others are shares of prompts.
+    """
 
     words: float
     terse: float
@@ -36,7 +39,7 @@ class Style:
     vocabulary: float
 
     def rows(self) -> list[tuple[str, float]]:
-        """Name and value, for a table."""
+        """Return the name and the value of each measure, for a table."""
         return [
             ("median words", self.words),
             ("at most 8 words", self.terse),
@@ -68,8 +71,13 @@ class Distance:
 def distance(train: Sequence[str], production: Sequence[str], seed: int = 0) -> Distance:
     """Compare training prompts with production prompts.
 
+    Args:
+        train: training prompts, as texts.
+        production: prompts from production, as texts.
+        seed: seed of the division into parts that the classifier is trained and tested on.
+
     Raises:
-        CourseError: fewer than 20 prompts in one of the sets.
+        CourseError: one of the sets has fewer than 20 prompts.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
@@ -96,10 +104,23 @@ def distance(train: Sequence[str], production: Sequence[str], seed: int = 0) -> 
 
 
 def resample(train: Sequence, weights: Sequence[float], n: int, seed: int = 0) -> list[int]:
-    """Indices of n different training rows, drawn by their weights: a sample that is closer to production than the whole."""
+    """Draw a sample of the training rows that is closer to production than the whole.
+
+    Args:
+        train: the training rows.
+        weights: one weight per row, such as `Distance.weights`.
+        n: number of rows to draw.
+        seed: seed of the draw.
+
+    Returns:
+        Indices of n different rows.
+
+    Raises:
+        CourseError: n is below 1, or there are fewer rows.
+    """
     odds = np.asarray(weights, dtype=float)
     if not 0 < n <= len(train):
-        raise CourseError(f"{n} of {len(train)} rows can't be drawn")
+        raise CourseError(f"{n} of {len(train)} rows can't be drawn: n must be at least 1, and at most the number of rows")
     # The n largest of log(u) / w: sampling without replacement by weight (Efraimidis and Spirakis 2006).
     keys = np.log(np.random.default_rng(seed).random(len(odds))) / np.maximum(odds, 1e-12)
     return sorted(np.argsort(keys)[-n:].tolist())

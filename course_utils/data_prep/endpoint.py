@@ -16,19 +16,26 @@ RETRIES = 5  # the client waits longer each time, or as long as the server asks 
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars per million tokens of input and of output."""
+    """Price of a model, in US dollars per million tokens of input and of output."""
 
     input: float
     output: float
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """The price of a request with this many tokens, in dollars."""
+        """Return the price of a request with this many tokens, in dollars."""
         return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A response: the text, the tokens of input and output, the model's name as the server gives it, and why it stopped."""
+    """A response of the endpoint.
+
+    Attributes:
+        text: the answer.
+        prompt_tokens, completion_tokens: numbers of tokens of input and of output.
+        model: name of the model, as the server gives it.
+        finish_reason: why the answer ended.
+    """
 
     text: str
     prompt_tokens: int
@@ -38,7 +45,7 @@ class Answer:
 
 
 def client_for(base_url: str | None = None, api_key: str | None = None) -> openai.OpenAI:
-    """A client of the openai library; without arguments, it uses OPENAI_BASE_URL and OPENAI_API_KEY.
+    """Return a client of the openai library; without arguments, it uses OPENAI_BASE_URL and OPENAI_API_KEY.
 
     Raises:
         CourseError: there is no key, or the library is not installed.
@@ -66,12 +73,22 @@ def ask(
     temperature: float,
     key: str,
 ) -> Answer:
-    """Send one request; the client retries what can be retried, each time with the same idempotency key.
+    """Send one request; the client repeats it where that may help, each time with the same idempotency key.
 
-    Reasoning models refuse `max_tokens` and a temperature; after such a refusal the request is sent in the form they accept.
+    Reasoning models refuse `max_tokens` and a temperature; after such a refusal the request is sent in the form that they
+    accept.
+
+    Args:
+        client: from `client_for`.
+        model: name of the model.
+        messages: the conversation.
+        schema: JSON Schema of the answer; None for free text.
+        max_tokens: maximum number of tokens in the answer.
+        temperature: sampling temperature.
+        key: the idempotency key.
 
     Raises:
-        CourseError: the endpoint refuses (the message quotes it), or can't be reached after all retries.
+        CourseError: the endpoint refuses (the message quotes it), or it cannot be reached after all retries.
     """
     import openai
 
@@ -105,10 +122,10 @@ def ask(
 
 
 def json_in(text: str) -> Any:
-    """The JSON in an answer, with or without a code fence around it.
+    """Return the JSON in an answer, with or without a code fence around it.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no JSON in it.
     """
     text = text.strip()
     if text.startswith("```"):

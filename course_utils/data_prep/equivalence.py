@@ -45,17 +45,17 @@ NAME = re.compile(r"(?<=[\w,;'’\")] )[^\W\d_a-z][^\W_]*")  # a word with a cap
 
 
 def same_question(one: str, other: str, answer: str) -> bool:
-    """Whether two prompts with most words in common ask the same question, given the answer that both have.
+    """Return whether two prompts that have most words in common ask the same question, given the answer that both have.
 
     Args:
-        one, other: prompts.
-        answer: their common answer. A label may be right for two different questions; a long text can hardly be.
+        one, other: the prompts.
+        answer: their common answer. A label may be right for two different questions; a long text hardly can.
     """
     return not _differ(one, other, strict=len(_words(answer)) < LABEL)
 
 
 def same_answer(one: str, other: str) -> bool:
-    """Whether two answers say the same.
+    """Return whether two answers say the same.
 
     They may differ in case, spacing and punctuation, and long ones also in a typing error or filler words.
     """
@@ -70,7 +70,10 @@ def same_answer(one: str, other: str) -> bool:
 
 
 def operators(text: str) -> str:
-    """The arithmetic and comparison operators in a text; without them, "2 + 2" and "2 * 2" would have the same words."""
+    """Return the arithmetic and comparison operators in a text.
+
+    Without them, "2 + 2" and "2 * 2" would have the same words.
+    """
     return "".join(mark.strip() for mark in OPERATOR.findall(text))
 
 

@@ -118,10 +118,10 @@ CODES: dict[str, tuple[str, str, bool]] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault.
+    """One fault in a training file.
 
     Attributes:
-        line: line in the file from 1 (row in a CSV, Parquet or JSON file); 0 for the file as a whole.
+        line: line in the file, from 1 (in a CSV, Parquet or JSON file: row); 0 for the file as a whole.
         field: where in the row, such as "messages[2].content"; "" for the whole row.
         code: one of `CODES`.
         message: what is wrong, with the value that is wrong.
@@ -136,17 +136,17 @@ class Finding:
 
     @property
     def severity(self) -> str:
-        """ "error" or "warning"."""
+        """How serious the fault is: "error" or "warning"."""
         return CODES[self.code][0]
 
     @property
     def fix(self) -> str:
-        """What to do about it."""
+        """What to do about the fault."""
         return CODES[self.code][1]
 
     @property
     def fixable(self) -> bool:
-        """Whether `--fix` fixes it without losing anything."""
+        """Whether `--fix` can repair the fault without losing anything."""
         return CODES[self.code][2]
 
     def __str__(self) -> str:
@@ -154,7 +154,7 @@ class Finding:
         return f"{where}{', ' + self.field if self.field else ''}: {self.message} [{self.code}]; {self.fix}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the finding as plain values that can be written as JSON."""
         return {
             "line": self.line,
             "field": self.field,
@@ -166,7 +166,7 @@ class Finding:
 
 
 def shorten(value: object, limit: int = 60) -> str:
-    """A value as it is quoted in a message: on one line, cut to length, and printable whatever it contains."""
+    """Return a value as it is quoted in a message: on one line, cut to length, and printable whatever it contains."""
     text = repr(value[: limit + 1] if isinstance(value, str) else value) if not isinstance(value, dict | list) else ""
     if isinstance(value, dict):
         text = "{" + ", ".join(repr(str(key)[:20]) for key in list(value)[:5]) + (", …}" if len(value) > 5 else "}")

@@ -30,16 +30,17 @@ REMOVABLE = {"\u200b", "\ufeff", "\u2060", "\u200e", "\u200f"}
 
 
 def fix(row: object, findings: list[Finding], kind: str = "chat", target: str = "openai") -> tuple[dict | None, list[str]]:
-    """A row without the faults that can be fixed, and the codes of those that were.
+    """Repair what can be repaired in a row without losing anything.
 
     Args:
         row: the parsed row.
-        findings: what `validation.check` found in it.
-        kind: what the row should be.
+        findings: what `validation.check` has found in it.
+        kind: what the row should be, one of `validation.ROW_KINDS`.
         target: who will read it: "openai" or "trl".
 
     Returns:
-        The fixed row and the codes; None instead of the row if it has a fault that only a person can fix.
+        The repaired row, and the codes of the faults that were repaired. The row is None if it has a fault that only a
+        person can repair.
     """
     codes = [finding.code for finding in findings]
     if any(f.severity == ERROR and not f.fixable for f in findings) or not isinstance(row, dict):

@@ -63,7 +63,7 @@ SHAREGPT_ROLES = {
 
 
 def shape_of(row: object) -> str | None:
-    """The shape of a row, judged by its keys; None if it is unknown."""
+    """Return the shape of a row, judged by its keys; None if it has no known shape."""
     if not isinstance(row, dict):
         return None
     keys = {key for key, value in row.items() if value is not None}
@@ -87,7 +87,10 @@ def shape_of(row: object) -> str | None:
 
 
 def is_foreign(row: dict) -> bool:
-    """Whether a preference or labelled answer has a layout that only its own trainer accepts; `convert` reads it."""
+    """Return whether a preference or a labelled answer has a layout that only its own trainer accepts.
+
+    `convert` reads it.
+    """
     foreign_fields = {"conversations", "conversation", "instruction", "kto_tag"} & {
         k for k, v in row.items() if v is not None
     }
@@ -108,13 +111,17 @@ def _lists(values: list) -> bool:
 
 
 def convert(row: dict, to: str) -> dict:
-    """The same example in another shape.
+    """Return the same example in another shape.
 
     A conversation of several turns is split at its last answer into prompt and completion. A shape that has no place for
     something refuses the row rather than drop it: Alpaca has one turn and no tools, ShareGPT has no weights.
 
+    Args:
+        row: the example, in any known shape.
+        to: one of `SHAPES`.
+
     Raises:
-        CourseError: the target is unknown, or the row can't be converted to it; with the reason.
+        CourseError: the target is unknown, or the row cannot be converted; the message says why.
     """
     if to not in KIND_OF:
         raise CourseError(f"unknown shape {to!r}; choose among {', '.join(SHAPES)}")
@@ -149,17 +156,20 @@ def convert(row: dict, to: str) -> dict:
 
 
 def prompt_of(row: dict) -> str:
-    """What the user says in all turns, joined; for comparing prompts."""
+    """Return what the user says in all turns, joined; it serves to compare prompts."""
     return _joined(row, lambda role: role == "user")
 
 
 def answer_of(row: dict) -> str:
-    """What the assistant says in all turns, joined."""
+    """Return what the assistant says in all turns, joined."""
     return _joined(row, lambda role: role == "assistant")
 
 
 def written_in(answer: str) -> list[str]:
-    """The texts in an answer: the free-text values of a JSON record, or all of it if it is prose; none in broken JSON."""
+    """Return the texts in an answer.
+
+    They are the free-text values of a JSON record, or all of the answer if it is prose. Broken JSON has none.
+    """
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):
@@ -178,7 +188,7 @@ def written_in(answer: str) -> list[str]:
 
 
 def text_content(content: object) -> str:
-    """The text of a message's content, which may be text, parts or null."""
+    """Return the text of a message's content, which may be a text, a list of parts, or null."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -240,7 +250,7 @@ def _from_foreign(row: dict) -> dict:
 
 
 def shared_beginning(one: list, other: list) -> int:
-    """How many messages two conversations have in common at the beginning."""
+    """Return how many messages two conversations have in common at their beginning."""
     count = 0
     while count < min(len(one), len(other)) and one[count] == other[count]:
         count += 1
@@ -338,5 +348,8 @@ def _to_openai_preference(row: dict) -> dict:
 
 
 def dumps(row: dict) -> str:
-    """A row as one line of a JSONL file: no line breaks, and lone surrogates escaped so that UTF-8 can encode it."""
+    """Return a row as one line of a JSONL file.
+
+    It has no line breaks, and lone surrogates are escaped so that UTF-8 can encode them.
+    """
     return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -27,12 +27,18 @@ class JobError(NamedTuple):
     names_file: bool = False
 
     def about(self, file_id: str) -> str:
-        """The message about a particular file; a message that names the file ends in a space, as the API's does."""
+        """Return the message about a particular file; a message that names the file ends in a space, as the API's does."""
         return self.message.replace("Input file is", f"Input file {file_id} is") + " " if self.names_file else self.message
 
 
 def job_error(finding: Finding, example: int, kind: str) -> JobError | None:
-    """The error of a job on rows of this kind, if its example number `example` has this finding; None if it is unknown."""
+    """Return the error with which a hosted job fails at a finding, or None if its words are not known.
+
+    Args:
+        finding: the fault.
+        example: number of the example that has it, from 1.
+        kind: the kind of the rows.
+    """
     details = finding.details
     if finding.code == "role_missing":
         where = f"Example {example}, message {details['index'] + 1}"
@@ -60,7 +66,7 @@ def job_error(finding: Finding, example: int, kind: str) -> JobError | None:
 
 
 def too_few(examples: int, least: int) -> JobError:
-    """The error of a job that has too few examples."""
+    """Return the error of a job that has fewer examples than the least number allowed."""
     return JobError(
         "invalid_n_examples", f"Training file has {examples} example(s), but must have at least {least} examples"
     )

@@ -48,24 +48,30 @@ SCHEMA = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """A mark from 1 to 5 and the judge's reason; the mark is None if the judge gave none that could be read."""
+    """What a judge says about a row: a mark from 1 to 5, and the reason.
+
+    The mark is None if the judge gave none that could be read.
+    """
 
     mark: int | None
     reason: str
 
 
 def judge(rows: Sequence[dict], client: openai.OpenAI, model: str, rubric: str = RUBRIC, workers: int = 4) -> list[Verdict]:
-    """A verdict for each row.
+    """Let a model behind an endpoint judge each row.
 
     Args:
         rows: chat rows.
-        client: of `endpoint.client_for`.
-        model: the judge; not the model that wrote the rows, which prefers its own answers.
+        client: from `endpoint.client_for`.
+        model: name of the judge. It should not be the model that wrote the rows, which prefers its own answers.
         rubric: what the marks mean; by default the lesson's rubric.
-        workers: how many requests run at once.
+        workers: number of requests that run at once.
+
+    Returns:
+        One verdict per row.
 
     Raises:
-        CourseError: the endpoint refuses, or can't be reached.
+        CourseError: the endpoint refuses, or it cannot be reached.
     """
 
     def judge_row(row: dict) -> Verdict:
@@ -86,23 +92,23 @@ def judge(rows: Sequence[dict], client: openai.OpenAI, model: str, rubric: str =
         return list(pool.map(judge_row, rows))
 
 
-def trust(verdicts: Sequence[Verdict], good: Sequence[bool], from_mark: int = 4) -> dict[str, float]:
-    """How far a judge agrees with your own labels of the same rows.
+def agreement_with_labels(verdicts: Sequence[Verdict], good: Sequence[bool], from_mark: int = 4) -> dict[str, float]:
+    """Measure how far a judge agrees with your own labels of the same rows.
 
     Args:
-        verdicts: the judge's.
-        good: your own labels: should the row be kept?
+        verdicts: the judge's verdicts.
+        good: your own labels: whether each row should be kept.
         from_mark: the lowest mark with which the judge would keep a row.
 
     Returns:
-        agreement (share), kappa (Cohen's; below about 0.6 the judge should not decide), caught (share of the bad rows that
-        the judge rejects), spared (share of the good rows that it keeps).
+        "agreement" (share of the rows), "kappa" (Cohen's; below about 0.6 the judge should not decide), "caught" (share of
+        the bad rows that the judge rejects), "spared" (share of the good rows that it keeps).
 
     Raises:
-        CourseError: the lists differ in length, or are empty.
+        CourseError: the lists differ in length, or they are empty.
     """
     if len(verdicts) != len(good) or not verdicts:
-        raise CourseError(f"{len(verdicts)} verdicts for {len(good)} labels")
+        raise CourseError(f"{len(verdicts)} verdicts for {len(good)} labels: give one label for each verdict")
     accepted = [verdict.mark is not None and verdict.mark >= from_mark for verdict in verdicts]
     accepted_bad = [s for s, g in zip(accepted, good) if not g]
     accepted_good = [s for s, g in zip(accepted, good) if g]
@@ -120,7 +126,9 @@ def trust(verdicts: Sequence[Verdict], good: Sequence[bool], from_mark: int = 4)
 def next_word(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[list[dict]], words: Sequence[str]
 ) -> list[list[float]]:
-    """How probable each word is as the beginning of the answer, compared with the other words.
+    """Compute how probable each word is as the beginning of the answer, compared with the other words.
+
+    Nothing is generated: the prompt goes through the model once.
 
     Args:
         model, tokenizer: the judge.
@@ -128,10 +136,10 @@ def next_word(
         words: the verdicts that it can give; each must begin with another token.
 
     Returns:
-        For each conversation the words' probabilities, which sum to 1. Nothing is generated: one pass over the prompt.
+        For each conversation the probabilities of the words, which sum to 1.
 
     Raises:
-        CourseError: two words that begin with the same token.
+        CourseError: two words begin with the same token.
     """
     import torch
 
@@ -168,7 +176,16 @@ def _shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
 def judge_here(
     rows: Sequence[dict], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rubric: str = ONE_WORD_RUBRIC
 ) -> list[float]:
-    """For each row, the probability of "yes" (keep it) rather than "no"."""
+    """Let a model on this machine judge each row.
+
+    Args:
+        rows: chat rows.
+        model, tokenizer: the judge.
+        rubric: what it is asked; it must ask for "yes" or "no".
+
+    Returns:
+        For each row, the probability of "yes" (keep it) rather than "no".
+    """
     conversations = [
         [
             {"role": "system", "content": rubric},
@@ -181,7 +198,7 @@ def judge_here(
 
 @dataclass(frozen=True)
 class Pair:
-    """Two replies to one message, of which people prefer the first."""
+    """Two replies to one message, of which people prefer `better`."""
 
     message: str
     better: str
@@ -190,7 +207,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class PairVerdict:
-    """The probability that a judge gives to the better reply, shown as A and shown as B."""
+    """What a judge says about a pair that it has seen in both orders.
+
+    Attributes:
+        pair: the pair.
+        as_a, as_b: the probability that the judge gives to the better reply, shown as A and shown as B.
+    """
 
     pair: Pair
     as_a: float
@@ -198,19 +220,28 @@ class PairVerdict:
 
     @property
     def steady(self) -> bool:
-        """Whether it prefers the same reply in both orders."""
+        """Whether the judge prefers the same reply in both orders."""
         return (self.as_a > 0.5) == (self.as_b > 0.5)
 
     @property
     def both_orders(self) -> float:
-        """The mean of both orders, which takes the preference for a place out."""
+        """The mean of the two probabilities, from which a preference for one of the two places cancels out."""
         return (self.as_a + self.as_b) / 2
 
 
 def compare_here(
     pairs: Sequence[Pair], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rubric: str = PAIR_RUBRIC
 ) -> list[PairVerdict]:
-    """Show each pair in both orders, and see which reply the judge takes."""
+    """Let a model on this machine choose the better reply of each pair, shown in both orders.
+
+    Args:
+        pairs: the pairs.
+        model, tokenizer: the judge.
+        rubric: what it is asked; it must ask for "A" or "B".
+
+    Returns:
+        One verdict per pair.
+    """
 
     def conversation(message: str, a: str, b: str) -> list[dict]:
         shown = f"Message: {message}\n\nA: {a}\n\nB: {b}"
@@ -222,17 +253,17 @@ def compare_here(
 
 
 def biases(verdicts: Sequence[PairVerdict]) -> dict[str, float]:
-    """What a judge's choices depend on besides the replies.
+    """Measure what a judge's choices depend on besides the replies.
 
     Returns:
-        "takes the better reply" (in both orders together; 0.5 is guessing), "takes what is shown first" (0.5 is fair),
-        "same reply in both orders" (1 is fair), and "takes the longer reply" (after averaging both orders).
+        "takes the better reply" (in both orders together; 0.5 is guessing), "takes what is shown first" (0.5 is fair), "same
+        reply in both orders" (1 is fair), and "takes the longer reply" (after averaging both orders).
 
     Raises:
         CourseError: there are no verdicts.
     """
     if not verdicts:
-        raise CourseError("there are no verdicts")
+        raise CourseError("there are no verdicts to measure biases on")
     n = len(verdicts)
     better = sum((v.as_a > 0.5) + (v.as_b > 0.5) for v in verdicts) / (2 * n)
     first = sum((v.as_a > 0.5) + (v.as_b <= 0.5) for v in verdicts) / (2 * n)

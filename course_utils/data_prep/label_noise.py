@@ -49,22 +49,25 @@ class LabelCheck:
 
 
 def label_of(row: dict, name: str) -> str:
-    """A field of the record in a row's answer.
+    """Return the value of a field of the record in a row's answer.
 
     Raises:
-        CourseError: the answer is not a JSON record, or its field is missing or no text.
+        CourseError: the answer is not a JSON record, or its field is missing or not a text.
     """
     try:
         value = json.loads(formats.answer_of(row))[name]
     except (ValueError, KeyError, TypeError) as error:
-        raise CourseError(f"an answer without a field {name!r}: {formats.answer_of(row)[:80]!r}") from error
+        raise CourseError(f"an answer is no JSON record with a field {name!r}: {formats.answer_of(row)[:80]!r}") from error
     if not isinstance(value, str):
-        raise CourseError(f"field {name!r} must be text to be a label; found {value!r}")
+        raise CourseError(f"the field {name!r} must be a text to be a label; found {value!r}")
     return value
 
 
 def evidence_in(row: dict, name: str, message_only: bool = False) -> str:
-    """What a classifier may read of a row: the message and, unless `message_only`, the record without the label itself."""
+    """Return what a classifier may read of a row.
+
+    That is the message and, unless `message_only`, the record without the label itself.
+    """
     if message_only:
         return formats.prompt_of(row)
     rest = {key: value for key, value in json.loads(formats.answer_of(row)).items() if key != name}
@@ -72,9 +75,9 @@ def evidence_in(row: dict, name: str, message_only: bool = False) -> str:
 
 
 def classifier() -> Any:
-    """A small text classifier: TF-IDF of words and pairs of words, and logistic regression.
+    """Return a small text classifier, not yet trained: TF-IDF of words and pairs of words, and logistic regression.
 
-    SAGA steps row by row in one thread; solvers of dense algebra wait for cores that other work holds.
+    Its solver, SAGA, steps row by row in one thread; solvers of dense algebra wait for cores that other work holds.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -85,20 +88,20 @@ def classifier() -> Any:
 
 
 def check_labels(rows: Sequence[dict], name: str, folds: int = 5, seed: int = 0, message_only: bool = False) -> LabelCheck:
-    """Judge each row's label by a classifier that was trained on the other folds.
+    """Judge the label of each row by a classifier that was trained on other rows.
 
     Drop copies first: a copy in another fold would tell the classifier the label that is to be doubted.
 
     Args:
         rows: chat rows whose answers are JSON records.
-        name: the field that is the label.
-        folds: how many parts; each is judged by a classifier trained on the others.
-        seed: of the division into parts.
+        name: the field of the record that is the label.
+        folds: number of parts; each part is judged by a classifier that was trained on the others.
+        seed: seed of the division into parts.
         message_only: whether to leave the rest of the record aside. A summary helps if it was written apart from the label,
             and misleads if whoever chose the wrong label wrote it to match.
 
     Raises:
-        CourseError: fewer than two labels, or a label on fewer rows than there are folds.
+        CourseError: there are fewer than two labels, or a label occurs on fewer rows than there are folds.
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
@@ -127,12 +130,12 @@ def check_labels(rows: Sequence[dict], name: str, folds: int = 5, seed: int = 0,
 
 
 def repaired(rows: Sequence[dict], name: str, decisions: Mapping[int, str | None]) -> list[dict]:
-    """Copies of the rows, with the labels that somebody decided on.
+    """Return copies of the rows with the labels that somebody has decided on.
 
     Args:
         rows: chat rows whose answers are JSON records.
-        name: the field that is the label.
-        decisions: row → its right label, or None to leave the row out; other rows stay as they are.
+        name: the field of the record that is the label.
+        decisions: index of a row → its right label, or None to leave the row out; other rows stay as they are.
     """
     kept = []
     for index, row in enumerate(rows):

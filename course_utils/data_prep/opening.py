@@ -41,25 +41,27 @@ OTHER_ENCODINGS = [
 
 
 def is_packed(path: Path) -> bool:
-    """Whether the file's name says that it is compressed with gzip."""
+    """Return whether the file's name says that it is compressed with gzip."""
     return path.suffix.lower() == ".gz"
 
 
 def suffix_of(path: Path) -> str:
-    """The ending that says which format the file has; for a compressed file, the one before .gz."""
+    """Return the ending that says which format the file has; for a compressed file, the one before .gz."""
     return Path(path.stem).suffix.lower() if is_packed(path) else path.suffix.lower()
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """The file's bytes, decompressed."""
+    """Open a file for reading its bytes, decompressed if it is compressed."""
     return cast(BinaryIO, gzip.open(path, "rb")) if is_packed(path) else path.open("rb")
 
 
 def open_text(path: Path) -> tuple[io.TextIOWrapper | None, list[Finding]]:
-    """A file as text, without its byte order mark and with its own line ends; None if its encoding can't be determined.
+    """Open a file as text, without its byte order mark and with its own line ends.
 
-    The findings say what is unusual. Reading never fails with a decoding error, because the whole file has been decoded
-    once.
+    Reading never fails with a decoding error later, because the whole file has been decoded once.
+
+    Returns:
+        The open file, or None if its encoding cannot be determined; and findings that say what is unusual.
     """
     with open_bytes(path) as file:
         head = file.read(4096)
@@ -80,9 +82,12 @@ def open_text(path: Path) -> tuple[io.TextIOWrapper | None, list[Finding]]:
 
 
 def encoding_of_lines(path: Path) -> str | None:
-    """The encoding of a file of lines that is not UTF-8; None if only single lines are not, or if no guess is good enough.
+    """Return the encoding of a file of lines that is not in UTF-8.
 
-    It is the file's encoding if at least `BROKEN_LINES` lines are not UTF-8, and all others are ASCII.
+    It is taken for the file's encoding if at least `BROKEN_LINES` lines are not UTF-8, and all others are ASCII.
+
+    Returns:
+        None if only single lines are not UTF-8, or if no guess is good enough.
     """
     broken = 0
     with open_bytes(path) as file:
@@ -100,13 +105,16 @@ def encoding_of_lines(path: Path) -> str | None:
 
 
 def other_encoding(line: int, encoding: str) -> Finding:
-    """The finding that a file is not UTF-8 but in another encoding."""
+    """Return the finding that a file is not in UTF-8 but in another encoding."""
     name = "Windows-1252 or Latin-1" if encoding == "cp1252" else encoding
     return Finding(line, "", "encoding", f"the file is not UTF-8; it looks like {name}, and is read as that")
 
 
 def without_mark(head: bytes) -> str | None:
-    """The encoding of UTF-16 without a byte order mark, in which every second byte of ASCII text is zero; else None."""
+    """Return the encoding of UTF-16 without a byte order mark, or None if the text is in another encoding.
+
+    In UTF-16, every second byte of ASCII text is zero.
+    """
     for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
         if len(zeros) > 1 and zeros.count(0) > 0.6 * len(zeros):
             return encoding

@@ -18,7 +18,7 @@ DATA = re.compile(r"data:image/(?:png|jpe?g|webp|gif);base64,(?P<data>[A-Za-z0-9
 
 
 def faults(picture: dict) -> Iterator[tuple[str, str, str]]:
-    """What is wrong with the object in image_url, as (field, code, message)."""
+    """Yield what is wrong with a picture, the object in `image_url`, as (field, code, message)."""
     url = picture.get("url")
     if not isinstance(url, str):
         yield "url", "content_part", "url is missing" if "url" not in picture else f"url is {shorten(url)}, not text"
@@ -43,7 +43,7 @@ def _on_the_web(url: str) -> bool:
 
 
 def count(messages: list) -> int:
-    """The number of pictures in all messages."""
+    """Return the number of pictures in all messages."""
     contents = (message.get("content") for message in messages if isinstance(message, dict))
     return sum(
         isinstance(part, dict) and part.get("type") == "image_url"

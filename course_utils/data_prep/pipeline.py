@@ -43,7 +43,16 @@ FILE_LEVEL_CODES = ("byte_order_mark", "line_ending", "encoding", "wrapped", "se
 
 @dataclass(frozen=True)
 class Change:
-    """What happened to a row: line, step, action ("dropped", "changed" or "flagged"), code, reason, and any field."""
+    """What happened to a row in one step.
+
+    Attributes:
+        line: its line in the export.
+        step: one of `STEPS`.
+        action: "dropped", "changed" or "flagged".
+        code: the rule or the fault, in one word.
+        reason: the reason, in words.
+        field: the field that was changed, such as "messages[1].content"; "" if it is none in particular.
+    """
 
     line: int
     step: str
@@ -55,25 +64,31 @@ class Change:
 
 @dataclass
 class Prepared:
-    """The result of `prepare`.
+    """The result of `prepare`: the rows that are left, and what has become of all others.
+
+    Lines are those of the export, from 1. The fields are not nested, because lessons and reports read each of them by its
+    own name.
 
     Attributes:
-        path, kind: the export, and the kind of its rows.
-        rows: rows that are left, in the order of the export.
+        path: path of the export.
+        kind: the kind of its rows, such as "chat".
+        rows: the rows that are left, cleaned, in the order of the export.
         lines: for each of these rows, its line in the export.
         train, validation: indices into `rows`.
         changes: everything that was dropped, changed or flagged, and why.
-        rejects: dropped lines in their original form: line → text.
-        flags: flagged lines in their original form: line → text; their rows are still in `rows`.
-        clusters: duplicates, by line.
-        stayed: the row that was kept from each cluster, in its original form: line → text.
-        conflicts: rows that ask the same question and have different answers, by line.
-        redactions: samples of each kind as (line, kind, before, after), with the value masked.
-        contaminated: test rows that were found in the export, by line; they were dropped from it.
-        distance: between the prompts that are left and those of production, if production prompts were given.
-        counts: (step, number of rows), first for reading and then after each step.
+        rejects: line of each dropped row → its text, with personal data.
+        flags: line of each flagged row → its text, with personal data; these rows are still in `rows` unless a later step
+            has dropped them.
+        clusters: rows that are the same example, as lines.
+        stayed: line of the row that was kept from each cluster → its text, with personal data.
+        conflicts: rows that ask the same question and have different answers, as lines.
+        redactions: for the report, the first redactions of each kind as (line, kind, before, after); in "before" the value
+            is masked.
+        contaminated: test rows that were found in the export; `train` is a line, and these rows were dropped.
+        distance: how far the prompts that are left are from those of production; None without production prompts.
+        counts: (step, number of rows that are left after it), with reading as the first.
         target: who will read the rows: "openai" or "trl".
-        shapes: how many lines had which shape.
+        shapes: shape → number of lines that had it.
     """
 
     path: str
@@ -97,12 +112,12 @@ class Prepared:
 
     @property
     def dropped(self) -> dict[int, Change]:
-        """Line → why it was dropped."""
+        """Line of each dropped row → the change that says why."""
         return {change.line: change for change in self.changes if change.action == DROPPED}
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Fields that were removed from the remaining rows because the target has no place for them: field → rows."""
+        """Fields that were removed from the remaining rows because the target has no place for them → number of rows."""
         remaining = set(self.lines)
         omitted = {
             (re.sub(r"\[\d+\]", "[]", c.field), c.line)
@@ -113,11 +128,14 @@ class Prepared:
 
     @property
     def share_left(self) -> float:
-        """Share of the lines that are left."""
+        """Share of the export's lines that are left, from 0 to 1."""
         return len(self.rows) / max(1, self.counts[0][1])
 
     def last_word(self) -> str:
-        """How many lines are left and why the others were dropped; if fewer than half are left, a warning."""
+        """Say in one sentence how many lines are left and why the others were dropped.
+
+        If fewer than half are left, the sentence is a warning.
+        """
         read = self.counts[0][1]
         few = self.share_left < ENOUGH
         message = f"{'only ' if few else ''}{len(self.rows):,} of {read:,} lines ({100 * self.share_left:.0f} %) are left"
@@ -127,7 +145,10 @@ class Prepared:
 
     @property
     def flagged(self) -> dict[int, list[Change]]:
-        """Line → why someone should look at it; without rows that a later step dropped."""
+        """Line of each flagged row → the reasons why someone should look at it.
+
+        Rows that a later step has dropped are not included.
+        """
         by_line: dict[int, list[Change]] = {}
         for change in self.changes:
             if change.action == FLAGGED and change.line not in self.rejects:
@@ -135,14 +156,17 @@ class Prepared:
         return by_line
 
     def table(self) -> list[tuple[str, str, str, int]]:
-        """(step, action, code, rows), in the order of the steps; within a step and action, the most frequent code first."""
+        """Count the changes, as (step, action, code, rows), in the order of the steps.
+
+        Within a step and action, the most frequent code comes first.
+        """
         counted = Counter(key[:3] for key in {(STEPS.index(c.step), c.action, c.code, c.line) for c in self.changes})
         actions = (DROPPED, CHANGED, FLAGGED)
         ordered = sorted(counted.items(), key=lambda item: (item[0][0], actions.index(item[0][1]), -item[1], item[0][2]))
         return [(STEPS[step], action, code, n) for (step, action, code), n in ordered]
 
     def as_dict(self) -> dict[str, Any]:
-        """Counts and reasons, for programs."""
+        """Return counts and reasons as plain values that can be written as JSON."""
         return {
             "path": self.path,
             "counts": dict(self.counts),
@@ -170,11 +194,14 @@ class Prepared:
         """Write train.jsonl, validation.jsonl, rejects.jsonl and changes.jsonl; each file completely or not at all.
 
         Args:
-            folder: created if it does not exist.
-            overwrite: replace existing files with these names, but never the export.
+            folder: where to write; created if it does not exist.
+            overwrite: whether to replace existing files of these names; the export itself is never replaced.
+
+        Returns:
+            The paths of the files.
 
         Raises:
-            CourseError: the folder can't be written, or a file exists already.
+            CourseError: the folder cannot be written, or a file exists already.
         """
         folder = Path(folder)
         may_write(folder, PREPARED, self.path, overwrite)
@@ -206,6 +233,7 @@ class Prepared:
 def prepare(
     path: str | Path,
     kind: str = "chat",
+    *,
     steps: Iterable[str] = STEPS,
     test: Sequence[dict] = (),
     production: Sequence[str] = (),
@@ -224,30 +252,34 @@ def prepare(
     workers: int = 1,
     columns: Mapping[str, str] | None = None,
 ) -> Prepared:
-    """Clean an export.
+    """Clean an export step by step, and give a reason for everything that is dropped, changed or flagged.
 
     Args:
-        path: JSONL, JSON, CSV or Parquet.
-        kind: "chat"; other kinds are validated, fixed and redacted, and skip the steps that need a conversation.
+        path: a JSONL, JSON, CSV or Parquet file.
+        kind: the kind of its rows, one of `validation.ROW_KINDS`. Rows that are not "chat" are validated, fixed and
+            redacted; they skip the steps that need a conversation.
         steps: which of `STEPS` to run; they always run in the order of `STEPS`.
         test: rows that the model will be scored on; similar rows are dropped from the export.
-        production: prompts from production, for the distance.
+        production: prompts from production, to measure the distance to them.
         drop: codes of `DOUBTFUL` whose rows are dropped rather than only flagged: a quality rule ("refusal"), or "conflict"
-            to drop all answers to a question but the most frequent one. How often they are right depends on the data, so
-            read what is flagged first.
-        language, schema: see `quality.assess`.
-        redaction: "label", "mask" or "pseudonym"; see `pii.Redactor`.
+            to drop all answers to a question except the most frequent one. How often these rules are right depends on the
+            data, so read what is flagged first.
+        language: ISO 639-1 code of the language that everything should be in; see `quality.assess`.
+        schema: JSON Schema of the answers; see `quality.assess`.
+        redaction: how personal data are replaced: "label", "mask" or "pseudonym"; see `pii.Redactor`.
         allow: values that are not personal data, such as the company's own address.
         pii: kinds of personal data to remove.
-        group: returns a row's customer; by default, the name in the user's message.
-        validation_share: see `split`.
-        target, tokenizer, max_tokens: see `validate`.
-        seed: for the split and the pseudonyms.
-        workers: processes for the slow steps: near-duplicates of more than 4,000 rows, and personal data.
+        group: returns a row's customer, whose rows stay on one side of the split; by default, the name in the user's
+            message.
+        validation_share: share of the rows for validation, from 0 to 1; see `split`.
+        target: who will read the rows: "openai" or "trl".
+        tokenizer, max_tokens: how rows that are too long are found; see `validate`.
+        seed: seed of the split and of the pseudonyms.
+        workers: number of processes for the slow steps: near-duplicates of more than 4,000 rows, and personal data.
         columns: fields to rename, old name → new name.
 
     Raises:
-        CourseError: the file can't be read, a step, code or mode is unknown, or nothing is left.
+        CourseError: the file cannot be read, a step, code or mode is unknown, or nothing is left.
     """
     steps, drop = set(steps), set(drop)
     if unknown := drop - set(DOUBTFUL):
@@ -278,12 +310,18 @@ def prepare(
 
 
 def customer_of(row: dict) -> str | None:
-    """The name in a user's message: the only field of a chat row that can identify the customer."""
+    """Return the name in a user's message, or None if there is none.
+
+    It is the only field of a chat row that can identify the customer.
+    """
     return next((m["name"] for m in row.get("messages", []) if m.get("role") == "user" and m.get("name")), None)
 
 
 def without_customers(row: dict) -> dict:
-    """A row whose user messages have no name: it identifies the customer for the split, and is not needed in the file."""
+    """Remove the names from the user's messages of a row, in place, and return the row.
+
+    The name identifies the customer for the split, and is not needed in the file.
+    """
     for message in row.get("messages", []):
         if message["role"] == "user":
             message.pop("name", None)
@@ -299,7 +337,18 @@ def read_rows(
     fix_rows: bool = True,
     columns: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[reading.Row, dict[str, Any] | None, list[Change]]]:
-    """Each line of a file as (row as read, row to keep or None, changes): it is valid, fixed, or dropped with a reason."""
+    """Yield each line of a file as (row as read, row to keep or None, changes).
+
+    A row is valid, is fixed, or is dropped with a reason.
+
+    Args:
+        path: a JSONL, JSON, CSV or Parquet file.
+        kind, target, tokenizer, max_tokens, columns: as for `prepare`.
+        fix_rows: whether to repair what can be repaired.
+
+    Raises:
+        CourseError: the file cannot be read.
+    """
     for row, findings in validation.check(reading.read(path, columns), kind, target, tokenizer, max_tokens):
         value, line, errors = row.value, row.line, _errors(findings)
         changes: list[Change] = []
@@ -450,10 +499,10 @@ def _sample(result: Prepared, index: int, redacted: Redacted, redactor: Redactor
 
 
 def rows_of(path: str | Path) -> list[dict]:
-    """The rows of a file in which every row should be valid.
+    """Return the rows of a file in which every row should be valid.
 
     Raises:
-        CourseError: at the first row that is not.
+        CourseError: a row is not valid; the message names the first fault.
     """
     rows = []
     for row, findings in validation.check(reading.read(path), validation.guess_kind(path), "trl"):

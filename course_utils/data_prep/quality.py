@@ -111,7 +111,7 @@ FROM_MESSAGE = 0.7
 
 @dataclass(frozen=True)
 class Reason:
-    """Why someone should look at a row: the rule, and what it detected."""
+    """Why someone should look at a row: the code of the rule, and a message about what it has found."""
 
     code: str
     message: str
@@ -132,15 +132,17 @@ RULES = {
 def assess(
     rows: Sequence[dict], language: str | None = None, schema: dict | None = None, seed: int = 0
 ) -> list[list[Reason]]:
-    """For each row, why someone should look at it before it is trained on; an empty list if no rule has an objection.
+    """Return for each row the reasons why someone should look at it before it is trained on.
+
+    The list of reasons is empty where no rule objects.
 
     Args:
         rows: valid chat rows.
-        language: ISO 639-1 code of the language that all messages and answers should be in. Without it a message may be in any
-            language, and only answers in a language other than their message's are flagged. A message about languages (a
+        language: ISO 639-1 code of the language that all messages and answers should be in. Without it a message may be in
+            any language, and only answers in a language other than their message's are flagged. A message about languages (a
             translation, a lesson) is never flagged.
         schema: JSON Schema of the answers; without it, the form that most answers have, if there is one.
-        seed: of the sample of other messages that answers are compared with.
+        seed: seed of the sample of other messages that answers are compared with.
     """
     prompts, answers = [formats.prompt_of(row) for row in rows], [formats.answer_of(row) for row in rows]
     wrong_form = form_of(answers, schema)
@@ -224,7 +226,16 @@ def _truncated(prompt: str, answer: str) -> Reason | None:
 
 
 def form_of(answers: Sequence[str], schema: dict | None = None) -> Callable[[str], Reason | None]:
-    """A rule that checks an answer's form: it must fit the schema or, without one, be a JSON object with the usual keys."""
+    """Return a rule that checks the form of an answer.
+
+    Args:
+        answers: all answers of the file; without a schema, most of them must be JSON objects for their keys to be the usual
+            ones.
+        schema: JSON Schema that an answer must fit.
+
+    Returns:
+        A function that returns a reason, or None if the form is right.
+    """
     if schema is not None:
         import jsonschema
 
@@ -307,7 +318,10 @@ def _letters(text: str) -> int:
 
 
 def identify_language(text: str) -> tuple[str, float]:
-    """ISO 639-1 code and probability, from py3langid (Lui and Baldwin 2012), whose package contains its model."""
+    """Return the ISO 639-1 code of a text's language and its probability.
+
+    They come from py3langid (Lui and Baldwin 2012), whose package contains its model.
+    """
     from course_utils.errors import CourseError
 
     try:
@@ -394,9 +408,10 @@ def _stems(text: str) -> set[str]:
 
 
 def agreement(ours: Iterable, theirs: Iterable) -> float:
-    """Cohen's kappa of two lists of labels (Cohen 1960): 1 if they are equal, 0 if they agree no better than chance.
+    """Return Cohen's kappa of two lists of labels (Cohen 1960).
 
-    NaN for empty lists; 1 if all labels in both are the same, where scikit-learn's is undefined.
+    It is 1 if they are equal, and 0 if they agree no better than by chance. It is NaN for empty lists, and 1 if all labels
+    in both are the same, where scikit-learn's is undefined.
     """
     from sklearn.metrics import cohen_kappa_score
 

@@ -58,7 +58,7 @@ class Row:
     """One line of a file.
 
     Attributes:
-        line: from 1.
+        line: number of the line, from 1.
         value: the parsed row; None if it could not be parsed.
         findings: what is wrong with its bytes and its JSON.
         raw: the original line without its line end; only its first 1,000 bytes if it was longer than `MAX_LINE`.
@@ -71,15 +71,15 @@ class Row:
 
 
 def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Iterator[Row]:
-    """Rows of a JSONL, JSON, CSV, TSV or Parquet file, in order; also if it is compressed with gzip (.gz).
+    """Yield the rows of a JSONL, JSON, CSV, TSV or Parquet file in order; the file may be compressed with gzip (.gz).
 
     Args:
-        path: of the file.
+        path: path of the file.
         columns: fields to rename, old name → new name.
 
     Raises:
-        CourseError: the file does not exist, can't be read or is damaged, its ending is not one of `SUFFIXES`, a field can't
-            be renamed, or it is not clear where the rows are (several lists, columns of different lengths).
+        CourseError: the file does not exist, cannot be read or is damaged, its ending is not one of `SUFFIXES`, a field
+            cannot be renamed, or it is not clear where the rows are (several lists, columns of different lengths).
     """
     path = Path(path)
     if path.is_dir():
@@ -117,7 +117,13 @@ def _renamed(rows: Iterator[Row], columns: Mapping[str, str]) -> Iterator[Row]:
 
 
 def parse(text: str, line: int = 0, raw: bytes | None = None) -> tuple[Any, list[Finding]]:
-    """The value of a JSON text, and what is wrong with it; the value is None if the text can't be parsed."""
+    """Return the value of a JSON text, and what is wrong with it; the value is None if the text cannot be parsed.
+
+    Args:
+        text: the text.
+        line: number of its line, for the findings.
+        raw: its original bytes, if they are known.
+    """
     duplicates: list[str] = []
     constants: list[str] = []
 

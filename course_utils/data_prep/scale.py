@@ -45,14 +45,16 @@ def stages(
     allow: Iterable[str] = (),
     seed: int = 0,
 ) -> dict[str, list[Callable]]:
-    """Pipelines by name, for any of datatrove's executors: "read", then "choose" as a single task, then "write".
+    """Return the three pipelines by name, for any of datatrove's executors.
+
+    They are to be run in this order: "read", then "choose" as a single task, then "write".
 
     Args:
         source: folder with JSONL, JSON, CSV or Parquet files; each of N tasks reads every N-th file.
         target: folder for the prepared files.
         work: folder in which the stages pass data to each other.
-        kind: as in `prepare`.
-        threshold: as in `deduplicate`.
+        kind: the kind of the rows, as in `prepare`.
+        threshold: Jaccard index from which two prompts may be near-duplicates, as in `deduplicate`.
         redaction, allow, seed: as in `prepare`.
 
     Raises:
@@ -72,12 +74,21 @@ def stages(
 def run_locally(
     source: str | Path, target: str | Path, work: str | Path, tasks: int = 2, workers: int = 2, **settings: Any
 ) -> Path:
-    """Run all stages on this machine with datatrove's local executor; arguments as in `stages`. Returns the target folder.
+    """Run all stages on this machine with datatrove's local executor.
 
     After an interruption, a new run continues with the tasks that are not done (datatrove's `logging_dir`, under `work`).
 
+    Args:
+        source, target, work: folders, as in `stages`.
+        tasks: number of tasks for the stages that have several.
+        workers: number of tasks that run at once.
+        settings: further arguments of `stages`.
+
+    Returns:
+        The target folder.
+
     Raises:
-        CourseError: as in `stages`, or if datatrove is not installed.
+        CourseError: for the same reasons as `stages`, or datatrove is not installed.
     """
     try:
         from datatrove.executor import LocalPipelineExecutor
@@ -103,7 +114,7 @@ class _Stage:
 
 
 class Read(_Stage):
-    """Stage 1."""
+    """Stage 1: reads and fixes rows, and computes their signatures."""
 
     def __init__(self, files: list[str], work: str, kind: str) -> None:
         self.files, self.work, self.kind = files, work, kind
@@ -143,7 +154,10 @@ class Read(_Stage):
 
 
 class Choose(_Stage):
-    """Stage 2; keeps the signatures of all rows in memory, but only the texts of the pairs that it verifies."""
+    """Stage 2: chooses the rows to keep.
+
+    It has the signatures of all rows in memory, but only the texts of the pairs that it verifies.
+    """
 
     def __init__(self, files: int, work: str, threshold: float) -> None:
         self.files, self.work, self.threshold = files, work, threshold
@@ -185,7 +199,7 @@ class Choose(_Stage):
 
 
 class Write(_Stage):
-    """Stage 3."""
+    """Stage 3: writes the chosen rows without personal data."""
 
     def __init__(self, files: int, work: str, target: str, redactor: Redactor) -> None:
         self.files, self.work, self.target, self.redactor = files, work, target, redactor

@@ -25,7 +25,10 @@ def _words(text: str) -> list[str]:
 
 
 def length_rule(train: Sequence[Pair]) -> Ranks:
-    """Prefers the reply whose number of words is nearer to one number, the one that ranks most training pairs right."""
+    """Fit the rule that prefers the reply whose number of words is nearer to a certain number.
+
+    The number is the one that ranks most training pairs right.
+    """
     lengths = [(len(row["chosen"].split()), len(row["rejected"].split())) for row in train]
 
     def right(aim: int) -> int:
@@ -36,7 +39,7 @@ def length_rule(train: Sequence[Pair]) -> Ranks:
 
 
 def word_rule(train: Sequence[Pair]) -> Ranks:
-    """Logistic regression on how often each word is in the one reply and in the other."""
+    """Fit a logistic regression on how often each word occurs in the one reply and in the other."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     counter = CountVectorizer(analyzer=_words).fit([row[key] for row in train for key in ("chosen", "rejected")])
@@ -44,7 +47,11 @@ def word_rule(train: Sequence[Pair]) -> Ranks:
 
 
 def form_of(reply: str) -> list[float]:
-    """Form without words: sentences and how long they are, lines, digits, capitals, marks, courtesies, lengths of words."""
+    """Return the form of a reply as numbers, without its words.
+
+    The numbers are about sentences and their length, lines, digits, capitals, punctuation marks, courtesies, and lengths of
+    words.
+    """
     words = reply.split() or [""]
     sentences = [len(part.split()) for part in re.split(r"[.!?]\s+", reply)]
     counts = [
@@ -56,7 +63,7 @@ def form_of(reply: str) -> list[float]:
 
 
 def form_rule(train: Sequence[Pair]) -> Ranks:
-    """Logistic regression on `form_of` of both replies."""
+    """Fit a logistic regression on `form_of` of both replies."""
     import numpy as np
 
     return _logistic(lambda text: np.asarray(form_of(text)), train)
@@ -83,7 +90,7 @@ RULES: dict[str, Callable[[Sequence[Pair]], Ranks]] = {
 
 
 def shortcut_scores(train: Sequence[Pair], test: Sequence[Pair]) -> dict[str, Score]:
-    """Share of the test pairs that each rule ranks right; a tie counts as half.
+    """Return the share of the test pairs that each rule ranks right; a tie counts as half.
 
     Args:
         train: pairs to fit on, with "chosen" and "rejected" as texts.
@@ -100,9 +107,9 @@ def shortcut_scores(train: Sequence[Pair], test: Sequence[Pair]) -> dict[str, Sc
 
 
 def overlap(row: Pair) -> float:
-    """How many more different words of the message are in the chosen reply than in the rejected one.
+    """Return how many more different words of the message occur in the chosen reply than in the rejected one.
 
-    The one shortcut that looks at the message too; needs no fitting.
+    This is the one shortcut that looks at the message too; it needs no fitting.
     """
     message = row["message"] if "message" in row else row["prompt"][-1]["content"]
     asked = set(re.findall(r"[\w-]+", message.lower()))

@@ -35,36 +35,46 @@ _OFFSETS = _random.integers(0, 2**63, (PERMUTATIONS, 1), dtype=np.uint64)
 
 
 def normalise(text: str) -> str:
-    """Text without what copies of the same message may differ in: case, width, encoding of accents, punctuation, spacing."""
+    """Return a text without what copies of the same message may differ in.
+
+    That is case, width, the encoding of accents, punctuation and spacing.
+    """
     if text.isascii():
         return " ".join(PLAIN.findall(text.lower()))
     return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def shingles(text: str) -> np.ndarray:
-    """The set of a text's words and pairs of neighbouring words, as sorted 32-bit hashes."""
+    """Return the set of a text's words and pairs of neighbouring words, as sorted 32-bit hashes."""
     words = np.array([zlib.crc32(word.encode("utf-8", "replace")) for word in normalise(text).split()], dtype=np.uint64)
     pairs = (words[:-1] * np.uint64(2654435761) + words[1:] * np.uint64(40503) + np.uint64(1)) & np.uint64(0xFFFFFFFF)
     return np.unique(np.concatenate([words, pairs]).astype(np.uint32))
 
 
 def text_signature(text: str) -> np.ndarray:
-    """`signature` of a text."""
+    """Return the `signature` of a text."""
     return signature(shingles(text))
 
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:
-    """Size of the intersection over size of the union; 0 for two empty sets, which give no evidence."""
+    """Return the size of the intersection divided by that of the union; 0 for two empty sets, which give no evidence.
+
+    Args:
+        one, other: sets of shingles, as `shingles` returns them.
+    """
     shared = np.intersect1d(one, other, assume_unique=True).size
     union = one.size + other.size - shared
     return shared / union if union else 0.0
 
 
 def signature(shingle_set: np.ndarray) -> np.ndarray:
-    """MinHash signature: for each of 128 random orders of all shingles, the first one in the set. uint32, (128,).
+    """Return the MinHash signature of a set of shingles.
 
-    The share of positions in which two signatures agree estimates the Jaccard index, with a standard deviation of at most
-    0.045.
+    It has, for each of 128 random orders of all shingles, the first one that is in the set. The share of positions in which
+    two signatures agree estimates the Jaccard index, with a standard deviation of at most 0.045.
+
+    Returns:
+        An array of uint32 of shape (128,).
     """
     if not shingle_set.size:
         return np.zeros(PERMUTATIONS, dtype=np.uint32)
@@ -75,14 +85,17 @@ def signature(shingle_set: np.ndarray) -> np.ndarray:
 def similar_pairs(
     texts: Sequence[str], threshold: float, method: str = "auto", workers: int = 1
 ) -> list[tuple[int, int, float]]:
-    """Pairs of texts whose Jaccard index is at least `threshold`, as (i, j, index) with i < j.
+    """Find the pairs of texts whose Jaccard index is at least `threshold`.
 
     Args:
-        texts: any.
-        threshold: between 0 and 1.
-        method: "exact" finds all; "minhash" may miss some near the threshold, and compares a text with only a few from a
-            large group of similar ones, which is enough to identify the group; "auto" is exact up to 4,000 texts.
+        texts: any texts.
+        threshold: Jaccard index between 0 and 1.
+        method: "exact" finds all pairs; "minhash" may miss some near the threshold, and compares a text with only a few from
+            a large group of similar ones, which is enough to identify the group; "auto" is exact up to 4,000 texts.
         workers: number of processes that compute signatures.
+
+    Returns:
+        The pairs as (i, j, index) with i < j.
     """
     if method == "auto":
         method = "exact" if len(texts) <= EXACT_UP_TO else "minhash"
@@ -103,7 +116,7 @@ def similar_pairs(
 def in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, chunk: int = 256
 ) -> Iterator[Result]:
-    """Results of a module-level function on items, one by one and in order, computed by several processes.
+    """Yield the results of a module-level function on items, in order, computed by several processes.
 
     A script that uses more than one process needs `if __name__ == "__main__":`, as always in Python.
 
@@ -121,7 +134,10 @@ def in_processes(
 
 
 def banded(signatures: np.ndarray) -> Iterable[tuple[int, int]]:
-    """Pairs that agree in all positions of a band: each text with the first text of its group and with the one before it."""
+    """Yield the pairs that agree in all positions of a band.
+
+    Each text is paired with the first text of its group and with the one before it.
+    """
     pairs: set[tuple[int, int]] = set()
     for start in range(0, PERMUTATIONS, ROWS_PER_BAND):
         band = np.ascontiguousarray(signatures[:, start : start + ROWS_PER_BAND]).view(f"V{4 * ROWS_PER_BAND}").ravel()
@@ -176,13 +192,13 @@ def _sharing_a_rare_member(sets: list[np.ndarray], threshold: float) -> Iterable
 
 
 class Groups:
-    """Which of n items belong together, directly or through others (union-find)."""
+    """Says which of n items belong together, directly or through others (union-find)."""
 
     def __init__(self, n: int) -> None:
         self.parent = list(range(n))
 
     def find(self, i: int) -> int:
-        """The group's representative, its smallest member."""
+        """Return the representative of an item's group, which is its smallest member."""
         while self.parent[i] != i:
             self.parent[i] = self.parent[self.parent[i]]
             i = self.parent[i]
@@ -194,7 +210,7 @@ class Groups:
         self.parent[other] = one
 
     def members(self) -> list[list[int]]:
-        """All groups, each in order."""
+        """Return all groups, each with its members in order."""
         groups: dict[int, list[int]] = {}
         for i in range(len(self.parent)):
             groups.setdefault(self.find(i), []).append(i)

@@ -26,24 +26,27 @@ def split(
     threshold: float = SIMILAR,
     text: Callable[[dict], str] = formats.prompt_of,
 ) -> tuple[list[int], list[int]]:
-    """Indices of training and validation rows; rows that belong together stay on one side.
+    """Split rows into training and validation rows, so that rows that belong together stay on one side.
 
     Args:
         rows: chat rows.
-        validation: share of the rows for validation; met as closely as the groups allow.
+        validation: share of the rows for validation, from 0 to 1; met as closely as the groups allow.
         group: a row's customer, document, author and so on, as a function or as one value per row; rows with the same value
             stay together, and None groups a row with no other.
-        seed: of the shuffle.
+        seed: seed of the shuffle.
         threshold: Jaccard index from which two texts stay together; with up to 4,000 rows, every pair is compared.
-        text: what is compared.
+        text: returns what is compared of a row.
+
+    Returns:
+        Indices of the training rows, and indices of the validation rows.
 
     Raises:
         CourseError: there are fewer than two rows, the share is not between 0 and 1, or all rows belong together.
     """
     if not 0 < validation < 1:
-        raise CourseError(f"validation is a share between 0 and 1, not {validation}")
+        raise CourseError(f"validation must be a share between 0 and 1, not {validation}")
     if len(rows) < 2:
-        raise CourseError(f"{len(rows)} rows can't be split")
+        raise CourseError(f"{len(rows)} rows can't be split: at least two are needed")
     groups = Groups(len(rows))
     seen: dict[object, int] = {}
     owners = group if isinstance(group, Sequence) else [group(row) if group else None for row in rows]
@@ -73,8 +76,9 @@ class Hit:
     """A test row that occurs in the training set.
 
     Attributes:
-        test, train: indices.
-        kind: "near-duplicate" if the prompts are, or "phrase" if both conversations contain the same run of words.
+        test, train: indices of the test row and of the training row.
+        kind: "near-duplicate" if their prompts are nearly the same, or "phrase" if both conversations contain the same run
+            of words.
         evidence: the Jaccard index, or the phrase.
     """
 
@@ -91,7 +95,7 @@ def contamination(
     n: int = PHRASE_WORDS,
     text: Callable[[dict], str] = formats.prompt_of,
 ) -> list[Hit]:
-    """Test rows that occur in the training set; at most one hit per pair of rows.
+    """Find test rows that occur in the training set; each pair of rows gives at most one hit.
 
     A test row is found if its prompt is nearly the same as a training prompt, or if the two conversations have a phrase of n
     words in common, answers included; so a test question inside a training answer is found too. A test text of fewer words,
@@ -101,8 +105,8 @@ def contamination(
     Args:
         train, test: chat rows; a test row need not have an answer.
         threshold: Jaccard index from which two prompts are nearly the same.
-        n: words in a phrase.
-        text: the prompts that are compared.
+        n: number of words in a phrase.
+        text: returns the prompt that is compared.
     """
     hits: dict[tuple[int, int], Hit] = {}
     for i, j, index in similar_pairs([text(row) for row in (*train, *test)], threshold):
@@ -182,12 +186,14 @@ class Kinship:
 def kinship(
     train: Sequence[dict], test: Sequence[dict], elsewhere: Sequence[dict], text: Callable[[dict], str] = formats.prompt_of
 ) -> Kinship:
-    """Do training and test set come from one generator? Even without copies, a generator repeats its turns of phrase.
+    """Measure whether training set and test set come from one generator.
+
+    Even without copies, a generator repeats its turns of phrase.
 
     Args:
         train, test: chat rows.
         elsewhere: chat rows of the same task from another source, ideally real ones.
-        text: what is compared.
+        text: returns what is compared of a row.
     """
     owners: dict[str, set[int]] = {}
     for index, phrase in _phrases([text(row) for row in train], 3):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to ask for.
+    """What to ask a stronger model for.
 
     Attributes:
         topics: what the examples should be about.
@@ -40,9 +40,9 @@ class Plan:
         schema: JSON Schema of an answer, an object with a list `examples`.
         requests_per_topic: number of requests for each topic.
         model: name of the model at the endpoint.
-        price: of the model's tokens.
-        max_tokens: in an answer.
-        temperature: for sampling.
+        price: price of the model's tokens.
+        max_tokens: maximum number of tokens in an answer.
+        temperature: sampling temperature.
     """
 
     topics: tuple[str, ...]
@@ -55,7 +55,7 @@ class Plan:
     temperature: float = 1.0
 
     def requests(self) -> list[tuple[str, str, int]]:
-        """(key, topic, number) of every request; the key depends on everything that affects the answer."""
+        """Return (key, topic, number) of every request; the key depends on everything that affects the answer."""
         requests = []
         for number in range(self.requests_per_topic):
             for topic in self.topics:
@@ -64,11 +64,14 @@ class Plan:
         return requests
 
     def messages(self, topic: str) -> list[dict]:
-        """The conversation that is sent."""
+        """Return the conversation that is sent for a topic."""
         return [{"role": "user", "content": self.meta_prompt.replace("{topic}", topic)}]
 
     def max_cost(self, topic: str) -> float:
-        """The most that a request can cost, in dollars: one input token per byte, and `max_tokens` of output."""
+        """Return the most that a request about a topic can cost, in dollars.
+
+        It assumes one input token per byte, and `max_tokens` of output.
+        """
         return self.price.of(
             len(self.messages(topic)[0]["content"].encode()) + len(json.dumps(self.schema)), self.max_tokens
         )
@@ -81,9 +84,9 @@ class Synthesis:
     Attributes:
         examples: all examples that fit the schema, each with `provenance` (model, topic, request, time).
         rejected: (topic, number, reason) of answers and examples that do not fit.
-        cost: dollars according to the ledger: for answers that arrived, and for requests whose answer was lost.
-        requests: number of requests sent in this run.
-        reused: number of answers reused from the ledger.
+        cost: dollars according to the ledger, for answers that arrived and for requests whose answer did not.
+        requests: number of requests that were sent in this run.
+        reused: number of answers that were reused from the ledger.
         unsent: number of requests that were not sent, because they might have exceeded the budget.
     """
 
@@ -106,18 +109,18 @@ class Synthesis:
 
 
 def synthesise(plan: Plan, client: openai.OpenAI, ledger: str | Path, budget: float, workers: int = 4) -> Synthesis:
-    """Ask for examples until the plan is done or another request might exceed the budget.
+    """Ask for examples until the plan is done, or until another request might exceed the budget.
 
     Args:
         plan: what to ask for.
-        client: of `endpoint.client_for`.
+        client: from `endpoint.client_for`.
         ledger: JSONL file; the run continues from what is in it.
-        budget: dollars, over all runs with this ledger; never exceeded, because a request counts as the most it can cost
-            until its answer says what it did cost.
-        workers: how many requests run at once.
+        budget: dollars, over all runs with this ledger. It is never exceeded, because a request counts as the most it can
+            cost until its answer says what it did cost.
+        workers: number of requests that run at once.
 
     Raises:
-        CourseError: the endpoint refuses or can't be reached (earlier answers are in the ledger), or another run is using
+        CourseError: the endpoint refuses or cannot be reached (earlier answers are in the ledger), or another run is using
             the ledger.
     """
     ledger = Path(ledger)
@@ -197,7 +200,11 @@ class _Run:
 
 
 def read_ledger(path: Path) -> tuple[dict[str, dict], dict[str, list[float]]]:
-    """Answers by key, and the maximum costs of all intents by key; a last line that a kill cut off is removed."""
+    """Read a ledger; a last line that was cut off when the run was killed is removed.
+
+    Returns:
+        Key → answer; and key → the maximum costs of all requests that were about to be sent, in dollars.
+    """
     answers: dict[str, dict] = {}
     intents: dict[str, list[float]] = {}
     if not path.exists():
@@ -222,7 +229,7 @@ def read_ledger(path: Path) -> tuple[dict[str, dict], dict[str, list[float]]]:
 
 
 def read_answer(entry: dict, schema: dict) -> tuple[list[dict], list[str]]:
-    """The examples in an answer that fit the schema's items, with their provenance, and what is wrong with the others."""
+    """Return the examples in an answer that fit the schema, with their provenance, and what is wrong with the others."""
     import jsonschema
 
     if entry["finish_reason"] == "length":
@@ -258,7 +265,14 @@ def read_answer(entry: dict, schema: dict) -> tuple[list[dict], list[str]]:
 
 
 def as_chat(examples: Iterable[dict], system: str, prompt: str = "message", answer: str = "record") -> list[dict]:
-    """Chat rows from examples, with their provenance; a value that is not text is written as JSON."""
+    """Turn examples into chat rows that keep their provenance.
+
+    Args:
+        examples: examples from `synthesise`.
+        system: the system message of every row.
+        prompt: the field of an example that becomes the user's message.
+        answer: the field that becomes the assistant's; a value that is not a text is written as JSON.
+    """
 
     def text(value: object) -> str:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -277,7 +291,15 @@ def as_chat(examples: Iterable[dict], system: str, prompt: str = "message", answ
 
 
 def estimate(plan: Plan, tokens: Sequence[int] | None = None) -> tuple[float, float]:
-    """(likely, maximum) cost of a plan in dollars; the likely one needs `tokens`, (input, output) of a typical request."""
+    """Estimate the cost of a plan in dollars, before anything is sent.
+
+    Args:
+        plan: what to ask for.
+        tokens: (input, output) tokens of a typical request, for the likely cost.
+
+    Returns:
+        The likely cost and the maximum.
+    """
     max_cost = sum(plan.max_cost(topic) for _, topic, _ in plan.requests())
     likely = len(plan.requests()) * plan.price.of(*tokens) if tokens else max_cost
     return likely, max_cost

@@ -17,7 +17,10 @@ DELIMITERS = (",", ";", "\t", "|")
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, Any, list[Finding], bytes]]:
-    """Number, row, findings and text of each row of a CSV or TSV file; the row is None if it does not fit the header."""
+    """Yield number, row, findings and text of each row of a CSV or TSV file.
+
+    The row is None if it does not fit the header.
+    """
     file, first = open_text(path)
     if file is None:
         yield 1, None, first, b""
@@ -89,7 +92,10 @@ def _fit(sample: list[str], settings: dict[str, Any]) -> tuple[float, int]:
 
 
 def read_parquet(path: Path) -> Iterator[tuple[int, Any, list[Finding], bytes]]:
-    """Like `read_csv`; fields that are null only because other rows have them are left out."""
+    """Yield number, row, findings and text of each row of a Parquet file.
+
+    Fields that are null only because other rows have them are left out.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -39,7 +39,13 @@ def _comment_to_record(text: str) -> dict:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What all rows of a task have in common: the system message, and how a record is written and read."""
+    """What all rows of a task have in common.
+
+    Attributes:
+        system: the system message.
+        write: turns a record into the text of an answer.
+        read: turns the text of an answer into a record.
+    """
 
     system: str
     write: Callable[[dict], str]
@@ -72,23 +78,30 @@ class Task:
     rows: dict[str, list[dict]] = field(repr=False)
 
     def prompts(self, split: str = "test") -> list[list[dict]]:
-        """The conversations of a split, without the answers."""
+        """Return the conversations of a split ("train", "validation" or "test"), without the answers."""
         return [conversation[:-1] for conversation in getattr(self, split)]
 
     def references(self, split: str = "test") -> list[dict]:
-        """The correct records of a split."""
+        """Return the correct records of a split."""
         return [row["record"] for row in self.rows[split]]
 
     def read(self, answer: str) -> dict:
-        """The record in an answer; ValueError if it has another form."""
+        """Return the record in an answer.
+
+        Raises:
+            ValueError: the answer does not have the task's form.
+        """
         return TASKS[self.name].read(answer)
 
     def write(self, record: dict) -> str:
-        """A record as the text of an answer."""
+        """Return a record as the text of an answer."""
         return TASKS[self.name].write(record)
 
     def most_common(self, split: str = "test") -> dict[str, Score]:
-        """Field → how often its most common value is right: what a program reaches that never looks at the message."""
+        """Return for each field how often its most common value is right.
+
+        This is the score of a program that never looks at the message.
+        """
         from collections import Counter
 
         from course_utils.evaluation import proportion
@@ -101,7 +114,11 @@ class Task:
         return scores
 
     def evaluate(self, answers: list[str], split: str = "test") -> Scores:
-        """Score answers to `prompts(split)`, or to as many of its first prompts as there are answers."""
+        """Score answers to `prompts(split)`, or to as many of its first prompts as there are answers.
+
+        Raises:
+            CourseError: there are no answers.
+        """
         from course_utils.evaluation import evaluate
 
         return evaluate(answers, self.references(split)[: len(answers)], self.schema, self.read)
@@ -115,7 +132,7 @@ def load_task(name: str, fields: Sequence[str] | None = None) -> Task:
         fields: the fields of a JSON record that the answer should have, in this order; all fields if None.
 
     Raises:
-        CourseError: the name or a field is unknown, or a row is broken; with file, line and field.
+        CourseError: the name or a field is unknown, or a row is broken; the message names file, line and field.
     """
     if name not in TASKS:
         raise CourseError(f"unknown data set {name!r}; the course has {', '.join(TASKS)}")
@@ -139,10 +156,10 @@ def _schema_of(fields: Sequence[str], schema: dict, name: str) -> dict:
 
 
 def read_rows(file: str | Path, schema: dict) -> list[dict]:
-    """The rows of a JSONL file, each with an id, a message and a record that satisfies the schema.
+    """Return the rows of a JSONL file, each with an id, a message and a record that satisfies the schema.
 
     Raises:
-        CourseError: at the first broken row; with file, line, field and what is wrong.
+        CourseError: a row is broken; the message names file, line and field of the first fault.
     """
     import jsonschema
 
@@ -199,15 +216,15 @@ PREFERENCE_SETS = {"confounded": "preferences", "balanced": "preference_balanced
 
 
 def load_preferences(name: str = "confounded") -> Preferences:
-    """The course's preference pairs.
+    """Load the course's preference pairs.
 
     Args:
         name: "twins" for pairs that can only be told apart by reading the message: every two of them have the same two
-            replies, in each the other one is chosen. "confounded" for a house style against five kinds of worse replies,
+            replies, and in each the other one is chosen. "confounded" for a house style against five kinds of worse replies,
             most of which give themselves away by their length or their words.
 
     Raises:
-        CourseError: an unknown name, or a row is broken; with file, line and field.
+        CourseError: the name is unknown, or a row is broken; the message names file, line and field.
     """
     if name not in PREFERENCE_SETS:
         raise CourseError(f"unknown preference pairs {name!r}; the course has {', '.join(PREFERENCE_SETS)}")

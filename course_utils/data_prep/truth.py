@@ -26,9 +26,9 @@ RUNS = ("NAME", "ADDRESS")
 
 @dataclass(frozen=True)
 class DetectionScore:
-    """Recall and precision, each with a 95 % interval (Wilson).
+    """Recall and precision of a detector, each with a 95 % interval (Wilson).
 
-    Recall is the share of the true items that were found, precision the share of the found items that are true.
+    Recall is the share of the true items that were found; precision is the share of the found items that are true.
     """
 
     recall: Score
@@ -36,13 +36,13 @@ class DetectionScore:
 
     @classmethod
     def of(cls, true: Iterable, predicted: Iterable) -> DetectionScore:
-        """From the true and the predicted items, which must be hashable."""
+        """Compute the score from the true items and the predicted items, which must be hashable."""
         true, predicted = set(true), set(predicted)
         return cls.counted(len(true & predicted), len(true), len(predicted))
 
     @classmethod
     def counted(cls, correct: int, true: int, predicted: int) -> DetectionScore:
-        """From three counts: correct predictions, true items and predictions."""
+        """Compute the score from three counts: correct predictions, true items, and predictions."""
         return cls(
             proportion([True] * correct + [False] * (true - correct)),
             proportion([True] * correct + [False] * (predicted - correct)),
@@ -68,11 +68,11 @@ class RawExport:
     production: list[str]
 
     def faults(self, line: int) -> set[str]:
-        """The codes of a line's faults, without "fixable_"."""
+        """Return the codes of a line's faults, without "fixable_"."""
         return {fault.removeprefix("fixable_") for fault in self.truth[line - 1]["faults"]}
 
     def rows(self) -> dict[int, dict]:
-        """Line → row, for the lines that are well formed."""
+        """Return line → row, for the lines that are well formed."""
         well = [
             n
             for n in range(1, len(self.truth) + 1)
@@ -82,7 +82,7 @@ class RawExport:
 
 
 def load_raw_export() -> RawExport:
-    """The export of `data/raw_support_export/`."""
+    """Load the export of `data/raw_support_export/`, and the truth about it."""
     folder = assets.path("data/raw_support_export")
     lines = lambda name: [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]  # noqa: E731
     return RawExport(
@@ -91,14 +91,14 @@ def load_raw_export() -> RawExport:
 
 
 def score_validation(export: RawExport) -> DetectionScore:
-    """How well `validation.check` finds the lines that are malformed."""
+    """Measure how well `validation.check` finds the lines that are malformed."""
     true = {line for line in range(1, len(export.truth) + 1) if export.faults(line) & set(CODES)}
     predicted = {row.line for row, findings in validation.check(reading.read(export.path), "chat") if findings}
     return DetectionScore.of(true, predicted)
 
 
 def score_quality(export: RawExport, schema: dict | None = None) -> dict[str, DetectionScore]:
-    """How well each quality rule finds its fault, and all rules together ("any") find any of them."""
+    """Measure how well each quality rule finds its fault, and how well all rules together ("any") find any of them."""
     rows = export.rows()
     assessed = dict(zip(rows, quality.assess(list(rows.values()), language="en", schema=schema)))
     scores = {}
@@ -112,12 +112,12 @@ def score_quality(export: RawExport, schema: dict | None = None) -> dict[str, De
 
 
 def wrong_labels(export: RawExport, lines: Sequence[int]) -> list[int]:
-    """Which of the rows taken from these lines have a label that was exchanged on purpose."""
+    """Return, as indices into `lines`, which of the rows of these lines have a label that was exchanged on purpose."""
     return [index for index, line in enumerate(lines) if "wrong_label" in export.faults(line)]
 
 
 def right_categories(export: RawExport, lines: Sequence[int]) -> dict[int, str]:
-    """The categories that were exchanged, as they were before: index into `lines` → the right one.
+    """Return the categories that were exchanged as they were before: index into `lines` → the right category.
 
     This is what a person who knows the rules would answer when shown such a row.
     """
@@ -139,12 +139,18 @@ def right_categories(export: RawExport, lines: Sequence[int]) -> dict[int, str]:
 
 
 def score_labels(export: RawExport, lines: Sequence[int], suspects: Iterable[int]) -> DetectionScore:
-    """How many of the exchanged labels are among the suspects, and how many suspects have one."""
+    """Measure how many of the exchanged labels are among the suspects, and how many of the suspects have an exchanged label.
+
+    Args:
+        export: the export.
+        lines: for each row, its line in the export.
+        suspects: indices of rows, as in `LabelCheck.suspects`.
+    """
     return DetectionScore.of(wrong_labels(export, lines), suspects)
 
 
 def score_duplicates(rows: Sequence[dict], clusters: Sequence) -> DetectionScore:
-    """How well `deduplicate` finds pairs of rows that ask the same question.
+    """Measure how well `deduplicate` finds pairs of rows that ask the same question.
 
     Copies and rows in conflict count as found, each together with all other rows of the same question.
 
@@ -169,7 +175,12 @@ def score_duplicates(rows: Sequence[dict], clusters: Sequence) -> DetectionScore
 def score_pii(
     texts: Iterable[tuple[str, str, list[tuple[str, str]]]], allow: Sequence[str] = ()
 ) -> dict[str, DetectionScore]:
-    """How well each kind of personal data is found, over (text, preceding text, [(kind, personal text), …])."""
+    """Measure how well each kind of personal data is found.
+
+    Args:
+        texts: (text, preceding text, [(kind, personal text), …]) for each text.
+        allow: values that are not personal data.
+    """
     correct: dict[str, int] = {}
     true: dict[str, int] = {}
     predicted: dict[str, int] = {}
@@ -204,7 +215,7 @@ def _same(kind: str, start: int, end: int, entity: Entity) -> bool:
 
 
 def marked_texts(export: RawExport) -> Iterable[tuple[str, str, list[tuple[str, str]]]]:
-    """(text, preceding text, personal data in it) for the messages of the export, without copies."""
+    """Yield (text, preceding text, personal data in it) for the messages of the export, without copies."""
     for line, row in export.rows().items():
         truth = export.truth[line - 1]
         if any(fault.endswith("_duplicate") for fault in truth["faults"]) or truth["origin"] == "test":
@@ -218,10 +229,14 @@ def marked_texts(export: RawExport) -> Iterable[tuple[str, str, list[tuple[str, 
 
 
 def for_training(rows: Iterable[dict], fields: Sequence[str], longest: int) -> list[list[dict]]:
-    """Conversations that are short enough for a small budget.
+    """Return conversations that are short enough for a small budget.
 
-    Rows with a user message of more than `longest` words are left out, and records are reduced to some fields. An answer
-    that is not such a record is left as it is, because that is what a raw export teaches.
+    An answer that is not a record is left as it is, because that is what a raw export teaches.
+
+    Args:
+        rows: chat rows.
+        fields: the fields to which records are reduced.
+        longest: rows whose user's message has more words are left out.
     """
     conversations = []
     for row in rows:

@@ -37,18 +37,18 @@ MAX_FINDINGS = 1_000  # that a report keeps; all are counted
 
 @dataclass
 class Report:
-    """What `validate` found.
+    """What `validate` has found.
 
     Attributes:
-        path: the file.
+        path: path of the file.
         kind: the kind that its rows were checked as.
-        target: "openai" or "trl".
+        target: who will read the rows: "openai" or "trl".
         rows: number of rows that could be read.
         bad_rows: number of lines with at least one error.
-        shapes: how many rows have which shape of `formats.SHAPES`.
+        shapes: shape of `formats.SHAPES` → number of rows that have it.
         counts: code → number of findings, including those that are not kept.
-        findings: the first `MAX_FINDINGS` of them.
-        tokens: in all rows together; None without a tokenizer.
+        findings: the first `MAX_FINDINGS` findings.
+        tokens: number of tokens in all rows together; None without a tokenizer.
         api_error: how OpenAI's job would have failed, in its documented words; None if it would not, or they are unknown.
     """
 
@@ -67,12 +67,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether there are no errors."""
+        """Whether the file has no errors."""
         return not self.errors
 
     @property
     def api_message(self) -> str | None:
-        """The message of `api_error`."""
+        """The message of `api_error`; None if there is none."""
         return self.api_error and self.api_error.message
 
     def add(self, finding: Finding) -> None:
@@ -86,7 +86,7 @@ class Report:
             self.findings.append(finding)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report as plain values that can be written as JSON."""
         return {
             "path": self.path,
             "kind": self.kind,
@@ -115,7 +115,7 @@ class Report:
 
 
 def shapes_in_words(shapes: Mapping[str, int], target: str | None = None) -> str:
-    """How many rows have which shape, the most frequent first; with a target, also which of them would be converted."""
+    """Say how many rows have which shape, the most frequent first; with a target, also which of them would be converted."""
     ordered = sorted(shapes.items(), key=lambda item: -item[1])
     converted = formats.CONVERTIBLE | ({"preference"} if target == "openai" else set()) if target else set()
     return ", ".join(f"{shape} {rows:,}{' (--fix converts)' if shape in converted else ''}" for shape, rows in ordered)
@@ -132,17 +132,17 @@ def validate(
     """Check a training file, whatever is in it.
 
     Args:
-        path: JSONL, JSON, CSV or Parquet.
+        path: a JSONL, JSON, CSV or Parquet file.
         kind: one of `ROW_KINDS`; if None, what most of the first 50 rows look like.
         target: "openai", or "trl" for your own trainer.
-        tokenizer: must have a chat template; counts tokens exactly. Without a tokenizer, a row is too long only if it would
-            be too long for any tokenizer.
-        max_tokens: the most tokens that an example may have.
+        tokenizer: counts tokens exactly; it must have a chat template. Without a tokenizer, a row is too long only if it
+            would be too long for any tokenizer.
+        max_tokens: maximum number of tokens in an example.
         columns: fields to rename, old name → new name.
 
     Raises:
-        CourseError: as in `reading.read`, or the kind or target is unknown. Anything else that is wrong in the file is a
-            finding.
+        CourseError: the file cannot be read (see `reading.read`), or the kind or target is unknown. Anything else that is
+            wrong with the file is a finding.
     """
     if kind is not None and kind not in ROW_KINDS:
         raise CourseError(f"unknown kind {kind!r}; choose among {', '.join(ROW_KINDS)}")
@@ -169,7 +169,7 @@ def validate(
 
 
 def guess_kind(path: str | Path, columns: Mapping[str, str] | None = None) -> str:
-    """The kind of most of the first 50 readable rows; "chat" if no row has a known shape."""
+    """Return the kind of most of the first 50 readable rows; "chat" if no row has a known shape."""
     seen: Counter = Counter()
     for row, _ in zip(reading.read(path, columns), range(50)):
         shape = formats.shape_of(row.value)
@@ -186,7 +186,13 @@ def check(
     max_tokens: int = MAX_TOKENS,
     report: Report | None = None,
 ) -> Iterator[tuple[reading.Row, list[Finding]]]:
-    """Each row with everything that is wrong with it, first what is wrong with its bytes and its JSON."""
+    """Yield each row with everything that is wrong with it; first comes what is wrong with its bytes and its JSON.
+
+    Args:
+        rows: rows from `reading.read`.
+        kind, target, tokenizer, max_tokens: as for `validate`.
+        report: a report that takes in the findings as well, or None.
+    """
     for row in rows:
         findings = list(row.findings)
         if row.value is not None or not any(
@@ -227,7 +233,10 @@ def _tokens(
 
 
 def count_tokens(row: dict, kind: str, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that training on a valid row processes: the whole conversation, or the prompt and the longer side."""
+    """Return the number of tokens that training on a valid row processes.
+
+    They are those of the whole conversation, or of the prompt and the longer side.
+    """
     if kind == "chat":
         return _template_tokens(row["messages"], tokenizer)
     if kind in ("prompt_completion", "unpaired_preference"):

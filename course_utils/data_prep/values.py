@@ -22,7 +22,10 @@ TEXT_OR_LIST = {"prompt", "completion", "chosen", "rejected", "instruction", "ou
 
 
 class Cut(Exception):
-    """From here on the text is not JSON: the remaining text, the decoder's error, and the number of values before it."""
+    """From some place on, the text is not JSON.
+
+    The error has the remaining text, the decoder's error, and the number of values before it.
+    """
 
     def __init__(self, text: str, error: Exception, number: int) -> None:
         super().__init__(str(error))
@@ -30,7 +33,7 @@ class Cut(Exception):
 
 
 def texts(path: Path, limit: int = MAX_VALUE) -> Iterator[tuple[str, list[Finding]]]:
-    """The text of each value; the first one comes with the findings about the file.
+    """Yield the text of each value; the first one comes with the findings about the file.
 
     Raises:
         Cut: something that is not a value follows, or a value does not end.
@@ -71,12 +74,13 @@ def texts(path: Path, limit: int = MAX_VALUE) -> Iterator[tuple[str, list[Findin
 
 
 def rows_within(value: Any) -> tuple[list[Any], str] | None:
-    """The rows that an object contains although it is not a row itself, and where they are, as words for a message.
+    """Find the rows inside an object that is not a row itself: a list of rows under a key, or a column for each field.
 
-    It may contain a list of rows under a key, or a column for each field.
+    Returns:
+        The rows, and where they are, as words for a message; None if there are none.
 
     Raises:
-        CourseError: it contains several lists of rows, or columns of different lengths.
+        CourseError: the object contains several lists of rows, or columns of different lengths.
     """
     if (columns := columns_in(value)) is not None:
         if len({len(cells) for cells in columns.values()}) > 1:
@@ -103,7 +107,7 @@ def rows_within(value: Any) -> tuple[list[Any], str] | None:
 
 
 def columns_in(value: Any) -> dict[str, list[Any]] | None:
-    """Field → values of all rows, if an object is a table written column by column; None if it is not.
+    """Return field → values of all rows, if an object is a table written column by column; None if it is not.
 
     `datasets` writes a list for each field, and pandas' `to_json()` an object with row numbers; its orientation "split" puts
     the names apart. The columns may differ in length.

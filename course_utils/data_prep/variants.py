@@ -22,20 +22,23 @@ MAYBE_TEXT = ("messages", "conversations", "tools", "functions", "chosen", "reje
 
 
 def label_of(value: object) -> bool | None:
-    """True for a label that means good, False for one that means bad (as JSON, a number or text from CSV), else None."""
+    """Return True for a label that means good, False for one that means bad, else None.
+
+    The label may be JSON's, a number, or a text from a CSV file.
+    """
     text = str(value).strip().casefold()
     return True if text in TRUE else False if text in FALSE else None
 
 
 def is_meaningful(key: str, value: object) -> bool:
-    """Whether a row without this field would teach something else."""
+    """Return whether a row would teach something else without this field."""
     if key == "label":  # a column with this name may also say what a row is about
         return label_of(value) is not None
     return key in MEANINGFUL and value not in (None, "", [], {})
 
 
 def without_nulls(row: dict) -> dict:
-    """A row without the nulls that `datasets` and Parquet write for fields that only other rows have."""
+    """Return a row without the nulls that `datasets` and Parquet write for fields that only other rows have."""
     answered = any(row.get(key) is not None for key in ANSWERS)
     row = {key: value for key, value in row.items() if value is not None or (key in ANSWERS and not answered)}
     declared = {}
@@ -82,7 +85,10 @@ def _properties(function: object) -> dict | None:
 
 
 def parse_lists(row: dict) -> dict:
-    """A row whose messages and tools are lists, even if a text column held them as text; bare functions become tools."""
+    """Return a row whose messages and tools are lists, even if a text column held them as text.
+
+    Bare functions become tools.
+    """
     for key in MAYBE_TEXT:
         value = row.get(key)
         if isinstance(value, str) and value.lstrip().startswith("["):
@@ -101,7 +107,7 @@ def parse_lists(row: dict) -> dict:
 
 
 def number_calls(row: dict) -> dict:
-    """A row whose calls have ids, which its tool messages name; TRL's calls have none, and are answered in order."""
+    """Return a row whose calls have ids, which its tool messages name; TRL's calls have none, and are answered in order."""
     for key in LISTS:
         waiting: list[tuple[str, str]] = []  # name and id of the calls that have no answer yet
         number = 0
@@ -125,7 +131,7 @@ def number_calls(row: dict) -> dict:
 
 
 def parse_label(row: dict) -> dict:
-    """A row whose label is true or false."""
+    """Return a row whose label is true or false."""
     if "completion" in row and (label := label_of(row.get("label"))) is not None:
         row["label"] = label
     return row
@@ -141,7 +147,7 @@ VARIANTS: dict[str, tuple[Callable[[dict], dict], str]] = {
 
 
 def variants(row: dict) -> tuple[dict, list[str]]:
-    """The row in its usual form, and the codes of what was different in it; the argument itself is not changed."""
+    """Return the row in its usual form, and the codes of what was different in it; the argument itself is not changed."""
     codes: list[str] = []
     if _is_usual(row):
         return row, codes
@@ -172,7 +178,7 @@ def _same(one: object, other: object) -> bool:
 
 
 def messages_of(row: dict) -> Iterator[dict[str, Any]]:
-    """Every message of a row, in whichever field it is."""
+    """Yield every message of a row, in whichever field it is."""
     lists = [row[key] for key in LISTS if isinstance(row.get(key), list)]
     inner = row.get("input")
     if isinstance(inner, dict) and isinstance(inner.get("messages"), list):
@@ -185,7 +191,7 @@ def messages_of(row: dict) -> Iterator[dict[str, Any]]:
 
 
 def turns_of_alpaca(row: dict) -> list[dict]:
-    """System, history, instruction and input of an Alpaca row as messages, without its answer.
+    """Return system, history, instruction and input of an Alpaca row as messages, without its answer.
 
     Raises:
         CourseError: the history is not a list of pairs.
@@ -200,7 +206,9 @@ def turns_of_alpaca(row: dict) -> list[dict]:
 
 
 def turns_of_sharegpt(row: dict, roles: dict[str, str]) -> list[dict]:
-    """The turns of a ShareGPT row as messages; LLaMA-Factory's calls and observations become tool calls and tool answers.
+    """Return the turns of a ShareGPT row as messages.
+
+    LLaMA-Factory's calls and observations become tool calls and tool answers.
 
     Raises:
         CourseError: a speaker is unknown, or a call is not JSON with a name and arguments.
@@ -213,10 +221,10 @@ def turns_of_sharegpt(row: dict, roles: dict[str, str]) -> list[dict]:
 
 
 def message_of_turn(turn: object, roles: dict[str, str], path: str) -> dict:
-    """One turn as a message; other fields of the turn are kept.
+    """Return one turn as a message; other fields of the turn are kept.
 
     Raises:
-        CourseError: as in `turns_of_sharegpt`.
+        CourseError: for the same reasons as `turns_of_sharegpt`.
     """
     speaker = turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
     if not isinstance(turn, dict) or not isinstance(speaker, str):
@@ -243,7 +251,9 @@ def _dumped(arguments: object) -> str:
 
 
 def best_path(tree: dict) -> list[dict]:
-    """The best-ranked path of an OASST tree as messages: of the replies to each message, the one that people ranked first.
+    """Return the best-ranked path of an OASST tree as messages.
+
+    Of the replies to each message, it has the one that people ranked first.
 
     Raises:
         CourseError: the tree has no answer, or an unknown speaker.

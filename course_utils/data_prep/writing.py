@@ -18,9 +18,9 @@ def may_write(folder: str | Path, names: Iterable[str], source: str | Path, over
     """Check, before anything is written, whether these files may be written.
 
     Args:
-        folder: where they are written; need not exist.
-        names: of the files.
-        source: the file that they are made from; never replaced, not even on request.
+        folder: where they are written; it need not exist.
+        names: names of the files.
+        source: the file that they are made from; it is never replaced, not even on request.
         overwrite: whether other existing files may be replaced.
 
     Raises:
@@ -38,5 +38,5 @@ def may_write(folder: str | Path, names: Iterable[str], source: str | Path, over
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> Path:
-    """Write lines to a file, completely or not at all."""
+    """Write lines to a file, completely or not at all, and return its path."""
     return write_whole(path, (f"{line}\n".encode() for line in lines))

@@ -84,7 +84,7 @@ def card(id: str, **measured: Any) -> Card:
     if judge is None:
         raise CourseError(f"there is no evidence for claim {id!r}")
     verdict = judge(**measured)
-    claims.record(id, verdict.word, verdict.sentence)
+    claims.set_verdict(id, verdict.word, verdict.sentence)
     return Card(id, verdict, judge)
 
 

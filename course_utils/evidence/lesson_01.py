@@ -59,7 +59,7 @@ def record() -> dict[str, Any]:
     Raises:
         CourseError: there is none.
     """
-    content: dict[str, Any] = json.loads(assets.record("framework").read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(assets.benchmark_results("framework").read_text(encoding="utf-8"))
     return content
 
 
@@ -336,7 +336,7 @@ def wrong_answers(number: int = 20) -> tuple[WrongAnswer, ...]:
     questions = {q["id"]: q for q in catalogue.questions}
     titles = {p["id"]: p["title"] for p in catalogue.versions[1]}
     found = []
-    for row in json.loads(assets.record("wrong-answers").read_text(encoding="utf-8"))["answers"]:
+    for row in json.loads(assets.benchmark_results("wrong-answers").read_text(encoding="utf-8"))["answers"]:
         question = questions[row["question"]]
         quality = catalogue.evaluate([row["answer"]], [question])
         valid, behaves, knows = quality.rows[0]

@@ -37,7 +37,7 @@ def sweep() -> dict[str, Any]:
     Raises:
         CourseError: there is none.
     """
-    content: dict[str, Any] = json.loads(assets.record("lora-sweep").read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(assets.benchmark_results("lora-sweep").read_text(encoding="utf-8"))
     return content
 
 
@@ -63,7 +63,7 @@ def best_full() -> str:
     return min(_names("full, rate"), key=average)
 
 
-def knob(name: str) -> Figure:
+def setting_curve(name: str) -> Figure:
     """How the validation loss depends on one setting, everything else as in the lesson's run.
 
     Args:
@@ -80,7 +80,7 @@ def knob(name: str) -> Figure:
         "alpha": "In a short run, more alpha helps",
         "learning rate": "The learning rate decides",
     }[name]
-    return charts.knob(
+    return charts.setting_curve(
         {x: over_seeds(runs[x], "validation_loss") for x in sorted(runs)}, title, name, "validation loss (nats per token)",
         {"full fine-tuning, at its best rate": average(best_full())},
     )  # fmt: skip
@@ -152,7 +152,7 @@ def before_and_after() -> Answers:
     """A recorded answer before and after fine-tuning on 540 examples, to the first test message that is then right."""
     from course_utils.data_prep import load_task
 
-    record = json.loads(assets.record("lora-seeds").read_text(encoding="utf-8"))
+    record = json.loads(assets.benchmark_results("lora-seeds").read_text(encoding="utf-8"))
     task = load_task("support_tickets", record["plan"]["fields"])
     tuned = record["runs"][0]["answers"]
     scored = [task.evaluate([""] * i + [answer]).exact for i, answer in enumerate(tuned)]
@@ -166,7 +166,7 @@ def before_and_after() -> Answers:
 
 def recorded_scores() -> dict[str, str]:
     """Test scores after 540 examples (`benchmarks/lora_seeds.py`): mean over the samples, with the lowest and highest."""
-    rows = [run["scores"] for run in json.loads(assets.record("lora-seeds").read_text(encoding="utf-8"))["runs"]]
+    rows = [run["scores"] for run in json.loads(assets.benchmark_results("lora-seeds").read_text(encoding="utf-8"))["runs"]]
 
     def written(name: str) -> str:
         values = [100 * row[name][0] for row in rows]

@@ -575,7 +575,7 @@ def _less_one(score: Score) -> Score:
 def recorded_losses() -> list[float]:
     """Validation losses of QLoRA over the sweep's seeds (`benchmarks/qlora_seeds.py`); empty until that was run."""
     try:
-        content = json.loads(assets.record("qlora-seeds").read_text(encoding="utf-8"))
+        content = json.loads(assets.benchmark_results("qlora-seeds").read_text(encoding="utf-8"))
     except CourseError:
         return []
     return [float(run["validation_loss"]) for run in content["runs"].values()]
@@ -645,7 +645,7 @@ def judge_Q5(lora: Sequence[float], qlora: Sequence[float], before: Sequence[flo
 # -- deployment -------------------------------------------------------------------------------------------------------------
 
 
-def survival(update: torch.Tensor, weight: torch.Tensor, quantize: Callable, dequantize: Callable) -> Table:
+def update_after_rounding(update: torch.Tensor, weight: torch.Tensor, quantize: Callable, dequantize: Callable) -> Table:
     """What is left of an update once base plus update is rounded to 4 bits again.
 
     Args:
@@ -683,7 +683,7 @@ def merge_figure(losses: Mapping[str, float]) -> Figure:
     return charts.bars(losses, title, "loss on answers (nats per token)", decimals=2, highlight=kept)
 
 
-def lost(losses: Mapping[str, float]) -> float:
+def gain_lost_percent(losses: Mapping[str, float]) -> float:
     """Share of what training gained that the last way loses, in per cent.
 
     Args:

@@ -263,7 +263,7 @@ def _category(answer: str) -> str | None:
 def preferences() -> dict[str, Any] | None:
     """The newest whole record of all methods on the balanced pairs; None if nobody has made one."""
     try:
-        file = assets.record("preferences")
+        file = assets.benchmark_results("preferences")
     except CourseError:
         return None
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -413,7 +413,7 @@ def before_and_after() -> Answers:
 @lru_cache(maxsize=1)
 def prices() -> dict[str, Any]:
     """The newest record of the time and memory of a step."""
-    content: dict[str, Any] = json.loads(assets.record("method-prices").read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(assets.benchmark_results("method-prices").read_text(encoding="utf-8"))
     return content
 
 
@@ -544,7 +544,7 @@ def judge_A4(ranks: evaluation.Score | None = None) -> Verdict:
 
 def judge_A5() -> Verdict:
     """PPO with the penalty and without, and DPO at a small and a large β, on the older pairs, seed by seed."""
-    record = json.loads(assets.record("alignment").read_text(encoding="utf-8"))
+    record = json.loads(assets.benchmark_results("alignment").read_text(encoding="utf-8"))
 
     def distances(name: str) -> list[float]:
         return [statistics.mean(run["methods"][name]["kl"]) for run in record["runs"]]

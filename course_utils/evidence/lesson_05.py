@@ -45,7 +45,7 @@ PERSONAL = {"NAME": "names", "ADDRESS": "addresses", "PHONE": "phone numbers", "
 
 def record() -> dict[str, Any]:
     """The newest record of `benchmarks/data_quality.py`."""
-    found: dict[str, Any] = json.loads(assets.record("data-quality").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(assets.benchmark_results("data-quality").read_text(encoding="utf-8"))
     return found
 
 
@@ -400,7 +400,7 @@ def _category(row: Mapping[str, Any], task: Task) -> str | None:
 def recorded_repair() -> Table:
     """What repairing the labels brings the language model, recorded (`benchmarks/label_noise.py`)."""
     try:
-        found = json.loads(assets.record("label-noise").read_text(encoding="utf-8"))
+        found = json.loads(assets.benchmark_results("label-noise").read_text(encoding="utf-8"))
     except CourseError:  # the lesson says so
         command = "python benchmarks/label_noise.py"
         return Table({"not recorded yet": {"to record it": command}}, "What the repair brings the language model", "", "")
@@ -449,7 +449,7 @@ def judges_table(good: Sequence[bool], judges: Mapping[str, Sequence[bool]]) -> 
     """How far each judge agrees with the reader; the first row keeps everything."""
     table = {}
     for name, kept in {"keep everything": [True] * len(good), **judges}.items():
-        found = judging.trust([judging.Verdict(5 if keep else 1, "") for keep in kept], good)
+        found = judging.agreement_with_labels([judging.Verdict(5 if keep else 1, "") for keep in kept], good)
         table[name] = {
             "agrees, %": round(100 * found["agreement"]),
             "kappa": round(found["kappa"], 2),
@@ -535,7 +535,7 @@ def comparison(scores: Mapping[str, Scores], task: Task) -> Table:
     """
     references = task.references()
     urgent = [i for i, reference in enumerate(references) if reference["escalation"] != "none"]
-    table = {}
+    table: dict[str, dict[str, Any]] = {}
     for name, found in scores.items():
         records = [record or {} for record in found.records]
         table[name] = {
@@ -651,7 +651,7 @@ def judge_P4() -> Verdict:
 
 def judge_P5() -> Verdict:
     """The first row of the table alone: how few examples have taught a format."""
-    found = json.loads(assets.record("framework").read_text(encoding="utf-8"))
+    found = json.loads(assets.benchmark_results("framework").read_text(encoding="utf-8"))
     fewest = min(found["sizes"], key=int)
     with_few = [float(np.mean(seed)) for seed in found["sizes"][fewest]["valid"]]
     valid = by_seed("a hundred good", "valid")

@@ -24,42 +24,42 @@ from course_utils.grading.cluster import DaskCluster
 from course_utils.grading.marker import Marker, digest, grading_fingerprint
 from course_utils.grading.marking import LearnerAnswer, Mark
 from course_utils.grading.protocol import Limits
-from course_utils.grading.sandbox import require
+from course_utils.grading.sandbox import Isolation, require
 
 
 @dataclass(frozen=True)
 class Graded:
-    """Summary of a grading.
+    """The summary of a grading.
 
     Attributes:
-        new, unchanged: number of submissions graded now, and of those that had been graded before.
+        new, unchanged: number of submissions that were graded now, and of those that had been graded before.
         problems: number of rows in needs-a-person.csv.
-        seed: of the random cases.
-        isolation: "bubblewrap", "docker" or "none".
-        files: the files written for the whole class.
-        seconds: how long it took.
+        seed: seed of the random cases.
+        isolation: what separated the answers from this machine.
+        files: the files that were written for the whole class.
+        seconds: how long the grading took.
     """
 
     new: int
     unchanged: int
     problems: int
     seed: int
-    isolation: str
+    isolation: Isolation
     files: tuple[Path, ...]
     seconds: float
 
 
 def exercises_of(assignment: str) -> tuple[list[str], dict[str, str]]:
-    """Sections and exercises of an assignment.
+    """Return the sections and the exercises of an assignment.
 
     Args:
-        assignment: "02", "02_lora", several separated by commas, or "all".
+        assignment: "02", "02_lora", several of these separated by commas, or "all".
 
     Returns:
-        Full names of the sections, and exercise id → its section, in the course's order.
+        The full names of the sections; and exercise id → its section, in the course's order.
 
     Raises:
-        CourseError: unknown lesson, or one without exercises.
+        CourseError: a lesson is unknown or has no exercises.
     """
     names = [part.strip() for part in assignment.split(",") if part.strip()]
     chosen = set(lessons.NAMES) if names == ["all"] else {lessons.find(name).name for name in names}
@@ -78,7 +78,7 @@ def grade(
     inbox: str | Path,
     out: str | Path,
     jobs: int = 2,
-    trust: bool = False,
+    allow_unsandboxed: bool = False,
     seed: int | None = None,
     roster: str | Path | None = None,
     canvas: str | Path | None = None,
@@ -87,25 +87,28 @@ def grade(
     progress: bool = True,
     scheduler: str | None = None,
 ) -> Graded:
-    """Grade every submission of an inbox.
+    """Grade every submission of an inbox, and write results and tables.
 
     Args:
-        assignment: "02", "02_lora", several separated by commas, or "all".
+        assignment: "02", "02_lora", several of these separated by commas, or "all".
         inbox: folder in which each file or folder belongs to one learner.
         out: folder for the results.
-        jobs: submissions graded at the same time; with a scheduler its workers decide.
-        trust: grade without a sandbox if there is none.
-        seed: of the random cases; if None, the seed of earlier results in `out`, or else a new one.
-        roster: CSV file with a header, with learners' e-mail addresses and numbers.
+        jobs: number of submissions that are graded at the same time; with a scheduler its workers decide.
+        allow_unsandboxed: if this machine has no sandbox, grade without one instead of refusing.
+        seed: seed of the random cases; if None, the seed of earlier results in `out`, or else a new one.
+        roster: CSV file with a header that has learners' e-mail addresses and numbers.
         canvas: CSV file exported from Canvas.
         column: title of the column of `canvas` to fill.
-        limits: for each answer.
-        progress: show a progress bar on stderr.
+        limits: the resources that each answer may use; None for the defaults.
+        progress: whether to show a progress bar on stderr.
         scheduler: address of a Dask cluster whose workers do the marking; the results are the same.
 
+    Returns:
+        A summary of the grading.
+
     Raises:
-        CourseError: unknown assignment, no inbox, no sandbox, results of another assignment in `out`, another grading
-            running there, a roster or export that cannot be used, or a cluster that cannot grade.
+        CourseError: the assignment is unknown, there is no inbox or no sandbox, `out` has results of another assignment or
+            is in use by another grading, the roster or the export cannot be used, or the cluster cannot grade.
     """
     from filelock import FileLock, Timeout
     from tqdm import tqdm
@@ -125,8 +128,8 @@ def grade(
     if jobs < 1:
         raise CourseError(f"--jobs {jobs}: at least one is needed")
     with ExitStack() as closing_down:
-        cluster = closing_down.enter_context(closing(DaskCluster(scheduler, trust))) if scheduler else None
-        isolation = cluster.isolation if cluster else require(trust)
+        cluster = closing_down.enter_context(closing(DaskCluster(scheduler, allow_unsandboxed))) if scheduler else None
+        isolation = cluster.isolation if cluster else require(allow_unsandboxed)
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock")
         try:
@@ -169,14 +172,14 @@ class _Grader:
         section_of: dict[str, str],
         out: Path,
         seed: int,
-        isolation: str,
+        isolation: Isolation,
         base: str,
     ) -> None:
         self.mark, self.sections, self.section_of, self.out = mark, sections, section_of, out
         self.seed, self.isolation, self.base = seed, isolation, base
 
     def grade(self, submission: intake.Submission) -> tuple[dict, bool]:
-        """(results, whether they existed already)."""
+        """Return the results of a submission, and whether they existed already."""
         started_at = time.monotonic()
         folder = self.out / "learners" / submission.learner
         key, marks = "", dict[str, Mark]()

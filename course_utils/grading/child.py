@@ -42,7 +42,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    """Serve the socket whose descriptor or address is the first argument; the second argument is the options as JSON."""
+    """Serve the grader until it closes the connection.
+
+    The first command-line argument is the descriptor or the address of the socket to serve, the second has the options as
+    JSON.
+    """
     options = json.loads(sys.argv[2])
     if sys.argv[1].isdigit():
         control = socket.socket(fileno=int(sys.argv[1]))
@@ -54,7 +58,7 @@ def main() -> None:
     _limit(options)
     if sys.platform == "linux":
         _libc.prctl(36, 1, 0, 0, 0)  # adopt orphaned processes, so that they can be killed and waited for
-    _warm_up(options["warm"])
+    _preload(options["preload"])
     spaces = options["spaces"] and _can_separate(options["shown"])
     if options["scratch"] and not spaces:  # the question's process will share this process's namespaces and user
         # With the default handler, the kernel protects a container's first process from the question's signals.
@@ -67,26 +71,26 @@ def main() -> None:
         if not data:  # the grader is gone
             _end(question_pid, spaces)
             os._exit(0)
-        message = json.loads(data)
         reply: dict[str, Any]
-        if message["do"] == "start":
-            try:
-                question_pid = _start(descriptors[0], control, spaces, options)
-                reply = {"started": question_pid}
-            except OSError as error:
-                reply = {"failed": str(error)}
-            finally:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-        elif message["do"] == "look":
-            reply = {"seen": None if question_pid is None else _look(question_pid)}
-        else:
-            reply = {"ended": _end(question_pid, spaces)}
-            question_pid = None
+        match coding.Request(json.loads(data)["do"]):
+            case coding.Request.START:
+                try:
+                    question_pid = _start(descriptors[0], control, spaces, options)
+                    reply = {"started": question_pid}
+                except OSError as error:
+                    reply = {"failed": str(error)}
+                finally:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+            case coding.Request.LOOK:
+                reply = {"seen": None if question_pid is None else _look(question_pid)}
+            case coding.Request.END:
+                reply = {"ended": _end(question_pid, spaces)}
+                question_pid = None
         control.send(json.dumps(reply).encode())
 
 
-def _warm_up(modules: list[str]) -> None:
+def _preload(modules: list[str]) -> None:
     """Load what answers import, and what a library loads at its first use, so that no answer's time is spent on it."""
     for module in (*STANDARD, *modules):
         try:

@@ -17,7 +17,7 @@ from course_utils.errors import CourseError
 from course_utils.grading.marker import Marker, grading_fingerprint
 from course_utils.grading.marking import LearnerAnswer, Mark
 from course_utils.grading.protocol import Limits
-from course_utils.grading.sandbox import require
+from course_utils.grading.sandbox import Isolation, require
 
 SECONDS = 30  # timeout for connecting to the scheduler
 
@@ -26,22 +26,24 @@ _lock = threading.Lock()
 
 
 class DaskCluster:
-    """Marks answers on a Dask cluster; used like a `Marker`, by as many threads as there are `slots`.
+    """Marks answers on a Dask cluster. It is used like a `Marker`, by as many threads as there are `slots`.
 
     Attributes:
-        isolation: the sandbox that every worker has.
-        slots: submissions that can be in progress at once, with some to spare so that no worker waits for the network.
+        isolation: the kind of sandbox that every worker has.
+        slots: number of submissions that can be in progress at once, with some to spare so that no worker waits for the
+            network.
     """
 
-    def __init__(self, address: str, trust: bool) -> None:
-        """Connect, and check every worker.
+    def __init__(self, address: str, allow_unsandboxed: bool) -> None:
+        """Connect to a cluster, and check every worker.
 
         Args:
-            address: address of the Dask scheduler, e.g. "tcp://10.0.0.5:8786".
-            trust: whether a worker may grade without a sandbox.
+            address: address of the Dask scheduler, such as "tcp://10.0.0.5:8786".
+            allow_unsandboxed: whether a worker that has no sandbox may grade without one.
 
         Raises:
-            CourseError: no Dask, no scheduler there, no workers, or workers that cannot grade or differ from this machine.
+            CourseError: Dask is not installed, no scheduler answers, there are no workers, or a worker cannot grade or
+                differs from this machine.
         """
         try:
             from distributed import Client
@@ -53,7 +55,7 @@ class DaskCluster:
         except (OSError, ValueError, TypeError) as error:
             raise CourseError(f"no Dask scheduler answers at {address}: {error}") from error
         try:
-            reports = self._client.run(_examine, trust, on_error="return")
+            reports = self._client.run(_examine, allow_unsandboxed, on_error="return")
             if not reports:
                 raise CourseError(f"the Dask scheduler at {address} has no workers; start some: dask worker {address}")
             for worker, report in reports.items():
@@ -69,25 +71,28 @@ class DaskCluster:
                 raise CourseError(
                     f"the workers have different sandboxes ({', '.join(sorted(isolations))}); give them all the same one"
                 )
-            self.isolation = isolations.pop()
+            self.isolation = Isolation(isolations.pop())
             self.slots = 2 * sum(self._client.nthreads().values())
         except BaseException:
             self._client.close()
             raise
 
     def prepare(self, section_of: dict[str, str], seed: int, limits: Limits, hidden: tuple[Path, ...]) -> None:
-        """Set what will be marked; see `Marker`."""
+        """Set what will be marked, with the arguments of `Marker`."""
         self._task = {
             "section_of": section_of,
             "seed": seed,
-            "isolation": self.isolation,
+            "isolation": self.isolation.value,  # the task's repr is its name on the workers, so it holds plain values
             "limits": asdict(limits),
             "hidden": [str(folder.resolve()) for folder in hidden],
             "fingerprint": grading_fingerprint(),
         }
 
     def mark(self, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:
-        """Like `Marker.mark`, on any free worker; if that worker dies, another one takes over, if there is one."""
+        """Mark answers like `Marker.mark`, on any free worker.
+
+        If that worker dies, another one takes over, if there is one.
+        """
         try:
             return self._client.submit(_mark, self._task, answers, pure=False, retries=1).result()
         except CourseError:
@@ -108,8 +113,8 @@ class DaskCluster:
             self._client.close()
 
 
-def _examine(trust: bool) -> tuple[str, str]:
-    return grading_fingerprint(), require(trust)
+def _examine(allow_unsandboxed: bool) -> tuple[str, Isolation]:
+    return grading_fingerprint(), require(allow_unsandboxed)
 
 
 def _mark(task: dict, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:
@@ -122,16 +127,15 @@ def _mark(task: dict, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:
     with _lock:
         marker = _markers.get(key)
         if marker is None:
-            if require(task["isolation"] == "none") != task["isolation"]:
-                raise CourseError(
-                    f"{this_worker} has another sandbox than {task['isolation']}; give it the same one and restart it"
-                )
+            isolation = Isolation(task["isolation"])
+            if require(isolation is Isolation.NONE) is not isolation:
+                raise CourseError(f"{this_worker} has another sandbox than {isolation}; give it the same one and restart it")
             for (
                 other_marker
             ) in _markers.values():  # of gradings that may have been killed; a running one starts new sandboxes
                 other_marker.close()
             hidden = tuple(map(Path, task["hidden"]))
-            marker = Marker(task["section_of"], task["seed"], task["isolation"], Limits(**task["limits"]), hidden)
+            marker = Marker(task["section_of"], task["seed"], isolation, Limits(**task["limits"]), hidden)
             _markers[key] = marker
     return marker.mark(answers)
 

@@ -1,4 +1,4 @@
-"""Values as JSON and back: everything that goes into the sandbox and comes out of it.
+"""Everything that goes into the sandbox and comes out of it: values as JSON and back, and the names of the requests.
 
 This file runs on both sides, and the course is not installed in the sandbox: it imports only the standard library, and numpy
 and torch only for values that need them. Values that JSON has are written as they are; every other value is an object with
@@ -15,6 +15,7 @@ import math
 import numbers
 import sys
 from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
+from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -32,32 +33,46 @@ DTYPES = frozenset(
 )
 
 
+class Request(StrEnum):
+    """What the grader asks the server in the sandbox to do with the process of the current question.
+
+    START starts it, LOOK asks how much processor time it has used and whether it sleeps, END kills it.
+    """
+
+    START = "start"
+    LOOK = "look"
+    END = "end"
+
+
 class Unsendable(ValueError):
     """A value that cannot be encoded, or JSON that does not encode a value."""
 
 
 class Opaque:
-    """Placeholder for an object that cannot be sent; subclasses are named after its type. Equal to nothing."""
+    """A placeholder for an object that cannot be sent.
+
+    Subclasses are named after the object's type; it is equal to nothing.
+    """
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
 
 
 class Listed(list):
-    """The items of an iterable other than a list, such as a generator; subclasses are named after its type."""
+    """The items of an iterable that is not a list, such as a generator; subclasses are named after its type."""
 
 
 def encode(value: Any) -> Any:
-    """Plain JSON for a value.
+    """Turn a value into plain JSON.
 
     Args:
         value: None, bool, int, float, str, bytes, list, tuple, dict, set, numpy arrays and scalars, torch tensors of any
-            shape, and any nesting of these. Generators and other iterables are read out, a dataclass is sent as a tuple,
+            shape, and any nesting of these. Generators and other iterables are read out, a dataclass is sent as a tuple, and
             another library's column as an array; anything else becomes `{"object": its type}`.
 
     Raises:
-        Unsendable: more than 100,000 parts, or an int of more than 65,536 bits.
-        RecursionError: a value that contains itself.
+        Unsendable: the value has more than 100,000 parts, or an int of more than 65,536 bits.
+        RecursionError: the value contains itself.
     """
     return _encode(value, [MOST_PARTS])
 
@@ -116,7 +131,7 @@ def _buffer(array: numpy.ndarray) -> list[Any]:
 
 
 def decode(value: Any) -> Any:
-    """The value that `encode` wrote, in time and memory proportional to the length of the JSON.
+    """Return the value that `encode` has turned into JSON, in time and memory proportional to the length of the JSON.
 
     Raises:
         Unsendable: the JSON is not something that `encode` writes; the sender may be hostile.

@@ -98,7 +98,11 @@ Line = tuple[int, int, int, int]  # (code, lines to skip if true, lines to skip 
 
 
 def confine() -> bool:
-    """Restrict this process and the threads that it starts to `CALLS`, permanently; False if this machine cannot."""
+    """Restrict this process, and the threads that it starts, to the system calls in `CALLS`, permanently.
+
+    Returns:
+        False if this machine cannot do that.
+    """
     if sys.platform != "linux" or platform.machine() not in MACHINES:
         return False
     lines = program(platform.machine())
@@ -110,7 +114,11 @@ def confine() -> bool:
 
 
 def program(machine: str) -> list[Line]:
-    """The filter as classic BPF instructions, which is what the kernel takes, for a machine of `MACHINES`."""
+    """Return the filter as classic BPF instructions, the form in which the kernel takes it.
+
+    Args:
+        machine: a key of `MACHINES`.
+    """
     audit, column = MACHINES[machine]
     lines: list[Line] = [
         (_LOAD, 0, 0, _MACHINE),

@@ -30,10 +30,10 @@ class Submission:
     """One learner's file or folder in the inbox.
 
     Attributes:
-        learner: cleaned name, different from all others.
+        learner: cleaned name, which differs from all others.
         name: cleaned name as it was handed in, which others may have too.
         path: a file, or a folder of the learner's own.
-        notes: on the name.
+        notes: notes on the name.
         clash: whether another submission has the same name except for capitals, accents and punctuation; only a person can
             then say whose it is.
     """
@@ -52,12 +52,12 @@ class Answers:
     Attributes:
         cells: exercise id → source of the answer cell.
         around: exercise id → sources of the notebook's other code cells: those before the answer, those between it and its
-            check, those after.
-        notes: on the submission.
+            check, and those after.
+        notes: notes on the submission.
         notes_on: exercise id → notes on the answer.
-        problems: why a person has to look at it; if `cells` is empty, nothing can be graded.
+        problems: reasons why a person has to look at the submission; if `cells` is empty, nothing can be graded.
         files: names of the notebooks that were read.
-        digests: of every file that was examined.
+        digests: hashes of all files that were examined.
     """
 
     cells: dict[str, str] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Answers:
 
 
 def submissions(inbox: Path) -> list[Submission]:
-    """All submissions in the inbox, in the order of their names; hidden files are ignored.
+    """Return all submissions in the inbox, in the order of their names; hidden files are ignored.
 
     Raises:
         CourseError: there is no such folder.
@@ -98,27 +98,29 @@ def submissions(inbox: Path) -> list[Submission]:
 
 
 def clean_name(name: str) -> str:
-    """A name that is safe for folders and tables: letters, digits, `.`, `_`, `-`, `@`; at most 80 characters, 200 bytes."""
+    """Return a name that is safe for folders and tables.
+
+    It has only letters, digits, `.`, `_`, `-` and `@`, and at most 80 characters and 200 bytes.
+    """
     name = unicodedata.normalize("NFC", name.encode("utf-8", "replace").decode())
     name = re.sub(r"[^\w.@-]+", "_", name).strip("._-")[:80]
     return name.encode()[:200].decode(errors="ignore").rstrip(".") or "unnamed"
 
 
 def folded(name: str) -> str:
-    """The name in a form that is the same for names that differ only in capitals or in how accents are encoded."""
+    """Return a form of the name that is the same for names that differ only in capitals or in how accents are encoded."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def answers(files: Iterable[File], exercise_ids: list[str]) -> Answers:
-    """The answers in a submission's files.
+    """Find the answers in a submission's files.
+
+    If an id occurs several times, the last cell that is filled in counts. So an untouched copy of a notebook, whatever its
+    name, takes nothing from one with answers; if notebooks answer differently, a person is told.
 
     Args:
-        files: from `contents`.
+        files: the files, from `contents`.
         exercise_ids: the exercises to grade.
-
-    Returns:
-        Answers; if an id occurs several times, the last cell that is filled in counts. So an untouched copy of a notebook,
-        whatever its name, takes nothing from one with answers; if notebooks answer differently, a person is told.
     """
     collected, other_ids = Answers(), set()
     attempts: dict[str, list[tuple[str, str]]] = {}  # exercise id → (notebook, answer cell) of those that are filled in
@@ -305,7 +307,7 @@ def _without_comments(source: str) -> str:
 
 @lru_cache
 def stub(id: str) -> str:
-    """The answer cell as the learner's notebook has it."""
+    """Return the answer cell of an exercise as the learner's notebook has it."""
     return strip_solution(EXERCISES[id].source())
 
 
@@ -320,10 +322,10 @@ def _definable_code(cells: Cells) -> tuple[str, ...]:
 
 
 def table(file: Path) -> list[list[str]]:
-    """Rows of a CSV file, its header first.
+    """Return the rows of a CSV file, with its header first.
 
     Raises:
-        CourseError: it cannot be read or has no rows.
+        CourseError: the file cannot be read or has no rows.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")

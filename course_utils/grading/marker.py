@@ -16,7 +16,15 @@ from course_utils.exercises.checking import CaseSet
 from course_utils.exercises.registry import EXERCISES
 from course_utils.grading.marking import Attempt, LearnerAnswer, Mark, Run, imports_of, missing
 from course_utils.grading.protocol import Limits, Starved
-from course_utils.grading.sandbox import ALL, COLD, TENSORS, Sandbox, SandboxLost, TooCold
+from course_utils.grading.sandbox import (
+    ALL_LIBRARIES,
+    NO_LIBRARIES,
+    TENSOR_LIBRARIES,
+    Isolation,
+    LibrariesNotLoaded,
+    Sandbox,
+    SandboxLost,
+)
 from course_utils.lessons import NAMES
 
 
@@ -24,29 +32,33 @@ class Marker:
     """Marks answers; several threads may use it at once."""
 
     def __init__(
-        self, section_of: dict[str, str], seed: int, isolation: str, limits: Limits, hidden: tuple[Path, ...] = ()
+        self, section_of: dict[str, str], seed: int, isolation: Isolation, limits: Limits, hidden: tuple[Path, ...] = ()
     ) -> None:
         """Set what is to be marked, and how.
 
         Args:
             section_of: exercise id → its section.
-            seed: determines the random cases.
+            seed: seed of the random cases.
             isolation: what `sandbox.require` returned.
-            limits: for each answer.
+            limits: the resources that each answer may use.
             hidden: folders that no answer may see.
         """
         self.isolation, self.limits, self.hidden = isolation, limits, hidden
         self.section_of, self.seed = section_of, seed
-        self._idle: dict[tuple[str, ...], Queue] = {COLD: Queue(), TENSORS: Queue(), ALL: Queue()}
+        self._idle: dict[tuple[str, ...], Queue] = {NO_LIBRARIES: Queue(), TENSOR_LIBRARIES: Queue(), ALL_LIBRARIES: Queue()}
 
     def mark(self, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:
-        """A mark for each question.
+        """Mark the answers of one submission.
 
-        An answer that calls an earlier exercise's function gets the learner's own if that one is right, as in the notebook,
-        where it may have got another parameter; otherwise the course's, so that an error is penalised only once.
+        An answer that calls an earlier exercise's function gets the learner's own function if that one is right, as in the
+        notebook, where it may have been given another parameter; otherwise it gets the course's, so that an error is
+        penalised only once.
 
         Args:
             answers: exercise id → answer; those of other exercises are ignored.
+
+        Returns:
+            Exercise id → mark, for each exercise of the assignment.
 
         Raises:
             CourseError: no sandbox starts.
@@ -86,43 +98,46 @@ class Marker:
 
         If a sandbox is killed, for example when memory runs out, or the machine is too busy, the answer is not to blame.
         """
-        warm, lost = attempt.warm(), 0
+        preload, failures = attempt.libraries_to_preload(), 0
         while True:
-            sandbox = self._sandbox(warm)
+            sandbox = self._sandbox(preload)
             try:
                 return attempt.run(sandbox, case_set, to_first_wrong)
-            except TooCold:
-                warm = attempt.warm(others=True)
+            except LibrariesNotLoaded:
+                preload = attempt.libraries_to_preload(others=True)
             except (SandboxLost, Starved):
-                lost += 1
+                failures += 1
                 sandbox.close()
-                if lost == 2:
+                if failures == 2:
                     raise
             finally:
                 self._give_back(sandbox)
 
-    def _sandbox(self, warm: tuple[str, ...]) -> Sandbox:
+    def _sandbox(self, preload: tuple[str, ...]) -> Sandbox:
         try:
-            return self._idle[warm].get_nowait()
+            return self._idle[preload].get_nowait()
         except Empty:
             pass
         last_error = None
         for _ in range(3):  # it can be killed while it starts, just as later
             try:
-                return Sandbox(self.isolation, warm, self.limits, self.hidden)
+                return Sandbox(self.isolation, preload, self.limits, self.hidden)
             except SandboxLost as error:
                 last_error = error
         raise CourseError(f"no sandbox starts on this machine: {last_error}") from last_error
 
     def _give_back(self, sandbox: Sandbox) -> None:
         if sandbox.usable:
-            self._idle[sandbox.warm].put(sandbox)
+            self._idle[sandbox.preloaded].put(sandbox)
         else:
             sandbox.close()
 
 
 def grading_fingerprint() -> str:
-    """Hash of everything that a mark may depend on: the course's code as it was loaded, and the versions on this machine."""
+    """Return a hash of everything that a mark may depend on.
+
+    That is the course's code as it was loaded, and the versions on this machine.
+    """
     versions = [platform.python_version(), *(version(name) for name in ("numpy", "torch"))]
     imports = [line for section in NAMES for line in imports_of(section)]
     return digest(_LOADED_CODE, *(text.encode() for text in (*versions, *imports)))
@@ -135,7 +150,7 @@ def _source_code() -> bytes:
 
 
 def digest(*parts: bytes) -> str:
-    """SHA-256 of the parts, each preceded by its length."""
+    """Return the SHA-256 of the parts, each preceded by its length."""
     hasher = hashlib.sha256()
     for part in parts:
         hasher.update(len(part).to_bytes(8, "big"))

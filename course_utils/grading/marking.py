@@ -25,7 +25,7 @@ from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.registry import EXERCISES
 from course_utils.grading.coding import encode
 from course_utils.grading.protocol import Died, value_of
-from course_utils.grading.sandbox import ALL, COLD, TENSORS, Sandbox, TooCold
+from course_utils.grading.sandbox import ALL_LIBRARIES, NO_LIBRARIES, TENSOR_LIBRARIES, LibrariesNotLoaded, Sandbox
 from course_utils.lessons import source_file
 
 # (beginnings of an error's text, what to do about it)
@@ -61,14 +61,14 @@ class Mark:
     """The mark of one answer.
 
     Attributes:
-        points: points reached.
-        message: for the learner.
+        points: number of points reached.
+        message: what the learner is told.
         outcome: "right", "partly", "wrong", "missing", "unsolved", "error" (the cell or every call raised), "died" (it took
             too long, ended its process, or sent something that is not a value) or "not graded" (the grader failed).
-        mistake: diagnosis of the typical mistake that the answer makes, as the message tells it, or "". (Not the name of the
-            mistake's function: several mistakes of an exercise may be made by one function and then share a name.)
+        mistake: diagnosis of the typical mistake that the answer makes, as the message tells it, or "". (It is not the name
+            of the mistake's function: several mistakes of an exercise may be made by one function and then share a name.)
         notes: anything else that was noticed.
-        sealed: whether it ran where no process can be started; None if it did not run.
+        sealed: whether the answer ran where no process can be started; None if it did not run.
     """
 
     points: float
@@ -86,8 +86,8 @@ class LearnerAnswer:
     Attributes:
         cell: source of the answer cell.
         before: sources of the code cells above it, in the notebook's order.
-        between: of those between the answer and its check, which were run before the check.
-        after: of those below.
+        between: sources of the cells between the answer and its check, which were run before the check.
+        after: sources of the cells below.
     """
 
     cell: str
@@ -97,7 +97,7 @@ class LearnerAnswer:
 
     @property
     def around(self) -> tuple[str, ...]:
-        """All other code cells."""
+        """The sources of all other code cells."""
         return self.before + self.between + self.after
 
 
@@ -106,14 +106,15 @@ class Run:
     """What became of an answer in the sandbox.
 
     Attributes:
-        outputs: for each call, the value or `checking.Raised`; fewer than there are cases if it died or was stopped.
+        outputs: for each call, the value or `checking.Raised`; fewer than there are cases if the process died or was
+            stopped.
         ready: whether the cell was run.
-        is_defined: whether it then defined the answer's function.
+        is_defined: whether the cell then defined the answer's function.
         error: the error that ended the cell, or "".
-        library: one that the answer uses and may not, or "".
+        library: a library that the answer uses although it may not, or "".
         died: why the process no longer replied, or "".
-        notes: for the learner.
-        sealed: whether it ran where no process can be started.
+        notes: notes for the learner.
+        sealed: whether the answer ran where no process can be started.
     """
 
     outputs: list[Any] = field(default_factory=list)
@@ -135,7 +136,7 @@ def _drawn(exercise: Exercise, seed: int, purpose: str) -> checking.CaseSet:
 
 
 class Attempt:
-    """An exercise, and one answer to it."""
+    """One answer to an exercise, and everything that is needed to mark it."""
 
     def __init__(
         self, exercise: Exercise, section: str, seed: int, answer: LearnerAnswer, own: frozenset[str] = frozenset()
@@ -144,23 +145,23 @@ class Attempt:
 
         Args:
             exercise: the exercise.
-            section: full name such as "02_lora".
+            section: full name of its lesson, such as "02_lora".
             seed: the grading's seed.
-            answer: the learner's.
-            own: ids of earlier exercises whose functions it may call as the learner wrote them.
+            answer: the learner's answer.
+            own: ids of earlier exercises whose functions the answer may call as the learner wrote them.
         """
         self.exercise, self.section, self.seed, self.answer, self.own = exercise, section, seed, answer, own
 
     def draw_cases(self) -> checking.CaseSet:
-        """The cases that count."""
+        """Return the cases that count, which are never shown."""
         return _drawn(self.exercise, self.seed, "marked")
 
     def draw_examples(self) -> checking.CaseSet:
-        """Cases that the feedback may show."""
+        """Return other cases, which the feedback may show."""
         return _drawn(self.exercise, self.seed, "shown")
 
-    def warm(self, others: bool = False) -> tuple[str, ...]:
-        """What should be imported before the answer runs.
+    def libraries_to_preload(self, others: bool = False) -> tuple[str, ...]:
+        """Return the modules that a sandbox should have imported before the answer runs.
 
         Args:
             others: whether the answer uses what other cells define, and so perhaps what these import.
@@ -168,11 +169,13 @@ class Attempt:
         around = [*self.answer.before, *self.answer.after] if others else []
         texts = "\n".join([self.answer.cell, *self.answer.between, *around])
         if re.search(rf"^\s*(import|from)\s.*\b({'|'.join(libraries.GENERAL[2:])})\b", texts, re.MULTILINE):
-            return ALL
-        return TENSORS if _takes_tensors(self.exercise) or re.search(r"\b(torch|numpy|np)\b", texts) else COLD
+            return ALL_LIBRARIES
+        return (
+            TENSOR_LIBRARIES if _takes_tensors(self.exercise) or re.search(r"\b(torch|numpy|np)\b", texts) else NO_LIBRARIES
+        )
 
     def run(self, sandbox: Sandbox, case_set: checking.CaseSet, to_first_wrong: bool = False) -> Run:
-        """Run the answer in a process of its own, on cases of the exercise.
+        """Run the answer on cases of the exercise, in a process of its own.
 
         Args:
             sandbox: where to run it.
@@ -181,7 +184,8 @@ class Attempt:
 
         Raises:
             SandboxLost: the sandbox failed, through no fault of the answer.
-            TooCold: it should run in a sandbox that has imported more.
+            LibrariesNotLoaded: the answer should run in a sandbox that has imported more.
+            Starved: the machine is too busy to grade.
         """
         limits, ran = sandbox.limits, Run()
         run_always = "\n".join([self.answer.cell, *self.answer.between])
@@ -197,8 +201,8 @@ class Attempt:
             try:
                 reply = process.channel.ask(first, limits.cell_seconds)
                 if "others" in reply:  # the answer uses names that its cell does not define
-                    if len(self.warm(others=True)) > len(sandbox.warm):
-                        raise TooCold
+                    if len(self.libraries_to_preload(others=True)) > len(sandbox.preloaded):
+                        raise LibrariesNotLoaded
                     around = {"before": self.answer.before, "after": self.answer.after}
                     reply = process.channel.ask(around, limits.cell_seconds)
                 ready_reply = reply.get("ready")
@@ -224,19 +228,19 @@ class Attempt:
         return ran
 
     def wants_example(self, ran: Run) -> bool:
-        """Whether the answer should be run on the examples too, as some of its values are wrong.
+        """Return whether the answer should be run on the examples too, because some of its values are wrong.
 
-        That is another process: this one has seen cases that count, and could show them as its values.
+        The examples are for another process: this one has seen cases that count, and could show them as its values.
         """
         calls = len(ran.outputs)
         return bool(calls) and not ran.died and not self.exercise.challenge and not self.draw_cases().all_right(ran.outputs)
 
     def verdict(self, ran: Run, shown: Run | None = None) -> Mark:
-        """The mark of an answer.
+        """Return the mark of the answer.
 
         Args:
-            ran: on the cases that count.
-            shown: on the examples, or None.
+            ran: what became of it on the cases that count.
+            shown: what became of it on the examples, or None if it was not run on them.
         """
         exercise, case_set, notes = self.exercise, self.draw_cases(), list(ran.notes)
         if not ran.ready:
@@ -301,16 +305,18 @@ class Attempt:
 
 
 def missing(exercise: Exercise) -> Mark:
-    """The mark for an exercise without an answer cell."""
+    """Return the mark for an exercise that has no answer cell."""
     return Mark(0.0, f"There is no answer cell `# EXERCISE: {exercise.id}` in the notebook.", "missing")
 
 
 def setup_for(section: str, exercise: Exercise, cell: str, own: frozenset[str] = frozenset()) -> str:
-    """Code that runs before the answer cell: the notebook's imports that the cell mentions, and the solutions of earlier
-    exercises that it calls, so that an error in one answer is penalised only once.
+    """Return the code that runs before the answer cell.
+
+    It consists of the notebook's imports that the cell mentions, and of the solutions of earlier exercises that it calls, so
+    that an error in one answer is penalised only once.
 
     Args:
-        section: full name such as "02_lora".
+        section: full name of the lesson, such as "02_lora".
         exercise: the exercise.
         cell: source of the answer cell.
         own: ids of earlier exercises whose solutions are left out, because the learner's own are used.
@@ -327,7 +333,7 @@ def setup_for(section: str, exercise: Exercise, cell: str, own: frozenset[str] =
 
 
 def imports_of(section: str) -> list[str]:
-    """A lesson's import statements for the standard library, numpy and torch."""
+    """Return a lesson's import statements for the standard library, numpy and torch."""
     return list(dict.fromkeys(line for _, line in _imports(section)))
 
 

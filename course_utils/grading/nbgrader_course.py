@@ -52,11 +52,11 @@ c.IgnorePattern.pattern = "(?s).*"
 
 @dataclass(frozen=True)
 class HandedIn:
-    """What `hand_in` did.
+    """What `hand_in` has done.
 
     Attributes:
         learners: names of those who now have something in `submitted/`.
-        problems: learner → why there is nothing, or not everything.
+        problems: learner → why there is nothing of theirs, or not everything.
     """
 
     learners: tuple[str, ...]
@@ -64,17 +64,17 @@ class HandedIn:
 
 
 def write_course(folder: str | Path, assignment: str = "all") -> list[str]:
-    """Make or extend an nbgrader course: settings, and one assignment for each section.
+    """Make or extend an nbgrader course: its settings, and one assignment for each section.
 
     Args:
         folder: the course's folder; its contents are kept, but the sections' sources are rewritten.
-        assignment: "02", "02_lora", several separated by commas, or "all".
+        assignment: "02", "02_lora", several of these separated by commas, or "all".
 
     Returns:
-        The assignments' names, which are the sections'.
+        The names of the assignments, which are those of the sections.
 
     Raises:
-        CourseError: unknown lesson.
+        CourseError: a lesson is unknown.
     """
     from course_utils.exercises.definitions import STUB
     from course_utils.publishing import builder
@@ -94,9 +94,9 @@ def hand_in(folder: str | Path, assignment: str, inbox: str | Path) -> HandedIn:
     """Put each learner's answers into a clean copy of the released notebook, in nbgrader's `submitted/`.
 
     Args:
-        folder: of a course whose assignment has been generated (`nbgrader generate_assignment`).
+        folder: folder of a course whose assignment has been generated (`nbgrader generate_assignment`).
         assignment: as for `write_course`.
-        inbox: as for `course grade`: files or folders with any names.
+        inbox: files or folders with any names, as for `course grade`.
 
     Raises:
         CourseError: the assignment has not been generated, or there is no inbox.

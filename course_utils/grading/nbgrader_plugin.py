@@ -21,7 +21,7 @@ class ExercisesOnly(NbGraderPreprocessor):
     """
 
     def preprocess(self, nb: NotebookNode, resources: ResourcesDict) -> tuple[NotebookNode, ResourcesDict]:
-        """Mark cells to be skipped; see nbconvert."""
+        """Mark the cells to be skipped; nbconvert calls this."""
         from nbformat.v4 import new_code_cell
 
         from course_utils.grading.marking import imports_of

@@ -28,18 +28,24 @@ def _interpreter_folders() -> list[str]:
 
 
 def shown() -> list[str]:
-    """What of this machine an answer can see beside the system's folders, each under its own path."""
+    """Return the paths on this machine that an answer can see beside the system's folders.
+
+    Each is visible under its own path.
+    """
     return list(dict.fromkeys([*_interpreter_folders(), *_library_entries(), *_links()]))
 
 
 def shown_folders() -> list[str]:
-    """The same in few folders: those of packages, as an answer sees them, instead of each library in them."""
+    """Return the same places as fewer folders.
+
+    They are the folders of packages, as an answer sees them, instead of each library in them.
+    """
     return list(dict.fromkeys([*_interpreter_folders(), *package_folders(), *_links()]))
 
 
 @lru_cache
 def package_folders() -> list[str]:
-    """Folders that hold the libraries that answers may use, in the order in which Python searches them."""
+    """Return the folders that hold the libraries that answers may use, in the order in which Python searches them."""
     order = [os.path.realpath(path) for path in sys.path]
     folders = {os.path.dirname(entry) for entry in _library_entries()}
     return sorted(folders, key=lambda path: (order.index(path) if path in order else len(order), path))
@@ -47,7 +53,10 @@ def package_folders() -> list[str]:
 
 @lru_cache
 def emptied_folders() -> list[str]:
-    """Folders of packages that a sandbox must show empty but for the libraries: the course's, and the system's own."""
+    """Return the folders of packages that a sandbox must show empty except for the libraries.
+
+    They are the course's and the system's own.
+    """
     roots = [sys.base_prefix, sys.base_exec_prefix]
     system = [*site.getsitepackages(roots), "/usr/lib/python3/dist-packages", *_dist_packages()]
     visible = ["/usr", *_interpreter_folders()]
@@ -124,7 +133,11 @@ def _is_inside(path: str | Path, folders: list[str]) -> bool:
 
 
 def to_cover(hidden: tuple[Path, ...]) -> list[Path]:
-    """Secret folders that lie inside something visible and must therefore be covered."""
+    """Return the secret folders that lie inside something visible and must therefore be covered.
+
+    Args:
+        hidden: folders that no answer may see, in addition to those of the course.
+    """
     secrets = [secret.resolve() for secret in (*hidden, *_course_folders())]
     libraries = [*_library_entries()]
     elsewhere = [path for path in ("/usr", *shown()) if path not in libraries]

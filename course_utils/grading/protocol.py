@@ -26,16 +26,17 @@ LOOK_SECONDS = 0.25  # poll interval for a process that has not replied; the fir
 
 @dataclass(frozen=True)
 class Limits:
-    """The resources that an answer may use; seconds are those that it computes or sleeps.
+    """The resources that an answer may use. Seconds are those in which it computes or sleeps.
 
     Attributes:
-        call_seconds: for one call of the answer.
-        cell_seconds: for running the answer cell.
-        question_seconds: for the cell and all calls together.
-        patience: by the clock, each of these times may be so many times as long; then the machine is too busy for grading.
-        reply_bytes: size of one value as JSON; all replies together may have twice as many.
-        memory_bytes: address space of the question's process.
-        file_bytes: size of one file in its scratch folder.
+        call_seconds: limit for one call of the answer.
+        cell_seconds: limit for running the answer cell.
+        question_seconds: limit for the cell and all calls together.
+        patience: each of these times may take this many times as long by the clock; after that, the machine is too busy for
+            grading.
+        reply_bytes: maximum size of one value as JSON; all replies together may have twice as many bytes.
+        memory_bytes: maximum address space of the question's process.
+        file_bytes: maximum size of one file in its scratch folder.
     """
 
     call_seconds: float = 8.0
@@ -48,11 +49,14 @@ class Limits:
 
 
 class Died(Exception):
-    """The question's process no longer replies; `str()` ends a sentence with the reason, such as "timed out after 8 s"."""
+    """The question's process no longer replies.
+
+    `str()` gives the reason as the end of a sentence, such as "timed out after 8 s".
+    """
 
 
 class Starved(Exception):
-    """The question's process got so little of the machine that nothing can be said about the answer."""
+    """The question's process got so little of the machine's time that nothing can be said about the answer."""
 
 
 Look = Callable[[], tuple[float, bool] | None]
@@ -97,14 +101,14 @@ class _Allowance:
 
 
 class Channel:
-    """Connection to one question's process."""
+    """The connection to one question's process."""
 
     def __init__(self, connection: socket.socket, limits: Limits, look: Look | None = None) -> None:
         """Take over a connection.
 
         Args:
             connection: a connected stream socket.
-            limits: for the question.
+            limits: the limits for the question.
             look: returns the processor time that the process has used and whether it sleeps, or None if the system does not
                 say. Without it, or with None, time passes by the clock.
         """
@@ -114,10 +118,14 @@ class Channel:
         self._received = 0
 
     def ask(self, message: dict, seconds: float) -> dict:
-        """Send a message and return the next one.
+        """Send a message, and return the reply.
+
+        Args:
+            message: what to send, as plain JSON.
+            seconds: time that the process may use until it replies.
 
         Raises:
-            Died: no reply within `seconds` or the question's remaining time, a reply that is too long, or one that is not a
+            Died: there is no reply within `seconds` or the question's remaining time, the reply is too long, or it is not a
                 JSON object.
             Starved: the machine is too busy to tell.
         """
@@ -133,7 +141,14 @@ class Channel:
             self._question_seconds -= allowance.charged
 
     def first(self, seconds: float) -> dict:
-        """Return the message that the process sends unasked at its start, `seconds` by the clock; errors as of `ask`."""
+        """Return the message that the process sends unasked at its start.
+
+        Args:
+            seconds: how long to wait, by the clock.
+
+        Raises:
+            Died: for the same reasons as `ask`.
+        """
         return self._receive(_Allowance(seconds, 1.0, f"timed out after {seconds:g} s", None))
 
     def close(self) -> None:
@@ -204,7 +219,11 @@ def _bounded(message: dict) -> bool:
 
 
 def value_of(message: dict, number: int) -> tuple[Any, str | None]:
-    """(value, error text or None) from the reply to call `number`.
+    """Return what the reply to a call contains: (value, None), or (None, text of the error that the call raised).
+
+    Args:
+        message: the reply.
+        number: number of the call.
 
     Raises:
         Died: the message is not a reply to that call.

@@ -35,9 +35,9 @@ class File:
     """One file of a submission.
 
     Attributes:
-        name: for display: printable and not too long.
-        digest: of its name and content, or of the reason why it cannot be read.
-        cells: cells that may be answers, and all other code cells.
+        name: name for display: printable and not too long.
+        digest: hash of its name and content, or of the reason why it cannot be read.
+        cells: the cells that may be answers, and all other code cells.
         problem: why it cannot be read, or "".
     """
 
@@ -48,17 +48,17 @@ class File:
 
 
 class Unreadable(Exception):
-    """The file cannot be graded; the text says why."""
+    """The file cannot be graded; the text of the error says why."""
 
 
 def shown(text: str, max_length: int = 120) -> str:
-    """Untrusted text made fit for display: printable characters only, and cut."""
+    """Return untrusted text in a form that can be displayed: printable characters only, at most `max_length` of them."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: max_length + 1])
     return text if len(text) <= max_length else f"{text[: max_length - 1]}…"
 
 
 def fingerprint(path: Path) -> list[bytes]:
-    """The `digest` of each file of a submission, without parsing any of them."""
+    """Return the `digest` of each file of a submission, without parsing any of them."""
     remaining_bytes, digests = LARGEST_BYTES, []
     for name, location in _candidate_files(path):
         try:
@@ -71,7 +71,7 @@ def fingerprint(path: Path) -> list[bytes]:
 
 
 def contents(path: Path) -> Iterator[File]:
-    """Each file of a submission, read lazily. Links are not followed, here or in any function below."""
+    """Yield each file of a submission, read when it is needed. Links are not followed, here or in any function below."""
     remaining_bytes, deadline = LARGEST_BYTES, time.monotonic() + READER_SECONDS
     for name, location in _candidate_files(path):
         label, key = shown(name), b""
@@ -92,7 +92,7 @@ def _digest(name: str, content: bytes) -> bytes:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a real folder, not a link to one."""
+    """Return whether an entry is a real folder, not a link to one."""
     try:
         return entry.is_dir(follow_symlinks=False)
     except OSError:
@@ -232,10 +232,13 @@ def read_in_own_process() -> None:
 
 
 def cells_of(data: bytes) -> Cells:
-    """(type, source, exercise id in the metadata or "") of the cells that may be answers, and of all other code cells.
+    """Return the cells that may be answers, and all other code cells, as (type, source, exercise id in the metadata or "").
+
+    Args:
+        data: content of a notebook file.
 
     Raises:
-        Unreadable: not a notebook of nbformat 4.
+        Unreadable: it is not a notebook of nbformat 4.
     """
     if data.startswith((b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
         raise Unreadable("is an archive or an office document, not a notebook; unpack archives into a folder per learner")

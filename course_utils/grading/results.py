@@ -17,12 +17,12 @@ RESULTS, FEEDBACK = "results.json", "feedback.html"
 
 @dataclass(frozen=True)
 class ResultKey:
-    """Everything that the results depend on.
+    """Everything that a learner's results depend on.
 
     Attributes:
         assignment: full names of the sections.
-        seed: of the random cases.
-        isolation: "bubblewrap", "docker" or "none".
+        seed: seed of the random cases.
+        isolation: what separated the answers from the machine: "bubblewrap", "docker" or "none".
         digest: hash of the submission, the exercises, the seed and the limits; "" to grade the submission again next time.
     """
 
@@ -33,7 +33,7 @@ class ResultKey:
 
 
 def write(file: Path, text: str) -> None:
-    """Write a file atomically; one that has this content already is not touched."""
+    """Write a file completely or not at all; a file that has this content already is not touched."""
     data = text.encode("utf-8", "replace")
     try:
         if file.read_bytes() == data:
@@ -45,7 +45,7 @@ def write(file: Path, text: str) -> None:
 
 
 def read(folder: Path) -> dict | None:
-    """A learner's results, or None if they are missing or incomplete."""
+    """Return a learner's results, or None if they are missing or incomplete."""
     try:
         results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         return results if results["extra_data"]["key"] is not None and (folder / FEEDBACK).exists() else None
@@ -54,7 +54,7 @@ def read(folder: Path) -> dict | None:
 
 
 def compose(submission: Submission, answers: Answers, marks: dict[str, Mark], key: ResultKey, seconds: float) -> dict:
-    """Results in Gradescope's format; `score` is None if nothing could be graded.
+    """Put the results together in Gradescope's format; `score` is None if nothing could be graded.
 
     Args:
         submission: the learner's submission.
@@ -114,13 +114,13 @@ def compose(submission: Submission, answers: Answers, marks: dict[str, Mark], ke
 
 
 def save(folder: Path, results: dict) -> None:
-    """Write both files; the results last, because they mark the grading of this learner as complete."""
+    """Write both files of a learner, the results last, because they mark this learner's grading as complete."""
     write(folder / FEEDBACK, feedback(results))
     write(folder / RESULTS, json.dumps(results, ensure_ascii=False, indent=1) + "\n")
 
 
 def feedback(results: dict) -> str:
-    """The learner's page."""
+    """Return the learner's page as HTML."""
     if results["score"] is None:
         verdict = "not graded"
     else:

@@ -57,8 +57,8 @@ class CellRun(NamedTuple):
     """The result of running a cell.
 
     Attributes:
-        names: the names that it defined.
-        notes: for the learner.
+        names: the names that it defined, with their values.
+        notes: notes for the learner.
         error: the error that ended it, or "".
     """
 
@@ -68,7 +68,7 @@ class CellRun(NamedTuple):
 
 
 class TooLong(Exception):
-    """A statement that may not even be needed was stopped."""
+    """A statement that may not even be needed took too long and was stopped."""
 
 
 def run(
@@ -79,7 +79,7 @@ def run(
     others: Callable[[], Cells],
     describe: Callable[[BaseException], str],
 ) -> CellRun:
-    """Run a cell.
+    """Run an answer cell, and whatever it needs from other cells.
 
     Args:
         setup: Python code that runs before it.
@@ -155,13 +155,13 @@ def _execute(statement: ast.stmt, space: dict[str, Any], filename: str) -> None:
 
 
 class Clock:
-    """What is left of the time for statements that may not even be needed."""
+    """Keeps the time that is left for statements that may not even be needed."""
 
     def __init__(self) -> None:
         self._computing, self._waiting = EXTRA_SECONDS, EXTRA_CLOCK_SECONDS
 
     def run(self, statement: ast.stmt, space: dict[str, Any], filename: str) -> None:
-        """Execute a statement.
+        """Execute a statement within the time that is left.
 
         Raises:
             TooLong: the time is up. The statement may have caught this error; then the limit on the whole cell ends it.
@@ -230,10 +230,16 @@ def _importable(statement: ast.stmt) -> bool:
 
 
 class WrittenModules:
-    """Finds and loads the modules that cells write with `%%writefile`. They are kept in memory."""
+    """Finds and loads the modules that cells write with `%%writefile`; they are kept in memory."""
 
     def __init__(self, above: list[str], below: list[str]) -> None:
-        """`above`: cells that were run before the check, so that the last version counts; `below`: the first one counts."""
+        """Collect the modules that cells write.
+
+        Args:
+            above: sources of the cells that were run before the check; of a module that they write twice, the last version
+                counts.
+            below: sources of the other cells; of a module that they write twice, the first version counts.
+        """
         self._sources: dict[str, str] = {}
         later: dict[str, str] = {}
         for cells, into in ((above, self._sources), (below, later)):
@@ -248,25 +254,25 @@ class WrittenModules:
         self._sources = later | self._sources
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Called by `import`."""
+        """Find a module that a cell has written; Python's `import` calls this."""
         is_package = any(other.startswith(f"{name}.") for other in self._sources)
         return ModuleSpec(name, self, is_package=is_package) if is_package or name in self._sources else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Called by `import`; Python makes the module."""
+        """Let Python make the module; `import` calls this."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Called by `import`."""
+        """Execute the module's code; `import` calls this."""
         filename, source = f"<{module.__name__}.py>", self._sources.get(module.__name__, "")
         _show_source(filename, source)
         exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
 
 
 def parsed(cell: str) -> tuple[list[ast.stmt], int]:
-    """Statements of a cell, and the number of IPython-only lines that were removed.
+    """Return the statements of a cell, and the number of IPython-only lines that were removed.
 
     Raises:
-        SyntaxError: it is not Python even without those lines.
+        SyntaxError: the cell is not Python even without those lines.
     """
     try:
         return _statements(cell), 0
@@ -292,7 +298,7 @@ def _awaits(statement: ast.stmt) -> bool:
 
 
 def without_magics(cell: str) -> tuple[str, int]:
-    """A cell without the lines that only IPython understands, and their number. `%time f()` is kept as `f()`."""
+    """Return a cell without the lines that only IPython understands, and their number. `%time f()` is kept as `f()`."""
     plain_lines, left_out, continued = [], 0, False
     for line in cell.split("\n"):
         text = line.lstrip()
@@ -334,7 +340,7 @@ def _executed(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def bound(statement: ast.stmt) -> set[str]:
-    """Names that a top-level statement defines; "*" for a star import."""
+    """Return the names that a top-level statement defines; "*" for a star import."""
     names: set[str] = set()
     for node in _outside_functions(statement):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -367,7 +373,7 @@ def _changed_by(node: ast.AST, calls: bool = True) -> set[str]:
 
 
 def used(statement: ast.stmt) -> tuple[set[str], set[str]]:
-    """Global names that a statement reads when it is executed; and those read in functions that it defines."""
+    """Return the global names that a statement reads when it is executed, and those read in functions that it defines."""
     try:
         top = symtable.symtable(ast.unparse(statement), "<answer>", "exec")
     except (SyntaxError, ValueError, RecursionError):
@@ -390,7 +396,7 @@ class Selection(NamedTuple):
     Attributes:
         above: (file name, statement) from other cells, to be run before the answer cell.
         own: statements of the answer cell.
-        below: like `above`, of the cells between the answer and its check, to be run after the answer cell.
+        below: (file name, statement) from the cells between the answer and its check, to be run after the answer cell.
         missing: names that no cell and nothing else defines.
     """
 
@@ -404,7 +410,13 @@ class Notebook:
     """The cells of a notebook around one answer, and what their statements define and change."""
 
     def __init__(self, tree: list[ast.stmt], around: Cells, between: list[str]) -> None:
-        """`tree`: the answer cell's statements."""
+        """Analyse the cells.
+
+        Args:
+            tree: the statements of the answer cell.
+            around: sources of the other code cells, before and after the answer.
+            between: sources of the cells between the answer and its check.
+        """
         self._sources = sources = [*around["before"], "", *between, *around["after"]]
         self._cells = [_read(source) for source in sources]
         self._own, self._check = len(around["before"]), len(around["before"]) + len(between)
@@ -434,7 +446,7 @@ class Notebook:
                 _show_source(name, source)
 
     def select(self, name: str, defined: set[str]) -> Selection:
-        """What the answer `name` needs beyond the names in `defined` and Python's own."""
+        """Return the statements that the answer `name` needs beyond the names in `defined` and Python's own."""
         known = defined | set(dir(builtins))
         self._changes_of = {name: set()}  # what the answer changes when it is called is not needed before
         changed = {statement: self._changed(statement) for cell in self._cells for statement in cell}

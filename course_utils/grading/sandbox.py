@@ -28,11 +28,13 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from course_utils.errors import CourseError
 from course_utils.exercises import libraries
+from course_utils.grading.coding import Request
 from course_utils.grading.places import emptied_folders, package_folders, shown, shown_folders, to_cover
 from course_utils.grading.protocol import Channel, Died, Limits
 
@@ -43,12 +45,13 @@ IMAGE = "finetuning-course-links"  # name of the Docker image; see _layout
 # All of the course that a sandbox sees.
 INSIDE = tuple(Path(__file__).parent / name for name in ("child.py", "coding.py", "confine.py", "running.py"))
 INSIDE += (Path(libraries.__file__),)
-# What a sandbox imports before it runs answers: imports take seconds on a busy machine, and no answer is to pay for them.
-COLD: tuple[str, ...] = ()
-TENSORS = ("numpy", "torch")
-ALL = (
-    *TENSORS, "pandas", "scipy.special", "scipy.stats", "scipy.signal", "scipy.optimize", "scipy.spatial.distance", "sympy",
-    "networkx", "matplotlib.pyplot", "tqdm.auto", "sortedcontainers",
+# Modules that a sandbox can import before it runs answers: imports take seconds on a busy machine, and no answer is to pay
+# for them. Each tuple contains the one before it.
+NO_LIBRARIES: tuple[str, ...] = ()
+TENSOR_LIBRARIES = ("numpy", "torch")
+ALL_LIBRARIES = (
+    *TENSOR_LIBRARIES, "pandas", "scipy.special", "scipy.stats", "scipy.signal", "scipy.optimize", "scipy.spatial.distance",
+    "sympy", "networkx", "matplotlib.pyplot", "tqdm.auto", "sortedcontainers",
 )  # fmt: skip
 CONTAINER = "finetuning-course-grading-"
 # Set in the environment of every sandbox process, so that leftover processes can be found. If the grader's own environment
@@ -56,30 +59,41 @@ CONTAINER = "finetuning-course-grading-"
 ENVIRONMENT_MARKER = "COURSE_GRADING"
 
 
-class TooCold(Exception):
-    """The answer needs modules that this sandbox has not imported; it has not run yet."""
+class Isolation(StrEnum):
+    """What separates an answer from the machine that grades; the values are those that the result files contain."""
+
+    BUBBLEWRAP = "bubblewrap"
+    DOCKER = "docker"
+    NONE = "none"
+
+
+class LibrariesNotLoaded(Exception):
+    """The answer needs modules that this sandbox has not imported; the answer has not run yet."""
 
 
 class SandboxLost(Exception):
-    """The sandbox itself failed, not the answer; the caller starts another one."""
+    """The sandbox itself failed, not the answer; the caller starts another sandbox."""
 
 
-def require(trust: bool) -> str:
-    """Name of the isolation available: "bubblewrap", "docker", or "none" if there is neither and submissions are trusted.
+def require(allow_unsandboxed: bool) -> Isolation:
+    """Return the best isolation that this machine has: bubblewrap, else Docker, else none if that is allowed.
+
+    Args:
+        allow_unsandboxed: whether answers may run without any isolation if this machine has neither.
 
     Raises:
-        CourseError: there is neither, and the submissions are not trusted.
+        CourseError: this machine has neither, and answers may not run without; or it is no POSIX system.
     """
     if os.name != "posix":
         raise CourseError("grading needs Linux for its sandbox: grade in WSL, in a virtual machine or on a server")
     problems = []
-    for name, examine in (("bubblewrap", bubblewrap_problem), ("docker", docker_problem)):
+    for isolation, examine in ((Isolation.BUBBLEWRAP, bubblewrap_problem), (Isolation.DOCKER, docker_problem)):
         problem = examine()
         if not problem:
-            return name
+            return isolation
         problems.append(problem)
-    if trust:
-        return "none"
+    if allow_unsandboxed:
+        return Isolation.NONE
     raise CourseError(
         f"{'; '.join(problems)}; and grading runs other people's code. Install bubblewrap (Debian, Ubuntu: apt install "
         "bubblewrap), grade on a Linux machine that has it, or pass --trust if you know everyone who wrote these submissions"
@@ -87,7 +101,7 @@ def require(trust: bool) -> str:
 
 
 def bubblewrap_problem() -> str:
-    """Why bubblewrap cannot be used on this machine; "" if it can."""
+    """Return why bubblewrap cannot be used on this machine; "" if it can."""
     if not shutil.which("bwrap"):
         return "bubblewrap (the command bwrap) is not installed"
     trial = subprocess.run([*_bwrap(), "/usr/bin/true"], capture_output=True, text=True, check=False)
@@ -95,7 +109,7 @@ def bubblewrap_problem() -> str:
 
 
 def docker_problem() -> str:
-    """Why Docker cannot be used on this machine; "" if it can."""
+    """Return why Docker cannot be used on this machine; "" if it can."""
     if not shutil.which("docker"):
         return "Docker is not installed"
     if sys.platform != "linux":
@@ -168,36 +182,38 @@ def _bwrap() -> list[str]:
 
 
 class Sandbox:
-    """One server, used by one thread.
+    """One sandbox with its server, used by one thread.
 
     Attributes:
-        warm: what it imported at its start.
+        preloaded: the modules that the server imported when it started.
         spaces: whether every question gets its own namespaces; if not, the sandbox can run only one question.
         fresh: whether no question has run in it yet.
     """
 
-    def __init__(self, isolation: str, warm: tuple[str, ...], limits: Limits, hidden: tuple[Path, ...] = ()) -> None:
-        """Start it.
+    def __init__(
+        self, isolation: Isolation, preload: tuple[str, ...], limits: Limits, hidden: tuple[Path, ...] = ()
+    ) -> None:
+        """Start the sandbox and its server.
 
         Args:
             isolation: what `require` returned.
-            warm: modules to import before the first question, one of the constants above.
-            limits: for every question.
+            preload: modules to import before the first question: one of the constants above.
+            limits: the limits for every question.
             hidden: folders that must stay invisible even if they lie inside a visible folder.
 
         Raises:
-            SandboxLost: it does not start; the text says why.
+            SandboxLost: the sandbox does not start; the text says why.
         """
-        self.isolation, self.warm, self.limits = isolation, warm, limits
+        self.isolation, self.preloaded, self.limits = isolation, preload, limits
         self.fresh, self._started_at = True, time.monotonic()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
-        if isolation == "docker":
-            self._start_container(warm, hidden)
+        if isolation is Isolation.DOCKER:
+            self._start_container(preload, hidden)
         else:
             self._control, inner = socket.socketpair()
             try:
                 self._process = self._popen(
-                    self._command(inner.fileno(), warm, hidden), pass_fds=[inner.fileno()], env=_environment()
+                    self._command(inner.fileno(), preload, hidden), pass_fds=[inner.fileno()], env=_environment()
                 )
             finally:
                 inner.close()
@@ -208,26 +224,26 @@ class Sandbox:
             raise
 
     def question(self) -> QuestionProcess:
-        """A new process for a question; a context manager.
+        """Start a new process for a question, and return it as a context manager.
 
         Raises:
-            SandboxLost: the server cannot start one.
+            SandboxLost: the server cannot start a process.
         """
         self.fresh = False
         return QuestionProcess(self)
 
     @property
     def usable(self) -> bool:
-        """Whether another question may run in it."""
-        return self._process.poll() is None and (self.fresh or self.spaces or self.isolation == "none")
+        """Whether another question may run in this sandbox."""
+        return self._process.poll() is None and (self.fresh or self.spaces or self.isolation is Isolation.NONE)
 
     def close(self) -> None:
         """End the server and everything that it started."""
         self._control.close()
         try:
-            self._process.wait(0.5 if self.isolation == "bubblewrap" else 5)
+            self._process.wait(0.5 if self.isolation is Isolation.BUBBLEWRAP else 5)
         except subprocess.TimeoutExpired:
-            if self.isolation == "docker":
+            if self.isolation is Isolation.DOCKER:
                 self._remove_container()
             else:
                 self._process.kill()
@@ -245,7 +261,7 @@ class Sandbox:
             command, stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors, start_new_session=True, **options
         )
 
-    def _start_container(self, warm: tuple[str, ...], hidden: tuple[Path, ...]) -> None:
+    def _start_container(self, preload: tuple[str, ...], hidden: tuple[Path, ...]) -> None:
         self._container = f"{CONTAINER}{uuid.uuid4().hex}"
         # Docker cannot pass on an open socket, so the server connects back. The listening socket accepts one connection and
         # lies in a folder that no other user of this machine may enter; the container gets the folder inside it. It is not
@@ -261,7 +277,7 @@ class Sandbox:
             command = [*_docker(self._container, memory), "--volume", f"{folder}:/door", *self._shown_in_docker(hidden)]
             for variable, value in _environment().items():
                 command += ["--env", f"{variable}={value}"]
-            self._process = self._popen([*command, _image(), *self._program("/grader", "/door/door", warm, caged=True)])
+            self._process = self._popen([*command, _image(), *self._program("/grader", "/door/door", preload, caged=True)])
             while True:
                 door.settimeout(1)
                 try:
@@ -285,9 +301,9 @@ class Sandbox:
             command += ["--volume", f"{file}:/grader/{file.name}:ro"]
         return command
 
-    def _program(self, folder: str, control: int | str, warm: tuple[str, ...], caged: bool) -> list[str]:
+    def _program(self, folder: str, control: int | str, preload: tuple[str, ...], caged: bool) -> list[str]:
         options: dict[str, Any] = {
-            "warm": warm,
+            "preload": preload,
             "paths": package_folders(),
             "shown": shown_folders(),
             "spaces": caged,
@@ -303,16 +319,16 @@ class Sandbox:
                 "RLIMIT_SIGPENDING": 64,
             },
         }
-        if self.isolation == "bubblewrap":
+        if self.isolation is Isolation.BUBBLEWRAP:
             # Elsewhere this limit would count every process of the user; a container has its own limit.
             options["resources"]["RLIMIT_NPROC"] = 64
         python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
         # Not -I, which would ignore PYTHONHASHSEED; the environment is set by us anyway.
         return [python, "-s", "-S", "-P", "-B", f"{folder}/child.py", str(control), json.dumps(options)]
 
-    def _command(self, descriptor: int, warm: tuple[str, ...], hidden: tuple[Path, ...]) -> list[str]:
-        if self.isolation != "bubblewrap":
-            return self._program(str(Path(__file__).parent), descriptor, warm, caged=False)
+    def _command(self, descriptor: int, preload: tuple[str, ...], hidden: tuple[Path, ...]) -> list[str]:
+        if self.isolation is not Isolation.BUBBLEWRAP:
+            return self._program(str(Path(__file__).parent), descriptor, preload, caged=False)
         command = [*_bwrap(), "--proc", "/proc", "--dev", "/dev"]
         for scratch in ("/tmp", "/dev/shm"):  # before the folders that may lie inside, such as a virtual environment in /tmp
             command += ["--size", "1000000", "--tmpfs", scratch]
@@ -332,13 +348,13 @@ class Sandbox:
         command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
         for name, value in _environment().items():
             command += ["--setenv", name, value]
-        return [*command, "--", *self._program("/grader", descriptor, warm, caged=True)]
+        return [*command, "--", *self._program("/grader", descriptor, preload, caged=True)]
 
-    def _ask(self, message: dict, descriptors: Sequence[int] = ()) -> dict:
+    def _ask(self, request: Request, descriptors: Sequence[int] = ()) -> dict:
         # The two sides take turns and each message is one short write, so it arrives whole. SOCK_SEQPACKET would guarantee
         # that, but macOS does not have it.
         try:
-            socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
+            socket.send_fds(self._control, [json.dumps({"do": request}).encode()], descriptors)
         except OSError as error:
             raise SandboxLost(f"the sandbox has ended: {self._last_words()}") from error
         return self._receive(30)
@@ -359,21 +375,25 @@ class Sandbox:
 
 
 class QuestionProcess:
-    """A question's process, from its start to its end.
+    """The process of a question, from its start to its end; a context manager.
 
     Attributes:
         channel: the connection to it.
         sealed: whether it is kept from starting processes, programs and namespaces.
-        ended: afterwards, (signal or 0, exit status) of the process.
+        ended: after its end, (signal or 0, exit status); before that, None.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
-        """Start it in `sandbox`."""
+        """Start the process in a sandbox.
+
+        Raises:
+            SandboxLost: the server cannot start it.
+        """
         self._sandbox = sandbox
         self.ended: tuple[int, int] | None = None
         grader_end, sandbox_end = socket.socketpair()
         try:
-            reply = sandbox._ask({"do": "start"}, [sandbox_end.fileno()])
+            reply = sandbox._ask(Request.START, [sandbox_end.fileno()])
         except SandboxLost:
             grader_end.close()
             raise
@@ -390,7 +410,7 @@ class QuestionProcess:
 
     def _look(self) -> tuple[float, bool] | None:
         """Processor time that the process has used, and whether it sleeps; None if the sandbox cannot tell."""
-        seen = self._sandbox._ask({"do": "look"})["seen"]
+        seen = self._sandbox._ask(Request.LOOK)["seen"]
         return seen and (seen[0], seen[1])
 
     def __enter__(self) -> QuestionProcess:
@@ -398,7 +418,7 @@ class QuestionProcess:
 
     def __exit__(self, *_: object) -> None:
         self.channel.close()
-        number, status = self._sandbox._ask({"do": "end"})["ended"] or (0, 0)
+        number, status = self._sandbox._ask(Request.END)["ended"] or (0, 0)
         self.ended = number, status
 
 

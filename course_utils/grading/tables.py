@@ -25,17 +25,21 @@ OUTCOMES = ("right", "partly", "wrong", "unsolved", "missing", "error", "died", 
 
 @dataclass(frozen=True)
 class Person:
-    """One row of the roster: name of a column, in lower case → field."""
+    """One row of the roster.
+
+    Attributes:
+        fields: name of the column, in lower case → field.
+    """
 
     fields: dict[str, str]
 
     @property
     def name(self) -> str:
-        """What a person finds the row by."""
+        """The name by which a person finds the row."""
         return self.first((*EMAIL, "student", "name", *NUMBER)) or next(filter(None, self.fields.values()), "nobody")
 
     def first(self, names: tuple[str, ...]) -> str:
-        """The first of these fields that is not empty."""
+        """Return the first of these fields that is not empty."""
         return next((self.fields[name] for name in names if self.fields.get(name)), "")
 
 
@@ -44,11 +48,11 @@ SURE, LIKELY = 2, 1  # how well a submission's name fits a row
 
 @dataclass(frozen=True)
 class Rows:
-    """Who has which row of a table.
+    """Which learner has which row of a table.
 
     Attributes:
         of: learner → row number, where it is certain.
-        doubts: learner → why they have none, or who else wants theirs.
+        doubts: learner → why they have no row, or who else wants theirs.
     """
 
     of: dict[str, int]
@@ -56,10 +60,14 @@ class Rows:
 
 
 class Roster:
-    """Finds a learner's row by the name of their submission."""
+    """Finds a learner's row in a table by the name of their submission."""
 
     def __init__(self, rows: list[list[str]]) -> None:
-        """`rows`: a table with a header. Any column may name the learner."""
+        """Take in a table.
+
+        Args:
+            rows: the rows, with the header first. Any column may name the learner.
+        """
         header = [name.strip().lower() for name in rows[0]]
         self.people = [Person({name: field.strip() for name, field in zip(header, row)}) for row in rows[1:]]
         self._whole: dict[str, set[int]] = {}
@@ -73,7 +81,7 @@ class Roster:
                     self._spelled.add((unicodedata.normalize("NFC", form), index))
 
     def index(self, name: str) -> int | None:
-        """Number of the row that a name leads to; None if it is none, or more than one."""
+        """Return the number of the row that a name leads to; None if it leads to no row, or to more than one."""
         claim = self._claim(name)
         return claim and claim[0]
 
@@ -97,13 +105,13 @@ class Roster:
         return next(iter(candidates)), SURE if sum(map(bool, parts)) > 1 else LIKELY
 
     def rows(self, all_results: list[dict], others: Roster | None = None) -> Rows:
-        """Who has which row.
+        """Decide which learner has which row.
 
-        If several submissions lead to the same row, the only one whose name surely fits keeps it: nobody can take a
-        neighbour's row away by a name that is like theirs. If it is not the only one, nobody has the row.
+        If several submissions lead to the same row, the one whose name fits best keeps it: nobody can take a neighbour's row
+        away by a name that is like theirs. If several fit equally well, nobody has the row.
 
         Args:
-            all_results: of all learners.
+            all_results: the results of all learners.
             others: another table, whose rows may have more names of a learner.
         """
         doubts: dict[str, str] = {}
@@ -146,7 +154,7 @@ def _forms(field: str) -> set[str]:
 
 
 def as_csv(rows: list[list]) -> str:
-    """CSV text without formulas, whichever separator a spreadsheet uses, and without control characters."""
+    """Return rows as CSV text, without formulas (whichever separator a spreadsheet uses) and without control characters."""
     return _csv([[_field(value) for value in row] for row in rows])
 
 
@@ -175,7 +183,7 @@ def _field(value: object) -> object:
 
 
 def number(value: float | None) -> str:
-    """A mark as text; "" if there is no mark, never 0."""
+    """Return a mark as text; "" if there is no mark, never 0."""
     return "" if value is None else f"{value:g}"
 
 
@@ -187,18 +195,18 @@ def write_all(
     canvas: Path | None = None,
     column: str | None = None,
 ) -> list[Path]:
-    """Write the class's files.
+    """Write the files for the whole class.
 
     Args:
-        out: folder.
-        exercise_ids: of the assignment.
-        all_results: of all learners, in order.
-        roster: file, or None.
+        out: folder to write to.
+        exercise_ids: the exercises of the assignment.
+        all_results: the results of all learners, in order.
+        roster: CSV file with learners' e-mail addresses and numbers, or None.
         canvas: CSV file that Canvas exported, or None.
         column: title of Canvas's column to fill; if None, its only column of an assignment, or the section's.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
         CourseError: the roster or Canvas's export cannot be used.
@@ -222,11 +230,11 @@ def write_all(
 
 
 def needs_a_person(all_results: list[dict], roster_rows: Rows | None) -> list[list[str]]:
-    """What a person must look at before a mark is given.
+    """Return what a person must look at before a mark is given.
 
     Args:
-        all_results: of all learners.
-        roster_rows: who has which row of the roster; None if there is no roster.
+        all_results: the results of all learners.
+        roster_rows: which learner has which row of the roster; None if there is no roster.
 
     Returns:
         Rows of (learner, files, reason).
@@ -272,10 +280,17 @@ def _moodle(all_results: list[dict], class_list: Roster | None, row_of: dict[str
 def filled_in(
     rows: list[list[str]], all_results: list[dict], exercise_ids: list[str], class_list: Roster | None, column: str | None
 ) -> tuple[list[list[str]], dict[str, str]]:
-    """Canvas's own export with the marks in one column, scaled to its points possible.
+    """Fill the marks into one column of Canvas's own export, scaled to the points possible there.
+
+    Args:
+        rows: the export, with its header first.
+        all_results: the results of all learners.
+        exercise_ids: the exercises of the assignment.
+        class_list: the roster, whose rows may have more names of a learner; or None.
+        column: title of the column to fill; None to find it.
 
     Returns:
-        The rows, and learner → what a person must know of theirs.
+        The rows; and learner → what a person must know about theirs.
 
     Raises:
         CourseError: no column, or more than one, fits the assignment, or Canvas has not exported this file.
@@ -303,7 +318,9 @@ def filled_in(
 
 
 def canvas_column(header: list[str], sections: list[str], column: str | None) -> int:
-    """Index of the column to fill: the one called `column`, or the only one, or the one named after the first section.
+    """Return the index of the column to fill.
+
+    It is the one called `column`, or the only one, or the one named after the first section.
 
     Raises:
         CourseError: no column, or more than one, fits, or Canvas has not exported this file.
@@ -329,7 +346,7 @@ def canvas_column(header: list[str], sections: list[str], column: str | None) ->
 
 
 def class_view(exercise_ids: list[str], all_results: list[dict]) -> str:
-    """HTML: how each question went, and which misconception how often."""
+    """Return a page as HTML that shows how each question went, and how often each misconception occurred."""
     graded = [results for results in all_results if results["score"] is not None]
     scores = [results["score"] for results in graded]
     return render(

@@ -26,7 +26,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
 
 
 def architecture(name: str) -> dict[str, Any] | None:
-    """The configuration included for a model, by its name in any case; None if there is none."""
+    """Return the configuration that the course includes for a model, or None if it includes none.
+
+    Args:
+        name: name of the model, in capitals or not.
+    """
     return {key.casefold(): config for key, config in ARCHITECTURES.items()}.get(name.casefold())
 
 
@@ -44,12 +48,12 @@ class ParameterCount:
 
     @property
     def total(self) -> int:
-        """Base and adapter together."""
+        """Number of parameters of model and adapter together."""
         return self.base + self.trainable
 
     @property
     def percent(self) -> float:
-        """Trainable share of the total, in percent."""
+        """Share of all parameters that is trained, in percent."""
         return 100 * self.trainable / self.total
 
     def __str__(self) -> str:
@@ -57,13 +61,20 @@ class ParameterCount:
 
 
 def build_without_weights(name: str) -> PreTrainedModel:
-    """The model `name` (a key of ARCHITECTURES) as a `torch.nn.Module` on the meta device: with shapes but no values."""
+    """Build a model on PyTorch's meta device: with all its layers and shapes, but without values.
+
+    Args:
+        name: a key of ARCHITECTURES.
+
+    Raises:
+        CourseError: the course includes no configuration of that name.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     stored_config = architecture(name)
     if stored_config is None:
-        raise CourseError(f"no configuration for {name!r}; known are {', '.join(ARCHITECTURES)}")
+        raise CourseError(f"the course has no configuration for {name!r}; it has those of {', '.join(ARCHITECTURES)}")
     settings = dict(stored_config)
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with torch.device("meta"):
@@ -73,17 +84,17 @@ def build_without_weights(name: str) -> PreTrainedModel:
 def count_parameters(
     model: Model | str, rank: int = 16, target_modules: Sequence[str] | str = "all-linear"
 ) -> ParameterCount:
-    """Count exactly what LoRA of a given rank adds to a model, without allocating it.
+    """Count exactly how many parameters LoRA of a given rank adds to a model, without allocating them.
 
-    A linear layer of shape (out, in) gets A (rank, in) and B (out, rank): rank x (in + out) parameters.
+    A linear layer of shape (out, in) gets A (rank, in) and B (out, rank), which are rank · (in + out) parameters.
 
     Args:
-        model: a `torch.nn.Module` without adapter, on any device, or a key of ARCHITECTURES.
+        model: a `torch.nn.Module` without an adapter, on any device, or a key of ARCHITECTURES.
         rank: rank r of the update.
-        target_modules: last parts of module names ("q_proj", ...), or "all-linear": every linear layer except the head.
+        target_modules: last parts of module names ("q_proj", ...), or "all-linear" for every linear layer except the head.
 
     Raises:
-        CourseError: rank below 1, an unknown model name, or a target that matches no linear layer.
+        CourseError: the rank is below 1, the model's name is unknown, or a target matches no linear layer.
     """
     import torch
 

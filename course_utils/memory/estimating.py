@@ -32,16 +32,16 @@ FRAGMENTATION = 0.05
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """The peak memory of a training step on one device. All sizes in bytes.
+    """The peak memory of a training step on one device. All sizes are in bytes.
 
     Attributes:
         model: name of the model.
         plan: the training step.
-        way: "formula" or "trace".
-        weights: weights of the base model; with FSDP, this device's share and the gathered blocks.
+        way: how it was estimated, "formula" or "trace".
+        weights: weights of the base model; with FSDP, this device's share and the blocks that are gathered.
         adapter: the LoRA matrices.
         other_models: a separate reference model, and PPO's reward and value models.
-        gradients, optimizer, activations, logits: at the peak.
+        gradients, optimizer, activations, logits: what each of these takes at the peak.
         overhead: memory on a GPU in addition to the tensors.
         phase: when the peak occurs.
         warnings: what the reader should know about this estimate.
@@ -63,25 +63,32 @@ class MemoryEstimate:
 
     @property
     def tensors(self) -> int:
-        """What PyTorch's `max_memory_allocated` would return."""
+        """Bytes of all tensors, which is what PyTorch's `max_memory_allocated` would return."""
         return self.total - self.overhead
 
     @property
     def total(self) -> int:
-        """Sum of all parts."""
+        """Bytes of all parts together, the overhead included."""
         return sum(size for _, size in self.rows())
 
     def rows(self) -> list[tuple[str, int]]:
-        """Name and bytes of each part."""
+        """Return the name and the bytes of each part."""
         names = ("weights", "adapter", "other_models", "gradients", "optimizer", "activations", "logits", "overhead")
         return [(name.replace("_", " "), getattr(self, name)) for name in names]
 
     def fits(self, gpu: str) -> bool:
-        """Whether it fits on a GPU of `GPUS`."""
+        """Return whether the step fits on a GPU.
+
+        Args:
+            gpu: a key of GPUS.
+
+        Raises:
+            CourseError: the GPU is unknown.
+        """
         return self.total <= gpu_memory(gpu)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the estimate as plain values that can be written as JSON."""
         return asdict(self) | {"total": self.total, "tensors": self.tensors, "plan": self.plan.as_dict()}
 
     def __str__(self) -> str:
@@ -98,17 +105,17 @@ def estimate(model: Described, method: str = "lora", way: str = "formula", **opt
 
     Args:
         model: a name that the course knows (`memory.ARCHITECTURES`), a folder, `owner/model` on the hub, a `transformers`
-            configuration or a model.
+            configuration, or a model.
         method: "full", "lora" or "qlora".
         way: "formula" (immediate, for any size; see `formula`) or "trace" (takes seconds; runs the real step on tensors
             without values; see `tracing`).
-        options: the other fields of `StepPlan`.
+        options: the other fields of `StepPlan`, such as `batch_size` and `length`.
 
     Returns:
         MemoryEstimate for one device.
 
     Raises:
-        CourseError: a model without configuration, invalid options, or a target that matches no layer.
+        CourseError: there is no configuration for the model, the options are invalid, or a target matches no layer.
     """
     plan = _plan(method=method, **options)
     if way not in ("formula", "trace"):
@@ -187,10 +194,13 @@ def _on_one_device(sizes: Shape, plan: StepPlan, way: str, parts: formula.Parts,
 
 
 def gpu_memory(gpu: str) -> float:
-    """Memory in bytes of a GPU in GPUS.
+    """Return the memory of a GPU, in bytes.
+
+    Args:
+        gpu: a key of GPUS.
 
     Raises:
-        CourseError: an unknown GPU.
+        CourseError: the GPU is unknown.
     """
     if gpu.lower() not in GPUS:
         raise CourseError(f"unknown GPU {gpu!r}; known are {', '.join(GPUS)}")
@@ -214,15 +224,23 @@ CHANGES: tuple[dict[str, Any], ...] = (
 
 
 def what_fits(model: Described, gpu: str, method: str = "lora", **options: Any) -> tuple[dict[str, Any], MemoryEstimate]:
-    """The cheapest changes with which a step fits on a GPU.
+    """Find the cheapest changes with which a training step fits on a GPU.
 
-    Changes are added, starting with the cheapest, until it fits; then unnecessary ones are removed, most expensive first.
+    Changes are added, the cheapest first, until the step fits; then those that turn out to be unnecessary are removed, the
+    most expensive first.
+
+    Args:
+        model: as for `estimate`.
+        gpu: a key of GPUS.
+        method: "full", "lora" or "qlora".
+        options: the other fields of `StepPlan`.
 
     Returns:
-        (changed options, estimate with them). No changes if it fits as it is; the estimate does not fit if nothing helps.
+        The changed options, and the estimate with them. There are no changes if the step fits as it is. If nothing helps,
+        the returned estimate does not fit either.
 
     Raises:
-        CourseError: as `estimate`, or an unknown GPU.
+        CourseError: for the same reasons as `estimate`, or because the GPU is unknown.
     """
     gpu_memory(gpu)
     requested = {"method": method, **options}
@@ -258,7 +276,13 @@ def what_fits(model: Described, gpu: str, method: str = "lora", **options: Any) 
 
 
 def advice(estimated: MemoryEstimate, model: Described, gpu: str) -> str:
-    """One or two sentences: whether it fits, and if not, what to change so that it fits."""
+    """Say in one or two sentences whether a step fits on a GPU, and if it does not, what to change so that it does.
+
+    Args:
+        estimated: the estimate of the step as it is.
+        model: the same model, as for `estimate`.
+        gpu: a key of GPUS.
+    """
     memory = gpu_memory(gpu)
     if estimated.fits(gpu):
         return f"fits on {gpu} ({memory / 1e9:.1f} GB) with {(memory - estimated.total) / 1e9:.1f} GB to spare"

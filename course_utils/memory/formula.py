@@ -22,7 +22,13 @@ MAX_TABLE_BYTES = 2**24 * 4  # of log-probabilities in the course's loop, which 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a step's memory at its peak, in bytes; `moments` has the total at each moment."""
+    """The parts of a step's memory at its peak, in bytes.
+
+    Attributes:
+        weights, adapter, gradients, optimizer, activations, logits: the bytes of each part.
+        phase: name of the moment of the peak.
+        moments: name of each moment → bytes of all parts together.
+    """
 
     weights: int
     adapter: int
@@ -35,18 +41,21 @@ class Parts:
 
     @property
     def peak(self) -> int:
-        """The highest total of all moments."""
+        """The highest total of all moments, in bytes."""
         return max(self.moments.values())
 
 
 def four_bit(values: int) -> int:
-    """Bytes of an NF4 weight with double quantisation: 4 bits per value, a byte per 64 values, a float32 per 256 bytes."""
+    """Return the bytes of an NF4 weight with double quantisation.
+
+    It takes 4 bits per value, one byte per 64 values, and a float32 per 256 such bytes.
+    """
     blocks = -(-values // 64)
     return -(-values // 2) + blocks + 4 * -(-blocks // 256)
 
 
 def weight_bytes(shape: Shape, plan: StepPlan) -> int:
-    """Bytes of the base model's weights."""
+    """Return the bytes of the base model's weights."""
     linears = sum(x.weights for x in shape.linears) * shape.layers
     other_bytes = (shape.parameters - linears) * plan.bytes_per_weight
     if plan.method != "qlora":
@@ -56,14 +65,17 @@ def weight_bytes(shape: Shape, plan: StepPlan) -> int:
 
 
 def adapter_values(shape: Shape, plan: StepPlan) -> int:
-    """Number of values in A and B of all blocks."""
+    """Return the number of values in the matrices A and B of all blocks."""
     if plan.method == "full":
         return 0
     return shape.layers * sum(plan.rank * (x.inputs + x.outputs) for x in shape.targets(plan.target_modules))
 
 
 def optimizer_bytes(shape: Shape, plan: StepPlan) -> int:
-    """Two moments per trained value, in the format of the value (float32 for adapters), or one byte each."""
+    """Return the bytes of the optimiser's state.
+
+    AdamW keeps two moments per trained value, in the value's format (float32 for adapters) or in one byte each.
+    """
     trained_values = adapter_values(shape, plan) or shape.parameters
     if plan.optimizer == "sgd":
         return 0
@@ -77,7 +89,10 @@ def optimizer_bytes(shape: Shape, plan: StepPlan) -> int:
 
 
 def kept_by_block(shape: Shape, plan: StepPlan) -> float:
-    """What a block keeps from its forward to its backward pass, including attention's share that grows with length."""
+    """Return what a block keeps from its forward pass to its backward pass, in bytes per token.
+
+    It includes attention's share, which grows with the length.
+    """
     if plan.loop == "course" and plan.method != "full":  # the fused functions work only with frozen weights
         return _kept_by_course_block(shape, plan)
     width = plan.bytes_per_value
@@ -158,7 +173,7 @@ def _kept_by_attention(shape: Shape, plan: StepPlan) -> float:
 
 
 def not_kept_by_first_block(shape: Shape, plan: StepPlan) -> float:
-    """What the first block of an adapted model need not keep, since nothing before it is trained."""
+    """Return what the first block of an adapted model need not keep, in bytes per token: nothing before it is trained."""
     width, d = plan.bytes_per_value, shape.hidden
     course = plan.loop == "course"
     not_kept: float = width * d + (4 if course else 0) if course else 4 * d + 4  # the first norm's
@@ -178,9 +193,10 @@ def _width_of(shape: Shape, name: str) -> int:
 
 
 def transient_in_block(shape: Shape, plan: StepPlan) -> float:
-    """Temporary memory in the feed-forward part of a block's backward pass, in addition to what the block keeps.
+    """Return the temporary memory in the feed-forward part of a block's backward pass, in bytes per token.
 
-    The gradients of silu(gate) and of up, and PEFT's float32 copies of the inputs.
+    It comes in addition to what the block keeps, and consists of the gradients of silu(gate) and of up, and of PEFT's
+    float32 copies of the inputs.
     """
     f, d, full = _width_of(shape, "gate_proj"), shape.hidden, plan.method == "full"
     if plan.loop == "course" and not full:
@@ -193,16 +209,19 @@ def transient_in_block(shape: Shape, plan: StepPlan) -> float:
 
 
 def transient_in_norm(shape: Shape, plan: StepPlan) -> float:
-    """The same at the norm between attention and feed-forward, including the float32 values that this norm keeps."""
+    """Return the temporary memory of the backward pass at the norm between attention and feed-forward, in bytes per token.
+
+    It includes the float32 values that this norm keeps.
+    """
     return (23 if plan.precision == "amp" else 26 if plan.bytes_per_value == 2 else 20) * shape.hidden
 
 
 def parts(shape: Shape, plan: StepPlan) -> Parts:
-    """All memory of a step, at each moment.
+    """Compute all memory of a training step at each of its moments, and the parts at the peak.
 
     The peak can be at any of these moments: the loss, when all blocks keep what they need and the logits exist; the head,
     when its gradient is computed; the last block, which is the first one in the backward pass; the first block, which is the
-    last one, when all gradients exist; the embedding; the optimiser's step.
+    last one in the backward pass, when all gradients exist; the embedding; the optimiser's step.
     """
     weights, adapter = weight_bytes(shape, plan), 4 * adapter_values(shape, plan)
     optimizer = optimizer_bytes(shape, plan)
@@ -286,7 +305,7 @@ def _gradients(shape: Shape, plan: StepPlan, adapter: int) -> dict[str, float]:
 
 
 def weights_by_group(shape: Shape) -> dict[str, int]:
-    """Weights of a block's linear layers, by the input that they share."""
+    """Return the number of weights in a block's linear layers, by the input that they share."""
     return {
         group: sum(x.weights for x in shape.linears if GROUP_OF_LAYER.get(x.name, "norm1") == group)
         for group in INPUT_GROUPS
@@ -297,7 +316,7 @@ INPUT_GROUPS = tuple(dict.fromkeys(GROUP_OF_LAYER.values()))
 
 
 def kept_by_feed_forward(shape: Shape, plan: StepPlan) -> float:
-    """The part of `kept_by_block` that is freed before the backward pass reaches attention."""
+    """Return the part of `kept_by_block` that is freed before the backward pass reaches attention, in bytes per token."""
     width, full, d = plan.bytes_per_value, plan.method == "full", shape.hidden
     if plan.loop == "course" and not full:
         return _kept_by_course_mlp(shape, plan)
@@ -313,7 +332,10 @@ def kept_by_feed_forward(shape: Shape, plan: StepPlan) -> float:
 
 
 def mask_bytes(plan: StepPlan) -> float:
-    """Bytes of attention's mask: one byte (for eager attention, one floating-point value) per pair of positions."""
+    """Return the bytes of attention's mask.
+
+    It has one byte (for eager attention, one floating-point value) per pair of positions.
+    """
     rows = plan.sequences if plan.padded else 1
     pairs = rows * plan.length**2
     if plan.padded == "table":
@@ -322,7 +344,10 @@ def mask_bytes(plan: StepPlan) -> float:
 
 
 def optimizer_transient(shape: Shape, plan: StepPlan) -> float:
-    """Temporary memory of the optimiser's step. PyTorch's fused AdamW works in place; so does 8-bit AdamW on a GPU."""
+    """Return the temporary bytes of the optimiser's step.
+
+    There are none for PyTorch's fused AdamW and for 8-bit AdamW on a GPU, which work in place.
+    """
     if plan.device == "cpu" and "8bit" in plan.optimizer:  # float32 copies of the largest parameter and of its state
         largest = (
             shape.embedding if plan.method == "full" else plan.rank * max(max(x.inputs, x.outputs) for x in shape.linears)
@@ -332,7 +357,13 @@ def optimizer_transient(shape: Shape, plan: StepPlan) -> float:
 
 
 def head_bytes(shape: Shape, plan: StepPlan, scored: float) -> float:
-    """Bytes at the loss: log-probabilities in float32, and the gradients with respect to them and to the logits."""
+    """Return the bytes at the loss: log-probabilities in float32, and the gradients with respect to them and to the logits.
+
+    Args:
+        shape: sizes of the model.
+        plan: the training step.
+        scored: number of positions for which logits are computed.
+    """
     table = 4 * shape.vocabulary * scored
     if plan.loop == "transformers" or plan.method == "full":
         return 3 * table

@@ -80,7 +80,7 @@ class StepPlan:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise CourseError(f"{name}={value!r}: must be a whole number of at least 1")
         if not 0 < self.scored <= 1:
-            raise CourseError(f"scored={self.scored!r}: a share of the tokens, above 0 and at most 1")
+            raise CourseError(f"scored={self.scored!r}: must be a share of the tokens, above 0 and at most 1")
         if self.method == "qlora" and self.precision in ("fp32", "amp"):
             raise CourseError("a 4-bit base computes in 16 bits: choose precision 'bf16', or 'fp16' on a T4")
         if self.objective != "sft" and self.method == "full" and not self.separate_reference:
@@ -96,12 +96,12 @@ class StepPlan:
 
     @property
     def sequences(self) -> int:
-        """Sequences that go through the trained model at once."""
+        """Number of sequences that go through the trained model at once."""
         return self.batch_size * (2 if self.objective == "dpo" else 1)
 
     @property
     def tokens(self) -> int:
-        """Tokens that go through the trained model at once."""
+        """Number of tokens that go through the trained model at once."""
         return self.sequences * self.length
 
     @property
@@ -116,14 +116,14 @@ class StepPlan:
 
     @property
     def bytes_per_value(self) -> int:
-        """Bytes per activation value."""
+        """Bytes that an activation value takes."""
         return 4 if self.precision == "fp32" else 2
 
     @property
     def bytes_per_weight(self) -> int:
-        """Bytes per weight that is not quantised."""
+        """Bytes that a weight takes if it is not quantised."""
         return 4 if self.precision in ("fp32", "amp") else 2
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the plan as plain values."""
         return asdict(self)

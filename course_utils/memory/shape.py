@@ -24,7 +24,7 @@ TESTED_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer of a block."""
+    """A linear layer of a block, with its name, the numbers of its inputs and outputs, and whether it has a bias."""
 
     name: str
     inputs: int
@@ -33,27 +33,27 @@ class Linear:
 
     @property
     def weights(self) -> int:
-        """Number of values in the weight, without bias."""
+        """Number of values in the weight, without the bias."""
         return self.inputs * self.outputs
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder of equal blocks.
+    """The sizes of a decoder that consists of equal blocks.
 
     Attributes:
         name: name for display.
         tested: whether the closed form was tested on this architecture.
         layers: number of blocks.
         hidden: width of the residual stream.
-        vocabulary: number of tokens.
-        heads, kv_heads, head_dim: sizes of attention.
-        linears: linear layers of one block.
-        block_other: parameters of a block outside its linear layers.
-        embedding: parameters of the embedding; a tied head shares them.
-        head: parameters of the head, 0 if it is tied.
-        other: parameters outside blocks, embedding and head.
-        qk_norm: whether queries and keys are normalised per head.
+        vocabulary: number of tokens in the vocabulary.
+        heads, kv_heads, head_dim: number of query heads, number of key and value heads, and width of a head.
+        linears: the linear layers of one block.
+        block_other: number of parameters of a block outside its linear layers.
+        embedding: number of parameters of the embedding; a tied head shares them.
+        head: number of parameters of the head; 0 if it is tied.
+        other: number of parameters outside the blocks, the embedding and the head.
+        qk_norm: whether queries and keys are normalised in each head.
     """
 
     name: str
@@ -78,14 +78,17 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """Number of all parameters."""
+        """Number of parameters in the whole model."""
         return self.layers * self.block + self.embedding + self.head + self.other
 
     def targets(self, names: Sequence[str] | str) -> tuple[Linear, ...]:
-        """The linear layers of a block that an adapter is attached to.
+        """Return the linear layers of a block to which an adapter is attached.
+
+        Args:
+            names: last parts of module names, or "all-linear".
 
         Raises:
-            CourseError: a name that matches none of them.
+            CourseError: a name matches none of the layers.
         """
         if names == "all-linear":
             return self.linears
@@ -99,10 +102,10 @@ class Shape:
 
 
 def configuration(model: Described) -> PreTrainedConfig:
-    """The `transformers` configuration of a model given by name, folder, configuration or module; never its weights.
+    """Return the `transformers` configuration of a model, without ever loading its weights.
 
     Args:
-        model: a key of ARCHITECTURES, a folder, `owner/model` on the hub, a `PretrainedConfig` or a model.
+        model: a key of ARCHITECTURES, a folder, `owner/model` on the hub, a `PretrainedConfig`, or a model.
 
     Raises:
         CourseError: there is no configuration for the name; the message says what to do.
@@ -126,13 +129,24 @@ def configuration(model: Described) -> PreTrainedConfig:
 
 
 def stored_configuration(name: str) -> dict[str, Any] | None:
-    """The configuration included for a model's name, in any case, with or without owner and "-Instruct"."""
+    """Return the configuration that the course includes for a model, or None if it includes none.
+
+    Args:
+        name: name of the model, in capitals or not, with or without its owner and "-Instruct".
+    """
     plain = name.rpartition("/")[2].casefold().removesuffix("-instruct").removesuffix("-hf").removeprefix("meta-")
     return architecture(plain)
 
 
 def shape(model: Described) -> Shape:
-    """Read the sizes of a model from its configuration; takes only a moment, even for 70B."""
+    """Read the sizes of a model from its configuration, which takes only a moment, even for 70B.
+
+    Args:
+        model: as for `configuration`.
+
+    Raises:
+        CourseError: there is no configuration for the name; the message says what to do.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -32,7 +32,7 @@ def build(config: PreTrainedConfig, plan: StepPlan) -> Model:
         plan: the training step.
 
     Raises:
-        CourseError: a target module matches nothing, or bitsandbytes is missing for "qlora".
+        CourseError: a target module matches nothing, or "qlora" is asked for and bitsandbytes is missing.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -47,12 +47,15 @@ def build(config: PreTrainedConfig, plan: StepPlan) -> Model:
 
 
 def build_piecewise(config: PreTrainedConfig, plan: StepPlan, device: str) -> Model:
-    """`build` for a model that fits on the device only once it is quantised: weights are made and quantised one at a time.
+    """Build a model that fits on the device only once it is quantised; its weights are made and quantised one at a time.
 
     Args:
         config: a `transformers` configuration.
         plan: the training step.
-        device: device of the model.
+        device: device of the model, such as "cuda".
+
+    Raises:
+        CourseError: for the same reasons as `build`.
     """
     import torch
 
@@ -195,13 +198,13 @@ def _four_bit_shape(layer: torch.nn.Linear, dtype: torch.dtype) -> Linear4bit:
 
 
 def run(model: Model, plan: StepPlan, tracker: Tracker | None = None, steps: int = 2) -> None:
-    """Train for whole steps on dummy tokens: forward and backward for each micro-batch, then the optimiser.
+    """Train for whole steps on dummy tokens: forward and backward pass for each micro-batch, then the optimiser.
 
     Args:
         model: the model from `build`.
-        plan: the same plan.
-        tracker: receives the current phase, and the optimiser's state.
-        steps: number of steps; the first creates the optimiser's state, the second is like all later ones.
+        plan: the plan that it was built for.
+        tracker: is told the current phase and the optimiser's state; None to run without one.
+        steps: number of steps; the first creates the optimiser's state, and the second is like all later ones.
     """
     import torch
 
@@ -222,12 +225,18 @@ def run(model: Model, plan: StepPlan, tracker: Tracker | None = None, steps: int
             for state in optimizer.state.values():
                 for value in state.values():
                     if hasattr(value, "untyped_storage"):
-                        tracker.record(value, "optimizer")
+                        tracker.track(value, "optimizer")
         optimizer.zero_grad(set_to_none=True)
 
 
 def loss_of(model: Model, ids: torch.Tensor, plan: StepPlan) -> torch.Tensor:
-    """The step's loss: next-token loss for SFT, or DPO's loss with its reference."""
+    """Compute the step's loss: the next-token loss for SFT, or DPO's loss with its reference.
+
+    Args:
+        model: the model from `build`.
+        ids: token ids, shape (sequences, length).
+        plan: the plan that the model was built for.
+    """
     import torch
 
     inputs = {"input_ids": ids}
@@ -253,7 +262,10 @@ def loss_of(model: Model, ids: torch.Tensor, plan: StepPlan) -> torch.Tensor:
 
 @contextlib.contextmanager
 def without_packing() -> Iterator[None]:
-    """Disable transformers' check for several sequences in a row: it reads position ids, and fake ones can't be read."""
+    """Disable transformers' check for several sequences in one row inside the `with` block.
+
+    The check reads position ids, and fake ones cannot be read.
+    """
     from transformers import masking_utils
 
     original = masking_utils.find_packed_sequence_indices
@@ -265,7 +277,12 @@ def without_packing() -> Iterator[None]:
 
 
 def make_optimizer(parameters: Sequence[torch.nn.Parameter], plan: StepPlan) -> torch.optim.Optimizer | FakeAdamW8bit:
-    """Create the plan's optimiser."""
+    """Create the optimiser that the plan names.
+
+    Args:
+        parameters: the trained parameters.
+        plan: the training step.
+    """
     import torch
 
     if plan.optimizer == "adamw":
@@ -282,9 +299,9 @@ def make_optimizer(parameters: Sequence[torch.nn.Parameter], plan: StepPlan) -> 
 
 
 class FakeAdamW8bit:
-    """A stand-in for bitsandbytes' 8-bit AdamW without values: state of the same sizes.
+    """A stand-in for bitsandbytes' 8-bit AdamW that has no values, but state of the same sizes.
 
-    On a CPU its step makes float32 copies of a parameter, its gradient and its state; on a GPU it is one kernel.
+    On a CPU its step makes float32 copies of a parameter, its gradient and its state; on a GPU it is a single kernel.
     """
 
     SMALLEST = 4096  # parameters with fewer values keep a float32 state
@@ -294,7 +311,7 @@ class FakeAdamW8bit:
         self.state: dict[torch.nn.Parameter, dict[int, torch.Tensor]] = {}
 
     def step(self) -> None:
-        """Create the state once, and on a CPU the copies."""
+        """Create the state at the first call, and on a CPU the temporary copies at every call."""
         import torch
 
         for p in self.parameters if not self.state else ():
@@ -317,7 +334,7 @@ class FakeAdamW8bit:
 
 
 def is_fake(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has only a shape, no values."""
+    """Return whether a tensor has only a shape and no values."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     return isinstance(tensor, FakeTensor) or isinstance(getattr(tensor, "data", None), FakeTensor)

@@ -35,7 +35,14 @@ class Trace:
 
 
 class Tracker:
-    """Keeps account of storages; operations are watched within `mode()`."""
+    """Keeps an account of the memory of storages.
+
+    It counts the tensors that are given to `track`, and all that are made while `mode()` is active.
+
+    Attributes:
+        phase: name of the current phase, set by whoever runs the step.
+        live, peak: bytes that exist now, and the most that have existed at once.
+    """
 
     def __init__(self, vocabulary: int, block: int = 1) -> None:
         self.vocabulary, self.block = vocabulary, block
@@ -46,8 +53,14 @@ class Tracker:
         self.category: dict[int, str] = {}
         self._numbers: dict[int, int] = {}
 
-    def record(self, tensor: torch.Tensor, category: str | None = None) -> None:
-        """Count a tensor's storage once; a later category replaces the first one."""
+    def track(self, tensor: torch.Tensor, category: str | None = None) -> None:
+        """Count the storage of a tensor, once.
+
+        Args:
+            tensor: the tensor.
+            category: one of CATEGORIES; without it, the shape decides between "logits" and "activations". A category that is
+                given later replaces an earlier one.
+        """
         storage = tensor.untyped_storage()
         key = storage._cdata
         number = self._numbers.get(key)
@@ -75,11 +88,11 @@ class Tracker:
             self.peak, self.peak_at, self.peak_phase = self.live, len(self.events), self.phase
 
     def reset_peak(self) -> None:
-        """Reset the peak to the storages that are live now."""
+        """Forget the peak so far: from now on, it is the highest sum since this call."""
         self.peak, self.peak_at, self.peak_phase = self.live, len(self.events), self.phase
 
     def mode(self) -> TorchDispatchMode:
-        """Context manager that watches every operation."""
+        """Return a context manager that tracks the result of every operation of PyTorch."""
         from torch.utils._python_dispatch import TorchDispatchMode
         from torch.utils._pytree import tree_leaves
 
@@ -96,13 +109,13 @@ class Tracker:
                 outputs = function(*args, **(kwargs or {}))
                 for tensor in tree_leaves(outputs):
                     if hasattr(tensor, "untyped_storage"):
-                        tracker.record(tensor)
+                        tracker.track(tensor)
                 return outputs
 
         return Watch()
 
     def result(self) -> Trace:
-        """The peak so far."""
+        """Return the peak so far, with what it consisted of."""
         at_peak = dict.fromkeys(CATEGORIES, 0)
         for number, size in self.events[: self.peak_at]:
             at_peak[self.category[number]] += size
@@ -110,17 +123,17 @@ class Tracker:
 
 
 def trace(model: torch.nn.Module, run: Callable[[Any, Tracker], object], device_block: int = 1) -> Trace:
-    """Run a training step on fake tensors and return its peak memory.
+    """Run a training step on fake tensors, and return its peak memory.
 
     Args:
-        model: a module on the meta device, prepared for training: with adapters, with frozen parameters, in train mode. Its
-            parameters are replaced by fake ones, so it can't be used afterwards.
-        run: called with (model, tracker); runs whole steps and sets `tracker.phase`. It must run at least two steps, since
-            the first has no optimiser state yet.
+        model: a module on the meta device that is ready for training: with adapters, with frozen parameters, in train mode.
+            Its parameters are replaced by fake ones, so that it cannot be used afterwards.
+        run: function of (model, tracker) that runs whole steps and sets `tracker.phase`. It must run at least two steps,
+            since the optimiser has no state yet in the first.
         device_block: every storage is rounded up to a multiple of this many bytes; 512 for PyTorch's CUDA allocator.
 
     Returns:
-        Trace.
+        The peak, its phase and its parts.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -130,11 +143,11 @@ def trace(model: torch.nn.Module, run: Callable[[Any, Tracker], object], device_
         tracker = Tracker(vocabulary, device_block)
         for parameter in model.parameters():
             adapter = parameter.requires_grad and not all(p.requires_grad for p in model.parameters())
-            tracker.record(parameter.data, "adapter" if adapter else "weights")
+            tracker.track(parameter.data, "adapter" if adapter else "weights")
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(lambda p: tracker.record(p.grad, "gradients"))
+                parameter.register_post_accumulate_grad_hook(lambda p: tracker.track(p.grad, "gradients"))
         for buffer in model.buffers():
-            tracker.record(buffer, "weights")
+            tracker.track(buffer, "weights")
         tracker.reset_peak()
         with tracker.mode():
             run(model, tracker)

@@ -48,11 +48,11 @@ class MemoryReport:
 
     @property
     def process_increase(self) -> int:
-        """How much the block raised the process's resident memory at its peak."""
+        """By how many bytes the block raised the process's resident memory at its peak."""
         return max(0, self.process_peak - self.process_start)
 
     def rows(self) -> list[tuple[str, str]]:
-        """Name and value of each measurement, for a table."""
+        """Return the name and the value of each measurement, as texts for a table."""
         rows = [
             ("process before", f"{self.process_start / MB:,.0f} MB"),
             ("process peak", f"{self.process_peak / MB:,.0f} MB"),
@@ -125,10 +125,10 @@ def _update_peaks(report: MemoryReport, gpu: bool) -> None:
 
 
 class ProcessesPeak:
-    """Peak memory of this process's descendants together, optionally with its own; a context manager.
+    """Measures the peak memory of all processes that this one has started, together; a context manager.
 
-    Sampled twice a second, so that a shorter peak can be missed. Pages shared by several processes count once where the
-    system reports it (PSS, on Linux); elsewhere each process counts only its private pages.
+    The memory is sampled twice a second, so that a shorter peak can be missed. Pages that several processes share count once
+    where the system reports it (PSS, on Linux); elsewhere only the private pages of each process count.
 
     Args:
         own: whether to include this process.
@@ -144,7 +144,7 @@ class ProcessesPeak:
         self._include_self, self._stop, self._lap = own, threading.Event(), 0
 
     def lap(self) -> int:
-        """The peak since the last call, 0 if nothing was sampled since."""
+        """Return the peak since the last call, in bytes; 0 if nothing was sampled since then."""
         self._lap, lap = 0, self._lap
         return lap
 
@@ -202,13 +202,16 @@ def _resident() -> int:
 
 
 def release() -> None:
-    """Collect garbage and give freed memory back; otherwise a later block could reuse it unmeasured."""
+    """Collect garbage and give freed memory back to the system.
+
+    Otherwise a later block could reuse it without being measured.
+    """
     gc.collect()
     trim()
 
 
 def trim() -> None:
-    """Give freed memory back to the system; otherwise the C library keeps it."""
+    """Give freed memory back to the system, where otherwise the C library would keep it."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError, TypeError):  # not glibc: memory is only given back later

@@ -34,15 +34,16 @@ SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # lay
 
 
 class AdapterGone(CourseError):
-    """An adapter whose folder no longer exists."""
+    """The folder of an adapter no longer exists."""
 
 
 class Adapters:
-    """Adapters of one base model, loaded on first use.
+    """The adapters of one base model, each loaded when it is first needed.
 
     Args:
         model: a causal language model; from now on its linear layers compute through this object.
-        keep: adapters to hold in memory; the least recently used one that is idle is dropped first.
+        keep: number of adapters to hold in memory; beyond it, the idle adapter that was used least recently is dropped
+            first.
     """
 
     def __init__(self, model: PreTrainedModel, keep: int = MAX_ADAPTERS) -> None:
@@ -63,13 +64,13 @@ class Adapters:
         """Read an adapter in PEFT's format, and make room for it.
 
         Args:
-            name: its name here.
+            name: its name in this object.
             folder: the adapter's folder.
-            in_use: adapters that must stay, however many there are, because running rows use them.
+            in_use: names of adapters that must stay, however many there are, because running rows use them.
 
         Raises:
-            AdapterGone: its folder does not exist.
-            CourseError: it can't be read, is not plain LoRA, or belongs to another base model.
+            AdapterGone: the folder does not exist.
+            CourseError: the adapter cannot be read, is not plain LoRA, or belongs to another base model.
         """
         if name in self._loaded:
             self._loaded.move_to_end(name)
@@ -111,17 +112,17 @@ class Adapters:
         self._loaded[name] = layers
 
     def drop(self, name: str) -> None:
-        """Remove an adapter from memory; does nothing if it is not there."""
+        """Remove an adapter from memory; nothing happens if it is not there."""
         self._loaded.pop(name, None)
         for names in [key for key in self._joined if name in key]:
             del self._joined[names]
 
     def use(self, names: Sequence[str | None], lengths: Sequence[int] | None = None) -> None:
-        """Set the adapter that each row of the next batches uses; None is the base alone.
+        """Set the adapter that each row of the next batches uses.
 
         Args:
-            names: a loaded adapter for each row.
-            lengths: if all rows are concatenated in a batch of one: the number of positions of each.
+            names: for each row the name of a loaded adapter, or None for the base alone.
+            lengths: if all rows are concatenated in a batch of one, the number of positions of each row.
         """
         together = tuple(sorted({name for name in names if name is not None}))
         for name in together:
@@ -143,12 +144,12 @@ class Adapters:
 
     @property
     def in_memory(self) -> int:
-        """Number of loaded adapters."""
+        """Number of adapters that are loaded."""
         return len(self._loaded)
 
     @property
     def bytes(self) -> int:
-        """Memory of the adapters, single and joined."""
+        """Memory of the adapters, single and joined, in bytes."""
         single = [tensor for layers in self._loaded.values() for pair in layers.values() for tensor in pair]
         joined = [tensor for groups in self._joined.values() for pair in groups.values() if pair for tensor in pair[:2]]
         return sum(tensor.numel() * tensor.element_size() for tensor in single + joined)
@@ -176,14 +177,14 @@ class Adapters:
 
 
 class Product:
-    """A linear layer's product, with the weight in the layout that this machine's kernels read.
+    """The matrix product of a linear layer, with the weight in the layout that this machine's kernels read.
 
     On a CPU a transposed weight is faster in float32, and a weight packed by oneDNN is faster in bfloat16;
-    `benchmarks/service.py adapters` records by how much.
+    `benchmarks/service.py adapters` measures by how much.
 
     Args:
-        weight: (outputs, inputs).
-        bias: (outputs), or None.
+        weight: the weight, of shape (outputs, inputs).
+        bias: the bias, of shape (outputs,), or None.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
@@ -211,10 +212,10 @@ class Product:
 
 
 class Group:
-    """Linear layers with the same input, computed as one product.
+    """Linear layers that read the same input, computed as one product.
 
     Args:
-        layers: name → layer, in the order in which the model calls them; their weights move into one matrix.
+        layers: name → layer, in the order in which the model calls them; their weights are moved into one matrix.
     """
 
     def __init__(self, layers: Mapping[str, torch.nn.Linear]) -> None:

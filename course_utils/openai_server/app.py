@@ -17,7 +17,7 @@ from course_utils.openai_server.service import Service
 
 
 def build(service: Service) -> FastAPI:
-    """Assemble the application."""
+    """Assemble the application of a service: its routes, the gate in front of them, and its error handlers."""
     app = FastAPI(title="Fine-tuning service", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.add_middleware(Gate, service=service)
     app.add_exception_handler(ApiError, replies.refused)

@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Strict(BaseModel):
-    """A body or a part of one. A field that it does not name is refused, as a misspelt one would silently change nothing."""
+    """Base class of request bodies and their parts.
+
+    A field that is not declared is refused, since a misspelt one would silently change nothing.
+    """
 
     model_config = ConfigDict(extra="forbid")

@@ -34,7 +34,10 @@ Text = Annotated[str, Field(max_length=1_000_000)]
 
 
 class Part(Strict):
-    """A part of a message's content. All kinds' fields are named; kinds that the model can't read are refused later."""
+    """A part of a message's content.
+
+    The fields of all kinds are declared; kinds that the model cannot read are refused later.
+    """
 
     type: str
     text: str | None = None
@@ -49,7 +52,7 @@ Content = Text | list[Part]
 
 
 class Instructions(Strict):
-    """What the developer says; "system" is the older name of the role."""
+    """A message of the developer; "system" is the older name of the role."""
 
     role: Literal["developer", "system"]
     content: Content
@@ -57,7 +60,7 @@ class Instructions(Strict):
 
 
 class UserMessage(Strict):
-    """What the user says."""
+    """A message of the user."""
 
     role: Literal["user"]
     content: Content
@@ -65,7 +68,7 @@ class UserMessage(Strict):
 
 
 class AssistantMessage(Strict):
-    """What the model has said, with all fields of an answer: a client sends it back as it received it."""
+    """A message of the model, with all fields of an answer, because a client sends an answer back as it received it."""
 
     role: Literal["assistant"]
     content: Content | None = None
@@ -78,7 +81,7 @@ class AssistantMessage(Strict):
 
 
 class ToolMessage(Strict):
-    """The result of a call."""
+    """The result of a tool call."""
 
     role: Literal["tool"]
     content: Content
@@ -86,7 +89,7 @@ class ToolMessage(Strict):
 
 
 class FunctionMessage(Strict):
-    """The result of a call, in the form that `ToolMessage` has replaced."""
+    """The result of a function call, in the older form that `ToolMessage` has replaced."""
 
     role: Literal["function"]
     content: Text | None
@@ -99,14 +102,14 @@ Message = Annotated[
 
 
 class StreamOptions(Strict):
-    """What a stream has besides text."""
+    """What a stream contains besides text."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
 class NamedSchema(Strict):
-    """A schema that the answer must follow."""
+    """A named JSON Schema that the answer must follow."""
 
     name: Name
     description: str | None = None
@@ -115,13 +118,13 @@ class NamedSchema(Strict):
 
 
 class PlainFormat(Strict):
-    """Free text, or any JSON."""
+    """The format of an answer that is free text, or JSON of any form."""
 
     type: Literal["text", "json_object"]
 
 
 class SchemaFormat(Strict):
-    """JSON of a schema."""
+    """The format of an answer that is JSON and follows a schema."""
 
     type: Literal["json_schema"]
     json_schema: NamedSchema
@@ -151,7 +154,7 @@ class WithoutEffect(Strict):
 
 
 class ChatRequest(WithoutEffect):
-    """A chat request."""
+    """The body of a request for a chat completion."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=2048)]
     model: Annotated[str, Field(min_length=1)]
@@ -182,8 +185,8 @@ class Chat:
     """Answers chat requests with one engine.
 
     Args:
-        engine: see `Engine`.
-        context: the maximum number of tokens in prompt and answer together.
+        engine: the engine that generates; see `Engine`.
+        context: maximum number of tokens in prompt and answer together.
     """
 
     def __init__(self, engine: Engine, context: int) -> None:
@@ -194,7 +197,10 @@ class Chat:
 
         Args:
             request: the parsed request.
-            adapter: name and folder, or None for the base.
+            adapter: name and folder of the adapter, or None for the base model.
+
+        Returns:
+            The completion that is being generated.
 
         Raises:
             ApiError: the request is invalid.

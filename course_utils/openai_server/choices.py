@@ -18,11 +18,11 @@ CLOSING = "}" + CALL_END
 
 
 class CallPiece(NamedTuple):
-    """A piece of a call.
+    """A piece of a function call.
 
     Attributes:
         number: index of the call in its answer, from 0.
-        name: the function's name, in the first piece of a call; None in all others.
+        name: the function's name in the first piece of a call; None in all others.
         arguments: the next piece of the arguments' text.
     """
 
@@ -32,7 +32,7 @@ class CallPiece(NamedTuple):
 
 
 class CallReader:
-    """Separates text from calls as they arrive.
+    """Separates the text of an answer from its function calls as they arrive.
 
     The grammar ensures that a call, once begun, is complete, unless the answer is cut off.
 
@@ -48,7 +48,11 @@ class CallReader:
         self._arguments = ""
 
     def add(self, text: str) -> tuple[str, list[CallPiece]]:
-        """Add generated text; returns the plain text in it, and pieces of calls, which come after that text."""
+        """Take in generated text.
+
+        Returns:
+            The plain text in it, and the pieces of calls that come after that text.
+        """
         self._buffer += text
         plain = ""
         calls: list[CallPiece] = []
@@ -79,7 +83,10 @@ class CallReader:
                 self._buffer, self._state = self._buffer[len(CLOSING) :], "text"
 
     def finish(self) -> tuple[str, list[CallPiece]]:
-        """Return what was held back when the answer ended; nothing of a call that was cut off before its arguments."""
+        """Return what was held back when the answer ended, as text and pieces of calls.
+
+        A call that was cut off before its arguments is left out.
+        """
         remainder, state = self._take(len(self._buffer)), self._state
         if state == "text":
             # after a call, what looks like the start of another one is not text
@@ -112,12 +119,12 @@ def _is_valid_json(text: str) -> bool:
 class Choice:
     """Turns the tokens of one answer into text that is safe to send.
 
-    It holds back incomplete characters and whatever may be the start of a stop sequence.
+    It holds back incomplete characters, and whatever may be the start of a stop sequence.
 
     Args:
         tokenizer: the tokenizer that the tokens belong to.
         stops: stop sequences, before which the answer ends. They are searched for in text, not in calls.
-        reader: for an answer that may have calls.
+        reader: separates calls from text, for an answer that may contain calls; otherwise None.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: list[str], reader: CallReader | None = None) -> None:
@@ -136,16 +143,16 @@ class Choice:
 
     @property
     def tokens(self) -> int:
-        """Tokens so far."""
+        """Number of tokens so far."""
         return len(self.ids)
 
     @property
     def called(self) -> bool:
-        """Whether a call has begun."""
+        """Whether a function call has begun."""
         return not self.stopped and self._reader is not None and self._reader.number > 0
 
     def add(self, token: Token) -> tuple[str, bool]:
-        """Add a token; returns new text to send, and whether a stop sequence was found."""
+        """Take in a token; return the new text that can be sent, and whether a stop sequence was found."""
         self.ids.append(token.id)
         self._unreported.append(token)
         new_text = self._decoder.step(self.tokenizer.backend_tokenizer, token.id) or ""
@@ -163,7 +170,7 @@ class Choice:
         return self._send(len(self.text) - (0 if self.called else self._held_back())), False
 
     def flush(self) -> str:
-        """Return what was held back, incomplete characters included."""
+        """Return the text that was held back, incomplete characters included."""
         if self.stopped:
             return self._send(len(self.text))
         if self._reader is not None:

@@ -30,7 +30,14 @@ AdapterFolder = tuple[str, Path]  # name and folder
 
 
 class EngineRequest(NamedTuple):
-    """A request for the engine: prompt, sampling, maximum number of tokens in an answer, and the tools offered."""
+    """A request as the engine needs it.
+
+    Attributes:
+        prompt: token ids.
+        sampling: how tokens are chosen.
+        limit: maximum number of tokens in an answer.
+        offer: the functions that may be called.
+    """
 
     prompt: list[int]
     sampling: Sampling
@@ -57,7 +64,7 @@ class ChoicePiece(NamedTuple):
 
 
 class Completion:
-    """A request being answered: passes what the engine's thread generates on to the event loop."""
+    """A request that is being answered: it passes what the engine's thread generates on to the event loop."""
 
     def __init__(
         self,
@@ -98,7 +105,9 @@ class Completion:
                 self._queue.put_nowait(ChoicePiece(index, "", [], [], "length"))
 
     async def pieces(self) -> AsyncIterator[tuple[ChoicePiece, str | None]]:
-        """Yield pieces of all choices, each with the finish reason if it is a choice's last, until every choice has ended.
+        """Yield the pieces of all choices until every choice has ended.
+
+        A choice's last piece comes with its finish reason, the others with None.
 
         Raises:
             ApiError: the engine failed.
@@ -121,13 +130,13 @@ class Completion:
             self.cancel()
 
     def cancel(self) -> None:
-        """Stop generating: nobody is waiting for the rest."""
+        """Stop generating, since nobody is waiting for the rest."""
         for generation in self.generations:
             generation.cancelled = True
 
     @property
     def usage(self) -> dict[str, Any]:
-        """Tokens so far."""
+        """Return the numbers of tokens used so far, as the API writes them."""
         completion_tokens = sum(choice.tokens for choice in self.choices)
         return {
             "prompt_tokens": self.prompt_tokens,
@@ -143,7 +152,11 @@ class Completion:
         }
 
     async def whole(self) -> dict[str, Any]:
-        """The answer in one piece."""
+        """Wait for the end, and return the answer as one document.
+
+        Raises:
+            ApiError: the engine failed.
+        """
         gathered = [CollectedChoice() for _ in self.choices]
         async for piece, reason in self.pieces():
             gathered[piece.choice].add(piece, reason)
@@ -169,7 +182,7 @@ class Completion:
         return {"content": content, "tool_calls": calls}
 
     async def stream(self) -> AsyncIterator[str]:
-        """The answer as server-sent events."""
+        """Yield the answer as server-sent events."""
         extra_fields = {"usage": None} if self.with_usage else {}
         first = {"role": "assistant", "content": None if self.calls else "", "refusal": None}
         for index in range(len(self.choices)):
@@ -244,7 +257,7 @@ class Completion:
         return {"content": self.token_logprobs(tokens), "refusal": None} if self.logprobs else None
 
     def token_logprobs(self, tokens: list[Token]) -> list[dict[str, Any]]:
-        """Tokens with their log-probabilities, as the API writes them."""
+        """Return tokens with their log-probabilities, as the API writes them."""
 
         def with_bytes(token: int, value: float | None) -> dict[str, Any]:
             text = self.tokenizer.decode([token])
@@ -281,7 +294,7 @@ class Completion:
 
 
 class CollectedChoice:
-    """A choice put together from its pieces."""
+    """A choice that is put together from its pieces."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -290,7 +303,7 @@ class CollectedChoice:
         self.reason: str | None = None
 
     def add(self, piece: ChoicePiece, reason: str | None) -> None:
-        """Add a piece."""
+        """Add a piece; `reason` is the finish reason, in the last piece only."""
         self.text += piece.text
         for call in piece.calls:
             if call.name is not None:
@@ -301,7 +314,7 @@ class CollectedChoice:
 
 
 def new_call_id() -> str:
-    """A new id for a call."""
+    """Return a new id for a function call."""
     return f"call_{random_letters(24)}"
 
 

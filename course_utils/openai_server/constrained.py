@@ -27,18 +27,22 @@ def generate_in_schema(
 ) -> list[str]:
     """Answer each conversation with JSON that fits a schema, always with the likeliest token that the schema allows.
 
-    An answer is incomplete, and then no JSON, only where `max_new_tokens` end it; give texts a "maxLength" in the schema.
+    An answer is incomplete, and then no valid JSON, only where `max_new_tokens` ends it; give texts a "maxLength" in the
+    schema.
 
     Args:
         model: a causal language model, with or without an adapter.
         tokenizer: its tokenizer, with a chat template.
         conversations: lists of messages, or plain strings (one user message each).
         schema: JSON Schema of an answer.
-        max_new_tokens: longest answer in tokens.
-        batch_size: conversations per batch.
+        max_new_tokens: maximum length of an answer, in tokens.
+        batch_size: number of conversations in a batch.
+
+    Returns:
+        The answers as text, in the order of the conversations.
 
     Raises:
-        CourseError: the schema can't be enforced, or llguidance is missing.
+        CourseError: the schema cannot be enforced, or llguidance is missing.
     """
     import torch
     from transformers import LogitsProcessorList

@@ -43,7 +43,7 @@ MAX_IDLE_BYTES = 512 << 20  # of key-value storage that is kept while idle: new 
 
 @dataclass(eq=False)
 class Generation:
-    """One answer being generated.
+    """One answer that is being generated.
 
     Attributes:
         prompt: token ids.
@@ -51,7 +51,7 @@ class Generation:
         sampling: how tokens are chosen.
         limit: maximum number of tokens.
         on_token: called by the engine's thread with each `Token`; returns whether to stop.
-        on_end: called by the engine's thread once, with "stop", "length", "cancelled" or an exception.
+        on_end: called once by the engine's thread, with "stop", "length", "cancelled" or an exception.
         cancelled: set it to remove the answer from the batch before the next token.
     """
 
@@ -69,14 +69,14 @@ class Generation:
 
 
 class Engine:
-    """Runs each submitted `Generation`.
+    """Runs each `Generation` that is submitted.
 
     All computation happens in the engine's one thread, loading included. Each thread that computes gets OpenMP threads of
-    its own, and once there are more of them than cores, they sleep between products, which halves the speed.
+    its own; once there are more of them than cores, they sleep between products, which halves the speed.
 
     Args:
         load: returns a causal language model in eval mode, for this engine alone, and its tokenizer.
-        rows: maximum number of answers generated at once.
+        rows: maximum number of answers that are generated at once.
 
     Raises:
         Exception: whatever `load` raised.
@@ -107,7 +107,7 @@ class Engine:
         self.ends = {self.tokenizer.eos_token_id, *([end_ids] if isinstance(end_ids, int) else end_ids or [])} - {None}
 
     def submit(self, generations: Sequence[Generation]) -> None:
-        """Queue generations; those of one call with the same prompt and adapter share the work on the prompt."""
+        """Queue generations; those of one call that have the same prompt and adapter share the work on the prompt."""
         self._waiting.put(list(generations))
 
     def post(self, loop: asyncio.AbstractEventLoop, deliver: Callable[..., object], *arguments: Any) -> None:
@@ -129,7 +129,7 @@ class Engine:
 
         Args:
             adapter: its name.
-            on_dropped: called by the engine's thread afterwards.
+            on_dropped: called by the engine's thread when the adapter has been dropped.
         """
         self._waiting.put((adapter, on_dropped))
 
@@ -140,7 +140,7 @@ class Engine:
 
     @property
     def busy(self) -> int:
-        """Number of generations that run or wait."""
+        """Number of generations that are running or waiting."""
         return len(self._running) + len(self._pending)
 
     # -- the thread ---------------------------------------------------------------------------------------------------
@@ -444,7 +444,7 @@ def _deliver(posted: list[Delivery]) -> None:
 
 
 class PromptKeysValues:
-    """Keys and values of concatenated prompts, layer by layer, as the model computes them."""
+    """The keys and values of concatenated prompts, layer by layer, as the model computes them."""
 
     is_compileable = False
 
@@ -454,17 +454,17 @@ class PromptKeysValues:
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store a layer's keys and values, (1, heads, positions, width) each; there are no earlier ones."""
+        """Store a layer's keys and values, each of shape (1, heads, positions, width), and return them."""
         self.layers.append((key, value))
         return key, value
 
     def get_seq_length(self, *_: Any) -> int:
-        """Number of earlier positions."""
+        """Return the number of earlier positions, which is 0."""
         return 0
 
 
 class KeyValueCache:
-    """Keys and values of the running rows; all rows end in the same column.
+    """The keys and values of the running rows; all rows end in the same column.
 
     Attributes:
         part: the rows that the next forward pass is for; `open_column` sets it to all rows.
@@ -512,7 +512,7 @@ class KeyValueCache:
         self.longest = max(self.longest, length)
 
     def open_column(self, lengths: list[int], dtype: torch.dtype) -> torch.Tensor:
-        """Add a column for one more token; returns its mask, (rows, 1, 1, columns).
+        """Add a column for one more token, and return the attention mask, of shape (rows, 1, 1, columns).
 
         Args:
             lengths: number of tokens in each row so far.
@@ -534,7 +534,10 @@ class KeyValueCache:
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write a layer's new column, (rows, heads, 1, width) each; returns all keys and values that rows may attend to."""
+        """Write a layer's new column, and return all keys and values that rows may attend to.
+
+        The new keys and values have the shape (rows, heads, 1, width).
+        """
         storage = self.storage
         assert storage is not None
         for key_or_value, new_values in enumerate((key, value)):
@@ -543,7 +546,7 @@ class KeyValueCache:
         return keys, values
 
     def get_seq_length(self, *_: Any) -> int:
-        """Number of columns in use."""
+        """Return the number of columns in use."""
         return self.end
 
     def move(self, source: int, target: int) -> None:
@@ -552,7 +555,7 @@ class KeyValueCache:
         self.storage[:, :, target] = self.storage[:, :, source]
 
     def truncate(self, rows: int) -> None:
-        """Keep only the first `rows` rows."""
+        """Keep only the first `rows` rows, and remove the others."""
         self.rows = rows
         if rows == 0:
             self.clear()

@@ -7,7 +7,7 @@ DEPRECATIONS = "https://developers.openai.com/api/docs/deprecations#update-to-op
 
 
 class ApiError(Exception):
-    """An error response: {"error": {"message", "type", "param", "code"}} with this status.
+    """An error response with the body {"error": {"message", "type", "param", "code"}}.
 
     Args:
         status: HTTP status.
@@ -33,14 +33,17 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Retry headers: the client retries 408, 409, 429 and 5xx on its own unless it is told not to."""
+        """Return the headers about retrying.
+
+        The client retries 408, 409, 429 and 5xx on its own unless it is told not to.
+        """
         if self.retry_after is not None:
             return {"retry-after": f"{self.retry_after:.0f}", "retry-after-ms": f"{1000 * self.retry_after:.0f}"}
         return {"x-should-retry": "false"} if self.status in (408, 409, 429, 507) else {}
 
 
 def wrong_key(key: str) -> ApiError:
-    """Wrong API key, shown as the hosted API shows it: only its beginning and end."""
+    """Return the error for a wrong API key, which is shown as the hosted API shows it: only its beginning and its end."""
     shown = f"{key[:8]}{'*' * max(0, min(len(key) - 12, 40))}{key[-4:]}" if len(key) > 12 else "*" * len(key)
     return ApiError(
         401, f"Incorrect API key provided: {shown}. You can find your API key at {KEYS_PAGE}.", code="invalid_api_key"
@@ -48,7 +51,7 @@ def wrong_key(key: str) -> ApiError:
 
 
 def no_key() -> ApiError:
-    """No Authorization header, or one without a bearer token."""
+    """Return the error for a request without an Authorization header, or with one that has no bearer token."""
     return ApiError(
         401,
         "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
@@ -57,44 +60,44 @@ def no_key() -> ApiError:
 
 
 def no_such_file(file_id: str) -> ApiError:
-    """Unknown file."""
+    """Return the error for a file that does not exist."""
     return ApiError(404, f"No such File object: {file_id}", param="id")
 
 
 def no_such_job(job_id: str) -> ApiError:
-    """Unknown fine-tuning job."""
+    """Return the error for a fine-tuning job that does not exist."""
     return ApiError(404, f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")
 
 
 def no_such_model(model: str) -> ApiError:
-    """A model to be used is unknown."""
+    """Return the error for a request that wants to use a model that does not exist."""
     message = f"The model `{model}` does not exist or you do not have access to it."
     return ApiError(404, message, code="model_not_found")
 
 
 def not_tunable(model: str) -> ApiError:
-    """A model that jobs can't start from."""
+    """Return the error for a job that wants to start from a model that cannot be tuned."""
     message = f"Model {model} is not available for fine-tuning or does not exist."
     return ApiError(400, message, param="model", code="model_not_available")
 
 
 def invalid(param: str | None, message: str, code: str | None = None) -> ApiError:
-    """A parameter has an invalid value."""
+    """Return the error for a parameter with an invalid value."""
     return ApiError(400, message, param=param, code=code)
 
 
 def missing(param: str) -> ApiError:
-    """A required parameter is missing."""
+    """Return the error for a required parameter that is missing."""
     return invalid(param, f"Missing required parameter: '{param}'.", "missing_required_parameter")
 
 
 def unknown_argument(param: str) -> ApiError:
-    """An argument that the API does not have."""
+    """Return the error for an argument that the API does not have."""
     return invalid(param, f"Unrecognized request argument supplied: {param}", "unknown_parameter")
 
 
 def not_json() -> ApiError:
-    """The body is not JSON."""
+    """Return the error for a body that is not JSON."""
     return ApiError(
         400,
         "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
@@ -103,7 +106,7 @@ def not_json() -> ApiError:
 
 
 def no_room() -> ApiError:
-    """The server's disk is full; retrying is pointless until somebody frees space."""
+    """Return the error for a full disk of the server; retrying is pointless until somebody frees space."""
     message = (
         "The server has no space left on its disk, and nothing was changed. Delete files or models that are not needed, or "
         "free disk space there, and try again."
@@ -112,13 +115,13 @@ def no_room() -> ApiError:
 
 
 def busy() -> ApiError:
-    """Another process has locked the database for too long."""
+    """Return the error for a database that another process has locked for too long."""
     message = "The server is busy with another change. Please try again."
     return ApiError(503, message, code="busy", type="server_error", retry_after=1)
 
 
 def winding_down() -> ApiError:
-    """The error that OpenAI has sent to organisations that may no longer train since May 2026."""
+    """Return the error that OpenAI has sent since May 2026 to organisations that may no longer train."""
     return ApiError(
         403,
         "OpenAI is winding down the fine-tuning platform and your organization is no longer able to create new fine-tuning "
@@ -128,13 +131,13 @@ def winding_down() -> ApiError:
 
 
 def no_money() -> ApiError:
-    """The budget is used up; retrying is pointless."""
+    """Return the error for a budget that is used up; retrying is pointless."""
     message = "You exceeded your current quota, please check your plan and billing details."
     return ApiError(429, message, code="insufficient_quota", type="insufficient_quota")
 
 
 def too_fast(limit: int, seconds: float) -> ApiError:
-    """More requests per minute than the server allows."""
+    """Return the error for more requests per minute than the server allows."""
     message = (
         f"Rate limit reached on requests per min (RPM): Limit {limit}, Used {limit}, Requested 1. "
         f"Please try again in {seconds:.0f}s."

@@ -30,7 +30,7 @@ LOCAL_CLIENTS = ("127.0.0.1", "::1", "testclient")  # addresses of clients on th
 
 
 class GateSettings(Protocol):
-    """The settings that the gate uses: see `Service`."""
+    """The settings that the gate uses; `Service` explains them."""
 
     key: str
     hosts: tuple[str, ...]
@@ -39,7 +39,7 @@ class GateSettings(Protocol):
 
 
 class Gate:
-    """Lets through requests from this machine with the right key, if they are neither too many nor too large.
+    """Lets a request through if it has the right address and the right key, and is neither one too many nor too large.
 
     It also adds the request id and the hosted API's other headers to every response.
     """
@@ -139,7 +139,7 @@ def check_host(host: bytes | None, allowed: Collection[str]) -> None:
 
 
 class Body:
-    """A request's body, counted as it arrives; if it is too large, the rest is read and discarded.
+    """The body of a request, counted as it arrives; if it is too large, the rest is read and discarded.
 
     Otherwise a client that is still sending would see a broken connection instead of the reason.
     """
@@ -149,7 +149,11 @@ class Body:
         self.complete = False
 
     async def check(self, length: bytes | None) -> None:
-        """Refuse the request if its Content-Length is invalid or too large."""
+        """Refuse the request if its Content-Length is invalid or too large.
+
+        Raises:
+            ApiError: it is.
+        """
         if length is not None and (not length.isdigit() or int(length) > self.limit):
             await self._refuse()
 

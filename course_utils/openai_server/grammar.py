@@ -24,7 +24,13 @@ MAX_CALLS = 16  # per answer: a model that does not know when to stop would call
 
 @dataclass(frozen=True)
 class Signature:
-    """A function that may be called: its name, the schema of its arguments, and whether all schema keywords are enforced."""
+    """A function that may be called.
+
+    Attributes:
+        name: its name.
+        schema: JSON Schema of its arguments.
+        strict: whether all keywords of the schema are enforced.
+    """
 
     name: str
     schema: dict[str, Any]
@@ -33,7 +39,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Calls:
-    """Which calls an answer may have.
+    """The function calls that an answer may contain.
 
     Attributes:
         functions: the functions that may be called; empty for an answer that must not call.
@@ -47,21 +53,21 @@ class Calls:
 
 
 def call_header(name: str) -> str:
-    """The text between the opening tag and the arguments of a call."""
+    """Return the text between the opening tag and the arguments of a call."""
     return f'\n{{"name": {json.dumps(name)}, "arguments": '
 
 
 def json_grammar(schema: dict[str, Any], lenient: bool = False) -> str:
-    """The grammar of JSON that satisfies a schema; `lenient` ignores keywords that can't be enforced."""
+    """Return the grammar of JSON that satisfies a schema; with `lenient`, keywords that cannot be enforced are ignored."""
     return f"%llguidance {{}}\nstart: {_json_rule(schema, lenient)}\n"
 
 
 def answer_grammar(schema: dict[str, Any] | None, calls: Calls | None) -> str | None:
-    """The grammar of an answer; None if it is unconstrained.
+    """Return the grammar of an answer, or None if the answer is unconstrained.
 
     Args:
-        schema: schema of an answer that does not call; None for free text.
-        calls: the calls allowed; None if the request has no tools.
+        schema: JSON Schema of an answer that does not call; None for free text.
+        calls: the calls that are allowed; None if the request has no tools.
     """
     if calls is None:
         return None if schema is None else json_grammar(schema)

@@ -35,7 +35,7 @@ Metadata = Annotated[dict[Key, Value], Field(max_length=16)]
 
 
 class Hyperparameters(Strict):
-    """Hyperparameters; the bounds are the API's (its specification of August 2026)."""
+    """The hyperparameters of a job; their bounds are the API's (its specification of August 2026)."""
 
     batch_size: Annotated[int, Field(ge=1, le=256)] | Auto | None = None
     learning_rate_multiplier: Annotated[float, Field(gt=0)] | Auto | None = None
@@ -43,25 +43,25 @@ class Hyperparameters(Strict):
 
 
 class DpoHyperparameters(Hyperparameters):
-    """Hyperparameters of DPO, which has one more."""
+    """The hyperparameters of DPO, which has `beta` as well."""
 
     beta: Annotated[float, Field(gt=0, le=2)] | Auto | None = None
 
 
 class Supervised(Strict):
-    """Settings of supervised fine-tuning."""
+    """The settings of supervised fine-tuning."""
 
     hyperparameters: Hyperparameters | None = None
 
 
 class Dpo(Strict):
-    """Settings of direct preference optimisation."""
+    """The settings of direct preference optimisation."""
 
     hyperparameters: DpoHyperparameters | None = None
 
 
 class Method(Strict):
-    """How to train; settings of other methods than the one chosen are ignored, as on the hosted service."""
+    """How to train; the settings of methods other than the chosen one are ignored, as on the hosted service."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
@@ -79,14 +79,14 @@ class Wandb(Strict):
 
 
 class Integration(Strict):
-    """An integration: accepted and shown again, but nothing is sent anywhere."""
+    """An integration, which is accepted and shown again; nothing is sent anywhere."""
 
     type: Literal["wandb"]
     wandb: Wandb
 
 
 class CreateJob(Strict):
-    """A request for a job."""
+    """The body of a request to create a fine-tuning job."""
 
     model: Annotated[str, Field(min_length=1)]
     training_file: Annotated[str, Field(min_length=1)]
@@ -100,20 +100,20 @@ class CreateJob(Strict):
 
 
 class Jobs:
-    """Creates, shows and stops jobs.
+    """Creates, shows and stops fine-tuning jobs.
 
     Args:
         store: the service's documents and files.
         base: name under which the base model is offered.
         names: other names for it, so that it can stand in for hosted models.
-        refuse: refuse new jobs as OpenAI has refused them to new organisations since May 2026.
+        refuse: whether to refuse new jobs, as OpenAI has refused them to new organisations since May 2026.
     """
 
     def __init__(self, store: Store, base: str, names: tuple[str, ...] = (), refuse: bool = False) -> None:
         self.store, self.base, self.names, self.refuse = store, base, names, refuse
 
     def create(self, request: CreateJob) -> dict[str, Any]:
-        """Store a new job; the runner validates and runs it later.
+        """Store a new job, and return its document; the runner validates and runs it later.
 
         Raises:
             ApiError: the request is invalid. Errors in the files are reported later, in the job.
@@ -194,7 +194,7 @@ class Jobs:
         return not_tunable(request.model)
 
     def get(self, job_id: str) -> dict[str, Any]:
-        """Return a job.
+        """Return the document of a job.
 
         Raises:
             ApiError: there is no job with this id.
@@ -205,14 +205,22 @@ class Jobs:
         return job
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """Cancel a job; its checkpoints are kept, later training is lost."""
+        """Cancel a job, and return its document. Its checkpoints are kept; what was trained after the last one is lost.
+
+        Raises:
+            ApiError: there is no job with this id, or it cannot be cancelled any more.
+        """
         with self.store.transaction():
             job = self._unfinished(job_id, "cancelled")
             self.store.add_event(job_id, "The job has been cancelled")
             return self._update(job["id"], status="cancelled", finished_at=int(time.time()), estimated_finish=None)
 
     def pause(self, job_id: str) -> dict[str, Any]:
-        """Pause a job. The API documents no status for this, so it is shown as queued."""
+        """Pause a job, and return its document. The API documents no status for this, so it is shown as queued.
+
+        Raises:
+            ApiError: there is no job with this id, or it cannot be paused any more.
+        """
         with self.store.transaction():
             job = self._unfinished(job_id, "paused")
             if not job["_paused"]:
@@ -221,7 +229,11 @@ class Jobs:
             return self._update(job_id, status=status, _paused=True, estimated_finish=None)
 
     def resume(self, job_id: str) -> dict[str, Any]:
-        """Resume a job; does nothing if it is not paused."""
+        """Resume a job, and return its document; nothing happens if it is not paused.
+
+        Raises:
+            ApiError: there is no job with this id, or it has already ended.
+        """
         with self.store.transaction():
             job = self._unfinished(job_id, "resumed")
             if job["_paused"]:
@@ -268,18 +280,18 @@ class Jobs:
 
 
 def method_fields(kind: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """The two fields in which a job shows its hyperparameters."""
+    """Return the two fields in which a job shows its hyperparameters, "method" and the older "hyperparameters"."""
     plain = {name: value for name, value in hyperparameters.items() if name != "beta"}
     return {"hyperparameters": plain, "method": {"type": kind, kind: {"hyperparameters": hyperparameters}}}
 
 
 def public(document: dict[str, Any]) -> dict[str, Any]:
-    """A document without the server's internal fields."""
+    """Return a document without the fields that only the server uses."""
     return {name: value for name, value in document.items() if not name.startswith("_")}
 
 
 def shown(job: dict[str, Any]) -> dict[str, Any]:
-    """A job as the client sees it, checked against the official client's own type."""
+    """Return a job as the client sees it, checked against the official client's own type."""
     return FineTuningJob.model_validate(public(job)).model_dump(mode="json", exclude_unset=True)
 
 
@@ -304,7 +316,7 @@ class Runner:
             self._thread.start()
 
     def wake(self) -> None:
-        """Look for work now."""
+        """Let the runner look for work now."""
         self._wake.set()
 
     def stop(self, job_id: str) -> None:
@@ -327,7 +339,7 @@ class Runner:
                 process.wait()
 
     def process_of(self, task: str) -> int | None:
-        """Process id of the task ("validate" or "train"), None if it is not running."""
+        """Return the process id of a task ("validate" or "train"), or None if it is not running."""
         entry = self._processes.get(task)
         return entry[1].pid if entry else None
 

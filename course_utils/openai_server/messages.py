@@ -71,13 +71,13 @@ def flatten(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, 
 
 
 def described(function: Mapping[str, Any]) -> dict[str, Any]:
-    """A function as described in a prompt: what the model has to know, without how it is enforced."""
+    """Return a function as it is described in a prompt: what the model has to know, without how it is enforced."""
     visible = {key: function[key] for key in ("name", "description", "parameters") if function.get(key) is not None}
     return {"type": "function", "function": visible}
 
 
 def declared(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The tools of a training row, or its `functions`, the older name for them."""
+    """Return the tools of a training row, or its `functions`, the older name for them."""
     return list(row.get("tools") or [{"type": "function", "function": function} for function in row.get("functions") or []])
 
 

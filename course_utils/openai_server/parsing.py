@@ -21,10 +21,10 @@ MAX_DEPTH = 64  # of a JSON body
 
 
 def json_body(model: type[BaseModel]) -> Any:
-    """A route's parameter that holds the request's body: `body: Annotated[CreateJob, json_body(CreateJob)]`.
+    """Mark a parameter of a route as the request's body: `body: Annotated[CreateJob, json_body(CreateJob)]`.
 
     The body is validated strictly: "1" is not a number, and 1 is not a string. What is wrong with it is raised as an
-    `ApiError` if it is no JSON, else as a `RequestValidationError`, which `replies.invalid_request` answers.
+    `ApiError` if it is not JSON, else as a `RequestValidationError`, which `replies.invalid_request` answers.
     """
 
     async def read(request: Request) -> BaseModel:
@@ -74,17 +74,21 @@ def _deeper_than(value: Any, limit: int) -> bool:
 
 
 class Query:
-    """Validated query parameters."""
+    """The query parameters of a request, which are validated when they are read."""
 
     def __init__(self, request: Request) -> None:
         self.values = request.query_params
 
     def text(self, name: str) -> str | None:
-        """A parameter's text; None if it is missing or empty."""
+        """Return the text of a parameter, or None if it is missing or empty."""
         return self.values.get(name) or None
 
     def limit(self, default: int, maximum: int) -> int:
-        """How many items to list; larger numbers count as the maximum."""
+        """Return how many items to list: a larger number counts as the maximum, and a negative one as 0.
+
+        Raises:
+            ApiError: the parameter is not a whole number, or it is given more than once.
+        """
         values = self.values.getlist("limit")
         if not values:
             return default
@@ -94,18 +98,22 @@ class Query:
         return max(0, min(int(text), maximum))
 
     def one_of(self, name: str, allowed: tuple[str, ...]) -> str | None:
-        """A parameter with a fixed set of values; None if it is missing."""
+        """Return a parameter that must have one of the allowed values, or None if it is missing.
+
+        Raises:
+            ApiError: it has another value.
+        """
         text = self.values.get(name)
         if text is not None and text not in allowed:
             raise invalid(name, f"{text[:40]!r} is not one of {list(allowed)} - '{name}'")
         return text
 
     def newest_first(self) -> bool:
-        """Whether the newest come first, which is the default."""
+        """Return whether the newest items come first, which is the default."""
         return self.one_of("order", ("asc", "desc")) != "asc"
 
     def metadata(self) -> dict[str, str] | None:
-        """The metadata to filter by, given as `metadata[key]=value`; None if there is none, or for `metadata=null`."""
+        """Return the metadata to filter by, given as `metadata[key]=value`; None without any, or for `metadata=null`."""
         metadata = {}
         for name, value in self.values.multi_items():
             if match := re.fullmatch(r"metadata\[([^\[\]]*)\]", name, re.DOTALL):

@@ -22,7 +22,7 @@ def check_options(options: Options) -> None:
     """Refuse an address that other machines can reach, and numbers with which no request could be answered.
 
     Raises:
-        CourseError: an invalid option; the message gives its value and the allowed ones.
+        CourseError: an option is invalid; the message gives its value and the allowed ones.
     """
     if options.host not in LOOPBACK:
         raise CourseError(
@@ -38,7 +38,7 @@ def check_options(options: Options) -> None:
 
 
 def check_model(name: str | None) -> None:
-    """Refuse a base model that could not be loaded for the first chat or job; loads nothing.
+    """Refuse a base model that could not be loaded for the first chat or job; nothing is loaded here.
 
     Raises:
         CourseError: there is no such model, or its folder is incomplete.

@@ -18,18 +18,18 @@ FAULTS = {"busy": (429, 0.0), "broken": (500, 0.0), "slow": (200, 0.3)}
 
 
 class Replay:
-    """A server on loopback, as a context manager; it listens at `base_url`.
+    """A server on loopback that plays back recorded answers; a context manager that listens at `base_url`.
 
     Args:
-        answer: messages → the recorded text, or None if nothing was recorded for them (404).
+        answer: function of messages that returns the recorded text, or None if nothing was recorded for them (error 404).
         model: name of the model in responses.
-        trouble: (name in `FAULTS`, n) to simulate it for every n-th request that is not a repetition; None for none.
+        trouble: (name in `FAULTS`, n) to simulate this fault at every n-th request that is not a repetition; None for none.
         seconds: time that an answer takes.
 
     Attributes:
         billed: idempotency key → output tokens, for each request that was answered and would be billed; a request without a
             key gets a unique one.
-        log: keys of all requests received, in order, including repetitions and those that met trouble.
+        log: keys of all requests received, in order, including repetitions and those that met with a fault.
     """
 
     def __init__(

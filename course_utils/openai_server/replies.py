@@ -21,12 +21,12 @@ ABSENT = ("missing", "union_tag_not_found")  # pydantic's errors for what is not
 
 
 def checked(model: type[BaseModel], body: dict[str, Any]) -> dict[str, Any]:
-    """Validate a document with the official client's own type."""
+    """Return a document after validating it with the official client's own type."""
     return model.model_validate(body).model_dump(mode="json", exclude_unset=True)
 
 
 def listing(page: tuple[list[dict[str, Any]], bool], model: type[BaseModel] | None, empty_ids: str | None) -> dict[str, Any]:
-    """A page of documents in the API's list format.
+    """Return a page of documents in the API's list format.
 
     Args:
         page: the documents, and whether there are more.
@@ -40,22 +40,26 @@ def listing(page: tuple[list[dict[str, Any]], bool], model: type[BaseModel] | No
 
 
 def refused(request: Request, error: Exception) -> JSONResponse:
-    """Response for an `ApiError`."""
+    """Return the response for an `ApiError`."""
     assert isinstance(error, ApiError)
     return JSONResponse(error.body, error.status, error.headers)
 
 
 def invalid_request(request: Request, error: Exception) -> JSONResponse:
-    """Response for a body that its model refuses."""
+    """Return the response for a body that its model refuses."""
     assert isinstance(error, RequestValidationError)
     return refused(request, hosted_error(error.errors(), error.body))
 
 
 def hosted_error(found: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
-    """The most telling one of pydantic's errors, in the hosted API's form.
+    """Choose the most telling one of pydantic's errors, and return it in the hosted API's form.
 
-    First comes a wrong `type` or `role`, since it decides which fields there may be; then an unknown field, which is often a
-    required one misspelt; then what lies deepest, since of a union that is the branch that was meant.
+    A wrong `type` or `role` comes first, since it decides which fields there may be; then an unknown field, which is often a
+    required one misspelt; then the error that lies deepest, since of a union that is the branch that was meant.
+
+    Args:
+        found: pydantic's errors.
+        body: the body of the request.
     """
 
     def rank(path: str, kind: str) -> tuple[bool, bool, int]:
@@ -94,7 +98,7 @@ def _locate(error: Mapping[str, Any], body: Any) -> tuple[str, Any]:
 
 
 def unknown_route(request: Request, error: Exception) -> JSONResponse:
-    """Response for an unknown path or method."""
+    """Return the response for an unknown path or method."""
     assert isinstance(error, HTTPException)
     method, path = request.method, request.url.path
     if error.status_code == 405:
@@ -113,7 +117,7 @@ def _allowed(request: Request) -> list[str]:
 
 
 def storage(request: Request, error: Exception) -> JSONResponse:
-    """Response for a full disk or a busy database; other errors of theirs are raised again, as bugs."""
+    """Return the response for a full disk or a busy database; other errors of the same types are raised again, as bugs."""
     if is_full(error):
         return refused(request, errors.no_room())
     if is_busy(error):
@@ -122,6 +126,6 @@ def storage(request: Request, error: Exception) -> JSONResponse:
 
 
 def bug(request: Request, error: Exception) -> JSONResponse:
-    """Response for an unexpected exception."""
+    """Return the response for an unexpected exception."""
     message = "The server had an error while processing your request. Sorry about that!"
     return refused(request, ApiError(500, message, type="server_error"))

@@ -24,7 +24,7 @@ STREAM_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 class Events:
-    """One response being generated.
+    """The events of one response that is being generated.
 
     Args:
         body: the response as created by `responses.frame`; it is filled in.
@@ -66,14 +66,14 @@ class Events:
         yield self._event(f"response.{self.body['status']}", response=checked(self._snapshot()))
 
     async def stream(self) -> AsyncIterator[str]:
-        """The events as server-sent events."""
+        """Yield the events in the form of server-sent events."""
         async for event in self.events():
             if event["type"] not in DELTAS:  # there are many, and all alike
                 STREAM_EVENT.validate_python(event)
             yield f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n"
 
     async def whole(self) -> dict[str, Any]:
-        """The response in one piece.
+        """Wait for the end, and return the response as one document.
 
         Raises:
             ApiError: the engine failed.

@@ -12,7 +12,10 @@ from course_utils.openai_server.errors import invalid
 
 
 class Echoed(Strict):
-    """What a client sends back as it received it: an empty field counts as none, and ids and statuses mean nothing."""
+    """An item that a client sends back as it received it.
+
+    An empty field counts as none, and ids and statuses mean nothing.
+    """
 
     id: Any = None
     status: Any = None
@@ -24,7 +27,7 @@ class Echoed(Strict):
 
 
 class TextPart(Echoed):
-    """Text in a message or an output."""
+    """A text in a message or in an output."""
 
     type: Literal["input_text", "output_text", "text"]
     text: str
@@ -43,7 +46,7 @@ Content = str | list[Annotated[TextPart | RefusalPart, Field(discriminator="type
 
 
 class MessageItem(Echoed):
-    """A message."""
+    """A message of the conversation."""
 
     type: Literal["message"]
     role: Literal["user", "assistant", "system", "developer"]
@@ -52,7 +55,7 @@ class MessageItem(Echoed):
 
 
 class CallItem(Echoed):
-    """A call that the model has made."""
+    """A function call that the model has made."""
 
     type: Literal["function_call"]
     call_id: str
@@ -61,7 +64,7 @@ class CallItem(Echoed):
 
 
 class OutputItem(Echoed):
-    """The result of a call."""
+    """The result of a function call."""
 
     type: Literal["function_call_output"]
     call_id: str
@@ -77,16 +80,16 @@ Item = Annotated[MessageItem | CallItem | OutputItem, Field(discriminator="type"
 
 
 def to_messages(new_items: str | Sequence[Item], previous: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Append new items to the conversation.
+    """Append new items to the conversation, and return all of it as chat messages.
 
-    Consecutive calls, also after an assistant's text, become one message, as the model writes them.
+    Consecutive calls, also those after an assistant's text, become one message, as the model writes them.
 
     Args:
         new_items: a user's text, or items.
         previous: chat messages of the conversation so far.
 
     Raises:
-        ApiError: a call without an output, or an output without a call.
+        ApiError: a call has no output, or an output has no call.
     """
     messages = list(previous)
     if isinstance(new_items, str):

@@ -39,7 +39,7 @@ MAX_CHARACTERS = 32_000_000
 
 
 class SchemaFormat(Strict):
-    """JSON of a schema."""
+    """The format of a text that is JSON and follows a schema."""
 
     type: Literal["json_schema"]
     name: Name
@@ -49,7 +49,7 @@ class SchemaFormat(Strict):
 
 
 class TextConfig(Strict):
-    """The requested form of text; the verbosity is what this model has anyway."""
+    """The form that is requested for text; the verbosity is the one that this model has anyway."""
 
     format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
     verbosity: Literal["medium"] | None = None
@@ -62,7 +62,10 @@ class FunctionTool(Function):
 
 
 class ToolChoice(Strict):
-    """A function that must be called, or the tools that may be. Other kinds are refused as a whole, under `tool_choice`."""
+    """A function that must be called, or the tools that may be called.
+
+    Other kinds are refused as a whole, under `tool_choice`.
+    """
 
     type: str
     name: str | None = None
@@ -71,13 +74,13 @@ class ToolChoice(Strict):
 
 
 class StreamOptions(Strict):
-    """What a stream has besides its events."""
+    """What a stream contains besides its events."""
 
     include_obfuscation: Literal[False] | None = None
 
 
 class ResponseRequest(Strict):
-    """A request of the Responses API; arguments that are not listed here are refused."""
+    """The body of a request for a response; arguments that are not declared here are refused."""
 
     model: Annotated[str, Field(min_length=1)]
     input: str | Annotated[list[Item], Field(min_length=1, max_length=2048)]
@@ -109,7 +112,13 @@ class ResponseRequest(Strict):
 
 
 class StoredResponse(NamedTuple):
-    """A response, and the conversation up to and including it as chat messages."""
+    """A response that is kept.
+
+    Attributes:
+        body: the response as the client saw it.
+        messages: the conversation up to and including the response, as chat messages.
+        size: number of characters of both as JSON, for the limit of the store.
+    """
 
     body: dict[str, Any]
     messages: list[dict[str, Any]]
@@ -117,7 +126,7 @@ class StoredResponse(NamedTuple):
 
 
 class ResponseStore:
-    """The latest responses of this process; older ones are dropped, and all are lost when it ends."""
+    """Keeps the latest responses of this process; older ones are dropped, and all are gone when the process ends."""
 
     def __init__(self, max_responses: int = MAX_RESPONSES, max_characters: int = MAX_CHARACTERS) -> None:
         self.max_responses, self.max_characters = max_responses, max_characters
@@ -125,7 +134,7 @@ class ResponseStore:
         self._characters = 0
 
     def add(self, body: dict[str, Any], messages: list[dict[str, Any]]) -> None:
-        """Store a response."""
+        """Store a response, and the conversation up to and including it."""
         size = len(json.dumps([body, messages]))
         self._responses[body["id"]] = StoredResponse(body, messages, size)
         self._characters += size
@@ -133,21 +142,24 @@ class ResponseStore:
             self._characters -= self._responses.popitem(last=False)[1].size
 
     def get(self, response_id: str) -> StoredResponse | None:
-        """A response, or None if it is not stored any more."""
+        """Return a response, or None if it is not stored, or not any more."""
         return self._responses.get(response_id)
 
     def delete(self, response_id: str) -> bool:
-        """Delete a response; returns whether it was stored."""
+        """Delete a response, and return whether it was stored."""
         removed = self._responses.pop(response_id, None)
         self._characters -= removed.size if removed else 0
         return removed is not None
 
 
 def to_chat(request: ResponseRequest, store: ResponseStore) -> tuple[ChatRequest, list[dict[str, Any]]]:
-    """Convert a request into a chat request; also returns the conversation without instructions.
+    """Convert a request into a chat request.
+
+    Returns:
+        The chat request, and the conversation without instructions.
 
     Raises:
-        ApiError: an invalid value; the error names the parameter.
+        ApiError: a value is invalid; the error names the parameter.
     """
     _check(request)
     earlier_messages: list[dict[str, Any]] = []
@@ -182,12 +194,12 @@ def to_chat(request: ResponseRequest, store: ResponseStore) -> tuple[ChatRequest
 
 
 def with_logprobs(request: ResponseRequest) -> bool:
-    """Whether log-probabilities are requested."""
+    """Return whether log-probabilities are requested."""
     return LOGPROBS in (request.include or ()) or bool(request.top_logprobs)
 
 
 def renamed(error: ApiError) -> ApiError:
-    """An error of the chat request, with the parameter's name in the Responses API."""
+    """Return an error of the chat request with the name that the parameter has in the Responses API."""
     param = error.body["error"]["param"]
     if isinstance(param, str):
         for pattern, replacement in (
@@ -202,7 +214,7 @@ def renamed(error: ApiError) -> ApiError:
 
 
 def frame(request: ResponseRequest) -> dict[str, Any]:
-    """A new response, without output yet."""
+    """Return a new response that has no output yet."""
     tool_choice = request.tool_choice
     return {
         "id": f"resp_{random_letters(48)}",
@@ -238,13 +250,13 @@ def frame(request: ResponseRequest) -> dict[str, Any]:
 
 
 def checked(body: dict[str, Any]) -> dict[str, Any]:
-    """Validate a response with the official client's own type."""
+    """Return a response after validating it with the official client's own type."""
     Response.model_validate(body)
     return body
 
 
 def usage(chat: Mapping[str, Any]) -> dict[str, Any]:
-    """The chat's token counts under the names of the Responses API."""
+    """Return the chat's token counts under the names of the Responses API."""
     return {
         "input_tokens": chat["prompt_tokens"],
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},

@@ -50,8 +50,9 @@ class Token(NamedTuple):
 
     Attributes:
         id: index in the vocabulary.
-        log_probability: under the model at temperature 1, before penalties, bias and grammar; None if not requested.
-        alternatives: the likeliest tokens at this position, (id, log-probability).
+        log_probability: in nats, under the model at temperature 1, before penalties, bias and grammar; None if not
+            requested.
+        alternatives: the likeliest tokens at this position, as (id, log-probability).
     """
 
     id: int
@@ -63,7 +64,7 @@ class TokenSampler:
     """Chooses the tokens of one answer.
 
     Raises:
-        CourseError: the grammar can't be followed; the message says why.
+        CourseError: the grammar cannot be followed; the message says why.
     """
 
     def __init__(self, sampling: Sampling, tokenizer: PreTrainedTokenizerBase, end_ids: set[int]) -> None:
@@ -80,14 +81,14 @@ class TokenSampler:
 
     @property
     def finished(self) -> bool:
-        """Whether the grammar allows nothing more."""
+        """Whether the grammar allows no further token."""
         return self.matcher is not None and self.matcher.is_stopped()
 
     def choose(self, logits: torch.Tensor, greedy: int) -> Token:
         """Choose the next token.
 
         Args:
-            logits: (vocabulary) in float32; may be modified.
+            logits: shape (vocabulary,), in float32; they may be modified.
             greedy: id of the likeliest token.
         """
         import torch
@@ -145,7 +146,7 @@ class TokenSampler:
 
 
 def check_grammar(tokenizer: PreTrainedTokenizerBase, grammar: str) -> str | None:
-    """Return why a grammar can't be followed, or None if it can."""
+    """Return why a grammar cannot be followed, or None if it can."""
     try:
         _make_matcher(tokenizer, grammar)
     except CourseError as error:

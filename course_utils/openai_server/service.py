@@ -50,11 +50,15 @@ class Service:
     answered_tokens: int = 0
 
     def used_tokens(self) -> int:
-        """Number of tokens trained on and answered with."""
+        """Return the number of tokens that were trained on and answered with, together."""
         trained = sum(job["trained_tokens"] or 0 for job in self.store.all("job"))
         return trained + self.answered_tokens
 
     def check_budget(self) -> None:
-        """Raise ApiError if the token budget is used up."""
+        """Refuse the request if the token budget is used up.
+
+        Raises:
+            ApiError: it is.
+        """
         if self.token_budget is not None and self.used_tokens() >= self.token_budget:
             raise errors.no_money()

@@ -80,7 +80,10 @@ class Options:
 
 
 def base_name(model: str | None) -> str:
-    """The name under which a model is offered: the last part of its name, in lower case, without colons (for `ft:` ids)."""
+    """Return the name under which a model is offered.
+
+    It is the last part of the model's name, in lower case, without colons (for `ft:` ids).
+    """
     from course_utils import hardware
 
     name = model or models.TIERS[hardware.detect().tier].name
@@ -285,11 +288,11 @@ def remove_stale_folders() -> None:
 
 
 class LocalServer:
-    """The service in a process of its own; a context manager.
+    """The service in a process of its own; a context manager that stops it at the end.
 
     Attributes:
         base_url, api_key: arguments for an OpenAI client.
-        folder: folder for everything it stores.
+        folder: folder for everything that it stores.
         process: the server process.
     """
 
@@ -298,21 +301,25 @@ class LocalServer:
         self.folder = Path(options.folder)
 
     def client(self, **options: Any) -> OpenAI:
-        """An official client for this server; options are those of `openai.OpenAI`."""
+        """Return an official client for this server.
+
+        Args:
+            options: further arguments of `openai.OpenAI`.
+        """
         from openai import OpenAI
 
         return OpenAI(base_url=self.base_url, api_key=self.api_key, **options)
 
     @property
     def memory_bytes(self) -> int:
-        """Resident memory of the server process, without training processes."""
+        """Return the resident memory of the server process in bytes, without training processes."""
         import psutil
 
         resident_bytes: int = psutil.Process(self.process.pid).memory_info().rss
         return resident_bytes
 
     def adapter_folder(self, name: str) -> Path:
-        """Folder with the weights of a fine-tuned model, in PEFT's format.
+        """Return the folder with the weights of a fine-tuned model, in PEFT's format.
 
         Raises:
             CourseError: there is no such model.
@@ -400,7 +407,13 @@ def local_server(folder: str | Path | None = None, **options: Any) -> LocalServe
 
 
 def main(arguments: list[str]) -> int:
-    """The process that `local_server` starts: takes options as JSON, prints its address as JSON, and ends with its input."""
+    """Run the process that `local_server` starts.
+
+    It takes its options as JSON, prints its address as JSON, and ends when its input is closed.
+
+    Returns:
+        The exit status.
+    """
     values = json.loads(arguments[0])
     options = Options(**{**values, "names": tuple(values["names"]), "allow_host": tuple(values["allow_host"])})
 

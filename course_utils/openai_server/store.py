@@ -59,7 +59,7 @@ POSITION_TABLES = ("documents", "deleted")  # tables with the position of a docu
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error means that the disk is full."""
+    """Return whether an error means that the disk is full."""
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", None)
         return code is not None and code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
@@ -67,26 +67,26 @@ def is_full(error: BaseException) -> bool:
 
 
 def is_busy(error: BaseException) -> bool:
-    """Whether an error means that another process locked the database for too long."""
+    """Return whether an error means that another process has locked the database for too long."""
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def new_id(kind: str) -> str:
-    """A new id in the hosted service's format for this kind."""
+    """Return a new id, in the format that the hosted service uses for this kind of document."""
     prefix, length = ID_FORMATS[kind]
     return prefix + random_letters(length)
 
 
 def random_letters(length: int) -> str:
-    """Random letters and digits that can't be guessed."""
+    """Return random letters and digits that cannot be guessed."""
     return "".join(secrets.choice(LETTERS) for _ in range(length))
 
 
 class Store:
-    """Documents by kind and id, in the order in which they were added.
+    """Stores documents by kind and id, in the order in which they were added, and the bytes of files and models.
 
     Args:
-        folder: folder for everything; created if missing, accessible to its owner only.
+        folder: folder for everything; it is created if it is missing, and only its owner has access.
 
     Raises:
         CourseError: the database is damaged, was written by a newer program, or is missing while there are files or models.
@@ -112,7 +112,7 @@ class Store:
 
     @property
     def database(self) -> Path:
-        """The file with the documents."""
+        """The file that holds the documents."""
         return self.folder / DATABASE
 
     def _prepare(self) -> None:
@@ -139,7 +139,7 @@ class Store:
         """Check the whole database.
 
         Raises:
-            CourseError: it is damaged.
+            CourseError: the database is damaged.
         """
         try:
             result = self._connection().execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -160,7 +160,10 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: afterwards, either all changes made inside are on disk or none. May be nested."""
+        """Return a context manager for a transaction, which may be nested.
+
+        Afterwards either all changes made inside are on disk, or none.
+        """
         connection = self._connection()
         if connection.in_transaction:
             yield connection
@@ -175,7 +178,14 @@ class Store:
             raise
 
     def add(self, kind: str, id: str, body: dict[str, Any], parent: str = "") -> dict[str, Any]:
-        """Add a new document; returns it."""
+        """Add a new document, and return it.
+
+        Args:
+            kind: kind of the document.
+            id: its id.
+            body: its fields.
+            parent: id of the document that it belongs to, or "".
+        """
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO documents (kind, id, parent, body) VALUES (?, ?, ?, ?)", (kind, id, parent, json.dumps(body))
@@ -183,15 +193,15 @@ class Store:
         return body
 
     def get(self, kind: str, id: str) -> dict[str, Any] | None:
-        """A document, or None."""
+        """Return a document, or None if there is none with this id."""
         row = self._connection().execute("SELECT body FROM documents WHERE kind = ? AND id = ?", (kind, id)).fetchone()
         return json.loads(row[0]) if row else None
 
     def document(self, kind: str, id: str) -> dict[str, Any]:
-        """A document that must exist.
+        """Return a document that must exist.
 
         Raises:
-            KeyError: it does not.
+            KeyError: it does not exist.
         """
         body = self.get(kind, id)
         if body is None:
@@ -199,7 +209,7 @@ class Store:
         return body
 
     def update(self, kind: str, id: str, **changes: Any) -> dict[str, Any] | None:
-        """Change fields of a document; returns the changed document, or None if there is none."""
+        """Change fields of a document; return the changed document, or None if there is none with this id."""
         with self.transaction() as connection:
             body = self.get(kind, id)
             if body is None:
@@ -209,7 +219,10 @@ class Store:
         return body
 
     def delete(self, kind: str, id: str) -> bool:
-        """Delete a document; returns whether it existed. Its position is kept, since a page may have to start after it."""
+        """Delete a document, and return whether it existed.
+
+        Its position is kept, since a page may have to start after it.
+        """
         with self.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO deleted SELECT kind, id, number FROM documents WHERE kind = ? AND id = ?", (kind, id)
@@ -217,7 +230,7 @@ class Store:
             return connection.execute("DELETE FROM documents WHERE kind = ? AND id = ?", (kind, id)).rowcount > 0
 
     def all(self, kind: str, parent: str = "", newest_first: bool = False) -> list[dict[str, Any]]:
-        """All documents of a kind under a parent."""
+        """Return all documents of a kind that belong to a parent, the oldest first unless `newest_first`."""
         return self.page(kind, parent, limit=-1, newest_first=newest_first)[0]
 
     def page(
@@ -229,14 +242,14 @@ class Store:
         newest_first: bool = True,
         where: Mapping[str, Any] | None = None,
     ) -> tuple[list[dict[str, Any]], bool]:
-        """A page of documents in order, and whether there are more.
+        """Return a page of documents in order, and whether there are more.
 
         Args:
             kind: kind of the documents.
-            parent: id of their parent.
+            parent: id of the document that they belong to.
             after: id of the document before the page, which may have been deleted; an unknown id is ignored.
-            limit: maximum number of documents; negative for all.
-            newest_first: the order.
+            limit: maximum number of documents; a negative number for all.
+            newest_first: whether the newest documents come first.
             where: top-level fields, or "metadata.key", and the values that they must have.
         """
         connection = self._connection()
@@ -287,19 +300,22 @@ class Store:
     # -- bytes --------------------------------------------------------------------------------------------------------
 
     def file_path(self, file_id: str) -> Path:
-        """Path of a file's bytes, named by our own id; the client's file name is data and is never used as a path."""
+        """Return the path of a file's bytes.
+
+        It is named by our own id; the client's file name is data and is never used as a path.
+        """
         return self.folder / "files" / file_id
 
     def job_folder(self, job_id: str) -> Path:
-        """Folder of a job's data and checkpoints until it ends."""
+        """Return the folder of a job's data and checkpoints, which exists until the job ends."""
         return self.folder / "jobs" / job_id
 
     def model_folder(self, folder: str) -> Path:
-        """Folder of an adapter."""
+        """Return the path of an adapter's folder."""
         return self.folder / "models" / folder
 
     def add_file(self, source: Path, filename: str, purpose: str, expires_at: int | None = None) -> dict[str, Any]:
-        """Take over a file that is already in this store's folder; returns its document once both are safely on disk."""
+        """Take over a file that is already in this store's folder; return its document once both are safely on disk."""
         body: dict[str, Any] = {
             "id": new_id("file"),
             "object": "file",
@@ -322,7 +338,7 @@ class Store:
             raise
 
     def delete_file(self, file_id: str) -> bool:
-        """Delete a file's document, then its bytes; returns whether it existed."""
+        """Delete a file's document and then its bytes; return whether the file existed."""
         deleted = self.delete("file", file_id)
         if deleted:
             with suppress(OSError):  # bytes without a document are removed at the next start
@@ -330,7 +346,7 @@ class Store:
         return deleted
 
     def scratch(self, name: str) -> Path:
-        """A temporary path, on the same disk as the final one."""
+        """Return a temporary path, on the same disk as the final one."""
         return self.folder / "files" / f".partial-{name}-{random_letters(12)}"
 
     def tidy(self) -> None:

@@ -25,7 +25,7 @@ Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 class Function(Strict):
-    """A function that the model may call."""
+    """A function that the model may call, with the schema of its arguments."""
 
     name: Name
     description: str | None = None
@@ -41,20 +41,23 @@ class Tool(Strict):
 
 
 class FunctionName(Strict):
-    """A function by its name."""
+    """A function, given by its name."""
 
     name: str
 
 
 class AllowedTools(Strict):
-    """Some of the tools, and whether one must be called."""
+    """Some of the request's tools, and whether one of them must be called."""
 
     mode: Literal["auto", "required"]
     tools: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_TOOLS)]
 
 
 class ChatToolChoice(Strict):
-    """One function that must be called, or the tools that may be. Other kinds are refused as a whole: `tool_choice`."""
+    """One function that must be called, or the tools that may be called.
+
+    Other kinds are refused as a whole, under `tool_choice`.
+    """
 
     type: str
     function: FunctionName | None = None
@@ -70,7 +73,7 @@ class CalledFunction(Strict):
 
 
 class ToolCall(Strict):
-    """A call in an assistant message of the conversation."""
+    """A tool call in an assistant's message of the conversation."""
 
     id: str
     type: Literal["function"]
@@ -83,11 +86,11 @@ Functions = Annotated[list[Function], Field(min_length=1, max_length=MAX_TOOLS)]
 
 @dataclass(frozen=True)
 class Offer:
-    """The functions that a request offers: as described in the prompt, and those that may be called.
+    """The functions that a request offers to the model.
 
     Attributes:
-        described: functions for `messages.flatten`.
-        calls: calls for `grammar.answer_grammar`; None if the request has no tools.
+        described: the functions as the prompt describes them, for `messages.flatten`.
+        calls: the calls that are allowed, for `grammar.answer_grammar`; None if the request has no tools.
         deprecated: whether the request used `functions`, so that the answer must use `function_call`.
     """
 
@@ -102,10 +105,10 @@ def offered(
     choice: str | ChatToolChoice | None,
     parallel: bool | None,
 ) -> Offer:
-    """Check `tools`, `tool_choice` and `parallel_tool_calls`.
+    """Check `tools`, `tool_choice` and `parallel_tool_calls`, and return the functions that they offer.
 
     Raises:
-        ApiError: an invalid value; the error names the parameter.
+        ApiError: a value is invalid; the error names the parameter.
     """
     if not tools:
         for name, value in (("tool_choice", choice), ("parallel_tool_calls", parallel)):
@@ -125,10 +128,10 @@ def offered_functions(
     call: str | FunctionName | None,
     with_tools: bool,
 ) -> Offer | None:
-    """The same for `functions` and `function_call`, which `tools` has replaced; None if they are not used.
+    """Check `functions` and `function_call`, which `tools` has replaced, and return what they offer, or None.
 
     Raises:
-        ApiError: an invalid value; the error names the parameter.
+        ApiError: a value is invalid; the error names the parameter.
     """
     if not functions:
         if call is not None:
@@ -279,10 +282,10 @@ def _closed(schema: Any) -> Any:
 
 
 def check_conversation(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Check that every tool result belongs to a call, and every call has a result before the conversation goes on.
+    """Check that every tool result belongs to a call, and that every call has a result before the conversation goes on.
 
     Raises:
-        ApiError: one of them is missing, in the hosted API's words.
+        ApiError: one of them is missing; the error has the hosted API's words.
     """
     unanswered: list[str] | None = None  # ids of calls without a result; None if there was no call before
     called: list[str] = []

@@ -52,7 +52,11 @@ NICENESS = 5  # answering takes precedence over training
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Validate or train one job."""
+    """Validate or train one job, and return the exit status.
+
+    Args:
+        arguments: "validate" or "train", the service's folder and the job's id; those of the command line if None.
+    """
     parser = argparse.ArgumentParser(prog="course_utils.openai_server.worker")
     parser.add_argument("task", choices=("validate", "train"))
     parser.add_argument("folder")
@@ -87,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class JobFailure(CourseError):
-    """An error that fails a job.
+    """An error that makes a job fail.
 
     Args:
         message: explanation for the job's creator, who sees only the API.
@@ -109,7 +113,7 @@ def _exit_with_server() -> None:
 
 
 def validate(store: Store, job_id: str) -> None:
-    """Check a job's files with `data_prep`, then queue the job or fail it in the hosted service's words."""
+    """Check the files of a job with `data_prep`; then queue the job, or let it fail in the hosted service's words."""
     from course_utils.data_prep import validation
 
     job = store.document("job", job_id)
@@ -167,7 +171,7 @@ def _messages_of(row: dict[str, Any], field: str) -> list[dict[str, Any]]:
 
 
 class Training:
-    """The training of one job, resumed from where an earlier process stopped."""
+    """The training of one job, which resumes where an earlier process stopped."""
 
     def __init__(self, store: Store, job_id: str, model: str | None, context: int) -> None:
         self.store, self.job_id, self.model, self.context = store, job_id, model, context
@@ -454,12 +458,18 @@ def resolve_hyperparameters(requested: Mapping[str, Any], examples: int, kind: s
 
 
 def evaluation_interval(steps_per_epoch: int) -> int:
-    """Steps between validations: about four per epoch, and always one at its end."""
+    """Return the number of steps between validations: about four validations per epoch, and always one at its end."""
     return next(n for n in range(math.ceil(steps_per_epoch / 4), steps_per_epoch + 1) if steps_per_epoch % n == 0)
 
 
 def metrics_of(history: History, step: int, epoch_ends: bool) -> dict[str, float]:
-    """A step's metrics by the API's names. Preference metrics have TRL's names, since the API has none for them."""
+    """Return the metrics of a step by the API's names. Preference metrics have TRL's names, since the API has none for them.
+
+    Args:
+        history: the history of the run.
+        step: number of the step.
+        epoch_ends: whether the step is the last one of its epoch.
+    """
     metrics = {"train_loss": history.losses[-1]}
     for part, recorded in (("train", history.metrics), ("valid", history.validation_metrics)):
         names = PREFERENCE_METRICS if "margin" in recorded else TOKEN_METRICS
@@ -474,7 +484,7 @@ def metrics_of(history: History, step: int, epoch_ends: bool) -> dict[str, float
 
 
 def sentence(step: int, total: int, metrics: Mapping[str, float]) -> str:
-    """The message of a metrics event."""
+    """Return the message of a metrics event."""
     names = {"train_loss": "training loss", "valid_loss": "validation loss", "full_valid_loss": "full validation loss"}
     return f"Step {step}/{total}: " + ", ".join(
         f"{label}={metrics[name]:.2f}" for name, label in names.items() if name in metrics
@@ -482,7 +492,7 @@ def sentence(step: int, total: int, metrics: Mapping[str, float]) -> str:
 
 
 def results(history: History) -> str:
-    """The result file: one row per step, with empty fields where nothing was measured."""
+    """Return the result file as CSV: one row per step, with empty fields where nothing was measured."""
     columns = ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
     train, valid = dict(history.metrics.get("accuracy", ())), dict(history.validation_metrics.get("accuracy", ()))
     losses = dict(zip(history.validation_steps, history.validation_losses))

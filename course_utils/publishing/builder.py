@@ -30,7 +30,7 @@ from course_utils.exercises.registry import EXERCISES
 from course_utils.files import write_whole
 from course_utils.lessons import LESSONS, find, learner_file, source_file
 from course_utils.publishing.overview import overview
-from course_utils.publishing.times import record_cost, timing
+from course_utils.publishing.times import save_run_cost, timing
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -193,7 +193,7 @@ def build(section: str, report: Callable[[str], object] = print) -> Path:
         return learner_file(name)
     notebook = learner_edition(section)
     cost = execute(notebook)
-    record_cost(name, notebook, cost)
+    save_run_cost(name, notebook, cost)
     for cell, refilled in zip(notebook.cells, learner_edition(section).cells):
         if cell.cell_type == "markdown":
             cell.source = refilled.source  # the table of times now holds this run

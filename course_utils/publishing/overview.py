@@ -7,7 +7,7 @@ from html import escape
 
 from course_utils.exercises.registry import EXERCISES
 from course_utils.lessons import LESSONS, Lesson
-from course_utils.publishing.times import recorded
+from course_utils.publishing.times import load_times
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Overview(list[LessonRow]):
 
 def overview(tier: str = "cpu") -> Overview:
     """All lessons, with the time of a recorded run on a tier ("cpu", "t4" or "a100")."""
-    records = recorded()
+    records = load_times()
     rows = []
     for lesson in LESSONS.values():
         record = records.get(lesson.name, {}).get(tier)

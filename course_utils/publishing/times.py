@@ -21,7 +21,7 @@ BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself
 
 def timing(name: str) -> str:
     """Markdown table of how long the section takes on each tier, from recorded runs."""
-    records = recorded()
+    records = load_times()
     rows = []
     for tier, label in (("cpu", "CPU, two cores"), ("t4", "T4"), ("a100", "A100")):
         record = records.get(name, {}).get(tier)
@@ -59,19 +59,19 @@ def times_file() -> Path:
     return assets.root() / "benchmarks" / "records" / "notebook-times.json"
 
 
-def recorded() -> dict[str, Any]:
-    """The records: name of a lesson → tier → record of its last full run."""
+def load_times() -> dict[str, Any]:
+    """Return what is known of the lessons' last full runs: name of the lesson → tier → date, machine, seconds, memory."""
     records: dict[str, Any] = json.loads(times_file().read_text(encoding="utf-8")) if times_file().exists() else {}
     return records
 
 
-def record_cost(name: str, notebook: NotebookNode, cost: RunCost) -> None:
+def save_run_cost(name: str, notebook: NotebookNode, cost: RunCost) -> None:
     """Record time and memory of a full run, with date and machine."""
     from datetime import date
 
     from course_utils.hardware import detect
 
-    records = recorded()
+    records = load_times()
     device = detect()
     records.setdefault(name, {})[device.tier] = {
         "date": date.today().isoformat(),

@@ -8,9 +8,19 @@ from course_utils.scoring import Example
 
 
 def shuffled_batches(examples: Sequence[Example], batch_size: int, seed: int, bucket: int = 1) -> list[list[Example]]:
-    """All examples once, in random order; if `bucket` is above one, batched with others of similar length.
+    """Cut the examples of one epoch into batches, in random order; each example occurs exactly once.
 
-    Batches are then cut from random groups of `bucket` batches, each group sorted by length.
+    With `bucket` above 1, examples of similar length share a batch, which saves padding: the shuffled examples are taken in
+    groups of `bucket` batches, each group is sorted by length and cut into batches, and the batches are then shuffled.
+
+    Args:
+        examples: the encoded examples of the data set.
+        batch_size: number of examples in a batch; the last batch of a group may have fewer.
+        seed: seed of the order.
+        bucket: number of batches in a group that is sorted by length; 1 for batches that are purely random.
+
+    Returns:
+        The batches, as lists of the given examples.
     """
     import numpy as np
 

@@ -27,37 +27,51 @@ if TYPE_CHECKING:
 
 KEPT_CHECKPOINTS = 2
 MANIFEST = "manifest.json"
+VALUES_FILE, VALUES = "record.json", "record"  # the file of plain values and their key in it, as older checkpoints have them
 
 
 @dataclass
 class State:
-    """Everything a run needs to continue as if it had not stopped.
+    """Everything that a run needs in order to continue as if it had never stopped.
 
     Attributes:
-        step: optimiser steps done.
-        weights: name → trained tensor.
-        optimizer: the optimiser's state dict, and the loss scaler's in fp16.
-        random: states of the random generators, one set per process.
-        record: plain values: the history, the best step so far, the reference's log-probabilities.
+        step: number of optimiser steps done.
+        weights: name of each trained parameter → its tensor.
+        optimizer: the optimiser's state dict, and in fp16 also the state of the loss scaler.
+        random: states of the random generators, one set for each process.
+        values: everything else as plain values: the history, the step of the best validation loss, the reference's
+            log-probabilities, and whether the run has stopped early.
     """
 
     step: int
     weights: Mapping[str, torch.Tensor]
     optimizer: dict[str, Any]
     random: list[dict[str, Any]]
-    record: dict[str, Any]
+    values: dict[str, Any]
 
 
 class Checkpoints:
-    """The checkpoints of one run in one folder: the last two, and the best weights."""
+    """Writes and reads the checkpoints of one run in one folder: the last two, and the best weights.
+
+    Attributes:
+        notes: sentences for the user about checkpoints that were damaged or could not be written.
+    """
 
     def __init__(self, folder: str | Path, identity: Mapping[str, Any]) -> None:
-        """Set where to write, and the values that identify the run (see `load`)."""
+        """Choose the folder, and say which run its checkpoints belong to.
+
+        Args:
+            folder: where to write; created when it is first needed.
+            identity: plain values that are equal only for runs that may continue each other (see `run_identity`).
+        """
         self.folder, self.identity = Path(folder), json.loads(json.dumps(identity))
         self.notes: list[str] = []
 
     def save(self, state: State) -> None:
-        """Write a checkpoint and remove those no longer needed; adds a note if it cannot be written."""
+        """Write a checkpoint, and remove those that are no longer needed.
+
+        If the checkpoint cannot be written (a full disk, for instance), a note and a warning say so and nothing is raised.
+        """
         import torch
         from safetensors.torch import save_file
 
@@ -66,14 +80,17 @@ class Checkpoints:
                 {name: t.detach().cpu().contiguous() for name, t in state.weights.items()}, folder / "weights.safetensors"
             )
             torch.save({"optimizer": state.optimizer, "random": state.random}, folder / "state.pt")
-            record = {"step": state.step, "identity": self.identity, "record": state.record}
-            (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+            plain_values = {"step": state.step, "identity": self.identity, VALUES: state.values}
+            (folder / VALUES_FILE).write_text(json.dumps(plain_values), encoding="utf-8")
 
         if self._write(f"checkpoint-{state.step:06d}", write):
             self._prune()
 
     def save_best(self, step: int, weights: Mapping[str, torch.Tensor]) -> None:
-        """Write the best weights so far."""
+        """Write the best weights so far, under the number of the step at which they were reached.
+
+        A failure becomes a note, as in `save`.
+        """
         from safetensors.torch import save_file
 
         def write(folder: Path) -> None:
@@ -82,10 +99,12 @@ class Checkpoints:
         self._write(f"best-{step:06d}", write)
 
     def load(self) -> State | None:
-        """The newest complete checkpoint; None if there is none.
+        """Return the state in the newest complete checkpoint, or None if there is none.
+
+        Damaged checkpoints are skipped with a note.
 
         Raises:
-            CourseError: it belongs to another run, with other settings, data or model.
+            CourseError: the checkpoint belongs to another run: its settings, its data or its model differ from this run's.
         """
         import torch
         from safetensors.torch import load_file
@@ -94,7 +113,7 @@ class Checkpoints:
             if problem := self._fault(folder):
                 self._note(f"{folder.name} is damaged ({problem}) and is not used; falling back to the one before")
                 continue
-            stored = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+            stored = json.loads((folder / VALUES_FILE).read_text(encoding="utf-8"))
             differing = [key for key in self.identity if stored["identity"].get(key) != self.identity[key]]
             if differing:
                 raise CourseError(
@@ -104,11 +123,11 @@ class Checkpoints:
             # map_location: the run may be resumed without a GPU; weights_only: load plain values and tensors, never code
             tensors = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
             weights = load_file(folder / "weights.safetensors")
-            return State(stored["step"], weights, tensors["optimizer"], tensors["random"], stored["record"])
+            return State(stored["step"], weights, tensors["optimizer"], tensors["random"], stored[VALUES])
         return None
 
     def load_best(self, step: int) -> dict[str, torch.Tensor] | None:
-        """The best weights, or None if they are missing or incomplete."""
+        """Return the best weights, saved at `step`, as parameter name → tensor; None if they are missing or damaged."""
         from safetensors.torch import load_file
 
         folder = self.folder / f"best-{step:06d}"
@@ -154,8 +173,8 @@ class Checkpoints:
         needed_best = set()
         for folder in folders[:KEPT_CHECKPOINTS]:
             try:
-                record = json.loads((folder / "record.json").read_text(encoding="utf-8"))["record"]
-                needed_best.add(f"best-{record['best_step']:06d}")
+                values = json.loads((folder / VALUES_FILE).read_text(encoding="utf-8"))[VALUES]
+                needed_best.add(f"best-{values['best_step']:06d}")
             except (OSError, ValueError, KeyError, TypeError):
                 continue
         for folder in [*folders[KEPT_CHECKPOINTS:], *[f for f in self._folders("best") if f.name not in needed_best]]:
@@ -187,7 +206,7 @@ class Checkpoints:
 
 
 def random_states() -> dict[str, Any]:
-    """States of this process's random generators, as plain values and tensors."""
+    """Return the states of this process's random generators (Python, NumPy, PyTorch, CUDA) as plain values and tensors."""
     import numpy as np
     import torch
 
@@ -202,7 +221,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: Mapping[str, Any]) -> None:
-    """Restore the states of the random generators."""
+    """Set the random generators of this process to the states that `random_states` returned."""
     import ast
 
     import numpy as np

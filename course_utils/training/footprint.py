@@ -32,15 +32,16 @@ CPU_ALLOCATOR_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Footprint:
-    """Memory that a run adds to what was in use, in bytes.
+    """The memory that a run adds to what was already in use, predicted and measured. All sizes are in bytes.
 
     Attributes:
-        predicted: predicted before the run; None if the closed form does not cover the run.
-        reason: why there is no prediction, or "".
-        rows, length: sequences in the largest micro-batch, and tokens in each, padding included.
-        parts: the parts of the prediction as (name, bytes).
-        measured: after the run: the GPU's live tensors, or on a CPU the process's resident memory; None before.
-        where: "GPU" or "process".
+        predicted: what was predicted before the run; None if the closed form does not cover this run.
+        reason: why there is no prediction; "" if there is one.
+        rows, length: number of sequences in the largest micro-batch, and tokens in each of them, padding included.
+        parts: the parts of the prediction, as (name, bytes).
+        measured: what the run really added: on a GPU the live tensors, on a CPU the resident memory of the process; None
+            before the run.
+        where: what was measured, "GPU" or "process".
     """
 
     predicted: int | None
@@ -53,13 +54,16 @@ class Footprint:
 
     @property
     def error(self) -> float | None:
-        """(predicted - measured) / measured: negative if the prediction was too low."""
+        """Relative error of the prediction, (predicted - measured) / measured; None unless both are known.
+
+        It is negative if the prediction was too low.
+        """
         if self.predicted is None or not self.measured:
             return None
         return self.predicted / self.measured - 1
 
     def with_measurement(self, report: memory.MemoryReport) -> Footprint:
-        """A copy with the measurement of a `memory.track` block around the run."""
+        """Return a copy that also has the measurement of the `memory.track` block around the run."""
         if self.where == "GPU" and report.gpu_allocated_peak is not None and report.gpu_start is not None:
             return replace(self, measured=report.gpu_allocated_peak - report.gpu_start)
         return replace(self, measured=report.process_increase)
@@ -80,17 +84,18 @@ class Footprint:
 def predict(
     model: Model, batches: Iterable[Batch], settings: Settings, output: str = "scored", accumulates: bool = False
 ) -> Footprint:
-    """Memory that a run adds to the loaded model.
+    """Predict the memory that a run adds to the loaded model.
 
     Args:
-        model: the model as it will be trained.
+        model: the model as it will be trained, adapter included.
         batches: micro-batches made by `Objective.collate`; the one that takes most memory decides.
-        settings: of the run.
-        output: `Objective.output`.
-        accumulates: whether a step has several micro-batches, so that gradients exist while the next one is computed.
+        settings: the settings of the run.
+        output: the objective's `output`, "scored" or "none".
+        accumulates: whether a step has several micro-batches, so that gradients already exist while the next one is
+            computed.
 
     Returns:
-        Footprint without a measurement; also without a prediction if the closed form does not cover the run.
+        Footprint without a measurement. It also has no prediction, but a reason, if the closed form does not cover the run.
     """
     where = "GPU" if model.device.type == "cuda" else "process"
     try:
@@ -119,9 +124,10 @@ def predict(
 
 
 def prefault(model: torch.nn.Module) -> None:
-    """Read a value from each page of a model's weights.
+    """Read one value from each memory page of the model's weights, so that all of them are in memory.
 
-    Newly loaded weights are memory-mapped and only enter memory when first read, which would be counted as the run's memory.
+    Newly loaded weights are memory-mapped: they enter memory only when they are first read, and that would otherwise be
+    counted as memory of the run.
     """
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.device.type == "cpu":
@@ -129,7 +135,14 @@ def prefault(model: torch.nn.Module) -> None:
 
 
 def largest(micro_batches: Iterable[Sequence[Encoded]], count: int = 12) -> list[Sequence[Encoded]]:
-    """Candidates for a run's largest micro-batch: the most tokens, padding included, and for ties the most scored tokens."""
+    """Choose the micro-batches that may take the most memory.
+
+    They are those with the most tokens, padding included, and among equals those with the most scored tokens.
+
+    Args:
+        micro_batches: all micro-batches, as lists of encoded examples.
+        count: how many candidates to return at most.
+    """
     by_size: dict[tuple[int, int], Sequence[Encoded]] = {}
     for examples in micro_batches:
         size = len(examples), max(map(len, examples))
@@ -151,7 +164,7 @@ def _size(batch: Batch) -> tuple[int, int, int, int, bool | str]:
 
 
 def plan_of(model: Model, sizes: Shape, settings: Settings) -> memory.StepPlan:
-    """The `StepPlan` for training a model, without the fields that depend on the batch.
+    """Describe the training of a model as a `StepPlan`, except for the fields that depend on the batch.
 
     Raises:
         CourseError: the closed form does not cover this model or these settings.

@@ -16,26 +16,27 @@ if TYPE_CHECKING:
 
 @dataclass
 class History:
-    """Record of one training run.
+    """What happened in one training run: losses, speed and memory.
 
     Attributes:
         settings: the settings of the run.
-        steps: step numbers, from 1.
-        losses: training loss of each step; for SFT the mean over its scored tokens (nats per token), for pairs over pairs.
+        steps: numbers of the steps, from 1.
+        losses: training loss of each step. For SFT it is the mean over the learned tokens, in nats per token; for
+            preferences it is the mean over the pairs.
         learning_rates: learning rate of each step.
-        grad_norms: gradient norm of each step before clipping.
-        validation_steps: steps at which the validation loss was measured; 0 is before training.
-        validation_losses: loss of the whole validation set, with the same weight for each token (or pair).
-        metrics: other quantities that the objective measures in training: name → [(step, value), ...].
-        validation_metrics: the same on the validation set.
-        best_step: step whose weights were restored, with early stopping.
-        notes: notes on the run: that it was resumed, or that checkpoints were damaged or could not be written.
-        tokens: tokens processed (without padding; a prompt shared by several completions is counted once).
-        scored_tokens: tokens that contributed to the loss.
-        seconds: time in training steps, without validation, rollouts and the reference.
-        reference_seconds: time for the reference's log-probabilities before training.
+        grad_norms: norm of the gradient in each step, before clipping.
+        validation_steps: steps after which the validation loss was measured; 0 is before training.
+        validation_losses: loss of the whole validation set at each of these steps; each token (or pair) has the same weight.
+        metrics: other quantities that the objective measures on training batches: name → [(step, value), ...].
+        validation_metrics: the same quantities on the validation set.
+        best_step: with early stopping, the step whose weights the model has at the end; otherwise None.
+        notes: sentences about the run: that it was resumed, or that checkpoints were damaged or could not be written.
+        tokens: number of tokens processed, without padding; a prompt that several completions share is counted once.
+        scored_tokens: number of tokens that contributed to the loss.
+        seconds: time spent in training steps, without validation, rollouts and the reference.
+        reference_seconds: time spent before training on the reference's log-probabilities.
         rollout_seconds: time in which the model made its own training examples (PPO): sampling, rewarding and scoring them.
-        memory: the memory that the run was predicted to add, and what it added.
+        memory: the memory that the run was predicted to add, and what it did add.
     """
 
     settings: Settings
@@ -58,30 +59,41 @@ class History:
 
     @property
     def tokens_per_second(self) -> float:
-        """Training speed over the whole run, without padding."""
+        """Training speed over the whole run, in tokens per second, without padding; 0 before the first step."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def metric(self, name: str, validation: bool = False) -> list[float]:
-        """Values of a metric, in the order of the steps."""
+        """Return the values of a metric, in the order of the steps.
+
+        Args:
+            name: a key of `metrics`, such as "margin".
+            validation: whether to take the values on the validation set instead of those on training batches.
+
+        Raises:
+            KeyError: the objective does not measure a metric of this name.
+        """
         return [value for _, value in (self.validation_metrics if validation else self.metrics)[name]]
 
     def add_metrics(self, step: int, values: Mapping[str, float], validation: bool = False) -> None:
-        """Record values measured at a step."""
+        """Store the values that were measured at a step, under their names."""
         metrics = self.validation_metrics if validation else self.metrics
         for name, value in values.items():
             metrics.setdefault(name, []).append((step, float(value)))
 
     def note(self, text: str) -> None:
-        """Record a sentence for the user, and show it now."""
+        """Keep a sentence for the user in `notes`, and show it now as a warning."""
         self.notes.append(text)
         warnings.warn(text, stacklevel=2)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
+        """Return the history as plain values for a checkpoint, without the settings and the memory."""
         return {name: value for name, value in asdict(self).items() if name not in ("settings", "memory")}
 
     def restore(self, values: Mapping[str, Any]) -> None:
-        """Take over the values from `as_dict`, keeping this run's notes."""
+        """Take over the values that `as_dict` returned in an earlier part of the run.
+
+        Notes of this part are kept after the earlier ones.
+        """
         notes = self.notes
         for attribute in fields(self):
             if attribute.name in values:
@@ -89,13 +101,20 @@ class History:
         self.notes = [*self.notes, *notes]
 
     def plot(self, title: str = "Loss while training") -> Figure:
-        """Learning curve, as a `figures.Figure` with alt text."""
+        """Draw training and validation loss over the steps, as a `figures.Figure` with alternative text."""
         from course_utils import charts
 
         return charts.loss_curve(self.losses, title, dict(zip(self.validation_steps, self.validation_losses)))
 
     def plot_metrics(self, names: Sequence[str], title: str, unit: str, validation: bool = False) -> Figure:
-        """Metrics over the steps, as a `figures.Figure` with alt text."""
+        """Draw some metrics over the steps, as a `figures.Figure` with alternative text.
+
+        Args:
+            names: keys of `metrics` (or of `validation_metrics`).
+            title: title of the figure.
+            unit: label of the vertical axis.
+            validation: whether to draw the values on the validation set.
+        """
         from course_utils import figures
 
         metrics = self.validation_metrics if validation else self.metrics

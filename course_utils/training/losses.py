@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 def bradley_terry_loss(rewards: torch.Tensor, centre: float = 0.0) -> torch.Tensor:
-    """-log sigmoid(r_chosen − r_rejected) + centre · (r_chosen + r_rejected)².
+    """Compute a reward model's loss for each pair: -log sigmoid(r_chosen − r_rejected) + centre · (r_chosen + r_rejected)².
 
     Bradley and Terry, 1952; as the loss of a reward model: Ouyang et al., 2022 (arXiv 2203.02155); the second term:
     Eisenstein et al., 2023 (arXiv 2312.09244).
 
     Args:
-        rewards: (pairs, 2), chosen and rejected.
-        centre: weight of the term that pulls the two rewards' sum to zero.
+        rewards: shape (pairs, 2), the rewards of the chosen and of the rejected answer.
+        centre: weight of the second term, which pulls the sum of the two rewards to zero.
 
     Returns:
-        (pairs).
+        One loss per pair, shape (pairs,).
     """
     import torch.nn.functional as F
 
@@ -33,31 +33,34 @@ def bradley_terry_loss(rewards: torch.Tensor, centre: float = 0.0) -> torch.Tens
 
 
 def dpo_loss(log_ratios: torch.Tensor, beta: float) -> torch.Tensor:
-    """-log sigmoid(beta · (log-ratio of chosen − log-ratio of rejected)).
+    """Compute the DPO loss for each pair: -log sigmoid(beta · (log-ratio of chosen − log-ratio of rejected)).
 
     Rafailov et al., 2023 (arXiv 2305.18290), equation 7.
 
     Args:
-        log_ratios: (pairs, 2), log policy − log reference of chosen and rejected.
-        beta: strength of the pull to the reference.
+        log_ratios: shape (pairs, 2): for the chosen and the rejected answer, its log-probability under the policy minus that
+            under the reference.
+        beta: how strongly the policy is held to the reference.
 
     Returns:
-        (pairs).
+        One loss per pair, shape (pairs,).
     """
     return bradley_terry_loss(beta * log_ratios)
 
 
 def odds_ratio_loss(mean_log_probabilities: torch.Tensor) -> torch.Tensor:
-    """-log sigmoid(log odds of chosen − log odds of rejected), with odds = p / (1 − p).
+    """Compute ORPO's penalty for each pair: -log sigmoid(log odds of chosen − log odds of rejected).
+
+    The odds of an answer are p / (1 − p).
 
     Hong et al., 2024 (arXiv 2403.07691), equation 7.
 
     Args:
-        mean_log_probabilities: (pairs, 2), log p: the mean over a completion's tokens, so p is the geometric mean of its
-            token probabilities.
+        mean_log_probabilities: shape (pairs, 2), log p of the chosen and the rejected answer: the mean over the tokens, so
+            that p is the geometric mean of the answer's token probabilities.
 
     Returns:
-        (pairs).
+        One loss per pair, shape (pairs,).
     """
     import torch
     import torch.nn.functional as F
@@ -70,19 +73,20 @@ def odds_ratio_loss(mean_log_probabilities: torch.Tensor) -> torch.Tensor:
 def kto_loss(
     log_ratios: torch.Tensor, desirable: torch.Tensor, kl: torch.Tensor | float, beta: float, weights: tuple[float, float]
 ) -> torch.Tensor:
-    """weight · (1 − sigmoid(± beta · (log-ratio − KL))): plus for a desirable completion, minus for an undesirable one.
+    """Compute the KTO loss for each example: weight · (1 − sigmoid(± beta · (log-ratio − KL))).
 
-    Ethayarajh et al., 2024 (arXiv 2402.01306), L_KTO.
+    The sign is plus for a desirable completion and minus for an undesirable one. Ethayarajh et al., 2024 (arXiv 2402.01306),
+    L_KTO.
 
     Args:
-        log_ratios: (examples), log policy − log reference.
-        desirable: (examples), true or 1 where the completion is desirable.
+        log_ratios: shape (examples,), log-probability under the policy minus that under the reference.
+        desirable: shape (examples,), true or 1 where the completion is desirable.
         kl: divergence of the policy from the reference, in nats, at least 0; no gradient flows through it.
-        beta: strength of the pull to the reference.
-        weights: of desirable and of undesirable examples.
+        beta: how strongly the policy is held to the reference.
+        weights: the weights of desirable and of undesirable examples.
 
     Returns:
-        (examples).
+        One loss per example, shape (examples,).
     """
     import torch
 
@@ -93,32 +97,34 @@ def kto_loss(
 
 
 def ipo_loss(log_ratios: torch.Tensor, beta: float) -> torch.Tensor:
-    """(log-ratio of chosen − log-ratio of rejected − 1 / (2 · beta))²: a distance to reach, and no reward for going further.
+    """Compute the IPO loss for each pair: (log-ratio of chosen − log-ratio of rejected − 1 / (2 · beta))².
 
-    Azar et al., 2023 (arXiv 2310.12036), equation 17.
+    The loss is zero when the difference has reached this distance, and grows again beyond it. Azar et al., 2023 (arXiv
+    2310.12036), equation 17.
 
     Args:
-        log_ratios: (pairs, 2), log policy − log reference of chosen and rejected.
-        beta: the larger, the smaller the distance; τ in the paper.
+        log_ratios: shape (pairs, 2): for the chosen and the rejected answer, its log-probability under the policy minus that
+            under the reference.
+        beta: the larger it is, the smaller the distance to reach; τ in the paper.
 
     Returns:
-        (pairs).
+        One loss per pair, shape (pairs,).
     """
     return (log_ratios[:, 0] - log_ratios[:, 1] - 1 / (2 * beta)).square()
 
 
 def simpo_loss(mean_log_probabilities: torch.Tensor, beta: float, target: float) -> torch.Tensor:
-    """-log sigmoid(beta · (mean log-probability of chosen − of rejected) − target): no reference.
+    """Compute the SimPO loss for each pair: -log sigmoid(beta · (mean log-probability of chosen − of rejected) − target).
 
-    Meng et al., 2024 (arXiv 2405.14734), equation 6.
+    It needs no reference model. Meng et al., 2024 (arXiv 2405.14734), equation 6.
 
     Args:
-        mean_log_probabilities: (pairs, 2), means over each completion's tokens.
+        mean_log_probabilities: shape (pairs, 2), the mean over the tokens of the chosen and of the rejected answer.
         beta: scale of the difference.
-        target: margin to be reached; γ in the paper.
+        target: the margin that the scaled difference should reach; γ in the paper.
 
     Returns:
-        (pairs).
+        One loss per pair, shape (pairs,).
     """
     import torch.nn.functional as F
 
@@ -127,32 +133,32 @@ def simpo_loss(mean_log_probabilities: torch.Tensor, beta: float, target: float)
 
 
 def group_advantages(rewards: torch.Tensor, floor: float = 1e-4) -> torch.Tensor:
-    """How far each answer's reward is above the mean of its group, in standard deviations of the group.
+    """Compute GRPO's advantages: how far each reward is above its group's mean, in standard deviations of the group.
 
     Shao et al., 2024 (arXiv 2402.03300), section 4.1.
 
     Args:
-        rewards: (prompts, answers to each).
-        floor: added to the standard deviation; a group of equal rewards gets zeros.
+        rewards: shape (prompts, answers to each prompt); a row is a group.
+        floor: added to the standard deviation, so that a group of equal rewards gets zeros.
 
     Returns:
-        (prompts, answers to each).
+        The advantages, in the shape of `rewards`.
     """
     return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + floor)
 
 
 def clipped_policy_loss(ratio: torch.Tensor, advantages: torch.Tensor, clip: float) -> torch.Tensor:
-    """-min(ratio · A, clip(ratio, 1 − ε, 1 + ε) · A) per token.
+    """Compute PPO's policy loss for each token: -min(ratio · A, clip(ratio, 1 − ε, 1 + ε) · A).
 
     Schulman et al., 2017 (arXiv 1707.06347), equation 7.
 
     Args:
-        ratio: (tokens), new policy over old policy.
-        advantages: (tokens).
-        clip: ε.
+        ratio: shape (tokens,), the token's probability under the new policy divided by that under the old one.
+        advantages: shape (tokens,), A.
+        clip: ε, how far the ratio may move from 1 before the token's gradient is cut off.
 
     Returns:
-        (tokens).
+        One loss per token, shape (tokens,).
     """
     import torch
 
@@ -160,16 +166,18 @@ def clipped_policy_loss(ratio: torch.Tensor, advantages: torch.Tensor, clip: flo
 
 
 def clipped_value_loss(values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip: float) -> torch.Tensor:
-    """½ max((V − R)², (V' − R)²) per token, where V' is V clipped to within `clip` of the old V.
+    """Compute PPO's value loss for each token: ½ max((V − R)², (V' − R)²).
 
-    As in OpenAI's implementation of PPO (baselines, ppo2).
+    V' is V, clipped to within `clip` of the old V.
+
+    This is the loss of OpenAI's implementation of PPO (baselines, ppo2).
 
     Args:
-        values, old_values, returns: V, the old V and R, (tokens) each.
+        values, old_values, returns: V, the old V and R, each of shape (tokens,).
         clip: how far a value may move from the old one.
 
     Returns:
-        (tokens).
+        One loss per token, shape (tokens,).
     """
     import torch
 
@@ -180,16 +188,16 @@ def clipped_value_loss(values: torch.Tensor, old_values: torch.Tensor, returns: 
 def generalized_advantages(
     rewards: Sequence[float], values: Sequence[float], gamma: float, gae_lambda: float
 ) -> list[float]:
-    """Generalized advantage estimates of one answer's tokens.
+    """Compute the generalized advantage estimates (GAE) of one answer's tokens.
 
-    delta_t = r_t + gamma · V_(t+1) − V_t, with V = 0 after the end; A_t = delta_t + gamma · lambda · A_(t+1).
-    Schulman et al., 2016 (arXiv 1506.02438), equation 16.
+    With V = 0 after the end, delta_t = r_t + gamma · V_(t+1) − V_t, and A_t = delta_t + gamma · lambda · A_(t+1). Schulman
+    et al., 2016 (arXiv 1506.02438), equation 16.
 
     Args:
-        rewards: one per token.
-        values: value of the state before each token.
-        gamma: discount.
-        gae_lambda: 0 relies on the next value alone, 1 on the rewards alone.
+        rewards: the reward at each token.
+        values: the value of the state before each token.
+        gamma: discount of later rewards.
+        gae_lambda: between 0, which relies on the next value alone, and 1, which relies on the rewards alone.
 
     Returns:
         One advantage per token.

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class MicroBatches:
-    """Cuts batches into micro-batches and makes their tensors; remembers the latest one.
+    """Cuts batches into micro-batches, makes their tensors, and remembers the latest one for error messages.
 
     Attributes:
         max_tokens: maximum number of tokens in a micro-batch, padding included.
         latest: examples of the latest micro-batch.
-        latest_tokens: its number of tokens, padding included.
+        latest_tokens: number of tokens in the latest micro-batch, padding included.
     """
 
     def __init__(
@@ -50,29 +50,32 @@ class MicroBatches:
         self.latest_tokens = 0
 
     def cut(self, examples: Sequence[Encoded]) -> list[list[Encoded]]:
-        """Micro-batches for computing without gradients: limited only by memory."""
+        """Cut examples into micro-batches for a computation without gradients, limited only by the number of tokens."""
         return micro_batches(examples, self.max_tokens)
 
     def cut_for_training(self, examples: Sequence[Encoded]) -> list[list[Encoded]]:
-        """Micro-batches of a step; with gradient accumulation, none has more examples than `batch_size`."""
+        """Cut the examples of a step into micro-batches.
+
+        With gradient accumulation, none has more examples than `batch_size`.
+        """
         accumulates = self.settings.gradient_accumulation_steps > 1
         return micro_batches(examples, self.max_tokens, self.settings.batch_size if accumulates else None)
 
     def collate(self, examples: Sequence[Encoded]) -> Batch:
-        """Tensors of a micro-batch on the device."""
+        """Return the tensors of a micro-batch, on the device, and remember it as the latest one."""
         batch = self.objective.collate(examples, self.pad_id, self.share_prompt)
         self.latest, self.latest_tokens = list(examples), batch["input_ids"].numel()
         return to_device(batch, self.device)
 
     def footprint(self, steps: Sequence[Sequence[Encoded]]) -> Footprint:
-        """Memory that training on these steps' examples will add."""
+        """Predict the memory that training adds, from the examples of each of the given steps."""
         cut_steps = [self.cut_for_training(step) for step in steps]
         return self._predict(
             largest([part for step in cut_steps for part in step]), any(len(step) > 1 for step in cut_steps)
         )
 
     def latest_footprint(self) -> Footprint:
-        """Memory of the latest micro-batch, as one of several in a step."""
+        """Predict the memory of the latest micro-batch, as one of several in its step."""
         return self._predict([self.latest], accumulates=True)
 
     def _predict(self, micro_batches: Sequence[Sequence[Encoded]], accumulates: bool) -> Footprint:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def accelerator_for(model: Model) -> Accelerator:
-    """An Accelerator for the model's device and number format.
+    """Create an Accelerator that suits the model's device and number format.
 
     Raises:
         CourseError: the model is in float16 on a CPU.
@@ -37,7 +37,7 @@ def accelerator_for(model: Model) -> Accelerator:
 
 
 def sum_over_processes(accelerator: Accelerator, values: Mapping[str, float]) -> dict[str, float]:
-    """Sums of plain values over all processes."""
+    """Return each value summed over all processes of the run, under its name."""
     if accelerator.num_processes == 1:
         return dict(values)
     import torch

@@ -24,7 +24,10 @@ CURVE_SECONDS = 15.0  # drawing it takes a tenth of a second
 
 
 class Progress:
-    """Shows loss, tokens per second and time left while `fit` runs; when it ends, one line of summary takes their place."""
+    """Shows loss, tokens per second and the time left while `fit` runs.
+
+    When it ends, one line of summary takes their place.
+    """
 
     def __init__(self, total: int, history: History, show: bool = True) -> None:
         self.total, self.history, self.show = total, history, show
@@ -55,7 +58,12 @@ class Progress:
             self._curve.update(HTML(""))  # the finished run draws itself with History.plot
 
     def update(self, step: int, last: bool = False) -> None:
-        """Show the state after a step; redrawn twice a second at most, and always at the end."""
+        """Show the state after a step. The display is refreshed at most twice a second, and always after the last step.
+
+        Args:
+            step: number of the step that has just ended.
+            last: whether it was the last one.
+        """
         now, history = time.perf_counter(), self.history
         if self._bar is not None:
             self._bar.update(1)

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 
 def check_reference(model: torch.nn.Module, reference: torch.nn.Module) -> None:
-    """Refuse a reference that training would change too: every log-ratio to it would stay zero.
+    """Refuse a reference model that training would change too: every log-ratio to it would stay zero.
 
-    It need not be the same object: `get_peft_model` puts the adapter into the base itself, so the base *is* the policy.
+    The reference need not be the same object as the model: `get_peft_model` puts the adapter into the base model itself, so
+    that the base *is* the policy.
 
     Raises:
-        CourseError: the two share a trained parameter.
+        CourseError: the two models share a trained parameter.
     """
     trained = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     shared = next((trained[id(p)] for p in reference.parameters() if id(p) in trained), None)
@@ -35,7 +36,16 @@ def check_reference(model: torch.nn.Module, reference: torch.nn.Module) -> None:
 def reference_log_probabilities(
     model: torch.nn.Module, reference: torch.nn.Module | None, examples: Sequence[Encoded], micro_batches: MicroBatches
 ) -> list[tuple[float, ...]]:
-    """The log-probabilities of each example's completions under `reference`, or under the model as it is now.
+    """Compute the log-probabilities of the examples' completions under the reference.
+
+    Args:
+        model: the model that will be trained; without a `reference` it is itself the reference, as it is now.
+        reference: another model to use as the reference, or None.
+        examples: the encoded examples.
+        micro_batches: cuts and collates them.
+
+    Returns:
+        For each example a tuple with one log-probability per completion, in nats, summed over the completion's tokens.
 
     Raises:
         CourseError: the reference is the trained model itself.
@@ -49,5 +59,10 @@ def reference_log_probabilities(
 
 
 def with_reference(examples: Sequence[Encoded], values: Sequence[Sequence[float]]) -> list[Encoded]:
-    """Copies of the examples with their completions' log-probabilities under the reference."""
+    """Return copies of the examples that contain the reference's log-probabilities of their completions.
+
+    Args:
+        examples: the encoded examples.
+        values: for each example one log-probability per completion, as `reference_log_probabilities` returns them.
+    """
     return [replace(e, reference_log_probabilities=tuple(v)) for e, v in zip(examples, values, strict=True)]

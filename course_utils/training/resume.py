@@ -26,14 +26,22 @@ def run_identity(
     examples: Sequence[Encoded],
     parameters: Mapping[str, torch.nn.Parameter],
     processes: int,
-    online: bool,
 ) -> dict[str, Any]:
-    """Plain values that are equal for two runs only if one can resume from the other's checkpoint."""
+    """Describe a run by plain values that are equal for two runs only if one can continue from the other's checkpoint.
+
+    Args:
+        objective: what is learned. An online objective counts by its name alone, because its reward function has no stable
+            text.
+        settings: the run's settings; those about checkpoints do not count.
+        examples: all encoded examples, for training and validation.
+        parameters: the trained parameters, by name.
+        processes: number of processes that train together.
+    """
     compared_settings = {n: v for n, v in settings.as_dict().items() if not n.startswith("checkpoint")}
     data = repr([(e.prompt, e.completions, e.example_values) for e in examples])
     return {
         "settings": compared_settings,
-        "objective": objective.name if online else repr(objective),  # a reward function has no stable repr
+        "objective": objective.name if objective.is_online else repr(objective),  # a reward function has no stable repr
         "data": hashlib.sha256(data.encode()).hexdigest(),
         "model": {name: list(p.shape) for name, p in parameters.items()},
         "processes": processes,
@@ -41,7 +49,7 @@ def run_identity(
 
 
 class Resume:
-    """Saves the state of a run, and restores a saved one.
+    """Saves the state of a run in its checkpoints, and restores a saved state.
 
     Attributes:
         checkpoints: where the states are saved.
@@ -58,8 +66,13 @@ class Resume:
         self.checkpoints, self.accelerator = checkpoints, accelerator
         self.parameters, self.optimizer, self.history = parameters, optimizer, history
 
-    def save(self, step: int, record: Mapping[str, Any]) -> None:
-        """Write a checkpoint; called by all processes, written by the main one."""
+    def save(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write a checkpoint. All processes must call this; only the main one writes.
+
+        Args:
+            step: number of optimiser steps done.
+            values: plain values to keep besides the history, see `State.values`.
+        """
         from accelerate.utils import gather_object
 
         states = gather_object([random_states()])
@@ -68,14 +81,17 @@ class Resume:
         optimizer = {"optimizer": self.optimizer.state_dict()}
         if self.accelerator.scaler is not None:
             optimizer["scaler"] = self.accelerator.scaler.state_dict()
-        self.checkpoints.save(State(step, self.parameters, optimizer, states, {"history": self.history.as_dict(), **record}))
+        self.checkpoints.save(State(step, self.parameters, optimizer, states, {"history": self.history.as_dict(), **values}))
 
     def restore(self, state: State) -> None:
-        """Restore weights, optimiser, history and random generators."""
+        """Restore weights, optimiser, history and random generators from a saved state.
+
+        A note says that the run was resumed.
+        """
         set_weights(self.parameters, state.weights)
         self.optimizer.load_state_dict(state.optimizer["optimizer"])
         if self.accelerator.scaler is not None and "scaler" in state.optimizer:
             self.accelerator.scaler.load_state_dict(state.optimizer["scaler"])
-        self.history.restore(state.record["history"])
+        self.history.restore(state.values["history"])
         self.history.note(f"resumed after step {state.step}")
         restore_random_states(state.random[self.accelerator.process_index])

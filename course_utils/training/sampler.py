@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """The work of one process in one step.
+    """What one process has to work on in one step.
 
     Attributes:
         examples: this process's part of the batch.
-        weight: 1; or 0 if the batch has no part for this process, which then works on another process's first example, only
+        weight: 1, or 0 if the batch has no part for this process. It then works on another process's first example, only
             because all processes must take part in averaging the gradients.
-        normalizers: of the whole batch, over all processes.
+        normalizers: the numbers by which the losses are divided, of the whole batch over all processes.
     """
 
     examples: list[Encoded]
@@ -41,7 +41,11 @@ class StepBatch:
 
 
 class BatchSampler:
-    """The batches of a run in order; they depend only on the data, the settings and the number of processes."""
+    """Yields the batches of a run in order. They depend only on the data, the settings and the number of processes.
+
+    Attributes:
+        steps_per_batch: number of optimiser steps that are made with each batch.
+    """
 
     steps_per_batch = 1
 
@@ -52,25 +56,30 @@ class BatchSampler:
         self.batch_size = settings.batch_size * settings.gradient_accumulation_steps * self.world
 
     def steps_per_epoch(self, examples: Sequence[Encoded]) -> int:
-        """Number of optimiser steps in one pass over the examples."""
+        """Return the number of optimiser steps in one pass over the examples."""
         batches: int = math.ceil(len(examples) / self.batch_size)
         return batches * self.steps_per_batch
 
     def epoch(self, examples: Sequence[Encoded], number: int) -> list[list[Encoded]]:
-        """The whole batches of an epoch."""
+        """Return all batches of an epoch; each batch has the examples of all processes.
+
+        Args:
+            examples: the encoded examples of the data set.
+            number: number of the epoch, from 0.
+        """
         return shuffled_batches(examples, self.batch_size, self.settings.seed + number, self.settings.bucket)
 
     def part(self, batch: list[Encoded]) -> tuple[list[Encoded], int]:
-        """This process's examples of a whole batch, and their weight (see `StepBatch`)."""
+        """Return this process's examples of a whole batch, and their weight (see `StepBatch`)."""
         own_examples = batch[self.rank :: self.world]
         return (own_examples, 1) if own_examples else (batch[:1], 0)
 
     def first_epochs(self, examples: Sequence[Encoded], count: int) -> list[list[Encoded]]:
-        """This process's examples of each step of the first epochs."""
+        """Return this process's examples in each step of the first `count` epochs."""
         return [self.part(batch)[0] for number in range(count) for batch in self.epoch(examples, number)]
 
     def after(self, step: int, examples: Sequence[Encoded]) -> Iterator[StepBatch]:
-        """This process's work in each step after `step`; endless."""
+        """Yield this process's work in each step that follows `step`, without end."""
         for _, batch in self._batches_from(step, examples):
             own_examples, weight = self.part(batch)
             yield StepBatch(own_examples, weight, self.objective.normalizers(batch))
@@ -88,7 +97,10 @@ class BatchSampler:
 
 
 class RolloutSampler(BatchSampler):
-    """Batches that the model makes itself: it answers prompts, and is trained on each batch of answers several times."""
+    """Yields batches that the model makes itself.
+
+    It answers prompts, and is trained several times on each batch of answers.
+    """
 
     def __init__(
         self,
@@ -106,7 +118,10 @@ class RolloutSampler(BatchSampler):
         self.steps_per_batch = objective.epochs
 
     def after(self, step: int, examples: Sequence[Encoded]) -> Iterator[StepBatch]:
-        """Like `BatchSampler.after`, with answers to the prompts in `examples`."""
+        """Yield this process's work in each step that follows `step`.
+
+        The examples are prompts, which the model answers first.
+        """
         for number, batch in self._batches_from(step, examples):
             prompts, weight = self.part(batch)
             answered = self._roll_out(prompts, self.settings.seed * 100_003 + number * self.world + self.rank, step + 1)
@@ -117,12 +132,20 @@ class RolloutSampler(BatchSampler):
                 step += 1
 
     def measure(self, prompts: Sequence[Encoded]) -> dict[str, float]:
-        """Means over one rollout on prompts that are not used for training."""
+        """Let the model answer prompts that are not trained on, and return means such as "reward" and "kl"."""
         _, means = self.online.rollout(self.model, self.tokenizer, prompts, self.score, self.settings.seed)
         return means
 
     def score(self, examples: Sequence[Encoded], reference: bool) -> list[tuple[list[float], list[float]]]:
-        """(log-probabilities, values) of each example's answer tokens, under the policy or the reference."""
+        """Compute log-probability and value of each answer token, without gradients.
+
+        Args:
+            examples: prompts with answers.
+            reference: whether to use the reference (the model without its adapter) instead of the policy.
+
+        Returns:
+            For each example two lists with one entry per answer token: log-probabilities in nats, and values.
+        """
         import torch
 
         by_example = {}

@@ -8,7 +8,13 @@ from course_utils.training.settings import Settings
 
 
 def learning_rate_factor(step: int, total: int, settings: Settings) -> float:
-    """Factor on the learning rate at a step, counted from 1, of a run of `total` steps."""
+    """Return the factor, between 0 and 1, by which the schedule multiplies the learning rate in a step.
+
+    Args:
+        step: number of the step, from 1.
+        total: number of steps in the run.
+        settings: has `warmup_steps` and the name of the `schedule`.
+    """
     if step <= settings.warmup_steps:
         return step / settings.warmup_steps
     if settings.schedule == "constant":

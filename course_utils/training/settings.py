@@ -91,5 +91,5 @@ class Settings:
             object.__setattr__(self, "checkpoint_folder", str(self.checkpoint_folder))  # a Path is accepted too
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for the record of a run."""
+        """Return the settings as plain values, for the history and for checkpoints."""
         return asdict(self)

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from course_utils import memory, quantization
 from course_utils.errors import CourseError, Diverged, OutOfMemory
@@ -93,8 +93,8 @@ class Trainer:
     """One run of `fit`: optimiser steps on the sampler's batches, with validation and checkpoints between them.
 
     Attributes:
-        history: the record of the run.
-        step: optimiser steps done.
+        history: what has happened so far.
+        step: number of optimiser steps done.
     """
 
     def __init__(
@@ -105,7 +105,18 @@ class Trainer:
         settings: Settings,
         on_step: OnStep | None = None,
     ) -> None:
-        """Set up for a model to which the objective is already attached."""
+        """Prepare a run; the objective must already be attached to the model.
+
+        Args:
+            model: the model to train.
+            tokenizer: its tokenizer.
+            objective: what to learn.
+            settings: the run's settings.
+            on_step: called after each step, see `fit`.
+
+        Raises:
+            CourseError: no parameter of the model requires a gradient, or the model is in float16 on a CPU.
+        """
         import torch
         from accelerate.utils import set_seed
 
@@ -123,19 +134,23 @@ class Trainer:
         )
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.micro_batches = MicroBatches(model, tokenizer, objective, settings, self.accelerator.device)
-        self.sampler = self._sampler()
+        self.rollouts = self._rollout_sampler() if objective.is_online else None
+        self.sampler = self.rollouts or BatchSampler(objective, settings, self.accelerator)
         self.resume: Resume | None = None
         self.early_stopping: EarlyStopping | None = None
 
-    def _sampler(self) -> BatchSampler:
-        if isinstance(self.objective, OnlineObjective):
-            return RolloutSampler(
-                self.model, self.tokenizer, self.objective, self.settings, self.accelerator, self.micro_batches, self.history
-            )
-        return BatchSampler(self.objective, self.settings, self.accelerator)
+    def _rollout_sampler(self) -> RolloutSampler:
+        objective = cast("OnlineObjective", self.objective)
+        return RolloutSampler(
+            self.model, self.tokenizer, objective, self.settings, self.accelerator, self.micro_batches, self.history
+        )
 
     def train(self, train: Sequence[Any], validation: Sequence[Any] | None) -> History:
-        """Train on examples in the user's own format."""
+        """Train on examples in the user's own format (see `fit`), and return the history.
+
+        Raises:
+            CourseError: see `fit`.
+        """
         from course_utils.training.fused import fused
 
         settings, objective = self.settings, self.objective
@@ -164,13 +179,13 @@ class Trainer:
         return self.history
 
     def out_of_memory(self) -> str:
-        """A message that says what to lower, and how much memory the current micro-batch takes."""
+        """Return a message that says what to lower, and how much memory the current micro-batch takes."""
         micro_batches = self.micro_batches
         advice = f"lower Settings(micro_batch_tokens={micro_batches.max_tokens}), which changes only memory and time"
         if len(micro_batches.latest) == 1:
             advice = f"lower Settings(max_length={self.settings.max_length}), or use a smaller or 4-bit model"
         text = f"out of memory at step {self.step}, with {micro_batches.latest_tokens:,} tokens at once"
-        if micro_batches.latest and not isinstance(self.objective, OnlineObjective):
+        if micro_batches.latest and not self.objective.is_online:
             text += f" ({micro_batches.latest_footprint()})"
         return f"{text}; {advice}"
 
@@ -178,11 +193,10 @@ class Trainer:
 
     def _encode(self, rows: Sequence[Any], split: str) -> list[Encoded]:
         if not len(rows):
-            raise CourseError(f"the {split} set is empty")
+            raise CourseError(f"the {split} set is empty: it needs at least one example")
         limit = self.settings.max_length
         examples = [self.objective.encode(self.tokenizer, row, limit, f"{split}[{i}]") for i, row in enumerate(rows)]
-        is_online = isinstance(self.objective, OnlineObjective)
-        if split == "train" and len(examples) > 1 and not is_online:
+        if split == "train" and len(examples) > 1 and not self.objective.is_online:
             first = examples[0].completions
             if all(example.completions == first for example in examples):
                 self.history.note("every training example has the same completion: the model will learn to say just that")
@@ -193,10 +207,8 @@ class Trainer:
         folder = self.settings.checkpoint_folder
         if folder is None:
             return None, None
-        identity = run_identity(
-            self.objective, self.settings, examples, self.trainable, self.accelerator.num_processes,
-            online=isinstance(self.objective, OnlineObjective),
-        )  # fmt: skip
+        processes = self.accelerator.num_processes
+        identity = run_identity(self.objective, self.settings, examples, self.trainable, processes)
         checkpoints = Checkpoints(folder, identity)
         self.resume = Resume(checkpoints, self.accelerator, self.trainable, self.optimizer, self.history)
         return checkpoints, checkpoints.load()
@@ -209,7 +221,7 @@ class Trainer:
 
     def _footprint(self, examples: list[Encoded], epochs: int) -> Footprint:
         """Memory that the run will add; the largest micro-batch is searched for in the first three epochs."""
-        if isinstance(self.objective, OnlineObjective):
+        if self.objective.is_online:
             where = "GPU" if self.model.device.type == "cuda" else "process"
             return Footprint(None, "how long the answers get is not known yet", where=where)
         return self.micro_batches.footprint(self.sampler.first_epochs(examples, min(epochs, 3)))
@@ -218,7 +230,7 @@ class Trainer:
         self, examples: list[Encoded], held_out: list[Encoded], state: State | None
     ) -> tuple[list[Encoded], list[Encoded]]:
         """The examples with the reference's log-probabilities, computed now or taken from the checkpoint."""
-        values = state.record["reference"] if state else None
+        values = state.values["reference"] if state else None
         if values is None:
             started = time.perf_counter()
             values = reference_log_probabilities(
@@ -244,11 +256,11 @@ class Trainer:
             self.resume.restore(state)
             self.step = state.step
             if self.early_stopping:
-                self.early_stopping.best_step = state.record["best_step"]
+                self.early_stopping.best_step = state.values["best_step"]
         else:
             self._validate(held_out)
         self.wrapped.train()
-        if self.step >= total or (state and state.record["stopped"]):
+        if self.step >= total or (state and state.values["stopped"]):
             return  # the run was finished before
         for batch in self.sampler.after(self.step, examples):
             self._one_step(batch, total)
@@ -260,7 +272,7 @@ class Trainer:
                 self.on_step(self.step, total, self.history)
             between_batches = self.step % self.sampler.steps_per_batch == 0
             if self.resume and between_batches and (last or stop or self.step % checkpoint_every == 0):
-                self.resume.save(self.step, self._record([*examples, *held_out], stop))
+                self.resume.save(self.step, self._checkpoint_values([*examples, *held_out], stop))
             progress.update(self.step, last or stop)
             if last or stop:
                 return
@@ -337,8 +349,8 @@ class Trainer:
         if not held_out:
             return False
         self.model.eval()
-        if isinstance(self.sampler, RolloutSampler):
-            means = self.sampler.measure(held_out)
+        if self.rollouts:
+            means = self.rollouts.measure(held_out)
             means = {"loss": -means["reward"], **means}
         else:
             means = self._validation_means(held_out)
@@ -365,7 +377,7 @@ class Trainer:
                     sums[name] = sums.get(name, 0.0) + weight * float(value)
         return self._sum(sums)
 
-    def _record(self, examples: Sequence[Encoded], stopped: bool) -> dict[str, Any]:
+    def _checkpoint_values(self, examples: Sequence[Encoded], stopped: bool) -> dict[str, Any]:
         """Plain values that a checkpoint holds besides weights and history."""
         reference = [e.reference_log_probabilities for e in examples] if self.objective.needs_reference else None
         best_step = self.early_stopping.best_step if self.early_stopping else None

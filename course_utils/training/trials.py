@@ -24,20 +24,20 @@ def trial(
     config: LoraConfig,
     settings: Settings,
 ) -> History:
-    """Train a fresh adapter beside the present ones and drop it again.
+    """Train a fresh adapter beside those that the model has, measure it, and remove it again.
 
     Args:
-        model: a PEFT model; its active adapter rests meanwhile and is active again afterwards.
+        model: a PEFT model. Its active adapter is not used during the trial, and is active again afterwards.
         tokenizer: its tokenizer.
         train, validation: conversations, as `fit` takes them.
-        config: of the fresh adapter.
-        settings: of the run; its seed also draws the adapter's first weights.
+        config: configuration of the fresh adapter.
+        settings: settings of the run; the seed also determines the adapter's first weights.
 
     Returns:
         History of the run.
 
     Raises:
-        CourseError: as `fit`.
+        CourseError: for the same reasons as `fit`.
     """
     import torch
 

@@ -575,7 +575,7 @@ evidence.card("L1")
 # **Rank.** In how many directions may the update push?
 
 # %%
-evidence.lesson_02.knob("rank")
+evidence.lesson_02.setting_curve("rank")
 
 # %% [markdown]
 # Sixty-four times the parameters buy nothing here; rank 1 is, if anything, better. Alpha stays at 32, so that the factor
@@ -591,7 +591,7 @@ evidence.card("L8")
 # larger factor each step changes the output more.
 
 # %%
-evidence.lesson_02.knob("alpha")
+evidence.lesson_02.setting_curve("alpha")
 
 # %% [markdown]
 # In these short runs more alpha means faster learning. It is not free: at alpha 128 more of what the model knew before is lost
@@ -602,7 +602,7 @@ evidence.lesson_02.knob("alpha")
 # LoRA?
 
 # %%
-evidence.lesson_02.knob("learning rate")
+evidence.lesson_02.setting_curve("learning rate")
 
 # %% [markdown]
 # The rate matters more than anything else here. At 0.00002 thirty steps of LoRA leave the loss almost where it was. At 0.002

@@ -753,13 +753,13 @@ with warnings.catch_warnings(record=True) as warned:
     warnings.simplefilter("always")
     ways["merged, 4 bits again"] = mean_loss(beside.merge_and_unload())
 print("PEFT warns:", *{str(warning.message) for warning in warned})
-guess.reveal(round(lesson.lost(ways)), "% of the gain lost")
+guess.reveal(round(lesson.gain_lost_percent(ways)), "% of the gain lost")
 
 # %% [markdown]
 # Where did it go? Look at the layer that we kept.
 
 # %%
-lesson.survival(update, stored, quantize, dequantize)
+lesson.update_after_rounding(update, stored, quantize, dequantize)
 
 # %% [markdown]
 # The restored weights are exactly on the sixteen values. The update moves each of them a little, and most moves are

@@ -681,7 +681,7 @@ lesson_05.bias_table(model, tokenizer)
 # The small judge takes whatever is shown first. If you had asked in one order only, with the better reply always first, it
 # would have looked perfect. So ask in both orders and count a verdict only if they agree. If padding wins more than half of
 # the time, say "length does not count" in the rubric, and measure again. With a strong judge the calls are the same:
-# `judging.judge(rows, client_for(), "gpt-…")` goes to any OpenAI-compatible endpoint and `judging.trust(verdicts, keep)`
+# `judging.judge(rows, client_for(), "gpt-…")` goes to any OpenAI-compatible endpoint and `judging.agreement_with_labels(verdicts, keep)`
 # computes the table's figures.
 
 # %% [markdown]

@@ -70,4 +70,5 @@ def test_the_fifty_rows_read_by_hand_are_in_the_export_and_say_why():
     assert all(bool(row["why"]) is not row["keep"] for row in rows)
     assert all(json.loads(formats.answer_of(export.rows()[row["line"]])) for row in rows)
     planted = [not export.faults(row["line"]) & {"wrong_label", "other_answer"} for row in rows]
-    assert judging.trust([judging.Verdict(5 if row["keep"] else 1, "") for row in rows], planted)["kappa"] > 0.8
+    verdicts = [judging.Verdict(5 if row["keep"] else 1, "") for row in rows]
+    assert judging.agreement_with_labels(verdicts, planted)["kappa"] > 0.8

@@ -9,7 +9,7 @@ from data_prep.test_similarity import chat
 
 from course_utils.data_prep import distance, resample
 from course_utils.data_prep.endpoint import client_for
-from course_utils.data_prep.judging import Verdict, judge, trust
+from course_utils.data_prep.judging import Verdict, agreement_with_labels, judge
 from course_utils.data_prep.quality import agreement, assess, identify_language
 from course_utils.errors import CourseError
 from course_utils.openai_server import Replay
@@ -232,6 +232,7 @@ def test_a_judge_over_http():
         assert len(replay.log) > len(set(replay.log))
     assert [v.mark for v in verdicts] == [5, 1, None] * 4
     assert verdicts[2].reason.startswith("no verdict")
-    assert trust(verdicts, [True, False, False] * 4) == {"agreement": 1.0, "kappa": 1.0, "caught": 1.0, "spared": 1.0}
+    agreement = agreement_with_labels(verdicts, [True, False, False] * 4)
+    assert agreement == {"agreement": 1.0, "kappa": 1.0, "caught": 1.0, "spared": 1.0}
     with pytest.raises(CourseError, match="verdicts for"):
-        trust([Verdict(5, "")], [])
+        agreement_with_labels([Verdict(5, "")], [])

@@ -49,7 +49,7 @@ def test_no_character_is_lost_whatever_the_encoding(tmp_path, name, encoding):
     assert values(path) == ROWS
     told = codes(path)
     assert told == (set() if encoding == "utf-8" else {"byte_order_mark"} if encoding == "utf-8-sig" else {"encoding"})
-    done = prepare(path, "prompt_completion", ["validate"])
+    done = prepare(path, "prompt_completion", steps=["validate"])
     assert done.rows == ROWS
 
 
@@ -71,7 +71,7 @@ def test_another_encoding_in_a_file_of_lines_is_told_once(tmp_path, encoding, na
     assert name in str(finding) and "save the file as UTF-8" in str(finding) and "--fix" in str(finding)
     report = validate(path, target="trl")
     assert (report.ok, report.rows, report.errors) == (False, 13, 1)
-    assert prepare(path, "prompt_completion", ["validate"]).rows == rows
+    assert prepare(path, "prompt_completion", steps=["validate"]).rows == rows
 
 
 def test_single_lines_in_another_encoding_are_named_one_by_one(tmp_path):

@@ -31,7 +31,7 @@ def file_of(tmp_path, *rows, name="file.jsonl"):
 def made_of(tmp_path, row, target="openai", **settings):
     """What becomes of ten copies of a row: `Prepared`, none of them dropped as a duplicate or split off."""
     path = file_of(tmp_path, *[row] * 10)
-    return prepare(path, guess_kind(path), ("validate",), target=target, **settings)
+    return prepare(path, guess_kind(path), steps=("validate",), target=target, **settings)
 
 
 def only(done):

@@ -175,7 +175,7 @@ def test_figures_and_tables_of_the_record_show_themselves(swept):
     ]
     swept(losses=dict.fromkeys([*names, "embedding trained too"], 0.2))
     for name in ("rank", "alpha", "learning rate"):
-        figure = lesson_02.knob(name)
+        figure = lesson_02.setting_curve(name)
         assert 0 < len(figure.alt) <= 300
     for figure in (lesson_02.forgetting(), lesson_02.truncation_figure()):
         assert 0 < len(figure.alt) <= 300

@@ -9,7 +9,7 @@ from course_utils.errors import CourseError
 from course_utils.evaluation import Score
 from course_utils.evidence import lesson_03
 
-real = assets.record
+real = assets.benchmark_results
 
 
 def test_every_claim_of_the_lesson_has_a_judge_and_a_source():
@@ -62,7 +62,7 @@ def test_speed_on_a_cpu_does_not_judge_a_claim_about_gpus():
 def seeds(monkeypatch, tmp_path):
     """Writes a record of QLoRA over three seeds, with these losses."""
     file = tmp_path / "qlora-seeds-2026-12-01.json"
-    monkeypatch.setattr(lesson_03.assets, "record", lambda name: file if name == "qlora-seeds" else real(name))
+    monkeypatch.setattr(lesson_03.assets, "benchmark_results", lambda name: file if name == "qlora-seeds" else real(name))
 
     def write(losses):
         file.write_text(json.dumps({"runs": {f"QLoRA | {i}": {"validation_loss": x} for i, x in enumerate(losses)}}))
@@ -97,7 +97,7 @@ def test_recorded_runs_of_qlora_are_shown_if_there_are_any(monkeypatch, seeds):
             raise CourseError("there is no record")
         return real(name)
 
-    monkeypatch.setattr(lesson_03.assets, "record", none)
+    monkeypatch.setattr(lesson_03.assets, "benchmark_results", none)
     assert "QLoRA" not in shown()
 
 
@@ -147,7 +147,7 @@ def test_most_weights_do_not_move_in_bfloat16_at_the_rate_of_full_fine_tuning():
 
 
 def test_what_is_lost_is_a_share_of_the_gain():
-    assert lesson_03.lost({"nothing": 3.0, "beside": 1.0, "merged": 2.0}) == 50
+    assert lesson_03.gain_lost_percent({"nothing": 3.0, "beside": 1.0, "merged": 2.0}) == 50
 
 
 @pytest.mark.model

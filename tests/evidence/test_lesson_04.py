@@ -120,10 +120,10 @@ def test_a_run_that_cannot_tell_is_no_verdict(unrecorded, right, of, word):
 
 def test_the_leash_is_judged_seed_by_seed(monkeypatch, tmp_path):
     assert evidence.card("A5").verdict.word == claims.HOLDS
-    record = json.loads(assets.record("alignment").read_text(encoding="utf-8"))
+    record = json.loads(assets.benchmark_results("alignment").read_text(encoding="utf-8"))
     record["runs"][1]["methods"]["PPO"]["kl"] = [99.0]
     (tmp_path / "r.json").write_text(json.dumps(record), encoding="utf-8")
-    monkeypatch.setattr(assets, "record", lambda name: tmp_path / "r.json")
+    monkeypatch.setattr(assets, "benchmark_results", lambda name: tmp_path / "r.json")
     assert evidence.card("A5").verdict.word == claims.FAILS
 
 

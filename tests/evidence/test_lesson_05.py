@@ -123,7 +123,7 @@ def test_without_a_record_the_repair_is_said_to_be_missing(monkeypatch):
     def missing(name):
         raise CourseError("none")
 
-    monkeypatch.setattr(lesson_05.assets, "record", missing)
+    monkeypatch.setattr(lesson_05.assets, "benchmark_results", missing)
     assert list(lesson_05.recorded_repair().rows) == ["not recorded yet"]
 
 
@@ -133,7 +133,7 @@ def test_a_record_of_the_repair_is_shown_by_treatment(monkeypatch, tmp_path):
     run = [{"scores": {"category": [share, 0, 1]}} for share in (0.5, 0.6, 0.7)]
     found = {"date": "2026-01-01", "examples": 400, "seeds": [0, 1, 2], "runs": {"forty wrong | as they are": run}}
     (tmp_path / "r.json").write_text(json.dumps(found), encoding="utf-8")
-    monkeypatch.setattr(lesson_05.assets, "record", lambda name: tmp_path / "r.json")
+    monkeypatch.setattr(lesson_05.assets, "benchmark_results", lambda name: tmp_path / "r.json")
     table = lesson_05.recorded_repair()
     assert list(table.rows["forty wrong, as they are"].values()) == ["60 % (50 to 70)"]
 

@@ -179,7 +179,7 @@ def test_trusted_submissions_are_graded_without_it_and_the_results_say_so(tmp_pa
     hand_in(tmp_path / "in", "b", "06", {"api-2": "# EXERCISE: api-2\ndef job_cost(*a):\n    while True: pass"})
     hand_in(tmp_path / "in", "c", "06", {"api-2": "# EXERCISE: api-2\nimport os\nos.killpg(0, 9)"})
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
-    done = run("06", tmp_path / "in", tmp_path / "out", trust=True)
+    done = run("06", tmp_path / "in", tmp_path / "out", allow_unsandboxed=True)
     assert done.isolation == "none"
     assert points(tmp_path / "out", "a") == full("06")
     for learner in "bc":

@@ -145,11 +145,11 @@ COLD_STARTS = {
 def test_an_answers_time_is_not_spent_on_loading_libraries(how, monkeypatch):
     """What the sandbox has not loaded before is loaded in the answer's time, and takes seconds on a busy machine."""
     above, answer, loads = COLD_STARTS[how]
-    warm, run = [], Attempt.run
+    preloaded, run = [], Attempt.run
 
     def running(self, box, *rest):
         ran = run(self, box, *rest)
-        warm.append(box.warm)
+        preloaded.append(box.preloaded)
         return ran
 
     monkeypatch.setattr(Attempt, "run", running)
@@ -157,6 +157,6 @@ def test_an_answers_time_is_not_spent_on_loading_libraries(how, monkeypatch):
     try:
         mark = made._mark("api-2", LearnerAnswer(f"# EXERCISE: api-2\n{answer}", (above,)))
         assert mark.points == 1, mark.message
-        assert (loads in warm[0]) if loads else warm == [()]
+        assert (loads in preloaded[0]) if loads else preloaded == [()]
     finally:
         made.close()

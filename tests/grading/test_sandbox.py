@@ -14,9 +14,9 @@ from course_utils.grading.protocol import Died, value_of
 pytestmark = pytest.mark.skipif(bool(sandbox.bubblewrap_problem()), reason="bubblewrap does not work here")
 
 
-def asked(cell, *calls, warm=sandbox.COLD):
+def asked(cell, *calls, preload=sandbox.NO_LIBRARIES):
     """What a cell's function `f` gives for each call's arguments, in a sandbox of its own."""
-    box = sandbox.Sandbox("bubblewrap", warm, SHORT)
+    box = sandbox.Sandbox(sandbox.Isolation.BUBBLEWRAP, preload, SHORT)
     try:
         with box.question() as question:
             first = {"setup": "", "cell": cell, "name": "f", "between": [], "kept": []}
@@ -106,7 +106,7 @@ def test_what_libraries_do_by_the_way_has_no_effect():
     """Neither on what other answers see, which is asked here while the answer still has the file open, nor afterwards."""
     files = [Path("/dev/null"), Path(child.__file__)]
     before = [file.stat() for file in files]
-    box = sandbox.Sandbox("bubblewrap", sandbox.COLD, SHORT)
+    box = sandbox.Sandbox(sandbox.Isolation.BUBBLEWRAP, sandbox.NO_LIBRARIES, SHORT)
     try:
         with box.question() as question:
             channel = question.channel
@@ -125,7 +125,7 @@ def test_what_libraries_do_by_the_way_has_no_effect():
 
 @pytest.mark.parametrize(("work", "sleeps"), [("while True: pass", False), ("import time; time.sleep(60)", True)])
 def test_the_server_tells_what_a_process_computes_and_whether_it_sleeps(work, sleeps):
-    box = sandbox.Sandbox("bubblewrap", sandbox.COLD, SHORT)
+    box = sandbox.Sandbox(sandbox.Isolation.BUBBLEWRAP, sandbox.NO_LIBRARIES, SHORT)
     try:
         with box.question() as question:
             with pytest.raises(Died, match="timed out"):
@@ -182,7 +182,7 @@ def f():
 
 def test_an_answer_does_not_see_the_text_of_the_solutions_it_builds_on():
     """Exercises that use an earlier one's function get it from the course; its text would be that exercise's answer."""
-    box = sandbox.Sandbox("bubblewrap", sandbox.COLD, SHORT)
+    box = sandbox.Sandbox(sandbox.Isolation.BUBBLEWRAP, sandbox.NO_LIBRARIES, SHORT)
     try:
         with box.question() as question:
             setup = "def earlier():\n    return 'a'  # SECRET\n"

@@ -104,7 +104,7 @@ def test_small_updates_do_not_survive_and_large_ones_do(lesson):
     arrives = []
     for size in (1e-3, 1.0):
         update = size * torch.randn(w.shape, generator=torch.Generator().manual_seed(5))
-        table = lesson_03.survival(update, base, lesson["quantize"], lesson["dequantize"])
+        table = lesson_03.update_after_rounding(update, base, lesson["quantize"], lesson["dequantize"])
         arrives.append(float(table.rows["share of the update that arrives"]["value"].split()[0]))
     assert arrives[0] < 50 < 90 < arrives[1]
 

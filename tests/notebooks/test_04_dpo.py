@@ -199,7 +199,7 @@ def test_the_program_for_work_runs_as_it_stands(tokenizer, tmp_path, monkeypatch
 
 
 def ranked_by_the_first_edition():
-    record = json.loads(assets.record("alignment").read_text(encoding="utf-8"))
+    record = json.loads(assets.benchmark_results("alignment").read_text(encoding="utf-8"))
     return statistics.mean(run["ranks test pairs"]["implicit reward of DPO"][0] for run in record["runs"])
 
 

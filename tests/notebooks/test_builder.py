@@ -207,11 +207,11 @@ def test_the_header_says_where_a_lesson_needs_more_than_binder_has_and_for_what(
     notebook = builder.learner_edition("06", source)
     cells = [CellCost(1, 5.0, 10**9, "1"), CellCost(3, 1.0, 3 * 10**9, "2"), CellCost(4, 1.0, 2 * 10**9, "3")]
     parts = [("course_utils.openai_server", 2_000_000_000), ("ipykernel_launcher", 950_000_000), ("python", 50_000_000)]
-    times.record_cost("06_openai_api", notebook, RunCost(66.0, 3 * 10**9, parts, cells))
+    times.save_run_cost("06_openai_api", notebook, RunCost(66.0, 3 * 10**9, parts, cells))
     header = times.timing("06_openai_api")
     assert "| 1.1 minutes | 3.0 GB |" in header
     assert "Memory peaks in “2 · Large”, by the server 2.0 GB and this notebook 0.9 GB." in header
-    times.record_cost("06_openai_api", notebook, RunCost(66.0, 1.8 * 10**9, parts, cells))
+    times.save_run_cost("06_openai_api", notebook, RunCost(66.0, 1.8 * 10**9, parts, cells))
     assert "Binder" not in times.timing("06_openai_api")
 
 

@@ -23,7 +23,7 @@ NOTEBOOK = "01_decision_framework"  # whose outputs the fixtures give
 
 @pytest.fixture(scope="module")
 def record():
-    return json.loads(assets.record("framework").read_text(encoding="utf-8"))
+    return json.loads(assets.benchmark_results("framework").read_text(encoding="utf-8"))
 
 
 def share(cell):

@@ -22,7 +22,7 @@ METHODS = ("DPO", "PPO", "ORPO", "SFT on chosen")
 
 @pytest.fixture(scope="module")
 def record():
-    return json.loads(assets.record("alignment").read_text(encoding="utf-8"))
+    return json.loads(assets.benchmark_results("alignment").read_text(encoding="utf-8"))
 
 
 def test_it_runs_in_seven_minutes_on_two_quick_cores(notebook):
@@ -56,7 +56,7 @@ def test_the_price_of_each_method_has_an_interval(printed):
     for _, value, low, high in rows:
         assert 0 < float(low) <= float(value) <= float(high)
     # A token is what the count of passes speaks of: 1.5 and 1 with LoRA.
-    over = json.loads(assets.record("method-prices").read_text(encoding="utf-8"))["over SFT"]
+    over = json.loads(assets.benchmark_results("method-prices").read_text(encoding="utf-8"))["over SFT"]
     assert over["DPO"]["a token"][0] == pytest.approx(1.5, rel=0.25)
     assert over["ORPO"]["a token"][0] == pytest.approx(1.0, rel=0.25)
     assert over["PPO"]["a token"][1] > 3
@@ -80,7 +80,8 @@ def test_every_claim_has_a_verdict(printed, record):
     """Notices a claim that is no longer judged, and verdicts on the record that do not follow from it."""
     found = judged(printed)
     assert found.keys() == {"A1", "A2", "A3", "A4", "A5"}
-    price = json.loads(assets.record("method-prices").read_text(encoding="utf-8"))["over SFT"]["DPO, prompt shared"]
+    results = json.loads(assets.benchmark_results("method-prices").read_text(encoding="utf-8"))
+    price = results["over SFT"]["DPO, prompt shared"]
     value, low, high = price["an example"]
     assert f"{value:.2f} x [{low:.2f}, {high:.2f}] in the record" in found["A1"].measured
     orpo = float(re.match(r"an example ([\d.]+) x \[", found["A2"].measured)[1])

@@ -20,7 +20,7 @@ NOTEBOOK = "05_dataset_prep"  # whose outputs the fixtures give
 
 @pytest.fixture(scope="module")
 def record():
-    return json.loads(assets.record("data-quality").read_text(encoding="utf-8"))
+    return json.loads(assets.benchmark_results("data-quality").read_text(encoding="utf-8"))
 
 
 def test_it_runs_in_four_minutes_on_two_quick_cores(notebook):

@@ -46,7 +46,7 @@ def test_prompts_of_different_length(packaged):
 
 
 def test_no_prompt_at_all(packaged):
-    assert "train[0]: no prompt" in refused([{"chosen": "Yes.", "rejected": "No."}], tokenizer=packaged[1])
+    assert "train[0]: there is no prompt" in refused([{"chosen": "Yes.", "rejected": "No."}], tokenizer=packaged[1])
 
 
 def test_an_implicit_prompt_gives_what_an_explicit_one_gives(packaged):

@@ -37,15 +37,6 @@ class Only:
         return getattr(self.objective, name)
 
 
-class OnlyOnline(Only, OnlineObjective):
-    """The same for one that makes its own examples; what the base would answer goes to the objective too."""
-
-    def __getattribute__(self, name):
-        if name in public(OnlineObjective):
-            return Only.__getattr__(self, name)
-        return object.__getattribute__(self, name)
-
-
 def run(packaged, objective, name, **settings):
     settings = training.Settings(batch_size=3, max_steps=2, evaluate_every=1, early_stopping=2, **settings)
     model = with_lora(tiny_llama(), random_b=False)
@@ -65,7 +56,7 @@ def test_the_trainer_asks_for_nothing_that_is_not_in_the_contract(packaged, tmp_
 
 def test_an_online_objective_is_asked_for_nothing_that_is_not_in_its_contract(packaged, tmp_path):
     objective = training.PPO(reward=lambda prompts, answers: [float(len(a)) for a in answers], max_new_tokens=3)
-    limited = OnlyOnline(objective, public(OnlineObjective))
+    limited = Only(objective, public(OnlineObjective))
     assert run(packaged, limited, "ppo", checkpoint_folder=tmp_path).losses
     assert {"rollout", "epochs", "loss"} <= limited.used
 

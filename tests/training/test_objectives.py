@@ -49,7 +49,7 @@ def test_prompt_tokens_carry_no_loss_and_padding_changes_nothing(tokenizer):
         ([], "at least two messages"),
         ("text", "expected a list of at least two messages, found str"),
         ([{"role": "user", "content": "x"}, {"role": "assistant"}], "message 1: expected"),
-        (conversation()[:2], "last message must be the assistant's, it is the user's"),
+        (conversation()[:2], "last message must be the assistant's, but it is the user's"),
         (conversation(completion="  "), "the assistant's message is empty"),
     ],
 )

@@ -42,7 +42,7 @@ def test_a_message_of_weight_0_is_read_and_not_learned(tiny):
     apart, tokens_apart, _ = loss_of(model, tokenizer, SFT(), [TALK[:3], TALK])
     assert tokens == tokens_apart and float(without) == pytest.approx(float(apart), rel=1e-5)
     silent = [m | ({"weight": 0} if m["role"] == "assistant" else {}) for m in TALK]
-    with pytest.raises(CourseError, match=r"train\[7\]: no message of the assistant to learn"):
+    with pytest.raises(CourseError, match=r"train\[7\]: there is no message of the assistant to learn"):
         SFT(turns="all").encode(tokenizer, silent, 500, "train[7]")
     with pytest.raises(CourseError, match="choose among last, all"):
         SFT(turns="first")

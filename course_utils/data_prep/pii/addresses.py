@@ -77,7 +77,7 @@ STOPS = re.compile(
 
 
 def find_addresses(text: str) -> list[tuple[int, int]]:
-    """Addresses in a text as (start, end), in order, without overlaps."""
+    """Return the addresses in a text as (start, end) in characters, end exclusive, in order and without overlaps."""
     spans, position = [], 0
     while match := START.search(text, position):
         start, end = match.span()

@@ -86,13 +86,13 @@ LOWER_CLOSING = re.compile(
 
 @functools.cache
 def common_words() -> frozenset[str]:
-    """Words that English text writes more often in lower case than with a capital letter."""
+    """Return the words that English text writes more often in lower case than with a capital letter."""
     return frozenset(resources.files(__package__).joinpath("common_words.txt").read_text(encoding="utf-8").split())
 
 
 @functools.cache
 def name_lists() -> tuple[frozenset[str], frozenset[str]]:
-    """Given names and family names, in lower case."""
+    """Return given names and family names, in lower case."""
     import faker.providers.person as people
 
     given_names: set[str] = set()
@@ -109,7 +109,10 @@ def name_lists() -> tuple[frozenset[str], frozenset[str]]:
 
 @functools.cache
 def place_names() -> frozenset[str]:
-    """Cities, states, countries, days, months, languages and other capitalised words that are not people, in lower case."""
+    """Return capitalised words that are not people, in lower case.
+
+    They are cities, states, countries, days, months, languages and others.
+    """
     import faker.providers.address as addresses
 
     names = set(
@@ -150,7 +153,7 @@ def place_names() -> frozenset[str]:
 
 
 def find_names(text: str) -> list[tuple[int, int, float]]:
-    """Names in a text as (start, end, points), in order, without overlaps."""
+    """Return the names in a text as (start, end, points), in characters, end exclusive, in order and without overlaps."""
     spans: list[tuple[int, int, float]] = []
     for run in RUN.finditer(text):
         spans += _in_run(text, run.start(), run.end())

@@ -14,10 +14,15 @@ WORD = re.compile(r"[^\W_]+")
 
 
 def pseudonym(kind: str, text: str, seed: int | str) -> str:
-    """An invented value of the same kind.
+    """Return an invented value of the same kind for a personal one.
 
     It depends only on the value and the seed, so it is consistent without a table that could reveal the values. Names are
     replaced word by word, so that "Selin" and "Selin Karagöz" remain one person, and so do "SELIN" and "Karagoz".
+
+    Args:
+        kind: kind of personal data, one of `PII_KINDS`.
+        text: the value.
+        seed: seed of the invented values.
     """
     if kind == "NAME":
         return WORD.sub(lambda match: _word(match, text, seed), text)

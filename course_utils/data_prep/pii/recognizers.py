@@ -131,18 +131,18 @@ EMAIL = r"(?<![\w.+%-])[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[\w
 
 # Presidio's loader looks up recognisers by class name, so ours must have names that Presidio does not use.
 class NameRecognizer(LocalRecognizer):
-    """People's names; see `names`."""
+    """Finds people's names; see `names`."""
 
     def __init__(self) -> None:
         super().__init__(["PERSON"], name="NameRecognizer")
 
     def load(self) -> None:
-        """Nothing to load."""
+        """Do nothing: there is no model to load."""
 
     def analyze(
         self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
     ) -> list[RecognizerResult]:
-        """Names in the text; the score increases with the points."""
+        """Return the names in the text; the score increases with the points of `find_names`."""
         return [self._result(start, end, min(0.95, 0.3 + 0.15 * points)) for start, end, points in names.find_names(text)]
 
     def _result(self, start: int, end: int, score: float) -> RecognizerResult:
@@ -150,7 +150,7 @@ class NameRecognizer(LocalRecognizer):
 
 
 class AddressRecognizer(NameRecognizer):
-    """Postal addresses; see `addresses`."""
+    """Finds postal addresses; see `addresses`."""
 
     def __init__(self) -> None:
         LocalRecognizer.__init__(self, ["LOCATION"], name="AddressRecognizer")
@@ -158,14 +158,14 @@ class AddressRecognizer(NameRecognizer):
     def analyze(
         self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
     ) -> list[RecognizerResult]:
-        """Addresses in the text."""
+        """Return the addresses in the text."""
         if not DIGIT.search(text):
             return []
         return [self._result(start, end, 0.8) for start, end in addresses.find_addresses(text)]
 
 
 class BirthDateRecognizer(NameRecognizer):
-    """Dates with a word about birth nearby."""
+    """Finds dates that have a word about birth nearby."""
 
     def __init__(self) -> None:
         LocalRecognizer.__init__(self, ["DATE_OF_BIRTH"], name="BirthDateRecognizer")
@@ -173,7 +173,7 @@ class BirthDateRecognizer(NameRecognizer):
     def analyze(
         self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
     ) -> list[RecognizerResult]:
-        """Dates of birth in the text."""
+        """Return the dates of birth in the text."""
         if not BORN.search(text):
             return []
         results = []
@@ -189,11 +189,11 @@ class BirthDateRecognizer(NameRecognizer):
 
 
 class CheckedPhoneRecognizer(NameRecognizer):
-    """Phone numbers that libphonenumber considers possible in international notation, or valid in a national one.
+    """Finds phone numbers that libphonenumber considers possible in international notation, or valid in a national one.
 
     Presidio's recogniser tries each region on each text, which takes longer than all the others together. Here a number is
-    found once. In national notation it must look like a phone number or follow a word about phones, and must not follow a word
-    about orders or parcels.
+    found once. In national notation it must look like a phone number or follow a word about phones, and must not follow a
+    word about orders or parcels.
     """
 
     def __init__(self, regions: tuple[str, ...] = REGIONS) -> None:
@@ -203,7 +203,7 @@ class CheckedPhoneRecognizer(NameRecognizer):
     def analyze(
         self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
     ) -> list[RecognizerResult]:
-        """Phone numbers in the text."""
+        """Return the phone numbers in the text."""
         results = []
         for match in PHONE.finditer(text):
             start, end = match.span()
@@ -278,12 +278,18 @@ def _valid(number: str, region: str | None) -> bool:
 
 
 class AnyCardRecognizer(CreditCardRecognizer):
-    """Card numbers in any grouping: Presidio accepts spaces and hyphens, but people also write dots and no-break spaces."""
+    """Finds card numbers in any grouping.
+
+    Presidio accepts spaces and hyphens, but people also write dots and no-break spaces.
+    """
 
     def analyze(
         self, text: str, entities: list[str], nlp_artifacts: NlpArtifacts | None = None, regex_flags: int | None = None
     ) -> list[RecognizerResult]:
-        """Card numbers in the text; other separators are replaced by hyphens, which does not change any position."""
+        """Return the card numbers in the text.
+
+        Other separators are replaced by hyphens, which does not change any position.
+        """
         hyphenated = re.sub(
             r"(?<=\d)[^\w\s,;:+/](?=\d)|(?<=\d)[\u00a0\u202f\u2007\u2009](?=\d)",
             lambda m: m.group().translate(SAME_WIDTH),
@@ -293,7 +299,10 @@ class AnyCardRecognizer(CreditCardRecognizer):
 
 
 class AnyIbanRecognizer(NameRecognizer):
-    """IBANs in upper or lower case and any grouping, checked by the country's length and the check digits (python-stdnum)."""
+    """Finds IBANs in upper or lower case and any grouping.
+
+    The country's length and the check digits are checked (python-stdnum).
+    """
 
     def __init__(self) -> None:
         LocalRecognizer.__init__(self, ["IBAN_CODE"], name="AnyIbanRecognizer")
@@ -301,7 +310,7 @@ class AnyIbanRecognizer(NameRecognizer):
     def analyze(
         self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
     ) -> list[RecognizerResult]:
-        """IBANs in the text."""
+        """Return the IBANs in the text."""
         from stdnum import iban
 
         results = []
@@ -318,7 +327,7 @@ class AnyIbanRecognizer(NameRecognizer):
 
 
 class AnyEmailRecognizer(PatternRecognizer):
-    """E-mail addresses with any ending.
+    """Finds e-mail addresses with any ending.
 
     Presidio's recogniser looks up the ending in the public suffix list, which it first downloads, and misses addresses in
     companies' internal domains.
@@ -329,7 +338,10 @@ class AnyEmailRecognizer(PatternRecognizer):
 
 
 class CheckedNumberRecognizer(NameRecognizer):
-    """A national id whose check digits python-stdnum can verify; unless the check is strong, the text must also name the id."""
+    """Finds a national id whose check digits python-stdnum can verify.
+
+    Unless the check is strong, the text must also name the id.
+    """
 
     def __init__(self, entity: str, pattern: str, module: str, words: str, strong: bool) -> None:
         self.pattern, self.module, self.strong = re.compile(pattern), module, strong
@@ -339,7 +351,7 @@ class CheckedNumberRecognizer(NameRecognizer):
     def analyze(
         self, text: str, entities: list[str] | None = None, nlp_artifacts: NlpArtifacts | None = None
     ) -> list[RecognizerResult]:
-        """Valid numbers in the text."""
+        """Return the valid numbers in the text."""
         import stdnum
 
         results = []
@@ -360,7 +372,10 @@ LETTERED = re.compile(r"[A-Za-z]{2}[\W_]?\d{2}")
 
 @functools.cache
 def structured() -> tuple[tuple[re.Pattern[str], EntityRecognizer], ...]:
-    """Recognisers of numbers, each with a cheap pattern; where the pattern does not match, the recogniser can't find anything."""
+    """Return the recognisers of numbers, each with a cheap pattern.
+
+    Where the pattern does not match, the recogniser can find nothing.
+    """
     presidio = [
         (LONG_NUMBER_ANYHOW, AnyCardRecognizer()),
         (LETTERED, AnyIbanRecognizer()),
@@ -395,11 +410,11 @@ def structured() -> tuple[tuple[re.Pattern[str], EntityRecognizer], ...]:
 
 @functools.cache
 def unstructured() -> tuple[NameRecognizer, AddressRecognizer]:
-    """Recognisers of names and addresses."""
+    """Return the recognisers of names and addresses."""
     return NameRecognizer(), AddressRecognizer()
 
 
 def all_recognizers() -> list[EntityRecognizer]:
-    """Our own recognisers in Presidio's form, for `RecognizerRegistry.add_recognizer`."""
+    """Return our own recognisers in Presidio's form, for `RecognizerRegistry.add_recognizer`."""
     mine = [recognizer for _, recognizer in structured() if type(recognizer).__module__ == __name__]
     return [*mine, *unstructured()]

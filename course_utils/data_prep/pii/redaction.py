@@ -46,7 +46,14 @@ PARCEL = re.compile(
 
 @dataclass(frozen=True)
 class Entity:
-    """Personal data in a text: kind, position (in characters, end exclusive), the text itself, and a score from 0 to 1."""
+    """Personal data in a text.
+
+    Attributes:
+        kind: kind of personal data, one of `PII_KINDS`.
+        start, end: position in characters, end exclusive.
+        text: the text itself.
+        score: how sure the recogniser is, from 0 to 1.
+    """
 
     kind: str
     start: int
@@ -57,7 +64,12 @@ class Entity:
 
 @dataclass(frozen=True)
 class Redacted:
-    """A row without its personal data, and what was found in it, as (field, entity); a field is like "messages[1].content"."""
+    """A row without its personal data.
+
+    Attributes:
+        row: the row.
+        findings: what was found in it, as (field, entity); a field is like "messages[1].content".
+    """
 
     row: dict
     findings: list[tuple[str, Entity]] = field(repr=False)
@@ -66,16 +78,16 @@ class Redacted:
 def find(
     text: str, kinds: Iterable[str] = PII_KINDS, threshold: float = THRESHOLD, allow: Iterable[str] = (), preceding: str = ""
 ) -> list[Entity]:
-    """Personal data in a text, in order, without overlaps.
+    """Return the personal data in a text, in order and without overlaps.
+
+    Web addresses, base64 and hexadecimal ids are not text, and are not searched.
 
     Args:
-        text: any.
-        kinds: of `PII_KINDS`.
+        text: any text.
+        kinds: kinds of personal data to look for, of `PII_KINDS`.
         threshold: findings with a lower score are left out.
         allow: values that identify nobody, such as the company's own address and number; case does not matter.
         preceding: the message before, which may ask a question that the text answers ("And your date of birth?").
-
-    Web addresses, base64 and hexadecimal ids are not text, and are not searched.
 
     Raises:
         CourseError: a kind is unknown, or Presidio is not installed.
@@ -141,16 +153,16 @@ def _in_windows(text: str, kinds: set[str], threshold: float, preceding: str) ->
 
 
 class Redactor:
-    """Redacts rows; the same person gets the same pseudonym in all of them.
+    """Removes personal data from rows; the same person gets the same pseudonym in all of them.
 
     Args:
         mode: "label" writes [NAME], "mask" a * for each letter and digit, "pseudonym" an invented value of the same kind.
-        kinds: the kinds of personal data to remove.
+        kinds: kinds of personal data to remove.
         seed: determines the pseudonyms; without knowing it, nobody can compute them from the values.
         threshold, allow: see `find`.
 
     Raises:
-        CourseError: a mode or kind is unknown.
+        CourseError: a mode or a kind is unknown.
     """
 
     def __init__(
@@ -170,7 +182,7 @@ class Redactor:
         self.threshold, self.allow = threshold, tuple(allow)
 
     def text(self, text: str, preceding: str = "") -> tuple[str, list[Entity]]:
-        """A text without its personal data, and what was found."""
+        """Return a text without its personal data, and what was found in it."""
         entities = find(text, self.kinds, self.threshold, self.allow, preceding)
         return self._replaced(text, entities), entities
 
@@ -182,11 +194,9 @@ class Redactor:
         return "".join([*pieces, text[position:]])
 
     def row(self, row: dict) -> Redacted:
-        """A row with messages, or with prompt and answers, without its personal data.
+        """Return a row (with messages, or with prompt and answers) without its personal data; the row itself is not changed.
 
         A name that is found in one text of the row is removed from all of them.
-
-        The row itself is not changed.
         """
         row, pieces = copy.deepcopy(row), list[Piece]()
         rewrite(row, lambda piece: pieces.append(piece) or piece.text)  # type: ignore[func-returns-value]
@@ -203,7 +213,7 @@ class Redactor:
         return Redacted(row, [(p.path, entity) for p, entities in zip(pieces, entities_of) for entity in entities])
 
     def replacement(self, entity: Entity) -> str:
-        """What replaces an entity."""
+        """Return the text that replaces an entity."""
         if self.mode == "label":
             return f"[{entity.kind}]"
         if self.mode == "mask":
@@ -218,7 +228,18 @@ def redact(
     seed: int | str = 0,
     allow: Iterable[str] = (),
 ) -> list[Redacted]:
-    """Rows without personal data; see `Redactor`."""
+    """Remove personal data from rows.
+
+    Args:
+        rows: rows with messages, or with prompt and answers.
+        mode, kinds, seed, allow: see `Redactor`.
+
+    Returns:
+        For each row the redacted copy, with what was found in it.
+
+    Raises:
+        CourseError: a mode or a kind is unknown, or Presidio is not installed.
+    """
     redactor = Redactor(mode, kinds, seed, allow=allow)
     return [redactor.row(row) for row in rows]
 

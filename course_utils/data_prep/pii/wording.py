@@ -35,8 +35,8 @@ class Piece:
     """A piece of text within a row.
 
     Attributes:
-        path: the field, such as "messages[1].content".
-        text: as a person reads it, without JSON's escapes.
+        path: its field, such as "messages[1].content".
+        text: the text as a person reads it, without JSON's escapes.
         preceding: the text before it, or its key if it is in JSON.
     """
 
@@ -46,14 +46,14 @@ class Piece:
 
 
 def blotted(text: str) -> str:
-    """The text, at the same length, with everything blotted out that nobody wrote."""
+    """Return the text, at the same length, with everything blotted out that nobody wrote."""
     if len(text) < 36 and "://" not in text and "data:" not in text:  # the shortest other match is a UUID
         return text
     return PROTECTED.sub(lambda match: BLOT * len(match.group()), text)
 
 
 def rewrite(row: dict, change: Callable[[Piece], str]) -> None:
-    """Replace each piece of text by what `change` returns for it, in reading order."""
+    """Replace each piece of text in a row, in place and in reading order, by what `change` returns for it."""
     preceding = ""
     for container, key, path in _texts(row):
         text = container[key]
@@ -84,7 +84,7 @@ def _rewritten(text: str, path: str, preceding: str, change: Callable[[Piece], s
 
 
 def is_id(key: str) -> bool:
-    """Whether the value of this key is an id of a thing."""
+    """Return whether the value of this key is the id of a thing."""
     return bool(ID.fullmatch(key)) and not OF_A_PERSON.search(key)
 
 

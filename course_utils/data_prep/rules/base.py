@@ -17,7 +17,7 @@ class RowRules:
 
     Attributes:
         line: the row's line in its file.
-        target: "openai" or "trl".
+        target: who will read the row: "openai" or "trl".
         findings: what has been found so far.
     """
 
@@ -27,7 +27,7 @@ class RowRules:
 
     @property
     def errors(self) -> bool:
-        """Whether one of the findings is an error."""
+        """Whether one of the findings so far is an error."""
         return any(finding.severity == ERROR for finding in self.findings)
 
     def add(self, path: str, code: str, message: str, **details: Any) -> None:
@@ -51,5 +51,5 @@ class RowRules:
 
 
 def type_of(value: object) -> str:
-    """The JSON type of a value, as words for a message."""
+    """Return the JSON type of a value, in words for a message."""
     return "null" if value is None else TYPE_NAMES.get(type(value), "a number")

@@ -236,7 +236,7 @@ def _owner(role: object) -> str:
 
 
 def text_of(part: str | list[dict]) -> str:
-    """All text of a side: the string itself, or the contents and calls of its messages."""
+    """Return all text of a side: the string itself, or the contents and calls of its messages."""
     if isinstance(part, str):
         return part
     pieces = []
@@ -252,7 +252,7 @@ def text_of(part: str | list[dict]) -> str:
 
 
 def without_ids(message: dict) -> dict:
-    """A message without the ids of its calls, which differ even if the calls are the same."""
+    """Return a message without the ids of its calls, which differ even if the calls are the same."""
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
         return message

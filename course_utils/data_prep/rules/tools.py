@@ -12,7 +12,11 @@ class ToolRules(RowRules):
     """Rules for the functions that a row declares, the assistant's calls of them, and their answers."""
 
     def tools(self, row: dict) -> set | None:
-        """The names of the declared functions, an empty set if the row has no tools; None if they can't be read."""
+        """Check the row's tools, and return the names of the declared functions.
+
+        Returns:
+            An empty set if the row has no tools; None if they cannot be read.
+        """
         tools = row.get("tools")
         if tools is None:
             return set() if "tools" not in row else None
@@ -66,7 +70,7 @@ class ToolRules(RowRules):
                 )
 
     def tool_calls(self, message: dict, where: str, tools: set | None, called: dict) -> dict[str, str]:
-        """Id → path of each call in a message; reports what is wrong with the calls."""
+        """Check the calls of a message, and return the id of each call → its path in the row."""
         if "tool_calls" not in message or message["tool_calls"] is None:
             return {}
         calls, path = message["tool_calls"], f"{where}.tool_calls"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def router(service: Service) -> APIRouter:
-    """Routes of chat completions and responses."""
+    """Return the routes of chat completions and responses."""
     routes = APIRouter()
 
     def adapter_of(name: str) -> tuple[str, Path] | None:

@@ -39,7 +39,7 @@ EXPIRY = (3600, 2592000)  # seconds
 
 
 def router(service: Service) -> APIRouter:
-    """Routes of files."""
+    """Return the routes of files."""
     routes = APIRouter()
     store = service.store
 

@@ -16,7 +16,7 @@ from course_utils.openai_server.service import Service
 
 
 def router(service: Service) -> APIRouter:
-    """Routes of jobs."""
+    """Return the routes of fine-tuning jobs, their events and checkpoints."""
     routes = APIRouter()
     store, jobs = service.store, service.jobs
 

@@ -18,7 +18,7 @@ from course_utils.openai_server.service import Service
 
 
 def router(service: Service) -> APIRouter:
-    """Routes of models."""
+    """Return the routes of models."""
     routes = APIRouter()
     store = service.store
 

@@ -19,13 +19,13 @@ from course_utils.openai_server.store import new_id
 
 
 class NewPermissions(Strict):
-    """Projects that may use a checkpoint."""
+    """The body of a request that lets other projects use a checkpoint."""
 
     project_ids: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=100)]
 
 
 def router(service: Service) -> APIRouter:
-    """Routes of permissions."""
+    """Return the routes of permissions."""
     routes = APIRouter()
     store = service.store
     path = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"

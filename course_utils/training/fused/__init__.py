@@ -31,7 +31,15 @@ FUSED_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 
 @contextmanager
 def fused(model: torch.nn.Module, names: Sequence[str] = tuple(FUNCTIONS)) -> Iterator[dict[str, int]]:
-    """Let `model` compute with the fused functions inside the block; yields name → number of modules replaced."""
+    """Let the model compute with the fused functions inside the `with` block.
+
+    Args:
+        model: the model, possibly wrapped for several processes.
+        names: which of the functions to use: "head", "lora", "mlp", "norm".
+
+    Yields:
+        Name of each function → number of modules that it replaced.
+    """
     replaced = []
     try:
         covered = {}
@@ -49,6 +57,6 @@ def fused(model: torch.nn.Module, names: Sequence[str] = tuple(FUNCTIONS)) -> It
 
 
 def is_known(model: torch.nn.Module) -> bool:
-    """Whether these functions were written for the model's architecture."""
+    """Return whether the fused functions were written for this model's architecture."""
     config: Any = next((m.config for m in model.modules() if hasattr(getattr(m, "config", None), "model_type")), None)
     return config is not None and config.model_type in FUSED_ARCHITECTURES

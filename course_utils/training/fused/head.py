@@ -20,7 +20,10 @@ MAX_KEPT_ENTRIES = 2**24
 
 
 def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
-    """The model's head, if it is a frozen linear layer without bias, with a forward that passes on the hidden states."""
+    """Yield the model's head with a forward that returns the hidden states.
+
+    Nothing is yielded unless the head is a frozen linear layer without bias.
+    """
     owner: Any = next((m for m in model.modules() if hasattr(m, "get_output_embeddings")), None)
     head = owner.get_output_embeddings() if owner is not None else None
     if type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad:
@@ -28,10 +31,10 @@ def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Call
 
 
 class HiddenStates:
-    """Replaces the head's forward: returns the hidden states, from which log-probabilities can be computed on request."""
+    """Replaces the head's forward: it returns the hidden states, from which log-probabilities can be computed on request."""
 
     def __init__(self, weight: torch.Tensor) -> None:
-        """Store the head's weight (vocabulary, hidden)."""
+        """Store the head's weight, of shape (vocabulary, hidden)."""
         self.weight = weight
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -41,8 +44,15 @@ class HiddenStates:
     def log_probabilities(
         self, hidden: torch.Tensor, labels: torch.Tensor, with_max: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities for `scoring.log_probabilities`: (positions) of the labels, and with `with_max` of the likeliest
-        tokens.
+        """Compute log-probabilities for `scoring.log_probabilities`.
+
+        Args:
+            hidden: hidden states, shape (positions, hidden).
+            labels: token ids, shape (positions,).
+            with_max: whether to return the log-probabilities of the likeliest tokens as well.
+
+        Returns:
+            The labels' log-probabilities, shape (positions,), and those of the likeliest tokens (empty without `with_max`).
         """
         # Accelerate turns a float16 model's outputs into float32
         result: tuple[torch.Tensor, torch.Tensor] = LogProbabilities.apply(
@@ -52,10 +62,11 @@ class HiddenStates:
 
 
 class LogProbabilities(torch.autograd.Function):
-    """hidden (positions, hidden), weight (vocabulary, hidden), labels (positions) → (positions) in float32, twice.
+    """The autograd function of the head: from hidden states to log-probabilities in float32, without storing the logits.
 
-    The second output is that of the likeliest tokens (empty without `with_max`), without gradient. Only `hidden` gets a
-    gradient, and only once, because the backward pass uses up the table.
+    Inputs are hidden (positions, hidden), weight (vocabulary, hidden) and labels (positions,). Both outputs have the shape
+    (positions,): the labels' log-probabilities, and those of the likeliest tokens, without gradient (empty without
+    `with_max`). Only `hidden` gets a gradient, and only once, because the backward pass uses up the table.
     """
 
     @staticmethod
@@ -101,7 +112,7 @@ class LogProbabilities(torch.autograd.Function):
 
 @contextmanager
 def logits(model: torch.nn.Module) -> Iterator[None]:
-    """Let the head compute logits inside the block even if it is replaced by this function: generation needs them."""
+    """Let the head compute logits inside the `with` block, even if it is replaced; generation needs them."""
     head = output_embeddings(model)
     stand_in = vars(head).pop("forward", None)
     try:

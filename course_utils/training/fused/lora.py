@@ -18,7 +18,7 @@ from course_utils.quantization import dense, is_four_bit
 
 
 class ActiveAdapter(NamedTuple):
-    """The single active adapter of a LoRA layer: A (r, in), B (out, r) and the factor on their product."""
+    """The single active adapter of a LoRA layer: A (r, in), B (out, r), and the factor on their product."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -26,14 +26,14 @@ class ActiveAdapter(NamedTuple):
 
 
 def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
-    """The model's plain LoRA layers, each with the forward to use."""
+    """Yield the model's plain LoRA layers, each with the forward that is to replace its own."""
     for module in model.modules():
         if is_plain(module):
             yield module, _forward(module, module.forward)
 
 
 def is_plain(module: Any) -> TypeGuard[Linear]:
-    """Whether a module is a LoRA layer over a 16-, 32- or 4-bit linear layer, with an adapter without bias or DoRA."""
+    """Return whether a module is a LoRA layer over a 16-, 32- or 4-bit linear layer, without bias or DoRA."""
     return (
         ((type(module) is Linear and type(module.get_base_layer()) is torch.nn.Linear) or _over_four_bits(module))
         and not any(module.lora_bias.values())
@@ -47,7 +47,10 @@ def _over_four_bits(module: Any) -> bool:
 
 
 def active_adapter(module: Linear, x: torch.Tensor) -> ActiveAdapter | None:
-    """The adapter of a plain layer, if exactly one is applied to `x` and nothing else changes what the layer computes."""
+    """Return the adapter of a plain layer.
+
+    It is None unless exactly one adapter is applied to `x` and nothing else changes what the layer computes.
+    """
     active = [name for name in module.active_adapters if name in module.lora_A]
     if (
         len(active) != 1
@@ -86,7 +89,7 @@ def _forward(module: Linear, original: Callable[..., torch.Tensor]) -> Callable[
 
 
 class LoraLinear(torch.autograd.Function):
-    """x (..., in) → (..., out); gradients for x, A and B."""
+    """The autograd function of a LoRA layer: x (..., in) → (..., out), with gradients for x, A and B."""
 
     @staticmethod
     def forward(

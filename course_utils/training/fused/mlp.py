@@ -22,7 +22,7 @@ LAYER_NAMES = ("gate_proj", "up_proj", "down_proj")
 
 
 def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
-    """The model's feed-forward blocks with plain LoRA on all three layers, each with the forward to use."""
+    """Yield the feed-forward blocks with plain LoRA on all three layers, each with the forward to replace its own."""
     for module in model.modules():
         layers: list[Any] = [getattr(module, name, None) for name in LAYER_NAMES]
         if all(map(is_plain, layers)) and all(layer.get_base_layer().bias is None for layer in layers):
@@ -43,10 +43,10 @@ def _forward(layers: Sequence[Linear], original: Callable[..., torch.Tensor]) ->
 
 
 class GatedBlock(torch.autograd.Function):
-    """x (..., hidden) → (..., hidden); gradients for x and the three pairs of A and B.
+    """The autograd function of a gated feed-forward block: x (..., hidden) → (..., hidden).
 
-    Names: w is a weight, a and b are the adapter's matrices, s is its factor; u is the product of the input with A, y a
-    layer's output, d a gradient.
+    It returns gradients for x and for the three pairs of A and B. In the code, w is a weight, a and b are the adapter's
+    matrices, and s is its factor; u is the product of the input with A, y a layer's output, and d a gradient.
     """
 
     @staticmethod

@@ -9,7 +9,7 @@ import torch
 
 
 def replacements(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, Callable[..., torch.Tensor]]]:
-    """The model's RMSNorm layers whose weight is frozen, each with the forward to use."""
+    """Yield the model's RMSNorm layers whose weight is frozen, each with the forward that is to replace its own."""
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm") and not module.weight.requires_grad:
             yield module, _forward(module)
@@ -20,7 +20,7 @@ def _forward(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 class RMSNorm(torch.autograd.Function):
-    """x (..., width) → (..., width); gradient for x only."""
+    """The autograd function of RMSNorm: x (..., width) → (..., width), with a gradient for x only."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

@@ -19,17 +19,26 @@ if TYPE_CHECKING:
 
 
 class Loss(NamedTuple):
-    """A micro-batch's part of the batch's loss and of the batch's mean metrics; the parts are added up."""
+    """What a micro-batch contributes to the loss and to the mean metrics of its batch; the contributions are added up.
+
+    Attributes:
+        value: the contribution to the loss, a scalar tensor with gradient.
+        metrics: name → contribution to the batch's mean, a scalar tensor without gradient.
+    """
 
     value: torch.Tensor
     metrics: dict[str, torch.Tensor]
 
 
 class ScoreAnswers(Protocol):
-    """Scores answers with the policy or the reference; the trainer passes one to `OnlineObjective.rollout`."""
+    """The function with which an online objective scores answers; the trainer passes it to `OnlineObjective.rollout`."""
 
     def __call__(self, examples: Sequence[Encoded], reference: bool) -> list[tuple[list[float], list[float]]]:
-        """(log-probabilities, values) of each example's answer tokens."""
+        """Score the answer tokens of each example with the policy or, if `reference` is true, with the reference.
+
+        Returns:
+            For each example (log-probabilities, values), with one entry per answer token each.
+        """
 
 
 class Objective:
@@ -39,11 +48,13 @@ class Objective:
 
     Attributes:
         name: the method's usual name.
-        needs_reference: the completions' log-probabilities under the reference are computed once, before training.
-        reference: the model to compute them with; None for the trained model as it is before training, so that no second
-            copy of it is needed.
-        needs_statistics: `statistics` is called on the whole batch before its loss.
-        output: output of the last layer: "scored" for a table over the vocabulary at the scored tokens, "none" for less.
+        needs_reference: whether the completions' log-probabilities under the reference are computed once, before training.
+        reference: the model that computes them; None for the trained model as it is before training, so that no second copy
+            of it is needed.
+        needs_statistics: whether `statistics` is called on the whole batch before its loss.
+        output: what the last layer has to compute: "scored" for logits at the scored tokens, "none" for less than that.
+        is_online: whether the model itself generates the training examples, from prompts. True for each `OnlineObjective`,
+            and only for these.
     """
 
     name: str = "objective"
@@ -51,66 +62,74 @@ class Objective:
     reference: torch.nn.Module | None = None
     needs_statistics: bool = False
     output: str = "scored"
+    is_online: bool = False
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
         """Turn an example in the user's format into token ids.
 
         Args:
             tokenizer: a tokenizer with a chat template.
-            example: see the objective.
-            max_length: longest example in tokens.
-            where: name of the example in errors, such as "train[3]".
+            example: an example in the form that the objective describes.
+            max_length: maximum length of an example, in tokens.
+            where: name of the example in error messages, such as "train[3]".
 
         Raises:
-            CourseError: the example is broken, or its prompt too long.
+            CourseError: the example is broken, or its prompt is too long.
         """
         raise NotImplementedError
 
     def prepare(self, examples: Sequence[Encoded]) -> list[Encoded]:
-        """Complete the examples of a whole data set, in order, after all of them have been encoded."""
+        """Complete the examples of a data set, for example with parts of other examples.
+
+        This is called once, after all examples have been encoded.
+
+        Returns:
+            The completed examples, in the same order.
+        """
         return list(examples)
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """The numbers by which the losses of a batch of these examples are divided: name → number of tokens, pairs, etc."""
+        """Return the numbers by which the losses of a batch of these examples are divided, such as {"tokens": 120}."""
         raise NotImplementedError
 
     def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
-        """Tensors of a batch; see `scoring.collate`."""
+        """Return the tensors of a batch, padded with `pad_id`; see `scoring.collate`."""
         return collate(examples, pad_id, share_prompt)
 
     def statistics(self, model: torch.nn.Module, batch: Batch, normalizers: Mapping[str, float]) -> dict[str, torch.Tensor]:
-        """This micro-batch's part of the quantities that the whole batch's loss needs, without gradient.
+        """Compute, without gradient, what this micro-batch contributes to the quantities that its batch's loss needs.
 
-        Only if `needs_statistics`. It is called on every micro-batch of a batch before the first loss; the parts are added
-        up, over processes too.
+        The trainer calls it only if `needs_statistics`: on every micro-batch of a batch, before the first loss. It adds the
+        contributions up, over processes too.
         """
         raise NotImplementedError
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
-        """Part of the loss of a batch, with gradient.
+        """Compute what a batch or micro-batch contributes to the loss, with gradient.
 
         Args:
             model: the model, which may be wrapped for several processes.
-            batch: from `collate`: the whole batch or a micro-batch of it.
-            totals: of the whole batch: its `normalizers`, and its `statistics` if `needs_statistics`.
+            batch: tensors from `collate`, of the whole batch or of one micro-batch.
+            totals: numbers of the whole batch: its `normalizers`, and its `statistics` if `needs_statistics`.
         """
         raise NotImplementedError
 
     def attach(self, model: Model) -> None:
-        """Add to the model what the objective trains besides it (PPO's value head)."""
+        """Add to the model what the objective trains besides it, such as PPO's value head; called before the first step."""
 
     def detach(self, model: Model) -> None:
-        """Remove it again."""
+        """Remove from the model what `attach` added to it; called when the run has ended."""
 
 
 class OnlineObjective(Objective):
-    """An objective whose examples the model generates itself during training: its data are prompts.
+    """An objective whose training examples are generated by the model itself during training: its data are prompts.
 
     Attributes:
         epochs: how many times each generated batch is trained on.
     """
 
     epochs: int = 1
+    is_online = True
 
     def rollout(
         self,
@@ -120,9 +139,24 @@ class OnlineObjective(Objective):
         score: ScoreAnswers,
         seed: int,
     ) -> tuple[list[Encoded], dict[str, float]]:
-        """Training examples that the model generates from prompts, and means for the history ("reward" among them)."""
+        """Let the model answer prompts, and turn the answers into training examples.
+
+        Args:
+            model: the current policy, not wrapped.
+            tokenizer: its tokenizer.
+            prompts: encoded prompts, without answers.
+            score: scores the answers with the policy or the reference.
+            seed: seed of the sampling.
+
+        Returns:
+            The training examples, and means for the history by name, with "reward" among them.
+        """
         raise NotImplementedError
 
     def log_probabilities_and_values(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability of each scored token and value of the state before it, (scored tokens) each."""
+        """Compute, with gradient, the log-probability of each scored token and the value of the state before it.
+
+        Returns:
+            Two tensors of shape (scored tokens,).
+        """
         raise NotImplementedError

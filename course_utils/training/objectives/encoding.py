@@ -13,7 +13,18 @@ if TYPE_CHECKING:
 
 
 def messages_of(example: Any, key: str, where: str) -> list[dict[str, Any]]:
-    """The checked messages under `key` of an example; a text stands for one message, in a prompt the user's."""
+    """Return the messages under a key of an example, after checking them.
+
+    A text stands for one message: in a prompt the user's, elsewhere the assistant's.
+
+    Args:
+        example: an example in the user's format.
+        key: "prompt", "chosen", "rejected" or "completion".
+        where: name of the example in error messages.
+
+    Raises:
+        CourseError: there is neither a text nor a list of messages, or a message has no role or no text.
+    """
     messages = example.get(key) if isinstance(example, dict) else None
     if isinstance(messages, str):
         messages = [{"role": "user" if key == "prompt" else "assistant", "content": messages}]
@@ -23,7 +34,11 @@ def messages_of(example: Any, key: str, where: str) -> list[dict[str, Any]]:
 
 
 def check_messages(messages: list[Any], where: str) -> list[dict[str, Any]]:
-    """The messages, after checking that each has a role and a text."""
+    """Return the messages unchanged, after checking that each has a role and a text.
+
+    Raises:
+        CourseError: a message has no role, or its content is not a text.
+    """
     for number, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
             raise CourseError(f"{where}, message {number}: expected {{'role': ..., 'content': text}}, found {message!r:.80}")
@@ -33,7 +48,11 @@ def check_messages(messages: list[Any], where: str) -> list[dict[str, Any]]:
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], max_length: int, where: str
 ) -> list[int]:
-    """Token ids of a prompt up to where the assistant's answer begins; an error if it leaves no room for an answer."""
+    """Return the token ids of a prompt, up to the place where the assistant's answer begins.
+
+    Raises:
+        TooLong: the prompt leaves no room for an answer within `max_length` tokens.
+    """
     prompt = chat_token_ids(tokenizer, messages, add_generation_prompt=True)
     if len(prompt) >= max_length:
         raise TooLong(
@@ -52,11 +71,22 @@ def encode_completion(
     max_length: int,
     where: str,
 ) -> list[int]:
-    """Token ids of the last message, which is the assistant's, up to and including the stop token."""
+    """Return the token ids of the last message, which must be the assistant's, up to and including the stop token.
+
+    Args:
+        tokenizer: a tokenizer with a chat template.
+        prompt: token ids of the messages before it, from `encode_prompt`.
+        messages: the whole conversation.
+        max_length: maximum length of prompt and answer together, in tokens; a longer answer is cut.
+        where: name of the example in error messages.
+
+    Raises:
+        CourseError: the last message is not the assistant's or is empty, or the chat template changes the prompt.
+    """
     if messages[-1]["role"] != "assistant":
-        raise CourseError(f"{where}: the last message must be the assistant's, it is the {messages[-1]['role']}'s")
+        raise CourseError(f"{where}: the last message must be the assistant's, but it is the {messages[-1]['role']}'s")
     if not messages[-1]["content"].strip():
-        raise CourseError(f"{where}: the assistant's message is empty, there is nothing to learn")
+        raise CourseError(f"{where}: the assistant's message is empty, so there is nothing to learn")
     ids = chat_token_ids(tokenizer, messages)
     if ids[: len(prompt)] != prompt:
         raise CourseError(f"{where}: the chat template changes the prompt once an answer follows it")

@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KTO(Objective):
-    """Kahneman-Tversky optimisation: each completion is desirable or undesirable; no pairs are needed.
+    """Kahneman-Tversky optimisation, which learns from single completions that are labelled desirable or undesirable.
 
     An example is {"prompt", "completion", "label": true or false}. How far the policy is from the reference is estimated on
-    mismatched completions: each prompt with the completion of the example before it (the first with the last's), averaged
-    over the whole batch and at least 0, as TRL does. The reference is the model as it is before training.
+    mismatched completions: each prompt gets the completion of the example before it (the first one gets the last one's), and
+    the estimate is averaged over the whole batch and at least 0, as TRL does. The reference is the model as it is before
+    training.
 
     Attributes:
-        beta: strength of the pull to the reference.
-        desirable_weight, undesirable_weight: weights of the two kinds; set them if one is much rarer than the other.
+        beta: how strongly the policy is held to the reference.
+        desirable_weight, undesirable_weight: weights of the two kinds of examples; set them if one kind is much rarer.
         reference: another model as the reference, with the same tokenizer; None for the model as it is before training.
     """
 
@@ -54,7 +55,7 @@ class KTO(Objective):
         return Encoded(prompt, [completion], example_values={"desirable": float(example["label"])})
 
     def prepare(self, examples: Sequence[Encoded]) -> list[Encoded]:
-        """Give each prompt a second completion: that of the example before it."""
+        """Give each prompt a second completion, that of the example before it, for the estimate of the divergence."""
         if len(examples) < 2:
             raise CourseError("KTO needs at least two examples: it also scores another example's completion on each prompt")
         completions = [example.completions[0] for example in examples]
@@ -68,15 +69,18 @@ class KTO(Objective):
         ]
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """Number of examples."""
+        """Return the number of examples, under the name "examples"."""
         return {"examples": len(examples)}
 
     def statistics(self, model: torch.nn.Module, batch: Batch, normalizers: Mapping[str, float]) -> dict[str, torch.Tensor]:
-        """Mean log-ratio of the mismatched completions, the estimate of the KL divergence."""
+        """Compute this micro-batch's contribution to the estimated KL divergence.
+
+        The estimate is the mean log-ratio of the mismatched completions.
+        """
         return {"kl": self._log_ratios(model, batch)[:, 1].sum() / normalizers["examples"]}
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
-        """Mean over the batch's examples."""
+        """Compute the micro-batch's contribution to the mean loss over the batch's examples."""
         kl = max(0.0, totals["kl"])
         log_ratios, desirable = self._log_ratios(model, batch)[:, 0], batch["desirable"]
         losses = kto_loss(log_ratios, desirable, kl, self.beta, (self.desirable_weight, self.undesirable_weight))

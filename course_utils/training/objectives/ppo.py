@@ -27,22 +27,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PPO(OnlineObjective):
-    """PPO on whole answers: the reward is given at the last token, the KL penalty at every token.
+    """Proximal policy optimisation on whole answers: the reward is given at the last token, the KL penalty at every token.
 
     An example is a prompt. The policy answers each batch of prompts (`rollout`), and is then trained on the answers `epochs`
     times. The value head is one linear layer on the policy's last hidden states; it is removed after training.
 
     Attributes:
-        reward: (prompts as messages, answers as texts) → one number per answer.
-        kl_coefficient: penalty for one nat of log-ratio to the reference, per token; 0 lets the policy drift freely.
+        reward: function of (prompts as lists of messages, answers as texts) that returns one number per answer.
+        kl_coefficient: penalty per token for each nat of log-ratio to the reference; with 0 nothing holds the policy to the
+            reference.
         epochs: how many times each batch of answers is trained on.
-        clip: limits a token's probability ratio to 1 ± clip; ε in the paper.
-        clip_value: how far a value may move from the one at rollout.
+        clip: a token's probability ratio is limited to 1 ± clip; ε in the paper.
+        clip_value: how far a value may move from the value at rollout.
         value_coefficient: weight of the value loss.
-        gamma: discount; 1, since an answer is short and only its end is rewarded.
+        gamma: discount; 1 by default, since an answer is short and only its end is rewarded.
         gae_lambda: lambda of the generalized advantage estimates.
-        max_new_tokens: longest answer.
-        temperature: sampling temperature of the answers; the policy is trained at this temperature.
+        max_new_tokens: maximum length of an answer, in tokens.
+        temperature: sampling temperature of the answers; the policy is also trained at this temperature.
         missing_eos_reward: reward of an answer that does not reach its stop token, whatever else it says; None to let the
             reward function decide.
     """
@@ -61,7 +62,11 @@ class PPO(OnlineObjective):
     name: str = "ppo"
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
-        """Turn a prompt (messages, a text, or a dict with "prompt") into token ids."""
+        """Turn a prompt (messages, a text, or a dict with "prompt") into token ids.
+
+        Raises:
+            CourseError: it is not a prompt, or it leaves no room for `max_new_tokens` tokens of answer.
+        """
         messages = example.get("prompt") if isinstance(example, dict) else example
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
@@ -71,14 +76,14 @@ class PPO(OnlineObjective):
         return Encoded(prompt, [[]], messages=messages)
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """Numbers of answer tokens and of answers."""
+        """Return the numbers of answer tokens and of answers, as {"tokens", "answers"}."""
         return {"tokens": sum(e.scored for e in examples), "answers": len(examples)}
 
     def attach(self, model: Model) -> None:
-        """Put a value head on the model, in float32, starting at zero.
+        """Put a value head on the model, in float32, with all weights zero.
 
         Raises:
-            CourseError: the model has no adapter, so there is no reference to compare with.
+            CourseError: the model has no adapter, so that there is no reference to compare it with.
         """
         import torch
 
@@ -94,7 +99,7 @@ class PPO(OnlineObjective):
         model.value_head = head
 
     def detach(self, model: Model) -> None:
-        """Remove the value head."""
+        """Remove the value head from the model."""
         del model.value_head
 
     def rollout(
@@ -105,18 +110,23 @@ class PPO(OnlineObjective):
         score: ScoreAnswers,
         seed: int,
     ) -> tuple[list[Encoded], dict[str, float]]:
-        """Answer the prompts and estimate how good each token was.
+        """Answer the prompts, and estimate how good each token of the answers was.
 
         Args:
             model: the current policy, not wrapped.
             tokenizer: its tokenizer.
-            prompts: from `encode`.
-            score: (examples, reference: bool) → (log-probabilities, values) of each example's answer tokens.
+            prompts: encoded prompts, from `encode`.
+            score: function of (examples, reference: bool) that returns (log-probabilities, values) of each example's answer
+                tokens.
             seed: seed of the sampling.
 
         Returns:
-            (examples with old_log_probabilities, old_advantages, old_returns and old_values of each token, means for the
-            history).
+            The examples, in which each token has old_log_probabilities, old_advantages, old_returns and old_values; and
+            means for the history: "reward", "kl" (nats per answer) and "length" (tokens).
+
+        Raises:
+            CourseError: the reward function returns another number of values than there are answers, or one that is not
+                finite.
         """
         answers = self._sample(model, tokenizer, prompts, seed)
         examples = [Encoded(p.prompt, [ids]) for p, ids in zip(prompts, answers)]
@@ -147,7 +157,8 @@ class PPO(OnlineObjective):
         rewards = [float(reward) for reward in self.reward([p.messages for p in prompts], texts)]
         if len(rewards) != len(prompts) or not all(map(math.isfinite, rewards)):
             raise CourseError(
-                f"the reward function gave {len(rewards)} values for {len(prompts)} answers, or one that is not finite"
+                f"the reward function gave {len(rewards)} values for {len(prompts)} answers, or one that is not finite: "
+                "it must give one finite number for each answer"
             )
         if self.missing_eos_reward is None:
             return rewards
@@ -156,7 +167,7 @@ class PPO(OnlineObjective):
         ]
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
-        """Clipped policy loss plus weighted clipped value loss, both as means over the batch's tokens."""
+        """Compute the clipped policy loss plus the weighted, clipped value loss, both as means over the batch's tokens."""
         import torch
 
         logs, values = self.log_probabilities_and_values(model, batch)
@@ -169,7 +180,11 @@ class PPO(OnlineObjective):
         return Loss(policy + self.value_coefficient * value, metrics)
 
     def log_probabilities_and_values(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability at `temperature` of each scored token, and the value of the state before it."""
+        """Compute the log-probability at `temperature` of each scored token, and the value of the state before it.
+
+        Returns:
+            Two tensors of shape (scored tokens,).
+        """
         owner: Any = next(m for m in model.modules() if hasattr(m, "value_head"))
         hidden_states: list[torch.Tensor] = []
         hook = owner.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: hidden_states.append(inputs[0]))

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
-    """Turn {"prompt", "chosen", "rejected"} into token ids; each is a text or a list of messages.
+    """Turn a pair {"prompt", "chosen", "rejected"} into token ids; each part is a text or a list of messages.
 
-    Without "prompt", chosen and rejected are whole conversations that differ in the last message (TRL's implicit prompt).
+    Without "prompt", chosen and rejected are whole conversations that differ only in the last message (TRL's implicit
+    prompt).
+
+    Returns:
+        Encoded with two completions: the chosen one, then the rejected one.
 
     Raises:
-        CourseError: a part is missing, empty or too long, the answers are the same, or their prompts differ.
+        CourseError: a part is missing, empty or too long, the two answers are the same, or their prompts differ.
     """
     if isinstance(example, dict) and "prompt" not in example:
         example = _with_explicit_prompt(example, where)
@@ -43,7 +47,9 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, example: Any, max_length: in
 def _with_explicit_prompt(example: dict[str, Any], where: str) -> dict[str, list[dict[str, Any]]]:
     chosen, rejected = (messages_of(example, key, where) for key in ("chosen", "rejected"))
     if len(chosen) < 2:
-        raise CourseError(f"{where}: no prompt; give it under 'prompt', or as the first messages of chosen and rejected")
+        raise CourseError(
+            f"{where}: there is no prompt; give it under 'prompt', or as the first messages of chosen and rejected"
+        )
     for number, (chosen_message, rejected_message) in enumerate(zip(chosen[:-1], rejected[:-1])):
         if chosen_message != rejected_message:
             raise CourseError(
@@ -63,10 +69,11 @@ class DPO(Objective):
     """Direct preference optimisation: -log sigmoid(beta · (log-ratio of chosen − log-ratio of rejected)).
 
     A log-ratio is a completion's log-probability under the policy minus that under the reference, which is the model as it
-    was when training began. At step 0 the two are equal and the loss is ln 2. beta · log-ratio is the implicit reward.
+    was when training began. At step 0 the two are equal, and the loss is ln 2. beta · log-ratio is called the implicit
+    reward.
 
     Attributes:
-        beta: strength of the pull to the reference: the larger beta, the closer the policy stays to it.
+        beta: how strongly the policy is held to the reference; the larger beta is, the closer the policy stays to it.
         reference: another model as the reference, with the same tokenizer; None for the model as it is before training.
     """
 
@@ -76,15 +83,15 @@ class DPO(Objective):
     needs_reference = True
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
-        """See `encode_pair`."""
+        """Turn a preference pair into token ids; see `encode_pair`."""
         return encode_pair(tokenizer, example, max_length, where)
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """Number of pairs."""
+        """Return the number of pairs, under the name "pairs"."""
         return {"pairs": len(examples)}
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
-        """Mean over the batch's pairs."""
+        """Compute the micro-batch's contribution to the mean loss over the batch's pairs."""
         log_probabilities = sum_by_completion(token_log_probabilities(model, batch), batch).view(-1, 2)
         log_ratios = log_probabilities - batch["reference_log_probabilities"]
         metrics = pair_metrics(self.beta * log_ratios.detach(), totals["pairs"])
@@ -93,12 +100,14 @@ class DPO(Objective):
 
 @dataclass(frozen=True)
 class ORPO(Objective):
-    """Odds ratio preference optimisation: SFT on chosen, plus beta times a penalty on the odds of rejected; no reference.
+    """Odds ratio preference optimisation: SFT on the chosen answer, plus a penalty on the odds of the rejected one.
+
+    It needs no reference model.
 
     Attributes:
-        beta: weight of the odds-ratio term (lambda in the paper).
-        score_prompt: let the SFT term also learn the prompt's tokens, as the authors' code and TRL do; the paper's formula
-            covers only the completion.
+        beta: weight of the penalty (lambda in the paper).
+        score_prompt: whether the SFT term also learns the prompt's tokens, as in the authors' code and in TRL; the paper's
+            formula covers only the completion.
     """
 
     beta: float = 0.1
@@ -106,16 +115,16 @@ class ORPO(Objective):
     name: str = "orpo"
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
-        """See `encode_pair`."""
+        """Turn a preference pair into token ids; see `encode_pair`."""
         return encode_pair(tokenizer, example, max_length, where)
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """Numbers of pairs and of tokens in the SFT term."""
+        """Return the numbers of pairs and of tokens in the SFT term, as {"pairs", "tokens"}."""
         tokens = sum(len(e.completions[0]) + self.score_prompt * (len(e.prompt) - 1) for e in examples)
         return {"pairs": len(examples), "tokens": tokens}
 
     def collate(self, examples: Sequence[Encoded], pad_id: int, share_prompt: bool = True) -> Batch:
-        """A batch in which the prompt's tokens are scored too if `score_prompt`."""
+        """Return the tensors of a batch; with `score_prompt`, the prompt's tokens are scored as well."""
         if not self.score_prompt:
             return collate(examples, pad_id, share_prompt)
         # The prompt after its first token becomes part of the completion; `is_answer` tells its tokens from the answer's.
@@ -129,7 +138,7 @@ class ORPO(Objective):
         return collate(rows, pad_id)
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
-        """SFT term: mean over the batch's tokens; odds-ratio term: mean over its pairs."""
+        """Compute the SFT term, a mean over the batch's tokens, plus beta times the penalty, a mean over its pairs."""
         import torch
 
         scores = token_log_probabilities(model, batch)
@@ -144,7 +153,12 @@ class ORPO(Objective):
 
 
 def pair_metrics(rewards: torch.Tensor, pairs: float) -> dict[str, torch.Tensor]:
-    """A micro-batch's part of the batch's means; `rewards` is (pairs of the micro-batch, 2)."""
+    """Return what a micro-batch contributes to the batch's mean rewards, margin and accuracy.
+
+    Args:
+        rewards: shape (pairs of the micro-batch, 2), the rewards of chosen and rejected.
+        pairs: number of pairs in the whole batch.
+    """
     chosen, rejected = rewards[:, 0], rewards[:, 1]
     return {
         "reward_chosen": chosen.sum() / pairs,

@@ -31,14 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reward(Objective):
-    """Bradley-Terry: -log sigmoid(reward of chosen − reward of rejected − margin).
+    """Bradley-Terry reward model: -log sigmoid(reward of chosen − reward of rejected).
 
     The model is a sequence classifier with one output (`models.load_reward`). The reward is read at the completion's last
-    token, located by position. transformers instead looks for the last token whose id is not the padding's; if the stop
-    token is used for padding, that is one token too early.
+    token, which is found by its position. transformers instead looks for the last token whose id is not that of the padding;
+    if the stop token is also used for padding, that is one token too early.
 
     Attributes:
-        centre: weight of a term that pulls the two rewards' sum to zero (Eisenstein et al., 2023, arXiv 2312.09244).
+        centre: weight of a second term, which pulls the sum of the two rewards to zero (Eisenstein et al., 2023, arXiv
+            2312.09244).
     """
 
     centre: float = 0.0
@@ -46,22 +47,29 @@ class Reward(Objective):
     output = "none"
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
-        """See `encode_pair`."""
+        """Turn a preference pair into token ids; see `encode_pair`."""
         return encode_pair(tokenizer, example, max_length, where)
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """Number of pairs."""
+        """Return the number of pairs, under the name "pairs"."""
         return {"pairs": len(examples)}
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
-        """Mean over the batch's pairs."""
+        """Compute the micro-batch's contribution to the mean loss over the batch's pairs."""
         rewards = last_token_rewards(model, batch).view(-1, 2)
         losses = bradley_terry_loss(rewards, self.centre)
         return Loss(losses.sum() / totals["pairs"], pair_metrics(rewards.detach(), totals["pairs"]))
 
 
 def last_token_rewards(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Rewards of the completions in a batch, (completions) in float32, with gradient."""
+    """Compute the reward of each completion in a batch, with gradient.
+
+    Returns:
+        A float32 tensor of shape (completions,).
+
+    Raises:
+        CourseError: the model has no reward head.
+    """
     head = next((module for name, module in model.named_modules() if name.split(".")[-1] == "score"), None)
     if head is None:
         raise CourseError("the model has no reward head: load it with models.load_reward")
@@ -81,7 +89,21 @@ def reward_scores(
     answers: Sequence[str],
     batch_size: int = 16,
 ) -> list[float]:
-    """A trained reward model's score of each answer to its prompt (messages or a text); usable as PPO's reward."""
+    """Score answers with a trained reward model; the result can serve as PPO's reward.
+
+    Args:
+        model: a reward model, from `models.load_reward`.
+        tokenizer: its tokenizer.
+        prompts: for each answer its prompt, as messages or a text.
+        answers: the answers, as texts; an answer may be empty.
+        batch_size: number of answers that are scored at once.
+
+    Returns:
+        One score per answer.
+
+    Raises:
+        CourseError: the model has no reward head.
+    """
     import torch
 
     examples = []

@@ -27,7 +27,7 @@ class SFT(Objective):
     Attributes:
         turns: which of the assistant's messages are learned, each up to and including its stop token: "last", or "all"
             except those with `"weight": 0`, as in the hosted API.
-        accuracy: also measure the share of learned tokens that are the model's first choice.
+        accuracy: whether to measure also the share of learned tokens that are the model's first choice.
     """
 
     turns: str = "last"
@@ -35,15 +35,19 @@ class SFT(Objective):
     name: str = "sft"
 
     def __post_init__(self) -> None:
-        """Refuse an unknown choice of turns."""
+        """Refuse an unknown choice of turns.
+
+        Raises:
+            CourseError: `turns` is neither "last" nor "all".
+        """
         if self.turns not in TURNS:
             raise CourseError(f"SFT(turns={self.turns!r}): choose among {', '.join(TURNS)}")
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, example: Any, max_length: int, where: str) -> Encoded:
-        """Turn a conversation (list of messages, the last one the assistant's) into token ids.
+        """Turn a conversation, a list of messages that ends with the assistant's, into token ids.
 
         Raises:
-            CourseError: not a conversation, no completion, or a prompt that leaves no room for one.
+            CourseError: it is not a conversation, it has no completion, or its prompt leaves no room for one.
         """
         messages = example["messages"] if isinstance(example, dict) and "messages" in example else example
         if not isinstance(messages, list) or len(messages) < 2:
@@ -61,7 +65,9 @@ class SFT(Objective):
         unweighted = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
         learned = [i for i, m in enumerate(messages) if m["role"] == "assistant" and m.get("weight", 1) != 0]
         if not learned:
-            raise CourseError(f"{where}: no message of the assistant to learn (all have weight 0, or there is none)")
+            raise CourseError(
+                f"{where}: there is no message of the assistant to learn from (all have weight 0, or there is none)"
+            )
         prompt = encode_prompt(tokenizer, unweighted[: learned[0]], max_length, where)
         ids, weights = list(prompt), list[float]()
         for i in learned:
@@ -75,11 +81,11 @@ class SFT(Objective):
         return Encoded(prompt, [ids[len(prompt) :][:max_completion]], token_values={"weight": weights[:max_completion]})
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """Number of learned tokens."""
+        """Return the number of learned tokens, under the name "tokens"."""
         return {"tokens": sum(example.learned for example in examples)}
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
-        """Sum of the cross-entropies of the learned tokens, divided by the number of learned tokens in the batch."""
+        """Compute the micro-batch's contribution to the mean cross-entropy of the batch's learned tokens, in nats."""
         weight = batch.get("weight", 1)
         if not self.accuracy:
             return Loss(-(token_log_probabilities(model, batch) * weight).sum() / totals["tokens"], {})
