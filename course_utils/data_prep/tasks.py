@@ -200,8 +200,8 @@ class Preferences:
 
     Attributes:
         train, validation, test: rows with "id", "prompt" (the system message and the customer's), "chosen" and "rejected"
-            (texts), and "kind", which says what is wrong with the rejected reply. Twins also have what decides: "twins"
-            (what the two share), "case" (the cases that a right reply deals with), "tone", "product" and "order".
+            (texts), and "kind", which says what is wrong with the rejected reply. The balanced pairs also have what
+            decides: "case" (what the message is about), "tone", "product" and "order"; and "twins", what two rows share.
     """
 
     train: list[dict]
@@ -219,8 +219,8 @@ def load_preferences(name: str = "confounded") -> Preferences:
     """Load the course's preference pairs.
 
     Args:
-        name: "twins" for pairs that can only be told apart by reading the message: every two of them have the same two
-            replies, and in each the other one is chosen. "confounded" for a house style against five kinds of worse replies,
+        name: "balanced" for pairs that differ in one respect each, so that length, form and words do not tell them apart.
+            "confounded" for a house style against five kinds of worse replies,
             most of which give themselves away by their length or their words.
 
     Raises:

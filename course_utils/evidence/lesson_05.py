@@ -421,23 +421,27 @@ def read_by_hand(export: RawExport) -> tuple[list[dict], list[bool], list[int]]:
     return [rows[m["line"]] for m in marks], [m["keep"] for m in marks], [m["line"] for m in marks]
 
 
-def other_judges(rows: Sequence[dict], training: Sequence[dict]) -> dict[str, list[bool]]:
-    """Two judges that are no language models: the rules, and a classifier trained on other rows; and both together.
+def other_judges(export: RawExport, rows: Sequence[dict], lines: Sequence[int]) -> dict[str, list[bool]]:
+    """Two judges that are no language models, on the rows of `read_by_hand`: the rules, and a classifier; and both together.
 
     Args:
-        rows: to judge.
-        training: rows with labels; those with a message of `rows` are left out.
+        export: with the rows to judge.
+        rows, lines: prepared rows for the classifier, and their lines in the export. Left out are those whose message, as it
+            was in the export, is among the rows to judge: the classifier would know their labels by heart.
     """
-    known = {similarity.normalise(formats.prompt_of(row)) for row in rows}
-    others = [row for row in training if similarity.normalise(formats.prompt_of(row)) not in known]
+    by_hand, _, _ = read_by_hand(export)
+    known, original = {similarity.normalise(formats.prompt_of(row)) for row in by_hand}, export.rows()
+    others = [
+        row for row, line in zip(rows, lines, strict=True)
+        if similarity.normalise(formats.prompt_of(original.get(line, row))) not in known
+    ]  # fmt: skip
     fitted = label_noise.classifier().fit(
         [label_noise.evidence_in(row, "category") for row in others],
         [label_noise.label_of(row, "category") for row in others],
     )
-    said = fitted.predict([label_noise.evidence_in(row, "category") for row in rows])
-    by_label = [bool(a == label_noise.label_of(row, "category")) for a, row in zip(said, rows)]
-    all_rows = [*rows, *others]
-    by_rule = [not found for found in quality.assess(all_rows, language="en")[: len(rows)]]
+    said = fitted.predict([label_noise.evidence_in(row, "category") for row in by_hand])
+    by_label = [bool(a == label_noise.label_of(row, "category")) for a, row in zip(said, by_hand)]
+    by_rule = [not found for found in quality.assess([*by_hand, *others], language="en")[: len(by_hand)]]
     return {
         "the rules of section 2": by_rule,
         "the classifier of section 7": by_label,

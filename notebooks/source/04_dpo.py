@@ -262,7 +262,7 @@ guess.reveal(f"{dpo_loss(same, same, beta=0.2).item():.2f}", "", source="compute
 # $$P(y_c \succ y_r) = \sigma\Big(\beta\log\frac{\pi^*(y_c|x)}{\pi_{\text{ref}}(y_c|x)} -
 # \beta\log\frac{\pi^*(y_r|x)}{\pi_{\text{ref}}(y_r|x)}\Big)$$
 #
-# So DPO (Rafailov et al., 2023) looks for the same policy as reinforcement learning without training a reward model first,
+# So DPO (Rafailov et al., 2023) looks for the same policy as reinforcement learning without anybody who gives rewards,
 # if people choose as Bradley and Terry say and the pairs cover the replies that matter.
 #
 # </details>
@@ -388,7 +388,7 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # section takes the recorded runs.
 #
 # **The whole program for your own pairs.** It needs nothing from this course. `pairs.jsonl` has `prompt`, `chosen` and `rejected`
-# on each line, as the rows above, and `sft-adapter` is an adapter that you trained by SFT and saved with its tokenizer. (A test of
+# on each line, as the rows above, and `sft-adapter` is an adapter that you trained by SFT and saved with its {{term:tokenizer}}. (A test of
 # the course runs the program with a small model.)
 #
 # ```python
@@ -786,7 +786,7 @@ evidence.card("A3")
 # ## 10 · Mistakes to recognize, and what you can do now
 #
 # **The wrong reference.** Suppose that you merge the SFT adapter in memory and then train without a new adapter. For the reference
-# TRL 1.16 loads the checkpoint that is named in the model's configuration, and that is the base *before* SFT. A loop of one's own
+# TRL 1.16 loads the {{term:checkpoint}} that is named in the model's configuration, and that is the base *before* SFT. A loop of one's own
 # that switches all adapters off, the SFT adapter among them, makes the same mistake. Nothing stops. The log shows it in its first
 # line.
 

@@ -662,13 +662,13 @@ print(f"probability of “yes”: {min(marks):.2f} to {max(marks):.2f}")
 
 # %%
 judges = {"the 135M model with the rubric": [mark > 0.5 for mark in marks]}
-judges |= lesson_05.other_judges(by_hand, prepared.rows)
+judges |= lesson_05.other_judges(export, prepared.rows, prepared.lines)
 lesson_05.judges_table(keep, judges)
 
 # %% [markdown]
 # The small model says "no" to every row. It follows no rubric, and its kappa is that of chance. The two judges that are no
-# language models do better, and together they reach 0.75. But fifty rows leave an interval of about 0.55 to 0.92, and these are
-# the two faults that they were made for, so expect less on your task. The lesson is that *a judge's name says nothing, its kappa on
+# language models do better, and together they reach more than 0.8. But with fifty rows the interval around it goes
+# down to about 0.7, and these are the two faults that they were made for, so expect less on your task. The lesson is that *a judge's name says nothing, its kappa on
 # rows of yours does*. Large judges are far better: GPT-4 agreed with people on
 # 85 % of the pairs of replies in one study, where people agreed with each other on 81 % (Zheng et al., 2023, arXiv
 # 2306.05685; ties left out). But even they have tastes that are not in the rubric. Two of them are easy to measure: for the place and for
@@ -849,7 +849,7 @@ lesson_05.recorded_table()
 # %% [markdown]
 # Agents in a hurry left the form at "question, none", and a model that learns from the export learns that too. It cannot know that this
 # was an accident. What preparing improves is the category. Urgent messages are still mostly missed, since few rows show them, and
-# a hundred curated rows did better than all that were prepared. The next lines are about this lesson's claims; open a row to see why.
+# a hundred curated rows did a little better than all that were prepared. The next lines are about this lesson's claims; open a row to see why.
 
 # %%
 evidence.summary("P1", "P2", "P4", "P5")

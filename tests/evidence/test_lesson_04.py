@@ -19,8 +19,8 @@ def _no_claims(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def twins():
-    return load_preferences("twins")
+def balanced():
+    return load_preferences("balanced")
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def unrecorded(monkeypatch):
 
 
 @pytest.fixture
-def recorded(monkeypatch, twins):
+def recorded(monkeypatch, balanced):
     """Puts a small record in place; the shares of the methods can be changed."""
-    test = twins.test[:20]
+    test = balanced.test[:20]
 
     def put(dpo=0.9, control=0.6, right=0.9):
         shares = {lesson_04.START: 0.3, lesson_04.CONTROL: control, "DPO": dpo, "DPO, β = 0.02": 0.5, "DPO, β = 1": 0.4,
@@ -154,39 +154,50 @@ def test_without_a_record_they_say_so(unrecorded):
     assert "wanted" in lesson_04.before_and_after().models
 
 
-def test_the_rules_accept_every_chosen_reply_and_no_rejected_one(twins):
-    for row in [*twins.train, *twins.validation, *twins.test]:
-        assert all(house_style.judge(row, row["chosen"]).values()), row["id"]
-        assert not all(house_style.judge(row, row["rejected"]).values()), row["id"]
-        assert house_style.score(row, row["chosen"]) == 1 > house_style.score(row, row["rejected"])
+RULE_OF = {"order": "step first", "step": "right step", "tone": "tone fits", "item": "order is the customer's"}
+
+
+def test_a_pairs_replies_differ_in_the_rule_of_its_kind_and_in_no_other(balanced):
+    for row in [*balanced.train, *balanced.validation, *balanced.test]:
+        chosen, rejected = (house_style.judge(row, row[key]) for key in ("chosen", "rejected"))
+        assert {rule for rule in house_style.RULES if chosen[rule] != rejected[rule]} == {RULE_OF[row["kind"]]}, row["id"]
+        assert chosen[RULE_OF[row["kind"]]]
+        assert all(kept or rule == "step first" for rule, kept in chosen.items()), row["id"]
+        assert house_style.score(row, row["chosen"]) > house_style.score(row, row["rejected"])
+
+
+def test_the_kinds_are_shown_with_an_example_of_each(balanced):
+    table = lesson_04.kinds_table(balanced.train)
+    assert sum(row["pairs, %"] for row in table.rows.values()) == 100
+    assert len({row["chosen"] for row in table.rows.values()}) == len(RULE_OF)
 
 
 @pytest.mark.parametrize("broken", house_style.RULES)
-def test_each_rule_can_be_broken_alone(twins, broken):
-    row = next(row for row in twins.test if row["case"] == "defect" and row["tone"] == "calm")
+def test_each_rule_can_be_broken_alone(balanced, broken):
+    row = next(r for r in balanced.test if r["case"] == "defect" and r["tone"] == "calm" and r["kind"] == "order")
     reply = row["chosen"]
     changed = {
-        "right step": reply.replace("replacement", "parcel"),
-        "nothing else promised": f"{reply} A reset link is in your inbox.",
-        "tone fits": f"Sorry! {reply}",
+        "step first": row["rejected"],
+        "right step": f"{reply} A reset link is in your inbox.",
+        "tone fits": f"{reply} We are sorry.",
         "order is the customer's": reply.replace(row["order"], "TB-00000"),
         "comes to an end": reply.rstrip("."),
     }[broken]
     kept = house_style.judge(row, changed)
     assert not kept[broken]
-    others = {rule for rule, fine in kept.items() if not fine} - {broken}
-    assert others <= ({"nothing else promised"} if broken == "right step" else set())
+    assert [rule for rule, fine in kept.items() if not fine] == [broken]
 
 
-def test_the_reward_takes_what_trl_passes(twins):
-    rows = twins.test[:3]
+def test_the_reward_takes_what_trl_passes(balanced):
+    rows = [row for row in balanced.test if row["kind"] in ("order", "item")][:3]
     columns = {key: [row[key] for row in rows] for key in ("case", "tone", "order")}
     texts = [[{"role": "assistant", "content": row["chosen"]}] for row in rows]
-    assert house_style.reward(completions=texts, **columns) == [1.0, 1.0, 1.0]
+    expected = [house_style.score(row, row["chosen"]) for row in rows]
+    assert house_style.reward(completions=texts, **columns) == expected and max(expected) == 1.0
 
 
-def test_wins_count_ties_half(twins):
-    rows = twins.test[:2]
+def test_wins_count_ties_half(balanced):
+    rows = balanced.test[:2]
     good, bad = [row["chosen"] for row in rows], [row["rejected"] for row in rows]
     assert house_style.wins(rows, good, bad) == [1.0, 1.0]
     assert house_style.wins(rows, bad, good) == [0.0, 0.0]

@@ -5,8 +5,10 @@ Each sentence must be in the lesson, and the data must bear it: whoever changes 
 
 import json
 import re
+from collections import Counter
 from functools import cache
 
+import numpy as np
 import pytest
 
 from course_utils import assets, data_prep
@@ -37,6 +39,12 @@ def checked():
     return data_prep.check_labels(prepared().rows, "category")
 
 
+@cache
+def repaired():
+    corrections = lesson_05.decisions(export(), prepared().lines, checked().suspects[:60])
+    return data_prep.repaired(prepared().rows, "category", corrections)
+
+
 def share_left():
     return len(prepared().rows) / prepared().counts[0][1]
 
@@ -44,6 +52,26 @@ def share_left():
 @cache
 def names():
     return truth.score_pii(truth.marked_texts(export()), allow=[truth.OWN_ADDRESS])["NAME"].recall.value
+
+
+@cache
+def name_precision():
+    return truth.score_pii(truth.marked_texts(export()), allow=[truth.OWN_ADDRESS])["NAME"].precision.value
+
+
+def luhn(number):
+    doubled = [2 * int(c) if place % 2 else int(c) for place, c in enumerate(reversed(number))]
+    return sum(n - 9 if n > 9 else n for n in doubled)
+
+
+def kappa_interval():
+    """Of the rules and the classifier together: the middle 95 of 100 samples of fifty rows, drawn with replacement."""
+    from sklearn.metrics import cohen_kappa_score
+
+    _, keep, _ = hand()
+    said = lesson_05.other_judges(export(), repaired(), prepared().lines)["rules and classifier"]
+    draws = np.random.default_rng(0).integers(0, len(keep), (2000, len(keep)))
+    return np.percentile([cohen_kappa_score(np.array(keep)[d], np.array(said)[d]) for d in draws], [2.5, 97.5])
 
 
 @cache
@@ -63,7 +91,7 @@ def hand():
 @cache
 def judged():
     _, keep, _ = hand()
-    return lesson_05.judges_table(keep, lesson_05.other_judges(hand()[0], prepared().rows)).rows
+    return lesson_05.judges_table(keep, lesson_05.other_judges(export(), repaired(), prepared().lines)).rows
 
 
 def leak():
@@ -100,7 +128,6 @@ def unseen():
 
 ONE, OTHER = words("the kettle leaks at the base"), words("my kettle leaks at the base")
 SENTENCES = {
-    "a file with ninety bad lines": lambda: True,
     "Two thirds of the lines are gone": lambda: 0.64 < 1 - share_left() < 0.70,
     "Of this export about one line in three was left": lambda: 0.30 < share_left() < 0.36,
     "five hundred good rows need some sixteen hundred lines": lambda: round(500 / share_left(), -2) == 1600,
@@ -113,8 +140,9 @@ SENTENCES = {
     ),
     "the two meet with probability 0.89": lambda: round(lesson_05.meets(0.6, 5, 2), 2) == 0.89,
     "pairs over 0.6 are almost never missed": lambda: lesson_05.meets(0.6) > 0.98,
-    "Faults that follow from the form are found almost completely, and so is another language": lambda: all(
-        rules()[code].recall.value > 0.97 for code in ("answer_format", "canned_answer", "other_answer", "language")
+    "Wrong form, another language and canned answers are found almost completely, cut-off texts less often": lambda: (
+        min(rules()[code].recall.value for code in ("answer_format", "canned_answer", "language")) > 0.97
+        and 0.8 < rules()["truncated"].recall.value < 0.95
     ),
     "What depends on wording is harder": lambda: (
         max(rules()[code].recall.value for code in ("refusal", "low_information")) < 0.85
@@ -137,20 +165,32 @@ SENTENCES = {
         and 0.17 < len(checked().suspects) / len(prepared().rows) < 0.25
         and found(checked().suspects).precision.value < 0.5
     ),
-    "It accuses few rows, more often rightly, and leaves about half of the wrong ones": lambda: (
-        found(checked().by_published_rule).precision.value > 0.6
-        and 0.35 < found(checked().by_published_rule).recall.value < 0.65
+    "take as many rows from its top, and more of them are wrong": lambda: (
+        found(checked().suspects[: len(checked().by_published_rule)]).precision.value
+        > found(checked().by_published_rule).precision.value
     ),
+    "about one in eleven is something else": lambda: round(1 / (1 - name_precision())) == 11,
+    "leaves the remainder 1": lambda: int("370400440532013000131489") % 97 == 1,
+    "For 4539 1488 0343 6467 it is 80": lambda: luhn("4539148803436467") == 80,
     "Seven of ten records say that nothing is urgent": lambda: (
         0.65
         < sum(label_noise.label_of(row, "escalation") == "none" for row in prepared().rows) / len(prepared().rows)
         < 0.75
     ),
     "whoever keeps everything agrees on sixty per cent": lambda: sum(hand()[1]) == 30 and len(hand()[1]) == 50,
-    "$(0.8 - 0.5)/(1 - 0.5) = 0.6$": lambda: round((0.8 - 0.5) / (1 - 0.5), 9) == 0.6,
-    "together they pass the bar": lambda: (
-        judged()["rules and classifier"]["kappa"] > 0.6 > judged()["the rules of section 2"]["kappa"]
+    "$(0.80 - 0.52)/(1 - 0.52) = 0.58$": lambda: round((0.8 - 0.52) / (1 - 0.52), 2) == 0.58,
+    "Thirty of the rows are fine, fourteen have a wrong category and six an answer that belongs elsewhere": lambda: (
+        Counter(fault for line in hand()[2] for fault in export().faults(line) or ["none"])
+        == {"none": 30, "wrong_label": 14, "other_answer": 6}
     ),
+    "together they reach more than 0.8. But with fifty rows the interval around it goes down to about 0.7": lambda: (
+        judged()["rules and classifier"]["kappa"] > 0.8 and round(kappa_interval()[0], 1) == 0.7
+    ),
+    "a hundred curated rows did a little better than all that were prepared": lambda: (
+        min(lesson_05.by_seed("a hundred good")) >= max(lesson_05.by_seed("cleaned"))
+        and np.mean(lesson_05.by_seed("a hundred good")) > np.mean(lesson_05.by_seed("cleaned"))
+    ),
+    "Urgent messages are still mostly missed": lambda: max(lesson_05.by_seed("cleaned", "escalation")) < 0.75,
     "With 100 test messages the intervals overlap": lambda: len(task().test) == 100,
 }
 
@@ -158,8 +198,7 @@ SENTENCES = {
 @pytest.fixture(scope="module")
 def prose():
     source = source_file("05_dataset_prep")
-    waiting = source.parent / "next" / source.name
-    text = (waiting if waiting.is_file() else source).read_text(encoding="utf-8")
+    text = source.read_text(encoding="utf-8")
     text = re.sub(r"\{\{term:(?:[^}|]*\|)?([^}]*)\}\}", r"\1", text)
     return re.sub(r"\s+", " ", re.sub(r"^# ?", "", text, flags=re.M)).replace("*", "")
 
@@ -173,8 +212,7 @@ def test_the_data_bear_the_sentence(sentence, prose):
 def test_the_two_rules_and_the_finder_in_sight_do_what_the_text_says(prose):
     """The code of sections 2 and 4, taken from the lesson, against the planted truth."""
     source = source_file("05_dataset_prep")
-    waiting = source.parent / "next" / source.name
-    text = (waiting if waiting.is_file() else source).read_text(encoding="utf-8")
+    text = source.read_text(encoding="utf-8")
     space = {}
     for start in ("import re\n", "def foreign_numbers", "IBAN = re"):
         code = text[text.index(f"# %%\n{start}") + 5 :].split("\n# %%")[0]
@@ -186,7 +224,7 @@ def test_the_two_rules_and_the_finder_in_sight_do_what_the_text_says(prose):
         truth.DetectionScore.of({n for n in rows if code in export().faults(n)}, finds)
         for code, finds in (("low_information", says_nothing), ("other_answer", foreign))
     )
-    assert "The first rule never accuses a good row and misses some bad ones" in prose
+    assert "The first rule never accuses a good row here and misses some bad ones" in prose
     assert first.precision.value == 1 and 0.6 < first.recall.value < 0.9
     assert "the second misses nothing and now and then accuses wrongly" in prose
     assert second.recall.value == 1 and 0.8 < second.precision.value < 1

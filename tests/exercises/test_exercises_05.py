@@ -42,7 +42,8 @@ def test_the_stub_runs(id):
 
 
 def test_the_given_function_of_the_bug_hunt_is_wrong_on_every_case():
-    for arguments in EXERCISES["data-6"].cases(np.random.default_rng(0)):
+    *drawn, _ = EXERCISES["data-6"].cases(np.random.default_rng(0))  # the last one is there for another mistake
+    for arguments in drawn:
         assert lesson_05._accused_as_written(*arguments) != lesson_05.accused_rows(*arguments)
 
 
