@@ -1,14 +1,16 @@
-"""Lesson 04: every method on the same twins, three seeds. Which replies fit better, and what did it take?
+"""Lesson 04: every method on the same pairs, three seeds. Which replies are better, and what did it take?
 
-    python benchmarks/preferences.py [SEED ...]         # three seeds, about an hour each on two idle cores; a dated record
-    python benchmarks/preferences.py --try DPO GRPO     # a few steps of the methods named, or of all; writes nothing
+    python benchmarks/preferences.py [SEED ...] [METHOD ...]    # all seeds and methods, or those named; a dated record
+    python benchmarks/preferences.py --try DPO GRPO             # a few steps of the methods named, or of all; writes nothing
+
+A method takes two to four minutes a seed on two idle cores. What is done is kept under build/preferences, so that seeds and
+methods can be added on another day; the record has what is there.
 
 All but ORPO begin with one model, which has imitated the desk's replies, good and bad ones alike. The control learns the
-chosen replies and nothing else. Where a method has two learning rates, the one that did better on the validation messages
-counts; the test pairs decide nothing. What is recorded: for each test pair whether the chosen reply gained more, for each
-answer at temperature 0 which rules it keeps and what a second judge gives it, and how far sampled answers are from the
-start. The second judge is a reward model, trained on the same pairs from the same start; how often it agrees with the rules
-is recorded beside it.
+chosen replies and nothing else. Each method has one learning rate: 3e-4 if it moves the start, 1e-3 if it imitates. What is
+recorded: for each test pair whether the chosen reply gained more, for each answer at temperature 0 which rules it keeps and
+what a second judge gives it, and how far sampled answers are from the start. The second judge is a reward model, trained on
+the same pairs from the same start; how often it agrees with the rules is recorded beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +39,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 SEEDS = (0, 1, 2)
-PARTS = Path(__file__).parents[1] / "build" / "preferences"  # a seed takes an hour; a run that stops loses one, not all
-PLAN = {"pairs": 240, "test": 106, "validation": 40, "sampled": 40, "answer_tokens": 64, "batch": 8,
-        "grpo_steps": 40, "grpo_messages": 4, "grpo_answers": 6}  # fmt: skip
-TRY = PLAN | {"pairs": 4, "test": 2, "validation": 1, "sampled": 2, "answer_tokens": 16,
+PARTS = Path(__file__).parents[1] / "build" / "preferences"
+PLAN = {"start": 240, "pairs": 120, "test": 60, "sampled": 24, "answer_tokens": 48, "batch": 4,
+        "grpo_steps": 20, "grpo_messages": 3, "grpo_answers": 4}  # fmt: skip
+TRY = PLAN | {"start": 4, "pairs": 4, "test": 2, "sampled": 2, "answer_tokens": 16,
               "grpo_steps": 1, "grpo_messages": 1, "grpo_answers": 2}  # fmt: skip
-START_RATE = 1e-3
+RATE, IMITATION_RATE = 3e-4, 1e-3
 START, CONTROL = lesson_04.START, lesson_04.CONTROL
 
 
@@ -77,20 +79,25 @@ class SimPO(training.ORPO):
         return Loss(simpo_loss(means, self.beta, self.target).sum() / totals["pairs"], metrics)
 
 
-# Method → (objective, learning rates). SFT on chosen is the control.
-METHODS: dict[str, tuple[Any, tuple[float, ...]]] = {
-    CONTROL: (training.SFT(), (3e-4, 1e-3)),
-    "DPO": (training.DPO(beta=0.1), (3e-4, 1e-3)),
-    "DPO, β = 0.02": (training.DPO(beta=0.02), (3e-4,)),
-    "DPO, β = 1": (training.DPO(beta=1.0), (3e-4,)),
-    "ORPO": (training.ORPO(beta=0.5), (1e-3, 2e-3)),
-    "KTO": (training.KTO(beta=0.1), (3e-4,)),
-    "IPO": (IPO(beta=0.1), (3e-4,)),
-    "SimPO": (SimPO(), (3e-4,)),
-    "GRPO": (None, (3e-4,)),
-    "DPO, rate too high": (training.DPO(beta=0.1), (5e-3,)),
-    "DPO, contradictory pairs": (training.DPO(beta=0.1), (3e-4,)),
+# Method → (objective, learning rate). SFT on chosen is the control.
+METHODS: dict[str, tuple[Any, float]] = {
+    CONTROL: (training.SFT(), IMITATION_RATE),
+    "DPO": (training.DPO(beta=0.1), RATE),
+    "DPO, β = 0.02": (training.DPO(beta=0.02), RATE),
+    "DPO, β = 1": (training.DPO(beta=1.0), RATE),
+    "DPO, rate too high": (training.DPO(beta=0.1), 10 * RATE),
+    "DPO, contradictory pairs": (training.DPO(beta=0.1), RATE),
+    "ORPO": (training.ORPO(beta=0.5), IMITATION_RATE),
+    "KTO": (training.KTO(beta=0.1), RATE),
+    "IPO": (IPO(beta=0.1), RATE),
+    "SimPO": (SimPO(), RATE),
+    "GRPO": (None, RATE),
 }
+
+
+def part_of(seed: int) -> Path:
+    """Where a seed's results wait for the others."""
+    return PARTS / f"{seed}.json"
 
 
 def adapter(model: Any, seed: int) -> Any:
@@ -155,18 +162,22 @@ class Run:
         pairs = load_preferences("balanced")
         rows = list(pairs.train)
         random.Random(seed).shuffle(rows)
-        self.rows, self.test, self.validation = (
-            rows[: plan["pairs"]], pairs.test[: plan["test"]], pairs.validation[: plan["validation"]],
-        )  # fmt: skip
+        self.rows, self.test = rows[: plan["pairs"]], pairs.test[: plan["test"]]
         self.base, self.tokenizer = models.load()
         dice = random.Random(seed)
-        demonstrations = [chat(row, dice.choice(("chosen", "rejected"))) for row in self.rows]
+        demonstrations = [chat(row, dice.choice(("chosen", "rejected"))) for row in rows[: plan["start"]]]
         tuned = adapter(self.base, seed)
-        self.fit(tuned, demonstrations, training.SFT(), START_RATE)
+        self.fit(tuned, demonstrations, training.SFT(), IMITATION_RATE)
         self.start = tuned.merge_and_unload()
         self.before = evaluation.likelihoods(self.start, self.tokenizer, self.test)
         self.start_answers = lesson_04.answers(self.start, self.tokenizer, self.test, plan["answer_tokens"])
         self.methods: dict[str, dict[str, Any]] = {START: self.looked_at(self.start, None)}
+        part = part_of(seed)
+        if plan is PLAN and part.exists():
+            before = json.loads(part.read_text())["methods"]
+            if before[START]["texts"] != self.start_answers:
+                raise SystemExit(f"{part} is from another machine or another start; delete it to begin anew")
+            self.methods = before | self.methods
 
     def fit(self, model: Any, rows: Sequence[Any], objective: Any, rate: float, epochs: float = 1.0) -> training.History:
         """Train an adapter."""
@@ -205,35 +216,24 @@ class Run:
         """The start; for an adapter on it, the model with its adapter switched off, which needs no second copy."""
         return None if getattr(model, "_from_start", False) else self.start
 
-    def train(self, name: str, rate: float) -> tuple[Any, training.History | None, Callable[[], Any]]:
-        """A trained model, its history, and how to get rid of its adapter."""
-        objective, _ = METHODS[name]
+    def train(self, name: str) -> tuple[Any, training.History | None]:
+        """A trained model and its history; `model.unload()` gets rid of its adapter."""
+        objective, rate = METHODS[name]
         if name == "GRPO":
             model = grpo(self.start, self.tokenizer, self.rows, rate, self.plan, self.seed)
             model._from_start = True
-            return model, None, model.unload
+            return model, None
         body = models.load()[0] if name == "ORPO" else self.start
         model = adapter(body, self.seed)
         model._from_start = name != "ORPO"
-        history = self.fit(model, examples_for(name, self.rows), objective, rate)
-        return model, history, model.unload
+        return model, self.fit(model, examples_for(name, self.rows), objective, rate)
 
     def method(self, name: str) -> None:
-        """Train a method at each of its rates and record the one that did best on the validation messages."""
-        best: tuple[float, dict[str, Any]] | None = None
-        for rate in METHODS[name][1]:
-            started = time.perf_counter()
-            model, history, drop = self.train(name, rate)
-            seconds = time.perf_counter() - started
-            texts = lesson_04.answers(model, self.tokenizer, self.validation, self.plan["answer_tokens"])
-            kept = house_style.shares(self.validation, texts)["all rules"].value
-            if best is None or kept > best[0]:
-                best = kept, self.looked_at(model, history) | {"rate": rate, "seconds": seconds}
-            drop()
-            del model
-            memory.release()
-        if best is not None:
-            self.methods[name] = best[1] | {"validation, all rules": best[0]}
+        """Train a method and record what became of the model."""
+        model, history = self.train(name)
+        self.methods[name] = self.looked_at(model, history) | {"rate": METHODS[name][1]}
+        model.unload()
+        memory.release()
 
     def finish(self) -> dict[str, Any]:
         """The run as it is recorded: each method also beside the control."""
@@ -296,11 +296,11 @@ def main() -> None:
         memory.release()
         if not trying:
             PARTS.mkdir(parents=True, exist_ok=True)
-            (PARTS / f"{seed}.json").write_text(json.dumps(finished))
-    parts = [PARTS / f"{seed}.json" for seed in SEEDS]
-    if not trying and all(part.exists() for part in parts):
-        runs = [json.loads(part.read_text()) for part in parts]
-        write_results("preferences", {"plan": PLAN, "seeds": list(SEEDS), "start rate": START_RATE, "runs": runs})
+            part_of(seed).write_text(json.dumps(finished))
+    if not trying:
+        done = [seed for seed in SEEDS if part_of(seed).exists()]
+        runs = [json.loads(part_of(seed).read_text()) for seed in done]
+        write_results("preferences", {"plan": PLAN, "seeds": done, "start rate": IMITATION_RATE, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -121,38 +121,6 @@ def _new(width: float = 6.4, height: float = 3.6, **grid: Any) -> tuple[Canvas, 
     return figure, axes
 
 
-def learning_curve(histories: Mapping[str, _Run], title: str = "Loss while training", smooth: int = 5) -> Figure:
-    """Draw training loss (thin), its running mean, and validation loss (markers) of one or several `History`.
-
-    Args:
-        histories: name → history.
-        title: title of the figure.
-        smooth: number of steps in the running mean.
-    """
-    import matplotlib
-    import numpy as np
-
-    descriptions = []
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _new()
-        for i, (name, history) in enumerate(histories.items()):
-            colour = COLOURS[i % len(COLOURS)]
-            losses = np.array(history.losses)
-            window = min(smooth, len(losses))
-            mean = np.convolve(losses, np.ones(window) / window, mode="valid")
-            axes.plot(history.steps, losses, color=colour, alpha=0.25, lw=1)
-            axes.plot(history.steps[window - 1 :], mean, color=colour, ls=DASHES[i % 4], label=f"{name}: training")
-            descriptions.append(f"{name}: training loss from {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps")
-            if history.validation_losses:
-                steps, values = history.validation_steps, history.validation_losses
-                axes.plot(steps, values, color=colour, marker=MARKERS[i % 7], ls="", label=f"{name}: validation")
-                descriptions.append(f"validation loss from {values[0]:.2f} to {values[-1]:.2f}, lowest {min(values):.2f}")
-        axes.set(xlabel="step", ylabel="loss (nats per scored token)", title=title)
-        axes.set_ylim(bottom=0)
-        axes.legend()
-        return Figure(figure, f"Line chart, {title}. " + "; ".join(descriptions) + ".")
-
-
 def intervals(scores: Mapping[str, Mapping[str, _Interval]], title: str, xlabel: str = "share, %") -> Figure:
     """Draw points with their 95 % intervals.
 

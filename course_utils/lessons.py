@@ -48,10 +48,11 @@ LESSONS = {
         Lesson("03", "qlora", "QLoRA", "squeeze the frozen base into 4 bits, and see what that costs", "qlora"),
         Lesson(
             "04", "dpo", "DPO and its relatives",
-            "learn from preferences: DPO, ORPO, reward model and PPO, all run", "align",
+            "teach which answer is better: DPO by hand and with TRL, GRPO, and what to trust", "align",
         ),
         Lesson(
-            "05", "dataset_prep", "Dataset preparation", "clean a messy export step by step, and see that it pays", "data",
+            "05", "dataset_prep", "Dataset preparation",
+            "from a messy export to a file worth training on, and proof that it pays", "data",
         ),
         Lesson(
             "06", "openai_api", "The OpenAI API",

@@ -150,13 +150,13 @@ PLANS = {
     # Lesson 04: demonstrations to imitate first, then pairs; messages answered while you watch; test pairs ranked.
     "04": {
         "cpu": LessonPlan(
-            (), examples=32, more_examples=80, batch_size=4, learning_rate=5e-4, answer_tokens=56, looked_at=8, asked=24
+            (), examples=48, more_examples=120, batch_size=4, learning_rate=3e-4, answer_tokens=48, looked_at=8, asked=24
         ),
         "t4": LessonPlan(
-            (), examples=240, more_examples=240, batch_size=4, learning_rate=2e-4, answer_tokens=64, looked_at=48, asked=106
+            (), examples=240, more_examples=240, batch_size=4, learning_rate=2e-4, answer_tokens=64, looked_at=48, asked=100
         ),
         "a100": LessonPlan(
-            (), examples=240, more_examples=240, batch_size=8, learning_rate=1e-4, answer_tokens=64, looked_at=106, asked=106
+            (), examples=240, more_examples=240, batch_size=8, learning_rate=1e-4, answer_tokens=64, looked_at=100, asked=100
         ),
     },
     "05": {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -270,43 +270,6 @@ def _including(values: tuple[int, ...], value: int) -> list[int]:
     return sorted({*values, value})
 
 
-class SideBySide:
-    """Several models' answers to the same messages, as a table; `plain` returns it as text.
-
-    Args:
-        messages: the messages answered.
-        answers: model → its answers, in the order of the messages.
-    """
-
-    def __init__(self, messages: Sequence[str], answers: Mapping[str, Sequence[str]]) -> None:
-        for name, model_answers in answers.items():
-            if len(model_answers) != len(messages):
-                raise CourseError(f"{name} has {len(model_answers)} answers to {len(messages)} messages")
-        self.messages, self.answers = list(messages), {name: list(model_answers) for name, model_answers in answers.items()}
-
-    def plain(self) -> str:
-        """The table as text."""
-        parts = []
-        for number, message in enumerate(self.messages):
-            parts.append(f"CUSTOMER: {message}")
-            parts += [f"  {name}: {model_answers[number]}" for name, model_answers in self.answers.items()]
-        return "\n".join(parts)
-
-    def _repr_html_(self) -> str:
-        cell = 'style="text-align:left;vertical-align:top;white-space:pre-wrap"'
-        parts = ["<table>"]
-        for number, message in enumerate(self.messages):
-            parts.append(f'<tr><th scope="colgroup" colspan="2" {cell}>{html.escape(message)}</th></tr>')
-            parts += [
-                f'<tr><th scope="row" {cell}>{html.escape(name)}</th><td {cell}>{html.escape(texts[number])}</td></tr>'
-                for name, texts in self.answers.items()
-            ]
-        return "".join([*parts, "</table>"])
-
-    def __repr__(self) -> str:
-        return self.plain()
-
-
 class DecisionHelper:
     """`decision.decide` with a control for each question; the recommendation is updated at each answer.
 
@@ -427,8 +390,3 @@ class CostForm:
 def cost_form(assumptions: costs.Assumptions, draw: Callable[[costs.Assumptions], figures.Figure]) -> CostForm:
     """Assumptions in a form, with the figure that `draw` makes of them; without widgets, the figure."""
     return CostForm(assumptions, draw)
-
-
-def side_by_side(messages: Sequence[str], answers: Mapping[str, Sequence[str]]) -> SideBySide:
-    """Several models' answers to the same messages, one under the other."""
-    return SideBySide(messages, answers)

@@ -6,7 +6,6 @@ import pytest
 from course_utils import claims, figures
 from course_utils.errors import CourseError
 from course_utils.evaluation import proportion
-from course_utils.training import History, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -42,15 +41,7 @@ def test_measured_text_is_escaped():
     assert "<script>" not in claims.table()._repr_html_()
 
 
-def _history():
-    history = History(Settings())
-    history.steps, history.losses = [1, 2, 3], [3.0, 2.0, 1.0]
-    history.validation_steps, history.validation_losses = [0, 3], [3.1, 1.2]
-    return history
-
-
 FIGURES = {
-    "curve": lambda: figures.learning_curve({"run": _history()}),
     "intervals": lambda: figures.intervals({"base": {"valid": proportion([True, False])}}, "t"),
     "lines": lambda: figures.lines({"a": ([1, 2, 4], [3, 2, 1])}, "t", "x", "y", log_x=True),
     "points": lambda: figures.points({"a": ([1, 2, 4], [3, 2, 1])}, "t", "x", "y", log_x=True),
@@ -72,7 +63,6 @@ def test_every_figure_has_a_picture_and_an_alt_text_that_tells_it(name):
 
 def test_alt_texts_give_the_values():
     assert "a: 1.5; b: 2.5" in FIGURES["bars"]().alt
-    assert "training loss from 3.00 to 1.00" in FIGURES["curve"]().alt
     assert "4 → 1" in FIGURES["lines"]().alt
     assert "a: 3 points from 1 to 3" in FIGURES["points"]().alt
     assert "50.0 % [9.5, 90.5]" in FIGURES["intervals"]().alt
@@ -91,7 +81,6 @@ SEVEN = [f"series {i}" for i in range(7)]
 SEVERAL = {
     "lines": lambda: figures.lines({name: ([1, 2, 4], [i, 2, 1]) for i, name in enumerate(SEVEN)}, "t", "x", "y"),
     "points": lambda: figures.points({name: ([1, 2, 4], [i, 2, 1]) for i, name in enumerate(SEVEN)}, "t", "x", "y"),
-    "curves": lambda: figures.learning_curve(dict.fromkeys(SEVEN, _history())),
     "intervals": lambda: figures.intervals({name: {"valid": proportion([True, False])} for name in SEVEN}, "t"),
     "histograms": lambda: figures.histograms({name: [1, 2, i, 9] for i, name in enumerate(SEVEN)}, "t", "x"),
     "limits": lambda: figures.bars({"a": 1.5}, "t", "GB", limits={"T4": 15, "L4": 24, "A100": 40, "H100": 80}),
@@ -146,17 +135,9 @@ def test_what_is_drawn_can_be_told_apart_in_grey(drawn, name):
     SEVERAL[name]()
     (canvas,) = drawn
     artists, labels = canvas.axes[0].get_legend_handles_labels()
-    assert len(set(labels)) == len(labels) == {"curves": 14, "limits": 4}.get(name, 7)
+    assert len(set(labels)) == len(labels) == {"limits": 4}.get(name, 7)
     assert canvas.axes[0].get_legend() is not None
     looks = {label: look(artist) for label, artist in zip(labels, artists)}
     for one, other in itertools.combinations(labels, 2):
         (shape, light), (other_shape, other_light) = looks[one], looks[other]
         assert shape != other_shape or abs(light - other_light) >= ENOUGH, (one, other, shape, light, other_light)
-
-
-def test_a_mean_stands_out_from_the_single_losses(drawn):
-    """A curve's thin line and its mean have one colour: weight and lightness tell them apart."""
-    figures.learning_curve({"run": _history()})
-    single, mean = drawn[0].axes[0].get_lines()[:2]
-    assert mean.get_linewidth() > single.get_linewidth()
-    assert lightness(single.get_color(), single.get_alpha()) - lightness(mean.get_color()) > 2 * ENOUGH

@@ -28,8 +28,6 @@ DRAWINGS = {
     "a layer in 4 bits": drawings.four_bit_layer,
     "bits of a weight": drawings.four_bit_storage,
     "bits of a weight, small blocks": lambda: drawings.four_bit_storage(32, 128),
-    "label mask": drawings.label_mask,
-    "validation curve": drawings.validation_curve_idea,
     "decision tree": drawings.decision_tree,
     "causes of an error": drawings.error_chain,
     "twins": drawings.twins,

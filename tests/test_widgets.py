@@ -124,22 +124,6 @@ def test_labels_of_other_rows_are_refused(tmp_path):
         widgets.review([])
 
 
-def test_answers_side_by_side_are_all_there_and_escaped():
-    shown = widgets.side_by_side(["where is it?", "a < b"], {"SFT": ["Here.", "<b>no</b>"], "DPO": ["There.", "yes"]})
-    for text in ("where is it?", "a &lt; b", "&lt;b&gt;no&lt;/b&gt;", "There.", "SFT", "DPO"):
-        assert text in shown._repr_html_()
-    assert shown.plain() == str(shown)
-    assert "DPO: There." in shown.plain()
-    assert (
-        shown.plain().index("CUSTOMER: where") < shown.plain().index("SFT: Here.") < shown.plain().index("CUSTOMER: a < b")
-    )
-
-
-def test_a_missing_answer_is_named():
-    with pytest.raises(CourseError, match="DPO has 1 answers to 2 messages"):
-        widgets.side_by_side(["one", "two"], {"SFT": ["a", "b"], "DPO": ["a"]})
-
-
 def test_a_changed_assumption_draws_the_costs_anew():
     from course_utils import costs
     from course_utils.evidence import lesson_01

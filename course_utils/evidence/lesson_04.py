@@ -289,10 +289,17 @@ def _with_range(rows: Sequence[Sequence[float]], scale: float = 100, unit: str =
     if not rows:
         return None
     means = [scale * statistics.mean(row) for row in rows]
+    if len(means) == 1:
+        return f"{means[0]:.{digits}f}{unit}"
     return f"{statistics.mean(means):.{digits}f}{unit} ({min(means):.{digits}f}-{max(means):.{digits}f})"
 
 
 METHODS = (START, CONTROL, "DPO", "ORPO", "KTO", "IPO", "SimPO", "GRPO")
+
+
+def _seeds(record: Mapping[str, Any]) -> str:
+    number = len(record["runs"])
+    return "one seed" if number == 1 else f"mean of {number} seeds (lowest-highest)"
 
 
 def methods_table(names: Sequence[str] = METHODS) -> Table:
@@ -301,7 +308,8 @@ def methods_table(names: Sequence[str] = METHODS) -> Table:
     rows: dict[str, dict[str, Any]] = {}
     for name in names:
         if not per_seed(name, "right"):
-            rows[name] = {"pairs right": NOT_RECORDED}
+            if record is None:
+                rows[name] = {"pairs right": NOT_RECORDED}
             continue
         against = [] if name in (START, CONTROL) else per_seed(name, "wins over control")
         rows[name] = {
@@ -313,11 +321,10 @@ def methods_table(names: Sequence[str] = METHODS) -> Table:
             "the same, by the second judge": _with_range(per_seed(name, "wins by judge")) if against else None,
             "KL, nats per answer": _with_range(per_seed(name, "kl"), 1, "", 1),
         }
-    when = (
-        f"Recorded {record['date']}, {record['plan']['pairs']} pairs, mean of {len(record['runs'])} seeds (lowest-highest)"
-        if record
-        else f"All methods on the same pairs: {NOT_RECORDED} (benchmarks/preferences.py)"
-    )
+    when = f"All methods on the same pairs: {NOT_RECORDED} (benchmarks/preferences.py)"
+    if record:
+        plan = record["plan"]
+        when = f"Recorded {record['date']}, {plan['pairs']} pairs, {plan['test']} test messages; {_seeds(record)}"
     return Table(rows, when, "method", "DPO")
 
 

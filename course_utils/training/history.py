@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -105,21 +105,6 @@ class History:
         from course_utils import charts
 
         return charts.loss_curve(self.losses, title, dict(zip(self.validation_steps, self.validation_losses)))
-
-    def plot_metrics(self, names: Sequence[str], title: str, unit: str, validation: bool = False) -> Figure:
-        """Draw some metrics over the steps, as a `figures.Figure` with alternative text.
-
-        Args:
-            names: keys of `metrics` (or of `validation_metrics`).
-            title: title of the figure.
-            unit: label of the vertical axis.
-            validation: whether to draw the values on the validation set.
-        """
-        from course_utils import figures
-
-        metrics = self.validation_metrics if validation else self.metrics
-        lines = {name: ([step for step, _ in metrics[name]], [value for _, value in metrics[name]]) for name in names}
-        return figures.lines(lines, title, "step", unit)
 
     def __str__(self) -> str:
         text = f"{len(self.steps)} steps, {self.tokens:,} tokens in {self.seconds:.0f} s ({self.tokens_per_second:.0f}/s)"

@@ -98,7 +98,7 @@ def as_chat(row, key):
 
 history = [as_chat(row, dice.choice(("chosen", "rejected"))) for row in pairs.train]
 imitation = get_peft_model(model, lora)
-settings = training.Settings(learning_rate=2.5 * plan.learning_rate, batch_size=4, warmup_steps=3)
+settings = training.Settings(learning_rate=3 * plan.learning_rate, batch_size=4, warmup_steps=3)
 run = training.fit(imitation, tokenizer, history[: plan.more_examples], settings=settings)
 start = imitation.merge_and_unload()
 print(run)
@@ -333,7 +333,8 @@ before = evaluation.likelihoods(start, tokenizer, held_out)
 # %% tags=["trl"]
 settings = DPOConfig(
     output_dir="house-style", beta=0.1, learning_rate=plan.learning_rate, num_train_epochs=1,
-    per_device_train_batch_size=4, warmup_steps=2, logging_steps=1, lr_scheduler_type="linear",
+    per_device_train_batch_size=2, gradient_accumulation_steps=2, warmup_steps=2,
+    logging_steps=1, lr_scheduler_type="linear",
     use_cpu=device.kind == "cpu", bf16=device.dtype == "bfloat16", fp16=device.dtype == "float16",
     gradient_checkpointing=False, save_strategy="no", report_to="none",
 )
@@ -355,13 +356,13 @@ lesson.reading_the_log(trainer.state.log_history)
 # of it tells you whether the model is better. For that you need messages that it has not seen.
 #
 # **The control.** The rival from section 1 gets the same messages, and the chosen replies alone. It is plain SFT, started from
-# the same model, with twice DPO's {{term:learning rate}}, because imitation usually wants a higher one.
+# the same model, with three times DPO's {{term:learning rate}}, because imitation usually wants a higher one.
 
 # %%
 tuned.add_adapter("control", lora)
 tuned.set_adapter("control")
 chosen_only = [as_chat(row, "chosen") for row in pairs.train[: plan.examples]]
-settings = training.Settings(learning_rate=2 * plan.learning_rate, batch_size=4, warmup_steps=2)
+settings = training.Settings(learning_rate=3 * plan.learning_rate, batch_size=4, warmup_steps=2)
 training.fit(tuned, tokenizer, chosen_only, settings=settings)
 gained = {}
 for name, title in {"control": "SFT on chosen", "default": "DPO"}.items():

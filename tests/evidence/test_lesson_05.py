@@ -13,7 +13,10 @@ RUNS = ("raw", "cleaned", "a hundred good", "mediocre", "cleaned, 60 rows repeat
 def made(**shares):
     """A record in which each run has these shares, the same in three seeds."""
     runs = {name.replace("_", " "): share for name, share in shares.items()}
-    seed = lambda share: {side: {"both": [share], "category": [share], "escalation": [share], "valid": [1.0]} for side in ("test", "its own test")}
+    seed = lambda share: {
+        side: {"both": [share], "category": [share], "escalation": [share], "valid": [1.0]}
+        for side in ("test", "its own test")
+    }
     sizes = dict.fromkeys(("raw", "cleaned", "hundred", "mediocre", "duplicated", "synthetic"), 100)
     full = {name: [seed(runs.get(name, 0.5))] * 3 for name in RUNS}
     return {"runs": full, "rows": sizes, "labels wrong by keyword": 0.6, "examples": 300, "seeds": [0, 1, 2], "date": "d"}
