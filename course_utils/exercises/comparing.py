@@ -186,6 +186,8 @@ def described(arguments: tuple, actual: Any, expected: Any, tolerance: float) ->
     differs = difference(actual, expected, tolerance)
     kinds = kind(expected), kind(actual)
     if differs is None or (kinds[0] != kinds[1] and (not differs.indexes or _lengths(actual) != _lengths(expected))):
+        if all(" of " in name and " of shape " not in name for name in kinds) and type(actual) is type(expected):
+            return f"Expected {kinds[0]}, got {kinds[1]}. For {short(arguments)} expected {short(expected)}, got {short(actual)}."
         value = f" {short(actual)}" if kinds[1] in ("a text", "a number", "a bool", "a str") else ""
         return f"Expected {kinds[0]}, got {kinds[1]}{value}."
     summary = f"For {short(arguments)} expected {short(expected)}, got {short(actual)}."

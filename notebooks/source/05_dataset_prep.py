@@ -15,7 +15,7 @@
 
 # %%
 from course_utils import charts, data_prep, data_report, drawings, evidence, models, plans, show
-from course_utils import training
+from course_utils import training, widgets
 from course_utils.data_prep import formats, judging, load_task, pii, quality, similarity, truth
 from course_utils.data_prep.endpoint import client_for
 from course_utils.data_prep.validation import validate
@@ -82,7 +82,7 @@ guess.reveal(report.bad_rows)
 lesson_05.findings(report)
 
 # %% [markdown]
-# Each kind has its cure. A host that fine-tunes for you checks some of this when you upload and some when the job runs, and an error
+# Each kind has its cure. A host that trains for you checks some of this when you upload and some when the job runs, and an error
 # message often names only one line. TRL checks less. So know all of them beforehand: `course check-data export.jsonl` in a terminal
 # prints the whole list, line by line.
 #
@@ -116,6 +116,22 @@ lesson_05.flow(prepared)
 # achieve here is the best case. On a file of your own, read the flagged rows first.
 #
 # Sections 2 to 5 open these steps one by one. Sections 6 to 8 add what no pipeline does for you.
+#
+# **Other shapes.** Rows come in about eight shapes, and `prepare` reads them all. A list of *messages* is the one that hosts and
+# trainers take. Rows for learning from preferences (lesson 04) have a prompt and two replies. To turn one shape into another:
+
+# %%
+alpaca = {"instruction": "Triage this customer message.", "input": "My kettle leaks.",
+          "output": '{"category": "defect"}'}
+pair = {"prompt": "Where is my kettle?", "chosen": '{"category": "delivery"}',
+        "rejected": "Please be patient."}
+show.table({
+    "Alpaca → messages": {"row": json.dumps(data_prep.convert(alpaca, "messages"))},
+    "pair → as OpenAI takes it": {"row": json.dumps(data_prep.convert(pair, "openai_preference"))},
+}, "Two rows, converted", of="from → to")
+
+# %% [markdown]
+# Where the target has no room for something, such as a second turn in Alpaca's shape, `convert` refuses instead of dropping it.
 #
 # **Your turn.** What does a validator look at? Write a small one.
 
@@ -492,7 +508,8 @@ def template(chat, **more):
 
 
 chat = [{key: m[key] for key in ("role", "content")} for m in prepared.rows[0]["messages"]]
-prompt, whole = template(chat[:-1], add_generation_prompt=True), template(chat)
+prompt = template(chat[:-1], add_generation_prompt=True)
+whole = template(chat)[:-1]                # without the line break that ends the template
 show.conversation(tokenizer, whole, [-100] * len(prompt) + whole[len(prompt):])
 
 # %%
@@ -571,6 +588,12 @@ print(f"probability of a row's own label: median {np.median(own):.2f}, lowest {o
 # %%
 checked = data_prep.check_labels(prepared.rows, "category")
 lesson_05.suspects(prepared.rows, checked)
+
+# %% [markdown]
+# A suspect is not yet guilty. Somebody has to read it. Here are the six rows whole: is the category right?
+
+# %%
+widgets.review([prepared.rows[i] for i in checked.suspects[:6]])
 
 # %%
 guess = predict("Somebody reads the first 60 of these. How many of the 40 wrong labels are there?")

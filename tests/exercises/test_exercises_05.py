@@ -1,14 +1,12 @@
 """Lesson 05's challenge and bug hunt, and its quiz, beyond what holds for every exercise."""
 
 import re
-from collections import Counter
 
 import numpy as np
 import pytest
 
 from course_utils.exercises import checking, lesson_05
 from course_utils.exercises.definitions import strip_solution
-from course_utils.exercises.quizzes import QUIZZES
 
 EXERCISES = {exercise.id: exercise for exercise in lesson_05.EXERCISES}
 MISTAKES = [(id, mistake) for id, exercise in EXERCISES.items() for mistake in exercise.mistakes]
@@ -110,15 +108,3 @@ def test_the_test_set_is_not_in_the_challenge():
 
     messages = {message for message, _ in lesson_05._challenge_rows()}
     assert not messages & {conversation[1]["content"] for conversation in load_task("support_tickets").test}
-
-
-def test_the_quiz_has_one_right_choice_each_told_neither_by_its_letter_nor_by_its_length():
-    questions = QUIZZES["05"]
-    letters, longest = Counter(), 0
-    for question in questions:
-        (right,) = [i for i, (_, is_right, _) in enumerate(question.choices) if is_right]
-        assert all(why.strip() for _, _, why in question.choices)
-        letters[right] += 1
-        longest += len(question.choices[right][0]) == max(len(text) for text, _, _ in question.choices)
-    assert max(letters.values()) <= len(questions) / 2 and len(letters) >= 3
-    assert longest <= len(questions) / 2
