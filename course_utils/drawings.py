@@ -533,7 +533,7 @@ def decision_tree(good_enough: float = 0.85, enough_examples: int = 100) -> figu
     middle, top, high, pitch = left + wide / 2, 84.0, 78.0, 134.0
     goal = f"{100 * good_enough:.0f} %"
     rows = [
-        (f"Does your best prompt reach\n{goal} of the goal?", "yes", "keep the\nprompt*", "prompting", "no"),
+        (f"Best prompt, similar past\nanswers in it: does it\nreach {goal} of the goal?", "yes", "keep the\nprompt*", "prompting", "no"),
         ("Sort twenty wrong answers.\nWhat is missing?", "only\nfacts", "look it up:\nRAG", "RAG", "behaviour, or both"),
         (
             f"{enough_examples} good examples, and a\ntarget that stays the same?", "no", "examples in\nthe prompt**",
@@ -558,7 +558,7 @@ def decision_tree(good_enough: float = 0.85, enough_examples: int = 100) -> figu
     words = "* Unless volume or latency make its length expensive.\n** Where facts are missing too: RAG as well."
     board.text(MARGIN, y + 68, words, ha="left", va="top")
     return board.figure(
-        f"""Three questions. A prompt that reaches {goal} is kept; where only facts are missing they are looked up; for
+        f"""Three questions. A prompt, with similar past answers in it, that reaches {goal} is kept; where only facts are missing they are looked up; for
         behaviour, {enough_examples} good examples and a target that stays the same lead to fine-tuning, else to examples in
         the prompt."""
     )

@@ -69,7 +69,8 @@ overview(device.tier)
 # Retrieval is the manual, opened at the right page for each question. Fine-tuning is the training course: it changes how she
 # works, it costs time once, and whatever facts she learned by heart there go out of date.
 #
-# Before either, you would simply *tell* her what you want. So this is the order of the questions:
+# Before either, you would simply *tell* her what you want, and show her how similar customers were answered. So this is the order
+# of the questions:
 
 # %%
 drawings.decision_tree()
@@ -77,7 +78,7 @@ drawings.decision_tree()
 # %% [markdown]
 # | approach | when | what it costs | best for |
 # | --- | --- | --- | --- |
-# | prompt | always first: an afternoon to try, a minute to undo | almost nothing to set up; every call carries the instructions | format hints, tone, persona |
+# | prompt | always first: an afternoon to try, a minute to undo; with similar past answers as examples, if you have any | almost nothing to set up; every call carries instructions and examples | format hints, tone, persona, questions that come again |
 # | RAG | facts are missing | an index to build and keep, longer prompts | facts that change, catalogues, rules, citations |
 # | fine-tuning | it knows, but acts wrongly | examples and training once, then short prompts | format, style, the jargon of a field |
 # | all together | both are missing, at scale | the most to set up | production |

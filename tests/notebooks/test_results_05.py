@@ -11,9 +11,9 @@ import json
 import re
 
 import pytest
-from support import SLOW, judged, shares, verdict
+from support import cards, table_rows
 
-from course_utils import assets, evaluation
+from course_utils import assets, claims, evaluation
 
 NOTEBOOK = "05_dataset_prep"  # whose outputs the fixtures give
 
@@ -23,9 +23,14 @@ def record():
     return json.loads(assets.benchmark_results("data-quality").read_text(encoding="utf-8"))
 
 
-def test_it_runs_in_four_minutes_on_two_quick_cores(notebook):
+def number(cell):
+    """19 of "19", 54 of "54 % (44-63)"."""
+    return float(cell.split()[0].replace(",", ""))
+
+
+def test_it_runs_in_five_minutes_on_two_cores(notebook):
     """Notices what makes the lesson slow: more steps, a slower pipeline or loop. The seconds are the build's."""
-    assert notebook.metadata.course["seconds"] <= 240 * SLOW
+    assert notebook.metadata.course["seconds"] <= 300
 
 
 def pooled(record, run, side="test", what="both"):
@@ -45,18 +50,18 @@ def test_cleaned_beats_raw_on_the_test_set(record):
         assert one["test"]["both"][0] > other["test"]["both"][0]
 
 
-def test_cleaned_beats_raw_live(printed):
+def test_prepared_beats_raw_live(printed):
     """Notices a pipeline that drops what is good, keeps what is bad or breaks labels, or a training that learns nothing."""
-    gain = float(re.search(r"prepared less raw, points: ([+-]\d+)", printed)[1])
-    assert gain > 0
+    gain = re.search(r"both fields right, prepared less raw: ([+-]\d+) points", printed)
+    assert float(gain[1]) > 0
 
 
-def test_a_leak_inflates_the_score(printed):
+def test_a_leak_raises_the_score_of_what_leaked(printed):
     """Notices a leak that is closed somewhere on the way, so that the lesson would show nothing."""
-    leaked, others = map(
-        float, re.search(r"gain on the leaked messages ([+-]\d+) points, on the others ([+-]\d+)", printed).groups()
-    )
-    assert leaked > others + 10
+    before, after = table_rows(printed, "Categories right").values()
+    leaked, others, _ = before
+    assert number(after[leaked]) >= number(before[leaked]) + 25
+    assert abs(number(after[others]) - number(before[others])) < 5
 
 
 def test_its_own_generators_test_flatters(record):
@@ -66,30 +71,33 @@ def test_its_own_generators_test_flatters(record):
 
 def test_what_the_steps_find(printed):
     """Notices a validator, recogniser or split that finds less, or more than there is, on the lesson's files."""
-    assert re.search(r"recall 100.0 % \[.*?\]  precision 100.0 % \[.*?\]  \(90 there, 90 found\)", printed)
-    for kind in ("EMAIL", "PHONE", "CARD", "IBAN", "IP"):
-        recall, precision = map(
-            float, re.search(rf"^{kind} +recall ([\d.]+) .*?precision ([\d.]+)", printed, re.MULTILINE).groups()
-        )
-        assert recall >= 98
-        assert precision >= 98
-    assert re.search(r"what belongs together .*torn apart: 0 of", printed)
+    personal = table_rows(printed, "Personal data in the export")
+    for kind in ("e-mail addresses", "phone numbers", "card numbers", "bank accounts (IBAN)", "internet addresses"):
+        assert number(personal[kind]["found of them"]) >= 98 and number(personal[kind]["right of what was found"]) >= 98
+    splits = table_rows(printed, "Validation rows whose customer")
+    assert number(splits["by chance, row by row"]["of these known from training"]) > 20
+    assert number(splits["by customer, with near-copies"]["of these known from training"]) == 0
 
 
-def test_every_claim_has_a_verdict(printed, record):
-    """Notices a claim that is no longer judged, and verdicts that do not follow from the record or the answers."""
-    found = judged(printed)
+def test_wrong_labels_are_found_and_their_repair_helps_the_small_classifier(printed):
+    """Notices a check of labels that ranks worse, and a repair that reaches nobody."""
+    found = table_rows(printed, "Who reads how many rows")
+    assert number(found["the first 20"]["wrong labels found"]) >= 18
+    assert number(found["the first 60"]["wrong labels found"]) >= 34
+    trained = table_rows(printed, "A small classifier on the test messages")
+    raw, prepared, _, repaired, _ = (number(row["categories right"]) for row in trained.values())
+    assert raw + 10 < prepared <= repaired
+
+
+def test_the_mask_lets_the_model_learn_the_answer_and_its_end(printed):
+    """Notices a template or a mask after which the model would learn something else."""
+    rows = table_rows(printed, "The label mask, row by row")
+    assert len(rows) == 10
+    assert {(row["learned text is the answer"], row["ends with"]) for row in rows.values()} == {("yes", "<|im_end|>")}
+
+
+def test_every_claim_has_a_verdict(printed):
+    """Notices a claim that is no longer judged. Verdicts follow from the record: tests/evidence/test_lesson_05.py."""
+    found = cards(printed)
     assert found.keys() == {"P1", "P2", "P3", "P4", "P5"}
-
-    def seeds(run, side="test"):
-        return [seed[side]["both"][0] for seed in record["runs"][run]]
-
-    ((valid, _, _),) = shares(found["P5"].measured)
-    for id, holds, conditional in (
-        ("P1", min(seeds("a hundred good")) > max(seeds("mediocre")), True),
-        ("P2", min(seeds("cleaned")) > max(seeds("cleaned, 60 rows repeated")), True),
-        ("P3", min(seeds("synthetic", "its own test")) > max(seeds("synthetic")), False),
-        ("P4", min(seeds("cleaned")) > max(seeds("raw")), True),
-        ("P5", valid >= 90, True),
-    ):
-        assert found[id].verdict == verdict(id, holds, conditional), found[id]
+    assert found["P2"].word == claims.NOT_TESTED and found["P3"].word == claims.HOLDS
