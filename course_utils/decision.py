@@ -319,8 +319,8 @@ def _next_step(approach: str, answers: dict[str, Any]) -> str:
     reached = answers["prompt_reaches"]
     if reached is None:
         return (
-            "write 50 to 100 real questions with right answers, and measure a prompt with instructions and three examples, once "
-            "fixed and once the most similar past answers"
+            "write 50 to 100 real questions with right answers, and measure a prompt with instructions and three examples, "
+            "once fixed and once the most similar past answers"
         )
     if reached >= GOOD_ENOUGH and approach == "fine-tune":
         return "shorten the prompt and let the host cache it, compute anew whether training pays, and only then train"
@@ -329,8 +329,8 @@ def _next_step(approach: str, answers: dict[str, Any]) -> str:
         "rag": "build the index, and measure recall@k before you look at any answer",
         "fine-tune": "first put the most similar examples into the prompt; if that falls short, train a LoRA on part of "
         "them, and compare the two on messages kept aside",
-        "rag + fine-tune": "build retrieval first, of passages and of similar past answers, and measure; then train on examples "
-        "that carry passages: it must learn to read",
+        "rag + fine-tune": "build retrieval first, of passages and of similar past answers, and measure; then train on "
+        "examples that carry passages: it must learn to read",
     }[approach]
 
 

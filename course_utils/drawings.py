@@ -533,7 +533,10 @@ def decision_tree(good_enough: float = 0.85, enough_examples: int = 100) -> figu
     middle, top, high, pitch = left + wide / 2, 84.0, 78.0, 134.0
     goal = f"{100 * good_enough:.0f} %"
     rows = [
-        (f"Best prompt, similar past\nanswers in it: does it\nreach {goal} of the goal?", "yes", "keep the\nprompt*", "prompting", "no"),
+        (
+            f"Best prompt, similar past\nanswers in it: does it\nreach {goal} of the goal?", "yes", "keep the\nprompt*",
+            "prompting", "no",
+        ),
         ("Sort twenty wrong answers.\nWhat is missing?", "only\nfacts", "look it up:\nRAG", "RAG", "behaviour, or both"),
         (
             f"{enough_examples} good examples, and a\ntarget that stays the same?", "no", "examples in\nthe prompt**",
