@@ -561,9 +561,9 @@ def decision_tree(good_enough: float = 0.85, enough_examples: int = 100) -> figu
     words = "* Unless volume or latency make its length expensive.\n** Where facts are missing too: RAG as well."
     board.text(MARGIN, y + 68, words, ha="left", va="top")
     return board.figure(
-        f"""Three questions. A prompt, with similar past answers in it, that reaches {goal} is kept; where only facts are missing they are looked up; for
-        behaviour, {enough_examples} good examples and a target that stays the same lead to fine-tuning, else to examples in
-        the prompt."""
+        f"""Three questions. A prompt, with similar past answers in it, that reaches {goal} is kept; where only facts are
+        missing they are looked up; for behaviour, {enough_examples} good examples and a target that stays the same lead to
+        fine-tuning, else to examples in the prompt."""
     )
 
 
