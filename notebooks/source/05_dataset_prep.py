@@ -645,7 +645,11 @@ lesson_05.repair_table({
 lesson_05.recorded_repair()
 
 # %% [markdown]
-# There is a better reason to look for wrong labels than a few points: the *test set* may have them too. A wrong label there
+# Here the difference shows. In every run the model that learned from repaired labels named more categories rightly, by several points with
+# forty wrong labels and by far more with three times as many. And reading the suspects brought as much as if somebody had corrected
+# every single row. Dropping them unread was nearly as good, as long as there were enough other rows.
+#
+# There is another reason to look for wrong labels: the *test set* may have them too. A wrong label there
 # punishes the better model. Run the same check on it, and read every suspect.
 #
 # **Your turn.** Somebody wrote the paper's rule from memory. It runs, and it is wrong.
