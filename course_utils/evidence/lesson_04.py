@@ -337,10 +337,15 @@ def second_judge() -> str:
     agrees = [100 * statistics.mean(one["agrees with the rules"]) for one in judged if one["agrees with the rules"]]
     ranks = [100 * statistics.mean(one["ranks test pairs"]) for one in judged]
     return (
-        f"The second judge ranks {statistics.mean(ranks):.0f} % of the test pairs right (seeds {min(ranks):.0f}-"
-        f"{max(ranks):.0f}). Where the rules like one of two answers better, it likes the same one in "
-        f"{statistics.mean(agrees):.0f} % of the cases ({min(agrees):.0f}-{max(agrees):.0f}); a coin would in 50 %."
+        f"The second judge ranks {_spread(ranks)} of the test pairs right. Where the rules like one of two answers better, it "
+        f"likes the same one in {_spread(agrees)} of the cases; a coin would in 50 %."
     )
+
+
+def _spread(percents: Sequence[float]) -> str:
+    """Mean of the seeds, and if there are several the lowest and the highest."""
+    mean = f"{statistics.mean(percents):.0f} %"
+    return mean if len(percents) == 1 else f"{mean} (seeds {min(percents):.0f}-{max(percents):.0f})"
 
 
 def dpo_against_control() -> str:
@@ -534,12 +539,12 @@ def judge_A4(ranks: evaluation.Score | None = None) -> Verdict:
     sentence = (
         f"Trained on pairs alone, the gains over the reference rank {100 * found.value:.0f} % of the test pairs right "
         f"(95 % interval {100 * found.low:.0f}-{100 * found.high:.0f}; {source}). On these pairs a rule that looks only at "
-        "the replies gets 50 %, whatever it looks at."
+        "length, form or words gets 50 %."
     )
     if found.low > 0.5:
         word, sentence = (
             claims.HOLDS,
-            f"{sentence} So the rest was learned from the messages, and no reward model was needed.",
+            f"{sentence} So something else was learned, and no reward model was needed.",
         )
     elif recorded or found.high < 0.5:
         word = claims.FAILS

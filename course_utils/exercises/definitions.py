@@ -139,12 +139,12 @@ def strip_solution(source: str) -> str:
 
 
 def solution_lines(source: str) -> list[str]:
-    """The lines between the markers, stripped."""
+    """The lines between the markers, stripped; an import gives nothing away."""
     lines, inside = [], False
     for line in source.splitlines():
         stripped = line.strip()
         if stripped in (BEGIN, END):
             inside = stripped == BEGIN
-        elif inside and stripped:
+        elif inside and stripped and not stripped.startswith(("import ", "from ")):
             lines.append(stripped)
     return lines

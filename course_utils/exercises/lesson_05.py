@@ -683,8 +683,8 @@ def training_labels(rows):
             category = json.loads(answer)["category"]
         except (ValueError, KeyError, TypeError):
             continue  # a refusal, a paragraph, or cut off
-        digits = re.sub(r"\D", "", message)
-        foreign = any(found not in digits for found in re.findall(r"\d{5,}", answer))
+        written = re.sub(r"\D", "", message)
+        foreign = any(found not in written for found in re.findall(r"\d{5,}", answer))
         says_something = len(re.findall(r"\w+", message)) > 3
         if category in categories and shared[answer] < 8 and not foreign and says_something:
             chosen.append((number, category))

@@ -448,7 +448,14 @@ print(lesson.second_judge())
 # %% [markdown]
 # The sentences are computed from the record, whichever way they come out. A win is counted twice, by the rules and by a second
 # judge: a {{term:reward model}}, which section 8 explains. It knows no rules, so where the two agree, the win does not hang on
-# five regular expressions. Look at the ranges before you look at the order. Preferences pay where the chosen reply is better but
+# five regular expressions.
+#
+# Read the columns against each other. DPO says the step first in nearly all of its answers, the control in few. But the step itself is
+# right less often than before, and the rules count a wrong step heavily, so in the sum DPO does not win. That is no accident of this
+# record: a preference pulls at whatever tells the pairs apart most easily, and nothing in the loss protects the rest. So measure
+# what you did not train, too.
+#
+# Preferences pay where the chosen reply is better but
 # not much of an example, as in ours: where both replies come from your own model, or where people can say which is better but could not
 # have written it. Where the chosen replies are nearly perfect, SFT on them is hard to beat.
 #
