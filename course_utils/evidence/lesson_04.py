@@ -337,8 +337,8 @@ def second_judge() -> str:
     agrees = [100 * statistics.mean(one["agrees with the rules"]) for one in judged if one["agrees with the rules"]]
     ranks = [100 * statistics.mean(one["ranks test pairs"]) for one in judged]
     return (
-        f"The second judge ranks {_spread(ranks)} of the test pairs right. Where the rules like one of two answers better, it "
-        f"likes the same one in {_spread(agrees)} of the cases; a coin would in 50 %."
+        f"The second judge ranks {_spread(ranks)} of the test pairs right. Where the rules like one of two answers better, "
+        f"it likes the same one in {_spread(agrees)} of the cases; a coin would in 50 %."
     )
 
 
