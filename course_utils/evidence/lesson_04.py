@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 START, CONTROL = "the desk's replies (SFT)", "SFT on chosen"
 NOT_RECORDED = "not recorded yet"
+SMOOTHED = 4  # steps: one step has few pairs, and some pairs are much harder than others
 
 
 # -- replies and their log-probabilities ------------------------------------------------------------------------------------
@@ -89,7 +90,7 @@ def gain_table(before: tuple[float, float], now: tuple[float, float], beta: floa
 
 
 def reading_the_log(log: Sequence[Mapping[str, float]]) -> Figure:
-    """TRL's `rewards/chosen` and `rewards/rejected`, step by step.
+    """TRL's `rewards/chosen` and `rewards/rejected`, step by step, each the mean of the last `SMOOTHED` steps.
 
     Raises:
         CourseError: there are no such columns.
@@ -98,14 +99,19 @@ def reading_the_log(log: Sequence[Mapping[str, float]]) -> Figure:
     if not rows:
         raise CourseError("the log has no column rewards/chosen: is it that of a DPOTrainer?")
     steps = [row["step"] for row in rows]
-    series = {name: (steps, [row[f"rewards/{name}"] for row in rows]) for name in ("chosen", "rejected")}
-    apart = rows[-1]["rewards/chosen"] > rows[-1]["rewards/rejected"]
+
+    def smoothed(name: str) -> list[float]:
+        values = [row[name] for row in rows]
+        return [statistics.mean(values[max(0, i + 1 - SMOOTHED) : i + 1]) for i in range(len(values))]
+
+    series = {name: (steps, smoothed(f"rewards/{name}")) for name in ("chosen", "rejected")}
+    apart = series["chosen"][1][-1] > series["rejected"][1][-1]
     title = "The two rewards move apart" if apart else "The two rewards have not moved apart"
-    return charts.trade_off(series, title, "step", "implicit reward")
+    return charts.trade_off(series, title, "step", f"implicit reward\n(mean of {SMOOTHED} steps)")
 
 
 def log_table(log: Sequence[Mapping[str, float]]) -> Table:
-    """The columns of a DPO log that one looks at, for the first and the last step, with what they mean."""
+    """The columns of a DPO log that one looks at, for the first step and the last `SMOOTHED`, with what they mean."""
     rows = [row for row in log if "rewards/margins" in row]
     if not rows:
         raise CourseError("the log has no column rewards/margins: is it that of a DPOTrainer?")
@@ -117,9 +123,13 @@ def log_table(log: Sequence[Mapping[str, float]]) -> Table:
         "rewards/rejected": "β times the gain of rejected; should fall below chosen",
         "logps/chosen": "log-probability of the chosen replies; watch it for a collapse",
     }
-    first, last = rows[0], rows[-1]
+    first, last = rows[0], rows[-SMOOTHED:]
     shown = {
-        name: {"first step": float(first[name]), "last step": float(last[name]), "what to look for": meaning}
+        name: {
+            "first step": float(first[name]),
+            f"mean of the last {SMOOTHED}": statistics.mean(float(row[name]) for row in last),
+            "what to look for": meaning,
+        }
         for name, meaning in meanings.items()
         if name in first
     }

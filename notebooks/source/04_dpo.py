@@ -177,9 +177,10 @@ show.table({
 }, caption="What the imitating model thinks of the pair above")
 
 # %% [markdown]
-# Two things to see in the table. The sum depends on the length: a reply with more tokens has more terms, all of them
-# negative. And the two numbers say little about which reply is *better*. A reply is likely because its words are common, or
-# because the desk has often sent it. Neither is a merit.
+# These two replies have the same words, so what the sums differ by is what the model thinks of their *order*. Other replies cannot be
+# compared so simply: the sum has a term for each token, all of them negative, so a longer reply has a lower one. And a
+# log-probability says little about which reply is *better*. A reply is likely because its words are common, or because the desk has
+# often sent it. Neither is a merit.
 #
 # **Your turn.** Here is the same computation as somebody else wrote it.
 
@@ -350,8 +351,8 @@ lesson.log_table(trainer.state.log_history)
 lesson.reading_the_log(trainer.state.log_history)
 
 # %% [markdown]
-# This is how to read a DPO log. The loss starts at 0.69. The margin grows. The two rewards are gains times β, so both start at
-# zero. It is normal that `rewards/chosen` stays near zero while `rewards/rejected` falls, and a warning sign if both dive.
+# This is how to read a DPO log. The loss starts at 0.69. The margin should grow, but look at several steps together: one step has
+# four pairs, and some pairs are much harder than others. The two rewards are gains times β, so both start at zero. It is normal that `rewards/chosen` stays near zero while `rewards/rejected` falls, and a warning sign if both dive.
 # Accuracy at step 1 means nothing, because no reply has gained anything yet. All of it is measured on training pairs, so none
 # of it tells you whether the model is better. For that you need messages that it has not seen.
 #
@@ -732,9 +733,8 @@ drawings.ppo_rollout()
 # token how well the answer would end. The advantage says how much better it went than that guess, so a token that led to a
 # good end against expectation becomes more likely. GRPO replaces the guess by the mean of a group, and so needs no value model.
 #
-# The code is in the package, in
-# [`objectives/ppo.py`](https://github.com/OWNER/finetuning-course/blob/main/course_utils/training/objectives/ppo.py), with the
-# advantages in `losses.py`. What the penalty does was measured with several seeds:
+# The code is in the package, in `course_utils/training/objectives/ppo.py`, with the advantages in `course_utils/training/losses.py`.
+# What the penalty does was measured with several seeds:
 
 # %%
 evidence.card("A5")
@@ -832,14 +832,16 @@ lesson.contradiction()
 # always taught the opposite, and the pair is wrong every time. In shuffled data that happens often, not always. An accuracy that
 # stays below a half has two usual causes: contradictory labels, or a wrong sign in a loss that you wrote yourself.
 #
-# **A learning rate that is too high.** The loss falls even faster, so it does not warn you. What does?
+# **A learning rate that is too high.** The share of training pairs ranked right looks as good as ever, so it does not warn you. What
+# does?
 
 # %%
 lesson.failures_table()
 
 # %% [markdown]
 # Look at the last column. A KL many times that of the healthy run means that the model is somewhere else entirely, and the
-# answers show it. Watch the KL, and read answers after every run.
+# answers show it: not one keeps all rules. Watch the KL, and read answers after every run. The last row is the annotators who
+# contradict each other: far below a half, as the toy said.
 #
 # **What you can do now**
 #

@@ -140,7 +140,7 @@ def test_with_a_record_tables_and_figures_show_it(recorded):
     assert "2026-12-01" in lesson_04.methods_table().caption
     assert "KTO" not in lesson_04.methods_table().rows  # which the record does not have
     assert lesson_04.methods_table().rows["DPO"]["all rules kept"].startswith("90 %")
-    assert "75 % of the test pairs" in lesson_04.second_judge() and "80 % of the cases" in lesson_04.second_judge()
+    assert "ranks 75 % (seeds 75-75)" in lesson_04.second_judge() and "in 80 % (seeds 80-80)" in lesson_04.second_judge()
     assert "What each method reached" in lesson_04.kl_figure().alt
     assert lesson_04.failures_table().rows["DPO, rate too high"]["training pairs right, %"] == 80
     cards = lesson_04.before_and_after()
@@ -216,7 +216,7 @@ def test_a_log_is_read_and_another_trainers_is_refused():
         {"step": n, "loss": 0.69 - n / 10, "rewards/chosen": n / 5, "rewards/rejected": -n / 5, "rewards/margins": 0.4 * n}
         for n in range(3)
     ] + [{"train_runtime": 3.0}]
-    assert lesson_04.log_table(log).rows["rewards/margins"]["last step"] == pytest.approx(0.8)
+    assert lesson_04.log_table(log).rows["rewards/margins"]["mean of the last 4"] == pytest.approx(0.4)
     assert "move apart" in lesson_04.reading_the_log(log).alt
     for read in (lesson_04.log_table, lesson_04.reading_the_log):
         with pytest.raises(CourseError, match="DPOTrainer"):

@@ -52,7 +52,7 @@ def test_cleaned_beats_raw_on_the_test_set(record):
 
 def test_prepared_beats_raw_live(printed):
     """Notices a pipeline that drops what is good, keeps what is bad or breaks labels, or a training that learns nothing."""
-    gain = re.search(r"both fields right, prepared less raw: ([+-]\d+) points", printed)
+    gain = re.search(r"both fields right, prepared minus raw: ([+-]\d+) points", printed)
     assert float(gain[1]) > 0
 
 
