@@ -264,7 +264,7 @@ def _sample(answer: str) -> dict[str, Any]:
 
 
 def _fuzzy(one: str, other: str) -> float:
-    """Share of characters in common, in order: 2 · matches / characters of both (the hosted service counts a little otherwise)."""
+    """Share of characters in common, in order; the hosted service counts a little otherwise."""
     from difflib import SequenceMatcher
 
     return SequenceMatcher(None, one, other, autojunk=False).ratio()
