@@ -161,8 +161,13 @@ def tokens() -> None:
             chosen = rng.integers(0, len(texts), 60)
             off.append(abs(factor * characters[chosen].sum() / counted[chosen].sum() - 1))
         one = np.abs(factor * characters / counted - 1)
-        results[kind] = {"per character": float(factor), "texts": len(texts), "mean": float(counted.mean()),
-                         "off, one text": float(np.percentile(one, 95)), "off, 60 texts": float(np.percentile(off, 95))}  # fmt: skip
+        results[kind] = {
+            "per character": float(factor),
+            "texts": len(texts),
+            "mean": float(counted.mean()),
+            "off, one text": float(np.percentile(one, 95)),
+            "off, 60 texts": float(np.percentile(off, 95)),
+        }
         print(kind, results[kind])
     package = "bpe-openai" if "bpe" in encode.__module__ else "tiktoken"
     write_results(

@@ -202,12 +202,12 @@ def epochs_table(events: Iterable[Any]) -> Table:
 
 
 def events_table(events: Iterable[Any], number: int = 4) -> Table:
-    """The first and the last events of a job, oldest first."""
-    told = sorted(events, key=lambda event: event.created_at)
-    names = [event for event in told if event.type == "message"]
-    shown = [*names[:number], *names[-number:]] if len(names) > 2 * number else names
+    """The first and the last messages of a job, oldest first; `events` come newest first, as the API lists them."""
+    everything = list(events)[::-1]
+    messages = [event for event in everything if event.type == "message"]
+    shown = [*messages[:number], *messages[-number:]] if len(messages) > 2 * number else messages
     rows = {f"event {n}": {"level": event.level, "message": event.message} for n, event in enumerate(shown, 1)}
-    return Table(rows, f"{len(shown)} of the job's {len(told)} events, the oldest first", "", "")
+    return Table(rows, f"{len(shown)} of the job's {len(everything)} events, the oldest first", "", "")
 
 
 def jobs_table(jobs: Iterable[Any]) -> Table:
@@ -216,6 +216,8 @@ def jobs_table(jobs: Iterable[Any]) -> Table:
     for job in jobs:
         rows[job.id] = {
             "status": job.status,
+            "seconds": job.finished_at - job.created_at if job.finished_at else None,
+            "tokens trained": job.trained_tokens,
             "method": job.method.type if job.method else "–",
             "metadata": ", ".join(f"{key}={value}" for key, value in (job.metadata or {}).items()) or "–",
             "why it failed": job.error.code if job.error and job.error.code else "–",
@@ -296,6 +298,11 @@ def row_tokens(row: Mapping[str, Any]) -> float:
     return sum(count(m["content"], kind) + PER_MESSAGE for m, kind in zip(row["messages"], kinds)) + TO_ANSWER
 
 
+def mean_answer(rows: Sequence[Mapping[str, Any]]) -> float:
+    """The host's tokens of an answer, mean over training rows."""
+    return float(np.mean([count(row["messages"][2]["content"], "answer") for row in rows]))
+
+
 def how_counted() -> str:
     """How this machine counts the host's tokens, with the error of an estimate."""
     if host_encoder():
@@ -304,8 +311,8 @@ def how_counted() -> str:
     off = found["kinds"]["message"]
     return (
         f"estimated from characters; for a file of 60 messages the estimate is off by at most "
-        f"{100 * off['off, 60 texts']:.0f} % in 95 of 100 cases, for one message by {100 * off['off, one text']:.0f} % (recorded {found['date']} with "
-        f"{found['counted with']})"
+        f"{100 * off['off, 60 texts']:.0f} % in 95 of 100 cases, for one message by {100 * off['off, one text']:.0f} % "
+        f"(recorded {found['date']} with {found['counted with']})"
     )
 
 
@@ -387,7 +394,7 @@ def price_figure(sizes: Mapping[str, float], answer: float, up_to: int = 2400) -
     lengths = sorted({*range(int(short), up_to, 260), 1023, 1024, up_to, *(round(n) for n in sizes.values())})
     level = cost_of_thousand(short, answer, tuned_price())
     lines = {
-        f"{SHOWN_MODEL}, fine-tuned, short prompt": ([lengths[0], lengths[-1]], [level, level]),
+        f"{SHOWN_MODEL}, tuned": (lengths, [level] * len(lengths)),
         f"{SHOWN_MODEL}, untuned": (lengths, [cost_of_thousand(n, answer, UNTUNED) for n in lengths]),
         f"{TODAY_SMALL}, untuned": (lengths, [cost_of_thousand(n, answer, costs.FRONTIER[TODAY_SMALL]) for n in lengths]),
     }
@@ -478,7 +485,7 @@ def judge_O1() -> Verdict:
     runs = _lifecycle("last", "valid format")
     sentence = (
         f"Not told the format, the model keeps it in {100 * after.value:.0f} % of {after.n} answers after the job "
-        f"({100 * min(runs):.0f} to {100 * max(runs):.0f} % in {len(runs)} jobs), and in {100 * before.value:.0f} % before it."
+        f"({100 * min(runs):.0f} to {100 * max(runs):.0f} % in {len(runs)} jobs), and in {100 * before.value:.0f} % before."
     )
     if record() is not None:
         prompted = pooled(_scores("base, told the form", "valid"))
@@ -504,8 +511,8 @@ def judge_O2(hosts: Mapping[str, Any]) -> Verdict:
     closed, giving = ([host.name for host in hosted if host.weights is given] for given in (False, True))
     methods = max(len(host.methods) for host in hosted)
     sentence = (
-        f"Every hosted service takes the data, and none takes more than {methods} methods. But only those with closed models "
-        f"keep the weights ({', '.join(closed)}); {', '.join(giving) or 'no other'} hand them out."
+        f"Every hosted service takes the data, and none takes more than {methods} methods. But only those with closed "
+        f"models keep the weights ({', '.join(closed)}); {', '.join(giving) or 'no other'} hand them out."
     )
     word = claims.FAILS if not closed else claims.HOLDS if not giving else claims.UNDER_A_CONDITION
     rows = {host.name: {"methods": ", ".join(host.methods), "weights": "yes" if host.weights else "no"} for host in hosted}

@@ -1156,7 +1156,7 @@ NEXT_QUIZ = (
         (
             ("To make the answers come faster.", False, "Forcing a form costs little beside a step of the model, and training makes no step cheaper."),
             ("To choose the right values.", True, "The grammar knows which categories exist, not which one fits. Content has to be learned, or told in the prompt."),
-            ("Nothing, since a program can now use every answer that comes back.", False, "It can read every answer. In the record of this lesson nearly all of the forced ones are wrong."),
+            ("Nothing, since a program can now use every answer that comes back.", False, "It can read every answer. Whether the answer is right is another question, and a grammar cannot know."),
         ),
     ),
     Question(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationError
+from pydantic import Discriminator, Field, Tag, ValidationError
 
 from course_utils.openai_server.bodies import Strict
 from course_utils.openai_server.errors import ApiError, invalid
@@ -80,12 +80,20 @@ class LabelModel(Strict):
 Single: TypeAlias = Annotated[StringCheck | TextSimilarity | Python | ScoreModel | LabelModel, Field(discriminator="type")]
 
 
+def _one_or_several(value: Any) -> str:
+    """Which of the two forms: graders by name, or a single one, which has a type."""
+    kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
+    return "one" if isinstance(kind, str) else "several"
+
+
 class Multi(Strict):
     """Several graders and the formula that makes one number of theirs."""
 
     type: Literal["multi"]
     name: Name
-    graders: dict[str, Single] | StringCheck | TextSimilarity | Python | ScoreModel | LabelModel
+    graders: Annotated[
+        Annotated[dict[str, Single], Tag("several")] | Annotated[Single, Tag("one")], Discriminator(_one_or_several)
+    ]
     calculate_output: Annotated[str, Field(min_length=1, max_length=1000)]
 
     def named(self) -> dict[str, Any]:

@@ -62,7 +62,9 @@ def test_the_parts_of_a_reward_are_told(client):
         ({"type": "python", "name": "p", "source": "def grade(sample):\n    return 1"}, "must define grade(sample, item)"),
         ({"type": "python", "name": "p", "source": "def grade(sample, item) return"}, "no Python"),
         ({"type": "judge", "name": "p"}, "Invalid value: 'judge'"),
-        (both() | {"graders": {"a": both()}}, "Invalid value"),
+        (both() | {"graders": {"a": both()}}, "Invalid value: 'multi'"),
+        (both() | {"graders": {"a": check("category", operation="equals")}}, "Invalid value: 'equals'"),
+        (both() | {"graders": check("category", operation="equals")}, "Invalid value: 'equals'"),
     ],
 )
 def test_what_could_not_be_used_is_refused(client, grader, said):
