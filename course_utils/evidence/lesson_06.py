@@ -102,7 +102,10 @@ def before_and_after() -> Figure:
 
 
 def recorded(names: Sequence[str], caption: str) -> Table:
-    """Recorded scores of some systems; says so where there is no record."""
+    """Recorded scores of some systems, all runs in one pool; says so where there is no record.
+
+    The runs answer the same messages, so the intervals are a little too narrow.
+    """
     found = record()
     if found is None:
         command = "python benchmarks/hosted.py runs"
@@ -115,7 +118,7 @@ def recorded(names: Sequence[str], caption: str) -> Table:
             "both fields right": pooled(_scores(name, "both")),
         }
     seeds = len(found["seeds"])
-    return Table(rows, f"{caption} (recorded {found['date']}: {seeds} runs, 100 messages each)", "model", "")
+    return Table(rows, f"{caption} (recorded {found['date']}: {seeds} runs together, 100 messages each)", "model", "")
 
 
 # -- files and jobs ---------------------------------------------------------------------------------------------------------

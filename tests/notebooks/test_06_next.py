@@ -71,7 +71,7 @@ SENTENCES = {
     'the four words are "Triage this customer message."': lambda: len(task().train[0][0]["content"].split()) == 4,
     "its last fine-tuned models go dark in January 2027": lambda: HOSTS["openai"].ends.startswith("2027-01"),
     "OpenAI has answered since May 2026": lambda: "since 2026-05" in HOSTS["openai"].dates,
-    "Section 10 lists what differs at five hosts": lambda: len(HOSTS) == 5,
+    "Section 10 lists what differs at four hosts": lambda: len(HOSTS) == 5,  # with this machine's
     "The service keeps the last three": lambda: __import__(
         "course_utils.openai_server.worker", fromlist=["KEPT_CHECKPOINTS"]
     ).KEPT_CHECKPOINTS == 3,
@@ -109,7 +109,7 @@ SENTENCES = {
     "by one of eleven measures": lambda: len(
         __import__("course_utils.openai_server.graders", fromlist=["Metric"]).Metric.__args__
     ) == 11,
-    "they all punish one single record": lambda: len(
+    "They all punish one single record": lambda: len(
         {row["non_preferred_output"][0]["content"] for row in lesson_06.pairs(task().train, 60)}
     ) == 1,
 }  # fmt: skip
@@ -183,6 +183,7 @@ def test_every_claim_is_judged_in_the_lesson():
 # -- the cells --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_cells_run_from_top_to_bottom(tiny_model, tmp_path, monkeypatch, capsys):
     """With random weights, so what the model answers is noise; every call, table, figure and card is made."""
     from course_utils import exercises as shown

@@ -66,7 +66,7 @@ print("the model that can be trained here:", BASE)
 
 # %% [markdown]
 # To go to OpenAI instead, write `client = OpenAI()` and keep your key in `OPENAI_API_KEY`. Nothing else on this page has to
-# change, except where a cell looks at the service from inside; those cells say so. (Section 10 lists what differs at five
+# change, except where a cell looks at the service from inside; those cells say so. (Section 10 lists what differs at four
 # hosts.)
 #
 # **Two files.** One line is one example: a conversation that ends as it should. We take short messages, so that a laptop is
@@ -323,7 +323,7 @@ greedy = client.fine_tuning.jobs.create(
     model=BASE, training_file=few.id, validation_file=held_out.id, suffix="greedy", seed=0,
     method={"type": "supervised", "supervised": {"hyperparameters": hungry}},
 )
-guess = predict("After which of the six epochs is the validation loss lowest?", unit="(epoch)")
+guess = predict("After which of the six epochs is the validation loss lowest?")
 guess
 
 # %%
@@ -492,8 +492,8 @@ lesson_06.pair_curve(pair_events, "The loss of a DPO job starts at ln 2")
 lesson_06.recorded(["tuned, not told", "tuned, and DPO"], "Before and after preferences")
 
 # %% [markdown]
-# Look whether the intervals in brackets overlap before you call one better. What they say here holds for these pairs: they
-# all punish one single record. Pairs made of your own model's mistakes teach more.
+# In brackets are {{term:confidence interval|95 % intervals}}: where they overlap widely, this test cannot tell the two apart.
+# And what it shows holds for these pairs. They all punish one single record. Pairs made of your own model's mistakes teach more.
 #
 # **Your turn.** A colleague's pair maker has bugs, and only one of them makes the job fail at once.
 
@@ -745,7 +745,7 @@ lesson_06.hosts_table(HOSTS)
 lesson_06.differences_table(HOSTS)
 
 # %% [markdown]
-# Together, Fireworks and Mistral train as well, with the same rows and other calls.
+# Together and Fireworks train as well. They take the same rows, but they have calls of their own.
 #
 # **What you can do now**
 #
@@ -768,7 +768,7 @@ lesson_06.differences_table(HOSTS)
 # | no validation file | one line that falls, whatever happens (section 4) |
 # | the last checkpoint, unseen | fewer right answers than an earlier one had (section 4) |
 # | reading `processed` as "valid" | a failed job an hour later (section 5) |
-# | comparing a DPO loss with a supervised one | a success that is none: other units (section 6) |
+# | comparing a DPO loss with a supervised one | a gap that means nothing: the units differ (section 6) |
 # | a reward for the form | one constant, valid record (section 7) |
 # | "no instructions, so it is cheaper" | a higher bill (section 8) |
 # | a model without its files at home | nothing to move when the date comes (section 9) |
