@@ -1028,7 +1028,7 @@ NEXT = (
     Exercise(
         id="api-5",
         title="Bugs in a pair maker",
-        statement="""Somebody turned the votes of ten colleagues into pairs for DPO. The job fails at once; and after the first repair it trains, on the wrong thing. There are **four** bugs. Write it right.
+        statement="""Somebody turned the votes of ten colleagues into pairs for DPO. The job fails at once. Once it no longer fails, it trains on the wrong thing. There are **four** bugs. Write it right.
 
 ```python
 def preference_rows(logs):

@@ -104,11 +104,15 @@ def test_what_the_table_says_is_learned_is_what_the_service_trains_on(packaged):
     from course_utils.training import SFT
 
     chat = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two", "weight": 0},
-            {"role": "user", "content": "three"}, {"role": "assistant", "content": "four"}]  # fmt: skip
-    encoded = SFT(turns="all").encode(packaged[1], flatten(chat), 200, "row")
-    texts = packaged[1].decode([*encoded.prompt, *encoded.completions[0]])
-    assert "two" in texts  # it is read
-    assert [row["text"] for row in lesson_06.learned(chat).rows.values() if "learns" in row["the model"]] == ["four"]
+            {"role": "user", "content": "three"}, {"role": "assistant", "content": "four"},
+            {"role": "user", "content": "five"}, {"role": "assistant", "content": "six", "weight": 1}]  # fmt: skip
+    tokenizer = packaged[1]
+    encoded = SFT(turns="all").encode(tokenizer, flatten(chat), 400, "row")
+    ids, weights = encoded.completions[0], encoded.token_values["weight"]
+    scored = tokenizer.decode([i for i, weight in zip(ids, weights) if weight])
+    assert "two" in tokenizer.decode([*encoded.prompt, *ids])  # it is read
+    taught = [row["text"] for row in lesson_06.learned(chat).rows.values() if "learns" in row["the model"]]
+    assert taught == ["four", "six"] and scored.replace("<|im_end|>", " ").split() == taught
 
 
 def test_pairs_are_what_a_host_takes(tmp_path):

@@ -75,7 +75,7 @@ SENTENCES = {
     "The service keeps the last three": lambda: __import__(
         "course_utils.openai_server.worker", fromlist=["KEPT_CHECKPOINTS"]
     ).KEPT_CHECKPOINTS == 3,
-    "each of its tokens costs twice as much": lambda: (
+    "at OpenAI each of its tokens costs twice as much": lambda: (
         (TUNED.input, TUNED.output) == (2 * lesson_06.UNTUNED.input, 2 * lesson_06.UNTUNED.output)
     ),
     "a million tokens cost 0.80 dollars to read and 3.20 to write": lambda: (TUNED.input, TUNED.output) == (0.80, 3.20),

@@ -17,6 +17,7 @@
 # %%
 from course_utils import evidence, show
 from course_utils.data_prep import load_task
+from course_utils.evaluation import evaluate
 from course_utils.evidence import lesson_06
 from course_utils.exercises import check, quiz
 from course_utils.openai_server import HOSTS, local_server
@@ -145,10 +146,10 @@ print(job.status, "after", job.finished_at - job.created_at, "seconds:", job.fin
 lesson_06.curve(events, "What the job learned, on rows it saw and on rows it did not see")
 
 # %% [markdown]
-# The {{term:loss}} is how surprised the model is by the right answer, on average per token: the lower, the better. The blue
-# line is the loss on what it trains on, and it always falls. The other line is the loss on the validation file. As long as
-# both fall, the model is learning the task. Where they part, it begins to learn these sixty examples instead; section 4
-# shows that. What did "auto" choose?
+# The {{term:loss}} is how surprised the model is by the right answer, on average per token: the lower, the better. The
+# line "training" is the loss on the rows of each step, and it falls as long as you train. The line "validation" is the loss
+# on the other file. As long as both fall, the model is learning the task. Where they part, it begins to learn these sixty
+# examples instead; section 4 shows that. What did "auto" choose?
 
 # %%
 chosen = job.method.supervised.hyperparameters
@@ -178,8 +179,8 @@ guess
 prompts, wanted = task.prompts()[:8], task.references()[:8]
 after = [ask(job.fine_tuned_model, prompt).content for prompt in prompts]
 before = [ask(BASE, prompt).content for prompt in prompts[:2]]
-valid = task.evaluate(after + [""] * (len(task.test) - 8)).valid
-guess.reveal(round(valid.value * valid.n))
+valid = evaluate(after, wanted, task.schema).valid
+guess.reveal(round(8 * valid.value))
 
 # %%
 show.answers([prompt[-1]["content"] for prompt in prompts[:2]],
@@ -288,7 +289,7 @@ lesson_06.recorded(
 
 # %% [markdown]
 # "Valid" is the share of answers that a program can read; the other columns are the share that is right. Form can be told,
-# forced or learned, and forcing is the only one that never fails. Content can be told or learned, never forced. So combine
+# forced or learned, and forcing is the only one that never fails, as long as the answer is not cut off. Content can be told or learned, never forced. So combine
 # them: train for the content, and force the form of what a program has to read. (The small model of this lesson follows
 # long instructions badly. A large one keeps a format that it is told. What training saves there is tokens and not errors,
 # and section 8 counts them.)
@@ -495,7 +496,7 @@ lesson_06.recorded(["tuned, not told", "tuned, and DPO"], "Before and after pref
 # In brackets are {{term:confidence interval|95 % intervals}}: where they overlap widely, this test cannot tell the two apart.
 # And what it shows holds for these pairs. They all punish one single record. Pairs made of your own model's mistakes teach more.
 #
-# **Your turn.** A colleague's pair maker has bugs, and only one of them makes the job fail at once.
+# **Your turn.** A colleague's pair maker has bugs. Some make the job fail at once; the others are worse.
 
 # %%
 # EXERCISE: api-5
@@ -570,7 +571,7 @@ for operation in ("eq", "equals"):
 # ## 8 · What it costs
 #
 # The usual argument for a tuned model goes: it needs no instructions, the prompt is shorter, so it is cheaper. Is it?
-# **Often not.** The tuned model's prompt is shorter, but each of its tokens costs twice as much.
+# **Often not.** The tuned model's prompt is shorter, but at OpenAI each of its tokens costs twice as much.
 #
 # You pay twice: once for training, and then for every request. Training first. Every token of the file is paid once per
 # epoch, and the validation file is free.
@@ -579,8 +580,8 @@ for operation in ("eq", "equals"):
 lesson_06.training_table(rows, 3)
 
 # %% [markdown]
-# A few cents, and that is typical: training is rarely what makes a tuned model expensive. (The second column of dollars is
-# price × tokens × epochs / 1,000,000. Tokens are the host's, so count with its
+# A few cents, and that is typical: training is rarely what makes a tuned model expensive. (The
+# price of a job is tokens × epochs × price per million / 1,000,000. Tokens are the host's, so count with its
 # {{term:tokenizer}}: that of our small model counts a tenth more in these messages. How these were counted:)
 
 # %%
@@ -650,7 +651,7 @@ print(left, "days left for models tuned at OpenAI, by the dates of section 10")
 #
 # | you take | how | good for | what it does not give you |
 # | --- | --- | --- | --- |
-# | **the files** | `client.files.content(id)` for every training and validation file | training anywhere else | nothing that was tried only there |
+# | **the files** | `client.files.content(id)` for every training and validation file | training anywhere else | the model itself, and the host's secret settings |
 # | **a prompt again** | the best training rows as examples: {{term:few-shot}} | leaving today; a strong small model of today may be enough | you pay for the examples in each request |
 # | **its answers** | ask it a few hundred unlabelled messages while it still answers, and train another model on them: {{term:distillation}} | a model whose labels are lost; a test set to compare with | it also copies the mistakes |
 # | **the {{term:weight|weights}}** | from hosts with open models: download the {{term:adapter}}, the small file that training made | the same model, on your own machine | closed models: not offered |
@@ -680,9 +681,7 @@ lesson_06.recorded(
 
 # %% [markdown]
 # **The weights, live.** Our service trains an open model, so the adapter (of {{term:LoRA}}, lesson 02) is a
-# folder. Copy it, keep the last answers to
-# compare, and switch the service off. (Nebius and Crusoe give you the same files for download, under
-# `checkpoint.result_files`.)
+# folder. Copy it, keep the last answers to compare, and switch the service off. (Nebius and Crusoe let you download files of this kind.)
 
 # %%
 import shutil
@@ -693,7 +692,7 @@ server.stop()
 show.folder_sizes(mine)
 
 # %% [markdown]
-# The host is gone. What is left is a folder of a few megabytes, in the format of {{term:PEFT}}, the library of lessons 02
+# The host is gone. What is left is a small folder, in the format of {{term:PEFT}}, the library of lessons 02
 # to 04. Put it on the same base, and ask the same eight questions.
 
 # %%
