@@ -15,7 +15,7 @@
 # INSTALL: server,data
 
 # %%
-from course_utils import evidence, show
+from course_utils import drawings, evidence, show
 from course_utils.data_prep import load_task
 from course_utils.evaluation import evaluate
 from course_utils.evidence import lesson_06
@@ -119,8 +119,14 @@ print(job.id, job.status)
 # now.
 #
 # The call returns at once, and the work goes on without you. The client has no function that waits, so everybody writes this
-# loop, and many write it wrong. A loop that waits for `succeeded` waits for ever when the job fails. Name the states in
-# which a job is *not* over, and stop at any other word.
+# loop, and many write it wrong. Look at what can happen to a job:
+
+# %%
+drawings.hosted_job()
+
+# %% [markdown]
+# A loop that waits for `succeeded` waits for ever when the job fails or is cancelled. And hosts have ends of their own, in
+# words that you have never seen. So name the states in which a job is *not* over, and stop at any other word.
 
 # %%
 WAITING = ("validating_files", "queued", "running", "paused")
