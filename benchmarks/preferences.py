@@ -100,6 +100,12 @@ def part_of(seed: int) -> Path:
     return PARTS / f"{seed}.json"
 
 
+def save(seed: int, results: Mapping[str, Any]) -> None:
+    """Keep a seed's results."""
+    PARTS.mkdir(parents=True, exist_ok=True)
+    part_of(seed).write_text(json.dumps(results))
+
+
 def adapter(model: Any, seed: int) -> Any:
     """The same fresh adapter on any model."""
     torch.manual_seed(seed)
@@ -284,8 +290,10 @@ def main() -> None:
         started = time.perf_counter()
         run = Run(seed, TRY if trying else PLAN)
         print(seed, f"start {time.perf_counter() - started:.0f} s", flush=True)
-        for name in names:
+        for name in [name for name in names if name not in run.methods]:
             run.method(name)
+            if not trying:  # the judge comes last; a run that stops before keeps what is trained
+                save(seed, {"seed": seed, "methods": run.methods})
             found = run.methods[name]
             kept, right = (sum(found[key]) / len(found[key]) for key in ("all rules", "right"))
             print(
@@ -295,10 +303,9 @@ def main() -> None:
         finished = run.finish()
         memory.release()
         if not trying:
-            PARTS.mkdir(parents=True, exist_ok=True)
-            part_of(seed).write_text(json.dumps(finished))
+            save(seed, finished)
     if not trying:
-        done = [seed for seed in SEEDS if part_of(seed).exists()]
+        done = [seed for seed in SEEDS if part_of(seed).exists() and "judge" in json.loads(part_of(seed).read_text())]
         runs = [json.loads(part_of(seed).read_text()) for seed in done]
         write_results("preferences", {"plan": PLAN, "seeds": done, "start rate": IMITATION_RATE, "runs": runs})
 

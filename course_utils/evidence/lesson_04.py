@@ -59,7 +59,7 @@ def kinds_table(rows: Sequence[Row]) -> Table:
         row = next((r for r in own if r["tone"] == "calm"), own[0])
         shown = {"message": row["prompt"][-1]["content"], "chosen": row["chosen"], "rejected": row["rejected"]}
         table[meaning] = {"pairs, %": round(100 * len(own) / len(rows)), **shown}
-    return Table(table, f"{len(rows)} pairs, by what the two replies differ in", "", "")
+    return Table(table, f"{len(rows)} pairs, by what the two replies differ in", "difference", "")
 
 
 def gains(before: Sequence[Likelihoods], now: Sequence[Likelihoods]) -> list[tuple[float, float]]:
@@ -245,7 +245,7 @@ def collapse_table(before: Sequence[str], after: Sequence[str], valid: Callable[
         }
     commonest = max(set(after), key=list(after).count)
     caption = f"The most frequent answer after training: {commonest.strip()[:60]}"
-    return Table(rows, caption, "", "")
+    return Table(rows, caption, "answers", "")
 
 
 def _category(answer: str) -> str | None:
@@ -598,7 +598,7 @@ def contradiction(steps: int = 6, beta: float = 0.1, rate: float = 20.0) -> Tabl
         ratios = (logits.log_softmax(0) - reference)[order]
         loss = dpo_loss(ratios[None], beta)[0]
         margin = beta * float((ratios[0] - ratios[1]).detach())
-        rows[f"step {step}"] = {
+        rows[str(step)] = {
             "pair": "A better than B" if step % 2 else "B better than A",
             "margin before the step": margin,
             "counted as right": "undecided" if margin == 0 else bool(margin > 0),
@@ -607,7 +607,7 @@ def contradiction(steps: int = 6, beta: float = 0.1, rate: float = 20.0) -> Tabl
         (gradient,) = torch.autograd.grad(loss, logits)
         with torch.no_grad():
             logits -= rate * gradient
-    return Table(rows, "Two annotators who disagree, in turns", "", "")
+    return Table(rows, "Two annotators who disagree, in turns", "step", "")
 
 
 def both_fall() -> Figure:

@@ -7,9 +7,9 @@ Written as plain HTML that needs no widget and no kernel, so that it works offli
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 
 from course_utils.errors import CourseError
+from course_utils.show.style import escaped
 
 
 @dataclass(frozen=True)
@@ -375,12 +375,12 @@ class Quiz:
     def _repr_html_(self) -> str:
         parts = []
         for number, question in enumerate(self.questions, 1):
-            parts.append(f"<p><b>{number}. {escape(question.text)}</b></p>")
+            parts.append(f"<p><b>{number}. {escaped(question.text)}</b></p>")
             for letter, (text, right, why) in zip("abcdefgh", question.choices):
                 verdict = "Right." if right else "Not this one."
                 parts.append(
-                    f'<details style="margin-left:1.5em"><summary>{letter}) {escape(text)}</summary>'
-                    f'<p style="margin-left:1em"><b>{verdict}</b> {escape(why)}</p></details>'
+                    f'<details style="margin-left:1.5em"><summary>{letter}) {escaped(text)}</summary>'
+                    f'<p style="margin-left:1em"><b>{verdict}</b> {escaped(why)}</p></details>'
                 )
         return "".join(parts)
 

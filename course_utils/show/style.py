@@ -6,6 +6,7 @@ is always given with the text, so that a dark theme cannot make one of the two v
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 
@@ -44,3 +45,8 @@ def columns(parts: Iterable[str], narrowest: str = "15em") -> str:
         f'<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(min({narrowest},100%),1fr));gap:.6em">'
         f"{''.join(parts)}</div>"
     )
+
+
+def escaped(text: str) -> str:
+    """Text for HTML, with what stands between backticks as code."""
+    return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escape(text))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from course_utils.show.style import FONT, LINE, tone
+from course_utils.show.style import FONT, LINE, escaped, tone
 
 Cell = Any  # a Score, a number, a text, or None where there is nothing
 
@@ -89,11 +89,11 @@ class Table:
         for name, row in self.rows.items():
             look = tone("accent" if name == self._highlight else "plain")
             cells = "".join(
-                f'<td style="{padding};{look};text-align:{sides[c]}">{escape(self._written(row, c))}</td>'
+                f'<td style="{padding};{look};text-align:{sides[c]}">{escaped(self._written(row, c))}</td>'
                 for c in self._columns
             )
-            body += f'<tr><th scope="row" style="{padding};{look};text-align:left">{escape(name)}</th>{cells}</tr>'
-        caption = f'<caption style="text-align:left;padding:.3em 0;{tone("plain")}"><b>{escape(self.caption)}</b></caption>'
+            body += f'<tr><th scope="row" style="{padding};{look};text-align:left">{escaped(name)}</th>{cells}</tr>'
+        caption = f'<caption style="text-align:left;padding:.3em 0;{tone("plain")}"><b>{escaped(self.caption)}</b></caption>'
         name = escape(self.caption or f"table: {', '.join([self._of, *self._columns])}", quote=True)
         return (
             f'<div role="region" tabindex="0" aria-label="{name}" style="overflow-x:auto">'

@@ -32,10 +32,9 @@ show.quiet()
 lesson_05.before_and_after()
 
 # %% [markdown]
-# Those are longer runs of the experiment in section 10, recorded beforehand and without the repair of labels that section 7 adds.
-# The model, the settings and the number of examples are the same in both; only the rows differ. The first bar is the {{term:baseline}}: a program that reads nothing and always gives the most
-# common answer.
-#
+# The model, the settings and the number of examples are the same in both; only the rows differ. It is a small model, with 135 million
+# numbers inside, so that it trains on any computer. Of the record that it writes two fields count here: the *category* says what
+# the message is about, the *escalation* whether somebody must act at once, and why. The first bar is the#
 # By the end you will be able to
 #
 # - say what is wrong with a training file, line by line, before a host or a trainer does,
@@ -55,9 +54,15 @@ lesson_05.before_and_after()
 # %% [markdown]
 # ## 1 · The export, and ten lines that clean it
 #
-# The shop is invented and called Tarnbrook. A message comes in, and the answer is a record that says what it is about. Every
-# fault in the export was put there on purpose, and a second file says what is wrong with each line. So we can do what nobody
-# can do at work: count how many of the faults each step finds.
+# The shop is invented and called Tarnbrook. A message comes in, and the answer is a record that says what it is about. One line of
+# the file is one conversation:
+#
+# `{"messages": [{"role": "system", "content": "Triage this customer message."}, {"role": "user", "content": "where's my parcel"},`
+# `{"role": "assistant", "content": "{\"category\": \"delivery\", \"escalation\": \"none\", …}"}]}`
+#
+# Every fault in the export was put there on purpose, and a second file says what is wrong with each line. So we can do what nobody
+# can do at work: count how many of the faults each step finds. (Where the lesson needs a person, somebody played that part
+# beforehand, and we say so.)
 
 # %%
 plan = plans.plan("05")
@@ -97,7 +102,7 @@ prepared = data_prep.prepare(
     export.path,
     schema=task.schema,                    # what a right answer looks like
     language="en",                         # of all messages and answers
-    drop=quality.RULES,                    # on a file of your own first without, and read
+    drop=quality.RULES,                    # what section 2 explains
     test=test_rows,                        # must not be in the training data
     redaction="pseudonym", allow=[truth.OWN_ADDRESS],
 )
@@ -111,11 +116,27 @@ lesson_05.flow(prepared)
 
 # %% [markdown]
 # Two thirds of the lines are gone, and each is accounted for: the folder also has `rejects.jsonl` with every dropped line
-# and the reason. (Keep that file where the export is. It has what customers wrote, unredacted.) By itself `prepare` drops only what is certain: what cannot be read, and copies. What the rules of section
+# and the reason, and `changes.jsonl` with whatever was changed or flagged. (Keep both where the export is. They have what customers
+# wrote, unredacted.) By itself `prepare` drops only what is certain: what cannot be read, and copies. What the rules of section
 # 2 object to is only flagged, unless `drop` names them. They were made while looking at this very export, so what they
 # achieve here is the best case. On a file of your own, read the flagged rows first.
 #
 # Sections 2 to 5 open these steps one by one. Sections 6 to 8 add what no pipeline does for you.
+#
+# **For a file of your own** you need three things: its path, a schema of the right answer, and your test messages. Drop nothing by
+# a rule before you have read what it flags. (Customers are told apart by the `name` in the user's message, or by what you give as `group`.)
+#
+# ```python
+# schema = {"type": "object", "required": ["category"],
+#           "properties": {"category": {"enum": ["delivery", "billing"]}}}
+# prepared = data_prep.prepare(
+#     "mine.jsonl", schema=schema, language="en", test=my_test_rows, redaction="pseudonym",
+#     seed=20731,            # of your own, and secret: pseudonyms depend on it
+# )
+# print(prepared.last_word())
+# for line, changes in list(prepared.flagged.items())[:20]:
+#     print(line, changes[0].reason)
+# ```
 #
 # **Other shapes.** Rows come in about eight shapes, and `prepare` reads them all. A list of *messages* is the one that hosts and
 # trainers take. Rows for learning from preferences (lesson 04) have a prompt and two replies. To turn one shape into another:
@@ -174,7 +195,7 @@ print(foreign_numbers(message, '{"category": "defect", "order_id": "TB-40512"}')
 print(foreign_numbers(message, '{"category": "returns", "order_id": "TB-55318"}'))
 
 # %% [markdown]
-# How good are they? Two numbers say it, and they pull in opposite directions. {{term:precision and recall|Recall}} is the
+# How good are they? Two numbers answer that, and they pull in opposite directions. {{term:precision and recall|Recall}} is the
 # share of the faults that the rule finds. *Precision* is the share of its finds that are faults.
 
 # %%
@@ -195,6 +216,9 @@ caption = "Our two rules against the planted truth"
 lesson_05.found_and_missed(scores, lesson_05.RULE_NAMES, caption)
 
 # %% [markdown]
+# (The brackets say how far the true share may be from the measured one: with 70 faults, 71 % may be 60 or 81 in the long run. This
+# is a {{term:confidence interval|95 % interval}}. Where two of them overlap widely, do not conclude much.)
+#
 # Three or four lines each, and most of the faults are found. The first rule never accuses a good row here and misses some bad
 # ones; the second misses nothing and now and then accuses wrongly. That is the usual choice. When a rule *drops* rows, you
 # want precision. When a person reads what it flags, you want recall. Before you trust a rule, try it on messages from production
@@ -226,7 +250,7 @@ lesson_05.found_and_missed(by_rule, lesson_05.RULE_NAMES, "The seven rules of th
 
 # %% [markdown]
 # Wrong form, another language and canned answers are found almost completely, cut-off texts less often. What depends on wording is
-# harder, since politeness has no end of phrases and a rule knows only those that somebody wrote down. A task with a strict
+# harder, since there are endless polite ways to refuse, and a rule knows only those that somebody wrote down. A task with a strict
 # form has a second net: a polite sentence is not a record, so "wrong form" catches what "refusals" misses. A task without
 # one needs a judge (section 8).
 #
@@ -242,7 +266,7 @@ lesson_05.found_and_missed(by_rule, lesson_05.RULE_NAMES, "The seven rules of th
 # alike must two texts be? The *Jaccard index* is the share of pieces that they have in common: pieces in both, divided by
 # pieces in either. Take single words as pieces:
 #
-# | | |
+# | what | words |
 # | --- | --- |
 # | text 1 | the kettle leaks at the base |
 # | text 2 | my kettle leaks at the base |
@@ -290,23 +314,21 @@ print(f"Jaccard index {similarity.jaccard(one, other):.2f}, estimated from 128 n
 drawings.banding()
 
 # %% [markdown]
+# <details><summary><b>How probably do two texts meet?</b></summary>
+#
 # Two texts with Jaccard index $J$ agree in one band of $r$ numbers with probability $J^r$, and in at least one of $b$ bands
-# with probability
+# with probability $1 - (1 - J^r)^b$. With the ten numbers above and $J = 0.6$: $0.6^2 = 0.36$, so all five bands differ with
+# probability $0.64^5 = 0.11$, and the two meet with probability 0.89. With the package's 128 numbers in 32 bands of four the step from
+# "never" to "always" is steeper: 5 % at $J = 0.2$, 56 % at 0.4, 99 % at 0.6.
 #
-# $$1 - (1 - J^r)^b$$
+# </details>
 #
-# With the ten numbers above and $J = 0.6$: $0.6^2 = 0.36$, so all five bands differ with probability $0.64^5 = 0.11$, and
-# the two meet with probability 0.89. With the package's 128 numbers the step from "never" to "always" is steeper:
-
-# %%
-lesson_05.banding_table()
-
-# %% [markdown]
-# Pairs that are hardly alike are mostly never looked at, and pairs over 0.6 are almost never missed. A pair that meets is
-# then compared exactly, so bands cost no precision, only time. (With as few rows as here the package compares every pair.)
+# A pair that meets is then compared exactly. So bands save nearly all comparisons, accuse nobody wrongly, and miss a few pairs that
+# are only half alike. (With as few rows as here the package compares every pair.)
 #
-# What is a copy, though? Two rows with the same message *and the same answer* are one example twice, and one of them goes.
-# The same message with *different* answers is a conflict. At most one of the two is right, so a person should look.
+# What is a copy, though? In this course: messages with a Jaccard index of at least 0.6 *and the same answer*. That is one example
+# twice, and one of the two goes. The same message with *different* answers is a conflict. If a message has only one right answer,
+# at most one of the two is right, so a person should look.
 
 # %%
 copies = data_prep.deduplicate(conversations)
@@ -317,14 +339,14 @@ planted = [export.truth[number - 1]["cluster"] for number in rows]
 pairs_found = truth.score_duplicates(conversations, planted)
 show.table({"pairs of copies": {
     "there": pairs_found.recall.n,
-    "found of them": pairs_found.recall,
-    "right of what was found": pairs_found.precision,
+    "recall": pairs_found.recall,
+    "precision": pairs_found.precision,
 }}, f"{len(conversations) - len(copies.kept)} rows of {len(conversations):,} are copies")
 
 # %% [markdown]
 # Nearly all pairs are found, and nearly nothing else. These {{term:near-duplicate|near-copies}} keep most of their words. A
-# paraphrase with other words is beyond any method that counts words; for those people compare
-# {{term:embedding|embeddings}}, vectors that stand for what a text means, and accept more false alarms.
+# paraphrase with other words is beyond any method that counts words. To find those, compare {{term:embedding|embeddings}}, vectors
+# that stand for what a text means, and accept more false alarms.
 
 # %% [markdown]
 # ## 4 · People
@@ -349,7 +371,8 @@ for text in ("Refund to DE89 3704 0044 0532 0130 00 please", "Part DE89 3704 004
     print(text, "→", [code for code in IBAN.findall(text) if is_iban(code)])
 
 # %% [markdown]
-# One digit differs in the second text, and it is no account. That is what a check digit buys: of 97 order numbers that look like
+# (Small means: it misses an account that is written in small letters or followed by a word in capitals. The package's has more
+# cases.) One digit differs in the second text, and it is no account. That is what a check digit buys: of 97 order numbers that look like
 # an account, 96 are left alone.
 #
 # **Your turn,** with the check that card numbers have. It is called Luhn's: from the right, double every second digit, take 9
@@ -389,8 +412,8 @@ show.table({way: {"text": pii.Redactor(way).text(text)[0]} for way in pii.MODES}
 # %% [markdown]
 # Take pseudonyms if messages in production will have names in them: a model that has only ever seen `[NAME]` meets its
 # first real name on the first day. The same person gets the same pseudonym in all rows. (The ten lines of section 1 use
-# them. Give `prepare` a secret `seed` of your own: with ours anybody could compute the pseudonym of a name and compare. And before
-# the law, data that can be traced back are still personal data.) Labels are better where a person has to *see* that something was
+# them. Give `prepare` a secret `seed` of your own: with ours anybody could compute the pseudonym of a name and compare. And
+# legally, pseudonymised data are still personal data.) Labels are better where a person has to *see* that something was
 # taken out.
 #
 # The figures above are for an export that the rules were made for. On a second set, written by somebody else about a bank,
@@ -398,11 +421,11 @@ show.table({way: {"text": pii.Redactor(way).text(text)[0]} for way in pii.MODES}
 # and on habits of writing, were found only about seven times in eight.
 
 # %% [markdown]
-# ## 5 · Two sides that have nothing in common
+# ## 5 · A split that you can believe
 #
 # Nine in ten rows become the {{term:training set}}; one in ten becomes the {{term:validation set}}, which tells you while
-# you train whether the model learns the task or the rows. By chance? Then one customer's first message may be in training
-# and the second in validation.
+# you train whether the model learns the task or the rows. Should you split at random? Then one customer's first message may be in
+# training and the second in validation.
 
 # %%
 unique = [conversations[i] for i in copies.kept if not reasons[i]]
@@ -419,7 +442,8 @@ splits
 
 # %% [markdown]
 # This is *after* copies were removed. A validation loss measured on the first split would partly praise memory.
-# `data_prep.split` keeps customers and near-copies together and meets the ten per cent as closely as it can. Whatever
+# `data_prep.split` keeps customers (here the `name` in the user's message) and near-copies together and meets the ten per cent as
+# closely as it can. Whatever
 # belongs together in your data plays the customer's part: a document, a patient, a repository.
 #
 # **Your turn:** split so that no customer is on both sides.
@@ -438,7 +462,7 @@ print(f"{len(leaked)} of {len(test_rows)} test messages are in the export")
 print("for example:", formats.prompt_of(test_rows[leaked[0]])[:90])
 
 # %% [markdown]
-# What would it have done? A small classifier learns the categories from the prepared rows (scikit-learn's
+# How much would the leak have raised the score? A small classifier learns the categories from the prepared rows (scikit-learn's
 # logistic regression on words and pairs of words, which trains in a second). Then it learns them
 # from the same rows and the test messages that leaked.
 
@@ -470,7 +494,7 @@ show.table({
     "the 200 most like production": {
         "area under the curve": nearer.auc, "median words": nearer.train.words
     },
-    "production": {"area under the curve": 0.5, "median words": apart.production.words},
+    "production": {"area under the curve": None, "median words": apart.production.words},
 }, "Training messages beside those from production")
 
 # %% [markdown]
@@ -499,40 +523,44 @@ lengths = lesson_05.token_lengths(prepared.rows, tokenizer)
 lesson_05.cost_table(sum(lengths))
 
 # %% [markdown]
-# Next, template and mask. Look at one row token by token, then check ten. The mask is made of *labels*: what the model should say at
-# each token, or −100 where the loss looks away.
+# Next, template and mask. The mask is made of *token labels*: what the model should say at each token, or −100 where the loss looks
+# away. Look at one row token by token, and let the code insist on what must be true.
 
 # %%
-def template(chat, **more):
-    return tokenizer.apply_chat_template(chat, return_dict=True, **more)["input_ids"]
+def token_labels(chat):
+    """Token ids of a chat, and labels that are -100 on all but its last answer."""
+    template = tokenizer.apply_chat_template
+    prompt = template(chat[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
+    whole = template(chat, return_dict=True)["input_ids"]
+    assert whole[:len(prompt)] == prompt, "the prompt is no prefix: the mask would be wrong"
+    end = max(i for i, t in enumerate(whole) if t == tokenizer.eos_token_id) + 1
+    assert end > len(prompt), "the answer has no end token"
+    return whole[:end], [-100] * len(prompt) + whole[len(prompt):end]
 
 
 chat = [{key: m[key] for key in ("role", "content")} for m in prepared.rows[0]["messages"]]
-prompt = template(chat[:-1], add_generation_prompt=True)
-whole = template(chat)[:-1]                # without the line break that ends the template
-show.conversation(tokenizer, whole, [-100] * len(prompt) + whole[len(prompt):])
+show.conversation(tokenizer, *token_labels(chat))
 
 # %%
-lesson_05.masks(prepared.rows, tokenizer)
+lesson_05.masks(prepared.rows, tokenizer, 4)
 
 # %% [markdown]
-# In every row the model learns exactly the answer, and the marker that ends it. If your table has a "no" here, stop: the
-# model would learn to write customers' messages, or never learn to stop. (This course's trainer masks the message by itself. TRL's
-# `SFTTrainer` does so if the rows have columns `prompt` and `completion`. For rows with `messages`, as ours, it learns every token
-# unless you set `assistant_only_loss=True`.)
+# In these rows, and in ten or twenty of yours, the model should learn exactly the answer, and the marker that ends it. If your table has
+# a "no" here, stop: the model would learn to write customers' messages, or never learn to stop. (This course's trainer masks the
+# message by itself. TRL's `SFTTrainer` does so if the rows have columns `prompt` and `completion`. For rows with `messages`, as ours,
+# it learns every token unless you set `assistant_only_loss=True`, which needs a chat template that marks the answers.)
 #
 # **Packing.** Rows of a {{term:batch}} must have the same length, so short ones are filled up ({{term:padding}}), and the
 # GPU computes the filling for nothing. Packing puts several rows into one sequence instead. It needs a mask that keeps them
 # from reading each other; TRL's `packing=True` takes care of that where FlashAttention is installed.
 
-# %%
+# %% tags=["folded"]
 lesson_05.packing_table(lengths)
 
 # %% [markdown]
 # Nearly all of the waste goes if rows of similar length share a batch. It costs only some of the randomness of the batches
 # (`train_sampling_strategy="group_by_length"` in TRL, `bucket=8` in this course's trainer). Packing does nearly as well. What it adds
-# is that every sequence is full, so that a GPU has the same load in each step. With long rows of very different lengths, packing is
-# ahead.
+# is that all sequences are nearly full, so that a GPU has the same load in each step.
 #
 # **Balance.** What does the model see most often?
 
@@ -567,8 +595,8 @@ lesson_05.balance(prepared.rows)
 # | "charged twice for the lamp" | delivery | 0.08 | 0.85 | 0.07 | 0.08: look at this one |
 # | "it came late, I send it back" | returns | 0.45 | 0.10 | 0.45 | 0.45: unclear, and perhaps right |
 #
-# This is the heart of *confident learning* (Northcutt et al., 2021), which the library cleanlab offers in full. With
-# scikit-learn it takes four lines:
+# This is where *confident learning* begins (Northcutt et al., 2021), which adds thresholds and counts; the library cleanlab offers it
+# in full. With scikit-learn the ranking takes four lines:
 
 # %%
 from sklearn.model_selection import cross_val_predict
@@ -590,7 +618,8 @@ checked = data_prep.check_labels(prepared.rows, "category")
 lesson_05.suspects(prepared.rows, checked)
 
 # %% [markdown]
-# A suspect is not yet guilty. Somebody has to read it. Here are the six rows whole: is the category right?
+# A suspect is not yet guilty. Somebody has to read it. Here are the six rows whole: is the category right? (What looks like
+# somebody's card number or name is a pseudonym.)
 
 # %%
 widgets.review([prepared.rows[i] for i in checked.suspects[:6]])
@@ -612,6 +641,8 @@ lesson_05.label_noise_table(export, prepared.lines, checked)
 # them you read about one in five, mostly false alarms: rows that are unusual, and right. The last line is the paper's own
 # rule, which accuses a row only if another label reaches the probability that is usual for that label. Here the list is better:
 # take as many rows from its top, and more of them are wrong. What the rule offers is a place to stop. The list leaves that to you.
+# And take all of this as the best case: in this export a category was replaced by any other one, while the summary stayed right.
+# Real annotators confuse neighbours, such as billing and returns, and their summary agrees with the mistake.
 #
 # Now repair them. Here "a person" is the truth file: it corrects what is wrong among the first sixty, and leaves the false
 # alarms as they are. The folder from section 1 gets the repaired rows.
@@ -645,7 +676,11 @@ lesson_05.repair_table({
 lesson_05.recorded_repair()
 
 # %% [markdown]
-# There is a better reason to look for wrong labels than a few points: the *test set* may have them too. A wrong label there
+# With three times as many wrong labels the gain is clear: the ranges do not overlap. (In this table they run from the worst to the
+# best run.) With forty wrong labels every run gained as well, but three runs on the same hundred messages are no proof. Reading the
+# suspects, dropping them unread and correcting every single row came out alike. What you need not do is read everything.
+#
+# There is another reason to look for wrong labels: the *test set* may have them too. A wrong label there
 # punishes the better model. Run the same check on it, and read every suspect.
 #
 # **Your turn.** Somebody wrote the paper's rule from memory. It runs, and it is wrong.
@@ -672,16 +707,21 @@ print(judging.ONE_WORD_RUBRIC)
 #
 # Where does chance come from? If the judge keeps 60 % and you keep 60 %, then tossing coins of that kind you agree on
 # $0.6 · 0.6 + 0.4 · 0.4 = 52$ %. With 80 % agreement kappa is $(0.80 - 0.52)/(1 - 0.52) = 0.58$. Below about 0.6 a judge should not
-# decide alone.
+# decide alone. (That is a habit, not a law.) And kappa depends on how many rows are bad. Two in five are here; among rows that have
+# been prepared it may be one in fifteen, and then the same judge has a much lower kappa, and most of what it rejects is good. So draw
+# the fifty from the rows that it will judge.
 #
 # The only language model here that fits on a laptop is our small one. It answers "yes" or "no", and we read how probable
 # each is.
 
 # %%
+from sklearn.metrics import roc_auc_score
+
 by_hand, keep, _ = lesson_05.read_by_hand(export)
 model, tokenizer = models.load()
 marks = judging.judge_here(by_hand, model, tokenizer)
-print(f"probability of “yes”: {min(marks):.2f} to {max(marks):.2f}")
+area = roc_auc_score(keep, marks)
+print(f"probability of “yes”: {min(marks):.2f} to {max(marks):.2f}; area under the curve {area:.2f}")
 
 # %%
 judges = {"the 135M model with the rubric": [mark > 0.5 for mark in marks]}
@@ -689,13 +729,13 @@ judges |= lesson_05.other_judges(export, prepared.rows, prepared.lines)
 lesson_05.judges_table(keep, judges)
 
 # %% [markdown]
-# The small model says "no" to every row. It follows no rubric, and its kappa is that of chance. The two judges that are no
+# The small model says "no" to every row, so its kappa is that of chance. Nor is the limit of 0.5 to blame: an area under the curve
+# near 0.5 says that good rows hardly get a higher probability than bad ones. The two judges that are no
 # language models do better, and together they reach more than 0.8. But with fifty rows the interval around it goes
 # down to about 0.7, and these are the two faults that they were made for, so expect less on your task. The lesson is that *a judge's name says nothing, its kappa on
 # rows of yours does*. Large judges are far better: GPT-4 agreed with people on
 # 85 % of the pairs of replies in one study, where people agreed with each other on 81 % (Zheng et al., 2023, arXiv
-# 2306.05685; ties left out). But even they have tastes that are not in the rubric. Two of them are easy to measure: for the place and for
-# the length. Show each pair twice, in both orders, and pad good replies with a paragraph that says nothing.
+# 2306.05685; ties left out). But even they have biases that no rubric asked for. Two are easy to measure: position and length. Show each pair twice, in both orders, and pad good replies with a paragraph that says nothing.
 
 # %%
 lesson_05.bias_table(model, tokenizer)
@@ -729,10 +769,11 @@ with Replay(strong_model, trouble=("busy", 5)) as server:
 
 # %% [markdown]
 # A request is written to the ledger before it is sent, its answer as soon as it arrives. So a run that is interrupted continues where
-# it was and pays for nothing twice, and the budget is kept. Each example says which model wrote it:
+# it was and pays for no answer twice that has arrived, and the budget is kept: a request is sent only if its longest possible answer
+# still fits. Each example says where it comes from:
 
 # %%
-print(json.dumps(made.examples[0], ensure_ascii=False)[:300])
+print(made.examples[0]["provenance"])
 
 # %% [markdown]
 # That belongs in the data card, so that nobody takes these rows for real messages later.
@@ -756,11 +797,9 @@ evidence.card("P3")
 # there everything is one call:
 
 # %%
-long = data["train"].filter(lambda row: len(row["messages"][1]["content"].split()) > 40)
-print(len(long), "rows have more than 40 words;", "columns:", ", ".join(data["train"].column_names))
 data["train"].to_parquet("tickets-ready/train.parquet")
 data_report.write_html(prepared, "tickets-ready/report.html")
-show.folder_sizes("tickets-ready")
+data
 
 # %% [markdown]
 # A data set without a card is a file that nobody dares to use in a year. On the {{term:hub}} the card is the `README.md`,
@@ -768,20 +807,17 @@ show.folder_sizes("tickets-ready")
 # account.*
 #
 # ```python
-# CARD = """---
-# license: other
-# language: en
-# task_categories: [text-classification]
-# ---
-# # Tickets of Tarnbrook
+# CARD = """# Tickets of Tarnbrook
 # **What.** Messages to a support desk and the record of each. **From where.** Export of 2026-11, 1,970 lines.
 # **Prepared.** Rules and counts: see `report.html`. Personal data replaced by pseudonyms; about one name in
-# sixteen may be left. **Split.** By customer. **Known faults.** Labels checked out of fold, 60 rows read.
-# **Not for.** Anything that decides about people."""
+# sixteen may be left, on other data one in eight. **Split.** By customer. **Known faults.** Labels checked out
+# of fold, 60 rows read. **Written by models.** No row. **Not for.** Anything that decides about people."""
 #
 # data.push_to_hub("my-name/tickets", private=True)
 # from huggingface_hub import DatasetCard
-# DatasetCard(CARD).push_to_hub("my-name/tickets")
+# card = DatasetCard.load("my-name/tickets")           # it lists the files by now
+# card.data.license, card.data.language, card.text = "other", "en", CARD
+# card.push_to_hub("my-name/tickets")
 # ```
 #
 # When is it time for larger tools?
@@ -845,7 +881,7 @@ for name, chats in sets.items():
 last = {name: float(np.mean(history.losses[-8:])) for name, history in histories.items()}
 guess.reveal(min(last, key=last.get))
 
-# %%
+# %% tags=["folded"]
 charts.bars(last, "Mean training loss of the last eight steps", "average loss per token", decimals=2)
 
 # %% [markdown]
@@ -858,20 +894,21 @@ lesson_05.comparison(results, short)
 
 # %%
 difference = lesson_05.gain(*results.values(), short.references())
-print(f"both fields right, prepared less raw: {100 * difference.value:+.0f} points, "
+print(f"both fields right, prepared minus raw: {100 * difference.value:+.0f} points, "
       f"95 % interval {100 * difference.low:+.0f} to {100 * difference.high:+.0f}")
 
 # %% [markdown]
 # Read the last row first. Whoever always gives the most common pair has the form perfect, gets some records right, and
-# catches no escalation. Compare each run with that. This was one short run on one sample; the recorded runs below are
-# longer, and there are three of each.
+# catches no escalation. So the short run shows that prepared rows are better than raw ones, and not that it beats a program which
+# reads nothing. Two dozen steps are too few for that. The recorded runs are longer, and there are three of each.
 
 # %%
 lesson_05.recorded_table()
 
 # %% [markdown]
 # Agents in a hurry left the form at "question, none", and a model that learns from the export learns that too. It cannot know that this
-# was an accident. What preparing improves is the category. Urgent messages are still mostly missed, since few rows show them, and
+# was an accident. What preparing improves is the category. All runs saw 300 examples, so this compares the quality of rows and not
+# their number. Urgent messages are still mostly missed, since few rows show them, and
 # a hundred curated rows did a little better than all that were prepared. The next lines are about this lesson's claims; open a row to see why.
 
 # %%
@@ -880,11 +917,11 @@ evidence.summary("P1", "P2", "P4", "P5")
 # %% [markdown]
 # The size table of P5 circulates in this form. Use it to plan, not as a law:
 #
-# | what is to be learned | examples | |
+# | what is to be learned | examples | note |
 # | --- | --- | --- |
-# | a new output format | 100 to 500 | |
+# | a new output format | 100 to 500 | — |
 # | a style, a tone | 500 to 2,000 | inputs as varied as in production |
-# | the terms and conventions of a field | 2,000 to 10,000 | |
+# | the terms and conventions of a field | 2,000 to 10,000 | — |
 # | much new knowledge | 10,000 to 50,000 | look facts up instead (lesson 01) |
 #
 # **Mistakes that show.** Two that everybody makes once. The first is a file made with `print`, the second a space before

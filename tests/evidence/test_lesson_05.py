@@ -38,7 +38,7 @@ def test_every_claim_of_the_lesson_has_a_judge_and_a_source():
         ("P3", {"synthetic": 0.5}, claims.FAILS),
         ("P4", {"cleaned": 0.6, "raw": 0.3}, claims.UNDER_A_CONDITION),
         ("P4", {"cleaned": 0.3, "raw": 0.3}, claims.FAILS),
-        ("P5", {}, claims.UNDER_A_CONDITION),
+        ("P5", {}, claims.NOT_TESTED),
     ],
 )
 def test_evidence_that_refutes_a_claim_refutes_it(monkeypatch, id, shares, word):

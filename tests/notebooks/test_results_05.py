@@ -73,7 +73,7 @@ def test_what_the_steps_find(printed):
     """Notices a validator, recogniser or split that finds less, or more than there is, on the lesson's files."""
     personal = table_rows(printed, "Personal data in the export")
     for kind in ("e-mail addresses", "phone numbers", "card numbers", "bank accounts (IBAN)", "internet addresses"):
-        assert number(personal[kind]["found of them"]) >= 98 and number(personal[kind]["right of what was found"]) >= 98
+        assert number(personal[kind]["recall"]) >= 98 and number(personal[kind]["precision"]) >= 98
     splits = table_rows(printed, "Validation rows whose customer")
     assert number(splits["by chance, row by row"]["of these known from training"]) > 20
     assert number(splits["by customer, with near-copies"]["of these known from training"]) == 0
@@ -92,7 +92,7 @@ def test_wrong_labels_are_found_and_their_repair_helps_the_small_classifier(prin
 def test_the_mask_lets_the_model_learn_the_answer_and_its_end(printed):
     """Notices a template or a mask after which the model would learn something else."""
     rows = table_rows(printed, "The label mask, row by row")
-    assert len(rows) == 10
+    assert len(rows) == 4
     assert {(row["learned text is the answer"], row["ends with"]) for row in rows.values()} == {("yes", "<|im_end|>")}
 
 

@@ -1,20 +1,17 @@
-"""A shield against drift of the libraries: every objective, and every TRL trainer of the lesson, trains some real steps.
+"""A shield against drift of the libraries: every objective, and every TRL trainer of the lessons, trains some real steps.
 
 What must happen is asserted (the loss falls, the margin rises, the KL stays bounded), on the oldest versions that the course
-supports (`make test-oldest`) and on the newest. The TRL code is the lesson's own cell.
+supports (`make test-oldest`) and on the newest. TRL is configured as in the lessons.
 """
 
 import json
 import math
-import tempfile
-from types import SimpleNamespace
 
 import pytest
 from support import tiny_llama, with_lora
 
 from course_utils import training
 from course_utils.data_prep import load_preferences
-from course_utils.publishing import builder
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
@@ -92,35 +89,38 @@ def test_ppo(packaged, rows):
     assert 0 < mean(found[1.0][1][-4:]) < 0.7 * mean(moved[-4:])
 
 
-# -- TRL, by the code that stands in the lesson -----------------------------------------------------------------------
+# -- TRL -------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def lesson(rows):
-    """The lesson's cells on TRL, with a tokenizer of their own, which trainers change."""
-    from peft import LoraConfig
+def tokenizer():
+    """Its own for each test: trainers change it."""
     from transformers import AutoTokenizer
 
     from course_utils import models
 
     tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name))
     tokenizer.pad_token = "<|endoftext|>"
-    names = [name for name in dir(trl) if name.endswith(("Config", "Trainer"))]
-    space = {
-        "datasets": datasets,
-        "tempfile": tempfile,
-        "LoraConfig": LoraConfig,
-        "tokenizer": tokenizer,
-        "device": SimpleNamespace(kind="cpu", dtype="float32"),
-        **{name: getattr(trl, name) for name in names},
-    }
-    orpo = pytest.importorskip("trl.experimental.orpo")
-    space |= {"ORPOConfig": orpo.ORPOConfig, "ORPOTrainer": orpo.ORPOTrainer}
-    for cell in builder.learner_edition("04").cells:
-        tags = cell.metadata.get("tags", [])
-        if "trl" in tags:
-            exec(cell.source, space)
-    return space
+    return tokenizer
+
+
+def trl_trainer(method, model, tokenizer, data, folder, **more):
+    """One of TRL's trainers as lessons 02 to 04 configure them."""
+    from peft import LoraConfig
+
+    home = trl.experimental.orpo if method == "ORPO" else trl
+    settings = {
+        "output_dir": str(folder), "max_steps": STEPS, "per_device_train_batch_size": 4, "learning_rate": 5e-3,
+        "logging_steps": 1, "lr_scheduler_type": "constant", "save_strategy": "no", "report_to": "none",
+        "disable_tqdm": True, "gradient_checkpointing": False, "use_cpu": True, "bf16": False,
+    }  # fmt: skip
+    kind = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]} if method == "Reward" else {"task_type": "CAUSAL_LM"}
+    rewarded = {"reward_funcs": more.pop("reward")} if method == "GRPO" else {}
+    return getattr(home, f"{method}Trainer")(
+        model=model, args=getattr(home, f"{method}Config")(**settings | more), processing_class=tokenizer,
+        train_dataset=datasets.Dataset.from_list(data), **rewarded,
+        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", **kind),
+    )  # fmt: skip
 
 
 def logged(trainer, name):
@@ -128,9 +128,16 @@ def logged(trainer, name):
 
 
 @pytest.mark.parametrize("method", ["SFT", "DPO", "ORPO", "Reward"])
-def test_trl(lesson, rows, method):
+def test_trl(rows, tokenizer, tmp_path, method):
+    if method == "ORPO":
+        pytest.importorskip("trl.experimental.orpo")
     model = reward_tiny(0) if method == "Reward" else tiny_llama(initializer_range=0.2)
-    trainer = lesson["trl_trainer"](method, model, rows, STEPS, learning_rate=5e-3, per_device_train_batch_size=4)
+    replies = [{key: [{"role": "assistant", "content": row[key]}] for key in ("chosen", "rejected")} for row in rows]
+    data = [{"prompt": row["prompt"], **reply} for row, reply in zip(rows, replies)]
+    if method == "SFT":
+        data = [{"prompt": row["prompt"], "completion": reply["chosen"]} for row, reply in zip(rows, replies)]
+    more = {"DPO": {"beta": 0.1}, "ORPO": {"beta": 0.5, "max_length": 512}}.get(method, {})
+    trainer = trl_trainer(method, model, tokenizer, data, tmp_path, **more)
     trainer.train()
     losses = logged(trainer, "loss")
     assert len(losses) == STEPS
@@ -141,13 +148,16 @@ def test_trl(lesson, rows, method):
 
 
 @pytest.mark.slow
-def test_trl_grpo(lesson):
-    prompts = [[{"role": "user", "content": text}] for text in ("Hello", "What is tea?", "Tell me more.", "Why?")] * 4
-    reward = lambda completions, **_: long_words([completion[0]["content"] for completion in completions])
-    model = tiny_llama(initializer_range=1.0)
-    more = {"learning_rate": 1e-2, "num_generations": 8, "per_device_train_batch_size": 8, "max_completion_length": 4}
-    trainer = lesson["grpo_trainer"](model, prompts, 12, reward=reward, **more)
+def test_trl_grpo(tokenizer, tmp_path):
+    texts = ("Hello", "What is tea?", "Tell me more.", "Why?") * 4
+    trainer = trl_trainer(
+        "GRPO", tiny_llama(initializer_range=1.0), tokenizer,
+        [{"prompt": [{"role": "user", "content": text}]} for text in texts], tmp_path,
+        reward=lambda completions, **_: long_words([completion[0]["content"] for completion in completions]),
+        learning_rate=1e-2, num_generations=8, per_device_train_batch_size=8, gradient_accumulation_steps=3,
+        max_completion_length=4, beta=0.0, temperature=1.0,
+    )  # fmt: skip
     trainer.train()
     rewards = logged(trainer, "reward")
-    assert len(rewards) == 12
+    assert len(rewards) == STEPS
     assert mean(rewards[-4:]) > mean(rewards[:4])
