@@ -654,9 +654,7 @@ def hosted_job() -> figures.Figure:
     board.box(left, last, wide, high, good, 0.2)
     board.text(middle, last + high / 2, "succeeded", weight="bold")
     board.text(MARGIN, last + high + 22, "fine_tuned_model has a name", ha="left")
-    for number, (state, why) in enumerate(
-        (("failed", "a bad row"), ("cancelled", "jobs.cancel"), ("failed", "no memory"))
-    ):
+    for number, (state, why) in enumerate((("failed", "a bad row"), ("cancelled", "jobs.cancel"), ("failed", "no memory"))):
         y = top + pitch * number
         board.box(right, y, leaf, high, bad, 0.18)
         board.text(right + leaf / 2, y + high / 2, state, weight="bold")
