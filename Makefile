@@ -69,6 +69,8 @@ bench: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet 'transformers[serving]'
 	$(BIN)/python benchmarks/service.py serving adapters
 	$(BIN)/python benchmarks/clients.py
+	$(BIN)/python -m pip install --quiet bpe-openai
+	$(BIN)/python benchmarks/hosted.py tokens
 	$(BIN)/python benchmarks/grading.py
 
 # Our estimates beside what a real GPU says. Needs one with 24 GB or more and nothing else on it.
@@ -87,6 +89,7 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/label_noise.py
 	$(BIN)/python benchmarks/alignment.py
 	$(BIN)/python benchmarks/service.py lifecycle kills
+	$(BIN)/python benchmarks/hosted.py runs
 	COURSE_SOAK=1 $(BIN)/pytest tests/test_models.py
 	$(MAKE) test-oldest-all
 

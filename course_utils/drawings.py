@@ -636,6 +636,37 @@ def banding(bands: int = 5, rows: int = 2) -> figures.Figure:
     )
 
 
+def hosted_job() -> figures.Figure:
+    """The states of a hosted fine-tuning job: where it waits, where it works, and the three ways in which it ends."""
+    good, bad = METHOD_STYLE["LoRA"].colour, METHOD_STYLE["full fine-tuning"].colour
+    left, wide, high, top, pitch = 14.0, 196.0, 46.0, 128.0, 80.0
+    right, leaf = 326.0, 180.0
+    middle = left + wide / 2
+    board = _Board(458, "A job waits, works and ends,\nand only one of its ends is good")
+    board.text(middle, 92, "jobs.create(…)", weight="bold")
+    board.arrow((middle, 104), (middle, top - 2))
+    for number, state in enumerate(("validating_files", "queued", "running")):
+        y = top + pitch * number
+        board.box(left, y, wide, high, FROZEN, 0.1)
+        board.text(middle, y + high / 2, state)
+        board.arrow((middle, y + high + 2), (middle, y + pitch - 2))
+    last = top + 3 * pitch
+    board.box(left, last, wide, high, good, 0.2)
+    board.text(middle, last + high / 2, "succeeded", weight="bold")
+    board.text(MARGIN, last + high + 22, "fine_tuned_model has a name", ha="left")
+    for number, (state, why) in enumerate((("failed", "a bad row"), ("cancelled", "jobs.cancel"), ("failed", "no memory"))):
+        y = top + pitch * number
+        board.box(right, y, leaf, high, bad, 0.18)
+        board.text(right + leaf / 2, y + high / 2, state, weight="bold")
+        board.arrow((left + wide + 2, y + high / 2), (right - 2, y + high / 2), colour=bad)
+        board.text((left + wide + right) / 2 - 3, y + high / 2 - 18, why)
+    board.text(right, last + high / 2, "job.error says why", ha="left")
+    return board.figure(
+        """A job goes from validating_files over queued and running to succeeded. On the way it can end as failed, for a bad
+        row or in training, or as cancelled."""
+    )
+
+
 def twins() -> figures.Figure:
     """Two messages and two replies: what is chosen for the one message is rejected for the other."""
     right, wrong = METHOD_STYLE["LoRA"].colour, METHOD_STYLE["full fine-tuning"].colour

@@ -30,6 +30,7 @@ DRAWINGS = {
     "bits of a weight, small blocks": lambda: drawings.four_bit_storage(32, 128),
     "decision tree": drawings.decision_tree,
     "causes of an error": drawings.error_chain,
+    "a hosted job": drawings.hosted_job,
     "twins": drawings.twins,
     "a group in GRPO": drawings.grpo_group,
     "a group in GRPO, one right": lambda: drawings.grpo_group((0.0, 0.0, 1.0, 0.0)),

@@ -4,7 +4,7 @@ One module per lesson holds a function per claim, `judge_L3` for claim L3, which
 `evidence.card("L3")`, with what it has measured itself as further arguments.
 """
 
-from course_utils.evidence import lesson_01, lesson_02, lesson_03, lesson_04, lesson_05
+from course_utils.evidence import lesson_01, lesson_02, lesson_03, lesson_04, lesson_05, lesson_06
 from course_utils.evidence.cards import Verdict, card, summary
 
-__all__ = ["Verdict", "card", "lesson_01", "lesson_02", "lesson_03", "lesson_04", "lesson_05", "summary"]
+__all__ = ["Verdict", "card", "lesson_01", "lesson_02", "lesson_03", "lesson_04", "lesson_05", "lesson_06", "summary"]

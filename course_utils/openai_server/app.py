@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from course_utils.openai_server import replies
 from course_utils.openai_server.errors import ApiError
 from course_utils.openai_server.gate import Gate
-from course_utils.openai_server.routes import chat, files, jobs, models, permissions
+from course_utils.openai_server.routes import chat, files, graders, jobs, models, permissions
 from course_utils.openai_server.service import Service
 
 
@@ -26,7 +26,7 @@ def build(service: Service) -> FastAPI:
     app.add_exception_handler(OSError, replies.storage)
     app.add_exception_handler(sqlite3.Error, replies.storage)
     app.add_exception_handler(Exception, replies.bug)
-    for resource in (files, jobs, permissions, models, chat):
+    for resource in (files, jobs, graders, permissions, models, chat):
         app.include_router(resource.router(service))
 
     @app.get("/health")

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from openai.types.fine_tuning import FineTuningJob
 from pydantic import Field
 
+from course_utils.openai_server import graders
 from course_utils.openai_server.bodies import Strict
 from course_utils.openai_server.errors import ApiError, invalid, no_such_job, not_tunable, winding_down
 from course_utils.openai_server.store import Store, new_id, random_letters
@@ -260,7 +261,12 @@ class Jobs:
         """Training method and requested hyperparameters, from the current request form, the deprecated one, or both."""
         kind = request.method.type if request.method else "supervised"
         if kind == "reinforcement":
-            raise invalid("method", "Reinforcement fine-tuning is not available for this model.", "method_not_available")
+            graders.check_settings(request.method.reinforcement if request.method else None)
+            message = (
+                "Your request is valid, but reinforcement fine-tuning is not available for this model: this server checks "
+                "such requests and does not run them."
+            )
+            raise invalid("method", message, "method_not_available")
         block = getattr(request.method, kind) if request.method else None
         current_block = (block.hyperparameters if block else None) or Hyperparameters()
         deprecated_block = request.hyperparameters or Hyperparameters()

@@ -179,7 +179,7 @@ def test_every_answer_has_a_request_id(client):
 
 
 def test_unknown_addresses_and_methods_have_the_api_s_body(server):
-    for path in ("/embeddings", "/fine_tuning/alpha/graders/run", "/uploads", "/nothing"):
+    for path in ("/embeddings", "/fine_tuning/alpha/graders/list", "/uploads", "/nothing"):
         answer = ask(server, "POST", path, json={})
         assert answer.status_code == 404 and answer.json()["error"]["message"] == f"Invalid URL (POST /v1{path})"
     for path, allowed in (("/models", "GET"), ("/responses", "POST"), ("/responses/resp_x", "DELETE, GET")):

@@ -186,11 +186,31 @@ def test_a_bad_file_is_taken_and_fails_the_job_later(client, name):
     assert messages_of(client, job)[-1] == job.error.message
 
 
+def reinforcement(**changes):
+    """A method with a grader that is right but for the changes."""
+    grader = {"type": "string_check", "name": "category", "operation": "eq", "input": "{{sample.output_json.category}}",
+              "reference": "{{item.category}}"}  # fmt: skip
+    return {"type": "reinforcement", "reinforcement": {"grader": grader | changes, "hyperparameters": {"n_epochs": 1}}}
+
+
 REFUSALS = [
     ({"model": "gpt-9"}, "Model gpt-9 is not available for fine-tuning or does not exist.", "model_not_available", "model"),
     ({"training_file": "file-x"}, "invalid training_file: file-x", None, "training_file"),
     ({"validation_file": "file-x"}, "invalid validation_file: file-x", None, "validation_file"),
-    ({"method": {"type": "reinforcement"}}, "Reinforcement fine-tuning is not available", "method_not_available", "method"),
+    ({"method": reinforcement()}, "Your request is valid, but reinforcement fine-tuning", "method_not_available", "method"),
+    (
+        {"method": {"type": "reinforcement"}},
+        "Missing required parameter: 'method.reinforcement.grader'.",
+        "missing_required_parameter",
+        "method.reinforcement.grader",
+    ),
+    (
+        {"method": reinforcement(operation="equals")},
+        "Invalid value: 'equals'.",
+        "invalid_value",
+        "method.reinforcement.grader.operation",
+    ),
+    ({"method": reinforcement(reference="{{row.category}}")}, "Invalid grader: {{row.category}} must be", None, "grader"),
     ({"suffix": "x" * 65}, "Invalid value for 'suffix'", "invalid_value", "suffix"),
     ({"seed": -1}, "Invalid value for 'seed'", "invalid_value", "seed"),
     ({"hyperparameters": {"n_epochs": 51}}, "Invalid value for 'hyperparameters.n_epochs'", "invalid_value", None),

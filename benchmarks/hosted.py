@@ -1,0 +1,186 @@
+"""What lesson 06 compares, with enough examples: a job's model beside prompts, forms and ways to leave; and a host's tokens.
+
+    python benchmarks/hosted.py runs [SEED ...]    half an hour a seed on two slow cores; writes hosted-DATE.json
+    python benchmarks/hosted.py tokens             needs `pip install bpe-openai` (or tiktoken); writes host-tokens-DATE.json
+
+Everything is trained and asked through the course's own service with the official client, as in the lesson. All scores are
+those of the 100 hand-written test messages at temperature 0. A seed draws other rows, another start and other pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from common import write_results
+from course_utils.data_prep import load_task
+from course_utils.evidence import lesson_06
+from course_utils.openai_server import local_server
+
+import numpy as np
+
+EXAMPLES, VALIDATION, PAIRS, FEW, MANY = 240, 40, 60, 12, 10
+SHOTS = (4, 8)
+
+
+class Client:
+    """The calls that every run makes."""
+
+    def __init__(self, server: Any, seed: int) -> None:
+        self.client = server.client(timeout=600)
+        self.base = self.client.models.list().data[0].id
+        self.task = load_task("support_tickets", list(lesson_06.FIELDS))
+        self.seed = seed
+
+    def upload(self, rows: list[dict]) -> str:
+        """Id of a training file of these rows."""
+        data = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+        return self.client.files.create(file=("rows.jsonl", data), purpose="fine-tune").id
+
+    def job(
+        self, rows: list[dict], held_out: list[dict] | None = None, kind: str = "supervised", model: str = "", **settings
+    ):
+        """A job that has succeeded."""
+        asked = {"validation_file": self.upload(held_out)} if held_out else {}
+        job = self.client.fine_tuning.jobs.create(
+            model=model or self.base, training_file=self.upload(rows), seed=self.seed,
+            method={"type": kind, kind: {"hyperparameters": settings}}, **asked,
+        )  # fmt: skip
+        while job.status in ("validating_files", "queued", "running"):
+            time.sleep(1)
+            job = self.client.fine_tuning.jobs.retrieve(job.id)
+        if job.status != "succeeded":
+            raise RuntimeError(f"{job.status}: {job.error}")
+        return job
+
+    def answers(self, model: str, conversations: list, **more: Any) -> list[str]:
+        """Greedy answers, eight requests at once."""
+
+        def one(conversation):
+            made = self.client.chat.completions.create(
+                model=model, messages=conversation, temperature=0, max_tokens=40, **more
+            )
+            return made.choices[0].message.content or ""
+
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(one, conversations))
+
+    def scores(self, model: str, change=lambda conversation: conversation, **more: Any) -> dict:
+        """Shares of the test messages, with their intervals; `change` makes the prompt of each."""
+        answers = self.answers(model, [change(conversation) for conversation in self.task.prompts()], **more)
+        found = self.task.evaluate(answers)
+        named = {"valid": found.valid, **found.exact, "both": found.enumerations}
+        return {name: [score.value, score.low, score.high] for name, score in named.items()}
+
+    def curve(self, job: Any) -> dict:
+        """Losses at the end of each epoch."""
+        events = [
+            event.data for event in self.client.fine_tuning.jobs.list_events(job.id, limit=100) if event.type == "metrics"
+        ]
+        ends = sorted((data for data in events if "full_valid_loss" in data), key=lambda data: data["step"])
+        return {"trained": [d["train_loss"] for d in ends], "held": [d["full_valid_loss"] for d in ends]}
+
+
+def rows_of(conversations: list) -> list[dict]:
+    """Training rows of conversations."""
+    return [{"messages": conversation} for conversation in conversations]
+
+
+def one_seed(seed: int) -> dict:
+    """All runs of a seed: name → scores; and the curve that turns."""
+    with tempfile.TemporaryDirectory() as folder, local_server(Path(folder) / "service", rows=8) as server:
+        client = Client(server, seed)
+        short = [c for c in client.task.train if len(c[1]["content"].split()) <= lesson_06.LONGEST]
+        random.Random(seed).shuffle(short)
+        train, other, shown = short[:EXAMPLES], short[EXAMPLES : 2 * EXAMPLES], short[-max(SHOTS) :]
+        held_out = rows_of(client.task.validation[:VALIDATION])
+        found: dict[str, Any] = {}
+
+        def keep(name: str, scores: dict) -> None:
+            found[name] = scores
+            print(seed, name, {key: round(value[0], 3) for key, value in scores.items()}, flush=True)
+
+        job = client.job(rows_of(train), held_out)
+        tuned = job.fine_tuned_model
+        keep("base, not told", client.scores(client.base))
+        keep("base, told the form", client.scores(client.base, lesson_06.told))
+        for shots in SHOTS:
+            keep(
+                f"base, told and {shots} examples",
+                client.scores(client.base, lambda c, n=shots: lesson_06.told(c, shown[:n])),
+            )
+        form = {"type": "json_schema", "json_schema": {"name": "ticket", "schema": client.task.schema}}
+        keep("base, form forced", client.scores(client.base, response_format=form))
+        keep("tuned, not told", client.scores(tuned))
+        keep("tuned, form forced", client.scores(tuned, response_format=form))
+        for number, checkpoint in enumerate(reversed(client.client.fine_tuning.jobs.checkpoints.list(job.id).data), 1):
+            keep(f"tuned, epoch {number}", client.scores(checkpoint.fine_tuned_model_checkpoint))
+        pairs = client.job(lesson_06.pairs(other, PAIRS), kind="dpo", model=tuned, n_epochs=1, batch_size=4)
+        keep("tuned, and DPO", client.scores(pairs.fine_tuned_model))
+        written = client.answers(tuned, [conversation[:-1] for conversation in other])
+        copied = [[*c[:-1], {"role": "assistant", "content": text}] for c, text in zip(other, written) if text.strip()]
+        keep("distilled from its answers", client.scores(client.job(rows_of(copied), held_out).fine_tuned_model))
+        keep("trained on people's answers to the same", client.scores(client.job(rows_of(other), held_out).fine_tuned_model))
+        few = client.job(rows_of(train[:FEW]), held_out, n_epochs=MANY, batch_size=6, learning_rate_multiplier=4)
+        return {"scores": found, "curve": client.curve(job), "turn": client.curve(few)}
+
+
+def runs(seeds: list[int]) -> None:
+    """All seeds, and a record of them."""
+    made = [one_seed(seed) for seed in seeds]
+    write_results("hosted", {"seeds": seeds, "examples": EXAMPLES, "validation": VALIDATION, "pairs": PAIRS, "few": FEW,
+                             "runs": made})  # fmt: skip
+
+
+def tokens() -> None:
+    """Tokens of the host's tokenizer per character of our texts, and how far an estimate by characters is off."""
+    encode = lesson_06.host_encoder()
+    if encode is None:
+        raise SystemExit("neither bpe-openai nor tiktoken with its file is here: pip install bpe-openai")
+    task = load_task("support_tickets", list(lesson_06.FIELDS))
+    conversations = [*task.train, *task.validation, *task.test]
+    kinds = {
+        "message": [c[1]["content"] for c in conversations],
+        "answer": [c[2]["content"] for c in conversations],
+        "instructions": [lesson_06.INSTRUCTIONS, conversations[0][0]["content"]],
+    }
+    results = {}
+    for kind, texts in kinds.items():
+        counted, characters = np.array([len(encode(t)) for t in texts]), np.array([len(t) for t in texts])
+        factor = counted.sum() / characters.sum()
+        rng = np.random.default_rng(0)
+        off = []
+        for _ in range(2000):  # files of 60 rows
+            chosen = rng.integers(0, len(texts), 60)
+            off.append(abs(factor * characters[chosen].sum() / counted[chosen].sum() - 1))
+        one = np.abs(factor * characters / counted - 1)
+        results[kind] = {
+            "per character": float(factor),
+            "texts": len(texts),
+            "mean": float(counted.mean()),
+            "off, one text": float(np.percentile(one, 95)),
+            "off, 60 texts": float(np.percentile(off, 95)),
+        }
+        print(kind, results[kind])
+    package = "bpe-openai" if "bpe" in encode.__module__ else "tiktoken"
+    write_results(
+        "host-tokens", {"tokenizer": lesson_06.ENCODING, "counted with": f"{package} {version(package)}", "kinds": results}
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("runs", "tokens"))
+    parser.add_argument("seeds", nargs="*", type=int)
+    options = parser.parse_args()
+    if options.what == "tokens":
+        tokens()
+    else:
+        runs(options.seeds or [0, 1, 2])

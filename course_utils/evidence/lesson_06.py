@@ -1,0 +1,558 @@
+"""What lesson 06 shows and claims: jobs of a hosted API, their curves and files, what they cost, and what leaving takes."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from course_utils import assets, charts, claims, costs
+from course_utils.errors import CourseError
+from course_utils.evaluation import Score, proportion
+from course_utils.evidence import lesson_05
+from course_utils.evidence.cards import Verdict
+from course_utils.show.tables import Table
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+    from course_utils.figures import Figure
+
+FIELDS = ("category", "escalation")
+LONGEST = 25  # words in a training message, so that a CPU is quick enough
+INSTRUCTIONS = """Triage this customer message. Answer with one JSON object on one line and nothing else: no explanation, no
+Markdown. Two fields, both required.
+"category": "delivery", "billing", "returns", "defect", "account" or "question".
+"escalation": "danger" if somebody could be hurt, "misuse" for fraud, "money" for a large sum, "legal" for a threat of court,
+"deadline" if it is urgent by a date, else "none"."""
+SHOWN_MODEL = "gpt-4.1-mini"  # whose prices the lesson works with
+# The untuned model's price. Public tables agree on it (read 2026-11-27; two say "verified" in April and May 2026), and it is
+# half of the tuned one's; the vendor's page no longer lists it.
+UNTUNED = costs.TokenPrice(0.40, 1.60, "2026-05-07", "public tables of OpenAI's prices, which agree", cached_input=0.10)
+TODAY_SMALL = "gpt-6-luna"  # a small model of today, prompted
+ENCODING = "o200k_base"  # the tokenizer of gpt-4o, gpt-4.1 and their small versions
+# Tokens that the host adds: three for each message and one for its role, three to begin the answer (OpenAI's cookbook,
+# "How to count tokens with tiktoken").
+PER_MESSAGE, TO_ANSWER = 4, 3
+TUNED_PROMPT = "four words (tuned)"
+NOT_RECORDED = "not recorded yet"
+
+
+# -- records ----------------------------------------------------------------------------------------------------------------
+
+
+def _newest(name: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(assets.benchmark_results(name).read_text(encoding="utf-8"))
+    except CourseError:
+        return None
+    return found
+
+
+def record() -> dict[str, Any] | None:
+    """The newest record of `benchmarks/hosted.py runs`; None if there is none."""
+    return _newest("hosted")
+
+
+def lifecycle() -> list[dict[str, Any]]:
+    """Three jobs with 100 examples of the whole record and 3 epochs: scores of the base and two checkpoints, by run."""
+    found = _newest("service-lifecycle")
+    assert found is not None  # part of the course
+    runs: list[dict[str, Any]] = found["runs"]
+    return runs
+
+
+def pooled(shares: Iterable[float], each: int = 100) -> Score:
+    """Several runs on so many answers each, together."""
+    right = [round(each * share) for share in shares]
+    return proportion([True] * sum(right) + [False] * (each * len(right) - sum(right)))
+
+
+def _lifecycle(model: str, what: str) -> list[float]:
+    return [run["scores"][model][what][0] for run in lifecycle()]
+
+
+def _scores(name: str, what: str) -> list[float]:
+    found = record()
+    assert found is not None
+    return [run["scores"][name][what][0] for run in found["runs"]]
+
+
+def before_and_after() -> Figure:
+    """Recorded: both fields right before the job, after one epoch and at its end, beside a program that reads nothing."""
+    from course_utils.data_prep import load_task
+
+    what = "all enumeration fields right"
+    rows = {
+        "the model before the job": 100 * float(np.mean(_lifecycle("base", what))),
+        lesson_05.COMMONEST: 100 * lesson_05.commonest_pair(load_task("support_tickets", list(FIELDS)).references()).value,
+        "after one epoch": 100 * float(np.mean(_lifecycle("checkpoint 1", what))),
+        "after three epochs": 100 * float(np.mean(_lifecycle("last", what))),
+    }
+    title = "A hundred examples, one job: the same model, asked in the same four words"
+    unit = f"category and escalation both right, % of 100 test messages, mean of {len(lifecycle())} jobs"
+    return charts.bars(rows, title, unit, decimals=0, highlight=["after three epochs"])
+
+
+def recorded(names: Sequence[str], caption: str) -> Table:
+    """Recorded scores of some systems, all runs in one pool; says so where there is no record.
+
+    The runs answer the same messages, so the intervals are a little too narrow.
+    """
+    found = record()
+    if found is None:
+        command = "python benchmarks/hosted.py runs"
+        return Table({NOT_RECORDED: {"to record it": command}}, caption, "", "")
+    rows = {}
+    for name in names:
+        rows[name] = {
+            "valid records": pooled(_scores(name, "valid")),
+            "category right": pooled(_scores(name, "category")),
+            "both fields right": pooled(_scores(name, "both")),
+        }
+    seeds = len(found["seeds"])
+    return Table(rows, f"{caption} (recorded {found['date']}: {seeds} runs together, 100 messages each)", "model", "")
+
+
+# -- files and jobs ---------------------------------------------------------------------------------------------------------
+
+
+def short_rows(conversations: Sequence[list[dict[str, Any]]], number: int) -> list[dict[str, Any]]:
+    """The first rows whose message has at most `LONGEST` words, each {"messages": conversation}."""
+    short = [conversation for conversation in conversations if len(conversation[1]["content"].split()) <= LONGEST]
+    return [{"messages": conversation} for conversation in short[:number]]
+
+
+def learned(messages: Sequence[Mapping[str, Any]]) -> Table:
+    """Which messages of a training row the loss is taken on, by their roles and weights."""
+    rows = {}
+    for number, message in enumerate(messages):
+        weight = message.get("weight")
+        is_learned = message["role"] == "assistant" and weight != 0
+        rows[f"message {number}"] = {
+            "role": message["role"],
+            "text": message.get("content") or json.dumps(message.get("tool_calls")),
+            "weight": "–" if weight is None else str(weight),
+            "the model": "learns to write it" if is_learned else "only reads it",
+        }
+    return Table(rows, "What a row teaches", "", "")
+
+
+def pairs(conversations: Sequence[list[dict[str, Any]]], number: int) -> list[dict[str, Any]]:
+    """Preferences as the API takes them: the right record, and the form as it opens, where that is wrong."""
+    left_open = json.dumps(lesson_05.LEFT_EMPTY)
+    rows = []
+    for conversation in conversations:
+        right = conversation[-1]
+        if right["content"] == left_open:
+            continue
+        rows.append(
+            {
+                "input": {"messages": conversation[:-1]},
+                "preferred_output": [right],
+                "non_preferred_output": [{"role": "assistant", "content": left_open}],
+            }
+        )
+    return rows[:number]
+
+
+def metrics(events: Iterable[Any]) -> list[dict[str, Any]]:
+    """The numbers of a job's metrics events, in the order of the steps."""
+    return sorted((dict(event.data) for event in events if event.type == "metrics"), key=lambda data: data["step"])
+
+
+def epochs(events: Iterable[Any]) -> dict[int, dict[str, float]]:
+    """The step that ends each epoch → mean training loss of the epoch's steps, and validation loss at its end."""
+    found: dict[int, dict[str, float]] = {}
+    losses: list[float] = []
+    for data in metrics(events):
+        losses.append(data["train_loss"])
+        if "full_valid_loss" in data:
+            found[data["step"]] = {"training loss": float(np.mean(losses)), "validation loss": data["full_valid_loss"]}
+            losses = []
+    return found
+
+
+def curve(events: Iterable[Any], title: str) -> Figure:
+    """Training and validation loss of a job, per token."""
+    rows = metrics(events)
+    held_out = {data["step"]: data["valid_loss"] for data in rows if "valid_loss" in data}
+    return charts.loss_curve([data["train_loss"] for data in rows], title, held_out)
+
+
+def pair_curve(events: Iterable[Any], title: str) -> Figure:
+    """The loss of a DPO job, which is one per pair and not per token, beside its value before the first step."""
+    from course_utils import figures
+
+    rows = metrics(events)
+    steps = [data["step"] for data in rows]
+    lines = {"loss": (steps, [data["train_loss"] for data in rows]), "ln 2": (steps, [float(np.log(2))] * len(steps))}
+    return figures.lines(lines, title, "step", "loss per pair")
+
+
+def epochs_table(events: Iterable[Any]) -> Table:
+    """The losses of each epoch."""
+    rows = {f"step {step}": dict(losses) for step, losses in epochs(events).items()}
+    best = min(rows, key=lambda name: rows[name]["validation loss"])
+    return Table(rows, "Losses at the end of each epoch (nats per token)", "", best)
+
+
+def events_table(events: Iterable[Any], number: int = 4) -> Table:
+    """The first and the last messages of a job, oldest first; `events` come newest first, as the API lists them."""
+    everything = list(events)[::-1]
+    messages = [event for event in everything if event.type == "message"]
+    shown = [*messages[:number], *messages[-number:]] if len(messages) > 2 * number else messages
+    rows = {f"event {n}": {"level": event.level, "message": event.message} for n, event in enumerate(shown, 1)}
+    return Table(rows, f"{len(shown)} of the job's {len(everything)} events, the oldest first", "", "")
+
+
+def jobs_table(jobs: Iterable[Any]) -> Table:
+    """Jobs as a list that people read."""
+    rows = {}
+    for job in jobs:
+        rows[job.id] = {
+            "status": job.status,
+            "seconds": job.finished_at - job.created_at if job.finished_at else None,
+            "tokens trained": job.trained_tokens,
+            "method": job.method.type if job.method else "–",
+            "metadata": ", ".join(f"{key}={value}" for key, value in (job.metadata or {}).items()) or "–",
+            "why it failed": job.error.code if job.error and job.error.code else "–",
+        }
+    return Table(rows, "Jobs on this host, the newest first", "job", "")
+
+
+def checkpoints_table(checkpoints: Iterable[Any]) -> Table:
+    """The checkpoints that a job has kept."""
+    rows = {}
+    for checkpoint in sorted(checkpoints, key=lambda c: c.step_number):
+        rows[f"step {checkpoint.step_number}"] = {
+            "a model by this name": checkpoint.fine_tuned_model_checkpoint,
+            "validation loss": checkpoint.metrics.full_valid_loss,
+        }
+    return Table(rows, "Checkpoints that were kept", "", "")
+
+
+def results_table(client: OpenAI, job: Any, number: int = 3) -> Table:
+    """The first rows of a job's result file and its last one."""
+    data = client.files.content(job.result_files[0]).read()
+    text = (data if b"," in data else base64.b64decode(data)).decode("utf-8")
+    found = list(csv.DictReader(io.StringIO(text)))
+    shown = [*found[:number], found[-1]]
+    rows = {f"step {row['step']}": {name: value or "" for name, value in row.items() if name != "step"} for row in shown}
+    return Table(rows, f"Four of the {len(found)} rows of the result file", "", "")
+
+
+# -- money ------------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def host_encoder() -> Callable[[str], Sequence[int]] | None:
+    """A function that cuts a text into the host's tokens, if its files are on this machine; nothing is downloaded."""
+    import hashlib
+    import os
+    import tempfile
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    if find_spec("bpe_openai") is not None:  # brings its files along
+        import bpe_openai
+
+        encode: Callable[[str], Sequence[int]] = bpe_openai.get_encoding(ENCODING).encode
+        return encode
+    if find_spec("tiktoken") is not None:
+        address = f"https://openaipublic.blob.core.windows.net/encodings/{ENCODING}.tiktoken"
+        folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.path.join(tempfile.gettempdir(), "data-gym-cache")
+        if (Path(folder) / hashlib.sha1(address.encode()).hexdigest()).is_file():
+            import tiktoken
+
+            encode = tiktoken.get_encoding(ENCODING).encode
+            return encode
+    return None
+
+
+def counting() -> dict[str, Any]:
+    """Tokens per character of our texts by the host's tokenizer, and how far an estimate by it is off, recorded."""
+    found = _newest("host-tokens")
+    assert found is not None  # part of the course
+    return found
+
+
+def count(text: str, kind: str) -> float:
+    """The host's tokens of a text: counted if its tokenizer is here, else estimated from its characters.
+
+    Args:
+        text: the text.
+        kind: "message", "answer" or "instructions", which differ in characters per token.
+    """
+    encode = host_encoder()
+    return float(len(encode(text))) if encode else len(text) * float(counting()["kinds"][kind]["per character"])
+
+
+def row_tokens(row: Mapping[str, Any]) -> float:
+    """The host's tokens of a training row of three messages."""
+    kinds = ("instructions", "message", "answer")
+    return sum(count(m["content"], kind) + PER_MESSAGE for m, kind in zip(row["messages"], kinds)) + TO_ANSWER
+
+
+def mean_answer(rows: Sequence[Mapping[str, Any]]) -> float:
+    """The host's tokens of an answer, mean over training rows."""
+    return float(np.mean([count(row["messages"][2]["content"], "answer") for row in rows]))
+
+
+def how_counted() -> str:
+    """How this machine counts the host's tokens, with the error of an estimate."""
+    if host_encoder():
+        return f"counted with the host's own tokenizer, {ENCODING}"
+    found = counting()
+    off = found["kinds"]["message"]
+    return (
+        f"estimated from characters; for a file of 60 messages the estimate is off by at most "
+        f"{100 * off['off, 60 texts']:.0f} % in 95 of 100 cases, for one message by {100 * off['off, one text']:.0f} % "
+        f"(recorded {found['date']} with {found['counted with']})"
+    )
+
+
+def told(
+    conversation: Sequence[Mapping[str, Any]], shown: Sequence[Sequence[Mapping[str, Any]]] = ()
+) -> list[dict[str, Any]]:
+    """The same request with the instructions in the system message, and examples before the customer's message."""
+    examples = [dict(message) for example in shown for message in example[1:]]
+    return [{"role": "system", "content": INSTRUCTIONS}, *examples, dict(conversation[1])]
+
+
+def prompt_sizes(
+    conversations: Sequence[Sequence[Mapping[str, Any]]], shown: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """The host's tokens of three prompts, means over some messages: four words, instructions, instructions with examples.
+
+    Args:
+        conversations: system, user and perhaps assistant message.
+        shown: training rows that stand as examples in the longest prompt.
+    """
+    messages = [count(conversation[1]["content"], "message") for conversation in conversations]
+    asked = float(np.mean(messages)) + 2 * PER_MESSAGE + TO_ANSWER
+    told_tokens = asked + count(INSTRUCTIONS, "instructions")
+    examples = sum(
+        count(e["messages"][1]["content"], "message") + count(e["messages"][2]["content"], "answer") + 2 * PER_MESSAGE
+        for e in shown
+    )
+    return {
+        TUNED_PROMPT: asked + count(conversations[0][0]["content"], "instructions"),
+        "instructions": told_tokens,
+        f"instructions and {len(shown)} examples": told_tokens + examples,
+    }
+
+
+def cost_of_thousand(prompt: float, answer: float, price: costs.TokenPrice, message: float = 45.0) -> float:
+    """Dollars for a thousand requests; the beginning of a long prompt, all but the message, is cached where it may be."""
+    cached = 0.0
+    if price.cached_input is not None and prompt >= price.cache_from:
+        cached = max(0.0, prompt - message)
+    plain = price.cached_input or 0.0
+    return ((prompt - cached) * price.input + cached * plain + answer * price.output) / 1e3
+
+
+def tuned_price(model: str = SHOWN_MODEL) -> costs.TokenPrice:
+    """What a fine-tuned model costs per million tokens."""
+    return costs.PRICES[model]
+
+
+def turning_points(
+    short: float,
+    answer: float,
+    untuned: costs.TokenPrice = UNTUNED,
+    tuned: costs.TokenPrice | None = None,
+    up_to: int = 6000,
+) -> list[int]:
+    """Prompt lengths at which the untuned model's request becomes more expensive than the tuned one's, or cheaper again.
+
+    Args:
+        short: tokens of the tuned model's prompt.
+        answer: tokens of an answer.
+        untuned, tuned: prices; None for `SHOWN_MODEL` tuned.
+        up_to: the longest prompt that is looked at.
+
+    Returns:
+        At the first one it becomes more expensive, at the second cheaper again, and so on; empty if it stays cheaper.
+    """
+    limit = cost_of_thousand(short, answer, tuned or tuned_price())
+    found, dearer = [], False
+    for prompt in range(int(short), up_to):
+        if (cost_of_thousand(prompt, answer, untuned) > limit) != dearer:
+            dearer = not dearer
+            found.append(prompt)
+    return found
+
+
+def price_figure(sizes: Mapping[str, float], answer: float, up_to: int = 2400) -> Figure:
+    """Dollars for a thousand requests by the length of the prompt: tuned with the short one, untuned with any."""
+    short = sizes[TUNED_PROMPT]
+    lengths = sorted({*range(int(short), up_to, 260), 1023, 1024, up_to, *(round(n) for n in sizes.values())})
+    level = cost_of_thousand(short, answer, tuned_price())
+    lines = {
+        f"{SHOWN_MODEL}, tuned": (lengths, [level] * len(lengths)),
+        f"{SHOWN_MODEL}, untuned": (lengths, [cost_of_thousand(n, answer, UNTUNED) for n in lengths]),
+        f"{TODAY_SMALL}, untuned": (lengths, [cost_of_thousand(n, answer, costs.FRONTIER[TODAY_SMALL]) for n in lengths]),
+    }
+    first = turning_points(short, answer)[0]
+    title = f"The fine-tuned model is the cheaper one only beyond a prompt of {first} tokens"
+    return charts.trade_off(
+        lines,
+        title,
+        "tokens in the untuned model's prompt",
+        "dollars for 1,000 requests",
+        notes=[("from here", first, level)],
+    )
+
+
+def price_table(sizes: Mapping[str, float], answer: float) -> Table:
+    """What a thousand requests cost with each prompt and price."""
+    rows = {}
+    for name, size in sizes.items():
+        is_tuned = name == TUNED_PROMPT
+        rows[name] = {
+            "tokens in the prompt": round(size),
+            f"{SHOWN_MODEL} tuned, $": cost_of_thousand(size, answer, tuned_price()) if is_tuned else None,
+            f"{SHOWN_MODEL} untuned, $": None if is_tuned else cost_of_thousand(size, answer, UNTUNED),
+            f"{TODAY_SMALL} untuned, $": None if is_tuned else cost_of_thousand(size, answer, costs.FRONTIER[TODAY_SMALL]),
+        }
+    caption = f"A thousand requests, answers of {answer:.0f} tokens (prices of {UNTUNED.date} to {tuned_price().date})"
+    return Table({name: _cents(row) for name, row in rows.items()}, caption, "prompt", "")
+
+
+def _cents(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()}
+
+
+def training_table(rows: Sequence[Mapping[str, Any]], passes: int) -> Table:
+    """What a job on these rows costs at each price that is known."""
+    tokens = sum(row_tokens(row) for row in rows)
+    table = {}
+    for name, price in costs.PRICES.items():
+        closes = costs.NO_NEW_JOBS.get(name, (None,))[0]
+        table[name] = {
+            "$ per million tokens": float(price.training or 0),
+            f"this job, {passes} epochs, $": f"{costs.training_cost(round(tokens), passes, name):.3f}",
+            "new jobs until": closes or "no date known",
+            "price read on": price.date,
+        }
+    return Table(
+        table, f"{len(rows)} rows, {tokens:,.0f} tokens ({'counted' if host_encoder() else 'estimated'})", "model", ""
+    )
+
+
+# -- hosts ------------------------------------------------------------------------------------------------------------------
+
+
+def hosts_table(hosts: Mapping[str, Any]) -> Table:
+    """Hosts of the same API: what they train, whether they give the weights, until when their models answer."""
+    rows = {}
+    for host in hosts.values():
+        rows[host.name] = {
+            "methods": ", ".join(host.methods),
+            "gives you the weights": "yes" if host.weights else "no",
+            "tuned models answer until": host.ends,
+            "dates": host.dates,
+            "where and when we read it": host.checked,
+        }
+    return Table(rows, "Hosts of the same API", "host", "")
+
+
+def differences_table(hosts: Mapping[str, Any]) -> Table:
+    """What code written for OpenAI meets elsewhere."""
+    rows = {
+        host.name: {"base URL": host.base_url or "it says when it starts", "what differs": "; ".join(host.differences)}
+        for host in hosts.values()
+    }
+    return Table(rows, "What differs when the same code goes to another host", "host", "")
+
+
+def days_left(host: Any, today: date | None = None) -> int:
+    """Days until a host's fine-tuned models stop answering; negative when they have."""
+    return (date.fromisoformat(host.ends) - (today or date.today())).days
+
+
+# -- verdicts ---------------------------------------------------------------------------------------------------------------
+
+
+def judge_O1() -> Verdict:
+    """Valid records without a word about the format, before and after three recorded jobs."""
+    before, after = (pooled(_lifecycle(model, "valid format")) for model in ("base", "last"))
+    runs = _lifecycle("last", "valid format")
+    sentence = (
+        f"Not told the format, the model keeps it in {100 * after.value:.0f} % of {after.n} answers after the job "
+        f"({100 * min(runs):.0f} to {100 * max(runs):.0f} % in {len(runs)} jobs), and in {100 * before.value:.0f} % before."
+    )
+    if record() is not None:
+        prompted = pooled(_scores("base, told the form", "valid"))
+        sentence += f" Told the format in a prompt, this base keeps it in {100 * prompted.value:.0f} %."
+    holds = after.low > 0.9 and before.high < after.low
+    word = claims.HOLDS if holds else claims.UNDER_A_CONDITION if after.low > before.high else claims.FAILS
+    rows = {name: {"valid records": pooled(_lifecycle(model, "valid format"))} for name, model in
+            (("before", "base"), ("after one epoch", "checkpoint 1"), ("after three epochs", "last"))}  # fmt: skip
+    return Verdict(
+        word, sentence, (Table(rows, "Recorded: 100 examples, 100 test messages, three jobs", "the model", ""),),
+        "A 135M model and a record of five fields. A large model keeps a format that it is told, so there training saves "
+        "tokens rather than errors; and where no answer may be invalid, force the form as well.",
+    )  # fmt: skip
+
+
+def judge_O2(hosts: Mapping[str, Any]) -> Verdict:
+    """The list of hosts: methods, weights, where the data go.
+
+    Args:
+        hosts: `openai_server.HOSTS`.
+    """
+    hosted = [host for host in hosts.values() if host.base_url]
+    closed, giving = ([host.name for host in hosted if host.weights is given] for given in (False, True))
+    methods = max(len(host.methods) for host in hosted)
+    sentence = (
+        f"Every hosted service takes the data, and none takes more than {methods} methods. But only those with closed "
+        f"models keep the weights ({', '.join(closed)}); {', '.join(giving) or 'no other'} hand them out."
+    )
+    word = claims.FAILS if not closed else claims.HOLDS if not giving else claims.UNDER_A_CONDITION
+    rows = {host.name: {"methods": ", ".join(host.methods), "weights": "yes" if host.weights else "no"} for host in hosted}
+    scope = "Read from documentation on the dates in the table of hosts; only our own service was run. "
+    scope += "The condition: the host's models are closed."
+    return Verdict(word, sentence, (Table(rows, "Hosts", "host", ""),), scope)
+
+
+def turns(held: Sequence[float], trained: Sequence[float]) -> bool:
+    """Whether a validation loss has risen for two epochs running after its lowest, while the training loss fell on."""
+    best = int(np.argmin(held))
+    after = list(held[best:])
+    return len(after) > 2 and after == sorted(after) and trained[-1] < trained[best]
+
+
+def judge_O3(losses: Mapping[int, Mapping[str, float]]) -> Verdict:
+    """The validation loss of a job with few examples and many epochs, this run's and, if there are some, recorded ones.
+
+    Args:
+        losses: `epochs` of the job.
+    """
+    held = [row["validation loss"] for row in losses.values()]
+    trained = [row["training loss"] for row in losses.values()]
+    best, found = int(np.argmin(held)), [turns(held, trained)]
+    rise = 100 * (held[-1] / held[best] - 1)
+    sentence = (
+        f"With twelve examples the validation loss is lowest after epoch {best + 1} of {len(held)} and ends {rise:.0f} % "
+        f"above that, while the training loss goes from {trained[best]:.2f} to {trained[-1]:.2f}."
+    )
+    recorded_runs = (record() or {}).get("runs", [])
+    found += [turns(run["turn"]["held"], run["turn"]["trained"]) for run in recorded_runs]
+    if recorded_runs:
+        sentence += f" It turned like this in {sum(found[1:])} of {len(recorded_runs)} recorded jobs."
+    word = claims.HOLDS if all(found) else claims.UNDER_A_CONDITION if any(found) else claims.FAILS
+    rows = {f"epoch {n}": dict(row) for n, row in enumerate(losses.values(), 1)}
+    return Verdict(
+        word, sentence, (Table(rows, "This run (nats per token)", "", ""),),
+        "One job of this run, on twelve rows and sixteen validation messages. The curve says when more epochs stop paying; "
+        "whether the answers got worse, only answers say.",
+    )  # fmt: skip

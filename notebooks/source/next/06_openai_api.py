@@ -1,0 +1,806 @@
+# %% [markdown]
+# # 06 · The OpenAI API: a job that somebody else's machine runs
+#
+# {{badges}}
+#
+# You have a clean file of examples and no GPU. A *hosted* service takes the file, trains, and gives you a model that you
+# call by its name. It takes five calls. But the largest of these services is closing: OpenAI takes no new customers for
+# it, and its last fine-tuned models go dark in January 2027. The calls outlive it, because other hosts kept them. In this
+# lesson you make every one of them, on a service that runs on this machine and really trains, you find out when such a
+# model is worth its price, and you take one with you when its host closes.
+#
+# <!-- assumes: JSONL, token, fine-tuning -->
+
+# %%
+# INSTALL: server,data
+
+# %%
+from course_utils import drawings, evidence, show
+from course_utils.data_prep import load_task
+from course_utils.evaluation import evaluate
+from course_utils.evidence import lesson_06
+from course_utils.exercises import check, quiz
+from course_utils.openai_server import HOSTS, local_server
+from course_utils.show import predict
+
+import json
+import time
+from pathlib import Path
+from tempfile import mkdtemp
+
+from openai import OpenAI
+
+show.quiet()
+lesson_06.before_and_after()
+
+# %% [markdown]
+# Those are three recorded jobs on this service. Nobody told the model what its answer should look like: the four words are
+# "Triage this customer message." The second bar is the {{term:baseline}}, a program that reads nothing and always gives the
+# most common answer.
+#
+# By the end you will be able to
+#
+# - upload a file, start a {{term:fine-tuning job}}, follow it and use its model, with the official client,
+# - write rows for it, with replies that should not be learned and with tools, and say what a host checks, and when,
+# - read its curves, see when it has trained too long, and choose among the models that it leaves,
+# - say what it costs, and from which prompt length on it is cheaper than a longer prompt,
+# - put preferences on top, and write a grader,
+# - leave a host, with everything that can be taken.
+#
+# You should have called a language model's API from Python before. Reading takes about 45 minutes, and the exercises as long again.
+# Three cells train: the jobs of sections 1, 4 and 6. Most of the running time goes there.
+#
+# {{timing}}
+
+# %% [markdown]
+# ## 1 · The job
+#
+# First the service. At work these are two settings, an address and a key, and they decide where everything below happens.
+# Here the address is this machine's own. No key leaves it, and no message either.
+
+# %%
+folder = mkdtemp()
+server = local_server(folder, rows=4)           # what `course serve` starts in a terminal
+client = OpenAI(base_url=server.base_url, api_key=server.api_key)
+BASE = client.models.list().data[0].id
+print("the model that can be trained here:", BASE)
+
+# %% [markdown]
+# To go to OpenAI instead, write `client = OpenAI()` and keep your key in `OPENAI_API_KEY`. Nothing else on this page has to
+# change, except where a cell looks at the service from inside; those cells say so. (Section 10 lists what differs at four
+# hosts.)
+#
+# **Two files.** One line is one example: a conversation that ends as it should. We take short messages, so that a laptop is
+# done within a minute. The second file is the {{term:validation set}}. These examples are not trained on; the service only
+# measures how well the model does on them. Always send one. OpenAI does not charge for it, and it is the only evidence that
+# the job gives you.
+
+# %%
+def write_rows(name, rows):
+    """A JSONL file: one row, one line."""
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    Path(name).write_text("\n".join(lines), encoding="utf-8")
+    return Path(name)
+
+
+task = load_task("support_tickets", list(lesson_06.FIELDS))
+rows = lesson_06.short_rows(task.train, 60)
+train_file = write_rows("train.jsonl", rows)
+held_out_file = write_rows("validation.jsonl", lesson_06.short_rows(task.validation, 16))
+print(train_file.read_text(encoding="utf-8").splitlines()[0])
+
+# %% [markdown]
+# The answer is a record in {{term:JSON}} with two fields. Now the two uploads.
+
+# %%
+train = client.files.create(file=train_file.open("rb"), purpose="fine-tune")
+held_out = client.files.create(file=held_out_file.open("rb"), purpose="fine-tune")
+print(train.id, train.bytes, "bytes,", train.status)
+
+# %% [markdown]
+# `processed` means that the file has arrived. Nobody has looked inside yet. That happens when the job runs, and on a busy
+# host that can be an hour later, so check your file before you send it: lesson 05's `course check-data train.jsonl` knows
+# the hosts' rules.
+#
+# **The job** names the model to start from, the two files, and a suffix that will be part of the new model's name. How long
+# and how fast to train, the {{term:hyperparameter|hyperparameters}}, may be left to the host. That is a good first try: read
+# the curves, and adjust afterwards.
+
+# %%
+job = client.fine_tuning.jobs.create(
+    model=BASE, training_file=train.id, validation_file=held_out.id, suffix="triage", seed=0,
+    method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": "auto"}}},
+    metadata={"lesson": "06", "data": "60 short messages"},
+)
+print(job.id, job.status)
+
+# %% [markdown]
+# Older examples put `hyperparameters` at the top level. That still works, but it is deprecated. `method` is where it belongs
+# now.
+#
+# The call returns at once, and the work goes on without you. The client has no function that waits, so everybody writes this
+# loop, and many write it wrong. Look at what can happen to a job:
+
+# %%
+drawings.hosted_job()
+
+# %% [markdown]
+# A loop that waits for `succeeded` waits for ever when the job fails or is cancelled. And hosts have ends of their own, in
+# words that you have never seen. So name the states in which a job is *not* over, and stop at any other word.
+
+# %%
+WAITING = ("validating_files", "queued", "running", "paused")
+
+
+def wait(job):
+    """Look every second until the job is over; returns it and its events, the newest first."""
+    while job.status in WAITING:
+        print(f"{job.status:<20}", end="\r")
+        time.sleep(1)
+        job = client.fine_tuning.jobs.retrieve(job.id)
+    return job, list(client.fine_tuning.jobs.list_events(job.id, limit=100))
+
+
+job, events = wait(job)
+print(job.status, "after", job.finished_at - job.created_at, "seconds:", job.fine_tuned_model)
+
+# %% [markdown]
+# The name is `ft:`, the base, the organisation, your suffix and an id. Everything that happened is in the events, and each
+# step of training left one with its numbers:
+
+# %%
+lesson_06.curve(events, "What the job learned, on rows it saw and on rows it did not see")
+
+# %% [markdown]
+# The {{term:loss}} is how surprised the model is by the right answer, on average per token: the lower, the better. The
+# line "training" is the loss on the rows of each step, and it falls as long as you train. The line "validation" is the loss
+# on the other file. As long as both fall, the model is learning the task. Where they part, it begins to learn these sixty
+# examples instead; section 4 shows that. What did "auto" choose?
+
+# %%
+chosen = job.method.supervised.hyperparameters
+print(f"{chosen.n_epochs} epochs, {chosen.batch_size} rows per step, multiplier "
+      f"{chosen.learning_rate_multiplier}; {job.trained_tokens:,} tokens trained")
+
+# %% [markdown]
+# An {{term:epoch}} is one pass over the file. A {{term:batch}} is the rows that share a step. The
+# {{term:learning-rate multiplier}} scales how far a step goes; what a multiplier of 1 means is the host's secret, so it
+# does not carry over from one host to the next.
+#
+# **Use it,** by its name, and without a word about the format. Next to it, the same question to the base.
+
+# %%
+def ask(model, messages, **more):
+    """One answer, without chance: temperature 0."""
+    made = client.chat.completions.create(
+        model=model, messages=messages, temperature=0, max_tokens=40, **more
+    )
+    return made.choices[0].message
+
+
+guess = predict("Of eight answers of the new model, how many are valid records?", unit="answers")
+guess
+
+# %%
+prompts, wanted = task.prompts()[:8], task.references()[:8]
+after = [ask(job.fine_tuned_model, prompt).content for prompt in prompts]
+before = [ask(BASE, prompt).content for prompt in prompts[:2]]
+valid = evaluate(after, wanted, task.schema).valid
+guess.reveal(round(8 * valid.value))
+
+# %%
+show.answers([prompt[-1]["content"] for prompt in prompts[:2]],
+             {"base": before, job.fine_tuned_model: after[:2]}, wanted[:2])
+
+# %% [markdown]
+# That is the whole job: two uploads, one job, a loop, and a model's name. ({{term:temperature|Temperature}} 0 takes the
+# likeliest token each time, so that you get what we got. For records, 0 to 0.2 is usual.) Eight answers are too few to
+# compare anything. Whenever this lesson compares, it shows recorded runs with a hundred answers each.
+#
+# **Your turn.** Somebody looked at a job's events every few seconds. What happened?
+
+# %%
+# EXERCISE: api-1
+
+# %% [markdown]
+# ## 2 · What a row may contain
+#
+# Sixty question-and-answer pairs are the simplest file. Real logs have longer conversations, some of the replies in them are
+# bad, and some replies are calls of your own functions. How do you write those down?
+#
+# **A reply that should not be learned.** The first reply below is useless, but without it the customer's second
+# message makes no sense. `weight: 0` keeps it in the text and takes it out of the loss.
+
+# %%
+chat = [
+    {"role": "system", "content": "You help customers of Tarnbrook."},
+    {"role": "user", "content": "Is the kettle free of BPA?"},
+    {"role": "assistant", "content": "No idea, sorry.", "weight": 0},
+    {"role": "user", "content": "Could you look it up, please?"},
+    {"role": "assistant", "content": "I did: yes, it is free of BPA.", "weight": 1},
+]
+lesson_06.learned(chat)
+
+# %% [markdown]
+# Where nothing is said, every assistant message is learned, also the bad ones. Only 0 and 1 are allowed, and only in
+# assistant messages.
+#
+# **A function that the model may call.** This is a {{term:tool call}}. The row declares the function under `tools`, and the
+# assistant's message carries the call. Mind two details that most first files get wrong: `arguments` is a *string* that
+# contains JSON, and the result names the call that it belongs to.
+
+# %%
+order_id = {"type": "string", "pattern": r"^TB-\d{5}$"}
+find_order = {"type": "function", "function": {"name": "find_order", "parameters": {
+    "type": "object", "properties": {"order_id": order_id}, "required": ["order_id"]}}}
+call = {"id": "call_1", "type": "function",
+        "function": {"name": "find_order", "arguments": json.dumps({"order_id": "TB-40512"})}}
+with_tool = {"tools": [find_order], "messages": [
+    {"role": "user", "content": "Where is TB-40512?"},
+    {"role": "assistant", "tool_calls": [call]},
+    {"role": "tool", "tool_call_id": "call_1", "content": '{"status": "on its way"}'},
+    {"role": "assistant", "content": "Your parcel is on its way."},
+]}
+lesson_06.learned(with_tool["messages"])
+
+# %% [markdown]
+# So the model learns two things from this row: when to call, and what to say once it has the result. An untrained model can
+# be made to call as well. `tool_choice="required"` leaves it no other way out:
+
+# %%
+question = [{"role": "user", "content": "Please look at my order TB-77206."}]
+forced = ask(BASE, question, tools=[find_order], tool_choice="required")
+print(forced.tool_calls[0].function.name, forced.tool_calls[0].function.arguments)
+
+# %% [markdown]
+# The call has the right form; it cannot have another. Look at the order number before you trust it. What a form can do, and
+# what it cannot, is the next section's topic.
+#
+# **Your turn:** make training rows of conversations that customers gave thumbs to.
+
+# %%
+# EXERCISE: api-2
+
+# %% [markdown]
+# ## 3 · Tell, force, or train?
+#
+# There are three ways to get records. You can *tell* the model the format in the prompt. You can *force* it: in
+# {{term:structured output}} the server lets the model choose only tokens that the schema allows
+# ({{term:constrained decoding}}). Or you can *train* it, as above. Which one do you need?
+#
+# Forcing is one more argument, and it works with any model, trained or not.
+
+# %%
+form = {"type": "json_schema", "json_schema": {"name": "ticket", "schema": task.schema}}
+guess = predict("The base, form forced: is its first record right?", choices=["yes", "no"])
+guess
+
+# %%
+given = ask(BASE, prompts[0], response_format=form).content
+guess.reveal("yes" if json.loads(given) == wanted[0] else "no")
+
+# %%
+show.answers([prompts[0][-1]["content"]], {"base, form forced": [given]}, wanted[:1])
+
+# %% [markdown]
+# Valid on the first try. But a grammar knows which categories exist, and not which one fits this message. One record proves
+# nothing, so here are a hundred messages and three runs:
+
+# %%
+lesson_06.recorded(
+    ["base, not told", "base, told the form", "base, told and 8 examples", "base, form forced",
+     "tuned, not told", "tuned, form forced"],
+    "Three ways to get a record",
+)
+
+# %% [markdown]
+# "Valid" is the share of answers that a program can read; the other columns are the share that is right. Form can be told,
+# forced or learned, and forcing is the only one that never fails, as long as the answer is not cut off. Content can be told or learned, never forced. So combine
+# them: train for the content, and force the form of what a program has to read. (The small model of this lesson follows
+# long instructions badly. A large one keeps a format that it is told. What training saves there is tokens and not errors,
+# and section 8 counts them.)
+
+# %%
+evidence.card("O1")
+
+# %% [markdown]
+# The card says what a claim like this is worth: open it to see the runs and the code that judged it.
+
+# %% [markdown]
+# ## 4 · The curve that turns
+#
+# How long should a job train? Three epochs were "auto". Why not ten? Let us make the mistake that the validation file is
+# there for: twelve examples, six epochs, large steps. This is {{term:overfitting}}, learning the examples by heart instead of
+# the task.
+#
+# First we switch the service off and on again, as a host does on a bad day. Files, jobs and models are on its disk, not in
+# your notebook, so you lose nothing. (It also gives back the memory that answering took.)
+
+# %%
+server.stop()
+server = local_server(folder, rows=4)
+client = OpenAI(base_url=server.base_url, api_key=server.api_key)
+print("still there:", [model.id for model in client.models.list() if model.id.startswith("ft:")])
+
+# %%
+few_file = write_rows("few.jsonl", rows[:12])
+few = client.files.create(file=few_file.open("rb"), purpose="fine-tune")
+hungry = {"n_epochs": 6, "batch_size": 6, "learning_rate_multiplier": 4}
+greedy = client.fine_tuning.jobs.create(
+    model=BASE, training_file=few.id, validation_file=held_out.id, suffix="greedy", seed=0,
+    method={"type": "supervised", "supervised": {"hyperparameters": hungry}},
+)
+guess = predict("After which of the six epochs is the validation loss lowest?")
+guess
+
+# %%
+greedy, greedy_events = wait(greedy)
+losses = lesson_06.epochs(greedy_events)
+lowest = min(losses, key=lambda step: losses[step]["validation loss"])
+guess.reveal(list(losses).index(lowest) + 1)
+
+# %%
+lesson_06.curve(greedy_events, "Twelve examples, six epochs: one line keeps falling")
+
+# %%
+lesson_06.epochs_table(greedy_events)
+
+# %% [markdown]
+# Read the table from top to bottom. The training loss goes toward zero: the model can recite the twelve answers. The
+# validation loss stops falling long before. If it rises for two epochs running, it has *turned*, and more epochs do not pay.
+# A single epoch up may be chance, since this is a mean over sixteen messages and the API gives you no interval for it. (The
+# unit is the {{term:nat}}, with the natural logarithm.)
+
+# %%
+evidence.card("O3", losses=losses)
+
+# %% [markdown]
+# **Every epoch leaves a model.** The service keeps the last three, each a {{term:checkpoint}} with a name that you can use
+# like the job's own.
+
+# %%
+lesson_06.checkpoints_table(client.fine_tuning.jobs.checkpoints.list(greedy.id))
+
+# %% [markdown]
+# Which one do you take? If all you have is the curve, take the lowest validation loss. If the lowest is no longer there, run
+# the job again with that many epochs. But the loss stands in for something else: it counts every token, also those that
+# nobody cares about. If answers can be scored, score them, on messages kept for this choice and not on those you will
+# report, the {{term:test set}}.
+# Here is what the answers said in the recorded jobs:
+
+# %%
+lesson_06.recorded([f"tuned, epoch {n}" for n in (1, 2, 3)], "Three checkpoints of the same job")
+
+# %% [markdown]
+# **Your turn:** nobody has scored anything yet, and some checkpoints were not validated.
+
+# %%
+# EXERCISE: api-3
+
+# %% [markdown]
+# ## 5 · When something goes wrong
+#
+# What does a failed job look like? Not like an exception: `create` succeeds, and minutes later the job is over. Seven
+# examples are too few for every host of this API.
+
+# %%
+seven_file = write_rows("seven.jsonl", rows[:7])
+seven = client.files.create(file=seven_file.open("rb"), purpose="fine-tune")
+failed, _ = wait(client.fine_tuning.jobs.create(model=BASE, training_file=seven.id))
+print(failed.status, "|", failed.error.code, "|", failed.error.message)
+
+# %% [markdown]
+# Ask for `job.error.code`, not for `job.error`. OpenAI's service has sent an empty error object with healthy jobs, and in
+# Python an object counts as true.
+#
+# Other mistakes fail at once. These three are the usual ones: a file with the wrong ending, a model's name with a letter too
+# many, and a key of another account.
+
+# %%
+from openai import APIStatusError
+
+stranger = OpenAI(base_url=server.base_url, api_key="sk-of-another-account-0000")
+attempts = {
+    "wrong ending": lambda: client.files.create(file=("t.json", b"{}"), purpose="fine-tune"),
+    "mistyped name": lambda: ask(job.fine_tuned_model + "x", prompts[0]),
+    "wrong key": stranger.models.list,
+}
+for name, attempt in attempts.items():
+    try:
+        attempt()
+    except APIStatusError as error:
+        print(f"{name}: {error.status_code} {error.code} - {error.body['message'][:90]}")
+
+# %% [markdown]
+# A program should look at `error.code`, since messages change. (The first one has no code. There the status, 400, is all you
+# get.) The client tries some errors again by itself, twice: a busy host (429), a broken one (500 and more). It does not retry these, and that is right: they would fail
+# again.
+#
+# **Stop, pause, go on.** A job that you started by mistake costs money until you cancel it. Some hosts can also pause a job,
+# and resume it where it was.
+
+# %%
+jobs = client.fine_tuning.jobs
+again = jobs.create(model=BASE, training_file=train.id, metadata={"lesson": "06"})
+jobs.pause(again.id)
+jobs.resume(again.id)
+jobs.cancel(again.id)
+lesson_06.events_table(jobs.list_events(again.id))
+
+# %% [markdown]
+# Its whole story is in its events. And these are all jobs so far:
+
+# %%
+lesson_06.jobs_table(jobs.list(limit=10))
+
+# %% [markdown]
+# `list` gives pages; the client fetches the next one when your loop gets there. In a team, `metadata` is what tells you in
+# half a year which data a model was trained on, so write something into it. (What `pause` shows as the job's state is not
+# documented. This service shows `queued`.) A cancelled job leaves no model, only the checkpoints that it had.
+#
+# **The result file.** Each job that succeeded leaves a table, one row per step:
+
+# %%
+lesson_06.results_table(client, job)
+
+# %% [markdown]
+# `train_loss` and `valid_loss` are the two curves. `train_accuracy` and `valid_mean_token_accuracy` are the share of tokens
+# for which the model's first choice was the right one, given that everything before was right. That is not the share of
+# right records: a record has many tokens, most of them braces and field names, and one wrong token spoils it. Empty
+# cells were not measured.
+#
+# **Your turn.** The service sends this file as OpenAI did, and Azure sends it in another way. Read both.
+
+# %%
+# EXERCISE: api-4
+
+# %% [markdown]
+# ## 6 · Preferences on top
+#
+# Sometimes nobody can write the right answer, but anybody can say which of two is better. {{term:DPO}}, direct preference
+# optimization, learns from such pairs (lesson 04 shows how). As a hosted job it is another `type`, another shape of row, and
+# a model to start from: the one you have just trained.
+#
+# Our pairs use a mistake that we know. When an agent is in a hurry, the form stays as it opened, "question" and "none". So
+# the right record is preferred, and the form as it opened is not.
+
+# %%
+later = lesson_06.short_rows(task.train, 98)[60:]
+pairs = lesson_06.pairs([row["messages"] for row in later[:30]], 12)
+print(json.dumps(pairs[0], indent=1)[:420], "…")
+
+# %% [markdown]
+# `input` holds the conversation, and the two outputs are lists with one assistant message each.
+
+# %%
+pairs_file = write_rows("pairs.jsonl", pairs)
+uploaded = client.files.create(file=pairs_file.open("rb"), purpose="fine-tune")
+gently = {"beta": 0.1, "n_epochs": 2, "batch_size": 4}
+preferred, pair_events = wait(client.fine_tuning.jobs.create(
+    model=job.fine_tuned_model, training_file=uploaded.id, suffix="preferred", seed=0,
+    method={"type": "dpo", "dpo": {"hyperparameters": gently}},
+))
+lesson_06.pair_curve(pair_events, "The loss of a DPO job starts at ln 2")
+
+# %% [markdown]
+# Do not compare this curve with the one of section 1. That loss was per token. This one is *per pair*. It asks: after
+# training, does the model prefer the better answer more than it did at the start? Before the first step it prefers neither
+# more than before, so the difference is 0, and the loss is
+#
+# $$-\log\sigma(0) = -\log\tfrac{1}{2} = \ln 2 = 0.693$$
+#
+# for every pair, every model and every data set. ($\sigma$ turns a difference into a probability, and 0 into one half.) If
+# your first logged loss is not 0.693, the job did not start from the model that you think. `beta` says how much a
+# change counts: 0.1 is usual.
+#
+# Did it help? A falling loss does not say so. The recorded jobs had sixty pairs:
+
+# %%
+lesson_06.recorded(["tuned, not told", "tuned, and DPO"], "Before and after preferences")
+
+# %% [markdown]
+# In brackets are {{term:confidence interval|95 % intervals}}: where they overlap widely, this test cannot tell the two apart.
+# And what it shows holds for these pairs. They all punish one single record. Pairs made of your own model's mistakes teach more.
+#
+# **Your turn.** A colleague's pair maker has bugs. Some make the job fail at once; the others are worse.
+
+# %%
+# EXERCISE: api-5
+
+# %% [markdown]
+# ## 7 · A grader instead of answers
+#
+# The third method needs neither answers nor pairs. In {{term:reinforcement learning|reinforcement}} fine-tuning the model
+# answers each message several times, a *grader* gives every answer a number, the {{term:reward}}, and answers that got more
+# than the others become more likely. It was made for models that think before they answer, on tasks where checking is easier
+# than writing. OpenAI offered it for one small reasoning model, which is gone.
+#
+# **This service does not run it.** It checks your request, and it runs simple graders, so you can write one and try it. A
+# grader is a small piece of JSON:
+#
+# | type | what it does |
+# | --- | --- |
+# | `string_check` | 1 or 0: equal (`eq`), different (`ne`), contains (`like`, or `ilike` in any case) |
+# | `text_similarity` | how alike two texts are, by one of eleven measures |
+# | `score_model`, `label_model` | another model reads the answer, with your instructions |
+# | `python` | your own function `grade(sample, item)` |
+# | `multi` | several of these, and a formula |
+#
+# The double braces are filled in for every answer: `sample` is what the model wrote, `item` is the row of your file.
+
+# %%
+def equal(field):
+    return {"type": "string_check", "name": field, "operation": "eq",
+            "input": f"{{{{sample.output_json.{field}}}}}", "reference": f"{{{{item.{field}}}}}"}
+
+
+grader = {"type": "multi", "name": "ticket",
+          "calculate_output": "0.7 * category + 0.3 * escalation",
+          "graders": {"category": equal("category"), "escalation": equal("escalation")}}
+graders = client.fine_tuning.alpha.graders
+tried = {"right": {"category": "delivery", "escalation": "none"},
+         "wrong category": {"category": "billing", "escalation": "none"}}
+for name, record in tried.items():
+    result = graders.run(grader=grader, model_sample=json.dumps(record), item=tried["right"])
+    print(f"{name}: reward {result.reward:.1f}, parts {json.dumps(result.sub_rewards)}")
+
+# %% [markdown]
+# By hand: in the second answer the category is wrong and the escalation right, so its reward is
+# $0.7 \cdot 0 + 0.3 \cdot 1 = 0.3$. Partial credit matters. A model that never gets a whole record right would get 0 for all
+# of its answers, and from answers that are all worth the same there is nothing to learn.
+#
+# Now the request itself. The service reads it as strictly as the host would, and then declines.
+
+# %%
+for operation in ("eq", "equals"):
+    grader["graders"]["category"]["operation"] = operation
+    try:
+        client.fine_tuning.jobs.create(
+            model=BASE, training_file=train.id, validation_file=held_out.id,
+            method={"type": "reinforcement", "reinforcement": {
+                "grader": grader, "hyperparameters": {"reasoning_effort": "low"}}},
+        )
+    except APIStatusError as error:
+        print(f"{operation}: {error.code}: {error.body['message'][:150]}")
+
+# %% [markdown]
+# The first request is valid and declined. The second has a mistake, and the message says where. A reward is a wish that
+# will be granted to the letter: pay for valid JSON alone, and the model finds one record that is always valid and stops
+# reading messages. Lesson 04 shows that happening.
+#
+# **Your turn:** write the grader as a function.
+
+# %%
+# EXERCISE: api-6
+
+# %% [markdown]
+# ## 8 · What it costs
+#
+# The usual argument for a tuned model goes: it needs no instructions, the prompt is shorter, so it is cheaper. Is it?
+# **Often not.** The tuned model's prompt is shorter, but at OpenAI each of its tokens costs twice as much.
+#
+# You pay twice: once for training, and then for every request. Training first. Every token of the file is paid once per
+# epoch, and the validation file is free.
+
+# %%
+lesson_06.training_table(rows, 3)
+
+# %% [markdown]
+# A few cents, and that is typical: training is rarely what makes a tuned model expensive. (The
+# price of a job is tokens × epochs × price per million / 1,000,000. Tokens are the host's, so count with its
+# {{term:tokenizer}}: that of our small model counts a tenth more in these messages. How these were counted:)
+
+# %%
+print(lesson_06.how_counted())
+
+# %% [markdown]
+# Now the requests. **By hand**, with round numbers, for a million of them: the tuned model's prompt has 60 tokens and its
+# answer 14, and a million tokens cost 0.80 dollars to read and 3.20 to write.
+#
+# | | prompt | answer | together |
+# | --- | --- | --- | --- |
+# | tuned, short prompt | 60 · 0.80 = 48 | 14 · 3.20 = 45 | 93 dollars |
+# | untuned, prompt of 160 tokens | 160 · 0.40 = 64 | 14 · 1.60 = 22 | 86 dollars |
+#
+# The long prompt is the cheaper one. From what length on does it lose? Where $0.40 \cdot P + 22 = 93$, at $P = 71 / 0.40$,
+# about 178 tokens. In general, with prices $t$ for tuned and $u$ for untuned, a short prompt of $S$ tokens and an answer of
+# $A$ tokens:
+#
+# $$P = \frac{S\,t_{in} + A\,(t_{out} - u_{out})}{u_{in}}$$
+#
+# Now with real counts: our three prompts, means over the test messages.
+
+# %%
+sizes = lesson_06.prompt_sizes(task.test, rows[:8])
+answer_tokens = lesson_06.mean_answer(rows)
+lesson_06.price_table(sizes, answer_tokens)
+
+# %%
+lesson_06.price_figure(sizes, answer_tokens)
+
+# %% [markdown]
+# Three things to see. The flat line is the tuned model with its short prompt. The same model untuned crosses it at about 180
+# tokens, so instructions alone are cheaper, and instructions with eight examples are more than twice as expensive. And the lowest
+# line is a small model of today. With a prompt it stays below the tuned one up to almost 900 tokens, and again from 1,024
+# on: there {{term:prompt caching}} starts, and the part of a prompt that never changes costs a tenth or a quarter of its price.
+#
+# (What is compared here is price. Whether the cheaper one is right as often, only your test messages can say.) So the sum to do
+# before you train: today's small model, with instructions, with examples, with caching. If that is right often enough, stop
+# there. Some hosts charge the same for tuned and untuned models. There every token that you save is saved.
+#
+# **Your turn.** The figure leaves the training out. When has a job paid for itself?
+
+# %%
+# EXERCISE: api-7
+
+# %% [markdown]
+# ## 9 · Leaving a host
+#
+# A hosted model lives as long as its host likes. Here is how the end begins. A second service, told to answer as OpenAI has
+# answered since May 2026, takes the upload and refuses the job:
+
+# %%
+from openai import PermissionDeniedError
+
+with local_server(refuse=True) as closing:
+    there = closing.client()
+    file = there.files.create(file=train_file.open("rb"), purpose="fine-tune")
+    try:
+        there.fine_tuning.jobs.create(model=there.models.list().data[0].id, training_file=file.id)
+    except PermissionDeniedError as error:
+        print(error.status_code, error.code, "\n" + error.body["message"][:130], "…")
+left = lesson_06.days_left(HOSTS["openai"])
+print(left, "days left for models tuned at OpenAI, by the dates of section 10")
+
+# %% [markdown]
+# A negative number means that they are gone. What can you take?
+#
+# | you take | how | good for | what it does not give you |
+# | --- | --- | --- | --- |
+# | **the files** | `client.files.content(id)` for every training and validation file | training anywhere else | the model itself, and the host's secret settings |
+# | **a prompt again** | the best training rows as examples: {{term:few-shot}} | leaving today; a strong small model of today may be enough | you pay for the examples in each request |
+# | **its answers** | ask it a few hundred unlabelled messages while it still answers, and train another model on them: {{term:distillation}} | a model whose labels are lost; a test set to compare with | it also copies the mistakes |
+# | **the {{term:weight|weights}}** | from hosts with open models: download the {{term:adapter}}, the small file that training made | the same model, on your own machine | closed models: not offered |
+#
+# The first three always work. **Files and answers**, on our service:
+
+# %%
+exported = client.files.content(job.training_file).read().decode("utf-8").splitlines()
+copied = []
+for row in later[30:]:
+    unlabelled = row["messages"][:2]
+    said = ask(job.fine_tuned_model, unlabelled).content
+    copied.append({"messages": [*unlabelled, {"role": "assistant", "content": said}]})
+write_rows("distilled.jsonl", copied)
+print(len(exported), "rows exported,", len(copied), "written from answers, for example:")
+print(json.dumps(copied[0]["messages"][1:], ensure_ascii=False))
+
+# %% [markdown]
+# With a few hundred such rows you train the next model. How much is lost on the way? Below, one model learned from the tuned
+# model's answers, the other from people's answers to the same messages:
+
+# %%
+lesson_06.recorded(
+    ["tuned, not told", "distilled from its answers", "trained on people's answers to the same",
+     "base, told and 8 examples"], "Three ways out",
+)
+
+# %% [markdown]
+# **The weights, live.** Our service trains an open model, so the adapter (of {{term:LoRA}}, lesson 02) is a
+# folder. Copy it, keep the last answers to compare, and switch the service off. (Nebius and Crusoe let you download files of this kind.)
+
+# %%
+import shutil
+
+mine = shutil.copytree(server.adapter_folder(job.fine_tuned_model), Path(mkdtemp()) / "tickets")
+theirs = [ask(job.fine_tuned_model, prompt).content for prompt in prompts]
+server.stop()
+show.folder_sizes(mine)
+
+# %% [markdown]
+# The host is gone. What is left is a small folder, in the format of {{term:PEFT}}, the library of lessons 02
+# to 04. Put it on the same base, and ask the same eight questions.
+
+# %%
+from course_utils import models
+from course_utils.generation import generate
+from peft import PeftModel
+
+base, tokenizer = models.load()
+own = PeftModel.from_pretrained(base, mine)
+answers = generate(own, tokenizer, prompts, max_new_tokens=40)
+same = sum(a.strip() == b.strip() for a, b in zip(answers, theirs))
+print("the same to the letter:", same, "of 8")
+
+# %%
+show.answers([prompts[0][-1]["content"]],
+             {"the host": theirs[:1], "your machine": answers[:1]}, wanted[:1])
+
+# %% [markdown]
+# This is the same model. (An answer may differ now and then. The two programs add up in another order, and where two tokens
+# are almost equally likely, the last digit decides.) From here on it is yours: `own.merge_and_unload()` writes it into the
+# base, as in lesson 02, and {{term:vLLM}} or Ollama serve it under the same API. Your code changes one line: `base_url`.
+
+# %% [markdown]
+# ## 10 · Hosted or your own?
+#
+# | | hosted | your own |
+# | --- | --- | --- |
+# | to begin | a key | a GPU, or patience; updates and monitoring |
+# | weights | a name; files only at hosts with open models | a folder |
+# | methods | what the API offers: two or three | whatever you can program (lessons 02 to 04) |
+# | data | leave for the host; read its contract | stay |
+# | you pay | per token trained, then per token | for the machine, busy or not |
+# | it ends | on the host's date | when you say so |
+# | best for | a first try, few requests, the strongest models | data that must stay, many requests, models that must last |
+#
+# Is that as clear-cut as it is usually told?
+
+# %%
+evidence.card("O2", hosts=HOSTS)
+
+# %% [markdown]
+# Here are the hosts of this API with their dates. Dates change: look again before you rely on one, at the source that the last
+# column names.
+
+# %%
+lesson_06.hosts_table(HOSTS)
+
+# %%
+lesson_06.differences_table(HOSTS)
+
+# %% [markdown]
+# Together and Fireworks train as well. They take the same rows, but they have calls of their own.
+#
+# **What you can do now**
+#
+# | you want to | do |
+# | --- | --- |
+# | train without a GPU | two files, `jobs.create` with `method`, a loop over the waiting states, the model's name |
+# | know whether it worked | the validation curve first, then scored answers on messages kept for it |
+# | know when to stop | validation loss up two epochs running: take the checkpoint before, or fewer epochs |
+# | keep a bad reply out of the loss | `weight: 0`; it stays in the text |
+# | guarantee a form | `response_format` with a schema; training does not guarantee anything |
+# | save money | first the sum: a small model of today, with instructions, examples and caching |
+# | read a failure | `job.error.code`, then the last events; `error.code` for a refused call |
+# | be ready to leave | files and a test set at home, a base whose weights you may keep, the calls you know |
+#
+# **Common mistakes**
+#
+# | mistake | what you see |
+# | --- | --- |
+# | waiting for `succeeded` | a program that never ends (section 1) |
+# | no validation file | one line that falls, whatever happens (section 4) |
+# | the last checkpoint, unseen | fewer right answers than an earlier one had (section 4) |
+# | reading `processed` as "valid" | a failed job an hour later (section 5) |
+# | comparing a DPO loss with a supervised one | a gap that means nothing: the units differ (section 6) |
+# | a reward for the form | one constant, valid record (section 7) |
+# | "no instructions, so it is cheaper" | a higher bill (section 8) |
+# | a model without its files at home | nothing to move when the date comes (section 9) |
+
+# %% [markdown]
+# **Quiz.** Click a choice to see why it is right or wrong.
+
+# %%
+quiz("06")
+
+# %% [markdown]
+# **The last exercise is a challenge.** It takes dates, prices, rows and epochs together, and your plan is really carried out.
+
+# %%
+# EXERCISE: api-8
+
+# %% [markdown]
+# {{words}}
+#
+# ## Read on
+#
+# - OpenAI, [*Model optimization*](https://developers.openai.com/api/docs/guides/model-optimization) and
+#   [*Graders*](https://developers.openai.com/api/docs/guides/graders): the host's own guides, as long as they are there; and its
+#   [list of what ends when](https://developers.openai.com/api/docs/deprecations).
+# - Hinton, Vinyals and Dean (2015), *Distilling the Knowledge in a Neural Network*, arXiv 1503.02531: where learning from another
+#   model's answers comes from.
+# - Rafailov et al. (2023), *Direct Preference Optimization*, arXiv 2305.18290.
+# - Biderman et al. (2024), *LoRA Learns Less and Forgets Less*, arXiv 2405.09673: what an adapter can and cannot take in.
+#
+# That was the last lesson. Lesson 01 says which of the tools to reach for first.

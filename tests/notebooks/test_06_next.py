@@ -1,0 +1,222 @@
+"""Lesson 06's second edition: its cells run with a tiny model, figures in prose are computed, the linter's rules hold."""
+
+import ast
+import re
+from datetime import date
+
+import pytest
+
+from course_utils import assets, claims, costs, glossary
+from course_utils.data_prep import load_task
+from course_utils.evidence import lesson_06
+from course_utils.exercises import lesson_06 as exercises
+from course_utils.exercises.quizzes import Quiz
+from course_utils.openai_server import HOSTS
+from course_utils.publishing import lesson_linter
+
+SOURCE = assets.path("notebooks/source/next/06_openai_api.py").read_text(encoding="utf-8")
+
+
+def cells():
+    """The source as a notebook's cells, exercises as their answers' cells are."""
+    found = []
+    for part in re.split(r"^# %%", SOURCE, flags=re.MULTILINE)[1:]:
+        head, _, body = part.partition("\n")
+        metadata: dict = {"tags": ["install"]} if "# INSTALL" in body else {}
+        if "# EXERCISE:" in body:
+            metadata = {"nbgrader": {"solution": True}}
+        markdown = "[markdown]" in head
+        text = "\n".join(re.sub(r"^# ?", "", line) for line in body.splitlines()) if markdown else body.strip("\n")
+        found.append({"cell_type": "markdown" if markdown else "code", "source": text, "metadata": metadata, "outputs": []})
+    return found
+
+
+CODE = [cell["source"] for cell in cells() if cell["cell_type"] == "code" and not cell["metadata"]]
+
+
+# -- figures in prose -------------------------------------------------------------------------------------------------------
+
+
+def sizes():
+    rows = lesson_06.short_rows(task().train, 60)
+    return lesson_06.prompt_sizes(task().test, rows[:8]), lesson_06.mean_answer(rows)
+
+
+def task():
+    return load_task("support_tickets", list(lesson_06.FIELDS))
+
+
+def turns(price):
+    prompts, answer = sizes()
+    return lesson_06.turning_points(prompts[lesson_06.TUNED_PROMPT], answer, price)
+
+
+def thousand(name, price):
+    prompts, answer = sizes()
+    return lesson_06.cost_of_thousand(prompts[name], answer, price)
+
+
+def more_tokens():
+    """How much more the small model's tokenizer counts than the host's, in all messages of the task."""
+    from course_utils import models
+
+    tokenizer = models.load_tokenizer(tier="cpu")
+    messages = [c[1]["content"] for c in (*task().train, *task().validation, *task().test)]
+    ours = sum(len(tokenizer(text)["input_ids"]) for text in messages) / len(messages)
+    return ours / lesson_06.counting()["kinds"]["message"]["mean"] - 1
+
+
+TUNED, LUNA = costs.PRICES["gpt-4.1-mini"], costs.FRONTIER["gpt-6-luna"]
+SENTENCES = {
+    'the four words are "Triage this customer message."': lambda: len(task().train[0][0]["content"].split()) == 4,
+    "its last fine-tuned models go dark in January 2027": lambda: HOSTS["openai"].ends.startswith("2027-01"),
+    "OpenAI has answered since May 2026": lambda: "since 2026-05" in HOSTS["openai"].dates,
+    "Section 10 lists what differs at four hosts": lambda: len(HOSTS) == 5,  # with this machine's
+    "The service keeps the last three": lambda: __import__(
+        "course_utils.openai_server.worker", fromlist=["KEPT_CHECKPOINTS"]
+    ).KEPT_CHECKPOINTS == 3,
+    "at OpenAI each of its tokens costs twice as much": lambda: (
+        (TUNED.input, TUNED.output) == (2 * lesson_06.UNTUNED.input, 2 * lesson_06.UNTUNED.output)
+    ),
+    "a million tokens cost 0.80 dollars to read and 3.20 to write": lambda: (TUNED.input, TUNED.output) == (0.80, 3.20),
+    "60 · 0.80 = 48 | 14 · 3.20 = 45 | 93 dollars": lambda: (
+        [round(60 * TUNED.input), round(14 * TUNED.output), round(60 * TUNED.input + 14 * TUNED.output)] == [48, 45, 93]
+    ),
+    "160 · 0.40 = 64 | 14 · 1.60 = 22 | 86 dollars": lambda: (
+        [round(160 * lesson_06.UNTUNED.input), round(14 * lesson_06.UNTUNED.output)] == [64, 22]
+    ),
+    "at $P = 71 / 0.40$, about 178 tokens": lambda: round(71 / lesson_06.UNTUNED.input) in (177, 178),
+    "crosses it at about 180 tokens": lambda: turns(lesson_06.UNTUNED)[0] in range(174, 187),
+    "so instructions alone are cheaper, and instructions with eight examples are more than twice as expensive": lambda: (
+        thousand("instructions", lesson_06.UNTUNED)
+        < thousand(lesson_06.TUNED_PROMPT, TUNED)
+        < thousand("instructions and 8 examples", lesson_06.UNTUNED) / 2
+    ),
+    "it stays below the tuned one up to almost 900 tokens, and again from 1,024 on": lambda: (
+        850 < turns(LUNA)[0] < 900 and turns(LUNA)[1] == LUNA.cache_from == 1024
+    ),
+    "costs a tenth or a quarter of its price": lambda: (
+        [round(p.cached_input / p.input, 2) for p in (LUNA, lesson_06.UNTUNED)] == [0.1, 0.25]
+    ),
+    "A few cents": lambda: (
+        0.02 < costs.training_cost(round(sum(map(lesson_06.row_tokens, lesson_06.short_rows(task().train, 60)))), 3) < 0.06
+    ),
+    "that of our small model counts a tenth more in these messages": lambda: 0.08 < more_tokens() < 0.14,
+    "$0.7 \\cdot 0 + 0.3 \\cdot 1 = 0.3$": lambda: '"0.7 * category + 0.3 * escalation"' in SOURCE,
+    "The recorded jobs had sixty pairs": lambda: "PAIRS, FEW, MANY = 240, 40, 60, 12, 10" in (
+        assets.path("benchmarks/hosted.py").read_text(encoding="utf-8")
+    ),
+    "by one of eleven measures": lambda: len(
+        __import__("course_utils.openai_server.graders", fromlist=["Metric"]).Metric.__args__
+    ) == 11,
+    "They all punish one single record": lambda: len(
+        {row["non_preferred_output"][0]["content"] for row in lesson_06.pairs(task().train, 60)}
+    ) == 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prose():
+    text = re.sub(r"\{\{term:(?:[^}|]*\|)?([^}]*)\}\}", r"\1", SOURCE)
+    return re.sub(r"\s+", " ", re.sub(r"^# ?", "", text, flags=re.MULTILINE)).replace("*", "")
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_what_is_computed_bears_the_sentence(sentence, prose):
+    assert sentence in prose
+    assert SENTENCES[sentence]()
+
+
+def test_the_formula_of_the_turning_point_is_the_functions():
+    prompts, answer = sizes()
+    short, untuned = prompts[lesson_06.TUNED_PROMPT], lesson_06.UNTUNED
+    exact = (short * TUNED.input + answer * (TUNED.output - untuned.output)) / untuned.input
+    assert turns(untuned)[0] == int(exact) + 1
+
+
+# -- form -------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_source_keeps_to_the_linters_rules():
+    report = lesson_linter.lint_notebook("06_openai_api", {"cells": cells()}, "")
+    assert report.broken() == []
+    assert glossary.used_before_explained(SOURCE) == []
+    glossary.marked([cell["source"] for cell in cells() if cell["cell_type"] == "markdown"])
+
+
+def test_at_most_ten_sections_and_an_upload_early():
+    sections = re.findall(r"^# ## (\d+) ·", SOURCE, re.MULTILINE)
+    assert sections == [str(number) for number in range(1, len(sections) + 1)] and len(sections) <= 10
+    first = next(n for n, code in enumerate(CODE) if "files.create" in code)
+    assert first <= 4
+
+
+def test_nothing_of_the_workshop_is_seen():
+    for word in ("assert ", "noqa", "fmt:", "memory.release", "OWN_CPU", "/work/", "session"):
+        assert word not in SOURCE, word
+
+
+def test_each_call_of_the_api_is_there():
+    for call in (
+        "files.create", "files.content", "jobs.create", "jobs.retrieve", "list_events", "jobs.list", "jobs.cancel",
+        "jobs.pause", "jobs.resume", "checkpoints.list", "chat.completions.create", "models.list", "graders.run",
+        "response_format", "tool_choice", '"weight"', '"dpo"', '"reinforcement"', "adapter_folder",
+    ):  # fmt: skip
+        assert call in SOURCE, call
+
+
+def test_no_answer_takes_the_place_of_a_name_of_the_lesson():
+    defined = set()
+    for node in ast.walk(ast.parse("\n".join(CODE))):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                defined.add(name)
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                defined |= {alias.asname or alias.name.partition(".")[0] for alias in aliases}
+    assert not defined & {exercise.name for exercise in exercises.NEXT}
+
+
+def test_every_claim_is_judged_in_the_lesson():
+    assert set(re.findall(r"evidence\.card\(\"(\w+)\"", SOURCE)) == {id for id in claims.CLAIMS if id.startswith("O")}
+
+
+# -- the cells --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_cells_run_from_top_to_bottom(tiny_model, tmp_path, monkeypatch, capsys):
+    """With random weights, so what the model answers is noise; every call, table, figure and card is made."""
+    from course_utils import exercises as shown
+    from course_utils import models, openai_server
+
+    real = openai_server.local_server
+    monkeypatch.setattr(openai_server, "local_server", lambda *a, **o: real(*a, **({"model": tiny_model} | o)))
+    loaded = models.load(tiny_model)
+    monkeypatch.setattr(models, "load", lambda *a, **o: loaded)
+    monkeypatch.setattr(shown, "quiz", lambda section: Quiz(exercises.NEXT_QUIZ))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(claims, "_checked", {})
+    space: dict = {}
+    try:
+        for code in CODE:
+            tree = ast.parse(code)
+            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+            exec(compile(tree, "lesson 06", "exec"), space)
+            if last is not None:
+                value = eval(compile(ast.Expression(last.value), "lesson 06", "eval"), space)
+                assert value is None or repr(value)
+                if hasattr(value, "_repr_html_"):
+                    assert value._repr_html_()
+    finally:
+        if "server" in space:
+            space["server"].stop()
+    printed = capsys.readouterr().out
+    assert space["failed"].error.code == "invalid_n_examples" and "training_not_available" in printed
+    assert lesson_06.metrics(space["pair_events"])[0]["train_loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert space["preferred"].model == space["job"].fine_tuned_model
+    assert "the same to the letter: 8 of 8" in printed
+    assert "eq: method_not_available" in printed and "equals: invalid_value" in printed
+    assert "reward 1.0" in printed and "reward 0.3" in printed
+    assert [space["job"].status, space["greedy"].status] == ["succeeded"] * 2 and len(space["losses"]) == 6
+    assert {claim.id for claim in claims.table()} == {"O1", "O2", "O3"}
+    assert lesson_06.days_left(HOSTS["openai"], date(2027, 1, 1)) == 13
