@@ -532,9 +532,9 @@ def token_labels(chat):
     template = tokenizer.apply_chat_template
     prompt = template(chat[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
     whole = template(chat, return_dict=True)["input_ids"]
-    assert whole[:len(prompt)] == prompt, "the prompt is no prefix: the mask would be wrong"
     end = max(i for i, t in enumerate(whole) if t == tokenizer.eos_token_id) + 1
-    assert end > len(prompt), "the answer has no end token"
+    if whole[:len(prompt)] != prompt or end <= len(prompt):
+        raise ValueError("the prompt is no prefix, or the answer has no end token")
     return whole[:end], [-100] * len(prompt) + whole[len(prompt):end]
 
 
@@ -799,7 +799,7 @@ evidence.card("P3")
 # %%
 data["train"].to_parquet("tickets-ready/train.parquet")
 data_report.write_html(prepared, "tickets-ready/report.html")
-data
+print(data)
 
 # %% [markdown]
 # A data set without a card is a file that nobody dares to use in a year. On the {{term:hub}} the card is the `README.md`,
