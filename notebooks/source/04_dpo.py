@@ -31,7 +31,8 @@ lesson = evidence.lesson_04
 lesson.before_and_after()
 
 # %% [markdown]
-# A reply can be friendly and well formed and still be the worse one. The marks under each card are five rules of the desk's
+# This is one of the answers that keep every rule after training; most still break one, and section 5 counts them. A reply can be
+# friendly and well formed and still be the worse one. The marks under each card are five rules of the desk's
 # house style, checked by a program. You will use them all through the lesson.
 #
 # By the end you will be able to
@@ -76,7 +77,7 @@ lesson.pair_card(pair)
 lesson.kinds_table(pairs.train)
 
 # %% [markdown]
-# Look at the examples in the last row but one: the chosen reply is *better*, not perfect. It is right not to apologise, and it keeps
+# Look at the apology row: the chosen reply is *better*, not perfect. It is right not to apologise, and it keeps
 # the customer waiting all the same, as agents at this desk mostly do. Real pairs are like that. Whoever compared two replies said
 # which is better, and not that one of them is a model to copy.
 #
@@ -190,8 +191,8 @@ show.table({
 # %% [markdown]
 # ## 3 · From a gain to a loss
 #
-# If the log-probability itself says little, what does? Its *change*. Before training, take down what the model thinks of each
-# reply. A copy of the model as it is now is called the {{term:reference model}}. After some training, look again.
+# If the log-probability itself says little, what does? Its *change*. Before training, record each reply's
+# log-probability. A copy of the model as it is now is called the {{term:reference model}}. After some training, look again.
 #
 # Suppose that the chosen reply had −31 at first and has −29.5 now, and that the rejected one went from −27 to −29. The
 # rejected reply is still the more likely one, but the model has moved the right way.
@@ -236,8 +237,8 @@ same = torch.tensor([[-31.0, -27.0]])
 guess.reveal(f"{dpo_loss(same, same, beta=0.2).item():.2f}", "", source="computed")
 
 # %% [markdown]
-# Twice zero is zero, so β does not matter yet. It decides how fast the loss stops caring: with a large β a small gain is enough,
-# and the policy stays near the reference. (You will meet the opposite in print.)
+# Twice zero is zero, so β does not matter yet. Later a large β makes the loss small after a small gain, so training stops pushing early
+# and the policy stays near the reference. With a small β it pushes further. (Some tutorials say the reverse. Check with the KL.)
 
 # %% [markdown]
 # <details><summary><b>Why this loss? Four lines from reinforcement learning to DPO</b></summary>
@@ -351,10 +352,11 @@ lesson.log_table(trainer.state.log_history)
 lesson.reading_the_log(trainer.state.log_history)
 
 # %% [markdown]
-# This is how to read a DPO log. The loss starts at 0.69. The margin should grow, but look at several steps together: one step has
-# four pairs, and some pairs are much harder than others. The two rewards are gains times β, so both start at zero. It is normal that `rewards/chosen` stays near zero while `rewards/rejected` falls, and a warning sign if both dive.
-# Accuracy at step 1 means nothing, because no reply has gained anything yet. All of it is measured on training pairs, so none
-# of it tells you whether the model is better. For that you need messages that it has not seen.
+# This is how to read a DPO log. The loss starts at 0.69, and the two rewards, gains times β, at zero. In a healthy run the margin grows;
+# `rewards/chosen` stays near zero while `rewards/rejected` falls. Ours is too short to look like that: one step has four pairs, some
+# much harder than others, both rewards sank a little, and the loss has hardly moved. From the log alone you could not say that
+# anything was learned. (The recorded run of section 5, with 120 pairs, ended at a loss of 0.52.) And all of it is measured on
+# training pairs. Whether the model is better, only messages can tell that it has not seen.
 #
 # **The control.** The rival from section 1 gets the same messages, and the chosen replies alone. It is plain SFT, started from
 # the same model, with three times DPO's {{term:learning rate}}, because imitation usually wants a higher one.
@@ -380,6 +382,9 @@ lesson.judged_cards(asked[:3], {name: given[:3] for name, given in answers.items
 lesson.answers_table(asked, answers, "imitates the desk")
 
 # %% [markdown]
+# (Brackets are 95 % intervals: with eight answers, 75 % may be 41 or 93 in the long run. Where two overlap widely, claim nothing. A
+# tie counts half.)
+#
 # Now you have seen it. Look at the column "step first": a few dozen pairs have turned the replies round, and the control still begins
 # with a courtesy more often than not, since most of what it imitated does. Then look at the other columns. DPO has *not* learned
 # which step is right. To say a step first it has to pick one, and often it takes the same for everybody. So it has learned what tells
@@ -435,9 +440,10 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # %% [markdown]
 # ## 5 · Does it beat the cheap rival?
 #
-# DPO is not the only method that learns from preferences, and the rival needs none of it. The table has all of them on the
-# same pairs, from a record with several {{term:seed|seeds}}: each learned from the same pairs and answered all test messages at
-# {{term:temperature}} 0.
+# SFT on the chosen replies uses one half of each pair. Was the other half worth more? The table has a record of longer runs: each
+# method learned from the same pairs and answered the same test messages at {{term:temperature}} 0. The caption says how many
+# {{term:seed|seeds}} were run. While it is one, on 60 messages, treat differences below about 15 points as noise. *KL* says how far the
+# model has moved from its start, where 0 is not at all; more of that below.
 
 # %%
 lesson.methods_table()
@@ -447,14 +453,14 @@ print(lesson.dpo_against_control())
 print(lesson.second_judge())
 
 # %% [markdown]
-# The sentences are computed from the record, whichever way they come out. A win is counted twice, by the rules and by a second
-# judge: a {{term:reward model}}, which section 8 explains. It knows no rules, so where the two agree, the win does not hang on
-# five regular expressions.
+# The sentences are computed from the record, whichever way they come out. Answers are compared twice, by the rules and by a
+# second judge: a {{term:reward model}}, which section 8 explains. It knows no rules, so it sees whether a result hangs on the few
+# key phrases that our rules look for.
 #
 # Read the columns against each other. DPO says the step first in nearly all of its answers, the control in few. But the step itself is
-# right less often than before, and the rules count a wrong step heavily, so in the sum DPO does not win. That is no accident of this
-# record: a preference pulls at whatever tells the pairs apart most easily, and nothing in the loss protects the rest. So measure
-# what you did not train, too.
+# right less often than before, and the rules count a wrong step heavily, so in the sum DPO does not win. A preference pulls at whatever
+# tells the pairs apart most often and most easily, and nothing in the loss protects the rest. So measure what you did not train,
+# too. ORPO did best here, at several times the distance. Whether any of this holds with other seeds is not settled.
 #
 # Preferences pay where the chosen reply is better but
 # not much of an example, as in ours: where both replies come from your own model, or where people can say which is better but could not
@@ -481,15 +487,15 @@ print(lesson.second_judge())
 lesson.kl_figure()
 
 # %% [markdown]
-# Each point is the mean of the seeds, and its bars reach to the lowest and the highest one. Two questions to ask such a figure:
+# With several seeds each point is their mean, and bars reach to the lowest and the highest one. Two questions to ask such a figure:
 # how good is a method *at the same distance*, and did a higher point simply go further? A larger β keeps DPO nearer to the start,
 # which is what β is for. Whether that is good depends on how good the start was. And do not read table or figure as a ranking of
 # methods: each had one learning rate, and another one would have moved it.
 #
 # **ORPO's odds, by hand.** The odds of a probability $p$ are $p/(1-p)$. Suppose that the chosen reply's two tokens have the
 # probabilities 0.9 and 0.4. Their geometric mean is $\sqrt{0.36} = 0.6$, so the odds are 1.5. Let the rejected reply's have 0.5 and
-# 0.32: mean 0.4, odds 0.67. The odds ratio is 2.25, its logarithm 0.81, and ORPO's penalty $-\log\sigma(0.81) = 0.37$. Two averages
-# are easy to confuse here.
+# 0.32: mean 0.4, odds 0.67. The odds ratio is 2.25, its logarithm 0.81, and ORPO's penalty $-\log\sigma(0.81) = 0.37$. So average
+# the logarithms, not the probabilities.
 
 # %%
 # EXERCISE: align-4
@@ -693,10 +699,10 @@ guess.reveal("yes" if is_valid(always) else "no", source="computed")
 lesson.collapse_table(untrained, after, is_valid, right)
 
 # %% [markdown]
-# The check asked for JSON, and valid JSON is what becomes more frequent. It never asked whether the record was *true*: one and
-# the same record for every message gets the full reward. So the safest way to please it is to stop reading, and in longer runs
-# that is where the answers drift, to two or three different ones. (How far they drift in five steps differs from run to run.) **A verifiable reward verifies what it verifies.** When the
-# score rises, count the different answers and read them.
+# The check asked for JSON, and valid JSON is what becomes more frequent. Whether the records became *truer*, 24 messages cannot say. And
+# the reward could not have told us: one and the same record for every message gets the full reward. So the safest way to please this
+# check is to stop reading. **A verifiable reward verifies what it verifies.** When the score rises, count the different answers and
+# read them.
 #
 # What GRPO cannot do is invent. If no answer of a group is ever right, all advantages are zero. That is why there is a solved
 # example in the prompt.
@@ -740,14 +746,15 @@ drawings.ppo_rollout()
 evidence.card("A5")
 
 # %% [markdown]
+# (The runs of this card are others than those of section 5: the older pairs, another rate, more steps. Compare within one of the two.)
 # Near is not the same as good, and the card says only that the penalty keeps the policy near. Without it a policy drifts to
 # whatever the reward model overrates, which is called reward hacking. You have seen its smallest form in section 7.
 #
 # **The advantages, by hand.** The one-step error at token $t$ is $\delta_t = r_t + \gamma V_{t+1} - V_t$: what came, plus what is still
-# expected, less what had been expected. The advantage also hears of later surprises: $A_t = \delta_t + \gamma\lambda A_{t+1}$. Here
+# expected, less what had been expected. The advantage also includes later errors, discounted: $A_t = \delta_t + \gamma\lambda A_{t+1}$. Here
 # $\gamma$ discounts what comes later (usually 1 for text) and $\lambda$ says how far a surprise is passed back (often 0.95). In the
 # picture the last token has 1.48 + 0 − 1.3 = 0.18, and the one before it −0.01 + 1.3 − 1.2 + 0.95 · 0.18 = 0.26. After the last token
-# of a finished answer the value is 0. An answer that was cut off would have gone on, so there it is not.
+# of a finished answer the value is 0. For an answer that was cut off, take the value model's estimate instead.
 
 # %%
 # EXERCISE: align-7
@@ -865,7 +872,8 @@ evidence.card("A4", ranks=gained["DPO"])
 
 # %% [markdown]
 # What ORPO saves is the reference and a stage, not the second reply. And the second card is only as good as the pairs that it
-# was measured on, which is why section 6 came first.
+# was measured on. Two in five of ours could be ranked by how a reply begins, and SFT on the chosen replies ranks nearly as many right
+# as DPO. So the card says that no reward model is needed, and not that the pairs' other half was.
 
 # %%
 evidence.summary()
