@@ -238,7 +238,7 @@ guess.reveal(f"{dpo_loss(same, same, beta=0.2).item():.2f}", "", source="compute
 
 # %% [markdown]
 # Twice zero is zero, so β does not matter yet. Later a large β makes the loss small after a small gain, so training stops pushing early
-# and the policy stays near the reference. With a small β it pushes further. (Some tutorials say the reverse. Check with the KL.)
+# and the policy stays near the reference. With a small β it pushes further. (Some tutorials say the reverse.)
 
 # %% [markdown]
 # <details><summary><b>Why this loss? Four lines from reinforcement learning to DPO</b></summary>
@@ -382,7 +382,7 @@ lesson.judged_cards(asked[:3], {name: given[:3] for name, given in answers.items
 lesson.answers_table(asked, answers, "imitates the desk")
 
 # %% [markdown]
-# (Brackets are 95 % intervals: with eight answers, 75 % may be 41 or 93 in the long run. Where two overlap widely, claim nothing. A
+# (Brackets are {{term:confidence interval|95 % intervals}}: with eight answers, 75 % may be 41 or 93 in the long run. Where two overlap widely, claim nothing. A
 # tie counts half.)
 #
 # Now you have seen it. Look at the column "step first": a few dozen pairs have turned the replies round, and the control still begins
