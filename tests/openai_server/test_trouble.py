@@ -250,7 +250,7 @@ def test_a_temporary_folder_goes_with_its_server(tiny_model, tmp_path, monkeypat
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     pid, folder = done.stdout.split()
     wait_until(lambda: not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE)
-    assert not Path(folder).exists()
+    wait_until(lambda: not Path(folder).exists())  # on a busy machine a moment after its process
 
     killed = local_server(model=tiny_model, jobs=False)
     named = tmp_path / "fine-tuning-service-of-mine"  # whose name somebody chose
