@@ -488,7 +488,11 @@ def volumes(
 
 
 def reached(
-    points: Mapping[str, Sequence[tuple[str, Sequence[float], Sequence[float]]]], title: str, xlabel: str, ylabel: str
+    points: Mapping[str, Sequence[tuple[str, Sequence[float], Sequence[float]]]],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    log_x: bool = False,
 ) -> Figure:
     """Draw what was reached against what it took.
 
@@ -498,10 +502,13 @@ def reached(
         points: method → (what to write beside the point or nothing, x of each seed, y of each seed); several are joined.
         title: what to see.
         xlabel, ylabel: what the axes measure.
+        log_x: whether the x axis is logarithmic.
     """
     import matplotlib
 
-    words = []
+    words: list[str] = []
+    names: dict[str, tuple[list[float], list[float], str]] = {}
+    notes: list[tuple[str, float, float]] = []
     with matplotlib.rc_context(LARGE):
         figure, axes = _new(WIDTH, HEIGHT + 0.3)
         for index, (name, settings) in enumerate(points.items()):
@@ -512,14 +519,18 @@ def reached(
                 for (x_mean, y_mean), (_, x, y) in zip(means, settings)
                 for mean, values in ((x_mean, x), (y_mean, y))
             ]
-            axes.plot([x for x, _ in means], [y for _, y in means], lw=1.2, ms=8, label=name, **look)
+            axes.plot([x for x, _ in means], [y for _, y in means], lw=1.2, ms=8, **look)
+            names[name] = ([x for x, _ in means], [y for _, y in means], look["color"])
             for number, ((x, y), (label, *_)) in enumerate(zip(means, settings)):
                 axes.errorbar(
                     x, y, xerr=around[2 * number], yerr=around[2 * number + 1], color=look["color"], capsize=3, lw=1.2, ls=""
                 )
-                axes.annotate(label, (x, y), xytext=(-7, 7), textcoords="offset points", ha="right", color=look["color"])
+                notes += [(label, x, y)] if label else []
                 words.append(f"{name}{', ' if label else ''}{label} {y:.0f} at {x:.1f}")
         axes.margins(0.18)
+        if log_x:
+            axes.set_xscale("log")
+            _decimals(axes.xaxis)
         axes.set(xlabel=f"{xlabel}\n(mean of the seeds, bars from the lowest to the highest)", ylabel=ylabel)
-        figure.legend(loc="upper center", bbox_to_anchor=(0.5, -0.04), ncols=2, frameon=False, fontsize=11)
+        _label_lines(figure, axes, names, notes)
         return _finish(figure, axes, title, _told(f"Chart. {title}", words))

@@ -99,15 +99,34 @@ def reading_the_log(log: Sequence[Mapping[str, float]]) -> Figure:
     if not rows:
         raise CourseError("the log has no column rewards/chosen: is it that of a DPOTrainer?")
     steps = [row["step"] for row in rows]
+    chosen, rejected = (_smoothed([row[f"rewards/{name}"] for row in rows]) for name in ("chosen", "rejected"))
+    return _rewards_figure(steps, chosen, rejected, f"{len(rows)} steps")
 
-    def smoothed(name: str) -> list[float]:
-        values = [row[name] for row in rows]
-        return [statistics.mean(values[max(0, i + 1 - SMOOTHED) : i + 1]) for i in range(len(values))]
 
-    series = {name: (steps, smoothed(f"rewards/{name}")) for name in ("chosen", "rejected")}
-    apart = series["chosen"][1][-1] > series["rejected"][1][-1]
-    title = "The two rewards move apart" if apart else "The two rewards have not moved apart"
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Each value the mean of itself and up to `SMOOTHED` - 1 before it."""
+    return [statistics.mean(values[max(0, i + 1 - SMOOTHED) : i + 1]) for i in range(len(values))]
+
+
+def _rewards_figure(steps: Sequence[float], chosen: Sequence[float], rejected: Sequence[float], run: str) -> Figure:
+    """Both rewards over the steps, with what became of them as the title."""
+    margin = chosen[-1] - rejected[-1]
+    moved = "both rose" if min(chosen[-1], rejected[-1]) > 0 else "both fell" if max(chosen[-1], rejected[-1]) < 0 else (
+        "chosen rose, rejected fell" if margin > 0 else "chosen fell, rejected rose"
+    )  # fmt: skip
+    title = f"{run}: {moved}, and the margin is {margin:.2f}"
+    series = {"chosen": (steps, chosen), "rejected": (steps, rejected)}
     return charts.trade_off(series, title, "step", f"implicit reward\n(mean of {SMOOTHED} steps)")
+
+
+def recorded_log() -> Figure | Table:
+    """Both rewards of the recorded DPO run, the first seed that has them; until there is one, a table that says so."""
+    record = preferences()
+    curves = [run["methods"]["DPO"]["curve"] for run in record["runs"] if "curve" in run["methods"]["DPO"]] if record else []
+    if not curves:
+        return Table({"DPO": {"rewards": NOT_RECORDED}}, "The recorded run, step by step", "run", "")
+    chosen, rejected = (_smoothed(curves[0][name]) for name in ("reward_chosen", "reward_rejected"))
+    return _rewards_figure(list(range(1, len(chosen) + 1)), chosen, rejected, f"{len(chosen)} steps")
 
 
 def log_table(log: Sequence[Mapping[str, float]]) -> Table:
@@ -246,16 +265,21 @@ def collapse_table(before: Sequence[str], after: Sequence[str], valid: Callable[
     """
     rows = {}
     for name, given in (("before", before), ("after GRPO", after)):
-        categories = [_category(answer) for answer in given]
+        correct = [_category(answer) == category for answer, category in zip(given, right, strict=True)]
+        judged = [one for one, answer in zip(correct, given, strict=True) if valid(answer)]
         rows[name] = {
             "valid JSON": evaluation.proportion([valid(answer) for answer in given]),
+            "category right": evaluation.proportion(correct),
+            "right among the valid": evaluation.proportion(judged) if judged else None,
             "different answers": len(set(given)),
-            "of": len(given),
-            "category right": evaluation.proportion([a == b for a, b in zip(categories, right, strict=True)]),
+            "share of the most frequent one": evaluation.proportion([answer == _commonest(given) for answer in given]),
         }
-    commonest = max(set(after), key=list(after).count)
-    caption = f"The most frequent answer after training: {commonest.strip()[:60]}"
+    caption = f"{len(after)} sampled answers. The most frequent one after training: {_commonest(after).strip()[:60]}"
     return Table(rows, caption, "answers", "")
+
+
+def _commonest(given: Sequence[str]) -> str:
+    return max(sorted(set(given)), key=list(given).count)
 
 
 def _category(answer: str) -> str | None:
@@ -322,7 +346,8 @@ def methods_table(names: Sequence[str] = METHODS) -> Table:
                 rows[name] = {"pairs right": NOT_RECORDED}
             continue
         against = [] if name in (START, CONTROL) else per_seed(name, "wins over control")
-        rows[name] = {
+        number = {"seeds": len(per_seed(name, "right"))} if record and len(record["runs"]) > 1 else {}
+        rows[name] = number | {
             "pairs right": _with_range(per_seed(name, "right")),
             "step first": _with_range(per_seed(name, "step first")),
             "right step": _with_range(per_seed(name, "right step")),
@@ -336,6 +361,32 @@ def methods_table(names: Sequence[str] = METHODS) -> Table:
         plan = record["plan"]
         when = f"Recorded {record['date']}, {plan['pairs']} pairs, {plan['test']} test messages; {_seeds(record)}"
     return Table(rows, when, "method", "DPO")
+
+
+def kinds_learned(names: Sequence[str] = (START, CONTROL, "DPO", "ORPO")) -> Table:
+    """Which of the test pairs each method ranks right, by what their replies differ in; a row for the second judge."""
+    record = preferences()
+    if record is None:
+        return Table({"all": {"pairs right": NOT_RECORDED}}, "Test pairs ranked right", "what the two replies differ in", "")
+    ranks = {name: per_seed(name, "right") for name in names}
+    ranks["a reward model"] = [run["judge"]["ranks test pairs"] for run in record["runs"] if "judge" in run]
+    ranks = {name: rows for name, rows in ranks.items() if rows}
+    kinds = _test_kinds(len(ranks[START][0]))
+    shown = {}
+    for kind, meaning in KINDS.items():
+        own = [i for i, one in enumerate(kinds) if one == kind]
+        shown[meaning] = {"test pairs": len(own)} | {
+            name: _with_range([[row[i] for i in own] for row in rows]) for name, rows in ranks.items() if own
+        }
+    caption = f"Test pairs ranked right, by what the two replies differ in; {_seeds(record)}"
+    return Table(shown, caption, "difference", "")
+
+
+def _test_kinds(number: int) -> list[str]:
+    """Kinds of the first test pairs, which are those that the benchmark asks about."""
+    from course_utils.data_prep import load_preferences
+
+    return [row["kind"] for row in load_preferences("balanced").test[:number]]
 
 
 def second_judge() -> str:
@@ -376,11 +427,14 @@ def kl_figure() -> Figure | Table:
     record = preferences()
     if record is None:
         return methods_table(("DPO", "ORPO", "GRPO", CONTROL))
-    betas = {0.1: "DPO"} | {float(n.split("=")[1]): n for n in record["runs"][0]["methods"] if n.startswith("DPO, β")}
+    names = {name for run in record["runs"] for name in run["methods"] if name.startswith("DPO, β")}
+    betas = {0.1: "DPO"} | {float(name.split("=")[1]): name for name in names}
     points = {"DPO": [(f"β = {beta:g}", *_over_seeds(betas[beta])) for beta in sorted(betas)]}
     points |= {name: [("", *_over_seeds(name))] for name in (CONTROL, "ORPO", "GRPO") if per_seed(name, "kl")}
     title = "What each method reached, and how far it went for it"
-    return charts.reached(points, title, "KL from the start (nats per answer)", "answers that keep\nall rules, %")
+    return charts.reached(
+        points, title, "KL from the start (nats per answer)", "answers that keep\nall rules, %", log_x=True
+    )
 
 
 def _over_seeds(name: str) -> tuple[list[float], list[float]]:
@@ -397,14 +451,10 @@ def failures_table() -> Table:
         if not per_seed(name, "right"):
             rows[name] = {"last loss": NOT_RECORDED}
             continue
-        last = [run["methods"][name]["last loss"] for run in record["runs"]] if record else []
+        own = [run["methods"][name] for run in record["runs"] if name in run["methods"]] if record else []
         rows[name] = {
-            "last loss": statistics.mean(last),
-            "training pairs right, %": round(
-                100 * statistics.mean(run["methods"][name]["last accuracy"] for run in record["runs"])
-            )
-            if record
-            else None,
+            "last loss": statistics.mean(one["last loss"] for one in own),
+            "training pairs right, %": round(100 * statistics.mean(one["last accuracy"] for one in own)),
             "answers that keep all rules": _with_range(per_seed(name, "all rules")),
             "KL, nats per answer": _with_range(per_seed(name, "kl"), 1, "", 1),
         }
@@ -536,7 +586,7 @@ def judge_A3() -> Verdict:
 
 
 def judge_A4(ranks: evaluation.Score | None = None) -> Verdict:
-    """Whether the log-ratios of a model trained without a reward model rank held-out pairs.
+    """Whether the log-ratios of a model trained without a reward model rank pairs as well as a reward model does.
 
     Args:
         ranks: this run's share of test pairs ranked right; the record counts more, if there is one.
@@ -548,20 +598,35 @@ def judge_A4(ranks: evaluation.Score | None = None) -> Verdict:
     source = f"{len(per_seed('DPO', 'right'))} seeds, recorded" if recorded else f"this run, {found.n} pairs"
     sentence = (
         f"Trained on pairs alone, the gains over the reference rank {100 * found.value:.0f} % of the test pairs right "
-        f"(95 % interval {100 * found.low:.0f}-{100 * found.high:.0f}; {source}). On these pairs a rule that looks only at "
-        "length, form or words gets 50 %."
+        f"(95 % interval {100 * found.low:.0f}-{100 * found.high:.0f}; {source})."
     )
-    if found.low > 0.5:
-        word, sentence = (
-            claims.HOLDS,
-            f"{sentence} So something else was learned, and no reward model was needed.",
+    ahead = _ahead_of_reward_model()
+    if ahead is not None:
+        sentence = (
+            f"{sentence} A reward model trained on the same pairs ranks {100 * (found.value - ahead.value):.0f} %. The "
+            f"difference is {100 * ahead.value:+.0f} points ({100 * ahead.low:+.0f} to {100 * ahead.high:+.0f})."
         )
+    if found.low > 0.5 and (ahead is None or ahead.high >= 0):
+        word = claims.HOLDS
     elif recorded or found.high < 0.5:
         word = claims.FAILS
     else:
         word, sentence = claims.NOT_TESTED, f"{sentence} These are too few pairs to tell it from a coin."
-    scope = "Ranking is not writing: see the answers. Where answers are scored while training goes on, a reward is needed."
-    return Verdict(word, sentence, (methods_table((START, CONTROL, "DPO")),), scope)
+    scope = (
+        "Ranking is not writing: see the answers. Two in five of these pairs can be ranked by how a reply begins, and the "
+        "table says how much is left on the others. Where answers are scored while training goes on, a reward is needed."
+    )
+    return Verdict(word, sentence, (methods_table((START, CONTROL, "DPO")), kinds_learned()), scope)
+
+
+def _ahead_of_reward_model() -> evaluation.Score | None:
+    """DPO's ranking less that of a reward model on the same test pairs, over the seeds that have both."""
+    record = preferences()
+    runs = [run for run in record["runs"] if "judge" in run and "DPO" in run["methods"]] if record else []
+    if not runs:
+        return None
+    pairs = [zip(run["methods"]["DPO"]["right"], run["judge"]["ranks test pairs"], strict=True) for run in runs]
+    return evaluation.over_seeds([[dpo - judge for dpo, judge in both] for both in pairs])
 
 
 def judge_A5() -> Verdict:

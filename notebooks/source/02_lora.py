@@ -259,7 +259,8 @@ def to_rows(chats):
 
 settings = SFTConfig(
     output_dir="tickets", learning_rate=plan.learning_rate, num_train_epochs=1, warmup_steps=5,
-    per_device_train_batch_size=plan.batch_size, use_cpu=device.kind == "cpu",
+    per_device_train_batch_size=plan.batch_size, per_device_eval_batch_size=plan.batch_size,
+    use_cpu=device.kind == "cpu",
     bf16=device.dtype == "bfloat16", fp16=device.dtype == "float16",
     gradient_checkpointing=False, logging_steps=5, eval_strategy="steps", eval_steps=0.25,
     save_strategy="no", report_to="none",

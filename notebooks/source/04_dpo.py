@@ -152,6 +152,11 @@ show.conversation(tokenizer, ids[0], ids[0].where(mask[0] == 1, -100))
 
 
 # %% [markdown]
+# The mask relies on one thing: the ids of the message alone must be the beginning of the ids of message and reply. They are here.
+# A template that adds something in between, or a {{term:tokenizer}} (it cuts the text into tokens) that joins the last character of the
+# one with the first of the other, shifts the mask by a token or two, and nothing complains. So look at the colours once for every
+# new model.
+#
 # **Shift.** The model's scores at position 5 are about token 6, because it predicts what comes *next*. These scores are the
 # {{term:logits}}. So the last position is dropped from the logits, and the first one from the tokens.
 #
@@ -354,9 +359,16 @@ lesson.reading_the_log(trainer.state.log_history)
 # %% [markdown]
 # This is how to read a DPO log. The loss starts at 0.69, and the two rewards, gains times β, at zero. In a healthy run the margin grows;
 # `rewards/chosen` stays near zero while `rewards/rejected` falls. Ours is too short to look like that: one step has four pairs, some
-# much harder than others, both rewards sank a little, and the loss has hardly moved. From the log alone you could not say that
-# anything was learned. (The recorded run of section 5, with 120 pairs, ended at a loss of 0.52.) And all of it is measured on
-# training pairs. Whether the model is better, only messages can tell that it has not seen.
+# much harder than others, and the loss has hardly moved. From this log alone you could not say that anything was learned.
+#
+# Here is the same picture of a longer run, recorded with 120 pairs. You will meet its results in section 5.
+#
+# %%
+lesson.recorded_log()
+
+# %% [markdown]
+# This is what you hope to see: a margin that opens and stays open. Both pictures are measured on *training* pairs, however. Whether
+# the model is better, only messages can tell that it has not seen.
 #
 # **The control.** The rival from section 1 gets the same messages, and the chosen replies alone. It is plain SFT, started from
 # the same model, with three times DPO's {{term:learning rate}}, because imitation usually wants a higher one.
@@ -395,8 +407,9 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # section takes the recorded runs.
 #
 # **The whole program for your own pairs.** It needs nothing from this course. `pairs.jsonl` has `prompt`, `chosen` and `rejected`
-# on each line, as the rows above, and `sft-adapter` is an adapter that you trained by SFT and saved with its {{term:tokenizer}}. (A test of
-# the course runs the program with a small model.)
+# on each line, as the rows above, and a `group`: the customer, the conversation, or whatever must not be in both halves of the split.
+# `sft-adapter` is an adapter that you trained by SFT and saved with its tokenizer. (A test of the course runs the program
+# with a small model.)
 #
 # ```python
 # import torch
@@ -405,22 +418,50 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # from transformers import AutoModelForCausalLM, AutoTokenizer
 # from trl import DPOConfig, DPOTrainer
 #
-# model = AutoPeftModelForCausalLM.from_pretrained("sft-adapter", dtype=torch.bfloat16)
+# bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+# dtype = torch.bfloat16 if bf16 else torch.float32
+#
+# # 1. The start, which is also the reference: the SFT model, merged, saved, and loaded from there, so that
+# #    the new adapter remembers that it belongs to the merged model.
+# model = AutoPeftModelForCausalLM.from_pretrained("sft-adapter", dtype=dtype)
 # tokenizer = AutoTokenizer.from_pretrained("sft-adapter")
-# model.merge_and_unload().save_pretrained("sft-merged")        # the start, and so the reference
+# model.merge_and_unload().save_pretrained("sft-merged")
 # tokenizer.save_pretrained("sft-merged")
-# # Loaded anew, so that the new adapter remembers that it belongs to the merged model.
-# model = AutoModelForCausalLM.from_pretrained("sft-merged", dtype=torch.bfloat16)
-# data = load_dataset("json", data_files="pairs.jsonl", split="train").train_test_split(0.1, seed=0)
+# model = AutoModelForCausalLM.from_pretrained("sft-merged", dtype=dtype)
+#
+# # 2. Every tenth group is held out, with all of its pairs.
+# pairs = load_dataset("json", data_files="pairs.jsonl", split="train")
+# held_out = set(sorted(set(pairs["group"]))[::10])
+# train = pairs.filter(lambda row: row["group"] not in held_out).remove_columns("group").shuffle(seed=0)
+# test = pairs.filter(lambda row: row["group"] in held_out).remove_columns("group")
+#
+#
+# def show_answers(model, title):
+#     """Print what the model answers to some held-out prompts at temperature 0."""
+#     model.eval()
+#     for row in test.select(range(min(5, len(test)))):
+#         inputs = tokenizer.apply_chat_template(
+#             row["prompt"], add_generation_prompt=True, return_dict=True, return_tensors="pt").to(model.device)
+#         ids = model.generate(**inputs, max_new_tokens=200, do_sample=False)
+#         answer = tokenizer.decode(ids[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+#         print(f"[{title}] {row['prompt'][-1]['content']}\n  → {answer}\n")
+#
+#
+# show_answers(model, "before")
+#
+# # 3. Train a fresh adapter. For a small set of pairs try 1e-5 to 5e-5; watch the margins on the held-out pairs.
 # trainer = DPOTrainer(
-#     model, processing_class=tokenizer, train_dataset=data["train"], eval_dataset=data["test"],
+#     model, processing_class=tokenizer, train_dataset=train, eval_dataset=test,
 #     peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
 #     args=DPOConfig(
-#         output_dir="out", beta=0.1, learning_rate=5e-5, num_train_epochs=1, warmup_steps=10, bf16=True,
+#         output_dir="out", beta=0.1, learning_rate=1e-5, num_train_epochs=1, warmup_steps=10, bf16=bf16,
 #         per_device_train_batch_size=2, gradient_accumulation_steps=8, max_length=1024,
-#         logging_steps=1, eval_strategy="epoch", save_strategy="no"))
+#         logging_steps=1, eval_strategy="epoch", save_strategy="no", report_to="none"))
 # trainer.train()
 # print("first loss:", trainer.state.log_history[0]["loss"])        # 0.69, or look at the reference
+#
+# # 4. Read the answers before you believe the log, then keep the adapter.
+# show_answers(trainer.model, "after")
 # trainer.save_model("dpo-adapter")
 # tokenizer.save_pretrained("dpo-adapter")
 # ```
@@ -429,7 +470,7 @@ lesson.answers_table(asked, answers, "imitates the desk")
 #
 # TRL's own example (`trl/scripts/dpo.py`) takes a learning rate of 5e-7 for {{term:full fine-tuning}} and 5e-6 for LoRA, one
 # {{term:epoch}}, on tens of thousands of pairs. Our model is small and our runs have a few dozen steps, so we go higher still: at
-# 5e-6 they would change next to nothing. On your own data start between 5e-6 and 5e-5 and watch the KL. Leave β alone at first: it
+# 5e-6 they would change next to nothing. The program above starts in between. Whatever you take, watch the KL. Leave β alone at first: it
 # prices the distance from the reference, and the learning rate sets the size of the steps.
 #
 # </details>
@@ -457,28 +498,22 @@ print(lesson.second_judge())
 # second judge: a {{term:reward model}}, which section 8 explains. It knows no rules, so it sees whether a result hangs on the few
 # key phrases that our rules look for.
 #
-# Read the columns against each other. DPO says the step first in nearly all of its answers, the control in few. But the step itself is
-# right less often than before, and the rules count a wrong step heavily, so in the sum DPO does not win. A preference pulls at whatever
-# tells the pairs apart most often and most easily, and nothing in the loss protects the rest. So measure what you did not train,
-# too. ORPO did best here, at several times the distance. Whether any of this holds with other seeds is not settled.
+# DPO says the step first in nearly all of its answers, the control in few. But DPO does not promise the right step more often than the
+# control, and the rules count a wrong step heavily. So what exactly has it learned? Look at the test pairs by kind.
+
+# %%
+lesson.kinds_learned()
+
+# %% [markdown]
+# The first row is learned, and it is the one that can be learned without reading the message: how does the reply begin? Whether the
+# step suits the message and whether an apology does take reading, and there nobody is far from the 50 % of a coin, not even the reward
+# model, which does nothing else. (The order number was right before.) **A preference pulls at what tells the pairs apart most
+# easily.** Nothing in the loss protects the rest, so measure that too. To learn the two rows in the middle takes more pairs, or a model
+# that reads better than one of 135 million weights.
 #
-# Preferences pay where the chosen reply is better but
-# not much of an example, as in ours: where both replies come from your own model, or where people can say which is better but could not
-# have written it. Where the chosen replies are nearly perfect, SFT on them is hard to beat.
-#
-# What do the other names stand for?
-#
-# | method | idea | take it when |
-# | --- | --- | --- |
-# | SFT on chosen | imitate the good replies | always first |
-# | DPO | pull the gains of the two replies apart | you have pairs; the usual choice |
-# | ORPO (2403.07691) | SFT on chosen, plus a penalty that shrinks as chosen's odds pull ahead; no reference | you have no SFT model yet and want one stage |
-# | {{term:KTO}} (2402.01306) | single replies marked good or bad, no pairs | you have thumbs up and down |
-# | IPO (2310.12036) | a margin to reach, and no reward for going further | your labels are nearly free of noise and DPO runs away |
-# | SimPO (2405.14734) | mean log-probability per token, a target margin, no reference | replies differ much in length |
-#
-# (The numbers are arXiv's. In TRL 1.16 IPO is `DPOConfig(loss_type="ipo")`, KTO is `KTOTrainer`, ORPO is in
-# `trl.experimental.orpo`, and SimPO is a `loss_type` of `trl.experimental.cpo`.)
+# Preferences pay where the chosen reply is better but not much of an example, as in ours: where both replies come from your own
+# model, or where people can say which is better but could not have written it. Where the chosen replies are nearly perfect, SFT on
+# them is hard to beat.
 #
 # **How far did they go?** A method that moves far from its start pays for it with what nobody measured. The usual measure is
 # the KL divergence: sample answers from the trained model, and see how much more likely it finds them than the start does.
@@ -492,10 +527,28 @@ lesson.kl_figure()
 # which is what β is for. Whether that is good depends on how good the start was. And do not read table or figure as a ranking of
 # methods: each had one learning rate, and another one would have moved it.
 #
-# **ORPO's odds, by hand.** The odds of a probability $p$ are $p/(1-p)$. Suppose that the chosen reply's two tokens have the
+# **What do the other names stand for?**
+#
+# | method | idea | take it when |
+# | --- | --- | --- |
+# | SFT on chosen | imitate the good replies | always first |
+# | DPO | pull the gains of the two replies apart | you have pairs; the usual choice |
+# | ORPO (2403.07691) | SFT on chosen, plus a penalty that shrinks as chosen's odds pull ahead; no reference | you have no SFT model yet and want one stage |
+# | {{term:KTO}} (2402.01306) | single replies marked good or bad, no pairs | you have thumbs up and down |
+# | IPO (2310.12036) | a margin to reach, and no reward for going further | your labels are nearly free of noise and DPO runs away |
+# | SimPO (2405.14734) | mean log-probability per token, a target margin, no reference | replies differ much in length |
+#
+# (The numbers are arXiv's. In TRL 1.16 IPO is `DPOConfig(loss_type="ipo")`, KTO is `KTOTrainer`, ORPO is in
+# `trl.experimental.orpo`, and SimPO is a `loss_type` of `trl.experimental.cpo`.)
+#
+# <details><summary><b>ORPO's odds, by hand (you need them for the next exercise)</b></summary>
+#
+# The odds of a probability $p$ are $p/(1-p)$. Suppose that the chosen reply's two tokens have the
 # probabilities 0.9 and 0.4. Their geometric mean is $\sqrt{0.36} = 0.6$, so the odds are 1.5. Let the rejected reply's have 0.5 and
 # 0.32: mean 0.4, odds 0.67. The odds ratio is 2.25, its logarithm 0.81, and ORPO's penalty $-\log\sigma(0.81) = 0.37$. So average
 # the logarithms, not the probabilities.
+#
+# </details>
 
 # %%
 # EXERCISE: align-4
@@ -541,9 +594,14 @@ drawings.twins()
 
 # %% [markdown]
 # Every reply is chosen for one message and rejected for another. Whatever looks only at its length, its words or its form is right
-# once and wrong once. That is the column of 50s in the table. (The last row looks at the message as well, in the crudest way. Its
-# small advantage over a coin comes from pairs in which the wrong reply names another customer's order.) You will rarely have
-# twins, but you can always balance: as many short chosen replies as long ones, the same writer for both.
+# once and wrong once. Those are the 50s in the table.
+#
+# One row is not at 50, and you know why from section 5: the first three words rank the two pairs in five whose chosen reply begins with
+# the step, and toss a coin for the others. Here the beginning is no accident but the very thing we wanted to teach. That is the
+# judgement which no program can make for you: *is what the simple rule has found what I mean, or does it only go along with it?*
+# (The last row looks at the message as well, in the crudest way. Its small advantage over a coin comes from pairs in which the
+# wrong reply names another customer's order.) You will rarely have twins, but you can always balance: as many short chosen replies
+# as long ones, the same writer for both.
 #
 # **Where pairs come from.**
 #
@@ -582,6 +640,9 @@ print(training.fit(tuned, tokenizer, own, objective=training.DPO(), settings=set
 # Messages with four equally good answers gave no pair, and that is as it should be: where there is no difference, there is
 # nothing to learn. In practice one repeats this: sample, rank, train, and sample again from the new model. Studies that
 # compared found such online rounds better than one fixed file of pairs (Xu et al., 2024; Tang et al., 2024).
+#
+# With this you can do DPO at work. The exercise belongs to it; sections 7 and 8 are about its relatives that learn from a score, and
+# you can come back for them. Section 9 says what each costs, and section 10 what goes wrong.
 
 # %%
 # EXERCISE: align-5
@@ -699,8 +760,9 @@ guess.reveal("yes" if is_valid(always) else "no", source="computed")
 lesson.collapse_table(untrained, after, is_valid, right)
 
 # %% [markdown]
-# The check asked for JSON, and valid JSON is what becomes more frequent. Whether the records became *truer*, 24 messages cannot say. And
-# the reward could not have told us: one and the same record for every message gets the full reward. So the safest way to please this
+# The check asked for JSON, and valid JSON is what becomes more frequent. Did the records become *truer*? Compare “category right” with
+# “right among the valid”: more answers count because more are valid, and of those that are, 24 messages cannot show that a larger share
+# is right. The reward could not have told us either: one and the same record for every message gets the full reward. So the safest way to please this
 # check is to stop reading. **A verifiable reward verifies what it verifies.** When the score rises, count the different answers and
 # read them.
 #
@@ -750,11 +812,15 @@ evidence.card("A5")
 # Near is not the same as good, and the card says only that the penalty keeps the policy near. Without it a policy drifts to
 # whatever the reward model overrates, which is called reward hacking. You have seen its smallest form in section 7.
 #
-# **The advantages, by hand.** The one-step error at token $t$ is $\delta_t = r_t + \gamma V_{t+1} - V_t$: what came, plus what is still
+# <details><summary><b>PPO's advantages, by hand (you need them for the next exercise)</b></summary>
+#
+# The one-step error at token $t$ is $\delta_t = r_t + \gamma V_{t+1} - V_t$: what came, plus what is still
 # expected, less what had been expected. The advantage also includes later errors, discounted: $A_t = \delta_t + \gamma\lambda A_{t+1}$. Here
 # $\gamma$ discounts what comes later (usually 1 for text) and $\lambda$ says how far a surprise is passed back (often 0.95). In the
 # picture the last token has 1.48 + 0 − 1.3 = 0.18, and the one before it −0.01 + 1.3 − 1.2 + 0.95 · 0.18 = 0.26. After the last token
 # of a finished answer the value is 0. For an answer that was cut off, take the value model's estimate instead.
+#
+# </details>
 
 # %%
 # EXERCISE: align-7
@@ -871,9 +937,9 @@ evidence.card("A2")
 evidence.card("A4", ranks=gained["DPO"])
 
 # %% [markdown]
-# What ORPO saves is the reference and a stage, not the second reply. And the second card is only as good as the pairs that it
-# was measured on. Two in five of ours could be ranked by how a reply begins, and SFT on the chosen replies ranks nearly as many right
-# as DPO. So the card says that no reward model is needed, and not that the pairs' other half was.
+# What ORPO saves is the reference and a stage, not the second reply. And the second card says that DPO ranks the pairs about as well as a
+# reward model does, not that either of them ranks them well: its fold has the kinds of pairs one by one, and SFT on the chosen replies is
+# not far behind.
 
 # %%
 evidence.summary()
