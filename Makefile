@@ -12,7 +12,7 @@ SERVICE = $(foreach n,adapters arguments files gate jobs responses streaming too
 OLDEST = tests/training tests/memory $(SERVICE) tests/test_models.py tests/test_quantization.py tests/test_attention.py \
 	tests/test_generation.py tests/test_evaluation.py tests/test_retrieval.py
 
-.PHONY: lab lint prices test test-quick test-notebooks test-oldest test-oldest-all notebooks bench soak gpu clean
+.PHONY: lab lint prices test test-quick test-notebooks test-oldest test-oldest-all notebooks book bench soak gpu clean
 
 lab: $(VENV)/.lab
 	$(BIN)/course lab $(LAB_ARGS)
@@ -55,6 +55,10 @@ test-oldest-all: $(VENV)-oldest/.test
 
 notebooks: $(VENV)/.test
 	$(BIN)/course build
+
+# The course as a website, in build/book: for any static host, or open index.html. Nothing is executed.
+book: $(VENV)/.test
+	$(BIN)/course book --out build/book
 
 # Our training loop beside TRL's and a plain one, in turns; our estimates beside the allocator and other estimators. Writes
 # dated tables and figures.

@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for add in (
-        _add_lab, _add_run, _add_build, _add_lint_lessons, _add_fetch, _add_estimate, _add_check_data, _add_serve,
+        _add_lab, _add_run, _add_build, _add_book, _add_lint_lessons, _add_fetch, _add_estimate, _add_check_data, _add_serve,
         _add_grade, _add_nbgrader, _add_release, _add_doctor,
     ):  # fmt: skip
         add(commands)
@@ -145,6 +145,11 @@ def _add_build(commands: Commands) -> None:
     parser = _command(commands, "build", _build, "build the notebooks from their sources (needs a checkout)")
     parser.add_argument("lessons", nargs="*", metavar="lesson", help="lessons to build; all if none is named")
     parser.add_argument("--check", action="store_true", help="build nothing; exit 1 if a notebook is stale")
+
+
+def _add_book(commands: Commands) -> None:
+    parser = _command(commands, "book", _book, "write the course as a website that needs no server; nothing is executed")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder, or an earlier book")
 
 
 def _add_lint_lessons(commands: Commands) -> None:
@@ -359,6 +364,28 @@ def _build(options: argparse.Namespace) -> Result:
     return Result("", {"built": [publishing.build(lesson, _progress(options)) for lesson in lessons_to_build]})
 
 
+def _book(options: argparse.Namespace) -> Result:
+    """Status 0 if the book is whole, 1 if Sphinx found something wrong in it."""
+    from course_utils.publishing.book import build_book
+
+    book = build_book(options.out)
+    _note_placeholder("the book's buttons")
+    size = f"{len(book.pages)} pages, {book.bytes / 1e6:.1f} MB, in {book.seconds:.1f} s"
+    lines = [f"{size}: open {book.folder / 'index.html'}"]
+    lines += [f"  warning: {warning}" for warning in book.warnings]
+    return Result("\n".join(lines), asdict(book), 1 if book.warnings else 0)
+
+
+def _note_placeholder(what: str) -> None:
+    """Say on stderr that links lead nowhere as long as the course has no address of its own."""
+    if assets.PLACEHOLDER in assets.repository_url():
+        print(
+            f"note: {what} lead to {assets.repository_url()}, which does not exist; put your repository's address "
+            "into pyproject.toml, then run `pip install -e .` and `course build`",
+            file=sys.stderr,
+        )
+
+
 def _lint_lessons(options: argparse.Namespace) -> Result:
     from course_utils import lessons
     from course_utils.publishing.lesson_linter import lint
@@ -556,19 +583,13 @@ def _nbgrader(options: argparse.Namespace) -> Result:
 
 
 def _release(options: argparse.Namespace) -> Result:
-    from course_utils.assets import PLACEHOLDER, repository_url
     from course_utils.release import release
 
     try:
         packs = release(options.assignment, options.out, options.seed)
     except OSError as error:
         raise CourseError(f"{options.out} cannot be written: {error}; name another folder") from error
-    if PLACEHOLDER in repository_url():
-        print(
-            f"note: the notebooks' buttons lead to {repository_url()}, which does not exist; put your repository's address "
-            "into pyproject.toml, then run `pip install -e .` and `course build`",
-            file=sys.stderr,
-        )
+    _note_placeholder("the notebooks' buttons")
     text = f"for learners: {packs.learner}; for you alone: {packs.instructor} (start with its README.md)"
     return Result(text, asdict(packs))
 

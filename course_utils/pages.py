@@ -1,4 +1,7 @@
-"""HTML pages from Jinja2 templates, which are in the folder `templates/` next to the module that fills them."""
+"""Pages from Jinja2 templates, which are in the folder `templates/` next to the module that fills them.
+
+Most are HTML; those named `.md.j2` are Markdown, which the book is made of.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 @cache
 def environment() -> Environment:
-    """Return the environment that reads templates: all values are escaped, and a value that was not passed is an error.
+    """Return the environment that reads templates: values are escaped for HTML, and one that was not passed is an error.
 
     A template is named by its path below the package, such as "grading/templates/class.html.j2". Filters of our own:
-    `thousands` (12,345) and `points` (a number without needless zeros).
+    `thousands` (12,345) and `points` (a number without needless zeros). In a Markdown template nothing is escaped: it takes
+    the course's own words only, never a stranger's.
     """
     environment = Environment(
         loader=PackageLoader("course_utils", "."),
-        autoescape=True,
+        autoescape=lambda name: name is None or not name.endswith(".md.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

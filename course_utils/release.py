@@ -27,6 +27,7 @@ from course_utils.grading.results import write
 from course_utils.lessons import find, learner_file
 from course_utils.pages import render
 from course_utils.publishing import builder
+from course_utils.publishing.objectives import objectives_in
 from course_utils.publishing.overview import overview
 from course_utils.publishing.times import load_times
 
@@ -104,12 +105,7 @@ def objectives(section: str) -> list[str]:
         CourseError: the lesson has no such list.
     """
     cells = builder.instructor_edition(section).cells
-    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    text = re.sub(r"\*\[([^\]]*)\]\(#[^)]*\)\*", r"\1", text)  # terms of the glossary, which are links in a lesson
-    objectives_block = re.search(r"By the end you will be able to\n\n((?:-.*\n(?:  .*\n)*)+)", text + "\n")
-    if not objectives_block:
-        raise CourseError(f"{section} does not say what a learner will be able to do")
-    return [" ".join(item.split()).rstrip(",.") for item in re.split(r"^- ", objectives_block[1], flags=re.MULTILINE)[1:]]
+    return objectives_in((cell.source for cell in cells if cell.cell_type == "markdown"), section)
 
 
 def figures_of(section: str) -> list[tuple[str, str]]:

@@ -63,15 +63,27 @@ def requirement(extras: str = "") -> str:
     return f"{assets.DISTRIBUTION}{extras_suffix} @ git+{assets.repository_url()}"
 
 
+def colab_url(name: str) -> str:
+    """Return the address that opens a section's notebook in Colab."""
+    return f"https://colab.research.google.com/github/{_repository()}/blob/main/notebooks/{name}.ipynb"
+
+
+def binder_url(name: str) -> str:
+    """Return the address that opens a section's notebook in Binder."""
+    return f"https://mybinder.org/v2/gh/{_repository()}/main?urlpath=lab/tree/notebooks/{name}.ipynb"
+
+
 def badges(name: str) -> str:
     """Markdown of the buttons that open a section in Colab or Binder."""
-    path = assets.repository_url().removeprefix("https://github.com/")
     return (
-        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-        f"(https://colab.research.google.com/github/{path}/blob/main/notebooks/{name}.ipynb) "
-        f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]"
-        f"(https://mybinder.org/v2/gh/{path}/main?urlpath=lab/tree/notebooks/{name}.ipynb)"
+        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab_url(name)}) "
+        f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]({binder_url(name)})"
     )
+
+
+def _repository() -> str:
+    """Owner and name of the repository, as addresses of hosts have them."""
+    return assets.repository_url().removeprefix("https://github.com/")
 
 
 def instructor_edition(section: str, source: str | None = None) -> NotebookNode:

@@ -1,0 +1,134 @@
+"""Builds the book into a folder: a new one, an empty one, or one that an earlier build has written."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from course_utils import __version__, assets
+from course_utils.errors import CourseError
+from course_utils.publishing.book.sources import write_sources
+
+NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_copybutton", "sphinx_design", "latex2mathml")
+MARK = "book.json"  # in a finished book: who wrote it, so that nobody's folder is ever replaced
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Book:
+    """A finished book.
+
+    Attributes:
+        folder: where it is; `index.html` is its first page.
+        pages: HTML pages, as paths below the folder, in alphabetical order.
+        bytes: size of all files.
+        seconds: how long the build took.
+        warnings: what Sphinx found wrong, a line each; the pages are there all the same.
+    """
+
+    folder: Path
+    pages: tuple[str, ...]
+    bytes: int
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def build_book(out: str | Path) -> Book:
+    """Build the book from the stored notebooks, without running anything.
+
+    Args:
+        out: folder for the website. It must be new, empty, or an earlier book, which is replaced as a whole at the end.
+
+    Raises:
+        CourseError: a library is missing (extra `book`), the folder has files that no book has, it cannot be written, or
+            Sphinx stopped.
+    """
+    start = time.monotonic()
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise CourseError(f"the book needs {', '.join(missing)}: pip install '{assets.DISTRIBUTION}[book]'")
+    out = Path(out).resolve()
+    _may_replace(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".book-", dir=out.parent) as work:
+            warnings = _run_sphinx(Path(work))
+            _move(Path(work) / "html", out)
+    except OSError as error:
+        raise CourseError(f"{out} cannot be written: {error}; name another folder") from error
+    files = [file for file in out.rglob("*") if file.is_file()]
+    pages = sorted(file.relative_to(out).as_posix() for file in files if file.suffix == ".html")
+    size = sum(file.stat().st_size for file in files)
+    return Book(out, tuple(pages), size, time.monotonic() - start, tuple(warnings))
+
+
+def _may_replace(out: Path) -> None:
+    """Stop before a folder is replaced that is not a book.
+
+    Raises:
+        CourseError: it is a file, or has files and no mark of ours.
+    """
+    if out.exists() and not out.is_dir():
+        raise CourseError(f"{out} is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).exists():
+        raise CourseError(f"{out} has files and is no book of this course; name an empty or a new folder")
+
+
+def _run_sphinx(work: Path) -> list[str]:
+    """Lay out the sources and build `work/html`; return Sphinx's warnings, without paths of this machine.
+
+    In a process of its own: the API's pages are made with torch and others left out, which would not do for a process that
+    has loaded them.
+    """
+    write_sources(work / "source")
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(HERE), "-d", str(work / "doctrees")]
+    command += ["-w", str(work / "warnings"), str(work / "source"), str(work / "html")]
+    environment = {**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": _import_path()}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if run.returncode:
+        raise CourseError(f"Sphinx stopped: {_last_lines(run.stderr or run.stdout)}")
+    _finish(work / "html")
+    text = (work / "warnings").read_text(encoding="utf-8") if (work / "warnings").exists() else ""
+    return [line.replace(f"{work / 'source'}/", "") for line in text.splitlines() if line.strip()]
+
+
+def _import_path() -> str:
+    """`PYTHONPATH` with which Sphinx's process imports this very copy of the course."""
+    others = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join([str(assets.PACKAGE.parent), *filter(None, [others])])
+
+
+def _last_lines(text: str, count: int = 8) -> str:
+    return "\n".join(text.strip().splitlines()[-count:])
+
+
+def _finish(html: Path) -> None:
+    """What no reader needs goes; what a static host needs comes; the mark says whose folder it is."""
+    for name in (".buildinfo", ".buildinfo.bak", "objects.inv.bak"):
+        (html / name).unlink(missing_ok=True)
+    for source_map in (html / "_static").rglob("*.map"):
+        source_map.unlink()
+    (html / ".nojekyll").touch()  # GitHub's pages would leave out folders that begin with _
+    mark = {"book": assets.DISTRIBUTION, "version": __version__}
+    (html / MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
+
+
+def _move(draft: Path, out: Path) -> None:
+    """Put the draft in the folder's place; the old book is there until the new one is whole."""
+    backup = draft.with_name("old")
+    if out.exists():
+        out.rename(backup)
+    try:
+        draft.rename(out)
+    except OSError:
+        if backup.exists():
+            backup.rename(out)
+        raise
+    shutil.rmtree(backup, ignore_errors=True)

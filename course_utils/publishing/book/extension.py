@@ -1,0 +1,92 @@
+"""Connects the book's parts with Sphinx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from course_utils import __version__, assets, lessons
+from course_utils.publishing.book import formulas
+from course_utils.publishing.book.html_pages import finished
+from course_utils.publishing.book.lesson_pages import lesson_page
+from course_utils.publishing.book.outputs import PICTURES
+from course_utils.publishing.book.sources import before_and_after, module_file
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+LESSON_PAGES = {f"notebooks/{lesson.name}": lesson for lesson in lessons.LESSONS.values()}
+BEFORE_AND_AFTER = "<!-- before and after -->"  # where the landing page shows it
+
+# Page → the file in the repository that somebody edits to change it; lessons and modules have theirs.
+EDITED = {
+    "index": "course_utils/publishing/book/templates/index.md.j2",
+    "glossary": "course_utils/glossary.jsonl",
+    "cheat-sheets": "notebooks/source",
+    "instructors": "course_utils/publishing/book/templates/instructors.md.j2",
+    "api/index": "course_utils/publishing/book/sources.py",
+}
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx."""
+    renderers = {"inline_renderers": (formulas.visit_inline, None), "block_renderers": (formulas.visit_block, None)}
+    app.add_html_math_renderer("mathml", **renderers)
+    app.connect("source-read", read_lesson)
+    app.connect("html-page-context", set_edit_link, priority=400)
+    app.connect("html-page-context", finish_page, priority=900)
+    app.connect("autodoc-process-docstring", read_docstring)
+    return {"version": __version__, "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def read_lesson(app: Sphinx, page: str, text: list[str]) -> None:
+    """Put the book's version of a notebook in the stored one's place; the download keeps the stored one."""
+    pictures: dict[str, bytes] = {}
+    if page in LESSON_PAGES:
+        text[0] = lesson_page(text[0], LESSON_PAGES[page], pictures)
+    elif page == "index":
+        text[0] = text[0].replace(BEFORE_AND_AFTER, before_and_after(pictures))
+    folder = Path(app.outdir) / PICTURES
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in pictures.items():
+        (folder / name).write_bytes(data)
+
+
+def edited_file(page: str) -> str:
+    """Path in the repository of the file behind a page; empty for pages that Sphinx makes."""
+    if page in LESSON_PAGES:
+        return f"notebooks/source/{LESSON_PAGES[page].name}.py"
+    if page.startswith("api/") and page not in EDITED:
+        return module_file(page.removeprefix("api/")).relative_to(assets.PACKAGE.parent).as_posix()
+    return EDITED.get(page, "")
+
+
+def set_edit_link(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Let the page's edit button lead to the file that one edits, not to what was made from it."""
+    if file := edited_file(page):
+        # The theme refuses an address that does not mention the page's file name, so a comment of Jinja does.
+        context["edit_page_url_template"] = f"{assets.repository_url()}/edit/main/{file}{{# file_name #}}"
+        context["edit_page_provider_name"] = "GitHub"
+
+
+def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Go over a finished page (`html_pages`)."""
+    if "body" in context:
+        objects = app.env.domains.standard_domain.objects
+        terms = {anchor: name for (kind, name), (_, anchor) in objects.items() if kind == "term"}
+        context["body"] = finished(context["body"], terms)
+    if page in LESSON_PAGES:
+        context["lesson_number"] = LESSON_PAGES[page].number
+
+
+def read_docstring(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Read a docstring as people write it: stars and bars are no marks, and what is indented after a colon is code."""
+    for number, line in enumerate(lines):
+        if "*" in line or "|" in line:
+            parts = line.split("`")
+            parts[::2] = [part.replace("*", r"\*").replace("|", r"\|") for part in parts[::2]]
+            lines[number] = "`".join(parts)
+        if line.endswith(":") and not line.endswith("::") and "".join(lines[number + 1 : number + 2]) == "":
+            after = "".join(lines[number + 2 : number + 3])
+            if after.startswith(" " * (len(line) - len(line.lstrip()) + 4)):
+                lines[number] = f"{line}:"

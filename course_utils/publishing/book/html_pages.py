@@ -1,0 +1,102 @@
+"""The last pass over a page's HTML: tables that become cards on a phone, terms that know their meaning, quizzes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from course_utils import glossary
+
+if TYPE_CHECKING:
+    from bs4 import BeautifulSoup
+
+Tag = Any  # of Beautiful Soup, whose types know of no attribute that is there
+
+ROLES = {"table": "table", "thead": "rowgroup", "tbody": "rowgroup", "tr": "row", "td": "cell"}
+
+
+def finished(html: str, terms: Mapping[str, str]) -> str:
+    """Return the body of a page, gone over.
+
+    Args:
+        html: as Sphinx wrote it.
+        terms: anchor on the glossary's page → name of the term.
+    """
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(html, "html.parser")
+    for table in soup.find_all("table"):
+        _table(soup, table)
+    _tell_apart(soup.select(".book-table"))
+    for parameters in soup.select("dt.sig dl"):
+        _parameters(parameters)
+    for link in soup.select('a[href*="#term-"]'):
+        _term(link, terms)
+    for choice in soup.select(".book-quiz details"):
+        right = choice.find("b")
+        choice["class"] = ["book-right" if right and right.get_text().startswith("Right") else "book-wrong"]
+    return str(soup.decode(formatter="html5"))
+
+
+def _table(soup: BeautifulSoup, table: Tag) -> None:
+    """Name each cell by its column, and say in roles what the layout as cards would make a browser forget."""
+    rows = table.find_all("tr")
+    heads = [" ".join(cell.get_text(" ").split()) for cell in rows[0].find_all(["th", "td"])] if rows else []
+    for cell in rows[0].find_all("th") if rows else []:
+        if not cell.get_text().strip():
+            _name(soup, cell)
+    for name, role in ROLES.items():
+        for part in [table, *table.find_all(name)] if name == "table" else table.find_all(name):
+            part["role"] = role
+    for head in table.find_all("th"):
+        head["role"] = "rowheader" if head.get("scope") == "row" else "columnheader"
+    for row in rows[1:]:
+        for title, cell in zip(heads, row.find_all(["th", "td"])):
+            cell["data-label"] = title
+    del table["border"]
+    _frame(soup, table, heads)
+
+
+def _name(soup: BeautifulSoup, head: Tag) -> None:
+    """Give an empty header a name for screen readers."""
+    name = soup.new_tag("span", attrs={"class": "visually-hidden"})
+    name.string = "row"
+    head.append(name)
+
+
+def _frame(soup: BeautifulSoup, table: Tag, heads: list[str]) -> None:
+    """Put a table into a region that scrolls and can be reached by keyboard, unless it is in one."""
+    frame = table.parent
+    if not (frame and frame.get("role") == "region"):
+        caption = table.find("caption")
+        name = caption.get_text(" ", strip=True) if caption else f"table: {', '.join(filter(None, heads))}"
+        table.wrap(soup.new_tag("div", attrs={"role": "region", "tabindex": "0", "aria-label": name}))
+        frame = table.parent
+    frame["class"] = [*frame.get("class", []), "book-table"]
+
+
+def _tell_apart(frames: Iterable[Tag]) -> None:
+    """Number tables of one name, since a list of a page's regions shows nothing but names."""
+    seen: dict[str, int] = {}
+    for frame in frames:
+        name = frame["aria-label"]
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] > 1:
+            frame["aria-label"] = f"{name} ({seen[name]})"
+
+
+def _parameters(parameters: Tag) -> None:
+    """Parameters of a long signature as lines; Sphinx writes a list of definitions that defines nothing."""
+    for line in parameters.find_all("dd", recursive=False):
+        line.name = "span"
+    parameters.name = "span"
+    parameters["class"] = ["book-parameters"]
+
+
+def _term(link: Tag, terms: Mapping[str, str]) -> None:
+    """Attach a term's meaning to a link into the glossary."""
+    name = terms.get(link["href"].partition("#")[2])
+    if name is None:
+        return
+    link["class"] = [*link.get("class", []), "book-term"]
+    link["data-term"], link["data-meaning"] = name, glossary.define(name)

@@ -1,0 +1,136 @@
+"""A stored notebook as a page of the book: its text and outputs, without what only the notebook needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from typing import Any
+
+from course_utils import glossary
+from course_utils.errors import CourseError
+from course_utils.lessons import Lesson
+from course_utils.publishing import builder
+from course_utils.publishing.book.outputs import dressed
+from course_utils.publishing.book.twins import Predictions, exercise_note, live_note
+
+Cell = dict[str, Any]  # as nbformat 4 has it
+
+_BADGES = re.compile(r"^\[!\[Open in .*$\n?", re.MULTILINE)
+_TERM = re.compile(r"\*\[(?P<text>[^\]]+)\]\(#[\w-]+ \"(?P<tip>[^\"]*)\"\)\*")
+_QUIZ = re.compile(r"(?m)^\s*quiz\(")
+WORDS_A_MINUTE = 180  # of somebody who reads to understand, not to find
+
+
+def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes]) -> str:
+    """Return a lesson's notebook as the book shows it.
+
+    Args:
+        text: the learner's notebook as it is stored, JSON.
+        lesson: which one.
+        pictures: name → bytes; the lesson's pictures are added to it.
+
+    Returns:
+        A notebook, JSON again, which Sphinx reads in the place of the stored one.
+    """
+    notebook = json.loads(text)
+    predictions = Predictions(lesson.number)
+    exercise = ""
+    cells: list[Cell] = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            cells.append({**cell, "source": page_text(source_of(cell))})
+            continue
+        grading = cell["metadata"].get("nbgrader", {})
+        if grading.get("grade"):
+            cells.append(_markdown(exercise_note(grading["grade_id"].removesuffix("_check"), exercise, _places(lesson))))
+            continue
+        if grading.get("solution"):
+            exercise = _function(source_of(cell))
+        cells += _code(cell, predictions, pictures)
+    return json.dumps({**notebook, "cells": cells})
+
+
+def page_text(markdown: str) -> str:
+    """Markdown of a cell for the page: no badges (the page has buttons), and terms that lead into the book's glossary."""
+    return _TERM.sub(_role, _BADGES.sub("", markdown))
+
+
+def source_of(cell: Cell) -> str:
+    """A cell's text, which notebooks store whole or as lines."""
+    return "".join(cell["source"])
+
+
+def markdown_of(text: str) -> list[str]:
+    """Markdown cells of a stored notebook, in the order of the page."""
+    return [source_of(cell) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+
+
+def reading_minutes(text: str) -> int:
+    """Minutes that a lesson takes to read: as many as it says, else an estimate from its prose, in steps of five."""
+    texts = markdown_of(text)
+    if said := re.search(r"[Rr]eading takes\s+about\s+(\d+)\s+minutes", "\n".join(texts)):
+        return int(said[1])
+    words = sum(len(glossary.prose(cell).split()) for cell in texts)
+    return max(5, 5 * round(words / WORDS_A_MINUTE / 5))
+
+
+def _role(term: re.Match[str]) -> str:
+    """The marker of a term as a link into the glossary; as plain emphasis if the glossary has changed since."""
+    meaning = unescape(term["tip"])
+    names = [one.name for one in glossary.terms().values() if one.meaning == meaning]
+    if not names:
+        try:
+            names = [glossary.find(term["text"]).name]
+        except CourseError:
+            return f"*{term['text']}*"
+    return f"*{{term}}`{term['text']} <{names[0]}>`*"
+
+
+def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes]) -> list[Cell]:
+    """A code cell with dressed outputs, and a note below it where its widget needs a kernel."""
+    source, tags = source_of(cell), list(cell["metadata"].get("tags", []))
+    if "install" in tags:
+        return []
+    if "folded" in tags:
+        tags.append("hide-input")
+    outputs = [_output(output, source, predictions, pictures) for output in cell["outputs"] if not _is_empty(output)]
+    shown = {**cell, "metadata": {**cell["metadata"], "tags": tags}, "outputs": outputs}
+    note = live_note(source)
+    return [shown, _markdown(note)] if note else [shown]
+
+
+def _output(output: Cell, source: str, predictions: Predictions, pictures: dict[str, bytes]) -> Cell:
+    data = output.get("data", {})
+    if "text/html" not in data:
+        return output
+    html, text = "".join(data["text/html"]), "".join(data.get("text/plain", ""))
+    if text.startswith("Your guess first."):
+        html = predictions.asked(source, text, html)
+    elif ".reveal(" in source and "font-family" in html and html.count("<b>") == 1 and "<img" not in html:
+        html = predictions.revealed(source, html)
+    elif _QUIZ.search(source):
+        html = f'<div class="book-quiz">{html}</div>'
+    return {**output, "data": {"text/html": dressed(html, pictures), "text/plain": text}}
+
+
+def _is_empty(output: Cell) -> bool:
+    """Whether an output shows nothing, as progress that has disappeared."""
+    shown = output.get("data", {})
+    return bool(shown) and not any("".join(text).strip() for kind, text in shown.items() if kind != "text/plain")
+
+
+def _markdown(source: str) -> Cell:
+    return {"cell_type": "markdown", "metadata": {}, "source": source}
+
+
+def _function(source: str) -> str:
+    found = re.search(r"^(?:def|class) (\w+)", source, re.MULTILINE)
+    return found[1] if found else "the answer"
+
+
+def _places(lesson: Lesson) -> str:
+    return (
+        f"Open it [in Colab]({builder.colab_url(lesson.name)}) or [in Binder]({builder.binder_url(lesson.name)}), "
+        f"or {{download}}`download the notebook </notebooks/{lesson.name}.ipynb>`."
+    )

@@ -1,0 +1,198 @@
+"""Lays out what Sphinx reads: the stored notebooks as they are, and pages from templates."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from course_utils import assets, glossary, lessons
+from course_utils.errors import CourseError
+from course_utils.exercises.registry import EXERCISES
+from course_utils.lessons import LESSONS, Lesson
+from course_utils.pages import render
+from course_utils.publishing import builder
+from course_utils.publishing.book.lesson_pages import markdown_of, page_text, reading_minutes
+from course_utils.publishing.book.outputs import dressed
+from course_utils.publishing.objectives import objectives_in
+from course_utils.publishing.times import load_times
+
+TEMPLATES = "publishing/book/templates"
+BEFORE_AND_AFTER = (
+    "02",
+    "before_and_after(",
+)  # lesson whose first picture the landing page shows, and the call that makes it
+
+# The API reference: heading → modules below course_utils that somebody calls from a notebook or a program.
+API = {
+    "Will it fit?": ("memory", "hardware", "quantization"),
+    "Train": ("training", "models", "generation", "attention"),
+    "Measure": ("evaluation", "retrieval", "scoring", "claims"),
+    "Prepare data": (
+        "data_prep", "data_prep.validation", "data_prep.pipeline", "data_prep.formats", "data_prep.quality",
+        "data_prep.similarity", "data_prep.pii", "data_prep.label_noise", "data_prep.judging", "data_prep.synthesis",
+        "data_report",
+    ),
+    "Decide and pay": ("decision", "costs"),
+    "Serve": ("openai_server", "openai_server.constrained"),
+    "Show": ("show", "charts", "figures", "drawings", "widgets", "glossary", "evidence"),
+    "Teach": ("exercises", "plans", "publishing", "publishing.book", "release", "grading.batch"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PathStep:
+    """A lesson on the learning path.
+
+    Attributes:
+        lesson: which one.
+        title: heading of its page, without the number.
+        reading, running: minutes; running is a recorded run on two CPU cores, None if there is none.
+        exercises, points: how many, and what they are worth.
+        objectives: what the learner will be able to do.
+        cheat_sheet: Markdown of what it sums up in the end, empty if there is nothing.
+    """
+
+    lesson: Lesson
+    title: str
+    reading: int
+    running: float | None
+    exercises: int
+    points: int
+    objectives: tuple[str, ...]
+    cheat_sheet: str
+
+
+def write_sources(folder: Path) -> None:
+    """Write everything that Sphinx reads into a new folder.
+
+    Raises:
+        CourseError: a lesson's notebook is missing or does not say what a learner will be able to do.
+    """
+    (folder / "notebooks").mkdir(parents=True)
+    for lesson in LESSONS.values():
+        shutil.copyfile(_notebook(lesson), folder / "notebooks" / f"{lesson.name}.ipynb")
+    path = learning_path()
+    for name, values in _pages(path).items():
+        _write(folder / f"{name}.md", render(f"{TEMPLATES}/{name}.md.j2", **values))
+    for module in (module for modules in API.values() for module in modules):
+        names = public_names(module)
+        _write(folder / "api" / f"{module}.md", render(f"{TEMPLATES}/module.md.j2", module=module, names=names))
+
+
+def learning_path() -> list[PathStep]:
+    """All lessons in order, with what the landing page and the cheat sheets say of them."""
+    return [_step(lesson) for lesson in LESSONS.values()]
+
+
+def cheat_sheet(texts: list[str]) -> str:
+    """Return the table or list with which a lesson sums up what a learner can do now, in Markdown; empty if it has none."""
+    for text in texts:
+        found = re.search(
+            r"(?im)^(?:#+ .*|\*\*)(?:what you can do now|what you have seen).*\n\n(?P<sheet>(?:\|.*\n|- .*\n(?: +.*\n)*)+)",
+            f"{text}\n",
+        )
+        if found:
+            return page_text(found["sheet"]).strip()
+    return ""
+
+
+def public_names(module: str) -> list[str]:
+    """Names that a module offers, read from its source without importing it.
+
+    Those of `__all__` where it is written out, else what it defines without a leading underscore; empty where names are
+    imported on first use.
+    """
+    tree = ast.parse(module_file(module).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return sorted(ast.literal_eval(node.value)) if isinstance(node.value, ast.List) else []
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return [node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
+
+
+def module_file(module: str) -> Path:
+    """Path of a module below course_utils, such as "data_prep.quality".
+
+    Raises:
+        CourseError: there is no such module.
+    """
+    base = assets.PACKAGE.joinpath(*module.split("."))
+    for file in (base / "__init__.py", base.with_suffix(".py")):
+        if file.exists():
+            return file
+    raise CourseError(f"there is no module course_utils.{module}")
+
+
+def before_and_after(pictures: dict[str, bytes], up: str = "") -> str:
+    """HTML of a message and the answers before and after training, as the lesson stored them; empty if it has none."""
+    number, call = BEFORE_AND_AFTER
+    for cell in json.loads(_notebook(LESSONS[number]).read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code" and call in "".join(cell["source"]):
+            shown = [
+                "".join(output["data"]["text/html"]) for output in cell["outputs"] if "text/html" in output.get("data", {})
+            ]
+            return dressed("".join(shown), pictures, up)
+    return ""
+
+
+def _pages(path: list[PathStep]) -> dict[str, dict[str, Any]]:
+    """Name of a page → what its template shows."""
+    letters: dict[str, list[glossary.Term]] = {}
+    for term in glossary.terms().values():
+        letters.setdefault(term.name[0].upper() if term.name[0].isalpha() else "0-9", []).append(term)
+    minutes = sum(step.reading for step in path)
+    runs = [step.running for step in path]
+    return {
+        "index": {
+            "path": path,
+            "reading": minutes,
+            "running": None if None in runs else round(sum(run or 0 for run in runs)),
+            "repository": assets.repository_url(),
+            "requirement": builder.requirement("lab"),
+            "colab": builder.colab_url(path[0].lesson.name),
+            "binder": builder.binder_url(path[0].lesson.name),
+            "words": len(glossary.terms()),
+        },
+        "glossary": {"letters": letters, "lessons": LESSONS, "count": len(glossary.terms())},
+        "cheat-sheets": {"path": path},
+        "instructors": {"path": path, "exercises": EXERCISES, "requirement": builder.requirement("grading")},
+        "api/index": {"groups": {title: [(name, summary(name)) for name in modules] for title, modules in API.items()}},
+    }
+
+
+def summary(module: str) -> str:
+    """First sentence of a module's docstring, on one line."""
+    text = ast.get_docstring(ast.parse(module_file(module).read_text(encoding="utf-8"))) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def _step(lesson: Lesson) -> PathStep:
+    text = _notebook(lesson).read_text(encoding="utf-8")
+    texts = markdown_of(text)
+    title = re.search(r"^# (?:\d+ · )?(.+)$", "\n".join(texts), re.MULTILINE)
+    record = load_times().get(lesson.name, {}).get("cpu")
+    mine = [exercise for id, exercise in EXERCISES.items() if lesson.has(id)]
+    return PathStep(
+        lesson,
+        title[1] if title else lesson.title,
+        reading_minutes(text),
+        record["seconds"] / 60 if record else None,
+        len(mine),
+        sum(exercise.points for exercise in mine),
+        tuple(objectives_in(texts, lesson.name)),
+        cheat_sheet(texts),
+    )
+
+
+def _notebook(lesson: Lesson) -> Path:
+    return assets.path(f"notebooks/{lessons.learner_file(lesson.name).name}")
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")

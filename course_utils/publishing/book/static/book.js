@@ -1,0 +1,209 @@
+// What the book's pages do by themselves: terms, pictures, guesses, what has been read. No library; nothing leaves the browser.
+"use strict";
+
+// -- what is kept on this device -----------------------------------------------------------------------------------------
+
+const KEY = "finetuning-course";
+
+function kept() {
+  try {
+    return { read: {}, guesses: {}, ...JSON.parse(localStorage.getItem(KEY) || "{}") };
+  } catch {
+    return { read: {}, guesses: {} }; // no storage, or something that is not ours
+  }
+}
+
+function keep(change) {
+  const all = kept();
+  change(all);
+  try {
+    localStorage.setItem(KEY, JSON.stringify(all));
+  } catch {
+    // a browser that keeps nothing: the page works, and forgets
+  }
+}
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+const lessonOf = (address) => (/notebooks\/(\d\d)_/.exec(address) || [])[1];
+
+// -- what has been read --------------------------------------------------------------------------------------------------
+
+function showProgress() {
+  const read = kept().read;
+  document.querySelectorAll(".bd-sidebar-primary a.reference, .book-step").forEach((place) => {
+    const link = place.matches("a") ? place : place.querySelector("a.sd-stretched-link");
+    const number = link && lessonOf(link.getAttribute("href") === "#" ? location.pathname : link.getAttribute("href"));
+    if (!number) return;
+    place.querySelectorAll(".book-tick").forEach((tick) => tick.remove());
+    place.classList.toggle("book-is-read", Boolean(read[number]));
+    if (!read[number]) return;
+    const tick = element("span", { class: "book-tick" }, element("span", { "aria-hidden": "true" }, "✓"));
+    tick.append(element("span", { class: "visually-hidden" }, " read"));
+    (place.matches("a") ? place : place.querySelector(".sd-card-title") || place).append(tick);
+  });
+  showOverview(read);
+}
+
+function showOverview(read) {
+  const overview = document.querySelector(".book-overview");
+  if (!overview) return;
+  const steps = [...document.querySelectorAll(".book-step a.sd-stretched-link")];
+  const done = steps.filter((step) => read[lessonOf(step.href)]).length;
+  overview.hidden = done === 0;
+  overview.querySelector("progress").value = done;
+  const text = overview.querySelector("p");
+  text.textContent = `You have read ${done} of ${steps.length} lessons. `;
+  const next = steps.find((step) => !read[lessonOf(step.href)]);
+  if (next) {
+    const title = next.closest(".book-step").querySelector(".sd-card-title").textContent.trim();
+    text.append("Next: ", element("a", { href: next.getAttribute("href") }, title), ". ");
+  }
+  const forget = element("button", { type: "button", class: "book-quiet" }, "Forget all marks");
+  forget.addEventListener("click", () => {
+    keep((all) => (all.read = {}));
+    showProgress();
+  });
+  text.append(forget);
+}
+
+function addReadMark() {
+  const number = lessonOf(location.pathname);
+  const article = document.querySelector("article.bd-article");
+  if (!number || !article) return;
+  const button = element("button", { type: "button" });
+  const say = () => {
+    const read = Boolean(kept().read[number]);
+    button.setAttribute("aria-pressed", String(read));
+    button.textContent = read ? "✓ Read" : "Mark as read";
+  };
+  button.addEventListener("click", () => {
+    keep((all) => {
+      if (all.read[number]) delete all.read[number];
+      else all.read[number] = new Date().toISOString().slice(0, 10);
+    });
+    say();
+    showProgress();
+  });
+  say();
+  const note = element("span", {}, "Kept in this browser only.");
+  article.append(element("div", { class: "book-read", role: "group", "aria-label": "your progress" }, button, note));
+}
+
+// -- terms: the meaning in place -----------------------------------------------------------------------------------------
+
+function explainTerms() {
+  if (!document.querySelector(".book-term") || !("popover" in HTMLElement.prototype)) return; // the link still leads there
+  const name = element("strong", { id: "book-meaning-name" });
+  const text = element("p");
+  const more = element("a", {}, "In the glossary");
+  const close = element("button", { type: "button", class: "book-quiet" }, "Close");
+  const card = element("div", { id: "book-meaning", popover: "auto", role: "dialog", "aria-labelledby": name.id });
+  card.append(name, text, element("div", {}, more, close));
+  document.body.append(card);
+  let from = null;
+  close.addEventListener("click", () => card.hidePopover());
+  card.addEventListener("toggle", (event) => {
+    if (event.newState === "closed" && from && (card.contains(document.activeElement) || document.activeElement === document.body))
+      from.focus({ preventScroll: true });
+  });
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a.book-term");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+    event.preventDefault();
+    from = link;
+    name.textContent = link.dataset.term;
+    text.textContent = link.dataset.meaning;
+    more.href = link.getAttribute("href");
+    card.showPopover();
+    place(card, link.getBoundingClientRect());
+    more.focus({ preventScroll: true });
+  });
+}
+
+function place(card, word) {
+  const room = document.documentElement.clientWidth - card.offsetWidth - 8;
+  card.style.left = `${Math.max(8, Math.min(word.left, room))}px`;
+  const below = word.bottom + 6;
+  const fits = below + card.offsetHeight < window.innerHeight;
+  card.style.top = `${fits ? below : Math.max(8, word.top - card.offsetHeight - 6)}px`;
+}
+
+// -- pictures in full size -----------------------------------------------------------------------------------------------
+
+function openPictures() {
+  const figures = document.querySelectorAll("a.book-figure");
+  if (!figures.length || !window.HTMLDialogElement) return; // the link still opens the picture
+  const close = element("button", { type: "button" }, "Close");
+  const frame = element("div", { class: "book-zoom-frame", tabindex: "0", role: "group", "aria-label": "picture in full size" });
+  const words = element("p");
+  const dialog = element("dialog", { class: "book-zoom", "aria-label": "picture in full size" }, close, frame, words);
+  document.body.append(dialog);
+  close.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  figures.forEach((figure) => {
+    figure.addEventListener("click", (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      const small = figure.querySelector("img");
+      words.textContent = small.alt;
+      frame.replaceChildren(element("img", { src: figure.getAttribute("href"), alt: "" }));
+      dialog.showModal();
+    });
+  });
+}
+
+// -- guesses -------------------------------------------------------------------------------------------------------------
+
+function askForGuesses() {
+  document.querySelectorAll(".book-predict").forEach((box) => {
+    const form = box.querySelector("form");
+    const key = box.dataset.key;
+    const said = form.querySelector("output");
+    const show = () => {
+      const guess = kept().guesses[key];
+      said.textContent = guess ? `Your guess: ${guess}. The answer is further down.` : "";
+      document.querySelectorAll(`.book-reveal[data-key="${key}"] .book-said`).forEach((place) => {
+        place.hidden = !guess;
+        place.textContent = guess ? `You said ${guess}.` : "";
+      });
+    };
+    const guess = kept().guesses[key];
+    form.querySelectorAll("input").forEach((input) => {
+      if (input.type === "radio") input.checked = input.value === guess;
+      else input.value = guess || "";
+    });
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const value = (new FormData(form).get(key) || "").toString().trim();
+      keep((all) => {
+        if (value) all.guesses[key] = value;
+        else delete all.guesses[key];
+      });
+      show();
+    });
+    form.hidden = false;
+    show();
+  });
+}
+
+// -- where the theme leaves something to do ------------------------------------------------------------------------------
+
+// From a file, a page may not read its neighbours: search then shows titles without passages.
+if (location.protocol === "file:" && window.DOCUMENTATION_OPTIONS) window.DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+
+function start() {
+  showProgress();
+  addReadMark();
+  explainTerms();
+  openPictures();
+  askForGuesses();
+}
+
+if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+else start();

@@ -1,0 +1,88 @@
+"""What only works beside a kernel, in a form that works without one.
+
+A field for a guess becomes a field of the page, the measured value waits behind a fold, a widget says what it does in the
+notebook, and the check of an exercise, which in a stored notebook can only say that nothing has been written yet, says where
+to run it. Calculators and exercises that run in the page can take these places: each twin has a class and a key.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape, unescape
+
+# Call in a cell's source → what the reader of a website should know about its output.
+LIVE = {
+    "decision_helper(": "In the notebook this is a form: change an answer, and the recommendation follows.",
+    "memory_explorer(": "In the notebook this picture has controls: model, method, rank, batch and length.",
+    "cost_form(": "In the notebook this is a form: type in your own volume and prices, and the picture follows.",
+    "review(": "In the notebook you page through the rows, keep or drop each, and note why.",
+    "show.sort(": "In the notebook each card has buttons for sorting. Here, sort them in your head or on paper, then go on.",
+}
+
+
+def live_note(source: str) -> str:
+    """Markdown of the note below a widget's output; empty if the cell shows no widget."""
+    notes = [text for call, text in LIVE.items() if re.search(rf"(?<![\w]){re.escape(call)}", source)]
+    return "\n".join((":::{div} book-live", *notes, ":::")) if notes else ""
+
+
+class Predictions:
+    """The guesses that a lesson asks for, in its order: which field a measured value belongs to."""
+
+    def __init__(self, lesson: str) -> None:
+        self._lesson, self._count, self._key_of = lesson, 0, {"": ""}
+
+    def asked(self, source: str, text: str, html: str) -> str:
+        """HTML of the field for a guess, in the place of the notebook's.
+
+        Args:
+            source: the cell, which says under which name the guess is kept.
+            text: the output's plain text: "Your guess first. How many? (a number of answers)".
+            html: the output's HTML, whose question is shown.
+        """
+        self._count += 1
+        key = f"{self._lesson}-{self._count}"
+        name = re.search(r"^(\w+)\s*=\s*(?:show\.)?predict\(", source, re.MULTILINE)
+        self._key_of[name[1] if name else ""] = key
+        how = re.search(r"\((one of|a number)(?: of)? ?([^()]*)\)\s*$", text)
+        choices = [part.strip() for part in how[2].split(",")] if how and how[1] == "one of" else []
+        unit = how[2] if how and how[1] == "a number" else ""
+        return (
+            f'<div class="book-predict" data-key="{key}">{html}<form hidden>{_field(key, choices, unit)}'
+            '<button type="submit">Keep my guess</button><output aria-live="polite"></output></form></div>'
+        )
+
+    def revealed(self, source: str, html: str) -> str:
+        """HTML of a measured value behind a fold, so that it does not answer before it is asked."""
+        name = re.search(r"(\w+)\.reveal\(", source)
+        key = self._key_of.get(name[1] if name else "", "")
+        return (
+            f'<details class="book-reveal" data-key="{key}"><summary>Show the answer</summary>'
+            f'<p class="book-said" hidden></p>{html}</details>'
+        )
+
+
+def _field(key: str, choices: list[str], unit: str) -> str:
+    if choices:
+        radios = (
+            f'<label><input type="radio" name="{key}" value="{escape(choice, quote=True)}"> {escape(choice)}</label>'
+            for choice in choices
+        )
+        return f"<fieldset><legend>Your guess</legend>{''.join(radios)}</fieldset>"
+    label = f"Your guess, a number{f' of {escape(unescape(unit))}' if unit else ''}"
+    return f'<label>{label} <input type="text" inputmode="decimal" name="{key}" autocomplete="off"></label>'
+
+
+def exercise_note(id: str, function: str, places: str) -> str:
+    """Markdown in the place of an exercise's check.
+
+    Args:
+        id: of the exercise.
+        function: name of the function that a learner writes.
+        places: links to where it can be run, as Markdown.
+    """
+    return (
+        f":::{{admonition}} Your turn\n:class: tip book-exercise exercise-{id}\n\n"
+        f"Write `{function}` in the notebook and run the check below it. It draws new cases at every run, says what is "
+        f"wrong, and knows the typical mistakes. {places}\n:::"
+    )

@@ -1,0 +1,532 @@
+"""The book: built in time from the stored notebooks, whole, and readable by everybody, on a phone, in the dark, offline."""
+
+import functools
+import http.server
+import importlib.util
+import json
+import re
+import resource
+import shutil
+import threading
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from show.test_style import contrast
+from support import SLOW
+
+from course_utils import assets, glossary, lessons
+from course_utils.errors import CourseError
+from course_utils.exercises.quizzes import QUIZZES
+from course_utils.publishing import book as publishing_book
+from course_utils.publishing.book import build_book, building, extension, formulas, lesson_pages, outputs, sources, twins
+from course_utils.show import style
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+MISSING = [name for name in building.NEEDED if importlib.util.find_spec(name) is None]
+HERE = Path(publishing_book.__file__).parent
+CSS = (HERE / "static" / "book.css").read_text(encoding="utf-8")
+LESSON_PAGES = [f"notebooks/{name}.html" for name in lessons.NAMES]
+PAGES = {
+    "index.html", "glossary.html", "cheat-sheets.html", "instructors.html", "search.html", "api/index.html", *LESSON_PAGES,
+    *(f"api/{module}.html" for modules in sources.API.values() for module in modules),
+}  # fmt: skip
+SECONDS, MEGABYTES = 30, 25
+
+built = pytest.mark.skipif(bool(MISSING), reason="needs the extra `book`")
+browsed = [
+    built,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (see README)"),
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs the extra `test`"),
+]
+
+
+def stored(name):
+    """The learner's notebook as text, and its cells."""
+    text = lessons.learner_file(name).read_text(encoding="utf-8")
+    return text, json.loads(text)["cells"]
+
+
+# -- without Sphinx: what becomes of a notebook ---------------------------------------------------------------------------
+
+
+def test_known_colours_become_variables_and_unknown_pairs_stay():
+    assert outputs.exchangeable("color:#1f2933;background:#FFFFFF;border:1px solid #cbd2d9") == (
+        "color:var(--text-1f2933,#1f2933);background:var(--fill-ffffff,#ffffff);border:1px solid var(--edge-cbd2d9,#cbd2d9)"
+    )
+    odd = "color:#1f2933;background:#aa8800"
+    assert outputs.exchangeable(odd) == odd  # its letters would turn light on a light ground
+
+
+DARK = dict(re.findall(r"--((?:text|fill|edge)-\w{6}): (#\w{6});", CSS[CSS.index('[data-theme="dark"]') :]))
+
+
+@pytest.mark.parametrize("name", style.TONES)
+def test_every_tone_has_a_dark_twin_that_can_be_read(name):
+    text, fill = (colour.lower().lstrip("#") for colour in style.TONES[name])
+    assert contrast(DARK[f"text-{text}"], DARK[f"fill-{fill}"]) >= 4.5
+    assert f"edge-{text}" in DARK
+
+
+def test_a_badge_keeps_its_colours_in_the_dark():
+    """Its fill is a tone's text colour, and its letters are white as paper is: neither may be exchanged."""
+    assert "text-ffffff" not in DARK
+    assert not {f"fill-{text.lower()[1:]}" for text, _ in style.TONES.values()} & set(DARK)
+
+
+def test_a_picture_becomes_a_file_with_its_size_and_a_link():
+    html = next(
+        "".join(output["data"]["text/html"])
+        for cell in stored("02_lora")[1]
+        for output in cell.get("outputs", [])
+        if "".join(output.get("data", {}).get("text/html", "")).startswith("<img")
+    )
+    pictures = {}
+    shown = outputs.dressed(html, pictures)
+    (name,) = pictures
+    assert "base64" not in shown and f'href="../_figures/{name}"' in shown
+    assert re.search(r'alt="[^"]{20,}" width="\d+" height="\d+" loading="lazy"', shown)
+
+
+def test_progress_bars_of_a_run_become_a_sentence():
+    bar = "<div><progress value='2' max='2' style='width:3px'></progress>\n [2/2 00:01, Epoch 1/1]</div>"
+    assert outputs.dressed(bar, {}) == "<p>[2/2 00:01, Epoch 1/1]</p>"
+
+
+@pytest.mark.parametrize("lesson", lessons.LESSONS.values(), ids=lambda lesson: lesson.number)
+def test_a_lessons_page_has_all_of_the_lesson_and_nothing_that_needs_a_kernel(lesson):
+    text, cells = stored(lesson.name)
+    page = json.loads(lesson_pages.lesson_page(text, lesson, {}))["cells"]
+    shown = json.dumps(page)
+    assert "Open in Colab](https" not in shown and "#Words-of-this-lesson" not in shown
+    assert "<progress" not in shown and "data:image" not in shown and "widget-view" not in shown
+    guesses = sum("".join(output.get("data", {}).get("text/plain", "")).startswith("Your guess") for output in outs(cells))
+    assert shown.count('class=\\"book-predict\\"') == guesses
+    assert shown.count('class=\\"book-reveal\\"') >= guesses
+    exercises = [cell for cell in cells if cell["metadata"].get("nbgrader", {}).get("grade")]
+    assert shown.count("book-exercise") == len(exercises) > 0
+    assert "(not yet)" not in shown
+    code = [cell for cell in cells if cell["cell_type"] == "code" and "install" not in cell["metadata"].get("tags", [])]
+    assert len([cell for cell in page if cell["cell_type"] == "code"]) == len(code) - len(exercises)
+
+
+def outs(cells):
+    return [output for cell in cells for output in cell.get("outputs", [])]
+
+
+def test_every_reveal_belongs_to_a_guess():
+    """A measured value knows which guess it answers; lesson 01 asks about its companies one by one."""
+    for lesson in lessons.LESSONS.values():
+        shown = lesson_pages.lesson_page(stored(lesson.name)[0], lesson, {})
+        asked = re.findall(r'book-predict\\" data-key=\\"([\d-]+)', shown)
+        revealed = re.findall(r'book-reveal\\" data-key=\\"([\d-]*)', shown)
+        assert len(asked) == len(set(asked)) and set(asked) <= set(revealed), lesson.number
+
+
+def test_every_widget_that_a_lesson_shows_has_a_twin():
+    used = set()
+    for name in lessons.NAMES:
+        used |= set(re.findall(r"(?:widgets\.|show\.)(\w+)\(", lessons.source_file(name).read_text(encoding="utf-8")))
+    from course_utils import widgets
+
+    interactive = {name for name in used if name == "sort" or (hasattr(widgets, name) and name != "memory_bars")}
+    assert interactive and {f"{name}(" for name in interactive} <= {call.split(".")[-1] for call in twins.LIVE}
+
+
+def test_terms_lead_into_the_glossary_by_their_meaning():
+    meaning = glossary.define("logits").replace("'", "&#x27;")
+    text = lesson_pages.page_text(f'the *[raw scores](#Words-of-this-lesson "{meaning}")* of a model')
+    assert text == "the *{term}`raw scores <logits>`* of a model"
+    assert lesson_pages.page_text('a *[gone](#Words-of-this-lesson "No longer there.")* word') == "a *gone* word"
+
+
+@built
+def test_every_formula_of_the_lessons_becomes_mathml():
+    count = 0
+    for name in lessons.NAMES:
+        prose = "\n".join(lesson_pages.markdown_of(stored(name)[0]))
+        for block in (True, False):
+            pattern = r"\$\$(.+?)\$\$" if block else r"(?<![\\$\w])\$(?=\S)([^$\n]+?)(?<=\S)\$(?![\d$])"
+            for latex in re.findall(pattern, prose, re.DOTALL):
+                xml = formulas.mathml(latex, block)
+                shown = re.sub(r"<annotation.*?</annotation>", "", xml, flags=re.DOTALL)
+                assert "\\" not in re.sub(r"<[^>]*>", "", shown), latex
+                assert "merror" not in xml and xml.endswith("</semantics></math>")
+                count += 1
+    assert count > 80
+
+
+def test_reading_times_are_what_lessons_say_or_near_what_their_words_take():
+    said = {step.lesson.number: step.reading for step in sources.learning_path()}
+    assert said["02"] == 45
+    assert all(5 <= minutes <= 120 for minutes in said.values())
+    assert lesson_pages.reading_minutes(json.dumps({"cells": [{"cell_type": "markdown", "source": "word " * 1800}]})) == 10
+
+
+def test_every_lesson_has_a_cheat_sheet():
+    for step in sources.learning_path():
+        assert step.cheat_sheet.startswith(("| ", "- ")) and step.cheat_sheet.count("\n") >= 3, step.lesson.number
+    assert sources.cheat_sheet(["## 3 · What you can do now\n\nNothing yet."]) == ""
+
+
+def test_the_reference_has_what_lessons_import():
+    used = set()
+    for name in lessons.NAMES:
+        source = lessons.source_file(name).read_text(encoding="utf-8")
+        used |= set(re.findall(r"^\s*from course_utils\.(\w+)", source, re.MULTILINE))
+        for line in re.findall(r"^\s*from course_utils import ([\w, ]+)", source, re.MULTILINE):
+            used |= {part.strip() for part in line.split(",")}
+    covered = {module.split(".")[0] for modules in sources.API.values() for module in modules}
+    assert used <= covered, used - covered
+
+
+def test_edit_links_lead_to_files_that_are_there():
+    if not (assets.root() / "pyproject.toml").exists():
+        pytest.skip("needs a checkout")
+    for page in PAGES - {"search.html"}:
+        file = extension.edited_file(page.removesuffix(".html"))
+        assert file and (assets.root() / file).exists(), page
+
+
+def test_a_missing_library_is_named_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "NEEDED", ("no_such_library",))
+    with pytest.raises(CourseError, match=r"no_such_library: pip install '.*\[book\]'"):
+        build_book(tmp_path / "book")
+
+
+def test_nobodys_folder_is_replaced(tmp_path):
+    mine = tmp_path / "thesis.txt"
+    mine.write_text("two years")
+    with pytest.raises(CourseError, match="has files and is no book"):
+        build_book(tmp_path)
+    with pytest.raises(CourseError, match="is a file"):
+        build_book(mine)
+    assert mine.read_text() == "two years" and list(tmp_path.iterdir()) == [mine]
+
+
+def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
+    from course_utils import cli
+
+    made = publishing_book.Book(tmp_path, ("index.html",), 1_500_000, 2.0, ())
+    monkeypatch.setattr(publishing_book, "build_book", lambda out: made)
+    assert cli.main(["book", "--out", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"folder": str(tmp_path), "pages": ["index.html"], "bytes": 1_500_000, "seconds": 2.0, "warnings": []}
+    monkeypatch.setattr(publishing_book, "build_book", lambda out: made.__class__(tmp_path, (), 0, 0.0, ("a.md: wrong",)))
+    assert cli.main(["book", "--out", str(tmp_path)]) == 1
+    assert "warning: a.md: wrong" in capsys.readouterr().out
+
+
+# -- the finished book ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    """A book, and the seconds of processor time that it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    finished = build_book(tmp_path_factory.mktemp("site") / "book")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return finished, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@built
+@pytest.mark.slow
+def test_it_is_built_in_time_and_small_without_a_warning(book):
+    finished, seconds = book
+    assert seconds < SECONDS * SLOW
+    assert finished.bytes < MEGABYTES * 1e6
+    assert finished.warnings == ()
+
+
+@built
+@pytest.mark.slow
+def test_it_has_every_page_and_can_be_served_anywhere(book):
+    finished, _ = book
+    assert set(finished.pages) >= PAGES
+    assert (finished.folder / ".nojekyll").exists() and not list(finished.folder.rglob("*.map"))
+    assert not [path for path in finished.folder.parent.iterdir() if path != finished.folder]  # no work left behind
+
+
+@built
+@pytest.mark.slow
+def test_the_download_is_the_stored_notebook(book):
+    for name in lessons.NAMES:
+        assert (book[0].folder / "_sources" / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8") == stored(name)[0]
+
+
+LOADING = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "video": "src"}
+
+
+class Loaded(HTMLParser):
+    """Addresses that a page makes a browser load, and those that it links to."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.loaded, self.links = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if tag in LOADING and given.get(LOADING[tag]):
+            self.loaded.append(given[LOADING[tag]])
+        if tag == "a":
+            self.links.append(given.get("href") or "")
+
+
+@built
+@pytest.mark.slow
+def test_no_page_loads_anything_from_another_host(book):
+    for page in book[0].pages:
+        loaded = Loaded((book[0].folder / page).read_text(encoding="utf-8")).loaded
+        assert loaded and not [address for address in loaded if re.match(r"(\w+:)?//", address)], page
+    for sheet in book[0].folder.rglob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        assert not re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^)\"']+", text), sheet.name
+
+
+@built
+@pytest.mark.slow
+def test_links_within_the_book_lead_somewhere(book):
+    folder = book[0].folder
+    for page in book[0].pages:
+        for link in Loaded((folder / page).read_text(encoding="utf-8")).links:
+            file, _, anchor = link.partition("#")
+            if re.match(r"\w+:|//", link) or not file:
+                continue
+            target = (folder / page).parent / file.partition("?")[0]
+            assert target.exists(), f"{page} links to {link}"
+            if anchor and target.suffix == ".html":
+                assert f'id="{anchor}"' in target.read_text(encoding="utf-8"), f"{page} links to {link}"
+
+
+@built
+@pytest.mark.slow
+def test_every_term_of_the_glossary_is_there_and_lessons_explain_theirs_in_place(book):
+    text = (book[0].folder / "glossary.html").read_text(encoding="utf-8")
+    assert len(set(re.findall(r'<dt id="(term-[^"]+)"', text))) == len(glossary.terms())
+    lesson = (book[0].folder / LESSON_PAGES[1]).read_text(encoding="utf-8")
+    assert len(re.findall(r'class="[^"]*book-term[^"]*"[^>]*data-meaning="[^"]{10,}', lesson)) > 40
+
+
+@built
+@pytest.mark.slow
+def test_a_second_build_replaces_the_first(book, tmp_path):
+    copy = tmp_path / "book"
+    shutil.copytree(book[0].folder, copy)
+    (copy / "left-over.html").write_text("old")
+    again = build_book(copy)
+    assert "left-over.html" not in again.pages and set(again.pages) == set(book[0].pages)
+
+
+# -- in a browser ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def address(book):
+    """Where the book is served on loopback, by a host that can do nothing but hand out files."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(book[0].folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Visitor:
+    """A page of a browser that can reach nothing but the book, and remembers what went wrong."""
+
+    def __init__(self, browser, address, width=1280, theme="light"):
+        self.context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=theme)
+        self.context.set_default_timeout(120_000)
+        self.page, self.address, self.wrong = self.context.new_page(), address, []
+        self.page.route(lambda url: not url.startswith((address, "data:", "blob:")), self._refuse)
+        self.page.on("console", lambda message: message.type == "error" and self.wrong.append(message.text))
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+
+    def _refuse(self, route):
+        self.wrong.append(f"asked for {route.request.url}")
+        route.abort()
+
+    def go(self, page):
+        self.page.goto(f"{self.address}/{page}")
+        return self.page
+
+
+@pytest.fixture
+def visitor(browser, address):
+    """A desk's screen with light colours."""
+    someone = Visitor(browser, address)
+    yield someone
+    someone.context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+class TestEveryPage:
+    pytestmark = browsed
+
+    def test_asks_nobody_else_has_no_error_and_fits_the_screen(self, browser, address, book, width):
+        someone = Visitor(browser, address, width)
+        wide = []
+        for name in book[0].pages:
+            page = someone.go(name)
+            page.evaluate("document.querySelectorAll('img[loading]').forEach(image => image.loading = 'eager')")
+            page.wait_for_load_state("networkidle")
+            if page.evaluate("document.scrollingElement.scrollWidth > document.documentElement.clientWidth"):
+                wide.append(name)
+            broken = page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
+            assert broken == [], name
+        someone.context.close()
+        assert someone.wrong == [] and wide == []
+
+    @pytest.mark.skipif(importlib.util.find_spec("axe_playwright_python") is None, reason="needs the extra `test`")
+    @pytest.mark.parametrize("theme", ["light", "dark"])
+    def test_keeps_nobody_out(self, browser, address, book, width, theme):
+        """axe-core finds nothing, with everything unfolded."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        someone, axe, found = Visitor(browser, address, width, theme), Axe(), []
+        for name in book[0].pages:
+            page = someone.go(name)
+            page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+            for violation in axe.run(page).response["violations"]:
+                places = [node["html"][:160] for node in violation["nodes"][:3]]
+                found.append(f"{name}: {violation['id']} ({len(violation['nodes'])}): {places}")
+        someone.context.close()
+        assert found == []
+
+
+class TestALesson:
+    pytestmark = browsed
+
+    def test_is_marked_as_read_and_stays_so(self, visitor):
+        page = visitor.go(LESSON_PAGES[1])
+        mark = page.locator(".book-read button")
+        assert mark.inner_text() == "Mark as read"
+        mark.click()
+        page.reload()
+        assert page.locator(".book-read button").get_attribute("aria-pressed") == "true"
+        assert page.locator(".bd-sidebar-primary .book-is-read").count() == 1
+        page = visitor.go("index.html")
+        assert "You have read 1 of 6 lessons. Next: 01" in page.locator(".book-overview").inner_text()
+        assert page.locator(".book-step-02 .book-tick").count() == 1 and page.locator(".book-tick").count() == 2
+        page.get_by_role("button", name="Forget all marks").click()
+        page.reload()
+        assert page.locator(".book-tick").count() == 0 and page.locator(".book-overview").is_hidden()
+
+    def test_can_be_quizzed_by_keyboard_alone(self, visitor):
+        page = visitor.go(LESSON_PAGES[1])
+        choices = sum(len(question.choices) for question in QUIZZES["02"])
+        page.locator(".book-quiz summary").first.focus()
+        seen = 0
+        for number in range(choices):
+            assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+            page.keyboard.press("Enter" if number % 2 else "Space")
+            reason = page.evaluate("document.activeElement.nextElementSibling.checkVisibility()")
+            seen += bool(reason)
+            outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            assert outline != "none"
+            page.keyboard.press("Tab")
+        assert seen == choices
+        assert page.locator(".book-quiz details.book-right").count() == len(QUIZZES["02"])
+
+    def test_is_reached_from_the_first_page_by_keyboard_alone(self, visitor):
+        page = visitor.go("index.html")
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.textContent.trim()") == "Start reading":
+                break
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"**/{LESSON_PAGES[0]}")
+
+    def test_keeps_a_guess_and_shows_it_beside_the_answer(self, visitor):
+        page = visitor.go(LESSON_PAGES[1])
+        box = page.locator(".book-predict").first
+        key = box.get_attribute("data-key")
+        answer = page.locator(f'.book-reveal[data-key="{key}"]')
+        assert not answer.get_by_text("Measured").is_visible()
+        box.locator("input").fill("17")
+        page.keyboard.press("Enter")
+        page.reload()
+        assert box.locator("input").input_value() == "17"
+        answer.locator("summary").click()
+        assert "You said 17." in answer.inner_text() and "Measured" in answer.inner_text()
+
+    def test_explains_a_word_in_place_and_gives_the_focus_back(self, visitor):
+        page = visitor.go(LESSON_PAGES[1])
+        word = page.locator("a.book-term").nth(3)
+        word.focus()
+        page.keyboard.press("Enter")
+        card = page.locator("#book-meaning")
+        assert word.get_attribute("data-meaning") in card.inner_text()
+        page.keyboard.press("Escape")
+        assert card.is_hidden() and word.evaluate("word => word === document.activeElement")
+        page.keyboard.press("Enter")
+        card.get_by_role("link").click()
+        page.wait_for_url("**/glossary.html#term-*")
+
+    def test_opens_a_picture_in_full_size(self, visitor):
+        page = visitor.go(LESSON_PAGES[1])
+        picture = page.locator("a.book-figure").first
+        picture.focus()
+        page.keyboard.press("Enter")
+        dialog = page.locator("dialog.book-zoom")
+        assert dialog.is_visible() and len(dialog.inner_text()) > 40
+        assert dialog.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
+        page.keyboard.press("Escape")
+        assert dialog.is_hidden() and picture.evaluate("picture => picture === document.activeElement")
+
+    def test_shows_tables_as_cards_on_a_phone(self, browser, address):
+        someone = Visitor(browser, address, 390)
+        page = someone.go(LESSON_PAGES[1])
+        row = page.locator(".book-table tbody tr").first
+        assert row.evaluate("row => getComputedStyle(row).display") == "block"
+        assert row.locator("td").first.evaluate("cell => getComputedStyle(cell, '::before').content") not in ("none", '""')
+        someone.context.close()
+
+    def test_has_buttons_for_colab_binder_download_and_edit(self, visitor):
+        page = visitor.go(LESSON_PAGES[1])
+        links = page.eval_on_selector_all(".header-article a", "links => links.map(link => link.getAttribute('href'))")
+        name = lessons.NAMES[1]
+        for part in ("colab.research.google.com", "mybinder.org", f"_sources/notebooks/{name}.ipynb", f"source/{name}.py"):
+            assert [link for link in links if link and part in link], part
+        assert page.locator(".cell_input button.copybtn").count() > 20
+
+    def test_works_without_any_script(self, browser, address):
+        context = browser.new_context(java_script_enabled=False)
+        page = context.new_page()
+        page.goto(f"{address}/{LESSON_PAGES[1]}")
+        assert page.locator(".book-predict form").first.is_hidden()
+        assert page.locator("a.book-figure").first.get_attribute("href").endswith(".png")
+        page.locator(".book-reveal summary").first.click()
+        assert page.locator(".book-reveal").first.get_by_text("Measured").is_visible()
+        context.close()
+
+
+class TestFromAFile:
+    pytestmark = browsed
+
+    def test_it_reads_and_searches(self, browser, book):
+        someone = Visitor(browser, book[0].folder.as_uri())
+        page = someone.go("search.html?q=quantization")
+        page.locator("#search-results li a").first.wait_for()
+        assert page.locator("#search-results li a").count() > 3
+        page = someone.go(LESSON_PAGES[2])
+        page.locator(".book-read button").click()
+        page.reload()
+        assert page.locator(".book-read button").get_attribute("aria-pressed") == "true"
+        someone.context.close()
+        assert someone.wrong == []
