@@ -74,6 +74,7 @@ html_theme_options = {
         "binderhub_url": "https://mybinder.org",
         "notebook_interface": "jupyterlab",
     },
+    "footer_content_items": ["copyright.html"],
     "home_page_in_toc": False,
     "show_navbar_depth": 1,
     "max_navbar_depth": 2,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Tag = Any  # of Beautiful Soup, whose types know of no attribute that is there
 
-ROLES = {"table": "table", "thead": "rowgroup", "tbody": "rowgroup", "tr": "row", "td": "cell"}
+ROLES = {"table": "table", "caption": "caption", "thead": "rowgroup", "tbody": "rowgroup", "tr": "row", "td": "cell"}
 
 
 def finished(html: str, terms: Mapping[str, str]) -> str:
