@@ -515,7 +515,7 @@ class TestALesson:
 
     def test_has_buttons_for_colab_binder_download_and_edit(self, visitor):
         page = visitor.go(LESSON_PAGES[1])
-        links = page.eval_on_selector_all(".header-article a", "links => links.map(link => link.getAttribute('href'))")
+        links = page.eval_on_selector_all(".bd-header-article a", "links => links.map(link => link.getAttribute('href'))")
         name = lessons.NAMES[1]
         for part in ("colab.research.google.com", "mybinder.org", f"_sources/notebooks/{name}.ipynb", f"source/{name}.py"):
             assert [link for link in links if link and part in link], part

@@ -113,8 +113,11 @@ def _finish(html: Path) -> None:
     """What no reader needs goes; what a static host needs comes; the mark says whose folder it is."""
     for name in (".buildinfo", ".buildinfo.bak", "objects.inv.bak"):
         (html / name).unlink(missing_ok=True)
-    for source_map in (html / "_static").rglob("*.map"):
-        source_map.unlink()
+    for file in [
+        *(html / "_static").rglob("*.map"),
+        *(html / "_static").rglob("*.html"),
+    ]:  # sources of scripts, of templates
+        file.unlink()
     (html / ".nojekyll").touch()  # GitHub's pages would leave out folders that begin with _
     mark = {"book": assets.DISTRIBUTION, "version": __version__}
     (html / MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")

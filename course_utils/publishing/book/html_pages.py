@@ -34,7 +34,8 @@ def finished(html: str, terms: Mapping[str, str]) -> str:
         _term(link, terms)
     for choice in soup.select(".book-quiz details"):
         right = choice.find("b")
-        choice["class"] = ["book-right" if right and right.get_text().startswith("Right") else "book-wrong"]
+        is_right = right is not None and right.get_text().startswith("Right")
+        choice["class"] = "book-right" if is_right else "book-wrong"
     return str(soup.decode(formatter="html5"))
 
 

@@ -108,6 +108,7 @@ function explainTerms() {
   document.body.append(card);
   let from = null;
   close.addEventListener("click", () => card.hidePopover());
+  card.addEventListener("keydown", (event) => event.key === "Escape" && card.hidePopover());
   card.addEventListener("toggle", (event) => {
     if (event.newState === "closed" && from && (card.contains(document.activeElement) || document.activeElement === document.body))
       from.focus({ preventScroll: true });
@@ -195,7 +196,8 @@ function askForGuesses() {
 // -- where the theme leaves something to do ------------------------------------------------------------------------------
 
 // From a file, a page may not read its neighbours: search then shows titles without passages.
-if (location.protocol === "file:" && window.DOCUMENTATION_OPTIONS) window.DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+/* global DOCUMENTATION_OPTIONS */
+if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
 function start() {
   showProgress();
