@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Tag = Any  # of Beautiful Soup, whose types know of no attribute that is there
 
-ROLES = {"table": "table", "caption": "caption", "thead": "rowgroup", "tbody": "rowgroup", "tr": "row", "td": "cell"}
+ROLES = {"table": "table", "thead": "rowgroup", "tbody": "rowgroup", "tr": "row", "td": "cell"}
 
 
 def finished(html: str, terms: Mapping[str, str]) -> str:
@@ -74,6 +74,9 @@ def _frame(soup: BeautifulSoup, table: Tag, heads: list[str]) -> None:
         table.wrap(soup.new_tag("div", attrs={"role": "region", "tabindex": "0", "aria-label": name}))
         frame = table.parent
     frame["class"] = [*frame.get("class", []), "book-table"]
+    if (caption := table.find("caption")) and caption.find("a"):  # a table with a role may own no links
+        caption.name = "p"
+        table.insert_before(caption)
 
 
 def _tell_apart(frames: Iterable[Tag]) -> None:
