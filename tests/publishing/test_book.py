@@ -19,7 +19,17 @@ from course_utils import assets, glossary, lessons
 from course_utils.errors import CourseError
 from course_utils.exercises.quizzes import QUIZZES
 from course_utils.publishing import book as publishing_book
-from course_utils.publishing.book import build_book, building, extension, formulas, lesson_pages, outputs, sources, twins
+from course_utils.publishing.book import (
+    build_book,
+    building,
+    extension,
+    formulas,
+    html_pages,
+    lesson_pages,
+    outputs,
+    sources,
+    twins,
+)
 from course_utils.show import style
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -155,6 +165,30 @@ def test_every_formula_of_the_lessons_becomes_mathml():
                 assert "merror" not in xml and xml.endswith("</semantics></math>")
                 count += 1
     assert count > 80
+
+
+@built
+def test_tables_name_their_cells_their_regions_and_their_empty_headers():
+    table = (
+        '<table><caption>Prices, <a href="https://example.org">source</a></caption><thead><tr><th scope="col"></th>'
+        '<th scope="col">per token</th></tr></thead><tbody><tr><th scope="row">A</th><td>2</td></tr></tbody></table>'
+    )
+    html = html_pages.finished(table * 2, {})
+    assert html.count('data-label="per token"') == 2 and html.count('role="rowheader"') == 2
+    assert re.findall(r'aria-label="([^"]*)"', html) == ["Prices, source", "Prices, source (2)"]
+    assert '<span class="visually-hidden">row</span>' in html
+    assert re.search(r"<p>Prices, <a [^>]*>source</a></p><table", html) and "<caption" not in html
+
+
+@built
+def test_terms_and_choices_know_what_they_are():
+    html = html_pages.finished(
+        '<a href="glossary.html#term-x">word</a><div class="book-quiz"><details><summary>a</summary><b>Right.</b></details>'
+        "<details><summary>b</summary><b>Not this one.</b></details></div>",
+        {"term-x": "logits"},
+    )
+    assert f'data-meaning="{glossary.define("logits")}"' in html
+    assert re.findall(r'<details class="(book-\w+)"', html) == ["book-right", "book-wrong"]
 
 
 def test_reading_times_are_what_lessons_say_or_near_what_their_words_take():
