@@ -20,6 +20,9 @@ METHODS: dict[str, tuple[str, str]] = {
     "DPO": ("#a0457f", "D"),
     "ORPO": ("#7a5d00", "p"),
     "GRPO": ("#1f2933", "*"),
+    "KTO": ("#006b75", "P"),
+    "IPO": ("#8c1d18", "<"),
+    "SimPO": ("#5b6b00", ">"),
 }
 OTHERS = (("#0072B2", "o"), ("#b34700", "^"), ("#007a5a", "s"), ("#a0457f", "D"), ("#7a5d00", "v"))
 # At 390 pixels a figure of 5.6 inches at 110 dots is shown at 0.63 of its size, and 12 points are then 11.6 pixels.

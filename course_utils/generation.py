@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.scoring import cache_name, chat_token_ids, output_embeddings, pad_token_id, shared_beginning
+from course_utils.scoring import (
+    cache_name,
+    chat_token_ids,
+    output_embeddings,
+    pad_token_id,
+    shared_beginning,
+    stop_token_ids,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +90,7 @@ def complete(
     sampling: dict[str, float] = {"do_sample": False, "repetition_penalty": 1.0}
     if temperature:  # top_k 0: the whole distribution, not transformers' fifty likeliest tokens
         sampling |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    stops = stop_token_ids(model, tokenizer)
     answers: list[list[int]] = [[]] * len(prompts)
     was_training = model.training
     model.eval()
@@ -108,7 +116,7 @@ def complete(
                     **sampling,
                 )
             for i, generated in zip(batch, output[:, ids.shape[1] :].tolist()):
-                end = generated.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in generated else len(generated)
+                end = next((at for at, id in enumerate(generated, 1) if id in stops), len(generated))
                 answers[i] = generated[:end]
     finally:
         contiguous.remove()

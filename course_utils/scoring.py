@@ -238,6 +238,13 @@ def output_embeddings(model: torch.nn.Module) -> Any:
     return owner.get_output_embeddings()
 
 
+def stop_token_ids(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the ids that end an answer: the tokenizer's, and those that the model's generation configuration adds."""
+    more = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = {tokenizer.eos_token_id, *([more] if isinstance(more, int) else more or ())}
+    return {id for id in ids if id is not None}
+
+
 def cache_name(model: torch.nn.Module) -> str:
     """Return what the model calls the keys and values it is given: "cache" since transformers 5.2x, or "past_key_values"."""
     for module in model.modules():  # an adapter's wrapper takes anything and passes it on

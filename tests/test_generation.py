@@ -77,6 +77,23 @@ def test_what_a_models_configuration_recommends_does_not_change_its_answers(pack
         model.generation_config.repetition_penalty = None
 
 
+def test_an_answer_ends_at_any_stop_token_of_the_model(packaged):
+    from course_utils.generation import complete
+    from course_utils.scoring import chat_token_ids
+
+    model, tokenizer = packaged
+    prompts = [chat_token_ids(tokenizer, [{"role": "user", "content": p}], add_generation_prompt=True) for p in PROMPTS]
+    whole = complete(model, tokenizer, prompts, max_new_tokens=12)
+    kept, second = model.generation_config.eos_token_id, whole[0][4]
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, second]  # Qwen's and Llama's have several
+    try:
+        shorter = complete(model, tokenizer, prompts, max_new_tokens=12)
+    finally:
+        model.generation_config.eos_token_id = kept
+    assert shorter[0] == whole[0][: whole[0].index(second) + 1]
+    assert all(second not in answer[:-1] for answer in shorter)
+
+
 def test_no_prompts_no_answers(packaged):
     assert generate(*packaged, []) == []
 

@@ -430,7 +430,7 @@ def kl_figure() -> Figure | Table:
     names = {name for run in record["runs"] for name in run["methods"] if name.startswith("DPO, β")}
     betas = {0.1: "DPO"} | {float(name.split("=")[1]): name for name in names}
     points = {"DPO": [(f"β = {beta:g}", *_over_seeds(betas[beta])) for beta in sorted(betas)]}
-    points |= {name: [("", *_over_seeds(name))] for name in (CONTROL, "ORPO", "GRPO") if per_seed(name, "kl")}
+    points |= {name: [("", *_over_seeds(name))] for name in METHODS[1:] if name != "DPO" and per_seed(name, "kl")}
     title = "What each method reached, and how far it went for it"
     return charts.reached(
         points, title, "KL from the start (nats per answer)", "answers that keep\nall rules, %", log_x=True

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from course_utils import memory
 from course_utils.openai_server.adapters import Adapters
 from course_utils.openai_server.sampling import Sampling, Token, TokenSampler
-from course_utils.scoring import cache_name
+from course_utils.scoring import cache_name, stop_token_ids
 
 if TYPE_CHECKING:
     import asyncio
@@ -101,8 +101,7 @@ class Engine:
         self.adapters = Adapters(self.model)
         self.cache = KeyValueCache(self.model)
         self._cache_name = cache_name(self.model)
-        end_ids = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        self.ends = {self.tokenizer.eos_token_id, *([end_ids] if isinstance(end_ids, int) else end_ids or [])} - {None}
+        self.ends = stop_token_ids(self.model, self.tokenizer)
 
     def submit(self, generations: Sequence[Generation]) -> None:
         """Queue generations; those of one call that have the same prompt and adapter share the work on the prompt."""
