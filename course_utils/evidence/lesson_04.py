@@ -304,7 +304,7 @@ def preferences() -> dict[str, Any] | None:
     return content
 
 
-def per_seed(method: str, measure: str) -> list[list[float]]:
+def per_seed(method: str, measure: str) -> list[list[Any]]:
     """A measure of a method, for each seed: one value per message or pair."""
     record = preferences()
     if record is None:
@@ -351,6 +351,7 @@ def methods_table(names: Sequence[str] = METHODS) -> Table:
             "pairs right": _with_range(per_seed(name, "right")),
             "step first": _with_range(per_seed(name, "step first")),
             "right step": _with_range(per_seed(name, "right step")),
+            "promises its favourite step": _with_range([_favourite(texts) for texts in per_seed(name, "texts")]),
             "all rules kept": _with_range(per_seed(name, "all rules")),
             f"beats “{CONTROL}”": _with_range(against) if against else None,
             "the same, by the second judge": _with_range(per_seed(name, "wins by judge")) if against else None,
@@ -387,6 +388,13 @@ def _test_kinds(number: int) -> list[str]:
     from course_utils.data_prep import load_preferences
 
     return [row["kind"] for row in load_preferences("balanced").test[:number]]
+
+
+def _favourite(answers: Sequence[str]) -> list[float]:
+    """For each answer, whether it promises what is promised most often, whatever the message was."""
+    promised = [frozenset(house_style.steps_in(text)) for text in answers]
+    most = max(sorted(set(promised) - {frozenset()}, key=sorted), key=promised.count, default=None)
+    return [float(one == most) for one in promised]
 
 
 def second_judge() -> str:

@@ -499,7 +499,12 @@ print(lesson.second_judge())
 # key phrases that our rules look for.
 #
 # DPO says the step first in nearly all of its answers, the control in few. But DPO does not promise the right step more often than the
-# control, and the rules count a wrong step heavily. So what exactly has it learned? Look at the test pairs by kind.
+# control, and the rules count a wrong step heavily. Look at the column “promises its favourite step”: many answers promise the same
+# thing, whatever the message was about. (One of the six cases of these messages makes up a fifth of them, so a single step can be right
+# that often.) Which step becomes the favourite is an accident of the seed, and with it go “right step” and “all rules kept”, whose
+# brackets are wide. **Do not rank methods by one run.**
+#
+# So what exactly has been learned? Look at the test pairs by kind.
 
 # %%
 lesson.kinds_learned()

@@ -124,6 +124,14 @@ def test_what_was_learned_is_told_by_kind(recorded):
     assert all(row["DPO"].startswith("100 %") and row["a reward model"].startswith("0 %") for row in asked)
 
 
+def test_a_favourite_is_what_most_answers_promise():
+    answers = ["A replacement is on its way.", "We send a replacement today.", "Unplug it at once.", "Hello.", "Hi.", "Hey."]
+    promised = [house_style.steps_in(answer) for answer in answers]
+    assert promised[0] == promised[1] != promised[2]
+    assert lesson_04._favourite(answers) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    assert lesson_04._favourite(["Hello."]) == [0.0]
+
+
 def test_the_title_of_a_log_says_what_happened():
     def told(chosen, rejected):
         rows = [{"step": i, "rewards/chosen": chosen * i, "rewards/rejected": rejected * i} for i in range(9)]

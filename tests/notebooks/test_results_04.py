@@ -81,6 +81,8 @@ def test_the_record_bears_what_the_page_says_of_it(record):
     assert mean(record, "DPO", "right step") < mean(record, lesson_04.CONTROL, "right step") + 0.1  # "not more often"
     assert mean(record, "DPO", "step first") > mean(record, lesson_04.CONTROL, "step first") + 0.2
     assert mean(record, "DPO", "right") > mean(record, lesson_04.CONTROL, "right")
+    cases = [row["case"] for row in load_preferences("balanced").test[: record["plan"]["test"]]]
+    assert len(set(cases)) == 6 and max(map(cases.count, cases)) / len(cases) == 0.2  # "makes up a fifth of them"
     assert mean(record, "DPO, β = 1", "kl") < mean(record, "DPO", "kl") < mean(record, "DPO, rate too high", "kl") / 10
     assert mean(record, "DPO, rate too high", "all rules") == 0  # "not one keeps all rules"
     for run in record["runs"][:1]:  # the broken runs were made with one seed
