@@ -685,27 +685,32 @@ adapter_parameters = Adapter.parameters
 # ----------------------------------------------------------------------------------------------------------------- lora-5
 student(
     "lora-5",
-    "torch.addmm under torch.no_grad as decorator",
-    r'''
+    "torch.addmm twice under torch.no_grad as decorator",
+    r"""
 # EXERCISE: lora-5
 @torch.no_grad()
-def merged_weight(W, A, B, alpha):
-    """Weight of the plain linear layer that computes what the adapted one computes."""
-    return torch.addmm(W, B, A, alpha=alpha / A.shape[0])
-'''.strip(),
+def swapped_weight(W, old, new):
+    for (A, B, alpha), sign in ((old, -1), (new, 1)):
+        W = torch.addmm(W, B, A, alpha=sign * alpha / A.shape[0])
+    return W
+""".strip(),
 )
 
 student(
     "lora-5",
-    "the lesson's own LoRALinear, filled with the given matrices, and its method",
+    "the lesson's own LoRALinear: the old adapter with a negative alpha, then the new one on the result",
     {"lesson": "class LoRALinear"},
     r"""
 # EXERCISE: lora-5
-def merged_weight(W, A, B, alpha):
+def _merge(W, A, B, alpha):
     d_out, d_in = W.shape
     layer = LoRALinear(torch.nn.Linear(d_in, d_out, bias=False), A.shape[0], alpha)
     layer.base.weight, layer.A, layer.B = (torch.nn.Parameter(m) for m in (W, A, B))
     return layer.merged().detach()
+
+def swapped_weight(W, old, new):
+    *matrices, alpha = old
+    return _merge(_merge(W, *matrices, -alpha), *new)
 """.strip(),
 )
 
@@ -716,13 +721,27 @@ student(
 # EXERCISE: lora-5
 import copy
 
-def merged_weight(W, A, B, alpha):
-    merged = copy.deepcopy(W)
-    r = A.shape[0]
-    for i in range(r):
-        merged += (alpha / r) * torch.outer(B[:, i], A[i])
-    print(f"{r = }, {merged.shape = }")
-    return merged
+def swapped_weight(W, old, new):
+    swapped = copy.deepcopy(W)
+    for adapter, sign in zip((old, new), (-1, +1)):
+        A, B, alpha = adapter
+        r = A.shape[0]
+        for i in range(r):
+            swapped += sign * (alpha / r) * torch.outer(B[:, i], A[i])
+        print(f"{r = }, {swapped.shape = }")
+    return swapped
+""".strip(),
+)
+
+student(
+    "lora-5",
+    "both updates in a single product of concatenated matrices; German names",
+    r"""
+# EXERCISE: lora-5
+def swapped_weight(W, alt, neu):
+    (A, B, α), (A2, B2, α2) = alt, neu
+    links = torch.cat([-α / len(A) * B, α2 / len(A2) * B2], dim=1)      # d_out × (r + r2)
+    return W + links @ torch.cat([A, A2])                               # (r + r2) × d_in
 """.strip(),
 )
 
@@ -738,9 +757,11 @@ def lora_forward(x, W, A, B, alpha):
         "at": "lora-5",
         "code": r"""
 # EXERCISE: lora-5
-def merged_weight(W, A, B, alpha):
+def swapped_weight(W, old, new):
     unit = torch.eye(W.shape[1], dtype=W.dtype)
-    return lora_forward(unit, W, A, B, alpha).T
+    old_A, old_B, old_alpha = old
+    base = lora_forward(unit, W, old_A, old_B, -old_alpha).T
+    return lora_forward(unit, base, *new).T
 """.strip(),
     },
 )
@@ -748,35 +769,47 @@ def merged_weight(W, A, B, alpha):
 # ----------------------------------------------------------------------------------------------------------------- lora-6
 student(
     "lora-6",
-    "itertools.chain, repeat and islice",
+    "one iterator over the ids, consumed turn by turn with itertools.islice",
     r"""
 # EXERCISE: lora-6
-from itertools import chain, islice, repeat
+from itertools import islice
 
-def completion_labels(ids, prompt_length, ignore=-100):
-    return list(chain(repeat(ignore, prompt_length), islice(ids, prompt_length, None)))
+def conversation_labels(ids, turns, header, ignore=-100):
+    tokens, labels = iter(ids), []
+    for role, length in turns:
+        turn = list(islice(tokens, length))
+        labels.extend([ignore] * header + turn[header:] if role == "assistant" else [ignore] * length)
+    return labels
 """.strip(),
 )
 
 student(
     "lora-6",
-    "torch.where, tolist",
+    "torch.full_like and slices of a tensor, tolist",
     r"""
 # EXERCISE: lora-6
-def completion_labels(ids, prompt_length, ignore=-100):
+def conversation_labels(ids, turns, header, ignore=-100):
     ids = torch.as_tensor(ids, dtype=torch.long)
-    return torch.where(torch.arange(len(ids)) < prompt_length, ignore, ids).tolist()
+    labels = torch.full_like(ids, ignore)
+    ends = torch.tensor([length for _, length in turns]).cumsum(0)
+    for (role, length), end in zip(turns, ends.tolist()):
+        if role == "assistant":
+            own = slice(end - length + header, end)
+            labels[own] = ids[own]
+    return labels.tolist()
 
-completion_labels([5, 6, 7], 1)
+conversation_labels([5, 6, 7, 8], [("user", 2), ("assistant", 2)], 1)
 """.strip(),
 )
 
 student(
     "lora-6",
-    "lambda with a default, list of np.int64",
+    "lambda with a default, np.repeat and np.where, list of np.int64",
     r"""
 # EXERCISE: lora-6
-completion_labels = lambda ids, prompt_length, ignore=-100: list(np.r_[np.full(prompt_length, ignore), np.array(ids[prompt_length:], dtype=int)])
+conversation_labels = lambda ids, turns, header, ignore=-100: list(np.where(
+    np.concatenate([(np.arange(n) >= header) & (role == "assistant") for role, n in turns]), ids, ignore
+))
 """.strip(),
 )
 
@@ -785,8 +818,12 @@ student(
     "slice assignment into the list that came in, which the statement does not forbid",
     r"""
 # EXERCISE: lora-6
-def completion_labels(ids, prompt_length, ignore=-100):
-    ids[:prompt_length] = [ignore] * prompt_length
+def conversation_labels(ids, turns, header, ignore=-100):
+    start = 0
+    for role, length in turns:
+        hidden = header if role == "assistant" else length
+        ids[start : start + hidden] = [ignore] * hidden
+        start += length
     return ids
 """.strip(),
 )
@@ -796,14 +833,15 @@ student(
     "the first, wrong attempt stays in the notebook under the same marker; the right one below it, then the check",
     r"""
 # EXERCISE: lora-6
-def completion_labels(ids, prompt_length, ignore=-100):
-    # wrong!! labels must not be shifted
-    return [-100] * (prompt_length - 1) + ids[prompt_length - 1:]
+def conversation_labels(ids, turns, header, ignore=-100):
+    # wrong!! only the last answer
+    return [-100] * (len(ids) - turns[-1][1] + header) + ids[len(ids) - turns[-1][1] + header:]
 """.strip(),
     r"""
 # EXERCISE: lora-6
-def completion_labels(ids, prompt_length, ignore=-100):
-    return [token if position >= prompt_length else ignore for position, token in enumerate(ids)]
+def conversation_labels(ids, turns, header, ignore=-100):
+    roles = [role if place >= header else "header" for role, length in turns for place in range(length)]
+    return [token if role == "assistant" else ignore for token, role in zip(ids, roles, strict=True)]
 """.strip(),
 )
 
@@ -820,52 +858,66 @@ def adapter_parameters(shapes, rank):
         "at": "lora-7",
         "code": r"""
 # EXERCISE: lora-7
-def adapter_megabytes(shapes, rank, bytes_per_parameter):
-    return adapter_parameters(shapes, rank) * bytes_per_parameter / 1_000_000
+def lora_slots(ranks, shapes, free, bytes_per_parameter):
+    best = (0, 0)
+    for slots, rank in enumerate(sorted(ranks), start=1):
+        if slots * adapter_parameters(shapes, rank) * bytes_per_parameter <= free:
+            best = slots, rank
+    return best
 """.strip(),
     },
 )
 
 student(
     "lora-7",
-    "functools.reduce, float of a Decimal; black's formatting with magic trailing commas",
+    "tries every rank: what fits, and how many need it; max with a key; black's formatting with magic trailing commas",
     r'''
 # EXERCISE: lora-7
-from decimal import Decimal
-from functools import reduce
-
-
-def adapter_megabytes(
+def lora_slots(
+    ranks,
     shapes,
-    rank,
+    free,
     bytes_per_parameter,
 ):
-    """Size of a saved adapter in megabytes."""
-    parameters = reduce(
-        lambda total, shape: total + rank * (shape[0] + shape[1]),
-        shapes,
-        0,
-    )
-    return float(
-        Decimal(parameters)
-        * Decimal(bytes_per_parameter)
-        / Decimal("1e6"),
+    """Settings of a server that keeps many adapters in memory."""
+    candidates = []
+    for rank in set(ranks):
+        slot = sum(rank * (d_in + d_out) for d_out, d_in in shapes) * bytes_per_parameter
+        wanted = sum(other <= rank for other in ranks)
+        candidates.append((min(wanted, free // slot), rank))
+    return max(
+        candidates,
+        key=lambda candidate: (candidate[0], -candidate[1]),
     )
 '''.strip(),
 )
 
 student(
     "lora-7",
-    "a sparse temporary file as long as the adapter, and the size that the file system tells",
+    "numpy: products of counts and sorted ranks, searchsorted from the right, a tuple of np.int64",
     r"""
 # EXERCISE: lora-7
-import os, tempfile
-def adapter_megabytes(shapes, rank, bytes_per_parameter):
-    # a sparse file as long as the adapter; the header is not counted
-    with tempfile.NamedTemporaryFile() as file:
-        file.truncate(sum((o + i) * rank * bytes_per_parameter for o, i in shapes))
-        file.flush()
-        return os.stat(file.name).st_size / 1e6
+def lora_slots(ranks, shapes, free, bytes_per_parameter):
+    ranks = np.sort(ranks)
+    need = np.arange(1, len(ranks) + 1) * ranks * np.sum(shapes) * bytes_per_parameter
+    number = np.searchsorted(need, free, side="right")
+    return number, ranks[number - 1]
+""".strip(),
+)
+
+student(
+    "lora-7",
+    "leaves the largest adapter out until the rest fits; a namedtuple",
+    r"""
+# EXERCISE: lora-7
+from collections import namedtuple
+Settings = namedtuple("Settings", "max_loras max_lora_rank")
+
+def lora_slots(ranks, shapes, free, bytes_per_parameter):
+    kept = sorted(ranks)
+    while len(kept) * kept[-1] * bytes_per_parameter * sum(o + i for o, i in shapes) > free:
+        kept.pop()
+    return Settings(len(kept), kept[-1])
 """.strip(),
 )
 
@@ -3022,8 +3074,9 @@ student(
         "at": "end",
         "code": r"""
 # EXERCISE: lora-7
-def adapter_megabytes(shapes, rank, bytes_per_parameter):
-    return sum(rank * (o + i) for o, i in shapes) * bytes_per_parameter / 1e6
+def lora_slots(ranks, shapes, free, bytes_per_parameter):
+    affordable = free // (bytes_per_parameter * sum(o + i for o, i in shapes))       # ranks in all
+    return max(((n, rank) for n, rank in enumerate(sorted(ranks), 1) if n * rank <= affordable))
 """.strip(),
     },
     {"at": "end", "check": None},
@@ -3550,14 +3603,17 @@ def advantages(rewards, values, last_value, γ, λ):
 
 student(
     "lora-5",
-    "an earlier, wrong definition in the answer's cell, overwritten by the later one in the same cell",
+    "an earlier, wrong helper in the answer's cell, overwritten by the later one below the answer in the same cell",
     r"""
 # EXERCISE: lora-5
-def merged_weight(W, A, B, alpha):
-    return W + B @ A * alpha          # forgot r
+def update(A, B, alpha):
+    return B @ A * alpha              # forgot r
 
-def merged_weight(W, A, B, alpha):    # noqa: F811
-    return W + B @ A * (alpha / A.shape[0])
+def swapped_weight(W, old, new):
+    return W - update(*old) + update(*new)
+
+def update(A, B, alpha):              # noqa: F811
+    return B @ A * (alpha / A.shape[0])
 """.strip(),
 )
 
@@ -3912,8 +3968,9 @@ import scipy.stats
 from sklearn.feature_extraction.text import CountVectorizer
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling, Trainer
 
-def completion_labels(ids, prompt_length, ignore=-100):
-    return [ignore] * prompt_length + list(ids)[prompt_length:]
+def conversation_labels(ids, turns, header, ignore=-100):
+    masks = [[role == "assistant" and n >= header for n in range(length)] for role, length in turns]
+    return [token if own else ignore for token, own in zip(ids, sum(masks, []))]
 """.strip(),
 )
 
@@ -4087,8 +4144,8 @@ class Store:
     def of(cls, size):
         return next(kind for kind in cls.__subclasses__() if kind.size == size)
     @classmethod
-    def megabytes(cls, n):
-        return n * cls.size / 1e6
+    def holds(cls, memory):
+        return memory // cls.size
 
 class BFloat16(Store):
     size = 2
@@ -4098,8 +4155,13 @@ class Float32(Store):
 """.strip(),
     r"""
 # EXERCISE: lora-7
-def adapter_megabytes(shapes, rank, bytes_per_parameter):
-    return Store.of(bytes_per_parameter).megabytes(sum(rank * (a + b) for a, b in shapes))
+def lora_slots(ranks, shapes, free, bytes_per_parameter):
+    numbers, kept = Store.of(bytes_per_parameter).holds(free), []
+    for rank in sorted(ranks):
+        if (len(kept) + 1) * sum(rank * (a + b) for a, b in shapes) > numbers:
+            break
+        kept.append(rank)
+    return len(kept), max(kept)
 """.strip(),
 )
 
@@ -4116,8 +4178,11 @@ def adapter_parameters(shapes, rank, bytes_each=1):
         "at": "lora-7",
         "code": r"""
 # EXERCISE: lora-7
-def adapter_megabytes(shapes, rank, bytes_per_parameter):
-    return adapter_parameters(shapes, rank, bytes_each=bytes_per_parameter) / 1e6
+def lora_slots(ranks, shapes, free, bytes_per_parameter):
+    kept = sorted(ranks, reverse=True)
+    while len(kept) * adapter_parameters(shapes, kept[0], bytes_each=bytes_per_parameter) > free:
+        del kept[0]
+    return len(kept), kept[0]
 """.strip(),
     },
 )

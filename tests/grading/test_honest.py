@@ -15,7 +15,7 @@ from course_utils.grading.marking import Attempt, LearnerAnswer
 # Answers that compute what a typical mistake computes, as learners would write them.
 WRONG = {
     "lora-2": "def lora_forward(x, W, A, B, alpha):\n    return x @ W.T + alpha * (x @ A.T) @ B.T",
-    "lora-6": "def completion_labels(ids, prompt_length, ignore=-100):\n    return list(ids)",
+    "lora-6": "def conversation_labels(ids, turns, header, ignore=-100):\n    return list(ids)",
     "qlora-2": "def bits_per_weight(block, group=None):\n    return 4.0",
     "align-2": (
         "def conservative_dpo_loss(pc, pr, rc, rr, beta, doubt):\n    from torch.nn.functional import logsigmoid\n"
@@ -95,7 +95,9 @@ def test_the_class_view_counts_the_misconceptions(graded):
 def test_an_earlier_answer_is_there_even_if_it_is_wrong(tmp_path):
     answers = {
         "lora-3": "# EXERCISE: lora-3\ndef adapter_parameters(shapes, rank):\n    return 0",
-        "lora-7": "# EXERCISE: lora-7\ndef adapter_megabytes(s, rank, b):\n    return adapter_parameters(s, rank) * b / 1e6",
+        "lora-7": "# EXERCISE: lora-7\ndef lora_slots(ranks, shapes, free, size):\n"
+        "    fit = [(n, r) for n, r in enumerate(sorted(ranks), 1) if n * size * adapter_parameters(shapes, r) <= free]\n"
+        "    return fit[-1]",
     }
     hand_in(tmp_path / "in", "reuses", "02", answers)
     run("02", tmp_path / "in", tmp_path / "out")

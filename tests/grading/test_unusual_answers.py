@@ -146,7 +146,7 @@ def test_check_and_grading_say_the_same_of_every_form(id):
         ("data-3", "1", "Expected a bool, got a number 1"),
         ("data-3", "'True'", "Expected a bool, got a str 'True'"),
         ("lora-3", "str(rank)", "Expected a number, got a str"),
-        ("lora-6", "prompt_length", "Expected a list of"),
+        ("lora-6", "header", "Expected a list of"),
         ("lora-6", "[str(id) for id in ids]", r"At \[0\]: expected a number"),
         (
             "lora-2",

@@ -58,8 +58,11 @@ STALE = solved("frame-3").replace("def stale", "def shares_of").replace("# EXERC
 DIAGNOSE = solved("frame-1").replace("def diagnose", "def said").replace("# EXERCISE: frame-1\n", "")
 FORWARD = "x @ W.T + alpha / A.shape[0] * x @ A.T @ B.T"
 LORA = "def lora_forward(x, W, A, B, alpha):\n    return "
-LABELS = "[ignore] * prompt_length + ids[prompt_length:]"
-LABEL = "def completion_labels(ids, prompt_length, ignore=-100):\n"
+LABEL = (
+    "def conversation_labels(ids, turns, header, ignore=-100):\n"
+    "    said = [role == 'assistant' and place >= header for role, length in turns for place in range(length)]\n"
+)
+LABELS = "[token if own else ignore for token, own in zip(ids, said)]"
 BLOCK = (
     "def quantize_block(weights, values):\n    scale = weights.abs().max()\n"
     "    codes = (weights[:, None] / scale - values[None, :]).abs().argmin(dim=1)\n    return "
@@ -142,7 +145,8 @@ FORMS = {
     ),
     "earlier-answer-of-ones-own": form(
         "lora-7",
-        "def adapter_megabytes(shapes, rank, bytes_per_parameter):\n    return adapter_parameters(shapes, rank) * bytes_per_parameter / 1e6",
+        "def lora_slots(ranks, shapes, free, size):\n    ranks, one = sorted(ranks), adapter_parameters(shapes, 1) * size\n"
+        "    number = sum(n * rank * one <= free for n, rank in enumerate(ranks, 1))\n    return number, ranks[number - 1]",
         solved("lora-3"),
     ),
     "helper-of-another-answer": form(
@@ -222,7 +226,7 @@ FORMS = {
     "dictionary-in-another-order": form("frame-6", f"import numpy as np\n{ERRORS}\ndef sort_errors(rows):\n    return {{name: np.int64(n) for name, n in sorted(counted(rows).items())}}"),
     "tensor-for-list": form("lora-6", f"import torch\n{LABEL}    return torch.tensor({LABELS})"),
     "tuple-for-list": form("lora-6", f"{LABEL}    return tuple({LABELS})"),
-    "chain-for-list": form("lora-6", f"from itertools import chain, repeat\n{LABEL}    return chain(repeat(ignore, prompt_length), ids[prompt_length:])"),
+    "chain-for-list": form("lora-6", f"from itertools import chain\n{LABEL}    return chain(*([a] if b else [ignore] for a, b in zip(ids, said)))"),
     "numpy-integers-in-a-list": form("lora-6", f"import numpy as np\n{LABEL}    return list(np.array({LABELS}))"),
     "tensors-in-a-list": form("lora-6", f"import torch\n{LABEL}    return list(torch.tensor({LABELS}))"),
     "numpy-for-tensor": form("lora-2", f"import numpy as np\n{LORA}np.asarray({FORWARD})"),
