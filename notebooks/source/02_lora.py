@@ -378,7 +378,6 @@ show.answers(
 # has to be sure would now need a new one.)
 
 # %% [markdown]
-# %% [markdown]
 # ## 4 · LoRA: learn the difference, and make it thin
 #
 # **Why not simply train every weight?** It works; in section 6 we do it and compare. The problem is memory. For every weight
