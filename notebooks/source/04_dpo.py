@@ -367,7 +367,8 @@ lesson.reading_the_log(trainer.state.log_history)
 lesson.recorded_log()
 
 # %% [markdown]
-# This is what you hope to see: a margin that opens and stays open. Both pictures are measured on *training* pairs, however. Whether
+# This is what you hope to see: a margin that opens and stays open. (Both rewards fell on the way. That is common, and section 10 says
+# when it is too much.) Both pictures are measured on *training* pairs, however. Whether
 # the model is better, only messages can tell that it has not seen.
 #
 # **The control.** The rival from section 1 gets the same messages, and the chosen replies alone. It is plain SFT, started from
@@ -482,9 +483,11 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # ## 5 · Does it beat the cheap rival?
 #
 # SFT on the chosen replies uses one half of each pair. Was the other half worth more? The table has a record of longer runs: each
-# method learned from the same pairs and answered the same test messages at {{term:temperature}} 0. The caption says how many
-# {{term:seed|seeds}} were run. While it is one, on 60 messages, treat differences below about 15 points as noise. *KL* says how far the
-# model has moved from its start, where 0 is not at all; more of that below.
+# method learned from the same pairs and answered the same test messages at {{term:temperature}} 0. Where a method was run with several
+# {{term:seed|seeds}}, the brackets show the lowest and the highest of them. Where there was one, on 60 messages, treat differences below
+# about 15 points as noise. “Pairs right” counts the pairs in which the chosen reply has *gained* more than the rejected one; the start
+# has no gain yet, so in its row count those whose chosen reply it finds more likely. *KL* says how far the model has moved from its
+# start, where 0 is not at all; more of that below.
 
 # %%
 lesson.methods_table()
@@ -511,10 +514,10 @@ lesson.kinds_learned()
 
 # %% [markdown]
 # The first row is learned, and it is the one that can be learned without reading the message: how does the reply begin? Whether the
-# step suits the message and whether an apology does take reading, and there nobody is far from the 50 % of a coin, not even the reward
-# model, which does nothing else. (The order number was right before.) **A preference pulls at what tells the pairs apart most
-# easily.** Nothing in the loss protects the rest, so measure that too. To learn the two rows in the middle takes more pairs, or a model
-# that reads better than one of 135 million weights.
+# step suits the message and whether an apology does take reading. There the gains of DPO point the right way hardly more often than a
+# coin, and those of the reward model, which does nothing but rank, no more often. (The order number was right before.) **A preference
+# pulls at what tells the pairs apart most easily.** Nothing in the loss protects the rest, so measure that too. To learn the two rows in
+# the middle takes more pairs, or a model that reads better than one of 135 million weights.
 #
 # Preferences pay where the chosen reply is better but not much of an example, as in ours: where both replies come from your own
 # model, or where people can say which is better but could not have written it. Where the chosen replies are nearly perfect, SFT on
@@ -527,10 +530,12 @@ lesson.kinds_learned()
 lesson.kl_figure()
 
 # %% [markdown]
-# With several seeds each point is their mean, and bars reach to the lowest and the highest one. Two questions to ask such a figure:
-# how good is a method *at the same distance*, and did a higher point simply go further? A larger β keeps DPO nearer to the start,
-# which is what β is for. Whether that is good depends on how good the start was. And do not read table or figure as a ranking of
-# methods: each had one learning rate, and another one would have moved it.
+# A point with bars is the mean of several seeds, and the bars reach to the lowest and the highest one. Look at the bars first: they
+# overlap, so this figure does not say which method keeps more rules, and a point without bars comes from a single run and says less
+# still. What it does say is how far each went. ORPO went several times as far as DPO and has nothing to show for it here, and a large
+# β has kept DPO nearer to the start, which is what β is for. Two questions to ask any such figure: how good is a method *at the
+# same distance*, and did a higher point simply go further? And do not read table or figure as a ranking of methods: each had one
+# learning rate, and another one would have moved it.
 #
 # **What do the other names stand for?**
 #

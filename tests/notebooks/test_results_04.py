@@ -70,7 +70,7 @@ def test_shortcuts_rank_the_older_pairs_and_not_ours(printed):
 
 def test_grpo_brings_what_is_rewarded_and_fewer_different_answers(printed):
     """Notices a reward, a template or a rate after which the check is not learned, or nothing collapses."""
-    before, after = table_rows(printed, "The most frequent answer after training").values()
+    before, after = table_rows(printed, "24 sampled answers").values()
     assert number(after["valid JSON"]) > number(before["valid JSON"]) + 20
     assert number(after["different answers"]) < number(before["different answers"])
 
