@@ -17,7 +17,14 @@ def figures():
     yield charts.trade_off({"LoRA": ([0.1, 0.2], [3.0, 3.1]), "other": ([0.3], [4.0])}, "Both", "x", "y", log_x=True)
 
     yield charts.curves(
-        {"one": ([1, 10, 100], [0, 5, 9])}, "Up", "x", "y", {"a point": (10, 3)}, {"here": 50}, (1, 10, 100), ["9 at 100"]
+        {"one": ([1, 10, 100], [0, 5, 9])},
+        "It goes up",
+        "x",
+        "y",
+        {"a point": (10, 3)},
+        {"here": 50},
+        (1, 10, 100),
+        ["9 at 100"],
     )
     found = Score(0.5, 0.4, 0.6, 100)
     yield charts.shares({"RAG": {"right fact": found, "valid form": found}, "unknown": None}, "Two systems")
