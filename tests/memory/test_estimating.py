@@ -10,7 +10,7 @@ from support import cpu_of
 from course_utils import cli, memory
 from course_utils.errors import CourseError
 from course_utils.memory import formula, step, tracing
-from course_utils.memory.shape import shape
+from course_utils.memory.shape import KEPT_SHAPES, read_shape, shape
 
 
 def small(architecture="llama", **changes):
@@ -151,6 +151,39 @@ def test_parameters_read_off_two_blocks_are_the_models(name):
     assert sizes.parameters == memory.count_parameters(name, 16).base
     plan = memory.StepPlan(method="lora", rank=16)
     assert formula.adapter_values(sizes, plan) == memory.count_parameters(name, 16).trainable
+
+
+@pytest.mark.parametrize("name", memory.ARCHITECTURES)
+def test_kept_shapes_are_what_the_configurations_give(name):
+    """If this fails, `python benchmarks/shapes.py` is due."""
+    assert shape(name) == read_shape(name)
+
+
+def test_the_same_shapes_are_kept_as_configurations():
+    assert list(json.loads(KEPT_SHAPES.read_text(encoding="utf-8"))) == list(memory.ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b", "SMOLLM2-135M-Instruct"])
+def test_a_kept_model_is_found_under_its_other_names_and_keeps_the_one_it_was_asked_by(name):
+    key = "SmolLM2-135M" if "smol" in name.casefold() else "Llama-3.1-8B"
+    found = memory.estimate(name, "qlora")
+    assert found.model == name and found.total == memory.estimate(key, "qlora").total
+
+
+LIBRARIES = ("torch", "transformers", "numpy", "peft")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from course_utils import memory; memory.estimate('Llama-3.1-8B', 'qlora'); memory.what_fits('Llama-3.1-8B', 't4')",
+        "from course_utils import cli; cli.main(['estimate', '--model', 'Llama-3.1-70B', '--gpu', 't4'])",
+    ],
+)
+def test_an_estimate_of_a_kept_model_imports_no_library(code):
+    code += f"; import sys; print([name for name in {LIBRARIES} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_four_bit_weights_take_4_127_bits():
