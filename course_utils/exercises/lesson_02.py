@@ -575,6 +575,7 @@ def answer_loss(logits, labels):
         cases=_loss_cases,
         points=4,
         objectives=(1,),
+        needs=("torch",),
         mistakes=(
             Mistake(_loss_unshifted, "Row i of the logits scores the token at position i + 1. You compare it with token i."),
             Mistake(_loss_softmax_twice, "The softmax is taken twice; log_softmax wants the raw logits."),
@@ -593,6 +594,7 @@ def answer_loss(logits, labels):
         cases=_layer_cases,
         points=4,
         objectives=(3,),
+        needs=("torch",),
         mistakes=(
             Mistake(_no_scaling, "The update is not scaled. LoRA multiplies it by alpha / r, r being the rank."),
             Mistake(_alpha_without_rank, "The update is scaled by alpha; the convention is alpha / r."),
@@ -632,6 +634,7 @@ def answer_loss(logits, labels):
         cases=lambda random: [()],
         points=4,
         objectives=(5,),
+        needs=("torch",),
         mistakes=(
             Mistake(_rate_of_full_fine_tuning, TOO_SMALL),
             Mistake(_rate_far_too_high, TOO_LARGE),
@@ -649,6 +652,7 @@ def answer_loss(logits, labels):
         cases=_merge_cases,
         points=3,
         objectives=(6,),
+        needs=("torch",),
         mistakes=(
             Mistake(_merge_no_scaling, "The update is not scaled; merge (alpha / r) B A."),
             Mistake(_merge_alpha_only, "The update is scaled by alpha; the convention is alpha / r."),

@@ -186,7 +186,7 @@ def kept_shape(key: str, name: str) -> Shape:
 
 
 def read_shape(model: Described) -> Shape:
-    """Read the sizes of a model from its configuration, which takes seconds for torch and a moment for the model, even for 70B.
+    """Read the sizes of a model from its configuration, which takes seconds, most of them for torch.
 
     Args:
         model: as for `configuration`.
