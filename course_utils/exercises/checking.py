@@ -22,6 +22,7 @@ from course_utils.exercises.drawing import Generator, generator
 from course_utils.exercises.libraries import foreign, refusal
 from course_utils.exercises.registry import EXERCISES
 
+HINT_FROM = 3  # wrong tries
 _tries: Counter[str] = Counter()
 
 
@@ -87,7 +88,7 @@ def check(id: str, answer: object, seed: int | None = None) -> ExerciseScore:
         _tries[id] = 0
         return ExerciseScore(points, exercise, message)
     _tries[id] += 1
-    return ExerciseScore(points, exercise, message, exercise.hint if _tries[id] >= 3 else "")
+    return ExerciseScore(points, exercise, message, exercise.hint if _tries[id] >= HINT_FROM else "")
 
 
 def _mark(exercise: Exercise, answer: object, seed: int | None = None) -> tuple[float, str]:
