@@ -20,7 +20,8 @@
       };
     },
 
-    answered({ ready, number, result, error }) {
+    answered({ failed, ready, number, result, error }) {
+      if (failed !== undefined) return this.stop(`Python could not be started in this page (${failed}). A change tries again.`);
       if (ready !== undefined) return this.waiting.get(ready)?.ready();
       const promise = this.waiting.get(number);
       this.waiting.delete(number);

@@ -17,9 +17,15 @@ async function start() {
 const started = start();
 
 self.onmessage = async ({ data }) => {
+  let call;
   try {
-    const call = await started;
-    self.postMessage({ ready: data.number });
+    call = await started;
+  } catch (error) {
+    self.postMessage({ failed: String(error.message || error) }); // the page ends this worker; its next request tries again
+    return;
+  }
+  self.postMessage({ ready: data.number });
+  try {
     self.postMessage({ number: data.number, result: JSON.parse(call(JSON.stringify(data.request))) });
   } catch (error) {
     self.postMessage({ number: data.number, error: String(error.message || error) });
