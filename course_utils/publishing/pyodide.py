@@ -29,7 +29,7 @@ def prepare() -> Path:
         CourseError: there is no npm, no package index, or the package is not the expected one; the message says what to do.
     """
     folder = cache_folder() / f"pyodide-{VERSION}"
-    if all((folder / name).is_file() for name in FILES):
+    if _is_whole(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=folder.parent, ignore_cleanup_errors=True) as scratch:
@@ -38,8 +38,16 @@ def prepare() -> Path:
             raise CourseError(f"{package.name} is not the Pyodide that the course was tested with; it was not used")
         unpacked = _unpack(package, Path(scratch) / "files")
         shutil.rmtree(folder, ignore_errors=True)
-        unpacked.rename(folder)
+        try:
+            unpacked.rename(folder)
+        except OSError:
+            if not _is_whole(folder):  # else another process was quicker
+                raise
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in FILES)
 
 
 def _package(scratch: Path) -> Path:
