@@ -10,7 +10,7 @@ from support import cpu_of
 from course_utils import cli, memory
 from course_utils.errors import CourseError
 from course_utils.memory import formula, step, tracing
-from course_utils.memory.shape import KEPT_SHAPES, read_shape, shape
+from course_utils.memory.shape import KEPT_SHAPES, configuration, read_shape, shape
 
 
 def small(architecture="llama", **changes):
@@ -215,6 +215,8 @@ def test_70b_takes_under_a_second_and_no_weights(monkeypatch):
     import psutil
     import torch
 
+    # as configurations, whose sizes are read and not kept
+    small_model, large_model = configuration("SmolLM2-135M"), configuration("Llama-3.1-70B")
     built = []
     register = torch.nn.Module.register_parameter
 
@@ -222,17 +224,17 @@ def test_70b_takes_under_a_second_and_no_weights(monkeypatch):
         built.append((module, name, parameter))
         register(module, name, parameter)
 
-    cpu_of(lambda: memory.estimate("SmolLM2-135M"))  # imports
+    cpu_of(lambda: memory.estimate(small_model))  # imports
     before = psutil.Process().memory_info().rss
     monkeypatch.setattr(tracing, "trace", lambda *_: pytest.fail("traced"))
     with monkeypatch.context() as patched:
         patched.setattr(torch.nn.Module, "register_parameter", counted)
-        found = memory.estimate("Llama-3.1-70B", "qlora", checkpointing=True, length=512)
+        found = memory.estimate(large_model, "qlora", checkpointing=True, length=512)
     assert psutil.Process().memory_info().rss - before < 100e6
     assert built and all(parameter is None or parameter.is_meta for *_, parameter in built)
     assert len({id(module) for module, *_ in built if type(module).__name__ == "LlamaRMSNorm"}) == 2 * 2 + 1
-    seconds = cpu_of(lambda: memory.estimate("Llama-3.1-70B", "qlora", checkpointing=True, length=512))
-    assert seconds < 1 and seconds < 3 * cpu_of(lambda: memory.estimate("SmolLM2-135M", "qlora", checkpointing=True))
+    seconds = cpu_of(lambda: memory.estimate(large_model, "qlora", checkpointing=True, length=512))
+    assert seconds < 1 and seconds < 3 * cpu_of(lambda: memory.estimate(small_model, "qlora", checkpointing=True))
     assert 39e9 < found.weights < 41e9  # embeddings and head stay in 16 bits
     assert not found.fits("a100-40gb") and found.fits("a100")
 
