@@ -690,6 +690,7 @@ def answer_loss(logits, labels):
         cases=_loss_cases,
         points=4,
         objectives=(1,),
+        needs=("torch",),
         mistakes=(
             Mistake(_loss_unshifted, "Row i of the logits scores the token at position i + 1. You compare it with token i."),
             Mistake(_loss_softmax_twice, "The softmax is taken twice; log_softmax wants the raw logits."),
@@ -708,6 +709,7 @@ def answer_loss(logits, labels):
         cases=_layer_cases,
         points=4,
         objectives=(3,),
+        needs=("torch",),
         mistakes=(
             Mistake(_no_scaling, "The update is not scaled. LoRA multiplies it by alpha / r, r being the rank."),
             Mistake(_alpha_without_rank, "The update is scaled by alpha; the convention is alpha / r."),
@@ -747,6 +749,7 @@ def answer_loss(logits, labels):
         cases=lambda random: [()],
         points=4,
         objectives=(5,),
+        needs=("torch",),
         mistakes=(
             Mistake(_rate_of_full_fine_tuning, TOO_SMALL),
             Mistake(_rate_far_too_high, TOO_LARGE),
@@ -765,6 +768,7 @@ def answer_loss(logits, labels):
         cases=_swap_cases,
         points=3,
         objectives=(6,),
+        needs=("torch",),
         mistakes=(
             Mistake(_swap_old_stays, "The old adapter is still in the weight. Take it off before you put the new one on."),
             Mistake(_swap_only_unmerged, "This is the base alone: the old adapter is off, and the new one is missing."),
