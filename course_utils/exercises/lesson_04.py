@@ -139,7 +139,7 @@ def advantages(rewards, values, last_value, gamma, gae_lambda):
     Args:
         rewards: list of floats, one for each token.
         values: list of floats, the value of the state before each token.
-        last_value: value of the state after the last token: 0 for an answer that came to its end, what the value head
+        last_value: value of the state after the last token: 0 for an answer that came to its end, what the value model
             expects for one that was cut off.
         gamma: discount of what comes a token later.
         gae_lambda: lambda of the estimate, from 0 (one-step errors) to 1.
@@ -674,7 +674,7 @@ def log_probabilities_of_batch(logits, tokens, mask):
             Mistake(_beta_outside, "beta belongs inside the sigmoid, where it scales the margin, not before the loss."),
             Mistake(_no_minus, "The sign is missing: logsigmoid is to rise, so the loss is its negative."),
         ),
-        hint="margin = beta times the difference of two log-ratios, policy less reference. Turned round, it is -margin.",
+        hint="margin = beta times the difference of two gains, and a gain is policy less reference. Turned round, it is -margin.",
     ),
     Exercise(
         id="align-3",
