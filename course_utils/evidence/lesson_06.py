@@ -118,7 +118,8 @@ def recorded(names: Sequence[str], caption: str) -> Table:
             "both fields right": pooled(_scores(name, "both")),
         }
     seeds = len(found["seeds"])
-    return Table(rows, f"{caption} (recorded {found['date']}: {seeds} runs together, 100 messages each)", "model", "")
+    runs = f"{seeds} runs together, 100 messages each" if seeds > 1 else "one run, 100 messages"
+    return Table(rows, f"{caption} (recorded {found['date']}: {runs})", "model", "")
 
 
 # -- files and jobs ---------------------------------------------------------------------------------------------------------
@@ -548,7 +549,7 @@ def judge_O3(losses: Mapping[int, Mapping[str, float]]) -> Verdict:
     recorded_runs = (record() or {}).get("runs", [])
     found += [turns(run["turn"]["held"], run["turn"]["trained"]) for run in recorded_runs]
     if recorded_runs:
-        sentence += f" It turned like this in {sum(found[1:])} of {len(recorded_runs)} recorded jobs."
+        sentence += f" It turned like this in {sum(found[1:])} of {len(recorded_runs)} recorded jobs of ten epochs."
     word = claims.HOLDS if all(found) else claims.UNDER_A_CONDITION if any(found) else claims.FAILS
     rows = {f"epoch {n}": dict(row) for n, row in enumerate(losses.values(), 1)}
     return Verdict(
