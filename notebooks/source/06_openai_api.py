@@ -135,15 +135,19 @@ WAITING = ("validating_files", "queued", "running", "paused")
 
 def wait(job):
     """Look every second until the job is over; returns it and its events, the newest first."""
+    shown = ""
     while job.status in WAITING:
-        print(f"{job.status:<20}", end="\r")
+        if job.status != shown:
+            shown = job.status
+            print(shown, end=" → ")
         time.sleep(1)
         job = client.fine_tuning.jobs.retrieve(job.id)
+    print(job.status)
     return job, list(client.fine_tuning.jobs.list_events(job.id, limit=100))
 
 
 job, events = wait(job)
-print(job.status, "after", job.finished_at - job.created_at, "seconds:", job.fine_tuned_model)
+print(job.finished_at - job.created_at, "seconds, and the new model is", job.fine_tuned_model)
 
 # %% [markdown]
 # The name is `ft:`, the base, the organisation, your suffix and an id. Everything that happened is in the events, and each
@@ -495,6 +499,8 @@ preferred, pair_events = wait(client.fine_tuning.jobs.create(
     model=job.fine_tuned_model, training_file=uploaded.id, suffix="preferred", seed=0,
     method={"type": "dpo", "dpo": {"hyperparameters": gently}},
 ))
+first = lesson_06.metrics(pair_events)[0]
+print(f"the first logged loss: {first['train_loss']:.3f}")
 lesson_06.pair_curve(pair_events, "The loss of a DPO job starts at ln 2")
 
 # %% [markdown]
