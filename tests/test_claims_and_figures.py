@@ -5,7 +5,6 @@ import pytest
 
 from course_utils import claims, figures
 from course_utils.errors import CourseError
-from course_utils.evaluation import proportion
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +39,6 @@ def test_measured_text_is_escaped():
 
 
 FIGURES = {
-    "intervals": lambda: figures.intervals({"base": {"valid": proportion([True, False])}}, "t"),
     "lines": lambda: figures.lines({"a": ([1, 2, 4], [3, 2, 1])}, "t", "x", "y", log_x=True),
     "points": lambda: figures.points({"a": ([1, 2, 4], [3, 2, 1])}, "t", "x", "y", log_x=True),
     "bars": lambda: figures.bars({"a": 1.5, "b": 2.5}, "t", "GB", limits={"T4": 15}),
@@ -63,7 +61,6 @@ def test_alt_texts_give_the_values():
     assert "a: 1.5; b: 2.5" in FIGURES["bars"]().alt
     assert "4 → 1" in FIGURES["lines"]().alt
     assert "a: 3 points from 1 to 3" in FIGURES["points"]().alt
-    assert "50.0 % [9.5, 90.5]" in FIGURES["intervals"]().alt
 
 
 def test_a_figure_without_alt_text_is_refused():
@@ -79,7 +76,6 @@ SEVEN = [f"series {i}" for i in range(7)]
 SEVERAL = {
     "lines": lambda: figures.lines({name: ([1, 2, 4], [i, 2, 1]) for i, name in enumerate(SEVEN)}, "t", "x", "y"),
     "points": lambda: figures.points({name: ([1, 2, 4], [i, 2, 1]) for i, name in enumerate(SEVEN)}, "t", "x", "y"),
-    "intervals": lambda: figures.intervals({name: {"valid": proportion([True, False])} for name in SEVEN}, "t"),
     "histograms": lambda: figures.histograms({name: [1, 2, i, 9] for i, name in enumerate(SEVEN)}, "t", "x"),
     "limits": lambda: figures.bars({"a": 1.5}, "t", "GB", limits={"T4": 15, "L4": 24, "A100": 40, "H100": 80}),
 }
