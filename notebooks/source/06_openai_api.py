@@ -340,7 +340,7 @@ print("still there:", [model.id for model in client.models.list() if model.id.st
 # %%
 few_file = write_rows("few.jsonl", rows[:12])
 few = client.files.create(file=few_file.open("rb"), purpose="fine-tune")
-hungry = {"n_epochs": 6, "batch_size": 6, "learning_rate_multiplier": 4}
+hungry = {"n_epochs": 6, "batch_size": 4, "learning_rate_multiplier": 4}
 greedy = client.fine_tuning.jobs.create(
     model=BASE, training_file=few.id, validation_file=held_out.id, suffix="greedy", seed=0,
     method={"type": "supervised", "supervised": {"hyperparameters": hungry}},
@@ -609,7 +609,7 @@ for operation in ("eq", "equals"):
 lesson_06.training_table(rows, 3)
 
 # %% [markdown]
-# A few cents at most, and that is typical: training is rarely what makes a tuned model expensive. The first column is the
+# Cents, and that is typical: training is rarely what makes a tuned model expensive. The first column is the
 # host's price, the second what this file costs with three epochs. Tokens are the host's, so count with its {{term:tokenizer}}:
 # that of our small model counts a tenth more in these messages. How these were counted:
 
@@ -618,7 +618,7 @@ print(lesson_06.how_counted())
 
 # %% [markdown]
 # If your machine does not have the host's tokenizer, an estimate will do, as long as you know how far it may be off. Here that
-# changes nothing: a few cents stay a few cents.
+# changes nothing: cents stay cents.
 #
 # **Your turn:** write the bill of a job.
 

@@ -106,7 +106,7 @@ SENTENCES = {
         [round(p.cached_input / p.input, 2) for p in (LUNA, lesson_06.UNTUNED)] == [0.1, 0.25]
     ),
     "We take fifty short messages": lambda: "lesson_06.short_rows(task.train, 50)" in SOURCE,
-    "A few cents at most": lambda: max(
+    "Cents, and that is typical": lambda: max(
         costs.training_cost(round(sum(map(lesson_06.row_tokens, lesson_06.short_rows(task().train, 50)))), 3, name)
         for name in costs.PRICES
     ) < 0.25,
