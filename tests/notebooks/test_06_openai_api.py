@@ -130,7 +130,7 @@ SENTENCES = {
     "by one of eleven measures": lambda: len(
         __import__("course_utils.openai_server.graders", fromlist=["Metric"]).Metric.__args__
     ) == 11,
-    "They all punish one single record": lambda: len(
+    "which all punish one single record": lambda: len(
         {row["non_preferred_output"][0]["content"] for row in lesson_06.pairs(task().train, 60)}
     ) == 1,
 }  # fmt: skip
