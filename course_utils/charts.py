@@ -1,6 +1,6 @@
-"""Charts of the second edition: readable on a phone, labels on the lines, one colour and marker per method.
+"""The lessons' charts: readable on a phone, labels on the lines, one colour and marker per method.
 
-`figures` has the first edition's; each lesson moves here when it is rewritten.
+`figures` has the pictures of benchmarks and reports.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Charts of the second edition: what they say in words, and that they can be read on a phone."""
+"""The lessons' charts: what they say in words, and that they can be read on a phone."""
 
 import io
 import re

@@ -155,7 +155,7 @@ def test_quizzes_have_one_right_choice_and_explain_every_one(section):
     assert "widget" not in shown
 
 
-@pytest.mark.parametrize("section", ["01", "02", "03", "04", "05"])
+@pytest.mark.parametrize("section", QUIZZES)
 def test_right_choices_are_told_neither_by_their_letter_nor_by_their_length(section):
     lengths = [[len(text) for text, _, _ in question.choices] for question in QUIZZES[section]]
     places = [[right for _, right, _ in question.choices].index(True) for question in QUIZZES[section]]

@@ -2733,58 +2733,64 @@ def training_labels(rows):
 # ------------------------------------------------------------------------------------------------------------------ api-1
 student(
     "api-1",
-    "for/else with enumerate; the lesson's WAITING",
-    {"lesson": "WAITING = ("},
-    r'''
+    "a dict by id that remembers the order, looks turned with a slice",
+    r"""
 # EXERCISE: api-1
-def polls_until_over(statuses):
-    """How often must you ask until a job is over?"""
-    for n, status in enumerate(statuses, start=1):
-        if status not in WAITING:
-            break
-    else:
-        return len(statuses), None
-    return n, status
-'''.strip(),
+def new_messages(polls):
+    events = {}
+    for poll in polls:
+        for event in poll[::-1]:
+            events.setdefault(event["id"], event)
+    return [e["message"] for e in events.values() if e["type"] != "metrics"]
+""".strip(),
 )
 
 student(
     "api-1",
-    "next over a generator with default, NamedTuple result, literal types",
+    "a generator with match, TypedDict, itertools.chain; the result a tuple",
     r"""
 # EXERCISE: api-1
 import typing as t
+from itertools import chain
 
-Waiting = t.Literal["validating_files", "queued", "running", "paused"]
+class Event(t.TypedDict):
+    id: str
+    type: str
+    message: str
 
-class Polls(t.NamedTuple):
-    number: int
-    status: str | None
+def told(polls: t.Sequence[t.Sequence[Event]]) -> t.Iterator[str]:
+    seen: set[str] = set()
+    for event in chain.from_iterable(map(reversed, polls)):
+        match event:
+            case {"id": id, "type": kind} if id in seen or kind == "metrics":
+                continue
+        seen.add(event["id"])
+        yield event["message"]
 
-def polls_until_over(statuses: t.Sequence[str]) -> Polls:
-    return next((Polls(i, s) for i, s in enumerate(statuses, 1) if s not in t.get_args(Waiting)), Polls(len(statuses), None))
+def new_messages(polls):
+    return tuple(told(polls))
 """.strip(),
 )
 
 student(
     "api-1",
-    "takewhile on an iterator",
+    "pandas: one frame of all looks, drop_duplicates",
     r"""
 # EXERCISE: api-1
-from itertools import takewhile
-def polls_until_over(statuses):
-    waited = sum(1 for _ in takewhile({"validating_files", "queued", "running", "paused"}.__contains__, iter(statuses)))
-    rest = list(statuses)[waited:waited + 1]
-    return (waited + len(rest), rest[0] if rest else None)
+import pandas as pd
+def new_messages(polls):
+    frame = pd.DataFrame([e for poll in polls for e in poll[::-1]], columns=["id", "type", "message"])
+    frame = frame.drop_duplicates("id").query("type != 'metrics'")
+    return frame["message"].tolist()
 """.strip(),
 )
 
-# ------------------------------------------------------------------------------------------------------------------ api-2
+# ------------------------------------------------------------------------------------------------------------------ api-7
 student(
-    "api-2",
+    "api-7",
     "Decimal, returned as Decimal",
     r"""
-# EXERCISE: api-2
+# EXERCISE: api-7
 from decimal import Decimal
 def job_cost(train_tokens, validation_tokens, epochs, price):
     return Decimal(train_tokens) * Decimal(epochs) * Decimal(repr(price)) / Decimal(10) ** 6
@@ -2792,10 +2798,10 @@ def job_cost(train_tokens, validation_tokens, epochs, price):
 )
 
 student(
-    "api-2",
+    "api-7",
     "renamed arguments with an ignored underscore, exec of a template",
     r'''
-# EXERCISE: api-2
+# EXERCISE: api-7
 exec("""
 def job_cost(train, _, epochs, price, per=1_000_000):
     return train * epochs * price / per
@@ -2904,37 +2910,266 @@ def result_rows(data):
 # ------------------------------------------------------------------------------------------------------------------ api-5
 student(
     "api-5",
-    "sequence patterns with captured prefix",
+    "sorted, a helper for an output, rows appended",
     r"""
 # EXERCISE: api-5
-def model_parts(name):
-    match name.split(":"):
-        case ["ft", base, _, suffix, _]:
-            return base, suffix, None
-        case ["ft", base, _, suffix, _, step] if step.startswith("ckpt-step-"):
-            return base, suffix, int(step.removeprefix("ckpt-step-"))
+def preference_rows(logs):
+    def output(answer):
+        return [{"role": "assistant", "content": answer["text"]}]
+
+    rows = []
+    for log in logs:
+        ranked = sorted(log["shown"], key=lambda answer: answer["votes"], reverse=True)
+        if ranked[0]["votes"] > ranked[-1]["votes"]:
+            rows.append({
+                "input": {"messages": log["messages"]},
+                "preferred_output": output(ranked[0]),
+                "non_preferred_output": output(ranked[-1]),
+            })
+    return rows
 """.strip(),
 )
 
 student(
     "api-5",
-    "verbose regular expression with named groups, %load_ext autoreload above",
+    "a generator with itemgetter, keys in another order, copies of the messages; %load_ext autoreload above",
     {"at": "imports", "code": "%load_ext autoreload\n%autoreload 2"},
-    r'''
+    r"""
 # EXERCISE: api-5
-import re
-NAME = re.compile(r"""
-    ft : (?P<base>[^:]*) : [^:]* :      # organisation
-    (?P<suffix>[^:]*) : [^:]*           # id
-    (?: :ckpt-step-(?P<step>\d+) )?
-""", re.VERBOSE)
+from operator import itemgetter
+votes, text = itemgetter("votes"), itemgetter("text")
 
-def model_parts(name):
-    found = NAME.fullmatch(name)
-    return found["base"], found["suffix"], found["step"] and int(found["step"])
+def preference_rows(logs):
+    for log in logs:
+        *_, best = ranked = sorted(log["shown"], key=votes)
+        worst = ranked[0]
+        if votes(best) - votes(worst):
+            yield dict(
+                non_preferred_output=[dict(content=text(worst), role="assistant")],
+                preferred_output=[dict(content=text(best), role="assistant")],
+                input=dict(messages=[dict(message) for message in log["messages"]]),
+            )
 
-model_parts?
-'''.strip(),
+preference_rows?
+""".strip(),
+)
+
+# ------------------------------------------------------------------------------------------------------------------ api-2
+student(
+    "api-2",
+    "deepcopy, then in place; any over the weights",
+    r"""
+# EXERCISE: api-2
+from copy import deepcopy
+def with_weights(messages, thumbs):
+    out = deepcopy(messages)
+    for i, m in enumerate(out):
+        if m["role"] == "assistant":
+            m["weight"] = 1
+            if i in thumbs and thumbs[i] == "down":
+                m["weight"] = 0
+    if sum(m.get("weight", 0) for m in out) == 0:
+        return None
+    return out
+""".strip(),
+)
+
+student(
+    "api-2",
+    "comprehension with dict union, weights as a dict of their own; the result a tuple",
+    r"""
+# EXERCISE: api-2
+def with_weights(messages, thumbs):
+    weights = {n: {"weight": int(thumbs.get(n) != "down")} for n, m in enumerate(messages) if m["role"] == "assistant"}
+    if {"weight": 1} not in weights.values():
+        return
+    return tuple(m | weights.get(n, {}) for n, m in enumerate(messages))
+""".strip(),
+)
+
+student(
+    "api-2",
+    "a JSON round trip for the copy, weights as NumPy integers",
+    r"""
+# EXERCISE: api-2
+import json
+import numpy as np
+
+def with_weights(messages, thumbs):
+    messages = json.loads(json.dumps(messages))
+    mine = np.array([m["role"] == "assistant" for m in messages])
+    down = np.array([thumbs.get(n) == "down" for n in range(len(messages))])
+    for n in np.flatnonzero(mine):
+        messages[n]["weight"] = np.int64(not down[n])
+    return messages if (mine & ~down).any() else None
+""".strip(),
+)
+
+# ------------------------------------------------------------------------------------------------------------------ api-6
+student(
+    "api-6",
+    "guard clauses, JSONDecodeError, += for the parts",
+    r"""
+# EXERCISE: api-6
+import json
+def grade(sample, item):
+    try:
+        answer = json.loads(sample["output_text"])
+    except json.JSONDecodeError:
+        return 0.0
+    if type(answer) is not dict:
+        return 0.0
+    if set(answer) != {"category", "escalation"}:
+        return 0.0
+    reward = 0.2
+    if answer["category"] == item["reference"]["category"]:
+        reward += 0.5
+    if answer["escalation"] == item["reference"]["escalation"]:
+        reward += 0.3
+    return reward
+""".strip(),
+)
+
+student(
+    "api-6",
+    "match on the parsed value, weights in a dict, sum, an int for nothing",
+    r"""
+# EXERCISE: api-6
+from json import loads
+WEIGHTS = {"category": 0.5, "escalation": 0.3}
+
+def parsed(text):
+    try:
+        return loads(text)
+    except Exception:
+        return None
+
+def grade(sample: dict, item: dict) -> float:
+    right = item["reference"]
+    match parsed(sample["output_text"]):
+        case {"category": _, "escalation": _, **rest} as record if not rest:
+            return 0.2 + sum(weight for field, weight in WEIGHTS.items() if record[field] == right[field])
+    return 0
+""".strip(),
+)
+
+student(
+    "api-6",
+    "tenths as Decimal, a NumPy dot product in the end",
+    r"""
+# EXERCISE: api-6
+import json
+from decimal import Decimal
+import numpy as np
+PARTS = np.array([Decimal("0.2"), Decimal("0.5"), Decimal("0.3")])
+
+def grade(sample, item):
+    reference = item["reference"]
+    try:
+        record = json.loads(sample["output_text"], parse_int=str)
+        assert isinstance(record, dict) and sorted(record) == sorted(reference)
+    except (ValueError, AssertionError):
+        return 0.0
+    hits = np.array([1] + [int(record[k] == reference[k]) for k in ("category", "escalation")])
+    return float(PARTS @ hits)
+""".strip(),
+)
+
+# ------------------------------------------------------------------------------------------------------------------ api-8
+student(
+    "api-8",
+    "the whole sum per million, ceiling with a check for the exact crossing",
+    r"""
+# EXERCISE: api-8
+import math
+def requests_until_paid(training, short, long, answer, tuned, untuned):
+    t_in, t_out = tuned
+    u_in, u_out = untuned
+    saving = (long * u_in - short * t_in + answer * (u_out - t_out)) / 1_000_000
+    if saving <= 0:
+        return None
+    n = math.ceil(training / saving)
+    return n + 1 if n * saving <= training else n
+""".strip(),
+)
+
+student(
+    "api-8",
+    "fractions, so that nothing is rounded; divmod",
+    r"""
+# EXERCISE: api-8
+from fractions import Fraction as F
+def requests_until_paid(training, short, long, answer, tuned, untuned):
+    def price(prompt, model):
+        return (prompt * F(str(model[0])) + answer * F(str(model[1]))) / 10**6
+    saved = price(long, untuned) - price(short, tuned)
+    return None if saved <= 0 else divmod(F(str(training)), saved)[0] + 1
+""".strip(),
+)
+
+student(
+    "api-8",
+    "counts up in powers of two, then bisects; NumPy for the two prices",
+    r"""
+# EXERCISE: api-8
+import numpy as np
+
+def requests_until_paid(training, short, long, answer, tuned, untuned):
+    mine = np.dot([short, answer], tuned) / 1e6
+    theirs = np.dot([long, answer], untuned) / 1e6
+    if mine >= theirs:
+        return None
+    paid = lambda n: training + n * mine < n * theirs
+    high = 1
+    while not paid(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if paid(middle) else (middle, high)
+    return np.int64(high)
+""".strip(),
+)
+
+# ------------------------------------------------------------------------------------------------------------------ api-9
+student(
+    "api-9",
+    "pandas: left-open rows sorted to the end, duplicates dropped; names unpacked",
+    r"""
+# EXERCISE: api-9
+import pandas as pd
+def twelve_jobs(rows, prices):
+    table = pd.DataFrame(rows, columns=["message", "answer", "tokens"])
+    table["open"] = table["answer"].str.contains('"question"') & table["answer"].str.contains('"none"')
+    table = table.sort_values("open", kind="stable").drop_duplicates("message")
+    model, training = min(
+        ((name, p["training"]) for name, p in prices.items() if p["no new jobs from"] is None), key=lambda pair: pair[1]
+    )
+    for epochs in range(50, 0, -1):
+        if 12 * epochs * table["tokens"].sum() * training / 1e6 <= 1:
+            break
+    return model, epochs, table.index.tolist()
+""".strip(),
+)
+
+student(
+    "api-9",
+    "numbers read off by hand, epochs as a float, rows as a NumPy array",
+    r"""
+# EXERCISE: api-9
+import numpy as np
+
+OPEN = '{"category": "question", "escalation": "none"}'
+
+def twelve_jobs(rows, prices):
+    best = {}
+    for n, (message, answer, tokens) in enumerate(rows):
+        best.setdefault(message, []).append((answer == OPEN, n))
+    chosen = np.array([min(found)[1] for found in best.values()])
+    model = "qwen3-8b"
+    budget = 1 / 12 * 1e6 / prices[model]["training"]
+    return model, np.floor(budget / sum(rows[n][2] for n in chosen)), chosen
+""".strip(),
 )
 
 # =================================================================================================== forms of whole notebooks
@@ -3120,11 +3355,20 @@ student(
     "%%html\n<b>bold</b>",
     r"""
 # EXERCISE: api-5
-def model_parts(name):
-    _, base, _, suffix, _, *checkpoint = name.split(":")
-    return base, suffix, int(checkpoint[0].rsplit("-", 1)[1]) if checkpoint else None
+def preference_rows(logs):
+    rows = []
+    for log in logs:
+        votes = [answer["votes"] for answer in log["shown"]]
+        if len(set(votes)) == 1:
+            continue
+        top, bottom = log["shown"][votes.index(max(votes))], log["shown"][votes.index(min(votes))]
+        row = {"input": {"messages": log["messages"]}}
+        for key, answer in (("preferred_output", top), ("non_preferred_output", bottom)):
+            row[key] = [{"role": "assistant", "content": answer["text"]}]
+        rows.append(row)
+    return rows
 
-%timeit -n 10 -r 1 model_parts("ft:a:b:c:d")
+%timeit -n 10 -r 1 preference_rows([])
 %who function
 """.strip(),
 )
@@ -3138,11 +3382,11 @@ student(
 )
 
 student(
-    "api-2",
+    "api-7",
     "%%capture on the answer cell, a tqdm loop in it",
     r"""
 %%capture out
-# EXERCISE: api-2
+# EXERCISE: api-7
 from tqdm.auto import tqdm
 def job_cost(train_tokens, validation_tokens, epochs, price):
     dollars = 0
@@ -3159,23 +3403,26 @@ student(
 # EXERCISE: api-1
 import asyncio
 
-async def polls_async(statuses):
-    n = 0
-    for n, status in enumerate(statuses, 1):
+async def messages_async(polls):
+    seen, out = [], []
+    for poll in polls:
         await asyncio.sleep(0)
-        if status not in {"validating_files", "queued", "running", "paused"}:
-            return n, status
-    return n, None
+        for event in list(reversed(poll)):
+            if event["id"] in seen or event["type"] == "metrics":
+                continue
+            seen.append(event["id"])
+            out.append(event["message"])
+    return out
 
-def polls_until_over(statuses):
-    coroutine = polls_async(statuses)
+print(await messages_async([[]]))
+
+def new_messages(polls):
+    coroutine = messages_async(polls)
     try:
         while True:
             coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-
-print(await polls_async(["queued", "succeeded"]))
+    except StopIteration as done:
+        return done.value
 """.strip(),
 )
 
@@ -3815,13 +4062,15 @@ def faults(messages):
 student(
     "api-5",
     "a class in one cell, a method given to it in the next, the answer in the third",
-    "class Name:\n    def __init__(self, text):\n        self.parts = text.split(':')",
-    "def step(self):\n    return int(self.parts[5].split('-')[-1]) if len(self.parts) > 5 else None\n\nName.step = step",
+    "class Log:\n    def __init__(self, log):\n        self.messages = log['messages']\n"
+    "        self.ranked = sorted(log['shown'], key=lambda a: -a['votes'])",
+    "def row(self):\n    best, worst = ([{'role': 'assistant', 'content': self.ranked[i]['text']}] for i in (0, -1))\n"
+    "    return {'input': {'messages': self.messages}, 'preferred_output': best, 'non_preferred_output': worst}\n\nLog.row = row",
     r"""
 # EXERCISE: api-5
-def model_parts(name):
-    n = Name(name)
-    return n.parts[1], n.parts[3], n.step()
+def preference_rows(logs):
+    found = [Log(log) for log in logs]
+    return [log.row() for log in found if log.ranked[0]["votes"] != log.ranked[-1]["votes"]]
 """.strip(),
 )
 
@@ -4025,9 +4274,11 @@ async def hello():
     print("hello from a task")
 waiting = asyncio.get_running_loop().create_task(hello())
 
-def polls_until_over(statuses):
-    over = [i for i, s in enumerate(statuses) if s not in ("validating_files", "queued", "running", "paused")]
-    return (over[0] + 1, statuses[over[0]]) if over else (len(statuses), None)
+def new_messages(polls):
+    ordered = []
+    for poll in polls:
+        ordered += [e for e in reversed(poll) if e not in ordered]
+    return [e["message"] for e in ordered if e["type"] == "message"]
 """.strip(),
 )
 
@@ -4126,10 +4377,10 @@ def log_odds_ratio(chosen, rejected):
 )
 
 student(
-    "api-2",
+    "api-7",
     "walrus at the top of the cell",
     r"""
-# EXERCISE: api-2
+# EXERCISE: api-7
 (job_cost := lambda tokens, _, passes, price: tokens * passes * price / 1e6)
 """.strip(),
 )

@@ -27,8 +27,8 @@ WRONG = {
         "    return (setup / days + upkeep_a_day) / (old_cost - new_cost)"
     ),
     "api-1": (
-        "def polls_until_over(statuses):\n    for n, s in enumerate(statuses, 1):\n"
-        "        if s == 'succeeded': return n, s\n    return len(statuses), None"
+        "def new_messages(polls):\n    events = {e['id']: e for poll in polls for e in poll}\n"
+        "    return [e['message'] for e in events.values() if e['type'] != 'metrics']"
     ),
 }
 
@@ -113,18 +113,18 @@ def test_a_solution_does_not_enter_the_sandbox_of_its_own_question():
 
 
 def test_other_seeds_other_cases_same_marks(tmp_path):
-    constant = "# EXERCISE: api-2\ndef job_cost(*a):\n    return {}"
+    constant = "# EXERCISE: api-7\ndef job_cost(*a):\n    return {}"
     hand_in(tmp_path / "in", "a", "06")
     run("06", tmp_path / "in", tmp_path / "one", seed=1)
     run("06", tmp_path / "in", tmp_path / "two", seed=2)
     assert points(tmp_path / "one", "a") == points(tmp_path / "two", "a") == full("06")
     first, second = (
-        Attempt(EXERCISES["api-2"], "06_openai_api", seed, LearnerAnswer(constant)).draw_cases() for seed in (1, 2)
+        Attempt(EXERCISES["api-7"], "06_openai_api", seed, LearnerAnswer(constant)).draw_cases() for seed in (1, 2)
     )
     assert first.expected != second.expected
-    hand_in(tmp_path / "in", "knows-the-first", "06", {"api-2": constant.format(first.expected[0])})
+    hand_in(tmp_path / "in", "knows-the-first", "06", {"api-7": constant.format(first.expected[0])})
     run("06", tmp_path / "in", tmp_path / "two", seed=2)
-    assert points(tmp_path / "two", "knows-the-first")["api-2"] == 0
+    assert points(tmp_path / "two", "knows-the-first")["api-7"] == 0
 
 
 def test_results_have_gradescopes_form(graded):
@@ -178,14 +178,14 @@ def test_without_bubblewrap_it_refuses_and_says_what_to_do(tmp_path, monkeypatch
 
 def test_trusted_submissions_are_graded_without_it_and_the_results_say_so(tmp_path, monkeypatch):
     hand_in(tmp_path / "in", "a", "06")
-    hand_in(tmp_path / "in", "b", "06", {"api-2": "# EXERCISE: api-2\ndef job_cost(*a):\n    while True: pass"})
-    hand_in(tmp_path / "in", "c", "06", {"api-2": "# EXERCISE: api-2\nimport os\nos.killpg(0, 9)"})
+    hand_in(tmp_path / "in", "b", "06", {"api-7": "# EXERCISE: api-7\ndef job_cost(*a):\n    while True: pass"})
+    hand_in(tmp_path / "in", "c", "06", {"api-7": "# EXERCISE: api-7\nimport os\nos.killpg(0, 9)"})
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
     done = run("06", tmp_path / "in", tmp_path / "out", allow_unsandboxed=True)
     assert done.isolation == "none"
     assert points(tmp_path / "out", "a") == full("06")
     for learner in "bc":
-        assert points(tmp_path / "out", learner) == full("06") | {"api-2": 0.0}
+        assert points(tmp_path / "out", learner) == full("06") | {"api-7": 0.0}
     assert results(tmp_path / "out", "a")["extra_data"]["isolation"] == "none"
     assert "without a sandbox" in (tmp_path / "out" / "learners" / "a" / "feedback.html").read_text()
 

@@ -153,7 +153,7 @@ def test_check_and_grading_say_the_same_of_every_form(id):
             "(x @ W.T + alpha / len(A) * x @ A.T @ B.T).half()",
             r"At \[0\]\[.\]: expected -?\d+\.\d{8,}.*\(float16\)",
         ),
-        ("api-2", "__import__('numpy').float16(train_tokens * epochs * price / 1e6)", r"got \d+\.\d+ \(float16\)"),
+        ("api-7", "__import__('numpy').float16(train_tokens * epochs * price / 1e6)", r"got \d+\.\d+ \(float16\)"),
         ("frame-2", "(k for k in [k])", "Expected a number, got a generator"),
     ],
 )
