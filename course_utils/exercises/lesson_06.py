@@ -898,6 +898,7 @@ def preference_rows(logs):
 Marked is the share of wrong categories on 608 messages that are not among the rows: at most {100 * CHALLENGE_BAR:.0f} % earns all points, {100 * CHALLENGE_HALF:.0f} % half of them. Taking everything as it came, with as many passes as a dollar buys, leaves more than half of them wrong. Read the rows first: `twelve_jobs` gets them as an argument, and they are not clean.""",
         solution=twelve_jobs,
         cases=lambda random: [([list(row) for row in _dollar_rows()], _dollar_prices())],
+        needs=("numpy", "sklearn"),
         points=5,
         objectives=(3, 4, 6),
         mistakes=(

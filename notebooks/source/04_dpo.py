@@ -477,8 +477,8 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # tokenizer.save_pretrained("dpo-adapter")
 # ```
 #
-# Then train the control, SFT on the chosen replies with the same start, let both answer all prompts of the test half, and have somebody who does
-# not know which is which mark the better answer of each. Two hundred answers in a table tell you more than any curve.
+# Then train the control, SFT on the chosen replies with the same start, let both answer all prompts of the test half, and have somebody
+# who does not know which is which mark the better answer of each. Two hundred answers in a table tell you more than any curve.
 #
 # <details><summary><b>Settings seen in the wild</b></summary>
 #

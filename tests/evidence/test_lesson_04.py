@@ -45,7 +45,8 @@ def recorded(monkeypatch, balanced):
                 kept = [float(i < good) for i in range(len(test))]
                 methods[name] = {
                     "right": [float(i < right * len(test)) for i in range(len(test))], "texts": texts,
-                    **dict.fromkeys((*house_style.RULES, "all rules"), kept), "kl": [1.0 + seed] * 5, "last loss": 0.5, "last accuracy": 0.8,
+                    "kl": [1.0 + seed] * 5, "last loss": 0.5, "last accuracy": 0.8,
+                    **dict.fromkeys((*house_style.RULES, "all rules"), kept),
                 }  # fmt: skip
             for found in methods.values():
                 found["wins over control"] = house_style.wins(test, found["texts"], methods[lesson_04.CONTROL]["texts"])
