@@ -109,7 +109,7 @@ def recorded(names: Sequence[str], caption: str) -> Table:
     found = record()
     if found is None:
         command = "python benchmarks/hosted.py runs"
-        return Table({NOT_RECORDED: {"to record it": command}}, caption, "", "")
+        return Table({NOT_RECORDED: {"to record it": command}}, caption, "state", "")
     rows = {}
     for name in names:
         rows[name] = {
@@ -143,7 +143,7 @@ def learned(messages: Sequence[Mapping[str, Any]]) -> Table:
             "weight": "–" if weight is None else str(weight),
             "the model": "learns to write it" if is_learned else "only reads it",
         }
-    return Table(rows, "What a row teaches", "", "")
+    return Table(rows, f"What a row of {len(messages)} messages teaches", "message", "")
 
 
 def pairs(conversations: Sequence[list[dict[str, Any]]], number: int) -> list[dict[str, Any]]:
@@ -200,7 +200,7 @@ def epochs_table(events: Iterable[Any]) -> Table:
     """The losses of each epoch."""
     rows = {f"step {step}": dict(losses) for step, losses in epochs(events).items()}
     best = min(rows, key=lambda name: rows[name]["validation loss"])
-    return Table(rows, "Losses at the end of each epoch (nats per token)", "", best)
+    return Table(rows, "Losses at the end of each epoch (nats per token)", "after", best)
 
 
 def events_table(events: Iterable[Any], number: int = 4) -> Table:
@@ -209,7 +209,7 @@ def events_table(events: Iterable[Any], number: int = 4) -> Table:
     messages = [event for event in everything if event.type == "message"]
     shown = [*messages[:number], *messages[-number:]] if len(messages) > 2 * number else messages
     rows = {f"event {n}": {"level": event.level, "message": event.message} for n, event in enumerate(shown, 1)}
-    return Table(rows, f"{len(shown)} of the job's {len(everything)} events, the oldest first", "", "")
+    return Table(rows, f"{len(shown)} of the job's {len(everything)} events, the oldest first", "event", "")
 
 
 def jobs_table(jobs: Iterable[Any]) -> Table:
@@ -235,7 +235,7 @@ def checkpoints_table(checkpoints: Iterable[Any]) -> Table:
             "a model by this name": checkpoint.fine_tuned_model_checkpoint,
             "validation loss": checkpoint.metrics.full_valid_loss,
         }
-    return Table(rows, "Checkpoints that were kept", "", "")
+    return Table(rows, "Checkpoints that were kept", "after", "")
 
 
 def results_table(client: OpenAI, job: Any, number: int = 3) -> Table:
@@ -245,7 +245,7 @@ def results_table(client: OpenAI, job: Any, number: int = 3) -> Table:
     found = list(csv.DictReader(io.StringIO(text)))
     shown = [*found[:number], found[-1]]
     rows = {f"step {row['step']}": {name: value or "" for name, value in row.items() if name != "step"} for row in shown}
-    return Table(rows, f"Four of the {len(found)} rows of the result file", "", "")
+    return Table(rows, f"Four of the {len(found)} rows of the result file", "after", "")
 
 
 # -- money ------------------------------------------------------------------------------------------------------------------
@@ -557,7 +557,7 @@ def judge_O3(losses: Mapping[int, Mapping[str, float]]) -> Verdict:
     word = claims.HOLDS if all(found) else claims.UNDER_A_CONDITION if any(found) else claims.FAILS
     rows = {f"epoch {n}": dict(row) for n, row in enumerate(losses.values(), 1)}
     return Verdict(
-        word, sentence, (Table(rows, "This run (nats per token)", "", ""),),
+        word, sentence, (Table(rows, "This run (nats per token)", "after", ""),),
         "One job of this run, on twelve rows and sixteen validation messages. The curve says when more epochs stop paying; "
         "whether the answers got worse, only answers say.",
     )  # fmt: skip

@@ -834,8 +834,8 @@ quiz("06")
 # ## Read on
 #
 # - OpenAI, [*Model optimization*](https://developers.openai.com/api/docs/guides/model-optimization) and
-#   [*Graders*](https://developers.openai.com/api/docs/guides/graders): the host's own guides, as long as they are there; and its
-#   [list of what ends when](https://developers.openai.com/api/docs/deprecations).
+#   [*Graders*](https://developers.openai.com/api/docs/guides/graders): the host's own guides, as long as they are there.
+# - OpenAI, [*Deprecations*](https://developers.openai.com/api/docs/deprecations): what ends when.
 # - Hinton, Vinyals and Dean (2015), *Distilling the Knowledge in a Neural Network*, arXiv 1503.02531: where learning from another
 #   model's answers comes from.
 # - Rafailov et al. (2023), *Direct Preference Optimization*, arXiv 2305.18290.
