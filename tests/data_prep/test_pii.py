@@ -19,6 +19,7 @@ FOUND = [
     ("NAME", "Dear Tarnbrook, nothing came.\n\nJ. R. Whitcombe", "J. R. Whitcombe"),
     ("EMAIL", "他的电子邮件是johndoe@example.com。", "johndoe@example.com"),
     ("EMAIL", "写给老板@公司.com吧", "写给老板@公司.com吧"),
+    ("EMAIL", "会议邀请john.doe@example.com和jane.roe@example.com。", "john.doe@example.com"),
     ("EMAIL", "log in as root@10.0.0.7 then", "root@10.0.0.7"),
     ("PHONE", "**My phone: 020 7946 0123** = the fastest way", "020 7946 0123"),
     ("IP", "signed in from 203.0.113.77", "203.0.113.77"),

@@ -360,10 +360,14 @@ class AnyEmailRecognizer(PatternRecognizer):
     def analyze(
         self, text: str, entities: list[str], nlp_artifacts: NlpArtifacts | None = None, regex_flags: int | None = None
     ) -> list[RecognizerResult]:
-        """Return the addresses in the text, without the words that Chinese writes in front of them without a space."""
+        """Return the addresses in the text, without the words that Chinese writes around them without a space."""
         results = []
         for result in super().analyze(text, entities, nlp_artifacts, regex_flags):
             local, _, domain = text[result.start : result.end].partition("@")
+            attached = WITHOUT_SPACES.search(domain)
+            if attached and "." in domain[: attached.start()]:
+                result.end -= len(domain) - attached.start()
+                domain = domain[: attached.start()]
             labels = domain.split(".")
             # "devcontainers/ci@v0.2" is a version; "root@10.0.0.7" has a number as its domain.
             if labels[-1].isdigit() and not all(label.isdigit() for label in labels):
