@@ -213,6 +213,9 @@ class Run:
             found["kl"] = [0.0] * plan["sampled"]
         if history is not None and history.losses:
             found["last loss"] = sum(history.losses[-4:]) / len(history.losses[-4:])
+            found["curve"] = {
+                name: history.metric(name) for name in ("reward_chosen", "reward_rejected") if name in history.metrics
+            }
             if "accuracy" in history.metrics:
                 last = history.metric("accuracy")[1:] or history.metric("accuracy")
                 found["last accuracy"] = sum(last) / len(last)

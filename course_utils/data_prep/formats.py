@@ -175,6 +175,14 @@ def answer_of(row: dict) -> str:
     return _joined(row, lambda role: role == "assistant")
 
 
+def customer_of(row: dict) -> str | None:
+    """Return the name in a user's message, or None if there is none.
+
+    It is the only field of a chat row that can identify the customer.
+    """
+    return next((m["name"] for m in row.get("messages", []) if m.get("role") == "user" and m.get("name")), None)
+
+
 def written_in(answer: str) -> list[str]:
     """Return the texts in an answer.
 

@@ -1,5 +1,6 @@
-"""The simplest models that could tell chosen from rejected without reading the message: length, form, single words.
+"""The simplest models that could tell chosen from rejected without reading the message.
 
+They look at length, single words, form, or how a reply begins.
 If one of them ranks most of the held-out pairs right, then a reward model or DPO may have learned just that, and a high
 accuracy proves little. Each is fitted on training pairs and asked about test pairs.
 """
@@ -46,6 +47,17 @@ def word_rule(train: Sequence[Pair]) -> Ranks:
     return _logistic(lambda text: counter.transform([text]).toarray()[0], train)
 
 
+def opening_rule(train: Sequence[Pair], words: int = 3) -> Ranks:
+    """Fit a logistic regression on how a reply begins: which words are among its first `words`."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    def opening(text: str) -> list[str]:
+        return _words(text)[:words]
+
+    counter = CountVectorizer(analyzer=opening).fit([row[key] for row in train for key in ("chosen", "rejected")])
+    return _logistic(lambda text: counter.transform([text]).toarray()[0], train)
+
+
 def form_of(reply: str) -> list[float]:
     """Return the form of a reply as numbers, without its words.
 
@@ -86,6 +98,7 @@ RULES: dict[str, Callable[[Sequence[Pair]], Ranks]] = {
     "length, one number": length_rule,
     "single words": word_rule,
     "form": form_rule,
+    "the first three words": opening_rule,
 }
 
 

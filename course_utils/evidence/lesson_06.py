@@ -118,7 +118,8 @@ def recorded(names: Sequence[str], caption: str) -> Table:
             "both fields right": pooled(_scores(name, "both")),
         }
     seeds = len(found["seeds"])
-    return Table(rows, f"{caption} (recorded {found['date']}: {seeds} runs together, 100 messages each)", "model", "")
+    runs = f"{seeds} runs together, 100 messages each" if seeds > 1 else "one run, 100 messages"
+    return Table(rows, f"{caption} (recorded {found['date']}: {runs})", "model", "")
 
 
 # -- files and jobs ---------------------------------------------------------------------------------------------------------
@@ -189,12 +190,10 @@ def curve(events: Iterable[Any], title: str) -> Figure:
 
 def pair_curve(events: Iterable[Any], title: str) -> Figure:
     """The loss of a DPO job, which is one per pair and not per token, beside its value before the first step."""
-    from course_utils import figures
-
     rows = metrics(events)
     steps = [data["step"] for data in rows]
     lines = {"loss": (steps, [data["train_loss"] for data in rows]), "ln 2": (steps, [float(np.log(2))] * len(steps))}
-    return figures.lines(lines, title, "step", "loss per pair")
+    return charts.trade_off(lines, title, "step", "loss (nats per pair)")
 
 
 def epochs_table(events: Iterable[Any]) -> Table:
@@ -456,9 +455,10 @@ def hosts_table(hosts: Mapping[str, Any]) -> Table:
     rows = {}
     for host in hosts.values():
         rows[host.name] = {
+            "models tuned from, for example": host.base_model,
             "methods": ", ".join(host.methods),
             "gives you the weights": "yes" if host.weights else "no",
-            "tuned models answer until": host.ends,
+            "these answer until": host.ends,
             "dates": host.dates,
             "where and when we read it": host.checked,
         }
@@ -468,7 +468,12 @@ def hosts_table(hosts: Mapping[str, Any]) -> Table:
 def differences_table(hosts: Mapping[str, Any]) -> Table:
     """What code written for OpenAI meets elsewhere."""
     rows = {
-        host.name: {"base URL": host.base_url or "it says when it starts", "what differs": "; ".join(host.differences)}
+        host.name: {
+            "base URL": host.base_url or "it says when it starts",
+            "key in": host.key_variable or "it says when it starts",
+            "calls that work": host.jobs,
+            "what differs": "; ".join(host.differences),
+        }
         for host in hosts.values()
     }
     return Table(rows, "What differs when the same code goes to another host", "host", "")
@@ -548,7 +553,7 @@ def judge_O3(losses: Mapping[int, Mapping[str, float]]) -> Verdict:
     recorded_runs = (record() or {}).get("runs", [])
     found += [turns(run["turn"]["held"], run["turn"]["trained"]) for run in recorded_runs]
     if recorded_runs:
-        sentence += f" It turned like this in {sum(found[1:])} of {len(recorded_runs)} recorded jobs."
+        sentence += f" It turned like this in {sum(found[1:])} of {len(recorded_runs)} recorded jobs of ten epochs."
     word = claims.HOLDS if all(found) else claims.UNDER_A_CONDITION if any(found) else claims.FAILS
     rows = {f"epoch {n}": dict(row) for n, row in enumerate(losses.values(), 1)}
     return Verdict(

@@ -3,6 +3,9 @@
 A value is judged by its content, not by how it is stored: an array, a tuple or a generator counts as the list that was asked
 for, a NumPy or PyTorch scalar as a number, and float32 is accepted where the solution computes in float64. Both the check in
 the notebook and the grading use this.
+
+Neither NumPy nor PyTorch is imported here: a value can be theirs only if somebody has loaded them. So exercises on plain
+values can be checked where there is neither, and without waiting for an import.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import dataclasses
 import decimal
 import math
 import numbers
+import sys
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from itertools import islice
 from typing import Any, NamedTuple
@@ -21,7 +25,13 @@ MOST_PARTS, MOST_BITS = 100_000, 65_536  # as in grading
 SINGLE = 1e-6  # relative; more than a few float32 operations lose, and far less than any mistake changes
 LONG_INT_BITS = 200  # of an int whose digits nobody reads
 SHORTER = ("float32", "float16", "bfloat16")
+PLAIN_NUMBERS = (bool, int, float)
 _READ_OUT = (Iterator, KeysView, ValuesView, ItemsView, range, collections.deque, array.array)
+
+
+def _of(library: str, name: str) -> Any:
+    """A class of a library, for `isinstance`; () if the library is not loaded, since no value can be of it then."""
+    return getattr(sys.modules.get(library), name, ())
 
 
 class Listed(list):
@@ -69,8 +79,6 @@ def settled(value: Any) -> Any:
 
 
 def _settled(value: Any, remaining_parts: list[int]) -> Any:
-    import numpy as np
-
     remaining_parts[0] -= 1
     if remaining_parts[0] < 0:
         raise Unsendable(f"it has more than {MOST_PARTS:,} parts")
@@ -78,8 +86,8 @@ def _settled(value: Any, remaining_parts: list[int]) -> Any:
         return value
     if isinstance(value, str):
         return str.__str__(value)  # for a member of a string enumeration, its text
-    if isinstance(value, np.generic):
-        return _settled_array(np.asarray(value), remaining_parts, value)
+    if isinstance(value, _of("numpy", "generic")):
+        return _settled_array(value[...], remaining_parts, value)
     if isinstance(value, int):
         if value.bit_length() > MOST_BITS:
             raise Unsendable(f"it is an int of more than {MOST_BITS:,} bits")
@@ -98,9 +106,9 @@ def _settled(value: Any, remaining_parts: list[int]) -> Any:
         return bytes(value)
     if isinstance(value, complex):
         return complex(value)
-    if _is_tensor(value):
+    if is_tensor(value):
         return _settled_tensor(value)
-    if isinstance(value, np.ndarray):
+    if isinstance(value, _of("numpy", "ndarray")):
         return _settled_array(value, remaining_parts, value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return tuple(_settled(getattr(value, field.name), remaining_parts) for field in dataclasses.fields(value))
@@ -108,6 +116,8 @@ def _settled(value: Any, remaining_parts: list[int]) -> Any:
         parts = [_settled(part, remaining_parts) for part in islice(value, remaining_parts[0] + 1)]
         return type(type(value).__name__, (Listed,), {})(parts)
     if hasattr(type(value), "__array__"):  # columns of pandas and other libraries
+        import numpy as np
+
         return _settled(np.asarray(value), remaining_parts)
     if isinstance(value, numbers.Real) or hasattr(type(value), "__float__"):
         plain = as_number(value)
@@ -208,11 +218,13 @@ def difference(actual: Any, expected: Any, tolerance: float, indexes: tuple[int 
 
 
 def _numeric(actual: Any, expected: Any, tolerance: float, indexes: tuple[int | str, ...]) -> Difference | None:
-    import numpy as np
-
     differs = Difference(indexes, expected, actual, _storage(actual))
     if actual is None or isinstance(actual, (str, bytes, dict, set, frozenset)):
         return differs
+    if "numpy" not in sys.modules or (type(actual) in PLAIN_NUMBERS and type(expected) in PLAIN_NUMBERS):
+        return None if _close(actual, expected, tolerance) else differs
+    import numpy as np
+
     try:
         actual_array, expected_array = np.asarray(_on_cpu(actual)), np.asarray(_on_cpu(expected))
         # Converting these to real numbers would silently lose a part.
@@ -239,27 +251,38 @@ def _numeric(actual: Any, expected: Any, tolerance: float, indexes: tuple[int | 
     return Difference((*indexes, *first), expected_array[first].item(), actual_array[first].item(), differs.storage)
 
 
+def _close(actual: Any, expected: Any, tolerance: float) -> bool:
+    """Whether two numbers are close; the rule of `_numeric` without arrays, so that nothing has to be imported for it."""
+    relative = absolute = tolerance
+    try:
+        found, wanted = float(actual), float(expected)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    if not (math.isfinite(found) and math.isfinite(wanted)):
+        return found == wanted
+    if isinstance(expected, float):
+        relative, absolute = max(tolerance, SINGLE), max(tolerance, SINGLE * abs(wanted))
+    return abs(found - wanted) <= absolute + relative * abs(wanted)
+
+
 def _on_cpu(value: Any) -> Any:
-    return value.detach().cpu().numpy() if _is_tensor(value) and value.dtype.itemsize != 2 else _widened(value)
+    return value.detach().cpu().numpy() if is_tensor(value) and value.dtype.itemsize != 2 else _widened(value)
 
 
 def _widened(value: Any) -> Any:
-    return value.detach().cpu().float().numpy() if _is_tensor(value) else value  # NumPy has no bfloat16
+    return value.detach().cpu().float().numpy() if is_tensor(value) else value  # NumPy has no bfloat16
 
 
-def _is_tensor(value: Any) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a PyTorch tensor."""
+    return isinstance(value, _of("torch", "Tensor"))
 
 
 def _parts(value: Any) -> list | tuple | None:
-    import numpy as np
-
     if isinstance(value, (list, tuple)):
         return value
     try:
-        if (isinstance(value, np.ndarray) or _is_tensor(value)) and value.ndim:
+        if (isinstance(value, _of("numpy", "ndarray")) or is_tensor(value)) and value.ndim:
             return value.tolist()
     except (RuntimeError, TypeError, NotImplementedError):  # a tensor without numbers
         pass
@@ -268,10 +291,10 @@ def _parts(value: Any) -> list | tuple | None:
 
 def plain_number(value: Any) -> Any:
     """The plain value in a NumPy or PyTorch scalar or a value without dimensions."""
-    import numpy as np
-
     try:
-        if isinstance(value, np.generic) or ((isinstance(value, np.ndarray) or _is_tensor(value)) and value.ndim == 0):
+        if isinstance(value, _of("numpy", "generic")):
+            return value.item()
+        if (isinstance(value, _of("numpy", "ndarray")) or is_tensor(value)) and value.ndim == 0:
             return value.item()
     except (RuntimeError, TypeError, NotImplementedError):
         pass

@@ -805,8 +805,9 @@ def _mark_cases(random):
     cases = []
     while len(cases) < 7:
         n = int(random.integers(20, 60))
-        mine = [bool(m) for m in random.random(n) < random.uniform(0.55, 0.8)]
-        other = [bool(o) if random.random() < 0.3 else m for m, o in zip(mine, random.random(n) < 0.4)]
+        drawn, share = random.random(n), random.uniform(0.55, 0.8)
+        mine = [bool(x < share) for x in drawn]
+        other = [bool(x < 0.4) if random.random() < 0.3 else m for m, x in zip(mine, random.random(n))]
         values = [f(mine, other) for f in (kappa, *_WRONG_KAPPAS)]
         if all(abs(values[0] - value) > 1e-3 for value in values[1:]):
             cases.append((mine, other))
@@ -977,6 +978,7 @@ def accused_rows(given, probabilities):
         cases=_accusing_cases,
         points=4,
         objectives=(6,),
+        needs=("numpy",),
         mistakes=(
             Mistake(_accused_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
             Mistake(_threshold_over_all, "A label's threshold is a mean over the rows that *have* this label. Yours is one over all rows."),
@@ -1001,6 +1003,7 @@ def accused_rows(given, probabilities):
         cases=lambda random: [([list(row) for row in _challenge_rows()],)],
         points=5,
         objectives=(2, 8),
+        needs=("numpy", "sklearn"),
         mistakes=(
             Mistake(_every_record, SHARED),
             Mistake(_without_shared, FOREIGN),

@@ -259,7 +259,8 @@ def to_rows(chats):
 
 settings = SFTConfig(
     output_dir="tickets", learning_rate=plan.learning_rate, num_train_epochs=1, warmup_steps=5,
-    per_device_train_batch_size=plan.batch_size, use_cpu=device.kind == "cpu",
+    per_device_train_batch_size=plan.batch_size, per_device_eval_batch_size=plan.batch_size,
+    use_cpu=device.kind == "cpu",
     bf16=device.dtype == "bfloat16", fp16=device.dtype == "float16",
     gradient_checkpointing=False, logging_steps=5, eval_strategy="steps", eval_steps=0.25,
     save_strategy="no", report_to="none",
@@ -376,7 +377,6 @@ show.answers(
 # (A test set wears out. We looked at this one while we wrote the lesson, and you will see more of it below; a project that
 # has to be sure would now need a new one.)
 
-# %% [markdown]
 # %% [markdown]
 # ## 4 · LoRA: learn the difference, and make it thin
 #
@@ -835,6 +835,11 @@ with tuned.disable_adapter():
 tuned.set_adapter("default")
 show.answers(["Why is the sky blue?"], {"the base, adapters switched off": reply})
 
+# %% [markdown]
+# **Your turn: the road between the two.** Merging can be undone, as long as you know exactly what was merged (PEFT's
+# `unmerge_adapter` does it). So a server can run at the full speed of merged weights and still change its behaviour now and
+# then, without loading the base again. In 16 bits each change rounds the weights once more; after many, load it anew.
+
 # %%
 # EXERCISE: lora-5
 
@@ -940,7 +945,8 @@ evidence.summary("L2", "L3", "L4", "L7")
 quiz("02")
 
 # %% [markdown]
-# **Final exercises.** The first two are short. The last is about data of your own.
+# **Final exercises.** The first two take ideas of this lesson one step further, to conversations with more than one answer
+# and to a server with many adapters. The last is about data of your own.
 
 # %%
 # EXERCISE: lora-6

@@ -33,7 +33,7 @@ def recorded(monkeypatch, balanced):
     """Puts a small record in place; the shares of the methods can be changed."""
     test = balanced.test[:20]
 
-    def put(dpo=0.9, control=0.6, right=0.9):
+    def put(dpo=0.9, control=0.6, right=0.9, judge_right=0.75):
         shares = {lesson_04.START: 0.3, lesson_04.CONTROL: control, "DPO": dpo, "DPO, β = 0.02": 0.5, "DPO, β = 1": 0.4,
                   "ORPO": 0.5, "GRPO": 0.5, "DPO, rate too high": 0.1, "DPO, contradictory pairs": 0.3}  # fmt: skip
         runs = []
@@ -44,13 +44,17 @@ def recorded(monkeypatch, balanced):
                 texts = [row["chosen" if i < good else "rejected"] for i, row in enumerate(test)]
                 kept = [float(i < good) for i in range(len(test))]
                 methods[name] = {
-                    "right": [float(i < right * len(test)) for i in range(len(test))], "texts": texts, "right step": kept,
-                    "all rules": kept, "kl": [1.0 + seed] * 5, "last loss": 0.5, "last accuracy": 0.8,
+                    "right": [float(i < right * len(test)) for i in range(len(test))], "texts": texts,
+                    "kl": [1.0 + seed] * 5, "last loss": 0.5, "last accuracy": 0.8,
+                    **dict.fromkeys((*house_style.RULES, "all rules"), kept),
                 }  # fmt: skip
             for found in methods.values():
                 found["wins over control"] = house_style.wins(test, found["texts"], methods[lesson_04.CONTROL]["texts"])
                 found["wins by judge"] = found["wins over control"]
-            judge = {"ranks test pairs": [1.0, 1.0, 0.0, 1.0], "agrees with the rules": [1.0, 1.0, 1.0, 0.0, 1.0]}
+            judge = {
+                "ranks test pairs": [float(i < judge_right * len(test)) for i in range(len(test))],
+                "agrees with the rules": [1.0, 1.0, 1.0, 0.0, 1.0],
+            }
             runs.append({"seed": seed, "methods": methods, "judge": judge})
         content = {"date": "2026-12-01", "plan": {"pairs": 120, "test": 60}, "seeds": [0, 1, 2], "runs": runs}
         monkeypatch.setattr(lesson_04, "preferences", lambda: content)
@@ -102,11 +106,40 @@ def test_dpos_time_is_judged_both_ways_of_counting(monkeypatch, shared, twice, w
     assert evidence.card("A1").verdict.word == word
 
 
-@pytest.mark.parametrize(("right", "word"), [(0.9, claims.HOLDS), (0.5, claims.FAILS)])
-def test_implicit_rewards_are_judged_by_the_record_first(recorded, right, word):
-    recorded(right=right)
+@pytest.mark.parametrize(
+    ("right", "judge_right", "word"),
+    [(0.9, 0.9, claims.HOLDS), (0.5, 0.5, claims.FAILS), (0.8, 1.0, claims.FAILS), (0.9, 0.6, claims.HOLDS)],
+)
+def test_implicit_rewards_are_judged_by_the_record_and_beside_a_reward_model(recorded, right, judge_right, word):
+    recorded(right=right, judge_right=judge_right)
     verdict = evidence.card("A4", ranks=proportion([False] * 100)).verdict
     assert verdict.word == word and "3 seeds" in verdict.sentence
+    assert f"on the same pairs that is {100 * (right - judge_right):+.0f} points" in verdict.sentence
+
+
+def test_what_was_learned_is_told_by_kind(recorded):
+    recorded(right=1.0, judge_right=0.0)
+    rows = lesson_04.kinds_learned().rows
+    assert sum(row["test pairs"] for row in rows.values()) == 20
+    asked = [row for row in rows.values() if row["test pairs"]]
+    assert all(row["DPO"].startswith("100 %") and row["a reward model"].startswith("0 %") for row in asked)
+
+
+def test_a_favourite_is_what_most_answers_promise():
+    answers = ["A replacement is on its way.", "We send a replacement today.", "Unplug it at once.", "Hello.", "Hi.", "Hey."]
+    promised = [house_style.steps_in(answer) for answer in answers]
+    assert promised[0] == promised[1] != promised[2]
+    assert lesson_04._favourite(answers) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    assert lesson_04._favourite(["Hello."]) == [0.0]
+
+
+def test_the_title_of_a_log_says_what_happened():
+    def told(chosen, rejected):
+        rows = [{"step": i, "rewards/chosen": chosen * i, "rewards/rejected": rejected * i} for i in range(9)]
+        return lesson_04.reading_the_log(rows).alt
+
+    assert "both fell, and the margin is 0.65" in told(-0.1, -0.2) and "both rose" in told(0.2, 0.1)
+    assert "chosen rose, rejected fell" in told(0.2, -0.1) and "chosen fell, rejected rose" in told(-0.2, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -128,11 +161,19 @@ def test_the_leash_is_judged_seed_by_seed(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dpo", "control", "said"), [(1.0, 0.2, "beats the control"), (0.2, 1.0, "control beats DPO"), (0.5, 0.5, "told apart")]
+    ("dpo", "control", "said"),
+    [(1.0, 0.2, "DPO beats the control."), (0.2, 1.0, "The control beats DPO."), (0.5, 0.5, "not settled")],
 )
 def test_the_headline_says_what_the_record_says(recorded, dpo, control, said):
     recorded(dpo, control)
     assert said in lesson_04.dpo_against_control()
+
+
+def test_two_judges_that_disagree_settle_nothing(recorded, monkeypatch):
+    recorded(1.0, 0.2)
+    for run in lesson_04.preferences()["runs"]:
+        run["methods"]["DPO"]["wins by judge"] = [0.0] * 20
+    assert "not settled" in lesson_04.dpo_against_control()
 
 
 def test_with_a_record_tables_and_figures_show_it(recorded):
@@ -140,6 +181,7 @@ def test_with_a_record_tables_and_figures_show_it(recorded):
     assert "2026-12-01" in lesson_04.methods_table().caption
     assert "KTO" not in lesson_04.methods_table().rows  # which the record does not have
     assert lesson_04.methods_table().rows["DPO"]["all rules kept"].startswith("90 %")
+    assert lesson_04.compared().rows["DPO"]["step first"].startswith("90 %") and "2026-12-01" in lesson_04.compared().caption
     assert "ranks 75 % (seeds 75-75)" in lesson_04.second_judge() and "in 80 % (seeds 80-80)" in lesson_04.second_judge()
     assert "What each method reached" in lesson_04.kl_figure().alt
     assert lesson_04.failures_table().rows["DPO, rate too high"]["training pairs right, %"] == 80
@@ -148,7 +190,7 @@ def test_with_a_record_tables_and_figures_show_it(recorded):
 
 
 def test_without_a_record_they_say_so(unrecorded):
-    for shown in (lesson_04.methods_table(), lesson_04.kl_figure(), lesson_04.failures_table()):
+    for shown in (lesson_04.compared(), lesson_04.methods_table(), lesson_04.kl_figure(), lesson_04.failures_table()):
         assert lesson_04.NOT_RECORDED in repr(shown)
     assert lesson_04.NOT_RECORDED in lesson_04.dpo_against_control() and lesson_04.NOT_RECORDED in lesson_04.second_judge()
     assert "wanted" in lesson_04.before_and_after().models
@@ -217,7 +259,7 @@ def test_a_log_is_read_and_another_trainers_is_refused():
         for n in range(3)
     ] + [{"train_runtime": 3.0}]
     assert lesson_04.log_table(log).rows["rewards/margins"]["mean of the last 4"] == pytest.approx(0.4)
-    assert "move apart" in lesson_04.reading_the_log(log).alt
+    assert "chosen rose, rejected fell" in lesson_04.reading_the_log(log).alt
     for read in (lesson_04.log_table, lesson_04.reading_the_log):
         with pytest.raises(CourseError, match="DPOTrainer"):
             read([{"loss": 1.0}])

@@ -36,7 +36,65 @@ def prepared():
 
 @cache
 def checked():
-    return data_prep.check_labels(prepared().rows, "category")
+    return data_prep.check_labels(prepared().rows, "category", group=prepared().owners)
+
+
+@cache
+def mistakes():
+    """Kind of mistake → (wrong, found among sixty, expected of sixty at random)."""
+    table = lesson_05.kinds_of_mistakes(export(), prepared().lines, prepared().rows, prepared().owners)
+    accidents, *swaps = (tuple(row.values()) for row in table.rows.values())
+    return accidents, swaps
+
+
+@cache
+def suspects_of(number, swap):
+    right = truth.right_categories(export(), prepared().lines)
+    true = [right.get(i, label_noise.label_of(row, "category")) for i, row in enumerate(prepared().rows)]
+    given = lesson_05.with_mistakes(true, number, 0, swap)
+    rows = data_prep.repaired(prepared().rows, "category", dict(enumerate(given)))
+    return len(data_prep.check_labels(rows, "category", group=prepared().owners).suspects)
+
+
+@cache
+def tokenizer():
+    from course_utils import models
+
+    return models.load_tokenizer()
+
+
+@cache
+def tokens():
+    return lesson_05.token_lengths(prepared().rows, tokenizer())
+
+
+@cache
+def cut_rows():
+    """The rows of the mask table, in order."""
+    ten = lesson_05.ten_rows(prepared().rows, tokenizer())
+    return list(lesson_05.masks(ten, tokenizer(), 160).rows.values())
+
+
+def trl_defaults():
+    import dataclasses
+
+    from trl import SFTConfig
+
+    return {field.name: field.default for field in dataclasses.fields(SFTConfig)}
+
+
+def known_by_chance():
+    conversations = list(export().rows().values())
+    reasons = quality.assess(conversations, language="en", schema=task().schema)
+    kept = [conversations[i] for i in data_prep.deduplicate(conversations).kept if not reasons[i]]
+    row = lesson_05.two_splits(kept).rows["by chance, row by row"]
+    return row["of these known from training"] / row["validation rows"]
+
+
+def loss_over_nothing():
+    import torch
+
+    return float(torch.nn.functional.cross_entropy(torch.zeros(2, 3), torch.full((2,), -100)))
 
 
 @cache
@@ -93,6 +151,12 @@ def gain(noise, treatment):
 @cache
 def rules():
     return truth.score_quality(export(), task().schema)
+
+
+def test_what_was_assessed_before_is_scored_alike():
+    reasons = quality.assess(list(export().rows().values()), language="en", schema=task().schema)
+    assert truth.score_quality(export(), reasons=reasons) == rules()
+    assert truth.score_quality(export(), reasons=reasons[::-1]) != rules()
 
 
 def found(suspects):
@@ -226,6 +290,25 @@ SENTENCES = {
         )
     ),
     "Urgent messages are still mostly missed": lambda: max(lesson_05.by_seed("cleaned", "escalation")) < 0.75,
+    "TRL keeps 1,024 tokens unless you say otherwise": lambda: trl_defaults()["max_length"] == 1024,
+    "It cuts at the end, and the end is the answer": lambda: trl_defaults()["truncation_mode"] == "keep_start",
+    "That is far more than our longest row has": lambda: 4 * max(tokens()) < 1024,
+    "One of them goes wrong": lambda: [row["and ends with"] for row in cut_rows()].count("<|im_end|>") == 9,
+    "This customer's message alone is longer than the limit. No token of the answer is left": lambda: (
+        [(row["tokens read"], row["tokens learned"]) for row in cut_rows() if not row["tokens learned"]] == [(160, 0)]
+    ),
+    "The first nine rows of the file would have looked fine": lambda: max(tokens()[:9]) <= 160,
+    "the loss is a mean over no tokens, which PyTorch calls `nan`": lambda: np.isnan(loss_over_nothing()),
+    "About half of the validation rows would be known": lambda: 0.4 < known_by_chance() < 0.6,
+    "The more often the same mistake is made, the more it is the majority": lambda: (
+        [found / wrong for wrong, found, _ in mistakes()[1]] == sorted((f / w for w, f, _ in mistakes()[1]), reverse=True)
+    ),
+    "where everybody makes it, hardly one of the wrong labels comes up, fewer than in sixty rows picked at random": lambda: (
+        mistakes()[1][-1][1] <= 1 < mistakes()[1][-1][2]
+    ),
+    "the classifier disagrees with fewer labels than it did with the forty accidents": lambda: (
+        suspects_of(99, lesson_05.NEIGHBOURS) < suspects_of(40, None)
+    ),
     "With 100 test messages the intervals overlap": lambda: len(task().test) == 100,
 }
 

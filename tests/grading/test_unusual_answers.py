@@ -291,14 +291,14 @@ def test_the_message_names_an_odd_number_in_both(marker, id, returned, words):
         ("data-3", "1", "Expected a bool, got a number 1"),
         ("data-3", "'True'", "Expected a bool, got a str 'True'"),
         ("lora-3", "str(rank)", "Expected a number, got a str"),
-        ("lora-6", "prompt_length", "Expected a list of"),
+        ("lora-6", "header", "Expected a list of"),
         ("lora-6", "[str(id) for id in ids]", r"At \[0\]: expected a number"),
         (
             "lora-2",
             "(x @ W.T + alpha / len(A) * x @ A.T @ B.T).half()",
             r"At \[0\]\[.\]: expected -?\d+\.\d{8,}.*\(float16\)",
         ),
-        ("api-2", "__import__('numpy').float16(train_tokens * epochs * price / 1e6)", r"got \d+\.\d+ \(float16\)"),
+        ("api-7", "__import__('numpy').float16(train_tokens * epochs * price / 1e6)", r"got \d+\.\d+ \(float16\)"),
         ("frame-2", "(k for k in [k])", "Expected a number, got a generator"),
     ],
 )

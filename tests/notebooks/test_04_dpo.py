@@ -1,4 +1,4 @@
-"""Lesson 04's second edition: the code that readers see against TRL's losses, its figures in prose, the linter's rules."""
+"""Lesson 04: the code that readers see against TRL's losses, its figures in prose, the linter's rules."""
 
 import ast
 import json
@@ -177,8 +177,8 @@ def test_the_exercise_on_the_batch_is_the_lessons_function(lesson):
 def test_the_program_for_work_runs_as_it_stands(tokenizer, tmp_path, monkeypatch, capsys):
     block = re.search(r"^# ```python\n(.*?)^# ```", SOURCE, re.MULTILINE | re.DOTALL)
     program = re.sub(r"^# ?", "", block[1], flags=re.MULTILINE)
-    assert "bf16=True" in program and "torch.bfloat16" in program
-    program = program.replace("bf16=True", "bf16=False, use_cpu=True").replace("torch.bfloat16", "torch.float32")
+    assert program.count("bf16=bf16") == 1  # a card could be there
+    program = program.replace("bf16=bf16", "bf16=False, use_cpu=True")
     monkeypatch.chdir(tmp_path)
     base = tiny_llama()
     base.save_pretrained("base")
@@ -187,9 +187,13 @@ def test_the_program_for_work_runs_as_it_stands(tokenizer, tmp_path, monkeypatch
     adapted.peft_config["default"].base_model_name_or_path = "base"
     adapted.save_pretrained("sft-adapter")
     tokenizer.save_pretrained("sft-adapter")
-    Path("pairs.jsonl").write_text("\n".join(json.dumps(row) for row in PAIRS * 4), encoding="utf-8")
+    rows = [row | {"group": f"customer {number // 2}"} for number, row in enumerate(PAIRS * 12)]
+    Path("pairs.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     space: dict = {}
     exec(program, space)
+    assert len(space["train"]) + len(space["test"]) == len(rows) and len(space["test"]) >= 2
+    printed = capsys.readouterr().out
+    assert printed.count("[before]") == printed.count("[after]") == min(5, len(space["test"]))
     assert space["trainer"].state.log_history[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
     saved = json.loads(Path("dpo-adapter/adapter_config.json").read_text(encoding="utf-8"))
     assert saved["base_model_name_or_path"] == "sft-merged" and Path("dpo-adapter/tokenizer_config.json").exists()
@@ -244,8 +248,9 @@ def test_the_column_of_fifties():
     from course_utils.data_prep import load_preferences
 
     table = lesson_04.shortcut_table({"older pairs": load_preferences(), "our pairs": load_preferences("balanced")})
-    *rules, shared = table.rows
+    *rules, opening, shared = table.rows
     assert [round(100 * table.rows[rule]["our pairs"].value) for rule in rules] == [50, 50, 50]
+    assert round(100 * table.rows[opening]["our pairs"].value) == 70  # two in five wholly, of the others half
     assert all(table.rows[rule]["older pairs"].value > 0.85 for rule in rules)
     assert 0.5 < table.rows[shared]["our pairs"].value <= 0.6  # "its small advantage over a coin"
 
