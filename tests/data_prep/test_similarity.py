@@ -138,14 +138,9 @@ def test_an_answer_that_says_more_is_another_answer():
 
 
 def test_conflicting_questions_are_the_same_without_a_third():
-    """Each of these resembles the next one, and the last is another question than the first."""
+    """The first and the last resemble the one between them, and are two questions."""
     tool = "Use news(query) for the top headlines of current news stories; its input is a question in natural language. "
-    asked = [
-        "Find the latest news.",
-        "Find the latest technology news.",
-        "Find the technology news about electric cars.",
-        "Find the latest news please.",
-    ]
+    asked = ["Find the latest technology news.", "Find the latest news.", "Find the latest sports news."]
     rows = [chat(tool + question, f"news('{number}')") for number, question in enumerate(asked)]
     conflicts = deduplicate(rows).conflicts
     assert conflicts
