@@ -249,8 +249,10 @@ def _join(
             if compare.copies(representative, index):
                 representative_of[index], similarities[index] = representative, score
                 break
-            if compare.same_prompts(representative, index):
-                alike.join(representative, index)
+            # Compared with the first row of its group too: by way of others, any two questions would become the same.
+            first = alike.find(representative)
+            if alike.find(index) == index and all(compare.same_prompts(row, index) for row in {representative, first}):
+                alike.join(first, index)
 
 
 class _Comparison:

@@ -16,7 +16,7 @@ from html import escape
 from typing import Any, Self
 
 from course_utils.errors import CourseError
-from course_utils.exercises.comparing import described, is_tensor, key, same, settled, short
+from course_utils.exercises.comparing import Unsendable, described, is_tensor, key, same, settled, short
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.drawing import Generator, generator
 from course_utils.exercises.libraries import foreign, refusal
@@ -245,10 +245,12 @@ def judge(
 
 
 def _problem(exercise: Exercise, case: tuple, output: Any, expected: Any) -> str:
-    if isinstance(output, Raised):
-        return f"It raised {output}"
     if isinstance(output, Exception):
-        return f"It raised {type(output).__name__}: {str(output)[:200]}"
+        raised = str(output) if isinstance(output, Raised) else f"{type(output).__name__}: {str(output)[:200]}"
+        error, _, text = raised.partition(": ")
+        if error == Unsendable.__name__:  # the call returned, and its value could not be read
+            return f"{exercise.name} returns a value that cannot be marked: {text}."
+        return f"It raised {raised}"
     if isinstance(output, Changed):
         return f"{exercise.name} changes {' or '.join(exercise.keeps)}, which must stay as it is."
     if same(output, expected, exercise.tolerance):
