@@ -160,8 +160,8 @@ def ledger(export: RawExport, report: Any, prepared: Any, raw: Any, task: Task, 
         "lines in the export": (lines, ""),
         "lines without an error": (fine, f"{report.bad_rows} lines have one"),
         "well-formed rows (sections 2, 3, 5)": (
-            len(well_formed), f"{warned} more are blank or have spaces at an edge; {len(well_formed & bad)} with a byte-order "
-            "mark counts as a row",
+            len(well_formed), f"{warned} more are blank or have spaces at an edge; {len(well_formed & bad)} with a "
+            "byte-order mark counts as a row",
         ),
         "of these, no rule objects (section 9)": (no_reason, f"rules object to {len(well_formed) - no_reason}"),
         "readable, or repaired by `prepare`": (
@@ -626,7 +626,7 @@ def bias_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, numbe
         table[name] = {what: f"{100 * share:.0f} %" for what, share in found.items()}
     fair = {"takes the better reply": "100 %", "takes what is shown first": "50 %", "same reply in both orders": "100 %"}
     table["a perfect judge"] = fair
-    caption = f"{number} pairs of each kind, each shown in both orders (“longer”: by the mean of both)"
+    caption = f"{number} pairs of each kind, each shown in both orders"
     return Table(table, caption, "pairs", "")
 
 
@@ -680,7 +680,7 @@ def kinship_table(synthetic: Sequence[dict], task: Task) -> Table:
 SCRIPT_HEAD = '''"""From an export (CSV or JSONL with one row per line) to a data set: python clean_export.py FILE
 
 Needs: pip install pandas scikit-learn datasets and the course's package (personal data).
-The key of the pseudonyms is PSEUDONYM_KEY of the environment, or .clean_export.key in your home folder, made at the first run.
+The key of the pseudonyms is PSEUDONYM_KEY of the environment, or ~/.clean_export.key, which is made at the first run.
 """
 
 import hashlib
@@ -720,8 +720,8 @@ SCRIPT_NOTES = {
     "LABELS": "All labels that are right.",
     "ASKED": "The system message of every row.",
     "SEED": "Of the split and the folds; no secret.",
-    "STOP": "Shares of the rows: at most so many unusable, contradicting and of one customer; at least so many with personal data;\n"
-    "# and so much better than guessing.",
+    "STOP": "Shares of the rows: at most so many unusable, contradicting and of one customer;\n"
+    "# at least so many with personal data, and so much better than guessing.",
 }
 
 

@@ -50,7 +50,8 @@ lesson_05.before_and_after()
 # - show by training that it was worth it.
 #
 # You should know Python and have called a language model's API before. Reading takes about an hour, and the exercises nearly as
-# long again. If you have a file of your own to clean today, read section 1, run section 9 on your file, and come back for the
+# long again. In a hurry? Read sections 1, 2, 5 to 7 and 9
+# first; 3, 4, 8 and 10 can wait. If you have a file to clean today, read section 1, run section 9 on your file, and come back for the
 # reasons.
 #
 # {{timing}}
@@ -95,10 +96,11 @@ lesson_05.findings(report)
 # %% [markdown]
 # Each kind of error has its own cure, and most of them take a program one line. Who would tell you otherwise? A *host*, a company
 # that trains models for its customers, checks some of this when you upload the file and some when the training starts, and its
-# message often names only one line. TRL, the library that most people train with on their own machines, checks less. So find all
+# message often names only one line. TRL, a library of *trainers* (programs that take rows and run the
+# training) and the one that most people use on their own machines, checks less. So find all
 # of them beforehand: `course check-data export.jsonl` in a terminal prints the whole list, line by line.
 #
-# **The job.** At work you want the whole cleaning in one go, and then a look at what it did. These are the lines to copy.
+# **The job.** At work you want the whole cleaning in one go, and then a look at what it did. These lines do it.
 # They run here, and the rest of the lesson uses their result. A few words in them are explained later: a *schema* describes which
 # fields a record has and which values are allowed; `redaction` says how names and numbers of people are replaced (section 4).
 
@@ -108,11 +110,12 @@ from datasets import load_dataset
 test_rows = [{"messages": conversation} for conversation in task.test]
 prepared = data_prep.prepare(
     export.path,
-    schema=task.schema,                    # what a right answer looks like
-    language="en",                         # of all messages and answers
-    drop=quality.RULES,                    # what section 2 explains
-    test=test_rows,                        # must not be in the training data
-    redaction="pseudonym", allow=[truth.OWN_ADDRESS],
+    schema=task.schema,  # what a right answer looks like
+    language="en",  # of all messages and answers
+    drop=quality.RULES,  # section 2; not on a file that you have not read
+    test=test_rows,  # must not be in the training data
+    redaction="pseudonym",
+    allow=[truth.OWN_ADDRESS],
 )
 prepared.write("tickets-ready", overwrite=True)
 files = {"train": "tickets-ready/train.jsonl", "validation": "tickets-ready/validation.jsonl"}
@@ -125,23 +128,35 @@ lesson_05.flow(prepared)
 # %% [markdown]
 # Two thirds of the lines are gone, and each of them is accounted for: the folder also has `rejects.jsonl` with every dropped line
 # and the reason, and `changes.jsonl` with whatever was changed or flagged. (Keep `rejects.jsonl` where the export is. It has what
-# customers wrote, with their names.) By itself `prepare` drops only what is certain: what cannot be read, and copies. A row to
-# which a rule of section 2 objects is only *flagged*, that is, listed for you to look at, unless `drop` names the rule. These rules
-# were made while looking at this very export, so what they achieve here is the best case.
+# customers wrote, with their names.) By itself `prepare` drops what cannot be read, test messages,
+# and copies; what counts as a copy is a decision that section 3 explains. A row to which a rule of section 2 objects is only *flagged*,
+# that is, listed for you to look at, unless `drop` names the rule. Here it names all rules, because we have read this export: they were
+# made while looking at it, so what they achieve here is the best case. On a new file leave `drop` out at first, as in the block below.
+#
+# Numbers of rows will come up all through the lesson. Here they are together, each with what makes it differ:
+
+# %%
+reasons = quality.assess(list(export.rows().values()), language="en", schema=task.schema)
+raw = data_prep.prepare(export.path, steps=["validate", "contamination"], test=test_rows)
+lesson_05.ledger(export, report, prepared, raw, task, reasons)
+
+# %% [markdown]
+# Three ways lead from the lines of the file to rows: the *well-formed* ones as they stand, the ones *as it came* with what `prepare`
+# could repair, and the *prepared* ones. Where a later number surprises you, look here.
 #
 # Sections 2 to 5 open these steps one by one. Sections 6 to 8 add what no such program does for you, and section 9 puts everything
 # into one script for a spreadsheet of your own.
 #
-# **For a chat file of your own** you need three things: its path, a schema of the right answer, and your test messages. Drop nothing
-# by a rule before you have read what it flags. (`prepare` tells customers apart by the `name` in the user's message, or by what you
+# **For a chat file of your own** copy the lines below. You need three things: its path, a schema of the right answer, and your test
+# messages. There is no `drop` in them: read first what the rules flag, and then name those that are right about your rows. (`prepare` tells customers apart by the `name` in the user's message, or by what you
 # give it as `group`.)
-#
 # ```python
+# secret = os.environ["PSEUDONYM_KEY"]      # made once with secrets.token_hex(16), kept apart
 # schema = {"type": "object", "required": ["category"],
 #           "properties": {"category": {"enum": ["delivery", "billing"]}}}
 # prepared = data_prep.prepare(
 #     "mine.jsonl", schema=schema, language="en", test=my_test_rows, redaction="pseudonym",
-#     seed=20731,            # of your own, and secret: pseudonyms depend on it
+#     seed=secret,           # whoever has it can compute the pseudonym of a name
 # )
 # print(prepared.last_word())
 # for line, changes in list(prepared.flagged.items())[:20]:
@@ -153,17 +168,17 @@ lesson_05.flow(prepared)
 # output. Rows for learning from preferences (lesson 04) have a prompt and two replies. One function turns one shape into another:
 
 # %%
-alpaca = {"instruction": "Triage this customer message.", "input": "My kettle leaks.",
-          "output": '{"category": "defect"}'}
-pair = {"prompt": "Where is my kettle?", "chosen": '{"category": "delivery"}',
-        "rejected": "Please be patient."}
-show.table({
-    "Alpaca → messages": {"row": json.dumps(data_prep.convert(alpaca, "messages"))},
-    "pair → as OpenAI takes it": {"row": json.dumps(data_prep.convert(pair, "openai_preference"))},
-}, "Two rows, converted", of="from → to")
+alpaca = {"instruction": "Triage this customer message.", "input": "My kettle leaks.", "output": '{"category": "defect"}'}
+show.table(
+    {
+        "Alpaca → messages": {"row": json.dumps(data_prep.convert(alpaca, "messages"))},
+    },
+    "A row, converted",
+    of="from → to",
+)
 
 # %% [markdown]
-# The texts stay the same, only the names around them change. Where the target has no room for something, such as a second question
+# The texts stay the same, only the names around them change. (`convert(pair, "openai_preference")` does the same for a pair of lesson 04.) Where the target has no room for something, such as a second question
 # and answer in Alpaca's shape, `convert` refuses instead of dropping it.
 #
 # **Your turn.** What does a program look at that checks a file? Write a small one.
@@ -195,6 +210,7 @@ def says_nothing(message):
 # The second rule finds answers that belong to another message. When two people's tickets are swapped, each record is still
 # perfectly valid. But it names an order number that this customer never wrote.
 
+
 # %%
 def foreign_numbers(message, answer):
     """Long numbers in the answer that are not in the message, however the message groups digits."""
@@ -212,18 +228,14 @@ print(foreign_numbers(message, '{"category": "returns", "order_id": "TB-55318"}'
 # of all faults that the rule finds. *Precision* is the share of the rows it accuses that really are faulty.
 
 # %%
-rows = export.rows()                                       # line → row, of the well-formed lines
+rows = export.rows()  # line → row, of the well-formed lines
 conversations = list(rows.values())
 found = {
     "low_information": {n for n, row in rows.items() if says_nothing(formats.prompt_of(row))},
-    "other_answer": {
-        n for n, row in rows.items()
-        if foreign_numbers(formats.prompt_of(row), formats.answer_of(row))
-    },
+    "other_answer": {n for n, row in rows.items() if foreign_numbers(formats.prompt_of(row), formats.answer_of(row))},
 }
 scores = {
-    code: truth.DetectionScore.of({n for n in rows if code in export.faults(n)}, finds)
-    for code, finds in found.items()
+    code: truth.DetectionScore.of({n for n in rows if code in export.faults(n)}, finds) for code, finds in found.items()
 }
 caption = "Our two rules against the planted truth"
 lesson_05.found_and_missed(scores, lesson_05.RULE_NAMES, caption)
@@ -233,7 +245,7 @@ lesson_05.found_and_missed(scores, lesson_05.RULE_NAMES, caption)
 # is a {{term:confidence interval|95 % interval}}. Where two of them overlap widely, do not conclude much.)
 #
 # Three or four lines each, and most of the faults are found. The first rule never accuses a good row here and misses some bad
-# ones; the second misses nothing and now and then accuses wrongly. You usually have to choose between the two. When a rule *drops*
+# ones; the second misses none of the 70 here (the interval begins at 95 %) and now and then accuses wrongly. You usually have to choose between the two. When a rule *drops*
 # rows, you want precision. When a person reads what it flags, you want recall. Before you trust a rule, also try it on messages from
 # *production*, those that users of the finished product send. Ours has a weakness there:
 
@@ -248,7 +260,6 @@ print("for example:", ", ".join(terse[:3]))
 # object to in the export:
 
 # %%
-reasons = quality.assess(conversations, language="en", schema=task.schema)
 lesson_05.dropped_rows(conversations, reasons)
 
 # %%
@@ -304,8 +315,9 @@ lesson_05.found_and_missed(by_rule, lesson_05.RULE_NAMES, "The seven rules of th
 # those. {{term:MinHash}} (Broder, 1997) makes a short *signature* of each text, a list of numbers. Shuffle all pieces that there are,
 # and write down which piece of the text comes first; repeat with another shuffle, and so on. When do two texts write down the same
 # piece? When the first of all their pieces is one that both have, and that happens with a probability equal to their Jaccard index.
-# So the share of places in which two signatures agree estimates the index. (Instead of shuffling, programs compute a *hash*, a number
+# So the share of places in which two signatures agree estimates the index. (`shingles` in the code below gives the pieces of a text as numbers. And instead of shuffling, programs compute a *hash*, a number
 # that looks random and is always the same for the same piece, and take the smallest.)
+
 
 # %%
 def minhash(pieces, shuffles):
@@ -316,10 +328,13 @@ def minhash(pieces, shuffles):
 generator = np.random.default_rng(0)
 numbers = generator.integers(0, 2**63, (128, 2), dtype=np.uint64)
 shuffles = [(m | np.uint64(1), offset) for m, offset in numbers]
-one, other = (similarity.shingles(text) for text in (
-    "The kettle that I bought in March leaks at the base and has ruined our worktop.",
-    "Hello again, the kettle that I bought in March leaks at its base and has ruined our worktop!",
-))
+one, other = (
+    similarity.shingles(text)
+    for text in (
+        "The kettle that I bought in March leaks at the base and has ruined our worktop.",
+        "Hello again, the kettle that I bought in March leaks at its base and has ruined our worktop!",
+    )
+)
 same = np.mean(minhash(one, shuffles) == minhash(other, shuffles))
 print(f"Jaccard index {similarity.jaccard(one, other):.2f}, estimated from 128 numbers {same:.2f}")
 
@@ -332,9 +347,12 @@ print(f"Jaccard index {similarity.jaccard(one, other):.2f}, estimated from 128 n
 drawings.banding()
 
 # %% [markdown]
-# How probably do two texts meet in a drawer? With Jaccard index $J$ they agree in one band of $r$ numbers with probability $J^r$, and
-# in at least one of $b$ bands with probability $1 - (1 - J^r)^b$. With the ten numbers above and $J = 0.6$: $0.6^2 = 0.36$, so all
-# five bands differ with probability $0.64^5 = 0.11$, and the two meet with probability 0.89.
+# <details><summary><b>How probably do two texts meet in a drawer? A formula and its curve</b></summary>
+#
+# With Jaccard index $J$ they agree in one band of $r$ numbers with probability $J^r$, and
+# in at least one of $b$ bands with probability $1 - (1 - J^r)^b$. With the ten numbers above and $J = 0.6$: $0.6^2 = 0.36$, so all five bands differ with probability $0.64^5 = 0.11$, and the two meet with probability 0.89.
+#
+# </details>
 
 # %%
 lesson_05.meeting_curve()
@@ -356,11 +374,16 @@ lesson_05.clusters(conversations, copies)
 # %%
 planted = [export.truth[number - 1]["cluster"] for number in rows]
 pairs_found = truth.score_duplicates(conversations, planted)
-show.table({"pairs of copies": {
-    "there": pairs_found.recall.n,
-    "recall": pairs_found.recall,
-    "precision": pairs_found.precision,
-}}, f"{len(conversations) - len(copies.kept)} rows of {len(conversations):,} are copies")
+show.table(
+    {
+        "pairs of copies": {
+            "there": pairs_found.recall.n,
+            "recall": pairs_found.recall,
+            "precision": pairs_found.precision,
+        }
+    },
+    f"{len(conversations) - len(copies.kept)} rows of {len(conversations):,} are copies",
+)
 
 # %% [markdown]
 # Nearly all pairs are found, and hardly anything else. These {{term:near-duplicate|near-copies}} keep most of their words. The same
@@ -402,9 +425,7 @@ for text in ("Refund to DE89 3704 0044 0532 0130 00 please", "Part DE89 3704 004
 # EXERCISE: data-3
 
 # %%
-guess = predict(
-    "What will be found least?", choices=["phone numbers", "names", "addresses", "card numbers"]
-)
+guess = predict("What will be found least?", choices=["phone numbers", "names", "addresses", "card numbers"])
 guess
 
 # %%
@@ -489,7 +510,8 @@ print("for example:", formats.prompt_of(test_rows[leaked[0]])[:90])
 
 # %% [markdown]
 # How much would the leak have raised the score? A *classifier* is a program that learns to sort texts into categories. A small one
-# learns them from the prepared rows (scikit-learn's logistic regression on words and pairs of words, which trains in a second). Then
+# learns them from the prepared rows (scikit-learn's *logistic regression* on words and pairs of words: it gives each word a weight for each category, adds the weights up,
+# and turns the sums into probabilities; it trains in a second). Then
 # it learns them from the same rows and the test messages that leaked.
 
 # %%
@@ -507,21 +529,23 @@ lesson_05.a_leak(prepared.rows, task, leaked)
 # %% [markdown]
 # One more comparison: do the training messages look like those in production? Users of the new chat window write "where parcel
 # 51234", and the export is full of letters. Train a classifier to tell the two apart, and let it sort pairs of one message from each
-# side. Its *area under the curve* is the share of pairs in which it points to the production message: 0.5 would mean that it cannot
-# tell, 1 that it always can.
+# side. The share of pairs in which it points to the right one of the two is its *area under the curve*, AUC for short. (The curve is the one
+# that you get by drawing true against false alarms at every limit; you need not draw it.) 0.5 means that it cannot tell, 1 that it
+# always can.
 
 # %%
 prompts = [formats.prompt_of(row) for row in prepared.rows]
 apart = data_prep.distance(prompts, export.production)
 chosen = data_prep.resample(prompts, apart.weights, 200)
 nearer = data_prep.distance([prompts[i] for i in chosen], export.production)
-show.table({
-    "all prepared rows": {"area under the curve": apart.auc, "median words": apart.train.words},
-    "the 200 most like production": {
-        "area under the curve": nearer.auc, "median words": nearer.train.words
+show.table(
+    {
+        "all prepared rows": {"area under the curve": apart.auc, "median words": apart.train.words},
+        "the 200 most like production": {"area under the curve": nearer.auc, "median words": nearer.train.words},
+        "production": {"area under the curve": None, "median words": apart.production.words},
     },
-    "production": {"area under the curve": None, "median words": apart.production.words},
-}, "Training messages beside those from production")
+    "Training messages beside those from production",
+)
 
 # %% [markdown]
 # Choosing the rows that the classifier takes for production brings the set closer, but the two are still easy to tell apart. What the
@@ -564,10 +588,13 @@ lesson_05.cut_by_limit(lengths)
 lesson_05.cost_table(sum(lengths))
 
 # %% [markdown]
+# (The last line assumes 175 tokens a second, about what the small runs of section 10 reach where this notebook was built.)
+#
 # Data this small cost less to train on than to look at. The expensive part is your afternoon.
 #
 # Next, template and mask. The mask is made of *token labels*: what the model should say at each token, or −100 where the loss looks
 # away. Here is the code that makes them for one row, and refuses if what must be true is not.
+
 
 # %%
 def token_labels(chat):
@@ -576,9 +603,9 @@ def token_labels(chat):
     prompt = template(chat[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
     whole = template(chat, return_dict=True)["input_ids"]
     end = max(i for i, t in enumerate(whole) if t == tokenizer.eos_token_id) + 1
-    if whole[:len(prompt)] != prompt or end <= len(prompt):
+    if whole[: len(prompt)] != prompt or end <= len(prompt):
         raise ValueError("the prompt is no prefix, or the answer has no end token")
-    return whole[:end], [-100] * len(prompt) + whole[len(prompt):end]
+    return whole[:end], [-100] * len(prompt) + whole[len(prompt) : end]
 
 
 chat = [{key: m[key] for key in ("role", "content")} for m in prepared.rows[0]["messages"]]
@@ -602,7 +629,7 @@ guess.reveal(lesson_05.row_without_end(ten, tokenizer, max_length=160))
 # %% [markdown]
 # This customer's message alone is longer than the limit. No token of the answer is left, so there is nothing to learn: the row costs
 # computing time and teaches nothing. Where a trainer takes it alone, the loss is a mean over no tokens, which PyTorch calls `nan`.
-# The first nine rows of the file would have looked fine. So always put your longest row among the ten that you look at.
+# Row 7 is the longest row of the whole file, which we put there on purpose: without it, the first nine rows of the file all look fine. So always put your longest row among the ten that you look at.
 #
 # In each row the model should learn exactly the answer, from the first brace to the marker that ends it. If what is learned begins
 # with a customer's words, the mask is missing, and the model would learn to write customers' messages. If it does not end with the
@@ -610,19 +637,20 @@ guess.reveal(lesson_05.row_without_end(ten, tokenizer, max_length=160))
 # have columns `prompt` and `completion`. For rows with `messages`, as ours, it learns every token unless you set
 # `assistant_only_loss=True`, which needs a chat template that marks the answers.)
 #
-# **Packing.** A trainer takes several rows at once, a {{term:batch}}. They must have the same length, so short ones are filled up
-# ({{term:padding}}), and the GPU computes the filling for nothing. Packing puts several rows into one sequence instead. It needs a
-# mask that keeps them from reading each other; TRL's `packing=True` takes care of that on GPUs where the library FlashAttention is
-# installed.
+# <details><summary><b>Packing: what filling up short rows costs, and how to avoid it</b></summary>
+#
+# A trainer takes several rows at once, a {{term:batch}}. They must have the same length, so short ones are filled up
+# ({{term:padding}}), and the GPU computes the filling for nothing. Packing puts several rows into one sequence instead. It needs a mask that keeps them from reading each other; TRL's `packing=True` takes care of that on GPUs where the library FlashAttention
+# is installed. Nearly all of the waste in the table below disappears if rows of similar length share a batch. It costs only some of the
+# randomness of the batches (`train_sampling_strategy="group_by_length"` in TRL, `bucket=8` in this course's trainer). Packing does nearly
+# as well. Besides, all its sequences are nearly full, so that a GPU always has the same load.
+#
+# </details>
 
 # %% tags=["folded"]
 lesson_05.packing_table(lengths)
 
 # %% [markdown]
-# Nearly all of the waste disappears if rows of similar length share a batch. It costs only some of the randomness of the batches
-# (`train_sampling_strategy="group_by_length"` in TRL, `bucket=8` in this course's trainer). Packing does nearly as well. Besides, all
-# its sequences are nearly full, so that a GPU always has the same load.
-#
 # **Balance.** Which values does the model see most often?
 
 # %%
@@ -631,7 +659,8 @@ lesson_05.balance(prepared.rows)
 # %% [markdown]
 # Seven of ten records say that nothing is urgent. A model that has learned only *that* is right for seven messages in ten
 # and useless to the desk. So accuracy is the wrong measure for this field: it cannot tell a model that catches nobody from
-# one that works. Section 10 counts the urgent messages that were caught. If a value you care about has only a few dozen
+# one that works. In section 10 the short runs are counted by the urgent messages that they caught. Of the longer, recorded runs only the accuracy was kept, so
+# there you have to compare it with the 70 % that "none" alone gets. If a value you care about has only a few dozen
 # rows, collect more of that kind before anything else.
 
 # %% [markdown]
@@ -668,10 +697,8 @@ labels = [label_noise.label_of(row, "category") for row in prepared.rows]
 seen = [label_noise.evidence_in(row, "category") for row in prepared.rows]
 customers = [name or f"alone {i}" for i, name in enumerate(prepared.owners)]
 folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
-classifier = label_noise.classifier()                      # logistic regression on words
-probability = cross_val_predict(
-    classifier, seen, labels, groups=customers, cv=folds, method="predict_proba"
-)
+classifier = label_noise.classifier()  # logistic regression on words
+probability = cross_val_predict(classifier, seen, labels, groups=customers, cv=folds, method="predict_proba")
 own = probability[np.arange(len(labels)), np.searchsorted(np.unique(labels), labels)]
 print(f"probability of a row's own label: median {np.median(own):.2f}, lowest {own.min():.3f}")
 
@@ -705,24 +732,25 @@ guess.reveal(round(score.recall.value * score.recall.n))
 lesson_05.suspects_curve(export, prepared.lines, checked)
 
 # %% [markdown]
-# Nearly all of the first twenty are wrong. Reading one row in ten finds most of the wrong labels. To find nearly all of
-# them you read about one in five, mostly false alarms: rows that are unusual, and right. Stop where the curve bends: where the last
+# Nearly all of the first twenty are wrong. Reading one row in ten finds most of the wrong labels. To find nearly all of them you read about one in seven. From there on the list goes on to one in five, and hardly anything but false
+# alarms comes: rows that are unusual, and right. Stop where the curve bends: where the last
 # ten rows that you have read had hardly a wrong label among them. The diamond is the paper's own rule, which accuses a row only if
 # another label reaches the probability that is usual for that label. Here the list is better: take as many rows from its top, and
 # more of them are wrong. What the rule offers is a place to stop.
 #
 # **What this cannot find.** In this export a category was replaced by *any* other one, and a mistake like that is in nobody's
 # interest and follows no habit. Real annotators, the people who give the labels, confuse neighbours: a customer who sends something
-# back wants money, so one of them files returns under billing. Let us put that mistake into labels that are all right, and read sixty
-# rows again.
+# back wants money, so one of them files returns under billing. Let us put that mistake into labels that are all right, and read sixty rows again. (The first row of the table is a control: forty
+# accidents once more, but other ones, drawn anew; the average of two draws. How many are found among sixty depends on the draw, which
+# is why it is not the number of the curve above.)
 
 # %%
 lesson_05.kinds_of_mistakes(export, prepared.lines, prepared.rows, prepared.owners)
 
 # %% [markdown]
 # The method finds what disagrees with the majority. The more often the same mistake is made, the more it *is* the majority: the
-# classifier learns it like any other label, and where everybody makes it, hardly one of the wrong labels comes up, fewer than in
-# sixty rows picked at random. No score warns you: the classifier disagrees with fewer labels than it did with the forty accidents. So
+# classifier learns it like any other label, and where everybody makes it, at most one of the wrong labels comes
+# up, fewer than in sixty rows picked at random. No score warns you: the classifier disagrees with fewer labels than it did with the forty accidents. So
 # a short list of suspects says only that few labels are wrong *by accident*. What finds a shared mistake is another pair of eyes: two people label
 # the same fifty rows without seeing each other's labels, you count how often they agree and which two labels they confuse, and you
 # write down, with an example, where the line between the two is.
@@ -739,18 +767,19 @@ data = load_dataset("json", data_files=files)
 print(f"{len(corrections)} labels corrected")
 
 # %% [markdown]
-# What is the repair worth? First for a small classifier, which trains in a second. The first row is the export as it came, without
-# the test messages that had leaked into it.
+# What is the repair worth? First for a small classifier, which trains in a second. The first row is the export as it came, without the test messages that had leaked into it; of those rows the classifier can use only
+# the ones whose answer is a record with a category.
 
 # %%
-raw = data_prep.prepare(export.path, steps=["validate", "contamination"], test=test_rows)
-lesson_05.repair_table({
-    "the export as it came": raw.rows, "prepared": unrepaired,
-    "prepared, 60 suspects dropped": data_prep.repaired(
-        unrepaired, "category", dict.fromkeys(first)
-    ),
-    "prepared, 60 suspects read": prepared.rows,
-}, task)
+lesson_05.repair_table(
+    {
+        "the export as it came": raw.rows,
+        "prepared": unrepaired,
+        "prepared, 60 suspects dropped": data_prep.repaired(unrepaired, "category", dict.fromkeys(first)),
+        "prepared, 60 suspects read": prepared.rows,
+    },
+    task,
+)
 
 # %% [markdown]
 # The large step is the one from the export to the prepared rows. Repairing the labels adds a few points at most, and with 100
@@ -762,8 +791,11 @@ lesson_05.repair_table({
 lesson_05.recorded_repair()
 
 # %% [markdown]
-# With three times as many wrong labels the gain is clear: the ranges do not overlap. (In this table they run from the worst to the
-# best run.) With forty wrong labels every run gained as well, but three runs on the same hundred messages are no proof. Reading the
+# With three times as many wrong labels the gain is large: the worst run after the repair beats the best one before it. With forty wrong
+# labels every run gained as well. (The brackets go from the worst to the best of three runs. They are no confidence intervals, and all
+# runs were asked the same hundred messages.) Do not compare this table with the one in section 10: here messages of up to 40 words are
+# trained on, four in a batch, and there up to 32 words, two in a batch. So the same unrepaired rows give 68 % of the categories here
+# and 73 % there. Reading the
 # suspects, dropping them unread and correcting every single row came out alike. So read the top of the list, or drop it; you need not
 # read everything.
 #
@@ -819,7 +851,7 @@ lesson_05.judges_table(keep, judges)
 
 # %% [markdown]
 # **What a weak judge shows.** The small model says "no" to every row, so its kappa is that of chance. Nor is the limit of 0.5 to
-# blame: an area under the curve near 0.5 says that good rows hardly get a higher probability than bad ones. So this judge has no
+# blame: the area under the curve is the chance that a good row gets a higher probability than a bad one, and near 0.5 that is a coin. So this judge has no
 # opinion about these rows, although each single verdict looks like one. It shows how to find that out, and nothing about large
 # models. The two judges that are no language models do better, and together they reach more than 0.8. But with fifty rows the
 # interval around it goes down to about 0.7, and these are the two faults that they were made for, so expect less on your task.
@@ -830,8 +862,12 @@ lesson_05.judges_table(keep, judges)
 # is a result about general chat and one model of 2023. It says that a strong judge *can* be as good as a second person, not that
 # yours is, on your rows. The lesson of both is the same: *a judge's name says nothing, its kappa on rows of yours does*.
 #
-# Even strong judges have preferences that no rubric asked for. Two are easy to measure: position and length. Show each pair twice, in
-# both orders, and pad good replies with a paragraph that says nothing.
+# Even strong judges have preferences that no rubric asked for. Two are easy to measure: position and length. Show each pair twice, in both orders, and pad good replies with a paragraph that says nothing.
+#
+# How to read the table: the first three columns count single verdicts, two for each pair. A judge that always takes the first reply
+# has 100 % in the second column, and so 50 % in the first, since each reply comes first once. The last column asks something finer:
+# *how sure* was the judge? It adds up a reply's probability over both orders, so that the place cancels out, and counts the pairs in
+# which the longer reply has more of it.
 
 # %%
 lesson_05.bias_table(model, tokenizer)
@@ -931,10 +967,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 
-TEXT, LABEL, WHO = "message", "category", "customer"       # the columns of your export
+TEXT, LABEL, WHO = "message", "category", "customer"  # the columns of your export
 LABELS = ["delivery", "billing", "returns", "defect", "account", "question"]
-ASKED = "Triage this customer message."                    # the system message of every row
-SEED = 0                                                   # of the split; no secret
+ASKED = "Triage this customer message."  # the system message of every row
+SEED = 0  # of the split; no secret
 STOP = {"unusable": 0.2, "contradict": 0.05, "redacted": 0.01, "one_customer": 0.2, "better": 0.1}
 
 
@@ -943,10 +979,12 @@ def stop_unless(fine, message):
     if not fine:
         raise ValueError(message)
 
+
 # %% [markdown]
 # The five numbers in `STOP` are shares of the rows. They say how many unusable rows, how many contradictions and how large a customer
 # the script accepts, and how much personal data and what agreement it expects at least. Change one only if you can say why your export
 # is different.
+
 
 # %%
 def usable(rows):
@@ -965,7 +1003,7 @@ def corrected(rows, file="read.csv"):
     if not Path(file).exists():
         return rows, f"nobody has read any: there is no {file} yet"
     read = pd.read_csv(file, dtype={"right": str}).set_index("row")["right"]
-    read = read[read.isin(LABELS)]                         # a typing error is no label
+    read = read[read.isin(LABELS)]  # a typing error is no label
     label = rows["row"].map(read).fillna(rows[LABEL])
     return rows.assign(**{LABEL: label}), f"{(label != rows[LABEL]).sum()} labels corrected"
 
@@ -974,6 +1012,7 @@ def decided(rows):
     """2. The same for copies with different labels, before one of them is chosen."""
     return corrected(rows, "decided.csv")
 
+
 # %% [markdown]
 # Step 3 compares all pairs at once. A table with one line for each message and one column for each word or pair of words has a 1 where
 # the message has it. Multiplied with itself it says how many pieces two messages share, and from that follows the Jaccard index of
@@ -981,11 +1020,12 @@ def decided(rows):
 # them.) Copies with different labels contradict each other. No program knows which of them is right, so all of them go to
 # `conflicts.csv` for you, and none into the training file until you have decided.
 
+
 # %%
 def without_copies(rows, alike=0.6):
     """3. One row of each group of near-copies, none of a group with different labels."""
     pieces = CountVectorizer(ngram_range=(1, 2), binary=True).fit_transform(rows[TEXT])
-    both, size = (pieces @ pieces.T).tocoo(), pieces.getnnz(axis=1)   # pieces in both messages
+    both, size = (pieces @ pieces.T).tocoo(), pieces.getnnz(axis=1)  # pieces in both messages
     near = both.data / (size[both.row] + size[both.col] - both.data) >= alike
     pairs = coo_matrix((near[near], (both.row[near], both.col[near])), shape=both.shape)
     group = pd.Series(connected_components(pairs, directed=False)[1])
@@ -996,22 +1036,26 @@ def without_copies(rows, alike=0.6):
     why = np.select([conflict, copies], ["contradicts a copy", "a copy"], "")
     return rows.assign(group=group, why=why), report
 
+
 # %% [markdown]
 # Step 4 needs a *key*: whoever has it can compute the pseudonym of any name and compare. So it is not five digits in a script that gets
 # shared, but 128 random bits in a file outside the project, made at the first run. Keep that file: with the same key, the same person
 # has the same pseudonym in next month's export too.
 
+
 # %%
-def secret_key(file=Path.home() / ".clean_export.key"):
+def secret_key(file="~/.clean_export.key"):
     """From the environment, or from a file that is made once and never shared."""
     if key := os.environ.get("PSEUDONYM_KEY"):
         return key
+    file = Path(file).expanduser()
     if not file.exists():
-        file.touch(mode=0o600)                             # for nobody else to read
+        file.touch(mode=0o600)  # for nobody else to read
         file.write_text(secrets.token_hex(16))
     return file.read_text()
 
 
+# %%
 def redact(rows):
     """4. Personal data become pseudonyms."""
     redactor = pii.Redactor("pseudonym", seed=secret_key())
@@ -1023,12 +1067,14 @@ def redact(rows):
     stop_unless(touched >= STOP["redacted"] * len(rows), f"{report}. Is TEXT the right column?")
     return rows.assign(**{TEXT: texts}), report
 
+
 # %% [markdown]
 # *Order numbers stay in.* They name nobody, and a model may have to repeat them; but whoever has the shop's database finds the customer
 # behind each. So what comes out is pseudonymous and not anonymous, and the card says so. If your model doesn't need such numbers, add
 # a line: `rows[TEXT].str.replace(r"\bTB[- ]?\d{5}\b", "[ORDER]", regex=True, case=False)`.
 #
 # Step 5 makes ten folds as in section 7 and sets two of them aside, one for validation and one for a test set.
+
 
 # %%
 def split(rows):
@@ -1043,18 +1089,26 @@ def split(rows):
     report = ", ".join(f"{n} {part}" for part, n in rows["part"].value_counts().items())
     return rows, f"{report}; {who.nunique()} customers"
 
+
 # %% [markdown]
 # Steps 6 and 7 belong together. The first run writes the tenth of the rows with the least probable labels to `to_read.csv`. You read
 # them, fill in the column "right" where the label is wrong, save the file as `read.csv`, and run the script once more. In the same way
 # you save `conflicts.csv` as `decided.csv`. (The numbers of the rows are those of *this* export: with another one, begin anew.)
+
 
 # %%
 def doubtful(rows):
     """7. How probable each row's label is, out of fold; the test rows included."""
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=SEED)
-    out = cross_val_predict(make_pipeline(words, LogisticRegression(C=3)), rows[TEXT], rows[LABEL],
-                            groups=rows["who"], cv=folds, method="predict_proba")
+    out = cross_val_predict(
+        make_pipeline(words, LogisticRegression(C=3)),
+        rows[TEXT],
+        rows[LABEL],
+        groups=rows["who"],
+        cv=folds,
+        method="predict_proba",
+    )
     names = np.unique(rows[LABEL])
     own = out[np.arange(len(rows)), np.searchsorted(names, rows[LABEL])]
     says = names[out.argmax(axis=1)]
@@ -1064,9 +1118,11 @@ def doubtful(rows):
     stop_unless(agrees > commonest + STOP["better"], f"{report}. Are these labels those of these rows?")
     return rows.assign(own=own, says=says), report
 
+
 # %% [markdown]
 # Step 8 writes one file for each part and computes the *version*: a *hash* of everything written. Change one letter in one row, and the
 # version is another. With the date it tells you next year which data a model was trained on.
+
 
 # %%
 def write(rows, folder):
@@ -1074,17 +1130,21 @@ def write(rows, folder):
     version, parts = hashlib.sha256(), {}
     Path(folder).mkdir(exist_ok=True)
     for name, some in rows.groupby("part"):
-        said = [(("system", ASKED), ("user", text), ("assistant", json.dumps({LABEL: label})))
-                for text, label in zip(some[TEXT], some[LABEL])]
+        said = [
+            (("system", ASKED), ("user", text), ("assistant", json.dumps({LABEL: label})))
+            for text, label in zip(some[TEXT], some[LABEL])
+        ]
         chats = [{"messages": [{"role": r, "content": c} for r, c in turns]} for turns in said]
         parts[name] = Dataset.from_list(chats)
         parts[name].to_json(f"{folder}/{name}.jsonl", force_ascii=False)
         version.update(Path(folder, f"{name}.jsonl").read_bytes())
     return DatasetDict(parts), f"{version.hexdigest()[:12]} of {date.today()}"
 
+
 # %% [markdown]
 # Three files are for a person and stay where the export is. `rejects.csv` has the number of every row that was left out, and the
 # reason, but no text. `conflicts.csv` and `to_read.csv` have text, after redaction.
+
 
 # %%
 def for_a_person(rows, rejected):
@@ -1098,8 +1158,10 @@ def for_a_person(rows, rejected):
     tenth = rows.sort_values("own").head(len(rows) // 10).assign(right="")
     tenth[["row", "right", LABEL, "says", TEXT]].to_csv("to_read.csv", index=False)
 
+
 # %% [markdown]
 # And the whole, with a *data card*: a text beside the data that says what they are and what was done to them.
+
 
 # %%
 def main(file, folder="mine-ready"):
@@ -1124,7 +1186,7 @@ def main(file, folder="mine-ready"):
 # something to say, two messages in that spreadsheet were emptied and three labels misspelt.
 
 # %%
-os.environ["PSEUDONYM_KEY"] = "for this lesson only"       # or your figures would not be ours
+os.environ["PSEUDONYM_KEY"] = "for this lesson only"  # or your figures would not be ours
 lesson_05.spreadsheet("mine.csv", conversations, reasons)
 data, reports = main("mine.csv")
 show.table({step: {"report": report} for step, report in reports.items()}, "A healthy run", "step")
@@ -1204,7 +1266,7 @@ print("version", version)
 # | [distilabel](https://github.com/argilla-io/distilabel) | chains of steps in which models write and judge data | writing needs several steps, or several models |
 # | [Argilla](https://github.com/argilla-io/argilla) | a web page where several people mark rows | more than one person labels, and you want to know how often they agree |
 # | [cleanlab](https://github.com/cleanlab/cleanlab) | confident learning in full, also for pictures and tags | section 7 paid off |
-# | [Presidio](https://github.com/microsoft/presidio) | finds personal data with a language model for names | names must not slip through |
+# | [Presidio](https://github.com/microsoft/presidio) | finds personal data with a language model for names | you need more kinds of data, or other languages; no such model finds every name |
 #
 # **Rows from production.** The best rows are already there: what customers really wrote, and what an expert says should have
 # been answered. Take transcripts, let experts mark them ("the right record", or "nothing to learn here"), write each as a
@@ -1216,8 +1278,8 @@ print("version", version)
 #
 # Did the work pay? Train the same model with the same settings on the same number of examples: once on rows drawn from the export as
 # it came (only what a trainer cannot read and the leaked test messages are left out), and once on rows drawn from what you have
-# prepared and repaired. What is trained is an {{term:adapter}}, a small addition to the model that lesson 02 explains. Two fields of
-# the record and short messages keep it quick.
+# prepared and repaired. What is trained is an {{term:adapter}}, a small addition to the model that lesson 02 explains (`r=16` is its size). Two fields of the
+# record and short messages keep it quick. The settings of this lesson are in `plan`.
 
 # %%
 from peft import LoraConfig, get_peft_model
@@ -1226,9 +1288,8 @@ from transformers import set_seed
 short = load_task("support_tickets", list(plan.fields))
 sets = {"as it came": raw.rows, "prepared and repaired": [prepared.rows[i] for i in prepared.train]}
 sets = {name: truth.for_training(r, plan.fields, plan.longest) for name, r in sets.items()}
-settings = training.Settings(
-    learning_rate=plan.learning_rate, batch_size=plan.batch_size, warmup_steps=5, bucket=8
-)
+settings = training.Settings(learning_rate=plan.learning_rate, batch_size=plan.batch_size, warmup_steps=5, bucket=8)
+
 
 # %%
 def train(rows):
@@ -1247,10 +1308,10 @@ guess
 
 # %%
 results, histories = {}, {}
-model = None                                               # the judge: make room
+model = None  # the judge: make room
 for name, chats in sets.items():
     tuned, histories[name] = train(chats)
-    tuned = tuned.merge_and_unload()                       # answers faster than with an adapter
+    tuned = tuned.merge_and_unload()  # answers faster than with an adapter
     answers = generate(tuned, tokenizer, short.prompts(), max_new_tokens=plan.answer_tokens)
     results[name] = short.evaluate(answers)
     tuned = None
@@ -1273,26 +1334,34 @@ lesson_05.comparison(results, short)
 
 # %%
 difference = lesson_05.gain(*results.values(), short.references())
-print(f"both fields right, prepared minus raw: {100 * difference.value:+.0f} points, "
-      f"95 % interval {100 * difference.low:+.0f} to {100 * difference.high:+.0f}")
+print(
+    f"both fields right, prepared minus raw: {100 * difference.value:+.0f} points, "
+    f"95 % interval {100 * difference.low:+.0f} to {100 * difference.high:+.0f}"
+)
 
 # %% [markdown]
 # Read the last row of the table first. Whoever always gives the most common pair has the form perfect, gets some records right, and
-# catches no escalation. So the short run shows that prepared rows are better than raw ones, and it does not show that either beats a
-# program which reads nothing. Each run changed the model two dozen times, once after every few examples, and that is too few. The
-# recorded runs are longer, and there are three of each.
+# catches no escalation. The column at the end has a part of the reason: agents in a hurry left the form at "question, none", and a model that
+# learns from the export gives that to three messages in four. But the prepared run, whose rows have no such forms left, still gives it
+# to more than half: after so few steps both mostly fall back on a common record. So the short run shows that prepared rows are better
+# than raw ones, and it does not show that either beats a program which reads nothing. Each run changed the model two dozen times, once after every few examples, and that is too few. The
+# recorded runs are longer, and there are three of each. They take messages of at most 32 words, which leaves 1,250 rows of the export
+# and 300 of the prepared ones for training. The labels of the latter were not repaired, and the leaked test messages were left in the
+# export. Both make the gain look smaller than it is.
 
 # %%
 lesson_05.recorded_table()
 
 # %% [markdown]
-# Agents in a hurry left the form at "question, none", and a model that learns from the export learns that too. It cannot know that this
-# was an accident. What preparing improves is the category. All runs saw 300 examples, so this compares the quality of rows and not
-# their number. Urgent messages are still mostly missed, since few rows show them, and
-# a hundred curated rows did a little better than all that were prepared. So the work paid, and it paid most in the first hundred rows
-# that somebody had really read.
+# What preparing improves is the category. All runs saw 300 examples, so this compares the quality of rows and not
+# their number. The escalation hardly rises above what "none" alone gets, although three rows in ten are urgent: these
+# divide into five reasons, the rarest of which has 29 rows, and 300 examples teach them badly. A hundred curated rows did about as well as
+# all that were prepared; a difference of 5 points on a hundred messages says no more than that. So the work paid, and a small set that
+# somebody has really read is a good beginning.
 #
-# Four claims about training data that you will meet elsewhere are judged by these runs; open a row to see why.
+# Five claims about training data that you will meet elsewhere, P3 of section 8 among them: three are judged by these runs, and two could
+# not be tested here. Open a row to see why. (In all runs the model saw 300 examples, some of them more than once where there were fewer
+# rows. So "under a condition" means: at equally long training, on this export.)
 
 # %%
 evidence.summary("P1", "P2", "P4", "P5")
