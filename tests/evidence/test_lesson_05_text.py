@@ -364,7 +364,7 @@ SENTENCES = {
     "The more often the same mistake is made, the more it is the majority": lambda: (
         [found / wrong for wrong, found, _ in mistakes()[1]] == sorted((f / w for w, f, _ in mistakes()[1]), reverse=True)
     ),
-    "where everybody makes it, at most one of the wrong labels comes up, fewer than in sixty rows picked at random": lambda: (
+    "everybody makes it, at most one of the wrong labels comes up, fewer than in sixty rows picked at random": lambda: (
         mistakes()[1][-1][1] <= 1 < mistakes()[1][-1][2]
     ),
     "the classifier disagrees with fewer labels than it did with the forty accidents": lambda: (
