@@ -1100,7 +1100,7 @@ def doubtful(rows):
     commonest = rows[LABEL].value_counts(normalize=True).max()
     agrees = (rows["says"] == rows[LABEL]).mean()
     report = f"agrees with {agrees:.0%} of the labels; guessing {commonest:.0%}"
-    stop_unless(agrees > commonest + STOP["better"], f"{report}. Do labels and rows belong together?")
+    stop_unless(agrees > commonest + STOP["better"], f"{report}. Are labels and rows apart?")
     return rows, report
 
 # %% [markdown]
