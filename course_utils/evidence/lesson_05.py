@@ -140,6 +140,45 @@ def flow(prepared: Any) -> Figure:
     return charts.bars(rows, f"Of {first:,} lines {last:,} are left", "rows", decimals=0, highlight=[list(rows)[-1]])
 
 
+def ledger(export: RawExport, report: Any, prepared: Any, raw: Any, task: Task, reasons: Sequence) -> Table:
+    """The numbers of rows that the lesson uses, and what makes each differ from the one that it comes from.
+
+    Args:
+        export, report: the export and what `validate` says of it.
+        prepared: what `prepare` left. raw: the same without rules and without removing copies.
+        task: whose schema names the categories.
+        reasons: what the rules say of each well-formed row.
+    """
+    lines, left = prepared.counts[0][1], dict(prepared.counts)
+    fine, well_formed = lines - report.bad_rows, set(export.rows())
+    bad = {finding.line for finding in report.findings if finding.severity == ERROR and finding.line}
+    warned = len(set(range(1, lines + 1)) - bad - well_formed)
+    labelled = sum(_category(row, task) is not None for row in raw.rows)
+    no_reason = sum(not found for found in reasons)
+    left_as_is = left["validate"] - len(raw.rows)
+    steps = {
+        "lines in the export": (lines, ""),
+        "lines without an error": (fine, f"{report.bad_rows} lines have one"),
+        "well-formed rows (sections 2, 3, 5)": (
+            len(well_formed), f"{warned} more are blank or have spaces at an edge; {len(well_formed & bad)} with a "
+            "byte-order mark counts as a row",
+        ),
+        "of these, no rule objects (section 9)": (no_reason, f"rules object to {len(well_formed) - no_reason}"),
+        "readable, or repaired by `prepare`": (
+            left["validate"], f"of the {lines:,} lines, {lines - left['validate']} could not be repaired"
+        ),
+        "of these, not in the test set: “as it came”": (len(raw.rows), f"{left_as_is} are test messages"),
+        "of these, with a category in a record": (labelled, "the others are prose, empty or another form"),
+        "of the readable, kept by the rules": (left["quality"], f"{left['validate'] - left['quality']} dropped"),
+        "of these, no copies": (left["deduplicate"], f"{left['quality'] - left['deduplicate']} copies"),
+        "of these, not in the test set: “prepared”": (
+            left["contamination"], f"{left['deduplicate'] - left['contamination']} are test messages"
+        ),
+    }  # fmt: skip
+    table = {name: {"number": number, "difference": why or "–"} for name, (number, why) in steps.items()}
+    return Table(table, "Which numbers of rows you will meet, and why they differ", "what is counted", "")
+
+
 def found_and_missed(scores: Mapping[str, DetectionScore], names: Mapping[str, str], caption: str) -> Table:
     """Recall and precision of each kind, in words."""
     rows = {
@@ -272,12 +311,13 @@ def cut_by_limit(lengths: Sequence[int], default: int = 1024) -> Figure:
     )  # fmt: skip
 
 
-def cost_table(tokens: int, epochs: int = 2, per_second: float = 270.0) -> Table:
+def cost_table(tokens: int, epochs: int = 2, per_second: float = 175.0) -> Table:
     """What training on so many tokens costs, at hosts and in time on two CPU cores."""
     rows: dict[str, dict[str, Any]] = {}
     for model in ("gpt-4.1-mini", "qwen3-8b"):
         rows[f"hosted, {model}"] = {"cost": f"${costs.training_cost(tokens, epochs, model):.2f}"}
-    rows["this course's model on two slow cores"] = {"cost": f"{tokens * epochs / per_second / 60:.0f} minutes"}
+    minutes = tokens * epochs / per_second / 60
+    rows[f"this course's model, two slow cores, {per_second:.0f} tokens/s"] = {"cost": f"{minutes:.0f} minutes"}
     return Table(
         rows, f"{tokens:,} tokens, {epochs} epochs (prices of {costs.PRICES['qwen3-8b'].date} and earlier)", "where", ""
     )
@@ -586,7 +626,7 @@ def bias_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, numbe
         table[name] = {what: f"{100 * share:.0f} %" for what, share in found.items()}
     fair = {"takes the better reply": "100 %", "takes what is shown first": "50 %", "same reply in both orders": "100 %"}
     table["a perfect judge"] = fair
-    caption = f"{number} pairs of each kind, each shown in both orders (“longer”: by the mean of both)"
+    caption = f"{number} pairs of each kind, each shown in both orders"
     return Table(table, caption, "pairs", "")
 
 
@@ -640,10 +680,13 @@ def kinship_table(synthetic: Sequence[dict], task: Task) -> Table:
 SCRIPT_HEAD = '''"""From an export (CSV or JSONL with one row per line) to a data set: python clean_export.py FILE
 
 Needs: pip install pandas scikit-learn datasets and the course's package (personal data).
+The key of the pseudonyms is PSEUDONYM_KEY of the environment, or ~/.clean_export.key, which is made at the first run.
 """
 
 import hashlib
 import json
+import os
+import secrets
 import sys
 from collections import Counter
 from datetime import date
@@ -665,9 +708,21 @@ from sklearn.pipeline import make_pipeline
 '''
 SCRIPT_END = """
 if __name__ == "__main__":
-    for name, report in main(sys.argv[1])[1].items():
+    try:
+        reports = main(sys.argv[1])[1]
+    except ValueError as error:
+        sys.exit(f"Stopped: {error}")
+    for name, report in reports.items():
         print(f"{name:16}{report}")
 """
+SCRIPT_NOTES = {
+    "TEXT": "TEXT, LABEL and WHO: the columns of your export.",
+    "LABELS": "All labels that are right.",
+    "ASKED": "The system message of every row.",
+    "SEED": "Of the split and the folds; no secret.",
+    "STOP": "Shares of the rows: at most so many unusable, contradicting and of one customer;\n"
+    "# at least so many with personal data, and so much better than guessing.",
+}
 
 
 def spreadsheet(file: str | Path, rows: Sequence[dict], reasons: Sequence[Sequence[quality.Reason]]) -> Path:
@@ -702,7 +757,7 @@ def gone_wrong(steps: Sequence[Callable[[Any], tuple[Any, str]]], file: str | Pa
     import pandas as pd
 
     usable, without_copies, redact, split, doubtful = steps
-    healthy, _ = usable(pd.read_csv(file, dtype=str).head(number))
+    healthy = usable(pd.read_csv(file, dtype=str).head(number))[0].query("why == ''").reset_index(drop=True)
     opening = (
         "Thank you for writing to Tarnbrook. We have received your message through our contact form and our team will be in "
         "touch with you as soon as it can. Please keep this line in your reply. Your message was as follows: "
@@ -719,7 +774,7 @@ def gone_wrong(steps: Sequence[Callable[[Any], tuple[Any, str]]], file: str | Pa
         ),
         "redact": (
             redact, healthy.assign(message=healthy["category"]), "TEXT names the wrong column",
-            "nothing found in hundreds of messages is no good news; read ten",
+            "nothing found in hundreds of messages is bad news; read ten",
         ),
         "split": (
             split, healthy.assign(customer="web form"), "every row has the same customer",
@@ -735,7 +790,7 @@ def gone_wrong(steps: Sequence[Callable[[Any], tuple[Any, str]]], file: str | Pa
         try:
             report = step(rows)[1]
         except ValueError as error:
-            report = f"stops: {str(error).split(chr(10))[0][:160]}"
+            report = f"stops: {str(error).splitlines()[0][:160]}"
         table[name] = {"what is wrong with the export": what, "what the step says": report, "what to do": cure}
     return Table(table, "The same steps on broken exports", "step", "")
 
@@ -752,7 +807,8 @@ def take_away(file: str | Path, settings: Mapping[str, Any], functions: Sequence
     """Write functions of the notebook as one script that runs without it, and say so."""
     import inspect
 
-    parts = ["\n".join(f"{name} = {value!r}" for name, value in settings.items())]
+    notes = {name: f"# {note}\n" for name, note in SCRIPT_NOTES.items()}
+    parts = ["\n".join(f"{notes.get(name, '')}{name} = {value!r}" for name, value in settings.items())]
     parts += [inspect.getsource(function).strip() for function in functions]
     text = SCRIPT_HEAD + "\n\n\n".join(parts) + "\n\n" + SCRIPT_END
     Path(file).write_text(text, encoding="utf-8")

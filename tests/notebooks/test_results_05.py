@@ -110,9 +110,24 @@ def test_the_writer_repeats_a_quarter_of_its_word_triples(printed):
 
 
 def test_the_script_reports_what_is_wrong(printed):
-    """Notices a step of the script that no longer says that its rows are broken; tests/evidence/test_lesson_05_script.py."""
+    """Notices a step of the script that no longer stops on broken rows; tests/evidence/test_lesson_05_script.py."""
     reports = table_rows(printed, "The same steps on broken exports")
-    assert [step for step, row in reports.items() if row["what the step says"].startswith("stops")] == ["split"]
+    assert len(reports) == 5 and all(row["what the step says"].startswith("stops: ") for row in reports.values())
+
+
+def test_the_short_runs_say_what_the_text_says_of_them(printed):
+    """Notices short runs after which "three messages in four", "more than half" or "catches no escalation" is wrong."""
+    raw, prepared, _ = table_rows(printed, "100 test messages, 30 of which").values()
+    assert 70 <= number(raw["left at “question, none”"]) < 80 and 50 < number(prepared["left at “question, none”"]) < 70
+    assert number(prepared["both fields right"]) > number(raw["both fields right"])
+
+
+def test_the_script_accounts_for_every_row(printed):
+    """Notices a script that leaves rows out without a reason: what it wrote and what it rejected are all rows."""
+    healthy = " ".join(row["report"] for row in table_rows(printed, "A healthy run").values())
+    rejected = sum(number(row["rows"]) for row in table_rows(printed, "What rejects.csv says").values())
+    written = sum(map(int, re.search(r"(\d+) train, (\d+) validation, (\d+) test", healthy).groups()))
+    assert written + rejected == int(re.search(r"(\d+) rows: ", healthy)[1])
 
 
 def test_every_claim_has_a_verdict(printed):
