@@ -68,11 +68,15 @@ print("the model that can be trained here:", BASE)
 
 # %% [markdown]
 # To go to OpenAI instead, write `client = OpenAI()`, keep your key in `OPENAI_API_KEY`, and name a model that is trained
-# there in `BASE`. The calls below stay as they are; only the cells with `server` in them are about this service alone.
-# (Section 10 lists what differs at four hosts.)
+# there in `BASE`. The calls below stay, and only the cells with `server` in them are about this service alone. Where some settings
+# go, and what their numbers mean, differs from host to host; section 10 lists it for four of them.
+#
+# **The task.** A customer writes; the answer is a record with two fields. `category` is what the message is about: one of those
+# that the desk has, such as `delivery` or `defect`. `escalation` says whether somebody must act at once, and why; mostly it is
+# `none`. The line that is printed below is one message with its record.
 #
 # **Two files.** One line is one example: a conversation that ends as it should. We take fifty short messages, so that a laptop
-# is done within a minute. The second file is the {{term:validation set}}. These examples are not trained on; the service only
+# is done in a minute or two. The second file is the {{term:validation set}}. These examples are not trained on; the service only
 # measures how well the model does on them. Always send one. OpenAI does not charge for it, and it is the only evidence that
 # the job gives you.
 
@@ -266,7 +270,7 @@ forced = ask(BASE, question, tools=[find_order], tool_choice="required")
 print(forced.tool_calls[0].function.name, forced.tool_calls[0].function.arguments)
 
 # %% [markdown]
-# The call has the right form; it cannot have another. Look at the order number before you trust it. What a form can do, and
+# The call has the right form; on this service it cannot have another. (At OpenAI that takes `"strict": True` in the function.) Look at the order number before you trust it. What a form can do, and
 # what it cannot, is the next section's topic.
 #
 # **Your turn:** make training rows of conversations that customers gave thumbs to.
@@ -361,8 +365,9 @@ lesson_06.curve(greedy_events, "Twelve examples, six epochs: one line keeps fall
 lesson_06.epochs_table(greedy_events)
 
 # %% [markdown]
-# Read the table from top to bottom. The training loss goes toward zero: the model can recite the twelve answers. The
-# validation loss stops falling long before. If it rises for two epochs running, it has *turned*, and more epochs do not pay.
+# Read the table from top to bottom. (The training loss is the mean over an epoch's steps, the validation loss is measured at its end.)
+# The training loss goes toward zero: the model can recite the twelve answers. The validation loss stops falling long before. If
+# it rises for two epochs running, it has *turned*, and more epochs do not pay. Here it rises by little, and still nothing is gained.
 # A single epoch up may be chance, since this is a mean over sixteen messages and the API gives you no interval for it. (The
 # unit is the {{term:nat}}, with the natural logarithm.)
 
@@ -387,8 +392,8 @@ lesson_06.recorded([f"tuned, epoch {n}" for n in (1, 2, 3)], "Three checkpoints 
 
 # %% [markdown]
 # In brackets are {{term:confidence interval|95 % intervals}}. Compare neighbours by them: where two overlap widely, these
-# answers cannot tell the two checkpoints apart, and the curve has to decide. (In the three jobs of this lesson's first figure, the
-# first epoch brought most of the form, and the other two most of the content.)
+# answers cannot tell the two checkpoints apart, and the curve has to decide. (Strictly, these messages would have to be other ones than
+# those that the final model is reported on.)
 #
 # **Your turn:** nobody has scored anything yet, and some checkpoints were not validated.
 
@@ -399,7 +404,7 @@ lesson_06.recorded([f"tuned, epoch {n}" for n in (1, 2, 3)], "Three checkpoints 
 # ## 5 · When something goes wrong
 #
 # What does a failed job look like? Not like an exception: `create` succeeds, and minutes later the job is over. Seven
-# examples are too few for every host of this API.
+# examples are too few for OpenAI, and for this service.
 
 # %%
 seven_file = write_rows("seven.jsonl", rows[:7])
@@ -511,8 +516,8 @@ lesson_06.pair_curve(pair_events, "The loss of a DPO job starts at ln 2")
 # $$-\log\sigma(0) = -\log\tfrac{1}{2} = \ln 2 = 0.693$$
 #
 # for every pair, every model and every data set. ($\sigma$ turns a difference into a probability, and 0 into one half.) If
-# your first logged loss is not 0.693, the job did not start from the model that you think. `beta` says how much a
-# change counts: 0.1 is usual.
+# your first logged loss is far from 0.693, the host compares with another model than the one it started to train, or it
+# logs a mean over several steps. `beta` says how much a change counts: 0.1 is usual.
 #
 # Did it help? A falling loss does not say so. The recorded jobs had sixty pairs:
 
@@ -520,8 +525,10 @@ lesson_06.pair_curve(pair_events, "The loss of a DPO job starts at ln 2")
 lesson_06.recorded(["tuned, not told", "tuned, and DPO"], "Before and after preferences")
 
 # %% [markdown]
-# Look at the intervals again before you call it better or worse. And whatever you see holds for these pairs, which all punish
-# one single record. Pairs made of your own model's mistakes say more about what it should stop doing.
+# It has ruined the model. Far fewer records are right than before, and the intervals do not even touch, while the job's own curve looked
+# perfect. Why? All our pairs punish one and the same record, "question" and "none". The cheapest way to obey is to avoid these two words
+# everywhere, and "none" is the right escalation for most messages. So the loss reports on the pairs, and only answers report on
+# the model. Better pairs come from your own model's mistakes, of many kinds, and with some where "none" is the chosen one.
 #
 # **Your turn.** A colleague's pair maker has bugs. Some make the job fail at once; the others are worse.
 
@@ -531,8 +538,8 @@ lesson_06.recorded(["tuned, not told", "tuned, and DPO"], "Before and after pref
 # %% [markdown]
 # ## 7 · A grader instead of answers
 #
-# The third method needs neither answers nor pairs. In {{term:reinforcement learning|reinforcement}} fine-tuning the model
-# answers each message several times, a *grader* gives every answer a number, the {{term:reward}}, and answers that got more
+# The third method needs no answer to imitate, only something to check an answer by. In
+# {{term:reinforcement learning|reinforcement}} fine-tuning the model answers each message several times, a *grader* gives every answer a number, the {{term:reward}}, and answers that got more
 # than the others become more likely. It was made for models that think before they answer, on tasks where checking is easier
 # than writing. OpenAI offered it for one small reasoning model, which is gone.
 #
@@ -570,14 +577,20 @@ for name, record in tried.items():
 # $0.7 \cdot 0 + 0.3 \cdot 1 = 0.3$. Partial credit matters. A model that never gets a whole record right would get 0 for all
 # of its answers, and from answers that are all worth the same there is nothing to learn.
 #
-# Now the request itself. The service reads it as strictly as the host would, and then declines.
+# Now the request itself. Its rows end with the question, and what the grader calls `item` stands beside the messages. The service checks
+# the request's form, and then declines. (A host also checks the rows when the job runs, and for `sample.output_json` it wants a
+# `response_format` in the request.)
 
 # %%
+to_grade = [{"messages": row["messages"][:-1], **json.loads(row["messages"][-1]["content"])}
+            for row in rows]
+graded = client.files.create(file=write_rows("graded.jsonl", to_grade).open("rb"),
+                             purpose="fine-tune")
 for operation in ("eq", "equals"):
     grader["graders"]["category"]["operation"] = operation
     try:
         client.fine_tuning.jobs.create(
-            model=BASE, training_file=train.id, validation_file=held_out.id,
+            model=BASE, training_file=graded.id, validation_file=graded.id,
             method={"type": "reinforcement", "reinforcement": {
                 "grader": grader, "hyperparameters": {"reasoning_effort": "low"}}},
         )
@@ -611,7 +624,8 @@ lesson_06.training_table(rows, 3)
 # %% [markdown]
 # Cents, and that is typical: training is rarely what makes a tuned model expensive. The first column is the
 # host's price, the second what this file costs with three epochs. Tokens are the host's, so count with its {{term:tokenizer}}:
-# that of our small model counts a tenth more in these messages. How these were counted:
+# that of our small model counts a tenth more in these messages (and less than that in whole rows, with the record and the template). How
+# these were counted:
 
 # %%
 print(lesson_06.how_counted())
@@ -655,11 +669,13 @@ lesson_06.price_figure(sizes, answer_tokens)
 # tokens, so instructions alone are cheaper, and instructions with eight examples are more than twice as expensive. And the
 # lowest line is a small model of today. With a prompt it stays below the tuned one up to almost 900 tokens, and again from
 # 1,024 on: there {{term:prompt caching}} starts, and the part of a prompt that never changes costs a tenth or a quarter of its
-# price.
+# price. (That part must come first, be that long by itself, and be sent again within minutes.)
 #
 # (What is compared here is price. Whether the cheaper one is right as often, only your test messages can say.) So before you
 # train, work out what today's small model costs with instructions, with examples and with caching. If it is right often
-# enough, stop there. Some hosts charge the same for tuned and untuned models. There every token less is money saved.
+# enough, stop there. Some hosts charge the same for tuned and untuned models. There every token less is money saved. Others charge for
+# every hour in which a tuned model is kept ready, whether anybody asks it or not. With little traffic that is the largest item of all,
+# and it is not in this figure.
 #
 # **Your turn.** The figure leaves the training out. When has a job paid for itself?
 
@@ -696,7 +712,7 @@ print(left, "days left for models tuned at OpenAI, by the dates of section 10")
 # | **its answers** | ask it a few hundred unlabelled messages while it still answers, and train another model on them: {{term:distillation}} | a model whose labels are lost; a test set to compare with | it also copies the mistakes |
 # | **the {{term:weight|weights}}** | from hosts with open models: download the {{term:adapter}}, the small file that training made | the same model, on your own machine | closed models: not offered |
 #
-# The first three always work. **Files and answers**, on our service:
+# The first three work at any host that still answers, as far as its terms allow it. **Files and answers**, on our service:
 
 # %%
 exported = client.files.content(job.training_file).read().decode("utf-8").splitlines()
@@ -719,9 +735,9 @@ lesson_06.recorded(
 )
 
 # %% [markdown]
-# What separates the first two rows was lost in the copying. What separates the second from the third are the old model's
-# mistakes, and where those two overlap, its answers taught as well as people's. The last row is the price of leaving today; a
-# large model would be far better at it than this one.
+# The first row is the old model, the second its copy. The third shows what people's answers to the same messages would have taught. Where
+# their intervals overlap as widely as here, a hundred messages cannot tell the three apart: a loss of a few points may be there and not
+# be seen. The last row is the price of leaving today; a large model would be far better at it than this one.
 #
 # **The weights, live.** Our service trains an open model, so the adapter (of {{term:LoRA}}, lesson 02) is a folder. Copy it,
 # keep the last answers to compare, and switch the service off. (Nebius and Crusoe let you download files of this kind.)
@@ -756,7 +772,7 @@ show.answers([prompts[0][-1]["content"]],
 # %% [markdown]
 # This is the same model. (An answer may differ now and then. The two programs add up in another order, and where two tokens
 # are almost equally likely, the last digit decides.) From here on it is yours: `own.merge_and_unload()` writes it into the
-# base, as in lesson 02, and {{term:vLLM}} or Ollama serve it under the same API. Your code changes one line: `base_url`.
+# base, as in lesson 02, and {{term:vLLM}} or Ollama serve it under the same API. The code that asks it changes one line: `base_url`.
 
 # %% [markdown]
 # ## 10 · Hosted or your own?
@@ -767,7 +783,7 @@ show.answers([prompts[0][-1]["content"]],
 # | weights | a name; files only at hosts with open models | a folder |
 # | methods | what the API offers: two or three | whatever you can program (lessons 02 to 04) |
 # | data | leave for the host; read its contract | stay |
-# | you pay | per token trained, then per token | for the machine, busy or not |
+# | you pay | per token trained, then per token, and at some hosts per hour | for the machine, busy or not |
 # | it ends | on the host's date | when you say so |
 # | best for | a first try, few requests, the strongest models | data that must stay, many requests, models that must last |
 #

@@ -78,7 +78,7 @@ SENTENCES = {
     'the four words are "Triage this customer message."': lambda: len(task().train[0][0]["content"].split()) == 4,
     "its last fine-tuned models go dark in January 2027": lambda: HOSTS["openai"].ends.startswith("2027-01"),
     "OpenAI has answered since May 2026": lambda: "since 2026-05" in HOSTS["openai"].dates,
-    "Section 10 lists what differs at four hosts": lambda: len(HOSTS) == 5,  # with this machine's
+    "section 10 lists it for four of them": lambda: len(HOSTS) == 5,  # with this machine's
     "The service keeps the last three": lambda: __import__(
         "course_utils.openai_server.worker", fromlist=["KEPT_CHECKPOINTS"]
     ).KEPT_CHECKPOINTS == 3,
@@ -115,10 +115,6 @@ SENTENCES = {
         turns(LUNA)[0] > 4 * turns(lesson_06.UNTUNED)[0]
     ),
     "Those are three recorded jobs on this service": lambda: len(lesson_06.lifecycle()) == 3,
-    "the first epoch brought most of the form, and the other two most of the content": lambda: (
-        share("checkpoint 1", "valid format") > share("last", "valid format") / 2
-        and share("checkpoint 1", "all enumeration fields right") < share("last", "all enumeration fields right") / 2
-    ),
     "each with 240 training rows and the same hundred test messages": lambda: "EXAMPLES, VALIDATION, PAIRS" in BENCHMARK
         and "= 240, 40, 60, 12, 10" in BENCHMARK and len(task().test) == 100,
     "Three jobs train: in sections 1, 4 and 6": lambda: [
@@ -130,9 +126,12 @@ SENTENCES = {
     "by one of eleven measures": lambda: len(
         __import__("course_utils.openai_server.graders", fromlist=["Metric"]).Metric.__args__
     ) == 11,
-    "which all punish one single record": lambda: len(
+    "All our pairs punish one and the same record": lambda: len(
         {row["non_preferred_output"][0]["content"] for row in lesson_06.pairs(task().train, 60)}
     ) == 1,
+    '"none" is the right escalation for most messages': lambda: (
+        [record["escalation"] for record in task().references()].count("none") > len(task().test) / 2
+    ),
 }  # fmt: skip
 
 

@@ -117,6 +117,10 @@ def test_the_record_bears_what_the_page_says_of_it(record):
     assert mean(record, "base, form forced", "both") < mean(record, "tuned, not told", "both") - 0.1
     assert mean(record, "tuned, epoch 1", "both") < mean(record, "tuned, epoch 3", "both")
     assert mean(record, "base, told and 8 examples", "both") < mean(record, "distilled from its answers", "both")
+    for run in record["runs"]:  # "the intervals do not even touch"; "none" is what DPO has unlearned
+        (_, low, _), (_, _, high) = (run["scores"][name]["both"] for name in ("tuned, not told", "tuned, and DPO"))
+        assert low > high
+    assert mean(record, "tuned, and DPO", "escalation") < mean(record, "tuned, not told", "escalation") - 0.3
 
 
 def test_every_claim_has_one_card(printed):
