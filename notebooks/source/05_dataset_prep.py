@@ -505,8 +505,8 @@ print("for example:", formats.prompt_of(test_rows[leaked[0]])[:90])
 
 # %% [markdown]
 # How much would the leak have raised the score? A *classifier* is a program that learns to sort texts into categories. A small one
-# learns them from the prepared rows (scikit-learn's *logistic regression* on words and pairs of words: it gives each word a weight
-# for each category, adds the weights up, and turns the sums into probabilities; it trains in a second). Then it learns them from
+# learns them from the prepared rows (scikit-learn's *logistic regression* on words and pairs of words: it gives each word a number
+# for each category, adds the numbers up, and turns the sums into probabilities; it trains in a second). Then it learns them from
 # the same rows and the test messages that leaked.
 
 # %%
