@@ -94,7 +94,7 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/alignment.py
 	$(BIN)/python benchmarks/service.py lifecycle kills
 	$(BIN)/python benchmarks/hosted.py runs
-	COURSE_SOAK=1 $(BIN)/pytest tests/test_models.py
+	COURSE_SOAK=1 $(BIN)/pytest tests/test_models.py tests/publishing
 	$(MAKE) test-oldest-all
 
 $(VENV)/bin/python:

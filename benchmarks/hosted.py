@@ -128,7 +128,7 @@ def one_seed(seed: int) -> dict:
         copied = [[*c[:-1], {"role": "assistant", "content": text}] for c, text in zip(other, written) if text.strip()]
         keep("distilled from its answers", client.scores(client.job(rows_of(copied), held_out).fine_tuned_model))
         keep("trained on people's answers to the same", client.scores(client.job(rows_of(other), held_out).fine_tuned_model))
-        few = client.job(rows_of(train[:FEW]), held_out, n_epochs=MANY, batch_size=6, learning_rate_multiplier=4)
+        few = client.job(rows_of(train[:FEW]), held_out, n_epochs=MANY, batch_size=4, learning_rate_multiplier=4)
         return {"scores": found, "curve": client.curve(job), "turn": client.curve(few)}
 
 

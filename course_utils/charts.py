@@ -1,6 +1,6 @@
-"""Charts of the second edition: readable on a phone, labels on the lines, one colour and marker per method.
+"""The lessons' charts: readable on a phone, labels on the lines, one colour and marker per method.
 
-`figures` has the first edition's; each lesson moves here when it is rewritten.
+`figures` has the pictures of benchmarks and reports.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ METHODS: dict[str, tuple[str, str]] = {
     "DPO": ("#a0457f", "D"),
     "ORPO": ("#7a5d00", "p"),
     "GRPO": ("#1f2933", "*"),
+    "KTO": ("#006b75", "P"),
+    "IPO": ("#8c1d18", "<"),
+    "SimPO": ("#5b6b00", ">"),
 }
 OTHERS = (("#0072B2", "o"), ("#b34700", "^"), ("#007a5a", "s"), ("#a0457f", "D"), ("#7a5d00", "v"))
 # At 390 pixels a figure of 5.6 inches at 110 dots is shown at 0.63 of its size, and 12 points are then 11.6 pixels.
 LARGE: dict[Any, Any] = STYLE | {"figure.dpi": 110, "font.size": 12, "axes.titlesize": 12.5, "axes.titlepad": 12}
 WIDTH, HEIGHT = 5.6, 3.7
 FEW_STEPS, RUNNING = 30, 5
+MARK = "#1f2933"  # a single point among lines
 
 
 def _look(name: str, index: int) -> dict[str, Any]:
@@ -228,6 +232,54 @@ def trade_off(
         axes.set(xlabel=_wrapped(xlabel, 48), ylabel=ylabel.replace(" (", "\n("))
         _label_lines(figure, axes, labels, notes)
         return _finish(figure, axes, title, f"Chart. {title}. " + "; ".join(words) + ".")
+
+
+def curves(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    marks: Mapping[str, tuple[float, float]] | None = None,
+    at: Mapping[str, float] | None = None,
+    log_x: Sequence[float] = (),
+    said: Sequence[str] = (),
+) -> Figure:
+    """Draw smooth lines with their names on them.
+
+    Args:
+        lines: name → (x values, y values).
+        title: what to see.
+        xlabel, ylabel: what the axes measure.
+        marks: single points with a text beside them, as text → (x, y).
+        at: vertical lines by name, such as a threshold.
+        log_x: values to name on a logarithmic x axis; nothing for a linear one.
+        said: what the figure shows, in words, for who cannot see it.
+    """
+    import matplotlib
+
+    labels: dict[str, Any] = {}
+    with matplotlib.rc_context(LARGE):
+        figure, axes = _new(WIDTH, HEIGHT + 0.2)
+        for index, (name, (x, y)) in enumerate(lines.items()):
+            # Not the second colour, which is nearly that of the vertical lines; and dashes, for who sees no colours.
+            colour, _ = (OTHERS[0], *OTHERS[2:])[index % (len(OTHERS) - 1)]
+            axes.plot(x, y, color=colour, lw=2.2, ls=("-", "--", ":", "-.")[index % 4])
+            labels[_wrapped(name, 22)] = (x, y, colour)
+        for text, (x_at, y_at) in (marks or {}).items():
+            axes.plot([x_at], [y_at], marker="D", ms=8, ls="", color=MARK, zorder=5)
+            labels[_wrapped(text, 24)] = ([x_at], [y_at], MARK)
+        if log_x:
+            from matplotlib.ticker import NullFormatter, NullLocator
+
+            axes.set_xscale("log")
+            axes.set_xticks(list(log_x), [decimal(x) for x in log_x])
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        _limit_lines(axes, at or {})
+        axes.margins(0.04, 0.08)
+        axes.set(xlabel=_wrapped(xlabel, 48), ylabel=ylabel.replace(" (", "\n("))
+        _label_lines(figure, axes, labels)
+        return _finish_above(figure, title, _told(f"Lines. {title}", list(said)), len(at or {}))
 
 
 # Parts of a bar: colour and hatching, so that they differ without colour too.

@@ -46,9 +46,8 @@ CLAIMS = {
     "O3": "Validation loss shows overfitting: it rises while training loss falls",
 }  # fmt: skip
 
-HOLDS, CONDITIONAL, FAILS = "holds", "holds when", "does not hold"
-# The words of the second edition's cards; CONDITIONAL goes with the last lesson that still uses `check`.
-UNDER_A_CONDITION, NOT_TESTED = "holds under a condition", "not tested here"
+# The words of a verdict.
+HOLDS, FAILS, UNDER_A_CONDITION, NOT_TESTED = "holds", "does not hold", "holds under a condition", "not tested here"
 
 # Where a claim can be met, with the date on which it was read there.
 SOURCES = {
@@ -95,44 +94,19 @@ class Claim:
         id: key of CLAIMS, such as "L4".
         text: the claim as it circulates.
         measured: what was computed or measured, in words and figures.
-        verdict: "holds", "holds when", "does not hold", or a word of the cards.
-        because: the condition, or the reason and the real figure.
+        verdict: HOLDS, FAILS, UNDER_A_CONDITION or NOT_TESTED.
     """
 
     id: str
     text: str
     measured: str
     verdict: str
-    because: str
 
     def __str__(self) -> str:
-        reason = f" {self.because}" if self.because else ""
-        return f"{self.id}: {self.verdict}{reason}. Measured: {self.measured}"
+        return f"{self.id}: {self.verdict}. Measured: {self.measured}"
 
 
 _checked: dict[str, Claim] = {}
-
-
-def check(id: str, measured: str, holds: bool, when: str = "", because: str = "") -> Claim:
-    """Decide about a claim by what was measured, and keep the result; a later check of the same id replaces an earlier one.
-
-    Args:
-        id: key of CLAIMS.
-        measured: the figure, computed by the caller.
-        holds: whether the claim holds, as a comparison of computed values.
-        when: the condition under which it holds, if it does not always hold.
-        because: for a claim that does not hold, the reason and the correct figure.
-
-    Raises:
-        CourseError: the id is unknown, or the claim does not hold and no reason is given.
-    """
-    if id not in CLAIMS:
-        raise CourseError(f"unknown claim {id!r}; known are {', '.join(CLAIMS)}")
-    if not holds and not because:
-        raise CourseError(f"claim {id} does not hold: give the reason with because=")
-    verdict = FAILS if not holds else CONDITIONAL if when else HOLDS
-    _checked[id] = Claim(id, CLAIMS[id], measured, verdict, when if holds else because)
-    return _checked[id]
 
 
 def set_verdict(id: str, verdict: str, sentence: str) -> Claim:
@@ -150,7 +124,7 @@ def set_verdict(id: str, verdict: str, sentence: str) -> Claim:
         raise CourseError(f"unknown claim {id!r}; known are {', '.join(CLAIMS)}")
     if verdict not in (HOLDS, UNDER_A_CONDITION, FAILS, NOT_TESTED):
         raise CourseError(f"unknown verdict {verdict!r}")
-    _checked[id] = Claim(id, CLAIMS[id], sentence, verdict, "")
+    _checked[id] = Claim(id, CLAIMS[id], sentence, verdict)
     return _checked[id]
 
 
@@ -164,13 +138,13 @@ class ClaimsTable(list[Claim]):
         cell = '<td style="text-align:left;vertical-align:top">'  # Jupyter's own style aligns cells to the right
         rows = "".join(
             f'<tr><th scope="row">{c.id}</th>{cell}{escape(c.text)}</td>{cell}{escape(c.measured)}</td>'
-            f"{cell}<b>{c.verdict}</b> {escape(c.because)}</td></tr>"
+            f"{cell}<b>{c.verdict}</b></td></tr>"
             for c in self
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
     def __repr__(self) -> str:
-        return "\n".join(f"{c.id}  {c.text}\n    {c.measured}\n    {c.verdict} {c.because}".rstrip() for c in self)
+        return "\n".join(f"{c.id}  {c.text}\n    {c.measured}\n    {c.verdict}" for c in self)
 
 
 def table() -> ClaimsTable:

@@ -9,7 +9,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal, Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,20 +39,6 @@ class _Run(Protocol):
     losses: list[float]
     validation_steps: list[int]
     validation_losses: list[float]
-
-
-@runtime_checkable
-class _Interval(Protocol):
-    """A share with its confidence interval: `evaluation.Score`."""
-
-    @property
-    def value(self) -> float: ...
-
-    @property
-    def low(self) -> float: ...
-
-    @property
-    def high(self) -> float: ...
 
 
 class Figure:
@@ -119,33 +105,6 @@ def _new(width: float = 6.4, height: float = 3.6, **grid: Any) -> tuple[Canvas, 
         figure = Canvas(figsize=(width, height))
         axes = figure.subplots(**grid)
     return figure, axes
-
-
-def intervals(scores: Mapping[str, Mapping[str, _Interval]], title: str, xlabel: str = "share, %") -> Figure:
-    """Draw points with their 95 % intervals.
-
-    Args:
-        scores: group (a model, say) → measure → `evaluation.Score`.
-        title: title of the figure.
-        xlabel: label of the horizontal axis.
-    """
-    import matplotlib
-
-    measures = list(next(iter(scores.values())))
-    descriptions = []
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _new(6.4, 0.9 + 0.45 * len(measures) * max(1, len(scores) / 2))
-        for i, (group, values) in enumerate(scores.items()):
-            positions = [row + 0.22 * (i - (len(scores) - 1) / 2) for row in range(len(measures))]
-            points = [100 * values[m].value for m in measures]
-            errors = [[100 * (values[m].value - values[m].low) for m in measures],
-                      [100 * (values[m].high - values[m].value) for m in measures]]  # fmt: skip
-            axes.errorbar(points, positions, xerr=errors, fmt=MARKERS[i % 7], color=COLOURS[i % 7], capsize=3, label=group)
-            descriptions += [f"{group}, {m}: {values[m]}" for m in measures]
-        axes.set_yticks(range(len(measures)), measures)
-        axes.set(xlabel=xlabel, title=title, xlim=(-3, 103), ylim=(len(measures) - 0.5, -0.5))
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=len(scores))
-        return Figure(figure, f"Point chart with 95 % intervals, {title}. " + "; ".join(descriptions) + ".")
 
 
 def lines(

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.scoring import chat_token_ids, output_embeddings, pad_token_id
+from course_utils.scoring import (
+    cache_name,
+    chat_token_ids,
+    output_embeddings,
+    pad_token_id,
+    shared_beginning,
+    stop_token_ids,
+)
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
     from course_utils.models import Model
+
+# Prompts with the same instructions begin with the same tokens, which are computed once. Below this many it does not pay.
+SHARED_TOKENS = 32
 
 Conversation = Sequence[Mapping[str, Any]] | str  # messages, or the text of a single user message
 
@@ -74,10 +86,11 @@ def complete(
         raise CourseError(f"temperature must not be negative, but it is {temperature}")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad_id = pad_token_id(tokenizer)
-    # top_k 0: the whole distribution, not transformers' fifty likeliest tokens
-    sampling: dict[str, float] = {"do_sample": False}
-    if temperature:
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    # Nothing of what a model's own configuration recommends may change its distribution, such as Qwen's repetition penalty.
+    sampling: dict[str, float] = {"do_sample": False, "repetition_penalty": 1.0}
+    if temperature:  # top_k 0: the whole distribution, not transformers' fifty likeliest tokens
+        sampling |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    stops = stop_token_ids(model, tokenizer)
     answers: list[list[int]] = [[]] * len(prompts)
     was_training = model.training
     model.eval()
@@ -87,29 +100,64 @@ def complete(
     # row of the batch.
     contiguous = output_embeddings(model).register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
     try:
+        shared = shared_beginning(prompts)
+        shared = shared if shared >= SHARED_TOKENS else 0
+        beginning = _beginning(model, prompts[0][:shared]) if shared else None
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            length = max(len(prompts[i]) for i in batch)
-            ids = torch.full((len(batch), length), pad_id)
-            mask = torch.zeros_like(ids)
-            for row, i in enumerate(batch):  # padded on the left: generation continues at the end of the prompt
-                ids[row, length - len(prompts[i]) :] = torch.tensor(prompts[i])
-                mask[row, length - len(prompts[i]) :] = 1
+            ids, mask = _padded([prompts[i] for i in batch], shared, pad_id)
             with torch.no_grad():
                 output = model.generate(
                     input_ids=ids.to(model.device),
                     attention_mask=mask.to(model.device),
                     max_new_tokens=max_new_tokens,
                     pad_token_id=pad_id,
+                    **_repeated(cache_name(model), beginning, len(batch)),
                     **sampling,
                 )
-            for i, generated in zip(batch, output[:, length:].tolist()):
-                end = generated.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in generated else len(generated)
+            for i, generated in zip(batch, output[:, ids.shape[1] :].tolist()):
+                end = next((at for at, id in enumerate(generated, 1) if id in stops), len(generated))
                 answers[i] = generated[:end]
     finally:
         contiguous.remove()
         model.train(was_training)
     return answers
+
+
+def _padded(prompts: Sequence[list[int]], shared: int, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both (prompts, tokens).
+
+    The padding is to the left of what differs, as generation continues at the end of the prompt, and to the right of the
+    shared beginning, which has been computed already.
+    """
+    import torch
+
+    length = max(map(len, prompts))
+    ids = torch.full((len(prompts), length), pad_id)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        own = slice(length - len(prompt) + shared, length)
+        for part, where in ((prompt[:shared], slice(0, shared)), (prompt[shared:], own)):
+            ids[row, where] = torch.tensor(part, dtype=ids.dtype)
+            mask[row, where] = 1
+    return ids, mask
+
+
+def _beginning(model: Model, ids: list[int]) -> Any:
+    """Keys and values of one sequence, (1, heads, tokens, features) a layer."""
+    import torch
+
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids], device=model.device), use_cache=True, logits_to_keep=1).past_key_values
+
+
+def _repeated(name: str, beginning: Any, rows: int) -> dict[str, Any]:
+    """The argument with a copy for each row of a batch, as generation writes into it; none if there is no beginning."""
+    if beginning is None:
+        return {}
+    cache = copy.deepcopy(beginning)
+    cache.batch_repeat_interleave(rows)
+    return {name: cache}
 
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> list[int]:

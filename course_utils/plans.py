@@ -161,7 +161,7 @@ PLANS = {
     },
     "05": {
         "cpu": LessonPlan(
-            ENUMERATIONS, examples=100, more_examples=0, batch_size=4, learning_rate=2e-3, answer_tokens=24, longest=32
+            ENUMERATIONS, examples=96, more_examples=0, batch_size=4, learning_rate=2e-3, answer_tokens=24, longest=32
         ),
         "t4": LessonPlan(
             ENUMERATIONS, examples=400, more_examples=0, batch_size=8, learning_rate=5e-4, answer_tokens=24, longest=200

@@ -8,6 +8,7 @@ same as with separate rows.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
@@ -235,6 +236,35 @@ def output_embeddings(model: torch.nn.Module) -> Any:
     """Return the layer that turns hidden states into logits, however the model is wrapped."""
     owner: Any = next(m for m in model.modules() if hasattr(m, "get_output_embeddings"))
     return owner.get_output_embeddings()
+
+
+def stop_token_ids(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the ids that end an answer: the tokenizer's, and those that the model's generation configuration adds."""
+    more = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = {tokenizer.eos_token_id, *([more] if isinstance(more, int) else more or ())}
+    return {id for id in ids if id is not None}
+
+
+def cache_name(model: torch.nn.Module) -> str:
+    """Return what the model calls the keys and values it is given: "cache" since transformers 5.2x, or "past_key_values"."""
+    for module in model.modules():  # an adapter's wrapper takes anything and passes it on
+        parameters = inspect.signature(type(module).forward).parameters
+        name = next((name for name in ("cache", "past_key_values") if name in parameters), None)
+        if name:
+            return name
+    return "past_key_values"
+
+
+def shared_beginning(prompts: Sequence[list[int]]) -> int:
+    """Return with how many tokens all prompts begin, so that these can be computed once.
+
+    One token of each prompt is left over, since the last one's logits say what comes next. 0 for a single prompt.
+    """
+    if len(prompts) < 2:
+        return 0
+    longest = min(map(len, prompts)) - 1
+    first, last = min(prompts), max(prompts)  # what these two share, all between them do
+    return next((i for i in range(longest) if first[i] != last[i]), longest)
 
 
 @overload

@@ -114,34 +114,6 @@ def conversation(prompt="Where is my parcel?", completion='{"category": "deliver
     ]
 
 
-# Value, low and high of a score as it is printed.
-SHARE = r"([\d.]+) % \[([\d.]+), ([\d.]+)\]"
-
-
-def shares(text):
-    """(value, low, high) in percent of every score that a text shows."""
-    import re
-
-    return [tuple(map(float, found)) for found in re.findall(SHARE, text)]
-
-
-def judged(printed):
-    """Id → `claims.Claim`, as the table of claims stands in what a notebook printed; the last table counts.
-
-    Each is a claim of `claims.CLAIMS`, in its words, and has a verdict; the condition or the reason where one is owed.
-    """
-    import re
-
-    from course_utils.claims import CLAIMS, HOLDS, Claim
-
-    row = r"^([A-Z]\d)  (\S.*)\n    (\S.*)\n    (holds when|holds|does not hold)(?: (\S.*))?$"
-    found = {id: Claim(id, *rest) for id, *rest in re.findall(row, printed, re.MULTILINE)}
-    for claim in found.values():
-        assert claim.text == CLAIMS[claim.id], claim
-        assert (claim.verdict == HOLDS) == (claim.because == ""), claim
-    return found
-
-
 def cards(printed):
     """Id → `evidence.Verdict`, as the cards of claims appear in what a notebook showed; each in the claim's own words."""
     import re
@@ -171,17 +143,3 @@ def table_rows(printed, start):
         cells = [line[a:b].strip() for a, b in zip(starts, [*starts[1:], len(line)])]
         rows[cells[0]] = dict(zip(re.findall(r"\S+(?: \S+)*", lines[head])[1:], cells[1:]))
     return rows
-
-
-def verdict(id, holds, conditional):
-    """What `claims.check` says of a claim that stands or falls, with a condition or without one."""
-    from course_utils import claims
-
-    before = dict(claims._checked)
-    try:
-        return claims.check(
-            id, "-", holds=bool(holds), when="its condition" if conditional else "", because="why not"
-        ).verdict
-    finally:
-        claims._checked.clear()
-        claims._checked.update(before)

@@ -1,4 +1,4 @@
-"""Charts of the second edition: what they say in words, and that they can be read on a phone."""
+"""The lessons' charts: what they say in words, and that they can be read on a phone."""
 
 import io
 import re
@@ -16,13 +16,25 @@ def figures():
     yield charts.setting_curve(RUNS, "The rate decides", "learning rate", "validation loss", {"rival": 0.15})
     yield charts.trade_off({"LoRA": ([0.1, 0.2], [3.0, 3.1]), "other": ([0.3], [4.0])}, "Both", "x", "y", log_x=True)
 
+    yield charts.curves(
+        {"one": ([1, 10, 100], [0, 5, 9])},
+        "It goes up",
+        "x",
+        "y",
+        {"a point": (10, 3)},
+        {"here": 50},
+        (1, 10, 100),
+        ["9 at 100"],
+    )
     found = Score(0.5, 0.4, 0.6, 100)
     yield charts.shares({"RAG": {"right fact": found, "valid form": found}, "unknown": None}, "Two systems")
     lines = {"frontier model, long prompt": ([10, 1e3, 1e5, 1e7], [5, 6, 200, 1e4]), "other": ([10, 1e7], [5, 900])}
     yield charts.volumes(lines, "Costs", {"pays from 900": (900, 6)})
 
 
-@pytest.mark.parametrize("figure", list(figures()), ids=["loss_curve", "setting_curve", "trade_off", "shares", "volumes"])
+@pytest.mark.parametrize(
+    "figure", list(figures()), ids=["loss_curve", "setting_curve", "trade_off", "curves", "shares", "volumes"]
+)
 def test_they_are_described_and_wide_enough_for_their_text(figure):
     from PIL import Image
 
@@ -31,6 +43,12 @@ def test_they_are_described_and_wide_enough_for_their_text(figure):
     pixels_high = charts.LARGE["font.size"] / 72 * charts.LARGE["figure.dpi"] * 390 / width
     assert pixels_high >= 9  # the smallest usual text, shown 390 pixels wide
     assert len(figure.png) < 90_000
+
+
+def test_curves_say_what_they_were_told_to_say_and_keep_names_apart_from_the_vertical_line():
+    figure = charts.curves({"one": ([1, 2], [0, 9])}, "Up", "x", "y", said=["9 at 2", "0 at 1"])
+    assert figure.alt == "Lines. Up. 9 at 2; 0 at 1."
+    assert charts.curves({"one": ([1, 2], [0, 9])}, "Up", "x", "y", at={"here": 1.5}).png != figure.png
 
 
 def test_a_loss_curve_names_the_best_step():

@@ -43,6 +43,57 @@ def test_sampling_follows_its_seed_and_leaves_the_model_as_it_was(packaged):
     assert not model.get_output_embeddings()._forward_pre_hooks
 
 
+RULES = "You are the assistant of a shop that sells lamps, kettles and chairs. Be brief, be friendly, and name the article."
+
+
+def test_what_all_prompts_begin_with_is_computed_once_and_changes_no_answer(packaged, monkeypatch):
+    import torch
+
+    from course_utils import generation, models
+
+    model, tokenizer = models.load(dtype=torch.float32)
+    chats = [[{"role": "system", "content": RULES}, {"role": "user", "content": prompt}] for prompt in PROMPTS * 2]
+    tokens = []
+    counter = model.get_input_embeddings().register_forward_hook(lambda *args: tokens.append(args[1][0].numel()))
+    counts, answers = {}, {}
+    for shared in (32, 10_000):
+        tokens.clear()
+        monkeypatch.setattr(generation, "SHARED_TOKENS", shared)
+        answers[shared] = generate(model, tokenizer, chats, max_new_tokens=16, batch_size=4)
+        counts[shared] = sum(tokens)
+    counter.remove()
+    assert answers[32] == answers[10_000]
+    lengths = [len(tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]) for chat in chats]
+    assert counts[10_000] - counts[32] > 3 * min(lengths)  # of six prompts the beginning of one is left
+
+
+def test_what_a_models_configuration_recommends_does_not_change_its_answers(packaged):
+    model, tokenizer = packaged
+    plain = generate(model, tokenizer, PROMPTS[2:], max_new_tokens=24)
+    model.generation_config.repetition_penalty = 1.8  # as Qwen's has 1.05
+    try:
+        assert generate(model, tokenizer, PROMPTS[2:], max_new_tokens=24) == plain
+    finally:
+        model.generation_config.repetition_penalty = None
+
+
+def test_an_answer_ends_at_any_stop_token_of_the_model(packaged):
+    from course_utils.generation import complete
+    from course_utils.scoring import chat_token_ids
+
+    model, tokenizer = packaged
+    prompts = [chat_token_ids(tokenizer, [{"role": "user", "content": p}], add_generation_prompt=True) for p in PROMPTS]
+    whole = complete(model, tokenizer, prompts, max_new_tokens=12)
+    kept, second = model.generation_config.eos_token_id, whole[0][4]
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, second]  # Qwen's and Llama's have several
+    try:
+        shorter = complete(model, tokenizer, prompts, max_new_tokens=12)
+    finally:
+        model.generation_config.eos_token_id = kept
+    assert shorter[0] == whole[0][: whole[0].index(second) + 1]
+    assert all(second not in answer[:-1] for answer in shorter)
+
+
 def test_no_prompts_no_answers(packaged):
     assert generate(*packaged, []) == []
 

@@ -20,6 +20,7 @@ from course_utils.data_prep.equivalence import operators, same_answer, same_ques
 from course_utils.data_prep.similarity import Groups, jaccard, normalise, shingles, similar_pairs
 
 EXACT, NORMALISED, NEAR = "exact", "normalised", "near"
+SIMILAR = 0.6  # Jaccard index from which two messages may be near-copies
 FEW = 4  # a near copy of a prompt is compared with at most this many of the prompt's different answers
 
 
@@ -75,7 +76,7 @@ class Deduplicated:
 
 def deduplicate(
     rows: Sequence[dict],
-    threshold: float = 0.6,
+    threshold: float = SIMILAR,
     text: Callable[[dict], str] = formats.prompt_of,
     best: Callable[[dict], object] | None = None,
     method: str = "auto",
@@ -153,7 +154,7 @@ def choose(
     pairs: Sequence[tuple[int, int, float]],
     texts: Callable[[int], tuple[str, str]],
     values: Sequence | None = None,
-    threshold: float = 0.6,
+    threshold: float = SIMILAR,
 ) -> Deduplicated:
     """Find clusters, conflicts and the rows to keep from keys instead of rows, for corpora whose texts are elsewhere.
 
@@ -248,8 +249,10 @@ def _join(
             if compare.copies(representative, index):
                 representative_of[index], similarities[index] = representative, score
                 break
-            if compare.same_prompts(representative, index):
-                alike.join(representative, index)
+            # Compared with the first row of its group too: by way of others, any two questions would become the same.
+            first = alike.find(representative)
+            if alike.find(index) == index and all(compare.same_prompts(row, index) for row in {representative, first}):
+                alike.join(first, index)
 
 
 class _Comparison:

@@ -66,7 +66,12 @@ def same_answer(one: str, other: str) -> bool:
     fewer, more = sorted((len(words), len(other_words)))
     if fewer < ANSWERS_ALIKE * more or fewer < SHORT:
         return False
-    return jaccard(shingles(one), shingles(other)) >= ANSWERS_ALIKE and not _differ(one, other, strict=True)
+    if jaccard(shingles(one), shingles(other)) < ANSWERS_ALIKE or _differ(one, other, strict=True):
+        return False
+    # "100 miles" is not "100 miles in a straight line"; among many words, a few more say little that is new.
+    return more >= PASSAGE or not any(
+        side - FILLER for side in _unpaired(set(words) - set(other_words), set(other_words) - set(words))
+    )
 
 
 def operators(text: str) -> str:

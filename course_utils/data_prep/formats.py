@@ -71,7 +71,7 @@ def shape_of(row: object) -> str | None:
         return "openai_preference"
     if {"chosen", "rejected"} <= keys:
         return "preference"
-    if "kto_tag" in keys or ("completion" in keys and label_of(row.get("label")) is not None):
+    if "kto_tag" in keys or ("completion" in keys and label_of(row.get("label")) is not None) or _is_labelled_chat(row):
         return "kto"
     if "messages" in row:
         return "messages"
@@ -91,6 +91,8 @@ def is_foreign(row: dict) -> bool:
 
     `convert` reads it.
     """
+    if _is_labelled_chat(row):
+        return True
     foreign_fields = {"conversations", "conversation", "instruction", "kto_tag"} & {
         k for k, v in row.items() if v is not None
     }
@@ -100,6 +102,14 @@ def is_foreign(row: dict) -> bool:
         or any(isinstance(s, dict) for s in sides)
         or (isinstance(row.get("prompt"), str) and _lists(sides))
     )
+
+
+def _is_labelled_chat(row: dict) -> bool:
+    """Whether a conversation says of its last answer that it is good or bad, as LLaMA-Factory's sets for KTO do.
+
+    Only true and false are such labels: a text or a number beside a conversation may name its class.
+    """
+    return "completion" not in row and isinstance(row.get("label"), bool) and _is_list(row.get("messages"))
 
 
 def _is_list(value: object) -> bool:
@@ -163,6 +173,14 @@ def prompt_of(row: dict) -> str:
 def answer_of(row: dict) -> str:
     """Return what the assistant says in all turns, joined."""
     return _joined(row, lambda role: role == "assistant")
+
+
+def customer_of(row: dict) -> str | None:
+    """Return the name in a user's message, or None if there is none.
+
+    It is the only field of a chat row that can identify the customer.
+    """
+    return next((m["name"] for m in row.get("messages", []) if m.get("role") == "user" and m.get("name")), None)
 
 
 def written_in(answer: str) -> list[str]:
@@ -258,9 +276,9 @@ def shared_beginning(one: list, other: list) -> int:
 
 
 def _to_kto(row: dict) -> dict:
-    """Prompt, completion and label from LLaMA-Factory's tagged conversations."""
+    """Prompt, completion and label from LLaMA-Factory's tagged or labelled conversations."""
     row = copy.deepcopy(row)
-    label = label_of(row.pop("kto_tag", None))
+    label = row.pop("label") if _is_labelled_chat(row) else label_of(row.pop("kto_tag", None))
     if label is None:
         raise CourseError("kto_tag must be true or false")
     if "prompt" in row and "completion" in row:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -143,15 +142,14 @@ def next_word(
     """
     import torch
 
-    from course_utils.scoring import chat_token_ids
+    from course_utils.scoring import cache_name, chat_token_ids, shared_beginning
 
     first = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words]
     if len(set(first)) < len(first):
         raise CourseError(f"{', '.join(words)} begin with the same token; choose other verdicts")
     prompts = [chat_token_ids(tokenizer, conversation, add_generation_prompt=True) for conversation in conversations]
-    shared = _shared_beginning(prompts)
-    # transformers has called it `cache` since 5.2x; before, it was `past_key_values`
-    name = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
+    shared = shared_beginning(prompts)
+    name = cache_name(model)
     found = []
     model.eval()
     with torch.no_grad():
@@ -163,14 +161,6 @@ def next_word(
             logits = model(rest, use_cache=True, **cache).logits[0, -1].float()
             found.append(logits[first].softmax(0).tolist())
     return found
-
-
-def _shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with, less than the whole of any."""
-    if len(prompts) < 2:
-        return 0
-    length = min(map(len, prompts)) - 1
-    return next((i for i in range(length) if len({ids[i] for ids in prompts}) > 1), length)
 
 
 def judge_here(

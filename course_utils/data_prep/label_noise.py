@@ -2,14 +2,16 @@
 
 No rule sees a wrong label: the row is well formed, and the label is one of the allowed ones. But labels agree with their
 messages more often than not, so a classifier learns what most rows say, and the few that contradict it stand out. Each row
-is judged by a classifier that was trained without it ("out of fold"), or the classifier would know the wrong label by heart.
+is judged by a classifier that was trained without it ("out of fold"), or the classifier would know the wrong label by heart;
+and without its customer's other rows, which may say the same in nearly the same words, with the same wrong label.
 
 This is the method of confident learning (Northcutt, Jiang and Chuang 2021, arXiv 1911.00068; library: cleanlab), in its
 simplest form: rank the rows by the probability of their own label. The paper's rule picks rows instead: a row is a suspect
 if another label reaches that label's threshold, the mean probability that the classifier gives it on the rows that have it
 (the off-diagonal of the paper's confident joint). `LabelCheck.by_published_rule` has those. On the lesson's export the rule
-leaves about half of the wrong labels where they are, and as many rows from the top of the ranking have more of them; the
-ranking finds nearly all, if you read on long enough (tests/data_prep/test_label_noise.py has the figures).
+leaves two thirds of the wrong labels where they are, and as many rows from the top of the ranking have more of them; the
+ranking finds nearly all, if you read on long enough (tests/data_prep/test_label_noise.py has the figures). Mistakes that
+many rows have in common are another matter: the classifier learns them like anything else, and finds few of them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,10 +89,36 @@ def classifier() -> Any:
     return make_pipeline(features, LogisticRegression(C=3, solver="saga", tol=1e-3, random_state=0))
 
 
-def check_labels(rows: Sequence[dict], name: str, folds: int = 5, seed: int = 0, message_only: bool = False) -> LabelCheck:
-    """Judge the label of each row by a classifier that was trained on other rows.
+def one_owner_each(owners: Sequence) -> list[str]:
+    """Return each row's owner as text; a row without one (None) gets an owner of its own."""
+    return [f"alone {index}" if owner is None else str(owner) for index, owner in enumerate(owners)]
 
-    Drop copies first: a copy in another fold would tell the classifier the label that is to be doubted.
+
+def folds_of(owners: Sequence[str], labels: Sequence | np.ndarray, folds: int, seed: int) -> list[tuple[Any, Any]]:
+    """Divide rows into parts with about the same shares of labels, the rows of one owner always in one part.
+
+    Returns:
+        For each part (indices of all other rows, indices of its rows).
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    everybody_once = len(set(owners)) == len(owners)  # then the plain division is as good, and meets the shares better
+    parts = (StratifiedKFold if everybody_once else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+    return list(parts.split(np.zeros(len(owners)), labels, None if everybody_once else owners))
+
+
+def check_labels(
+    rows: Sequence[dict],
+    name: str,
+    folds: int = 5,
+    seed: int = 0,
+    message_only: bool = False,
+    group: Callable[[dict], object] | Sequence | None = None,
+) -> LabelCheck:
+    """Judge the label of each row by a classifier that was trained on other customers' rows.
+
+    Drop copies first: a copy in another fold would tell the classifier the label that is to be doubted. For the same reason
+    the rows of one customer are always in the same fold: people write about one thing twice, in nearly the same words.
 
     Args:
         rows: chat rows whose answers are JSON records.
@@ -99,19 +127,24 @@ def check_labels(rows: Sequence[dict], name: str, folds: int = 5, seed: int = 0,
         seed: seed of the division into parts.
         message_only: whether to leave the rest of the record aside. A summary helps if it was written apart from the label,
             and misleads if whoever chose the wrong label wrote it to match.
+        group: a row's customer, document, author and so on, as a function or as one value per row, such as
+            `Prepared.owners`; None groups a row with no other. By default, the name in the user's message.
 
     Raises:
-        CourseError: there are fewer than two labels, or a label occurs on fewer rows than there are folds.
+        CourseError: there are fewer than two labels, or a label has rows of fewer customers than there are folds.
     """
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import cross_val_predict
 
     given = [label_of(row, name) for row in rows]
+    owners = one_owner_each(group if isinstance(group, Sequence) else [(group or formats.customer_of)(row) for row in rows])
     count = Counter(given)
-    if len(count) < 2 or min(count.values()) < folds:
-        raise CourseError(f"at least two labels with {folds} rows each are needed; there are {dict(count)}")
+    customers = Counter(label for label, _ in set(zip(given, owners, strict=True)))
+    if len(count) < 2 or min(customers.values()) < folds:
+        few = f"; of different customers only {dict(customers)}" if len(count) > 1 and min(count.values()) >= folds else ""
+        raise CourseError(f"at least two labels with {folds} rows each are needed; there are {dict(count)}{few}")
     labels, coded = np.unique(given, return_inverse=True)
     texts = [evidence_in(row, name, message_only) for row in rows]
-    parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    parts = folds_of(owners, coded, folds, seed)
     probabilities = cross_val_predict(classifier(), texts, coded, cv=parts, method="predict_proba")
     own = probabilities[np.arange(len(coded)), coded]
     likeliest = probabilities.argmax(1)

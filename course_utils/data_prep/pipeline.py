@@ -19,6 +19,7 @@ from course_utils.data_prep import distribution, formats, quality, reading, vali
 from course_utils.data_prep.deduplication import Cluster, Conflict, deduplicate
 from course_utils.data_prep.findings import ERROR, Finding
 from course_utils.data_prep.fixing import TARGET_SHAPE, fix
+from course_utils.data_prep.formats import customer_of
 from course_utils.data_prep.pii import PII_KINDS, Redactor
 from course_utils.data_prep.pii.redaction import Redacted
 from course_utils.data_prep.similarity import in_processes
@@ -74,6 +75,8 @@ class Prepared:
         kind: the kind of its rows, such as "chat".
         rows: the rows that are left, cleaned, in the order of the export.
         lines: for each of these rows, its line in the export.
+        owners: for each of these rows, its customer or None. The files don't have it: redaction takes the name out of the
+            rows, and a check of the labels still has to know which rows one person wrote.
         train, validation: indices into `rows`.
         changes: everything that was dropped, changed or flagged, and why.
         rejects: line of each dropped row → its text, with personal data.
@@ -95,6 +98,7 @@ class Prepared:
     kind: str = "chat"
     rows: list[dict] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
+    owners: list[Any] = field(default_factory=list, repr=False)
     train: list[int] = field(default_factory=list)
     validation: list[int] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
@@ -295,7 +299,7 @@ def prepare(
             _deduplicate(result, drop, workers)
         if "contamination" in steps and test:
             _contamination(result, test)
-    owners = [(group or customer_of)(row) for row in result.rows]
+    result.owners = [(group or customer_of)(row) for row in result.rows]
     if "redact" in steps:
         _redact(result, Redactor(redaction, pii, seed, allow=allow), workers)
     if not result.rows:
@@ -303,18 +307,10 @@ def prepare(
     if production and kind == "chat":
         result.distance = distribution.distance([formats.prompt_of(row) for row in result.rows], production, seed)
     if "split" in steps and kind == "chat" and len(result.rows) > 1:
-        result.train, result.validation = split(result.rows, validation_share, owners, seed)
+        result.train, result.validation = split(result.rows, validation_share, result.owners, seed)
     else:
         result.train = list(range(len(result.rows)))
     return result
-
-
-def customer_of(row: dict) -> str | None:
-    """Return the name in a user's message, or None if there is none.
-
-    It is the only field of a chat row that can identify the customer.
-    """
-    return next((m["name"] for m in row.get("messages", []) if m.get("role") == "user" and m.get("name")), None)
 
 
 def without_customers(row: dict) -> dict:

@@ -96,6 +96,9 @@ MIN_WORDS = 3  # that carry information
 CANNED_MESSAGES = 8  # an answer shared by at least so many different messages is flagged
 LANGUAGE_CHARACTERS = 25  # letters; shorter texts are not judged
 LANGUAGE_PROBABILITY = 0.9
+NO_LANGUAGE = "zxx"  # the identifier's code for code and letters that are no language
+# The identifier takes plain English for the English-based creole, which is rarely written.
+RELATED = {"pcm": "en"}
 # Two languages in one row are reported only for longer texts, where the identifier errs less.
 MIXED_CHARACTERS = 60
 MIXED_PROBABILITY = 0.99
@@ -300,7 +303,11 @@ def _mixed(prompt: str, answer: str) -> Reason | None:
         identify_language(prompt),
         identify_language(answer),
     )
-    if prompt_language == answer_language or min(prompt_probability, answer_probability) < MIXED_PROBABILITY:
+    if (
+        prompt_language == answer_language
+        or NO_LANGUAGE in (prompt_language, answer_language)
+        or min(prompt_probability, answer_probability) < MIXED_PROBABILITY
+    ):
         return None
     # An instruction in one language about a passage in another may be answered in either.
     parts = [part for part in re.split(r"[\n.!?。！？]+", prompt) if _letters(part) >= LANGUAGE_CHARACTERS]
@@ -330,7 +337,7 @@ def identify_language(text: str) -> tuple[str, float]:
         raise CourseError(
             "identifying languages needs py3langid: pip install 'finetuning-course[data]', then run this again"
         ) from error
-    ranked = py3langid.rank(text)
+    ranked = [(RELATED.get(code, code), score) for code, score in py3langid.rank(text)]
     scores = np.array([score for _, score in ranked], dtype=float)
     probabilities = np.exp(scores - scores.max())
     return ranked[0][0], float(probabilities.max() / probabilities.sum())

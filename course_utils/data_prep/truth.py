@@ -97,10 +97,19 @@ def score_validation(export: RawExport) -> DetectionScore:
     return DetectionScore.of(true, predicted)
 
 
-def score_quality(export: RawExport, schema: dict | None = None) -> dict[str, DetectionScore]:
-    """Measure how well each quality rule finds its fault, and how well all rules together ("any") find any of them."""
+def score_quality(
+    export: RawExport, schema: dict | None = None, reasons: Sequence[Sequence[quality.Reason]] | None = None
+) -> dict[str, DetectionScore]:
+    """Measure how well each quality rule finds its fault, and how well all rules together ("any") find any of them.
+
+    Args:
+        export: the export.
+        schema: JSON Schema of the answers.
+        reasons: what `quality.assess` has found in `export.rows()` already; None assesses them here.
+    """
     rows = export.rows()
-    assessed = dict(zip(rows, quality.assess(list(rows.values()), language="en", schema=schema)))
+    found = quality.assess(list(rows.values()), language="en", schema=schema) if reasons is None else reasons
+    assessed = dict(zip(rows, found, strict=True))
     scores = {}
     for code in quality.RULES:
         true = {line for line in rows if code in export.faults(line)}

@@ -212,7 +212,7 @@ def answers_table(rows: Sequence[Row], answers: Mapping[str, Sequence[str]], sta
     for name, given in answers.items():
         kept = house_style.shares(rows, given)
         against = None if name == start else house_style.win_rate(rows, given, answers[start])
-        made[name] = {rule: kept[rule] for rule in ("step first", "right step", "tone fits", "all rules")}
+        made[name] = {rule: kept[rule] for rule in (*house_style.RULES[:4], "all rules")}
         made[name] |= {f"better than “{start}”": against}
     return Table(made, f"Answers at temperature 0 to {len(rows)} test messages, ties count half", "model", "")
 
@@ -304,7 +304,7 @@ def preferences() -> dict[str, Any] | None:
     return content
 
 
-def per_seed(method: str, measure: str) -> list[list[float]]:
+def per_seed(method: str, measure: str) -> list[list[Any]]:
     """A measure of a method, for each seed: one value per message or pair."""
     record = preferences()
     if record is None:
@@ -351,6 +351,7 @@ def methods_table(names: Sequence[str] = METHODS) -> Table:
             "pairs right": _with_range(per_seed(name, "right")),
             "step first": _with_range(per_seed(name, "step first")),
             "right step": _with_range(per_seed(name, "right step")),
+            "promises its favourite step": _with_range([_favourite(texts) for texts in per_seed(name, "texts")]),
             "all rules kept": _with_range(per_seed(name, "all rules")),
             f"beats “{CONTROL}”": _with_range(against) if against else None,
             "the same, by the second judge": _with_range(per_seed(name, "wins by judge")) if against else None,
@@ -389,6 +390,33 @@ def _test_kinds(number: int) -> list[str]:
     return [row["kind"] for row in load_preferences("balanced").test[:number]]
 
 
+def compared(names: Sequence[str] = (START, CONTROL, "DPO")) -> Table:
+    """The rules of the house style that the answers of a few methods keep, and how far each went."""
+    record = preferences()
+    rows: dict[str, dict[str, Any]] = {}
+    for name in names:
+        if not per_seed(name, "right"):
+            rows[name] = {"step first": NOT_RECORDED}
+            continue
+        rows[name] = {rule: _with_range(per_seed(name, rule)) for rule in (*house_style.RULES[:4], "all rules")}
+        rows[name]["KL, nats per answer"] = _with_range(per_seed(name, "kl"), 1, "", 1)
+    when = f"Answers that keep each rule: {NOT_RECORDED}"
+    if record:
+        plan = record["plan"]
+        when = (
+            f"Answers that keep each rule. Recorded {record['date']}, {plan['pairs']} pairs, {plan['test']} test messages; "
+            f"{_seeds(record)}"
+        )
+    return Table(rows, when, "model", "DPO")
+
+
+def _favourite(answers: Sequence[str]) -> list[float]:
+    """For each answer, whether it promises what is promised most often, whatever the message was."""
+    promised = [frozenset(house_style.steps_in(text)) for text in answers]
+    most = max(sorted(set(promised) - {frozenset()}, key=sorted), key=promised.count, default=None)
+    return [float(one == most) for one in promised]
+
+
 def second_judge() -> str:
     """Two sentences: how far the second judge, a reward model, can be trusted."""
     record = preferences()
@@ -410,37 +438,43 @@ def _spread(percents: Sequence[float]) -> str:
 
 
 def dpo_against_control() -> str:
-    """A sentence: whether DPO's answers beat those of SFT on the chosen replies, over seeds."""
-    wins = over_seeds("DPO", "wins over control")
-    if wins is None:
+    """Three sentences: whether DPO's answers beat those of SFT on the chosen replies, by the rules and by a second judge."""
+    wins, judged = over_seeds("DPO", "wins over control"), over_seeds("DPO", "wins by judge")
+    if wins is None or judged is None:
         return f"Whether DPO beats SFT on the chosen replies here is {NOT_RECORDED}."
-    figures = f"{100 * wins.value:.0f} % of the messages (95 % interval {100 * wins.low:.0f}-{100 * wins.high:.0f})"
-    if wins.low > 0.5:
-        return f"DPO beats the control: its answer is better, ties counting half, in {figures}."
-    if wins.high < 0.5:
-        return f"The control beats DPO: DPO's answer is better, ties counting half, in only {figures}."
-    return f"DPO and the control cannot be told apart: DPO's answer is better, ties counting half, in {figures}."
+    if min(wins.low, judged.low) > 0.5:
+        verdict = "DPO beats the control."
+    elif max(wins.high, judged.high) < 0.5:
+        verdict = "The control beats DPO."
+    else:
+        verdict = "The two judges do not both prefer the same one, so who is better on the whole is not settled."
+    by_rules, by_judge = (
+        f"{100 * s.value:.0f} % of the messages (95 % interval {100 * s.low:.0f}-{100 * s.high:.0f})" for s in (wins, judged)
+    )
+    return (
+        f"By the rules, DPO's answer is better than the control's, ties counting half, in {by_rules}. "
+        f"By the second judge it is in {by_judge}. {verdict}"
+    )
 
 
 def kl_figure() -> Figure | Table:
-    """Share of answers that keep all rules against the distance gone for it, with the spread of the seeds; DPO by its β."""
+    """Share of answers that say the step first against the distance gone, with the spread of the seeds; DPO by its β."""
     record = preferences()
     if record is None:
         return methods_table(("DPO", "ORPO", "GRPO", CONTROL))
     names = {name for run in record["runs"] for name in run["methods"] if name.startswith("DPO, β")}
     betas = {0.1: "DPO"} | {float(name.split("=")[1]): name for name in names}
     points = {"DPO": [(f"β = {beta:g}", *_over_seeds(betas[beta])) for beta in sorted(betas)]}
-    points |= {name: [("", *_over_seeds(name))] for name in (CONTROL, "ORPO", "GRPO") if per_seed(name, "kl")}
+    points |= {name: [("", *_over_seeds(name))] for name in (CONTROL, "ORPO", "KTO") if per_seed(name, "kl")}
     title = "What each method reached, and how far it went for it"
-    return charts.reached(
-        points, title, "KL from the start (nats per answer)", "answers that keep\nall rules, %", log_x=True
-    )
+    label = "answers that say\nthe step first, %"
+    return charts.reached(points, title, "KL from the start (nats per answer)", label, log_x=True)
 
 
 def _over_seeds(name: str) -> tuple[list[float], list[float]]:
-    """KL and per cent of answers that keep all rules, one value per seed."""
+    """KL and per cent of answers that say the step first, one value per seed."""
     kl = [statistics.mean(row) for row in per_seed(name, "kl")]
-    return kl, [100 * statistics.mean(row) for row in per_seed(name, "all rules")]
+    return kl, [100 * statistics.mean(row) for row in per_seed(name, "step first")]
 
 
 def failures_table() -> Table:
@@ -455,7 +489,7 @@ def failures_table() -> Table:
         rows[name] = {
             "last loss": statistics.mean(one["last loss"] for one in own),
             "training pairs right, %": round(100 * statistics.mean(one["last accuracy"] for one in own)),
-            "answers that keep all rules": _with_range(per_seed(name, "all rules")),
+            "answers with the step first": _with_range(per_seed(name, "step first")),
             "KL, nats per answer": _with_range(per_seed(name, "kl"), 1, "", 1),
         }
     return Table(rows, "Healthy and broken runs" + ("" if record else f": {NOT_RECORDED}"), "run", "DPO")
@@ -603,8 +637,8 @@ def judge_A4(ranks: evaluation.Score | None = None) -> Verdict:
     ahead = _ahead_of_reward_model()
     if ahead is not None:
         sentence = (
-            f"{sentence} A reward model trained on the same pairs ranks {100 * (found.value - ahead.value):.0f} %. The "
-            f"difference is {100 * ahead.value:+.0f} points ({100 * ahead.low:+.0f} to {100 * ahead.high:+.0f})."
+            f"{sentence} Beside a reward model trained on the same pairs that is {100 * ahead.value:+.0f} points "
+            f"({100 * ahead.low:+.0f} to {100 * ahead.high:+.0f})."
         )
     if found.low > 0.5 and (ahead is None or ahead.high >= 0):
         word = claims.HOLDS

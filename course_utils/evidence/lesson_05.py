@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from course_utils import assets, charts, claims, costs
-from course_utils.data_prep import formats, judging, label_noise, quality, similarity, truth
+from course_utils.data_prep import deduplication, formats, judging, label_noise, quality, similarity, truth
 from course_utils.data_prep.findings import ERROR
 from course_utils.errors import CourseError
 from course_utils.evaluation import Score, mean, proportion
@@ -138,6 +140,45 @@ def flow(prepared: Any) -> Figure:
     return charts.bars(rows, f"Of {first:,} lines {last:,} are left", "rows", decimals=0, highlight=[list(rows)[-1]])
 
 
+def ledger(export: RawExport, report: Any, prepared: Any, raw: Any, task: Task, reasons: Sequence) -> Table:
+    """The numbers of rows that the lesson uses, and what makes each differ from the one that it comes from.
+
+    Args:
+        export, report: the export and what `validate` says of it.
+        prepared: what `prepare` left. raw: the same without rules and without removing copies.
+        task: whose schema names the categories.
+        reasons: what the rules say of each well-formed row.
+    """
+    lines, left = prepared.counts[0][1], dict(prepared.counts)
+    fine, well_formed = lines - report.bad_rows, set(export.rows())
+    bad = {finding.line for finding in report.findings if finding.severity == ERROR and finding.line}
+    warned = len(set(range(1, lines + 1)) - bad - well_formed)
+    labelled = sum(_category(row, task) is not None for row in raw.rows)
+    no_reason = sum(not found for found in reasons)
+    left_as_is = left["validate"] - len(raw.rows)
+    steps = {
+        "lines in the export": (lines, ""),
+        "lines without an error": (fine, f"{report.bad_rows} lines have one"),
+        "well-formed rows (sections 2, 3, 5)": (
+            len(well_formed), f"{warned} more are blank or have spaces at an edge; {len(well_formed & bad)} with a "
+            "byte-order mark counts as a row",
+        ),
+        "of these, no rule objects (section 9)": (no_reason, f"rules object to {len(well_formed) - no_reason}"),
+        "readable, or repaired by `prepare`": (
+            left["validate"], f"of the {lines:,} lines, {lines - left['validate']} could not be repaired"
+        ),
+        "of these, not in the test set: “as it came”": (len(raw.rows), f"{left_as_is} are test messages"),
+        "of these, with a category in a record": (labelled, "the others are prose, empty or another form"),
+        "of the readable, kept by the rules": (left["quality"], f"{left['validate'] - left['quality']} dropped"),
+        "of these, no copies": (left["deduplicate"], f"{left['quality'] - left['deduplicate']} copies"),
+        "of these, not in the test set: “prepared”": (
+            left["contamination"], f"{left['deduplicate'] - left['contamination']} are test messages"
+        ),
+    }  # fmt: skip
+    table = {name: {"number": number, "difference": why or "–"} for name, (number, why) in steps.items()}
+    return Table(table, "Which numbers of rows you will meet, and why they differ", "what is counted", "")
+
+
 def found_and_missed(scores: Mapping[str, DetectionScore], names: Mapping[str, str], caption: str) -> Table:
     """Recall and precision of each kind, in words."""
     rows = {
@@ -164,6 +205,21 @@ RULE_NAMES = {
 def meets(jaccard: float, bands: int = BANDS, rows: int = ROWS) -> float:
     """Probability that two texts meet in at least one band of their MinHash signatures."""
     return float(1 - (1 - jaccard**rows) ** bands)
+
+
+def meeting_curve() -> Figure:
+    """How probably two texts meet in a band, by how alike they are: the drawing's ten numbers and the package's."""
+    alike = [i / 100 for i in range(101)]
+    curves = {
+        "5 bands of 2": (alike, [100 * meets(j, 5, 2) for j in alike]),
+        f"{BANDS} bands of {ROWS}": (alike, [100 * meets(j) for j in alike]),
+    }
+    said = [f"at {j} the package's bands meet in {100 * meets(j):.0f} %, the drawn ones in {100 * meets(j, 5, 2):.0f} %"
+            for j in (0.2, 0.4, 0.6)]  # fmt: skip
+    return charts.curves(
+        curves, "Pairs that are copies meet nearly always, strangers seldom", "Jaccard index of the two texts",
+        "probability that they are compared, %", at={"counts as a copy": deduplication.SIMILAR}, said=said,
+    )  # fmt: skip
 
 
 def clusters(rows: Sequence[dict], found: Any, longest: int = 110) -> Table:
@@ -231,27 +287,37 @@ def token_lengths(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase) -> l
     return [len(tokenizer.apply_chat_template(row["messages"], return_dict=True)["input_ids"]) for row in rows]
 
 
-def lengths_table(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, limits: Sequence[int] = (96, 128, 192)) -> Table:
-    """Median and longest row, in tokens, and how many rows a limit would cut."""
-    lengths = token_lengths(rows, tokenizer)
+def lengths_table(lengths: Sequence[int]) -> Table:
+    """Median and longest row, in tokens."""
     table: dict[str, dict[str, Any]] = {
-        "median": {"tokens": int(np.median(lengths))},
+        "half of the rows are no longer than": {"tokens": int(np.median(lengths))},
         "99 of 100 rows are no longer than": {"tokens": int(np.percentile(lengths, 99))},
-        "longest": {"tokens": max(lengths)},
+        "the longest row": {"tokens": max(lengths)},
         "all rows together": {"tokens": sum(lengths)},
     }
-    for limit in limits:
-        cut = sum(length > limit for length in lengths)
-        table[f"max_length={limit} cuts"] = {"tokens": None, "rows whose answer loses its end": cut}
-    return Table(table, f"{len(rows)} rows in tokens of the model that is trained", "what", "")
+    return Table(table, f"{len(lengths)} rows in tokens of the model that is trained", "what", "")
 
 
-def cost_table(tokens: int, epochs: int = 2, per_second: float = 270.0) -> Table:
+def cut_by_limit(lengths: Sequence[int], default: int = 1024) -> Figure:
+    """How many rows lose the end of their answer, by the most tokens that a trainer keeps."""
+    limits = sorted({*range(48, 257, 4), 512, default, 2 * default})
+    cut = {limit: sum(length > limit for length in lengths) for limit in limits}
+    share = [100 * cut[limit] / len(lengths) for limit in limits]
+    said = [f"a limit of {limit} cuts {cut[limit]} of {len(lengths)} rows" for limit in (96, 128, 192, 256)]
+    return charts.curves(
+        {"rows that are cut": (limits, share)}, "A limit that is too small takes the end of the answer, without a word",
+        "max_length: tokens that the trainer keeps of a row", "rows that lose the end of their answer, %",
+        at={f"TRL keeps {default:,}": default}, log_x=(64, 128, 256, 512, 1024, 2048), said=said,
+    )  # fmt: skip
+
+
+def cost_table(tokens: int, epochs: int = 2, per_second: float = 175.0) -> Table:
     """What training on so many tokens costs, at hosts and in time on two CPU cores."""
     rows: dict[str, dict[str, Any]] = {}
     for model in ("gpt-4.1-mini", "qwen3-8b"):
         rows[f"hosted, {model}"] = {"cost": f"${costs.training_cost(tokens, epochs, model):.2f}"}
-    rows["this course's model on two slow cores"] = {"cost": f"{tokens * epochs / per_second / 60:.0f} minutes"}
+    minutes = tokens * epochs / per_second / 60
+    rows[f"this course's model, two slow cores, {per_second:.0f} tokens/s"] = {"cost": f"{minutes:.0f} minutes"}
     return Table(
         rows, f"{tokens:,} tokens, {epochs} epochs (prices of {costs.PRICES['qwen3-8b'].date} and earlier)", "where", ""
     )
@@ -272,24 +338,38 @@ def balance(rows: Sequence[dict], fields: Sequence[str] = ("category", "escalati
     return Table(table, "Balance of the labels", "field", "")
 
 
-def masks(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, number: int = 10) -> Table:
-    """For the first rows: what the label mask lets the model learn, checked against the answer."""
+def ten_rows(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, place: int = 6) -> list[dict]:
+    """The first nine rows, and the longest of all among them: what a look at "the first ten" usually misses."""
+    longest = int(np.argmax(token_lengths(rows, tokenizer)))
+    nine = [row for index, row in enumerate(rows[:10]) if index != longest][:9]
+    return [*nine[:place], rows[longest], *nine[place:]]
+
+
+def masks(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Table:
+    """What is left of each row under a limit, and what of it the label mask lets the model learn."""
     from course_utils.training.objectives.encoding import encode_completion, encode_prompt
 
     table = {}
-    for index, row in enumerate(rows[:number]):
+    for number, row in enumerate(rows, 1):
         chat = [{key: message[key] for key in ("role", "content")} for message in row["messages"]]
         prompt = encode_prompt(tokenizer, chat[:-1], 10**9, "row")
-        learned = encode_completion(tokenizer, prompt, chat, 10**9, "row")
-        text = tokenizer.decode(learned)
-        stop = tokenizer.decode([learned[-1]])
-        table[str(index)] = {
-            "tokens read": len(prompt),
+        # As trainers cut that keep the beginning: the answer goes first.
+        learned = encode_completion(tokenizer, prompt, chat, 10**9, "row")[: max(0, max_length - len(prompt))]
+        table[str(number)] = {
+            "tokens read": min(len(prompt), max_length),
             "tokens learned": len(learned),
-            "learned text is the answer": text.removesuffix(stop) == formats.answer_of(row),
-            "ends with": stop,
+            "learning begins with": tokenizer.decode(learned[:5]) or "–",
+            "and ends with": tokenizer.decode(learned[-1:]) or "–",
         }
-    return Table(table, "The label mask, row by row", "row", "")
+    return Table(table, f"The label mask of ten rows, cut at {max_length} tokens", "row", "")
+
+
+def row_without_end(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
+    """Number, from 1, of the one row that loses the end of its answer under a limit."""
+    cut = [number for number, length in enumerate(token_lengths(rows, tokenizer), 1) if length > max_length]
+    if len(cut) != 1:
+        raise CourseError(f"{len(cut)} of the rows are longer than {max_length} tokens: {cut}; choose a limit that cuts one")
+    return cut[0]
 
 
 def pack(lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -350,7 +430,6 @@ def label_noise_table(
     lists = {f"the first {n}": check.suspects[:n] for n in steps}
     lists[f"all {len(check.suspects)} suspects"] = check.suspects
     accused = len(check.by_published_rule)
-    lists[f"the first {accused}, as many as the rule accuses"] = check.suspects[:accused]
     lists[f"the {accused} that the published rule accuses"] = check.by_published_rule
     table = {}
     for name, chosen in lists.items():
@@ -358,6 +437,78 @@ def label_noise_table(
         right = round(score.precision.value * score.precision.n) if chosen else 0
         table[name] = {"wrong labels found": right, "of": score.recall.n, "false alarms": len(chosen) - right}
     return Table(table, "Who reads how many rows finds how many wrong labels", "rows read", "")
+
+
+def suspects_curve(export: RawExport, lines: Sequence[int], check: LabelCheck) -> Figure:
+    """Wrong labels found by how many suspects are read, beside reading at random; and what the published rule accuses."""
+    wrong = set(truth.wrong_labels(export, lines))
+    read = range(len(check.suspects) + 1)
+    found = [0, *np.cumsum([index in wrong for index in check.suspects]).tolist()]
+    by_rule = len(wrong & set(check.by_published_rule))
+    said = [f"{found[n]} of {len(wrong)} after {n} rows" for n in (20, 40, 60) if n < len(found)]
+    said += [
+        f"{found[-1]} after all {read[-1]}",
+        f"the paper's rule accuses {len(check.by_published_rule)}, {by_rule} rightly",
+    ]
+    return charts.curves(
+        {
+            "from the top of our list": (list(read), [float(n) for n in found]),
+            "rows read at random": (list(read), [n * len(wrong) / len(lines) for n in read]),
+        },
+        f"Sixty rows read, {found[min(60, len(found) - 1)]} of {len(wrong)} wrong labels found",
+        "rows that somebody reads", "wrong labels found",
+        marks={"the paper's rule": (float(len(check.by_published_rule)), float(by_rule))}, said=said,
+    )  # fmt: skip
+
+
+NEIGHBOURS = ("returns", "billing")  # a customer who sends something back wants money: people confuse the two
+
+
+def with_mistakes(right: Sequence[str], number: int, seed: int, swap: tuple[str, str] | None = None) -> list[str]:
+    """Copies of right labels, so many of them wrong.
+
+    Args:
+        right: the right labels.
+        number: how many to change.
+        seed: which ones.
+        swap: (label, the neighbour that is given instead), as somebody does who has misunderstood it; None changes any label
+            into any other.
+    """
+    rng, given = np.random.default_rng(seed), list(right)
+    names = sorted(set(right))
+    candidates = [index for index, label in enumerate(right) if swap is None or label == swap[0]]
+    for index in rng.choice(candidates, size=min(number, len(candidates)), replace=False):
+        given[index] = swap[1] if swap else str(rng.choice([name for name in names if name != right[index]]))
+    return given
+
+
+def kinds_of_mistakes(
+    export: RawExport, lines: Sequence[int], rows: Sequence[dict], owners: Sequence, read: int = 60, seeds: int = 2
+) -> Table:
+    """Wrong labels of two kinds, put into labels that are all right: how many are among the first that somebody reads."""
+    from course_utils import data_prep
+
+    truly = truth.right_categories(export, lines)
+    right = [truly.get(index, label_noise.label_of(row, "category")) for index, row in enumerate(rows)]
+    label, neighbour = NEIGHBOURS
+    there = right.count(label)
+    kinds: dict[str, tuple[int, tuple[str, str] | None]] = {"40 labels, each replaced by any other": (40, None)}
+    for number in (20, 40, there):
+        who = "everybody" if number == there else f"one annotator, {number} of {there} rows"
+        kinds[f"“{label}” filed as “{neighbour}”: {who}"] = (number, NEIGHBOURS)
+    table = {}
+    for name, (number, swap) in kinds.items():
+        found = []
+        for seed in range(seeds if number < there else 1):
+            given = with_mistakes(right, number, seed, swap)
+            wrong = {index for index, label_given in enumerate(given) if label_given != right[index]}
+            changed = data_prep.repaired(rows, "category", dict(enumerate(given)))
+            check = data_prep.check_labels(changed, "category", group=owners)
+            found.append(len(wrong & set(np.argsort(check.probability, kind="stable")[:read].tolist())))
+        mean_found = float(np.mean(found))
+        by_chance = read * number / len(rows)
+        table[name] = {"wrong": number, f"found in the first {read}": round(mean_found), "at random": round(by_chance)}
+    return Table(table, f"Two kinds of wrong labels, {read} rows read", "the mistake", "")
 
 
 def decisions(export: RawExport, lines: Sequence[int], chosen: Sequence[int]) -> dict[int, str | None]:
@@ -466,7 +617,7 @@ def pairs(kind: str, number: int = 8) -> list[judging.Pair]:
     return [judging.Pair(row["prompt"][-1]["content"], row["chosen"], w) for row, w in zip(rows, worse)]
 
 
-def bias_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, number: int = 8) -> Table:
+def bias_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, number: int = 6) -> Table:
     """Pairs of replies in both orders: what a judge on this machine goes by."""
     kinds = {"worse: facts wrong": "wrong", "worse: the same reply, padded": "padded"}
     table = {}
@@ -475,7 +626,7 @@ def bias_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, numbe
         table[name] = {what: f"{100 * share:.0f} %" for what, share in found.items()}
     fair = {"takes the better reply": "100 %", "takes what is shown first": "50 %", "same reply in both orders": "100 %"}
     table["a perfect judge"] = fair
-    caption = f"{number} pairs of each kind, each shown in both orders (“longer”: by the mean of both)"
+    caption = f"{number} pairs of each kind, each shown in both orders"
     return Table(table, caption, "pairs", "")
 
 
@@ -521,6 +672,147 @@ def kinship_table(synthetic: Sequence[dict], task: Task) -> Table:
         "test messages, written by hand": {"known triples of words, %": 100 * real.test, "one writer?": real.suspicious},
     }
     return Table(rows, "How much of each set the synthetic training rows have said already", "messages", "")
+
+
+# -- your own export, in one script ----------------------------------------------------------------------------------------
+
+# What the script needs and the lesson has imported elsewhere or in a cell of its own.
+SCRIPT_HEAD = '''"""From an export (CSV or JSONL with one row per line) to a data set: python clean_export.py FILE
+
+Needs: pip install pandas scikit-learn datasets and the course's package (personal data).
+The key of the pseudonyms is PSEUDONYM_KEY of the environment, or ~/.clean_export.key, which is made at the first run.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import sys
+from collections import Counter
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from course_utils.data_prep import pii
+from datasets import Dataset, DatasetDict
+from huggingface_hub import DatasetCard
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+
+'''
+SCRIPT_END = """
+if __name__ == "__main__":
+    try:
+        reports = main(sys.argv[1])[1]
+    except ValueError as error:
+        sys.exit(f"Stopped: {error}")
+    for name, report in reports.items():
+        print(f"{name:16}{report}")
+"""
+SCRIPT_NOTES = {
+    "TEXT": "TEXT, LABEL and WHO: the columns of your export.",
+    "LABELS": "All labels that are right.",
+    "ASKED": "The system message of every row.",
+    "SEED": "Of the split and the folds; no secret.",
+    "STOP": "Shares of the rows: at most so many unusable, contradicting and of one customer;\n"
+    "# at least so many with personal data, and so much better than guessing.",
+}
+
+
+def spreadsheet(file: str | Path, rows: Sequence[dict], reasons: Sequence[Sequence[quality.Reason]]) -> Path:
+    """Write the rows that no rule objects to as a table of message, category and customer, as a help desk gives it out.
+
+    Two messages are empty and three categories unknown, so that the first step has something to say.
+    """
+    import pandas as pd
+
+    columns: dict[str, list[str | None]] = {"message": [], "category": [], "customer": []}
+    for row, found in zip(rows, reasons, strict=True):
+        if not found:
+            columns["message"].append(formats.prompt_of(row))
+            columns["category"].append(label_noise.label_of(row, "category"))
+            columns["customer"].append(formats.customer_of(row))
+    table = pd.DataFrame(columns)
+    table.loc[[10, 20], "message"] = " "
+    table.loc[[30, 40, 50], "category"] = "Delivery"
+    table.to_csv(file, index=False)
+    return Path(file)
+
+
+def gone_wrong(steps: Sequence[Callable[[Any], tuple[Any, str]]], file: str | Path, number: int = 400) -> Table:
+    """What the script's steps report of exports that are broken in five ordinary ways.
+
+    Args:
+        steps: the script's steps `usable`, `without_copies`, `redact`, `split` and `doubtful`; each takes a table of rows
+            and returns one with its report.
+        file: the healthy export, which is spoiled here.
+        number: how many of its rows are used.
+    """
+    import pandas as pd
+
+    usable, without_copies, redact, split, doubtful = steps
+    healthy = usable(pd.read_csv(file, dtype=str).head(number))[0].query("why == ''").reset_index(drop=True)
+    opening = (
+        "Thank you for writing to Tarnbrook. We have received your message through our contact form and our team will be in "
+        "touch with you as soon as it can. Please keep this line in your reply. Your message was as follows: "
+    )
+    apart, _ = split(healthy)
+    broken = {
+        "usable": (
+            usable, healthy.assign(category=healthy["category"].str.upper()), "labels in capitals",
+            "compare the names with those of your list, and rename",
+        ),
+        "without_copies": (
+            without_copies, healthy.assign(message=opening + healthy["message"]), "one paragraph above each message",
+            "read three pairs of “copies”; cut the paragraph off first",
+        ),
+        "redact": (
+            redact, healthy.assign(message=healthy["category"]), "TEXT names the wrong column",
+            "nothing found in hundreds of messages is bad news; read ten",
+        ),
+        "split": (
+            split, healthy.assign(customer="web form"), "every row has the same customer",
+            "take another column for WHO: an e-mail address, a ticket, a document",
+        ),
+        "doubtful": (
+            doubtful, apart.assign(category=apart["category"].to_numpy()[np.arange(len(apart)) - 1]),
+            "one column was sorted or moved without the others", "stop: these labels are not those of these messages",
+        ),
+    }  # fmt: skip
+    table = {}
+    for name, (step, rows, what, cure) in broken.items():
+        try:
+            report = step(rows)[1]
+        except ValueError as error:
+            report = f"stops: {str(error).splitlines()[0][:160]}"
+        table[name] = {"what is wrong with the export": what, "what the step says": report, "what to do": cure}
+    return Table(table, "The same steps on broken exports", "step", "")
+
+
+def version_of(files: Iterable[str | Path]) -> str:
+    """Name of the data in these files, by their content, and today's date."""
+    content = hashlib.sha256()
+    for file in sorted(map(Path, files)):
+        content.update(file.read_bytes())
+    return f"{content.hexdigest()[:12]} of {date.today()}"
+
+
+def take_away(file: str | Path, settings: Mapping[str, Any], functions: Sequence[Callable[..., Any]]) -> str:
+    """Write functions of the notebook as one script that runs without it, and say so."""
+    import inspect
+
+    notes = {name: f"# {note}\n" for name, note in SCRIPT_NOTES.items()}
+    parts = ["\n".join(f"{notes.get(name, '')}{name} = {value!r}" for name, value in settings.items())]
+    parts += [inspect.getsource(function).strip() for function in functions]
+    text = SCRIPT_HEAD + "\n\n\n".join(parts) + "\n\n" + SCRIPT_END
+    Path(file).write_text(text, encoding="utf-8")
+    return f"{file}: {len(text.splitlines())} lines. In a terminal: python {file} YOUR_FILE.csv"
 
 
 # -- was it worth it --------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def recorded(names: Sequence[str], caption: str) -> Table:
     found = record()
     if found is None:
         command = "python benchmarks/hosted.py runs"
-        return Table({NOT_RECORDED: {"to record it": command}}, caption, "", "")
+        return Table({NOT_RECORDED: {"to record it": command}}, caption, "state", "")
     rows = {}
     for name in names:
         rows[name] = {
@@ -118,7 +118,8 @@ def recorded(names: Sequence[str], caption: str) -> Table:
             "both fields right": pooled(_scores(name, "both")),
         }
     seeds = len(found["seeds"])
-    return Table(rows, f"{caption} (recorded {found['date']}: {seeds} runs together, 100 messages each)", "model", "")
+    runs = f"{seeds} runs together, 100 messages each" if seeds > 1 else "one run, 100 messages"
+    return Table(rows, f"{caption} (recorded {found['date']}: {runs})", "model", "")
 
 
 # -- files and jobs ---------------------------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ def learned(messages: Sequence[Mapping[str, Any]]) -> Table:
             "weight": "–" if weight is None else str(weight),
             "the model": "learns to write it" if is_learned else "only reads it",
         }
-    return Table(rows, "What a row teaches", "", "")
+    return Table(rows, f"What a row of {len(messages)} messages teaches", "message", "")
 
 
 def pairs(conversations: Sequence[list[dict[str, Any]]], number: int) -> list[dict[str, Any]]:
@@ -189,19 +190,17 @@ def curve(events: Iterable[Any], title: str) -> Figure:
 
 def pair_curve(events: Iterable[Any], title: str) -> Figure:
     """The loss of a DPO job, which is one per pair and not per token, beside its value before the first step."""
-    from course_utils import figures
-
     rows = metrics(events)
     steps = [data["step"] for data in rows]
     lines = {"loss": (steps, [data["train_loss"] for data in rows]), "ln 2": (steps, [float(np.log(2))] * len(steps))}
-    return figures.lines(lines, title, "step", "loss per pair")
+    return charts.trade_off(lines, title, "step", "loss (nats per pair)")
 
 
 def epochs_table(events: Iterable[Any]) -> Table:
     """The losses of each epoch."""
     rows = {f"step {step}": dict(losses) for step, losses in epochs(events).items()}
     best = min(rows, key=lambda name: rows[name]["validation loss"])
-    return Table(rows, "Losses at the end of each epoch (nats per token)", "", best)
+    return Table(rows, "Losses at the end of each epoch (nats per token)", "after", best)
 
 
 def events_table(events: Iterable[Any], number: int = 4) -> Table:
@@ -210,7 +209,7 @@ def events_table(events: Iterable[Any], number: int = 4) -> Table:
     messages = [event for event in everything if event.type == "message"]
     shown = [*messages[:number], *messages[-number:]] if len(messages) > 2 * number else messages
     rows = {f"event {n}": {"level": event.level, "message": event.message} for n, event in enumerate(shown, 1)}
-    return Table(rows, f"{len(shown)} of the job's {len(everything)} events, the oldest first", "", "")
+    return Table(rows, f"{len(shown)} of the job's {len(everything)} events, the oldest first", "event", "")
 
 
 def jobs_table(jobs: Iterable[Any]) -> Table:
@@ -236,7 +235,7 @@ def checkpoints_table(checkpoints: Iterable[Any]) -> Table:
             "a model by this name": checkpoint.fine_tuned_model_checkpoint,
             "validation loss": checkpoint.metrics.full_valid_loss,
         }
-    return Table(rows, "Checkpoints that were kept", "", "")
+    return Table(rows, "Checkpoints that were kept", "after", "")
 
 
 def results_table(client: OpenAI, job: Any, number: int = 3) -> Table:
@@ -246,7 +245,7 @@ def results_table(client: OpenAI, job: Any, number: int = 3) -> Table:
     found = list(csv.DictReader(io.StringIO(text)))
     shown = [*found[:number], found[-1]]
     rows = {f"step {row['step']}": {name: value or "" for name, value in row.items() if name != "step"} for row in shown}
-    return Table(rows, f"Four of the {len(found)} rows of the result file", "", "")
+    return Table(rows, f"Four of the {len(found)} rows of the result file", "after", "")
 
 
 # -- money ------------------------------------------------------------------------------------------------------------------
@@ -456,9 +455,10 @@ def hosts_table(hosts: Mapping[str, Any]) -> Table:
     rows = {}
     for host in hosts.values():
         rows[host.name] = {
+            "models tuned from, for example": host.base_model,
             "methods": ", ".join(host.methods),
             "gives you the weights": "yes" if host.weights else "no",
-            "tuned models answer until": host.ends,
+            "these answer until": host.ends,
             "dates": host.dates,
             "where and when we read it": host.checked,
         }
@@ -468,7 +468,12 @@ def hosts_table(hosts: Mapping[str, Any]) -> Table:
 def differences_table(hosts: Mapping[str, Any]) -> Table:
     """What code written for OpenAI meets elsewhere."""
     rows = {
-        host.name: {"base URL": host.base_url or "it says when it starts", "what differs": "; ".join(host.differences)}
+        host.name: {
+            "base URL": host.base_url or "it says when it starts",
+            "key in": host.key_variable or "it says when it starts",
+            "calls that work": host.jobs,
+            "what differs": "; ".join(host.differences),
+        }
         for host in hosts.values()
     }
     return Table(rows, "What differs when the same code goes to another host", "host", "")
@@ -548,11 +553,11 @@ def judge_O3(losses: Mapping[int, Mapping[str, float]]) -> Verdict:
     recorded_runs = (record() or {}).get("runs", [])
     found += [turns(run["turn"]["held"], run["turn"]["trained"]) for run in recorded_runs]
     if recorded_runs:
-        sentence += f" It turned like this in {sum(found[1:])} of {len(recorded_runs)} recorded jobs."
+        sentence += f" It turned like this in {sum(found[1:])} of {len(recorded_runs)} recorded jobs of ten epochs."
     word = claims.HOLDS if all(found) else claims.UNDER_A_CONDITION if any(found) else claims.FAILS
     rows = {f"epoch {n}": dict(row) for n, row in enumerate(losses.values(), 1)}
     return Verdict(
-        word, sentence, (Table(rows, "This run (nats per token)", "", ""),),
+        word, sentence, (Table(rows, "This run (nats per token)", "after", ""),),
         "One job of this run, on twelve rows and sixteen validation messages. The curve says when more epochs stop paying; "
         "whether the answers got worse, only answers say.",
     )  # fmt: skip

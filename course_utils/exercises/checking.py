@@ -13,17 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from html import escape
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from course_utils.errors import CourseError
-from course_utils.exercises.comparing import described, key, same, settled, short
+from course_utils.exercises.comparing import Unsendable, described, is_tensor, key, same, settled, short
 from course_utils.exercises.definitions import Exercise
+from course_utils.exercises.drawing import Generator, generator
 from course_utils.exercises.libraries import foreign, refusal
 from course_utils.exercises.registry import EXERCISES
 
-if TYPE_CHECKING:
-    import numpy as np
-
+HINT_FROM = 3  # wrong tries
 _tries: Counter[str] = Counter()
 
 
@@ -67,12 +66,13 @@ class ExerciseScore(float):
         )
 
 
-def check(id: str, answer: object) -> ExerciseScore:
+def check(id: str, answer: object, seed: int | None = None) -> ExerciseScore:
     """Mark a function; works offline, and never raises an error because of the answer.
 
     Args:
         id: the exercise, e.g. "lora-2".
         answer: the learner's function.
+        seed: of the cases; new cases at each call if None.
 
     Returns:
         ExerciseScore: points (by the share of cases right), the diagnosis, and from the third wrong try on a hint.
@@ -83,22 +83,20 @@ def check(id: str, answer: object) -> ExerciseScore:
     if id not in EXERCISES:
         raise CourseError(f"unknown exercise {id!r}; there are {', '.join(EXERCISES)}")
     exercise = EXERCISES[id]
-    points, message = _mark(exercise, answer)
+    points, message = _mark(exercise, answer, seed)
     if points == exercise.points:
         _tries[id] = 0
         return ExerciseScore(points, exercise, message)
     _tries[id] += 1
-    return ExerciseScore(points, exercise, message, exercise.hint if _tries[id] >= 3 else "")
+    return ExerciseScore(points, exercise, message, exercise.hint if _tries[id] >= HINT_FROM else "")
 
 
-def _mark(exercise: Exercise, answer: object) -> tuple[float, str]:
-    import numpy as np
-
+def _mark(exercise: Exercise, answer: object, seed: int | None = None) -> tuple[float, str]:
     if not callable(answer):
         return 0.0, f"{exercise.name} is not a function; run the answer cell above first."
     if library := foreign(answer):
         return 0.0, refusal(library)
-    case_set = CaseSet.of(exercise, np.random.default_rng())
+    case_set = CaseSet.of(exercise, generator(seed))
     outputs: list[Any] = []
     for arguments in case_set.cases:
         try:
@@ -142,8 +140,8 @@ class CaseSet:
     expected: list
 
     @classmethod
-    def of(cls, exercise: Exercise, random: np.random.Generator) -> CaseSet:
-        """New cases from a `numpy.random.Generator`.
+    def of(cls, exercise: Exercise, random: Generator) -> CaseSet:
+        """New cases from a `drawing.generator`.
 
         One complete set, so that every rule is tested, and part of a second set, so that their number and mix vary. They are
         shuffled, so that the position of a call says nothing about its case.
@@ -247,10 +245,12 @@ def judge(
 
 
 def _problem(exercise: Exercise, case: tuple, output: Any, expected: Any) -> str:
-    if isinstance(output, Raised):
-        return f"It raised {output}"
     if isinstance(output, Exception):
-        return f"It raised {type(output).__name__}: {str(output)[:200]}"
+        raised = str(output) if isinstance(output, Raised) else f"{type(output).__name__}: {str(output)[:200]}"
+        error, _, text = raised.partition(": ")
+        if error == Unsendable.__name__:  # the call returned, and its value could not be read
+            return f"{exercise.name} returns a value that cannot be marked: {text}."
+        return f"It raised {raised}"
     if isinstance(output, Changed):
         return f"{exercise.name} changes {' or '.join(exercise.keeps)}, which must stay as it is."
     if same(output, expected, exercise.tolerance):
@@ -285,9 +285,7 @@ def _by_chance(case_set: CaseSet, right: list[bool]) -> bool:
 @lru_cache
 def _common_keys(exercise: Exercise) -> frozenset[str]:
     """Expected values in other draws, as keys."""
-    import numpy as np
-
-    draws = (CaseSet.of(exercise, np.random.default_rng(seed)) for seed in range(40))
+    draws = (CaseSet.of(exercise, generator(seed)) for seed in range(40))
     return frozenset(key(value) for case_set in draws for value in case_set.expected)
 
 
@@ -301,6 +299,4 @@ def _stands_among(value: Any, arguments: Any) -> bool:
 
 
 def _copy(arguments: tuple) -> tuple:
-    import torch
-
-    return tuple(a.clone() if isinstance(a, torch.Tensor) else copy.deepcopy(a) for a in arguments)
+    return tuple(a.clone() if is_tensor(a) else copy.deepcopy(a) for a in arguments)

@@ -3,6 +3,9 @@
 A value is judged by its content, not by how it is stored: an array, a tuple or a generator counts as the list that was asked
 for, a NumPy or PyTorch scalar as a number, and float32 is accepted where the solution computes in float64. Both the check in
 the notebook and the grading use this.
+
+Neither NumPy nor PyTorch is imported here: a value can be theirs only if somebody has loaded them. So exercises on plain
+values can be checked where there is neither, and without waiting for an import.
 """
 
 from __future__ import annotations
@@ -10,18 +13,40 @@ from __future__ import annotations
 import array
 import collections
 import dataclasses
+import decimal
+import math
+import numbers
+import sys
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from itertools import islice
 from typing import Any, NamedTuple
 
-MOST_PARTS = 300_000  # items read from a generator; grading has a limit too
+MOST_PARTS, MOST_BITS = 100_000, 65_536  # as in grading
 SINGLE = 1e-6  # relative; more than a few float32 operations lose, and far less than any mistake changes
+LONG_INT_BITS = 200  # of an int whose digits nobody reads
 SHORTER = ("float32", "float16", "bfloat16")
+PLAIN_NUMBERS = (bool, int, float)
 _READ_OUT = (Iterator, KeysView, ValuesView, ItemsView, range, collections.deque, array.array)
+
+
+def _of(library: str, name: str) -> Any:
+    """A class of a library, for `isinstance`; () if the library is not loaded, since no value can be of it then."""
+    return getattr(sys.modules.get(library), name, ())
 
 
 class Listed(list):
     """The items of an iterable other than a list; subclasses are named after its type."""
+
+
+class Unsendable(ValueError):
+    """A value that grading could not send out of the sandbox."""
+
+
+class Opaque:
+    """Stands for an object that is no value; subclasses are named after its type. It is equal to nothing."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
 
 
 class Difference(NamedTuple):
@@ -40,34 +65,118 @@ class Difference(NamedTuple):
 
 
 def settled(value: Any) -> Any:
-    """A value in the form in which it is compared: iterables read out, dataclasses as tuples, tables as arrays.
+    """A value in the form in which it is compared, the same as grading has of it after its way out of the sandbox.
+
+    Iterables are read out; dataclasses become tuples, tables arrays, other libraries' numbers floats, and tensors of any layout
+    dense ones. An object that is none of these becomes an `Opaque` with its type's name.
 
     Raises:
-        ValueError: it is endless or too long. Reading out the learner's own iterable can also raise any other error.
+        Unsendable: it is endless or too long, or an int that is too large. Reading out the learner's own iterable can also
+            raise any other error.
+        RecursionError: it contains itself.
     """
-    import numpy as np
+    return _settled(value, [MOST_PARTS])
 
-    if isinstance(value, list) and not isinstance(value, Listed):
-        return [settled(part) for part in value]
-    if isinstance(value, tuple):
-        return tuple(settled(part) for part in value)
-    if isinstance(value, dict):
-        return {name: settled(part) for name, part in value.items()}
+
+def _settled(value: Any, remaining_parts: list[int]) -> Any:
+    remaining_parts[0] -= 1
+    if remaining_parts[0] < 0:
+        raise Unsendable(f"it has more than {MOST_PARTS:,} parts")
+    if value is None or isinstance(value, bool):
+        return value
     if isinstance(value, str):
         return str.__str__(value)  # for a member of a string enumeration, its text
-    if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
-        return settled(value.tolist())
-    if value is None or isinstance(value, (bool, int, float, np.ndarray, np.generic)) or hasattr(value, "detach"):
-        return value
+    if isinstance(value, _of("numpy", "generic")):
+        return _settled_array(value[...], remaining_parts, value)
+    if isinstance(value, int):
+        if value.bit_length() > MOST_BITS:
+            raise Unsendable(f"it is an int of more than {MOST_BITS:,} bits")
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, list):
+        return [_settled(part, remaining_parts) for part in value]
+    if isinstance(value, tuple):
+        return tuple(_settled(part, remaining_parts) for part in value)
+    if isinstance(value, dict):
+        return {_settled(name, remaining_parts): _settled(part, remaining_parts) for name, part in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return {_settled(part, remaining_parts) for part in value}
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value)
+    if isinstance(value, complex):
+        return complex(value)
+    if is_tensor(value):
+        return _settled_tensor(value)
+    if isinstance(value, _of("numpy", "ndarray")):
+        return _settled_array(value, remaining_parts, value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return tuple(settled(getattr(value, field.name)) for field in dataclasses.fields(value))
+        return tuple(_settled(getattr(value, field.name), remaining_parts) for field in dataclasses.fields(value))
     if isinstance(value, _READ_OUT):
-        parts = list(islice(value, MOST_PARTS + 1))
-        if len(parts) > MOST_PARTS:
-            raise ValueError(f"it has more than {MOST_PARTS:,} parts")
-        return type(type(value).__name__, (Listed,), {})(map(settled, parts))
+        parts = [_settled(part, remaining_parts) for part in islice(value, remaining_parts[0] + 1)]
+        return type(type(value).__name__, (Listed,), {})(parts)
     if hasattr(type(value), "__array__"):  # columns of pandas and other libraries
-        return np.asarray(value)
+        import numpy as np
+
+        return _settled(np.asarray(value), remaining_parts)
+    if isinstance(value, numbers.Real) or hasattr(type(value), "__float__"):
+        plain = as_number(value)
+        if plain is not None:
+            return _settled(plain, remaining_parts)
+    return type(type(value).__name__, (Opaque,), {})()
+
+
+def as_number(value: Any) -> float | int | None:
+    """The number that another library's object stands for, such as a Fraction; an int if no float is as large.
+
+    None if it stands for none, whatever it raises.
+    """
+    try:
+        return float(value)
+    except OverflowError:
+        try:
+            return int(value)
+        except Exception:
+            return None
+    except Exception:
+        # Decimal's signalling NaN is a NaN that float refuses.
+        return math.nan if isinstance(value, decimal.Decimal) and value.is_nan() else None
+
+
+def _settled_array(array: Any, remaining_parts: list[int], value: Any) -> Any:
+    import numpy as np
+
+    scalar = isinstance(value, np.generic)
+    if isinstance(array, np.ma.MaskedArray):  # what is masked has no value, whatever stands under the mask
+        return _settled(array.tolist(), remaining_parts)
+    if array.dtype.kind in "fc" and array.dtype.itemsize > (8 if array.dtype.kind == "f" else 16):
+        with np.errstate(over="ignore"):  # what no float64 holds becomes infinite
+            array = array.astype(np.float64 if array.dtype.kind == "f" else np.complex128)
+        return array[()] if scalar else array
+    if array.dtype.kind not in "biufc":
+        return _settled(value.item() if scalar else array.tolist(), remaining_parts)
+    return value
+
+
+def _settled_tensor(value: Any) -> Any:
+    """A tensor that NumPy can hold, with bfloat16 as it is; an `Opaque` if it has no numbers."""
+    import torch
+
+    try:
+        value = value.detach()
+        if value.layout is not torch.strided:
+            value = value.to_dense()
+        if value.is_quantized:
+            value = value.dequantize()
+        value = value.cpu().resolve_neg().resolve_conj()
+        if value.dtype is torch.complex32:
+            value = value.to(torch.complex64)
+        elif value.is_floating_point() and value.dtype.itemsize == 1:
+            value = value.float()
+        if value.dtype is not torch.bfloat16:
+            value.numpy()
+    except (RuntimeError, TypeError, NotImplementedError):
+        return type("Tensor", (Opaque,), {})()
     return value
 
 
@@ -109,16 +218,20 @@ def difference(actual: Any, expected: Any, tolerance: float, indexes: tuple[int 
 
 
 def _numeric(actual: Any, expected: Any, tolerance: float, indexes: tuple[int | str, ...]) -> Difference | None:
-    import numpy as np
-
     differs = Difference(indexes, expected, actual, _storage(actual))
     if actual is None or isinstance(actual, (str, bytes, dict, set, frozenset)):
         return differs
+    if "numpy" not in sys.modules or (type(actual) in PLAIN_NUMBERS and type(expected) in PLAIN_NUMBERS):
+        return None if _close(actual, expected, tolerance) else differs
+    import numpy as np
+
     try:
         actual_array, expected_array = np.asarray(_on_cpu(actual)), np.asarray(_on_cpu(expected))
-        if (
-            np.iscomplexobj(actual_array) or actual_array.dtype.kind in "USMmV"
-        ):  # converting these to real numbers would silently lose a part
+        # Converting these to real numbers would silently lose a part.
+        if np.iscomplexobj(actual_array) and actual_array.ndim and actual_array.shape == expected_array.shape:
+            start = (0,) * actual_array.ndim
+            return Difference((*indexes, *start), expected_array[start].item(), actual_array[start].item(), differs.storage)
+        if np.iscomplexobj(actual_array) or actual_array.dtype.kind in "USMmV":
             return differs
         relative, absolute = tolerance, tolerance
         if expected_array.dtype.kind == "f" and expected_array.size:
@@ -138,27 +251,38 @@ def _numeric(actual: Any, expected: Any, tolerance: float, indexes: tuple[int | 
     return Difference((*indexes, *first), expected_array[first].item(), actual_array[first].item(), differs.storage)
 
 
+def _close(actual: Any, expected: Any, tolerance: float) -> bool:
+    """Whether two numbers are close; the rule of `_numeric` without arrays, so that nothing has to be imported for it."""
+    relative = absolute = tolerance
+    try:
+        found, wanted = float(actual), float(expected)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    if not (math.isfinite(found) and math.isfinite(wanted)):
+        return found == wanted
+    if isinstance(expected, float):
+        relative, absolute = max(tolerance, SINGLE), max(tolerance, SINGLE * abs(wanted))
+    return abs(found - wanted) <= absolute + relative * abs(wanted)
+
+
 def _on_cpu(value: Any) -> Any:
-    return value.detach().cpu().numpy() if _is_tensor(value) and value.dtype.itemsize != 2 else _widened(value)
+    return value.detach().cpu().numpy() if is_tensor(value) and value.dtype.itemsize != 2 else _widened(value)
 
 
 def _widened(value: Any) -> Any:
-    return value.detach().cpu().float().numpy() if _is_tensor(value) else value  # NumPy has no bfloat16
+    return value.detach().cpu().float().numpy() if is_tensor(value) else value  # NumPy has no bfloat16
 
 
-def _is_tensor(value: Any) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a PyTorch tensor."""
+    return isinstance(value, _of("torch", "Tensor"))
 
 
 def _parts(value: Any) -> list | tuple | None:
-    import numpy as np
-
     if isinstance(value, (list, tuple)):
         return value
     try:
-        if (isinstance(value, np.ndarray) or _is_tensor(value)) and value.ndim:
+        if (isinstance(value, _of("numpy", "ndarray")) or is_tensor(value)) and value.ndim:
             return value.tolist()
     except (RuntimeError, TypeError, NotImplementedError):  # a tensor without numbers
         pass
@@ -167,10 +291,10 @@ def _parts(value: Any) -> list | tuple | None:
 
 def plain_number(value: Any) -> Any:
     """The plain value in a NumPy or PyTorch scalar or a value without dimensions."""
-    import numpy as np
-
     try:
-        if isinstance(value, np.generic) or ((isinstance(value, np.ndarray) or _is_tensor(value)) and value.ndim == 0):
+        if isinstance(value, _of("numpy", "generic")):
+            return value.item()
+        if (isinstance(value, _of("numpy", "ndarray")) or is_tensor(value)) and value.ndim == 0:
             return value.item()
     except (RuntimeError, TypeError, NotImplementedError):
         pass
@@ -188,7 +312,7 @@ def described(arguments: tuple, actual: Any, expected: Any, tolerance: float) ->
     if differs is None or (kinds[0] != kinds[1] and (not differs.indexes or _lengths(actual) != _lengths(expected))):
         if all(" of " in name and " of shape " not in name for name in kinds) and type(actual) is type(expected):
             return f"Expected {kinds[0]}, got {kinds[1]}. For {short(arguments)} expected {short(expected)}, got {short(actual)}."
-        value = f" {short(actual)}" if kinds[1] in ("a text", "a number", "a bool", "a str") else ""
+        value = f" {short(actual)}" if kinds[1] in ("a number", "a bool", "a str", "a complex") else ""
         return f"Expected {kinds[0]}, got {kinds[1]}{value}."
     summary = f"For {short(arguments)} expected {short(expected)}, got {short(actual)}."
     if not differs.indexes:
@@ -227,6 +351,8 @@ def short(value: Any) -> str:
     try:
         if (plain := plain_number(value)) is not value:
             return f"{plain!r}" + (f" ({_storage(value)})" if _storage(value) in SHORTER else "")
+        if type(value) is int and value.bit_length() > LONG_INT_BITS:
+            return f"an int of {_digits(value):,} digits"
         if hasattr(value, "numel") and value.numel() > 6:
             first = value.flatten()[:3].tolist()
             rounded = [round(v, 4) if isinstance(v, float) else v for v in first]
@@ -236,6 +362,12 @@ def short(value: Any) -> str:
         return f"{value!r}"[:160]
     except Exception:  # an int of thousands of digits, or an object of the learner's
         return f"a {type(value).__name__} that cannot be shown"
+
+
+def _digits(value: int) -> int:
+    """The number of an int's decimal digits; Python refuses to write an int of thousands of them."""
+    digits = int(value.bit_length() * math.log10(2))
+    return digits + (abs(value) >= 10**digits)
 
 
 def key(value: Any) -> str:

@@ -79,6 +79,7 @@ class Exercise:
         whole: whether its numbers are whole, so that a float is wrong: the statement asks for int.
         keeps: names of arguments that the answer must not change; the statement says so.
         challenge: for an exercise whose answer is run and not compared; its function is called once, with its first case.
+        needs: libraries, without which it cannot be checked; one that needs none can be solved on a page of the book.
     """
 
     id: str
@@ -94,6 +95,7 @@ class Exercise:
     whole: bool = False
     keeps: tuple[str, ...] = ()
     challenge: Challenge | None = None
+    needs: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

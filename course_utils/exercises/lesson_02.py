@@ -109,163 +109,278 @@ def _float_count(shapes, rank):
     return float(adapter_parameters(shapes, rank))
 
 
-def merged_weight(W, A, B, alpha):
-    """Weight of the plain linear layer that computes what the adapted one computes.
+def swapped_weight(W, old, new):
+    """Weight of a layer in which one merged adapter is replaced by another.
 
     Args:
-        W: frozen weight, shape (d_out, d_in).
-        A: shape (r, d_in).
-        B: shape (d_out, r).
-        alpha: the scaling's numerator.
+        W: the weight with the old adapter already merged into it, shape (d_out, d_in).
+        old: the old adapter, a tuple (A, B, alpha): A of shape (r, d_in), B of shape (d_out, r), alpha the scaling's numerator.
+        new: the new adapter in the same form; its rank and its alpha may be others.
 
     Returns:
-        Tensor of shape (d_out, d_in); W itself is not changed.
+        Tensor of shape (d_out, d_in): the base weight with the new adapter merged instead; W itself is not changed.
     """
     ### BEGIN SOLUTION
-    rank = A.shape[0]
-    return W + (alpha / rank) * (B @ A)
+    base = W - old[2] / len(old[0]) * old[1] @ old[0]
+    return base + new[2] / len(new[0]) * new[1] @ new[0]
     ### END SOLUTION
 
 
-def _merge_cases(random):
+def _swap_cases(random):
     import torch
 
     cases = []
-    for rank in (1, 2, 3):
+    for ranks in ((1, 3), (4, 2), (2, 2), (3, 1)):
         size = int(random.integers(5, 9))  # square, so that a transposed product has the right shape too
-        shapes = ((size, size), (rank, size), (size, rank))
-        tensors = [torch.tensor(random.normal(size=shape), dtype=torch.float64) for shape in shapes]
-        cases.append((*tensors, float(random.integers(5, 40))))
+
+        def tensor(*shape):
+            return torch.tensor(random.normal(size=shape), dtype=torch.float64)
+
+        # the alphas differ, and neither is 1 or its rank, so that every missing or confused factor shows
+        alphas = random.choice(range(5, 40), size=2, replace=False)
+        old, new = ((tensor(rank, size), tensor(size, rank), float(alpha)) for rank, alpha in zip(ranks, alphas))
+        cases.append((tensor(size, size), old, new))
     return cases
 
 
-def _merge_no_scaling(W, A, B, alpha):
-    return W + B @ A
+def _update(A, B, alpha):
+    return alpha / len(A) * B @ A
 
 
-def _merge_alpha_only(W, A, B, alpha):
-    return W + alpha * (B @ A)
+def _swap_old_stays(W, old, new):
+    return W + _update(*new)
 
 
-def _merge_transposed(W, A, B, alpha):
-    return W + (alpha / A.shape[0]) * (B @ A).T
+def _swap_only_unmerged(W, old, new):
+    return W - _update(*old)
 
 
-def _merge_subtracts(W, A, B, alpha):
-    return W - (alpha / A.shape[0]) * (B @ A)
+def _swap_old_twice(W, old, new):
+    return W + _update(*old) + _update(*new)
 
 
-def _update_without_base(W, A, B, alpha):
-    return (alpha / A.shape[0]) * (B @ A)
+def _swap_turned(W, old, new):
+    return W + _update(*old) - _update(*new)
 
 
-def _merged_in_place(W, A, B, alpha):
-    W += (alpha / A.shape[0]) * (B @ A)
+def _swap_scaled_as_new(W, old, new):
+    return W + new[2] / len(new[0]) * (new[1] @ new[0] - old[1] @ old[0])
+
+
+def _swap_scaled_as_old(W, old, new):
+    return W + old[2] / len(old[0]) * (new[1] @ new[0] - old[1] @ old[0])
+
+
+def _swap_no_scaling(W, old, new):
+    return W - old[1] @ old[0] + new[1] @ new[0]
+
+
+def _swap_alpha_only(W, old, new):
+    return W - old[2] * old[1] @ old[0] + new[2] * new[1] @ new[0]
+
+
+def _swap_transposed(W, old, new):
+    return W - _update(*old).T + _update(*new).T
+
+
+def _swap_in_place(W, old, new):
+    W -= _update(*old)
+    W += _update(*new)
     return W
 
 
-def completion_labels(ids, prompt_length, ignore=-100):
-    """Labels for completion-only training: the prompt's tokens carry no loss, the completion's do.
+def conversation_labels(ids, turns, header, ignore=-100):
+    """Labels for a conversation of several turns: what the assistant says carries loss, and nothing else does.
 
     Args:
-        ids: token ids of prompt and completion, a list of int.
-        prompt_length: how many of them are the prompt's.
+        ids: token ids of the whole conversation, a list of int.
+        turns: list of (role, length) in the order of the conversation; a role is "system", "user", "assistant" or "tool"
+            (what a program returned that the assistant had called). The lengths add up to len(ids).
+        header: every turn begins with this many tokens that say who speaks, such as "<|im_start|>assistant" and a line
+            break. In use the program writes them, not the model, so they carry no loss.
         ignore: the label of a position without loss.
 
     Returns:
-        list of int as long as ids. (Labels are not shifted: the model or the loss shifts them.)
+        list of int as long as ids. All other tokens of an assistant's turn keep their id, also the last one, which ends the
+        turn. (Labels are not shifted: the model or the loss shifts them.)
     """
     ### BEGIN SOLUTION
-    return [ignore] * prompt_length + list(ids[prompt_length:])
+    labels, end = [], 0
+    for role, length in turns:
+        end += length
+        said = length - header if role == "assistant" else 0
+        labels += [ignore] * (length - said) + ids[end - said : end]
+    return labels
     ### END SOLUTION
 
 
 def _label_cases(random):
+    calls = ["user", "assistant", "tool", "assistant"]  # the assistant calls a program and reads what it returned
     cases = []
-    for length in (4, 7, 12):
-        ids = [int(i) for i in random.integers(3, 1000, size=length)]
-        ignore = -100 if length < 12 else int(random.integers(-99, 0))  # another label may be asked for
-        cases.append((ids, int(random.integers(2, length - 1)), ignore))
-    ids = [2, 11, 2, 2, 57, 2]  # the stop token 2 occurs in prompt and completion, as in a chat template
-    return [*cases, (ids, 3, -100)]
+    for roles in (
+        ["system", "user", "assistant", "user", "assistant"],
+        [*calls, "user"],  # the last word need not be the assistant's
+        ["system", *calls],
+        ["user", "assistant"] * int(random.integers(2, 4)),
+        ["system", "user", "assistant"],
+    ):
+        header = int(random.integers(1, 4))
+        lengths = [header + int(random.integers(2, 5)) for _ in roles]
+        ids = [int(i) for i in random.integers(3, 1000, size=sum(lengths))]
+        for number in range(len(lengths)):
+            ids[sum(lengths[: number + 1]) - 1] = 2  # the token that ends a turn, as in a chat template
+        ignore = int(random.integers(-99, 0)) if len(cases) in (1, 4) else -100  # another label may be asked for
+        cases.append((ids, list(zip(roles, lengths)), header, ignore))
+    return cases
 
 
-def _nothing_masked(ids, prompt_length, ignore=-100):
+def _labelled(ids, turns, ignore, carries):
+    """Labels of the tokens for which carries(number of the turn, role, place in the turn, length) is true."""
+    labels, start = [], 0
+    for number, (role, length) in enumerate(turns):
+        part = ids[start : start + length]
+        labels += [token if carries(number, role, place, length) else ignore for place, token in enumerate(part)]
+        start += length
+    return labels
+
+
+def _labels_of_last_reply(ids, turns, header, ignore=-100):
+    last = max(number for number, (role, _) in enumerate(turns) if role == "assistant")
+    return _labelled(ids, turns, ignore, lambda number, role, place, length: number == last and place >= header)
+
+
+def _labels_after_first_prompt(ids, turns, header, ignore=-100):
+    first = [role for role, _ in turns].index("assistant")
+    return _labelled(
+        ids, turns, ignore, lambda number, role, place, length: number > first or (number == first and place >= header)
+    )
+
+
+def _labels_of_all_but_users(ids, turns, header, ignore=-100):
+    return _labelled(ids, turns, ignore, lambda number, role, place, length: role != "user" and place >= header)
+
+
+def _labels_with_header(ids, turns, header, ignore=-100):
+    return _labelled(ids, turns, ignore, lambda number, role, place, length: role == "assistant")
+
+
+def _labels_without_end(ids, turns, header, ignore=-100):
+    return _labelled(
+        ids, turns, ignore, lambda number, role, place, length: role == "assistant" and header <= place < length - 1
+    )
+
+
+def _labels_turned(ids, turns, header, ignore=-100):
+    return _labelled(ids, turns, ignore, lambda number, role, place, length: not (role == "assistant" and place >= header))
+
+
+def _nothing_masked(ids, turns, header, ignore=-100):
     return list(ids)
 
 
-def _completion_masked(ids, prompt_length, ignore=-100):
-    return list(ids[:prompt_length]) + [ignore] * (len(ids) - prompt_length)
+def _labels_left_out(ids, turns, header, ignore=-100):
+    return [label for label in conversation_labels(ids, turns, header, ignore) if label != ignore]
 
 
-def _one_too_many(ids, prompt_length, ignore=-100):
-    return [ignore] * (prompt_length + 1) + list(ids[prompt_length + 1 :])
+def _always_minus_100(ids, turns, header, ignore=-100):
+    return conversation_labels(ids, turns, header)
 
 
-def _one_too_few(ids, prompt_length, ignore=-100):
-    return [ignore] * (prompt_length - 1) + list(ids[prompt_length - 1 :])
+def _shifted(ids, turns, header, ignore=-100):
+    return [*conversation_labels(ids, turns, header, ignore)[1:], ignore]
 
 
-def _prompt_dropped(ids, prompt_length, ignore=-100):
-    return list(ids[prompt_length:])
+def lora_slots(ranks, shapes, free, bytes_per_parameter):
+    """Settings of a server that keeps many adapters in memory: how many slots, and for which rank.
 
-
-def _masked_with_zero(ids, prompt_length, ignore=-100):
-    return [0] * prompt_length + list(ids[prompt_length:])
-
-
-def _always_minus_100(ids, prompt_length, ignore=-100):
-    return [-100] * prompt_length + list(ids[prompt_length:])
-
-
-def _shifted(ids, prompt_length, ignore=-100):
-    labels = [ignore] * prompt_length + list(ids[prompt_length:])
-    return [*labels[1:], ignore]
-
-
-def adapter_megabytes(shapes, rank, bytes_per_parameter):
-    """Size of a saved adapter in megabytes (1 MB = 1,000,000 bytes), file header not counted.
+    All slots have the same size: each has room for an adapter of the slots' rank. An adapter fits if its own rank is not
+    higher, and takes a whole slot even if it is lower.
 
     Args:
-        shapes: list of (d_out, d_in), one for each adapted linear layer.
-        rank: r.
+        ranks: the rank of each adapter, in no particular order.
+        shapes: list of (d_out, d_in), one for each adapted linear layer, the same for all adapters.
+        free: bytes of memory that are left for slots; at least one adapter fits.
         bytes_per_parameter: 2 for bfloat16, 4 for float32.
 
     Returns:
-        float.
+        Tuple of two int, (number of slots, rank of the slots), such that as many adapters as possible are in memory at the
+        same time, one in each slot. No slot stays empty, and the rank is the lowest with which this works.
     """
     ### BEGIN SOLUTION
-    parameters = sum(rank * (d_in + d_out) for d_out, d_in in shapes)
-    return parameters * bytes_per_parameter / 1e6
+    rank_bytes = bytes_per_parameter * sum(d_out + d_in for d_out, d_in in shapes)
+    ordered = sorted(ranks)
+    fitting = [number for number, rank in enumerate(ordered, 1) if number * rank * rank_bytes <= free]
+    return len(fitting), ordered[len(fitting) - 1]
     ### END SOLUTION
 
 
-def _size_cases(random):
-    return [(shapes, rank, size) for (shapes, rank), size in zip(_shape_cases(random), (2, 4, 2))]
+def _slot_cases(random):
+    cases = []
+    for kind in range(6):
+        numbers = [int(n) for n in random.integers(3, 8, size=3)]
+        low = int(random.choice([8, 16, 32]))
+        if kind < 2:  # a single adapter of the middle rank fits, and fills the memory to the last byte
+            numbers[1], spare = 1, 0.0
+            kept = numbers[0] + 1
+        elif kind < 4:  # only some of the lowest rank fit
+            kept, spare = numbers[0] - 2 + kind % 2, float(random.uniform(0.2, 0.9))
+        elif kind == 4:  # some of the middle rank fit
+            kept, spare = numbers[0] + 2, float(random.uniform(0.2, 0.9))
+        else:  # all fit
+            kept, spare = sum(numbers), float(random.uniform(0.2, 0.9))
+        ordered = [low * 2**step for step, number in enumerate(numbers) for _ in range(number)]
+        shapes = [(128 * int(random.integers(2, 8)), 128 * int(random.integers(8, 33))) for _ in range(kind % 3 + 1)]
+        size = int(random.choice([2, 4]))
+        free = int((kept + spare) * ordered[kept - 1] * size * sum(map(sum, shapes)))
+        cases.append(([int(rank) for rank in random.permutation(ordered)], shapes, free, size))
+    return cases
 
 
-def _mebibytes(shapes, rank, bytes_per_parameter):
-    return _adapter(shapes, rank) * bytes_per_parameter / 2**20
+def _rank_bytes(shapes, bytes_per_parameter):
+    return bytes_per_parameter * sum(d_out + d_in for d_out, d_in in shapes)
 
 
-def _gigabytes(shapes, rank, bytes_per_parameter):
-    return _adapter(shapes, rank) * bytes_per_parameter / 1e9
+def _filled(ordered, fits):
+    """Adapters taken from the front as long as `fits` says so of those taken, and the highest rank among these."""
+    taken = []
+    while len(taken) < len(ordered) and fits([*taken, ordered[len(taken)]]):
+        taken.append(ordered[len(taken)])
+    return len(taken), max(taken, default=0)
 
 
-def _bits_not_bytes(shapes, rank, bytes_per_parameter):
-    return _adapter(shapes, rank) * bytes_per_parameter / 8e6
+def _slots_for_the_highest(ranks, shapes, free, bytes_per_parameter):
+    return min(len(ranks), free // (max(ranks) * _rank_bytes(shapes, bytes_per_parameter))), max(ranks)
 
 
-def _bytes_forgotten(shapes, rank, bytes_per_parameter):
-    return _adapter(shapes, rank) / 1e6
+def _slots_for_the_lowest(ranks, shapes, free, bytes_per_parameter):
+    return free // (min(ranks) * _rank_bytes(shapes, bytes_per_parameter)), min(ranks)
 
 
-def _always_float32(shapes, rank, bytes_per_parameter):
-    return _adapter(shapes, rank) * 4 / 1e6
+def _slots_of_own_size(ranks, shapes, free, bytes_per_parameter):
+    one = _rank_bytes(shapes, bytes_per_parameter)
+    return _filled(sorted(ranks), lambda taken: sum(taken) * one <= free)
 
 
-def _adapter(shapes, rank):
-    return sum(rank * (d_in + d_out) for d_out, d_in in shapes)
+def _slots_in_the_given_order(ranks, shapes, free, bytes_per_parameter):
+    one = _rank_bytes(shapes, bytes_per_parameter)
+    return _filled(ranks, lambda taken: len(taken) * max(taken) * one <= free)
+
+
+def _slots_with_room_left(ranks, shapes, free, bytes_per_parameter):
+    one = _rank_bytes(shapes, bytes_per_parameter)
+    return _filled(sorted(ranks), lambda taken: len(taken) * max(taken) * one < free)
+
+
+def _slots_in_parameters(ranks, shapes, free, bytes_per_parameter):
+    return lora_slots(ranks, shapes, free, 1)
+
+
+def _slots_of_a_alone(ranks, shapes, free, bytes_per_parameter):
+    return lora_slots(ranks, [(0, d_in) for _, d_in in shapes], free, bytes_per_parameter)
+
+
+def _rank_of_all(ranks, shapes, free, bytes_per_parameter):
+    return lora_slots(ranks, shapes, free, bytes_per_parameter)[0], max(ranks)
 
 
 def answer_loss(logits, labels):
@@ -575,6 +690,7 @@ def answer_loss(logits, labels):
         cases=_loss_cases,
         points=4,
         objectives=(1,),
+        needs=("torch",),
         mistakes=(
             Mistake(_loss_unshifted, "Row i of the logits scores the token at position i + 1. You compare it with token i."),
             Mistake(_loss_softmax_twice, "The softmax is taken twice; log_softmax wants the raw logits."),
@@ -593,6 +709,7 @@ def answer_loss(logits, labels):
         cases=_layer_cases,
         points=4,
         objectives=(3,),
+        needs=("torch",),
         mistakes=(
             Mistake(_no_scaling, "The update is not scaled. LoRA multiplies it by alpha / r, r being the rank."),
             Mistake(_alpha_without_rank, "The update is scaled by alpha; the convention is alpha / r."),
@@ -632,6 +749,7 @@ def answer_loss(logits, labels):
         cases=lambda random: [()],
         points=4,
         objectives=(5,),
+        needs=("torch",),
         mistakes=(
             Mistake(_rate_of_full_fine_tuning, TOO_SMALL),
             Mistake(_rate_far_too_high, TOO_LARGE),
@@ -643,60 +761,75 @@ def answer_loss(logits, labels):
     ),
     Exercise(
         id="lora-5",
-        title="Merging an adapter",
-        statement="Merge an adapter into its base weight, so that inference needs one matrix product.",
-        solution=merged_weight,
-        cases=_merge_cases,
+        title="One adapter for another",
+        statement="A server has an adapter merged into its weights and keeps no copy of the base's. Now it needs another adapter. "
+        "Compute the weight in which the new adapter is merged instead of the old one.",
+        solution=swapped_weight,
+        cases=_swap_cases,
         points=3,
         objectives=(6,),
+        needs=("torch",),
         mistakes=(
-            Mistake(_merge_no_scaling, "The update is not scaled; merge (alpha / r) B A."),
-            Mistake(_merge_alpha_only, "The update is scaled by alpha; the convention is alpha / r."),
-            Mistake(_merge_transposed, "The product is transposed. W has shape (d_out, d_in), as B @ A has."),
-            Mistake(_merge_subtracts, "The update is subtracted; merging adds it (unmerging subtracts)."),
-            Mistake(_update_without_base, "This is the update alone; add it to W."),
-            Mistake(_merged_in_place, "W itself is changed (+= does that): return a new tensor, W + ..., so that the adapter can still be taken off."),
+            Mistake(_swap_old_stays, "The old adapter is still in the weight. Take it off before you put the new one on."),
+            Mistake(_swap_only_unmerged, "This is the base alone: the old adapter is off, and the new one is missing."),
+            Mistake(_swap_old_twice, "The old adapter is now in the weight twice. Merging added its update; taking it off subtracts it."),
+            Mistake(_swap_turned, "The signs are the wrong way round: the old update is subtracted, the new one added."),
+            Mistake(_swap_scaled_as_new, "Both updates are scaled by the new adapter's alpha / r. The old one went in with its own."),
+            Mistake(_swap_scaled_as_old, "Both updates are scaled by the old adapter's alpha / r. The new one has its own."),
+            Mistake(_swap_no_scaling, "The updates are not scaled; each is (alpha / r) B A."),
+            Mistake(_swap_alpha_only, "The updates are scaled by alpha; the convention is alpha / r, each with its own rank."),
+            Mistake(_swap_transposed, "The products are transposed. W has shape (d_out, d_in), as B @ A has."),
+            Mistake(_swap_in_place, "W itself is changed (+= and -= do that): return a new tensor, W - ..., and leave W as it was."),
         ),
-        hint="B @ A has the shape of W. What factor did the forward pass put before it?",
+        hint="What did merging the old adapter add to the base's weight? Take exactly that off; then merge the new one.",
         keeps=("W",),
     ),
     Exercise(
         id="lora-6",
-        title="Loss on the completion only",
-        statement="Build the labels that let only the completion's tokens carry loss.",
-        solution=completion_labels,
+        title="Several replies in one conversation",
+        statement="Section 2 learned from the last answer of a conversation. In a longer one the assistant speaks several times, between messages of the "
+        "user and results of tools, and the model can learn from all of its replies in one step. Build the labels for that.",
+        solution=conversation_labels,
         cases=_label_cases,
         points=3,
         objectives=(1,),
         mistakes=(
-            Mistake(_nothing_masked, "Every token carries loss, the prompt's too: the model would learn to write customers' messages."),
-            Mistake(_completion_masked, "The mask is the wrong way round: prompt tokens are ignored, completion tokens are kept."),
-            Mistake(_one_too_many, "One token too many is masked: the completion's first token must carry loss."),
-            Mistake(_one_too_few, "One token too few is masked: the prompt's last token must not carry loss."),
-            Mistake(_prompt_dropped, "Labels need one entry for each id; masked positions stay, with the value `ignore`."),
-            Mistake(_masked_with_zero, "Masked positions get the value `ignore` (-100); 0 is a token like any other."),
+            Mistake(_labels_of_last_reply, "Only the last reply carries loss. The earlier ones are the assistant's words too."),
+            Mistake(_labels_after_first_prompt, "Everything after the first prompt carries loss, so that the model learns to write the user's next message too."),
+            Mistake(_labels_of_all_but_users, "Turns of the system or of a tool carry loss. The model reads them and never writes them; only the assistant's turns are learned."),
+            Mistake(_labels_with_header, "The assistant's headers carry loss. Each turn's first `header` tokens are written by the program, not by the model."),
+            Mistake(_labels_without_end, "The last token of the assistant's turns is masked: a model that never learns to end its turn does not stop talking."),
+            Mistake(_labels_turned, "The mask is the wrong way round: it hides the replies and keeps the rest."),
+            Mistake(_nothing_masked, "Every token carries loss, so that the model learns to write the users' messages too."),
+            Mistake(_labels_left_out, "Labels need one entry for each id; masked positions stay, with the value `ignore`."),
             Mistake(_always_minus_100, "Masked positions get -100 whatever `ignore` is; it is the argument that says which label is ignored."),
-            Mistake(_shifted, "The labels are shifted by one. Here they stand at their own token; the loss shifts them."),
+            Mistake(_shifted, "The labels are shifted by one. Here each belongs to the token at its own position; the loss shifts them."),
         ),
-        hint="prompt_length times `ignore`, then the ids from prompt_length on, unchanged.",
+        hint="Go through the turns and keep count of where each begins. A turn gives `ignore` for each of its tokens, or, if it is the assistant's, "
+        "`ignore` for its header and then its own ids.",
         tolerance=1e-9,
     ),
     Exercise(
         id="lora-7",
-        title="How big is the file?",
-        statement="Compute the size of a saved adapter in megabytes.",
-        solution=adapter_megabytes,
-        cases=_size_cases,
-        points=2,
-        objectives=(4,),
+        title="Many adapters, one card",
+        statement="Each customer has an adapter, and all of them share a base and a card. vLLM reserves the memory for adapters when it starts: `--max-loras` slots, "
+        "each large enough for rank `--max-lora-rank`. So one adapter of rank 64 makes every slot eight times as large as rank 8 needs, and it may be better "
+        "to leave it out. Choose both settings so that as many adapters as possible are in memory at the same time.",
+        solution=lora_slots,
+        cases=_slot_cases,
+        points=3,
+        objectives=(4, 6),
         mistakes=(
-            Mistake(_mebibytes, "You divided by 2^20, which gives mebibytes; the course's MB is 1,000,000 bytes."),
-            Mistake(_gigabytes, "That is gigabytes; divide by 10^6."),
-            Mistake(_bits_not_bytes, "Divided by 8: the argument is in bytes already."),
-            Mistake(_bytes_forgotten, "That is millions of parameters; multiply by the bytes of each."),
-            Mistake(_always_float32, "You assumed 4 bytes a parameter; use bytes_per_parameter."),
+            Mistake(_slots_for_the_highest, "Your slots have room for the highest rank of all. Leave the largest adapters out, and more of the others fit."),
+            Mistake(_slots_for_the_lowest, "Your slots have room for the lowest rank alone. Adapters of a higher rank don't fit into them, and some slots may stay empty."),
+            Mistake(_slots_of_own_size, "You gave each adapter the memory that its own rank needs. All slots are as large as that of the highest rank among those kept."),
+            Mistake(_slots_in_the_given_order, "You took the adapters in the order of the list. Those of the lowest rank need the smallest slots: take them first."),
+            Mistake(_slots_with_room_left, "Slots that take exactly the free bytes fit as well: at most `free`, not less."),
+            Mistake(_slots_in_parameters, "You compared numbers of parameters with bytes; each parameter takes bytes_per_parameter."),
+            Mistake(_slots_of_a_alone, "You counted A alone; each rank also adds d_out parameters of B."),
+            Mistake(_rank_of_all, "The number of slots is right. Their rank is the highest among the adapters that are kept, not among all."),
         ),
-        hint="Parameters (as in lora-3) times bytes_per_parameter, divided by 1e6.",
+        hint="Sort the ranks. How many bytes do slots for the first adapter take, for the first two, for the first three? (A rank of 1 costs what lora-3 counts.)",
     ),
     Exercise(
         id="lora-8",

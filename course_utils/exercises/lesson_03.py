@@ -450,6 +450,7 @@ EXERCISES = (
         cases=_block_cases,
         points=4,
         objectives=(2,),
+        needs=("numpy", "torch"),
         mistakes=(
             Mistake(_largest_without_sign, "The scale is the largest weight; it must be the largest absolute value, so that a large negative weight fits too."),
             Mistake(_not_scaled, "The weights are compared with the values before they are divided by the scale; the values cover -1 to 1."),
@@ -489,6 +490,7 @@ EXERCISES = (
         cases=_packed_cases,
         points=3,
         objectives=(2,),
+        needs=("numpy", "torch"),
         mistakes=(
             Mistake(_low_first, "The two codes of a byte are the wrong way round: the first weight is in the high four bits, `byte >> 4`."),
             Mistake(_halves_apart, "All high halves come first here, then all low ones; the two codes of a byte are neighbours."),
@@ -519,6 +521,7 @@ def relative_error(weights, values, block):
         cases=_error_cases,
         points=4,
         objectives=(2,),
+        needs=("numpy", "torch"),
         mistakes=(
             Mistake(_error_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
             Mistake(_error_one_scale, "All weights share one scale. Each block of `block` weights has its own."),

@@ -139,7 +139,7 @@ def advantages(rewards, values, last_value, gamma, gae_lambda):
     Args:
         rewards: list of floats, one for each token.
         values: list of floats, the value of the state before each token.
-        last_value: value of the state after the last token: 0 for an answer that came to its end, what the value head
+        last_value: value of the state after the last token: 0 for an answer that came to its end, what the value model
             expects for one that was cut off.
         gamma: discount of what comes a token later.
         gae_lambda: lambda of the estimate, from 0 (one-step errors) to 1.
@@ -160,8 +160,8 @@ def advantages(rewards, values, last_value, gamma, gae_lambda):
 def _answer_cases(random):
     return [
         (
-            random.normal(size=n).tolist(),
-            random.normal(size=n).tolist(),
+            [float(x) for x in random.normal(size=n)],
+            [float(x) for x in random.normal(size=n)],
             float(random.uniform(1, 2)),
             float(random.uniform(0.8, 0.95)),
             float(random.uniform(0.6, 0.9)),
@@ -392,7 +392,8 @@ def _length_rule_cases(random):
     while len(cases) < 4:
         n = int(random.integers(9, 15))
         chosen = [int(x) for x in random.integers(22, 40, size=n)]
-        rejected = [int(x) for x in random.choice([12, 14, 17, 33, 45, 52], size=n) + random.integers(0, 4, size=n)]
+        rejected = random.choice([12, 14, 17, 33, 45, 52], size=n)
+        rejected = [int(x) + int(y) for x, y in zip(rejected, random.integers(0, 4, size=n))]
         rejected[0] = chosen[0]  # of equal length
         answers = [length_shortcut(chosen, rejected), *(m(chosen, rejected) for m in _LENGTH_MISTAKES)]
         if len({(number, round(share, 6)) for number, share in answers}) == len(answers):
@@ -642,6 +643,7 @@ def log_probabilities_of_batch(logits, tokens, mask):
         cases=_logit_cases,
         points=4,
         objectives=(2,),
+        needs=("torch",),
         mistakes=(
             Mistake(_log_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
             Mistake(_log_not_shifted, "The sum is right. The scores at a position are about the next token, though: shift."),
@@ -663,6 +665,7 @@ def log_probabilities_of_batch(logits, tokens, mask):
         cases=_log_probability_cases,
         points=4,
         objectives=(2,),
+        needs=("torch",),
         mistakes=(
             Mistake(_no_reference, "The reference is missing: what counts is how far each reply's log-probability moved from the reference's."),
             Mistake(_wrong_way_round, "The margin is the wrong way round: chosen less rejected, so that the loss falls when chosen gains. (Or `doubt` and 1 - `doubt` are swapped, which gives the same numbers.)"),
@@ -671,7 +674,7 @@ def log_probabilities_of_batch(logits, tokens, mask):
             Mistake(_beta_outside, "beta belongs inside the sigmoid, where it scales the margin, not before the loss."),
             Mistake(_no_minus, "The sign is missing: logsigmoid is to rise, so the loss is its negative."),
         ),
-        hint="margin = beta times the difference of two log-ratios, policy less reference. Turned round, it is -margin.",
+        hint="margin = beta times the difference of two gains, and a gain is policy less reference. Turned round, it is -margin.",
     ),
     Exercise(
         id="align-3",
@@ -693,6 +696,7 @@ def losses_of_a_run(chosen, rejected, beta):
         cases=_run_cases,
         points=3,
         objectives=(2, 3),
+        needs=("torch",),
         mistakes=(
             Mistake(_run_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
             Mistake(_run_moving, "The reference still moves: it is the policy as it was before training, at every step."),
@@ -712,6 +716,7 @@ def losses_of_a_run(chosen, rejected, beta):
         cases=_token_cases,
         points=3,
         objectives=(6,),
+        needs=("torch",),
         mistakes=(
             Mistake(_summed_logs, "The log-probabilities are summed: the longer reply would lose for its length. Take their mean, the log of the geometric mean."),
             Mistake(_ratio_of_probabilities, "This is the ratio of probabilities; odds are p / (1 - p), so log(1 - p) has to come off."),
@@ -751,6 +756,7 @@ def losses_of_a_run(chosen, rejected, beta):
         cases=_group_cases,
         points=3,
         objectives=(5,),
+        needs=("torch",),
         mistakes=(
             Mistake(_group_whole_batch, "Mean and spread are those of the whole batch; an answer is compared with the other answers to its own message."),
             Mistake(_group_population, "The spread divides by n. The sample standard deviation, torch's default, divides by n - 1."),
@@ -793,6 +799,7 @@ def losses_of_a_run(chosen, rejected, beta):
         cases=lambda random: [()],
         points=4,
         objectives=(3, 6),
+        needs=("torch",),
         mistakes=(
             Mistake(_settings_too_far, OVER),
             Mistake(_settings_timid, TIMID),

@@ -805,8 +805,9 @@ def _mark_cases(random):
     cases = []
     while len(cases) < 7:
         n = int(random.integers(20, 60))
-        mine = [bool(m) for m in random.random(n) < random.uniform(0.55, 0.8)]
-        other = [bool(o) if random.random() < 0.3 else m for m, o in zip(mine, random.random(n) < 0.4)]
+        drawn, share = random.random(n), random.uniform(0.55, 0.8)
+        mine = [bool(x < share) for x in drawn]
+        other = [bool(x < 0.4) if random.random() < 0.3 else m for m, x in zip(mine, random.random(n))]
         values = [f(mine, other) for f in (kappa, *_WRONG_KAPPAS)]
         if all(abs(values[0] - value) > 1e-3 for value in values[1:]):
             cases.append((mine, other))
@@ -977,6 +978,7 @@ def accused_rows(given, probabilities):
         cases=_accusing_cases,
         points=4,
         objectives=(6,),
+        needs=("numpy",),
         mistakes=(
             Mistake(_accused_as_written, "These are the values of the function as it was given; nothing is repaired yet."),
             Mistake(_threshold_over_all, "A label's threshold is a mean over the rows that *have* this label. Yours is one over all rows."),
@@ -993,7 +995,7 @@ def accused_rows(given, probabilities):
         id="data-7",
         title="Challenge: rows worth learning from",
         statement=f"Here is the export once more, as pairs of message and answer. Choose the rows from which a small classifier should learn the "
-        f"category. It is really trained on them, in a few seconds, and then asked about a thousand messages, nearly half of which are in the export with an answer that nobody filled in. At most "
+        f"category. It is really trained on them, in a few seconds, and then asked about a thousand messages. (Nearly half of these messages are in the export, but under a form that the agent left empty: such a row has the message without its right category.) At most "
         f"{100 * CHALLENGE_BAR:.0f} % wrong categories earn all points, {100 * CHALLENGE_HALF:.0f} % half of them; with every record as it came it is "
         "more than half. Write the rules yourself, with Python's own means. (Some of the thousand are in the course's data folder; read "
         "the export instead.)",
@@ -1001,6 +1003,7 @@ def accused_rows(given, probabilities):
         cases=lambda random: [([list(row) for row in _challenge_rows()],)],
         points=5,
         objectives=(2, 8),
+        needs=("numpy", "sklearn"),
         mistakes=(
             Mistake(_every_record, SHARED),
             Mistake(_without_shared, FOREIGN),

@@ -10,397 +10,6 @@ from typing import Any
 from course_utils import costs
 from course_utils.exercises.comparing import plain_number
 from course_utils.exercises.definitions import Challenge, Exercise, Mistake
-from course_utils.exercises.quizzes import Question
-
-WAITING = ("validating_files", "queued", "running", "paused")
-
-
-def polls_until_over(statuses):
-    """How often must you ask until a job is over?
-
-    Args:
-        statuses: what a job's status was, poll after poll. It waits or works while it is "validating_files", "queued",
-            "running" or "paused"; anything else is its end, also a word that you have never seen.
-
-    Returns:
-        (number of polls up to and with the first end, that status); (number of all polls, None) if it is not over.
-    """
-    ### BEGIN SOLUTION
-    for number, status in enumerate(statuses, 1):
-        if status not in ("validating_files", "queued", "running", "paused"):
-            return number, status
-    return len(statuses), None
-    ### END SOLUTION
-
-
-def _status_cases(random):
-    ends = ["succeeded", "failed", "cancelled", "expired", "blocked_by_policy"]
-
-    def work(paused):
-        polls = [*["validating_files"] * int(random.integers(1, 5)), *["queued"] * int(random.integers(1, 9))]
-        polls += ["running"] * int(random.integers(2, 60))
-        if paused:
-            polls.insert(int(random.integers(len(polls) // 2, len(polls))), "paused")
-        return polls
-
-    def after():  # statuses reported after the end
-        return [ends[int(index)] for index in random.integers(len(ends), size=int(random.integers(1, 5)))]
-
-    cases = [([*work(random.random() < 0.5), end, *after()],) for end in [*ends, "succeeded", "succeeded", *ends[1:]]]
-    cases += [([*work(True), "succeeded"],), (work(False),), (work(True),)]
-    word = "".join(random.choice(list("abcdefghij"), size=6))
-    return [*cases, (["failed", *after()],), ([*work(False), f"ended_{word}", *after()],)]
-
-
-def _polls(ends=None, waits=WAITING, first=1, on_none=None):
-    def polls(statuses):
-        for number, status in enumerate(statuses, first):
-            if (status in ends) if ends else (status not in waits):
-                return number, status
-        return len(statuses), on_none(statuses) if on_none else None
-
-    return polls
-
-
-_only_success = _polls(ends=("succeeded",))
-_known_ends = _polls(ends=("succeeded", "failed", "cancelled"))
-_pause_ends = _polls(waits=("validating_files", "queued", "running"))
-_from_zero = _polls(first=0)
-_last_as_end = _polls(on_none=lambda statuses: statuses[-1])
-
-
-def job_cost(train_tokens, validation_tokens, epochs, price):
-    """What does a job cost?
-
-    Args:
-        train_tokens, validation_tokens: tokens of the two files.
-        epochs: passes over the training file.
-        price: US dollars for a million tokens trained on; validation is free.
-
-    Returns:
-        US dollars.
-    """
-    ### BEGIN SOLUTION
-    return train_tokens * epochs * price / 1e6
-    ### END SOLUTION
-
-
-def _cost_cases(random):
-    return [
-        (int(random.integers(10_000, 900_000)), int(random.integers(1000, 90_000)), int(random.integers(2, 9)), float(price))
-        for price in (3.0, 5.0, 25.0)
-    ]
-
-
-def _once(train, validation, epochs, price):
-    return train * price / 1e6
-
-
-def _validation_too(train, validation, epochs, price):
-    return (train + validation) * epochs * price / 1e6
-
-
-def _per_thousand(train, validation, epochs, price):
-    return train * epochs * price / 1e3
-
-
-def _less_validation(train, validation, epochs, price):
-    return (train - validation) * epochs * price / 1e6
-
-
-def best_checkpoint(checkpoints):
-    """Which checkpoint do you deploy?
-
-    Args:
-        checkpoints: dictionaries with "name", "step" and "train_loss", and most with "full_valid_loss": one that was not
-            validated lacks it, or has None there.
-
-    Returns:
-        The name of the one with the lowest full validation loss, the earliest of equals; None if none was validated.
-    """
-    ### BEGIN SOLUTION
-    validated = [c for c in checkpoints if c.get("full_valid_loss") is not None]
-    if not validated:
-        return None
-    return min(validated, key=lambda c: (c["full_valid_loss"], c["step"]))["name"]
-    ### END SOLUTION
-
-
-def _checkpoint_cases(random):
-    def case(losses):
-        steps = [10 * (i + 1 + int(random.integers(3))) for i in range(0, 4 * len(losses), 4)]
-        rows = []
-        for step, loss in zip(steps, losses):
-            row = {"name": f"ckpt-step-{step}-{int(random.integers(100, 999))}", "step": step}
-            row["train_loss"] = 1 / step + 0.001 * float(random.random())
-            if loss != "none":
-                row["full_valid_loss"] = loss
-            rows.append(row)
-        return (rows[::-1],)  # newest first, as the API lists them
-
-    def losses(lows, missing=(), last=False):
-        """Losses of three to seven checkpoints; the lowest is not the last one, or with `last` it is."""
-        low, number = 0.3 + 0.1 * float(random.random()), int(random.integers(3 + len(missing), 8))
-        values = [low + 0.1 + 0.4 * float(random.random()) for _ in range(number)]
-        indexes = [int(index) for index in random.permutation(number - 1)]
-        for index in [number - 1] if last else indexes[:lows]:
-            values[index] = low
-        for index, missing_value in zip([*indexes[lows:-1], number - 1] if not last else indexes, missing):
-            values[index] = missing_value
-        return values
-
-    cases = [case(losses(1)) for _ in range(3)] + [case(losses(2)) for _ in range(3)]
-    cases += [case(losses(1, missing)) for missing in (("none",), (None,), ("none", None), (None, "none"))]
-    cases += [case([*losses(1)[:-1], "none"]), case(losses(1, last=True)), case(losses(1, ("none",), last=True))]
-    perfect = losses(1)  # a loss of 0 was measured
-    perfect[perfect.index(min(perfect))] = 0.0
-    return [*cases, case(perfect), case(["none", None])]
-
-
-def _pick(key, keep=lambda c: c.get("full_valid_loss") is not None, lowest=True):
-    def pick(checkpoints):
-        candidates = [c for c in checkpoints if keep(c)]
-        return (min if lowest else max)(candidates, key=key)["name"] if candidates else None
-
-    return pick
-
-
-_newest = _pick(lambda c: -c["step"])
-_lowest_training = _pick(lambda c: c["train_loss"], keep=lambda c: True)
-_highest = _pick(lambda c: (c["full_valid_loss"], -c["step"]), lowest=False)
-_missing_is_zero = _pick(lambda c: (c.get("full_valid_loss") or 0, c["step"]), keep=lambda c: True)
-_zero_is_missing = _pick(lambda c: (c["full_valid_loss"], c["step"]), keep=lambda c: c.get("full_valid_loss"))
-_latest_of_equals = _pick(lambda c: (c["full_valid_loss"], -c["step"]))
-
-
-def result_rows(data):
-    """Read a result file, whichever host wrote it.
-
-    Args:
-        data: bytes: the CSV itself, or base64 of it. It has a header with at least step, train_loss and valid_loss, in any
-            order. valid_loss is empty where it was not measured; step and train_loss never are.
-
-    Returns:
-        List of (step, train_loss, valid_loss) as int, float, and float or None.
-    """
-    ### BEGIN SOLUTION
-    import csv
-    import io
-    from base64 import b64decode
-
-    if b"," not in data:  # base64 has no commas
-        data = b64decode(data)
-    rows = csv.DictReader(io.StringIO(data.decode("utf-8")))
-    return [
-        (int(row["step"]), float(row["train_loss"]), float(row["valid_loss"]) if row["valid_loss"] else None) for row in rows
-    ]
-    ### END SOLUTION
-
-
-def _result_cases(random):
-    cases = []
-    for coded in (True, False):
-        for columns in (("step", "train_loss", "train_accuracy", "valid_loss"), ("valid_loss", "step", "train_loss")):
-            lines = [",".join(columns)]
-            for step in range(1, int(random.integers(4, 7))):
-                row = {"step": step, "train_loss": f"{2 / step + random.random():.5f}", "train_accuracy": "0.5"}
-                row["valid_loss"] = f"{2 / step:.5f}" if step % 2 == 0 else ""
-                lines.append(",".join(str(row[name]) for name in columns))
-            data = ("\n".join(lines) + "\n").encode()
-            cases.append((base64.b64encode(data) if coded else data,))
-    return cases
-
-
-def _read(decode=True, empty=None, skip=False, by_position=False):
-    def read(data):
-        import csv
-        import io
-
-        if decode and b"," not in data:
-            data = base64.b64decode(data)
-        lines = list(csv.reader(io.StringIO(data.decode())))
-        header = lines[0] if not by_position else ["step", "train_loss", "train_accuracy", "valid_loss"][: len(lines[0])]
-        rows = [dict(zip(header, line)) for line in lines[1:]]
-        result = []
-        for row in rows:
-            text = row.get("valid_loss", "")
-            if text == "" and skip:
-                continue
-            train = row["train_loss"]
-            result.append((int(row["step"]), float(train) if train else empty, float(text) if text else empty))
-        return result
-
-    return read
-
-
-_never_decoded = _read(decode=False)
-_empty_is_zero = _read(empty=0.0)
-_rows_dropped = _read(skip=True)
-_columns_by_place = _read(by_position=True)
-
-
-def model_parts(name):
-    """What does a fine-tuned model's name say?
-
-    Args:
-        name: "ft:BASE:ORGANISATION:SUFFIX:ID", and for a checkpoint ":ckpt-step-N" after it. The suffix may be empty.
-
-    Returns:
-        (base, suffix, step): the suffix "" if there is none, the step an int, or None for the finished model.
-    """
-    ### BEGIN SOLUTION
-    parts = name.split(":")
-    step = int(parts[5].rpartition("-")[2]) if len(parts) > 5 else None
-    return parts[1], parts[3], step
-    ### END SOLUTION
-
-
-def _name_cases(random):
-    def letters():
-        return "".join(random.choice(list("abcdefgh23456789"), size=8))
-
-    base, suffix = "smollm2-135m-instruct", f"triage-{letters()}"
-    return [
-        (f"ft:{base}:local:{suffix}:{letters()}",),
-        (f"ft:gpt-4.1-mini-2025-04-14:acme::{letters()}",),
-        (f"ft:{base}:local:{suffix}:{letters()}:ckpt-step-{int(random.integers(10, 99_999))}",),
-        (f"ft:{base}:local::{letters()}:ckpt-step-{int(random.integers(10, 99_999))}",),
-    ]
-
-
-def _empty_dropped(name):
-    parts = [part for part in name.split(":") if part]
-    checkpoint = parts[-1].startswith("ckpt")
-    return parts[1], parts[3], int(parts[-1].rpartition("-")[2]) if checkpoint else None
-
-
-def _step_as_text(name):
-    parts = name.split(":")
-    return parts[1], parts[3], parts[5].rpartition("-")[2] if len(parts) > 5 else None
-
-
-def _from_the_end(name):
-    parts = name.split(":")
-    return parts[1], parts[-2], int(parts[5].rpartition("-")[2]) if len(parts) > 5 else None
-
-
-def _organisation(name):
-    parts = name.split(":")
-    return parts[1], parts[2], int(parts[5].rpartition("-")[2]) if len(parts) > 5 else None
-
-
-EXERCISES = (
-    Exercise(
-        id="api-1",
-        title="Wait for a job",
-        statement="The official client has no function that waits for a job. A loop that waits for `succeeded` waits for ever when the job fails, and hosts have ends of their own. Write the test that such a loop needs.",
-        solution=polls_until_over,
-        cases=_status_cases,
-        points=2,
-        objectives=(1,),
-        mistakes=(
-            Mistake(
-                _only_success,
-                "Only `succeeded` ends your loop: a job that fails or is cancelled would be waited for until the end of time.",
-            ),
-            Mistake(
-                _known_ends,
-                "An end that you don't know is an end too: list the states in which a job still waits or works, and stop at anything else.",
-            ),
-            Mistake(_pause_ends, "A paused job is not over; it goes on when it is resumed."),
-            Mistake(_from_zero, "Polls are counted from 1: the first answer took one poll."),
-            Mistake(_last_as_end, "While the job is not over there is no end to report: the second value is None then."),
-        ),
-        hint="Loop with `enumerate(statuses, 1)` and return as soon as a status is *not* one of the four.",
-    ),
-    Exercise(
-        id="api-2",
-        title="What a job costs",
-        statement="Hosts charge for each token that is trained on.",
-        solution=job_cost,
-        cases=_cost_cases,
-        points=1,
-        objectives=(3,),
-        mistakes=(
-            Mistake(_once, "Every epoch is paid: the file's tokens count once for each pass."),
-            Mistake(_validation_too, "Tokens of the validation file are free."),
-            Mistake(_per_thousand, "The price is for a million tokens."),
-            Mistake(_less_validation, "The two files are apart: nothing is taken off the training file."),
-        ),
-        hint="tokens trained on = tokens of the training file × epochs.",
-    ),
-    Exercise(
-        id="api-3",
-        title="Choose a checkpoint",
-        statement="A job leaves its last three checkpoints, and each is a model. The last is not always the best.",
-        solution=best_checkpoint,
-        cases=_checkpoint_cases,
-        points=2,
-        objectives=(2,),
-        mistakes=(
-            Mistake(
-                _newest,
-                "You take the last one. After the validation loss has turned, more epochs no longer pay; the last one is not the one to take unseen.",
-            ),
-            Mistake(
-                _lowest_training,
-                "Training loss falls as long as you train; it does not say what the model does on messages it has not seen.",
-            ),
-            Mistake(_highest, "Of losses the lowest is the best."),
-            Mistake(_missing_is_zero, "A loss that was not measured is not zero: leave such checkpoints out."),
-            Mistake(
-                _zero_is_missing,
-                "A loss of 0.0 was measured, and is the lowest there is; only a missing one, or None, is left out.",
-            ),
-            Mistake(_latest_of_equals, "Of equals take the earliest: it has moved least from the base."),
-        ),
-        hint="Leave out what has no `full_valid_loss`, then `min(..., key=...)` with a pair of loss and step.",
-    ),
-    Exercise(
-        id="api-4",
-        title="Read a result file",
-        statement="OpenAI's result files were base64 of the CSV, Azure's are the CSV itself, with other columns. Read both.",
-        solution=result_rows,
-        cases=_result_cases,
-        points=2,
-        objectives=(2,),
-        mistakes=(
-            Mistake(
-                _never_decoded,
-                "Some hosts send base64 of the CSV. A CSV with several columns has commas, base64 has none: that tells them apart.",
-            ),
-            Mistake(_empty_is_zero, "An empty valid_loss was not measured: None, not zero, which would be a perfect loss."),
-            Mistake(_rows_dropped, "A step without a validation loss still has a training loss: keep its row."),
-            Mistake(_columns_by_place, "Columns stand in another order with another host: find them by the header's names."),
-        ),
-        hint="`csv.DictReader` finds columns by name; `base64.b64decode` first if there is no comma in the bytes.",
-    ),
-    Exercise(
-        id="api-5",
-        title="Read a model's name",
-        statement="The name of a fine-tuned model tells its base, who made it, and for checkpoints the step.",
-        solution=model_parts,
-        cases=_name_cases,
-        points=1,
-        objectives=(1,),
-        mistakes=(
-            Mistake(
-                _empty_dropped,
-                "An empty suffix still has its place between two colons: `split(':')` keeps it, and so must you.",
-            ),
-            Mistake(_step_as_text, "The step is a number: `int(...)`."),
-            Mistake(
-                _from_the_end,
-                "A checkpoint's name has one part more, so places counted from the end move: count from the front.",
-            ),
-            Mistake(_organisation, "The third part is the organisation; the suffix is the fourth."),
-        ),
-        hint="`name.split(':')` gives five parts, or six for a checkpoint.",
-    ),
-)
-
-
-# -- the second edition: NEXT takes EXERCISES' place when the lesson does, NEXT_QUIZ that of QUIZZES["06"] -------------------
 
 
 def new_messages(polls):
@@ -562,6 +171,137 @@ def _in_place(messages, thumbs):
     return messages if any(message.get("weight") for message in messages) else None
 
 
+def best_checkpoint(checkpoints):
+    """Which checkpoint do you deploy?
+
+    Args:
+        checkpoints: dictionaries with "name", "step" and "train_loss", and most with "full_valid_loss": one that was not
+            validated lacks it, or has None there.
+
+    Returns:
+        The name of the one with the lowest full validation loss, the earliest of equals; None if none was validated.
+    """
+    ### BEGIN SOLUTION
+    validated = [c for c in checkpoints if c.get("full_valid_loss") is not None]
+    if not validated:
+        return None
+    return min(validated, key=lambda c: (c["full_valid_loss"], c["step"]))["name"]
+    ### END SOLUTION
+
+
+def _checkpoint_cases(random):
+    def case(losses):
+        steps = [10 * (i + 1 + int(random.integers(3))) for i in range(0, 4 * len(losses), 4)]
+        rows = []
+        for step, loss in zip(steps, losses):
+            row = {"name": f"ckpt-step-{step}-{int(random.integers(100, 999))}", "step": step}
+            row["train_loss"] = 1 / step + 0.001 * float(random.random())
+            if loss != "none":
+                row["full_valid_loss"] = loss
+            rows.append(row)
+        return (rows[::-1],)  # newest first, as the API lists them
+
+    def losses(lows, missing=(), last=False):
+        """Losses of three to seven checkpoints; the lowest is not the last one, or with `last` it is."""
+        low, number = 0.3 + 0.1 * float(random.random()), int(random.integers(3 + len(missing), 8))
+        values = [low + 0.1 + 0.4 * float(random.random()) for _ in range(number)]
+        indexes = [int(index) for index in random.permutation(number - 1)]
+        for index in [number - 1] if last else indexes[:lows]:
+            values[index] = low
+        for index, missing_value in zip([*indexes[lows:-1], number - 1] if not last else indexes, missing):
+            values[index] = missing_value
+        return values
+
+    cases = [case(losses(1)) for _ in range(3)] + [case(losses(2)) for _ in range(3)]
+    cases += [case(losses(1, missing)) for missing in (("none",), (None,), ("none", None), (None, "none"))]
+    cases += [case([*losses(1)[:-1], "none"]), case(losses(1, last=True)), case(losses(1, ("none",), last=True))]
+    perfect = losses(1)  # a loss of 0 was measured
+    perfect[perfect.index(min(perfect))] = 0.0
+    return [*cases, case(perfect), case(["none", None])]
+
+
+def _pick(key, keep=lambda c: c.get("full_valid_loss") is not None, lowest=True):
+    def pick(checkpoints):
+        candidates = [c for c in checkpoints if keep(c)]
+        return (min if lowest else max)(candidates, key=key)["name"] if candidates else None
+
+    return pick
+
+
+_newest = _pick(lambda c: -c["step"])
+_lowest_training = _pick(lambda c: c["train_loss"], keep=lambda c: True)
+_highest = _pick(lambda c: (c["full_valid_loss"], -c["step"]), lowest=False)
+_missing_is_zero = _pick(lambda c: (c.get("full_valid_loss") or 0, c["step"]), keep=lambda c: True)
+_zero_is_missing = _pick(lambda c: (c["full_valid_loss"], c["step"]), keep=lambda c: c.get("full_valid_loss"))
+_latest_of_equals = _pick(lambda c: (c["full_valid_loss"], -c["step"]))
+
+
+def result_rows(data):
+    """Read a result file, whichever host wrote it.
+
+    Args:
+        data: bytes: the CSV itself, or base64 of it. It has a header with at least step, train_loss and valid_loss, in any
+            order. valid_loss is empty where it was not measured; step and train_loss never are.
+
+    Returns:
+        List of (step, train_loss, valid_loss) as int, float, and float or None.
+    """
+    ### BEGIN SOLUTION
+    import csv
+    import io
+    from base64 import b64decode
+
+    if b"," not in data:  # base64 has no commas
+        data = b64decode(data)
+    rows = csv.DictReader(io.StringIO(data.decode("utf-8")))
+    return [
+        (int(row["step"]), float(row["train_loss"]), float(row["valid_loss"]) if row["valid_loss"] else None) for row in rows
+    ]
+    ### END SOLUTION
+
+
+def _result_cases(random):
+    cases = []
+    for coded in (True, False):
+        for columns in (("step", "train_loss", "train_accuracy", "valid_loss"), ("valid_loss", "step", "train_loss")):
+            lines = [",".join(columns)]
+            for step in range(1, int(random.integers(4, 7))):
+                row = {"step": step, "train_loss": f"{2 / step + random.random():.5f}", "train_accuracy": "0.5"}
+                row["valid_loss"] = f"{2 / step:.5f}" if step % 2 == 0 else ""
+                lines.append(",".join(str(row[name]) for name in columns))
+            data = ("\n".join(lines) + "\n").encode()
+            cases.append((base64.b64encode(data) if coded else data,))
+    return cases
+
+
+def _read(decode=True, empty=None, skip=False, by_position=False):
+    def read(data):
+        import csv
+        import io
+
+        if decode and b"," not in data:
+            data = base64.b64decode(data)
+        lines = list(csv.reader(io.StringIO(data.decode())))
+        header = lines[0] if not by_position else ["step", "train_loss", "train_accuracy", "valid_loss"][: len(lines[0])]
+        rows = [dict(zip(header, line)) for line in lines[1:]]
+        result = []
+        for row in rows:
+            text = row.get("valid_loss", "")
+            if text == "" and skip:
+                continue
+            train = row["train_loss"]
+            result.append((int(row["step"]), float(train) if train else empty, float(text) if text else empty))
+        return result
+
+    return read
+
+
+_never_decoded = _read(decode=False)
+_empty_is_zero = _read(empty=0.0)
+_rows_dropped = _read(skip=True)
+_columns_by_place = _read(by_position=True)
+
+
 def preference_rows(logs):
     """Pairs for DPO from what people preferred.
 
@@ -573,20 +313,18 @@ def preference_rows(logs):
         For each log whose most and least voted answers differ in votes, a row as the API takes it: "input" with its
         "messages", "preferred_output" and "non_preferred_output", each a list of one assistant message.
     """
+
     ### BEGIN SOLUTION
+    def output(answer):
+        return [{"role": "assistant", "content": answer["text"]}]
+
     pairs = []
     for entry in logs:
         best = max(entry["shown"], key=lambda answer: answer["votes"])
         worst = min(entry["shown"], key=lambda answer: answer["votes"])
-        if best["votes"] == worst["votes"]:
-            continue
-        pairs.append(
-            {
-                "input": {"messages": entry["messages"]},
-                "preferred_output": [{"role": "assistant", "content": best["text"]}],
-                "non_preferred_output": [{"role": "assistant", "content": worst["text"]}],
-            }
-        )
+        if best["votes"] > worst["votes"]:
+            outputs = {"preferred_output": output(best), "non_preferred_output": output(worst)}
+            pairs.append({"input": {"messages": entry["messages"]}, **outputs})
     return pairs
     ### END SOLUTION
 
@@ -728,6 +466,45 @@ _turned_shares = _graded(category=0.3, escalation=0.5)
 _case_forgiven = _graded(same=lambda a, b: str(a).lower() == str(b).lower())
 
 
+def job_cost(train_tokens, validation_tokens, epochs, price):
+    """What does a job cost?
+
+    Args:
+        train_tokens, validation_tokens: tokens of the two files.
+        epochs: passes over the training file.
+        price: US dollars for a million tokens trained on; validation is free.
+
+    Returns:
+        US dollars.
+    """
+    ### BEGIN SOLUTION
+    return train_tokens * epochs * price / 1e6
+    ### END SOLUTION
+
+
+def _cost_cases(random):
+    return [
+        (int(random.integers(10_000, 900_000)), int(random.integers(1000, 90_000)), int(random.integers(2, 9)), float(price))
+        for price in (3.0, 5.0, 25.0)
+    ]
+
+
+def _once(train, validation, epochs, price):
+    return train * price / 1e6
+
+
+def _validation_too(train, validation, epochs, price):
+    return (train + validation) * epochs * price / 1e6
+
+
+def _per_thousand(train, validation, epochs, price):
+    return train * epochs * price / 1e3
+
+
+def _less_validation(train, validation, epochs, price):
+    return (train - validation) * epochs * price / 1e6
+
+
 def requests_until_paid(training, short, long, answer, tuned, untuned):
     """After how many requests has a fine-tuned model paid for its training?
 
@@ -744,17 +521,17 @@ def requests_until_paid(training, short, long, answer, tuned, untuned):
     ### BEGIN SOLUTION
     import math
 
-    dear = (long * untuned[0] + answer * untuned[1]) / 1e6
-    cheap = (short * tuned[0] + answer * tuned[1]) / 1e6
-    if cheap >= dear:
+    prompted = (long * untuned[0] + answer * untuned[1]) / 1e6
+    tuned_request = (short * tuned[0] + answer * tuned[1]) / 1e6
+    if tuned_request >= prompted:
         return None
-    return math.floor(training / (dear - cheap)) + 1
+    return math.floor(training / (prompted - tuned_request)) + 1
     ### END SOLUTION
 
 
 def _paid_cases(random):
     cases = []
-    while len(cases) < 9:
+    while len(cases) < 13:
         short, answer = int(random.integers(30, 120)), int(random.integers(10, 90))
         untuned = (round(float(random.uniform(0.1, 0.6)), 2), round(float(random.uniform(0.8, 2.5)), 2))
         tuned = (round(2 * untuned[0], 2), round(2 * untuned[1], 2))
@@ -762,11 +539,12 @@ def _paid_cases(random):
         saved = (long * untuned[0] + answer * untuned[1] - short * tuned[0] - answer * tuned[1]) / 1e6
         training = round(float(random.uniform(0.2, 9)), 3)
         apart = [abs(training / saved - f) for f in (round(training / saved),)] if saved > 0 else [1.0]
-        if (saved < -5e-6 or saved > 2e-5) and min(apart) > 1e-3 and (saved > 0 or sum(c[2] < 400 for c in cases) < 3):
+        if (saved < -5e-6 or saved > 2e-5) and min(apart) > 1e-3 and (saved > 0 or sum(c[2] < 400 for c in cases) < 2):
             cases.append((training, short, long, answer, tuned, untuned))
-    # Long answers at the tuned price: no prompt that is saved makes up for them.
-    return [*cases, (1.5, 60, int(random.integers(300, 400)), 400, (0.8, 3.2), (0.4, 1.6)),
-            (2.5, 60, int(random.integers(300, 400)), 300, (0.3, 1.2), (0.15, 0.6))]  # fmt: skip
+    # Long answers at the tuned price: no prompt that is saved makes up for them. And two requests that cost the same.
+    short, answer = int(random.integers(30, 120)), int(random.integers(10, 60))
+    even = (round(float(random.uniform(1, 3)), 2), short, 2 * short + 4 * answer, answer, (1.0, 4.0), (0.5, 2.0))
+    return [*cases, (1.5, 60, int(random.integers(300, 400)), 400, (0.8, 3.2), (0.4, 1.6)), even]
 
 
 def _paid(scale=1e6, answers=True, own_prices=True, never=True, training=True, add=1):
@@ -851,6 +629,8 @@ def _run_dollar(value: Any) -> float:
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 3:
         raise ValueError("Return three things: the model's name, the number of epochs, and a list of row numbers.")
     model, epochs, numbers = value[0], plain_number(value[1]), value[2]
+    numbers = numbers.tolist() if hasattr(numbers, "tolist") else numbers  # an array, as NumPy, PyTorch or pandas have it
+    epochs = int(epochs) if isinstance(epochs, float) and epochs.is_integer() else epochs
     if model not in prices:
         raise ValueError(f"The model must be one of {', '.join(prices)}; found {str(model)[:40]}.")
     closes = prices[str(model)]["no new jobs from"]
@@ -952,7 +732,7 @@ def _shortest_hundred(rows, prices):
     return _last_model(prices), 40, numbers
 
 
-NEXT = (
+EXERCISES = (
     Exercise(
         id="api-1",
         title="What has happened?",
@@ -1077,6 +857,22 @@ def preference_rows(logs):
     ),
     Exercise(
         id="api-7",
+        title="What a job costs",
+        statement="A host has the two files, and its price list says what a million trained tokens cost. What will be on the bill?",
+        solution=job_cost,
+        cases=_cost_cases,
+        points=1,
+        objectives=(4,),
+        mistakes=(
+            Mistake(_once, "Every epoch is paid: the file's tokens count once for each pass."),
+            Mistake(_validation_too, "Tokens of the validation file are free."),
+            Mistake(_per_thousand, "The price is for a million tokens."),
+            Mistake(_less_validation, "The two files are apart: nothing is taken off the training file."),
+        ),
+        hint="How many tokens does the job train on altogether?",
+    ),
+    Exercise(
+        id="api-8",
         title="Paid for",
         statement="The figure compares single requests. Now count the training in: from which request on has the tuned model cost less altogether?",
         solution=requests_until_paid,
@@ -1095,13 +891,14 @@ def preference_rows(logs):
         hint="What does one request save? Training divided by that is where the two lines meet; the answer is the next whole number.",
     ),
     Exercise(
-        id="api-8",
+        id="api-9",
         title="Challenge: one dollar for a year",
         statement=f"""You may spend **one dollar** on twelve training jobs in 2027, one on the first day of each month. Choose the model, the number of epochs and the rows. The marker adds up your cost with the prices of this lesson and refuses what is over a dollar, or what a host does not take. Then it trains a small classifier on your rows, with as many passes as you chose. The classifier stands in for the hosted model and is the same whichever you choose, so the model decides the price and not the skill.
 
 Marked is the share of wrong categories on 608 messages that are not among the rows: at most {100 * CHALLENGE_BAR:.0f} % earns all points, {100 * CHALLENGE_HALF:.0f} % half of them. Taking everything as it came, with as many passes as a dollar buys, leaves more than half of them wrong. Read the rows first: `twelve_jobs` gets them as an argument, and they are not clean.""",
         solution=twelve_jobs,
         cases=lambda random: [([list(row) for row in _dollar_rows()], _dollar_prices())],
+        needs=("numpy", "sklearn"),
         points=5,
         objectives=(3, 4, 6),
         mistakes=(
@@ -1113,75 +910,5 @@ Marked is the share of wrong categories on 608 messages that are not among the r
         ),
         hint="First the model: which of them takes a job in December? Then one row per message, and of two answers to a message the one that somebody filled in. The rest of the dollar goes into passes.",
         challenge=Challenge(_run_dollar, bar=CHALLENGE_BAR, half=CHALLENGE_HALF, advise=_advise_dollar, measure="share of wrong categories"),
-    ),
-)  # fmt: skip
-
-
-NEXT_QUIZ = (
-    Question(
-        "Your upload has the status `processed`. What do you know about your file?",
-        (
-            ("Its rows are valid, and the job will start as soon as there is room for it.", False, "Nobody has read a row yet. Rows are checked when the job runs, and then the job fails."),
-            ("That it arrived.", True, "`processed` means stored. Check the rows yourself first: the host reads them minutes or hours later, and names one error at a time."),
-            ("It has been converted to tokens.", False, "That happens when the job trains. Until then the file is bytes."),
-        ),
-    ),
-    Question(
-        "A program waits `while job.status != \"succeeded\"`. What will go wrong one day?",
-        (
-            ("The job fails or is cancelled, and the program waits for ever.", True, "List the states in which a job still waits or works, and stop at any other word, also at one that you have never seen."),
-            ("The host forbids so many requests.", False, "A request every few seconds is normal use. Looking every millisecond would be another matter."),
-            ("The status is `succeeded` before the model can be used.", False, "The model's name comes with that status. Some hosts want a deployment as well, and this line would not notice either way."),
-        ),
-    ),
-    Question(
-        "In a row of five messages one assistant message has `weight: 0`. What does the model do with it?",
-        (
-            ("It learns the opposite of it.", False, "That would be a preference, which DPO learns from pairs. Weight 0 takes the message out of the loss and nothing else."),
-            ("It is left out, so that the messages around it follow one another.", False, "Then the customer's next message would answer something that is not there."),
-            ("It reads it and does not learn to write it.", True, "It stays in the text, as context for what comes after. Only the loss looks away."),
-        ),
-    ),
-    Question(
-        "Validation loss has been rising for two epochs, training loss falls. You can score answers. Which checkpoint goes into production?",
-        (
-            ("The one with the lowest validation loss, since that is what this loss is for.", False, "A good rule where nothing else is known. It averages over every token, also over those that nobody cares about, and scored answers tell you more."),
-            ("The last one, since it has learned the most.", False, "It has learned the most about your examples. The rising curve says that this stopped helping elsewhere."),
-            ("The one with the lowest training loss.", False, "That is always the last one, however badly it does on new messages."),
-            ("The one whose answers score best on messages that were kept for this choice.", True, "The curve says when to stop looking further. The answers say which one; but use other messages than those you report on."),
-        ),
-    ),
-    Question(
-        "A base answers in perfect JSON once `response_format` forces it. What is left for training to do?",
-        (
-            ("To make the answers come faster.", False, "Forcing a form costs little beside a step of the model, and training makes no step cheaper."),
-            ("To choose the right values.", True, "The grammar knows which categories exist, not which one fits. Content has to be learned, or told in the prompt."),
-            ("Nothing, since a program can now use every answer that comes back.", False, "It can read every answer. Whether the answer is right is another question, and a grammar cannot know."),
-        ),
-    ),
-    Question(
-        "A DPO job reports a loss of 0.693 in its first step, and your supervised job one of 2.9. Which has further to go?",
-        (
-            ("The supervised one, since its loss is four times as large.", False, "One is an average over tokens, the other over pairs. They are not in the same unit, as metres and kilograms are not."),
-            ("The DPO job.", False, "It may or may not. A first loss of ln 2 says only that it starts where it measures from."),
-            ("That cannot be said: one counts per token, the other per pair.", True, "ln 2 is what every DPO job starts with. A supervised loss depends on the text."),
-        ),
-    ),
-    Question(
-        "A grader pays 1 for any valid record. What will reinforcement fine-tuning teach?",
-        (
-            ("One record that is always valid, whatever the message says.", True, "It finds the cheapest way to the reward. Pay for the content, and look at answers while it trains."),
-            ("To answer in valid records and, as a by-product, to fill them in well.", False, "Nothing in the reward asks for that. Whatever is not paid for may get worse."),
-            ("Nothing, because the base already writes a valid record now and then.", False, "Now and then is enough to start with: those answers get the reward, and become more frequent."),
-        ),
-    ),
-    Question(
-        "Your tuned model's host closes in six weeks and gives no weights. What do you do this week?",
-        (
-            ("Ask for an exception, and write to other customers.", False, "Perhaps they give one. A plan that rests on it is no plan."),
-            ("Download the training files, and have the model answer unlabelled messages as long as it does.", True, "The files train another model. The answers let you distil what you cannot take, and test what you move to."),
-            ("Train the same files on another closed model of the same host.", False, "It would be closed just as fast. The next one should be one whose weights you can keep, or a prompt."),
-            ("Nothing yet: six weeks are enough for one more training job.", False, "They are, for a job. The answers of the old model are the part that you cannot get later."),
-        ),
     ),
 )  # fmt: skip

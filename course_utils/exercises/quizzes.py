@@ -311,44 +311,69 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
     ),
     "06": (
         Question(
-            "Your job has `status='failed'`. Where do you look first?",
+            "Your upload has the status `processed`. What do you know about your file?",
             (
-                ("At the upload's status: it must have been rejected.", False, "Uploads are stored unread; `processed` says nothing about what is in them."),
-                ("At `job.error.code` and `job.error.message`, then at the last events.", True, "Files are validated when the job runs. Test the code, not the object: some hosts send an empty error with healthy jobs."),
-                ("At the learning rate.", False, "A bad rate gives a bad model, not a failed job."),
+                ("Its rows are valid, and the job will start as soon as there is room for it.", False, "Nobody has read a row yet. Rows are checked when the job runs, and then the job fails."),
+                ("That it arrived.", True, "`processed` means stored. Check the rows yourself first: the host reads them minutes or hours later, and names one error at a time."),
+                ("It has been converted to tokens.", False, "That happens when the job trains. Until then the file is bytes."),
             ),
         ),
         Question(
-            "Training loss falls, validation loss has been rising for two epochs. Which model do you deploy?",
+            "A program waits `while job.status != \"succeeded\"`. What will go wrong one day?",
             (
-                ("The last one: it has seen the data most often.", False, "That is what is wrong with it: it has begun to learn the examples by heart."),
-                ("The checkpoint with the lowest validation loss, unless scores of the answers say otherwise.", True, "Each of the last three epochs is a model of its own; if the best is no longer among them, run again with that many epochs. The loss stands in for what you want: where the answers can be scored, on messages kept for this choice, they decide."),
-                ("None, the data are bad.", False, "Perhaps, but this curve comes with good data too, when there are too many epochs for them."),
-                ("The one with the lowest training loss.", False, "Training loss falls as long as one trains; it cannot tell."),
+                ("The job fails or is cancelled, and the program waits for ever.", True, "List the states in which a job still waits or works, and stop at any other word, also at one that you have never seen."),
+                ("The host forbids so many requests.", False, "A request every few seconds is normal use. Looking every millisecond would be another matter."),
+                ("The status is `succeeded` before the model can be used.", False, "The model's name comes with that status. Some hosts want a deployment as well, and this line would not notice either way."),
             ),
         ),
         Question(
-            "The base answers in the right JSON once constrained decoding forces it. Why fine-tune?",
+            "In a row of five messages one assistant message has `weight: 0`. What does the model do with it?",
             (
-                ("There is no reason to.", False, "Look at the fields: the form is forced, the content is not."),
-                ("Because the form says nothing about what is in the fields, and the prompt need no longer explain it.", True, "The grammar knows which values are allowed, not which one is right. Training taught what the categories mean, and saves the instructions in every request."),
-                ("Because constrained decoding is slower by far.", False, "A mask for each token costs little beside a step of the model."),
+                ("It learns the opposite of it.", False, "That would be a preference, which DPO learns from pairs. Weight 0 takes the message out of the loss and nothing else."),
+                ("It is left out, so that the messages around it follow one another.", False, "Then the customer's next message would answer something that is not there."),
+                ("It reads it and does not learn to write it.", True, "It stays in the text, as context for what comes after. Only the loss looks away."),
             ),
         ),
         Question(
-            "A hosted fine-tune answers well today. What must be in your plan?",
+            "Validation loss has been rising for two epochs, training loss falls. You can score answers. Which checkpoint goes into production?",
             (
-                ("Nothing: a model that was trained stays.", False, "It lives as long as its base, and bases have end dates."),
-                ("The base's end date, your training files, and another host or machine that takes the same calls.", True, "The files are what you own. With them the same code trains elsewhere; the weights of a closed base go with it."),
-                ("A copy of its weights.", False, "Right where a host gives them; closed bases give none."),
+                ("The one with the lowest validation loss, since that is what this loss is for.", False, "A good rule where nothing else is known. It averages over every token, also over those that nobody cares about, and scored answers tell you more."),
+                ("The last one, since it has learned the most.", False, "It has learned the most about your examples. The rising curve says that this stopped helping elsewhere."),
+                ("The one with the lowest training loss.", False, "That is always the last one, however badly it does on new messages."),
+                ("The one whose answers score best on messages that were kept for this choice.", True, "The curve says when to stop looking further. The answers say which one; but use other messages than those you report on."),
             ),
         ),
         Question(
-            "Fifty customers, an adapter each, on one base of 7B. How do you serve them?",
+            "A base answers in perfect JSON once `response_format` forces it. What is left for training to do?",
             (
-                ("Fifty merged models.", False, "Fifty times the base's memory, though each differs from it by an adapter of a few percent of its size or less."),
-                ("One base in memory, the adapter chosen for each row of the batch.", True, "Requests for different adapters share the base's products; only the thin ones are each row's own."),
-                ("One adapter at a time, switched when a request comes.", False, "It works, but requests for different customers then wait for each other instead of sharing a batch."),
+                ("To make the answers come faster.", False, "Forcing a form costs little beside a step of the model, and training makes no step cheaper."),
+                ("To choose the right values.", True, "The grammar knows which categories exist, not which one fits. Content has to be learned, or told in the prompt."),
+                ("Nothing, since a program can now use every answer that comes back.", False, "It can read every answer. Whether the answer is right is another question, and a grammar cannot know."),
+            ),
+        ),
+        Question(
+            "A DPO job reports a loss of 0.693 in its first step, and your supervised job one of 2.9. Which has further to go?",
+            (
+                ("The supervised one, since its loss is four times as large.", False, "One is an average over tokens, the other over pairs. They are not in the same unit, as metres and kilograms are not."),
+                ("The DPO job.", False, "It may or may not. A first loss of ln 2 says only that it starts where it measures from."),
+                ("That cannot be said: one counts per token, the other per pair.", True, "ln 2 is what every DPO job starts with. A supervised loss depends on the text."),
+            ),
+        ),
+        Question(
+            "A grader pays 1 for any valid record. What will reinforcement fine-tuning teach?",
+            (
+                ("One record that is always valid, whatever the message says.", True, "It finds the cheapest way to the reward. Pay for the content, and look at answers while it trains."),
+                ("To answer in valid records and, as a by-product, to fill them in well.", False, "Nothing in the reward asks for that. Whatever is not paid for may get worse."),
+                ("Nothing, because the base already writes a valid record now and then.", False, "Now and then is enough to start with: those answers get the reward, and become more frequent."),
+            ),
+        ),
+        Question(
+            "Your tuned model's host closes in six weeks and gives no weights. What do you do this week?",
+            (
+                ("Ask for an exception, and write to other customers.", False, "Perhaps they give one. A plan that rests on it is no plan."),
+                ("Download the training files, and have the model answer unlabelled messages as long as it does.", True, "The files train another model. The answers let you distil what you cannot take, and test what you move to."),
+                ("Train the same files on another closed model of the same host.", False, "It would be closed just as fast. The next one should be one whose weights you can keep, or a prompt."),
+                ("Nothing yet: six weeks are enough for one more training job.", False, "They are, for a job. The answers of the old model are the part that you cannot get later."),
             ),
         ),
     ),

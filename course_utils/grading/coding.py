@@ -66,9 +66,10 @@ def encode(value: Any) -> Any:
     """Turn a value into plain JSON.
 
     Args:
-        value: None, bool, int, float, str, bytes, list, tuple, dict, set, numpy arrays and scalars, torch tensors of any
-            shape, and any nesting of these. Generators and other iterables are read out, a dataclass is sent as a tuple, and
-            another library's column as an array; anything else becomes `{"object": its type}`.
+        value: None, bool, int, float, complex, str, bytes, list, tuple, dict, set, numpy arrays and scalars, torch tensors
+            of any shape and layout, and any nesting of these. Generators and other iterables are read out, a dataclass is
+            sent as a tuple, another library's column as an array, and its numbers as floats; anything else becomes
+            `{"object": its type}`. `comparing.settled` does the same in the notebook's check.
 
     Raises:
         Unsendable: the value has more than 100,000 parts, or an int of more than 65,536 bits.
@@ -87,7 +88,8 @@ def _encode(value: Any, remaining_parts: list[int]) -> Any:
     if isinstance(value, str):
         return str.__str__(value)
     if numpy is not None and isinstance(value, numpy.generic):
-        return {"scalar": _buffer(numpy.asarray(value))}
+        array = _narrowed(numpy.asarray(value))
+        return {"scalar": _buffer(array)} if array.dtype.name in DTYPES else _encode(value.item(), remaining_parts)
     if isinstance(value, int):
         if value.bit_length() > MOST_BITS:
             raise Unsendable(f"it is an int of more than {MOST_BITS:,} bits")
@@ -105,13 +107,15 @@ def _encode(value: Any, remaining_parts: list[int]) -> Any:
         return {"set": [_encode(part, remaining_parts) for part in value]}
     if isinstance(value, (bytes, bytearray)):
         return {"bytes": base64.b64encode(value).decode()}
+    if isinstance(value, complex):
+        return {"complex": [_encode(value.real, remaining_parts), _encode(value.imag, remaining_parts)]}
     if torch is not None and isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":  # numpy has no such type
-            value = value.float()
-        return {"tensor": _buffer(value.resolve_neg().resolve_conj().numpy())}
+        return _tensor_as_json(value)
     if numpy is not None and isinstance(value, numpy.ndarray):
-        return {"array": _buffer(value)} if value.dtype.name in DTYPES else _encode(value.tolist(), remaining_parts)
+        if isinstance(value, numpy.ma.MaskedArray):  # what is masked has no value, whatever stands under the mask
+            return _encode(value.tolist(), remaining_parts)
+        array = _narrowed(value)
+        return {"array": _buffer(array)} if array.dtype.name in DTYPES else _encode(value.tolist(), remaining_parts)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {"tuple": [_encode(getattr(value, field.name), remaining_parts) for field in dataclasses.fields(value)]}
     if isinstance(value, READ_OUT):
@@ -120,8 +124,55 @@ def _encode(value: Any, remaining_parts: list[int]) -> Any:
     if numpy is not None and hasattr(type(value), "__array__"):
         return _encode(numpy.asarray(value), remaining_parts)
     if isinstance(value, numbers.Real) or hasattr(type(value), "__float__"):
-        return _encode(float(value), remaining_parts)  # Fraction, Decimal: in a notebook they compare as numbers too
+        plain = _number(value)  # Fraction, Decimal: in a notebook they compare as numbers too
+        if plain is not None:
+            return _encode(plain, remaining_parts)
     return {"object": type(value).__name__[:60]}
+
+
+def _number(value: Any) -> float | int | None:
+    """The number that another library's object stands for; an int if no float is as large; None if it stands for none."""
+    try:
+        return float(value)
+    except OverflowError:
+        try:
+            return int(value)
+        except Exception:
+            return None
+    except Exception:
+        # Decimal's signalling NaN is a NaN that float refuses.
+        return math.nan if type(value).__name__ == "Decimal" and value.is_nan() else None
+
+
+def _narrowed(array: numpy.ndarray) -> numpy.ndarray:
+    """The array, with long doubles as doubles: their format differs from machine to machine."""
+    import numpy
+
+    if array.dtype.kind not in "fc" or array.dtype.name in DTYPES:
+        return array
+    with numpy.errstate(over="ignore"):
+        return array.astype(numpy.float64 if array.dtype.kind == "f" else numpy.complex128)
+
+
+def _tensor_as_json(value: torch.Tensor) -> dict[str, Any]:
+    import torch
+
+    try:
+        value = value.detach()
+        if value.layout is not torch.strided:
+            value = value.to_dense()
+        if value.is_quantized:
+            value = value.dequantize()
+        value = value.cpu().resolve_neg().resolve_conj()
+        if value.dtype is torch.bfloat16:  # numpy has no such type
+            return {"bfloat16": _buffer(value.float().numpy())}
+        if value.dtype is torch.complex32:
+            value = value.to(torch.complex64)
+        elif value.is_floating_point() and value.dtype.itemsize == 1:
+            value = value.float()
+        return {"tensor": _buffer(value.numpy())}
+    except (RuntimeError, TypeError, NotImplementedError):  # it has no numbers
+        return {"object": "Tensor"}
 
 
 def _buffer(array: numpy.ndarray) -> list[Any]:
@@ -224,6 +275,22 @@ def _tensor(payload: Any) -> torch.Tensor:
     return torch.from_numpy(_array(payload))
 
 
+def _bfloat16(payload: Any) -> torch.Tensor:
+    import torch
+
+    tensor = _tensor(payload)
+    if tensor.dtype != torch.float32:
+        raise Unsendable("not a bfloat16")
+    return tensor.to(torch.bfloat16)
+
+
+def _complex(decoder: _Decoder, payload: Any) -> complex:
+    real, imaginary = (decoder.decode(part) for part in _checked_list(payload))
+    if type(real) is not float or type(imaginary) is not float:
+        raise Unsendable("not a complex number")
+    return complex(real, imaginary)
+
+
 _READERS: dict[str, Callable[[_Decoder, Any], Any]] = {
     "tuple": lambda decoder, payload: tuple(decoder._all(payload)),
     "set": lambda decoder, payload: set(decoder._keys(_checked_list(payload))),
@@ -234,6 +301,8 @@ _READERS: dict[str, Callable[[_Decoder, Any], Any]] = {
     "array": lambda _, payload: _array(payload),
     "scalar": lambda _, payload: _array(payload)[()],
     "tensor": lambda _, payload: _tensor(payload),
+    "bfloat16": lambda _, payload: _bfloat16(payload),
+    "complex": _complex,
     "object": _Decoder._object,
     "listed": _Decoder._read_out,
 }

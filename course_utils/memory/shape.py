@@ -1,15 +1,21 @@
-"""The sizes that memory depends on, read from a two-block model on the meta device."""
+"""The sizes that memory depends on: kept for the models that the course knows, else read from a model without weights.
+
+Reading them builds two blocks of the model on the meta device, for which torch and transformers have to be imported, and
+that takes seconds. So those of `ARCHITECTURES` are kept in shapes.json, which `benchmarks/shapes.py` writes.
+"""
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from course_utils.errors import CourseError
-from course_utils.memory.counting import ARCHITECTURES, architecture
+from course_utils.memory.counting import ARCHITECTURES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
 
     Described: TypeAlias = str | Path | PreTrainedConfig | Model  # a name, a folder, or what has a configuration
 
+KEPT_SHAPES = Path(__file__).with_name("shapes.json")
 # Architectures that the closed form was written for and tested on.
 TESTED_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -128,18 +135,58 @@ def configuration(model: Described) -> PreTrainedConfig:
         raise CourseError(f"{error}. Configurations included here: {', '.join(ARCHITECTURES)}") from error
 
 
-def stored_configuration(name: str) -> dict[str, Any] | None:
-    """Return the configuration that the course includes for a model, or None if it includes none.
+def kept_name(name: str) -> str | None:
+    """Return the key of ARCHITECTURES for a model, or None if the course does not include it.
 
     Args:
         name: name of the model, in capitals or not, with or without its owner and "-Instruct".
     """
     plain = name.rpartition("/")[2].casefold().removesuffix("-instruct").removesuffix("-hf").removeprefix("meta-")
-    return architecture(plain)
+    return {key.casefold(): key for key in ARCHITECTURES}.get(plain)
+
+
+def stored_configuration(name: str) -> dict[str, Any] | None:
+    """Return the configuration that the course includes for a model, or None if it includes none.
+
+    Args:
+        name: as for `kept_name`.
+    """
+    kept = kept_name(name)
+    return ARCHITECTURES[kept] if kept else None
 
 
 def shape(model: Described) -> Shape:
-    """Read the sizes of a model from its configuration, which takes only a moment, even for 70B.
+    """Return the sizes of a model: at once if the course keeps them, else read from its configuration.
+
+    Args:
+        model: as for `configuration`.
+
+    Raises:
+        CourseError: there is no configuration for the name; the message says what to do.
+    """
+    kept = kept_name(str(model)) if isinstance(model, (str, Path)) else None
+    return kept_shape(kept, str(model)) if kept else read_shape(model)
+
+
+@cache
+def _kept_shapes() -> dict[str, dict[str, Any]]:
+    shapes: dict[str, dict[str, Any]] = json.loads(KEPT_SHAPES.read_text(encoding="utf-8"))
+    return shapes
+
+
+def kept_shape(key: str, name: str) -> Shape:
+    """Return the sizes that shapes.json has of a model, without torch.
+
+    Args:
+        key: a key of ARCHITECTURES.
+        name: name for display.
+    """
+    sizes = _kept_shapes()[key]
+    return Shape(**(sizes | {"name": name, "linears": tuple(Linear(*layer) for layer in sizes["linears"])}))
+
+
+def read_shape(model: Described) -> Shape:
+    """Read the sizes of a model from its configuration, which takes seconds, most of them for torch.
 
     Args:
         model: as for `configuration`.

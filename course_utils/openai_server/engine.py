@@ -8,7 +8,6 @@ row is. Rotary positions are already applied to the keys, so it makes no differe
 
 from __future__ import annotations
 
-import inspect
 import queue
 import sys
 import threading
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from course_utils import memory
 from course_utils.openai_server.adapters import Adapters
 from course_utils.openai_server.sampling import Sampling, Token, TokenSampler
+from course_utils.scoring import cache_name, stop_token_ids
 
 if TYPE_CHECKING:
     import asyncio
@@ -100,11 +100,8 @@ class Engine:
         self.model, self.tokenizer = load()
         self.adapters = Adapters(self.model)
         self.cache = KeyValueCache(self.model)
-        # transformers has called it `cache` since 5.2x; before, it was `past_key_values`
-        parameters = inspect.signature(type(self.model).forward).parameters
-        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
-        end_ids = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        self.ends = {self.tokenizer.eos_token_id, *([end_ids] if isinstance(end_ids, int) else end_ids or [])} - {None}
+        self._cache_name = cache_name(self.model)
+        self.ends = stop_token_ids(self.model, self.tokenizer)
 
     def submit(self, generations: Sequence[Generation]) -> None:
         """Queue generations; those of one call that have the same prompt and adapter share the work on the prompt."""

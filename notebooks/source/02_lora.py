@@ -378,7 +378,6 @@ show.answers(
 # has to be sure would now need a new one.)
 
 # %% [markdown]
-# %% [markdown]
 # ## 4 · LoRA: learn the difference, and make it thin
 #
 # **Why not simply train every weight?** It works; in section 6 we do it and compare. The problem is memory. For every weight
@@ -836,6 +835,11 @@ with tuned.disable_adapter():
 tuned.set_adapter("default")
 show.answers(["Why is the sky blue?"], {"the base, adapters switched off": reply})
 
+# %% [markdown]
+# **Your turn: the road between the two.** Merging can be undone, as long as you know exactly what was merged (PEFT's
+# `unmerge_adapter` does it). So a server can run at the full speed of merged weights and still change its behaviour now and
+# then, without loading the base again. In 16 bits each change rounds the weights once more; after many, load it anew.
+
 # %%
 # EXERCISE: lora-5
 
@@ -941,7 +945,8 @@ evidence.summary("L2", "L3", "L4", "L7")
 quiz("02")
 
 # %% [markdown]
-# **Final exercises.** The first two are short. The last is about data of your own.
+# **Final exercises.** The first two take ideas of this lesson one step further, to conversations with more than one answer
+# and to a server with many adapters. The last is about data of your own.
 
 # %%
 # EXERCISE: lora-6

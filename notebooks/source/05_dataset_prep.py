@@ -32,9 +32,12 @@ show.quiet()
 lesson_05.before_and_after()
 
 # %% [markdown]
-# The model, the settings and the number of examples are the same in both; only the rows differ. It is a small model, with 135 million
-# numbers inside, so that it trains on any computer. Of the record that it writes two fields count here: the *category* says what
-# the message is about, the *escalation* whether somebody must act at once, and why. The first bar is the#
+# The model, the settings and the number of examples are the same in both trained runs; only the rows differ. It is a small
+# model, with 135 million numbers inside, so that it trains on any computer. It reads a customer's message and writes a *record*.
+# Two fields of the record count in the picture: the *category* says what the message is about, and the *escalation* says
+# whether somebody must act at once, and why. The first bar needs no model at all: it is a program that reads nothing and always
+# gives the most common pair of values. Whatever is trained has to beat it.
+#
 # By the end you will be able to
 #
 # - say what is wrong with a training file, line by line, before a host or a trainer does,
@@ -42,27 +45,29 @@ lesson_05.before_and_after()
 # - take personal data out of it, and count what is left,
 # - split it so that validation means something, and see whether the test has leaked into training,
 # - look at rows the way the model will: in tokens, with the template, the mask and the balance of the labels,
-# - find wrong labels that no rule can see, and repair them,
+# - find wrong labels that no rule can see, repair them, and say which ones this cannot find,
 # - test a judge before you trust it,
 # - show by training that it was worth it.
 #
-# You should know Python and have called a language model's API before. Reading takes about 45 minutes, and the exercises
-# about as long again.
+# You should know Python and have called a language model's API before. Reading takes about an hour, and the exercises nearly as
+# long again. In a hurry? Read sections 1, 2, 5 to 7 and 9 first; 3, 4, 8 and 10 can wait. If you have a file to clean today, read
+# section 1, run section 9 on your file, and come back for the reasons.
 #
 # {{timing}}
 
 # %% [markdown]
 # ## 1 · The export, and ten lines that clean it
 #
-# The shop is invented and called Tarnbrook. A message comes in, and the answer is a record that says what it is about. One line of
-# the file is one conversation:
+# The shop is invented and called Tarnbrook. A message comes in, and the answer that a model should learn is a record of what the
+# message is about. The file is an *export*: everything that a program of the support desk had stored, written out as
+# {{term:JSONL}}, one conversation in each line. We call a line that can be read a *row*.
 #
 # `{"messages": [{"role": "system", "content": "Triage this customer message."}, {"role": "user", "content": "where's my parcel"},`
 # `{"role": "assistant", "content": "{\"category\": \"delivery\", \"escalation\": \"none\", …}"}]}`
 #
-# Every fault in the export was put there on purpose, and a second file says what is wrong with each line. So we can do what nobody
-# can do at work: count how many of the faults each step finds. (Where the lesson needs a person, somebody played that part
-# beforehand, and we say so.)
+# Every fault in this export was put there on purpose, and a second file, which we call *the truth*, says what is wrong with each
+# line. So we can do what you cannot do at work: count how many of the faults each step finds. (Where the lesson needs a person who
+# reads, that person's decisions were written down beforehand, and the text says so.)
 
 # %%
 plan = plans.plan("05")
@@ -71,9 +76,10 @@ lines = export.path.read_bytes().splitlines()
 lesson_05.some_lines(lines, (2, 25, 5))
 
 # %% [markdown]
-# The first line is as it should be: a message, and a record that fits it. In the second an agent has left the form as it opened, and
-# the third has a paragraph that would fit any message. A model learns from all three alike. And before anything can judge the
-# content, something must be able to read the *file*: not every line is even valid JSON.
+# The first of these lines is as it should be: a message, and a record that fits it. In the second, the agent (the person at the
+# desk) closed the form without filling it in. The third answers with a paragraph that would fit any message. A model learns from
+# all three alike. And before anything can judge the content, a program must be able to read the *file*: not every line is even
+# valid JSON.
 
 # %%
 guess = predict(f"Of {len(lines):,} lines, how many have an error in their form?", unit="lines")
@@ -87,12 +93,15 @@ guess.reveal(report.bad_rows)
 lesson_05.findings(report)
 
 # %% [markdown]
-# Each kind has its cure. A host that trains for you checks some of this when you upload and some when the job runs, and an error
-# message often names only one line. TRL checks less. So know all of them beforehand: `course check-data export.jsonl` in a terminal
-# prints the whole list, line by line.
+# Each kind of error has its own cure, and most of them take a program one line. Who would tell you otherwise? A *host*, a company
+# that trains models for its customers, checks some of this when you upload the file and some when the training starts, and its
+# message often names only one line. TRL, a library of *trainers* (programs that take rows and run the
+# training) and the one that most people use on their own machines, checks less. So find all
+# of them beforehand: `course check-data export.jsonl` in a terminal prints the whole list, line by line.
 #
-# **The job.** At work you want the whole cleaning in one go, and then a look at what it did. These are the lines to copy.
-# They run here, and the rest of the lesson uses their result.
+# **The job.** At work you want the whole cleaning in one go, and then a look at what it did. These lines do it.
+# They run here, and the rest of the lesson uses their result. A few words in them are explained later: a *schema* describes which
+# fields a record has and which values are allowed; `redaction` says how names and numbers of people are replaced (section 4).
 
 # %%
 from datasets import load_dataset
@@ -102,7 +111,7 @@ prepared = data_prep.prepare(
     export.path,
     schema=task.schema,                    # what a right answer looks like
     language="en",                         # of all messages and answers
-    drop=quality.RULES,                    # what section 2 explains
+    drop=quality.RULES,                    # section 2; not on a file that you have not read
     test=test_rows,                        # must not be in the training data
     redaction="pseudonym", allow=[truth.OWN_ADDRESS],
 )
@@ -115,46 +124,60 @@ print("rows:", ", ".join(f"{len(part)} for {name}" for name, part in data.items(
 lesson_05.flow(prepared)
 
 # %% [markdown]
-# Two thirds of the lines are gone, and each is accounted for: the folder also has `rejects.jsonl` with every dropped line
-# and the reason, and `changes.jsonl` with whatever was changed or flagged. (Keep both where the export is. They have what customers
-# wrote, unredacted.) By itself `prepare` drops only what is certain: what cannot be read, and copies. What the rules of section
-# 2 object to is only flagged, unless `drop` names them. They were made while looking at this very export, so what they
-# achieve here is the best case. On a file of your own, read the flagged rows first.
+# Two thirds of the lines are gone, and each of them is accounted for: the folder also has `rejects.jsonl` with every dropped line
+# and the reason, and `changes.jsonl` with whatever was changed or flagged. (Keep `rejects.jsonl` where the export is. It has what
+# customers wrote, with their names.) By itself `prepare` drops what cannot be read, test messages, and copies; what counts as a
+# copy is a decision that section 3 explains. A row to which a rule of section 2 objects is only *flagged*, that is, listed for you
+# to look at, unless `drop` names the rule. Here it names all rules, because we have read this export: they were made while looking
+# at it, so what they achieve here is the best case. On a new file leave `drop` out at first, as in the block below.
 #
-# Sections 2 to 5 open these steps one by one. Sections 6 to 8 add what no pipeline does for you.
+# Numbers of rows will come up all through the lesson. Here they are together, each with what makes it differ:
+
+# %%
+reasons = quality.assess(list(export.rows().values()), language="en", schema=task.schema)
+raw = data_prep.prepare(export.path, steps=["validate", "contamination"], test=test_rows)
+lesson_05.ledger(export, report, prepared, raw, task, reasons)
+
+# %% [markdown]
+# Three ways lead from the lines of the file to rows: the *well-formed* ones as they stand, the ones *as it came* with what
+# `prepare` could repair, and the *prepared* ones. Where a later number surprises you, look here.
 #
-# **For a file of your own** you need three things: its path, a schema of the right answer, and your test messages. Drop nothing by
-# a rule before you have read what it flags. (Customers are told apart by the `name` in the user's message, or by what you give as `group`.)
+# Sections 2 to 5 open these steps one by one. Sections 6 to 8 add what no such program does for you, and section 9 puts everything
+# into one script for a spreadsheet of your own.
 #
+# **For a chat file of your own** copy the lines below. You need three things: its path, a schema of the right answer, and your test
+# messages. There is no `drop` in them: read first what the rules flag, and then name those that are right about your rows.
+# (`prepare` tells customers apart by the `name` in the user's message, or by what you give it as `group`.)
 # ```python
+# secret = os.environ["PSEUDONYM_KEY"]      # made once with secrets.token_hex(16), kept apart
 # schema = {"type": "object", "required": ["category"],
 #           "properties": {"category": {"enum": ["delivery", "billing"]}}}
 # prepared = data_prep.prepare(
 #     "mine.jsonl", schema=schema, language="en", test=my_test_rows, redaction="pseudonym",
-#     seed=20731,            # of your own, and secret: pseudonyms depend on it
+#     seed=secret,           # whoever has it can compute the pseudonym of a name
 # )
 # print(prepared.last_word())
 # for line, changes in list(prepared.flagged.items())[:20]:
 #     print(line, changes[0].reason)
 # ```
 #
-# **Other shapes.** Rows come in about eight shapes, and `prepare` reads them all. A list of *messages* is the one that hosts and
-# trainers take. Rows for learning from preferences (lesson 04) have a prompt and two replies. To turn one shape into another:
+# **Other shapes.** Training rows are written in about eight shapes, and `prepare` reads them all. A list of *messages*, as above,
+# is the one that hosts and trainers take. Older public data often have the shape of Stanford's Alpaca, with an instruction and an
+# output. Rows for learning from preferences (lesson 04) have a prompt and two replies. One function turns one shape into another:
 
 # %%
 alpaca = {"instruction": "Triage this customer message.", "input": "My kettle leaks.",
           "output": '{"category": "defect"}'}
-pair = {"prompt": "Where is my kettle?", "chosen": '{"category": "delivery"}',
-        "rejected": "Please be patient."}
 show.table({
     "Alpaca → messages": {"row": json.dumps(data_prep.convert(alpaca, "messages"))},
-    "pair → as OpenAI takes it": {"row": json.dumps(data_prep.convert(pair, "openai_preference"))},
-}, "Two rows, converted", of="from → to")
+}, "A row, converted", of="from → to")
 
 # %% [markdown]
-# Where the target has no room for something, such as a second turn in Alpaca's shape, `convert` refuses instead of dropping it.
+# The texts stay the same, only the names around them change. (`convert(pair, "openai_preference")` does the same for a pair of
+# lesson 04.) Where the target has no room for something, such as a second question and answer in Alpaca's shape, `convert` refuses
+# instead of dropping it.
 #
-# **Your turn.** What does a validator look at? Write a small one.
+# **Your turn.** What does a program look at that checks a file? Write a small one.
 
 # %%
 # EXERCISE: data-1
@@ -165,7 +188,7 @@ show.table({
 # Under a thousand rows, read every one. It takes an afternoon, and no other afternoon of the project is better spent. What
 # you notice while reading becomes a rule. A rule is cheap and blunt, and it should always give its reason.
 #
-# Here are two, whole. The first objects to messages that say nothing: "any news?" cannot be answered by anybody.
+# Here are two complete rules. The first objects to messages that say nothing: "any news?" cannot be answered by anybody.
 
 # %%
 import re
@@ -180,8 +203,8 @@ def says_nothing(message):
 
 
 # %% [markdown]
-# The second finds answers that belong to another message. Two people's tickets were swapped, and the record is perfectly
-# valid. But it names an order number that the customer never wrote.
+# The second rule finds answers that belong to another message. When two people's tickets are swapped, each record is still
+# perfectly valid. But it names an order number that this customer never wrote.
 
 # %%
 def foreign_numbers(message, answer):
@@ -195,8 +218,9 @@ print(foreign_numbers(message, '{"category": "defect", "order_id": "TB-40512"}')
 print(foreign_numbers(message, '{"category": "returns", "order_id": "TB-55318"}'))
 
 # %% [markdown]
-# How good are they? Two numbers answer that, and they pull in opposite directions. {{term:precision and recall|Recall}} is the
-# share of the faults that the rule finds. *Precision* is the share of its finds that are faults.
+# The two test lines above do what they should: the number 40512 is in the message and 55318 is not. But how good are the rules on
+# the whole export? Two shares answer that, and they pull in opposite directions. {{term:precision and recall|Recall}} is the share
+# of all faults that the rule finds. *Precision* is the share of the rows it accuses that really are faulty.
 
 # %%
 rows = export.rows()                                       # line → row, of the well-formed lines
@@ -219,21 +243,22 @@ lesson_05.found_and_missed(scores, lesson_05.RULE_NAMES, caption)
 # (The brackets say how far the true share may be from the measured one: with 70 faults, 71 % may be 60 or 81 in the long run. This
 # is a {{term:confidence interval|95 % interval}}. Where two of them overlap widely, do not conclude much.)
 #
-# Three or four lines each, and most of the faults are found. The first rule never accuses a good row here and misses some bad
-# ones; the second misses nothing and now and then accuses wrongly. That is the usual choice. When a rule *drops* rows, you
-# want precision. When a person reads what it flags, you want recall. Before you trust a rule, try it on messages from production
-# as well. Ours has a weakness there:
+# Three or four lines each, and most of the faults are found. The first rule never accuses a good row here and misses some bad ones;
+# the second misses none of the 70 here (the interval begins at 95 %) and now and then accuses wrongly. You usually have to choose
+# between the two. When a rule *drops* rows, you want precision. When a person reads what it flags, you want recall. Before you
+# trust a rule, also try it on messages from *production*, those that users of the finished product send. Ours has a weakness there:
 
 # %%
 terse = [text for text in export.production if says_nothing(text)]
-print(f"{len(terse)} of {len(export.production)} messages from production would go, for example {terse[:3]}")
+print(f"{len(terse)} of {len(export.production)} messages from production would go,")
+print("for example:", ", ".join(terse[:3]))
 
 # %% [markdown]
-# Those customers have said all they had to say. For a desk that gets such messages the rule needs a list of products. The package has
-# seven rules, with more cases in each. This is what they object to in the export:
+# Those customers have said all they had to say, and the rule would drop them. For a desk that gets such messages the rule needs a
+# list of words that are enough by themselves. The course's package has seven rules, with more cases in each. This is what they
+# object to in the export:
 
 # %%
-reasons = quality.assess(conversations, language="en", schema=task.schema)
 lesson_05.dropped_rows(conversations, reasons)
 
 # %%
@@ -241,7 +266,7 @@ guess = predict("Which is hardest to find?", choices=["refusals", "cut off", "an
 guess
 
 # %%
-by_rule = truth.score_quality(export, task.schema)
+by_rule = truth.score_quality(export, reasons=reasons)
 hardest = min(("refusal", "truncated", "language"), key=lambda code: by_rule[code].recall.value)
 guess.reveal(lesson_05.RULE_NAMES[hardest])
 
@@ -251,8 +276,9 @@ lesson_05.found_and_missed(by_rule, lesson_05.RULE_NAMES, "The seven rules of th
 # %% [markdown]
 # Wrong form, another language and canned answers are found almost completely, cut-off texts less often. What depends on wording is
 # harder, since there are endless polite ways to refuse, and a rule knows only those that somebody wrote down. A task with a strict
-# form has a second net: a polite sentence is not a record, so "wrong form" catches what "refusals" misses. A task without
-# one needs a judge (section 8).
+# form has a second net: a polite sentence is not a record, so "wrong form" catches what "refusals" misses. A task whose answers are
+# free text needs a judge instead (section 8). Keep from this section: write a rule for what you have seen, measure both its shares
+# on rows that you have read, and let it drop only what it hardly ever gets wrong.
 #
 # One kind of fault is not in the table: a record that is well formed, about the right message, and has the wrong category.
 # No rule can see it. There are forty of them in the export, and they are all still in your prepared file. Section 7 looks
@@ -261,21 +287,22 @@ lesson_05.found_and_missed(by_rule, lesson_05.RULE_NAMES, "The seven rules of th
 # %% [markdown]
 # ## 3 · Copies
 #
-# A copy counts double in the {{term:loss}}, the measure of how surprised the model is by the right answer, and it takes the place of
-# a different example. Exact copies are easy to find. But customers write twice, systems add "Re:", and somebody corrects a typing error. How
-# alike must two texts be? The *Jaccard index* is the share of pieces that they have in common: pieces in both, divided by
-# pieces in either. Take single words as pieces:
+# Training lowers the {{term:loss}}, the measure of how surprised the model is by the right answer. A row that is there twice counts
+# twice in it, and takes the place of a different example. Exact copies are easy to find. But customers write twice, mail programs
+# add "Re:", and somebody corrects a typing error. How alike must two texts be to count as copies? The *Jaccard index* is the share
+# of pieces that they have in common: the number of pieces in both, divided by the number of pieces in at least one. Take single
+# words as pieces:
 #
 # | what | words |
 # | --- | --- |
 # | text 1 | the kettle leaks at the base |
 # | text 2 | my kettle leaks at the base |
 # | in both | the, kettle, leaks, at, base: 5 |
-# | in either | those and "my": 6 |
+# | in at least one | those and "my": 6 |
 # | Jaccard index | 5 / 6 = 0.83 |
 #
-# (A set has "the" only once.) The package also counts pairs of neighbouring words, because "not late" and "late, not"
-# differ.
+# ("The" is in text 1 twice and counts once.) The package also counts pairs of neighbouring words as pieces, because "not late" and
+# "late, not" mean different things.
 #
 # **Your turn:** write it for pairs of neighbouring words.
 
@@ -283,11 +310,13 @@ lesson_05.found_and_missed(by_rule, lesson_05.RULE_NAMES, "The seven rules of th
 # EXERCISE: data-2
 
 # %% [markdown]
-# For two thousand rows you can compare every pair. A million rows have five hundred billion pairs, and nobody compares
-# those. {{term:MinHash}} (Broder, 1997) makes a short signature of each text: shuffle all possible pieces, and write down
-# which piece of the text comes first; repeat with another shuffle, and so on. Two texts agree in one place of their
-# signatures with a probability that equals their Jaccard index. So the share of places that agree estimates it. (Instead of
-# shuffling, programs compute a hash, which comes close to it.)
+# For two thousand rows a program can compare every pair. A million rows have five hundred billion pairs, and nobody compares those.
+# {{term:MinHash}} (Broder, 1997) makes a short *signature* of each text, a list of numbers. Shuffle all pieces that there are, and
+# write down which piece of the text comes first; repeat with another shuffle, and so on. When do two texts write down the same
+# piece? When the first of all their pieces is one that both have, and that happens with a probability equal to their Jaccard index.
+# So the share of places in which two signatures agree estimates the index. (`shingles` in the code below gives the pieces of a text
+# as numbers. And instead of shuffling, programs compute a *hash*, a number that looks random and is always the same for the same
+# piece, and take the smallest.)
 
 # %%
 def minhash(pieces, shuffles):
@@ -306,28 +335,33 @@ same = np.mean(minhash(one, shuffles) == minhash(other, shuffles))
 print(f"Jaccard index {similarity.jaccard(one, other):.2f}, estimated from 128 numbers {same:.2f}")
 
 # %% [markdown]
-# Now the trick that avoids comparing all pairs. Cut each signature into *bands*. Texts that agree in a whole band land in
-# the same drawer, and only texts in one drawer are compared. This is called locality-sensitive hashing (LSH). Here it is
-# with ten numbers:
+# The estimate from 128 numbers is close to the index itself. Now the trick that avoids comparing all pairs. Cut each signature into
+# *bands* of a few numbers. Texts that agree in a whole band land in the same drawer, and only texts in one drawer are compared.
+# This is called locality-sensitive hashing (LSH). Here it is with ten numbers:
 
 # %%
 drawings.banding()
 
 # %% [markdown]
-# <details><summary><b>How probably do two texts meet?</b></summary>
+# <details><summary><b>How probably do two texts meet in a drawer? A formula and its curve</b></summary>
 #
-# Two texts with Jaccard index $J$ agree in one band of $r$ numbers with probability $J^r$, and in at least one of $b$ bands
-# with probability $1 - (1 - J^r)^b$. With the ten numbers above and $J = 0.6$: $0.6^2 = 0.36$, so all five bands differ with
-# probability $0.64^5 = 0.11$, and the two meet with probability 0.89. With the package's 128 numbers in 32 bands of four the step from
-# "never" to "always" is steeper: 5 % at $J = 0.2$, 56 % at 0.4, 99 % at 0.6.
+# With Jaccard index $J$ they agree in one band of $r$ numbers with probability $J^r$, and in at least one of $b$ bands with
+# probability $1 - (1 - J^r)^b$. With the ten numbers above and $J = 0.6$: $0.6^2 = 0.36$, so all five bands differ with probability
+# $0.64^5 = 0.11$, and the two meet with probability 0.89.
 #
 # </details>
-#
-# A pair that meets is then compared exactly. So bands save nearly all comparisons, accuse nobody wrongly, and miss a few pairs that
-# are only half alike. (With as few rows as here the package compares every pair.)
+
+# %%
+lesson_05.meeting_curve()
+
+# %% [markdown]
+# With the package's 128 numbers in 32 bands of four the step from "seldom" to "always" is steeper: 5 % at $J = 0.2$, 56 % at 0.4,
+# 99 % at 0.6. More numbers in a band move the step to the right, more bands move it to the left: so you place the step just below
+# what you call a copy. A pair that meets is then compared exactly. So bands save nearly all comparisons, accuse nobody wrongly, and
+# miss a few pairs that are only half alike. (With as few rows as here the package compares every pair.)
 #
 # What is a copy, though? In this course: messages with a Jaccard index of at least 0.6 *and the same answer*. That is one example
-# twice, and one of the two goes. The same message with *different* answers is a conflict. If a message has only one right answer,
+# twice, and one of the two goes. The same message with *different* answers is a *conflict*. If a message has only one right answer,
 # at most one of the two is right, so a person should look.
 
 # %%
@@ -344,18 +378,19 @@ show.table({"pairs of copies": {
 }}, f"{len(conversations) - len(copies.kept)} rows of {len(conversations):,} are copies")
 
 # %% [markdown]
-# Nearly all pairs are found, and nearly nothing else. These {{term:near-duplicate|near-copies}} keep most of their words. A
-# paraphrase with other words is beyond any method that counts words. To find those, compare {{term:embedding|embeddings}}, vectors
-# that stand for what a text means, and accept more false alarms.
+# Nearly all pairs are found, and hardly anything else. These {{term:near-duplicate|near-copies}} keep most of their words. The same
+# request in quite different words is beyond any method that counts words. To find those, compare {{term:embedding|embeddings}},
+# lists of numbers that stand for what a text means, and expect more false alarms.
 
 # %% [markdown]
 # ## 4 · People
 #
-# What a model was trained on, it can say again, to anybody. So {{term:PII}}, data that tells who a person is, has to go
-# before training. Numbers with a *check digit* are the easy part. A bank account number (IBAN) is a country, two check
-# digits and the account. Move the first four characters to the end, write each letter as a number (A = 10, B = 11, …), and
-# the remainder after division by 97 must be 1. DE89 3704 0044 0532 0130 00 becomes 370400440532013000 1314 89, since D is 13
-# and E is 14, and that number leaves the remainder 1. Here is a small finder:
+# What a model was trained on, it can say again, to anybody. So {{term:PII}}, data that tell who a person is, have to go before
+# training. Numbers with a *check digit* are the easy part: one or two of their digits are computed from the others, so that a
+# typing error shows. A bank account number (IBAN) is a country, two check digits and the account. Move the first four characters to
+# the end, write each letter as a number (A = 10, B = 11, …), and the remainder after division by 97 must be 1. DE89 3704 0044 0532
+# 0130 00 becomes 370400440532013000 1314 89, since D is 13 and E is 14, and that number leaves the remainder 1. Here is a small
+# finder:
 
 # %%
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}\b")
@@ -371,13 +406,13 @@ for text in ("Refund to DE89 3704 0044 0532 0130 00 please", "Part DE89 3704 004
     print(text, "→", [code for code in IBAN.findall(text) if is_iban(code)])
 
 # %% [markdown]
-# (Small means: it misses an account that is written in small letters or followed by a word in capitals. The package's has more
-# cases.) One digit differs in the second text, and it is no account. That is what a check digit buys: of 97 order numbers that look like
-# an account, 96 are left alone.
+# One digit differs in the second text, and it is no account. That is what a check digit buys: of 97 order numbers that look like an
+# account, 96 are left alone. (This finder is small: it misses an account that is written in small letters or followed by a word in
+# capitals. The package's has more cases.)
 #
-# **Your turn,** with the check that card numbers have. It is called Luhn's: from the right, double every second digit, take 9
-# off whatever exceeds 9, and the sum of all must be divisible by 10. For 4539 1488 0343 6467 it is 80. Only nine in ten random
-# numbers fail this check, so a good finder looks at the words around the number too.
+# **Your turn,** with the check that card numbers have. It is called Luhn's: from the right, double every second digit, subtract 9
+# from whatever exceeds 9, and the sum of all digits must be divisible by 10. For 4539 1488 0343 6467 it is 80. One in ten random
+# numbers passes this check, so a good finder looks at the words around the number too.
 
 # %%
 # EXERCISE: data-3
@@ -398,34 +433,35 @@ guess.reveal(lesson_05.PERSONAL[least])
 lesson_05.found_and_missed(personal, lesson_05.PERSONAL, "Personal data in the export")
 
 # %% [markdown]
-# Names have no check digit. Lists of names and the words around them do what they can ("I'm Selin", "Kind regards, …"), and
-# about one in sixteen slips through: a name in lower case in the middle of a chat has little that gives it away. And of what is
-# taken for a name, about one in eleven is something else. So redaction makes leaks rarer, not impossible. Read a sample of what is
-# left, and say so in the data card.
+# Numbers, addresses and dates are found almost completely. Names have no check digit. The finder has lists of names and looks at
+# the words around them ("I'm Selin", "Kind regards, …"), and still about one in sixteen slips through: a name in lower case in the
+# middle of a chat has little that gives it away. And of what is taken for a name, about one in eleven is something else. So
+# *redaction*, taking personal data out, makes leaks rarer, not impossible. Read a sample of what is left, and say in the data card
+# (section 9) what you found.
 #
-# What do you write instead? There are three ways:
+# What do you write in place of a name? There are three ways:
 
 # %%
 text = "I'm Selin Karagöz, born 14.03.1986. Call +44 7700 900123, or write to selin@mail.example."
 show.table({way: {"text": pii.Redactor(way).text(text)[0]} for way in pii.MODES}, of="way")
 
 # %% [markdown]
-# Take pseudonyms if messages in production will have names in them: a model that has only ever seen `[NAME]` meets its
-# first real name on the first day. The same person gets the same pseudonym in all rows. (The ten lines of section 1 use
-# them. Give `prepare` a secret `seed` of your own: with ours anybody could compute the pseudonym of a name and compare. And
-# legally, pseudonymised data are still personal data.) Labels are better where a person has to *see* that something was
-# taken out.
+# A *pseudonym* is an invented value of the same kind. Take pseudonyms if messages in production will have names in them: a model
+# that has only ever seen `[NAME]` meets its first real name on its first day at work. The same person gets the same pseudonym in
+# all rows. (The lines of section 1 use them. Give `prepare` a secret `seed` of your own: with ours anybody could compute the
+# pseudonym of a name and compare. And legally, pseudonymised data are usually still personal data.) Labels such as `[NAME]` are
+# better where a person has to *see* that something was taken out.
 #
-# The figures above are for an export that the rules were made for. On a second set, written by somebody else about a bank,
-# a clinic and a mobile operator, numbers with a check digit were all found, too. Names and addresses, which rest on lists
-# and on habits of writing, were found only about seven times in eight.
+# How far does this carry? The shares above are for an export that the rules were made for. On a second set, written by somebody
+# else about a bank, a clinic and a mobile operator, numbers with a check digit were all found, too. Names and addresses, which rest
+# on lists and on habits of writing, were found only about seven times in eight. Expect the second figure on your data.
 
 # %% [markdown]
 # ## 5 · A split that you can believe
 #
 # Nine in ten rows become the {{term:training set}}; one in ten becomes the {{term:validation set}}, which tells you while
-# you train whether the model learns the task or the rows. Should you split at random? Then one customer's first message may be in
-# training and the second in validation.
+# you train whether the model learns the task or merely the rows. Should you choose those rows at random? Then one customer's first
+# message may be in training and the second, in nearly the same words, in validation.
 
 # %%
 unique = [conversations[i] for i in copies.kept if not reasons[i]]
@@ -441,10 +477,15 @@ guess.reveal(round(100 * by_chance["of these known from training"] / by_chance["
 splits
 
 # %% [markdown]
-# This is *after* copies were removed. A validation loss measured on the first split would partly praise memory.
-# `data_prep.split` keeps customers (here the `name` in the user's message) and near-copies together and meets the ten per cent as
-# closely as it can. Whatever
-# belongs together in your data plays the customer's part: a document, a patient, a repository.
+# About half of the validation rows would be known, and this is *after* copies were removed. The loss on them would partly praise
+# memory. `data_prep.split` keeps customers (here the `name` in the user's message) and near-copies together and meets the ten per
+# cent as closely as it can. Something else may play the customer's part in your data: a document, a patient, a repository.
+#
+# **Or by time?** If your rows have dates, you can also hold out the last weeks: train on everything before a day, and validate on
+# everything after it. Take this split when the world changes under the model, because of new products, new rules or a new form, and
+# when you want to know how it will do *next* month. It answers a harder question than the split by customer, and its score is often
+# lower for that reason. It does not replace the other one: a customer who writes on both sides of the day still has to go from one
+# of them. This export has no dates, so we split by customer.
 #
 # **Your turn:** split so that no customer is on both sides.
 
@@ -452,8 +493,9 @@ splits
 # EXERCISE: data-4
 
 # %% [markdown]
-# **Is the {{term:test set}} still unseen?** It was written by hand. But an export contains whatever passed through the
-# desk, and somebody may have tried the test messages there. This is {{term:contamination}}.
+# **Is the {{term:test set}} still unseen?** The test set is what the finished model is scored on, once, and ours was written by
+# hand. But an export contains whatever passed through the desk, and somebody may have tried the test messages there. Test messages
+# among the training rows are called {{term:contamination}}.
 
 # %%
 hits = data_prep.contamination(conversations, test_rows)
@@ -462,9 +504,10 @@ print(f"{len(leaked)} of {len(test_rows)} test messages are in the export")
 print("for example:", formats.prompt_of(test_rows[leaked[0]])[:90])
 
 # %% [markdown]
-# How much would the leak have raised the score? A small classifier learns the categories from the prepared rows (scikit-learn's
-# logistic regression on words and pairs of words, which trains in a second). Then it learns them
-# from the same rows and the test messages that leaked.
+# How much would the leak have raised the score? A *classifier* is a program that learns to sort texts into categories. A small one
+# learns them from the prepared rows (scikit-learn's *logistic regression* on words and pairs of words: it gives each word a number
+# for each category, adds the numbers up, and turns the sums into probabilities; it trains in a second). Then it learns them from
+# the same rows and the test messages that leaked.
 
 # %%
 lesson_05.a_leak(prepared.rows, task, leaked)
@@ -479,9 +522,10 @@ lesson_05.a_leak(prepared.rows, task, leaked)
 # EXERCISE: data-5
 
 # %% [markdown]
-# A last question about sides: do the training messages look like those in production? Users of the new chat window write
-# "where parcel 51234", and the export is full of letters. Train a classifier to tell the two apart. Its *area under the
-# curve* is the probability that it puts a production message before one from the export: 0.5 would mean that it cannot
+# One more comparison: do the training messages look like those in production? Users of the new chat window write "where parcel
+# 51234", and the export is full of letters. Train a classifier to tell the two apart, and let it sort pairs of one message from
+# each side. The share of pairs in which it points to the right one of the two is its *area under the curve*, AUC for short. (The
+# curve is the one that you get by drawing true against false alarms at every limit; you need not draw it.) 0.5 means that it cannot
 # tell, 1 that it always can.
 
 # %%
@@ -498,33 +542,52 @@ show.table({
 }, "Training messages beside those from production")
 
 # %% [markdown]
-# Choosing rows by the classifier's odds brings the set closer to production, but it is still easy to tell apart. What the export does
-# not have cannot be drawn from it. The cure is to collect terse messages, or to write some (section 9).
+# Choosing the rows that the classifier takes for production brings the set closer, but the two are still easy to tell apart. What
+# the export does not have cannot be drawn from it. The cure is to collect terse messages, or to have some written (section 8).
+#
+# So three questions belong to every split: is anybody on both sides, is the test set among the training rows, and does the training
+# set look like what the model will meet?
 
 # %% [markdown]
 # ## 6 · What the model will see
 #
 # So far you have looked at texts. The model sees tokens, with a {{term:chat template}} around them (the markers for who
 # speaks), and learns only where the {{term:label mask}} lets it. Practitioners look at these things first, because mistakes
-# here make no noise. Use the {{term:tokenizer}} of *the model that you will train*.
+# here raise no error. Use the {{term:tokenizer}} of *the model that you will train*: another model cuts the same text into other
+# tokens.
 
 # %%
 tokenizer = models.load_tokenizer()
-lesson_05.lengths_table(prepared.rows, tokenizer)
-
-# %% [markdown]
-# Read the lower half. `max_length` is the most tokens that a trainer keeps of a row. It cuts at the *end*, and the end is the answer.
-# So a limit that is too small cuts off the end of the record and, with it, the token that says "stop here". No error is raised; from
-# long messages the model just never learns how a record ends. Choose the limit above the longest row if memory allows, or drop
-# the few rows that are longer. And what will it cost?
+lengths = lesson_05.token_lengths(prepared.rows, tokenizer)
+lesson_05.lengths_table(lengths)
 
 # %%
-lengths = lesson_05.token_lengths(prepared.rows, tokenizer)
+lesson_05.cut_by_limit(lengths)
+
+# %% [markdown]
+# `max_length` is the most tokens that a trainer keeps of a row. It cuts at the *end*, and the end is the answer. So a limit that is
+# too small cuts off the end of the record and, with it, the token that says "stop here". No error is raised; from long messages the
+# model just never learns how a record ends. TRL keeps 1,024 tokens unless you say otherwise (`SFTConfig(max_length=…)`; the whole
+# row with `None`). That is far more than our longest row has, and far too little for long documents or long chats. Choose the limit
+# above the longest row if memory allows, or drop the few rows that are longer, and say in the card how many.
+#
+# **Several turns.** Our rows have one question and one answer. A chat row may go on: question, answer, question, answer. Then three
+# things change. The whole conversation counts towards the length, so it is the *last* answers that are cut off. You have to decide
+# which answers the model learns: every one, or only the last, if the earlier ones were poor. And each long chat has several
+# answers, so a few talkative customers can make up most of what is learned. Count answers, not rows.
+#
+# What will training on these tokens cost? Each time through all rows is called an {{term:epoch}}.
+
+# %%
 lesson_05.cost_table(sum(lengths))
 
 # %% [markdown]
+# (The last line assumes 175 tokens a second, about what the small runs of section 10 reach where this notebook was built.)
+#
+# Data this small cost less to train on than to look at. The expensive part is your afternoon.
+#
 # Next, template and mask. The mask is made of *token labels*: what the model should say at each token, or −100 where the loss looks
-# away. Look at one row token by token, and let the code insist on what must be true.
+# away. Here is the code that makes them for one row, and refuses if what must be true is not.
 
 # %%
 def token_labels(chat):
@@ -541,38 +604,59 @@ def token_labels(chat):
 chat = [{key: m[key] for key in ("role", "content")} for m in prepared.rows[0]["messages"]]
 show.conversation(tokenizer, *token_labels(chat))
 
+# %% [markdown]
+# One row is in order: coloured is what the model learns, the answer and the marker that ends it, and nothing else. Now look at ten
+# rows, as a trainer would cut them with `max_length=160`. One of them goes wrong. Which one, and what will the model learn from it?
+
 # %%
-lesson_05.masks(prepared.rows, tokenizer, 4)
+ten = lesson_05.ten_rows(prepared.rows, tokenizer)
+lesson_05.masks(ten, tokenizer, max_length=160)
+
+# %%
+guess = predict("Which row goes wrong?")
+guess
+
+# %%
+guess.reveal(lesson_05.row_without_end(ten, tokenizer, max_length=160))
 
 # %% [markdown]
-# In these rows, and in ten or twenty of yours, the model should learn exactly the answer, and the marker that ends it. If your table has
-# a "no" here, stop: the model would learn to write customers' messages, or never learn to stop. (This course's trainer masks the
-# message by itself. TRL's `SFTTrainer` does so if the rows have columns `prompt` and `completion`. For rows with `messages`, as ours,
-# it learns every token unless you set `assistant_only_loss=True`, which needs a chat template that marks the answers.)
+# This customer's message alone is longer than the limit. No token of the answer is left, so there is nothing to learn: the row
+# costs computing time and teaches nothing. Where a trainer takes it alone, the loss is a mean over no tokens, which PyTorch calls
+# `nan`. Row 7 is the longest row of the whole file, which we put there on purpose: without it, the first nine rows of the file all
+# look fine. So always put your longest row among the ten that you look at.
 #
-# **Packing.** Rows of a {{term:batch}} must have the same length, so short ones are filled up ({{term:padding}}), and the
-# GPU computes the filling for nothing. Packing puts several rows into one sequence instead. It needs a mask that keeps them
-# from reading each other; TRL's `packing=True` takes care of that where FlashAttention is installed.
+# In each row the model should learn exactly the answer, from the first brace to the marker that ends it. If what is learned begins
+# with a customer's words, the mask is missing, and the model would learn to write customers' messages. If it does not end with the
+# marker, the model never learns to stop. (This course's trainer masks the message by itself. TRL's `SFTTrainer` does so if the rows
+# have columns `prompt` and `completion`. For rows with `messages`, as ours, it learns every token unless you set
+# `assistant_only_loss=True`, which needs a chat template that marks the answers.)
+#
+# <details><summary><b>Packing: what filling up short rows costs, and how to avoid it</b></summary>
+#
+# A trainer takes several rows at once, a {{term:batch}}. They must have the same length, so short ones are filled up
+# ({{term:padding}}), and the GPU computes the filling for nothing. Packing puts several rows into one sequence instead. It needs a
+# mask that keeps them from reading each other; TRL's `packing=True` takes care of that on GPUs where the library FlashAttention is
+# installed. Nearly all of the waste in the table below disappears if rows of similar length share a batch. It costs only some of
+# the randomness of the batches (`train_sampling_strategy="group_by_length"` in TRL, `bucket=8` in this course's trainer). Packing
+# does nearly as well. Besides, all its sequences are nearly full, so that a GPU always has the same load.
+#
+# </details>
 
 # %% tags=["folded"]
 lesson_05.packing_table(lengths)
 
 # %% [markdown]
-# Nearly all of the waste goes if rows of similar length share a batch. It costs only some of the randomness of the batches
-# (`train_sampling_strategy="group_by_length"` in TRL, `bucket=8` in this course's trainer). Packing does nearly as well. What it adds
-# is that all sequences are nearly full, so that a GPU has the same load in each step.
-#
-# **Balance.** What does the model see most often?
+# **Balance.** Which values does the model see most often?
 
 # %%
 lesson_05.balance(prepared.rows)
 
 # %% [markdown]
-# Seven of ten records say that nothing is urgent. A model that has learned only *that* is right for seven messages in ten
-# and useless to the desk. So accuracy is the wrong measure for this field: it cannot tell a model that catches nobody from
-# one that works. Section 10 counts the urgent messages that were caught. If a value you care about has only a few dozen
-# rows, collect more of that kind before anything else. (How many turns do the conversations have? Here always one. With
-# several, decide whether the model should learn every answer or only the last.)
+# Seven of ten records say that nothing is urgent. A model that has learned only *that* is right for seven messages in ten and
+# useless to the desk. So accuracy is the wrong measure for this field: it cannot tell a model that catches nobody from one that
+# works. In section 10 the short runs are counted by the urgent messages that they caught. Of the longer, recorded runs only the
+# accuracy was kept, so there you have to compare it with the 70 % that "none" alone gets. If a value you care about has only a few
+# dozen rows, collect more of that kind before anything else.
 
 # %% [markdown]
 # ## 7 · Wrong labels, which no rule can see
@@ -583,11 +667,12 @@ lesson_05.balance(prepared.rows)
 # a message about a refund with that label. There is one catch: a classifier that has seen this very row may have learned
 # its wrong label by heart. So each row must be judged by a classifier that was trained *without* it.
 #
-# 1. Cut the rows into five parts.
-# 2. Train on four of them, and predict the fifth. Do this five times, so that every row is predicted once, *out of fold*.
-# 3. Look up the probability of the label that the row has. Sort.
+# 1. Cut the rows into five parts, called *folds*, and keep all rows of one customer in the same fold: somebody who writes twice about
+#    one thing writes nearly the same words, and otherwise one wrong label would vouch for the other.
+# 2. Train on four folds, and predict the fifth. Do this five times, so that every row is predicted once, *out of fold*.
+# 3. Look up the probability of the label that the row has. Sort the rows by it, the least probable first.
 #
-# Three rows to follow by hand. The columns are what a classifier says that did not see the row:
+# Here are three rows to follow by hand. The columns are what a classifier says that did not see the row:
 #
 # | message | its label | delivery | billing | returns | probability of its label |
 # | --- | --- | --- | --- | --- | --- |
@@ -595,26 +680,33 @@ lesson_05.balance(prepared.rows)
 # | "charged twice for the lamp" | delivery | 0.08 | 0.85 | 0.07 | 0.08: look at this one |
 # | "it came late, I send it back" | returns | 0.45 | 0.10 | 0.45 | 0.45: unclear, and perhaps right |
 #
-# This is where *confident learning* begins (Northcutt et al., 2021), which adds thresholds and counts; the library cleanlab offers it
-# in full. With scikit-learn the ranking takes four lines:
+# This is where *confident learning* begins (Northcutt et al., 2021), which adds thresholds and counts; the library cleanlab offers
+# it in full. With scikit-learn the ranking takes a few lines. `StratifiedGroupKFold` makes the folds: "stratified" means that each
+# has about the same share of every label, "group" that nobody's rows are in two.
 
 # %%
-from sklearn.model_selection import cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from course_utils.data_prep import label_noise
 
 labels = [label_noise.label_of(row, "category") for row in prepared.rows]
 seen = [label_noise.evidence_in(row, "category") for row in prepared.rows]
+customers = [name or f"alone {i}" for i, name in enumerate(prepared.owners)]
+folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
 classifier = label_noise.classifier()                      # logistic regression on words
-probability = cross_val_predict(classifier, seen, labels, cv=5, method="predict_proba")
+probability = cross_val_predict(
+    classifier, seen, labels, groups=customers, cv=folds, method="predict_proba"
+)
 own = probability[np.arange(len(labels)), np.searchsorted(np.unique(labels), labels)]
 print(f"probability of a row's own label: median {np.median(own):.2f}, lowest {own.min():.3f}")
 
 # %% [markdown]
-# (`evidence_in` gives the classifier the message and the rest of the record, without the label. The summary helps, because
-# here it was written apart from the label.) The package's function does the same and returns the list to read:
+# The classifier is seldom sure: even in the middle of the list a row's label gets no more than the median above. So a low
+# probability alone accuses nobody; what counts is the order. (`evidence_in` gives the classifier the message and the rest of the
+# record, without the label. The record's summary helps, because here it was written apart from the label.) The package's function
+# does the same and returns the *suspects*, the rows for which another label is more probable:
 
 # %%
-checked = data_prep.check_labels(prepared.rows, "category")
+checked = data_prep.check_labels(prepared.rows, "category", group=prepared.owners)
 lesson_05.suspects(prepared.rows, checked)
 
 # %% [markdown]
@@ -634,18 +726,35 @@ score = truth.score_labels(export, prepared.lines, first)
 guess.reveal(round(score.recall.value * score.recall.n))
 
 # %%
-lesson_05.label_noise_table(export, prepared.lines, checked)
+lesson_05.suspects_curve(export, prepared.lines, checked)
 
 # %% [markdown]
-# Nearly all of the first twenty are wrong. Reading one row in ten finds most of the wrong labels. To find nearly all of
-# them you read about one in five, mostly false alarms: rows that are unusual, and right. The last line is the paper's own
-# rule, which accuses a row only if another label reaches the probability that is usual for that label. Here the list is better:
-# take as many rows from its top, and more of them are wrong. What the rule offers is a place to stop. The list leaves that to you.
-# And take all of this as the best case: in this export a category was replaced by any other one, while the summary stayed right.
-# Real annotators confuse neighbours, such as billing and returns, and their summary agrees with the mistake.
+# Nearly all of the first twenty are wrong. Reading one row in ten finds most of the wrong labels. To find nearly all of them you
+# read about one in seven. From there on the list goes on to one in five, and hardly anything but false alarms comes: rows that are
+# unusual, and right. Stop where the curve bends: where the last ten rows that you have read had hardly a wrong label among them.
+# The diamond is the paper's own rule, which accuses a row only if another label reaches the probability that is usual for that
+# label. Here the list is better: take as many rows from its top, and more of them are wrong. What the rule offers is a place to
+# stop.
 #
-# Now repair them. Here "a person" is the truth file: it corrects what is wrong among the first sixty, and leaves the false
-# alarms as they are. The folder from section 1 gets the repaired rows.
+# **What this cannot find.** In this export a category was replaced by *any* other one, and a mistake like that is in nobody's
+# interest and follows no habit. Real annotators, the people who give the labels, confuse neighbours: a customer who sends something
+# back wants money, so one of them files returns under billing. Let us put that mistake into labels that are all right, and read
+# sixty rows again. (The first row of the table is a control: forty accidents once more, but other ones, drawn anew; the average of
+# two draws. How many are found among sixty depends on the draw, which is why it is not the number of the curve above.)
+
+# %%
+lesson_05.kinds_of_mistakes(export, prepared.lines, prepared.rows, prepared.owners)
+
+# %% [markdown]
+# The method finds what disagrees with the majority. The more often the same mistake is made, the more it *is* the majority: the
+# classifier learns it like any other label, and where everybody makes it, at most one of the wrong labels comes up, fewer than in
+# sixty rows picked at random. No score warns you: the classifier disagrees with fewer labels than it did with the forty accidents.
+# So a short list of suspects says only that few labels are wrong *by accident*. What finds a shared mistake is another pair of
+# eyes: two people label the same fifty rows without seeing each other's labels, you count how often they agree and which two labels
+# they confuse, and you write down, with an example, where the line between the two is.
+#
+# Now repair what was found. Here "a person" is the truth file: it corrects what is wrong among the first sixty, and leaves the
+# false alarms as they are. The folder from section 1 gets the repaired rows.
 
 # %%
 corrections = lesson_05.decisions(export, prepared.lines, first)
@@ -656,29 +765,35 @@ data = load_dataset("json", data_files=files)
 print(f"{len(corrections)} labels corrected")
 
 # %% [markdown]
-# What is it worth? First for a small classifier, which trains in a second. The export as it came is the first row, without the test
-# messages that had leaked into it.
+# What is the repair worth? First for a small classifier, which trains in a second. The first row is the export as it came, without
+# the test messages that had leaked into it; of those rows the classifier can use only the ones whose answer is a record with a
+# category.
 
 # %%
-raw = data_prep.prepare(export.path, steps=["validate", "contamination"], test=test_rows)
 lesson_05.repair_table({
     "the export as it came": raw.rows, "prepared": unrepaired,
-    "prepared, 60 suspects dropped": data_prep.repaired(unrepaired, "category", dict.fromkeys(first)),
+    "prepared, 60 suspects dropped": data_prep.repaired(
+        unrepaired, "category", dict.fromkeys(first)
+    ),
     "prepared, 60 suspects read": prepared.rows,
 }, task)
 
 # %% [markdown]
 # The large step is the one from the export to the prepared rows. Repairing the labels adds a few points at most, and with 100
 # test messages the intervals overlap: forty wrong labels in six hundred are too few for a certain answer. So the language model was
-# trained beforehand, three times each, also with three times as many wrong labels:
+# trained beforehand, three times on each set of rows, also with three times as many wrong labels. (The suspects in these runs come
+# from folds that were not grouped by customer.)
 
 # %%
 lesson_05.recorded_repair()
 
 # %% [markdown]
-# With three times as many wrong labels the gain is clear: the ranges do not overlap. (In this table they run from the worst to the
-# best run.) With forty wrong labels every run gained as well, but three runs on the same hundred messages are no proof. Reading the
-# suspects, dropping them unread and correcting every single row came out alike. What you need not do is read everything.
+# With three times as many wrong labels the gain is large: the worst run after the repair beats the best one before it. With forty
+# wrong labels every run gained as well. (The brackets go from the worst to the best of three runs. They are no confidence
+# intervals, and all runs were asked the same hundred messages.) Do not compare this table with the one in section 10: here messages
+# of up to 40 words are trained on, four in a batch, and there up to 32 words, two in a batch. So the same unrepaired rows give 68 %
+# of the categories here and 73 % there. Reading the suspects, dropping them unread and correcting every single row came out alike.
+# So read the top of the list, or drop it; you need not read everything.
 #
 # There is another reason to look for wrong labels: the *test set* may have them too. A wrong label there
 # punishes the better model. Run the same check on it, and read every suspect.
@@ -689,30 +804,31 @@ lesson_05.recorded_repair()
 # EXERCISE: data-6
 
 # %% [markdown]
-# ## 8 · A judge, and whether to trust it
+# ## 8 · A model that judges, and a model that writes
 #
-# Above a thousand rows nobody reads everything. A common way out is an {{term:LLM as a judge|LLM as a judge}}: a model
-# reads each row with a *rubric*, the text that says what is good, and gives a verdict. This is ours.
+# Above a thousand rows nobody reads everything, and some kinds of rows you hardly have. Large models help with both, if you check
+# their work. First the reading. An {{term:LLM as a judge|LLM as a judge}} is a model that reads each row with a *rubric*, the text
+# that says what is good, and gives a verdict. This is our rubric.
 
 # %%
 print(judging.ONE_WORD_RUBRIC)
 
 # %% [markdown]
-# A judge is an instrument, so calibrate it first. Fifty rows were read beforehand: keep, or not. (The reader was the language-model
-# assistant that wrote this lesson, standing in for you. Thirty of the rows are fine, fourteen have a wrong category and six an
-# answer that belongs elsewhere.) How often should judge and reader agree? Agreement alone is misleading: whoever keeps everything
-# agrees on sixty per cent of these rows. *Cohen's kappa* takes out the agreement that chance would give: 0 is chance, 1 is perfect.
+# A judge is an instrument, so compare it with something you know before you use it. Fifty rows were read beforehand: keep, or not.
+# (The reader was the language-model assistant that wrote this lesson, standing in for you, so these are not a person's marks.
+# Thirty of the rows are fine, fourteen have a wrong category and six an answer that belongs elsewhere.) How often should judge and
+# reader agree? Agreement alone is misleading: whoever keeps everything agrees on sixty per cent of these rows. *Cohen's kappa*
+# takes out the agreement that chance would give: 0 is chance, 1 is perfect.
 #
 # $$\kappa = \frac{\text{agreement} - \text{chance}}{1 - \text{chance}}$$
 #
-# Where does chance come from? If the judge keeps 60 % and you keep 60 %, then tossing coins of that kind you agree on
-# $0.6 · 0.6 + 0.4 · 0.4 = 52$ %. With 80 % agreement kappa is $(0.80 - 0.52)/(1 - 0.52) = 0.58$. Below about 0.6 a judge should not
-# decide alone. (That is a habit, not a law.) And kappa depends on how many rows are bad. Two in five are here; among rows that have
-# been prepared it may be one in fifteen, and then the same judge has a much lower kappa, and most of what it rejects is good. So draw
+# Where does chance come from? If the judge keeps 60 % and you keep 60 %, then tossing coins of that kind you agree on $0.6 · 0.6 +
+# 0.4 · 0.4 = 52$ %. With 80 % agreement kappa is $(0.80 - 0.52)/(1 - 0.52) = 0.58$. Below about 0.6 a judge should not decide
+# alone. (That is a habit, not a law.) And kappa depends on how many rows are bad. Here it is two in five; among rows that have been
+# prepared it may be one in fifteen, and then the same judge has a much lower kappa, and most of what it rejects is good. So draw
 # the fifty from the rows that it will judge.
 #
-# The only language model here that fits on a laptop is our small one. It answers "yes" or "no", and we read how probable
-# each is.
+# The only judge that runs on any computer is our small model. It answers "yes" or "no", and we read how probable each is.
 
 # %%
 from sklearn.metrics import roc_auc_score
@@ -721,7 +837,8 @@ by_hand, keep, _ = lesson_05.read_by_hand(export)
 model, tokenizer = models.load()
 marks = judging.judge_here(by_hand, model, tokenizer)
 area = roc_auc_score(keep, marks)
-print(f"probability of “yes”: {min(marks):.2f} to {max(marks):.2f}; area under the curve {area:.2f}")
+print(f"probability of “yes”: {min(marks):.2f} to {max(marks):.2f}")
+print(f"area under the curve: {area:.2f}")
 
 # %%
 judges = {"the 135M model with the rubric": [mark > 0.5 for mark in marks]}
@@ -729,31 +846,42 @@ judges |= lesson_05.other_judges(export, prepared.rows, prepared.lines)
 lesson_05.judges_table(keep, judges)
 
 # %% [markdown]
-# The small model says "no" to every row, so its kappa is that of chance. Nor is the limit of 0.5 to blame: an area under the curve
-# near 0.5 says that good rows hardly get a higher probability than bad ones. The two judges that are no
-# language models do better, and together they reach more than 0.8. But with fifty rows the interval around it goes
-# down to about 0.7, and these are the two faults that they were made for, so expect less on your task. The lesson is that *a judge's name says nothing, its kappa on
-# rows of yours does*. Large judges are far better: GPT-4 agreed with people on
-# 85 % of the pairs of replies in one study, where people agreed with each other on 81 % (Zheng et al., 2023, arXiv
-# 2306.05685; ties left out). But even they have biases that no rubric asked for. Two are easy to measure: position and length. Show each pair twice, in both orders, and pad good replies with a paragraph that says nothing.
+# **What a weak judge shows.** The small model says "no" to every row, so its kappa is that of chance. Nor is the limit of 0.5 to
+# blame: the area under the curve is the chance that a good row gets a higher probability than a bad one, and near 0.5 that is a
+# coin. So this judge has no opinion about these rows, although each single verdict looks like one. It shows how to find that out,
+# and nothing about large models. The two judges that are no language models do better, and together they reach more than 0.8. But
+# with fifty rows the interval around it goes down to about 0.7, and these are the two faults that they were made for, so expect
+# less on your task.
+#
+# **What a strong judge reaches** we cannot measure on this machine, but others have: Zheng et al. (June 2023, arXiv 2306.05685)
+# showed people and GPT-4 the same pairs of replies to open questions. GPT-4 agreed with the people on 85 % of the pairs, and people
+# agreed with each other on 81 %, if ties are left out. (With ties, and with verdicts that change with the order, it is 66 % and 63
+# %.) That is a result about general chat and one model of 2023. It says that a strong judge *can* be as good as a second person,
+# not that yours is, on your rows. The lesson of both is the same: *a judge's name says nothing, its kappa on rows of yours does*.
+#
+# Even strong judges have preferences that no rubric asked for. Two are easy to measure: position and length. Show each pair twice,
+# in both orders, and pad good replies with a paragraph that says nothing.
+#
+# How to read the table: the first three columns count single verdicts, two for each pair. A judge that always takes the first reply
+# has 100 % in the second column, and so 50 % in the first, since each reply comes first once. The last column asks something finer:
+# *how sure* was the judge? It adds up a reply's probability over both orders, so that the place cancels out, and counts the pairs
+# in which the longer reply has more of it.
 
 # %%
 lesson_05.bias_table(model, tokenizer)
 
 # %% [markdown]
-# The small judge takes whatever is shown first. If you had asked in one order only, with the better reply always first, it
-# would have looked perfect. So ask in both orders and count a verdict only if they agree. If padding wins more than half of
-# the time, say "length does not count" in the rubric, and measure again. With a strong judge the calls are the same:
-# `judging.judge(rows, client_for(), "gpt-…")` goes to any OpenAI-compatible endpoint and `judging.agreement_with_labels(verdicts, keep)`
-# computes the table's figures.
-
-# %% [markdown]
-# ## 9 · More rows, and where they go
+# The small judge takes whatever is shown first. If you had asked in one order only, with the better reply always first, it would
+# have looked perfect. So ask in both orders and count a verdict only if they agree. If padding wins more than half of the time, say
+# "length does not count" in the rubric, and measure again. With a strong judge the calls are the same: `judging.judge(rows,
+# client_for(), "gpt-…")` asks any OpenAI-compatible service and `judging.agreement_with_labels(verdicts, keep)` computes the
+# figures of the first table.
 #
-# **Have a stronger model write some.** What the export lacks, terse messages or rare categories, a large model can write:
-# topics times a request, answers as JSON, each checked against the schema. This {{term:synthetic data}} is the approach
-# behind the Phi models' "textbooks". No strong model runs here, so a server on this machine plays back answers that an assistant wrote
-# beforehand in a strong model's place, two kinds of mistakes among them. It is busy now and then, as such servers are.
+# **A model that writes.** What the export lacks, terse messages or rare categories, a large model can write. You list topics, send
+# the same request for each, and check every answer against the schema. Such rows are called {{term:synthetic data}}; the Phi
+# models' "textbooks" were made like this. No strong model runs here, so a server on this machine plays back answers that an
+# assistant wrote beforehand in a strong model's place, two kinds of mistakes among them. It is busy now and then, as such servers
+# are.
 
 # %%
 from course_utils.data_prep.synthesis import as_chat, synthesise
@@ -768,9 +896,9 @@ with Replay(strong_model, trouble=("busy", 5)) as server:
     print("budget of 2 dollars:", made)
 
 # %% [markdown]
-# A request is written to the ledger before it is sent, its answer as soon as it arrives. So a run that is interrupted continues where
-# it was and pays for no answer twice that has arrived, and the budget is kept: a request is sent only if its longest possible answer
-# still fits. Each example says where it comes from:
+# A request is written to a file, the *ledger*, before it is sent, and its answer as soon as it arrives. So a run that is
+# interrupted goes on where it was and pays for no answer twice. The budget is kept as well: a request is sent only if there is
+# money for its longest possible answer. Each example says where it comes from:
 
 # %%
 print(made.examples[0]["provenance"])
@@ -778,40 +906,327 @@ print(made.examples[0]["provenance"])
 # %% [markdown]
 # That belongs in the data card, so that nobody takes these rows for real messages later.
 #
-#
-# Now the trap. Hold out 80 of these examples as a test set. Is that a test?
+# Now the trap. Hold out 80 of these examples as a test set. Is that a fair test?
 
 # %%
 synthetic = as_chat(made.examples, "Triage this customer message.")
 lesson_05.kinship_table(synthetic, task)
 
 # %% [markdown]
-# A writer repeats its turns of phrase. Its {{term:held-out}} rows have said much of this before, and the hand-written test
-# set has not. A score on the first flatters:
+# A writer repeats its turns of phrase. A quarter of all groups of three words in its {{term:held-out}} rows, those that were kept
+# out of training, are in the training rows as well; in the hand-written test set hardly any are. So a score on the first flatters.
+# What that does to a model was measured beforehand:
 
 # %%
 evidence.card("P3")
 
 # %% [markdown]
-# **In and out of the field's tools.** `datasets` is the usual container. The folder from section 1 is already in it; from
-# there everything is one call:
-
-# %%
-data["train"].to_parquet("tickets-ready/train.parquet")
-data_report.write_html(prepared, "tickets-ready/report.html")
-print(data)
+# The writer's test set overstates what the model can do, so a test has to come from somewhere else. Use synthetic rows to fill a
+# gap that you can name, and measure on rows that people wrote.
 
 # %% [markdown]
-# A data set without a card is a file that nobody dares to use in a year. On the {{term:hub}} the card is the `README.md`,
-# with a header that programs read. This is the least that belongs in it. *Pushing is not run here, since it needs an
-# account.*
+# ## 9 · Your own export, in one script
+#
+# The lines of section 1 take chats. At work the export is often a table, as CSV or JSONL: one row for each message, its label, and
+# who wrote it. Here is everything that such a file needs, written with the libraries of the field, so that you can read and change
+# every step: pandas for the table, scikit-learn for copies, split and labels, `datasets` and `huggingface_hub` for the result. Only
+# the personal data are taken out by the course's package, which adds lists of names to Presidio's recognisers. Each step is a
+# function that takes the table and gives it back with one line of report. A step drops nothing by itself: it writes the reason into
+# the column `why`, and the script keeps a list of all such rows. And a step *stops* where the export is surely not what you think
+# it is.
+#
+# Why in this order?
+#
+# | step | why here |
+# | --- | --- |
+# | 1 usable rows | the later steps trust that each row has a message and a label that exists |
+# | 2, 3 decisions, copies | before the split, or copies come to lie on both sides |
+# | 4 redact | before anybody reads a row; after the copies, only because it is the slowest step and a third fewer rows are left |
+# | 5 split | by customer, while the table still knows who the customer is |
+# | 6, 7 labels | after the copies are gone, because a copy vouches for its own wrong label; on the test rows as well |
+# | 8 write | last, because the version is computed from what is written |
+
+# %%
+import hashlib
+import os
+import secrets
+from collections import Counter
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from datasets import Dataset, DatasetDict
+from huggingface_hub import DatasetCard
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+# %%
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+
+TEXT, LABEL, WHO = "message", "category", "customer"       # the columns of your export
+LABELS = ["delivery", "billing", "returns", "defect", "account", "question"]
+ASKED = "Triage this customer message."                    # the system message of every row
+SEED = 0                                                   # of the split; no secret
+STOP = {"unusable": 0.2, "contradict": 0.05, "redacted": 0.01, "one_customer": 0.2, "better": 0.1}
+
+
+def stop_unless(fine, message):
+    """End the run where going on would only hide what is wrong."""
+    if not fine:
+        raise ValueError(message)
+
+# %% [markdown]
+# The five numbers in `STOP` are shares of the rows. They say how many unusable rows, how many contradictions and how large a
+# customer the script accepts, and how much personal data and what agreement it expects at least. Change one only if you can say why
+# your export is different.
+
+# %%
+def usable(rows):
+    """1. Only rows with a message and a known label; "row" is the place in the export."""
+    rows = rows.assign(row=range(1, len(rows) + 1))
+    empty, unknown = rows[TEXT].fillna("").str.strip() == "", ~rows[LABEL].isin(LABELS)
+    named = rows.loc[unknown, LABEL].value_counts().head(3).to_dict()
+    report = f"{len(rows)} rows: {empty.sum()} empty, {unknown.sum()} unknown labels {named or ''}"
+    stop_unless((empty | unknown).mean() <= STOP["unusable"], f"{report}. Compare with LABELS")
+    return rows.assign(why=np.select([empty, unknown], ["no message", "unknown label"], "")), report
+
+
+# %%
+def corrected(rows, file="read.csv"):
+    """6. The labels that somebody has corrected, in the column "right" of a file."""
+    if not Path(file).exists():
+        return rows, f"nobody has read any: there is no {file} yet"
+    read = pd.read_csv(file, dtype={"right": str}).set_index("row")["right"]
+    read = read[read.isin(LABELS)]                         # a typing error is no label
+    label = rows["row"].map(read).fillna(rows[LABEL])
+    return rows.assign(**{LABEL: label}), f"{(label != rows[LABEL]).sum()} labels corrected"
+
+
+def decided(rows):
+    """2. The same for copies with different labels, before one of them is chosen."""
+    return corrected(rows, "decided.csv")
+
+# %% [markdown]
+# Step 3 compares all pairs at once. A table with one line for each message and one column for each word or pair of words has a 1
+# where the message has it. Multiplied with itself it says how many pieces two messages share, and from that follows the Jaccard
+# index of section 3. (Up to some ten thousand rows this fits into memory. Beyond that take the bands of section 3; the library
+# `datasketch` has them.) Copies with different labels contradict each other. No program knows which of them is right, so all of
+# them go to `conflicts.csv` for you, and none into the training file until you have decided.
+
+# %%
+def without_copies(rows, alike=0.6):
+    """3. One row of each group of near-copies, none of a group with different labels."""
+    pieces = CountVectorizer(ngram_range=(1, 2), binary=True).fit_transform(rows[TEXT])
+    both, size = (pieces @ pieces.T).tocoo(), pieces.getnnz(axis=1)   # pieces in both messages
+    near = both.data / (size[both.row] + size[both.col] - both.data) >= alike
+    pairs = coo_matrix((near[near], (both.row[near], both.col[near])), shape=both.shape)
+    group = pd.Series(connected_components(pairs, directed=False)[1])
+    conflict = rows.groupby(group)[LABEL].transform("nunique") > 1
+    copies = group.duplicated() & ~conflict
+    report = f"{copies.sum()} copies, {conflict.sum()} rows contradict a copy"
+    stop_unless(conflict.mean() <= STOP["contradict"], f"{report}. Do all share a paragraph?")
+    why = np.select([conflict, copies], ["contradicts a copy", "a copy"], "")
+    return rows.assign(group=group, why=why), report
+
+# %% [markdown]
+# Step 4 needs a *key*: whoever has it can compute the pseudonym of any name and compare. So it is not five digits in a script that
+# gets shared, but 128 random bits in a file outside the project, made at the first run. Keep that file: with the same key, the same
+# person has the same pseudonym in next month's export too.
+
+# %%
+def secret_key(file="~/.clean_export.key"):
+    """From the environment, or from a file that is made once and never shared."""
+    if key := os.environ.get("PSEUDONYM_KEY"):
+        return key
+    file = Path(file).expanduser()
+    if not file.exists():
+        file.touch(mode=0o600)                             # for nobody else to read
+        file.write_text(secrets.token_hex(16))
+    return file.read_text()
+
+
+# %%
+def redact(rows):
+    """4. Personal data become pseudonyms."""
+    redactor = pii.Redactor("pseudonym", seed=secret_key())
+    texts, found = zip(*(redactor.text(text) for text in rows[TEXT]))
+    kinds = Counter(entity.kind for entities in found for entity in entities)
+    counts = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(3)) or "nothing"
+    touched = sum(map(bool, found))
+    report = f"{counts} found in {touched} of {len(rows)} rows"
+    stop_unless(touched >= STOP["redacted"] * len(rows), f"{report}. Is TEXT the right column?")
+    return rows.assign(**{TEXT: texts}), report
+
+# %% [markdown]
+# *Order numbers stay in.* They name nobody, and a model may have to repeat them; but whoever has the shop's database finds the
+# customer behind each. So what comes out is pseudonymous and not anonymous, and the card says so. If your model doesn't need such
+# numbers, add a line: `rows[TEXT].str.replace(r"\bTB[- ]?\d{5}\b", "[ORDER]", regex=True, case=False)`.
+#
+# Step 5 makes ten folds as in section 7 and sets two of them aside, one for validation and one for a test set.
+
+# %%
+def split(rows):
+    """5. Of ten parts one for validation and one for the test; a customer is in one part only."""
+    who = rows[WHO].fillna(rows["row"].map("row {}".format))
+    largest = who.value_counts(normalize=True).max()
+    stop_unless(largest <= STOP["one_customer"], f"one customer has {largest:.0%} of all rows")
+    folds = StratifiedGroupKFold(10, shuffle=True, random_state=SEED).split(rows, rows[LABEL], who)
+    rows = rows.assign(who=who, part="train")
+    for name, (_, held_out) in zip(("validation", "test"), folds):
+        rows.loc[held_out, "part"] = name
+    report = ", ".join(f"{n} {part}" for part, n in rows["part"].value_counts().items())
+    return rows, f"{report}; {who.nunique()} customers"
+
+# %% [markdown]
+# Steps 6 and 7 belong together. The first run writes the tenth of the rows with the least probable labels to `to_read.csv`. You
+# read them, fill in the column "right" where the label is wrong, save the file as `read.csv`, and run the script once more. In the
+# same way you save `conflicts.csv` as `decided.csv`. (The numbers of the rows are those of *this* export: with another one, begin
+# anew.)
+
+# %%
+def doubtful(rows):
+    """7. How probable each row's label is, out of fold; the test rows included."""
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=SEED)
+    out = cross_val_predict(make_pipeline(words, LogisticRegression(C=3)), rows[TEXT], rows[LABEL],
+                            groups=rows["who"], cv=folds, method="predict_proba")
+    names = np.unique(rows[LABEL])
+    own = out[np.arange(len(rows)), np.searchsorted(names, rows[LABEL])]
+    rows = rows.assign(own=own, says=names[out.argmax(axis=1)])
+    commonest = rows[LABEL].value_counts(normalize=True).max()
+    agrees = (rows["says"] == rows[LABEL]).mean()
+    report = f"agrees with {agrees:.0%} of the labels; guessing {commonest:.0%}"
+    stop_unless(agrees > commonest + STOP["better"], f"{report}. Are labels and rows apart?")
+    return rows, report
+
+# %% [markdown]
+# Step 8 writes one file for each part and computes the *version*: a *hash* of everything written. Change one letter in one row, and
+# the version is another. With the date it tells you next year which data a model was trained on.
+
+# %%
+def write(rows, folder):
+    """8. One file for each part, as chat rows without customers, and the version of the whole."""
+    version, parts = hashlib.sha256(), {}
+    Path(folder).mkdir(exist_ok=True)
+    for name, some in rows.groupby("part"):
+        said = [(("system", ASKED), ("user", text), ("assistant", json.dumps({LABEL: label})))
+                for text, label in zip(some[TEXT], some[LABEL])]
+        chats = [{"messages": [{"role": r, "content": c} for r, c in turns]} for turns in said]
+        parts[name] = Dataset.from_list(chats)
+        parts[name].to_json(f"{folder}/{name}.jsonl", force_ascii=False)
+        version.update(Path(folder, f"{name}.jsonl").read_bytes())
+    return DatasetDict(parts), f"{version.hexdigest()[:12]} of {date.today()}"
+
+# %% [markdown]
+# Three files are for a person and stay where the export is. `rejects.csv` has the number of every row that was left out, and the
+# reason, but no text. `conflicts.csv` and `to_read.csv` have text, after redaction.
+
+# %%
+def for_a_person(rows, rejected):
+    """What was left out and why, what contradicts a copy, and the most doubtful tenth."""
+    rejected[["row", "why"]].to_csv("rejects.csv", index=False)
+    conflicts = rejected[rejected["why"] == "contradicts a copy"].assign(right="")
+    redactor = pii.Redactor("pseudonym", seed=secret_key())
+    conflicts[TEXT] = [redactor.text(text)[0] for text in conflicts[TEXT]]
+    columns = ["group", "row", "right", LABEL, TEXT]
+    conflicts.sort_values("group")[columns].to_csv("conflicts.csv", index=False)
+    tenth = rows.sort_values("own").head(len(rows) // 10).assign(right="")
+    tenth[["row", "right", LABEL, "says", TEXT]].to_csv("to_read.csv", index=False)
+
+# %% [markdown]
+# And the whole, with a *data card*: a text beside the data that says what they are and what was done to them.
+
+# %%
+def main(file, folder="mine-ready"):
+    """All steps, the files for a person, and the data with their card."""
+    read = pd.read_csv if file.endswith(".csv") else partial(pd.read_json, lines=True)
+    rows, reports, rejected = read(file, dtype=str), {}, []
+    for step in (usable, decided, without_copies, redact, split, corrected, doubtful):
+        rows, reports[step.__name__] = step(rows)
+        rejected.append(rows[rows["why"] != ""])
+        rows = rows[rows["why"] == ""].reset_index(drop=True)
+    for_a_person(rows, pd.concat(rejected))
+    data, reports["version"] = write(rows, folder)
+    lines = [f"- **{name}**: {report}" for name, report in reports.items()]
+    lines.append("- Order numbers are left in: pseudonymous, not anonymous.")
+    text = f"---\nlicense: other\n---\n# {Path(file).name}\n\n" + "\n".join(lines) + "\n"
+    DatasetCard(text).save(f"{folder}/README.md")
+    return data, reports
+
+
+# %% [markdown]
+# We run it on the 964 rows of the export to which no rule objected, saved as a spreadsheet of three columns. So that the first step
+# has something to say, two messages in that spreadsheet were emptied and three labels misspelt.
+
+# %%
+os.environ["PSEUDONYM_KEY"] = "for this lesson only"       # or your figures would not be ours
+lesson_05.spreadsheet("mine.csv", conversations, reasons)
+data, reports = main("mine.csv")
+show.table({step: {"report": report} for step, report in reports.items()}, "A healthy run", "step")
+
+# %% [markdown]
+# So this is what healthy reports look like: a few unusable rows whose reason you can see, copies in a number that the desk's people
+# can explain, personal data in about as many messages as you found by reading, about one row in ten on each side, and a classifier
+# that agrees with far more of the labels than guessing does. And why were rows left out?
+
+# %%
+rejects = pd.read_csv("rejects.csv")["why"].value_counts()
+show.table({why: {"rows": int(n)} for why, n in rejects.items()}, "What rejects.csv says", "why")
+
+# %% [markdown]
+# Now the same steps on exports that are broken, each in a way that happens at every company. To be quick we take only the first 400
+# lines of the spreadsheet, 395 of which are usable:
+
+# %%
+lesson_05.gone_wrong((usable, without_copies, redact, split, doubtful), "mine.csv")
+
+# %% [markdown]
+# All five stop, each with a number and a question. Without those lines only the fourth would have stopped, with an error deep
+# inside scikit-learn. The others would have written a file that looks like any other, from labels that are those of other rows. But
+# a limit catches only what is broken *everywhere*: in an export where one label in twenty has slipped, every report looks healthy.
+# So read the reports all the same, and `to_read.csv` after them.
+#
+# These functions as one file, to take with you:
+
+# %%
+top = {"TEXT": TEXT, "LABEL": LABEL, "WHO": WHO, "LABELS": LABELS, "ASKED": ASKED, "SEED": SEED}
+steps = (stop_unless, usable, corrected, decided, without_copies, secret_key, redact, split)
+steps += (doubtful, write, for_a_person, main)
+print(lesson_05.take_away("clean_export.py", top | {"STOP": STOP}, steps))
+print(validate("mine-ready/train.jsonl", "chat"))
+
+# %% [markdown]
+# The last line is what `course check-data mine-ready/train.jsonl` says in a terminal: the written file is one that a host or a
+# trainer takes. **Your own file:** change TEXT, LABEL, WHO and LABELS at the top of `clean_export.py`, and run it on a few hundred
+# rows first. Answers that are whole records or free text go through `prepare` of section 1 instead. The card that the script writes
+# has the reports and the version. What no program knows, you add by hand: where the rows come from, what is still wrong with them,
+# and what they must not be used for.
+#
+# **In and out of the field's tools.** The folder from section 1 is in `datasets` already; from there everything is one call:
+
+# %%
+data = load_dataset("json", data_files=files)
+data["train"].to_parquet("tickets-ready/train.parquet")
+data_report.write_html(prepared, "tickets-ready/report.html")
+version = lesson_05.version_of(files.values())
+print("version", version)
+
+# %% [markdown]
+# A data set without such a card is a file that nobody dares to use in a year. On the {{term:hub}}, the website where models and
+# data sets are shared, the card is the `README.md`, with a header that programs read. This is the least that belongs in it.
+# *Publishing is not run here, since it needs an account.*
 #
 # ```python
-# CARD = """# Tickets of Tarnbrook
-# **What.** Messages to a support desk and the record of each. **From where.** Export of 2026-11, 1,970 lines.
-# **Prepared.** Rules and counts: see `report.html`. Personal data replaced by pseudonyms; about one name in
-# sixteen may be left, on other data one in eight. **Split.** By customer. **Known faults.** Labels checked out
-# of fold, 60 rows read. **Written by models.** No row. **Not for.** Anything that decides about people."""
+# CARD = f"""# Tickets of Tarnbrook
+# **Version.** {version}. **What.** Messages to a support desk and the record of each.
+# **From where.** Export of 2026-11, 1,970 lines. **Prepared.** Rules and counts: see `report.html`. Personal data
+# replaced by pseudonyms; about one name in sixteen may be left, on other data one in eight. **Split.** By customer.
+# **Known faults.** Labels checked out of fold, 60 rows read; mistakes that many annotators share were not looked
+# for. **Written by models.** No row. **Not for.** Anything that decides about people."""
 #
 # data.push_to_hub("my-name/tickets", private=True)
 # from huggingface_hub import DatasetCard
@@ -825,22 +1240,23 @@ print(data)
 # | tool | what it does | go there when |
 # | --- | --- | --- |
 # | [datatrove](https://github.com/huggingface/datatrove) | reads and filters on many machines, and finds copies with MinHash as above | you have millions of documents |
-# | [distilabel](https://github.com/argilla-io/distilabel) | pipelines in which models write and judge data | synthesis has several steps, or several models |
-# | [Argilla](https://github.com/argilla-io/argilla) | a web page where several people mark rows | more than one person labels, and you want their agreement |
+# | [distilabel](https://github.com/argilla-io/distilabel) | chains of steps in which models write and judge data | writing needs several steps, or several models |
+# | [Argilla](https://github.com/argilla-io/argilla) | a web page where several people mark rows | more than one person labels, and you want to know how often they agree |
 # | [cleanlab](https://github.com/cleanlab/cleanlab) | confident learning in full, also for pictures and tags | section 7 paid off |
-# | [Presidio](https://github.com/microsoft/presidio) | finds personal data with a language model for names | names must not slip through |
+# | [Presidio](https://github.com/microsoft/presidio) | finds personal data with a language model for names | you need more kinds of data, or other languages; no such model finds every name |
 #
-# **Mining production.** The best rows are already there: what customers really wrote, and what an expert says should have
+# **Rows from production.** The best rows are already there: what customers really wrote, and what an expert says should have
 # been answered. Take transcripts, let experts mark them ("the right record", or "nothing to learn here"), write each as a
-# row, and run the ten lines of section 1. Of this export about one line in three was left, so five hundred good rows need
+# row, and run the lines of section 1. Of this export about one line in three was left, so five hundred good rows need
 # some sixteen hundred lines.
 
 # %% [markdown]
 # ## 10 · Was it worth it? Train twice
 #
-# The same model, the same settings and the same number of examples: once drawn from the export as it came (only what a
-# trainer cannot read and the leaked test messages are left out), once from the training rows that you have prepared and repaired.
-# Two fields of the record and short messages keep it quick.
+# Did the work pay? Train the same model with the same settings on the same number of examples: once on rows drawn from the export
+# as it came (only what a trainer cannot read and the leaked test messages are left out), and once on rows drawn from what you have
+# prepared and repaired. What is trained is an {{term:adapter}}, a small addition to the model that lesson 02 explains (`r=16` is
+# its size). Two fields of the record and short messages keep it quick. The settings of this lesson are in `plan`.
 
 # %%
 from peft import LoraConfig, get_peft_model
@@ -853,7 +1269,7 @@ settings = training.Settings(
     learning_rate=plan.learning_rate, batch_size=plan.batch_size, warmup_steps=5, bucket=8
 )
 
-
+# %%
 def train(rows):
     """A fresh adapter on a fresh model, trained on a random sample of the rows."""
     set_seed(0)
@@ -873,6 +1289,7 @@ results, histories = {}, {}
 model = None                                               # the judge: make room
 for name, chats in sets.items():
     tuned, histories[name] = train(chats)
+    tuned = tuned.merge_and_unload()                       # answers faster than with an adapter
     answers = generate(tuned, tokenizer, short.prompts(), max_new_tokens=plan.answer_tokens)
     results[name] = short.evaluate(answers)
     tuned = None
@@ -882,7 +1299,8 @@ last = {name: float(np.mean(history.losses[-8:])) for name, history in histories
 guess.reveal(min(last, key=last.get))
 
 # %% tags=["folded"]
-charts.bars(last, "Mean training loss of the last eight steps", "average loss per token", decimals=2)
+title = "Mean training loss of the last eight steps"
+charts.bars(last, title, "average loss per token", decimals=2)
 
 # %% [markdown]
 # A training loss says how well a run fits *its own* rows. The export mixes rows that repeat one answer, which are easy to predict,
@@ -898,24 +1316,35 @@ print(f"both fields right, prepared minus raw: {100 * difference.value:+.0f} poi
       f"95 % interval {100 * difference.low:+.0f} to {100 * difference.high:+.0f}")
 
 # %% [markdown]
-# Read the last row first. Whoever always gives the most common pair has the form perfect, gets some records right, and
-# catches no escalation. So the short run shows that prepared rows are better than raw ones, and not that it beats a program which
-# reads nothing. Two dozen steps are too few for that. The recorded runs are longer, and there are three of each.
+# Read the last row of the table first. Whoever always gives the most common pair has the form perfect, gets some records right, and
+# catches no escalation. The column at the end has a part of the reason: agents in a hurry left the form at "question, none", and a
+# model that learns from the export gives that to three messages in four. But the prepared run, whose rows have no such forms left,
+# still gives it to more than half: after so few steps both mostly fall back on a common record. So the short run shows that
+# prepared rows are better than raw ones, and it does not show that either beats a program which reads nothing. Each run changed the
+# model two dozen times, once after every few examples, and that is too few. The recorded runs are longer, and there are three of
+# each. They take messages of at most 32 words, which leaves 1,250 rows of the export and 300 of the prepared ones for training. The
+# labels of the latter were not repaired, and the leaked test messages were left in the export. Both make the gain look smaller than
+# it is.
 
 # %%
 lesson_05.recorded_table()
 
 # %% [markdown]
-# Agents in a hurry left the form at "question, none", and a model that learns from the export learns that too. It cannot know that this
-# was an accident. What preparing improves is the category. All runs saw 300 examples, so this compares the quality of rows and not
-# their number. Urgent messages are still mostly missed, since few rows show them, and
-# a hundred curated rows did a little better than all that were prepared. The next lines are about this lesson's claims; open a row to see why.
+# What preparing improves is the category. All runs saw 300 examples, so this compares the quality of rows and not their number. The
+# escalation hardly rises above what "none" alone gets, although three rows in ten are urgent: these divide into five reasons, the
+# rarest of which has 29 rows, and 300 examples teach them badly. A hundred curated rows did about as well as all that were
+# prepared; a difference of 5 points on a hundred messages says no more than that. So the work paid, and a small set that somebody
+# has really read is a good beginning.
+#
+# Five claims about training data that you will meet elsewhere, P3 of section 8 among them: three are judged by these runs, and two
+# could not be tested here. Open a row to see why. (In all runs the model saw 300 examples, some of them more than once where there
+# were fewer rows. So "under a condition" means: at equally long training, on this export.)
 
 # %%
 evidence.summary("P1", "P2", "P4", "P5")
 
 # %% [markdown]
-# The size table of P5 circulates in this form. Use it to plan, not as a law:
+# The size table that the last claim is about circulates in this form. Use it to plan, not as a law:
 #
 # | what is to be learned | examples | note |
 # | --- | --- | --- |
@@ -924,8 +1353,8 @@ evidence.summary("P1", "P2", "P4", "P5")
 # | the terms and conventions of a field | 2,000 to 10,000 | — |
 # | much new knowledge | 10,000 to 50,000 | look facts up instead (lesson 01) |
 #
-# **Mistakes that show.** Two that everybody makes once. The first is a file made with `print`, the second a space before
-# each answer.
+# **Common mistakes.** Here are two that everybody makes once. The first is a file written with `print`, the second a space
+# before each answer.
 
 # %%
 from pathlib import Path
@@ -948,12 +1377,13 @@ print(validate(broken, "chat").findings[0])
 # | you want to | do |
 # | --- | --- |
 # | know whether a file can be trained on | `course check-data FILE`; read every error, not the first |
-# | clean it | `prepare`, first without `drop`; read what is flagged; then with the rules that you trust |
+# | clean it | `prepare`, or `clean_export.py` for a table; read what is flagged before you drop it |
 # | get rid of copies | message and answer together; look at conflicts |
 # | protect people | check digits first, pseudonyms, a sample read by eye, what is left in the card |
-# | believe your validation loss | split by customer and near-copy; search for the test set in the training data |
-# | lose no answers | lengths in tokens, `max_length` above the longest, the mask checked on ten rows |
-# | find wrong labels | out-of-fold probability of the given label; read the first tenth; the test set too |
+# | believe your validation loss | split by customer and near-copy, or by time where the world changes; search for the test set |
+# | lose no answers | lengths in tokens, `max_length` above the longest, the mask checked on ten rows and the longest |
+# | find wrong labels | out-of-fold probability of the given label, folds by customer; read the first tenth; the test set too |
+# | find labels that everybody gets wrong | two people label fifty rows apart; no program sees it |
 # | use a judge | kappa on fifty of your rows, both orders, padding; below 0.6 it does not decide |
 # | show that it helped | train twice, as many examples each, beside the most common answer |
 

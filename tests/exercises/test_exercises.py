@@ -106,17 +106,18 @@ def test_what_is_always_the_same_earns_nothing_even_where_it_is_right(id):
 
 
 def test_an_answer_that_changes_its_inputs_harms_only_itself():
-    def hostile(W, A, B, alpha):
+    def hostile(W, old, new):
         W.zero_()
         return W
 
     assert float(check("lora-5", hostile)) == 0
-    assert float(check("lora-5", lambda W, A, B, alpha: W + alpha / A.shape[0] * B @ A)) == 3
+    assert float(check("lora-5", EXERCISES["lora-5"].solution)) == 3
 
 
 def test_numpy_answers_count_too():
-    def with_numpy(W, A, B, alpha):
-        return W.numpy() + alpha / len(A) * B.numpy() @ A.numpy()
+    def with_numpy(W, old, new):
+        (A, B, alpha), (C, D, beta) = old, new
+        return W.numpy() - alpha / len(A) * B.numpy() @ A.numpy() + beta / len(C) * D.numpy() @ C.numpy()
 
     assert check("lora-5", with_numpy).passed
 
@@ -154,7 +155,7 @@ def test_quizzes_have_one_right_choice_and_explain_every_one(section):
     assert "widget" not in shown
 
 
-@pytest.mark.parametrize("section", ["01", "02", "03", "04", "05"])
+@pytest.mark.parametrize("section", QUIZZES)
 def test_right_choices_are_told_neither_by_their_letter_nor_by_their_length(section):
     lengths = [[len(text) for text, _, _ in question.choices] for question in QUIZZES[section]]
     places = [[right for _, right, _ in question.choices].index(True) for question in QUIZZES[section]]

@@ -1,11 +1,11 @@
 """Answers that no grader should have to meet: each is an answer cell, and what must become of it.
 
-`BAD` is of section 06: every learner's other questions are solved, and `api-2` is the cell here. `TORCH` is of section 02,
+`BAD` is of section 06: every learner's other questions are solved, and `api-7` is the cell here. `TORCH` is of section 02,
 question `lora-2`. A cell that probes for something returns right values if it found nothing, so that full marks prove the
 sandbox, and what it found otherwise, which the feedback then shows.
 """
 
-HEAD = "# EXERCISE: api-2\nimport os, sys, time, signal\n"
+HEAD = "# EXERCISE: api-7\nimport os, sys, time, signal\n"
 RIGHT = "train_tokens * epochs * price / 1e6"
 SIGNATURE = "def job_cost(train_tokens, validation_tokens, epochs, price):"
 
@@ -295,7 +295,7 @@ BAD = {
     "other-arguments": (HEAD + "def job_cost(): return 1\n", ERROR, {0}, "TypeError"),
     "class-instead": (HEAD + "class job_cost:\n    def __init__(self, *a): pass\n", WRONG, {0}, "job_cost"),
     # the cell
-    "empty": ("# EXERCISE: api-2\n", ERROR, {0}, "defines no function"),
+    "empty": ("# EXERCISE: api-7\n", ERROR, {0}, "defines no function"),
     "syntax-error": (call("return (("), ERROR, {0}, "SyntaxError.*line 5"),
     "raises-before": (HEAD + "1 / 0\n" + cell(""), GOOD, {1}, "line 3 was left out, as it raised ZeroDivisionError"),
     "raises-where-needed": (

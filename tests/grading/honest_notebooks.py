@@ -685,27 +685,32 @@ adapter_parameters = Adapter.parameters
 # ----------------------------------------------------------------------------------------------------------------- lora-5
 student(
     "lora-5",
-    "torch.addmm under torch.no_grad as decorator",
-    r'''
+    "torch.addmm twice under torch.no_grad as decorator",
+    r"""
 # EXERCISE: lora-5
 @torch.no_grad()
-def merged_weight(W, A, B, alpha):
-    """Weight of the plain linear layer that computes what the adapted one computes."""
-    return torch.addmm(W, B, A, alpha=alpha / A.shape[0])
-'''.strip(),
+def swapped_weight(W, old, new):
+    for (A, B, alpha), sign in ((old, -1), (new, 1)):
+        W = torch.addmm(W, B, A, alpha=sign * alpha / A.shape[0])
+    return W
+""".strip(),
 )
 
 student(
     "lora-5",
-    "the lesson's own LoRALinear, filled with the given matrices, and its method",
+    "the lesson's own LoRALinear: the old adapter with a negative alpha, then the new one on the result",
     {"lesson": "class LoRALinear"},
     r"""
 # EXERCISE: lora-5
-def merged_weight(W, A, B, alpha):
+def _merge(W, A, B, alpha):
     d_out, d_in = W.shape
     layer = LoRALinear(torch.nn.Linear(d_in, d_out, bias=False), A.shape[0], alpha)
     layer.base.weight, layer.A, layer.B = (torch.nn.Parameter(m) for m in (W, A, B))
     return layer.merged().detach()
+
+def swapped_weight(W, old, new):
+    *matrices, alpha = old
+    return _merge(_merge(W, *matrices, -alpha), *new)
 """.strip(),
 )
 
@@ -716,13 +721,27 @@ student(
 # EXERCISE: lora-5
 import copy
 
-def merged_weight(W, A, B, alpha):
-    merged = copy.deepcopy(W)
-    r = A.shape[0]
-    for i in range(r):
-        merged += (alpha / r) * torch.outer(B[:, i], A[i])
-    print(f"{r = }, {merged.shape = }")
-    return merged
+def swapped_weight(W, old, new):
+    swapped = copy.deepcopy(W)
+    for adapter, sign in zip((old, new), (-1, +1)):
+        A, B, alpha = adapter
+        r = A.shape[0]
+        for i in range(r):
+            swapped += sign * (alpha / r) * torch.outer(B[:, i], A[i])
+        print(f"{r = }, {swapped.shape = }")
+    return swapped
+""".strip(),
+)
+
+student(
+    "lora-5",
+    "both updates in a single product of concatenated matrices; German names",
+    r"""
+# EXERCISE: lora-5
+def swapped_weight(W, alt, neu):
+    (A, B, α), (A2, B2, α2) = alt, neu
+    links = torch.cat([-α / len(A) * B, α2 / len(A2) * B2], dim=1)      # d_out × (r + r2)
+    return W + links @ torch.cat([A, A2])                               # (r + r2) × d_in
 """.strip(),
 )
 
@@ -738,9 +757,11 @@ def lora_forward(x, W, A, B, alpha):
         "at": "lora-5",
         "code": r"""
 # EXERCISE: lora-5
-def merged_weight(W, A, B, alpha):
+def swapped_weight(W, old, new):
     unit = torch.eye(W.shape[1], dtype=W.dtype)
-    return lora_forward(unit, W, A, B, alpha).T
+    old_A, old_B, old_alpha = old
+    base = lora_forward(unit, W, old_A, old_B, -old_alpha).T
+    return lora_forward(unit, base, *new).T
 """.strip(),
     },
 )
@@ -748,35 +769,47 @@ def merged_weight(W, A, B, alpha):
 # ----------------------------------------------------------------------------------------------------------------- lora-6
 student(
     "lora-6",
-    "itertools.chain, repeat and islice",
+    "one iterator over the ids, consumed turn by turn with itertools.islice",
     r"""
 # EXERCISE: lora-6
-from itertools import chain, islice, repeat
+from itertools import islice
 
-def completion_labels(ids, prompt_length, ignore=-100):
-    return list(chain(repeat(ignore, prompt_length), islice(ids, prompt_length, None)))
+def conversation_labels(ids, turns, header, ignore=-100):
+    tokens, labels = iter(ids), []
+    for role, length in turns:
+        turn = list(islice(tokens, length))
+        labels.extend([ignore] * header + turn[header:] if role == "assistant" else [ignore] * length)
+    return labels
 """.strip(),
 )
 
 student(
     "lora-6",
-    "torch.where, tolist",
+    "torch.full_like and slices of a tensor, tolist",
     r"""
 # EXERCISE: lora-6
-def completion_labels(ids, prompt_length, ignore=-100):
+def conversation_labels(ids, turns, header, ignore=-100):
     ids = torch.as_tensor(ids, dtype=torch.long)
-    return torch.where(torch.arange(len(ids)) < prompt_length, ignore, ids).tolist()
+    labels = torch.full_like(ids, ignore)
+    ends = torch.tensor([length for _, length in turns]).cumsum(0)
+    for (role, length), end in zip(turns, ends.tolist()):
+        if role == "assistant":
+            own = slice(end - length + header, end)
+            labels[own] = ids[own]
+    return labels.tolist()
 
-completion_labels([5, 6, 7], 1)
+conversation_labels([5, 6, 7, 8], [("user", 2), ("assistant", 2)], 1)
 """.strip(),
 )
 
 student(
     "lora-6",
-    "lambda with a default, list of np.int64",
+    "lambda with a default, np.repeat and np.where, list of np.int64",
     r"""
 # EXERCISE: lora-6
-completion_labels = lambda ids, prompt_length, ignore=-100: list(np.r_[np.full(prompt_length, ignore), np.array(ids[prompt_length:], dtype=int)])
+conversation_labels = lambda ids, turns, header, ignore=-100: list(np.where(
+    np.concatenate([(np.arange(n) >= header) & (role == "assistant") for role, n in turns]), ids, ignore
+))
 """.strip(),
 )
 
@@ -785,8 +818,12 @@ student(
     "slice assignment into the list that came in, which the statement does not forbid",
     r"""
 # EXERCISE: lora-6
-def completion_labels(ids, prompt_length, ignore=-100):
-    ids[:prompt_length] = [ignore] * prompt_length
+def conversation_labels(ids, turns, header, ignore=-100):
+    start = 0
+    for role, length in turns:
+        hidden = header if role == "assistant" else length
+        ids[start : start + hidden] = [ignore] * hidden
+        start += length
     return ids
 """.strip(),
 )
@@ -796,14 +833,15 @@ student(
     "the first, wrong attempt stays in the notebook under the same marker; the right one below it, then the check",
     r"""
 # EXERCISE: lora-6
-def completion_labels(ids, prompt_length, ignore=-100):
-    # wrong!! labels must not be shifted
-    return [-100] * (prompt_length - 1) + ids[prompt_length - 1:]
+def conversation_labels(ids, turns, header, ignore=-100):
+    # wrong!! only the last answer
+    return [-100] * (len(ids) - turns[-1][1] + header) + ids[len(ids) - turns[-1][1] + header:]
 """.strip(),
     r"""
 # EXERCISE: lora-6
-def completion_labels(ids, prompt_length, ignore=-100):
-    return [token if position >= prompt_length else ignore for position, token in enumerate(ids)]
+def conversation_labels(ids, turns, header, ignore=-100):
+    roles = [role if place >= header else "header" for role, length in turns for place in range(length)]
+    return [token if role == "assistant" else ignore for token, role in zip(ids, roles, strict=True)]
 """.strip(),
 )
 
@@ -820,52 +858,66 @@ def adapter_parameters(shapes, rank):
         "at": "lora-7",
         "code": r"""
 # EXERCISE: lora-7
-def adapter_megabytes(shapes, rank, bytes_per_parameter):
-    return adapter_parameters(shapes, rank) * bytes_per_parameter / 1_000_000
+def lora_slots(ranks, shapes, free, bytes_per_parameter):
+    best = (0, 0)
+    for slots, rank in enumerate(sorted(ranks), start=1):
+        if slots * adapter_parameters(shapes, rank) * bytes_per_parameter <= free:
+            best = slots, rank
+    return best
 """.strip(),
     },
 )
 
 student(
     "lora-7",
-    "functools.reduce, float of a Decimal; black's formatting with magic trailing commas",
+    "tries every rank: what fits, and how many need it; max with a key; black's formatting with magic trailing commas",
     r'''
 # EXERCISE: lora-7
-from decimal import Decimal
-from functools import reduce
-
-
-def adapter_megabytes(
+def lora_slots(
+    ranks,
     shapes,
-    rank,
+    free,
     bytes_per_parameter,
 ):
-    """Size of a saved adapter in megabytes."""
-    parameters = reduce(
-        lambda total, shape: total + rank * (shape[0] + shape[1]),
-        shapes,
-        0,
-    )
-    return float(
-        Decimal(parameters)
-        * Decimal(bytes_per_parameter)
-        / Decimal("1e6"),
+    """Settings of a server that keeps many adapters in memory."""
+    candidates = []
+    for rank in set(ranks):
+        slot = sum(rank * (d_in + d_out) for d_out, d_in in shapes) * bytes_per_parameter
+        wanted = sum(other <= rank for other in ranks)
+        candidates.append((min(wanted, free // slot), rank))
+    return max(
+        candidates,
+        key=lambda candidate: (candidate[0], -candidate[1]),
     )
 '''.strip(),
 )
 
 student(
     "lora-7",
-    "a sparse temporary file as long as the adapter, and the size that the file system tells",
+    "numpy: products of counts and sorted ranks, searchsorted from the right, a tuple of np.int64",
     r"""
 # EXERCISE: lora-7
-import os, tempfile
-def adapter_megabytes(shapes, rank, bytes_per_parameter):
-    # a sparse file as long as the adapter; the header is not counted
-    with tempfile.NamedTemporaryFile() as file:
-        file.truncate(sum((o + i) * rank * bytes_per_parameter for o, i in shapes))
-        file.flush()
-        return os.stat(file.name).st_size / 1e6
+def lora_slots(ranks, shapes, free, bytes_per_parameter):
+    ranks = np.sort(ranks)
+    need = np.arange(1, len(ranks) + 1) * ranks * np.sum(shapes) * bytes_per_parameter
+    number = np.searchsorted(need, free, side="right")
+    return number, ranks[number - 1]
+""".strip(),
+)
+
+student(
+    "lora-7",
+    "leaves the largest adapter out until the rest fits; a namedtuple",
+    r"""
+# EXERCISE: lora-7
+from collections import namedtuple
+Settings = namedtuple("Settings", "max_loras max_lora_rank")
+
+def lora_slots(ranks, shapes, free, bytes_per_parameter):
+    kept = sorted(ranks)
+    while len(kept) * kept[-1] * bytes_per_parameter * sum(o + i for o, i in shapes) > free:
+        kept.pop()
+    return Settings(len(kept), kept[-1])
 """.strip(),
 )
 
@@ -2681,58 +2733,64 @@ def training_labels(rows):
 # ------------------------------------------------------------------------------------------------------------------ api-1
 student(
     "api-1",
-    "for/else with enumerate; the lesson's WAITING",
-    {"lesson": "WAITING = ("},
-    r'''
+    "a dict by id that remembers the order, looks turned with a slice",
+    r"""
 # EXERCISE: api-1
-def polls_until_over(statuses):
-    """How often must you ask until a job is over?"""
-    for n, status in enumerate(statuses, start=1):
-        if status not in WAITING:
-            break
-    else:
-        return len(statuses), None
-    return n, status
-'''.strip(),
+def new_messages(polls):
+    events = {}
+    for poll in polls:
+        for event in poll[::-1]:
+            events.setdefault(event["id"], event)
+    return [e["message"] for e in events.values() if e["type"] != "metrics"]
+""".strip(),
 )
 
 student(
     "api-1",
-    "next over a generator with default, NamedTuple result, literal types",
+    "a generator with match, TypedDict, itertools.chain; the result a tuple",
     r"""
 # EXERCISE: api-1
 import typing as t
+from itertools import chain
 
-Waiting = t.Literal["validating_files", "queued", "running", "paused"]
+class Event(t.TypedDict):
+    id: str
+    type: str
+    message: str
 
-class Polls(t.NamedTuple):
-    number: int
-    status: str | None
+def told(polls: t.Sequence[t.Sequence[Event]]) -> t.Iterator[str]:
+    seen: set[str] = set()
+    for event in chain.from_iterable(map(reversed, polls)):
+        match event:
+            case {"id": id, "type": kind} if id in seen or kind == "metrics":
+                continue
+        seen.add(event["id"])
+        yield event["message"]
 
-def polls_until_over(statuses: t.Sequence[str]) -> Polls:
-    return next((Polls(i, s) for i, s in enumerate(statuses, 1) if s not in t.get_args(Waiting)), Polls(len(statuses), None))
+def new_messages(polls):
+    return tuple(told(polls))
 """.strip(),
 )
 
 student(
     "api-1",
-    "takewhile on an iterator",
+    "pandas: one frame of all looks, drop_duplicates",
     r"""
 # EXERCISE: api-1
-from itertools import takewhile
-def polls_until_over(statuses):
-    waited = sum(1 for _ in takewhile({"validating_files", "queued", "running", "paused"}.__contains__, iter(statuses)))
-    rest = list(statuses)[waited:waited + 1]
-    return (waited + len(rest), rest[0] if rest else None)
+import pandas as pd
+def new_messages(polls):
+    frame = pd.DataFrame([e for poll in polls for e in poll[::-1]], columns=["id", "type", "message"])
+    frame = frame.drop_duplicates("id").query("type != 'metrics'")
+    return frame["message"].tolist()
 """.strip(),
 )
 
-# ------------------------------------------------------------------------------------------------------------------ api-2
+# ------------------------------------------------------------------------------------------------------------------ api-7
 student(
-    "api-2",
+    "api-7",
     "Decimal, returned as Decimal",
     r"""
-# EXERCISE: api-2
+# EXERCISE: api-7
 from decimal import Decimal
 def job_cost(train_tokens, validation_tokens, epochs, price):
     return Decimal(train_tokens) * Decimal(epochs) * Decimal(repr(price)) / Decimal(10) ** 6
@@ -2740,10 +2798,10 @@ def job_cost(train_tokens, validation_tokens, epochs, price):
 )
 
 student(
-    "api-2",
+    "api-7",
     "renamed arguments with an ignored underscore, exec of a template",
     r'''
-# EXERCISE: api-2
+# EXERCISE: api-7
 exec("""
 def job_cost(train, _, epochs, price, per=1_000_000):
     return train * epochs * price / per
@@ -2852,37 +2910,266 @@ def result_rows(data):
 # ------------------------------------------------------------------------------------------------------------------ api-5
 student(
     "api-5",
-    "sequence patterns with captured prefix",
+    "sorted, a helper for an output, rows appended",
     r"""
 # EXERCISE: api-5
-def model_parts(name):
-    match name.split(":"):
-        case ["ft", base, _, suffix, _]:
-            return base, suffix, None
-        case ["ft", base, _, suffix, _, step] if step.startswith("ckpt-step-"):
-            return base, suffix, int(step.removeprefix("ckpt-step-"))
+def preference_rows(logs):
+    def output(answer):
+        return [{"role": "assistant", "content": answer["text"]}]
+
+    rows = []
+    for log in logs:
+        ranked = sorted(log["shown"], key=lambda answer: answer["votes"], reverse=True)
+        if ranked[0]["votes"] > ranked[-1]["votes"]:
+            rows.append({
+                "input": {"messages": log["messages"]},
+                "preferred_output": output(ranked[0]),
+                "non_preferred_output": output(ranked[-1]),
+            })
+    return rows
 """.strip(),
 )
 
 student(
     "api-5",
-    "verbose regular expression with named groups, %load_ext autoreload above",
+    "a generator with itemgetter, keys in another order, copies of the messages; %load_ext autoreload above",
     {"at": "imports", "code": "%load_ext autoreload\n%autoreload 2"},
-    r'''
+    r"""
 # EXERCISE: api-5
-import re
-NAME = re.compile(r"""
-    ft : (?P<base>[^:]*) : [^:]* :      # organisation
-    (?P<suffix>[^:]*) : [^:]*           # id
-    (?: :ckpt-step-(?P<step>\d+) )?
-""", re.VERBOSE)
+from operator import itemgetter
+votes, text = itemgetter("votes"), itemgetter("text")
 
-def model_parts(name):
-    found = NAME.fullmatch(name)
-    return found["base"], found["suffix"], found["step"] and int(found["step"])
+def preference_rows(logs):
+    for log in logs:
+        *_, best = ranked = sorted(log["shown"], key=votes)
+        worst = ranked[0]
+        if votes(best) - votes(worst):
+            yield dict(
+                non_preferred_output=[dict(content=text(worst), role="assistant")],
+                preferred_output=[dict(content=text(best), role="assistant")],
+                input=dict(messages=[dict(message) for message in log["messages"]]),
+            )
 
-model_parts?
-'''.strip(),
+preference_rows?
+""".strip(),
+)
+
+# ------------------------------------------------------------------------------------------------------------------ api-2
+student(
+    "api-2",
+    "deepcopy, then in place; any over the weights",
+    r"""
+# EXERCISE: api-2
+from copy import deepcopy
+def with_weights(messages, thumbs):
+    out = deepcopy(messages)
+    for i, m in enumerate(out):
+        if m["role"] == "assistant":
+            m["weight"] = 1
+            if i in thumbs and thumbs[i] == "down":
+                m["weight"] = 0
+    if sum(m.get("weight", 0) for m in out) == 0:
+        return None
+    return out
+""".strip(),
+)
+
+student(
+    "api-2",
+    "comprehension with dict union, weights as a dict of their own; the result a tuple",
+    r"""
+# EXERCISE: api-2
+def with_weights(messages, thumbs):
+    weights = {n: {"weight": int(thumbs.get(n) != "down")} for n, m in enumerate(messages) if m["role"] == "assistant"}
+    if {"weight": 1} not in weights.values():
+        return
+    return tuple(m | weights.get(n, {}) for n, m in enumerate(messages))
+""".strip(),
+)
+
+student(
+    "api-2",
+    "a JSON round trip for the copy, weights as NumPy integers",
+    r"""
+# EXERCISE: api-2
+import json
+import numpy as np
+
+def with_weights(messages, thumbs):
+    messages = json.loads(json.dumps(messages))
+    mine = np.array([m["role"] == "assistant" for m in messages])
+    down = np.array([thumbs.get(n) == "down" for n in range(len(messages))])
+    for n in np.flatnonzero(mine):
+        messages[n]["weight"] = np.int64(not down[n])
+    return messages if (mine & ~down).any() else None
+""".strip(),
+)
+
+# ------------------------------------------------------------------------------------------------------------------ api-6
+student(
+    "api-6",
+    "guard clauses, JSONDecodeError, += for the parts",
+    r"""
+# EXERCISE: api-6
+import json
+def grade(sample, item):
+    try:
+        answer = json.loads(sample["output_text"])
+    except json.JSONDecodeError:
+        return 0.0
+    if type(answer) is not dict:
+        return 0.0
+    if set(answer) != {"category", "escalation"}:
+        return 0.0
+    reward = 0.2
+    if answer["category"] == item["reference"]["category"]:
+        reward += 0.5
+    if answer["escalation"] == item["reference"]["escalation"]:
+        reward += 0.3
+    return reward
+""".strip(),
+)
+
+student(
+    "api-6",
+    "match on the parsed value, weights in a dict, sum, an int for nothing",
+    r"""
+# EXERCISE: api-6
+from json import loads
+WEIGHTS = {"category": 0.5, "escalation": 0.3}
+
+def parsed(text):
+    try:
+        return loads(text)
+    except Exception:
+        return None
+
+def grade(sample: dict, item: dict) -> float:
+    right = item["reference"]
+    match parsed(sample["output_text"]):
+        case {"category": _, "escalation": _, **rest} as record if not rest:
+            return 0.2 + sum(weight for field, weight in WEIGHTS.items() if record[field] == right[field])
+    return 0
+""".strip(),
+)
+
+student(
+    "api-6",
+    "tenths as Decimal, a NumPy dot product in the end",
+    r"""
+# EXERCISE: api-6
+import json
+from decimal import Decimal
+import numpy as np
+PARTS = np.array([Decimal("0.2"), Decimal("0.5"), Decimal("0.3")])
+
+def grade(sample, item):
+    reference = item["reference"]
+    try:
+        record = json.loads(sample["output_text"], parse_int=str)
+        assert isinstance(record, dict) and sorted(record) == sorted(reference)
+    except (ValueError, AssertionError):
+        return 0.0
+    hits = np.array([1] + [int(record[k] == reference[k]) for k in ("category", "escalation")])
+    return float(PARTS @ hits)
+""".strip(),
+)
+
+# ------------------------------------------------------------------------------------------------------------------ api-8
+student(
+    "api-8",
+    "the whole sum per million, ceiling with a check for the exact crossing",
+    r"""
+# EXERCISE: api-8
+import math
+def requests_until_paid(training, short, long, answer, tuned, untuned):
+    t_in, t_out = tuned
+    u_in, u_out = untuned
+    saving = (long * u_in - short * t_in + answer * (u_out - t_out)) / 1_000_000
+    if saving <= 0:
+        return None
+    n = math.ceil(training / saving)
+    return n + 1 if n * saving <= training else n
+""".strip(),
+)
+
+student(
+    "api-8",
+    "fractions, so that nothing is rounded; divmod",
+    r"""
+# EXERCISE: api-8
+from fractions import Fraction as F
+def requests_until_paid(training, short, long, answer, tuned, untuned):
+    def price(prompt, model):
+        return (prompt * F(str(model[0])) + answer * F(str(model[1]))) / 10**6
+    saved = price(long, untuned) - price(short, tuned)
+    return None if saved <= 0 else divmod(F(str(training)), saved)[0] + 1
+""".strip(),
+)
+
+student(
+    "api-8",
+    "counts up in powers of two, then bisects; NumPy for the two prices",
+    r"""
+# EXERCISE: api-8
+import numpy as np
+
+def requests_until_paid(training, short, long, answer, tuned, untuned):
+    mine = np.dot([short, answer], tuned) / 1e6
+    theirs = np.dot([long, answer], untuned) / 1e6
+    if mine >= theirs:
+        return None
+    paid = lambda n: training + n * mine < n * theirs
+    high = 1
+    while not paid(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if paid(middle) else (middle, high)
+    return np.int64(high)
+""".strip(),
+)
+
+# ------------------------------------------------------------------------------------------------------------------ api-9
+student(
+    "api-9",
+    "pandas: left-open rows sorted to the end, duplicates dropped; names unpacked",
+    r"""
+# EXERCISE: api-9
+import pandas as pd
+def twelve_jobs(rows, prices):
+    table = pd.DataFrame(rows, columns=["message", "answer", "tokens"])
+    table["open"] = table["answer"].str.contains('"question"') & table["answer"].str.contains('"none"')
+    table = table.sort_values("open", kind="stable").drop_duplicates("message")
+    model, training = min(
+        ((name, p["training"]) for name, p in prices.items() if p["no new jobs from"] is None), key=lambda pair: pair[1]
+    )
+    for epochs in range(50, 0, -1):
+        if 12 * epochs * table["tokens"].sum() * training / 1e6 <= 1:
+            break
+    return model, epochs, table.index.tolist()
+""".strip(),
+)
+
+student(
+    "api-9",
+    "numbers read off by hand, epochs as a float, rows as a NumPy array",
+    r"""
+# EXERCISE: api-9
+import numpy as np
+
+OPEN = '{"category": "question", "escalation": "none"}'
+
+def twelve_jobs(rows, prices):
+    best = {}
+    for n, (message, answer, tokens) in enumerate(rows):
+        best.setdefault(message, []).append((answer == OPEN, n))
+    chosen = np.array([min(found)[1] for found in best.values()])
+    model = "qwen3-8b"
+    budget = 1 / 12 * 1e6 / prices[model]["training"]
+    return model, np.floor(budget / sum(rows[n][2] for n in chosen)), chosen
+""".strip(),
 )
 
 # =================================================================================================== forms of whole notebooks
@@ -3022,8 +3309,9 @@ student(
         "at": "end",
         "code": r"""
 # EXERCISE: lora-7
-def adapter_megabytes(shapes, rank, bytes_per_parameter):
-    return sum(rank * (o + i) for o, i in shapes) * bytes_per_parameter / 1e6
+def lora_slots(ranks, shapes, free, bytes_per_parameter):
+    affordable = free // (bytes_per_parameter * sum(o + i for o, i in shapes))       # ranks in all
+    return max(((n, rank) for n, rank in enumerate(sorted(ranks), 1) if n * rank <= affordable))
 """.strip(),
     },
     {"at": "end", "check": None},
@@ -3067,11 +3355,20 @@ student(
     "%%html\n<b>bold</b>",
     r"""
 # EXERCISE: api-5
-def model_parts(name):
-    _, base, _, suffix, _, *checkpoint = name.split(":")
-    return base, suffix, int(checkpoint[0].rsplit("-", 1)[1]) if checkpoint else None
+def preference_rows(logs):
+    rows = []
+    for log in logs:
+        votes = [answer["votes"] for answer in log["shown"]]
+        if len(set(votes)) == 1:
+            continue
+        top, bottom = log["shown"][votes.index(max(votes))], log["shown"][votes.index(min(votes))]
+        row = {"input": {"messages": log["messages"]}}
+        for key, answer in (("preferred_output", top), ("non_preferred_output", bottom)):
+            row[key] = [{"role": "assistant", "content": answer["text"]}]
+        rows.append(row)
+    return rows
 
-%timeit -n 10 -r 1 model_parts("ft:a:b:c:d")
+%timeit -n 10 -r 1 preference_rows([])
 %who function
 """.strip(),
 )
@@ -3085,11 +3382,11 @@ student(
 )
 
 student(
-    "api-2",
+    "api-7",
     "%%capture on the answer cell, a tqdm loop in it",
     r"""
 %%capture out
-# EXERCISE: api-2
+# EXERCISE: api-7
 from tqdm.auto import tqdm
 def job_cost(train_tokens, validation_tokens, epochs, price):
     dollars = 0
@@ -3106,23 +3403,26 @@ student(
 # EXERCISE: api-1
 import asyncio
 
-async def polls_async(statuses):
-    n = 0
-    for n, status in enumerate(statuses, 1):
+async def messages_async(polls):
+    seen, out = [], []
+    for poll in polls:
         await asyncio.sleep(0)
-        if status not in {"validating_files", "queued", "running", "paused"}:
-            return n, status
-    return n, None
+        for event in list(reversed(poll)):
+            if event["id"] in seen or event["type"] == "metrics":
+                continue
+            seen.append(event["id"])
+            out.append(event["message"])
+    return out
 
-def polls_until_over(statuses):
-    coroutine = polls_async(statuses)
+print(await messages_async([[]]))
+
+def new_messages(polls):
+    coroutine = messages_async(polls)
     try:
         while True:
             coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-
-print(await polls_async(["queued", "succeeded"]))
+    except StopIteration as done:
+        return done.value
 """.strip(),
 )
 
@@ -3550,14 +3850,17 @@ def advantages(rewards, values, last_value, γ, λ):
 
 student(
     "lora-5",
-    "an earlier, wrong definition in the answer's cell, overwritten by the later one in the same cell",
+    "an earlier, wrong helper in the answer's cell, overwritten by the later one below the answer in the same cell",
     r"""
 # EXERCISE: lora-5
-def merged_weight(W, A, B, alpha):
-    return W + B @ A * alpha          # forgot r
+def update(A, B, alpha):
+    return B @ A * alpha              # forgot r
 
-def merged_weight(W, A, B, alpha):    # noqa: F811
-    return W + B @ A * (alpha / A.shape[0])
+def swapped_weight(W, old, new):
+    return W - update(*old) + update(*new)
+
+def update(A, B, alpha):              # noqa: F811
+    return B @ A * (alpha / A.shape[0])
 """.strip(),
 )
 
@@ -3759,13 +4062,15 @@ def faults(messages):
 student(
     "api-5",
     "a class in one cell, a method given to it in the next, the answer in the third",
-    "class Name:\n    def __init__(self, text):\n        self.parts = text.split(':')",
-    "def step(self):\n    return int(self.parts[5].split('-')[-1]) if len(self.parts) > 5 else None\n\nName.step = step",
+    "class Log:\n    def __init__(self, log):\n        self.messages = log['messages']\n"
+    "        self.ranked = sorted(log['shown'], key=lambda a: -a['votes'])",
+    "def row(self):\n    best, worst = ([{'role': 'assistant', 'content': self.ranked[i]['text']}] for i in (0, -1))\n"
+    "    return {'input': {'messages': self.messages}, 'preferred_output': best, 'non_preferred_output': worst}\n\nLog.row = row",
     r"""
 # EXERCISE: api-5
-def model_parts(name):
-    n = Name(name)
-    return n.parts[1], n.parts[3], n.step()
+def preference_rows(logs):
+    found = [Log(log) for log in logs]
+    return [log.row() for log in found if log.ranked[0]["votes"] != log.ranked[-1]["votes"]]
 """.strip(),
 )
 
@@ -3912,8 +4217,9 @@ import scipy.stats
 from sklearn.feature_extraction.text import CountVectorizer
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling, Trainer
 
-def completion_labels(ids, prompt_length, ignore=-100):
-    return [ignore] * prompt_length + list(ids)[prompt_length:]
+def conversation_labels(ids, turns, header, ignore=-100):
+    masks = [[role == "assistant" and n >= header for n in range(length)] for role, length in turns]
+    return [token if own else ignore for token, own in zip(ids, sum(masks, []))]
 """.strip(),
 )
 
@@ -3968,9 +4274,11 @@ async def hello():
     print("hello from a task")
 waiting = asyncio.get_running_loop().create_task(hello())
 
-def polls_until_over(statuses):
-    over = [i for i, s in enumerate(statuses) if s not in ("validating_files", "queued", "running", "paused")]
-    return (over[0] + 1, statuses[over[0]]) if over else (len(statuses), None)
+def new_messages(polls):
+    ordered = []
+    for poll in polls:
+        ordered += [e for e in reversed(poll) if e not in ordered]
+    return [e["message"] for e in ordered if e["type"] == "message"]
 """.strip(),
 )
 
@@ -4069,10 +4377,10 @@ def log_odds_ratio(chosen, rejected):
 )
 
 student(
-    "api-2",
+    "api-7",
     "walrus at the top of the cell",
     r"""
-# EXERCISE: api-2
+# EXERCISE: api-7
 (job_cost := lambda tokens, _, passes, price: tokens * passes * price / 1e6)
 """.strip(),
 )
@@ -4087,8 +4395,8 @@ class Store:
     def of(cls, size):
         return next(kind for kind in cls.__subclasses__() if kind.size == size)
     @classmethod
-    def megabytes(cls, n):
-        return n * cls.size / 1e6
+    def holds(cls, memory):
+        return memory // cls.size
 
 class BFloat16(Store):
     size = 2
@@ -4098,8 +4406,13 @@ class Float32(Store):
 """.strip(),
     r"""
 # EXERCISE: lora-7
-def adapter_megabytes(shapes, rank, bytes_per_parameter):
-    return Store.of(bytes_per_parameter).megabytes(sum(rank * (a + b) for a, b in shapes))
+def lora_slots(ranks, shapes, free, bytes_per_parameter):
+    numbers, kept = Store.of(bytes_per_parameter).holds(free), []
+    for rank in sorted(ranks):
+        if (len(kept) + 1) * sum(rank * (a + b) for a, b in shapes) > numbers:
+            break
+        kept.append(rank)
+    return len(kept), max(kept)
 """.strip(),
 )
 
@@ -4116,8 +4429,11 @@ def adapter_parameters(shapes, rank, bytes_each=1):
         "at": "lora-7",
         "code": r"""
 # EXERCISE: lora-7
-def adapter_megabytes(shapes, rank, bytes_per_parameter):
-    return adapter_parameters(shapes, rank, bytes_each=bytes_per_parameter) / 1e6
+def lora_slots(ranks, shapes, free, bytes_per_parameter):
+    kept = sorted(ranks, reverse=True)
+    while len(kept) * adapter_parameters(shapes, kept[0], bytes_each=bytes_per_parameter) > free:
+        del kept[0]
+    return len(kept), kept[0]
 """.strip(),
     },
 )

@@ -13,7 +13,7 @@ from course_utils.exercises import checking
 from course_utils.grading import intake
 
 HONEST = ("aaa-first", "mmm-middle", "zzz-last")
-QUESTIONS = {"06": ("api-2", BAD), "02": ("lora-2", TORCH)}
+QUESTIONS = {"06": ("api-7", BAD), "02": ("lora-2", TORCH)}
 CASES = [(section, name) for section, (_, bad) in QUESTIONS.items() for name in bad]
 
 

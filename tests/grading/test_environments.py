@@ -15,7 +15,7 @@ from grading_fixtures import full, hand_in, points, results
 import course_utils
 
 # Uses numpy, finds its scratch folder empty but for the way to the packages, and the packages not to be changed.
-CELL = """# EXERCISE: api-2
+CELL = """# EXERCISE: api-7
 import numpy as np, numpy.testing, os
 open('/tmp/mine', 'w').close()
 seen = sorted(set(os.listdir('/tmp')) - {'mine'})
@@ -70,7 +70,7 @@ def test_an_environment_and_a_clone_under_a_folder_that_is_scratch_in_the_sandbo
         kept = [folder, Path(course_utils.__file__).resolve(), Path(sys.prefix).resolve()] if place == "/tmp" else []
         allowed = sorted({path.relative_to(place).parts[0] for path in kept if path.is_relative_to(place)})
         cell = CELL.replace("ALLOWED", repr(allowed)).replace("FOLDER", repr(made))
-        hand_in(folder / "in", "a", "06", {"api-2": cell})
+        hand_in(folder / "in", "a", "06", {"api-7": cell})
         command = [python, "-m", "course_utils.cli", "grade", "06", folder / "in", "--out", folder / "out", "--jobs", "1"]
         done = subprocess.run(
             command, env=os.environ | {"PYTHONPATH": str(clone)}, cwd=folder, capture_output=True, text=True, check=False

@@ -67,7 +67,8 @@ def test_values_come_back_as_they_went(value):
 
 
 def test_what_comes_back_as_something_near():
-    assert decode(encode(torch.ones(2, dtype=torch.bfloat16, requires_grad=True))).dtype == torch.float32
+    assert decode(encode(torch.ones(2, dtype=torch.bfloat16, requires_grad=True))).dtype == torch.bfloat16
+    assert decode(encode(1 + 2j)) == 1 + 2j
     assert decode(encode(Fraction(1, 4))) == 0.25
     opaque = decode(encode(object()))
     assert isinstance(opaque, Opaque)
@@ -100,6 +101,10 @@ def test_what_comes_back_as_something_near():
         {"array": ["float64", [1] * 70, "AAAAAAAAAAA="]},
         {"tensor": ["uint16 ", [1], "AAA="]},
         {"scalar": 1},
+        {"complex": [1.0]},
+        {"complex": ["1", 2.0]},
+        {"bfloat16": ["int64", [1], "AAAAAAAAAAA="]},
+        {"bfloat16": 1},
     ],
     ids=str,
 )

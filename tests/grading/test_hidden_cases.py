@@ -64,7 +64,7 @@ def marker():
     made.close()
 
 
-@pytest.mark.parametrize("id", ["data-1", "api-2", "lora-2"])
+@pytest.mark.parametrize("id", ["data-1", "api-7", "lora-2"])
 def test_an_answer_finds_neither_seed_nor_cases_in_its_process(marker, id):
     exercise = EXERCISES[id]
     cell = SPY.format(id=id, seed=SEED, solved=exercise.source(), name=exercise.name)
@@ -90,7 +90,7 @@ def shown_examples(marker, number, answer_for):
     """Points at so many gradings of an answer that knows all that feedback has shown, and what it knows in the end."""
     known, earned = {}, []
     for _ in range(number):
-        mark = marker._mark("api-2", answer_for(known))
+        mark = marker._mark("api-7", answer_for(known))
         earned.append(mark.points)
         if shown := re.search(r"For (\(.+?\)) expected (\S+), got", mark.message):
             known[ast.literal_eval(shown[1])] = float(shown[2])
@@ -98,16 +98,16 @@ def shown_examples(marker, number, answer_for):
 
 
 def test_what_feedback_shows_is_worth_nothing_at_the_next_grading(marker):
-    cell = "# EXERCISE: api-2\nKNOWN = {known!r}\ndef job_cost(*a):\n    return KNOWN.get(a, 0.5)"
+    cell = "# EXERCISE: api-7\nKNOWN = {known!r}\ndef job_cost(*a):\n    return KNOWN.get(a, 0.5)"
     earned, known = shown_examples(marker, 9, lambda known: LearnerAnswer(cell.format(known=known)))
     assert earned == [0.0] * 9
-    examples = Attempt(EXERCISES["api-2"], "06_openai_api", SEED, LearnerAnswer("")).draw_examples()
+    examples = Attempt(EXERCISES["api-7"], "06_openai_api", SEED, LearnerAnswer("")).draw_examples()
     assert set(known) == set(examples.cases)  # all that there is to be shown
-    assert "None of them is shown" in marker._mark("api-2", LearnerAnswer(cell.format(known=known))).message
+    assert "None of them is shown" in marker._mark("api-7", LearnerAnswer(cell.format(known=known))).message
 
 
 def test_nor_does_it_help_in_another_cell(marker):
-    cell = "# EXERCISE: api-2\ndef job_cost(*a):\n    return KNOWN.get(a, 0.5)"
+    cell = "# EXERCISE: api-7\ndef job_cost(*a):\n    return KNOWN.get(a, 0.5)"
     earned, known = shown_examples(marker, 9, lambda known: LearnerAnswer(cell, (f"KNOWN = {known!r}",)))
     assert earned == [0.0] * 9 and len(known) >= 3
 
@@ -132,48 +132,55 @@ TELLING = (
 @pytest.mark.parametrize("body", TELLING)
 def test_no_case_that_counts_is_ever_shown(marker, body):
     """Not even by an answer that tells what it is asked, or what it was asked before."""
-    attempt = Attempt(EXERCISES["api-2"], "06_openai_api", SEED, LearnerAnswer(""))
-    cell = f"# EXERCISE: api-2\nseen = []\ndef job_cost(*a):\n    {body}"
-    message = marker._mark("api-2", LearnerAnswer(cell)).message
+    attempt = Attempt(EXERCISES["api-7"], "06_openai_api", SEED, LearnerAnswer(""))
+    cell = f"# EXERCISE: api-7\nseen = []\ndef job_cost(*a):\n    {body}"
+    message = marker._mark("api-7", LearnerAnswer(cell)).message
     assert str(attempt.draw_examples().cases[0])[1:-1] in message, message
     assert not any(str(case[0]) in message for case in attempt.draw_cases().cases), message
 
 
+HALF = """def with_weights(messages, thumbs):
+    def row(n, m):
+        return m | {"weight": int(thumbs.get(n) != "down")} if m["role"] == "assistant" else m
+
+    return [row(n, m) for n, m in enumerate(messages)]"""  # right but where nothing is left to learn
 WAYS = {  # the same code, written in other ways
-    "as it is": "def model_parts(name):\n    parts = name.split(':')\n    return parts[1], parts[3], None",
-    "with a comment": "# again\ndef model_parts(name):\n    parts = name.split(':')\n    return parts[1], parts[3], None",
-    "other names": "def model_parts(n):\n    p = n.split(':')\n    return p[1], p[3], None",
-    "with what does nothing": "def model_parts(n):\n    x = 7\n    p = n.split(':')\n    return p[1], p[3 * (x < 9)], None",
-    "with a helper": "def model_parts(name):\n    p = parts_of(name)\n    return p[1], p[3], None",
+    "as it is": HALF,
+    "with a comment": f"# again\n{HALF}",
+    "other names": HALF.replace("thumbs", "t").replace("messages", "m").replace("row(", "one("),
+    "with what does nothing": HALF.replace('"down")', '"down") * (x < 9)').replace(
+        "    return [", "    x = 7\n    return ["
+    ),
+    "with a helper": HALF.replace('int(thumbs.get(n) != "down")', "weight_of(thumbs, n)"),
 }
 
 
 def test_the_same_code_has_the_same_mark_however_it_is_written(marker):
-    helper = "def parts_of(name):\n    return name.split(':')"
+    helper = "def weight_of(thumbs, n):\n    return int(thumbs.get(n) != 'down')"
     marks = {
-        way: marker._mark("api-5", LearnerAnswer(f"# EXERCISE: api-5\n{cell}", (helper,))) for way, cell in WAYS.items()
+        way: marker._mark("api-2", LearnerAnswer(f"# EXERCISE: api-2\n{cell}", (helper,))) for way, cell in WAYS.items()
     }
     assert len({mark.points for mark in marks.values()}) == 1, marks
-    assert 0 < marks["as it is"].points < 1
+    assert 0 < marks["as it is"].points < EXERCISES["api-2"].points
 
 
 def test_another_seed_has_other_cases_and_no_example_counts():
-    attempts = [Attempt(EXERCISES["api-2"], "06_openai_api", seed, LearnerAnswer("a")) for seed in (SEED, SEED + 1)]
+    attempts = [Attempt(EXERCISES["api-7"], "06_openai_api", seed, LearnerAnswer("a")) for seed in (SEED, SEED + 1)]
     sets = [tuple(map(key, drawn.cases)) for a in attempts for drawn in (a.draw_cases(), a.draw_examples())]
     assert not any(set(one) & set(other) for at, one in enumerate(sets) for other in sets[:at])
 
 
 def test_an_unchanged_answer_keeps_its_mark_when_others_change(tmp_path):
-    half = "# EXERCISE: api-5\ndef model_parts(name):\n    parts = name.split(':')\n    return parts[1], parts[3], None"
-    hand_in(tmp_path / "in", "a", "06", {"api-5": half})
+    half = f"# EXERCISE: api-2\n{HALF}"
+    hand_in(tmp_path / "in", "a", "06", {"api-2": half})
     run("06", tmp_path / "in", tmp_path / "out")
-    before, text = points(tmp_path / "out", "a"), said(tmp_path / "out", "a", "api-5")
-    assert 0 < before["api-5"] < 1
-    other = "# EXERCISE: api-1\ndef polls_until_over(s):\n    return 0"
-    hand_in(tmp_path / "in", "a", "06", {"api-5": half, "api-1": other})
+    before, text = points(tmp_path / "out", "a"), said(tmp_path / "out", "a", "api-2")
+    assert 0 < before["api-2"] < EXERCISES["api-2"].points
+    other = "# EXERCISE: api-1\ndef new_messages(polls):\n    return 0"
+    hand_in(tmp_path / "in", "a", "06", {"api-2": half, "api-1": other})
     assert run("06", tmp_path / "in", tmp_path / "out").new == 1
     assert points(tmp_path / "out", "a") == before | {"api-1": 0.0}
-    assert said(tmp_path / "out", "a", "api-5") == text
+    assert said(tmp_path / "out", "a", "api-2") == text
 
 
 def test_the_seed_is_in_the_instructors_results_and_not_on_the_learners_page(tmp_path):

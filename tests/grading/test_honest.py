@@ -15,7 +15,7 @@ from course_utils.grading.marking import Attempt, LearnerAnswer
 # Answers that compute what a typical mistake computes, as learners would write them.
 WRONG = {
     "lora-2": "def lora_forward(x, W, A, B, alpha):\n    return x @ W.T + alpha * (x @ A.T) @ B.T",
-    "lora-6": "def completion_labels(ids, prompt_length, ignore=-100):\n    return list(ids)",
+    "lora-6": "def conversation_labels(ids, turns, header, ignore=-100):\n    return list(ids)",
     "qlora-2": "def bits_per_weight(block, group=None):\n    return 4.0",
     "align-2": (
         "def conservative_dpo_loss(pc, pr, rc, rr, beta, doubt):\n    from torch.nn.functional import logsigmoid\n"
@@ -27,8 +27,8 @@ WRONG = {
         "    return (setup / days + upkeep_a_day) / (old_cost - new_cost)"
     ),
     "api-1": (
-        "def polls_until_over(statuses):\n    for n, s in enumerate(statuses, 1):\n"
-        "        if s == 'succeeded': return n, s\n    return len(statuses), None"
+        "def new_messages(polls):\n    events = {e['id']: e for poll in polls for e in poll}\n"
+        "    return [e['message'] for e in events.values() if e['type'] != 'metrics']"
     ),
 }
 
@@ -95,7 +95,9 @@ def test_the_class_view_counts_the_misconceptions(graded):
 def test_an_earlier_answer_is_there_even_if_it_is_wrong(tmp_path):
     answers = {
         "lora-3": "# EXERCISE: lora-3\ndef adapter_parameters(shapes, rank):\n    return 0",
-        "lora-7": "# EXERCISE: lora-7\ndef adapter_megabytes(s, rank, b):\n    return adapter_parameters(s, rank) * b / 1e6",
+        "lora-7": "# EXERCISE: lora-7\ndef lora_slots(ranks, shapes, free, size):\n"
+        "    fit = [(n, r) for n, r in enumerate(sorted(ranks), 1) if n * size * adapter_parameters(shapes, r) <= free]\n"
+        "    return fit[-1]",
     }
     hand_in(tmp_path / "in", "reuses", "02", answers)
     run("02", tmp_path / "in", tmp_path / "out")
@@ -111,18 +113,18 @@ def test_a_solution_does_not_enter_the_sandbox_of_its_own_question():
 
 
 def test_other_seeds_other_cases_same_marks(tmp_path):
-    constant = "# EXERCISE: api-2\ndef job_cost(*a):\n    return {}"
+    constant = "# EXERCISE: api-7\ndef job_cost(*a):\n    return {}"
     hand_in(tmp_path / "in", "a", "06")
     run("06", tmp_path / "in", tmp_path / "one", seed=1)
     run("06", tmp_path / "in", tmp_path / "two", seed=2)
     assert points(tmp_path / "one", "a") == points(tmp_path / "two", "a") == full("06")
     first, second = (
-        Attempt(EXERCISES["api-2"], "06_openai_api", seed, LearnerAnswer(constant)).draw_cases() for seed in (1, 2)
+        Attempt(EXERCISES["api-7"], "06_openai_api", seed, LearnerAnswer(constant)).draw_cases() for seed in (1, 2)
     )
     assert first.expected != second.expected
-    hand_in(tmp_path / "in", "knows-the-first", "06", {"api-2": constant.format(first.expected[0])})
+    hand_in(tmp_path / "in", "knows-the-first", "06", {"api-7": constant.format(first.expected[0])})
     run("06", tmp_path / "in", tmp_path / "two", seed=2)
-    assert points(tmp_path / "two", "knows-the-first")["api-2"] == 0
+    assert points(tmp_path / "two", "knows-the-first")["api-7"] == 0
 
 
 def test_results_have_gradescopes_form(graded):
@@ -176,14 +178,14 @@ def test_without_bubblewrap_it_refuses_and_says_what_to_do(tmp_path, monkeypatch
 
 def test_trusted_submissions_are_graded_without_it_and_the_results_say_so(tmp_path, monkeypatch):
     hand_in(tmp_path / "in", "a", "06")
-    hand_in(tmp_path / "in", "b", "06", {"api-2": "# EXERCISE: api-2\ndef job_cost(*a):\n    while True: pass"})
-    hand_in(tmp_path / "in", "c", "06", {"api-2": "# EXERCISE: api-2\nimport os\nos.killpg(0, 9)"})
+    hand_in(tmp_path / "in", "b", "06", {"api-7": "# EXERCISE: api-7\ndef job_cost(*a):\n    while True: pass"})
+    hand_in(tmp_path / "in", "c", "06", {"api-7": "# EXERCISE: api-7\nimport os\nos.killpg(0, 9)"})
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
     done = run("06", tmp_path / "in", tmp_path / "out", allow_unsandboxed=True)
     assert done.isolation == "none"
     assert points(tmp_path / "out", "a") == full("06")
     for learner in "bc":
-        assert points(tmp_path / "out", learner) == full("06") | {"api-2": 0.0}
+        assert points(tmp_path / "out", learner) == full("06") | {"api-7": 0.0}
     assert results(tmp_path / "out", "a")["extra_data"]["isolation"] == "none"
     assert "without a sandbox" in (tmp_path / "out" / "learners" / "a" / "feedback.html").read_text()
 

@@ -43,8 +43,8 @@ def without(made, id):
 
 ALL = cells("06")
 STUB = cells("06", stub=True)
-EMPTY_CELL = next(cell["source"] for cell in STUB if cell["source"].startswith("# EXERCISE: api-2\n"))
-EMPTY = EMPTY_CELL.replace("# EXERCISE: api-2\n", "").replace("# YOUR CODE HERE", "# later").replace("...", "pass")
+EMPTY_CELL = next(cell["source"] for cell in STUB if cell["source"].startswith("# EXERCISE: api-7\n"))
+EMPTY = EMPTY_CELL.replace("# EXERCISE: api-7\n", "").replace("# YOUR CODE HERE", "# later").replace("...", "pass")
 # name: (bytes of the notebook, question → points other than full ones, note on which question, what it says)
 READ = {
     "colab": (colab(ALL), {}, None, ""),
@@ -87,58 +87,58 @@ READ = {
         "",
     ),
     "copied-last-wrong": (
-        notebook([*ALL, code("# EXERCISE: api-2\ndef job_cost(*a): return 0")]),
-        {"api-2": 0.0},
-        "api-2",
+        notebook([*ALL, code("# EXERCISE: api-7\ndef job_cost(*a): return 0")]),
+        {"api-7": 0.0},
+        "api-7",
         "2 cells have this id; the last one counts",
     ),
     "copied-last-right": (
-        notebook([code("# EXERCISE: api-2\nwhile True: pass"), *ALL]),
+        notebook([code("# EXERCISE: api-7\nwhile True: pass"), *ALL]),
         {},
-        "api-2",
+        "api-7",
         "2 cells have this id; the last one counts",
     ),
     "copied-stub": (
-        notebook([*ALL, *(c for c in STUB if c["source"].startswith("# EXERCISE: api-2\n"))]),
+        notebook([*ALL, *(c for c in STUB if c["source"].startswith("# EXERCISE: api-7\n"))]),
         {},
-        "api-2",
+        "api-7",
         "2 cells have this id; the last one that is filled in counts",
     ),
     "copied-stub-with-pass": (
-        notebook([*ALL, code("# EXERCISE: api-2\n" + EMPTY)]),
+        notebook([*ALL, code("# EXERCISE: api-7\n" + EMPTY)]),
         {},
-        "api-2",
+        "api-7",
         "2 cells have this id; the last one that is filled in counts",
     ),
     "scratch-cell-with-marker": (
-        notebook([*ALL, code("# EXERCISE: api-2\nprint(job_cost(1, 2, 3, 4))")]),
+        notebook([*ALL, code("# EXERCISE: api-7\nprint(job_cost(1, 2, 3, 4))")]),
         {},
-        "api-2",
+        "api-7",
         "the last one that is filled in counts",
     ),
     "stub-left-answer-below": (
-        notebook([*changed(ALL, "api-2", source=EMPTY_CELL), code(TEXT["api-2"])]),
+        notebook([*changed(ALL, "api-7", source=EMPTY_CELL), code(TEXT["api-7"])]),
         {},
-        "api-2",
+        "api-7",
         "the answer is in a different cell from the one with this id",
     ),
     "copied-by-metadata": (
-        notebook([*ALL, code("def job_cost(*a): return 0", graded_id("api-2"))]),
+        notebook([*ALL, code("def job_cost(*a): return 0", graded_id("api-7"))]),
         {},
         None,
         "",
     ),
     "merged": (
-        notebook([*without(without(ALL, "api-1"), "api-2"), code(SOLVED["api-1"] + "\n\n" + SOLVED["api-2"])]),
+        notebook([*without(without(ALL, "api-1"), "api-7"), code(SOLVED["api-1"] + "\n\n" + SOLVED["api-7"])]),
         {},
         None,
         "",
     ),
     "split-order": (notebook(ALL[::-1]), {}, None, ""),
     "answer-as-markdown": (
-        notebook(changed(ALL, "api-2", cell_type="markdown")),
+        notebook(changed(ALL, "api-7", cell_type="markdown")),
         {},
-        "api-2",
+        "api-7",
         "not a code cell",
     ),
     "strange-cells": (
@@ -148,7 +148,7 @@ READ = {
         "",
     ),
     "strange-metadata": (
-        notebook([*ALL, code("1", []), code("2", {"nbgrader": 5}), code("3", {"nbgrader": {"grade_id": ["api-2"]}})]),
+        notebook([*ALL, code("1", []), code("2", {"nbgrader": 5}), code("3", {"nbgrader": {"grade_id": ["api-7"]}})]),
         {},
         None,
         "",
@@ -173,7 +173,7 @@ UNREADABLE = {
     "format-3": ('{"worksheets": [], "nbformat": 3}', "format 3"),
     "wrong-notebook": (notebook(cells("03")), "wrong notebook.*qlora"),
     "no-exercises": (notebook([code("1 + 1")]), "wrong notebook"),
-    "huge-answer": (notebook([code("# EXERCISE: api-2\n" + "#" * 5_100_000)]), "characters"),
+    "huge-answer": (notebook([code("# EXERCISE: api-7\n" + "#" * 5_100_000)]), "characters"),
     "million-lists": ("[" + "[]," * 35_000_000 + "[]]", "memory to read"),
 }
 
@@ -201,8 +201,8 @@ def graded(tmp_path_factory):
     (nested / "secret.ipynb").symlink_to(inbox / "broken-json.ipynb")
     (nested / "elsewhere").symlink_to(inbox)
     parts = inbox / "two-files"
-    hand_in(parts, "a", "06", {"api-1": "# EXERCISE: api-1\ndef polls_until_over(s): return 0"})
-    hand_in(parts, "b", "06", {"api-2": "# EXERCISE: api-2\ndef job_cost(*a): return 0"})
+    hand_in(parts, "a", "06", {"api-1": "# EXERCISE: api-1\ndef new_messages(polls): return 0"})
+    hand_in(parts, "b", "06", {"api-7": "# EXERCISE: api-7\ndef job_cost(*a): return 0"})
     (parts / "c.ipynb").write_text("{")
     run("06", inbox, out)
     with open(out / "needs-a-person.csv", newline="") as file:
@@ -262,9 +262,9 @@ def test_a_folder_of_ones_own(graded):
 
 
 def test_of_several_notebooks_the_last_counts_and_a_broken_one_is_reported(graded):
-    assert points(graded[1], "two-files") == full("06") | {"api-2": 0.0}
+    assert points(graded[1], "two-files") == full("06") | {"api-7": 0.0}
     assert "in several notebooks; the answer in b.ipynb counts" in said(graded[1], "two-files", "api-1")
-    told = "several notebooks answer api-1, api-2 differently; graded was b.ipynb, the last by name"
+    told = "several notebooks answer api-1, api-7 differently; graded was b.ipynb, the last by name"
     assert told in reasons(graded, "two-files")
     assert "c.ipynb is not JSON" in reasons(graded, "two-files")
 
@@ -273,14 +273,14 @@ def test_an_untouched_copy_takes_nothing_whatever_its_name(tmp_path):
     for learner, names in (("late", ("a", "zz untouched")), ("early", ("z", "00 untouched"))):
         hand_in(tmp_path / "in" / learner, names[0], "06")
         hand_in(tmp_path / "in" / learner, names[1], "06", stub=True)
-    half = {id: EMPTY_CELL if id == "api-2" else source for id, source in SOLVED.items()}
+    half = {id: EMPTY_CELL if id == "api-7" else source for id, source in SOLVED.items()}
     hand_in(tmp_path / "in" / "halves", "a", "06", {"api-1": "# EXERCISE: api-1\n# later", "api-3": "# EXERCISE: api-3\n3"})
     hand_in(tmp_path / "in" / "halves", "b", "06", half)
     done = run("06", tmp_path / "in", tmp_path / "out")
     for learner in ("late", "early", "halves"):
         assert points(tmp_path / "out", learner) == full("06"), learner
     assert done.problems == 0  # the filled-in ones are the same
-    assert "the answer in a.ipynb counts" in said(tmp_path / "out", "late", "api-2")
+    assert "the answer in a.ipynb counts" in said(tmp_path / "out", "late", "api-7")
 
 
 def test_hidden_files_are_nobodys_and_nobody_else_suffers(graded):
@@ -307,10 +307,10 @@ def test_a_deleted_answer_is_noted_and_listed(tmp_path):
 
 def test_a_marker_counts_more_than_the_metadata_of_its_cell(tmp_path):
     (tmp_path / "in").mkdir()
-    pasted = [{**cell, "source": SOLVED["api-3"]} if cell["source"] == SOLVED["api-2"] else cell for cell in ALL]
+    pasted = [{**cell, "source": SOLVED["api-3"]} if cell["source"] == SOLVED["api-7"] else cell for cell in ALL]
     (tmp_path / "in" / "pasted.ipynb").write_text(notebook(pasted))
     run("06", tmp_path / "in", tmp_path / "out")
-    assert results(tmp_path / "out", "pasted")["extra_data"]["outcomes"]["api-2"] == "missing"
+    assert results(tmp_path / "out", "pasted")["extra_data"]["outcomes"]["api-7"] == "missing"
     assert points(tmp_path / "out", "pasted")["api-3"] == full("06")["api-3"]
 
 

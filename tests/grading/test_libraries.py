@@ -70,9 +70,9 @@ stored = Memory(tempfile.mkdtemp(), verbose=0)
 def job_cost(t, v, e, p):
     return t * e * p / 1e6
 """
-    score = in_the_notebook(form("api-2", answer))
+    score = in_the_notebook(form("api-7", answer))
     assert float(score) == 0 and "uses joblib. An exercise is done by hand" in score.message
-    mark = marker._mark("api-2", LearnerAnswer(f"# EXERCISE: api-2\n{answer}"))
+    mark = marker._mark("api-7", LearnerAnswer(f"# EXERCISE: api-7\n{answer}"))
     assert (mark.points, mark.outcome) == (0.0, "error")
     assert "uses joblib. An exercise is done by hand" in mark.message
 
@@ -94,7 +94,7 @@ found = [f for f in every if os.path.basename(f) in {{'bm25s', 'pip'}}]
 def job_cost(*a):
     return str(found)
 """
-    mark = marker._mark("api-2", LearnerAnswer(f"# EXERCISE: api-2\n{look}"))
+    mark = marker._mark("api-7", LearnerAnswer(f"# EXERCISE: api-7\n{look}"))
     assert "got a str '[]'" in mark.message, mark.message
 
 
@@ -155,7 +155,7 @@ def test_an_answers_time_is_not_spent_on_loading_libraries(how, monkeypatch):
     monkeypatch.setattr(Attempt, "run", running)
     made = Marker(batch.exercises_of("all")[1], 11, require(False), SHORT)
     try:
-        mark = made._mark("api-2", LearnerAnswer(f"# EXERCISE: api-2\n{answer}", (above,)))
+        mark = made._mark("api-7", LearnerAnswer(f"# EXERCISE: api-7\n{answer}", (above,)))
         assert mark.points == 1, mark.message
         assert (loads in preloaded[0]) if loads else preloaded == [()]
     finally:

@@ -26,8 +26,9 @@ pytestmark = pytest.mark.slow
 SECTIONS = "02,06"
 # An answer of each section that gets part of the points whatever the random cases are.
 PARTLY = {
-    "lora-7": "def adapter_megabytes(shapes, rank, bytes_each):\n    raise MemoryError",
-    "api-5": "def model_parts(name):\n    parts = name.split(':')\n    return parts[1], parts[3], None",
+    "lora-7": "def lora_slots(ranks, shapes, free, bytes_each):\n    raise MemoryError",
+    "api-2": "def with_weights(messages, thumbs):\n    return [m | ({'weight': int(thumbs.get(n) != 'down')} "
+    "if m['role'] == 'assistant' else {}) for n, m in enumerate(messages)]",
 }
 
 
@@ -45,14 +46,14 @@ def inbox(tmp_path_factory):
     inbox = tmp_path_factory.mktemp("inbox")
     hand_in(inbox, "solved", SECTIONS)
     hand_in(inbox, "stubs", SECTIONS, stub=True)
-    wrong = {id: f"# EXERCISE: {id}\n{WRONG.get(id) or PARTLY[id]}" for id in ("lora-2", "lora-7", "api-5")}
+    wrong = {id: f"# EXERCISE: {id}\n{WRONG.get(id) or PARTLY[id]}" for id in ("lora-2", "lora-7", "api-2")}
     hand_in(inbox, "wrong", SECTIONS, wrong)
     made = cells(SECTIONS)
     bare = [code(cell["source"]) for cell in made if cell["cell_type"] == "code"]
     (inbox / "Copy of lost-metadata (1).ipynb").write_text(notebook(bare, nbformat_minor=0))
-    uses = "# EXERCISE: api-2\ndef job_cost(train, valid, epochs, price):\n    return millions(train * epochs * price)"
+    uses = "# EXERCISE: api-7\ndef job_cost(train, valid, epochs, price):\n    return millions(train * epochs * price)"
     helpers = [code("import operator\nMILLION = 1e6"), code("def millions(n):\n    return operator.truediv(n, MILLION)")]
-    (inbox / "helped.ipynb").write_text(notebook([*helpers, *cells(SECTIONS, {"api-2": uses})]))
+    (inbox / "helped.ipynb").write_text(notebook([*helpers, *cells(SECTIONS, {"api-7": uses})]))
     copied = [*made, next(cell for cell in made if cell["source"].startswith("# EXERCISE: lora-3"))]
     (inbox / "copied-cell.ipynb").write_text(notebook(copied))
     skipping = cells(SECTIONS, stub=True)
@@ -112,7 +113,7 @@ def test_marks_agree(course, theirs, inbox, tmp_path):
     assert theirs["helped"] == full(SECTIONS)
     assert theirs["solved"] == theirs["copied-cell"] == theirs["Copy_of_lost-metadata_1"] == full(SECTIONS)
     assert set(theirs["stubs"].values()) == set(theirs["skips-the-checks"].values()) == {0.0}
-    assert 0 < theirs["wrong"]["api-5"] < EXERCISES["api-5"].points
+    assert 0 < theirs["wrong"]["api-2"] < EXERCISES["api-2"].points
 
 
 def test_the_lesson_is_not_run_in_grading(course):

@@ -19,11 +19,14 @@ BROKEN = {
         "counted in whole numbers",
     ),
     "lora-5": (
-        "def merged_weight(W, A, B, alpha):\n    return W.add_(alpha / len(A) * B @ A)",
+        "def swapped_weight(W, old, new):\n    (A, B, alpha), (C, D, beta) = old, new\n"
+        "    return W.add_(beta / len(C) * D @ C - alpha / len(A) * B @ A)",
         "W itself is changed",
     ),
     "lora-6": (
-        "def completion_labels(ids, prompt_length, ignore=-100):\n    return [-100] * prompt_length + ids[prompt_length:]",
+        "def conversation_labels(ids, turns, header, ignore=-100):\n    labels = []\n    for role, n in turns:\n"
+        "        own = n - header if role == 'assistant' else 0\n"
+        "        labels += [-100] * (n - own) + ids[len(labels):][n - own:n]\n    return labels",
         "whatever `ignore` is",
     ),
 }

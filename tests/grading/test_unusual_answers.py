@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import math
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -140,20 +143,162 @@ def test_check_and_grading_say_the_same_of_every_form(id):
                 assert verdicts[0][0] == exercise.points, (name, verdicts[0][1])
 
 
+class Refuses:
+    def __float__(self):
+        raise ValueError("no number")
+
+
+def first(value, part):
+    """A list with another first part; what is no list stays."""
+    return [part, *value[1:]] if isinstance(value, list) and value else value
+
+
+def deep(levels):
+    nested = []
+    for _ in range(levels):
+        nested = [nested]
+    return nested
+
+
+ODD = {
+    "inf": lambda v: math.inf,
+    "minus inf": lambda v: -math.inf,
+    "nan": lambda v: math.nan,
+    "inf of numpy": lambda v: np.float32("inf"),
+    "nan of torch": lambda v: torch.tensor(math.nan),
+    "inf in half precision": lambda v: torch.tensor(math.inf).half(),
+    "minus inf in bfloat16": lambda v: torch.tensor(-math.inf, dtype=torch.bfloat16),
+    "all nan": lambda v: v * math.nan if hasattr(v, "detach") else [math.nan] * len(v) if isinstance(v, list) else math.nan,
+    "all inf": lambda v: v.abs() / 0 if hasattr(v, "detach") else [math.inf] * len(v) if isinstance(v, list) else math.inf,
+    "first nan": lambda v: first(v, math.nan),
+    "first inf": lambda v: first(v, -math.inf),
+    "nan from a generator": lambda v: (part for part in (math.nan, math.inf)),
+    "nan in a set": lambda v: {math.nan},
+    "nan as a key": lambda v: {math.nan: math.nan},
+    "minus zero": lambda v: -0.0,
+    "first minus zero": lambda v: first(v, -0.0),
+    "2**63": lambda v: 2**63,
+    "2**64": lambda v: -(2**64),
+    "over the largest float": lambda v: 10**400,
+    "too long to be shown": lambda v: -(10**5000),
+    "too long to be sent": lambda v: 10**30_000,
+    "first over the largest float": lambda v: first(v, 10**400),
+    "first too long to be sent": lambda v: first(v, 10**30_000),
+    "array of long ints": lambda v: np.array([10**400]),
+    "complex": lambda v: 1j,
+    "complex without an imaginary part": lambda v: complex(v) if isinstance(v, (int, float)) else v,
+    "nan with an imaginary part": lambda v: complex(math.nan, 1),
+    "first complex": lambda v: first(v, 1j),
+    "list of complex": lambda v: [1j, 2j],
+    "complex of numpy": lambda v: np.complex64(1j),
+    "complex of torch": lambda v: torch.as_tensor(v).to(torch.complex64) if hasattr(v, "detach") else torch.tensor(1j),
+    "half complex of torch": lambda v: torch.ones(2).to(torch.complex32),
+    "digits": lambda v: "123",
+    "its own digits": lambda v: str(v) if isinstance(v, (int, float)) else v,
+    "first digits": lambda v: first(v, "12"),
+    "array of digits": lambda v: np.array(["1", "2"]),
+    "digits as bytes": lambda v: b"12",
+    "decimal": lambda v: Decimal(str(v)) if type(v) in (int, float) else v,
+    "decimal nan": lambda v: Decimal("nan"),
+    "signalling nan": lambda v: Decimal("snan"),
+    "decimal inf": lambda v: Decimal("inf"),
+    "first decimal": lambda v: first(v, Decimal("nan")),
+    "long fraction": lambda v: Fraction(10**400),
+    "long double": lambda v: np.longdouble(v) if type(v) in (int, float) else np.longdouble("inf"),
+    "array of long doubles": lambda v: np.asarray(v).astype(np.longdouble) if hasattr(v, "detach") else v,
+    "complex long double": lambda v: np.clongdouble(1j),
+    "date": lambda v: np.datetime64("2026-11-27"),
+    "not a time": lambda v: np.datetime64("NaT"),
+    "record of numpy": lambda v: np.zeros(1, dtype=[("a", "i4")])[0],
+    "masked": lambda v: np.ma.masked,
+    "nothing masked": lambda v: np.ma.array(np.asarray(v)) if hasattr(v, "detach") else v,
+    "some masked": lambda v: np.ma.array([1.0, 2.0], mask=[True, False]),
+    "sparse": lambda v: v.to_sparse() if hasattr(v, "detach") else torch.eye(2).to_sparse(),
+    "without data": lambda v: torch.empty(2, device="meta"),
+    "eight bits": lambda v: torch.ones(2).to(torch.float8_e4m3fn),
+    "unsigned": lambda v: torch.ones(2, dtype=torch.uint16),
+    "no float after all": lambda v: Refuses(),
+    "frozen set": lambda v: frozenset([1]),
+    "error as a value": lambda v: ValueError("returned, not raised"),
+    "class": lambda v: int,
+    "in itself": lambda v: (nested := [], nested.append(nested))[0],
+    "deep": lambda v: deep(100),
+    "many parts": lambda v: [0] * 150_000,
+    "many parts from a range": lambda v: range(150_000),
+}
+
+
+def outcome(way, value):
+    """What a marker has of a call that returned the value: the value, or the error of reading it."""
+    try:
+        return way(value)
+    except Exception as error:
+        return checking.Raised(f"{type(error).__name__}: {error}")
+
+
+@pytest.mark.parametrize("id", [id for id, exercise in EXERCISES.items() if not exercise.challenge])
+def test_check_and_grading_say_the_same_of_odd_numbers(id):
+    """No number makes either of them raise, and the learner reads the same words in the notebook and in the feedback."""
+    exercise = EXERCISES[id]
+    asked = checking.CaseSet.of(exercise, np.random.default_rng(3))
+    for name, odd in ODD.items():
+        here = [outcome(settled, odd(value)) for value in asked.expected]
+        there = [outcome(lambda v: decode(json.loads(json.dumps(encode(v)))), odd(value)) for value in asked.expected]
+        verdicts = [checking.judge(exercise, asked, outputs) for outputs in (here, there)]
+        assert verdicts[0] == verdicts[1], name
+
+
+@pytest.mark.parametrize(
+    ("id", "returned", "words"),
+    [
+        ("lora-3", "float('inf')", r"expected \d+, got inf\."),
+        ("lora-3", "-float('inf')", r"expected \d+, got -inf\."),
+        ("lora-3", "float('nan')", r"expected \d+, got nan\."),
+        ("lora-3", "10**400", r"expected \d+, got an int of 401 digits\."),
+        ("lora-3", "-10**5000", r"expected \d+, got an int of 5,001 digits\."),
+        ("lora-3", "10**30000", r"returns a value that cannot be marked: it is an int of more than 65,536 bits"),
+        ("lora-3", "complex(rank)", r"Expected a number, got a complex \(\d+\+0j\)\."),
+        ("lora-3", "'123'", r"Expected a number, got a str '123'\."),
+        ("lora-3", "__import__('decimal').Decimal('snan')", r"expected \d+, got nan\."),
+        ("lora-3", "[0] * 150_000", r"returns a value that cannot be marked: it has more than 100,000 parts"),
+        ("lora-3", "ValueError('x')", r"Expected a number, got a ValueError\."),
+        ("lora-6", "[float('nan')] * len(ids)", r"At \[0\]: expected -?\d+, got nan\."),
+        ("lora-6", "[10**400] * len(ids)", r"At \[0\]: expected -?\d+, got an int of 401 digits\."),
+        ("lora-6", "[1j] * len(ids)", r"At \[0\]: expected a number -?\d+, got a complex 1j\."),
+        ("lora-2", "x @ W.T / 0", r"At \[0\]\[0\]: expected -?\d+\.\d+, got -?inf\."),
+        ("lora-2", "x @ W.T * float('nan')", r"At \[0\]\[0\]: expected -?\d+\.\d+, got nan\."),
+        ("lora-2", "(x @ W.T * float('nan')).bfloat16()", r"At \[0\]\[0\]: expected -?\d+\.\d+, got nan \(bfloat16\)\."),
+        ("lora-2", "(x @ W.T).to(torch.complex64)", r"expected a number -?\d+\.\d+, got a complex \(|Expected .* complex"),
+    ],
+)
+def test_the_message_names_an_odd_number_in_both(marker, id, returned, words):
+    import inspect
+    import re
+
+    exercise = EXERCISES[id]
+    source = f"def {exercise.name}{inspect.signature(exercise.solution)}:\n    return {returned}"
+    space = {"torch": torch}
+    exec(source, space)
+    score, mark = check(id, space[exercise.name]), graded(marker, form(id, source))
+    assert (float(score), mark.points) == (0, 0)
+    assert re.search(words, score.message), score.message
+    assert re.search(words, mark.message), mark.message
+
+
 @pytest.mark.parametrize(
     ("id", "returned", "words"),
     [
         ("data-3", "1", "Expected a bool, got a number 1"),
         ("data-3", "'True'", "Expected a bool, got a str 'True'"),
         ("lora-3", "str(rank)", "Expected a number, got a str"),
-        ("lora-6", "prompt_length", "Expected a list of"),
+        ("lora-6", "header", "Expected a list of"),
         ("lora-6", "[str(id) for id in ids]", r"At \[0\]: expected a number"),
         (
             "lora-2",
             "(x @ W.T + alpha / len(A) * x @ A.T @ B.T).half()",
             r"At \[0\]\[.\]: expected -?\d+\.\d{8,}.*\(float16\)",
         ),
-        ("api-2", "__import__('numpy').float16(train_tokens * epochs * price / 1e6)", r"got \d+\.\d+ \(float16\)"),
+        ("api-7", "__import__('numpy').float16(train_tokens * epochs * price / 1e6)", r"got \d+\.\d+ \(float16\)"),
         ("frame-2", "(k for k in [k])", "Expected a number, got a generator"),
     ],
 )

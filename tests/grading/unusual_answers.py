@@ -58,8 +58,11 @@ STALE = solved("frame-3").replace("def stale", "def shares_of").replace("# EXERC
 DIAGNOSE = solved("frame-1").replace("def diagnose", "def said").replace("# EXERCISE: frame-1\n", "")
 FORWARD = "x @ W.T + alpha / A.shape[0] * x @ A.T @ B.T"
 LORA = "def lora_forward(x, W, A, B, alpha):\n    return "
-LABELS = "[ignore] * prompt_length + ids[prompt_length:]"
-LABEL = "def completion_labels(ids, prompt_length, ignore=-100):\n"
+LABEL = (
+    "def conversation_labels(ids, turns, header, ignore=-100):\n"
+    "    said = [role == 'assistant' and place >= header for role, length in turns for place in range(length)]\n"
+)
+LABELS = "[token if own else ignore for token, own in zip(ids, said)]"
 BLOCK = (
     "def quantize_block(weights, values):\n    scale = weights.abs().max()\n"
     "    codes = (weights[:, None] / scale - values[None, :]).abs().argmin(dim=1)\n    return "
@@ -77,18 +80,18 @@ COUNT = "sum(rank * (a + b) for a, b in shapes)"
 
 FORMS = {
     # what stands in other cells
-    "constant-elsewhere": form("api-2", f"{JOB}    return {PRICE} / MILLION", "MILLION = 1e6\nprint(MILLION)"),
+    "constant-elsewhere": form("api-7", f"{JOB}    return {PRICE} / MILLION", "MILLION = 1e6\nprint(MILLION)"),
     "helper-elsewhere": form(
-        "api-2",
+        "api-7",
         f"{JOB}    return dollars({PRICE})",
         "import operator\nMILLION = 10 ** 6",
         "def dollars(millionths):\n    return operator.truediv(millionths, MILLION)",
     ),
     "helper-below": form(
-        "api-2", f"{JOB}    return dollars({PRICE})", later=("def dollars(millionths):\n    return millionths / 1e6",)
+        "api-7", f"{JOB}    return dollars({PRICE})", later=("def dollars(millionths):\n    return millionths / 1e6",)
     ),
     "helper-written-twice": form(
-        "api-2",
+        "api-7",
         f"{JOB}    return dollars({PRICE})",
         "def dollars(millionths):\n    return None",
         "def dollars(millionths):\n    return millionths / 1e6",
@@ -136,13 +139,15 @@ FORMS = {
     ),
     "set-elsewhere-filled-by-a-loop": form(
         "api-1",
-        "def polls_until_over(statuses):\n    for number, status in enumerate(statuses, 1):\n        if status not in WAITS:\n"
-        "            return number, status\n    return len(statuses), None",
-        "WAITS = set()\nfor word in 'validating_files queued running paused'.split():\n    WAITS.add(word)",
+        "def new_messages(polls):\n    seen, found = set(SEEN), []\n    for event in (e for poll in polls for e in reversed(poll)):\n"
+        "        if event['id'] not in seen and event['type'] not in SKIPPED:\n            found.append(event['message'])\n"
+        "        seen.add(event['id'])\n    return found",
+        "SEEN, SKIPPED = set(), set()\nfor word in 'metrics progress'.split():\n    SKIPPED.add(word)",
     ),
     "earlier-answer-of-ones-own": form(
         "lora-7",
-        "def adapter_megabytes(shapes, rank, bytes_per_parameter):\n    return adapter_parameters(shapes, rank) * bytes_per_parameter / 1e6",
+        "def lora_slots(ranks, shapes, free, size):\n    ranks, one = sorted(ranks), adapter_parameters(shapes, 1) * size\n"
+        "    number = sum(n * rank * one <= free for n, rank in enumerate(ranks, 1))\n    return number, ranks[number - 1]",
         solved("lora-3"),
     ),
     "helper-of-another-answer": form(
@@ -153,10 +158,9 @@ FORMS = {
         "def jaccard(one, other):\n    a, b = runs(one, 2), runs(other, 2)\n    return len(a & b) / len(a | b) if a | b else 0.0",
     ),
     "import-with-a-way-out": form(
-        "api-5",
-        "def model_parts(name):\n    _, base, _, suffix, _, *rest = name.split(':')\n    return base, suffix, number(rest)",
-        "try:\n    import no_such_package as regex\nexcept ImportError:\n    import re as regex",
-        "def number(rest):\n    return int(regex.search(r'\\d+$', rest[0])[0]) if rest else None",
+        "api-6",
+        solved("api-6").replace("    import json\n\n", "").replace("json.loads", "parser.loads"),
+        "try:\n    import no_such_package as parser\nexcept ImportError:\n    import json as parser",
     ),
     # where the answer stands
     "stub-left-in-its-place": form("lora-3", stub("lora-3"), later=(f"def adapter_parameters(shapes, rank):\n    return {COUNT}",)),
@@ -168,8 +172,8 @@ FORMS = {
     "two-answers-in-a-cell": form("lora-3", solved("lora-3") + "\n\n" + solved("lora-7")),
     "two-answers-in-a-cell-second": form("lora-7", solved("lora-3") + "\n\n" + solved("lora-7")),
     # what stands beside the answer in its cell
-    "prints-and-asserts-below": form("api-2", solved("api-2") + "\nprint(job_cost(9, 3, 2, 1))\nassert 1 == 2"),
-    "display": form("api-2", f"{JOB}    display(p)\n    return {PRICE} / 1e6\n\ndisplay(job_cost(9, 3, 2, 1))"),
+    "prints-and-asserts-below": form("api-7", solved("api-7") + "\nprint(job_cost(9, 3, 2, 1))\nassert 1 == 2"),
+    "display": form("api-7", f"{JOB}    display(p)\n    return {PRICE} / 1e6\n\ndisplay(job_cost(9, 3, 2, 1))"),
     "course-utils-above": form("frame-4", f"from course_utils import costs\nPRICES = costs.PRICES\n{solved('frame-4')}"),
     "check-in-the-cell": form("lora-3", solved("lora-3") + '\ncheck("lora-3", adapter_parameters)'),
     "line-magics": form("lora-3", f"%matplotlib inline\n!true\n{solved('lora-3')}\n%timeit -n1 -r1 adapter_parameters([(2, 3)], 1)\nx = !true"),
@@ -192,9 +196,9 @@ FORMS = {
     "defaults-and-more-arguments": form("lora-3", f"def adapter_parameters(shapes, rank, *, verbose=False, **more):\n    return {COUNT}"),
     "renamed": form("lora-3", f"def mine(shapes, rank):\n    return {COUNT}\nadapter_parameters = mine\ndel mine"),
     # what it returns: scalars
-    "decimal": form("api-2", f"from decimal import Decimal\n{JOB}    return Decimal({PRICE}) / 10**6"),
-    "fraction": form("api-2", f"from fractions import Fraction\n{JOB}    return Fraction({PRICE}) / 10**6"),
-    "numpy-float32": form("api-2", f"import numpy as np\n{JOB}    return np.float32({PRICE} / 1e6)"),
+    "decimal": form("api-7", f"from decimal import Decimal\n{JOB}    return Decimal({PRICE}) / 10**6"),
+    "fraction": form("api-7", f"from fractions import Fraction\n{JOB}    return Fraction({PRICE}) / 10**6"),
+    "numpy-float32": form("api-7", f"import numpy as np\n{JOB}    return np.float32({PRICE} / 1e6)"),
     "torch-float32": form("frame-4", f"import torch\n{BREAK_EVEN}{BREAK.format('torch.tensor(', ')')}"),
     "torch-float32-item": form("frame-2", f"import torch\ndef recall_at(rankings, relevant, k):\n    return torch.tensor({RECALL}).float().mean().item()"),
     "numpy-mean": form("frame-2", f"import numpy as np\ndef recall_at(rankings, relevant, k):\n    return np.mean({RECALL})"),
@@ -222,7 +226,7 @@ FORMS = {
     "dictionary-in-another-order": form("frame-6", f"import numpy as np\n{ERRORS}\ndef sort_errors(rows):\n    return {{name: np.int64(n) for name, n in sorted(counted(rows).items())}}"),
     "tensor-for-list": form("lora-6", f"import torch\n{LABEL}    return torch.tensor({LABELS})"),
     "tuple-for-list": form("lora-6", f"{LABEL}    return tuple({LABELS})"),
-    "chain-for-list": form("lora-6", f"from itertools import chain, repeat\n{LABEL}    return chain(repeat(ignore, prompt_length), ids[prompt_length:])"),
+    "chain-for-list": form("lora-6", f"from itertools import chain\n{LABEL}    return chain(*([a] if b else [ignore] for a, b in zip(ids, said)))"),
     "numpy-integers-in-a-list": form("lora-6", f"import numpy as np\n{LABEL}    return list(np.array({LABELS}))"),
     "tensors-in-a-list": form("lora-6", f"import torch\n{LABEL}    return list(torch.tensor({LABELS}))"),
     "numpy-for-tensor": form("lora-2", f"import numpy as np\n{LORA}np.asarray({FORWARD})"),
@@ -243,6 +247,6 @@ FORMS = {
     "generator-of-tuples": form("api-4", f"{ROWS}\ndef result_rows(data):\n    return (row for row in rows_of(data))"),
     "list-of-lists": form("api-4", f"{ROWS}\ndef result_rows(data):\n    return [list(row) for row in rows_of(data)]"),
     "list-of-dataclasses": form("api-4", f"{ROWS}\ndef result_rows(data):\n    return [Row(*row) for row in rows_of(data)]", "import dataclasses\nRow = dataclasses.make_dataclass('Row', ['step', 'train', 'valid'])"),
-    "float-for-integer": form("api-1", solved("api-1").replace("return number, status", "return float(number), status")),
+    "float-for-integer": form("api-4", solved("api-4").replace('(int(row["step"])', '(float(row["step"])')),
     "key-function-elsewhere": form("api-3", "def best_checkpoint(checkpoints):\n    found = [c for c in checkpoints if c.get(LOSS) is not None]\n    return NAME(min(found, key=ORDER)) if found else None", "from operator import itemgetter\nLOSS = 'full_valid_loss'", "NAME, ORDER = itemgetter('name'), itemgetter(LOSS, 'step')"),
 }  # fmt: skip

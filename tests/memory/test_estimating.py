@@ -10,7 +10,7 @@ from support import cpu_of
 from course_utils import cli, memory
 from course_utils.errors import CourseError
 from course_utils.memory import formula, step, tracing
-from course_utils.memory.shape import shape
+from course_utils.memory.shape import KEPT_SHAPES, configuration, read_shape, shape
 
 
 def small(architecture="llama", **changes):
@@ -153,6 +153,39 @@ def test_parameters_read_off_two_blocks_are_the_models(name):
     assert formula.adapter_values(sizes, plan) == memory.count_parameters(name, 16).trainable
 
 
+@pytest.mark.parametrize("name", memory.ARCHITECTURES)
+def test_kept_shapes_are_what_the_configurations_give(name):
+    """If this fails, `python benchmarks/shapes.py` is due."""
+    assert shape(name) == read_shape(name)
+
+
+def test_the_same_shapes_are_kept_as_configurations():
+    assert list(json.loads(KEPT_SHAPES.read_text(encoding="utf-8"))) == list(memory.ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b", "SMOLLM2-135M-Instruct"])
+def test_a_kept_model_is_found_under_its_other_names_and_keeps_the_one_it_was_asked_by(name):
+    key = "SmolLM2-135M" if "smol" in name.casefold() else "Llama-3.1-8B"
+    found = memory.estimate(name, "qlora")
+    assert found.model == name and found.total == memory.estimate(key, "qlora").total
+
+
+LIBRARIES = ("torch", "transformers", "numpy", "peft")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from course_utils import memory; memory.estimate('Llama-3.1-8B', 'qlora'); memory.what_fits('Llama-3.1-8B', 't4')",
+        "from course_utils import cli; cli.main(['estimate', '--model', 'Llama-3.1-70B', '--gpu', 't4'])",
+    ],
+)
+def test_an_estimate_of_a_kept_model_imports_no_library(code):
+    code += f"; import sys; print([name for name in {LIBRARIES} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_four_bit_weights_take_4_127_bits():
     """Dettmers et al., 2023: 4 + 8/64 + 32/(64 * 256)."""
     values = 64 * 256 * 1000
@@ -182,6 +215,8 @@ def test_70b_takes_under_a_second_and_no_weights(monkeypatch):
     import psutil
     import torch
 
+    # as configurations, whose sizes are read and not kept
+    small_model, large_model = configuration("SmolLM2-135M"), configuration("Llama-3.1-70B")
     built = []
     register = torch.nn.Module.register_parameter
 
@@ -189,17 +224,17 @@ def test_70b_takes_under_a_second_and_no_weights(monkeypatch):
         built.append((module, name, parameter))
         register(module, name, parameter)
 
-    cpu_of(lambda: memory.estimate("SmolLM2-135M"))  # imports
+    cpu_of(lambda: memory.estimate(small_model))  # imports
     before = psutil.Process().memory_info().rss
     monkeypatch.setattr(tracing, "trace", lambda *_: pytest.fail("traced"))
     with monkeypatch.context() as patched:
         patched.setattr(torch.nn.Module, "register_parameter", counted)
-        found = memory.estimate("Llama-3.1-70B", "qlora", checkpointing=True, length=512)
+        found = memory.estimate(large_model, "qlora", checkpointing=True, length=512)
     assert psutil.Process().memory_info().rss - before < 100e6
     assert built and all(parameter is None or parameter.is_meta for *_, parameter in built)
     assert len({id(module) for module, *_ in built if type(module).__name__ == "LlamaRMSNorm"}) == 2 * 2 + 1
-    seconds = cpu_of(lambda: memory.estimate("Llama-3.1-70B", "qlora", checkpointing=True, length=512))
-    assert seconds < 1 and seconds < 3 * cpu_of(lambda: memory.estimate("SmolLM2-135M", "qlora", checkpointing=True))
+    seconds = cpu_of(lambda: memory.estimate(large_model, "qlora", checkpointing=True, length=512))
+    assert seconds < 1 and seconds < 3 * cpu_of(lambda: memory.estimate(small_model, "qlora", checkpointing=True))
     assert 39e9 < found.weights < 41e9  # embeddings and head stay in 16 bits
     assert not found.fits("a100-40gb") and found.fits("a100")
 

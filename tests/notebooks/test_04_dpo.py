@@ -1,4 +1,4 @@
-"""Lesson 04's second edition: the code that readers see against TRL's losses, its figures in prose, the linter's rules."""
+"""Lesson 04: the code that readers see against TRL's losses, its figures in prose, the linter's rules."""
 
 import ast
 import json

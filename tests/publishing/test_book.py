@@ -4,6 +4,7 @@ import functools
 import http.server
 import importlib.util
 import json
+import os
 import re
 import resource
 import shutil
@@ -47,6 +48,7 @@ built = pytest.mark.skipif(bool(MISSING), reason="needs the extra `book`")
 browsed = [
     built,
     pytest.mark.slow,
+    pytest.mark.skipif(not os.environ.get("COURSE_SOAK"), reason="takes minutes: part of `make soak`"),
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (see README)"),
     pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs the extra `test`"),
 ]

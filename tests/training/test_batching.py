@@ -1,9 +1,19 @@
 """What goes through the model at once: nothing lost, nothing seen twice, and the numbers of rows of their own."""
 
+import inspect
+
 import pytest
 from support import tiny_llama
 
-from course_utils.scoring import Encoded, collate, micro_batches, sum_by_completion, token_log_probabilities
+from course_utils.scoring import (
+    Encoded,
+    cache_name,
+    collate,
+    micro_batches,
+    shared_beginning,
+    sum_by_completion,
+    token_log_probabilities,
+)  # fmt: skip
 from course_utils.training.batching import shuffled_batches
 
 
@@ -86,3 +96,19 @@ def test_micro_batches_hold_their_limits_and_lose_nothing():
     assert sorted(len(e) for part in cut for e in part) == [3, 5, 6, 7, 40, 41, 80]
     assert all(len(part) == 1 or len(part) * max(map(len, part)) <= 45 for part in cut)
     assert max(map(len, micro_batches(examples, 10_000, max_examples=2))) == 2
+
+
+def test_what_prompts_begin_with_leaves_one_token_of_each():
+    same = list(range(50))
+    assert shared_beginning([[*same, 1], [*same, 2, 3], same]) == 49
+    assert shared_beginning([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 9]]) == 2
+    assert shared_beginning([[9, *same], same]) == shared_beginning([same]) == shared_beginning([]) == 0
+
+
+def test_a_cache_is_called_what_the_model_calls_it_with_an_adapter_too():
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny_llama()
+    name = cache_name(model)
+    assert name in inspect.signature(type(model).forward).parameters
+    assert cache_name(get_peft_model(model, LoraConfig(r=1, target_modules=["q_proj"]))) == name

@@ -76,6 +76,15 @@ STOPS = re.compile(
 )
 
 
+DURING = re.compile(r"During \d")  # "-ring" ends German streets
+DATE = re.compile(
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.? \d{1,2}, \d{4}"
+)
+YEAR = re.compile(r"(?:1[5-9]|20)\d\d\b")
+AFTER_THE = re.compile(r"\bthe $", re.IGNORECASE)
+IN_YEAR = re.compile(r"\b(?:in|since|by|until|from|of|during|year) $", re.IGNORECASE)
+
+
 def find_addresses(text: str) -> list[tuple[int, int]]:
     """Return the addresses in a text as (start, end) in characters, end exclusive, in order and without overlaps."""
     spans, position = [], 0
@@ -123,7 +132,16 @@ def _extend(text: str, end: int) -> int:
 
 
 def _is_date_or_time(text: str, match: re.Match) -> bool:
-    """Whether a month or day follows the number: "3 May Street" may be an address, "3 May Way" and "9 Monday Drive" are not."""
+    """Whether the number is part of a date or a length of time.
+
+    "3 May Street" may be an address; "3 May Way", "9 Monday Drive", "During 5 hours" and "December 6, 2013" are not. Nor is what
+    follows a year: "In 2020, Meezan Bank", "the 1929 Wall Street crash".
+    """
+    before = text[max(0, match.start() - 10) : match.start()]
+    if DURING.match(match.group()) or DATE.search(text, match.start(), match.end() + 6):
+        return True
+    if YEAR.match(match.group()) and (AFTER_THE.search(before) or ("," in match.group()[:5] and IN_YEAR.search(before))):
+        return True
     return bool(
         re.match(
             r"\d{1,2}(?:st|nd|rd|th)?,? (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*\b(?! (?:Street|Road|Lane|Avenue))",

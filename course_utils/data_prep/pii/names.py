@@ -129,7 +129,7 @@ def place_names() -> frozenset[str]:
             "denver seattle austin phoenix atlanta miami orlando california texas florida virginia georgia carolina alabama arizona "
             "nevada hollywood washington lincoln jackson hong kong singapore tokyo beijing shanghai mumbai delhi cairo lagos nairobi "
             "moscow jerusalem israel jordan chad cuba brazil argentina chile peru colombia mexico canada africa asia america "
-            "python java javascript ruby julia swift "
+            "python java javascript ruby julia swift docker github yes false "
         ).split()
     )
     for module in pkgutil.iter_modules(addresses.__path__):
@@ -216,7 +216,7 @@ def _best_part(text: str, tokens: list[Token]) -> list[tuple[int, int, float]]:
             part = part[:-1]
         while part and part[0][2].lower() in PARTICLES and not part[0][2][0].isupper():
             part = part[1:]
-        if part:
+        if part and any(len(token.rstrip(".")) > 1 for _, _, token in part):  # "Q:" and "Student B" name nobody
             points = _points(text, part)
             if points >= THRESHOLD:
                 start, end = part[0][0], part[-1][1]

@@ -9,6 +9,7 @@ finds names with a spaCy model, which is not on the package index; our recognise
 from __future__ import annotations
 
 import functools
+import ipaddress
 import re
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from presidio_analyzer.predefined_recognizers import (
 )
 
 from course_utils.data_prep.pii import addresses, names
+from course_utils.data_prep.similarity import WITHOUT_SPACES
 
 if TYPE_CHECKING:
     from presidio_analyzer.nlp_engine import NlpArtifacts
@@ -126,6 +128,11 @@ VERSION = re.compile(
     r"\b(?:version|ver|v|firmware|software|app|update|release|build|os|ios|android|fw|patch|driver)\b[^.\n]{0,25}$|[vV]$",
     re.IGNORECASE,
 )
+# What stands before and after a number in arithmetic: "45000-9000=36000", "P(E) = 1033/2851", "468690 - 78115 * 6".
+CALCULATED_BEFORE = re.compile(r"(?:[\d)}%]\s*=|[\d)]\s*[*×÷^]|\d\s+\+\s)[\s$(]*$")
+CALCULATED_AFTER = re.compile(r"[\s)]*(?:=\s*[\d(<$£€-]|[*×÷^]\s*[\d(]|\+\s+[\d(])")
+LONGEST_CARD_GROUP = 6  # digits between the separators of a card number
+NOBODYS_IPS = frozenset("8.8.8.8 8.8.4.4 1.1.1.1 1.0.0.1 9.9.9.9".split())  # public name servers
 EMAIL = r"(?<![\w.+%-])[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[\w](?:[\w-]*[\w])?(?:\.[\w](?:[\w-]*[\w])?)+"
 
 
@@ -238,7 +245,7 @@ class CheckedPhoneRecognizer(NameRecognizer):
             return 0.0
         # In "tracking number", the word about phones ("number") is part of a phrase that is not about phones.
         phone = called and (not other or called.start() > other.start()) and not WEAK_CALL.match(before[called.start() :])
-        if other and not phone and not number.startswith("+"):
+        if not phone and not number.startswith("+") and (other or is_calculated(text, start, end)):
             return 0.0
         if number.startswith(("+", "00")):
             return 0.95 if _valid("+" + digits.removeprefix("00" if number.startswith("00") else ""), None) else 0.0
@@ -255,6 +262,20 @@ class CheckedPhoneRecognizer(NameRecognizer):
         )
         shaped = digits.startswith("0") or AMERICAN.fullmatch(number)
         return 0.6 if shaped or alone else 0.0
+
+
+def is_calculated(text: str, start: int, end: int) -> bool:
+    """Return whether the number from start to end is an operand or a result."""
+    return bool(CALCULATED_BEFORE.search(text[max(0, start - 20) : start]) or CALCULATED_AFTER.match(text, end))
+
+
+def identifies(ip: str) -> bool:
+    """Return whether an internet address may belong to somebody, unlike a netmask, a loopback or a public name server."""
+    try:
+        address = ipaddress.ip_address(ip.partition("/")[0])
+    except ValueError:
+        return True
+    return not (address.is_loopback or address.is_unspecified or str(address) in NOBODYS_IPS or ip.startswith("255."))
 
 
 def _is_book(digits: str) -> bool:
@@ -335,6 +356,27 @@ class AnyEmailRecognizer(PatternRecognizer):
 
     def __init__(self) -> None:
         super().__init__("EMAIL_ADDRESS", patterns=[Pattern("address", EMAIL, 0.9)], name="AnyEmailRecognizer")
+
+    def analyze(
+        self, text: str, entities: list[str], nlp_artifacts: NlpArtifacts | None = None, regex_flags: int | None = None
+    ) -> list[RecognizerResult]:
+        """Return the addresses in the text, without the words that Chinese writes around them without a space."""
+        results = []
+        for result in super().analyze(text, entities, nlp_artifacts, regex_flags):
+            local, _, domain = text[result.start : result.end].partition("@")
+            attached = WITHOUT_SPACES.search(domain)
+            if attached and "." in domain[: attached.start()]:
+                result.end -= len(domain) - attached.start()
+                domain = domain[: attached.start()]
+            labels = domain.split(".")
+            # "devcontainers/ci@v0.2" is a version; "root@10.0.0.7" has a number as its domain.
+            if labels[-1].isdigit() and not all(label.isdigit() for label in labels):
+                continue
+            written = [*WITHOUT_SPACES.finditer(local)]
+            if written and written[-1].end() < len(local):
+                result.start += written[-1].end()
+            results.append(result)
+        return results
 
 
 class CheckedNumberRecognizer(NameRecognizer):

@@ -285,9 +285,18 @@ def _in_context(text: str, result: RecognizerResult) -> float:
             return 0.0
         if PARCEL.search(before) and not CONTEXT["CARD"].search(before[-25:]):
             return 0.0
-    elif result.entity_type == "IP_ADDRESS":
-        from course_utils.data_prep.pii.recognizers import VERSION
+        from course_utils.data_prep.pii.recognizers import LONGEST_CARD_GROUP, is_calculated
 
+        groups = re.findall(r"\d+", value)
+        if len(groups) > 1 and max(map(len, groups)) > LONGEST_CARD_GROUP:  # "355909190063-746" is a subtraction
+            return 0.0
+        if re.search(r"\d[.,]$", before) or is_calculated(text, result.start, result.end):
+            return 0.0
+    elif result.entity_type == "IP_ADDRESS":
+        from course_utils.data_prep.pii.recognizers import VERSION, identifies
+
+        if not identifies(value):
+            return 0.0
         if VERSION.search(before) and not re.search(r"\bip\b", before, re.IGNORECASE):
             return 0.0
         # Version numbers look the same, and internet addresses with only small parts are rare.

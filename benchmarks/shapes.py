@@ -1,0 +1,35 @@
+"""Keeps the sizes of the models that the course knows, so that `memory.estimate` needs no torch for them.
+
+    python benchmarks/shapes.py
+
+Run it after a change to architectures.json or to `memory.shape.Shape`; `test_kept_shapes_are_what_the_configurations_give`
+says when that is due.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, astuple
+
+from course_utils.files import write_whole
+from course_utils.memory.counting import ARCHITECTURES
+from course_utils.memory.shape import KEPT_SHAPES, read_shape
+
+
+def kept(name: str) -> dict:
+    """The sizes of one model as shapes.json has them: without its name, which is the key; a list for each linear layer."""
+    shape = read_shape(name)
+    sizes = asdict(shape) | {"linears": [list(astuple(layer)) for layer in shape.linears]}
+    del sizes["name"]
+    return sizes
+
+
+def main() -> None:
+    """Write shapes.json, a line for each model."""
+    lines = [f" {json.dumps(name)}: {json.dumps(kept(name))}" for name in ARCHITECTURES]
+    write_whole(KEPT_SHAPES, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    print(f"written to {KEPT_SHAPES}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The one function that a page calls: a request as JSON in, a result as JSON out."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+# Loaded at their first use: who asks a calculator does not wait for the exercises.
+_MODULE_OF = {"calculate": "calculators", "check": "answers"}
+
+
+def call(request: str) -> str:
+    """Answer a page's request.
+
+    Args:
+        request: a JSON object: `call` is "calculate" or "check", `arguments` those of the function of that name.
+
+    Returns:
+        What the function returns, as JSON.
+
+    Raises:
+        KeyError: there is no such call.
+        TypeError: the arguments are not the function's.
+    """
+    asked = json.loads(request)
+    name = asked["call"]
+    function = getattr(importlib.import_module(f"course_utils.in_browser.{_MODULE_OF[name]}"), name)
+    return json.dumps(function(**asked["arguments"]), allow_nan=False)

@@ -1,0 +1,192 @@
+"""What computes in the reader's browser: the files that a page needs, and a calculator as a piece of a page.
+
+    write_static(folder)        the files, once for a book: `folder` is what pages see as STATIC
+    head()                      for the page's head: style sheet and script
+    fragment("memory")          where the calculator is to stand
+    write_page(folder)          a page with everything, for trying it without a book
+
+It knows nothing of the book that it stands in. The page's Python is started at the first change, in a worker, and runs
+`course_utils.in_browser`; the files can lie on any static host. From `file://`, where a browser starts no worker, the answer
+stands that was computed when the page was built, and the page says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from course_utils import assets, pages
+from course_utils.in_browser.calculators import CALCULATORS, calculate
+from course_utils.publishing import pyodide
+
+STATIC = "_static/calculators"  # where pages look for the files, relative to the page
+OWN_FILES = ("course.css", "course.js", "worker.mjs")
+# Modules that a page's Python starts from; what they import at the top is found by reading them.
+ROOTS = (
+    "in_browser.calls",
+    "in_browser.calculators",
+    "in_browser.answers",
+    "evidence.lesson_03",  # by the challenge qlora-5, when it is checked
+)
+DATA = ("memory/architectures.json", "memory/shapes.json")
+EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's own; the same code gives the same file
+
+
+# -- the course, for a page's Python ------------------------------------------------------------------------------------
+
+
+def modules() -> list[Path]:
+    """Return the files of the package that a page's Python can import, relative to the package, sorted."""
+    pending, found = [f"course_utils.{root}" for root in ROOTS], set[Path]()
+    while pending:
+        name = pending.pop()
+        parents = [name.rsplit(".", times)[0] for times in range(1, name.count(".") + 1)]
+        file = _file_of(name)
+        if file is not None and file not in found:
+            found.add(file)
+            pending += [*parents, *_imported(assets.PACKAGE / file)]
+    return sorted(found)
+
+
+def _file_of(module: str) -> Path | None:
+    """The file of a module, or None if this is a name inside a module, or not of the course."""
+    first, *inner = module.split(".")
+    if first != "course_utils":
+        return None
+    place = Path(*inner)
+    for candidate in (place / "__init__.py", place.with_suffix(".py") if inner else place / "__init__.py"):
+        if (assets.PACKAGE / candidate).is_file():
+            return candidate
+    return None
+
+
+def _imported(file: Path) -> Iterator[str]:
+    """What a module imports when it is loaded: not inside functions, and not for type checkers."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@cache
+def archive() -> bytes:
+    """Return the zip of the modules and data that a page's Python needs."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in [*modules(), *map(Path, DATA)]:
+            entry = zipfile.ZipInfo(f"course_utils/{file.as_posix()}", EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            packed.writestr(entry, (assets.PACKAGE / file).read_bytes())
+    return buffer.getvalue()
+
+
+def write_static(folder: Path, with_python: bool = True) -> list[Path]:
+    """Write the files that pages load, 14 MB.
+
+    Args:
+        folder: the folder that pages see as STATIC; created if missing.
+        with_python: whether Pyodide is fetched and copied; without it, answers stay those of the build.
+
+    Returns:
+        The files written.
+
+    Raises:
+        CourseError: Pyodide cannot be fetched.
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    source = assets.PACKAGE / "publishing" / "static"
+    written = [Path(shutil.copy(source / name, folder)) for name in OWN_FILES]
+    (folder / "course.zip").write_bytes(archive())
+    written.append(folder / "course.zip")
+    if with_python:
+        (folder / "pyodide").mkdir(exist_ok=True)
+        runtime = pyodide.prepare()
+        written += [Path(shutil.copy(runtime / name, folder / "pyodide")) for name in (*pyodide.FILES, "NOTICE.txt")]
+    return written
+
+
+# -- pieces of pages ----------------------------------------------------------------------------------------------------
+
+
+def head(static: str = STATIC) -> Markup:
+    """Return the elements for a page's head.
+
+    Args:
+        static: path of the static files, relative to the page.
+    """
+    return Markup('<link rel="stylesheet" href="{0}/course.css">\n<script defer src="{0}/course.js"></script>\n').format(
+        static
+    )
+
+
+def fragment(id: str, **choices: Any) -> Markup:
+    """Return a calculator with its answer, as HTML. Its heading is the page's own matter.
+
+    Args:
+        id: a key of `in_browser.calculators.CALCULATORS`; at most once on a page.
+        choices: choices to begin with instead of the defaults.
+
+    Raises:
+        KeyError: no such calculator.
+        ValueError: a choice is not valid.
+    """
+    calculator = CALCULATORS[id]
+    begin = calculator.defaults | choices
+    answer = calculate(id, begin)
+    if not answer["valid"]:
+        raise ValueError(answer["summary"])
+    return Markup(
+        pages.render(
+            "publishing/templates/calculator.html.j2",
+            calculator=calculator,
+            begin=begin,
+            as_json=json.dumps,
+            summary=answer["summary"],
+            details=Markup(answer["details"]),
+        )
+    )
+
+
+def write_page(folder: Path, with_python: bool = True) -> Path:
+    """Write a page with all calculators and all exercises, and its static files; returns the page."""
+    from course_utils.publishing import page_exercises
+
+    write_static(folder / STATIC, with_python)
+    page = folder / "index.html"
+    text = pages.render(
+        "publishing/templates/in_browser.html.j2",
+        head=head(),
+        calculators=[(calculator.title, fragment(id)) for id, calculator in CALCULATORS.items()],
+        exercises=[(exercise.title, fragment) for exercise, fragment in page_exercises.all_fragments()],
+    )
+    page.write_text(text, encoding="utf-8")
+    return page
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The maintainers' command: write the page for trying it, to be served with `python -m http.server`.
+
+    Args:
+        arguments: command-line arguments, without the program's name; those of `sys.argv` if None.
+    """
+    parser = argparse.ArgumentParser(prog="python -m course_utils.publishing.calculators", description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    print(write_page(parser.parse_args(arguments).folder))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,216 @@
+"""The script of section 9, taken from the lesson: what its steps do and say of broken exports, and that it runs alone."""
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from course_utils import assets, data_prep
+from course_utils.data_prep import quality, truth
+from course_utils.data_prep.validation import validate
+from course_utils.evidence import lesson_05
+from course_utils.lessons import source_file
+
+NAMES = ("stop_unless", "usable", "corrected", "decided", "without_copies", "secret_key", "redact", "split", "doubtful",
+         "write", "for_a_person", "main")  # fmt: skip
+TOP = ("TEXT", "LABEL", "WHO", "LABELS", "ASKED", "SEED", "STOP")
+ELSEWHERE = """import json
+from pathlib import Path
+
+import numpy as np
+from course_utils.data_prep import pii
+from sklearn.model_selection import cross_val_predict
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    """The lesson's functions as a module; what its cells run is left out."""
+    text = source_file("05_dataset_prep").read_text(encoding="utf-8")
+    cells = text[text.index("# %%\nimport hashlib") : text.index("print(lesson_05.take_away")]
+    parts = []
+    for cell in re.split(r"^# %%.*\n", cells, flags=re.MULTILINE):
+        for node in ast.parse(cell).body:
+            code = ast.get_source_segment(cell, node)
+            skipped = ("top", "steps", "rejects =", "os.environ")
+            if not isinstance(node, ast.Expr) and 'main("mine' not in code and not code.startswith(skipped):
+                parts.append(code)
+    file = tmp_path_factory.mktemp("script") / "cells.py"
+    file.write_text(ELSEWHERE + "\n\n".join(parts), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("cells_of_section_9", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("PSEUDONYM_KEY", "of the tests")
+
+
+def kept(rows):
+    return rows[rows["why"] == ""].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A spreadsheet of three hundred rows of the export, and its table."""
+    rows = list(truth.load_raw_export().rows().values())
+    reasons = quality.assess(rows, language="en", schema=data_prep.load_task("support_tickets").schema)
+    file = lesson_05.spreadsheet(tmp_path_factory.mktemp("export") / "mine.csv", rows, reasons)
+    return pd.read_csv(file, dtype=str).head(300)
+
+
+def small(texts, labels=None, customers=None):
+    return pd.DataFrame({"message": texts, "category": labels or ["billing"] * len(texts),
+                         "customer": customers or [f"c{i}" for i in range(len(texts))]})  # fmt: skip
+
+
+def test_rows_that_cannot_be_used_are_counted(script, monkeypatch):
+    monkeypatch.setitem(script.STOP, "unusable", 1)
+    rows, report = script.usable(small(["a", " ", None, "b", "c"], ["billing", "billing", "billing", "Billing", None]))
+    assert list(rows["why"]) == ["", "no message", "no message", "unknown label", "unknown label"]
+    assert report == "5 rows: 2 empty, 2 unknown labels {'Billing': 1}"
+
+
+LEAKS = "my kettle leaks at the base since monday"
+COPIES = [LEAKS, LEAKS + " please", "where is my parcel", "where is my parcel now", "gift wrap?"]
+
+
+def test_one_of_each_group_of_copies_stays_and_none_that_contradicts(script, monkeypatch):
+    monkeypatch.setitem(script.STOP, "contradict", 1)
+    labels = ["defect", "defect", "delivery", "billing", "question"]
+    rows, report = script.without_copies(script.usable(small(COPIES, labels))[0])
+    assert list(kept(rows)["row"]) == [1, 5] and report == "1 copies, 2 rows contradict a copy"
+    assert list(rows["why"]) == ["", "a copy", "contradicts a copy", "contradicts a copy", ""]
+
+
+def test_a_contradiction_goes_to_a_person_whose_decision_counts(script, table, tmp_path, monkeypatch):
+    """`conflicts.csv`, filled in and saved as `decided.csv`: one of the two rows is left, with that label."""
+    monkeypatch.chdir(tmp_path)
+    leaks = "I'm Selin Karagöz, my kettle leaks at the base since monday"
+    more = small([leaks, leaks + " please"], ["defect", "returns"])
+    pd.concat([table, more]).to_csv("mine.csv", index=False)
+    number = len(table) + 1
+    script.main("mine.csv")
+    conflicts = pd.read_csv("conflicts.csv")
+    assert {number, number + 1} <= set(conflicts["row"]) and not conflicts["message"].str.contains("Selin").any()
+    assert conflicts["right"].isna().all() and conflicts.groupby("group").size().min() >= 2
+    rejects = pd.read_csv("rejects.csv").set_index("row")["why"]
+    assert rejects[number] == rejects[number + 1] == "contradicts a copy"
+    conflicts.assign(right="defect").to_csv("decided.csv", index=False)
+    _, reports = script.main("mine.csv")
+    rejects = pd.read_csv("rejects.csv").set_index("row")["why"]
+    assert number not in rejects and rejects[number + 1] == "a copy" and "0 rows contradict" in reports["without_copies"]
+
+
+def test_every_row_is_written_or_has_a_reason(script, table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table.to_csv("mine.csv", index=False)
+    data, _ = script.main("mine.csv")
+    rejects = pd.read_csv("rejects.csv")
+    assert list(rejects) == ["row", "why"] and rejects["row"].is_unique
+    assert len(rejects) + sum(map(len, data.values())) == len(table)
+
+
+def test_the_key_is_made_once_and_for_nobody_else(script, tmp_path, monkeypatch):
+    assert script.secret_key() == "of the tests"
+    monkeypatch.delenv("PSEUDONYM_KEY")
+    file = tmp_path / "key"
+    made = script.secret_key(file)
+    assert len(made) == 32 and script.secret_key(file) == made and file.stat().st_mode & 0o077 == 0
+    assert script.secret_key(tmp_path / "other") != made
+
+
+def test_order_numbers_stay_in_and_the_line_of_the_text_takes_them_out(script):
+    rows, _ = script.redact(small(["order TB-40512 of selin@mail.example", "TB 40512, tb40512"]))
+    assert rows["message"].str.contains("40512").all()
+    text = source_file("05_dataset_prep").read_text(encoding="utf-8")
+    (line,) = re.findall(r"`rows\[TEXT\]\.(str\.replace\(.*\))`", text)
+    out = eval("rows['message']." + line, {"rows": rows})
+    assert not out.str.contains("40512").any() and list(out)[1] == "[ORDER], [ORDER]"
+
+
+def test_a_few_wrong_labels_stop_nothing(script, table):
+    """The lesson says so: with one label in twenty that has slipped, every report looks healthy."""
+    rows = script.split(kept(script.without_copies(kept(script.usable(table)[0]))[0]))[0]
+    slipped = rows.index % 20 == 0
+    script.doubtful(rows.assign(category=rows["category"].where(~slipped, rows["category"].shift(-1).fillna("billing"))))
+
+
+def test_personal_data_are_replaced_and_counted(script):
+    rows, report = script.redact(small(["write to selin@mail.example please", "where is my parcel"]))
+    assert "selin@mail.example" not in rows["message"][0] and rows["message"][1] == "where is my parcel"
+    assert report == "1 EMAIL found in 1 of 2 rows"
+
+
+def test_no_customer_is_in_two_parts(script, table):
+    rows, report = script.split(kept(script.usable(table)[0]))
+    assert (rows.groupby("who")["part"].nunique() == 1).all()
+    shares = rows["part"].value_counts(normalize=True)
+    assert set(shares.index) == {"train", "validation", "test"} and 0.06 < shares["test"] < 0.14
+    assert f"{rows['who'].nunique()} customers" in report
+
+
+def test_what_somebody_corrected_is_applied(script, tmp_path):
+    rows = script.usable(small(["a", "b", "c"]))[0]
+    assert script.corrected(rows, tmp_path / "read.csv")[0] is rows
+    pd.DataFrame({"row": [1, 2, 3], "right": ["Defects", "defect", None]}).to_csv(tmp_path / "read.csv", index=False)
+    new, report = script.corrected(rows, tmp_path / "read.csv")
+    assert list(new["category"]) == ["billing", "defect", "billing"] and report == "1 labels corrected"
+
+
+def test_broken_exports_stop_and_say_why(script, table, tmp_path):
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    steps = (script.usable, script.without_copies, script.redact, script.split, script.doubtful)
+    reports = {
+        step: row["what the step says"] for step, row in lesson_05.gone_wrong(steps, tmp_path / "mine.csv").rows.items()
+    }
+    assert all(report.startswith("stops: ") for report in reports.values()), reports
+    unknown = re.search(r"(\d+) rows: 0 empty, (\d+) unknown", reports["usable"])
+    assert unknown[1] == unknown[2]
+    assert int(re.search(r"(\d+) rows contradict", reports["without_copies"])[1]) > 12
+    assert "nothing found in 0 of" in reports["redact"] and "one customer has 100%" in reports["split"]
+    agrees, guessing = map(int, re.findall(r"(\d+)%", reports["doubtful"]))
+    assert abs(agrees - guessing) < 12
+
+
+def test_it_runs_alone_and_says_what_the_notebook_says(script, table, tmp_path, monkeypatch):
+    """Written to a file as the lesson does, on a CSV file and on a JSONL file with the same rows."""
+    monkeypatch.chdir(tmp_path)
+    top = {name: getattr(script, name) for name in TOP}
+    said = lesson_05.take_away("clean_export.py", top, [getattr(script, name) for name in NAMES])
+    assert "python clean_export.py YOUR_FILE.csv" in said
+    table.to_csv("mine.csv", index=False)
+    table.to_json("mine.jsonl", orient="records", lines=True)
+    reports = []
+    for file in ("mine.csv", "mine.jsonl"):
+        environment = os.environ | {"PYTHONPATH": str(assets.root())}
+        run = subprocess.run(
+            [sys.executable, "clean_export.py", file], capture_output=True, text=True, env=environment, check=False
+        )
+        assert run.returncode == 0, run.stderr[-2000:]
+        reports.append(run.stdout)
+    assert reports[0] == reports[1] and [line.split()[0] for line in reports[0].splitlines()] == [
+        "usable", "decided", "without_copies", "redact", "split", "corrected", "doubtful", "version"
+    ]  # fmt: skip
+    for part in ("train", "validation", "test"):
+        assert validate(f"mine-ready/{part}.jsonl", "chat").ok
+        for line in Path(f"mine-ready/{part}.jsonl").read_text(encoding="utf-8").splitlines():
+            assert [message.keys() for message in json.loads(line)["messages"]] == [{"role", "content"}] * 3
+    table.assign(customer="web form").to_csv("broken.csv", index=False)
+    command = [sys.executable, "clean_export.py", "broken.csv"]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 1 and run.stderr.startswith("Stopped: one customer has 100%")
+    card = Path("mine-ready/README.md").read_text(encoding="utf-8")
+    assert "**version**" in card and card.startswith("---\nlicense")
+    to_read = pd.read_csv("to_read.csv")
+    assert list(to_read) == ["row", "right", "category", "says", "message"] and to_read["right"].isna().all()

@@ -1,0 +1,394 @@
+"""Pages driven in a real browser: what their Python says is what this Python says, with no other host to ask."""
+
+import functools
+import http.server
+import importlib.util
+import json
+import os
+import shutil
+import threading
+import time
+
+import pytest
+from drawn import choices
+from support import wait_until
+
+from course_utils.exercises import EXERCISES, checking
+from course_utils.exercises.drawing import Draws
+from course_utils.in_browser import answers
+from course_utils.in_browser.calculators import CALCULATORS, calculate
+from course_utils.publishing import calculators
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.index,
+    pytest.mark.skipif(
+        shutil.which("npm") is None and "COURSE_PYODIDE" not in os.environ,
+        reason="needs npm, which brings Pyodide (see README)",
+    ),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (see README)"),
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs the extra `test`"),
+]
+PATIENCE = 120_000  # milliseconds; a machine that builds notebooks at the same time starts Python in ten seconds
+WIDTHS, THEMES = (1280, 390), ("light", "dark")
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Folder with the page and all it needs."""
+    folder = tmp_path_factory.mktemp("page")
+    calculators.write_page(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def watched(browser, address, **settings):
+    """A page in a context of its own, and what it must not do: ask another host, or complain in the console."""
+    context = browser.new_context(**settings)
+    context.set_default_timeout(PATIENCE)
+    page, trouble = context.new_page(), []
+
+    def passes(route):
+        if not route.request.url.startswith((address, "data:", "blob:", "file:")):
+            trouble.append(route.request.url)
+            return route.abort()
+        return route.continue_()
+
+    context.route("**/*", passes)
+    page.on("console", lambda message: trouble.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.goto(f"{address}/index.html")
+    return page, trouble
+
+
+@pytest.fixture(scope="module")
+def shared(browser, address):
+    """A page for tests that only ask its Python."""
+    page, trouble = watched(browser, address)
+    yield page
+    page.context.close()
+    assert trouble == []
+
+
+@pytest.fixture
+def fresh(browser, address):
+    """A page on which nothing has been changed."""
+    page, trouble = watched(browser, address)
+    yield page
+    page.context.close()
+    assert trouble == []
+
+
+def ask(page, requests):
+    """What the page's Python says to [(call, arguments), ...]."""
+    return page.evaluate("requests => Promise.all(requests.map(([call, args]) => coursePython.ask(call, args)))", requests)
+
+
+def room(page, kind, id):
+    return page.locator(f"[data-{kind}={id}]")
+
+
+def says(page, kind, id, text, wrong=False):
+    """The text comes to stand as the summary of a calculator or an exercise."""
+    there = room(page, kind, id)
+    wait_until(lambda: there.locator(".course-summary").inner_text() == text, PATIENCE / 1000)
+    wait_until(lambda: ("course-wrong" in there.get_attribute("class")) == wrong)
+    assert there.get_attribute("aria-busy") is None
+
+
+# -- the same answers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("id", CALCULATORS)
+def test_a_hundred_drawn_choices_have_the_same_answer_as_in_this_python(shared, id):
+    drawn = choices(id, 100)
+    found = ask(shared, [("calculate", {"id": id, "choices": choice}) for choice in drawn])
+    assert found == [calculate(id, choice) for choice in drawn]
+    assert len({json.dumps(answer) for answer in found}) > 50 and all(answer["valid"] for answer in found)
+
+
+def typed(id, number):
+    """A cell that gives an exercise's solution (number -1) or one of its mistakes the name that is asked for."""
+    which = "solution" if number < 0 else f"mistakes[{number}].function"
+    return f"from course_utils.exercises import EXERCISES\n{EXERCISES[id].name} = EXERCISES[{id!r}].{which}"
+
+
+@pytest.mark.parametrize("id", answers.on_page())
+def test_solution_and_mistakes_have_the_same_verdict_as_in_this_python(shared, id, monkeypatch):
+    exercise = EXERCISES[id]
+    cells = [exercise.source(), *(typed(id, number) for number in range(-1, len(exercise.mistakes)))]
+    asked = [{"id": id, "source": cell, "seed": seed} for cell in cells for seed in (1, 2)]
+    found = ask(shared, [("check", arguments) for arguments in asked])
+    monkeypatch.setattr(checking, "generator", Draws)  # cases as on a page, where there is no NumPy
+    checking._common_keys.cache_clear()
+    assert found == [answers.check(**arguments) for arguments in asked]
+    checking._common_keys.cache_clear()
+    assert [result["passed"] for result in found] == [True] * 4 + [False] * 2 * len(exercise.mistakes)
+    for result, mistake in zip(found[4::2], exercise.mistakes, strict=True):
+        assert mistake.diagnosis in result["message"]
+
+
+# -- calculators, by hand -------------------------------------------------------------------------------------------------
+
+
+def test_a_change_is_answered_a_wrong_one_named_and_the_start_comes_back(fresh):
+    defaults, there = CALCULATORS["memory"].defaults, room(fresh, "calculator", "memory")
+    at_build = calculate("memory", defaults)
+    says(fresh, "calculator", "memory", at_build["summary"])
+    assert fresh.evaluate("coursePython.worker") is None  # Python starts at the first change
+    there.get_by_label("Method").select_option(label="LoRA")
+    says(fresh, "calculator", "memory", calculate("memory", defaults | {"method": "lora"})["summary"])
+    there.get_by_label("Length, tokens").fill("4096")
+    there.get_by_label("Gradient checkpointing").uncheck()
+    changed = defaults | {"method": "lora", "length": 4096, "checkpointing": False}
+    says(fresh, "calculator", "memory", calculate("memory", changed)["summary"])
+    assert there.locator("table").count() == 1
+    there.get_by_label("Length, tokens").fill("")
+    says(fresh, "calculator", "memory", calculate("memory", changed | {"length": None})["summary"], wrong=True)
+    there.get_by_role("button", name="Back to the start").click()
+    says(fresh, "calculator", "memory", at_build["summary"])
+    assert there.get_by_label("Length, tokens").input_value() == "1024"
+    assert there.get_by_role("status").count() == 1  # what changes is read aloud
+
+
+def test_of_two_quick_changes_the_later_one_is_answered(fresh):
+    there = room(fresh, "calculator", "decision")
+    for number in ("5", "50", "500"):
+        there.get_by_label("How many good, checked examples").fill(number)
+        fresh.wait_for_timeout(250)
+    there.get_by_label("What is missing?").select_option(label="knowledge")
+    answered = CALCULATORS["decision"].defaults | {"examples": 500, "gap": "knowledge"}
+    says(fresh, "calculator", "decision", calculate("decision", answered)["summary"])
+
+
+def test_first_answers_cold_and_warm(browser, address, record_property):
+    """Recorded; a limit would measure what else the machine does."""
+    page, trouble = watched(browser, address)
+    seconds = {}
+    for name, method in (("cold", "lora"), ("warm", "full")):
+        began = time.perf_counter()
+        room(page, "calculator", "memory").get_by_label("Method").select_option(f'"{method}"')
+        says(
+            page, "calculator", "memory", calculate("memory", CALCULATORS["memory"].defaults | {"method": method})["summary"]
+        )
+        seconds[name] = time.perf_counter() - began
+        record_property(f"{name} seconds to the first answer", round(seconds[name], 2))
+    print(f"first answer: {seconds['cold']:.2f} s cold, {seconds['warm']:.2f} s warm, 0.2 s of each waiting for a pause")
+    assert seconds["warm"] < seconds["cold"]
+    page.context.close()
+    assert trouble == []
+
+
+def test_a_page_that_was_opened_as_a_file_shows_its_answers_and_says_why_no_others(browser, folder):
+    context = browser.new_context()
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"file://{folder}/index.html")
+    says(page, "calculator", "memory", calculate("memory", CALCULATORS["memory"].defaults)["summary"])
+    room(page, "calculator", "memory").get_by_label("Method").select_option(label="LoRA")
+    there = room(page, "calculator", "memory").locator(".course-summary")
+    wait_until(lambda: "If you opened it as a file, serve its folder instead" in there.inner_text())
+    context.close()
+    assert errors == []
+
+
+def test_a_start_that_failed_is_said_and_tried_again(browser, address):
+    context = browser.new_context()
+    page, lost = context.new_page(), [True]
+    context.route("**/course.zip", lambda route: route.abort() if lost else route.continue_())
+    page.goto(f"{address}/index.html")
+    there = room(page, "calculator", "memory")
+    there.get_by_label("Method").select_option(label="LoRA")
+    wait_until(lambda: "could not be started" in there.locator(".course-summary").inner_text(), PATIENCE / 1000)
+    lost.clear()
+    there.get_by_label("Method").select_option(label="full fine-tuning")
+    says(page, "calculator", "memory", calculate("memory", CALCULATORS["memory"].defaults | {"method": "full"})["summary"])
+    context.close()
+
+
+# -- exercises, by hand ---------------------------------------------------------------------------------------------------
+
+WRONG = "def adapter_parameters(shapes, rank):\n    print('here')\n    return sum(rank * a for _, a in shapes)"
+RIGHT = "def adapter_parameters(shapes, rank):\n    return sum(rank * (a + b) for a, b in shapes)"
+
+
+def checked(page, source):
+    """Types an answer to lora-3, checks it and waits."""
+    there = room(page, "exercise", "lora-3")
+    there.get_by_role("textbox").fill(source)
+    there.get_by_role("button", name="Check").click()
+    wait_until(lambda: there.locator(".course-summary").inner_text().startswith("lora-3:"), PATIENCE / 1000)
+    return there
+
+
+def test_an_answer_gets_its_diagnosis_the_hint_and_is_kept(fresh):
+    hint = EXERCISES["lora-3"].hint
+    for number in (1, 2, 3):
+        there = checked(fresh, WRONG)
+        summary = there.locator(".course-summary")
+        wait_until(lambda summary=summary: "Only A is counted" in summary.inner_text())
+        assert there.get_by_text(hint).is_visible() == (number == 3)
+    assert there.locator(".course-printed").inner_text().startswith("here\nhere")
+    fresh.reload()
+    there = room(fresh, "exercise", "lora-3")
+    assert there.get_by_role("textbox").input_value() == WRONG and there.get_by_text(hint).is_visible()
+    there = checked(fresh, RIGHT)
+    wait_until(lambda: "2 of 2 points (passed)" in there.locator(".course-summary").inner_text(), PATIENCE / 1000)
+    assert not there.get_by_text(hint).is_visible()
+    fresh.reload()
+    kept = fresh.evaluate("JSON.parse(localStorage.getItem('finetuning-course/exercise/lora-3'))")
+    assert kept == {"source": RIGHT, "tries": 0, "passed": True, "points": 2}
+    assert "passed before" in room(fresh, "exercise", "lora-3").locator(".course-summary").inner_text()
+    room(fresh, "exercise", "lora-3").get_by_role("button", name="Start again").click()
+    assert "YOUR CODE HERE" in room(fresh, "exercise", "lora-3").get_by_role("textbox").input_value()
+
+
+def test_an_answer_that_never_ends_can_be_stopped_and_the_next_one_is_checked(fresh):
+    there = room(fresh, "exercise", "lora-3")
+    there.get_by_role("textbox").fill("while True: pass")
+    there.get_by_role("button", name="Check").click()
+    wait_until(lambda: there.locator(".course-summary").inner_text() == "Checking …", PATIENCE / 1000)
+    there.get_by_role("button", name="Stop").click()
+    wait_until(lambda: there.locator(".course-summary").inner_text().startswith("Stopped."))
+    assert not there.get_by_role("button", name="Stop").is_visible()
+    assert "2 of 2 points" in checked(fresh, RIGHT).locator(".course-summary").inner_text()
+
+
+def test_two_answers_do_not_see_each_other(shared):
+    first = {"id": "lora-3", "source": RIGHT + "\nsecret = 1"}
+    second = {"id": "lora-3", "source": "secret\n" + RIGHT}
+    found = ask(shared, [("check", first), ("check", second)])
+    assert found[0]["passed"] and "NameError" in found[1]["message"]
+
+
+# -- for everybody --------------------------------------------------------------------------------------------------------
+
+
+def test_everything_can_be_reached_and_used_with_the_keyboard_alone(fresh):
+    expected = fresh.evaluate(
+        "[...document.querySelectorAll('input, select, textarea, button')].filter(e => !e.hidden && !e.disabled).length"
+    )
+    seen = []
+    for _ in range(expected):
+        fresh.keyboard.press("Tab")
+        seen.append(
+            fresh.evaluate("""() => {
+                const at = document.activeElement, look = getComputedStyle(at);
+                return [at.tagName, at.labels?.[0]?.textContent.trim() || at.textContent.trim(), look.outlineStyle];
+            }""")
+        )
+    assert len(seen) == expected > 70
+    assert {tag for tag, _, _ in seen} == {"INPUT", "SELECT", "TEXTAREA", "BUTTON"}
+    assert all(name for _, name, _ in seen) and {outline for _, _, outline in seen} == {"solid"}
+    # An answer, typed and checked: a line begins where the last one did, and Tab leaves the editor.
+    room(fresh, "exercise", "lora-3").get_by_role("textbox").focus()
+    fresh.keyboard.press("Control+A")
+    for line in RIGHT.split("\n"):
+        fresh.keyboard.type(line.strip())
+        fresh.keyboard.press("Enter")
+    fresh.keyboard.press("Tab")
+    fresh.keyboard.press("Enter")
+    summary = room(fresh, "exercise", "lora-3").locator(".course-summary")
+    wait_until(lambda: "2 of 2 points (passed)" in summary.inner_text(), PATIENCE / 1000)
+
+
+# Texts whose contrast with what lies behind them is below 4.5; `seen` says how many were looked at.
+CONTRAST = """() => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = numbers(getComputedStyle(at).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const poor = [];
+  let seen = 0;
+  for (const element of document.querySelectorAll(".course-room *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own && !element.matches("input:not([type=checkbox]), select, textarea") || !element.checkVisibility()) continue;
+    seen += 1;
+    const [ink, ground] = [numbers(getComputedStyle(element).color), behind(element)].map(light).sort((a, b) => b - a);
+    const name = `${element.tagName} ${element.className} ${element.textContent.slice(0, 40)}`;
+    if ((ink + 0.05) / (ground + 0.05) < 4.5) poor.push(name);
+  }
+  return { seen, poor };
+}"""
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("switched", [False, True], ids=["by the system", "by the book's switch"])
+def test_every_text_has_contrast_and_nothing_is_wider_than_the_page(browser, address, width, theme, switched):
+    other = THEMES[1 - THEMES.index(theme)]
+    page, trouble = watched(
+        browser, address, viewport={"width": width, "height": 900}, color_scheme=other if switched else theme
+    )
+    if switched:  # as the book's theme does it, against the system's
+        ground = {"light": "#fff", "dark": "#14181e"}[theme]
+        page.evaluate(
+            "([t, g]) => { document.documentElement.dataset.theme = t; document.body.style.background = g }", [theme, ground]
+        )
+    # A result that is wrong, one that is right, a hint and a print are shown too.
+    page.evaluate("""() => {
+        for (const e of document.querySelectorAll('.course-hint, .course-printed')) {
+            e.hidden = false;
+            e.textContent ||= 'said';
+        }
+        const rooms = [...document.querySelectorAll('[data-exercise]')].filter((e) => e.querySelector('textarea'));
+        rooms.forEach((e, i) => {
+            e.classList.add(i % 2 ? 'course-wrong' : 'course-passed');
+            e.querySelector('.course-summary').textContent = 'said';
+            e.querySelector('[data-do=stop]').hidden = false;
+            if (i === 0) e.querySelector('[data-do=check]').disabled = true;
+        });
+    }""")
+    found = page.evaluate(CONTRAST)
+    assert found["seen"] > 300 and found["poor"] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    small = page.evaluate(
+        "[...document.querySelectorAll('.course-room :is(button, select, input, textarea)')]"
+        ".map(e => [e.id || e.textContent, e.getBoundingClientRect()]).filter(([_, r]) => r.width < 20 || r.height < 20)"
+    )
+    assert small == []
+    page.context.close()
+    assert trouble == []
+
+
+def test_poor_contrast_would_be_seen(fresh):
+    fresh.evaluate("document.querySelector('.course-note').style.color = '#999'")
+    assert any("course-note" in name for name in fresh.evaluate(CONTRAST)["poor"])
+
+
+def test_a_request_to_another_host_would_be_seen(browser, address):
+    page, trouble = watched(browser, address)
+    page.evaluate("fetch('http://192.0.2.1/').catch(() => 0)")  # an address kept for documentation: nobody is there
+    wait_until(lambda: any("192.0.2.1" in line for line in trouble))
+    page.context.close()
