@@ -99,7 +99,7 @@ def with_weights(messages, thumbs):
     """Mark which replies of a conversation the model should learn.
 
     Args:
-        messages: list of dictionaries with "role" and "content"; do not change it.
+        messages: list of dictionaries with "role" and "content"; messages itself is not changed.
         thumbs: number of a message in the list, counted from 0 → "up" or "down"; many messages have neither.
 
     Returns:

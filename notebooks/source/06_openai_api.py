@@ -643,7 +643,7 @@ print(lesson_06.how_counted())
 # Now the requests. **By hand**, with round numbers, for a million of them: the tuned model's prompt has 60 tokens and its
 # answer 14, and a million tokens cost 0.80 dollars to read and 3.20 to write.
 #
-# | | prompt | answer | together |
+# | model | prompt | answer | together |
 # | --- | --- | --- | --- |
 # | tuned, short prompt | 60 · 0.80 = 48 | 14 · 3.20 = 45 | 93 dollars |
 # | untuned, prompt of 160 tokens | 160 · 0.40 = 64 | 14 · 1.60 = 22 | 86 dollars |
@@ -777,7 +777,7 @@ show.answers([prompts[0][-1]["content"]],
 # %% [markdown]
 # ## 10 · Hosted or your own?
 #
-# | | hosted | your own |
+# | point | hosted | your own |
 # | --- | --- | --- |
 # | to begin | a key | a GPU, or patience; updates and monitoring |
 # | weights | a name; files only at hosts with open models | a folder |
