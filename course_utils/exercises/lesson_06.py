@@ -516,7 +516,7 @@ def requests_until_paid(training, short, long, answer, tuned, untuned):
 
     Returns:
         The smallest whole number of requests after which training and answers of the tuned model have cost less than the
-        answers of the untuned one; None if that never happens.
+        answers of the untuned one; None if that never happens. An int.
     """
     ### BEGIN SOLUTION
     import math
