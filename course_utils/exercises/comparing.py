@@ -334,6 +334,8 @@ def kind(value: Any) -> str:
         return "a bool"
     if isinstance(plain, (int, float)):
         return "a number"
+    if is_tensor(plain) and plain.is_meta:
+        return "a Tensor without numbers"
     if hasattr(plain, "shape"):
         return f"a {type(plain).__name__} of shape {tuple(plain.shape)}"
     if type(plain) in (list, tuple):

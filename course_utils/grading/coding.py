@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MOST_PARTS, MOST_BITS = 100_000, 65_536
 MOST_AXES, LONGEST_AXIS = 32, 2**40  # of an array: multiplying a million lengths would take minutes
 MOST_TYPES = 50  # of objects that cannot be sent: a class is created for each
+NO_NUMBERS = "Tensor without numbers"  # on PyTorch's meta device; as the check in the notebook calls it
 MOST_OF_ONE_HASH = 8  # keys; inserting many keys with the same hash takes quadratic time
 READ_OUT = (Iterator, KeysView, ValuesView, ItemsView, range, collections.deque, array.array)
 DTYPES = frozenset(
@@ -172,7 +173,7 @@ def _tensor_as_json(value: torch.Tensor) -> dict[str, Any]:
             value = value.float()
         return {"tensor": _buffer(value.numpy())}
     except (RuntimeError, TypeError, NotImplementedError):  # it has no numbers
-        return {"object": "Tensor"}
+        return {"object": NO_NUMBERS}
 
 
 def _buffer(array: numpy.ndarray) -> list[Any]:
