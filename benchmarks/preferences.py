@@ -83,6 +83,7 @@ class SimPO(training.ORPO):
 METHODS: dict[str, tuple[Any, float]] = {
     CONTROL: (training.SFT(), IMITATION_RATE),
     "DPO": (training.DPO(beta=0.1), RATE),
+    lesson_04.WITH_SFT: (training.DPO(beta=0.1, sft_weight=1.0), RATE),
     "DPO, β = 0.02": (training.DPO(beta=0.02), RATE),
     "DPO, β = 1": (training.DPO(beta=1.0), RATE),
     "DPO, rate too high": (training.DPO(beta=0.1), 10 * RATE),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from course_utils.models import Model
 
 Row = Mapping[str, Any]
-START, CONTROL = "the desk's replies (SFT)", "SFT on chosen"
+START, CONTROL, WITH_SFT = "the desk's replies (SFT)", "SFT on chosen", "DPO + SFT"
 NOT_RECORDED = "not recorded yet"
 SMOOTHED = 4  # steps: one step has few pairs, and some pairs are much harder than others
 
@@ -328,7 +328,7 @@ def _with_range(rows: Sequence[Sequence[float]], scale: float = 100, unit: str =
     return f"{statistics.mean(means):.{digits}f}{unit} ({min(means):.{digits}f}-{max(means):.{digits}f})"
 
 
-METHODS = (START, CONTROL, "DPO", "ORPO", "KTO", "IPO", "SimPO", "GRPO")
+METHODS = (START, CONTROL, "DPO", WITH_SFT, "ORPO", "KTO", "IPO", "SimPO", "GRPO")
 
 
 def _seeds(record: Mapping[str, Any]) -> str:
@@ -390,7 +390,7 @@ def _test_kinds(number: int) -> list[str]:
     return [row["kind"] for row in load_preferences("balanced").test[:number]]
 
 
-def compared(names: Sequence[str] = (START, CONTROL, "DPO")) -> Table:
+def compared(names: Sequence[str] = (START, CONTROL, "DPO", WITH_SFT)) -> Table:
     """The rules of the house style that the answers of a few methods keep, and how far each went."""
     record = preferences()
     rows: dict[str, dict[str, Any]] = {}

@@ -174,7 +174,7 @@ show.table([
 
 # %%
 by_hand = loss_per_token[first - 1 :].mean()
-in_one_call = student(tokens, labels=torch.tensor([labels], device=student.device)).loss
+in_one_call = student(tokens, labels=torch.tensor([labels], device=student.device)).loss.item()
 print(f"by hand {by_hand:.4f}, by transformers {in_one_call:.4f}")
 
 # %% [markdown]
@@ -257,10 +257,12 @@ def to_rows(chats):
     return Dataset.from_list([{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats])
 
 
+student = learning = optimizer = weights = loss = None     # section 2 is over: free its memory
+at_once = 1 if device.kind == "cpu" else plan.batch_size    # conversations in memory
 settings = SFTConfig(
     output_dir="tickets", learning_rate=plan.learning_rate, num_train_epochs=1, warmup_steps=5,
-    per_device_train_batch_size=plan.batch_size, per_device_eval_batch_size=plan.batch_size,
-    use_cpu=device.kind == "cpu",
+    per_device_train_batch_size=at_once, gradient_accumulation_steps=plan.batch_size // at_once,
+    per_device_eval_batch_size=at_once, use_cpu=device.kind == "cpu",
     bf16=device.dtype == "bfloat16", fp16=device.dtype == "float16",
     gradient_checkpointing=False, logging_steps=5, eval_strategy="steps", eval_steps=0.25,
     save_strategy="no", report_to="none",
@@ -277,7 +279,9 @@ trainer.train()
 tuned = trainer.model
 
 # %% [markdown]
-# Some words are new. A {{term:batch}} is a group of examples whose gradients are averaged before a step, here four. The
+# Some words are new. A {{term:batch}} is a group of examples whose gradients are averaged before a step, here four. On a CPU
+# the four go through the model one after the other, and their gradients are added up ({{term:gradient accumulation}}): the
+# same step with a quarter of the memory for intermediate results. The
 # {{term:warm-up}} raises the learning rate from zero over the first steps, because the optimizer does not know yet how large
 # the slopes are; afterwards TRL lowers it in a straight line to zero. {{term:gradient checkpointing|Gradient checkpointing}}
 # saves memory and costs time; switch it on when your GPU is full. In TRL's table you can pass over the last columns for now.
@@ -481,7 +485,9 @@ import copy
 
 from peft import inject_adapter_in_model
 
-block = student.model.layers[0].mlp.cpu().requires_grad_(False)
+small, _ = models.load(tier="cpu", dtype=torch.float32)
+block = small.model.layers[0].mlp.cpu().requires_grad_(False)
+small = None                                               # keep the block alone
 names = ["gate_proj", "up_proj", "down_proj"]
 ours, theirs = copy.deepcopy(block), copy.deepcopy(block)
 inject(ours, names, rank=8, alpha=16)
@@ -855,7 +861,8 @@ show.answers(["Why is the sky blue?"], {"the base, adapters switched off": reply
 # %%
 from peft import get_peft_model
 
-typo = get_peft_model(student, LoraConfig(r=16, target_modules=["q_proj", "vproj"]))
+small, _ = models.load(tier="cpu")
+typo = get_peft_model(small, LoraConfig(r=16, target_modules=["q_proj", "vproj"]))
 typo.print_trainable_parameters()
 trained = [name for name, weight in typo.named_parameters() if weight.requires_grad]
 print("adapted:", {name.split(".")[-4] for name in trained})

@@ -117,13 +117,15 @@ def test_sft(tokenizer, tmp_path):
     assert_equal(training.SFT(), trainer.model, encoded, theirs, gradients(trainer.model, theirs))
 
 
-def test_dpo(tokenizer, tmp_path):
+@pytest.mark.parametrize("sft_weight", [0.0, 0.7])
+def test_dpo(tokenizer, tmp_path, sft_weight):
     import torch
 
     model = with_lora(tiny_llama())
+    with_sft = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, sft_weight]} if sft_weight else {}
     trainer = trl.DPOTrainer(
         model=model,
-        args=arguments(trl.DPOConfig, tmp_path, beta=0.3),
+        args=arguments(trl.DPOConfig, tmp_path, beta=0.3, **with_sft),
         train_dataset=datasets.Dataset.from_list(PAIRS),
         processing_class=tokenizer,
     )
@@ -138,7 +140,7 @@ def test_dpo(tokenizer, tmp_path):
             both.append((ids[:start], ids[start:]))
         assert both[0][0] == both[1][0]
         encoded.append(Encoded(both[0][0], [both[0][1], both[1][1]]))
-    objective = training.DPO(beta=0.3)
+    objective = training.DPO(beta=0.3, sft_weight=sft_weight)
     same_encoding(objective, tokenizer, PAIRS, encoded)
     # The reference is the policy as it is now; then the policy moves.
     with torch.no_grad():

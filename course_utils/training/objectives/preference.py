@@ -75,10 +75,14 @@ class DPO(Objective):
     Attributes:
         beta: how strongly the policy is held to the reference; the larger beta is, the closer the policy stays to it.
         reference: another model as the reference, with the same tokenizer; None for the model as it is before training.
+        sft_weight: weight of an SFT term on the chosen answers (TRL's loss type "sft" beside "sigmoid"). It holds the chosen
+            answer up, whose probability DPO alone may lower (Pang et al., 2024, arXiv 2404.19733; they weight each pair alike,
+            TRL and we each token).
     """
 
     beta: float = 0.1
     reference: torch.nn.Module | None = field(default=None, repr=False)
+    sft_weight: float = 0.0
     name: str = "dpo"
     needs_reference = True
 
@@ -87,15 +91,19 @@ class DPO(Objective):
         return encode_pair(tokenizer, example, max_length, where)
 
     def normalizers(self, examples: Sequence[Encoded]) -> dict[str, float]:
-        """Return the number of pairs, under the name "pairs"."""
-        return {"pairs": len(examples)}
+        """Return the numbers of pairs and of the chosen answers' tokens, as {"pairs", "tokens"}."""
+        return {"pairs": len(examples), "tokens": sum(len(e.completions[0]) for e in examples)}
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
-        """Compute the micro-batch's contribution to the mean loss over the batch's pairs."""
-        log_probabilities = sum_by_completion(token_log_probabilities(model, batch), batch).view(-1, 2)
-        log_ratios = log_probabilities - batch["reference_log_probabilities"]
+        """Compute the micro-batch's contribution to the mean over the batch's pairs; the SFT term's is one over its tokens."""
+        scores = token_log_probabilities(model, batch)
+        log_ratios = sum_by_completion(scores, batch).view(-1, 2) - batch["reference_log_probabilities"]
         metrics = pair_metrics(self.beta * log_ratios.detach(), totals["pairs"])
-        return Loss(dpo_loss(log_ratios, self.beta).sum() / totals["pairs"], metrics)
+        loss = dpo_loss(log_ratios, self.beta).sum() / totals["pairs"]
+        if not self.sft_weight:
+            return Loss(loss, metrics)
+        sft = -scores[batch["completion"] % 2 == 0].sum() / totals["tokens"]
+        return Loss(loss + self.sft_weight * sft, metrics | {"sft_loss": sft.detach()})
 
 
 @dataclass(frozen=True)
