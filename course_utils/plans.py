@@ -98,8 +98,8 @@ PLANS = {
         "cpu": LessonPlan(
             SHORT_RECORD,
             examples=80,
-            more_examples=280,
-            batch_size=4,
+            more_examples=160,
+            batch_size=2,
             learning_rate=2e-3,
             answer_tokens=56,
         ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
@@ -328,6 +329,8 @@ def _with_range(rows: Sequence[Sequence[float]], scale: float = 100, unit: str =
     return f"{statistics.mean(means):.{digits}f}{unit} ({min(means):.{digits}f}-{max(means):.{digits}f})"
 
 
+# Two methods rank equally well if one is no more than this share of the pairs behind the other, as far as the interval says.
+AS_WELL = 0.1
 METHODS = (START, CONTROL, "DPO", WITH_SFT, "ORPO", "KTO", "IPO", "SimPO", "GRPO")
 
 
@@ -451,9 +454,10 @@ def dpo_against_control() -> str:
     by_rules, by_judge = (
         f"{100 * s.value:.0f} % of the messages (95 % interval {100 * s.low:.0f}-{100 * s.high:.0f})" for s in (wins, judged)
     )
-    return (
+    return textwrap.fill(
         f"By the rules, DPO's answer is better than the control's, ties counting half, in {by_rules}. "
-        f"By the second judge it is in {by_judge}. {verdict}"
+        f"By the second judge it is in {by_judge}. {verdict}",
+        width=100,
     )
 
 
@@ -487,6 +491,7 @@ def failures_table() -> Table:
             continue
         own = [run["methods"][name] for run in record["runs"] if name in run["methods"]] if record else []
         rows[name] = {
+            "learning rate": f"{own[0]['rate']:g}",
             "last loss": statistics.mean(one["last loss"] for one in own),
             "training pairs right, %": round(100 * statistics.mean(one["last accuracy"] for one in own)),
             "answers with the step first": _with_range(per_seed(name, "step first")),
@@ -638,9 +643,9 @@ def judge_A4(ranks: evaluation.Score | None = None) -> Verdict:
     if ahead is not None:
         sentence = (
             f"{sentence} Beside a reward model trained on the same pairs that is {100 * ahead.value:+.0f} points "
-            f"({100 * ahead.low:+.0f} to {100 * ahead.high:+.0f})."
+            f"({100 * ahead.low:+.0f} to {100 * ahead.high:+.0f}; as good counts what is no more than {100 * AS_WELL:.0f} behind)."
         )
-    if found.low > 0.5 and (ahead is None or ahead.high >= 0):
+    if found.low > 0.5 and (ahead is None or ahead.low > -AS_WELL):
         word = claims.HOLDS
     elif recorded or found.high < 0.5:
         word = claims.FAILS
@@ -737,13 +742,13 @@ def both_fall() -> Figure:
     path = []
     for _ in range(40):
         ratios = (features @ weights).log_softmax(0) - reference
-        path.append(ratios[:2].tolist())
+        path.append(ratios.tolist())
         loss = dpo_loss(ratios[None, :2], 0.5).mean()
         (gradient,) = torch.autograd.grad(loss, weights)
         with torch.no_grad():
             weights -= 4.0 * gradient
     steps = list(range(len(path)))
-    series = {name: (steps, [row[i] for row in path]) for i, name in enumerate(("chosen", "rejected"))}
+    series = {name: (steps, [row[i] for row in path]) for i, name in enumerate(("chosen", "rejected", "a third reply"))}
     fell = path[-1][0] < 0
     title = "The chosen reply became less likely, too" if fell else "The chosen reply became likelier"
     return charts.trade_off(series, title, "step", "gain over the reference (nats)")

@@ -228,7 +228,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
         Question(
             "GRPO brings the share of valid JSON from 30 to 100 %, and users complain. Which number should you have watched?",
             (
-                ("The loss, which must have risen meanwhile.", False, "In GRPO the loss is near zero by construction and says little about quality."),
+                ("The loss, which must have risen meanwhile.", False, "GRPO's loss hovers about zero while the reward rises, because advantages are distances from a mean; it says little about quality."),
                 ("The learning rate.", False, "A schedule would have changed when the answers collapsed, but it shows you nothing."),
                 ("How many different answers there were, and whether they were true.", True, "The check asks for a form, so one constant answer is perfect. Counting different answers, or a check of the content, would have told you."),
             ),

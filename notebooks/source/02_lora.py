@@ -279,9 +279,9 @@ trainer.train()
 tuned = trainer.model
 
 # %% [markdown]
-# Some words are new. A {{term:batch}} is a group of examples whose gradients are averaged before a step, here four. On a CPU
-# the four go through the model one after the other, and their gradients are added up ({{term:gradient accumulation}}): the
-# same step with a quarter of the memory for intermediate results. The
+# Some words are new. A {{term:batch}} is a group of examples whose gradients are averaged before a step. With the settings for a
+# CPU it has two, which go through the model one after the other while their gradients are added up
+# ({{term:gradient accumulation}}): the same step with half the memory for intermediate results. The
 # {{term:warm-up}} raises the learning rate from zero over the first steps, because the optimizer does not know yet how large
 # the slopes are; afterwards TRL lowers it in a straight line to zero. {{term:gradient checkpointing|Gradient checkpointing}}
 # saves memory and costs time; switch it on when your GPU is full. In TRL's table you can pass over the last columns for now.
@@ -339,7 +339,7 @@ history.plot("More examples: the validation loss falls further")
 # %%
 answers = generate(tuned, tokenizer, task.prompts(), max_new_tokens=plan.answer_tokens)
 scores = task.evaluate(answers)
-prompted = evidence.lesson_02.with_rules(task, task.prompts())
+prompted = evidence.lesson_02.with_rules(task, task.prompts()[:50])
 with tuned.disable_adapter():                              # the base, as it was before training
     answers_prompted = generate(tuned, tokenizer, prompted, max_new_tokens=plan.answer_tokens)
 
@@ -348,7 +348,7 @@ trained = f"trained on {plan.examples + plan.more_examples} examples"
 show.table({
     trained: scores.shares(),
     "trained on 540 examples, recorded three times": evidence.lesson_02.recorded_scores(),
-    "untrained, rules and examples in the prompt": task.evaluate(answers_prompted).shares(),
+    "untrained, rules and examples in the prompt, first 50": task.evaluate(answers_prompted).shares(),
     "no model: always the most common value": task.most_common(),
 }, "100 test messages: share right, with its 95 % interval", highlight=trained)
 
@@ -810,14 +810,14 @@ evidence.card("L6", latency=latency, difference=difference, same_answers=same, d
 
 # %% [markdown]
 # What does keeping it apart buy? One base in memory, and as many behaviours as you like. Train a second adapter on the same
-# base, which reviews code in a house style. Forty short examples are enough to show the switch.
+# base, which reviews code in a house style. Two dozen short examples are enough to show the switch.
 
 # %%
 review = load_task("code_review")
 tuned.add_adapter("review", adapter)
 tuned.set_adapter("review")
-short = sorted(review.train, key=lambda chat: len(chat[1]["content"]))[:40]
-two_epochs = training.Settings(learning_rate=plan.learning_rate, batch_size=4, epochs=2)
+short = sorted(review.train, key=lambda chat: len(chat[1]["content"]))[:24]
+two_epochs = training.Settings(learning_rate=plan.learning_rate, batch_size=2, epochs=2)
 run = training.fit(tuned, tokenizer, short, settings=two_epochs)
 
 # %%
@@ -830,7 +830,7 @@ show.answers([ticket[-1]["content"], code[-1]["content"]], replies)
 
 # %% [markdown]
 # Same base, two behaviours: `set_adapter` changes which thin matrices are used. Read the reviews, though. The form was
-# learned, and the content is mostly nonsense: forty examples teach a 135M model how a review looks, not how to review.
+# learned, and the content is mostly nonsense: two dozen examples teach a 135M model how a review looks, not how to review.
 #
 # `set_adapter` switches the whole model. To choose an adapter per request, as a server must, use {{term:vLLM}} with `--enable-lora`. And
 # with no adapter at all you have the base back:
@@ -915,7 +915,7 @@ print("largest gradient of B:", dead.B.grad.abs().max().item())
 # %%
 eight = sorted(task.train, key=lambda chat: len(chat[1]["content"]))[:8]
 many_epochs = training.Settings(
-    learning_rate=plan.learning_rate, batch_size=4, epochs=12, evaluate_every=3, schedule="constant"
+    learning_rate=plan.learning_rate, batch_size=4, epochs=10, evaluate_every=4, schedule="constant"
 )
 overfit = training.trial(tuned, tokenizer, eight, task.validation[:8], adapter, many_epochs)
 overfit.plot("Eight examples, again and again")

@@ -69,9 +69,17 @@ lesson.pair_card(pair)
 # %% [markdown]
 # In a {{term:preference pair}} the better reply is called {{term:chosen}} and the other one {{term:rejected}}. Here both have the same
 # two sentences. The chosen one says first what to do, as a customer with sparks in the living room deserves. That is a rule of
-# our house style, and there are three more: take the step that this case calls for, apologise only if the customer is upset, and
-# name the customer's own order. (The fifth mark on the cards says whether the answer comes to an end.) Each pair is about one of the
-# four.
+# our house style. A program marks every answer by five of them, and you will see its marks under each card:
+#
+# | mark | a reply gets ✓ if |
+# | --- | --- |
+# | step first | its first sentence says what happens next, whatever that is |
+# | right step | it promises the step that this case calls for, and no other |
+# | tone fits | it apologises to an upset customer, and to nobody else |
+# | order is the customer's | it names the order number of the message, and no other number |
+# | comes to an end | it stops, with a full stop, within 60 words |
+#
+# So a wrong step in the first sentence still counts as “step first”. Each pair is about one of the first four.
 
 # %%
 lesson.kinds_table(pairs.train)
@@ -186,7 +194,8 @@ show.table({
 }, caption="What the imitating model thinks of the pair above")
 
 # %% [markdown]
-# These two replies have the same words, so what the sums differ by is what the model thinks of their *order*. Other replies cannot be
+# These two replies have the same words, so what the sums differ by is what the model thinks of their *order*: here next to nothing. It
+# finds the one about as likely as the other, and has no way of knowing that one is better. Other replies cannot be
 # compared so simply: the sum has a term for each token, all of them negative, so a longer reply has a lower one. And a
 # log-probability says little about which reply is *better*. A reply is likely because its words are common, or because the desk has
 # often sent it. Neither is a merit.
@@ -361,13 +370,14 @@ lesson.log_table(trainer.state.log_history)
 lesson.reading_the_log(trainer.state.log_history)
 
 # %% [markdown]
-# This is how to read a DPO log. The loss starts at 0.69, and the two rewards, gains times β, at zero. In a healthy run the margin grows.
-# At best `rewards/chosen` stays near zero while `rewards/rejected` falls; often both fall, the rejected one faster. Ours is too short to
-# show either: one step has four pairs, some much harder than others, and the loss has hardly moved. From this log alone you could not
-# say that anything was learned.
+# This is how to read a DPO log. The loss starts at 0.69, and the two rewards, gains times β, at zero. (It stays there for a second step:
+# the warm-up begins with a learning rate of zero.) In a healthy run the margin grows. At best `rewards/chosen` stays near zero while
+# `rewards/rejected` falls; often both fall, the rejected one faster. Do not read much into twelve steps of four pairs: some pairs are
+# harder than others, so the loss of a single step jumps about 0.69 in both directions. From this log alone you could not say
+# that anything was learned.
 #
 # Here is the same picture of a longer run, recorded with 120 pairs. You will meet its results in section 5.
-#
+
 # %%
 lesson.recorded_log()
 
@@ -400,17 +410,15 @@ lesson.judged_cards(asked[:3], {name: given[:3] for name, given in answers.items
 lesson.answers_table(asked, answers, "imitates the desk")
 
 # %% [markdown]
-# (Brackets are {{term:confidence interval|95 % intervals}}: with eight answers, 75 % may be 41 or 93 in the long run. Where two overlap widely, claim nothing. A
-# tie counts half.)
+# (Brackets are {{term:confidence interval|95 % intervals}}: with eight answers, 75 % may be 41 or 93 in the long run. Where two overlap
+# widely, claim nothing. A tie counts half.)
 #
-# Look at the column "step first": a few dozen pairs have turned the replies round, and the control still begins with a courtesy more
-# often than not, since most of what it imitated does. Then look at the other columns. DPO has *not* learned which step is right, and
-# what was right before, such as the tone or the order number, may have become worse: no pair held it in place. So it has learned what
-# tells the pairs apart most easily, which needs no reading of the message. What needs reading needs more pairs.
-#
-# And notice that *ranking is not writing*: a model can gain on the chosen reply of nearly every pair and still write a third one
-# that is bad. So read the cards, and count the rules that the answers keep. With so few messages the intervals are wide. The next
-# section takes the recorded runs.
+# Look at the column "step first": a few dozen pairs have turned the replies round. Then read DPO's cards again, beside the messages.
+# The first sentence is nearly the same everywhere, whoever asked: it has learned *that* a step comes first, and not *which*. The table
+# above says in how many pairs DPO moved towards the chosen reply, and that number is good. Still it writes such answers. **Ranking is
+# not writing**: a model can raise every chosen reply above its rejected one, and then write a third reply that is worse than both. So
+# read the cards, and count the rules that the answers keep. Eight messages are too few to say more; the next section takes longer
+# runs that were recorded.
 #
 # **The whole program for your own pairs.** It needs nothing from this course. `pairs.jsonl` has `prompt`, `chosen` and `rejected`
 # on each line, all three lists of messages, and a `group`: the customer, the conversation, or whatever must not be in both halves of
@@ -458,21 +466,44 @@ lesson.answers_table(asked, answers, "imitates the desk")
 #         print(f"[{title}] {row['prompt'][-1]['content']}\n  → {answer}\n")
 #
 #
+# def distance(model, rows):
+#     """KL from the start in nats per answer: of answers sampled now, log-probability now less log-probability with
+#     the adapter switched off, as a mean."""
+#     model.eval()
+#     found = []
+#     for row in rows:
+#         inputs = tokenizer.apply_chat_template(
+#             row["prompt"], add_generation_prompt=True, return_dict=True, return_tensors="pt").to(model.device)
+#         start = inputs["input_ids"].shape[1]
+#         ids = model.generate(**inputs, max_new_tokens=200, do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
+#
+#         def log_probability():
+#             with torch.no_grad():
+#                 logs = model(ids).logits[0, start - 1 : -1].float().log_softmax(-1)
+#             return logs.gather(1, ids[0, start:, None]).sum().item()
+#
+#         now = log_probability()
+#         with model.disable_adapter():
+#             found.append(now - log_probability())
+#     return sum(found) / len(found)
+#
+#
 # show_answers(model, "before")
 #
-# # 3. Train a fresh adapter. 5e-5 is for some hundred pairs; with many thousands take 5e-6. Watch the margins on the other half.
+# # 3. Train a fresh adapter. 5e-5 is for some hundred pairs; with many thousands take 5e-6.
 # trainer = DPOTrainer(
 #     model, processing_class=tokenizer, train_dataset=train, eval_dataset=test,
 #     peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
 #     args=DPOConfig(
 #         output_dir="out", beta=0.1, learning_rate=5e-5, num_train_epochs=1, warmup_steps=len(train) // 80,
 #         per_device_train_batch_size=2, gradient_accumulation_steps=4, max_length=1024, bf16=bf16,
-#         logging_steps=1, eval_strategy="epoch", save_strategy="no", report_to="none"))
+#         logging_steps=1, eval_strategy="steps", eval_steps=0.2, save_strategy="no", report_to="none"))
 # trainer.train()
 # print("first loss:", trainer.state.log_history[0]["loss"])        # 0.69, or look at the reference
 #
 # # 4. Read the answers before you believe the log, then keep the adapter.
 # show_answers(trainer.model, "after")
+# print("KL from the start, nats per answer:", distance(trainer.model, test.select(range(min(25, len(test))))))
 # trainer.save_model("dpo-adapter")
 # tokenizer.save_pretrained("dpo-adapter")
 # ```
@@ -482,10 +513,11 @@ lesson.answers_table(asked, answers, "imitates the desk")
 #
 # <details><summary><b>Settings seen in the wild</b></summary>
 #
-# TRL's own example (`trl/scripts/dpo.py`) takes a learning rate of 5e-7 for {{term:full fine-tuning}} and 5e-6 for LoRA, one
-# {{term:epoch}}, on tens of thousands of pairs. Our model is small and our runs have a few dozen steps, so we go higher still: at
+# TRL's own example (`trl/scripts/dpo.py`) takes a learning rate of 5e-7 for {{term:full fine-tuning}} and 5e-6 for LoRA, and 1,000
+# {{term:step|steps}} of 16 pairs. Our model is small and our runs have a few dozen steps, so we go higher still: at
 # 5e-6 they would change next to nothing. The program above starts in between. Whatever you take, watch the KL. Leave β alone at first: it
-# prices the distance from the reference, and the learning rate sets the size of the steps.
+# prices the distance from the reference, and the learning rate sets the size of the steps. With long replies look at `max_length`:
+# what is cut off is the end of a reply, and with it what a pair may be about.
 #
 # </details>
 
@@ -572,7 +604,7 @@ show.folded("All methods, all measures, and the second judge", lesson.methods_ta
 # kept” go with it. That is why their brackets are so wide, and why one run must not rank methods. GRPO (section 7) had no pairs. It got
 # the rules themselves as its reward, so its row is marked by what it was trained on.
 #
-# <details><summary><b>ORPO's odds, by hand (you need them for the next exercise)</b></summary>
+# <details><summary><b>If you like: ORPO's odds, by hand, for the next exercise</b></summary>
 #
 # The odds of a probability $p$ are $p/(1-p)$. Suppose that the chosen reply's two tokens have the
 # probabilities 0.9 and 0.4. Their geometric mean is $\sqrt{0.36} = 0.6$, so the odds are 1.5. Let the rejected reply's have 0.5 and
@@ -611,8 +643,9 @@ guess.reveal(round(100 * table.rows["length, one number"]["older pairs"].value))
 table
 
 # %% [markdown]
-# One number comes almost as far as DPO did. Counting words does, and looking at punctuation does nearly. So the high score does not
-# show that the model had learned house style: a feeling for the right length would have been enough for it.
+# One number, the length, ranks as many of the older pairs right as DPO did. So do the single words, and the form, which is punctuation
+# and layout, nearly. So the high score does not show that the model had learned house style: a feeling for the right length would have
+# been enough for it.
 #
 # > **Test your preference data with the stupidest model first.** Fit a length rule and a bag of words on your training pairs.
 # > If one of them ranks the test pairs right, your pairs teach that, and your accuracy measures that. Do the same with the first words.
@@ -624,8 +657,8 @@ table
 drawings.twins()
 
 # %% [markdown]
-# Every reply is chosen for one message and rejected for another. Whatever looks only at its length, its words or its form is right
-# once and wrong once. Those are the 50s in the table.
+# Every reply of the twins is chosen for one message and rejected for another. Whatever looks only at its length, its words or its form is
+# right once and wrong once. Those are the 50s in the table.
 #
 # One row is not at 50, and you know why from section 5: the first three words rank the two pairs in five whose chosen reply begins with
 # the step, and toss a coin for the others. Here the beginning is no accident but the very thing we wanted to teach. That is the
@@ -723,7 +756,8 @@ def grpo_loss(now, old, reference, advantages, mask, clip=0.2, beta=0.04):
 
 # %% [markdown]
 # (A test holds this against TRL's `loss_type="grpo"`. TRL's default, `"dapo"`, averages over all tokens of the batch instead of
-# over each answer, and it weights the last term by the ratio.)
+# over each answer. And whatever the type, TRL 1.16 multiplies the last term by the ratio unless you set
+# `use_bias_correction_kl=False`.)
 #
 # For the trainer we take another task, whose check is so simple that you can see through it: the triage of lesson 02. The reward is
 # 1 if the answer is a valid JSON record and 0 if not. Such a check is called a *verifiable reward*. There is no model behind it
@@ -791,12 +825,12 @@ guess.reveal("yes" if is_valid(always) else "no", source="computed")
 lesson.collapse_table(untrained, after, is_valid, right)
 
 # %% [markdown]
-# The check asked for JSON, and valid JSON is what becomes more frequent. Did the records become *truer*? Compare “category right” with
-# “right among the valid”: more answers count because more are valid, and of those that are, 24 messages cannot show that a larger share
-# is right. The reward could not have told us either: one and the same record for every message gets the full reward. Nor is it an accident
-# which record has become the most frequent: it is the solved example of the prompt, which the model copies. So the safest way to please this
-# check is to stop reading. **A verifiable reward verifies what it verifies.** When the score rises, count the different answers and
-# read them.
+# The check asked for JSON, and valid JSON is what becomes more frequent. Did the records become *truer*? Compare the last columns: more
+# answers are right because more are valid. Among the valid ones, right answers have not become clearly more frequent, and why should
+# they? One and the same record for every message gets the full reward. It is no accident which record is the most frequent now: it is
+# the solved example of the prompt, which the model copies. The safest way to please this check is to stop reading. **A verifiable
+# reward verifies what it verifies.** Ours verifies the form. Where the right answer is known, as in mathematics or for code with tests,
+# reward the answer. And when the score rises, count the different answers and read them.
 #
 # What GRPO cannot do is invent. If no answer of a group is ever right, all advantages are zero. That is why there is a solved
 # example in the prompt.
@@ -844,7 +878,7 @@ evidence.card("A5")
 # Near is not the same as good, and the card says only that the penalty keeps the policy near. Without it a policy drifts to
 # whatever the reward model overrates, which is called reward hacking. You have seen its smallest form in section 7.
 #
-# <details><summary><b>PPO's advantages, by hand (you need them for the next exercise)</b></summary>
+# <details><summary><b>If you like: PPO's advantages, by hand, for the next exercise</b></summary>
 #
 # The one-step error at token $t$ is $\delta_t = r_t + \gamma V_{t+1} - V_t$: what came, plus what is still
 # expected, less what had been expected. The advantage also includes later errors, discounted: $A_t = \delta_t + \gamma\lambda A_{t+1}$. Here
@@ -877,7 +911,8 @@ lesson.costs_table()
 # Count a forward pass as 1. With LoRA the {{term:backward pass}} costs about another 1, because the gradients of {{term:frozen}} weights are
 # never computed; in full fine-tuning it costs 2. So a token costs SFT 1 + 1 = 2, and DPO 1 + 1 + 1 = 3 with the reference's pass:
 # 1.5 times as much. In full fine-tuning it is 4 to 3. A pair has two replies, and without sharing the prompt it has twice the
-# tokens. (Measured it is a little less than 1.5 a token, since a pass that keeps nothing for the gradients is a cheaper one.)
+# tokens. (Passes are an estimate: measured times also depend on the shape of the batches, and a pass that keeps nothing for the
+# gradients is a cheaper one.)
 # You can compute the reference once before training (`precompute_ref_log_probs=True`), which pays if there are several
 # epochs.
 #
@@ -890,7 +925,8 @@ evidence.card("A1")
 evidence.card("A3")
 
 # %% [markdown]
-# Both cards turn on how one counts. If you report a cost, say per what.
+# The first card turns on whether one counts examples or tokens, the second on whether one counts roles or models. If you report a cost,
+# say per what.
 #
 # **Which one, when?** Begin with SFT on your best replies, and measure. If you can say which of two answers is better, but not
 # write the better one, take DPO, with pairs made from your own model's answers. If a program can check an answer, take GRPO. If
@@ -923,7 +959,8 @@ lesson.first_losses(adapted, tokenizer, pairs.train[:6])
 lesson.both_fall()
 
 # %% [markdown]
-# Both curves fall, and the loss is content. Where did the probability go? To the third reply, which nobody asked for. If
+# The curves of chosen and rejected both fall, and the loss is content. The probability went to the third reply, which nobody asked for.
+# You have seen it happen in section 5, where the answers lost their order number, and you have seen the cure. If
 # `logps/chosen` falls fast in your log, lower the learning rate, raise β, or add some SFT on the chosen replies
 # (`loss_type=["sigmoid", "sft"]` with `loss_weights` in `DPOConfig`).
 #
@@ -935,7 +972,7 @@ lesson.contradiction()
 
 # %% [markdown]
 # A training log measures each pair just *before* it is learned from. In this toy the two labels take turns, so the step before has
-# always taught the opposite, and the pair is wrong every time. In shuffled data that happens often, not always. (Labels that are wrong at
+# always taught the opposite, and from the second step on the pair is wrong every time. In shuffled data that happens often, not always. (Labels that are wrong at
 # random, without their opposite in the same file, do not do this.) An accuracy that stays well below a half has two usual causes: pairs
 # that occur both ways round, or a wrong sign in a loss that you wrote yourself.
 #
@@ -946,9 +983,10 @@ lesson.contradiction()
 lesson.failures_table()
 
 # %% [markdown]
-# The loss does: above 0.69 it is worse than before the first step. And so does the KL. Many times that of the healthy run means that the
-# model is somewhere else entirely, and hardly an answer says the step first any more. So watch both, and read answers after every
-# run. The last row is the annotators who contradict each other: far below a half, as the toy said.
+# The loss does: if its mean over many steps is above 0.69, the model is worse than before the first step (a single step may be, in any
+# run). And so does the KL. Many times that of the healthy run means that the model is somewhere else entirely, and hardly an answer says
+# the step first any more. So watch both, and read answers after every run. The last row is the annotators who contradict each other:
+# far below a half, as the toy said.
 #
 # **What you can do now**
 #
