@@ -1,6 +1,8 @@
 """What lesson 06 compares, with enough examples: a job's model beside prompts, forms and ways to leave; and a host's tokens.
 
     python benchmarks/hosted.py runs [SEED ...]    half an hour a seed on two slow cores; writes hosted-DATE.json
+    python benchmarks/hosted.py pairs [SEED ...]   two kinds of pairs for a DPO job, a quarter of an hour a seed; writes
+                                                   host-preferences-DATE.json
     python benchmarks/hosted.py tokens             needs `pip install bpe-openai` (or tiktoken); writes host-tokens-DATE.json
 
 Everything is trained and asked through the course's own service with the official client, as in the lesson. All scores are
@@ -74,7 +76,10 @@ class Client:
 
     def scores(self, model: str, change=lambda conversation: conversation, **more: Any) -> dict:
         """Shares of the test messages, with their intervals; `change` makes the prompt of each."""
-        answers = self.answers(model, [change(conversation) for conversation in self.task.prompts()], **more)
+        return self.judged(self.answers(model, [change(conversation) for conversation in self.task.prompts()], **more))
+
+    def judged(self, answers: list[str]) -> dict:
+        """Shares of the test messages that are answered rightly, with their intervals."""
         found = self.task.evaluate(answers)
         named = {"valid": found.valid, **found.exact, "both": found.enumerations}
         return {name: [score.value, score.low, score.high] for name, score in named.items()}
@@ -139,6 +144,39 @@ def runs(seeds: list[int]) -> None:
                              "runs": made})  # fmt: skip
 
 
+def two_kinds_of_pairs(seed: int) -> dict:
+    """A job on rows; on top of it a job on pairs that all punish one record, or one on pairs of the model's own mistakes."""
+    with tempfile.TemporaryDirectory() as folder, local_server(Path(folder) / "service", rows=8) as server:
+        client = Client(server, seed)
+        short = [c for c in client.task.train if len(c[1]["content"].split()) <= lesson_06.LONGEST]
+        random.Random(seed).shuffle(short)
+        train, other = short[:EXAMPLES], short[EXAMPLES : 2 * EXAMPLES]
+        held_out = rows_of(client.task.validation[:VALIDATION])
+        job = client.job(rows_of(train), held_out)
+        written = client.answers(job.fine_tuned_model, [conversation[:-1] for conversation in other])
+        kinds = {
+            lesson_06.ONE_RECORD: lesson_06.pairs(other, PAIRS),
+            lesson_06.OWN_MISTAKES: lesson_06.own_mistakes(other, written, PAIRS),
+        }
+        found: dict[str, Any] = {"models": {}, "pairs": {name: len(rows) for name, rows in kinds.items()}}
+
+        def keep(name: str, model: str, done: Any = None) -> None:
+            answers = client.answers(model, client.task.prompts())
+            escalations = [lesson_06.escalation(answer) for answer in answers]
+            found["models"][name] = {"scores": client.judged(answers), "escalations": escalations}
+            if done is not None:
+                events = client.client.fine_tuning.jobs.list_events(done.id, limit=100)
+                found["models"][name]["losses"] = [row["train_loss"] for row in lesson_06.metrics(events)]
+            both = found["models"][name]["scores"]["both"][0]
+            print(seed, name, both, escalations.count("none"), flush=True)
+
+        keep(lesson_06.TUNED, job.fine_tuned_model)
+        for name, rows in kinds.items():
+            preferred = client.job(rows, kind="dpo", model=job.fine_tuned_model, n_epochs=1, batch_size=4)
+            keep(name, preferred.fine_tuned_model, preferred)
+        return found
+
+
 def tokens() -> None:
     """Tokens of the host's tokenizer per character of our texts, and how far an estimate by characters is off."""
     encode = lesson_06.host_encoder()
@@ -177,10 +215,14 @@ def tokens() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("runs", "tokens"))
+    parser.add_argument("what", choices=("runs", "pairs", "tokens"))
     parser.add_argument("seeds", nargs="*", type=int)
     options = parser.parse_args()
     if options.what == "tokens":
         tokens()
+    elif options.what == "pairs":
+        seeds = options.seeds or [0, 1, 2]
+        kinds = [two_kinds_of_pairs(seed) for seed in seeds]
+        write_results("host-preferences", {"seeds": seeds, "examples": EXAMPLES, "pairs": PAIRS, "runs": kinds})
     else:
         runs(options.seeds or [0, 1, 2])

@@ -413,6 +413,30 @@ def compared(names: Sequence[str] = (START, CONTROL, "DPO", WITH_SFT)) -> Table:
     return Table(rows, when, "model", "DPO")
 
 
+def ranked_and_lost() -> Answers | Table:
+    """Recorded: a pair that DPO ranks right, and an answer of DPO's to its message that leaves out the order number."""
+    record = preferences()
+    if record is None or not per_seed(WITH_SFT, "right"):
+        return Table({"answers": {"state": NOT_RECORDED}}, "A pair that is ranked right, and an answer", "", "")
+    run, order = record["runs"][0]["methods"], "order is the customer's"
+    test = _tested(run)
+    lost = [
+        i
+        for i, row in enumerate(test)
+        if row["kind"] == "order" and run["DPO"]["right"][i] and run[START][order][i] and not run["DPO"][order][i]
+    ]
+    index = max(lost, key=lambda i: run[WITH_SFT][order][i], default=0)
+    written = {name: [run[name]["texts"][index]] for name in (START, "DPO", WITH_SFT)}
+    return judged_cards([test[index]], {"the pair's chosen reply": [test[index]["chosen"]], **written})
+
+
+def _tested(run: Mapping[str, Any]) -> list[Row]:
+    """The test pairs whose messages a recorded run has answered."""
+    from course_utils.data_prep import load_preferences
+
+    return list(load_preferences("balanced").test[: len(run[START]["texts"])])
+
+
 def _favourite(answers: Sequence[str]) -> list[float]:
     """For each answer, whether it promises what is promised most often, whatever the message was."""
     promised = [frozenset(house_style.steps_in(text)) for text in answers]
@@ -643,7 +667,7 @@ def judge_A4(ranks: evaluation.Score | None = None) -> Verdict:
     if ahead is not None:
         sentence = (
             f"{sentence} Beside a reward model trained on the same pairs that is {100 * ahead.value:+.0f} points "
-            f"({100 * ahead.low:+.0f} to {100 * ahead.high:+.0f}; as good counts what is no more than {100 * AS_WELL:.0f} behind)."
+            f"({100 * ahead.low:+.0f} to {100 * ahead.high:+.0f}; up to {100 * AS_WELL:.0f} behind counts as equal)."
         )
     if found.low > 0.5 and (ahead is None or ahead.low > -AS_WELL):
         word = claims.HOLDS

@@ -43,6 +43,9 @@ ENCODING = "o200k_base"  # the tokenizer of gpt-4o, gpt-4.1 and their small vers
 PER_MESSAGE, TO_ANSWER = 4, 3
 TUNED_PROMPT = "four words (tuned)"
 NOT_RECORDED = "not recorded yet"
+# The models of `benchmarks/hosted.py pairs`.
+TUNED, ONE_RECORD, OWN_MISTAKES = "tuned, before any pairs", "60 pairs that punish one record", "pairs of its own mistakes"
+RISES = 1.05  # times the lowest validation loss; less is not called a rise
 
 
 # -- records ----------------------------------------------------------------------------------------------------------------
@@ -96,7 +99,7 @@ def before_and_after() -> Figure:
         "after one epoch": 100 * float(np.mean(_lifecycle("checkpoint 1", what))),
         "after three epochs": 100 * float(np.mean(_lifecycle("last", what))),
     }
-    title = "A hundred examples, one job: the same model, asked in the same four words"
+    title = "A hundred examples: the same model before and after a job, asked in the same four words"
     unit = f"category and escalation both right, % of 100 test messages, mean of {len(lifecycle())} jobs"
     return charts.bars(rows, title, unit, decimals=0, highlight=["after three epochs"])
 
@@ -162,6 +165,82 @@ def pairs(conversations: Sequence[list[dict[str, Any]]], number: int) -> list[di
             }
         )
     return rows[:number]
+
+
+def own_mistakes(conversations: Sequence[list[dict[str, Any]]], answers: Sequence[str], number: int) -> list[dict[str, Any]]:
+    """Preferences as the API takes them: the right record, and what a model has answered instead, where that is wrong.
+
+    Args:
+        conversations: each ends with the right record.
+        answers: the model's, to the same messages.
+        number: of pairs, at most.
+    """
+    rows = []
+    for conversation, answer in zip(conversations, answers, strict=True):
+        right = conversation[-1]
+        if not answer.strip() or answer.strip() == right["content"]:
+            continue
+        rows.append(
+            {
+                "input": {"messages": conversation[:-1]},
+                "preferred_output": [right],
+                "non_preferred_output": [{"role": "assistant", "content": answer.strip()}],
+            }
+        )
+    return rows[:number]
+
+
+def escalation(answer: str) -> str:
+    """What an answer says under "escalation"; "no record" if it is none."""
+    try:
+        record = json.loads(answer)
+    except ValueError:
+        return "no record"
+    return str(record.get("escalation")) if isinstance(record, dict) else "no record"
+
+
+def preferences() -> Table:
+    """Recorded: a tuned model before and after DPO jobs on two kinds of pairs, and how often each says "none"."""
+    found = _newest("host-preferences")
+    if found is None:
+        return Table({NOT_RECORDED: {"to record it": "python benchmarks/hosted.py pairs"}}, "DPO jobs", "state", "")
+    rows: dict[str, dict[str, Any]] = {}
+    for name in (TUNED, ONE_RECORD, OWN_MISTAKES):
+        models = [run["models"][name] for run in found["runs"]]
+        none = [share for model in models for share in [model["escalations"].count("none") / len(model["escalations"])]]
+        rows[name] = {
+            "category right": pooled(model["scores"]["category"][0] for model in models),
+            "escalation right": pooled(model["scores"]["escalation"][0] for model in models),
+            "both fields right": pooled(model["scores"]["both"][0] for model in models),
+            "says “none”, % of answers": round(100 * float(np.mean(none))),
+        }
+        if name != TUNED:
+            rows[name]["pairs"] = round(float(np.mean([run["pairs"][name] for run in found["runs"]])))
+    truth = _task().references()
+    rows["the right answers"] = {
+        "says “none”, % of answers": round(100 * float(np.mean([row["escalation"] == "none" for row in truth])))
+    }
+    seeds = len(found["seeds"])
+    when = f"recorded {found['date']}: {seeds} run{'s together' if seeds > 1 else ''}, 100 messages each"
+    return Table(rows, f"Two kinds of pairs ({when})", "model", OWN_MISTAKES)
+
+
+def recorded_turn() -> Figure | Table:
+    """Recorded: training and validation loss at the end of each epoch of a job that trains too long."""
+    found = record()
+    if found is None:
+        return Table({NOT_RECORDED: {"to record it": "python benchmarks/hosted.py runs"}}, "The curve", "state", "")
+    run = found["runs"][0]["turn"]
+    lowest, number = int(np.argmin(run["held"])) + 1, len(run["held"])
+    title = f"Recorded, {found['few']} examples, {number} epochs: validation is lowest after epoch {lowest}, then it rises"
+    lines = {"training": (range(1, number + 1), run["trained"]), "validation": (range(1, number + 1), run["held"])}
+    return charts.trade_off(lines, title, "epochs", "loss (nats per token)")
+
+
+def _task() -> Any:
+    from course_utils.data_prep import load_task
+
+    return load_task("support_tickets", list(FIELDS))
 
 
 def metrics(events: Iterable[Any]) -> list[dict[str, Any]]:
@@ -492,12 +571,13 @@ def judge_O1() -> Verdict:
     before, after = (pooled(_lifecycle(model, "valid format")) for model in ("base", "last"))
     runs = _lifecycle("last", "valid format")
     sentence = (
-        f"Not told the format, the model keeps it in {100 * after.value:.0f} % of {after.n} answers after the job "
-        f"({100 * min(runs):.0f} to {100 * max(runs):.0f} % in {len(runs)} jobs), and in {100 * before.value:.0f} % before."
+        f"Not told the format of five fields, the model keeps it in {100 * after.value:.0f} % of {after.n} answers after "
+        f"the job ({100 * min(runs):.0f} to {100 * max(runs):.0f} % in {len(runs)} jobs), and before it in "
+        f"{100 * before.value:.0f} %."
     )
     if record() is not None:
         prompted = pooled(_scores("base, told the form", "valid"))
-        sentence += f" Told the format in a prompt, this base keeps it in {100 * prompted.value:.0f} %."
+        sentence += f" Told the format of two fields in a prompt, this base keeps it in {100 * prompted.value:.0f} %."
     holds = after.low > 0.9 and before.high < after.low
     word = claims.HOLDS if holds else claims.UNDER_A_CONDITION if after.low > before.high else claims.FAILS
     rows = {name: {"valid records": pooled(_lifecycle(model, "valid format"))} for name, model in
@@ -530,10 +610,9 @@ def judge_O2(hosts: Mapping[str, Any]) -> Verdict:
 
 
 def turns(held: Sequence[float], trained: Sequence[float]) -> bool:
-    """Whether a validation loss has risen for two epochs running after its lowest, while the training loss fell on."""
+    """Whether a validation loss has risen to stay: two last epochs clearly above the lowest, while training fell on."""
     best = int(np.argmin(held))
-    after = list(held[best:])
-    return len(after) > 2 and after == sorted(after) and trained[-1] < trained[best]
+    return len(held) > best + 2 and min(held[-2:]) >= RISES * held[best] and trained[-1] < trained[best]
 
 
 def judge_O3(losses: Mapping[int, Mapping[str, float]]) -> Verdict:
@@ -553,11 +632,16 @@ def judge_O3(losses: Mapping[int, Mapping[str, float]]) -> Verdict:
     recorded_runs = (record() or {}).get("runs", [])
     found += [turns(run["turn"]["held"], run["turn"]["trained"]) for run in recorded_runs]
     if recorded_runs:
-        sentence += f" It turned like this in {sum(found[1:])} of {len(recorded_runs)} recorded jobs of ten epochs."
+        rises = [100 * (run["turn"]["held"][-1] / min(run["turn"]["held"]) - 1) for run in recorded_runs]
+        sentence += (
+            f" It rose like this in {sum(found[1:])} of {len(recorded_runs)} recorded jobs of ten epochs, which ended "
+            f"{' and '.join(f'{rise:.0f} %' for rise in rises)} above their lowest."
+        )
     word = claims.HOLDS if all(found) else claims.UNDER_A_CONDITION if any(found) else claims.FAILS
     rows = {f"epoch {n}": dict(row) for n, row in enumerate(losses.values(), 1)}
     return Verdict(
         word, sentence, (Table(rows, "This run (nats per token)", "after", ""),),
-        "One job of this run, on twelve rows and sixteen validation messages. The curve says when more epochs stop paying; "
-        "whether the answers got worse, only answers say.",
+        "Few rows, many epochs, large steps; with much data and few epochs it may not rise at all. Called a rise is what "
+        f"lies {100 * (RISES - 1):.0f} % above the lowest in the last two epochs. The curve says when more epochs stop "
+        "paying; whether the answers got worse, only answers say.",
     )  # fmt: skip

@@ -314,9 +314,9 @@ show.answers(
 
 # %% [markdown]
 # An answer is *valid* if it is JSON with the four fields and nothing else, and every value is an allowed one. After eighty
-# examples much of the form is there, though less of it than a prompt with rules and examples gets; the values are often wrong
-# or invented. Compared with the {{term:baseline}}, a program that always gives the most common value, neither is worth much
-# yet. But the validation loss was still falling when the examples ran out, so give it more.
+# examples the form is there, and the order number, which only has to be copied. What has to be understood is not: in category and
+# escalation the model is hardly ahead of the {{term:baseline}}, a program that always gives the most common value, and whole records are
+# rarely right. But the validation loss was still falling when the examples ran out, so give it more.
 #
 # For this we use the course's own loop, `training.fit`. It takes the same examples and computes the same loss. On a CPU it is
 # faster than `SFTTrainer` (three times on the machine of the record of 2026-11-25, less on others), so that you can train
@@ -770,6 +770,7 @@ fresh, _ = models.load(dtype=torch.float32)
 merged = PeftModel.from_pretrained(fresh, "tickets-adapter").merge_and_unload()
 merged.save_pretrained("tickets-merged")
 tokenizer.save_pretrained("tickets-merged")
+fresh = merged = None                                      # it is on the disk now
 show.folder_sizes("tickets-adapter", "tickets-merged")
 
 # %% [markdown]
@@ -861,8 +862,7 @@ show.answers(["Why is the sky blue?"], {"the base, adapters switched off": reply
 # %%
 from peft import get_peft_model
 
-small, _ = models.load(tier="cpu")
-typo = get_peft_model(small, LoraConfig(r=16, target_modules=["q_proj", "vproj"]))
+typo = get_peft_model(models.load(tier="cpu")[0], LoraConfig(r=16, target_modules=["q_proj", "vproj"]))
 typo.print_trainable_parameters()
 trained = [name for name, weight in typo.named_parameters() if weight.requires_grad]
 print("adapted:", {name.split(".")[-4] for name in trained})
@@ -921,7 +921,7 @@ overfit = training.trial(tuned, tokenizer, eight, task.validation[:8], adapter, 
 overfit.plot("Eight examples, again and again")
 
 # %% [markdown]
-# The training loss goes to zero. The validation loss stops far above it, then rises a little, where section 3 came below 0.1
+# The training loss goes to zero. The validation loss stops far above it, then rises a little, where section 3 came near 0.1
 # with more examples. That is
 # {{term:overfitting}}: the model stores the examples instead of the rule. You can only see it with validation data, so always
 # set some aside, and keep the weights from the lowest point. (`early_stopping=2` in `training.Settings`; with `SFTTrainer`

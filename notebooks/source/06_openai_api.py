@@ -5,7 +5,7 @@
 #
 # You have a clean file of examples and no GPU. A *hosted* service takes the file, trains, and gives you a model that you
 # call by its name. It takes five calls. But the largest of these services is closing: OpenAI takes no new customers for
-# it, and its last fine-tuned models go dark in January 2027. The calls outlive it, because other hosts kept them. In this
+# it, and its last jobs end in January 2027 (section 10 has the dates and where they stand). The calls outlive it, because other hosts kept them. In this
 # lesson you make every one of them, on a service that runs on this machine and really trains, you find out when such a
 # model is worth its price, and you take one with you when its host closes.
 #
@@ -38,6 +38,10 @@ lesson_06.before_and_after()
 # Those are three recorded jobs on this service. Nobody told the model what its answer should look like: the four words are
 # "Triage this customer message." The second bar is the {{term:baseline}}, a program that reads nothing and always gives the
 # most common answer.
+#
+# Jobs of several sizes occur in this lesson. Those that you run are small, so that a laptop is done in minutes: 50 rows in section 1,
+# 12 rows in section 4. They show *how*. Whenever we say how *well*, the numbers come from recorded jobs with 240 rows, or 100 in the
+# picture above, and a hundred test messages.
 #
 # By the end you will be able to
 #
@@ -120,8 +124,8 @@ job = client.fine_tuning.jobs.create(
 print(job.id, job.status)
 
 # %% [markdown]
-# Older examples put `hyperparameters` at the top level. That still works, but it is deprecated. `method` is where it belongs
-# now.
+# Older examples put `hyperparameters` at the top level. At OpenAI that still works and is deprecated; at Nebius it is the only place
+# (section 10). Read your host's page before the first job.
 #
 # The call returns at once, and the work goes on without you. The client has no function that waits, so everybody writes this
 # loop, and many write it wrong. Look at what can happen to a job:
@@ -134,11 +138,11 @@ drawings.hosted_job()
 # words that you have never seen. So name the states in which a job is *not* over, and stop at any other word.
 
 # %%
-WAITING = ("validating_files", "queued", "running", "paused")
+WAITING = ("validating_files", "queued", "running", "pausing", "paused")
 
 
 def wait(job):
-    """Look every second until the job is over; returns it and its events, the newest first."""
+    """Look every second until the job is over, however it ends; returns it and its events, newest first."""
     shown = ""
     while job.status in WAITING:
         if job.status != shown:
@@ -154,16 +158,20 @@ job, events = wait(job)
 print(job.finished_at - job.created_at, "seconds, and the new model is", job.fine_tuned_model)
 
 # %% [markdown]
-# The name is `ft:`, the base, the organisation, your suffix and an id. Everything that happened is in the events, and each
-# step of training left one with its numbers:
+# (At a real host look every minute, and give up after a day.) The name is `ft:`, the base, the organisation, your suffix and an id.
+# Everything that happened is in the events, and each step of training left one with its numbers. Here is one, and then all of them as a
+# curve:
+
+# %%
+print(next(event.data for event in events if event.type == "metrics" and "valid_loss" in event.data))
 
 # %%
 lesson_06.curve(events, "What the job learned, on rows it saw and on rows it did not see")
 
 # %% [markdown]
 # The {{term:loss}} is how surprised the model is by the right answer, on average per token: the lower, the better. The
-# line "training" is the loss on the rows of each step, and it falls as long as you train. The line "validation" is the loss
-# on the other file, which is measured more rarely. As long as both fall, the model is learning the task. Where they part, it
+# line "training" is `train_loss`, the loss on the rows of each step: it jumps, since some rows are harder, and falls as long as you
+# train. The line "validation" is `valid_loss`, measured on the other file. As long as both fall, the model is learning the task. Where they part, it
 # begins to learn these fifty examples instead; section 4 shows that. What did "auto" choose?
 
 # %%
@@ -210,9 +218,13 @@ show.answers([prompt[-1]["content"] for prompt in prompts[:2]],
              {"base": before, job.fine_tuned_model: after[:2]}, wanted[:2])
 
 # %% [markdown]
+# Valid is not right. After a job of fifty rows the form is learned, and the labels are often wrong. Look for a message about danger
+# that came out as `none`: a program that reads this record will let it wait.
+#
 # That is the whole job: two uploads, one job, a loop, and a model's name. ({{term:temperature|Temperature}} 0 takes the
-# likeliest token each time, so that you get what we got. For records, 0 to 0.2 is usual.) Eight answers are too few to
-# compare anything. Whenever this lesson compares, it shows recorded runs with a hundred answers each.
+# likeliest token each time. Here that gives you what we got; on a large host answers may still differ now and then. For records, 0 to
+# 0.2 is usual.) Eight answers are too few to compare anything. Whenever this lesson compares, it shows recorded runs with a hundred
+# answers each.
 #
 # **Your turn.** Somebody looked at a job's events every few seconds. What happened?
 
@@ -270,8 +282,10 @@ forced = ask(BASE, question, tools=[find_order], tool_choice="required")
 print(forced.tool_calls[0].function.name, forced.tool_calls[0].function.arguments)
 
 # %% [markdown]
-# The call has the right form; on this service it cannot have another. (At OpenAI that takes `"strict": True` in the function.) Look at the order number before you trust it. What a form can do, and
-# what it cannot, is the next section's topic.
+# The call has the right form; on this service it cannot have another. (At OpenAI that takes `"strict": True` in the function, and
+# `"additionalProperties": False` in every object of its schema.) Here the number is also the customer's. Nothing in the form
+# guarantees that, so compare it with the message before you act on it. What a form can do, and what it cannot, is the next section's
+# topic.
 #
 # **Your turn:** make training rows of conversations that customers gave thumbs to.
 
@@ -303,7 +317,7 @@ show.answers([prompts[0][-1]["content"]], {"base, form forced": [given]}, wanted
 
 # %% [markdown]
 # Valid on the first try. But a grammar knows which categories exist, and not which one fits this message. One record proves
-# nothing, so here are recorded runs, each with 240 training rows and the same hundred test messages:
+# nothing, so here are recorded models, all asked the same hundred test messages. "Tuned" ones have learned 240 rows:
 
 # %%
 lesson_06.recorded(
@@ -313,11 +327,12 @@ lesson_06.recorded(
 )
 
 # %% [markdown]
-# "Valid" is the share of answers that a program can read; the other columns are the share that is right. Form can be told,
-# forced or learned, and forcing is the only one that never fails, as long as the answer is not cut off. Content can be told or
-# learned, never forced. So combine them: train for the content, and force the form of what a program has to read. (The small
-# model of this lesson follows long instructions badly. A large one keeps a format that it is told. What training saves there is
-# tokens and not errors, and section 8 counts them.)
+# "Valid" is the share of answers that a program can read; the other columns are the share that is right. Form can be shown by examples,
+# forced or learned, and forcing is the only one that never fails, as long as the answer is not cut off. Content can be shown or
+# learned, never forced: with its form forced, the base is valid every time and right in 4 of 100. Examples in the prompt help this
+# base little. So train for the content; and where a program reads the answers, force the form as well, for the one in a thousand that
+# goes wrong. (The small model of this lesson follows instructions badly. A large one keeps a format that it is told. What training
+# saves there is tokens and not errors, and section 8 counts them.)
 
 # %%
 evidence.card("O1")
@@ -326,11 +341,10 @@ evidence.card("O1")
 # Claims like this one circulate. The card says what it is worth: open it to see the runs and the code that judged it.
 
 # %% [markdown]
-# ## 4 · The curve that turns
+# ## 4 · How long should it train?
 #
-# How long should a job train? Three epochs were "auto". Why not ten? Let us make the mistake that the validation file is
-# there for: twelve examples, six epochs, large steps. This is {{term:overfitting}}, learning the examples by heart instead of
-# the task.
+# Three epochs were "auto". Why not ten? Let us make the mistake that the validation file is there for: twelve examples, six epochs,
+# large steps. This is {{term:overfitting}}, learning the examples by heart instead of the task.
 #
 # First we switch the service off and on again, as happens to a host on a bad day. Files, jobs and models are on its disk, not
 # in your notebook, so you lose nothing. (It also gives back the memory that answering took.)
@@ -359,17 +373,23 @@ lowest = min(losses, key=lambda step: losses[step]["validation loss"])
 guess.reveal(list(losses).index(lowest) + 1)
 
 # %%
-lesson_06.curve(greedy_events, "Twelve examples, six epochs: one line keeps falling")
+lesson_06.curve(greedy_events, "Twelve examples, six epochs: training goes to zero, validation does not")
 
 # %%
 lesson_06.epochs_table(greedy_events)
 
 # %% [markdown]
 # Read the table from top to bottom. (The training loss is the mean over an epoch's steps, the validation loss is measured at its end.)
-# The training loss goes toward zero: the model can recite the twelve answers. The validation loss stops falling long before. If
-# it rises for two epochs running, it has *turned*, and more epochs do not pay. Here it rises by little, and still nothing is gained.
-# A single epoch up may be chance, since this is a mean over sixteen messages and the API gives you no interval for it. (The
-# unit is the {{term:nat}}, with the natural logarithm.)
+# The training loss goes toward zero: the model can recite the twelve answers. The validation loss stops falling before the end, and
+# every epoch after that costs money and gains nothing. A single epoch up or down may be chance, since this is a mean over sixteen
+# messages, and the API gives you no interval for it. (The unit is the {{term:nat}}, with the natural logarithm.) With more epochs and
+# more validation messages the picture is plain:
+
+# %%
+lesson_06.recorded_turn()
+
+# %% [markdown]
+# This is what overfitting looks like. The model becomes ever surer of its twelve answers, and so also surer of its mistakes.
 
 # %%
 evidence.card("O3", losses=losses)
@@ -391,9 +411,10 @@ lesson_06.checkpoints_table(client.fine_tuning.jobs.checkpoints.list(greedy.id))
 lesson_06.recorded([f"tuned, epoch {n}" for n in (1, 2, 3)], "Three checkpoints of the same job")
 
 # %% [markdown]
-# In brackets are {{term:confidence interval|95 % intervals}}. Compare neighbours by them: where two overlap widely, these
-# answers cannot tell the two checkpoints apart, and the curve has to decide. (Strictly, these messages would have to be other ones than
-# those that the final model is reported on.)
+# In brackets are {{term:confidence interval|95 % intervals}}. The first checkpoint is behind; the other two, two points apart, a hundred
+# messages cannot tell apart, and the earlier one is the cheaper. (Two models that answer the same messages are best compared message by
+# message: on how many was only the one right, on how many only the other? And strictly, the messages of this choice have to be
+# other ones than those that the final model is reported on.)
 #
 # **Your turn:** nobody has scored anything yet, and some checkpoints were not validated.
 
@@ -413,11 +434,11 @@ failed, _ = wait(client.fine_tuning.jobs.create(model=BASE, training_file=seven.
 print(failed.status, "|", failed.error.code, "|", failed.error.message)
 
 # %% [markdown]
-# Ask for `job.error.code`, not for `job.error`. OpenAI's service has sent an empty error object with healthy jobs, and in
-# Python an object counts as true.
+# To ask whether a job has failed, look at `job.status`; for the reason at `job.error.code`, once there is a `job.error`. The object alone
+# says nothing: OpenAI's service has sent an empty one with healthy jobs, and in Python an object counts as true.
 #
 # Other mistakes fail at once. These three are the usual ones: a file with the wrong ending, a model's name with a letter too
-# many, and a key of another account.
+# many, and a wrong key.
 
 # %%
 from openai import APIStatusError
@@ -459,8 +480,8 @@ lesson_06.jobs_table(jobs.list(limit=10))
 
 # %% [markdown]
 # `list` gives pages; the client fetches the next one when your loop gets there. In a team, `metadata` is what tells you in
-# half a year which data a model was trained on, so write something into it. (What `pause` shows as the job's state is not
-# documented. This service shows `queued`.) A cancelled job leaves no model, only the checkpoints that it had.
+# half a year which data a model was trained on, so write something into it. (What a paused job is called differs: the
+# client's types have no word for it, an example of OpenAI's says `paused`, and this service shows `queued`.) A cancelled job leaves no model, only the checkpoints that it had.
 #
 # **The result file.** Each job that succeeded leaves a table, one row per step:
 
@@ -491,7 +512,7 @@ lesson_06.results_table(client, job)
 # %%
 later = lesson_06.short_rows(task.train, 90)[50:]
 pairs = lesson_06.pairs([row["messages"] for row in later[:30]], 12)
-print(json.dumps(pairs[0], indent=1)[:420], "…")
+print(json.dumps(pairs[0], indent=1))
 
 # %% [markdown]
 # `input` holds the conversation, and the two outputs are lists with one assistant message each.
@@ -522,13 +543,10 @@ lesson_06.pair_curve(pair_events, "The loss of a DPO job starts at ln 2")
 # Did it help? A falling loss does not say so. The recorded jobs had sixty pairs:
 
 # %%
-lesson_06.recorded(["tuned, not told", "tuned, and DPO"], "Before and after preferences")
+lesson_06.preferences()
 
 # %% [markdown]
-# It has ruined the model. Far fewer records are right than before, and the intervals do not even touch, while the job's own curve looked
-# perfect. Why? All our pairs punish one and the same record, "question" and "none". The cheapest way to obey is to avoid these two words
-# everywhere, and "none" is the right escalation for most messages. So the loss reports on the pairs, and only answers report on
-# the model. Better pairs come from your own model's mistakes, of many kinds, and with some where "none" is the chosen one.
+# DPO_RESULT
 #
 # **Your turn.** A colleague's pair maker has bugs. Some make the job fail at once; the others are worse.
 
@@ -550,7 +568,7 @@ lesson_06.recorded(["tuned, not told", "tuned, and DPO"], "Before and after pref
 # | --- | --- |
 # | `string_check` | 1 or 0: equal (`eq`), different (`ne`), contains (`like`, or `ilike` in any case) |
 # | `text_similarity` | how alike two texts are, by one of eleven measures |
-# | `score_model`, `label_model` | another model reads the answer, with your instructions |
+# | `score_model` | another model reads the answer, with your instructions (`label_model`, which sorts answers into classes, is for evaluations) |
 # | `python` | your own function `grade(sample, item)` |
 # | `multi` | several of these, and a formula |
 #
@@ -598,7 +616,7 @@ for operation in ("eq", "equals"):
         print(f"{operation}: {error.code}: {error.body['message'][:150]}")
 
 # %% [markdown]
-# The first request is valid and declined. The second has a mistake, and the message says where. A reward is a wish that
+# The first request is valid and declined. The second has a mistake, and the message says which. A reward is a wish that
 # will be granted to the letter: pay for valid JSON alone, and the model finds one record that is always valid and stops
 # reading messages. Lesson 04 shows that happening.
 #
@@ -611,19 +629,19 @@ for operation in ("eq", "equals"):
 # ## 8 · What it costs: a longer prompt is often cheaper
 #
 # The usual argument for a tuned model goes: it needs no instructions, the prompt is shorter, so it is cheaper. Is it?
-# **Often not.** The tuned model's prompt is shorter, but at OpenAI each of its tokens costs twice as much. For the task of this
-# lesson the same model untuned is the cheaper one as long as its prompt has fewer than about 180 tokens, and a small model of
-# today stays cheaper than that for much longer.
+# **Often not.** The tuned model's prompt is shorter, but each of its tokens costs more: at OpenAI twice as much for the small models,
+# half as much again for the large ones. For the task of this lesson the same small model untuned is the cheaper one as long as its
+# prompt has fewer than about 180 tokens, and a small model of today stays cheaper than that for much longer.
 #
-# You pay twice: once for training, and then for every request. Training first. A token of the file costs as often as it is
-# read.
+# You pay twice: once for training, and then for every request. Training first. A host charges the file's tokens times the epochs.
 
 # %%
 lesson_06.training_table(rows, 3)
 
 # %% [markdown]
-# Cents, and that is typical: training is rarely what makes a tuned model expensive. The first column is the
-# host's price, the second what this file costs with three epochs. Tokens are the host's, so count with its {{term:tokenizer}}:
+# Cents, for fifty rows. (Five thousand rows of 500 tokens at the dearest of these prices would be 188 dollars, still a small part of what
+# a person costs who collects them.) The first column is the host's price, the second what this file costs with three epochs; `qwen3-8b`
+# is an open model at Nebius. Tokens are the host's, so count with its {{term:tokenizer}}:
 # that of our small model counts a tenth more in these messages (and less than that in whole rows, with the record and the template). How
 # these were counted:
 
@@ -648,8 +666,7 @@ print(lesson_06.how_counted())
 # | tuned, short prompt | 60 · 0.80 = 48 | 14 · 3.20 = 45 | 93 dollars |
 # | untuned, prompt of 160 tokens | 160 · 0.40 = 64 | 14 · 1.60 = 22 | 86 dollars |
 #
-# The long prompt is the cheaper one. From what length on does it lose? Where $0.40 \cdot P + 22 = 93$, at $P = 71 / 0.40$,
-# about 178 tokens. In general, with prices $t$ for tuned and $u$ for untuned, a short prompt of $S$ tokens and an answer of
+# The long prompt is the cheaper one. From what length on does it lose? Where $0.40 \cdot P + 22 = 93$: at about 180 tokens. In general, with prices $t$ for tuned and $u$ for untuned, a short prompt of $S$ tokens and an answer of
 # $A$ tokens:
 #
 # $$P = \frac{S\,t_{in} + A\,(t_{out} - u_{out})}{u_{in}}$$
@@ -667,11 +684,13 @@ lesson_06.price_figure(sizes, answer_tokens)
 # %% [markdown]
 # Three things to see. The flat line is the tuned model with its short prompt. The same model untuned crosses it at about 180
 # tokens, so instructions alone are cheaper, and instructions with eight examples are more than twice as expensive. And the
-# lowest line is a small model of today. With a prompt it stays below the tuned one up to almost 900 tokens, and again from
-# 1,024 on: there {{term:prompt caching}} starts, and the part of a prompt that never changes costs a tenth or a quarter of its
-# price. (That part must come first, be that long by itself, and be sent again within minutes.)
+# lowest line is `gpt-6-luna`, a small model of today at OpenAI, asked with `reasoning_effort="none"`. (Left alone it thinks first. Thoughts
+# are charged as answer, and a few hundred tokens of them reverse the order.) It stays below the tuned one up to almost 900 tokens, and
+# again from a little over 1,024 on: there {{term:prompt caching}} starts, and the part of a prompt that never changes costs a tenth or a
+# quarter of its price. (That part must come first, have 1,024 tokens by itself, and be sent again within minutes. At `gpt-6-luna`
+# the request that puts it into the cache pays a quarter more for it; OpenAI's page of the model, read on 2026-11-28.)
 #
-# (What is compared here is price. Whether the cheaper one is right as often, only your test messages can say.) So before you
+# What is compared here is price. Whether the cheaper one is right as often, only your test messages can say. So before you
 # train, work out what today's small model costs with instructions, with examples and with caching. If it is right often
 # enough, stop there. Some hosts charge the same for tuned and untuned models. There every token less is money saved. Others charge for
 # every hour in which a tuned model is kept ready, whether anybody asks it or not. With little traffic that is the largest item of all,
@@ -772,7 +791,8 @@ show.answers([prompts[0][-1]["content"]],
 # %% [markdown]
 # This is the same model. (An answer may differ now and then. The two programs add up in another order, and where two tokens
 # are almost equally likely, the last digit decides.) From here on it is yours: `own.merge_and_unload()` writes it into the
-# base, as in lesson 02, and {{term:vLLM}} or Ollama serve it under the same API. The code that asks it changes one line: `base_url`.
+# base, as in lesson 02, and {{term:vLLM}} or Ollama serve it under the same API (Ollama after a conversion). The code that asks it changes
+# its address, its key and the model's name, and nothing else.
 
 # %% [markdown]
 # ## 10 · Hosted or your own?
@@ -781,7 +801,7 @@ show.answers([prompts[0][-1]["content"]],
 # | --- | --- | --- |
 # | to begin | a key | a GPU, or patience; updates and monitoring |
 # | weights | a name; files only at hosts with open models | a folder |
-# | methods | what the API offers: two or three | whatever you can program (lessons 02 to 04) |
+# | methods | what the API offers: one or two | whatever you can program (lessons 02 to 04) |
 # | data | leave for the host; read its contract | stay |
 # | you pay | per token trained, then per token, and at some hosts per hour | for the machine, busy or not |
 # | it ends | on the host's date | when you say so |
@@ -803,7 +823,8 @@ lesson_06.hosts_table(HOSTS)
 lesson_06.differences_table(HOSTS)
 
 # %% [markdown]
-# So the calls are the same and the habits are not: run a job of ten rows at a new host before you trust it with a thousand.
+# We have read these hosts' pages and not run a job there, so the calls are the same as far as their pages say, and the habits are not:
+# run a job of ten rows at a new host before you trust it with a thousand.
 # Together and Fireworks train as well. They take the same rows, but they have calls of their own.
 #
 # **What you can do now**
@@ -816,7 +837,7 @@ lesson_06.differences_table(HOSTS)
 # | keep a bad reply out of the loss | `weight: 0`; it stays in the text |
 # | guarantee a form | `response_format` with a schema; training does not guarantee anything |
 # | save money | first the sum: a small model of today, with instructions, examples and caching |
-# | read a failure | `job.error.code`, then the last events; `error.code` for a refused call |
+# | read a failure | `job.status`, `job.error.code`, then the last events; `error.code` for a refused call |
 # | be ready to leave | files and a test set at home, a base whose weights you may keep, the calls you know |
 #
 # **Common mistakes**
@@ -825,10 +846,10 @@ lesson_06.differences_table(HOSTS)
 # | --- | --- |
 # | waiting for `succeeded` | a program that never ends (section 1) |
 # | no validation file | one line that falls, whatever happens (section 4) |
-# | the last checkpoint, unseen | fewer right answers than an earlier one had (section 4) |
+# | the last checkpoint, unseen | a validation loss far above its lowest (section 4) |
 # | reading `processed` as "valid" | a failed job an hour later (section 5) |
 # | comparing a DPO loss with a supervised one | a gap that means nothing: the units differ (section 6) |
-# | a reward for the form | one constant, valid record (section 7) |
+# | a reward for the form | one constant, valid record (lesson 04) |
 # | "no instructions, so it is cheaper" | a higher bill (section 8) |
 # | a model without its files at home | nothing to move when the date comes (section 9) |
 

@@ -45,7 +45,7 @@ def recorded(monkeypatch, balanced):
                 kept = [float(i < good) for i in range(len(test))]
                 methods[name] = {
                     "right": [float(i < right * len(test)) for i in range(len(test))], "texts": texts,
-                    "kl": [1.0 + seed] * 5, "last loss": 0.5, "last accuracy": 0.8,
+                    "kl": [1.0 + seed] * 5, "last loss": 0.5, "last accuracy": 0.8, "rate": 3e-4,
                     **dict.fromkeys((*house_style.RULES, "all rules"), kept),
                 }  # fmt: skip
             for found in methods.values():
@@ -166,14 +166,14 @@ def test_the_leash_is_judged_seed_by_seed(monkeypatch, tmp_path):
 )
 def test_the_headline_says_what_the_record_says(recorded, dpo, control, said):
     recorded(dpo, control)
-    assert said in lesson_04.dpo_against_control()
+    assert said in " ".join(lesson_04.dpo_against_control().split())
 
 
 def test_two_judges_that_disagree_settle_nothing(recorded, monkeypatch):
     recorded(1.0, 0.2)
     for run in lesson_04.preferences()["runs"]:
         run["methods"]["DPO"]["wins by judge"] = [0.0] * 20
-    assert "not settled" in lesson_04.dpo_against_control()
+    assert "not settled" in " ".join(lesson_04.dpo_against_control().split())
 
 
 def test_with_a_record_tables_and_figures_show_it(recorded):
@@ -185,6 +185,7 @@ def test_with_a_record_tables_and_figures_show_it(recorded):
     assert "ranks 75 % (seeds 75-75)" in lesson_04.second_judge() and "in 80 % (seeds 80-80)" in lesson_04.second_judge()
     assert "What each method reached" in lesson_04.kl_figure().alt
     assert lesson_04.failures_table().rows["DPO, rate too high"]["training pairs right, %"] == 80
+    assert lesson_04.failures_table().rows["DPO"]["learning rate"] == "0.0003"
     cards = lesson_04.before_and_after()
     assert list(cards.models) == ["before", "after DPO"] and cards._repr_html_()
 

@@ -58,10 +58,12 @@ def test_the_service_on_this_machine_is_no_hosted_one():
         ((1.3, 0.8, 0.7, 0.75, 0.8), claims.HOLDS),
         ((1.3, 0.8, 0.7, 0.69, 0.68), claims.FAILS),
         ((1.3, 0.8, 0.7, 0.69, 0.75), claims.FAILS),  # one epoch up may be chance
-        ((1.3, 0.6, 0.7, 0.65, 0.75), claims.FAILS),  # up and down
+        ((1.3, 0.6, 0.7, 0.61, 0.75), claims.FAILS),  # up and down again
+        ((1.3, 0.6, 0.7, 0.65, 0.64), claims.HOLDS),  # up, and it stays there
+        ((1.3, 0.6, 0.61, 0.62, 0.62), claims.FAILS),  # hardly higher
     ],
 )
-def test_a_curve_turns_only_if_it_rises_twice_running(held, word):
+def test_a_curve_turns_only_if_it_ends_clearly_above_its_lowest(held, word):
     assert lesson_06.judge_O3(losses(*held)).word == word
 
 
@@ -104,7 +106,7 @@ def test_what_the_lesson_shows_is_what_the_benchmark_records():
     stored |= (
         {"base, told and 8 examples", "base, told and 4 examples"} if "base, told and {shots} examples" in stored else set()
     )
-    assert len(asked) >= 9 and asked - {"tuned, epoch "} <= stored
+    assert len(asked) >= 8 and asked - {"tuned, epoch "} <= stored
     assert "tuned, epoch {number}" in stored and 'f"tuned, epoch {n}"' in source
 
 
@@ -133,6 +135,44 @@ def test_what_the_table_says_is_learned_is_what_the_service_trains_on(packaged):
     assert "two" in tokenizer.decode([*encoded.prompt, *ids])  # it is read
     taught = [row["text"] for row in lesson_06.learned(chat).rows.values() if "learns" in row["the model"]]
     assert taught == ["four", "six"] and scored.replace("<|im_end|>", " ").split() == taught
+
+
+def test_pairs_of_own_mistakes_prefer_the_right_record_to_what_the_model_said():
+    chats = load_task("support_tickets", list(lesson_06.FIELDS)).train[:3]
+    rights = [chat[-1]["content"] for chat in chats]
+    rows = lesson_06.own_mistakes(chats, [rights[0], " nonsense ", ""], 5)
+    assert [row["preferred_output"][0]["content"] for row in rows] == [rights[1]]
+    assert rows[0]["non_preferred_output"] == [{"role": "assistant", "content": "nonsense"}]
+    assert rows[0]["input"]["messages"] == chats[1][:-1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [('{"category": "billing", "escalation": "none"}', "none"), ("Hello!", "no record"), ("[1]", "no record")],
+)
+def test_what_an_answer_says_of_the_escalation(answer, said):
+    assert lesson_06.escalation(answer) == said
+
+
+def test_the_two_kinds_of_pairs_are_shown_with_how_often_none_is_said(monkeypatch):
+    model = {
+        "scores": {"category": [0.7], "escalation": [0.8], "both": [0.6]},
+        "escalations": ["none"] * 3 + ["danger"],
+    }
+    names = (lesson_06.TUNED, lesson_06.ONE_RECORD, lesson_06.OWN_MISTAKES)
+    run = {"models": dict.fromkeys(names, model), "pairs": {lesson_06.ONE_RECORD: 60, lesson_06.OWN_MISTAKES: 41}}
+    monkeypatch.setattr(lesson_06, "_newest", lambda name: {"date": "2026-12-01", "seeds": [0], "runs": [run]})
+    shown = lesson_06.preferences()
+    assert shown.rows[lesson_06.TUNED]["says “none”, % of answers"] == 75 and "pairs" not in shown.rows[lesson_06.TUNED]
+    assert shown.rows[lesson_06.OWN_MISTAKES]["pairs"] == 41
+    assert shown.rows["the right answers"]["says “none”, % of answers"] == 70
+    assert "1 run, 100 messages each" in shown.caption and "2026-12-01" in shown.caption
+
+
+def test_the_recorded_curve_says_where_it_is_lowest(monkeypatch):
+    run = {"turn": {"held": [1.0, 0.5, 0.9], "trained": [1.0, 0.4, 0.1]}}
+    monkeypatch.setattr(lesson_06, "record", lambda: {"few": 12, "runs": [run]})
+    assert "lowest after epoch 2" in lesson_06.recorded_turn().alt
 
 
 def test_pairs_are_what_a_host_takes(tmp_path):

@@ -76,8 +76,8 @@ class DPO(Objective):
         beta: how strongly the policy is held to the reference; the larger beta is, the closer the policy stays to it.
         reference: another model as the reference, with the same tokenizer; None for the model as it is before training.
         sft_weight: weight of an SFT term on the chosen answers (TRL's loss type "sft" beside "sigmoid"). It holds the chosen
-            answer up, whose probability DPO alone may lower (Pang et al., 2024, arXiv 2404.19733; they weight each pair alike,
-            TRL and we each token).
+            answer up, whose probability DPO alone may lower (Pang et al., 2024, arXiv 2404.19733, who weight all pairs
+            alike; TRL and we weight all tokens alike).
     """
 
     beta: float = 0.1
@@ -95,7 +95,7 @@ class DPO(Objective):
         return {"pairs": len(examples), "tokens": sum(len(e.completions[0]) for e in examples)}
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
-        """Compute the micro-batch's contribution to the mean over the batch's pairs; the SFT term's is one over its tokens."""
+        """Compute the micro-batch's contribution to the mean over the batch's pairs, and over tokens for the SFT term."""
         scores = token_log_probabilities(model, batch)
         log_ratios = sum_by_completion(scores, batch).view(-1, 2) - batch["reference_log_probabilities"]
         metrics = pair_metrics(self.beta * log_ratios.detach(), totals["pairs"])
