@@ -654,16 +654,18 @@ def hosted_job() -> figures.Figure:
     board.box(left, last, wide, high, good, 0.2)
     board.text(middle, last + high / 2, "succeeded", weight="bold")
     board.text(MARGIN, last + high + 22, "fine_tuned_model has a name", ha="left")
-    for number, (state, why) in enumerate((("failed", "a bad row"), ("cancelled", "jobs.cancel"), ("failed", "no memory"))):
+    for number, (state, why) in enumerate((("failed", "a bad row"), ("cancelled", "jobs.cancel"), ("failed", "an error"))):
         y = top + pitch * number
         board.box(right, y, leaf, high, bad, 0.18)
         board.text(right + leaf / 2, y + high / 2, state, weight="bold")
         board.arrow((left + wide + 2, y + high / 2), (right - 2, y + high / 2), colour=bad)
         board.text((left + wide + right) / 2 - 3, y + high / 2 - 18, why)
+        if state == "cancelled":
+            board.text((left + wide + right) / 2 - 3, y + high / 2 + 18, "at any time")
     board.text(right, last + high / 2, "job.error says why", ha="left")
     return board.figure(
         """A job goes from validating_files over queued and running to succeeded. On the way it can end as failed, for a bad
-        row or in training, or as cancelled."""
+        row or an error in training, or at any time as cancelled."""
     )
 
 

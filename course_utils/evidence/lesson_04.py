@@ -464,22 +464,26 @@ def _spread(percents: Sequence[float]) -> str:
     return mean if len(percents) == 1 else f"{mean} (seeds {min(percents):.0f}-{max(percents):.0f})"
 
 
-def dpo_against_control() -> str:
-    """Three sentences: whether DPO's answers beat those of SFT on the chosen replies, by the rules and by a second judge."""
-    wins, judged = over_seeds("DPO", "wins over control"), over_seeds("DPO", "wins by judge")
+def against_control(name: str) -> str:
+    """Three sentences: whether a method's answers beat those of SFT on the chosen replies, by rules and a second judge."""
+    wins, judged = over_seeds(name, "wins over control"), over_seeds(name, "wins by judge")
     if wins is None or judged is None:
-        return f"Whether DPO beats SFT on the chosen replies here is {NOT_RECORDED}."
+        return f"Whether {name} beats SFT on the chosen replies here is {NOT_RECORDED}."
     if min(wins.low, judged.low) > 0.5:
-        verdict = "DPO beats the control."
+        verdict = f"{name} beats the control."
     elif max(wins.high, judged.high) < 0.5:
-        verdict = "The control beats DPO."
+        verdict = f"The control beats {name}."
+    elif (wins.value > 0.5) == (judged.value > 0.5):
+        verdict = (
+            f"Both judges lean to {name if wins.value > 0.5 else 'the control'}, one of them so little that it may be a tie."
+        )
     else:
-        verdict = "The two judges do not both prefer the same one, so who is better on the whole is not settled."
+        verdict = "The two judges do not prefer the same one, so who is better on the whole is not settled."
     by_rules, by_judge = (
         f"{100 * s.value:.0f} % of the messages (95 % interval {100 * s.low:.0f}-{100 * s.high:.0f})" for s in (wins, judged)
     )
     return textwrap.fill(
-        f"By the rules, DPO's answer is better than the control's, ties counting half, in {by_rules}. "
+        f"By the rules, the answer of {name} is better than the control's, ties counting half, in {by_rules}. "
         f"By the second judge it is in {by_judge}. {verdict}",
         width=100,
     )
@@ -493,7 +497,7 @@ def kl_figure() -> Figure | Table:
     names = {name for run in record["runs"] for name in run["methods"] if name.startswith("DPO, β")}
     betas = {0.1: "DPO"} | {float(name.split("=")[1]): name for name in names}
     points = {"DPO": [(f"β = {beta:g}", *_over_seeds(betas[beta])) for beta in sorted(betas)]}
-    points |= {name: [("", *_over_seeds(name))] for name in (CONTROL, "ORPO", "KTO") if per_seed(name, "kl")}
+    points |= {name: [("", *_over_seeds(name))] for name in (WITH_SFT, CONTROL, "ORPO", "KTO") if per_seed(name, "kl")}
     title = "What each method reached, and how far it went for it"
     label = "answers that say\nthe step first, %"
     return charts.reached(points, title, "KL from the start (nats per answer)", label, log_x=True)

@@ -516,6 +516,7 @@ def training_table(rows: Sequence[Mapping[str, Any]], passes: int) -> Table:
     for name, price in costs.PRICES.items():
         closes = costs.NO_NEW_JOBS.get(name, (None,))[0]
         table[name] = {
+            "host": "OpenAI" if name.startswith("gpt-") else "Tinker",
             "$ per million tokens": float(price.training or 0),
             f"this job, {passes} epochs, $": f"{costs.training_cost(round(tokens), passes, name):.3f}",
             "new jobs until": closes or "no date known",

@@ -536,10 +536,30 @@ lesson.answers_table(asked, answers, "imitates the desk")
 lesson.compared()
 
 # %% [markdown]
-# Here is a clear success, and a clear limit. **Say the step first:** this is what most pairs are about, and DPO does it in nearly
-# every answer, with every seed. Imitating the same chosen replies gets there in about one answer of three, because most of those replies
-# begin with a courtesy themselves. The rejected halves were worth it. **Take the right step:** here DPO is no better than its start,
-# and SFT on the chosen replies is ahead.
+# Read the row "DPO" against the control, column by column. (The row below it comes in a moment.)
+#
+# - **Gained: the step first.** DPO says it in nearly every answer, with every seed. SFT on the chosen replies gets there in about one
+#   answer of three, although more than half of those replies begin with the step: what is to be copied it copies, and what is to be
+#   *preferred* it cannot know. Here the rejected halves were worth it.
+# - **Lost: the order number.** DPO names it in fewer answers than the start did, and the control in more.
+# - **Not learned: the right step.** DPO is no better than its start.
+#
+# How can it lose the number? In most pairs both replies name it, so no pair speaks against it. Look at one of those that DPO ranks
+# right, and at what it writes:
+
+# %%
+lesson.ranked_and_lost()
+
+# %% [markdown]
+# In the chosen reply the step comes first, and then the courtesy with the number. In the rejected one the courtesy comes first. To widen
+# the gap DPO has made replies that *begin* with a courtesy less likely, and with them everything that courtesies contain. What it
+# writes now is a third reply, which was in no pair: two promises, and no number. The loss is content, for it only compares the two
+# that it was shown. This is the most common way in which preference training goes wrong.
+#
+# **The cure is cheap.** Give the chosen reply itself some weight: add the SFT loss on it to DPO's loss. In TRL this is
+# `loss_type=["sigmoid", "sft"]` (Pang et al., 2024, arXiv 2404.19733). That is the last row of the table. The step still comes first, more of
+# the answers keep their number, and the model has moved less far from its start. Not all of the loss is made good: with this weight
+# still fewer answers name the order than at the start. What must not be lost should be in the pairs.
 #
 # So what exactly has been learned? Look at the test pairs by kind. A method has ranked a pair right if the chosen reply has *gained* more
 # than the rejected one. (The start has no gain yet. Its column counts the pairs whose chosen reply it finds more likely.)
@@ -550,19 +570,23 @@ lesson.kinds_learned()
 # %% [markdown]
 # The first row is learned, and it is the one that can be learned without reading the message: how does the reply begin? Whether the
 # step suits the message and whether an apology does take reading. There the gains of DPO point the right way hardly more often than a
-# coin, and those of the {{term:reward model}} (section 8), which does nothing but rank, no more often. SFT on the chosen replies does
-# a little better on what the desk promises; it learns every word of the good reply, and DPO only what differs. (The order number
-# was right before.) **A preference pulls at what tells the pairs apart most easily.** Nothing in the loss protects the rest, so measure
-# that too.
+# coin, and those of the {{term:reward model}} (section 8), which does nothing but rank, hardly more often. SFT on the chosen replies
+# does a little better on what the desk promises; it learns every word of the good reply, and DPO only what differs. And look at the
+# last row: the pairs about the order number are ranked right by DPO, the model that leaves the number out. **A preference pulls at what
+# tells the pairs apart most easily, and nothing in the loss protects the rest.** So measure that too.
 #
 # Does that make DPO better or worse than the control? It depends on what counts. Two judges were asked: the rules, for which a wrong step
-# counts heavily, and a reward model that was trained on the same pairs and so likes what these pairs like.
+# counts heavily, and a reward model that was trained on the same pairs and so likes what these pairs like. First plain DPO, then with the
+# SFT term:
 
 # %%
-print(lesson.dpo_against_control())
+print(lesson.against_control("DPO"))
+print(lesson.against_control("DPO + SFT"))
 
 # %% [markdown]
-# Decide *before* you train which of your measures is the one that counts, or you will find one that says what you hoped.
+# Plain DPO trades one rule for another, and the judges disagree about the price. With the SFT term it is the best of the four models:
+# the rejected halves have paid. Decide *before* you train which of your measures is the one that counts, or you will find one that
+# says what you hoped.
 #
 # Preferences pay where the chosen reply is better in one respect and otherwise not much of an example: where both replies come from your
 # own model, or where people can say which is better but could not have written it. Where the chosen replies are nearly perfect, SFT
@@ -575,11 +599,13 @@ print(lesson.dpo_against_control())
 lesson.kl_figure()
 
 # %% [markdown]
-# A point with bars is the mean of three seeds; a point without is a single run. All three settings of DPO say the step first. With β = 1
-# it took half the distance, which is what a large β is for. (The smallest β went no further than 0.1 does: in so few steps it is the
-# learning rate that sets the limit.) ORPO, which starts from the untrained model and imitates as well, went several times as far. Two questions
-# to ask any such figure: how good is a method *at the same distance*, and did a higher point simply go further? And do not read it as
-# a ranking of methods: each had one learning rate, and another one would have moved it.
+# A point with bars is the mean of three seeds; a point without is a single run. Two questions to ask any such figure: did a higher point
+# simply go further, and how good is a method *at the same distance*? Here the answer is plain. DPO with β = 1, DPO with the SFT term and
+# SFT on the chosen replies went about equally far, and only the first two say the step first. So it is not the distance that makes
+# the difference. With β = 1 DPO took half the way of β = 0.1, which is what a large β is for, and on these pairs it was the better choice;
+# 0.1 is only the usual place to start. (The smallest β went no further than 0.1: in so few steps it is the learning rate that sets
+# the limit.) ORPO went several times as far from this start, which it has never seen: it begins with the untrained model. Do not
+# read the figure as a ranking of methods. Each had one learning rate, and another one would have moved it.
 #
 # **What do the other names stand for?**
 #
@@ -587,12 +613,14 @@ lesson.kl_figure()
 # | --- | --- | --- |
 # | SFT on chosen | imitate the good replies | always first |
 # | DPO | pull the gains of the two replies apart | you have pairs; the usual choice |
+# | DPO + SFT (2404.19733) | the same, and make the chosen reply likelier as well | answers lose what both replies of a pair had |
 # | ORPO (2403.07691) | SFT on chosen, plus a penalty that shrinks as chosen's odds pull ahead; no reference | you have no SFT model yet and want one stage |
 # | {{term:KTO}} (2402.01306) | single replies marked good or bad, no pairs | you have thumbs up and down |
 # | IPO (2310.12036) | a margin to reach; going further is punished | your labels are nearly free of noise and DPO runs away |
 # | SimPO (2405.14734) | mean log-probability per token, a target margin, no reference | replies differ much in length |
 #
-# (The numbers are arXiv's. In TRL 1.16 IPO is `DPOConfig(loss_type="ipo")`, KTO is `KTOTrainer`, ORPO is in
+# (The numbers are arXiv's. In TRL 1.16 IPO is `DPOConfig(loss_type="ipo")`, whose margin is one per token, so that β = 0.1 asks for five
+# nats a token; KTO is `KTOTrainer`, ORPO is in
 # `trl.experimental.orpo`, and SimPO is a `loss_type` of `trl.experimental.cpo`.)
 
 # %%
@@ -601,8 +629,8 @@ show.folded("All methods, all measures, and the second judge", lesson.methods_ta
 # %% [markdown]
 # In the fold: “promises its favourite step” is the share of answers that promise what is promised most often, whatever the message was. It
 # is about half for most of them, the start included. *Which* step is the favourite changes with the seed, and “right step” and “all rules
-# kept” go with it. That is why their brackets are so wide, and why one run must not rank methods. GRPO (section 7) had no pairs. It got
-# the rules themselves as its reward, so its row is marked by what it was trained on.
+# kept” go with it. That is why their brackets are so wide, and why one run must not rank methods. GRPO, the method of section 7, had no
+# pairs: in this record it got the rules themselves as its reward, so its row is marked by what it was trained on.
 #
 # <details><summary><b>If you like: ORPO's odds, by hand, for the next exercise</b></summary>
 #
@@ -994,7 +1022,7 @@ lesson.failures_table()
 # | --- | --- |
 # | start | SFT on your best replies; that is also the control for everything else |
 # | trust your pairs | length rule, bag of words and first words on the test pairs; your model's accuracy kind by kind |
-# | train | `DPOTrainer` on the merged SFT model with a fresh adapter, β 0.1, one epoch |
+# | train | `DPOTrainer` on the merged SFT model with a fresh adapter, β 0.1, one epoch; with an SFT term if answers lose what nobody compared |
 # | know that it is set up right | first logged loss 0.69 (plain DPO, `logging_steps=1`) |
 # | know that it works | win rate on {{term:held-out}} messages at temperature 0, beside the control, with its interval |
 # | keep it sane | KL from the start, `logps/chosen`, the number of different answers |

@@ -80,7 +80,8 @@ print("the model that can be trained here:", BASE)
 # `none`. The line that is printed below is one message with its record.
 #
 # **Two files.** One line is one example: a conversation that ends as it should. We take fifty short messages, so that a laptop
-# is done in a minute or two. The second file is the {{term:validation set}}. These examples are not trained on; the service only
+# is done in a minute or two. (At work begin with 50 to 100 as well, then double them and see whether the answers get better.) The second
+# file is the {{term:validation set}}. These examples are not trained on; the service only
 # measures how well the model does on them. Always send one. OpenAI does not charge for it, and it is the only evidence that
 # the job gives you.
 
@@ -640,8 +641,8 @@ lesson_06.training_table(rows, 3)
 
 # %% [markdown]
 # Cents, for fifty rows. (Five thousand rows of 500 tokens at the dearest of these prices would be 188 dollars, still a small part of what
-# a person costs who collects them.) The first column is the host's price, the second what this file costs with three epochs; `qwen3-8b`
-# is an open model at Nebius. Tokens are the host's, so count with its {{term:tokenizer}}:
+# a person costs who collects them.) The first number is the host's price, the second what this file costs with three epochs. (Tinker is a
+# host of open models with calls of its own.) Tokens are the host's, so count with its {{term:tokenizer}}:
 # that of our small model counts a tenth more in these messages (and less than that in whole rows, with the record and the template). How
 # these were counted:
 
@@ -731,7 +732,8 @@ print(left, "days left for models tuned at OpenAI, by the dates of section 10")
 # | **its answers** | ask it a few hundred unlabelled messages while it still answers, and train another model on them: {{term:distillation}} | a model whose labels are lost; a test set to compare with | it also copies the mistakes |
 # | **the {{term:weight|weights}}** | from hosts with open models: download the {{term:adapter}}, the small file that training made | the same model, on your own machine | closed models: not offered |
 #
-# The first three work at any host that still answers, as far as its terms allow it. **Files and answers**, on our service:
+# The first three work at any host that still answers, as far as its terms allow it. (When you have what you need, delete what you leave
+# there, `client.files.delete` and `client.models.delete`; your contract says how long copies are kept.) **Files and answers**, on our service:
 
 # %%
 exported = client.files.content(job.training_file).read().decode("utf-8").splitlines()
@@ -820,7 +822,7 @@ evidence.card("O2", hosts=HOSTS)
 lesson_06.hosts_table(HOSTS)
 
 # %%
-lesson_06.differences_table(HOSTS)
+show.folded("In what the calls differ, host by host", lesson_06.differences_table(HOSTS))
 
 # %% [markdown]
 # We have read these hosts' pages and not run a job there, so the calls are the same as far as their pages say, and the habits are not:

@@ -166,14 +166,33 @@ def test_the_leash_is_judged_seed_by_seed(monkeypatch, tmp_path):
 )
 def test_the_headline_says_what_the_record_says(recorded, dpo, control, said):
     recorded(dpo, control)
-    assert said in " ".join(lesson_04.dpo_against_control().split())
+    assert said in " ".join(lesson_04.against_control("DPO").split())
 
 
 def test_two_judges_that_disagree_settle_nothing(recorded, monkeypatch):
     recorded(1.0, 0.2)
     for run in lesson_04.preferences()["runs"]:
         run["methods"]["DPO"]["wins by judge"] = [0.0] * 20
-    assert "not settled" in " ".join(lesson_04.dpo_against_control().split())
+    assert "not settled" in " ".join(lesson_04.against_control("DPO").split())
+
+
+def test_two_judges_that_agree_and_one_that_is_not_sure(recorded):
+    recorded(1.0, 0.2)
+    for run in lesson_04.preferences()["runs"]:
+        run["methods"]["DPO"]["wins by judge"] = [1.0] * 11 + [0.0] * 9
+    assert "Both judges lean to DPO" in " ".join(lesson_04.against_control("DPO").split())
+
+
+def test_a_pair_that_is_ranked_right_beside_an_answer_that_lost_the_number(recorded):
+    recorded()
+    assert "not recorded" in repr(lesson_04.ranked_and_lost())  # this record has no SFT term
+    for run in lesson_04.preferences()["runs"]:
+        methods = run["methods"]
+        methods[lesson_04.WITH_SFT] = {**methods["DPO"], "order is the customer's": [1.0] * 20}
+        methods["DPO"] |= {"order is the customer's": [0.0] * 20, "right": [1.0] * 20}
+        methods[lesson_04.START]["order is the customer's"] = [1.0] * 20
+    shown = lesson_04.ranked_and_lost()
+    assert list(shown.models) == ["the pair's chosen reply", lesson_04.START, "DPO", lesson_04.WITH_SFT]
 
 
 def test_with_a_record_tables_and_figures_show_it(recorded):
@@ -193,7 +212,7 @@ def test_with_a_record_tables_and_figures_show_it(recorded):
 def test_without_a_record_they_say_so(unrecorded):
     for shown in (lesson_04.compared(), lesson_04.methods_table(), lesson_04.kl_figure(), lesson_04.failures_table()):
         assert lesson_04.NOT_RECORDED in repr(shown)
-    assert lesson_04.NOT_RECORDED in lesson_04.dpo_against_control() and lesson_04.NOT_RECORDED in lesson_04.second_judge()
+    assert lesson_04.NOT_RECORDED in lesson_04.against_control("DPO") and lesson_04.NOT_RECORDED in lesson_04.second_judge()
     assert "wanted" in lesson_04.before_and_after().models
 
 

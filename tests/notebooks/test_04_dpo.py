@@ -10,7 +10,8 @@ import pytest
 from support import conversation, tiny_llama, with_lora
 
 from course_utils import assets, glossary, plans
-from course_utils.evidence import lesson_04
+from course_utils.data_prep import load_preferences
+from course_utils.evidence import house_style, lesson_04
 from course_utils.exercises import lesson_04 as exercises
 from course_utils.publishing import lesson_linter
 
@@ -207,6 +208,14 @@ def ranked_by_the_first_edition():
     return statistics.mean(run["ranks test pairs"]["implicit reward of DPO"][0] for run in record["runs"])
 
 
+NEAR = ("DPO, β = 1", lesson_04.WITH_SFT, lesson_04.CONTROL)
+
+
+def share(method, what):
+    """Mean over the recorded seeds and messages."""
+    return statistics.mean(statistics.mean(row) for row in lesson_04.per_seed(method, what))
+
+
 SENTENCES = {
     "The *gain* is now less reference: +1.5 for chosen, −2 for rejected": lambda: (
         [row["gain"] for row in lesson_04.gain_table((-31.0, -27.0), (-29.5, -29.0)).rows.values()] == [1.5, -2.0]
@@ -221,9 +230,39 @@ SENTENCES = {
     "so we go higher still: at 5e-6 they would change next to nothing": lambda: all(
         plans.plan("04", tier).learning_rate > 5e-5 for tier in ("cpu", "t4", "a100")
     ),
-    "Both curves fall": lambda: "less likely" in lesson_04.both_fall().alt,
-    "and the pair is wrong every time": lambda: (
+    "The curves of chosen and rejected both fall": lambda: "less likely" in lesson_04.both_fall().alt,
+    "from the second step on the pair is wrong every time": lambda: (
         [row["counted as right"] for row in lesson_04.contradiction().rows.values()] == ["undecided"] + [False] * 5
+    ),
+    "In most pairs both replies name it": lambda: (
+        statistics.mean(
+            all(house_style.judge(row, row[key])["order is the customer's"] for key in ("chosen", "rejected"))
+            for row in load_preferences("balanced").train
+        )
+        > 0.5
+    ),
+    "although more than half of those replies begin with the step": lambda: (
+        statistics.mean(house_style.judge(row, row["chosen"])["step first"] for row in load_preferences("balanced").train)
+        > 0.5
+    ),
+    "DPO names it in fewer answers than the start did, and the control in more": lambda: (
+        share("DPO", "order is the customer's")
+        < share(lesson_04.START, "order is the customer's")
+        < share(lesson_04.CONTROL, "order is the customer's")
+    ),
+    "The step still comes first, more of the answers keep their number, and the model has moved less far": lambda: (
+        share(lesson_04.WITH_SFT, "step first") > 0.9
+        and share(lesson_04.WITH_SFT, "order is the customer's") < share(lesson_04.START, "order is the customer's")
+        and share(lesson_04.WITH_SFT, "order is the customer's") > share("DPO", "order is the customer's")
+        and share(lesson_04.WITH_SFT, "kl") < share("DPO", "kl")
+    ),
+    "With the SFT term it is the best of the four models": lambda: (
+        min(share(lesson_04.WITH_SFT, judge) for judge in ("wins over control", "wins by judge")) > 0.5
+        and share(lesson_04.WITH_SFT, "all rules")
+        == max(share(name, "all rules") for name in (lesson_04.START, lesson_04.CONTROL, "DPO", lesson_04.WITH_SFT))
+    ),
+    "DPO with β = 1, DPO with the SFT term and SFT on the chosen replies went about equally far": lambda: (
+        max(share(name, "kl") for name in NEAR) < 1.5 * min(share(name, "kl") for name in NEAR) < 0.75 * share("DPO", "kl")
     ),
     "Four answers to each of three messages per step, for five steps": lambda: all(
         text in SOURCE
