@@ -473,10 +473,9 @@ def against_control(name: str) -> str:
         verdict = f"{name} beats the control."
     elif max(wins.high, judged.high) < 0.5:
         verdict = f"The control beats {name}."
-    elif (wins.value > 0.5) == (judged.value > 0.5):
-        verdict = (
-            f"Both judges lean to {name if wins.value > 0.5 else 'the control'}, one of them so little that it may be a tie."
-        )
+    elif (wins.value - 0.5) * (judged.value - 0.5) > 0:
+        better = name if wins.value > 0.5 else "the control"
+        verdict = f"Both judges lean to {better}, one of them so little that it may be a tie."
     else:
         verdict = "The two judges do not prefer the same one, so who is better on the whole is not settled."
     by_rules, by_judge = (
