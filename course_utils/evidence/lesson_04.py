@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from course_utils.models import Model
 
 Row = Mapping[str, Any]
+MARK = "padding:.05em .3em;white-space:nowrap"  # a sign stays with its rule
 START, CONTROL, WITH_SFT = "the desk's replies (SFT)", "SFT on chosen", "DPO + SFT"
 NOT_RECORDED = "not recorded yet"
 SMOOTHED = 4  # steps: one step has few pairs, and some pairs are much harder than others
@@ -192,7 +193,7 @@ class _Judged(Answers):
     def _card(self, name: str, index: int) -> str:
         fields = self.fields(name, index)
         marks = " ".join(
-            f'<span style="{tone("good" if kept else "bad")};padding:.05em .3em">{sign} {escape(rule)}</span>'
+            f'<span style="{tone("good" if kept else "bad")};{MARK}">{sign} {escape(rule)}</span>'
             for rule, _, kept in fields
             for sign in ("✓" if kept else "✗")
         )

@@ -554,7 +554,7 @@ lesson.ranked_and_lost()
 # In the chosen reply the step comes first, and then the courtesy with the number. In the rejected one the courtesy comes first. To widen
 # the gap DPO has made replies that *begin* with a courtesy less likely, and with them everything that courtesies contain. What it
 # writes now is a third reply, which was in no pair: two promises, and no number. The loss is content, for it only compares the two
-# that it was shown. This is the most common way in which preference training goes wrong.
+# that it was shown. It is a common way for preference training to go wrong.
 #
 # **The cure is cheap.** Give the chosen reply itself some weight: add the SFT loss on it to DPO's loss. In TRL this is
 # `loss_type=["sigmoid", "sft"]` (Pang et al., 2024, arXiv 2404.19733). That is the last row of the table. The step still comes first, more of
