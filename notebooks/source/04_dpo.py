@@ -371,7 +371,7 @@ lesson.reading_the_log(trainer.state.log_history)
 
 # %% [markdown]
 # This is how to read a DPO log. The loss starts at 0.69, and the two rewards, gains times β, at zero. (It stays there for a second step:
-# the warm-up begins with a learning rate of zero.) In a healthy run the margin grows. At best `rewards/chosen` stays near zero while
+# the {{term:warm-up}} begins with a {{term:learning rate}} of zero.) In a healthy run the margin grows. At best `rewards/chosen` stays near zero while
 # `rewards/rejected` falls; often both fall, the rejected one faster. Do not read much into twelve steps of four pairs: some pairs are
 # harder than others, so the loss of a single step jumps about 0.69 in both directions. From this log alone you could not say
 # that anything was learned.
@@ -387,7 +387,7 @@ lesson.recorded_log()
 # messages that it has not seen.
 #
 # **The control.** The rival from section 1 gets the same messages, and the chosen replies alone. It is plain SFT, started from
-# the same model, with three times DPO's {{term:learning rate}}, because imitation usually wants a higher one.
+# the same model, with three times DPO's learning rate, because imitation usually wants a higher one.
 
 # %%
 tuned.add_adapter("control", lora)
@@ -942,7 +942,7 @@ lesson.costs_table()
 # tokens. (Passes are an estimate: measured times also depend on the shape of the batches, and a pass that keeps nothing for the
 # gradients is a cheaper one.)
 # You can compute the reference once before training (`precompute_ref_log_probs=True`), which pays if there are several
-# epochs.
+# {{term:epoch|epochs}}.
 #
 # </details>
 
