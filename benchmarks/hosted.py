@@ -63,12 +63,11 @@ class Client:
         return job
 
     def answers(self, model: str, conversations: list, **more: Any) -> list[str]:
-        """Greedy answers, eight requests at once."""
+        """Answers, eight requests at once; greedy unless `more` says otherwise."""
 
         def one(conversation):
-            made = self.client.chat.completions.create(
-                model=model, messages=conversation, temperature=0, max_tokens=40, **more
-            )
+            asked = {"temperature": 0, "max_tokens": 40, **more}
+            made = self.client.chat.completions.create(model=model, messages=conversation, **asked)
             return made.choices[0].message.content or ""
 
         with ThreadPoolExecutor(8) as pool:
@@ -145,7 +144,7 @@ def runs(seeds: list[int]) -> None:
 
 
 def two_kinds_of_pairs(seed: int) -> dict:
-    """A job on rows; on top of it a job on pairs that all punish one record, or one on pairs of the model's own mistakes."""
+    """A job on rows; on top of it jobs on pairs that all punish one record, of own mistakes, or of mistakes both ways."""
     with tempfile.TemporaryDirectory() as folder, local_server(Path(folder) / "service", rows=8) as server:
         client = Client(server, seed)
         short = [c for c in client.task.train if len(c[1]["content"].split()) <= lesson_06.LONGEST]
@@ -153,10 +152,13 @@ def two_kinds_of_pairs(seed: int) -> dict:
         train, other = short[:EXAMPLES], short[EXAMPLES : 2 * EXAMPLES]
         held_out = rows_of(client.task.validation[:VALIDATION])
         job = client.job(rows_of(train), held_out)
-        written = client.answers(job.fine_tuned_model, [conversation[:-1] for conversation in other])
+        asked = [conversation[:-1] for conversation in other]
+        written = client.answers(job.fine_tuned_model, asked)
+        sampled = client.answers(job.fine_tuned_model, asked, temperature=1)
         kinds = {
             lesson_06.ONE_RECORD: lesson_06.pairs(other, PAIRS),
             lesson_06.OWN_MISTAKES: lesson_06.own_mistakes(other, written, PAIRS),
+            lesson_06.BOTH_WAYS: lesson_06.both_ways(lesson_06.own_mistakes(other, sampled, len(other)), PAIRS),
         }
         found: dict[str, Any] = {"models": {}, "pairs": {name: len(rows) for name, rows in kinds.items()}}
 

@@ -44,7 +44,8 @@ PER_MESSAGE, TO_ANSWER = 4, 3
 TUNED_PROMPT = "four words (tuned)"
 NOT_RECORDED = "not recorded yet"
 # The models of `benchmarks/hosted.py pairs`.
-TUNED, ONE_RECORD, OWN_MISTAKES = "tuned, before any pairs", "60 pairs that punish one record", "pairs of its own mistakes"
+TUNED, ONE_RECORD = "tuned, before any pairs", "pairs that punish one record"
+OWN_MISTAKES, BOTH_WAYS = "pairs of its own mistakes", "mistakes in both directions, alike many"
 RISES = 1.05  # times the lowest validation loss; less is not called a rise
 
 
@@ -190,6 +191,14 @@ def own_mistakes(conversations: Sequence[list[dict[str, Any]]], answers: Sequenc
     return rows[:number]
 
 
+def both_ways(pairs: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    """As many pairs that prefer "none" as pairs that prefer another escalation: `number` in all, fewer where there are."""
+    says_none = [escalation(pair["preferred_output"][0]["content"]) == "none" for pair in pairs]
+    kinds = [[pair for pair, none in zip(pairs, says_none, strict=True) if none == wanted] for wanted in (True, False)]
+    each = min(number // 2, *map(len, kinds))
+    return [pair for both in zip(*(kind[:each] for kind in kinds), strict=True) for pair in both]
+
+
 def escalation(answer: str) -> str:
     """What an answer says under "escalation"; "no record" if it is none."""
     try:
@@ -200,12 +209,12 @@ def escalation(answer: str) -> str:
 
 
 def preferences() -> Table:
-    """Recorded: a tuned model before and after DPO jobs on two kinds of pairs, and how often each says "none"."""
+    """Recorded: a tuned model before and after DPO jobs on several kinds of pairs, and how often each says "none"."""
     found = _newest("host-preferences")
     if found is None:
         return Table({NOT_RECORDED: {"to record it": "python benchmarks/hosted.py pairs"}}, "DPO jobs", "state", "")
     rows: dict[str, dict[str, Any]] = {}
-    for name in (TUNED, ONE_RECORD, OWN_MISTAKES):
+    for name in (TUNED, ONE_RECORD, OWN_MISTAKES, BOTH_WAYS):
         models = [run["models"][name] for run in found["runs"]]
         none = [share for model in models for share in [model["escalations"].count("none") / len(model["escalations"])]]
         rows[name] = {
@@ -222,7 +231,7 @@ def preferences() -> Table:
     }
     seeds = len(found["seeds"])
     when = f"recorded {found['date']}: {seeds} run{'s together' if seeds > 1 else ''}, 100 messages each"
-    return Table(rows, f"Two kinds of pairs ({when})", "model", OWN_MISTAKES)
+    return Table(rows, f"Jobs of preferences on the same model ({when})", "model", BOTH_WAYS)
 
 
 def recorded_turn() -> Figure | Table:

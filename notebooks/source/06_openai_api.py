@@ -547,7 +547,13 @@ lesson_06.pair_curve(pair_events, "The loss of a DPO job starts at ln 2")
 lesson_06.preferences()
 
 # %% [markdown]
-# DPO_RESULT
+# The first job of pairs has ruined the model, while its own curve looked perfect. The last column says how. All sixty pairs punish one and
+# the same record, "question" and "none". The cheapest way to obey is never to say these words again: the model does not write "none"
+# a single time any more, and "none" is the right escalation for most messages. The loss reports on the pairs; only answers report on the
+# model.
+#
+# The second job took the other road. The tuned model answered 240 new messages, and each of its mistakes became a pair: the right
+# record preferred, its own wrong one not. WHAT_CAME
 #
 # **Your turn.** A colleague's pair maker has bugs. Some make the job fail at once; the others are worse.
 

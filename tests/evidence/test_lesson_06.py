@@ -146,6 +146,14 @@ def test_pairs_of_own_mistakes_prefer_the_right_record_to_what_the_model_said():
     assert rows[0]["input"]["messages"] == chats[1][:-1]
 
 
+def test_as_many_pairs_prefer_none_as_prefer_another_escalation():
+    pair = lambda said: {"preferred_output": [{"content": json.dumps({"escalation": said})}]}
+    chosen = lesson_06.both_ways([pair("none")] * 5 + [pair("danger")] * 2 + [pair("legal")], 10)
+    said = [json.loads(row["preferred_output"][0]["content"])["escalation"] for row in chosen]
+    assert said == ["none", "danger", "none", "danger", "none", "legal"]
+    assert len(lesson_06.both_ways([pair("none"), pair("danger")] * 9, 4)) == 4
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [('{"category": "billing", "escalation": "none"}', "none"), ("Hello!", "no record"), ("[1]", "no record")],
@@ -159,8 +167,8 @@ def test_the_two_kinds_of_pairs_are_shown_with_how_often_none_is_said(monkeypatc
         "scores": {"category": [0.7], "escalation": [0.8], "both": [0.6]},
         "escalations": ["none"] * 3 + ["danger"],
     }
-    names = (lesson_06.TUNED, lesson_06.ONE_RECORD, lesson_06.OWN_MISTAKES)
-    run = {"models": dict.fromkeys(names, model), "pairs": {lesson_06.ONE_RECORD: 60, lesson_06.OWN_MISTAKES: 41}}
+    names = (lesson_06.TUNED, lesson_06.ONE_RECORD, lesson_06.OWN_MISTAKES, lesson_06.BOTH_WAYS)
+    run = {"models": dict.fromkeys(names, model), "pairs": dict.fromkeys(names[1:], 41)}
     monkeypatch.setattr(lesson_06, "_newest", lambda name: {"date": "2026-12-01", "seeds": [0], "runs": [run]})
     shown = lesson_06.preferences()
     assert shown.rows[lesson_06.TUNED]["says “none”, % of answers"] == 75 and "pairs" not in shown.rows[lesson_06.TUNED]
