@@ -45,7 +45,7 @@ TUNED_PROMPT = "four words (tuned)"
 NOT_RECORDED = "not recorded yet"
 # The models of `benchmarks/hosted.py pairs`.
 TUNED, ONE_RECORD = "tuned, before any pairs", "pairs that punish one record"
-OWN_MISTAKES, BOTH_WAYS = "pairs of its own mistakes", "mistakes in both directions, alike many"
+OWN_MISTAKES, BOTH_WAYS = "pairs of its own mistakes", "as many for “none” as against it"
 RISES = 1.05  # times the lowest validation loss; less is not called a rise
 
 

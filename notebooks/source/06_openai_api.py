@@ -552,8 +552,18 @@ lesson_06.preferences()
 # a single time any more, and "none" is the right escalation for most messages. The loss reports on the pairs; only answers report on the
 # model.
 #
-# The second job took the other road. The tuned model answered 240 new messages, and each of its mistakes became a pair: the right
-# record preferred, its own wrong one not. WHAT_CAME
+# For the second job the tuned model answered 240 new messages, and its mistakes became pairs: the right record preferred, its own wrong
+# one not. That is the usual advice, and it hardly helped. Most of this model's mistakes are a "none" too many, so these pairs
+# punish "none" as well. The third job has as many pairs that prefer "none" as pairs that prefer another escalation. It does the least
+# harm, and the model is still far worse than before.
+#
+# What to learn from it (from one run of each, so do not rank the three):
+#
+# - Look at what all your pairs have in common. The model will.
+# - Fifteen steps on short records pull at a handful of tokens with full force, and the API has no SFT term that would hold the rest.
+# - **Where the right answer is known, as here, write it into a row and train on it.** Preferences are for what people can judge and
+#   cannot write. Lesson 04 has a case in which they pay.
+# - Keep the model from before, and compare answers, not curves.
 #
 # **Your turn.** A colleague's pair maker has bugs. Some make the job fail at once; the others are worse.
 
@@ -857,6 +867,7 @@ show.folded("In what the calls differ, host by host", lesson_06.differences_tabl
 # | the last checkpoint, unseen | a validation loss far above its lowest (section 4) |
 # | reading `processed` as "valid" | a failed job an hour later (section 5) |
 # | comparing a DPO loss with a supervised one | a gap that means nothing: the units differ (section 6) |
+# | pairs that all punish one word | the model never says it again (section 6) |
 # | a reward for the form | one constant, valid record (lesson 04) |
 # | "no instructions, so it is cheaper" | a higher bill (section 8) |
 # | a model without its files at home | nothing to move when the date comes (section 9) |
