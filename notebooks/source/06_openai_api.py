@@ -557,10 +557,11 @@ lesson_06.preferences()
 # punish "none" as well. The third job has as many pairs that prefer "none" as pairs that prefer another escalation. It does the least
 # harm, and the model is still far worse than before.
 #
-# What to learn from it (from one run of each, so do not rank the three):
+# What to learn from it (from one run of each, so do not order the three):
 #
 # - Look at what all your pairs have in common. The model will.
-# - Fifteen steps on short records pull at a handful of tokens with full force, and the API has no SFT term that would hold the rest.
+# - Fifteen steps on short records pull at a handful of tokens with full force, and the API has nothing that holds the
+#   rest, as lesson 04's second term does.
 # - **Where the right answer is known, as here, write it into a row and train on it.** Preferences are for what people can judge and
 #   cannot write. Lesson 04 has a case in which they pay.
 # - Keep the model from before, and compare answers, not curves.

@@ -1,7 +1,9 @@
 """Lesson 06: its cells run with a tiny model, figures in prose are computed, the linter's rules hold."""
 
 import ast
+import json
 import re
+import statistics
 from datetime import date
 
 import pytest
@@ -74,15 +76,31 @@ def share(model, what):
 
 
 TUNED, LUNA = costs.PRICES["gpt-4.1-mini"], costs.FRONTIER["gpt-6-luna"]
+def preferred(name):
+    """The recorded models of a name, one for each run."""
+    record = json.loads(assets.benchmark_results("host-preferences").read_text(encoding="utf-8"))
+    return [run["models"][name] for run in record["runs"]]
+
+
+def none_said(name):
+    """Per cent of a recorded model's answers that say "none"."""
+    return statistics.mean(100 * model["escalations"].count("none") / len(model["escalations"]) for model in preferred(name))
+
+
+def both_right(name):
+    """Share of a recorded model's answers with both fields right."""
+    return statistics.mean(model["scores"]["both"][0] for model in preferred(name))
+
+
 SENTENCES = {
     'the four words are "Triage this customer message."': lambda: len(task().train[0][0]["content"].split()) == 4,
-    "its last fine-tuned models go dark in January 2027": lambda: HOSTS["openai"].ends.startswith("2027-01"),
+    "its last jobs end in January 2027": lambda: "no new jobs for anyone from 2027-01-06" in HOSTS["openai"].dates,
     "OpenAI has answered since May 2026": lambda: "since 2026-05" in HOSTS["openai"].dates,
     "section 10 lists it for four of them": lambda: len(HOSTS) == 5,  # with this machine's
     "The service keeps the last three": lambda: __import__(
         "course_utils.openai_server.worker", fromlist=["KEPT_CHECKPOINTS"]
     ).KEPT_CHECKPOINTS == 3,
-    "at OpenAI each of its tokens costs twice as much": lambda: (
+    "at OpenAI twice as much for the small models": lambda: (
         (TUNED.input, TUNED.output) == (2 * lesson_06.UNTUNED.input, 2 * lesson_06.UNTUNED.output)
     ),
     "a million tokens cost 0.80 dollars to read and 3.20 to write": lambda: (TUNED.input, TUNED.output) == (0.80, 3.20),
@@ -92,21 +110,21 @@ SENTENCES = {
     "160 · 0.40 = 64 | 14 · 1.60 = 22 | 86 dollars": lambda: (
         [round(160 * lesson_06.UNTUNED.input), round(14 * lesson_06.UNTUNED.output)] == [64, 22]
     ),
-    "at $P = 71 / 0.40$, about 178 tokens": lambda: round(71 / lesson_06.UNTUNED.input) in (177, 178),
+    "Where $0.40 \\cdot P + 22 = 93$: at about 180 tokens": lambda: 170 < (93 - 22) / lesson_06.UNTUNED.input < 185,
     "crosses it at about 180 tokens": lambda: turns(lesson_06.UNTUNED)[0] in range(174, 187),
     "so instructions alone are cheaper, and instructions with eight examples are more than twice as expensive": lambda: (
         thousand("instructions", lesson_06.UNTUNED)
         < thousand(lesson_06.TUNED_PROMPT, TUNED)
         < thousand("instructions and 8 examples", lesson_06.UNTUNED) / 2
     ),
-    "it stays below the tuned one up to almost 900 tokens, and again from 1,024 on": lambda: (
+    "It stays below the tuned one up to almost 900 tokens, and again from a little over 1,024 on": lambda: (
         850 < turns(LUNA)[0] < 900 and turns(LUNA)[1] == LUNA.cache_from == 1024
     ),
     "costs a tenth or a quarter of its price": lambda: (
         [round(p.cached_input / p.input, 2) for p in (LUNA, lesson_06.UNTUNED)] == [0.1, 0.25]
     ),
     "We take fifty short messages": lambda: "lesson_06.short_rows(task.train, 50)" in SOURCE,
-    "Cents, and that is typical": lambda: max(
+    "Cents, for fifty rows": lambda: max(
         costs.training_cost(round(sum(map(lesson_06.row_tokens, lesson_06.short_rows(task().train, 50)))), 3, name)
         for name in costs.PRICES
     ) < 0.25,
@@ -115,7 +133,7 @@ SENTENCES = {
         turns(LUNA)[0] > 4 * turns(lesson_06.UNTUNED)[0]
     ),
     "Those are three recorded jobs on this service": lambda: len(lesson_06.lifecycle()) == 3,
-    "each with 240 training rows and the same hundred test messages": lambda: "EXAMPLES, VALIDATION, PAIRS" in BENCHMARK
+    "\"Tuned\" ones have learned 240 rows": lambda: "EXAMPLES, VALIDATION, PAIRS" in BENCHMARK
         and "= 240, 40, 60, 12, 10" in BENCHMARK and len(task().test) == 100,
     "Three jobs train: in sections 1, 4 and 6": lambda: [
         len(re.findall(r"wait\((?!job\):)", part)) for part in re.split(r"^# ## \d+ ·", SOURCE, flags=re.MULTILINE)[1:]
@@ -126,9 +144,18 @@ SENTENCES = {
     "by one of eleven measures": lambda: len(
         __import__("course_utils.openai_server.graders", fromlist=["Metric"]).Metric.__args__
     ) == 11,
-    "All our pairs punish one and the same record": lambda: len(
+    "All sixty pairs punish one and the same record": lambda: len(
         {row["non_preferred_output"][0]["content"] for row in lesson_06.pairs(task().train, 60)}
     ) == 1,
+    "Five thousand rows of 500 tokens at the dearest of these prices would be 188 dollars": lambda: (
+        round(5000 * 500 * 3 * max(price.training or 0 for price in costs.PRICES.values()) / 1e6) == 188
+    ),
+    'the model does not write "none" a single time any more': lambda: none_said(lesson_06.ONE_RECORD) == 0,
+    "It does the least harm, and the model is still far worse than before": lambda: (
+        both_right(lesson_06.TUNED) - 0.2 > both_right(lesson_06.BOTH_WAYS) > both_right(lesson_06.OWN_MISTAKES)
+        > both_right(lesson_06.ONE_RECORD)
+    ),
+    'Most of this model\'s mistakes are a "none" too many': lambda: none_said(lesson_06.TUNED) > 75,
     '"none" is the right escalation for most messages': lambda: (
         [record["escalation"] for record in task().references()].count("none") > len(task().test) / 2
     ),
