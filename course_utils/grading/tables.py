@@ -147,10 +147,17 @@ class Roster:
 
 
 def _forms(field: str) -> set[str]:
-    """A field in the forms in which it may be a submission's name."""
-    last, _, first = field.partition(",")
-    joined = re.sub(r"\W+", "_", field).strip("_")
-    return {field, joined, re.sub(r"\W+", "", last + first), re.sub(r"[^\w.@-]+", "_", field)}
+    """A field in the forms in which it may be a submission's name; a person's name also with its last word first or last."""
+    orders = [field]
+    last, comma, first = field.partition(",")
+    if comma:
+        orders.append(f"{first} {last}")
+    elif len(words := field.split()) > 1:
+        orders.append(" ".join([words[-1], *words[:-1]]))
+    forms = {field, re.sub(r"[^\w.@-]+", "_", field)}
+    for order in orders:
+        forms |= {re.sub(r"\W+", "_", order).strip("_"), re.sub(r"\W+", "", order)}
+    return forms
 
 
 def as_csv(rows: list[list]) -> str:
