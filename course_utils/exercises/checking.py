@@ -158,6 +158,12 @@ class CaseSet:
         """Whether the values that an answer gave for the first cases are as expected."""
         return all(_is_right(self.exercise, output, value) for output, value in zip(outputs, self.expected))
 
+    def hits(self, outputs: Sequence) -> int:
+        """How many of the values that an answer gave for the first cases are as expected."""
+        if self.exercise.challenge:  # there is no expected value: what was returned is run
+            return 0
+        return sum(_is_right(self.exercise, output, value) for output, value in zip(outputs, self.expected))
+
     @cached_property
     def mistake_outputs(self) -> list[list | None]:
         """The values of each of the exercise's mistakes, or None for a mistake that raises an error on every case."""
@@ -207,9 +213,7 @@ def judge(
     """
     if exercise.challenge:
         if isinstance(outputs[0], Exception):
-            error = outputs[0]
-            text = str(error) if isinstance(error, Raised) else f"{type(error).__name__}: {str(error)[:200]}"
-            return 0.0, f"It raised {text}", None
+            return 0.0, _what_was_raised(exercise, outputs[0]), None
         if outputs[0] is None:
             return 0.0, _returns_nothing(exercise), None
         points, message = exercise.challenge.judge(outputs[0], exercise.points)
@@ -246,16 +250,20 @@ def judge(
 
 def _problem(exercise: Exercise, case: tuple, output: Any, expected: Any) -> str:
     if isinstance(output, Exception):
-        raised = str(output) if isinstance(output, Raised) else f"{type(output).__name__}: {str(output)[:200]}"
-        error, _, text = raised.partition(": ")
-        if error == Unsendable.__name__:  # the call returned, and its value could not be read
-            return f"{exercise.name} returns a value that cannot be marked: {text}."
-        return f"It raised {raised}"
+        return _what_was_raised(exercise, output)
     if isinstance(output, Changed):
         return f"{exercise.name} changes {' or '.join(exercise.keeps)}, which must stay as it is."
     if same(output, expected, exercise.tolerance):
         return f"Expected a whole number, got the float {short(output)}."
     return described(case, output, expected, exercise.tolerance)
+
+
+def _what_was_raised(exercise: Exercise, error: Exception) -> str:
+    raised = str(error) if isinstance(error, Raised) else f"{type(error).__name__}: {str(error)[:200]}"
+    kind, _, text = raised.partition(": ")
+    if kind == Unsendable.__name__:  # the call returned, and its value could not be read
+        return f"{exercise.name} returns a value that cannot be marked: {text}."
+    return f"It raised {raised}"
 
 
 def _returns_nothing(exercise: Exercise) -> str:

@@ -84,7 +84,7 @@ def _settled(value: Any, remaining_parts: list[int]) -> Any:
         raise Unsendable(f"it has more than {MOST_PARTS:,} parts")
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, str):
+    if issubclass(type(value), str):  # an object can claim another class than its own
         return str.__str__(value)  # for a member of a string enumeration, its text
     if isinstance(value, _of("numpy", "generic")):
         return _settled_array(value[...], remaining_parts, value)

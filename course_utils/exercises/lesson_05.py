@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from course_utils.exercises.comparing import plain_number
+from course_utils.exercises.comparing import plain_number, short
 from course_utils.exercises.definitions import Challenge, Exercise, Mistake
 
 
@@ -714,12 +714,12 @@ def _run_labels(value: Any) -> float:
         raise ValueError("training_labels returns a list of pairs (row number, category).")
     for pair in value:
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-            raise ValueError(f"Each element must be a pair (row number, category); found {str(pair)[:60]}.")
+            raise ValueError(f"Each element must be a pair (row number, category); found {short(pair)[:60]}.")
         number, category = map(plain_number, pair)
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(rows):
-            raise ValueError(f"Row numbers go from 0 to {len(rows) - 1}; found {str(number)[:40]}.")
+            raise ValueError(f"Row numbers go from 0 to {len(rows) - 1}; found {short(number)[:40]}.")
         if category not in CATEGORIES:
-            raise ValueError(f"The category must be one of {', '.join(CATEGORIES)}; found {str(category)[:40]}.")
+            raise ValueError(f"The category must be one of {', '.join(CATEGORIES)}; found {short(category)[:40]}.")
         if number in chosen:
             raise ValueError(f"Row {number} occurs twice; each row counts once.")
         chosen[number] = str(category)

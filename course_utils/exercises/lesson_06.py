@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from course_utils import costs
-from course_utils.exercises.comparing import plain_number
+from course_utils.exercises.comparing import plain_number, short
 from course_utils.exercises.definitions import Challenge, Exercise, Mistake
 
 
@@ -632,18 +632,18 @@ def _run_dollar(value: Any) -> float:
     numbers = numbers.tolist() if hasattr(numbers, "tolist") else numbers  # an array, as NumPy, PyTorch or pandas have it
     epochs = int(epochs) if isinstance(epochs, float) and epochs.is_integer() else epochs
     if model not in prices:
-        raise ValueError(f"The model must be one of {', '.join(prices)}; found {str(model)[:40]}.")
+        raise ValueError(f"The model must be one of {', '.join(prices)}; found {short(model)[:40]}.")
     closes = prices[str(model)]["no new jobs from"]
     if closes and closes <= LAST:
         raise ValueError(f"{model} takes no new jobs from {closes} on, and the last of your jobs is on {LAST}.")
     if isinstance(epochs, bool) or not isinstance(epochs, int) or not 1 <= epochs <= 50:
-        raise ValueError(f"Epochs are a whole number from 1 to 50; found {str(epochs)[:40]}.")
+        raise ValueError(f"Epochs are a whole number from 1 to 50; found {short(epochs)[:40]}.")
     if not isinstance(numbers, Sequence) or isinstance(numbers, str):
         raise ValueError("The rows are a list of numbers.")
     chosen = [plain_number(number) for number in numbers]
     for number in chosen:
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(rows):
-            raise ValueError(f"Row numbers go from 0 to {len(rows) - 1}; found {str(number)[:40]}.")
+            raise ValueError(f"Row numbers go from 0 to {len(rows) - 1}; found {short(number)[:40]}.")
     if len(set(chosen)) != len(chosen):
         raise ValueError("A row number occurs twice.")
     if len(chosen) < 10:

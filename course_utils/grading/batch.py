@@ -116,7 +116,7 @@ def grade(
     started_at = time.monotonic()
     limits, inbox, out = limits or Limits(), Path(inbox), Path(out)
     sections, section_of = exercises_of(assignment)
-    submissions = intake.submissions(inbox)
+    submissions, passed_over = intake.submissions(inbox), intake.hidden_notebooks(inbox)
     if out.resolve() == inbox.resolve() or out.resolve().is_relative_to(inbox.resolve()):
         raise CourseError(
             f"the results cannot go into the inbox {inbox}: they would be mistaken for submissions; name another folder"
@@ -145,7 +145,7 @@ def grade(
             cluster.prepare(section_of, seed, limits, (inbox, out))
         else:
             marker = closing_down.enter_context(closing(Marker(section_of, seed, isolation, limits, (inbox, out))))
-        grader, graded = _Grader(marker.mark, sections, section_of, out, seed, isolation, base), []
+        grader, graded = _Grader(marker.mark, sections, section_of, out, isolation, base), []
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 futures = [pool.submit(grader.grade, submission) for submission in submissions]
@@ -154,8 +154,15 @@ def grade(
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
         all_results = [result for result, _ in graded]
+        results.remove_others(out / "learners", {submission.learner for submission in submissions})
         files = tables.write_all(
-            out, list(section_of), all_results, Path(roster) if roster else None, Path(canvas) if canvas else None, column
+            out,
+            list(section_of),
+            all_results,
+            Path(roster) if roster else None,
+            Path(canvas) if canvas else None,
+            column,
+            passed_over,
         )
     problems = len(intake.table(out / "needs-a-person.csv")) - 1
     unchanged = sum(was_unchanged for _, was_unchanged in graded)
@@ -171,12 +178,11 @@ class _Grader:
         sections: list[str],
         section_of: dict[str, str],
         out: Path,
-        seed: int,
         isolation: Isolation,
         base: str,
     ) -> None:
         self.mark, self.sections, self.section_of, self.out = mark, sections, section_of, out
-        self.seed, self.isolation, self.base = seed, isolation, base
+        self.isolation, self.base = isolation, base
 
     def grade(self, submission: intake.Submission) -> tuple[dict, bool]:
         """Return the results of a submission, and whether they existed already."""
@@ -206,11 +212,11 @@ class _Grader:
             answers, marks, key = intake.Answers(problems=[f"the grader itself failed: {description}"]), {}, ""
         if submission.clash:
             answers.problems.append(
-                "has the same name as another submission; see whose it is, as only one can be spelled as in the roster"
+                "has the same name as another submission, but for capitals, accents or punctuation; see whose it is"
             )
         if any(mark.outcome == "not graded" for mark in marks.values()):
             key = ""
-        result_key = results.ResultKey(tuple(self.sections), self.seed, self.isolation, key)
+        result_key = results.ResultKey(tuple(self.sections), self.isolation, key)
         learner_results = results.compose(submission, answers, marks, result_key, time.monotonic() - started_at)
         results.save(folder, learner_results)
         return learner_results, False

@@ -5,6 +5,9 @@ with its own namespaces (user, processes, mounts, network, IPC) and its own scra
 imports and one answer cell, then receives arguments call by call and sends back values. The expected values are never in
 the sandbox.
 
+Whether a call changed its arguments is seen in the answer's own process, so that an answer that reaches into this file's
+frames can hide it. That stays open; it forges no value, because values are compared outside.
+
 The course is not installed in the sandbox: this file imports only the standard library and the files that `sandbox` puts
 beside it.
 """
@@ -309,8 +312,7 @@ def _serve_question(
         arguments = [coding.decode(part) for part in call["args"]]
         try:
             reply = {"n": call["n"], "ok": encode(function(*arguments))}
-            if any(encode(arguments[place]) != call["args"][place] for place in question["kept"]):
-                reply["changed"] = True
+            reply["changed"] = any(encode(arguments[place]) != call["args"][place] for place in question["kept"])
         except BaseException as raised:
             reply = {"n": call["n"], "err": describe(raised)}
         try:

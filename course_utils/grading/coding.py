@@ -86,7 +86,7 @@ def _encode(value: Any, remaining_parts: list[int]) -> Any:
     if value is None or value is True or value is False:
         return value
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
-    if isinstance(value, str):
+    if issubclass(type(value), str):  # an object can claim another class than its own
         return str.__str__(value)
     if numpy is not None and isinstance(value, numpy.generic):
         array = _narrowed(numpy.asarray(value))

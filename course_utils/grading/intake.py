@@ -23,6 +23,7 @@ from course_utils.exercises.registry import EXERCISES
 from course_utils.grading.reading import AROUND_BYTES, EXERCISE_MARKER, Cells, File, is_folder, shown
 
 MOST_NAMES = 3  # files named in one reason
+ACCENTS = re.compile("[\u0300-\u036f]")  # no other script's marks: there they are vowels, and make other names
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Answers:
 
 
 def submissions(inbox: Path) -> list[Submission]:
-    """Return all submissions in the inbox, in the order of their names; hidden files are ignored.
+    """Return all submissions in the inbox, in the order of their names; hidden files are none.
 
     Raises:
         CourseError: there is no such folder.
@@ -97,6 +98,13 @@ def submissions(inbox: Path) -> list[Submission]:
     return submitted
 
 
+def hidden_notebooks(inbox: Path) -> list[str]:
+    """Return the names of notebooks that are no submission because the names begin with a dot; a person is told of them."""
+    with os.scandir(inbox) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(".") and not is_folder(entry)]
+    return sorted(shown(name) for name in names if name.lower().endswith(".ipynb"))
+
+
 def clean_name(name: str) -> str:
     """Return a name that is safe for folders and tables.
 
@@ -108,8 +116,9 @@ def clean_name(name: str) -> str:
 
 
 def folded(name: str) -> str:
-    """Return a form of the name that is the same for names that differ only in capitals or in how accents are encoded."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    """Return a form of the name that is the same for names that differ only in capitals or accents."""
+    parts = unicodedata.normalize("NFD", unicodedata.normalize("NFC", name).casefold())
+    return unicodedata.normalize("NFC", ACCENTS.sub("", parts)).casefold()
 
 
 def answers(files: Iterable[File], exercise_ids: list[str]) -> Answers:

@@ -40,7 +40,7 @@ HINTS: tuple[tuple[tuple[str, ...], str], ...] = (
         "course's own package.",
     ),
     (
-        ("PermissionError", "BlockingIOError", "OperationalError", "error: [Errno 1]", "gdbm.error", "_gdbm.error"),
+        ("PermissionError: [Errno", "BlockingIOError", "OperationalError", "error: [Errno 1]", "gdbm.error", "_gdbm.error"),
         " - grading refuses answers processes, programs, pipes, sockets and locks on files: compute in this process, with "
         "threads if you like, and keep what you store in memory or in plain files of a temporary folder.",
     ),
@@ -218,6 +218,8 @@ class Attempt:
                     value, raised = value_of(reply, number)
                     if raised is not None:
                         value = checking.Raised(_plain(raised))
+                    elif not isinstance(reply.get("changed"), bool):  # not the reply that this course's own code writes
+                        raise Died("sent a reply that the grader cannot read")
                     ran.outputs.append(checking.Changed(value) if reply.get("changed") else value)
                     if to_first_wrong and not case_set.all_right(ran.outputs):
                         break
@@ -257,7 +259,10 @@ class Attempt:
         example_outputs = shown.outputs if shown else []
         points, message, mistake = checking.judge(exercise, case_set, outputs, (self.draw_examples(), example_outputs))
         if ran.died:
-            message = f"Call {calls + 1} of {number} {ran.died}. Points are for the calls before it."
+            message = f"Call {calls + 1} of {number} {ran.died}."
+            if hits := case_set.hits(ran.outputs):
+                chance = f"{hits} of the calls before it right (no more than chance, so no points yet)."
+                message += f" {'Points are for the calls before it.' if points else chance}"
             outcome = "died"
         elif points == exercise.points:
             outcome = "right"

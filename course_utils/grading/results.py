@@ -21,13 +21,11 @@ class ResultKey:
 
     Attributes:
         assignment: full names of the sections.
-        seed: seed of the random cases.
         isolation: what separated the answers from the machine: "bubblewrap", "docker" or "none".
         digest: hash of the submission, the exercises, the seed and the limits; "" to grade the submission again next time.
     """
 
     assignment: tuple[str, ...]
-    seed: int
     isolation: str
     digest: str
 
@@ -105,7 +103,6 @@ def compose(submission: Submission, answers: Answers, marks: dict[str, Mark], ke
             "mistakes": {id: mark.mistake for id, mark in marks.items() if mark.mistake},
             "notes": [*notes, *answers.notes],
             "problems": problems,
-            "seed": key.seed,
             "isolation": key.isolation,
             "no_new_processes": all(mark.sealed is not False for mark in marks.values()),
             "key": key.digest,
@@ -117,6 +114,31 @@ def save(folder: Path, results: dict) -> None:
     """Write both files of a learner, the results last, because they mark this learner's grading as complete."""
     write(folder / FEEDBACK, feedback(results))
     write(folder / RESULTS, json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+
+
+def remove_others(folder: Path, learners: set[str]) -> None:
+    """Remove the results of everybody but these learners: their files went from the inbox, or have other names now.
+
+    Only files that a grading has written are removed, and a folder only if nothing else is in it.
+
+    Args:
+        folder: the folder that has a folder for each learner.
+        learners: whose results stay.
+    """
+    for other in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if other.name in learners or other.is_symlink() or not _written_by_a_grading(other):
+            continue
+        for name in (RESULTS, FEEDBACK):
+            (other / name).unlink(missing_ok=True)
+        if not any(other.iterdir()):
+            other.rmdir()
+
+
+def _written_by_a_grading(folder: Path) -> bool:
+    try:
+        return json.loads((folder / RESULTS).read_text(encoding="utf-8"))["extra_data"]["learner"] == folder.name
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def feedback(results: dict) -> str:

@@ -7,6 +7,7 @@ import io
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -19,6 +20,7 @@ from course_utils.pages import render
 
 EMAIL = ("email", "email address", "e-mail", "mail")
 NUMBER = ("id number", "sis user id", "student id", "id", "sis login id", "login", "username")
+GROUPS = ("section", "group", "points possible")  # columns that do not tell one learner from another
 MOST_FILES = 5  # named in a row of needs-a-person.csv
 OUTCOMES = ("right", "partly", "wrong", "unsolved", "missing", "error", "died", "not graded")
 
@@ -38,12 +40,13 @@ class Person:
         """The name by which a person finds the row."""
         return self.first((*EMAIL, "student", "name", *NUMBER)) or next(filter(None, self.fields.values()), "nobody")
 
+    def names(self) -> dict[str, str]:
+        """Return the fields by which a submission may be called: column → field."""
+        return {column: field for column, field in self.fields.items() if field and column not in GROUPS}
+
     def first(self, names: tuple[str, ...]) -> str:
         """Return the first of these fields that is not empty."""
         return next((self.fields[name] for name in names if self.fields.get(name)), "")
-
-
-SURE, LIKELY = 2, 1  # how well a submission's name fits a row
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,12 @@ class Rows:
 
     Attributes:
         of: learner → row number, where it is certain.
-        doubts: learner → why they have no row, or who else wants theirs.
+        wanted: learner → numbers of the rows to which their names lead, whoever has these.
+        doubts: learner → why they have no row.
     """
 
     of: dict[str, int]
+    wanted: dict[str, set[int]]
     doubts: dict[str, str]
 
 
@@ -71,86 +76,88 @@ class Roster:
         header = [name.strip().lower() for name in rows[0]]
         self.people = [Person({name: field.strip() for name, field in zip(header, row)}) for row in rows[1:]]
         self._whole: dict[str, set[int]] = {}
-        self._spelled: set[tuple[str, int]] = set()
         for index, person in enumerate(self.people):
-            for name, field in person.fields.items():
-                if name in ("section", "group", "points possible") or not field:
-                    continue
+            for field in person.names().values():
                 for form in _forms(field):
                     self._whole.setdefault(folded(form), set()).add(index)
-                    self._spelled.add((unicodedata.normalize("NFC", form), index))
 
     def index(self, name: str) -> int | None:
-        """Return the number of the row that a name leads to; None if it leads to no row, or to more than one."""
-        claim = self._claim(name)
-        return claim and claim[0]
+        """Return the number of the row that a name leads to; None if it leads to no row, or to more than one.
 
-    def _claim(self, name: str) -> tuple[int, int] | None:
-        """(row, how well the name fits it), or None.
-
-        A name fits surely if it is spelled as in the row, or if two of its parts are fields of it: Canvas and Moodle put
-        name and number before the file's own name, with `_` between. One part, or other capitals, may be somebody else's.
+        The name is a field of the row, or contains one: Canvas and Moodle put a learner's name and number before the file's
+        own name, with `_` between.
         """
         plain = folded(name)
-        whole = self._whole.get(plain, set())
-        if whole:
-            index = next(iter(whole))
-            return (index, SURE if (name, index) in self._spelled else LIKELY) if len(whole) == 1 else None
-        words = plain.split("_")
-        runs = {"_".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
-        parts = [self._whole.get(run, set()) for run in runs if len(run) > 2]
-        candidates = set().union(*parts)
-        if len(candidates) != 1:
-            return None
-        return next(iter(candidates)), SURE if sum(map(bool, parts)) > 1 else LIKELY
+        rows = self._whole.get(plain, set())
+        if not rows:
+            words = plain.split("_")
+            runs = {"_".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
+            rows = set().union(*(self._whole.get(run, set()) for run in runs if len(run) > 2))
+        return next(iter(rows)) if len(rows) == 1 else None
 
     def rows(self, all_results: list[dict], others: Roster | None = None) -> Rows:
         """Decide which learner has which row.
 
-        If several submissions lead to the same row, the one whose name fits best keeps it: nobody can take a neighbour's row
-        away by a name that is like theirs. If several fit equally well, nobody has the row.
+        A row that several submissions want is nobody's, however well each name fits: everybody chooses their own file's
+        name, so that the better one proves nothing, and a person has to say whose row it is.
 
         Args:
             all_results: the results of all learners.
-            others: another table, whose rows may have more names of a learner.
+            others: another table, whose rows may have more names of a learner. Those who have no row there, because somebody
+                else wants it too, have none here.
         """
-        doubts: dict[str, str] = {}
-        claims: dict[int, dict[str, int]] = {}  # row → learner → how well the name fits
-        others_of = others.rows(all_results).of if others else {}
+        elsewhere = others.rows(all_results) if others else Rows({}, {}, {})
+        wanted: dict[str, set[int]] = {}
         for results in all_results:
             learner = results["extra_data"]["learner"]
-            claim = self._claim(results["extra_data"]["name"])
-            if claim is None and others and learner in others_of:
-                fields = others.people[others_of[learner]].fields.values()
-                claim = next(((at, SURE) for field in fields if field and (at := self.index(field)) is not None), None)
-            if claim is None:
-                doubts[learner] = "leads to no row, or to several"
-            else:
-                claims.setdefault(claim[0], {})[learner] = claim[1]
+            leads_to = {self.index(results["extra_data"]["name"])}
+            for other_index in elsewhere.wanted.get(learner, ()):
+                leads_to |= self._same_person(others.people[other_index]) if others else set()
+            wanted[learner] = leads_to - {None}  # type: ignore[assignment]
+        wanting: dict[int, list[str]] = {}
+        for learner, indexes in wanted.items():
+            for index in indexes:
+                wanting.setdefault(index, []).append(learner)
         row_of: dict[str, int] = {}
-        for index, fits in claims.items():
-            best = [learner for learner, fit in fits.items() if fit == max(fits.values())]
-            if len(best) == 1:
-                row_of[best[0]] = index
-            if len(fits) == 1:
-                continue
-            whose = f"the row of {self.people[index].name}"
-            for learner in fits:
-                rivals = ", ".join(other for other in fits if other != learner)
-                if learner in row_of:
-                    doubts[learner] = f"keeps {whose}, which {rivals} wants too"
-                elif len(best) == 1:
-                    doubts[learner] = f"has no row: {whose} is that of {best[0]}"
-                else:
-                    doubts[learner] = f"has no row: {whose} is as likely that of {rivals}, and nobody has it"
-        return Rows(row_of, doubts)
+        doubts: dict[str, str] = {}
+        for learner, indexes in wanted.items():
+            rivals = {index: [other for other in wanting[index] if other != learner] for index in sorted(indexes)}
+            contested = next((index for index, others_wanting in rivals.items() if others_wanting), None)
+            if not indexes:
+                doubts[learner] = "leads to no row, or to several"
+            elif contested is not None:
+                names = rivals[contested][:MOST_FILES] + ["…"] * (len(rivals[contested]) > MOST_FILES)
+                whose = f"the row of {self.people[contested].name}"
+                doubts[learner] = f"has no row: {whose} is as likely that of {', '.join(names)}, and nobody has it"
+            elif len(indexes) > 1:
+                doubts[learner] = f"leads to several rows: {'; '.join(self.people[index].name for index in rivals)}"
+            elif elsewhere.wanted.get(learner) and learner not in elsewhere.of:
+                doubts[learner] = "has no row, as somebody else wants the one that it leads to in the other table"
+            else:
+                row_of[learner] = next(iter(indexes))
+        return Rows(row_of, wanted, doubts)
+
+    def _same_person(self, person: Person) -> set[int | None]:
+        """The rows to which another table's row leads: by address and number or, where these lead to none, by name."""
+        names = person.names()
+        if "sis user id" in names:  # then the column ID has Canvas's own number, which only Canvas knows
+            names.pop("id", None)
+        unique = {self.index(field) for column, field in names.items() if column in (*EMAIL, *NUMBER)} - {None}
+        return unique or {self.index(field) for field in names.values()}
 
 
 def _forms(field: str) -> set[str]:
-    """A field in the forms in which it may be a submission's name."""
-    last, _, first = field.partition(",")
-    joined = re.sub(r"\W+", "_", field).strip("_")
-    return {field, joined, re.sub(r"\W+", "", last + first), re.sub(r"[^\w.@-]+", "_", field)}
+    """A field in the forms in which it may be a submission's name; a person's name also with its last word first or last."""
+    orders = [field]
+    last, comma, first = field.partition(",")
+    if comma:
+        orders.append(f"{first} {last}")
+    elif len(words := field.split()) > 1:
+        orders.append(" ".join([words[-1], *words[:-1]]))
+    forms = {field, re.sub(r"[^\w.@-]+", "_", field)}
+    for order in orders:
+        forms |= {re.sub(r"\W+", "_", order).strip("_"), re.sub(r"\W+", "", order)}
+    return forms
 
 
 def as_csv(rows: list[list]) -> str:
@@ -194,6 +201,7 @@ def write_all(
     roster: Path | None = None,
     canvas: Path | None = None,
     column: str | None = None,
+    passed_over: Sequence[str] = (),
 ) -> list[Path]:
     """Write the files for the whole class.
 
@@ -204,6 +212,7 @@ def write_all(
         roster: CSV file with learners' e-mail addresses and numbers, or None.
         canvas: CSV file that Canvas exported, or None.
         column: title of Canvas's column to fill; if None, its only column of an assignment, or the section's.
+        passed_over: names of notebooks that belong to no submission.
 
     Returns:
         The paths of the files.
@@ -212,17 +221,19 @@ def write_all(
         CourseError: the roster or Canvas's export cannot be used.
     """
     class_list = Roster(table(roster)) if roster else None
-    rows = class_list.rows(all_results) if class_list else None
+    export = table(canvas) if canvas else None
+    rows = class_list.rows(all_results, _in_canvas(export) if export else None) if class_list else None
     needing = needs_a_person(all_results, rows)
     texts = {
         "grades.csv": as_csv(_grades(exercise_ids, all_results)),
         "moodle.csv": as_csv(_moodle(all_results, class_list, rows.of if rows else {})),
         "class.html": class_view(exercise_ids, all_results),
     }
-    if canvas:
-        filled, doubts = filled_in(table(canvas), all_results, exercise_ids, class_list, column)
+    if export:
+        filled, doubts = filled_in(export, all_results, exercise_ids, class_list, column)
         texts["canvas.csv"] = _csv(filled)  # Canvas's own fields stay as they are
         needing += [[learner, "", f"in Canvas's export: {doubt}"] for learner, doubt in doubts.items()]
+    needing += [["", name, "begins with a dot, as hidden files do, and was not graded: rename it"] for name in passed_over]
     texts["needs-a-person.csv"] = as_csv([["learner", "files", "reason"], *needing])
     for name, text in texts.items():
         write(out / name, text)
@@ -298,16 +309,13 @@ def filled_in(
     header = rows[0]
     at = canvas_column(header, all_results[0]["extra_data"]["assignment"] if all_results else [], column)
     most = float(sum(EXERCISES[id].points for id in exercise_ids))
-    body = [row for row in rows[1:] if not row[0].strip().startswith("Points Possible") and row[0].strip()]
+    body = _learners_of(rows)
     possible = next((row[at] for row in rows[1:] if row[0].strip().startswith("Points Possible") and len(row) > at), "")
     try:
         scale = float(possible) / most
     except ValueError:
         scale = 1.0
-    key = ("Student", "ID", "SIS User ID", "SIS Login ID", "Integration ID")
-    places = [index for index, name in enumerate(header) if name in key]
-    canvas = Roster([[header[i] for i in places], *[[row[i] if i < len(row) else "" for i in places] for row in body]])
-    canvas_rows = canvas.rows(all_results, class_list)
+    canvas_rows = _in_canvas(rows).rows(all_results, class_list)
     for results in all_results:
         index = canvas_rows.of.get(results["extra_data"]["learner"])
         if index is not None and results["score"] is not None:
@@ -315,6 +323,18 @@ def filled_in(
             row += [""] * (at + 1 - len(row))
             row[at] = number(round(results["score"] * scale, 2))
     return rows, canvas_rows.doubts
+
+
+def _learners_of(export: list[list[str]]) -> list[list[str]]:
+    """The rows of Canvas's export that are learners'."""
+    return [row for row in export[1:] if not row[0].strip().startswith("Points Possible") and row[0].strip()]
+
+
+def _in_canvas(export: list[list[str]]) -> Roster:
+    """Whom Canvas's export has, by the columns that name them."""
+    key = ("Student", "ID", "SIS User ID", "SIS Login ID", "Integration ID")
+    places = [index for index, name in enumerate(export[0]) if name in key]
+    return Roster([[row[i] if i < len(row) else "" for i in places] for row in [export[0], *_learners_of(export)]])
 
 
 def canvas_column(header: list[str], sections: list[str], column: str | None) -> int:

@@ -94,6 +94,25 @@ def test_grading_again_changes_only_what_changed(tmp_path):
     assert points(out, "b") == full("06") | {"api-7": 0.0}
 
 
+def test_results_of_who_is_not_in_the_inbox_are_removed_and_nothing_else(tmp_path):
+    inbox, learners = tmp_path / "in", tmp_path / "out" / "learners"
+    for learner in ("a", "b", "c", "gone"):
+        hand_in(inbox, learner, "06", {id: f"# EXERCISE: {id}\n1" for id in full("06")})
+    run("06", inbox, tmp_path / "out")
+    for learner in ("b", "c", "gone"):
+        (inbox / f"{learner}.ipynb").unlink()
+    (learners / "c" / "notes.txt").write_text("my own notes")
+    (learners / "mine").mkdir()
+    (learners / "mine" / "results.json").write_text("{}")
+    (learners / "linked").symlink_to(tmp_path / "in")
+    hand_in(inbox, "B", "06", {id: f"# EXERCISE: {id}\n1" for id in full("06")})
+    assert run("06", inbox, tmp_path / "out").new == 1
+    found = sorted(str(file.relative_to(learners)) for file in learners.glob("*/*") if file.parent.name != "linked")
+    pages = [f"{learner}/{name}" for learner in "Ba" for name in ("feedback.html", "results.json")]
+    assert found == sorted([*pages, "c/notes.txt", "mine/results.json"])
+    assert sorted(folder.name for folder in learners.iterdir()) == ["B", "a", "c", "linked", "mine"]
+
+
 def test_a_half_written_result_is_graded_again(tmp_path):
     hand_in(tmp_path / "in", "a", "06")
     run("06", tmp_path / "in", tmp_path / "out")

@@ -4,7 +4,7 @@ import ast
 import re
 
 import pytest
-from grading_fixtures import SHORT, code, full, hand_in, notebook, points, results, run, said
+from grading_fixtures import SHORT, code, full, hand_in, notebook, points, run, said
 
 from course_utils.exercises import EXERCISES, checking
 from course_utils.exercises.comparing import key
@@ -183,11 +183,13 @@ def test_an_unchanged_answer_keeps_its_mark_when_others_change(tmp_path):
     assert said(tmp_path / "out", "a", "api-2") == text
 
 
-def test_the_seed_is_in_the_instructors_results_and_not_on_the_learners_page(tmp_path):
+def test_the_seed_is_in_no_file_of_a_learners_folder(tmp_path):
     hand_in(tmp_path / "in", "a", "06")
     run("06", tmp_path / "in", tmp_path / "out", seed=SEED)
-    assert results(tmp_path / "out", "a")["extra_data"]["seed"] == SEED
-    assert str(SEED) not in (tmp_path / "out" / "learners" / "a" / "feedback.html").read_text()
+    files = sorted((tmp_path / "out" / "learners" / "a").iterdir())
+    assert [file.name for file in files] == ["feedback.html", "results.json"]
+    assert not any(str(SEED) in file.read_text() for file in files)
+    assert str(SEED) in (tmp_path / "out" / "grading.json").read_text()
     assert points(tmp_path / "out", "a") == full("06")
 
 

@@ -291,6 +291,21 @@ def test_hidden_files_are_nobodys_and_nobody_else_suffers(graded):
     assert left_behind() == []
 
 
+def test_a_notebook_that_is_hidden_is_not_passed_over_in_silence(tmp_path):
+    hand_in(tmp_path / "in", "honest", "06")
+    for name in (".ipynb", "..ipynb", ".hidden.ipynb", ".hid\nden.IPYNB"):
+        (tmp_path / "in" / name).write_text(notebook(ALL))
+    (tmp_path / "in" / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "in" / ".ipynb_checkpoints").mkdir()
+    done = run("06", tmp_path / "in", tmp_path / "out")
+    with open(tmp_path / "out" / "needs-a-person.csv", newline="") as file:
+        needing = list(csv.reader(file))[1:]
+    assert done.problems == 4 and {row[0] for row in needing} == {""}
+    assert [row[1] for row in needing] == ["..ipynb", ".hidden.ipynb", ".hid\N{REPLACEMENT CHARACTER}den.IPYNB", ".ipynb"]
+    assert all("begins with a dot" in row[2] for row in needing)
+    assert [folder.name for folder in (tmp_path / "out" / "learners").iterdir()] == ["honest"]
+
+
 def test_names_in_tables_and_folders_are_harmless(graded):
     with open(graded[1] / "grades.csv", newline="") as file:
         assert all(row[0][0] not in "=+-@" for row in csv.reader(file))
