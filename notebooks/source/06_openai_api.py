@@ -143,7 +143,7 @@ WAITING = ("validating_files", "queued", "running", "pausing", "paused")
 
 
 def wait(job):
-    """Look every second until the job is over, however it ends; returns it and its events, newest first."""
+    """Look every second until the job is over, however it ends; returns it and its events."""
     shown = ""
     while job.status in WAITING:
         if job.status != shown:
@@ -164,7 +164,8 @@ print(job.finished_at - job.created_at, "seconds, and the new model is", job.fin
 # curve:
 
 # %%
-print(next(event.data for event in events if event.type == "metrics" and "valid_loss" in event.data))
+measured = [event.data for event in events if event.type == "metrics"]
+print(next(data for data in measured if "valid_loss" in data))
 
 # %%
 lesson_06.curve(events, "What the job learned, on rows it saw and on rows it did not see")
@@ -374,7 +375,7 @@ lowest = min(losses, key=lambda step: losses[step]["validation loss"])
 guess.reveal(list(losses).index(lowest) + 1)
 
 # %%
-lesson_06.curve(greedy_events, "Twelve examples, six epochs: training goes to zero, validation does not")
+lesson_06.curve(greedy_events, "Twelve examples, six epochs: one line goes to zero")
 
 # %%
 lesson_06.epochs_table(greedy_events)

@@ -76,6 +76,8 @@ def share(model, what):
 
 
 TUNED, LUNA = costs.PRICES["gpt-4.1-mini"], costs.FRONTIER["gpt-6-luna"]
+
+
 def preferred(name):
     """The recorded models of a name, one for each run."""
     record = json.loads(assets.benchmark_results("host-preferences").read_text(encoding="utf-8"))
