@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
 from course_utils import assets, glossary, lessons
 from course_utils.errors import CourseError
 from course_utils.exercises.quizzes import QUIZZES
+from course_utils.in_browser.calculators import CALCULATORS, calculate
 from course_utils.publishing import book as publishing_book
 from course_utils.publishing.book import (
     build_book,
@@ -317,6 +319,17 @@ def test_it_has_every_page_and_can_be_served_anywhere(book):
     assert set(finished.pages) >= PAGES
     assert (finished.folder / ".nojekyll").exists() and not list(finished.folder.rglob("*.map"))
     assert not [path for path in finished.folder.parent.iterdir() if path != finished.folder]  # no work left behind
+
+
+@built
+@pytest.mark.slow
+def test_without_python_the_answers_of_the_build_stand_and_nothing_that_computes_is_loaded(book):
+    text = (book[0].folder / "calculators.html").read_text(encoding="utf-8")
+    for id, calculator in CALCULATORS.items():
+        assert calculate(id, calculator.defaults)["summary"] in unescape(text)
+    assert "was built without Python for its pages" in text and "calculators/course.css" in text
+    assert [file.name for file in (book[0].folder / "_static" / "calculators").iterdir()] == ["course.css"]
+    assert not [page for page in book[0].pages if "course.js" in (book[0].folder / page).read_text(encoding="utf-8")]
 
 
 @built
