@@ -56,7 +56,8 @@ test-oldest-all: $(VENV)-oldest/.test
 notebooks: $(VENV)/.test
 	$(BIN)/course build
 
-# The course as a website, in build/book: for any static host, or open index.html. Nothing is executed.
+# The course as a website, in build/book: for any static host, or open index.html. Nothing is executed. Its pages have Python
+# if Pyodide has been fetched before; `course book --live` fetches it.
 book: $(VENV)/.test
 	$(BIN)/course book --out build/book
 
@@ -76,6 +77,8 @@ bench: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet bpe-openai
 	$(BIN)/python benchmarks/hosted.py tokens
 	$(BIN)/python benchmarks/grading.py
+	$(BIN)/course book --live --out build/book
+	$(BIN)/python benchmarks/page_python.py build/book
 
 # Our estimates beside what a real GPU says. Needs one with 24 GB or more and nothing else on it.
 gpu: $(VENV)/.test

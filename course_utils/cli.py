@@ -150,6 +150,12 @@ def _add_build(commands: Commands) -> None:
 def _add_book(commands: Commands) -> None:
     parser = _command(commands, "book", _book, "write the course as a website that needs no server; nothing is executed")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder, or an earlier book")
+    parser.add_argument(
+        "--live",
+        action=argparse.BooleanOptionalAction,
+        help="calculators and exercises that compute in the page, with Pyodide, which npm fetches once (14 MB); default: if "
+        "it has been fetched before",
+    )
 
 
 def _add_lint_lessons(commands: Commands) -> None:
@@ -364,14 +370,21 @@ def _build(options: argparse.Namespace) -> Result:
     return Result("", {"built": [publishing.build(lesson, _progress(options)) for lesson in lessons_to_build]})
 
 
+WITHOUT_PYTHON = (
+    "built without live Python: calculators show the answers of the build; `course book --live` fetches what is missing"
+)
+
+
 def _book(options: argparse.Namespace) -> Result:
     """Status 0 if the book is whole, 1 if Sphinx found something wrong in it."""
     from course_utils.publishing.book import build_book
 
-    book = build_book(options.out)
+    book = build_book(options.out, options.live)
     _note_placeholder("the book's buttons")
     size = f"{len(book.pages)} pages, {book.bytes / 1e6:.1f} MB, in {book.seconds:.1f} s"
     lines = [f"{size}: open {book.folder / 'index.html'}"]
+    if not book.live:
+        lines.append(WITHOUT_PYTHON)
     lines += [f"  warning: {warning}" for warning in book.warnings]
     return Result("\n".join(lines), asdict(book), 1 if book.warnings else 0)
 

@@ -1,13 +1,14 @@
 """What computes in the reader's browser: the files that a page needs, and a calculator as a piece of a page.
 
-    write_static(folder)        the files, once for a book: `folder` is what pages see as STATIC
+    write_static(folder, files) the files, once for a book: `folder` is what pages see as STATIC
     head()                      for the page's head: style sheet and script
     fragment("memory")          where the calculator is to stand
     write_page(folder)          a page with everything, for trying it without a book
 
 It knows nothing of the book that it stands in. The page's Python is started at the first change, in a worker, and runs
 `course_utils.in_browser`; the files can lie on any static host. From `file://`, where a browser starts no worker, the answer
-stands that was computed when the page was built, and the page says so.
+stands that was computed when the page was built, and the page says so. A book without Pyodide shows the answers of the build
+(`fragment("memory", live=False)`) and needs the style sheet alone (`write_style`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from course_utils.in_browser.calculators import CALCULATORS, calculate
 from course_utils.publishing import pyodide
 
 STATIC = "_static/calculators"  # where pages look for the files, relative to the page
-OWN_FILES = ("course.css", "course.js", "worker.mjs")
+STYLE, SCRIPT = "course.css", "course.js"
+OWN_FILES = (STYLE, SCRIPT, "worker.mjs")
 # Modules that a page's Python starts from; what they import at the top is found by reading them.
 ROOTS = (
     "in_browser.calls",
@@ -92,30 +94,41 @@ def archive() -> bytes:
     return buffer.getvalue()
 
 
-def write_static(folder: Path, with_python: bool = True) -> list[Path]:
+def write_static(folder: Path, runtime: Path | None) -> list[Path]:
     """Write the files that pages load, 14 MB.
 
     Args:
         folder: the folder that pages see as STATIC; created if missing.
-        with_python: whether Pyodide is fetched and copied; without it, answers stay those of the build.
+        runtime: the folder with Pyodide's files (`pyodide.prepare`); if None, no page's Python can start.
 
     Returns:
         The files written.
 
     Raises:
-        CourseError: Pyodide cannot be fetched.
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    source = assets.PACKAGE / "publishing" / "static"
-    written = [Path(shutil.copy(source / name, folder)) for name in OWN_FILES]
+    written = [_copy_own(name, folder) for name in OWN_FILES]
     (folder / "course.zip").write_bytes(archive())
     written.append(folder / "course.zip")
-    if with_python:
+    if runtime is not None:
         (folder / "pyodide").mkdir(exist_ok=True)
-        runtime = pyodide.prepare()
         written += [Path(shutil.copy(runtime / name, folder / "pyodide")) for name in (*pyodide.FILES, "NOTICE.txt")]
     return written
+
+
+def write_style(folder: Path) -> Path:
+    """Write the one file that answers without a form need.
+
+    Args:
+        folder: the folder that pages see as STATIC; created if missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return _copy_own(STYLE, folder)
+
+
+def _copy_own(name: str, folder: Path) -> Path:
+    return Path(shutil.copy(assets.PACKAGE / "publishing" / "static" / name, folder))
 
 
 # -- pieces of pages ----------------------------------------------------------------------------------------------------
@@ -127,16 +140,16 @@ def head(static: str = STATIC) -> Markup:
     Args:
         static: path of the static files, relative to the page.
     """
-    return Markup('<link rel="stylesheet" href="{0}/course.css">\n<script defer src="{0}/course.js"></script>\n').format(
-        static
-    )
+    elements = '<link rel="stylesheet" href="{0}/{1}">\n<script defer src="{0}/{2}"></script>\n'
+    return Markup(elements).format(static, STYLE, SCRIPT)
 
 
-def fragment(id: str, **choices: Any) -> Markup:
+def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
     """Return a calculator with its answer, as HTML. Its heading is the page's own matter.
 
     Args:
         id: a key of `in_browser.calculators.CALCULATORS`; at most once on a page.
+        live: whether its choices can be changed, for which the page needs Python; if not, they are listed.
         choices: choices to begin with instead of the defaults.
 
     Raises:
@@ -152,6 +165,7 @@ def fragment(id: str, **choices: Any) -> Markup:
         pages.render(
             "publishing/templates/calculator.html.j2",
             calculator=calculator,
+            live=live,
             begin=begin,
             as_json=json.dumps,
             summary=answer["summary"],
@@ -164,7 +178,7 @@ def write_page(folder: Path, with_python: bool = True) -> Path:
     """Write a page with all calculators and all exercises, and its static files; returns the page."""
     from course_utils.publishing import page_exercises
 
-    write_static(folder / STATIC, with_python)
+    write_static(folder / STATIC, pyodide.prepare() if with_python else None)
     page = folder / "index.html"
     text = pages.render(
         "publishing/templates/in_browser.html.j2",

@@ -22,13 +22,29 @@ Licence: MPL-2.0 (Python's own parts: PSF-2.0). Source: github.com/pyodide/pyodi
 """
 
 
+def at_hand() -> Path | None:
+    """Return the folder with Pyodide's files as far as nothing has to be fetched for it, else None.
+
+    It is at hand if it is in the course's cache, or if COURSE_PYODIDE names its package.
+
+    Raises:
+        CourseError: COURSE_PYODIDE names no file, or another package.
+    """
+    return prepare() if _is_whole(_folder()) or os.environ.get("COURSE_PYODIDE") else None
+
+
+def megabytes(folder: Path) -> float:
+    """Return how much a page loads before its Python starts, in MB, as far as a host does not compress it."""
+    return sum((folder / name).stat().st_size for name in FILES) / 1e6
+
+
 def prepare() -> Path:
     """Return the folder with Pyodide's files; fetches the package if it is not in the cache yet.
 
     Raises:
         CourseError: there is no npm, no package index, or the package is not the expected one; the message says what to do.
     """
-    folder = cache_folder() / f"pyodide-{VERSION}"
+    folder = _folder()
     if _is_whole(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -44,6 +60,10 @@ def prepare() -> Path:
             if not _is_whole(folder):  # else another process was quicker
                 raise
     return folder
+
+
+def _folder() -> Path:
+    return cache_folder() / f"pyodide-{VERSION}"
 
 
 def _is_whole(folder: Path) -> bool:

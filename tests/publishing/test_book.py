@@ -1,24 +1,24 @@
 """The book: built in time from the stored notebooks, whole, and readable by everybody, on a phone, in the dark, offline."""
 
-import functools
-import http.server
-import importlib.util
+import importlib
+import inspect
 import json
 import os
 import re
 import resource
-import shutil
-import threading
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from show.test_style import contrast
 from support import SLOW
+from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
 
 from course_utils import assets, glossary, lessons
 from course_utils.errors import CourseError
 from course_utils.exercises.quizzes import QUIZZES
+from course_utils.in_browser.calculators import CALCULATORS, calculate
 from course_utils.publishing import book as publishing_book
 from course_utils.publishing.book import (
     build_book,
@@ -33,24 +33,19 @@ from course_utils.publishing.book import (
 )
 from course_utils.show import style
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-MISSING = [name for name in building.NEEDED if importlib.util.find_spec(name) is None]
 HERE = Path(publishing_book.__file__).parent
 CSS = (HERE / "static" / "book.css").read_text(encoding="utf-8")
 LESSON_PAGES = [f"notebooks/{name}.html" for name in lessons.NAMES]
 PAGES = {
-    "index.html", "glossary.html", "cheat-sheets.html", "instructors.html", "search.html", "api/index.html", *LESSON_PAGES,
+    "index.html", "calculators.html",
+    "glossary.html", "cheat-sheets.html", "instructors.html", "search.html", "api/index.html", *LESSON_PAGES,
     *(f"api/{module}.html" for modules in sources.API.values() for module in modules),
 }  # fmt: skip
 SECONDS, MEGABYTES = 30, 25
 
-built = pytest.mark.skipif(bool(MISSING), reason="needs the extra `book`")
 browsed = [
-    built,
-    pytest.mark.slow,
+    *in_a_browser,
     pytest.mark.skipif(not os.environ.get("COURSE_SOAK"), reason="takes minutes: part of `make soak`"),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (see README)"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs the extra `test`"),
 ]
 
 
@@ -137,13 +132,18 @@ def test_every_reveal_belongs_to_a_guess():
 
 
 def test_every_widget_that_a_lesson_shows_has_a_twin():
-    used = set()
-    for name in lessons.NAMES:
-        used |= set(re.findall(r"(?:widgets\.|show\.)(\w+)\(", lessons.source_file(name).read_text(encoding="utf-8")))
     from course_utils import widgets
 
-    interactive = {name for name in used if name == "sort" or (hasattr(widgets, name) and name != "memory_bars")}
-    assert interactive and {f"{name}(" for name in interactive} <= {call.split(".")[-1] for call in twins.LIVE}
+    pattern, interactive = r"(?:widgets\.|show\.|lesson(?:_\d\d)?\.)(\w+)\(", set()
+    for number, lesson in lessons.LESSONS.items():
+        evidence = importlib.import_module(f"course_utils.evidence.lesson_{number}")
+        for name in re.findall(pattern, lessons.source_file(lesson.name).read_text(encoding="utf-8")):
+            theirs = getattr(evidence, name, None)
+            called = re.findall(r"widgets\.(\w+)\(", inspect.getsource(theirs)) if inspect.isfunction(theirs) else [name]
+            if any(one == "sort" or (hasattr(widgets, one) and one != "memory_bars") for one in called):
+                interactive.add(name)
+    assert {"explorer", "cost_form"} < interactive
+    assert {f"{name}(" for name in interactive} <= {call.split(".")[-1] for call in twins.LIVE}
 
 
 def test_terms_lead_into_the_glossary_by_their_meaning():
@@ -244,7 +244,7 @@ def test_nobodys_folder_is_replaced(tmp_path):
 @built
 def test_a_second_build_replaces_the_first_as_a_whole_and_a_failed_one_leaves_it(tmp_path, monkeypatch):
     def write(page):
-        def run(work):
+        def run(work, runtime):
             (work / "html" / "_static").mkdir(parents=True)
             (work / "html" / page).write_text("<p>")
             building._finish(work / "html")
@@ -255,29 +255,40 @@ def test_a_second_build_replaces_the_first_as_a_whole_and_a_failed_one_leaves_it
     out = tmp_path / "deep" / "book"
     for page in ("one.html", "two.html"):
         monkeypatch.setattr(building, "_run_sphinx", write(page))
-        assert build_book(out).pages == (page,)
+        assert build_book(out, live=False).pages == (page,)
 
-    def fail(work):
-        write("three.html")(work)
+    def fail(work, runtime):
+        write("three.html")(work, runtime)
         raise CourseError("Sphinx stopped")
 
     monkeypatch.setattr(building, "_run_sphinx", fail)
     with pytest.raises(CourseError, match="stopped"):
-        build_book(out)
+        build_book(out, live=False)
     assert [file.name for file in out.glob("*.html")] == ["two.html"] and list(out.parent.iterdir()) == [out]
 
 
 def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
     from course_utils import cli
 
-    made = publishing_book.Book(tmp_path, ("index.html",), 1_500_000, 2.0, ())
-    monkeypatch.setattr(publishing_book, "build_book", lambda out: made)
-    assert cli.main(["book", "--out", str(tmp_path), "--json"]) == 0
+    asked = []
+
+    def build(out, live):
+        asked.append(live)
+        return publishing_book.Book(tmp_path, ("index.html",), 1_500_000, 2.0, warnings, live=bool(live))
+
+    monkeypatch.setattr(publishing_book, "build_book", build)
+    warnings = ()
+    assert cli.main(["book", "--out", str(tmp_path), "--live", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told == {"folder": str(tmp_path), "pages": ["index.html"], "bytes": 1_500_000, "seconds": 2.0, "warnings": []}
-    monkeypatch.setattr(publishing_book, "build_book", lambda out: made.__class__(tmp_path, (), 0, 0.0, ("a.md: wrong",)))
+    size = {"bytes": 1_500_000, "seconds": 2.0}
+    assert told == {"folder": str(tmp_path), "pages": ["index.html"], **size, "warnings": [], "live": True}
+    warnings = ("a.md: wrong",)
     assert cli.main(["book", "--out", str(tmp_path)]) == 1
-    assert "warning: a.md: wrong" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert "warning: a.md: wrong" in said[-1]
+    assert sum("without live Python" in line for line in said) == 1
+    assert cli.main(["book", "--out", str(tmp_path), "--no-live"]) == 1
+    assert asked == [True, None, False]
 
 
 # -- the finished book ----------------------------------------------------------------------------------------------------
@@ -285,9 +296,9 @@ def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def book(tmp_path_factory):
-    """A book, and the seconds of processor time that it took."""
+    """A book without Python for its pages, and the seconds of processor time that it took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    finished = build_book(tmp_path_factory.mktemp("site") / "book")
+    finished = build_book(tmp_path_factory.mktemp("site") / "book", live=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return finished, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -308,6 +319,17 @@ def test_it_has_every_page_and_can_be_served_anywhere(book):
     assert set(finished.pages) >= PAGES
     assert (finished.folder / ".nojekyll").exists() and not list(finished.folder.rglob("*.map"))
     assert not [path for path in finished.folder.parent.iterdir() if path != finished.folder]  # no work left behind
+
+
+@built
+@pytest.mark.slow
+def test_without_python_the_answers_of_the_build_stand_and_nothing_that_computes_is_loaded(book):
+    text = (book[0].folder / "calculators.html").read_text(encoding="utf-8")
+    for id, calculator in CALCULATORS.items():
+        assert calculate(id, calculator.defaults)["summary"] in unescape(text)
+    assert "was built without Python for its pages" in text and "calculators/course.css" in text
+    assert [file.name for file in (book[0].folder / "_static" / "calculators").iterdir()] == ["course.css"]
+    assert not [page for page in book[0].pages if "course.js" in (book[0].folder / page).read_text(encoding="utf-8")]
 
 
 @built
@@ -376,46 +398,8 @@ def test_every_term_of_the_glossary_is_there_and_lessons_explain_theirs_in_place
 
 @pytest.fixture(scope="module")
 def address(book):
-    """Where the book is served on loopback, by a host that can do nothing but hand out files."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(book[0].folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-class Visitor:
-    """A page of a browser that can reach nothing but the book, and remembers what went wrong."""
-
-    def __init__(self, browser, address, width=1280, theme="light"):
-        self.context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=theme)
-        self.context.set_default_timeout(120_000)
-        self.page, self.address, self.wrong = self.context.new_page(), address, []
-        self.page.route(lambda url: not url.startswith((address, "data:", "blob:")), self._refuse)
-        self.page.on("console", lambda message: message.type == "error" and self.wrong.append(message.text))
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-
-    def _refuse(self, route):
-        self.wrong.append(f"asked for {route.request.url}")
-        route.abort()
-
-    def go(self, page):
-        self.page.goto(f"{self.address}/{page}")
-        return self.page
+    with served(book[0].folder) as address:
+        yield address
 
 
 @pytest.fixture
@@ -444,19 +428,13 @@ class TestEveryPage:
         someone.context.close()
         assert someone.wrong == [] and wide == []
 
-    @pytest.mark.skipif(importlib.util.find_spec("axe_playwright_python") is None, reason="needs the extra `test`")
+    @needs_axe
     @pytest.mark.parametrize("theme", ["light", "dark"])
     def test_keeps_nobody_out(self, browser, address, book, width, theme):
         """axe-core finds nothing, with everything unfolded."""
-        from axe_playwright_python.sync_playwright import Axe
-
-        someone, axe, found = Visitor(browser, address, width, theme), Axe(), []
+        someone, found = Visitor(browser, address, width, theme), []
         for name in book[0].pages:
-            page = someone.go(name)
-            page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
-            for violation in axe.run(page).response["violations"]:
-                places = [node["html"][:160] for node in violation["nodes"][:3]]
-                found.append(f"{name}: {violation['id']} ({len(violation['nodes'])}): {places}")
+            found += [f"{name}: {violation}" for violation in violations(someone.go(name))]
         someone.context.close()
         assert found == []
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from course_utils import __version__, assets
 from course_utils.errors import CourseError
+from course_utils.publishing import calculators, pyodide
 from course_utils.publishing.book.sources import write_sources
 
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_copybutton", "sphinx_design", "latex2mathml")
@@ -32,6 +33,7 @@ class Book:
         bytes: size of all files.
         seconds: how long the build took.
         warnings: what Sphinx found wrong, a line each; the pages are there all the same.
+        live: whether its pages have Python, for calculators that answer and exercises that are checked.
     """
 
     folder: Path
@@ -39,34 +41,38 @@ class Book:
     bytes: int
     seconds: float
     warnings: tuple[str, ...]
+    live: bool
 
 
-def build_book(out: str | Path) -> Book:
+def build_book(out: str | Path, live: bool | None = None) -> Book:
     """Build the book from the stored notebooks, without running anything.
 
     Args:
         out: folder for the website. It must be new, empty, or an earlier book, which is replaced as a whole at the end.
+        live: whether pages get Python, which is Pyodide. True fetches it with npm unless it is in the course's cache; None
+            takes it from there and fetches nothing; where it is not, or False, answers stay those of the build.
 
     Raises:
-        CourseError: a library is missing (extra `book`), the folder has files that no book has, it cannot be written, or
-            Sphinx stopped.
+        CourseError: a library is missing (extra `book`), the folder has files that no book has, it cannot be written,
+            Sphinx stopped, or Pyodide cannot be fetched.
     """
     start = time.monotonic()
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise CourseError(f"the book needs {', '.join(missing)}: pip install '{assets.DISTRIBUTION}[book]'")
     out = Path(out).resolve()
     _may_replace(out)
+    runtime = (pyodide.prepare() if live else None) if live is not None else pyodide.at_hand()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".book-", dir=out.parent) as work:
-            warnings = _run_sphinx(Path(work))
+            warnings = _run_sphinx(Path(work), runtime)
             _move(Path(work) / "html", out)
     except OSError as error:
         raise CourseError(f"{out} cannot be written: {error}; name another folder") from error
     files = [file for file in out.rglob("*") if file.is_file()]
     pages = sorted(file.relative_to(out).as_posix() for file in files if file.suffix == ".html")
     size = sum(file.stat().st_size for file in files)
-    return Book(out, tuple(pages), size, time.monotonic() - start, tuple(warnings))
+    return Book(out, tuple(pages), size, time.monotonic() - start, tuple(warnings), runtime is not None)
 
 
 def _may_replace(out: Path) -> None:
@@ -81,14 +87,21 @@ def _may_replace(out: Path) -> None:
         raise CourseError(f"{out} has files and is no book of this course; name an empty or a new folder")
 
 
-def _run_sphinx(work: Path) -> list[str]:
+def _run_sphinx(work: Path, runtime: Path | None) -> list[str]:
     """Lay out the sources and build `work/html`; return Sphinx's warnings, without paths of this machine.
+
+    What computes in pages is there first, so that Sphinx writes its hash into addresses, which outdate browsers' copies.
 
     In a process of its own: the API's pages are made with torch and others left out, which would not do for a process that
     has loaded them.
     """
-    write_sources(work / "source")
+    write_sources(work / "source", pyodide.megabytes(runtime) if runtime else None)
+    if runtime:
+        calculators.write_static(work / "html" / calculators.STATIC, runtime)
+    else:
+        calculators.write_style(work / "html" / calculators.STATIC)
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(HERE), "-d", str(work / "doctrees")]
+    command += ["-D", f"book_live={int(runtime is not None)}"]
     command += ["-w", str(work / "warnings"), str(work / "source"), str(work / "html")]
     environment = {**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": _import_path()}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils import __version__, assets, lessons
+from course_utils.publishing import calculators
 from course_utils.publishing.book import formulas
 from course_utils.publishing.book.html_pages import finished
 from course_utils.publishing.book.lesson_pages import lesson_page
@@ -23,6 +24,7 @@ EDITED = {
     "index": "course_utils/publishing/book/templates/index.md.j2",
     "glossary": "course_utils/glossary.jsonl",
     "cheat-sheets": "notebooks/source",
+    "calculators": "course_utils/in_browser/calculators.py",
     "instructors": "course_utils/publishing/book/templates/instructors.md.j2",
     "api/index": "course_utils/publishing/book/sources.py",
 }
@@ -30,6 +32,7 @@ EDITED = {
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
+    app.add_config_value("book_live", False, "env", bool, "whether pages have Python")
     renderers = {"inline_renderers": (formulas.visit_inline, None), "block_renderers": (formulas.visit_block, None)}
     app.add_html_math_renderer("mathml", **renderers)
     app.connect("source-read", read_lesson)
@@ -43,7 +46,7 @@ def read_lesson(app: Sphinx, page: str, text: list[str]) -> None:
     """Put the book's version of a notebook in the stored one's place; the download keeps the stored one."""
     pictures: dict[str, bytes] = {}
     if page in LESSON_PAGES:
-        text[0] = lesson_page(text[0], LESSON_PAGES[page], pictures)
+        text[0] = lesson_page(text[0], LESSON_PAGES[page], pictures, app.config.book_live)
     elif page == "index":
         text[0] = text[0].replace(BEFORE_AND_AFTER, before_and_after(pictures))
     folder = Path(app.outdir) / PICTURES
@@ -70,8 +73,13 @@ def set_edit_link(app: Sphinx, page: str, template: str, context: dict[str, Any]
 
 
 def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Go over a finished page (`html_pages`)."""
+    """Go over a finished page (`html_pages`), and let it load what its calculators and exercises need."""
     if "body" in context:
+        if 'class="course-room"' in context["body"]:
+            folder = Path(calculators.STATIC).name
+            app.add_css_file(f"{folder}/{calculators.STYLE}")
+            if app.config.book_live:
+                app.add_js_file(f"{folder}/{calculators.SCRIPT}", loading_method="defer")
         objects = app.env.domains.standard_domain.objects
         terms = {anchor: name for (kind, name), (_, anchor) in objects.items() if kind == "term"}
         context["body"] = finished(context["body"], terms)

@@ -9,10 +9,18 @@ from typing import Any
 
 from course_utils import glossary
 from course_utils.errors import CourseError
+from course_utils.in_browser.answers import on_page
 from course_utils.lessons import Lesson
 from course_utils.publishing import builder
 from course_utils.publishing.book.outputs import dressed
-from course_utils.publishing.book.twins import Predictions, exercise_note, live_note
+from course_utils.publishing.book.twins import (
+    Calculators,
+    Predictions,
+    calculator_for,
+    exercise_field,
+    exercise_note,
+    live_note,
+)
 
 Cell = dict[str, Any]  # as nbformat 4 has it
 
@@ -22,19 +30,22 @@ _QUIZ = re.compile(r"(?m)^\s*quiz\(")
 WORDS_A_MINUTE = 180  # of somebody who reads to understand, not to find
 
 
-def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes]) -> str:
+def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: bool = False) -> str:
     """Return a lesson's notebook as the book shows it.
 
     Args:
         text: the learner's notebook as it is stored, JSON.
         lesson: which one.
         pictures: name → bytes; the lesson's pictures are added to it.
+        live: whether its page has Python, for calculators in the place of widgets and for exercises that need no library.
 
     Returns:
         A notebook, JSON again, which Sphinx reads in the place of the stored one.
     """
     notebook = json.loads(text)
     predictions = Predictions(lesson.number)
+    solved_here = on_page() if live else {}
+    widgets = Calculators(tokens_of(notebook["cells"])) if live else None
     exercise = ""
     cells: list[Cell] = []
     for cell in notebook["cells"]:
@@ -42,12 +53,17 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes]) -> str:
             cells.append({**cell, "source": page_text(source_of(cell))})
             continue
         grading = cell["metadata"].get("nbgrader", {})
+        id = grading.get("grade_id", "").removesuffix("_check")
         if grading.get("grade"):
-            cells.append(_markdown(exercise_note(grading["grade_id"].removesuffix("_check"), exercise, _places(lesson))))
+            if id not in solved_here:
+                cells.append(_markdown(exercise_note(id, exercise, _places(lesson))))
             continue
         if grading.get("solution"):
+            if id in solved_here:
+                cells += map(_markdown, exercise_field(id, f"Or solve it in the notebook. {_places(lesson)}"))
+                continue
             exercise = _function(source_of(cell))
-        cells += _code(cell, predictions, pictures)
+        cells += _code(cell, predictions, pictures, widgets)
     return json.dumps({**notebook, "cells": cells})
 
 
@@ -87,8 +103,19 @@ def _role(term: re.Match[str]) -> str:
     return f"*{{term}}`{term['text']} <{names[0]}>`*"
 
 
-def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes]) -> list[Cell]:
-    """A code cell with dressed outputs, and a note below it where its widget needs a kernel."""
+def tokens_of(cells: list[Cell]) -> dict[str, float]:
+    """System → mean tokens of its prompt, as lesson 01 counted them, from its stored table; empty in other lessons."""
+    for cell in cells:
+        if "lesson_01.rivals(" in source_of(cell):
+            table = "".join("".join(output.get("data", {}).get("text/plain", "")) for output in cell["outputs"])
+            head, *rows = (re.split(r"\s{2,}", line.strip()) for line in table.splitlines() if "  " in line)
+            column = head.index("tokens in")
+            return {row[0]: float(row[column].replace(",", "")) for row in rows}
+    return {}
+
+
+def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widgets: Calculators | None) -> list[Cell]:
+    """A code cell with dressed outputs; below it a calculator, or a note, where its widget needs a kernel."""
     source, tags = source_of(cell), list(cell["metadata"].get("tags", []))
     if "install" in tags:
         return []
@@ -96,8 +123,11 @@ def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes]) -> l
         tags.append("hide-input")
     outputs = [_output(output, source, predictions, pictures) for output in cell["outputs"] if not _is_empty(output)]
     shown = {**cell, "metadata": {**cell["metadata"], "tags": tags}, "outputs": outputs}
-    note = live_note(source)
-    return [shown, _markdown(note)] if note else [shown]
+    if below := widgets.placed(source) if widgets else "":
+        shown["outputs"] = [output for output in outputs if "<img" in json.dumps(output)]  # the answer is the calculator's
+    else:
+        below = live_note(source, calculator_for(source) if widgets else "")
+    return [shown, _markdown(below)] if below else [shown]
 
 
 def _output(output: Cell, source: str, predictions: Predictions, pictures: dict[str, bytes]) -> Cell:

@@ -7,17 +7,21 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from course_utils import assets, glossary, lessons
 from course_utils.errors import CourseError
 from course_utils.exercises.registry import EXERCISES
+from course_utils.in_browser.answers import on_page
+from course_utils.in_browser.calculators import CALCULATORS
 from course_utils.lessons import LESSONS, Lesson
 from course_utils.pages import render
-from course_utils.publishing import builder
+from course_utils.publishing import builder, calculators
 from course_utils.publishing.book.lesson_pages import markdown_of, page_text, reading_minutes
 from course_utils.publishing.book.outputs import dressed
+from course_utils.publishing.book.twins import calculator_for, raw
 from course_utils.publishing.objectives import objectives_in
 from course_utils.publishing.times import load_times
 
@@ -67,8 +71,12 @@ class PathStep:
     cheat_sheet: str
 
 
-def write_sources(folder: Path) -> None:
+def write_sources(folder: Path, python: float | None = None) -> None:
     """Write everything that Sphinx reads into a new folder.
+
+    Args:
+        folder: where to.
+        python: MB that a page loads before its Python starts; None if pages have no Python.
 
     Raises:
         CourseError: a lesson's notebook is missing or does not say what a learner will be able to do.
@@ -77,7 +85,7 @@ def write_sources(folder: Path) -> None:
     for lesson in LESSONS.values():
         shutil.copyfile(_notebook(lesson), folder / "notebooks" / f"{lesson.name}.ipynb")
     path = learning_path()
-    for name, values in _pages(path).items():
+    for name, values in _pages(path, python).items():
         _write(folder / f"{name}.md", render(f"{TEMPLATES}/{name}.md.j2", **values))
     for module in (module for modules in API.values() for module in modules):
         names = public_names(module)
@@ -140,7 +148,7 @@ def before_and_after(pictures: dict[str, bytes], up: str = "") -> str:
     return ""
 
 
-def _pages(path: list[PathStep]) -> dict[str, dict[str, Any]]:
+def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, Any]]:
     """Name of a page → what its template shows."""
     letters: dict[str, list[glossary.Term]] = {}
     for term in glossary.terms().values():
@@ -157,11 +165,32 @@ def _pages(path: list[PathStep]) -> dict[str, dict[str, Any]]:
             "colab": builder.colab_url(path[0].lesson.name),
             "binder": builder.binder_url(path[0].lesson.name),
             "words": len(glossary.terms()),
+            "solved_here": len(on_page()) if python else 0,
+        },
+        "calculators": {
+            "python": python,
+            "calculators": [
+                (calculator, raw(calculators.fragment(id, live=bool(python))), _lessons_with(id))
+                for id, calculator in CALCULATORS.items()
+            ],
         },
         "glossary": {"letters": letters, "lessons": LESSONS, "count": len(glossary.terms())},
         "cheat-sheets": {"path": path},
         "instructors": {"path": path, "exercises": EXERCISES, "requirement": builder.requirement("grading")},
         "api/index": {"groups": {title: [(name, summary(name)) for name in modules] for title, modules in API.items()}},
+    }
+
+
+def _lessons_with(calculator: str) -> list[Lesson]:
+    """The lessons whose notebooks have the widget that a calculator is the twin of."""
+    return [lesson for lesson in LESSONS.values() if calculator in _calculators_in(lesson)]
+
+
+@cache
+def _calculators_in(lesson: Lesson) -> set[str]:
+    return {
+        calculator_for("".join(cell["source"]))
+        for cell in json.loads(_notebook(lesson).read_text(encoding="utf-8"))["cells"]
     }
 
 

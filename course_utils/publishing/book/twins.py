@@ -8,22 +8,74 @@ to run it. Calculators and exercises that run in the page can take these places:
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from html import escape, unescape
+from typing import Any
+
+from course_utils.evidence import lesson_01
+from course_utils.publishing import calculators, page_exercises
 
 # Call in a cell's source → what the reader of a website should know about its output.
 LIVE = {
     "decision_helper(": "In the notebook this is a form: change an answer, and the recommendation follows.",
     "memory_explorer(": "In the notebook this picture has controls: model, method, rank, batch and length.",
+    "explorer(": "In the notebook this picture has controls: model, method, rank, batch and length.",
     "cost_form(": "In the notebook this is a form: type in your own volume and prices, and the picture follows.",
     "review(": "In the notebook you page through the rows, keep or drop each, and note why.",
     "show.sort(": "In the notebook each card has buttons for sorting. Here, sort them in your head or on paper, then go on.",
 }
 
+# Call in a cell's source → the calculator that takes its place in a book whose pages have Python.
+CALCULATOR_OF = {"decision_helper(": "decision", "memory_explorer(": "memory", "explorer(": "memory", "cost_form(": "costs"}
+FENCE = "`" * 12  # around HTML, in which an answer may have fences of its own
 
-def live_note(source: str) -> str:
-    """Markdown of the note below a widget's output; empty if the cell shows no widget."""
-    notes = [text for call, text in LIVE.items() if re.search(rf"(?<![\w]){re.escape(call)}", source)]
+
+def live_note(source: str, calculator: str = "") -> str:
+    """Markdown of the note below a widget's output; empty if the cell shows no widget.
+
+    Args:
+        source: the cell.
+        calculator: the one that does the same on a page, as far as a page can; "" if there is none.
+    """
+    notes = [text for call, text in LIVE.items() if _calls(source, call)]
+    if notes and calculator:
+        notes.append("The [calculator](../calculators.md) answers here, without what this lesson has measured.")
     return "\n".join((":::{div} book-live", *notes, ":::")) if notes else ""
+
+
+def calculator_for(source: str) -> str:
+    """The calculator that a cell's widget has as its twin; "" if there is none."""
+    return next((id for call, id in CALCULATOR_OF.items() if _calls(source, call)), "")
+
+
+class Calculators:
+    """The calculators of a lesson's page, each in the place of the first widget that asks the same."""
+
+    def __init__(self, tokens: Mapping[str, float]) -> None:
+        self._placed = set[str]()
+        self._begin: dict[str, dict[str, Any]] = {}
+        if tokens:  # else the calculator begins with its own numbers
+            counted = lesson_01.assumptions(tokens)
+            self._begin["costs"] = {
+                name: getattr(counted, name) for name in ("instructions", "message", "passages", "completion")
+            }
+
+    def placed(self, source: str) -> str:
+        """Markdown of the calculator for a cell; empty if it shows no such widget, or the page has the calculator."""
+        id = calculator_for(source)
+        if not id or id in self._placed:
+            return ""
+        self._placed.add(id)
+        return raw(calculators.fragment(id, **self._begin.get(id, {})))
+
+
+def raw(html: str) -> str:
+    """Markdown that brings HTML to the page as it is."""
+    return f"{FENCE}{{raw}} html\n{html.strip()}\n{FENCE}"
+
+
+def _calls(source: str, call: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(call)}", source) is not None
 
 
 class Predictions:
@@ -71,6 +123,16 @@ def _field(key: str, choices: list[str], unit: str) -> str:
         return f"<fieldset><legend>Your guess</legend>{''.join(radios)}</fieldset>"
     label = f"Your guess, a number{f' of {escape(unescape(unit))}' if unit else ''}"
     return f'<label>{label} <input type="text" inputmode="decimal" name="{key}" autocomplete="off"></label>'
+
+
+def exercise_field(id: str, places: str) -> list[str]:
+    """Markdown of an exercise that is solved in the page, and of where else it can be.
+
+    Args:
+        id: of the exercise.
+        places: links to where it can be run, as Markdown.
+    """
+    return [raw(page_exercises.fragment(id)), f":::{{div}} book-elsewhere book-exercise exercise-{id}\n{places}\n:::"]
 
 
 def exercise_note(id: str, function: str, places: str) -> str:

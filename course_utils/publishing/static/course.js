@@ -186,8 +186,9 @@
       editor.focus();
     });
     editor.addEventListener("input", () => keep({ source: editor.value }));
-    // A new line begins where the last one did. Tab stays what it is: the way out of the editor.
+    // A new line begins where the last one did. Tab stays what it is, the way out of the editor, and Escape is another.
     editor.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && !event.isComposing) return (check.disabled ? reset : check).focus();
       if (event.key !== "Enter" || event.isComposing || event.ctrlKey || event.metaKey) return;
       const before = editor.value.slice(0, editor.selectionStart).split("\n").pop();
       const indent = before.match(/^ */)[0] + (before.trimEnd().endsWith(":") ? "    " : "");
