@@ -141,7 +141,7 @@ def test_the_wheel_carries_data_and_notebooks(wheel):
     assert not [name for name in names if "instructor/" in name or name.startswith("tests/") or "checkpoint.ipynb" in name]
     assert "course_utils/glossary.jsonl" in names
     assert {f"course_utils/_assets/notebooks/{name}.ipynb" for name in lessons.NAMES} <= names
-    assert wheel.stat().st_size < 3_200_000
+    assert wheel.stat().st_size < 3_400_000  # a third of it are six notebooks with their outputs
 
 
 @pytest.mark.slow

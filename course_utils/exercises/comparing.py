@@ -176,7 +176,7 @@ def _settled_tensor(value: Any) -> Any:
         if value.dtype is not torch.bfloat16:
             value.numpy()
     except (RuntimeError, TypeError, NotImplementedError):
-        return type("Tensor", (Opaque,), {})()
+        return type("Tensor without numbers", (Opaque,), {})()
     return value
 
 
@@ -334,8 +334,6 @@ def kind(value: Any) -> str:
         return "a bool"
     if isinstance(plain, (int, float)):
         return "a number"
-    if is_tensor(plain) and plain.is_meta:
-        return "a Tensor without numbers"
     if hasattr(plain, "shape"):
         return f"a {type(plain).__name__} of shape {tuple(plain.shape)}"
     if type(plain) in (list, tuple):
