@@ -17,16 +17,17 @@ from datetime import date
 from html import unescape
 from pathlib import Path
 
-from course_utils import costs
+from course_utils import costs, languages
 from course_utils.errors import CourseError
 from course_utils.exercises.definitions import Exercise
 from course_utils.exercises.quizzes import QUIZZES
 from course_utils.exercises.registry import EXERCISES
 from course_utils.grading import batch, nbgrader_course
 from course_utils.grading.results import write
+from course_utils.languages import BOOK, SOURCE, say, speaking
 from course_utils.lessons import find, learner_file
 from course_utils.pages import render
-from course_utils.publishing import builder
+from course_utils.publishing import builder, translating
 from course_utils.publishing.objectives import objectives_in
 from course_utils.publishing.overview import overview
 from course_utils.publishing.times import load_times
@@ -50,18 +51,20 @@ class Packs:
     seed: int
 
 
-def release(assignment: str, out: str | Path, seed: int | None = None) -> Packs:
+def release(assignment: str, out: str | Path, seed: int | None = None, language: str = SOURCE) -> Packs:
     """Write the learners' pack and the instructor's.
 
     Args:
         assignment: "02", "02_lora", several of these separated by commas, or "all".
         out: output folder; its `learner/` and `instructor/` are replaced.
         seed: seed of the hidden cases; if None, that of an earlier pack, or else a new one.
+        language: of the learners' pack; the instructor's is in English.
 
     Raises:
-        CourseError: a lesson is unknown, prices are older than a year, a notebook is older than its source, or the packs'
-            folders have other files.
+        CourseError: a language or a lesson is unknown, prices are older than a year, a notebook is older than its source, or
+            the packs' folders have other files.
     """
+    languages.find(language)
     sections, exercise_ids = batch.exercises_of(assignment)
     if outdated := [f"{name} ({day})" for name, day in costs.stale_prices(date.today())]:
         raise CourseError(
@@ -84,7 +87,8 @@ def release(assignment: str, out: str | Path, seed: int | None = None) -> Packs:
     for folder in drafts.values():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    _write_learner_pack(drafts["learner"], sections)
+    with speaking(language):
+        _write_learner_pack(drafts["learner"], sections, language)
     _write_instructor_pack(drafts["instructor"], sections, [EXERCISES[id] for id in exercise_ids], assignment, seed)
     for name, folder in packs.items():
         files = sorted(str(file.relative_to(drafts[name])) for file in drafts[name].rglob("*") if file.is_file())
@@ -144,31 +148,39 @@ def _foreign_files(folder: Path) -> list[str]:
     return sorted(file for file in present if file not in pack_files and ".ipynb_checkpoints" not in file)
 
 
-def _write_learner_pack(folder: Path, sections: list[str]) -> None:
+def _write_learner_pack(folder: Path, sections: list[str], language: str) -> None:
     for section in sections:
-        shutil.copyfile(learner_file(section), _make_folder(folder / "notebooks") / f"{section}.ipynb")
+        file = _make_folder(folder / "notebooks") / f"{section}.ipynb"
+        if language == SOURCE:
+            shutil.copyfile(learner_file(section), file)
+        else:
+            builder.write(translating.translated_notebook(section, language), file)
     rows = [row for row in overview() if row.lesson.name in sections]
     lines = [
-        "# Teaching models new behaviours",
+        f"# {say('Teaching models new behaviours')}",
         "",
-        f"Open a notebook in JupyterLab (`pip install '{builder.requirement('lab')}'`, then `course lab`), or by the button",
-        "at its top in Colab or Binder, and run it from top to bottom. Exercises mark themselves. Hand in the notebook.",
+        say(
+            "Open a notebook in JupyterLab (`pip install '{requirement}'`, then `{command}`), or by the button at its top "
+            "in Colab or Binder, and run it from top to bottom. Exercises mark themselves. Hand in the notebook.",
+            requirement=builder.requirement("lab"),
+            command="course lab" if language == SOURCE else f"course lab --language {language}",
+        ),
         "",
-        "| lesson | what you do | Run all, two CPU cores | exercises | file |",
+        f"| {say('lesson')} | {say('what you do')} | {say('Run all, two CPU cores')} | {say('exercises')} | {say('file')} |",
         "| --- | --- | --- | --- | --- |",
         *(
-            f"| {row.lesson.number} {row.lesson.title} | {row.lesson.promise} | {_minutes(row.minutes)} | {row.exercises} | "
-            f"`notebooks/{row.file}` |"
+            f"| {row.lesson.number} {say(row.lesson.title, BOOK)} | {say(row.lesson.promise, BOOK)} | "
+            f"{_minutes(row.minutes)} | {row.exercises} | `notebooks/{row.file}` |"
             for row in rows
         ),
         "",
-        "If something breaks: `course doctor` says what to fix.",
+        say("If something breaks: `course doctor` says what to fix."),
     ]
     write(folder / "README.md", "\n".join(lines) + "\n")
 
 
 def _minutes(minutes: float | None) -> str:
-    return "" if minutes is None else f"{minutes:.1f} minutes"
+    return "" if minutes is None else say("{minutes} minutes", minutes=f"{minutes:.1f}")
 
 
 def _write_instructor_pack(folder: Path, sections: list[str], exercises: list[Exercise], assignment: str, seed: int) -> None:

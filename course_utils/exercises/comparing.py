@@ -16,10 +16,13 @@ import dataclasses
 import decimal
 import math
 import numbers
+import re
 import sys
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from itertools import islice
 from typing import Any, NamedTuple
+
+from course_utils.languages import say
 
 MOST_PARTS, MOST_BITS = 100_000, 65_536  # as in grading
 SINGLE = 1e-6  # relative; more than a few float32 operations lose, and far less than any mistake changes
@@ -311,22 +314,35 @@ def described(arguments: tuple, actual: Any, expected: Any, tolerance: float) ->
     kinds = kind(expected), kind(actual)
     if differs is None or (kinds[0] != kinds[1] and (not differs.indexes or _lengths(actual) != _lengths(expected))):
         if all(" of " in name and " of shape " not in name for name in kinds) and type(actual) is type(expected):
-            return f"Expected {kinds[0]}, got {kinds[1]}. For {short(arguments)} expected {short(expected)}, got {short(actual)}."
+            return f"{_kinds(expected, actual)} {_values(arguments, expected, actual)}"
         value = f" {short(actual)}" if kinds[1] in ("a number", "a bool", "a str", "a complex") else ""
-        return f"Expected {kinds[0]}, got {kinds[1]}{value}."
-    summary = f"For {short(arguments)} expected {short(expected)}, got {short(actual)}."
+        return _kinds(expected, actual, value)
+    summary = _values(arguments, expected, actual)
     if not differs.indexes:
         return summary
     location = "".join(f"[{index!r}]" for index in differs.indexes)
     inner = kind(differs.expected), kind(differs.actual)
     if inner[0] != inner[1]:
-        return f"{summary} At {location}: expected {inner[0]} {short(differs.expected)}, got {inner[1]} {short(differs.actual)}."
+        wanted, got = (f"{kind_shown(value)} {short(value)}" for value in (differs.expected, differs.actual))
+        return (
+            f"{summary} {say('At {place}: expected {expected}, got {actual}.', place=location, expected=wanted, actual=got)}"
+        )
     precision = f" ({differs.storage})" if differs.storage in SHORTER else ""
-    return f"{summary} At {location}: expected {short(differs.expected)}, got {short(differs.actual)}{precision}."
+    wanted, got = short(differs.expected), short(differs.actual) + precision
+    return f"{summary} {say('At {place}: expected {expected}, got {actual}.', place=location, expected=wanted, actual=got)}"
+
+
+def _kinds(expected: Any, actual: Any, value: str = "") -> str:
+    return say("Expected {expected}, got {actual}.", expected=kind_shown(expected), actual=kind_shown(actual) + value)
+
+
+def _values(arguments: tuple, expected: Any, actual: Any) -> str:
+    shown = {"arguments": short(arguments), "expected": short(expected), "actual": short(actual)}
+    return say("For {arguments} expected {expected}, got {actual}.", **shown)
 
 
 def kind(value: Any) -> str:
-    """A value's type in words, with its size."""
+    """A value's type in English words, with its size; programs compare these."""
     plain = plain_number(value)
     if plain is None:
         return "None"
@@ -339,6 +355,18 @@ def kind(value: Any) -> str:
     if type(plain) in (list, tuple):
         return f"a {type(plain).__name__} of {len(plain)}"
     return f"a {type(plain).__name__}"
+
+
+def kind_shown(value: Any) -> str:
+    """A value's type in words of the language that is spoken now, with its size."""
+    words = kind(value)
+    if of_shape := re.fullmatch(r"a (\w+) of shape (\(.*\))", words):
+        return say("a {type} of shape {shape}", type=of_shape[1], shape=of_shape[2])
+    if of_length := re.fullmatch(r"a (\w+) of (\d+)", words):
+        return say("a {type} of {length}", type=of_length[1], length=of_length[2])
+    if words in ("None", "a number"):
+        return say("a number") if words == "a number" else words
+    return say("a {type}", type=words.removeprefix("a "))
 
 
 def _lengths(value: Any) -> Any:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from course_utils.languages import say
+
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = ("# YOUR CODE HERE", "...")
 
@@ -55,7 +57,10 @@ class Challenge:
             result = self.run(value)
         except ValueError as error:
             return 0.0, str(error)
-        said = f"Your settings were run: {self.measure} {result:.3f}; the bar is {self.bar:g}."
+        said = say(
+            "Your settings were run: {measure} {result}; the bar is {bar}.",
+            measure=say(self.measure), result=f"{result:.3f}", bar=f"{self.bar:g}",
+        )  # fmt: skip
         if result <= self.bar:
             return float(points), said
         return (points / 2 if result <= self.half else 0.0), f"{said} {self.advise(value, result)}"
@@ -112,6 +117,11 @@ class Exercise:
     def worth(self) -> str:
         """Its points in words, e.g. "2 points"."""
         return f"{self.points} point" + "s" * (self.points != 1)
+
+    @property
+    def shown_worth(self) -> str:
+        """Its points in words of the language that is spoken now; cells have `worth`, since their code is never translated."""
+        return say("1 point") if self.points == 1 else say("{points} points", points=self.points)
 
     def source(self) -> str:
         """The solution as a notebook cell, markers included."""

@@ -24,6 +24,13 @@ _ALLOWED = frozenset(sys.stdlib_module_names) | frozenset(GENERAL)
 _MOST_OBJECTS = 1000
 
 
+# Not translated here, as the sandbox sees this file and no catalogue; `checking` says it in the learner's language.
+REFUSAL = (
+    "The answer uses {library}. An exercise is done by hand: answers may use Python's standard library, {most} and {last}, and "
+    "no other library."
+)
+
+
 def allowed(library: str) -> bool:
     """Whether answers may use a library of this name."""
     return library in _ALLOWED
@@ -31,10 +38,7 @@ def allowed(library: str) -> bool:
 
 def refusal(library: str) -> str:
     """What to tell the learner of a library that answers may not use."""
-    return (
-        f"The answer uses {library}. An exercise is done by hand: answers may use Python's standard library, "
-        f"{', '.join(GENERAL[:-1])} and {GENERAL[-1]}, and no other library."
-    )
+    return REFUSAL.format(library=library, most=", ".join(GENERAL[:-1]), last=GENERAL[-1])
 
 
 def foreign(answer: object) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 
+from course_utils.languages import SOURCE, speaking
+
 # Loaded at their first use: who asks a calculator does not wait for the exercises.
 _MODULE_OF = {"calculate": "calculators", "check": "answers"}
 
@@ -13,7 +15,8 @@ def call(request: str) -> str:
     """Answer a page's request.
 
     Args:
-        request: a JSON object: `call` is "calculate" or "check", `arguments` those of the function of that name.
+        request: a JSON object: `call` is "calculate" or "check", `arguments` those of the function of that name; `language`
+            is what the page is in, English if it does not say so.
 
     Returns:
         What the function returns, as JSON.
@@ -25,4 +28,5 @@ def call(request: str) -> str:
     asked = json.loads(request)
     name = asked["call"]
     function = getattr(importlib.import_module(f"course_utils.in_browser.{_MODULE_OF[name]}"), name)
-    return json.dumps(function(**asked["arguments"]), allow_nan=False)
+    with speaking(asked.get("language") or SOURCE):
+        return json.dumps(function(**asked["arguments"]), allow_nan=False)

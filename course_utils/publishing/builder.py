@@ -28,7 +28,9 @@ from course_utils.errors import CourseError
 from course_utils.exercises.definitions import Exercise, strip_solution
 from course_utils.exercises.registry import EXERCISES
 from course_utils.files import write_whole
+from course_utils.languages import SOURCE, lesson_domain, say, speaking
 from course_utils.lessons import LESSONS, find, learner_file, source_file
+from course_utils.publishing.markdown_messages import translated
 from course_utils.publishing.overview import overview
 from course_utils.publishing.times import save_run_cost, timing
 
@@ -86,21 +88,26 @@ def _repository() -> str:
     return assets.repository_url().removeprefix("https://github.com/")
 
 
-def instructor_edition(section: str, source: str | None = None) -> NotebookNode:
-    """Notebook node with solutions and without outputs; `source` replaces the section's file (for tests)."""
-    import jupytext
+def instructor_edition(section: str, source: str | None = None, language: str = SOURCE) -> NotebookNode:
+    """Notebook node with solutions and without outputs.
+
+    Args:
+        section: which one.
+        source: replaces the text of the section's file (for tests).
+        language: of its Markdown, as far as it is translated; code stays as it is.
+    """
     import nbformat
 
     name = find(section).name
-    text = source if source is not None else source_file(name).read_text(encoding="utf-8")
     notebook: NotebookNode = nbformat.v4.new_notebook()
-    for cell in jupytext.reads(text, fmt="py:percent").cells:
-        notebook.cells += _expand(cell, name)
-    _write_out_terms(notebook, name)
-    _set_ids(notebook, name)
-    digest = _hash(notebook)  # before filling in what depends on the address or on recorded times
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
+    with speaking(language):  # whatever the environment says: what is stored is English
+        notebook.cells = expanded_cells(name, source)
+        for cell in _markdown_cells(notebook):
+            cell.source = translated(cell.source, lambda text: say(text, lesson_domain(name)))
+        _write_out_terms(notebook, name)
+        _set_ids(notebook, name)
+        digest = _hash(notebook)  # before filling in what depends on the address or on recorded times
+        for cell in _markdown_cells(notebook):
             cell.source = cell.source.replace("{{badges}}", badges(name)).replace("{{timing}}", timing(name))
     notebook.metadata = {
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
@@ -110,9 +117,25 @@ def instructor_edition(section: str, source: str | None = None) -> NotebookNode:
     return notebook
 
 
-def learner_edition(section: str, source: str | None = None) -> NotebookNode:
-    """Notebook node with stubs, not yet executed."""
-    notebook = instructor_edition(section, source)
+def expanded_cells(name: str, source: str | None = None) -> list[NotebookNode]:
+    """Return a section's cells with exercises in their places and terms still marked: what is translated.
+
+    Args:
+        name: full name of the section.
+        source: replaces the text of the section's file (for tests).
+    """
+    import jupytext
+
+    text = source if source is not None else source_file(name).read_text(encoding="utf-8")
+    cells: list[NotebookNode] = []
+    for cell in jupytext.reads(text, fmt="py:percent").cells:
+        cells += _expand(cell, name)
+    return cells
+
+
+def learner_edition(section: str, source: str | None = None, language: str = SOURCE) -> NotebookNode:
+    """Notebook node with stubs, not yet executed; arguments are those of `instructor_edition`."""
+    notebook = instructor_edition(section, source, language)
     for cell in notebook.cells:
         cell.source = strip_solution(cell.source)
     notebook.metadata["course"]["edition"] = "learner"
@@ -176,6 +199,10 @@ def refresh(section: str, source: str | None = None) -> bool:
     write(refreshed, learner_file(name))
     _refresh_overview()
     return True
+
+
+def _markdown_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "markdown"]
 
 
 def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
@@ -296,7 +323,7 @@ def _exercise_cells(exercise: Exercise) -> list[NotebookNode]:
 
 def _write_out_terms(notebook: NotebookNode, name: str) -> None:
     """Markers of terms → links with definitions. Before the hash is taken: a changed definition makes a notebook stale."""
-    cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    cells = _markdown_cells(notebook)
     try:
         written = glossary.write_out(cell.source for cell in cells)
     except CourseError as error:

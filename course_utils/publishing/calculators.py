@@ -28,6 +28,7 @@ from markupsafe import Markup
 
 from course_utils import assets, pages
 from course_utils.in_browser.calculators import CALCULATORS, calculate
+from course_utils.languages import SOURCE, current
 from course_utils.publishing import pyodide
 
 STATIC = "_static/calculators"  # where pages look for the files, relative to the page
@@ -83,11 +84,12 @@ def _imported(file: Path) -> Iterator[str]:
 
 
 @cache
-def archive() -> bytes:
-    """Return the zip of the modules and data that a page's Python needs."""
+def archive(language: str = SOURCE) -> bytes:
+    """Return the zip of the modules and data that a page's Python needs, with the catalogues of the page's language."""
+    catalogues = sorted((assets.PACKAGE / "locale" / language).rglob("*.po"))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
-        for file in [*modules(), *map(Path, DATA)]:
+        for file in [*modules(), *map(Path, DATA), *(file.relative_to(assets.PACKAGE) for file in catalogues)]:
             entry = zipfile.ZipInfo(f"course_utils/{file.as_posix()}", EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
             packed.writestr(entry, (assets.PACKAGE / file).read_bytes())
@@ -109,7 +111,7 @@ def write_static(folder: Path, runtime: Path | None) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = [_copy_own(name, folder) for name in OWN_FILES]
-    (folder / "course.zip").write_bytes(archive())
+    (folder / "course.zip").write_bytes(archive(current()))
     written.append(folder / "course.zip")
     if runtime is not None:
         (folder / "pyodide").mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from course_utils.languages import later, say
 from course_utils.show.style import box
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ def predict(question: str, unit: str = "", choices: Sequence[str] = ()) -> Predi
     return Prediction(question, unit, tuple(choices))
 
 
+def _number_of(unit: str) -> str:
+    return say("a number of {unit}", unit=unit) if unit else say("a number")
+
+
 class Prediction:
     """See `predict`.
 
@@ -48,11 +53,11 @@ class Prediction:
             import ipywidgets
         except ImportError:
             return
-        label = ipywidgets.HTML(box(f"<b>Your guess first.</b> {escape(question)}", "caution", "question"))
+        label = ipywidgets.HTML(box(f"<b>{escape(say('Your guess first.'))}</b> {escape(question)}", "caution", "question"))
         if choices:
             self.control = ipywidgets.ToggleButtons(options=[("?", None), *((c, c) for c in choices)], value=None)
         else:
-            self.control = ipywidgets.Text(placeholder=f"a number{' of ' + unit if unit else ''}", continuous_update=False)
+            self.control = ipywidgets.Text(placeholder=_number_of(unit), continuous_update=False)
         self.control.observe(lambda change: self.is_(change["new"]), names="value")
         self._view = ipywidgets.VBox([label, self.control])
 
@@ -66,7 +71,7 @@ class Prediction:
         except ValueError:
             self.guess = None
 
-    def reveal(self, measured: float | str, unit: str | None = None, source: str = "measured") -> Reveal:
+    def reveal(self, measured: float | str, unit: str | None = None, source: str = later("measured")) -> Reveal:
         """What was measured, beside the guess; `source` says where it comes from if nobody measured it."""
         return Reveal(self.guess, measured, self.unit if unit is None else unit, source)
 
@@ -75,7 +80,10 @@ class Prediction:
         return f"Your guess first. {self.question} ({how})"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        plain = {"text/plain": repr(self), "text/html": box(f"<b>Your guess first.</b> {escape(self.question)}", "caution")}
+        plain = {
+            "text/plain": repr(self),
+            "text/html": box(f"<b>{escape(say('Your guess first.'))}</b> {escape(self.question)}", "caution"),
+        }
         if self._view is None:
             return plain
         # written out, since ipywidgets 7 (Colab's) and 8 make it in different ways
@@ -90,20 +98,24 @@ class Reveal:
         measured: what came out.
     """
 
-    def __init__(self, guess: float | str | None, measured: float | str, unit: str, source: str = "measured") -> None:
+    def __init__(self, guess: float | str | None, measured: float | str, unit: str, source: str = later("measured")) -> None:
         self.guess, self.measured, self.unit, self._source = guess, measured, unit, source
 
     def _sentence(self) -> tuple[str, str]:
         unit = f" {self.unit}" if self.unit else ""
         measured = self.measured if isinstance(self.measured, str) else f"{self.measured:,.4g}"
+        found = f"{measured}{unit}"
+        source = say(self._source)
         if self.guess is None:
-            return f"{self._source.capitalize()}: {measured}{unit}.", "plain"
+            return f"{source.capitalize()}: {found}.", "plain"
         if isinstance(self.guess, str) or isinstance(self.measured, str):
             right = str(self.guess) == str(self.measured)
-            return f"You said {self.guess}; {self._source}: {measured}{unit}.", "good" if right else "caution"
+            told = say("You said {guess}; {source}: {found}.", guess=self.guess, source=source, found=found)
+            return told, "good" if right else "caution"
         gap = abs(self.guess - self.measured)
         near = gap <= 0.1 * max(abs(self.measured), 1)
-        return f"You said {self.guess:,.4g}{unit}; {self._source}: {measured}{unit}.", "good" if near else "caution"
+        told = say("You said {guess}; {source}: {found}.", guess=f"{self.guess:,.4g}{unit}", source=source, found=found)
+        return told, "good" if near else "caution"
 
     def _repr_html_(self) -> str:
         text, name = self._sentence()

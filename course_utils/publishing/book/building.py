@@ -10,17 +10,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from course_utils import __version__, assets
 from course_utils.errors import CourseError
-from course_utils.publishing import calculators, pyodide
+from course_utils.languages import SOURCE, VARIABLE, find, speaking
+from course_utils.publishing import calculators, pyodide, translating
 from course_utils.publishing.book.sources import write_sources
 
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_copybutton", "sphinx_design", "latex2mathml")
 MARK = "book.json"  # in a finished book: who wrote it, so that nobody's folder is ever replaced
 HERE = Path(__file__).parent
+TEXTS = "texts.js"  # what the scripts of a translated book say
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Book:
         seconds: how long the build took.
         warnings: what Sphinx found wrong, a line each; the pages are there all the same.
         live: whether its pages have Python, for calculators that answer and exercises that are checked.
+        languages: codes; pages of the first are in the folder itself, those of each other in a folder of its code.
     """
 
     folder: Path
@@ -42,37 +46,43 @@ class Book:
     seconds: float
     warnings: tuple[str, ...]
     live: bool
+    languages: tuple[str, ...] = (SOURCE,)
 
 
-def build_book(out: str | Path, live: bool | None = None) -> Book:
+def build_book(out: str | Path, live: bool | None = None, languages: Sequence[str] = (SOURCE,)) -> Book:
     """Build the book from the stored notebooks, without running anything.
 
     Args:
         out: folder for the website. It must be new, empty, or an earlier book, which is replaced as a whole at the end.
         live: whether pages get Python, which is Pyodide. True fetches it with npm unless it is in the course's cache; None
             takes it from there and fetches nothing; where it is not, or False, answers stay those of the build.
+        languages: codes of the languages to build it in; with several, each page leads to itself in the others.
 
     Raises:
-        CourseError: a library is missing (extra `book`), the folder has files that no book has, it cannot be written,
-            Sphinx stopped, or Pyodide cannot be fetched.
+        CourseError: a language is unknown, a library is missing (extra `book`), the folder has files that no book has, it
+            cannot be written, Sphinx stopped, or Pyodide cannot be fetched.
     """
     start = time.monotonic()
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise CourseError(f"the book needs {', '.join(missing)}: pip install '{assets.DISTRIBUTION}[book]'")
+    languages = tuple(dict.fromkeys(find(code).code for code in languages))
+    if any(code != SOURCE for code in languages) and importlib.util.find_spec("jupytext") is None:
+        raise CourseError(f"a translated book needs jupytext: pip install '{assets.DISTRIBUTION}[lab]'")
     out = Path(out).resolve()
     _may_replace(out)
     runtime = (pyodide.prepare() if live else None) if live is not None else pyodide.at_hand()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".book-", dir=out.parent) as work:
-            warnings = _run_sphinx(Path(work), runtime)
+            warnings = [line for code in languages for line in _run_sphinx(Path(work), runtime, code, languages)]
+            _finish(Path(work) / "html")
             _move(Path(work) / "html", out)
     except OSError as error:
         raise CourseError(f"{out} cannot be written: {error}; name another folder") from error
     files = [file for file in out.rglob("*") if file.is_file()]
     pages = sorted(file.relative_to(out).as_posix() for file in files if file.suffix == ".html")
     size = sum(file.stat().st_size for file in files)
-    return Book(out, tuple(pages), size, time.monotonic() - start, tuple(warnings), runtime is not None)
+    return Book(out, tuple(pages), size, time.monotonic() - start, tuple(warnings), runtime is not None, languages)
 
 
 def _may_replace(out: Path) -> None:
@@ -87,29 +97,39 @@ def _may_replace(out: Path) -> None:
         raise CourseError(f"{out} has files and is no book of this course; name an empty or a new folder")
 
 
-def _run_sphinx(work: Path, runtime: Path | None) -> list[str]:
-    """Lay out the sources and build `work/html`; return Sphinx's warnings, without paths of this machine.
+def _run_sphinx(work: Path, runtime: Path | None, language: str, languages: Sequence[str]) -> list[str]:
+    """Lay out the sources and build a language into `work/html`; return Sphinx's warnings, without paths of this machine.
 
     What computes in pages is there first, so that Sphinx writes its hash into addresses, which outdate browsers' copies.
 
     In a process of its own: the API's pages are made with torch and others left out, which would not do for a process that
     has loaded them.
     """
-    write_sources(work / "source", pyodide.megabytes(runtime) if runtime else None)
-    if runtime:
-        calculators.write_static(work / "html" / calculators.STATIC, runtime)
-    else:
-        calculators.write_style(work / "html" / calculators.STATIC)
-    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(HERE), "-d", str(work / "doctrees")]
-    command += ["-D", f"book_live={int(runtime is not None)}"]
-    command += ["-w", str(work / "warnings"), str(work / "source"), str(work / "html")]
-    environment = {**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": _import_path()}
+    html = work / "html" if language == languages[0] else work / "html" / language
+    source, warned = work / f"source-{language}", work / f"warnings-{language}"
+    with speaking(language):
+        write_sources(source, pyodide.megabytes(runtime) if runtime else None)
+        if runtime:
+            calculators.write_static(html / calculators.STATIC, runtime)
+        else:
+            calculators.write_style(html / calculators.STATIC)
+    if language != SOURCE:
+        translating.write_texts(html / "_static" / TEXTS, language)
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(HERE), "-d", str(work / f"doctrees-{language}")]
+    command += ["-D", f"book_live={int(runtime is not None)}", "-D", f"book_languages={','.join(languages)}"]
+    command += ["-w", str(warned), str(source), str(html)]
+    environment = {
+        **os.environ,
+        VARIABLE: language,
+        "NO_COLOR": "1",
+        "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": _import_path(),
+    }
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     if run.returncode:
         raise CourseError(f"Sphinx stopped: {_last_lines(run.stderr or run.stdout)}")
-    _finish(work / "html")
-    text = (work / "warnings").read_text(encoding="utf-8") if (work / "warnings").exists() else ""
-    return [line.replace(f"{work / 'source'}/", "") for line in text.splitlines() if line.strip()]
+    text = warned.read_text(encoding="utf-8") if warned.exists() else ""
+    return [line.replace(f"{source}/", "") for line in text.splitlines() if line.strip()]
 
 
 def _import_path() -> str:
@@ -125,12 +145,11 @@ def _last_lines(text: str, count: int = 8) -> str:
 def _finish(html: Path) -> None:
     """What no reader needs goes; what a static host needs comes; the mark says whose folder it is."""
     for name in (".buildinfo", ".buildinfo.bak", "objects.inv.bak"):
-        (html / name).unlink(missing_ok=True)
-    for file in [
-        *(html / "_static").rglob("*.map"),
-        *(html / "_static").rglob("*.html"),
-    ]:  # sources of scripts, of templates
-        file.unlink()
+        for file in html.rglob(name):
+            file.unlink()
+    for static in html.rglob("_static"):
+        for file in [*static.rglob("*.map"), *static.rglob("*.html")]:  # sources of scripts, of templates
+            file.unlink()
     (html / ".nojekyll").touch()  # GitHub's pages would leave out folders that begin with _
     mark = {"book": assets.DISTRIBUTION, "version": __version__}
     (html / MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")

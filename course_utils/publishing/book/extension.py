@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils import __version__, assets, lessons
+from course_utils.languages import LANGUAGES, current, say
 from course_utils.publishing import calculators
 from course_utils.publishing.book import formulas
 from course_utils.publishing.book.html_pages import finished
@@ -33,6 +34,7 @@ EDITED = {
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_config_value("book_live", False, "env", bool, "whether pages have Python")
+    app.add_config_value("book_languages", current(), "html", str, "codes of the languages that are built, with commas")
     renderers = {"inline_renderers": (formulas.visit_inline, None), "block_renderers": (formulas.visit_block, None)}
     app.add_html_math_renderer("mathml", **renderers)
     app.connect("source-read", read_lesson)
@@ -83,8 +85,22 @@ def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], 
         objects = app.env.domains.standard_domain.objects
         terms = {anchor: name for (kind, name), (_, anchor) in objects.items() if kind == "term"}
         context["body"] = finished(context["body"], terms)
+    context["say"], context["book_languages"] = say, languages_of(page, app.config.book_languages.split(","), current())
     if page in LESSON_PAGES:
         context["lesson_number"] = LESSON_PAGES[page].number
+
+
+def languages_of(page: str, codes: list[str], own: str) -> list[tuple[str, str, str]]:
+    """Return code, name and address of a page in each language; its own has no address. Empty if there is one language.
+
+    Args:
+        page: path from the root of its language, without the extension.
+        codes: languages that are built: the first is in the website's root, each other in a folder of its code.
+        own: language of the page.
+    """
+    up = "../" * (page.count("/") + (own != codes[0]))
+    places = {code: up + ("" if code == codes[0] else f"{code}/") + f"{page}.html" for code in codes}
+    return [(code, LANGUAGES[code].name, places[code] if code != own else "") for code in codes if len(codes) > 1]
 
 
 def read_docstring(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from course_utils import glossary
 from course_utils.errors import CourseError
 from course_utils.in_browser.answers import on_page
+from course_utils.languages import say
 from course_utils.lessons import Lesson
 from course_utils.publishing import builder
 from course_utils.publishing.book.outputs import dressed
@@ -60,7 +61,7 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
             continue
         if grading.get("solution"):
             if id in solved_here:
-                cells += map(_markdown, exercise_field(id, f"Or solve it in the notebook. {_places(lesson)}"))
+                cells += map(_markdown, exercise_field(id, f"{say('Or solve it in the notebook.')} {_places(lesson)}"))
                 continue
             exercise = _function(source_of(cell))
         cells += _code(cell, predictions, pictures, widgets)
@@ -94,10 +95,10 @@ def reading_minutes(text: str) -> int:
 def _role(term: re.Match[str]) -> str:
     """The marker of a term as a link into the glossary; as plain emphasis if the glossary has changed since."""
     meaning = unescape(term["tip"])
-    names = [one.name for one in glossary.terms().values() if one.meaning == meaning]
+    names = [one.shown_name for one in glossary.terms().values() if one.shown_meaning == meaning]
     if not names:
         try:
-            names = [glossary.find(term["text"]).name]
+            names = [glossary.find(term["text"]).shown_name]
         except CourseError:
             return f"*{term['text']}*"
     return f"*{{term}}`{term['text']} <{names[0]}>`*"
@@ -156,11 +157,13 @@ def _markdown(source: str) -> Cell:
 
 def _function(source: str) -> str:
     found = re.search(r"^(?:def|class) (\w+)", source, re.MULTILINE)
-    return found[1] if found else "the answer"
+    return found[1] if found else say("the answer")
 
 
 def _places(lesson: Lesson) -> str:
-    return (
-        f"Open it [in Colab]({builder.colab_url(lesson.name)}) or [in Binder]({builder.binder_url(lesson.name)}), "
-        f"or {{download}}`download the notebook </notebooks/{lesson.name}.ipynb>`."
+    return say(
+        "Open it [in Colab]({colab}) or [in Binder]({binder}), or {download}.",
+        colab=builder.colab_url(lesson.name),
+        binder=builder.binder_url(lesson.name),
+        download=f"{{download}}`{say('download the notebook')} </notebooks/{lesson.name}.ipynb>`",
     )

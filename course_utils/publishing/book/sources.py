@@ -5,23 +5,24 @@ from __future__ import annotations
 import ast
 import json
 import re
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from course_utils import assets, glossary, lessons
+from course_utils import assets, glossary, lessons, pages
 from course_utils.errors import CourseError
 from course_utils.exercises.registry import EXERCISES
 from course_utils.in_browser.answers import on_page
 from course_utils.in_browser.calculators import CALCULATORS
+from course_utils.languages import BOOK, SOURCE, current, say
 from course_utils.lessons import LESSONS, Lesson
 from course_utils.pages import render
-from course_utils.publishing import builder, calculators
+from course_utils.publishing import builder, calculators, translating
 from course_utils.publishing.book.lesson_pages import markdown_of, page_text, reading_minutes
 from course_utils.publishing.book.outputs import dressed
 from course_utils.publishing.book.twins import calculator_for, raw
+from course_utils.publishing.markdown_messages import translated
 from course_utils.publishing.objectives import objectives_in
 from course_utils.publishing.times import load_times
 
@@ -48,6 +49,9 @@ API = {
 }  # fmt: skip
 
 
+_SHEET = re.compile(r"(?m)^(?P<title>(?:#+ |\*\*).*)\n\n(?P<sheet>(?:\|.*\n|- .*\n(?: +.*\n)*)+)")
+
+
 @dataclass(frozen=True)
 class PathStep:
     """A lesson on the learning path.
@@ -72,7 +76,7 @@ class PathStep:
 
 
 def write_sources(folder: Path, python: float | None = None) -> None:
-    """Write everything that Sphinx reads into a new folder.
+    """Write everything that Sphinx reads into a new folder, in the language that is spoken now.
 
     Args:
         folder: where to.
@@ -83,10 +87,11 @@ def write_sources(folder: Path, python: float | None = None) -> None:
     """
     (folder / "notebooks").mkdir(parents=True)
     for lesson in LESSONS.values():
-        shutil.copyfile(_notebook(lesson), folder / "notebooks" / f"{lesson.name}.ipynb")
+        (folder / "notebooks" / f"{lesson.name}.ipynb").write_text(_notebook_text(lesson), encoding="utf-8")
     path = learning_path()
     for name, values in _pages(path, python).items():
-        _write(folder / f"{name}.md", render(f"{TEMPLATES}/{name}.md.j2", **values))
+        text = pages.source(f"{TEMPLATES}/{name}.md.j2")
+        _write(folder / f"{name}.md", pages.render_text(translated(text, lambda message: say(message, BOOK)), **values))
     for module in (module for modules in API.values() for module in modules):
         names = public_names(module)
         _write(folder / "api" / f"{module}.md", render(f"{TEMPLATES}/module.md.j2", module=module, names=names))
@@ -97,15 +102,18 @@ def learning_path() -> list[PathStep]:
     return [_step(lesson) for lesson in LESSONS.values()]
 
 
-def cheat_sheet(texts: list[str]) -> str:
-    """Return the table or list with which a lesson sums up what a learner can do now, in Markdown; empty if it has none."""
-    for text in texts:
-        found = re.search(
-            r"(?im)^(?:#+ .*|\*\*)(?:what you can do now|what you have seen).*\n\n(?P<sheet>(?:\|.*\n|- .*\n(?: +.*\n)*)+)",
-            f"{text}\n",
-        )
-        if found:
-            return page_text(found["sheet"]).strip()
+def cheat_sheet(texts: list[str], shown: list[str] | None = None) -> str:
+    """Return the table or list with which a lesson sums up what a learner can do now, in Markdown; empty if it has none.
+
+    Args:
+        texts: Markdown cells of the lesson, in English: its heading is read.
+        shown: the same cells in the language of the page, if that is another.
+    """
+    for text, translation in zip(texts, shown or texts):
+        # Headings and what follows them come in the same order in every language.
+        for found, same in zip(_SHEET.finditer(f"{text}\n"), _SHEET.finditer(f"{translation}\n")):
+            if re.search(r"what you can do now|what you have seen", found["title"], re.IGNORECASE):
+                return page_text(same["sheet"]).strip()
     return ""
 
 
@@ -152,7 +160,11 @@ def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, An
     """Name of a page → what its template shows."""
     letters: dict[str, list[glossary.Term]] = {}
     for term in glossary.terms().values():
-        letters.setdefault(term.name[0].upper() if term.name[0].isalpha() else "0-9", []).append(term)
+        first = glossary.plain_letters(term.shown_name)[0][0].upper()
+        letters.setdefault(first if first.isalpha() else "0-9", []).append(term)
+    for terms in letters.values():
+        terms.sort(key=lambda term: glossary.plain_letters(term.shown_name))
+    letters = dict(sorted(letters.items()))
     minutes = sum(step.reading for step in path)
     runs = [step.running for step in path]
     return {
@@ -166,6 +178,7 @@ def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, An
             "binder": builder.binder_url(path[0].lesson.name),
             "words": len(glossary.terms()),
             "solved_here": len(on_page()) if python else 0,
+            "language": translating.note(current()),
         },
         "calculators": {
             "python": python,
@@ -183,7 +196,7 @@ def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, An
 
 def _lessons_with(calculator: str) -> list[Lesson]:
     """The lessons whose notebooks have the widget that a calculator is the twin of."""
-    return [lesson for lesson in LESSONS.values() if calculator in _calculators_in(lesson)]
+    return [shown(lesson) for lesson in LESSONS.values() if calculator in _calculators_in(lesson)]
 
 
 @cache
@@ -202,20 +215,39 @@ def summary(module: str) -> str:
 
 def _step(lesson: Lesson) -> PathStep:
     text = _notebook(lesson).read_text(encoding="utf-8")
-    texts = markdown_of(text)
-    title = re.search(r"^# (?:\d+ · )?(.+)$", "\n".join(texts), re.MULTILINE)
+    texts, translation = markdown_of(text), markdown_of(_notebook_text(lesson))
+    title = re.search(r"^# (?:\d+ · )?(.+)$", "\n".join(translation), re.MULTILINE)
     record = load_times().get(lesson.name, {}).get("cpu")
     mine = [exercise for id, exercise in EXERCISES.items() if lesson.has(id)]
     return PathStep(
-        lesson,
-        title[1] if title else lesson.title,
+        shown(lesson),
+        title[1] if title else say(lesson.title, BOOK),
         reading_minutes(text),
         record["seconds"] / 60 if record else None,
         len(mine),
         sum(exercise.points for exercise in mine),
-        tuple(objectives_in(texts, lesson.name)),
-        cheat_sheet(texts),
+        tuple(objectives_in(translation, lesson.name)),
+        cheat_sheet(texts, translation),
     )
+
+
+def shown(lesson: Lesson) -> Lesson:
+    """A lesson with title and promise in the language that is spoken now."""
+    return replace(lesson, title=say(lesson.title, BOOK), promise=say(lesson.promise, BOOK))
+
+
+def _notebook_text(lesson: Lesson) -> str:
+    """The notebook that readers get, JSON: the stored one, or the same with its text translated."""
+    if current() == SOURCE:
+        return _notebook(lesson).read_text(encoding="utf-8")
+    return _translated_text(lesson, current())
+
+
+@cache
+def _translated_text(lesson: Lesson, language: str) -> str:
+    import nbformat
+
+    return nbformat.writes(translating.translated_notebook(lesson.name, language), version=4) + "\n"
 
 
 def _notebook(lesson: Lesson) -> Path:
