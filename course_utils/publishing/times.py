@@ -22,15 +22,17 @@ BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself
 def timing(name: str) -> str:
     """Markdown table of how long the section takes on each tier, from recorded runs."""
     records = load_times()
-    rows = []
+    rows, missing = [], []
     for tier, label in (("cpu", "CPU, two cores"), ("t4", "T4"), ("a100", "A100")):
         record = records.get(name, {}).get(tier)
         if record:
             time_text, memory_text = f"{record['seconds'] / 60:.1f} minutes", f"{record['peak_mb'] / 1000:.1f} GB"
             rows.append(f"| {label} | {time_text} | {memory_text} | {record['date']}, {record['machine']} |")
         else:
-            rows.append(f"| {label} | not recorded yet | | |")
+            missing.append(label)
     table = "| Run all on | time | peak memory | recorded |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
+    if missing:
+        table += f"\n\nNot timed yet: {', '.join(missing)}."
     cpu = records.get(name, {}).get("cpu", {})
     if cpu.get("peak_mb", 0) > BINDER_MB:
         table += f"\n\nBinder promises 1 GB and usually gives 2: this lesson may run out of memory there.{_peak_text(cpu)}"
