@@ -1,7 +1,7 @@
 """What lesson 06 compares, with enough examples: a job's model beside prompts, forms and ways to leave; and a host's tokens.
 
     python benchmarks/hosted.py runs [SEED ...]    half an hour a seed on two slow cores; writes hosted-DATE.json
-    python benchmarks/hosted.py pairs [SEED ...]   two kinds of pairs for a DPO job, a quarter of an hour a seed; writes
+    python benchmarks/hosted.py pairs [SEED ...]   kinds of pairs for a DPO job, a quarter of an hour a seed; writes
                                                    host-preferences-DATE.json
     python benchmarks/hosted.py tokens             needs `pip install bpe-openai` (or tiktoken); writes host-tokens-DATE.json
 
@@ -143,8 +143,8 @@ def runs(seeds: list[int]) -> None:
                              "runs": made})  # fmt: skip
 
 
-def two_kinds_of_pairs(seed: int) -> dict:
-    """A job on rows; on top of it jobs on pairs that all punish one record, of own mistakes, or of mistakes both ways."""
+def kinds_of_pairs(seed: int) -> dict:
+    """A job on rows; on top of it jobs on pairs of three kinds, and two of them again with steps a tenth as large."""
     with tempfile.TemporaryDirectory() as folder, local_server(Path(folder) / "service", rows=8) as server:
         client = Client(server, seed)
         short = [c for c in client.task.train if len(c[1]["content"].split()) <= lesson_06.LONGEST]
@@ -173,8 +173,12 @@ def two_kinds_of_pairs(seed: int) -> dict:
             print(seed, name, both, escalations.count("none"), flush=True)
 
         keep(lesson_06.TUNED, job.fine_tuned_model)
-        for name, rows in kinds.items():
-            preferred = client.job(rows, kind="dpo", model=job.fine_tuned_model, n_epochs=1, batch_size=4)
+        jobs = [(name, rows, {}) for name, rows in kinds.items()]
+        # Is it the pairs, or how far a step goes?
+        small = {"learning_rate_multiplier": 0.1}
+        jobs += [(lesson_06.with_small_steps(name), kinds[name], small) for name in lesson_06.TRIED_WITH_SMALL_STEPS]
+        for name, rows, more in jobs:
+            preferred = client.job(rows, kind="dpo", model=job.fine_tuned_model, n_epochs=1, batch_size=4, **more)
             keep(name, preferred.fine_tuned_model, preferred)
         return found
 
@@ -224,7 +228,7 @@ if __name__ == "__main__":
         tokens()
     elif options.what == "pairs":
         seeds = options.seeds or [0, 1, 2]
-        kinds = [two_kinds_of_pairs(seed) for seed in seeds]
+        kinds = [kinds_of_pairs(seed) for seed in seeds]
         write_results("host-preferences", {"seeds": seeds, "examples": EXAMPLES, "pairs": PAIRS, "runs": kinds})
     else:
         runs(options.seeds or [0, 1, 2])

@@ -117,13 +117,16 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(text, width))
 
 
-def loss_curve(losses: Sequence[float], title: str, validation: Mapping[int, float] | None = None) -> Figure:
+def loss_curve(
+    losses: Sequence[float], title: str, validation: Mapping[int, float] | None = None, top: float | None = None
+) -> Figure:
     """Draw the loss after each step.
 
     Args:
         losses: training loss of step 1, 2, ...
         title: what to see.
         validation: step → validation loss.
+        top: where the axis ends if the first steps would make the rest too small to see; None shows everything.
     """
     import matplotlib
     import numpy as np
@@ -154,7 +157,11 @@ def loss_curve(losses: Sequence[float], title: str, validation: Mapping[int, flo
             words += f"; validation loss lowest at step {best} with {validation[best]:.2f}, at the end {values[-1]:.2f}"
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="step", ylabel="loss (nats per token)")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=0, top=top)
+        if top is not None and max(losses) > top:
+            axes.set_xlabel(f"step (a loss above {top:g} lies outside)")
+            shown_steps, shown = map(list, zip(*[(at, loss) for at, loss in zip(shown_steps, shown) if loss <= top]))
+            labels["training"] = (shown_steps, shown, "#0072B2")
         _label_lines(figure, axes, labels)
         return _finish(figure, axes, title, f"Line chart. {title}: {words}.")
 

@@ -1,7 +1,15 @@
 """What tests share: a model small enough to build in a blink, and the packaged one, loaded once a process."""
 
+from collections import Counter
+
 import pytest
 from support import tiny_llama
+
+
+def pytest_collection_modifyitems(items):
+    """Put files with slow tests first, so that no process is left alone with one of them when the other has finished."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

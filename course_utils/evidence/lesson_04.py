@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 MARK = "padding:.05em .3em;white-space:nowrap"  # a sign stays with its rule
 START, CONTROL, WITH_SFT = "the desk's replies (SFT)", "SFT on chosen", "DPO + SFT"
+LARGE_BETA = "DPO, β = 1"
 NOT_RECORDED = "not recorded yet"
 SMOOTHED = 4  # steps: one step has few pairs, and some pairs are much harder than others
 
@@ -118,7 +119,7 @@ def _rewards_figure(steps: Sequence[float], chosen: Sequence[float], rejected: S
     )  # fmt: skip
     title = f"{run}: {moved}, and the margin is {margin:.2f}"
     series = {"chosen": (steps, chosen), "rejected": (steps, rejected)}
-    return charts.trade_off(series, title, "step", f"implicit reward\n(mean of {SMOOTHED} steps)")
+    return charts.curves(series, title, "step", f"implicit reward (mean of {SMOOTHED} steps)", said=[_ends(series)])
 
 
 def recorded_log() -> Figure | Table:
@@ -222,11 +223,12 @@ def answers_table(rows: Sequence[Row], answers: Mapping[str, Sequence[str]], sta
 # -- shortcuts --------------------------------------------------------------------------------------------------------------
 
 
-def shortcut_table(sets: Mapping[str, Any]) -> Table:
+def shortcut_table(sets: Mapping[str, Any], recorded_on: str = "") -> Table:
     """How many test pairs the simplest models rank right, for each set of pairs.
 
     Args:
         sets: name → `Preferences`.
+        recorded_on: the set of the recorded methods, which are shown below; "" leaves them out.
     """
     from course_utils.data_prep.shortcuts import overlap, shortcut_scores
 
@@ -236,7 +238,9 @@ def shortcut_table(sets: Mapping[str, Any]) -> Table:
         ranks = [0.5 if s == 0 else float(s > 0) for s in shared]
         columns[name]["words shared with the message"] = evaluation.mean(ranks)
     rules = list(next(iter(columns.values())))
-    rows = {rule: {name: column[rule] for name, column in columns.items()} for rule in rules}
+    rows: dict[str, dict[str, Any]] = {rule: {name: column[rule] for name, column in columns.items()} for rule in rules}
+    for method in (CONTROL, "DPO", WITH_SFT) if recorded_on else ():
+        rows[f"a trained model: {method}, recorded"] = {recorded_on: over_seeds(method, "right")}
     return Table(rows, "Test pairs ranked right by models that hardly read, ties count half", "what it looks at", "")
 
 
@@ -249,7 +253,7 @@ def group_table(rewards: Sequence[float]) -> Table:
     rows = {
         f"answer {number}": {
             "reward": float(reward),
-            "less the mean": reward - mean,
+            "minus the mean": reward - mean,
             "advantage": (reward - mean) / (deviation + 1e-4),
         }
         for number, reward in enumerate(rewards, 1)
@@ -332,7 +336,7 @@ def _with_range(rows: Sequence[Sequence[float]], scale: float = 100, unit: str =
 
 # Two methods rank equally well if one is no more than this share of the pairs behind the other, as far as the interval says.
 AS_WELL = 0.1
-METHODS = (START, CONTROL, "DPO", WITH_SFT, "ORPO", "KTO", "IPO", "SimPO", "GRPO")
+METHODS = (START, CONTROL, "DPO", LARGE_BETA, WITH_SFT, "ORPO", "KTO", "IPO", "SimPO", "GRPO")
 
 
 def _seeds(record: Mapping[str, Any]) -> str:
@@ -368,7 +372,7 @@ def methods_table(names: Sequence[str] = METHODS) -> Table:
     return Table(rows, when, "method", "DPO")
 
 
-def kinds_learned(names: Sequence[str] = (START, CONTROL, "DPO", "ORPO")) -> Table:
+def kinds_learned(names: Sequence[str] = (CONTROL, "DPO", WITH_SFT)) -> Table:
     """Which of the test pairs each method ranks right, by what their replies differ in; a row for the second judge."""
     record = preferences()
     if record is None:
@@ -376,7 +380,7 @@ def kinds_learned(names: Sequence[str] = (START, CONTROL, "DPO", "ORPO")) -> Tab
     ranks = {name: per_seed(name, "right") for name in names}
     ranks["a reward model"] = [run["judge"]["ranks test pairs"] for run in record["runs"] if "judge" in run]
     ranks = {name: rows for name, rows in ranks.items() if rows}
-    kinds = _test_kinds(len(ranks[START][0]))
+    kinds = _test_kinds(len(per_seed(START, "right")[0]))
     shown = {}
     for kind, meaning in KINDS.items():
         own = [i for i, one in enumerate(kinds) if one == kind]
@@ -394,7 +398,7 @@ def _test_kinds(number: int) -> list[str]:
     return [row["kind"] for row in load_preferences("balanced").test[:number]]
 
 
-def compared(names: Sequence[str] = (START, CONTROL, "DPO", WITH_SFT)) -> Table:
+def compared(names: Sequence[str] = (START, CONTROL, "DPO", LARGE_BETA, WITH_SFT)) -> Table:
     """The rules of the house style that the answers of a few methods keep, and how far each went."""
     record = preferences()
     rows: dict[str, dict[str, Any]] = {}
@@ -497,7 +501,7 @@ def kl_figure() -> Figure | Table:
     names = {name for run in record["runs"] for name in run["methods"] if name.startswith("DPO, β")}
     betas = {0.1: "DPO"} | {float(name.split("=")[1]): name for name in names}
     points = {"DPO": [(f"β = {beta:g}", *_over_seeds(betas[beta])) for beta in sorted(betas)]}
-    points |= {name: [("", *_over_seeds(name))] for name in (WITH_SFT, CONTROL, "ORPO", "KTO") if per_seed(name, "kl")}
+    points |= {name: [("", *_over_seeds(name))] for name in (WITH_SFT, CONTROL, "KTO") if per_seed(name, "kl")}
     title = "What each method reached, and how far it went for it"
     label = "answers that say\nthe step first, %"
     return charts.reached(points, title, "KL from the start (nats per answer)", label, log_x=True)
@@ -643,10 +647,10 @@ def judge_A3() -> Verdict:
     counted = passes("PPO") / passes("SFT")
     where = "inside" if cost_holds else "above" if time[0] > 10 else "below"
     sentence = (
-        f"PPO has {len(roles)} roles, not three: {', '.join(roles)}. In full fine-tuning they are {full} models; with LoRA "
-        f"they share {lora} bodies. A step took {time[0]:.1f} times SFT's time ({where} the claimed range), before the "
-        f"reward model's own training; counted in passes it is {counted:.1f} times, and the rest is writing answers token "
-        "by token."
+        f"{'Half of it holds. ' if cost_holds and not three else ''}The cost: a step took {time[0]:.1f} times SFT's time, "
+        f"{where} the claimed range, before the reward model's own training. (Counted in passes it is {counted:.1f} times; "
+        f"the rest is writing answers token by token.) The models: not three. PPO has {len(roles)} roles, "
+        f"{', '.join(roles)}. In full fine-tuning they are {full} models; with LoRA they share the weights of {lora}."
     )
     scope = "A 135M model on a CPU, answers of at most 36 tokens, two epochs per rollout. Long answers cost more."
     return Verdict(word, sentence, (costs_table(),), scope)
@@ -779,7 +783,11 @@ def both_fall() -> Figure:
     series = {name: (steps, [row[i] for row in path]) for i, name in enumerate(("chosen", "rejected", "a third reply"))}
     fell = path[-1][0] < 0
     title = "The chosen reply became less likely, too" if fell else "The chosen reply became likelier"
-    return charts.trade_off(series, title, "step", "gain over the reference (nats)")
+    return charts.curves(series, title, "step", "gain over the reference (nats)", said=[_ends(series)])
+
+
+def _ends(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
+    return ", ".join(f"{name} ends at {y[-1]:.2f}" for name, (_, y) in series.items())
 
 
 def first_losses(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Table:

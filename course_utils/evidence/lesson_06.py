@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from functools import cache
@@ -42,10 +43,14 @@ ENCODING = "o200k_base"  # the tokenizer of gpt-4o, gpt-4.1 and their small vers
 # "How to count tokens with tiktoken").
 PER_MESSAGE, TO_ANSWER = 4, 3
 TUNED_PROMPT = "four words (tuned)"
+# A tuned model that is kept ready, Azure's "Global Standard": dollars an hour, beside the base's prices per token
+# (github.com/MicrosoftDocs/azure-ai-docs, fine-tuning-cost-management.md of 2025-07-08).
+HOSTING_HOUR, HOSTING_READ, HOURS_A_MONTH = 1.70, "2025-07-08", 730
 NOT_RECORDED = "not recorded yet"
 # The models of `benchmarks/hosted.py pairs`.
 TUNED, ONE_RECORD = "tuned, before any pairs", "pairs that punish one record"
 OWN_MISTAKES, BOTH_WAYS = "pairs of its own mistakes", "as many for “none” as against it"
+TRIED_WITH_SMALL_STEPS = (ONE_RECORD, OWN_MISTAKES)
 RISES = 1.05  # times the lowest validation loss; less is not called a rise
 
 
@@ -105,10 +110,15 @@ def before_and_after() -> Figure:
     return charts.bars(rows, title, unit, decimals=0, highlight=["after three epochs"])
 
 
-def recorded(names: Sequence[str], caption: str) -> Table:
+def recorded(names: Sequence[str], caption: str, baseline: bool = False) -> Table:
     """Recorded scores of some systems, all runs in one pool; says so where there is no record.
 
     The runs answer the same messages, so the intervals are a little too narrow.
+
+    Args:
+        names: of the systems, as `benchmarks/hosted.py runs` calls them.
+        caption: what is compared.
+        baseline: whether a last row says what a program gets that reads nothing.
     """
     found = record()
     if found is None:
@@ -120,6 +130,14 @@ def recorded(names: Sequence[str], caption: str) -> Table:
             "valid records": pooled(_scores(name, "valid")),
             "category right": pooled(_scores(name, "category")),
             "both fields right": pooled(_scores(name, "both")),
+        }
+    if baseline:
+        truth = _task().references()
+        pair = json.loads(Counter(json.dumps(record) for record in truth).most_common(1)[0][0])
+        rows[lesson_05.COMMONEST] = {
+            "valid records": proportion([True] * len(truth)),
+            "category right": proportion([record["category"] == pair["category"] for record in truth]),
+            "both fields right": lesson_05.commonest_pair(truth),
         }
     seeds = len(found["seeds"])
     runs = f"{seeds} runs together, 100 messages each" if seeds > 1 else "one run, 100 messages"
@@ -208,6 +226,11 @@ def escalation(answer: str) -> str:
     return str(record.get("escalation")) if isinstance(record, dict) else "no record"
 
 
+def with_small_steps(name: str) -> str:
+    """A job's name if its learning-rate multiplier is a tenth of what the host would take."""
+    return f"{name}, steps a tenth as large"
+
+
 def preferences() -> Table:
     """Recorded: a tuned model before and after DPO jobs on several kinds of pairs, and how often each says "none"."""
     found = _newest("host-preferences")
@@ -269,11 +292,11 @@ def epochs(events: Iterable[Any]) -> dict[int, dict[str, float]]:
     return found
 
 
-def curve(events: Iterable[Any], title: str) -> Figure:
-    """Training and validation loss of a job, per token."""
+def curve(events: Iterable[Any], title: str, top: float | None = None) -> Figure:
+    """Training and validation loss of a job, per token; steps whose loss is above `top` are not drawn."""
     rows = metrics(events)
     held_out = {data["step"]: data["valid_loss"] for data in rows if "valid_loss" in data}
-    return charts.loss_curve([data["train_loss"] for data in rows], title, held_out)
+    return charts.loss_curve([data["train_loss"] for data in rows], title, held_out, top)
 
 
 def pair_curve(events: Iterable[Any], title: str) -> Figure:
@@ -396,7 +419,7 @@ def mean_answer(rows: Sequence[Mapping[str, Any]]) -> float:
 def how_counted() -> str:
     """How this machine counts the host's tokens, with the error of an estimate."""
     if host_encoder():
-        return f"counted with the host's own tokenizer, {ENCODING}"
+        return f"counted with the host's tokenizer, {ENCODING}"
     found = counting()
     off = found["kinds"]["message"]
     return (
@@ -489,13 +512,13 @@ def price_figure(sizes: Mapping[str, float], answer: float, up_to: int = 2400) -
         f"{TODAY_SMALL}, untuned": (lengths, [cost_of_thousand(n, answer, costs.FRONTIER[TODAY_SMALL]) for n in lengths]),
     }
     first = turning_points(short, answer)[0]
-    title = f"The fine-tuned model is the cheaper one only beyond a prompt of {first} tokens"
+    title = f"Beside the same model untuned, tuning is cheaper from a prompt of {first} tokens on"
     return charts.trade_off(
         lines,
         title,
         "tokens in the untuned model's prompt",
         "dollars for 1,000 requests",
-        notes=[("from here", first, level)],
+        notes=[(f"{first} tokens", first, level)],
     )
 
 
@@ -510,8 +533,40 @@ def price_table(sizes: Mapping[str, float], answer: float) -> Table:
             f"{SHOWN_MODEL} untuned, $": None if is_tuned else cost_of_thousand(size, answer, UNTUNED),
             f"{TODAY_SMALL} untuned, $": None if is_tuned else cost_of_thousand(size, answer, costs.FRONTIER[TODAY_SMALL]),
         }
-    caption = f"A thousand requests, answers of {answer:.0f} tokens (prices of {UNTUNED.date} to {tuned_price().date})"
+    known = ((f"{SHOWN_MODEL} tuned", tuned_price()), ("untuned", UNTUNED), (TODAY_SMALL, costs.FRONTIER[TODAY_SMALL]))
+    per_million = "; ".join(f"{name} {price.input:.2f} and {price.output:.2f}" for name, price in known)
+    caption = (
+        f"A thousand requests, answers of {answer:.0f} tokens, at these dollars for a million tokens read and written: "
+        f"{per_million} (prices of {UNTUNED.date} to {known[-1][1].date})"
+    )
     return Table({name: _cents(row) for name, row in rows.items()}, caption, "prompt", "")
+
+
+def hosting_table(
+    sizes: Mapping[str, float], answer: float, requests: Sequence[int] = (10_000, 100_000, 1_000_000, 10_000_000)
+) -> Table:
+    """Dollars for a thousand requests where a tuned model is paid for by the hour and its tokens cost what the base's do.
+
+    Args:
+        sizes: `prompt_sizes`.
+        answer: tokens of an answer.
+        requests: how many a month.
+    """
+    rows = {}
+    longest = max(sizes, key=lambda name: sizes[name])
+    for number in requests:
+        hours = HOSTING_HOUR * HOURS_A_MONTH / number * 1e3
+        rows[f"{number:,}"] = {
+            "hours, $": hours,
+            "tuned, hours and tokens, $": hours + cost_of_thousand(sizes[TUNED_PROMPT], answer, UNTUNED),
+            "untuned, instructions, $": cost_of_thousand(sizes["instructions"], answer, UNTUNED),
+            f"untuned, {longest}, $": cost_of_thousand(sizes[longest], answer, UNTUNED),
+        }
+    caption = (
+        f"A thousand requests of {SHOWN_MODEL} at {HOSTING_HOUR:.2f} dollars an hour (Azure's example of {HOSTING_READ}) "
+        f"and {UNTUNED.input:.2f} and {UNTUNED.output:.2f} dollars for a million tokens"
+    )
+    return Table({name: _cents(row) for name, row in rows.items()}, caption, "requests a month", "")
 
 
 def _cents(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -531,9 +586,7 @@ def training_table(rows: Sequence[Mapping[str, Any]], passes: int) -> Table:
             "new jobs until": closes or "no date known",
             "price read on": price.date,
         }
-    return Table(
-        table, f"{len(rows)} rows, {tokens:,.0f} tokens ({'counted' if host_encoder() else 'estimated'})", "model", ""
-    )
+    return Table(table, f"{len(rows)} rows, {tokens:,.0f} tokens, {how_counted()}", "model", "")
 
 
 # -- hosts ------------------------------------------------------------------------------------------------------------------
@@ -609,7 +662,8 @@ def judge_O2(hosts: Mapping[str, Any]) -> Verdict:
     closed, giving = ([host.name for host in hosted if host.weights is given] for given in (False, True))
     methods = max(len(host.methods) for host in hosted)
     sentence = (
-        f"Every hosted service takes the data, and none takes more than {methods} methods. But only those with closed "
+        f"Each of these {len(hosted)} hosts, as read on the dates below, takes the data, and none takes more than {methods} "
+        f"methods. But only those with closed "
         f"models keep the weights ({', '.join(closed)}); {', '.join(giving) or 'no other'} hand them out."
     )
     word = claims.FAILS if not closed else claims.HOLDS if not giving else claims.UNDER_A_CONDITION

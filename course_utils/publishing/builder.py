@@ -76,7 +76,9 @@ def binder_url(name: str) -> str:
 
 
 def badges(name: str) -> str:
-    """Markdown of the buttons that open a section in Colab or Binder."""
+    """Markdown of the buttons that open a section in Colab or Binder; nothing before the course has an address."""
+    if assets.PLACEHOLDER in assets.repository_url():
+        return ""
     return (
         f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab_url(name)}) "
         f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]({binder_url(name)})"

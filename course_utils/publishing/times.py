@@ -23,7 +23,7 @@ BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself
 def timing(name: str) -> str:
     """Markdown table of how long the section takes on each tier, from recorded runs."""
     records = load_times()
-    rows = []
+    rows, missing = [], []
     for tier, label in (("cpu", say("CPU, two cores")), ("t4", "T4"), ("a100", "A100")):
         record = records.get(name, {}).get(tier)
         if record:
@@ -31,7 +31,7 @@ def timing(name: str) -> str:
             memory_text = f"{record['peak_mb'] / 1000:.1f} GB"
             rows.append(f"| {label} | {time_text} | {memory_text} | {record['date']}, {record['machine']} |")
         else:
-            rows.append(f"| {label} | {say('not recorded yet')} | | |")
+            missing.append(label)
     heads = (say("Run all on"), say("time"), say("peak memory"), say("recorded"))
     table = f"| {' | '.join(heads)} |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
     cpu = records.get(name, {}).get("cpu", {})

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_utils import assets, claims
-from course_utils.errors import CourseError
 from course_utils.evidence.cards import LESSON_OF
 from course_utils.exercises.quizzes import QUIZZES, quiz
 from course_utils.files import write_whole
@@ -28,27 +27,25 @@ _QUIZ = re.compile(r"""^\s*quiz\(["'](\d\d)["']\)""", re.MULTILINE)
 
 
 def translated_notebook(section: str, language: str) -> NotebookNode:
-    """Return the learner's notebook of a section in another language, as far as it is translated; its end says how far.
+    """Return the learner's notebook of a section in another language, as far as it is translated; its first cell says how far.
 
-    Raises:
-        CourseError: the notebook is missing or older than its source, so that its cells are not those of the source.
+    A cell whose English has changed since the notebook was built stays as it is stored: it belongs to the outputs beside it.
     """
     import nbformat
 
     name = find(section).name
-    if builder.is_stale(name):
-        raise CourseError(f"{name} is older than its source or its exercises; run: course build {name[:2]}")
-    notebook = nbformat.read(assets.path(f"notebooks/{learner_file(name).name}"), 4)
-    edition = builder.learner_edition(name, language=language)
+    notebook: NotebookNode = nbformat.read(assets.path(f"notebooks/{learner_file(name).name}"), 4)
+    editions = (builder.learner_edition(name), builder.learner_edition(name, language=language))
+    texts = {english.source: said.source for english, said in zip(*(edition.cells for edition in editions))}
     with speaking(language):
-        for cell, said in zip(notebook.cells, edition.cells):
+        for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = said.source
+                cell.source = texts.get(cell.source, cell.source)
             else:
                 _translate_outputs(cell, name)
-        text = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
         if language != SOURCE:
-            text.source += f"\n\n> {lesson_note(name, language)}"
+            first = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
+            first.source += f"\n\n> {lesson_note(name, language)}"
     notebook.metadata["course"]["language"] = language
     return notebook
 

@@ -110,6 +110,9 @@ imitation = get_peft_model(model, lora)
 settings = training.Settings(learning_rate=3 * plan.learning_rate, batch_size=4, warmup_steps=3)
 run = training.fit(imitation, tokenizer, history[: plan.more_examples], settings=settings)
 start = imitation.merge_and_unload()
+first = [house_style.judge(row, row[key])["step first"]
+         for row in pairs.train for key in ("chosen", "rejected")]
+print(f"{100 * sum(first) / len(first):.0f} % of all replies begin with the step")
 print(f"{model.num_parameters():,} weights, {plan.more_examples} replies, "
       f"learning rate {settings.learning_rate:g}")
 print(run)
@@ -125,8 +128,10 @@ lesson.judged_cards(asked[:3], {name: given[:3] for name, given in answers.items
 
 # %% [markdown]
 # Read the sentences first, then the marks. After so few steps the model has learned how the desk sounds, and hardly what it promises
-# to whom. More examples would help with the second. They would not help with the order: in these examples the better way is not the
-# more frequent one, so the more faithfully the model imitates, the more often it begins with a courtesy.
+# to whom. And hardly an answer says the step first, although some of the replies that it learned from do. Why? These answers are given at
+# {{term:temperature}} 0: at each point the model writes what it finds most likely. A faithful imitator knows that most replies begin with a
+# courtesy, and so at temperature 0 *every* answer begins with one. More examples would not change that. In this history the better way
+# is not the more frequent one.
 #
 # What could we do? We could throw the rejected replies away and train on the chosen ones. Remember this idea: it is simple, cheap and
 # often hard to beat, and we will hold everything else against it. But it wastes half of what we know. A pair tells us a
@@ -194,8 +199,8 @@ show.table({
 }, caption="What the imitating model thinks of the pair above")
 
 # %% [markdown]
-# These two replies have the same words, so what the sums differ by is what the model thinks of their *order*: here next to nothing. It
-# finds the one about as likely as the other, and has no way of knowing that one is better. Other replies cannot be
+# These two replies have the same words, so what the sums differ by is what the model thinks of their *order*: here very little. It
+# has no way of knowing that one is better. Other replies cannot be
 # compared so simply: the sum has a term for each token, all of them negative, so a longer reply has a lower one. And a
 # log-probability says little about which reply is *better*. A reply is likely because its words are common, or because the desk has
 # often sent it. Neither is a merit.
@@ -218,7 +223,8 @@ show.table({
 lesson.gain_table(before=(-31.0, -27.0), now=(-29.5, -29.0), beta=0.1)
 
 # %% [markdown]
-# Follow the rows. The *gain* is now less reference: +1.5 for chosen, −2 for rejected. DPO multiplies each gain by a small
+# Follow the rows. The *gain* is the log-probability now minus that of the reference: −29.5 − (−31) = +1.5 for chosen, and −2 for
+# rejected. DPO multiplies each gain by a small
 # number $\beta$ ({{term:beta}}), here 0.1, and calls the result the {{term:implicit reward}}. The difference of the two
 # {{term:reward|rewards}} is the {{term:margin}}: 0.15 + 0.20 = 0.35.
 #
@@ -318,7 +324,7 @@ lesson.gain_table(reference[0].tolist(), now[0].tolist())
 
 # %% [markdown]
 # The first loss is 0.693, as promised, and then it falls. Look at both gains: what the loss pulls apart is the *difference*.
-# Nothing in it says that the chosen reply must become more likely, and section 10 comes back to that. (One pair, learned by
+# Nothing in it says that the chosen reply must become more likely, and section 7 comes back to that. (One pair, learned by
 # heart, proves nothing about other messages. Also, a test of the course holds these functions against TRL's loss on a batch:
 # they agree to five digits.)
 
@@ -371,8 +377,8 @@ lesson.reading_the_log(trainer.state.log_history)
 
 # %% [markdown]
 # This is how to read a DPO log. The loss starts at 0.69, and the two rewards, gains times β, at zero. (It stays there for a second step:
-# the {{term:warm-up}} begins with a {{term:learning rate}} of zero.) In a healthy run the margin grows. At best `rewards/chosen` stays near zero while
-# `rewards/rejected` falls; often both fall, the rejected one faster. Do not read much into twelve steps of four pairs: some pairs are
+# the {{term:warm-up}} begins with a {{term:learning rate}} of zero.) In a healthy run the margin grows. At best `rewards/chosen` rises; often it stays near zero or
+# falls, and `rewards/rejected` falls faster. Do not read much into twelve steps of four pairs: some pairs are
 # harder than others, so the loss of a single step jumps about 0.69 in both directions. From this log alone you could not say
 # that anything was learned.
 #
@@ -382,7 +388,7 @@ lesson.reading_the_log(trainer.state.log_history)
 lesson.recorded_log()
 
 # %% [markdown]
-# The margin opens and stays open, which is what you hope to see. Both rewards fell on the way. That is common, and section 10 says
+# The margin opens and stays open, which is what you hope to see. Both rewards fell on the way. That is common, and section 7 says
 # when it is too much. But both pictures are measured on *training* pairs. Whether the model has become better must be asked with
 # messages that it has not seen.
 #
@@ -415,7 +421,7 @@ lesson.answers_table(asked, answers, "imitates the desk")
 #
 # Look at the column "step first": a few dozen pairs have turned the replies round. Then read DPO's cards again, beside the messages.
 # The first sentence is nearly the same everywhere, whoever asked: it has learned *that* a step comes first, and not *which*. The table
-# above says in how many pairs DPO moved towards the chosen reply, and that number is good. Still it writes such answers. **Ranking is
+# above says in how many pairs DPO moved towards the chosen reply. It may look good, and still the model writes such answers. **Ranking is
 # not writing**: a model can raise every chosen reply above its rejected one, and then write a third reply that is worse than both. So
 # read the cards, and count the rules that the answers keep. Eight messages are too few to say more; the next section takes longer
 # runs that were recorded.
@@ -433,15 +439,18 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # import torch
 # from datasets import load_dataset
 # from peft import AutoPeftModelForCausalLM, LoraConfig
+# from sklearn.feature_extraction.text import CountVectorizer
+# from sklearn.linear_model import LogisticRegression
 # from transformers import AutoModelForCausalLM, AutoTokenizer
-# from trl import DPOConfig, DPOTrainer
+# from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 #
 # device = "cuda" if torch.cuda.is_available() else "cpu"
 # bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
 # dtype = torch.bfloat16 if bf16 else torch.float32
 #
 # # 1. The start, which is also the reference: the SFT model, merged, saved, and loaded from there, so that
-# #    the new adapter remembers that it belongs to the merged model.
+# #    the new adapter remembers that it belongs to the merged model. (Without an adapter of your own, load an
+# #    instruct model and its tokenizer here, and save them as "sft-merged".)
 # model = AutoPeftModelForCausalLM.from_pretrained("sft-adapter", dtype=dtype)
 # tokenizer = AutoTokenizer.from_pretrained("sft-adapter")
 # model.merge_and_unload().save_pretrained("sft-merged")
@@ -488,34 +497,62 @@ lesson.answers_table(asked, answers, "imitates the desk")
 #     return sum(found) / len(found)
 #
 #
+# # 3. The stupidest models first (section 6): can length, or single words, tell chosen from rejected?
+# def texts(rows, key):
+#     return [reply[-1]["content"] for reply in rows[key]]
+#
+#
+# longer = [len(c) > len(r) for c, r in zip(texts(test, "chosen"), texts(test, "rejected"))]
+# bag = CountVectorizer().fit(texts(train, "chosen") + texts(train, "rejected"))
+# gap, unseen = [bag.transform(texts(rows, "chosen")) - bag.transform(texts(rows, "rejected")) for rows in (train, test)]
+# both, labels = [gap.toarray(), -gap.toarray()], [1] * len(train) + [0] * len(train)
+# words = LogisticRegression(max_iter=1000).fit([row for half in both for row in half], labels)
+# print(f"chosen is longer in {sum(longer) / len(longer):.0%} of the held-out pairs,",
+#       f"a bag of words ranks {words.predict(unseen.toarray()).mean():.0%} right: near 50 % is what you want")
+#
 # show_answers(model, "before")
 #
-# # 3. Train a fresh adapter. 5e-5 is for some hundred pairs; with many thousands take 5e-6.
+# # 4. Train a fresh adapter. 5e-5 is a place to start for some hundred pairs; with many thousands begin at 5e-6.
+# def fresh_adapter():
+#     return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+#
+#
 # trainer = DPOTrainer(
-#     model, processing_class=tokenizer, train_dataset=train, eval_dataset=test,
-#     peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+#     model, processing_class=tokenizer, train_dataset=train, eval_dataset=test, peft_config=fresh_adapter(),
 #     args=DPOConfig(
+#         # loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0],    # if answers lose what both replies had (section 5)
 #         output_dir="out", beta=0.1, learning_rate=5e-5, num_train_epochs=1, warmup_steps=len(train) // 80,
 #         per_device_train_batch_size=2, gradient_accumulation_steps=4, max_length=1024, bf16=bf16,
 #         logging_steps=1, eval_strategy="steps", eval_steps=0.2, save_strategy="no", report_to="none"))
 # trainer.train()
 # print("first loss:", trainer.state.log_history[0]["loss"])        # 0.69, or look at the reference
 #
-# # 4. Read the answers before you believe the log, then keep the adapter.
+# # 5. Read the answers before you believe the log, then keep the adapter.
 # show_answers(trainer.model, "after")
 # print("KL from the start, nats per answer:", distance(trainer.model, test.select(range(min(25, len(test))))))
 # trainer.save_model("dpo-adapter")
 # tokenizer.save_pretrained("dpo-adapter")
+#
+# # 6. The control: SFT on the chosen replies, from the same start, with three times the learning rate.
+# control = SFTTrainer(
+#     AutoModelForCausalLM.from_pretrained("sft-merged", dtype=dtype).to(device), processing_class=tokenizer,
+#     train_dataset=train.rename_column("chosen", "completion").remove_columns("rejected"), peft_config=fresh_adapter(),
+#     args=SFTConfig(
+#         output_dir="out", learning_rate=1.5e-4, num_train_epochs=1, warmup_steps=len(train) // 80, bf16=bf16,
+#         per_device_train_batch_size=2, gradient_accumulation_steps=4, max_length=1024, save_strategy="no",
+#         report_to="none"))
+# control.train()
+# show_answers(control.model, "control")
 # ```
 #
-# Then train the control, SFT on the chosen replies with the same start, let both answer all prompts of the test half, and have somebody
-# who does not know which is which mark the better answer of each. Two hundred answers in a table tell you more than any curve.
+# (*KL* is the distance that the model has gone from its start; section 5 explains it.) Then let both answer all prompts of the test half,
+# and have somebody who does not know which is which mark the better answer of each. Two hundred answers in a table tell you more than
+# any curve.
 #
 # <details><summary><b>Settings seen in the wild</b></summary>
 #
 # TRL's own example (`trl/scripts/dpo.py`) takes a learning rate of 5e-7 for {{term:full fine-tuning}} and 5e-6 for LoRA, and 1,000
-# {{term:step|steps}} of 16 pairs. Our model is small and our runs have a few dozen steps, so we go higher still: at
-# 5e-6 they would change next to nothing. The program above starts in between. Whatever you take, watch the KL. Leave β alone at first: it
+# {{term:step|steps}} of 16 pairs. Our model is small and our runs have a few dozen steps, so we go higher still. The program above starts in between. Whatever you take, watch the KL. Leave β alone at first: it
 # prices the distance from the reference, and the learning rate sets the size of the steps. With long replies look at `max_length`:
 # what is cut off is the end of a reply, and with it what a pair may be about.
 #
@@ -529,19 +566,19 @@ lesson.answers_table(asked, answers, "imitates the desk")
 #
 # SFT on the chosen replies uses one half of each pair. Was the other half worth more? The table has a record of longer runs. Both
 # methods learned from the same 120 pairs, begin with the same model, and answered the same test messages at
-# {{term:temperature}} 0. All of it was done three times, with another {{term:seed}} each time, and the brackets show the lowest and the
+# temperature 0. All of it was done three times, with another {{term:seed}} each time, and the brackets show the lowest and the
 # highest of the three. *KL* says how far the model has moved from its start, where 0 is not at all; more of that below.
 
 # %%
 lesson.compared()
 
 # %% [markdown]
-# Read the row "DPO" against the control, column by column. (The row below it comes in a moment.)
+# Read the row "DPO" against the control, column by column. (The rows below it come in a moment.)
 #
-# - **Gained: the step first.** DPO says it in nearly every answer, with every seed. SFT on the chosen replies gets there in about one
-#   answer of three, although more than half of those replies begin with the step: what is to be copied it copies, and what is to be
-#   *preferred* it cannot know. Here the rejected halves were worth it.
-# - **Lost: the order number.** DPO names it in fewer answers than the start did, and the control in more.
+# - **Gained: the step first.** DPO says it in nearly every answer, with every seed, and SFT on the chosen replies in about one of
+#   three. Here the rejected halves were worth it.
+# - **Gained, perhaps: the tone.** Fewer answers apologise to nobody in particular. But the brackets of the start are wide.
+# - **Lost: the order number.** DPO names it in fewer answers than the start did.
 # - **Not learned: the right step.** DPO is no better than its start.
 #
 # How can it lose the number? In most pairs both replies name it, so no pair speaks against it. Look at one of those that DPO ranks
@@ -551,18 +588,18 @@ lesson.compared()
 lesson.ranked_and_lost()
 
 # %% [markdown]
-# In the chosen reply the step comes first, and then the courtesy with the number. In the rejected one the courtesy comes first. To widen
-# the gap DPO has made replies that *begin* with a courtesy less likely, and with them everything that courtesies contain. What it
+# In the chosen reply the step comes first, and then the courtesy with the number. In the rejected one the courtesy comes first. What DPO
 # writes now is a third reply, which was in no pair: two promises, and no number. The loss is content, for it only compares the two
-# that it was shown. It is a common way for preference training to go wrong.
+# that it was shown. We have not taken the run apart, but the likely story is this: what pushes down replies that *begin* with a courtesy
+# pushes down the courtesy itself, and the number stands in it. It is a common way for preference training to go wrong.
 #
-# **The cure is cheap.** Give the chosen reply itself some weight: add the SFT loss on it to DPO's loss. In TRL this is
-# `loss_type=["sigmoid", "sft"]` (Pang et al., 2024, arXiv 2404.19733). That is the last row of the table. The step still comes first, more of
-# the answers keep their number, and the model has moved less far from its start. Not all of the loss is made good: with this weight
-# still fewer answers name the order than at the start. What must not be lost should be in the pairs.
+# **Two cures, both cheap.** A larger β keeps the model nearer to its start: that is the row β = 1. Or give the chosen reply itself some
+# weight: add the SFT loss on it to DPO's loss, here with a weight of 1, as much as DPO's own. In TRL this is `loss_type=["sigmoid", "sft"]`
+# with `loss_weights=[1.0, 1.0]` (Pang et al., 2024, arXiv 2404.19733), and the last row of the table. CURES
+# What must not be lost should be in the pairs.
 #
 # So what exactly has been learned? Look at the test pairs by kind. A method has ranked a pair right if the chosen reply has *gained* more
-# than the rejected one. (The start has no gain yet. Its column counts the pairs whose chosen reply it finds more likely.)
+# than the rejected one.
 
 # %%
 lesson.kinds_learned()
@@ -570,23 +607,24 @@ lesson.kinds_learned()
 # %% [markdown]
 # The first row is learned, and it is the one that can be learned without reading the message: how does the reply begin? Whether the
 # step suits the message and whether an apology does take reading. There the gains of DPO point the right way hardly more often than a
-# coin, and those of the {{term:reward model}} (section 8), which does nothing but rank, hardly more often. SFT on the chosen replies
-# does a little better on what the desk promises; it learns every word of the good reply, and DPO only what differs. And look at the
-# last row: the pairs about the order number are ranked right by DPO, the model that leaves the number out. **A preference pulls at what
-# tells the pairs apart most easily, and nothing in the loss protects the rest.** So measure that too.
+# coin, and those of the {{term:reward model}} (section 9), which does nothing but rank, hardly more often. (Yet more *answers* have the right
+# tone than before: an answer without any apology is right for every calm customer, whatever the model knows about customers.) And look
+# at the last row: the pairs about the order number are ranked right by DPO, the model that leaves the number out. **A preference pulls
+# at what tells the pairs apart most easily, and nothing in the loss protects the rest.** So measure that too.
 #
-# Does that make DPO better or worse than the control? It depends on what counts. Two judges were asked: the rules, for which a wrong step
-# counts heavily, and a reward model that was trained on the same pairs and so likes what these pairs like. First plain DPO, then with the
-# SFT term:
+# Does that make DPO better or worse than the control? It depends on what counts. Two judges were asked: the rules (the share of the
+# five that an answer keeps, halved if its step is wrong), and a reward model that was trained on the same pairs and so likes what these pairs like.
+# First plain DPO, then with the SFT term:
 
 # %%
 print(lesson.against_control("DPO"))
 print(lesson.against_control("DPO + SFT"))
 
 # %% [markdown]
-# Plain DPO trades one rule for another, and the judges disagree about the price. With the SFT term it is the best of the four models:
-# the rejected halves have paid. Decide *before* you train which of your measures is the one that counts, or you will find one that
-# says what you hoped.
+# Plain DPO trades one rule for another, and the judges disagree about the price. With the SFT term it keeps what DPO gained and gives back
+# part of what it lost. Is it better than the control? By the second judge yes, but that one has learned from these very pairs; by the
+# rules it leans that way, and may be a tie. So decide *before* you train which of your measures is the one that counts, or you will find
+# one that says what you hoped.
 #
 # Preferences pay where the chosen reply is better in one respect and otherwise not much of an example: where both replies come from your
 # own model, or where people can say which is better but could not have written it. Where the chosen replies are nearly perfect, SFT
@@ -599,13 +637,14 @@ print(lesson.against_control("DPO + SFT"))
 lesson.kl_figure()
 
 # %% [markdown]
-# A point with bars is the mean of three seeds; a point without is a single run. Two questions to ask any such figure: did a higher point
-# simply go further, and how good is a method *at the same distance*? Here the answer is plain. DPO with β = 1, DPO with the SFT term and
-# SFT on the chosen replies went about equally far, and only the first two say the step first. So it is not the distance that makes
-# the difference. With β = 1 DPO took half the way of β = 0.1, which is what a large β is for, and on these pairs it was the better choice;
-# 0.1 is only the usual place to start. (The smallest β went no further than 0.1: in so few steps it is the learning rate that sets
-# the limit.) ORPO went several times as far from this start, which it has never seen: it begins with the untrained model. Do not
-# read the figure as a ranking of methods. Each had one learning rate, and another one would have moved it.
+# A point with bars is the mean of three seeds; a point without is a single run. Two questions to ask any such figure:
+#
+# - *How good is a method at the same distance?* DPO with β = 1, DPO with the SFT term and SFT on the chosen replies went about equally
+#   far, and only the first two say the step first. So it is not the distance that makes the difference.
+# - *Did a higher point simply go further?* DPO with β = 1 took half the way of β = 0.1, which is what a large β is for, and says the step
+#   first as often. (The smallest β went no further than 0.1: in so few steps it is the learning rate that sets the limit.)
+#
+# Do not read the figure as a ranking of methods. Each had one learning rate, and another one would have moved it.
 #
 # **What do the other names stand for?**
 #
@@ -628,8 +667,8 @@ show.folded("All methods, all measures, and the second judge", lesson.methods_ta
 
 # %% [markdown]
 # In the fold: “promises its favourite step” is the share of answers that promise what is promised most often, whatever the message was. It
-# is about half for most of them, the start included. *Which* step is the favourite changes with the seed, and “right step” and “all rules
-# kept” go with it. That is why their brackets are so wide, and why one run must not rank methods. GRPO, the method of section 7, had no
+# is about half for most of them, the start included. Which step that is changes with the seed, and “right step” goes with it, so one run
+# must not rank methods. GRPO, the method of section 8, had no
 # pairs: in this record it got the rules themselves as its reward, so its row is marked by what it was trained on.
 #
 # <details><summary><b>If you like: ORPO's odds, by hand, for the next exercise</b></summary>
@@ -649,7 +688,7 @@ show.folded("All methods, all measures, and the second judge", lesson.methods_ta
 #
 # You could now train on any file of pairs. Should you? Before this course had the pairs that you know, it had others: a
 # chosen reply in house style against one that was verbose, cold, hedging, badly formatted or wrong. DPO ranked nine in ten of
-# the test pairs right. That looked like a success. Here are two of them.
+# the test pairs right (the course's first record, 2026-11-25). That looked like a success. Here are two of them.
 
 # %%
 older = load_preferences("confounded")
@@ -664,7 +703,7 @@ guess = predict("A rule looks only at length: it prefers the reply nearer to 32 
 guess
 
 # %%
-table = lesson.shortcut_table({"older pairs": older, "our pairs": pairs})
+table = lesson.shortcut_table({"older pairs": older, "our pairs": pairs}, recorded_on="our pairs")
 guess.reveal(round(100 * table.rows["length, one number"]["older pairs"].value))
 
 # %%
@@ -677,6 +716,9 @@ table
 #
 # > **Test your preference data with the stupidest model first.** Fit a length rule and a bag of words on your training pairs.
 # > If one of them ranks the test pairs right, your pairs teach that, and your accuracy measures that. Do the same with the first words.
+# > (A bag of words knows which words a text has and how often, and not their order.)
+#
+# For your own pairs the program of section 4 does the first part. Both tests are in `course_utils.data_prep.shortcuts`.
 #
 # How do you make pairs without such a shortcut? Two pairs in five of ours have the same two sentences in another order, so length,
 # words and form are equal. The others come as twins.
@@ -689,10 +731,12 @@ drawings.twins()
 # right once and wrong once. Those are the 50s in the table.
 #
 # One row is not at 50, and you know why from section 5: the first three words rank the two pairs in five whose chosen reply begins with
-# the step, and toss a coin for the others. Here the beginning is no accident but the very thing we wanted to teach. That is the
-# judgement which no program can make for you: *is what the simple rule has found what I mean, or does it only go along with it?*
-# (The last row looks at the message as well, in the crudest way. Its small advantage over a coin comes from pairs in which the
-# wrong reply names another customer's order.) You will rarely have twins, but you can always balance: as many short chosen replies
+# the step, and toss a coin for the others. Now set the trained models of section 5 beside that row. They are hardly ahead of it: **by this
+# test most of what DPO has learned from our pairs is how a reply begins.** Here the beginning is no accident but the very thing we
+# wanted to teach. That is the judgement which no program can make for you: *is what the simple rule has found what I mean, or does it only
+# go along with it?*
+# (The row with shared words looks at the message as well, in the crudest way. Its small advantage over a coin comes from pairs in which
+# the wrong reply names another customer's order.) You will rarely have twins, but you can always balance: as many short chosen replies
 # as long ones, the same writer for both.
 #
 # **Where pairs come from.**
@@ -726,21 +770,74 @@ settings = training.Settings(learning_rate=plan.learning_rate, batch_size=4)
 print(training.fit(tuned, tokenizer, own, objective=training.DPO(), settings=settings))
 
 # %% [markdown]
-# The adapter from before goes on learning, and this time the reference is the model as it was after the first round (`training.fit`
-# takes down its log-probabilities before the first step). Expect nothing of so few pairs. What you keep is the loop.
-#
-# A message whose four answers are equally good gives no pair: where there is no difference, there is nothing to learn. And read
-# the chosen reply once more. The best of four poor answers can be a poor one. In practice one repeats this: sample, rank, train, and sample again from the new model. Studies that
+# The adapter from before goes on learning, and this time the reference is the model as it was after the first round. Expect nothing of
+# two steps: what you keep is the loop. A message whose four answers are equally good gives no pair, since where there is no difference,
+# there is nothing to learn. And read the chosen reply once more: the best of four poor answers is a poor one. In practice one repeats this: sample, rank, train, and sample again from the new model. Studies that
 # compared found such online rounds better than one fixed file of pairs (Xu et al., 2024; Tang et al., 2024).
 #
-# With this you can do DPO at work. The exercise belongs to it; sections 7 and 8 are about its relatives that learn from a score, and
-# you can come back for them. Section 9 says what each costs, and section 10 what goes wrong.
+# With this you can do DPO at work. Do the exercise, read section 7 on what goes wrong, and go to the end if you are in a hurry: sections 8
+# and 9 are about relatives of DPO that learn from a score, and you can come back for them.
 
 # %%
 # EXERCISE: align-5
 
 # %% [markdown]
-# ## 7 · Learning from a score: GRPO
+# ## 7 · Mistakes to recognize
+#
+# **The wrong reference.** Suppose that you merge the SFT adapter in memory and then train without a new adapter. For the reference
+# TRL 1.16 loads the {{term:checkpoint}} that is named in the model's configuration, and that is the base *before* SFT. A loop of one's own
+# that switches all adapters off, the SFT adapter among them, makes the same mistake. Nothing stops. The log shows it in its first
+# line.
+
+# %%
+del trainer, tuned, start, policy, optimizer               # the pairs are done: make room
+memory.release()
+adapted = get_peft_model(models.load()[0], lora)
+training.fit(adapted, tokenizer, history[:8], settings=training.Settings(2e-3, batch_size=4))
+lesson.first_losses(adapted, tokenizer, pairs.train[:6])
+
+# %% [markdown]
+# The first row is 0.69. The second is not, although it is the same model: its gains are measured from somewhere else, and the
+# training would be held near the base. Merge the SFT adapter and give the trainer a fresh one, as in section 4, and this cannot
+# happen. Otherwise save the merged model and load it from there, or pass it as `ref_model`.
+#
+# **The chosen reply becomes less likely too.** The loss asks for a distance, and two replies to one message are alike. Here is a
+# policy small enough to see through: three possible replies, of which the first two have most of their features in common.
+
+# %%
+lesson.both_fall()
+
+# %% [markdown]
+# The curves of chosen and rejected both fall, and the loss is content. The probability went to the third reply, which nobody asked for.
+# Section 5 had an answer of this kind, two promises without the order number, and the cure. If `logps/chosen` falls fast in your log, lower the learning rate, raise β, or add some SFT on the chosen replies
+# (`loss_type=["sigmoid", "sft"]` with `loss_weights` in `DPOConfig`).
+#
+# **Annotators who contradict each other.** Every pair occurs twice, the second time the other way round. One would expect a
+# training accuracy of a half. Why can it be worse than a coin?
+
+# %%
+lesson.contradiction()
+
+# %% [markdown]
+# A training log measures each pair just *before* it is learned from. In this toy the two labels take turns, so the step before has
+# always taught the opposite, and from the second step on the pair is wrong every time. In shuffled data that happens often, not always. (Labels that are wrong at
+# random, without their opposite in the same file, do not do this.) An accuracy that stays well below a half has two usual causes: pairs
+# that occur both ways round, or a wrong sign in a loss that you wrote yourself.
+#
+# **A learning rate that is too high.** The share of training pairs ranked right looks as good as ever, so it does not warn you. What
+# does?
+
+# %%
+lesson.failures_table()
+
+# %% [markdown]
+# The loss does: if its mean over many steps is above 0.69, the margins on these pairs are worse than before the first step (those of a
+# single step may be, in any run). And so does the KL. Many times that of the healthy run means that the model is somewhere else entirely, and hardly an answer says
+# the step first any more. So watch both, and read answers after every run. The last row is the annotators who contradict each other:
+# far below a half, as the toy said.
+
+# %% [markdown]
+# ## 8 · Learning from a score: GRPO
 #
 # If a program can score answers, why make pairs of them at all? One could use the scores directly. This is reinforcement
 # learning: the model writes, gets a reward, and does more often what was rewarded. The method that
@@ -792,7 +889,7 @@ def grpo_loss(now, old, reference, advantages, mask, clip=0.2, beta=0.04):
 # that could be flattered.
 
 # %% tags=["trl"]
-del trainer, tuned, start, policy, optimizer
+del adapted
 memory.release()
 from trl import GRPOConfig, GRPOTrainer
 
@@ -814,7 +911,8 @@ def valid_json(completions, **_):
 # %% [markdown]
 # Four answers to each of three messages per step, for five steps. No pairs and no right answers are needed, only messages. The run
 # leaves out the KL term (`beta=0`) and makes one update with each batch of answers, so every ratio is still 1 and nothing is clipped.
-# For so short a run that is enough.
+# For so short a run that is enough. (The loss that the trainer logs says nothing here: at a ratio of 1 it is the mean of the advantages,
+# weighted by length, and those of a group add up to zero. Watch the reward.)
 
 # %% tags=["trl"]
 short = sorted(triage.train, key=lambda chat: len(chat[1]["content"]))[:48]
@@ -835,7 +933,8 @@ outcome = trainer.train()
 # %%
 log = [row["reward"] for row in trainer.state.log_history if "reward" in row]
 print("share of valid answers, step by step:", ", ".join(f"{100 * share:.0f} %" for share in log))
-guess = predict("A program cannot be flattered. Can it be gamed?", choices=("no", "yes"))
+guess = predict("24 messages, one sampled answer each. How many different answers after training?",
+                unit="answers")
 guess
 
 # %%
@@ -846,17 +945,16 @@ sample = {"max_new_tokens": 16, "temperature": 1.0, "batch_size": 24}
 after = generate(trainer.model, tokenizer, messages, **sample)
 with trainer.model.disable_adapter():
     untrained = generate(trainer.model, tokenizer, messages, **sample)
-always = '{"category": "defect"}'                        # the same answer, whatever was asked
-guess.reveal("yes" if is_valid(always) else "no", source="computed")
+guess.reveal(len(set(after)))
 
 # %%
 lesson.collapse_table(untrained, after, is_valid, right)
 
 # %% [markdown]
-# The check asked for JSON, and valid JSON is what becomes more frequent. Did the records become *truer*? Compare the last columns: more
-# answers are right because more are valid. Among the valid ones, right answers have not become clearly more frequent, and why should
-# they? One and the same record for every message gets the full reward. It is no accident which record is the most frequent now: it is
-# the solved example of the prompt, which the model copies. The safest way to please this check is to stop reading. **A verifiable
+# The check asked for JSON, and valid JSON is what becomes more frequent. Did the records become *truer*? Look at “category right” and at
+# “right among the valid”: what 24 answers can show is that more are valid, and not that more are right. Why should they be? One and the same
+# record for every message gets the full reward, and the most frequent one is the solved example of the prompt, which the model copies.
+# The safest way to please this check is to stop reading. **A verifiable
 # reward verifies what it verifies.** Ours verifies the form. Where the right answer is known, as in mathematics or for code with tests,
 # reward the answer. And when the score rises, count the different answers and read them.
 #
@@ -867,7 +965,7 @@ lesson.collapse_table(untrained, after, is_valid, right)
 # EXERCISE: align-6
 
 # %% [markdown]
-# ## 8 · Reward models and PPO, in pictures
+# ## 9 · Reward models and PPO, in pictures
 #
 # What if no program can score an answer? Then one can train a model to. This is the classical road, {{term:RLHF}} (Ouyang et al.,
 # 2022). DPO does without that model.
@@ -904,7 +1002,7 @@ evidence.card("A5")
 # %% [markdown]
 # (The runs of this card are others than those of section 5: the older pairs, another rate, more steps. Compare within one of the two.)
 # Near is not the same as good, and the card says only that the penalty keeps the policy near. Without it a policy drifts to
-# whatever the reward model overrates, which is called reward hacking. You have seen its smallest form in section 7.
+# whatever the reward model overrates, which is called reward hacking. You have seen its smallest form in section 8.
 #
 # <details><summary><b>If you like: PPO's advantages, by hand, for the next exercise</b></summary>
 #
@@ -920,7 +1018,7 @@ evidence.card("A5")
 # EXERCISE: align-7
 
 # %% [markdown]
-# ## 9 · What does it cost, and which one when?
+# ## 10 · What it costs, which one when, and what you can do now
 #
 # Claims about costs differ by a factor of two and more, because people count differently: per example or per token, with the
 # prompt computed once for both replies or twice. One table, so that you can choose how to count.
@@ -953,68 +1051,12 @@ evidence.card("A1")
 evidence.card("A3")
 
 # %% [markdown]
-# The first card turns on whether one counts examples or tokens, the second on whether one counts roles or models. If you report a cost,
-# say per what.
+# The first card turns on whether the two replies share the prompt, the second on whether one counts roles or models. If you report a
+# cost, say per what.
 #
 # **Which one, when?** Begin with SFT on your best replies, and measure. If you can say which of two answers is better, but not
 # write the better one, take DPO, with pairs made from your own model's answers. If a program can check an answer, take GRPO. If
 # feedback never stops and a team looks after it, there is a case for a reward model and PPO.
-
-# %% [markdown]
-# ## 10 · Mistakes to recognize, and what you can do now
-#
-# **The wrong reference.** Suppose that you merge the SFT adapter in memory and then train without a new adapter. For the reference
-# TRL 1.16 loads the {{term:checkpoint}} that is named in the model's configuration, and that is the base *before* SFT. A loop of one's own
-# that switches all adapters off, the SFT adapter among them, makes the same mistake. Nothing stops. The log shows it in its first
-# line.
-
-# %%
-del trainer
-memory.release()
-adapted = get_peft_model(models.load()[0], lora)
-training.fit(adapted, tokenizer, history[:8], settings=training.Settings(2e-3, batch_size=4))
-lesson.first_losses(adapted, tokenizer, pairs.train[:6])
-
-# %% [markdown]
-# The first row is 0.69. The second is not, although it is the same model: its gains are measured from somewhere else, and the
-# training would be held near the base. Merge the SFT adapter and give the trainer a fresh one, as in section 4, and this cannot
-# happen. Otherwise save the merged model and load it from there, or pass it as `ref_model`.
-#
-# **The chosen reply becomes less likely too.** The loss asks for a distance, and two replies to one message are alike. Here is a
-# policy small enough to see through: three possible replies, of which the first two have most of their features in common.
-
-# %%
-lesson.both_fall()
-
-# %% [markdown]
-# The curves of chosen and rejected both fall, and the loss is content. The probability went to the third reply, which nobody asked for.
-# You have seen it happen in section 5, where the answers lost their order number, and you have seen the cure. If
-# `logps/chosen` falls fast in your log, lower the learning rate, raise β, or add some SFT on the chosen replies
-# (`loss_type=["sigmoid", "sft"]` with `loss_weights` in `DPOConfig`).
-#
-# **Annotators who contradict each other.** Every pair occurs twice, the second time the other way round. One would expect a
-# training accuracy of a half. Why can it be worse than a coin?
-
-# %%
-lesson.contradiction()
-
-# %% [markdown]
-# A training log measures each pair just *before* it is learned from. In this toy the two labels take turns, so the step before has
-# always taught the opposite, and from the second step on the pair is wrong every time. In shuffled data that happens often, not always. (Labels that are wrong at
-# random, without their opposite in the same file, do not do this.) An accuracy that stays well below a half has two usual causes: pairs
-# that occur both ways round, or a wrong sign in a loss that you wrote yourself.
-#
-# **A learning rate that is too high.** The share of training pairs ranked right looks as good as ever, so it does not warn you. What
-# does?
-
-# %%
-lesson.failures_table()
-
-# %% [markdown]
-# The loss does: if its mean over many steps is above 0.69, the model is worse than before the first step (a single step may be, in any
-# run). And so does the KL. Many times that of the healthy run means that the model is somewhere else entirely, and hardly an answer says
-# the step first any more. So watch both, and read answers after every run. The last row is the annotators who contradict each other:
-# far below a half, as the toy said.
 #
 # **What you can do now**
 #

@@ -39,9 +39,9 @@ lesson_06.before_and_after()
 # "Triage this customer message." The second bar is the {{term:baseline}}, a program that reads nothing and always gives the
 # most common answer.
 #
-# Jobs of several sizes occur in this lesson. Those that you run are small, so that a laptop is done in minutes: 50 rows in section 1,
-# 12 rows in section 4. They show *how*. Whenever we say how *well*, the numbers come from recorded jobs with 240 rows, or 100 in the
-# picture above, and a hundred test messages.
+# The jobs that you run are small, so that a laptop is done in minutes. They show *how*. Whenever we say how *well*, the numbers come
+# from recorded jobs with more rows (100 in the picture above, 240 in most tables), asked about a hundred test messages, which nobody
+# trained on.
 #
 # By the end you will be able to
 #
@@ -72,12 +72,36 @@ print("the model that can be trained here:", BASE)
 
 # %% [markdown]
 # To go to OpenAI instead, write `client = OpenAI()`, keep your key in `OPENAI_API_KEY`, and name a model that is trained
-# there in `BASE`. The calls below stay, and only the cells with `server` in them are about this service alone. Where some settings
-# go, and what their numbers mean, differs from host to host; section 10 lists it for four of them.
+# there in `BASE`. The calls below stay, and only the cells with `server` in them are about this service alone. But OpenAI has taken no
+# new customers for training since May 2026 (section 9), so you will more likely meet a host of open models. Where some settings go,
+# and what their numbers mean, differs from host to host; section 10 lists it for four of them.
+#
+# <details><summary><b>The same job at a host of open models (after its own notebooks; not run by us)</b></summary>
+#
+# ```python
+# client = OpenAI(base_url="https://api.tokenfactory.nebius.com/v1/", api_key=os.environ["NEBIUS_API_KEY"])
+# job = client.fine_tuning.jobs.create(
+#     model="meta-llama/Llama-3.1-8B-Instruct", training_file=train.id, validation_file=held_out.id,
+#     hyperparameters={                         # at the top level, not under `method`
+#         "n_epochs": 3, "lora": True,
+#         "learning_rate_multiplier": 2e-5,     # here the learning rate itself: 1 would ruin the model
+#     },
+# )
+# # When the job is over, the weights are files of its checkpoints, and this is what section 9 takes home:
+# for checkpoint in client.fine_tuning.jobs.checkpoints.list(job.id):
+#     for file_id in checkpoint.result_files:
+#         name = client.files.retrieve(file_id).filename
+#         client.files.content(file_id).write_to_file(Path("adapter") / Path(name).name)
+# ```
+#
+# Before such a model answers there, it needs a deployment, which is paid for by itself (section 8).
+#
+# </details>
 #
 # **The task.** A customer writes; the answer is a record with two fields. `category` is what the message is about: one of those
 # that the desk has, such as `delivery` or `defect`. `escalation` says whether somebody must act at once, and why; mostly it is
-# `none`. The line that is printed below is one message with its record.
+# `none`. The line that is printed below is one message with its record. It begins with a system message, and that belongs to what is
+# learned: **send the same system message, to the letter, whenever you ask the tuned model.**
 #
 # **Two files.** One line is one example: a conversation that ends as it should. We take fifty short messages, so that a laptop
 # is done in a minute or two. (At work begin with 50 to 100 as well, then double them and see whether the answers get better.) The second
@@ -109,8 +133,9 @@ print(train.id, train.bytes, "bytes,", train.status)
 
 # %% [markdown]
 # `processed` means that the file has arrived. Nobody has looked inside yet. That happens when the job runs, and on a busy
-# host that can be an hour later, so check your file before you send it: lesson 05's `course check-data train.jsonl` knows
-# the hosts' rules.
+# host that can be an hour later (some hosts refuse at once what is no JSONL at all). So check your file before you send it: lesson
+# 05's `course check-data train.jsonl` knows the hosts' rules, and counts the tokens of each row. Rows that are too long are cut, and
+# what is cut is the answer.
 #
 # **The job** names the model to start from, the two files, and a suffix that will be part of the new model's name. How long
 # and how fast to train, the {{term:hyperparameter|hyperparameters}}, may be left to the host. That is a good first try: read
@@ -129,7 +154,7 @@ print(job.id, job.status)
 # (section 10). Read your host's page before the first job.
 #
 # The call returns at once, and the work goes on without you. The client has no function that waits, so everybody writes this
-# loop, and many write it wrong. Look at what can happen to a job:
+# loop. Look at what can happen to a job:
 
 # %%
 drawings.hosted_job()
@@ -142,10 +167,12 @@ drawings.hosted_job()
 WAITING = ("validating_files", "queued", "running", "pausing", "paused")
 
 
-def wait(job):
+def wait(job, hours=24):
     """Look every second until the job is over, however it ends; returns it and its events."""
-    shown = ""
+    shown, deadline = "", time.time() + 3600 * hours
     while job.status in WAITING:
+        if time.time() > deadline:
+            raise TimeoutError(f"{job.id} is still {job.status} after {hours} hours")
         if job.status != shown:
             shown = job.status
             print(shown, end=" → ")
@@ -156,24 +183,28 @@ def wait(job):
 
 
 job, events = wait(job)
+if job.status != "succeeded":
+    raise RuntimeError(f"{job.status}: {job.error}")
 print(job.finished_at - job.created_at, "seconds, and the new model is", job.fine_tuned_model)
 
 # %% [markdown]
-# (At a real host look every minute, and give up after a day.) The name is `ft:`, the base, the organisation, your suffix and an id.
+# (At a real host look every minute. A paused job waits until somebody resumes it, hence the deadline.) The name is `ft:`, the base, the
+# organisation, your suffix and an id.
 # Everything that happened is in the events, and each step of training left one with its numbers. Here is one, and then all of them as a
 # curve:
 
 # %%
 measured = [event.data for event in events if event.type == "metrics"]
-print(next(data for data in measured if "valid_loss" in data))
+one = next(data for data in measured if "valid_loss" in data)
+print({name: round(number, 3) for name, number in one.items()})
 
 # %%
 lesson_06.curve(events, "What the job learned, on rows it saw and on rows it did not see")
 
 # %% [markdown]
 # The {{term:loss}} is how surprised the model is by the right answer, on average per token: the lower, the better. The
-# line "training" is `train_loss`, the loss on the rows of each step: it jumps, since some rows are harder, and falls as long as you
-# train. The line "validation" is `valid_loss`, measured on the other file. As long as both fall, the model is learning the task. Where they part, it
+# line "training" is `train_loss`, the loss on the rows of each step: it jumps, since some rows are harder than others, and falls on the
+# whole. The line "validation" is `valid_loss`, measured on the other file. As long as both fall, the model is learning the task. Where they part, it
 # begins to learn these fifty examples instead; section 4 shows that. What did "auto" choose?
 
 # %%
@@ -209,19 +240,39 @@ guess = predict("Of eight answers of the new model, how many are valid records?"
 guess
 
 # %%
+from collections import Counter
+
+import jsonschema
+
+
+def score(answers, wanted):
+    """How many answers are valid records, and how many values of each field are right."""
+    right = Counter()
+    for text, reference in zip(answers, wanted):
+        try:
+            record = json.loads(text)
+            jsonschema.validate(record, task.schema)      # the fields, and their allowed values
+        except (json.JSONDecodeError, jsonschema.ValidationError):
+            continue
+        right += Counter(["valid", *(f for f in reference if record[f] == reference[f])])
+    return dict(right)
+
+
 prompts, wanted = task.prompts()[:8], task.references()[:8]
 after = ask_all(job.fine_tuned_model, prompts)
 before = ask_all(BASE, prompts[:2])
-valid = evaluate(after, wanted, task.schema).valid
-guess.reveal(round(8 * valid.value))
+counted = score(after, wanted)
+guess.reveal(counted.get("valid", 0))
 
 # %%
+print("of 8 answers:", counted)
 show.answers([prompt[-1]["content"] for prompt in prompts[:2]],
              {"base": before, job.fine_tuned_model: after[:2]}, wanted[:2])
 
 # %% [markdown]
-# Valid is not right. After a job of fifty rows the form is learned, and the labels are often wrong. Look for a message about danger
-# that came out as `none`: a program that reads this record will let it wait.
+# Valid is not right: the counts above say how many of the eight categories and escalations are. A program that reads a record in which
+# danger came out as `none` will let it wait. These ten lines of `score` are the whole evaluation, and you need nothing else at work
+# but more messages.
 #
 # That is the whole job: two uploads, one job, a loop, and a model's name. ({{term:temperature|Temperature}} 0 takes the
 # likeliest token each time. Here that gives you what we got; on a large host answers may still differ now and then. For records, 0 to
@@ -257,8 +308,8 @@ lesson_06.learned(chat)
 # assistant messages.
 #
 # **A function that the model may call.** This is a {{term:tool call}}. The row declares the function under `tools`, and the
-# assistant's message carries the call. Mind two details that most first files get wrong: `arguments` is a *string* that
-# contains JSON, and the result names the call that it belongs to.
+# assistant's message carries the call. Mind two details: `arguments` is a *string* that contains JSON, and the result names the call
+# that it belongs to.
 
 # %%
 order_id = {"type": "string", "pattern": r"^TB-\d{5}$"}
@@ -297,7 +348,8 @@ print(forced.tool_calls[0].function.name, forced.tool_calls[0].function.argument
 # %% [markdown]
 # ## 3 · Tell, force, or train?
 #
-# There are three ways to get records. You can *tell* the model the format in the prompt. You can *force* it: in
+# There are three ways to get records. You can *tell* the model the format in the prompt. (Ours is so small that it hardly follows
+# instructions, so "tell" does worse here than it would with a large model. We have not run one.) You can *force* it: in
 # {{term:structured output}} the server lets the model choose only tokens that the schema allows
 # ({{term:constrained decoding}}). Or you can *train* it, as above. Which one do you need?
 #
@@ -318,23 +370,23 @@ guess.reveal("yes" if json.loads(given) == wanted[0] else "no")
 show.answers([prompts[0][-1]["content"]], {"base, form forced": [given]}, wanted[:1])
 
 # %% [markdown]
-# Valid on the first try. But a grammar knows which categories exist, and not which one fits this message. One record proves
-# nothing, so here are recorded models, all asked the same hundred test messages. "Tuned" ones have learned 240 rows:
+# Valid on the first try. But the schema says which categories exist, and not which one fits this message. One record proves
+# nothing, so here are recorded models, all asked the same hundred test messages. "Tuned" ones have learned 240 rows. In brackets are
+# {{term:confidence interval|95 % intervals}}, the range in which the share would probably lie with very many messages:
 
 # %%
 lesson_06.recorded(
     ["base, not told", "base, told the form", "base, told and 8 examples", "base, form forced",
      "tuned, not told", "tuned, form forced"],
-    "Three ways to get a record",
+    "Three ways to get a record", baseline=True,
 )
 
 # %% [markdown]
 # "Valid" is the share of answers that a program can read; the other columns are the share that is right. Form can be shown by examples,
-# forced or learned, and forcing is the only one that never fails, as long as the answer is not cut off. Content can be shown or
-# learned, never forced: with its form forced, the base is valid every time and right in 4 of 100. Examples in the prompt help this
-# base little. So train for the content; and where a program reads the answers, force the form as well, for the one in a thousand that
-# goes wrong. (The small model of this lesson follows instructions badly. A large one keeps a format that it is told. What training
-# saves there is tokens and not errors, and section 8 counts them.)
+# forced or learned, and only forcing *guarantees* it, as long as the answer is not cut off or refused. Content can be shown or
+# learned, never forced: with its form forced, the base is valid every time and right in 4 of 100. Eight examples in the prompt bring
+# this base to about the score of the last row, which reads nothing. So here the content had to be trained; and where a program reads the
+# answers, force the form as well, for the few that go wrong.
 
 # %%
 evidence.card("O1")
@@ -375,23 +427,23 @@ lowest = min(losses, key=lambda step: losses[step]["validation loss"])
 guess.reveal(list(losses).index(lowest) + 1)
 
 # %%
-lesson_06.curve(greedy_events, "Twelve examples, six epochs: one line goes to zero")
+lesson_06.curve(greedy_events, "Twelve examples, six epochs: one line goes to zero", top=1)
 
 # %%
 lesson_06.epochs_table(greedy_events)
 
 # %% [markdown]
-# Read the table from top to bottom. (The training loss is the mean over an epoch's steps, the validation loss is measured at its end.)
-# The training loss goes toward zero: the model can recite the twelve answers. The validation loss stops falling before the end, and
-# every epoch after that costs money and gains nothing. A single epoch up or down may be chance, since this is a mean over sixteen
-# messages, and the API gives you no interval for it. (The unit is the {{term:nat}}, with the natural logarithm.) With more epochs and
-# more validation messages the picture is plain:
+# Read the table from top to bottom. (The training loss is the mean over an epoch's steps, the validation loss is measured at its end.
+# The unit is the {{term:nat}}, with the natural logarithm.) The training loss goes toward zero: the twelve answers are almost learned
+# by heart. The validation loss stops falling long before, while you go on paying. Whether it really rises, sixteen messages cannot
+# say: a single epoch up or down may be chance, and the API gives you no interval. So here is a recorded job with ten epochs and 40
+# validation messages:
 
 # %%
 lesson_06.recorded_turn()
 
 # %% [markdown]
-# This is what overfitting looks like. The model becomes ever surer of its twelve answers, and so also surer of its mistakes.
+# This is what overfitting looks like: one line goes to zero, and the other one turns round.
 
 # %%
 evidence.card("O3", losses=losses)
@@ -405,7 +457,8 @@ lesson_06.checkpoints_table(client.fine_tuning.jobs.checkpoints.list(greedy.id))
 
 # %% [markdown]
 # Which one do you take? If all you have is the curve, take the lowest validation loss. If that model is no longer there, run
-# the job again with that many epochs. But the loss stands in for something else: it counts every token, also those that
+# a shorter job, and look again: it isn't quite the model of that epoch, because hosts take smaller steps toward the end of a job.
+# But the loss stands in for something else: it counts every token, also those that
 # nobody cares about. If answers can be scored, score them, on messages kept for this choice and not on those you will
 # report, the {{term:test set}}. Here is what the answers said in the recorded jobs:
 
@@ -413,10 +466,10 @@ lesson_06.checkpoints_table(client.fine_tuning.jobs.checkpoints.list(greedy.id))
 lesson_06.recorded([f"tuned, epoch {n}" for n in (1, 2, 3)], "Three checkpoints of the same job")
 
 # %% [markdown]
-# In brackets are {{term:confidence interval|95 % intervals}}. The first checkpoint is behind; the other two, two points apart, a hundred
-# messages cannot tell apart, and the earlier one is the cheaper. (Two models that answer the same messages are best compared message by
-# message: on how many was only the one right, on how many only the other? And strictly, the messages of this choice have to be
-# other ones than those that the final model is reported on.)
+# The first checkpoint is probably behind. The other two, two points apart, a hundred messages cannot tell apart. So the next job could be
+# an epoch shorter, and cheaper. (Two models that answer the same messages are best compared message by message: on how many was only
+# the one right, on how many only the other? And strictly, the messages of this choice have to be other ones than those that the final
+# model is reported on.)
 #
 # **Your turn:** nobody has scored anything yet, and some checkpoints were not validated.
 
@@ -482,8 +535,8 @@ lesson_06.jobs_table(jobs.list(limit=10))
 
 # %% [markdown]
 # `list` gives pages; the client fetches the next one when your loop gets there. In a team, `metadata` is what tells you in
-# half a year which data a model was trained on, so write something into it. (What a paused job is called differs: the
-# client's types have no word for it, an example of OpenAI's says `paused`, and this service shows `queued`.) A cancelled job leaves no model, only the checkpoints that it had.
+# half a year which data a model was trained on, so write something into it. A cancelled job leaves no model, only the checkpoints
+# that it had.
 #
 # **The result file.** Each job that succeeded leaves a table, one row per step:
 
@@ -548,21 +601,7 @@ lesson_06.pair_curve(pair_events, "The loss of a DPO job starts at ln 2")
 lesson_06.preferences()
 
 # %% [markdown]
-# The first job of pairs has ruined the model, while its own curve looked perfect. The last column says how. All sixty pairs punish one and
-# the same record, "question" and "none". The cheapest way to obey is never to say these words again: the model does not write "none"
-# a single time any more, and "none" is the right escalation for most messages. The loss reports on the pairs; only answers report on the
-# model.
-#
-# For the second job the tuned model answered 240 new messages, and its mistakes became pairs: the right record preferred, its own wrong
-# one not. That is the usual advice, and it hardly helped. Most of this model's mistakes are a "none" too many, so these pairs
-# punish "none" as well. The third job has as many pairs that prefer "none" as pairs that prefer another escalation. It does the least
-# harm, and the model is still far worse than before.
-#
-# What to learn from it (from one run of each, so do not order the three):
-#
-# - Look at what all your pairs have in common. The model will.
-# - Fifteen steps on short records pull at a handful of tokens with full force, and the API has nothing that holds the
-#   rest, as lesson 04's second term does.
+# PREFERENCES
 # - **Where the right answer is known, as here, write it into a row and train on it.** Preferences are for what people can judge and
 #   cannot write. Lesson 04 has a case in which they pay.
 # - Keep the model from before, and compare answers, not curves.
@@ -576,22 +615,14 @@ lesson_06.preferences()
 # ## 7 · A grader instead of answers
 #
 # The third method needs no answer to imitate, only something to check an answer by. In
-# {{term:reinforcement learning|reinforcement}} fine-tuning the model answers each message several times, a *grader* gives every answer a number, the {{term:reward}}, and answers that got more
-# than the others become more likely. It was made for models that think before they answer, on tasks where checking is easier
-# than writing. OpenAI offered it for one small reasoning model, which is gone.
+# {{term:reinforcement learning|reinforcement}} fine-tuning the model answers each message several times, a *grader* gives every answer a
+# number, the {{term:reward}}, and answers that got more than the others become more likely. OpenAI offered it for one small reasoning
+# model, which is gone, and **this service does not run it**. It checks the request, and it runs simple graders. Write one all the
+# same: whatever you train with rewards, anywhere, needs it (lesson 04 does).
 #
-# **This service does not run it.** It checks your request, and it runs simple graders, so you can write one and try it. A
-# grader is a small piece of JSON:
-#
-# | type | what it does |
-# | --- | --- |
-# | `string_check` | 1 or 0: equal (`eq`), different (`ne`), contains (`like`, or `ilike` in any case) |
-# | `text_similarity` | how alike two texts are, by one of eleven measures |
-# | `score_model` | another model reads the answer, with your instructions (`label_model`, which sorts answers into classes, is for evaluations) |
-# | `python` | your own function `grade(sample, item)` |
-# | `multi` | several of these, and a formula |
-#
-# The double braces are filled in for every answer: `sample` is what the model wrote, `item` is the row of your file.
+# A grader is a small piece of JSON. `string_check` compares two texts, `text_similarity` says how alike they are, `score_model` asks
+# another model, `python` calls a function of yours, and `multi` puts several together. The double braces are filled in for every answer:
+# `sample` is what the model wrote, `item` is the row of your file.
 
 # %%
 def equal(field):
@@ -614,9 +645,8 @@ for name, record in tried.items():
 # $0.7 \cdot 0 + 0.3 \cdot 1 = 0.3$. Partial credit matters. A model that never gets a whole record right would get 0 for all
 # of its answers, and from answers that are all worth the same there is nothing to learn.
 #
-# Now the request itself. Its rows end with the question, and what the grader calls `item` stands beside the messages. The service checks
-# the request's form, and then declines. (A host also checks the rows when the job runs, and for `sample.output_json` it wants a
-# `response_format` in the request.)
+# Now the request itself. Its rows end with the question, and what the grader calls `item` stands beside the messages. Since the grader
+# reads `sample.output_json`, the request says that answers are JSON. The service checks all this, and then declines.
 
 # %%
 to_grade = [{"messages": row["messages"][:-1], **json.loads(row["messages"][-1]["content"])}
@@ -629,15 +659,14 @@ for operation in ("eq", "equals"):
         client.fine_tuning.jobs.create(
             model=BASE, training_file=graded.id, validation_file=graded.id,
             method={"type": "reinforcement", "reinforcement": {
-                "grader": grader, "hyperparameters": {"reasoning_effort": "low"}}},
+                "grader": grader, "response_format": form}},
         )
     except APIStatusError as error:
         print(f"{operation}: {error.code}: {error.body['message'][:150]}")
 
 # %% [markdown]
-# The first request is valid and declined. The second has a mistake, and the message says which. A reward is a wish that
-# will be granted to the letter: pay for valid JSON alone, and the model finds one record that is always valid and stops
-# reading messages. Lesson 04 shows that happening.
+# The first request is valid and declined. The second has a mistake, and the message says which. A reward is a wish that will be granted
+# to the letter: pay for valid JSON alone, and one record that is always valid gets full marks. Lesson 04 shows that happening.
 #
 # **Your turn:** write the grader as a function.
 
@@ -660,16 +689,8 @@ lesson_06.training_table(rows, 3)
 # %% [markdown]
 # Cents, for fifty rows. (Five thousand rows of 500 tokens at the dearest of these prices would be 188 dollars, still a small part of what
 # a person costs who collects them.) The first number is the host's price, the second what this file costs with three epochs. (Tinker is a
-# host of open models with calls of its own.) Tokens are the host's, so count with its {{term:tokenizer}}:
-# that of our small model counts a tenth more in these messages (and less than that in whole rows, with the record and the template). How
-# these were counted:
-
-# %%
-print(lesson_06.how_counted())
-
-# %% [markdown]
-# If your machine does not have the host's tokenizer, an estimate will do, as long as you know how far it may be off. Here that
-# changes nothing: cents stay cents.
+# host of open models with calls of its own.) Tokens are the host's, so count with its {{term:tokenizer}}: that of our small model counts
+# a tenth more in these messages.
 #
 # **Your turn:** write the bill of a job.
 
@@ -703,17 +724,27 @@ lesson_06.price_figure(sizes, answer_tokens)
 # %% [markdown]
 # Three things to see. The flat line is the tuned model with its short prompt. The same model untuned crosses it at about 180
 # tokens, so instructions alone are cheaper, and instructions with eight examples are more than twice as expensive. And the
-# lowest line is `gpt-6-luna`, a small model of today at OpenAI, asked with `reasoning_effort="none"`. (Left alone it thinks first. Thoughts
-# are charged as answer, and a few hundred tokens of them reverse the order.) It stays below the tuned one up to almost 900 tokens, and
+# lowest line is `gpt-6-luna`, a small model of today at OpenAI, asked to answer at once, with `reasoning_effort="none"`. (Left alone it
+# thinks first. Thoughts are charged as answer, and a few hundred tokens of them reverse the order.) It stays below the tuned one up to almost 900 tokens, and
 # again from a little over 1,024 on: there {{term:prompt caching}} starts, and the part of a prompt that never changes costs a tenth or a
 # quarter of its price. (That part must come first, have 1,024 tokens by itself, and be sent again within minutes. At `gpt-6-luna`
 # the request that puts it into the cache pays a quarter more for it; OpenAI's page of the model, read on 2026-11-28.)
 #
 # What is compared here is price. Whether the cheaper one is right as often, only your test messages can say. So before you
 # train, work out what today's small model costs with instructions, with examples and with caching. If it is right often
-# enough, stop there. Some hosts charge the same for tuned and untuned models. There every token less is money saved. Others charge for
-# every hour in which a tuned model is kept ready, whether anybody asks it or not. With little traffic that is the largest item of all,
-# and it is not in this figure.
+# enough, stop there.
+#
+# **Hosts that charge by the hour.** At others a tuned model's token costs no more than the base's, but the model has to be kept ready,
+# and every hour of that is paid, whether anybody asks or not. Azure is one of them. By hand: 1.70 dollars an hour are $1.70 \cdot 730 =
+# 1{,}241$ dollars a month. Spread over 100,000 requests, that is 12.41 dollars for each thousand, more than two hundred times what their tokens cost.
+
+# %%
+lesson_06.hosting_table(sizes, answer_tokens)
+
+# %% [markdown]
+# With little traffic the hour is the whole bill. Here a short prompt pays for it from about eight million requests a month on if it
+# replaces eight examples, and from about thirty million on if it replaces instructions alone. The same sum holds for a deployment at a
+# host of open models and for a GPU of your own; put in the price of *your* hour.
 #
 # **Your turn.** The figure leaves the training out. When has a job paid for itself?
 
@@ -740,8 +771,8 @@ left = lesson_06.days_left(HOSTS["openai"])
 print(left, "days left for models tuned at OpenAI, by the dates of section 10")
 
 # %% [markdown]
-# The code is what a program should look for: `training_not_available` means that no second try will help. (A negative number
-# of days means that those models are gone.) What can you take?
+# The code is what a program should look for: `training_not_available` means that no second try will help. (The date is what third
+# parties report of OpenAI's notice, as section 10 says. A negative number of days means that those models are gone.) What can you take?
 #
 # | you take | how | good for | what it does not give you |
 # | --- | --- | --- | --- |
@@ -764,8 +795,9 @@ print(len(exported), "rows exported,", len(copied), "written from answers, for e
 print(json.dumps(copied[0]["messages"][1:], ensure_ascii=False))
 
 # %% [markdown]
-# With a few hundred such rows you train the next model. How much is lost on the way? Below, the second model learned from the
-# first one's answers, the third from people's answers to the same messages. The last was not trained at all:
+# With a few hundred such rows you train the next model. How much is lost on the way? Below, the second model learned from the first
+# one's answers to 240 messages, the third from people's answers to the same ones. (All three have the same base. A real move changes the
+# base as well, so score it anew.) The last was not trained at all:
 
 # %%
 lesson_06.recorded(
@@ -776,10 +808,11 @@ lesson_06.recorded(
 # %% [markdown]
 # The first row is the old model, the second its copy. The third shows what people's answers to the same messages would have taught. Where
 # their intervals overlap as widely as here, a hundred messages cannot tell the three apart: a loss of a few points may be there and not
-# be seen. The last row is the price of leaving today; a large model would be far better at it than this one.
+# be seen. The last row is the price of leaving today with this base.
 #
 # **The weights, live.** Our service trains an open model, so the adapter (of {{term:LoRA}}, lesson 02) is a folder. Copy it,
-# keep the last answers to compare, and switch the service off. (Nebius and Crusoe let you download files of this kind.)
+# keep the last answers to compare, and switch the service off. (From Nebius and Crusoe you download files of this kind; the loop for
+# Nebius is in section 1.)
 
 # %%
 import shutil
@@ -809,8 +842,8 @@ show.answers([prompts[0][-1]["content"]],
              {"the host": theirs[:1], "your machine": answers[:1]}, wanted[:1])
 
 # %% [markdown]
-# This is the same model. (An answer may differ now and then. The two programs add up in another order, and where two tokens
-# are almost equally likely, the last digit decides.) From here on it is yours: `own.merge_and_unload()` writes it into the
+# The same folder on the same base gives the same answers. (One may differ now and then. The two programs add up in another order, and
+# where two tokens are almost equally likely, the last digit decides.) From here on it is yours: `own.merge_and_unload()` writes it into the
 # base, as in lesson 02, and {{term:vLLM}} or Ollama serve it under the same API (Ollama after a conversion). The code that asks it changes
 # its address, its key and the model's name, and nothing else.
 
@@ -825,7 +858,7 @@ show.answers([prompts[0][-1]["content"]],
 # | data | leave for the host; read its contract | stay |
 # | you pay | per token trained, then per token, and at some hosts per hour | for the machine, busy or not |
 # | it ends | on the host's date | when you say so |
-# | best for | a first try, few requests, the strongest models | data that must stay, many requests, models that must last |
+# | best for | a first try, the strongest models; few requests, if you do not pay by the hour | data that must stay, many requests, models that must last |
 #
 # Is that as clear-cut as it is usually told?
 
@@ -866,12 +899,13 @@ show.folded("In what the calls differ, host by host", lesson_06.differences_tabl
 # | --- | --- |
 # | waiting for `succeeded` | a program that never ends (section 1) |
 # | no validation file | one line that falls, whatever happens (section 4) |
-# | the last checkpoint, unseen | a validation loss far above its lowest (section 4) |
+# | the last checkpoint, unseen | a validation loss well above its lowest (section 4) |
 # | reading `processed` as "valid" | a failed job an hour later (section 5) |
+# | another system message than in training | answers as from the untuned model, now and then (section 1; lesson 02 tries it) |
 # | comparing a DPO loss with a supervised one | a gap that means nothing: the units differ (section 6) |
 # | pairs that all punish one word | the model never says it again (section 6) |
 # | a reward for the form | one constant, valid record (lesson 04) |
-# | "no instructions, so it is cheaper" | a higher bill (section 8) |
+# | "no instructions, so it is cheaper" | often a higher bill, always a higher one by the hour with few requests (section 8) |
 # | a model without its files at home | nothing to move when the date comes (section 9) |
 
 # %% [markdown]

@@ -78,6 +78,17 @@ def share(model, what):
 TUNED, LUNA = costs.PRICES["gpt-4.1-mini"], costs.FRONTIER["gpt-6-luna"]
 
 
+def hours(requests):
+    """Dollars for the hours of a month, for each thousand of its requests."""
+    return lesson_06.HOSTING_HOUR * lesson_06.HOURS_A_MONTH / requests * 1e3
+
+
+def pays_for_the_hour(prompt):
+    """Requests a month at which the tuned model, kept ready by the hour, costs what the untuned one does with a prompt."""
+    saved = thousand(prompt, lesson_06.UNTUNED) - thousand(lesson_06.TUNED_PROMPT, lesson_06.UNTUNED)
+    return 1e3 * lesson_06.HOSTING_HOUR * lesson_06.HOURS_A_MONTH / saved
+
+
 def preferred(name):
     """The recorded models of a name, one for each run."""
     record = json.loads(assets.benchmark_results("host-preferences").read_text(encoding="utf-8"))
@@ -143,9 +154,15 @@ SENTENCES = {
     "that of our small model counts a tenth more in these messages": lambda: 0.08 < more_tokens() < 0.14,
     "$0.7 \\cdot 0 + 0.3 \\cdot 1 = 0.3$": lambda: '"0.7 * category + 0.3 * escalation"' in SOURCE,
     "The recorded jobs had sixty pairs": lambda: "PAIRS, FEW, MANY = 240, 40, 60, 12, 10" in BENCHMARK,
-    "by one of eleven measures": lambda: len(
-        __import__("course_utils.openai_server.graders", fromlist=["Metric"]).Metric.__args__
-    ) == 11,
+    "that is 12.41 dollars for each thousand, more than two hundred times what their tokens cost": lambda: (
+        round(hours(100_000), 2) == 12.41 and hours(100_000) > 200 * thousand(lesson_06.TUNED_PROMPT, lesson_06.UNTUNED)
+    ),
+    "from about eight million requests a month on if it replaces eight examples": lambda: (
+        7.2e6 < pays_for_the_hour("instructions and 8 examples") < 8.4e6
+    ),
+    "from about thirty million on if it replaces instructions alone": lambda: (
+        28e6 < pays_for_the_hour("instructions") < 33e6
+    ),
     "All sixty pairs punish one and the same record": lambda: len(
         {row["non_preferred_output"][0]["content"] for row in lesson_06.pairs(task().train, 60)}
     ) == 1,
