@@ -17,12 +17,13 @@ OLDEST = tests/training tests/memory $(SERVICE) tests/test_models.py tests/test_
 lab: $(VENV)/.lab
 	$(BIN)/course lab $(LAB_ARGS)
 
-# Ruff, formatting, types, notebooks older than their sources, prices older than a year: under a minute.
+# Ruff, formatting, types, notebooks older than their sources, translations, prices older than a year: under a minute.
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/course build --check
+	$(BIN)/course translate --check
 	$(BIN)/python -m course_utils.costs --check-age
 
 # As lint's last part, which only warns; this fails, for a machine that looks once a week.

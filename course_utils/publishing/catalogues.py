@@ -119,7 +119,7 @@ def update(language: str) -> list[Report]:
     for domain in DOMAINS:
         file = catalogue_file(language, domain)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, written(_merged(domain, language), language).encode())
+        write_whole(file, written(_merged(domain, language)[0], language).encode())
     return check(language)
 
 
@@ -239,8 +239,11 @@ _SOURCES: dict[str, Callable[[str], Iterator[tuple[str, str]]]] = {
 # -- what a catalogue has -------------------------------------------------------------------------------------------------
 
 
-def _merged(domain: str, language: str) -> Catalog:
-    """The messages of the source with a catalogue's translations; those of changed sentences are marked as fuzzy."""
+def _merged(domain: str, language: str) -> tuple[Catalog, tuple[str, ...]]:
+    """The messages of the source with a catalogue's translations; and what is translated and no longer said.
+
+    Where a sentence has changed, the translation of what it was goes with it, marked as fuzzy.
+    """
     from babel.messages.catalog import Catalog
     from babel.messages.pofile import read_po
 
@@ -261,21 +264,12 @@ def _merged(domain: str, language: str) -> Catalog:
         message = merged.add(text, string, locations=[(place, 1) for place in places], flags=flags, previous_id=previous)
         if message is not None:
             message.flags -= {"python-format", "python-brace-format"}
-    return merged
-
-
-@cache
-def _obsolete(domain: str, language: str, stamp: int) -> tuple[str, ...]:
-    from babel.messages.pofile import read_po
-
-    file = catalogue_file(language, domain)
-    old = read_po(io.BytesIO(file.read_bytes())) if stamp else ()
-    return tuple(str(message.id) for message in old if message.id and message.id not in collected(domain))
+    return merged, tuple(left)
 
 
 def _report(domain: str, language: str) -> Report:
-    file = catalogue_file(language, domain)
-    found = [message for message in _merged(domain, language) if message.id]
+    merged, obsolete = _merged(domain, language)
+    found = [message for message in merged if message.id]
     done = [message for message in found if message.string and not message.fuzzy]
     wrong = [(str(m.id), why) for m in done if (why := broken(str(m.id), str(m.string), is_prose=domain != STAGE))]
     return Report(
@@ -283,7 +277,7 @@ def _report(domain: str, language: str) -> Report:
         len(found),
         tuple(str(message.id) for message in found if not message.string),
         tuple(str(message.id) for message in found if message.string and message.fuzzy),
-        _obsolete(domain, language, file.stat().st_mtime_ns if file.exists() else 0),
+        obsolete,
         tuple(wrong),
     )
 

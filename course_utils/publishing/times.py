@@ -34,6 +34,8 @@ def timing(name: str) -> str:
             missing.append(label)
     heads = (say("Run all on"), say("time"), say("peak memory"), say("recorded"))
     table = f"| {' | '.join(heads)} |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
+    if missing:
+        table += "\n\n" + say("Not timed yet: {tiers}.", tiers=", ".join(missing))
     cpu = records.get(name, {}).get("cpu", {})
     if cpu.get("peak_mb", 0) > BINDER_MB:
         warning = say("Binder promises 1 GB and usually gives 2: this lesson may run out of memory there.")

@@ -27,7 +27,7 @@ _QUIZ = re.compile(r"""^\s*quiz\(["'](\d\d)["']\)""", re.MULTILINE)
 
 
 def translated_notebook(section: str, language: str) -> NotebookNode:
-    """Return the learner's notebook of a section in another language, as far as it is translated; its first cell says how far.
+    """Return the learner's notebook of a section in another language, as far as that goes; its first cell says how far.
 
     A cell whose English has changed since the notebook was built stays as it is stored: it belongs to the outputs beside it.
     """
