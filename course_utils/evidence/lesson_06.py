@@ -586,9 +586,7 @@ def training_table(rows: Sequence[Mapping[str, Any]], passes: int) -> Table:
             "new jobs until": closes or "no date known",
             "price read on": price.date,
         }
-    return Table(
-        table, f"{len(rows)} rows, {tokens:,.0f} tokens, {how_counted()}", "model", ""
-    )
+    return Table(table, f"{len(rows)} rows, {tokens:,.0f} tokens, {how_counted()}", "model", "")
 
 
 # -- hosts ------------------------------------------------------------------------------------------------------------------
