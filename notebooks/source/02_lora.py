@@ -862,10 +862,11 @@ show.answers(["Why is the sky blue?"], {"the base, adapters switched off": reply
 # %%
 from peft import get_peft_model
 
-typo = get_peft_model(models.load(tier="cpu")[0], LoraConfig(r=16, target_modules=["q_proj", "vproj"]))
+typo = get_peft_model(merged, LoraConfig(r=16, target_modules=["q_proj", "vproj"]))
 typo.print_trainable_parameters()
 trained = [name for name, weight in typo.named_parameters() if weight.requires_grad]
 print("adapted:", {name.split(".")[-4] for name in trained})
+merged = typo.unload()                                     # without the adapter again
 
 # %% [markdown]
 # Only one of the two names was adapted in each layer, without a warning. The cure is `print_trainable_parameters()` and a look

@@ -567,6 +567,8 @@ lesson.formats_table(formats)
 same = training.Settings(
     learning_rate=plan.learning_rate, batch_size=plan.batch_size, warmup_steps=3, seed=0
 )
+del base, tuned, trainer                               # sections 2 to 6 are done: make room
+memory.release()
 four_bit, _ = models.load(quantization="nf4")
 held_out = task.validation[:24]
 before = lesson.answer_losses(dense, tokenizer, held_out)
@@ -722,7 +724,7 @@ evidence.card("Q4")
 # deploy what you trained in section 2. First the one that changes nothing: the 4-bit base with the adapter beside it.
 
 # %%
-del adapted, frozen, dense, base, tuned, trainer         # make room: sections 2 to 7 are done
+del adapted, frozen, dense, four_bit                     # make room: section 7 is done
 memory.release()
 check_on, ways = task.validation[:12], {}
 
@@ -777,11 +779,14 @@ def merge(base):
     return PeftModel.from_pretrained(base, "tickets-qlora").merge_and_unload()
 
 
+del beside, four_bit, linear
+memory.release()
 ways["merged, original base, 16 bits"] = mean_loss(merge(models.load()[0]))
 merged = merge(models.load(quantization="nf4")[0].dequantize())
 ways["merged, restored base, 16 bits"] = mean_loss(merged)
 merged.save_pretrained("tickets-merged")
 tokenizer.save_pretrained("tickets-merged")
+del merged
 merged = AutoModelForCausalLM.from_pretrained("tickets-merged", dtype=device.torch_dtype())
 ways["the same, from its saved folder"] = mean_loss(merged.to(device.kind))
 lesson.merge_figure(ways)
@@ -822,7 +827,7 @@ lesson.defaults()
 # %%
 four_bit, _ = models.load(quantization="nf4")
 counted = sum(weight.numel() for weight in four_bit.parameters())
-print(f"counted with numel: {counted:,}; really: {models.load()[0].num_parameters():,}")
+print(f"counted with numel: {counted:,}; really: {merged.num_parameters():,}")
 
 # %% [markdown]
 # A "percentage trained" computed from this is too high. PEFT's `print_trainable_parameters()` counts correctly.

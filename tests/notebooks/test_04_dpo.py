@@ -230,9 +230,7 @@ SENTENCES = {
         (lesson_04.passes("SFT"), lesson_04.passes("DPO")) == (2, 3)
     ),
     "In full fine-tuning it is 4 to 3": lambda: (lesson_04.passes("DPO", True), lesson_04.passes("SFT", True)) == (4, 3),
-    "so we go higher still": lambda: all(
-        plans.plan("04", tier).learning_rate > 5e-5 for tier in ("cpu", "t4", "a100")
-    ),
+    "so we go higher still": lambda: all(plans.plan("04", tier).learning_rate > 5e-5 for tier in ("cpu", "t4", "a100")),
     "The curves of chosen and rejected both fall": lambda: "less likely" in lesson_04.both_fall().alt,
     "from the second step on the pair is wrong every time": lambda: (
         [row["counted as right"] for row in lesson_04.contradiction().rows.values()] == ["undecided"] + [False] * 5
@@ -267,11 +265,12 @@ SENTENCES = {
     ),
     "By the second judge yes, but that one has learned from these very pairs; by the rules it leans that way": lambda: (
         lesson_04.over_seeds(lesson_04.WITH_SFT, "wins by judge").low > 0.5
-        and lesson_04.over_seeds(lesson_04.WITH_SFT, "wins over control").value > 0.5
+        and lesson_04.over_seeds(lesson_04.WITH_SFT, "wins over control").value
+        > 0.5
         > lesson_04.over_seeds(lesson_04.WITH_SFT, "wins over control").low
     ),
     "the share of the five that an answer keeps, halved if its step is wrong": lambda: (
-        "sum(kept.values()) / len(kept) * (1.0 if kept[\"right step\"] else 0.5)" in inspect.getsource(house_style.score)
+        'sum(kept.values()) / len(kept) * (1.0 if kept["right step"] else 0.5)' in inspect.getsource(house_style.score)
     ),
     "DPO with β = 1, DPO with the SFT term and SFT on the chosen replies went about equally far": lambda: (
         max(share(name, "kl") for name in NEAR) < 1.5 * min(share(name, "kl") for name in NEAR) < 0.75 * share("DPO", "kl")
