@@ -87,7 +87,7 @@ def note(language: str) -> str:
         whole = [lesson.number for lesson in LESSONS.values() if share(lesson.name, language) == 1]
         told = say(
             "Translated from English. In English stay: code, and what it prints and draws; the calculators; the API "
-            "reference."
+            "reference; the notebooks that Colab and Binder open."
         )
         if len(whole) < len(LESSONS):
             names = ", ".join(whole) or say("none")

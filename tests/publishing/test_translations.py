@@ -374,6 +374,16 @@ def test_a_page_leads_to_itself_in_the_other_language():
     assert extension.languages_of("index", ["es"], "es") == []
 
 
+def test_the_edit_button_of_a_translated_page_leads_to_its_catalogue():
+    with speaking("es"):
+        assert extension.edited_file("notebooks/03_qlora") == "course_utils/locale/es/LC_MESSAGES/lesson_03.po"
+        assert extension.edited_file("glossary") == "course_utils/locale/es/LC_MESSAGES/glossary.po"
+        assert extension.edited_file("index") == "course_utils/locale/es/LC_MESSAGES/book.po"
+        assert extension.edited_file("api/memory") == "course_utils/memory/__init__.py"
+        assert extension.edited_file("search") == ""
+    assert extension.edited_file("notebooks/03_qlora") == "notebooks/source/03_qlora.py"
+
+
 def test_a_cheat_sheet_is_found_by_its_english_heading():
     english = ["## Other\n\n- x\n", "**What you can do now**\n\n| a | b |\n| --- | --- |\n| c | d |\n"]
     spanish = ["## Otra\n\n- y\n", "**Lo que ya puedes hacer**\n\n| e | f |\n| --- | --- |\n| g | h |\n"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils import __version__, assets, lessons
-from course_utils.languages import LANGUAGES, current, say
+from course_utils.languages import BOOK, GLOSSARY, LANGUAGES, SOURCE, catalogue_file, current, lesson_domain, say
 from course_utils.publishing import calculators
 from course_utils.publishing.book import formulas
 from course_utils.publishing.book.html_pages import finished
@@ -58,7 +58,15 @@ def read_lesson(app: Sphinx, page: str, text: list[str]) -> None:
 
 
 def edited_file(page: str) -> str:
-    """Path in the repository of the file behind a page; empty for pages that Sphinx makes."""
+    """Path in the repository of the file behind a page; empty for pages that Sphinx makes.
+
+    In a translated book it is the catalogue, except for the reference, which is not translated.
+    """
+    if current() != SOURCE and not page.startswith("api/"):
+        lesson = LESSON_PAGES.get(page)
+        domain = lesson_domain(lesson.number) if lesson else {"glossary": GLOSSARY}.get(page, BOOK)
+        file = catalogue_file(current(), domain).relative_to(assets.PACKAGE.parent)
+        return file.as_posix() if lesson or page in EDITED else ""
     if page in LESSON_PAGES:
         return f"notebooks/source/{LESSON_PAGES[page].name}.py"
     if page.startswith("api/") and page not in EDITED:

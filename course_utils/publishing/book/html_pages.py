@@ -36,7 +36,7 @@ def finished(html: str, terms: Mapping[str, str]) -> str:
         _term(link, terms)
     for choice in soup.select(".book-quiz details"):
         right = choice.find("b")
-        is_right = right is not None and right.get_text() == say("Right.")
+        is_right = right is not None and right.get_text() in ("Right.", say("Right."))
         choice["class"] = "book-right" if is_right else "book-wrong"
     return str(soup.decode(formatter="html5"))
 
