@@ -36,11 +36,12 @@ def translated_notebook(section: str, language: str) -> NotebookNode:
     name = find(section).name
     notebook: NotebookNode = nbformat.read(assets.path(f"notebooks/{learner_file(name).name}"), 4)
     editions = (builder.learner_edition(name), builder.learner_edition(name, language=language))
-    texts = {english.source: said.source for english, said in zip(*(edition.cells for edition in editions))}
+    # An id is made from a cell's English text, so it finds the cell also in a notebook that is older than its source.
+    texts = {english.id: said.source for english, said in zip(*(edition.cells for edition in editions))}
     with speaking(language):
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = texts.get(cell.source, cell.source)
+                cell.source = texts.get(cell.id, cell.source)
             else:
                 _translate_outputs(cell, name)
         if language != SOURCE:

@@ -226,9 +226,17 @@ def _step(lesson: Lesson) -> PathStep:
         record["seconds"] / 60 if record else None,
         len(mine),
         sum(exercise.points for exercise in mine),
-        tuple(objectives_in(translation, lesson.name)),
+        tuple(_objectives(lesson, texts)),
         cheat_sheet(texts, translation),
     )
+
+
+def _objectives(lesson: Lesson, texts: list[str]) -> list[str]:
+    """What a lesson promises, from its stored text; in another language from its source, which has the same or newer."""
+    if current() != SOURCE:
+        cells = builder.learner_edition(lesson.name, language=current()).cells
+        texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    return objectives_in(texts, lesson.name)
 
 
 def shown(lesson: Lesson) -> Lesson:
