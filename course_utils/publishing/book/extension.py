@@ -38,6 +38,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     renderers = {"inline_renderers": (formulas.visit_inline, None), "block_renderers": (formulas.visit_block, None)}
     app.add_html_math_renderer("mathml", **renderers)
     app.connect("source-read", read_lesson)
+    app.connect("html-page-context", set_languages, priority=300)  # before the theme looks which of its parts are empty
     app.connect("html-page-context", set_edit_link, priority=400)
     app.connect("html-page-context", finish_page, priority=900)
     app.connect("autodoc-process-docstring", read_docstring)
@@ -74,6 +75,12 @@ def edited_file(page: str) -> str:
     return EDITED.get(page, "")
 
 
+def set_languages(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Give the page's templates the language that is spoken, and the page in the others."""
+    context["say"] = say
+    context["book_languages"] = languages_of(page, app.config.book_languages.split(","), current())
+
+
 def set_edit_link(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
     """Let the page's edit button lead to the file that one edits, not to what was made from it."""
     if file := edited_file(page):
@@ -93,7 +100,6 @@ def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], 
         objects = app.env.domains.standard_domain.objects
         terms = {anchor: name for (kind, name), (_, anchor) in objects.items() if kind == "term"}
         context["body"] = finished(context["body"], terms)
-    context["say"], context["book_languages"] = say, languages_of(page, app.config.book_languages.split(","), current())
     if page in LESSON_PAGES:
         context["lesson_number"] = LESSON_PAGES[page].number
 
