@@ -244,10 +244,9 @@ def test_nobodys_folder_is_replaced(tmp_path):
 @built
 def test_a_second_build_replaces_the_first_as_a_whole_and_a_failed_one_leaves_it(tmp_path, monkeypatch):
     def write(page):
-        def run(work, runtime):
+        def run(work, runtime, *languages):
             (work / "html" / "_static").mkdir(parents=True)
             (work / "html" / page).write_text("<p>")
-            building._finish(work / "html")
             return []
 
         return run
@@ -257,7 +256,7 @@ def test_a_second_build_replaces_the_first_as_a_whole_and_a_failed_one_leaves_it
         monkeypatch.setattr(building, "_run_sphinx", write(page))
         assert build_book(out, live=False).pages == (page,)
 
-    def fail(work, runtime):
+    def fail(work, runtime, *languages):
         write("three.html")(work, runtime)
         raise CourseError("Sphinx stopped")
 
@@ -270,10 +269,11 @@ def test_a_second_build_replaces_the_first_as_a_whole_and_a_failed_one_leaves_it
 def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
     from course_utils import cli
 
-    asked = []
+    asked, spoken = [], []
 
-    def build(out, live):
+    def build(out, live, languages):
         asked.append(live)
+        spoken.append(languages)
         return publishing_book.Book(tmp_path, ("index.html",), 1_500_000, 2.0, warnings, live=bool(live))
 
     monkeypatch.setattr(publishing_book, "build_book", build)
@@ -281,14 +281,14 @@ def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
     assert cli.main(["book", "--out", str(tmp_path), "--live", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     size = {"bytes": 1_500_000, "seconds": 2.0}
-    assert told == {"folder": str(tmp_path), "pages": ["index.html"], **size, "warnings": [], "live": True}
+    assert told == {"folder": str(tmp_path), "pages": ["index.html"], **size, "warnings": [], "live": True, "languages": ["en"]}
     warnings = ("a.md: wrong",)
     assert cli.main(["book", "--out", str(tmp_path)]) == 1
     said = capsys.readouterr().out.splitlines()
     assert "warning: a.md: wrong" in said[-1]
     assert sum("without live Python" in line for line in said) == 1
-    assert cli.main(["book", "--out", str(tmp_path), "--no-live"]) == 1
-    assert asked == [True, None, False]
+    assert cli.main(["book", "--out", str(tmp_path), "--no-live", "--language", "en", "--language", "es"]) == 1
+    assert asked == [True, None, False] and spoken == [["en"], ["en"], ["en", "es"]]
 
 
 # -- the finished book ----------------------------------------------------------------------------------------------------
