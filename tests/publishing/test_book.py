@@ -281,7 +281,14 @@ def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
     assert cli.main(["book", "--out", str(tmp_path), "--live", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     size = {"bytes": 1_500_000, "seconds": 2.0}
-    assert told == {"folder": str(tmp_path), "pages": ["index.html"], **size, "warnings": [], "live": True, "languages": ["en"]}
+    assert told == {
+        "folder": str(tmp_path),
+        "pages": ["index.html"],
+        **size,
+        "warnings": [],
+        "live": True,
+        "languages": ["en"],
+    }
     warnings = ("a.md: wrong",)
     assert cli.main(["book", "--out", str(tmp_path)]) == 1
     said = capsys.readouterr().out.splitlines()
