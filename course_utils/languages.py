@@ -53,7 +53,7 @@ class Language:
 
 LANGUAGES = {
     language.code: language
-    for language in (Language(SOURCE, "English", is_complete=True), Language("es", "español", is_complete=False))
+    for language in (Language(SOURCE, "English", is_complete=True), Language("es", "español", is_complete=True))
 }
 TRANSLATIONS = tuple(code for code in LANGUAGES if code != SOURCE)
 
