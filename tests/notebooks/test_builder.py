@@ -140,7 +140,8 @@ def test_every_picture_has_an_alt_text(section):
     assert pictures >= 3
 
 
-def test_editions_and_their_metadata():
+def test_editions_and_their_metadata(monkeypatch):
+    monkeypatch.setattr(assets, "repository_url", lambda: "https://github.com/someone/finetuning-course")
     learner, instructor = builder.learner_edition("02", SOURCE), builder.instructor_edition("02", SOURCE)
     assert learner.metadata.course["source_sha256"] == instructor.metadata.course["source_sha256"]
     assert [cell.id for cell in learner.cells] == [cell.id for cell in instructor.cells]
@@ -213,6 +214,21 @@ def test_the_header_says_where_a_lesson_needs_more_than_binder_has_and_for_what(
     assert "Memory peaks in “2 · Large”, by the server 2.0 GB and this notebook 0.9 GB." in header
     times.save_run_cost("06_openai_api", notebook, RunCost(66.0, 1.8 * 10**9, parts, cells))
     assert "Binder" not in times.timing("06_openai_api")
+
+
+def test_tiers_that_were_never_timed_take_one_line(monkeypatch):
+    run = {"date": "2026-11-28", "machine": "two cores", "seconds": 120, "peak_mb": 900, "peak_at": "", "peak_parts": {}}
+    monkeypatch.setattr(times, "load_times", lambda: {"02_lora": {"cpu": run, "t4": run}})
+    header = times.timing("02_lora")
+    assert "| T4 | 2.0 minutes | 0.9 GB | 2026-11-28, two cores |" in header
+    assert header.count("A100") == 1 and header.endswith("Not timed yet: A100.")
+
+
+def test_no_buttons_before_the_course_has_an_address(monkeypatch):
+    monkeypatch.setattr(assets, "repository_url", lambda: "https://github.com/OWNER/finetuning-course")
+    assert builder.badges("02_lora") == ""
+    monkeypatch.setattr(assets, "repository_url", lambda: "https://github.com/someone/finetuning-course")
+    assert builder.badges("02_lora").count("someone/finetuning-course/") == 2
 
 
 def test_a_failing_cell_stops_the_run_with_its_number(tmp_path):
