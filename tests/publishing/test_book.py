@@ -20,6 +20,7 @@ from course_utils.errors import CourseError
 from course_utils.exercises.quizzes import QUIZZES
 from course_utils.in_browser.calculators import CALCULATORS, calculate
 from course_utils.publishing import book as publishing_book
+from course_utils.publishing import calculators
 from course_utils.publishing.book import (
     build_book,
     building,
@@ -327,8 +328,9 @@ def test_without_python_the_answers_of_the_build_stand_and_nothing_that_computes
     text = (book[0].folder / "calculators.html").read_text(encoding="utf-8")
     for id, calculator in CALCULATORS.items():
         assert calculate(id, calculator.defaults)["summary"] in unescape(text)
-    assert "was built without Python for its pages" in text and "calculators/course.css" in text
-    assert [file.name for file in (book[0].folder / "_static" / "calculators").iterdir()] == ["course.css"]
+    assert "was built without Python for its pages" in text and f"{calculators.static()}/course.css" in text
+    assert [file.name for file in (book[0].folder / calculators.static()).iterdir()] == ["course.css"]
+    assert not list((book[0].folder / "_static").glob("pyodide*"))
     assert not [page for page in book[0].pages if "course.js" in (book[0].folder / page).read_text(encoding="utf-8")]
 
 
@@ -367,6 +369,38 @@ def test_no_page_loads_anything_from_another_host(book):
     for sheet in book[0].folder.rglob("*.css"):
         text = sheet.read_text(encoding="utf-8")
         assert not re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^)\"']+", text), sheet.name
+
+
+@built
+@pytest.mark.slow
+def test_what_a_page_loads_has_its_content_in_its_address(book):
+    """A browser that comes back with copies of an earlier book must not mix them with files of this one."""
+    seen = {}
+    for page in book[0].pages:
+        for address in Loaded((book[0].folder / page).read_text(encoding="utf-8")).loaded:
+            path, _, query = address.partition("?")
+            file = (book[0].folder / page).parent / path
+            if file.suffix == ".html" or address.startswith("data:"):
+                continue
+            named = file.parent.name == outputs.PICTURES or re.fullmatch(r"(v|digest)=\w{8,}", query)
+            assert named, f"{page} loads {address}"
+            seen.setdefault(file.resolve(), set()).add(query)
+    assert {"book.css", "book.js", "course.css", "searchindex.js", "searchtools.js", "icon.svg"} <= {file.name for file in seen}
+    assert all(len(queries) == 1 for queries in seen.values())
+
+
+@built
+def test_another_content_has_another_address(tmp_path):
+    addresses = set()
+    for content in ("one", "two", "one"):
+        (tmp_path / "index.html").write_text('<script defer src="a/b.js"></script><a href="a/b.js">b</a><img src="gone.png">')
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / "b.js").write_text(content)
+        building._name_by_content(tmp_path)
+        text = (tmp_path / "index.html").read_text()
+        addresses.add(re.search(r'script defer src="a/b\.js\?v=(\w{8})"', text)[1])
+        assert '<a href="a/b.js">' in text and '"gone.png"' in text
+    assert len(addresses) == 2
 
 
 @built

@@ -1,17 +1,19 @@
 """The book with Python for its pages: calculators where notebooks have widgets, exercises that are solved in place."""
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
+import zipfile
 from html import unescape
 
 import pytest
 from support import wait_until
 from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
 
-from course_utils import lessons
+from course_utils import assets, lessons
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
 from course_utils.in_browser import answers
@@ -23,7 +25,7 @@ MEGABYTES = 30
 LESSONS = list(lessons.LESSONS.values())
 COSTS = {"instructions": 284, "message": 48, "passages": 95, "completion": 25}  # lesson 01's own, in its table of systems
 ON_LESSONS = [("01", "decision", {}), ("01", "costs", COSTS), ("03", "memory", {})]
-STATIC = calculators.STATIC
+STATIC = calculators.static()
 PATIENCE = 120  # seconds; a machine that builds notebooks at the same time starts Python in ten
 
 # Files that npm would bring; a test that has none of them says so.
@@ -197,6 +199,17 @@ def test_a_package_that_is_named_and_is_not_there_is_said(tmp_path, offline, mon
         build_book(tmp_path / "book")
 
 
+@pytest.mark.parametrize("name", [*calculators.OWN_FILES, "course.zip"])
+def test_a_changed_file_changes_the_address_of_all(name, monkeypatch):
+    before = calculators.static()
+    own, packed = calculators._own, calculators.archive()
+    monkeypatch.setattr(calculators, "_own", lambda asked: own(asked) + b" " * (asked == name))
+    monkeypatch.setattr(calculators, "archive", lambda: packed + b" " * (name == "course.zip"))
+    assert calculators.static() != before
+    monkeypatch.undo()
+    assert calculators.static() == before
+
+
 # -- the finished book ----------------------------------------------------------------------------------------------------
 
 
@@ -220,7 +233,8 @@ class TestTheFinishedBook:
 
     def test_it_has_what_its_pages_load_and_no_warning(self, book):
         assert book.live and book.warnings == () and book.bytes < MEGABYTES * 1e6
-        for name in (*calculators.OWN_FILES, "course.zip", *(f"pyodide/{name}" for name in (*pyodide.FILES, "NOTICE.txt"))):
+        runtime = (f"../{calculators.RUNTIME}/{name}" for name in (*pyodide.FILES, "NOTICE.txt"))
+        for name in (*calculators.OWN_FILES, "course.zip", *runtime):
             assert (book.folder / STATIC / name).stat().st_size > 0
 
     def test_only_pages_that_compute_load_the_script(self, book):
@@ -228,7 +242,7 @@ class TestTheFinishedBook:
             text = (book.folder / name).read_text(encoding="utf-8")
             computes = 'class="course-room' in text
             assert computes == (name == "calculators.html" or name.startswith("notebooks/")), name
-            loads = re.findall(r'(?:src|href)="(?:\.\./)*_static/calculators/course\.(js|css)\?v=\w+"', text)
+            loads = re.findall(rf'(?:src|href)="(?:\.\./)*{STATIC}/course\.(js|css)\?v=\w+"', text)
             assert sorted(loads) == (["css", "js"] if computes else []), name
 
     def test_the_answers_of_the_build_stand_on_the_page_of_calculators(self, book):
@@ -362,6 +376,42 @@ class TestInABrowser:
         assert "8.7 GB at the peak" in room(page, "calculator", "memory").locator(".course-summary").inner_text()
         assert page.locator(".course-room button:visible").count() == 0
         context.close()
+
+
+class TestAReturningVisitor:
+    pytestmark = browsed
+
+    def test_never_runs_files_of_two_versions(self, browser, tmp_path, monkeypatch):
+        """The host lets browsers keep files for a year; the page's Python is the one that the page was built with."""
+        site, source = tmp_path / "site", assets.PACKAGE / "in_browser" / "calculators.py"
+        runs = []
+        with served(site, keep="max-age=31536000, immutable") as address:
+            someone = Visitor(browser, address)
+            for version in ("first", "second"):
+                with zipfile.ZipFile(io.BytesIO(calculators.archive())) as packed:
+                    files = {name: packed.read(name) for name in packed.namelist()}
+                changed = io.BytesIO()
+                with zipfile.ZipFile(changed, "w") as packed:
+                    for name, data in files.items():
+                        own = name == f"course_utils/in_browser/{source.name}"
+                        packed.writestr(name, data + b"CALCULATE = calculate\ndef calculate(id, choices):\n"
+                                        b"    return CALCULATE(id, choices) | {'summary': 'the %s'}\n" % version.encode()
+                                        if own else data)  # fmt: skip
+                with monkeypatch.context() as patch:
+                    patch.setattr(calculators, "archive", changed.getvalue)
+                    shutil.rmtree(site, ignore_errors=True)
+                    calculators.write_page(site)
+                    loaded = []
+                    someone.page.on("request", lambda request: loaded.append(request.url))  # noqa: B023
+                    page = someone.go("index.html")
+                    there = room(page, "calculator", "memory")
+                    there.get_by_label("Method").select_option('"lora"')
+                    runs.append(says(there, f"the {version}"))
+                    ours = [url for url in loaded if "/_static/" in url]
+                    folders = {url.removeprefix(f"{address}/").rpartition("/")[0] for url in ours}
+                    assert folders == {calculators.static(), f"{calculators.STATIC}/{calculators.RUNTIME}"}
+            someone.context.close()
+        assert runs == ["the first", "the second"] and someone.wrong == []
 
 
 @soaked
