@@ -1,7 +1,7 @@
 """Packs to hand out: the learners', and the instructor's with answers, rubric, objectives, slides and the hidden seed.
 
 Everything is generated from the course itself: exercises, quizzes, stored notebooks and recorded times. The learners' pack
-contains nothing of the instructor's; the course's wheel, which it has for notebook hosts, is the package as everybody gets it.
+contains nothing of the instructor's. It has the course's wheel for notebook hosts, the package as everybody gets it.
 """
 
 from __future__ import annotations
@@ -156,9 +156,9 @@ def _write_learner_pack(folder: Path, sections: list[str]) -> None:
         "Open a notebook, run it from top to bottom, and hand it in. Exercises mark themselves.",
         "",
         f"- **On your machine**: `pip install 'notebooks/{wheel.name}[lab]'`, then `jupyter lab notebooks`.",
-        f"- **In Colab**: upload a notebook, drag `{wheel.name}` into Files (the folder at the left edge), and run the first",
-        "  cell, which installs the course from that file. Or put this whole folder into your Drive, open a notebook from",
-        "  there, and mount the Drive (the Drive button above Files) before you run it.",
+        f"- **In Colab**: upload a notebook, drag `{wheel.name}` into Files (the folder at the left edge), and run the",
+        "  first cell, which installs the course from that file. Or put this whole folder into your Drive, open a notebook",
+        "  from there, and mount the Drive (the Drive button above Files) before you run it.",
         f"- **In Kaggle**: upload a notebook, and add `{wheel.name}` to its input as a dataset.",
         "",
         "| lesson | what you do | Run all, two CPU cores | exercises | file |",

@@ -170,7 +170,13 @@ def test_without_file_and_repository_the_install_cell_says_what_to_do(bare, tmp_
     done = run_install_cell(bare, here, PIP_SAYS="no repository there")
     assert done.returncode and "no repository there" in done.stdout
     assert "Traceback" not in done.stderr
-    for advice in ("is not installed", WHEEL.format("*"), "beside\nthis notebook", "In Colab: open Files", "run this cell again"):
+    for advice in (
+        "is not installed",
+        WHEEL.format("*"),
+        "beside\nthis notebook",
+        "In Colab: open Files",
+        "run this cell again",
+    ):
         assert advice in done.stderr
     (here / WHEEL.format("0.1.0")).touch()
     done = run_install_cell(bare, here, PIP_SAYS="no torch there")
@@ -205,7 +211,9 @@ def test_a_notebook_beside_the_pack_has_the_course_after_its_first_cell(wheel, t
 def test_where_the_course_is_installed_its_file_is_packed_again(wheel, tmp_path):
     """An instructor who has no checkout hands out the same files."""
     site = tmp_path / "site"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)], check=True
+    )
     code = "import pathlib; from course_utils.publishing.wheel import write_wheel; print(write_wheel(pathlib.Path('out')))"
     environment = os.environ | {"PYTHONPATH": str(site)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -119,6 +119,33 @@ def test_a_lessons_page_has_all_of_the_lesson_and_nothing_that_needs_a_kernel(le
     assert len([cell for cell in page if cell["cell_type"] == "code"]) == len(code) - len(exercises)
 
 
+def test_a_page_begins_with_the_lesson_and_its_pictures_stand_without_their_calls():
+    """A notebook needs its imports first; somebody who reads does not, nor the name of the function that draws."""
+    drawings = 0
+    for lesson in lessons.LESSONS.values():
+        page = json.loads(lesson_pages.lesson_page(stored(lesson.name)[0], lesson, {}))["cells"]
+        code = [("".join(cell["source"]), cell["metadata"]["tags"]) for cell in page if cell["cell_type"] == "code"]
+        assert "import" in code[0][0] and "hide-input" in code[0][1], lesson.number
+        for source, tags in code:
+            assert ("remove-input" in tags) == bool(re.fullmatch(r"drawings\.\w+\([^()]*\)", source)), source
+            drawings += "remove-input" in tags
+        assert "not recorded yet |" not in lesson_pages.page_text(stored_times(lesson.name))
+    assert drawings >= 6
+
+
+def stored_times(name):
+    """The cell with the table of recorded times, which names machines on which nobody has run the lesson yet."""
+    (text,) = [text for text in lesson_pages.markdown_of(stored(name)[0]) if "| Run all on |" in text]
+    assert "| CPU, two cores |" in lesson_pages.page_text(text)
+    return text
+
+
+def test_a_machine_without_a_time_is_left_out():
+    table = "| Run all on | time | peak memory | recorded |\n| --- | --- | --- | --- |\n"
+    cpu, after = "| CPU, two cores | 2.0 minutes | 1.0 GB | today |\n", "\nBinder promises 1 GB."
+    assert lesson_pages.page_text(f"{table}{cpu}| T4 | not recorded yet | | |\n{after}") == f"{table}{cpu}{after}"
+
+
 def outs(cells):
     return [output for cell in cells for output in cell.get("outputs", [])]
 
@@ -181,6 +208,22 @@ def test_tables_name_their_cells_their_regions_and_their_empty_headers():
     assert re.findall(r'aria-label="([^"]*)"', html) == ["Prices, source", "Prices, source (2)"]
     assert '<span class="visually-hidden">row</span>' in html
     assert re.search(r"<p>Prices, <a [^>]*>source</a></p><table", html) and "<caption" not in html
+
+
+@built
+def test_a_list_of_values_stays_a_table_on_a_phone():
+    row = "<tr><th scope='row'>{}</th><td>{}</td></tr>"
+    html = lambda *rows: html_pages.finished(f"<table>{''.join(row.format(*cells) for cells in rows)}</table>", {})
+    assert "book-pairs" in html(("what", "bytes"), ("its gradient", "4"))
+    assert "book-pairs" not in html(("what", "why"), ("its gradient", "because each weight needs one of its own"))
+    assert "book-pairs" not in html_pages.finished("<table><tr><th>a</th><th>b</th><th>c</th></tr></table>", {})
+
+
+@built
+def test_a_sign_after_a_formula_stays_in_its_line():
+    x, y = "<math><mi>x</mi></math>", '<math display="block"><mi>y</mi></math>'
+    html = html_pages.finished(f"<p>a {x}. Then {x} and {y}.</p>", {})
+    assert html == f'<p>a <span class="book-together">{x}.</span> Then {x} and {y}.</p>'
 
 
 @built
@@ -385,7 +428,9 @@ def test_what_a_page_loads_has_its_content_in_its_address(book):
             named = file.parent.name == outputs.PICTURES or re.fullmatch(r"(v|digest)=\w{8,}", query)
             assert named, f"{page} loads {address}"
             seen.setdefault(file.resolve(), set()).add(query)
-    assert {"book.css", "book.js", "course.css", "searchindex.js", "searchtools.js", "icon.svg"} <= {file.name for file in seen}
+    assert {"book.css", "book.js", "course.css", "searchindex.js", "searchtools.js", "icon.svg"} <= {
+        file.name for file in seen
+    }
     assert all(len(queries) == 1 for queries in seen.values())
 
 
@@ -393,7 +438,9 @@ def test_what_a_page_loads_has_its_content_in_its_address(book):
 def test_another_content_has_another_address(tmp_path):
     addresses = set()
     for content in ("one", "two", "one"):
-        (tmp_path / "index.html").write_text('<script defer src="a/b.js"></script><a href="a/b.js">b</a><img src="gone.png">')
+        (tmp_path / "index.html").write_text(
+            '<script defer src="a/b.js"></script><a href="a/b.js">b</a><img src="gone.png">'
+        )
         (tmp_path / "a").mkdir(exist_ok=True)
         (tmp_path / "a" / "b.js").write_text(content)
         building._name_by_content(tmp_path)
@@ -444,6 +491,25 @@ def visitor(browser, address):
     someone.context.close()
 
 
+# Words of letters and digits whose parts are on two lines; heads of tables that a phone only reads out are no lines.
+BROKEN_WORDS = """() => {
+    document.querySelectorAll('details').forEach(details => details.open = true);
+    const found = [], range = document.createRange();
+    const walk = document.createTreeWalker(document.querySelector('.bd-article') ?? document.body, NodeFilter.SHOW_TEXT);
+    while (walk.nextNode()) {
+        const text = walk.currentNode, parent = text.parentElement;
+        if (!parent.checkVisibility() || parent.closest('thead, math, .visually-hidden, svg, textarea, option')) continue;
+        for (const word of text.data.matchAll(/[\\p{L}\\p{N}]{2,}/gu)) {
+            range.setStart(text, word.index);
+            range.setEnd(text, word.index + word[0].length);
+            const lines = new Set([...range.getClientRects()].filter(box => box.width).map(box => Math.round(box.top)));
+            if (lines.size > 1) found.push(`${word[0]} in ${parent.textContent.slice(0, 60)}`);
+        }
+    }
+    return found;
+}"""
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 class TestEveryPage:
     pytestmark = browsed
@@ -461,6 +527,13 @@ class TestEveryPage:
             assert broken == [], name
         someone.context.close()
         assert someone.wrong == [] and wide == []
+
+    def test_breaks_no_word_that_fits_on_a_line(self, browser, address, book, width):
+        someone, broken = Visitor(browser, address, width), []
+        for name in book[0].pages:
+            broken += [f"{name}: {word}" for word in someone.go(name).evaluate(BROKEN_WORDS)]
+        someone.context.close()
+        assert broken == []
 
     @needs_axe
     @pytest.mark.parametrize("theme", ["light", "dark"])

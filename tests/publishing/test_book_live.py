@@ -13,9 +13,10 @@ import pytest
 from support import wait_until
 from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
 
-from course_utils import assets, lessons
+from course_utils import lessons
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
+from course_utils.exercises.quizzes import QUIZZES
 from course_utils.in_browser import answers
 from course_utils.in_browser.calculators import CALCULATORS, calculate
 from course_utils.publishing import calculators, page_exercises, pyodide
@@ -378,40 +379,140 @@ class TestInABrowser:
         context.close()
 
 
+def archive_that_answers(summary):
+    """The course for a page's Python, as it would be after a change: each calculator says one thing."""
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(calculators.archive())) as packed, zipfile.ZipFile(changed, "w") as written:
+        for name in packed.namelist():
+            text = packed.read(name)
+            if name.endswith("in_browser/calculators.py"):
+                answer = f"{{**_was(*given), 'summary': {summary!r}}}"
+                text += f"\n_was = calculate\ndef calculate(*given):\n    return {answer}\n".encode()
+            written.writestr(name, text)
+    return changed.getvalue()
+
+
 class TestAReturningVisitor:
     pytestmark = browsed
 
     def test_never_runs_files_of_two_versions(self, browser, tmp_path, monkeypatch):
         """The host lets browsers keep files for a year; the page's Python is the one that the page was built with."""
-        site, source = tmp_path / "site", assets.PACKAGE / "in_browser" / "calculators.py"
-        runs = []
+        site, versions = tmp_path / "site", {name: archive_that_answers(name) for name in ("the first", "the second")}
+        asked = []
         with served(site, keep="max-age=31536000, immutable") as address:
             someone = Visitor(browser, address)
-            for version in ("first", "second"):
-                with zipfile.ZipFile(io.BytesIO(calculators.archive())) as packed:
-                    files = {name: packed.read(name) for name in packed.namelist()}
-                changed = io.BytesIO()
-                with zipfile.ZipFile(changed, "w") as packed:
-                    for name, data in files.items():
-                        own = name == f"course_utils/in_browser/{source.name}"
-                        packed.writestr(name, data + b"CALCULATE = calculate\ndef calculate(id, choices):\n"
-                                        b"    return CALCULATE(id, choices) | {'summary': 'the %s'}\n" % version.encode()
-                                        if own else data)  # fmt: skip
-                with monkeypatch.context() as patch:
-                    patch.setattr(calculators, "archive", changed.getvalue)
-                    shutil.rmtree(site, ignore_errors=True)
-                    calculators.write_page(site)
-                    loaded = []
-                    someone.page.on("request", lambda request: loaded.append(request.url))  # noqa: B023
-                    page = someone.go("index.html")
-                    there = room(page, "calculator", "memory")
-                    there.get_by_label("Method").select_option('"lora"')
-                    runs.append(says(there, f"the {version}"))
-                    ours = [url for url in loaded if "/_static/" in url]
-                    folders = {url.removeprefix(f"{address}/").rpartition("/")[0] for url in ours}
-                    assert folders == {calculators.static(), f"{calculators.STATIC}/{calculators.RUNTIME}"}
+            someone.page.on("request", lambda request: asked.append(request.url.removeprefix(f"{address}/")))
+            for name, archive in versions.items():
+                monkeypatch.setattr(calculators, "archive", lambda archive=archive: archive)
+                shutil.rmtree(site, ignore_errors=True)
+                calculators.write_page(site)
+                asked.clear()
+                there = room(someone.go("index.html"), "calculator", "memory")
+                there.get_by_label("Method").select_option('"lora"')
+                assert says(there, name) == name
+                folders = {path.rpartition("/")[0] for path in asked if path.startswith("_static/")}
+                assert folders == {calculators.static(), f"{calculators.STATIC}/{calculators.RUNTIME}"}
             someone.context.close()
-        assert runs == ["the first", "the second"] and someone.wrong == []
+        assert someone.wrong == []
+
+
+class Keyboard:
+    """Somebody with a keyboard and nothing else: goes from field to field, and has to see where they are."""
+
+    FOCUS = """() => {
+        const here = document.activeElement, style = getComputedStyle(here), box = here.getBoundingClientRect();
+        return {
+            room: here.closest('[data-calculator], [data-exercise], .book-quiz')?.outerHTML.slice(0, 90) ?? '',
+            tag: here.tagName, name: here.name ?? '', text: here.textContent.trim().slice(0, 60),
+            seen: style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0 || style.boxShadow !== 'none',
+            there: box.bottom > 0 && box.top < innerHeight && box.width > 0,
+            place: [...document.querySelectorAll('*')].indexOf(here),
+        };
+    }"""
+
+    def __init__(self, page):
+        self.page, self.last = page, -1
+
+    def go_to(self, what, at_most=500):
+        """Press Tab until the focus is where `what` says; each stop on the way is visible, and comes after the last one."""
+        for _ in range(at_most):
+            self.page.keyboard.press("Tab")
+            focus = self.page.evaluate(self.FOCUS)
+            if focus["tag"] == "BODY":
+                continue
+            assert focus["seen"] and focus["there"], focus
+            assert focus["place"] > self.last, f"the focus goes back: {focus}"
+            self.last = focus["place"]
+            if what(focus):
+                return focus
+        raise AssertionError(f"not reached with {at_most} times Tab")
+
+    def press(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
+
+
+class TestByKeyboardAlone:
+    pytestmark = browsed
+
+    @pytest.mark.parametrize("width", [1280, 390])
+    def test_calculator_exercise_and_quiz_of_a_lesson_can_be_used(self, browser, address, width):
+        """From the top of lesson 03 to its end with Tab, arrows, Enter and Escape: no mouse, no focus set by a script."""
+        someone = Visitor(browser, address, width)
+        page = someone.go(page_of("03"))
+        keyboard = Keyboard(page)
+        in_order = ["memory", "qlora-2", "quiz"]
+        places = page.evaluate("""() => [...document.querySelectorAll('*')].flatMap((one, place) =>
+            one.matches('[data-calculator=memory]') ? [[place, 'memory']] :
+            one.matches('[data-exercise=qlora-2]') ? [[place, 'qlora-2']] :
+            one.matches('.book-quiz') ? [[place, 'quiz']] : [])""")
+        steps = {"memory": self.calculate, "qlora-2": self.solve, "quiz": self.answer}
+        done = [name for _, name in sorted(places)]
+        assert sorted(done) == sorted(in_order)
+        for name in done:
+            steps[name](page, keyboard)
+        someone.context.close()
+        assert someone.wrong == []
+
+    def calculate(self, page, keyboard):
+        field = keyboard.go_to(lambda focus: "data-calculator" in focus["room"])
+        assert (field["tag"], field["name"]) == ("SELECT", "model")
+        keyboard.go_to(lambda focus: focus["name"] == "method", 1)
+        there = room(page, "calculator", "memory")
+        before = there.get_by_label("Method").input_value()
+        keyboard.press("ArrowUp")
+        after = there.get_by_label("Method").input_value()
+        assert after != before
+        choices = CALCULATORS["memory"].defaults
+        says(there, calculate("memory", choices | {"method": json.loads(after)})["summary"])
+        keyboard.go_to(lambda focus: focus["text"] == "Back to the start", 10)
+        keyboard.press("Enter")
+        says(there, calculate("memory", choices)["summary"])
+
+    def solve(self, page, keyboard):
+        keyboard.go_to(lambda focus: focus["tag"] == "TEXTAREA" and "qlora-2" in focus["room"])
+        for source, verdict, key in ((mistake("qlora-2"), "(not yet)", "Tab"), (solution("qlora-2"), "(passed)", "Escape")):
+            keyboard.press("ControlOrMeta+a")
+            page.keyboard.insert_text(source)  # as if pasted
+            keyboard.press(key)
+            assert page.evaluate("document.activeElement.textContent") == "Check"
+            keyboard.press("Enter")
+            there = room(page, "exercise", "qlora-2")
+            says(there, verdict)
+            wait_until(lambda: page.evaluate("document.activeElement.textContent") == "Check", PATIENCE)
+            if verdict == "(not yet)":
+                keyboard.press("Shift+Tab")
+                assert page.evaluate("document.activeElement.tagName") == "TEXTAREA"
+
+    def answer(self, page, keyboard):
+        questions, right = QUIZZES["03"], 0
+        for _ in range(sum(len(question.choices) for question in questions)):
+            choice = keyboard.go_to(lambda focus: "book-quiz" in focus["room"] and focus["tag"] == "SUMMARY")
+            keyboard.press("Enter")
+            reason = page.evaluate("document.activeElement.nextElementSibling?.checkVisibility()")
+            assert reason, choice
+            right += page.evaluate("document.activeElement.parentElement.className === 'book-right'")
+        assert right == len(questions)
 
 
 @soaked
