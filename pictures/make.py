@@ -26,7 +26,7 @@ NAMES = ["lesson", "estimator", "grading"]
 # Picture → page, the element that it begins with, and its size in the page's pixels.
 SHOTS = {
     "lesson": (f"notebooks/{LESSON.name}.html", "article h2 >> nth=1", 1180, 900),
-    "estimator": ("calculators.html", "[data-calculator=memory]", 1180, 880),
+    "estimator": ("calculators.html", "h2 >> nth=0", 1180, 960),
     "grading": ("feedback.html", "h1", 760, 390),
 }
 SHARPNESS = 1.5  # pixels of the picture for one of the page
