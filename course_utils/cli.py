@@ -388,7 +388,8 @@ def _book(options: argparse.Namespace) -> Result:
     if not book.live:
         lines.append(WITHOUT_PYTHON)
     if printed:
-        lines.append(f"{len(printed)} lessons as PDFs, {sum(file.stat().st_size for file in printed) / 1e6:.1f} MB, in {options.pdf}")
+        megabytes = sum(file.stat().st_size for file in printed) / 1e6
+        lines.append(f"{len(printed)} lessons as PDFs, {megabytes:.1f} MB, in {options.pdf}")
     lines += [f"  warning: {warning}" for warning in book.warnings]
     files = [str(file) for file in printed]
     return Result("\n".join(lines), {**asdict(book), "pdfs": files}, 1 if book.warnings else 0)

@@ -386,8 +386,8 @@ def archive_that_answers(summary):
         for name in packed.namelist():
             text = packed.read(name)
             if name.endswith("in_browser/calculators.py"):
-                answer = f"{{**_was(*given), 'summary': {summary!r}}}"
-                text += f"\n_was = calculate\ndef calculate(*given):\n    return {answer}\n".encode()
+                answer = f"{{**_was(**given), 'summary': {summary!r}}}"
+                text += f"\n_was = calculate\ndef calculate(**given):\n    return {answer}\n".encode()
             written.writestr(name, text)
     return changed.getvalue()
 
@@ -420,13 +420,17 @@ class Keyboard:
     """Somebody with a keyboard and nothing else: goes from field to field, and has to see where they are."""
 
     FOCUS = """() => {
-        const here = document.activeElement, style = getComputedStyle(here), box = here.getBoundingClientRect();
+        const here = document.activeElement;
+        const seen = (one) => {
+            const style = getComputedStyle(one), box = one.getBoundingClientRect();
+            const marked = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0 || style.boxShadow !== 'none';
+            return marked && box.bottom > 0 && box.top < innerHeight && box.width > 0 && box.height > 0;
+        };
         return {
             room: here.closest('[data-calculator], [data-exercise], .book-quiz')?.outerHTML.slice(0, 90) ?? '',
             tag: here.tagName, name: here.name ?? '', text: here.textContent.trim().slice(0, 60),
-            seen: style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0 || style.boxShadow !== 'none',
-            there: box.bottom > 0 && box.top < innerHeight && box.width > 0,
-            place: [...document.querySelectorAll('*')].indexOf(here),
+            seen: [here, ...here.children].some(seen),
+            place: [...document.querySelectorAll('*')].indexOf(here), html: here.outerHTML.slice(0, 120),
         };
     }"""
 
@@ -440,7 +444,13 @@ class Keyboard:
             focus = self.page.evaluate(self.FOCUS)
             if focus["tag"] == "BODY":
                 continue
-            assert focus["seen"] and focus["there"], focus
+            for _ in range(100):  # the link that skips to the content slides in
+                if focus["seen"]:
+                    break
+                self.page.wait_for_timeout(20)
+                focus = self.page.evaluate(self.FOCUS)
+            else:
+                raise AssertionError(f"cannot be seen: {focus}")
             assert focus["place"] > self.last, f"the focus goes back: {focus}"
             self.last = focus["place"]
             if what(focus):
