@@ -1,7 +1,7 @@
 """Packs to hand out: the learners', and the instructor's with answers, rubric, objectives, slides and the hidden seed.
 
 Everything is generated from the course itself: exercises, quizzes, stored notebooks and recorded times. The learners' pack
-contains nothing of the instructor's.
+contains nothing of the instructor's. It has the course's wheel for notebook hosts, the package as everybody gets it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from course_utils.publishing import builder
 from course_utils.publishing.objectives import objectives_in
 from course_utils.publishing.overview import overview
 from course_utils.publishing.times import load_times
+from course_utils.publishing.wheel import write_wheel
 
 PACK = "pack.json"  # in each pack: what it is, and which files are its own
 
@@ -60,7 +61,7 @@ def release(assignment: str, out: str | Path, seed: int | None = None) -> Packs:
 
     Raises:
         CourseError: a lesson is unknown, prices are older than a year, a notebook is older than its source, or the packs'
-            folders have other files.
+            folders have other files, or pip cannot build the course's wheel.
     """
     sections, exercise_ids = batch.exercises_of(assignment)
     if outdated := [f"{name} ({day})" for name, day in costs.stale_prices(date.today())]:
@@ -147,12 +148,18 @@ def _foreign_files(folder: Path) -> list[str]:
 def _write_learner_pack(folder: Path, sections: list[str]) -> None:
     for section in sections:
         shutil.copyfile(learner_file(section), _make_folder(folder / "notebooks") / f"{section}.ipynb")
+    wheel = write_wheel(folder / "notebooks")  # where a notebook's install cell looks first
     rows = [row for row in overview() if row.lesson.name in sections]
     lines = [
         "# Teaching models new behaviours",
         "",
-        f"Open a notebook in JupyterLab (`pip install '{builder.requirement('lab')}'`, then `course lab`), or by the button",
-        "at its top in Colab or Binder, and run it from top to bottom. Exercises mark themselves. Hand in the notebook.",
+        "Open a notebook, run it from top to bottom, and hand it in. Exercises mark themselves.",
+        "",
+        f"- **On your machine**: `pip install 'notebooks/{wheel.name}[lab]'`, then `jupyter lab notebooks`.",
+        f"- **In Colab**: upload a notebook, drag `{wheel.name}` into Files (the folder at the left edge), and run the",
+        "  first cell, which installs the course from that file. Or put this whole folder into your Drive, open a notebook",
+        "  from there, and mount the Drive (the Drive button above Files) before you run it.",
+        f"- **In Kaggle**: upload a notebook, and add `{wheel.name}` to its input as a dataset.",
         "",
         "| lesson | what you do | Run all, two CPU cores | exercises | file |",
         "| --- | --- | --- | --- | --- |",

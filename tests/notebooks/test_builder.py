@@ -261,6 +261,10 @@ def test_a_changed_text_keeps_the_outputs_and_a_changed_cell_does_not(tmp_path, 
     ]
     assert found.metadata.course.seconds == 99 and found.metadata.language_info.version == "3.99"
     assert not builder.refresh("02", SOURCE + "\n# %%\nprint('one more cell')\n")
+    monkeypatch.setattr(builder, "INSTALL", builder.INSTALL + "# another way to install\n")
+    assert builder.is_stale("02", changed) and builder.refresh("02", changed) and not builder.is_stale("02", changed)
+    assert "another way" in (tmp_path / "02_lora.ipynb").read_text()
+    assert "output 5" in (tmp_path / "02_lora.ipynb").read_text()
 
 
 def test_a_changed_exercise_is_executed_alone(tmp_path, monkeypatch):
