@@ -113,6 +113,26 @@ def test_the_install_cell_takes_the_copy_that_is_imported(tmp_path):
     assert sorted((tmp_path / "shipped.txt").read_text().splitlines()) == ["Py.Parsing==3.2.3", "six==1.17.0"]
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("git+https://github.com/OWNER/finetuning-course", "does not know where its course is kept"),
+        ("git+https://example.org/gone", "could not be installed from finetuning-course @ git+https://example.org/gone"),
+    ],
+    ids=["placeholder", "gone"],
+)
+def test_an_install_that_cannot_work_ends_in_a_sentence(tmp_path, address, said):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    pip = next((tmp_path / "venv").glob("lib/python*/site-packages")) / "pip"
+    pip.mkdir()
+    (pip / "__main__.py").write_text("raise SystemExit('pip: no such repository')")  # as pip ends without its address
+    cell = builder.INSTALL.format(requirement=f"finetuning-course @ {address}")
+    done = subprocess.run([tmp_path / "venv" / "bin" / "python", "-c", cell], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert ("no such repository" in done.stderr) == ("OWNER" not in address)
+
+
 @pytest.mark.index
 def test_with_the_install_cells_constraint_even_trl_replaces_nothing(wheel, tmp_path):
     """The known trap: plain pip takes the newest TRL, which pulls datasets and pyarrow up under the kernel."""

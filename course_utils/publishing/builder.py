@@ -53,7 +53,10 @@ if importlib.util.find_spec("course_utils") is None:
             shipped.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{{name}}=={{d.version}}")
     Path("shipped.txt").write_text("\\n".join(shipped.values()))
     course = "{requirement}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--constraint", "shipped.txt", course], check=True)
+    if "github.com/OWNER/" in course:  # built from a copy that has not been published
+        raise SystemExit("This notebook does not know where its course is kept. Open it from the course's own repository.")
+    if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--constraint", "shipped.txt", course]).returncode:
+        raise SystemExit(f"The course could not be installed from {{course}}; what pip says is above. Is the address right?")
 """
 
 

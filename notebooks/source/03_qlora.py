@@ -275,7 +275,7 @@ matrix = dense.model.layers[10].mlp.down_proj.weight.detach().float().cpu()
 blocks = matrix.reshape(-1, 64)
 nf4 = lesson.nf4_table()
 charts.code_books(
-    (blocks / blocks.abs().amax(1, keepdim=True)).flatten().tolist(),
+    (blocks / blocks.abs().amax(1, keepdim=True))[:20_000].flatten().tolist(),
     {"NF4": nf4.tolist(), "even": [i / 7 for i in range(-7, 8)]},
     "Many small weights, few large ones: NF4 has its values where they are",
     "weight, divided by the largest among 64 neighbours",
@@ -782,6 +782,7 @@ merged = merge(models.load(quantization="nf4")[0].dequantize())
 ways["merged, restored base, 16 bits"] = mean_loss(merged)
 merged.save_pretrained("tickets-merged")
 tokenizer.save_pretrained("tickets-merged")
+merged = beside = four_bit = None                          # make room
 merged = AutoModelForCausalLM.from_pretrained("tickets-merged", dtype=device.torch_dtype())
 ways["the same, from its saved folder"] = mean_loss(merged.to(device.kind))
 lesson.merge_figure(ways)

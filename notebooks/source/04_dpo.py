@@ -792,7 +792,7 @@ def grpo_loss(now, old, reference, advantages, mask, clip=0.2, beta=0.04):
 # that could be flattered.
 
 # %% tags=["trl"]
-del trainer, tuned, start, policy, optimizer
+del trainer, tuned, start, policy, optimizer, model, imitation
 memory.release()
 from trl import GRPOConfig, GRPOTrainer
 
