@@ -7,7 +7,7 @@ import pytest
 from support import conversation, tiny_llama, with_lora
 
 from course_utils import memory, training
-from course_utils.training import micro_batches
+from course_utils.training import footprint, micro_batches
 
 DATA = [conversation(f"Message number {i}", "word " * 40) for i in range(16)]
 
@@ -15,6 +15,12 @@ DATA = [conversation(f"Message number {i}", "word " * 40) for i in range(16)]
 @pytest.fixture
 def tokenizer(packaged):
     return packaged[1]
+
+
+@pytest.fixture(autouse=True)
+def only_tensors(monkeypatch):
+    """Count no libraries: they take as much of a CPU's process as a hundred of these models."""
+    monkeypatch.setattr(footprint, "CPU_LIBRARIES_BYTES", 0)
 
 
 def run(monkeypatch, tokenizer, free, data=DATA, model=None, objective=None, **settings):
