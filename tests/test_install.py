@@ -127,7 +127,9 @@ def test_an_install_that_cannot_work_ends_in_a_sentence(tmp_path, address, said)
     pip.mkdir()
     (pip / "__main__.py").write_text("raise SystemExit('pip: no such repository')")  # as pip ends without its address
     cell = builder.INSTALL.format(requirement=f"finetuning-course @ {address}")
-    done = subprocess.run([tmp_path / "venv" / "bin" / "python", "-c", cell], cwd=tmp_path, capture_output=True, text=True)
+    command = [tmp_path / "venv" / "bin" / "python", "-c", cell]
+    without_course = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=without_course, capture_output=True, text=True)
     assert done.returncode == 1
     assert said in done.stderr and "Traceback" not in done.stderr
     assert ("no such repository" in done.stderr) == ("OWNER" not in address)

@@ -9,7 +9,7 @@ from support import conversation, tiny_llama, with_lora
 from course_utils import memory, training
 from course_utils.training import footprint, micro_batches
 
-DATA = [conversation(f"Message number {i}", "word " * 40) for i in range(16)]
+DATA = [conversation(f"Message number {i}", f"Answer {i % 8} " + "word " * 40) for i in range(16)]
 
 
 @pytest.fixture

@@ -252,8 +252,8 @@ def test_a_device_that_another_trainer_left_is_not_taken_over(tokenizer):
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def scaled(monkeypatch, scale):
-    """Train as a float16 model is trained, with the loss scaled up by `scale`, but in float32, as a CPU has it."""
+def overflowing(monkeypatch, steps):
+    """A model that is trained with loss scaling, as in float16, and whose gradient is infinite for `steps` steps."""
     import torch
     from accelerate import Accelerator
 
@@ -261,7 +261,7 @@ def scaled(monkeypatch, scale):
 
     def accelerator_for(model):
         accelerator = Accelerator(cpu=True)
-        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        accelerator.scaler = torch.amp.GradScaler("cpu")
 
         def unscale_gradients():
             for optimizer in accelerator._optimizers:
@@ -271,24 +271,31 @@ def scaled(monkeypatch, scale):
         return accelerator
 
     monkeypatch.setattr(trainer, "accelerator_for", accelerator_for)
+    model = with_lora(tiny_llama(), random_b=False)
+    backwards = []
+
+    def gradient(value):
+        backwards.append(1)
+        return value * math.inf if len(backwards) <= steps else value
+
+    next(p for p in model.parameters() if p.requires_grad).register_hook(gradient)
+    return model
 
 
 def test_steps_that_the_loss_scaling_skips_are_counted_and_said(tokenizer, monkeypatch):
-    scaled(monkeypatch, 2.0**127)  # the loss is infinite until this has been halved a few times
-    with pytest.warns(UserWarning, match="of 8 steps were skipped because their gradient was not finite"):
-        _, history = run(tokenizer, max_steps=8)
-    assert history.skipped_steps == list(range(1, len(history.skipped_steps) + 1))
-    assert 1 <= len(history.skipped_steps) < 8
+    model = overflowing(monkeypatch, 3)
+    with pytest.warns(UserWarning, match="3 of 8 steps were skipped because their gradient was not finite"):
+        _, history = run(tokenizer, model=model, max_steps=8, micro_batch_tokens=4096)
+    assert history.skipped_steps == [1, 2, 3]
     assert "steps were skipped" in history.notes[-1]
+    assert history.losses[0] != history.losses[-1]
 
 
 def test_a_run_of_which_every_step_was_skipped_is_no_success(tokenizer, monkeypatch):
-    scaled(monkeypatch, 3e38)
-    monkeypatch.setattr("torch.amp.GradScaler.update", lambda self: self._per_optimizer_states.clear())  # the scale stays
-    model = with_lora(tiny_llama(), random_b=False)
+    model = overflowing(monkeypatch, 5)
     before = weights(model)
     with pytest.raises(Diverged, match="none of the 5 steps changed the model"):
-        run(tokenizer, model=model, max_steps=5)
+        run(tokenizer, model=model, max_steps=5, micro_batch_tokens=4096)
     assert all(before[name].equal(weight) for name, weight in weights(model).items())
 
 
@@ -331,8 +338,10 @@ def test_so_it_does_after_a_run_that_failed(tokenizer, monkeypatch):
     assert not {"forward", "_original_forward"} & vars(model).keys()
 
 
-def test_a_step_and_a_validation_wait_for_the_device_a_few_times_and_not_once_a_micro_batch(tokenizer):
+def test_what_waits_for_the_device_is_a_step_and_not_each_micro_batch(tokenizer):
     """Each number that is copied from a GPU waits until it has computed everything before it."""
+    import sys
+
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -341,7 +350,10 @@ def test_a_step_and_a_validation_wait_for_the_device_a_few_times_and_not_once_a_
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             if function is torch.ops.aten._local_scalar_dense.default:
-                waits.append(1)
+                frame = sys._getframe(1)
+                while "/torch/" in frame.f_code.co_filename:
+                    frame = frame.f_back
+                waits.append(frame.f_code.co_filename)
             return function(*args, **(kwargs or {}))
 
     counts = {}
@@ -349,5 +361,5 @@ def test_a_step_and_a_validation_wait_for_the_device_a_few_times_and_not_once_a_
         waits.clear()
         with Watch():
             run(tokenizer, validation=DATA, batch_size=13, max_steps=1, micro_batch_tokens=tokens)
-        counts[tokens] = len(waits)
-    assert counts[64] == counts[4096] <= 6, counts
+        counts[tokens] = sum("course_utils" in file for file in waits)  # transformers asks once a forward pass for its mask
+    assert counts[64] == counts[4096] <= 6, (counts, set(waits))
