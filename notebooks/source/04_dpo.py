@@ -791,7 +791,7 @@ print(training.fit(tuned, tokenizer, own, objective=training.DPO(), settings=set
 # line.
 
 # %%
-del trainer, tuned, start, policy, optimizer               # the pairs are done: make room
+del trainer, tuned, start, policy, optimizer, model, imitation  # the pairs are done
 memory.release()
 adapted = get_peft_model(models.load()[0], lora)
 training.fit(adapted, tokenizer, history[:8], settings=training.Settings(2e-3, batch_size=4))

@@ -72,7 +72,8 @@ print("the model that can be trained here:", BASE)
 
 # %% [markdown]
 # To go to OpenAI instead, write `client = OpenAI()`, keep your key in `OPENAI_API_KEY`, and name a model that is trained
-# there in `BASE`. The calls below stay, and only the cells with `server` in them are about this service alone. But OpenAI has taken no
+# there in `BASE`. (On Colab, keep the key under that name in the *secrets*, behind the key symbol on the left, and write
+# `OpenAI(api_key=hardware.secret("OPENAI_API_KEY"))` after `from course_utils import hardware`.) The calls below stay, and only the cells with `server` in them are about this service alone. But OpenAI has taken no
 # new customers for training since May 2026 (section 9), so you will more likely meet a host of open models. Where some settings go,
 # and what their numbers mean, differs from host to host; section 10 lists it for four of them.
 #
