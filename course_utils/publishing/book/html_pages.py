@@ -93,8 +93,10 @@ def _is_pairs(table: Tag) -> bool:
 
 def _keep_together(soup: BeautifulSoup, formula: Tag) -> None:
     """Keep the sign after a formula in its line: a browser may break there, as it may beside a picture."""
+    from bs4 import NavigableString
+
     after = formula.next_sibling
-    if formula.get("display") == "block" or not isinstance(after, str) or after[:1] not in AFTER_A_FORMULA:
+    if formula.get("display") == "block" or not isinstance(after, NavigableString) or after[:1] not in AFTER_A_FORMULA:
         return
     sign, rest = after[0], after[1:]
     frame = formula.wrap(soup.new_tag("span", attrs={"class": "book-together"}))
