@@ -34,12 +34,12 @@ def write_results(name: str, results: dict) -> Path:
 
 
 def peak_flops() -> float:
-    """Operations per second of a large bfloat16 matrix product: the upper limit for any training on this machine."""
+    """Operations per second of a large matrix product in this machine's fast format: the upper limit for any training."""
     import time
 
     import torch
 
-    a, b = (torch.randn(2048, 2048, dtype=torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(2048, 2048, dtype=getattr(torch, hardware.detect().dtype)) for _ in range(2))
     times = []
     for _ in range(12):
         started = time.perf_counter()

@@ -16,6 +16,7 @@ import json
 import random
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,8 @@ import numpy as np
 
 EXAMPLES, VALIDATION, PAIRS, FEW, MANY = 240, 40, 60, 12, 10
 SHOTS = (4, 8)
+SEEDS = (0, 1, 2)
+PARTS = Path(__file__).parents[1] / "build" / "hosted"
 
 
 class Client:
@@ -136,11 +139,18 @@ def one_seed(seed: int) -> dict:
         return {"scores": found, "curve": client.curve(job), "turn": client.curve(few)}
 
 
-def runs(seeds: list[int]) -> None:
-    """All seeds, and a record of them."""
-    made = [one_seed(seed) for seed in seeds]
-    write_results("hosted", {"seeds": seeds, "examples": EXAMPLES, "validation": VALIDATION, "pairs": PAIRS, "few": FEW,
-                             "runs": made})  # fmt: skip
+def record_seeds(name: str, seeds: list[int], one: Callable[[int], dict], shared: dict[str, Any]) -> None:
+    """Run the seeds and write a record of all that are done, those of other days among them.
+
+    A seed is kept as soon as it is done (build/hosted), so that a long benchmark can be cut off and goes on.
+    """
+    PARTS.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        made = json.dumps(one(seed))
+        (PARTS / f"{name}-{seed}.json").write_text(made)
+        done = [seed for seed in SEEDS if (PARTS / f"{name}-{seed}.json").exists()]
+        results = [json.loads((PARTS / f"{name}-{seed}.json").read_text()) for seed in done]
+        write_results(name, {"seeds": done, **shared, "runs": results})
 
 
 def kinds_of_pairs(seed: int) -> dict:
@@ -227,8 +237,8 @@ if __name__ == "__main__":
     if options.what == "tokens":
         tokens()
     elif options.what == "pairs":
-        seeds = options.seeds or [0, 1, 2]
-        kinds = [kinds_of_pairs(seed) for seed in seeds]
-        write_results("host-preferences", {"seeds": seeds, "examples": EXAMPLES, "pairs": PAIRS, "runs": kinds})
+        name, shared, one = "host-preferences", {"examples": EXAMPLES, "pairs": PAIRS}, kinds_of_pairs
+        record_seeds(name, options.seeds or list(SEEDS), one, shared)
     else:
-        runs(options.seeds or [0, 1, 2])
+        shared = {"examples": EXAMPLES, "validation": VALIDATION, "pairs": PAIRS, "few": FEW}
+        record_seeds("hosted", options.seeds or list(SEEDS), one_seed, shared)

@@ -75,10 +75,10 @@ def one_round(browser, address: str) -> dict[str, tuple[float, float]]:
     return found
 
 
-def sizes(folder: Path) -> dict[str, float]:
+def sizes(book: Path) -> dict[str, float]:
     """MB that a first answer loads, as they are and compressed."""
-    files = [folder / "pyodide" / name for name in pyodide.FILES]
-    files += [folder / name for name in (*calculators.OWN_FILES, "course.zip")]
+    files = [book / calculators.STATIC / calculators.RUNTIME / name for name in pyodide.FILES]
+    files += [book / calculators.static() / name for name in (*calculators.OWN_FILES, "course.zip")]
     whole = [file.read_bytes() for file in files]
     packed = (len(gzip.compress(data, 6)) for data in whole)
     return {"as they are": round(sum(map(len, whole)) / 1e6, 2), "gzip": round(sum(packed) / 1e6, 2)}
@@ -108,7 +108,7 @@ def main() -> None:
         "browser": f"Chromium {version}, headless",
         "pyodide": pyodide.VERSION,
         "load_average": [round(load, 1) for load in loads],
-        "loaded_mb": sizes(options.book / calculators.STATIC),
+        "loaded_mb": sizes(options.book),
         "seconds_to_answer": seconds,
         "median_seconds": {name: statistics.median(values) for name, values in seconds.items()},
         "processor_seconds": processor,

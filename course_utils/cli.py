@@ -164,6 +164,7 @@ def _add_book(commands: Commands) -> None:
         help="of the book (default en); given several times, the first is in FOLDER, each other in a folder of its code, "
         "and pages lead to each other",
     )
+    parser.add_argument("--pdf", metavar="FOLDER", help="also print each lesson as a PDF, with chromium")
 
 
 def _add_lint_lessons(commands: Commands) -> None:
@@ -416,16 +417,21 @@ WITHOUT_PYTHON = (
 
 def _book(options: argparse.Namespace) -> Result:
     """Status 0 if the book is whole, 1 if Sphinx found something wrong in it."""
-    from course_utils.publishing.book import build_book
+    from course_utils.publishing.book import build_book, print_lessons
 
     book = build_book(options.out, options.live, options.language or [languages.SOURCE])
+    printed = print_lessons(book.folder, Path(options.pdf)) if options.pdf else []
     _note_placeholder("the book's buttons")
     size = f"{len(book.pages)} pages, {book.bytes / 1e6:.1f} MB, in {book.seconds:.1f} s"
     lines = [f"{size}: open {book.folder / 'index.html'}"]
     if not book.live:
         lines.append(WITHOUT_PYTHON)
+    if printed:
+        megabytes = sum(file.stat().st_size for file in printed) / 1e6
+        lines.append(f"{len(printed)} lessons as PDFs, {megabytes:.1f} MB, in {options.pdf}")
     lines += [f"  warning: {warning}" for warning in book.warnings]
-    return Result("\n".join(lines), asdict(book), 1 if book.warnings else 0)
+    files = [str(file) for file in printed]
+    return Result("\n".join(lines), {**asdict(book), "pdfs": files}, 1 if book.warnings else 0)
 
 
 def _translate(options: argparse.Namespace) -> Result:

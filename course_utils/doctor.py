@@ -31,6 +31,7 @@ class Diagnosis:
         stale: packages whose imported version is not the installed one.
         disk_free_bytes: free space on the disk of the model cache.
         model_ready: whether the complete CPU model is on this machine.
+        tier_model_ready: whether the weights of the tier's own model are.
         fits: (model, method, bytes of weights and adapter states, whether they fit into the machine's memory).
         advice: one line for each problem; empty if there are none.
     """
@@ -41,6 +42,7 @@ class Diagnosis:
     stale: list[str] = field(default_factory=list)
     disk_free_bytes: int = 0
     model_ready: bool = False
+    tier_model_ready: bool = False
     fits: list[tuple[str, str, int, bool]] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 
@@ -57,7 +59,8 @@ class Diagnosis:
             f"python    {self.python}",
             f"packages  {packages}",
             f"model     {models.PACKAGED.name}: {'ready' if self.model_ready else 'not fetched yet'}",
-            f"lessons   with {tier.name} ({tier.licence}; {tier.note})",
+            f"lessons   with {tier.name} ({tier.licence}; {tier.note})"
+            f"{'' if self.tier_model_ready else ', not fetched yet'}",
             f"disk      {self.disk_free_bytes / GB:.1f} GB free for the model cache",
             "fits      weights and adapter states only; activations come on top",
         ]
@@ -89,7 +92,8 @@ def examine() -> Diagnosis:
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     diagnosis.disk_free_bytes = shutil.disk_usage(existing).free
     diagnosis.model_ready = models.packaged_model_ready()
-    if not diagnosis.model_ready:
+    diagnosis.tier_model_ready = diagnosis.model_ready if device.tier == "cpu" else _tier_model_ready(device, diagnosis)
+    if not diagnosis.model_ready and device.tier == "cpu":  # on a GPU's tier only lesson 02 uses it, and fetches it then
         diagnosis.advice.append("the CPU model is not on this machine yet: run `course fetch` once, while online")
         if diagnosis.disk_free_bytes < models.SPACE_NEEDED:
             diagnosis.advice.append(f"too little disk space for the CPU model in {cache}: set COURSE_CACHE to another disk")
@@ -101,6 +105,23 @@ def examine() -> Diagnosis:
     if device.kind == "cpu" and shutil.which("nvidia-smi"):
         diagnosis.advice.append("there is an NVIDIA driver, but this PyTorch is a CPU build: install a CUDA build of torch")
     return diagnosis
+
+
+def _tier_model_ready(device: hardware.Device, diagnosis: Diagnosis) -> bool:
+    """Whether the weights of a GPU tier's model are in the hub's cache; advises where there is no room for them."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    name = models.TIERS[device.tier].name
+    if models.hub_model_ready(name):
+        return True
+    needed = 2 * memory.count_parameters(name.rpartition("/")[2].removesuffix("-Instruct"), 16).base
+    existing = next(folder for folder in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if folder.exists())
+    if (free := shutil.disk_usage(existing).free) < 1.1 * needed:
+        diagnosis.advice.append(
+            f"{name} needs {needed / GB:.1f} GB of disk, and {free / GB:.1f} GB are free in {HF_HUB_CACHE}: set HF_HOME to "
+            "a folder on another disk"
+        )
+    return False
 
 
 def _fits(device: hardware.Device) -> list[tuple[str, str, int, bool]]:

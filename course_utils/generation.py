@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 # Prompts with the same instructions begin with the same tokens, which are computed once. Below this many it does not pay.
 SHARED_TOKENS = 32
 
+# A model's generation configuration may recommend settings that change its distribution; Qwen2.5's has a repetition penalty
+# of 1.05, which makes JSON invalid, as its quotation marks are repetitions. Passed to `generate`, these put it out of force.
+UNCHANGED_DISTRIBUTION: dict[str, Any] = {
+    "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "min_length": 0, "min_new_tokens": None,
+    "suppress_tokens": None, "begin_suppress_tokens": None, "bad_words_ids": None, "sequence_bias": None, "min_p": None,
+    "typical_p": 1.0,
+}  # fmt: skip
+
 Conversation = Sequence[Mapping[str, Any]] | str  # messages, or the text of a single user message
 
 
@@ -86,8 +94,7 @@ def complete(
         raise CourseError(f"temperature must not be negative, but it is {temperature}")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pad_id = pad_token_id(tokenizer)
-    # Nothing of what a model's own configuration recommends may change its distribution, such as Qwen's repetition penalty.
-    sampling: dict[str, float] = {"do_sample": False, "repetition_penalty": 1.0}
+    sampling = UNCHANGED_DISTRIBUTION | {"do_sample": False}
     if temperature:  # top_k 0: the whole distribution, not transformers' fifty likeliest tokens
         sampling |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     stops = stop_token_ids(model, tokenizer)
@@ -112,6 +119,7 @@ def complete(
                     attention_mask=mask.to(model.device),
                     max_new_tokens=max_new_tokens,
                     pad_token_id=pad_id,
+                    eos_token_id=sorted(stops),
                     **_repeated(cache_name(model), beginning, len(batch)),
                     **sampling,
                 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Collection, MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,10 @@ class Device:
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype
 
+    def place(self) -> str:
+        """Return the name under which `torch.device` knows this process's own device: "cuda:0", "mps" or "cpu"."""
+        return f"cuda:{own_card()}" if self.kind == "cuda" else self.kind
+
     def as_dict(self) -> dict[str, Any]:
         """Return the description as plain values that can be written as JSON."""
         return asdict(self)
@@ -73,7 +78,7 @@ def detect() -> Device:
     cores = usable_cores()
     environment = detect_environment()
     if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
+        properties = torch.cuda.get_device_properties(own_card())
         capability = (properties.major, properties.minor)
         return Device(
             name=properties.name,
@@ -90,6 +95,39 @@ def detect() -> Device:
         return Device(f"Apple {platform.machine()}", "mps", "cpu", usable_memory(), None, "float32", environment, cores)
     dtype = "bfloat16" if cpu_has_fast_bfloat16() else "float32"
     return Device(cpu_name(), "cpu", "cpu", usable_memory(), None, dtype, environment, cores)
+
+
+def own_card() -> int:
+    """Return the index of the NVIDIA card that belongs to this process.
+
+    It is the first one, except in the processes of `accelerate launch` and `torchrun`, which say so in LOCAL_RANK.
+    """
+    import torch
+
+    rank = os.environ.get("LOCAL_RANK", "")
+    return int(rank) % max(1, torch.cuda.device_count()) if rank.isdigit() else 0
+
+
+def keep_to_one_card(environment: MutableMapping[str, str] | None = None, modules: Collection[str] | None = None) -> bool:
+    """Let a notebook's kernel, and the processes it starts, see only the first of several NVIDIA cards (Kaggle's "T4 x2").
+
+    With several in sight, transformers' `Trainer` wraps the model in `torch.nn.DataParallel`, which TRL's trainers refuse.
+    Nothing is changed where somebody has made the choice: with CUDA_VISIBLE_DEVICES, or `accelerate launch`.
+
+    Args:
+        environment: variables to set; `os.environ` if None.
+        modules: names of the modules that are loaded; those of this process if None.
+
+    Returns:
+        Whether only one card is visible from now on. False too if torch is loaded, which may have counted the cards already.
+    """
+    environment = os.environ if environment is None else environment
+    modules = sys.modules if modules is None else modules
+    chosen = any(name in environment for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE"))
+    if chosen or "ipykernel" not in modules or "torch" in modules:
+        return False
+    environment["CUDA_VISIBLE_DEVICES"] = "0"
+    return True
 
 
 def gpu_dtype(capability: tuple[int, int]) -> str:
@@ -169,6 +207,30 @@ def detect_environment() -> str:
     if "BINDER_SERVICE_HOST" in os.environ or "BINDER_REF_URL" in os.environ:
         return "binder"
     return "jupyterlab" if in_notebook() else "plain"
+
+
+def secret(name: str) -> str | None:
+    """Return the value of an environment variable or, on Colab and Kaggle, of the secret of that name; None without one.
+
+    There, nobody can set a variable before the kernel starts. Secrets are kept with the account (Colab: the key symbol on
+    the left; Kaggle: Add-ons, Secrets) and never in the notebook.
+    """
+    if value := os.environ.get(name):
+        return value
+    environment = detect_environment()
+    value = None
+    try:
+        if environment == "colab":
+            from google.colab import userdata
+
+            value = userdata.get(name)
+        elif environment == "kaggle":
+            from kaggle_secrets import UserSecretsClient
+
+            value = UserSecretsClient().get_secret(name)
+    except Exception:  # there is none, or this notebook may not read it: the hosts have exceptions of their own for that
+        return None
+    return str(value) if value else None
 
 
 def in_notebook() -> bool:

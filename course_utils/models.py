@@ -103,7 +103,8 @@ def load(
             `dtype` is then the format of products and of all other weights.
 
     Returns:
-        (model, tokenizer): a `transformers.PreTrainedModel` in eval mode, and its tokenizer.
+        (model, tokenizer): a `transformers.PreTrainedModel` in eval mode, without the sampling settings that its generation
+        configuration recommends, and its tokenizer.
 
     Raises:
         CourseError: unknown tier or name, no network, no permission, or no space; the message says what to do.
@@ -135,7 +136,8 @@ def load_reward(
 
     class RewardHead(torch.nn.Linear):
         def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-            return super().forward(hidden.float())
+            with torch.autocast(hidden.device.type, enabled=False):  # it would make the product one in 16 bits
+                return super().forward(hidden.float())
 
     model, tokenizer = _load("AutoModelForSequenceClassification", name, tier, dtype, num_labels=1)
     torch.manual_seed(seed)
@@ -179,7 +181,7 @@ def _load(
     source = resolve(model_name)
     dtype = dtype or device.torch_dtype()
     if quantization is not None:
-        options |= {"quantization_config": four_bit.config(quantization, dtype), "device_map": {"": device.kind}}
+        options |= {"quantization_config": four_bit.config(quantization, dtype), "device_map": {"": device.place()}}
 
     with _quiet_transformers():
         try:
@@ -188,10 +190,23 @@ def _load(
                 model.set_attn_implementation(attention.register())
         except (OSError, ValueError) as error:
             raise CourseError(_hub_message(model_name, error)) from error
+    _forget_recommended_sampling(model)
     if quantization is not None:
         four_bit.guard(model)
         return model.eval(), tokenizer
-    return model.to(device.kind).eval(), tokenizer
+    return model.to(device.place()).eval(), tokenizer
+
+
+def _forget_recommended_sampling(model: PreTrainedModel) -> None:
+    """Keep only the token ids of the model's generation configuration.
+
+    What else it recommends, such as Qwen2.5's repetition penalty, changes the distribution that is trained, and would be
+    saved with a merged model, where servers read it.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is not None:
+        ids = {name: value for name, value in config.to_dict().items() if name.endswith("_token_id") and value is not None}
+        model.generation_config = type(config)(**ids)
 
 
 def resolve(name: str) -> str:
@@ -445,7 +460,32 @@ def _from_pretrained(
         return read(local_files_only=True)
     except (OSError, ValueError):
         _check_hub(source)
+        _download(source)
         return read()
+
+
+def _download(source: str) -> None:
+    """Fetch a model's files into the hub's cache with progress bars, for whoever waits for gigabytes."""
+    import huggingface_hub
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    print(f"Downloading {source} from the Hugging Face hub, once")
+    enable_progress_bars()  # `_quiet_transformers` has switched them off
+    try:
+        # only what transformers reads: repositories also hold copies of the weights in folders, and in other formats
+        huggingface_hub.snapshot_download(
+            source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"], ignore_patterns=["*/*"]
+        )
+    finally:
+        disable_progress_bars()
+
+
+def hub_model_ready(name: str) -> bool:
+    """Return whether the weights of a hub model are in the hub's cache on this machine; nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    files = ("model.safetensors", "model.safetensors.index.json")
+    return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
 
 
 def _check_hub(name: str) -> None:

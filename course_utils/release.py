@@ -1,7 +1,7 @@
 """Packs to hand out: the learners', and the instructor's with answers, rubric, objectives, slides and the hidden seed.
 
 Everything is generated from the course itself: exercises, quizzes, stored notebooks and recorded times. The learners' pack
-contains nothing of the instructor's.
+contains nothing of the instructor's. It has the course's wheel for notebook hosts, the package as everybody gets it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from course_utils.publishing import builder, translating
 from course_utils.publishing.objectives import objectives_in
 from course_utils.publishing.overview import overview
 from course_utils.publishing.times import load_times
+from course_utils.publishing.wheel import write_wheel
 
 PACK = "pack.json"  # in each pack: what it is, and which files are its own
 
@@ -62,7 +63,7 @@ def release(assignment: str, out: str | Path, seed: int | None = None, language:
 
     Raises:
         CourseError: a language or a lesson is unknown, prices are older than a year, a notebook is older than its source, or
-            the packs' folders have other files.
+            the packs' folders have other files, or pip cannot build the course's wheel.
     """
     languages.find(language)
     sections, exercise_ids = batch.exercises_of(assignment)
@@ -155,16 +156,25 @@ def _write_learner_pack(folder: Path, sections: list[str], language: str) -> Non
             shutil.copyfile(learner_file(section), file)
         else:
             builder.write(translating.translated_notebook(section, language), file)
+    wheel = write_wheel(folder / "notebooks")  # where a notebook's install cell looks first
     rows = [row for row in overview() if row.lesson.name in sections]
     lines = [
         f"# {say('Teaching models new behaviours')}",
         "",
+        say("Open a notebook, run it from top to bottom, and hand it in. Exercises mark themselves."),
+        "",
         say(
-            "Open a notebook in JupyterLab (`pip install '{requirement}'`, then `{command}`), or by the button at its top "
-            "in Colab or Binder, and run it from top to bottom. Exercises mark themselves. Hand in the notebook.",
-            requirement=builder.requirement("lab"),
-            command="course lab" if language == SOURCE else f"course lab --language {language}",
+            "- **On your machine**: `pip install '{requirement}'`, then `{command}`.",
+            requirement=f"notebooks/{wheel.name}[lab]",
+            command="jupyter lab notebooks" if language == SOURCE else f"course lab --language {language}",
         ),
+        say(
+            "- **In Colab**: upload a notebook, drag `{wheel}` into Files (the folder at the left edge), and run the first cell, "
+            "which installs the course from that file. Or put this whole folder into your Drive, open a notebook from there, "
+            "and mount the Drive (the Drive button above Files) before you run it.",
+            wheel=wheel.name,
+        ),
+        say("- **In Kaggle**: upload a notebook, and add `{wheel}` to its input as a dataset.", wheel=wheel.name),
         "",
         f"| {say('lesson')} | {say('what you do')} | {say('Run all, two CPU cores')} | {say('exercises')} | {say('file')} |",
         "| --- | --- | --- | --- | --- |",

@@ -25,7 +25,7 @@ Example = TypeVar("Example", bound=Sized)
 # Tokens that go through the model at once. On a CPU, more would not be faster and only take memory: this number keeps
 # training the 135M model under 2 GB, which is all that Binder has.
 CPU_MICRO_BATCH_TOKENS = 320
-GPU_MICRO_BATCH_TOKENS = 8192
+GPU_MICRO_BATCH_TOKENS = 8192  # at most; `training.micro_batches` takes fewer where the model leaves less memory
 
 
 class Output(Protocol):

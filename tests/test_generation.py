@@ -67,14 +67,62 @@ def test_what_all_prompts_begin_with_is_computed_once_and_changes_no_answer(pack
     assert counts[10_000] - counts[32] > 3 * min(lengths)  # of six prompts the beginning of one is left
 
 
-def test_what_a_models_configuration_recommends_does_not_change_its_answers(packaged):
-    model, tokenizer = packaged
-    plain = generate(model, tokenizer, PROMPTS[2:], max_new_tokens=24)
-    model.generation_config.repetition_penalty = 1.8  # as Qwen's has 1.05
-    try:
-        assert generate(model, tokenizer, PROMPTS[2:], max_new_tokens=24) == plain
-    finally:
-        model.generation_config.repetition_penalty = None
+# What models' own configurations contain: Qwen2.5-7B-Instruct's has the first. FIRST stands for the answer's first token.
+FIRST = -1
+RECOMMENDED = [
+    {"repetition_penalty": 9.0},
+    {"no_repeat_ngram_size": 1},
+    {"min_new_tokens": 24},
+    {"suppress_tokens": [FIRST]},
+    {"begin_suppress_tokens": [FIRST]},
+    {"bad_words_ids": [[FIRST]]},
+    {"num_beams": 3},
+]
+
+
+def with_first(value, first):
+    return [with_first(v, first) for v in value] if isinstance(value, list) else first if value == FIRST else value
+
+
+@pytest.mark.parametrize("recommended", RECOMMENDED, ids=lambda recommended: next(iter(recommended)))
+def test_what_a_models_configuration_recommends_does_not_change_its_answers(tiny, recommended):
+    from transformers import GenerationConfig
+
+    from course_utils.generation import complete
+
+    model, tokenizer = tiny
+    prompts = [[5, 6, 7, 8], [9, 10, 11]]
+    plain = complete(model, tokenizer, prompts, max_new_tokens=12)
+    stop = plain[0][5]  # so that an answer ends before the 24 tokens of `min_new_tokens`
+    kept = model.generation_config.to_diff_dict() | {"eos_token_id": stop}
+    model.generation_config = GenerationConfig(**kept)
+    plain = complete(model, tokenizer, prompts, max_new_tokens=30)
+    more = {name: with_first(value, plain[0][0]) for name, value in recommended.items()}
+    model.generation_config = GenerationConfig(**kept | more)
+    assert complete(model, tokenizer, prompts, max_new_tokens=30) == plain
+
+
+def test_a_recommended_cut_does_not_change_what_is_sampled(tiny):
+    from transformers import GenerationConfig
+
+    model, tokenizer = tiny
+    ask = {"max_new_tokens": 8, "temperature": 1.0}
+    plain = generate(model, tokenizer, PROMPTS, **ask)
+    model.generation_config = GenerationConfig(**model.generation_config.to_diff_dict(), min_p=0.9, typical_p=0.1)
+    assert generate(model, tokenizer, PROMPTS, **ask) == plain
+
+
+def test_generation_itself_ends_at_the_tokenizers_stop_token(tiny):
+    """A configuration may name another token than the one that ends an answer: nobody should wait for what is cut anyway."""
+    from course_utils.generation import complete
+
+    model, tokenizer = tiny
+    answer = complete(model, tokenizer, [[5, 6, 7, 8]], max_new_tokens=8)[0]
+    tokenizer = type("Tokenizer", (), {"eos_token_id": answer[3], "pad_token_id": 0})
+    passes = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    assert complete(model, tokenizer, [[5, 6, 7, 8]], max_new_tokens=60)[0] == answer[: answer.index(answer[3]) + 1]
+    assert len(passes) <= 4
 
 
 def test_an_answer_ends_at_any_stop_token_of_the_model(packaged):

@@ -69,6 +69,74 @@ def test_cpu_bfloat16_is_fast_only_where_the_processor_multiplies_it(monkeypatch
     assert hardware.cpu_has_fast_bfloat16() is fast
 
 
+KERNEL = ("sys", "ipykernel")
+
+
+@pytest.mark.parametrize(
+    ("variables", "modules", "hidden"),
+    [
+        ({}, KERNEL, True),
+        ({}, ("sys",), False),  # a script, or the service, may use them all
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, KERNEL, False),
+        ({"LOCAL_RANK": "1"}, KERNEL, False),  # accelerate launch, notebook_launcher
+        ({}, (*KERNEL, "torch"), False),  # too late: it may have counted them
+    ],
+)
+def test_a_notebook_sees_one_card_unless_somebody_has_chosen(variables, modules, hidden):
+    environment = dict(variables)
+    assert hardware.keep_to_one_card(environment, modules) is hidden
+    assert environment == ({"CUDA_VISIBLE_DEVICES": "0"} if hidden else variables)
+
+
+def test_it_does_so_when_the_course_is_imported():
+    code = "import sys, types, os; sys.modules['ipykernel'] = types.ModuleType('ipykernel'); import course_utils; "
+    code += "print(os.environ.get('CUDA_VISIBLE_DEVICES'), 'torch' in sys.modules)"
+    free = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    said = subprocess.run([sys.executable, "-c", code], env=free, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["0", "False"]
+
+
+@pytest.mark.parametrize(("rank", "cards", "place"), [(None, 2, "cuda:0"), ("1", 2, "cuda:1"), ("3", 2, "cuda:1")])
+def test_a_process_has_a_card_of_its_own(monkeypatch, rank, cards, place):
+    import torch
+
+    asked = []
+    t4 = type("Properties", (), {"name": "Tesla T4", "major": 7, "minor": 5, "total_memory": 15_828_320_256})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: asked.append(index) or t4)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert hardware.detect().place() == place
+    assert asked == [int(place[-1])]
+
+
+def test_a_secret_is_read_where_its_host_keeps_it(monkeypatch):
+    import types
+
+    for name in ("COLAB_RELEASE_TAG", "COLAB_GPU", "KAGGLE_KERNEL_RUN_TYPE", "MY_KEY", "OTHER_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def get(name):
+        if name != "MY_KEY":
+            raise KeyError(name)  # Colab: SecretNotFoundError, NotebookAccessError
+        return "from the host"
+
+    userdata = types.SimpleNamespace(get=get)
+    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(userdata=userdata))
+    kaggle = types.SimpleNamespace(UserSecretsClient=lambda: types.SimpleNamespace(get_secret=get))
+    monkeypatch.setitem(sys.modules, "kaggle_secrets", kaggle)
+    assert hardware.secret("MY_KEY") is None  # neither host
+    for host in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"):
+        with monkeypatch.context() as there:
+            there.setenv(host, "x")
+            assert hardware.secret("MY_KEY") == "from the host"
+            assert hardware.secret("OTHER_KEY") is None
+            there.setenv("MY_KEY", "from the environment")
+            assert hardware.secret("MY_KEY") == "from the environment"
+
+
 def test_container_limits_count(monkeypatch):
     files = {"/sys/fs/cgroup/cpu.max": "150000 100000", "/sys/fs/cgroup/memory.max": "2000000000"}
     monkeypatch.setattr(hardware, "_read_words", lambda file: files.get(file, "max").split())

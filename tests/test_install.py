@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import lessons
+from course_utils import assets, lessons
 from course_utils.publishing import builder
+from course_utils.publishing.wheel import write_wheel
 
 ROOT = Path(__file__).parents[1]
 IMAGES = sorted((ROOT / "tests" / "colab").glob("image-*.txt"))
@@ -20,10 +21,7 @@ IMAGES = sorted((ROOT / "tests" / "colab").glob("image-*.txt"))
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT)]
-    subprocess.run(command, check=True)
-    return next(folder.glob("*.whl"))
+    return write_wheel(tmp_path_factory.mktemp("dist"))
 
 
 def shipped(image):
@@ -96,21 +94,158 @@ def test_installing_in_colab_replaces_nothing(image, section, wheel, tmp_path):
         assert canonical(found) & canonical(shipped(image)) == set()
 
 
+WHEEL = "finetuning_course-{}-py3-none-any.whl"
+HOSTS = ("/content/drive/MyDrive", "/kaggle/input")  # where the cell looks on Colab and Kaggle
+
+
+def machine_without_the_course(folder):
+    """A virtual environment whose pip installs nothing, but writes down what it was asked, and then fails if told to."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    (site / "pip").mkdir()
+    (site / "pip" / "__main__.py").write_text(
+        "import os, sys\nopen('asked.txt', 'w').write('\\n'.join(sys.argv[1:]))\nsys.exit(os.environ.get('PIP_SAYS', 0))\n"
+    )
+    return folder / "bin" / "python", site
+
+
+def run_install_cell(python, folder, extras="", hosts=HOSTS, **environment):
+    """Run the cell as it is written, but for the hosts' folders, which are looked for below `folder`."""
+    cell = builder.install_cell(extras)
+    for host in hosts:
+        assert cell.count(host) == 1
+        cell = cell.replace(host, f"{folder.parent}{host}")
+    here = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment
+    return subprocess.run([python, "-c", cell], cwd=folder, env=here, capture_output=True, text=True)
+
+
 def test_the_install_cell_takes_the_copy_that_is_imported(tmp_path):
     """Colab has some packages twice, Ubuntu's behind pip's; two constraints on one package are a conflict to pip."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
-    site, first = next((tmp_path / "venv").glob("lib/python*/site-packages")), tmp_path / "first"
+    (python, site), first, here = machine_without_the_course(tmp_path / "venv"), tmp_path / "first", tmp_path / "here"
+    here.mkdir()
     for folder, name, version in ((first, "Py.Parsing", "3.2.3"), (site, "py-parsing", "2.4.7"), (site, "six", "1.17.0")):
         info = folder / f"{name}-{version}.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    (site / "pip").mkdir()  # instead of pip: says what it was asked
-    (site / "pip" / "__main__.py").write_text("import sys; print(sys.argv[1:])")
-    python, environment = tmp_path / "venv" / "bin" / "python", os.environ | {"PYTHONPATH": str(first)}
-    cell = builder.INSTALL.format(requirement="the course")
-    done = subprocess.run([python, "-c", cell], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert "'--constraint', 'shipped.txt', 'the course'" in done.stdout
-    assert sorted((tmp_path / "shipped.txt").read_text().splitlines()) == ["Py.Parsing==3.2.3", "six==1.17.0"]
+    done = run_install_cell(python, here, PYTHONPATH=str(first))
+    assert done.returncode == 0, done.stderr
+    assert "\n--constraint\nshipped.txt\n" in (here / "asked.txt").read_text()
+    assert sorted((here / "shipped.txt").read_text().splitlines()) == ["Py.Parsing==3.2.3", "six==1.17.0"]
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    return machine_without_the_course(tmp_path_factory.mktemp("bare") / "venv")[0]
+
+
+@pytest.mark.parametrize(
+    ("places", "taken"),
+    [
+        ([], None),
+        (["here/{0.1.0}"], 0),
+        (["here/{0.9.0}", "here/{0.10.0}", "here/{0.2.0}"], 1),  # the newest
+        (["content/drive/MyDrive/{9.0.0}", "here/{0.1.0}"], 1),  # what lies beside the notebook comes first
+        (["{0.1.0}"], 0),  # one folder up, when somebody sorts the notebooks
+        (["content/drive/MyDrive/course/learner/{0.1.0}"], 0),
+        (["content/drive/MyDrive/Colab Notebooks/learner/notebooks/{0.1.0}"], 0),
+        (["kaggle/input/a-class/{0.1.0}"], 0),
+        (["here/finetuning_course-0.1.0-py3-none-any (1).whl"], None),  # pip refuses a browser's second download
+    ],
+)
+def test_the_install_cell_takes_the_file_of_the_pack_before_it_asks_the_repository(bare, tmp_path, places, taken):
+    here = tmp_path / "here"
+    files = [tmp_path / re.sub(r"\{(.*)\}", lambda found: WHEEL.format(found[1]), place) for place in places]
+    for file in [here / "a", *files]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert run_install_cell(bare, here, "qlora,data").returncode == 0
+    asked = (here / "asked.txt").read_text().splitlines()[-1]
+    address = f"git+{assets.repository_url()}" if taken is None else files[taken].as_uri()
+    assert asked == f"finetuning-course[qlora,data] @ {address}"
+
+
+def test_without_file_and_repository_the_install_cell_says_what_to_do(bare, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    done = run_install_cell(bare, here, PIP_SAYS="no repository there")
+    assert done.returncode and "no repository there" in done.stdout
+    assert "Traceback" not in done.stderr
+    for advice in (
+        "is not installed",
+        WHEEL.format("*"),
+        "beside\nthis notebook",
+        "In Colab: open Files",
+        "run this cell again",
+    ):
+        assert advice in done.stderr
+    (here / WHEEL.format("0.1.0")).touch()
+    done = run_install_cell(bare, here, PIP_SAYS="no torch there")
+    assert done.returncode and "no torch there" in done.stdout
+    assert f"{WHEEL.format('0.1.0')} is here, but what it needs could not be installed" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_notebook_beside_the_pack_has_the_course_after_its_first_cell(wheel, tmp_path):
+    """With pip itself, which here may fetch nothing; what the course needs is another test's matter."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python, here = tmp_path / "venv" / "bin" / "python", tmp_path / "A folder, with signs"
+    here.mkdir()
+    offline = {"PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assets, "repository_url", lambda: (tmp_path / "nowhere").as_uri())
+        done = run_install_cell(python, here, "data", **offline)
+        assert done.returncode and "put it beside\nthis notebook" in done.stderr and "Traceback" not in done.stderr
+    shutil.copy(wheel, here)
+    done = run_install_cell(python, here, "data", **offline)
+    assert done.returncode == 0, done.stdout + done.stderr
+    where = subprocess.run(
+        [python, "-c", "import course_utils; print(course_utils.__file__)"], cwd=here, capture_output=True, text=True, env={}
+    )
+    assert where.stdout.startswith(str(tmp_path / "venv")), where.stderr
+    (here / "shipped.txt").unlink()
+    assert run_install_cell(python, here, "data", **offline).returncode == 0
+    assert not (here / "shipped.txt").exists()  # the second time it does nothing
+
+
+@pytest.mark.slow
+def test_where_the_course_is_installed_its_file_is_packed_again(wheel, tmp_path):
+    """An instructor who has no checkout hands out the same files."""
+    site = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)], check=True
+    )
+    code = "import pathlib; from course_utils.publishing.wheel import write_wheel; print(write_wheel(pathlib.Path('out')))"
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == f"out/{wheel.name}", done.stderr
+    with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(tmp_path / "out" / wheel.name) as second:
+        contents = [{name: file.read(name) for name in file.namelist() if "/RECORD" not in name} for file in (first, second)]
+        assert set(contents[0]) == set(contents[1]) and contents[0] == contents[1]
+    target = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path / "again")]
+    subprocess.run([*target, str(tmp_path / "out" / wheel.name)], check=True)
+    assert (tmp_path / "again" / "course_utils" / "_assets" / "notebooks" / "02_lora.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("git+https://github.com/OWNER/finetuning-course", "does not know where its course is kept"),
+        ("git+https://example.org/gone", "could not be installed from finetuning-course @ git+https://example.org/gone"),
+    ],
+    ids=["placeholder", "gone"],
+)
+def test_an_install_that_cannot_work_ends_in_a_sentence(tmp_path, address, said):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    pip = next((tmp_path / "venv").glob("lib/python*/site-packages")) / "pip"
+    pip.mkdir()
+    (pip / "__main__.py").write_text("raise SystemExit('pip: no such repository')")  # as pip ends without its address
+    cell = builder.INSTALL.format(requirement=f"finetuning-course @ {address}")
+    command = [tmp_path / "venv" / "bin" / "python", "-c", cell]
+    without_course = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=without_course, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert ("no such repository" in done.stderr) == ("OWNER" not in address)
 
 
 @pytest.mark.index
@@ -168,8 +303,6 @@ def test_the_wheel_alone_in_an_empty_folder_works(wheel, tmp_path):
 
 
 def test_the_repositorys_address_stands_in_one_place():
-    from course_utils import assets
-
     address = assets.repository_url()
     assert address.startswith("https://github.com/")
     kept = [

@@ -1,6 +1,7 @@
 """What stands beside the code agrees with it: version, citation, changelog, hooks, workflow, data cards, and every name in
 CONTRIBUTING.md."""
 
+import ast
 import json
 import re
 import shlex
@@ -222,3 +223,19 @@ def test_the_glossarys_names_are_there():
     assert len(named) >= 15
     assert named == sorted(named, key=str.lower), "the glossary is alphabetical"
     assert [name for name in named if not re.search(rf"\b{name.rpartition('.')[2]}\b", CODE)] == []
+
+
+def test_the_readme_shows_what_its_script_makes_in_small_files_with_words_for_them():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = {file: " ".join(alt.split()) for alt, file in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text)}
+    script = ast.parse((ROOT / "pictures" / "make.py").read_text(encoding="utf-8"))
+    (made,) = (
+        ast.literal_eval(line.value)
+        for line in script.body
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "NAMES"
+    )
+    assert sorted(shown) == sorted(f"pictures/{name}.webp" for name in made) and len(made) == 3
+    for file, alt in shown.items():
+        assert 40 <= len(alt) <= 250, file
+        data = (ROOT / file).read_bytes()
+        assert data[8:12] == b"WEBP" and 5_000 < len(data) < 120_000, file

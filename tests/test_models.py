@@ -246,6 +246,34 @@ def test_a_hub_model_without_a_hub_is_one_clear_sentence(monkeypatch):
     assert [line for line in asked if "some/model" in line] == ["HEAD /some/model HTTP/1.1"] and slept == []
 
 
+def test_whoever_waits_for_gigabytes_sees_progress(monkeypatch, capsys):
+    import huggingface_hub
+    import torch
+    import transformers
+    from huggingface_hub.utils import are_progress_bars_disabled
+
+    fetched = []
+
+    def from_pretrained(source, **options):
+        if options.get("local_files_only") or not fetched:
+            raise OSError("not in the cache")
+        return f"of {source}"
+
+    def download(source, allow_patterns, ignore_patterns):
+        fetched.append((source, are_progress_bars_disabled()))
+
+    for name in ("AutoTokenizer", "AutoModelForCausalLM"):
+        monkeypatch.setattr(getattr(transformers, name), "from_pretrained", from_pretrained)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(models, "_check_hub", lambda name: None)
+    with models._quiet_transformers():
+        found = models._from_pretrained("AutoModelForCausalLM", "owner/model", torch.float16)
+        assert are_progress_bars_disabled()
+    assert found == ("of owner/model", "of owner/model")
+    assert fetched == [("owner/model", False)]
+    assert capsys.readouterr().out == "Downloading owner/model from the Hugging Face hub, once\n"
+
+
 def test_a_local_folder_loads_by_path_and_on_the_gpu_tiers_path(packaged, tmp_path, monkeypatch):
     """The path that the GPU tiers take, with random weights built from a configuration in place of the hub's."""
     import torch
@@ -258,6 +286,67 @@ def test_a_local_folder_loads_by_path_and_on_the_gpu_tiers_path(packaged, tmp_pa
     assert model.dtype is torch.float32
     assert not model.training
     assert tokenizer.chat_template == packaged[1].chat_template
+
+
+def test_recommended_sampling_is_neither_used_nor_handed_on(tiny_model, tmp_path):
+    """Qwen2.5's penalty would reach whatever generates with the model, and servers that read the folder of a merged one."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    from course_utils import models
+
+    folder = shutil.copytree(tiny_model, tmp_path / "qwen")
+    recommended = {"do_sample": True, "repetition_penalty": 1.05, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
+    GenerationConfig(**recommended, eos_token_id=[2, 0], bos_token_id=1, pad_token_id=0).save_pretrained(folder)
+    loaded, _ = models.load(str(folder))
+    loaded.save_pretrained(tmp_path / "merged")
+    for config in (loaded.generation_config, AutoModelForCausalLM.from_pretrained(tmp_path / "merged").generation_config):
+        values = config.to_diff_dict()
+        assert not recommended.keys() & values.keys()
+        assert (values["eos_token_id"], values["bos_token_id"], values["pad_token_id"]) == ([2, 0], 1, 0)
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_each_process_of_a_launch_loads_onto_its_own_card(monkeypatch, quantization):
+    """Not onto the first one: there the weights of all processes would lie together, and 4-bit weights cannot be moved."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from course_utils import models
+
+    places = []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    t4 = SimpleNamespace(name="Tesla T4", major=7, minor=5, total_memory=15_828_320_256)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: t4)
+
+    class Loaded(torch.nn.Module):
+        def to(self, place):
+            places.append(place)
+            return self
+
+    def from_pretrained(auto_class, source, dtype, **options):
+        places.extend(options.get("device_map", {}).values())
+        return Loaded(), "tokenizer"
+
+    monkeypatch.setattr(models, "_from_pretrained", from_pretrained)
+    models.load("owner/model", quantization=quantization)
+    assert set(map(str, places)) == {"cuda:1"}
+
+
+def test_a_reward_is_computed_in_float32_under_autocast_too(tiny_model):
+    """As Accelerate trains a float16 model; in 16 bits, rewards of similar answers would be equal."""
+    import torch
+
+    from course_utils import models
+
+    model, _ = models.load_reward(tiny_model)
+    hidden = torch.randn(3, model.config.hidden_size)
+    with torch.autocast("cpu", torch.bfloat16):
+        reward = model.score(hidden)
+    assert reward.dtype == torch.float32
+    assert torch.equal(reward, model.score(hidden))
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):

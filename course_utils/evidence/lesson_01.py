@@ -654,11 +654,10 @@ def frontier(catalogue: Catalogue, tokens: Mapping[str, float] | None = None) ->
         catalogue: the questions; forty requests with invented content leave the machine.
         tokens: not needed; for symmetry with the other tables.
     """
-    import os
-
+    from course_utils import hardware
     from course_utils.errors import CourseError
 
-    name = os.environ.get("COURSE_FRONTIER")
+    name = hardware.secret("COURSE_FRONTIER")
     if not name:
         return Table({"COURSE_FRONTIER": {"set": "no"}}, "No endpoint is set; the lesson goes on without", "variable", "")
     from course_utils.data_prep.endpoint import ask, client_for
@@ -666,7 +665,7 @@ def frontier(catalogue: Catalogue, tokens: Mapping[str, float] | None = None) ->
     rows: dict[str, dict[str, Any]] = {}
     asked = catalogue.questions[::5]
     try:
-        client = client_for()
+        client = client_for(hardware.secret("OPENAI_BASE_URL"), hardware.secret("OPENAI_API_KEY"))
         for system in ("prompt: few-shot", "RAG: few-shot"):
             replies = [
                 ask(client, name, prompt, None, 1000, 0.0, f"{system}-{q['id']}")

@@ -414,7 +414,7 @@ def formats(texts: Sequence[str] | None = None, tokens: int = 12, name: str | No
     for label, config in configs.items():
         options = {} if config is None else {"quantization_config": config}
         model = AutoModelForCausalLM.from_pretrained(
-            models.resolve(name), dtype=dtype, device_map={"": device.kind}, **options
+            models.resolve(name), dtype=dtype, device_map={"": device.place()}, **options
         ).eval()
         # float32 is what some CPUs compute in: what is not quantized would be stored in 16 bits
         wide = sum(p.numel() for p in model.parameters() if p.dtype == torch.float32)

@@ -50,6 +50,7 @@ NOT_RECORDED = "not recorded yet"
 # The models of `benchmarks/hosted.py pairs`.
 TUNED, ONE_RECORD = "tuned, before any pairs", "pairs that punish one record"
 OWN_MISTAKES, BOTH_WAYS = "pairs of its own mistakes", "as many for “none” as against it"
+SMALL_STEPS = ", steps a tenth as large"
 TRIED_WITH_SMALL_STEPS = (ONE_RECORD, OWN_MISTAKES)
 RISES = 1.05  # times the lowest validation loss; less is not called a rise
 
@@ -228,7 +229,7 @@ def escalation(answer: str) -> str:
 
 def with_small_steps(name: str) -> str:
     """A job's name if its learning-rate multiplier is a tenth of what the host would take."""
-    return f"{name}, steps a tenth as large"
+    return name + SMALL_STEPS
 
 
 def preferences() -> Table:
@@ -237,8 +238,10 @@ def preferences() -> Table:
     if found is None:
         return Table({NOT_RECORDED: {"to record it": "python benchmarks/hosted.py pairs"}}, "DPO jobs", "state", "")
     rows: dict[str, dict[str, Any]] = {}
-    for name in (TUNED, ONE_RECORD, OWN_MISTAKES, BOTH_WAYS):
-        models = [run["models"][name] for run in found["runs"]]
+    for name in (TUNED, ONE_RECORD, OWN_MISTAKES, BOTH_WAYS, *map(with_small_steps, TRIED_WITH_SMALL_STEPS)):
+        models = [run["models"][name] for run in found["runs"] if name in run["models"]]
+        if not models:
+            continue
         none = [share for model in models for share in [model["escalations"].count("none") / len(model["escalations"])]]
         rows[name] = {
             "category right": pooled(model["scores"]["category"][0] for model in models),
@@ -246,15 +249,16 @@ def preferences() -> Table:
             "both fields right": pooled(model["scores"]["both"][0] for model in models),
             "says “none”, % of answers": round(100 * float(np.mean(none))),
         }
-        if name != TUNED:
-            rows[name]["pairs"] = round(float(np.mean([run["pairs"][name] for run in found["runs"]])))
+        pairs_of = name.removesuffix(SMALL_STEPS)
+        if pairs_of in found["runs"][0]["pairs"]:
+            rows[name]["pairs"] = round(float(np.mean([run["pairs"][pairs_of] for run in found["runs"]])))
     truth = _task().references()
     rows["the right answers"] = {
         "says “none”, % of answers": round(100 * float(np.mean([row["escalation"] == "none" for row in truth])))
     }
     seeds = len(found["seeds"])
     when = f"recorded {found['date']}: {seeds} run{'s together' if seeds > 1 else ''}, 100 messages each"
-    return Table(rows, f"Jobs of preferences on the same model ({when})", "model", BOTH_WAYS)
+    return Table(rows, f"Jobs of preferences on the same model ({when})", "model", "")
 
 
 def recorded_turn() -> Figure | Table:

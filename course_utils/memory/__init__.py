@@ -3,7 +3,7 @@
 from course_utils.memory.counting import ARCHITECTURES, ParameterCount, build_without_weights, count_parameters
 from course_utils.memory.estimating import CONTEXT, GPUS, MemoryEstimate, advice, estimate, gpu_memory, what_fits
 from course_utils.memory.plan import StepPlan
-from course_utils.memory.tracking import MemoryReport, ProcessesPeak, release, track, trim
+from course_utils.memory.tracking import MemoryReport, ProcessesPeak, free_bytes, release, track, trim
 
 __all__ = [
     "ARCHITECTURES",
@@ -18,6 +18,7 @@ __all__ = [
     "build_without_weights",
     "count_parameters",
     "estimate",
+    "free_bytes",
     "gpu_memory",
     "release",
     "track",

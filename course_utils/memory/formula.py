@@ -367,6 +367,7 @@ def head_bytes(shape: Shape, plan: StepPlan, scored: float) -> float:
     table = 4 * shape.vocabulary * scored
     if plan.loop == "transformers" or plan.method == "full":
         return 3 * table
-    # logits in the model's format, the table of log-probabilities, and on a CPU a float32 copy in between
-    copies = 2 if plan.bytes_per_value == 4 else 2.5 if plan.device == "cpu" else 1.5
+    # Logits in the model's format, the table of log-probabilities, and a float32 copy in between: only CUDA's softmax, and
+    # only of float16, reads 16 bits and writes 32.
+    copies = 2 if plan.bytes_per_value == 4 else 1.5 if (plan.device, plan.precision) == ("cuda", "fp16") else 2.5
     return min(table, MAX_TABLE_BYTES) * copies

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 if TYPE_CHECKING:
     import psutil
+    import torch
 
 T = TypeVar("T")
 MB = 1e6
@@ -201,6 +203,21 @@ def _resident() -> int:
     return resident
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Return the memory that this process can still allocate on a device, in bytes; None for the CPU.
+
+    What PyTorch's allocator has reserved and does not use counts as free, as the process gets it back first.
+    """
+    import torch
+
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + unused)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    return None
+
+
 def release() -> None:
     """Collect garbage and give freed memory back to the system.
 
@@ -211,7 +228,10 @@ def release() -> None:
 
 
 def trim() -> None:
-    """Give freed memory back to the system, where otherwise the C library would keep it."""
+    """Give freed memory, which libraries would keep, back to the system and to the GPU's other processes."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError, TypeError):  # not glibc: memory is only given back later

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from course_utils.generation import Conversation
+from course_utils.generation import UNCHANGED_DISTRIBUTION, Conversation
 from course_utils.openai_server.grammar import json_grammar
 from course_utils.openai_server.sampling import Sampling, TokenSampler
 from course_utils.scoring import chat_token_ids, output_embeddings, pad_token_id
@@ -77,7 +77,7 @@ def generate_in_schema(
         with torch.no_grad():
             written = model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad,
-                eos_token_id=end, logits_processor=LogitsProcessorList([only_allowed]),
+                eos_token_id=end, logits_processor=LogitsProcessorList([only_allowed]), **UNCHANGED_DISTRIBUTION,
             )  # fmt: skip
         answers += tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
     contiguous.remove()

@@ -43,20 +43,59 @@ INSTALL = """\
 import importlib.util
 
 if importlib.util.find_spec("course_utils") is None:
-    import re, subprocess, sys
+    import os, re, subprocess, sys
     from importlib.metadata import distributions
     from pathlib import Path
 
-    # What the machine ships stays as it is: its versions are constraints, so pip may add packages but replace none. Where a
-    # package is there twice (Colab: Ubuntu's and pip's), the first is the one that is imported.
-    shipped = {{}}
+    # The course is one file of the learners' pack. Taken from beside this notebook, else from the
+    # mounted Drive, else from Kaggle's input; where it is nowhere, from the course's repository.
+    wheel = "finetuning_course-*-py3-none-any.whl"
+    drive, kaggle = Path("/content/drive/MyDrive"), Path("/kaggle/input")
+    places = [
+        [*Path().glob(wheel), *Path("..").glob(wheel)],
+        [f for way in ("", "*/", "*/*/", "Colab Notebooks/*/*/") for f in drive.glob(way + wheel)],
+        [f for way in ("*/", "*/*/", "*/*/*/") for f in kaggle.glob(way + wheel)],
+    ]
+    address = "COURSE_ADDRESS"
+    if files := next(filter(None, places), []):
+        newest = max(files, key=lambda f: [int(n) for n in re.findall("[0-9]+", f.name)])
+        address = newest.resolve().as_uri()
+
+    # What the machine ships stays as it is: its versions are constraints, so pip may add packages
+    # but replace none. Where a package is there twice (Colab: Ubuntu's and pip's), the first is
+    # the one that is imported.
+    shipped = {}
     for d in distributions():
         if name := d.metadata["Name"]:
-            shipped.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{{name}}=={{d.version}}")
+            shipped.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{name}=={d.version}")
     Path("shipped.txt").write_text("\\n".join(shipped.values()))
-    course = "{requirement}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--constraint", "shipped.txt", course], check=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", "shipped.txt"]
+    course = f"COURSE_NAME @ {address}"
+    quiet = os.environ | {"GIT_TERMINAL_PROMPT": "0"}  # a repository that is not there asks nobody
+    done = subprocess.run([*pip, course], capture_output=True, text=True, env=quiet)
+    importlib.invalidate_caches()
+    if done.returncode:
+        print(done.stderr[-2000:])
+        lacks = (
+            f"{newest.name} is here, but what it needs could not be installed; see what pip says above."
+            if files else
+            f"The course is not installed: its file is not beside this notebook, and {address}\\n"
+            f"gave none. Take {wheel} out of your learners' pack and put it beside\\n"
+            "this notebook. In Colab: open Files, the folder at the left edge, and drag the file into\\n"
+            "it, or mount the Drive in which you keep it. Then run this cell again."
+        )
+        raise SystemExit(lacks)
 """
+
+
+def install_cell(extras: str = "") -> str:
+    """Return the code of the cell that installs the course where it is missing.
+
+    Args:
+        extras: the package's extras that the lesson needs, separated by commas.
+    """
+    wanted, _, address = requirement(extras).partition(" @ ")
+    return INSTALL.replace("COURSE_ADDRESS", address).replace("COURSE_NAME", wanted).strip()
 
 
 def requirement(extras: str = "") -> str:
@@ -156,9 +195,10 @@ def is_stale(section: str, source: str | None = None) -> bool:
 
 
 def refresh(section: str, source: str | None = None) -> bool:
-    """Update the stored learner's notebook if only its text or its exercises have changed.
+    """Update the stored learner's notebook if only its text, its exercises or its install cell have changed.
 
-    Other cells keep their outputs, which are still valid. Exercise cells are independent, so only they are executed again.
+    Other cells keep their outputs, which are still valid. Exercise cells are independent, so only they are executed again;
+    the install cell does nothing on a machine that builds.
 
     Returns:
         Whether that was enough; False if other code has changed or no notebook is stored: then all cells must be executed.
@@ -172,7 +212,8 @@ def refresh(section: str, source: str | None = None) -> bool:
         return False
     stored, refreshed = nbformat.read(file, 4), learner_edition(section, source)
     other_cells = [
-        [(c.source, c.metadata.get("tags")) for c in _code_cells(n) if not _is_exercise(c)] for n in (stored, refreshed)
+        [("" if _installs(c) else c.source, c.metadata.get("tags")) for c in _code_cells(n) if not _is_exercise(c)]
+        for n in (stored, refreshed)
     ]
     if other_cells[0] != other_cells[1]:
         return False
@@ -213,6 +254,10 @@ def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 
 def _is_exercise(cell: NotebookNode) -> bool:
     return "nbgrader" in cell.metadata
+
+
+def _installs(cell: NotebookNode) -> bool:
+    return "install" in cell.metadata.get("tags", [])
 
 
 def build(section: str, report: Callable[[str], object] = print) -> Path:
@@ -296,8 +341,8 @@ def _expand(cell: NotebookNode, name: str) -> list[NotebookNode]:
     if cell.cell_type == "markdown":
         return [new_markdown_cell(source, metadata=metadata)]
     if install_match := re.fullmatch(r"#\s*INSTALL:\s*(.*)", source):
-        text = INSTALL.format(requirement=requirement(install_match[1].replace(" ", "")))
-        return [new_code_cell(text.strip(), metadata={"tags": ["install"], **folded})]
+        text = install_cell(install_match[1].replace(" ", ""))
+        return [new_code_cell(text, metadata={"tags": ["install"], **folded})]
     if exercise_match := re.fullmatch(r"#\s*EXERCISE:\s*([\w-]+)", source):
         if exercise_match[1] not in EXERCISES:
             raise CourseError(f"{name}: there is no exercise {exercise_match[1]!r}")

@@ -1,6 +1,7 @@
 """What computes in the reader's browser: the files that a page needs, and a calculator as a piece of a page.
 
-    write_static(folder, files) the files, once for a book: `folder` is what pages see as STATIC
+    write_static(site, files)   the files, once for a book, below its first folder
+    static()                    where pages find them
     head()                      for the page's head: style sheet and script
     fragment("memory")          where the calculator is to stand
     write_page(folder)          a page with everything, for trying it without a book
@@ -9,15 +10,19 @@ It knows nothing of the book that it stands in. The page's Python is started at 
 `course_utils.in_browser`; the files can lie on any static host. From `file://`, where a browser starts no worker, the answer
 stands that was computed when the page was built, and the page says so. A book without Pyodide shows the answers of the build
 (`fragment("memory", live=False)`) and needs the style sheet alone (`write_style`).
+
+Script, style, worker and the course's Python lie in a folder that is named after their content, Pyodide in one that is named
+after its version. So a browser that kept some of them from an earlier visit never runs old and new ones together, and loads
+Pyodide's 14 MB again only when that has changed.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import io
 import json
-import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -31,9 +36,10 @@ from course_utils.in_browser.calculators import CALCULATORS, calculate
 from course_utils.languages import SOURCE, current
 from course_utils.publishing import pyodide
 
-STATIC = "_static/calculators"  # where pages look for the files, relative to the page
-STYLE, SCRIPT = "course.css", "course.js"
-OWN_FILES = (STYLE, SCRIPT, "worker.mjs")
+STATIC = "_static"  # of a website
+RUNTIME = f"pyodide-{pyodide.VERSION}"  # Pyodide's files, beside the folder of ours
+STYLE, SCRIPT, WORKER = "course.css", "course.js", "worker.mjs"
+OWN_FILES = (STYLE, SCRIPT, WORKER)
 # Modules that a page's Python starts from; what they import at the top is found by reading them.
 ROOTS = (
     "in_browser.calls",
@@ -96,11 +102,22 @@ def archive(language: str = SOURCE) -> bytes:
     return buffer.getvalue()
 
 
-def write_static(folder: Path, runtime: Path | None) -> list[Path]:
+def static() -> str:
+    """Return the folder of the files that pages load, relative to the website's first folder.
+
+    Its name changes with anything in it: `_static/course-0f3a…`.
+    """
+    content = hashlib.sha256(archive(current()))
+    for name in OWN_FILES:
+        content.update(_own(name))
+    return f"{STATIC}/course-{content.hexdigest()[:12]}"
+
+
+def write_static(site: Path, runtime: Path | None) -> list[Path]:
     """Write the files that pages load, 14 MB.
 
     Args:
-        folder: the folder that pages see as STATIC; created if missing.
+        site: the website's first folder; what is missing is created.
         runtime: the folder with Pyodide's files (`pyodide.prepare`); if None, no page's Python can start.
 
     Returns:
@@ -109,41 +126,42 @@ def write_static(folder: Path, runtime: Path | None) -> list[Path]:
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [_copy_own(name, folder) for name in OWN_FILES]
-    (folder / "course.zip").write_bytes(archive(current()))
-    written.append(folder / "course.zip")
+    written = [_write(site / static() / name, _own(name)) for name in OWN_FILES]
+    written.append(_write(site / static() / "course.zip", archive(current())))
     if runtime is not None:
-        (folder / "pyodide").mkdir(exist_ok=True)
-        written += [Path(shutil.copy(runtime / name, folder / "pyodide")) for name in (*pyodide.FILES, "NOTICE.txt")]
+        names = (*pyodide.FILES, "NOTICE.txt")
+        written += [_write(site / STATIC / RUNTIME / name, (runtime / name).read_bytes()) for name in names]
     return written
 
 
-def write_style(folder: Path) -> Path:
+def write_style(site: Path) -> Path:
     """Write the one file that answers without a form need.
 
     Args:
-        folder: the folder that pages see as STATIC; created if missing.
+        site: the website's first folder; what is missing is created.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    return _copy_own(STYLE, folder)
+    return _write(site / static() / STYLE, _own(STYLE))
 
 
-def _copy_own(name: str, folder: Path) -> Path:
-    return Path(shutil.copy(assets.PACKAGE / "publishing" / "static" / name, folder))
+def _own(name: str) -> bytes:
+    """A file of ours as pages load it; the worker knows Pyodide's folder."""
+    data = (assets.PACKAGE / "publishing" / "static" / name).read_bytes()
+    return data.replace(b"../pyodide/", f"../{RUNTIME}/".encode()) if name == WORKER else data
+
+
+def _write(file: Path, data: bytes) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return file
 
 
 # -- pieces of pages ----------------------------------------------------------------------------------------------------
 
 
-def head(static: str = STATIC) -> Markup:
-    """Return the elements for a page's head.
-
-    Args:
-        static: path of the static files, relative to the page.
-    """
+def head() -> Markup:
+    """Return the elements for the head of a page in the website's first folder."""
     elements = '<link rel="stylesheet" href="{0}/{1}">\n<script defer src="{0}/{2}"></script>\n'
-    return Markup(elements).format(static, STYLE, SCRIPT)
+    return Markup(elements).format(static(), STYLE, SCRIPT)
 
 
 def fragment(id: str, live: bool = True, **choices: Any) -> Markup:
@@ -180,7 +198,7 @@ def write_page(folder: Path, with_python: bool = True) -> Path:
     """Write a page with all calculators and all exercises, and its static files; returns the page."""
     from course_utils.publishing import page_exercises
 
-    write_static(folder / STATIC, pyodide.prepare() if with_python else None)
+    write_static(folder, pyodide.prepare() if with_python else None)
     page = folder / "index.html"
     text = pages.render(
         "publishing/templates/in_browser.html.j2",

@@ -40,7 +40,10 @@ def box(content: str, name: str = "plain", label: str = "") -> str:
 
 
 def columns(parts: Iterable[str], narrowest: str = "15em") -> str:
-    """HTML of parts side by side, under one another where the screen is narrow."""
+    """HTML of parts side by side, under one another where the screen is narrow; four stand two by two."""
+    parts = list(parts)
+    if len(parts) == 4:  # three and one would leave the last alone
+        narrowest = f"max({narrowest},40%)"
     return (
         f'<div style="display:grid;grid-template-columns:repeat(auto-fit,minmax(min({narrowest},100%),1fr));gap:.6em">'
         f"{''.join(parts)}</div>"

@@ -206,7 +206,11 @@ class Checkpoints:
 
 
 def random_states() -> dict[str, Any]:
-    """Return the states of this process's random generators (Python, NumPy, PyTorch, CUDA) as plain values and tensors."""
+    """Return the states of this process's random generators as plain values and tensors.
+
+    They are those of Python, NumPy and PyTorch, and of the one NVIDIA card on which this process computes. The run may be
+    resumed where there are fewer cards, or none.
+    """
     import numpy as np
     import torch
 
@@ -216,7 +220,7 @@ def random_states() -> dict[str, Any]:
         "python": repr(random.getstate()),
         "numpy": [numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
 
 
@@ -232,4 +236,4 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *position))
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+        torch.cuda.set_rng_state(states["cuda"][0])  # older checkpoints have the states of all cards, this process's first

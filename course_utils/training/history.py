@@ -29,6 +29,8 @@ class History:
         validation_losses: loss of the whole validation set at each of these steps; each token (or pair) has the same weight.
         metrics: other quantities that the objective measures on training batches: name → [(step, value), ...].
         validation_metrics: the same quantities on the validation set.
+        skipped_steps: steps whose gradient was not finite in float16, so that the weights stayed as they were; the loss
+            scaling then tries a smaller scale. A few at the beginning are normal.
         best_step: with early stopping, the step whose weights the model has at the end; otherwise None.
         notes: sentences about the run: that it was resumed, or that checkpoints were damaged or could not be written.
         tokens: number of tokens processed, without padding; a prompt that several completions share is counted once.
@@ -48,6 +50,7 @@ class History:
     validation_losses: list[float] = field(default_factory=list)
     metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     validation_metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    skipped_steps: list[int] = field(default_factory=list)
     best_step: int | None = None
     notes: list[str] = field(default_factory=list)
     tokens: int = 0

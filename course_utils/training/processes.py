@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
 
 from course_utils.errors import CourseError
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
     from course_utils.models import Model
@@ -34,6 +36,35 @@ def accelerator_for(model: Model) -> Accelerator:
     if other_device or (AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision):
         AcceleratorState._reset_state(reset_partial_state=other_device)
     return Accelerator(mixed_precision=precision, cpu=on_cpu)
+
+
+@contextmanager
+def forward_restored(model: Model) -> Iterator[None]:
+    """Give the model its own `forward` back at the end of the block.
+
+    For mixed precision, Accelerate replaces it by one that computes under autocast and returns float32. Left in place, it
+    would change what the model computes after training.
+    """
+    names = ("forward", "_original_forward", "_is_accelerate_prepared")  # with the last, Accelerate would not wrap it again
+    before = {name: vars(model)[name] for name in names if name in vars(model)}
+    try:
+        yield
+    finally:
+        for name in names:
+            vars(model).pop(name, None)
+        vars(model).update(before)
+
+
+def to_floats(values: Mapping[str, torch.Tensor | float]) -> dict[str, float]:
+    """Return scalars as Python's numbers; those on a device in one copy, as each copy waits until the device is done."""
+    import torch
+
+    names = [name for name, value in values.items() if isinstance(value, torch.Tensor)]
+    if not names:
+        return {name: float(value) for name, value in values.items()}
+    tensors = [cast("torch.Tensor", values[name]).detach() for name in names]
+    copied = torch.stack(tensors).tolist()
+    return {**{name: float(value) for name, value in values.items() if name not in names}, **dict(zip(names, copied))}
 
 
 def sum_over_processes(accelerator: Accelerator, values: Mapping[str, float]) -> dict[str, float]:

@@ -33,7 +33,8 @@ class Settings:
             may be a mounted drive. None for no checkpoints.
         checkpoint_every: steps between checkpoints; None for once per epoch.
         micro_batch_tokens: maximum number of tokens (padding included) that go through the model at once; a larger batch is
-            cut into micro-batches, with the same gradient. None for a default that suits the device.
+            cut into micro-batches, with the same gradient. None for what suits the device: on a GPU the most that the
+            predicted memory leaves room for.
         bucket: 1 for random batches; N to cut batches from groups of N batches that are sorted by length, for less padding.
             This changes what is learned: batches of similar examples gave a loss 1 to 2 % higher after 12 steps. On a CPU
             it gains little, since a batch is sorted and cut into micro-batches anyway.

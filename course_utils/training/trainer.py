@@ -19,9 +19,9 @@ from course_utils.training.checkpoints import Checkpoints, State
 from course_utils.training.early_stopping import EarlyStopping
 from course_utils.training.footprint import Footprint, prefault
 from course_utils.training.history import History
-from course_utils.training.micro_batches import MicroBatches
+from course_utils.training.micro_batches import UNPREDICTED_TOKENS, MicroBatches
 from course_utils.training.objectives import SFT, Objective, OnlineObjective
-from course_utils.training.processes import accelerator_for, sum_over_processes
+from course_utils.training.processes import accelerator_for, forward_restored, sum_over_processes, to_floats
 from course_utils.training.progress import Progress
 from course_utils.training.reference import reference_log_probabilities, with_reference
 from course_utils.training.resume import Resume, run_identity
@@ -69,8 +69,8 @@ def fit(
         History with training and validation losses, and the objective's other metrics.
 
     Raises:
-        CourseError: empty data, a broken example (named by its position), nothing to train, a loss that is NaN, too little
-            memory, or checkpoints of another run in the folder.
+        CourseError: empty data, a broken example (named by its position), nothing to train, a loss that is NaN, gradients
+            that were never finite in float16, too little memory, or checkpoints of another run in the folder.
     """
     quantization.guard(model)
     objective = objective or SFT()
@@ -78,8 +78,9 @@ def fit(
     trainer = None
     objective.attach(model)
     try:
-        trainer = Trainer(model, tokenizer, objective, settings or Settings(), on_step)
-        return trainer.train(train, validation)
+        with forward_restored(model):
+            trainer = Trainer(model, tokenizer, objective, settings or Settings(), on_step)
+            return trainer.train(train, validation)
     except (RuntimeError, MemoryError) as error:
         if trainer is None or not _is_out_of_memory(error):
             raise
@@ -160,7 +161,7 @@ class Trainer:
         total = settings.max_steps or max(1, round(settings.epochs * per_epoch))
         checkpoints, state = self._checkpoints([*examples, *validation_examples])
         self._watch_validation(checkpoints)
-        self.history.memory = self._footprint(examples, math.ceil(total / per_epoch))
+        self.history.memory = self._plan_memory(examples, math.ceil(total / per_epoch), state)
         prefault(self.model)
         with Progress(total, self.history, show=self.accelerator.is_main_process) as progress:
             with memory.track("training") as report, fused(self.wrapped, settings.fused):
@@ -172,6 +173,7 @@ class Trainer:
                 )
             if self.step > first_step:
                 self.history.memory = self.history.memory.with_measurement(report)
+        self._report_skipped_steps()
         if checkpoints:
             self.history.notes += checkpoints.notes
         if self.early_stopping:
@@ -219,12 +221,22 @@ class Trainer:
             written = checkpoints if self.accelerator.is_main_process else None
             self.early_stopping = EarlyStopping(patience, self.trainable, self.history, written)
 
-    def _footprint(self, examples: list[Encoded], epochs: int) -> Footprint:
-        """Memory that the run will add; the largest micro-batch is searched for in the first three epochs."""
+    def _plan_memory(self, examples: list[Encoded], epochs: int, state: State | None) -> Footprint:
+        """Choose how many tokens go through the model at once, and predict the memory that the run will add.
+
+        The largest micro-batch is searched for in the first three epochs.
+        """
+        free = memory.free_bytes(self.model.device)
         if self.objective.is_online:
+            if free is not None and self.settings.micro_batch_tokens is None:
+                self.micro_batches.max_tokens = min(self.micro_batches.max_tokens, UNPREDICTED_TOKENS)
             where = "GPU" if self.model.device.type == "cuda" else "process"
             return Footprint(None, "how long the answers get is not known yet", where=where)
-        return self.micro_batches.footprint(self.sampler.first_epochs(examples, min(epochs, 3)))
+        steps = self.sampler.first_epochs(examples, min(epochs, 3))
+        prediction = self.micro_batches.fit_into(free, steps, state.values.get("micro_batch_tokens") if state else None)
+        if free is not None and (prediction.predicted or 0) > free:
+            self.history.note(f"this will hardly fit into the {free / 1e9:.1f} GB that are free: {prediction}")
+        return prediction
 
     def _with_reference(
         self, examples: list[Encoded], held_out: list[Encoded], state: State | None
@@ -290,14 +302,18 @@ class Trainer:
                 f"the loss is {loss} at step {self.step}: the learning rate {self.settings.learning_rate:g} is too high, or "
                 "the weights are in float16 where they should not be (on a CPU, or trainable in float16)"
             )
-        norm = self.accelerator.clip_grad_norm_(self.trainable.values(), self.settings.max_grad_norm)
+        norm = float(self.accelerator.clip_grad_norm_(self.trainable.values(), self.settings.max_grad_norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         history = self.history
+        # In float16 the optimiser has then left the weights alone. Accelerate's own flag misses it: it sees that a fused
+        # optimiser was called, and not that the optimiser did nothing.
+        if self.accelerator.scaler is not None and not math.isfinite(norm):
+            history.skipped_steps.append(self.step)
         history.seconds += time.perf_counter() - started
         history.steps.append(self.step)
         history.losses.append(loss)
-        history.grad_norms.append(float(norm))
+        history.grad_norms.append(norm)
         history.learning_rates.append(learning_rate)
         history.add_metrics(self.step, sums)
         own_counts = {"tokens": sum(map(len, batch.examples)), "scored": sum(e.learned for e in batch.examples)}
@@ -339,8 +355,27 @@ class Trainer:
                     sums[name] = sums.get(name, 0.0) + batch.weight * value
         return {**batch.normalizers, **self._sum(sums)}
 
-    def _sum(self, values: dict[str, Any]) -> dict[str, float]:
-        return sum_over_processes(self.accelerator, {name: float(value) for name, value in values.items()})
+    def _sum(self, values: Mapping[str, torch.Tensor | float]) -> dict[str, float]:
+        return sum_over_processes(self.accelerator, to_floats(values))
+
+    def _report_skipped_steps(self) -> None:
+        """Say how many steps changed nothing because their gradient overflowed float16.
+
+        Raises:
+            Diverged: it was all of them.
+        """
+        skipped, steps = len(self.history.skipped_steps), len(self.history.steps)
+        if not skipped:
+            return
+        if skipped == steps:
+            raise Diverged(
+                f"none of the {steps} steps changed the model: the gradient was never finite in float16, at any scale that "
+                "was tried. Train for more steps, or load the model in bfloat16 or float32"
+            )
+        self.history.note(
+            f"{skipped} of {steps} steps were skipped because their gradient was not finite in float16; the weights stayed "
+            "as they were. A few at the beginning are normal: the loss scaling looks for its scale"
+        )
 
     # -- validation and checkpoints -----------------------------------------------------------------------------------
 
@@ -368,20 +403,29 @@ class Trainer:
         batch = StepBatch(own_examples, weight, self.objective.normalizers(held_out))
         cut = self.micro_batches.cut(own_examples)
         totals = self._totals(self.model, cut, batch)
-        sums: dict[str, float] = {"loss": 0.0}
+        parts: list[dict[str, torch.Tensor]] = []
         with torch.no_grad():
             for examples in cut:
                 tensors = self.micro_batches.collate(examples)
                 loss, metrics = self.objective.loss(self.model, tensors, totals)
-                for name, value in {"loss": loss, **metrics}.items():
-                    sums[name] = sums.get(name, 0.0) + weight * float(value)
+                parts.append({"loss": loss, **metrics})
+        values = to_floats({f"{number} {name}": value for number, part in enumerate(parts) for name, value in part.items()})
+        sums: dict[str, float] = {"loss": 0.0}
+        for key, value in values.items():
+            name = key.partition(" ")[2]
+            sums[name] = sums.get(name, 0.0) + weight * value
         return self._sum(sums)
 
     def _checkpoint_values(self, examples: Sequence[Encoded], stopped: bool) -> dict[str, Any]:
         """Plain values that a checkpoint holds besides weights and history."""
         reference = [e.reference_log_probabilities for e in examples] if self.objective.needs_reference else None
         best_step = self.early_stopping.best_step if self.early_stopping else None
-        return {"best_step": best_step, "reference": reference, "stopped": stopped}
+        return {
+            "best_step": best_step,
+            "reference": reference,
+            "stopped": stopped,
+            "micro_batch_tokens": self.micro_batches.max_tokens,
+        }
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -667,7 +667,8 @@ lesson_01.published()
 # one of them sells fine-tuning.
 #
 # Do you have a large model of your own? Set `COURSE_FRONTIER` to its name, `OPENAI_API_KEY` and, if it is not OpenAI's,
-# `OPENAI_BASE_URL`, before you start the notebook. Then the next cell sends it forty requests with invented content.
+# `OPENAI_BASE_URL`, before you start the notebook. On Colab, give the names and values as *secrets* instead (the key symbol on
+# the left), and let this notebook read them. Then the next cell sends your model forty requests with invented content.
 
 # %% tags=["frontier"]
 lesson_01.frontier(catalogue)

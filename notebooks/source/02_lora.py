@@ -321,6 +321,26 @@ show.answers(
 # For this we use the course's own loop, `training.fit`. It takes the same examples and computes the same loss. On a CPU it is
 # faster than `SFTTrainer` (three times on the machine of the record of 2026-11-25, less on others), so that you can train
 # more in the time you have. At work, take `SFTTrainer`.
+#
+# <details><summary><b>On Colab: a run that survives "Runtime disconnected"</b></summary>
+#
+# A free runtime can end at any moment, and its disk with it. Keep {{term:checkpoint|checkpoints}} on your Drive, and after a
+# disconnect run the same cells again: training goes on from the newest one.
+#
+# ```python
+# from google.colab import drive
+# from transformers.trainer_utils import get_last_checkpoint
+#
+# drive.mount("/content/drive")                    # Colab asks you for permission
+# place = "/content/drive/MyDrive/tickets"
+#
+# training.Settings(..., checkpoint_folder=place, checkpoint_every=10)     # either the course's loop
+#
+# SFTConfig(output_dir=place, save_strategy="steps", save_steps=10, ...)   # or TRL's trainer
+# trainer.train(resume_from_checkpoint=get_last_checkpoint(place))
+# ```
+#
+# </details>
 
 # %%
 more = task.train[plan.examples :][: plan.more_examples]
@@ -766,11 +786,14 @@ print(file.read_text().splitlines()[0])
 from peft import PeftModel
 
 tuned.save_pretrained("tickets-adapter")
+tuned.cpu()                                                # on a GPU: room for 32 bits
 fresh, _ = models.load(dtype=torch.float32)
 merged = PeftModel.from_pretrained(fresh, "tickets-adapter").merge_and_unload()
 merged.save_pretrained("tickets-merged")
 tokenizer.save_pretrained("tickets-merged")
 fresh = merged = None                                      # it is on the disk now
+memory.release()
+tuned.to(device.kind)
 show.folder_sizes("tickets-adapter", "tickets-merged")
 
 # %% [markdown]
@@ -780,7 +803,7 @@ show.folder_sizes("tickets-adapter", "tickets-merged")
 # %%
 from transformers import pipeline
 
-ask = pipeline("text-generation", model="tickets-merged")
+ask = pipeline("text-generation", model="tickets-merged", dtype=device.torch_dtype())
 message, right = task.prompts()[2], task.references()[2]
 reply = ask(message, max_new_tokens=plan.answer_tokens, do_sample=False)
 reply = reply[0]["generated_text"][-1]["content"]

@@ -275,7 +275,7 @@ matrix = dense.model.layers[10].mlp.down_proj.weight.detach().float().cpu()
 blocks = matrix.reshape(-1, 64)
 nf4 = lesson.nf4_table()
 charts.code_books(
-    (blocks / blocks.abs().amax(1, keepdim=True)).flatten().tolist(),
+    (blocks / blocks.abs().amax(1, keepdim=True))[:20_000].flatten().tolist(),
     {"NF4": nf4.tolist(), "even": [i / 7 for i in range(-7, 8)]},
     "Many small weights, few large ones: NF4 has its values where they are",
     "weight, divided by the largest among 64 neighbours",

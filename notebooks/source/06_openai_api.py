@@ -72,7 +72,8 @@ print("the model that can be trained here:", BASE)
 
 # %% [markdown]
 # To go to OpenAI instead, write `client = OpenAI()`, keep your key in `OPENAI_API_KEY`, and name a model that is trained
-# there in `BASE`. The calls below stay, and only the cells with `server` in them are about this service alone. But OpenAI has taken no
+# there in `BASE`. (On Colab, keep the key under that name in the *secrets*, behind the key symbol on the left, and write
+# `OpenAI(api_key=hardware.secret("OPENAI_API_KEY"))` after `from course_utils import hardware`.) The calls below stay, and only the cells with `server` in them are about this service alone. But OpenAI has taken no
 # new customers for training since May 2026 (section 9), so you will more likely meet a host of open models. Where some settings go,
 # and what their numbers mean, differs from host to host; section 10 lists it for four of them.
 #
@@ -601,10 +602,23 @@ lesson_06.pair_curve(pair_events, "The loss of a DPO job starts at ln 2")
 lesson_06.preferences()
 
 # %% [markdown]
-# PREFERENCES
+# After each of the first three jobs the model is ruined. The last column but one says how. "none" is the right escalation for most
+# messages, and after the first job the model hardly says it any more: its sixty pairs all punish one and the same record, "question" and
+# "none", and never to say these words again is the cheapest way to obey. For the second job the tuned model answered 240 new messages, and
+# its mistakes became pairs; for the third, "none" was preferred as often as rejected. They do almost the same damage. The loss reports
+# on the pairs; only answers report on the model.
+#
+# Who is to blame, the pairs or the training? Look at the last two rows: the same pairs, with a `learning_rate_multiplier` of 0.1. The model
+# is nearly what it was before. So it was the size of the steps. Our service had chosen it ("auto"), and it serves well where replies are
+# long; here the whole push goes into a handful of tokens. But look again: the small steps did no harm, and no good.
+#
+# What to learn from it:
+#
+# - A default can ruin a good model. Begin with a tenth of it, or with a larger `beta`, which ties the model closer to its start, and compare
+#   *answers* with those of the model before. Keep that model.
+# - Look at what all your pairs have in common. The model will.
 # - **Where the right answer is known, as here, write it into a row and train on it.** Preferences are for what people can judge and
 #   cannot write. Lesson 04 has a case in which they pay.
-# - Keep the model from before, and compare answers, not curves.
 #
 # **Your turn.** A colleague's pair maker has bugs. Some make the job fail at once; the others are worse.
 
@@ -903,7 +917,8 @@ show.folded("In what the calls differ, host by host", lesson_06.differences_tabl
 # | reading `processed` as "valid" | a failed job an hour later (section 5) |
 # | another system message than in training | answers as from the untuned model, now and then (section 1; lesson 02 tries it) |
 # | comparing a DPO loss with a supervised one | a gap that means nothing: the units differ (section 6) |
-# | pairs that all punish one word | the model never says it again (section 6) |
+# | steps of preferences that are too large | answers ruined, under a loss that looks fine (section 6) |
+# | pairs that all punish one word | the model hardly says it again (section 6) |
 # | a reward for the form | one constant, valid record (lesson 04) |
 # | "no instructions, so it is cheaper" | often a higher bill, always a higher one by the hour with few requests (section 8) |
 # | a model without its files at home | nothing to move when the date comes (section 9) |

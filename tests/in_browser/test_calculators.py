@@ -216,7 +216,7 @@ def test_the_page_stands_with_the_answers_of_the_build_and_names_no_other_host(p
     for id, calculator in CALCULATORS.items():
         assert calculate(id, calculator.defaults)["details"] in text
     own = [text, *(file.read_text(encoding="utf-8") for file in page.parent.rglob("course.*") if file.suffix != ".zip")]
-    own.append((page.parent / calculators.STATIC / "worker.mjs").read_text(encoding="utf-8"))
+    own.append((page.parent / calculators.static() / "worker.mjs").read_text(encoding="utf-8"))
     assert len(own) == 4
     assert re.findall(r"""(?:src|href)=["']?(?:https?:)?//|fetch\(["']http|@import|url\(""", "\n".join(own)) == []
 

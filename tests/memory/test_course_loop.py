@@ -112,3 +112,21 @@ def test_a_table_that_is_made_in_pieces():
     settings = config("llama", vocab_size=65536, num_hidden_layers=1)
     predicted, real = both(settings, plan("lora", "bf16", attention.NAME), answers(4, 320, 200))
     assert predicted == pytest.approx(real, rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_the_table_at_the_loss_is_what_torch_makes_of_it_on_a_card(precision):
+    """Traced on a card's tensors without values: only of float16 does CUDA's softmax read 16 bits and write 32."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    sizes = shape("SmolLM2-135M")
+    rows, dtype = 64, {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    tracker = tracing.Tracker(sizes.vocabulary)
+    with FakeTensorMode():
+        with tracker.mode():
+            logits = torch.empty(rows, sizes.vocabulary, dtype=dtype, device="cuda")
+            table = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+    assert table.device.type == "cuda"
+    plan = memory.StepPlan("lora", loop="course", precision=precision, device="cuda")
+    assert formula.head_bytes(sizes, plan, rows) == tracker.peak

@@ -163,18 +163,24 @@ SENTENCES = {
     "from about thirty million on if it replaces instructions alone": lambda: (
         28e6 < pays_for_the_hour("instructions") < 33e6
     ),
-    "All sixty pairs punish one and the same record": lambda: len(
+    "its sixty pairs all punish one and the same record": lambda: len(
         {row["non_preferred_output"][0]["content"] for row in lesson_06.pairs(task().train, 60)}
     ) == 1,
     "Five thousand rows of 500 tokens at the dearest of these prices would be 188 dollars": lambda: (
         round(5000 * 500 * 3 * max(price.training or 0 for price in costs.PRICES.values()) / 1e6) == 188
     ),
-    'the model does not write "none" a single time any more': lambda: none_said(lesson_06.ONE_RECORD) == 0,
-    "It does the least harm, and the model is still far worse than before": lambda: (
-        both_right(lesson_06.TUNED) - 0.2 > both_right(lesson_06.BOTH_WAYS) > both_right(lesson_06.OWN_MISTAKES)
-        > both_right(lesson_06.ONE_RECORD)
+    "After each of the first three jobs the model is ruined": lambda: both_right(lesson_06.TUNED) - 0.2 > max(
+        both_right(name) for name in (lesson_06.ONE_RECORD, lesson_06.OWN_MISTAKES, lesson_06.BOTH_WAYS)
     ),
-    'Most of this model\'s mistakes are a "none" too many': lambda: none_said(lesson_06.TUNED) > 75,
+    "after the first job the model hardly says it any more": lambda: none_said(lesson_06.ONE_RECORD) < 10,
+    "The model is nearly what it was before": lambda: all(
+        abs(both_right(lesson_06.with_small_steps(name)) - both_right(lesson_06.TUNED)) < 0.1
+        for name in lesson_06.TRIED_WITH_SMALL_STEPS
+    ),
+    "the small steps did no harm, and no good": lambda: all(
+        both_right(lesson_06.with_small_steps(name)) < both_right(lesson_06.TUNED) + 0.03
+        for name in lesson_06.TRIED_WITH_SMALL_STEPS
+    ),
     '"none" is the right escalation for most messages': lambda: (
         [record["escalation"] for record in task().references()].count("none") > len(task().test) / 2
     ),

@@ -140,7 +140,8 @@ def test_every_picture_has_an_alt_text(section):
     assert pictures >= 3
 
 
-def test_editions_and_their_metadata():
+def test_editions_and_their_metadata(monkeypatch):
+    monkeypatch.setattr(assets, "repository_url", lambda: "https://github.com/someone/finetuning-course")
     learner, instructor = builder.learner_edition("02", SOURCE), builder.instructor_edition("02", SOURCE)
     assert learner.metadata.course["source_sha256"] == instructor.metadata.course["source_sha256"]
     assert [cell.id for cell in learner.cells] == [cell.id for cell in instructor.cells]
@@ -215,6 +216,21 @@ def test_the_header_says_where_a_lesson_needs_more_than_binder_has_and_for_what(
     assert "Binder" not in times.timing("06_openai_api")
 
 
+def test_tiers_that_were_never_timed_take_one_line(monkeypatch):
+    run = {"date": "2026-11-28", "machine": "two cores", "seconds": 120, "peak_mb": 900, "peak_at": "", "peak_parts": {}}
+    monkeypatch.setattr(times, "load_times", lambda: {"02_lora": {"cpu": run, "t4": run}})
+    header = times.timing("02_lora")
+    assert "| T4 | 2.0 minutes | 0.9 GB | 2026-11-28, two cores |" in header
+    assert header.count("A100") == 1 and header.endswith("Not timed yet: A100.")
+
+
+def test_no_buttons_before_the_course_has_an_address(monkeypatch):
+    monkeypatch.setattr(assets, "repository_url", lambda: "https://github.com/OWNER/finetuning-course")
+    assert builder.badges("02_lora") == ""
+    monkeypatch.setattr(assets, "repository_url", lambda: "https://github.com/someone/finetuning-course")
+    assert builder.badges("02_lora").count("someone/finetuning-course/") == 2
+
+
 def test_a_failing_cell_stops_the_run_with_its_number(tmp_path):
     from course_utils.publishing.runner import run
 
@@ -245,6 +261,10 @@ def test_a_changed_text_keeps_the_outputs_and_a_changed_cell_does_not(tmp_path, 
     ]
     assert found.metadata.course.seconds == 99 and found.metadata.language_info.version == "3.99"
     assert not builder.refresh("02", SOURCE + "\n# %%\nprint('one more cell')\n")
+    monkeypatch.setattr(builder, "INSTALL", builder.INSTALL + "# another way to install\n")
+    assert builder.is_stale("02", changed) and builder.refresh("02", changed) and not builder.is_stale("02", changed)
+    assert "another way" in (tmp_path / "02_lora.ipynb").read_text()
+    assert "output 5" in (tmp_path / "02_lora.ipynb").read_text()
 
 
 def test_a_changed_exercise_is_executed_alone(tmp_path, monkeypatch):

@@ -24,3 +24,13 @@ def test_answers_of_different_lengths_fit_the_schema_and_stay_in_order():
     for answer in answers:
         jsonschema.validate(json.loads(answer), SCHEMA)
     assert answers == [generate_in_schema(model, tokenizer, [one], SCHEMA, 24)[0] for one in asked]
+
+
+def test_what_a_models_configuration_recommends_changes_nothing(tiny):
+    from transformers import GenerationConfig
+
+    model, tokenizer = tiny
+    plain = generate_in_schema(model, tokenizer, ["Say red."], SCHEMA, 40)
+    kept = model.generation_config.to_diff_dict()
+    model.generation_config = GenerationConfig(**kept, repetition_penalty=9.0, no_repeat_ngram_size=1)
+    assert generate_in_schema(model, tokenizer, ["Say red."], SCHEMA, 40) == plain

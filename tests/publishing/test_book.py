@@ -20,6 +20,7 @@ from course_utils.errors import CourseError
 from course_utils.exercises.quizzes import QUIZZES
 from course_utils.in_browser.calculators import CALCULATORS, calculate
 from course_utils.publishing import book as publishing_book
+from course_utils.publishing import calculators
 from course_utils.publishing.book import (
     build_book,
     building,
@@ -28,6 +29,7 @@ from course_utils.publishing.book import (
     html_pages,
     lesson_pages,
     outputs,
+    printing,
     sources,
     twins,
 )
@@ -118,6 +120,33 @@ def test_a_lessons_page_has_all_of_the_lesson_and_nothing_that_needs_a_kernel(le
     assert len([cell for cell in page if cell["cell_type"] == "code"]) == len(code) - len(exercises)
 
 
+def test_a_page_begins_with_the_lesson_and_its_pictures_stand_without_their_calls():
+    """A notebook needs its imports first; somebody who reads does not, nor the name of the function that draws."""
+    drawings = 0
+    for lesson in lessons.LESSONS.values():
+        page = json.loads(lesson_pages.lesson_page(stored(lesson.name)[0], lesson, {}))["cells"]
+        code = [("".join(cell["source"]), cell["metadata"]["tags"]) for cell in page if cell["cell_type"] == "code"]
+        assert "import" in code[0][0] and "hide-input" in code[0][1], lesson.number
+        for source, tags in code:
+            assert ("remove-input" in tags) == bool(re.fullmatch(r"drawings\.\w+\([^()]*\)", source)), source
+            drawings += "remove-input" in tags
+        assert "not recorded yet |" not in lesson_pages.page_text(stored_times(lesson.name))
+    assert drawings >= 6
+
+
+def stored_times(name):
+    """The cell with the table of recorded times, which names machines on which nobody has run the lesson yet."""
+    (text,) = [text for text in lesson_pages.markdown_of(stored(name)[0]) if "| Run all on |" in text]
+    assert "| CPU, two cores |" in lesson_pages.page_text(text)
+    return text
+
+
+def test_a_machine_without_a_time_is_left_out():
+    table = "| Run all on | time | peak memory | recorded |\n| --- | --- | --- | --- |\n"
+    cpu, after = "| CPU, two cores | 2.0 minutes | 1.0 GB | today |\n", "\nBinder promises 1 GB."
+    assert lesson_pages.page_text(f"{table}{cpu}| T4 | not recorded yet | | |\n{after}") == f"{table}{cpu}{after}"
+
+
 def outs(cells):
     return [output for cell in cells for output in cell.get("outputs", [])]
 
@@ -180,6 +209,22 @@ def test_tables_name_their_cells_their_regions_and_their_empty_headers():
     assert re.findall(r'aria-label="([^"]*)"', html) == ["Prices, source", "Prices, source (2)"]
     assert '<span class="visually-hidden">row</span>' in html
     assert re.search(r"<p>Prices, <a [^>]*>source</a></p><table", html) and "<caption" not in html
+
+
+@built
+def test_a_list_of_values_stays_a_table_on_a_phone():
+    row = "<tr><th scope='row'>{}</th><td>{}</td></tr>"
+    html = lambda *rows: html_pages.finished(f"<table>{''.join(row.format(*cells) for cells in rows)}</table>", {})
+    assert "book-pairs" in html(("what", "bytes"), ("its gradient", "4"))
+    assert "book-pairs" not in html(("what", "why"), ("its gradient", "because each weight needs one of its own"))
+    assert "book-pairs" not in html_pages.finished("<table><tr><th>a</th><th>b</th><th>c</th></tr></table>", {})
+
+
+@built
+def test_a_sign_after_a_formula_stays_in_its_line():
+    x, y = "<math><mi>x</mi></math>", '<math display="block"><mi>y</mi></math>'
+    html = html_pages.finished(f"<p>a {x}. Then {x} and {y}.</p>", {})
+    assert html == f'<p>a <span class="book-together">{x}.</span> Then {x} and {y}.</p>'
 
 
 @built
@@ -288,6 +333,7 @@ def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
         "warnings": [],
         "live": True,
         "languages": ["en"],
+        "pdfs": [],
     }
     warnings = ("a.md: wrong",)
     assert cli.main(["book", "--out", str(tmp_path)]) == 1
@@ -296,6 +342,53 @@ def test_the_command_says_what_it_built(tmp_path, monkeypatch, capsys):
     assert sum("without live Python" in line for line in said) == 1
     assert cli.main(["book", "--out", str(tmp_path), "--no-live", "--language", "en", "--language", "es"]) == 1
     assert asked == [True, None, False] and spoken == [["en"], ["en"], ["en", "es"]]
+    (tmp_path / "02.pdf").write_bytes(b"x" * 2_000_000)
+    monkeypatch.setattr(publishing_book, "print_lessons", lambda folder, out: [out / "02.pdf"])
+    capsys.readouterr()
+    assert cli.main(["book", "--out", str(tmp_path), "--pdf", str(tmp_path)]) == 1
+    assert f"1 lessons as PDFs, 2.0 MB, in {tmp_path}" in capsys.readouterr().out
+
+
+class TestPrinting:
+    @pytest.fixture
+    def book_of_one(self, tmp_path, monkeypatch):
+        """A folder with the page of one lesson, as far as printing looks at it."""
+        monkeypatch.setattr(lessons, "NAMES", (lessons.NAMES[1],))
+        page = tmp_path / "book" / LESSON_PAGES[1]
+        page.parent.mkdir(parents=True)
+        page.write_text('<img src="a.png" loading="lazy" alt="a">')
+        return tmp_path / "book"
+
+    def browser(self, tmp_path, monkeypatch, script):
+        program = tmp_path / "chromium"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(printing.shutil, "which", lambda name: str(program) if name == "chromium" else None)
+
+    def test_without_chromium_it_says_what_to_install(self, book_of_one, tmp_path, monkeypatch):
+        monkeypatch.setattr(printing.shutil, "which", lambda name: None)
+        with pytest.raises(CourseError, match="apt-get install chromium"):
+            printing.print_lessons(book_of_one, tmp_path / "pdf")
+
+    def test_a_browser_that_stops_leaves_the_earlier_file_and_no_draft(self, book_of_one, tmp_path, monkeypatch):
+        earlier = tmp_path / "pdf" / f"{lessons.NAMES[0]}.pdf"
+        earlier.parent.mkdir()
+        earlier.write_text("printed before")
+        self.browser(tmp_path, monkeypatch, "echo no display >&2; exit 7")
+        with pytest.raises(CourseError, match="02_lora.html: no display"):
+            printing.print_lessons(book_of_one, tmp_path / "pdf")
+        assert earlier.read_text() == "printed before" and list(earlier.parent.iterdir()) == [earlier]
+        assert [file.name for file in (book_of_one / "notebooks").iterdir()] == [Path(LESSON_PAGES[1]).name]
+
+    def test_every_picture_is_on_paper(self, book_of_one, tmp_path, monkeypatch):
+        """Nobody scrolls there, so a picture that loads when it comes into view would be missing."""
+        self.browser(
+            tmp_path,
+            monkeypatch,
+            'for last; do :; done; cp "${last#file://}" "$(echo "$@" | sed "s/.*--print-to-pdf=//; s/ .*//")"',
+        )
+        (printed,) = printing.print_lessons(book_of_one, tmp_path / "pdf")
+        assert printed.read_text() == '<img src="a.png" alt="a">' and printed.name == "02_lora.pdf"
 
 
 # -- the finished book ----------------------------------------------------------------------------------------------------
@@ -334,8 +427,9 @@ def test_without_python_the_answers_of_the_build_stand_and_nothing_that_computes
     text = (book[0].folder / "calculators.html").read_text(encoding="utf-8")
     for id, calculator in CALCULATORS.items():
         assert calculate(id, calculator.defaults)["summary"] in unescape(text)
-    assert "was built without Python for its pages" in text and "calculators/course.css" in text
-    assert [file.name for file in (book[0].folder / "_static" / "calculators").iterdir()] == ["course.css"]
+    assert "was built without Python for its pages" in text and f"{calculators.static()}/course.css" in text
+    assert [file.name for file in (book[0].folder / calculators.static()).iterdir()] == ["course.css"]
+    assert not list((book[0].folder / "_static").glob("pyodide*"))
     assert not [page for page in book[0].pages if "course.js" in (book[0].folder / page).read_text(encoding="utf-8")]
 
 
@@ -374,6 +468,42 @@ def test_no_page_loads_anything_from_another_host(book):
     for sheet in book[0].folder.rglob("*.css"):
         text = sheet.read_text(encoding="utf-8")
         assert not re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^)\"']+", text), sheet.name
+
+
+@built
+@pytest.mark.slow
+def test_what_a_page_loads_has_its_content_in_its_address(book):
+    """A browser that comes back with copies of an earlier book must not mix them with files of this one."""
+    seen = {}
+    for page in book[0].pages:
+        for address in Loaded((book[0].folder / page).read_text(encoding="utf-8")).loaded:
+            path, _, query = address.partition("?")
+            file = (book[0].folder / page).parent / path
+            if file.suffix == ".html" or address.startswith(("#", "data:")):
+                continue
+            named = file.parent.name == outputs.PICTURES or re.fullmatch(r"(v|digest)=\w{8,}", query)
+            assert named, f"{page} loads {address}"
+            seen.setdefault(file.resolve(), set()).add(query)
+    assert {"book.css", "book.js", "course.css", "searchindex.js", "searchtools.js", "icon.svg"} <= {
+        file.name for file in seen
+    }
+    assert all(len(queries) == 1 for queries in seen.values())
+
+
+@built
+def test_another_content_has_another_address(tmp_path):
+    addresses = set()
+    for content in ("one", "two", "one"):
+        (tmp_path / "index.html").write_text(
+            '<script defer src="a/b.js"></script><a href="a/b.js">b</a><img src="gone.png">'
+        )
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / "b.js").write_text(content)
+        building._name_by_content(tmp_path)
+        text = (tmp_path / "index.html").read_text()
+        addresses.add(re.search(r'script defer src="a/b\.js\?v=(\w{8})"', text)[1])
+        assert '<a href="a/b.js">' in text and '"gone.png"' in text
+    assert len(addresses) == 2
 
 
 @built
@@ -417,6 +547,25 @@ def visitor(browser, address):
     someone.context.close()
 
 
+# Words of letters and digits whose parts are on two lines; heads of tables that a phone only reads out are no lines.
+BROKEN_WORDS = """() => {
+    document.querySelectorAll('details').forEach(details => details.open = true);
+    const found = [], range = document.createRange();
+    const walk = document.createTreeWalker(document.querySelector('.bd-article') ?? document.body, NodeFilter.SHOW_TEXT);
+    while (walk.nextNode()) {
+        const text = walk.currentNode, parent = text.parentElement;
+        if (!parent.checkVisibility() || parent.closest('thead, math, .visually-hidden, svg, textarea, option')) continue;
+        for (const word of text.data.matchAll(/[\\p{L}\\p{N}]{2,}/gu)) {
+            range.setStart(text, word.index);
+            range.setEnd(text, word.index + word[0].length);
+            const lines = new Set([...range.getClientRects()].filter(box => box.width).map(box => Math.round(box.top)));
+            if (lines.size > 1) found.push(`${word[0]} in ${parent.textContent.slice(0, 60)}`);
+        }
+    }
+    return found;
+}"""
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 class TestEveryPage:
     pytestmark = browsed
@@ -434,6 +583,13 @@ class TestEveryPage:
             assert broken == [], name
         someone.context.close()
         assert someone.wrong == [] and wide == []
+
+    def test_breaks_no_word_that_fits_on_a_line(self, browser, address, book, width):
+        someone, broken = Visitor(browser, address, width), []
+        for name in book[0].pages:
+            broken += [f"{name}: {word}" for word in someone.go(name).evaluate(BROKEN_WORDS)]
+        someone.context.close()
+        assert broken == []
 
     @needs_axe
     @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -551,6 +707,20 @@ class TestALesson:
         page.locator(".book-reveal summary").first.click()
         assert page.locator(".book-reveal").first.get_by_text("Measured").is_visible()
         context.close()
+
+
+class TestOnPaper:
+    pytestmark = browsed
+
+    def test_a_lesson_is_whole(self, book, tmp_path, monkeypatch):
+        monkeypatch.setattr(lessons, "NAMES", (lessons.NAMES[1],))
+        (file,) = printing.print_lessons(book[0].folder, tmp_path)
+        data = file.read_bytes()
+        assert data.startswith(b"%PDF") and len(re.findall(rb"/Type /Page\b", data)) > 20
+        pictures = set(
+            re.findall(r'src="\.\./_figures/([^"]+)"', (book[0].folder / LESSON_PAGES[1]).read_text(encoding="utf-8"))
+        )
+        assert len(re.findall(rb"/Subtype /Image\b", data)) >= len(pictures) > 5
 
 
 class TestFromAFile:

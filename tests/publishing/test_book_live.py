@@ -1,10 +1,12 @@
 """The book with Python for its pages: calculators where notebooks have widgets, exercises that are solved in place."""
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
+import zipfile
 from html import unescape
 
 import pytest
@@ -14,6 +16,7 @@ from visiting import Visitor, built, in_a_browser, needs_axe, served, violations
 from course_utils import lessons
 from course_utils.errors import CourseError
 from course_utils.exercises import EXERCISES
+from course_utils.exercises.quizzes import QUIZZES
 from course_utils.in_browser import answers
 from course_utils.in_browser.calculators import CALCULATORS, calculate
 from course_utils.publishing import calculators, page_exercises, pyodide
@@ -23,7 +26,7 @@ MEGABYTES = 30
 LESSONS = list(lessons.LESSONS.values())
 COSTS = {"instructions": 284, "message": 48, "passages": 95, "completion": 25}  # lesson 01's own, in its table of systems
 ON_LESSONS = [("01", "decision", {}), ("01", "costs", COSTS), ("03", "memory", {})]
-STATIC = calculators.STATIC
+STATIC = calculators.static()
 PATIENCE = 120  # seconds; a machine that builds notebooks at the same time starts Python in ten
 
 # Files that npm would bring; a test that has none of them says so.
@@ -197,6 +200,17 @@ def test_a_package_that_is_named_and_is_not_there_is_said(tmp_path, offline, mon
         build_book(tmp_path / "book")
 
 
+@pytest.mark.parametrize("name", [*calculators.OWN_FILES, "course.zip"])
+def test_a_changed_file_changes_the_address_of_all(name, monkeypatch):
+    before = calculators.static()
+    own, packed = calculators._own, calculators.archive()
+    monkeypatch.setattr(calculators, "_own", lambda asked: own(asked) + b" " * (asked == name))
+    monkeypatch.setattr(calculators, "archive", lambda: packed + b" " * (name == "course.zip"))
+    assert calculators.static() != before
+    monkeypatch.undo()
+    assert calculators.static() == before
+
+
 # -- the finished book ----------------------------------------------------------------------------------------------------
 
 
@@ -220,7 +234,8 @@ class TestTheFinishedBook:
 
     def test_it_has_what_its_pages_load_and_no_warning(self, book):
         assert book.live and book.warnings == () and book.bytes < MEGABYTES * 1e6
-        for name in (*calculators.OWN_FILES, "course.zip", *(f"pyodide/{name}" for name in (*pyodide.FILES, "NOTICE.txt"))):
+        runtime = (f"../{calculators.RUNTIME}/{name}" for name in (*pyodide.FILES, "NOTICE.txt"))
+        for name in (*calculators.OWN_FILES, "course.zip", *runtime):
             assert (book.folder / STATIC / name).stat().st_size > 0
 
     def test_only_pages_that_compute_load_the_script(self, book):
@@ -228,7 +243,7 @@ class TestTheFinishedBook:
             text = (book.folder / name).read_text(encoding="utf-8")
             computes = 'class="course-room' in text
             assert computes == (name == "calculators.html" or name.startswith("notebooks/")), name
-            loads = re.findall(r'(?:src|href)="(?:\.\./)*_static/calculators/course\.(js|css)\?v=\w+"', text)
+            loads = re.findall(rf'(?:src|href)="(?:\.\./)*{STATIC}/course\.(js|css)\?v=\w+"', text)
             assert sorted(loads) == (["css", "js"] if computes else []), name
 
     def test_the_answers_of_the_build_stand_on_the_page_of_calculators(self, book):
@@ -362,6 +377,152 @@ class TestInABrowser:
         assert "8.7 GB at the peak" in room(page, "calculator", "memory").locator(".course-summary").inner_text()
         assert page.locator(".course-room button:visible").count() == 0
         context.close()
+
+
+def archive_that_answers(summary):
+    """The course for a page's Python, as it would be after a change: each calculator says one thing."""
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(calculators.archive())) as packed, zipfile.ZipFile(changed, "w") as written:
+        for name in packed.namelist():
+            text = packed.read(name)
+            if name.endswith("in_browser/calculators.py"):
+                answer = f"{{**_was(**given), 'summary': {summary!r}}}"
+                text += f"\n_was = calculate\ndef calculate(**given):\n    return {answer}\n".encode()
+            written.writestr(name, text)
+    return changed.getvalue()
+
+
+class TestAReturningVisitor:
+    pytestmark = browsed
+
+    def test_never_runs_files_of_two_versions(self, browser, tmp_path, monkeypatch):
+        """The host lets browsers keep files for a year; the page's Python is the one that the page was built with."""
+        site, versions = tmp_path / "site", {name: archive_that_answers(name) for name in ("the first", "the second")}
+        asked = []
+        with served(site, keep="max-age=31536000, immutable") as address:
+            someone = Visitor(browser, address)
+            someone.page.on("request", lambda request: asked.append(request.url.removeprefix(f"{address}/")))
+            for name, archive in versions.items():
+                monkeypatch.setattr(calculators, "archive", lambda archive=archive: archive)
+                shutil.rmtree(site, ignore_errors=True)
+                calculators.write_page(site)
+                asked.clear()
+                there = room(someone.go("index.html"), "calculator", "memory")
+                there.get_by_label("Method").select_option('"lora"')
+                assert says(there, name) == name
+                folders = {path.rpartition("/")[0] for path in asked if path.startswith("_static/")}
+                assert folders == {calculators.static(), f"{calculators.STATIC}/{calculators.RUNTIME}"}
+            someone.context.close()
+        assert someone.wrong == []
+
+
+class Keyboard:
+    """Somebody with a keyboard and nothing else: goes from field to field, and has to see where they are."""
+
+    FOCUS = """() => {
+        const here = document.activeElement;
+        const seen = (one) => {
+            const style = getComputedStyle(one), box = one.getBoundingClientRect();
+            const marked = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0 || style.boxShadow !== 'none';
+            return marked && box.bottom > 0 && box.top < innerHeight && box.width > 0 && box.height > 0;
+        };
+        return {
+            room: here.closest('[data-calculator], [data-exercise], .book-quiz')?.outerHTML.slice(0, 90) ?? '',
+            tag: here.tagName, name: here.name ?? '', text: here.textContent.trim().slice(0, 60),
+            seen: [here, ...here.children].some(seen),
+            place: [...document.querySelectorAll('*')].indexOf(here), html: here.outerHTML.slice(0, 120),
+        };
+    }"""
+
+    def __init__(self, page):
+        self.page, self.last = page, -1
+
+    def go_to(self, what, at_most=500):
+        """Press Tab until the focus is where `what` says; each stop on the way is visible, and comes after the last one."""
+        for _ in range(at_most):
+            self.page.keyboard.press("Tab")
+            focus = self.page.evaluate(self.FOCUS)
+            if focus["tag"] == "BODY":
+                continue
+            for _ in range(100):  # the link that skips to the content slides in
+                if focus["seen"]:
+                    break
+                self.page.wait_for_timeout(20)
+                focus = self.page.evaluate(self.FOCUS)
+            else:
+                raise AssertionError(f"cannot be seen: {focus}")
+            assert focus["place"] > self.last, f"the focus goes back: {focus}"
+            self.last = focus["place"]
+            if what(focus):
+                return focus
+        raise AssertionError(f"not reached with {at_most} times Tab")
+
+    def press(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
+
+
+class TestByKeyboardAlone:
+    pytestmark = browsed
+
+    @pytest.mark.parametrize("width", [1280, 390])
+    def test_calculator_exercise_and_quiz_of_a_lesson_can_be_used(self, browser, address, width):
+        """From the top of lesson 03 to its end with Tab, arrows, Enter and Escape: no mouse, no focus set by a script."""
+        someone = Visitor(browser, address, width)
+        page = someone.go(page_of("03"))
+        keyboard = Keyboard(page)
+        in_order = ["memory", "qlora-2", "quiz"]
+        places = page.evaluate("""() => [...document.querySelectorAll('*')].flatMap((one, place) =>
+            one.matches('[data-calculator=memory]') ? [[place, 'memory']] :
+            one.matches('[data-exercise=qlora-2]') ? [[place, 'qlora-2']] :
+            one.matches('.book-quiz') ? [[place, 'quiz']] : [])""")
+        steps = {"memory": self.calculate, "qlora-2": self.solve, "quiz": self.answer}
+        done = [name for _, name in sorted(places)]
+        assert sorted(done) == sorted(in_order)
+        for name in done:
+            steps[name](page, keyboard)
+        someone.context.close()
+        assert someone.wrong == []
+
+    def calculate(self, page, keyboard):
+        field = keyboard.go_to(lambda focus: "data-calculator" in focus["room"])
+        assert (field["tag"], field["name"]) == ("SELECT", "model")
+        keyboard.go_to(lambda focus: focus["name"] == "method", 1)
+        there = room(page, "calculator", "memory")
+        before = there.get_by_label("Method").input_value()
+        keyboard.press("ArrowUp")
+        after = there.get_by_label("Method").input_value()
+        assert after != before
+        choices = CALCULATORS["memory"].defaults
+        says(there, calculate("memory", choices | {"method": json.loads(after)})["summary"])
+        keyboard.go_to(lambda focus: focus["text"] == "Back to the start", 10)
+        keyboard.press("Enter")
+        says(there, calculate("memory", choices)["summary"])
+
+    def solve(self, page, keyboard):
+        keyboard.go_to(lambda focus: focus["tag"] == "TEXTAREA" and "qlora-2" in focus["room"])
+        for source, verdict, key in ((mistake("qlora-2"), "(not yet)", "Tab"), (solution("qlora-2"), "(passed)", "Escape")):
+            keyboard.press("ControlOrMeta+a")
+            page.keyboard.insert_text(source)  # as if pasted
+            keyboard.press(key)
+            assert page.evaluate("document.activeElement.textContent") == "Check"
+            keyboard.press("Enter")
+            there = room(page, "exercise", "qlora-2")
+            says(there, verdict)
+            wait_until(lambda: page.evaluate("document.activeElement.textContent") == "Check", PATIENCE)
+            if verdict == "(not yet)":
+                keyboard.press("Shift+Tab")
+                assert page.evaluate("document.activeElement.tagName") == "TEXTAREA"
+
+    def answer(self, page, keyboard):
+        questions, right = QUIZZES["03"], 0
+        for _ in range(sum(len(question.choices) for question in questions)):
+            choice = keyboard.go_to(lambda focus: "book-quiz" in focus["room"] and focus["tag"] == "SUMMARY")
+            keyboard.press("Enter")
+            reason = page.evaluate("document.activeElement.nextElementSibling?.checkVisibility()")
+            assert reason, choice
+            right += page.evaluate("document.activeElement.parentElement.className === 'book-right'")
+        assert right == len(questions)
 
 
 @soaked

@@ -323,7 +323,8 @@ def test_a_half_translated_lesson_says_how_much(monkeypatch):
     assert re.search(r"está traducido el (49|50) % del texto", translating.lesson_note("03_qlora", "es"))
 
 
-def test_the_learners_pack_is_written_in_a_language(tmp_path):
+def test_the_learners_pack_is_written_in_a_language(tmp_path, monkeypatch):
+    monkeypatch.setattr(release, "write_wheel", lambda folder: folder / "finetuning_course-1-py3-none-any.whl")
     with speaking("es"):
         release._write_learner_pack(tmp_path, [LESSONS["03"].name], "es")
     notebook = json.loads((tmp_path / "notebooks" / "03_qlora.ipynb").read_text(encoding="utf-8"))

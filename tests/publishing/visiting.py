@@ -25,12 +25,20 @@ needs_axe = pytest.mark.skipif(importlib.util.find_spec("axe_playwright_python")
 
 
 @contextlib.contextmanager
-def served(folder):
-    """Where a folder is served on loopback, by a host that can do nothing but hand out files."""
+def served(folder, keep=""):
+    """Where a folder is served on loopback, by a host that can do nothing but hand out files.
+
+    `keep` is what it says to browsers about keeping everything but pages.
+    """
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
+
+        def end_headers(self):
+            if keep:
+                self.send_header("Cache-Control", keep if "/_static/" in self.path else "no-cache")
+            super().end_headers()
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -32,3 +32,8 @@ def test_every_tone_can_be_read(name):
 @pytest.mark.parametrize("name", style.TONES)
 def test_text_never_comes_without_its_background(name):
     assert "color:" in style.tone(name) and "background:" in style.tone(name)
+
+
+def test_four_parts_stand_two_by_two():
+    assert "40%" in style.columns(["<p>1</p>"] * 4)
+    assert "40%" not in style.columns(["<p>1</p>"] * 3)

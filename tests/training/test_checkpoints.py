@@ -200,3 +200,29 @@ def test_killed_runs_end_with_the_same_bytes(tmp_path):
     assert resumed == 2
     assert during_save >= 1
     assert files == whole
+
+
+def test_a_run_on_two_cards_resumes_on_one(monkeypatch):
+    """Each process computes on one card and keeps that card's state alone; older checkpoints have the states of all."""
+    import torch
+
+    cards = [torch.full((16,), 1, dtype=torch.uint8), torch.full((16,), 2, dtype=torch.uint8)]
+
+    def set_state(state, device=None):
+        cards[0] = state
+
+    def set_all(states):
+        for index, state in enumerate(states):
+            cards[index] = state  # IndexError where the card is missing, as in torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: list(cards))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device=None: cards[0])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", set_all)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", set_state)
+    states = room.random_states()
+    older = states | {"cuda": list(cards)}
+    for saved in (states, older):
+        cards[:] = [torch.zeros(16, dtype=torch.uint8)]
+        room.restore_random_states(saved)
+        assert cards[0].tolist() == [1] * 16

@@ -132,6 +132,21 @@ def test_rollouts_pay_the_reward_at_the_end_and_the_kl_at_every_token(tokenizer)
     assert torch.isfinite(torch.tensor(history.losses)).all()
 
 
+def test_an_answer_that_ends_at_any_of_the_models_stop_tokens_is_complete(tokenizer):
+    """Qwen's answers may end with <|endoftext|> instead of the template's marker."""
+    from course_utils.scoring import Encoded
+
+    model = tiny_llama()
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, 0]
+    objective = training.PPO(
+        reward=lambda prompts, answers: [1.0] * len(answers), missing_eos_reward=-1.0, kl_coefficient=0.0
+    )
+    object.__setattr__(objective, "_sample", lambda *_: [[5, 0], [5, tokenizer.eos_token_id], [5, 6]])
+    same = lambda examples, reference: [([0.0] * e.scored, [0.0] * e.scored) for e in examples]
+    _, means = objective.rollout(model, tokenizer, [Encoded([5], [[]])] * 3, same, 0)
+    assert means["reward"] == pytest.approx((1 + 1 - 1) / 3)
+
+
 def test_the_value_head_trains_and_nothing_else_but_the_adapter_does(tokenizer):
     model = with_lora(tiny_llama(), random_b=False)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}

@@ -4,7 +4,7 @@ import pytest
 from support import conversation, tiny_llama, with_lora
 
 from course_utils import training
-from course_utils.errors import CourseError
+from course_utils.errors import CourseError, Diverged
 from course_utils.training.schedule import learning_rate_factor
 from course_utils.training.settings import FUSED
 
@@ -250,3 +250,116 @@ def test_a_device_that_another_trainer_left_is_not_taken_over(tokenizer):
         assert history.losses == pytest.approx(undisturbed.losses, rel=1e-6)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def overflowing(monkeypatch, steps):
+    """A model that is trained with loss scaling, as in float16, and whose gradient is infinite for `steps` steps."""
+    import torch
+    from accelerate import Accelerator
+
+    from course_utils.training import trainer
+
+    def accelerator_for(model):
+        accelerator = Accelerator(cpu=True)
+        accelerator.scaler = torch.amp.GradScaler("cpu")
+
+        def unscale_gradients():
+            for optimizer in accelerator._optimizers:
+                accelerator.scaler.unscale_(optimizer.optimizer)
+
+        accelerator.unscale_gradients = unscale_gradients
+        return accelerator
+
+    monkeypatch.setattr(trainer, "accelerator_for", accelerator_for)
+    model = with_lora(tiny_llama(), random_b=False)
+    backwards = []
+
+    def gradient(value):
+        backwards.append(1)
+        return value * math.inf if len(backwards) <= steps else value
+
+    next(p for p in model.parameters() if p.requires_grad).register_hook(gradient)
+    return model
+
+
+def test_steps_that_the_loss_scaling_skips_are_counted_and_said(tokenizer, monkeypatch):
+    model = overflowing(monkeypatch, 3)
+    with pytest.warns(UserWarning, match="3 of 8 steps were skipped because their gradient was not finite"):
+        _, history = run(tokenizer, model=model, max_steps=8, micro_batch_tokens=4096)
+    assert history.skipped_steps == [1, 2, 3]
+    assert "steps were skipped" in history.notes[-1]
+    assert history.losses[0] != history.losses[-1]
+
+
+def test_a_run_of_which_every_step_was_skipped_is_no_success(tokenizer, monkeypatch):
+    model = overflowing(monkeypatch, 5)
+    before = weights(model)
+    with pytest.raises(Diverged, match="none of the 5 steps changed the model"):
+        run(tokenizer, model=model, max_steps=5, micro_batch_tokens=4096)
+    assert all(before[name].equal(weight) for name, weight in weights(model).items())
+
+
+def test_without_loss_scaling_no_step_is_skipped(tokenizer):
+    assert run(tokenizer, max_steps=2)[1].skipped_steps == []
+
+
+def under_autocast(monkeypatch):
+    """Let Accelerate wrap the model for mixed precision, as it does on a T4."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    from course_utils.training import trainer
+
+    def accelerator_for(model):
+        AcceleratorState._reset_state()
+        return Accelerator(mixed_precision="bf16", cpu=True)
+
+    monkeypatch.setattr(trainer, "accelerator_for", accelerator_for)
+
+
+def test_after_training_the_model_computes_as_before_it_was_wrapped(tokenizer, monkeypatch):
+    under_autocast(monkeypatch)
+    model = with_lora(tiny_llama())
+    wrapped = []
+    for _ in range(2):  # a second run has to be wrapped too
+        training.fit(
+            model, tokenizer, DATA, settings=training.Settings(max_steps=1),
+            on_step=lambda *_: wrapped.append("forward" in vars(model)),
+        )  # fmt: skip
+        assert not {"forward", "_original_forward"} & vars(model).keys()
+    assert wrapped == [True, True]
+
+
+def test_so_it_does_after_a_run_that_failed(tokenizer, monkeypatch):
+    under_autocast(monkeypatch)
+    model = with_lora(tiny_llama())
+    with pytest.raises(CourseError):
+        training.fit(model, tokenizer, [], settings=training.Settings(max_steps=1))
+    assert not {"forward", "_original_forward"} & vars(model).keys()
+
+
+def test_what_waits_for_the_device_is_a_step_and_not_each_micro_batch(tokenizer):
+    """Each number that is copied from a GPU waits until it has computed everything before it."""
+    import sys
+
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    waits = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._local_scalar_dense.default:
+                frame = sys._getframe(1)
+                while "/torch/" in frame.f_code.co_filename:
+                    frame = frame.f_back
+                waits.append(frame.f_code.co_filename)
+            return function(*args, **(kwargs or {}))
+
+    counts = {}
+    for tokens in (4096, 64):  # all at once; one example at a time
+        waits.clear()
+        with Watch():
+            run(tokenizer, validation=DATA, batch_size=13, max_steps=1, micro_batch_tokens=tokens)
+        counts[tokens] = sum("course_utils" in file for file in waits)  # transformers asks once a forward pass for its mask
+    assert counts[64] == counts[4096] <= 6, (counts, set(waits))

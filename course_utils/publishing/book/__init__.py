@@ -8,9 +8,11 @@ Nothing is executed. The stored notebooks are read as they are, the other pages 
   in a notebook a form that works without one;
 - `html_pages` goes over each finished page: tables as cards on a phone, terms with their meaning;
 - `formulas` writes formulas as MathML;
+- `printing` makes PDFs of the finished lessons;
 - `extension` connects these with Sphinx, `conf` has Sphinx's settings, `static/` the style sheet and the one script.
 """
 
 from course_utils.publishing.book.building import Book, build_book
+from course_utils.publishing.book.printing import print_lessons
 
-__all__ = ["Book", "build_book"]
+__all__ = ["Book", "build_book", "print_lessons"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,18 +13,22 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from course_utils import __version__, assets
 from course_utils.errors import CourseError
+from course_utils.files import sha256
 from course_utils.languages import SOURCE, VARIABLE, find, speaking
 from course_utils.publishing import calculators, pyodide, translating
+from course_utils.publishing.book.outputs import PICTURES
 from course_utils.publishing.book.sources import write_sources
 
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_copybutton", "sphinx_design", "latex2mathml")
 MARK = "book.json"  # in a finished book: who wrote it, so that nobody's folder is ever replaced
 HERE = Path(__file__).parent
 TEXTS = "texts.js"  # what the scripts of a translated book say
+_LOADED = re.compile(r'(?P<before><(?:script|link|img)\b[^>]*?\b(?:src|href)=")(?P<address>[^"?#:]+)(?=")')
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def _may_replace(out: Path) -> None:
 def _run_sphinx(work: Path, runtime: Path | None, language: str, languages: Sequence[str]) -> list[str]:
     """Lay out the sources and build a language into `work/html`; return Sphinx's warnings, without paths of this machine.
 
-    What computes in pages is there first, so that Sphinx writes its hash into addresses, which outdate browsers' copies.
+    What computes in pages is there first, as Sphinx looks at the files that pages load.
 
     In a process of its own: the API's pages are made with torch and others left out, which would not do for a process that
     has loaded them.
@@ -110,9 +115,9 @@ def _run_sphinx(work: Path, runtime: Path | None, language: str, languages: Sequ
     with speaking(language):
         write_sources(source, pyodide.megabytes(runtime) if runtime else None)
         if runtime:
-            calculators.write_static(html / calculators.STATIC, runtime)
+            calculators.write_static(html, runtime)
         else:
-            calculators.write_style(html / calculators.STATIC)
+            calculators.write_style(html)
     if language != SOURCE:
         translating.write_texts(html / "_static" / TEXTS, language)
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", str(HERE), "-d", str(work / f"doctrees-{language}")]
@@ -150,9 +155,30 @@ def _finish(html: Path) -> None:
     for static in html.rglob("_static"):
         for file in [*static.rglob("*.map"), *static.rglob("*.html")]:  # sources of scripts, of templates
             file.unlink()
+    _name_by_content(html)
     (html / ".nojekyll").touch()  # GitHub's pages would leave out folders that begin with _
     mark = {"book": assets.DISTRIBUTION, "version": __version__}
     (html / MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
+
+
+def _name_by_content(html: Path) -> None:
+    """Put a hash into each address of a script, style or icon that has none, so that no browser shows an outdated copy.
+
+    Sphinx does so for most; the search's index and two of its scripts it forgets.
+    """
+    hashes: dict[Path, str] = {}
+
+    def named(page: Path, loaded: re.Match[str]) -> str:
+        file = (page.parent / loaded["address"]).resolve()
+        if not file.is_file() or file.suffix == ".html" or file.parent.name == PICTURES:  # pictures have theirs as a name
+            return loaded[0]
+        if file not in hashes:
+            hashes[file] = sha256(file)[:8]
+        return f"{loaded['before']}{loaded['address']}?v={hashes[file]}"
+
+    for page in html.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(_LOADED.sub(partial(named, page), text), encoding="utf-8")
 
 
 def _move(draft: Path, out: Path) -> None:

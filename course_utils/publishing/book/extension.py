@@ -93,7 +93,7 @@ def finish_page(app: Sphinx, page: str, template: str, context: dict[str, Any], 
     """Go over a finished page (`html_pages`), and let it load what its calculators and exercises need."""
     if "body" in context:
         if 'class="course-room"' in context["body"]:
-            folder = Path(calculators.STATIC).name
+            folder = Path(calculators.static()).name
             app.add_css_file(f"{folder}/{calculators.STYLE}")
             if app.config.book_live:
                 app.add_js_file(f"{folder}/{calculators.SCRIPT}", loading_method="defer")

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Tag = Any  # of Beautiful Soup, whose types know of no attribute that is there
 
+LONGEST_NAME, LONGEST_VALUE = 70, 16  # characters in a row that a phone shows as one
+AFTER_A_FORMULA = tuple(".,;:!?)")
 ROLES = {"table": "table", "thead": "rowgroup", "tbody": "rowgroup", "tr": "row", "td": "cell"}
 
 
@@ -34,6 +36,8 @@ def finished(html: str, terms: Mapping[str, str]) -> str:
         _parameters(parameters)
     for link in soup.select('a[href*="#term-"]'):
         _term(link, terms)
+    for formula in soup.find_all("math"):
+        _keep_together(soup, formula)
     for choice in soup.select(".book-quiz details"):
         right = choice.find("b")
         is_right = right is not None and right.get_text() in ("Right.", say("Right."))
@@ -75,10 +79,30 @@ def _frame(soup: BeautifulSoup, table: Tag, heads: list[str]) -> None:
         name = caption.get_text(" ", strip=True) if caption else f"{say('table')}: {', '.join(filter(None, heads))}"
         table.wrap(soup.new_tag("div", attrs={"role": "region", "tabindex": "0", "aria-label": name}))
         frame = table.parent
-    frame["class"] = [*frame.get("class", []), "book-table"]
+    frame["class"] = [*frame.get("class", []), "book-table", *(["book-pairs"] if _is_pairs(table) else [])]
     if (caption := table.find("caption")) and caption.find("a"):  # a table with a role may own no links
         caption.name = "p"
         table.insert_before(caption)
+
+
+def _is_pairs(table: Tag) -> bool:
+    """Whether a table is a list of names with a short value each, which a phone shows as it is: cards would fill screens."""
+    rows = [row.find_all(["th", "td"]) for row in table.find_all("tr")]
+    lengths = [[len(cell.get_text(" ", strip=True)) for cell in row] for row in rows]
+    return bool(rows) and all(len(row) == 2 and row[0] <= LONGEST_NAME and row[1] <= LONGEST_VALUE for row in lengths)
+
+
+def _keep_together(soup: BeautifulSoup, formula: Tag) -> None:
+    """Keep the sign after a formula in its line: a browser may break there, as it may beside a picture."""
+    from bs4 import NavigableString
+
+    after = formula.next_sibling
+    if formula.get("display") == "block" or not isinstance(after, NavigableString) or after[:1] not in AFTER_A_FORMULA:
+        return
+    sign, rest = after[0], after[1:]
+    frame = formula.wrap(soup.new_tag("span", attrs={"class": "book-together"}))
+    after.replace_with(rest)
+    frame.append(sign)
 
 
 def _tell_apart(frames: Iterable[Tag]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from html import unescape
@@ -28,6 +29,8 @@ Cell = dict[str, Any]  # as nbformat 4 has it
 _BADGES = re.compile(r"^\[!\[Open in .*$\n?", re.MULTILINE)
 _TERM = re.compile(r"\*\[(?P<text>[^\]]+)\]\(#[\w-]+ \"(?P<tip>[^\"]*)\"\)\*")
 _QUIZ = re.compile(r"(?m)^\s*quiz\(")
+_SETUP = re.compile(r"(?m)^show\.quiet\(")  # a lesson's first cell, with its imports
+_NO_TIME = re.compile(r"^\|[^|\n]*\| not recorded yet \|.*\n?", re.MULTILINE)  # in the table of recorded times
 WORDS_A_MINUTE = 180  # of somebody who reads to understand, not to find
 
 
@@ -69,8 +72,11 @@ def lesson_page(text: str, lesson: Lesson, pictures: dict[str, bytes], live: boo
 
 
 def page_text(markdown: str) -> str:
-    """Markdown of a cell for the page: no badges (the page has buttons), and terms that lead into the book's glossary."""
-    return _TERM.sub(_role, _BADGES.sub("", markdown))
+    """Markdown of a cell for the page: terms lead into the book's glossary.
+
+    Badges are left out (the page has buttons), and machines for which no time is recorded.
+    """
+    return _TERM.sub(_role, _NO_TIME.sub("", _BADGES.sub("", markdown)))
 
 
 def source_of(cell: Cell) -> str:
@@ -120,8 +126,10 @@ def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widg
     source, tags = source_of(cell), list(cell["metadata"].get("tags", []))
     if "install" in tags:
         return []
-    if "folded" in tags:
+    if "folded" in tags or _SETUP.search(source):
         tags.append("hide-input")
+    if is_drawing(source):
+        tags.append("remove-input")
     outputs = [_output(output, source, predictions, pictures) for output in cell["outputs"] if not _is_empty(output)]
     shown = {**cell, "metadata": {**cell["metadata"], "tags": tags}, "outputs": outputs}
     if below := widgets.placed(source) if widgets else "":
@@ -129,6 +137,16 @@ def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widg
     else:
         below = live_note(source, calculator_for(source) if widgets else "")
     return [shown, _markdown(below)] if below else [shown]
+
+
+def is_drawing(source: str) -> bool:
+    """Whether a cell does nothing but draw an idea: its picture is what a reader wants, and the call teaches nothing."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a line for IPython
+        return False
+    call = body[0].value if len(body) == 1 and isinstance(body[0], ast.Expr) else None
+    return isinstance(call, ast.Call) and ast.unparse(call.func).startswith("drawings.")
 
 
 def _output(output: Cell, source: str, predictions: Predictions, pictures: dict[str, bytes]) -> Cell:

@@ -1,6 +1,6 @@
 // The page's Python: starts Pyodide, unpacks the course, and answers one request after the other.
-// All files come from the folder of this one.
-import { loadPyodide } from "./pyodide/pyodide.mjs";
+// The course comes from the folder of this file, Pyodide from the one beside it, whose name gets its version at build.
+import { loadPyodide } from "../pyodide/pyodide.mjs";
 
 async function start() {
   const here = new URL("./", import.meta.url);
@@ -8,7 +8,7 @@ async function start() {
     if (!response.ok) throw new Error(`course.zip: ${response.status}`);
     return response.arrayBuffer();
   });
-  const python = await loadPyodide({ indexURL: new URL("pyodide/", here).href });
+  const python = await loadPyodide({ indexURL: new URL("../pyodide/", here).href });
   python.unpackArchive(await course, "zip", { extractDir: "/course" });
   python.runPython("import sys; sys.path.insert(0, '/course'); from course_utils.in_browser.calls import call");
   return python.globals.get("call");

@@ -7,13 +7,13 @@ Ziegler et al., 2019 (arXiv 1909.08593) and Ouyang et al., 2022 (arXiv 2203.0215
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
 
 from course_utils.errors import CourseError
-from course_utils.scoring import Batch, Encoded, log_probabilities, run_model
+from course_utils.scoring import Batch, Encoded, log_probabilities, run_model, stop_token_ids
 from course_utils.training.losses import clipped_policy_loss, clipped_value_loss, generalized_advantages
 from course_utils.training.objectives.base import Loss, OnlineObjective, ScoreAnswers
 from course_utils.training.objectives.encoding import check_messages, encode_prompt
@@ -130,7 +130,7 @@ class PPO(OnlineObjective):
         """
         answers = self._sample(model, tokenizer, prompts, seed)
         examples = [Encoded(p.prompt, [ids]) for p, ids in zip(prompts, answers)]
-        rewards = self._rewards(tokenizer, prompts, answers)
+        rewards = self._rewards(tokenizer, prompts, answers, stop_token_ids(model, tokenizer))
         policy, reference = score(examples, reference=False), score(examples, reference=True)
         rated, divergences = [], []
         for example, reward, (logs, values), (reference_logs, _) in zip(examples, rewards, policy, reference):
@@ -150,9 +150,13 @@ class PPO(OnlineObjective):
         return _whitened(rated), means
 
     def _rewards(
-        self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Encoded], answers: Sequence[list[int]]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Encoded],
+        answers: Sequence[list[int]],
+        stops: Collection[int],
     ) -> list[float]:
-        """One checked reward per answer."""
+        """One checked reward per answer; an answer that ends with one of the tokens in `stops` is complete."""
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
         rewards = [float(reward) for reward in self.reward([p.messages for p in prompts], texts)]
         if len(rewards) != len(prompts) or not all(map(math.isfinite, rewards)):
@@ -162,9 +166,7 @@ class PPO(OnlineObjective):
             )
         if self.missing_eos_reward is None:
             return rewards
-        return [
-            reward if ids[-1] == tokenizer.eos_token_id else self.missing_eos_reward for reward, ids in zip(rewards, answers)
-        ]
+        return [reward if ids[-1] in stops else self.missing_eos_reward for reward, ids in zip(rewards, answers)]
 
     def loss(self, model: torch.nn.Module, batch: Batch, totals: Mapping[str, float]) -> Loss:
         """Compute the clipped policy loss plus the weighted, clipped value loss, both as means over the batch's tokens."""
