@@ -169,9 +169,9 @@ def _write_learner_pack(folder: Path, sections: list[str], language: str) -> Non
             command="jupyter lab notebooks" if language == SOURCE else f"course lab --language {language}",
         ),
         say(
-            "- **In Colab**: upload a notebook, drag `{wheel}` into Files (the folder at the left edge), and run the first cell, "
-            "which installs the course from that file. Or put this whole folder into your Drive, open a notebook from there, "
-            "and mount the Drive (the Drive button above Files) before you run it.",
+            "- **In Colab**: upload a notebook, drag `{wheel}` into Files (the folder at the left edge), and run the first "
+            "cell, which installs the course from that file. Or put this whole folder into your Drive, open a notebook from "
+            "there, and mount the Drive (the Drive button above Files) before you run it.",
             wheel=wheel.name,
         ),
         say("- **In Kaggle**: upload a notebook, and add `{wheel}` to its input as a dataset.", wheel=wheel.name),
