@@ -93,10 +93,11 @@ def _is_pairs(table: Tag) -> bool:
 
 def _keep_together(soup: BeautifulSoup, formula: Tag) -> None:
     """Keep the sign after a formula in its line: a browser may break there, as it may beside a picture."""
-    after = formula.next_sibling
-    if formula.get("display") == "block" or not isinstance(after, str) or after[:1] not in AFTER_A_FORMULA:
+    after: Tag = formula.next_sibling
+    text = "" if after is None or after.name else str(after)
+    if formula.get("display") == "block" or text[:1] not in AFTER_A_FORMULA:
         return
-    sign, rest = after[0], after[1:]
+    sign, rest = text[0], text[1:]
     frame = formula.wrap(soup.new_tag("span", attrs={"class": "book-together"}))
     after.replace_with(rest)
     frame.append(sign)
