@@ -135,12 +135,20 @@ struct CardGenerator final : at::CPUGeneratorImpl {
 };
 
 const at::Generator& default_generator(DeviceIndex card) {
-  static std::vector<at::Generator> all = [] {
+  static const std::vector<at::Generator> all = [] {
     std::vector<at::Generator> made;
     for (DeviceIndex i = 0; i < MOST_CARDS; ++i) made.push_back(at::make_generator<CardGenerator>(i));
     return made;
   }();
   return all.at(card < 0 ? current_card : card);
+}
+
+// The first that is asked for is the card's default one: driver.py asks, for `torch.cuda.default_generators`.
+at::Generator new_generator(DeviceIndex card) {
+  static bool handed_out[MOST_CARDS] = {};
+  if (card < 0) card = current_card;
+  if (!std::exchange(handed_out[card], true)) return default_generator(card);
+  return at::make_generator<CardGenerator>(card);
 }
 
 void exchange_states(at::CPUGeneratorImpl& a, at::CPUGeneratorImpl& b) {
@@ -157,13 +165,18 @@ void exchange_states(at::CPUGeneratorImpl& a, at::CPUGeneratorImpl& b) {
 
 class Drawing {
  public:
-  explicit Drawing(at::Generator of_card) : card_(std::move(of_card)), host_(at::detail::getDefaultCPUGenerator()) { change(); }
+  explicit Drawing(at::Generator of_card)
+      : lock_(one_at_a_time), card_(std::move(of_card)), host_(at::detail::getDefaultCPUGenerator()) {
+    change();
+  }
   ~Drawing() { change(); }
   Drawing(const Drawing&) = delete;
   Drawing& operator=(const Drawing&) = delete;
 
  private:
   void change() { exchange_states(*card_.get<at::CPUGeneratorImpl>(), *host_.get<at::CPUGeneratorImpl>()); }
+  static inline std::recursive_mutex one_at_a_time;
+  std::lock_guard<std::recursive_mutex> lock_;
   at::Generator card_, host_;
 };
 
@@ -504,7 +517,7 @@ struct CUDAHooks final : CUDAHooksInterface {
   Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
   Device getDeviceFromPtr(void*) const override { return Device(kCUDA, current_card); }
   const Generator& getDefaultGenerator(DeviceIndex card = -1) const override { return default_generator(card); }
-  Generator getNewGenerator(DeviceIndex card = -1) const override { return make_generator<CardGenerator>(card < 0 ? current_card : card); }
+  Generator getNewGenerator(DeviceIndex card = -1) const override { return new_generator(card); }
   void deviceSynchronize(DeviceIndex) const override {}
 };
 REGISTER_CUDA_HOOKS(CUDAHooks)

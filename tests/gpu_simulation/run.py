@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,14 +155,18 @@ def stand_ins(folder: Path | None = None) -> Iterator[Path]:
         yield hub
 
 
-def record(runs: list[LessonRun]) -> Path:
-    """Write a dated record with the machine and the versions."""
+def record(new: LessonRun) -> None:
+    """Write a run into today's record; it replaces that of the same lesson on the same card."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    from common import write_results
+    from common import RECORDS, write_results
 
-    found = [asdict(run) for run in runs]
-    errors = sum(len(run.errors) for run in runs)
-    return write_results("gpu-simulation", {"cells": sum(run.cells for run in runs), "errors": errors, "runs": found})
+    file = RECORDS / f"gpu-simulation-{date.today().isoformat()}.json"
+    runs = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.exists() else []
+    runs = [run for run in runs if (run["gpu"], run["lesson"]) != (new.gpu, new.lesson)] + [asdict(new)]
+    runs.sort(key=lambda run: (run["gpu"], run["lesson"]))
+    totals = {"cells": sum(run["cells"] for run in runs)}
+    totals |= {what: sum(len(run[what]) for run in runs) for what in ("errors", "unmet")}
+    write_results("gpu-simulation", {**totals, "runs": runs})
 
 
 def main() -> int:
@@ -183,8 +189,8 @@ def main() -> int:
             for lesson in options.lesson or sorted(lessons.LESSONS):
                 runs.append(run(lesson, gpu, hub, options.keep))
                 print(runs[-1], flush=True)
-    if options.record:
-        record(runs)
+                if options.record:  # at once, so that what is cut off has a record of what it did
+                    record(runs[-1])
     return int(any(run.errors for run in runs))
 
 
