@@ -12,9 +12,10 @@ from . import build, driver
 MEGABYTE = 1 << 20
 # Reads a line of JSON (code), runs it, answers with the value of `result` or with the error's type and words.
 LOOP = """
-import json, sys, torch
+import gc, json, sys, torch
 for line in sys.stdin:
     names = {"torch": torch}
+    gc.collect()  # the memory of the code before
     try:
         exec(json.loads(line), names)
         answer = {"result": names.get("result")}

@@ -37,10 +37,11 @@ def test_what_is_planted_in_a_lesson_is_found(hub):
         "head = model.lm_head.weight * 1e4\n"  # logits that float16 cannot hold
         "assert (model.model(ids.cuda())[0] @ head.T).isfinite().all(), 'overflow'",
         "assert hardware.detect().tier == 't4' and model.dtype == torch.float16 and model.device.type == 'cuda'",
+        "torch.cuda.get_device_properties(1)",  # an assertion of the library's own is no matter of quality
     )
-    assert found.cells == 5
-    assert [failure.cell for failure in found.errors] == [1, 2]
-    assert found.errors[1].error.startswith("TypeError")
+    assert found.cells == 6
+    assert [failure.cell for failure in found.errors] == [1, 2, 5]
+    assert [failure.error.split(":")[0] for failure in found.errors[1:]] == ["TypeError", "AssertionError"]
     assert "same device" in found.errors[0].error
     assert [(failure.cell, failure.error) for failure in found.unmet] == [(3, "AssertionError: overflow")]
     assert found.errors[0].first_line == "ids = torch.tensor([[1, 2, 3]])" and found.errors[0].first_line in str(found)
