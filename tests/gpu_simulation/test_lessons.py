@@ -34,7 +34,7 @@ def test_what_is_planted_in_a_lesson_is_found(hub):
         "import torch\nfrom course_utils import hardware, models\nmodel, tokenizer = models.load()",
         "ids = torch.tensor([[1, 2, 3]])\nmodel(input_ids=ids)",  # a forgotten .to("cuda")
         "model(input_ids=ids.cuda()).logits.detach().numpy()",  # a forgotten .cpu()
-        "head = model.lm_head.weight * 1e4\n"  # logits that float16 cannot hold
+        "head = model.lm_head.weight * 1e6\n"  # logits that float16 cannot hold
         "assert (model.model(ids.cuda())[0] @ head.T).isfinite().all(), 'overflow'",
         "assert hardware.detect().tier == 't4' and model.dtype == torch.float16 and model.device.type == 'cuda'",
         "torch.cuda.get_device_properties(1)",  # an assertion of the library's own is no matter of quality
