@@ -84,7 +84,8 @@ bench: $(VENV)/.test
 gpu: $(VENV)/.test
 	$(BIN)/python benchmarks/gpu.py
 
-# Proofs that take long: three seeds instead of one, 50 prompts, 20 SIGKILLs, what data do to a model. Writes dated records.
+# Proofs that take long: three seeds instead of one, 50 prompts, 20 SIGKILLs, what data do to a model, every lesson on simulated
+# GPUs. Writes dated records.
 soak: $(VENV)/.test
 	$(BIN)/python benchmarks/lora_seeds.py
 	$(BIN)/python benchmarks/lora_sweep.py
@@ -97,7 +98,8 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/alignment.py
 	$(BIN)/python benchmarks/service.py lifecycle kills
 	$(BIN)/python benchmarks/hosted.py runs
-	COURSE_SOAK=1 $(BIN)/pytest tests/test_models.py tests/publishing
+	COURSE_SOAK=1 $(BIN)/pytest tests/test_models.py tests/publishing tests/gpu_simulation
+	$(BIN)/python -m tests.gpu_simulation.run --record
 	$(MAKE) test-oldest-all
 
 $(VENV)/bin/python:
