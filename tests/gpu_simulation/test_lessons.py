@@ -10,7 +10,6 @@ from course_utils import lessons
 from . import build, run
 
 soaked = pytest.mark.skipif(not os.environ.get("COURSE_SOAK"), reason="takes minutes: part of `make soak`")
-SHORTEST = "06"
 
 
 @pytest.fixture(scope="session")
@@ -45,11 +44,6 @@ def test_what_is_planted_in_a_lesson_is_found(hub):
     assert "same device" in found.errors[0].error
     assert [(failure.cell, failure.error) for failure in found.unmet] == [(3, "AssertionError: overflow")]
     assert found.errors[0].first_line == "ids = torch.tensor([[1, 2, 3]])" and found.errors[0].first_line in str(found)
-
-
-@pytest.mark.slow
-def test_the_shortest_lesson_runs_on_a_t4(hub):
-    finds_nothing(run.run(SHORTEST, "t4", hub))
 
 
 @soaked
