@@ -106,13 +106,15 @@ def as_chat(row, key):
 
 
 history = [as_chat(row, dice.choice(("chosen", "rejected"))) for row in pairs.train]
+first = [house_style.judge(row, row[key])["step first"]
+         for row in pairs.train for key in ("chosen", "rejected")]
+print(f"{100 * sum(first) / len(first):.0f} % of all replies begin with the step")
+
+# %%
 imitation = get_peft_model(model, lora)
 settings = training.Settings(learning_rate=3 * plan.learning_rate, batch_size=4, warmup_steps=3)
 run = training.fit(imitation, tokenizer, history[: plan.more_examples], settings=settings)
 start = imitation.merge_and_unload()
-first = [house_style.judge(row, row[key])["step first"]
-         for row in pairs.train for key in ("chosen", "rejected")]
-print(f"{100 * sum(first) / len(first):.0f} % of all replies begin with the step")
 print(f"{model.num_parameters():,} weights, {plan.more_examples} replies, "
       f"learning rate {settings.learning_rate:g}")
 print(run)
@@ -900,6 +902,7 @@ solved = [{"role": "system", "content": "Triage this customer message."},
           {"role": "assistant", "content": '{"category": "defect"}'}]
 
 
+# %%
 def is_valid(answer):
     return evaluation.parse_record(answer, triage.schema) is not None
 

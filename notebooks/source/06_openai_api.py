@@ -183,6 +183,7 @@ def wait(job, hours=24):
     return job, list(client.fine_tuning.jobs.list_events(job.id, limit=100))
 
 
+# %%
 job, events = wait(job)
 if job.status != "succeeded":
     raise RuntimeError(f"{job.status}: {job.error}")
@@ -259,6 +260,7 @@ def score(answers, wanted):
     return dict(right)
 
 
+# %%
 prompts, wanted = task.prompts()[:8], task.references()[:8]
 after = ask_all(job.fine_tuned_model, prompts)
 before = ask_all(BASE, prompts[:2])
