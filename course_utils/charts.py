@@ -157,8 +157,10 @@ def loss_curve(
             words += f"; validation loss lowest at step {best} with {validation[best]:.2f}, at the end {values[-1]:.2f}"
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="step", ylabel="loss (nats per token)")
+        if top is not None and min(shown) > top:  # cut off there, nothing would be left to see
+            top = None
         axes.set_ylim(bottom=0, top=top)
-        if top is not None and max(losses) > top:
+        if top is not None and max(shown) > top:
             axes.set_xlabel(f"step (a loss above {top:g} lies outside)")
             shown_steps, shown = map(list, zip(*[(at, loss) for at, loss in zip(shown_steps, shown) if loss <= top]))
             labels["training"] = (shown_steps, shown, "#0072B2")

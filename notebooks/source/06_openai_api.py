@@ -661,8 +661,9 @@ for name, record in tried.items():
 # $0.7 \cdot 0 + 0.3 \cdot 1 = 0.3$. Partial credit matters. A model that never gets a whole record right would get 0 for all
 # of its answers, and from answers that are all worth the same there is nothing to learn.
 #
-# Now the request itself. Its rows end with the question, and what the grader calls `item` stands beside the messages. Since the grader
-# reads `sample.output_json`, the request says that answers are JSON. The service checks all this, and then declines.
+# Now the request itself. Its rows end with the question, and what the grader calls `item` stands beside the messages. The service checks
+# the request's form, and then declines. (For `sample.output_json` OpenAI's guide puts a `response_format` beside the grader; the API's
+# specification, by which this service checks, has no such field.)
 
 # %%
 to_grade = [{"messages": row["messages"][:-1], **json.loads(row["messages"][-1]["content"])}
@@ -675,7 +676,7 @@ for operation in ("eq", "equals"):
         client.fine_tuning.jobs.create(
             model=BASE, training_file=graded.id, validation_file=graded.id,
             method={"type": "reinforcement", "reinforcement": {
-                "grader": grader, "response_format": form}},
+                "grader": grader, "hyperparameters": {"reasoning_effort": "low"}}},
         )
     except APIStatusError as error:
         print(f"{operation}: {error.code}: {error.body['message'][:150]}")
