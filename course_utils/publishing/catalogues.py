@@ -249,16 +249,17 @@ def _merged(domain: str, language: str) -> tuple[Catalog, tuple[str, ...]]:
 
     file = catalogue_file(language, domain)
     old = read_po(io.BytesIO(file.read_bytes() if file.exists() else b""), ignore_obsolete=True)
-    known = {message.id: message for message in old if message.id and message.string}
+    known = {str(message.id): message for message in old if message.id and message.string}
     source = collected(domain)
     left = {text: known[text] for text in known if text not in source}
     merged = Catalog(charset="utf-8")
     for text, places in source.items():
-        flags, string, previous = set[str](), "", ()
+        flags, string, previous = set[str](), "", list[str]()
         if text in known:
-            flags, string, previous = set(known[text].flags), known[text].string, known[text].previous_id
-        elif near := get_close_matches(text, left, n=1, cutoff=ALIKE):
-            flags, string, previous = {"fuzzy"}, left.pop(near[0]).string, (near[0],)
+            flags, string, previous = set(known[text].flags), str(known[text].string), list(known[text].previous_id)
+        elif near := get_close_matches(text, list(left), n=1, cutoff=ALIKE):
+            was = str(near[0])
+            flags, string, previous = {"fuzzy"}, str(left.pop(was).string), [was]
         # babel would guess from percent signs and braces that a sentence is a format of Python's
         flags -= {"python-format", "python-brace-format"}
         message = merged.add(text, string, locations=[(place, 1) for place in places], flags=flags, previous_id=previous)

@@ -255,7 +255,8 @@ def _notebook_text(lesson: Lesson) -> str:
 def _translated_text(lesson: Lesson, language: str) -> str:
     import nbformat
 
-    return nbformat.writes(translating.translated_notebook(lesson.name, language), version=4) + "\n"
+    text: str = nbformat.writes(translating.translated_notebook(lesson.name, language), version=4)
+    return text + "\n"
 
 
 def _notebook(lesson: Lesson) -> Path:
