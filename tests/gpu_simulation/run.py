@@ -134,7 +134,8 @@ def run_notebook(notebook: NotebookNode, result: LessonRun, hub: Path, keep: Pat
 
 def _is_its_own(error: NotebookNode) -> bool:
     """Whether a cell's own `assert` failed, and not one in a library, which may be a fault like any other."""
-    frames = re.findall(r"^(?:\x1b\[[\d;]*m)*(File|Cell In)\b", "\n".join(error.traceback), re.MULTILINE)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))  # IPython colours parts of these words
+    frames = re.findall(r"^(File|Cell In)\b", plain, re.MULTILINE)
     return error.ename == "AssertionError" and frames[-1:] == ["Cell In"]
 
 
