@@ -73,7 +73,7 @@ def test_costs_are_judged_by_the_record():
     assert evidence.card("A1").verdict.word == claims.UNDER_A_CONDITION
     assert evidence.card("A2").verdict.word == claims.UNDER_A_CONDITION
     assert evidence.card("A3").verdict.word == claims.FAILS
-    assert "4 roles, not three" in evidence.card("A3").verdict.sentence
+    assert "The models: not three. PPO has 4 roles" in evidence.card("A3").verdict.sentence
 
 
 @pytest.mark.parametrize(

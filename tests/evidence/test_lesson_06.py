@@ -267,7 +267,7 @@ def test_an_estimate_of_the_hosts_tokens_is_within_its_recorded_error(monkeypatc
 
 def test_the_hosts_own_tokenizer_is_taken_where_it_is(monkeypatch):
     monkeypatch.setattr(lesson_06, "host_encoder", lambda: str.split)
-    assert lesson_06.count("three short words", "message") == 3 and "own tokenizer" in lesson_06.how_counted()
+    assert lesson_06.count("three short words", "message") == 3 and "the host's tokenizer" in lesson_06.how_counted()
 
 
 def test_tables_of_money_and_hosts_are_whole():
