@@ -649,8 +649,8 @@ def judge_A3() -> Verdict:
     sentence = (
         f"{'Half of it holds. ' if cost_holds and not three else ''}The cost: a step took {time[0]:.1f} times SFT's time, "
         f"{where} the claimed range, before the reward model's own training. (Counted in passes it is {counted:.1f} times; "
-        f"the rest is writing answers token by token.) The models: {'' if three else 'not three. '}PPO has {len(roles)} roles, "
-        f"{', '.join(roles)}. In full fine-tuning they are {full} models; with LoRA they share the weights of {lora}."
+        f"the rest is writing answers token by token.) The models: {'' if three else 'not three. '}PPO has {len(roles)} "
+        f"roles, {', '.join(roles)}. In full fine-tuning they are {full} models; with LoRA they share the weights of {lora}."
     )
     scope = "A 135M model on a CPU, answers of at most 36 tokens, two epochs per rollout. Long answers cost more."
     return Verdict(word, sentence, (costs_table(),), scope)

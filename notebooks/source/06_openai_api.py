@@ -438,7 +438,7 @@ lesson_06.epochs_table(greedy_events)
 # %% [markdown]
 # Read the table from top to bottom. (The training loss is the mean over an epoch's steps, the validation loss is measured at its end.
 # The unit is the {{term:nat}}, with the natural logarithm.) The training loss goes toward zero: the twelve answers are almost learned
-# by heart. The validation loss stops falling long before, while you go on paying. Whether it really rises, sixteen messages cannot
+# by heart. The validation loss stops falling before the job ends, while you go on paying. Whether it really rises, sixteen messages cannot
 # say: a single epoch up or down may be chance, and the API gives you no interval. So here is a recorded job with ten epochs and 40
 # validation messages:
 
