@@ -148,7 +148,7 @@ def test_editions_and_their_metadata(monkeypatch):
     joined, address = "\n".join(texts(learner)), assets.repository_url()
     path = address.removeprefix("https://github.com/")
     assert f"colab.research.google.com/github/{path}/blob/main/notebooks/02_lora.ipynb" in joined
-    assert f'course = "finetuning-course[trl] @ git+{address}"' in joined
+    assert f'address = "git+{address}"' in joined and 'course = f"finetuning-course[trl] @ {address}"' in joined
     answer, check = (next(c for c in learner.cells if c.source.startswith(s)) for s in ("# EXERCISE", "# CHECK"))
     assert answer.source.count("# YOUR CODE HERE") == 1
     assert answer.metadata.nbgrader == {

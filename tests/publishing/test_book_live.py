@@ -205,7 +205,7 @@ def test_a_changed_file_changes_the_address_of_all(name, monkeypatch):
     before = calculators.static()
     own, packed = calculators._own, calculators.archive()
     monkeypatch.setattr(calculators, "_own", lambda asked: own(asked) + b" " * (asked == name))
-    monkeypatch.setattr(calculators, "archive", lambda: packed + b" " * (name == "course.zip"))
+    monkeypatch.setattr(calculators, "archive", lambda language: packed + b" " * (name == "course.zip"))
     assert calculators.static() != before
     monkeypatch.undo()
     assert calculators.static() == before
