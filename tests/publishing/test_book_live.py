@@ -403,7 +403,7 @@ class TestAReturningVisitor:
             someone = Visitor(browser, address)
             someone.page.on("request", lambda request: asked.append(request.url.removeprefix(f"{address}/")))
             for name, archive in versions.items():
-                monkeypatch.setattr(calculators, "archive", lambda archive=archive: archive)
+                monkeypatch.setattr(calculators, "archive", lambda language, archive=archive: archive)
                 shutil.rmtree(site, ignore_errors=True)
                 calculators.write_page(site)
                 asked.clear()
