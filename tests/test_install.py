@@ -226,28 +226,6 @@ def test_where_the_course_is_installed_its_file_is_packed_again(wheel, tmp_path)
     assert (tmp_path / "again" / "course_utils" / "_assets" / "notebooks" / "02_lora.ipynb").exists()
 
 
-@pytest.mark.parametrize(
-    ("address", "said"),
-    [
-        ("git+https://github.com/OWNER/finetuning-course", "does not know where its course is kept"),
-        ("git+https://example.org/gone", "could not be installed from finetuning-course @ git+https://example.org/gone"),
-    ],
-    ids=["placeholder", "gone"],
-)
-def test_an_install_that_cannot_work_ends_in_a_sentence(tmp_path, address, said):
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
-    pip = next((tmp_path / "venv").glob("lib/python*/site-packages")) / "pip"
-    pip.mkdir()
-    (pip / "__main__.py").write_text("raise SystemExit('pip: no such repository')")  # as pip ends without its address
-    cell = builder.INSTALL.format(requirement=f"finetuning-course @ {address}")
-    command = [tmp_path / "venv" / "bin" / "python", "-c", cell]
-    without_course = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=tmp_path, env=without_course, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert said in done.stderr and "Traceback" not in done.stderr
-    assert ("no such repository" in done.stderr) == ("OWNER" not in address)
-
-
 @pytest.mark.index
 def test_with_the_install_cells_constraint_even_trl_replaces_nothing(wheel, tmp_path):
     """The known trap: plain pip takes the newest TRL, which pulls datasets and pyarrow up under the kernel."""
@@ -276,7 +254,7 @@ def test_the_wheel_carries_data_and_notebooks(wheel):
     assert not [name for name in names if "instructor/" in name or name.startswith("tests/") or "checkpoint.ipynb" in name]
     assert "course_utils/glossary.jsonl" in names
     assert {f"course_utils/_assets/notebooks/{name}.ipynb" for name in lessons.NAMES} <= names
-    assert wheel.stat().st_size < 3_400_000  # a third of it are six notebooks with their outputs
+    assert wheel.stat().st_size < 3_700_000  # a third: six notebooks with their outputs; 0.24 MB: Spanish
 
 
 @pytest.mark.slow

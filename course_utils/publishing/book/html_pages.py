@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from course_utils import glossary
+from course_utils.languages import say
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup
@@ -39,7 +40,7 @@ def finished(html: str, terms: Mapping[str, str]) -> str:
         _keep_together(soup, formula)
     for choice in soup.select(".book-quiz details"):
         right = choice.find("b")
-        is_right = right is not None and right.get_text().startswith("Right")
+        is_right = right is not None and right.get_text() in ("Right.", say("Right."))
         choice["class"] = "book-right" if is_right else "book-wrong"
     return str(soup.decode(formatter="html5"))
 
@@ -66,7 +67,7 @@ def _table(soup: BeautifulSoup, table: Tag) -> None:
 def _name(soup: BeautifulSoup, head: Tag) -> None:
     """Give an empty header a name for screen readers."""
     name = soup.new_tag("span", attrs={"class": "visually-hidden"})
-    name.string = "row"
+    name.string = say("row")
     head.append(name)
 
 
@@ -75,7 +76,7 @@ def _frame(soup: BeautifulSoup, table: Tag, heads: list[str]) -> None:
     frame = table.parent
     if not (frame and frame.get("role") == "region"):
         caption = table.find("caption")
-        name = caption.get_text(" ", strip=True) if caption else f"table: {', '.join(filter(None, heads))}"
+        name = caption.get_text(" ", strip=True) if caption else f"{say('table')}: {', '.join(filter(None, heads))}"
         table.wrap(soup.new_tag("div", attrs={"role": "region", "tabindex": "0", "aria-label": name}))
         frame = table.parent
     frame["class"] = [*frame.get("class", []), "book-table", *(["book-pairs"] if _is_pairs(table) else [])]
@@ -93,11 +94,12 @@ def _is_pairs(table: Tag) -> bool:
 
 def _keep_together(soup: BeautifulSoup, formula: Tag) -> None:
     """Keep the sign after a formula in its line: a browser may break there, as it may beside a picture."""
-    after: Tag = formula.next_sibling
-    text = "" if after is None or after.name else str(after)
-    if formula.get("display") == "block" or text[:1] not in AFTER_A_FORMULA:
+    from bs4 import NavigableString
+
+    after = formula.next_sibling
+    if formula.get("display") == "block" or not isinstance(after, NavigableString) or after[:1] not in AFTER_A_FORMULA:
         return
-    sign, rest = text[0], text[1:]
+    sign, rest = after[0], after[1:]
     frame = formula.wrap(soup.new_tag("span", attrs={"class": "book-together"}))
     after.replace_with(rest)
     frame.append(sign)
@@ -127,4 +129,5 @@ def _term(link: Tag, terms: Mapping[str, str]) -> None:
     if name is None:
         return
     link["class"] = [*link.get("class", []), "book-term"]
-    link["data-term"], link["data-meaning"] = name, glossary.define(name)
+    meanings = {term.shown_name: term.shown_meaning for term in glossary.terms().values()}
+    link["data-term"], link["data-meaning"] = name, meanings[name]
