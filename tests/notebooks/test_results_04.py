@@ -63,7 +63,9 @@ def test_dpo_turns_the_replies_round_live_and_the_control_does_not(printed):
 def test_shortcuts_rank_the_older_pairs_and_not_ours(printed):
     """Notices pairs that length, words or form tell apart."""
     rows = table_rows(printed, "Test pairs ranked right by models")
+    trained = {name: rows.pop(name) for name in list(rows) if name.startswith("a trained model")}
     *blind, opening, _ = rows.values()
+    assert len(trained) == 3 and all(number(row["our pairs"]) > 60 for row in trained.values())
     assert all(number(row["older pairs"]) > 85 and number(row["our pairs"]) == 50 for row in blind)
     assert number(opening["our pairs"]) == 70
 
