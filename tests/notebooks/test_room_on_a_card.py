@@ -4,6 +4,7 @@ Cells are run with stand-ins that have a size and a place, and nothing else. A s
 """
 
 import gc
+import re
 import sys
 import weakref
 from types import SimpleNamespace
@@ -118,7 +119,7 @@ def test_lesson_02_merges_in_32_bits_while_the_trained_model_makes_room(card):
 def test_lesson_03_lets_go_of_each_merged_model(card):
     four_bit = card.model(FOUR_BITS)
     known = {
-        "four_bit": four_bit, "beside": four_bit, "ways": {}, "mean_loss": lambda model: 0.0,
+        "four_bit": four_bit, "beside": four_bit, "linear": four_bit, "ways": {}, "mean_loss": lambda model: 0.0,
         "lesson": SimpleNamespace(merge_figure=lambda ways: None),
     }  # fmt: skip
     del four_bit
@@ -127,10 +128,11 @@ def test_lesson_03_lets_go_of_each_merged_model(card):
 
 
 def test_lesson_04_begins_its_last_part_with_an_empty_card(card):
-    start = card.model(1)
-    known = dict.fromkeys(("model", "imitation", "start", "policy", "trainer", "tuned", "optimizer"), start)
-    known |= {"load_task": lambda *_: None}
-    del start
+    known = {"adapted": card.model(1), "load_task": lambda *_: None}
     names = run("04", card, known, "from trl import GRPOConfig")
     assert "triage" in names
     assert not sum(model.size for model in card.models)
+    source = lessons.source_file(lessons.find("04").name).read_text(encoding="utf-8")
+    held = "model|imitation|start|policy|trainer|tuned|optimizer"
+    (released,) = re.findall(rf"^del ((?:(?:{held})(?:, )?){{7}})", source, re.MULTILINE)  # before "adapted" is made
+    assert source.index(released) < source.index("adapted = get_peft_model(models.load()[0], lora)")
