@@ -499,12 +499,26 @@ def _check_hub(name: str) -> None:
         raise OSError(f"no answer from {endpoint}: {error}") from error
 
 
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from: transformers wraps the hub's errors in its own OSError."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _hub_message(name: str, error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}"
-    if "gated" in text.lower() or "401" in text or "403" in text:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    causes = list(_chain(error))
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
         return (
-            f"{name} is gated or private: accept its licence on its page on huggingface.co and log in with "
-            "`hf auth login`, or use an ungated model (models.TIERS lists the course's)"
+            f"{name} is gated: accept its licence on its page on huggingface.co and log in with `hf auth login`, or use "
+            "an ungated model (models.TIERS lists the course's)"
+        )
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return (
+            f"the Hugging Face hub shows no model {name} to you: check the name, and log in with `hf auth login` if it is "
+            "private (models.TIERS lists the course's models)"
         )
     if Path(name).is_dir():
         return f"{name} is not a model folder that transformers can read ({str(error).splitlines()[0]})"

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import tiny_llama
@@ -96,6 +97,7 @@ def test_killed_at_any_moment_the_next_start_is_right(wheel, converted, tmp_path
     assert sum(reached) >= len(moments) - 1  # a quick machine may be done before the last moment
 
 
+@pytest.mark.index
 @pytest.mark.slow
 def test_two_starts_at_once_agree(wheel, converted, tmp_path):
     both = [start(tmp_path, wheel) for _ in range(2)]
@@ -108,6 +110,7 @@ def test_two_starts_at_once_agree(wheel, converted, tmp_path):
 PARTS = ["model.safetensors", "tokenizer.json", models.MANIFEST_FILE]
 
 
+@pytest.mark.index
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS if SOAK else ["one of them"])
 def test_a_truncated_file_is_noticed_and_replaced(name, wheel, converted, tmp_path):
@@ -124,9 +127,10 @@ def test_a_truncated_file_is_noticed_and_replaced(name, wheel, converted, tmp_pa
     assert models._is_whole(folder)
 
 
-def test_a_flipped_bit_is_noticed(converted, tmp_path):
+@pytest.mark.model
+def test_a_flipped_bit_is_noticed(packaged, tmp_path):
     broken = tmp_path / "copy"
-    shutil.copytree(converted, broken)
+    shutil.copytree(models.resolve(models.PACKAGED.name), broken)
     assert models._is_whole(broken)
     with (broken / "model.safetensors").open("r+b") as file:
         file.seek(1_000_000)
@@ -224,26 +228,59 @@ def test_unknown_tier_and_name_are_named_with_a_suggestion():
         models.load("./not/here")
 
 
-def test_a_hub_model_without_a_hub_is_one_clear_sentence(monkeypatch):
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub on loopback: gives every request the answer in `hub.answer`, or hangs up; `hub.asked` is what it was asked."""
+    # A port that reads like a status of HTTP: an address once passed for "401, gated".
+    for port in (*range(40100, 40200), *range(40300, 40400)):
+        try:
+            listening = socket.create_server(("127.0.0.1", port))
+            break
+        except OSError:  # in use
+            continue
+    hub = SimpleNamespace(answer=b"", asked=[], slept=[])
+
+    def serve():
+        while True:
+            try:
+                connection = listening.accept()[0]
+            except OSError:  # closed
+                return
+            with connection:
+                hub.asked.append(connection.recv(4096).split(b"\r\n")[0].decode())
+                connection.sendall(hub.answer)
+
+    threading.Thread(target=serve, daemon=True).start()
+    address = f"http://127.0.0.1:{port}"
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    # read from the environment at import, which another test may have caused
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(time, "sleep", hub.slept.append)
+    with listening:
+        yield hub
+
+
+def test_a_hub_model_without_a_hub_is_one_clear_sentence(hub):
     """The hub is asked once, and nobody waits to ask again: `from_pretrained` alone would for most of a minute."""
-    asked, slept = [], []
-    with socket.create_server(("127.0.0.1", 0)) as hub:
+    with pytest.raises(CourseError, match=r"cannot load some/model from the Hugging Face hub.*load\(tier='cpu'\)"):
+        models.load("some/model")
+    assert [line for line in hub.asked if "some/model" in line] == ["HEAD /some/model HTTP/1.1"] and hub.slept == []
 
-        def hang_up():
-            while True:
-                try:
-                    connection = hub.accept()[0]
-                except OSError:  # closed
-                    return
-                with connection:
-                    asked.append(connection.recv(4096).split(b"\r\n")[0].decode())
 
-        threading.Thread(target=hang_up, daemon=True).start()
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
-        monkeypatch.setattr(time, "sleep", slept.append)
-        with pytest.raises(CourseError, match=r"cannot load some/model from the Hugging Face hub.*load\(tier='cpu'\)"):
-            models.load("some/model")
-    assert [line for line in asked if "some/model" in line] == ["HEAD /some/model HTTP/1.1"] and slept == []
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("GatedRepo", "some/model is gated: accept its licence .* log in .* or use an ungated model"),
+        ("RepoNotFound", "shows no model some/model to you: check the name, and log in .* if it is private"),
+    ],
+)
+def test_a_hub_that_says_no_is_told_apart(hub, code, says):
+    status = {"GatedRepo": "403 Forbidden", "RepoNotFound": "401 Unauthorized"}[code]
+    hub.answer = f"HTTP/1.1 {status}\r\nX-Error-Code: {code}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+    with pytest.raises(CourseError, match=says):
+        models.load("some/model")
 
 
 def test_whoever_waits_for_gigabytes_sees_progress(monkeypatch, capsys):
