@@ -23,7 +23,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_utils import lessons
+from course_utils import lessons, plans
 from course_utils.publishing import builder
 
 from . import build, driver
@@ -34,17 +34,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 TIERS = ("t4", "a100")
 CELL_TIMEOUT = 3600
-
-# Runs first in the kernel. No more examples and no longer answers than it takes to go through all of the code.
-SMALLER = """
-import dataclasses
-from course_utils import plans
-def _smaller(plan, **largest):
-    return dataclasses.replace(plan, **{name: min(getattr(plan, name), n) for name, n in largest.items()})
-for _plans in plans.PLANS.values():
-    for _tier, _plan in _plans.items():
-        _plans[_tier] = _smaller(_plan, examples=32, more_examples=32, asked=8, looked_at=4, answer_tokens=12)
-"""
 
 
 @dataclass
@@ -100,9 +89,8 @@ def run_notebook(notebook: NotebookNode, result: LessonRun, hub: Path, keep: Pat
     import nbformat
     from nbclient import NotebookClient
 
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(SMALLER))
     # offline: the stand-ins are all that is there
-    environment = build.environment(result.gpu) | {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}
+    environment = build.environment(result.gpu) | {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1", plans.SMALL: "1"}
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="course-", ignore_cleanup_errors=True) as folder:
         client = NotebookClient(
@@ -118,7 +106,6 @@ def run_notebook(notebook: NotebookNode, result: LessonRun, hub: Path, keep: Pat
         client.on_cell_executed = lambda cell, cell_index, execute_reply: _say(result, cell, cell_index, started)
         client.execute(env=environment)
     result.seconds = round(time.monotonic() - started, 1)
-    del notebook.cells[0]
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "code" and cell.execution_count:
             result.cells += 1
@@ -142,8 +129,7 @@ def _is_its_own(error: NotebookNode) -> bool:
 def _say(result: LessonRun, cell: NotebookNode, index: int, started: float) -> None:
     failed = next((f"{o.ename}: {o.evalue[:150]}" for o in cell.outputs if o.output_type == "error"), "ok")
     seconds = time.monotonic() - started
-    # the number is one less for the cell that was put in front
-    print(f"{result.lesson} {result.gpu} {seconds:7.1f} s  cell {index - 1:3}  {failed}", file=sys.stderr, flush=True)
+    print(f"{result.lesson} {result.gpu} {seconds:7.1f} s  cell {index:3}  {failed}", file=sys.stderr, flush=True)
 
 
 def first_line(source: str) -> str:
