@@ -126,12 +126,3 @@ def test_an_alt_text_ends_with_a_whole_part():
     found = Score(0.5, 0.4, 0.6, 100)
     alt = charts.shares({f"system number {n}": {"right fact": found} for n in range(20)}, "Many systems").alt
     assert len(alt) <= 300 and re.search(r"; and \d+ more\.$", alt)
-
-
-def test_what_was_reached_is_told_with_the_mean_of_the_seeds():
-    points = {
-        "DPO": [("β = 1", [1, 2, 3], [50, 60, 70]), ("β = 0.1", [4, 5], [80, 90])],
-        "ORPO": [("", [9], [40])],
-    }
-    figure = charts.reached(points, "What it took", "KL", "answers, %")
-    assert figure.alt == "Chart. What it took. DPO, β = 1 60 at 2.0; DPO, β = 0.1 85 at 4.5; ORPO 40 at 9.0."

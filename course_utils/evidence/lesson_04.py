@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
@@ -47,6 +47,14 @@ def pair_card(row: Row, names: tuple[str, str] = ("chosen", "rejected")) -> Answ
     return show.answers([row["prompt"][-1]["content"]], {name: [row[name]] for name in names}, longest=400)
 
 
+CASES = {
+    "danger": "something that burns, smokes or sparks",
+    "late": "a parcel that has not come",
+    "defect": "something broken or missing",
+    "charge": "a wrong bill",
+    "login": "an account that does not open",
+    "question": "a question about a product",
+}
 KINDS = {
     "order": "which of two sentences comes first",
     "step": "what the desk promises",
@@ -64,6 +72,17 @@ def kinds_table(rows: Sequence[Row]) -> Table:
         shown = {"message": row["prompt"][-1]["content"], "chosen": row["chosen"], "rejected": row["rejected"]}
         table[meaning] = {"pairs, %": round(100 * len(own) / len(rows)), **shown}
     return Table(table, f"{len(rows)} pairs, by what the two replies differ in", "difference", "")
+
+
+def steps_table(rows: Sequence[Row]) -> Table:
+    """The step that each case calls for, in the words of a chosen reply that takes it and nothing else."""
+    table = {}
+    for case in house_style.STEPS:
+        row = next(row for row in rows if row["case"] == case and house_style.judge(row, row["chosen"])["right step"])
+        sentences = re.split(r"(?<=[.!?]) ", row["chosen"])
+        step = next(sentence for sentence in sentences if house_style.steps_in(sentence) == {case})
+        table[CASES[case]] = {"right step": step}
+    return Table(table, "What the desk promises, case by case", "the message is about", "")
 
 
 def gains(before: Sequence[Likelihoods], now: Sequence[Likelihoods]) -> list[tuple[float, float]]:
@@ -449,68 +468,16 @@ def _favourite(answers: Sequence[str]) -> list[float]:
     return [float(one == most) for one in promised]
 
 
-def second_judge() -> str:
-    """Two sentences: how far the second judge, a reward model, can be trusted."""
+def against_control(names: Sequence[str] = ("DPO", LARGE_BETA, WITH_SFT)) -> Table:
+    """How often the answers of a few methods beat those of SFT on the chosen replies, by the rules and by a reward model."""
     record = preferences()
-    judged = [run["judge"] for run in record["runs"] if "judge" in run] if record else []
-    if not any(one["agrees with the rules"] for one in judged):
-        return f"How often the second judge agrees with the rules is {NOT_RECORDED}."
-    agrees = [100 * statistics.mean(one["agrees with the rules"]) for one in judged if one["agrees with the rules"]]
-    ranks = [100 * statistics.mean(one["ranks test pairs"]) for one in judged]
-    return (
-        f"The second judge ranks {_spread(ranks)} of the test pairs right. Where the rules like one of two answers better, "
-        f"it likes the same one in {_spread(agrees)} of the cases; a coin would in 50 %."
-    )
-
-
-def _spread(percents: Sequence[float]) -> str:
-    """Mean of the seeds, and if there are several the lowest and the highest."""
-    mean = f"{statistics.mean(percents):.0f} %"
-    return mean if len(percents) == 1 else f"{mean} (seeds {min(percents):.0f}-{max(percents):.0f})"
-
-
-def against_control(name: str) -> str:
-    """Three sentences: whether a method's answers beat those of SFT on the chosen replies, by rules and a second judge."""
-    wins, judged = over_seeds(name, "wins over control"), over_seeds(name, "wins by judge")
-    if wins is None or judged is None:
-        return f"Whether {name} beats SFT on the chosen replies here is {NOT_RECORDED}."
-    if min(wins.low, judged.low) > 0.5:
-        verdict = f"{name} beats the control."
-    elif max(wins.high, judged.high) < 0.5:
-        verdict = f"The control beats {name}."
-    elif (wins.value - 0.5) * (judged.value - 0.5) > 0:
-        better = name if wins.value > 0.5 else "the control"
-        verdict = f"Both judges lean to {better}, one of them so little that it may be a tie."
-    else:
-        verdict = "The two judges do not prefer the same one, so who is better on the whole is not settled."
-    by_rules, by_judge = (
-        f"{100 * s.value:.0f} % of the messages (95 % interval {100 * s.low:.0f}-{100 * s.high:.0f})" for s in (wins, judged)
-    )
-    return textwrap.fill(
-        f"By the rules, the answer of {name} is better than the control's, ties counting half, in {by_rules}. "
-        f"By the second judge it is in {by_judge}. {verdict}",
-        width=100,
-    )
-
-
-def kl_figure() -> Figure | Table:
-    """Share of answers that say the step first against the distance gone, with the spread of the seeds; DPO by its β."""
-    record = preferences()
-    if record is None:
-        return methods_table(("DPO", "ORPO", "GRPO", CONTROL))
-    names = {name for run in record["runs"] for name in run["methods"] if name.startswith("DPO, β")}
-    betas = {0.1: "DPO"} | {float(name.split("=")[1]): name for name in names}
-    points = {"DPO": [(f"β = {beta:g}", *_over_seeds(betas[beta])) for beta in sorted(betas)]}
-    points |= {name: [("", *_over_seeds(name))] for name in (WITH_SFT, CONTROL, "KTO") if per_seed(name, "kl")}
-    title = "What each method reached, and how far it went for it"
-    label = "answers that say\nthe step first, %"
-    return charts.reached(points, title, "KL from the start (nats per answer)", label, log_x=True)
-
-
-def _over_seeds(name: str) -> tuple[list[float], list[float]]:
-    """KL and per cent of answers that say the step first, one value per seed."""
-    kl = [statistics.mean(row) for row in per_seed(name, "kl")]
-    return kl, [100 * statistics.mean(row) for row in per_seed(name, "step first")]
+    rows: dict[str, dict[str, Any]] = {}
+    for name in names:
+        wins, judged = over_seeds(name, "wins over control"), over_seeds(name, "wins by judge")
+        rows[name] = {"by the rules": wins, "by a reward model": judged} if wins else {"by the rules": NOT_RECORDED}
+    when = f"recorded {record['date']}, {len(record['runs'])} seeds, 95 % intervals" if record else NOT_RECORDED
+    caption = f"Messages in which the answer is better than that of SFT on chosen, ties count half; {when}"
+    return Table(rows, caption, "model", "")
 
 
 def failures_table() -> Table:
@@ -647,7 +614,8 @@ def judge_A3() -> Verdict:
     counted = passes("PPO") / passes("SFT")
     where = "inside" if cost_holds else "above" if time[0] > 10 else "below"
     sentence = (
-        f"{'Half of it holds. ' if cost_holds and not three else ''}The cost: a step took {time[0]:.1f} times SFT's time, "
+        f"{'The cost is as claimed, the models are not. ' if cost_holds and not three else ''}"
+        f"The cost: a step took {time[0]:.1f} times SFT's time, "
         f"{where} the claimed range, before the reward model's own training. (Counted in passes it is {counted:.1f} times; "
         f"the rest is writing answers token by token.) The models: {'' if three else 'not three. '}PPO has {len(roles)} "
         f"roles, {', '.join(roles)}. In full fine-tuning they are {full} models; with LoRA they share the weights of {lora}."

@@ -1,6 +1,7 @@
 """Lesson 04: the code that readers see against TRL's losses, its figures in prose, the linter's rules."""
 
 import ast
+import csv
 import inspect
 import json
 import re
@@ -8,10 +9,11 @@ import statistics
 from pathlib import Path
 
 import pytest
+import trl
 from support import conversation, tiny_llama, with_lora
 
 from course_utils import assets, glossary, plans
-from course_utils.data_prep import load_preferences
+from course_utils.data_prep import load_preferences, shortcuts
 from course_utils.evidence import house_style, lesson_04
 from course_utils.exercises import lesson_04 as exercises
 from course_utils.publishing import lesson_linter
@@ -176,11 +178,16 @@ def test_the_exercise_on_the_batch_is_the_lessons_function(lesson):
     assert torch.allclose(exercises.log_probabilities_of_batch(logits, ids, mask), found, atol=1e-5)
 
 
+def blocks():
+    """The programs for one's own pairs, as they stand in the text."""
+    found = re.findall(r"^# ```python\n(.*?)^# ```", SOURCE, re.MULTILINE | re.DOTALL)
+    return [re.sub(r"^# ?", "", block, flags=re.MULTILINE) for block in found]
+
+
 def test_the_program_for_work_runs_as_it_stands(tokenizer, tmp_path, monkeypatch, capsys):
-    block = re.search(r"^# ```python\n(.*?)^# ```", SOURCE, re.MULTILINE | re.DOTALL)
-    program = re.sub(r"^# ?", "", block[1], flags=re.MULTILINE)
+    program, counting, _ = blocks()
     assert program.count("bf16=bf16") == 2  # a card could be there
-    program = program.replace("bf16=bf16", "bf16=False, use_cpu=True")
+    program = program.replace("bf16=bf16", "bf16=False, use_cpu=True").replace("max_new_tokens=200", "max_new_tokens=20")
     monkeypatch.chdir(tmp_path)
     base = tiny_llama()
     base.save_pretrained("base")
@@ -192,15 +199,60 @@ def test_the_program_for_work_runs_as_it_stands(tokenizer, tmp_path, monkeypatch
     rows = [row | {"group": f"customer {number // 2}"} for number, row in enumerate(PAIRS * 12)]
     Path("pairs.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     space: dict = {}
+    first_loss = []
+    monkeypatch.setattr("trl.DPOTrainer.save_model", keeping(first_loss, trl.DPOTrainer.save_model))
     exec(program, space)
-    assert len(space["train"]) + len(space["test"]) == len(rows) and len(space["test"]) >= 2
+    test = space["test"]
+    assert len(space["train"]) + len(test) == len(rows) and len(test) >= 2
     printed = capsys.readouterr().out
     for title in ("[before]", "[after]", "[control]"):
-        assert printed.count(title) == min(5, len(space["test"]))
-    assert "chosen is longer in " in printed and "a bag of words ranks " in printed
-    assert space["trainer"].state.log_history[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+        assert printed.count(title) == min(5, len(test))
+    assert first_loss == [pytest.approx(0.6931, abs=1e-3)]
+    assert "KL from the start, nats per token: " in printed
     saved = json.loads(Path("dpo-adapter/adapter_config.json").read_text(encoding="utf-8"))
     assert saved["base_model_name_or_path"] == "sft-merged" and Path("dpo-adapter/tokenizer_config.json").exists()
+
+    # the sheet: each answer once, its letter only in the other file; DPO marked better everywhere wins all, a tie is a half
+    with open("blind.csv", encoding="utf-8") as file:
+        sheet = list(csv.DictReader(file))
+    whose = json.loads(Path("whose.json").read_text())
+    assert [row[letter] for row, letter in zip(sheet, whose, strict=True)] == space["by_dpo"]
+    assert [row["ab".replace(letter, "")] for row, letter in zip(sheet, whose)] == space["by_control"]
+    for marks, wins in ((whose, "DPO wins 100%"), (["="] * len(whose), "DPO wins 50% (95 % interval 50% to 50%)")):
+        with open("blind.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(sheet[0]))
+            writer.writeheader()
+            writer.writerows(row | {"better": mark} for row, mark in zip(sheet, marks))
+        exec(counting, {})
+        assert wins in capsys.readouterr().out
+
+
+def keeping(losses, save_model):
+    """`save_model` of a trainer, which also puts the run's first loss into a list: the program lets go of its trainer."""
+
+    def save(trainer, *arguments):
+        losses.append(trainer.state.log_history[0]["loss"])
+        return save_model(trainer, *arguments)
+
+    return save
+
+
+@pytest.mark.parametrize("name", ["balanced", "confounded"])
+def test_the_program_that_looks_for_shortcuts_finds_what_the_course_finds(name, tmp_path, monkeypatch, capsys):
+    data = load_preferences(name)
+    groups = [(row, f"g{1 + number % 9}") for number, row in enumerate(data.train)] + [(row, "g0") for row in data.test]
+    rows = [
+        {key: [{"role": "assistant", "content": row[key]}] for key in ("chosen", "rejected")} | {"group": group}
+        for row, group in groups
+    ]
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    exec(blocks()[2], {})
+    length, words, opening = [int(share) for share in re.findall(r"(\d+)%", capsys.readouterr().out)]
+    expected = shortcuts.shortcut_scores(data.train, data.test)
+    assert length == pytest.approx(100 * expected["length, one number"].value, abs=1)
+    assert words == pytest.approx(100 * expected["single words"].value, abs=4)  # other words, another penalty
+    assert opening == pytest.approx(100 * expected["the first three words"].value, abs=8)
 
 
 # -- figures in prose -------------------------------------------------------------------------------------------------------
@@ -212,6 +264,21 @@ def ranked_by_the_first_edition():
 
 
 NEAR = ("DPO, β = 1", lesson_04.WITH_SFT, lesson_04.CONTROL)
+
+
+ORDER = "order is the customer's"
+BALANCED = load_preferences("balanced")
+
+
+def seed_means(method, what):
+    return [statistics.mean(row) for row in lesson_04.per_seed(method, what)]
+
+
+def ranked_of_kind(run, method, kind):
+    """Share of one seed's test pairs of a kind that a method ranks right."""
+    right = run["methods"][method]["right"]
+    kinds = [row["kind"] for row in BALANCED.test]
+    return statistics.mean(hit for hit, other in zip(right, kinds) if other == kind)
 
 
 def share(method, what):
@@ -238,46 +305,69 @@ SENTENCES = {
     "In most pairs both replies name it": lambda: (
         statistics.mean(
             all(house_style.judge(row, row[key])["order is the customer's"] for key in ("chosen", "rejected"))
-            for row in load_preferences("balanced").train
+            for row in BALANCED.train
         )
         > 0.5
     ),
     "A faithful imitator knows that most replies begin with a courtesy": lambda: (
         0.1
         < statistics.mean(
-            house_style.judge(row, row[key])["step first"]
-            for row in load_preferences("balanced").train
-            for key in ("chosen", "rejected")
+            house_style.judge(row, row[key])["step first"] for row in BALANCED.train for key in ("chosen", "rejected")
         )
         < 0.5
     ),
-    "DPO names it in fewer answers than the start did": lambda: (
-        share("DPO", "order is the customer's") < share(lesson_04.START, "order is the customer's")
+    "DPO names it in fewer answers than the start did, and the control in more": lambda: (
+        share("DPO", ORDER) < share(lesson_04.START, ORDER) < share(lesson_04.CONTROL, ORDER)
     ),
-    "Now set the trained models of section 5 beside that row. They are hardly ahead of it": lambda: (
-        max(share(name, "right") for name in ("DPO", lesson_04.CONTROL)) < 0.8
+    "whose replies begin with the step in more than half of the cases, does so in about one of three": lambda: (
+        statistics.mean(house_style.judge(row, row["chosen"])["step first"] for row in BALANCED.train) > 0.5
+        and 0.28 < share(lesson_04.CONTROL, "step first") < 0.42
     ),
-    "With either the step still comes first, part of the numbers is back, and the model has moved about": lambda: all(
+    "behind the control, whose answers promise the right thing more often": lambda: (
+        share("DPO", "right step") < share(lesson_04.CONTROL, "right step") - 0.1
+        and share("DPO", "right step") < share(lesson_04.START, "right step")
+    ),
+    "**The tone: better than at the start,** and level with the control": lambda: (
+        share("DPO", "tone fits") > share(lesson_04.START, "tone fits") + 0.1
+        and abs(share("DPO", "tone fits") - share(lesson_04.CONTROL, "tone fits")) < 0.06
+    ),
+    "for answers that keep all the rules it comes to the same, and both are poor": lambda: (
+        abs(share("DPO", "all rules") - share(lesson_04.CONTROL, "all rules")) < 0.02 and share("DPO", "all rules") < 0.15
+    ),
+    "ranks what the desk promises *better* than DPO, with every seed": lambda: all(
+        ranked_of_kind(run, lesson_04.CONTROL, "step") > ranked_of_kind(run, "DPO", "step")
+        for run in lesson_04.preferences()["runs"]
+    ),
+    "DPO is hardly ahead of it, and with the SFT term it is a little further": lambda: (
+        0.7 < share("DPO", "right") < 0.8 <= share(lesson_04.WITH_SFT, "right") < 0.9
+    ),
+    "the model has gone less than half as far, and in the mean more answers name the order": lambda: all(
         share(name, "step first") > 0.9
-        and share("DPO", "order is the customer's") + 0.1 < share(name, "order is the customer's")
-        and share(name, "order is the customer's") < share(lesson_04.START, "order is the customer's")
-        and 0.25 < share(name, "kl") / share("DPO", "kl") < 0.6
+        and share("DPO", ORDER) < share(name, ORDER)
+        and share(name, "kl") < 0.5 * share("DPO", "kl")
+        and min(map(statistics.mean, lesson_04.per_seed(name, ORDER)))
+        < max(map(statistics.mean, lesson_04.per_seed("DPO", ORDER)))
         for name in (lesson_04.WITH_SFT, lesson_04.LARGE_BETA)
     ),
-    "With the SFT term it keeps what DPO gained and gives back part of what it lost": lambda: (
-        share(lesson_04.WITH_SFT, "step first") > 0.9
-        and share(lesson_04.WITH_SFT, "right step") > share("DPO", "right step")
-    ),
-    "By the second judge yes, but that one has learned from these very pairs; by the rules it leans that way": lambda: (
-        lesson_04.over_seeds(lesson_04.WITH_SFT, "wins by judge").low > 0.5
+    "plain DPO is no better than SFT on the chosen replies and perhaps worse, and with the SFT term it": lambda: (
+        lesson_04.over_seeds("DPO", "wins over control").value < 0.5
         and lesson_04.over_seeds(lesson_04.WITH_SFT, "wins over control").value
         > 0.5
         > lesson_04.over_seeds(lesson_04.WITH_SFT, "wins over control").low
     ),
-    "the share of the five that an answer keeps, halved if its step is wrong": lambda: (
+    "It likes all three better": lambda: all(
+        lesson_04.over_seeds(name, "wins by judge").value > lesson_04.over_seeds(name, "wins over control").value
+        for name in ("DPO", lesson_04.LARGE_BETA, lesson_04.WITH_SFT)
+    ),
+    "ORPO at the rate that we gave it went by far the furthest, and promises the right step least often": lambda: all(
+        share("ORPO", "kl") > 2 * share(name, "kl") and share("ORPO", "right step") < share(name, "right step")
+        for name in lesson_04.METHODS
+        if name != "ORPO" and lesson_04.per_seed(name, "kl")
+    ),
+    "the share of the five that it keeps, halved if its step is wrong": lambda: (
         'sum(kept.values()) / len(kept) * (1.0 if kept["right step"] else 0.5)' in inspect.getsource(house_style.score)
     ),
-    "DPO with β = 1, DPO with the SFT term and SFT on the chosen replies went about equally far": lambda: (
+    "DPO with β = 1, DPO with the SFT term and SFT on the chosen replies have gone about equally far": lambda: (
         max(share(name, "kl") for name in NEAR) < 1.5 * min(share(name, "kl") for name in NEAR) < 0.75 * share("DPO", "kl")
     ),
     "Four answers to each of three messages per step, for five steps": lambda: all(
@@ -300,8 +390,6 @@ def test_what_is_computed_bears_the_sentence(sentence, prose):
 
 
 def test_the_column_of_fifties():
-    from course_utils.data_prep import load_preferences
-
     table = lesson_04.shortcut_table({"older pairs": load_preferences(), "our pairs": load_preferences("balanced")})
     *rules, opening, shared = table.rows  # without the recorded models
     assert [round(100 * table.rows[rule]["our pairs"].value) for rule in rules] == [50, 50, 50]
