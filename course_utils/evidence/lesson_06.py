@@ -313,9 +313,9 @@ def pair_curve(events: Iterable[Any], title: str) -> Figure:
 
 def epochs_table(events: Iterable[Any]) -> Table:
     """The losses of each epoch."""
-    rows = {f"step {step}": dict(losses) for step, losses in epochs(events).items()}
+    rows = {f"epoch {number}": dict(losses) for number, losses in enumerate(epochs(events).values(), 1)}
     best = min(rows, key=lambda name: rows[name]["validation loss"])
-    return Table(rows, "Losses at the end of each epoch (nats per token)", "after", best)
+    return Table(rows, "Losses of each epoch (nats per token)", "after", best)
 
 
 def events_table(events: Iterable[Any], number: int = 4) -> Table:

@@ -4,9 +4,9 @@
 # {{badges}}
 #
 # You have a clean file of examples and no GPU. A *hosted* service takes the file, trains, and gives you a model that you
-# call by its name. It takes five calls. But the largest of these services is closing: OpenAI takes no new customers for
-# it, and its last jobs end in January 2027 (section 10 has the dates and where they stand). The calls outlive it, because other hosts kept them. In this
-# lesson you make every one of them, on a service that runs on this machine and really trains, you find out when such a
+# call by its name. It takes five calls. But the best known of these services is closing: OpenAI takes no new customers for
+# it, and from January 2027 no new jobs at all (section 10 has the dates and where they stand). The calls outlive it, because other hosts
+# kept them. In this lesson you make every one of them, on a service that runs on this machine and really trains, you find out when such a
 # model is worth its price, and you take one with you when its host closes.
 #
 # <!-- assumes: JSONL, token, fine-tuning -->
@@ -17,7 +17,6 @@
 # %%
 from course_utils import drawings, evidence, show
 from course_utils.data_prep import load_task
-from course_utils.evaluation import evaluate
 from course_utils.evidence import lesson_06
 from course_utils.exercises import check, quiz
 from course_utils.openai_server import HOSTS, local_server
@@ -35,13 +34,13 @@ show.quiet()
 lesson_06.before_and_after()
 
 # %% [markdown]
-# Those are three recorded jobs on this service. Nobody told the model what its answer should look like: the four words are
-# "Triage this customer message." The second bar is the {{term:baseline}}, a program that reads nothing and always gives the
-# most common answer.
+# Those are three recorded jobs on this service, with records of five fields. Nobody told the model what its answer should look like: the
+# four words are "Triage this customer message." The second bar is the {{term:baseline}}, a program that reads nothing and always gives the
+# most common answer. An {{term:epoch}} is one pass over the examples.
 #
-# The jobs that you run are small, so that a laptop is done in minutes. They show *how*. Whenever we say how *well*, the numbers come
-# from recorded jobs with more rows (100 in the picture above, 240 in most tables), asked about a hundred test messages, which nobody
-# trained on.
+# The jobs that you run are small, so that a laptop is done in minutes. They show *how*. Where we say how *well*, the numbers come
+# from recorded jobs with more rows (100 in the picture above, 240 in most tables), asked about a hundred messages that nobody
+# trained on. All of them are about one small model, so take the method from here and not the percentages.
 #
 # By the end you will be able to
 #
@@ -107,8 +106,8 @@ print("the model that can be trained here:", BASE)
 # **Two files.** One line is one example: a conversation that ends as it should. We take fifty short messages, so that a laptop
 # is done in a minute or two. (At work begin with 50 to 100 as well, then double them and see whether the answers get better.) The second
 # file is the {{term:validation set}}. These examples are not trained on; the service only
-# measures how well the model does on them. Always send one. OpenAI does not charge for it, and it is the only evidence that
-# the job gives you.
+# measures how well the model does on them. Always send one. OpenAI does not charge for it, and it is all that the job
+# tells you about messages it has not learned from.
 
 # %%
 def write_rows(name, rows):
@@ -162,14 +161,14 @@ drawings.hosted_job()
 
 # %% [markdown]
 # A loop that waits for `succeeded` waits for ever when the job fails or is cancelled. And hosts have ends of their own, in
-# words that you have never seen. So name the states in which a job is *not* over, and stop at any other word.
+# words that you have never seen. So name the states in which a job is *not* over, and stop at any other word, which the loop prints.
 
 # %%
-WAITING = ("validating_files", "queued", "running", "pausing", "paused")
+WAITING = ("validating_files", "queued", "pending", "running", "pausing", "paused", "resuming")
 
 
-def wait(job, hours=24):
-    """Look every second until the job is over, however it ends; returns it and its events."""
+def wait(job, hours=24, every=1):
+    """Look every so often until the job is over, however it ends; returns it and its events."""
     shown, deadline = "", time.time() + 3600 * hours
     while job.status in WAITING:
         if time.time() > deadline:
@@ -177,7 +176,7 @@ def wait(job, hours=24):
         if job.status != shown:
             shown = job.status
             print(shown, end=" → ")
-        time.sleep(1)
+        time.sleep(every)
         job = client.fine_tuning.jobs.retrieve(job.id)
     print(job.status)
     return job, list(client.fine_tuning.jobs.list_events(job.id, limit=100))
@@ -190,8 +189,8 @@ if job.status != "succeeded":
 print(job.finished_at - job.created_at, "seconds, and the new model is", job.fine_tuned_model)
 
 # %% [markdown]
-# (At a real host look every minute. A paused job waits until somebody resumes it, hence the deadline.) The name is `ft:`, the base, the
-# organisation, your suffix and an id.
+# (At a real host look every minute, with `every=60`. `pending` is Azure's word for a job that has not begun. A paused job waits until
+# somebody resumes it, hence the deadline.) The name is `ft:`, the base, the organisation, your suffix and an id.
 # Everything that happened is in the events, and each step of training left one with its numbers. Here is one, and then all of them as a
 # curve:
 
@@ -205,8 +204,10 @@ lesson_06.curve(events, "What the job learned, on rows it saw and on rows it did
 
 # %% [markdown]
 # The {{term:loss}} is how surprised the model is by the right answer, on average per token: the lower, the better. The
-# line "training" is `train_loss`, the loss on the rows of each step: it jumps, since some rows are harder than others, and falls on the
-# whole. The line "validation" is `valid_loss`, measured on the other file. As long as both fall, the model is learning the task. Where they part, it
+# pale line is `train_loss`, the loss on the rows of each step: it jumps, since some rows are harder than others, and falls on the
+# whole, as the bold line shows, which is its running mean. "Validation" is the loss on the other file. In the event above there are two
+# of them: `valid_loss` may be measured on a few rows only, as OpenAI does at every step, and `full_valid_loss` on all of them, at the end of
+# an epoch. Go by the full one. (Here both are measured on all rows.) As long as both fall, the model is learning the task. Where they part, it
 # begins to learn these fifty examples instead; section 4 shows that. What did "auto" choose?
 
 # %%
@@ -215,7 +216,7 @@ print(f"{chosen.n_epochs} epochs, {chosen.batch_size} rows per step, multiplier 
       f"{chosen.learning_rate_multiplier}; {job.trained_tokens:,} tokens trained")
 
 # %% [markdown]
-# An {{term:epoch}} is one pass over the file. A {{term:batch}} is the rows that share a step. "Tokens trained" is the file's
+# A {{term:batch}} is the rows that share a step. "Tokens trained" is the file's
 # tokens times the epochs, and that is what a host charges for. The
 # {{term:learning-rate multiplier}} scales how far a step goes; what a multiplier of 1 means is the host's secret, so it
 # does not carry over from one host to the next.
@@ -247,7 +248,7 @@ from collections import Counter
 import jsonschema
 
 
-def score(answers, wanted):
+def count_right(answers, wanted):
     """How many answers are valid records, and how many values of each field are right."""
     right = Counter()
     for text, reference in zip(answers, wanted):
@@ -264,7 +265,7 @@ def score(answers, wanted):
 prompts, wanted = task.prompts()[:8], task.references()[:8]
 after = ask_all(job.fine_tuned_model, prompts)
 before = ask_all(BASE, prompts[:2])
-counted = score(after, wanted)
+counted = count_right(after, wanted)
 guess.reveal(counted.get("valid", 0))
 
 # %%
@@ -274,13 +275,12 @@ show.answers([prompt[-1]["content"] for prompt in prompts[:2]],
 
 # %% [markdown]
 # Valid is not right: the counts above say how many of the eight categories and escalations are. A program that reads a record in which
-# danger came out as `none` will let it wait. These ten lines of `score` are the whole evaluation, and you need nothing else at work
-# but more messages.
+# danger came out as `none` will let it wait. These ten lines of `count_right` are the whole evaluation. At work it needs a hundred messages
+# or more that are kept for it, and an interval around each share, as in section 3.
 #
 # That is the whole job: two uploads, one job, a loop, and a model's name. ({{term:temperature|Temperature}} 0 takes the
-# likeliest token each time. Here that gives you what we got; on a large host answers may still differ now and then. For records, 0 to
-# 0.2 is usual.) Eight answers are too few to compare anything. Whenever this lesson compares, it shows recorded runs with a hundred
-# answers each.
+# likeliest token each time. On a large host answers may still differ now and then. For records, 0 to 0.2 is usual.) Eight answers are too
+# few to compare anything. Where this lesson says what is better, it shows recorded runs with a hundred answers each.
 #
 # **Your turn.** Somebody looked at a job's events every few seconds. What happened?
 
@@ -386,10 +386,10 @@ lesson_06.recorded(
 
 # %% [markdown]
 # "Valid" is the share of answers that a program can read; the other columns are the share that is right. Form can be shown by examples,
-# forced or learned, and only forcing *guarantees* it, as long as the answer is not cut off or refused. Content can be shown or
-# learned, never forced: with its form forced, the base is valid every time and right in 4 of 100. Eight examples in the prompt bring
-# this base to about the score of the last row, which reads nothing. So here the content had to be trained; and where a program reads the
-# answers, force the form as well, for the few that go wrong.
+# forced or learned, and only forcing *guarantees* it, as long as the answer is not cut off or refused. Content cannot be forced: with
+# its form forced, the base is valid every time and right in 4 of 100. Eight examples in the prompt bring this small base only to about
+# the score of the last row, which reads nothing; a large model would do better. So here the content had to be trained. Where a program
+# reads the answers, force the form as well: it costs one argument, and then no answer can break the program.
 
 # %%
 evidence.card("O1")
@@ -446,7 +446,7 @@ lesson_06.epochs_table(greedy_events)
 lesson_06.recorded_turn()
 
 # %% [markdown]
-# This is what overfitting looks like: one line goes to zero, and the other one turns round.
+# This is what overfitting looks like: one line goes to zero, and the other one turns round and stays above its lowest point.
 
 # %%
 evidence.card("O3", losses=losses)
@@ -469,8 +469,8 @@ lesson_06.checkpoints_table(client.fine_tuning.jobs.checkpoints.list(greedy.id))
 lesson_06.recorded([f"tuned, epoch {n}" for n in (1, 2, 3)], "Three checkpoints of the same job")
 
 # %% [markdown]
-# The first checkpoint is probably behind. The other two, two points apart, a hundred messages cannot tell apart. So the next job could be
-# an epoch shorter, and cheaper. (Two models that answer the same messages are best compared message by message: on how many was only
+# The first checkpoint is probably behind. The other two are so near each other that a hundred messages cannot tell them apart. So the next
+# job could be an epoch shorter, and cheaper; score its model too, for it will not be this second checkpoint. (Two models that answer the same messages are best compared message by message: on how many was only
 # the one right, on how many only the other? And strictly, the messages of this choice have to be other ones than those that the final
 # model is reported on.)
 #
@@ -578,10 +578,10 @@ print(json.dumps(pairs[0], indent=1))
 # %%
 pairs_file = write_rows("pairs.jsonl", pairs)
 uploaded = client.files.create(file=pairs_file.open("rb"), purpose="fine-tune")
-gently = {"beta": 0.1, "n_epochs": 2, "batch_size": 4}
+usual = {"beta": 0.1, "n_epochs": 2, "batch_size": 4}
 preferred, pair_events = wait(client.fine_tuning.jobs.create(
     model=job.fine_tuned_model, training_file=uploaded.id, suffix="preferred", seed=0,
-    method={"type": "dpo", "dpo": {"hyperparameters": gently}},
+    method={"type": "dpo", "dpo": {"hyperparameters": usual}},
 ))
 first = lesson_06.metrics(pair_events)[0]
 print(f"the first logged loss: {first['train_loss']:.3f}")
@@ -598,26 +598,34 @@ lesson_06.pair_curve(pair_events, "The loss of a DPO job starts at ln 2")
 # your first logged loss is far from 0.693, the host compares with another model than the one it started to train, or it
 # logs a mean over several steps. `beta` says how much a change counts: 0.1 is usual.
 #
-# Did it help? A falling loss does not say so. The recorded jobs had sixty pairs:
+# Did it help? A falling loss does not say so. Ask both models the same eight messages:
+
+# %%
+print("before:", counted)
+print("after: ", count_right(ask_all(preferred.fine_tuned_model, prompts), wanted))
+
+# %% [markdown]
+# Eight messages are a first look. The recorded jobs had sixty pairs, and were asked a hundred:
 
 # %%
 lesson_06.preferences()
 
 # %% [markdown]
-# After each of the first three jobs the model is ruined. The last column but one says how. "none" is the right escalation for most
-# messages, and after the first job the model hardly says it any more: its sixty pairs all punish one and the same record, "question" and
+# After each of the first three jobs the model is much worse. The column on “none” says how. "none" is the right escalation for most
+# messages, and after the first job the model hardly ever says it: its sixty pairs all punish one and the same record, "question" and
 # "none", and never to say these words again is the cheapest way to obey. For the second job the tuned model answered 240 new messages, and
-# its mistakes became pairs; for the third, "none" was preferred as often as rejected. They do almost the same damage. The loss reports
-# on the pairs; only answers report on the model.
+# its mistakes became pairs. For the third, "none" was preferred as often as rejected; that saved a part of the escalations, and far
+# from all. The loss reports on the pairs; only answers report on the model.
 #
-# Who is to blame, the pairs or the training? Look at the last two rows: the same pairs, with a `learning_rate_multiplier` of 0.1. The model
-# is nearly what it was before. So it was the size of the steps. Our service had chosen it ("auto"), and it serves well where replies are
-# long; here the whole push goes into a handful of tokens. But look again: the small steps did no harm, and no good.
+# Who is to blame, the pairs or the training? Look at the two rows “steps a tenth as large”: the same pairs, with a
+# `learning_rate_multiplier` of 0.1. The model is nearly what it was before. So the size of the steps did it, which our service had chosen
+# ("auto"), with pairs that all push the same way to show it where to go. But look again: the small steps did no good either, as far as a
+# hundred messages can show.
 #
 # What to learn from it:
 #
-# - A default can ruin a good model. Begin with a tenth of it, or with a larger `beta`, which ties the model closer to its start, and compare
-#   *answers* with those of the model before. Keep that model.
+# - A default can ruin a good model. Begin with a tenth of it, and compare *answers* with those of the model before. Keep that model.
+#   (A larger `beta` is the other setting to try; it ties the model closer to its start. We have not.)
 # - Look at what all your pairs have in common. The model will.
 # - **Where the right answer is known, as here, write it into a row and train on it.** Preferences are for what people can judge and
 #   cannot write. Lesson 04 has a case in which they pay.
@@ -695,8 +703,9 @@ for operation in ("eq", "equals"):
 #
 # The usual argument for a tuned model goes: it needs no instructions, the prompt is shorter, so it is cheaper. Is it?
 # **Often not.** The tuned model's prompt is shorter, but each of its tokens costs more: at OpenAI twice as much for the small models,
-# half as much again for the large ones. For the task of this lesson the same small model untuned is the cheaper one as long as its
-# prompt has fewer than about 180 tokens, and a small model of today stays cheaper than that for much longer.
+# half as much again for the large ones. For the task of this lesson `gpt-4.1-mini` untuned is cheaper than `gpt-4.1-mini` tuned as long as
+# its prompt has fewer than about 180 tokens, and a small model of today stays cheaper than that for much longer. (These are the last
+# published prices of a service that is ending. The way to the answer is what you keep; put in the prices of your host.)
 #
 # You pay twice: once for training, and then for every request. Training first. A host charges the file's tokens times the epochs.
 
@@ -704,10 +713,10 @@ for operation in ("eq", "equals"):
 lesson_06.training_table(rows, 3)
 
 # %% [markdown]
-# Cents, for fifty rows. (Five thousand rows of 500 tokens at the dearest of these prices would be 188 dollars, still a small part of what
+# Cents, for fifty rows. (Five thousand rows of 500 tokens, three epochs, at the dearest of these prices would be 188 dollars, still a small part of what
 # a person costs who collects them.) The first number is the host's price, the second what this file costs with three epochs. (Tinker is a
 # host of open models with calls of its own.) Tokens are the host's, so count with its {{term:tokenizer}}: that of our small model counts
-# a tenth more in these messages.
+# a tenth more in the words of these messages.
 #
 # **Your turn:** write the bill of a job.
 
@@ -727,6 +736,9 @@ lesson_06.training_table(rows, 3)
 # $A$ tokens:
 #
 # $$P = \frac{S\,t_{in} + A\,(t_{out} - u_{out})}{u_{in}}$$
+#
+# (A host of open models that takes no more for a tuned model's tokens than for the base's is the easy case: then $P = S$, and every
+# instruction that you can leave out is saved. The price of such a host is the hour, further down.)
 #
 # Now with real counts: our three prompts, means over the test messages.
 
@@ -759,7 +771,7 @@ lesson_06.price_figure(sizes, answer_tokens)
 lesson_06.hosting_table(sizes, answer_tokens)
 
 # %% [markdown]
-# With little traffic the hour is the whole bill. Here a short prompt pays for it from about eight million requests a month on if it
+# With little traffic the hour is the whole bill. Here a short prompt pays for it from seven to eight million requests a month on if it
 # replaces eight examples, and from about thirty million on if it replaces instructions alone. The same sum holds for a deployment at a
 # host of open models and for a GPU of your own; put in the price of *your* hour.
 #
@@ -861,8 +873,19 @@ show.answers([prompts[0][-1]["content"]],
 # %% [markdown]
 # The same folder on the same base gives the same answers. (One may differ now and then. The two programs add up in another order, and
 # where two tokens are almost equally likely, the last digit decides.) From here on it is yours: `own.merge_and_unload()` writes it into the
-# base, as in lesson 02, and {{term:vLLM}} or Ollama serve it under the same API (Ollama after a conversion). The code that asks it changes
-# its address, its key and the model's name, and nothing else.
+# base, as in lesson 02, and {{term:vLLM}} or Ollama serve it under the same API (Ollama after a conversion). With a GPU, and *not run
+# here*:
+#
+# ```bash
+# vllm serve HuggingFaceTB/SmolLM2-135M-Instruct --enable-lora --lora-modules tickets=./tickets
+# ```
+#
+# ```python
+# client = OpenAI(base_url="http://localhost:8000/v1", api_key="none")       # and model="tickets" in every request
+# ```
+#
+# The code that asks it changes its address, its key and the model's name. Ask your test messages again all the same: another server may
+# bring another {{term:chat template}}, and the model was trained with this one.
 
 # %% [markdown]
 # ## 10 · Hosted or your own?
@@ -918,10 +941,9 @@ show.folded("In what the calls differ, host by host", lesson_06.differences_tabl
 # | no validation file | one line that falls, whatever happens (section 4) |
 # | the last checkpoint, unseen | a validation loss well above its lowest (section 4) |
 # | reading `processed` as "valid" | a failed job an hour later (section 5) |
-# | another system message than in training | answers as from the untuned model, now and then (section 1; lesson 02 tries it) |
+# | another system message than in training | answers as from the untuned model, now and then (lesson 02 tries it) |
 # | comparing a DPO loss with a supervised one | a gap that means nothing: the units differ (section 6) |
-# | steps of preferences that are too large | answers ruined, under a loss that looks fine (section 6) |
-# | pairs that all punish one word | the model hardly says it again (section 6) |
+# | large steps on pairs that all punish one word | the model stops saying it, under a loss that looks fine (section 6) |
 # | a reward for the form | one constant, valid record (lesson 04) |
 # | "no instructions, so it is cheaper" | often a higher bill, always a higher one by the hour with few requests (section 8) |
 # | a model without its files at home | nothing to move when the date comes (section 9) |

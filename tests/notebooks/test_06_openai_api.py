@@ -105,9 +105,13 @@ def both_right(name):
     return statistics.mean(model["scores"]["both"][0] for model in preferred(name))
 
 
+def escalation_right(name):
+    return statistics.mean(model["scores"]["escalation"][0] for model in preferred(name))
+
+
 SENTENCES = {
     'the four words are "Triage this customer message."': lambda: len(task().train[0][0]["content"].split()) == 4,
-    "its last jobs end in January 2027": lambda: "no new jobs for anyone from 2027-01-06" in HOSTS["openai"].dates,
+    "from January 2027 no new jobs at all": lambda: "no new jobs for anyone from 2027-01-06" in HOSTS["openai"].dates,
     "OpenAI has answered since May 2026": lambda: "since 2026-05" in HOSTS["openai"].dates,
     "section 10 lists it for four of them": lambda: len(HOSTS) == 5,  # with this machine's
     "The service keeps the last three": lambda: __import__(
@@ -151,13 +155,13 @@ SENTENCES = {
     "Three jobs train: in sections 1, 4 and 6": lambda: [
         len(re.findall(r"(?<!def )wait\(", part)) for part in re.split(r"^# ## \d+ ·", SOURCE, flags=re.MULTILINE)[1:]
     ] == [1, 0, 0, 1, 1, 1, 0, 0, 0, 0],  # that of section 5 fails
-    "that of our small model counts a tenth more in these messages": lambda: 0.08 < more_tokens() < 0.14,
+    "that of our small model counts a tenth more in the words of these messages": lambda: 0.08 < more_tokens() < 0.14,
     "$0.7 \\cdot 0 + 0.3 \\cdot 1 = 0.3$": lambda: '"0.7 * category + 0.3 * escalation"' in SOURCE,
     "The recorded jobs had sixty pairs": lambda: "PAIRS, FEW, MANY = 240, 40, 60, 12, 10" in BENCHMARK,
     "that is 12.41 dollars for each thousand, more than two hundred times what their tokens cost": lambda: (
         round(hours(100_000), 2) == 12.41 and hours(100_000) > 200 * thousand(lesson_06.TUNED_PROMPT, lesson_06.UNTUNED)
     ),
-    "from about eight million requests a month on if it replaces eight examples": lambda: (
+    "from seven to eight million requests a month on if it replaces eight examples": lambda: (
         7.2e6 < pays_for_the_hour("instructions and 8 examples") < 8.4e6
     ),
     "from about thirty million on if it replaces instructions alone": lambda: (
@@ -166,18 +170,24 @@ SENTENCES = {
     "its sixty pairs all punish one and the same record": lambda: len(
         {row["non_preferred_output"][0]["content"] for row in lesson_06.pairs(task().train, 60)}
     ) == 1,
-    "Five thousand rows of 500 tokens at the dearest of these prices would be 188 dollars": lambda: (
+    "Five thousand rows of 500 tokens, three epochs, at the dearest of these prices would be 188 dollars": lambda: (
         round(5000 * 500 * 3 * max(price.training or 0 for price in costs.PRICES.values()) / 1e6) == 188
     ),
-    "After each of the first three jobs the model is ruined": lambda: both_right(lesson_06.TUNED) - 0.2 > max(
+    "After each of the first three jobs the model is much worse": lambda: both_right(lesson_06.TUNED) - 0.2 > max(
         both_right(name) for name in (lesson_06.ONE_RECORD, lesson_06.OWN_MISTAKES, lesson_06.BOTH_WAYS)
     ),
-    "after the first job the model hardly says it any more": lambda: none_said(lesson_06.ONE_RECORD) < 10,
+    "after the first job the model hardly ever says it": lambda: none_said(lesson_06.ONE_RECORD) < 10,
+    "that saved a part of the escalations, and far from all": lambda: (
+        max(map(escalation_right, (lesson_06.ONE_RECORD, lesson_06.OWN_MISTAKES))) + 0.1
+        < escalation_right(lesson_06.BOTH_WAYS)
+        < escalation_right(lesson_06.TUNED) - 0.1
+    ),
+    "with records of five fields": lambda: len(load_task("support_tickets").schema["properties"]) == 5,
     "The model is nearly what it was before": lambda: all(
         abs(both_right(lesson_06.with_small_steps(name)) - both_right(lesson_06.TUNED)) < 0.1
         for name in lesson_06.TRIED_WITH_SMALL_STEPS
     ),
-    "the small steps did no harm, and no good": lambda: all(
+    "the small steps did no good either": lambda: all(
         both_right(lesson_06.with_small_steps(name)) < both_right(lesson_06.TUNED) + 0.03
         for name in lesson_06.TRIED_WITH_SMALL_STEPS
     ),
