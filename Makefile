@@ -99,7 +99,8 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/alignment.py
 	$(BIN)/python benchmarks/service.py lifecycle kills
 	$(BIN)/python benchmarks/hosted.py runs
-	COURSE_SOAK=1 $(BIN)/pytest tests/test_models.py tests/publishing tests/gpu_simulation
+	COURSE_SOAK=1 $(BIN)/pytest -m soak
+	COURSE_SOAK=1 $(BIN)/pytest tests/test_models.py
 	$(BIN)/python -m tests.gpu_simulation.run --record
 	$(MAKE) test-oldest-all
 

@@ -1,5 +1,6 @@
 """What tests share: a model small enough to build in a blink, and the packaged one, loaded once a process."""
 
+import os
 from collections import Counter
 
 import pytest
@@ -7,7 +8,14 @@ from support import tiny_llama
 
 
 def pytest_collection_modifyitems(items):
-    """Put files with slow tests first, so that no process is left alone with one of them when the other has finished."""
+    """Leave out what is for `make soak`, and put files with slow tests first.
+
+    So no process is left alone with one of them when the other has finished.
+    """
+    if not os.environ.get("COURSE_SOAK"):
+        for item in items:
+            if marker := item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason=f"takes minutes: part of `make soak` ({marker.args[0]})"))
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 

@@ -1,15 +1,11 @@
 """The lessons' cells as on a GPU: no error on a T4 or an A100, and a fault that is planted is found."""
 
-import os
-
 import nbformat
 import pytest
 
 from course_utils import lessons
 
 from . import build, run
-
-soaked = pytest.mark.skipif(not os.environ.get("COURSE_SOAK"), reason="takes minutes: part of `make soak`")
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +42,7 @@ def test_what_is_planted_in_a_lesson_is_found(hub):
     assert found.errors[0].first_line == "ids = torch.tensor([[1, 2, 3]])" and found.errors[0].first_line in str(found)
 
 
-@soaked
+@pytest.mark.soak("one lesson on one card runs in `make test`")
 @pytest.mark.slow
 @pytest.mark.parametrize("gpu", run.TIERS)
 @pytest.mark.parametrize("lesson", sorted(lessons.LESSONS))

@@ -266,6 +266,7 @@ def test_every_claim_is_judged_in_the_lesson():
 
 
 @pytest.mark.slow
+@pytest.mark.soak("`make test-notebooks` runs the same cells on the real model")
 def test_the_cells_run_from_top_to_bottom(tiny_model, tmp_path, monkeypatch, capsys):
     """With random weights, so what the model answers is noise; every call, table, figure and card is made."""
     from course_utils import models, openai_server

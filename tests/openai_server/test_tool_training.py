@@ -30,6 +30,7 @@ def example(number: int, city: str) -> dict:
 
 @pytest.mark.model
 @pytest.mark.slow
+@pytest.mark.soak("test_tools.py compares what a row with a call teaches with what is asked and read back")
 def test_a_model_trained_on_twelve_calls_calls_by_itself(start_server, tmp_path):
     with start_server(tmp_path / "service", model=None) as server:
         client = server.client(timeout=300, max_retries=0)

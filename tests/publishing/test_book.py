@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import json
-import os
 import re
 import resource
 from html import unescape
@@ -47,7 +46,7 @@ SECONDS, MEGABYTES = 30, 25
 
 browsed = [
     *in_a_browser,
-    pytest.mark.skipif(not os.environ.get("COURSE_SOAK"), reason="takes minutes: part of `make soak`"),
+    pytest.mark.soak("test_book_live.py looks at pages of each kind in `make test`"),
 ]
 
 

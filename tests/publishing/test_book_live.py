@@ -40,7 +40,7 @@ fetched = [
 ]
 browsed = [*in_a_browser, *fetched]
 finished = [built, *fetched]
-soaked = pytest.mark.skipif(not os.environ.get("COURSE_SOAK"), reason="takes minutes: part of `make soak`")
+soaked = pytest.mark.soak("the ordinary run has one exercise of each lesson")
 
 
 def cells_of(lesson, live=True):

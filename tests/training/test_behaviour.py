@@ -1,4 +1,7 @@
-"""Small real runs on the packaged model: what the objectives promise happens. Three seeds each are `make soak`'s."""
+"""Small real runs on the packaged model: what the objectives promise happens.
+
+`make test` has DPO; the others and three seeds are `make soak`'s.
+"""
 
 import json
 
@@ -9,6 +12,7 @@ from course_utils.data_prep import load_task
 
 pytestmark = pytest.mark.slow
 FIELDS = ["category", "escalation"]
+EQUAL = pytest.mark.soak("its loss and gradients equal TRL's in test_against_trl.py and test_drift.py")
 
 
 def adapted(seed=0):
@@ -26,6 +30,7 @@ def short(task, split, count):
     return sorted(getattr(task, split), key=lambda c: len(c[1]["content"]))[:count]
 
 
+@pytest.mark.soak("test_checkpoints.py stops runs of a tiny model early and goes back to their best step")
 def test_early_stopping_ends_a_run_that_overfits_and_keeps_the_best_weights():
     """24 examples, many epochs: the held-out loss turns; the probe finds training answers by heart and not held-out ones."""
     task = load_task("support_tickets", FIELDS)
@@ -60,7 +65,9 @@ def preferences(task, split, count):
     ]
 
 
-@pytest.mark.parametrize("objective", [training.DPO(), training.ORPO(beta=0.5)], ids=["dpo", "orpo"])
+@pytest.mark.parametrize(
+    "objective", [training.DPO(), pytest.param(training.ORPO(beta=0.5), marks=EQUAL)], ids=["dpo", "orpo"]
+)
 def test_preferences_are_learned(objective):
     task = load_task("support_tickets", FIELDS)
     model, tokenizer = adapted()
@@ -78,6 +85,7 @@ def test_preferences_are_learned(objective):
         assert history.reference_seconds == 0
 
 
+@EQUAL
 def test_a_reward_model_ranks_held_out_pairs():
     from peft import LoraConfig, get_peft_model
 
@@ -106,6 +114,7 @@ def few_letters_e(_prompts, answers):
     return [-10 * answer.count("e") / max(1, len(answer)) for answer in answers]
 
 
+@pytest.mark.soak("test_ppo.py holds each of its pieces against a reference in float64")
 def test_ppo_raises_the_reward():
     model, tokenizer = adapted()
     objective = training.PPO(reward=few_letters_e, kl_coefficient=0.02, max_new_tokens=16)
