@@ -33,14 +33,14 @@ prices: $(VENV)/.test
 test: lint
 	$(BIN)/course fetch
 	$(BIN)/pytest $(PARALLEL)
-	$(MAKE) test-notebooks
+	COURSE_SMALL=1 $(MAKE) test-notebooks
 	$(MAKE) test-oldest
 
 # Without notebooks, browser, model cache torture and old versions: a few minutes.
 test-quick: $(VENV)/.test
 	$(BIN)/pytest $(PARALLEL) -m "not slow and not index"
 
-# Every lesson from top to bottom without a network, the longest first.
+# Every lesson from top to bottom without a network, the longest first. `make test` does it on few examples; alone, at full size.
 test-notebooks: $(VENV)/.test
 	tests/without_network $(BIN)/pytest $(PARALLEL) $(NBVAL) $(LESSONS)
 
@@ -102,6 +102,7 @@ soak: $(VENV)/.test
 	COURSE_SOAK=1 $(BIN)/pytest -m soak
 	COURSE_SOAK=1 $(BIN)/pytest tests/test_models.py
 	$(BIN)/python -m tests.gpu_simulation.run --record
+	$(MAKE) test-notebooks
 	$(MAKE) test-oldest-all
 
 $(VENV)/bin/python:
