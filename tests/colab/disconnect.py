@@ -17,7 +17,7 @@ from course_utils import lessons
 from . import kernel
 
 STEPS = 40
-LESSON = "02"
+LESSON = "02_lora"
 REAL = "model, tokenizer = models.load(tier='cpu')"
 BEGIN = """
 import hashlib, json, warnings

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 WITHOUT_NETWORK = Path(__file__).parents[1] / "without_network"
 CELL_TIMEOUT = 3600
+STARTUP_TIMEOUT = 600  # of a machine that others keep busy
 
 
 @contextlib.contextmanager
@@ -68,6 +69,7 @@ def run(
         client = NotebookClient(
             notebook,
             timeout=CELL_TIMEOUT,
+            startup_timeout=STARTUP_TIMEOUT,
             kernel_name="colab",
             kernel_manager_class=Manager,
             allow_errors=True,
@@ -107,7 +109,7 @@ def started(python: Path, folder: Path, environment: Mapping[str, str], code: st
         client = manager.client()
         client.start_channels()
         try:
-            client.wait_for_ready(timeout=120)
+            client.wait_for_ready(timeout=STARTUP_TIMEOUT)
             client.execute(code)
             yield manager
         finally:

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 STAND_IN = HERE / "stand_in"
 STATE = "colab.json"  # in the environment's folder: what is of the image, and how it came there
 RESOLVED = "resolved.json"  # there too: pip's report
-LIBRARIES = ("accelerate", "datasets", "huggingface_hub", "peft", "transformers", "trl")
+LIBRARIES = ("accelerate", "datasets", "huggingface_hub", "peft", "transformers")
 # What LIBRARIES ask for before they use it, and the image has. TensorFlow, JAX and what stands on them are left out: they
 # take gigabytes, and these libraries load them only for tensors of theirs.
 LOOKED_FOR = (

@@ -175,6 +175,7 @@ def run_lesson(
         What happened, and what the course said of the machine.
     """
     import nbformat
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     file = lessons.learner_file(lessons.find(number).name)
     notebook = nbformat.read(file, as_version=4)
@@ -189,7 +190,11 @@ def run_lesson(
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="course-", ignore_cleanup_errors=True) as folder:
         shutil.copy(wheel, folder)
-        kernel.run(notebook, python, Path(folder), environment, cut=True, on_cell=_say)
+        try:
+            kernel.run(notebook, python, Path(folder), environment, cut=True, on_cell=_say)
+        except (DeadKernelError, CellTimeoutError) as error:  # ends the lesson and not the run of all lessons
+            last = max((i for i, cell in enumerate(notebook.cells) if cell.get("execution_count")), default=-1)
+            result.errors.append({"cell": last + 1, "first_line": "", "text": f"{type(error).__name__}: {error}"[:600]})
     result.seconds = round(time.monotonic() - started, 1)
     asked = notebook.cells.pop()
     result.network = "cut" if "NETWORK ['lo']" in "".join(output.get("text", "") for output in asked.outputs) else "not cut"
@@ -265,6 +270,8 @@ def main() -> int:
     parser.add_argument("--only-environment", action="store_true", help="run no lesson")
     parser.add_argument("--keep", type=Path, help="folder for the notebooks with their outputs")
     options = parser.parse_args()
+    if not shutil.which(options.python):
+        parser.error(f"{options.python} is not here: install Colab's version of Python, or name it with --python")
     sys.path.insert(0, str(ROOT / "benchmarks"))
     with tempfile.TemporaryDirectory(prefix="course-wheel-") as dist:
         wheel = write_wheel(Path(dist))
