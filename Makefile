@@ -1,6 +1,8 @@
 # `make lab` opens the course, `make test` checks everything; both set up what they need from a bare clone.
 PYTHON ?= python3
 VENV ?= .venv
+# Of the version that Colab has.
+COLAB_PYTHON ?= python3.13
 BIN := $(VENV)/bin
 LAB_ARGS ?=
 # Test processes at once; they share the cores (conftest.py). Each may take 2 GB.
@@ -12,7 +14,7 @@ SERVICE = $(foreach n,adapters arguments files gate jobs responses streaming too
 OLDEST = tests/training tests/memory $(SERVICE) tests/test_models.py tests/test_quantization.py tests/test_attention.py \
 	tests/test_generation.py tests/test_evaluation.py tests/test_retrieval.py
 
-.PHONY: lab lint prices test test-quick test-notebooks test-oldest test-oldest-all notebooks book bench soak gpu clean
+.PHONY: lab lint prices test test-quick test-notebooks test-oldest test-oldest-all notebooks book bench soak gpu colab clean
 
 lab: $(VENV)/.lab
 	$(BIN)/course lab $(LAB_ARGS)
@@ -85,6 +87,11 @@ bench: $(VENV)/.test
 gpu: $(VENV)/.test
 	$(BIN)/python benchmarks/gpu.py
 
+# Every lesson as on Colab: its Python, its versions, the notebook's own install cell (tests/colab/). Needs COLAB_PYTHON. Writes
+# a dated record, lesson by lesson; goes on where it was cut off.
+colab: $(VENV)/.test
+	$(BIN)/python -m tests.colab.run --venv $(VENV)-colab --python $(COLAB_PYTHON)
+
 # Proofs that take long: three seeds instead of one, 50 prompts, 20 SIGKILLs, what data do to a model, every lesson on simulated
 # GPUs. Writes dated records.
 soak: $(VENV)/.test
@@ -122,4 +129,4 @@ $(VENV)-oldest/.test: pyproject.toml tests/colab/oldest.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest build dist
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-colab build dist

@@ -6,10 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from colab.machine import canonical as canonical_name
+from colab.machine import shipped, write_metadata
 
 from course_utils import assets, lessons
 from course_utils.publishing import builder
@@ -24,11 +28,6 @@ def wheel(tmp_path_factory):
     return write_wheel(tmp_path_factory.mktemp("dist"))
 
 
-def shipped(image):
-    lines = [line for line in image.read_text().splitlines() if line and not line.startswith("#")]
-    return dict(line.split("==") for line in lines)
-
-
 def fake_machine(image, folder):
     """A virtual environment in which pip believes that all of an image is installed: metadata without code.
 
@@ -37,12 +36,7 @@ def fake_machine(image, folder):
     python = next((p for p in map(shutil.which, ("python3.13",)) if p and _works(p)), sys.executable)
     subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True)
     site = next(folder.glob("lib/python*/site-packages"))
-    for name, version in shipped(image).items():
-        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        (info / "RECORD").write_text("")
-        (info / "INSTALLER").write_text("pip\n")
+    write_metadata(site, shipped(image))
     return folder / "bin" / "python"
 
 
@@ -63,12 +57,30 @@ def would_install(python, *requirements, tmp_path, constraint=None):
 
 
 def canonical(names):
-    return {name.lower().replace("_", "-") for name in names}
+    return {canonical_name(name) for name in names}
 
 
 def extras_of(section: str) -> str:
     """What the install cell of a section asks for beside the course itself."""
     return re.search(r"^# INSTALL:[ ]*(.*)$", lessons.source_file(section).read_text(encoding="utf-8"), re.MULTILINE)[1]
+
+
+@pytest.mark.parametrize("section", lessons.NAMES)
+def test_the_install_cell_asks_for_what_the_cells_import(section):
+    """Where everything is installed, as in this environment, no lesson misses anything; on Colab it does."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def distributions(requirements):
+        return canonical(re.match(r"[\w.-]+", requirement)[0] for requirement in requirements)
+
+    optional = {extra: distributions(needed) for extra, needed in project["optional-dependencies"].items()}
+    there = distributions(project["dependencies"]).union(*(optional[e] for e in re.split(r",\s*", extras_of(section)) if e))
+    code = "\n".join(c.source for c in builder.instructor_edition(section).cells if c.cell_type == "code")
+    imported = set(re.findall(r"^\s*(?:import|from) (\w+)", code, re.MULTILINE))
+    belong = packages_distributions()
+    needed = canonical(d for name in imported - {"course_utils"} for d in belong.get(name, ()))
+    needed &= set().union(*optional.values())
+    assert "course_utils" in imported and needed <= there, f"{section} needs an extra that brings {needed - there}"
 
 
 def test_there_are_images_to_install_on():

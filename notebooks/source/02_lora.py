@@ -11,7 +11,7 @@
 # <!-- assumes: JSON, JSONL -->
 
 # %%
-# INSTALL:
+# INSTALL: trl
 
 # %%
 from course_utils import charts, drawings, evidence, hardware, memory, models, plans, show, training

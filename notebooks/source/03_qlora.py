@@ -11,7 +11,7 @@
 # <!-- assumes: JSON, JSONL, token, layer, PEFT, margin, fine-tuning, merge -->
 
 # %%
-# INSTALL: qlora
+# INSTALL: qlora,trl
 
 # %%
 from course_utils import charts, drawings, evidence, hardware, memory, models, plans

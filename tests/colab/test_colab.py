@@ -1,0 +1,123 @@
+"""What `make colab` stands on: packages told apart, lists compared, cells run in another kernel, a lost runtime."""
+
+import json
+import sys
+from textwrap import dedent
+
+import pytest
+
+from . import disconnect, kernel, machine, run
+
+TINY = dedent("""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    import torch
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name))
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                                         num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+                                         pad_token_id=2, bos_token_id=1, eos_token_id=2))
+""")
+
+
+def entry(name, version, *requires, extras=None):
+    found = {"metadata": {"name": name, "version": version, "requires_dist": list(requires)}}
+    return found | ({"requested_extras": extras} if extras else {})
+
+
+REPORT = {
+    "environment": {"python_version": "3.13", "sys_platform": "linux", "platform_system": "Linux"},
+    "install": [
+        entry("finetuning-course", "1", "torch>=2", "trl; extra == 'trl'", "faker; extra == 'data'", extras=["trl"]),
+        entry("torch", "2.11.0", "filelock", "nvidia-nccl-cu13==2.28; platform_system == 'Linux'", "triton==3.6"),
+        entry("trl", "0.29.1", "Py_YAML", "rich[jupyter]", "numpy; python_version < '3'"),
+        entry("rich", "13.9", "ipywidgets; extra == 'jupyter'"),
+        entry("ipywidgets", "7.7.1", "jedi"),
+        *(entry(name, "1") for name in ("filelock", "py-yaml", "jedi", "faker", "numpy", "wandb", "triton")),
+        entry("nvidia-nccl-cu13", "2.28"),
+    ],
+}
+
+
+def test_a_reports_packages_are_told_apart():
+    """Markers and extras decide what leads to what; of the host is what the image has, and what torch's build needs."""
+    assert machine.reached(REPORT, ["rich"]) == {"rich"}
+    reached = machine.reached(REPORT, ["Finetuning_Course"])
+    assert reached == {entry["metadata"]["name"] for entry in REPORT["install"]} - {"faker", "numpy", "wandb"}
+    image = {"torch": "2.11.0", "Py-YAML": "1", "rich": "13.9", "wandb": "1", "ipywidgets": "7.7.1", "cowsay": "1"}
+    host = machine.of_the_host(REPORT, image)
+    assert set(host) == {"torch", "py-yaml", "rich", "wandb", "ipywidgets", "nvidia-nccl-cu13", "triton"}  # not jedi
+    assert host["nvidia-nccl-cu13"] == "2.28"
+
+
+def test_what_an_installation_replaced_is_told_from_what_it_added():
+    before = {"Py.Parsing": "3", "torch": "2.11.0", "six": "1"}
+    after = {"py-parsing": "3", "torch": "2.12.0", "trl": "0.29.1"}
+    found = machine.difference(before, after)
+    assert found.replaced == {"torch": ("2.11.0", "2.12.0"), "six": ("1", None)}
+    assert found.added == {"trl": "0.29.1"}
+    assert machine.difference(before, before) == machine.Difference({}, {})
+
+
+def test_the_image_is_read_with_versions_that_an_index_has():
+    image = machine.shipped(run.IMAGE)
+    assert len(image) > 600 and image["torch"] != machine.public(image["torch"]) == "2.11.0"
+    assert {machine.canonical(name) for name in machine.LOOKED_FOR} <= {machine.canonical(name) for name in image}
+
+
+def test_a_record_goes_on_where_it_stopped():
+    def row(number, cells, errors=0):
+        return {"lesson": number, "cells": cells, "errors": ["bad"] * errors, "replaced": {}}
+
+    once = run.merged({}, {"tier": "cpu", "lessons": [row("05", 100, errors=2)]})
+    assert (once["cells"], once["errors"]) == (100, 2)
+    twice = run.merged(once, {"lessons": [row("01", 50)]})
+    assert [r["lesson"] for r in twice["lessons"]] == ["01", "05"] and (twice["cells"], twice["errors"]) == (150, 2)
+    again = run.merged(run.merged(twice, {"host": {}}), {"lessons": [row("05", 101)]})
+    assert (again["cells"], again["errors"], again["tier"], again["host"]) == (151, 0, "cpu", {})
+
+
+@pytest.mark.parametrize("secret", ["present", "absent", "refused"])
+def test_a_wrong_answer_about_a_secret_is_noticed(secret):
+    right = {"secret": "from the host", "absent": None, "refused": None}
+    assert all(run.secrets_said(right).values())
+    wrong = right | {"secret" if secret == "present" else secret: "another"}
+    assert [name for name, said in run.secrets_said(wrong).items() if not said] == [secret]
+
+
+def ours(**more):
+    """The environment of a kernel that has the course as this process has it, and the stand-in for google.colab."""
+    paths = ":".join([str(run.ROOT), str(machine.STAND_IN)])
+    return machine.environment(PYTHONPATH=paths, **run.ON_COLAB, **more)
+
+
+def test_secrets_come_the_hosts_own_way_in_a_kernel(tmp_path):
+    """Present, absent, and one that its owner did not give to this notebook; and where the network is cut, it is."""
+    code = (
+        "import socket\nfrom course_utils import hardware\nprint([hardware.secret(f'COURSE_{n}') for n in "
+        "('KEY', 'ABSENT', 'KEPT_BACK')], hardware.detect_environment(), [n for _, n in socket.if_nameindex()])\n"
+        "from google.colab import userdata\ntry:\n    userdata.get('COURSE_KEPT_BACK')\n"
+        "except userdata.NotebookAccessError as error:\n    print(error)"
+    )
+    environment = ours(COLAB_SECRETS=json.dumps(run.SECRETS))
+    said = kernel.run_cells([code], sys.executable, tmp_path, environment, cut=True)
+    assert said.startswith("['from the host', None, None] colab ")
+    assert "does not have access to secret COURSE_KEPT_BACK" in said
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        kernel.run_cells(["1 / 0"], sys.executable, tmp_path, environment)
+
+
+def test_the_fold_of_lesson_02_is_taken_as_it_stands_there():
+    code = disconnect.fold()
+    assert code["mount"].splitlines()[0] == "from google.colab import drive" and "place = " in code["mount"]
+    assert "checkpoint_folder=place" in code["course"] and "output_dir=place" in code["trl"]
+    assert code["train"].startswith("trainer.train(resume_from_checkpoint=")
+
+
+@pytest.mark.slow
+@pytest.mark.model
+@pytest.mark.parametrize("way", ["course", "trl"])
+def test_a_lost_runtime_goes_on_from_the_drive(way, tmp_path):
+    """A kernel is killed in training; the same cell in a new one ends with the weights of an undisturbed run."""
+    found = disconnect.lose_and_resume(way, sys.executable, tmp_path, ours(), TINY, steps=60)
+    assert found.same_weights and found.resumed_after == found.newest > 0
