@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Collection, MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -213,7 +214,7 @@ def secret(name: str) -> str | None:
     """Return the value of an environment variable or, on Colab and Kaggle, of the secret of that name; None without one.
 
     There, nobody can set a variable before the kernel starts. Secrets are kept with the account (Colab: the key symbol on
-    the left; Kaggle: Add-ons, Secrets) and never in the notebook.
+    the left; Kaggle: Add-ons, Secrets) and never in the notebook. Warns of one that Colab has and this notebook may not read.
     """
     if value := os.environ.get(name):
         return value
@@ -228,7 +229,11 @@ def secret(name: str) -> str | None:
             from kaggle_secrets import UserSecretsClient
 
             value = UserSecretsClient().get_secret(name)
-    except Exception:  # there is none, or this notebook may not read it: the hosts have exceptions of their own for that
+    except Exception as error:  # there is none, or this notebook may not read it: the hosts have exceptions of their own
+        if type(error).__name__ == "NotebookAccessError":  # Colab's; its owner forgot the switch, and would look elsewhere
+            warnings.warn(
+                f"the secret {name} is there, but not for this notebook: switch its access on, behind the key symbol"
+            )
         return None
     return str(value) if value else None
 

@@ -137,6 +137,25 @@ def test_a_secret_is_read_where_its_host_keeps_it(monkeypatch):
             assert hardware.secret("MY_KEY") == "from the environment"
 
 
+def test_a_secret_that_colab_keeps_back_is_named(monkeypatch, recwarn):
+    import types
+
+    class NotebookAccessError(Exception):
+        pass
+
+    class SecretNotFoundError(Exception):
+        pass
+
+    def get(name):
+        raise {"KEPT_BACK": NotebookAccessError, "ABSENT": SecretNotFoundError}[name]
+
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "x")
+    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(userdata=types.SimpleNamespace(get=get)))
+    assert hardware.secret("ABSENT") is None and not recwarn.list
+    with pytest.warns(UserWarning, match="the secret KEPT_BACK is there, but not for this notebook"):
+        assert hardware.secret("KEPT_BACK") is None
+
+
 def test_container_limits_count(monkeypatch):
     files = {"/sys/fs/cgroup/cpu.max": "150000 100000", "/sys/fs/cgroup/memory.max": "2000000000"}
     monkeypatch.setattr(hardware, "_read_words", lambda file: files.get(file, "max").split())
