@@ -214,7 +214,8 @@ def secret(name: str) -> str | None:
     """Return the value of an environment variable or, on Colab and Kaggle, of the secret of that name; None without one.
 
     There, nobody can set a variable before the kernel starts. Secrets are kept with the account (Colab: the key symbol on
-    the left; Kaggle: Add-ons, Secrets) and never in the notebook. Warns of one that Colab has and this notebook may not read.
+    the left; Kaggle: Add-ons, Secrets) and never in the notebook.
+    Warns of one that Colab has and this notebook may not read.
     """
     if value := os.environ.get(name):
         return value
@@ -231,9 +232,8 @@ def secret(name: str) -> str | None:
             value = UserSecretsClient().get_secret(name)
     except Exception as error:  # there is none, or this notebook may not read it: the hosts have exceptions of their own
         if type(error).__name__ == "NotebookAccessError":  # Colab's; its owner forgot the switch, and would look elsewhere
-            warnings.warn(
-                f"the secret {name} is there, but not for this notebook: switch its access on, behind the key symbol"
-            )
+            advice = "switch its access on, behind the key symbol"
+            warnings.warn(f"the secret {name} is there, but not for this notebook: {advice}", stacklevel=2)
         return None
     return str(value) if value else None
 
