@@ -150,7 +150,7 @@ def _add_build(commands: Commands) -> None:
 
 def _add_book(commands: Commands) -> None:
     parser = _command(commands, "book", _book, "write the course as a website that needs no server; nothing is executed")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder, or an earlier book")
+    parser.add_argument("--out", metavar="FOLDER", help="a new or empty folder, or an earlier book")
     parser.add_argument(
         "--live",
         action=argparse.BooleanOptionalAction,
@@ -164,7 +164,10 @@ def _add_book(commands: Commands) -> None:
         help="of the book (default en); given several times, the first is in FOLDER, each other in a folder of its code, "
         "and pages lead to each other",
     )
-    parser.add_argument("--pdf", metavar="FOLDER", help="also print each lesson as a PDF, with chromium")
+    parser.add_argument("--pdf", metavar="FOLDER", help="also print each lesson as a PDF, with chromium; needs --out")
+    parser.add_argument(
+        "--epub", metavar="FILE", help="write lessons, cheat sheets and glossary as one ePub, with or without --out"
+    )
 
 
 def _add_lint_lessons(commands: Commands) -> None:
@@ -417,11 +420,28 @@ WITHOUT_PYTHON = (
 
 def _book(options: argparse.Namespace) -> Result:
     """Status 0 if the book is whole, 1 if Sphinx found something wrong in it."""
+    from course_utils.publishing.book import write_epub
+
+    codes = options.language or [languages.SOURCE]
+    if not options.out and (options.pdf or not options.epub):
+        raise CourseError("say where the book is to go: --out FOLDER" + ("" if options.pdf else ", --epub FILE or both"))
+    if options.epub and len(set(codes)) > 1:
+        raise CourseError("an ePub has one language: call `course book --epub FILE --language CODE` for each")
+    result = _website(options, codes) if options.out else Result("", {}, 0)
+    if options.epub:
+        epub = write_epub(options.epub, codes[0])
+        line = f"{len(epub.pages)} pages, {epub.bytes / 1e6:.1f} MB, in {epub.seconds:.1f} s: {epub.file}"
+        lines = [*filter(None, [result.text]), line, *(f"  warning: {warning}" for warning in epub.warnings)]
+        result = Result("\n".join(lines), {**result.document, "epub": asdict(epub)}, 1 if epub.warnings else result.status)
+    _note_placeholder("the book's links")
+    return result
+
+
+def _website(options: argparse.Namespace, codes: list[str]) -> Result:
     from course_utils.publishing.book import build_book, print_lessons
 
-    book = build_book(options.out, options.live, options.language or [languages.SOURCE])
+    book = build_book(options.out, options.live, codes)
     printed = print_lessons(book.folder, Path(options.pdf)) if options.pdf else []
-    _note_placeholder("the book's buttons")
     size = f"{len(book.pages)} pages, {book.bytes / 1e6:.1f} MB, in {book.seconds:.1f} s"
     lines = [f"{size}: open {book.folder / 'index.html'}"]
     if not book.live:

@@ -166,7 +166,7 @@ def _of_stage(_: str) -> Iterator[tuple[str, str]]:
             continue
         if file.suffix == ".py":
             found = _said_in_python(file)
-        elif file.suffix in (".js", ".mjs") or file.name.endswith(".j2"):
+        elif file.suffix in (".js", ".mjs", ".j2", ".html"):
             found = _said_in_text(file.read_text(encoding="utf-8"))
         else:
             continue

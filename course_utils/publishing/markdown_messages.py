@@ -22,6 +22,7 @@ _COLONS = re.compile(r"^(?P<before>\s*:{3,}\{(?P<name>[\w-]+)\}\s*)(?P<title>.*)
 _HEADING = re.compile(r"^(?P<before>#{1,6}\s+)(?P<text>.*)$")
 _ITEM = re.compile(r"^(?P<before>\s*(?:[-*+]|\d+[.)])\s+)(?P<text>\S.*)$")
 _OPTION = re.compile(r"^\s*(?::[\w-]+:.*|:{3,}\s*)$")
+_CAPTION = re.compile(r"^(?P<before>\s*:caption:\s+)(?=\S)")  # the option that people read
 _TEMPLATE = re.compile(r"^\s*(?:\{%.*%\}|\{#.*#\})\s*$")
 _ALIGNMENT = re.compile(r"^\s*\|[\s|:-]+$")
 _TAG = r"</?[a-zA-Z][^<>]*>"
@@ -123,6 +124,10 @@ def parts(markdown: str) -> Iterator[Part]:
                 end = next((n + 1 for n in range(place + 1, len(lines)) if "$$" in lines[n]), len(lines))
             yield Part("".join(lines[place:end]))
             place = end
+        elif found := _CAPTION.match(line):
+            yield Part(found["before"])
+            yield from _message(line[found.end() :])
+            place += 1
         elif _TEMPLATE.match(line) or _OPTION.match(line) or _ALIGNMENT.match(line) or (indent >= 4 and not in_list):
             yield Part(line)
             place += 1

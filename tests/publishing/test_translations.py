@@ -8,13 +8,13 @@ from html import unescape
 
 import nbformat
 import pytest
-from visiting import built
+from visiting import Visitor, built, in_a_browser, served
 
 from course_utils import cli, languages, release
 from course_utils.languages import TRANSLATIONS, speaking
 from course_utils.lessons import LESSONS, learner_file
 from course_utils.publishing import builder, calculators, catalogues, translating
-from course_utils.publishing.book import build_book, extension, sources
+from course_utils.publishing.book import build_book, building, extension, sources, theme_words
 from course_utils.publishing.markdown_messages import kept, messages, parts, translated
 
 TEMPLATES = sorted((catalogues.assets.PACKAGE / catalogues.BOOK_TEMPLATES).rglob("*.md.j2"))
@@ -97,8 +97,11 @@ def test_a_message_keeps_its_id_wherever_it_moves_and_however_it_is_wrapped():
 def test_directives_and_entries_of_a_page_are_read_too():
     card = ":::{grid-item-card} Decide\n:shadow: none\n\nPrompt or train.\n:::\n"
     text = f"{card}```{{button-ref}} x\n:ref-type: doc\n\nRead\n```\n"
-    toctree = "```{toctree}\n:hidden:\n\nGlossary <glossary>\n{{ a }} · {{ b }} <notebooks/{{ c }}>\n```\n"
-    assert list(messages(text + toctree)) == ["Decide", "Prompt or train.", "Read", "Glossary"]
+    toctree = (
+        "```{toctree}\n:hidden:\n:caption: At hand\n\nGlossary <glossary>\n{{ a }} · {{ b }} <notebooks/{{ c }}>\n```\n"
+    )
+    assert list(messages(text + toctree)) == ["Decide", "Prompt or train.", "Read", "At hand", "Glossary"]
+    assert ":hidden:\n:caption: Glosario\n" in translated(toctree, lambda _: "Glosario")
     assert "Glosario <glossary>\n" in translated(toctree, lambda _: "Glosario")
 
 
@@ -424,10 +427,16 @@ def test_a_pages_python_has_the_catalogues_of_its_language_only():
     assert "course_utils/locale/es/LC_MESSAGES/stage.po" in names["es"]
 
 
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A book in English and Spanish."""
+    return build_book(tmp_path_factory.mktemp("both") / "book", live=False, languages=("en", "es"))
+
+
 @built
 @pytest.mark.slow
-def test_the_book_is_built_in_two_languages_that_lead_to_each_other(tmp_path):
-    book = build_book(tmp_path / "book", live=False, languages=("en", "es"))
+def test_the_book_is_built_in_two_languages_that_lead_to_each_other(both):
+    book = both
     assert book.warnings == () and book.languages == ("en", "es")
     english = [page for page in book.pages if not page.startswith("es/")]
     assert [page for page in book.pages if page.startswith("es/")] == sorted(f"es/{page}" for page in english)
@@ -445,3 +454,51 @@ def test_the_book_is_built_in_two_languages_that_lead_to_each_other(tmp_path):
     assert "tasa de aprendizaje" in unescape((book.folder / "es/glossary.html").read_text(encoding="utf-8"))
     texts = (book.folder / "es/_static/texts.js").read_text(encoding="utf-8")
     assert json.loads(texts.removeprefix("window.courseTexts = ").rstrip(";\n"))["Mark as read"] == "Marcar como leída"
+
+
+# -- the book's own furniture, and the way from one language to the other ------------------------------------------------
+
+
+def test_what_the_theme_says_is_translated_and_lessons_are_not(tmp_path):
+    page = tmp_path / "index.html"
+    text = '<button title="{}"></button><span class="btn__text-container">{}</span><p title="x">{}</p>'
+    page.write_text(text.format("Toggle primary sidebar", "Repository", "Repository"), encoding="utf-8")
+    with speaking("es"):
+        theme_words.translate_theme(tmp_path)
+    said = text.format("Mostrar u ocultar el índice del curso", "Repositorio", "Repository")
+    assert page.read_text(encoding="utf-8") == said
+
+
+def test_a_switch_to_a_page_that_is_not_there_leads_to_the_first_page(tmp_path):
+    switch = '<a href="{}" lang="es" hreflang="es">español</a>'
+    for page in ("index.html", "es/index.html", "a/here.html", "es/a/here.html", "a/only.html"):
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / page).write_text(switch.format(f"../es/{page}"), encoding="utf-8")
+    building._mend_switches(tmp_path, ("en", "es"))
+    assert (tmp_path / "a/only.html").read_text(encoding="utf-8") == switch.format("../es/index.html")
+    assert (tmp_path / "a/here.html").read_text(encoding="utf-8") == switch.format("../es/a/here.html")
+
+
+class TestTheSwitch:
+    pytestmark = in_a_browser
+
+    @pytest.mark.parametrize("page", ["index.html", "notebooks/03_qlora.html", "api/costs.html", "only.html"])
+    def test_leads_to_the_same_page_and_back(self, browser, both, page):
+        """A page that one language alone has leads to the other's first page."""
+        lesson = (both.folder / "glossary.html").read_text(encoding="utf-8")
+        (both.folder / "only.html").write_text(lesson.replace("es/glossary.html", "es/only.html"), encoding="utf-8")
+        building._mend_switches(both.folder, both.languages)
+        there = "index.html" if page == "only.html" else page
+        with served(both.folder) as address:
+            someone = Visitor(browser, address)
+            seen = someone.go(page)
+            seen.locator(".book-languages a").click()
+            seen.wait_for_url(f"{address}/es/{there}")
+            assert seen.locator("html").get_attribute("lang") == "es"
+            captions = seen.locator(".bd-sidebar-primary .caption-text").all_inner_texts()
+            assert captions == ["Lecciones", "A la mano"]
+            seen.locator(".book-languages a").click()
+            seen.wait_for_url(f"{address}/{there}")
+            assert seen.locator(".bd-sidebar-primary .caption-text").all_inner_texts() == ["Lessons", "At hand"]
+            someone.context.close()
+            assert someone.wrong == []

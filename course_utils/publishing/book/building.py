@@ -23,11 +23,13 @@ from course_utils.languages import SOURCE, VARIABLE, find, speaking
 from course_utils.publishing import calculators, pyodide, translating
 from course_utils.publishing.book.outputs import PICTURES
 from course_utils.publishing.book.sources import write_sources
+from course_utils.publishing.book.theme_words import translate_theme
 
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx_copybutton", "sphinx_design", "latex2mathml")
 MARK = "book.json"  # in a finished book: who wrote it, so that nobody's folder is ever replaced
 HERE = Path(__file__).parent
 TEXTS = "texts.js"  # what the scripts of a translated book say
+_SWITCH = re.compile(r'(?P<before><a href=")(?P<address>[^"]+)(?=" lang="(?P<code>\w+)" hreflang=)')
 _LOADED = re.compile(r'(?P<before><(?:script|link|img)\b[^>]*?\b(?:src|href)=")(?P<address>[^"?#:]+)(?=")')
 
 
@@ -80,7 +82,7 @@ def build_book(out: str | Path, live: bool | None = None, languages: Sequence[st
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".book-", dir=out.parent) as work:
             warnings = [line for code in languages for line in _run_sphinx(Path(work), runtime, code, languages)]
-            _finish(Path(work) / "html")
+            _finish(Path(work) / "html", languages)
             _move(Path(work) / "html", out)
     except OSError as error:
         raise CourseError(f"{out} cannot be written: {error}; name another folder") from error
@@ -128,37 +130,56 @@ def _run_sphinx(work: Path, runtime: Path | None, language: str, languages: Sequ
         VARIABLE: language,
         "NO_COLOR": "1",
         "PYTHONWARNINGS": "ignore",
-        "PYTHONPATH": _import_path(),
+        "PYTHONPATH": import_path(),
     }
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     if run.returncode:
-        raise CourseError(f"Sphinx stopped: {_last_lines(run.stderr or run.stdout)}")
+        raise CourseError(f"Sphinx stopped: {last_lines(run.stderr or run.stdout)}")
+    if language != SOURCE:
+        with speaking(language):
+            translate_theme(html)
     text = warned.read_text(encoding="utf-8") if warned.exists() else ""
     return [line.replace(f"{source}/", "") for line in text.splitlines() if line.strip()]
 
 
-def _import_path() -> str:
+def import_path() -> str:
     """`PYTHONPATH` with which Sphinx's process imports this very copy of the course."""
     others = os.environ.get("PYTHONPATH", "")
     return os.pathsep.join([str(assets.PACKAGE.parent), *filter(None, [others])])
 
 
-def _last_lines(text: str, count: int = 8) -> str:
+def last_lines(text: str, count: int = 8) -> str:
+    """The end of what a program said."""
     return "\n".join(text.strip().splitlines()[-count:])
 
 
-def _finish(html: Path) -> None:
+def _finish(html: Path, languages: Sequence[str]) -> None:
     """What no reader needs goes; what a static host needs comes; the mark says whose folder it is."""
     for name in (".buildinfo", ".buildinfo.bak", "objects.inv.bak"):
         for file in html.rglob(name):
             file.unlink()
     for static in html.rglob("_static"):
-        for file in [*static.rglob("*.map"), *static.rglob("*.html")]:  # sources of scripts, of templates
+        for file in [*static.rglob("*.map"), *static.rglob("*.html"), *static.glob("paper.css")]:  # sources; the ePub's
             file.unlink()
+    _mend_switches(html, languages)
     _name_by_content(html)
     (html / ".nojekyll").touch()  # GitHub's pages would leave out folders that begin with _
     mark = {"book": assets.DISTRIBUTION, "version": __version__}
     (html / MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
+
+
+def _mend_switches(html: Path, languages: Sequence[str]) -> None:
+    """Let the switch of a page that another language does not have lead to that language's first page."""
+    first = {code: (html if code == languages[0] else html / code) / "index.html" for code in languages}
+
+    def mended(page: Path, link: re.Match[str]) -> str:
+        if (page.parent / link["address"]).exists():
+            return link[0]
+        return link["before"] + Path(os.path.relpath(first[link["code"]], page.parent)).as_posix()
+
+    for page in html.rglob("*.html") if len(languages) > 1 else ():
+        text = page.read_text(encoding="utf-8")
+        page.write_text(_SWITCH.sub(partial(mended, page), text), encoding="utf-8")
 
 
 def _name_by_content(html: Path) -> None:

@@ -86,15 +86,28 @@ def write_sources(folder: Path, python: float | None = None) -> None:
         CourseError: a lesson's notebook is missing or does not say what a learner will be able to do.
     """
     (folder / "notebooks").mkdir(parents=True)
-    for lesson in LESSONS.values():
-        (folder / "notebooks" / f"{lesson.name}.ipynb").write_text(_notebook_text(lesson), encoding="utf-8")
-    path = learning_path()
-    for name, values in _pages(path, python).items():
-        text = pages.source(f"{TEMPLATES}/{name}.md.j2")
-        _write(folder / f"{name}.md", pages.render_text(translated(text, lambda message: say(message, BOOK)), **values))
+    _write_lessons(folder)
+    for name, values in _pages(learning_path(), python).items():
+        _write(folder / f"{name}.md", _page(name, values))
     for module in (module for modules in API.values() for module in modules):
         names = public_names(module)
         _write(folder / "api" / f"{module}.md", render(f"{TEMPLATES}/module.md.j2", module=module, names=names))
+
+
+def write_paper_sources(folder: Path) -> None:
+    """Write what Sphinx reads for a file without a network, in the language that is spoken now: what is there to be read.
+
+    Args:
+        folder: where to.
+
+    Raises:
+        CourseError: as `write_sources`.
+    """
+    (folder / "notebooks").mkdir(parents=True)
+    _write_lessons(folder)
+    values = _pages(learning_path(), None)
+    for name, template in {"index": "paper", "glossary": "glossary", "cheat-sheets": "cheat-sheets"}.items():
+        _write(folder / f"{name}.md", _page(template, values[name]))
 
 
 def learning_path() -> list[PathStep]:
@@ -154,6 +167,17 @@ def before_and_after(pictures: dict[str, bytes], up: str = "") -> str:
             ]
             return dressed("".join(shown), pictures, up)
     return ""
+
+
+def _write_lessons(folder: Path) -> None:
+    for lesson in LESSONS.values():
+        (folder / "notebooks" / f"{lesson.name}.ipynb").write_text(_notebook_text(lesson), encoding="utf-8")
+
+
+def _page(template: str, values: dict[str, Any]) -> str:
+    """A page from its template, in the language that is spoken now."""
+    text = pages.source(f"{TEMPLATES}/{template}.md.j2")
+    return pages.render_text(translated(text, lambda message: say(message, BOOK)), **values)
 
 
 def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, Any]]:
