@@ -431,7 +431,8 @@ def _book(options: argparse.Namespace) -> Result:
     if options.epub:
         epub = write_epub(options.epub, codes[0])
         line = f"{len(epub.pages)} pages, {epub.bytes / 1e6:.1f} MB, in {epub.seconds:.1f} s: {epub.file}"
-        lines = [*filter(None, [result.text]), line, *(f"  warning: {warning}" for warning in epub.warnings)]
+        lines: list[str] = [str(result.text)] if result.text else []
+        lines += [line, *(f"  warning: {warning}" for warning in epub.warnings)]
         result = Result("\n".join(lines), {**result.document, "epub": asdict(epub)}, 1 if epub.warnings else result.status)
     _note_placeholder("the book's links")
     return result

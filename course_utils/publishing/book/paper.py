@@ -33,7 +33,7 @@ def on_paper(html: str) -> str:
     for fold in soup.select("details.book-reveal"):
         _unfold(fold)
     for summary in soup.select("summary:has(.admonition-title)"):  # myst-nb says it twice, in paragraphs
-        summary.string = summary.find("p").get_text()
+        summary.string = summary.select_one("p").get_text()  # type: ignore[union-attr]  # that of `:has`
         del summary["aria-label"]
     for quiz in soup.select(".book-quiz"):
         _quiz(soup, quiz)
@@ -43,7 +43,7 @@ def on_paper(html: str) -> str:
         for name in _GONE:
             del element[name]
         if "style" in element.attrs:
-            element["style"] = paper_style(element["style"])
+            element["style"] = paper_style(str(element["style"]))
     return str(soup.decode(formatter="minimal"))
 
 
@@ -92,8 +92,9 @@ def _quiz(soup: BeautifulSoup, quiz: Tag) -> None:
             reasons.append(reason)
             fold.decompose()
         question.insert_after(choices)
-        answers.append(soup.new_tag("li"))
-        answers.contents[-1].append(reasons)
+        item = soup.new_tag("li")
+        item.append(reasons)
+        answers.append(item)
     title = soup.new_tag("p", attrs={"class": "paper-title"})
     title.string = say("Answers")
     frame = soup.new_tag("div", attrs={"class": "paper-answers"})
