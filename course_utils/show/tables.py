@@ -93,10 +93,12 @@ class Table:
                 for c in self._columns
             )
             body += f'<tr><th scope="row" style="{padding};{look};text-align:left">{escaped(name)}</th>{cells}</tr>'
-        caption = f'<caption style="text-align:left;padding:.3em 0;{tone("plain")}"><b>{escaped(self.caption)}</b></caption>'
+        # as wide as what can be seen, and not as the table, which may be wider
+        words = f'<b style="display:block;position:sticky;left:0;max-width:100cqw">{escaped(self.caption)}</b>'
+        caption = f'<caption style="text-align:left;padding:.3em 0;{tone("plain")}">{words}</caption>'
         name = escape(self.caption or f"table: {', '.join([self._of, *self._columns])}", quote=True)
         return (
-            f'<div role="region" tabindex="0" aria-label="{name}" style="overflow-x:auto">'
+            f'<div role="region" tabindex="0" aria-label="{name}" style="overflow-x:auto;container-type:inline-size">'
             f'<table style="{FONT};{tone("plain")};border-collapse:collapse">{caption if self.caption else ""}'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )

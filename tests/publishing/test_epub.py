@@ -170,6 +170,6 @@ class TestTheFile:
         made, files = finished
         text = files[made.pages[3]].decode()  # lesson 02
         assert text.count("<img ") > 5 and text.count('class="paper-note"') == text.count('class="book-predict"') > 2
-        said = {"en": ("Write your guess down", "Your turn"), "es": ("Anota tu predicción", "Tu turno")}[made.language]
+        said = {"en": ("Write your guess down", "Your turn"), "es": ("Anota tu predicción", "Te toca")}[made.language]
         assert all(sentence in text for sentence in said)
         assert text.count('class="paper-answers"') == 1
