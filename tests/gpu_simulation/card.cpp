@@ -630,6 +630,9 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
   m.impl("set_.source_Storage", static_cast<Tensor& (*)(Tensor&, at::Storage)>(&at::native::set_));
   m.impl("set_.source_Storage_storage_offset", &at::native::set_storage_cpu_);
   m.impl("set_.source_Tensor", &at::native::set_tensor_);
+  // a card has a kernel for these, and without one PyTorch puts them together from several operations, which take memory
+  for (const auto* name : {"silu_backward", "mish_backward"})
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&run_on_host>());
   m.impl("_softmax.out", &softmax_out<at::_softmax>);
   m.impl("_log_softmax.out", &softmax_out<at::_log_softmax>);
   m.impl("_softmax_backward_data.out", &softmax_backward_out<at::_softmax_backward_data>);

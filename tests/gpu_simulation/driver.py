@@ -37,6 +37,11 @@ class Card:
     memory_bytes: int
     processors: int
 
+    @property
+    def number_format(self) -> str:
+        """The 16-bit format that the card multiplies."""
+        return "bfloat16" if self.capability >= (8, 0) else "float16"
+
 
 CARDS = {
     "t4": Card("Tesla T4", (7, 5), 15_828_320_256, 40),

@@ -293,6 +293,23 @@ def test_more_than_the_card_has_is_out_of_memory(pair):
     assert pair(code) == [True, 4, 60]
 
 
+@pytest.mark.parametrize("function", ["silu", "mish"])
+def test_the_gradient_of_an_activation_is_one_kernel(a100, function):
+    """PyTorch puts it together from half a dozen operations where a device has no kernel of its own."""
+    code = """
+        x = torch.randn(1000, 1000, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        y = torch.nn.functional.{}(x)
+        gradient = torch.ones_like(y)
+        torch.cuda.reset_peak_memory_stats(); before = torch.cuda.memory_allocated()
+        y.backward(gradient)
+        wanted = x.detach().cpu().float().requires_grad_()
+        torch.nn.functional.{}(wanted).sum().backward()
+        result = [(torch.cuda.max_memory_allocated() - before) / 2e6, torch.allclose(x.grad.cpu().float(), wanted.grad, atol=0.02)]
+    """
+    in_tensors, same = a100(code.format(function, function))
+    assert 1 <= in_tensors < 1.01 and same
+
+
 # -- memory of what is not computed ---------------------------------------------------------------------------------------
 
 TRAINING_STEP = """
@@ -335,7 +352,7 @@ TRAINING_STEP = """
 def test_what_is_skipped_takes_the_memory_of_what_is_computed(on_card, dtype, checkpointing):
     """To the byte, whether all operations are skipped or only the larger ones."""
     code = TRAINING_STEP.format(dtype=dtype, checkpointing=checkpointing)
-    computed, *skipped = (on_card("a100", None, **{driver.SKIP: smallest})(code) for smallest in ("1000000000", "1", "20000"))
+    computed, *skipped = (on_card("a100", None, **{driver.SKIP: bytes_})(code) for bytes_ in ("1000000000", "1", "20000"))
     assert computed[0][0] > 1_000_000 and computed[2] > 1
     assert [found[:2] for found in skipped] == [computed[:2]] * 2
     assert skipped[0][2] == 0  # nothing was computed, and numbers that nobody has computed are zero
