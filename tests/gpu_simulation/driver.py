@@ -76,7 +76,7 @@ def activate(torch: types.ModuleType, library: ctypes.CDLL) -> None:
     major, minor = card.capability
     skip = int(os.environ.get(SKIP, (1 << 63) - 1))
     if os.environ.get(LEDGER):
-        name = " ".join(sys.orig_argv[1:]).encode()[-100:]
+        name = " ".join(sys.orig_argv[1:]).encode()[:100]
         if library.card_share(os.environ[LEDGER].encode(), name, total, CONTEXT_BYTES):
             raise RuntimeError(f"cannot share a simulated card through {os.environ[LEDGER]}")
 

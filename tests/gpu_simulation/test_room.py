@@ -28,7 +28,11 @@ def test_a_sparse_file_is_a_safetensors_file(tmp_path):
 
 
 def test_a_sparse_file_takes_no_room(tmp_path):
-    large = {"first": torch.ones(3), "large": torch.empty(1 << 30, 4, dtype=torch.float16, device="meta"), "last": torch.ones(2)}
+    large = {
+        "first": torch.ones(3),
+        "large": torch.empty(1 << 30, 4, dtype=torch.float16, device="meta"),
+        "last": torch.ones(2),
+    }
     true_size.write_sparse(large, tmp_path / "sparse")
     written = (tmp_path / "sparse").stat()
     assert written.st_size > 8 << 30 and written.st_blocks * 512 < MEGABYTE
@@ -104,7 +108,15 @@ def test_a_model_of_true_size_is_counted_trained_saved_and_loaded(hub):
 
 def test_tables_say_what_is_needed_and_where_the_estimate_is_furthest_off():
     def step(predicted, rows):
-        return {"time": rows, "loop": "course", "method": "lora", "rows": rows, "length": 96, "predicted": predicted, "counted": 10**9}
+        return {
+            "time": rows,
+            "loop": "course",
+            "method": "lora",
+            "rows": rows,
+            "length": 96,
+            "predicted": predicted,
+            "counted": 10**9,
+        }
 
     cell = {"cell": 7, "first_line": "", "peak": 11.1e9, "processes": {}}
     memory = {"highest": cell, "steps": [step(950_000_000, 4), step(1_200_000_000, 8), step(1_200_000_000, 8)]}

@@ -59,7 +59,7 @@ def _save_sparse(module: types.ModuleType) -> None:
 def _note(**values: object) -> None:
     if os.environ.get(STEPS):
         with Path(os.environ[STEPS]).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": time.time(), "process": " ".join(sys.orig_argv[1:])[-60:], **values}) + "\n")
+            file.write(json.dumps({"time": time.time(), "process": " ".join(sys.orig_argv[1:])[:60], **values}) + "\n")
 
 
 def _longest(rows: Any, count: int) -> list[int]:
