@@ -148,8 +148,10 @@ def _kept_by_course_mlp(shape: Shape, plan: StepPlan) -> float:
     width, d, f = plan.bytes_per_value, shape.hidden, _width_of(shape, "gate_proj")
     adapted = [x for x in shape.targets(plan.target_modules) if GROUP_OF_LAYER.get(x.name) in ("norm2", "product")]
     trained_layers = {x.name for x in adapted}
-    kept_bytes = width * d + 4 + width * plan.rank * len(adapted)
+    kept_bytes: float = width * d + 4 + width * plan.rank * len(adapted)
     if trained_layers == {"gate_proj", "up_proj", "down_proj"}:
+        if width == 2:  # 16-bit copies of the adapters' matrices; their size does not depend on the tokens
+            kept_bytes += 2 * plan.rank * sum(x.inputs + x.outputs for x in adapted) / plan.tokens
         return kept_bytes + 2 * width * f + width * d
     return (
         kept_bytes

@@ -59,6 +59,9 @@ def _decimals(cells: Sequence[Cell]) -> int:
     return next((d for d in (0, 1) if all(abs(n - round(n, d)) < 1e-9 for n in numbers)), 2)
 
 
+SHORT = 16  # characters, of "100 % (97-100)" and the like
+
+
 class Table:
     """See `table`.
 
@@ -88,9 +91,12 @@ class Table:
         body = ""
         for name, row in self.rows.items():
             look = tone("accent" if name == self._highlight else "plain")
+            texts = {c: self._written(row, c) for c in self._columns}
+            # a number stays in one line with its interval; on a phone the table is pushed aside
             cells = "".join(
-                f'<td style="{padding};{look};text-align:{sides[c]}">{escaped(self._written(row, c))}</td>'
-                for c in self._columns
+                f'<td style="{padding};{look};text-align:{sides[c]}{";white-space:nowrap" if len(text) <= SHORT else ""}">'
+                f"{escaped(text)}</td>"
+                for c, text in texts.items()
             )
             body += f'<tr><th scope="row" style="{padding};{look};text-align:left">{escaped(name)}</th>{cells}</tr>'
         # as wide as what can be seen, and not as the table, which may be wider

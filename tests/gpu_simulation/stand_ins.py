@@ -5,13 +5,18 @@
 Everything that code may depend on is the real model's: architecture, number of blocks, biases, tied weights, grouped heads,
 a vocabulary larger than the tokenizer's, generation settings, chat template. Only the widths are small. The tokenizer is the
 packaged model's, whose special tokens have the same names.
+
+With `--true-size float16` the widths are the real models' too, and the weights, in that format, are holes in sparse files
+(`true_size`): 15 GB that take no room.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
+
+from .true_size import write_sparse
 
 WIDTH = 64
 HEAD = 16
@@ -33,8 +38,13 @@ GENERATION = {
 }
 
 
-def make(folder: Path) -> None:
-    """Write the models of both tiers into FOLDER/hub."""
+def make(folder: Path, true_size: str | None = None) -> None:
+    """Write the models of both tiers into FOLDER/hub.
+
+    Args:
+        folder: where.
+        true_size: None for small models; the number format, "float16" or "bfloat16", of models as large as the real ones.
+    """
     import torch
     import transformers
 
@@ -46,24 +56,39 @@ def make(folder: Path) -> None:
         name = models.TIERS[tier].name
         real = dict(ARCHITECTURES[name.split("/")[1].removesuffix("-Instruct")])
         heads = WIDTH // HEAD
+        small = {
+            "hidden_size": WIDTH,
+            "intermediate_size": 2 * WIDTH,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads if real["num_key_value_heads"] == real["num_attention_heads"] else heads // 2,
+            "vocab_size": len(tokenizer) + (real["vocab_size"] - 151_665 if tier == "a100" else 0),
+        }
         config = transformers.AutoConfig.for_model(
             **real
+            | ({} if true_size else small)
             | {
-                "hidden_size": WIDTH,
-                "intermediate_size": 2 * WIDTH,
-                "num_attention_heads": heads,
-                "num_key_value_heads": heads if real["num_key_value_heads"] == real["num_attention_heads"] else heads // 2,
-                "vocab_size": len(tokenizer) + (real["vocab_size"] - 151_665 if tier == "a100" else 0),
                 "max_position_embeddings": 8192,
                 **{key: GENERATION[tier][key] for key in ("bos_token_id", "pad_token_id")},
                 "eos_token_id": END,
             }
         )
-        torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        model.generation_config = transformers.GenerationConfig(**GENERATION[tier])
         target = folder / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / ("0" * 40)
-        model.save_pretrained(target)
+        torch.manual_seed(0)
+        with torch.device("meta" if true_size else "cpu"):
+            dtype = getattr(torch, true_size or "bfloat16")
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model.generation_config = transformers.GenerationConfig(**GENERATION[tier])
+        if true_size:
+            # token 0, which is what logits of zero give, ends no answer: all are as long as they may be
+            model.generation_config.eos_token_id = END
+            target.mkdir(parents=True)
+            model.config.save_pretrained(target)
+            model.generation_config.save_pretrained(target)
+            tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+            weights = {name: weight for name, weight in model.state_dict().items() if name not in tied}
+            write_sparse(weights, target / "model.safetensors", {"format": "pt"})
+        else:
+            model.save_pretrained(target)
         tokenizer.save_pretrained(target)
         if tier == "a100":
             _as_qwen(target)
@@ -84,4 +109,8 @@ def _as_qwen(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--true-size", metavar="FORMAT", choices=("float16", "bfloat16"))
+    options = parser.parse_args()
+    make(options.folder, options.true_size)

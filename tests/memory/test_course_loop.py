@@ -85,6 +85,13 @@ def test_lora(architecture, precision, targets, kernel, rows, length, scored):
     assert predicted == pytest.approx(real, rel=0.04)
 
 
+def test_the_copies_of_a_large_adapter_are_counted():
+    """The fused feed-forward block keeps its adapters' matrices in 16 bits for the backward pass."""
+    how = replace(plan("lora", "bf16", attention.NAME), rank=128)
+    predicted, real = both(config("llama"), how, answers(1, 96, 24))
+    assert predicted == pytest.approx(real, rel=0.03)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kernel, rows, length, scored", SHAPES)
