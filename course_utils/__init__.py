@@ -6,7 +6,7 @@ Nothing heavy is imported here: torch, transformers and matplotlib load inside t
 
 import logging
 
-from course_utils import hardware, openmp
+from course_utils import compatibility, hardware, openmp
 
 # On import bitsandbytes says on stderr that an optional kernel, which it would fetch from the hub, is missing. Nothing here
 # uses it, and PEFT imports bitsandbytes where it is installed.
@@ -15,5 +15,6 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # Before torch is loaded, and inherited by kernels, servers and workers that are started from here.
 openmp.wait_briefly()
 hardware.keep_to_one_card()
+compatibility.hide_refused_torchao()
 
 __version__ = "0.1.0"

@@ -23,11 +23,11 @@ STAND_IN = HERE / "stand_in"
 STATE = "colab.json"  # in the environment's folder: what is of the image, and how it came there
 RESOLVED = "resolved.json"  # there too: pip's report
 LIBRARIES = ("accelerate", "datasets", "huggingface_hub", "peft", "transformers")
-# What LIBRARIES ask for before they use it, and the image has. TensorFlow, JAX and what stands on them are left out: they
-# take gigabytes, and these libraries load them only for tensors of theirs.
+# What LIBRARIES, or torch itself (optree), ask for before they use it, and the image has. TensorFlow, JAX and what stands on
+# them are left out: they take gigabytes, and these libraries load them only for tensors of theirs.
 LOOKED_FOR = (
     *("diffusers", "nltk", "numba", "polars", "sentencepiece", "tensorboard", "tiktoken", "timm"),
-    *("torchao", "torchaudio", "torchcodec", "torchdata", "torchvision", "wandb", "zstandard"),
+    *("optree", "torchao", "torchaudio", "torchcodec", "torchdata", "torchvision", "wandb", "zstandard"),
 )
 # Libraries of the driver that torch's build from the index requires in versions of its own; Colab's build has others.
 OF_THE_BUILD = re.compile(r"nvidia-|cuda-|triton$")
