@@ -736,7 +736,8 @@ file.write_text("\n".join(json.dumps({"messages": chat}) for chat in task.train)
 print(file.read_text().splitlines()[0])
 
 # %% [markdown]
-# At work, this is the whole program. It needs nothing from this course, only your file. (A test of the course runs it.)
+# At work, this is the whole program. It needs nothing from this course, only your file. (A test of the course runs it. On Colab run
+# `!pip install --upgrade torchao` first: PEFT stops at the old one that is installed there, although nothing here uses it.)
 #
 # ```python
 # import torch

@@ -432,7 +432,8 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # is worse than both. So read the cards, and count the rules that the answers keep. Eight messages are too few to say more; the next
 # section takes longer runs that were recorded.
 #
-# **The whole program for your own pairs.** It needs nothing from this course, only `pip install trl peft`. `pairs.jsonl` has
+# **The whole program for your own pairs.** It needs nothing from this course, only `pip install trl peft` (on Colab `torchao` as
+# well, as in lesson 02). `pairs.jsonl` has
 # `prompt`, `chosen` and `rejected` on each line, all three lists of messages, and a `group`: the customer, the conversation, or whatever
 # must not be in both halves of the split. One line of it:
 #
@@ -633,8 +634,8 @@ lesson.kinds_learned()
 # %% [markdown]
 # The first row is learned, and it is the one that can be learned without reading the message: how does the reply begin? Whether the
 # step suits the message and whether an apology does take reading. There the gains of DPO point the right way hardly more often than a
-# coin, and those of the {{term:reward model}} (section 9), which does nothing but rank, hardly more often. Now compare the second row with
-# the control's: SFT on the chosen replies, which has never seen a rejected one, ranks what the desk promises *better* than DPO, with every
+# coin, and those of the {{term:reward model}} (section 9), which does nothing but rank, hardly more often. Now stay in the second row
+# and compare DPO with the control: SFT on the chosen replies, which has never seen a rejected one, ranks what the desk promises *better* than DPO, with every
 # seed. **The easy difference crowds out the hard one**: once the beginnings tell the replies apart, the margin is large, the loss small, and
 # little is left to learn from. And look at the last row: the pairs about the order number are ranked right by DPO, the model that leaves
 # the number out. A preference pulls at what tells the pairs apart most easily, and nothing in the loss protects the rest. So measure

@@ -619,8 +619,8 @@ lesson_06.preferences()
 #
 # Who is to blame, the pairs or the training? Look at the two rows “steps a tenth as large”: the same pairs, with a
 # `learning_rate_multiplier` of 0.1. The model is nearly what it was before. So the size of the steps did it, which our service had chosen
-# ("auto"), with pairs that all push the same way to show it where to go. But look again: the small steps did no good either, as far as a
-# hundred messages can show.
+# ("auto"), with pairs that all push the same way to show it where to go. But look again: the small steps did no good either, as far as
+# these messages can show.
 #
 # What to learn from it:
 #
