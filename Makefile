@@ -14,6 +14,9 @@ SERVICE = $(foreach n,adapters arguments files gate jobs responses streaming too
 OLDEST = tests/training tests/memory $(SERVICE) tests/test_models.py tests/test_quantization.py tests/test_attention.py \
 	tests/test_generation.py tests/test_evaluation.py tests/test_retrieval.py
 
+# The old versions convert the CPU model themselves: they once wrote another tokenizer than the new ones.
+OLDEST_CACHE = $(abspath $(VENV)-oldest)/course-cache
+
 .PHONY: lab lint prices test test-quick test-notebooks test-oldest test-oldest-all notebooks book bench soak gpu colab clean
 
 lab: $(VENV)/.lab
@@ -49,12 +52,13 @@ test-notebooks: $(VENV)/.test
 # The course on the oldest versions it supports, which are Colab's (tests/colab/), where these can break it: training beside the
 # libraries, loading, quantization, the service's engine, and all code of a lesson on few examples. torch is this machine's.
 test-oldest: $(VENV)-oldest/.test
-	COURSE_SMALL=1 tests/without_network $(VENV)-oldest/bin/pytest $(PARALLEL) -m "not slow and not index" $(NBVAL) \
+	COURSE_CACHE=$(OLDEST_CACHE) $(VENV)-oldest/bin/course fetch
+	COURSE_CACHE=$(OLDEST_CACHE) COURSE_SMALL=1 tests/without_network $(VENV)-oldest/bin/pytest $(PARALLEL) -m "not slow and not index" $(NBVAL) \
 		notebooks/02_lora.ipynb $(OLDEST)
 
 # All of it there. Grading runs on an instructor's machine, on whatever is installed there, and is left out.
 test-oldest-all: $(VENV)-oldest/.test
-	$(VENV)-oldest/bin/pytest $(PARALLEL) -m "not slow and not index" --ignore=tests/grading
+	COURSE_CACHE=$(OLDEST_CACHE) $(VENV)-oldest/bin/pytest $(PARALLEL) -m "not slow and not index" --ignore=tests/grading
 
 notebooks: $(VENV)/.test
 	$(BIN)/course build

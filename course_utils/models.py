@@ -33,7 +33,7 @@ from course_utils.scoring import pad_token_id
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
     Model: TypeAlias = PreTrainedModel | PeftModel  # a model to train or to generate with, with or without an adapter
 
@@ -87,7 +87,7 @@ PACKAGED = PackagedModel(
 SPACE_NEEDED = 500_000_000
 MANIFEST_FILE = "manifest.json"
 # Part of the cache folder's name: raise it when the conversion changes, so that old caches are not used.
-CONVERSION_VERSION = 1
+CONVERSION_VERSION = 2
 
 
 def load(
@@ -381,11 +381,10 @@ def convert(gguf_file: str, folder: str) -> None:
         folder: where the result is written.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     source = Path(gguf_file)
     with _quiet_transformers(), _gguf_read_once():
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         # float32 first: recent transformers keeps the GGUF blocks packed if the requested format is slow for them.
         model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         model = model.to(torch.bfloat16)
@@ -395,7 +394,39 @@ def convert(gguf_file: str, folder: str) -> None:
         model.hf_quantizer, model.is_quantized = None, False
         model.config.dtype = torch.bfloat16
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        _tokenizer_of(gguf_file).save_pretrained(folder)
+
+
+def _tokenizer_of(gguf_file: str) -> PreTrainedTokenizerFast:
+    """Build the tokenizer from what the file says of it.
+
+    The converters of transformers differ: that of 5.15, which Colab had in August 2026, takes <|im_start|> for the end of an
+    answer, so that models learn not to stop.
+    """
+    import gguf
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    fields = gguf.GGUFReader(gguf_file).fields
+
+    def said(name: str) -> Any:
+        return fields[f"tokenizer.{name}"].contents()
+
+    tokens = said("ggml.tokens")
+    merges = [tuple(merge.split(" ")) for merge in said("ggml.merges")]
+    made = Tokenizer(BPE({token: number for number, token in enumerate(tokens)}, merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    kinds = zip(tokens, said("ggml.token_type"))
+    made.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t, kind in kinds if kind == gguf.TokenType.CONTROL]
+    )
+    ends = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
+    named = {f"{name}_token": tokens[said(f"ggml.{field}_token_id")] for name, field in ends.items()}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, chat_template=said("chat_template"), clean_up_tokenization_spaces=False, **named
+    )
 
 
 @contextlib.contextmanager

@@ -146,6 +146,9 @@ def test_weights_are_those_of_the_gguf_file(packaged):
     assert not hasattr(model.config, "quantization_config")
     assert tokenizer.chat_template
     assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|im_end|>", "<|im_end|>")
+    text = "日本 😀 naïve don't TB-75652<|im_end|>"  # other converters, another end, other spaces
+    ids = tokenizer(text)["input_ids"]
+    assert ids[-7:] == [29, 39, 37, 38, 37, 34, 2] and tokenizer.decode(ids) == text
 
 
 def test_a_wrong_wheel_is_refused(tmp_path, monkeypatch):
