@@ -614,8 +614,8 @@ lesson_06.preferences()
 # After each of the first three jobs the model is much worse. The column on “none” says how. "none" is the right escalation for most
 # messages, and after the first job the model hardly ever says it: its sixty pairs all punish one and the same record, "question" and
 # "none", and never to say these words again is the cheapest way to obey. For the second job the tuned model answered 240 new messages, and
-# its mistakes became pairs. For the third, "none" was preferred as often as rejected; that saved a part of the escalations, and far
-# from all. The loss reports on the pairs; only answers report on the model.
+# its mistakes became pairs. For the third, "none" was preferred as often as rejected; that saved most of the escalations, and a
+# third of the right records is lost all the same. The loss reports on the pairs; only answers report on the model.
 #
 # Who is to blame, the pairs or the training? Look at the two rows “steps a tenth as large”: the same pairs, with a
 # `learning_rate_multiplier` of 0.1. The model is nearly what it was before. So the size of the steps did it, which our service had chosen

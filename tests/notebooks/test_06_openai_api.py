@@ -177,10 +177,9 @@ SENTENCES = {
         both_right(name) for name in (lesson_06.ONE_RECORD, lesson_06.OWN_MISTAKES, lesson_06.BOTH_WAYS)
     ),
     "after the first job the model hardly ever says it": lambda: none_said(lesson_06.ONE_RECORD) < 10,
-    "that saved a part of the escalations, and far from all": lambda: (
-        max(map(escalation_right, (lesson_06.ONE_RECORD, lesson_06.OWN_MISTAKES))) + 0.1
-        < escalation_right(lesson_06.BOTH_WAYS)
-        < escalation_right(lesson_06.TUNED) - 0.1
+    "that saved most of the escalations, and a third of the right records is lost all the same": lambda: (
+        escalation_right(lesson_06.BOTH_WAYS) > 0.7 * escalation_right(lesson_06.TUNED)
+        and 0.28 < 1 - both_right(lesson_06.BOTH_WAYS) / both_right(lesson_06.TUNED) < 0.4
     ),
     "with records of five fields": lambda: len(load_task("support_tickets").schema["properties"]) == 5,
     "The model is nearly what it was before": lambda: all(
