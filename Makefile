@@ -8,7 +8,7 @@ LAB_ARGS ?=
 # Test processes at once; they share the cores (conftest.py). Each may take 2 GB.
 JOBS ?= 2
 PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
-NBVAL = -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout=1800
+NBVAL = -p no:cacheprovider --nbval-lax --nbval-sanitize-with tests/nbval.cfg --nbval-current-env --nbval-cell-timeout=1800
 LESSONS = $(foreach n,02 04 03 06 05 01,$(wildcard notebooks/$(n)_*.ipynb))
 SERVICE = $(foreach n,adapters arguments files gate jobs responses streaming tools,tests/openai_server/test_$(n).py)
 OLDEST = tests/training tests/memory $(SERVICE) tests/test_models.py tests/test_quantization.py tests/test_attention.py \

@@ -239,3 +239,16 @@ def test_the_readme_shows_what_its_script_makes_in_small_files_with_words_for_th
         assert 40 <= len(alt) <= 250, file
         data = (ROOT / file).read_bytes()
         assert data[8:12] == b"WEBP" and 5_000 < len(data) < 120_000, file
+
+
+def test_nbval_compares_results_and_not_looks():
+    import re
+    from pathlib import Path
+
+    from nbval.plugin import get_sanitize_patterns
+
+    [(looks, instead)] = get_sanitize_patterns((Path(__file__).parent / "nbval.cfg").read_text(encoding="utf-8"))
+    bare = "<table><td>7 <b id=1>kg</b></td></table>"
+    dressed = '<table style="color:red"><td style="margin:0;padding:0">7 <b style="x:y" id=1>kg</b></td></table>'
+    assert re.sub(looks, instead, dressed) == bare
+    assert re.sub(looks, instead, dressed.replace("7", "8")) != bare
