@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import sys
 
 # From PEFT 0.18.1 on the first adapter that is made ends in an ImportError where an older torchao is installed, also if no
@@ -16,7 +15,7 @@ def hide_refused_torchao() -> None:
 
     A torchao that somebody has imported already is left alone.
     """
-    if "torchao" in sys.modules or importlib.util.find_spec("torchao") is None:
+    if "torchao" in sys.modules:
         return
     try:
         version = importlib.metadata.version("torchao")

@@ -100,7 +100,7 @@ def test_installing_in_colab_replaces_nothing(image, section, wheel, tmp_path):
     asked = f"{wheel}[{extras}]" if extras else str(wheel)
     # The lower bounds alone must do, and the constraint is the belt to these braces; but for TRL, whose newest version asks
     # for newer packages than Colab ships (see the next test): there the install cell's constraint is what holds.
-    for used in (constraint,) if "trl" in extras.split(", ") else (None, constraint):
+    for used in (constraint,) if "trl" in re.split(r",\s*", extras) else (None, constraint):
         found = would_install(python, asked, tmp_path=tmp_path, constraint=used)
         assert "finetuning-course" in found
         assert canonical(found) & canonical(shipped(image)) == set()
