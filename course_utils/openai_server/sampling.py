@@ -129,8 +129,10 @@ class TokenSampler:
                 logits[token] += value
         if self.matcher is not None:
             bits = np.frombuffer(self.matcher.compute_bitmask(), dtype=np.uint8)
-            allowed = torch.from_numpy(np.unpackbits(bits, bitorder="little")[: len(logits)].astype(bool))
-            logits = logits.masked_fill(~allowed.to(logits.device), float("-inf"))
+            allowed = np.zeros(len(logits), dtype=bool)  # a model may have more logits than its tokenizer has tokens
+            of_tokens = np.unpackbits(bits, count=min(len(logits), 8 * len(bits)), bitorder="little")
+            allowed[: len(of_tokens)] = of_tokens
+            logits = logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), float("-inf"))
         return logits
 
     def _sample(self, logits: torch.Tensor) -> int:

@@ -4,9 +4,12 @@ import json
 
 import jsonschema
 import pytest
+import torch
 
 from course_utils import models
 from course_utils.openai_server.constrained import generate_in_schema
+from course_utils.openai_server.grammar import json_grammar
+from course_utils.openai_server.sampling import Sampling, TokenSampler
 
 pytestmark = pytest.mark.model
 SCHEMA = {
@@ -34,3 +37,13 @@ def test_what_a_models_configuration_recommends_changes_nothing(tiny):
     kept = model.generation_config.to_diff_dict()
     model.generation_config = GenerationConfig(**kept, repetition_penalty=9.0, no_repeat_ngram_size=1)
     assert generate_in_schema(model, tokenizer, ["Say red."], SCHEMA, 40) == plain
+
+
+def test_a_model_may_have_more_rows_than_the_tokenizer_has_tokens(tiny):
+    """Qwen2.5-7B has 152,064 logits for 151,665 tokens: those without a token are never allowed, however likely they are."""
+    model, tokenizer = tiny
+    sampler = TokenSampler(Sampling(temperature=0.0, grammar=json_grammar(SCHEMA)), tokenizer, {int(tokenizer.eos_token_id)})
+    logits = torch.zeros(len(tokenizer) + 399)
+    logits[len(tokenizer) :] = 9.0
+    chosen = sampler.choose(logits, int(logits.argmax())).id
+    assert tokenizer.decode([chosen]).lstrip().startswith("{")
