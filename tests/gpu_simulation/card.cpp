@@ -540,6 +540,54 @@ Tensor& baddbmm_out(const Tensor& self, const Tensor& a, const Tensor& b, const 
   return product("baddbmm", {&self, &a, &b}, out, [&](auto& in) { return at::baddbmm(in[0], in[1], in[2], beta, alpha); });
 }
 
+// The same, with the sums handed over in float32 before they are rounded; a card alone has these. `self` may be in float32 then.
+void check_result(const char* name, const Tensor& a, at::ScalarType wanted, const Tensor& out, at::IntArrayRef sizes) {
+  const auto format = a.scalar_type();
+  TORCH_CHECK(wanted == format || (wanted == at::kFloat && at::isReducedFloatingType(format)), name, ": out_dtype must be the inputs' dtype, or ",
+              "float32 for inputs in 16 bits, and not ", wanted, " for ", format);
+  TORCH_CHECK(out.scalar_type() == wanted && out.sizes() == sizes, name, ": out must have dtype ", wanted, " and size ", sizes);
+  if (out.device() != a.device()) refuse(name, a.device(), out.device());
+}
+
+template <Tensor (*function)(const Tensor&, const Tensor&)>
+Tensor& wide_product_out(const Tensor& a, const Tensor& b, at::ScalarType wanted, Tensor& out) {
+  auto sizes = a.sizes().vec();
+  sizes.back() = b.size(-1);
+  check_result("a matrix product", a, wanted, out, sizes);
+  return product("a matrix product", {&a, &b}, out, [](auto& in) { return function(in[0], in[1]); });
+}
+template <Tensor (*function)(const Tensor&, const Tensor&)>
+Tensor wide_product(const Tensor& a, const Tensor& b, at::ScalarType wanted) {
+  auto sizes = a.sizes().vec();
+  sizes.back() = b.size(-1);
+  auto out = at::empty(sizes, a.options().dtype(wanted));
+  return wide_product_out<function>(a, b, wanted, out);
+}
+
+template <Tensor (*function)(const Tensor&, const Tensor&)>
+Tensor& wide_sum_out(const Tensor& self, const Tensor& a, const Tensor& b, at::ScalarType wanted, const at::Scalar& beta,
+                     const at::Scalar& alpha, Tensor& out) {
+  auto sizes = a.sizes().vec();
+  sizes.back() = b.size(-1);
+  check_result("a matrix product", a, wanted, out, sizes);
+  if (self.device() != a.device()) refuse("a matrix product", a.device(), self.device());
+  TORCH_CHECK(self.scalar_type() == wanted || self.scalar_type() == a.scalar_type(), "a matrix product: self must have the dtype of the result or of ",
+              "the inputs, and not ", self.scalar_type());
+  if (is_large(self)) return out;
+  return product("a matrix product", {&a, &b}, out, [&](auto& in) {
+    Crossing crossing;
+    const auto before = crossing.to_host(self).to(in[0].scalar_type());
+    return before.mul(beta).add(function(in[0], in[1]), alpha);
+  });
+}
+template <Tensor (*function)(const Tensor&, const Tensor&)>
+Tensor wide_sum(const Tensor& self, const Tensor& a, const Tensor& b, at::ScalarType wanted, const at::Scalar& beta, const at::Scalar& alpha) {
+  auto sizes = a.sizes().vec();
+  sizes.back() = b.size(-1);
+  auto out = at::empty(sizes, a.options().dtype(wanted));
+  return wide_sum_out<function>(self, a, b, wanted, beta, alpha, out);
+}
+
 // ---- attention ------------------------------------------------------------------------------------------------------------------
 
 // Which kernel `scaled_dot_product_attention` takes on this card, by the conditions in PyTorch's sdp_utils.cpp. Flash attention
@@ -641,6 +689,14 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
   m.impl("bmm.out", &bmm_out);
   m.impl("addmm.out", &addmm_out);
   m.impl("baddbmm.out", &baddbmm_out);
+  m.impl("mm.dtype", &wide_product<at::mm>);
+  m.impl("mm.dtype_out", &wide_product_out<at::mm>);
+  m.impl("bmm.dtype", &wide_product<at::bmm>);
+  m.impl("bmm.dtype_out", &wide_product_out<at::bmm>);
+  m.impl("addmm.dtype", &wide_sum<at::mm>);
+  m.impl("addmm.dtype_out", &wide_sum_out<at::mm>);
+  m.impl("baddbmm.dtype", &wide_sum<at::bmm>);
+  m.impl("baddbmm.dtype_out", &wide_sum_out<at::bmm>);
   m.impl("_scaled_dot_product_efficient_attention", &attention);
   m.impl("_scaled_dot_product_efficient_attention_backward", &attention_backward);
 }

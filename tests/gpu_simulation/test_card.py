@@ -131,6 +131,26 @@ def test_products_add_up_in_float32(t4):
     assert t4("x = torch.ones(1, 4096, device='cuda', dtype=torch.float16); result = (x @ x.T).item()") == 4096
 
 
+def test_products_can_be_handed_over_in_float32(t4):
+    """A card alone can: TRL adds products of chunks of the vocabulary so."""
+    code = """
+        torch.manual_seed(0)
+        a, b = torch.randn(4, 300, device="cuda").half(), torch.randn(300, 5, device="cuda").half()
+        exact = a.cpu().float() @ b.cpu().float()
+        total = torch.ones(4, 5, device="cuda")
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+        several = torch.bmm(a[None], b[None], out_dtype=torch.float32)
+        twice = torch.baddbmm(several, a[None], b[None], out_dtype=torch.float32, beta=2, alpha=3)
+        result = [torch.equal(torch.mm(a, b, out_dtype=torch.float32).cpu(), exact), torch.equal(total.cpu(), 1 + exact),
+                  torch.equal(several[0].cpu(), exact), torch.allclose(twice[0].cpu(), 5 * exact, atol=1e-4),
+                  torch.equal((a @ b).cpu().float(), exact)]
+    """
+    assert t4(code) == [True, True, True, True, False]
+    assert "out_dtype" in t4.refuses("x = torch.ones(2, 2, device='cuda'); torch.mm(x, x, out_dtype=torch.float16)")[1]
+    stray = "x = torch.ones(2, 2).half(); torch.addmm(torch.ones(2, 2), x.cuda(), x.cuda(), out_dtype=torch.float32)"
+    assert SAME_DEVICE in t4.refuses(stray)[1]
+
+
 def test_softmax_can_return_float32_of_float16(t4):
     code = """
         x = torch.linspace(-4, 4, 64, device="cuda").half().requires_grad_()
