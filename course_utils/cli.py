@@ -467,11 +467,15 @@ def _translate(options: argparse.Namespace) -> Result:
         if code == languages.SOURCE:
             raise CourseError("the course is written in English; name another language")
         reports = (catalogues.check if options.check else catalogues.update)(code)
-        found = catalogues.problems(code, reports) if options.check else []
+        language_problems = catalogues.problems(code, reports) if options.check else []
         state = "declared complete" if language.is_complete else "not declared complete"
-        lines += [f"{code} ({state})", *(f"  {report}" for report in reports), *(f"  {line}" for line in found)]
-        document[code] = {"complete": language.is_complete, "problems": found, "catalogues": [asdict(r) for r in reports]}
-        problems += found
+        lines += [f"{code} ({state})", *(f"  {report}" for report in reports), *(f"  {line}" for line in language_problems)]
+        document[code] = {
+            "complete": language.is_complete,
+            "problems": language_problems,
+            "catalogues": [asdict(r) for r in reports],
+        }
+        problems += language_problems
     return Result("\n".join(lines), document, 1 if problems else 0)
 
 
@@ -677,7 +681,9 @@ def _nbgrader(options: argparse.Namespace) -> Result:
         return Result(text, {"folder": options.folder, "assignments": names})
     result = nbgrader_course.hand_in(options.folder, options.assignment, options.inbox)
     lines = [f"{len(result.learners)} learners in {Path(options.folder) / 'submitted'}"]
-    lines += [f"  for a person to look at: {learner}: {'; '.join(found)}" for learner, found in result.problems.items()]
+    lines += [
+        f"  for a person to look at: {learner}: {'; '.join(problems)}" for learner, problems in result.problems.items()
+    ]
     return Result("\n".join(lines), {"folder": options.folder, **asdict(result)}, 1 if result.problems else 0)
 
 

@@ -67,8 +67,8 @@ PRICES = {
         cached_input=0.039, training=0.44,
     ),
 }  # fmt: skip
-# Where its price appears, a model that takes no new tuning jobs is marked: from the first day on for anybody, since the
-# second for organisations that had never tuned there (OpenAI's notice of 2026-10-14, lesson 06).
+# Models that take no new tuning jobs are marked where their prices appear: from the first day on nobody can tune them, since
+# the second no organisation that had never tuned there (OpenAI's notice of 2026-10-14, lesson 06).
 NO_NEW_JOBS = dict.fromkeys(("gpt-4.1", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini"), ("2027-01-06", "2026-05-07"))
 # Models to prompt, in three sizes. Claude Haiku's price is that for prompts of up to 100,000 tokens; Gemini's is the price
 # from 2027-01-01 on, until then it is half of that.
@@ -162,10 +162,10 @@ def gpu_seconds(prompt_tokens: float, completion_tokens: float) -> float:
     They are those at the number of users that it serves well (from `SERVED`).
     """
     (r1, w1, a), (r2, w2, b) = SERVED
-    # r * read + w * written = 1 / requests per second, for both shapes
+    # r * (seconds per prompt token) + w * (seconds per answer token) = 1 / requests per second, for both shapes
     determinant = r1 * w2 - r2 * w1
-    read, written = (w2 / a - w1 / b) / determinant, (r1 / b - r2 / a) / determinant
-    return prompt_tokens * read + completion_tokens * written
+    seconds_per_prompt_token, seconds_per_answer_token = (w2 / a - w1 / b) / determinant, (r1 / b - r2 / a) / determinant
+    return prompt_tokens * seconds_per_prompt_token + completion_tokens * seconds_per_answer_token
 
 
 def break_even(setup: float, upkeep_per_day: float, old_cost: float, new_cost: float, days: int = 365) -> float | None:

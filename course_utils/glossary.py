@@ -102,12 +102,12 @@ class Use(NamedTuple):
 @cache
 def terms() -> dict[str, Term]:
     """Return all terms by name, in alphabetical order."""
-    found = []
+    collected = []
     for line in FILE.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         lists = {field: tuple(row.get(field, ())) for field in ("forms", "everyday", "unless", "see")}
-        found.append(Term(row["name"], row["meaning"], row["lesson"], **lists))
-    return {term.name: term for term in sorted(found, key=_alphabetically)}
+        collected.append(Term(row["name"], row["meaning"], row["lesson"], **lists))
+    return {term.name: term for term in sorted(collected, key=_alphabetically)}
 
 
 def find(name: str) -> Term:
@@ -202,15 +202,15 @@ def used_before_explained(source: str, explained_elsewhere: Iterable[str] = ()) 
     assumed = [
         name for cell in cells for match in ASSUMES.finditer(cell.text) for name in match[1].split(",") if name.strip()
     ]
-    known = {find(name) for name in (*explained_elsewhere, *assumed)}
+    explained = {find(name) for name in (*explained_elsewhere, *assumed)}
     uses: list[Use] = []
     for cell in cells:
         met = [(match.start(), find(match[1]), True) for match in MARKER.finditer(cell.text)]
         met += [(place, term, False) for place, term in _uses(prose(cell.text))]
-        for place, term, explains in sorted(met, key=lambda found: found[0]):
-            if term not in known and not explains:
+        for place, term, explains in sorted(met, key=lambda entry: entry[0]):
+            if term not in explained and not explains:
                 uses.append(Use(term.name, cell.number, cell.line + cell.text.count("\n", 0, place)))
-            known.add(term)
+            explained.add(term)
     return uses
 
 
@@ -258,11 +258,11 @@ def _uses(text: str) -> Iterator[tuple[int, Term]]:
 @cache
 def _looked_for() -> dict[str, Term | None]:
     """Form → its term, or None for a phrase in which it is no term; forms with capitals keep them."""
-    found: dict[str, Term | None] = {}
+    term_of_form: dict[str, Term | None] = {}
     for term in terms().values():
-        found |= {_spaced(form): term for form in (term.name, *term.forms) if form not in term.everyday}
-        found |= {_spaced(phrase): None for phrase in term.unless}
-    return found
+        term_of_form |= {_spaced(form): term for form in (term.name, *term.forms) if form not in term.everyday}
+        term_of_form |= {_spaced(phrase): None for phrase in term.unless}
+    return term_of_form
 
 
 @cache

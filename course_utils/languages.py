@@ -71,8 +71,8 @@ def find(code: str) -> Language:
 
 def current() -> str:
     """Code of the language that is spoken now: `speaking`'s, else the environment's, else English."""
-    asked = _spoken.get() or os.environ.get(VARIABLE, "")
-    return asked if asked in LANGUAGES else SOURCE
+    requested = _spoken.get() or os.environ.get(VARIABLE, "")
+    return requested if requested in LANGUAGES else SOURCE
 
 
 @contextmanager
@@ -97,8 +97,8 @@ def say(text: str, domain: str = STAGE, /, **values: object) -> str:
         domain: the catalogue.
         values: what its `{name}`s stand for; without values braces stay as they are.
     """
-    said = messages(current(), domain).get(text, text)
-    return said.format(**values) if values else said
+    translation = messages(current(), domain).get(text, text)
+    return translation.format(**values) if values else translation
 
 
 def later(text: str) -> str:
@@ -131,7 +131,7 @@ def read(catalogue: str) -> dict[str, str]:
     As much of the format as our catalogues use, which have neither contexts nor plurals: the base installation and a page's
     Python have no library for it.
     """
-    found: dict[str, str] = {}
+    translations: dict[str, str] = {}
     for entry in re.split(r"\n[ \t]*\n", catalogue):
         texts = {"msgid": "", "msgstr": ""}
         name, is_fuzzy = "", False
@@ -144,5 +144,5 @@ def read(catalogue: str) -> dict[str, str]:
             if name and line.startswith('"'):
                 texts[name] += ast.literal_eval(line.strip())
         if texts["msgid"] and texts["msgstr"] and not is_fuzzy:
-            found[texts["msgid"]] = texts["msgstr"]
-    return found
+            translations[texts["msgid"]] = texts["msgstr"]
+    return translations

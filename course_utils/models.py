@@ -410,22 +410,22 @@ def _tokenizer_of(gguf_file: str) -> PreTrainedTokenizerFast:
 
     fields = gguf.GGUFReader(gguf_file).fields
 
-    def said(name: str) -> Any:
+    def metadata(name: str) -> Any:
         return fields[f"tokenizer.{name}"].contents()
 
-    tokens = said("ggml.tokens")
-    merges = [tuple(merge.split(" ")) for merge in said("ggml.merges")]
-    made = Tokenizer(BPE({token: number for number, token in enumerate(tokens)}, merges))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    kinds = zip(tokens, said("ggml.token_type"))
-    made.add_special_tokens(
+    tokens = metadata("ggml.tokens")
+    merges = [tuple(merge.split(" ")) for merge in metadata("ggml.merges")]
+    tokenizer = Tokenizer(BPE({token: number for number, token in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    kinds = zip(tokens, metadata("ggml.token_type"))
+    tokenizer.add_special_tokens(
         [AddedToken(t, special=True, normalized=False) for t, kind in kinds if kind == gguf.TokenType.CONTROL]
     )
     ends = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
-    named = {f"{name}_token": tokens[said(f"ggml.{field}_token_id")] for name, field in ends.items()}
+    named = {f"{name}_token": tokens[metadata(f"ggml.{field}_token_id")] for name, field in ends.items()}
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, chat_template=said("chat_template"), clean_up_tokenization_spaces=False, **named
+        tokenizer_object=tokenizer, chat_template=metadata("chat_template"), clean_up_tokenization_spaces=False, **named
     )
 
 

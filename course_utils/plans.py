@@ -16,8 +16,8 @@ from course_utils.errors import CourseError
 if TYPE_CHECKING:
     from course_utils.show.tables import Table
 
-# Set to 1 by whoever wants to know whether all code of a lesson runs, and not what is learned by it: our tests on the oldest
-# versions and on simulated cards.
+# Set to 1 to find out whether all code of a lesson runs, without regard to what the models learn, as our tests do on the
+# oldest versions and on simulated cards.
 SMALL = "COURSE_SMALL"
 
 SHORT_RECORD = ("category", "escalation", "product", "order_id")
@@ -198,5 +198,5 @@ def plan(lesson: str, tier: str | None = None) -> LessonPlan:
     """
     if lesson not in PLANS:
         raise CourseError(f"lesson {lesson!r} has no plan; there are plans for {', '.join(PLANS)}")
-    found = PLANS[lesson][tier or hardware.detect().tier]
-    return found.smaller() if os.environ.get(SMALL) == "1" else found
+    tier_plan = PLANS[lesson][tier or hardware.detect().tier]
+    return tier_plan.smaller() if os.environ.get(SMALL) == "1" else tier_plan
