@@ -30,9 +30,9 @@ def answers(
     Raises:
         CourseError: lists of different lengths.
     """
-    for name, given in [*models.items(), ("references", references)]:
-        if given is not None and len(given) != len(messages):
-            raise CourseError(f"{name}: {len(given)} answers to {len(messages)} messages")
+    for name, values in [*models.items(), ("references", references)]:
+        if values is not None and len(values) != len(messages):
+            raise CourseError(f"{name}: {len(values)} answers to {len(messages)} messages")
     return Answers(list(messages), {name: list(a) for name, a in models.items()}, references, parse, longest)
 
 
@@ -95,18 +95,18 @@ class Answers:
     def _repr_html_(self) -> str:
         parts = []
         for index, message in enumerate(self.messages):
-            asked = f'<b>message</b><br><span style="white-space:pre-wrap">{escape(self._cut(message))}</span>'
-            parts.append(box(asked, "quiet", "message") + columns(self._card(name, index) for name in self.models))
+            message_html = f'<b>message</b><br><span style="white-space:pre-wrap">{escape(self._cut(message))}</span>'
+            parts.append(box(message_html, "quiet", "message") + columns(self._card(name, index) for name in self.models))
         return f'<div style="max-width:60em">{"<br>".join(parts)}</div>'
 
     def __repr__(self) -> str:
         lines = []
         for index, message in enumerate(self.messages):
             lines.append(f"message: {self._cut(message)}")
-            for name, given in self.models.items():
+            for name, replies in self.models.items():
                 fields = self.fields(name, index)
                 wrong = "" if fields is None else ", ".join(field for field, _, right in fields if not right)
-                lines.append(f"  {name}: {self._cut(given[index])}" + (f"   (wrong: {wrong})" if wrong else ""))
+                lines.append(f"  {name}: {self._cut(replies[index])}" + (f"   (wrong: {wrong})" if wrong else ""))
         return "\n".join(lines)
 
 

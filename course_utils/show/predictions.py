@@ -104,18 +104,18 @@ class Reveal:
     def _sentence(self) -> tuple[str, str]:
         unit = f" {self.unit}" if self.unit else ""
         measured = self.measured if isinstance(self.measured, str) else f"{self.measured:,.4g}"
-        found = f"{measured}{unit}"
+        value = f"{measured}{unit}"
         source = say(self._source)
         if self.guess is None:
-            return f"{source.capitalize()}: {found}.", "plain"
+            return f"{source.capitalize()}: {value}.", "plain"
         if isinstance(self.guess, str) or isinstance(self.measured, str):
             right = str(self.guess) == str(self.measured)
-            told = say("You said {guess}; {source}: {found}.", guess=self.guess, source=source, found=found)
-            return told, "good" if right else "caution"
+            sentence = say("You said {guess}; {source}: {found}.", guess=self.guess, source=source, found=value)
+            return sentence, "good" if right else "caution"
         gap = abs(self.guess - self.measured)
         near = gap <= 0.1 * max(abs(self.measured), 1)
-        told = say("You said {guess}; {source}: {found}.", guess=f"{self.guess:,.4g}{unit}", source=source, found=found)
-        return told, "good" if near else "caution"
+        sentence = say("You said {guess}; {source}: {found}.", guess=f"{self.guess:,.4g}{unit}", source=source, found=value)
+        return sentence, "good" if near else "caution"
 
     def _repr_html_(self) -> str:
         text, name = self._sentence()

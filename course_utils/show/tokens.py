@@ -59,11 +59,11 @@ class Conversation:
             )
         key = ""
         if self._marked:
-            read, learned = self.scored.count(False), self.scored.count(True)
+            without_loss, with_loss = self.scored.count(False), self.scored.count(True)
             key = (
                 f'<p style="margin:.5em 0 0"><span style="{tone("quiet")};padding:.1em .4em">grey: read, no loss '
-                f'({read} tokens)</span> <span style="{tone("accent")};padding:.1em .4em;font-weight:600">'
-                f"bold on blue: to be predicted, loss ({learned} tokens)</span></p>"
+                f'({without_loss} tokens)</span> <span style="{tone("accent")};padding:.1em .4em;font-weight:600">'
+                f"bold on blue: to be predicted, loss ({with_loss} tokens)</span></p>"
             )
         return box(
             f'<div style="font-family:ui-monospace,monospace;line-height:1.9">{"".join(parts)}</div>{key}', label="tokens"
