@@ -150,17 +150,17 @@ def next_word(
     prompts = [chat_token_ids(tokenizer, conversation, add_generation_prompt=True) for conversation in conversations]
     shared = shared_beginning(prompts)
     name = cache_name(model)
-    found = []
+    probabilities = []
     model.eval()
     with torch.no_grad():
-        read = model(torch.tensor([prompts[0][:shared]], device=model.device), use_cache=True) if shared else None
+        prefix = model(torch.tensor([prompts[0][:shared]], device=model.device), use_cache=True) if shared else None
         for ids in prompts:
             rest = torch.tensor([ids[shared:]], device=model.device)
             # The rubric is read once; a cache grows as it is used, so each prompt gets a copy.
-            cache = {name: copy.deepcopy(read.past_key_values)} if read is not None else {}
+            cache = {name: copy.deepcopy(prefix.past_key_values)} if prefix is not None else {}
             logits = model(rest, use_cache=True, **cache).logits[0, -1].float()
-            found.append(logits[first].softmax(0).tolist())
-    return found
+            probabilities.append(logits[first].softmax(0).tolist())
+    return probabilities
 
 
 def judge_here(

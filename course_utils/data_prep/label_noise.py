@@ -135,14 +135,14 @@ def check_labels(
     """
     from sklearn.model_selection import cross_val_predict
 
-    given = [label_of(row, name) for row in rows]
+    given_labels = [label_of(row, name) for row in rows]
     owners = one_owner_each(group if isinstance(group, Sequence) else [(group or formats.customer_of)(row) for row in rows])
-    count = Counter(given)
-    customers = Counter(label for label, _ in set(zip(given, owners, strict=True)))
+    count = Counter(given_labels)
+    customers = Counter(label for label, _ in set(zip(given_labels, owners, strict=True)))
     if len(count) < 2 or min(customers.values()) < folds:
         few = f"; of different customers only {dict(customers)}" if len(count) > 1 and min(count.values()) >= folds else ""
         raise CourseError(f"at least two labels with {folds} rows each are needed; there are {dict(count)}{few}")
-    labels, coded = np.unique(given, return_inverse=True)
+    labels, coded = np.unique(given_labels, return_inverse=True)
     texts = [evidence_in(row, name, message_only) for row in rows]
     parts = folds_of(owners, coded, folds, seed)
     probabilities = cross_val_predict(classifier(), texts, coded, cv=parts, method="predict_proba")
@@ -154,7 +154,7 @@ def check_labels(
     order = np.argsort(own, kind="stable")
     return LabelCheck(
         labels=tuple(map(str, labels)),
-        given=given,
+        given=given_labels,
         suggested=[str(labels[code]) for code in likeliest],
         probability=own,
         suspects=[int(i) for i in order if likeliest[i] != coded[i]],
@@ -170,7 +170,7 @@ def repaired(rows: Sequence[dict], name: str, decisions: Mapping[int, str | None
         name: the field of the record that is the label.
         decisions: index of a row → its right label, or None to leave the row out; other rows stay as they are.
     """
-    kept = []
+    repaired_rows = []
     for index, row in enumerate(rows):
         decision = decisions.get(index, "")
         if decision is None:
@@ -180,5 +180,5 @@ def repaired(rows: Sequence[dict], name: str, decisions: Mapping[int, str | None
             answer = next(m for m in reversed(new["messages"]) if m["role"] == "assistant")
             record = json.loads(formats.answer_of(row))
             answer["content"] = json.dumps(record | {name: decision}, ensure_ascii=False)
-        kept.append(new)
-    return kept
+        repaired_rows.append(new)
+    return repaired_rows

@@ -140,9 +140,11 @@ class Prepared:
 
         If fewer than half are left, the sentence is a warning.
         """
-        read = self.counts[0][1]
+        lines_read = self.counts[0][1]
         few = self.share_left < ENOUGH
-        message = f"{'only ' if few else ''}{len(self.rows):,} of {read:,} lines ({100 * self.share_left:.0f} %) are left"
+        message = (
+            f"{'only ' if few else ''}{len(self.rows):,} of {lines_read:,} lines ({100 * self.share_left:.0f} %) are left"
+        )
         if reasons := Counter(change.code for change in self.dropped.values()):
             message += ": " + ", ".join(f"{rows:,} {code}" for code, rows in reasons.most_common(5))
         return f"{message}; look into rejects.jsonl before you train on them" if few else message
@@ -382,9 +384,9 @@ def _read(
     columns: Mapping[str, str] | None,
 ) -> None:
     """Collect the valid and fixed rows, and reject the others with their first error."""
-    read = 0
+    lines_read = 0
     for row, value, changes in read_rows(path, kind, target, tokenizer, max_tokens, fix_rows, columns):
-        read += 1
+        lines_read += 1
         if row.value is not None:
             result.shapes[formats.shape_of(row.value) or validation.UNKNOWN] += 1
         result.changes += changes
@@ -393,7 +395,7 @@ def _read(
         else:
             result.rows.append(value)
             result.lines.append(row.line)
-    result.counts += [("read", read), ("validate", len(result.rows))]
+    result.counts += [("read", lines_read), ("validate", len(result.rows))]
 
 
 def _errors(findings: list[Finding]) -> list[Finding]:
@@ -468,9 +470,9 @@ def _contamination(result: Prepared, test: Sequence[dict]) -> None:
 
 
 def _redact(result: Prepared, redactor: Redactor, workers: int) -> None:
-    seen: Counter[str] = Counter()
+    samples_per_kind: Counter[str] = Counter()
     for index, redacted in enumerate(in_processes(redactor.row, result.rows, workers, 64)):
-        _sample(result, index, redacted, redactor, seen)
+        _sample(result, index, redacted, redactor, samples_per_kind)
         result.rows[index] = redacted.row
         if customer_of(redacted.row) is not None:
             without_customers(redacted.row)
@@ -485,11 +487,11 @@ def _redact(result: Prepared, redactor: Redactor, workers: int) -> None:
     result.counts.append(("redact", len(result.rows)))
 
 
-def _sample(result: Prepared, index: int, redacted: Redacted, redactor: Redactor, seen: Counter[str]) -> None:
+def _sample(result: Prepared, index: int, redacted: Redacted, redactor: Redactor, samples_per_kind: Counter[str]) -> None:
     """Record the first redactions of each kind for the report, with masked values, because the report is passed around."""
     for path, entity in redacted.findings:
-        if seen[entity.kind] < REDACTION_SAMPLES:
-            seen[entity.kind] += 1
+        if samples_per_kind[entity.kind] < REDACTION_SAMPLES:
+            samples_per_kind[entity.kind] += 1
             masked = re.sub(r"(?<=\w)\w", "*", entity.text)
             result.redactions.append((result.lines[index], entity.kind, f"{path}: {masked}", redactor.replacement(entity)))
 

@@ -130,11 +130,11 @@ def parse(text: str, line: int = 0, raw: bytes | None = None) -> tuple[Any, list
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         built = dict(pairs)
         if len(built) != len(pairs):
-            seen = set()
+            earlier_keys = set()
             for key, _ in pairs:
-                if key in seen:
+                if key in earlier_keys:
                     duplicates.append(key)
-                seen.add(key)
+                earlier_keys.add(key)
         return built
 
     try:

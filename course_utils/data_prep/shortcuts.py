@@ -111,12 +111,12 @@ def shortcut_scores(train: Sequence[Pair], test: Sequence[Pair]) -> dict[str, Sc
     """
     from course_utils.evaluation import mean
 
-    found = {}
+    accuracies = {}
     for name, fit in RULES.items():
         rank = fit(train)
         scores = [rank(row["chosen"], row["rejected"]) for row in test]
-        found[name] = mean([0.5 if abs(score) < 1e-9 else float(score > 0) for score in scores])
-    return found
+        accuracies[name] = mean([0.5 if abs(score) < 1e-9 else float(score > 0) for score in scores])
+    return accuracies
 
 
 def overlap(row: Pair) -> float:
@@ -125,6 +125,6 @@ def overlap(row: Pair) -> float:
     This is the one shortcut that looks at the message too; it needs no fitting.
     """
     message = row["message"] if "message" in row else row["prompt"][-1]["content"]
-    asked = set(re.findall(r"[\w-]+", message.lower()))
-    shared = [len(asked & set(re.findall(r"[\w-]+", row[key].lower()))) for key in ("chosen", "rejected")]
+    message_words = set(re.findall(r"[\w-]+", message.lower()))
+    shared = [len(message_words & set(re.findall(r"[\w-]+", row[key].lower()))) for key in ("chosen", "rejected")]
     return float(shared[0] - shared[1])

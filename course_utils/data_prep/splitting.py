@@ -48,11 +48,11 @@ def split(
     if len(rows) < 2:
         raise CourseError(f"{len(rows)} rows can't be split: at least two are needed")
     groups = Groups(len(rows))
-    seen: dict[object, int] = {}
+    first_row_of: dict[object, int] = {}
     owners = group if isinstance(group, Sequence) else [group(row) if group else None for row in rows]
     for index, key in enumerate(owners):
         if key is not None:
-            groups.join(seen.setdefault(key, index), index)
+            groups.join(first_row_of.setdefault(key, index), index)
     for i, j, _ in similar_pairs([text(row) for row in rows], threshold):
         groups.join(i, j)
     together = groups.members()

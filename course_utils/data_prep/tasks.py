@@ -165,7 +165,7 @@ def read_rows(file: str | Path, schema: dict) -> list[dict]:
 
     validator = jsonschema.validators.validator_for(schema)(schema)
     rows: list[dict] = []
-    seen: dict[str, int] = {}
+    line_of_id: dict[str, int] = {}
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -185,9 +185,9 @@ def read_rows(file: str | Path, schema: dict) -> list[dict]:
         if fault:
             path = ".".join(["record", *map(str, fault.absolute_path)])
             raise CourseError(f"{where}, field {path}: {fault.message}")
-        if row["id"] in seen:
-            raise CourseError(f"{where}, field id: {row['id']!r} is already on line {seen[row['id']]}")
-        seen[row["id"]] = number
+        if row["id"] in line_of_id:
+            raise CourseError(f"{where}, field id: {row['id']!r} is already on line {line_of_id[row['id']]}")
+        line_of_id[row["id"]] = number
         rows.append(row)
     if not rows:
         raise CourseError(f"{file} has no rows")

@@ -108,8 +108,8 @@ def score_quality(
         reasons: what `quality.assess` has found in `export.rows()` already; None assesses them here.
     """
     rows = export.rows()
-    found = quality.assess(list(rows.values()), language="en", schema=schema) if reasons is None else reasons
-    assessed = dict(zip(rows, found, strict=True))
+    row_reasons = quality.assess(list(rows.values()), language="en", schema=schema) if reasons is None else reasons
+    assessed = dict(zip(rows, row_reasons, strict=True))
     scores = {}
     for code in quality.RULES:
         true = {line for line in rows if code in export.faults(line)}

@@ -170,12 +170,12 @@ def validate(
 
 def guess_kind(path: str | Path, columns: Mapping[str, str] | None = None) -> str:
     """Return the kind of most of the first 50 readable rows; "chat" if no row has a known shape."""
-    seen: Counter = Counter()
+    kind_counts: Counter = Counter()
     for row, _ in zip(reading.read(path, columns), range(50)):
         shape = formats.shape_of(row.value)
         if shape:
-            seen[formats.KIND_OF[shape]] += 1
-    return seen.most_common(1)[0][0] if seen else "chat"
+            kind_counts[formats.KIND_OF[shape]] += 1
+    return kind_counts.most_common(1)[0][0] if kind_counts else "chat"
 
 
 def check(
