@@ -85,7 +85,7 @@ def _label_lines(
         for start, end in zip(corners, corners[1:]):
             inked.append(start + np.linspace(0, 1, 25)[:, None] * (end - start))
     ink = np.concatenate(inked)
-    taken: list[Any] = []
+    label_boxes: list[Any] = []
     sides = ((8, 8, "left"), (-8, 8, "right"), (8, -16, "left"), (-8, -16, "right"), (0, 10, "center"), (0, -18, "center"))
     # Those with the least choice first.
     texts = [(name, x, y, colour, 11) for name, (x, y, colour) in sorted(labels.items(), key=lambda item: len(item[1][0]))]
@@ -100,7 +100,7 @@ def _label_lines(
                 outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
                 wide = box.expanded(1.02, 1.1)
                 covered = ((ink > (wide.x0, wide.y0)) & (ink < (wide.x1, wide.y1))).all(axis=1).sum()
-                cost = covered + 60 * outside + 100 * sum(wide.overlaps(other) for other in taken)
+                cost = covered + 60 * outside + 100 * sum(wide.overlaps(other) for other in label_boxes)
                 if best is None or cost < best[0]:
                     if best:
                         best[1].remove()
@@ -108,7 +108,7 @@ def _label_lines(
                 else:
                     text.remove()
         if best:
-            taken.append(best[2])
+            label_boxes.append(best[2])
 
 
 def _wrapped(text: str, width: int) -> str:
@@ -251,7 +251,7 @@ def curves(
     marks: Mapping[str, tuple[float, float]] | None = None,
     at: Mapping[str, float] | None = None,
     log_x: Sequence[float] = (),
-    said: Sequence[str] = (),
+    alt_parts: Sequence[str] = (),
 ) -> Figure:
     """Draw smooth lines with their names on them.
 
@@ -262,7 +262,7 @@ def curves(
         marks: single points with a text beside them, as text → (x, y).
         at: vertical lines by name, such as a threshold.
         log_x: values to name on a logarithmic x axis; nothing for a linear one.
-        said: what the figure shows, in words, for who cannot see it.
+        alt_parts: what the figure shows, in words, for readers who cannot see it.
     """
     import matplotlib
 
@@ -270,7 +270,7 @@ def curves(
     with matplotlib.rc_context(LARGE):
         figure, axes = _new(WIDTH, HEIGHT + 0.2)
         for index, (name, (x, y)) in enumerate(lines.items()):
-            # Not the second colour, which is nearly that of the vertical lines; and dashes, for who sees no colours.
+            # Not the second colour, which is nearly that of the vertical lines; and dashes, for readers who see no colours.
             colour, _ = (OTHERS[0], *OTHERS[2:])[index % (len(OTHERS) - 1)]
             axes.plot(x, y, color=colour, lw=2.2, ls=("-", "--", ":", "-.")[index % 4])
             labels[_wrapped(name, 22)] = (x, y, colour)
@@ -288,7 +288,7 @@ def curves(
         axes.margins(0.04, 0.08)
         axes.set(xlabel=_wrapped(xlabel, 48), ylabel=ylabel.replace(" (", "\n("))
         _label_lines(figure, axes, labels)
-        return _finish_above(figure, title, _told(f"Lines. {title}", list(said)), len(at or {}))
+        return _finish_above(figure, title, _told(f"Lines. {title}", list(alt_parts)), len(at or {}))
 
 
 # Parts of a bar: colour and hatching, so that they differ without colour too.
@@ -495,11 +495,11 @@ def shares(rows: Mapping[str, Mapping[str, Any] | None], title: str) -> Figure:
 
 def _told(start: str, parts: Sequence[str], max_length: int = 300) -> str:
     """Two sentences: the start, and as many parts as fit."""
-    kept, start = list(parts), start.rstrip("?.!")
-    while kept and len(f"{start}. {'; '.join(kept)}; and {len(parts) - len(kept)} more.") > max_length:
-        kept.pop()
-    more = [f"and {len(parts) - len(kept)} more"] if len(kept) < len(parts) else []
-    return f"{start}. {'; '.join([*kept, *more])}."
+    shown_parts, start = list(parts), start.rstrip("?.!")
+    while shown_parts and len(f"{start}. {'; '.join(shown_parts)}; and {len(parts) - len(shown_parts)} more.") > max_length:
+        shown_parts.pop()
+    more = [f"and {len(parts) - len(shown_parts)} more"] if len(shown_parts) < len(parts) else []
+    return f"{start}. {'; '.join([*shown_parts, *more])}."
 
 
 def volumes(

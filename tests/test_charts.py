@@ -46,7 +46,7 @@ def test_they_are_described_and_wide_enough_for_their_text(figure):
 
 
 def test_curves_say_what_they_were_told_to_say_and_keep_names_apart_from_the_vertical_line():
-    figure = charts.curves({"one": ([1, 2], [0, 9])}, "Up", "x", "y", said=["9 at 2", "0 at 1"])
+    figure = charts.curves({"one": ([1, 2], [0, 9])}, "Up", "x", "y", alt_parts=["9 at 2", "0 at 1"])
     assert figure.alt == "Lines. Up. 9 at 2; 0 at 1."
     assert charts.curves({"one": ([1, 2], [0, 9])}, "Up", "x", "y", at={"here": 1.5}).png != figure.png
 

@@ -61,8 +61,8 @@ def score(row: Row, reply: str) -> float:
 def shares(rows: Sequence[Row], replies: Sequence[str]) -> dict[str, Score]:
     """Rule → share of the replies that keep it, and the share that keeps all of them."""
     judged = [judge(row, reply) for row, reply in zip(rows, replies, strict=True)]
-    kept = {rule: evaluation.proportion([one[rule] for one in judged]) for rule in RULES}
-    return kept | {"all rules": evaluation.proportion([all(one.values()) for one in judged])}
+    rule_shares = {rule: evaluation.proportion([one[rule] for one in judged]) for rule in RULES}
+    return rule_shares | {"all rules": evaluation.proportion([all(one.values()) for one in judged])}
 
 
 def wins(rows: Sequence[Row], replies: Sequence[str], others: Sequence[str]) -> list[float]:

@@ -71,23 +71,25 @@ def recorded(part: str = "seeds") -> str:
 
 def scores(system: str) -> dict[str, Score] | None:
     """Kind of share → score over the seeds, of a system as `SYSTEMS` names it on either side; None if it is not recorded."""
-    found = record()["seeds"].get(SYSTEMS.get(system, system))
-    if found is None:
+    seed_results = record()["seeds"].get(SYSTEMS.get(system, system))
+    if seed_results is None:
         return None
-    usable = [[a * b for a, b in zip(*pair)] for pair in zip(found["knowledge"], found["behaviour"])]
-    return {kind: evaluation.over_seeds(found[side]) for kind, side in SIDES.items()} | {BOTH: evaluation.over_seeds(usable)}
+    usable = [[a * b for a, b in zip(*pair)] for pair in zip(seed_results["knowledge"], seed_results["behaviour"])]
+    return {kind: evaluation.over_seeds(seed_results[side]) for kind, side in SIDES.items()} | {
+        BOTH: evaluation.over_seeds(usable)
+    }
 
 
 def score(system: str, kind: str) -> Score:
     """One of `scores`, of a system that is recorded."""
-    found = scores(system)
-    assert found is not None, system
-    return found[kind]
+    by_kind = scores(system)
+    assert by_kind is not None, system
+    return by_kind[kind]
 
 
-def percent(found: Score) -> str:
+def percent(share: Score) -> str:
     """A score as the lesson's sentences write it: "35 %"."""
-    return f"{100 * found.value:.0f} %"
+    return f"{100 * share.value:.0f} %"
 
 
 def apart(better: Score, worse: Score) -> bool:
@@ -104,8 +106,8 @@ def picture() -> Figure:
 
 
 def _kinds(system: str, kinds: Sequence[str]) -> dict[str, Score] | None:
-    found = scores(system)
-    return None if found is None else {kind: found[kind] for kind in kinds}
+    by_kind = scores(system)
+    return None if by_kind is None else {kind: by_kind[kind] for kind in kinds}
 
 
 def difference(better: str, worse: str, kind: str = BOTH) -> Score:
@@ -115,9 +117,9 @@ def difference(better: str, worse: str, kind: str = BOTH) -> Score:
     """
 
     def by_question(system: str) -> list[float]:
-        found = record()["seeds"][SYSTEMS.get(system, system)]
-        rows = found[SIDES[kind]] if kind in SIDES else [
-            [a * b for a, b in zip(*pair)] for pair in zip(found["knowledge"], found["behaviour"])
+        seed_results = record()["seeds"][SYSTEMS.get(system, system)]
+        rows = seed_results[SIDES[kind]] if kind in SIDES else [
+            [a * b for a, b in zip(*pair)] for pair in zip(seed_results["knowledge"], seed_results["behaviour"])
         ]  # fmt: skip
         return [statistics.mean(column) for column in zip(*rows)]
 
@@ -128,8 +130,8 @@ def differences() -> Table:
     """`difference` of the last row of the table of rivals to its two nearest relatives."""
     best, rows = "fine-tuned + RAG", {}
     for other, kind in (("RAG, retrieved examples", BOTH), ("RAG, asked for the fact alone", FACT)):
-        found = difference(best, other, kind)
-        points = f"{100 * found.value:+.0f} ({100 * found.low:+.0f} to {100 * found.high:+.0f})"
+        gap = difference(best, other, kind)
+        points = f"{100 * gap.value:+.0f} ({100 * gap.low:+.0f} to {100 * gap.high:+.0f})"
         rows[f"{best} against {other}"] = {"share": kind, "points more (95 % interval)": points}
     return Table(rows, "The same 100 questions, compared one by one", "systems", "")
 
@@ -147,9 +149,9 @@ def rivals(tokens: Mapping[str, float]) -> Table:
     """
     rows = {}
     for name, key in SYSTEMS.items():
-        found, seconds = scores(name), record()["seeds"].get(key, {}).get("seconds")
+        by_kind, seconds = scores(name), record()["seeds"].get(key, {}).get("seconds")
         price = 1000 * _request(tokens[name], tokens.get(f"fixed: {name}", 0.0))
-        rows[name] = {kind: found[kind] if found else MISSING for kind in (FACT, FORM, RECORD, BOTH)} | {
+        rows[name] = {kind: by_kind[kind] if by_kind else MISSING for kind in (FACT, FORM, RECORD, BOTH)} | {
             "tokens in": round(tokens[name]),
             "s per answer": f"{statistics.mean(seconds):.2f}" if seconds else MISSING,
             "$ per 1,000": f"{price:.3f}",
@@ -163,11 +165,11 @@ def rivals(tokens: Mapping[str, float]) -> Table:
     return Table(rows, caption, "system", "fine-tuned + RAG")
 
 
-def _request(read: float, fixed: float, model: str = "", written: float = 25) -> float:
+def _request(prompt_tokens: float, fixed: float, model: str = "", answer_tokens: float = 25) -> float:
     """Dollars for a request whose first `fixed` tokens are the same each time, and cached if there are enough of them."""
     model = model or costs.Assumptions().small
     cached = fixed if fixed >= costs.price_of(model).cache_from else 0
-    return costs.request_cost(read, written, model, cached)
+    return costs.request_cost(prompt_tokens, answer_tokens, model, cached)
 
 
 # -- the rivals' prompts, for the benchmark and for the lesson ----------------------------------------------------------------
@@ -181,16 +183,17 @@ def prompts(system: str, catalogue: Catalogue, questions: Sequence[Mapping], ver
     """
     passages = found_passages(catalogue, questions, version) if "RAG" in system else [list[Mapping]() for _ in questions]
     if system == "RAG":
-        return [catalogue.prompt_for_fact(q["question"], found[0]) for q, found in zip(questions, passages)]
+        return [catalogue.prompt_for_fact(q["question"], context[0]) for q, context in zip(questions, passages)]
     if system == "whole catalogue":
         return [whole_catalogue_prompt(catalogue, q["question"], version) for q in questions]
     if "retrieved examples" in system:
         shown = nearest_examples(catalogue, questions, other_facts=system.endswith("of other facts"))
         return [
-            _with_retrieved_examples(catalogue, q, found, examples) for q, found, examples in zip(questions, passages, shown)
+            _with_retrieved_examples(catalogue, q, context, examples)
+            for q, context, examples in zip(questions, passages, shown)
         ]
     how = {"instructions": True} if "instructions" in system else {"few_shot": True} if "few-shot" in system else {}
-    return [catalogue.prompt(q["question"], found, **how) for q, found in zip(questions, passages)]
+    return [catalogue.prompt(q["question"], context, **how) for q, context in zip(questions, passages)]
 
 
 def found_passages(catalogue: Catalogue, questions: Sequence[Mapping], version: int = 1) -> list[list[Mapping]]:
@@ -198,7 +201,7 @@ def found_passages(catalogue: Catalogue, questions: Sequence[Mapping], version: 
     from course_utils.retrieval import Retriever
 
     hits = Retriever(catalogue.versions[version], "dense").search_all([q["question"] for q in questions], 1)
-    return [[hit.passage for hit in found] for found in hits]
+    return [[hit.passage for hit in question_hits] for question_hits in hits]
 
 
 def nearest_examples(
@@ -217,22 +220,22 @@ def nearest_examples(
     rows = [{"id": str(number), "text": row["question"]} for number, row in enumerate(catalogue.training)]
     wordings = max(Counter(row["question_id"] for row in catalogue.training).values())
     hits = Retriever(rows, "dense").search_all([q["question"] for q in questions], k + wordings)
-    found: list[list[Mapping]] = [[catalogue.training[int(hit.id)] for hit in nearest] for nearest in hits]
+    neighbours: list[list[Mapping]] = [[catalogue.training[int(hit.id)] for hit in nearest] for nearest in hits]
     if other_facts:
-        found = [[row for row in near if row["question_id"] != q["id"]] for q, near in zip(questions, found)]
-    return [near[:k][::-1] for near in found]
+        neighbours = [[row for row in near if row["question_id"] != q["id"]] for q, near in zip(questions, neighbours)]
+    return [near[:k][::-1] for near in neighbours]
 
 
 def _with_retrieved_examples(
     catalogue: Catalogue, question: Mapping, passages: Sequence[Mapping], examples: Sequence[Mapping]
 ) -> list[dict]:
-    system, *_, asked = catalogue.prompt(question["question"], passages, instructions=True)
+    system, *_, user_message = catalogue.prompt(question["question"], passages, instructions=True)
     by_id = {p["id"]: p for p in catalogue.versions[1]}
     passage_of = {q["id"]: by_id[q["passage"]] for q in catalogue.questions}
     shown = []
     for row in examples:
         shown += catalogue.example(row, [passage_of[row["question_id"]]] if passages else ())[1:]
-    return [system, *shown, asked]
+    return [system, *shown, user_message]
 
 
 def training_examples(catalogue: Catalogue) -> tuple[list[list[dict]], list[list[dict]]]:
@@ -247,8 +250,8 @@ def training_examples(catalogue: Catalogue) -> tuple[list[list[dict]], list[list
     by_id = {p["id"]: p for p in catalogue.versions[1]}
     passage_of = {q["id"]: by_id[q["passage"]] for q in catalogue.questions}
     alone = [catalogue.example(rows[0]) for rows in wordings.values()]
-    read = [id for number, id in enumerate(wordings) if number % 5 < 3]
-    return alone, [catalogue.example(wordings[id][2], [passage_of[id]]) for id in read]
+    ids_with_passage = [id for number, id in enumerate(wordings) if number % 5 < 3]
+    return alone, [catalogue.example(wordings[id][2], [passage_of[id]]) for id in ids_with_passage]
 
 
 def whole_catalogue_prompt(catalogue: Catalogue, question: str, version: int = 1) -> list[dict]:
@@ -261,16 +264,16 @@ def whole_catalogue_prompt(catalogue: Catalogue, question: str, version: int = 1
 
 def token_counts(tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> dict[str, float]:
     """System → mean tokens of its prompt; "fixed: SYSTEM" → how many at its beginning are the same in every prompt."""
-    asked = catalogue.questions[::5]
-    found: dict[str, float] = {}
+    questions = catalogue.questions[::5]
+    counts: dict[str, float] = {}
     for name, key in SYSTEMS.items():
         encoded = [
             tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-            for prompt in prompts(key, catalogue, asked[:4] if key == "whole catalogue" else asked)
+            for prompt in prompts(key, catalogue, questions[:4] if key == "whole catalogue" else questions)
         ]
-        found[name] = statistics.mean(map(len, encoded))
-        found[f"fixed: {name}"] = next(i for i, column in enumerate(zip(*encoded)) if len(set(column)) > 1)
-    return found
+        counts[name] = statistics.mean(map(len, encoded))
+        counts[f"fixed: {name}"] = next(i for i, column in enumerate(zip(*encoded)) if len(set(column)) > 1)
+    return counts
 
 
 # -- looking at errors --------------------------------------------------------------------------------------------------------
@@ -335,7 +338,7 @@ def wrong_answers(number: int = 20) -> tuple[WrongAnswer, ...]:
     catalogue = load_catalogue()
     questions = {q["id"]: q for q in catalogue.questions}
     titles = {p["id"]: p["title"] for p in catalogue.versions[1]}
-    found = []
+    candidates = []
     for row in json.loads(assets.benchmark_results("wrong-answers").read_text(encoding="utf-8"))["answers"]:
         question = questions[row["question"]]
         quality = catalogue.evaluate([row["answer"]], [question])
@@ -344,7 +347,7 @@ def wrong_answers(number: int = 20) -> tuple[WrongAnswer, ...]:
             continue
         content = knows and _labels_right(row["answer"], catalogue.record(question))
         shown = None if row["passage"] is None else titles[row["passage"]]
-        found.append(
+        candidates.append(
             WrongAnswer(
                 question["question"],
                 shown,
@@ -356,11 +359,11 @@ def wrong_answers(number: int = 20) -> tuple[WrongAnswer, ...]:
             )
         )
     chosen: list[WrongAnswer] = []
-    while len(chosen) < min(number, len(found)):  # in turn from each cause, as far as there are any
+    while len(chosen) < min(number, len(candidates)):  # in turn from each cause, as far as there are any
         for cause in CAUSES:
-            left = [w for w in found if w.cause == cause and w not in chosen]
-            if left and len(chosen) < number:
-                chosen.append(left[0])
+            remaining = [w for w in candidates if w.cause == cause and w not in chosen]
+            if remaining and len(chosen) < number:
+                chosen.append(remaining[0])
     random.Random(1).shuffle(chosen)
     return tuple(chosen)
 
@@ -384,17 +387,18 @@ def changes_figure() -> Figure:
     """Facts before and after the catalogue changed: learned by heart, and read from a passage."""
     from course_utils.data_prep import load_catalogue
 
-    found = record()
+    results = record()
     changed = [number for number, q in enumerate(load_catalogue().questions) if q["answer_v2"] is not None]
-    read = [[row[i] for i in changed] for row in found["seeds"]["fine-tuned + RAG"]["knowledge"]]
+    read_from_passage = [[row[i] for i in changed] for row in results["seeds"]["fine-tuned + RAG"]["knowledge"]]
     before, after = "before the change", "after it"
     rows = {
         "learned by heart": {
-            before: evaluation.over_seeds(found["drilled"]["version 1"]), after: evaluation.over_seeds(found["drilled"]["version 2"]),
+            before: evaluation.over_seeds(results["drilled"]["version 1"]),
+            after: evaluation.over_seeds(results["drilled"]["version 2"]),
         },
         "trained to read, with a new index": {
-            before: evaluation.over_seeds(read),
-            after: evaluation.over_seeds(found["after_update"]["RAG + fine-tuned, version 2"]),
+            before: evaluation.over_seeds(read_from_passage),
+            after: evaluation.over_seeds(results["after_update"]["RAG + fine-tuned, version 2"]),
         },
     }  # fmt: skip
     return charts.shares(rows, f"{len(changed)} facts, right by the catalogue of the day")
@@ -441,7 +445,7 @@ def sizes_figure() -> Figure:
     """`sizes` as a figure."""
     rows = {f"{number} examples": row for number, row in sizes().items()}
     kinds = dict(zip(next(iter(sizes().values())), ("on its own examples", "on others", "valid form on others")))
-    named = {name: {kinds[kind]: found for kind, found in row.items()} for name, row in rows.items()}
+    named = {name: {kinds[kind]: share for kind, share in row.items()} for name, row in rows.items()}
     return charts.shares(named, "Few examples teach the form at once, the judgement slowly")
 
 
@@ -455,11 +459,15 @@ def assumptions(tokens: Mapping[str, float], **changed: Any) -> costs.Assumption
         tokens: of `token_counts`.
         changed: fields of `costs.Assumptions` that you see differently.
     """
-    bare, few_shot, read = tokens["message alone"], tokens["instructions and three examples"], tokens["fine-tuned + RAG"]
+    bare, few_shot, with_passage = (
+        tokens["message alone"],
+        tokens["instructions and three examples"],
+        tokens["fine-tuned + RAG"],
+    )
     counted = {
         "instructions": round(few_shot - bare),
         "message": round(bare),
-        "passages": round(read - bare),
+        "passages": round(with_passage - bare),
         "completion": 25,
     }
     return costs.Assumptions(**(counted | changed))
@@ -541,14 +549,14 @@ def knowledge_costs(tokens: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """
     rag, whole = "RAG, asked for the record", "whole catalogue in the prompt"
     changing = tokens[rag] - tokens[f"fixed: {rag}"]
-    found = {}
+    dollars = {}
     for model in costs.FRONTIER:
         filled = max(tokens[f"fixed: {rag}"], costs.price_of(model).cache_from)
-        found[model] = {name: 1000 * _request(tokens[name], tokens[f"fixed: {name}"], model) for name in (rag, whole)} | {
+        dollars[model] = {name: 1000 * _request(tokens[name], tokens[f"fixed: {name}"], model) for name in (rag, whole)} | {
             "RAG, filled up": 1000 * _request(filled + changing, filled, model),
             "whole, without a cache": 1000 * costs.request_cost(tokens[whole], 25, model),
         }
-    return found
+    return dollars
 
 
 def knowledge_costs_table(tokens: Mapping[str, float]) -> Table:
@@ -562,19 +570,25 @@ def knowledge_costs_table(tokens: Mapping[str, float]) -> Table:
         }
         for model, row in knowledge_costs(tokens).items()
     }
-    read = round(tokens["whole catalogue in the prompt"])
-    return Table(rows, f"1,000 requests: one passage found for each, or all {read:,} tokens in every prompt", "model", "")
+    catalogue_tokens = round(tokens["whole catalogue in the prompt"])
+    return Table(
+        rows, f"1,000 requests: one passage found for each, or all {catalogue_tokens:,} tokens in every prompt", "model", ""
+    )
 
 
 def factors(chosen: costs.Assumptions) -> dict[str, dict[str, float]]:
     """Frontier model → how many times a request to the hosted fine-tuned model it costs, and what of that is due to what."""
-    found = {}
+    by_model = {}
     for name in costs.FRONTIER:
         ways = replace(chosen, frontier=name).ways()
         size = ways["prompted"].request / ways["prompted small"].request
         length = ways["prompted small"].request / ways["hosted"].request
-        found[name] = {"times the price": size * length, "by the size of the model": size, "by the shorter prompt": length}
-    return found
+        by_model[name] = {
+            "times the price": size * length,
+            "by the size of the model": size,
+            "by the shorter prompt": length,
+        }
+    return by_model
 
 
 def factors_table(chosen: costs.Assumptions) -> Table:
@@ -663,19 +677,19 @@ def frontier(catalogue: Catalogue, tokens: Mapping[str, float] | None = None) ->
     from course_utils.data_prep.endpoint import ask, client_for
 
     rows: dict[str, dict[str, Any]] = {}
-    asked = catalogue.questions[::5]
+    questions = catalogue.questions[::5]
     try:
         client = client_for(hardware.secret("OPENAI_BASE_URL"), hardware.secret("OPENAI_API_KEY"))
         for system in ("prompt: few-shot", "RAG: few-shot"):
             replies = [
                 ask(client, name, prompt, None, 1000, 0.0, f"{system}-{q['id']}")
-                for prompt, q in zip(prompts(system, catalogue, asked), asked)
+                for prompt, q in zip(prompts(system, catalogue, questions), questions)
             ]
-            quality = catalogue.evaluate([reply.text for reply in replies], asked)
+            quality = catalogue.evaluate([reply.text for reply in replies], questions)
             rows[f"{name}, {system}"] = {FACT: quality.knowledge, RECORD: quality.behaviour, BOTH: quality.both}
     except CourseError as error:  # the endpoint is not the lesson, which goes on without
         rows["the endpoint did not answer"] = {FACT: str(error)}
-    return Table(rows, f"{len(asked)} questions", "system", "")
+    return Table(rows, f"{len(questions)} questions", "system", "")
 
 
 # -- for the helper -----------------------------------------------------------------------------------------------------------

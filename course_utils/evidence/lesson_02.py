@@ -211,13 +211,13 @@ def alarms(records: Sequence[Mapping[str, Any] | None], references: Sequence[Map
         references: the right records.
     """
     pairs = [(record["escalation"] if record else None, right["escalation"]) for record, right in zip(records, references)]
-    urgent = [(said, right) for said, right in pairs if right != "none"]
-    calm = [said for said, right in pairs if right == "none"]
+    urgent = [(predicted, right) for predicted, right in pairs if right != "none"]
+    calm = [predicted for predicted, right in pairs if right == "none"]
     rows = {
-        "escalated for the right reason": sum(said == right for said, right in urgent),
-        "escalated for another reason": sum(said not in (right, "none", None) for said, right in urgent),
-        "missed": sum(said in ("none", None) for said, _ in urgent),
-        "false alarms": sum(said not in ("none", None) for said in calm),
+        "escalated for the right reason": sum(predicted == right for predicted, right in urgent),
+        "escalated for another reason": sum(predicted not in (right, "none", None) for predicted, right in urgent),
+        "missed": sum(predicted in ("none", None) for predicted, _ in urgent),
+        "false alarms": sum(predicted not in ("none", None) for predicted in calm),
     }
     of = [len(urgent)] * 3 + [len(calm)]
     shown = {name: {"messages": count, "of": total} for (name, count), total in zip(rows.items(), of)}
@@ -425,8 +425,8 @@ def truncation() -> tuple[dict[str, float], dict[str, float]]:
     def shares(run: str) -> dict[str, float]:
         losses = over_seeds(run, "losses")
         ranks = [name for name in losses[0] if name.startswith("rank")]
-        kept = lambda row, rank: (row["before"] - row[rank]) / (row["before"] - row["whole update"])  # noqa: E731
-        return {rank: statistics.mean(kept(row, rank) for row in losses) for rank in ranks}
+        share_left = lambda row, rank: (row["before"] - row[rank]) / (row["before"] - row["whole update"])  # noqa: E731
+        return {rank: statistics.mean(share_left(row, rank) for row in losses) for rank in ranks}
 
     return shares("truncated"), shares("truncated, shuffled answers")
 

@@ -57,13 +57,13 @@ def step_parts(model: str = MODEL, method: str = "qlora", upcast: bool = True, *
         upcast: whether `prepare_model_for_kbit_training` has made the unquantized weights float32 (QLoRA only).
         options: further options of `memory.estimate`.
     """
-    found = memory.estimate(model, method, **(ONE_STEP | MIXED.get(method, {}) | options))
+    estimate = memory.estimate(model, method, **(ONE_STEP | MIXED.get(method, {}) | options))
     extra = 2 * unquantized(model) if method == "qlora" and upcast else 0
     return {
-        "weights": (found.weights + extra) / 1e9,
-        "what is trained, with its states": (found.adapter + found.gradients + found.optimizer) / 1e9,
-        "activations and logits": (found.activations + found.logits) / 1e9,
-        "the card's own needs": found.overhead / 1e9,
+        "weights": (estimate.weights + extra) / 1e9,
+        "what is trained, with its states": (estimate.adapter + estimate.gradients + estimate.optimizer) / 1e9,
+        "activations and logits": (estimate.activations + estimate.logits) / 1e9,
+        "the card's own needs": estimate.overhead / 1e9,
     }
 
 
@@ -149,9 +149,9 @@ def paging(model: str = MODEL, length: int = 1024) -> Table:
     """What a paged optimizer can move to the computer's memory, for LoRA, QLoRA and full fine-tuning."""
     rows = {}
     for method, name in METHODS.items():
-        found = memory.estimate(model, method, batch_size=1, length=length, checkpointing=True, **MIXED.get(method, {}))
-        rows[name] = {"optimizer states, GB": round(found.optimizer / 1e9, 1),
-                      "share of the step, %": round(100 * found.optimizer / found.total)}  # fmt: skip
+        estimate = memory.estimate(model, method, batch_size=1, length=length, checkpointing=True, **MIXED.get(method, {}))
+        rows[name] = {"optimizer states, GB": round(estimate.optimizer / 1e9, 1),
+                      "share of the step, %": round(100 * estimate.optimizer / estimate.total)}  # fmt: skip
     return Table(rows, f"{model}: what paging can move", "method", "")
 
 
@@ -208,8 +208,8 @@ def compare_with_bitsandbytes(
         if scale_codes is None:
             rows[name]["scales that differ"] = int((scales != state.absmax).sum())
         else:
-            found = scale_codes(scales, table=65535)[0]
-            rows[name]["8-bit scales that differ"] = int((found != state.absmax).sum())
+            own_codes = scale_codes(scales, table=65535)[0]
+            rows[name]["8-bit scales that differ"] = int((own_codes != state.absmax).sum())
     return Table(rows, "The lesson's code beside bitsandbytes", "what was quantized", "")
 
 
@@ -339,13 +339,13 @@ def text_losses(model: Model, tokenizer: PreTrainedTokenizerBase, texts: Sequenc
     """Mean loss per token of each text."""
     import torch
 
-    found = []
+    losses = []
     for text in texts:
         ids = tokenizer(text, return_tensors="pt").input_ids.to(model.device)
         with torch.no_grad():
             logits = model(ids).logits[0, :-1].float()
-        found.append(float(torch.nn.functional.cross_entropy(logits, ids[0, 1:])))
-    return found
+        losses.append(float(torch.nn.functional.cross_entropy(logits, ids[0, 1:])))
+    return losses
 
 
 def answer_losses(
@@ -357,7 +357,7 @@ def answer_losses(
     """
     import torch
 
-    found = []
+    losses = []
     model.eval()
     for conversation in conversations:
         chat = [dict(message) for message in conversation]
@@ -366,8 +366,8 @@ def answer_losses(
         tensor = torch.tensor([prompt + answer], device=model.device)
         with torch.no_grad():
             logits = model(tensor).logits[0, len(prompt) - 1 : -1].float()
-        found.append(float(torch.nn.functional.cross_entropy(logits, tensor[0, len(prompt) :])))
-    return found
+        losses.append(float(torch.nn.functional.cross_entropy(logits, tensor[0, len(prompt) :])))
+    return losses
 
 
 FORMATS = ("16 bits", "8 bits", "NF4", "FP4")
@@ -410,7 +410,7 @@ def formats(texts: Sequence[str] | None = None, tokens: int = 12, name: str | No
             for kind in ("NF4", "FP4")
         },
     }
-    found: dict[str, dict[str, Any]] = {}
+    measured: dict[str, dict[str, Any]] = {}
     for label, config in configs.items():
         options = {} if config is None else {"quantization_config": config}
         model = AutoModelForCausalLM.from_pretrained(
@@ -427,17 +427,17 @@ def formats(texts: Sequence[str] | None = None, tokens: int = 12, name: str | No
                 started = time.perf_counter()
                 model.generate(**inputs, min_new_tokens=tokens, max_new_tokens=tokens, do_sample=False)
                 times.append(1000 * (time.perf_counter() - started) / tokens)
-        found[label] = {"MB": size, "losses": losses, "ms per token": min(times)}
+        measured[label] = {"MB": size, "losses": losses, "ms per token": min(times)}
         del model
         memory.release()
-    return found
+    return measured
 
 
-def formats_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
+def formats_table(measured: Mapping[str, Mapping[str, Any]]) -> Table:
     """`formats` as a table; differences are per text, with their 95 % intervals."""
-    plain = found["16 bits"]["losses"]
+    plain = measured["16 bits"]["losses"]
     rows = {}
-    for name, row in found.items():
+    for name, row in measured.items():
         more = evaluation.mean([b - a for a, b in zip(plain, row["losses"])])
         rows[name] = {
             "weights, MB": round(row["MB"]),
@@ -445,7 +445,7 @@ def formats_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
             "extra loss against 16 bits (95 % interval)": "" if name == "16 bits" else _interval(more, 3),
             "extra loss against NF4": ""
             if name != "FP4"
-            else _interval(evaluation.mean([b - a for a, b in zip(found["NF4"]["losses"], row["losses"])]), 3),
+            else _interval(evaluation.mean([b - a for a, b in zip(measured["NF4"]["losses"], row["losses"])]), 3),
             "time per token, ms": round(row["ms per token"]),
         }
     return Table(rows, "The same model, loaded in four formats", "format", "NF4")
@@ -518,15 +518,15 @@ def pace(
         model.zero_grad()
         return elapsed
 
-    found = {}
+    time_ratios = {}
     for size in (1, 4):
         ratios = []
         for turn in range(rounds + 1):
             order = list(models)[:: 1 if turn % 2 else -1]
             times = {name: seconds(models[name], size) for name in order}
             ratios.append(times["QLoRA"] / times["LoRA"])
-        found[str(sum(map(len, examples[:size])))] = evaluation.mean(ratios[1:])
-    return found
+        time_ratios[str(sum(map(len, examples[:size])))] = evaluation.mean(ratios[1:])
+    return time_ratios
 
 
 # How much longer QLoRA takes than LoRA, as others measured it on GPUs: from tokens per second, or as they state it.
@@ -658,13 +658,15 @@ def update_after_rounding(update: torch.Tensor, weight: torch.Tensor, quantize: 
     codes, scales = quantize(weight + update, values)
     back = dequantize(codes, scales, values).reshape(weight.shape)
     changed = (codes != quantize(weight, values)[0]).float().mean().item()
-    left = back - weight
+    remaining_update = back - weight
     gaps = (scales.mean() * (values[1:] - values[:-1]).mean()).item()
     rows = {
         "typical change of a weight": {"value": f"{update.abs().mean().item():.5f}"},
         "typical distance between neighbouring values": {"value": f"{gaps:.5f}"},
         "codes that change": {"value": f"{100 * changed:.2f} %"},
-        "share of the update that arrives": {"value": f"{100 * float((left * update).sum() / update.square().sum()):.0f} %"},
+        "share of the update that arrives": {
+            "value": f"{100 * float((remaining_update * update).sum() / update.square().sum()):.0f} %"
+        },
     }
     return Table(rows, "One layer, rounded again", "what", "")
 
@@ -679,8 +681,8 @@ def merge_figure(losses: Mapping[str, float]) -> Figure:
     start, best, *_ = losses
     gone = [100 * (losses[name] - losses[best]) / (losses[start] - losses[best]) for name in losses if "again" in name]
     title = f"Rounding again loses {gone[0]:.0f} % of what this short training gained" if gone else "Where to merge"
-    kept = [name for name in losses if name != start and "again" not in name]
-    return charts.bars(losses, title, "loss on answers (nats per token)", decimals=2, highlight=kept)
+    not_rounded_again = [name for name in losses if name != start and "again" not in name]
+    return charts.bars(losses, title, "loss on answers (nats per token)", decimals=2, highlight=not_rounded_again)
 
 
 def gain_lost_percent(losses: Mapping[str, float]) -> float:
@@ -689,8 +691,8 @@ def gain_lost_percent(losses: Mapping[str, float]) -> float:
     Args:
         losses: way → loss: first without an adapter, second with the adapter beside its base, last the one asked for.
     """
-    start, best, *_, asked = losses.values()
-    return 100 * (asked - best) / (start - best)
+    start, best, *_, last = losses.values()
+    return 100 * (last - best) / (start - best)
 
 
 def defaults() -> Table:

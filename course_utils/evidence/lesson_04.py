@@ -138,7 +138,7 @@ def _rewards_figure(steps: Sequence[float], chosen: Sequence[float], rejected: S
     )  # fmt: skip
     title = f"{run}: {moved}, and the margin is {margin:.2f}"
     series = {"chosen": (steps, chosen), "rejected": (steps, rejected)}
-    return charts.curves(series, title, "step", f"implicit reward (mean of {SMOOTHED} steps)", said=[_ends(series)])
+    return charts.curves(series, title, "step", f"implicit reward (mean of {SMOOTHED} steps)", alt_parts=[_ends(series)])
 
 
 def recorded_log() -> Figure | Table:
@@ -195,7 +195,7 @@ def judged_cards(rows: Sequence[Row], answers: Mapping[str, Sequence[str]]) -> A
         answers: model → its answers.
     """
     messages = [row["prompt"][-1]["content"] for row in rows]
-    return _Judged(messages, {name: list(given) for name, given in answers.items()}, list(rows))
+    return _Judged(messages, {name: list(replies) for name, replies in answers.items()}, list(rows))
 
 
 class _Judged(Answers):
@@ -208,17 +208,17 @@ class _Judged(Answers):
     def fields(self, name: str, index: int) -> list[tuple[str, Any, bool]]:
         """The rules, each with whether it was kept."""
         verdict = house_style.judge(self._rows[index], self.models[name][index])
-        return [(rule, kept, kept) for rule, kept in verdict.items()]
+        return [(rule, is_kept, is_kept) for rule, is_kept in verdict.items()]
 
     def _card(self, name: str, index: int) -> str:
         fields = self.fields(name, index)
         marks = " ".join(
-            f'<span style="{tone("good" if kept else "bad")};{MARK}">{sign} {escape(rule)}</span>'
-            for rule, _, kept in fields
-            for sign in ("✓" if kept else "✗")
+            f'<span style="{tone("good" if is_kept else "bad")};{MARK}">{sign} {escape(rule)}</span>'
+            for rule, _, is_kept in fields
+            for sign in ("✓" if is_kept else "✗")
         )
         text = f'<span style="white-space:pre-wrap">{escape(self._cut(self.models[name][index]))}</span>'
-        whole = all(kept for _, _, kept in fields)
+        whole = all(is_kept for _, _, is_kept in fields)
         return box(f"<b>{escape(name)}</b><br>{text}<br>{marks}", "good" if whole else "bad", f"{name}: answer")
 
 
@@ -230,13 +230,13 @@ def answers_table(rows: Sequence[Row], answers: Mapping[str, Sequence[str]], sta
         answers: model → its answers.
         start: the model that the others are compared with.
     """
-    made: dict[str, dict[str, Any]] = {}
-    for name, given in answers.items():
-        kept = house_style.shares(rows, given)
-        against = None if name == start else house_style.win_rate(rows, given, answers[start])
-        made[name] = {rule: kept[rule] for rule in (*house_style.RULES[:4], "all rules")}
-        made[name] |= {f"better than “{start}”": against}
-    return Table(made, f"Answers at temperature 0 to {len(rows)} test messages, ties count half", "model", "")
+    table: dict[str, dict[str, Any]] = {}
+    for name, replies in answers.items():
+        rule_shares = house_style.shares(rows, replies)
+        against = None if name == start else house_style.win_rate(rows, replies, answers[start])
+        table[name] = {rule: rule_shares[rule] for rule in (*house_style.RULES[:4], "all rules")}
+        table[name] |= {f"better than “{start}”": against}
+    return Table(table, f"Answers at temperature 0 to {len(rows)} test messages, ties count half", "model", "")
 
 
 # -- shortcuts --------------------------------------------------------------------------------------------------------------
@@ -289,22 +289,22 @@ def collapse_table(before: Sequence[str], after: Sequence[str], valid: Callable[
         right: the right category of each message.
     """
     rows = {}
-    for name, given in (("before", before), ("after GRPO", after)):
-        correct = [_category(answer) == category for answer, category in zip(given, right, strict=True)]
-        judged = [one for one, answer in zip(correct, given, strict=True) if valid(answer)]
+    for name, replies in (("before", before), ("after GRPO", after)):
+        correct = [_category(answer) == category for answer, category in zip(replies, right, strict=True)]
+        judged = [one for one, answer in zip(correct, replies, strict=True) if valid(answer)]
         rows[name] = {
-            "valid JSON": evaluation.proportion([valid(answer) for answer in given]),
+            "valid JSON": evaluation.proportion([valid(answer) for answer in replies]),
             "category right": evaluation.proportion(correct),
             "right among the valid": evaluation.proportion(judged) if judged else None,
-            "different answers": len(set(given)),
-            "share of the most frequent one": evaluation.proportion([answer == _commonest(given) for answer in given]),
+            "different answers": len(set(replies)),
+            "share of the most frequent one": evaluation.proportion([answer == _commonest(replies) for answer in replies]),
         }
     caption = f"{len(after)} sampled answers. The most frequent one after training: {_commonest(after).strip()[:60]}"
     return Table(rows, caption, "answers", "")
 
 
-def _commonest(given: Sequence[str]) -> str:
-    return max(sorted(set(given)), key=list(given).count)
+def _commonest(replies: Sequence[str]) -> str:
+    return max(sorted(set(replies)), key=list(replies).count)
 
 
 def _category(answer: str) -> str | None:
@@ -751,7 +751,7 @@ def both_fall() -> Figure:
     series = {name: (steps, [row[i] for row in path]) for i, name in enumerate(("chosen", "rejected", "a third reply"))}
     fell = path[-1][0] < 0
     title = "The chosen reply became less likely, too" if fell else "The chosen reply became likelier"
-    return charts.curves(series, title, "step", "gain over the reference (nats)", said=[_ends(series)])
+    return charts.curves(series, title, "step", "gain over the reference (nats)", alt_parts=[_ends(series)])
 
 
 def _ends(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
@@ -773,8 +773,8 @@ def first_losses(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[
     own = evaluation.likelihoods(model, tokenizer, rows)
     with model.disable_adapter():
         base = evaluation.likelihoods(model, tokenizer, rows)
-    made = {
+    losses = {
         name: {"loss at step 0": float(dpo_loss(tensor(gains(reference, own)), 0.1).mean())}
         for name, reference in (("the model that you train", own), ("the base, before SFT", base))
     }
-    return Table(made, "The same model, the same pairs", "reference", "the model that you train")
+    return Table(losses, "The same model, the same pairs", "reference", "the model that you train")

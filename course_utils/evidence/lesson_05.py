@@ -47,8 +47,8 @@ PERSONAL = {"NAME": "names", "ADDRESS": "addresses", "PHONE": "phone numbers", "
 
 def record() -> dict[str, Any]:
     """The newest record of `benchmarks/data_quality.py`."""
-    found: dict[str, Any] = json.loads(assets.benchmark_results("data-quality").read_text(encoding="utf-8"))
-    return found
+    results: dict[str, Any] = json.loads(assets.benchmark_results("data-quality").read_text(encoding="utf-8"))
+    return results
 
 
 def by_seed(run: str, what: str = "both", side: str = "test") -> list[float]:
@@ -98,10 +98,10 @@ def some_lines(lines: Sequence[bytes], numbers: Sequence[int]) -> Table:
 
 def findings(report: Any, number: int = 6) -> Table:
     """The most frequent kinds of error of a validation: how many lines have them, which comes first, and the cure."""
-    found = [finding for finding in report.findings if finding.line and finding.severity == ERROR]
-    count, table = Counter(finding.code for finding in found), {}
+    errors = [finding for finding in report.findings if finding.line and finding.severity == ERROR]
+    count, table = Counter(finding.code for finding in errors), {}
     for code, lines in count.most_common(number):
-        first = next(finding for finding in found if finding.code == code)
+        first = next(finding for finding in errors if finding.code == code)
         table[first.message.split(": ", 1)[-1].split(" [")[0]] = {
             "times": lines, "first in line": first.line, "what to do": first.fix
         }  # fmt: skip
@@ -115,11 +115,11 @@ def dropped_rows(rows: Sequence[dict], reasons: Sequence[Sequence[quality.Reason
         text = " ".join(text.split())
         return text if len(text) <= longest else text[:longest].rstrip() + " …"
 
-    count = Counter(reason.code for found in reasons for reason in found)
+    count = Counter(reason.code for row_reasons in reasons for reason in row_reasons)
     table = {}
     for code, meaning in quality.RULES.items():
-        hit = [i for i, found in enumerate(reasons) if {reason.code for reason in found} == {code}]
-        hit = hit or [i for i, found in enumerate(reasons) if code in {reason.code for reason in found}]
+        hit = [i for i, row_reasons in enumerate(reasons) if {reason.code for reason in row_reasons} == {code}]
+        hit = hit or [i for i, row_reasons in enumerate(reasons) if code in {reason.code for reason in row_reasons}]
         if hit:
             table[meaning] = {
                 "code": code,
@@ -149,13 +149,13 @@ def ledger(export: RawExport, report: Any, prepared: Any, raw: Any, task: Task, 
         task: whose schema names the categories.
         reasons: what the rules say of each well-formed row.
     """
-    lines, left = prepared.counts[0][1], dict(prepared.counts)
+    lines, left_after = prepared.counts[0][1], dict(prepared.counts)
     fine, well_formed = lines - report.bad_rows, set(export.rows())
     bad = {finding.line for finding in report.findings if finding.severity == ERROR and finding.line}
     warned = len(set(range(1, lines + 1)) - bad - well_formed)
     labelled = sum(_category(row, task) is not None for row in raw.rows)
-    no_reason = sum(not found for found in reasons)
-    left_as_is = left["validate"] - len(raw.rows)
+    no_reason = sum(not row_reasons for row_reasons in reasons)
+    left_as_is = left_after["validate"] - len(raw.rows)
     steps = {
         "lines in the export": (lines, ""),
         "lines without an error": (fine, f"{report.bad_rows} lines have one"),
@@ -165,14 +165,16 @@ def ledger(export: RawExport, report: Any, prepared: Any, raw: Any, task: Task, 
         ),
         "of these, no rule objects (section 9)": (no_reason, f"rules object to {len(well_formed) - no_reason}"),
         "readable, or repaired by `prepare`": (
-            left["validate"], f"of the {lines:,} lines, {lines - left['validate']} could not be repaired"
+            left_after["validate"], f"of the {lines:,} lines, {lines - left_after['validate']} could not be repaired"
         ),
         "of these, not in the test set: “as it came”": (len(raw.rows), f"{left_as_is} are test messages"),
         "of these, with a category in a record": (labelled, "the others are prose, empty or another form"),
-        "of the readable, kept by the rules": (left["quality"], f"{left['validate'] - left['quality']} dropped"),
-        "of these, no copies": (left["deduplicate"], f"{left['quality'] - left['deduplicate']} copies"),
+        "of the readable, kept by the rules": (
+            left_after["quality"], f"{left_after['validate'] - left_after['quality']} dropped"
+        ),
+        "of these, no copies": (left_after["deduplicate"], f"{left_after['quality'] - left_after['deduplicate']} copies"),
         "of these, not in the test set: “prepared”": (
-            left["contamination"], f"{left['deduplicate'] - left['contamination']} are test messages"
+            left_after["contamination"], f"{left_after['deduplicate'] - left_after['contamination']} are test messages"
         ),
     }  # fmt: skip
     table = {name: {"number": number, "difference": why or "–"} for name, (number, why) in steps.items()}
@@ -214,17 +216,17 @@ def meeting_curve() -> Figure:
         "5 bands of 2": (alike, [100 * meets(j, 5, 2) for j in alike]),
         f"{BANDS} bands of {ROWS}": (alike, [100 * meets(j) for j in alike]),
     }
-    said = [f"at {j} the package's bands meet in {100 * meets(j):.0f} %, the drawn ones in {100 * meets(j, 5, 2):.0f} %"
+    alt_parts = [f"at {j} the package's bands meet in {100 * meets(j):.0f} %, the drawn ones in {100 * meets(j, 5, 2):.0f} %"
             for j in (0.2, 0.4, 0.6)]  # fmt: skip
     return charts.curves(
         curves, "Pairs that are copies meet nearly always, strangers seldom", "Jaccard index of the two texts",
-        "probability that they are compared, %", at={"counts as a copy": deduplication.SIMILAR}, said=said,
+        "probability that they are compared, %", at={"counts as a copy": deduplication.SIMILAR}, alt_parts=alt_parts,
     )  # fmt: skip
 
 
-def clusters(rows: Sequence[dict], found: Any, longest: int = 110) -> Table:
+def clusters(rows: Sequence[dict], deduplicated: Any, longest: int = 110) -> Table:
     """The first cluster that has a near-copy: which member stays, and why the others go."""
-    cluster = next(c for c in found.clusters if "near" in c.kinds.values())
+    cluster = next(c for c in deduplicated.clusters if "near" in c.kinds.values())
     table = {}
     for member in cluster.members:
         kind = "stays" if member == cluster.kept else f"{cluster.kinds[member]} copy, goes"
@@ -261,16 +263,16 @@ def two_splits(rows: Sequence[dict], seed: int = 0) -> Table:
 
 def a_leak(rows: Sequence[dict], task: Task, leaked: Sequence[int]) -> Table:
     """A small classifier with and without some test messages among its training rows: shares of right categories."""
-    wanted = [reference["category"] for reference in task.references()]
+    expected = [reference["category"] for reference in task.references()]
     texts = [conversation[1]["content"] for conversation in task.test]
     messages = [formats.prompt_of(row) for row in rows]
     labels = [label_noise.label_of(row, "category") for row in rows]
-    more = [texts[i] for i in leaked], [wanted[i] for i in leaked]
+    more = [texts[i] for i in leaked], [expected[i] for i in leaked]
     others = [i for i in range(len(texts)) if i not in set(leaked)]
     table = {}
     for name, (extra, extra_labels) in {"without the leak": ([], []), "with the leak": more}.items():
-        given = label_noise.classifier().fit(messages + extra, labels + extra_labels).predict(texts)
-        right = [a == b for a, b in zip(given, wanted)]
+        predicted = label_noise.classifier().fit(messages + extra, labels + extra_labels).predict(texts)
+        right = [a == b for a, b in zip(predicted, expected)]
         table[name] = {
             f"the {len(leaked)} that leaked": proportion([right[i] for i in leaked]),
             f"the other {len(others)}": proportion([right[i] for i in others]),
@@ -303,11 +305,11 @@ def cut_by_limit(lengths: Sequence[int], default: int = 1024) -> Figure:
     limits = sorted({*range(48, 257, 4), 512, default, 2 * default})
     cut = {limit: sum(length > limit for length in lengths) for limit in limits}
     share = [100 * cut[limit] / len(lengths) for limit in limits]
-    said = [f"a limit of {limit} cuts {cut[limit]} of {len(lengths)} rows" for limit in (96, 128, 192, 256)]
+    alt_parts = [f"a limit of {limit} cuts {cut[limit]} of {len(lengths)} rows" for limit in (96, 128, 192, 256)]
     return charts.curves(
         {"rows that are cut": (limits, share)}, "A limit that is too small takes the end of the answer, without a word",
         "max_length: tokens that the trainer keeps of a row", "rows that lose the end of their answer, %",
-        at={f"TRL keeps {default:,}": default}, log_x=(64, 128, 256, 512, 1024, 2048), said=said,
+        at={f"TRL keeps {default:,}": default}, log_x=(64, 128, 256, 512, 1024, 2048), alt_parts=alt_parts,
     )  # fmt: skip
 
 
@@ -353,7 +355,7 @@ def masks(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, max_length: 
     for number, row in enumerate(rows, 1):
         chat = [{key: message[key] for key in ("role", "content")} for message in row["messages"]]
         prompt = encode_prompt(tokenizer, chat[:-1], 10**9, "row")
-        # As trainers cut that keep the beginning: the answer goes first.
+        # Cut as by trainers that keep the beginning of a row: the answer is lost first.
         learned = encode_completion(tokenizer, prompt, chat, 10**9, "row")[: max(0, max_length - len(prompt))]
         table[str(number)] = {
             "tokens read": min(len(prompt), max_length),
@@ -442,22 +444,22 @@ def label_noise_table(
 def suspects_curve(export: RawExport, lines: Sequence[int], check: LabelCheck) -> Figure:
     """Wrong labels found by how many suspects are read, beside reading at random; and what the published rule accuses."""
     wrong = set(truth.wrong_labels(export, lines))
-    read = range(len(check.suspects) + 1)
-    found = [0, *np.cumsum([index in wrong for index in check.suspects]).tolist()]
+    rows_read = range(len(check.suspects) + 1)
+    wrong_found = [0, *np.cumsum([index in wrong for index in check.suspects]).tolist()]
     by_rule = len(wrong & set(check.by_published_rule))
-    said = [f"{found[n]} of {len(wrong)} after {n} rows" for n in (20, 40, 60) if n < len(found)]
-    said += [
-        f"{found[-1]} after all {read[-1]}",
+    alt_parts = [f"{wrong_found[n]} of {len(wrong)} after {n} rows" for n in (20, 40, 60) if n < len(wrong_found)]
+    alt_parts += [
+        f"{wrong_found[-1]} after all {rows_read[-1]}",
         f"the paper's rule accuses {len(check.by_published_rule)}, {by_rule} rightly",
     ]
     return charts.curves(
         {
-            "from the top of our list": (list(read), [float(n) for n in found]),
-            "rows read at random": (list(read), [n * len(wrong) / len(lines) for n in read]),
+            "from the top of our list": (list(rows_read), [float(n) for n in wrong_found]),
+            "rows read at random": (list(rows_read), [n * len(wrong) / len(lines) for n in rows_read]),
         },
-        f"Sixty rows read, {found[min(60, len(found) - 1)]} of {len(wrong)} wrong labels found",
+        f"Sixty rows read, {wrong_found[min(60, len(wrong_found) - 1)]} of {len(wrong)} wrong labels found",
         "rows that somebody reads", "wrong labels found",
-        marks={"the paper's rule": (float(len(check.by_published_rule)), float(by_rule))}, said=said,
+        marks={"the paper's rule": (float(len(check.by_published_rule)), float(by_rule))}, alt_parts=alt_parts,
     )  # fmt: skip
 
 
@@ -465,25 +467,25 @@ NEIGHBOURS = ("returns", "billing")  # a customer who sends something back wants
 
 
 def with_mistakes(right: Sequence[str], number: int, seed: int, swap: tuple[str, str] | None = None) -> list[str]:
-    """Copies of right labels, so many of them wrong.
+    """Return a copy of right labels in which a number of them are wrong.
 
     Args:
         right: the right labels.
         number: how many to change.
         seed: which ones.
-        swap: (label, the neighbour that is given instead), as somebody does who has misunderstood it; None changes any label
+        swap: (label, the neighbour that is given instead), as by somebody who has misunderstood it; None changes any label
             into any other.
     """
-    rng, given = np.random.default_rng(seed), list(right)
+    rng, labels = np.random.default_rng(seed), list(right)
     names = sorted(set(right))
     candidates = [index for index, label in enumerate(right) if swap is None or label == swap[0]]
     for index in rng.choice(candidates, size=min(number, len(candidates)), replace=False):
-        given[index] = swap[1] if swap else str(rng.choice([name for name in names if name != right[index]]))
-    return given
+        labels[index] = swap[1] if swap else str(rng.choice([name for name in names if name != right[index]]))
+    return labels
 
 
 def kinds_of_mistakes(
-    export: RawExport, lines: Sequence[int], rows: Sequence[dict], owners: Sequence, read: int = 60, seeds: int = 2
+    export: RawExport, lines: Sequence[int], rows: Sequence[dict], owners: Sequence, rows_read: int = 60, seeds: int = 2
 ) -> Table:
     """Wrong labels of two kinds, put into labels that are all right: how many are among the first that somebody reads."""
     from course_utils import data_prep
@@ -498,17 +500,17 @@ def kinds_of_mistakes(
         kinds[f"“{label}” filed as “{neighbour}”: {who}"] = (number, NEIGHBOURS)
     table = {}
     for name, (number, swap) in kinds.items():
-        found = []
+        hits = []
         for seed in range(seeds if number < there else 1):
-            given = with_mistakes(right, number, seed, swap)
-            wrong = {index for index, label_given in enumerate(given) if label_given != right[index]}
-            changed = data_prep.repaired(rows, "category", dict(enumerate(given)))
+            labels = with_mistakes(right, number, seed, swap)
+            wrong = {index for index, label_given in enumerate(labels) if label_given != right[index]}
+            changed = data_prep.repaired(rows, "category", dict(enumerate(labels)))
             check = data_prep.check_labels(changed, "category", group=owners)
-            found.append(len(wrong & set(np.argsort(check.probability, kind="stable")[:read].tolist())))
-        mean_found = float(np.mean(found))
-        by_chance = read * number / len(rows)
-        table[name] = {"wrong": number, f"found in the first {read}": round(mean_found), "at random": round(by_chance)}
-    return Table(table, f"Two kinds of wrong labels, {read} rows read", "the mistake", "")
+            hits.append(len(wrong & set(np.argsort(check.probability, kind="stable")[:rows_read].tolist())))
+        mean_found = float(np.mean(hits))
+        by_chance = rows_read * number / len(rows)
+        table[name] = {"wrong": number, f"found in the first {rows_read}": round(mean_found), "at random": round(by_chance)}
+    return Table(table, f"Two kinds of wrong labels, {rows_read} rows read", "the mistake", "")
 
 
 def decisions(export: RawExport, lines: Sequence[int], chosen: Sequence[int]) -> dict[int, str | None]:
@@ -519,16 +521,16 @@ def decisions(export: RawExport, lines: Sequence[int], chosen: Sequence[int]) ->
 
 def repair_table(sets: Mapping[str, Sequence[dict]], task: Task) -> Table:
     """Categories that a small classifier gets right on the test set after training on each set of rows."""
-    wanted = [reference["category"] for reference in task.references()]
+    expected = [reference["category"] for reference in task.references()]
     texts = [conversation[1]["content"] for conversation in task.test]
     table: dict[str, dict[str, Any]] = {}
     for name, rows in sets.items():
         messages, labels = zip(*[(formats.prompt_of(r), c) for r in rows if (c := _category(r, task))])
-        given = label_noise.classifier().fit(list(messages), list(labels)).predict(texts)
-        table[name] = {"rows": len(labels), "categories right": proportion([a == b for a, b in zip(given, wanted)])}
-    commonest = Counter(wanted).most_common(1)[0][0]
+        predicted = label_noise.classifier().fit(list(messages), list(labels)).predict(texts)
+        table[name] = {"rows": len(labels), "categories right": proportion([a == b for a, b in zip(predicted, expected)])}
+    commonest = Counter(expected).most_common(1)[0][0]
     table["no training: always the most common"] = {
-        "rows": None, "categories right": proportion([w == commonest for w in wanted])
+        "rows": None, "categories right": proportion([w == commonest for w in expected])
     }  # fmt: skip
     return Table(table, "A small classifier on the test messages", "trained on", "")
 
@@ -536,24 +538,26 @@ def repair_table(sets: Mapping[str, Sequence[dict]], task: Task) -> Table:
 def _category(row: Mapping[str, Any], task: Task) -> str | None:
     """The category in an answer that is a record; None for other answers, from which a classifier can't learn."""
     try:
-        found = json.loads(formats.answer_of(dict(row)))["category"]
+        category = json.loads(formats.answer_of(dict(row)))["category"]
     except (ValueError, KeyError, TypeError):
         return None
-    return found if found in task.schema["properties"]["category"]["enum"] else None
+    return category if category in task.schema["properties"]["category"]["enum"] else None
 
 
 def recorded_repair() -> Table:
     """What repairing the labels brings the language model, recorded (`benchmarks/label_noise.py`)."""
     try:
-        found = json.loads(assets.benchmark_results("label-noise").read_text(encoding="utf-8"))
+        results = json.loads(assets.benchmark_results("label-noise").read_text(encoding="utf-8"))
     except CourseError:  # the lesson says so
         command = "python benchmarks/label_noise.py"
         return Table({"not recorded yet": {"to record it": command}}, "What the repair brings the language model", "", "")
     rows = {}
-    for name, seeds in found["runs"].items():
+    for name, seeds in results["runs"].items():
         scores = [seed["scores"]["category"][0] for seed in seeds]
         rows[name.replace(" | ", ", ")] = {"categories right, mean of the runs (lowest to highest)": _percent(scores)}
-    return Table(rows, f"Recorded {found['date']}: {found['examples']} examples, {len(found['seeds'])} runs", "labels", "")
+    return Table(
+        rows, f"Recorded {results['date']}: {results['examples']} examples, {len(results['seeds'])} runs", "labels", ""
+    )
 
 
 # -- judges -----------------------------------------------------------------------------------------------------------------
@@ -571,22 +575,22 @@ def other_judges(export: RawExport, rows: Sequence[dict], lines: Sequence[int]) 
 
     Args:
         export: with the rows to judge.
-        rows, lines: prepared rows for the classifier, and their lines in the export. Left out are those whose message, as it
-            was in the export, is among the rows to judge: the classifier would know their labels by heart.
+        rows, lines: prepared rows for the classifier, and their lines in the export. Rows whose message, as it was in the
+            export, is among the rows to judge are left out: the classifier would know their labels by heart.
     """
     by_hand, _, _ = read_by_hand(export)
-    known, original = {similarity.normalise(formats.prompt_of(row)) for row in by_hand}, export.rows()
+    known_messages, original = {similarity.normalise(formats.prompt_of(row)) for row in by_hand}, export.rows()
     others = [
         row for row, line in zip(rows, lines, strict=True)
-        if similarity.normalise(formats.prompt_of(original.get(line, row))) not in known
+        if similarity.normalise(formats.prompt_of(original.get(line, row))) not in known_messages
     ]  # fmt: skip
     fitted = label_noise.classifier().fit(
         [label_noise.evidence_in(row, "category") for row in others],
         [label_noise.label_of(row, "category") for row in others],
     )
-    said = fitted.predict([label_noise.evidence_in(row, "category") for row in by_hand])
-    by_label = [bool(a == label_noise.label_of(row, "category")) for a, row in zip(said, by_hand)]
-    by_rule = [not found for found in quality.assess([*by_hand, *others], language="en")[: len(by_hand)]]
+    predicted = fitted.predict([label_noise.evidence_in(row, "category") for row in by_hand])
+    by_label = [bool(a == label_noise.label_of(row, "category")) for a, row in zip(predicted, by_hand)]
+    by_rule = [not reasons for reasons in quality.assess([*by_hand, *others], language="en")[: len(by_hand)]]
     return {
         "the rules of section 2": by_rule,
         "the classifier of section 7": by_label,
@@ -597,13 +601,13 @@ def other_judges(export: RawExport, rows: Sequence[dict], lines: Sequence[int]) 
 def judges_table(good: Sequence[bool], judges: Mapping[str, Sequence[bool]]) -> Table:
     """How far each judge agrees with the reader; the first row keeps everything."""
     table = {}
-    for name, kept in {"keep everything": [True] * len(good), **judges}.items():
-        found = judging.agreement_with_labels([judging.Verdict(5 if keep else 1, "") for keep in kept], good)
+    for name, says_keep in {"keep everything": [True] * len(good), **judges}.items():
+        agreement = judging.agreement_with_labels([judging.Verdict(5 if keep else 1, "") for keep in says_keep], good)
         table[name] = {
-            "agrees, %": round(100 * found["agreement"]),
-            "kappa": round(found["kappa"], 2),
-            "bad rows rejected": f"{round(found['caught'] * list(good).count(False))} of {list(good).count(False)}",
-            "good rows kept": f"{round(found['spared'] * list(good).count(True))} of {list(good).count(True)}",
+            "agrees, %": round(100 * agreement["agreement"]),
+            "kappa": round(agreement["kappa"], 2),
+            "bad rows rejected": f"{round(agreement['caught'] * list(good).count(False))} of {list(good).count(False)}",
+            "good rows kept": f"{round(agreement['spared'] * list(good).count(True))} of {list(good).count(True)}",
         }
     return Table(table, f"{len(good)} rows that one reader has marked", "judge", "")
 
@@ -622,8 +626,8 @@ def bias_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, numbe
     kinds = {"worse: facts wrong": "wrong", "worse: the same reply, padded": "padded"}
     table = {}
     for name, kind in kinds.items():
-        found = judging.biases(judging.compare_here(pairs(kind, number), model, tokenizer))
-        table[name] = {what: f"{100 * share:.0f} %" for what, share in found.items()}
+        bias_shares = judging.biases(judging.compare_here(pairs(kind, number), model, tokenizer))
+        table[name] = {what: f"{100 * share:.0f} %" for what, share in bias_shares.items()}
     fair = {"takes the better reply": "100 %", "takes what is shown first": "50 %", "same reply in both orders": "100 %"}
     table["a perfect judge"] = fair
     caption = f"{number} pairs of each kind, each shown in both orders"
@@ -726,15 +730,15 @@ SCRIPT_NOTES = {
 
 
 def spreadsheet(file: str | Path, rows: Sequence[dict], reasons: Sequence[Sequence[quality.Reason]]) -> Path:
-    """Write the rows that no rule objects to as a table of message, category and customer, as a help desk gives it out.
+    """Write the rows that no rule objects to as a table of message, category and customer, as a help desk exports it.
 
     Two messages are empty and three categories unknown, so that the first step has something to say.
     """
     import pandas as pd
 
     columns: dict[str, list[str | None]] = {"message": [], "category": [], "customer": []}
-    for row, found in zip(rows, reasons, strict=True):
-        if not found:
+    for row, row_reasons in zip(rows, reasons, strict=True):
+        if not row_reasons:
             columns["message"].append(formats.prompt_of(row))
             columns["category"].append(label_noise.label_of(row, "category"))
             columns["customer"].append(formats.customer_of(row))
@@ -827,10 +831,10 @@ def comparison(scores: Mapping[str, Scores], task: Task) -> Table:
     references = task.references()
     urgent = [i for i, reference in enumerate(references) if reference["escalation"] != "none"]
     table: dict[str, dict[str, Any]] = {}
-    for name, found in scores.items():
-        records = [record or {} for record in found.records]
+    for name, run_scores in scores.items():
+        records = [record or {} for record in run_scores.records]
         table[name] = {
-            "valid": found.valid,
+            "valid": run_scores.valid,
             "both fields right": proportion([a == b for a, b in zip(records, references)]),
             "escalations caught": proportion([records[i].get("escalation") == references[i]["escalation"] for i in urgent]),
             "left at “question, none”": proportion([record == LEFT_EMPTY for record in records]),
@@ -846,7 +850,7 @@ def comparison(scores: Mapping[str, Scores], task: Task) -> Table:
 
 def gain(before: Scores, after: Scores, references: Sequence[Mapping[str, Any]]) -> Score:
     """Both fields right after minus before, message by message, with the interval of the difference."""
-    right = [[float(r == wanted) for r, wanted in zip(s.records, references)] for s in (before, after)]
+    right = [[float(r == expected) for r, expected in zip(s.records, references)] for s in (before, after)]
     return mean([b - a for a, b in zip(*right)])
 
 
@@ -854,7 +858,7 @@ def recorded_table() -> Table:
     """The recorded runs of `benchmarks/data_quality.py`, beside the baseline."""
     from course_utils.data_prep import load_task
 
-    found = record()
+    results = record()
     sizes = {"raw": "raw", "cleaned": "cleaned", "a hundred good": "hundred", "mediocre": "mediocre",
              "cleaned, 60 rows repeated": "duplicated", "synthetic": "synthetic"}  # fmt: skip
     names = {"raw": "the export as it came", "cleaned": "the prepared rows", "a hundred good": "a hundred curated rows",
@@ -863,7 +867,7 @@ def recorded_table() -> Table:
     columns = {"both fields right": "both", "category": "category", "escalation": "escalation"}
 
     def of(run: str, side: str = "test") -> dict[str, Any]:
-        drawn = {"rows to draw from": found["rows"][sizes[run]]}
+        drawn = {"rows to draw from": results["rows"][sizes[run]]}
         return drawn | {title: _percent(by_seed(run, field, side)) for title, field in columns.items()}
 
     rows: dict[str, dict[str, Any]] = {names[run]: of(run) for run in sizes}
@@ -873,17 +877,18 @@ def recorded_table() -> Table:
     shares = {"both fields right": commonest_pair(references), **alone}
     rows[COMMONEST] = {"rows to draw from": None} | {title: f"{100 * s.value:.0f} %" for title, s in shares.items()}
     caption = (
-        f"Recorded {found['date']}: {len(found['seeds'])} runs, {found['examples']} examples each, 100 test messages. "
+        f"Recorded {results['date']}: {len(results['seeds'])} runs, {results['examples']} examples each, 100 test messages. "
         "Mean (lowest to highest)"
     )
     return Table(rows, caption, "trained on", "")
 
 
 def _scope() -> str:
-    found = record()
+    results = record()
     return (
-        f"Measured on the 135M model, two fields of a support record, {found['examples']} examples seen in every run, "
-        f"{len(found['seeds'])} runs, 100 test messages. Every run sees as many examples, so quantity itself was not tested."
+        f"Measured on the 135M model, two fields of a support record, {results['examples']} examples seen in every run, "
+        f"{len(results['seeds'])} runs, 100 test messages. Every run sees as many examples, so quantity itself was not "
+        "tested."
     )
 
 

@@ -60,10 +60,10 @@ RISES = 1.05  # times the lowest validation loss; less is not called a rise
 
 def _newest(name: str) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(assets.benchmark_results(name).read_text(encoding="utf-8"))
+        results: dict[str, Any] = json.loads(assets.benchmark_results(name).read_text(encoding="utf-8"))
     except CourseError:
         return None
-    return found
+    return results
 
 
 def record() -> dict[str, Any] | None:
@@ -73,9 +73,9 @@ def record() -> dict[str, Any] | None:
 
 def lifecycle() -> list[dict[str, Any]]:
     """Three jobs with 100 examples of the whole record and 3 epochs: scores of the base and two checkpoints, by run."""
-    found = _newest("service-lifecycle")
-    assert found is not None  # part of the course
-    runs: list[dict[str, Any]] = found["runs"]
+    results = _newest("service-lifecycle")
+    assert results is not None  # part of the course
+    runs: list[dict[str, Any]] = results["runs"]
     return runs
 
 
@@ -90,9 +90,9 @@ def _lifecycle(model: str, what: str) -> list[float]:
 
 
 def _scores(name: str, what: str) -> list[float]:
-    found = record()
-    assert found is not None
-    return [run["scores"][name][what][0] for run in found["runs"]]
+    results = record()
+    assert results is not None
+    return [run["scores"][name][what][0] for run in results["runs"]]
 
 
 def before_and_after() -> Figure:
@@ -119,10 +119,10 @@ def recorded(names: Sequence[str], caption: str, baseline: bool = False) -> Tabl
     Args:
         names: of the systems, as `benchmarks/hosted.py runs` calls them.
         caption: what is compared.
-        baseline: whether a last row says what a program gets that reads nothing.
+        baseline: whether a last row shows the scores of a program that reads nothing.
     """
-    found = record()
-    if found is None:
+    results = record()
+    if results is None:
         command = "python benchmarks/hosted.py runs"
         return Table({NOT_RECORDED: {"to record it": command}}, caption, "state", "")
     rows = {}
@@ -140,9 +140,9 @@ def recorded(names: Sequence[str], caption: str, baseline: bool = False) -> Tabl
             "category right": proportion([record["category"] == pair["category"] for record in truth]),
             "both fields right": lesson_05.commonest_pair(truth),
         }
-    seeds = len(found["seeds"])
+    seeds = len(results["seeds"])
     runs = f"{seeds} runs together, 100 messages each" if seeds > 1 else "one run, 100 messages"
-    return Table(rows, f"{caption} (recorded {found['date']}: {runs})", "model", "")
+    return Table(rows, f"{caption} (recorded {results['date']}: {runs})", "model", "")
 
 
 # -- files and jobs ---------------------------------------------------------------------------------------------------------
@@ -211,9 +211,11 @@ def own_mistakes(conversations: Sequence[list[dict[str, Any]]], answers: Sequenc
 
 
 def both_ways(pairs: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """As many pairs that prefer "none" as pairs that prefer another escalation: `number` in all, fewer where there are."""
+    """As many pairs that prefer "none" as pairs that prefer another escalation: at most `number` in all."""
     says_none = [escalation(pair["preferred_output"][0]["content"]) == "none" for pair in pairs]
-    kinds = [[pair for pair, none in zip(pairs, says_none, strict=True) if none == wanted] for wanted in (True, False)]
+    kinds = [
+        [pair for pair, none in zip(pairs, says_none, strict=True) if none == prefers_none] for prefers_none in (True, False)
+    ]
     each = min(number // 2, *map(len, kinds))
     return [pair for both in zip(*(kind[:each] for kind in kinds), strict=True) for pair in both]
 
@@ -234,12 +236,12 @@ def with_small_steps(name: str) -> str:
 
 def preferences() -> Table:
     """Recorded: a tuned model before and after DPO jobs on several kinds of pairs, and how often each says "none"."""
-    found = _newest("host-preferences")
-    if found is None:
+    results = _newest("host-preferences")
+    if results is None:
         return Table({NOT_RECORDED: {"to record it": "python benchmarks/hosted.py pairs"}}, "DPO jobs", "state", "")
     rows: dict[str, dict[str, Any]] = {}
     for name in (TUNED, ONE_RECORD, OWN_MISTAKES, BOTH_WAYS, *map(with_small_steps, TRIED_WITH_SMALL_STEPS)):
-        models = [run["models"][name] for run in found["runs"] if name in run["models"]]
+        models = [run["models"][name] for run in results["runs"] if name in run["models"]]
         if not models:
             continue
         none = [share for model in models for share in [model["escalations"].count("none") / len(model["escalations"])]]
@@ -250,25 +252,25 @@ def preferences() -> Table:
             "says “none”, % of answers": round(100 * float(np.mean(none))),
         }
         pairs_of = name.removesuffix(SMALL_STEPS)
-        if pairs_of in found["runs"][0]["pairs"]:
-            rows[name]["pairs"] = round(float(np.mean([run["pairs"][pairs_of] for run in found["runs"]])))
+        if pairs_of in results["runs"][0]["pairs"]:
+            rows[name]["pairs"] = round(float(np.mean([run["pairs"][pairs_of] for run in results["runs"]])))
     truth = _task().references()
     rows["the right answers"] = {
         "says “none”, % of answers": round(100 * float(np.mean([row["escalation"] == "none" for row in truth])))
     }
-    seeds = len(found["seeds"])
-    when = f"recorded {found['date']}: {seeds} run{'s together' if seeds > 1 else ''}, 100 messages each"
+    seeds = len(results["seeds"])
+    when = f"recorded {results['date']}: {seeds} run{'s together' if seeds > 1 else ''}, 100 messages each"
     return Table(rows, f"Jobs of preferences on the same model ({when})", "model", "")
 
 
 def recorded_turn() -> Figure | Table:
     """Recorded: training and validation loss at the end of each epoch of a job that trains too long."""
-    found = record()
-    if found is None:
+    results = record()
+    if results is None:
         return Table({NOT_RECORDED: {"to record it": "python benchmarks/hosted.py runs"}}, "The curve", "state", "")
-    run = found["runs"][0]["turn"]
+    run = results["runs"][0]["turn"]
     lowest, number = int(np.argmin(run["held"])) + 1, len(run["held"])
-    title = f"Recorded, {found['few']} examples, {number} epochs: validation is lowest after epoch {lowest}, then it rises"
+    title = f"Recorded, {results['few']} examples, {number} epochs: validation is lowest after epoch {lowest}, then it rises"
     lines = {"training": (range(1, number + 1), run["trained"]), "validation": (range(1, number + 1), run["held"])}
     return charts.trade_off(lines, title, "epochs", "loss (nats per token)")
 
@@ -286,14 +288,14 @@ def metrics(events: Iterable[Any]) -> list[dict[str, Any]]:
 
 def epochs(events: Iterable[Any]) -> dict[int, dict[str, float]]:
     """The step that ends each epoch → mean training loss of the epoch's steps, and validation loss at its end."""
-    found: dict[int, dict[str, float]] = {}
+    by_step: dict[int, dict[str, float]] = {}
     losses: list[float] = []
     for data in metrics(events):
         losses.append(data["train_loss"])
         if "full_valid_loss" in data:
-            found[data["step"]] = {"training loss": float(np.mean(losses)), "validation loss": data["full_valid_loss"]}
+            by_step[data["step"]] = {"training loss": float(np.mean(losses)), "validation loss": data["full_valid_loss"]}
             losses = []
-    return found
+    return by_step
 
 
 def curve(events: Iterable[Any], title: str, top: float | None = None) -> Figure:
@@ -357,10 +359,10 @@ def results_table(client: OpenAI, job: Any, number: int = 3) -> Table:
     """The first rows of a job's result file and its last one."""
     data = client.files.content(job.result_files[0]).read()
     text = (data if b"," in data else base64.b64decode(data)).decode("utf-8")
-    found = list(csv.DictReader(io.StringIO(text)))
-    shown = [*found[:number], found[-1]]
+    file_rows = list(csv.DictReader(io.StringIO(text)))
+    shown = [*file_rows[:number], file_rows[-1]]
     rows = {f"step {row['step']}": {name: value or "" for name, value in row.items() if name != "step"} for row in shown}
-    return Table(rows, f"Four of the {len(found)} rows of the result file", "after", "")
+    return Table(rows, f"Four of the {len(file_rows)} rows of the result file", "after", "")
 
 
 # -- money ------------------------------------------------------------------------------------------------------------------
@@ -393,9 +395,9 @@ def host_encoder() -> Callable[[str], Sequence[int]] | None:
 
 def counting() -> dict[str, Any]:
     """Tokens per character of our texts by the host's tokenizer, and how far an estimate by it is off, recorded."""
-    found = _newest("host-tokens")
-    assert found is not None  # part of the course
-    return found
+    results = _newest("host-tokens")
+    assert results is not None  # part of the course
+    return results
 
 
 def count(text: str, kind: str) -> float:
@@ -424,12 +426,12 @@ def how_counted() -> str:
     """How this machine counts the host's tokens, with the error of an estimate."""
     if host_encoder():
         return f"counted with the host's tokenizer, {ENCODING}"
-    found = counting()
-    off = found["kinds"]["message"]
+    results = counting()
+    off = results["kinds"]["message"]
     return (
         f"estimated from characters; for a file of 60 messages the estimate is off by at most "
         f"{100 * off['off, 60 texts']:.0f} % in 95 of 100 cases, for one message by {100 * off['off, one text']:.0f} % "
-        f"(recorded {found['date']} with {found['counted with']})"
+        f"(recorded {results['date']} with {results['counted with']})"
     )
 
 
@@ -451,16 +453,16 @@ def prompt_sizes(
         shown: training rows that stand as examples in the longest prompt.
     """
     messages = [count(conversation[1]["content"], "message") for conversation in conversations]
-    asked = float(np.mean(messages)) + 2 * PER_MESSAGE + TO_ANSWER
-    told_tokens = asked + count(INSTRUCTIONS, "instructions")
+    message_tokens = float(np.mean(messages)) + 2 * PER_MESSAGE + TO_ANSWER
+    instructed_tokens = message_tokens + count(INSTRUCTIONS, "instructions")
     examples = sum(
         count(e["messages"][1]["content"], "message") + count(e["messages"][2]["content"], "answer") + 2 * PER_MESSAGE
         for e in shown
     )
     return {
-        TUNED_PROMPT: asked + count(conversations[0][0]["content"], "instructions"),
-        "instructions": told_tokens,
-        f"instructions and {len(shown)} examples": told_tokens + examples,
+        TUNED_PROMPT: message_tokens + count(conversations[0][0]["content"], "instructions"),
+        "instructions": instructed_tokens,
+        f"instructions and {len(shown)} examples": instructed_tokens + examples,
     }
 
 
@@ -497,12 +499,12 @@ def turning_points(
         At the first one it becomes more expensive, at the second cheaper again, and so on; empty if it stays cheaper.
     """
     limit = cost_of_thousand(short, answer, tuned or tuned_price())
-    found, dearer = [], False
+    lengths, dearer = [], False
     for prompt in range(int(short), up_to):
         if (cost_of_thousand(prompt, answer, untuned) > limit) != dearer:
             dearer = not dearer
-            found.append(prompt)
-    return found
+            lengths.append(prompt)
+    return lengths
 
 
 def price_figure(sizes: Mapping[str, float], answer: float, up_to: int = 2400) -> Figure:
@@ -537,11 +539,11 @@ def price_table(sizes: Mapping[str, float], answer: float) -> Table:
             f"{SHOWN_MODEL} untuned, $": None if is_tuned else cost_of_thousand(size, answer, UNTUNED),
             f"{TODAY_SMALL} untuned, $": None if is_tuned else cost_of_thousand(size, answer, costs.FRONTIER[TODAY_SMALL]),
         }
-    known = ((f"{SHOWN_MODEL} tuned", tuned_price()), ("untuned", UNTUNED), (TODAY_SMALL, costs.FRONTIER[TODAY_SMALL]))
-    per_million = "; ".join(f"{name} {price.input:.2f} and {price.output:.2f}" for name, price in known)
+    prices = ((f"{SHOWN_MODEL} tuned", tuned_price()), ("untuned", UNTUNED), (TODAY_SMALL, costs.FRONTIER[TODAY_SMALL]))
+    per_million = "; ".join(f"{name} {price.input:.2f} and {price.output:.2f}" for name, price in prices)
     caption = (
         f"A thousand requests, answers of {answer:.0f} tokens, at these dollars for a million tokens read and written: "
-        f"{per_million} (prices of {UNTUNED.date} to {known[-1][1].date})"
+        f"{per_million} (prices of {UNTUNED.date} to {prices[-1][1].date})"
     )
     return Table({name: _cents(row) for name, row in rows.items()}, caption, "prompt", "")
 
