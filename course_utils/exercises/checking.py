@@ -251,27 +251,27 @@ def judge(
         if mistaken is not None and all(_alike(output, value, tolerance) for output, value in zip(outputs, mistaken)):
             diagnosis = say(exercise.mistakes[index].diagnosis, domain_of(exercise))
             return points, f"{say('{hits} of {number} cases right.', hits=hits, number=number)} {diagnosis}", index
-    shown, given = examples or (case_set, outputs)
-    if constant and given:
-        told = say(
+    shown, shown_outputs = examples or (case_set, outputs)
+    if constant and shown_outputs:
+        summary = say(
             "{name} gives {value} whatever the arguments are; that earns no points.",
             name=exercise.name,
-            value=short(given[0]),
+            value=short(shown_outputs[0]),
         )
-        return points, told, None
+        return points, summary, None
     problem = next(
         (
             _problem(exercise, case, output, value)
-            for case, output, value in zip(shown.cases, given, shown.expected)
+            for case, output, value in zip(shown.cases, shown_outputs, shown.expected)
             if not _is_right(exercise, output, value)
         ),
         say("None of them is shown; the check in the notebook draws new cases each time you run it, and shows them."),
     )
     if by_chance:
-        told = say("{hits} of {number} cases right (no more than chance, so no points yet).", hits=hits, number=number)
+        summary = say("{hits} of {number} cases right (no more than chance, so no points yet).", hits=hits, number=number)
     else:
-        told = say("{hits} of {number} cases right.", hits=hits, number=number)
-    return points, f"{told} {problem}", None
+        summary = say("{hits} of {number} cases right.", hits=hits, number=number)
+    return points, f"{summary} {problem}", None
 
 
 def _problem(exercise: Exercise, case: tuple, output: Any, expected: Any) -> str:

@@ -258,14 +258,14 @@ def _close(actual: Any, expected: Any, tolerance: float) -> bool:
     """Whether two numbers are close; the rule of `_numeric` without arrays, so that nothing has to be imported for it."""
     relative = absolute = tolerance
     try:
-        found, wanted = float(actual), float(expected)
+        actual_number, expected_number = float(actual), float(expected)
     except (TypeError, ValueError, OverflowError):
         return False
-    if not (math.isfinite(found) and math.isfinite(wanted)):
-        return found == wanted
+    if not (math.isfinite(actual_number) and math.isfinite(expected_number)):
+        return actual_number == expected_number
     if isinstance(expected, float):
-        relative, absolute = max(tolerance, SINGLE), max(tolerance, SINGLE * abs(wanted))
-    return abs(found - wanted) <= absolute + relative * abs(wanted)
+        relative, absolute = max(tolerance, SINGLE), max(tolerance, SINGLE * abs(expected_number))
+    return abs(actual_number - expected_number) <= absolute + relative * abs(expected_number)
 
 
 def _on_cpu(value: Any) -> Any:
@@ -323,13 +323,12 @@ def described(arguments: tuple, actual: Any, expected: Any, tolerance: float) ->
     location = "".join(f"[{index!r}]" for index in differs.indexes)
     inner = kind(differs.expected), kind(differs.actual)
     if inner[0] != inner[1]:
-        wanted, got = (f"{kind_shown(value)} {short(value)}" for value in (differs.expected, differs.actual))
-        return (
-            f"{summary} {say('At {place}: expected {expected}, got {actual}.', place=location, expected=wanted, actual=got)}"
-        )
-    precision = f" ({differs.storage})" if differs.storage in SHORTER else ""
-    wanted, got = short(differs.expected), short(differs.actual) + precision
-    return f"{summary} {say('At {place}: expected {expected}, got {actual}.', place=location, expected=wanted, actual=got)}"
+        expected_text, actual_text = (f"{kind_shown(value)} {short(value)}" for value in (differs.expected, differs.actual))
+    else:
+        precision = f" ({differs.storage})" if differs.storage in SHORTER else ""
+        expected_text, actual_text = short(differs.expected), short(differs.actual) + precision
+    place = say("At {place}: expected {expected}, got {actual}.", place=location, expected=expected_text, actual=actual_text)
+    return f"{summary} {place}"
 
 
 def _kinds(expected: Any, actual: Any, value: str = "") -> str:

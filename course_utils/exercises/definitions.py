@@ -57,13 +57,13 @@ class Challenge:
             result = self.run(value)
         except ValueError as error:
             return 0.0, str(error)
-        said = say(
+        summary = say(
             "Your settings were run: {measure} {result}; the bar is {bar}.",
             measure=say(self.measure), result=f"{result:.3f}", bar=f"{self.bar:g}",
         )  # fmt: skip
         if result <= self.bar:
-            return float(points), said
-        return (points / 2 if result <= self.half else 0.0), f"{said} {self.advise(value, result)}"
+            return float(points), summary
+        return (points / 2 if result <= self.half else 0.0), f"{summary} {self.advise(value, result)}"
 
 
 @dataclass(frozen=True)

@@ -431,7 +431,7 @@ def _error_cases(random):
     import json
 
     def rows():
-        made = []
+        answer_rows = []
         kinds = (
             "right",
             "knowledge",
@@ -463,8 +463,8 @@ def _error_cases(random):
                     answer = f"It takes {fact.lower()}."
                 elif kind == "retrieval":
                     answer = f"Every {fact}."
-                made.append({"answer": answer, "expected": expected, "shown": shown, "needed": needed})
-        return [made[i] for i in random.permutation(len(made))]
+                answer_rows.append({"answer": answer, "expected": expected, "shown": shown, "needed": needed})
+        return [answer_rows[i] for i in random.permutation(len(answer_rows))]
 
     return [(rows(),) for _ in range(3)]
 
@@ -566,11 +566,11 @@ def plan_dollars(model, passages, schema):
 
     tuned = model in costs.PRICES
     fixed = (0 if tuned else TOKENS["instructions"]) + (TOKENS["all"] if passages == "all" else 0)
-    read = fixed + TOKENS["message"] + (0 if passages == "all" else passages * TOKENS["passage"])
+    prompt_tokens = fixed + TOKENS["message"] + (0 if passages == "all" else passages * TOKENS["passage"])
     cached = fixed if fixed >= costs.price_of(model).cache_from else 0
     hours = HOURS["prompt"] + (0 if passages == "all" else HOURS["index"]) + (HOURS["tuning"] if tuned else 0)
-    training = costs.training_cost(EXAMPLES * (read + TOKENS["answer"]), 2, model) if tuned else 0
-    return (hours * WAGE + training) / DAYS + REQUESTS * costs.request_cost(read, TOKENS["answer"], model, cached)
+    training = costs.training_cost(EXAMPLES * (prompt_tokens + TOKENS["answer"]), 2, model) if tuned else 0
+    return (hours * WAGE + training) / DAYS + REQUESTS * costs.request_cost(prompt_tokens, TOKENS["answer"], model, cached)
 
 
 @lru_cache(maxsize=1)

@@ -321,17 +321,17 @@ def _slot_cases(random):
         low = int(random.choice([8, 16, 32]))
         if kind < 2:  # a single adapter of the middle rank fits, and fills the memory to the last byte
             numbers[1], spare = 1, 0.0
-            kept = numbers[0] + 1
+            fitting = numbers[0] + 1
         elif kind < 4:  # only some of the lowest rank fit
-            kept, spare = numbers[0] - 2 + kind % 2, float(random.uniform(0.2, 0.9))
+            fitting, spare = numbers[0] - 2 + kind % 2, float(random.uniform(0.2, 0.9))
         elif kind == 4:  # some of the middle rank fit
-            kept, spare = numbers[0] + 2, float(random.uniform(0.2, 0.9))
+            fitting, spare = numbers[0] + 2, float(random.uniform(0.2, 0.9))
         else:  # all fit
-            kept, spare = sum(numbers), float(random.uniform(0.2, 0.9))
+            fitting, spare = sum(numbers), float(random.uniform(0.2, 0.9))
         ordered = [low * 2**step for step, number in enumerate(numbers) for _ in range(number)]
         shapes = [(128 * int(random.integers(2, 8)), 128 * int(random.integers(8, 33))) for _ in range(kind % 3 + 1)]
         size = int(random.choice([2, 4]))
-        free = int((kept + spare) * ordered[kept - 1] * size * sum(map(sum, shapes)))
+        free = int((fitting + spare) * ordered[fitting - 1] * size * sum(map(sum, shapes)))
         cases.append(([int(rank) for rank in random.permutation(ordered)], shapes, free, size))
     return cases
 
@@ -341,11 +341,11 @@ def _rank_bytes(shapes, bytes_per_parameter):
 
 
 def _filled(ordered, fits):
-    """Adapters taken from the front as long as `fits` says so of those taken, and the highest rank among these."""
-    taken = []
-    while len(taken) < len(ordered) and fits([*taken, ordered[len(taken)]]):
-        taken.append(ordered[len(taken)])
-    return len(taken), max(taken, default=0)
+    """How many adapters are loaded from the front, as long as `fits` accepts all of them, and the highest rank among these."""
+    loaded = []
+    while len(loaded) < len(ordered) and fits([*loaded, ordered[len(loaded)]]):
+        loaded.append(ordered[len(loaded)])
+    return len(loaded), max(loaded, default=0)
 
 
 def _slots_for_the_highest(ranks, shapes, free, bytes_per_parameter):
@@ -358,17 +358,17 @@ def _slots_for_the_lowest(ranks, shapes, free, bytes_per_parameter):
 
 def _slots_of_own_size(ranks, shapes, free, bytes_per_parameter):
     one = _rank_bytes(shapes, bytes_per_parameter)
-    return _filled(sorted(ranks), lambda taken: sum(taken) * one <= free)
+    return _filled(sorted(ranks), lambda loaded: sum(loaded) * one <= free)
 
 
 def _slots_in_the_given_order(ranks, shapes, free, bytes_per_parameter):
     one = _rank_bytes(shapes, bytes_per_parameter)
-    return _filled(ranks, lambda taken: len(taken) * max(taken) * one <= free)
+    return _filled(ranks, lambda loaded: len(loaded) * max(loaded) * one <= free)
 
 
 def _slots_with_room_left(ranks, shapes, free, bytes_per_parameter):
     one = _rank_bytes(shapes, bytes_per_parameter)
-    return _filled(sorted(ranks), lambda taken: len(taken) * max(taken) * one < free)
+    return _filled(sorted(ranks), lambda loaded: len(loaded) * max(loaded) * one < free)
 
 
 def _slots_in_parameters(ranks, shapes, free, bytes_per_parameter):

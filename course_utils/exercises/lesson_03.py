@@ -243,18 +243,18 @@ def _error_one_scale(weights, values, block):
 
 
 def _error_sign_lost(weights, values, block):
-    found, scale, rows = _restored(weights, values, block, lambda rows: rows.amax(dim=1, keepdim=True))
-    return (found * scale - rows).norm() / weights.norm()
+    restored, scale, rows = _restored(weights, values, block, lambda rows: rows.amax(dim=1, keepdim=True))
+    return (restored * scale - rows).norm() / weights.norm()
 
 
 def _error_not_scaled_back(weights, values, block):
-    found, _, rows = _restored(weights, values, block)
-    return (found - rows).norm() / weights.norm()
+    restored, _, rows = _restored(weights, values, block)
+    return (restored - rows).norm() / weights.norm()
 
 
 def _error_of_scaled(weights, values, block):
-    found, scale, rows = _restored(weights, values, block)
-    return (found - rows / scale).norm() / (rows / scale).norm()
+    restored, scale, rows = _restored(weights, values, block)
+    return (restored - rows / scale).norm() / (rows / scale).norm()
 
 
 def _error_as_written(weights, values, block):

@@ -560,17 +560,17 @@ def little_policy(beta, learning_rate, steps):
 
     from course_utils.training.losses import dpo_loss
 
-    made = torch.Generator().manual_seed(4)
+    generator = torch.Generator().manual_seed(4)
     messages, replies, each = 60, 8, 6
 
     def normal():
-        return torch.randn(messages, replies, generator=made, dtype=torch.float64)
+        return torch.randn(messages, replies, generator=generator, dtype=torch.float64)
 
     reference, score = normal().log_softmax(1), 1.5 * normal()
-    pairs = torch.multinomial(reference.exp().repeat_interleave(each, 0), 2, generator=made)
+    pairs = torch.multinomial(reference.exp().repeat_interleave(each, 0), 2, generator=generator)
     message = torch.arange(messages).repeat_interleave(each)[:, None]
     quality = score[message, pairs]
-    first = torch.rand(len(pairs), generator=made, dtype=torch.float64) < (quality[:, 0] - quality[:, 1]).sigmoid()
+    first = torch.rand(len(pairs), generator=generator, dtype=torch.float64) < (quality[:, 0] - quality[:, 1]).sigmoid()
     pairs = torch.where(first[:, None], pairs, pairs.flip(1))  # (chosen, rejected)
     logits = reference.clone()
     for _ in range(steps):

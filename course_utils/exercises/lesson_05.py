@@ -576,9 +576,9 @@ def _accusing_cases(random):
             cases.append((given, probabilities))
     # In the first row two labels reach their thresholds, and the less probable one is further above its own. The last row is the
     # only one of its label, so it just reaches the threshold.
-    made = np.array([[0.50, 0.45, 0.05], [0.40, 0.05, 0.55], [0.33, 0.35, 0.32], [0.48, 0.02, 0.50]])
+    edge_probabilities = np.array([[0.50, 0.45, 0.05], [0.40, 0.05, 0.55], [0.33, 0.35, 0.32], [0.48, 0.02, 0.50]])
     order = random.permutation(3)
-    cases.append((order[np.array([0, 0, 1, 2])], made[:, np.argsort(order)]))
+    cases.append((order[np.array([0, 0, 1, 2])], edge_probabilities[:, np.argsort(order)]))
     return cases
 
 
@@ -729,9 +729,9 @@ def _run_labels(value: Any) -> float:
     fitted = label_noise.classifier().fit([rows[number][0] for number in chosen], list(chosen.values()))
     wrong = total = 0
     for split in ("test", "validation", "train"):
-        wanted = [reference["category"] for reference in task.references(split)]
-        given = fitted.predict([conversation[1]["content"] for conversation in getattr(task, split)])
-        wrong, total = wrong + sum(a != b for a, b in zip(given, wanted)), total + len(wanted)
+        expected = [reference["category"] for reference in task.references(split)]
+        predicted = fitted.predict([conversation[1]["content"] for conversation in getattr(task, split)])
+        wrong, total = wrong + sum(a != b for a, b in zip(predicted, expected)), total + len(expected)
     return wrong / total
 
 
@@ -850,8 +850,8 @@ def _not_divided(mine, other):
 
 def _pooled_chance(mine, other):
     agreement, a, b = _shares(mine, other)
-    kept = (a + b) / 2
-    chance = kept**2 + (1 - kept) ** 2
+    keep_rate = (a + b) / 2
+    chance = keep_rate**2 + (1 - keep_rate) ** 2
     return (agreement - chance) / (1 - chance) if chance < 1 else 1.0
 
 

@@ -65,13 +65,13 @@ def _poll_cases(random):
 
 def _polled(key="id", metrics=False, oldest_first=True, repeat=False):
     def messages(polls):
-        seen, found = set(), []
+        seen, collected = set(), []
         for poll in polls:
             for event in reversed(poll) if oldest_first else poll:
                 if (repeat or event[key] not in seen) and (metrics or event["type"] != "metrics"):
-                    found.append(event["message"])
+                    collected.append(event["message"])
                 seen.add(event[key])
-        return found
+        return collected
 
     return messages
 
@@ -141,7 +141,7 @@ def _weight_cases(random):
 
 def _weights(rule, roles=("assistant",), refuse=True, drop=False):
     def weigh(messages, thumbs):
-        found = []
+        weighted = []
         for number, message in enumerate(messages):
             message = dict(message)
             if message["role"] in roles:
@@ -150,9 +150,9 @@ def _weights(rule, roles=("assistant",), refuse=True, drop=False):
                     continue
                 if not drop:
                     message["weight"] = weight
-            found.append(message)
-        learned = any(m["role"] == "assistant" and m.get("weight", 1) for m in found)
-        return found if learned or not refuse else None
+            weighted.append(message)
+        learned = any(m["role"] == "assistant" and m.get("weight", 1) for m in weighted)
+        return weighted if learned or not refuse else None
 
     return weigh
 
@@ -343,7 +343,7 @@ def _log_cases(random):
 
 def _paired(best=max, worst=min, ties=False, wrap=True, lists=True):
     def rows(logs):
-        found = []
+        pairs = []
         for log in logs:
             a = best(log["shown"], key=lambda answer: answer["votes"])
             b = worst(log["shown"], key=lambda answer: answer["votes"])
@@ -352,8 +352,8 @@ def _paired(best=max, worst=min, ties=False, wrap=True, lists=True):
             outputs = [{"role": "assistant", "content": answer["text"]} for answer in (a, b)]
             preferred, other = ([output] if lists else output for output in outputs)
             messages = {"messages": log["messages"]} if wrap else log["messages"]
-            found.append({"input": messages, "preferred_output": preferred, "non_preferred_output": other})
-        return found
+            pairs.append({"input": messages, "preferred_output": preferred, "non_preferred_output": other})
+        return pairs
 
     return rows
 
@@ -668,7 +668,7 @@ def _wrong_after(chosen: tuple[int, ...], epochs: int) -> float:
         return str(json.loads(answer)["category"])
 
     task, rows = load_task("support_tickets", ["category", "escalation"]), _dollar_rows()
-    asked = [*task.validation, *task.test, *task.train[400:]]
+    held_out = [*task.validation, *task.test, *task.train[400:]]
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     texts = words.fit_transform([rows[n][0] for n in chosen])
     labels = np.array([category(rows[n][1]) for n in chosen])
@@ -677,8 +677,8 @@ def _wrong_after(chosen: tuple[int, ...], epochs: int) -> float:
     for _ in range(epochs):
         order = random.permutation(len(labels))
         model.partial_fit(texts[order], labels[order], classes=np.array(sorted(CATEGORIES)))
-    given = model.predict(words.transform([conversation[1]["content"] for conversation in asked]))
-    return float(np.mean(given != np.array([category(conversation[2]["content"]) for conversation in asked])))
+    predicted = model.predict(words.transform([conversation[1]["content"] for conversation in held_out]))
+    return float(np.mean(predicted != np.array([category(conversation[2]["content"]) for conversation in held_out])))
 
 
 PAID_TWICE = "Some messages are in your rows more than once. You pay for each copy in every epoch and every job."
@@ -719,8 +719,8 @@ def _without_left_open(rows, prices):
     answers: dict[str, set[str]] = {}
     for message, answer, _ in rows:
         answers.setdefault(message, set()).add(answer)
-    kept = [n for n, (message, answer, _) in enumerate(rows) if answer != LEFT_OPEN or len(answers[message]) == 1]
-    return _last_model(prices), 4, kept
+    chosen = [n for n, (message, answer, _) in enumerate(rows) if answer != LEFT_OPEN or len(answers[message]) == 1]
+    return _last_model(prices), 4, chosen
 
 
 def _one_pass(rows, prices):

@@ -59,26 +59,26 @@ def _search(answer: object) -> str:
     own_course = _root(answer) == course  # the course checks its own solutions
     pending, visited = [answer], set[int]()
     while pending and len(visited) < _MOST_OBJECTS:
-        found = pending.pop()
-        if id(found) in visited:
+        value = pending.pop()
+        if id(value) in visited:
             continue
-        visited.add(id(found))
+        visited.add(id(value))
         roots = []
-        if isinstance(found, types.ModuleType | type | types.FunctionType | types.BuiltinFunctionType):
-            roots = [_root(found)]
-        elif not _is_library(_root(type(found))):
-            pending.append(type(found))
-        elif callable(found) and not allowed(_root(type(found))):  # what a library's decorator makes of a function
-            roots = [_root(type(found))]
+        if isinstance(value, types.ModuleType | type | types.FunctionType | types.BuiltinFunctionType):
+            roots = [_root(value)]
+        elif not _is_library(_root(type(value))):
+            pending.append(type(value))
+        elif callable(value) and not allowed(_root(type(value))):  # what a library's decorator makes of a function
+            roots = [_root(type(value))]
         # A function that was run from text, as in a sandbox or a test, may seem to be one of Python's own.
-        is_own = not roots or not allowed(roots[0]) or (roots[0] == "builtins" and isinstance(found, types.FunctionType))
-        if isinstance(found, types.FunctionType) and is_own:
-            roots += [name.partition(".")[0] for name in _imports(found)]
+        is_own = not roots or not allowed(roots[0]) or (roots[0] == "builtins" and isinstance(value, types.FunctionType))
+        if isinstance(value, types.FunctionType) and is_own:
+            roots += [name.partition(".")[0] for name in _imports(value)]
         for root in roots:
             if not allowed(root) and (not own_course if root == course else _is_library(root)):
                 return root
         if is_own:
-            pending += _used_by(found)
+            pending += _used_by(value)
     return ""
 
 
@@ -101,9 +101,9 @@ def _imports(function: types.FunctionType) -> Iterator[str]:
                 yield str(instruction.argval)
 
 
-def _root(found: Any) -> str:
+def _root(value: Any) -> str:
     """First part of the name of a module, or of the module that something comes from."""
-    name = getattr(found, "__name__" if isinstance(found, types.ModuleType) else "__module__", "")
+    name = getattr(value, "__name__" if isinstance(value, types.ModuleType) else "__module__", "")
     return name.split(".")[0] if isinstance(name, str) else ""
 
 
@@ -115,24 +115,24 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _codes(constant)
 
 
-def _used_by(found: Any) -> list[Any]:
+def _used_by(value: Any) -> list[Any]:
     """Objects that a function or a class of the learner's uses."""
-    if isinstance(found, types.FunctionType):
-        names = {name for code in _codes(found.__code__) for name in code.co_names}
+    if isinstance(value, types.FunctionType):
+        names = {name for code in _codes(value.__code__) for name in code.co_names}
         cells = []
-        for cell in found.__closure__ or ():
+        for cell in value.__closure__ or ():
             try:
                 cells.append(cell.cell_contents)
             except ValueError:  # not filled yet
                 continue
-        return [*(found.__globals__[name] for name in names if name in found.__globals__), *cells]
-    if isinstance(found, type):
-        return [*vars(found).values(), *found.__bases__]
-    if isinstance(found, functools.partial):
-        return [found.func, *found.args]
-    if isinstance(found, types.MethodType):
-        return [found.__func__, type(found.__self__)]
-    if isinstance(found, classmethod | staticmethod):
-        return [found.__func__]
-    wrapped = inspect.getattr_static(found, "__wrapped__", None)  # of lru_cache and other decorators
+        return [*(value.__globals__[name] for name in names if name in value.__globals__), *cells]
+    if isinstance(value, type):
+        return [*vars(value).values(), *value.__bases__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args]
+    if isinstance(value, types.MethodType):
+        return [value.__func__, type(value.__self__)]
+    if isinstance(value, classmethod | staticmethod):
+        return [value.__func__]
+    wrapped = inspect.getattr_static(value, "__wrapped__", None)  # of lru_cache and other decorators
     return [wrapped] if wrapped is not None else []
