@@ -274,12 +274,12 @@ def _defined_without_a_marker(cells: Cells) -> dict[str, list[int]]:
 
     Only cells with a check of the exercise below them count, as a lesson may have a function of the same name.
     """
-    found: dict[str, list[int]] = {}
+    cells_of: dict[str, list[int]] = {}
     for id in EXERCISES:
         for index in range(_last_check(id, cells)):
             if cells[index][0] == "code" and _is_answer(id, cells[index][1]):
-                found.setdefault(id, []).append(index)
-    return found
+                cells_of.setdefault(id, []).append(index)
+    return cells_of
 
 
 def _is_answer(id: str, source: str) -> bool:

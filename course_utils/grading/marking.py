@@ -374,13 +374,13 @@ def _imports(section: str) -> tuple[tuple[str, str], ...]:
 def _course_names(section: str) -> frozenset[str]:
     """Names of a section that come from the course's own package: what it imports, and what it makes with that."""
     imported: set[str] = set()
-    made: set[str] = set()
+    derived: set[str] = set()
     for node in _tree(section).body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "course_utils":
             imported |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.Assign) and imported & {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}:
-            made |= {part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
-    return frozenset(imported | made)
+            derived |= {part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+    return frozenset(imported | derived)
 
 
 @lru_cache

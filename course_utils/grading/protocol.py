@@ -85,10 +85,10 @@ class _Allowance:
         elapsed = now - self._looked_at
         if self._look is None or elapsed >= LOOK_SECONDS:
             self._looked_at = now
-            seen = self._look() if self._look else None
+            usage = self._look() if self._look else None
             charge = elapsed
-            if seen is not None:
-                used, sleeps = seen
+            if usage is not None:
+                used, sleeps = usage
                 computed = 0.0 if self._used is None else used - self._used
                 self._used, charge = used, max(computed, elapsed if sleeps and not ready() else 0.0)
             self.charged += charge

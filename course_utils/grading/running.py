@@ -447,7 +447,7 @@ class Notebook:
 
     def select(self, name: str, defined: set[str]) -> Selection:
         """Return the statements that the answer `name` needs beyond the names in `defined` and Python's own."""
-        known = defined | set(dir(builtins))
+        available = defined | set(dir(builtins))
         self._changes_of = {name: set()}  # what the answer changes when it is called is not needed before
         changed = {statement: self._changed(statement) for cell in self._cells for statement in cell}
         picked: dict[tuple[int, int], ast.stmt] = {}
@@ -455,17 +455,17 @@ class Notebook:
         pending: list[tuple[str, int | None]] = [(name, None)]  # (name, cell above which it must be defined, if any)
         requested = set(pending)
         while pending:
-            wanted, limit = pending.pop()
-            where = self._place(wanted, limit, known)
+            needed, limit = pending.pop()
+            where = self._place(needed, limit, available)
             if where is None:
-                if wanted not in known:
-                    missing.add(wanted)
+                if needed not in available:
+                    missing.add(needed)
                 continue
             last = max(where, self._check) if where <= self._check else where
             for index in range(where, last + 1):
                 for number, statement in enumerate(self._cells[index]):
-                    defines = index == where and wanted in self._bound[statement]
-                    if (index, number) in picked or not (defines or wanted in changed[statement]):
+                    defines = index == where and needed in self._bound[statement]
+                    if (index, number) in picked or not (defines or needed in changed[statement]):
                         continue
                     picked[index, number] = statement
                     at_once, later = used(statement)
@@ -487,11 +487,11 @@ class Notebook:
             missing,
         )
 
-    def _place(self, name: str, limit: int | None, known: set[str]) -> int | None:
+    def _place(self, name: str, limit: int | None, available: set[str]) -> int | None:
         """The cell whose definition of a name counts: the last one above the check, else the first one below it."""
         up_to_check = range(self._check, -1, -1) if limit is None else range(limit - 1, -1, -1)
         for index in [*up_to_check, *range(self._check + 1, len(self._cells))]:
-            if name in known and not self._own <= index <= self._check:
+            if name in available and not self._own <= index <= self._check:
                 continue
             if any(name in self._bound[statement] for statement in self._cells[index]):
                 return index

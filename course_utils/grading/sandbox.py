@@ -410,8 +410,8 @@ class QuestionProcess:
 
     def _look(self) -> tuple[float, bool] | None:
         """Processor time that the process has used, and whether it sleeps; None if the sandbox cannot tell."""
-        seen = self._sandbox._ask(Request.LOOK)["seen"]
-        return seen and (seen[0], seen[1])
+        usage = self._sandbox._ask(Request.LOOK)["seen"]
+        return usage and (usage[0], usage[1])
 
     def __enter__(self) -> QuestionProcess:
         return self

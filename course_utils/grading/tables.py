@@ -55,12 +55,12 @@ class Rows:
 
     Attributes:
         of: learner → row number, where it is certain.
-        wanted: learner → numbers of the rows to which their names lead, whoever has these.
+        candidates: learner → numbers of the rows to which their names lead, whoever has these.
         doubts: learner → why they have no row.
     """
 
     of: dict[str, int]
-    wanted: dict[str, set[int]]
+    candidates: dict[str, set[int]]
     doubts: dict[str, str]
 
 
@@ -107,20 +107,20 @@ class Roster:
                 else wants it too, have none here.
         """
         elsewhere = others.rows(all_results) if others else Rows({}, {}, {})
-        wanted: dict[str, set[int]] = {}
+        candidates: dict[str, set[int]] = {}
         for results in all_results:
             learner = results["extra_data"]["learner"]
             leads_to = {self.index(results["extra_data"]["name"])}
-            for other_index in elsewhere.wanted.get(learner, ()):
+            for other_index in elsewhere.candidates.get(learner, ()):
                 leads_to |= self._same_person(others.people[other_index]) if others else set()
-            wanted[learner] = leads_to - {None}  # type: ignore[assignment]
+            candidates[learner] = leads_to - {None}  # type: ignore[assignment]
         wanting: dict[int, list[str]] = {}
-        for learner, indexes in wanted.items():
+        for learner, indexes in candidates.items():
             for index in indexes:
                 wanting.setdefault(index, []).append(learner)
         row_of: dict[str, int] = {}
         doubts: dict[str, str] = {}
-        for learner, indexes in wanted.items():
+        for learner, indexes in candidates.items():
             rivals = {index: [other for other in wanting[index] if other != learner] for index in sorted(indexes)}
             contested = next((index for index, others_wanting in rivals.items() if others_wanting), None)
             if not indexes:
@@ -131,11 +131,11 @@ class Roster:
                 doubts[learner] = f"has no row: {whose} is as likely that of {', '.join(names)}, and nobody has it"
             elif len(indexes) > 1:
                 doubts[learner] = f"leads to several rows: {'; '.join(self.people[index].name for index in rivals)}"
-            elif elsewhere.wanted.get(learner) and learner not in elsewhere.of:
+            elif elsewhere.candidates.get(learner) and learner not in elsewhere.of:
                 doubts[learner] = "has no row, as somebody else wants the one that it leads to in the other table"
             else:
                 row_of[learner] = next(iter(indexes))
-        return Rows(row_of, wanted, doubts)
+        return Rows(row_of, candidates, doubts)
 
     def _same_person(self, person: Person) -> set[int | None]:
         """The rows to which another table's row leads: by address and number or, where these lead to none, by name."""
@@ -398,6 +398,6 @@ def _question(id: str, graded: list[dict]) -> dict:
 
 def _misconceptions(exercise_ids: list[str], graded: list[dict]) -> list[tuple[int, str, str]]:
     """(how often, exercise, what those learners were told), the most frequent first."""
-    counts = Counter((id, told) for results in graded for id, told in results["extra_data"]["mistakes"].items())
+    counts = Counter((id, diagnosis) for results in graded for id, diagnosis in results["extra_data"]["mistakes"].items())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], exercise_ids.index(item[0][0]), item[0][1]))
-    return [(count, id, told) for (id, told), count in ordered]
+    return [(count, id, diagnosis) for (id, diagnosis), count in ordered]
