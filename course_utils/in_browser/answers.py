@@ -47,13 +47,13 @@ def check(id: str, source: str, seed: int | None = None) -> dict[str, Any]:
 
 
 def _result(exercise: Exercise, points: float, message: str, printed: io.StringIO) -> dict[str, Any]:
-    said = printed.getvalue()
+    output = printed.getvalue()
     return {
         "points": points,
         "worth": exercise.points,
         "passed": points == exercise.points,
         "message": message,
-        "printed": said[:MOST_PRINTED] + ("\n(and more)" if len(said) > MOST_PRINTED else ""),
+        "printed": output[:MOST_PRINTED] + ("\n(and more)" if len(output) > MOST_PRINTED else ""),
     }
 
 
@@ -62,7 +62,7 @@ def _told(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return say("Python cannot read the answer: {error}, in line {line}.", error=error.msg, line=error.lineno)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == FILE_NAME]
-    told = f"{type(error).__name__}: {str(error)[:200]}"
+    reason = f"{type(error).__name__}: {str(error)[:200]}"
     if lines:
-        return say("The answer stopped in line {line}: {error}", line=lines[-1], error=told)
-    return say("The answer stopped: {error}", error=told)
+        return say("The answer stopped in line {line}: {error}", line=lines[-1], error=reason)
+    return say("The answer stopped: {error}", error=reason)

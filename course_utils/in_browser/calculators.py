@@ -165,20 +165,20 @@ RANKS = (4, 8, 16, 32, 64, 128, 256)
 def _will_it_fit(model: str, method: str, rank: int, batch_size: int, length: int, checkpointing: bool, gpu: str) -> Answer:
     # Full fine-tuning keeps its trained weights in 32 bits; a frozen base has 16, or 4.
     precision = "amp" if method == "full" else "bf16"
-    found = memory.estimate(
+    estimate = memory.estimate(
         model, method, rank=rank, batch_size=batch_size, length=length, checkpointing=checkpointing, precision=precision
     )
-    parts = [(name, size) for name, size in found.rows() if size]
+    parts = [(name, size) for name, size in estimate.rows() if size]
     limit = memory.gpu_memory(gpu)
     table = _table(
         "Peak memory of one training step",
         ("part", "GB"),
-        [*((name, f"{size / 1e9:.2f}") for name, size in parts), ("together", f"{found.total / 1e9:.2f}")],
+        [*((name, f"{size / 1e9:.2f}") for name, size in parts), ("together", f"{estimate.total / 1e9:.2f}")],
         "course-parts",
     )
-    notes = [f"The peak is at: {found.phase}.", f"Precision: {precision}.", *found.warnings]
+    notes = [f"The peak is at: {estimate.phase}.", f"Precision: {precision}.", *estimate.warnings]
     details = _bar(parts, limit, f"{gpu}, {limit / 1e9:.1f} GB") + table + _list("Notes", notes)
-    return Answer(f"{found.total / 1e9:.1f} GB at the peak: {memory.advice(found, model, gpu)}.", details)
+    return Answer(f"{estimate.total / 1e9:.1f} GB at the peak: {memory.advice(estimate, model, gpu)}.", details)
 
 
 _FIT = Calculator(
@@ -293,10 +293,12 @@ SHARES = ((None, "not measured"), *((step / 100, f"{step} %") for step in range(
 
 
 def _what_to_try(**answers: Any) -> Answer:
-    found = decision.decide(**answers)
-    where = "on your own machines" if found.host == "own" else "anywhere"
-    details = _list("Because", found.reasons) + f"<p><b>Next:</b> {escape(found.next_step)}.</p>"
-    return Answer(f"Try: {found.approach} ({where}).", details + _list("What would change it", found.changes))
+    recommendation = decision.decide(**answers)
+    where = "on your own machines" if recommendation.host == "own" else "anywhere"
+    details = _list("Because", recommendation.reasons) + f"<p><b>Next:</b> {escape(recommendation.next_step)}.</p>"
+    return Answer(
+        f"Try: {recommendation.approach} ({where}).", details + _list("What would change it", recommendation.changes)
+    )
 
 
 def _question(name: str, label: str, allowed: Any) -> Field:

@@ -7,7 +7,7 @@ import json
 
 from course_utils.languages import SOURCE, speaking
 
-# Loaded at their first use: who asks a calculator does not wait for the exercises.
+# Loaded at first use: a page that asks a calculator does not wait for the exercises.
 _MODULE_OF = {"calculate": "calculators", "check": "answers"}
 
 
@@ -25,8 +25,8 @@ def call(request: str) -> str:
         KeyError: there is no such call.
         TypeError: the arguments are not the function's.
     """
-    asked = json.loads(request)
-    name = asked["call"]
+    body = json.loads(request)
+    name = body["call"]
     function = getattr(importlib.import_module(f"course_utils.in_browser.{_MODULE_OF[name]}"), name)
-    with speaking(asked.get("language") or SOURCE):
-        return json.dumps(function(**asked["arguments"]), allow_nan=False)
+    with speaking(body.get("language") or SOURCE):
+        return json.dumps(function(**body["arguments"]), allow_nan=False)

@@ -151,8 +151,8 @@ def stored_configuration(name: str) -> dict[str, Any] | None:
     Args:
         name: as for `kept_name`.
     """
-    kept = kept_name(name)
-    return ARCHITECTURES[kept] if kept else None
+    architecture = kept_name(name)
+    return ARCHITECTURES[architecture] if architecture else None
 
 
 def shape(model: Described) -> Shape:
@@ -164,8 +164,8 @@ def shape(model: Described) -> Shape:
     Raises:
         CourseError: there is no configuration for the name; the message says what to do.
     """
-    kept = kept_name(str(model)) if isinstance(model, (str, Path)) else None
-    return kept_shape(kept, str(model)) if kept else read_shape(model)
+    architecture = kept_name(str(model)) if isinstance(model, (str, Path)) else None
+    return kept_shape(architecture, str(model)) if architecture else read_shape(model)
 
 
 @cache
