@@ -151,8 +151,8 @@ def check_settings(settings: Mapping[str, Any] | None) -> Reinforcement:
     try:
         checked = Reinforcement.model_validate(settings or {}, strict=True)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        within = [{**one, "loc": ("method", "reinforcement", *one["loc"])} for one in found]
+        details = error.errors(include_url=False, include_input=False)
+        within = [{**one, "loc": ("method", "reinforcement", *one["loc"])} for one in details]
         raise hosted_error(within, body) from error
     check_grader(checked.grader)
     return checked
@@ -255,10 +255,10 @@ def _filled(text: str, answer: str, item: Any) -> str:
 
     def value(match: re.Match[str]) -> str:
         space, path = _variable(match[1])
-        found: Any = item if space == "item" else _sample(answer)
+        current: Any = item if space == "item" else _sample(answer)
         for name in path:
-            found = found.get(name) if isinstance(found, Mapping) else None
-        return found if isinstance(found, str) else "" if found is None else json.dumps(found, ensure_ascii=False)
+            current = current.get(name) if isinstance(current, Mapping) else None
+        return current if isinstance(current, str) else "" if current is None else json.dumps(current, ensure_ascii=False)
 
     return _TEMPLATE.sub(value, text)
 
@@ -297,25 +297,25 @@ def _formula(text: str) -> ast.expr:
         raise invalid("grader.calculate_output", f"Invalid grader: {text[:80]!r} is no formula.") from error
 
 
-def _names_of(node: ast.expr, known: Mapping[str, Any]) -> None:
+def _names_of(node: ast.expr, graders: Mapping[str, Any]) -> None:
     """Refuse a formula with anything but numbers, the graders' names, + - * / and a few functions."""
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return
-        case ast.Name(id=name) if name in known:
+        case ast.Name(id=name) if name in graders:
             return
         case ast.Name(id=name):
             raise invalid(
                 "grader.calculate_output", f"Invalid grader: its formula uses {name[:60]!r}, which no grader is named."
             )
         case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
-            return _names_of(operand, known)
+            return _names_of(operand, graders)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-            _names_of(left, known)
-            return _names_of(right, known)
+            _names_of(left, graders)
+            return _names_of(right, graders)
         case ast.Call(func=ast.Name(id=name), args=[_, *_] as arguments, keywords=[]) if name in _FUNCTIONS:
             for argument in arguments:
-                _names_of(argument, known)
+                _names_of(argument, graders)
             return
     allowed = f"+ - * / and {', '.join(_FUNCTIONS)}"
     raise invalid("grader.calculate_output", f"Invalid grader: its formula may use numbers, graders, {allowed}.")

@@ -51,21 +51,21 @@ def invalid_request(request: Request, error: Exception) -> JSONResponse:
     return refused(request, hosted_error(error.errors(), error.body))
 
 
-def hosted_error(found: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
+def hosted_error(details: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     """Choose the most telling one of pydantic's errors, and return it in the hosted API's form.
 
     A wrong `type` or `role` comes first, since it decides which fields there may be; then an unknown field, which is often a
     required one misspelt; then the error that lies deepest, since of a union that is the branch that was meant.
 
     Args:
-        found: pydantic's errors.
+        details: pydantic's errors.
         body: the body of the request.
     """
 
     def rank(path: str, kind: str) -> tuple[bool, bool, int]:
         return path.rpartition(".")[2] not in ("type", "role"), kind != "extra_forbidden", -path.count(".") - path.count("[")
 
-    located = [(*_locate(error, body), error) for error in found]
+    located = [(*_locate(error, body), error) for error in details]
     path, value, first = min(located, key=lambda entry: rank(entry[0], entry[2]["type"]))
     kind, reasons = first["type"], list(dict.fromkeys(error["msg"] for place, _, error in located if place == path))
     if kind == "json_invalid":  # half of a surrogate pair, which Python reads and pydantic does not

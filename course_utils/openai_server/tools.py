@@ -189,12 +189,12 @@ def _offer(
     names: Sequence[str],
     max_calls: int,
 ) -> Offer:
-    seen: set[str] = set()
+    offered_names: set[str] = set()
     signatures = []
     for function, path in zip(functions, paths):
-        if function.name in seen:
+        if function.name in offered_names:
             raise invalid(f"{path}.name", f"Invalid '{path}.name': a function named '{function.name}' was given twice.")
-        seen.add(function.name)
+        offered_names.add(function.name)
         if function.name in names:  # the schema of a function that can't be called is not needed
             signatures.append(_signature(tokenizer, function, path))
     calls = Calls(tuple(signatures), "required" if mode == "required" else "auto", max_calls)
