@@ -320,15 +320,17 @@ def described(arguments: tuple, actual: Any, expected: Any, tolerance: float) ->
     summary = _values(arguments, expected, actual)
     if not differs.indexes:
         return summary
-    location = "".join(f"[{index!r}]" for index in differs.indexes)
+    place = "".join(f"[{index!r}]" for index in differs.indexes)
     inner = kind(differs.expected), kind(differs.actual)
     if inner[0] != inner[1]:
         expected_text, actual_text = (f"{kind_shown(value)} {short(value)}" for value in (differs.expected, differs.actual))
     else:
         precision = f" ({differs.storage})" if differs.storage in SHORTER else ""
         expected_text, actual_text = short(differs.expected), short(differs.actual) + precision
-    place = say("At {place}: expected {expected}, got {actual}.", place=location, expected=expected_text, actual=actual_text)
-    return f"{summary} {place}"
+    return (
+        f"{summary} "
+        f"{say('At {place}: expected {expected}, got {actual}.', place=place, expected=expected_text, actual=actual_text)}"
+    )
 
 
 def _kinds(expected: Any, actual: Any, value: str = "") -> str:
