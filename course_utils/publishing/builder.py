@@ -94,8 +94,8 @@ def install_cell(extras: str = "") -> str:
     Args:
         extras: the package's extras that the lesson needs, separated by commas.
     """
-    wanted, _, address = requirement(extras).partition(" @ ")
-    return INSTALL.replace("COURSE_ADDRESS", address).replace("COURSE_NAME", wanted).strip()
+    name_with_extras, _, address = requirement(extras).partition(" @ ")
+    return INSTALL.replace("COURSE_ADDRESS", address).replace("COURSE_NAME", name_with_extras).strip()
 
 
 def requirement(extras: str = "") -> str:

@@ -56,15 +56,15 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's own; the same code gives the same file
 
 def modules() -> list[Path]:
     """Return the files of the package that a page's Python can import, relative to the package, sorted."""
-    pending, found = [f"course_utils.{root}" for root in ROOTS], set[Path]()
+    pending, files = [f"course_utils.{root}" for root in ROOTS], set[Path]()
     while pending:
         name = pending.pop()
         parents = [name.rsplit(".", times)[0] for times in range(1, name.count(".") + 1)]
         file = _file_of(name)
-        if file is not None and file not in found:
-            found.add(file)
+        if file is not None and file not in files:
+            files.add(file)
             pending += [*parents, *_imported(assets.PACKAGE / file)]
-    return sorted(found)
+    return sorted(files)
 
 
 def _file_of(module: str) -> Path | None:

@@ -83,7 +83,7 @@ class Report:
 
     def __str__(self) -> str:
         done = self.total - len(self.missing) - len(self.fuzzy)
-        more = [f"{len(found)} {name}" for name, found in (("fuzzy", self.fuzzy), ("obsolete", self.obsolete)) if found]
+        more = [f"{len(texts)} {name}" for name, texts in (("fuzzy", self.fuzzy), ("obsolete", self.obsolete)) if texts]
         return f"{self.domain}: {done} of {self.total} ({100 * self.share:.0f} %)" + "".join(f", {text}" for text in more)
 
 
@@ -102,13 +102,13 @@ def problems(language: str, reports: list[Report]) -> list[str]:
     A translation that breaks something is wrong in any language; what is missing, fuzzy or obsolete is so only in one that
     is declared complete.
     """
-    found = []
+    lines = []
     for report in reports:
-        found += [f"{report.domain}: {why}: {_short(text)}" for text, why in report.wrong]
+        lines += [f"{report.domain}: {why}: {_short(text)}" for text, why in report.wrong]
         if find(language).is_complete:
             for name in ("missing", "fuzzy", "obsolete"):
-                found += [f"{report.domain}: {name}: {_short(text)}" for text in getattr(report, name)]
-    return found
+                lines += [f"{report.domain}: {name}: {_short(text)}" for text in getattr(report, name)]
+    return lines
 
 
 def update(language: str) -> list[Report]:
@@ -150,13 +150,13 @@ def written(catalogue: Catalog, language: str) -> str:
 @cache
 def collected(domain: str) -> Places:
     """Return the messages of a catalogue in the order of the source, each with the files in which it stands."""
-    found: Places = {}
+    places_of: Places = {}
     with speaking(SOURCE):
         for text, place in _SOURCES.get(domain, _of_lesson)(domain):
-            places = found.setdefault(text, [])
+            places = places_of.setdefault(text, [])
             if place not in places:
                 places.append(place)
-    return found
+    return places_of
 
 
 def _of_stage(_: str) -> Iterator[tuple[str, str]]:
@@ -165,12 +165,12 @@ def _of_stage(_: str) -> Iterator[tuple[str, str]]:
         if place.startswith("_assets"):
             continue
         if file.suffix == ".py":
-            found = _said_in_python(file)
+            sentences = _said_in_python(file)
         elif file.suffix in (".js", ".mjs", ".j2", ".html"):
-            found = _said_in_text(file.read_text(encoding="utf-8"))
+            sentences = _said_in_text(file.read_text(encoding="utf-8"))
         else:
             continue
-        yield from ((text, f"course_utils/{place}") for text in found)
+        yield from ((text, f"course_utils/{place}") for text in sentences)
     yield from ((text, "notebooks/source") for text in ALSO_SAID)
     for exercise in EXERCISES.values():
         if exercise.challenge:
@@ -242,41 +242,45 @@ _SOURCES: dict[str, Callable[[str], Iterator[tuple[str, str]]]] = {
 def _merged(domain: str, language: str) -> tuple[Catalog, tuple[str, ...]]:
     """The messages of the source with a catalogue's translations; and what is translated and no longer said.
 
-    Where a sentence has changed, the translation of what it was goes with it, marked as fuzzy.
+    Where a sentence has changed, the translation of its old wording is kept, marked as fuzzy.
     """
     from babel.messages.catalog import Catalog
     from babel.messages.pofile import read_po
 
     file = catalogue_file(language, domain)
     old = read_po(io.BytesIO(file.read_bytes() if file.exists() else b""), ignore_obsolete=True)
-    known = {str(message.id): message for message in old if message.id and message.string}  # no message has a plural
+    old_messages = {str(message.id): message for message in old if message.id and message.string}  # no message has a plural
     source = collected(domain)
-    left = {text: known[text] for text in known if text not in source}
+    unused = {text: old_messages[text] for text in old_messages if text not in source}
     merged = Catalog(charset="utf-8")
     for text, places in source.items():
         flags, string, previous = set[str](), "", tuple[str, ...]()
-        if text in known:
-            flags, string, previous = set(known[text].flags), str(known[text].string), tuple(known[text].previous_id)
-        elif near := get_close_matches(text, left, n=1, cutoff=ALIKE):
-            flags, string, previous = {"fuzzy"}, str(left.pop(near[0]).string), (near[0],)
+        if text in old_messages:
+            flags, string, previous = (
+                set(old_messages[text].flags),
+                str(old_messages[text].string),
+                tuple(old_messages[text].previous_id),
+            )
+        elif near := get_close_matches(text, unused, n=1, cutoff=ALIKE):
+            flags, string, previous = {"fuzzy"}, str(unused.pop(near[0]).string), (near[0],)
         # babel would guess from percent signs and braces that a sentence is a format of Python's
         flags -= {"python-format", "python-brace-format"}
         message = merged.add(text, string, locations=[(place, 1) for place in places], flags=flags, previous_id=previous)
         if message is not None:
             message.flags -= {"python-format", "python-brace-format"}
-    return merged, tuple(left)
+    return merged, tuple(unused)
 
 
 def _report(domain: str, language: str) -> Report:
     merged, obsolete = _merged(domain, language)
-    found = [message for message in merged if message.id]
-    done = [message for message in found if message.string and not message.fuzzy]
+    entries = [message for message in merged if message.id]
+    done = [message for message in entries if message.string and not message.fuzzy]
     wrong = [(str(m.id), why) for m in done if (why := broken(str(m.id), str(m.string), is_prose=domain != STAGE))]
     return Report(
         domain,
-        len(found),
-        tuple(str(message.id) for message in found if not message.string),
-        tuple(str(message.id) for message in found if message.string and message.fuzzy),
+        len(entries),
+        tuple(str(message.id) for message in entries if not message.string),
+        tuple(str(message.id) for message in entries if message.string and message.fuzzy),
         obsolete,
         tuple(wrong),
     )
@@ -287,14 +291,16 @@ def broken(text: str, translation: str, is_prose: bool = True) -> str:
 
     Args:
         text: the English message.
-        translation: it in another language.
+        translation: the same message in another language.
         is_prose: whether numbers count too; a sentence of the stage has its numbers as values.
     """
     before, after = kept(text), kept(translation)
     if not is_prose:
-        before, after = (Counter({key: n for key, n in found.items() if not key[0].isdigit()}) for found in (before, after))
+        before, after = (
+            Counter({key: n for key, n in counts.items() if not key[0].isdigit()}) for counts in (before, after)
+        )
     lost, added = before - after, after - before
-    parts = [f"{what} {', '.join(sorted(found))}" for what, found in (("lacks", lost), ("adds", added)) if found]
+    parts = [f"{what} {', '.join(sorted(items))}" for what, items in (("lacks", lost), ("adds", added)) if items]
     return " and ".join(parts)
 
 

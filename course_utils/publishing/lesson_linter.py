@@ -94,10 +94,12 @@ class Report:
 
     def broken(self) -> list[str]:
         """The limits of a lesson written for reading that this one does not keep, one sentence each."""
-        found = [f"{self.count(rule)} {rule}, at most {most}" for rule, most in LIMITS.items() if self.count(rule) > most]
+        sentences = [
+            f"{self.count(rule)} {rule}, at most {most}" for rule, most in LIMITS.items() if self.count(rule) > most
+        ]
         if self.words_per_line < WORDS:
-            found.insert(0, f"{self.words_per_line:.1f} words per line of code, at least {WORDS:g}")
-        return found
+            sentences.insert(0, f"{self.words_per_line:.1f} words per line of code, at least {WORDS:g}")
+        return sentences
 
     def as_dict(self) -> dict[str, Any]:
         """For programs: the attributes, and how often each rule found something."""
@@ -249,9 +251,9 @@ def _plain_result(output: Mapping[str, Any]) -> str:
 def _in_outputs(number: int, cell: Mapping[str, Any]) -> Iterator[Place]:
     for output in cell.get("outputs", []):
         for line in (_plain_result(output) + "\n" + _printed(output)).splitlines():
-            found = _REPR.search(line)
-            if found:
-                yield Place("raw reprs", number, 0, _short(line[found.start() :]))
+            match = _REPR.search(line)
+            if match:
+                yield Place("raw reprs", number, 0, _short(line[match.start() :]))
         for alt in re.findall(r'\balt="([^"]*)"', _html(output)):
             yield from _long_alt(number, html.unescape(alt))
 
@@ -301,7 +303,7 @@ def _short(text: str) -> str:
 
 def _read(file: Path) -> Mapping[str, Any]:
     try:
-        found: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        notebook: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CourseError(f"there is no {file}; run `course build {file.stem}`") from None
-    return found
+    return notebook

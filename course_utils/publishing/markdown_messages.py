@@ -56,32 +56,32 @@ def messages(markdown: str) -> Iterator[str]:
 def translated(markdown: str, translate: Callable[[str], str]) -> str:
     """Return a text with its messages translated; paragraphs come out on one line.
 
-    A text of which nothing is translated comes back as it is written.
+    A text in which nothing is translated comes back unchanged.
     """
     cut = list(parts(markdown))
-    said = [translate(part.text) if part.is_message else part.text for part in cut]
-    return markdown if said == [part.text for part in cut] else "".join(said)
+    texts = [translate(part.text) if part.is_message else part.text for part in cut]
+    return markdown if texts == [part.text for part in cut] else "".join(texts)
 
 
 def kept(text: str) -> Counter[str]:
     """Count what a translation of a message must repeat: code, formulas, markers, targets of links, HTML, values, numbers.
 
-    Of a term's marker the term is counted, and not the words that the reader sees.
+    For a term's marker, the term is counted and not the words that the reader sees.
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     rest = []
     end = 0
     for match in _KEPT.finditer(text):
         rest.append(text[end : match.start()])
         end = match.end()
         if match["term"]:
-            found["{{term:" + match["term"][7:-2].partition("|")[0]] += 1
+            counts["{{term:" + match["term"][7:-2].partition("|")[0]] += 1
         elif match["target"] is not None:
-            found[f"]({match['target']})"] += 1
+            counts[f"]({match['target']})"] += 1
         else:
-            found[match[0]] += 1
-    found.update(_NUMBER.findall(" ".join([*rest, text[end:]])))
-    return found
+            counts[match[0]] += 1
+    counts.update(_NUMBER.findall(" ".join([*rest, text[end:]])))
+    return counts
 
 
 def has_words(text: str) -> bool:
@@ -106,12 +106,12 @@ def parts(markdown: str) -> Iterator[Part]:
             continue
         indent = len(line) - len(line.lstrip())
         in_list = _ITEM.match(line) is not None or (in_list and indent > 0)
-        if found := _FENCE.match(line.rstrip("\n")):
+        if match := _FENCE.match(line.rstrip("\n")):
             end = place + 1
-            if found["info"].strip() or found["name"]:
-                end = place + 1 if found["name"] in _TEXT_DIRECTIVES else _end(lines, place + 1, found["ticks"])
+            if match["info"].strip() or match["name"]:
+                end = place + 1 if match["name"] in _TEXT_DIRECTIVES else _end(lines, place + 1, match["ticks"])
             elif not _inside_text(lines[:place]):
-                end = _end(lines, place + 1, found["ticks"])
+                end = _end(lines, place + 1, match["ticks"])
             yield Part("".join(lines[place:end]))
             place = end
         elif line.lstrip().startswith("<!--"):
@@ -124,28 +124,28 @@ def parts(markdown: str) -> Iterator[Part]:
                 end = next((n + 1 for n in range(place + 1, len(lines)) if "$$" in lines[n]), len(lines))
             yield Part("".join(lines[place:end]))
             place = end
-        elif found := _CAPTION.match(line):
-            yield Part(found["before"])
-            yield from _message(line[found.end() :])
+        elif match := _CAPTION.match(line):
+            yield Part(match["before"])
+            yield from _message(line[match.end() :])
             place += 1
         elif _TEMPLATE.match(line) or _OPTION.match(line) or _ALIGNMENT.match(line) or (indent >= 4 and not in_list):
             yield Part(line)
             place += 1
-        elif found := _COLONS.match(line):
-            yield Part(found["before"])
-            yield from _message(found["title"] + "\n") if found["name"] in _TITLED else [Part(found["title"] + "\n")]
+        elif match := _COLONS.match(line):
+            yield Part(match["before"])
+            yield from _message(match["title"] + "\n") if match["name"] in _TITLED else [Part(match["title"] + "\n")]
             place += 1
-        elif found := _HEADING.match(line):
-            yield Part(found["before"])
-            yield from _message(line[found.end("before") :])
+        elif match := _HEADING.match(line):
+            yield Part(match["before"])
+            yield from _message(line[match.end("before") :])
             place += 1
         elif line.lstrip().startswith("|"):
             yield from _row(line)
             place += 1
-        elif found := _HTML.match(line):
-            yield Part(found["before"])
-            yield from _message(found["text"])
-            yield Part(line[found.end("text") :])
+        elif match := _HTML.match(line):
+            yield Part(match["before"])
+            yield from _message(match["text"])
+            yield Part(line[match.end("text") :])
             place += 1
         else:
             place = yield from _paragraph(lines, place)
@@ -213,9 +213,9 @@ def _inside_text(lines: list[str]) -> bool:
     """Whether a bare fence closes a directive whose content is text."""
     opened: list[str] = []
     for line in lines:
-        if found := _FENCE.match(line.rstrip("\n")):
-            if found["name"] or found["info"].strip():
-                opened.append(found["name"] or "")
+        if fence := _FENCE.match(line.rstrip("\n")):
+            if fence["name"] or fence["info"].strip():
+                opened.append(fence["name"] or "")
             elif opened:
                 opened.pop()
             else:

@@ -23,7 +23,7 @@ def objectives_in(texts: Iterable[str], name: str = "the lesson") -> list[str]:
         CourseError: the lesson has no such list.
     """
     text = re.sub(r"\*\[([^\]]*)\]\(#[^)]*\)\*", r"\1", "\n".join(texts))  # terms of the glossary, which are links
-    found = re.search(re.escape(say(_HEADING, lesson_domain(name))) + _ITEMS, text + "\n")
-    if not found:
+    section = re.search(re.escape(say(_HEADING, lesson_domain(name))) + _ITEMS, text + "\n")
+    if not section:
         raise CourseError(f"{name} does not say what a learner will be able to do")
-    return [" ".join(item.split()).rstrip(",.") for item in re.split(r"^- ", found[1], flags=re.MULTILINE)[1:]]
+    return [" ".join(item.split()).rstrip(",.") for item in re.split(r"^- ", section[1], flags=re.MULTILINE)[1:]]

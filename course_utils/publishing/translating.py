@@ -37,7 +37,7 @@ def translated_notebook(section: str, language: str) -> NotebookNode:
     notebook: NotebookNode = nbformat.read(assets.path(f"notebooks/{learner_file(name).name}"), 4)
     editions = (builder.learner_edition(name), builder.learner_edition(name, language=language))
     # An id is made from a cell's English text, so it finds the cell also in a notebook that is older than its source.
-    texts = {english.id: said.source for english, said in zip(*(edition.cells for edition in editions))}
+    texts = {english.id: translated.source for english, translated in zip(*(edition.cells for edition in editions))}
     with speaking(language):
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
@@ -64,8 +64,8 @@ def write_notebooks(folder: Path, language: str) -> list[Path]:
 
 def share(name: str, language: str) -> float:
     """How much of a lesson is translated, from 0 to 1."""
-    known, source = messages(language, lesson_domain(name)), catalogues.collected(lesson_domain(name))
-    return sum(text in known for text in source) / len(source)
+    translations, source = messages(language, lesson_domain(name)), catalogues.collected(lesson_domain(name))
+    return sum(text in translations for text in source) / len(source)
 
 
 def lesson_note(name: str, language: str) -> str:
@@ -74,10 +74,10 @@ def lesson_note(name: str, language: str) -> str:
         done = share(name, language)
         if done == 0:
             return say("This lesson has not been translated yet: its text is in English.")
-        told = say("Translated from English. Code, and what it prints and draws, stays in English.")
+        text = say("Translated from English. Code, and what it prints and draws, stays in English.")
         if done < 1:
-            told += " " + say("{share} % of this lesson's text is translated so far.", share=int(100 * done))
-        return told
+            text += " " + say("{share} % of this lesson's text is translated so far.", share=int(100 * done))
+        return text
 
 
 def note(language: str) -> str:
@@ -86,24 +86,24 @@ def note(language: str) -> str:
         return ""
     with speaking(language):
         whole = [lesson.number for lesson in LESSONS.values() if share(lesson.name, language) == 1]
-        told = say(
+        text = say(
             "Translated from English. In English stay: code, and what it prints and draws; the calculators; the API "
             "reference; the notebooks that Colab and Binder open."
         )
         if len(whole) < len(LESSONS):
             names = ", ".join(whole) or say("none")
-            told += " " + say("Lessons that are translated completely so far: {lessons}.", lessons=names)
-        return told
+            text += " " + say("Lessons that are translated completely so far: {lessons}.", lessons=names)
+        return text
 
 
 def write_texts(file: Path, language: str) -> None:
     """Write the script with what the pages' scripts say, for `say` of `book.js` and `course.js`."""
     texts = dict(sorted(messages(language, STAGE).items())) if language != SOURCE else {}
-    said = {
+    script_texts = {
         text: texts[text] for text, places in catalogues.collected(STAGE).items() if text in texts and _in_script(places)
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, f"window.courseTexts = {json.dumps(said, ensure_ascii=False, indent=1)};\n".encode())
+    write_whole(file, f"window.courseTexts = {json.dumps(script_texts, ensure_ascii=False, indent=1)};\n".encode())
 
 
 def _in_script(places: list[str]) -> bool:
@@ -111,18 +111,18 @@ def _in_script(places: list[str]) -> bool:
 
 
 def _translate_outputs(cell: NotebookNode, name: str) -> None:
-    """A quiz anew, if the stored one is today's; the fixed words of claims' cards; nothing else."""
-    asked = _QUIZ.search(cell.source)
+    """Translate a quiz, if its stored output is up to date, and the fixed words of claims' cards; nothing else."""
+    quiz_match = _QUIZ.search(cell.source)
     for output in cell.outputs:
         data = output.get("data", {})
-        if asked and asked[1] in QUIZZES and "text/html" in data:
+        if quiz_match and quiz_match[1] in QUIZZES and "text/html" in data:
             with speaking(SOURCE):
-                stored = quiz(asked[1])._repr_html_(), repr(quiz(asked[1]))
+                stored = quiz(quiz_match[1])._repr_html_(), repr(quiz(quiz_match[1]))
             if data["text/html"] == stored[0]:
-                data["text/html"], data["text/plain"] = quiz(asked[1])._repr_html_(), repr(quiz(asked[1]))
+                data["text/html"], data["text/plain"] = quiz(quiz_match[1])._repr_html_(), repr(quiz(quiz_match[1]))
         elif re.search(r"\bevidence\.(?:card|summary)\(", cell.source) and "text/html" in data:
-            for text, said in _fixed_words(name):
-                data["text/html"] = data["text/html"].replace(text, said)
+            for text, translation in _fixed_words(name):
+                data["text/html"] = data["text/html"].replace(text, translation)
 
 
 def _fixed_words(name: str) -> Iterator[tuple[str, str]]:

@@ -179,22 +179,22 @@ def _describe(folder: Path) -> list[str]:
     if guide is not None:  # of ePub 2, whose titles Sphinx leaves in English
         document.getroot().remove(guide)
     items = {unquote(item.attrib["href"]): item for item in manifest}
-    read = {ref.attrib["idref"] for ref in spine if ref.get("linear") != "no"}
-    pages = [name for name, item in items.items() if item.attrib["id"] in read]
+    linear_ids = {ref.attrib["idref"] for ref in spine if ref.get("linear") != "no"}
+    pages = [name for name, item in items.items() if item.attrib["id"] in linear_ids]
     used = {"toc.ncx", "nav.xhtml", COVER, *pages}
     for page in pages:
         tree = ElementTree.parse(folder / page)
         used |= _referred(folder, page, tree)
-        found = {element.tag.partition("}")[0][1:] for element in tree.iter() if isinstance(element.tag, str)}
-        properties = [name for name, address in (("mathml", MATHML), ("svg", SVG)) if address in found]
+        namespaces = {element.tag.partition("}")[0][1:] for element in tree.iter() if isinstance(element.tag, str)}
+        properties = [name for name, address in (("mathml", MATHML), ("svg", SVG)) if address in namespaces]
         if properties:
             items[page].set("properties", " ".join(properties))
     items[COVER].set("properties", "cover-image")
     for name, item in items.items():
         if name not in used:
             manifest.remove(item)
-    left = {item.attrib["id"] for item in manifest}
-    for ref in [ref for ref in spine if ref.attrib["idref"] not in left]:
+    manifest_ids = {item.attrib["id"] for item in manifest}
+    for ref in [ref for ref in spine if ref.attrib["idref"] not in manifest_ids]:
         spine.remove(ref)
     document.write(file, encoding="utf-8", xml_declaration=True)
     contents = folder / "toc.ncx"  # of ePub 2, for old readers; Sphinx does not give it the book's name
@@ -210,13 +210,13 @@ def _identifier(document: ElementTree.ElementTree[ElementTree.Element]) -> str:
 
 def _referred(folder: Path, page: str, tree: ElementTree.ElementTree[ElementTree.Element]) -> set[str]:
     """Files that a page shows or is shown with, as paths within the folder."""
-    found = set[str]()
+    files = set[str]()
     for element in tree.iter():
         for name in ("src", "href"):
             address = element.get(name, "")
             if element.tag != f"{{{XHTML}}}a" and address:
-                found |= set(_reached(folder, page, address))
-    return found
+                files |= set(_reached(folder, page, address))
+    return files
 
 
 def _reached(folder: Path, start: str, address: str) -> Iterator[str]:

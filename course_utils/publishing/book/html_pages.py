@@ -11,7 +11,7 @@ from course_utils.languages import say
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup
 
-Tag = Any  # of Beautiful Soup, whose types know of no attribute that is there
+Tag = Any  # Beautiful Soup's, whose types do not have the attributes that a tag has
 
 LONGEST_NAME, LONGEST_VALUE = 70, 16  # characters in a row that a phone shows as one
 AFTER_A_FORMULA = tuple(".,;:!?)")
@@ -107,12 +107,12 @@ def _keep_together(soup: BeautifulSoup, formula: Tag) -> None:
 
 def _tell_apart(frames: Iterable[Tag]) -> None:
     """Number tables of one name, since a list of a page's regions shows nothing but names."""
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for frame in frames:
         name = frame["aria-label"]
-        seen[name] = seen.get(name, 0) + 1
-        if seen[name] > 1:
-            frame["aria-label"] = f"{name} ({seen[name]})"
+        counts[name] = counts.get(name, 0) + 1
+        if counts[name] > 1:
+            frame["aria-label"] = f"{name} ({counts[name]})"
 
 
 def _parameters(parameters: Tag) -> None:

@@ -95,8 +95,8 @@ def markdown_of(text: str) -> list[str]:
 def reading_minutes(text: str) -> int:
     """Minutes that a lesson takes to read: as many as it says, else an estimate from its prose, in steps of five."""
     texts = markdown_of(text)
-    if said := re.search(r"[Rr]eading takes\s+about\s+(\d+)\s+minutes", "\n".join(texts)):
-        return int(said[1])
+    if stated := re.search(r"[Rr]eading takes\s+about\s+(\d+)\s+minutes", "\n".join(texts)):
+        return int(stated[1])
     words = sum(len(glossary.prose(cell).split()) for cell in texts)
     return max(5, 5 * round(words / WORDS_A_MINUTE / 5))
 
@@ -177,8 +177,8 @@ def _markdown(source: str) -> Cell:
 
 
 def _function(source: str) -> str:
-    found = re.search(r"^(?:def|class) (\w+)", source, re.MULTILINE)
-    return found[1] if found else say("the answer")
+    definition = re.search(r"^(?:def|class) (\w+)", source, re.MULTILINE)
+    return definition[1] if definition else say("the answer")
 
 
 def _places(lesson: Lesson, paper: bool) -> str:

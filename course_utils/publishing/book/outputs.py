@@ -40,8 +40,8 @@ def exchangeable(css: str) -> str:
     The variable's name says where the colour is used, since white as paper turns dark and white as a badge's letters does
     not. A style with a fill that the style sheet does not know stays as it is: only the pair of both colours is legible.
     """
-    found = list(_COLOUR.finditer(css))
-    if any(_role(match["property"]) == "fill" and match["colour"].lower() not in KNOWN for match in found):
+    colours = list(_COLOUR.finditer(css))
+    if any(_role(match["property"]) == "fill" and match["colour"].lower() not in KNOWN for match in colours):
         return css
     return _COLOUR.sub(_variable, css)
 

@@ -14,7 +14,7 @@ from course_utils.languages import say
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup
 
-Tag = Any  # of Beautiful Soup, whose types know of no attribute that is there
+Tag = Any  # Beautiful Soup's, whose types do not have the attributes that a tag has
 
 INK = "#1f2933"
 _VARIABLE = re.compile(r"var\(--[\w-]+,\s*(#[0-9a-fA-F]{3,8})\)")
@@ -69,10 +69,10 @@ def _note(soup: BeautifulSoup, text: str) -> Tag:
 
 
 def _unfold(fold: Tag) -> None:
-    """Show what is behind a fold, without the words that offered to."""
+    """Show what is behind a fold, without the words that invited to open it."""
     fold.find("summary").decompose()
-    for said in fold.select(".book-said"):
-        said.decompose()
+    for offer in fold.select(".book-said"):
+        offer.decompose()
     fold.name = "div"
     del fold["open"]
 
@@ -104,9 +104,9 @@ def _quiz(soup: BeautifulSoup, quiz: Tag) -> None:
 
 def _folds_after(question: Tag) -> list[Tag]:
     """The folds of a question's choices, up to the next question."""
-    found = []
+    folds = []
     for sibling in question.find_next_siblings():
         if sibling.name != "details":
             break
-        found.append(sibling)
-    return found
+        folds.append(sibling)
+    return folds

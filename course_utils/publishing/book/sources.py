@@ -124,9 +124,9 @@ def cheat_sheet(texts: list[str], shown: list[str] | None = None) -> str:
     """
     for text, translation in zip(texts, shown or texts):
         # Headings and what follows them come in the same order in every language.
-        for found, same in zip(_SHEET.finditer(f"{text}\n"), _SHEET.finditer(f"{translation}\n")):
-            if re.search(r"what you can do now|what you have seen", found["title"], re.IGNORECASE):
-                return page_text(same["sheet"]).strip()
+        for match, translated_match in zip(_SHEET.finditer(f"{text}\n"), _SHEET.finditer(f"{translation}\n")):
+            if re.search(r"what you can do now|what you have seen", match["title"], re.IGNORECASE):
+                return page_text(translated_match["sheet"]).strip()
     return ""
 
 

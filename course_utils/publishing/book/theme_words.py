@@ -31,6 +31,6 @@ def translate_theme(folder: Path) -> None:
         page.write_text(_BUTTON.sub(_said, _NAME.sub(_said, text)), encoding="utf-8")
 
 
-def _said(found: re.Match[str]) -> str:
-    text = found["text"].strip()
-    return found["before"] + (escape(say(text)) if text in NAMES else found["text"])
+def _said(match: re.Match[str]) -> str:
+    text = match["text"].strip()
+    return match["before"] + (escape(say(text)) if text in NAMES else match["text"])

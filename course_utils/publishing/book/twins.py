@@ -146,9 +146,9 @@ def exercise_note(id: str, function: str, places: str) -> str:
         function: name of the function that a learner writes.
         places: links to where it can be run, as Markdown.
     """
-    told = say(
+    instruction = say(
         "Write `{function}` in the notebook and run the check below it. It draws new cases at every run, says what is "
         "wrong, and knows the typical mistakes.",
         function=function,
     )
-    return f":::{{admonition}} {say('Your turn')}\n:class: tip book-exercise exercise-{id}\n\n{told} {places}\n:::"
+    return f":::{{admonition}} {say('Your turn')}\n:class: tip book-exercise exercise-{id}\n\n{instruction} {places}\n:::"
