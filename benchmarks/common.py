@@ -14,9 +14,9 @@ RECORDS = Path(__file__).parent / "records"
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
-def write_results(name: str, results: dict) -> Path:
-    """Write `results` with date, machine and versions to records/NAME-DATE.json."""
-    device = hardware.detect()
+def write_results(name: str, results: dict, device: hardware.Device | None = None) -> Path:
+    """Write `results` with date, machine (this one if None) and versions to records/NAME-DATE.json."""
+    device = device or hardware.detect()
     record = {
         "date": date.today().isoformat(),
         "machine": f"{device.name}, {device.cores} cores",

@@ -1,136 +1,178 @@
-"""Predicted against real on a GPU: allocated, reserved and process memory of training steps on random weights.
+"""Everything that only a real GPU can say, in one go; what was cut off goes on where it stopped.
 
-    python benchmarks/gpu.py            # needs a GPU with nothing else on it; writes a dated record with the card's name
-    python benchmarks/gpu.py --predict  # without a GPU: prints the predictions that would be compared
+    python benchmarks/gpu.py                       # all parts, in this order
+    python benchmarks/gpu.py lessons --lesson 02   # a part, of it one lesson
+    python benchmarks/gpu.py --predict             # without a GPU: the memory that would be compared
 
-Every row runs in a process of its own, so that each has its own context and an empty allocator. Rows marked T4 run in
-float16 with the memory capped to that of a T4, as they would there. Process memory is the card's memory in use after the
-step, minus what the allocator then reserves, plus the most that it reserved.
+memory   Peak memory of training steps on random weights beside `memory.estimate`, some capped to a T4 (gpu_memory.py).
+lessons  Each lesson from top to bottom at this card's tier: time, memory, memory of the card; then its header has them.
+speed    An epoch of SFT and of DPO on the tier's model: ours beside TRL as installed, with packing and flash attention, with
+         Liger's kernels, and Unsloth, as far as these are installed. Each in a process of its own; medians of three epochs.
+rates    The learning rates of the tier's plans times 1/4 to 4: the loss after training on data that were not trained on.
+
+Nothing else should use the card meanwhile. Each result stands in benchmarks/records/gpu-CARD-DATE.json as soon as there is
+one. A run takes the newest record of this card that is not complete, and measures what it lacks, failures included.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
+import contextlib
 import json
+import re
 import statistics
 import subprocess
 import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 from common import RECORDS, write_results
-from course_utils import memory
-from course_utils.memory import formula, step
-from course_utils.memory.shape import shape
+from course_utils import hardware, lessons
 
-CAP = memory.GPUS["t4"] - memory.CONTEXT  # memory that a T4 leaves for the allocator
+import gpu_memory
+import gpu_steps
 
-
-def rows() -> list[dict]:
-    """Name of the model, plan, and whether the card is capped to a T4's memory."""
-    table = []
-    for length, checkpointing in ((512, False), (1024, True), (2048, True)):
-        common = {"length": length, "checkpointing": checkpointing, "batch_size": 1}
-        for method in ("lora", "qlora"):
-            table.append({"model": "Llama-3.1-8B", "cap": False, "plan": {"method": method, **common}})
-        table.append({"model": "SmolLM2-1.7B", "cap": False, "plan": {"method": "full", **common}})
-        table.append({"model": "Llama-3.1-8B", "cap": True, "plan": {"method": "qlora", "precision": "fp16", **common}})
-    for batch in (4, 8):
-        common = {"length": 256, "batch_size": batch}
-        for method in ("lora", "qlora"):
-            table.append({"model": "Llama-3.1-8B", "cap": False, "plan": {"method": method, **common}})
-        table.append({"model": "SmolLM2-1.7B", "cap": True, "plan": {"method": "lora", "precision": "fp16", **common}})
-    return table
+PARTS = ("memory", "lessons", "speed", "rates")
 
 
-def plan_of(row: dict) -> memory.StepPlan:
-    """The row's plan, on a GPU."""
-    return memory.StepPlan(device="cuda", **row["plan"])
+class Record:
+    """A card's record: results by part and key, written after each of them."""
+
+    def __init__(self, device: hardware.Device, folder: Path = RECORDS) -> None:
+        self.device, self.name = device, f"gpu-{re.sub(r'[^a-z0-9]+', '-', device.name.lower())}"
+        self.results: dict[str, Any] = {"card": device.name, "complete": False, **{part: {} for part in PARTS}}
+        earlier = [
+            json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob(f"{self.name}-????-??-??.json"))
+        ]
+        if earlier and not earlier[-1].get("complete", True):
+            self.results |= {name: value for name, value in earlier[-1].items() if name in self.results}
+
+    def has(self, part: str, key: str, missing_counts: bool = False) -> bool:
+        """Whether there is a result and no failure; that a library is missing counts if asked for."""
+        result = self.results[part].get(key, {"error": ""})
+        return "error" not in result and (missing_counts or "missing" not in result)
+
+    def add(self, part: str, key: str, result: dict[str, Any]) -> None:
+        """Write a result down."""
+        self.results[part][key] = result
+        self.write()
+
+    def write(self) -> None:
+        """Write everything, with date, machine and versions."""
+        write_results(self.name, self.results, self.device)
 
 
-def predicted(row: dict) -> dict:
-    """The closed form's prediction: for the tensors, and in total."""
-    estimate = memory.estimate(row["model"], **row["plan"])
-    return {"tensors": estimate.tensors, "total": estimate.total}
+def in_a_process(*arguments: str) -> dict[str, Any]:
+    """Run a step of `gpu_steps` in a process of its own, and return its result, which may be that it failed.
+
+    This process must not use the card: each that does holds half a gigabyte of it.
+    """
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, gpu_steps.__file__, *arguments], stdout=subprocess.PIPE, text=True)
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        return {"error": f"exit code {done.returncode}", "seconds": round(time.monotonic() - started, 1)}
+    result: dict[str, Any] = json.loads(lines[-1])
+    return result
 
 
-def measure(row: dict) -> dict:
-    """Run two steps of a row in this process and measure their memory."""
-    import torch
+def refill_headers(numbers: list[str]) -> None:
+    """Put recorded times into the stored notebooks' headers; their outputs stay those of the machine that made them."""
+    from course_utils.publishing import builder
 
-    total = torch.cuda.get_device_properties(0).total_memory
-    if row["cap"]:
-        torch.cuda.set_per_process_memory_fraction(min(1.0, CAP / total))
-    plan, sizes = plan_of(row), shape(row["model"])
-    config = memory.build_without_weights(row["model"]).config
-    try:
-        model = step.build_piecewise(config, plan, "cuda")
-        gc.collect()
-        torch.cuda.empty_cache()  # memory that building took temporarily does not belong to the step
-        torch.cuda.reset_peak_memory_stats()
-        step.run(model, plan)
-    except torch.OutOfMemoryError as error:
-        return {"card": torch.cuda.get_device_name(0), "out_of_memory": str(error).splitlines()[0]}
-    torch.cuda.synchronize()
-    free, _ = torch.cuda.mem_get_info()
-    outside = total - free - torch.cuda.memory_reserved()
-    return {
-        "card": torch.cuda.get_device_name(0),
-        "allocated": torch.cuda.max_memory_allocated(),
-        "reserved": torch.cuda.max_memory_reserved(),
-        "process": torch.cuda.max_memory_reserved() + outside,
-        "outside_allocator": outside,
-        "weights_by_formula": formula.weight_bytes(sizes, plan),
-    }
+    for number in numbers:
+        if not builder.refresh(number):
+            print(f"{number}: its stored notebook is older than its source; `course build {number}` first", flush=True)
 
 
-def main() -> None:
-    """Measure every row, print errors, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--predict", action="store_true", help="without a GPU: print the predictions that would be compared")
-    parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.row:
-        print(json.dumps(measure(chosen.row)))
-        return
-    if not chosen.predict:
-        import torch
+def steps(part: str, only_lessons: list[str]) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Yield each result that a part consists of: its key, and how it is measured."""
+    if part == "memory":
+        for row in gpu_memory.rows():
+            yield json.dumps(row), lambda row=row: gpu_memory.compare(row)
+    elif part == "lessons":
+        for number in only_lessons:
+            yield number, lambda number=number: in_a_process("lesson", number)
+    elif part == "speed":
+        for kind in gpu_steps.KINDS:
+            for name in gpu_steps.CONTENDERS:
+                yield f"{kind}: {name}", lambda kind=kind, name=name: in_a_process("speed", kind, name)
+    else:
+        for number in gpu_steps.SWEPT:
+            for factor in gpu_steps.FACTORS:
+                key = f"{number} x {factor:g}"
+                yield key, lambda number=number, factor=factor: in_a_process("rate", number, str(factor))
 
-        if not torch.cuda.is_available():
-            sys.exit("no GPU here; --predict prints the predictions that would be compared")
-    table = []
-    for row in rows():
-        result = {**row, "predicted": predicted(row)}
-        text = (
-            f"{row['model']:<13} {'T4 ' if row['cap'] else '   '} {row['plan']}: {result['predicted']['total'] / 1e9:.2f} GB"
-        )
-        if not chosen.predict:
-            completed = subprocess.run([sys.executable, __file__, "--row", json.dumps(row)], capture_output=True, text=True)
-            result["measured"] = (
-                json.loads(completed.stdout.splitlines()[-1])
-                if completed.returncode == 0
-                else {"error": completed.stderr[-500:]}
+
+def tables(results: dict[str, Any]) -> str:
+    """Return what a record says, as lines of text."""
+    lines = []
+    errors = [row["total_error"] for row in results["memory"].values() if "total_error" in row]
+    if errors:
+        mean, worst = statistics.mean(map(abs, errors)), max(errors, key=abs)
+        lines.append(f"memory: {len(errors)} steps, mean error {100 * mean:.1f} %, worst {100 * worst:+.1f} %")
+    for number, row in sorted(results["lessons"].items()):
+        if "error" not in row:
+            card = f", {row['card_peak_bytes'] / 1e9:.1f} GB of the card" if row["card_peak_bytes"] is not None else ""
+            lines.append(f"lesson {number}: {row['seconds']:.0f} s, {row['peak_bytes'] / 1e9:.1f} GB{card}")
+    for key, row in results["speed"].items():
+        ours = results["speed"].get(f"{key.partition(':')[0]}: ours", {}).get("seconds")
+        if "seconds" in row and ours and "error" not in row:
+            lines.append(
+                f"{key}: {row['seconds']:.1f} s, {row['seconds'] / ours:.2f} times ours, "
+                f"{row['peak_bytes'] / 1e9:.1f} GB, held-out loss {row['loss']:.3f}"
             )
-            if "process" in result["measured"]:
-                for kind, measure_name in (("tensors", "allocated"), ("total", "process")):
-                    result[f"{kind}_error"] = result["predicted"][kind] / result["measured"][measure_name] - 1
-                text += f", process {result['measured']['process'] / 1e9:.2f} GB, {100 * result['total_error']:+.1f} %"
-            else:
-                result["wrongly_said_to_fit"] = row["cap"] and result["predicted"]["total"] <= memory.GPUS["t4"]
-                text += f", {result['measured']}"
-        print(text, flush=True)
-        table.append(result)
-    if chosen.predict:
-        return
-    summary = {"wrongly_said_to_fit": sum(result.get("wrongly_said_to_fit", False) for result in table)}
-    card = next((result["measured"]["card"] for result in table if "card" in result["measured"]), "unknown card")
-    for kind in ("tensors_error", "total_error"):
-        errors = [abs(result[kind]) for result in table if kind in result]
-        if errors:
-            summary[kind] = {"mean": statistics.mean(errors), "worst": max(errors), "rows": len(errors)}
-            print(f"{kind}: mean {100 * summary[kind]['mean']:.1f} %, worst {100 * summary[kind]['worst']:.1f} %")
-    file = write_results(f"gpu-{card.lower().replace(' ', '-')}", {"card": card, "summary": summary, "rows": table})
-    print(file.relative_to(RECORDS.parent.parent))
+        elif "missing" in row:
+            lines.append(f"{key}: {row['missing']}")
+    for key, row in results["rates"].items():
+        if "error" not in row:
+            lines.append(f"rate {key}: {row['rate']:g}, loss {row['loss']:.4f}")
+    for part in PARTS:
+        lines += [f"FAILED {part} {key}: {row['error'][:300]}" for key, row in results[part].items() if "error" in row]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure what this card's record lacks; 1 if something failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
+    parser.add_argument("--lesson", action="append", choices=sorted(lessons.LESSONS), help="its number; all if not given")
+    parser.add_argument("--predict", action="store_true", help="without a GPU: print the memory that would be compared")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if options.predict:
+        for row in gpu_memory.rows():
+            print(gpu_memory.described(row))
+        return 0
+    device = hardware.Device(**in_a_process("device"))
+    if device.kind != "cuda":
+        sys.exit("no GPU here; --predict prints the memory that would be compared")
+    chosen, numbers = options.parts or list(PARTS), options.lesson or sorted(lessons.LESSONS)
+    record = Record(device)
+    for part in chosen:
+        for key, measure in steps(part, numbers):
+            if record.has(part, key):
+                continue
+            print(f"{part}: {key}", flush=True)
+            try:
+                record.add(part, key, measure())
+            except Exception as error:  # one result less is no reason to give the card back
+                traceback.print_exc()
+                record.add(part, key, {"error": f"{type(error).__name__}: {error}"[:2000]})
+    if "lessons" in chosen:
+        refill_headers([number for number in numbers if record.has("lessons", number)])
+    wanted = [(part, key) for part in PARTS for key, _ in steps(part, sorted(lessons.LESSONS))]
+    if all(record.has(part, key, missing_counts=True) for part, key in wanted):
+        record.results["complete"] = True
+        record.write()
+    print(tables(record.results))
+    return int(any("error" in row for part in chosen for row in record.results[part].values()))
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())

@@ -24,7 +24,7 @@ from pathlib import Path
 from common import RECORDS, peak_flops, write_results
 from course_utils import hardware, memory, models, training
 from course_utils.data_prep import load_task
-from course_utils.scoring import Encoded
+from course_utils.scoring import Encoded, to_device
 
 import torch
 
@@ -108,15 +108,15 @@ def held_out_loss(kind: str, model, tokenizer, rows: list[dict]) -> float:
     model.eval()
     with torch.no_grad():
         for example in encoded:
-            total += objective.loss(model, objective.collate([example], 2), sizes).value.item()
+            total += objective.loss(model, to_device(objective.collate([example], 2), model.device), sizes).value.item()
     return total
 
 
-def ours(kind: str, model, tokenizer, rows: list[dict], seed: int):
+def ours(kind: str, model, tokenizer, rows: list[dict], seed: int, rate: float = RATE):
     """Train with `training.fit`; returns the training time and, separately, the reference's time."""
     data = rows if kind == "dpo" else [r["prompt"] + r["chosen"] for r in rows]
     objective = training.DPO() if kind == "dpo" else training.SFT()
-    settings = training.Settings(learning_rate=RATE, batch_size=BATCH[kind], max_length=LENGTH, seed=seed)
+    settings = training.Settings(learning_rate=rate, batch_size=BATCH[kind], max_length=LENGTH, seed=seed)
     history = training.fit(model, tokenizer, data, objective=objective, settings=settings)
     return history.seconds, history.reference_seconds
 
@@ -168,7 +168,7 @@ def _plain_logs(model, examples: list[Encoded]) -> list:
     return log_probabilities
 
 
-def trl_with(**settings):
+def trl_with(rate: float = RATE, **settings):
     """TRL's trainer with these settings; the time from first to last step, and separately of precomputing the reference."""
 
     def run(kind: str, model, tokenizer, rows: list[dict], seed: int):
@@ -189,9 +189,9 @@ def trl_with(**settings):
         more = {name: value for name, value in settings.items() if name != "precompute"}
         with tempfile.TemporaryDirectory() as folder:
             arguments = config(
-                output_dir=folder, per_device_train_batch_size=BATCH[kind], num_train_epochs=1, learning_rate=RATE,
-                use_cpu=True, max_length=LENGTH, save_strategy="no", report_to="none", disable_tqdm=True,
-                logging_steps=10_000, seed=seed, **more, **precompute,
+                output_dir=folder, per_device_train_batch_size=BATCH[kind], num_train_epochs=1, learning_rate=rate,
+                max_length=LENGTH, save_strategy="no", report_to="none", disable_tqdm=True, logging_steps=10_000, seed=seed,
+                use_cpu=model.device.type == "cpu", **more, **precompute,
             )  # fmt: skip
             started = time.perf_counter()
             trl_trainer = trainer(

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from course_utils import models
@@ -16,6 +17,7 @@ from . import driver
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "card.cpp"
+KEPT_SECONDS = 7 * 24 * 3600
 
 
 def _torch() -> Path:
@@ -50,8 +52,9 @@ def library() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "build.lock"):
         if not target.exists():
-            for old in folder.glob("*.so"):  # of another version; a process that has it loaded keeps it
-                old.unlink()
+            for old in folder.glob("*.so"):  # of another version; another checkout of the course may use it today
+                if time.time() - old.stat().st_mtime > KEPT_SECONDS:
+                    old.unlink()
             include = _torch() / "include"
             command = [_compiler(), "-O1", "-std=c++20", "-shared", "-fPIC", "-w"]
             command += [f"-I{include}", f"-I{include / 'torch' / 'csrc' / 'api' / 'include'}", str(SOURCE)]

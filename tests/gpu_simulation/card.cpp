@@ -387,6 +387,18 @@ bool is_large(const Tensor& t) { return t.defined() && static_cast<int64_t>(t.nu
 std::set<std::string> computed_after_all;  // operations on large tensors that the meta device does not know or whose result has
                                            // a shape that depends on numbers
 
+// Numbers that nobody has computed are zero. So they are equal to each other and to no other number, and all of them are finite
+// (which PyTorch asks as x == x and |x| != infinity). A large answer stays unwritten; that it is finite is said at `all`.
+void answer_for_zeros(const std::string& name, const std::string& overload, const std::vector<IValue>& arguments, const Tensor& answer) {
+  if (answer.scalar_type() != at::kBool || is_large(answer)) return;
+  bool value;
+  const bool with_number = overload == "Scalar" || overload == "Scalar_out";
+  if (name == "aten::all") value = true;
+  else if (name != "aten::eq" && name != "aten::ne") return;
+  else value = (!with_number || arguments[1].toScalar().toDouble() == 0) == (name == "aten::eq");
+  std::memset(answer.data_ptr(), value, answer.numel());
+}
+
 void run_on_host(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
   const auto& schema = operation.schema();
   const size_t arguments = schema.arguments().size(), begin = stack->size() - arguments;
@@ -430,8 +442,9 @@ void run_on_host(const c10::OperatorHandle& operation, torch::jit::Stack* stack)
       });
     }
   };
+  std::vector<IValue> kept;
   if (skips) {
-    const std::vector<IValue> kept(stack->begin() + begin, stack->end());
+    kept.assign(stack->begin() + begin, stack->end());
     try {
       cross();
       operation.callBoxed(stack);
@@ -452,8 +465,7 @@ void run_on_host(const c10::OperatorHandle& operation, torch::jit::Stack* stack)
   crossing.settle();
   for (size_t i = stack->size() - schema.returns().size(); i < stack->size(); ++i)
     (*stack)[i] = each_tensor((*stack)[i], [&](const Tensor& t) { return crossing.to_card(t, *device); });
-  // Are all numbers finite? Of numbers that nobody has computed, yes.
-  if (skips && schema.name() == "aten::all" && schema.overload_name().empty()) *static_cast<bool*>(stack->back().toTensor().data_ptr()) = true;
+  if (skips && stack->back().isTensor()) answer_for_zeros(schema.name(), schema.overload_name(), kept, stack->back().toTensor());
 }
 
 // ---- kernels that cannot be the CPU's -----------------------------------------------------------------------------------------

@@ -54,7 +54,8 @@ class LessonRun:
         gpu: the card, as COURSE_SIMULATED_GPU names it.
         cells: number of code cells that ran.
         errors: cells that failed.
-        unmet: cells whose own assertion failed, on the quality of answers: random weights cannot meet these.
+        unmet: cells whose own assertion failed, on the quality of answers: random weights cannot meet these. With models of
+            true size, whose losses are zero, also cells that divide by one.
         seconds: wall time.
         memory: with models of true size, what it took (`room.Count.as_dict`).
     """
@@ -138,7 +139,7 @@ def run_notebook(
             result.cells += 1
             for output in cell.outputs:
                 if output.output_type == "error":
-                    bad = result.unmet if _is_its_own(output) else result.errors
+                    bad = result.unmet if _is_its_own(output) or (count and _is_of_zeros(output)) else result.errors
                     bad.append(Failure(number, first_line(cell.source), f"{output.ename}: {output.evalue}"))
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
@@ -151,6 +152,11 @@ def _is_its_own(error: NotebookNode) -> bool:
     plain = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))  # IPython colours parts of these words
     frames = re.findall(r"^(File|Cell In)\b", plain, re.MULTILINE)
     return error.ename == "AssertionError" and frames[-1:] == ["Cell In"]
+
+
+def _is_of_zeros(error: NotebookNode) -> bool:
+    """Whether a cell divided by a loss that was not computed, or drew what came of that."""
+    return error.ename == "ZeroDivisionError" or "cannot be NaN or Inf" in error.evalue
 
 
 def _say(result: LessonRun, cell: NotebookNode, index: int, started: float, counted: room.Count | None) -> None:

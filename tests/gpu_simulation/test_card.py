@@ -391,6 +391,16 @@ def test_what_is_skipped_touches_no_memory(on_card):
     assert on_card("a100", None, **{driver.SKIP: "1000000"})(code) == [8, 12, True, 0, [32768, 65536]]
 
 
+@pytest.mark.parametrize("rows", [16, 64])
+def test_what_is_skipped_is_finite(on_card, rows):
+    """Whether the comparison's own result is large enough to be skipped, or, with one byte for each of two, not quite."""
+    code = f"""
+        numbers = torch.ones({rows}, 40_000, device="cuda", dtype=torch.float16) * 2
+        result = [torch.isfinite(numbers).all().item(), torch.isnan(numbers).any().item(), (numbers == 2).any().item()]
+    """
+    assert on_card("t4", None, **{driver.SKIP: "1000000"})(code) == [True, False, False]
+
+
 def test_a_shape_that_depends_on_values_is_computed_after_all(on_card):
     code = """
         import sys

@@ -193,7 +193,8 @@ def _note_trainer(module: types.ModuleType) -> None:
 
         torch.cuda.reset_peak_memory_stats()
         loss = training_step(self, model, inputs, *args, **options)
-        self._noted.append((torch.cuda.max_memory_allocated(), *inputs["input_ids"].shape))
+        if isinstance(inputs, Mapping):  # GRPOTrainer makes its rows from a list of prompts
+            self._noted.append((torch.cuda.max_memory_allocated(), *inputs["input_ids"].shape))
         return loss
 
     trainer.__init__, trainer.train, trainer.training_step = with_longest, noted_train, noted_step
