@@ -51,6 +51,12 @@ class Term:
     see: tuple[str, ...] = ()
 
     @property
+    def synonyms(self) -> tuple[str, ...]:
+        """Its other names, which somebody may search for: forms that are more than a plural or another spelling."""
+        begin = self.name[:4].lower()
+        return tuple(form for form in self.forms if form not in self.everyday and form[:4].lower() != begin)
+
+    @property
     def shown_name(self) -> str:
         """Its name in the language that is spoken now."""
         return say(self.name, GLOSSARY)

@@ -29,6 +29,8 @@ def timing(name: str) -> str:
         if record:
             time_text = say("{minutes} minutes", minutes=f"{record['seconds'] / 60:.1f}")
             memory_text = f"{record['peak_mb'] / 1000:.1f} GB"
+            if card_mb := record.get("card_peak_mb"):
+                memory_text += ", " + say("{gigabytes} GB of the card", gigabytes=f"{card_mb / 1000:.1f}")
             rows.append(f"| {label} | {time_text} | {memory_text} | {record['date']}, {record['machine']} |")
         else:
             missing.append(label)
@@ -74,8 +76,8 @@ def load_times() -> dict[str, Any]:
     return records
 
 
-def save_run_cost(name: str, notebook: NotebookNode, cost: RunCost) -> None:
-    """Record time and memory of a full run, with date and machine."""
+def save_run_cost(name: str, notebook: NotebookNode, cost: RunCost, card_peak_bytes: int | None = None) -> None:
+    """Record time and memory of a full run, with date and machine; on a GPU also the peak of the card's memory."""
     from datetime import date
 
     from course_utils.hardware import detect
@@ -89,7 +91,7 @@ def save_run_cost(name: str, notebook: NotebookNode, cost: RunCost) -> None:
         "peak_mb": round(cost.peak_bytes / 1e6),
         "peak_at": _section_of(notebook, max(cost.cells, key=lambda cell: cell.peak_bytes).index) if cost.cells else "",
         "peak_parts": {part: round(size / 1e6) for part, size in cost.parts if size > PART_BYTES},
-    }
+    } | ({} if card_peak_bytes is None else {"card_peak_mb": round(card_peak_bytes / 1e6)})
     times_file().parent.mkdir(parents=True, exist_ok=True)
     write_whole(times_file(), (json.dumps(records, indent=1) + "\n").encode())
 

@@ -430,7 +430,7 @@ show.answers(
 #
 # $A$ has only $r$ rows and $B$ only $r$ columns. The {{term:rank}} $r$ is small, 16 for instance. $A$ squeezes the input into
 # $r$ numbers, and $B$ spreads them out again: each of its $r$ columns is one *direction* in which the output can be pushed, and
-# $A$ decides how far. {{term:alpha|$\alpha$}} sets how strongly the result counts.
+# $A$ decides how far. {{term:alpha|Alpha}}, written $\alpha$, sets how strongly the result counts.
 
 # %%
 drawings.lora()
@@ -698,8 +698,8 @@ evidence.lesson_02.truncation_figure()
 evidence.card("L5")
 
 # %% [markdown]
-# **Now you.** Change the numbers in the next cell and run it again: ten steps from a fresh adapter, ten to thirty seconds
-# each time. The model you trained above is not touched.
+# **Now you.** Change the numbers in the next cell and run it again: ten steps from a fresh adapter, less than a
+# minute each time. The model you trained above is not touched.
 
 # %%
 rank, alpha, learning_rate = 16, 32, 2e-3

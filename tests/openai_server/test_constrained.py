@@ -41,7 +41,7 @@ def test_what_a_models_configuration_recommends_changes_nothing(tiny):
 
 def test_a_model_may_have_more_rows_than_the_tokenizer_has_tokens(tiny):
     """Qwen2.5-7B has 152,064 logits for 151,665 tokens: those without a token are never allowed, however likely they are."""
-    model, tokenizer = tiny
+    _, tokenizer = tiny
     sampler = TokenSampler(Sampling(temperature=0.0, grammar=json_grammar(SCHEMA)), tokenizer, {int(tokenizer.eos_token_id)})
     logits = torch.zeros(len(tokenizer) + 399)
     logits[len(tokenizer) :] = 9.0

@@ -127,7 +127,8 @@ def test_a_page_begins_with_the_lesson_and_its_pictures_stand_without_their_call
         code = [("".join(cell["source"]), cell["metadata"]["tags"]) for cell in page if cell["cell_type"] == "code"]
         assert "import" in code[0][0] and "hide-input" in code[0][1], lesson.number
         for source, tags in code:
-            assert ("remove-input" in tags) == bool(re.fullmatch(r"drawings\.\w+\([^()]*\)", source)), source
+            called = re.fullmatch(r"drawings\.\w+\([^()]*\)|quiz\(.*\)", source.strip())
+            assert ("remove-input" in tags) == bool(called), source
             drawings += "remove-input" in tags
         assert "not recorded yet |" not in lesson_pages.page_text(stored_times(lesson.name))
     assert drawings >= 6
@@ -217,6 +218,29 @@ def test_a_list_of_values_stays_a_table_on_a_phone():
     assert "book-pairs" in html(("what", "bytes"), ("its gradient", "4"))
     assert "book-pairs" not in html(("what", "why"), ("its gradient", "because each weight needs one of its own"))
     assert "book-pairs" not in html_pages.finished("<table><tr><th>a</th><th>b</th><th>c</th></tr></table>", {})
+
+
+@built
+def test_a_table_of_figures_stays_a_table_on_a_phone():
+    """So that columns can be compared; of sentences, each row becomes a card."""
+
+    def html(cell):
+        rows = [("rank", "8", "64"), ("loss", "0.41 (0.39-0.43)", cell)]
+        body = "".join(
+            "<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in [("", "LoRA", "full"), *rows]
+        )
+        return html_pages.finished(f"<table>{body}</table>", {})
+
+    assert "book-compared" in html("0.40") and "book-compared" not in html("lower, but it forgets more of what it knew")
+
+
+@pytest.mark.parametrize("source", ["lesson.kinds_table(pairs.train)", 'evidence.card("L5")', "drawings.lora()"])
+def test_a_call_that_only_shows_something_is_told_from_code(source):
+    """Its code is folded: it teaches nothing. Code that a reader could use is not, whatever it calls."""
+    starts = ("lesson.", "evidence.", "drawings.")
+    assert lesson_pages.is_call_of(source, starts)
+    assert not lesson_pages.is_call_of(f"rank = 8\n{source}", starts)
+    assert not lesson_pages.is_call_of(f"table = {source}", starts) and not lesson_pages.is_call_of("%pip list", starts)
 
 
 @built
@@ -646,12 +670,38 @@ class TestALesson:
         page.keyboard.press("Enter")
         page.wait_for_url(f"**/{LESSON_PAGES[0]}")
 
+    @pytest.mark.parametrize("width", [390, 1000, 1280])
+    def test_menus_open_where_they_are_folded_away(self, browser, address, width):
+        """The list of lessons by its button, on a phone over the page; beside the page it folds away and comes back."""
+        someone = Visitor(browser, address, width)
+        page = someone.go(LESSON_PAGES[1])
+        here = page.evaluate("document.querySelector('#pst-primary-sidebar').getBoundingClientRect().left >= 0")
+        assert here == (width >= 992)
+        button = page.locator("button.primary-toggle:visible")
+        assert button.count() == 1
+        button.click()
+        shown = "document.querySelector('a.reference[href*=\"03_\"]').getBoundingClientRect().left >= 0"
+        page.wait_for_function(shown if not here else f"!({shown})")
+        if not here:
+            page.keyboard.press("Escape")
+            page.locator("button.secondary-toggle:visible").click()
+            page.locator("dialog[open] a.reference", has_text="3 · ").first.click()
+            page.wait_for_url("**#*")
+            assert page.locator("dialog[open]").count() == 0
+            page.locator("a.book-home").click()
+            page.wait_for_url("**/index.html")
+        someone.context.close()
+        assert someone.wrong == []
+
     def test_keeps_a_guess_and_shows_it_beside_the_answer(self, visitor):
         page = visitor.go(LESSON_PAGES[1])
         box = page.locator(".book-predict").first
         key = box.get_attribute("data-key")
         answer = page.locator(f'.book-reveal[data-key="{key}"]')
         assert not answer.get_by_text("Measured").is_visible()
+        box.locator("input").fill("about ten")
+        page.keyboard.press("Enter")
+        assert "A number, please" in box.locator("output").inner_text()
         box.locator("input").fill("17")
         page.keyboard.press("Enter")
         page.reload()

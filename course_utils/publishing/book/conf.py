@@ -78,6 +78,7 @@ html_theme_options = {
         "binderhub_url": "https://mybinder.org",
         "notebook_interface": "jupyterlab",
     },
+    "article_header_start": ["toggle-primary-sidebar.html", "book-home.html"],
     "footer_content_items": ["copyright.html"],
     "home_page_in_toc": False,
     "show_navbar_depth": 1,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Tag = Any  # Beautiful Soup's, whose types do not have the attributes that a tag has
 
 LONGEST_NAME, LONGEST_VALUE = 70, 16  # characters in a row that a phone shows as one
+LONGEST_FIRST, LONGEST_SHORT = 45, 24  # characters of cells in a table that a phone shows as one, by the column
 AFTER_A_FORMULA = tuple(".,;:!?)")
 ROLES = {"table": "table", "thead": "rowgroup", "tbody": "rowgroup", "tr": "row", "td": "cell"}
 
@@ -79,7 +80,8 @@ def _frame(soup: BeautifulSoup, table: Tag, heads: list[str]) -> None:
         name = caption.get_text(" ", strip=True) if caption else f"{say('table')}: {', '.join(filter(None, heads))}"
         table.wrap(soup.new_tag("div", attrs={"role": "region", "tabindex": "0", "aria-label": name}))
         frame = table.parent
-    frame["class"] = [*frame.get("class", []), "book-table", *(["book-pairs"] if _is_pairs(table) else [])]
+    layout = ["book-pairs"] if _is_pairs(table) else ["book-compared"] if _is_compared(table) else []
+    frame["class"] = [*frame.get("class", []), "book-table", *layout]
     if (caption := table.find("caption")) and caption.find("a"):  # a table with a role may own no links
         caption.name = "p"
         table.insert_before(caption)
@@ -90,6 +92,17 @@ def _is_pairs(table: Tag) -> bool:
     rows = [row.find_all(["th", "td"]) for row in table.find_all("tr")]
     lengths = [[len(cell.get_text(" ", strip=True)) for cell in row] for row in rows]
     return bool(rows) and all(len(row) == 2 and row[0] <= LONGEST_NAME and row[1] <= LONGEST_VALUE for row in lengths)
+
+
+def _is_compared(table: Tag) -> bool:
+    """Whether most cells beside the first column are short, figures and their intervals above all.
+
+    Somebody who compares looks up and down a column, which cards would take apart.
+    """
+    rows = [row.find_all(["th", "td"]) for row in table.find_all("tr")][1:]
+    first = [len(row[0].get_text(" ", strip=True)) for row in rows if row]
+    others = [len(cell.get_text(" ", strip=True)) for row in rows for cell in row[1:]]
+    return bool(others) and max(first) <= LONGEST_FIRST and max(others) <= LONGEST_SHORT
 
 
 def _keep_together(soup: BeautifulSoup, formula: Tag) -> None:

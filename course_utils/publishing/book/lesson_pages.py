@@ -129,9 +129,9 @@ def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widg
     source, tags = source_of(cell), list(cell["metadata"].get("tags", []))
     if "install" in tags:
         return []
-    if "folded" in tags or _SETUP.search(source):
+    if "folded" in tags or _SETUP.search(source) or is_call_of(source, ("lesson.", "evidence.")):
         tags.append("hide-input")
-    if is_drawing(source):
+    if is_call_of(source, ("drawings.", "quiz")):
         tags.append("remove-input")
     outputs = [_output(output, source, predictions, pictures) for output in cell["outputs"] if not _is_empty(output)]
     shown = {**cell, "metadata": {**cell["metadata"], "tags": tags}, "outputs": outputs}
@@ -142,14 +142,17 @@ def _code(cell: Cell, predictions: Predictions, pictures: dict[str, bytes], widg
     return [shown, _markdown(below)] if below else [shown]
 
 
-def is_drawing(source: str) -> bool:
-    """Whether a cell does nothing but draw an idea: its picture is what a reader wants, and the call teaches nothing."""
+def is_call_of(source: str, starts: tuple[str, ...]) -> bool:
+    """Whether a cell only calls one function of the course whose name begins so.
+
+    What it draws or lists is what a reader wants, and the call teaches nothing.
+    """
     try:
         body = ast.parse(source).body
     except SyntaxError:  # a line for IPython
         return False
     call = body[0].value if len(body) == 1 and isinstance(body[0], ast.Expr) else None
-    return isinstance(call, ast.Call) and ast.unparse(call.func).startswith("drawings.")
+    return isinstance(call, ast.Call) and ast.unparse(call.func).startswith(starts)
 
 
 def _output(output: Cell, source: str, predictions: Predictions, pictures: dict[str, bytes]) -> Cell:

@@ -24,7 +24,7 @@ from course_utils.publishing.book.outputs import dressed
 from course_utils.publishing.book.twins import calculator_for, raw
 from course_utils.publishing.markdown_messages import translated
 from course_utils.publishing.objectives import objectives_in
-from course_utils.publishing.times import load_times
+from course_utils.publishing.times import BINDER_MB, load_times
 
 TEMPLATES = "publishing/book/templates"
 BEFORE_AND_AFTER = (
@@ -61,6 +61,7 @@ class PathStep:
         title: heading of its page, without the number.
         reading, running: minutes; running is a recorded run on two CPU cores, None if there is none.
         exercises, points: how many, and what they are worth.
+        on_page: how many of them can be solved on the page where it has Python.
         objectives: what the learner will be able to do.
         cheat_sheet: Markdown of what it sums up in the end, empty if there is nothing.
     """
@@ -71,6 +72,7 @@ class PathStep:
     running: float | None
     exercises: int
     points: int
+    on_page: int
     objectives: tuple[str, ...]
     cheat_sheet: str
 
@@ -201,6 +203,8 @@ def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, An
             "colab": builder.colab_url(path[0].lesson.name),
             "binder": builder.binder_url(path[0].lesson.name),
             "words": len(glossary.terms()),
+            "after": _after_training(),
+            "too_large": [number for number, lesson in LESSONS.items() if _needs_more_than_binder(lesson)],
             "solved_here": len(on_page()) if python else 0,
             "language": translating.note(current()),
         },
@@ -211,11 +215,29 @@ def _pages(path: list[PathStep], python: float | None) -> dict[str, dict[str, An
                 for id, calculator in CALCULATORS.items()
             ],
         },
-        "glossary": {"letters": letters, "lessons": LESSONS, "count": len(glossary.terms())},
+        "glossary": {"letters": letters, "lessons": LESSONS, "count": len(glossary.terms()), "english": current() == SOURCE},
         "cheat-sheets": {"path": path},
         "instructors": {"path": path, "exercises": EXERCISES, "requirement": builder.requirement("grading")},
         "api/index": {"groups": {title: [(name, summary(name)) for name in modules] for title, modules in API.items()}},
     }
+
+
+def _after_training() -> dict[str, int]:
+    """What the recorded model of the landing page's picture got right, by `benchmarks/lora_seeds.py`."""
+    record = json.loads(assets.benchmark_results("lora-seeds").read_text(encoding="utf-8"))
+    scores = record["runs"][0]["scores"]  # shares of the test messages, which are 100
+    fields = [100 * value for name, (value, *_) in scores.items() if name.endswith("exact match")]
+    return {
+        "examples": record["plan"]["examples"],
+        "asked": 100,
+        "valid": round(100 * scores["valid format"][0]),
+        "least": round(min(fields)),
+        "most": round(max(fields)),
+    }
+
+
+def _needs_more_than_binder(lesson: Lesson) -> bool:
+    return bool(load_times().get(lesson.name, {}).get("cpu", {}).get("peak_mb", 0) > BINDER_MB)
 
 
 def _lessons_with(calculator: str) -> list[Lesson]:
@@ -250,6 +272,7 @@ def _step(lesson: Lesson) -> PathStep:
         record["seconds"] / 60 if record else None,
         len(mine),
         sum(exercise.points for exercise in mine),
+        sum(exercise.id in on_page() for exercise in mine),
         tuple(_objectives(lesson, texts)),
         cheat_sheet(texts, translation),
     )

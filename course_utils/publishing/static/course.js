@@ -5,6 +5,7 @@
   // A sentence in the page's language; a translated book brings `courseTexts` (`static/texts.js`).
   const say = (text, values = {}) => (window.courseTexts?.[text] ?? text).replace(/\{(\w+)\}/g, (_, name) => values[name]);
   const STARTING = say("Starting Python in this page, once …");
+  const SECONDS = 30; // that a check may take once Python has started
   const NO_WORKER = say("Python could not be started in this page. If you opened it as a file, serve its folder instead.");
 
   // -- the page's Python: one worker for the page, started at the first request -----------------------------------------
@@ -172,11 +173,17 @@
     async function run() {
       busy(true);
       show(python.worker ? say("Checking …") : STARTING, "", "");
+      let limit = 0;
+      const begun = () => {
+        summary.textContent = say("Checking …");
+        limit = setTimeout(() => python.stop(say("Stopped after {seconds} seconds. Is there a loop that never ends?", { seconds: SECONDS })), 1000 * SECONDS);
+      };
       try {
-        marked(await python.ask("check", { id, source: editor.value }, () => (summary.textContent = say("Checking …"))));
+        marked(await python.ask("check", { id, source: editor.value }, begun));
       } catch (error) {
         show(error.message, "", "wrong");
       }
+      clearTimeout(limit);
       busy(false);
       if (document.activeElement === document.body) check.focus(); // Stop is hidden now, or Check was disabled
     }

@@ -132,6 +132,26 @@ function explainTerms() {
   });
 }
 
+// -- menus: on a phone the theme shows them in dialogs over the page, which stay when they have led somewhere ---------------
+
+function closeMenus() {
+  document.querySelectorAll("#pst-primary-sidebar-modal, #pst-secondary-sidebar-modal").forEach((dialog) => {
+    dialog.addEventListener("click", (event) => event.target.closest("a[href]") && dialog.close());
+  });
+}
+
+// -- search: excerpts of what is written, not of code --------------------------------------------------------------------
+
+function searchTextOnly() {
+  if (typeof Search === "undefined" || !Search.htmlToText) return;
+  const whole = Search.htmlToText;
+  Search.htmlToText = (html, anchor) => {
+    const page = new DOMParser().parseFromString(html, "text/html");
+    page.querySelectorAll(".cell_input, .highlight, .course-room, details.hide > summary").forEach((part) => part.remove());
+    return whole(page.documentElement.outerHTML, anchor);
+  };
+}
+
 function place(card, word) {
   const room = document.documentElement.clientWidth - card.offsetWidth - 8;
   card.style.left = `${Math.max(8, Math.min(word.left, room))}px`;
@@ -187,6 +207,12 @@ function askForGuesses() {
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       const value = (new FormData(form).get(key) || "").toString().trim();
+      const number = form.querySelector('input[inputmode="decimal"]');
+      if (number && !/^[+-]?[0-9]+([.,][0-9]+)?$/.test(value.replace(/[\s%]/g, ""))) {
+        said.textContent = say("A number, please: a rough guess is enough.");
+        number.focus();
+        return;
+      }
       keep((all) => {
         if (value) all.guesses[key] = value;
         else delete all.guesses[key];
@@ -207,6 +233,8 @@ if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined
 function start() {
   showProgress();
   addReadMark();
+  closeMenus();
+  searchTextOnly();
   explainTerms();
   openPictures();
   askForGuesses();
