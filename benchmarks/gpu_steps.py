@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -26,7 +27,7 @@ import torch
 import speed
 
 KINDS = ("sft", "dpo")
-ROUNDS, EXAMPLES, HELD_OUT = 3, 48, 16
+ROUNDS, EXAMPLES, HELD_OUT = (1, 8, 4) if os.environ.get(plans.SMALL) == "1" else (3, 48, 16)
 SAMPLE_SECONDS = 0.5  # PyTorch keeps what it has allocated, so that peaks last longer than that
 # Name → what it needs beside TRL. (Unsloth changes TRL and transformers when it is imported.)
 CONTENDERS = {
@@ -115,11 +116,12 @@ def runner(kind: str, name: str, rate: float) -> Callable[..., tuple[float, floa
     """Return what trains for a contender, as `speed.ours` does."""
     if name == "ours":
         return lambda *arguments: speed.ours(*arguments, rate=rate)
-    settings: dict[str, Any] = {}
+    dtype = hardware.detect().dtype  # TRL's own choice is bfloat16, which a T4 emulates
+    settings: dict[str, Any] = {"bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
     if name == "TRL, packed, flash attention":
-        settings = {"packing": True} if kind == "sft" else {"padding_free": True}
+        settings |= {"packing": True} if kind == "sft" else {"padding_free": True}
     elif name == "TRL with Liger":
-        settings = {"use_liger_kernel": True}
+        settings |= {"use_liger_kernel": True}
     return speed.trl_with(rate, **settings)
 
 

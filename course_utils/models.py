@@ -183,8 +183,8 @@ def _load(
     if quantization is not None:
         options |= {"quantization_config": four_bit.config(quantization, dtype)}
     if quantization is not None or device.kind == "cuda":
-        # Straight onto the card: transformers would hold all weights of another number format in this machine's memory first,
-        # 7 GB for the T4 tier's model in float32, where Colab has 12.
+        # Straight onto the card: transformers would hold all weights of another number format in this machine's memory
+        # first, 7 GB for the T4 tier's model in float32, where Colab has 12.
         options |= {"device_map": {"": device.place()}}
 
     with _quiet_transformers():

@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 
-from . import build, driver
+from . import build, driver, run
 
 MEGABYTE = 1 << 20
 # Reads a line of JSON (code), runs it, answers with the value of `result` or with the error's type and words.
@@ -93,3 +93,11 @@ def a100(on_card):
 def pair(on_card):
     """Two T4 of 64 MB each."""
     return on_card("2xt4", driver.CONTEXT_BYTES + 64 * MEGABYTE)
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory):
+    if reason := build.why_not():
+        pytest.skip(reason)
+    with run.stand_ins(tmp_path_factory.mktemp("hub")) as folder:
+        yield folder

@@ -5,15 +5,7 @@ import pytest
 
 from course_utils import lessons
 
-from . import build, run
-
-
-@pytest.fixture(scope="session")
-def hub(tmp_path_factory):
-    if reason := build.why_not():
-        pytest.skip(reason)
-    with run.stand_ins(tmp_path_factory.mktemp("hub")) as folder:
-        yield folder
+from . import run
 
 
 def told(hub, *cells, gpu="t4"):

@@ -125,3 +125,30 @@ def test_tables_say_what_is_needed_and_where_the_estimate_is_furthest_off():
     assert lines[0].split()[-2:] == ["t4", "(15.8)"] and lines[1].split() == ["lesson", "02", "11.1", "(cell", "7)"]
     assert table.count("20.0 %") == 2 and "-5.0 %" in table  # the same size once, and once more at the end
     assert lines[-1].startswith("the largest difference: 02") and lines[-1].endswith("20.0 %")
+
+
+@pytest.mark.slow
+def test_a_model_of_another_format_is_not_held_in_the_machines_memory(on_card, tmp_path):
+    """On its way to the card: on Colab's T4 there is less of it than of the card's."""
+    code = f"""
+        import psutil, threading, time, transformers
+        from course_utils import models
+        sizes = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=8, num_attention_heads=8, vocab_size=49152)
+        config = transformers.LlamaConfig(num_key_value_heads=8, tie_word_embeddings=True, **sizes)
+        folder = {str(tmp_path)!r}
+        transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)    # 368 MB
+        transformers.AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED.name)).save_pretrained(folder)
+        own = lambda: psutil.Process().memory_info().rss - psutil.Process().memory_info().shared
+        peak, before, ended = [0], own(), threading.Event()
+        def watch():
+            while not ended.wait(0.01):
+                peak[0] = max(peak[0], own())
+        threading.Thread(target=watch).start()
+        model, _ = models.load(folder, dtype=torch.float32)
+        ended.set()
+        size = sum(weights.numel() * weights.element_size() for weights in model.parameters())
+        result = [(peak[0] - before) / 1e6, size / 1e6, str(model.device)]
+    """
+    grown, size, device = on_card("t4", None, **{driver.SKIP: str(1 << 20)})(code)
+    assert size > 700 and device == "cuda:0"
+    assert grown < size / 3
