@@ -66,7 +66,7 @@ notebooks: $(VENV)/.test
 # The course as a website, in build/book: for any static host, or open index.html. Nothing is executed. Its pages have Python
 # if Pyodide has been fetched before; `course book --live` fetches it.
 book: $(VENV)/.test
-	$(BIN)/course book --out build/book
+	$(BIN)/course book --language en --language es --out build/book
 
 # Our training loop beside TRL's and a plain one, in turns; our estimates beside the allocator and other estimators. Writes
 # dated tables and figures.
@@ -87,7 +87,8 @@ bench: $(VENV)/.test
 	$(BIN)/course book --live --out build/book
 	$(BIN)/python benchmarks/page_python.py build/book
 
-# Our estimates beside what a real GPU says. Needs one with 24 GB or more and nothing else on it.
+# What only a real GPU can say (benchmarks/gpu.py): memory, all lessons, speed, learning rates. Nothing else may be on it. Writes a
+# dated record; goes on where it was cut off.
 gpu: $(VENV)/.test
 	$(BIN)/python benchmarks/gpu.py
 

@@ -238,8 +238,9 @@ lesson.gain_table(before=(-31.0, -27.0), now=(-29.5, -29.0), beta=0.1)
 # nearly 1 when $m$ is large. The loss is minus the logarithm of the probability of what people did prefer, as for every
 # yes-or-no question:
 #
-# $$\text{loss} = -\log \sigma\Big(\beta\,\big[\,\underbrace{\log\pi(y_c|x) - \log\pi_{\text{ref}}(y_c|x)}_{\text{gain of chosen}}
-# \;-\;\underbrace{\big(\log\pi(y_r|x) - \log\pi_{\text{ref}}(y_r|x)\big)}_{\text{gain of rejected}}\,\big]\Big)$$
+# $$\text{gain}(y) = \log\pi(y|x) - \log\pi_{\text{ref}}(y|x)$$
+#
+# $$\text{loss} = -\log \sigma\big(\beta\,[\,\text{gain}(y_c) - \text{gain}(y_r)\,]\big)$$
 #
 # where $\pi$ is the model in training, called the {{term:policy}}, $\pi_{\text{ref}}$ the reference, $x$ the message, and $y_c$,
 # $y_r$ the chosen and the rejected reply. For our pair it is $-\log\sigma(0.35) = 0.53$. Before the first step all gains are
@@ -826,11 +827,10 @@ for row, *texts in zip(few, *samples):
     if house_style.score(row, ranked[0]) < house_style.score(row, ranked[-1]):
         own.append(row | {"chosen": ranked[-1], "rejected": ranked[0]})
 print(f"{len(own)} pairs from {len(few)} messages")
-lesson.pair_card(own[0])
-
-# %%
+assert own, "the four answers to each message are worth the same: sample more, or at a higher temperature"
 settings = training.Settings(learning_rate=plan.learning_rate, batch_size=4)
 print(training.fit(tuned, tokenizer, own, objective=training.DPO(), settings=settings))
+lesson.pair_card(own[0])
 
 # %% [markdown]
 # The adapter from before goes on learning, and this time the reference is the model as it was after the first round. Expect nothing of
