@@ -499,6 +499,27 @@ def _from_pretrained(
         return read()
 
 
+def fetch(name: str | None = None) -> str:
+    """Return what `from_pretrained` needs for a model, as `resolve` does, with its files on this machine.
+
+    What is missing is fetched with progress bars, which whoever waits for gigabytes wants to see.
+
+    Args:
+        name: as for `resolve`; None takes the tier's model.
+
+    Raises:
+        CourseError: as `load`.
+    """
+    source = resolve(name or TIERS[hardware.detect().tier].name)
+    if not Path(source).is_dir() and not hub_model_ready(source):
+        try:
+            _check_hub(source)
+            _download(source)
+        except (OSError, ValueError) as error:
+            raise CourseError(_hub_message(source, error)) from error
+    return source
+
+
 def _download(source: str) -> None:
     """Fetch a model's files into the hub's cache with progress bars, for whoever waits for gigabytes."""
     import huggingface_hub

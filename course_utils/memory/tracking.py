@@ -53,6 +53,13 @@ class MemoryReport:
         """By how many bytes the block raised the process's resident memory at its peak."""
         return max(0, self.process_peak - self.process_start)
 
+    @property
+    def increase(self) -> int:
+        """By how many bytes the block raised the memory that counts: a GPU's live tensors, or the process's without one."""
+        if self.gpu_allocated_peak is None:
+            return self.process_increase
+        return max(0, self.gpu_allocated_peak - (self.gpu_start or 0))
+
     def rows(self) -> list[tuple[str, str]]:
         """Return the name and the value of each measurement, as texts for a table."""
         rows = [

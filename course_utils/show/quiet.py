@@ -13,15 +13,17 @@ def quiet() -> None:
     """
     # Read when the libraries are imported; nobody who has set them otherwise is overruled.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 
     from logging import WARNING, getLogger
 
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if not are_progress_bars_disabled():
+        disable_progress_bars()  # not by its variable, after which nobody can switch them on for a download
     logging.set_verbosity_error()
     # By the level of this one `TrainingArguments` decides between a table of the losses and lines of raw numbers.
     getLogger("transformers.training_args").setLevel(WARNING)

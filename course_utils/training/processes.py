@@ -24,6 +24,7 @@ def accelerator_for(model: Model) -> Accelerator:
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import GradScalerKwargs
 
     on_cpu = model.device.type == "cpu"
     half = next(model.parameters()).dtype == torch.float16
@@ -35,7 +36,9 @@ def accelerator_for(model: Model) -> Accelerator:
     other_device = bool(PartialState._shared_state) and PartialState().device.type != model.device.type
     if other_device or (AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision):
         AcceleratorState._reset_state(reset_partial_state=other_device)
-    return Accelerator(mixed_precision=precision, cpu=on_cpu)
+    # PyTorch begins at 65,536 and finds the scale that float16 holds by skipping steps: of a run of two, both.
+    scaler = [GradScalerKwargs(init_scale=2.0**12)] if half else None
+    return Accelerator(mixed_precision=precision, cpu=on_cpu, kwargs_handlers=scaler)
 
 
 @contextmanager

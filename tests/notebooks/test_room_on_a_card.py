@@ -59,7 +59,7 @@ class Model:
     def num_parameters(self):
         return 7
 
-    def save_pretrained(self, folder):
+    def save_pretrained(self, folder, **_):
         pass
 
     def merge_and_unload(self):
