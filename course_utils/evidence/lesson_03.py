@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from course_utils import assets, charts, claims, evaluation, memory
+from course_utils import assets, charts, claims, evaluation, hardware, memory
 from course_utils.errors import CourseError
 from course_utils.evidence import lesson_02
 from course_utils.evidence.cards import Verdict
@@ -541,7 +541,7 @@ READ = "2026-11-27"
 
 
 def judge_Q2(pace: Mapping[str, Score]) -> Verdict:
-    """The claim is about GPUs: none was measured here, so that others' figures stand beside this machine's.
+    """The claim is about GPUs: one measures at most one of them, so that others' figures stand beside this machine's.
 
     Args:
         pace: tokens of a step → time of QLoRA relative to LoRA, on this machine.
@@ -549,8 +549,9 @@ def judge_Q2(pace: Mapping[str, Score]) -> Verdict:
     low, high = 100 * min(PUBLISHED_PACE.values()), 100 * max(PUBLISHED_PACE.values())
     inside = sum(0.2 <= value <= 0.3 for value in PUBLISHED_PACE.values())
     here = " and ".join(f"{100 * (s.value - 1):+.0f} % at {tokens} tokens a step" for tokens, s in pace.items())
+    used = "" if hardware.detect().kind == "cuda" else " and none was used"
     sentence = (
-        f"The claim is about GPUs and none was used. On this machine a step took {here}. Others measured {low:+.0f} to "
+        f"The claim is about GPUs{used}. On this machine a step took {here}. Others measured {low:+.0f} to "
         f"{high:+.0f} % on GPUs, depending on software, card and batch; {inside} of their {len(PUBLISHED_PACE)} figures "
         f"{'lies' if inside == 1 else 'lie'} between 20 and 30 %."
     )
@@ -622,9 +623,9 @@ def judge_Q5(lora: Sequence[float], qlora: Sequence[float], before: Sequence[flo
         )
     apart = bool(four_bit) and min(four_bit) > max(seeds)
     sentence = (
-        f"Full fine-tuning at the sizes that the claim is about was not run. At 135M, on the same examples, QLoRA's loss on "
-        f"{len(lora)} held-out answers was {four:.3f} and LoRA's {plain:.3f}, a difference of {_interval(gap, 3)}.{gained}"
-        f"{between_seeds} "
+        "Full fine-tuning at the sizes that the claim is about was not run. With this machine's model, on the same "
+        f"examples, QLoRA's loss on {len(lora)} held-out answers was {four:.3f} and LoRA's {plain:.3f}, a difference of "
+        f"{_interval(gap, 3)}.{gained}{between_seeds} "
         + ("So at this size the rounded base costs something that can be measured."
            if worse and apart else f"That is within what another seed alone changes ({spread:.3f}): no damage shows here.")
         + " For 7B to 65B the QLoRA paper reports none (a mean MMLU, a test of general knowledge, of 53.1 with NF4 and 53.0 "
@@ -635,9 +636,9 @@ def judge_Q5(lora: Sequence[float], qlora: Sequence[float], before: Sequence[flo
         (Table(rows, f"This run, {len(lora)} messages", "run", ""),
          Table(recorded, f"Recorded {lesson_02.sweep()['date']}: 120 examples, mean (lowest-highest) of {len(seeds)} seeds, "
                f"which differ by {spread:.3f}", "method", "")),
-        "A 135M model, which suffers more from rounding than a large one. Its packaged copy had been stored in another "
-        "4-bit format before, so its 16 bits are not the original's; and on a CPU products may be in float32. The QLoRA "
-        "paper is Dettmers et al. (2023), table 4, where FP4 reaches 52.2. For Llama 3, Huang et al. (2024, arXiv "
+        "On a CPU this is a 135M model, which suffers more from rounding than a large one. Its packaged copy had been "
+        "stored in another 4-bit format before, so its 16 bits are not the original's; and products may be in float32. The "
+        "QLoRA paper is Dettmers et al. (2023), table 4, where FP4 reaches 52.2. For Llama 3, Huang et al. (2024, arXiv "
         "2404.14047) find losses that cannot be neglected, above all below 4 bits.",
     )  # fmt: skip
 

@@ -790,7 +790,7 @@ tuned.save_pretrained("tickets-adapter")
 tuned.cpu()                                                # on a GPU: room for 32 bits
 fresh, _ = models.load(dtype=torch.float32)
 merged = PeftModel.from_pretrained(fresh, "tickets-adapter").merge_and_unload()
-merged.save_pretrained("tickets-merged")
+merged.save_pretrained("tickets-merged", max_shard_size="1GB")   # each file passes through memory whole
 tokenizer.save_pretrained("tickets-merged")
 fresh = merged = None                                      # it is on the disk now
 memory.release()

@@ -106,7 +106,7 @@ four_bits = BitsAndBytesConfig(
 # (`device.torch_dtype()` picks the right one for your machine; on many CPUs that is {{term:float32}}.)
 
 # %%
-source = models.resolve(models.TIERS[device.tier].name)   # a folder, or a name on the hub
+source = models.fetch()                                   # a folder, or a name on the hub
 base = AutoModelForCausalLM.from_pretrained(
     source, quantization_config=four_bits, dtype=device.torch_dtype(),
     device_map={"": device.kind},
@@ -202,7 +202,7 @@ show.answers([chat[-1]["content"] for chat in prompts[:2]],
 # %%
 tuned.save_pretrained("tickets-qlora")
 logged = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
-recipe = {"loss": logged[-1], "seconds": used.seconds, "MB": used.process_increase / 1e6}
+recipe = {"loss": logged[-1], "seconds": used.seconds, "MB": used.increase / 1e6}
 show.folder_sizes("tickets-qlora")
 
 # %% [markdown]
@@ -541,6 +541,8 @@ lesson.compare_with_peft(FourBitLoRA, matrix)
 # same model in four formats, one after the other, let each predict a few passages of everyday prose, and time its writing.
 
 # %%
+del base, tuned, trainer                               # sections 2 to 5 are done: make room
+memory.release()
 formats = lesson.formats()
 lesson.formats_table(formats)
 
@@ -567,8 +569,6 @@ lesson.formats_table(formats)
 same = training.Settings(
     learning_rate=plan.learning_rate, batch_size=plan.batch_size, warmup_steps=3, seed=0
 )
-del base, tuned, trainer                               # sections 2 to 6 are done: make room
-memory.release()
 four_bit, _ = models.load(quantization="nf4")
 held_out = task.validation[:24]
 before = lesson.answer_losses(dense, tokenizer, held_out)

@@ -841,7 +841,7 @@ print(f"probability of “yes”: {min(marks):.2f} to {max(marks):.2f}")
 print(f"area under the curve: {area:.2f}")
 
 # %%
-judges = {"the 135M model with the rubric": [mark > 0.5 for mark in marks]}
+judges = {"this model with the rubric": [mark > 0.5 for mark in marks]}
 judges |= lesson_05.other_judges(export, prepared.rows, prepared.lines)
 lesson_05.judges_table(keep, judges)
 
@@ -1318,8 +1318,8 @@ print(f"both fields right, prepared minus raw: {100 * difference.value:+.0f} poi
 # %% [markdown]
 # Read the last row of the table first. Whoever always gives the most common pair has the form perfect, gets some records right, and
 # catches no escalation. The column at the end has a part of the reason: agents in a hurry left the form at "question, none", and a
-# model that learns from the export gives that to three messages in four. But the prepared run, whose rows have no such forms left,
-# still gives it to more than half: after so few steps both mostly fall back on a common record. So the short run shows that
+# model that learns from the export gives that to most messages. The prepared run, whose rows have no such forms left, gives it to
+# fewer, and still to many: after so few steps both mostly fall back on common records. So the short run shows that
 # prepared rows are better than raw ones, and it does not show that either beats a program which reads nothing. Each run changed the
 # model two dozen times, once after every few examples, and that is too few. The recorded runs are longer, and there are three of
 # each. They take messages of at most 32 words, which leaves 1,250 rows of the export and 300 of the prepared ones for training. The

@@ -116,9 +116,11 @@ def test_the_script_reports_what_is_wrong(printed):
 
 
 def test_the_short_runs_say_what_the_text_says_of_them(printed):
-    """Notices short runs after which "three messages in four", "more than half" or "catches no escalation" is wrong."""
+    """Notices short runs after which "most messages", "fewer, and still to many" or "catches no escalation" is wrong."""
     raw, prepared, _ = table_rows(printed, "100 test messages, 30 of which").values()
-    assert 70 <= number(raw["left at “question, none”"]) < 80 and 50 < number(prepared["left at “question, none”"]) < 70
+    left = [number(row["left at “question, none”"]) for row in (raw, prepared)]
+    # 75 and 60 in float32, 85 and 29 in bfloat16
+    assert left[0] >= 65 and left[0] > left[1] + 10 and left[1] > 20
     assert number(prepared["both fields right"]) > number(raw["both fields right"])
 
 

@@ -645,6 +645,20 @@ class TestALesson:
         page.reload()
         assert page.locator(".book-tick").count() == 0 and page.locator(".book-overview").is_hidden()
 
+    def test_goes_on_where_it_was_left(self, visitor):
+        page = visitor.go(LESSON_PAGES[1])
+        assert page.locator(".book-continue").count() == 0
+        heading = page.locator("section > h2", has_text="4 · ")
+        heading.scroll_into_view_if_needed()
+        page.wait_for_function("JSON.parse(localStorage.getItem('finetuning-course') || '{}').places?.['02']")
+        page = visitor.go(LESSON_PAGES[1])
+        link = page.locator(".book-continue a")
+        assert link.inner_text().startswith("Go on at “4 · LoRA")
+        link.click()
+        page.wait_for_function("document.querySelectorAll('section > h2')[3].getBoundingClientRect().top < innerHeight")
+        page.reload()
+        assert page.locator(".book-continue").count() == 0  # the address says where
+
     def test_can_be_quizzed_by_keyboard_alone(self, visitor):
         page = visitor.go(LESSON_PAGES[1])
         choices = sum(len(question.choices) for question in QUIZZES["02"])

@@ -12,9 +12,9 @@ function say(text, values = {}) {
 
 function kept() {
   try {
-    return { read: {}, guesses: {}, ...JSON.parse(localStorage.getItem(KEY) || "{}") };
+    return { read: {}, guesses: {}, places: {}, ...JSON.parse(localStorage.getItem(KEY) || "{}") };
   } catch {
-    return { read: {}, guesses: {} }; // no storage, or something that is not ours
+    return { read: {}, guesses: {}, places: {} }; // no storage, or something that is not ours
   }
 }
 
@@ -98,6 +98,47 @@ function addReadMark() {
   show();
   const note = element("span", {}, say("Kept in this browser only."));
   article.append(element("div", { class: "book-read", role: "group", "aria-label": say("your progress") }, button, note));
+}
+
+// -- where a long page was left ------------------------------------------------------------------------------------------
+
+function rememberPlace() {
+  const number = lessonOf(location.pathname);
+  const sections = [...document.querySelectorAll("article.bd-article section > h2")];
+  if (!number || sections.length < 2) return;
+  const place = kept().places[number];
+  const left = sections.find((heading) => heading.parentElement.id === place);
+  if (left && left !== sections[0] && !location.hash) {
+    const name = left.firstChild.textContent.trim();
+    const link = element("a", { href: `#${place}` }, say("Go on at “{section}”", { section: name }));
+    document.querySelector("article.bd-article h1").after(element("p", { class: "book-continue" }, link));
+  }
+  let waiting = 0;
+  window.addEventListener("scroll", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      const above = lastAbove(sections);
+      if (above) keep((all) => (all.places[number] = above.parentElement.id));
+      markContents(above?.parentElement);
+    }, 500);
+  });
+}
+
+function lastAbove(headings) {
+  return headings.filter((heading) => heading.getBoundingClientRect().top < window.innerHeight / 2).pop();
+}
+
+// The theme marks a heading in the page's contents when it comes into sight; after a jump, the one before stays marked.
+function markContents(section) {
+  const links = [...document.querySelectorAll("#pst-page-toc-nav a[href^='#']")];
+  const marked = links.find((link) => link.classList.contains("active"));
+  if (!section || (marked && section.contains(document.getElementById(marked.hash.slice(1))))) return;
+  links.forEach((link) => {
+    const here = link.hash === `#${section.id}`;
+    link.classList.toggle("active", here);
+    if (here) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  });
 }
 
 // -- terms: the meaning in place -----------------------------------------------------------------------------------------
@@ -208,7 +249,8 @@ function askForGuesses() {
       event.preventDefault();
       const value = (new FormData(form).get(key) || "").toString().trim();
       const number = form.querySelector('input[inputmode="decimal"]');
-      if (number && !/^[+-]?[0-9]+([.,][0-9]+)?$/.test(value.replace(/[\s%]/g, ""))) {
+      const takenBack = value === "" && kept().guesses[key];
+      if (number && !takenBack && !/^[+-]?[0-9]+([.,][0-9]+)?$/.test(value.replace(/[\s%]/g, ""))) {
         said.textContent = say("A number, please: a rough guess is enough.");
         number.focus();
         return;
@@ -233,6 +275,7 @@ if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined
 function start() {
   showProgress();
   addReadMark();
+  rememberPlace();
   closeMenus();
   searchTextOnly();
   explainTerms();
