@@ -17,29 +17,17 @@ if TYPE_CHECKING:
     from matplotlib.path import Path
 
 
-class MethodStyle(NamedTuple):
-    """How a method is drawn through the whole course: colour, marker and dash, each of which tells it apart."""
-
-    colour: str
-    marker: str
-    dash: str | tuple[float, tuple[float, ...]]
-
-
-# Okabe and Ito's colours; three more, for the methods of lesson 04, from Tol's muted scheme and black.
-METHOD_STYLE: dict[str, MethodStyle] = {
-    "base model": MethodStyle("#5b6770", "o", ":"),
-    "prompting": MethodStyle("#CC79A7", "v", (0, (1, 1))),
-    "RAG": MethodStyle("#E69F00", "D", (0, (5, 1))),
-    "full fine-tuning": MethodStyle("#D55E00", "s", "--"),
-    "LoRA": MethodStyle("#0072B2", "^", "-"),
-    "QLoRA": MethodStyle("#009E73", "P", "-."),
-    "DPO": MethodStyle("#56B4E9", "X", (0, (3, 1, 1, 1))),
-    "ORPO": MethodStyle("#882255", "p", (0, (8, 2))),
-    "KTO": MethodStyle("#999933", "h", (0, (3, 1, 1, 1, 1, 1))),
-    "PPO": MethodStyle("#000000", "*", (0, (8, 2, 1, 2))),
+# Method → its colour in drawings, of Okabe and Ito's; `charts.METHODS` has the darker ones in which lines are labelled.
+METHOD_COLOURS = {
+    "base model": "#5b6770",
+    "prompting": "#CC79A7",
+    "RAG": "#E69F00",
+    "full fine-tuning": "#D55E00",
+    "LoRA": "#0072B2",
+    "QLoRA": "#009E73",
 }
 INK, PAPER = "#1b1f23", "#ffffff"
-FROZEN = METHOD_STYLE["base model"].colour
+FROZEN = METHOD_COLOURS["base model"]
 WIDTH, DPI, SHOWN = 520, 150, 624  # hundredths of an inch; dots an inch; CSS pixels at most
 MARGIN = 12
 # What each trained parameter holds in the usual mixed precision, in bytes. What a frozen one holds in NF4, in bits: its
@@ -125,15 +113,6 @@ class _Board:
             )
         )  # fmt: skip
 
-    def arch(self, start: float, end: float, y: float, colour: str, high: float = 30) -> None:
-        """An arrow that rises from one place and comes down on another of the same height."""
-        from matplotlib.patches import FancyArrowPatch
-        from matplotlib.path import Path
-
-        path = Path([(start, y), (start, y - high), (end, y - high), (end, y)], [Path.MOVETO, *[Path.CURVE4] * 3])
-        head = "-|>,head_length=0.8,head_width=0.45"
-        self.axes.add_patch(FancyArrowPatch(path=path, arrowstyle=head, mutation_scale=7, color=colour, lw=1.5))
-
     def line(self, *points: tuple[float, float], colour: str = INK, lw: float = 1.8, **style: Any) -> None:
         """Straight pieces with round corners."""
         from matplotlib.patches import PathPatch
@@ -180,14 +159,14 @@ def training_step(probabilities: Mapping[str, float] | None = None, right: str =
     """
     probabilities = probabilities or {"clear": 0.4, "blue": 0.2, "falling": 0.1}
     loss = -math.log(probabilities[right])
-    there, back = FROZEN, METHOD_STYLE["full fine-tuning"].colour
+    forward_colour, backward_colour = FROZEN, METHOD_COLOURS["full fine-tuning"]
     left, wide, right_left, right_wide = 12, 290, 340, 168
     middle, at = left + wide / 2, right_left + right_wide / 2
     first, second, third, fourth = 78, 202, 324, 482  # where the boxes begin
     board = _Board(576, "One training step:\nguess, measure, adjust")
 
     board.box(left, first, wide, 90, FROZEN, 0)
-    board.step(left, first, 1, there)
+    board.step(left, first, 1, forward_colour)
     board.text(middle + 12, first + 21, "a text, cut into tokens")
     chips, gap = ["The", "sky", "is"], 6
     widths = [board.width(chip) + 18 for chip in chips]
@@ -199,45 +178,45 @@ def training_step(probabilities: Mapping[str, float] | None = None, right: str =
         x += width + gap
     board.text(x + 12, first + 60, "next:", ha="left")
     x += 24 + then
-    board.box(x, first + 44, last, 32, back, 0, ls="--")
+    board.box(x, first + 44, last, 32, backward_colour, 0, ls="--")
     board.text(x + last / 2, first + 60, right, weight="bold")
-    board.arrow((middle, first + 92), (middle, second - 2), colour=there)
+    board.arrow((middle, first + 92), (middle, second - 2), colour=forward_colour)
 
-    board.box(left, second, wide, 88, there)
-    board.step(left, second, 2, there)
+    board.box(left, second, wide, 88, forward_colour)
+    board.step(left, second, 2, forward_colour)
     board.text(middle, second + 30, "model", NORMAL, weight="bold")
     board.text(middle, second + 58, "millions of numbers: weights")
-    board.arrow((middle, second + 90), (middle, third - 2), colour=there)
+    board.arrow((middle, second + 90), (middle, third - 2), colour=forward_colour)
 
     board.box(left, third, wide, 124, FROZEN, 0)
-    board.step(left, third, 3, there)
+    board.step(left, third, 3, forward_colour)
     board.text(middle + 14, third + 20, "which token comes next?")
     full = 66 / max(probabilities.values())  # the length of a bar for all of the probability
     for row, (token, share) in enumerate(probabilities.items()):
         y, bold = third + 48 + 28 * row, "bold" if token == right else "normal"
-        colour, strength = (back, 1) if token == right else (FROZEN, 0.4)
+        colour, strength = (backward_colour, 1) if token == right else (FROZEN, 0.4)
         board.text(left + 72, y, token, ha="right", weight=bold)
         board.box(left + 82, y - 9, full * share, 18, colour, strength, 0, lw=0)
         end = left + 89 + full * share
         board.text(end, y, f"{share:.0%}" + (" ← correct" if token == right else ""), ha="left", weight=bold)
-    board.arrow((middle, third + 126), (middle, fourth - 2), colour=there)
+    board.arrow((middle, third + 126), (middle, fourth - 2), colour=forward_colour)
 
-    board.box(left, fourth, wide, 82, back)
-    board.step(left, fourth, 4, back)
+    board.box(left, fourth, wide, 82, backward_colour)
+    board.step(left, fourth, 4, backward_colour)
     board.text(middle + 10, fourth + 20, f"loss = −ln {probabilities[right]:.2f} = {loss:.2f}", weight="bold")
     board.text(middle, fourth + 55, "high when the correct token\nseemed unlikely")
 
-    board.arrow((left + wide + 2, fourth + 41), (at, fourth + 41), (at, third + 126), colour=back)
-    board.box(right_left, third, right_wide, 124, back)
-    board.step(right_left, third, 5, back)
+    board.arrow((left + wide + 2, fourth + 41), (at, fourth + 41), (at, third + 126), colour=backward_colour)
+    board.box(right_left, third, right_wide, 124, backward_colour)
+    board.step(right_left, third, 5, backward_colour)
     board.text(at + 12, third + 21, "gradient", NORMAL, weight="bold")
     board.text(at, third + 76, "for each weight:\nwhich way does\nthe loss fall?")
-    board.arrow((at, third - 2), (at, second + 90), colour=back)
-    board.box(right_left, second, right_wide, 88, back)
-    board.step(right_left, second, 6, back)
+    board.arrow((at, third - 2), (at, second + 90), colour=backward_colour)
+    board.box(right_left, second, right_wide, 88, backward_colour)
+    board.step(right_left, second, 6, backward_colour)
     board.text(at + 14, second + 21, "optimizer", NORMAL, weight="bold")
     board.text(at, second + 59, "moves each weight\na little that way")
-    board.arrow((right_left - 2, second + 44), (left + wide + 2, second + 44), colour=back)
+    board.arrow((right_left - 2, second + 44), (left + wide + 2, second + 44), colour=backward_colour)
     board.arrow((at, second - 2), (at, first + 45), (left + wide + 2, first + 45))
     board.text((left + wide + at) / 2, first + 28, "next text")
     return board.figure(
@@ -256,7 +235,7 @@ def lora(d_out: int = 576, d_in: int = 1536, rank: int = 16, alpha: int = 32) ->
         alpha: its α; what the adapter adds is scaled by α/r.
     """
     frozen, trained = d_out * d_in, rank * (d_out + d_in)
-    colour = METHOD_STYLE["LoRA"].colour
+    colour = METHOD_COLOURS["LoRA"]
     scale = min(240 / d_in, 150 / d_out)
     wide, high, thin = scale * d_in, scale * d_out, max(1.2, scale * rank)
     left, top = 92.0, 108.0
@@ -355,7 +334,7 @@ def memory_parts(
     board.text(MARGIN, 74, f"{model}, activations not counted", ha="left")
     ceiling = ground
     for column, (method, parts) in enumerate(states.items()):
-        x, y, colour = MARGIN + column * (wide + gap), ground, METHOD_STYLE[method].colour
+        x, y, colour = MARGIN + column * (wide + gap), ground, METHOD_COLOURS[method]
         board.text(x + wide / 2, ground + 26, method.replace(" ", "\n"), weight="bold")
         too_thin = []
         for part in parts:
@@ -398,7 +377,7 @@ def memory_parts(
 
 def merging() -> figures.Figure:
     """An adapter kept beside its base, and one merged into it; what each is good for."""
-    colour = METHOD_STYLE["LoRA"].colour
+    colour = METHOD_COLOURS["LoRA"]
     board = _Board(528, "Merging turns two paths into one")
     top, end, wide = 64.0, 384.0, 240.0
     for left, name in ((float(MARGIN), "kept apart"), (WIDTH - MARGIN - wide, "merged")):
@@ -447,7 +426,7 @@ def merging() -> figures.Figure:
 
 def four_bit_layer() -> figures.Figure:
     """A layer in QLoRA: a weight stored in 4 bits, its 16-bit copy for one product, and the trained adapter beside it."""
-    frozen, trained, back = FROZEN, METHOD_STYLE["QLoRA"].colour, METHOD_STYLE["full fine-tuning"].colour
+    frozen, trained, back = FROZEN, METHOD_COLOURS["QLoRA"], METHOD_COLOURS["full fine-tuning"]
     board = _Board(520, "QLoRA: 4 bits in storage,\n16 bits for the product")
     top, high, middle, adapter, plus = 154.0, 150.0, 286.0, 440.0, 362.0
 
@@ -490,7 +469,7 @@ def four_bit_storage(block: int = 64, group: int = 256) -> figures.Figure:
         block: weights that share a scale.
         group: scales that share a scale of their own.
     """
-    colour, extra = METHOD_STYLE["QLoRA"].colour, METHOD_STYLE["full fine-tuning"].colour
+    colour, extra = METHOD_COLOURS["QLoRA"], METHOD_COLOURS["full fine-tuning"]
     plain, double = 4 + 32 / block, 4 + 8 / block + 32 / (block * group)
     board = _Board(342, "What one weight takes:\nits code and its share of a scale")
     scale = (WIDTH - 2 * MARGIN) / 16
@@ -551,12 +530,12 @@ def decision_tree(good_enough: float = 0.85, enough_examples: int = 100) -> figu
         board.text(middle + 14, y + high / 2, question)
         board.arrow((left + wide + 2, y + high / 2), (right - 2, y + high / 2))
         board.text((left + wide + right) / 2 - 2, y + high / 2 - (26 if "\n" in aside else 18), aside)
-        board.box(right, y + 8, leaf, high - 16, METHOD_STYLE[method].colour, 0.25)
+        board.box(right, y + 8, leaf, high - 16, METHOD_COLOURS[method], 0.25)
         board.text(right + leaf / 2, y + high / 2, answer, weight="bold")
         board.arrow((middle, y + high + 2), (middle, y + pitch - 2))
         board.text(middle + 14, y + high + (pitch - high) / 2 - 2, below, ha="left")
     y = top + pitch * len(rows)
-    board.box(left, y, wide, 52, METHOD_STYLE["LoRA"].colour, 0.25)
+    board.box(left, y, wide, 52, METHOD_COLOURS["LoRA"], 0.25)
     board.text(middle, y + 26, "fine-tune**", NORMAL, weight="bold")
     words = "* Unless volume or latency make its length expensive.\n** Where facts are missing too: RAG as well."
     board.text(MARGIN, y + 68, words, ha="left", va="top")
@@ -569,7 +548,7 @@ def decision_tree(good_enough: float = 0.85, enough_examples: int = 100) -> figu
 
 def error_chain() -> figures.Figure:
     """Four questions to a wrong answer, in the order in which it came about; the first "no" names the cause."""
-    colour = METHOD_STYLE["full fine-tuning"].colour
+    colour = METHOD_COLOURS["full fine-tuning"]
     left, wide, right, leaf = float(MARGIN), 262.0, 330.0, 178.0
     middle, top, high, pitch = left + wide / 2, 84.0, 56.0, 88.0
     rows = [
@@ -604,7 +583,7 @@ def banding(bands: int = 5, rows: int = 2) -> figures.Figure:
         rows: numbers in each.
     """
     one, other = [17, 4, 52, 8, 31, 9, 76, 23, 5, 60], [17, 4, 41, 8, 31, 12, 76, 90, 66, 60]
-    agree = METHOD_STYLE["LoRA"].colour
+    agree = METHOD_COLOURS["LoRA"]
     left, top, cell, gap, pitch = 86.0, 118.0, 34.0, 14.0, 96.0
     board = _Board(358, "One band that agrees is enough:\nthen the two texts are compared")
     board.text(MARGIN, 84, f"{bands * rows} numbers a text, cut into {bands} bands of {rows}", ha="left")
@@ -638,7 +617,7 @@ def banding(bands: int = 5, rows: int = 2) -> figures.Figure:
 
 def hosted_job() -> figures.Figure:
     """The states of a hosted fine-tuning job: where it waits, where it works, and the three ways in which it ends."""
-    good, bad = METHOD_STYLE["LoRA"].colour, METHOD_STYLE["full fine-tuning"].colour
+    good, bad = METHOD_COLOURS["LoRA"], METHOD_COLOURS["full fine-tuning"]
     left, wide, high, top, pitch = 14.0, 196.0, 46.0, 128.0, 80.0
     right, leaf = 326.0, 180.0
     middle = left + wide / 2
@@ -671,7 +650,7 @@ def hosted_job() -> figures.Figure:
 
 def twins() -> figures.Figure:
     """Two messages and two replies: what is chosen for the one message is rejected for the other."""
-    right, wrong = METHOD_STYLE["LoRA"].colour, METHOD_STYLE["full fine-tuning"].colour
+    right, wrong = METHOD_COLOURS["LoRA"], METHOD_COLOURS["full fine-tuning"]
     board = _Board(470, "Twins: the same two replies,\neach of them right once")
     wide, high, left, other = 212, 106, 12.0, 296.0
     texts = [
@@ -707,7 +686,7 @@ def grpo_group(rewards: Sequence[float] = (1.0, 0.3, 0.3, 0.8)) -> figures.Figur
     Args:
         rewards: one for each answer; four fit well.
     """
-    up, down = METHOD_STYLE["LoRA"].colour, METHOD_STYLE["full fine-tuning"].colour
+    up, down = METHOD_COLOURS["LoRA"], METHOD_COLOURS["full fine-tuning"]
     mean = sum(rewards) / len(rewards)
     spread = math.sqrt(sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1)) or 1.0
     advantages = [(reward - mean) / spread for reward in rewards]
@@ -734,7 +713,7 @@ def grpo_group(rewards: Sequence[float] = (1.0, 0.3, 0.3, 0.8)) -> figures.Figur
 
 def ppo_rollout() -> figures.Figure:
     """One answer in PPO, token by token: what moving away costs, the reward at the end, what was expected, the advantage."""
-    colour = METHOD_STYLE["LoRA"].colour
+    colour = METHOD_COLOURS["LoRA"]
     tokens = ["Please", "unplug", "it", "."]
     log_ratios, values, reward, coefficient = [0.5, 2.0, 0.1, 0.2], [0.6, 0.8, 1.2, 1.3], 1.5, 0.1
     paid = [-coefficient * ratio for ratio in log_ratios]

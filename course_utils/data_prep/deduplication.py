@@ -148,9 +148,9 @@ def first_of_each(keys: Sequence) -> list[int]:
 
 
 def choose(
-    exact: Sequence,
-    normal: Sequence,
-    answers: Sequence,
+    exact_keys: Sequence,
+    prompt_keys: Sequence,
+    answer_keys: Sequence,
     pairs: Sequence[tuple[int, int, float]],
     texts: Callable[[int], tuple[str, str]],
     values: Sequence | None = None,
@@ -159,29 +159,31 @@ def choose(
     """Find clusters, conflicts and the rows to keep from keys instead of rows, for corpora whose texts are elsewhere.
 
     Args:
-        exact: for each row, a key that only exact copies have in common.
-        normal: for each row, a key shared by rows whose prompts differ only in case, spacing and punctuation.
-        answers: for each row, a key shared by rows whose answers differ only in that way.
-        pairs: near-duplicates among the first rows of each key in `normal`, as (index, index, similarity).
+        exact_keys: for each row, a key that only exact copies have in common.
+        prompt_keys: for each row, a key shared by rows whose prompts differ only in case, spacing and punctuation.
+        answer_keys: for each row, a key shared by rows whose answers differ only in that way.
+        pairs: near-duplicates among the first rows of each key in `prompt_keys`, as (index, index, similarity).
         texts: returns prompt and answer of a row; called only for rows whose prompt is in `pairs`.
         values: for each row, how good it is; the best is kept. Without values, the earliest is kept.
         threshold: see `deduplicate`.
     """
-    order = sorted(range(len(normal)), key=values.__getitem__, reverse=True) if values else list(range(len(normal)))
+    order = (
+        sorted(range(len(prompt_keys)), key=values.__getitem__, reverse=True) if values else list(range(len(prompt_keys)))
+    )
     representative_of: dict[int, int] = {}
     # prompt → answer → the row that is kept for both
     representatives: dict[object, dict[object, int]] = {}
     for index in order:
-        representative = representatives.setdefault(normal[index], {}).setdefault(answers[index], index)
+        representative = representatives.setdefault(prompt_keys[index], {}).setdefault(answer_keys[index], index)
         if representative != index:
             representative_of[index] = representative
-    similarities, alike = dict.fromkeys(representative_of, 1.0), Groups(len(normal))
+    similarities, alike = dict.fromkeys(representative_of, 1.0), Groups(len(prompt_keys))
     rank = {index: position for position, index in enumerate(order)}
     compare = _Comparison(texts, threshold)
     for one, other, similarity in sorted(pairs, key=lambda pair: sorted((rank[pair[0]], rank[pair[1]]), reverse=True)):
         _join(
-            representatives[normal[one]],
-            representatives[normal[other]],
+            representatives[prompt_keys[one]],
+            representatives[prompt_keys[other]],
             rank,
             representative_of,
             similarities,
@@ -201,9 +203,9 @@ def choose(
     for representative, dropped in sorted(clusters.items(), key=lambda item: min(item[0], *item[1])):
         kinds = {
             i: EXACT
-            if exact[i] == exact[representative]
+            if exact_keys[i] == exact_keys[representative]
             else NORMALISED
-            if normal[i] == normal[representative] and answers[i] == answers[representative]
+            if prompt_keys[i] == prompt_keys[representative] and answer_keys[i] == answer_keys[representative]
             else NEAR
             for i in dropped
         }
@@ -215,7 +217,7 @@ def choose(
         for member in members[1:]:
             alike.join(members[0], member)
     return Deduplicated(
-        [i for i in range(len(normal)) if i not in representative_of],
+        [i for i in range(len(prompt_keys)) if i not in representative_of],
         duplicates,
         _conflicts(alike, representative_of, clusters),
     )

@@ -175,7 +175,7 @@ class Choose(_Stage):
         distinct = first_of_each(list(zip(normal, answers)))
         texts = self._texts({index for index in distinct if normal[index] in prompts}, sizes)
         sets = {index: shingles(texts[index][0]) for index in {index for pair in candidates for index in pair}}
-        pairs = [(i, j, index) for i, j in candidates if (index := jaccard(sets[i], sets[j])) >= self.threshold]
+        pairs = [(i, j, similarity) for i, j in candidates if (similarity := jaccard(sets[i], sets[j])) >= self.threshold]
         result = choose(exact, normal, answers, pairs, texts.__getitem__, threshold=self.threshold)
         kept_rows = np.array(result.kept, dtype=np.int64)
         starts = np.cumsum([0, *sizes])

@@ -147,7 +147,7 @@ VARIANTS: dict[str, tuple[Callable[[dict], dict], str]] = {
 
 
 def variants(row: dict) -> tuple[dict, list[str]]:
-    """Return the row in its usual form, and the codes of what was different in it; the argument itself is not changed."""
+    """Return the row in its usual form, and the codes of the variants that were normalised; the argument is not changed."""
     codes: list[str] = []
     if _is_usual(row):
         return row, codes

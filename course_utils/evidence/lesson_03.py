@@ -370,9 +370,6 @@ def answer_losses(
     return losses
 
 
-FORMATS = ("16 bits", "8 bits", "NF4", "FP4")
-
-
 def formats(texts: Sequence[str] | None = None, tokens: int = 12, name: str | None = None) -> dict[str, dict[str, Any]]:
     """The base model in several formats, one after the other: what it holds, how well it predicts, how fast it writes.
 

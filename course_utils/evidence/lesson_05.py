@@ -425,22 +425,6 @@ def suspects(rows: Sequence[dict], check: LabelCheck, number: int = 6, longest: 
     return Table(table, "The most suspicious labels", "row", "")
 
 
-def label_noise_table(
-    export: RawExport, lines: Sequence[int], check: LabelCheck, steps: Sequence[int] = (20, 40, 60)
-) -> Table:
-    """How many wrong labels are found, by how far down the list somebody reads."""
-    lists = {f"the first {n}": check.suspects[:n] for n in steps}
-    lists[f"all {len(check.suspects)} suspects"] = check.suspects
-    accused = len(check.by_published_rule)
-    lists[f"the {accused} that the published rule accuses"] = check.by_published_rule
-    table = {}
-    for name, chosen in lists.items():
-        score = truth.score_labels(export, lines, chosen)
-        right = round(score.precision.value * score.precision.n) if chosen else 0
-        table[name] = {"wrong labels found": right, "of": score.recall.n, "false alarms": len(chosen) - right}
-    return Table(table, "Who reads how many rows finds how many wrong labels", "rows read", "")
-
-
 def suspects_curve(export: RawExport, lines: Sequence[int], check: LabelCheck) -> Figure:
     """Wrong labels found by how many suspects are read, beside reading at random; and what the published rule accuses."""
     wrong = set(truth.wrong_labels(export, lines))

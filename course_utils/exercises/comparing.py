@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from course_utils.languages import say
 
 MOST_PARTS, MOST_BITS = 100_000, 65_536  # as in grading
-SINGLE = 1e-6  # relative; more than a few float32 operations lose, and far less than any mistake changes
+FLOAT32_TOLERANCE = 1e-6  # relative; more than a few float32 operations lose, and far less than any mistake changes
 LONG_INT_BITS = 200  # of an int whose digits nobody reads
 SHORTER = ("float32", "float16", "bfloat16")
 PLAIN_NUMBERS = (bool, int, float)
@@ -239,7 +239,7 @@ def _numeric(actual: Any, expected: Any, tolerance: float, indexes: tuple[int | 
         relative, absolute = tolerance, tolerance
         if expected_array.dtype.kind == "f" and expected_array.size:
             largest = float(np.abs(expected_array[np.isfinite(expected_array)]).max(initial=0.0))
-            relative, absolute = max(tolerance, SINGLE), max(tolerance, SINGLE * largest)
+            relative, absolute = max(tolerance, FLOAT32_TOLERANCE), max(tolerance, FLOAT32_TOLERANCE * largest)
         actual_array, expected_array = actual_array.astype(float), expected_array.astype(float)
         if actual_array.shape != expected_array.shape:
             return differs
@@ -264,7 +264,7 @@ def _close(actual: Any, expected: Any, tolerance: float) -> bool:
     if not (math.isfinite(actual_number) and math.isfinite(expected_number)):
         return actual_number == expected_number
     if isinstance(expected, float):
-        relative, absolute = max(tolerance, SINGLE), max(tolerance, SINGLE * abs(expected_number))
+        relative, absolute = max(tolerance, FLOAT32_TOLERANCE), max(tolerance, FLOAT32_TOLERANCE * abs(expected_number))
     return abs(actual_number - expected_number) <= absolute + relative * abs(expected_number)
 
 

@@ -54,12 +54,12 @@ class Rows:
     """Which learner has which row of a table.
 
     Attributes:
-        of: learner → row number, where it is certain.
-        candidates: learner → numbers of the rows to which their names lead, whoever has these.
+        row_of: learner → row number, where it is certain.
+        candidates: learner → numbers of the rows that match the learner's name, those included that others match too.
         doubts: learner → why they have no row.
     """
 
-    of: dict[str, int]
+    row_of: dict[str, int]
     candidates: dict[str, set[int]]
     doubts: dict[str, str]
 
@@ -131,7 +131,7 @@ class Roster:
                 doubts[learner] = f"has no row: {whose} is as likely that of {', '.join(names)}, and nobody has it"
             elif len(indexes) > 1:
                 doubts[learner] = f"leads to several rows: {'; '.join(self.people[index].name for index in rivals)}"
-            elif elsewhere.candidates.get(learner) and learner not in elsewhere.of:
+            elif elsewhere.candidates.get(learner) and learner not in elsewhere.row_of:
                 doubts[learner] = "has no row, as somebody else wants the one that it leads to in the other table"
             else:
                 row_of[learner] = next(iter(indexes))
@@ -226,7 +226,7 @@ def write_all(
     needing = needs_a_person(all_results, rows)
     texts = {
         "grades.csv": as_csv(_grades(exercise_ids, all_results)),
-        "moodle.csv": as_csv(_moodle(all_results, class_list, rows.of if rows else {})),
+        "moodle.csv": as_csv(_moodle(all_results, class_list, rows.row_of if rows else {})),
         "class.html": class_view(exercise_ids, all_results),
     }
     if export:
@@ -317,7 +317,7 @@ def filled_in(
         scale = 1.0
     canvas_rows = _in_canvas(rows).rows(all_results, class_list)
     for results in all_results:
-        index = canvas_rows.of.get(results["extra_data"]["learner"])
+        index = canvas_rows.row_of.get(results["extra_data"]["learner"])
         if index is not None and results["score"] is not None:
             row = body[index]
             row += [""] * (at + 1 - len(row))

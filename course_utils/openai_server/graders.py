@@ -87,7 +87,7 @@ def _one_or_several(value: Any) -> str:
 
 
 class Multi(Strict):
-    """Several graders and the formula that makes one number of theirs."""
+    """Several graders and the formula that combines their scores into one."""
 
     type: Literal["multi"]
     name: Name

@@ -101,7 +101,7 @@ PHONE = re.compile(
     re.IGNORECASE,
 )
 # Numbers in groups that are not phone numbers: decimals and coordinates, dates and years, versions, enumerations.
-NO_PHONE = re.compile(
+NOT_PHONE_SHAPED = re.compile(
     r"\d+\.\d+|.*(?<![\d.])-?\d{1,3}\.\d{4,}.*|.*(?<!\d)(?:19|20)\d\d[-/.]\d{1,2}[-/.]\d{1,2}(?!\d).*|.*(?<!\d)\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)\d\d(?!\d).*|"
     r"(?:1\d{3}|20\d\d)(?:\W{1,3}(?:1\d{3}|20\d\d))+|[1-9]\d?(?:\.\d+){2,}|\d(?:\W{1,3}\d)+|[1-9]\d?(?:\W{1,3}\d{1,2})+"
 )
@@ -116,7 +116,7 @@ CALL = re.compile(
     r"voicemail|callback|m|t|p|ph)\b[^\n]{0,40}$",
     re.IGNORECASE,
 )
-NOT_A_PHONE = re.compile(
+OTHER_NUMBER_WORDS = re.compile(
     r"\b(?:order|tracking|track|invoice|serial|s/n|sn|model|ref(?:erence)?|ticket|case|claim|receipt|batch|lot|article|item|sku|ean|barcode|isbn|policy|meter|"
     r"parcel|shipment|voucher|coupon|gift ?card|booking|reservation|confirmation|customer|account|contract|licen[cs]e|imei|iccid|version|v|firmware|build|part|"
     r"postcode|zip|room|gate|pin|code|id|amount|price|total|eur|usd|gbp|card|visa|mastercard|amex|iban|sort|routing|pesel|bsn|ssn|nir|dni|tax|vat|insurance|security|nhs)"
@@ -236,8 +236,10 @@ class CheckedPhoneRecognizer(NameRecognizer):
             r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/. ]\d{1,2}[-/. ]\d{2,4}", number
         ):
             return 0.0
-        called, other = CALL.search(before), NOT_A_PHONE.search(before)
-        if NO_PHONE.fullmatch(number) and not (called and re.fullmatch(r"\d{3}\.\d{4}|0?\d{1,2}(?:[ .-]\d\d){3,4}", number)):
+        called, other = CALL.search(before), OTHER_NUMBER_WORDS.search(before)
+        if NOT_PHONE_SHAPED.fullmatch(number) and not (
+            called and re.fullmatch(r"\d{3}\.\d{4}|0?\d{1,2}(?:[ .-]\d\d){3,4}", number)
+        ):
             return 0.0
         if not called and not number.startswith("+") and not AMERICAN.fullmatch(number) and _is_book(digits):
             return 0.0
@@ -413,7 +415,7 @@ LETTERED = re.compile(r"[A-Za-z]{2}[\W_]?\d{2}")
 
 
 @functools.cache
-def structured() -> tuple[tuple[re.Pattern[str], EntityRecognizer], ...]:
+def gated_recognizers() -> tuple[tuple[re.Pattern[str], EntityRecognizer], ...]:
     """Return the recognisers of numbers, each with a cheap pattern.
 
     Where the pattern does not match, the recogniser can find nothing.
@@ -451,12 +453,12 @@ def structured() -> tuple[tuple[re.Pattern[str], EntityRecognizer], ...]:
 
 
 @functools.cache
-def unstructured() -> tuple[NameRecognizer, AddressRecognizer]:
+def name_and_address_recognizers() -> tuple[NameRecognizer, AddressRecognizer]:
     """Return the recognisers of names and addresses."""
     return NameRecognizer(), AddressRecognizer()
 
 
 def all_recognizers() -> list[EntityRecognizer]:
     """Return our own recognisers in Presidio's form, for `RecognizerRegistry.add_recognizer`."""
-    mine = [recognizer for _, recognizer in structured() if type(recognizer).__module__ == __name__]
-    return [*mine, *unstructured()]
+    mine = [recognizer for _, recognizer in gated_recognizers() if type(recognizer).__module__ == __name__]
+    return [*mine, *name_and_address_recognizers()]

@@ -112,7 +112,7 @@ def _find(text: str, kinds: set[str], threshold: float, preceding: str) -> list[
     entities = []
     if recognizers.DIGIT.search(text) or "@" in text or ":" in text:
         context = preceding[-100:] + "\n" if preceding else ""
-        for gate, recognizer in recognizers.structured():
+        for gate, recognizer in recognizers.gated_recognizers():
             supported = [e for e in recognizer.supported_entities if recognizers.ENTITIES[e] in kinds]
             if supported and gate.search(text):
                 for result in recognizer.analyze(context + text, supported, None):
@@ -123,7 +123,7 @@ def _find(text: str, kinds: set[str], threshold: float, preceding: str) -> list[
                     )
                     if score >= threshold and start >= 0:
                         entities.append(_entity(text, recognizers.ENTITIES[result.entity_type], start, end, score))
-    name, address = recognizers.unstructured()
+    name, address = recognizers.name_and_address_recognizers()
     if "ADDRESS" in kinds:
         entities += [
             _entity(text, "ADDRESS", r.start, r.end, r.score) for r in address.analyze(text) if r.score >= threshold
@@ -131,10 +131,12 @@ def _find(text: str, kinds: set[str], threshold: float, preceding: str) -> list[
     entities = _without_overlaps(entities)
     if "NAME" in kinds:
         # Numbers and addresses are blotted out first, because streets are named after people.
-        blotted = text
+        masked_text = text
         for entity in entities:
-            blotted = blotted[: entity.start] + "0" * (entity.end - entity.start) + blotted[entity.end :]
-        entities += [_entity(text, "NAME", r.start, r.end, r.score) for r in name.analyze(blotted) if r.score >= threshold]
+            masked_text = masked_text[: entity.start] + "0" * (entity.end - entity.start) + masked_text[entity.end :]
+        entities += [
+            _entity(text, "NAME", r.start, r.end, r.score) for r in name.analyze(masked_text) if r.score >= threshold
+        ]
     return _without_overlaps(entities)
 
 
