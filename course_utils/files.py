@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
+
+DRAFT = ".tmp"  # the end of a temporary name
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what `write_whole` left in a folder, and the folders in it, when its process was killed.
+
+    Nobody else may be writing there.
+    """
+    for draft in folder.rglob(f".*{DRAFT}"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{32}\.tmp", draft.name):
+            draft.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, parts: bytes | Iterable[bytes], durable: bool = False) -> Path:
@@ -26,7 +39,7 @@ def write_whole(path: Path, parts: bytes | Iterable[bytes], durable: bool = Fals
     Raises:
         OSError: it cannot be written; no temporary file is left behind.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}{DRAFT}")
     try:
         with open(temporary, "xb") as file:
             if isinstance(parts, bytes):

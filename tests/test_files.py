@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -27,6 +29,18 @@ def test_what_was_there_stays_if_writing_fails(tmp_path):
     with pytest.raises(RuntimeError, match="planted"):
         files.write_whole(file, broken())
     assert file.read_bytes() == b"old" and os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_what_a_killed_process_left_can_be_removed(tmp_path):
+    (tmp_path / "deep").mkdir()
+    code = "import os, pathlib, sys; from course_utils import files; os.replace = lambda *_: os._exit(9); "
+    code += "files.write_whole(pathlib.Path(sys.argv[1]), b'half')"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "deep" / "x.json"], check=False)
+    (draft,) = (tmp_path / "deep").iterdir()
+    mine = tmp_path / ".notes.tmp"
+    mine.touch()
+    files.remove_drafts(tmp_path)
+    assert not draft.exists() and mine.exists()
 
 
 def test_a_new_file_has_the_mode_that_new_files_get_and_an_old_one_keeps_its_own(tmp_path):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from course_utils import lessons
 from course_utils.errors import CourseError
+from course_utils.files import remove_drafts
 from course_utils.grading import intake, reading, results, tables
 from course_utils.grading.cluster import DaskCluster
 from course_utils.grading.marker import Marker, digest, grading_fingerprint
@@ -137,6 +138,7 @@ def grade(
         except Timeout as error:
             raise CourseError(f"another grading run is using {out}; wait for it, or name another folder") from error
         closing_down.callback(lock.release)
+        remove_drafts(out)
         seed = _seed(out, sections, seed)
         base = digest(grading_fingerprint().encode(), json.dumps([sections, seed, isolation, asdict(limits)]).encode())
         marker: Marker | DaskCluster

@@ -291,6 +291,6 @@ def advice(estimated: MemoryEstimate, model: Described, gpu: str) -> str:
     changes, changed_estimate = what_fits(model, gpu, estimated.plan.method, **options)
     if not changed_estimate.fits(gpu):
         return f"{problem}, and no change of settings helps: take a smaller model or a larger card"
-    words = {True: "on", False: "off"}
-    changes_text = ", ".join(f"{name.replace('_', ' ')} {words.get(value, value)}" for name, value in changes.items())
+    written = {name: ("on" if value else "off") if isinstance(value, bool) else value for name, value in changes.items()}
+    changes_text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in written.items())
     return f"{problem}; it would with {changes_text}: {changed_estimate.total / 1e9:.1f} GB"

@@ -189,10 +189,10 @@ def serve(options: Options, ready: Callable[[str, str], None] | None = None) -> 
             build(service), log_level="warning", access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=5
         )
         server = uvicorn.Server(config)
-        if ready:
-            ready(f"http://127.0.0.1:{listening_socket.getsockname()[1]}/v1", key)
         try:
             with _exit_on_sigterm():
+                if ready:  # who waits for it may end at once, and the service with it: the handler is there already
+                    ready(f"http://127.0.0.1:{listening_socket.getsockname()[1]}/v1", key)
                 server.run(sockets=[listening_socket])
         finally:
             runner.close()

@@ -242,7 +242,11 @@ def test_70b_takes_under_a_second_and_no_weights(monkeypatch):
 def test_advice_fits():
     found = memory.estimate("Llama-3.1-8B", "full", batch_size=4, length=1024)
     text = memory.advice(found, "Llama-3.1-8B", "t4")
-    assert text.startswith("does not fit on t4 (15.8 GB)") and "method='qlora'" in text and "to spare" not in text
+    assert (
+        text.startswith("does not fit on t4 (15.8 GB)")
+        and "it would with checkpointing on, method qlora: " in text
+        and "to spare" not in text
+    )
     changed, after = memory.what_fits("Llama-3.1-8B", "t4", "full", batch_size=4, length=1024)
     assert after.fits("t4")
     for name in changed:  # each of the changes is needed
