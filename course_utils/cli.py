@@ -470,6 +470,9 @@ def _translate(options: argparse.Namespace) -> Result:
         language_problems = catalogues.problems(code, reports) if options.check else []
         state = "declared complete" if language.is_complete else "not declared complete"
         lines += [f"{code} ({state})", *(f"  {report}" for report in reports), *(f"  {line}" for line in language_problems)]
+        if language_problems:
+            files = f"course_utils/locale/{code}/LC_MESSAGES"
+            lines.append(f"  run `course translate {code}`, correct {files}/*.po, remove `#, fuzzy`, and run it again")
         document[code] = {
             "complete": language.is_complete,
             "problems": language_problems,

@@ -128,8 +128,9 @@ def written(catalogue: Catalog, language: str) -> str:
     from babel.messages.pofile import write_po
 
     buffer = io.BytesIO()
+    # Without the previous sentences: Babel wraps these within their quotes, which no other program can read.
     write_po(
-        buffer, catalogue, width=120, omit_header=True, include_previous=True, include_lineno=False, ignore_obsolete=True
+        buffer, catalogue, width=120, omit_header=True, include_previous=False, include_lineno=False, ignore_obsolete=True
     )
     head = (
         f"# {find(language).name}: `course translate` keeps the messages up to date; CONTRIBUTING.md says how to translate."

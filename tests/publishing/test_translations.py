@@ -178,11 +178,15 @@ def test_a_changed_sentence_turns_fuzzy_and_the_check_red(declared_complete, cap
     assert cli.main(["translate", "es", "--check"]) == (1 if catalogues.problems("es", before) else 0)
     rename(declared_complete, sentence, changed)
     assert cli.main(["translate", "es", "--check"]) == 1  # before anybody has updated anything
-    assert f"{SPANISH}: fuzzy: {changed[:40]}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{SPANISH}: fuzzy: {changed[:40]}" in printed and "run `course translate es`, correct" in printed
     (report,) = catalogues.update("es")
     assert changed in report.fuzzy and report.obsolete == ()
     text = languages.catalogue_file("es", SPANISH).read_text(encoding="utf-8")
-    assert re.search(r'#, fuzzy\n#\| msgid "[^"]*twelve', text)
+    assert re.search(r'#, fuzzy\nmsgid "[^"]*\n?(?:"[^"]*"\n)*?[^"]*"?[^"]*thirteen', text) and "#|" not in text
+    assert all(
+        line == "" or (re.match(r'#|msgid "|msgstr "|"', line) and line.count('"') != 1) for line in text.splitlines()
+    )
     with speaking("es"):
         assert languages.say(changed, SPANISH) == changed  # readers get the English until somebody has looked
     assert cli.main(["translate", "es", "--check"]) == 1
