@@ -34,6 +34,12 @@ def test_what_is_planted_in_a_lesson_is_found(hub):
     assert found.errors[0].first_line == "ids = torch.tensor([[1, 2, 3]])" and found.errors[0].first_line in str(found)
 
 
+@pytest.mark.slow
+def test_one_lesson_runs_on_a_card(hub):
+    """The one that stopped there last, on the card whose model has more logits than its tokenizer has tokens."""
+    finds_nothing(run.run("01", "a100", hub))
+
+
 @pytest.mark.soak("one lesson on one card runs in `make test`")
 @pytest.mark.slow
 @pytest.mark.parametrize("gpu", run.TIERS)
