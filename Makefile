@@ -121,10 +121,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.lab: pyproject.toml | $(VENV)/bin/python
+	@echo 'Installing into $(VENV), once: two to six minutes, most of them for torch ...'
 	$(BIN)/python -m pip install --quiet --editable '.[lab]'
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	@echo 'Installing into $(VENV), once: two to six minutes, most of them for torch ...'
 	$(BIN)/python -m pip install --quiet --editable '.[lab,test,grading]'
 	touch $@
 

@@ -6,7 +6,9 @@ dated record. Each list in the record has one list of zeros and ones per seed, i
 greedy answers of the untrained model have one seed. `--try 3` asks the untrained systems three questions each and writes
 nothing. `--rivals` measures the table of rivals alone, all of it on this machine, in an hour less; what the record says of
 facts learned by heart and of sizes of the training set is then the newest record's, and the record says so. `--add NAME`
-measures one more untrained system and writes it into the newest record.
+measures one more untrained system and writes it into the newest record. `--unseen` writes into it how well
+a model reads that was trained without the passages and products that it is asked about: the passages are dealt into four
+parts, and each part's questions go to a model that was trained on the examples of the other three.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ import json
 import random
 import statistics
 import time
+from datetime import date
 
 from common import RECORDS, write_results
-from course_utils import evaluation, memory, models, training
+from course_utils import evaluation, hardware, memory, models, training
 from course_utils.data_prep import load_catalogue
 from course_utils.data_prep.catalogue import SCHEMA
 from course_utils.evidence import lesson_01
@@ -37,6 +40,7 @@ SIZES = {24: (24, 1), 70: (70, 1), 210: (70, 3)}
 STEPS = 60
 DRILL_EPOCHS = 3
 SWEEP = (1, 3, 6)
+UNSEEN, UNSEEN_PARTS = lesson_01.SYSTEMS[lesson_01.UNSEEN], 4
 LEARNING_RATE, BATCH_SIZE = 2e-3, 4
 MOST_TOKENS = 40
 # The form of lesson 01's record, with texts that end before the tokens do.
@@ -249,6 +253,44 @@ def main(rivals_only: bool = False, added: str = "") -> None:
     write_results("framework", record | {"drilled": drilled, "sizes": sizes, "steps": STEPS, "sweep": sweep})
 
 
+def unseen() -> None:
+    """Questions about products that the asked model was not trained on, for the newest record."""
+    passage_of = {q["id"]: q["passage"] for q in questions}
+    product_of = {q["passage"]: catalogue.record(q)["product"] or q["passage"] for q in questions}
+    subjects = sorted(set(product_of.values()))  # a product, or a passage that is about none
+    random.Random(0).shuffle(subjects)
+    part_of = {subject: number % UNSEEN_PARTS for number, subject in enumerate(subjects)}
+    columns: dict = {"valid": [], "behaviour": [], "knowledge": [], "seconds": []}
+    for seed in SEEDS:
+        by_question, seconds, asked = {}, [], []
+        for part in range(UNSEEN_PARTS):
+            held_out = {id for id, passage in passage_of.items() if part_of[product_of[passage]] == part}
+            chosen = [example for group in lesson_01.training_examples(catalogue, held_out) for example in group]
+            tune(chosen, 1, seed)
+            selected = [q for q in questions if q["id"] in held_out]
+            prompts = lesson_01.prompts(UNSEEN, catalogue, selected)
+            scores, per_answer, _ = quality(prompts, selected)
+            seconds.append(per_answer)
+            asked += [
+                len(tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=True)["input_ids"])
+                for p in prompts
+            ]
+            for question, values in zip(selected, zip(*rows(scores).values())):
+                by_question[question["id"]] = values
+            print(f"seed {seed}, part {part}: {len(chosen)} examples, {scores.knowledge}, both {scores.both}", flush=True)
+        for side, values in zip(("valid", "behaviour", "knowledge"), zip(*(by_question[q["id"]] for q in questions))):
+            columns[side].append(list(values))
+        columns["seconds"].append(statistics.mean(seconds))
+        columns["tokens"] = statistics.mean(asked)
+    device = hardware.detect()
+    columns["measured"] = {"date": date.today().isoformat(), "machine": f"{device.name}, {device.cores} cores"}
+    columns["measured"] |= {"dtype": device.dtype, "parts": UNSEEN_PARTS}
+    file = sorted(RECORDS.glob("framework-*.json"))[-1]
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["seeds"][UNSEEN] = columns
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def taken_over() -> dict:
     """What is not measured again, from the newest record, with that one's date, machine and number format."""
     file = sorted(RECORDS.glob("framework-*.json"))[-1]
@@ -270,8 +312,11 @@ if __name__ == "__main__":
     parser.add_argument("--try", type=int, dest="number", help="questions to each untrained system; nothing is written")
     parser.add_argument("--rivals", action="store_true", help="the table of rivals only; the rest from the newest record")
     parser.add_argument("--add", choices=untrained(), help="one more system, for the newest record")
+    parser.add_argument("--unseen", action="store_true", help="products left out of the training, for the newest record")
     options = parser.parse_args()
-    if options.number:
+    if options.unseen:
+        unseen()
+    elif options.number:
         try_out(options.number)
     else:
         main(options.rivals, options.add or "")

@@ -18,11 +18,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from common import write_results
+from course_utils import hardware
 from course_utils.data_prep import load_task
 from course_utils.evidence import lesson_06
 from course_utils.openai_server import local_server
@@ -146,7 +148,13 @@ def record_seeds(name: str, seeds: list[int], one: Callable[[int], dict], shared
     """
     PARTS.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
-        made = json.dumps(one(seed))
+        device = hardware.detect()
+        measured = {
+            "date": date.today().isoformat(),
+            "machine": f"{device.name}, {device.cores} cores",
+            "dtype": device.dtype,
+        }
+        made = json.dumps(one(seed) | {"measured": measured})
         (PARTS / f"{name}-{seed}.json").write_text(made)
         done = [seed for seed in SEEDS if (PARTS / f"{name}-{seed}.json").exists()]
         results = [json.loads((PARTS / f"{name}-{seed}.json").read_text()) for seed in done]

@@ -17,4 +17,4 @@ openmp.wait_briefly()
 hardware.keep_to_one_card()
 compatibility.hide_refused_torchao()
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

@@ -449,12 +449,13 @@ WAYS: dict[str, tuple[str, str]] = {
 }
 
 
-def shares(rows: Mapping[str, Mapping[str, Any] | None], title: str) -> Figure:
+def shares(rows: Mapping[str, Mapping[str, Any] | None], title: str, spread: str = "its 95 % interval") -> Figure:
     """Draw shares with their intervals: a row for each system, and a marker for each kind of share.
 
     Args:
         rows: system → kind of share → `evaluation.Score`; None for a system that has not been measured.
         title: what to see.
+        spread: what the line through a mark shows.
     """
     import matplotlib
 
@@ -482,14 +483,16 @@ def shares(rows: Mapping[str, Mapping[str, Any] | None], title: str) -> Figure:
             axes.axhline(y, color="#cbd2d9", lw=0.8)
         for kind, (colour, marker) in zip(kinds, OTHERS):
             axes.plot([], [], color=colour, marker=marker, ls="", label=kind)
-        axes.set(xlim=(-2, 102), ylim=(y, high), yticks=[], xlabel="share of answers, %, with its 95 % interval")
+        axes.set(xlim=(-2, 102), ylim=(y, high), yticks=[], xlabel=f"share of answers, %, with {spread}")
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
         axes.grid(axis="x", alpha=0.4)
+        columns = max(1, min(3, len(kinds)))
         figure.legend(
-            loc="lower left", bbox_to_anchor=(0.04, -0.02), ncols=len(kinds), fontsize=11, handletextpad=0.1, columnspacing=1
+            loc="lower left", bbox_to_anchor=(0.04, -0.02), ncols=columns, fontsize=11, handletextpad=0.1, columnspacing=1
         )
-        figure.subplots_adjust(left=0.06, right=0.98, top=1 - 40 / (high + 120), bottom=80 / (high + 120))
+        foot = 60 + 20 * -(-len(kinds) // columns)
+        figure.subplots_adjust(left=0.06, right=0.98, top=1 - 40 / (high + 120), bottom=foot / (high + 120))
         return _finish(figure, axes, title, _told(f"Chart. {title}", words))
 
 

@@ -66,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the command and its options; those of the command line if None.
 
     Returns:
-        0 on success, 1 if a check found something, 2 if the command failed.
+        0 on success, 1 if a check found something, 2 if the command failed, 130 or 141 if it was interrupted or nobody
+        reads on.
     """
     parser = _parser()
     options, extra_arguments = parser.parse_known_args(arguments)
@@ -75,18 +76,19 @@ def main(arguments: list[str] | None = None) -> int:
     options.extra_arguments = extra_arguments
     try:
         result: Result | None = options.run(options)
+        if result is not None and options.json:
+            _print_json(result.document)
+        elif result is not None and (text := str(result.text)):
+            print(text, flush=True)
     except CourseError as error:
         print(f"course {options.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `course check-data FILE | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python's last flush goes
+        return 141  # what a shell reports of a program that a closed pipe ended
     except KeyboardInterrupt:
         return 130
-    if result is None:
-        return 0
-    if options.json:
-        _print_json(result.document)
-    elif text := str(result.text):
-        print(text)
-    return result.status
+    return 0 if result is None else result.status
 
 
 def _print_json(document: Any) -> None:
@@ -186,8 +188,9 @@ def _add_fetch(commands: Commands) -> None:
 def _add_estimate(commands: Commands) -> None:
     parser = _command(commands, "estimate", _estimate, "will it fit? predict the memory of a training step before it runs")
     parser.add_argument(
-        "--model", required=True, help="a known name, a folder, or owner/model on the hub; its weights are not loaded"
+        "model", nargs="?", help="a known name, a folder, or owner/model on the hub; its weights are not loaded"
     )
+    parser.add_argument("--model", dest="named_model", metavar="MODEL", help="the same as an option")
     parser.add_argument("--gpu", help="say whether it fits on this card, and if not, what to change")
     for name, text in PLAN_HELP.items():
         default = StepPlan.__dataclass_fields__[name].default
@@ -512,10 +515,13 @@ def _estimate(options: argparse.Namespace) -> Result:
     plan_options = {name: value for name, value in vars(options).items() if name in memory.StepPlan.__dataclass_fields__}
     if plan_options["target_modules"] != "all-linear":
         plan_options["target_modules"] = tuple(name.strip() for name in plan_options["target_modules"].split(","))
-    estimate = memory.estimate(options.model, way="trace" if options.trace else "formula", **plan_options)
+    model = options.named_model or options.model
+    if model is None:
+        raise CourseError("name a model: course estimate Llama-3.1-8B --method qlora --gpu t4")
+    estimate = memory.estimate(model, way="trace" if options.trace else "formula", **plan_options)
     if not options.gpu:
         return Result(estimate, estimate.as_dict())
-    advice = memory.advice(estimate, options.model, options.gpu)
+    advice = memory.advice(estimate, model, options.gpu)
     fit = {"gpu": options.gpu, "fits": estimate.fits(options.gpu), "advice": advice}
     return Result(f"{estimate}\n  {advice}", estimate.as_dict() | fit)
 

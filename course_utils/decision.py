@@ -295,7 +295,7 @@ def _recommend(
         reasons.append("the target moves too often: a prompt changes in a minute, a trained model does not")
     can_train = not (too_few_examples or target_moves)
     if can_train:
-        reasons.append("what it lacks is behaviour: training holds it whatever the customer writes, without instructions")
+        reasons.append("what it lacks is behaviour, which training changes; the prompt then needs no instructions")
         evidence_keys.append("behaviour")
         if latency_is_tight and not enough:
             reasons.append("latency is tight, and a prompt without instructions is read sooner")
@@ -327,8 +327,8 @@ def _next_step(approach: str, answers: dict[str, Any]) -> str:
     return {
         "prompt": "keep the measured set, improve the prompt, and measure again when messages or volume change",
         "rag": "build the index, and measure recall@k before you look at any answer",
-        "fine-tune": "first put the most similar examples into the prompt; if that falls short, train a LoRA on part of "
-        "them, and compare the two on messages kept aside",
+        "fine-tune": "race two ways on held-out messages: the most similar examples in the prompt, which takes an hour, and "
+        "a LoRA trained on them; keep the prompt if it gets as far, also for messages unlike any example",
         "rag + fine-tune": "build retrieval first, of passages and of similar past answers, and measure; then train on "
         "examples that carry passages: it must learn to read",
     }[approach]

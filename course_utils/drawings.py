@@ -451,14 +451,27 @@ def four_bit_layer() -> figures.Figure:
     board.plus(middle, plus)
     board.arrow((middle, plus + 14), (middle, plus + 40))
     board.text(middle, plus + 54, "output")
-    board.arrow((middle + 72, plus - 14), (middle + 72, 130), colour=back, ls="--")
-    words = "Dashed arrow: on the way back, the gradient passes\nthrough the 16-bit copy to the layers below."
+    board.arrow(
+        (middle + 30, plus + 54), (middle + 64, plus + 54), (middle + 64, 84), (middle + 30, 84), colour=back, ls="--"
+    )
+    board.arrow(
+        (middle + 64, top + high + 14),
+        (adapter - 60, top + high + 14),
+        (adapter - 60, top + high - 26),
+        (adapter - 44, top + high - 26),
+        colour=back,
+        ls="--",
+    )
+    board.arrow((adapter - 60, top + high - 26), (adapter - 60, top + 26), (adapter - 44, top + 26), colour=back, ls="--")
+    words = (
+        "Dashed: on the way back the gradient goes through the\n16-bit copy to earlier layers, and on the way to A and B."
+    )
     y = board.text(MARGIN, plus + 76, words, ha="left", va="top")
     board.text(MARGIN, y + 4, "Only A and B change; they have 16 or 32 bits.", ha="left", va="top", weight="bold")
     return board.figure(
         """A weight matrix stored in 4 bits is turned into 16 bits for one product and then dropped; beside it runs the
-        trained adapter A and B, and the two results are added. The gradient passes back through the 16-bit copy, and only
-        A and B change."""
+        trained adapter A and B, and the two results are added. The gradient passes back through the 16-bit copy to
+        earlier layers, and to A and B, which alone change."""
     )
 
 
@@ -513,12 +526,12 @@ def decision_tree(good_enough: float = 0.85, enough_examples: int = 100) -> figu
     goal = f"{100 * good_enough:.0f} %"
     rows = [
         (
-            f"Best prompt, similar past\nanswers in it: does it\nreach {goal} of the goal?", "yes", "keep the\nprompt*",
-            "prompting", "no",
+            f"Best prompt, similar past\nanswers in it: does it\nget {goal} of a test set right?",
+            "yes", "keep the\nprompt*", "prompting", "no",
         ),
         ("Sort twenty wrong answers.\nWhat is missing?", "only\nfacts", "look it up:\nRAG", "RAG", "behaviour, or both"),
         (
-            f"{enough_examples} good examples, and a\ntarget that stays the same?", "no", "examples in\nthe prompt**",
+            f"{enough_examples} good examples, and a\ntarget that stays the same?", "no", "prompt, and\ncollect",
             "prompting", "yes",
         ),
     ]  # fmt: skip
@@ -542,7 +555,7 @@ def decision_tree(good_enough: float = 0.85, enough_examples: int = 100) -> figu
     return board.figure(
         f"""Three questions. A prompt, with similar past answers in it, that reaches {goal} is kept; where only facts are
         missing they are looked up; for behaviour, {enough_examples} good examples and a target that stays the same lead to
-        fine-tuning, else to examples in the prompt."""
+        fine-tuning, else the prompt is kept and examples are collected."""
     )
 
 

@@ -17,6 +17,8 @@ from datetime import date
 from html import unescape
 from pathlib import Path
 
+from markupsafe import Markup
+
 from course_utils import costs, languages
 from course_utils.errors import CourseError
 from course_utils.exercises.definitions import Exercise
@@ -250,7 +252,13 @@ def _rubric(exercises: list[Exercise]) -> list[list]:
 
 
 def _answers(sections: list[str], exercises: list[Exercise]) -> str:
-    """A page with the solution of each exercise and the right choice of each quiz question."""
+    """A page with the solution of each exercise and the right choice of each quiz question.
+
+    Statements, hints, diagnoses and quizzes are Markdown, of the course's own.
+    """
+    from markdown_it import MarkdownIt
+
+    markdown = MarkdownIt("commonmark", {"html": False})
     solutions = []
     for exercise in exercises:
         source = [line for line in exercise.source().splitlines() if not line.strip().startswith("### ")]
@@ -262,7 +270,14 @@ def _answers(sections: list[str], exercises: list[Exercise]) -> str:
             letter, (choice, _, why) = next((i, c) for i, c in zip("abcdefgh", question.choices) if c[1])
             answers.append({"question": question.text, "letter": letter, "choice": choice, "why": why})
         quizzes.append((section, answers))
-    return render("templates/answers.html.j2", title="Answers", exercises=solutions, quizzes=quizzes)
+    return render(
+        "templates/answers.html.j2",
+        title="Answers",
+        exercises=solutions,
+        quizzes=quizzes,
+        block=lambda text: Markup(markdown.render(text).replace("<pre>", '<pre tabindex="0">')),
+        inline=lambda text: Markup(markdown.renderInline(text)),
+    )
 
 
 def _slides(section: str) -> str:

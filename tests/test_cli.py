@@ -309,3 +309,45 @@ def test_a_command_that_fails_prints_no_json(capsys):
     assert cli.main(["build", "9", "--json"]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and "unknown lesson '9'" in printed.err
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path):
+    """`course check-data FILE | head -1`: the reader goes before the report is written."""
+    file = tmp_path / "many.jsonl"
+    file.write_text("not json\n" * 20_000, encoding="utf-8")
+    command = [sys.executable, "-m", "course_utils.cli", "check-data", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        run.stdout.close()
+        said = run.stderr.read()
+    assert run.returncode == 141 and "Traceback" not in said and "BrokenPipe" not in said
+
+
+@pytest.mark.parametrize("named", [["Llama-3.1-8B"], ["--model", "Llama-3.1-8B"]])
+def test_estimate_takes_the_model_first_or_as_an_option(named, capsys):
+    """Lessons print `course estimate Llama-3.1-8B --method qlora --gpu t4`."""
+    from course_utils.cli import main
+
+    assert main(["estimate", *named, "--method", "qlora", "--gpu", "t4", "--length", "256"]) == 0
+    assert "Llama-3.1-8B" in capsys.readouterr().out
+
+
+def test_estimate_without_a_model_says_what_to_write(capsys):
+    from course_utils.cli import main
+
+    assert main(["estimate", "--method", "qlora"]) == 2
+    assert "course estimate Llama-3.1-8B" in capsys.readouterr().err
+
+
+def test_the_commands_that_lessons_print_can_be_typed(capsys):
+    """Every `course …` in a lesson's text or code that names an existing command is one that its parser takes."""
+    import shlex
+
+    from course_utils import cli, lessons
+
+    found = set()
+    for lesson in lessons.LESSONS.values():
+        text = lessons.source_file(lesson.name).read_text(encoding="utf-8")
+        found |= set(re.findall(r"`(course (?:estimate|doctor|lab|run|fetch) ?[^`]*)`", text))
+    assert len(found) >= 3
+    for command in found:
+        cli._parser().parse_args([word for word in shlex.split(command)[1:] if word != "…"])

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
 import shutil
 from datetime import date, timedelta
+from html import unescape
 from pathlib import Path
 
 import nbformat
@@ -90,6 +92,17 @@ def test_instructors_get_every_answer(packs):
         assert page.count(f"def {exercise.name}(") == 1 + in_statement
     assert "### BEGIN" not in page
     assert page.count("<li>") >= sum(len(e.mistakes) for e in EXERCISES.values()) + sum(map(len, QUIZZES.values()))
+
+
+def test_a_statement_is_rendered_and_starting_code_keeps_its_lines():
+    id = "lora-1"
+    page = release._answers(["02_lora"], [EXERCISES[id]])
+    assert "it has <strong>three</strong> bugs" in " ".join(page.split())
+    code = EXERCISES[id].statement.split("```python\n")[1].split("```")[0]
+    assert code in unescape(page.split('<code class="language-python">')[1].split("</code>")[0])
+    whole = release._answers(list(NAMES), list(EXERCISES.values()))
+    prose = re.sub(r"<(pre|code)\b.*?</\1>", "", whole, flags=re.DOTALL)
+    assert "`" not in prose and "**" not in prose
 
 
 def test_the_map_has_every_objective_and_every_exercise(packs):

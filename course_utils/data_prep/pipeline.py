@@ -8,6 +8,7 @@ among the rejects.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -87,6 +88,8 @@ class Prepared:
         conflicts: rows that ask the same question and have different answers, as lines.
         redactions: for the report, the first redactions of each kind as (line, kind, before, after); in "before" the value
             is masked.
+        redacted_labels: values of answers' fields that were taken for personal data and replaced → number of rows; a product
+            with a person's name, for instance, which belongs into `allow`.
         contaminated: test rows that were found in the export; `train` is a line, and these rows were dropped.
         distance: how far the prompts that are left are from those of production; None without production prompts.
         counts: (step, number of rows that are left after it), with reading as the first.
@@ -108,6 +111,7 @@ class Prepared:
     stayed: dict[int, str] = field(default_factory=dict)
     conflicts: list[Conflict] = field(default_factory=list)
     redactions: list[tuple[int, str, str, str]] = field(default_factory=list)
+    redacted_labels: Counter[str] = field(default_factory=Counter, repr=False)
     contaminated: list[Hit] = field(default_factory=list)
     distance: distribution.Distance | None = None
     counts: list[tuple[str, int]] = field(default_factory=list)
@@ -147,7 +151,13 @@ class Prepared:
         )
         if reasons := Counter(change.code for change in self.dropped.values()):
             message += ": " + ", ".join(f"{rows:,} {code}" for code, rows in reasons.most_common(5))
-        return f"{message}; look into rejects.jsonl before you train on them" if few else message
+        if few:
+            message += "; look into rejects.jsonl before you train on them"
+        if self.redacted_labels:
+            values = ", ".join(f"{text} ({rows:,} rows)" for text, rows in self.redacted_labels.most_common(5))
+            message += f"; taken for personal data and replaced in fields of answers: {values}"
+            message += "; if these are none, put them into allow"
+        return message
 
     @property
     def flagged(self) -> dict[int, list[Change]]:
@@ -196,12 +206,14 @@ class Prepared:
             lines.append(f"  left out because {self.target} has no place for them: {fields}; --target trl keeps them")
         return "\n".join([*lines, f"  split: {len(self.train):,} for training, {len(self.validation):,} for validation"])
 
-    def write(self, folder: str | Path, overwrite: bool = False) -> list[Path]:
+    def write(self, folder: str | Path, overwrite: bool = False, private: str | Path | None = None) -> list[Path]:
         """Write train.jsonl, validation.jsonl, rejects.jsonl and changes.jsonl; each file completely or not at all.
 
         Args:
             folder: where to write; created if it does not exist.
             overwrite: whether to replace existing files of these names; the export itself is never replaced.
+            private: another folder for rejects.jsonl, which has the dropped lines as they came, personal data included; None
+                writes it beside the others, and then the folder must not be handed on as it is.
 
         Returns:
             The paths of the files.
@@ -210,7 +222,9 @@ class Prepared:
             CourseError: the folder cannot be written, or a file exists already.
         """
         folder = Path(folder)
-        may_write(folder, PREPARED, self.path, overwrite)
+        folders = dict.fromkeys(PREPARED, folder) | {"rejects.jsonl": folder if private is None else Path(private)}
+        for name, place in folders.items():
+            may_write(place, [name], self.path, overwrite)
         reasons = self.dropped
         files = {
             "train.jsonl": (formats.dumps(self.rows[i]) for i in self.train),
@@ -230,8 +244,9 @@ class Prepared:
             "changes.jsonl": (formats.dumps(vars(change)) for change in self.changes),
         }
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            return [write_lines(folder / name, lines) for name, lines in files.items()]
+            for place in folders.values():
+                place.mkdir(parents=True, exist_ok=True)
+            return [write_lines(folders[name] / name, lines) for name, lines in files.items()]
         except OSError as error:
             raise CourseError(f"cannot write to {folder}: {error.strerror or error}") from error
 
@@ -473,6 +488,8 @@ def _redact(result: Prepared, redactor: Redactor, workers: int) -> None:
     samples_per_kind: Counter[str] = Counter()
     for index, redacted in enumerate(in_processes(redactor.row, result.rows, workers, 64)):
         _sample(result, index, redacted, redactor, samples_per_kind)
+        labels = _texts_of_the_record(result.rows[index])
+        result.redacted_labels.update({entity.text for _, entity in redacted.findings} & labels)
         result.rows[index] = redacted.row
         if customer_of(redacted.row) is not None:
             without_customers(redacted.row)
@@ -485,6 +502,15 @@ def _redact(result: Prepared, redactor: Redactor, workers: int) -> None:
                 Change(result.lines[index], "redact", CHANGED, entity.kind.lower(), f"{path}, {len(entity.text)} characters")
             )
     result.counts.append(("redact", len(result.rows)))
+
+
+def _texts_of_the_record(row: dict) -> set[str]:
+    """Fields of the answer that are text, where it is a record: they are labels, and a label that changes is damage."""
+    try:
+        record = json.loads(formats.answer_of(row)) if "messages" in row else None
+    except ValueError:  # prose
+        return set()
+    return {value for value in record.values() if isinstance(value, str)} if isinstance(record, dict) else set()
 
 
 def _sample(result: Prepared, index: int, redacted: Redacted, redactor: Redactor, samples_per_kind: Counter[str]) -> None:

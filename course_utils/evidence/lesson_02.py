@@ -360,8 +360,9 @@ def judge_L5() -> Verdict:
     comparable = max(lora) >= min(full)  # the ranges over the seeds meet
     sentence = (
         f"The share is {count.percent:.2f} % at 7B, but {small.percent:.1f} % at 135M. Memory for weights and states falls "
-        f"by {mixed:.1f} from mixed precision and by {pure:.1f} from pure bfloat16, not tenfold, because the frozen weights "
-        f"stay. Quality {'is comparable' if comparable else 'is not the same'} in a short run of the 135M model: category "
+        f"by a factor of {mixed:.1f} from mixed precision and {pure:.1f} from pure bfloat16, not "
+        "tenfold, because the frozen "
+        f"weights stay. Quality {'is comparable' if comparable else 'is open'}: in a short run of the 135M model, category "
         f"and escalation are both right in {_written(lora)} of the test messages with LoRA, in {_written(full)} with full "
         f"fine-tuning at its best rate (validation loss {average(LORA):.3f} and {average(best_full()):.3f})."
     )
@@ -370,7 +371,7 @@ def judge_L5() -> Verdict:
         for name, run in (("LoRA", LORA), ("full fine-tuning", best_full()))
     }
     return Verdict(
-        claims.FAILS if mixed < 8 or not comparable else claims.UNDER_A_CONDITION, sentence,
+        claims.FAILS if mixed < 8 else claims.UNDER_A_CONDITION, sentence,
         (Table(rows, f"Recorded {sweep()['date']}, mean of {len(sweep()['seeds'])} seeds", "method", ""),),
         f"Quality after 30 steps of {sweep()['batch']} examples, on one narrow task. With larger models and longer training "
         "LoRA on all layers has been measured to equal full fine-tuning on small and medium data sets (Schulman et al., "
@@ -401,14 +402,22 @@ def judge_L6(latency: Mapping[str, Score], difference: float, same_answers: floa
     rows = {name: {"times the base's latency": f"{s.value:.2f} ({s.low:.2f}-{s.high:.2f})"} for name, s in latency.items()}
     if merged.low > 1.05 or difference > 1e-5:
         word, start = claims.FAILS, "The merged model was slower, or computed something else"
+    elif merged.high < 0.95:  # the same products of the same sizes: whatever this is, it is not the merging
+        word, start = (
+            claims.NOT_TESTED,
+            "Something disturbed the measurement, as a merged model cannot be faster than its base",
+        )
     else:
         word, start = claims.UNDER_A_CONDITION, "Merged, no added latency was measured"
     sentence = (
         f"{start}: {merged.value:.2f} times the base's time (95 % interval {merged.low:.2f}-{merged.high:.2f}), against "
-        f"{apart.value:.2f} times with the adapter kept apart. The outputs are the same on one condition: that the weights "
-        f"are merged in float32 (largest relative difference {difference:.0e}). In 16 bits merging rounds them once more, "
-        f"and single answers can change. In {dtype}, as the model runs here, {100 * same_answers:.0f} % of the answers "
-        "stayed word for word the same."
+        f"{apart.value:.2f} times with the adapter kept apart. The outputs are the same, up to "
+        "rounding, on one condition: the "
+        f"weights are merged and run in float32 (largest relative difference {difference:.0e}). In 16 "
+        "bits the merged weights are "
+        f"rounded once more, and single answers can change. In {dtype}, as the model runs here, "
+        f"{100 * same_answers:.0f} % of "
+        "the answers stayed word for word the same."
     )
     return Verdict(
         word, sentence, (Table(rows, "Six tokens, six rounds in turn", "model", ""),), "This machine, this model."
@@ -453,15 +462,17 @@ def judge_L7() -> Verdict:
         rank: {"our task, %": round(100 * task[rank]), "shuffled answers, %": round(100 * shuffled[rank])} for rank in task
     }
     sentence = (
-        f"If the update of full fine-tuning keeps only 16 directions in each matrix, {100 * task['rank 16']:.0f} % of its "
+        "Our largest matrix has 576 × 1,536 numbers, so that one of 4,096 × 4,096 was not tested. In "
+        "ours: if the update of full "
+        f"fine-tuning keeps only 16 directions in each matrix, {100 * task['rank 16']:.0f} % of its "
         f"effect on our task's validation loss remains; with one direction it is {100 * task['rank 1']:.0f} %. Of what was "
         f"learned by heart from 40 messages with shuffled answers, {100 * shuffled['rank 16']:.0f} and "
-        f"{100 * shuffled['rank 1']:.0f} % remain. The condition: matrices of at most 576 × 1,536 and small data sets."
+        f"{100 * shuffled['rank 1']:.0f} % remain."
     )
     return Verdict(
-        claims.UNDER_A_CONDITION if enough else claims.FAILS, sentence,
+        claims.NOT_TESTED if enough else claims.FAILS, sentence,
         (Table(rows, f"Effect that remains, recorded {sweep()['date']}", "directions kept", ""),),
-        "The condition is a narrow task like this one. Large instruction sets and continued pretraining need more "
+        "On a narrow task like this one. Large instruction sets and continued pretraining need more "
         "directions (Biderman et al., 2024, LoRA Learns Less and Forgets Less).",
     )  # fmt: skip
 
@@ -469,7 +480,7 @@ def judge_L7() -> Verdict:
 def judge_L8() -> Verdict:
     """The validation loss at rank 1 beside higher ranks and full fine-tuning."""
     untrained = sweep()["runs"]["untrained"]["validation_loss"]
-    best = min(average(LORA), average("rank 64"), average(best_full()))
+    best = min(average("rank 1"), average("rank 4"), average(LORA), average("rank 64"), average(best_full()))
     share = (untrained - average("rank 1")) / (untrained - best)
     rows = {
         name: {"validation loss": f"{average(run):.3f} ({min(over_seeds(run, 'validation_loss')):.3f}-"
@@ -497,9 +508,12 @@ def judge_L8() -> Verdict:
 def latency(merged: Any, apart: Any, tokenizer: Any, rounds: int = 6) -> dict[str, Score]:
     """Time of six greedy tokens relative to the base's; the three take turns, so that load hurts all alike.
 
+    The base is loaded anew, in the same number format: under PEFT it is slower, its adapter switched off or not. All three
+    use the same attention.
+
     Args:
         merged: the model with the adapter merged into its weights.
-        apart: the PEFT model with the adapter beside them; with the adapter switched off it is the base.
+        apart: the PEFT model with the adapter beside them.
         tokenizer: theirs.
         rounds: turns of each.
 
@@ -507,29 +521,33 @@ def latency(merged: Any, apart: Any, tokenizer: Any, rounds: int = 6) -> dict[st
         "merged" and "kept apart" → mean over the rounds, with its interval.
     """
     import time
-    from contextlib import nullcontext
 
     import numpy as np
     import torch
 
+    from course_utils import memory, models
+
+    base, _ = models.load(dtype=merged.dtype)
+    merged.set_attn_implementation(base.config._attn_implementation)
+    by_name = {"base": base, "merged": merged, "kept apart": apart}
     inputs = tokenizer("The customer writes that the parcel", return_tensors="pt").to(apart.device)
 
     def seconds(name: str) -> float:
-        model = merged if name == "merged" else apart
-        with torch.no_grad(), apart.disable_adapter() if name == "base" else nullcontext():
+        with torch.no_grad():
             started = time.perf_counter()
-            model.generate(**inputs, min_new_tokens=6, max_new_tokens=6, do_sample=False)
+            by_name[name].generate(**inputs, min_new_tokens=6, max_new_tokens=6, do_sample=False)
             return time.perf_counter() - started
 
-    names = ["base", "merged", "kept apart"]
-    merged.eval()
-    apart.eval()
+    names = list(by_name)
     for name in names:
+        by_name[name].eval()
         seconds(name)
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         for name in np.roll(names, turn):
             times[str(name)].append(seconds(str(name)))
+    del base, by_name["base"]
+    memory.release()
     return {name: evaluation.mean(list(np.divide(times[name], times["base"]))) for name in names[1:]}
 
 

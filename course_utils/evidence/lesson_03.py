@@ -291,8 +291,10 @@ def judge_Q3() -> Verdict:
     sentence = (
         f"The 16-bit figure is right. The other is that of the linear layers alone ({linear:.0f} GB); one step also holds "
         f"embeddings, adapter and activations, {min(steps):.0f} to {max(steps):.0f} GB at 1,024 tokens. One A100 is enough "
-        f"if it has 80 GB. With 40 GB (really {memory.gpu_memory('a100-40gb') / 1e9:.1f}) Llama-3.1-70B does not fit, and "
-        f"Llama-2-70B only just."
+        f"if it has 80 GB. With 40 GB (really {memory.gpu_memory('a100-40gb') / 1e9:.1f}) Llama-3.1-70B does not fit; "
+        "Llama-2-70B only just does with its embeddings in 16 bits, and with those in 32, as the "
+        "recipe of section 2 has them, "
+        f"it takes {step_gb('Llama-2-70B', 'qlora'):.1f} GB."
     )
     return Verdict(
         claims.HOLDS if max(steps) <= 36 else claims.FAILS, sentence, (Table(rows, "70B models", "model", ""),),
@@ -371,16 +373,15 @@ def answer_losses(
 
 
 def formats(texts: Sequence[str] | None = None, tokens: int = 12, name: str | None = None) -> dict[str, dict[str, Any]]:
-    """The base model in several formats, one after the other: what it holds, how well it predicts, how fast it writes.
+    """The base model in several formats, one after the other: what it holds, how well it predicts.
 
     Args:
         texts: to predict; six passages of everyday prose if None.
-        tokens: to write in each timed run.
         name: of a model; the tier's if None.
 
     Returns:
-        format → "MB", "losses" (one per text) and "ms per token" (the best of three runs). "16 bits" stands for the format
-        in which this machine computes, which on some CPUs is float32.
+        format → "MB" and "losses" (one per text). "16 bits" stands for the format in which this machine computes, which on
+        some CPUs is float32.
     """
     from logging import ERROR, getLogger
 
@@ -416,15 +417,9 @@ def formats(texts: Sequence[str] | None = None, tokens: int = 12, name: str | No
         # float32 is what some CPUs compute in: what is not quantized would be stored in 16 bits
         wide = sum(p.numel() for p in model.parameters() if p.dtype == torch.float32)
         size = (model.get_memory_footprint() - 2 * wide) / 1e6
-        inputs = tokenizer("The customer writes that the parcel", return_tensors="pt").to(model.device)
-        times = []
         with torch.no_grad():
             losses = text_losses(model, tokenizer, texts)
-            for _ in range(3):
-                started = time.perf_counter()
-                model.generate(**inputs, min_new_tokens=tokens, max_new_tokens=tokens, do_sample=False)
-                times.append(1000 * (time.perf_counter() - started) / tokens)
-        measured[label] = {"MB": size, "losses": losses, "ms per token": min(times)}
+        measured[label] = {"MB": size, "losses": losses}
         del model
         memory.release()
     return measured
@@ -443,7 +438,6 @@ def formats_table(measured: Mapping[str, Mapping[str, Any]]) -> Table:
             "extra loss against NF4": ""
             if name != "FP4"
             else _interval(evaluation.mean([b - a for a, b in zip(measured["NF4"]["losses"], row["losses"])]), 3),
-            "time per token, ms": round(row["ms per token"]),
         }
     return Table(rows, "The same model, loaded in four formats", "format", "NF4")
 
@@ -460,22 +454,20 @@ def runs_table(recipe: Mapping[str, float], runs: Mapping[str, History]) -> Tabl
     """The recipe's run beside those of `training.fit`.
 
     Args:
-        recipe: "loss" (validation), "seconds" and "MB" of the run with `SFTTrainer`.
+        recipe: "loss" (validation) and "seconds" of the run with `SFTTrainer`.
         runs: name → history.
     """
     rows: dict[str, dict[str, Any]] = {
         "QLoRA, SFTTrainer": {
             "validation loss": float(recipe["loss"]),
             "seconds": round(recipe["seconds"]),
-            "memory added, MB": round(recipe["MB"]),
         }
     }
     for name, history in runs.items():
-        measured = history.memory.measured if history.memory else None
         rows[f"{name}, training.fit"] = {
-            "validation loss": history.validation_losses[-1], "seconds": round(history.seconds),
-            "memory added, MB": round(measured / 1e6) if measured else None,
-        }  # fmt: skip
+            "validation loss": history.validation_losses[-1],
+            "seconds": round(history.seconds),
+        }
     return Table(rows, "The same examples, once", "run", "")
 
 
@@ -624,7 +616,7 @@ def judge_Q5(lora: Sequence[float], qlora: Sequence[float], before: Sequence[flo
         f"examples, QLoRA's loss on {len(lora)} held-out answers was {four:.3f} and LoRA's {plain:.3f}, a difference of "
         f"{_interval(gap, 3)}.{gained}{between_seeds} "
         + ("So at this size the rounded base costs something that can be measured."
-           if worse and apart else f"That is within what another seed alone changes ({spread:.3f}): no damage shows here.")
+           if worse and apart else f"Another seed alone changes as much ({spread:.3f}): beside LoRA, no damage shows.")
         + " For 7B to 65B the QLoRA paper reports none (a mean MMLU, a test of general knowledge, of 53.1 with NF4 and 53.0 "
         "with 16 bits)."
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """What lesson 04 shows and claims: pairs and their log-probabilities, shortcuts, answers judged by rules, records, prices.
 
 Three records are read. `preferences` (`benchmarks/preferences.py`) has every method on the balanced pairs with three seeds.
-`alignment` has the first edition's methods, PPO among them, on the older pairs; only what it says about distance is used.
-`method-prices` has the time and memory of a step.
+`alignment` has the first edition's methods, PPO among them, on the older pairs: what it says about distance
+is used, and how many of those pairs DPO ranked right. `method-prices` has the time and memory of a step.
 """
 
 from __future__ import annotations
@@ -45,6 +45,14 @@ SMOOTHED = 4  # steps: one step has few pairs, and some pairs are much harder th
 def pair_card(row: Row, names: tuple[str, str] = ("chosen", "rejected")) -> Answers:
     """A pair as cards: the message, and the two replies beside each other."""
     return show.answers([row["prompt"][-1]["content"]], {name: [row[name]] for name in names}, longest=400)
+
+
+def different_cases(rows: Sequence[Row], number: int = 3) -> list[int]:
+    """Where the first messages of so many different kinds are: answers to one kind of message look alike."""
+    first: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        first.setdefault(row["case"], index)
+    return list(first.values())[:number]
 
 
 CASES = {
@@ -260,7 +268,17 @@ def shortcut_table(sets: Mapping[str, Any], recorded_on: str = "") -> Table:
     rows: dict[str, dict[str, Any]] = {rule: {name: column[rule] for name, column in columns.items()} for rule in rules}
     for method in (CONTROL, "DPO", WITH_SFT) if recorded_on else ():
         rows[f"a trained model: {method}, recorded"] = {recorded_on: over_seeds(method, "right")}
+    older = [name for name in sets if name != recorded_on]
+    if recorded_on and older:  # what the first edition recorded on its own pairs, the others
+        rows["a trained model: DPO, recorded"][older[0]] = _first_edition_ranks()
     return Table(rows, "Test pairs ranked right by models that hardly read, ties count half", "what it looks at", "")
+
+
+def _first_edition_ranks() -> str:
+    """Share of the older test pairs that DPO ranked right: the mean over the seeds of the first record."""
+    record = json.loads(assets.benchmark_results("alignment").read_text(encoding="utf-8"))
+    shares = [100 * run["ranks test pairs"]["implicit reward of DPO"][0] for run in record["runs"]]
+    return f"{statistics.mean(shares):.0f} % (recorded {record['date']})"
 
 
 # -- GRPO -------------------------------------------------------------------------------------------------------------------
@@ -437,6 +455,19 @@ def compared(names: Sequence[str] = (START, CONTROL, "DPO", LARGE_BETA, WITH_SFT
     return Table(rows, when, "model", "DPO")
 
 
+def compared_figure(names: Sequence[str] = (START, CONTROL, "DPO", LARGE_BETA, WITH_SFT)) -> Figure | Table:
+    """What `compared` says of the rules, drawn: the mean over the seeds, and the lowest and highest seed."""
+    if not all(per_seed(name, "right") for name in names):
+        return compared(names)
+    rows: dict[str, dict[str, evaluation.Score]] = {}
+    for rule in (*house_style.RULES[:4], "all rules"):
+        rows[rule] = {}
+        for name in names:
+            means = [statistics.mean(row) for row in per_seed(name, rule)]
+            rows[rule][name] = evaluation.Score(statistics.mean(means), min(means), max(means), len(means))
+    return charts.shares(rows, "DPO wins one rule and loses others", "its lowest and highest seed")
+
+
 def ranked_and_lost() -> Answers | Table:
     """Recorded: a pair that DPO ranks right, and an answer of DPO's to its message that leaves out the order number."""
     record = preferences()
@@ -484,6 +515,8 @@ def failures_table() -> Table:
     """What the recorded failures look like, beside healthy DPO."""
     record = preferences()
     rows: dict[str, dict[str, Any]] = {}
+    if per_seed(START, "step first"):
+        rows["the start"] = {"answers with the step first": _with_range(per_seed(START, "step first"))}
     for name in ("DPO", "DPO, rate too high", "DPO, contradictory pairs"):
         if not per_seed(name, "right"):
             rows[name] = {"last loss": NOT_RECORDED}

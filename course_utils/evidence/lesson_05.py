@@ -113,7 +113,8 @@ def dropped_rows(rows: Sequence[dict], reasons: Sequence[Sequence[quality.Reason
 
     def cut(text: str) -> str:
         text = " ".join(text.split())
-        return text if len(text) <= longest else text[:longest].rstrip() + " …"
+        half = longest // 2  # the end too: what is cut off or in another language is often there
+        return text if len(text) <= longest else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
 
     count = Counter(reason.code for row_reasons in reasons for reason in row_reasons)
     table = {}
@@ -672,13 +673,13 @@ The key of the pseudonyms is PSEUDONYM_KEY of the environment, or ~/.clean_expor
 """
 
 import hashlib
+import io
 import json
 import os
 import secrets
 import sys
 from collections import Counter
 from datetime import date
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -707,7 +708,7 @@ SCRIPT_NOTES = {
     "TEXT": "TEXT, LABEL and WHO: the columns of your export.",
     "LABELS": "All labels that are right.",
     "ASKED": "The system message of every row.",
-    "SEED": "Of the split and the folds; no secret.",
+    "SEED": "Of the folds; no secret.",
     "STOP": "Shares of the rows: at most so many unusable, contradicting and of one customer;\n"
     "# at least so many with personal data, and so much better than guessing.",
 }

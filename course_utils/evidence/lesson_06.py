@@ -53,6 +53,7 @@ OWN_MISTAKES, BOTH_WAYS = "pairs of its own mistakes", "as many for “none” a
 SMALL_STEPS = ", steps a tenth as large"
 TRIED_WITH_SMALL_STEPS = (ONE_RECORD, OWN_MISTAKES)
 RISES = 1.05  # times the lowest validation loss; less is not called a rise
+FEWEST_RUNS = 2  # recorded jobs from which a claim about curves is judged
 
 
 # -- records ----------------------------------------------------------------------------------------------------------------
@@ -80,9 +81,9 @@ def lifecycle() -> list[dict[str, Any]]:
 
 
 def pooled(shares: Iterable[float], each: int = 100) -> Score:
-    """Several runs on so many answers each, together."""
-    right = [round(each * share) for share in shares]
-    return proportion([True] * sum(right) + [False] * (each * len(right) - sum(right)))
+    """The mean of several runs on the same so many messages, with the interval of that many: runs add no messages."""
+    right = round(each * float(np.mean(list(shares))))
+    return proportion([True] * right + [False] * (each - right))
 
 
 def _lifecycle(model: str, what: str) -> list[float]:
@@ -141,7 +142,7 @@ def recorded(names: Sequence[str], caption: str, baseline: bool = False) -> Tabl
             "both fields right": lesson_05.commonest_pair(truth),
         }
     seeds = len(results["seeds"])
-    runs = f"{seeds} runs together, 100 messages each" if seeds > 1 else "one run, 100 messages"
+    runs = f"mean of {seeds} runs, the same 100 messages" if seeds > 1 else "one run, 100 messages"
     return Table(rows, f"{caption} (recorded {results['date']}: {runs})", "model", "")
 
 
@@ -259,7 +260,7 @@ def preferences() -> Table:
         "says “none”, % of answers": round(100 * float(np.mean([row["escalation"] == "none" for row in truth])))
     }
     seeds = len(results["seeds"])
-    when = f"recorded {results['date']}: {seeds} run{'s together' if seeds > 1 else ''}, 100 messages each"
+    when = f"recorded {results['date']}: mean of {seeds} run{'s' if seeds > 1 else ''}, the same 100 messages"
     return Table(rows, f"Jobs of preferences on the same model ({when})", "model", "")
 
 
@@ -640,7 +641,7 @@ def judge_O1() -> Verdict:
     before, after = (pooled(_lifecycle(model, "valid format")) for model in ("base", "last"))
     runs = _lifecycle("last", "valid format")
     sentence = (
-        f"Not told the format of five fields, the model keeps it in {100 * after.value:.0f} % of {after.n} answers after "
+        f"Not told the format of five fields, the model keeps it in {100 * after.value:.0f} % of {after.n} messages after "
         f"the job ({100 * min(runs):.0f} to {100 * max(runs):.0f} % in {len(runs)} jobs), and before it in "
         f"{100 * before.value:.0f} %."
     )
@@ -669,8 +670,9 @@ def judge_O2(hosts: Mapping[str, Any]) -> Verdict:
     methods = max(len(host.methods) for host in hosted)
     sentence = (
         f"Each of these {len(hosted)} hosts, as read on the dates below, takes the data, and none takes more than {methods} "
-        f"methods. But only those with closed "
-        f"models keep the weights ({', '.join(closed)}); {', '.join(giving) or 'no other'} hand them out."
+        "methods (hosts with calls of their own, such as Fireworks or Tinker, are not in the list). "
+        f"But only those with closed models keep the weights ({', '.join(closed)}); {', '.join(giving) or 'no other'} hand "
+        "them out."
     )
     word = claims.FAILS if not closed else claims.HOLDS if not giving else claims.UNDER_A_CONDITION
     rows = {host.name: {"methods": ", ".join(host.methods), "weights": "yes" if host.weights else "no"} for host in hosted}
@@ -693,21 +695,25 @@ def judge_O3(losses: Mapping[int, Mapping[str, float]]) -> Verdict:
     """
     held = [row["validation loss"] for row in losses.values()]
     trained = [row["training loss"] for row in losses.values()]
-    best, found = int(np.argmin(held)), [turns(held, trained)]
+    best = int(np.argmin(held))
     rise = 100 * (held[-1] / held[best] - 1)
     sentence = (
         f"With twelve examples the validation loss is lowest after epoch {best + 1} of {len(held)} and ends {rise:.0f} % "
         f"above that, while the training loss goes from {trained[best]:.2f} to {trained[-1]:.2f}."
     )
     recorded_runs = (record() or {}).get("runs", [])
-    found += [turns(run["turn"]["held"], run["turn"]["trained"]) for run in recorded_runs]
+    found = [turns(run["turn"]["held"], run["turn"]["trained"]) for run in recorded_runs]
     if recorded_runs:
         rises = [100 * (run["turn"]["held"][-1] / min(run["turn"]["held"]) - 1) for run in recorded_runs]
         sentence += (
-            f" It rose like this in {sum(found[1:])} of {len(recorded_runs)} recorded jobs of ten epochs, which ended "
+            f" With forty messages it rose to stay in {sum(found)} of {len(recorded_runs)} recorded "
+            "jobs of ten epochs, which ended "
             f"{' and '.join(f'{rise:.0f} %' for rise in rises)} above their lowest."
         )
-    word = claims.HOLDS if all(found) else claims.UNDER_A_CONDITION if any(found) else claims.FAILS
+    if len(found) < FEWEST_RUNS:  # this run's sixteen messages decide nothing
+        word = claims.NOT_TESTED
+    else:
+        word = claims.HOLDS if all(found) else claims.UNDER_A_CONDITION if any(found) else claims.FAILS
     rows = {f"epoch {n}": dict(row) for n, row in enumerate(losses.values(), 1)}
     return Verdict(
         word, sentence, (Table(rows, "This run (nats per token)", "after", ""),),

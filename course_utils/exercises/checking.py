@@ -294,7 +294,10 @@ def _what_was_raised(exercise: Exercise, error: Exception) -> str:
 
 
 def _returns_nothing(exercise: Exercise) -> str:
-    return say("{name} returns None: write the body, and return the result.", name=exercise.name)
+    return say(
+        "{name} returns None: write the body, and return the result (what is only printed does not count).",
+        name=exercise.name,
+    )
 
 
 def _by_chance(case_set: CaseSet, right: list[bool]) -> bool:

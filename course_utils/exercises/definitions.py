@@ -59,7 +59,7 @@ class Challenge:
             return 0.0, str(error)
         summary = say(
             "Your settings were run: {measure} {result}; the bar is {bar}.",
-            measure=say(self.measure), result=f"{result:.3f}", bar=f"{self.bar:g}",
+            measure=say(self.measure), result=f"{result:.4g}", bar=f"{self.bar:g}",
         )  # fmt: skip
         if result <= self.bar:
             return float(points), summary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import lru_cache
 
 from course_utils.exercises.definitions import Challenge, Exercise, Mistake
@@ -13,14 +14,15 @@ def break_even(setup, upkeep_a_day, old_cost, new_cost, days):
 
     Args:
         setup: US dollars paid once: data and training.
-        upkeep_a_day: US dollars paid every day, however many requests come: a machine, somebody's time.
+        upkeep_a_day: US dollars paid every day, however many requests come: a machine,
+            somebody's time.
         old_cost: US dollars for one request to the old system, e.g. a long prompt.
         new_cost: US dollars for one request to the fine-tuned model.
         days: how long it will run; the set-up is spread evenly over them.
 
     Returns:
-        Requests a day at which both cost the same, not rounded; None if the fine-tuned model never saves anything, since a
-        request to it costs as much as before or more.
+        Requests a day at which both cost the same, not rounded; None if the fine-tuned
+        model never saves anything, since a request to it costs as much as before or more.
     """
     ### BEGIN SOLUTION
     saved = old_cost - new_cost
@@ -83,8 +85,9 @@ def recall_at(rankings, relevant, k):
     """How often is the right passage among the first k?
 
     Args:
-        rankings: for each question the ids of the passages found, best first. There may be fewer than k of them, and one may
-            appear twice, since two parts of a passage were found.
+        rankings: for each question the ids of the passages found, best first. There may be
+            fewer than k of them, and one may appear twice, since two parts of a passage
+            were found.
         relevant: for each question the id of the one passage that answers it.
         k: how many of those found go into the prompt.
 
@@ -176,17 +179,19 @@ def _last_k(rankings, relevant, k):
 
 
 def stale(answers, old, new):
-    """After facts have changed: how many answers follow, and how many still give what was true before?
+    """After facts have changed: how many answers follow, and how many still give what was
+    true before?
 
     Args:
         answers: what the model said, one text for each question.
         old: for each question the fact before the update.
-        new: the fact after it; most are still the same. Wherever two texts are compared, white space at their ends and case
-            do not matter.
+        new: the fact after it; most are still the same. Wherever two texts are compared,
+            white space at their ends and case do not matter.
 
     Returns:
-        (right, stale, neither): of the questions whose fact has changed, the shares whose answer is the new fact, the old
-        one, and something else. None if no fact has changed.
+        (right, stale, neither): of the questions whose fact has changed, the shares whose
+        answer is the new fact, the old one, and something else. None if no fact has
+        changed.
     """
     ### BEGIN SOLUTION
     rows = [[text.strip().lower() for text in row] for row in zip(answers, old, new)]
@@ -262,6 +267,11 @@ def _over_all_questions(answers, old, new):
     return tuple(n / len(answers) for n in (now, late, number - now - late)) if number else None
 
 
+def _over_all_and_zeros(answers, old, new):
+    now, late, number = _updated()(answers, old, new)
+    return tuple(n / len(answers) for n in (now, late, number - now - late))
+
+
 def _stale_is_right(answers, old, new):
     now, late, number = _updated()(answers, old, new)
     return ((now + late) / number, late / number, (number - now - late) / number) if number else None
@@ -316,8 +326,9 @@ def diagnose(gap, reached, examples, moves):
         moves: whether the target moves often, so that what was trained would soon be wrong.
 
     Returns:
-        "prompt" if the best prompt reaches 0.85 or more, whatever the gap. Otherwise training is possible with at least 100
-        examples and a target that does not move, and the answer is,
+        "prompt" if the best prompt reaches 0.85 or more, whatever the gap. Otherwise
+        training is possible with at least 100 examples and a target that does not move, and
+        the answer is,
         for knowledge: "rag";
         for behaviour: "fine-tune" if training is possible, else "prompt";
         for both: "rag + fine-tune" if training is possible, else "rag".
@@ -395,17 +406,21 @@ def sort_errors(rows):
     """How many wrong answers have which cause?
 
     Args:
-        rows: dicts with "answer" (what the model wrote), "expected" (the right record, a dict with "answer" among its keys),
-            "shown" (ids of the passages that were shown; may be empty) and "needed" (id of the passage that holds the fact).
+        rows: dicts with "answer" (what the model wrote), "expected" (the right record, a
+            dict with "answer" among its keys), "shown" (ids of the passages that were
+            shown; may be empty) and "needed" (id of the passage that holds the fact).
 
     Returns:
-        {"knowledge": ..., "retrieval": ..., "behaviour": ..., "format": ...}, numbers of answers. An answer that is the
-        expected record as JSON is right and counts nowhere. Of the others, the first that applies: no passage was shown
-        (knowledge); the needed one is not among those shown (retrieval); the answer is not JSON, but contains the text of
-        expected["answer"], in capitals or not (format); anything else (behaviour).
+        {"knowledge": ..., "retrieval": ..., "behaviour": ..., "format": ...}, numbers of
+        answers. An answer that is the expected record as JSON is right and counts nowhere.
+        Of the others, the first that applies: no passage was shown (knowledge); the needed
+        one is not among those shown (retrieval); the answer is not JSON, but contains the
+        text of expected["answer"] as whole words, in capitals or not ("6 days" is not in
+        "16 days") (format); anything else (behaviour).
     """
     ### BEGIN SOLUTION
     import json
+    import re
 
     causes = {"knowledge": 0, "retrieval": 0, "behaviour": 0, "format": 0}
     for given in rows:
@@ -419,7 +434,7 @@ def sort_errors(rows):
             causes["knowledge"] += 1
         elif given["needed"] not in given["shown"]:
             causes["retrieval"] += 1
-        elif written is None and given["expected"]["answer"].lower() in given["answer"].lower():
+        elif written is None and re.search(rf"\b{re.escape(given['expected']['answer'])}\b", given["answer"], re.IGNORECASE):
             causes["format"] += 1
         else:
             causes["behaviour"] += 1
@@ -441,6 +456,7 @@ def _error_cases(random):
             "wrong label",
             "prose",
             "capitals",
+            "inside",
             "right, nothing shown",
         )
         for kind in kinds:
@@ -461,12 +477,18 @@ def _error_cases(random):
                     answer = f"It takes {fact}, as a rule."
                 elif kind == "capitals":
                     answer = f"It takes {fact.lower()}."
+                elif kind == "inside":
+                    answer = f"It takes {int(random.integers(1, 10))}{fact}, as a rule."
                 elif kind == "retrieval":
                     answer = f"Every {fact}."
                 answer_rows.append({"answer": answer, "expected": expected, "shown": shown, "needed": needed})
         return [answer_rows[i] for i in random.permutation(len(answer_rows))]
 
     return [(rows(),) for _ in range(3)]
+
+
+def _has_words(words, text, flags=re.IGNORECASE):
+    return re.search(rf"\b{re.escape(words)}\b", text, flags) is not None
 
 
 def _sorted(right=None, retrieval=None, form=None, first=()):
@@ -482,9 +504,7 @@ def _sorted(right=None, retrieval=None, form=None, first=()):
                 written = None
             if (right or (lambda w, r: w == r["expected"]))(written, row):
                 continue
-            is_form = (form or (lambda w, r: w is None and r["expected"]["answer"].lower() in r["answer"].lower()))(
-                written, row
-            )
+            is_form = (form or (lambda w, r: w is None and _has_words(r["expected"]["answer"], r["answer"])))(written, row)
             if "format" in first and written is None:
                 causes["format"] += 1
             elif not row["shown"] and "no knowledge" not in first:
@@ -503,7 +523,10 @@ _format_first = _sorted(first=("format",))
 _first_passage_only = _sorted(retrieval=lambda row: row["needed"] != row["shown"][0])
 _nothing_shown_is_retrieval = _sorted(first=("no knowledge",))
 _prose_is_behaviour = _sorted(form=lambda written, row: False)
-_capitals_count = _sorted(form=lambda written, row: written is None and row["expected"]["answer"] in row["answer"])
+_capitals_count = _sorted(form=lambda w, row: w is None and _has_words(row["expected"]["answer"], row["answer"], 0))
+_parts_of_numbers_count = _sorted(
+    form=lambda w, row: w is None and row["expected"]["answer"].lower() in row["answer"].lower()
+)
 
 
 # The pilot of an invented company, for the challenge: shares of right answers, measured on its own messages.
@@ -524,7 +547,8 @@ def my_plan():
     """The cheapest plan that meets the target.
 
     Returns:
-        dict with "model" (a name of the pilot), "passages" (1, 3, 10 or "all") and "schema" (True or False).
+        dict with "model" (a name of the pilot), "passages" (1, 3, 10 or "all") and "schema"
+        (True or False).
     """
     ### BEGIN SOLUTION
     return {"model": "qwen3-8b", "passages": 3, "schema": True}
@@ -695,6 +719,7 @@ def diagnose(gap, reached, examples, moves):
         mistakes=(
             Mistake(_unchanged_too, "All questions are counted; asked for are those whose fact has changed."),
             Mistake(_over_all_questions, "You count the right answers, but divide by all questions; divide by those whose fact has changed."),
+            Mistake(_over_all_and_zeros, "You divide by all questions; divide by those whose fact has changed, and where there are none return None."),
             Mistake(_stale_is_right, "Stale answers are counted among the right ones; right is only what is true now."),
             Mistake(_all_wrong_is_stale, "Every wrong answer is counted as stale; stale is only the old fact, and the rest is neither."),
             Mistake(_not_normalised, "Texts are compared as they stand; take off white space at the ends and lower the case first."),
@@ -780,6 +805,7 @@ Find the cheapest plan that meets the target. Full marks within 5 % of the best 
             Mistake(_nothing_shown_is_retrieval, "Where nothing was shown nothing was searched: that is knowledge, not retrieval."),
             Mistake(_prose_is_behaviour, "A sentence with the right fact has the right content in the wrong form: format, not behaviour."),
             Mistake(_capitals_count, "Capitals do not matter when you look for the fact in a sentence; lower both."),
+            Mistake(_parts_of_numbers_count, "A fact counts only as whole words: 6 days is not in 16 days. `in` finds it there too; `re.search` with \\b on both sides does not."),
         ),
         hint="Parse first (None if the answer is not JSON). Then skip the right ones and ask the questions in the order of the picture.",
         tolerance=1e-9,

@@ -114,11 +114,13 @@ def swapped_weight(W, old, new):
 
     Args:
         W: the weight with the old adapter already merged into it, shape (d_out, d_in).
-        old: the old adapter, a tuple (A, B, alpha): A of shape (r, d_in), B of shape (d_out, r), alpha the scaling's numerator.
+        old: the old adapter, a tuple (A, B, alpha): A of shape (r, d_in), B of shape
+            (d_out, r), alpha the scaling's numerator.
         new: the new adapter in the same form; its rank and its alpha may be others.
 
     Returns:
-        Tensor of shape (d_out, d_in): the base weight with the new adapter merged instead; W itself is not changed.
+        Tensor of shape (d_out, d_in): the base weight with the new adapter merged instead;
+        W itself is not changed.
     """
     ### BEGIN SOLUTION
     base = W - old[2] / len(old[0]) * old[1] @ old[0]
@@ -190,19 +192,23 @@ def _swap_in_place(W, old, new):
 
 
 def conversation_labels(ids, turns, header, ignore=-100):
-    """Labels for a conversation of several turns: what the assistant says carries loss, and nothing else does.
+    """Labels for a conversation of several turns: what the assistant says carries loss, and
+    nothing else does.
 
     Args:
         ids: token ids of the whole conversation, a list of int.
-        turns: list of (role, length) in the order of the conversation; a role is "system", "user", "assistant" or "tool"
-            (what a program returned that the assistant had called). The lengths add up to len(ids).
-        header: every turn begins with this many tokens that say who speaks, such as "<|im_start|>assistant" and a line
-            break. In use the program writes them, not the model, so they carry no loss.
+        turns: list of (role, length) in the order of the conversation; a role is "system",
+            "user", "assistant" or "tool" (what a program returned that the assistant had
+            called). The lengths add up to len(ids).
+        header: every turn begins with this many tokens that say who speaks, such as
+            "<|im_start|>assistant" and a line break. In use the program writes them, not
+            the model, so they carry no loss.
         ignore: the label of a position without loss.
 
     Returns:
-        list of int as long as ids. All other tokens of an assistant's turn keep their id, also the last one, which ends the
-        turn. (Labels are not shifted: the model or the loss shifts them.)
+        list of int as long as ids. All other tokens of an assistant's turn keep their id,
+        also the last one, which ends the turn. (Labels are not shifted: the model or the
+        loss shifts them.)
     """
     ### BEGIN SOLUTION
     labels, end = [], 0
@@ -291,20 +297,23 @@ def _shifted(ids, turns, header, ignore=-100):
 
 
 def lora_slots(ranks, shapes, free, bytes_per_parameter):
-    """Settings of a server that keeps many adapters in memory: how many slots, and for which rank.
+    """Settings of a server that keeps many adapters in memory: how many slots, and for
+    which rank.
 
-    All slots have the same size: each has room for an adapter of the slots' rank. An adapter fits if its own rank is not
-    higher, and takes a whole slot even if it is lower.
+    All slots have the same size: each has room for an adapter of the slots' rank. An
+    adapter fits if its own rank is not higher, and takes a whole slot even if it is lower.
 
     Args:
         ranks: the rank of each adapter, in no particular order.
-        shapes: list of (d_out, d_in), one for each adapted linear layer, the same for all adapters.
+        shapes: list of (d_out, d_in), one for each adapted linear layer, the same for all
+            adapters.
         free: bytes of memory that are left for slots; at least one adapter fits.
         bytes_per_parameter: 2 for bfloat16, 4 for float32.
 
     Returns:
-        Tuple of two int, (number of slots, rank of the slots), such that as many adapters as possible are in memory at the
-        same time, one in each slot. No slot stays empty, and the rank is the lowest with which this works.
+        Tuple of two int, (number of slots, rank of the slots), such that as many adapters
+        as possible are in memory at the same time, one in each slot. No slot stays empty,
+        and the rank is the lowest with which this works.
     """
     ### BEGIN SOLUTION
     rank_bytes = bytes_per_parameter * sum(d_out + d_in for d_out, d_in in shapes)
@@ -387,7 +396,8 @@ def answer_loss(logits, labels):
     """Mean loss on the tokens of the answer.
 
     Args:
-        logits: the model's raw scores, shape (positions, vocabulary); row i scores the token at position i + 1.
+        logits: the model's raw scores, shape (positions, vocabulary); row i scores the
+            token at position i + 1.
         labels: token ids, shape (positions,); -100 where no loss is taken.
 
     Returns:
@@ -461,8 +471,9 @@ def my_settings():
     """Settings of a run of 40 steps, 2 examples each, on the CPU tier's model.
 
     Returns:
-        dict with "rank" (1 to 64), "alpha" (a number above 0), "learning_rate" (above 0, at most 1), "warmup_steps" (0 to 40),
-        "schedule" ("constant", "linear" or "cosine") and "target_modules" ("all-linear" or a list of layer names).
+        dict with "rank" (1 to 64), "alpha" (a number above 0), "learning_rate" (above 0, at
+        most 1), "warmup_steps" (0 to 40), "schedule" ("constant", "linear" or "cosine") and
+        "target_modules" ("all-linear" or a list of layer names).
     """
     ### BEGIN SOLUTION
     return {
@@ -584,13 +595,15 @@ def training_rows(lines, system):
     """Rows as `SFTTrainer` takes them, from your own JSONL file.
 
     Args:
-        lines: lines of text; each is empty or a JSON object with "message" (a text) and "record" (an object).
+        lines: lines of text; each is empty or a JSON object with "message" (a text) and
+            "record" (an object).
         system: the system message that every row gets.
 
     Returns:
-        list of {"prompt": [system and user message], "completion": [assistant message]}, messages being
-        {"role": ..., "content": ...}. Blank lines and blank messages are left out. The assistant's content is the
-        record as `json.dumps` writes it, with its usual spaces, but letters such as ü are not escaped.
+        list of {"prompt": [system and user message], "completion": [assistant message]},
+        messages being {"role": ..., "content": ...}. Blank lines and blank messages are
+        left out. The assistant's content is the record as `json.dumps` writes it, with its
+        usual spaces, but letters such as ü are not escaped.
     """
     ### BEGIN SOLUTION
     import json

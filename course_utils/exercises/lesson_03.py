@@ -15,8 +15,8 @@ def quantize_block(weights, values):
         values: the values that a scaled weight can take, sorted, from -1 to 1; shape (k).
 
     Returns:
-        (codes, scale): for each weight the index of the nearest value, shape (n), and what a value is multiplied by to give
-        the weight back.
+        (codes, scale): for each weight the index of the nearest value, shape (n), and what
+        a value is multiplied by to give the weight back.
     """
     ### BEGIN SOLUTION
     scale = weights.abs().max()
@@ -81,7 +81,8 @@ def bits_per_weight(block, group=None):
 
     Args:
         block: weights that share one scale.
-        group: None if the scales are float32; otherwise they are quantized to 8 bits, and `group` of them share one float32.
+        group: None if the scales are float32; otherwise they are quantized to 8 bits, and
+            `group` of them share one float32.
 
     Returns:
         float.
@@ -135,8 +136,10 @@ def weights_from_bytes(packed, scales, values, block):
     """The weights that a 4-bit layer computes with.
 
     Args:
-        packed: uint8 tensor of shape (n / 2); a byte holds two codes, the first in its high four bits.
-        scales: tensor of shape (n / block), one scale for each block of neighbouring weights.
+        packed: uint8 tensor of shape (n / 2); a byte holds two codes, the first in its high
+            four bits.
+        scales: tensor of shape (n / block), one scale for each block of neighbouring
+            weights.
         values: the sixteen values that the codes stand for; shape (16).
         block: weights in a block; even.
 
@@ -208,7 +211,8 @@ def relative_error(weights, values, block):
         block: weights that share one scale.
 
     Returns:
-        The length of the vector of errors, divided by the length of the vector of weights: a number.
+        The length of the vector of errors, divided by the length of the vector of weights:
+            a number.
     """
     ### BEGIN SOLUTION
     rows = weights.reshape(-1, block)
@@ -272,12 +276,14 @@ def _error_absolute(weights, values, block):
 
 
 def my_step():
-    """A training step of Llama-3.1-8B: rank 16 on all linear layers, examples of 2,048 tokens, 16 examples per step.
+    """A training step of Llama-3.1-8B: rank 16 on all linear layers, examples of 2,048
+    tokens, 16 examples per step.
 
     Returns:
-        dict with "method" ("lora" or "qlora"), "batch_size" and "accumulation" (whole numbers whose product is 16),
-        "checkpointing" (True or False), "optimizer" ("adamw", "adamw_8bit" or "paged_adamw_8bit") and "embeddings" ("float32",
-        as prepare_model_for_kbit_training leaves them, or "bfloat16").
+        dict with "method" ("lora" or "qlora"), "batch_size" and "accumulation" (whole
+        numbers whose product is 16), "checkpointing" (True or False), "optimizer" ("adamw",
+        "adamw_8bit" or "paged_adamw_8bit") and "embeddings" ("float32", as
+        prepare_model_for_kbit_training leaves them, or "bfloat16").
     """
     ### BEGIN SOLUTION
     return {
@@ -365,7 +371,8 @@ def _plan_with_float32_embeddings():
 
 
 def choose_length(lengths, fixed, per_token, memory):
-    """The `max_length` for your own data: what the card allows, and no more than the data need.
+    """The `max_length` for your own data: what the card allows, and no more than the data
+    need.
 
     Args:
         lengths: tokens of each of your examples, a list of int.
@@ -374,8 +381,9 @@ def choose_length(lengths, fixed, per_token, memory):
         memory: GB of the card.
 
     Returns:
-        (max_length, share): a multiple of 64 that fits, the largest one that makes sense: no larger than the longest example
-        rounded up to a multiple of 64. share: of the examples, those longer than max_length, which would be cut off; 0 to 1.
+        (max_length, share): a multiple of 64 that fits, the largest one that makes sense:
+        no larger than the longest example rounded up to a multiple of 64. share: of the
+        examples, those longer than max_length, which would be cut off; 0 to 1.
     """
     ### BEGIN SOLUTION
     fitting = int((memory - fixed) / per_token) // 64 * 64

@@ -12,11 +12,14 @@ def conservative_dpo_loss(policy_chosen, policy_rejected, reference_chosen, refe
     """DPO's loss of a batch of pairs whose annotators may be wrong.
 
     Args:
-        policy_chosen, policy_rejected: log-probabilities of the whole replies under the policy, shape (pairs,).
-        reference_chosen, reference_rejected: the same under the frozen reference, shape (pairs,).
+        policy_chosen, policy_rejected: log-probabilities of the whole replies under the
+            policy, shape (pairs,).
+        reference_chosen, reference_rejected: the same under the frozen reference, shape
+            (pairs,).
         beta: float.
-        doubt: probability that a pair's labels are the wrong way round; the loss is then (1 - doubt) times that of the pair
-            as it stands, plus doubt times that of the pair turned round.
+        doubt: probability that a pair's labels are the wrong way round; the loss is then (1
+            - doubt) times that of the pair as it stands, plus doubt times that of the pair
+            turned round.
 
     Returns:
         Tensor without dimensions: the mean over the pairs.
@@ -82,11 +85,12 @@ def log_odds_ratio(chosen, rejected):
     """ORPO's log odds ratio of one pair.
 
     Args:
-        chosen, rejected: log-probabilities of the tokens of each reply, shape (tokens,); the two may differ in length.
+        chosen, rejected: log-probabilities of the tokens of each reply, shape (tokens,);
+            the two may differ in length.
 
     Returns:
-        Tensor without dimensions: log(odds of chosen / odds of rejected), odds = p / (1 - p), where p is the geometric mean
-        of a reply's token probabilities.
+        Tensor without dimensions: log(odds of chosen / odds of rejected), odds = p / (1 -
+        p), where p is the geometric mean of a reply's token probabilities.
     """
     ### BEGIN SOLUTION
     log_odds = []
@@ -139,8 +143,8 @@ def advantages(rewards, values, last_value, gamma, gae_lambda):
     Args:
         rewards: list of floats, one for each token.
         values: list of floats, the value of the state before each token.
-        last_value: value of the state after the last token: 0 for an answer that came to its end, what the value model
-            expects for one that was cut off.
+        last_value: value of the state after the last token: 0 for an answer that came to
+            its end, what the value model expects for one that was cut off.
         gamma: discount of what comes a token later.
         gae_lambda: lambda of the estimate, from 0 (one-step errors) to 1.
 
@@ -212,8 +216,10 @@ def log_probabilities_of_batch(logits, tokens, mask):
 
     Args:
         logits: scores of the model at each position, shape (replies, tokens, vocabulary).
-        tokens: ids of message and reply, filled up with zeros behind, shape (replies, tokens); whole numbers.
-        mask: 1 on a reply's own tokens, 0 on the message's and on the filling, shape (replies, tokens).
+        tokens: ids of message and reply, filled up with zeros behind, shape (replies,
+            tokens); whole numbers.
+        mask: 1 on a reply's own tokens, 0 on the message's and on the filling, shape
+            (replies, tokens).
 
     Returns:
         Tensor, shape (replies,).
@@ -287,7 +293,8 @@ def losses_of_a_run(chosen, rejected, beta):
     """DPO's loss of one pair before training and after each step.
 
     Args:
-        chosen: log-probability of the chosen reply under the policy, shape (steps + 1); the first one is before training.
+        chosen: log-probability of the chosen reply under the policy, shape (steps + 1); the
+            first one is before training.
         rejected: the same of the rejected reply.
         beta: float.
 
@@ -349,14 +356,17 @@ def _run_mean(chosen, rejected, beta):
 
 
 def length_shortcut(chosen, rejected):
-    """The length rule that ranks the most pairs right: prefer the reply whose number of words is nearer to one number.
+    """The length rule that ranks the most pairs right: prefer the reply whose number of
+    words is nearer to one number.
 
     Args:
-        chosen, rejected: numbers of words of the two replies of each pair, lists of int of the same length.
+        chosen, rejected: numbers of words of the two replies of each pair, lists of int of
+            the same length.
 
     Returns:
-        (number, share): a whole number from 1 to the longest reply, the smallest one if several are equally good; share of
-        the pairs that it ranks right, a tie counting half, from 0 to 1.
+        (number, share): a whole number from 1 to the longest reply, the smallest one if
+        several are equally good; share of the pairs that it ranks right, a tie counting
+        half, from 0 to 1.
     """
 
     ### BEGIN SOLUTION
@@ -454,9 +464,10 @@ def advantages_of_groups(rewards):
         rewards: shape (messages, answers to each).
 
     Returns:
-        (advantages, share): advantages of the same shape, each the distance from the mean of its group in (sample) standard
-        deviations of the group, and exactly 0 throughout a group whose rewards are all equal; share of the groups whose
-        rewards are not all equal, 0 to 1.
+        (advantages, share): advantages of the same shape, each the distance from the mean
+        of its group in (sample) standard deviations of the group, and exactly 0 throughout
+        a group whose rewards are all equal; share of the groups whose rewards are not all
+        equal, 0 to 1.
     """
     ### BEGIN SOLUTION
     teaches = rewards.amax(1, keepdim=True) > rewards.amin(1, keepdim=True)
@@ -542,7 +553,8 @@ def budgeted_settings():
     """Settings of DPO for the little policy.
 
     Returns:
-        dict with "beta" (0.001 to 100), "learning_rate" (0.001 to 10) and "steps" (a whole number, 1 to 1000).
+        dict with "beta" (0.001 to 100), "learning_rate" (0.001 to 10) and "steps" (a whole
+        number, 1 to 1000).
     """
     ### BEGIN SOLUTION
     return {"beta": 0.5, "learning_rate": 0.5, "steps": 33}
@@ -806,6 +818,6 @@ def losses_of_a_run(chosen, rejected, beta):
             Mistake(_settings_small_beta, GREEDY),
         ),
         hint="Two settings reach the budget along different ways. Fix beta, raise the steps until the KL is just below 1, note the wins; then another beta.",
-        challenge=Challenge(_lost, bar=LOST, half=HALF_LOST, advise=_advise_settings, measure="share of comparisons lost"),
+        challenge=Challenge(_lost, bar=LOST, half=HALF_LOST, advise=_advise_settings, measure="share of comparisons lost (1 minus the win rate)"),
     ),
 )  # fmt: skip

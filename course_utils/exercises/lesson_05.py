@@ -17,8 +17,8 @@ def jaccard(one, other):
         one, other: text; words are separated by white space, and case does not matter.
 
     Returns:
-        The Jaccard index of their sets of neighbouring word pairs: pairs in both, over pairs in one or the other. 0.0 if
-        neither has a pair.
+        The Jaccard index of their sets of neighbouring word pairs: pairs in both, over
+        pairs in one or the other. 0.0 if neither has a pair.
     """
     ### BEGIN SOLUTION
     pairs = []
@@ -222,12 +222,14 @@ def held_out_rows(customers, share):
     """Which rows are held out for validation, so that no customer is on both sides?
 
     Args:
-        customers: the customer of each row, in order; None for a row that belongs to nobody else.
+        customers: the customer of each row, in order; None for a row that belongs to nobody
+            else.
         share: of all rows; between 0 and 1.
 
     Returns:
-        Sorted list of row numbers. Customers are taken whole, the last one of the list first (a customer's place is where they
-        first occur; a None is a customer of its own), until at least `share` of all rows are held out.
+        Sorted list of row numbers. Customers are taken whole, the last one of the list
+        first (a customer's place is where they first occur; a None is a customer of its
+        own), until at least `share` of all rows are held out.
     """
     ### BEGIN SOLUTION
     groups = {}
@@ -340,7 +342,8 @@ def leaks(train, test, n):
     """Which test texts share a run of n words with a training text?
 
     Args:
-        train, test: lists of texts; words are separated by white space, and case does not matter.
+        train, test: lists of texts; words are separated by white space, and case does not
+            matter.
         n: words in a row.
 
     Returns:
@@ -456,8 +459,9 @@ def is_card_number(text):
         text: digits, with spaces or hyphens between them.
 
     Returns:
-        True if it has 13 to 19 digits and these sum up to a multiple of ten, where every second digit, counted from the last
-        but one to the left, is doubled, and 9 is taken from what is then over 9.
+        True if it has 13 to 19 digits and these sum up to a multiple of ten, where every
+        second digit, counted from the last but one to the left, is doubled, and 9 is taken
+        from what is then over 9.
     """
     ### BEGIN SOLUTION
     digits = [int(character) for character in text if character.isdigit()]
@@ -542,11 +546,13 @@ def accused_rows(given, probabilities):
 
     Args:
         given: array of shape (rows,): the number of each row's label.
-        probabilities: array of shape (rows, labels): what a classifier that did not see the row gives to each label.
+        probabilities: array of shape (rows, labels): what a classifier that did not see the
+            row gives to each label.
 
     Returns:
-        Sorted list of row numbers. A label's threshold is the mean probability of that label over the rows that have it. A
-        row is accused if, among the labels that reach their own threshold, the most probable is another than the row's.
+        Sorted list of row numbers. A label's threshold is the mean probability of that
+        label over the rows that have it. A row is accused if, among the labels that reach
+        their own threshold, the most probable is another than the row's.
     """
     ### BEGIN SOLUTION
     import numpy as np
@@ -668,7 +674,8 @@ def training_labels(rows):
         rows: list of pairs (message, answer), both text, as the desk exported them.
 
     Returns:
-        List of pairs (row number, category): the rows to train on, each at most once, with one of the six categories.
+        List of pairs (row number, category): the rows to train on, each at most once, with
+        one of the six categories.
     """
     ### BEGIN SOLUTION
     import json
@@ -735,7 +742,7 @@ def _run_labels(value: Any) -> float:
     return wrong / total
 
 
-WORDLESS = "Nearly there. Some of your rows have a message without a single word, such as “???”; and a copy that you drop was a row to learn from."
+WORDLESS = "Nearly there. Some of your rows have a message without a single word, such as “???”; and here a near-copy is worth keeping: section 3 drops copies so that none counts double or leaks, but its other words are words to learn from."
 SHARED = "Hundreds of rows share one answer: count how often each occurs. A form that nobody filled in is not a label."
 FOREIGN = "Some answers belong to another message: look at order numbers that the customer never wrote."
 THROWN_AWAY = "You train on very few rows. A rule that drops good rows costs more than the dirt that it finds."
@@ -789,8 +796,9 @@ def kappa(mine, other):
         mine, other: lists of bool, of the same length, at least one row.
 
     Returns:
-        (agreement - chance) / (1 - chance). Chance is the agreement to be expected of two people who keep as large a share of
-        the rows as these two do, but choose them at random. 1.0 where chance is 1.
+        (agreement - chance) / (1 - chance). Chance is the agreement to be expected of two
+        people who keep as large a share of the rows as these two do, but choose them at
+        random. 1.0 where chance is 1.
     """
     ### BEGIN SOLUTION
     n = len(mine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -16,11 +17,13 @@ def new_messages(polls):
     """What happened in a job, in order, from many looks at its events?
 
     Args:
-        polls: what each look gave, one after another: the newest events, newest first, as dictionaries with "id", "type" and
-            "message". A look repeats much of what earlier ones gave, and leaves out what is too old for its page.
+        polls: what each look gave, one after another: the newest events, newest first, as
+            dictionaries with "id", "type" and "message". A look repeats much of what
+            earlier ones gave, and leaves out what is too old for its page.
 
     Returns:
-        The messages of all events in the order in which they happened, each event once, without those of type "metrics".
+        The messages of all events in the order in which they happened, each event once,
+        without those of type "metrics".
     """
     ### BEGIN SOLUTION
     seen, messages = set(), []
@@ -99,11 +102,14 @@ def with_weights(messages, thumbs):
     """Mark which replies of a conversation the model should learn.
 
     Args:
-        messages: list of dictionaries with "role" and "content"; messages itself is not changed.
-        thumbs: number of a message in the list, counted from 0 → "up" or "down"; many messages have neither.
+        messages: list of dictionaries with "role" and "content"; messages itself is not
+            changed.
+        thumbs: number of a message in the list, counted from 0 → "up" or "down"; many
+            messages have neither.
 
     Returns:
-        A copy in which every assistant message has a "weight": 0 with a thumb down, else 1. Other messages have none. None if
+        A copy in which every assistant message has a "weight": 0 with a thumb down, else 1.
+        Other messages have none. None if
         nothing would be left to learn: a host refuses such a row.
     """
     ### BEGIN SOLUTION
@@ -175,11 +181,12 @@ def best_checkpoint(checkpoints):
     """Which checkpoint do you deploy?
 
     Args:
-        checkpoints: dictionaries with "name", "step" and "train_loss", and most with "full_valid_loss": one that was not
-            validated lacks it, or has None there.
+        checkpoints: dictionaries with "name", "step" and "train_loss", and most with
+            "full_valid_loss": one that was not validated lacks it, or has None there.
 
     Returns:
-        The name of the one with the lowest full validation loss, the earliest of equals; None if none was validated.
+        The name of the one with the lowest full validation loss, the earliest of equals;
+        None if none was validated.
     """
     ### BEGIN SOLUTION
     validated = [c for c in checkpoints if c.get("full_valid_loss") is not None]
@@ -240,8 +247,9 @@ def result_rows(data):
     """Read a result file, whichever host wrote it.
 
     Args:
-        data: bytes: the CSV itself, or base64 of it. It has a header with at least step, train_loss and valid_loss, in any
-            order. valid_loss is empty where it was not measured; step and train_loss never are.
+        data: bytes: the CSV itself, or base64 of it. It has a header with at least step,
+            train_loss and valid_loss, in any order. valid_loss is empty where it was not
+            measured; step and train_loss never are.
 
     Returns:
         List of (step, train_loss, valid_loss) as int, float, and float or None.
@@ -306,12 +314,13 @@ def preference_rows(logs):
     """Pairs for DPO from what people preferred.
 
     Args:
-        logs: dictionaries with "messages" (the conversation up to the customer's message) and "shown": at least two
-            dictionaries with "text" and "votes".
+        logs: dictionaries with "messages" (the conversation up to the customer's message)
+            and "shown": at least two dictionaries with "text" and "votes".
 
     Returns:
-        For each log whose most and least voted answers differ in votes, a row as the API takes it: "input" with its
-        "messages", "preferred_output" and "non_preferred_output", each a list of one assistant message.
+        For each log whose most and least voted answers differ in votes, a row as the API
+        takes it: "input" with its "messages", "preferred_output" and
+        "non_preferred_output", each a list of one assistant message.
     """
 
     ### BEGIN SOLUTION
@@ -377,8 +386,9 @@ def grade(sample, item):
         item: {"reference": {"category": ..., "escalation": ...}}, the right record.
 
     Returns:
-        0.0 unless the whole answer is one JSON object with exactly these two fields. Otherwise 0.2 for the form, 0.5 more for
-        the right category and 0.3 more for the right escalation.
+        0.0 unless the whole answer is one JSON object with exactly these two fields.
+        Otherwise 0.2 for the form, 0.5 more for the right category and 0.3 more for the
+        right escalation.
     """
     ### BEGIN SOLUTION
     import json
@@ -512,11 +522,13 @@ def requests_until_paid(training, short, long, answer, tuned, untuned):
         training: dollars for the training job.
         short, long: tokens of a prompt for the tuned and the untuned model.
         answer: tokens of an answer, the same for both.
-        tuned, untuned: prices of the two, each (input, output) in dollars per million tokens.
+        tuned, untuned: prices of the two, each (input, output) in dollars per million
+            tokens.
 
     Returns:
-        The smallest whole number of requests after which training and answers of the tuned model have cost less than the
-        answers of the untuned one; None if that never happens. An int.
+        The smallest whole number of requests after which training and answers of the tuned
+        model have cost less than the answers of the untuned one; None if that never
+        happens. An int.
     """
     ### BEGIN SOLUTION
     import math
@@ -544,7 +556,8 @@ def _paid_cases(random):
     # Long answers at the tuned price: no prompt that is saved makes up for them. And two requests that cost the same.
     short, answer = int(random.integers(30, 120)), int(random.integers(10, 60))
     even = (round(float(random.uniform(1, 3)), 2), short, 2 * short + 4 * answer, answer, (1.0, 4.0), (0.5, 2.0))
-    return [*cases, (1.5, 60, int(random.integers(300, 400)), 400, (0.8, 3.2), (0.4, 1.6)), even]
+    tie = (2.0, 60, 360, 10, (1.0, 4.0), (0.5, 2.0))  # after 20,000 requests both have cost the same, and not less
+    return [*cases, tie, (1.5, 60, int(random.integers(300, 400)), 400, (0.8, 3.2), (0.4, 1.6)), even]
 
 
 def _paid(scale=1e6, answers=True, own_prices=True, never=True, training=True, add=1):
@@ -569,6 +582,13 @@ _training_free = _paid(training=False)
 _rounded_down = _paid(add=0)
 
 
+def _less_or_as_much(cost, short, long, answer, tuned, untuned):
+    import math
+
+    saved = (long * untuned[0] + answer * untuned[1] - short * tuned[0] - answer * tuned[1]) / 1e6
+    return math.ceil(cost / saved) if saved > 0 else None
+
+
 # Wrong categories on 608 messages, measured 2026-11-27. One row per message, the form that was left open out of the way, all
 # 400 of them: 0.25 with 9 passes, 0.28 with 5. Everything as it came: 0.52 with 5 passes.
 CHALLENGE_BAR, CHALLENGE_HALF = 0.27, 0.36
@@ -577,14 +597,18 @@ LEFT_OPEN = '{"category": "question", "escalation": "none"}'
 
 
 def twelve_jobs(rows, prices):
-    """Which model, which rows and how many passes do you take for twelve jobs that cost one dollar together?
+    """Which model, which rows and how many passes do you take for twelve jobs that cost one
+    dollar together?
 
     Args:
-        rows: list of (message, answer, tokens): both texts, and the tokens that the host counts for the row.
-        prices: model → {"training": dollars per million tokens, "no new jobs from": a date such as "2027-01-06", or None}.
+        rows: list of (message, answer, tokens): both texts, and the tokens that the host
+            counts for the row.
+        prices: model → {"training": dollars per million tokens, "no new jobs from": a date
+            such as "2027-01-06", or None}.
 
     Returns:
-        (name of the model, epochs, list of row numbers), for a job like this on the first day of each month of 2027.
+        (name of the model, epochs, list of row numbers), for a job like this on the first
+        day of each month of 2027. Epochs are a whole number from 1 to 50.
     """
     ### BEGIN SOLUTION
     left_open = '{"category": "question", "escalation": "none"}'
@@ -687,6 +711,10 @@ LEFT_OPEN_ROWS = (
 )
 TOO_FEW_ROWS = "You train on few rows. A row seen often does not replace a different one."
 MONEY_LEFT = "You have money left. More passes over these rows, or more rows, would use it."
+MISSING_CATEGORY = (
+    "At least one category has no row among yours, so no answer with it can be right: count your rows of each."
+)
+OTHER_ROWS = "The dollar is spent. Other rows, or fewer passes over more of them, would teach more for it."
 
 
 def _advise_dollar(value: Any, result: float) -> str:
@@ -700,7 +728,12 @@ def _advise_dollar(value: Any, result: float) -> str:
         return LEFT_OPEN_ROWS
     if len(set(messages)) < len(messages):
         return PAID_TWICE
-    return TOO_FEW_ROWS if len(messages) < 300 else MONEY_LEFT
+    if len({json.loads(rows[int(n)][1])["category"] for n in value[2]}) < len(CATEGORIES):
+        return MISSING_CATEGORY
+    if len(messages) < 300:
+        return TOO_FEW_ROWS
+    one_pass = JOBS * sum(rows[int(n)][2] for n in value[2]) * _dollar_prices()[value[0]]["training"] / 1e6
+    return MONEY_LEFT if one_pass * (int(value[1]) + 1) <= BUDGET else OTHER_ROWS
 
 
 def _last_model(prices: Mapping[str, Any]) -> str:
@@ -887,6 +920,7 @@ def preference_rows(logs):
             Mistake(_below_zero, "Where a request saves nothing, no number of them pays for the training: None."),
             Mistake(_training_free, "The training has to be earned back first."),
             Mistake(_rounded_down, "After that many requests the two have not yet crossed; it takes one more."),
+            Mistake(_less_or_as_much, "Where the division comes out even, both have cost the same after that many requests; asked for is when it is less."),
         ),
         hint="What does one request save? Training divided by that is where the two lines meet; the answer is the next whole number.",
     ),
@@ -895,7 +929,7 @@ def preference_rows(logs):
         title="Challenge: one dollar for a year",
         statement=f"""You may spend **one dollar** on twelve training jobs in 2027, one on the first day of each month. Choose the model, the number of epochs and the rows. The marker adds up your cost with the prices of this lesson and refuses what is over a dollar, or what a host does not take. Then it trains a small classifier on your rows, with as many passes as you chose. The classifier stands in for the hosted model and is the same whichever you choose, so the model decides the price and not the skill.
 
-Marked is the share of wrong categories on 608 messages that are not among the rows: at most {100 * CHALLENGE_BAR:.0f} % earns all points, {100 * CHALLENGE_HALF:.0f} % half of them. Taking everything as it came, with as many passes as a dollar buys, leaves more than half of them wrong. Read the rows first: `twelve_jobs` gets them as an argument, and they are not clean.""",
+Marked is the share of wrong categories on 608 messages that are not among the rows: at most {100 * CHALLENGE_BAR:.0f} % earns all points, {100 * CHALLENGE_HALF:.0f} % half of them. Taking everything as it came, with as many passes as a dollar buys, leaves more than half of them wrong. Read the rows first, for instance with `print(rows[:20])` in the function while you write it: they are not clean.""",
         solution=twelve_jobs,
         cases=lambda random: [([list(row) for row in _dollar_rows()], _dollar_prices())],
         needs=("numpy", "sklearn"),

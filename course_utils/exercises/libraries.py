@@ -115,10 +115,18 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _codes(constant)
 
 
+def _globals_read(function: types.FunctionType) -> Iterator[str]:
+    """Names that a function looks up among its module's, and not those of attributes: `text.split` reads no global `split`."""
+    for code in _codes(function.__code__):
+        for instruction in dis.get_instructions(code):
+            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
+                yield str(instruction.argval)
+
+
 def _used_by(value: Any) -> list[Any]:
     """Objects that a function or a class of the learner's uses."""
     if isinstance(value, types.FunctionType):
-        names = {name for code in _codes(value.__code__) for name in code.co_names}
+        names = set(_globals_read(value))
         cells = []
         for cell in value.__closure__ or ():
             try:

@@ -180,7 +180,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             "Your model fits on your card in 16 bits with LoRA, with room to spare. Should you switch to QLoRA?",
             (
                 ("Yes, it takes less memory at the same speed and quality.", False, "Restoring weights takes time, and a rounded base can cost a little quality."),
-                ("No: you would pay in time for memory that you do not need.", True, "Use LoRA when the base fits, QLoRA when it would not. The one other reason is room for longer examples."),
+                ("No: you may pay in time and quality for memory that you do not need.", True, "Use LoRA when the base fits, QLoRA when it would not. The one other reason is room for longer examples."),
                 ("Yes, because products in 4 bits are faster than in 16.", False, "No product is computed in 4 bits; only the storage has 4."),
             ),
         ),
@@ -191,7 +191,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             (
                 ("The learning rate, which was too high.", False, "Before the first step no learning rate has acted yet. The first loss depends on policy and reference alone."),
                 ("The reference: is it the model that you are training, with its SFT?", True, "If policy and reference are one model, every gain is 0 and the loss is 0.69, whatever the pairs are. Another number means that they differ: often the reference is the base before SFT."),
-                ("The labels: many may be reversed.", False, "Labels do not matter while all gains are zero. Wrong labels show later, in the accuracy."),
+                ("The labels: many may be reversed.", False, "Labels do not matter while all gains are zero. Labels that contradict each other show later, in the accuracy; labels that are all reversed never do."),
             ),
         ),
         Question(
@@ -205,7 +205,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
         Question(
             "During DPO `rewards/margins` grows, and `logps/chosen` falls steadily. What is happening?",
             (
-                ("The labels are reversed, so that the model unlearns the chosen replies.", False, "Then the margin would fall. It grows, so chosen is gaining on rejected."),
+                ("The labels are reversed, so that the model unlearns the chosen replies.", False, "The log trusts the labels, so with reversed ones it looks the same. Only reading pairs finds them. And less likely in the log means less likely: both replies fall."),
                 ("The log is wrong, because a growing margin means a more likely chosen reply.", False, "The margin is a difference. It grows as long as rejected falls faster than chosen."),
                 ("Both replies become less likely, rejected faster.", True, "The loss asks for a distance only. The probability goes to replies that nobody asked for, so a lower rate, a larger beta or some SFT on chosen helps."),
             ),
@@ -215,7 +215,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
             (
                 ("That DPO is better by three points, since both were given the same messages.", False, "The same messages are what makes a paired comparison possible, and nobody has made it yet."),
                 ("That the two cannot be told apart yet, and the paired difference.", True, "Compare message by message. If its interval holds 0, the cheaper one wins: simple SFT, no reference, half the tokens."),
-                ("That the two are equally good, as their intervals overlap in most of their range.", False, "Overlap shows that these data cannot decide, and not that there is no difference."),
+                ("That the two are equally good, as their intervals overlap in most of their range.", False, "Overlap of two intervals decides nothing here: both had the same messages, so the paired difference must be asked."),
             ),
         ),
         Question(
@@ -247,7 +247,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
         Question(
             "You have 5,000 chat transcripts and one week. What do you do first?",
             (
-                ("Train on all of them, as a baseline.", False, "A baseline is a good idea, but it costs a day and measures the dirt: refusals and copies are learned as faithfully as answers. Read first."),
+                ("Train on all of them, as a baseline.", False, "A baseline is a good idea, and cheap, but by itself it measures the dirt: refusals and copies are learned as faithfully as answers. Read first."),
                 ("Let a strong model rewrite all the answers in one style, since style is what you will train.", False, "Perhaps later. Without knowing what a right answer is, nobody can say whether the rewritten ones are better."),
                 ("Read a hundred of them, and write down what a right answer is.", True, "Rules, judges and labels all need that yardstick, and most kinds of fault show within the first hundred."),
             ),

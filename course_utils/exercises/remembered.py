@@ -7,9 +7,14 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, wraps
+from threading import Lock
 
 from course_utils import __version__
 from course_utils.files import write_whole
+
+# One run at a time: grading marks in several threads, and neither transformers' loading (it builds models without weights by a
+# setting of the whole process) nor torch's random numbers are a thread's own.
+RUNNING = Lock()
 
 
 def remembered(name: str, **conditions: object) -> Callable[[Callable[..., float]], Callable[..., float]]:
@@ -32,12 +37,13 @@ def remembered(name: str, **conditions: object) -> Callable[[Callable[..., float
             everything = {"arguments": arguments, "conditions": conditions, "versions": _versions()}
             digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
             file = cache_folder() / "challenges" / f"{name}-{digest}.json"
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                return float(json.loads(file.read_text(encoding="utf-8"))["result"])
-            value = float(function(**arguments))
-            with suppress(OSError):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(file, json.dumps({"result": value, **everything}).encode())
+            with RUNNING:  # whoever waited finds the result of the same run
+                with suppress(OSError, ValueError, KeyError, TypeError):
+                    return float(json.loads(file.read_text(encoding="utf-8"))["result"])
+                value = float(function(**arguments))
+                with suppress(OSError):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    write_whole(file, json.dumps({"result": value, **everything}).encode())
             return value
 
         @wraps(function)

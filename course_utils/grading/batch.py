@@ -193,11 +193,11 @@ class _Grader:
         key, marks = "", dict[str, Mark]()
         answers = intake.Answers()
         try:
-            key = self._key(submission, reading.fingerprint(submission.path))
+            key = self._key(submission, reading.fingerprint(*submission.paths))
             earlier_results = results.read(folder)
             if earlier_results is not None and earlier_results["extra_data"]["key"] == key:
                 return earlier_results, True
-            answers = intake.answers(reading.contents(submission.path), list(self.section_of))
+            answers = intake.answers(reading.contents(*submission.paths), list(self.section_of))
             key = self._key(submission, answers.digests)  # of what was read now: the files may have changed in between
             if answers.cells:
                 marks = self.mark(
@@ -211,7 +211,7 @@ class _Grader:
             raise
         except Exception as error:  # one submission must not stop the grading of the others; a person is told
             description = reading.shown(f"{type(error).__name__}: {error}", 300)
-            answers, marks, key = intake.Answers(problems=[f"the grader itself failed: {description}"]), {}, ""
+            answers, marks, key = intake.Answers(faults=[f"the grader itself failed: {description}"]), {}, ""
         if submission.clash:
             answers.problems.append(
                 "has the same name as another submission, but for capitals, accents or punctuation; see whose it is"

@@ -23,12 +23,17 @@ from course_utils.exercises.registry import EXERCISES
 from course_utils.grading.reading import AROUND_BYTES, EXERCISE_MARKER, Cells, File, is_folder, shown
 
 MOST_NAMES = 3  # files named in one reason
+# How Canvas and Moodle begin the names of what they let an instructor download: a learner's name and number. They write this
+# part themselves, so that files with the same one are one learner's. Canvas: NAME_ID_NUMBER_filename, NAME_LATE_ID_... where
+# the learner was late; a file may have two numbers of its own behind Moodle's, so that Moodle's form is tried first.
+MOODLE = re.compile(r"(?P<name>.+?)_(?P<number>\d+)_assignsubmission_(?:file|onlinetext)(?:_.*)?", re.DOTALL | re.ASCII)
+CANVAS = re.compile(r"(?P<name>.+?)(?:_LATE)?_(?P<number>\d+)_\d+_.+", re.DOTALL | re.ASCII)
 ACCENTS = re.compile("[\u0300-\u036f]")  # no other script's marks: there they are vowels, and make other names
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One learner's file or folder in the inbox.
+    """One learner's file or folder in the inbox, or all that a download of Canvas or Moodle has of one learner.
 
     Attributes:
         learner: cleaned name, which differs from all others.
@@ -37,6 +42,8 @@ class Submission:
         notes: notes on the name.
         clash: whether another submission has the same name except for capitals, accents and punctuation; only a person can
             then say whose it is.
+        more: other files and folders of the same learner, by the names that Canvas or Moodle gave them.
+        canvas_id: the number that Canvas has for the learner, by the file's name; "" if it has not the form of Canvas.
     """
 
     learner: str
@@ -44,6 +51,13 @@ class Submission:
     path: Path
     notes: tuple[str, ...] = ()
     clash: bool = False
+    more: tuple[Path, ...] = ()
+    canvas_id: str = ""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Everything that the learner handed in."""
+        return (self.path, *self.more)
 
 
 @dataclass
@@ -56,6 +70,7 @@ class Answers:
             check, and those after.
         notes: notes on the submission.
         notes_on: exercise id → notes on the answer.
+        faults: what failed in the grader itself, which a person is told and the learner is not.
         problems: reasons why a person has to look at the submission; if `cells` is empty, nothing can be graded.
         files: names of the notebooks that were read.
         digests: hashes of all files that were examined.
@@ -65,6 +80,7 @@ class Answers:
     around: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     notes_on: dict[str, list[str]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
@@ -84,18 +100,55 @@ def submissions(inbox: Path) -> list[Submission]:
             )
     except OSError as error:
         raise CourseError(f"cannot read the inbox {inbox}: {error.strerror}; name a folder with the submissions") from error
-    names = [clean_name(entry.name if is_folder(entry) else Path(entry.name).stem) for entry in entries]
+    groups = _by_learner(entries)
+    names = [_name_of(group) for group in groups]
     count = Counter(map(folded, names))
     taken_names = {name for name, number in count.items() if number == 1}  # a numbered name must not equal one
     submitted = []
-    for entry, cleaned in zip(entries, names):
+    for group, cleaned in zip(groups, names):
         clash, name, number = count[folded(cleaned)] > 1, cleaned, 2
         while clash and folded(name) in taken_names:
             name, number = f"{cleaned}-{number}", number + 1
         taken_names.add(folded(name))
-        notes = (f"another submission is called {cleaned} too; this one is {shown(entry.name)!r}",) if clash else ()
-        submitted.append(Submission(name, cleaned, Path(entry.path), notes, clash))
+        notes: tuple[str, ...] = ()
+        if clash:
+            notes += (f"another submission is called {cleaned} too; this one is {shown(group[0].name)!r}",)
+        if len(group) > 1:
+            together = [shown(entry.name) for entry in group[:MOST_NAMES]] + ["…"] * (len(group) > MOST_NAMES)
+            notes += (f"{len(group)} files of one learner, as their names say: {', '.join(together)}",)
+        path, *more = (Path(entry.path) for entry in group)
+        submitted.append(Submission(name, cleaned, path, notes, clash, tuple(more), _sender(group[0])[1]))
     return submitted
+
+
+def _by_learner(entries: list[os.DirEntry[str]]) -> list[list[os.DirEntry[str]]]:
+    """What is one learner's by the names that Canvas or Moodle gave; everything else is a submission of its own."""
+    together: dict[object, list[os.DirEntry[str]]] = {}
+    for entry in entries:
+        sender, _ = _sender(entry)
+        together.setdefault(sender or entry.name, []).append(entry)
+    groups = []
+    for group in together.values():
+        # as in a learner's folder: other files, such as a report beside the notebook, are not looked at
+        readable = [entry for entry in group if is_folder(entry) or entry.name.lower().endswith(".ipynb")]
+        groups.append(readable or group)
+    return groups
+
+
+def _sender(entry: os.DirEntry[str]) -> tuple[tuple[str, str, str] | None, str]:
+    """(platform, name and number of whoever sent it, if its name tells; the number if it is Canvas's, or "")."""
+    if found := MOODLE.fullmatch(entry.name):
+        return ("Moodle", clean_name(found["name"]), found["number"]), ""
+    if found := CANVAS.fullmatch(entry.name):
+        return ("Canvas", clean_name(found["name"]), found["number"]), found["number"]
+    return None, ""
+
+
+def _name_of(group: list[os.DirEntry[str]]) -> str:
+    sender, _ = _sender(group[0])
+    if sender and len(group) > 1:
+        return clean_name("_".join(sender[1:]))
+    return clean_name(group[0].name if is_folder(group[0]) else Path(group[0].name).stem)
 
 
 def hidden_notebooks(inbox: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, Queue
@@ -45,6 +46,9 @@ class Marker:
         """
         self.isolation, self.limits, self.hidden = isolation, limits, hidden
         self.section_of, self.seed = section_of, seed
+        # Threads that mark would import these at the same time, or look into one that another has imported by half.
+        for library in sorted({"numpy", *(name for id in section_of for name in EXERCISES[id].needs)}):
+            import_module(library)
         self._idle: dict[tuple[str, ...], Queue] = {NO_LIBRARIES: Queue(), TENSOR_LIBRARIES: Queue(), ALL_LIBRARIES: Queue()}
 
     def mark(self, answers: dict[str, LearnerAnswer]) -> dict[str, Mark]:

@@ -113,7 +113,7 @@ def hand_in(folder: str | Path, assignment: str, inbox: str | Path) -> HandedIn:
         released[section] = nbformat.read(file, as_version=4)
     learners, problems = [], {}
     for submission in intake.submissions(Path(inbox)):
-        answers = intake.answers(reading.contents(submission.path), list(section_of))
+        answers = intake.answers(reading.contents(*submission.paths), list(section_of))
         missing_ids = [id for id in section_of if id not in answers.cells]
         remarks = [*submission.notes, *answers.problems]
         if missing_ids and answers.cells:

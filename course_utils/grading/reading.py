@@ -57,10 +57,10 @@ def shown(text: str, max_length: int = 120) -> str:
     return text if len(text) <= max_length else f"{text[: max_length - 1]}…"
 
 
-def fingerprint(path: Path) -> list[bytes]:
+def fingerprint(*paths: Path) -> list[bytes]:
     """Return the `digest` of each file of a submission, without parsing any of them."""
     remaining_bytes, digests = LARGEST_BYTES, []
-    for name, location in _candidate_files(path):
+    for name, location in _all_candidate_files(paths):
         try:
             with _open_file(location, remaining_bytes) as handle:
                 remaining_bytes -= os.fstat(handle.fileno()).st_size
@@ -70,10 +70,10 @@ def fingerprint(path: Path) -> list[bytes]:
     return digests
 
 
-def contents(path: Path) -> Iterator[File]:
+def contents(*paths: Path) -> Iterator[File]:
     """Yield each file of a submission, read when it is needed. Links are not followed, here or in any function below."""
     remaining_bytes, deadline = LARGEST_BYTES, time.monotonic() + READER_SECONDS
-    for name, location in _candidate_files(path):
+    for name, location in _all_candidate_files(paths):
         label, key = shown(name), b""
         try:
             with _open_file(location, remaining_bytes) as handle:
@@ -97,6 +97,13 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir(follow_symlinks=False)
     except OSError:
         return False
+
+
+def _all_candidate_files(paths: tuple[Path, ...]) -> Iterator[tuple[str, Path | Unreadable]]:
+    for path in paths[:MOST_FILES]:
+        yield from _candidate_files(path)
+    if len(paths) > MOST_FILES:
+        yield "", Unreadable(f"more than {MOST_FILES} notebooks; the others were not read")
 
 
 def _candidate_files(path: Path) -> Iterator[tuple[str, Path | Unreadable]]:

@@ -10,8 +10,11 @@ from course_utils.exercises.registry import EXERCISES
 from course_utils.files import write_whole
 from course_utils.grading.intake import Answers, Submission
 from course_utils.grading.marking import Mark
+from course_utils.lessons import find
 from course_utils.pages import render
 
+NOT_YOURS = "could not be graded, for a reason that is not yours; your instructor has been told."
+AGAIN = "; the learner's row is empty in every table: call again, and do not import before"
 RESULTS, FEEDBACK = "results.json", "feedback.html"
 
 
@@ -52,7 +55,11 @@ def read(folder: Path) -> dict | None:
 
 
 def compose(submission: Submission, answers: Answers, marks: dict[str, Mark], key: ResultKey, seconds: float) -> dict:
-    """Put the results together in Gradescope's format; `score` is None if nothing could be graded.
+    """Put the results together in Gradescope's format.
+
+    As long as one answer could not be graded, there is no mark: `score` is None, and so is that of each test, since a
+    platform would take the sum of the others for a mark. `extra_data` has each answer's points, None for those that could
+    not be graded.
 
     Args:
         submission: the learner's submission.
@@ -62,34 +69,39 @@ def compose(submission: Submission, answers: Answers, marks: dict[str, Mark], ke
         seconds: how long grading took.
     """
     learner, notes = submission.learner, submission.notes
-    missing_ids = [id for id, mark in marks.items() if mark.outcome == "missing"]
-    problems = list(answers.problems)
-    if missing_ids:
-        problems.append(f"no answer cell for {', '.join(missing_ids)}")
-    problems += [f"{id} {mark.message}" for id, mark in marks.items() if mark.outcome == "not graded"]
+    not_graded = [id for id, mark in marks.items() if mark.outcome == "not graded"]
+    shown_problems = [*answers.problems, *_missing(marks, key.assignment)]
+    faults = [*answers.faults, *(f"{id} {marks[id].message}" for id in not_graded)]
+    complete = bool(marks) and not faults
     tests = []
     for id, mark in marks.items():
         exercise = EXERCISES[id]
         remarks = [*answers.notes_on.get(id, []), *mark.notes]
-        text = mark.message + "".join(f"\nNote: {remark}." for remark in remarks)
+        text = f"This answer {NOT_YOURS}" if id in not_graded else mark.message
+        text += "".join(f"\nNote: {remark}." for remark in remarks)
         if mark.outcome in ("wrong", "partly"):
             text += f"\nHint: {exercise.hint}"
+        status = {} if id in not_graded else {"status": "passed" if mark.outcome == "right" else "failed"}
         tests.append(
             {
                 "name": f"{id}: {exercise.title}",
                 "number": id,
-                "score": mark.points,
+                "score": mark.points if complete else None,
                 "max_score": float(exercise.points),
-                "status": "passed" if mark.outcome == "right" else "failed",
+                **status,
                 "output": text,
                 "visibility": "visible",
             }
         )
-    score = round(sum(mark.points for mark in marks.values()), 2) if marks else None
-    not_graded = "" if marks else f"Not graded; a person will look at it: {'; '.join(problems)}."
+    if marks:
+        no_mark = [f"There is no mark yet: {', '.join(not_graded)} {NOT_YOURS}"] if not_graded else []
+        output = "; ".join([*notes, *answers.notes, *shown_problems, *no_mark])
+    else:
+        reasons = [*shown_problems, *([f"it {NOT_YOURS.removesuffix('.')}"] if faults else [])]
+        output = f"Not graded; a person will look at it: {'; '.join(reasons)}."
     return {
-        "score": score,
-        "output": not_graded or "; ".join([*notes, *answers.notes, *problems]),
+        "score": round(sum(mark.points for mark in marks.values()), 2) if complete else None,
+        "output": output,
         "visibility": "visible",
         "execution_time": round(seconds, 2),
         "tests": tests,
@@ -99,15 +111,27 @@ def compose(submission: Submission, answers: Answers, marks: dict[str, Mark], ke
             "clash": submission.clash,
             "assignment": list(key.assignment),
             "files": answers.files,
+            "canvas_id": submission.canvas_id,
             "outcomes": {id: mark.outcome for id, mark in marks.items()},
+            "points": {id: None if id in not_graded else mark.points for id, mark in marks.items()},
             "mistakes": {id: mark.mistake for id, mark in marks.items() if mark.mistake},
             "notes": [*notes, *answers.notes],
-            "problems": problems,
+            "problems": [*shown_problems, *(fault + AGAIN for fault in faults)],
             "isolation": key.isolation,
             "no_new_processes": all(mark.sealed is not False for mark in marks.values()),
             "key": key.digest,
         },
     }
+
+
+def _missing(marks: dict[str, Mark], sections: tuple[str, ...]) -> list[str]:
+    """What has no answer cell: the exercises, and in one sentence the lessons of which there is none at all."""
+    missing_ids = {id for id, mark in marks.items() if mark.outcome == "missing"}
+    ids_of = {section: {id for id in marks if find(section).has(id)} for section in sections}
+    absent = [section for section, ids in ids_of.items() if ids and ids <= missing_ids]
+    single_ids = [id for id in marks if id in missing_ids.difference(*(ids_of[section] for section in absent))]
+    problems = [f"no answer cell for {', '.join(single_ids)}"] if single_ids else []
+    return [*problems, f"no answer cell for any exercise of {', '.join(absent)}"] if absent else problems
 
 
 def save(folder: Path, results: dict) -> None:

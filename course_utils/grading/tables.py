@@ -67,16 +67,21 @@ class Rows:
 class Roster:
     """Finds a learner's row in a table by the name of their submission."""
 
-    def __init__(self, rows: list[list[str]]) -> None:
+    def __init__(self, rows: list[list[str]], canvas_ids: bool = False) -> None:
         """Take in a table.
 
         Args:
             rows: the rows, with the header first. Any column may name the learner.
+            canvas_ids: whether the column ID has the numbers that Canvas puts into the names of files, as only its own
+                export has.
         """
         header = [name.strip().lower() for name in rows[0]]
         self.people = [Person({name: field.strip() for name, field in zip(header, row)}) for row in rows[1:]]
         self._whole: dict[str, set[int]] = {}
+        self._of_canvas_id: dict[str, set[int]] | None = {} if canvas_ids else None
         for index, person in enumerate(self.people):
+            if self._of_canvas_id is not None:
+                self._of_canvas_id.setdefault(person.fields.get("id", ""), set()).add(index)
             for field in person.names().values():
                 for form in _forms(field):
                     self._whole.setdefault(folded(form), set()).add(index)
@@ -101,6 +106,9 @@ class Roster:
         A row that several submissions want is nobody's, however well each name fits: everybody chooses their own file's
         name, so that the better one proves nothing, and a person has to say whose row it is.
 
+        Where Canvas named the file, its number for the learner decides alone: the names of two learners may be nearly the
+        same. A number that Canvas's export does not have gives no row, whatever row the name would lead to.
+
         Args:
             all_results: the results of all learners.
             others: another table, whose rows may have more names of a learner. Those who have no row there, because somebody
@@ -108,8 +116,16 @@ class Roster:
         """
         elsewhere = others.rows(all_results) if others else Rows({}, {}, {})
         candidates: dict[str, set[int]] = {}
+        by_number: set[str] = set()
+        unknown_numbers: dict[str, str] = {}
         for results in all_results:
-            learner = results["extra_data"]["learner"]
+            learner, number = results["extra_data"]["learner"], results["extra_data"]["canvas_id"]
+            if number and self._of_canvas_id is not None:
+                if number in self._of_canvas_id:
+                    candidates[learner] = self._of_canvas_id[number]
+                    by_number.add(learner)
+                    continue
+                unknown_numbers[learner] = number
             leads_to = {self.index(results["extra_data"]["name"])}
             for other_index in elsewhere.candidates.get(learner, ()):
                 leads_to |= self._same_person(others.people[other_index]) if others else set()
@@ -129,9 +145,12 @@ class Roster:
                 names = rivals[contested][:MOST_FILES] + ["…"] * (len(rivals[contested]) > MOST_FILES)
                 whose = f"the row of {self.people[contested].name}"
                 doubts[learner] = f"has no row: {whose} is as likely that of {', '.join(names)}, and nobody has it"
+            elif learner in unknown_numbers:
+                whose = "; ".join(self.people[index].name for index in rivals)
+                doubts[learner] = f"has no row: nobody has its number {unknown_numbers[learner]}; its name leads to {whose}"
             elif len(indexes) > 1:
                 doubts[learner] = f"leads to several rows: {'; '.join(self.people[index].name for index in rivals)}"
-            elif elsewhere.candidates.get(learner) and learner not in elsewhere.row_of:
+            elif learner not in by_number and elsewhere.candidates.get(learner) and learner not in elsewhere.row_of:
                 doubts[learner] = "has no row, as somebody else wants the one that it leads to in the other table"
             else:
                 row_of[learner] = next(iter(indexes))
@@ -334,7 +353,8 @@ def _in_canvas(export: list[list[str]]) -> Roster:
     """Whom Canvas's export has, by the columns that name them."""
     key = ("Student", "ID", "SIS User ID", "SIS Login ID", "Integration ID")
     places = [index for index, name in enumerate(export[0]) if name in key]
-    return Roster([[row[i] if i < len(row) else "" for i in places] for row in [export[0], *_learners_of(export)]])
+    rows = [[row[i] if i < len(row) else "" for i in places] for row in [export[0], *_learners_of(export)]]
+    return Roster(rows, canvas_ids=True)
 
 
 def canvas_column(header: list[str], sections: list[str], column: str | None) -> int:
@@ -369,6 +389,7 @@ def class_view(exercise_ids: list[str], all_results: list[dict]) -> str:
     """Return a page as HTML that shows how each question went, and how often each misconception occurred."""
     graded = [results for results in all_results if results["score"] is not None]
     scores = [results["score"] for results in graded]
+    marked = [results for results in all_results if results["tests"]]  # some of them not as a whole
     return render(
         "grading/templates/class.html.j2",
         title="The class",
@@ -377,16 +398,17 @@ def class_view(exercise_ids: list[str], all_results: list[dict]) -> str:
         median=median(scores) if scores else None,
         points=sum(EXERCISES[id].points for id in exercise_ids),
         outcomes=OUTCOMES,
-        questions=[_question(id, graded) for id in exercise_ids],
-        misconceptions=_misconceptions(exercise_ids, graded),
+        questions=[_question(id, marked) for id in exercise_ids],
+        misconceptions=_misconceptions(exercise_ids, marked),
         needing=[results["extra_data"]["learner"] for results in all_results if results["extra_data"]["problems"]],
     )
 
 
-def _question(id: str, graded: list[dict]) -> dict:
+def _question(id: str, marked: list[dict]) -> dict:
     """How a question went: its title, mean and maximum of points, and how many answers had each of the `OUTCOMES`."""
-    outcomes = Counter(results["extra_data"]["outcomes"].get(id) for results in graded)
-    scores = [test["score"] for results in graded for test in results["tests"] if test["number"] == id]
+    outcomes = Counter(results["extra_data"]["outcomes"].get(id) for results in marked)
+    all_points = (results["extra_data"]["points"].get(id) for results in marked)
+    scores = [points for points in all_points if points is not None]
     return {
         "id": id,
         "title": EXERCISES[id].title,
@@ -396,8 +418,8 @@ def _question(id: str, graded: list[dict]) -> dict:
     }
 
 
-def _misconceptions(exercise_ids: list[str], graded: list[dict]) -> list[tuple[int, str, str]]:
+def _misconceptions(exercise_ids: list[str], marked: list[dict]) -> list[tuple[int, str, str]]:
     """(how often, exercise, what those learners were told), the most frequent first."""
-    counts = Counter((id, diagnosis) for results in graded for id, diagnosis in results["extra_data"]["mistakes"].items())
+    counts = Counter((id, diagnosis) for results in marked for id, diagnosis in results["extra_data"]["mistakes"].items())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], exercise_ids.index(item[0][0]), item[0][1]))
     return [(count, id, diagnosis) for (id, diagnosis), count in ordered]

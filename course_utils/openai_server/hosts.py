@@ -70,10 +70,11 @@ HOSTS = {
         base_url="https://YOUR-RESOURCE.openai.azure.com/openai/v1/",
         key_variable="AZURE_OPENAI_API_KEY",
         base_model="gpt-4.1-mini-2025-04-14",
-        methods=("supervised", "dpo"),
+        methods=("supervised", "dpo", "reinforcement"),  # the last for o4-mini: Microsoft's Foundry blog, 2025-09-10
         weights=False,
         jobs="files, jobs, events, checkpoints",
         differences=(
+            "reinforcement fine-tuning for one reasoning model, o4-mini",
             "training files are UTF-8 with a byte order mark",
             "suffix of at most 18 characters, ids like gpt-4.1-….ft-<hash>",
             "a model, tuned or not, answers only once it has a deployment, made with another token",

@@ -23,7 +23,7 @@ BINDER_MB = 1900  # of the 2 GB that mybinder.org allows at most; Jupyter itself
 def timing(name: str) -> str:
     """Markdown table of how long the section takes on each tier, from recorded runs."""
     records = load_times()
-    rows, missing = [], []
+    rows = []
     for tier, label in (("cpu", say("CPU, two cores")), ("t4", "T4"), ("a100", "A100")):
         record = records.get(name, {}).get(tier)
         if record:
@@ -32,12 +32,8 @@ def timing(name: str) -> str:
             if card_mb := record.get("card_peak_mb"):
                 memory_text += ", " + say("{gigabytes} GB of the card", gigabytes=f"{card_mb / 1000:.1f}")
             rows.append(f"| {label} | {time_text} | {memory_text} | {record['date']}, {record['machine']} |")
-        else:
-            missing.append(label)
     heads = (say("Run all on"), say("time"), say("peak memory"), say("recorded"))
     table = f"| {' | '.join(heads)} |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
-    if missing:
-        table += "\n\n" + say("Not timed yet: {tiers}.", tiers=", ".join(missing))
     cpu = records.get(name, {}).get("cpu", {})
     if cpu.get("peak_mb", 0) > BINDER_MB:
         warning = say("Binder promises 1 GB and usually gives 2: this lesson may run out of memory there.")

@@ -48,7 +48,7 @@ evidence.lesson_02.before_and_after()
 # %% [markdown]
 # ## 1 · The task, and what the model does without training
 #
-# The shop is invented and called Tarnbrook. Its customers write, and each answer must be one record with four fields:
+# Tarnbrook is an invented shop. Customers write in, and each message must become one record with four fields:
 #
 # | field | values | rule |
 # | --- | --- | --- |
@@ -284,7 +284,7 @@ tuned = trainer.model
 # ({{term:gradient accumulation}}): the same step with half the memory for intermediate results. The
 # {{term:warm-up}} raises the learning rate from zero over the first steps, because the optimizer does not know yet how large
 # the slopes are; afterwards TRL lowers it in a straight line to zero. {{term:gradient checkpointing|Gradient checkpointing}}
-# saves memory and costs time; switch it on when your GPU is full. In TRL's table you can pass over the last columns for now.
+# saves memory and costs time. TRL switches it on unless told otherwise; here there is memory enough. In TRL's table you can pass over the last columns for now.
 #
 # Did it learn? Ask the same 25 messages again, without rules in the prompt.
 
@@ -314,9 +314,9 @@ show.answers(
 
 # %% [markdown]
 # An answer is *valid* if it is JSON with the four fields and nothing else, and every value is an allowed one. After eighty
-# examples the form is there, and the order number, which only has to be copied. What has to be understood is not: in category and
-# escalation the model is hardly ahead of the {{term:baseline}}, a program that always gives the most common value, and whole records are
-# rarely right. But the validation loss was still falling when the examples ran out, so give it more.
+# examples the form is there, and the order number, which only has to be copied. What has to be understood is not: compare category and escalation with the last row, the {{term:baseline}}, a program that always gives the most common value.
+# In these two fields the model is no better than that program (25 messages cannot separate them), and whole records are rarely
+# right. But the validation loss was still falling when the examples ran out, so give it more.
 #
 # For this we use the course's own loop, `training.fit`. It takes the same examples and computes the same loss. On a CPU it is
 # faster than `SFTTrainer` (three times on the machine of the record of 2026-11-25, less on others), so that you can train
@@ -334,9 +334,9 @@ show.answers(
 # drive.mount("/content/drive")                    # Colab asks you for permission
 # place = "/content/drive/MyDrive/tickets"
 #
-# training.Settings(..., checkpoint_folder=place, checkpoint_every=10)     # either the course's loop
+# training.Settings(checkpoint_folder=place, checkpoint_every=10)     # either the course's loop: add these two settings
 #
-# SFTConfig(output_dir=place, save_strategy="steps", save_steps=10, ...)   # or TRL's trainer
+# SFTConfig(output_dir=place, save_strategy="steps", save_steps=10)    # or TRL's trainer: add these three
 # trainer.train(resume_from_checkpoint=get_last_checkpoint(place))
 # ```
 #
@@ -351,8 +351,8 @@ history = training.fit(tuned, tokenizer, more, task.validation[::4], settings=sa
 history.plot("More examples: the validation loss falls further")
 
 # %% [markdown]
-# The training loss jumps up at first. Nothing is broken: the second run starts a new optimizer, and the learning rate is back
-# at its full height. What counts is the validation loss.
+# Both losses rise at first. Nothing is broken: the second run starts with a new optimizer, and the learning rate is back at its full
+# height. At the end the validation loss is below where it began, and that is what counts.
 #
 # Now the test set: 100 messages about products that the model was never trained on.
 
@@ -381,8 +381,8 @@ show.table({
 evidence.lesson_02.alarms(scores.records, task.references())
 
 # %% [markdown]
-# Is that good enough? A person would have to decide: what does a message about danger cost that waits in the queue, and what a
-# false alarm? More examples help (the recorded runs), and most of all more examples *of escalations* (lesson 05).
+# Is that good enough? A person would have to decide: what does it cost if a safety report waits in the queue, and what does a false alarm cost? What this
+# field needs most is more examples *of escalations* (lesson 05).
 #
 # Then look at the intervals: with 100 messages, a score of 80 % is compatible with anything from 71 to 87. And look at the
 # last column: a program needs the whole record, and all four fields together are right less often than any one of them. Here
@@ -424,7 +424,8 @@ show.answers(
 
 # %% [markdown]
 # A {{term:linear layer}} multiplies its input $x$ by a {{term:weight matrix}} $W_0$. Training would replace $W_0$ by $W_0 +
-# \Delta W$. LoRA (Hu et al., 2021) leaves $W_0$ alone and writes the *difference* as a product of two thin matrices:
+# \Delta W$. LoRA (Hu et al., 2021) leaves $W_0$ alone and writes the *difference* as a product of two thin matrices, $\Delta W = \frac{\alpha}{r}BA$. So the layer's
+# output $h$ is
 #
 # $$h = W_0 x + \frac{\alpha}{r} B A x$$
 #
@@ -591,12 +592,12 @@ evidence.card("L1")
 # ## 6 · Which knobs matter?
 #
 # Rank, alpha, {{term:target modules}}, learning rate: everybody has an opinion. We trained the same model on 120 examples, for
-# 30 steps, and changed one setting at a time. Each point below is one run; three runs have three different samples of the
+# 30 steps, and changed one setting at a time. Each point below is one run; a setting that has three points was run three times, each time on a different sample of the
 # examples (three {{term:seed|seeds}}). That took more than an hour, so it is recorded (`benchmarks/lora_sweep.py`).
 #
-# Know what you are looking at: these runs are *short*. After 30 steps the form is learned and the labels are only beginning
-# to be. The figures show what matters early and on a small model, and the table at the end of the section sets large studies
-# beside them.
+# The short answer: tune the learning rate first, adapt all linear layers, and leave the rest alone until you have a reason. Know what
+# you are looking at, though: these runs are *short*. After 30 steps the form is learned and the labels are only beginning to be. The figures show what matters early and on a small model,
+# and the table at the end of the section sets large studies beside them.
 #
 # **Rank.** In how many directions may the update push?
 
@@ -606,8 +607,7 @@ evidence.lesson_02.setting_curve("rank")
 # %% [markdown]
 # Sixty-four times the parameters buy nothing here; rank 1 is, if anything, better. Alpha stays at 32, so that the factor
 # $\alpha/r$ is 64 times as large at rank 1, but there are 64 times fewer directions to add up: early updates have about the
-# same size at every rank, which is why LoRA divides by $r$. What the figure shows is that at this length of training the rank
-# is not what limits. A rank that is too small shows only when there is more to learn than it can hold.
+# same size at every rank, which is why LoRA divides by $r$. What the figure shows is that at this length of training the rank is not the bottleneck. A rank that is too small shows only when there is more to learn than it can hold.
 
 # %%
 evidence.card("L8")
@@ -621,7 +621,7 @@ evidence.lesson_02.setting_curve("alpha")
 
 # %% [markdown]
 # In these short runs more alpha means faster learning. It is not free: at alpha 128 more of what the model knew before is lost
-# (its loss on everyday prose is 4.39, against 3.99 at alpha 32). Alpha and the learning rate overlap, so fix one and tune the
+# (the table below has its loss on everyday prose). Alpha and the learning rate overlap, so fix one and tune the
 # other. The custom is to leave alpha at 32 or at twice the rank.
 #
 # **Learning rate.** {{term:full fine-tuning|Full fine-tuning}} of large models uses about 0.00002. Where is the best rate for
@@ -632,11 +632,11 @@ evidence.lesson_02.setting_curve("learning rate")
 
 # %% [markdown]
 # The rate matters more than anything else here. At 0.00002 thirty steps of LoRA leave the loss almost where it was. At 0.002
-# they suffice, and at 0.005 one of three runs already comes out clearly worse. Models of 7 billion weights want lower rates,
+# thirty steps are enough, and at 0.005 one of three runs already comes out clearly worse. Models of 7 billion weights want lower rates,
 # around 0.0002 (Schulman et al., 2025, find the best rate of LoRA about ten times that of full fine-tuning).
 #
 # **Which layers, and full fine-tuning beside it.** At *equal size*, is it better to adapt the {{term:attention}} or all
-# linear layers? And how far does LoRA stay behind training every weight? Three more words for the rows: {{term:dropout}}
+# linear layers? And how far does LoRA fall short of full fine-tuning? Three more words for the rows: {{term:dropout}}
 # switches off a tenth of the adapter's inputs at random while training; *DoRA* learns the length of each row of the matrix
 # apart from its direction; `modules_to_save` trains a whole matrix beside the adapters, here the {{term:embedding}}. (rsLoRA,
 # which divides alpha by
@@ -656,7 +656,7 @@ evidence.lesson_02.rivals()
 #    reached the same loss; its labels were not counted, so which method is better stays open.
 # 2. All layers and attention alone reach a similar loss at equal size. Attention alone disturbs the model more: its loss on
 #    prose is higher.
-# 3. The variants were run once each. They show no large effect; a small one they could not show.
+# 3. The variants were run once each. They show no large effect; one run each could not reveal a small one.
 # 4. Look at the last column. Every run that brought the loss below 0.25 answers nearly every everyday question with a record: it
 #    has learned "always answer with a record", because no training example ever asked for anything else. If your model must
 #    still chat, mix ordinary conversations into the training data, or switch the adapter off for them (section 7).
@@ -688,7 +688,7 @@ evidence.lesson_02.truncation_figure()
 #
 # | question | published, models of 1 to 70 billion weights | here, 135 million, 30 steps |
 # | --- | --- | --- |
-# | rank | matters once the data exceed what it can hold (Schulman et al.) | not what limits |
+# | rank | matters once the data exceed what it can hold (Schulman et al.) | not the bottleneck |
 # | which layers | all; attention alone is worse at equal size (Schulman et al.) | a similar loss, more forgotten |
 # | learning rate | about ten times that of full fine-tuning, fifteen in short runs (Schulman et al.) | ten to fifty times; our grid is coarse |
 # | quality | equal to full fine-tuning on small and medium data sets (Schulman et al.), behind it with much data (Biderman et al.) | rank 16 behind it in labels, rank 1 level in loss |
@@ -776,8 +776,27 @@ print(file.read_text().splitlines()[0])
 #     print(reply["content"], "| right:", row["completion"][0]["content"])
 # ```
 #
-# Five answers read beside the right ones are worth more than a loss. For a figure, count over at least a hundred messages
-# that are not in the file, as in section 3.
+# Five answers read beside the right ones are worth more than a loss. For a figure, score at least a hundred messages that are in neither part of
+# the file. This goes below the program:
+#
+# ```python
+# import json
+#
+# held_out = [split(json.loads(line)) for line in open("test.jsonl")]
+# fields_right, records_right, fields = 0, 0, 0
+# for row in held_out:
+#     right = json.loads(row["completion"][0]["content"])
+#     text = ask(row["prompt"], max_new_tokens=100, do_sample=False)[0]["generated_text"][-1]["content"]
+#     try:
+#         record = json.loads(text)
+#     except ValueError:                             # not JSON: no field is right
+#         record = None
+#     record = record if isinstance(record, dict) else {}
+#     fields += len(right)
+#     fields_right += sum(record.get(name) == value for name, value in right.items())
+#     records_right += record == right
+# print(f"{fields_right / fields:.0%} of the fields right, {records_right / len(held_out):.0%} of the records")
+# ```
 #
 # Here you have a trained adapter already. Save it, load it onto a fresh base in 32 bits, and merge: in 16 bits merging would
 # round the weights once more. (Saved in 32 bits, the model takes 538 MB; `merged.half()` or `.bfloat16()` before saving halves
@@ -798,8 +817,7 @@ tuned.to(device.kind)
 show.folder_sizes("tickets-adapter", "tickets-merged")
 
 # %% [markdown]
-# The adapter folder is what you keep, send and version. The merged folder is a model like any other; whatever loads models
-# loads it:
+# The adapter folder is what you keep, send and version. The merged folder is a model like any other; any program that loads models can load it:
 
 # %%
 from transformers import pipeline
@@ -812,7 +830,7 @@ print(reply)
 show.answers([message[-1]["content"]], {"merged model": [reply]}, [right])
 
 # %% [markdown]
-# Other programs take the same folders. These commands are *not run here*, since they need a GPU, an installation or an
+# That it loads and answers is all this shows; whether the answer is right, you read beside it. Other programs take the same folders. These commands are *not run here*, since they need a GPU, an installation or an
 # account:
 #
 # ```bash
@@ -854,8 +872,9 @@ for name in ("default", "review"):
 show.answers([ticket[-1]["content"], code[-1]["content"]], replies)
 
 # %% [markdown]
-# Same base, two behaviours: `set_adapter` changes which thin matrices are used. Read the reviews, though. The form was
-# learned, and the content is mostly nonsense: two dozen examples teach a 135M model how a review looks, not how to review.
+# Same base, two behaviours: `set_adapter` changes which thin matrices are used. Read the answers, though. The ticket adapter writes a record about
+# *anything*, code included (point 4 of section 6). And the review has the form of one and mostly nonsense in it: two dozen examples
+# teach a 135M model how a review looks, not how to review.
 #
 # `set_adapter` switches the whole model. To choose an adapter per request, as a server must, use {{term:vLLM}} with `--enable-lora`. And
 # with no adapter at all you have the base back:
@@ -896,7 +915,7 @@ merged = typo.unload()                                     # without the adapter
 # Only one of the two names was adapted in each layer, without a warning. The cure is `print_trainable_parameters()` and a look
 # at the names.
 #
-# **Another system message.** The model was trained with one particular prompt. Leave the system message out and see.
+# **Another system message.** The model was trained with one particular prompt. Does it break if you leave the system message out?
 
 # %%
 without = [chat[1:] for chat in task.prompts()[:25]]
@@ -907,8 +926,9 @@ show.table({
 }, caption="The first 25 test messages")
 
 # %% [markdown]
-# Whatever the second row says on your machine, it was measured and not assumed: send the prompt that you trained with, and
-# measure again when somebody changes it.
+# A model trained on one narrow task hardly reads its system message any more: the two rows may differ by a message or two, which 25
+# messages cannot tell from chance. So this mistake is quieter than its reputation here, and louder where the prompt decides between tasks. Send
+# the prompt that you trained with, and measure again when somebody changes it.
 #
 # **Merging twice.** A merged folder is a base like any other, so nothing stops you from putting the same adapter on it again.
 
@@ -946,9 +966,8 @@ overfit = training.trial(tuned, tokenizer, eight, task.validation[:8], adapter, 
 overfit.plot("Eight examples, again and again")
 
 # %% [markdown]
-# The training loss goes to zero. The validation loss stops far above it, then rises a little, where section 3 came near 0.1
-# with more examples. That is
-# {{term:overfitting}}: the model stores the examples instead of the rule. You can only see it with validation data, so always
+# The training loss goes to zero. The validation loss levels off far above it, and far above the 0.1 or so that section 3 reached with
+# more examples. That is {{term:overfitting}}: the model stores the examples instead of the rule. You can only see it with validation data, so always
 # set some aside, and keep the weights from the lowest point. (`early_stopping=2` in `training.Settings`; with `SFTTrainer`
 # the callback `EarlyStoppingCallback(2)` together with `load_best_model_at_end=True`, `metric_for_best_model="eval_loss"`
 # and the same strategy for saving as for evaluating.) The real cure is more examples.
@@ -959,11 +978,11 @@ overfit.plot("Eight examples, again and again")
 # | you want to | do |
 # | --- | --- |
 # | start | rank 16, alpha 32, all linear layers; learning rate 2e-4 for a 7B model, up to 2e-3 for a very small one; then tune the rate first |
-# | know whether it learned | validation loss while training; then, once, test scores with intervals beside a baseline and a good prompt |
+# | know whether it learned | validation loss while training; then, once, test scores with intervals, beside a baseline and a good prompt |
 # | use less memory | gradient checkpointing, smaller batch, then QLoRA (lesson 03) |
 # | serve one behaviour | merge |
 # | serve many | one base, adapters apart |
-# | find out what went wrong | count trainable parameters, read the first loss, read ten answers |
+# | find out what went wrong | count the trainable parameters, look whether the loss falls in the first steps, read ten answers |
 #
 # **The claims of this lesson.** Four you have met above. The others are judged here; open a row to see why.
 
@@ -994,8 +1013,8 @@ quiz("02")
 #
 # ## Further reading
 #
-# - Hu et al. (2021), *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.09685: sections 4 and 7 are readable
-#   now.
+# - Hu et al. (2021), *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.09685: you can now read its sections 4
+#   and 7.
 # - Schulman et al. (2025), *LoRA Without Regret*: large sweeps of the knobs of section 6.
 # - Biderman et al. (2024), *LoRA Learns Less and Forgets Less*, arXiv 2405.09673: where thin updates stop being enough.
 #

@@ -31,7 +31,7 @@ lesson.does_it_fit()
 
 # %% [markdown]
 # The bars are computed from the model's published shape (section 8 shows how) for one example of 1,024 tokens; the dashed
-# lines are two common cards. Training *all* weights would take six times as much as LoRA and is far off to the right.
+# lines are two common cards. Training *all* weights would take about seven times as much as LoRA and is far off to the right.
 #
 # By the end you will be able to
 #
@@ -62,7 +62,7 @@ drawings.four_bit_layer()
 
 # %% [markdown]
 # Three things follow from the picture, and the rest of the lesson is about them. The stored matrix shrinks to about a
-# quarter (sections 3 and 4). Each product takes a little more time (section 7). And what a layer computes is slightly off,
+# quarter (sections 3 and 4). Each product may take more time, because a matrix is restored first (section 7). And what a layer computes is slightly off,
 # because a rounded weight is not the original (sections 6 and 7).
 #
 # We use the support desk of lesson 02: a customer's message comes in, one line of JSON goes out. On a CPU we train a small
@@ -194,15 +194,16 @@ show.answers([chat[-1]["content"] for chat in prompts[:2]],
              {"4-bit base, untrained": untrained, "QLoRA": answers[:2]}, wanted[:2])
 
 # %% [markdown]
-# The form comes first, as in lesson 02: a few dozen examples on a rounded base are enough for most of it. The fields
-# need more examples, and twelve answers are far too few to compare anything. Section 7 measures properly.
+# The form comes first, as in lesson 02: a few dozen short examples on a rounded base are enough for most of it. That an answer is a *valid* record
+# says that a program can read it, not that it is right: compare the fields with the right ones. They need more examples, and longer ones, since
+# these messages were not picked by length. And twelve answers are far too few to compare anything. Section 7 measures properly.
 #
 # Save the adapter. It is an ordinary LoRA adapter, and nothing in its file says that the base had 4 bits.
 
 # %%
 tuned.save_pretrained("tickets-qlora")
 logged = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
-recipe = {"loss": logged[-1], "seconds": used.seconds, "MB": used.increase / 1e6}
+recipe = {"loss": logged[-1], "seconds": used.seconds}
 show.folder_sizes("tickets-qlora")
 
 # %% [markdown]
@@ -218,7 +219,9 @@ show.folder_sizes("tickets-qlora")
 # from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 # from trl import SFTConfig, SFTTrainer
 #
-# name, compute = "meta-llama/Llama-3.1-8B-Instruct", torch.bfloat16          # T4: torch.float16
+# name = "meta-llama/Llama-3.1-8B-Instruct"
+# ampere = torch.cuda.get_device_capability()[0] >= 8                         # a T4 is older
+# compute = torch.bfloat16 if ampere else torch.float16
 # base = AutoModelForCausalLM.from_pretrained(
 #     name, dtype=compute, device_map={"": 0},
 #     quantization_config=BitsAndBytesConfig(
@@ -234,7 +237,8 @@ show.folder_sizes("tickets-qlora")
 #         output_dir="run", num_train_epochs=2, learning_rate=2e-4, warmup_steps=10,
 #         per_device_train_batch_size=1, per_device_eval_batch_size=1,
 #         gradient_accumulation_steps=8,                                       # section 8
-#         max_length=1024, optim="paged_adamw_8bit", bf16=True,                # T4: fp16=True
+#         max_length=1024,               # longer rows are cut at the end: the answer!
+#         optim="paged_adamw_8bit", bf16=ampere, fp16=not ampere,
 #         eval_strategy="epoch", logging_steps=10, save_strategy="epoch"))
 # for weight in trainer.model.parameters():
 #     if weight.requires_grad:
@@ -250,10 +254,11 @@ show.folder_sizes("tickets-qlora")
 # from peft import AutoPeftModelForCausalLM
 # from transformers import AutoTokenizer, BitsAndBytesConfig
 #
+# compute = torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
 # four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
-#                                bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
+#                                bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute)
 # model = AutoPeftModelForCausalLM.from_pretrained("my-adapter", quantization_config=four_bits,
-#                                                  dtype=torch.bfloat16, device_map={"": 0})
+#                                                  dtype=compute, device_map={"": 0})
 # tokenizer = AutoTokenizer.from_pretrained("my-adapter")
 # prompt = tokenizer.apply_chat_template([{"role": "user", "content": "..."}], return_dict=True,
 #                                        add_generation_prompt=True, return_tensors="pt").to(model.device)
@@ -282,7 +287,7 @@ charts.code_books(
 )
 
 # %% [markdown]
-# Evenly spaced values (fifteen of them, so that zero is one) are just as dense at the edges, where few weights are, as in the
+# Evenly spaced values (fifteen, so that zero is among them) are just as dense at the edges, where few weights are, as in the
 # middle. NF4, *4-bit NormalFloat*, crowds its values where the weights are. The recipe assumes that weights follow a bell curve, the normal distribution, and takes the places
 # that cut it into slices of about equal probability. These places are called quantiles. Two details: zero itself must be
 # among the values, and the outermost are scaled to −1 and 1. (The spikes at both ends of the histogram are the largest
@@ -310,8 +315,7 @@ lesson.by_hand(eight, nf4_values())
 
 # %% [markdown]
 # Follow the first row: 0.30 / 1.20 = 0.25; the nearest value is 0.246, which has the number 10; and 0.246 · 1.20 = 0.295.
-# The weight −1.20 comes back exactly, because it is the scale itself, and so does zero. Between NF4's values are gaps that
-# widen outward, so small weights are off by little and larger ones by more.
+# The weight −1.20 comes back exactly, because it is the scale itself, and so does zero. NF4's gaps widen outward, so small weights are off by little and larger ones by more.
 #
 # From now on the layer computes with the restored numbers, and nearly every one of them is a little wrong. Does the model
 # survive that? No table of weights can say. Sections 6 and 7 measure it.
@@ -376,8 +380,8 @@ bits = 4 + 8 / 64 + 32 / (64 * 256)
 guess.reveal(4096 * 4096 * bits / 8 / 1e6, "MB; in bfloat16 it takes 33.6 MB", source="computed")
 
 # %% [markdown]
-# The code of double quantization is folded: open the next two cells if you want to see how 256 values are chosen (finer near
-# zero, over seven powers of ten) and how the scales get their codes.
+# You may skip the next two cells. They are the code of double quantization: how 256 values are chosen (finer near zero, over seven
+# powers of ten), and how the scales get their codes.
 
 # %% tags=["nf4-from-scratch", "folded"]
 def eight_bit_values():
@@ -434,8 +438,8 @@ guess.reveal("some" if any(counts) else "none")
 compared
 
 # %% [markdown]
-# The same bytes, codes and scales alike. These forty lines are all there is to NF4. bitsandbytes does the same on a GPU, in
-# a fraction of the time.
+# The same bytes, codes and scales alike, on this CPU. These forty lines are all there is to storing NF4. On a GPU bitsandbytes has
+# kernels for the same format, which take a fraction of the time.
 #
 # How many bits does our model really take per weight? We count them, and then judge a claim that you will meet everywhere.
 
@@ -465,16 +469,16 @@ evidence.card("Q1")
 #
 # $$h = \tilde{W} x + \frac{\alpha}{r} B A x$$
 #
-# For the layers below, $\tilde{W}$ is a fixed table of numbers. Take the eight restored weights of section 3 as its only row,
+# For the layers before this one, $\tilde{W}$ is a fixed table of numbers. Take the eight restored weights of section 3 as its only row,
 # and suppose that the gradient at the output is 2: when the output rises by a tiny step, the loss rises by two such steps. The
 # second input is multiplied by −1.20, so its gradient is 2 · (−1.20) = −2.40, and that of the first is 2 · 0.295 = 0.59. In
 # general the gradient at the input is $\tilde{W}^\top g$, where $g$ is the one at the output (and the adapter adds
 # $\frac{\alpha}{r} A^\top B^\top g$). No gradient of the weights is needed. $A$ and $B$ get theirs as in lesson 02.
 #
 # One thing has to be prevented. Ordinarily PyTorch keeps what a product needs on the way back, and that would be the restored
-# matrix, in every layer: all the memory that was saved. So we write this product ourselves, with a
-# {{term:backward pass}} that
-# restores the matrix a second time.
+# matrix, in every layer: all the memory that was saved. So we write this product ourselves, with a {{term:backward pass}} that
+# restores the matrix a second time. (PyTorch's `autograd.Function` is a pair of functions, one for each direction; `ctx` carries things from
+# the first to the second.)
 
 # %% tags=["qlora-from-scratch"]
 class FourBitProduct(torch.autograd.Function):
@@ -515,14 +519,15 @@ class FourBitLoRA(torch.nn.Module):
 
 
 # %% [markdown]
-# Compare it with the real thing, a `Linear4bit` of bitsandbytes with PEFT's adapter, same $A$ and $B$, same input.
+# Compare it with the real thing, a `Linear4bit` of bitsandbytes with PEFT's adapter, same $A$ and $B$, same input (and both
+# without double quantization, which ours leaves out).
 
 # %%
 lesson.compare_with_peft(FourBitLoRA, matrix)
 
 # %% [markdown]
-# Equal, up to the rounding of 32-bit numbers. The last row is the one that this section is about: the gradient that is
-# handed down is right although the weights have only sixteen values per block.
+# Equal, or no further apart than the rounding of 32-bit numbers. The last row is the one that this section is about: the layer hands the same gradient
+# down as the library's, although a block of its weights has only sixteen values.
 #
 # In bitsandbytes the copy $\tilde W$ has the compute dtype, and it too lives for one product. So the extra memory is that of
 # the largest single matrix, not of the model. The default of `bnb_4bit_compute_dtype`, by the way, is float32, which is slow
@@ -538,7 +543,7 @@ lesson.compare_with_peft(FourBitLoRA, matrix)
 #
 # Quantize a model and use it as it is: how much worse does it predict text, and is it slower? This is also the question if
 # you only want to *run* a model on a small card. Besides 4 bits there is an 8-bit format, `load_in_8bit=True`. We load the
-# same model in four formats, one after the other, let each predict a few passages of everyday prose, and time its writing.
+# same model in four formats, one after the other, and let each predict a few passages of everyday prose.
 
 # %%
 del base, tuned, trainer                               # sections 2 to 5 are done: make room
@@ -549,14 +554,13 @@ lesson.formats_table(formats)
 # %% [markdown]
 # How to read it. The second column of numbers is the loss per token, in {{term:nat|nats}} (the unit of the natural logarithm): lower means
 # that the model finds real text less surprising. In brackets are {{term:confidence interval|95 % intervals}}, the range in which the true difference
-# probably lies. That of 8 bits includes zero and is narrow: no difference of importance. Four bits cost something that you
-# can measure. The last column of losses compares FP4 with NF4 passage by passage.
+# probably lies. The 8-bit interval is narrow and includes zero: no loss that matters. Four bits cost something that you can measure. (Do not carry this number
+# over to your model: ours is small, and its "16 bits" had been rounded once before.) The last column compares FP4 with NF4 passage by
+# passage.
 #
-# The time is that of *this* machine, with one answer at a time, and "16 bits" stands for the format in which it computes.
-# Generating token by token means reading all weights for each token. So smaller weights can even be quicker, if the program
-# has a fast routine for them, and they are slower if it has to restore each matrix first. (NF4 and FP4 do the same work. As far as
-# their times differ, do not trust them.) That is why servers such as
-# {{term:vLLM}} prefer formats made for serving (section 9), and why the time of one program says little about another.
+# And the speed? Generating token by token means reading all weights for each token. So smaller weights can even be quicker, if the program
+# has a fast routine for them, and they are slower if it has to restore each matrix first. That is why servers such as
+# {{term:vLLM}} prefer formats made for serving (section 9). Time the program that you will use; another one says little about it.
 
 # %% [markdown]
 # ## 7 · Does it learn as well, and how much slower is it?
@@ -582,9 +586,7 @@ lesson.runs_table(recipe, runs)
 # %% [markdown]
 # The first and the last row train QLoRA on the same examples with two programs. The order of the examples and the random
 # start of the adapter differ, and the programs may differ in more than we know. Card Q5 below says how far another {{term:seed}} alone
-# moves a loss. So never compare two methods by two single runs with different seeds. The last two rows share both, and differ only in the base. On a CPU `fit` is quicker; at work,
-# take the recipe. (The recipe's seconds include its validation, those of `fit` do not. "Memory added" on a CPU is what the process
-# grew by; room that earlier cells have freed is used again without being counted.)
+# moves a loss. So never compare two methods by two single runs with different seeds. The last two rows share both, and differ only in the base. On a CPU `fit` is quicker; at work, take the recipe. (The recipe's seconds include its validation, those of `fit` do not.)
 #
 # Which measure can tell LoRA from QLoRA? Not the share of right fields. `escalation` is "none" for seven messages in ten,
 # so a model that always says "none" is right 70 % of the time, and two models can both be near that for no good reason.
@@ -597,15 +599,13 @@ losses = {name: lesson.answer_losses(model, tokenizer, held_out)
 evidence.card("Q5", lora=losses["LoRA"], qlora=losses["QLoRA"], before=before)
 
 # %% [markdown]
-# Look at the interval first, then at how much of LoRA's gain QLoRA reached. (Even the sign may differ from the table's, which
-# has twelve messages: that is how little such a difference says.) The 4-bit base starts further behind (section
+# Look at the interval first, then at how much of LoRA's gain QLoRA reached. (With the table's twelve messages even the sign may flip: that is how little such a difference says.) The 4-bit base starts further behind (section
 # 6), and its adapter has to make up for that too. How much is left at the end depends on the size of the model, on the
 # data and on the number of steps. So only your own {{term:validation set}} can say what four bits cost *you*, and now you
 # know with which measure to ask.
 #
 # **Time.** Each matrix is restored once in the forward pass and once on the way back (and once more with checkpointing),
-# however many tokens go through it. We time a forward and a backward pass of the libraries' own layers, LoRA and QLoRA in
-# turns (on a CPU by the processor's time, which other programs hardly change). (`fit` replaces some of these layers by faster ones, so its seconds above show less of the difference.)
+# however many tokens go through it. We time a forward and a backward pass of the libraries' own layers, alternating LoRA and QLoRA (on a CPU by the processor's time, which other programs hardly change). (`fit` replaces some of these layers by faster ones, so its seconds above show less of the difference.)
 
 # %%
 guess = predict("How much longer does a QLoRA step of four examples take here?", unit="%")
@@ -628,11 +628,13 @@ evidence.card("Q2", pace=pace)
 # %% [markdown]
 # ## 8 · Out of memory: what now?
 #
-# *torch.OutOfMemoryError: CUDA out of memory.* What fills the card? Four things. The weights. What is trained, with its
-# gradients and {{term:optimizer state|optimizer states}}: up to 16 bytes for each trained number (4 each for the number, its
-# gradient, and two states). The activations, which the
-# {{term:backward pass}} needs, and which grow with the number of tokens in a step. And the {{term:logits}}, one score for each
-# token of the vocabulary at each position.
+# *torch.OutOfMemoryError: CUDA out of memory.* What fills the card? Four things:
+#
+# 1. the weights;
+# 2. what is trained, with its gradients and {{term:optimizer state|optimizer states}}: up to 16 bytes for each trained number (4 each for the number, its
+#    gradient, and two states);
+# 3. the activations, which the {{term:backward pass}} needs, and which grow with the number of tokens in a step;
+# 4. the {{term:logits}}, one score for each token of the vocabulary at each position.
 #
 # By hand, for Llama-3.1-8B and one example of 1,024 tokens: the vocabulary has 128,256 tokens, so the logits are
 # 1,024 · 128,256 numbers of 4 bytes, 0.53 GB. The usual loop keeps three such tables at the worst moment (the scores, their
@@ -646,7 +648,8 @@ evidence.card("Q2", pace=pace)
 print(memory.estimate("Llama-3.1-8B", "qlora", batch_size=1, length=1024, checkpointing=True))
 
 # %% [markdown]
-# The highest moment is that of the logits, before there are gradients, so a trained number takes 12 bytes in it. Now suppose that
+# Memory peaks when the logits are computed. In a step of one example there are no gradients yet at that moment, so a trained number takes 12
+# bytes; with accumulation, gradients of earlier examples are there too, and it takes 16. Now suppose that
 # you started with LoRA, eight examples of 1,024 tokens at once and no checkpointing, and it did not fit.
 
 # %%
@@ -669,8 +672,8 @@ lesson.levers(model_name, card, batch_size, length)
 
 # %% [markdown]
 # Surprising, if you think of memory as weights. At eight examples at once most of it is activations and logits, and 4 bits do
-# nothing about those. Checkpointing alone would have saved nearly as much as the smaller batch. But both save the same
-# activations, so together they save little more than one of them. So pull the levers in this order: first those that leave the result as it is (one
+# nothing about those. Checkpointing alone would have saved nearly as much as the smaller batch. Both shrink the same activations, so after the first the second has less
+# left to save: compare the two columns. So pull the levers in this order: first those that leave the result as it is (one
 # example at a time with {{term:gradient accumulation}}, which adds up the gradients of eight small steps before the
 # {{term:optimizer}} moves; then checkpointing), then those that touch the model (4 bits), and last those that touch the
 # data (length).
@@ -678,7 +681,8 @@ lesson.levers(model_name, card, batch_size, length)
 # Three notes. To keep the embeddings in 16 bits, leave `prepare_model_for_kbit_training` out and call
 # `model.enable_input_require_grads()` instead; the adapter freezes the base anyway. `memory.estimate` and the controls below
 # count them in 16 bits; the first figure of this lesson and "4-bit base" in the table count the recipe's float32, 2.1 GB more.
-# TRL's newer versions compute the loss in pieces, so that on a GPU their logits take less than this estimate. And the line is
+# TRL's newer versions compute the loss in pieces, so that on a GPU their logits take less than this estimate
+# (elsewhere, the option `use_liger_kernel=True` of the trainer does it). And the line is
 # the memory that a T4 really reports, 15.8 GB, not the number in its name.
 #
 # **Now your model and your card.** Change `model_name`, `card` and the two numbers above and run the cells again, or use the
@@ -688,15 +692,15 @@ lesson.levers(model_name, card, batch_size, length)
 lesson.explorer(model_name)
 
 # %% [markdown]
-# **When memory has peaks.** Batches differ in length, so some steps need more than others. A {{term:paged optimizer}} keeps
+# **When memory spikes.** Batches differ in length, so some steps need more than others. A {{term:paged optimizer}} keeps
 # its states where the driver can move them to the computer's own memory while a peak lasts. How much room can that make?
 
 # %%
 lesson.paging()
 
 # %% [markdown]
-# With an adapter the states are a small part, and so is what paging can move. In {{term:full fine-tuning}} they are the
-# largest part. That is where paging pays.
+# With an adapter the states are a small part, and so is what paging can move. In {{term:full fine-tuning}} they are the largest part. Paging is for short
+# spikes, though: states that had to travel in every step would slow each of them down.
 #
 # Now you can judge two more claims.
 
@@ -708,8 +712,7 @@ evidence.card("Q4")
 
 # %% [markdown]
 # The first makes the mistake of this whole section: it counts the weights that shrink and leaves out the rest. The second
-# teaches a habit: `print_trainable_parameters()` takes a second, and a number copied from a tutorial may belong to another
-# model.
+# teaches a habit: `print_trainable_parameters()` takes a second, and a number copied from a tutorial may belong to other settings.
 #
 # **Your turn: a challenge.** Try plans with `memory.estimate` as above; its options are `method`, `batch_size`, `accumulation`,
 # `length`, `checkpointing` and `optimizer`. It counts embeddings in bfloat16; in float32 they take 2.1 GB more.
@@ -764,14 +767,14 @@ guess.reveal(round(lesson.gain_lost_percent(ways)), "% of the gain lost")
 lesson.update_after_rounding(update, stored, quantize, dequantize)
 
 # %% [markdown]
-# The restored weights are exactly on the sixteen values. The update moves each of them a little, and most moves are
-# smaller than half the way to the next value, so rounding puts the weight back where it was. (The little that arrives does so
+# The restored weights are exactly on the sixteen values. The update moves each of them a little, and nearly every move is smaller than half the way to the next value, so rounding puts the weight back where it was. (The little that arrives does so
 # because the largest weight of a block moves, and with it the scale of all others.) You pay for the training, and
 # the rounding throws a large part of it away. PEFT warns of this, as you saw, in words that sound harmless.
 # How much is lost depends on how large the updates are beside those distances. After twenty steps they are
-# small. On your run it will be another share.
+# small. Your share will differ.
 #
-# The two ways that work end in 16 bits: restore the base with `dequantize()` and merge, or merge into the original weights.
+# The two ways that work end in 16 bits: restore the base with `dequantize()` and merge, or merge into the original weights. (Do it on the CPU if the card is
+# too small for 16 bits: an 8B model needs about 17 GB of the computer's memory for it.)
 
 # %%
 def merge(base):
@@ -792,9 +795,22 @@ ways["the same, from its saved folder"] = mean_loss(merged.to(device.kind))
 lesson.merge_figure(ways)
 
 # %% [markdown]
-# The blue bars keep what was learned. Merging into the *original* weights is what most people do. It is not exact: the
-# adapter has learned on top of the rounded weights, partly to make up for their errors. What that costs on your model, measure
-# as you just did.
+# The blue bars keep what was learned. The *restored* base is the one that you trained on, so take it unless you have measured the other. Merging into the *original*
+# weights is what most people do. It is not exact: the adapter has learned on top of the rounded weights, partly to make up for their errors.
+#
+# In your own project, without this course:
+#
+# ```python
+# import torch
+# from peft import PeftModel
+# from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+#
+# four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+# base = AutoModelForCausalLM.from_pretrained(name, quantization_config=four_bits, dtype=torch.bfloat16)
+# merged = PeftModel.from_pretrained(base.dequantize(), "my-adapter").merge_and_unload()
+# merged.save_pretrained("my-model")
+# AutoTokenizer.from_pretrained("my-adapter").save_pretrained("my-model")
+# ```
 #
 # With the 16-bit folder you can do anything. If the model must be small again for serving, quantize it with a method that
 # looks at real activations while it rounds, such as AWQ or GPTQ, or write a {{term:GGUF}} file, the format of Ollama and
@@ -841,9 +857,9 @@ lesson.rounded_steps(matrix)
 # %% [markdown]
 # At the learning rate of full fine-tuning most weights stay exactly where they were: the step is smaller than half the
 # distance to the next 16-bit number. The run looks alive, because a few small weights do move. An adapter's numbers are smaller
-# and its learning rate is higher, so at first all of them move. But the rate decays, and near the end of the run half of $A$ stands
-# still. This is why trained weights get 32 bits ({{term:master weights}}), and one reason why the recipe puts the adapter back into
-# float32. Frozen weights do not move anyway, so they can be rounded to 4 bits.
+# and its learning rate is higher, so at first all of them move. But the rate decays, and in a step of the last tenth half of $A$ stands still ($B$, which starts at zero, does not show here). This is why trained weights get 32 bits ({{term:master weights}}), and one reason why the recipe puts the adapter back into
+# float32. Frozen weights take no steps, so none can get lost;
+# what rounding does to them is what sections 6 and 7 measure.
 #
 # **What you can do now**
 #
@@ -868,7 +884,7 @@ evidence.summary()
 quiz("03")
 
 # %% [markdown]
-# **One more exercise,** on data of your own: how long may your examples be?
+# **One more exercise,** on data of your own: how long can your examples be?
 
 # %%
 # EXERCISE: qlora-6
@@ -878,7 +894,7 @@ quiz("03")
 #
 # ## Further reading
 #
-# - Dettmers et al. (2023), *QLoRA: Efficient Finetuning of Quantized LLMs*, arXiv 2305.14314: sections 2 and 3 are readable now.
+# - Dettmers et al. (2023), *QLoRA: Efficient Finetuning of Quantized LLMs*, arXiv 2305.14314: you can now read its sections 2 and 3.
 # - Huang et al. (2024), *How Good Are Low-bit Quantized LLaMA3 Models?*, arXiv 2404.14047: where four bits stop being free.
 # - Lin et al. (2023), *AWQ: Activation-aware Weight Quantization*, arXiv 2306.00978: rounding for serving.
 #

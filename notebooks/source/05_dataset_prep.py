@@ -5,8 +5,8 @@
 #
 # A colleague hands you a file: *"all chats from the support desk, should be fine."* You could train on it right away. The
 # model would learn what the file teaches: refusals, canned paragraphs, other people's answers, and a form that hurried
-# agents left empty. In this lesson you turn the file into one worth training on, you count what each step finds, and at the
-# end you train twice to see whether it was worth the work.
+# agents left empty. In this lesson you turn the file into one worth training on, you count what each step finds, and at the end you see from recorded runs, and in a short one of your own,
+# whether it was worth the work.
 #
 # <!-- assumes: JSON, JSONL, token -->
 
@@ -49,9 +49,8 @@ lesson_05.before_and_after()
 # - test a judge before you trust it,
 # - show by training that it was worth it.
 #
-# You should know Python and have called a language model's API before. Reading takes about an hour, and the exercises nearly as
-# long again. In a hurry? Read sections 1, 2, 5 to 7 and 9 first; 3, 4, 8 and 10 can wait. If you have a file to clean today, read
-# section 1, run section 9 on your file, and come back for the reasons.
+# You should know Python and have called a language model's API before. Reading takes about an hour and a half, and the exercises about an hour. In a hurry? Read sections 1, 2, 5 to 7 and 9 first; 3, 4, 8 and 10 can wait. If you have a file to clean today, read section 1, take the
+# script `clean_export.py` that section 9 writes, and come back for the reasons.
 #
 # {{timing}}
 
@@ -93,7 +92,7 @@ guess.reveal(report.bad_rows)
 lesson_05.findings(report)
 
 # %% [markdown]
-# Each kind of error has its own cure, and most of them take a program one line. Who would tell you otherwise? A *host*, a company
+# Each kind of error has its own cure, and most can be fixed in one line of code. Who would tell you otherwise? A *host*, a company
 # that trains models for its customers, checks some of this when you upload the file and some when the training starts, and its
 # message often names only one line. TRL, a library of *trainers* (programs that take rows and run the
 # training) and the one that most people use on their own machines, checks less. So find all
@@ -115,7 +114,7 @@ prepared = data_prep.prepare(
     test=test_rows,                        # must not be in the training data
     redaction="pseudonym", allow=[truth.OWN_ADDRESS],
 )
-prepared.write("tickets-ready", overwrite=True)
+prepared.write("tickets-ready", overwrite=True, private="tickets-private")
 files = {"train": "tickets-ready/train.jsonl", "validation": "tickets-ready/validation.jsonl"}
 data = load_dataset("json", data_files=files)
 
@@ -124,14 +123,14 @@ print("rows:", ", ".join(f"{len(part)} for {name}" for name, part in data.items(
 lesson_05.flow(prepared)
 
 # %% [markdown]
-# Two thirds of the lines are gone, and each of them is accounted for: the folder also has `rejects.jsonl` with every dropped line
-# and the reason, and `changes.jsonl` with whatever was changed or flagged. (Keep `rejects.jsonl` where the export is. It has what
-# customers wrote, with their names.) By itself `prepare` drops what cannot be read, test messages, and copies; what counts as a
+# Two thirds of the lines are gone, and each of them is accounted for: `changes.jsonl` lists whatever was changed or flagged, and
+# `rejects.jsonl` has every dropped line and the reason. That one lies in a folder of its own, because it has what customers wrote, with their names: keep it
+# where the export is. By itself `prepare` drops what cannot be read, test messages, and copies; what counts as a
 # copy is a decision that section 3 explains. A row to which a rule of section 2 objects is only *flagged*, that is, listed for you
 # to look at, unless `drop` names the rule. Here it names all rules, because we have read this export: they were made while looking
 # at it, so what they achieve here is the best case. On a new file leave `drop` out at first, as in the block below.
 #
-# Numbers of rows will come up all through the lesson. Here they are together, each with what makes it differ:
+# Row counts will come up all through the lesson. These are the ones that differ most, each with what makes it differ:
 
 # %%
 reasons = quality.assess(list(export.rows().values()), language="en", schema=task.schema)
@@ -140,15 +139,18 @@ lesson_05.ledger(export, report, prepared, raw, task, reasons)
 
 # %% [markdown]
 # Three ways lead from the lines of the file to rows: the *well-formed* ones as they stand, the ones *as it came* with what
-# `prepare` could repair, and the *prepared* ones. Where a later number surprises you, look here.
+# `prepare` could repair, and the *prepared* ones. Where a later number surprises you, look here first.
 #
 # Sections 2 to 5 open these steps one by one. Sections 6 to 8 add what no such program does for you, and section 9 puts everything
 # into one script for a spreadsheet of your own.
 #
 # **For a chat file of your own** copy the lines below. You need three things: its path, a schema of the right answer, and your test
 # messages. There is no `drop` in them: read first what the rules flag, and then name those that are right about your rows.
-# (`prepare` tells customers apart by the `name` in the user's message, or by what you give it as `group`.)
+# (`prepare` tells customers apart by the `name` in the user's message, which may have letters, digits, underscores and hyphens only, or by what
+# you give it as `group`. Products with people's names, such as a car called Zoe, belong into `allow`; `last_word` says if a label was replaced.)
 # ```python
+# import os
+#
 # secret = os.environ["PSEUDONYM_KEY"]      # made once with secrets.token_hex(16), kept apart
 # schema = {"type": "object", "required": ["category"],
 #           "properties": {"category": {"enum": ["delivery", "billing"]}}}
@@ -240,8 +242,8 @@ caption = "Our two rules against the planted truth"
 lesson_05.found_and_missed(scores, lesson_05.RULE_NAMES, caption)
 
 # %% [markdown]
-# (The brackets say how far the true share may be from the measured one: with 70 faults, 71 % may be 60 or 81 in the long run. This
-# is a {{term:confidence interval|95 % interval}}. Where two of them overlap widely, do not conclude much.)
+# (The brackets say how far the share may be from what it is in the long run *on such an export*: with 70 faults, 71 % may be 60 or 81. This
+# is a {{term:confidence interval|95 % interval}}. On other data expect worse, since the rules were made for this export.)
 #
 # Three or four lines each, and most of the faults are found. The first rule never accuses a good row here and misses some bad ones;
 # the second misses none of the 70 here (the interval begins at 95 %) and now and then accuses wrongly. You usually have to choose
@@ -277,7 +279,7 @@ lesson_05.found_and_missed(by_rule, lesson_05.RULE_NAMES, "The seven rules of th
 # Wrong form, another language and canned answers are found almost completely, cut-off texts less often. What depends on wording is
 # harder, since there are endless polite ways to refuse, and a rule knows only those that somebody wrote down. A task with a strict
 # form has a second net: a polite sentence is not a record, so "wrong form" catches what "refusals" misses. A task whose answers are
-# free text needs a judge instead (section 8). Keep from this section: write a rule for what you have seen, measure both its shares
+# free text needs a judge instead (section 8). The takeaway: write a rule for what you have seen, measure both its shares
 # on rows that you have read, and let it drop only what it hardly ever gets wrong.
 #
 # One kind of fault is not in the table: a record that is well formed, about the right message, and has the wrong category.
@@ -357,8 +359,8 @@ lesson_05.meeting_curve()
 # %% [markdown]
 # With the package's 128 numbers in 32 bands of four the step from "seldom" to "always" is steeper: 5 % at $J = 0.2$, 56 % at 0.4,
 # 99 % at 0.6. More numbers in a band move the step to the right, more bands move it to the left: so you place the step just below
-# what you call a copy. A pair that meets is then compared exactly. So bands save nearly all comparisons, accuse nobody wrongly, and
-# miss a few pairs that are only half alike. (With as few rows as here the package compares every pair.)
+# what you call a copy. A pair that meets is then compared exactly. So bands save nearly all comparisons, accuse nobody wrongly, and miss about one in a
+# hundred pairs at an index of 0.6. (With as few rows as here the package compares every pair.)
 #
 # What is a copy, though? In this course: messages with a Jaccard index of at least 0.6 *and the same answer*. That is one example
 # twice, and one of the two goes. The same message with *different* answers is a *conflict*. If a message has only one right answer,
@@ -447,8 +449,8 @@ show.table({way: {"text": pii.Redactor(way).text(text)[0]} for way in pii.MODES}
 
 # %% [markdown]
 # A *pseudonym* is an invented value of the same kind. Take pseudonyms if messages in production will have names in them: a model
-# that has only ever seen `[NAME]` meets its first real name on its first day at work. The same person gets the same pseudonym in
-# all rows. (The lines of section 1 use them. Give `prepare` a secret `seed` of your own: with ours anybody could compute the
+# that has only ever seen `[NAME]` meets its first real name on its first day at work. The same name gets the same pseudonym in all rows; a name
+# and the e-mail address of the same person are not linked. (The lines of section 1 use them. Give `prepare` a secret `seed` of your own: with ours anybody could compute the
 # pseudonym of a name and compare. And legally, pseudonymised data are usually still personal data.) Labels such as `[NAME]` are
 # better where a person has to *see* that something was taken out.
 #
@@ -477,8 +479,8 @@ guess.reveal(round(100 * by_chance["of these known from training"] / by_chance["
 splits
 
 # %% [markdown]
-# About half of the validation rows would be known, and this is *after* copies were removed. The loss on them would partly praise
-# memory. `data_prep.split` keeps customers (here the `name` in the user's message) and near-copies together and meets the ten per
+# "Known" are rows whose customer, or a near-copy of which, is in training too: about half of them, and this is *after* copies were
+# removed. A low loss there would partly reward memorising. `data_prep.split` keeps customers (here the `name` in the user's message) and near-copies together and meets the ten per
 # cent as closely as it can. Something else may play the customer's part in your data: a document, a patient, a repository.
 #
 # **Or by time?** If your rows have dates, you can also hold out the last weeks: train on everything before a day, and validate on
@@ -582,12 +584,12 @@ lesson_05.cut_by_limit(lengths)
 lesson_05.cost_table(sum(lengths))
 
 # %% [markdown]
-# (The last line assumes 175 tokens a second, about what the small runs of section 10 reach where this notebook was built.)
+# (The last line assumes 175 tokens a second, which a slow laptop reaches. The runs of section 10 print your own speed.)
 #
 # Data this small cost less to train on than to look at. The expensive part is your afternoon.
 #
 # Next, template and mask. The mask is made of *token labels*: what the model should say at each token, or −100 where the loss looks
-# away. Here is the code that makes them for one row, and refuses if what must be true is not.
+# away. Here is the code that makes them for one row. It raises an error if one of its two assumptions fails.
 
 # %%
 def token_labels(chat):
@@ -606,18 +608,19 @@ show.conversation(tokenizer, *token_labels(chat))
 
 # %% [markdown]
 # One row is in order: coloured is what the model learns, the answer and the marker that ends it, and nothing else. Now look at ten
-# rows, as a trainer would cut them with `max_length=160`. One of them goes wrong. Which one, and what will the model learn from it?
+# rows, as a trainer would cut them with `max_length=160`. What will the model learn from them?
 
 # %%
-ten = lesson_05.ten_rows(prepared.rows, tokenizer)
-lesson_05.masks(ten, tokenizer, max_length=160)
-
-# %%
-guess = predict("Which row goes wrong?")
+guess = predict("Of these ten rows, how many lose the end of their answer?", unit="rows")
 guess
 
 # %%
-guess.reveal(lesson_05.row_without_end(ten, tokenizer, max_length=160))
+ten = lesson_05.ten_rows(prepared.rows, tokenizer)
+bad = lesson_05.row_without_end(ten, tokenizer, max_length=160)
+guess.reveal(1, "rows", source=f"row {bad}")
+
+# %%
+lesson_05.masks(ten, tokenizer, max_length=160)
 
 # %% [markdown]
 # This customer's message alone is longer than the limit. No token of the answer is left, so there is nothing to learn: the row
@@ -700,9 +703,10 @@ own = probability[np.arange(len(labels)), np.searchsorted(np.unique(labels), lab
 print(f"probability of a row's own label: median {np.median(own):.2f}, lowest {own.min():.3f}")
 
 # %% [markdown]
-# The classifier is seldom sure: even in the middle of the list a row's label gets no more than the median above. So a low
+# The classifier is seldom sure: the typical row's label gets only the median above. So a low
 # probability alone accuses nobody; what counts is the order. (`evidence_in` gives the classifier the message and the rest of the
-# record, without the label. The record's summary helps, because here it was written apart from the label.) The package's function
+# record, without the label. The record's summary helps, because here it was written apart from the label; where your rows have only a message, fewer will be
+# found.) The package's function
 # does the same and returns the *suspects*, the rows for which another label is more probable:
 
 # %%
@@ -760,7 +764,7 @@ lesson_05.kinds_of_mistakes(export, prepared.lines, prepared.rows, prepared.owne
 corrections = lesson_05.decisions(export, prepared.lines, first)
 unrepaired = prepared.rows
 prepared.rows = data_prep.repaired(unrepaired, "category", corrections)
-prepared.write("tickets-ready", overwrite=True)
+prepared.write("tickets-ready", overwrite=True, private="tickets-private")
 data = load_dataset("json", data_files=files)
 print(f"{len(corrections)} labels corrected")
 
@@ -788,12 +792,12 @@ lesson_05.repair_table({
 lesson_05.recorded_repair()
 
 # %% [markdown]
-# With three times as many wrong labels the gain is large: the worst run after the repair beats the best one before it. With forty
-# wrong labels every run gained as well. (The brackets go from the worst to the best of three runs. They are no confidence
+# With three times as many wrong labels the gain is large: the worst run after the repair beats the best one before it. With
+# forty wrong labels each of the three runs gained too, compared run by run, though the ranges overlap. (The brackets go from the worst to the best of three runs. They are no confidence
 # intervals, and all runs were asked the same hundred messages.) Do not compare this table with the one in section 10: here messages
-# of up to 40 words are trained on, four in a batch, and there up to 32 words, two in a batch. So the same unrepaired rows give 68 %
-# of the categories here and 73 % there. Reading the suspects, dropping them unread and correcting every single row came out alike.
-# So read the top of the list, or drop it; you need not read everything.
+# of up to 40 words are trained on, four in a batch, and there up to 32 words, two in a batch. So rows that nobody repaired give 68 %
+# of the categories here and 73 % there. With three times as many wrong labels, reading the suspects, dropping them unread and correcting every single row
+# came out alike (with forty, dropping was not tried). So you need not read everything: read the top of the list. Dropping it costs good rows too, those that are unusual and right.
 #
 # There is another reason to look for wrong labels: the *test set* may have them too. A wrong label there
 # punishes the better model. Run the same check on it, and read every suspect.
@@ -848,7 +852,8 @@ lesson_05.judges_table(keep, judges)
 # %% [markdown]
 # **What a weak judge shows.** The small model says "no" to every row, so its kappa is that of chance. Nor is the limit of 0.5 to
 # blame: the area under the curve is the chance that a good row gets a higher probability than a bad one, and near 0.5 that is a
-# coin. So this judge has no opinion about these rows, although each single verdict looks like one. It shows how to find that out,
+# coin. So on these fifty rows the judge cannot be told from chance, although each single verdict looks like an
+# opinion. It shows how to find that out,
 # and nothing about large models. The two judges that are no language models do better, and together they reach more than 0.8. But
 # with fifty rows the interval around it goes down to about 0.7, and these are the two faults that they were made for, so expect
 # less on your task.
@@ -857,7 +862,8 @@ lesson_05.judges_table(keep, judges)
 # showed people and GPT-4 the same pairs of replies to open questions. GPT-4 agreed with the people on 85 % of the pairs, and people
 # agreed with each other on 81 %, if ties are left out. (With ties, and with verdicts that change with the order, it is 66 % and 63
 # %.) That is a result about general chat and one model of 2023. It says that a strong judge *can* be as good as a second person,
-# not that yours is, on your rows. The lesson of both is the same: *a judge's name says nothing, its kappa on rows of yours does*.
+# not that yours is, on your rows. The lesson of both is the same: *a
+# judge's name says nothing; what counts is its kappa on your own rows*.
 #
 # Even strong judges have preferences that no rubric asked for. Two are easy to measure: position and length. Show each pair twice,
 # in both orders, and pad good replies with a paragraph that says nothing.
@@ -878,8 +884,8 @@ lesson_05.bias_table(model, tokenizer)
 # figures of the first table.
 #
 # **A model that writes.** What the export lacks, terse messages or rare categories, a large model can write. You list topics, send
-# the same request for each, and check every answer against the schema. Such rows are called {{term:synthetic data}}; the Phi
-# models' "textbooks" were made like this. No strong model runs here, so a server on this machine plays back answers that an
+# the same request for each, and check every answer against the schema. Such rows are called {{term:synthetic data}}. (Large collections
+# vary the request too, its topic, reader and tone, so that the answers differ more.) No strong model runs here, so a server on this machine plays back answers that an
 # assistant wrote beforehand in a strong model's place, two kinds of mistakes among them. It is busy now and then, as such servers
 # are.
 
@@ -940,7 +946,7 @@ evidence.card("P3")
 # | step | why here |
 # | --- | --- |
 # | 1 usable rows | the later steps trust that each row has a message and a label that exists |
-# | 2, 3 decisions, copies | before the split, or copies come to lie on both sides |
+# | 2, 3 decisions, copies | before the split, or copies end up on both sides |
 # | 4 redact | before anybody reads a row; after the copies, only because it is the slowest step and a third fewer rows are left |
 # | 5 split | by customer, while the table still knows who the customer is |
 # | 6, 7 labels | after the copies are gone, because a copy vouches for its own wrong label; on the test rows as well |
@@ -948,11 +954,11 @@ evidence.card("P3")
 
 # %%
 import hashlib
+import io
 import os
 import secrets
 from collections import Counter
 from datetime import date
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -964,13 +970,13 @@ from scipy.sparse.csgraph import connected_components
 # %%
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
 TEXT, LABEL, WHO = "message", "category", "customer"       # the columns of your export
 LABELS = ["delivery", "billing", "returns", "defect", "account", "question"]
 ASKED = "Triage this customer message."                    # the system message of every row
-SEED = 0                                                   # of the split; no secret
+SEED = 0                                                   # of the folds; no secret
 STOP = {"unusable": 0.2, "contradict": 0.05, "redacted": 0.01, "one_customer": 0.2, "better": 0.1}
 
 
@@ -983,6 +989,22 @@ def stop_unless(fine, message):
 # The five numbers in `STOP` are shares of the rows. They say how many unusable rows, how many contradictions and how large a
 # customer the script accepts, and how much personal data and what agreement it expects at least. Change one only if you can say why
 # your export is different.
+
+# %%
+def opened(file):
+    """The export as a table of texts, whatever its encoding and its separator."""
+    if file.endswith(".jsonl"):
+        return pd.read_json(file, lines=True, dtype=False)   # as str, some versions make "None" of null
+    data = Path(file).read_bytes()
+    for encoding in ("utf-8-sig", "cp1252", "latin-1"):
+        try:
+            text = data.decode(encoding)
+            break
+        except UnicodeDecodeError:
+            continue
+    header = text.partition("\n")[0]
+    return pd.read_csv(io.StringIO(text), dtype=str, sep=max(",;\t|", key=header.count))
+
 
 # %%
 def usable(rows):
@@ -1013,8 +1035,8 @@ def decided(rows):
 # %% [markdown]
 # Step 3 compares all pairs at once. A table with one line for each message and one column for each word or pair of words has a 1
 # where the message has it. Multiplied with itself it says how many pieces two messages share, and from that follows the Jaccard
-# index of section 3. (Up to some ten thousand rows this fits into memory. Beyond that take the bands of section 3; the library
-# `datasketch` has them.) Copies with different labels contradict each other. No program knows which of them is right, so all of
+# index of section 3. (This takes memory: several GB for ten thousand rows, four times as much for twice as many. Beyond that take the
+# bands of section 3; the library `datasketch` has them. And a chain is a group: if A is like B and B like C, then C goes with A, so read some large groups.) Copies with different labels contradict each other. No program knows which of them is right, so all of
 # them go to `conflicts.csv` for you, and none into the training file until you have decided.
 
 # %%
@@ -1028,7 +1050,8 @@ def without_copies(rows, alike=0.6):
     conflict = rows.groupby(group)[LABEL].transform("nunique") > 1
     copies = group.duplicated() & ~conflict
     report = f"{copies.sum()} copies, {conflict.sum()} rows contradict a copy"
-    stop_unless(conflict.mean() <= STOP["contradict"], f"{report}. Do all share a paragraph?")
+    stop_unless(conflict.mean() <= STOP["contradict"], f"{report}. Do all share a paragraph? If not, "
+                'raise STOP["contradict"] for a run, and decide in the conflicts.csv that it writes')
     why = np.select([conflict, copies], ["contradicts a copy", "a copy"], "")
     return rows.assign(group=group, why=why), report
 
@@ -1066,26 +1089,26 @@ def redact(rows):
 # customer behind each. So what comes out is pseudonymous and not anonymous, and the card says so. If your model doesn't need such
 # numbers, add a line: `rows[TEXT].str.replace(r"\bTB[- ]?\d{5}\b", "[ORDER]", regex=True, case=False)`.
 #
-# Step 5 makes ten folds as in section 7 and sets two of them aside, one for validation and one for a test set.
+# Step 5 deals the customers into ten parts, one of them for validation and one for a test set. The part comes from a hash of the key and
+# the customer's name, so nothing moves when you decide a conflict, and whoever is in the test set today is there in next month's export too.
 
 # %%
 def split(rows):
     """5. Of ten parts one for validation and one for the test; a customer is in one part only."""
-    who = rows[WHO].fillna(rows["row"].map("row {}".format))
+    who = rows[WHO].fillna(rows[TEXT])                     # a message without a name stands alone
     largest = who.value_counts(normalize=True).max()
     stop_unless(largest <= STOP["one_customer"], f"one customer has {largest:.0%} of all rows")
-    folds = StratifiedGroupKFold(10, shuffle=True, random_state=SEED).split(rows, rows[LABEL], who)
-    rows = rows.assign(who=who, part="train")
-    for name, (_, held_out) in zip(("validation", "test"), folds):
-        rows.loc[held_out, "part"] = name
+    digest = lambda name: hashlib.sha256(f"{secret_key()} {name}".encode()).digest()
+    tenth = who.map(lambda name: int.from_bytes(digest(name)[:8]) % 10)
+    rows = rows.assign(who=who, part=np.select([tenth == 0, tenth == 1], ["validation", "test"], "train"))
     report = ", ".join(f"{n} {part}" for part, n in rows["part"].value_counts().items())
     return rows, f"{report}; {who.nunique()} customers"
 
 # %% [markdown]
 # Steps 6 and 7 belong together. The first run writes the tenth of the rows with the least probable labels to `to_read.csv`. You
-# read them, fill in the column "right" where the label is wrong, save the file as `read.csv`, and run the script once more. In the
-# same way you save `conflicts.csv` as `decided.csv`. (The numbers of the rows are those of *this* export: with another one, begin
-# anew.)
+# read them, fill in the column "right" where the label is wrong, and add these lines to `read.csv`, so that a second round keeps what the first one
+# found. Then run the script once more. In the same way the lines of `conflicts.csv` go into `decided.csv`. (The numbers of the rows are those of *this*
+# export: with another one, begin anew.)
 
 # %%
 def doubtful(rows):
@@ -1100,7 +1123,7 @@ def doubtful(rows):
     commonest = rows[LABEL].value_counts(normalize=True).max()
     agrees = (rows["says"] == rows[LABEL]).mean()
     report = f"agrees with {agrees:.0%} of the labels; guessing {commonest:.0%}"
-    stop_unless(agrees > commonest + STOP["better"], f"{report}. Are labels and rows apart?")
+    stop_unless(agrees > commonest + STOP["better"], f"{report}. Have the labels slipped against their messages?")
     return rows, report
 
 # %% [markdown]
@@ -1143,8 +1166,9 @@ def for_a_person(rows, rejected):
 # %%
 def main(file, folder="mine-ready"):
     """All steps, the files for a person, and the data with their card."""
-    read = pd.read_csv if file.endswith(".csv") else partial(pd.read_json, lines=True)
-    rows, reports, rejected = read(file, dtype=str), {}, []
+    rows, reports, rejected = opened(file), {}, []
+    missing = {TEXT, LABEL, WHO} - set(rows)
+    stop_unless(not missing, f"{file} has no column {missing}, but {list(rows)}. Change TEXT, LABEL, WHO")
     for step in (usable, decided, without_copies, redact, split, corrected, doubtful):
         rows, reports[step.__name__] = step(rows)
         rejected.append(rows[rows["why"] != ""])
@@ -1185,24 +1209,41 @@ show.table({why: {"rows": int(n)} for why, n in rejects.items()}, "What rejects.
 lesson_05.gone_wrong((usable, without_copies, redact, split, doubtful), "mine.csv")
 
 # %% [markdown]
-# All five stop, each with a number and a question. Without those lines only the fourth would have stopped, with an error deep
-# inside scikit-learn. The others would have written a file that looks like any other, from labels that are those of other rows. But
-# a limit catches only what is broken *everywhere*: in an export where one label in twenty has slipped, every report looks healthy.
+# All five stop, each with a number and a question. Without those lines some would have ended in an error deep inside scikit-learn, and the others would have
+# written a file that looks like any other: with rows missing, from the wrong column, or with labels that are those of other rows. But a limit catches only what is broken *everywhere*: in an export where one label in twenty has slipped, every report looks healthy.
 # So read the reports all the same, and `to_read.csv` after them.
 #
 # These functions as one file, to take with you:
 
 # %%
 top = {"TEXT": TEXT, "LABEL": LABEL, "WHO": WHO, "LABELS": LABELS, "ASKED": ASKED, "SEED": SEED}
-steps = (stop_unless, usable, corrected, decided, without_copies, secret_key, redact, split)
+steps = (stop_unless, opened, usable, corrected, decided, without_copies, secret_key, redact, split)
 steps += (doubtful, write, for_a_person, main)
 print(lesson_05.take_away("clean_export.py", top | {"STOP": STOP}, steps))
 print(validate("mine-ready/train.jsonl", "chat"))
 
 # %% [markdown]
 # The last line is what `course check-data mine-ready/train.jsonl` says in a terminal: the written file is one that a host or a
-# trainer takes. **Your own file:** change TEXT, LABEL, WHO and LABELS at the top of `clean_export.py`, and run it on a few hundred
-# rows first. Answers that are whole records or free text go through `prepare` of section 1 instead. The card that the script writes
+# trainer takes. **Your own file:** change TEXT, LABEL, WHO, LABELS and ASKED at the top of `clean_export.py`, and run it on a few hundred rows first.
+# Numbers that only your company has, such as contracts, matriculation numbers or number plates, are found by no program: take them out with a line of your own,
+# as above for orders.
+#
+# Answers that are free text, or records made from several columns, go through `prepare` of section 1 instead. This writes such columns as rows, and
+# keeps a test set apart by customer; then call `prepare("mine.jsonl", …, test=…)` with the rows of the second file:
+#
+# ```python
+# files = {name: open(f"{name}.jsonl", "w", encoding="utf-8") for name in ("mine", "mine-test")}
+# for row in opened("mine.csv").fillna("").to_dict("records"):
+#     who = hashlib.sha256(f"{secret_key()} {row[WHO] or row[TEXT]}".encode()).hexdigest()
+#     answer = {column: row[column] or None for column in ("category", "product")}      # your columns
+#     chat = [{"role": "system", "content": ASKED}, {"role": "user", "content": row[TEXT], "name": who[:16]},
+#             {"role": "assistant", "content": json.dumps(answer, ensure_ascii=False)}]
+#     name = "mine-test" if int(who, 16) % 10 == 0 else "mine"
+#     files[name].write(json.dumps({"messages": chat}, ensure_ascii=False) + "\n")
+# for file in files.values():
+#     file.close()
+# ```
+# The card that the script writes
 # has the reports and the version. What no program knows, you add by hand: where the rows come from, what is still wrong with them,
 # and what they must not be used for.
 #
@@ -1243,12 +1284,12 @@ print("version", version)
 # | [distilabel](https://github.com/argilla-io/distilabel) | chains of steps in which models write and judge data | writing needs several steps, or several models |
 # | [Argilla](https://github.com/argilla-io/argilla) | a web page where several people mark rows | more than one person labels, and you want to know how often they agree |
 # | [cleanlab](https://github.com/cleanlab/cleanlab) | confident learning in full, also for pictures and tags | section 7 paid off |
-# | [Presidio](https://github.com/microsoft/presidio) | finds personal data with a language model for names | you need more kinds of data, or other languages; no such model finds every name |
+# | [Presidio](https://github.com/microsoft/presidio) | finds personal data; this course uses its recognisers and adds names and addresses by rules; it can use a model for names instead | you need more kinds of data, or other languages; no such model finds every name |
 #
 # **Rows from production.** The best rows are already there: what customers really wrote, and what an expert says should have
 # been answered. Take transcripts, let experts mark them ("the right record", or "nothing to learn here"), write each as a
-# row, and run the lines of section 1. Of this export about one line in three was left, so five hundred good rows need
-# some sixteen hundred lines.
+# row, and run the lines of section 1. Of this export, whose faults were planted, about one line in three was left. Count yours on a few hundred lines before you
+# promise a number of rows.
 
 # %% [markdown]
 # ## 10 · Was it worth it? Train twice
@@ -1316,12 +1357,12 @@ print(f"both fields right, prepared minus raw: {100 * difference.value:+.0f} poi
       f"95 % interval {100 * difference.low:+.0f} to {100 * difference.high:+.0f}")
 
 # %% [markdown]
-# Read the last row of the table first. Whoever always gives the most common pair has the form perfect, gets some records right, and
+# Read the last row of the table first. Always answering with the most common pair yields perfectly valid records, some of them right, and
 # catches no escalation. The column at the end has a part of the reason: agents in a hurry left the form at "question, none", and a
 # model that learns from the export gives that to most messages. The prepared run, whose rows have no such forms left, gives it to
-# fewer, and still to many: after so few steps both mostly fall back on common records. So the short run shows that
-# prepared rows are better than raw ones, and it does not show that either beats a program which reads nothing. Each run changed the
-# model two dozen times, once after every few examples, and that is too few. The recorded runs are longer, and there are three of
+# fewer, and still to many: after so few steps both mostly fall back on common records. So take this run for a rehearsal. It points the way that you hope for, with one seed (the interval counts the test messages and not the luck of a run), and it does not show
+# that either model beats a program which reads nothing. Each run changed the model two dozen times, once after every few examples, and that is too few. The
+# evidence comes now. The recorded runs are longer, and there are three of
 # each. They take messages of at most 32 words, which leaves 1,250 rows of the export and 300 of the prepared ones for training. The
 # labels of the latter were not repaired, and the leaked test messages were left in the export. Both make the gain look smaller than
 # it is.
@@ -1330,9 +1371,8 @@ print(f"both fields right, prepared minus raw: {100 * difference.value:+.0f} poi
 lesson_05.recorded_table()
 
 # %% [markdown]
-# What preparing improves is the category. All runs saw 300 examples, so this compares the quality of rows and not their number. The
-# escalation hardly rises above what "none" alone gets, although three rows in ten are urgent: these divide into five reasons, the
-# rarest of which has 29 rows, and 300 examples teach them badly. A hundred curated rows did about as well as all that were
+# What preparing improves is the category. All runs were equally long, 300 examples, some of them seen more than once where there were fewer rows. The
+# escalation hardly rises above what "none" alone gets, although three rows in ten are urgent: these divide into five reasons, and 300 examples teach them badly. A hundred curated rows did about as well as all that were
 # prepared; a difference of 5 points on a hundred messages says no more than that. So the work paid, and a small set that somebody
 # has really read is a good beginning.
 #

@@ -72,7 +72,8 @@ print("the model that can be trained here:", BASE)
 # %% [markdown]
 # To go to OpenAI instead, write `client = OpenAI()`, keep your key in `OPENAI_API_KEY`, and name a model that is trained
 # there in `BASE`. (On Colab, keep the key under that name in the *secrets*, behind the key symbol on the left, and write
-# `OpenAI(api_key=hardware.secret("OPENAI_API_KEY"))` after `from course_utils import hardware`.) The calls below stay, and only the cells with `server` in them are about this service alone. But OpenAI has taken no
+# `OpenAI(api_key=hardware.secret("OPENAI_API_KEY"))` after `from course_utils import hardware`.) The calls below stay (OpenAI's reasoning models want `max_completion_tokens` for `max_tokens`); what belongs to this service alone are the cells with `server` in
+# them, the recorded tables, and the last cells of section 9, which put the weights on your machine. But OpenAI has taken no
 # new customers for training since May 2026 (section 9), so you will more likely meet a host of open models. Where some settings go,
 # and what their numbers mean, differs from host to host; section 10 lists it for four of them.
 #
@@ -100,11 +101,10 @@ print("the model that can be trained here:", BASE)
 #
 # **The task.** A customer writes; the answer is a record with two fields. `category` is what the message is about: one of those
 # that the desk has, such as `delivery` or `defect`. `escalation` says whether somebody must act at once, and why; mostly it is
-# `none`. The line that is printed below is one message with its record. It begins with a system message, and that belongs to what is
-# learned: **send the same system message, to the letter, whenever you ask the tuned model.**
+# `none`. The line that is printed below is one message with its record. It begins with a system message, and the model learns to answer under it: **send
+# the same system message, to the letter, whenever you ask the tuned model.**
 #
-# **Two files.** One line is one example: a conversation that ends as it should. We take fifty short messages, so that a laptop
-# is done in a minute or two. (At work begin with 50 to 100 as well, then double them and see whether the answers get better.) The second
+# **Two files.** One line is one example: a conversation that ends as it should. We take fifty short messages, so that a laptop is done in a minute or two. (The messages that we ask about later are longer ones.) (At work begin with 50 to 100 as well, then double them and see whether the answers get better.) The second
 # file is the {{term:validation set}}. These examples are not trained on; the service only
 # measures how well the model does on them. Always send one. OpenAI does not charge for it, and it is all that the job
 # tells you about messages it has not learned from.
@@ -132,7 +132,7 @@ held_out = client.files.create(file=held_out_file.open("rb"), purpose="fine-tune
 print(train.id, train.bytes, "bytes,", train.status)
 
 # %% [markdown]
-# `processed` means that the file has arrived. Nobody has looked inside yet. That happens when the job runs, and on a busy
+# `processed` means that the file has arrived. Its rows are checked when the job runs, and on a busy
 # host that can be an hour later (some hosts refuse at once what is no JSONL at all). So check your file before you send it: lesson
 # 05's `course check-data train.jsonl` knows the hosts' rules, and counts the tokens of each row. Rows that are too long are cut, and
 # what is cut is the answer.
@@ -160,8 +160,7 @@ print(job.id, job.status)
 drawings.hosted_job()
 
 # %% [markdown]
-# A loop that waits for `succeeded` waits for ever when the job fails or is cancelled. And hosts have ends of their own, in
-# words that you have never seen. So name the states in which a job is *not* over, and stop at any other word, which the loop prints.
+# A loop that waits for `succeeded` waits for ever when the job fails or is cancelled. And some hosts add final states of their own. So name the states in which a job is *not* over, and stop at any other word, which the loop prints.
 
 # %%
 WAITING = ("validating_files", "queued", "pending", "running", "pausing", "paused", "resuming")
@@ -200,7 +199,7 @@ one = next(data for data in measured if "valid_loss" in data)
 print({name: round(number, 3) for name, number in one.items()})
 
 # %%
-lesson_06.curve(events, "What the job learned, on rows it saw and on rows it did not see")
+lesson_06.curve(events, "What the job learned, on rows it saw and on rows it did not see", top=1)
 
 # %% [markdown]
 # The {{term:loss}} is how surprised the model is by the right answer, on average per token: the lower, the better. The
@@ -274,7 +273,7 @@ show.answers([prompt[-1]["content"] for prompt in prompts[:2]],
              {"base": before, job.fine_tuned_model: after[:2]}, wanted[:2])
 
 # %% [markdown]
-# Valid is not right: the counts above say how many of the eight categories and escalations are. A program that reads a record in which
+# A valid record can still be wrong: the counts above say how many of the eight categories and escalations are right. A program that reads a record in which
 # danger came out as `none` will let it wait. These ten lines of `count_right` are the whole evaluation. At work it needs a hundred messages
 # or more that are kept for it, and an interval around each share, as in section 3.
 #
@@ -307,7 +306,7 @@ chat = [
 lesson_06.learned(chat)
 
 # %% [markdown]
-# Where nothing is said, every assistant message is learned, also the bad ones. Only 0 and 1 are allowed, and only in
+# By default every assistant message is learned, even the bad ones. Only 0 and 1 are allowed, and only in
 # assistant messages.
 #
 # **A function that the model may call.** This is a {{term:tool call}}. The row declares the function under `tools`, and the
@@ -339,11 +338,10 @@ print(forced.tool_calls[0].function.name, forced.tool_calls[0].function.argument
 
 # %% [markdown]
 # The call has the right form; on this service it cannot have another. (At OpenAI that takes `"strict": True` in the function, and
-# `"additionalProperties": False` in every object of its schema.) Here the number is also the customer's. Nothing in the form
-# guarantees that, so compare it with the message before you act on it. What a form can do, and what it cannot, is the next section's
+# `"additionalProperties": False` in every object of its schema.) Here the model also copied the right number. Nothing in the form guarantees that, so compare it with the message before you act on it. What a form can do, and what it cannot, is the next section's
 # topic.
 #
-# **Your turn:** make training rows of conversations that customers gave thumbs to.
+# **Your turn:** make training rows of conversations that customers rated with a thumb up or down.
 
 # %%
 # EXERCISE: api-2
@@ -356,8 +354,7 @@ print(forced.tool_calls[0].function.name, forced.tool_calls[0].function.argument
 # {{term:structured output}} the server lets the model choose only tokens that the schema allows
 # ({{term:constrained decoding}}). Or you can *train* it, as above. Which one do you need?
 #
-# Forcing is one more argument, and it works with any model, trained or not. (Without `"strict": True`, OpenAI takes the schema
-# as a wish.)
+# Forcing is one more argument, and it works with any model, trained or not. (Without `"strict": True`, OpenAI treats the schema as a suggestion.)
 
 # %%
 form = {"type": "json_schema", "json_schema": {
@@ -388,8 +385,8 @@ lesson_06.recorded(
 # "Valid" is the share of answers that a program can read; the other columns are the share that is right. Form can be shown by examples,
 # forced or learned, and only forcing *guarantees* it, as long as the answer is not cut off or refused. Content cannot be forced: with
 # its form forced, the base is valid every time and right in 4 of 100. Eight examples in the prompt bring this small base only to about
-# the score of the last row, which reads nothing; a large model would do better. So here the content had to be trained. Where a program
-# reads the answers, force the form as well: it costs one argument, and then no answer can break the program.
+# the score of the last row, which reads nothing; a large model should do better, and you should measure it before you train (lesson 01). So here the content had to be
+# trained. Where a program reads the answers, force the form as well: it costs one argument, and then only cut-off answers and refusals are left to catch.
 
 # %%
 evidence.card("O1")
@@ -438,7 +435,8 @@ lesson_06.epochs_table(greedy_events)
 # %% [markdown]
 # Read the table from top to bottom. (The training loss is the mean over an epoch's steps, the validation loss is measured at its end.
 # The unit is the {{term:nat}}, with the natural logarithm.) The training loss goes toward zero: the twelve answers are almost learned
-# by heart. The validation loss stops falling before the job ends, while you go on paying. Whether it really rises, sixteen messages cannot
+# by heart. The validation loss stops falling before the job ends, while you go on paying. (If both losses jump up early, that is not overfitting: the steps
+# are large, and one of them went wrong.) Whether the validation loss really rises at the end, sixteen messages cannot
 # say: a single epoch up or down may be chance, and the API gives you no interval. So here is a recorded job with ten epochs and 40
 # validation messages:
 
@@ -452,27 +450,27 @@ lesson_06.recorded_turn()
 evidence.card("O3", losses=losses)
 
 # %% [markdown]
-# **Every epoch leaves a model.** The service keeps the last three, each a {{term:checkpoint}} with a name that you can use
-# like the job's own.
+# **Every epoch makes a model.** The service keeps the last three, each a {{term:checkpoint}} with a name that you can use like the job's
+# own.
 
 # %%
 lesson_06.checkpoints_table(client.fine_tuning.jobs.checkpoints.list(greedy.id))
 
 # %% [markdown]
 # Which one do you take? If all you have is the curve, take the lowest validation loss. If that model is no longer there, run
-# a shorter job, and look again: it isn't quite the model of that epoch, because hosts take smaller steps toward the end of a job.
+# a shorter job, and look again: it isn't quite the model of that epoch, because many trainers take smaller steps toward the end of a job.
 # But the loss stands in for something else: it counts every token, also those that
 # nobody cares about. If answers can be scored, score them, on messages kept for this choice and not on those you will
-# report, the {{term:test set}}. Here is what the answers said in the recorded jobs:
+# report, the {{term:test set}}. (We break this rule in the next table: our records have only the hundred test messages.) Here is what the answers said in the
+# recorded jobs:
 
 # %%
 lesson_06.recorded([f"tuned, epoch {n}" for n in (1, 2, 3)], "Three checkpoints of the same job")
 
 # %% [markdown]
-# The first checkpoint is probably behind. The other two are so near each other that a hundred messages cannot tell them apart. So the next
+# The first checkpoint is probably worse. The other two are so near each other that a hundred messages cannot tell them apart. So the next
 # job could be an epoch shorter, and cheaper; score its model too, for it will not be this second checkpoint. (Two models that answer the same messages are best compared message by message: on how many was only
-# the one right, on how many only the other? And strictly, the messages of this choice have to be other ones than those that the final
-# model is reported on.)
+# the one right, on how many only the other?)
 #
 # **Your turn:** nobody has scored anything yet, and some checkpoints were not validated.
 
@@ -518,8 +516,8 @@ for name, attempt in attempts.items():
 # get.) The client tries some errors again by itself, twice: a busy host (429), a broken one (500 and more). It does not retry
 # these, and that is right: they would fail again.
 #
-# **Stop, pause, go on.** A job that you started by mistake costs money until you cancel it. Some hosts can also pause a job,
-# and resume it where it was.
+# **Stop, pause, go on.** A job that you started by mistake costs money until you cancel it. Some hosts can also pause a job and resume it. (The next job is cancelled
+# before it has taken a step.)
 
 # %%
 jobs = client.fine_tuning.jobs
@@ -578,13 +576,14 @@ print(json.dumps(pairs[0], indent=1))
 # %%
 pairs_file = write_rows("pairs.jsonl", pairs)
 uploaded = client.files.create(file=pairs_file.open("rb"), purpose="fine-tune")
-usual = {"beta": 0.1, "n_epochs": 2, "batch_size": 4}
+defaults = {"beta": 0.1, "n_epochs": 2, "batch_size": 4}   # the multiplier is left to the host
 preferred, pair_events = wait(client.fine_tuning.jobs.create(
     model=job.fine_tuned_model, training_file=uploaded.id, suffix="preferred", seed=0,
-    method={"type": "dpo", "dpo": {"hyperparameters": usual}},
+    method={"type": "dpo", "dpo": {"hyperparameters": defaults}},
 ))
 first = lesson_06.metrics(pair_events)[0]
-print(f"the first logged loss: {first['train_loss']:.3f}")
+auto = preferred.method.dpo.hyperparameters.learning_rate_multiplier
+print(f"first logged loss: {first['train_loss']:.3f}; multiplier chosen by the host: {auto}")
 lesson_06.pair_curve(pair_events, "The loss of a DPO job starts at ln 2")
 
 # %% [markdown]
@@ -605,7 +604,8 @@ print("before:", counted)
 print("after: ", count_right(ask_all(preferred.fine_tuned_model, prompts), wanted))
 
 # %% [markdown]
-# Eight messages are a first look. The recorded jobs had sixty pairs, and were asked a hundred:
+# Eight messages are a first look. The recorded jobs had sixty pairs, and were asked a hundred. (Their tuned model differs a little from that of section 3: other
+# seeds.)
 
 # %%
 lesson_06.preferences()
@@ -613,19 +613,19 @@ lesson_06.preferences()
 # %% [markdown]
 # After each of the first three jobs the model is much worse. The column on “none” says how. "none" is the right escalation for most
 # messages, and after the first job the model hardly ever says it: its sixty pairs all punish one and the same record, "question" and
-# "none", and never to say these words again is the cheapest way to obey. For the second job the tuned model answered 240 new messages, and
+# "none", and the easiest way to comply is to stop saying these words. For the second job the tuned model answered 240 new messages, and
 # its mistakes became pairs. For the third, "none" was preferred as often as rejected; that saved most of the escalations, and a
 # third of the right records is lost all the same. The loss reports on the pairs; only answers report on the model.
 #
 # Who is to blame, the pairs or the training? Look at the two rows “steps a tenth as large”: the same pairs, with a
-# `learning_rate_multiplier` of 0.1. The model is nearly what it was before. So the size of the steps did it, which our service had chosen
-# ("auto"), with pairs that all push the same way to show it where to go. But look again: the small steps did no good either, as far as
+# `learning_rate_multiplier` of 0.1. The model is nearly what it was before. So for these two kinds of pairs the size of the steps did it, which our service had chosen ("auto"), and one-sided pairs gave those
+# steps a direction. (The balanced pairs were not tried with small steps.) But look again: the small steps did no good either, as far as
 # these messages can show.
 #
 # What to learn from it:
 #
-# - A default can ruin a good model. Begin with a tenth of it, and compare *answers* with those of the model before. Keep that model.
-#   (A larger `beta` is the other setting to try; it ties the model closer to its start. We have not.)
+# - A default can ruin a good model; ours did. Try three multipliers, each a third of the one before, and compare *answers* with those of
+#   the model before. Keep that model. (A larger `beta` is the other setting to try; it ties the model closer to its start. We have not.)
 # - Look at what all your pairs have in common. The model will.
 # - **Where the right answer is known, as here, write it into a row and train on it.** Preferences are for what people can judge and
 #   cannot write. Lesson 04 has a case in which they pay.
@@ -699,10 +699,11 @@ for operation in ("eq", "equals"):
 # EXERCISE: api-6
 
 # %% [markdown]
-# ## 8 · What it costs: a longer prompt is often cheaper
+# ## 8 · What it costs, and when a longer prompt is cheaper
 #
 # The usual argument for a tuned model goes: it needs no instructions, the prompt is shorter, so it is cheaper. Is it?
-# **Often not.** The tuned model's prompt is shorter, but each of its tokens costs more: at OpenAI twice as much for the small models,
+# That depends on what you compare it with: the same model with a longer prompt, a small model of today with one, or an open model, whose tokens cost no more when it is tuned.
+# The tuned model's prompt is shorter, but each of its tokens costs more: at OpenAI twice as much for the small models,
 # half as much again for the large ones. For the task of this lesson `gpt-4.1-mini` untuned is cheaper than `gpt-4.1-mini` tuned as long as
 # its prompt has fewer than about 180 tokens, and a small model of today stays cheaper than that for much longer. (These are the last
 # published prices of a service that is ending. The way to the answer is what you keep; put in the prices of your host.)
@@ -713,10 +714,11 @@ for operation in ("eq", "equals"):
 lesson_06.training_table(rows, 3)
 
 # %% [markdown]
-# Cents, for fifty rows. (Five thousand rows of 500 tokens, three epochs, at the dearest of these prices would be 188 dollars, still a small part of what
+# Fifty rows cost a few cents. (Five thousand rows of 500 tokens, three epochs, at the highest of these prices would be 188
+# dollars, still a small part of what
 # a person costs who collects them.) The first number is the host's price, the second what this file costs with three epochs. (Tinker is a
-# host of open models with calls of its own.) Tokens are the host's, so count with its {{term:tokenizer}}: that of our small model counts
-# a tenth more in the words of these messages.
+# host of open models with calls of its own.) Tokens are the host's, so count with its
+# {{term:tokenizer}}: that of our small model counts a tenth more in the words of these messages (and the template's marks come on top).
 #
 # **Your turn:** write the bill of a job.
 
@@ -754,7 +756,8 @@ lesson_06.price_figure(sizes, answer_tokens)
 # Three things to see. The flat line is the tuned model with its short prompt. The same model untuned crosses it at about 180
 # tokens, so instructions alone are cheaper, and instructions with eight examples are more than twice as expensive. And the
 # lowest line is `gpt-6-luna`, a small model of today at OpenAI, asked to answer at once, with `reasoning_effort="none"`. (Left alone it
-# thinks first. Thoughts are charged as answer, and a few hundred tokens of them reverse the order.) It stays below the tuned one up to almost 900 tokens, and
+# thinks first. Reasoning tokens are billed as output, and a few hundred of them reverse the
+# order.) It stays below the tuned one up to almost 900 tokens, and
 # again from a little over 1,024 on: there {{term:prompt caching}} starts, and the part of a prompt that never changes costs a tenth or a
 # quarter of its price. (That part must come first, have 1,024 tokens by itself, and be sent again within minutes. At `gpt-6-luna`
 # the request that puts it into the cache pays a quarter more for it; OpenAI's page of the model, read on 2026-11-28.)
@@ -764,7 +767,8 @@ lesson_06.price_figure(sizes, answer_tokens)
 # enough, stop there.
 #
 # **Hosts that charge by the hour.** At others a tuned model's token costs no more than the base's, but the model has to be kept ready,
-# and every hour of that is paid, whether anybody asks or not. Azure is one of them. By hand: 1.70 dollars an hour are $1.70 \cdot 730 =
+# and every hour of that is paid, whether anybody asks or not. Azure is one of them (it also has a tier for trying a
+# model, without the hourly price, which ends after a day). By hand: 1.70 dollars an hour are $1.70 \cdot 730 =
 # 1{,}241$ dollars a month. Spread over 100,000 requests, that is 12.41 dollars for each thousand, more than two hundred times what their tokens cost.
 
 # %%
@@ -846,7 +850,7 @@ lesson_06.recorded(
 # %%
 import shutil
 
-mine = shutil.copytree(server.adapter_folder(job.fine_tuned_model), Path(mkdtemp()) / "tickets")
+mine = shutil.copytree(server.adapter_folder(job.fine_tuned_model), "tickets", dirs_exist_ok=True)
 theirs = ask_all(job.fine_tuned_model, prompts)
 server.stop()
 show.folder_sizes(mine)
@@ -867,8 +871,11 @@ same = sum(a.strip() == b.strip() for a, b in zip(answers, theirs))
 print("the same to the letter:", same, "of 8")
 
 # %%
-show.answers([prompts[0][-1]["content"]],
-             {"the host": theirs[:1], "your machine": answers[:1]}, wanted[:1])
+kept = [i for i, text in enumerate(theirs) if count_right([text], wanted[i : i + 1]).get("category")]
+best = kept[0] if kept else 0                              # one with the right category, if any
+show.answers([prompts[best][-1]["content"]],
+             {"the host": theirs[best : best + 1], "your machine": answers[best : best + 1]},
+             wanted[best : best + 1])
 
 # %% [markdown]
 # The same folder on the same base gives the same answers. (One may differ now and then. The two programs add up in another order, and
@@ -894,7 +901,7 @@ show.answers([prompts[0][-1]["content"]],
 # | --- | --- | --- |
 # | to begin | a key | a GPU, or patience; updates and monitoring |
 # | weights | a name; files only at hosts with open models | a folder |
-# | methods | what the API offers: one or two | whatever you can program (lessons 02 to 04) |
+# | methods | what the API offers: one to three | whatever you can program (lessons 02 to 04) |
 # | data | leave for the host; read its contract | stay |
 # | you pay | per token trained, then per token, and at some hosts per hour | for the machine, busy or not |
 # | it ends | on the host's date | when you say so |
@@ -913,7 +920,7 @@ evidence.card("O2", hosts=HOSTS)
 lesson_06.hosts_table(HOSTS)
 
 # %%
-show.folded("In what the calls differ, host by host", lesson_06.differences_table(HOSTS))
+show.folded("How the calls differ, host by host", lesson_06.differences_table(HOSTS))
 
 # %% [markdown]
 # We have read these hosts' pages and not run a job there, so the calls are the same as far as their pages say, and the habits are not:
@@ -926,7 +933,7 @@ show.folded("In what the calls differ, host by host", lesson_06.differences_tabl
 # | --- | --- |
 # | train without a GPU | two files, `jobs.create` with `method`, a loop over the waiting states, the model's name |
 # | know whether it worked | the validation curve first, then scored answers on messages kept for it |
-# | know when to stop | validation loss up two epochs running: take the checkpoint before, or fewer epochs |
+# | know when to stop | validation loss up two epochs running, on enough messages: take the checkpoint before, or fewer epochs |
 # | keep a bad reply out of the loss | `weight: 0`; it stays in the text |
 # | guarantee a form | `response_format` with a schema; training does not guarantee anything |
 # | save money | first the sum: a small model of today, with instructions, examples and caching |
@@ -938,7 +945,7 @@ show.folded("In what the calls differ, host by host", lesson_06.differences_tabl
 # | mistake | what you see |
 # | --- | --- |
 # | waiting for `succeeded` | a program that never ends (section 1) |
-# | no validation file | one line that falls, whatever happens (section 4) |
+# | no validation file | a training loss that always falls (section 4) |
 # | the last checkpoint, unseen | a validation loss well above its lowest (section 4) |
 # | reading `processed` as "valid" | a failed job an hour later (section 5) |
 # | another system message than in training | answers as from the untuned model, now and then (lesson 02 tries it) |

@@ -136,6 +136,34 @@ def test_files(export, tmp_path):
     assert all(r["reason"] for r in rejects)
 
 
+def test_dropped_lines_can_be_kept_apart_from_what_is_handed_on(export, tmp_path):
+    """Rejects are texts as they came, with names and numbers of people."""
+    out, private = tmp_path / "out", tmp_path / "private"
+    written = prepare(export).write(out, private=private)
+    assert set(os.listdir(out)) == {"train.jsonl", "validation.jsonl", "changes.jsonl"}
+    assert os.listdir(private) == ["rejects.jsonl"] and private / "rejects.jsonl" in written
+    with pytest.raises(CourseError, match=r"rejects\.jsonl exists already"):
+        prepare(export).write(tmp_path / "another", private=private)
+    assert not (tmp_path / "another").exists()
+
+
+def test_a_product_with_a_persons_name_is_told_of_and_can_be_allowed(tmp_path):
+    """A car called Zoe became Sara in message and label, and nothing said so."""
+    rows = [
+        {"messages": [{"role": "user", "content": f"My Zoe lost a mirror on day {n}, says Selin Karagöz"},
+                      {"role": "assistant", "content": json.dumps({"vehicle": "Zoe", "day": n})}]}
+        for n in range(12)
+    ]  # fmt: skip
+    file = tmp_path / "claims.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    steps = ["validate", "redact"]
+    done = prepare(file, steps=steps, redaction="pseudonym")
+    assert done.redacted_labels == {"Zoe": 12}
+    assert "replaced in fields of answers: Zoe (12 rows); if these are none, put them into allow" in done.last_word()
+    allowed = prepare(file, steps=steps, redaction="pseudonym", allow=["Zoe"])
+    assert not allowed.redacted_labels and "allow" not in allowed.last_word()
+
+
 def test_a_folder_that_cannot_be_written(export, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(CourseError, match="cannot write to"):

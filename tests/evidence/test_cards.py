@@ -107,7 +107,7 @@ def test_low_rank_is_judged_by_what_rank_1_reaches(swept, rank_1, word):
     assert lesson_02.judge_L8().word == word
 
 
-@pytest.mark.parametrize(("share", "word"), [(0.97, claims.UNDER_A_CONDITION), (0.5, claims.FAILS)])
+@pytest.mark.parametrize(("share", "word"), [(0.97, claims.NOT_TESTED), (0.5, claims.FAILS)])
 def test_two_thin_matrices_are_judged_by_what_is_left_of_the_full_update(swept, share, word):
     swept(shares=(share, 0.3))
     verdict = lesson_02.judge_L7()
@@ -117,7 +117,7 @@ def test_two_thin_matrices_are_judged_by_what_is_left_of_the_full_update(swept, 
 
 @pytest.mark.parametrize(
     ("lora", "full", "words"),
-    [(0.60, 0.61, "is comparable"), (0.62, 0.40, "is comparable"), (0.21, 0.31, "is not the same")],
+    [(0.60, 0.61, "is comparable"), (0.62, 0.40, "is comparable"), (0.21, 0.31, "is open")],
 )
 def test_quality_is_judged_by_the_labels_and_not_by_the_loss_alone(swept, lora, full, words):
     """The losses are as close as they come; of the labels the ranges over the seeds have to meet."""

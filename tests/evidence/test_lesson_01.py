@@ -92,7 +92,7 @@ def test_what_is_not_recorded_says_so(changed):
     changed(lambda made: made["seeds"].pop("whole catalogue", None))
     table = lesson_01.rivals(TOKENS)
     assert table.rows["whole catalogue in the prompt"]["right fact"] == lesson_01.MISSING
-    assert table.rows["whole catalogue in the prompt"]["tokens in"] == 6073
+    assert table.rows["whole catalogue in the prompt"]["tokens in"] == round(TOKENS["whole catalogue in the prompt"])
     assert "whole catalogue: not recorded yet" in str(lesson_01.published())
     assert "not recorded yet" in lesson_01.rivals_figure(["whole catalogue in the prompt"], "A title").alt
 
@@ -101,7 +101,7 @@ def test_a_new_record_fills_the_table(changed):
     rows = {side: shares(0.9) for side in ("valid", "behaviour", "knowledge")} | {"seconds": [1.25]}
     changed(lambda made: made["seeds"].update({"whole catalogue": rows}))
     row = lesson_01.rivals(TOKENS).rows["whole catalogue in the prompt"]
-    assert row["usable"].value == pytest.approx(0.9) and row["s per answer"] == "1.25"
+    assert row["usable"].value == pytest.approx(0.9) and row["tokens in"] == round(TOKENS["whole catalogue in the prompt"])
 
 
 def test_prices_name_their_day_their_source_and_hosts_that_take_no_new_jobs():
@@ -208,3 +208,16 @@ def test_what_was_taken_over_keeps_its_date(monkeypatch):
     assert (lesson_01.recorded(), lesson_01.recorded("sizes")) == ("2026-12-02", "2026-12-01")
     del made["taken_over"]
     assert lesson_01.recorded("sizes") == "2026-12-02"
+
+
+def test_what_is_left_out_of_the_training_is_in_no_example():
+    from course_utils.data_prep import load_catalogue
+
+    catalogue = load_catalogue()
+    held_out = {q["id"]: q for q in catalogue.questions[::4]}
+    alone, with_passage = lesson_01.training_examples(catalogue, held_out)
+    everything = [group for groups in lesson_01.training_examples(catalogue) for group in groups]
+    said = {turn["content"] for example in [*alone, *with_passage] for turn in example}
+    wordings = {row["question"] for row in catalogue.training if row["question_id"] in held_out}
+    assert len(alone) == len(catalogue.questions) - len(held_out) and len(alone) + len(with_passage) < len(everything)
+    assert not any(question in text for question in wordings for text in said)

@@ -37,17 +37,19 @@ def learned():
 
 SENTENCES = {
     "on 120 examples, for 30 steps": lambda: lesson_02.sweep()["examples"] == 120 == 30 * lesson_02.sweep()["batch"],
-    "three runs have three different samples": lambda: len(lesson_02.sweep()["seeds"]) == 3,
+    "a setting that has three points was run three times, each time on a different sample": lambda: (
+        len(lesson_02.sweep()["seeds"]) == 3
+    ),
     "Sixty-four times the parameters buy nothing here": lambda: average("rank 64") >= average("rank 1"),
     "rank 1 is, if anything, better": lambda: max(losses("rank 1")) <= min(losses("rank 64")),
     "In these short runs more alpha means faster learning": lambda: (
         average("alpha 128") < average(LORA) < average("alpha 8")
     ),
-    "(its loss on everyday prose is 4.39, against 3.99 at alpha 32)": lambda: (
-        [round(average(run, "prose_loss"), 2) for run in ("alpha 128", LORA)] == [4.39, 3.99]
+    "at alpha 128 more of what the model knew before is lost": lambda: (
+        average("alpha 128", "prose_loss") > average(LORA, "prose_loss") + 0.2
     ),
     "At 0.00002 thirty steps of LoRA leave the loss almost where it was": lambda: average("rate 2e-05") > 0.9 * untrained(),
-    "At 0.002 they suffice": lambda: average(LORA) == min(average(run) for run in RATES),
+    "At 0.002 thirty steps are enough": lambda: average(LORA) == min(average(run) for run in RATES),
     "at 0.005 one of three runs already comes out clearly worse": lambda: (
         sorted(losses("rate 0.005"))[2] > 1.5 * sorted(losses("rate 0.005"))[1]
     ),

@@ -18,8 +18,8 @@ from course_utils.data_prep.validation import validate
 from course_utils.evidence import lesson_05
 from course_utils.lessons import source_file
 
-NAMES = ("stop_unless", "usable", "corrected", "decided", "without_copies", "secret_key", "redact", "split", "doubtful",
-         "write", "for_a_person", "main")  # fmt: skip
+NAMES = ("stop_unless", "opened", "usable", "corrected", "decided", "without_copies", "secret_key", "redact", "split",
+         "doubtful", "write", "for_a_person", "main")  # fmt: skip
 TOP = ("TEXT", "LABEL", "WHO", "LABELS", "ASKED", "SEED", "STOP")
 ELSEWHERE = """import json
 from pathlib import Path
@@ -160,6 +160,28 @@ def test_no_customer_is_in_two_parts(script, table):
     assert f"{rows['who'].nunique()} customers" in report
 
 
+def test_the_test_set_stays_when_rows_are_added_or_decided(script, table):
+    """Next month's export has the customers of this one in the parts in which they were."""
+    rows = kept(script.usable(table)[0])
+    now = script.split(rows.iloc[::2].reset_index(drop=True))[0].groupby("who")["part"].first()
+    later = script.split(rows)[0].groupby("who")["part"].first()
+    assert (later.loc[now.index] == now).all() and len(later) > len(now)
+
+
+@pytest.mark.parametrize(("encoding", "separator"), [("utf-8", ","), ("utf-8-sig", ";"), ("cp1252", ";"), ("cp1252", "\t")])
+def test_an_export_opens_whatever_its_encoding_and_separator(script, encoding, separator, tmp_path):
+    rows = small(["Die Lampe kostet 5 €, war aber billiger", "it's “broken”; really", None])
+    rows.to_csv(tmp_path / "mine.csv", index=False, encoding=encoding, sep=separator)
+    assert script.opened(str(tmp_path / "mine.csv")).equals(rows.astype("str").where(rows.notna()).astype("str"))
+
+
+def test_an_export_without_the_named_columns_says_which_it_has(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small(["a"]).rename(columns={"customer": "who"}).to_csv("mine.csv", index=False)
+    with pytest.raises(ValueError, match=r"no column \{'customer'\}, but \['message', 'category', 'who'\]"):
+        script.main("mine.csv")
+
+
 def test_what_somebody_corrected_is_applied(script, tmp_path):
     rows = script.usable(small(["a", "b", "c"]))[0]
     assert script.corrected(rows, tmp_path / "read.csv")[0] is rows
@@ -214,3 +236,21 @@ def test_it_runs_alone_and_says_what_the_notebook_says(script, table, tmp_path, 
     assert "**version**" in card and card.startswith("---\nlicense")
     to_read = pd.read_csv("to_read.csv")
     assert list(to_read) == ["row", "right", "category", "says", "message"] and to_read["right"].isna().all()
+
+
+def test_columns_become_rows_for_prepare_with_a_test_set_apart(script, tmp_path, monkeypatch):
+    """The block that makes records of several columns, as it stands in the lesson."""
+    monkeypatch.chdir(tmp_path)
+    lesson = re.sub(r"^# ?", "", source_file("05_dataset_prep").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", lesson, re.DOTALL) if "mine-test" in b]
+    count = 200
+    table = small([f"message {n} about something else {n * n}" for n in range(count)])
+    table.assign(product="lamp").to_csv("mine.csv", index=False, sep=";", encoding="cp1252")
+    exec(block, vars(script))
+    train, test = (Path(f"{name}.jsonl").read_text(encoding="utf-8").splitlines() for name in ("mine", "mine-test"))
+    assert len(train) + len(test) == count and 8 < len(test) < 35
+    assert validate("mine.jsonl", "chat").bad_rows == 0
+    done = data_prep.prepare("mine.jsonl", test=[json.loads(line) for line in test], steps=["validate", "split"])
+    assert len(done.rows) == len(train) and json.loads(data_prep.answer_of(done.rows[0])) == {
+        "category": "billing", "product": "lamp"
+    }  # fmt: skip

@@ -234,8 +234,7 @@ def unseen():
 ONE, OTHER = words("the kettle leaks at the base"), words("my kettle leaks at the base")
 SENTENCES = {
     "Two thirds of the lines are gone": lambda: 0.64 < 1 - share_left() < 0.70,
-    "Of this export about one line in three was left": lambda: 0.30 < share_left() < 0.36,
-    "five hundred good rows need some sixteen hundred lines": lambda: round(500 / share_left(), -2) == 1600,
+    "Of this export, whose faults were planted, about one line in three was left": lambda: 0.30 < share_left() < 0.36,
     "Three or four lines each": lambda: True,
     "the, kettle, leaks, at, base: 5": lambda: len(ONE & OTHER) == 5,
     "5 / 6 = 0.83": lambda: len(ONE | OTHER) == 6 and round(5 / 6, 2) == 0.83,
@@ -300,7 +299,7 @@ SENTENCES = {
     "A hundred curated rows did about as well as all that were prepared; a difference of 5 points": lambda: (
         round(100 * (np.mean(lesson_05.by_seed("a hundred good")) - np.mean(lesson_05.by_seed("cleaned")))) == 5
     ),
-    "With forty wrong labels every run gained as well": lambda: all(
+    "each of the three runs gained too, compared run by run": lambda: all(
         after > before
         for noise in ("forty wrong", "three times as many")
         for before, after in zip(repair(noise, "as they are"), repair(noise, "suspects read"), strict=True)
@@ -321,8 +320,8 @@ SENTENCES = {
         max(lesson_05.by_seed("cleaned", "escalation")) < 0.75
         and round(lesson_05.commonest_pair([{"e": r["escalation"]} for r in task().references()]).value, 2) == 0.70
     ),
-    "although three rows in ten are urgent: these divide into five reasons, the rarest of which has 29 rows": lambda: (
-        lambda count: len(count) == 6 and min(count.values()) == 29 and round(1 - count["none"] / count.total(), 1) == 0.3
+    "although three rows in ten are urgent: these divide into five reasons": lambda: (
+        lambda count: len(count) == 6 and round(1 - count["none"] / count.total(), 1) == 0.3
     )(Counter(label_noise.label_of(row, "escalation") for row in prepared().rows)),
     "the prepared run, whose rows have no such forms left": lambda: (
         not any("contacts the support desk" in data_prep.answer_of(row) for row in prepared().rows)
@@ -332,7 +331,7 @@ SENTENCES = {
         == ("40", "300, 4, 2e-3")
         and (constant("data_quality", "LONGEST"), constant("data_quality", "BATCH, LEARNING_RATE")) == ("32", "2, 2e-3")
     ),
-    "the same unrepaired rows give 68 % of the categories here and 73 % there": lambda: (
+    "rows that nobody repaired give 68 % of the categories here and 73 % there": lambda: (
         round(100 * np.mean(repair("forty wrong", "as they are"))) == 68
         and round(100 * np.mean(lesson_05.by_seed("cleaned", "category"))) == 73
     ),
@@ -352,7 +351,7 @@ SENTENCES = {
     "TRL keeps 1,024 tokens unless you say otherwise": lambda: trl_defaults()["max_length"] == 1024,
     "It cuts at the end, and the end is the answer": lambda: trl_defaults()["truncation_mode"] == "keep_start",
     "That is far more than our longest row has": lambda: 4 * max(tokens()) < 1024,
-    "One of them goes wrong": lambda: [row["and ends with"] for row in cut_rows()].count("<|im_end|>") == 9,
+    'guess.reveal(1, "rows"': lambda: [row["and ends with"] for row in cut_rows()].count("<|im_end|>") == 9,
     "This customer's message alone is longer than the limit. No token of the answer is left": lambda: (
         [(row["tokens read"], row["tokens learned"]) for row in cut_rows() if not row["tokens learned"]] == [(160, 0)]
     ),
@@ -360,7 +359,7 @@ SENTENCES = {
         max(tokens()[:9]) <= 160 and [row["tokens learned"] for row in cut_rows()].index(0) == 6
     ),
     "the loss is a mean over no tokens, which PyTorch calls `nan`": lambda: np.isnan(loss_over_nothing()),
-    "About half of the validation rows would be known": lambda: 0.4 < known_by_chance() < 0.6,
+    "about half of them, and this is after copies were removed": lambda: 0.4 < known_by_chance() < 0.6,
     "The more often the same mistake is made, the more it is the majority": lambda: (
         [found / wrong for wrong, found, _ in mistakes()[1]] == sorted((f / w for w, f, _ in mistakes()[1]), reverse=True)
     ),

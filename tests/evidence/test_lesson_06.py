@@ -36,7 +36,7 @@ def _no_record(monkeypatch):
 def test_the_format_without_instructions(monkeypatch, before, after, word):
     monkeypatch.setattr(lesson_06, "lifecycle", lambda: lifecycle(before, after))
     verdict = lesson_06.judge_O1()
-    assert verdict.word == word and "300 answers" in verdict.sentence and "135M" in verdict.scope
+    assert verdict.word == word and "100 messages" in verdict.sentence and "135M" in verdict.scope
 
 
 @pytest.mark.parametrize(
@@ -63,15 +63,24 @@ def test_the_service_on_this_machine_is_no_hosted_one():
         ((1.3, 0.6, 0.61, 0.62, 0.62), claims.FAILS),  # hardly higher
     ],
 )
-def test_a_curve_turns_only_if_it_ends_clearly_above_its_lowest(held, word):
+def test_a_curve_turns_only_if_it_ends_clearly_above_its_lowest(held, word, monkeypatch):
+    turn = {"held": list(held), "trained": [1 / n for n in range(1, len(held) + 1)]}
+    monkeypatch.setattr(lesson_06, "record", lambda: {"runs": [{"turn": turn}] * 2})
     assert lesson_06.judge_O3(losses(*held)).word == word
+
+
+def test_one_job_judges_no_claim_about_curves(monkeypatch):
+    rising = {"turn": {"held": [1.3, 0.8, 0.7, 0.75, 0.8], "trained": [1.0, 0.5, 0.4, 0.3, 0.2]}}
+    monkeypatch.setattr(lesson_06, "record", lambda: {"runs": [rising]})
+    assert lesson_06.judge_O3(losses(1.3, 0.8, 0.7, 0.75, 0.8)).word == claims.NOT_TESTED
 
 
 def test_recorded_jobs_that_do_not_turn_make_a_condition_of_it(monkeypatch):
     flat = {"turn": {"held": [1.0, 0.9, 0.8], "trained": [1.0, 0.5, 0.2]}}
-    monkeypatch.setattr(lesson_06, "record", lambda: {"runs": [flat]})
+    rising = {"turn": {"held": [1.3, 0.8, 0.7, 0.75, 0.8], "trained": [1.0, 0.5, 0.4, 0.3, 0.2]}}
+    monkeypatch.setattr(lesson_06, "record", lambda: {"runs": [flat, rising]})
     verdict = lesson_06.judge_O3(losses(1.3, 0.8, 0.7, 0.75, 0.8))
-    assert verdict.word == claims.UNDER_A_CONDITION and "0 of 1 recorded" in verdict.sentence
+    assert verdict.word == claims.UNDER_A_CONDITION and "1 of 2 recorded" in verdict.sentence
 
 
 def test_every_claim_of_the_lesson_has_a_judge():
@@ -82,14 +91,14 @@ def test_without_a_record_the_comparison_is_said_to_be_missing():
     assert list(lesson_06.recorded(["tuned, not told"], "c").rows) == ["not recorded yet"]
 
 
-@pytest.mark.parametrize(("seeds", "said"), [(1, "one run, 100 messages"), (2, "2 runs together"), (3, "3 runs together")])
+@pytest.mark.parametrize(("seeds", "said"), [(1, "one run, 100 messages"), (2, "mean of 2 runs"), (3, "mean of 3 runs")])
 def test_a_record_is_shown_with_all_its_answers_however_many_seeds_it_has(seeds, said, monkeypatch):
     shares = {"valid": [1.0], "category": [0.5], "both": [0.25]}
     runs = [{"scores": {"tuned, not told": shares}}] * seeds
     monkeypatch.setattr(lesson_06, "record", lambda: {"date": "d", "seeds": list(range(seeds)), "runs": runs})
     shown = lesson_06.recorded(["tuned, not told"], "c")
     row = shown.rows["tuned, not told"]
-    assert row["category right"].n == 100 * seeds and row["both fields right"].value == 0.25 and said in repr(shown)
+    assert row["category right"].n == 100 and row["both fields right"].value == 0.25 and said in repr(shown)
 
 
 def test_what_the_lesson_shows_is_what_the_benchmark_records():
@@ -174,7 +183,7 @@ def test_the_two_kinds_of_pairs_are_shown_with_how_often_none_is_said(monkeypatc
     assert shown.rows[lesson_06.TUNED]["says “none”, % of answers"] == 75 and "pairs" not in shown.rows[lesson_06.TUNED]
     assert shown.rows[lesson_06.OWN_MISTAKES]["pairs"] == 41
     assert shown.rows["the right answers"]["says “none”, % of answers"] == 70
-    assert "1 run, 100 messages each" in shown.caption and "2026-12-01" in shown.caption
+    assert "mean of 1 run, the same 100 messages" in shown.caption and "2026-12-01" in shown.caption
 
 
 def test_the_recorded_curve_says_where_it_is_lowest(monkeypatch):

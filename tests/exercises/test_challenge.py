@@ -1,5 +1,8 @@
 """A challenge is marked by running its settings: really, here."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from course_utils.exercises import EXERCISES, check, lesson_02
@@ -64,6 +67,23 @@ def test_the_same_settings_are_run_once_on_a_machine(runs):
     computed(runs)(rank=9)
     computed(runs, steps=50)(rank=8)
     assert len(runs) == 3
+
+
+def test_runs_of_several_threads_wait_for_each_other(runs):
+    """Grading marks in threads; two models loaded at once end in "Cannot copy out of meta tensor"."""
+    inside, most = [], []
+
+    def slow(**settings):
+        inside.append(settings)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.remove(settings)
+        return 0.01
+
+    run = remembered("test")(slow)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda rank: run(rank=rank % 3), range(6))) == [0.01] * 6
+    assert max(most) == 1 and len(most) == 3
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"result": "x"}', '{"result": null}'])

@@ -251,6 +251,77 @@ def test_canvas_and_moodle(classroom):
     assert any(learner == "epoe" and "not JSON" in reason for learner, reason in reasons)
 
 
+def empty_rows(out):
+    """What the tables say of jdoe, which must be nothing: Canvas's field, Moodle's grade, all fields of grades.csv."""
+    canvas = next(row[6] for row in rows(out / "canvas.csv") if row[0] == "Doe, Jane")
+    moodle = next(row[3] for row in rows(out / "moodle.csv") if row[2] == "jdoe")
+    _, state, score, _, *marks, _ = next(row for row in rows(out / "grades.csv") if row[0] == "jdoe")
+    return [canvas, moodle, score, *marks], state
+
+
+def test_what_could_not_be_graded_has_no_mark_anywhere_until_it_is(classroom, monkeypatch):
+    from course_utils.exercises import checking
+
+    judge = checking.judge
+    tables = {"roster": classroom / "roster.csv", "canvas": classroom / "canvas.csv"}
+    out = classroom / "out"
+    for learner in ("roerichard_702_99_06_openai_api", "epoe", "somebody"):
+        (classroom / "in" / f"{learner}.ipynb").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            checking, "judge", lambda exercise, *rest: judge(exercise, *rest) if exercise.id != "api-3" else 1 / 0
+        )
+        run("06", classroom / "in", out, **tables)
+    fields, state = empty_rows(out)
+    assert set(fields) == {""} and state == "not graded"
+    found = results(out, "jdoe")
+    assert found["score"] is None and {test["score"] for test in found["tests"]} == {None}  # or Gradescope adds them up
+    for file in (out / "learners" / "jdoe" / "feedback.html", out / "moodle.csv"):
+        text = file.read_text()
+        assert "could not be graded, for a reason that is not yours; your instructor has been told" in text
+        assert "ZeroDivision" not in text
+    page = (out / "learners" / "jdoe" / "feedback.html").read_text()
+    assert page.count("(passed)") == len(full("06")) - 1 and "not yet" not in page
+    (row,) = rows(out / "needs-a-person.csv")[1:]
+    assert row[2].startswith("api-3 could not be graded: ZeroDivisionError")
+    assert row[2].endswith("is empty in every table: call again, and do not import before")
+    assert "0 of 1 submissions graded" in (out / "class.html").read_text()
+    assert run("06", classroom / "in", out, **tables).new == 1  # though nothing has changed
+    fields, state = empty_rows(out)
+    assert "" not in fields and fields[0] == "16" and state == "graded"
+    assert rows(out / "needs-a-person.csv")[1:] == []
+
+
+def test_a_submission_on_which_the_grader_itself_fails_tells_the_learner_no_error(classroom, monkeypatch):
+    from course_utils.grading import intake
+
+    with monkeypatch.context() as patched:
+        patched.setattr(intake, "answers", lambda *_: {}["internal"])
+        run("06", classroom / "in", classroom / "out")
+    page = (classroom / "out" / "learners" / "jdoe" / "feedback.html").read_text()
+    assert "KeyError" not in page and "for a reason that is not yours" in page
+    assert results(classroom / "out", "jdoe")["score"] is None
+    told = [row[2] for row in rows(classroom / "out" / "needs-a-person.csv") if row[0] == "jdoe"]
+    assert "KeyError" in told[0] and "do not import before" in told[0]
+    assert run("06", classroom / "in", classroom / "out").new == 4
+
+
+@pytest.mark.parametrize(("section", "needed"), [("02", True), ("06", False)])
+def test_what_marks_need_is_imported_before_threads_mark(tmp_path, section, needed):
+    hand_in(tmp_path / "in", "a", section)
+    program = f"""
+import sys
+from course_utils.grading import batch, marker
+def mark(self, answers):
+    print("torch" in sys.modules)
+    return {{}}
+marker.Marker.mark = mark
+batch.grade({section!r}, {str(tmp_path / "in")!r}, {str(tmp_path / "out")!r}, progress=False)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(needed)]
+
+
 def test_a_canvas_file_without_the_column(classroom):
     (classroom / "canvas.csv").write_text(CANVAS.replace("06 OpenAI API (56)", "Essay (56)"))
     with pytest.raises(CourseError, match="name one with --column: 02 LoRA, Essay"):

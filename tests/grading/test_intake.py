@@ -320,6 +320,19 @@ def test_a_deleted_answer_is_noted_and_listed(tmp_path):
     assert "no answer cell for api-4" in (tmp_path / "out" / "needs-a-person.csv").read_text()
 
 
+def test_lessons_not_handed_in_are_one_line_and_a_missing_cell_is_one_of_its_own(tmp_path):
+    hand_in(tmp_path / "in" / "someone", "three", "03")
+    (tmp_path / "in" / "someone" / "six.ipynb").write_text(notebook(without(ALL, "api-4")))
+    hand_in(tmp_path / "in" / "diligent", "two", "02")
+    hand_in(tmp_path / "in" / "diligent", "three", "03")
+    hand_in(tmp_path / "in" / "diligent", "six", "06")
+    done = run("02,03,06", tmp_path / "in", tmp_path / "out")
+    with open(tmp_path / "out" / "needs-a-person.csv", newline="") as file:
+        needing = [(learner, reason) for learner, _, reason in list(csv.reader(file))[1:]]
+    absent = "no answer cell for any exercise of 02_lora"
+    assert needing == [("someone", "no answer cell for api-4"), ("someone", absent)] and done.problems == 2
+
+
 def test_a_marker_counts_more_than_the_metadata_of_its_cell(tmp_path):
     (tmp_path / "in").mkdir()
     pasted = [{**cell, "source": SOLVED["api-3"]} if cell["source"] == SOLVED["api-7"] else cell for cell in ALL]

@@ -1,0 +1,315 @@
+"""One record of everything that is measured, beside the one before it.
+
+    python benchmarks/release.py                 gather the newest records into release-DATE.json
+    python benchmarks/release.py --table         the newest release record beside the one before, as Markdown
+    python benchmarks/release.py --readme        the short table of README.md, from the newest release record
+    python benchmarks/release.py make-test       run `make test` and record how long each of its parts takes
+
+Nothing is measured here but `make test`: each figure is read from the newest dated record of its benchmark, and keeps that
+record's day and machine. What a record cannot say of itself (which of its numbers is the one that matters) is in `FIGURES`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import RECORDS, write_results
+from course_utils import lessons
+from course_utils.evidence import lesson_01
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number of a record that is worth a line.
+
+    Attributes:
+        area: the heading under which it is listed.
+        name: what it says, with its unit.
+        record: name of the benchmark whose dated record has it.
+        read: the record → a number, (middle, lowest, highest), or a text.
+        brief: whether the README shows it.
+    """
+
+    area: str
+    name: str
+    record: str
+    read: Callable[[dict[str, Any]], Any]
+    brief: bool = False
+
+
+def over_seeds(shares: list[float]) -> tuple[float, float, float]:
+    """Percent: mean over the seeds, lowest, highest."""
+    percents = [100 * share for share in shares]
+    return statistics.mean(percents), min(percents), max(percents)
+
+
+def usable(system: str) -> Callable[[dict[str, Any]], Any]:
+    """Of lesson 01's rivals: percent of answers with the right fact and the right record."""
+
+    def read(record: dict[str, Any]) -> Any:
+        seeds = record["seeds"][lesson_01.SYSTEMS[system]]
+        pairs = zip(seeds["knowledge"], seeds["behaviour"])
+        return over_seeds([statistics.mean(a * b for a, b in zip(*pair)) for pair in pairs])
+
+    return read
+
+
+def field(run: str, what: str) -> Callable[[dict[str, Any]], Any]:
+    """Of runs named "RUN | SEED": percent of a score."""
+
+    def read(record: dict[str, Any]) -> Any:
+        return over_seeds([row["scores"][what][0] for name, row in record["runs"].items() if name.startswith(f"{run} |")])
+
+    return read
+
+
+def loss(run: str) -> Callable[[dict[str, Any]], Any]:
+    """Of runs named "RUN | SEED": validation loss, mean, lowest, highest."""
+
+    def read(record: dict[str, Any]) -> Any:
+        losses = [row["validation_loss"] for name, row in record["runs"].items() if name.startswith(f"{run} |")]
+        return statistics.mean(losses), min(losses), max(losses)
+
+    return read
+
+
+def preferred(method: str, measure: str) -> Callable[[dict[str, Any]], Any]:
+    """Of lesson 04's methods: percent of answers or pairs, over the seeds."""
+
+    def read(record: dict[str, Any]) -> Any:
+        return over_seeds([statistics.mean(run["methods"][method][measure]) for run in record["runs"]])
+
+    return read
+
+
+def hosted(model: str, what: str) -> Callable[[dict[str, Any]], Any]:
+    """Of lesson 06's recorded jobs: percent of answers, over the seeds."""
+    return lambda record: over_seeds([run["scores"][model][what][0] for run in record["runs"]])
+
+
+def repaired(rows: str) -> Callable[[dict[str, Any]], Any]:
+    """Of lesson 05's runs on rows with wrong labels: percent of right categories, over the seeds."""
+    what = "category"
+    return lambda record: over_seeds([run["scores"][what][0] for run in record["runs"][rows]])
+
+
+def prepared(rows: str) -> Callable[[dict[str, Any]], Any]:
+    """Of lesson 05's runs on kinds of rows: percent of answers with both fields right, over the seeds."""
+    what = "both"
+    return lambda record: over_seeds([run["test"][what][0] for run in record["runs"][rows]])
+
+
+def faster(record: dict[str, Any], rival: str = "TRL as installed") -> Any:
+    """How many times as long the rival takes: median of the rounds, lowest, highest."""
+    low, middle, high = record["table"][rival]["times_ours"]
+    return middle, low, high
+
+
+def figures() -> Iterator[Figure]:
+    """Everything that the release records, in the order of the table."""
+    for lesson in lessons.LESSONS.values():
+        name = lesson.name
+        yield Figure("lessons, Run all on a CPU", f"{name}, seconds", "notebook-times", _cpu(name, "seconds", 1), True)
+        yield Figure(
+            "lessons, Run all on a CPU", f"{name}, GB at the peak", "notebook-times", _cpu(name, "peak_mb", 1000), True
+        )
+    area = "`make test`"
+    yield Figure(area, "minutes, with installation", "make-test", lambda r: r["seconds"] / 60, True)
+    yield Figure(area, "tests passed", "make-test", lambda r: r["passed"])
+    area = "training beside TRL"
+    for kind in ("sft", "dpo"):
+        yield Figure(area, f"{kind.upper()}, TRL as installed, times ours", f"speed-{kind}", faster, True)
+        yield Figure(
+            area, f"{kind.upper()}, TRL at its best, times ours", f"speed-{kind}", lambda r: faster(r, "TRL at its best")
+        )
+        yield Figure(
+            area, f"{kind.upper()}, ours, % of the matrix products' peak", f"speed-{kind}",
+            lambda r: 100 * r["table"]["ours"]["share_of_peak"],
+        )  # fmt: skip
+        yield Figure(
+            area, f"{kind.upper()}, ours, memory added, MB", f"speed-{kind}", lambda r: r["table"]["ours"]["peak_mb"]
+        )
+    area = "estimating memory, % off"
+    for way in ("formula", "trace", "accelerate", "fitcheck-llm"):
+        yield Figure(
+            area, f"{way}, worst row", "estimates", lambda r, way=way: r["summary"]["all"][way]["worst"], way == "formula"
+        )
+    area = "preparing data"
+    yield Figure(area, "100,000 rows, seconds", "data-prep", lambda r: sum(r["sizes"]["100000"]["seconds"].values()), True)
+    yield Figure(area, "100,000 rows, GB at the peak", "data-prep", lambda r: r["sizes"]["100000"]["peak_mb"] / 1000)
+    area = "grading"
+    yield Figure(area, "whole courses a minute", "grading", lambda r: r["submissions a minute"]["all"], True)
+    yield Figure(area, "nbgrader's time, times ours", "grading", lambda r: r["nbgrader over ours"])
+    area = "serving, tokens a second"
+    for many in ("1", "4", "16"):
+        yield Figure(
+            area, f"{many} at once, ours", "serving",
+            lambda r, many=many: r["median_min_max"]["ours, adapter apart"][many]["tokens_per_second"][0], many == "16",
+        )  # fmt: skip
+    yield Figure(
+        area, "16 at once, transformers' continuous batching", "serving",
+        lambda r: r["median_min_max"]["transformers serve, continuous batching"]["16"]["tokens_per_second"][0],
+    )  # fmt: skip
+    yield Figure("power cuts", "services that kept all, of 20", "service-kills", lambda r: r["kept_all"])
+    yield Figure("power cuts", "training runs with the same bytes, of 4", "kills", lambda r: r["same_bytes"])
+    area = "lesson 01, usable answers, %"
+    for system in ("instructions and three examples", "retrieved examples", "RAG, asked for the record",
+                   "RAG, retrieved examples", "RAG, examples about other facts", "fine-tuned", "fine-tuned + RAG",
+                   lesson_01.UNSEEN):  # fmt: skip
+        yield Figure(area, system, "framework", usable(system))
+    area = "lesson 02"
+    yield Figure(
+        area, "540 examples, category right, %", "lora-seeds",
+        lambda r: over_seeds([run["scores"]["category: exact match"][0] for run in r["runs"]]),
+    )  # fmt: skip
+    for run in ("LoRA", "rank 1", "full, rate 0.0001"):
+        yield Figure(area, f"120 examples, validation loss, {run}", "lora-sweep", loss(run))
+    yield Figure("lesson 03", "120 examples, validation loss, QLoRA", "qlora-seeds", loss("QLoRA"))
+    area = "lesson 04, %"
+    for method in ("SFT on chosen", "DPO", "DPO + SFT"):
+        for measure in ("step first", "right step", "all rules"):
+            yield Figure(area, f"{method}: {measure}", "preferences", preferred(method, measure))
+    area = "lesson 05, %"
+    for rows in ("raw", "cleaned"):
+        yield Figure(area, f"both fields right, trained on rows {rows}", "data-quality", prepared(rows))
+    for rows in ("forty wrong | as they are", "forty wrong | first 60 suspects read"):
+        yield Figure(area, f"categories right, {rows}", "label-noise", repaired(rows))
+    area = "lesson 06, both fields right, %"
+    for model in ("base, told and 8 examples", "tuned, not told", "distilled from its answers"):
+        yield Figure(area, model, "hosted", hosted(model, "both"))
+
+
+def _cpu(name: str, what: str, divisor: float) -> Callable[[dict[str, Any]], Any]:
+    return lambda record: record[name]["cpu"][what] / divisor
+
+
+def newest(name: str, before: str = "9999") -> tuple[dict[str, Any], str] | None:
+    """The newest record of a benchmark, measured before a day; and that day."""
+    if name == "notebook-times":  # one file, in which each lesson has a day of its own
+        file = RECORDS / "notebook-times.json"
+        return (json.loads(file.read_text(encoding="utf-8")), "") if before == "9999" else None
+    dated = re.compile(rf"{re.escape(name)}-(\d{{4}}-\d\d-\d\d)\.json")
+    days = sorted(match[1] for match in map(dated.fullmatch, (f.name for f in RECORDS.iterdir())) if match)
+    days = [day for day in days if day < before]
+    return (json.loads((RECORDS / f"{name}-{days[-1]}.json").read_text(encoding="utf-8")), days[-1]) if days else None
+
+
+def gather() -> dict[str, Any]:
+    """All figures with their days and machines; those whose record is older or missing have None."""
+    rows = []
+    for figure in figures():
+        found = newest(figure.record)
+        row: dict[str, Any] = {"area": figure.area, "figure": figure.name, "brief": figure.brief, "record": figure.record}
+        try:
+            assert found is not None
+            record, day = found
+            if not day:
+                own = record[figure.name.split(",")[0]]["cpu"]
+                day, machine = own["date"], own["machine"]
+            else:
+                machine = f"{record['machine']}, {record['dtype']}"
+            value = figure.read(record)
+            row |= {"value": list(value) if isinstance(value, tuple) else value, "date": day, "machine": machine}
+        except (AssertionError, KeyError, IndexError):
+            row |= {"value": None}
+        if found is not None and found[1] and (older := newest(figure.record, found[1])) is not None:
+            try:
+                value = figure.read(older[0])
+                row["before"] = {"value": list(value) if isinstance(value, tuple) else value, "date": older[1]}
+            except (KeyError, IndexError):  # an older record of another form
+                pass
+        rows.append(row)
+    return {"figures": rows}
+
+
+def written(value: Any) -> str:
+    """A number as the table has it: three digits, and lowest to highest in brackets."""
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        middle, low, high = map(written, value)
+        return f"{middle} ({low} to {high})" if low != high else middle
+    if isinstance(value, str):
+        return value
+    number = float(value)
+    digits = 0 if abs(number) >= 100 or number == int(number) else 1 if abs(number) >= 10 else 2
+    return f"{number:,.{digits}f}"
+
+
+def release_records() -> list[Path]:
+    """Release records, oldest first."""
+    return sorted(RECORDS.glob("release-*.json"))
+
+
+def table() -> str:
+    """The newest release record beside the one before, or where that has no such figure, beside the benchmark's own."""
+    *older, last = [json.loads(file.read_text(encoding="utf-8")) for file in release_records()]
+    known = {(row["area"], row["figure"]): row for row in (older[-1]["figures"] if older else ())}
+    lines = ["| figure | now | measured | before | measured |", "| --- | --- | --- | --- | --- |"]
+    area = ""
+    for row in last["figures"]:
+        if row["area"] != area:
+            area = row["area"]
+            lines.append(f"| **{area}** | | | | |")
+        before = known.get((row["area"], row["figure"]), row.get("before") or {})
+        now = (written(row["value"]), row.get("date", ""))
+        then = (written(before.get("value")), before.get("date", ""))
+        lines.append(f"| {row['figure']} | {' | '.join(now)} | {' | '.join(then)} |")
+    return "\n".join(lines)
+
+
+def readme_table() -> str:
+    """What README.md shows, between its two marks."""
+    record = json.loads(release_records()[-1].read_text(encoding="utf-8"))
+    rows = [row for row in record["figures"] if row["brief"] and row["value"] is not None]
+    lines = ["| | | measured |", "| --- | --- | --- |"]
+    lines += [
+        f"| {row['area']}: {row['figure']} | {written(row['value'])} | {row['date']}, {row['machine']} |" for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def write_readme() -> None:
+    """Put the newest figures into README.md."""
+    text = README.read_text(encoding="utf-8")
+    start, rest = text.split(BEGIN)
+    README.write_text(f"{start}{BEGIN}\n{readme_table()}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+def make_test() -> None:
+    """Run `make test` and record its wall time and what passed; fails if a test does."""
+    started = time.perf_counter()
+    run = subprocess.run(["make", "test"], cwd=README.parent, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    print(run.stdout[-3000:], run.stderr[-3000:], sep="\n")
+    run.check_returncode()
+    passed = sum(int(number) for number in re.findall(r"(\d+) passed", run.stdout))
+    write_results("make-test", {"seconds": seconds, "passed": passed})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=["make-test"])
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--readme", action="store_true")
+    chosen = parser.parse_args()
+    if chosen.what:
+        make_test()
+    elif chosen.table:
+        print(table())
+    elif chosen.readme:
+        write_readme()
+    else:
+        write_results("release", gather())
