@@ -328,7 +328,7 @@ def _next_step(approach: str, answers: dict[str, Any]) -> str:
         "prompt": "keep the measured set, improve the prompt, and measure again when messages or volume change",
         "rag": "build the index, and measure recall@k before you look at any answer",
         "fine-tune": "race two ways on held-out messages: the most similar examples in the prompt, which takes an hour, and "
-        "a LoRA trained on them; keep the prompt if it gets as far, also for messages unlike any example",
+        "an adapter (lesson 02) trained on them; keep the prompt if it gets as far, also for messages unlike any example",
         "rag + fine-tune": "build retrieval first, of passages and of similar past answers, and measure; then train on "
         "examples that carry passages: it must learn to read",
     }[approach]

@@ -693,6 +693,43 @@ def twins() -> figures.Figure:
     )
 
 
+def alignment_roads() -> figures.Figure:
+    """Four ways to a policy that people prefer: what each learns from, what judges, what holds it near its start."""
+    data, trained, judge = FROZEN, METHOD_COLOURS["QLoRA"], METHOD_COLOURS["full fine-tuning"]
+    left, between, right = float(MARGIN), 196.0, 372.0
+    roads = [
+        ("RLHF with PPO: three stages", "pairs", "reward model,\ntrained first", "policy: each\nanswer scored",
+         "Starts as the SFT model. A KL penalty holds it near that."),
+        ("DPO: the pairs train the policy", "pairs", "", "policy: gains\nare set apart",
+         "Starts as the SFT model, which is the reference too."),
+        ("ORPO: one stage from the base model", "pairs", "", "policy: imitates\nand prefers",
+         "No SFT before it and no reference."),
+        ("GRPO: no pairs, a check", "messages", "a check scores\nsome answers", "policy: those\nabove the mean",
+         "Answers of one message are compared with each other."),
+    ]  # fmt: skip
+    top, high, pitch = 66.0, 56.0, 136.0
+    board = _Board(top + pitch * len(roads) + 6, "From preferences or checks to a policy")
+    for number, (title, source, middle, policy, note) in enumerate(roads):
+        y = top + pitch * number
+        board.text(left, y, title, ha="left", va="top", weight="bold")
+        y += 26
+        board.box(left, y, 110, high, data, 0.12, ls="--")
+        board.text(left + 55, y + high / 2, source)
+        if middle:
+            board.arrow((left + 112, y + high / 2), (between - 2, y + high / 2))
+            board.box(between, y, 134, high, judge, 0.18)
+            board.text(between + 67, y + high / 2, middle)
+        start = between + 136 if middle else left + 112
+        board.arrow((start, y + high / 2), (right - 2, y + high / 2))
+        board.box(right, y, WIDTH - MARGIN - right, high, trained, 0.25)
+        board.text((right + WIDTH - MARGIN) / 2, y + high / 2, policy)
+        board.text(left, y + high + 5, note, ha="left", va="top")
+    return board.figure(
+        """Four ways to a policy: in RLHF pairs train a reward model, which scores the policy's answers; in DPO and ORPO the
+        pairs train the policy itself. In GRPO a program checks a group of answers to each message."""
+    )
+
+
 def grpo_group(rewards: Sequence[float] = (1.0, 0.3, 0.3, 0.8)) -> figures.Figure:
     """One prompt, a group of answers, their rewards, and who is made more or less likely.
 

@@ -42,7 +42,6 @@ FIGURES = {
     "lines": lambda: figures.lines({"a": ([1, 2, 4], [3, 2, 1])}, "t", "x", "y", log_x=True),
     "points": lambda: figures.points({"a": ([1, 2, 4], [3, 2, 1])}, "t", "x", "y", log_x=True),
     "bars": lambda: figures.bars({"a": 1.5, "b": 2.5}, "t", "GB", limits={"T4": 15}),
-    "three roads": figures.alignment_diagram,
 }
 
 

@@ -32,6 +32,7 @@ DRAWINGS = {
     "causes of an error": drawings.error_chain,
     "a hosted job": drawings.hosted_job,
     "twins": drawings.twins,
+    "four roads": drawings.alignment_roads,
     "a group in GRPO": drawings.grpo_group,
     "a group in GRPO, one right": lambda: drawings.grpo_group((0.0, 0.0, 1.0, 0.0)),
     "a rollout in PPO": drawings.ppo_rollout,

@@ -92,7 +92,7 @@ def grade(
 
     Args:
         assignment: "02", "02_lora", several of these separated by commas, or "all".
-        inbox: folder in which each file or folder belongs to one learner.
+        inbox: folder in which each file or folder belongs to one learner, or what Canvas or Moodle let one download.
         out: folder for the results.
         jobs: number of submissions that are graded at the same time; with a scheduler its workers decide.
         allow_unsandboxed: if this machine has no sandbox, grade without one instead of refusing.

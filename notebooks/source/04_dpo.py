@@ -702,7 +702,7 @@ show.folded("All methods, all measures, and the second judge", lesson.methods_ta
 # method of section 8, had no pairs: in this record it got the rules themselves as its reward, so its row is marked by what it was
 # trained on. Each method had one learning rate, and another one would have moved its row.
 #
-# <details><summary><b>If you like: ORPO's odds, by hand, for the next exercise</b></summary>
+# <details><summary><b>For the next exercise: ORPO's odds, by hand</b></summary>
 #
 # The odds of a probability $p$ are $p/(1-p)$. Suppose that the chosen reply's two tokens have the
 # probabilities 0.9 and 0.4. Their geometric mean is $\sqrt{0.36} = 0.6$, so the odds are 1.5. Let the rejected reply's have 0.5 and
@@ -1049,9 +1049,7 @@ lesson.collapse_table(untrained, after, is_valid, right)
 # 2022). DPO doesn't need that model.
 
 # %%
-from course_utils import figures
-
-figures.alignment_diagram()
+drawings.alignment_roads()
 
 # %% [markdown]
 # **The reward model** is a language model whose output layer has a single number: the score of the reply before it. It
@@ -1082,9 +1080,10 @@ evidence.card("A5")
 # Near is not the same as good, and the card says only that the penalty keeps the policy near. Without it a policy drifts to
 # whatever the reward model overrates, which is called reward hacking. You have seen its smallest form in section 8.
 #
-# <details><summary><b>If you like: PPO's advantages, by hand, for the next exercise</b></summary>
+# <details><summary><b>For the next exercise: PPO's advantages, by hand</b></summary>
 #
-# The one-step error at token $t$ is $\delta_t = r_t + \gamma V_{t+1} - V_t$: what came, plus what is still
+# Let $V_t$ be the value model's guess before token $t$, and $r_t$ the reward that comes with the token. The one-step error is $\delta_t = r_t + \gamma V_{t+1} - V_t$:
+# what came, plus what is still
 # expected, less what had been expected. The advantage also includes later errors, discounted: $A_t = \delta_t + \gamma\lambda A_{t+1}$. Here
 # $\gamma$ discounts what comes later (usually 1 for text) and $\lambda$ says how far a surprise is passed back (often 0.95). In the
 # picture the last token has 1.48 + 0 − 1.3 = 0.18, and the one before it −0.01 + 1.3 − 1.2 + 0.95 · 0.18 = 0.26. After the last token

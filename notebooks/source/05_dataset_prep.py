@@ -1193,7 +1193,8 @@ data, reports = main("mine.csv")
 show.table({step: {"report": report} for step, report in reports.items()}, "A healthy run", "step")
 
 # %% [markdown]
-# So this is what healthy reports look like: a few unusable rows whose reason you can see, copies in a number that the desk's people
+# (If many of your rows are made from templates, they have kin on both sides of the split, and a good score there is worth less; section 5
+# counts them.) So this is what healthy reports look like: a few unusable rows whose reason you can see, copies in a number that the desk's people
 # can explain, personal data in about as many messages as you found by reading, about one row in ten on each side, and a classifier
 # that agrees with far more of the labels than guessing does. And why were rows left out?
 

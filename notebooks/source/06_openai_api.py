@@ -948,7 +948,7 @@ show.folded("How the calls differ, host by host", lesson_06.differences_table(HO
 # | no validation file | a training loss that always falls (section 4) |
 # | the last checkpoint, unseen | a validation loss well above its lowest (section 4) |
 # | reading `processed` as "valid" | a failed job an hour later (section 5) |
-# | another system message than in training | answers as from the untuned model, now and then (lesson 02 tries it) |
+# | another system message than in training | perhaps some points fewer; 25 messages in lesson 02 could not show it |
 # | comparing a DPO loss with a supervised one | a gap that means nothing: the units differ (section 6) |
 # | large steps on pairs that all punish one word | the model stops saying it, under a loss that looks fine (section 6) |
 # | a reward for the form | one constant, valid record (lesson 04) |
