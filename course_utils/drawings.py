@@ -531,7 +531,7 @@ def decision_tree(good_enough: float = 0.85, enough_examples: int = 100) -> figu
         ),
         ("Sort twenty wrong answers.\nWhat is missing?", "only\nfacts", "look it up:\nRAG", "RAG", "behaviour, or both"),
         (
-            f"{enough_examples} good examples, and a\ntarget that stays the same?", "no", "prompt, and\ncollect",
+            f"{enough_examples} good examples, and a\ntarget that stays the same?", "no", "prompt, and\ncollect**",
             "prompting", "yes",
         ),
     ]  # fmt: skip

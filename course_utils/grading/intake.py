@@ -27,7 +27,7 @@ MOST_NAMES = 3  # files named in one reason
 # part themselves, so that files with the same one are one learner's. Canvas: NAME_ID_NUMBER_filename, NAME_LATE_ID_... where
 # the learner was late; a file may have two numbers of its own behind Moodle's, so that Moodle's form is tried first.
 MOODLE = re.compile(r"(?P<name>.+?)_(?P<number>\d+)_assignsubmission_(?:file|onlinetext)(?:_.*)?", re.DOTALL | re.ASCII)
-CANVAS = re.compile(r"(?P<name>.+?)(?:_LATE)?_(?P<number>\d+)_\d+_.+", re.DOTALL | re.ASCII)
+CANVAS = re.compile(r"(?P<name>.+?)(?:_LATE)?_(?P<number>\d+)_(?P<file>\d+)_.+", re.DOTALL | re.ASCII)
 ACCENTS = re.compile("[\u0300-\u036f]")  # no other script's marks: there they are vowels, and make other names
 
 
@@ -100,8 +100,9 @@ def submissions(inbox: Path) -> list[Submission]:
             )
     except OSError as error:
         raise CourseError(f"cannot read the inbox {inbox}: {error.strerror}; name a folder with the submissions") from error
-    groups = _by_learner(entries)
-    names = [_name_of(group) for group in groups]
+    from_canvas = _is_canvas_download(entries)
+    groups = _by_learner(entries, from_canvas)
+    names = [_name_of(group, from_canvas) for group in groups]
     count = Counter(map(folded, names))
     taken_names = {name for name, number in count.items() if number == 1}  # a numbered name must not equal one
     submitted = []
@@ -117,15 +118,25 @@ def submissions(inbox: Path) -> list[Submission]:
             together = [shown(entry.name) for entry in group[:MOST_NAMES]] + ["…"] * (len(group) > MOST_NAMES)
             notes += (f"{len(group)} files of one learner, as their names say: {', '.join(together)}",)
         path, *more = (Path(entry.path) for entry in group)
-        submitted.append(Submission(name, cleaned, path, notes, clash, tuple(more), _sender(group[0])[1]))
+        submitted.append(Submission(name, cleaned, path, notes, clash, tuple(more), _sender(group[0], from_canvas)[1]))
     return submitted
 
 
-def _by_learner(entries: list[os.DirEntry[str]]) -> list[list[os.DirEntry[str]]]:
+def _is_canvas_download(entries: list[os.DirEntry[str]]) -> bool:
+    """Whether Canvas named most of what is here: each of its files has a number of its own, which no two share.
+
+    Otherwise `hw_2026_11_anna.ipynb` and `hw_2026_11_bob.ipynb`, named by an instructor, would be one learner's.
+    """
+    matches = [CANVAS.fullmatch(entry.name) for entry in entries if not MOODLE.fullmatch(entry.name)]
+    numbers = [match["file"] for match in matches if match]
+    return 2 * len(numbers) >= max(1, len(matches)) and len(set(numbers)) == len(numbers)
+
+
+def _by_learner(entries: list[os.DirEntry[str]], from_canvas: bool) -> list[list[os.DirEntry[str]]]:
     """What is one learner's by the names that Canvas or Moodle gave; everything else is a submission of its own."""
     together: dict[object, list[os.DirEntry[str]]] = {}
     for entry in entries:
-        sender, _ = _sender(entry)
+        sender, _ = _sender(entry, from_canvas)
         together.setdefault(sender or entry.name, []).append(entry)
     groups = []
     for group in together.values():
@@ -135,17 +146,17 @@ def _by_learner(entries: list[os.DirEntry[str]]) -> list[list[os.DirEntry[str]]]
     return groups
 
 
-def _sender(entry: os.DirEntry[str]) -> tuple[tuple[str, str, str] | None, str]:
+def _sender(entry: os.DirEntry[str], from_canvas: bool) -> tuple[tuple[str, str, str] | None, str]:
     """(platform, name and number of whoever sent it, if its name tells; the number if it is Canvas's, or "")."""
     if found := MOODLE.fullmatch(entry.name):
         return ("Moodle", clean_name(found["name"]), found["number"]), ""
-    if found := CANVAS.fullmatch(entry.name):
+    if from_canvas and (found := CANVAS.fullmatch(entry.name)):
         return ("Canvas", clean_name(found["name"]), found["number"]), found["number"]
     return None, ""
 
 
-def _name_of(group: list[os.DirEntry[str]]) -> str:
-    sender, _ = _sender(group[0])
+def _name_of(group: list[os.DirEntry[str]], from_canvas: bool) -> str:
+    sender, _ = _sender(group[0], from_canvas)
     if sender and len(group) > 1:
         return clean_name("_".join(sender[1:]))
     return clean_name(group[0].name if is_folder(group[0]) else Path(group[0].name).stem)

@@ -313,7 +313,7 @@ show.answers(
 )
 
 # %% [markdown]
-# For this small model, examples fix the *form*, where instructions alone do not. Fixed examples improve neither the judgement nor
+# For this small model, examples bring the *form* into half of the answers, where instructions alone bring it into none. Fixed examples improve neither the judgement nor
 # the facts. Retrieved examples can bring all three, because an answered message about the same thing holds topic, product
 # *and* fact. So a file of good past answers is a small knowledge base. Note its limit: it knows only what somebody has asked
 # before. In our file every fact has been asked for in other words, which is the best case for it; the table in section 7 says
@@ -664,8 +664,8 @@ lesson_01.published()
 
 # %% [markdown]
 # Does the direction agree? In the first row only once our model has been trained to read: untrained, it reads so badly that facts learned by heart
-# overtake RAG. The second row cannot disagree with a shop that no model knows. The third agrees: what was trained in is hard to replace. The row
-# on models trained to read is the direction of this section. In the last row do not expect much of ours, since so small a model was never meant to read thousands of
+# overtake RAG. The second row cannot disagree with a shop that no model knows. The third, on models trained to read, is the direction of this section. The fourth agrees:
+# what was trained in is hard to replace. (Its share is the mean of three runs; that in the table of passes came from one.) In the last row do not expect much of ours, since so small a model was never meant to read thousands of
 # tokens. Where the table says "not tested here", trust the source as far as you trust its author: one of them sells fine-tuning.
 #
 # Do you have a large model of your own? Set `COURSE_FRONTIER` to its name, `OPENAI_API_KEY` and, if it is not OpenAI's,

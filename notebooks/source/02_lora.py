@@ -605,9 +605,8 @@ evidence.card("L1")
 evidence.lesson_02.setting_curve("rank")
 
 # %% [markdown]
-# Sixty-four times the parameters buy nothing here; rank 1 is, if anything, better. Alpha stays at 32, so that the factor
-# $\alpha/r$ is 64 times as large at rank 1, but there are 64 times fewer directions to add up: early updates have about the
-# same size at every rank, which is why LoRA divides by $r$. What the figure shows is that at this length of training the rank is not the bottleneck. A rank that is too small shows only when there is more to learn than it can hold.
+# Sixty-four times the parameters buy nothing here; rank 1 is, if anything, better. Alpha stays at 32, so at a higher rank there are more directions to add up, and the factor $\alpha/r$ counts each of them less.
+# That is why LoRA divides by $r$: early updates have about the same size at every rank. What the figure shows is that at this length of training the rank is not the bottleneck. A rank that is too small shows only when there is more to learn than it can hold.
 
 # %%
 evidence.card("L8")
@@ -621,7 +620,7 @@ evidence.lesson_02.setting_curve("alpha")
 
 # %% [markdown]
 # In these short runs more alpha means faster learning. It is not free: at alpha 128 more of what the model knew before is lost
-# (the table below has its loss on everyday prose). Alpha and the learning rate overlap, so fix one and tune the
+# (its loss on everyday prose is 4.39, against 3.99 at alpha 32). Alpha and the learning rate overlap, so fix one and tune the
 # other. The custom is to leave alpha at 32 or at twice the rank.
 #
 # **Learning rate.** {{term:full fine-tuning|Full fine-tuning}} of large models uses about 0.00002. Where is the best rate for

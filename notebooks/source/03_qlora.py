@@ -315,7 +315,7 @@ lesson.by_hand(eight, nf4_values())
 
 # %% [markdown]
 # Follow the first row: 0.30 / 1.20 = 0.25; the nearest value is 0.246, which has the number 10; and 0.246 · 1.20 = 0.295.
-# The weight −1.20 comes back exactly, because it is the scale itself, and so does zero. NF4's gaps widen outward, so small weights are off by little and larger ones by more.
+# The weight −1.20 comes back exactly, because it is the scale itself, and so does zero. NF4's gaps widen outward, so a small weight can only be off by little, and a larger one by more.
 #
 # From now on the layer computes with the restored numbers, and nearly every one of them is a little wrong. Does the model
 # survive that? No table of weights can say. Sections 6 and 7 measure it.
@@ -541,7 +541,7 @@ lesson.compare_with_peft(FourBitLoRA, matrix)
 # %% [markdown]
 # ## 6 · What do four bits cost before any training?
 #
-# Quantize a model and use it as it is: how much worse does it predict text, and is it slower? This is also the question if
+# Quantize a model and use it as it is: how much worse does it predict text? This is also the question if
 # you only want to *run* a model on a small card. Besides 4 bits there is an 8-bit format, `load_in_8bit=True`. We load the
 # same model in four formats, one after the other, and let each predict a few passages of everyday prose.
 

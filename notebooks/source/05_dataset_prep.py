@@ -607,7 +607,8 @@ chat = [{key: m[key] for key in ("role", "content")} for m in prepared.rows[0]["
 show.conversation(tokenizer, *token_labels(chat))
 
 # %% [markdown]
-# One row is in order: coloured is what the model learns, the answer and the marker that ends it, and nothing else. Now look at ten
+# One row is in order: coloured is what the model learns, the answer and the marker that ends it, and nothing else (lesson 02 also took the line break behind the marker; it
+# hardly matters). Now look at ten
 # rows, as a trainer would cut them with `max_length=160`. What will the model learn from them?
 
 # %%
@@ -617,7 +618,7 @@ guess
 # %%
 ten = lesson_05.ten_rows(prepared.rows, tokenizer)
 bad = lesson_05.row_without_end(ten, tokenizer, max_length=160)
-guess.reveal(1, "rows", source=f"row {bad}")
+guess.reveal(1, "row", source=f"number {bad}")
 
 # %%
 lesson_05.masks(ten, tokenizer, max_length=160)

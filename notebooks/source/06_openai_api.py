@@ -435,8 +435,8 @@ lesson_06.epochs_table(greedy_events)
 # %% [markdown]
 # Read the table from top to bottom. (The training loss is the mean over an epoch's steps, the validation loss is measured at its end.
 # The unit is the {{term:nat}}, with the natural logarithm.) The training loss goes toward zero: the twelve answers are almost learned
-# by heart. The validation loss stops falling before the job ends, while you go on paying. (If both losses jump up early, that is not overfitting: the steps
-# are large, and one of them went wrong.) Whether the validation loss really rises at the end, sixteen messages cannot
+# by heart. The validation loss stops falling before the job ends, while you go on paying. (Where the figure shows both lines jumping up in an early epoch, a large step went
+# wrong. That is no overfitting: the training line jumps too.) Whether the validation loss really rises at the end, sixteen messages cannot
 # say: a single epoch up or down may be chance, and the API gives you no interval. So here is a recorded job with ten epochs and 40
 # validation messages:
 
@@ -714,7 +714,7 @@ for operation in ("eq", "equals"):
 lesson_06.training_table(rows, 3)
 
 # %% [markdown]
-# Fifty rows cost a few cents. (Five thousand rows of 500 tokens, three epochs, at the highest of these prices would be 188
+# Fifty rows cost cents. (Five thousand rows of 500 tokens, three epochs, at the highest of these prices would be 188
 # dollars, still a small part of what
 # a person costs who collects them.) The first number is the host's price, the second what this file costs with three epochs. (Tinker is a
 # host of open models with calls of its own.) Tokens are the host's, so count with its

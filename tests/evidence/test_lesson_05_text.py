@@ -351,7 +351,7 @@ SENTENCES = {
     "TRL keeps 1,024 tokens unless you say otherwise": lambda: trl_defaults()["max_length"] == 1024,
     "It cuts at the end, and the end is the answer": lambda: trl_defaults()["truncation_mode"] == "keep_start",
     "That is far more than our longest row has": lambda: 4 * max(tokens()) < 1024,
-    'guess.reveal(1, "rows"': lambda: [row["and ends with"] for row in cut_rows()].count("<|im_end|>") == 9,
+    'guess.reveal(1, "row"': lambda: [row["and ends with"] for row in cut_rows()].count("<|im_end|>") == 9,
     "This customer's message alone is longer than the limit. No token of the answer is left": lambda: (
         [(row["tokens read"], row["tokens learned"]) for row in cut_rows() if not row["tokens learned"]] == [(160, 0)]
     ),

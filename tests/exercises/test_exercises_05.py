@@ -17,7 +17,11 @@ def test_they_are_numbered_in_the_order_of_the_page():
     from course_utils.lessons import source_file
 
     text = source_file("05_dataset_prep").read_text(encoding="utf-8")
-    assert re.findall(r"^# EXERCISE: (\S+)", text, re.M) == list(EXERCISES) == [f"data-{n}" for n in range(1, len(EXERCISES) + 1)]
+    assert (
+        re.findall(r"^# EXERCISE: (\S+)", text, re.M)
+        == list(EXERCISES)
+        == [f"data-{n}" for n in range(1, len(EXERCISES) + 1)]
+    )
 
 
 @pytest.mark.parametrize("id", EXERCISES)
