@@ -848,7 +848,7 @@ lesson.pair_card(own[0])
 # two steps: what you keep is the loop. A message whose four answers are equally good gives no pair, since where there is no difference,
 # there is nothing to learn. And read the chosen reply once more: the best of four poor answers is a poor one. In practice one repeats
 # this: sample, rank, train, and sample again from the new model. (With TRL: give the second round folders of its own. Merge `dpo-adapter` into `round-2-start`, as step 1 of the program merges the first one, write the new pairs
-# into a second file, keep the held-out groups of the first, and save what it trains under another name.) Studies that compared found such online rounds better than one fixed file of pairs (Xu et al., 2024; Tang et al., 2024).
+# into a second file, keep the same groups aside as in the first, and save what it trains under another name.) Studies that compared found such online rounds better than one fixed file of pairs (Xu et al., 2024; Tang et al., 2024).
 #
 # With this you can do DPO at work. Do the exercise, read section 7 on what goes wrong, and go to the end if you are in a hurry: sections 8
 # and 9 are about relatives of DPO that learn from a score, and you can come back for them.

@@ -871,8 +871,8 @@ same = sum(a.strip() == b.strip() for a, b in zip(answers, theirs))
 print("the same to the letter:", same, "of 8")
 
 # %%
-kept = [i for i, text in enumerate(theirs) if count_right([text], wanted[i : i + 1]).get("category")]
-best = kept[0] if kept else 0                              # one with the right category, if any
+right = [count_right([text], [record]).get("category", 0) for text, record in zip(theirs, wanted)]
+best = right.index(max(right))                             # one with the right category, if any
 show.answers([prompts[best][-1]["content"]],
              {"the host": theirs[best : best + 1], "your machine": answers[best : best + 1]},
              wanted[best : best + 1])

@@ -216,6 +216,8 @@ def test_the_program_for_work_runs_as_it_stands(tokenizer, tmp_path, monkeypatch
     with open("blind.csv", encoding="utf-8") as file:
         sheet = list(csv.DictReader(file))
     whose = json.loads(Path("whose.json").read_text())
+    groups, whose = zip(*whose)
+    assert len(set(groups)) < len(groups) and set(groups) == space["held_out"]  # several answers of a group
     assert [row[letter] for row, letter in zip(sheet, whose, strict=True)] == space["by_dpo"]
     assert [row["ab".replace(letter, "")] for row, letter in zip(sheet, whose)] == space["by_control"]
     for marks, wins in ((whose, "DPO wins 100%"), (["="] * len(whose), "DPO wins 50% (95 % interval 50% to 50%)")):
@@ -225,6 +227,14 @@ def test_the_program_for_work_runs_as_it_stands(tokenizer, tmp_path, monkeypatch
             writer.writerows(row | {"better": mark} for row, mark in zip(sheet, marks))
         exec(counting, {})
         assert wins in capsys.readouterr().out
+    with open("blind.csv", "w", newline="", encoding="utf-8") as file:  # a blank and a typing error are no verdicts
+        writer = csv.DictWriter(file, list(sheet[0]))
+        writer.writeheader()
+        marks = ["", "c", *(mark.upper() for mark in whose[2:])]
+        writer.writerows(row | {"better": mark} for row, mark in zip(sheet, marks))
+    exec(counting, {})
+    printed = capsys.readouterr().out
+    assert printed.count("not marked, so not counted") == 2 and "DPO wins 100%" in printed
 
 
 def keeping(losses, save_model):
@@ -341,7 +351,7 @@ SENTENCES = {
     "DPO is hardly ahead of it, and with the SFT term it is a little further": lambda: (
         0.7 < share("DPO", "right") < 0.8 <= share(lesson_04.WITH_SFT, "right") < 0.9
     ),
-    "the model has gone less than half as far, and in the mean more answers name the order": lambda: all(
+    "the step still comes first, and in the mean more answers name the order": lambda: all(
         share(name, "step first") > 0.9
         and share("DPO", ORDER) < share(name, ORDER)
         and share(name, "kl") < 0.5 * share("DPO", "kl")

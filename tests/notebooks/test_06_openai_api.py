@@ -141,7 +141,7 @@ SENTENCES = {
         [round(p.cached_input / p.input, 2) for p in (LUNA, lesson_06.UNTUNED)] == [0.1, 0.25]
     ),
     "We take fifty short messages": lambda: "lesson_06.short_rows(task.train, 50)" in SOURCE,
-    "Cents, for fifty rows": lambda: max(
+    "Fifty rows cost cents": lambda: max(
         costs.training_cost(round(sum(map(lesson_06.row_tokens, lesson_06.short_rows(task().train, 50)))), 3, name)
         for name in costs.PRICES
     ) < 0.25,
@@ -170,7 +170,7 @@ SENTENCES = {
     "its sixty pairs all punish one and the same record": lambda: len(
         {row["non_preferred_output"][0]["content"] for row in lesson_06.pairs(task().train, 60)}
     ) == 1,
-    "Five thousand rows of 500 tokens, three epochs, at the dearest of these prices would be 188 dollars": lambda: (
+    "Five thousand rows of 500 tokens, three epochs, at the highest of these prices would be 188 dollars": lambda: (
         round(5000 * 500 * 3 * max(price.training or 0 for price in costs.PRICES.values()) / 1e6) == 188
     ),
     "After each of the first three jobs the model is much worse": lambda: both_right(lesson_06.TUNED) - 0.2 > max(
