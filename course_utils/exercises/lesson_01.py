@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from functools import lru_cache
 
 from course_utils.exercises.definitions import Challenge, Exercise, Mistake
@@ -415,12 +414,10 @@ def sort_errors(rows):
         answers. An answer that is the expected record as JSON is right and counts nowhere.
         Of the others, the first that applies: no passage was shown (knowledge); the needed
         one is not among those shown (retrieval); the answer is not JSON, but contains the
-        text of expected["answer"] as whole words, in capitals or not ("6 days" is not in
-        "16 days") (format); anything else (behaviour).
+        text of expected["answer"], in capitals or not (format); anything else (behaviour).
     """
     ### BEGIN SOLUTION
     import json
-    import re
 
     causes = {"knowledge": 0, "retrieval": 0, "behaviour": 0, "format": 0}
     for given in rows:
@@ -434,7 +431,7 @@ def sort_errors(rows):
             causes["knowledge"] += 1
         elif given["needed"] not in given["shown"]:
             causes["retrieval"] += 1
-        elif written is None and re.search(rf"\b{re.escape(given['expected']['answer'])}\b", given["answer"], re.IGNORECASE):
+        elif written is None and given["expected"]["answer"].lower() in given["answer"].lower():
             causes["format"] += 1
         else:
             causes["behaviour"] += 1
@@ -456,7 +453,6 @@ def _error_cases(random):
             "wrong label",
             "prose",
             "capitals",
-            "inside",
             "right, nothing shown",
         )
         for kind in kinds:
@@ -477,18 +473,12 @@ def _error_cases(random):
                     answer = f"It takes {fact}, as a rule."
                 elif kind == "capitals":
                     answer = f"It takes {fact.lower()}."
-                elif kind == "inside":
-                    answer = f"It takes {int(random.integers(1, 10))}{fact}, as a rule."
                 elif kind == "retrieval":
                     answer = f"Every {fact}."
                 answer_rows.append({"answer": answer, "expected": expected, "shown": shown, "needed": needed})
         return [answer_rows[i] for i in random.permutation(len(answer_rows))]
 
     return [(rows(),) for _ in range(3)]
-
-
-def _has_words(words, text, flags=re.IGNORECASE):
-    return re.search(rf"\b{re.escape(words)}\b", text, flags) is not None
 
 
 def _sorted(right=None, retrieval=None, form=None, first=()):
@@ -504,7 +494,9 @@ def _sorted(right=None, retrieval=None, form=None, first=()):
                 written = None
             if (right or (lambda w, r: w == r["expected"]))(written, row):
                 continue
-            is_form = (form or (lambda w, r: w is None and _has_words(r["expected"]["answer"], r["answer"])))(written, row)
+            is_form = (form or (lambda w, r: w is None and r["expected"]["answer"].lower() in r["answer"].lower()))(
+                written, row
+            )
             if "format" in first and written is None:
                 causes["format"] += 1
             elif not row["shown"] and "no knowledge" not in first:
@@ -523,10 +515,7 @@ _format_first = _sorted(first=("format",))
 _first_passage_only = _sorted(retrieval=lambda row: row["needed"] != row["shown"][0])
 _nothing_shown_is_retrieval = _sorted(first=("no knowledge",))
 _prose_is_behaviour = _sorted(form=lambda written, row: False)
-_capitals_count = _sorted(form=lambda w, row: w is None and _has_words(row["expected"]["answer"], row["answer"], 0))
-_parts_of_numbers_count = _sorted(
-    form=lambda w, row: w is None and row["expected"]["answer"].lower() in row["answer"].lower()
-)
+_capitals_count = _sorted(form=lambda written, row: written is None and row["expected"]["answer"] in row["answer"])
 
 
 # The pilot of an invented company, for the challenge: shares of right answers, measured on its own messages.
@@ -805,7 +794,6 @@ Find the cheapest plan that meets the target. Full marks within 5 % of the best 
             Mistake(_nothing_shown_is_retrieval, "Where nothing was shown nothing was searched: that is knowledge, not retrieval."),
             Mistake(_prose_is_behaviour, "A sentence with the right fact has the right content in the wrong form: format, not behaviour."),
             Mistake(_capitals_count, "Capitals do not matter when you look for the fact in a sentence; lower both."),
-            Mistake(_parts_of_numbers_count, "A fact counts only as whole words: 6 days is not in 16 days. `in` finds it there too; `re.search` with \\b on both sides does not."),
         ),
         hint="Parse first (None if the answer is not JSON). Then skip the right ones and ask the questions in the order of the picture.",
         tolerance=1e-9,

@@ -742,7 +742,11 @@ def _run_labels(value: Any) -> float:
     return wrong / total
 
 
-WORDLESS = "Nearly there. Some of your rows have a message without a single word, such as “???”; and here a near-copy is worth keeping: section 3 drops copies so that none counts double or leaks, but its other words are words to learn from."
+WORDLESS = "Nearly there. Some of your rows have a message without a single word, such as “???”."
+LEFT_OUT = (
+    "Nearly there. You leave out rows that are worth learning from. A near-copy is, here: section 3 drops copies so that none "
+    "counts double or leaks, but its other words teach too. So is a message of one or two words."
+)
 SHARED = "Hundreds of rows share one answer: count how often each occurs. A form that nobody filled in is not a label."
 FOREIGN = "Some answers belong to another message: look at order numbers that the customer never wrote."
 THROWN_AWAY = "You train on very few rows. A rule that drops good rows costs more than the dirt that it finds."
@@ -756,7 +760,9 @@ def _advise_labels(value: Any, result: float) -> str:
         return SHARED
     if len(value) < 500:
         return THROWN_AWAY
-    return FOREIGN if any(_names_a_foreign_number(*rows[number]) for number, _ in value) else WORDLESS
+    if any(_names_a_foreign_number(*rows[number]) for number, _ in value):
+        return FOREIGN
+    return WORDLESS if any(not any(map(str.isalpha, rows[number][0])) for number, _ in value) else LEFT_OUT
 
 
 def _names_a_foreign_number(message: str, answer: str) -> bool:

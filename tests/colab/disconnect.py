@@ -110,8 +110,10 @@ def program(way: str, drive: Path, model: str = REAL, steps: int = STEPS) -> str
 
 
 def _filled(line: str, arguments: str) -> str:
-    assert line.count("...") == 1
-    return line.replace("...", arguments)
+    """A call of the fold with the other settings that its reader has."""
+    call = line.partition("#")[0].rstrip()
+    assert call.endswith(")")
+    return f"{call[:-1]}, {arguments})"
 
 
 def lose_and_resume(
