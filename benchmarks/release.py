@@ -122,9 +122,7 @@ def figures() -> Iterator[Figure]:
     for lesson in lessons.LESSONS.values():
         name = lesson.name
         yield Figure("lessons, Run all on a CPU", f"{name}, seconds", "notebook-times", _cpu(name, "seconds", 1), True)
-        yield Figure(
-            "lessons, Run all on a CPU", f"{name}, GB at the peak", "notebook-times", _cpu(name, "peak_mb", 1000), True
-        )
+        yield Figure("lessons, Run all on a CPU", f"{name}, GB at the peak", "notebook-times", _cpu(name, "peak_mb", 1000))
     area = "`make test`"
     yield Figure(area, "minutes, with installation", "make-test", lambda r: r["seconds"] / 60, True)
     yield Figure(area, "tests passed", "make-test", lambda r: r["passed"])
