@@ -69,7 +69,7 @@ def _label_lines(
     Args:
         figure, axes: with everything drawn, since limits and scales decide what is free.
         labels: text → (x values, y values, colour) of its line.
-        notes: (text, x, y) of smaller, grey texts at single points.
+        notes: (text, x, y) of smaller texts at single points, in the colour of the line that has the point.
     """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -89,7 +89,9 @@ def _label_lines(
     sides = ((8, 8, "left"), (-8, 8, "right"), (8, -16, "left"), (-8, -16, "right"), (0, 10, "center"), (0, -18, "center"))
     # Those with the least choice first.
     texts = [(name, x, y, colour, 11) for name, (x, y, colour) in sorted(labels.items(), key=lambda item: len(item[1][0]))]
-    for name, x, y, colour, size in [*((note, [x], [y], "#52606d", 9) for note, x, y in notes), *texts]:
+    colour_of = {point: colour for x, y, colour in labels.values() for point in zip(x, y)}
+    small_texts = [(note, [x], [y], colour_of.get((x, y), "#52606d"), 9) for note, x, y in notes]
+    for name, x, y, colour, size in [*small_texts, *texts]:
         best: tuple[float, Any, Any] | None = None
         for point in zip(x, y):
             for across, up, side in sides:

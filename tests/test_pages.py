@@ -30,7 +30,7 @@ MARKUP = {"templates/slides.html.j2": 1, "templates/data_report.html.j2": 2}
 
 def graded(learner, marks, **problems):
     """Results as grading writes them."""
-    key = results.ResultKey(("02_lora", NASTY), "bubblewrap", "digest")
+    key = results.ResultKey(("02_lora",), "bubblewrap", "digest")
     return results.compose(Submission(learner, learner, Path(learner)), Answers(**problems), marks, key, 1.0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
@@ -18,6 +19,7 @@ from course_utils.data_prep.findings import ERROR
 from course_utils.errors import CourseError
 from course_utils.evaluation import Score, mean, proportion
 from course_utils.evidence.cards import Verdict
+from course_utils.lessons import source_file
 from course_utils.show.tables import Table
 
 if TYPE_CHECKING:
@@ -676,6 +678,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import sys
 from collections import Counter
@@ -707,11 +710,16 @@ if __name__ == "__main__":
 SCRIPT_NOTES = {
     "TEXT": "TEXT, LABEL and WHO: the columns of your export.",
     "LABELS": "All labels that are right.",
+    "RENAME": 'Other spellings of them, such as {"Bill": "billing"}.',
     "ASKED": "The system message of every row.",
+    "ALLOW": "What looks like personal data and is none, such as a product with a person's name.",
+    "NUMBERS": 'Numbers of your own to take out, such as {r"\\bTB-\\d{5}\\b": "[ORDER]"}.',
     "SEED": "Of the folds; no secret.",
     "STOP": "Shares of the rows: at most so many unusable, contradicting and of one customer;\n"
-    "# at least so many with personal data, and so much better than guessing.",
+    "# at least so many with personal data, in the smallest part, and so much better than guessing.",
 }
+# The lines of the lesson's section 9 that run the script's functions instead of defining them begin so.
+SCRIPT_RUNS = ("os.environ", "data, reports", "rejects =", "top ", "steps ")
 
 
 def spreadsheet(file: str | Path, rows: Sequence[dict], reasons: Sequence[Sequence[quality.Reason]]) -> Path:
@@ -796,9 +804,42 @@ def take_away(file: str | Path, settings: Mapping[str, Any], functions: Sequence
     """Write functions of the notebook as one script that runs without it, and say so."""
     import inspect
 
+    return _write_script(file, settings, [inspect.getsource(function) for function in functions])
+
+
+def clean_script(file: str | Path) -> str:
+    """Write the script as section 9 of the lesson defines it, without running the lesson, and say so.
+
+    Raises:
+        CourseError: the file exists.
+    """
+    import ast
+
+    if Path(file).exists():
+        raise CourseError(f"{file} exists; choose another name with --out")
+    text = source_file("05_dataset_prep").read_text(encoding="utf-8")
+    cells = re.split(
+        r"^# %%(.*)\n", text[text.index("# ## 9 ·") : text.index("print(lesson_05.take_away")], flags=re.MULTILINE
+    )
+    settings, functions = dict[str, Any](), list[str]()
+    for kind, cell in zip(cells[1::2], cells[2::2]):
+        for node in () if kind.strip() else ast.parse(cell).body:
+            code = ast.get_source_segment(cell, node) or ""
+            if isinstance(node, ast.FunctionDef):
+                functions.append(code)
+            elif isinstance(node, ast.Assign) and not code.startswith(SCRIPT_RUNS):
+                (target,), value = node.targets, ast.literal_eval(node.value)
+                names = (
+                    [ast.unparse(name) for name in target.elts] if isinstance(target, ast.Tuple) else [ast.unparse(target)]
+                )
+                settings |= zip(names, value if isinstance(target, ast.Tuple) else [value])
+    return _write_script(file, settings, functions)
+
+
+def _write_script(file: str | Path, settings: Mapping[str, Any], functions: Iterable[str]) -> str:
     notes = {name: f"# {note}\n" for name, note in SCRIPT_NOTES.items()}
     parts = ["\n".join(f"{notes.get(name, '')}{name} = {value!r}" for name, value in settings.items())]
-    parts += [inspect.getsource(function).strip() for function in functions]
+    parts += [function.strip() for function in functions]
     text = SCRIPT_HEAD + "\n\n\n".join(parts) + "\n\n" + SCRIPT_END
     Path(file).write_text(text, encoding="utf-8")
     return f"{file}: {len(text.splitlines())} lines. In a terminal: python {file} YOUR_FILE.csv"

@@ -761,7 +761,8 @@ measured three shares. Multiply them to get the share of right answers.
 
 A message has {TOKENS["message"]} tokens, an answer {TOKENS["answer"]}, the instructions {TOKENS["instructions"]}, a passage {TOKENS["passage"]}. Work costs ${WAGE} an hour: {HOURS["prompt"]} hours for any plan,
 {HOURS["index"]} more for an index (not needed for `"all"`), {HOURS["tuning"]} more for tuning, which makes two passes over {EXAMPLES:,} examples. Work and training are spread
-over a year. Prices are those of section 8; whatever is the same at the beginning of each prompt is cached if it is long enough.
+over a year. Prices are those of section 8; whatever is the same at the beginning of each prompt is cached if it has at least
+`costs.price_of(model).cache_from` tokens (`from course_utils import costs`).
 
 Find the cheapest plan that meets the target. Full marks within 5 % of the best price, half marks within 50 %.""",
         solution=my_plan,

@@ -757,7 +757,7 @@ def answer_loss(logits, labels):
         title="Challenge: forty steps",
         statement=f"You have {CHALLENGE_STEPS} steps of {CHALLENGE_BATCH} examples each. Choose the settings. A validation loss of {BAR} or "
         f"less earns all points, {HALF} or less earns half. Your settings are really run, here and in grading, which takes ten "
-        "seconds to a minute. Keep in mind that whoever tries often enough fits the validation messages too.",
+        "seconds to a minute, and minutes on a busy machine. Keep in mind that whoever tries often enough fits the validation messages too.",
         solution=my_settings,
         cases=lambda random: [()],
         points=4,

@@ -671,7 +671,7 @@ def _run_dollar(value: Any) -> float:
     if len(set(chosen)) != len(chosen):
         raise ValueError("A row number occurs twice.")
     if len(chosen) < 10:
-        raise ValueError("A job takes at least 10 rows.")
+        raise ValueError(f"A job takes at least 10 rows; you chose {len(chosen)}.")
     dollars = JOBS * sum(rows[n][2] for n in chosen) * epochs * prices[str(model)]["training"] / 1e6
     if dollars > BUDGET:
         raise ValueError(f"Twelve such jobs cost ${dollars:.2f}; you have ${BUDGET:.2f}.")

@@ -76,6 +76,7 @@ class Progress:
             text = f"loss {history.losses[-1]:.3f}"
             if history.validation_losses:
                 text += f", validation loss {history.validation_losses[-1]:.3f}"
+                text += "" if history.validation_steps[-1] == step else f" at step {history.validation_steps[-1]}"
             text += f", {history.tokens_per_second:.0f} tokens/s, "
             if last:
                 summary = f"Trained {step} of {self.total} steps in {now - self._started:.0f} s: {text.removesuffix(', ')}"

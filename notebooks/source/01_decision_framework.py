@@ -101,6 +101,8 @@ widgets.decision_helper()
 # section 8 puts a sum that you can do for your own project.
 #
 # **Your turn.** Somebody wrote the tree as a function, in a hurry.
+# (Here and in all lessons: an answer may use what Python brings and the general tools NumPy, PyTorch, pandas and SciPy, but no library that does
+# the exercise for you. Checking it is free; try as often as you like.)
 
 # %%
 # EXERCISE: frame-1

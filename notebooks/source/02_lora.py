@@ -463,7 +463,7 @@ show.table([
 
 # %% [markdown]
 # Here is a complete layer. $B$ starts at zero, so that the adapted model starts as an exact copy of the original and every
-# change is learned.
+# change is learned. The messages of a batch are the *rows* of `x`; so $Ax$ of all of them at once is `x @ A.T`, where `.T` swaps rows and columns.
 
 # %% tags=["lora-from-scratch"]
 class LoRALinear(torch.nn.Module):

@@ -296,7 +296,7 @@ charts.code_books(
 # %% tags=["nf4-from-scratch"]
 def nf4_values():
     """Seven quantiles below zero, zero, and eight above, scaled so that the largest is 1."""
-    end = 1 - (1 / 30 + 1 / 32) / 2          # as in bitsandbytes; at 1 the last is infinite
+    end = 1 - (1 / 30 + 1 / 32) / 2          # mean of half a 15th, half a 16th: as bitsandbytes
     quantile = torch.special.ndtri           # of the normal distribution
     above = quantile(torch.linspace(end, 0.5, 9, dtype=torch.float64)[:-1])
     below = -quantile(torch.linspace(end, 0.5, 8, dtype=torch.float64)[:-1])
@@ -327,7 +327,8 @@ lesson.by_hand(eight, nf4_values())
 
 # %% [markdown]
 # How good are NF4's sixteen values, compared with two others? *FP4* is a tiny floating-point format, *INT4* has evenly
-# spaced values. Here is our function, for a whole matrix with 64 weights to a block:
+# spaced values. Here is our function, for a whole matrix with 64 weights to a block. (`[:, None]` makes a column of the scales, so that
+# each multiplies its own row; `bucketize` says between which two limits each number lies.)
 
 # %% tags=["nf4-from-scratch"]
 def quantize(weight, values, block=64):

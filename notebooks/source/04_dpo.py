@@ -183,7 +183,8 @@ show.conversation(tokenizer, ids[0], ids[0].where(mask[0] == 1, -100))
 # **Shift.** The model's scores at position 5 are about token 6, because it predicts what comes *next*. These scores are the
 # {{term:logits}}. So the last position is dropped from the logits, and the first one from the tokens.
 #
-# **Sum.** Look up each token's log-probability, cross out those that the mask leaves out, and add up.
+# **Sum.** Look up each token's log-probability, cross out those that the mask leaves out, and add up. (`log_softmax` turns the model's
+# scores for all tokens into their log-probabilities; `gather(2, …)` then picks, at each position, that of one token.)
 
 # %% tags=["dpo-from-scratch"]
 def reply_log_probability(model, ids, mask):
@@ -927,7 +928,8 @@ drawings.grpo_group()
 # %% [markdown]
 # Was a reward of 0.8 good? That depends on the message: for an easy one it may be poor. So GRPO lets the model answer the same
 # message several times and compares the answers *with each other*. What is above the group's mean becomes more likely, what is
-# below it less. How far above, in standard deviations, is called the {{term:advantage}}.
+# below it less. How far above, in standard deviations of the group (torch's `std`, which divides by n − 1), is called the
+# {{term:advantage}}.
 
 # %%
 lesson.group_table([1.0, 0.3, 0.3, 0.8])
@@ -938,7 +940,7 @@ lesson.group_table([1.0, 0.3, 0.3, 0.8])
 # Here is all of it in code. `now` and `old` are log-probabilities of each token, at present and when the answers were sampled.
 # Their *ratio* says how much the policy has moved since, and it is clipped, so that nothing more is to be gained by moving a token
 # further than that with one batch of answers. The last term keeps the policy near the reference. It is an estimate of the KL
-# divergence that is never negative.
+# divergence that is never negative. (`[:, None]` adds a dimension, so that an answer's one advantage meets each of its tokens.)
 
 # %% tags=["grpo-from-scratch"]
 def group_advantages(rewards):

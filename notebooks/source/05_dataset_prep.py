@@ -50,7 +50,7 @@ lesson_05.before_and_after()
 # - show by training that it was worth it.
 #
 # You should know Python and have called a language model's API before. Reading takes about an hour and a half, and the exercises about an hour. In a hurry? Read sections 1, 2, 5 to 7 and 9 first; 3, 4, 8 and 10 can wait. If you have a file to clean today, read section 1, take the
-# script `clean_export.py` that section 9 writes, and come back for the reasons.
+# script of section 9 (`course clean-script` in a terminal writes it), and come back for the reasons.
 #
 # {{timing}}
 
@@ -480,7 +480,7 @@ splits
 
 # %% [markdown]
 # "Known" are rows whose customer, or a near-copy of which, is in training too: about half of them, and this is *after* copies were
-# removed. A low loss there would partly reward memorising. `data_prep.split` keeps customers (here the `name` in the user's message) and near-copies together and meets the ten per
+# removed. A low loss there would partly be a prize for memorising. `data_prep.split` keeps customers (here the `name` in the user's message) and near-copies together and meets the ten per
 # cent as closely as it can. Something else may play the customer's part in your data: a document, a patient, a repository.
 #
 # **Or by time?** If your rows have dates, you can also hold out the last weeks: train on everything before a day, and validate on
@@ -957,6 +957,7 @@ evidence.card("P3")
 import hashlib
 import io
 import os
+import re
 import secrets
 from collections import Counter
 from datetime import date
@@ -967,18 +968,21 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-
-# %%
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
+# %%
 TEXT, LABEL, WHO = "message", "category", "customer"       # the columns of your export
 LABELS = ["delivery", "billing", "returns", "defect", "account", "question"]
+RENAME = {}                                                # such as {"Bill": "billing"}
 ASKED = "Triage this customer message."                    # the system message of every row
+ALLOW = []                                                 # no personal data, though they look so
+NUMBERS = {}                                               # your own, such as {r"\bTB-\d{5}\b": "[ORDER]"}
 SEED = 0                                                   # of the folds; no secret
-STOP = {"unusable": 0.2, "contradict": 0.05, "redacted": 0.01, "one_customer": 0.2, "better": 0.1}
+STOP = {"unusable": 0.2, "contradict": 0.05, "redacted": 0.01, "one_customer": 0.2,
+        "smallest_part": 0.05, "better": 0.1}
 
 
 def stop_unless(fine, message):
@@ -987,9 +991,9 @@ def stop_unless(fine, message):
         raise ValueError(message)
 
 # %% [markdown]
-# The five numbers in `STOP` are shares of the rows. They say how many unusable rows, how many contradictions and how large a
-# customer the script accepts, and how much personal data and what agreement it expects at least. Change one only if you can say why
-# your export is different.
+# The six numbers in `STOP` are shares of the rows. They say how many unusable rows, how many contradictions and how large a
+# customer the script accepts, and how much personal data, how large a part and what agreement it expects at least. Change one only if
+# you can say why your export is different.
 
 # %%
 def opened(file):
@@ -1010,11 +1014,13 @@ def opened(file):
 # %%
 def usable(rows):
     """1. Only rows with a message and a known label; "row" is the place in the export."""
-    rows = rows.assign(row=range(1, len(rows) + 1))
-    empty, unknown = rows[TEXT].fillna("").str.strip() == "", ~rows[LABEL].isin(LABELS)
-    named = rows.loc[unknown, LABEL].value_counts().head(3).to_dict()
+    label = rows[LABEL].map(str, na_action="ignore").str.strip().replace(RENAME)
+    rows = rows.assign(row=range(1, len(rows) + 1), **{LABEL: label})
+    empty = rows[TEXT].fillna("").str.strip() == ""
+    unknown = ~empty & ~label.isin(LABELS)
+    named = label[unknown].fillna("no label").value_counts().head(12).to_dict()
     report = f"{len(rows)} rows: {empty.sum()} empty, {unknown.sum()} unknown labels {named or ''}"
-    stop_unless((empty | unknown).mean() <= STOP["unusable"], f"{report}. Compare with LABELS")
+    stop_unless((empty | unknown).mean() <= STOP["unusable"], f"{report}. Compare with LABELS, or RENAME them")
     return rows.assign(why=np.select([empty, unknown], ["no message", "unknown label"], "")), report
 
 
@@ -1074,24 +1080,39 @@ def secret_key(file="~/.clean_export.key"):
 
 
 # %%
+def safe(text, who):
+    """A message with pseudonyms for personal data, and what was found; `who` is known to be the customer."""
+    redactor = pii.Redactor("pseudonym", seed=secret_key(), allow=ALLOW)
+    text, found = redactor.text(text)
+    if isinstance(who, str) and len(who) > 3:
+        text = text.replace(who, "[CUSTOMER]")             # a name that no list has
+    for pattern, placeholder in NUMBERS.items():
+        text = re.sub(pattern, placeholder, text, flags=re.IGNORECASE)
+    return text, found
+
+
+# %%
 def redact(rows):
     """4. Personal data become pseudonyms."""
-    redactor = pii.Redactor("pseudonym", seed=secret_key())
-    texts, found = zip(*(redactor.text(text) for text in rows[TEXT]))
+    texts, found = zip(*map(safe, rows[TEXT], rows[WHO]))
     kinds = Counter(entity.kind for entities in found for entity in entities)
-    counts = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(3)) or "nothing"
+    counts = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common()) or "nothing"
     touched = sum(map(bool, found))
     report = f"{counts} found in {touched} of {len(rows)} rows"
     stop_unless(touched >= STOP["redacted"] * len(rows), f"{report}. Is TEXT the right column?")
     return rows.assign(**{TEXT: texts}), report
 
 # %% [markdown]
-# *Order numbers stay in.* They name nobody, and a model may have to repeat them; but whoever has the shop's database finds the
-# customer behind each. So what comes out is pseudonymous and not anonymous, and the card says so. If your model doesn't need such
-# numbers, add a line: `rows[TEXT].str.replace(r"\bTB[- ]?\d{5}\b", "[ORDER]", regex=True, case=False)`.
+# If it takes a product for a person (a lamp called Lena), write the product into `ALLOW`. *Order numbers stay in.* They name nobody, and a
+# model may have to repeat them; but whoever has the shop's database finds the customer behind each. So what comes out is pseudonymous and
+# not anonymous, and the card says so. If your model doesn't need such numbers, say so at the top:
+# `NUMBERS = {r"\bTB[- ]?\d{5}\b": "[ORDER]"}`.
 #
 # Step 5 deals the customers into ten parts, one of them for validation and one for a test set. The part comes from a hash of the key and
 # the customer's name, so nothing moves when you decide a conflict, and whoever is in the test set today is there in next month's export too.
+# The price is that the parts are only about a tenth each, and with few customers not even that: then the step stops. Two ways out. If one
+# customer's messages are not alike, name a column of tickets as `WHO`. Or change the key until the parts are large enough, *before*
+# you have seen a score.
 
 # %%
 def split(rows):
@@ -1102,8 +1123,11 @@ def split(rows):
     digest = lambda name: hashlib.sha256(f"{secret_key()} {name}".encode()).digest()
     tenth = who.map(lambda name: int.from_bytes(digest(name)[:8]) % 10)
     rows = rows.assign(who=who, part=np.select([tenth == 0, tenth == 1], ["validation", "test"], "train"))
-    report = ", ".join(f"{n} {part}" for part, n in rows["part"].value_counts().items())
-    return rows, f"{report}; {who.nunique()} customers"
+    parts = {part: int((rows["part"] == part).sum()) for part in ("train", "validation", "test")}
+    report = ", ".join(f"{n} {part}" for part, n in parts.items()) + f"; {who.nunique()} customers"
+    stop_unless(min(parts.values()) >= STOP["smallest_part"] * len(rows),
+                f"{report}. A part is too small: take another key, or a finer WHO")
+    return rows, report
 
 # %% [markdown]
 # Steps 6 and 7 belong together. The first run writes the tenth of the rows with the least probable labels to `to_read.csv`. You
@@ -1146,18 +1170,22 @@ def write(rows, folder):
     return DatasetDict(parts), f"{version.hexdigest()[:12]} of {date.today()}"
 
 # %% [markdown]
-# Three files are for a person and stay where the export is. `rejects.csv` has the number of every row that was left out, and the
-# reason, but no text. `conflicts.csv` and `to_read.csv` have text, after redaction.
+# Four files are for a person and stay where the export is. `rejects.csv` has the number of every row that was left out, and the
+# reason, but no text. `conflicts.csv`, `copies.csv` (each group of near-copies, with the row that stayed) and `to_read.csv` have text, after redaction.
 
 # %%
 def for_a_person(rows, rejected):
-    """What was left out and why, what contradicts a copy, and the most doubtful tenth."""
+    """What was left out and why, what copies or contradicts another row, the most doubtful tenth."""
     rejected[["row", "why"]].to_csv("rejects.csv", index=False)
-    conflicts = rejected[rejected["why"] == "contradicts a copy"].assign(right="")
-    redactor = pii.Redactor("pseudonym", seed=secret_key())
-    conflicts[TEXT] = [redactor.text(text)[0] for text in conflicts[TEXT]]
+    rejected = rejected.assign(right="", group=rejected["group"].astype("Int64"))
+    conflict, copy = (rejected["why"] == why for why in ("contradicts a copy", "a copy"))
+    rejected[TEXT] = [safe(text, who)[0] if alike else text
+                      for text, who, alike in zip(rejected[TEXT], rejected[WHO], conflict | copy)]
     columns = ["group", "row", "right", LABEL, TEXT]
-    conflicts.sort_values("group")[columns].to_csv("conflicts.csv", index=False)
+    rejected[conflict].sort_values(columns[:2])[columns].to_csv("conflicts.csv", index=False)
+    kept = rows[rows["group"].isin(rejected.loc[copy, "group"])].assign(why="this one stayed")
+    columns = ["group", "row", "why", TEXT]
+    pd.concat([rejected[copy], kept]).sort_values(columns[:2])[columns].to_csv("copies.csv", index=False)
     tenth = rows.sort_values("own").head(len(rows) // 10).assign(right="")
     tenth[["row", "right", LABEL, "says", TEXT]].to_csv("to_read.csv", index=False)
 
@@ -1177,7 +1205,7 @@ def main(file, folder="mine-ready"):
     for_a_person(rows, pd.concat(rejected))
     data, reports["version"] = write(rows, folder)
     lines = [f"- **{name}**: {report}" for name, report in reports.items()]
-    lines.append("- Order numbers are left in: pseudonymous, not anonymous.")
+    lines.append(f"- Numbers of our own taken out: {', '.join(NUMBERS.values()) or 'none; pseudonymous, not anonymous'}.")
     text = f"---\nlicense: other\n---\n# {Path(file).name}\n\n" + "\n".join(lines) + "\n"
     DatasetCard(text).save(f"{folder}/README.md")
     return data, reports
@@ -1218,33 +1246,42 @@ lesson_05.gone_wrong((usable, without_copies, redact, split, doubtful), "mine.cs
 # These functions as one file, to take with you:
 
 # %%
-top = {"TEXT": TEXT, "LABEL": LABEL, "WHO": WHO, "LABELS": LABELS, "ASKED": ASKED, "SEED": SEED}
-steps = (stop_unless, opened, usable, corrected, decided, without_copies, secret_key, redact, split)
-steps += (doubtful, write, for_a_person, main)
-print(lesson_05.take_away("clean_export.py", top | {"STOP": STOP}, steps))
+top = {"TEXT": TEXT, "LABEL": LABEL, "WHO": WHO, "LABELS": LABELS, "RENAME": RENAME, "ASKED": ASKED}
+top |= {"ALLOW": ALLOW, "NUMBERS": NUMBERS, "SEED": SEED, "STOP": STOP}
+steps = (stop_unless, opened, usable, corrected, decided, without_copies, secret_key, safe, redact)
+steps += (split, doubtful, write, for_a_person, main)
+print(lesson_05.take_away("clean_export.py", top, steps))
+
+# %%
 print(validate("mine-ready/train.jsonl", "chat"))
 
 # %% [markdown]
 # The last line is what `course check-data mine-ready/train.jsonl` says in a terminal: the written file is one that a host or a
-# trainer takes. **Your own file:** change TEXT, LABEL, WHO, LABELS and ASKED at the top of `clean_export.py`, and run it on a few hundred rows first.
-# Numbers that only your company has, such as contracts, matriculation numbers or number plates, are found by no program: take them out with a line of your own,
-# as above for orders.
+# trainer takes. **Your own file:** change what stands at the top of `clean_export.py`, and run it on a few hundred rows first. (The
+# same script comes from `course clean-script` in a terminal, without this notebook.)
+# Numbers that only your company has, such as contracts, matriculation numbers or number plates, are found by no program: that is what
+# `NUMBERS` is for.
 #
 # Answers that are free text, or records made from several columns, go through `prepare` of section 1 instead. This writes such columns as rows, and
-# keeps a test set apart by customer; then call `prepare("mine.jsonl", …, test=…)` with the rows of the second file:
+# keeps a test set apart by customer; then call `prepare("mine.jsonl", …, test=…)` with the rows of the second file. (In records of labels
+# alone, many messages rightly have the same one: leave `canned_answer` out of `drop` there.)
 #
 # ```python
-# files = {name: open(f"{name}.jsonl", "w", encoding="utf-8") for name in ("mine", "mine-test")}
+# import hashlib, json
+# from clean_export import ASKED, RENAME, TEXT, WHO, opened, secret_key
+#
+# written = {name: open(f"{name}.jsonl", "w", encoding="utf-8") for name in ("mine", "mine-test")}
 # for row in opened("mine.csv").fillna("").to_dict("records"):
 #     who = hashlib.sha256(f"{secret_key()} {row[WHO] or row[TEXT]}".encode()).hexdigest()
-#     answer = {column: row[column] or None for column in ("category", "product")}      # your columns
+#     answer = {column: RENAME.get(row[column], row[column]) or None for column in ("category", "product")}
 #     chat = [{"role": "system", "content": ASKED}, {"role": "user", "content": row[TEXT], "name": who[:16]},
 #             {"role": "assistant", "content": json.dumps(answer, ensure_ascii=False)}]
 #     name = "mine-test" if int(who, 16) % 10 == 0 else "mine"
-#     files[name].write(json.dumps({"messages": chat}, ensure_ascii=False) + "\n")
-# for file in files.values():
+#     written[name].write(json.dumps({"messages": chat}, ensure_ascii=False) + "\n")
+# for file in written.values():
 #     file.close()
 # ```
+#
 # The card that the script writes
 # has the reports and the version. What no program knows, you add by hand: where the rows come from, what is still wrong with them,
 # and what they must not be used for.
@@ -1362,7 +1399,7 @@ print(f"both fields right, prepared minus raw: {100 * difference.value:+.0f} poi
 # Read the last row of the table first. Always answering with the most common pair yields perfectly valid records, some of them right, and
 # catches no escalation. The column at the end has a part of the reason: agents in a hurry left the form at "question, none", and a
 # model that learns from the export gives that to most messages. The prepared run, whose rows have no such forms left, gives it to
-# fewer, and still to many: after so few steps both mostly fall back on common records. So take this run for a rehearsal. It points the way that you hope for, with one seed (the interval counts the test messages and not the luck of a run), and it does not show
+# fewer, and still to many: after so few steps both mostly fall back on common records. So take this run for a rehearsal. It points the way that you hope for, in one run (the interval counts the test messages and not the luck of a run), and it does not show
 # that either model beats a program which reads nothing. Each run changed the model two dozen times, once after every few examples, and that is too few. The
 # evidence comes now. The recorded runs are longer, and there are three of
 # each. They take messages of at most 32 words, which leaves 1,250 rows of the export and 300 of the prepared ones for training. The

@@ -73,7 +73,7 @@ print("the model that can be trained here:", BASE)
 # To go to OpenAI instead, write `client = OpenAI()`, keep your key in `OPENAI_API_KEY`, and name a model that is trained
 # there in `BASE`. (On Colab, keep the key under that name in the *secrets*, behind the key symbol on the left, and write
 # `OpenAI(api_key=hardware.secret("OPENAI_API_KEY"))` after `from course_utils import hardware`.) The calls below stay (OpenAI's reasoning models want `max_completion_tokens` for `max_tokens`); what belongs to this service alone are the cells with `server` in
-# them, the recorded tables, and the last cells of section 9, which put the weights on your machine. But OpenAI has taken no
+# them, the recorded tables, and the last cells of section 9, which put the tuned model on your machine. But OpenAI has taken no
 # new customers for training since May 2026 (section 9), so you will more likely meet a host of open models. Where some settings go,
 # and what their numbers mean, differs from host to host; section 10 lists it for four of them.
 #
@@ -604,8 +604,8 @@ print("before:", counted)
 print("after: ", count_right(ask_all(preferred.fine_tuned_model, prompts), wanted))
 
 # %% [markdown]
-# Eight messages are a first look. The recorded jobs had sixty pairs, and were asked a hundred. (Their tuned model differs a little from that of section 3: other
-# seeds.)
+# Eight messages are a first look. The recorded jobs had sixty pairs, and were asked a hundred. (Their tuned model differs a little from that of section 3: another
+# run.)
 
 # %%
 lesson_06.preferences()
@@ -926,6 +926,49 @@ show.folded("How the calls differ, host by host", lesson_06.differences_table(HO
 # We have read these hosts' pages and not run a job there, so the calls are the same as far as their pages say, and the habits are not:
 # run a job of ten rows at a new host before you trust it with a thousand.
 # Together and Fireworks train as well. They take the same rows, but they have calls of their own.
+#
+# <details><summary><b>Your own data: from lesson 05's folder to a score for each field</b></summary>
+#
+# Lesson 05's script leaves a folder `mine-ready` with three files. The first two go up, and the third is asked. `wait`, `ask_all`,
+# `client` and `BASE` are those of section 1; if your records are longer than 40 tokens, raise `max_tokens` in `ask`. The last row of the table reads nothing
+# and always gives the most common value of the training file. Where the tuned model is not above it, in the *same* column and by more than the intervals, it has
+# learned the form of the records and nothing about your messages.
+#
+# ```python
+# import json
+# from collections import Counter
+# from course_utils import evaluation, show
+#
+# paths = {part: f"mine-ready/{part}.jsonl" for part in ("train", "validation", "test")}
+# sent = {part: client.files.create(file=open(paths[part], "rb"), purpose="fine-tune").id for part in ("train", "validation")}
+# job = client.fine_tuning.jobs.create(model=BASE, training_file=sent["train"], validation_file=sent["validation"],
+#                                      suffix="mine", seed=0, method={"type": "supervised"})
+# job, events = wait(job)
+# if job.status != "succeeded":
+#     raise RuntimeError(f"{job.status}: {job.error}")
+#
+# def record(text):
+#     """The record in an answer; an empty one if there is none."""
+#     try:
+#         found = json.loads(text)
+#     except ValueError:
+#         return {}
+#     return found if isinstance(found, dict) else {}
+#
+# chats = {part: [json.loads(line)["messages"] for line in open(paths[part], encoding="utf-8")] for part in paths}
+# wanted = {part: [record(chat[-1]["content"]) for chat in chats[part]] for part in chats}
+# questions = [chat[:-1] for chat in chats["test"]]
+# answers = {name: list(map(record, ask_all(model, questions)))
+#            for name, model in (("tuned", job.fine_tuned_model), ("not trained", BASE))}
+# fields = list(wanted["train"][0])
+# usual = {field: Counter(str(one.get(field)) for one in wanted["train"]).most_common(1)[0][0] for field in fields}
+# answers["no model: always the most common value"] = [usual] * len(questions)
+# right = lambda given, field: [str(a.get(field)) == str(b.get(field)) if a else False for a, b in zip(given, wanted["test"])]
+# show.table({name: {field: evaluation.proportion(right(given, field)) for field in fields} for name, given in answers.items()},
+#            f"{len(questions)} messages of the test file, % right", "who answers")
+# ```
+#
+# </details>
 #
 # **What you can do now**
 #

@@ -18,33 +18,17 @@ from course_utils.data_prep.validation import validate
 from course_utils.evidence import lesson_05
 from course_utils.lessons import source_file
 
-NAMES = ("stop_unless", "opened", "usable", "corrected", "decided", "without_copies", "secret_key", "redact", "split",
-         "doubtful", "write", "for_a_person", "main")  # fmt: skip
-TOP = ("TEXT", "LABEL", "WHO", "LABELS", "ASKED", "SEED", "STOP")
-ELSEWHERE = """import json
-from pathlib import Path
-
-import numpy as np
-from course_utils.data_prep import pii
-from sklearn.model_selection import cross_val_predict
-"""
+NAMES = ("stop_unless", "opened", "usable", "corrected", "decided", "without_copies", "secret_key", "safe", "redact",
+         "split", "doubtful", "write", "for_a_person", "main")  # fmt: skip
+TOP = ("TEXT", "LABEL", "WHO", "LABELS", "RENAME", "ASKED", "ALLOW", "NUMBERS", "SEED", "STOP")
 
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
-    """The lesson's functions as a module; what its cells run is left out."""
-    text = source_file("05_dataset_prep").read_text(encoding="utf-8")
-    cells = text[text.index("# %%\nimport hashlib") : text.index("print(lesson_05.take_away")]
-    parts = []
-    for cell in re.split(r"^# %%.*\n", cells, flags=re.MULTILINE):
-        for node in ast.parse(cell).body:
-            code = ast.get_source_segment(cell, node)
-            skipped = ("top", "steps", "rejects =", "os.environ")
-            if not isinstance(node, ast.Expr) and 'main("mine' not in code and not code.startswith(skipped):
-                parts.append(code)
-    file = tmp_path_factory.mktemp("script") / "cells.py"
-    file.write_text(ELSEWHERE + "\n\n".join(parts), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("cells_of_section_9", file)
+    """The lesson's functions as a module, in the file that `course clean-script` writes."""
+    file = tmp_path_factory.mktemp("script") / "clean_export.py"
+    lesson_05.clean_script(file)
+    spec = importlib.util.spec_from_file_location("clean_export", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -76,9 +60,18 @@ def small(texts, labels=None, customers=None):
 
 def test_rows_that_cannot_be_used_are_counted(script, monkeypatch):
     monkeypatch.setitem(script.STOP, "unusable", 1)
-    rows, report = script.usable(small(["a", " ", None, "b", "c"], ["billing", "billing", "billing", "Billing", None]))
+    labels = ["billing ", "billing", None, "Billing", None]  # a blank behind a label is no other label
+    rows, report = script.usable(small(["a", " ", None, "b", "c"], labels))
     assert list(rows["why"]) == ["", "no message", "no message", "unknown label", "unknown label"]
-    assert report == "5 rows: 2 empty, 2 unknown labels {'Billing': 1}"
+    assert report == "5 rows: 2 empty, 2 unknown labels {'Billing': 1, 'no label': 1}"
+    monkeypatch.setattr(script, "RENAME", {"Billing": "billing"})
+    assert script.usable(small(["a", "b"], ["Billing", "billing"]))[1] == "2 rows: 0 empty, 0 unknown labels "
+
+
+def test_all_unknown_labels_are_named_up_to_a_dozen(script, monkeypatch):
+    monkeypatch.setitem(script.STOP, "unusable", 1)
+    report = script.usable(small(["a"] * 10, [f"label {n}" for n in range(10)]))[1]
+    assert all(f"'label {n}': 1" in report for n in range(10))
 
 
 LEAKS = "my kettle leaks at the base since monday"
@@ -106,6 +99,12 @@ def test_a_contradiction_goes_to_a_person_whose_decision_counts(script, table, t
     assert conflicts["right"].isna().all() and conflicts.groupby("group").size().min() >= 2
     rejects = pd.read_csv("rejects.csv").set_index("row")["why"]
     assert rejects[number] == rejects[number + 1] == "contradicts a copy"
+    copies = pd.read_csv("copies.csv")
+    assert (
+        list(copies) == ["group", "row", "why", "message"] and copies["row"].is_unique and not copies["message"].isna().any()
+    )
+    assert (copies.groupby("group")["why"].agg(lambda why: (why == "this one stayed").sum()) == 1).all()
+    assert (rejects == "a copy").sum() == (copies["why"] == "a copy").sum() > 0
     conflicts.assign(right="defect").to_csv("decided.csv", index=False)
     _, reports = script.main("mine.csv")
     rejects = pd.read_csv("rejects.csv").set_index("row")["why"]
@@ -130,13 +129,26 @@ def test_the_key_is_made_once_and_for_nobody_else(script, tmp_path, monkeypatch)
     assert script.secret_key(tmp_path / "other") != made
 
 
-def test_order_numbers_stay_in_and_the_line_of_the_text_takes_them_out(script):
+def test_order_numbers_stay_in_and_the_line_of_the_text_takes_them_out(script, monkeypatch):
     rows, _ = script.redact(small(["order TB-40512 of selin@mail.example", "TB 40512, tb40512"]))
     assert rows["message"].str.contains("40512").all()
     text = source_file("05_dataset_prep").read_text(encoding="utf-8")
-    (line,) = re.findall(r"`rows\[TEXT\]\.(str\.replace\(.*\))`", text)
-    out = eval("rows['message']." + line, {"rows": rows})
+    (line,) = re.findall(r"`NUMBERS = (\{.*\})`", text)
+    monkeypatch.setattr(script, "NUMBERS", ast.literal_eval(line))
+    out = script.redact(small(["order TB-40512 of selin@mail.example", "TB 40512, tb40512"]))[0]["message"]
     assert not out.str.contains("40512").any() and list(out)[1] == "[ORDER], [ORDER]"
+
+
+def test_the_customers_own_name_goes_and_a_product_that_is_allowed_stays(script, monkeypatch):
+    """A name that no list has is known from WHO; a product with a person's name is in ALLOW."""
+    texts, who = (
+        ["it is lamplover77, my lamp flickers", "write to a@mail.example, yours Selin Karagöz"],
+        ["lamplover77", "c-2"],
+    )
+    rows, _ = script.redact(small(texts, customers=who))
+    assert rows["message"][0] == "it is [CUSTOMER], my lamp flickers" and "Selin" not in rows["message"][1]
+    monkeypatch.setattr(script, "ALLOW", ["Selin Karagöz"])
+    assert "Selin Karagöz" in script.redact(small(texts, customers=who))[0]["message"][1]
 
 
 def test_a_few_wrong_labels_stop_nothing(script, table):
@@ -158,6 +170,21 @@ def test_no_customer_is_in_two_parts(script, table):
     shares = rows["part"].value_counts(normalize=True)
     assert set(shares.index) == {"train", "validation", "test"} and 0.06 < shares["test"] < 0.14
     assert f"{rows['who'].nunique()} customers" in report
+
+
+def test_parts_that_are_too_small_stop(script, monkeypatch):
+    """Few customers fall unevenly; each key deals anew, and some leave a part almost empty."""
+    rows = small([f"message {n}" for n in range(99)], customers=[f"c{n % 33}" for n in range(99)])
+    rows, reports = rows.assign(row=range(99), why=""), set()
+    for key in range(20):
+        monkeypatch.setenv("PSEUDONYM_KEY", str(key))
+        try:
+            reports.add("fine" if script.split(rows)[0]["part"].value_counts().min() >= 5 else "small")
+        except ValueError as error:
+            numbers = [int(n) for n in re.findall(r"(\d+) (?:train|validation|test)", str(error))]
+            assert len(numbers) == 3 and sum(numbers) == 99 and min(numbers) < 5 and "another key" in str(error)
+            reports.add("stops")
+    assert reports == {"fine", "stops"}
 
 
 def test_the_test_set_stays_when_rows_are_added_or_decided(script, table):

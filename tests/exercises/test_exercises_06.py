@@ -71,7 +71,7 @@ def test_the_challenge_has_room_to_spare_and_the_obvious_plans_miss():
         (("qwen3-8b", 1, "rows"), "The rows are a list"),
         (("qwen3-8b", 1, [10**6]), "Row numbers go from 0"),
         (("qwen3-8b", 1, [0] * 20), "occurs twice"),
-        (("qwen3-8b", 1, [0]), "at least 10 rows"),
+        (("qwen3-8b", 1, [0]), "at least 10 rows; you chose 1."),
         (("qwen3-8b", 50, list(range(700))), "Twelve such jobs cost"),
     ],
 )

@@ -109,7 +109,7 @@ def test_an_object_that_claims_to_be_a_text_is_an_object(marker):
 def test_one_point_is_one_point():
     id = next(id for id, exercise in EXERCISES.items() if exercise.points == 1)
     test = {"name": id, "number": id, "score": 0.0, "max_score": 1.0, "status": "failed", "output": ""}
-    data = {"learner": "a", "assignment": [], "isolation": "bubblewrap"}
+    data = {"learner": "a", "assignment": [], "isolation": "bubblewrap", "points": {id: 0.0}}
     page = feedback({"score": 0.0, "output": "", "tests": [test, test | {"max_score": 2.0}], "extra_data": data})
     assert "0 of 1 point (not yet)" in page and "0 of 2 points (not yet)" in page
 
