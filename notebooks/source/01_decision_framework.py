@@ -101,8 +101,8 @@ widgets.decision_helper()
 # section 8 puts a sum that you can do for your own project.
 #
 # **Your turn.** Somebody wrote the tree as a function, in a hurry.
-# (Here and in all lessons: an answer may use what Python brings and the general tools NumPy, PyTorch, pandas and SciPy, but no library that does
-# the exercise for you. Checking it is free; try as often as you like.)
+# Here and in all lessons: an answer may use what Python brings and the general tools NumPy, PyTorch, pandas and SciPy, but no library that does
+# the exercise for you. Checking it is free; try as often as you like.
 
 # %%
 # EXERCISE: frame-1
@@ -271,8 +271,8 @@ def ask(prompts, asked, model=model):
 
 
 # %% [markdown]
-# ({{term:parameter|Parameters}} are the numbers that a model consists of. This one is tiny, so that it runs on any computer.
-# It speaks for itself and not for large models; where the question is about those, section 7 cites what others have measured.)
+# {{term:parameter|Parameters}} are the numbers that a model consists of. This one is tiny, so that it runs on any computer.
+# It speaks for itself and not for large models; where the question is about those, section 7 cites what others have measured.
 #
 # What can a better prompt fix: the format, the judgement about what goes in each field, or the facts? We compare four prompts:
 #
@@ -413,7 +413,7 @@ show.table({"17 of 20": {"share": twenty}, "85 of 100": {"share": hundred}}, of=
 # $$\ln\Big(1 + \frac{N - n + 0.5}{n + 0.5}\Big).$$
 #
 # The catalogue has 72 passages. "Hobbin" is in one of them and counts $\ln(1 + 71.5 / 1.5) = 3.9$. A word that is in forty of
-# them counts $\ln(1 + 32.5 / 40.5) = 0.6$. (BM25 also counts how often the word appears and how long the passage is.) That works
+# them counts $\ln(1 + 32.5 / 40.5) = 0.6$. BM25 also counts how often the word appears and how long the passage is. That works
 # well as long as customers use the shop's words. This one does not: *"my hobbin has gone dull and just chews the privet. how
 # much do you lot ask for sharpening"*. The right passage says that *blades are ground at our workshop*. It shares the rare word
 # and little else, and another passage with many of the small words comes out ahead: "How a return travels". A *dense* search
@@ -513,9 +513,9 @@ lesson_01.knowledge_costs_table(tokens)
 #
 # What is left when the facts are there and the answers are still not what you need? Then you show the model how it is done, in
 # examples, and change the model. We have other wordings of the same questions, with the right record for each: 100 as they
-# are, and 60 more with the passage before them, so that the model learns to *read*. (So the facts of the test occur in the training.
-# Section 7 checks whether that is why it answers well.) There are no instructions in them. What
-# a good answer looks like is shown, not told. One example:
+# are, and 60 more with the passage before them, so that the model learns to *read*. There are no instructions in them: what
+# a good answer looks like is shown, not told. The facts of the test do occur in this training; section 7 checks whether that is why
+# the model answers well. One example:
 
 # %%
 alone, with_passage = lesson_01.training_examples(catalogue)
@@ -608,8 +608,8 @@ guess.reveal(100 * quality_both.knowledge.value)
 lesson_01.rivals(tokens)
 
 # %% [markdown]
-# That is the table of all rivals, recorded on all 100 questions. (Your live figure above came from one run and fewer questions, so it
-# differs from the table's.) Read the column "usable" from the top. One row without any training comes close to the best, *RAG, retrieved examples*. Are the two different? Intervals that meet do not answer that, because
+# That is the table of all rivals, recorded on all 100 questions. Your live figure above came from one run and fewer questions, so it
+# differs from the table's. Read the column "usable" from the top. One row without any training comes close to the best, *RAG, retrieved examples*. Are the two different? Intervals that meet do not answer that, because
 # both systems had the same easy and hard questions. So compare them question by question.
 
 # %%
@@ -667,7 +667,7 @@ lesson_01.published()
 # %% [markdown]
 # Does the direction agree? In the first row only once our model has been trained to read: untrained, it reads so badly that facts learned by heart
 # overtake RAG. The second row cannot disagree with a shop that no model knows. The third, on models trained to read, is the direction of this section. The fourth agrees:
-# what was trained in is hard to replace. (Its share is the mean of three runs; that in the table of passes came from one.) In the last row do not expect much of ours, since so small a model was never meant to read thousands of
+# what was trained in is hard to replace. Its share is the mean of three runs; that in the table of passes came from one. In the last row do not expect much of ours, since so small a model was never meant to read thousands of
 # tokens. Where the table says "not tested here", trust the source as far as you trust its author: one of them sells fine-tuning.
 #
 # Do you have a large model of your own? Set `COURSE_FRONTIER` to its name, `OPENAI_API_KEY` and, if it is not OpenAI's,

@@ -102,8 +102,8 @@ show.answers(
 
 # %% [markdown]
 # Without rules the model chats. With them it does much better at the form, and pays for it with a far longer prompt on every
-# call; how good the fields are, the tables in section 3 say. (A large model needs only the rules, and a server
-# that constrains decoding to a schema guarantees the form for any model. Lesson 01 compares those ways.) Here is a small
+# call; how good the fields are, the tables in section 3 say. A large model needs only the rules, and a server
+# that constrains decoding to a schema guarantees the form for any model. Lesson 01 compares those ways. Here is a small
 # model that should answer fast, and without a long prompt. That is a job for {{term:fine-tuning}}.
 
 # %% [markdown]
@@ -169,7 +169,7 @@ show.table([
 # what we want to teach: that there is a record at all, which fields it has, and which label fits.
 #
 # The {{term:loss}} of a token is minus the natural logarithm of its probability: 0 if the model was certain, 0.69 at 50 %,
-# 4.6 at 1 %. (Figures call the unit {{term:nat|nats}}, after the natural logarithm.) The loss of the example is the mean over
+# 4.6 at 1 %. Figures call the unit {{term:nat|nats}}, after the natural logarithm. The loss of the example is the mean over
 # the blue tokens. `transformers` computes the same number in one call:
 
 # %%
@@ -241,8 +241,8 @@ charts.loss_curve(losses, "Sixteen steps on four examples: the loss falls")
 # ## 3 · The job: training with TRL
 #
 # At work you will rarely write the loop yourself. You describe the data, the {{term:adapter}} and the settings, and TRL's
-# `SFTTrainer` does the rest: template, label mask, loss, backward, step. ({{term:SFT}} stands for supervised fine-tuning:
-# learning from examples of right answers.) Section 4 explains what `LoraConfig` does. First see it work, with these settings:
+# `SFTTrainer` does the rest: template, label mask, loss, backward, step. {{term:SFT}} stands for supervised fine-tuning:
+# learning from examples of right answers. Section 4 explains what `LoraConfig` does. First see it work, with these settings:
 
 # %%
 plan.table()
@@ -398,8 +398,8 @@ show.answers(
 )
 
 # %% [markdown]
-# (A test set wears out. We looked at this one while we wrote the lesson, and you will see more of it below; a project that
-# has to be sure would now need a new one.)
+# A test set wears out. We looked at this one while we wrote the lesson, and you will see more of it below; a project that
+# has to be sure would now need a new one.
 
 # %% [markdown]
 # ## 4 · LoRA: learn the difference, and make it thin
@@ -525,8 +525,8 @@ difference = (ours(x) - theirs(x)).abs().max().item()
 print(f"largest output {ours(x).abs().max():.3f}, largest difference {difference:.1e}")
 
 # %% [markdown]
-# No difference, or none beyond the rounding of 32-bit numbers. (The course's tests compare whole models, their gradients and
-# their {{term:merge|merged}} weights too.) LoRA is no more than these fifteen lines; PEFT adds saving, loading, switching and
+# No difference, or none beyond the rounding of 32-bit numbers. The course's tests compare whole models, their gradients and
+# their {{term:merge|merged}} weights too. LoRA is no more than these fifteen lines; PEFT adds saving, loading, switching and
 # a hundred special cases. From here on we use PEFT.
 
 # %% [markdown]
@@ -637,9 +637,9 @@ evidence.lesson_02.setting_curve("learning rate")
 # **Which layers, and full fine-tuning beside it.** At *equal size*, is it better to adapt the {{term:attention}} or all
 # linear layers? And how far does LoRA fall short of full fine-tuning? Three more words for the rows: {{term:dropout}}
 # switches off a tenth of the adapter's inputs at random while training; *DoRA* learns the length of each row of the matrix
-# apart from its direction; `modules_to_save` trains a whole matrix beside the adapters, here the {{term:embedding}}. (rsLoRA,
+# apart from its direction; `modules_to_save` trains a whole matrix beside the adapters, here the {{term:embedding}}. rsLoRA,
 # which divides alpha by
-# $\sqrt{r}$ instead of $r$, is at a given rank nothing but another alpha.)
+# $\sqrt{r}$ instead of $r$, is at a given rank nothing but another alpha.
 #
 # The table also shows what is {{term:forgetting|forgotten}}: the loss on everyday prose that has nothing to do with tickets,
 # and the share of everyday questions ("Why is the sky blue?", asked without the shop's system message) that the model
@@ -798,8 +798,8 @@ print(file.read_text().splitlines()[0])
 # ```
 #
 # Here you have a trained adapter already. Save it, load it onto a fresh base in 32 bits, and merge: in 16 bits merging would
-# round the weights once more. (Saved in 32 bits, the model takes 538 MB; `merged.half()` or `.bfloat16()` before saving halves
-# that.)
+# round the weights once more. Saved in 32 bits, the model takes 538 MB; `merged.half()` or `.bfloat16()` before saving halves
+# that.
 
 # %%
 from peft import PeftModel
@@ -967,9 +967,9 @@ overfit.plot("Eight examples, again and again")
 # %% [markdown]
 # The training loss goes to zero. The validation loss levels off far above it, and far above the 0.1 or so that section 3 reached with
 # more examples. That is {{term:overfitting}}: the model stores the examples instead of the rule. You can only see it with validation data, so always
-# set some aside, and keep the weights from the lowest point. (`early_stopping=2` in `training.Settings`; with `SFTTrainer`
+# set some aside, and keep the weights from the lowest point: `early_stopping=2` in `training.Settings`; with `SFTTrainer`
 # the callback `EarlyStoppingCallback(2)` together with `load_best_model_at_end=True`, `metric_for_best_model="eval_loss"`
-# and the same strategy for saving as for evaluating.) The real cure is more examples.
+# and the same strategy for saving as for evaluating. The real cure is more examples.
 
 # %% [markdown]
 # ## 9 · What you can do now

@@ -103,7 +103,7 @@ four_bits = BitsAndBytesConfig(
 # %% [markdown]
 # The last line is the {{term:compute dtype}}. Take {{term:bfloat16}} on Ampere cards (RTX 30, A100) and later ones. A T4 has
 # no bfloat16, so take {{term:float16}} there. PyTorch claims that a T4 supports bfloat16, but it only imitates it, slowly.
-# (`device.torch_dtype()` picks the right one for your machine; on many CPUs that is {{term:float32}}.)
+# `device.torch_dtype()` picks the right one for your machine; on many CPUs that is {{term:float32}}.
 
 # %%
 source = models.fetch()                                   # a folder, or a name on the hub
@@ -209,8 +209,8 @@ show.folder_sizes("tickets-qlora")
 # %% [markdown]
 # **The whole program for your own card.** It needs nothing from this course but `pip install trl peft bitsandbytes`. Each line of
 # `train.jsonl` is a row as above:
-# `{"prompt": [{"role": "user", "content": "..."}], "completion": [{"role": "assistant", "content": "..."}]}`. (It is not run here,
-# because the model needs a GPU, and a login on the {{term:hub}}; a test of the course runs it with a small one.)
+# `{"prompt": [{"role": "user", "content": "..."}], "completion": [{"role": "assistant", "content": "..."}]}`. It is not run here,
+# because the model needs a GPU, and a login on the {{term:hub}}; a test of the course runs it with a small one.
 #
 # ```python
 # import torch
@@ -290,8 +290,8 @@ charts.code_books(
 # Evenly spaced values (fifteen, so that zero is among them) are just as dense at the edges, where few weights are, as in the
 # middle. NF4, *4-bit NormalFloat*, crowds its values where the weights are. The recipe assumes that weights follow a bell curve, the normal distribution, and takes the places
 # that cut it into slices of about equal probability. These places are called quantiles. Two details: zero itself must be
-# among the values, and the outermost are scaled to −1 and 1. (The spikes at both ends of the histogram are the largest
-# weights of each 64, which are 1 or −1 after the division.)
+# among the values, and the outermost are scaled to −1 and 1. The spikes at both ends of the histogram are the largest
+# weights of each 64, which are 1 or −1 after the division.
 
 # %% tags=["nf4-from-scratch"]
 def nf4_values():
@@ -327,8 +327,8 @@ lesson.by_hand(eight, nf4_values())
 
 # %% [markdown]
 # How good are NF4's sixteen values, compared with two others? *FP4* is a tiny floating-point format, *INT4* has evenly
-# spaced values. Here is our function, for a whole matrix with 64 weights to a block. (`[:, None]` makes a column of the scales, so that
-# each multiplies its own row; `bucketize` says between which two limits each number lies.)
+# spaced values. Here is our function, for a whole matrix with 64 weights to a block. `[:, None]` makes a column of the scales, so that
+# each multiplies its own row.
 
 # %% tags=["nf4-from-scratch"]
 def quantize(weight, values, block=64):
@@ -349,8 +349,8 @@ def dequantize(codes, scales, values):
 lesson.code_book_errors(matrix, quantize, dequantize)
 
 # %% [markdown]
-# NF4 has the smallest error, on this matrix as on perfectly normal weights. (`bucketize` finds the nearest value by asking
-# between which two halfway points a weight lies; that saves the table of all distances.)
+# NF4 has the smallest error, on this matrix as on perfectly normal weights. `bucketize` finds the nearest value by asking
+# between which two halfway points a weight lies; that saves the table of all distances.
 
 # %% [markdown]
 # ## 4 · Scales, and scales of scales
@@ -478,8 +478,8 @@ evidence.card("Q1")
 #
 # One thing has to be prevented. Ordinarily PyTorch keeps what a product needs on the way back, and that would be the restored
 # matrix, in every layer: all the memory that was saved. So we write this product ourselves, with a {{term:backward pass}} that
-# restores the matrix a second time. (PyTorch's `autograd.Function` is a pair of functions, one for each direction; `ctx` carries things from
-# the first to the second.)
+# restores the matrix a second time. PyTorch's `autograd.Function` is a pair of functions, one for each direction; `ctx` carries things from
+# the first to the second.
 
 # %% tags=["qlora-from-scratch"]
 class FourBitProduct(torch.autograd.Function):
@@ -555,8 +555,8 @@ lesson.formats_table(formats)
 # %% [markdown]
 # How to read it. The second column of numbers is the loss per token, in {{term:nat|nats}} (the unit of the natural logarithm): lower means
 # that the model finds real text less surprising. In brackets are {{term:confidence interval|95 % intervals}}, the range in which the true difference
-# probably lies. The 8-bit interval is narrow and includes zero: no loss that matters. Four bits cost something that you can measure. (Do not carry this number
-# over to your model: ours is small, and its "16 bits" had been rounded once before.) The last column compares FP4 with NF4 passage by
+# probably lies. The 8-bit interval is narrow and includes zero: no loss that matters. Four bits cost something that you can measure. Do not carry this number
+# over to your model: ours is small, and its "16 bits" had been rounded once before. The last column compares FP4 with NF4 passage by
 # passage.
 #
 # And the speed? Generating token by token means reading all weights for each token. So smaller weights can even be quicker, if the program
@@ -600,13 +600,13 @@ losses = {name: lesson.answer_losses(model, tokenizer, held_out)
 evidence.card("Q5", lora=losses["LoRA"], qlora=losses["QLoRA"], before=before)
 
 # %% [markdown]
-# Look at the interval first, then at how much of LoRA's gain QLoRA reached. (With the table's twelve messages even the sign may flip: that is how little such a difference says.) The 4-bit base starts further behind (section
+# Look at the interval first, then at how much of LoRA's gain QLoRA reached. With the table's twelve messages even the sign may flip: that is how little such a difference says. The 4-bit base starts further behind (section
 # 6), and its adapter has to make up for that too. How much is left at the end depends on the size of the model, on the
 # data and on the number of steps. So only your own {{term:validation set}} can say what four bits cost *you*, and now you
 # know with which measure to ask.
 #
 # **Time.** Each matrix is restored once in the forward pass and once on the way back (and once more with checkpointing),
-# however many tokens go through it. We time a forward and a backward pass of the libraries' own layers, alternating LoRA and QLoRA (on a CPU by the processor's time, which other programs hardly change). (`fit` replaces some of these layers by faster ones, so its seconds above show less of the difference.)
+# however many tokens go through it. We time a forward and a backward pass of the libraries' own layers, alternating LoRA and QLoRA (on a CPU by the processor's time, which other programs hardly change). `fit` replaces some of these layers by faster ones, so its seconds above show less of the difference.
 
 # %%
 guess = predict("How much longer does a QLoRA step of four examples take here?", unit="%")
@@ -768,14 +768,14 @@ guess.reveal(round(lesson.gain_lost_percent(ways)), "% of the gain lost")
 lesson.update_after_rounding(update, stored, quantize, dequantize)
 
 # %% [markdown]
-# The restored weights are exactly on the sixteen values. The update moves each of them a little, and nearly every move is smaller than half the way to the next value, so rounding puts the weight back where it was. (The little that arrives does so
-# because the largest weight of a block moves, and with it the scale of all others.) You pay for the training, and
+# The restored weights are exactly on the sixteen values. The update moves each of them a little, and nearly every move is smaller than half the way to the next value, so rounding puts the weight back where it was. The little that arrives does so
+# because the largest weight of a block moves, and with it the scale of all others. You pay for the training, and
 # the rounding throws a large part of it away. PEFT warns of this, as you saw, in words that sound harmless.
 # How much is lost depends on how large the updates are beside those distances. After twenty steps they are
 # small. Your share will differ.
 #
-# The two ways that work end in 16 bits: restore the base with `dequantize()` and merge, or merge into the original weights. (Do it on the CPU if the card is
-# too small for 16 bits: an 8B model needs about 17 GB of the computer's memory for it.)
+# The two ways that work end in 16 bits: restore the base with `dequantize()` and merge, or merge into the original weights. Do it on the CPU if the card is
+# too small for 16 bits: an 8B model needs about 17 GB of the computer's memory for it.
 
 # %%
 def merge(base):

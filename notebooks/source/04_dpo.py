@@ -124,8 +124,8 @@ print(f"{model.num_parameters():,} weights, {plan.more_examples} replies, "
 print(run)
 
 # %% [markdown]
-# Ask it some test messages. They are about other products and in other words than the training messages. (The *replies* of all
-# messages are made from the same twenty-odd sentences, so this tests choosing, not writing.)
+# Ask it some test messages. They are about other products and in other words than the training messages. The *replies* of all
+# messages are made from the same twenty-odd sentences, so this tests choosing, not writing.
 
 # %%
 asked = pairs.test[: plan.looked_at]
@@ -183,8 +183,8 @@ show.conversation(tokenizer, ids[0], ids[0].where(mask[0] == 1, -100))
 # **Shift.** The model's scores at position 5 are about token 6, because it predicts what comes *next*. These scores are the
 # {{term:logits}}. So the last position is dropped from the logits, and the first one from the tokens.
 #
-# **Sum.** Look up each token's log-probability, cross out those that the mask leaves out, and add up. (`log_softmax` turns the model's
-# scores for all tokens into their log-probabilities; `gather(2, …)` then picks, at each position, that of one token.)
+# **Sum.** Look up each token's log-probability, cross out those that the mask leaves out, and add up. `log_softmax` turns the model's
+# scores for all tokens into their log-probabilities; `gather(2, …)` then picks, at each position, that of one token.
 
 # %% tags=["dpo-from-scratch"]
 def reply_log_probability(model, ids, mask):
@@ -248,8 +248,8 @@ lesson.gain_table(before=(-31.0, -27.0), now=(-29.5, -29.0), beta=0.1)
 # where $\pi$ is the model in training, called the {{term:policy}}, $\pi_{\text{ref}}$ the reference, $x$ the message, and $y_c$,
 # $y_r$ the chosen and the rejected reply. For our pair it is $-\log\sigma(0.35) = 0.53$. Before the first step all gains are
 # zero, and the loss is $-\log\sigma(0) = \log 2 = 0.69$. Remember this number: if a run of plain DPO logs another first loss,
-# look at the reference first: most often it is not the model that you are training. (The reverse is not true. A reference that is wrong
-# in the same way as the model, or one that moves along with it, also begins at 0.69.)
+# look at the reference first: most often it is not the model that you are training. The reverse is not true. A reference that is wrong
+# in the same way as the model, or one that moves along with it, also begins at 0.69.
 
 # %%
 guess = predict("You double β before the first step. What is the first loss now?",
@@ -270,7 +270,7 @@ guess.reveal(f"{dpo_loss(same, same, beta=0.2).item():.2f}", "", source="compute
 
 # %% [markdown]
 # Twice zero is zero, so β does not matter yet. Later a large β makes the loss small after a small gain, so training stops pushing early
-# and the policy stays near the reference. With a small β it pushes further. (Some tutorials say the reverse.)
+# and the policy stays near the reference. With a small β it pushes further. Some tutorials say the reverse.
 
 # %% [markdown]
 # <details><summary><b>Why this loss? Four lines from reinforcement learning to DPO</b></summary>
@@ -333,8 +333,8 @@ lesson.gain_table(reference[0].tolist(), now[0].tolist())
 
 # %% [markdown]
 # The first loss is 0.693, as promised, and then it falls. Look at both gains: what the loss pulls apart is the *difference*.
-# Nothing in it says that the chosen reply must become more likely, and section 7 comes back to that. (One pair, learned by
-# heart, proves nothing about other messages. We checked these functions against TRL's loss on a batch: they agree to five digits.)
+# Nothing in it says that the chosen reply must become more likely, and section 7 comes back to that. One pair, learned by
+# heart, proves nothing about other messages. We checked these functions against TRL's loss on a batch: they agree to five digits.
 
 # %%
 # EXERCISE: align-2
@@ -384,8 +384,8 @@ lesson.log_table(trainer.state.log_history)
 lesson.reading_the_log(trainer.state.log_history)
 
 # %% [markdown]
-# This is how to read a DPO log. The loss starts at 0.69, and the two rewards, gains times β, at zero. (It stays there for a second step:
-# the {{term:warm-up}} begins with a {{term:learning rate}} of zero.) In a healthy run the margin grows. At best `rewards/chosen` rises; often it stays near zero or
+# This is how to read a DPO log. The loss starts at 0.69, and the two rewards, gains times β, at zero. It stays there for a second step:
+# the {{term:warm-up}} begins with a {{term:learning rate}} of zero. In a healthy run the margin grows. At best `rewards/chosen` rises; often it stays near zero or
 # falls, and `rewards/rejected` falls faster. Do not read much into twelve steps of four pairs: some pairs are
 # harder than others, so the loss of a single step jumps about 0.69 in both directions. From this log alone you could not say
 # that anything was learned.
@@ -425,7 +425,7 @@ lesson.judged_cards([asked[i] for i in shown],
 lesson.answers_table(asked, answers, "imitates the desk")
 
 # %% [markdown]
-# (Brackets are {{term:confidence interval|95 % intervals}}: with eight answers, 75 % may be 41 or 93 in the long run. Where two overlap widely, claim nothing. A tie counts half.)
+# Brackets are {{term:confidence interval|95 % intervals}}: with eight answers, 75 % may be 41 or 93 in the long run. Where two overlap widely, claim nothing. A tie counts half.
 #
 # Read DPO's row rule by rule. A few dozen pairs have gained one rule, the step that comes first. DPO has lost another, the order number; for SFT eight answers cannot
 # say, and the last column cannot say either whether DPO's answers are better than the start's. Then read its cards again, beside the
@@ -579,7 +579,7 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # print(f"DPO wins {share:.0%} (95 % interval {draws[50]:.0%} to {draws[1949]:.0%}); at 50 % it is a tie")
 # ```
 #
-# This share is called the *win rate*. (*KL* is the distance that the model has gone from its start; section 5 explains it.) Two hundred
+# This share is called the *win rate*. *KL* is the distance that the model has gone from its start; section 5 explains it. Two hundred
 # answers compared tell you more than any curve.
 #
 # <details><summary><b>Settings seen in the wild</b></summary>
@@ -614,7 +614,7 @@ lesson.compared_figure()
 # - **The right step: not learned,** and behind the control, whose answers promise the right thing more often.
 # - **The tone: better than at the start,** and level with the control.
 #
-# One rule won, two lost, one level: for answers that keep all the rules it comes to the same, and both are poor. (Each had one learning rate; we tuned neither.)
+# One rule won, two lost, one level: for answers that keep all the rules it comes to the same, and both are poor. Each had one learning rate; we tuned neither.
 #
 # How can it lose the number? In most pairs both replies name it, so no pair speaks against it. Look at one of those that DPO ranks
 # right, and at what it writes:
@@ -625,7 +625,7 @@ lesson.ranked_and_lost()
 # %% [markdown]
 # In the chosen reply the step comes first, and then the courtesy with the number. In the rejected one the courtesy comes first. What DPO
 # writes now is a third reply, which was in no pair: two promises, and no number. The loss is satisfied, for it only compares the two that it was shown. We have not taken the run apart. What pushes down replies that *begin* with a courtesy may push down the courtesy
-# itself, and the number stands in it. (With 120 pairs the control names them, and DPO does not.)
+# itself, and the number stands in it. With 120 pairs the control names the number, and DPO does not.
 #
 # **Two things to try, both cheap.** A larger β keeps the model nearer to its start: that is the mark for β = 1. Or give the chosen reply itself
 # some weight: add the SFT loss on it to DPO's loss, here with a weight of 1, as much as DPO's own. In TRL this is
@@ -643,8 +643,8 @@ lesson.kinds_learned()
 # step suits the message and whether an apology does take reading. There the gains of DPO point the right way hardly more often than a
 # coin, and those of the {{term:reward model}} (section 9), which does nothing but rank, hardly more often. Now stay in the second row and compare DPO with the control: SFT on the chosen replies, which is never told that a reply is worse,
 # ranks what the desk promises *better* than DPO, with every seed. **DPO learned the easy difference and hardly the hard one.** One rule about
-# the beginning fits every pair about the order, whereas the right promise needs the message. (The control also had three times the learning rate. We have not
-# separated the two.) And look at the last row: the pairs about the order number are ranked right by DPO, the model that leaves
+# the beginning fits every pair about the order, whereas the right promise needs the message. The control also had three times the learning rate. We have not
+# separated the two. And look at the last row: the pairs about the order number are ranked right by DPO, the model that leaves
 # the number out. A preference pulls at what tells the pairs apart most easily, and nothing in the loss protects the rest. So measure
 # that too, kind by kind.
 #
@@ -689,9 +689,9 @@ lesson.compared()
 # | IPO (2310.12036) | a margin to reach; going further is punished | your labels are nearly free of noise and DPO runs away |
 # | SimPO (2405.14734) | mean log-probability per token, a target margin, no reference | replies differ much in length |
 #
-# (The numbers are arXiv's. In TRL 1.16 IPO is `DPOConfig(loss_type="ipo")`, whose margin is one per token, so that β = 0.1 asks for five
+# The numbers are arXiv's. In TRL 1.16 IPO is `DPOConfig(loss_type="ipo")`, whose margin is one per token, so that β = 0.1 asks for five
 # nats a token; KTO is `KTOTrainer`, ORPO is in
-# `trl.experimental.orpo`, and SimPO is a `loss_type` of `trl.experimental.cpo`.)
+# `trl.experimental.orpo`, and SimPO is a `loss_type` of `trl.experimental.cpo`.
 
 # %%
 show.folded("All methods, all measures, and the second judge", lesson.methods_table())
@@ -812,8 +812,8 @@ drawings.twins()
 # the SFT term it is a little further: **by this test most of what DPO has learned from our pairs is how a reply begins.** Here the beginning is no accident but the very thing we
 # wanted to teach. That is the judgement which no program can make for you: *is what the simple rule has found what I mean, or does it only
 # go along with it?*
-# (The row with shared words looks at the message as well, in the crudest way. If it is ahead of a coin at all, the pairs in which the wrong
-# reply names another customer's order would explain it.) You will rarely have twins, but you can always balance: as many short chosen replies
+# The row with shared words looks at the message as well, in the crudest way. If it is ahead of a coin at all, the pairs in which the wrong
+# reply names another customer's order would explain it. You will rarely have twins, but you can always balance: as many short chosen replies
 # as long ones, the same writer for both.
 #
 # **Where pairs come from.**
@@ -897,8 +897,8 @@ lesson.contradiction()
 # %% [markdown]
 # A training log measures each pair just *before* it is learned from. In this toy the two labels take turns, so the step before has
 # always taught the opposite, and from the second step on the pair is wrong every time. In shuffled data it can happen too: the last row of
-# the next table is such a run. (Labels that are wrong at
-# random, without their opposite in the same file, do not do this.) An accuracy that stays well below a half has two usual causes: pairs
+# the next table is such a run. Labels that are wrong at
+# random, without their opposite in the same file, do not do this. An accuracy that stays well below a half has two usual causes: pairs
 # that occur both ways round, or a wrong sign in a loss that you wrote yourself.
 #
 # **A learning rate that is too high.** The share of training pairs ranked right looks as good as ever, so it does not warn you. What
@@ -910,7 +910,7 @@ lesson.failures_table()
 # %% [markdown]
 # The KL does. Many times that of the healthy run means that the model is somewhere else entirely, and almost no answer says the step
 # first any more. In this run the loss warns as well: a mean above 0.69, though most pairs are ranked right, says that the pairs it gets wrong
-# it gets badly wrong. (Accuracy counts how many, the loss how far.) Do not count on that, for nothing forbids a ruined model a low loss on the pairs that it was trained on.
+# it gets badly wrong: accuracy counts how many, the loss how far. Do not count on such a warning, for nothing forbids a ruined model a low loss on the pairs that it was trained on.
 # Watch the KL, and read answers after every run. The last row is the annotators who contradict each other: far below a half, as the toy said. Its
 # answers begin with the step more often than the start's, although its labels cancel: pairs push replies about whatever they say. So part of what DPO
 # gains by that measure may not come from the labels, and one run of this kind cannot say how much.
@@ -940,7 +940,7 @@ lesson.group_table([1.0, 0.3, 0.3, 0.8])
 # Here is all of it in code. `now` and `old` are log-probabilities of each token, at present and when the answers were sampled.
 # Their *ratio* says how much the policy has moved since, and it is clipped, so that nothing more is to be gained by moving a token
 # further than that with one batch of answers. The last term keeps the policy near the reference. It is an estimate of the KL
-# divergence that is never negative. (`[:, None]` adds a dimension, so that an answer's one advantage meets each of its tokens.)
+# divergence that is never negative. `[:, None]` adds a dimension, so that an answer's one advantage meets each of its tokens.
 
 # %% tags=["grpo-from-scratch"]
 def group_advantages(rewards):
@@ -959,9 +959,9 @@ def grpo_loss(now, old, reference, advantages, mask, clip=0.2, beta=0.04):
 
 
 # %% [markdown]
-# (We checked this against TRL's `loss_type="grpo"`. TRL's default, `"dapo"`, averages over all tokens of the batch instead of
+# We checked this against TRL's `loss_type="grpo"`. TRL's default, `"dapo"`, averages over all tokens of the batch instead of
 # over each answer. And whatever the type, TRL 1.16 multiplies the last term by the ratio unless you set
-# `use_bias_correction_kl=False`.)
+# `use_bias_correction_kl=False`.
 #
 # For the trainer we take another task, whose check is so simple that you can see through it: the triage of lesson 02. The reward is
 # 1 if the answer is a valid JSON record and 0 if not. Such a check is called a *verifiable reward*. There is no model behind it
@@ -991,8 +991,8 @@ def valid_json(completions, **_):
 # %% [markdown]
 # Four answers to each of three messages per step, for five steps. No pairs and no right answers are needed, only messages. The run
 # leaves out the KL term (`beta=0`) and makes one update with each batch of answers, so every ratio is still 1 and nothing is clipped.
-# For so short a run that is enough. (The loss that the trainer logs says nothing here: at a ratio of 1 it is minus the mean of the advantages,
-# weighted by length, and those of a group add up to zero. Watch the reward.)
+# For so short a run that is enough. The loss that the trainer logs says nothing here: at a ratio of 1 it is minus the mean of the advantages,
+# weighted by length, and those of a group add up to zero. Watch the reward.
 
 # %% tags=["trl"]
 short = sorted(triage.train, key=lambda chat: len(chat[1]["content"]))[:48]
@@ -1078,7 +1078,7 @@ drawings.ppo_rollout()
 evidence.card("A5")
 
 # %% [markdown]
-# (These are different runs from section 5's: the older pairs, another rate, more steps. Compare within one of the two.)
+# These are different runs from section 5's: the older pairs, another rate, more steps. Compare within one of the two.
 # Near is not the same as good, and the card says only that the penalty keeps the policy near. Without it a policy drifts to
 # whatever the reward model overrates, which is called reward hacking. You have seen its smallest form in section 8.
 #
@@ -1116,8 +1116,8 @@ lesson.costs_table()
 # Count a forward pass as 1. With LoRA the {{term:backward pass}} costs about another 1, because the gradients of {{term:frozen}} weights are
 # never computed; in full fine-tuning it costs 2. So a token costs SFT 1 + 1 = 2, and DPO 1 + 1 + 1 = 3 with the reference's pass:
 # 1.5 times as much. In full fine-tuning it is 4 to 3. A pair has two replies, and without sharing the prompt it has twice the
-# tokens. (Passes are an estimate: measured times also depend on the shape of the batches, and a pass that keeps nothing for the
-# gradients is a cheaper one.)
+# tokens. Passes are an estimate: measured times also depend on the shape of the batches, and a pass that keeps nothing for the
+# gradients is a cheaper one.
 # You can compute the reference once before training (`precompute_ref_log_probs=True`), which pays if there are several
 # {{term:epoch|epochs}}.
 #

@@ -65,8 +65,8 @@ lesson_05.before_and_after()
 # `{"role": "assistant", "content": "{\"category\": \"delivery\", \"escalation\": \"none\", …}"}]}`
 #
 # Every fault in this export was put there on purpose, and a second file, which we call *the truth*, says what is wrong with each
-# line. So we can do what you cannot do at work: count how many of the faults each step finds. (Where the lesson needs a person who
-# reads, that person's decisions were written down beforehand, and the text says so.)
+# line. So we can do what you cannot do at work: count how many of the faults each step finds. Where the lesson needs a person who
+# reads, that person's decisions were written down beforehand, and the text says so.
 
 # %%
 plan = plans.plan("05")
@@ -146,8 +146,8 @@ lesson_05.ledger(export, report, prepared, raw, task, reasons)
 #
 # **For a chat file of your own** copy the lines below. You need three things: its path, a schema of the right answer, and your test
 # messages. There is no `drop` in them: read first what the rules flag, and then name those that are right about your rows.
-# (`prepare` tells customers apart by the `name` in the user's message, which may have letters, digits, underscores and hyphens only, or by what
-# you give it as `group`. Products with people's names, such as a car called Zoe, belong into `allow`; `last_word` says if a label was replaced.)
+# `prepare` tells customers apart by the `name` in the user's message, which may have letters, digits, underscores and hyphens only, or by what
+# you give it as `group`. Products with people's names, such as a car called Zoe, belong into `allow`; `last_word` says if a label was replaced.
 # ```python
 # import os
 #
@@ -175,8 +175,8 @@ show.table({
 }, "A row, converted", of="from → to")
 
 # %% [markdown]
-# The texts stay the same, only the names around them change. (`convert(pair, "openai_preference")` does the same for a pair of
-# lesson 04.) Where the target has no room for something, such as a second question and answer in Alpaca's shape, `convert` refuses
+# The texts stay the same, only the names around them change. `convert(pair, "openai_preference")` does the same for a pair of
+# lesson 04. Where the target has no room for something, such as a second question and answer in Alpaca's shape, `convert` refuses
 # instead of dropping it.
 #
 # **Your turn.** What does a program look at that checks a file? Write a small one.
@@ -242,8 +242,8 @@ caption = "Our two rules against the planted truth"
 lesson_05.found_and_missed(scores, lesson_05.RULE_NAMES, caption)
 
 # %% [markdown]
-# (The brackets say how far the share may be from what it is in the long run *on such an export*: with 70 faults, 71 % may be 60 or 81. This
-# is a {{term:confidence interval|95 % interval}}. On other data expect worse, since the rules were made for this export.)
+# The brackets say how far the share may be from what it is in the long run *on such an export*: with 70 faults, 71 % may be 60 or 81. This
+# is a {{term:confidence interval|95 % interval}}. On other data expect worse, since the rules were made for this export.
 #
 # Three or four lines each, and most of the faults are found. The first rule never accuses a good row here and misses some bad ones;
 # the second misses none of the 70 here (the interval begins at 95 %) and now and then accuses wrongly. You usually have to choose
@@ -303,7 +303,7 @@ lesson_05.found_and_missed(by_rule, lesson_05.RULE_NAMES, "The seven rules of th
 # | in at least one | those and "my": 6 |
 # | Jaccard index | 5 / 6 = 0.83 |
 #
-# ("The" is in text 1 twice and counts once.) The package also counts pairs of neighbouring words as pieces, because "not late" and
+# "The" is in text 1 twice and counts once. The package also counts pairs of neighbouring words as pieces, because "not late" and
 # "late, not" mean different things.
 #
 # **Your turn:** write it for pairs of neighbouring words.
@@ -316,9 +316,9 @@ lesson_05.found_and_missed(by_rule, lesson_05.RULE_NAMES, "The seven rules of th
 # {{term:MinHash}} (Broder, 1997) makes a short *signature* of each text, a list of numbers. Shuffle all pieces that there are, and
 # write down which piece of the text comes first; repeat with another shuffle, and so on. When do two texts write down the same
 # piece? When the first of all their pieces is one that both have, and that happens with a probability equal to their Jaccard index.
-# So the share of places in which two signatures agree estimates the index. (`shingles` in the code below gives the pieces of a text
+# So the share of places in which two signatures agree estimates the index. `shingles` in the code below gives the pieces of a text
 # as numbers. And instead of shuffling, programs compute a *hash*, a number that looks random and is always the same for the same
-# piece, and take the smallest.)
+# piece, and take the smallest.
 
 # %%
 def minhash(pieces, shuffles):
@@ -360,7 +360,7 @@ lesson_05.meeting_curve()
 # With the package's 128 numbers in 32 bands of four the step from "seldom" to "always" is steeper: 5 % at $J = 0.2$, 56 % at 0.4,
 # 99 % at 0.6. More numbers in a band move the step to the right, more bands move it to the left: so you place the step just below
 # what you call a copy. A pair that meets is then compared exactly. So bands save nearly all comparisons, accuse nobody wrongly, and miss about one in a
-# hundred pairs at an index of 0.6. (With as few rows as here the package compares every pair.)
+# hundred pairs at an index of 0.6. With as few rows as here the package compares every pair.
 #
 # What is a copy, though? In this course: messages with a Jaccard index of at least 0.6 *and the same answer*. That is one example
 # twice, and one of the two goes. The same message with *different* answers is a *conflict*. If a message has only one right answer,
@@ -409,8 +409,8 @@ for text in ("Refund to DE89 3704 0044 0532 0130 00 please", "Part DE89 3704 004
 
 # %% [markdown]
 # One digit differs in the second text, and it is no account. That is what a check digit buys: of 97 order numbers that look like an
-# account, 96 are left alone. (This finder is small: it misses an account that is written in small letters or followed by a word in
-# capitals. The package's has more cases.)
+# account, 96 are left alone. This finder is small: it misses an account that is written in small letters or followed by a word in
+# capitals. The package's finder has more cases.
 #
 # **Your turn,** with the check that card numbers have. It is called Luhn's: from the right, double every second digit, subtract 9
 # from whatever exceeds 9, and the sum of all digits must be divisible by 10. For 4539 1488 0343 6467 it is 80. One in ten random
@@ -450,8 +450,8 @@ show.table({way: {"text": pii.Redactor(way).text(text)[0]} for way in pii.MODES}
 # %% [markdown]
 # A *pseudonym* is an invented value of the same kind. Take pseudonyms if messages in production will have names in them: a model
 # that has only ever seen `[NAME]` meets its first real name on its first day at work. The same name gets the same pseudonym in all rows; a name
-# and the e-mail address of the same person are not linked. (The lines of section 1 use them. Give `prepare` a secret `seed` of your own: with ours anybody could compute the
-# pseudonym of a name and compare. And legally, pseudonymised data are usually still personal data.) Labels such as `[NAME]` are
+# and the e-mail address of the same person are not linked. The lines of section 1 use pseudonyms. Give `prepare` a secret `seed` of your own: with ours anybody could compute the
+# pseudonym of a name and compare. And legally, pseudonymised data are usually still personal data. Labels such as `[NAME]` are
 # better where a person has to *see* that something was taken out.
 #
 # How far does this carry? The shares above are for an export that the rules were made for. On a second set, written by somebody
@@ -526,8 +526,8 @@ lesson_05.a_leak(prepared.rows, task, leaked)
 # %% [markdown]
 # One more comparison: do the training messages look like those in production? Users of the new chat window write "where parcel
 # 51234", and the export is full of letters. Train a classifier to tell the two apart, and let it sort pairs of one message from
-# each side. The share of pairs in which it points to the right one of the two is its *area under the curve*, AUC for short. (The
-# curve is the one that you get by drawing true against false alarms at every limit; you need not draw it.) 0.5 means that it cannot
+# each side. The share of pairs in which it points to the right one of the two is its *area under the curve*, AUC for short. The
+# curve is the one that you get by drawing true against false alarms at every limit; you need not draw it. 0.5 means that it cannot
 # tell, 1 that it always can.
 
 # %%
@@ -584,7 +584,7 @@ lesson_05.cut_by_limit(lengths)
 lesson_05.cost_table(sum(lengths))
 
 # %% [markdown]
-# (The last line assumes 175 tokens a second, which a slow laptop reaches. The runs of section 10 print your own speed.)
+# The last line assumes 175 tokens a second, which a slow laptop reaches. The runs of section 10 print your own speed.
 #
 # Data this small cost less to train on than to look at. The expensive part is your afternoon.
 #
@@ -631,9 +631,9 @@ lesson_05.masks(ten, tokenizer, max_length=160)
 #
 # In each row the model should learn exactly the answer, from the first brace to the marker that ends it. If what is learned begins
 # with a customer's words, the mask is missing, and the model would learn to write customers' messages. If it does not end with the
-# marker, the model never learns to stop. (This course's trainer masks the message by itself. TRL's `SFTTrainer` does so if the rows
+# marker, the model never learns to stop. This course's trainer masks the message by itself. TRL's `SFTTrainer` does so if the rows
 # have columns `prompt` and `completion`. For rows with `messages`, as ours, it learns every token unless you set
-# `assistant_only_loss=True`, which needs a chat template that marks the answers.)
+# `assistant_only_loss=True`, which needs a chat template that marks the answers.
 #
 # <details><summary><b>Packing: what filling up short rows costs, and how to avoid it</b></summary>
 #
@@ -705,9 +705,9 @@ print(f"probability of a row's own label: median {np.median(own):.2f}, lowest {o
 
 # %% [markdown]
 # The classifier is seldom sure: the typical row's label gets only the median above. So a low
-# probability alone accuses nobody; what counts is the order. (`evidence_in` gives the classifier the message and the rest of the
+# probability alone accuses nobody; what counts is the order. `evidence_in` gives the classifier the message and the rest of the
 # record, without the label. The record's summary helps, because here it was written apart from the label; where your rows have only a message, fewer will be
-# found.) The package's function
+# found. The package's function
 # does the same and returns the *suspects*, the rows for which another label is more probable:
 
 # %%
@@ -715,8 +715,8 @@ checked = data_prep.check_labels(prepared.rows, "category", group=prepared.owner
 lesson_05.suspects(prepared.rows, checked)
 
 # %% [markdown]
-# A suspect is not yet guilty. Somebody has to read it. Here are the six rows whole: is the category right? (What looks like
-# somebody's card number or name is a pseudonym.)
+# A suspect is not yet guilty. Somebody has to read it. Here are the six rows whole: is the category right? What looks like
+# somebody's card number or name is a pseudonym.
 
 # %%
 widgets.review([prepared.rows[i] for i in checked.suspects[:6]])
@@ -744,8 +744,8 @@ lesson_05.suspects_curve(export, prepared.lines, checked)
 # **What this cannot find.** In this export a category was replaced by *any* other one, and a mistake like that is in nobody's
 # interest and follows no habit. Real annotators, the people who give the labels, confuse neighbours: a customer who sends something
 # back wants money, so one of them files returns under billing. Let us put that mistake into labels that are all right, and read
-# sixty rows again. (The first row of the table is a control: forty accidents once more, but other ones, drawn anew; the average of
-# two draws. How many are found among sixty depends on the draw, which is why it is not the number of the curve above.)
+# sixty rows again. The first row of the table is a control: forty accidents once more, but other ones, drawn anew; the average of
+# two draws. How many are found among sixty depends on the draw, which is why it is not the number of the curve above.
 
 # %%
 lesson_05.kinds_of_mistakes(export, prepared.lines, prepared.rows, prepared.owners)
@@ -786,16 +786,16 @@ lesson_05.repair_table({
 # %% [markdown]
 # The large step is the one from the export to the prepared rows. Repairing the labels adds a few points at most, and with 100
 # test messages the intervals overlap: forty wrong labels in six hundred are too few for a certain answer. So the language model was
-# trained beforehand, three times on each set of rows, also with three times as many wrong labels. (The suspects in these runs come
-# from folds that were not grouped by customer.)
+# trained beforehand, three times on each set of rows, also with three times as many wrong labels. The suspects in these runs come
+# from folds that were not grouped by customer.
 
 # %%
 lesson_05.recorded_repair()
 
 # %% [markdown]
 # With three times as many wrong labels the gain is large: the worst run after the repair beats the best one before it. With
-# forty wrong labels each of the three runs gained too, compared run by run, though the ranges overlap. (The brackets go from the worst to the best of three runs. They are no confidence
-# intervals, and all runs were asked the same hundred messages.) Do not compare this table with the one in section 10: here messages
+# forty wrong labels each of the three runs gained too, compared run by run, though the ranges overlap. The brackets go from the worst to the best of three runs. They are no confidence
+# intervals, and all runs were asked the same hundred messages. Do not compare this table with the one in section 10: here messages
 # of up to 40 words are trained on, four in a batch, and there up to 32 words, two in a batch. So rows that nobody repaired give 68 %
 # of the categories here and 73 % there. With three times as many wrong labels, reading the suspects, dropping them unread and correcting every single row
 # came out alike (with forty, dropping was not tried). So you need not read everything: read the top of the list. Dropping it costs good rows too, those that are unusual and right.
@@ -820,8 +820,8 @@ print(judging.ONE_WORD_RUBRIC)
 
 # %% [markdown]
 # A judge is an instrument, so compare it with something you know before you use it. Fifty rows were read beforehand: keep, or not.
-# (The reader was the language-model assistant that wrote this lesson, standing in for you, so these are not a person's marks.
-# Thirty of the rows are fine, fourteen have a wrong category and six an answer that belongs elsewhere.) How often should judge and
+# The reader was the language-model assistant that wrote this lesson, standing in for you, so these are not a person's marks.
+# Thirty of the rows are fine, fourteen have a wrong category and six an answer that belongs elsewhere. How often should judge and
 # reader agree? Agreement alone is misleading: whoever keeps everything agrees on sixty per cent of these rows. *Cohen's kappa*
 # takes out the agreement that chance would give: 0 is chance, 1 is perfect.
 #
@@ -829,7 +829,7 @@ print(judging.ONE_WORD_RUBRIC)
 #
 # Where does chance come from? If the judge keeps 60 % and you keep 60 %, then tossing coins of that kind you agree on $0.6 · 0.6 +
 # 0.4 · 0.4 = 52$ %. With 80 % agreement kappa is $(0.80 - 0.52)/(1 - 0.52) = 0.58$. Below about 0.6 a judge should not decide
-# alone. (That is a habit, not a law.) And kappa depends on how many rows are bad. Here it is two in five; among rows that have been
+# alone. That is a habit, not a law. And kappa depends on how many rows are bad. Here it is two in five; among rows that have been
 # prepared it may be one in fifteen, and then the same judge has a much lower kappa, and most of what it rejects is good. So draw
 # the fifty from the rows that it will judge.
 #
@@ -861,8 +861,8 @@ lesson_05.judges_table(keep, judges)
 #
 # **What a strong judge reaches** we cannot measure on this machine, but others have: Zheng et al. (June 2023, arXiv 2306.05685)
 # showed people and GPT-4 the same pairs of replies to open questions. GPT-4 agreed with the people on 85 % of the pairs, and people
-# agreed with each other on 81 %, if ties are left out. (With ties, and with verdicts that change with the order, it is 66 % and 63
-# %.) That is a result about general chat and one model of 2023. It says that a strong judge *can* be as good as a second person,
+# agreed with each other on 81 %, if ties are left out. With ties, and with verdicts that change with the order, it is 66 % and 63
+# %. That is a result about general chat and one model of 2023. It says that a strong judge *can* be as good as a second person,
 # not that yours is, on your rows. The lesson of both is the same: *a
 # judge's name says nothing; what counts is its kappa on your own rows*.
 #
@@ -885,8 +885,8 @@ lesson_05.bias_table(model, tokenizer)
 # figures of the first table.
 #
 # **A model that writes.** What the export lacks, terse messages or rare categories, a large model can write. You list topics, send
-# the same request for each, and check every answer against the schema. Such rows are called {{term:synthetic data}}. (Large collections
-# vary the request too, its topic, reader and tone, so that the answers differ more.) No strong model runs here, so a server on this machine plays back answers that an
+# the same request for each, and check every answer against the schema. Such rows are called {{term:synthetic data}}. Large collections
+# vary the request too, its topic, reader and tone, so that the answers differ more. No strong model runs here, so a server on this machine plays back answers that an
 # assistant wrote beforehand in a strong model's place, two kinds of mistakes among them. It is busy now and then, as such servers
 # are.
 
@@ -968,6 +968,8 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+
+# %%
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -976,11 +978,11 @@ from sklearn.pipeline import make_pipeline
 # %%
 TEXT, LABEL, WHO = "message", "category", "customer"       # the columns of your export
 LABELS = ["delivery", "billing", "returns", "defect", "account", "question"]
-RENAME = {}                                                # such as {"Bill": "billing"}
-ASKED = "Triage this customer message."                    # the system message of every row
-ALLOW = []                                                 # no personal data, though they look so
-NUMBERS = {}                                               # your own, such as {r"\bTB-\d{5}\b": "[ORDER]"}
-SEED = 0                                                   # of the folds; no secret
+RENAME = {}                                  # such as {"Bill": "billing"}
+ASKED = "Triage this customer message."      # the system message of every row
+ALLOW = []                                   # no personal data, though they look so
+NUMBERS = {}                                 # of your own, such as {r"\bTB-\d{5}\b": "[ORDER]"}
+SEED = 0                                     # of the folds; no secret
 STOP = {"unusable": 0.2, "contradict": 0.05, "redacted": 0.01, "one_customer": 0.2,
         "smallest_part": 0.05, "better": 0.1}
 
@@ -999,7 +1001,7 @@ def stop_unless(fine, message):
 def opened(file):
     """The export as a table of texts, whatever its encoding and its separator."""
     if file.endswith(".jsonl"):
-        return pd.read_json(file, lines=True, dtype=False)   # as str, some versions make "None" of null
+        return pd.read_json(file, lines=True, dtype=False)   # str makes "None" of null in places
     data = Path(file).read_bytes()
     for encoding in ("utf-8-sig", "cp1252", "latin-1"):
         try:
@@ -1020,7 +1022,7 @@ def usable(rows):
     unknown = ~empty & ~label.isin(LABELS)
     named = label[unknown].fillna("no label").value_counts().head(12).to_dict()
     report = f"{len(rows)} rows: {empty.sum()} empty, {unknown.sum()} unknown labels {named or ''}"
-    stop_unless((empty | unknown).mean() <= STOP["unusable"], f"{report}. Compare with LABELS, or RENAME them")
+    stop_unless((empty | unknown).mean() <= STOP["unusable"], f"{report}. Compare LABELS, or RENAME")
     return rows.assign(why=np.select([empty, unknown], ["no message", "unknown label"], "")), report
 
 
@@ -1042,8 +1044,8 @@ def decided(rows):
 # %% [markdown]
 # Step 3 compares all pairs at once. A table with one line for each message and one column for each word or pair of words has a 1
 # where the message has it. Multiplied with itself it says how many pieces two messages share, and from that follows the Jaccard
-# index of section 3. (This takes memory: several GB for ten thousand rows, four times as much for twice as many. Beyond that take the
-# bands of section 3; the library `datasketch` has them. And a chain is a group: if A is like B and B like C, then C goes with A, so read some large groups.) Copies with different labels contradict each other. No program knows which of them is right, so all of
+# index of section 3. This takes memory: several GB for ten thousand rows, four times as much for twice as many. Beyond that take the
+# bands of section 3; the library `datasketch` has them. And a chain is a group: if A is like B and B like C, then C goes with A, so read some large groups. Copies with different labels contradict each other. No program knows which of them is right, so all of
 # them go to `conflicts.csv` for you, and none into the training file until you have decided.
 
 # %%
@@ -1057,8 +1059,8 @@ def without_copies(rows, alike=0.6):
     conflict = rows.groupby(group)[LABEL].transform("nunique") > 1
     copies = group.duplicated() & ~conflict
     report = f"{copies.sum()} copies, {conflict.sum()} rows contradict a copy"
-    stop_unless(conflict.mean() <= STOP["contradict"], f"{report}. Do all share a paragraph? If not, "
-                'raise STOP["contradict"] for a run, and decide in the conflicts.csv that it writes')
+    stop_unless(conflict.mean() <= STOP["contradict"], f"{report}. Do all share a paragraph? "
+                'If not, raise STOP["contradict"] for a run, and decide in its conflicts.csv')
     why = np.select([conflict, copies], ["contradicts a copy", "a copy"], "")
     return rows.assign(group=group, why=why), report
 
@@ -1081,7 +1083,7 @@ def secret_key(file="~/.clean_export.key"):
 
 # %%
 def safe(text, who):
-    """A message with pseudonyms for personal data, and what was found; `who` is known to be the customer."""
+    """A message with pseudonyms for personal data, and what was found; `who` wrote it."""
     redactor = pii.Redactor("pseudonym", seed=secret_key(), allow=ALLOW)
     text, found = redactor.text(text)
     if isinstance(who, str) and len(who) > 3:
@@ -1122,7 +1124,8 @@ def split(rows):
     stop_unless(largest <= STOP["one_customer"], f"one customer has {largest:.0%} of all rows")
     digest = lambda name: hashlib.sha256(f"{secret_key()} {name}".encode()).digest()
     tenth = who.map(lambda name: int.from_bytes(digest(name)[:8]) % 10)
-    rows = rows.assign(who=who, part=np.select([tenth == 0, tenth == 1], ["validation", "test"], "train"))
+    part = np.select([tenth == 0, tenth == 1], ["validation", "test"], "train")
+    rows = rows.assign(who=who, part=part)
     parts = {part: int((rows["part"] == part).sum()) for part in ("train", "validation", "test")}
     report = ", ".join(f"{n} {part}" for part, n in parts.items()) + f"; {who.nunique()} customers"
     stop_unless(min(parts.values()) >= STOP["smallest_part"] * len(rows),
@@ -1132,8 +1135,8 @@ def split(rows):
 # %% [markdown]
 # Steps 6 and 7 belong together. The first run writes the tenth of the rows with the least probable labels to `to_read.csv`. You
 # read them, fill in the column "right" where the label is wrong, and add these lines to `read.csv`, so that a second round keeps what the first one
-# found. Then run the script once more. In the same way the lines of `conflicts.csv` go into `decided.csv`. (The numbers of the rows are those of *this*
-# export: with another one, begin anew.)
+# found. Then run the script once more. In the same way the lines of `conflicts.csv` go into `decided.csv`. The numbers of the rows are those of *this*
+# export: with another one, begin anew.
 
 # %%
 def doubtful(rows):
@@ -1148,7 +1151,7 @@ def doubtful(rows):
     commonest = rows[LABEL].value_counts(normalize=True).max()
     agrees = (rows["says"] == rows[LABEL]).mean()
     report = f"agrees with {agrees:.0%} of the labels; guessing {commonest:.0%}"
-    stop_unless(agrees > commonest + STOP["better"], f"{report}. Have the labels slipped against their messages?")
+    stop_unless(agrees > commonest + STOP["better"], f"{report}. Have labels slipped to other rows?")
     return rows, report
 
 # %% [markdown]
@@ -1175,7 +1178,7 @@ def write(rows, folder):
 
 # %%
 def for_a_person(rows, rejected):
-    """What was left out and why, what copies or contradicts another row, the most doubtful tenth."""
+    """What was left out and why, what copies or contradicts, and the most doubtful tenth."""
     rejected[["row", "why"]].to_csv("rejects.csv", index=False)
     rejected = rejected.assign(right="", group=rejected["group"].astype("Int64"))
     conflict, copy = (rejected["why"] == why for why in ("contradicts a copy", "a copy"))
@@ -1184,8 +1187,8 @@ def for_a_person(rows, rejected):
     columns = ["group", "row", "right", LABEL, TEXT]
     rejected[conflict].sort_values(columns[:2])[columns].to_csv("conflicts.csv", index=False)
     kept = rows[rows["group"].isin(rejected.loc[copy, "group"])].assign(why="this one stayed")
-    columns = ["group", "row", "why", TEXT]
-    pd.concat([rejected[copy], kept]).sort_values(columns[:2])[columns].to_csv("copies.csv", index=False)
+    groups = pd.concat([rejected[copy], kept]).sort_values(["group", "row"])
+    groups[["group", "row", "why", TEXT]].to_csv("copies.csv", index=False)
     tenth = rows.sort_values("own").head(len(rows) // 10).assign(right="")
     tenth[["row", "right", LABEL, "says", TEXT]].to_csv("to_read.csv", index=False)
 
@@ -1193,21 +1196,27 @@ def for_a_person(rows, rejected):
 # And the whole, with a *data card*: a text beside the data that says what they are and what was done to them.
 
 # %%
+def card(file, reports):
+    """The reports, and which numbers are still in the texts."""
+    lines = [f"- **{name}**: {report}" for name, report in reports.items()]
+    taken_out = ", ".join(NUMBERS.values()) or "none, so pseudonymous, not anonymous"
+    lines.append(f"- Numbers of our own taken out: {taken_out}.")
+    return DatasetCard(f"---\nlicense: other\n---\n# {Path(file).name}\n\n" + "\n".join(lines) + "\n")
+
+
+# %%
 def main(file, folder="mine-ready"):
     """All steps, the files for a person, and the data with their card."""
     rows, reports, rejected = opened(file), {}, []
     missing = {TEXT, LABEL, WHO} - set(rows)
-    stop_unless(not missing, f"{file} has no column {missing}, but {list(rows)}. Change TEXT, LABEL, WHO")
+    stop_unless(not missing, f"{file} has no column {missing}, but {list(rows)}. Change the top")
     for step in (usable, decided, without_copies, redact, split, corrected, doubtful):
         rows, reports[step.__name__] = step(rows)
         rejected.append(rows[rows["why"] != ""])
         rows = rows[rows["why"] == ""].reset_index(drop=True)
     for_a_person(rows, pd.concat(rejected))
     data, reports["version"] = write(rows, folder)
-    lines = [f"- **{name}**: {report}" for name, report in reports.items()]
-    lines.append(f"- Numbers of our own taken out: {', '.join(NUMBERS.values()) or 'none; pseudonymous, not anonymous'}.")
-    text = f"---\nlicense: other\n---\n# {Path(file).name}\n\n" + "\n".join(lines) + "\n"
-    DatasetCard(text).save(f"{folder}/README.md")
+    card(file, reports).save(f"{folder}/README.md")
     return data, reports
 
 
@@ -1222,10 +1231,10 @@ data, reports = main("mine.csv")
 show.table({step: {"report": report} for step, report in reports.items()}, "A healthy run", "step")
 
 # %% [markdown]
-# (If many of your rows are made from templates, they have kin on both sides of the split, and a good score there is worth less; section 5
-# counts them.) So this is what healthy reports look like: a few unusable rows whose reason you can see, copies in a number that the desk's people
+# This is what healthy reports look like: a few unusable rows whose reason you can see, copies in a number that the desk's people
 # can explain, personal data in about as many messages as you found by reading, about one row in ten on each side, and a classifier
-# that agrees with far more of the labels than guessing does. And why were rows left out?
+# that agrees with far more of the labels than guessing does. One thing no report says: rows that are made from templates have kin on
+# both sides of the split, and a good score there is worth less; section 5 counts them. And why were rows left out?
 
 # %%
 rejects = pd.read_csv("rejects.csv")["why"].value_counts()
@@ -1249,7 +1258,7 @@ lesson_05.gone_wrong((usable, without_copies, redact, split, doubtful), "mine.cs
 top = {"TEXT": TEXT, "LABEL": LABEL, "WHO": WHO, "LABELS": LABELS, "RENAME": RENAME, "ASKED": ASKED}
 top |= {"ALLOW": ALLOW, "NUMBERS": NUMBERS, "SEED": SEED, "STOP": STOP}
 steps = (stop_unless, opened, usable, corrected, decided, without_copies, secret_key, safe, redact)
-steps += (split, doubtful, write, for_a_person, main)
+steps += (split, doubtful, write, for_a_person, card, main)
 print(lesson_05.take_away("clean_export.py", top, steps))
 
 # %%
@@ -1257,14 +1266,14 @@ print(validate("mine-ready/train.jsonl", "chat"))
 
 # %% [markdown]
 # The last line is what `course check-data mine-ready/train.jsonl` says in a terminal: the written file is one that a host or a
-# trainer takes. **Your own file:** change what stands at the top of `clean_export.py`, and run it on a few hundred rows first. (The
-# same script comes from `course clean-script` in a terminal, without this notebook.)
+# trainer takes. **Your own file:** change what stands at the top of `clean_export.py`, and run it on a few hundred rows first. The
+# same script comes from `course clean-script` in a terminal, without this notebook.
 # Numbers that only your company has, such as contracts, matriculation numbers or number plates, are found by no program: that is what
 # `NUMBERS` is for.
 #
 # Answers that are free text, or records made from several columns, go through `prepare` of section 1 instead. This writes such columns as rows, and
-# keeps a test set apart by customer; then call `prepare("mine.jsonl", …, test=…)` with the rows of the second file. (In records of labels
-# alone, many messages rightly have the same one: leave `canned_answer` out of `drop` there.)
+# keeps a test set apart by customer; then call `prepare("mine.jsonl", …, test=…)` with the rows of the second file. In records of labels
+# alone, many messages rightly have the same one: leave `canned_answer` out of `drop` there.
 #
 # ```python
 # import hashlib, json
@@ -1416,8 +1425,8 @@ lesson_05.recorded_table()
 # has really read is a good beginning.
 #
 # Five claims about training data that you will meet elsewhere, P3 of section 8 among them: three are judged by these runs, and two
-# could not be tested here. Open a row to see why. (In all runs the model saw 300 examples, some of them more than once where there
-# were fewer rows. So "under a condition" means: at equally long training, on this export.)
+# could not be tested here. Open a row to see why. In all runs the model saw 300 examples, some of them more than once where there
+# were fewer rows. So "under a condition" means: at equally long training, on this export.
 
 # %%
 evidence.summary("P1", "P2", "P4", "P5")

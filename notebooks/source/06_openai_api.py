@@ -104,7 +104,7 @@ print("the model that can be trained here:", BASE)
 # `none`. The line that is printed below is one message with its record. It begins with a system message, and the model learns to answer under it: **send
 # the same system message, to the letter, whenever you ask the tuned model.**
 #
-# **Two files.** One line is one example: a conversation that ends as it should. We take fifty short messages, so that a laptop is done in a minute or two. (The messages that we ask about later are longer ones.) (At work begin with 50 to 100 as well, then double them and see whether the answers get better.) The second
+# **Two files.** One line is one example: a conversation that ends as it should. We take fifty short messages, so that a laptop is done in a minute or two; the messages that we ask about later are longer. At work begin with 50 to 100 as well, then double them and see whether the answers get better. The second
 # file is the {{term:validation set}}. These examples are not trained on; the service only
 # measures how well the model does on them. Always send one. OpenAI does not charge for it, and it is all that the job
 # tells you about messages it has not learned from.
@@ -188,8 +188,8 @@ if job.status != "succeeded":
 print(job.finished_at - job.created_at, "seconds, and the new model is", job.fine_tuned_model)
 
 # %% [markdown]
-# (At a real host look every minute, with `every=60`. `pending` is Azure's word for a job that has not begun. A paused job waits until
-# somebody resumes it, hence the deadline.) The name is `ft:`, the base, the organisation, your suffix and an id.
+# At a real host look every minute, with `every=60`. `pending` is Azure's word for a job that has not begun. A paused job waits until
+# somebody resumes it, hence the deadline. The name is `ft:`, the base, the organisation, your suffix and an id.
 # Everything that happened is in the events, and each step of training left one with its numbers. Here is one, and then all of them as a
 # curve:
 
@@ -206,7 +206,7 @@ lesson_06.curve(events, "What the job learned, on rows it saw and on rows it did
 # pale line is `train_loss`, the loss on the rows of each step: it jumps, since some rows are harder than others, and falls on the
 # whole, as the bold line shows, which is its running mean. "Validation" is the loss on the other file. In the event above there are two
 # of them: `valid_loss` may be measured on a few rows only, as OpenAI does at every step, and `full_valid_loss` on all of them, at the end of
-# an epoch. Go by the full one. (Here both are measured on all rows.) As long as both fall, the model is learning the task. Where they part, it
+# an epoch. Go by the full one. Here both are measured on all rows. As long as both fall, the model is learning the task. Where they part, it
 # begins to learn these fifty examples instead; section 4 shows that. What did "auto" choose?
 
 # %%
@@ -277,8 +277,8 @@ show.answers([prompt[-1]["content"] for prompt in prompts[:2]],
 # danger came out as `none` will let it wait. These ten lines of `count_right` are the whole evaluation. At work it needs a hundred messages
 # or more that are kept for it, and an interval around each share, as in section 3.
 #
-# That is the whole job: two uploads, one job, a loop, and a model's name. ({{term:temperature|Temperature}} 0 takes the
-# likeliest token each time. On a large host answers may still differ now and then. For records, 0 to 0.2 is usual.) Eight answers are too
+# That is the whole job: two uploads, one job, a loop, and a model's name. {{term:temperature|Temperature}} 0 takes the
+# likeliest token each time. On a large host answers may still differ now and then. For records, 0 to 0.2 is usual. Eight answers are too
 # few to compare anything. Where this lesson says what is better, it shows recorded runs with a hundred answers each.
 #
 # **Your turn.** Somebody looked at a job's events every few seconds. What happened?
@@ -337,8 +337,8 @@ forced = ask(BASE, question, tools=[find_order], tool_choice="required")
 print(forced.tool_calls[0].function.name, forced.tool_calls[0].function.arguments)
 
 # %% [markdown]
-# The call has the right form; on this service it cannot have another. (At OpenAI that takes `"strict": True` in the function, and
-# `"additionalProperties": False` in every object of its schema.) Here the model also copied the right number. Nothing in the form guarantees that, so compare it with the message before you act on it. What a form can do, and what it cannot, is the next section's
+# The call has the right form; on this service it cannot have another. At OpenAI that takes `"strict": True` in the function, and
+# `"additionalProperties": False` in every object of its schema. Here the model also copied the right number. Nothing in the form guarantees that, so compare it with the message before you act on it. What a form can do, and what it cannot, is the next section's
 # topic.
 #
 # **Your turn:** make training rows of conversations that customers rated with a thumb up or down.
@@ -349,12 +349,12 @@ print(forced.tool_calls[0].function.name, forced.tool_calls[0].function.argument
 # %% [markdown]
 # ## 3 · Tell, force, or train?
 #
-# There are three ways to get records. You can *tell* the model the format in the prompt. (Ours is so small that it hardly follows
-# instructions, so "tell" does worse here than it would with a large model. We have not run one.) You can *force* it: in
+# There are three ways to get records. You can *tell* the model the format in the prompt. Ours is so small that it hardly follows
+# instructions, so "tell" does worse here than it would with a large model. We have not run one. You can *force* it: in
 # {{term:structured output}} the server lets the model choose only tokens that the schema allows
 # ({{term:constrained decoding}}). Or you can *train* it, as above. Which one do you need?
 #
-# Forcing is one more argument, and it works with any model, trained or not. (Without `"strict": True`, OpenAI treats the schema as a suggestion.)
+# Forcing is one more argument, and it works with any model, trained or not. Without `"strict": True`, OpenAI treats the schema as a suggestion.
 
 # %%
 form = {"type": "json_schema", "json_schema": {
@@ -401,7 +401,7 @@ evidence.card("O1")
 # large steps. This is {{term:overfitting}}, learning the examples by heart instead of the task.
 #
 # First we switch the service off and on again, as happens to a host on a bad day. Files, jobs and models are on its disk, not
-# in your notebook, so you lose nothing. (It also gives back the memory that answering took.)
+# in your notebook, so you lose nothing. Switching it off also gives back the memory that answering took.
 
 # %%
 server.stop()
@@ -433,10 +433,10 @@ lesson_06.curve(greedy_events, "Twelve examples, six epochs: one line goes to ze
 lesson_06.epochs_table(greedy_events)
 
 # %% [markdown]
-# Read the table from top to bottom. (The training loss is the mean over an epoch's steps, the validation loss is measured at its end.
-# The unit is the {{term:nat}}, with the natural logarithm.) The training loss goes toward zero: the twelve answers are almost learned
-# by heart. The validation loss stops falling before the job ends, while you go on paying. (Where the figure shows both lines jumping up in an early epoch, a large step went
-# wrong. That is no overfitting: the training line jumps too.) Whether the validation loss really rises at the end, sixteen messages cannot
+# Read the table from top to bottom. The training loss is the mean over an epoch's steps, the validation loss is measured at its end.
+# The unit is the {{term:nat}}, with the natural logarithm. The training loss goes toward zero: the twelve answers are almost learned
+# by heart. The validation loss stops falling before the job ends, while you go on paying. Where the figure shows both lines jumping up in an early epoch, a large step went
+# wrong. That is no overfitting: the training line jumps too. Whether the validation loss really rises at the end, sixteen messages cannot
 # say: a single epoch up or down may be chance, and the API gives you no interval. So here is a recorded job with ten epochs and 40
 # validation messages:
 
@@ -461,7 +461,7 @@ lesson_06.checkpoints_table(client.fine_tuning.jobs.checkpoints.list(greedy.id))
 # a shorter job, and look again: it isn't quite the model of that epoch, because many trainers take smaller steps toward the end of a job.
 # But the loss stands in for something else: it counts every token, also those that
 # nobody cares about. If answers can be scored, score them, on messages kept for this choice and not on those you will
-# report, the {{term:test set}}. (We break this rule in the next table: our records have only the hundred test messages.) Here is what the answers said in the
+# report, the {{term:test set}}. We break this rule in the next table: our records have only the hundred test messages. Here is what the answers said in the
 # recorded jobs:
 
 # %%
@@ -469,8 +469,8 @@ lesson_06.recorded([f"tuned, epoch {n}" for n in (1, 2, 3)], "Three checkpoints 
 
 # %% [markdown]
 # The first checkpoint is probably worse. The other two are so near each other that a hundred messages cannot tell them apart. So the next
-# job could be an epoch shorter, and cheaper; score its model too, for it will not be this second checkpoint. (Two models that answer the same messages are best compared message by message: on how many was only
-# the one right, on how many only the other?)
+# job could be an epoch shorter, and cheaper; score its model too, for it will not be this second checkpoint. Two models that answer the same messages are best compared message by message: on how many was only
+# the one right, on how many only the other?
 #
 # **Your turn:** nobody has scored anything yet, and some checkpoints were not validated.
 
@@ -512,12 +512,12 @@ for name, attempt in attempts.items():
         print(f"{name}: {error.status_code} {error.code} - {error.body['message'][:90]}")
 
 # %% [markdown]
-# A program should look at `error.code`, since messages change. (The first one has no code. There the status, 400, is all you
-# get.) The client tries some errors again by itself, twice: a busy host (429), a broken one (500 and more). It does not retry
+# A program should look at `error.code`, since messages change. The first of these errors has no code: there the status, 400, is all you
+# get. The client tries some errors again by itself, twice: a busy host (429), a broken one (500 and more). It does not retry
 # these, and that is right: they would fail again.
 #
-# **Stop, pause, go on.** A job that you started by mistake costs money until you cancel it. Some hosts can also pause a job and resume it. (The next job is cancelled
-# before it has taken a step.)
+# **Stop, pause, go on.** A job that you started by mistake costs money until you cancel it. Some hosts can also pause a job and resume it. The next job is cancelled
+# before it has taken a step.
 
 # %%
 jobs = client.fine_tuning.jobs
@@ -593,7 +593,7 @@ lesson_06.pair_curve(pair_events, "The loss of a DPO job starts at ln 2")
 #
 # $$-\log\sigma(0) = -\log\tfrac{1}{2} = \ln 2 = 0.693$$
 #
-# for every pair, every model and every data set. ($\sigma$ turns a difference into a probability, and 0 into one half.) If
+# for every pair, every model and every data set. $\sigma$ turns a difference into a probability, and 0 into one half. If
 # your first logged loss is far from 0.693, the host compares with another model than the one it started to train, or it
 # logs a mean over several steps. `beta` says how much a change counts: 0.1 is usual.
 #
@@ -604,8 +604,8 @@ print("before:", counted)
 print("after: ", count_right(ask_all(preferred.fine_tuned_model, prompts), wanted))
 
 # %% [markdown]
-# Eight messages are a first look. The recorded jobs had sixty pairs, and were asked a hundred. (Their tuned model differs a little from that of section 3: another
-# run.)
+# Eight messages are a first look. The recorded jobs had sixty pairs, and were asked a hundred. Their tuned model differs a little from that of section 3: another
+# run.
 
 # %%
 lesson_06.preferences()
@@ -619,13 +619,13 @@ lesson_06.preferences()
 #
 # Who is to blame, the pairs or the training? Look at the two rows “steps a tenth as large”: the same pairs, with a
 # `learning_rate_multiplier` of 0.1. The model is nearly what it was before. So for these two kinds of pairs the size of the steps did it, which our service had chosen ("auto"), and one-sided pairs gave those
-# steps a direction. (The balanced pairs were not tried with small steps.) But look again: the small steps did no good either, as far as
+# steps a direction. The balanced pairs were not tried with small steps. But look again: the small steps did no good either, as far as
 # these messages can show.
 #
 # What to learn from it:
 #
 # - A default can ruin a good model; ours did. Try three multipliers, each a third of the one before, and compare *answers* with those of
-#   the model before. Keep that model. (A larger `beta` is the other setting to try; it ties the model closer to its start. We have not.)
+#   the model before. Keep that model. A larger `beta` is the other setting to try; it ties the model closer to its start. We have not tried it.
 # - Look at what all your pairs have in common. The model will.
 # - **Where the right answer is known, as here, write it into a row and train on it.** Preferences are for what people can judge and
 #   cannot write. Lesson 04 has a case in which they pay.
@@ -670,8 +670,8 @@ for name, record in tried.items():
 # of its answers, and from answers that are all worth the same there is nothing to learn.
 #
 # Now the request itself. Its rows end with the question, and what the grader calls `item` stands beside the messages. The service checks
-# the request's form, and then declines. (For `sample.output_json` OpenAI's guide puts a `response_format` beside the grader; the API's
-# specification, by which this service checks, has no such field.)
+# the request's form, and then declines. For `sample.output_json` OpenAI's guide puts a `response_format` beside the grader; the API's
+# specification, by which this service checks, has no such field.
 
 # %%
 to_grade = [{"messages": row["messages"][:-1], **json.loads(row["messages"][-1]["content"])}
@@ -705,8 +705,8 @@ for operation in ("eq", "equals"):
 # That depends on what you compare it with: the same model with a longer prompt, a small model of today with one, or an open model, whose tokens cost no more when it is tuned.
 # The tuned model's prompt is shorter, but each of its tokens costs more: at OpenAI twice as much for the small models,
 # half as much again for the large ones. For the task of this lesson `gpt-4.1-mini` untuned is cheaper than `gpt-4.1-mini` tuned as long as
-# its prompt has fewer than about 180 tokens, and a small model of today stays cheaper than that for much longer. (These are the last
-# published prices of a service that is ending. The way to the answer is what you keep; put in the prices of your host.)
+# its prompt has fewer than about 180 tokens, and a small model of today stays cheaper than that for much longer. These are the last
+# published prices of a service that is ending. The way to the answer is what you keep; put in the prices of your host.
 #
 # You pay twice: once for training, and then for every request. Training first. A host charges the file's tokens times the epochs.
 
@@ -714,10 +714,10 @@ for operation in ("eq", "equals"):
 lesson_06.training_table(rows, 3)
 
 # %% [markdown]
-# Fifty rows cost cents. (Five thousand rows of 500 tokens, three epochs, at the highest of these prices would be 188
+# Fifty rows cost cents. Five thousand rows of 500 tokens, three epochs, at the highest of these prices would be 188
 # dollars, still a small part of what
-# a person costs who collects them.) The first number is the host's price, the second what this file costs with three epochs. (Tinker is a
-# host of open models with calls of its own.) Tokens are the host's, so count with its
+# a person costs who collects them. The first number is the host's price, the second what this file costs with three epochs. Tinker is a
+# host of open models with calls of its own. Tokens are the host's, so count with its
 # {{term:tokenizer}}: that of our small model counts a tenth more in the words of these messages (and the template's marks come on top).
 #
 # **Your turn:** write the bill of a job.
@@ -739,8 +739,8 @@ lesson_06.training_table(rows, 3)
 #
 # $$P = \frac{S\,t_{in} + A\,(t_{out} - u_{out})}{u_{in}}$$
 #
-# (A host of open models that takes no more for a tuned model's tokens than for the base's is the easy case: then $P = S$, and every
-# instruction that you can leave out is saved. The price of such a host is the hour, further down.)
+# A host of open models that takes no more for a tuned model's tokens than for the base's is the easy case: then $P = S$, and every
+# instruction that you can leave out is saved. The price of such a host is the hour, further down.
 #
 # Now with real counts: our three prompts, means over the test messages.
 
@@ -755,12 +755,12 @@ lesson_06.price_figure(sizes, answer_tokens)
 # %% [markdown]
 # Three things to see. The flat line is the tuned model with its short prompt. The same model untuned crosses it at about 180
 # tokens, so instructions alone are cheaper, and instructions with eight examples are more than twice as expensive. And the
-# lowest line is `gpt-6-luna`, a small model of today at OpenAI, asked to answer at once, with `reasoning_effort="none"`. (Left alone it
+# lowest line is `gpt-6-luna`, a small model of today at OpenAI, asked to answer at once, with `reasoning_effort="none"`; left alone it
 # thinks first. Reasoning tokens are billed as output, and a few hundred of them reverse the
-# order.) It stays below the tuned one up to almost 900 tokens, and
+# order. Its line stays below the tuned one up to almost 900 tokens, and
 # again from a little over 1,024 on: there {{term:prompt caching}} starts, and the part of a prompt that never changes costs a tenth or a
-# quarter of its price. (That part must come first, have 1,024 tokens by itself, and be sent again within minutes. At `gpt-6-luna`
-# the request that puts it into the cache pays a quarter more for it; OpenAI's page of the model, read on 2026-11-28.)
+# quarter of its price. That part must come first, have 1,024 tokens by itself, and be sent again within minutes. At `gpt-6-luna`
+# the request that puts it into the cache pays a quarter more for it; OpenAI's page of the model, read on 2026-11-28.
 #
 # What is compared here is price. Whether the cheaper one is right as often, only your test messages can say. So before you
 # train, work out what today's small model costs with instructions, with examples and with caching. If it is right often
@@ -804,8 +804,8 @@ left = lesson_06.days_left(HOSTS["openai"])
 print(left, "days left for models tuned at OpenAI, by the dates of section 10")
 
 # %% [markdown]
-# The code is what a program should look for: `training_not_available` means that no second try will help. (The date is what third
-# parties report of OpenAI's notice, as section 10 says. A negative number of days means that those models are gone.) What can you take?
+# The code is what a program should look for: `training_not_available` means that no second try will help. The date is what third
+# parties report of OpenAI's notice, as section 10 says. A negative number of days means that those models are gone. What can you take?
 #
 # | you take | how | good for | what it does not give you |
 # | --- | --- | --- | --- |
@@ -814,8 +814,8 @@ print(left, "days left for models tuned at OpenAI, by the dates of section 10")
 # | **its answers** | ask it a few hundred unlabelled messages while it still answers, and train another model on them: {{term:distillation}} | a model whose labels are lost; a test set to compare with | it also copies the mistakes |
 # | **the {{term:weight|weights}}** | from hosts with open models: download the {{term:adapter}}, the small file that training made | the same model, on your own machine | closed models: not offered |
 #
-# The first three work at any host that still answers, as far as its terms allow it. (When you have what you need, delete what you leave
-# there, `client.files.delete` and `client.models.delete`; your contract says how long copies are kept.) **Files and answers**, on our service:
+# The first three work at any host that still answers, as far as its terms allow it. When you have what you need, delete what you leave
+# there, `client.files.delete` and `client.models.delete`; your contract says how long copies are kept. **Files and answers**, on our service:
 
 # %%
 exported = client.files.content(job.training_file).read().decode("utf-8").splitlines()
@@ -829,8 +829,8 @@ print(json.dumps(copied[0]["messages"][1:], ensure_ascii=False))
 
 # %% [markdown]
 # With a few hundred such rows you train the next model. How much is lost on the way? Below, the second model learned from the first
-# one's answers to 240 messages, the third from people's answers to the same ones. (All three have the same base. A real move changes the
-# base as well, so score it anew.) The last was not trained at all:
+# one's answers to 240 messages, the third from people's answers to the same ones. All three have the same base. A real move changes the
+# base as well, so score it anew. The last row was not trained at all:
 
 # %%
 lesson_06.recorded(
@@ -844,8 +844,8 @@ lesson_06.recorded(
 # be seen. The last row is the price of leaving today with this base.
 #
 # **The weights, live.** Our service trains an open model, so the adapter (of {{term:LoRA}}, lesson 02) is a folder. Copy it,
-# keep the last answers to compare, and switch the service off. (From Nebius and Crusoe you download files of this kind; the loop for
-# Nebius is in section 1.)
+# keep the last answers to compare, and switch the service off. From Nebius and Crusoe you download files of this kind; the loop for
+# Nebius is in section 1.
 
 # %%
 import shutil
@@ -878,8 +878,8 @@ show.answers([prompts[best][-1]["content"]],
              wanted[best : best + 1])
 
 # %% [markdown]
-# The same folder on the same base gives the same answers. (One may differ now and then. The two programs add up in another order, and
-# where two tokens are almost equally likely, the last digit decides.) From here on it is yours: `own.merge_and_unload()` writes it into the
+# The same folder on the same base gives the same answers. One may differ now and then: the two programs add up in another order, and
+# where two tokens are almost equally likely, the last digit decides. From here on it is yours: `own.merge_and_unload()` writes it into the
 # base, as in lesson 02, and {{term:vLLM}} or Ollama serve it under the same API (Ollama after a conversion). With a GPU, and *not run
 # here*:
 #

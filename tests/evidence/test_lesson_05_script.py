@@ -19,7 +19,7 @@ from course_utils.evidence import lesson_05
 from course_utils.lessons import source_file
 
 NAMES = ("stop_unless", "opened", "usable", "corrected", "decided", "without_copies", "secret_key", "safe", "redact",
-         "split", "doubtful", "write", "for_a_person", "main")  # fmt: skip
+         "split", "doubtful", "write", "for_a_person", "card", "main")  # fmt: skip
 TOP = ("TEXT", "LABEL", "WHO", "LABELS", "RENAME", "ASKED", "ALLOW", "NUMBERS", "SEED", "STOP")
 
 

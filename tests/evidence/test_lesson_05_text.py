@@ -341,7 +341,7 @@ SENTENCES = {
     "the leaked test messages were left in the export": lambda: (
         'raw = prepare(export.path, steps=["validate"])' in benchmark("data_quality")
     ),
-    "(The last line assumes 175 tokens a second": lambda: (
+    "The last line assumes 175 tokens a second": lambda: (
         "two slow cores, 175 tokens/s" in str(list(lesson_05.cost_table(1000).rows))
     ),
     "We run it on the 964 rows of the export to which no rule objected": lambda: (

@@ -134,7 +134,7 @@ SENTENCES = {
         < thousand(lesson_06.TUNED_PROMPT, TUNED)
         < thousand("instructions and 8 examples", lesson_06.UNTUNED) / 2
     ),
-    "It stays below the tuned one up to almost 900 tokens, and again from a little over 1,024 on": lambda: (
+    "Its line stays below the tuned one up to almost 900 tokens, and again from a little over 1,024 on": lambda: (
         850 < turns(LUNA)[0] < 900 and turns(LUNA)[1] == LUNA.cache_from == 1024
     ),
     "costs a tenth or a quarter of its price": lambda: (
@@ -153,7 +153,8 @@ SENTENCES = {
     "\"Tuned\" ones have learned 240 rows": lambda: "EXAMPLES, VALIDATION, PAIRS" in BENCHMARK
         and "= 240, 40, 60, 12, 10" in BENCHMARK and len(task().test) == 100,
     "Three jobs train: in sections 1, 4 and 6": lambda: [
-        len(re.findall(r"^[^#\n]*(?<!def )wait\(", part, re.MULTILINE)) for part in re.split(r"^# ## \d+ ·", SOURCE, flags=re.MULTILINE)[1:]
+        len(re.findall(r"^[^#\n]*(?<!def )wait\(", part, re.MULTILINE))
+        for part in re.split(r"^# ## \d+ ·", SOURCE, flags=re.MULTILINE)[1:]
     ] == [1, 0, 0, 1, 1, 1, 0, 0, 0, 0],  # that of section 5 fails
     "that of our small model counts a tenth more in the words of these messages": lambda: 0.08 < more_tokens() < 0.14,
     "$0.7 \\cdot 0 + 0.3 \\cdot 1 = 0.3$": lambda: '"0.7 * category + 0.3 * escalation"' in SOURCE,
