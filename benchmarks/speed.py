@@ -295,7 +295,7 @@ def main() -> None:
                 f"{name:<20} {row['seconds']:6.1f} s  {median:.2f}x ours [{low:.2f}, {high:.2f}]  "
                 f"+{row['peak_mb']:.0f} MB  loss {row['held_out_loss']:.4f}  {100 * row['share_of_peak']:.0f} % of peak"
             )
-        file = write_results(f"speed-{kind}", result)
+        file = write_results(f"speed-{kind}-{hardware.detect().dtype}", result)
         times = {name: row["times_ours"][1] for name, row in result["table"].items()}
         figures.bars(times, f"{kind.upper()}: time of an epoch, ours = 1", "median of paired ratios").save(
             str(Path(RECORDS) / f"{file.stem}.png")

@@ -42,7 +42,7 @@ def benchmark_results(name: str) -> Path:
     Raises:
         CourseError: `benchmarks/records` has no results of that name.
     """
-    files = sorted(path("benchmarks/records").glob(f"{name}-*.json"))
+    files = sorted(path("benchmarks/records").glob(f"{name}-[0-9]*.json"))
     if not files:
         raise CourseError(f"there are no results named {name!r} in benchmarks/records")
     return files[-1]
