@@ -3,11 +3,11 @@
 #
 # {{badges}}
 #
-# *"How often should I descale my Corvane kettle?"* A shop wants a program that answers such messages, in a form that its
-# other programs can read. One colleague says: write a better prompt. Another says: give the model our catalogue. A third says:
-# {{term:fine-tuning|fine-tune}} it, that is, train the model further on examples of our own. Each of them has seen it work
-# somewhere. This lesson gives you three questions that decide what to try first. Then it puts every answer to the test on
-# this one task.
+# *"How often should I descale my Corvane kettle?"* A shop wants a program that answers such messages, in a
+# form that its other programs can read. One colleague says: write a better prompt. Another says: give the
+# model our catalogue. A third says: {{term:fine-tuning|fine-tune}} the model, that is, train it further on
+# examples of our own. This lesson gives you three questions that decide what to try first. Then it tests
+# every answer on this one task.
 #
 # <!-- assumes: JSON, JSONL -->
 
@@ -31,11 +31,16 @@ show.quiet()
 lesson_01.picture()
 
 # %% [markdown]
-# That is where we are going. {{term:RAG}} ({{term:retrieval|retrieval}}-augmented generation) looks the facts up and puts
-# them into the prompt: the model then knows more and still writes as it likes. Training makes it write what the program
-# needs, and it still does not know the facts. An answer is *usable* if both are right: the fact, and the record around it (form, topic and product). Two of the five ways give more than half usable answers:
-# training and retrieval together, and, without any training, retrieval with similar answered messages as examples. That one has
-# a catch, which section 5 shows, and section 7 asks how much of the other carries over to products that it never saw. The line through each mark is the range in which the true share plausibly lies, its {{term:confidence interval|95 % interval}}.
+# The figure shows where we are going. {{term:RAG}} ({{term:retrieval|retrieval}}-augmented generation) looks the
+# facts up and puts them into the prompt: the model then knows more, but still writes as it likes. A trained
+# model writes what the program needs, but does not know the facts.
+#
+# Look at the marks for *usable*: answers in which both the fact and the record around it (form, topic and
+# product) are right. Two of the five ways give more than half usable answers: training with retrieval, and,
+# without any training, retrieval with similar answered messages as examples. Section 7 tests how much of the
+# first carries over to products that the model never saw; section 5 shows a catch in the second. The line
+# through each mark is its {{term:confidence interval|95 % interval}}, the range in which the true share plausibly
+# lies.
 #
 # By the end you will be able to
 #
@@ -46,8 +51,8 @@ lesson_01.picture()
 # - tell what training changes in a model and what it does not, even when the facts change,
 # - compute the number of requests a day from which fine-tuning pays, and find the cheapest plan that is good enough.
 #
-# You should have called a language model's API before. You need not have trained anything. Reading takes about 30 minutes,
-# and the exercises about as long again.
+# You should have called a language model's API before, but need not have trained anything. Reading takes
+# about 30 minutes, the exercises about as long again.
 #
 # {{timing}}
 
@@ -57,20 +62,22 @@ plan = plans.plan("01")
 overview(device.tier)
 
 # %% [markdown]
-# The table shows the whole course. Each lesson is a notebook that runs from top to bottom. You are in the first, which tells
-# you when the others are worth your time. If a cell fails, run `course doctor` in a terminal: it says what is missing.
+# The table lists the lessons. This first one tells you when the others are worth your time. If a cell fails,
+# run `course doctor` in a terminal: it says what is missing.
 
 # %% [markdown]
 # ## 1 · Three questions decide
 #
-# A new colleague at the shop can fail a customer in two ways. Perhaps she does not know how long the guarantee of this lamp
-# is: hand her the manual. Or she knows, but writes a page of pleasantries where the form has one line. The manual does not
-# help against that; practice does. A model fails in the same two ways, for lack of *knowledge* or by its *behaviour*.
-# Retrieval is the manual, opened at the right page for each question. Fine-tuning is the training course: it changes how she
-# works, it costs time once, and whatever facts she learned by heart there go out of date.
+# A new colleague at the shop can fail a customer in two ways. Perhaps she does not know how long the
+# guarantee of this lamp is: hand her the manual. Or she knows, but writes a page of pleasantries where the
+# form has one line: the manual does not help, practice does.
 #
-# Before either, you would simply *tell* her what you want, and show her how similar customers were answered. So this is the order
-# of the questions:
+# A model fails in the same two ways: for lack of *knowledge*, or by its *behaviour*. Retrieval is the manual,
+# opened at the right page. Fine-tuning is the training course: it costs time once and changes how she works,
+# but facts learned there go out of date.
+#
+# Before either, you would simply *tell* her what you want and show her how similar customers were answered.
+# That gives the order of the questions:
 
 # %%
 drawings.decision_tree()
@@ -80,29 +87,30 @@ drawings.decision_tree()
 # | --- | --- | --- | --- |
 # | prompt | always first: an afternoon to try, a minute to undo; with similar past answers as examples, if you have any | almost nothing to set up; every call carries instructions and examples | format hints, tone, persona, recurring questions |
 # | RAG | facts are missing | an index to build and keep, longer prompts | facts that change, catalogues, rules, citations |
-# | fine-tuning | it knows, but acts wrongly | examples and training once, then short prompts | format, style, the jargon of a field |
+# | fine-tuning | the model knows, but acts wrongly | examples and training once, then short prompts | format, style, the jargon of a field |
 # | all together | both are missing, at scale | the most to set up | production |
 #
-# The same tree is a function. It also asks how often things change, how many requests come and where the data may go,
-# and it gives its reasons. Here the model behaves wrongly, the best prompt gets 60 % of a set of test messages right, and there are 300 examples of good answers.
+# The helper `decide` is the same tree as a function. It also asks how often things change, how many requests
+# come and where the data may go. Suppose that the model behaves wrongly, the best prompt gets 60 % of the
+# test messages right, and there are 300 good examples.
 
 # %%
 decide("behaviour", prompt_reaches=0.6, examples=300, requests_a_day=500)
 
 # %% [markdown]
-# Read the last list first: *what would change it*. A recommendation without that list is an opinion. Below is the function
-# with a control for each question. Set it to a project that you are working on.
+# Read the last list first: *what would change it*. A recommendation without that list is an opinion. In the
+# next cell, set the same function to a project of your own.
 
 # %%
 widgets.decision_helper()
 
 # %% [markdown]
-# The two limits in it, 85 % and 100 examples, are rules of thumb that circulate. Section 6 tests the second. In place of the first,
-# section 8 puts a sum that you can do for your own project.
+# The two limits in the tree, 85 % and 100 examples, are common rules of thumb. Section 6 tests the second;
+# section 8 replaces the first by a sum for your own project.
 #
-# **Your turn.** Somebody wrote the tree as a function, in a hurry.
-# Here and in all lessons: an answer may use what Python brings and the general tools NumPy, PyTorch, pandas and SciPy, but no library that does
-# the exercise for you. Checking it is free; try as often as you like.
+# **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but
+# no library that does the exercise for you. Check as often as you like. In this one, somebody wrote the tree
+# as a function, in a hurry.
 
 # %%
 # EXERCISE: frame-1
@@ -110,12 +118,12 @@ widgets.decision_helper()
 # %% [markdown]
 # ## 2 · Four companies: you decide
 #
-# A tree is easy to nod at. Here are four cases; decide each before you run the next cell. The companies are invented, the
-# kinds of situation are common.
+# It is easy to nod at a tree, so decide these four cases before you reveal the helper's answer. The companies
+# are invented.
 #
-# **Support triage.** A telephone company sorts 30,000 messages a day into 14 queues. The best prompt sorts 72 % of them right.
-# Nothing is missing from the messages, and the queues have been the same for years. There are 2,400 messages that people have
-# sorted with care. A customer waits while the sorting runs.
+# **Support triage.** A telephone company sorts 30,000 messages a day into 14 queues. The best prompt sorts 72
+# % of them right. Nothing is missing from the messages, and the queues have been the same for years. People
+# have sorted 2,400 messages with care. A customer waits while the sorting runs.
 
 # %%
 triage = predict("What would you try for the 14 queues?", choices=APPROACHES)
@@ -128,9 +136,10 @@ decision = decide(
 triage.reveal(decision.approach, source="the helper")
 
 # %% [markdown]
-# Fine-tuning. The model can read the messages, but it sorts them by its own idea of the queues, not by the company's. The
-# examples are there, and the target stays put. Try two cheaper ways on the same examples first, though: show the model the most
-# similar sorted messages (section 4), and train an ordinary text classifier, since a queue is only one of fourteen labels.
+# Fine-tuning. The model can read the messages, but sorts them by its own idea of the queues. There are enough
+# examples, and the queues do not change. But first try two cheaper ways with the same examples: show the
+# model the most similar sorted messages (section 4), and train an ordinary text classifier, since a queue is
+# only one of fourteen labels.
 #
 # **Contract clauses.** A law firm checks contracts against its own handbook, which changes every month or so. Answers must
 # cite the page. The best prompt gets 55 % right: the model lacks the handbook, and it writes essays where a finding was asked
@@ -148,9 +157,9 @@ decision = decide(
 clauses.reveal(decision.approach, source="the helper")
 
 # %% [markdown]
-# RAG, and no training yet. Forty examples are too few to train on, so the best of them go into the prompt, and some essays
-# will remain for now. With a hundred good examples the helper would say "rag + fine-tune". Because nothing may leave the
-# building, it would have to be an {{term:open-weight model}}, one that you can download and run yourself.
+# RAG, and no training yet. Forty examples are too few to train on, so the best of them go into the prompt.
+# With a hundred good examples the helper would say "rag + fine-tune". Nothing may leave the building, so the
+# model must be an {{term:open-weight model}}, one that you can download and run yourself.
 #
 # **Internal search.** A hospital's staff ask 3,000 questions a day about duty rosters and rules that change daily. The prompt
 # alone gets 35 % right. Answers in plain sentences are fine. There are 500 old questions with checked answers, and somebody
@@ -167,8 +176,8 @@ decision = decide(
 search.reveal(decision.approach, source="the helper")
 
 # %% [markdown]
-# RAG. The 500 answers are tempting, but what they teach was true last week. Keep them all the same: their questions are a
-# good test of the search.
+# RAG. A model trained on the 500 answers would know only what was true last week. But keep them: their
+# questions are a good test of the search.
 #
 # **Brand voice.** A maker of outdoor gear wants product texts that sound like its own. Editors accept 88 % of what the best
 # prompt writes without touching it. There are 300 accepted texts, and 60 new ones a day.
@@ -182,30 +191,32 @@ decision = decide("behaviour", prompt_reaches=0.88, examples=300, requests_a_day
 voice.reveal(decision.approach, source="the helper")
 
 # %% [markdown]
-# Keep the prompt. Voice *is* behaviour, and 300 examples would be enough. But only seven texts a day need an editor's hand.
-# Whether that justifies a second system depends on what one correction costs; section 8 shows how to compute it.
+# Keep the prompt. Voice *is* behaviour, and 300 examples would be enough. But only seven of the 60 texts a
+# day need an editor's hand. Whether that justifies training depends on the cost of a correction; section 8
+# shows the sum.
 #
-# Four cases, three different answers. Four things decided: what is missing, how far the prompt gets, how many good examples there
-# are, and how often the target moves. The first of these is the hardest to know, and the next section is about it.
+# Four cases, three different answers. Four things decided: what is missing, how far the prompt gets, how many
+# good examples there are, and how often the target moves. What is missing is the hardest to know; the next
+# section is about that.
 
 # %% [markdown]
 # ## 3 · Look at twenty wrong answers
 #
-# The tree asks what is missing. How do you find out? Not by thinking about it. An answer is the end of a chain: there has to
-# be a source, the right passage has to be found, the model has to use it well, and the answer has to have the right format.
-# Take twenty wrong answers and ask of each where the chain broke first. It takes an hour, and it is hard to spend an hour
-# better in such a project.
+# The tree asks what is missing. To find out, look at wrong answers. Every answer is the end of a chain: there
+# has to be a source, the right passage has to be found, the model has to use it well, and the answer has to
+# have the right format. Take twenty wrong answers and ask of each where the chain broke first. It is an hour
+# well spent.
 
 # %%
 drawings.error_chain()
 
 # %% [markdown]
-# Take one by hand. A customer asks which number the key to the drawer of the Thackle desk has. The passage about the Thackle
-# desk was shown, so neither knowledge nor retrieval failed. The model writes "The key to the drawer of the Thackle desk is
-# number 315." The fact is right (what it adds after that is invented). But the program wanted a record, and these are sentences.
-# The cause is the *format*, and for that there is a cure without any training.
+# Here is one by hand. A customer asks for the number of the key to the drawer of the Thackle desk. The model
+# was shown the right passage, so neither knowledge nor retrieval failed. It writes "The key to the drawer of
+# the Thackle desk is number 315." The fact is right, but the program wanted a record, not a sentence. So the
+# cause is the *format*, which can be fixed without training.
 #
-# As code, the chain is a few lines.
+# The chain as code:
 
 # %%
 def cause(shown, needed, content_right):
@@ -218,8 +229,9 @@ def cause(shown, needed, content_right):
 
 
 # %% [markdown]
-# Now you. These are real answers of the small model that this lesson uses. For some it had only instructions and three examples, for others also a passage that a search had found. We picked them so that every
-# cause occurs; the counts in your own project will differ. "Right" is the fact that the record should have held. Sort at least ten.
+# Now you: sort at least ten. These are real answers of this lesson's small model, which had instructions and
+# three examples, sometimes also a passage that a search had found. "Right" is the fact that the record should
+# have held. We picked them so that every cause occurs; your own counts will differ.
 
 # %%
 wrong = lesson_01.wrong_answers()
@@ -234,26 +246,29 @@ sorting
 sorting.reveal([cause(w.shown, w.needed, w.content_right) for w in wrong])
 
 # %% [markdown]
-# Where you and the function disagree, compare "passage shown" with "passage needed" once more: an answer that sounds wrong may
-# have had no chance to be right. Now count the causes.
+# Where you and the function disagree, compare "passage shown" with "passage needed" again: without the right
+# passage, the model had no chance. Now count the causes.
 
 # %%
 lesson_01.causes_table(wrong)
 
 # %% [markdown]
-# So "should we fine-tune?" is the wrong question to start with: some of these answers need a better search, one needs only a schema, and
-# some a trained model. In your own twenty, fix the link that broke most often, measure again, and sort again: an answer that had the wrong passage may also have the wrong
-# format, and you only see that once the passage is right.
+# Read the last column: some of these answers need a better search, one needs only a schema, and some a
+# trained model. So "should we fine-tune?" is the wrong question to start with.
 #
-# The next three sections take the branches of the tree one by one, all on the same task.
+# In your own twenty, fix the link that broke most often, then measure and sort again: a wrong format may only
+# show once the passage is right.
 
 # %% [markdown]
 # ## 4 · Branch one: a better prompt
 #
-# How far does asking get you? To find out we need a task and a measure. The shop is invented and called Tarnbrook, so no model
-# can know its catalogue. A customer asks for a fact, and the answer must be a record with topic, product and fact. We score
-# *the fact* and *the record* (form, topic and product). A wrong record is a matter of behaviour; a wrong fact can come from
-# missing knowledge, from the search, or from reading badly. An answer that is right on both sides is *usable*.
+# How far does a better prompt get you? To find out we need a task and a measure. Our shop, Tarnbrook, is
+# invented, so no model can know its catalogue. A customer asks for a fact, and the answer must be a record
+# with topic, product and fact.
+#
+# We score *the fact* and *the record* (form, topic and product). A wrong record is a matter of behaviour; a
+# wrong fact can come from missing knowledge, from the search, or from reading badly. An answer with both
+# right is *usable*.
 
 # %%
 catalogue = load_catalogue()
@@ -271,8 +286,9 @@ def ask(prompts, asked, model=model):
 
 
 # %% [markdown]
-# {{term:parameter|Parameters}} are the numbers that a model consists of. This one is tiny, so that it runs on any computer.
-# It speaks for itself and not for large models; where the question is about those, section 7 cites what others have measured.
+# {{term:parameter|Parameters}} are the numbers that a model consists of. This model is tiny, so that it runs
+# on any computer. Its results do not speak for large models; for those, section 7 cites what others have
+# measured.
 #
 # What can a better prompt fix: the format, the judgement about what goes in each field, or the facts? We compare four prompts:
 #
@@ -293,8 +309,8 @@ guess
 guess.reveal(100 * lesson_01.score("instructions and three examples", "valid form").value)
 
 # %% [markdown]
-# That figure was recorded with this model and all 100 questions. Now watch a few answers come in live. Eight messages show you
-# *what* goes wrong; to say how often, you need a hundred.
+# That figure was recorded with this model on all 100 questions. Now a few answers live: eight messages show
+# *what* goes wrong; to say how often, you need a hundred. First, the third prompt.
 
 # %%
 names = ["message alone", "instructions and three examples", "retrieved examples"]
@@ -304,7 +320,8 @@ show.table({
 }, caption="The third prompt, for the first message", of="message")
 
 # %% [markdown]
-# The fourth has the same instructions, and its three examples are chosen anew for each message. Now the answers.
+# The fourth prompt has the same instructions, but its three examples are chosen anew for each message. Now
+# the answers.
 
 # %%
 answers = {name: ask(prompts[name], few)[0] for name in names}
@@ -315,16 +332,18 @@ show.answers(
 )
 
 # %% [markdown]
-# For this small model, examples bring the *form* into half of the answers, where instructions alone bring it into none. Fixed examples improve neither the judgement nor
-# the facts. Retrieved examples can bring all three, because an answered message about the same thing holds topic, product
-# *and* fact. So a file of good past answers is a small knowledge base. Note its limit: it knows only what somebody has asked
-# before. In our file every fact has been asked for in other words, which is the best case for it; the table in section 7 says
-# how far it gets.
+# Compare the answers on each card. Fixed examples give about half of this small model's answers the right
+# *form*; instructions alone give it to none. But fixed examples improve neither the judgement nor the facts.
+# Retrieved examples can improve all three, because an answered message about the same thing holds topic,
+# product *and* fact.
 #
-# **The form for free.** There is a way to make sure of the form. A model writes one {{term:token}} at a time (a piece of a
-# word), and before each it has a score for every token it knows. {{term:constrained decoding|Constrained decoding}} crosses out
-# all tokens after which the answer could no longer become a valid record, and takes the best of the rest. Imagine it at
-# three places of our record:
+# So a file of good past answers is a small knowledge base, limited to what somebody has asked before. Ours is
+# the best case: every fact has already been asked for in another wording. Section 7 says how far that gets.
+#
+# **The form for free.** The form can be enforced. A model writes one {{term:token}} (a piece of a word) at a
+# time, and before each it scores every token it knows. {{term:constrained decoding|Constrained decoding}}
+# crosses out all tokens after which the answer could no longer become a valid record, and takes the best of
+# the rest. Here are three places of our record:
 #
 # | so far | what the model might like best | what is allowed |
 # | --- | --- | --- |
@@ -332,8 +351,8 @@ show.answers(
 # | `{"topic": "` | `kettle` | `product`, `delivery`, `returns`, `payment`, `account`, `service` |
 # | `{"topic": "product", "product": ` | `Corvane` | any text in quotation marks, or `null` |
 #
-# Hosts call this {{term:structured output}}: you send a schema with the request. Here are the prompts with three examples
-# again, this time under the shop's schema.
+# Hosts call this {{term:structured output}}: you send a schema with the request. Here are the prompts with
+# three examples again, now with a schema for the shop's record.
 
 # %%
 from course_utils.data_prep.catalogue import SCHEMA
@@ -349,9 +368,9 @@ show.table({
 }, caption=f"{len(few)} messages", of="decoding")
 
 # %% [markdown]
-# The schema guarantees the form, unless an answer reaches the limit of tokens before its end. Do not expect much of it in
-# the other two columns: a grammar knows which topics exist, not which one is right. But if valid JSON is *all* you want, a schema gives it to you without
-# any training (limit the length of its texts, so that an answer ends before its tokens do).
+# Look at the first column: the schema guarantees the form, unless an answer reaches its token limit (so limit
+# the length of the texts in the schema). Expect little in the other two columns: a schema knows which topics
+# exist, not which one is right. But if valid JSON is *all* you want, you get it without any training.
 #
 # **Do you measure enough?** Suppose your prompt got 17 of 20 messages right, which is 85 %. Has it reached the limit of the
 # tree?
@@ -369,13 +388,13 @@ guess.reveal(round(100 * twenty.low), source="computed")
 show.table({"17 of 20": {"share": twenty}, "85 of 100": {"share": hundred}}, of="right answers")
 
 # %% [markdown]
-# Twenty messages cannot tell. With a true share well below the limit, or well above it, you could have seen the same 17. With a
-# hundred messages the range is less than half as wide. So the first thing to build is not a model but a set of a hundred real
-# messages with right answers.
+# Twenty messages cannot tell: the range in brackets reaches from well below the limit to well above it. With
+# a hundred messages it is less than half as wide. So the first thing to build is not a model but a set of a
+# hundred real messages with right answers.
 #
-# **The job.** This program measures a prompt on such a set, with any model behind an OpenAI-compatible address. It needs
-# nothing from this course, and it prints the wrong answers for you to sort. (It is not run here, because it needs a key; a
-# test of the course runs it.)
+# **The job.** This program measures a prompt on such a set, with any model behind an OpenAI-compatible
+# address, and prints the wrong answers for you to sort. It needs nothing from this course, but it needs a
+# key, so it is not run here.
 #
 # ```python
 # import json, re
@@ -404,21 +423,25 @@ show.table({"17 of 20": {"share": twenty}, "85 of 100": {"share": hundred}}, of=
 # %% [markdown]
 # ## 5 · Branch two: look the facts up
 #
-# Some of the twenty errors say that facts are missing. Before you look at a single answer with RAG, measure the search alone:
-# if the right passage is not found, no model can read it.
+# Some of the twenty wrong answers lacked the facts. Before you judge a single answer with RAG, measure the
+# search alone: no model can read a passage that was not found.
 #
-# **How does a search find a passage?** By words or by meaning. {{term:BM25}} adds up the words that question and passage
-# share, and a rare word counts more. A word that $n$ of the $N$ passages contain counts
+# **How does a search find a passage?** By words or by meaning. {{term:BM25}} adds up the words that question
+# and passage share, and a rare word counts more. A word that $n$ of the $N$ passages contain counts
 #
 # $$\ln\Big(1 + \frac{N - n + 0.5}{n + 0.5}\Big).$$
 #
 # The catalogue has 72 passages. "Hobbin" is in one of them and counts $\ln(1 + 71.5 / 1.5) = 3.9$. A word that is in forty of
-# them counts $\ln(1 + 32.5 / 40.5) = 0.6$. BM25 also counts how often the word appears and how long the passage is. That works
-# well as long as customers use the shop's words. This one does not: *"my hobbin has gone dull and just chews the privet. how
-# much do you lot ask for sharpening"*. The right passage says that *blades are ground at our workshop*. It shares the rare word
-# and little else, and another passage with many of the small words comes out ahead: "How a return travels". A *dense* search
-# turns both texts into lists of numbers ({{term:embedding|embeddings}}) that lie close together when the meanings do. It finds
-# the hedge trimmer.
+# them counts $\ln(1 + 32.5 / 40.5) = 0.6$. BM25 also considers how often the word appears and how long the
+# passage is.
+#
+# That works as long as customers use the shop's words. This customer does not: *"my hobbin has gone dull and
+# just chews the privet. how much do you lot ask for sharpening"*. The right passage says that *blades are
+# ground at our workshop*. It shares the rare word and little else, so "How a return travels", with many of
+# the small words, comes out ahead.
+#
+# A *dense* search goes by meaning: it turns both texts into lists of numbers ({{term:embedding|embeddings}})
+# that lie close together when the meanings do. It finds the right passage, the hedge trimmer's.
 
 # %%
 guess = predict("For how many of 100 questions is the first hit of BM25 the right passage?")
@@ -441,22 +464,27 @@ charts.shares({
 }, "How often is the right passage found?")
 
 # %% [markdown]
-# This share is called {{term:precision and recall|recall}}: of all right passages, how many were found? Dense search finds more here, mostly for the questions in customers' own words, as section 9 shows; mixing
-# both adds nothing. Recall is a limit for everything that comes after it: where the search fails,
-# the answer is wrong whatever you do to the model.
+# Compare the marks for the first hit: dense search finds more, mostly for questions in customers' own words
+# (section 9); mixing it with BM25 (*hybrid*) adds nothing. This share is called
+# {{term:precision and recall|recall}}: of all right passages, how many were found? It limits everything that
+# follows: where the search fails, the answer is wrong whatever you do to the model.
 #
-# **Is a second look worth it?** {{term:reranking|Reranking}} puts the first hits into a better order with a slower model. It
-# cannot find what is not among them. Compare the two marks of the dense search: between "first" and "among the first three"
-# lie a few points, and that is the most that a reranker of three hits could gain here. So we go without. With thousands of
-# similar passages that gap can be wide, so measure it before you decide.
+# **Is a second look worth it?** {{term:reranking|Reranking}} puts the first hits into a better order with a
+# slower model. It cannot add a passage, so the most that a reranker of three hits could gain here is the gap
+# between the two marks of the dense search: a few points. We go without. With thousands of similar passages
+# the gap can be wide; measure it before you decide.
 
 # %%
 # EXERCISE: frame-2
 
 # %% [markdown]
-# **Now the answers.** A fair test of RAG asks for the fact alone, which is easiest; for the whole record, which is what the
-# program needs, with three fixed examples; for the record under the schema; and with the retrieved examples of section 4, each
-# with its passage.
+# **Now the answers.** A fair test of RAG asks in five ways:
+#
+# - for the fact alone, which is easiest;
+# - for the record that the program needs, with three fixed examples;
+# - for the record under the schema;
+# - for the record with the retrieved examples of section 4, each with its passage;
+# - the same, without examples about the fact that is asked for.
 
 # %%
 lesson_01.rivals_figure(
@@ -467,19 +495,22 @@ lesson_01.rivals_figure(
 )
 
 # %% [markdown]
-# Asked for the fact alone, the small model gives about a third of the facts correctly. Asked for fact and form at once, it
-# loses half of those, and the schema brings the form but no facts. Retrieved examples look like the solution, until you read the
-# last row. In our file somebody has asked for every fact before, so that one of the three examples often *contains* the fact. The
-# last row leaves such examples out. Now we see what they teach about form and reading alone: something, but not enough.
+# Read the right facts from the top. Asked for the fact alone, the small model gets about a third right. Asked
+# for fact and form at once, it loses half of those, and the schema helps only the form.
 #
-# The right passage was there for 85 of 100 questions, so most of what is wrong was *misread*. Expect a larger model to misread less.
-# But the order in which answers get lost is worth remembering at any size: not found, found and misread, too much asked at
-# once.
+# Retrieved examples look like the solution, until you read the last row. In our file somebody has asked for
+# every fact before, so one of the three examples often *contains* the fact. The last row leaves such examples
+# out. The others teach only form and reading: something, but not enough.
 #
-# **The rival that needs no index.** The whole catalogue is short. Why search, if everything fits into the prompt? The objection
-# is that every call pays for it. But hosts keep what they computed for the beginning of a prompt, and bill the same beginning
-# at a fraction of the price the next time ({{term:prompt caching}}). A beginning must have a minimum length for that. The
-# fixed part of a prompt with one passage is too short; with the catalogue it is long enough.
+# The right passage was there for 85 of 100 questions, so most wrong facts were *misread*. Expect a larger
+# model to misread less. But the order in which answers get lost is worth remembering at any size: not found,
+# found and misread, too much asked at once.
+#
+# **The rival that needs no index.** The whole catalogue is short. Why search, if everything fits into the
+# prompt? Every call would pay for the whole text. But hosts keep what they computed for the beginning of a
+# prompt, and bill the same beginning at a fraction of the price the next time ({{term:prompt caching}}). The
+# beginning must have a minimum length: the fixed part of a prompt with one passage is too short, the
+# catalogue is long enough.
 
 # %%
 guess = predict("With a large model, 1,000 requests: which is cheaper?",
@@ -497,25 +528,29 @@ guess.reveal("the whole catalogue, cached" if whole < rag else "one retrieved pa
 lesson_01.knowledge_costs_table(tokens)
 
 # %% [markdown]
-# With the most expensive models the whole catalogue costs less than the usual RAG prompt, with the others about the same. It
-# needs no index, and no search can miss. But look at the last column, which gives RAG its best form too. Fill the fixed part of
-# its prompt with further examples until the cache takes it, and the *longer* prompt is the cheapest of all. So compute with the
-# rules of your provider's cache before you decide by length. What are the other drawbacks of the whole text?
+# Compare the first two columns of prices: with the most expensive models the cached catalogue costs less than
+# the usual RAG prompt, with the others about the same. It needs no index, and no search can miss.
+#
+# But the last column gives RAG its best form too: with further examples in its fixed part, until the cache
+# takes it, the *longer* prompt is the cheapest of all. So check your provider's cache rules before you decide
+# by length.
+#
+# The whole text has other drawbacks:
 #
 # - Requests must come every few minutes, or the cache is cold and the full price is due.
 # - Ten times the text costs ten times as much, and it must fit the {{term:context window}}, the longest input that a model takes.
 # - Models find facts in the middle of a long prompt less reliably than at its ends (Liu et al., 2023, arXiv 2307.03172).
 #
-# It takes an hour to try, so if your text is short, try it first.
+# Still, if your text is short, try the whole text first: it takes an hour.
 
 # %% [markdown]
 # ## 6 · Branch three: train the behaviour
 #
-# What is left when the facts are there and the answers are still not what you need? Then you show the model how it is done, in
-# examples, and change the model. We have other wordings of the same questions, with the right record for each: 100 as they
-# are, and 60 more with the passage before them, so that the model learns to *read*. There are no instructions in them: what
-# a good answer looks like is shown, not told. The facts of the test do occur in this training; section 7 checks whether that is why
-# the model answers well. One example:
+# What if the facts are there and the answers are still not what you need? Then you train the model on
+# examples of good answers. Ours are other wordings of the same questions, each with the right record: 100 as
+# they are, and 60 more with the passage before them, so that the model learns to *read*. They contain no
+# instructions: a good answer is shown, not described. The facts of the test do occur in them; section 7
+# checks whether that is why the model answers well. One example:
 
 # %%
 alone, with_passage = lesson_01.training_examples(catalogue)
@@ -523,8 +558,9 @@ example = with_passage[-1]
 show.answers([example[1]["content"]], {"answer to learn": [example[2]["content"]]}, longest=600)
 
 # %% [markdown]
-# We train a {{term:LoRA}} {{term:adapter}}, a small set of numbers beside the model's own. Lesson 02 opens it and explains the
-# settings. Here it is enough to know that the model sees each of the 160 examples once, four at a time, and that this takes a minute or two. (It changes the model in place: to repeat section 4 afterwards, restart the kernel.)
+# We train a {{term:LoRA}} {{term:adapter}}, a small set of numbers beside the model's own. Lesson 02 explains
+# it. The model sees each of the 160 examples once, four at a time, which takes a minute or two. (Training
+# changes the model in place: to repeat section 4 afterwards, restart the kernel.)
 
 # %%
 from peft import LoraConfig, get_peft_model
@@ -538,9 +574,9 @@ tuned.merge_adapter()                     # folded into the model, so that answe
 history.plot("One pass over 160 examples")
 
 # %% [markdown]
-# The {{term:loss}} says how surprised the model was by the right answers, just before it learned from them: the lower, the
-# better. It falls fast at first and then stays level. Only questions that were not among the examples can tell whether that
-# helps.
+# The {{term:loss}} says how surprised the model was by the right answers, just before it learned from them:
+# the lower, the better. It falls fast at first and then stays level. Only new questions can tell whether the
+# answers get better.
 
 # %%
 guess = predict("Asked without any instruction: what share of the answers is a valid record?", unit="%")
@@ -559,37 +595,43 @@ show.answers(
 )
 
 # %% [markdown]
-# Form, topic and product are mostly right, although nobody told the model what a record is. And the fact? Compare it with the
-# right one. The model has learned that an answer looks like "26 days", and makes up something that looks so. Many people expect training to teach
-# facts; it may be the most expensive misunderstanding about fine-tuning. One pass taught this model what answers look like, not what is true.
+# Form, topic and product are mostly right, although nobody told the model what a record is. Now compare the
+# fact with the right one. The model has learned that an answer looks like "26 days", and makes up something
+# similar: one pass taught it what answers look like, not what is true. To expect facts from training may be
+# the most expensive misunderstanding about fine-tuning.
 #
-# **What does it save?** The instructions and examples no longer travel with each call. Whether that saves money is the first
-# claim that we check. From here on each card shows a claim that circulates and what we found; open its folds for the evidence.
+# **What does training save?** The instructions and examples no longer travel with each call. Does that save
+# money? The cards from here on show claims that circulate, and what we found; open their folds for the
+# evidence.
 
 # %%
 evidence.card("D2", tokens=tokens)
 
 # %% [markdown]
-# So the saving depends on whether the tokens were paid in full. Look up the caching rule of your host before you count it.
+# So the saving depends on whether the tokens were paid in full. Look up your host's caching rule first.
 #
-# **How few examples are enough?** The tree asks for a hundred. The next figure was recorded with {{term:training set|training
-# sets}} of three sizes, all trained for the same number of {{term:step|steps}} and tested on facts that none of them contains.
-# Each was trained three times, with different {{term:seed|seeds}}, the numbers from which the random choices of a run start.
+# **How few examples are enough?** The tree asks for a hundred. The next figure compares
+# {{term:training set|training sets}} of three sizes, all trained for the same number of {{term:step|steps}}
+# and tested on facts that none of them contains. Each was trained with three {{term:seed|seeds}}, the numbers
+# from which the random choices of a run start.
 
 # %%
 lesson_01.sizes_figure()
 
 # %% [markdown]
-# Look at the valid form first: two dozen examples teach the form. The other two marks are the point. On its own examples the smallest set is perfect, on others it is not. Learning the examples instead of the rule is called
-# {{term:overfitting}}. With more examples the two marks come closer, partly because the larger sets no longer know their own examples by heart (each
-# was seen less often). The intervals on others overlap: among the sizes that we tried, none is a threshold.
+# Look at the valid form first: two dozen examples teach it. Then look at the other two marks, the right
+# records: the smallest set is perfect on its own examples, but not on others. Learning the examples instead
+# of the rule is called {{term:overfitting}}.
+#
+# With more examples the two marks come closer, partly because each was seen less often and is no longer known
+# by heart. The intervals on others overlap: none of our three sizes is a threshold.
 
 # %%
 evidence.card("D4")
 
 # %% [markdown]
-# So how many do *you* need? Train on a quarter, a half and all of your examples, and watch the share that is right on others. As
-# long as it still rises, more examples will probably help.
+# So how many do *you* need? Train on a quarter, a half and all of your examples, and test on others. As long
+# as the share of right answers rises, more examples will probably help.
 
 # %% [markdown]
 # ## 7 · Both together, and what happens when facts change
@@ -608,102 +650,128 @@ guess.reveal(100 * quality_both.knowledge.value)
 lesson_01.rivals(tokens)
 
 # %% [markdown]
-# That is the table of all rivals, recorded on all 100 questions. Your live figure above came from one run and fewer questions, so it
-# differs from the table's. Read the column "usable" from the top. One row without any training comes close to the best, *RAG, retrieved examples*. Are the two different? Intervals that meet do not answer that, because
-# both systems had the same easy and hard questions. So compare them question by question.
+# Read the column "usable" from the top. One row without any training, *RAG, retrieved examples*, comes close
+# to the best. Are the two different? Overlapping intervals do not answer that, because both systems had the
+# same easy and hard questions. So compare them question by question.
+#
+# (Your live figure above came from one run and fewer questions, so it differs.)
 
 # %%
 lesson_01.differences()
 
 # %% [markdown]
-# The first row settles nothing: its interval includes zero. But you know where the facts of the retrieved examples come from. Where
-# customers repeat themselves, a file of good answers is worth having, and if it is good enough on your task, stop there. It has two limits: a question that nobody has asked before gets the row below it in the large table, and the examples go out of date
-# together with the facts in them.
+# The first row settles nothing: its interval includes zero. So where customers repeat themselves, a file of
+# good answers may be enough: if it is good enough on your task, stop there. It has two limits. A question
+# that nobody has asked before gets only the next row of the large table, *RAG, examples about other facts*.
+# And the examples go out of date with the facts in them.
 #
-# The second row is clear: with the *same* passages, the model that was trained to read gets twice as many facts. So training did improve knowledge, in a roundabout way: it taught the model to use what it is given, with a short prompt.
+# The second row is clear: with the *same* passages, the model that was trained to read gets twice as many
+# facts right. So training did help with facts: it taught the model to use what it is given.
 #
-# Is that reading, or is it memory? After all, the model was trained on other wordings of the same questions. Alone it knows no fact, so it
-# has not learned the answers. But it may have got used to these products and passages. The last row of the table is the test: each question goes to a
-# model that was trained without the product that is asked about, and without its passages. Compare it with three rows. It gets far more facts than the untrained model with the same passages, and far more
-# usable answers than examples about other facts do: the model has learned to read. It gets fewer than the row above it, so a part of that row was familiarity.
-# For products that come into the shop tomorrow, expect the last row.
+# Is that reading, or memory? The model was trained on other wordings of the same questions. Alone it knows no
+# fact, so it has not learned the answers, but it may have got used to these products and passages. The last
+# row of the large table is the test: there, each question goes to a model trained without the product asked
+# about and its passages. The last three rows of the small table compare this model with others:
 #
-# The *whole catalogue* is too much for a model of this size. With a large one it deserves an honest look before you train
+# - It gets far more facts right than the untrained model with the same passages, and far more usable answers
+#   than the untrained model with examples about other facts. So it has learned to read.
+# - It gets fewer usable answers than the model trained on these products, so part of that model's result was
+#   familiarity.
+#
+# For products that come into the shop tomorrow, expect the last row of the large table.
+#
+# The *whole catalogue* is too much for a model of this size. With a large model, try it before you train
 # anything.
 #
 # **Then a supplier changes the catalogue.** RAG gets a new index. But what about a model that has learned the facts by heart?
-# One pass did not teach them. Many passes do:
+# One pass over the examples did not teach facts; many passes do:
 
 # %%
 lesson_01.passes_table()
 
 # %% [markdown]
-# Facts *can* be trained in by repetition, and they are known best in the words in which they were learned. Now 38 of these
-# facts change.
+# Compare the first two columns: facts *can* be trained in by repetition, but the model knows them best in the
+# words in which it learned them. Now 38 of these facts change.
 
 # %%
 lesson_01.changes_figure()
 
 # %% [markdown]
-# From the day of the change, what was learned by heart is wrong, and nothing in the answer shows that it is old. The model that was trained to *read* gives values that did not exist when it was trained. Reading is a behaviour, and
-# behaviour lasts.
+# Compare the two marks in each row. What was learned by heart is wrong from the day of the change, and
+# nothing in the answer shows that. The model that was trained to *read* does as well as before, with values
+# that did not exist when it was trained. Reading is a behaviour, and behaviour lasts.
 
 # %%
 evidence.card("D5")
 
 # %% [markdown]
-# In your own project you will want to measure this: after an update, how many answers are right, and how many are stale?
+# Measure this in your own project: after an update, how many answers are right, and how many are stale?
 
 # %%
 # EXERCISE: frame-3
 
 # %% [markdown]
-# **And larger models?** Ours is about fifty times smaller than a model of 7 billion parameters. This is what others have measured
-# on larger ones, beside our figures.
+# **And larger models?** Ours is about fifty times smaller than a model of 7 billion parameters. Here is what
+# others have measured, beside our figures.
 
 # %%
 lesson_01.published()
 
 # %% [markdown]
-# Does the direction agree? In the first row only once our model has been trained to read: untrained, it reads so badly that facts learned by heart
-# overtake RAG. The second row cannot disagree with a shop that no model knows. The third, on models trained to read, is the direction of this section. The fourth agrees:
-# what was trained in is hard to replace. Its share is the mean of three runs; that in the table of passes came from one. In the last row do not expect much of ours, since so small a model was never meant to read thousands of
-# tokens. Where the table says "not tested here", trust the source as far as you trust its author: one of them sells fine-tuning.
+# Do our results point the same way? Row by row:
 #
-# Do you have a large model of your own? Set `COURSE_FRONTIER` to its name, `OPENAI_API_KEY` and, if it is not OpenAI's,
-# `OPENAI_BASE_URL`, before you start the notebook. On Colab, give the names and values as *secrets* instead (the key symbol on
-# the left), and let this notebook read them. Then the next cell sends your model forty requests with invented content.
+# 1. Only once our model is trained to read; untrained, it reads so badly that facts learned by heart overtake
+#    RAG.
+# 2. This is no test: no model knows our shop.
+# 3. Yes, as this section showed.
+# 4. Yes: what was trained in is hard to replace. (This share is the mean of three runs; the table of passes
+#    shows one.)
+#
+# In the last row do not expect much of so small a model, which was never meant to read thousands of tokens.
+# Where the table says "not tested here", trust the source as far as you trust its author: one of them sells
+# fine-tuning.
+#
+# Do you have a large model of your own? Before you start the notebook, set `COURSE_FRONTIER` to its name,
+# `OPENAI_API_KEY` and, if it is not OpenAI's, `OPENAI_BASE_URL`. On Colab, enter them as *secrets* instead
+# (the key symbol on the left), and let this notebook read them. The next cell then sends your model forty
+# requests with invented content.
 
 # %% tags=["frontier"]
 lesson_01.frontier(catalogue)
 
 # %% [markdown]
-# Without a model of your own the cell only says so. The rest of the lesson does not need it.
+# Without such a model, go on: the rest of the lesson does not need one.
 
 # %% [markdown]
 # ## 8 · What it costs
 #
-# Training costs once, prompts cost on every call. So there is a number of requests a day from which training pays, the
-# *break-even*. First one request, by hand. A large model costs 2 dollars for a million tokens of input and 10 for output (the
-# dates are in the table below). A prompt of 400 tokens and an answer of 25 cost
+# You pay for training once, for prompts on every call. So there is a number of requests a day from which
+# training pays, the *break-even*.
+#
+# First one request, by hand. A large model costs 2 dollars for a million tokens of input and 10 for output. A
+# prompt of 400 tokens and an answer of 25 cost
 #
 # $$400 · \frac{2}{10^6} + 25 · \frac{10}{10^6} = 0.00105 \text{ dollars.}$$
 #
-# The small fine-tuned model, at 0.195 and 0.60 dollars with a prompt of 140 tokens, costs 0.00004. So each request saves a tenth
-# of a cent. On the other side are 40 hours of somebody's work on examples and tests. At 80 dollars an hour these cost 3,200
-# dollars, as much as is saved by three million requests: some 9,000 a day for a year. The form does this sum with the exact numbers of this lesson, and with yours.
+# With the small fine-tuned model, at 0.195 and 0.60 dollars and with a prompt of 140 tokens, a request costs
+# 0.00004 dollars. So each request saves a tenth of a cent.
+#
+# On the other side are 40 hours of work on examples and tests. At 80 dollars an hour these cost 3,200
+# dollars, as much as three million requests save: some 9,000 a day for a year. The form does this sum with
+# the exact numbers of this lesson, and with yours.
 
 # %%
 chosen = lesson_01.assumptions(tokens)
 widgets.cost_form(chosen, lesson_01.cost_figure)
 
 # %% [markdown]
-# The message is in the title, and the title compares with the large model. Look at the line of the small model with the long
-# prompt too: if that one is good enough for your task, it stays the cheapest far beyond. Change one assumption at a time and watch it move. Two of them matter most: the model that you
-# compare with, and the hours that people work. The price of the training run itself hardly shows. Note the line of a GPU of
-# your own: you pay for it around the clock, whether requests come or not, so that it wins only at volumes that few of us have.
+# The title gives the break-even against the large model. Look at the small model with the long prompt too: if
+# it is good enough for your task, it stays the cheapest far beyond the break-even. You pay for a GPU of your
+# own around the clock, whether requests come or not, so it wins only at volumes that few of us have.
 #
-# These are the prices behind it, per token.
+# Change one assumption at a time and watch the break-even move. Two matter most: the model that you compare
+# with, and the hours of work. The price of the training run itself hardly shows. These are the prices behind
+# the figure, per token.
 
 # %%
 lesson_01.prices()
@@ -716,10 +784,11 @@ lesson_01.prices()
 lesson_01.gpu_prices()
 
 # %% [markdown]
-# Prices go out of date faster than anything else in this lesson, so each has its date. Check them again before you decide.
+# Each price has its date, because prices change fast: check them again before you decide.
 #
-# **How many times cheaper is the fine-tuned model, and how much of that is due to fine-tuning?** A {{term:frontier model}} is one
-# of the largest of its day. Part of the factor comes only from the smaller model, which you could prompt as well.
+# **How many times cheaper is the fine-tuned model, and how much of that is due to fine-tuning?** A
+# {{term:frontier model}} is one of the largest of its day. Part of the saving against it comes only from the
+# smaller model, which you could prompt as well.
 
 # %%
 evidence.card("D1", assumptions=chosen)
@@ -742,17 +811,18 @@ guess.reveal(round(lesson_01.price_of_an_error(chosen)[1000], 2), source="comput
 evidence.card("D3", assumptions=chosen)
 
 # %% [markdown]
-# So 85 % is only where to stop and compute. The same prompt to the same large model is good enough at ten requests a day and a
-# waste of money at a hundred thousand. There, replace it: by a small model with the same prompt if that is good enough, else by a
-# fine-tuned one.
+# So at 85 %, stop and compute. The same prompt to the same large model is good enough at ten requests a day
+# and a waste of money at a hundred thousand. There, replace the model: by a small one with the same prompt if
+# that is good enough, else by a fine-tuned one.
+#
 # Now compute a break-even yourself.
 
 # %%
 # EXERCISE: frame-4
 
 # %% [markdown]
-# **Now the whole decision.** You have everything that you need to find the cheapest plan that is good enough. The check answers
-# at once, so try as many plans as you like.
+# **Now the whole decision.** Find the cheapest plan that is good enough. The check answers at once, so try as
+# many plans as you like.
 
 # %%
 # EXERCISE: frame-5
@@ -760,8 +830,9 @@ evidence.card("D3", assumptions=chosen)
 # %% [markdown]
 # ## 9 · Common mistakes, shown failing
 #
-# **Deciding by ten questions.** On all 100 questions the dense search finds clearly more than BM25. Suppose that somebody shows
-# ten questions in a meeting. We draw ten at random, a thousand times. How often does BM25 look at least as good?
+# **Deciding by ten questions.** On all 100 questions the dense search finds clearly more than BM25. Suppose
+# that somebody shows only ten of them in a meeting. We draw ten at random, a thousand times. How often does
+# BM25 look at least as good?
 
 # %%
 bm25, dense = (np.array(hits[name]["among the first 1"]) for name in ("bm25", "dense"))
@@ -771,8 +842,7 @@ print(f"all {len(questions)}: {bm25.sum()} against {dense.sum()}; "
       f"with ten, BM25 looks at least as good in {100 * fooled:.0f} % of the draws")
 
 # %% [markdown]
-# In that share of the meetings the worse search would have won or tied. Nothing looks wrong in such a meeting: there are ten
-# real questions on the screen.
+# In that share of the meetings the worse search would have won or tied, and nothing would have looked wrong.
 #
 # **Testing the search with the catalogue's own words.** If you write test questions with the passage open beside you, you write
 # the passage's words.
@@ -786,8 +856,8 @@ show.table({
 }, caption="Right passage first", of="search")
 
 # %% [markdown]
-# By the first column you could not tell the two apart. The second column has questions written without looking at the passage, as customers
-# write them. Take your own test questions from your inbox.
+# The first column cannot tell the two searches apart. In the second, dense search is clearly ahead: those
+# questions were written without looking at the passage. Take your own test questions from your inbox.
 #
 # **Trusting an answer because it has a source.** We look for each answer, word for word, in the passage that was shown:
 
@@ -806,8 +876,9 @@ print(f"{sum(has_source)} of {len(some)} answers are in their passage, word for 
 # A wrong answer with a source is a value from the right passage that belongs to something else, or a value from a wrong
 # passage. A citation is a place to look, not a proof.
 #
-# **Testing with the training questions.** You have seen it in section 7: after many passes the model knew far more facts in the
-# trained wordings than in others. A test that repeats the training questions measures the first column of that table.
+# **Testing with the training questions.** In section 7, after many passes, the model knew far more facts in
+# the trained wordings than in others. A test that repeats the training questions measures only the trained
+# wordings.
 
 # %% [markdown]
 # ## 10 · What you can do now
@@ -836,8 +907,8 @@ evidence.summary()
 quiz("01")
 
 # %% [markdown]
-# **Your own case.** Here is the helper once more. This time it quotes what this lesson measured, so that you see on what each
-# of its reasons rests.
+# **Your own case.** Here is the helper once more. This time it also quotes the measurements behind its
+# reasons.
 
 # %%
 widgets.decision_helper(lesson_01.sentences(chosen), chosen)

@@ -3,10 +3,10 @@
 #
 # {{badges}}
 #
-# A support desk gets messages like the one below. A program has to file each of them, so it needs one line of JSON and
-# nothing else. The small model that you are about to load chats about the message instead. In this lesson you train the
-# behaviour into it, in a few minutes on a laptop. The model itself does not change: what it learns is kept beside it, in a
-# 20 MB file.
+# A support desk gets messages like the one below. A program has to file each message, so it needs one line of
+# JSON and nothing else. The small model of this lesson chats about the message instead. You will teach it to
+# answer with the JSON, in a few minutes on a laptop. The model itself does not change: what it learns is kept
+# in a separate file of 20 MB.
 #
 # <!-- assumes: JSON, JSONL -->
 
@@ -27,13 +27,13 @@ show.quiet()
 evidence.lesson_02.before_and_after()
 
 # %% [markdown]
-# Those two answers were recorded, before training and after training on 540 examples. By the end of section 3 you will have
-# your own answers, and you will count how often they are right.
+# Both answers are recorded: before training, and after training on 540 examples. By the end of section 3 you
+# will count how often your own model is right.
 #
 # By the end you will be able to
 #
 # - follow one training {{term:step}} by hand, from a text to a changed number,
-# - {{term:fine-tuning|fine-tune}} a model on your own examples with a few lines of the usual libraries, and measure the
+# - {{term:fine-tuning|fine-tune}} a model on your own examples with the usual libraries, and measure the
 #   result,
 # - write {{term:LoRA}} in fifteen lines and show that it computes what the {{term:PEFT}} library computes,
 # - count what is trained and stored, and tell whether it fits on your GPU,
@@ -48,12 +48,12 @@ evidence.lesson_02.before_and_after()
 # %% [markdown]
 # ## 1 · The task, and what the model does without training
 #
-# Tarnbrook is an invented shop. Customers write in, and each message must become one record with four fields:
+# Each message to Tarnbrook, an invented shop, must become one record with four fields:
 #
 # | field | values | rule |
 # | --- | --- | --- |
 # | `category` | delivery, billing, returns, defect, account, question | what the message is mainly about |
-# | `escalation` | none, danger, misuse, money, legal, deadline | why it must jump the queue; mostly it need not |
+# | `escalation` | none, danger, misuse, money, legal, deadline | why the message must jump the queue; usually `none` |
 # | `product` | text or null | copied from the message, letter for letter |
 # | `order_id` | `TB-` and five digits, or null | normalised: "tb 61180" becomes `TB-61180` |
 
@@ -68,12 +68,13 @@ message, record = task.validation[0][1]["content"], task.references("validation"
 show.answers([message], {"right answer": [task.write(record)]}, [record])
 
 # %% [markdown]
-# The data come in three sets with three jobs. The model learns from the {{term:training set}}. The {{term:validation set}}
-# tells us, while we work, whether what it learns carries over to messages it has not seen. The {{term:test set}} is kept for
-# the end. It was written separately and asks about products that the training set never mentions.
+# The data come in three sets. The model learns from the {{term:training set}}. The {{term:validation set}}
+# tells us, while we work, whether what the model learns carries over to messages it has not seen. The
+# {{term:test set}} is kept for the end. It was written separately, about products that the training set never
+# mentions.
 #
-# Now load the model and ask it 25 validation messages, first as they are, then with the rules above in the prompt and three
-# solved examples. If a prompt is enough, there is no reason to train.
+# If a prompt is enough, there is no reason to train. So first ask the model 25 validation messages: as they
+# are, then with the rules above and three solved examples in the prompt.
 
 # %%
 model, tokenizer = models.load()
@@ -101,26 +102,30 @@ show.answers(
 )
 
 # %% [markdown]
-# Without rules the model chats. With them it does much better at the form, and pays for it with a far longer prompt on every
-# call; how good the fields are, the tables in section 3 say. A large model needs only the rules, and a server
-# that constrains decoding to a schema guarantees the form for any model. Lesson 01 compares those ways. Here is a small
-# model that should answer fast, and without a long prompt. That is a job for {{term:fine-tuning}}.
+# Without rules the model chats. With rules and examples its form is much better, but every call carries a far
+# longer prompt. The tables in section 3 show how good the fields are.
+#
+# Lesson 01 compares other ways: a large model needs only the rules, and a server that constrains decoding to
+# a schema guarantees the form for any model. Here we want a small model that answers fast, without a long
+# prompt. That is a job for {{term:fine-tuning}}.
 
 # %% [markdown]
 # ## 2 · One training step, by hand
 #
-# What does "training" do, exactly? Every fine-tuning method in this course, from LoRA to {{term:reinforcement learning}},
-# repeats the same few moves. You are going to make each of them once, slowly.
+# What does "training" do, exactly? Every fine-tuning method in this course, from LoRA to
+# {{term:reinforcement learning}}, repeats the loop below. You will go round it once, slowly.
 
 # %%
 drawings.training_step()
 
 # %% [markdown]
-# **From text to numbers.** A model does not see a conversation. It sees a list of numbers. The {{term:chat template}} writes
-# the conversation as one text with markers for who speaks, and the {{term:tokenizer}} cuts that text into
-# {{term:token|tokens}}, each with a number. Here is the first training example. We want the model to learn to *answer*, not
-# to write customers' messages, so we mark the tokens to learn from. This is the {{term:label mask}}: a label of −100 means
-# "do not learn from this one".
+# **From text to numbers.** A model sees a list of numbers, not a conversation. The {{term:chat template}}
+# writes the conversation as one text with markers for who speaks, and the {{term:tokenizer}} cuts that text
+# into {{term:token|tokens}}, each with a number.
+#
+# We want the model to learn to *answer*, not to write customers' messages. So each token gets a label: its
+# own number if it is to be learned, −100 if not. Here is this {{term:label mask}} for the first training
+# example:
 
 # %%
 def ids_and_labels(conversation):
@@ -135,15 +140,15 @@ ids, labels = ids_and_labels(task.train[0])
 show.conversation(tokenizer, ids, labels)
 
 # %% [markdown]
-# Only the answer, and the marker and line break that end it, are in blue. Forget that end marker and you get a model that
-# never stops talking.
+# Blue marks what the model learns: the answer, and the marker and line break that end it. Without the end
+# marker you get a model that never stops talking.
 #
 # **How wrong is the model?** At each position the model gives every token in its {{term:vocabulary}} a raw score. These scores
-# are the {{term:logits}}; the {{term:softmax}} turns them into probabilities that add up to one. Mind the shift by one: the
-# scores at position 5 are about the token at position 6, because the model predicts what comes *next*. So we look up, at each
-# position, the probability of the token at the following one.
+# are the {{term:logits}}; the {{term:softmax}} turns them into probabilities that add up to one. Mind the
+# shift by one: the scores at position 5 are about the token at position 6, because the model predicts what
+# comes *next*. So look up each token's probability one position before it.
 #
-# To keep this section light we use the smallest model on every machine, in 32-bit numbers.
+# This section uses the smallest model on every machine, in 32-bit numbers.
 
 # %%
 student, _ = models.load(tier="cpu", dtype=torch.float32)
@@ -164,13 +169,14 @@ show.table([
 ], caption="The first six tokens of the right answer, before training")
 
 # %% [markdown]
-# Read the table from the top. The model gives the opening brace almost no chance: to it, an answer begins with a word. What
-# JSON itself dictates, a colon or a quotation mark, it expects, because it has seen JSON before. What surprises it is exactly
-# what we want to teach: that there is a record at all, which fields it has, and which label fits.
+# Look for the smallest probabilities. The opening brace has almost no chance, because the model expects an
+# answer to begin with a word. The model does expect colons and quotation marks, because it has seen JSON
+# before. What surprises it is exactly what we want to teach: that there is a record at all, which fields it
+# has, and which label fits.
 #
-# The {{term:loss}} of a token is minus the natural logarithm of its probability: 0 if the model was certain, 0.69 at 50 %,
-# 4.6 at 1 %. Figures call the unit {{term:nat|nats}}, after the natural logarithm. The loss of the example is the mean over
-# the blue tokens. `transformers` computes the same number in one call:
+# The last column is the {{term:loss}} of each token, minus the natural logarithm of its probability: 0 if the
+# model was certain, 0.69 at 50 %, 4.6 at 1 %. Figures call the unit {{term:nat|nats}}. The loss of the
+# example is the mean over the blue tokens. `transformers` computes the same number in one call:
 
 # %%
 by_hand = loss_per_token[first - 1 :].mean()
@@ -178,10 +184,12 @@ in_one_call = student(tokens, labels=torch.tensor([labels], device=student.devic
 print(f"by hand {by_hand:.4f}, by transformers {in_one_call:.4f}")
 
 # %% [markdown]
-# **Which way is better?** A {{term:weight|weight}} is one of the model's numbers. For each, `backward()` computes how the
-# loss would change if the weight grew a little. That slope is its {{term:gradient}}. The {{term:optimizer}}, here a form of
-# {{term:Adam}} called AdamW, then moves each weight a small step against its slope. The {{term:learning rate}} sets the size
-# of that step. To save memory we let only the last four of the model's 30 {{term:layer|layers}} learn.
+# **Which way is better?** A {{term:weight|weight}} is one of the model's numbers. For each weight,
+# `backward()` computes the {{term:gradient}}: how the loss would change if that weight grew a little. The
+# {{term:optimizer}}, here a form of {{term:Adam}} called AdamW, then moves each weight a small step against
+# its gradient. The {{term:learning rate}} sets the size of the step.
+#
+# To save memory, only the last four of the model's 30 {{term:layer|layers}} learn here.
 
 # %%
 student.requires_grad_(False)
@@ -211,9 +219,10 @@ show.table([
 ])
 
 # %% [markdown]
-# The weight moved against the sign of its gradient, by about the learning rate of 0.0003: Adam's first step has nearly the
-# same size for every weight, however steep its slope. A loop of such steps is all there is to training. What the rest of this
-# course adds makes the loop faster, smaller or safer.
+# Compare the first and last rows: the weight moved against the sign of its gradient, by about the learning
+# rate of 0.0003. Adam's first step has nearly the same size for every weight, however large the gradient.
+#
+# Training is a loop of such steps. The rest of this course makes the loop faster, smaller or safer.
 
 # %%
 losses = []
@@ -226,13 +235,14 @@ for step in range(16):
 charts.loss_curve(losses, "Sixteen steps on four examples: the loss falls")
 
 # %% [markdown]
-# One pass over all examples is an {{term:epoch}}; here there are four epochs over four examples. That the loss falls on
-# examples the model has just seen proves only that the loop works. Whether it has learned the *task* or four lines by heart
-# is a question for messages it has not seen, and we come back to it.
+# The loss falls, but on examples that the model has just seen, which proves only that the loop works. Whether
+# the model has learned the *task*, or four lines by heart, only unseen messages can tell (section 3).
+#
+# One pass over all examples is an {{term:epoch}}; these were four epochs over four examples.
 
 # %% [markdown]
-# **Your turn.** The function below runs and returns a number, and the number is wrong. The right one is the loss that you
-# have just computed by hand.
+# **Your turn.** The function below runs, but returns a wrong number. The right one is the loss that you
+# computed by hand.
 
 # %%
 # EXERCISE: lora-1
@@ -240,9 +250,10 @@ charts.loss_curve(losses, "Sixteen steps on four examples: the loss falls")
 # %% [markdown]
 # ## 3 · The job: training with TRL
 #
-# At work you will rarely write the loop yourself. You describe the data, the {{term:adapter}} and the settings, and TRL's
-# `SFTTrainer` does the rest: template, label mask, loss, backward, step. {{term:SFT}} stands for supervised fine-tuning:
-# learning from examples of right answers. Section 4 explains what `LoraConfig` does. First see it work, with these settings:
+# At work you will rarely write the loop yourself. You describe the data, the settings and the
+# {{term:adapter}}, the small part that is trained (section 4 explains its `LoraConfig`). TRL's `SFTTrainer`
+# does the rest: template, label mask, loss, backward, step. {{term:SFT}} means supervised fine-tuning:
+# learning from examples of right answers. First see it work, with these settings:
 
 # %%
 plan.table()
@@ -279,14 +290,17 @@ trainer.train()
 tuned = trainer.model
 
 # %% [markdown]
-# Some words are new. A {{term:batch}} is a group of examples whose gradients are averaged before a step. With the settings for a
-# CPU it has two, which go through the model one after the other while their gradients are added up
-# ({{term:gradient accumulation}}): the same step with half the memory for intermediate results. The
-# {{term:warm-up}} raises the learning rate from zero over the first steps, because the optimizer does not know yet how large
-# the slopes are; afterwards TRL lowers it in a straight line to zero. {{term:gradient checkpointing|Gradient checkpointing}}
-# saves memory and costs time. TRL switches it on unless told otherwise; here there is memory enough. In TRL's table you can pass over the last columns for now.
+# In TRL's table, follow the two loss columns; pass over the rest for now. Some words are new:
 #
-# Did it learn? Ask the same 25 messages again, without rules in the prompt.
+# - A {{term:batch}} is a group of examples whose gradients are averaged before a step. On a CPU it has two, which
+#   go through the model one after the other while their gradients are added up. This {{term:gradient accumulation}}
+#   makes the same step with half the memory for intermediate results.
+# - The {{term:warm-up}} raises the learning rate from zero over the first steps, because the optimizer does not know yet
+#   how large the gradients are. Afterwards TRL lowers the rate in a straight line to zero.
+# - {{term:gradient checkpointing|Gradient checkpointing}} saves memory and costs time. TRL uses it by default;
+#   here there is memory enough without it.
+#
+# Did the model learn? Ask it the same 25 messages again, without rules in the prompt.
 
 # %%
 guess = predict("Of 25 answers, how many are now a valid record?", unit="answers")
@@ -313,19 +327,22 @@ show.answers(
 )
 
 # %% [markdown]
-# An answer is *valid* if it is JSON with the four fields and nothing else, and every value is an allowed one. After eighty
-# examples the form is there, and the order number, which only has to be copied. What has to be understood is not: compare category and escalation with the last row, the {{term:baseline}}, a program that always gives the most common value.
-# In these two fields the model is no better than that program (25 messages cannot separate them), and whole records are rarely
-# right. But the validation loss was still falling when the examples ran out, so give it more.
+# Look first at *valid record* and *order_id*: after eighty examples the model has the form, and the order
+# number, which only has to be copied. (*Valid* means JSON with the four fields and nothing else, and only
+# allowed values.)
 #
-# For this we use the course's own loop, `training.fit`. It takes the same examples and computes the same loss. On a CPU it is
-# faster than `SFTTrainer` (three times on the machine of the record of 2026-11-25, less on others), so that you can train
-# more in the time you have. At work, take `SFTTrainer`.
+# Category and escalation have to be understood. Compare them with the last row, the {{term:baseline}}: a
+# program that always gives the most common value. As far as 25 messages can tell, the model is no better than
+# this program, and whole records are rarely right. But the validation loss was still falling when the
+# examples ran out, so train on more.
+#
+# For this we use the course's own loop, `training.fit`. It computes the same loss, but is faster on a CPU. At
+# work, take `SFTTrainer`.
 #
 # <details><summary><b>On Colab: a run that survives "Runtime disconnected"</b></summary>
 #
-# A free runtime can end at any moment, and its disk with it. Keep {{term:checkpoint|checkpoints}} on your Drive, and after a
-# disconnect run the same cells again: training goes on from the newest one.
+# A free runtime can end at any moment, and its disk is lost with it. Keep {{term:checkpoint|checkpoints}} on
+# your Drive. After a disconnect, run the same cells again: training continues from the newest checkpoint.
 #
 # ```python
 # from google.colab import drive
@@ -351,8 +368,8 @@ history = training.fit(tuned, tokenizer, more, task.validation[::4], settings=sa
 history.plot("More examples: the validation loss falls further")
 
 # %% [markdown]
-# Both losses rise at first. Nothing is broken: the second run starts with a new optimizer, and the learning rate is back at its full
-# height. At the end the validation loss is below where it began, and that is what counts.
+# The validation loss ends below where it began, and that is what counts. Nothing is broken when both losses
+# rise at first: the second run starts with a new optimizer, and the learning rate is back at its full height.
 #
 # Now the test set: 100 messages about products that the model was never trained on.
 
@@ -373,20 +390,23 @@ show.table({
 }, "100 test messages: share right, with its 95 % interval", highlight=trained)
 
 # %% [markdown]
-# How to read it. Start with the rivals. In category, product and order number the trained model is far ahead of the prompt and
-# of the most common value. `escalation` is another matter: most customers need none, so that "none" alone is right for seven
-# in ten, and a share near 70 % can mean anything. For such a field, count what matters:
+# First compare your model with the rivals in the last two rows. In category, product and order number it is
+# far ahead of both. `escalation` is another matter: always answering "none" is right for seven messages in
+# ten, so a share near 70 % says little. For such a field, count hits, misses and false alarms:
 
 # %%
 evidence.lesson_02.alarms(scores.records, task.references())
 
 # %% [markdown]
-# Is that good enough? A person would have to decide: what does it cost if a safety report waits in the queue, and what does a false alarm cost? What this
-# field needs most is more examples *of escalations* (lesson 05).
+# Is that good enough? A person has to decide what it costs if a safety report waits in the queue, and what a
+# false alarm costs. What this field needs most is more examples *of escalations* (lesson 05).
 #
-# Then look at the intervals: with 100 messages, a score of 80 % is compatible with anything from 71 to 87. And look at the
-# last column: a program needs the whole record, and all four fields together are right less often than any one of them. Here
-# is the message from the top of the page, answered by *your* model, and the first one that it got wrong.
+# Back to the table of scores. Its intervals are wide: with 100 messages, 80 % is compatible with anything
+# from 71 to 87. Its last column is what a program needs, the whole record: all four fields together are right
+# less often than any one of them.
+#
+# Here is the message from the top of the page, answered by *your* model, and the first message that it got
+# wrong.
 
 # %%
 wrong = next(i for i, a in enumerate(answers) if a != task.write(task.references()[i]))
@@ -398,13 +418,13 @@ show.answers(
 )
 
 # %% [markdown]
-# A test set wears out. We looked at this one while we wrote the lesson, and you will see more of it below; a project that
-# has to be sure would now need a new one.
+# A test set wears out each time somebody looks at it, and we looked at this one while writing the lesson. A
+# project that has to be sure would now need a new one.
 
 # %% [markdown]
 # ## 4 · LoRA: learn the difference, and make it thin
 #
-# **Why not simply train every weight?** It works; in section 6 we do it and compare. The problem is memory. For every weight
+# **Why not simply train every weight?** It works, as section 6 shows, but it takes memory. For every weight
 # that is trained, the computer keeps four numbers:
 #
 # | kept for each trained weight | bytes |
@@ -415,12 +435,13 @@ show.answers(
 # | Adam's running average of its square (also optimizer state) | 4 |
 # | **together** | **16** |
 #
-# A {{term:frozen}} weight needs only itself: 2 bytes in {{term:bfloat16}}, a 16-bit number format with the range of a 32-bit
-# number and about three digits. So a model of 7 billion weights takes 7 × 16 = 112 GB before the first example is read, if
-# all of it is trained, and 14 GB if it is frozen. The idea of LoRA is to freeze it and train something small beside it.
+# A {{term:frozen}} weight, one that is not trained, takes only 2 bytes in {{term:bfloat16}}, a 16-bit number
+# format with the range of a 32-bit number and about three digits. So before it reads the first example, a
+# model of 7 billion weights takes 7 × 16 = 112 GB if all of it is trained, and 7 × 2 = 14 GB if it is frozen.
+# LoRA freezes the model and trains something small beside it.
 #
-# **How can something small be enough?** The model already knows English, JSON and what a refund is about. What it lacks is a
-# habit, and a habit may need few changes, each applied in many places.
+# **How can something small be enough?** The model already knows English, JSON and what a refund is about.
+# What it lacks is a habit, which may need few changes, each applied in many places.
 
 # %% [markdown]
 # A {{term:linear layer}} multiplies its input $x$ by a {{term:weight matrix}} $W_0$. Training would replace $W_0$ by $W_0 +
@@ -429,9 +450,10 @@ show.answers(
 #
 # $$h = W_0 x + \frac{\alpha}{r} B A x$$
 #
-# $A$ has only $r$ rows and $B$ only $r$ columns. The {{term:rank}} $r$ is small, 16 for instance. $A$ squeezes the input into
-# $r$ numbers, and $B$ spreads them out again: each of its $r$ columns is one *direction* in which the output can be pushed, and
-# $A$ decides how far. {{term:alpha|Alpha}}, written $\alpha$, sets how strongly the result counts.
+# $A$ has only $r$ rows and $B$ only $r$ columns. The {{term:rank}} $r$ is small, 16 for instance. $A$
+# squeezes the input into $r$ numbers, and $B$ spreads them out again: each column of $B$ is one *direction*
+# in which the output can be pushed, and the numbers from $A$ say how far. {{term:alpha|Alpha}}, written
+# $\alpha$, sets how strongly the update counts.
 
 # %%
 drawings.lora()
@@ -454,7 +476,8 @@ show.table([
 ])
 
 # %% [markdown]
-# Check one line: $Ax = 1·1 + 2·1 + 0·1 = 3$. $B$ turns it into $(1.5, -3)$, and $\alpha/r = 2$ doubles that to $(3, -6)$.
+# Check the two middle rows: $Ax = 1·1 + 2·1 + 0·1 = 3$. $B$ turns this 3 into $(1.5, -3)$, and $\alpha/r = 2$
+# doubles both to $(3, -6)$.
 #
 # **Your turn, before you see ours.** Write the {{term:forward pass}} for a whole batch.
 
@@ -462,8 +485,9 @@ show.table([
 # EXERCISE: lora-2
 
 # %% [markdown]
-# Here is a complete layer. $B$ starts at zero, so that the adapted model starts as an exact copy of the original and every
-# change is learned. The messages of a batch are the *rows* of `x`; so $Ax$ of all of them at once is `x @ A.T`, where `.T` swaps rows and columns.
+# Here is a complete layer. $B$ starts at zero, so the adapted model starts as an exact copy of the original.
+# The inputs of a batch are the *rows* of `x`, so `x @ A.T` computes $Ax$ for all of them at once. (`.T` swaps
+# rows and columns.)
 
 # %% tags=["lora-from-scratch"]
 class LoRALinear(torch.nn.Module):
@@ -498,8 +522,8 @@ def inject(module, names, rank, alpha):
 
 
 # %% [markdown]
-# Is that all the PEFT library does? Take a block of the real model, adapt it once with our class and once with PEFT, give
-# both the same $A$ and $B$ and the same input, and compare.
+# Is that all the PEFT library does? Adapt a block of the real model once with our class and once with PEFT,
+# give both the same $A$, $B$ and input, and compare.
 
 # %%
 import copy
@@ -525,15 +549,15 @@ difference = (ours(x) - theirs(x)).abs().max().item()
 print(f"largest output {ours(x).abs().max():.3f}, largest difference {difference:.1e}")
 
 # %% [markdown]
-# No difference, or none beyond the rounding of 32-bit numbers. The course's tests compare whole models, their gradients and
-# their {{term:merge|merged}} weights too. LoRA is no more than these fifteen lines; PEFT adds saving, loading, switching and
-# a hundred special cases. From here on we use PEFT.
+# They agree, up to the rounding of 32-bit numbers. LoRA is no more than these fifteen lines. PEFT adds
+# saving, loading, switching and a hundred special cases, so from here on we use PEFT.
 
 # %% [markdown]
 # ## 5 · What is trained, what is stored, what fits
 #
-# $A$ has $r · d_{in}$ numbers and $B$ has $d_{out} · r$. Together that is $r · (d_{in} + d_{out})$ instead of
-# $d_{in} · d_{out}$. For a 4096 × 4096 matrix and rank 16: 131,072 instead of 16,777,216, less than one in a hundred.
+# With $d_{in}$ inputs and $d_{out}$ outputs, $A$ has $r · d_{in}$ numbers and $B$ has $d_{out} · r$. Together
+# that is $r · (d_{in} + d_{out})$ instead of $d_{in} · d_{out}$. For a 4096 × 4096 matrix and rank 16 it is
+# 131,072 instead of 16,777,216, less than one in a hundred.
 
 # %%
 guess = predict("Rank 16 on all layers of Mistral-7B trains how many parameters?", unit="million")
@@ -557,33 +581,37 @@ show.table({
 }, caption="Rank 16 on all linear layers but the output head", of="model")
 
 # %% [markdown]
-# The larger the model, the smaller the share: a matrix grows with the product of its sides, an adapter only with their sum.
-# PEFT saves adapters in 32 bits unless you convert them.
+# Read down the shares: the larger the model, the smaller its share. A matrix grows with the product of its
+# sides, an adapter only with their sum. PEFT saves adapters in 32 bits unless you convert them.
 #
-# And the memory? Here are the numbers that are kept for Llama-2-7B, which has 6.74 billion {{term:parameter|parameters}}.
-# {{term:QLoRA}}, the subject of lesson 03, also squeezes the frozen weights to 4 bits.
+# And the memory? The figure shows what is kept for Llama-2-7B, with 6.74 billion
+# {{term:parameter|parameters}}. {{term:QLoRA}}, the subject of lesson 03, also squeezes the frozen weights to
+# 4 bits.
 
 # %%
 drawings.memory_parts()
 
 # %% [markdown]
-# The same arithmetic for other models. {{term:mixed precision|Mixed precision}} is the 16 bytes of section 4: 32-bit weights
-# that are rounded to 16 bits for computing. "Pure bfloat16" keeps everything in 16 bits, 8 bytes for each trained weight.
+# Here is the same arithmetic for other models. {{term:mixed precision|Mixed precision}} is the 16 bytes of
+# section 4: 32-bit weights that are rounded to 16 bits for computing. "Pure bfloat16" keeps everything in 16
+# bits: 8 bytes for each trained weight.
 
 # %%
 evidence.lesson_02.states_table()
 
 # %% [markdown]
-# These are lower bounds for plain Adam on one GPU: {{term:activation|activations}}, the intermediate results that `backward()`
-# needs, come on top, and LoRA saves hardly any of them. For your own model and GPU there is
-# `course estimate Llama-3.1-8B --method lora --gpu t4` in a terminal, and the explorer of lesson 03, which count everything.
+# These figures are lower bounds for plain Adam on one GPU: {{term:activation|activations}}, the intermediate
+# results that `backward()` needs, come on top, and LoRA saves hardly any of them. To count everything for
+# your own model and GPU, use `course estimate Llama-3.1-8B --method lora --gpu t4` in a terminal or the
+# explorer of lesson 03.
+#
 # Now you can judge figures that you will meet elsewhere:
 
 # %%
 evidence.card("L1")
 
 # %% [markdown]
-# More such figures are judged at the end of the lesson. Now count yourself.
+# **Your turn.** Count what LoRA trains.
 
 # %%
 # EXERCISE: lora-3
@@ -591,59 +619,66 @@ evidence.card("L1")
 # %% [markdown]
 # ## 6 · Which knobs matter?
 #
-# Rank, alpha, {{term:target modules}}, learning rate: everybody has an opinion. We trained the same model on 120 examples, for
-# 30 steps, and changed one setting at a time. Each point below is one run; a setting that has three points was run three times, each time on a different sample of the
-# examples (three {{term:seed|seeds}}). That took more than an hour, so it is recorded (`benchmarks/lora_sweep.py`).
+# Rank, alpha, {{term:target modules}}, learning rate: everybody has an opinion. The short answer: tune the
+# learning rate first, adapt all linear layers, and leave the rest alone until you have a reason.
 #
-# The short answer: tune the learning rate first, adapt all linear layers, and leave the rest alone until you have a reason. Know what
-# you are looking at, though: these runs are *short*. After 30 steps the form is learned and the labels are only beginning to be. The figures show what matters early and on a small model,
-# and the table at the end of the section sets large studies beside them.
+# We trained the same model on 120 examples, for 30 steps, and changed one setting at a time. Each point below
+# is one run; three points are three runs on different samples of the examples (three {{term:seed|seeds}}).
+# The runs are recorded (`benchmarks/lora_sweep.py`).
 #
-# **Rank.** In how many directions may the update push?
+# These runs are *short*: the form is learned, but the labels are only beginning to be. They show what matters
+# early and on a small model; the table at the end of the section sets large studies beside them.
+#
+# **Rank.** Does it help if the update may push in more directions? (Lower is better.)
 
 # %%
 evidence.lesson_02.setting_curve("rank")
 
 # %% [markdown]
-# Sixty-four times the parameters buy nothing here; rank 1 is, if anything, better. Alpha stays at 32, so at a higher rank there are more directions to add up, and the factor $\alpha/r$ counts each of them less.
-# That is why LoRA divides by $r$: early updates have about the same size at every rank. What the figure shows is that at this length of training the rank is not the bottleneck. A rank that is too small shows only when there is more to learn than it can hold.
+# Sixty-four times the parameters buy nothing here; rank 1, at the left, is if anything better. At this length
+# of training the rank is not the bottleneck. A rank that is too small shows only when there is more to learn
+# than it can hold.
+#
+# Why does LoRA divide by $r$? Alpha stays at 32, so a higher rank adds up more directions, but $\alpha/r$
+# counts each of them less, and early updates have about the same size at every rank.
 
 # %%
 evidence.card("L8")
 
 # %% [markdown]
-# **Alpha.** It multiplies the update by $\alpha/r$. Adam's steps have nearly the same size whatever the slope, so with a
-# larger factor each step changes the output more.
+# **Alpha.** LoRA multiplies the update by $\alpha/r$. Adam's steps have nearly the same size whatever the
+# gradient, so with a larger alpha each step changes the output more.
 
 # %%
 evidence.lesson_02.setting_curve("alpha")
 
 # %% [markdown]
-# In these short runs more alpha means faster learning. It is not free: at alpha 128 more of what the model knew before is lost
-# (its loss on everyday prose is 4.39, against 3.99 at alpha 32). Alpha and the learning rate overlap, so fix one and tune the
-# other. The custom is to leave alpha at 32 or at twice the rank.
+# In these short runs a higher alpha means faster learning, at a price: at alpha 128 the model loses more of
+# what it knew (its loss on everyday prose is 4.39, against 3.99 at alpha 32). Alpha and the learning rate do
+# much the same job, so fix one and tune the other. The custom is to leave alpha at 32 or at twice the rank.
 #
-# **Learning rate.** {{term:full fine-tuning|Full fine-tuning}} of large models uses about 0.00002. Where is the best rate for
-# LoRA?
+# **Learning rate.** {{term:full fine-tuning|Full fine-tuning}} of large models uses a rate of about 0.00002.
+# Where is the best rate for LoRA?
 
 # %%
 evidence.lesson_02.setting_curve("learning rate")
 
 # %% [markdown]
-# The rate matters more than anything else here. At 0.00002 thirty steps of LoRA leave the loss almost where it was. At 0.002
-# thirty steps are enough, and at 0.005 one of three runs already comes out clearly worse. Models of 7 billion weights want lower rates,
-# around 0.0002 (Schulman et al., 2025, find the best rate of LoRA about ten times that of full fine-tuning).
+# The rate matters more than anything else here. At 0.00002 thirty steps of LoRA leave the loss almost where
+# it was. At 0.002 thirty steps are enough, and at 0.005 one of three runs already comes out clearly worse.
+# Models of 7 billion weights need lower rates, around 0.0002: the best rate of LoRA is about ten times that
+# of full fine-tuning (Schulman et al., 2025).
 #
-# **Which layers, and full fine-tuning beside it.** At *equal size*, is it better to adapt the {{term:attention}} or all
-# linear layers? And how far does LoRA fall short of full fine-tuning? Three more words for the rows: {{term:dropout}}
-# switches off a tenth of the adapter's inputs at random while training; *DoRA* learns the length of each row of the matrix
-# apart from its direction; `modules_to_save` trains a whole matrix beside the adapters, here the {{term:embedding}}. rsLoRA,
-# which divides alpha by
-# $\sqrt{r}$ instead of $r$, is at a given rank nothing but another alpha.
+# **Which layers, and full fine-tuning beside it.** At *equal size*, is it better to adapt only the
+# {{term:attention}} or all linear layers? And how far does LoRA fall short of full fine-tuning? The last two columns of the
+# table show what is {{term:forgetting|forgotten}}: the loss on everyday prose, and the share of everyday questions
+# (asked without the shop's system message) that the model answers with a JSON record.
 #
-# The table also shows what is {{term:forgetting|forgotten}}: the loss on everyday prose that has nothing to do with tickets,
-# and the share of everyday questions ("Why is the sky blue?", asked without the shop's system message) that the model
-# suddenly answers with a JSON record.
+# Three rows need a word:
+#
+# - {{term:dropout}} switches off a tenth of the adapter's inputs at random while training;
+# - *DoRA* learns the length of each row of the matrix apart from its direction;
+# - `modules_to_save` trains a whole matrix beside the adapters, here the {{term:embedding}}.
 
 # %%
 evidence.lesson_02.rivals()
@@ -651,54 +686,58 @@ evidence.lesson_02.rivals()
 # %% [markdown]
 # What to take from the table:
 #
-# 1. At its best rate full fine-tuning gets the two labels right more often than LoRA at rank 16 and alpha 32. LoRA at rank 1
-#    reached the same loss; its labels were not counted, so which method is better stays open.
-# 2. All layers and attention alone reach a similar loss at equal size. Attention alone disturbs the model more: its loss on
-#    prose is higher.
-# 3. The variants were run once each. They show no large effect; one run each could not reveal a small one.
-# 4. Look at the last column. Every run that brought the loss below 0.25 answers nearly every everyday question with a record: it
-#    has learned "always answer with a record", because no training example ever asked for anything else. If your model must
-#    still chat, mix ordinary conversations into the training data, or switch the adapter off for them (section 7).
+# 1. At its best rate, full fine-tuning gets the two labels right more often than LoRA at rank 16 and alpha 32. LoRA at
+#    rank 1 reached the same loss as full fine-tuning, but its labels were not counted, so which method is better
+#    stays open.
+# 2. At equal size, attention alone reaches a loss similar to that of all layers, but forgets more: its loss on prose
+#    is higher.
+# 3. The three variants, run once each, show no large effect; a small one could not show.
+# 4. Look at the last column. Every run with a loss below 0.25 answers nearly every everyday question with a record,
+#    because no training example asked for anything else. If your model must still chat, mix ordinary conversations
+#    into the training data, or switch the adapter off (section 7).
 
 # %%
 evidence.lesson_02.forgetting()
 
 # %% [markdown]
-# Each line joins the learning rates of one method, from low to high. "LoRA learns less and forgets less" was measured on
-# models of 7 billion weights with long training (Biderman et al., 2024). In our short runs of a small model it does not show:
-# full fine-tuning at 0.0001 is at the lower left, where both losses are low. At 0.0003 it has forgotten as much as LoRA at
-# 0.002. Forgetting depends on the rate at least as much as on the method. What LoRA certainly gives is that the base is still
-# there, untouched, as soon as you switch the adapter off.
+# Look at the lower left, where both losses are low: full fine-tuning at 0.0001 is there. (Each line joins the
+# learning rates of one method, from low to high.) At 0.0003 full fine-tuning has forgotten as much as LoRA at
+# 0.002. So forgetting depends on the rate at least as much as on the method.
 #
-# **Was the update of full fine-tuning thin?** One can test it. Take the change $\Delta W$ that *full* fine-tuning made, keep only its $r$
-# strongest directions in each matrix, and see how much of the gain is left, measured by the validation loss. As a control, do
-# the same with a model that learned 40 messages with *shuffled* answers by heart, measured by the loss on those 40.
+# "LoRA learns less and forgets less" was measured on models of 7 billion weights with long training (Biderman
+# et al., 2024); our short runs of a small model do not show it. What LoRA certainly gives you is the
+# untouched base, as soon as you switch the adapter off.
+#
+# **Was the update of full fine-tuning thin?** To test this, we took the change $\Delta W$ that *full*
+# fine-tuning made and kept only its $r$ strongest directions in each matrix. How much of the gain in
+# validation loss is left? As a control, we did the same with a model that had learned 40 messages with
+# *shuffled* answers by heart, judged by its loss on those 40.
 
 # %%
 evidence.lesson_02.truncation_figure()
 
 # %% [markdown]
-# Sixteen directions per matrix keep practically all of the gain, on our task and also for what was only learned by heart. So
-# sixteen were plenty for both of our small data sets: in 210 matrices they are five million numbers. With one direction the
-# two come apart. Our task keeps 87 %, what was learned by heart 77 %. That fits the idea that a rule needs less room than
-# a list of exceptions, and does not prove it.
+# With sixteen directions per matrix both curves keep practically all of the gain. So sixteen, five million
+# numbers in 210 matrices, were plenty for both of our small data sets. With one direction the curves come
+# apart: our task keeps 87 %, what was learned by heart 77 %. That fits the idea that a rule needs less room
+# than a list of exceptions, but does not prove it.
 #
 # **Large studies beside ours.**
 #
 # | question | published, models of 1 to 70 billion weights | here, 135 million, 30 steps |
 # | --- | --- | --- |
 # | rank | matters once the data exceed what it can hold (Schulman et al.) | not the bottleneck |
-# | which layers | all; attention alone is worse at equal size (Schulman et al.) | a similar loss, more forgotten |
+# | which layers | all; attention alone is worse at equal size (Schulman et al.) | attention alone: a similar loss, more forgotten |
 # | learning rate | about ten times that of full fine-tuning, fifteen in short runs (Schulman et al.) | ten to fifty times; our grid is coarse |
-# | quality | equal to full fine-tuning on small and medium data sets (Schulman et al.), behind it with much data (Biderman et al.) | rank 16 behind it in labels, rank 1 level in loss |
+# | quality | equal to full fine-tuning on small and medium data sets (Schulman et al.), behind it with much data (Biderman et al.) | rank 16 is behind it in labels, rank 1 equal to it in loss |
 # | forgetting | less than full fine-tuning (Biderman et al.) | not less |
 
 # %%
 evidence.card("L5")
 
 # %% [markdown]
-# **Now you.** Change the numbers in the next cell and run it again: ten steps from a fresh adapter, less than a
-# minute each time. The model you trained above is not touched.
+# **Now you.** Change the numbers in the next cell and run it again: ten steps from a fresh adapter, less than
+# a minute each time. Your trained model is not touched.
 
 # %%
 rank, alpha, learning_rate = 16, 32, 2e-3
@@ -716,14 +755,14 @@ print(f"validation loss after 10 steps: {trial.validation_losses[-1]:.2f}")
 # %% [markdown]
 # ## 7 · From your file to a model that answers
 #
-# Your own data take the same path: a JSONL file with one conversation per line, then an adapter. After that there are two
-# roads. You can merge the adapter into the weights, or keep it apart.
+# Your own data take the same path: a JSONL file with one conversation per line, then an adapter. The adapter
+# can be {{term:merge|merged}} into the weights or kept apart.
 
 # %%
 drawings.merging()
 
 # %% [markdown]
-# First the file. This is what your own data should look like; lesson 05 is about getting there, and
+# First the file: your own data should look like this. Lesson 05 shows how to get there;
 # `course check-data tickets.jsonl` tells you what is wrong with a file.
 
 # %%
@@ -735,8 +774,8 @@ file.write_text("\n".join(json.dumps({"messages": chat}) for chat in task.train)
 print(file.read_text().splitlines()[0])
 
 # %% [markdown]
-# At work, this is the whole program. It needs nothing from this course, only your file. (A test of the course runs it. On Colab run
-# `!pip install --upgrade torchao` first: PEFT stops at the old one that is installed there, although nothing here uses it.)
+# At work, this is the whole program. It needs only your file, nothing from this course. (On Colab run
+# `!pip install --upgrade torchao` first: PEFT stops at the old version that is installed there.)
 #
 # ```python
 # import torch
@@ -775,8 +814,8 @@ print(file.read_text().splitlines()[0])
 #     print(reply["content"], "| right:", row["completion"][0]["content"])
 # ```
 #
-# Five answers read beside the right ones are worth more than a loss. For a figure, score at least a hundred messages that are in neither part of
-# the file. This goes below the program:
+# Five answers read beside the right ones tell you more than a loss. For a score, take at least a hundred
+# messages that are in neither part of the file, and add these lines:
 #
 # ```python
 # import json
@@ -797,9 +836,9 @@ print(file.read_text().splitlines()[0])
 # print(f"{fields_right / fields:.0%} of the fields right, {records_right / len(held_out):.0%} of the records")
 # ```
 #
-# Here you have a trained adapter already. Save it, load it onto a fresh base in 32 bits, and merge: in 16 bits merging would
-# round the weights once more. Saved in 32 bits, the model takes 538 MB; `merged.half()` or `.bfloat16()` before saving halves
-# that.
+# Save the adapter you trained, load it onto a fresh base in 32 bits, and merge. (Merging in 16 bits would
+# round the weights once more.) In 32 bits the merged model takes 538 MB; `merged.half()` or `.bfloat16()`
+# before saving halves that.
 
 # %%
 from peft import PeftModel
@@ -816,7 +855,8 @@ tuned.to(device.kind)
 show.folder_sizes("tickets-adapter", "tickets-merged")
 
 # %% [markdown]
-# The adapter folder is what you keep, send and version. The merged folder is a model like any other; any program that loads models can load it:
+# The adapter folder is what you keep, send and version. The merged folder is a model like any other, and any
+# program loads it as one:
 
 # %%
 from transformers import pipeline
@@ -829,8 +869,8 @@ print(reply)
 show.answers([message[-1]["content"]], {"merged model": [reply]}, [right])
 
 # %% [markdown]
-# That it loads and answers is all this shows; whether the answer is right, you read beside it. Other programs take the same folders. These commands are *not run here*, since they need a GPU, an installation or an
-# account:
+# One answer shows only that the merged model works. Other programs take the same folders. These commands are
+# *not run here*, since they need a GPU, an installation or an account:
 #
 # ```bash
 # vllm serve ./tickets-merged                                  # a server with OpenAI's interface
@@ -840,7 +880,8 @@ show.answers([message[-1]["content"]], {"merged model": [reply]}, [right])
 # hf upload my-name/tickets-adapter tickets-adapter            # the hub
 # ```
 #
-# **Merged or apart?** Merged, the two paths become one matrix again. Kept apart, each layer does two extra multiplications.
+# **Merged or apart?** Merging makes the two paths one matrix again. An adapter kept apart costs each layer
+# two extra multiplications.
 
 # %%
 merged = ask.model
@@ -851,8 +892,8 @@ difference = evidence.lesson_02.merge_difference(tuned)
 evidence.card("L6", latency=latency, difference=difference, same_answers=same, dtype=device.dtype)
 
 # %% [markdown]
-# What does keeping it apart buy? One base in memory, and as many behaviours as you like. Train a second adapter on the same
-# base, which reviews code in a house style. Two dozen short examples are enough to show the switch.
+# What do you gain by keeping adapters apart? One base in memory can have as many behaviours as you like.
+# Train a second adapter on the same base, for code reviews in a house style, with two dozen short examples:
 
 # %%
 review = load_task("code_review")
@@ -871,12 +912,12 @@ for name in ("default", "review"):
 show.answers([ticket[-1]["content"], code[-1]["content"]], replies)
 
 # %% [markdown]
-# Same base, two behaviours: `set_adapter` changes which thin matrices are used. Read the answers, though. The ticket adapter writes a record about
-# *anything*, code included (point 4 of section 6). And the review has the form of one and mostly nonsense in it: two dozen examples
-# teach a 135M model how a review looks, not how to review.
+# The base is the same; `set_adapter` only changes which thin matrices are used. But read the answers. The
+# ticket adapter writes a record about *anything*, code included (point 4 of section 6). The review looks like
+# one but is mostly nonsense: two dozen examples teach a 135M model how a review looks, not how to review.
 #
-# `set_adapter` switches the whole model. To choose an adapter per request, as a server must, use {{term:vLLM}} with `--enable-lora`. And
-# with no adapter at all you have the base back:
+# `set_adapter` switches the whole model. To choose an adapter per request, as a server must, use
+# {{term:vLLM}} with `--enable-lora`. With all adapters off you have the base back:
 
 # %%
 with tuned.disable_adapter():
@@ -886,8 +927,9 @@ show.answers(["Why is the sky blue?"], {"the base, adapters switched off": reply
 
 # %% [markdown]
 # **Your turn: the road between the two.** Merging can be undone, as long as you know exactly what was merged (PEFT's
-# `unmerge_adapter` does it). So a server can run at the full speed of merged weights and still change its behaviour now and
-# then, without loading the base again. In 16 bits each change rounds the weights once more; after many, load it anew.
+# `unmerge_adapter` does it). So a server can run at the full speed of merged weights and still change its
+# behaviour, without loading the base again. In 16 bits each change rounds the weights once more, so load the
+# base anew after many changes.
 
 # %%
 # EXERCISE: lora-5
@@ -898,8 +940,8 @@ show.answers(["Why is the sky blue?"], {"the base, adapters switched off": reply
 # **The learning rate of full fine-tuning.** You saw it in section 6: at 0.00002 a short run learns next to nothing, and no
 # message tells you.
 #
-# **A target module that does not exist.** PEFT refuses if *no* name matches. If one of several is misspelt, it says nothing
-# and trains less.
+# **A target module that does not exist.** PEFT stops with an error if *no* name matches. If only one of
+# several names is misspelt, PEFT says nothing and trains fewer layers.
 
 # %%
 from peft import get_peft_model
@@ -911,10 +953,11 @@ print("adapted:", {name.split(".")[-4] for name in trained})
 merged = typo.unload()                                     # without the adapter again
 
 # %% [markdown]
-# Only one of the two names was adapted in each layer, without a warning. The cure is `print_trainable_parameters()` and a look
-# at the names.
+# `vproj` was skipped without a warning. To catch such a slip, call `print_trainable_parameters()` and look at
+# the names.
 #
-# **Another system message.** The model was trained with one particular prompt. Does it break if you leave the system message out?
+# **Another system message.** Does the model break if you leave out the system message that it was trained
+# with?
 
 # %%
 without = [chat[1:] for chat in task.prompts()[:25]]
@@ -925,9 +968,9 @@ show.table({
 }, caption="The first 25 test messages")
 
 # %% [markdown]
-# A model trained on one narrow task hardly reads its system message any more: the two rows may differ by a message or two, which 25
-# messages cannot tell from chance. So this mistake is quieter than its reputation here, and louder where the prompt decides between tasks. Send
-# the prompt that you trained with, and measure again when somebody changes it.
+# The two rows may differ by a message or two, which 25 messages cannot tell from chance: a model trained on
+# one narrow task hardly reads its system message any more. The mistake does more harm where the prompt
+# decides between tasks. Send the prompt that you trained with, and measure again when somebody changes it.
 #
 # **Merging twice.** A merged folder is a base like any other, so nothing stops you from putting the same adapter on it again.
 
@@ -940,10 +983,11 @@ show.table({
 }, caption="The first 25 test messages")
 
 # %% [markdown]
-# There was no warning here either. The adapter's change was added a second time, and the model is not the one that you tested.
-# Give the merged folder a name that cannot be mistaken for the base's.
+# Compare the two rows: the adapter's change was added a second time, without a warning, and the model is no
+# longer the one that you tested. Give the merged folder a name that cannot be mistaken for the base's.
 #
-# **Both matrices at zero.** It looks like a clean start and is a dead end: the gradient of each is a product with the other.
+# **Both matrices at zero.** This looks like a clean start but is a dead end: the gradient of each matrix is a
+# product with the other, so both are zero.
 
 # %%
 dead = LoRALinear(torch.nn.Linear(8, 8), rank=2, alpha=4)
@@ -953,8 +997,8 @@ print("largest gradient of A:", dead.A.grad.abs().max().item())
 print("largest gradient of B:", dead.B.grad.abs().max().item())
 
 # %% [markdown]
-# **Too few examples, too often.** Eight examples, again and again. The training loss falls as long as you like. What happens
-# to messages the model has not seen?
+# **Too few examples, too often.** Train on eight examples again and again: the training loss falls as long as
+# you like. What happens to messages the model has not seen?
 
 # %%
 eight = sorted(task.train, key=lambda chat: len(chat[1]["content"]))[:8]
@@ -965,11 +1009,14 @@ overfit = training.trial(tuned, tokenizer, eight, task.validation[:8], adapter, 
 overfit.plot("Eight examples, again and again")
 
 # %% [markdown]
-# The training loss goes to zero. The validation loss levels off far above it, and far above the 0.1 or so that section 3 reached with
-# more examples. That is {{term:overfitting}}: the model stores the examples instead of the rule. You can only see it with validation data, so always
-# set some aside, and keep the weights from the lowest point: `early_stopping=2` in `training.Settings`; with `SFTTrainer`
-# the callback `EarlyStoppingCallback(2)` together with `load_best_model_at_end=True`, `metric_for_best_model="eval_loss"`
-# and the same strategy for saving as for evaluating. The real cure is more examples.
+# The training loss goes to zero. The validation loss levels off far above the 0.1 or so that section 3
+# reached with more examples. This is {{term:overfitting}}: the model stores the examples instead of the rule.
+# The real cure is more examples.
+#
+# Only validation data can show overfitting, so always set some aside, and keep the weights from the lowest
+# point. In `training.Settings` that is `early_stopping=2`. `SFTTrainer` needs the callback
+# `EarlyStoppingCallback(2)`, `load_best_model_at_end=True`, `metric_for_best_model="eval_loss"` and the same
+# strategy for saving as for evaluating.
 
 # %% [markdown]
 # ## 9 · What you can do now
@@ -981,9 +1028,10 @@ overfit.plot("Eight examples, again and again")
 # | use less memory | gradient checkpointing, smaller batch, then QLoRA (lesson 03) |
 # | serve one behaviour | merge |
 # | serve many | one base, adapters apart |
-# | find out what went wrong | count the trainable parameters, look whether the loss falls in the first steps, read ten answers |
+# | find out what went wrong | count the trainable parameters, check that the loss falls in the first steps, read ten answers |
 #
-# **The claims of this lesson.** Four you have met above. The others are judged here; open a row to see why.
+# **The claims of this lesson.** You have met four of them above; the others are judged here. Open a row to
+# see why.
 
 # %%
 evidence.summary("L2", "L3", "L4", "L7")
@@ -995,8 +1043,8 @@ evidence.summary("L2", "L3", "L4", "L7")
 quiz("02")
 
 # %% [markdown]
-# **Final exercises.** The first two take ideas of this lesson one step further, to conversations with more than one answer
-# and to a server with many adapters. The last is about data of your own.
+# **Final exercises.** The first two go one step further, to conversations with more than one answer and to a
+# server with many adapters. The last is about data of your own.
 
 # %%
 # EXERCISE: lora-6

@@ -3,10 +3,10 @@
 #
 # {{badges}}
 #
-# You have a model with 8 billion {{term:parameter|parameters}} and a graphics card with 12 GB. In 16-bit numbers the model
-# alone takes 16 GB, so the run ends with *CUDA out of memory* before the first example. But {{term:LoRA}} never changes
-# those {{term:weight|weights}}; it only reads them. Must something that is only read be kept in 16 bits? {{term:QLoRA}}
-# keeps it in 4, and the same run fits.
+# You have a model with 8 billion {{term:parameter|parameters}} and a graphics card with 12 GB. In 16-bit
+# numbers the model alone takes 16 GB, so the run ends with *CUDA out of memory* before the first example. But
+# {{term:LoRA}} never changes the model's {{term:weight|weights}}; it only reads them. Do numbers that are
+# only read need 16 bits? {{term:QLoRA}} stores each in 4, and the same run fits.
 #
 # <!-- assumes: JSON, JSONL, token, layer, PEFT, margin, fine-tuning, merge -->
 
@@ -30,8 +30,8 @@ lesson = evidence.lesson_03
 lesson.does_it_fit()
 
 # %% [markdown]
-# The bars are computed from the model's published shape (section 8 shows how) for one example of 1,024 tokens; the dashed
-# lines are two common cards. Training *all* weights would take about seven times as much as LoRA and is far off to the right.
+# Only QLoRA stays below the dashed lines, the memory of two common cards. The bars are computed from the
+# model's published shape, for one example of 1,024 tokens (section 8).
 #
 # By the end you will be able to
 #
@@ -49,26 +49,28 @@ lesson.does_it_fit()
 # %% [markdown]
 # ## 1 · A base that is only read
 #
-# Think of a library that has to fit into an e-reader. Nobody will write in the books, so you may compress them, as long as
-# the page you are reading can be restored quickly. Your own notes go into the margin, and they are not compressed.
+# Think of a library that has to fit into an e-reader. Nobody will write in the books, so you may compress
+# them, as long as the page you are reading can be restored quickly. Your own notes go into the margin,
+# uncompressed.
 #
-# QLoRA does this with a model (Dettmers et al., 2023). The books are the weights of the base. They are
-# stored in 4 bits each. Rounding numbers to a few possible values is called {{term:quantization}}. When a
-# {{term:linear layer}} needs its {{term:weight matrix}}, it turns that one matrix back into 16-bit numbers, multiplies, and
-# drops the copy. The notes are the adapter, whose numbers keep 16 or 32 bits.
+# QLoRA (Dettmers et al., 2023) does this with a model. The books are the weights of the base, stored in 4
+# bits each. (Rounding numbers to a few possible values is called {{term:quantization}}.) When a
+# {{term:linear layer}} needs its {{term:weight matrix}}, it turns that one matrix back into 16-bit numbers,
+# multiplies, and drops the copy. The notes are the adapter, whose numbers keep 16 or 32 bits.
 
 # %%
 drawings.four_bit_layer()
 
 # %% [markdown]
-# Three things follow from the picture, and the rest of the lesson is about them. The stored matrix shrinks to about a
-# quarter (sections 3 and 4). Each product may take more time, because a matrix is restored first (section 7). And what a layer computes is slightly off,
-# because a rounded weight is not the original (sections 6 and 7).
+# Look at the dashed box: the 16-bit copy of a matrix exists only for one product. Three things follow:
 #
-# We use the support desk of lesson 02: a customer's message comes in, one line of JSON goes out. On a CPU we train a small
-# model on few and short messages, so that you do not wait long. Every line works the same on a large one. Two caveats
-# about that small model: rounding hurts small models more than large ones, and our packaged copy of it had been stored in
-# another 4-bit format before it came to you, so its 16 bits are not quite the original's.
+# - The stored matrix shrinks to about a quarter (sections 3 and 4).
+# - What a layer computes is slightly off, because a rounded weight is not the original (sections 6 and 7).
+# - Each product may take more time, because a matrix is restored first (section 7).
+#
+# We use the support desk of lesson 02: a customer's message comes in, and one line of JSON goes out. On a CPU
+# we train a small model on a few short messages, to save time. Every line of code works the same on a large
+# one.
 
 # %%
 device = hardware.detect()
@@ -83,9 +85,9 @@ show.table({message["role"]: {"text": message["content"]} for message in example
 # %% [markdown]
 # ## 2 · The job: lines that you will copy
 #
-# How do you train on a 4-bit base at work? With the libraries of lesson 02 and a few more lines. First we go through them one
-# by one, on our small model; at the end of the section they stand together as one program for your own card. These lines say
-# how the base is stored.
+# How do you train on a 4-bit base at work? With the libraries of lesson 02 and a few more lines. We go
+# through these lines one by one, on our small model; the end of the section has the whole program for your
+# own card. The first lines say how the base is stored.
 
 # %%
 from datasets import Dataset
@@ -101,9 +103,10 @@ four_bits = BitsAndBytesConfig(
 )
 
 # %% [markdown]
-# The last line is the {{term:compute dtype}}. Take {{term:bfloat16}} on Ampere cards (RTX 30, A100) and later ones. A T4 has
-# no bfloat16, so take {{term:float16}} there. PyTorch claims that a T4 supports bfloat16, but it only imitates it, slowly.
-# `device.torch_dtype()` picks the right one for your machine; on many CPUs that is {{term:float32}}.
+# The last argument is the {{term:compute dtype}}. Use {{term:bfloat16}} on Ampere cards (RTX 30, A100) and
+# later ones, and {{term:float16}} on a T4. (PyTorch claims that a T4 supports bfloat16, but it is only
+# imitated there, slowly.) `device.torch_dtype()` picks the right format for your machine; on many CPUs that
+# is {{term:float32}}.
 
 # %%
 source = models.fetch()                                   # a folder, or a name on the hub
@@ -117,24 +120,29 @@ checkpointing = device.kind == "cuda"
 base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=checkpointing)
 
 # %% [markdown]
-# `prepare_model_for_kbit_training` freezes the base, makes sure that {{term:gradient|gradients}} reach the first adapter,
-# and turns everything that is *not* in 4 bits (the {{term:embedding}}, the output layer, and the norms, which are small layers
-# that rescale) into float32. It also switches on {{term:gradient checkpointing}}, which throws intermediate results away and
-# computes them again later. That saves memory and costs up to half as much time again, so on a CPU we
-# leave it off.
+# `prepare_model_for_kbit_training` does four things: it
+#
+# - freezes the base,
+# - makes sure that {{term:gradient|gradients}} reach the first adapter,
+# - turns everything that is *not* in 4 bits (the {{term:embedding}}, the output layer, and the norms, which
+#   are small layers that rescale) into float32,
+# - and switches on {{term:gradient checkpointing}}, which throws intermediate results away and computes
+#   them again later. That saves memory and costs up to half as much time again, so on a CPU we leave it off.
 #
 # <details><summary><b>Only if you train in 4 bits on a CPU: a trap</b></summary>
 #
-# On some CPUs (those with AVX512-BF16) bitsandbytes 0.50 repacks a 4-bit layer in place the first time it is used for
-# answering, for instance in an evaluation during training. A repacked layer no longer passes gradients. Nothing stops: the
-# {{term:loss}} falls, no error appears, and every adapter but the last ones gets a wrong gradient.
-# `quantization.guard(model)`, called right after loading, switches the repacking off. On a GPU there is no such problem.
-# The lesson to keep: *a falling loss is no proof that everything trains.* If in doubt, compare the gradients of one {{term:step}}
-# with those of a 16-bit base.
+# On some CPUs (those with AVX512-BF16) bitsandbytes 0.50 repacks a 4-bit layer in place the first time it is
+# used for answering, as in an evaluation during training. A repacked layer no longer passes gradients. No
+# error appears and the {{term:loss}} falls, but every adapter except the last ones gets a wrong gradient.
+# `quantization.guard(model)`, called right after loading, switches the repacking off. GPUs do not have this
+# problem.
+#
+# Remember: *a falling loss is no proof that everything trains.* If in doubt, compare the gradients of one
+# {{term:step}} with those of a 16-bit base.
 #
 # </details>
 #
-# Now the adapter and the trainer, which you know from lesson 02.
+# Next come the adapter and the trainer, which you know from lesson 02.
 
 # %%
 adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -153,7 +161,7 @@ def to_rows(chats):
 
 
 # %% [markdown]
-# Before training, keep two answers of the 4-bit base, to compare.
+# Before training, we keep two answers of the 4-bit base for comparison.
 
 # %%
 prompts, wanted = task.prompts("validation")[:12], task.references("validation")[:12]
@@ -172,12 +180,12 @@ with memory.track("recipe") as used:
     trainer.train()
 
 # %% [markdown]
-# Why the loop over the parameters? TRL stores the adapter of a 4-bit base in bfloat16, which has only two or three
-# correct digits. With `fp16=True`, on a T4, training stops with an error, because the loss scaling of float16 cannot handle
-# bfloat16 gradients; and toward the end of a run small steps get lost (section 10 shows how many). An adapter is small, so 32
-# bits cost almost nothing.
+# Why the loop over the parameters? TRL stores the adapter of a 4-bit base in bfloat16, which has only two or
+# three correct digits, so that small steps toward the end of a run get lost (section 10). On a T4, with
+# `fp16=True`, training even stops with an error, because the loss scaling of float16 cannot handle bfloat16
+# gradients. The loop gives the adapter 32 bits. An adapter is small, so they cost almost nothing.
 #
-# Did it learn? Ask it twelve messages that it has not seen.
+# Did the model learn? Try it on twelve messages that it has not seen.
 
 # %%
 guess = predict("How many of 12 answers are now a valid record?", unit="answers")
@@ -194,9 +202,10 @@ show.answers([chat[-1]["content"] for chat in prompts[:2]],
              {"4-bit base, untrained": untrained, "QLoRA": answers[:2]}, wanted[:2])
 
 # %% [markdown]
-# The form comes first, as in lesson 02: a few dozen short examples on a rounded base are enough for most of it. That an answer is a *valid* record
-# says that a program can read it, not that it is right: compare the fields with the right ones. They need more examples, and longer ones, since
-# these messages were not picked by length. And twelve answers are far too few to compare anything. Section 7 measures properly.
+# Look at the field marks: a program can read a *valid* record, but its fields may still be wrong. The form
+# comes first, as in lesson 02: a few dozen short examples are enough for most of it. Right fields need more
+# examples, and longer ones, since these messages, unlike the training examples, were not picked by length.
+# And twelve answers are far too few to compare anything (section 7 measures properly).
 #
 # Save the adapter. It is an ordinary LoRA adapter, and nothing in its file says that the base had 4 bits.
 
@@ -207,10 +216,10 @@ recipe = {"loss": logged[-1], "seconds": used.seconds}
 show.folder_sizes("tickets-qlora")
 
 # %% [markdown]
-# **The whole program for your own card.** It needs nothing from this course but `pip install trl peft bitsandbytes`. Each line of
+# **The whole program for your own card.** All it needs is `pip install trl peft bitsandbytes`. Each line of
 # `train.jsonl` is a row as above:
-# `{"prompt": [{"role": "user", "content": "..."}], "completion": [{"role": "assistant", "content": "..."}]}`. It is not run here,
-# because the model needs a GPU, and a login on the {{term:hub}}; a test of the course runs it with a small one.
+# `{"prompt": [{"role": "user", "content": "..."}], "completion": [{"role": "assistant", "content": "..."}]}`.
+# It is not run here, because the model needs a GPU and a login on the {{term:hub}}.
 #
 # ```python
 # import torch
@@ -247,7 +256,7 @@ show.folder_sizes("tickets-qlora")
 # trainer.save_model("my-adapter")
 # ```
 #
-# And to use it, in a program of its own:
+# To use the adapter, in a program of its own:
 #
 # ```python
 # import torch
@@ -271,8 +280,9 @@ show.folder_sizes("tickets-qlora")
 # %% [markdown]
 # ## 3 · Sixteen values for a weight
 #
-# Four bits can tell sixteen things apart, so a weight can only take one of sixteen values. Which sixteen? Look at what has
-# to be stored. Here are the weights of one layer of our model, each divided by the largest among 64 neighbours.
+# Four bits can tell sixteen things apart, so a weight can take only one of sixteen values. Which sixteen?
+# That depends on what has to be stored. Here are the weights of one layer of our model, each divided by the
+# largest among 64 neighbours.
 
 # %%
 dense, _ = models.load()
@@ -287,11 +297,14 @@ charts.code_books(
 )
 
 # %% [markdown]
-# Evenly spaced values (fifteen, so that zero is among them) are just as dense at the edges, where few weights are, as in the
-# middle. NF4, *4-bit NormalFloat*, crowds its values where the weights are. The recipe assumes that weights follow a bell curve, the normal distribution, and takes the places
-# that cut it into slices of about equal probability. These places are called quantiles. Two details: zero itself must be
-# among the values, and the outermost are scaled to −1 and 1. The spikes at both ends of the histogram are the largest
-# weights of each 64, which are 1 or −1 after the division.
+# Compare where the weights are with where the values are. Evenly spaced values (fifteen, so that zero is
+# among them) are as dense at the edges, where few weights are, as in the middle. NF4, *4-bit NormalFloat*,
+# crowds its values where the weights are. (The spikes at both ends are the largest weights of each 64, which
+# the division turns into 1 or −1.)
+#
+# NF4 assumes that weights follow a bell curve, the normal distribution, and takes the places that cut this
+# curve into slices of about equal probability, its quantiles. Two details: zero itself must be among the
+# values, and the outermost are scaled to −1 and 1.
 
 # %% tags=["nf4-from-scratch"]
 def nf4_values():
@@ -305,30 +318,31 @@ def nf4_values():
 
 
 # %% [markdown]
-# **By hand, on eight weights.** The largest in absolute value is 1.20, so that is the *scale* of this block. Divide by it,
-# take the nearest of the sixteen values, and write down its number, the *code*. To get a weight back, look the code up and
-# multiply by the scale.
+# **By hand, on eight weights.** The largest in absolute value is 1.20, so that is the *scale* of this block.
+# Divide each weight by it, take the nearest of the sixteen values, and write down the number of that value,
+# the *code*. To get a weight back, look up its code and multiply the value by the scale.
 
 # %%
 eight = torch.tensor([0.30, -1.20, 0.09, 0.58, -0.21, 0.86, -0.52, 0.00])
 lesson.by_hand(eight, nf4_values())
 
 # %% [markdown]
-# Follow the first row: 0.30 / 1.20 = 0.25; the nearest value is 0.246, which has the number 10; and 0.246 · 1.20 = 0.295.
-# The weight −1.20 comes back exactly, because it is the scale itself, and so does zero. NF4's gaps widen outward, so a small weight can only be off by little, and a larger one by more.
+# Follow the first row: 0.30 / 1.20 = 0.25; the nearest value is 0.246, which has the number 10; and
+# 0.246 · 1.20 = 0.295. The weight −1.20 comes back exactly, because it is the scale itself, and so does zero.
+# The gaps between NF4's values widen outward, so small weights can be off only by little, large ones by more.
 #
-# From now on the layer computes with the restored numbers, and nearly every one of them is a little wrong. Does the model
-# survive that? No table of weights can say. Sections 6 and 7 measure it.
+# The layer computes with these restored numbers, and nearly all of them are a little wrong. Does the model
+# survive that? A table of weights cannot tell; sections 6 and 7 measure it.
 #
-# **Your turn, before you see ours.** Write this for one block.
+# **Your turn, before you see ours.** Write a function that quantizes one block.
 
 # %%
 # EXERCISE: qlora-1
 
 # %% [markdown]
-# How good are NF4's sixteen values, compared with two others? *FP4* is a tiny floating-point format, *INT4* has evenly
-# spaced values. Here is our function, for a whole matrix with 64 weights to a block. `[:, None]` makes a column of the scales, so that
-# each multiplies its own row.
+# Here is our function, for a whole matrix with 64 weights to a block. `[:, None]` makes a column of the
+# scales, so that each multiplies its own row; `bucketize` finds the nearest value by asking between which two
+# halfway points a weight lies. With it we compare NF4 with two other sets of values, FP4 and INT4.
 
 # %% tags=["nf4-from-scratch"]
 def quantize(weight, values, block=64):
@@ -349,22 +363,23 @@ def dequantize(codes, scales, values):
 lesson.code_book_errors(matrix, quantize, dequantize)
 
 # %% [markdown]
-# NF4 has the smallest error, on this matrix as on perfectly normal weights. `bucketize` finds the nearest value by asking
-# between which two halfway points a weight lies; that saves the table of all distances.
+# NF4 has the smallest error, on this matrix as on perfectly normal weights.
 
 # %% [markdown]
 # ## 4 · Scales, and scales of scales
 #
-# Why 64 weights to a block, and not one scale for the whole matrix? Because of outliers. If one weight in a matrix is
-# ten times larger than the others, a common scale would push all others into the two or three values around zero. With
-# blocks it spoils only its 63 neighbours. But each block needs a scale, and a float32 scale has 32 bits, half a bit for each
-# of its 64 weights. That is an eighth of what the codes take.
+# Why 64 weights to a block, and not one scale for the whole matrix? Because of outliers. If one weight is ten
+# times larger than the others, a common scale would push all others into the two or three values around zero.
+# With blocks, the outlier spoils only its 63 neighbours.
 #
-# Double quantization treats the scales as it treats the weights. Their mean is subtracted, 256 of them share one float32
-# scale of their own, and each becomes one of 256 values, a code of 8 bits.
+# But each block needs a scale. A float32 scale has 32 bits, half a bit for each of its 64 weights: an eighth
+# of what the codes take.
+#
+# Double quantization reduces this by treating the scales as it treats the weights. Their mean is subtracted,
+# every 256 scales share one float32 scale of their own, and each becomes one of 256 values, a code of 8 bits.
 
 # %% [markdown]
-# **Your turn:** how many bits is that per weight, for any size of block and group?
+# **Your turn:** how many bits does a weight take then, for any size of block and of group (the scales that share one)?
 
 # %%
 # EXERCISE: qlora-2
@@ -381,8 +396,8 @@ bits = 4 + 8 / 64 + 32 / (64 * 256)
 guess.reveal(4096 * 4096 * bits / 8 / 1e6, "MB; in bfloat16 it takes 33.6 MB", source="computed")
 
 # %% [markdown]
-# You may skip the next two cells. They are the code of double quantization: how 256 values are chosen (finer near zero, over seven
-# powers of ten), and how the scales get their codes.
+# You may skip the next two cells: they choose the 256 values (finer near zero, over seven powers of ten) and
+# give the scales their codes.
 
 # %% tags=["nf4-from-scratch", "folded"]
 def eight_bit_values():
@@ -416,8 +431,8 @@ def pack(codes):
 
 
 # %% [markdown]
-# Does the library store anything else? Quantize some real layers and a quarter of a million random weights with both, and
-# count the bytes that differ.
+# Does bitsandbytes store the same bytes? We quantize some real layers and a quarter of a million random
+# weights with its code and with ours, and count the bytes that differ.
 
 # %%
 guess = predict("How many bytes differ from bitsandbytes?", choices=("none", "some"))
@@ -439,10 +454,9 @@ guess.reveal("some" if any(counts) else "none")
 compared
 
 # %% [markdown]
-# The same bytes, codes and scales alike, on this CPU. These forty lines are all there is to storing NF4. On a GPU bitsandbytes has
-# kernels for the same format, which take a fraction of the time.
+# Codes and scales are the same bytes on this CPU: these forty lines are all there is to storing NF4.
 #
-# How many bits does our model really take per weight? We count them, and then judge a claim that you will meet everywhere.
+# Last, we count the bits that our model takes per weight, and judge a claim.
 
 # %%
 print(f"{lesson.stored_bits(base):.3f} bits per weight in the linear layers of our model")
@@ -451,8 +465,8 @@ print(f"{lesson.stored_bits(base):.3f} bits per weight in the linear layers of o
 evidence.card("Q1")
 
 # %% [markdown]
-# The card's point matters when you plan: the smaller the model and the larger its {{term:vocabulary}}, the less you gain,
-# because the embedding is not quantized.
+# Remember this when you plan: the embedding is not quantized, so the smaller the model and the larger its
+# {{term:vocabulary}}, the less you gain.
 #
 # **Your turn:** the way back, from bytes to weights.
 
@@ -465,21 +479,25 @@ evidence.card("Q1")
 # Four-bit codes cannot be trained: a code is 10 or 11, and there is nothing in between to move to. So how can a gradient get
 # through such a layer at all?
 #
-# The answer is that nobody asks for the gradient of the codes. In the {{term:forward pass}} the layer computes $\tilde{W} x$
-# with the restored matrix $\tilde W$, plus what the adapter adds:
+# It can because nobody needs the gradient of the codes. In the {{term:forward pass}} the layer computes
+# $\tilde{W} x$ with the restored matrix $\tilde W$, plus what the adapter adds:
 #
 # $$h = \tilde{W} x + \frac{\alpha}{r} B A x$$
 #
-# For the layers before this one, $\tilde{W}$ is a fixed table of numbers. Take the eight restored weights of section 3 as its only row,
-# and suppose that the gradient at the output is 2: when the output rises by a tiny step, the loss rises by two such steps. The
-# second input is multiplied by −1.20, so its gradient is 2 · (−1.20) = −2.40, and that of the first is 2 · 0.295 = 0.59. In
-# general the gradient at the input is $\tilde{W}^\top g$, where $g$ is the one at the output (and the adapter adds
-# $\frac{\alpha}{r} A^\top B^\top g$). No gradient of the weights is needed. $A$ and $B$ get theirs as in lesson 02.
+# For the layers before this one, $\tilde{W}$ is a fixed table of numbers. Take the eight restored weights of
+# section 3 as its only row, and suppose that the gradient at the output is 2: when the output rises by a tiny
+# step, the loss rises by two such steps. The first input is multiplied by 0.295, so its gradient is
+# 2 · 0.295 = 0.59; the second by −1.20, so its gradient is 2 · (−1.20) = −2.40.
 #
-# One thing has to be prevented. Ordinarily PyTorch keeps what a product needs on the way back, and that would be the restored
-# matrix, in every layer: all the memory that was saved. So we write this product ourselves, with a {{term:backward pass}} that
-# restores the matrix a second time. PyTorch's `autograd.Function` is a pair of functions, one for each direction; `ctx` carries things from
-# the first to the second.
+# In general the gradient at the input is $\tilde{W}^\top g$, where $g$ is the gradient at the output (and the
+# adapter adds $\frac{\alpha}{r} A^\top B^\top g$). No gradient of the weights is needed. $A$ and $B$ get
+# their gradients as in lesson 02.
+#
+# One thing has to be prevented. PyTorch ordinarily keeps what a product needs on the way back. Here that
+# would be the restored matrix of every layer: all the saved memory would be gone. So we write this product
+# ourselves, with a {{term:backward pass}} that restores the matrix a second time. PyTorch's
+# `autograd.Function` is a pair of functions, one for each direction; `ctx` carries things from the first to
+# the second.
 
 # %% tags=["qlora-from-scratch"]
 class FourBitProduct(torch.autograd.Function):
@@ -520,19 +538,19 @@ class FourBitLoRA(torch.nn.Module):
 
 
 # %% [markdown]
-# Compare it with the real thing, a `Linear4bit` of bitsandbytes with PEFT's adapter, same $A$ and $B$, same input (and both
-# without double quantization, which ours leaves out).
+# Compare our layer with the real thing, a `Linear4bit` of bitsandbytes with PEFT's adapter. Both get the same
+# $A$, $B$ and input, and both are without double quantization.
 
 # %%
 lesson.compare_with_peft(FourBitLoRA, matrix)
 
 # %% [markdown]
-# Equal, or no further apart than the rounding of 32-bit numbers. The last row is the one that this section is about: the layer hands the same gradient
-# down as the library's, although a block of its weights has only sixteen values.
+# Look at the last row: our layer hands down the same gradient as the library's, although a block of its
+# weights has only sixteen values. All rows are equal up to the rounding of 32-bit numbers.
 #
-# In bitsandbytes the copy $\tilde W$ has the compute dtype, and it too lives for one product. So the extra memory is that of
-# the largest single matrix, not of the model. The default of `bnb_4bit_compute_dtype`, by the way, is float32, which is slow
-# on a GPU. That is why the recipe sets it.
+# In bitsandbytes too the copy $\tilde W$ lives for one product, so the extra memory is that of the largest
+# single matrix, not of the model. The copy has the compute dtype; by default `bnb_4bit_compute_dtype` is
+# float32, which is slow on a GPU.
 #
 # **Your turn.** Somebody wrote a function that measures the error of 4 bits. It has three bugs.
 
@@ -542,9 +560,9 @@ lesson.compare_with_peft(FourBitLoRA, matrix)
 # %% [markdown]
 # ## 6 · What do four bits cost before any training?
 #
-# Quantize a model and use it as it is: how much worse does it predict text? This is also the question if
-# you only want to *run* a model on a small card. Besides 4 bits there is an 8-bit format, `load_in_8bit=True`. We load the
-# same model in four formats, one after the other, and let each predict a few passages of everyday prose.
+# Quantize a model and use it as it is, perhaps just to *run* it on a small card: how much worse does it
+# predict text? We load the same model in four formats, among them an 8-bit one (`load_in_8bit=True`), and let
+# each predict a few passages of everyday prose.
 
 # %%
 del base, tuned, trainer                               # sections 2 to 5 are done: make room
@@ -553,22 +571,24 @@ formats = lesson.formats()
 lesson.formats_table(formats)
 
 # %% [markdown]
-# How to read it. The second column of numbers is the loss per token, in {{term:nat|nats}} (the unit of the natural logarithm): lower means
-# that the model finds real text less surprising. In brackets are {{term:confidence interval|95 % intervals}}, the range in which the true difference
-# probably lies. The 8-bit interval is narrow and includes zero: no loss that matters. Four bits cost something that you can measure. Do not carry this number
-# over to your model: ours is small, and its "16 bits" had been rounded once before. The last column compares FP4 with NF4 passage by
-# passage.
+# Look at the extra loss against 16 bits. Loss per token is in {{term:nat|nats}} (the unit of the natural
+# logarithm); lower means that the model finds real text less surprising. In brackets are
+# {{term:confidence interval|95 % intervals}}, the range in which the true difference probably lies.
 #
-# And the speed? Generating token by token means reading all weights for each token. So smaller weights can even be quicker, if the program
-# has a fast routine for them, and they are slower if it has to restore each matrix first. That is why servers such as
-# {{term:vLLM}} prefer formats made for serving (section 9). Time the program that you will use; another one says little about it.
+# The 8-bit interval is narrow and includes zero: no loss that matters. Four bits have a measurable cost. Do
+# not carry this cost over to your model: rounding hurts small models like ours more than large ones, and our
+# packaged copy had been stored in another 4-bit format before, so its "16 bits" are not quite the original's.
+#
+# And the speed? Generating text means reading all weights for each token. Smaller weights can even be faster
+# if the program has a fast routine for them, and are slower if it restores each matrix first. That is why
+# servers such as {{term:vLLM}} prefer formats made for serving (section 9).
 
 # %% [markdown]
 # ## 7 · Does it learn as well, and how much slower is it?
 #
-# Training can repair part of the damage, because the adapter learns *on top of* the rounded base. So the fair question is
-# not how good the 4-bit base is but how good the model is after training. We train two fresh adapters on the same examples
-# in the same order, one on a 16-bit base and one on a 4-bit base, with the course's own loop, `training.fit`.
+# Training can repair part of the damage, because the adapter learns *on top of* the rounded base. So what
+# counts is how good the model is after training. We train two fresh adapters on the same examples in the same
+# order, one on a 16-bit base and one on a 4-bit base, with the course's own loop, `training.fit`.
 
 # %%
 same = training.Settings(
@@ -585,14 +605,17 @@ for name, frozen in {"LoRA": dense, "QLoRA": four_bit}.items():
 lesson.runs_table(recipe, runs)
 
 # %% [markdown]
-# The first and the last row train QLoRA on the same examples with two programs. The order of the examples and the random
-# start of the adapter differ, and the programs may differ in more than we know. Card Q5 below says how far another {{term:seed}} alone
-# moves a loss. So never compare two methods by two single runs with different seeds. The last two rows share both, and differ only in the base. On a CPU `fit` is quicker; at work, take the recipe. (The recipe's seconds include its validation, those of `fit` do not.)
+# Compare the last two rows. They share the order of the examples and the random start of the adapter, and
+# differ only in the base.
 #
-# Which measure can tell LoRA from QLoRA? Not the share of right fields. `escalation` is "none" for seven messages in ten,
-# so a model that always says "none" is right 70 % of the time, and two models can both be near that for no good reason.
-# The loss on the right answer uses every token of every message. So take it message by message, on 24 messages this time, and
-# compare in pairs.
+# The first row is the recipe of section 2, on the same examples. Order, random start and perhaps more differ
+# there. Another {{term:seed}} alone moves a loss (card Q5 says how far), so never compare two methods by two
+# single runs with different seeds. The recipe's seconds include its validation, those of `fit` do not. On a
+# CPU `fit` is faster; at work, use the recipe.
+#
+# Which measure can tell LoRA from QLoRA? Not the share of right fields: `escalation` is "none" for seven
+# messages in ten, so a model that always says "none" is right 70 % of the time. The loss on the right answer
+# uses every token of every message. So we compare this loss message by message, in pairs, on 24 messages.
 
 # %%
 losses = {name: lesson.answer_losses(model, tokenizer, held_out)
@@ -600,13 +623,17 @@ losses = {name: lesson.answer_losses(model, tokenizer, held_out)
 evidence.card("Q5", lora=losses["LoRA"], qlora=losses["QLoRA"], before=before)
 
 # %% [markdown]
-# Look at the interval first, then at how much of LoRA's gain QLoRA reached. With the table's twelve messages even the sign may flip: that is how little such a difference says. The 4-bit base starts further behind (section
-# 6), and its adapter has to make up for that too. How much is left at the end depends on the size of the model, on the
-# data and on the number of steps. So only your own {{term:validation set}} can say what four bits cost *you*, and now you
-# know with which measure to ask.
+# Look at the interval first, then at how much of LoRA's gain QLoRA reached. A difference this small says
+# little: with the table's twelve messages even its sign may flip.
 #
-# **Time.** Each matrix is restored once in the forward pass and once on the way back (and once more with checkpointing),
-# however many tokens go through it. We time a forward and a backward pass of the libraries' own layers, alternating LoRA and QLoRA (on a CPU by the processor's time, which other programs hardly change). `fit` replaces some of these layers by faster ones, so its seconds above show less of the difference.
+# The 4-bit base starts further behind (section 6), and its adapter has to make up for that too. How much
+# damage is left at the end depends on the model's size, the data and the number of steps. So only your own
+# {{term:validation set}} can say what four bits cost *you*, measured by this paired loss.
+#
+# **Time.** Each matrix is restored once in the forward pass and once on the way back (and once more with
+# checkpointing), however many tokens go through it. We time both passes of the libraries' own layers,
+# alternating LoRA and QLoRA. (`fit` replaces some of these layers by faster ones, so its seconds above show
+# less of the difference.)
 
 # %%
 guess = predict("How much longer does a QLoRA step of four examples take here?", unit="%")
@@ -621,10 +648,11 @@ guess.reveal(round(100 * (four_examples.value - 1)), "% longer")
 evidence.card("Q2", pace=pace)
 
 # %% [markdown]
-# Others' measurements differ by far more than the ten points of the claim, so do not plan with "20 to 30 %": time ten
-# steps of each on your own card. What can be said in general is when to use which. **Use LoRA if a training step fits with
-# the base in 16 bits, and QLoRA if it does not.** QLoRA saves memory for weights. It saves no time, and its
-# {{term:activation|activations}} are as large as LoRA's.
+# Others' measurements differ by far more than the claim's ten points. So do not plan with "20 to 30 %": time
+# ten steps of each on your own card.
+#
+# **Use LoRA if a training step fits with the base in 16 bits, and QLoRA if it does not.** QLoRA saves memory
+# for weights, but no time, and its {{term:activation|activations}} are as large as LoRA's.
 
 # %% [markdown]
 # ## 8 · Out of memory: what now?
@@ -637,21 +665,24 @@ evidence.card("Q2", pace=pace)
 # 3. the activations, which the {{term:backward pass}} needs, and which grow with the number of tokens in a step;
 # 4. the {{term:logits}}, one score for each token of the vocabulary at each position.
 #
-# By hand, for Llama-3.1-8B and one example of 1,024 tokens: the vocabulary has 128,256 tokens, so the logits are
-# 1,024 · 128,256 numbers of 4 bytes, 0.53 GB. The usual loop keeps three such tables at the worst moment (the scores, their
-# probabilities and the gradient): 1.6 GB. For a
-# {{term:batch}} of eight it is 12.6 GB, which is most of a 16 GB card for scores alone.
+# By hand, the logits of Llama-3.1-8B for one example of 1,024 tokens: the vocabulary has 128,256 tokens, so
+# they are 1,024 · 128,256 numbers of 4 bytes, 0.53 GB. The usual loop keeps three such tables at the worst
+# moment (the scores, their probabilities and the gradient): 1.6 GB. For a {{term:batch}} of eight that is
+# 12.6 GB, most of a 16 GB card for scores alone.
 #
-# `memory.estimate` adds all of this up from a model's published shape. It needs neither the weights nor a GPU, and you can
-# ask it before you rent one.
+# `memory.estimate` adds all of this up from a model's published shape. It needs neither the weights nor a
+# GPU, so you can use it before you rent one.
 
 # %%
 print(memory.estimate("Llama-3.1-8B", "qlora", batch_size=1, length=1024, checkpointing=True))
 
 # %% [markdown]
-# Memory peaks when the logits are computed. In a step of one example there are no gradients yet at that moment, so a trained number takes 12
-# bytes; with accumulation, gradients of earlier examples are there too, and it takes 16. Now suppose that
-# you started with LoRA, eight examples of 1,024 tokens at once and no checkpointing, and it did not fit.
+# Memory peaks when the logits are computed. In a step of one example there are no gradients yet at that
+# moment, so a trained number takes 12 bytes. With accumulation, gradients of earlier examples are there too,
+# and it takes 16.
+#
+# Now suppose that you started with LoRA, eight examples of 1,024 tokens at once and no checkpointing, and the
+# run did not fit.
 
 # %%
 which = predict("LoRA on an 8B model, batch of 8: which of these alone saves the most memory?",
@@ -672,19 +703,26 @@ table
 lesson.levers(model_name, card, batch_size, length)
 
 # %% [markdown]
-# Surprising, if you think of memory as weights. At eight examples at once most of it is activations and logits, and 4 bits do
-# nothing about those. Checkpointing alone would have saved nearly as much as the smaller batch. Both shrink the same activations, so after the first the second has less
-# left to save: compare the two columns. So pull the levers in this order: first those that leave the result as it is (one
-# example at a time with {{term:gradient accumulation}}, which adds up the gradients of eight small steps before the
-# {{term:optimizer}} moves; then checkpointing), then those that touch the model (4 bits), and last those that touch the
-# data (length).
+# Look at the table's first column: the smaller batch saves most, and checkpointing alone nearly as much. With
+# eight examples at once most of the memory is activations and logits, and 4 bits do nothing about those. Then
+# compare the columns: the smaller batch and checkpointing shrink the same activations, so the second has less
+# left to save.
 #
-# Three notes. To keep the embeddings in 16 bits, leave `prepare_model_for_kbit_training` out and call
-# `model.enable_input_require_grads()` instead; the adapter freezes the base anyway. `memory.estimate` and the controls below
-# count them in 16 bits; the first figure of this lesson and "4-bit base" in the table count the recipe's float32, 2.1 GB more.
-# TRL's newer versions compute the loss in pieces, so that on a GPU their logits take less than this estimate
-# (elsewhere, the option `use_liger_kernel=True` of the trainer does it). And the line is
-# the memory that a T4 really reports, 15.8 GB, not the number in its name.
+# Pull the levers in this order:
+#
+# 1. those that leave the result as it is: one example at a time with {{term:gradient accumulation}}, which
+#    adds up the gradients of eight small steps before the {{term:optimizer}} moves; then checkpointing;
+# 2. those that touch the model (4 bits);
+# 3. those that touch the data (length).
+#
+# Three notes:
+#
+# - `memory.estimate` and the controls below count embeddings in 16 bits. The recipe's float32, which the
+#   first figure of this lesson and "4-bit base" in the table count, takes 2.1 GB more. To keep 16 bits, leave
+#   `prepare_model_for_kbit_training` out and call `model.enable_input_require_grads()` instead.
+# - Newer versions of TRL compute the loss in pieces, so on a GPU their logits take less than this estimate
+#   (elsewhere, the trainer's option `use_liger_kernel=True` does the same).
+# - The line in the figure is the memory that a T4 really reports, 15.8 GB.
 #
 # **Now your model and your card.** Change `model_name`, `card` and the two numbers above and run the cells again, or use the
 # controls here.
@@ -700,8 +738,9 @@ lesson.explorer(model_name)
 lesson.paging()
 
 # %% [markdown]
-# With an adapter the states are a small part, and so is what paging can move. In {{term:full fine-tuning}} they are the largest part. Paging is for short
-# spikes, though: states that had to travel in every step would slow each of them down.
+# With an adapter the states are a small part of the step, so paging can move little. In
+# {{term:full fine-tuning}} they are the largest. Even then paging is for short spikes: states that had to
+# travel in every step would slow each of them down.
 #
 # Now you can judge two more claims.
 
@@ -712,11 +751,12 @@ evidence.card("Q3")
 evidence.card("Q4")
 
 # %% [markdown]
-# The first makes the mistake of this whole section: it counts the weights that shrink and leaves out the rest. The second
-# teaches a habit: `print_trainable_parameters()` takes a second, and a number copied from a tutorial may belong to other settings.
+# The first claim makes the mistake of this whole section: it counts the weights that shrink and leaves out
+# the rest. The second teaches a habit: run `print_trainable_parameters()`, because a number copied from a
+# tutorial may belong to other settings.
 #
-# **Your turn: a challenge.** Try plans with `memory.estimate` as above; its options are `method`, `batch_size`, `accumulation`,
-# `length`, `checkpointing` and `optimizer`. It counts embeddings in bfloat16; in float32 they take 2.1 GB more.
+# **Your turn: a challenge.** Try plans with `memory.estimate` as above; its options are `method`,
+# `batch_size`, `accumulation`, `length`, `checkpointing` and `optimizer`.
 
 # %%
 # EXERCISE: qlora-5
@@ -724,8 +764,8 @@ evidence.card("Q4")
 # %% [markdown]
 # ## 9 · From the adapter to a model that answers
 #
-# Lesson 02 {{term:merge|merged}} the adapter into the base for free. Can you do that with four bits? Here are the ways to
-# deploy what you trained in section 2. First the one that changes nothing: the 4-bit base with the adapter beside it.
+# Lesson 02 {{term:merge|merged}} the adapter into the base for free. Does that work with four bits? The first
+# way to deploy changes nothing: the 4-bit base with the adapter of section 2 beside it.
 
 # %%
 del adapted, frozen, dense, four_bit                     # make room: section 7 is done
@@ -744,8 +784,8 @@ beside = PeftModel.from_pretrained(four_bit, "tickets-qlora")
 ways["4-bit base, adapter beside it"] = mean_loss(beside)
 
 # %% [markdown]
-# Keep one layer's update for later. Then do what looks natural: call `merge_and_unload()` on the 4-bit model, so that base
-# and adapter become one 4-bit model again.
+# Now do what looks natural: call `merge_and_unload()` on the 4-bit model, so that base and adapter become one
+# 4-bit model again. (First we keep one layer's update for later.)
 
 # %%
 linear = beside.base_model.model.model.layers[10].mlp.down_proj
@@ -762,20 +802,23 @@ print("PEFT warns:", *{str(warning.message) for warning in warned})
 guess.reveal(round(lesson.gain_lost_percent(ways)), "% of the gain lost")
 
 # %% [markdown]
-# Where did it go? Look at the layer that we kept.
+# Where did the gain go? Look at the layer whose update we kept.
 
 # %%
 lesson.update_after_rounding(update, stored, quantize, dequantize)
 
 # %% [markdown]
-# The restored weights are exactly on the sixteen values. The update moves each of them a little, and nearly every move is smaller than half the way to the next value, so rounding puts the weight back where it was. The little that arrives does so
-# because the largest weight of a block moves, and with it the scale of all others. You pay for the training, and
-# the rounding throws a large part of it away. PEFT warns of this, as you saw, in words that sound harmless.
-# How much is lost depends on how large the updates are beside those distances. After twenty steps they are
-# small. Your share will differ.
+# Compare the first two rows. The restored weights are exactly on the sixteen values, and nearly every update
+# is smaller than half the way to the next value, so rounding puts the weight back where it was. The little
+# that arrives does so because the largest weight of a block moves, and with it the scale of all others.
 #
-# The two ways that work end in 16 bits: restore the base with `dequantize()` and merge, or merge into the original weights. Do it on the CPU if the card is
-# too small for 16 bits: an 8B model needs about 17 GB of the computer's memory for it.
+# Rounding throws away a large part of the training that you paid for; PEFT's warning sounds too harmless. How
+# much is lost depends on how large the updates are beside those distances. After twenty steps the updates are
+# small; your share will differ.
+#
+# The two ways that work end in 16 bits: restore the base with `dequantize()` and merge, or merge into the
+# original weights. If the card is too small for that, merge on the CPU: an 8B model needs about 17 GB of the
+# computer's memory.
 
 # %%
 def merge(base):
@@ -796,8 +839,9 @@ ways["the same, from its saved folder"] = mean_loss(merged.to(device.kind))
 lesson.merge_figure(ways)
 
 # %% [markdown]
-# The blue bars keep what was learned. The *restored* base is the one that you trained on, so take it unless you have measured the other. Merging into the *original*
-# weights is what most people do. It is not exact: the adapter has learned on top of the rounded weights, partly to make up for their errors.
+# The blue bars keep what was learned. Most people merge into the *original* weights. That is not exact: the
+# adapter learned on top of the rounded weights, partly to make up for their errors. The *restored* base is
+# the one that you trained on, so use it unless you have measured the other.
 #
 # In your own project, without this course:
 #
@@ -813,9 +857,10 @@ lesson.merge_figure(ways)
 # AutoTokenizer.from_pretrained("my-adapter").save_pretrained("my-model")
 # ```
 #
-# With the 16-bit folder you can do anything. If the model must be small again for serving, quantize it with a method that
-# looks at real activations while it rounds, such as AWQ or GPTQ, or write a {{term:GGUF}} file, the format of Ollama and
-# llama.cpp, and **measure again afterwards**. These commands are *not run here*, since they need other programs or a GPU:
+# If the model must be small again for serving, quantize the 16-bit folder with a method that looks at real
+# activations while it rounds, such as AWQ or GPTQ, or write a {{term:GGUF}} file, the format of Ollama and
+# llama.cpp. Either way, **measure again afterwards**. These commands are *not run here*, since they need
+# other programs or a GPU:
 #
 # ```bash
 # python llama.cpp/convert_hf_to_gguf.py tickets-merged --outfile tickets-f16.gguf
@@ -824,20 +869,20 @@ lesson.merge_figure(ways)
 # vllm serve BASE --quantization bitsandbytes --enable-lora --lora-modules tickets=./tickets-qlora
 # ```
 #
-# The last line serves what needs no merging at all: a 4-bit base with the adapter beside it. For AWQ and GPTQ, start from the
+# The last command needs no merging: it serves a 4-bit base with the adapter beside it. For AWQ and GPTQ, start from the
 # examples of the library `llmcompressor`.
 
 # %% [markdown]
 # ## 10 · Mistakes to recognize, and what you can do now
 #
-# **Leaving out three arguments.** `load_in_4bit=True` alone gives something other than the recipe, and nothing complains.
+# **Leaving out three arguments.** `load_in_4bit=True` alone does not give you the recipe, and no message says so.
 
 # %%
 lesson.defaults()
 
 # %% [markdown]
-# FP4 instead of NF4, 4.5 bits instead of 4.13, and products in float32, which are slow on a GPU. The result is larger,
-# slower and less accurate, and the loss still falls.
+# By default you get FP4 instead of NF4, 4.5 bits instead of 4.13, and products in float32, which are slow on
+# a GPU. The result is larger, slower and less accurate, and the loss still falls.
 #
 # **Counting parameters with `numel`.** Two weights share a byte, so the usual one-liner reports too few:
 
@@ -856,11 +901,14 @@ print(f"counted with numel: {counted:,}; really: {merged.num_parameters():,}")
 lesson.rounded_steps(matrix)
 
 # %% [markdown]
-# At the learning rate of full fine-tuning most weights stay exactly where they were: the step is smaller than half the
-# distance to the next 16-bit number. The run looks alive, because a few small weights do move. An adapter's numbers are smaller
-# and its learning rate is higher, so at first all of them move. But the rate decays, and in a step of the last tenth half of $A$ stands still ($B$, which starts at zero, does not show here). This is why trained weights get 32 bits ({{term:master weights}}), and one reason why the recipe puts the adapter back into
-# float32. Frozen weights take no steps, so none can get lost;
-# what rounding does to them is what sections 6 and 7 measure.
+# Look at the bfloat16 column. In full fine-tuning most weights stay exactly where they were: the step is
+# smaller than half the distance to the next 16-bit number. The run looks alive, because a few small weights
+# do move. An adapter's numbers are smaller and its learning rate is higher, so at first all of them move. But
+# the rate decays, and in a step from the last tenth of the run half of $A$ stands still ($B$, which starts at
+# zero, is not shown).
+#
+# This is why trained weights get 32 bits ({{term:master weights}}), and one reason why the recipe puts the
+# adapter back into float32. Frozen weights take no steps, so none can get lost.
 #
 # **What you can do now**
 #
@@ -871,7 +919,7 @@ lesson.rounded_steps(matrix)
 # | get out of *out of memory* | batch of one with accumulation, checkpointing, 4 bits, then length |
 # | know memory before a run | `course estimate Llama-3.1-8B --method qlora --gpu t4` |
 # | know what 4 bits cost you | loss per message, paired, on your validation set |
-# | deploy | adapter beside the 4-bit base, or merged into 16 bits; never rounded again unmeasured |
+# | deploy | adapter beside the 4-bit base, or merged into 16 bits; never rounded again without measuring |
 #
 # **The claims of this lesson.**
 

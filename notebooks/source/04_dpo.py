@@ -3,10 +3,11 @@
 #
 # {{badges}}
 #
-# A support desk has thousands of replies that its agents have sent. All are polite and short. Some say at once what happens next,
-# others keep a customer waiting whose lamp is on fire. Some promise the right thing, others do not. A model that learns to imitate the
-# desk learns all of it. In this lesson you teach it the difference, by showing it two replies to one message and saying which is
-# better. This is called {{term:alignment}} by preferences, and most models that you chat with have been through it.
+# A support desk has thousands of replies that its agents have sent. All are polite and short. Some say at once
+# what happens next; others keep a customer waiting whose lamp is on fire. Some promise the right thing, others
+# do not. A model that imitates the desk learns all of this. In this lesson you teach it the difference: you
+# show it two replies to one message and say which is better. This is called
+# {{term:alignment}} by preferences, and most models that you chat with have been through it.
 #
 # <!-- assumes: JSON, JSONL, token, fine-tuning, layer, rank, merge, batch -->
 
@@ -31,9 +32,9 @@ lesson = evidence.lesson_04
 lesson.before_and_after()
 
 # %% [markdown]
-# This is one of the answers that keep every rule after training. It is a rare one: about nine in ten still break at least one rule, and
-# section 5 says which. A reply can be friendly and well formed and still be the worse one. The marks under each card say which rules
-# of the desk's house style it keeps, checked by a program. You will use them all through the lesson.
+# The marks under each card say which rules of the desk's house style the reply keeps; a program checks them. A
+# reply can be friendly and still be the worse one. The answer after training keeps every rule, which is rare:
+# about nine in ten answers still break at least one, and section 5 says which.
 #
 # By the end you will be able to
 #
@@ -52,10 +53,11 @@ lesson.before_and_after()
 # %% [markdown]
 # ## 1 · What imitation cannot teach
 #
-# Training on examples is called *supervised fine-tuning*, SFT for short. It makes every example more likely, the good ones
-# and the bad ones. There is no way to say *not like this* in it. Let us see what a model makes of a desk's real history.
+# Training on examples is called *supervised fine-tuning*, SFT for short. It makes every example more likely,
+# the good ones and the bad ones, and has no way to say *not like this*. What does a model make of a desk's
+# history?
 #
-# The data are pairs. Each has a message, a reply and a better reply.
+# The data are pairs: each has a message, a reply and a better reply.
 
 # %%
 device = hardware.detect()
@@ -67,9 +69,11 @@ print(f"{device.name}: tier {device.tier}; {len(pairs.train)} pairs to train on,
 lesson.pair_card(pair)
 
 # %% [markdown]
-# In a {{term:preference pair}} the better reply is called {{term:chosen}} and the other one {{term:rejected}}. Here both have the same
-# two sentences. The chosen one says first what to do, as a customer with sparks in the living room deserves. That is a rule of
-# our house style. A program marks every answer by five of them, and you will see its marks under each card:
+# In a {{term:preference pair}} the better reply is called {{term:chosen}} and the other one {{term:rejected}}.
+# Here both have the same two sentences. The chosen one says first what to do, as a customer with sparks in the
+# living room deserves.
+#
+# Our house style asks for this. A program marks every answer by five such rules:
 #
 # | mark | a reply gets ✓ if |
 # | --- | --- |
@@ -79,7 +83,8 @@ lesson.pair_card(pair)
 # | order is the customer's | it names the order number of the message, and no other number |
 # | comes to an end | it stops, with a full stop, within 60 words |
 #
-# So a wrong step in the first sentence still counts as “step first”. Each pair is about one of the first four.
+# A wrong step in the first sentence still counts as “step first”. Each pair is about one of the first four
+# rules.
 
 # %%
 lesson.steps_table(pairs.train)
@@ -88,12 +93,12 @@ lesson.steps_table(pairs.train)
 lesson.kinds_table(pairs.train)
 
 # %% [markdown]
-# Look at the apology row: the chosen reply is *better*, not perfect. It is right not to apologise, and it keeps
-# the customer waiting all the same, as agents at this desk mostly do. Real pairs are like that. Whoever compared two replies said
-# which is better, and not that one of them is a model to copy.
+# Look at the apology row: the chosen reply is *better*, not perfect. It is right not to apologise, but it still
+# keeps the customer waiting for the step. Real pairs are like that: whoever compared the replies said which is
+# better, not that either is a model to copy.
 #
-# Now play the desk. From each pair take one reply, drawn at random, as if some agents were careful and others were not. Train
-# on those replies as in lesson 02, and merge the adapter into the model.
+# Now make the desk's history. Draw one reply at random from each pair, as if some agents were careful and
+# others were not. Train on these replies as in lesson 02, and merge the adapter into the model.
 
 # %%
 from peft import LoraConfig, get_peft_model
@@ -124,8 +129,8 @@ print(f"{model.num_parameters():,} weights, {plan.more_examples} replies, "
 print(run)
 
 # %% [markdown]
-# Ask it some test messages. They are about other products and in other words than the training messages. The *replies* of all
-# messages are made from the same twenty-odd sentences, so this tests choosing, not writing.
+# Ask this model some test messages. They are about other products and in other words than the training
+# messages. But all *replies* are made from the same twenty-odd sentences, so this tests choosing, not writing.
 
 # %%
 asked = pairs.test[: plan.looked_at]
@@ -135,26 +140,29 @@ lesson.judged_cards([asked[i] for i in shown],
                     {name: [given[i] for i in shown] for name, given in answers.items()})
 
 # %% [markdown]
-# Read the sentences first, then the marks. After so few steps the model has learned how the desk sounds, and hardly what it promises to
-# whom. And almost no answer says the step first, although some of the replies that it learned from do. Why? These answers are given at
-# {{term:temperature}} 0: at each point the model writes what it finds most likely. A faithful imitator knows that most replies begin with a
-# courtesy, and so a courtesy is what you mostly see. In this history the better way is not the more frequent one.
+# Read the sentences first, then the marks. After so few steps the model has learned how the desk sounds, but
+# hardly what the desk promises to whom.
 #
-# What could we do? We could throw the rejected replies away and train on the chosen ones. Remember this idea: it is simple, cheap and often hard to beat, and
-# everything else is measured against it. But it wastes half of what we know. A pair tells us a
-# *difference*, and imitation has no use for differences.
+# Almost no answer says the step first, although some of the training replies do. Why? These answers are given
+# at {{term:temperature}} 0: at each point the model writes the token that it finds most likely. A faithful
+# imitator knows that most replies begin with a courtesy, and so its own mostly do. In this history the better
+# way is not the more frequent one.
+#
+# We could throw the rejected replies away and train on the chosen ones. Remember this idea: it is simple, cheap
+# and often hard to beat, and everything else is measured against it. But it wastes half of what we know: a pair
+# tells us a *difference*, and imitation has no use for differences.
 
 # %% [markdown]
 # ## 2 · How likely does a model find a reply?
 #
-# A preference says only that A is better than B. It gives no grade. What could one train on? The model itself has an opinion
-# about every text: the probability that it would write it. So we can ask what it thinks of A and of B.
+# A preference gives no grade; it says only that A is better than B. What can we train on, then? The model
+# itself gives every text a probability. So we can ask how likely it finds A, and how likely B.
 #
 # A reply is a row of tokens. Its probability is the product of the probabilities of its tokens, each given those before it.
-# The product is tiny, so one works with logarithms, which are added up. That sum is the reply's log-probability. It is
-# negative, and closer to zero means more likely. Its unit is called {{term:nat}}.
+# This product is tiny, so we add up logarithms instead. The sum is the reply's log-probability. It is negative,
+# and closer to zero means more likely. Its unit is the {{term:nat}}.
 #
-# Three steps lead there, and each has its classic mistake.
+# Three steps compute this sum.
 #
 # **Mask.** Only the reply's tokens count, not the message's: we ask how likely the reply is, *given* the message. A mask says
 # which is which, 1 for the reply and 0 for the rest.
@@ -175,15 +183,16 @@ show.conversation(tokenizer, ids[0], ids[0].where(mask[0] == 1, -100))
 
 
 # %% [markdown]
-# The mask relies on one thing: the ids of the message alone must be the beginning of the ids of message and reply. They are here.
-# A template that adds something in between, or a {{term:tokenizer}} (it cuts the text into tokens) that joins the last character of the
-# one with the first of the other, shifts the mask by a token or two, and nothing complains. So look at the colours once for every
-# new model.
+# Blue marks what counts: the reply. The mask is right only if the ids of the message alone are the beginning of
+# the ids of message and reply, as they are here. A template that adds something in between, or a
+# {{term:tokenizer}} (it cuts text into tokens) that joins the end of the message to the start of the reply,
+# shifts the mask, and no error appears. So look at the colours once for every new model.
 #
-# **Shift.** The model's scores at position 5 are about token 6, because it predicts what comes *next*. These scores are the
-# {{term:logits}}. So the last position is dropped from the logits, and the first one from the tokens.
+# **Shift.** The model's scores, called {{term:logits}}, predict what comes *next*: those at position 5 are
+# about token 6. To line them up, drop the last position from the logits and the first one from the tokens.
 #
-# **Sum.** Look up each token's log-probability, cross out those that the mask leaves out, and add up. `log_softmax` turns the model's
+# **Sum.** Look up each token's log-probability, cross out those that the mask excludes, and add up the rest.
+# `log_softmax` turns the model's
 # scores for all tokens into their log-probabilities; `gather(2, …)` then picks, at each position, that of one token.
 
 # %% tags=["dpo-from-scratch"]
@@ -207,11 +216,12 @@ show.table({
 }, caption="What the imitating model thinks of the pair above")
 
 # %% [markdown]
-# These two replies have the same words, so what the sums differ by is what the model thinks of their *order*: here very little. It
-# has no way of knowing that one is better. Other replies cannot be
-# compared so simply: the sum has a term for each token, all of them negative, so a longer reply usually has a lower one. And a
-# log-probability says little about which reply is *better*. A reply is likely because its words are common, or because the desk has
-# often sent it. Neither is a merit.
+# Compare the two sums: they hardly differ. The replies have the same words, so only their *order* could make a
+# difference, and the model has no way of knowing which order is better.
+#
+# In general, a log-probability says little about which reply is *better*. A longer reply usually has a lower
+# sum, because each token adds a negative term. And a reply is likely because its words are common, or because
+# the desk has often sent it. Neither is a merit.
 #
 # **Your turn.** Here is the same computation as somebody else wrote it.
 
@@ -221,8 +231,9 @@ show.table({
 # %% [markdown]
 # ## 3 · From a gain to a loss
 #
-# If the log-probability itself says little, what does? Its *change*. Before training, record each reply's
-# log-probability. A copy of the model as it is now is called the {{term:reference model}}. After some training, look again.
+# The log-probability itself says little, but its *change* says a lot. Before training, record each reply's
+# log-probability. A copy of the model in this state is called the {{term:reference model}}. After some
+# training, look again.
 #
 # Suppose that the chosen reply had −31 at first and has −29.5 now, and that the rejected one went from −27 to −29. The
 # rejected reply is still the more likely one, but the model has moved the right way.
@@ -236,20 +247,22 @@ lesson.gain_table(before=(-31.0, -27.0), now=(-29.5, -29.0), beta=0.1)
 # number $\beta$ ({{term:beta}}), here 0.1, and calls the result the {{term:implicit reward}}. The difference of the two
 # {{term:reward|rewards}} is the {{term:margin}}: 0.15 + 0.20 = 0.35.
 #
-# Now we only need a loss that is small when the margin is large. Squash the margin to a number between 0 and 1 with the S-shaped
-# function $\sigma(m) = 1/(1+e^{-m})$, and read it as the probability that a person prefers the chosen reply: one half at $m = 0$,
-# nearly 1 when $m$ is large. The loss is minus the logarithm of the probability of what people did prefer, as for every
-# yes-or-no question:
+# Now we only need a loss that is small when the margin is large. Squash the margin to a number between 0 and 1
+# with the S-shaped function $\sigma(m) = 1/(1+e^{-m})$. Read this number as the probability that a person
+# prefers the chosen reply: one half at $m = 0$, nearly 1 when $m$ is large. The loss is minus the logarithm of
+# this probability, as for every yes-or-no question:
 #
 # $$\text{gain}(y) = \log\pi(y|x) - \log\pi_{\text{ref}}(y|x)$$
 #
 # $$\text{loss} = -\log \sigma\big(\beta\,[\,\text{gain}(y_c) - \text{gain}(y_r)\,]\big)$$
 #
 # where $\pi$ is the model in training, called the {{term:policy}}, $\pi_{\text{ref}}$ the reference, $x$ the message, and $y_c$,
-# $y_r$ the chosen and the rejected reply. For our pair it is $-\log\sigma(0.35) = 0.53$. Before the first step all gains are
-# zero, and the loss is $-\log\sigma(0) = \log 2 = 0.69$. Remember this number: if a run of plain DPO logs another first loss,
-# look at the reference first: most often it is not the model that you are training. The reverse is not true. A reference that is wrong
-# in the same way as the model, or one that moves along with it, also begins at 0.69.
+# $y_r$ the chosen and the rejected reply. For our pair it is $-\log\sigma(0.35) = 0.53$.
+#
+# Before the first step all gains are zero, and the loss is $-\log\sigma(0) = \log 2 = 0.69$. Remember this
+# number. If a run of plain DPO logs another first loss, check the reference: most often it is not the model
+# that you are training. But 0.69 does not prove the reference right: one that is wrong in the same way as the
+# model, or moves along with it, also begins there.
 
 # %%
 guess = predict("You double β before the first step. What is the first loss now?",
@@ -269,8 +282,9 @@ same = torch.tensor([[-31.0, -27.0]])
 guess.reveal(f"{dpo_loss(same, same, beta=0.2).item():.2f}", "", source="computed")
 
 # %% [markdown]
-# Twice zero is zero, so β does not matter yet. Later a large β makes the loss small after a small gain, so training stops pushing early
-# and the policy stays near the reference. With a small β it pushes further. Some tutorials say the reverse.
+# Twice zero is zero, so β does not matter yet. Later it does: with a large β a small gain already makes the
+# loss small, so training stops pushing early and the policy stays near the reference. With a small β training
+# pushes further. Some tutorials say the reverse.
 
 # %% [markdown]
 # <details><summary><b>Why this loss? Four lines from reinforcement learning to DPO</b></summary>
@@ -296,14 +310,14 @@ guess.reveal(f"{dpo_loss(same, same, beta=0.2).item():.2f}", "", source="compute
 # $$P(y_c \succ y_r) = \sigma\Big(\beta\log\frac{\pi^*(y_c|x)}{\pi_{\text{ref}}(y_c|x)} -
 # \beta\log\frac{\pi^*(y_r|x)}{\pi_{\text{ref}}(y_r|x)}\Big)$$
 #
-# So DPO (Rafailov et al., 2023) looks for the same policy as reinforcement learning without anybody who gives rewards,
-# if people choose as Bradley and Terry say and the pairs cover the replies that matter.
+# So DPO (Rafailov et al., 2023) looks for the same policy as reinforcement learning, but without rewards. This
+# holds if people choose as Bradley and Terry say and the pairs cover the replies that matter.
 #
 # </details>
 #
-# **A few steps, on one pair.** The loss is a number like any other: `backward()` computes the slopes, which are called
-# {{term:gradient|gradients}}, and the {{term:optimizer}} moves the {{term:weight|weights}}. We train a fresh adapter. With the
-# adapter switched off the model is the reference, so no second copy is needed.
+# **A few steps, on one pair.** We train a fresh adapter. With the adapter switched off the model is the
+# reference, so no second copy is needed. As for any loss, `backward()` computes the slopes, called
+# {{term:gradient|gradients}}, and the {{term:optimizer}} moves the {{term:weight|weights}}.
 
 # %% tags=["dpo-from-scratch"]
 def both(model, row):
@@ -332,9 +346,12 @@ print("loss, step by step:", ", ".join(f"{loss:.3f}" for loss in losses))
 lesson.gain_table(reference[0].tolist(), now[0].tolist())
 
 # %% [markdown]
-# The first loss is 0.693, as promised, and then it falls. Look at both gains: what the loss pulls apart is the *difference*.
-# Nothing in it says that the chosen reply must become more likely, and section 7 comes back to that. One pair, learned by
-# heart, proves nothing about other messages. We checked these functions against TRL's loss on a batch: they agree to five digits.
+# The first loss is 0.693, as promised, and then the loss falls. Look at both gains: training pulls them
+# *apart*, but nothing in the loss says that the chosen reply must become more likely. Section 7 comes back to
+# this.
+#
+# One pair, learned by heart, proves nothing about other messages. On a batch, these functions agree with TRL's
+# loss to five digits.
 
 # %%
 # EXERCISE: align-2
@@ -342,8 +359,8 @@ lesson.gain_table(reference[0].tolist(), now[0].tolist())
 # %% [markdown]
 # ## 4 · The job: `DPOTrainer`
 #
-# How do you do this at work? With a few lines of TRL. The data are rows with a prompt, a chosen and a rejected reply, each a
-# list of messages. First keep what the start thinks of some test pairs, to compare with.
+# At work you do this with a few lines of TRL. The data are rows with a prompt, a chosen and a rejected reply,
+# each a list of messages. Before training, record how likely the model finds the replies of some test pairs.
 
 # %%
 from datasets import Dataset
@@ -360,8 +377,8 @@ held_out = pairs.test[: plan.asked]
 before = evaluation.likelihoods(start, tokenizer, held_out)
 
 # %% [markdown]
-# The trainer gets the model that has imitated the desk and a fresh adapter. To ask the reference, TRL switches the adapter off
-# for a moment. A fresh adapter changes nothing yet, so before the first step policy and reference agree.
+# The trainer gets the model that has imitated the desk and a fresh adapter, which TRL switches off to ask the
+# reference. A fresh adapter changes nothing yet, so before the first step policy and reference agree.
 
 # %% tags=["trl"]
 settings = DPOConfig(
@@ -384,24 +401,26 @@ lesson.log_table(trainer.state.log_history)
 lesson.reading_the_log(trainer.state.log_history)
 
 # %% [markdown]
-# This is how to read a DPO log. The loss starts at 0.69, and the two rewards, gains times β, at zero. It stays there for a second step:
-# the {{term:warm-up}} begins with a {{term:learning rate}} of zero. In a healthy run the margin grows. At best `rewards/chosen` rises; often it stays near zero or
-# falls, and `rewards/rejected` falls faster. Do not read much into twelve steps of four pairs: some pairs are
-# harder than others, so the loss of a single step jumps about 0.69 in both directions. From this log alone you could not say
-# that anything was learned.
+# Look first at the beginning, then at the margin. The loss starts at 0.69 and the rewards (gains times β) at
+# zero. They stay there for a second step, because the {{term:warm-up}} begins with a {{term:learning rate}} of
+# zero. In a healthy run the margin then grows. At best `rewards/chosen` rises; often it stays near zero or
+# falls, and `rewards/rejected` falls faster.
 #
-# Here is the same picture of a longer run, recorded with 120 pairs. You will meet its results in section 5.
+# From this log alone you could not say that anything was learned: some pairs are harder than others, so in
+# twelve steps of four pairs the loss jumps above and below 0.69. Here is the same picture of a longer run,
+# recorded with 120 pairs.
 
 # %%
 lesson.recorded_log()
 
 # %% [markdown]
-# The margin opens and stays open, which is what you hope to see. Both rewards fell on the way. That is common, and section 7 says
-# when it is too much. But both pictures are measured on *training* pairs. Whether the model has become better must be asked with
-# messages that it has not seen.
+# The margin opens and stays open, which is what you hope to see. Both rewards fell on the way. This is common,
+# and section 7 says when it is too much. But both pictures show *training* pairs. To find out whether the model
+# has become better, ask it messages that it has not seen.
 #
-# **The control.** The rival from section 1 gets the same messages, and the chosen replies alone. It is plain SFT, started from
-# the same model, with three times DPO's learning rate, because imitation usually wants a higher one.
+# **The control.** The rival from section 1 is plain SFT on the chosen replies alone. It gets the same messages
+# and starts from the same model, with three times DPO's learning rate, because imitation usually needs a higher
+# one.
 
 # %%
 tuned.add_adapter("control", lora)
@@ -425,14 +444,16 @@ lesson.judged_cards([asked[i] for i in shown],
 lesson.answers_table(asked, answers, "imitates the desk")
 
 # %% [markdown]
-# Brackets are {{term:confidence interval|95 % intervals}}: with eight answers, 75 % may be 41 or 93 in the long run. Where two overlap widely, claim nothing. A tie counts half.
+# Read DPO's row rule by rule. DPO has gained one rule, the step that comes first, and lost another, the order
+# number. The last column cannot say whether its answers are better than the start's. Brackets are
+# {{term:confidence interval|95 % intervals}}: with eight answers, 75 % may be 41 or 93 in the long run. Where
+# two intervals overlap widely, claim nothing.
 #
-# Read DPO's row rule by rule. A few dozen pairs have gained one rule, the step that comes first. DPO has lost another, the order number; for SFT eight answers cannot
-# say, and the last column cannot say either whether DPO's answers are better than the start's. Then read its cards again, beside the
-# messages. The first sentence is much the same, whoever asked: it has learned *that* a step comes first, and hardly *which*. The table above says in how many pairs DPO moved towards the chosen reply. It may look good, and still the model writes
-# such answers. **Ranking is not writing**: a model can raise every chosen reply above its rejected one, and then write a third reply that
-# is worse than both. So read the cards, and count the rules that the answers keep. Eight messages are too few to say more; the next
-# section takes longer runs that were recorded.
+# Then read DPO's cards again, beside the messages. The first sentence is much the same, whoever asked: DPO has
+# learned *that* a step comes first, and hardly *which* step. The table of test pairs ranked right may look good
+# all the same. **Ranking is not writing**: a model can raise every chosen reply above its rejected one, and
+# then write a third reply that is worse than both. So read the cards, and count the rules that the answers
+# keep; section 5 does so for longer runs.
 #
 # **The whole program for your own pairs.** It needs nothing from this course, only `pip install trl peft` (on Colab `torchao` as
 # well, as in lesson 02). `pairs.jsonl` has
@@ -579,15 +600,18 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # print(f"DPO wins {share:.0%} (95 % interval {draws[50]:.0%} to {draws[1949]:.0%}); at 50 % it is a tie")
 # ```
 #
-# This share is called the *win rate*. *KL* is the distance that the model has gone from its start; section 5 explains it. Two hundred
-# answers compared tell you more than any curve.
+# This program's share is called the *win rate*. The first program's *KL* is the model's distance from its
+# start; section 5 explains it. Two hundred compared answers tell you more than any curve.
 #
 # <details><summary><b>Settings seen in the wild</b></summary>
 #
 # TRL's own example (`trl/scripts/dpo.py`) takes a learning rate of 5e-7 for {{term:full fine-tuning}} and 5e-6 for LoRA, and 1,000
-# {{term:step|steps}} of 16 pairs. Our model is small and our runs have a few dozen steps, so we go higher still. The program above starts
-# in between, at a rate that we have not tried. Whatever you take, watch the KL. Leave β alone at first: it prices the distance from the reference, and the learning rate sets the size of the steps. With long replies look at `max_length`:
-# what is cut off is the end of a reply, and with it what a pair may be about.
+# {{term:step|steps}} of 16 pairs. Our model is small and our runs have a few dozen steps, so we go higher
+# still. The program above starts in between, at a rate that we have not tried.
+#
+# Leave β alone at first: it prices the distance from the reference, and the learning rate sets the size of the
+# steps. With long replies check `max_length`: it cuts off the end of a reply, perhaps the very part that the
+# pair is about.
 #
 # </details>
 
@@ -597,85 +621,100 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # %% [markdown]
 # ## 5 · Does it beat the cheap rival?
 #
-# SFT on the chosen replies uses one half of each pair. Was the other half worth more? The figure has a record of longer runs. Both
-# methods learned from the same 120 pairs, begin with the same model, and answered the same test messages at
-# temperature 0. All of it was done three times, with another {{term:seed}} each time. How often do the answers keep each rule?
+# SFT on the chosen replies uses one half of each pair. What was the other half worth? The figure shows longer,
+# recorded runs. Both methods started from the same model, learned from the same 120 pairs, and answered the
+# same test messages at temperature 0, three times, each with another {{term:seed}}. How often do the answers
+# keep each rule?
 
 # %%
 lesson.compared_figure()
 
 # %% [markdown]
-# In short: DPO taught the order of the sentences, lost the order number, and did not beat SFT on the chosen replies. Read its marks
-# twice, against its start and against the control:
+# In short: DPO taught the order of the sentences, lost the order number, and did not beat SFT on the chosen replies.
+# Compare DPO's marks with the start and with the control:
 #
-# - **The step first: gained on both.** DPO says it in nearly every answer, with every seed. The control, whose replies begin with the step
-#   in more than half of the cases, does so in about one of three. For this rule the rejected halves were worth a lot.
-# - **The order number: lost to both.** DPO names it in fewer answers than the start did, and the control in more.
+# - **The step first: ahead of both.** DPO says it first in nearly every answer, with every seed. The control,
+#   whose replies begin with the step in more than half of the cases, does so in about one of three. For this
+#   rule the rejected halves were worth a lot.
+# - **The order number: behind both.** DPO names it in fewer answers than the start did, and the control in more.
 # - **The right step: not learned,** and behind the control, whose answers promise the right thing more often.
 # - **The tone: better than at the start,** and level with the control.
 #
-# One rule won, two lost, one level: for answers that keep all the rules it comes to the same, and both are poor. Each had one learning rate; we tuned neither.
+# So for answers that keep all the rules it comes to the same, and both are poor. Each method in this section
+# had one learning rate; we tuned neither DPO's nor SFT's.
 #
-# How can it lose the number? In most pairs both replies name it, so no pair speaks against it. Look at one of those that DPO ranks
-# right, and at what it writes:
+# How can DPO lose the number? In most pairs both replies name it, so no pair speaks against naming it. Look at
+# such a pair that DPO ranks right, and at what DPO writes:
 
 # %%
 lesson.ranked_and_lost()
 
 # %% [markdown]
-# In the chosen reply the step comes first, and then the courtesy with the number. In the rejected one the courtesy comes first. What DPO
-# writes now is a third reply, which was in no pair: two promises, and no number. The loss is satisfied, for it only compares the two that it was shown. We have not taken the run apart. What pushes down replies that *begin* with a courtesy may push down the courtesy
-# itself, and the number stands in it. With 120 pairs the control names the number, and DPO does not.
+# DPO writes a third reply, which was in no pair: two promises, and no number. In the chosen reply the step
+# comes first, then the courtesy with the number; in the rejected one the courtesy comes first. The loss
+# compares only these two, so it is satisfied. Why the number is lost we have not tested. Perhaps what pushes
+# down replies that *begin* with a courtesy pushes down the courtesy itself, and with it the number.
 #
-# **Two things to try, both cheap.** A larger β keeps the model nearer to its start: that is the mark for β = 1. Or give the chosen reply itself
-# some weight: add the SFT loss on it to DPO's loss, here with a weight of 1, as much as DPO's own. In TRL this is
-# `loss_type=["sigmoid", "sft"]` with `loss_weights=[1.0, 1.0]` (Pang et al., 2024, arXiv 2404.19733), and "DPO + SFT" in the figure. With
-# either, the step still comes first, and in the mean more answers name the order. The ranges overlap, so three seeds do not prove it. What must not be lost should be in the pairs.
+# **Two cheap things to try.** A larger β keeps the model nearer to its start; in the figure this is β = 1. Or
+# add the SFT loss on the chosen reply to DPO's loss, here with equal weight. In TRL this is
+# `loss_type=["sigmoid", "sft"]` with `loss_weights=[1.0, 1.0]` (Pang et al., 2024, arXiv 2404.19733), in the
+# figure “DPO + SFT”. With either, the step still comes first, and in the mean more answers name the order. The
+# ranges overlap, so three seeds do not prove it. What must not be lost should be in the pairs.
 #
-# So what exactly has been learned? Look at the test pairs by kind. A method has ranked a pair right if the chosen reply has *gained* more
+# So what exactly has DPO learned? Look at the test pairs by kind.
+# A method has ranked a pair right if the chosen reply has *gained* more
 # than the rejected one.
 
 # %%
 lesson.kinds_learned()
 
 # %% [markdown]
-# The first row is learned, and it is the one that can be learned without reading the message: how does the reply begin? Whether the
-# step suits the message and whether an apology does take reading. There the gains of DPO point the right way hardly more often than a
-# coin, and those of the {{term:reward model}} (section 9), which does nothing but rank, hardly more often. Now stay in the second row and compare DPO with the control: SFT on the chosen replies, which is never told that a reply is worse,
-# ranks what the desk promises *better* than DPO, with every seed. **DPO learned the easy difference and hardly the hard one.** One rule about
-# the beginning fits every pair about the order, whereas the right promise needs the message. The control also had three times the learning rate. We have not
-# separated the two. And look at the last row: the pairs about the order number are ranked right by DPO, the model that leaves
-# the number out. A preference pulls at what tells the pairs apart most easily, and nothing in the loss protects the rest. So measure
-# that too, kind by kind.
+# **DPO learned the easy difference and hardly the hard one.** The first row is learned, and needs no reading of
+# the message: one rule about how a reply begins fits all its pairs. The next two, the promise and the apology,
+# do need the message. There DPO ranks pairs right hardly more often than a coin, and so does the
+# {{term:reward model}} (section 9), which does nothing but rank.
 #
-# Does that make DPO better or worse than the control? Score each answer by the rules (the share of the five that it keeps, halved if its
-# step is wrong), and count the messages where a method's answer has the higher score.
+# In the second row, compare DPO with the control: SFT on the chosen replies, which is never told that a reply
+# is worse, ranks what the desk promises *better* than DPO, with every seed. The control also had three times
+# the learning rate, and we have not separated the two effects.
+#
+# In the last row DPO, which leaves the order number out of its answers, ranks the pairs about this number
+# right. A preference pulls at what tells the pairs apart most easily, and nothing in the loss protects the
+# rest. So measure the rest too, kind by kind.
+#
+# Is DPO then better or worse than the control? Score each answer by the rules (the share of the five that it
+# keeps, halved if its step is wrong), and count the messages where a method's answer scores higher than the
+# control's.
 
 # %%
 lesson.against_control()
 
 # %% [markdown]
 # By the rules plain DPO is no better than SFT on the chosen replies and perhaps worse, and with the SFT term it is perhaps better. The last
-# column asks a reward model that was trained on these very pairs. It likes all three better. But you know from the table before what this
-# judge can see: how a reply begins and whose number it names, and little else. A judge that shares the blind spots of the one it judges
-# proves little. So decide *before* you train which measure counts, or you will find one that says what you hoped.
+# column asks a reward model that was trained on these very pairs. It likes all three better. But the table
+# before shows what this judge can see: how a reply begins and whose number it names, and little else. A judge
+# that shares the blind spots of the model that it judges proves little. So decide *before* you train which
+# measure counts, or you will find one that says what you hoped.
 #
-# So did the pairs pay? For one rule, yes, and for the others, no: on this task a small model and 120 pairs do not take you past SFT. In general,
-# preferences pay where the chosen reply is better in one respect and otherwise not much of an example: where both replies come from your
-# own model, or where people can say which is better but could not have written it. Where the chosen replies are nearly perfect, SFT
+# So were the pairs worth it? For one rule, yes; for the others, no: on this task a small model and 120 pairs do
+# not take you past SFT. In general, preferences help where the chosen reply is better in one respect and
+# otherwise not much of an example: where both replies come from your own model, or where people can say which
+# reply is better but could not have written it. Where the chosen replies are nearly perfect, SFT
 # on them is hard to beat.
 #
-# **How far did they go?** A method that moves far from its start pays for it with what nobody measured. The usual measure is
-# the KL divergence: sample answers from the trained model, and see how much more likely it finds them than the start does. The table has it
-# in its last column, beside the shares of the figure (with the lowest and the highest seed in brackets).
+# **How far did the models move?** A model that moves far from its start may lose what nobody measured. The
+# usual measure of distance is the KL divergence: sample answers from the trained model, and see how much more
+# likely that model finds them than the start does. The KL is the last column; the others are the shares of the
+# figure.
 
 # %%
 lesson.compared()
 
 # %% [markdown]
 # DPO with β = 1, DPO with the SFT term and SFT on the chosen replies have gone about equally far,
-# and only the first two say the step first: so it is not the distance that makes the difference. And DPO at β = 0.1 has gone more than twice
-# as far as at β = 1 for the same share. Our replies are short; for long ones compare the KL per token, as the program does.
+# but only the first two say the step first. So distance alone does not make the difference. And DPO at β = 0.1
+# has gone more than twice as far as at β = 1, for the same share of answers with the step first. For long
+# replies compare the KL per token, as the program in section 4 does.
 #
 # **What do the other names stand for?**
 #
@@ -689,19 +728,19 @@ lesson.compared()
 # | IPO (2310.12036) | a margin to reach; going further is punished | your labels are nearly free of noise and DPO runs away |
 # | SimPO (2405.14734) | mean log-probability per token, a target margin, no reference | replies differ much in length |
 #
-# The numbers are arXiv's. In TRL 1.16 IPO is `DPOConfig(loss_type="ipo")`, whose margin is one per token, so that β = 0.1 asks for five
-# nats a token; KTO is `KTOTrainer`, ORPO is in
-# `trl.experimental.orpo`, and SimPO is a `loss_type` of `trl.experimental.cpo`.
+# The numbers in brackets are arXiv's. In TRL 1.16 KTO is `KTOTrainer`, ORPO is in `trl.experimental.orpo`,
+# SimPO is a `loss_type` of `trl.experimental.cpo`, and IPO is `DPOConfig(loss_type="ipo")`. IPO's margin there
+# is per token: β = 0.1 asks for five nats per token.
 
 # %%
 show.folded("All methods, all measures, and the second judge", lesson.methods_table())
 
 # %% [markdown]
-# In the fold: “promises its favourite step” is the share of answers that promise what is promised most often, whatever the message was. It
-# is about half for most of them, the start included. Which step that is changes with the seed, and “right step” goes with it, so one run
-# must not rank methods. ORPO at the rate that we gave it went by far the furthest, and promises the right step least often. GRPO, the
-# method of section 8, had no pairs: in this record it got the rules themselves as its reward, so its row is marked by what it was
-# trained on. Each method had one learning rate, and another one would have moved its row.
+# In the fold: ORPO at the rate that we gave it went by far the furthest, and promises the right step least
+# often. GRPO (section 8) had no pairs: in this record its reward was the rules themselves, so its row is marked
+# by what it was trained on. “Promises its favourite step” is the share of answers with the step that the model
+# promises most often, whatever the message: about half for most methods. Which step that is changes with the
+# seed, and “right step” with it, so do not rank methods by one run.
 #
 # <details><summary><b>For the next exercise: ORPO's odds, by hand</b></summary>
 #
@@ -718,9 +757,9 @@ show.folded("All methods, all measures, and the second judge", lesson.methods_ta
 # %% [markdown]
 # ## 6 · Where pairs come from, and the trap in them
 #
-# You could now train on any file of pairs. Should you? Before this course had the pairs that you know, it had others: a
-# chosen reply in house style against one that was verbose, cold, hedging, badly formatted or wrong. DPO ranked nine in ten of
-# the test pairs right (the course's first record, 2026-11-25). That looked like a success. Here are two of them.
+# You could now train on any file of pairs. Should you? An earlier edition of this course had other pairs: a
+# chosen reply in house style against one that was verbose, cold, hedging, badly formatted or wrong. DPO ranked
+# nine in ten of the test pairs right, which looked like a success. Here are two of these pairs.
 
 # %%
 older = load_preferences("confounded")
@@ -742,16 +781,17 @@ guess.reveal(round(100 * table.rows["length, one number"]["older pairs"].value))
 table
 
 # %% [markdown]
-# One number, the length, ranks the older pairs about as well as DPO did. So do the single words, and the form, which is punctuation
-# and layout, nearly. So the high score does not show that the model had learned house style: a feeling for the right length would have
-# been enough for it.
+# Look at the older pairs. One number, the length, ranks them about as well as DPO did. So do single words, and
+# so, nearly, does the form (punctuation and layout). DPO's high score therefore does not show that it had
+# learned house style: a feeling for the right length would have been enough.
 #
-# > **Test your preference data with the stupidest model first.** Fit a length rule and a bag of words on your training pairs.
-# > If one of them ranks the test pairs right, your pairs teach that, and your accuracy measures that. Do the same with the first words.
-# > (A bag of words knows which words a text has and how often, and not their order.)
+# > **Test your preference data with the stupidest model first.** Fit a length rule, a bag of words (which words
+# > a text has and how often, but not their order) and a rule for the first words on your training pairs. If one
+# > of these ranks the test pairs right, it is what your pairs teach and what your accuracy measures.
 #
-# For your own pairs this is the whole test, on the split of section 4's program. (It needs `pip install datasets scikit-learn`. Clearly
-# below 50 % means that replies of the test half stand in the training half the other way round: put such pairs into one group.)
+# For your own pairs this is the whole test, on the split of section 4's program. It needs
+# `pip install datasets scikit-learn`. A share clearly below 50 % means that test replies occur in the training
+# half the other way round: put such pairs into one group.
 #
 # ```python
 # import re
@@ -804,16 +844,17 @@ table
 drawings.twins()
 
 # %% [markdown]
-# Every reply of the twins is chosen for one message and rejected for another. Whatever looks only at its length, its words or its form is
-# right once and wrong once. Those are the 50s in the table.
+# Every reply of the twins is chosen for one message and rejected for another. A rule that looks only at its
+# length, words or form is right once and wrong once: hence the 50s in the table.
 #
-# One row is not at 50, and you know why from section 5: the first three words rank the two pairs in five whose chosen reply begins with
-# the step, and toss a coin for the others. Now set the trained models of section 5 beside that row. DPO is hardly ahead of it, and with
-# the SFT term it is a little further: **by this test most of what DPO has learned from our pairs is how a reply begins.** Here the beginning is no accident but the very thing we
-# wanted to teach. That is the judgement which no program can make for you: *is what the simple rule has found what I mean, or does it only
-# go along with it?*
-# The row with shared words looks at the message as well, in the crudest way. If it is ahead of a coin at all, the pairs in which the wrong
-# reply names another customer's order would explain it. You will rarely have twins, but you can always balance: as many short chosen replies
+# The first three words are not at 50: they rank the two pairs in five whose chosen reply begins with the step,
+# and toss a coin for the others. Now compare the trained models of section 5 with that row. DPO is hardly ahead
+# of it, and with the SFT term it is a little further: **by this test most of what DPO has learned from our
+# pairs is how a reply begins.** Here the beginning is no accident but the very thing we wanted to teach. No
+# program can make this judgement for you: *has the simple rule found what I mean, or only something that goes
+# along with it?*
+#
+# You will rarely have twins, but you can always balance: as many short chosen replies
 # as long ones, the same writer for both.
 #
 # **Where pairs come from.**
@@ -825,8 +866,9 @@ drawings.twins()
 # | edits: before and after a colleague's correction | real and specific | the edit is often longer: check for the shortcut |
 # | own samples, ranked by rules or a judge | the pairs are about what your model really does | needs a model that is sometimes right |
 #
-# **One round with the model's own answers.** The last row is easy to try. Let the model that DPO has trained answer each message
-# four times at random, score the answers by the rules, and make a pair of the best and the worst, if they differ. Such pairs are
+# **One round with the model's own answers.** The last row of this table is easy to try. Let the model that DPO
+# has trained answer each message four times at random, score the answers by the rules, and make a pair of the
+# best and the worst, if their scores differ. Such pairs are
 # called *on-policy*.
 
 # %%
@@ -845,14 +887,18 @@ print(training.fit(tuned, tokenizer, own, objective=training.DPO(), settings=set
 lesson.pair_card(own[0])
 
 # %% [markdown]
-# The adapter from before goes on learning, and this time the reference is the model as it was after the first round. Expect nothing of
-# two steps: what you keep is the loop. A message whose four answers are equally good gives no pair, since where there is no difference,
-# there is nothing to learn. And read the chosen reply once more: the best of four poor answers is a poor one. In practice one repeats
-# this: sample, rank, train, and sample again from the new model. (With TRL: give the second round folders of its own. Merge `dpo-adapter` into `round-2-start`, as step 1 of the program merges the first one, write the new pairs
-# into a second file, keep the same groups aside as in the first, and save what it trains under another name.) Studies that compared found such online rounds better than one fixed file of pairs (Xu et al., 2024; Tang et al., 2024).
+# Read the chosen reply: the best of four poor answers is a poor one. A message whose four answers are equally
+# good gives no pair: there is nothing to learn from it. The adapter from before went on learning, with the
+# model after the first round as reference. Expect nothing of two steps; what matters is the loop.
 #
-# With this you can do DPO at work. Do the exercise, read section 7 on what goes wrong, and go to the end if you are in a hurry: sections 8
-# and 9 are about relatives of DPO that learn from a score, and you can come back for them.
+# In practice you repeat the loop: sample, rank, train, and sample again from the new model. Studies found such
+# online rounds better than one fixed file of pairs (Xu et al., 2024; Tang et al., 2024). With TRL, merge
+# `dpo-adapter` into `round-2-start`, as step 1 of the program merges the first adapter, keep the same groups
+# aside, and give the new pairs and the new adapter files of their own.
+#
+# With this you can do DPO at work. If you are in a hurry, do the exercise, read section 7 on what goes wrong,
+# and go to the end. Sections 8 and 9 are about relatives of DPO that learn from a score; you can come back for
+# them.
 
 # %%
 # EXERCISE: align-5
@@ -860,10 +906,10 @@ lesson.pair_card(own[0])
 # %% [markdown]
 # ## 7 · Mistakes to recognize
 #
-# **The wrong reference.** Suppose that you merge the SFT adapter in memory and then train without a new adapter. For the reference
-# TRL 1.16 loads the {{term:checkpoint}} that is named in the model's configuration, and that is the base *before* SFT. A loop of one's own
-# that switches all adapters off, the SFT adapter among them, makes the same mistake. Nothing stops. The log shows it in its first
-# line.
+# **The wrong reference.** Suppose that you merge the SFT adapter in memory and then train without a new adapter.
+# As the reference, TRL 1.16 then loads the {{term:checkpoint}} that the model's configuration names: the base
+# *before* SFT. A loop of your own that switches all adapters off, the SFT adapter among them, makes the same
+# mistake. No error appears, but the first line of the log shows the mistake.
 
 # %%
 del trainer, tuned, start, policy, optimizer, model, imitation  # the pairs are done
@@ -873,33 +919,37 @@ training.fit(adapted, tokenizer, history[:8], settings=training.Settings(2e-3, b
 lesson.first_losses(adapted, tokenizer, pairs.train[:6])
 
 # %% [markdown]
-# The first row is 0.69. The second is not, although it is the same model: its gains are measured from somewhere else, and the
-# training would be held near the base. Merge the SFT adapter and give the trainer a fresh one, as in section 4, and this cannot
-# happen. Otherwise save the merged model and load it from there, or pass it as `ref_model`.
+# The first row is 0.69. The second is not, although the model is the same: its gains are measured from the
+# base, and training would hold it near the base. If you merge the SFT adapter and give the trainer a fresh one,
+# as in section 4, this cannot happen. Otherwise save the merged model and load it from there, or pass it as
+# `ref_model`.
 #
-# **The chosen reply becomes less likely too.** The loss asks for a distance, and two replies to one message are alike. Here is a
-# policy small enough to see through: three possible replies, of which the first two have most of their features in common.
+# **The chosen reply becomes less likely too.** The loss asks only for a distance between two replies. Replies
+# to one message are alike, so what pushes one down can pull the other along. Here is a toy policy: three
+# possible replies, of which chosen and rejected have most features in common.
 
 # %%
 lesson.both_fall()
 
 # %% [markdown]
-# The curves of chosen and rejected both fall, and the loss is satisfied. The probability went to the third reply, which nobody asked for.
-# Section 5 had an answer of this kind, two promises without the order number, and two settings that may help. If `logps/chosen` falls fast in your log, lower the learning rate, raise β, or add some SFT on the chosen replies
-# (`loss_type=["sigmoid", "sft"]` with `loss_weights` in `DPOConfig`).
+# The curves of chosen and rejected both fall, and the loss is satisfied. The probability went to the third
+# reply, which nobody asked for, like the two promises without a number in section 5. If `logps/chosen` falls
+# fast in your log, lower the learning rate, raise β, or add SFT on the chosen replies (section 5).
 #
-# **Annotators who contradict each other.** Every pair occurs twice, the second time the other way round. One would expect a
-# training accuracy of a half. Why can it be worse than a coin?
+# **Annotators who contradict each other.** Suppose that every pair occurs twice, the second time the other way
+# round. You would expect a training accuracy of a half. Why can it be worse?
 
 # %%
 lesson.contradiction()
 
 # %% [markdown]
-# A training log measures each pair just *before* it is learned from. In this toy the two labels take turns, so the step before has
-# always taught the opposite, and from the second step on the pair is wrong every time. In shuffled data it can happen too: the last row of
-# the next table is such a run. Labels that are wrong at
-# random, without their opposite in the same file, do not do this. An accuracy that stays well below a half has two usual causes: pairs
-# that occur both ways round, or a wrong sign in a loss that you wrote yourself.
+# Look at “counted as right”. A training log measures each pair just *before* the model learns from it. In this
+# toy the two labels take turns, so the step before has always taught the opposite, and from the second step on
+# the pair is wrong every time. It can happen in shuffled data too: see the last row of the next table.
+#
+# An accuracy that stays well below a half has two usual causes: pairs that occur both ways round, or a wrong
+# sign in a loss that you wrote yourself. Labels that are wrong at random, without their opposite in the same
+# file, do not cause it.
 #
 # **A learning rate that is too high.** The share of training pairs ranked right looks as good as ever, so it does not warn you. What
 # does?
@@ -908,28 +958,31 @@ lesson.contradiction()
 lesson.failures_table()
 
 # %% [markdown]
-# The KL does. Many times that of the healthy run means that the model is somewhere else entirely, and almost no answer says the step
-# first any more. In this run the loss warns as well: a mean above 0.69, though most pairs are ranked right, says that the pairs it gets wrong
-# it gets badly wrong: accuracy counts how many, the loss how far. Do not count on such a warning, for nothing forbids a ruined model a low loss on the pairs that it was trained on.
-# Watch the KL, and read answers after every run. The last row is the annotators who contradict each other: far below a half, as the toy said. Its
-# answers begin with the step more often than the start's, although its labels cancel: pairs push replies about whatever they say. So part of what DPO
-# gains by that measure may not come from the labels, and one run of this kind cannot say how much.
+# The KL, in the last column, does: it is many times that of the healthy run. The model is somewhere else
+# entirely, and almost no answer says the step first any more. In this run the loss, above 0.69, warns as well:
+# accuracy counts how many pairs are wrong, the loss how far. But a ruined model can also have a low loss on its
+# training pairs. So watch the KL, and read answers after every run.
+#
+# The last row is the annotators who contradict each other: its accuracy is far below a half, as in the toy. Its
+# answers begin with the step more often than the start's, although its labels cancel: training on pairs changes
+# the replies, whatever the labels say. So part of DPO's gain by that measure may not come from the labels; one
+# such run cannot say how much.
 
 # %% [markdown]
 # ## 8 · Learning from a score: GRPO
 #
-# If a program can score answers, why make pairs of them at all? One could use the scores directly. This is reinforcement
-# learning: the model writes, gets a reward, and does more often what was rewarded. The method that
-# many reasoning models are trained with today is GRPO (Shao et al., 2024). Its idea fits in one picture.
+# If a program can score answers, why make pairs of them at all? Use the scores directly: this is reinforcement
+# learning. The model writes, gets a reward, and does more often what was rewarded. Many reasoning models are
+# trained today with GRPO (Shao et al., 2024), whose idea fits in one picture.
 
 # %%
 drawings.grpo_group()
 
 # %% [markdown]
 # Was a reward of 0.8 good? That depends on the message: for an easy one it may be poor. So GRPO lets the model answer the same
-# message several times and compares the answers *with each other*. What is above the group's mean becomes more likely, what is
-# below it less. How far above, in standard deviations of the group (torch's `std`, which divides by n − 1), is called the
-# {{term:advantage}}.
+# message several times and compares the answers *with each other*. Answers above the group's mean become more
+# likely, those below it less. An answer's distance from the mean, in standard deviations of the group (torch's
+# `std`, which divides by n − 1), is called its {{term:advantage}}.
 
 # %%
 lesson.group_table([1.0, 0.3, 0.3, 0.8])
@@ -938,9 +991,10 @@ lesson.group_table([1.0, 0.3, 0.3, 0.8])
 # If all four answers had the same reward, all advantages would be zero and the group would teach nothing.
 #
 # Here is all of it in code. `now` and `old` are log-probabilities of each token, at present and when the answers were sampled.
-# Their *ratio* says how much the policy has moved since, and it is clipped, so that nothing more is to be gained by moving a token
-# further than that with one batch of answers. The last term keeps the policy near the reference. It is an estimate of the KL
-# divergence that is never negative. `[:, None]` adds a dimension, so that an answer's one advantage meets each of its tokens.
+# Their *ratio* says how much the policy has moved since. It is clipped, so that moving a token further with the
+# same batch of answers gains nothing more. The term `away` keeps the policy near the reference; it is an
+# estimate of the KL divergence that is never negative. `[:, None]` adds a dimension, so that the advantage of
+# an answer applies to each of its tokens.
 
 # %% tags=["grpo-from-scratch"]
 def group_advantages(rewards):
@@ -959,13 +1013,13 @@ def grpo_loss(now, old, reference, advantages, mask, clip=0.2, beta=0.04):
 
 
 # %% [markdown]
-# We checked this against TRL's `loss_type="grpo"`. TRL's default, `"dapo"`, averages over all tokens of the batch instead of
-# over each answer. And whatever the type, TRL 1.16 multiplies the last term by the ratio unless you set
-# `use_bias_correction_kl=False`.
+# We checked this against TRL 1.16 with `loss_type="grpo"` and `use_bias_correction_kl=False`, without which the
+# KL term is multiplied by the ratio. TRL's default, `"dapo"`, averages over all tokens of the batch instead of
+# over each answer.
 #
-# For the trainer we take another task, whose check is so simple that you can see through it: the triage of lesson 02. The reward is
-# 1 if the answer is a valid JSON record and 0 if not. Such a check is called a *verifiable reward*. There is no model behind it
-# that could be flattered.
+# For the trainer we take a task with a very simple check, the triage of lesson 02. The reward is 1 if the
+# answer is a valid JSON record and 0 if not. Such a check is called a *verifiable reward*: there is no model
+# behind it to flatter.
 
 # %% tags=["trl"]
 del adapted
@@ -989,10 +1043,10 @@ def valid_json(completions, **_):
 
 
 # %% [markdown]
-# Four answers to each of three messages per step, for five steps. No pairs and no right answers are needed, only messages. The run
-# leaves out the KL term (`beta=0`) and makes one update with each batch of answers, so every ratio is still 1 and nothing is clipped.
-# For so short a run that is enough. The loss that the trainer logs says nothing here: at a ratio of 1 it is minus the mean of the advantages,
-# weighted by length, and those of a group add up to zero. Watch the reward.
+# Four answers to each of three messages per step, for five steps. No pairs and no right answers are needed, only messages.
+# Watch the reward, not the loss. This short run leaves out the KL term (`beta=0`) and makes one update with
+# each batch of answers, so every ratio is still 1 and nothing is clipped. Then the logged loss says nothing: it
+# is minus the mean of the advantages, weighted by length, and a group's advantages add up to zero.
 
 # %% tags=["trl"]
 short = sorted(triage.train, key=lambda chat: len(chat[1]["content"]))[:48]
@@ -1031,15 +1085,18 @@ guess.reveal(len(set(after)))
 lesson.collapse_table(untrained, after, is_valid, right)
 
 # %% [markdown]
-# The check asked for JSON, and valid JSON is what becomes more frequent. Did the records become *truer*? Look at “category right” and at
-# “right among the valid”: what 24 answers can show is that more are valid, and not that more are right. Why should they be? One and the same
-# record for every message gets the full reward, and the most frequent one is the solved example of the prompt, which the model copies.
-# The safest way to please this check is to stop reading. **A verifiable
-# reward verifies what it verifies.** Ours verifies the form. Where the right answer is known, as in mathematics or for code with tests,
-# reward the answer. And when the score rises, count the different answers and read them.
+# The check asked for JSON, and valid JSON became more frequent. Did the records become *truer*? Look at
+# “category right” and “right among the valid”: 24 answers can show that more are valid, but not that more are
+# right. Why should they be? The same record for every message gets the full reward, and the most frequent
+# record is the solved example of the prompt, which the model copies. The safest way to please this check is to
+# stop reading the messages.
 #
-# What GRPO cannot do is invent. If no answer of a group is ever right, all advantages are zero. That is why there is a solved
-# example in the prompt.
+# **A verifiable reward verifies what it verifies.** Ours verifies the form. Where the right answer is known, as
+# in mathematics or for code with tests, reward the answer. And when the score rises, count the different
+# answers and read them.
+#
+# GRPO cannot invent. If no answer of a group is ever right, all advantages are zero. That is why the prompt has
+# a solved example.
 
 # %%
 # EXERCISE: align-6
@@ -1047,40 +1104,44 @@ lesson.collapse_table(untrained, after, is_valid, right)
 # %% [markdown]
 # ## 9 · Reward models and PPO, in pictures
 #
-# What if no program can score an answer? Then one can train a model to. This is the classical road, {{term:RLHF}} (Ouyang et al.,
-# 2022). DPO doesn't need that model.
+# What if no program can score an answer? Then you can train a model to score it. This is the classical way,
+# {{term:RLHF}} (Ouyang et al., 2022). DPO does not need this extra model.
 
 # %%
 drawings.alignment_roads()
 
 # %% [markdown]
 # **The reward model** is a language model whose output layer has a single number: the score of the reply before it. It
-# is trained on pairs with the loss that you know, $-\log\sigma(r_c - r_r)$. In DPO the gains took the place of $r$; here $r$ is
-# a model of its own. All that section 6 said about shortcuts holds for it, and a reward model that has learned a length will
-# pay for length.
+# is trained on pairs with the loss that you know, $-\log\sigma(r_c - r_r)$. In DPO the gains took the place of
+# $r$; here $r$ comes from a model of its own. All that section 6 said about shortcuts holds for this model too:
+# if it has learned to look at length, it will reward length.
 #
-# **{{term:PPO}}** (Schulman et al., 2017) then trains the policy to be scored well. One answer that it writes for this purpose is
-# called a {{term:rollout}}. The reward comes at the end. How should the credit be spread over the tokens?
+# **{{term:PPO}}** (Schulman et al., 2017) then trains the policy to get high scores. An answer that the policy
+# writes for this purpose is called a {{term:rollout}}. Its reward comes only at the end. How should the credit
+# be spread over the tokens?
 
 # %%
 drawings.ppo_rollout()
 
 # %% [markdown]
-# Read it from the top. Every token is charged for how far it has moved from the reference (or gets a credit, if it has become less likely). That is the KL penalty, and it is
-# paid where the move happens. The last token gets the reward. A second network, the {{term:value model}}, has guessed before each
-# token how well the answer would end. The advantage says how much better it went than that guess, so a token that led to a
-# good end against expectation becomes more likely. GRPO replaces the guess by the mean of a group, and so needs no value model.
+# Read the picture from the top. Every token is charged for how far it has moved from the reference (or gets a
+# credit, if it has become less likely). This is the KL penalty. The last token gets the reward.
 #
-# The code is in the package, in `course_utils/training/objectives/ppo.py`, with the advantages in `course_utils/training/losses.py`.
+# A second network, the {{term:value model}}, has guessed before each token how well the answer would end. The
+# advantage says how much better the answer went than that guess, so a token that led to a good end against
+# expectation becomes more likely. GRPO replaces the guess by the mean of a group, and so needs no value model.
+#
+# The code is in `course_utils/training/objectives/ppo.py`, the advantages in `course_utils/training/losses.py`.
 # What the penalty does was measured with several seeds:
 
 # %%
 evidence.card("A5")
 
 # %% [markdown]
-# These are different runs from section 5's: the older pairs, another rate, more steps. Compare within one of the two.
-# Near is not the same as good, and the card says only that the penalty keeps the policy near. Without it a policy drifts to
-# whatever the reward model overrates, which is called reward hacking. You have seen its smallest form in section 8.
+# The card says only that the penalty keeps the policy near, not that near is good. Without the penalty a policy
+# drifts to whatever the reward model overrates. This is called reward hacking; you have seen its smallest form
+# in section 8. Do not compare the card's figures with section 5's: these runs had the older pairs, another rate
+# and more steps.
 #
 # <details><summary><b>For the next exercise: PPO's advantages, by hand</b></summary>
 #
@@ -1100,16 +1161,16 @@ evidence.card("A5")
 # ## 10 · What it costs, which one when, and what you can do now
 #
 # Claims about costs differ by a factor of two and more, because people count differently: per example or per token, with the
-# prompt computed once for both replies or twice. One table, so that you can choose how to count.
+# prompt computed once for both replies or twice. The table counts both ways.
 
 # %%
 lesson.costs_table()
 
 # %% [markdown]
-# SFT's row is 1, so a 2 means twice SFT's time. A pair has two replies, so any method on pairs costs more per
-# *example* than SFT. Per *token*, DPO adds the reference's {{term:forward pass}}, and ORPO adds nothing. PPO writes its answers token by token, which
-# is slow on any machine. The last two columns count models with weights of their own: with an adapter, the reference is the
-# same model with the adapter switched off.
+# A 2 means twice SFT's time. A pair has two replies, so any method on pairs costs more per *example* than SFT.
+# Per *token*, DPO adds the reference's {{term:forward pass}}, and ORPO adds nothing. PPO is slow because it
+# writes its answers token by token. The last two columns count only models with weights of their own: with
+# LoRA, the reference is the same model with the adapter off.
 #
 # <details><summary><b>Where DPO's factor comes from</b></summary>
 #
@@ -1124,7 +1185,7 @@ lesson.costs_table()
 # </details>
 
 # %% [markdown]
-# If you report a cost, say per what: per example or per token, with the prompt shared or not, by roles or by models.
+# If you report a cost, say which way you counted.
 #
 # **Which one, when?** Begin with SFT on your best replies, and measure. If you can say which of two answers is better, but not
 # write the better one, take DPO, with pairs made from your own model's answers. If a program can check an answer, take GRPO. If
@@ -1142,15 +1203,15 @@ lesson.costs_table()
 # | keep it sane | KL from the start, `logps/chosen`, the number of different answers |
 # | go further | own samples, ranked, and another round; GRPO where a program can check |
 #
-# **The claims of this lesson.** One you have met above. Open a row to see why.
+# **The claims of this lesson.** You have met A5 in section 9. Open a row to see why.
 
 # %%
 evidence.summary("A1", "A2", "A3", "A4")
 
 # %% [markdown]
-# What ORPO saves is the reference and a stage, not the second reply. And A4 says that DPO ranks the pairs about as well as a
-# reward model does, not that either of them ranks them well: its fold has the kinds of pairs one by one, and SFT on the chosen replies is
-# not far behind.
+# In A2, ORPO saves the reference and a training stage, not the second reply. A4 says that DPO ranks the pairs
+# about as well as a reward model does, not that either ranks them well: A4's fold has the kinds of pairs one by
+# one, and SFT on the chosen replies is not far behind.
 
 # %% [markdown]
 # **Quiz.** Each choice opens to say why it is right or wrong.

@@ -3,10 +3,10 @@
 #
 # {{badges}}
 #
-# A colleague hands you a file: *"all chats from the support desk, should be fine."* You could train on it right away. The
-# model would learn what the file teaches: refusals, canned paragraphs, other people's answers, and a form that hurried
-# agents left empty. In this lesson you turn the file into one worth training on, you count what each step finds, and at the end you see from recorded runs, and in a short one of your own,
-# whether it was worth the work.
+# A colleague hands you a file: *"all chats from the support desk, should be fine."* You could train on it right away.
+# The model would learn whatever the file teaches: refusals, canned paragraphs, answers to other messages, and a
+# form that hurried agents left empty. In this lesson you turn the file into one worth training on, count what
+# each step finds, and see from training runs whether the work paid off.
 #
 # <!-- assumes: JSON, JSONL, token -->
 
@@ -32,41 +32,42 @@ show.quiet()
 lesson_05.before_and_after()
 
 # %% [markdown]
-# The model, the settings and the number of examples are the same in both trained runs; only the rows differ. It is a small
-# model, with 135 million numbers inside, so that it trains on any computer. It reads a customer's message and writes a *record*.
-# Two fields of the record count in the picture: the *category* says what the message is about, and the *escalation* says
-# whether somebody must act at once, and why. The first bar needs no model at all: it is a program that reads nothing and always
-# gives the most common pair of values. Whatever is trained has to beat it.
+# Compare the last two bars. In both runs the model, the settings and the number of examples are the same; only
+# the rows differ. A small model, with 135 million numbers inside, reads a customer's message and writes a
+# *record*. Two fields of the record count here: the *category* says what the message is about, and the
+# *escalation* says whether somebody must act at once, and why. The first bar is a program that reads nothing
+# and always gives the most common pair of values. Whatever is trained has to beat it.
 #
 # By the end you will be able to
 #
 # - say what is wrong with a training file, line by line, before a host or a trainer does,
 # - find copies and rows that teach the wrong thing, and know what each rule misses,
-# - take personal data out of it, and count what is left,
-# - split it so that validation means something, and see whether the test has leaked into training,
+# - take personal data out of the file, and count what is left,
+# - split the file so that validation means something, and see whether the test has leaked into training,
 # - look at rows the way the model will: in tokens, with the template, the mask and the balance of the labels,
-# - find wrong labels that no rule can see, repair them, and say which ones this cannot find,
+# - find wrong labels that no rule can see, repair them, and say which ones stay hidden,
 # - test a judge before you trust it,
-# - show by training that it was worth it.
+# - show by training that the work was worth it.
 #
-# You should know Python and have called a language model's API before. Reading takes about an hour and a half, and the exercises about an hour. In a hurry? Read sections 1, 2, 5 to 7 and 9 first; 3, 4, 8 and 10 can wait. If you have a file to clean today, read section 1, take the
-# script of section 9 (`course clean-script` in a terminal writes it), and come back for the reasons.
+# You should know Python and have called a language model's API before. Reading takes about an hour and a half, and the exercises about an hour.
+#
+# In a hurry? Read sections 1, 2, 5 to 7 and 9 first. If you have a file to clean today, read section 1 and take
+# the script of section 9 (`course clean-script` in a terminal writes it).
 #
 # {{timing}}
 
 # %% [markdown]
 # ## 1 · The export, and ten lines that clean it
 #
-# The shop is invented and called Tarnbrook. A message comes in, and the answer that a model should learn is a record of what the
-# message is about. The file is an *export*: everything that a program of the support desk had stored, written out as
-# {{term:JSONL}}, one conversation in each line. We call a line that can be read a *row*.
+# Our support desk belongs to an invented shop, Tarnbrook. For each message, a model should learn to write a
+# record of what the message is about. The file is an *export*: everything that the desk's program had stored,
+# as {{term:JSONL}}, one conversation per line. A line that can be read is called a *row*.
 #
 # `{"messages": [{"role": "system", "content": "Triage this customer message."}, {"role": "user", "content": "where's my parcel"},`
 # `{"role": "assistant", "content": "{\"category\": \"delivery\", \"escalation\": \"none\", …}"}]}`
 #
-# Every fault in this export was put there on purpose, and a second file, which we call *the truth*, says what is wrong with each
-# line. So we can do what you cannot do at work: count how many of the faults each step finds. Where the lesson needs a person who
-# reads, that person's decisions were written down beforehand, and the text says so.
+# Every fault in this export was planted, and a second file, *the truth*, says what is wrong with each line. So
+# we can count how many of the faults each step finds, which you cannot do at work.
 
 # %%
 plan = plans.plan("05")
@@ -75,10 +76,11 @@ lines = export.path.read_bytes().splitlines()
 lesson_05.some_lines(lines, (2, 25, 5))
 
 # %% [markdown]
-# The first of these lines is as it should be: a message, and a record that fits it. In the second, the agent (the person at the
-# desk) closed the form without filling it in. The third answers with a paragraph that would fit any message. A model learns from
-# all three alike. And before anything can judge the content, a program must be able to read the *file*: not every line is even
-# valid JSON.
+# The first line is as it should be: a message, and a record that fits it. In the second, the agent, the person
+# at the desk, left the form empty. The third answers with a paragraph that would fit any message. A model learns from
+# all three alike.
+#
+# But first a program must be able to read the *file*, and not every line is even valid JSON.
 
 # %%
 guess = predict(f"Of {len(lines):,} lines, how many have an error in their form?", unit="lines")
@@ -92,15 +94,15 @@ guess.reveal(report.bad_rows)
 lesson_05.findings(report)
 
 # %% [markdown]
-# Each kind of error has its own cure, and most can be fixed in one line of code. Who would tell you otherwise? A *host*, a company
-# that trains models for its customers, checks some of this when you upload the file and some when the training starts, and its
-# message often names only one line. TRL, a library of *trainers* (programs that take rows and run the
-# training) and the one that most people use on their own machines, checks less. So find all
-# of them beforehand: `course check-data export.jsonl` in a terminal prints the whole list, line by line.
+# The last column says how to fix each kind of error; most take one line of code. Find them all beforehand:
+# `course check-data export.jsonl` in a terminal lists them line by line. A *host*, a company that trains models
+# for its customers, checks some of this at the upload and some when the training starts, and often names only
+# one line. TRL, the library of *trainers* (programs that take rows and run the training) that most people use
+# on their own machines, checks less.
 #
-# **The job.** At work you want the whole cleaning in one go, and then a look at what it did. These lines do it.
-# They run here, and the rest of the lesson uses their result. A few words in them are explained later: a *schema* describes which
-# fields a record has and which values are allowed; `redaction` says how names and numbers of people are replaced (section 4).
+# **The job.** At work you want the whole cleaning in one go, and then a look at what it did. The lines below do
+# that, and the rest of the lesson uses their result. In them, a *schema* describes which fields a record has
+# and which values are allowed, and `redaction` says how people's names and numbers are replaced (section 4).
 
 # %%
 from datasets import load_dataset
@@ -123,14 +125,17 @@ print("rows:", ", ".join(f"{len(part)} for {name}" for name, part in data.items(
 lesson_05.flow(prepared)
 
 # %% [markdown]
-# Two thirds of the lines are gone, and each of them is accounted for: `changes.jsonl` lists whatever was changed or flagged, and
-# `rejects.jsonl` has every dropped line and the reason. That one lies in a folder of its own, because it has what customers wrote, with their names: keep it
-# where the export is. By itself `prepare` drops what cannot be read, test messages, and copies; what counts as a
-# copy is a decision that section 3 explains. A row to which a rule of section 2 objects is only *flagged*, that is, listed for you
-# to look at, unless `drop` names the rule. Here it names all rules, because we have read this export: they were made while looking
-# at it, so what they achieve here is the best case. On a new file leave `drop` out at first, as in the block below.
+# Two thirds of the lines are gone, and each of them is accounted for: `changes.jsonl` lists whatever was
+# changed or flagged, and `rejects.jsonl` has every dropped line and the reason. The rejects contain what
+# customers wrote, with their names, so they have a folder of their own: keep it where the export is.
 #
-# Row counts will come up all through the lesson. These are the ones that differ most, each with what makes it differ:
+# By default `prepare` drops what cannot be read, test messages, and copies (section 3).
+# A row to which a rule of section 2 objects is only *flagged*, that is, listed for you
+# to look at, unless `drop` names the rule. Here `drop` names all rules, because we have read this export. The
+# rules were made while looking at it, so their result here is the best case. On a new file leave `drop` out at
+# first.
+#
+# Row counts come up all through the lesson. Here are the main ones, each with what makes it differ:
 
 # %%
 reasons = quality.assess(list(export.rows().values()), language="en", schema=task.schema)
@@ -138,16 +143,16 @@ raw = data_prep.prepare(export.path, steps=["validate", "contamination"], test=t
 lesson_05.ledger(export, report, prepared, raw, task, reasons)
 
 # %% [markdown]
-# Three ways lead from the lines of the file to rows: the *well-formed* ones as they stand, the ones *as it came* with what
-# `prepare` could repair, and the *prepared* ones. Where a later number surprises you, look here first.
+# The lesson uses three sets of rows: the *well-formed* ones, unchanged; the export *as it came*, with what
+# `prepare` could repair; and the *prepared* ones. When a later number surprises you, look here first.
 #
-# Sections 2 to 5 open these steps one by one. Sections 6 to 8 add what no such program does for you, and section 9 puts everything
-# into one script for a spreadsheet of your own.
+# Sections 2 to 5 explain these steps one by one.
 #
-# **For a chat file of your own** copy the lines below. You need three things: its path, a schema of the right answer, and your test
-# messages. There is no `drop` in them: read first what the rules flag, and then name those that are right about your rows.
-# `prepare` tells customers apart by the `name` in the user's message, which may have letters, digits, underscores and hyphens only, or by what
-# you give it as `group`. Products with people's names, such as a car called Zoe, belong into `allow`; `last_word` says if a label was replaced.
+# **For a chat file of your own** copy the lines below. You need its path, a schema of the right answer, and
+# your test messages. `drop` is left out: first read what the rules flag, then name those that are right about
+# your rows. `prepare` tells customers apart by the `name` in the user's message (letters, digits, underscores,
+# hyphens) or by what you pass as `group`. Products with people's names, such as a car called Zoe, belong in
+# `allow`; `last_word` says whether a label was replaced.
 # ```python
 # import os
 #
@@ -163,9 +168,9 @@ lesson_05.ledger(export, report, prepared, raw, task, reasons)
 #     print(line, changes[0].reason)
 # ```
 #
-# **Other shapes.** Training rows are written in about eight shapes, and `prepare` reads them all. A list of *messages*, as above,
-# is the one that hosts and trainers take. Older public data often have the shape of Stanford's Alpaca, with an instruction and an
-# output. Rows for learning from preferences (lesson 04) have a prompt and two replies. One function turns one shape into another:
+# **Other shapes.** Training rows come in about eight shapes, and `prepare` reads them all. Hosts and trainers
+# take *messages*, as above. Older public data often have the shape of Stanford's Alpaca, with an instruction
+# and an output. One function converts:
 
 # %%
 alpaca = {"instruction": "Triage this customer message.", "input": "My kettle leaks.",
@@ -175,11 +180,10 @@ show.table({
 }, "A row, converted", of="from → to")
 
 # %% [markdown]
-# The texts stay the same, only the names around them change. `convert(pair, "openai_preference")` does the same for a pair of
-# lesson 04. Where the target has no room for something, such as a second question and answer in Alpaca's shape, `convert` refuses
-# instead of dropping it.
+# Only the names around the texts change. What has no room in the target shape, such as a second question and
+# answer, `convert` refuses.
 #
-# **Your turn.** What does a program look at that checks a file? Write a small one.
+# **Your turn.** What does a program that checks a file look at? Write a small one.
 
 # %%
 # EXERCISE: data-1
@@ -187,8 +191,8 @@ show.table({
 # %% [markdown]
 # ## 2 · Rules: what reading teaches you, written down
 #
-# Under a thousand rows, read every one. It takes an afternoon, and no other afternoon of the project is better spent. What
-# you notice while reading becomes a rule. A rule is cheap and blunt, and it should always give its reason.
+# If you have fewer than a thousand rows, read every one. It takes an afternoon, and no other afternoon of the
+# project is better spent. What you notice becomes a rule: cheap, blunt, and always with its reason.
 #
 # Here are two complete rules. The first objects to messages that say nothing: "any news?" cannot be answered by anybody.
 
@@ -205,8 +209,8 @@ def says_nothing(message):
 
 
 # %% [markdown]
-# The second rule finds answers that belong to another message. When two people's tickets are swapped, each record is still
-# perfectly valid. But it names an order number that this customer never wrote.
+# The second rule finds answers that belong to another message. When two people's tickets are swapped, each
+# record is still perfectly valid, but it names an order number that this customer never wrote.
 
 # %%
 def foreign_numbers(message, answer):
@@ -220,8 +224,9 @@ print(foreign_numbers(message, '{"category": "defect", "order_id": "TB-40512"}')
 print(foreign_numbers(message, '{"category": "returns", "order_id": "TB-55318"}'))
 
 # %% [markdown]
-# The two test lines above do what they should: the number 40512 is in the message and 55318 is not. But how good are the rules on
-# the whole export? Two shares answer that, and they pull in opposite directions. {{term:precision and recall|Recall}} is the share
+# The rule reports 55318, which is not in the message, and leaves 40512 alone. But how good are the two rules on
+# the whole export? Two shares answer that, and they pull in opposite directions.
+# {{term:precision and recall|Recall}} is the share
 # of all faults that the rule finds. *Precision* is the share of the rows it accuses that really are faulty.
 
 # %%
@@ -242,13 +247,16 @@ caption = "Our two rules against the planted truth"
 lesson_05.found_and_missed(scores, lesson_05.RULE_NAMES, caption)
 
 # %% [markdown]
-# The brackets say how far the share may be from what it is in the long run *on such an export*: with 70 faults, 71 % may be 60 or 81. This
-# is a {{term:confidence interval|95 % interval}}. On other data expect worse, since the rules were made for this export.
+# The brackets are a {{term:confidence interval|95 % interval}}: how far the share may be from its long-run
+# value *on such an export*. With 70 faults, 71 % may be 60 or 81. On other data expect worse, since the rules
+# were made for this export.
 #
 # Three or four lines each, and most of the faults are found. The first rule never accuses a good row here and misses some bad ones;
-# the second misses none of the 70 here (the interval begins at 95 %) and now and then accuses wrongly. You usually have to choose
-# between the two. When a rule *drops* rows, you want precision. When a person reads what it flags, you want recall. Before you
-# trust a rule, also try it on messages from *production*, those that users of the finished product send. Ours has a weakness there:
+# the second misses none of the 70 here (the interval begins at 95 %) and now and then accuses wrongly.
+#
+# Usually you have to choose. If a rule *drops* rows, you need precision; if a person reads what it flags,
+# recall. Before you trust a rule, also try it on messages from *production*, those that users of the finished
+# product send. Our first rule has a weakness there:
 
 # %%
 terse = [text for text in export.production if says_nothing(text)]
@@ -256,9 +264,10 @@ print(f"{len(terse)} of {len(export.production)} messages from production would 
 print("for example:", ", ".join(terse[:3]))
 
 # %% [markdown]
-# Those customers have said all they had to say, and the rule would drop them. For a desk that gets such messages the rule needs a
-# list of words that are enough by themselves. The course's package has seven rules, with more cases in each. This is what they
-# object to in the export:
+# These customers have said all they need to say, and the rule would drop them. A desk that gets such messages
+# must tell the rule which words are enough by themselves.
+#
+# The course's package has seven rules, with more cases in each. They object to this:
 
 # %%
 lesson_05.dropped_rows(conversations, reasons)
@@ -276,24 +285,27 @@ guess.reveal(lesson_05.RULE_NAMES[hardest])
 lesson_05.found_and_missed(by_rule, lesson_05.RULE_NAMES, "The seven rules of the package")
 
 # %% [markdown]
-# Wrong form, another language and canned answers are found almost completely, cut-off texts less often. What depends on wording is
-# harder, since there are endless polite ways to refuse, and a rule knows only those that somebody wrote down. A task with a strict
-# form has a second net: a polite sentence is not a record, so "wrong form" catches what "refusals" misses. A task whose answers are
-# free text needs a judge instead (section 8). The takeaway: write a rule for what you have seen, measure both its shares
-# on rows that you have read, and let it drop only what it hardly ever gets wrong.
+# Look at the recall. Wrong form, another language and canned answers are found almost completely, cut-off texts
+# less often. What depends on wording is harder: there are endless polite ways to refuse, and a rule knows only
+# those that somebody wrote down. A strict form is a second net: a polite sentence is not a record, so "wrong
+# form" catches what "refusals" misses. Free-text answers need a judge instead (section 8).
 #
-# One kind of fault is not in the table: a record that is well formed, about the right message, and has the wrong category.
-# No rule can see it. There are forty of them in the export, and they are all still in your prepared file. Section 7 looks
-# for them.
+# The takeaway: write a rule for what you have seen, measure both its shares on rows that you have read, and let
+# it drop only what it hardly ever gets wrong.
+#
+# One kind of fault is not in the table: a record that is well formed and about the right message, but has the
+# wrong category. No rule can see such records. There are forty of them in the export, and they are all still in
+# your prepared file (section 7).
 
 # %% [markdown]
 # ## 3 · Copies
 #
-# Training lowers the {{term:loss}}, the measure of how surprised the model is by the right answer. A row that is there twice counts
-# twice in it, and takes the place of a different example. Exact copies are easy to find. But customers write twice, mail programs
-# add "Re:", and somebody corrects a typing error. How alike must two texts be to count as copies? The *Jaccard index* is the share
-# of pieces that they have in common: the number of pieces in both, divided by the number of pieces in at least one. Take single
-# words as pieces:
+# Training lowers the {{term:loss}}, the measure of how surprised the model is by the right answer. A row that
+# is in the file twice counts twice, and takes the place of a different example. Exact copies are easy to find.
+# But customers write twice, mail programs add "Re:", and somebody corrects a typing error.
+#
+# How alike must two texts be to count as copies? The *Jaccard index* measures it: the number of pieces that are
+# in both texts, divided by the number in at least one. Take single words as pieces:
 #
 # | what | words |
 # | --- | --- |
@@ -306,19 +318,22 @@ lesson_05.found_and_missed(by_rule, lesson_05.RULE_NAMES, "The seven rules of th
 # "The" is in text 1 twice and counts once. The package also counts pairs of neighbouring words as pieces, because "not late" and
 # "late, not" mean different things.
 #
-# **Your turn:** write it for pairs of neighbouring words.
+# **Your turn:** write the Jaccard index for pairs of neighbouring words.
 
 # %%
 # EXERCISE: data-2
 
 # %% [markdown]
-# For two thousand rows a program can compare every pair. A million rows have five hundred billion pairs, and nobody compares those.
-# {{term:MinHash}} (Broder, 1997) makes a short *signature* of each text, a list of numbers. Shuffle all pieces that there are, and
-# write down which piece of the text comes first; repeat with another shuffle, and so on. When do two texts write down the same
-# piece? When the first of all their pieces is one that both have, and that happens with a probability equal to their Jaccard index.
-# So the share of places in which two signatures agree estimates the index. `shingles` in the code below gives the pieces of a text
-# as numbers. And instead of shuffling, programs compute a *hash*, a number that looks random and is always the same for the same
-# piece, and take the smallest.
+# For two thousand rows a program can compare every pair. A million rows have five hundred billion pairs, which
+# is too many.
+#
+# {{term:MinHash}} (Broder, 1997) makes a short *signature* of each text, a list of numbers. Shuffle all pieces
+# that there are, write down which piece of the text comes first, shuffle again, and so on. Two texts write down
+# the same piece if the first of all their pieces is one that both have, and the probability of that is their
+# Jaccard index. So the share of places in which two signatures agree estimates the index.
+#
+# Programs do not shuffle. They compute a *hash* of each piece, a number that looks random and is always the
+# same for the same piece, and take the smallest. In the code, `shingles` gives the pieces of a text as numbers.
 
 # %%
 def minhash(pieces, shuffles):
@@ -337,9 +352,9 @@ same = np.mean(minhash(one, shuffles) == minhash(other, shuffles))
 print(f"Jaccard index {similarity.jaccard(one, other):.2f}, estimated from 128 numbers {same:.2f}")
 
 # %% [markdown]
-# The estimate from 128 numbers is close to the index itself. Now the trick that avoids comparing all pairs. Cut each signature into
-# *bands* of a few numbers. Texts that agree in a whole band land in the same drawer, and only texts in one drawer are compared.
-# This is called locality-sensitive hashing (LSH). Here it is with ten numbers:
+# The estimate from 128 numbers is close to the index itself. Now the trick that avoids comparing all pairs: cut
+# each signature into *bands* of a few numbers. Texts that agree in a whole band land in the same drawer, and
+# only texts in one drawer are compared. This is locality-sensitive hashing (LSH), here with ten numbers:
 
 # %%
 drawings.banding()
@@ -347,7 +362,8 @@ drawings.banding()
 # %% [markdown]
 # <details><summary><b>How probably do two texts meet in a drawer? A formula and its curve</b></summary>
 #
-# With Jaccard index $J$ they agree in one band of $r$ numbers with probability $J^r$, and in at least one of $b$ bands with
+# With Jaccard index $J$ two texts
+# agree in one band of $r$ numbers with probability $J^r$, and in at least one of $b$ bands with
 # probability $1 - (1 - J^r)^b$. With the ten numbers above and $J = 0.6$: $0.6^2 = 0.36$, so all five bands differ with probability
 # $0.64^5 = 0.11$, and the two meet with probability 0.89.
 #
@@ -358,13 +374,13 @@ lesson_05.meeting_curve()
 
 # %% [markdown]
 # With the package's 128 numbers in 32 bands of four the step from "seldom" to "always" is steeper: 5 % at $J = 0.2$, 56 % at 0.4,
-# 99 % at 0.6. More numbers in a band move the step to the right, more bands move it to the left: so you place the step just below
-# what you call a copy. A pair that meets is then compared exactly. So bands save nearly all comparisons, accuse nobody wrongly, and miss about one in a
-# hundred pairs at an index of 0.6. With as few rows as here the package compares every pair.
+# 99 % at 0.6. More numbers in a band move the step to the right, more bands move it to the left: place it just
+# below what you call a copy. A pair that meets is then compared exactly. So bands accuse nobody wrongly and
+# save nearly all comparisons, but miss about one in a hundred pairs at an index of 0.6.
 #
-# What is a copy, though? In this course: messages with a Jaccard index of at least 0.6 *and the same answer*. That is one example
-# twice, and one of the two goes. The same message with *different* answers is a *conflict*. If a message has only one right answer,
-# at most one of the two is right, so a person should look.
+# What is a copy, though? In this course, two rows whose messages have a Jaccard index of at least 0.6 *and the
+# same answer*; one of the two goes. The same message with *different* answers is a *conflict*. If a message has
+# only one right answer, at most one of the two is right, so a person should look.
 
 # %%
 copies = data_prep.deduplicate(conversations)
@@ -380,19 +396,22 @@ show.table({"pairs of copies": {
 }}, f"{len(conversations) - len(copies.kept)} rows of {len(conversations):,} are copies")
 
 # %% [markdown]
-# Nearly all pairs are found, and hardly anything else. These {{term:near-duplicate|near-copies}} keep most of their words. The same
-# request in quite different words is beyond any method that counts words. To find those, compare {{term:embedding|embeddings}},
-# lists of numbers that stand for what a text means, and expect more false alarms.
+# Nearly all pairs are found, and hardly anything else. These {{term:near-duplicate|near-copies}} keep most of their words.
+# No method that counts words finds the same request in quite different words. For that, compare
+# {{term:embedding|embeddings}}, lists of numbers that stand for what a text means, and expect more false
+# alarms.
 
 # %% [markdown]
 # ## 4 · People
 #
-# What a model was trained on, it can say again, to anybody. So {{term:PII}}, data that tell who a person is, have to go before
-# training. Numbers with a *check digit* are the easy part: one or two of their digits are computed from the others, so that a
-# typing error shows. A bank account number (IBAN) is a country, two check digits and the account. Move the first four characters to
-# the end, write each letter as a number (A = 10, B = 11, …), and the remainder after division by 97 must be 1. DE89 3704 0044 0532
-# 0130 00 becomes 370400440532013000 1314 89, since D is 13 and E is 14, and that number leaves the remainder 1. Here is a small
-# finder:
+# A model can repeat to anybody what it was trained on. So {{term:PII}}, data that tell who a person is, have to
+# go before training.
+#
+# Numbers with a *check digit* are the easy part: one or two of their digits are computed from the others, so
+# that a typing error shows. A bank account number (IBAN) has a country, two check digits and the account. Move
+# the first four characters to the end, write each letter as a number (A = 10, B = 11, …), and the remainder
+# after division by 97 must be 1. DE89 3704 0044 0532 0130 00 becomes 370400440532013000 1314 89, and that
+# number leaves the remainder 1. Here is a small finder:
 
 # %%
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}\b")
@@ -408,12 +427,12 @@ for text in ("Refund to DE89 3704 0044 0532 0130 00 please", "Part DE89 3704 004
     print(text, "→", [code for code in IBAN.findall(text) if is_iban(code)])
 
 # %% [markdown]
-# One digit differs in the second text, and it is no account. That is what a check digit buys: of 97 order numbers that look like an
-# account, 96 are left alone. This finder is small: it misses an account that is written in small letters or followed by a word in
-# capitals. The package's finder has more cases.
+# In the second text one digit is different, so the finder leaves the number alone, as it does with 96 of 97
+# order numbers that look like an account. The package's finder has more cases.
 #
-# **Your turn,** with the check that card numbers have. It is called Luhn's: from the right, double every second digit, subtract 9
-# from whatever exceeds 9, and the sum of all digits must be divisible by 10. For 4539 1488 0343 6467 it is 80. One in ten random
+# **Your turn:** write the check that card numbers have, called Luhn's. From the right, double every second
+# digit, subtract 9 from whatever exceeds 9, and the sum of all digits must be divisible by 10.
+# For 4539 1488 0343 6467 it is 80. One in ten random
 # numbers passes this check, so a good finder looks at the words around the number too.
 
 # %%
@@ -435,11 +454,13 @@ guess.reveal(lesson_05.PERSONAL[least])
 lesson_05.found_and_missed(personal, lesson_05.PERSONAL, "Personal data in the export")
 
 # %% [markdown]
-# Numbers, addresses and dates are found almost completely. Names have no check digit. The finder has lists of names and looks at
-# the words around them ("I'm Selin", "Kind regards, …"), and still about one in sixteen slips through: a name in lower case in the
-# middle of a chat has little that gives it away. And of what is taken for a name, about one in eleven is something else. So
-# *redaction*, taking personal data out, makes leaks rarer, not impossible. Read a sample of what is left, and say in the data card
-# (section 9) what you found.
+# Numbers, addresses and dates are found almost completely, names less often. The finder has lists of names and
+# looks at the words around them ("I'm Selin", "Kind regards, …"), but about one in sixteen slips through: a
+# name in lower case in the middle of a chat has little that gives it away. And of what is taken for a name,
+# about one in eleven is something else.
+#
+# So *redaction*, taking personal data out, makes leaks rarer, not impossible. Read a sample of what is left,
+# and say in the data card (section 9) what you found.
 #
 # What do you write in place of a name? There are three ways:
 
@@ -448,22 +469,25 @@ text = "I'm Selin Karagöz, born 14.03.1986. Call +44 7700 900123, or write to s
 show.table({way: {"text": pii.Redactor(way).text(text)[0]} for way in pii.MODES}, of="way")
 
 # %% [markdown]
-# A *pseudonym* is an invented value of the same kind. Take pseudonyms if messages in production will have names in them: a model
-# that has only ever seen `[NAME]` meets its first real name on its first day at work. The same name gets the same pseudonym in all rows; a name
-# and the e-mail address of the same person are not linked. The lines of section 1 use pseudonyms. Give `prepare` a secret `seed` of your own: with ours anybody could compute the
-# pseudonym of a name and compare. And legally, pseudonymised data are usually still personal data. Labels such as `[NAME]` are
-# better where a person has to *see* that something was taken out.
+# A *pseudonym* is an invented value of the same kind. Take pseudonyms, as the lines of section 1 do, if
+# messages in production will have names in them: a model that has only ever seen `[NAME]` meets its first real
+# name on its first day at work. Labels such as `[NAME]` are better where a person has to *see* that something
+# was taken out.
 #
-# How far does this carry? The shares above are for an export that the rules were made for. On a second set, written by somebody
-# else about a bank, a clinic and a mobile operator, numbers with a check digit were all found, too. Names and addresses, which rest
-# on lists and on habits of writing, were found only about seven times in eight. Expect the second figure on your data.
+# The same name gets the same pseudonym in all rows. Give `prepare` a secret `seed` of your own: with ours
+# anybody could compute the pseudonym of a name. Legally, pseudonymised data are usually still personal data.
+#
+# How far does this carry? The shares above are for an export that the rules were made for. On a second set,
+# written by somebody else about a bank, a clinic and a mobile operator, numbers with a check digit were all
+# found, too. Names and addresses were found only about seven times in eight. Expect that of your data as well.
 
 # %% [markdown]
 # ## 5 · A split that you can believe
 #
 # Nine in ten rows become the {{term:training set}}; one in ten becomes the {{term:validation set}}, which tells you while
-# you train whether the model learns the task or merely the rows. Should you choose those rows at random? Then one customer's first
-# message may be in training and the second, in nearly the same words, in validation.
+# you train whether the model learns the task or merely the rows. Should you choose the validation rows at
+# random? Then one customer's first message may be in training and the second, in nearly the same words, in
+# validation.
 
 # %%
 unique = [conversations[i] for i in copies.kept if not reasons[i]]
@@ -479,15 +503,17 @@ guess.reveal(round(100 * by_chance["of these known from training"] / by_chance["
 splits
 
 # %% [markdown]
-# "Known" are rows whose customer, or a near-copy of which, is in training too: about half of them, and this is *after* copies were
-# removed. A low loss there would partly be a prize for memorising. `data_prep.split` keeps customers (here the `name` in the user's message) and near-copies together and meets the ten per
-# cent as closely as it can. Something else may play the customer's part in your data: a document, a patient, a repository.
+# The last column counts the validation rows whose customer or near-copy is in training too: by chance about
+# half of them, and this is *after* copies were removed. A low loss there would partly be a prize for
+# memorising.
 #
-# **Or by time?** If your rows have dates, you can also hold out the last weeks: train on everything before a day, and validate on
-# everything after it. Take this split when the world changes under the model, because of new products, new rules or a new form, and
-# when you want to know how it will do *next* month. It answers a harder question than the split by customer, and its score is often
-# lower for that reason. It does not replace the other one: a customer who writes on both sides of the day still has to go from one
-# of them. This export has no dates, so we split by customer.
+# `data_prep.split` keeps near-copies and each customer's rows together (a customer is the `name` in the user's
+# message). In your data a document, a patient or a repository may play that part.
+#
+# **Or by time?** If your rows have dates, and the world changes under the model, such as through new products,
+# you can also train on everything before a day and validate on everything after it. That shows how the model
+# will do *next* month. The question is harder, so the score is often lower. Customers who write on both sides
+# of the day still have to be removed from one of them.
 #
 # **Your turn:** split so that no customer is on both sides.
 
@@ -495,8 +521,8 @@ splits
 # EXERCISE: data-4
 
 # %% [markdown]
-# **Is the {{term:test set}} still unseen?** The test set is what the finished model is scored on, once, and ours was written by
-# hand. But an export contains whatever passed through the desk, and somebody may have tried the test messages there. Test messages
+# **Is the {{term:test set}} still unseen?** The finished model is scored on the test set, once, and ours was
+# written by hand. But somebody may have tried its messages at the desk, and then the export contains them. Test messages
 # among the training rows are called {{term:contamination}}.
 
 # %%
@@ -506,17 +532,17 @@ print(f"{len(leaked)} of {len(test_rows)} test messages are in the export")
 print("for example:", formats.prompt_of(test_rows[leaked[0]])[:90])
 
 # %% [markdown]
-# How much would the leak have raised the score? A *classifier* is a program that learns to sort texts into categories. A small one
-# learns them from the prepared rows (scikit-learn's *logistic regression* on words and pairs of words: it gives each word a number
-# for each category, adds the numbers up, and turns the sums into probabilities; it trains in a second). Then it learns them from
-# the same rows and the test messages that leaked.
+# How much would the leak have raised the score? To find out, train a *classifier*, a program that sorts texts
+# into categories, twice: on the prepared rows, and on the same rows with the leaked test messages. Ours is
+# scikit-learn's *logistic regression* on words and pairs of words. It gives each word a number for each
+# category, adds the numbers up, and turns the sums into probabilities.
 
 # %%
 lesson_05.a_leak(prepared.rows, task, leaked)
 
 # %% [markdown]
-# On the messages that leaked the score jumps; on the others it hardly moves. The reported number mixes both, and nobody had
-# to cheat for that. `prepare(test=…)` removed them.
+# On the messages that leaked the score jumps; on the others it hardly moves. The reported number mixes both, so
+# it is too high although nobody cheated. `prepare(test=…)` has removed the leaked messages.
 #
 # **Your turn:** find a leak that is only a part of a message.
 
@@ -525,10 +551,9 @@ lesson_05.a_leak(prepared.rows, task, leaked)
 
 # %% [markdown]
 # One more comparison: do the training messages look like those in production? Users of the new chat window write "where parcel
-# 51234", and the export is full of letters. Train a classifier to tell the two apart, and let it sort pairs of one message from
-# each side. The share of pairs in which it points to the right one of the two is its *area under the curve*, AUC for short. The
-# curve is the one that you get by drawing true against false alarms at every limit; you need not draw it. 0.5 means that it cannot
-# tell, 1 that it always can.
+# 51234", and the export is full of letters. Train a classifier to tell the two apart, and show it pairs of one
+# message from each side. The share of pairs in which it knows which is which is called the *area under the
+# curve*, AUC for short: 0.5 means that it cannot tell, 1 that it always can.
 
 # %%
 prompts = [formats.prompt_of(row) for row in prepared.rows]
@@ -544,11 +569,11 @@ show.table({
 }, "Training messages beside those from production")
 
 # %% [markdown]
-# Choosing the rows that the classifier takes for production brings the set closer, but the two are still easy to tell apart. What
-# the export does not have cannot be drawn from it. The cure is to collect terse messages, or to have some written (section 8).
+# The second row of the table is closer to production than the first, but still easy to tell apart from it. What
+# the export does not have cannot be drawn from it: collect terse messages, or have some written (section 8).
 #
-# So three questions belong to every split: is anybody on both sides, is the test set among the training rows, and does the training
-# set look like what the model will meet?
+# Ask three questions of every split: is anybody on both sides, is the test set among the training rows, and
+# does the training set look like what the model will meet?
 
 # %% [markdown]
 # ## 6 · What the model will see
@@ -567,16 +592,17 @@ lesson_05.lengths_table(lengths)
 lesson_05.cut_by_limit(lengths)
 
 # %% [markdown]
-# `max_length` is the most tokens that a trainer keeps of a row. It cuts at the *end*, and the end is the answer. So a limit that is
-# too small cuts off the end of the record and, with it, the token that says "stop here". No error is raised; from long messages the
-# model just never learns how a record ends. TRL keeps 1,024 tokens unless you say otherwise (`SFTConfig(max_length=…)`; the whole
-# row with `None`). That is far more than our longest row has, and far too little for long documents or long chats. Choose the limit
-# above the longest row if memory allows, or drop the few rows that are longer, and say in the card how many.
+# `max_length` is the largest number of tokens that a trainer keeps of a row. It cuts at the *end*, and the end
+# is the answer. So too small a limit cuts off the end of the record and, with it, the token that says "stop
+# here". No error is raised; from long messages the model just never learns how a record ends.
 #
-# **Several turns.** Our rows have one question and one answer. A chat row may go on: question, answer, question, answer. Then three
-# things change. The whole conversation counts towards the length, so it is the *last* answers that are cut off. You have to decide
-# which answers the model learns: every one, or only the last, if the earlier ones were poor. And each long chat has several
-# answers, so a few talkative customers can make up most of what is learned. Count answers, not rows.
+# TRL keeps 1,024 tokens unless you say otherwise (`SFTConfig(max_length=…)`; the whole row with `None`). That
+# is far more than our longest row has, and far too little for long documents or chats. Choose a limit above the
+# longest row if memory allows; otherwise drop the few longer rows, and say in the card how many.
+#
+# **Several turns.** In a chat with several answers, the *last* ones are cut off. You decide whether the model
+# learns every answer or, if the earlier ones were poor, only the last. And a few talkative customers can make
+# up most of what is learned, so count answers, not rows.
 #
 # What will training on these tokens cost? Each time through all rows is called an {{term:epoch}}.
 
@@ -584,12 +610,12 @@ lesson_05.cut_by_limit(lengths)
 lesson_05.cost_table(sum(lengths))
 
 # %% [markdown]
-# The last line assumes 175 tokens a second, which a slow laptop reaches. The runs of section 10 print your own speed.
+# Data this small cost less to train on than to look at; the expensive part is your afternoon. (The last line
+# assumes 175 tokens a second, which a slow laptop reaches.)
 #
-# Data this small cost less to train on than to look at. The expensive part is your afternoon.
-#
-# Next, template and mask. The mask is made of *token labels*: what the model should say at each token, or −100 where the loss looks
-# away. Here is the code that makes them for one row. It raises an error if one of its two assumptions fails.
+# Next, template and mask. The mask is made of *token labels*: what the model should say at each token, or −100
+# where the loss ignores the token. Here is the code that makes them for one row. It raises an error if the
+# prompt is not the beginning of the whole chat, or if the marker that ends the answer is missing.
 
 # %%
 def token_labels(chat):
@@ -607,9 +633,8 @@ chat = [{key: m[key] for key in ("role", "content")} for m in prepared.rows[0]["
 show.conversation(tokenizer, *token_labels(chat))
 
 # %% [markdown]
-# One row is in order: coloured is what the model learns, the answer and the marker that ends it, and nothing else (lesson 02 also took the line break behind the marker; it
-# hardly matters). Now look at ten
-# rows, as a trainer would cut them with `max_length=160`. What will the model learn from them?
+# This row is in order: the model learns what is coloured, the answer and the marker that ends it, and nothing
+# else. Now look at ten rows, as a trainer would cut them with `max_length=160`. What will the model learn from them?
 
 # %%
 guess = predict("Of these ten rows, how many lose the end of their answer?", unit="rows")
@@ -624,25 +649,31 @@ guess.reveal(1, "row", source=f"number {bad}")
 lesson_05.masks(ten, tokenizer, max_length=160)
 
 # %% [markdown]
-# This customer's message alone is longer than the limit. No token of the answer is left, so there is nothing to learn: the row
-# costs computing time and teaches nothing. Where a trainer takes it alone, the loss is a mean over no tokens, which PyTorch calls
-# `nan`. Row 7 is the longest row of the whole file, which we put there on purpose: without it, the first nine rows of the file all
-# look fine. So always put your longest row among the ten that you look at.
+# Look at row 7. This customer's message alone is longer than the limit. No token of the answer is left, so the
+# row costs computing time and teaches nothing. If a trainer takes it alone, the loss is a mean over no tokens,
+# which PyTorch calls `nan`.
 #
-# In each row the model should learn exactly the answer, from the first brace to the marker that ends it. If what is learned begins
-# with a customer's words, the mask is missing, and the model would learn to write customers' messages. If it does not end with the
-# marker, the model never learns to stop. This course's trainer masks the message by itself. TRL's `SFTTrainer` does so if the rows
-# have columns `prompt` and `completion`. For rows with `messages`, as ours, it learns every token unless you set
+# Row 7 is the longest row of the whole file, which we put there on purpose: without it, the first nine rows of
+# the file all look fine. So always include your longest row.
+#
+# In each row the model should learn exactly the answer, from the first brace to the marker that ends it. If the
+# learned part begins with a customer's words, the mask is missing, and the model would learn to write
+# customers' messages. If it does not end with the marker, the model never learns to stop.
+#
+# This course's trainer masks the message by itself. TRL's `SFTTrainer` does so if the rows have columns
+# `prompt` and `completion`. For rows with `messages`, like ours, it trains on every token unless you set
 # `assistant_only_loss=True`, which needs a chat template that marks the answers.
 #
 # <details><summary><b>Packing: what filling up short rows costs, and how to avoid it</b></summary>
 #
 # A trainer takes several rows at once, a {{term:batch}}. They must have the same length, so short ones are filled up
-# ({{term:padding}}), and the GPU computes the filling for nothing. Packing puts several rows into one sequence instead. It needs a
-# mask that keeps them from reading each other; TRL's `packing=True` takes care of that on GPUs where the library FlashAttention is
-# installed. Nearly all of the waste in the table below disappears if rows of similar length share a batch. It costs only some of
-# the randomness of the batches (`train_sampling_strategy="group_by_length"` in TRL, `bucket=8` in this course's trainer). Packing
-# does nearly as well. Besides, all its sequences are nearly full, so that a GPU always has the same load.
+# ({{term:padding}}), and the GPU computes the filling for nothing. Nearly all of this waste disappears if rows
+# of similar length share a batch, at the cost of some of the batches' randomness
+# (`train_sampling_strategy="group_by_length"` in TRL, `bucket=8` in this course's trainer).
+#
+# Packing, which puts several rows into one sequence, does nearly as well. It needs a mask that keeps the rows
+# from reading each other; TRL's `packing=True` takes care of that on GPUs where the library FlashAttention is
+# installed.
 #
 # </details>
 
@@ -657,26 +688,27 @@ lesson_05.balance(prepared.rows)
 
 # %% [markdown]
 # Seven of ten records say that nothing is urgent. A model that has learned only *that* is right for seven messages in ten and
-# useless to the desk. So accuracy is the wrong measure for this field: it cannot tell a model that catches nobody from one that
-# works. In section 10 the short runs are counted by the urgent messages that they caught. Of the longer, recorded runs only the
-# accuracy was kept, so there you have to compare it with the 70 % that "none" alone gets. If a value you care about has only a few
-# dozen rows, collect more of that kind before anything else.
+# useless to the desk. So accuracy is the wrong measure for this field: it cannot tell a model that catches
+# nobody from one that works. Section 10 therefore counts the urgent messages that the short runs caught. Of the
+# recorded runs only the accuracy was kept; compare it with the 70 % that "none" alone gets.
+#
+# If a value you care about has only a few dozen rows, collect more of that kind before anything else.
 
 # %% [markdown]
 # ## 7 · Wrong labels, which no rule can see
 #
 # Forty rows have a wrong category. The record is valid, and it is about the right message. How could a program know?
 #
-# Because *most* labels are right. A classifier that learns from all rows what a "delivery" sounds like will be surprised by
-# a message about a refund with that label. There is one catch: a classifier that has seen this very row may have learned
-# its wrong label by heart. So each row must be judged by a classifier that was trained *without* it.
+# Because *most* labels are right. A classifier that learns from all rows what a "delivery" sounds like will be
+# surprised by that label on a message about a refund. But a classifier that has seen this very row may have
+# learned its wrong label by heart, so each row must be judged by a classifier that was trained *without* it.
 #
-# 1. Cut the rows into five parts, called *folds*, and keep all rows of one customer in the same fold: somebody who writes twice about
-#    one thing writes nearly the same words, and otherwise one wrong label would vouch for the other.
+# 1. Cut the rows into five parts, called *folds*, and keep all rows of one customer in the same fold. Somebody who writes
+#    twice about one thing uses nearly the same words, so in different folds one wrong label would vouch for the other.
 # 2. Train on four folds, and predict the fifth. Do this five times, so that every row is predicted once, *out of fold*.
 # 3. Look up the probability of the label that the row has. Sort the rows by it, the least probable first.
 #
-# Here are three rows to follow by hand. The columns are what a classifier says that did not see the row:
+# Here are three rows to follow by hand. The probabilities come from a classifier that did not see the row:
 #
 # | message | its label | delivery | billing | returns | probability of its label |
 # | --- | --- | --- | --- | --- | --- |
@@ -684,9 +716,10 @@ lesson_05.balance(prepared.rows)
 # | "charged twice for the lamp" | delivery | 0.08 | 0.85 | 0.07 | 0.08: look at this one |
 # | "it came late, I send it back" | returns | 0.45 | 0.10 | 0.45 | 0.45: unclear, and perhaps right |
 #
-# This is where *confident learning* begins (Northcutt et al., 2021), which adds thresholds and counts; the library cleanlab offers
-# it in full. With scikit-learn the ranking takes a few lines. `StratifiedGroupKFold` makes the folds: "stratified" means that each
-# has about the same share of every label, "group" that nobody's rows are in two.
+# *Confident learning* (Northcutt et al., 2021) begins with this ranking and adds thresholds and counts; the
+# library cleanlab offers it in full. With scikit-learn the ranking takes a few lines. `StratifiedGroupKFold`
+# makes the folds: "stratified" means that each has about the same share of every label, "group" that no
+# customer's rows are in two.
 
 # %%
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -704,18 +737,21 @@ own = probability[np.arange(len(labels)), np.searchsorted(np.unique(labels), lab
 print(f"probability of a row's own label: median {np.median(own):.2f}, lowest {own.min():.3f}")
 
 # %% [markdown]
-# The classifier is seldom sure: the typical row's label gets only the median above. So a low
-# probability alone accuses nobody; what counts is the order. `evidence_in` gives the classifier the message and the rest of the
-# record, without the label. The record's summary helps, because here it was written apart from the label; where your rows have only a message, fewer will be
-# found. The package's function
-# does the same and returns the *suspects*, the rows for which another label is more probable:
+# The classifier is seldom sure, as the median shows. So a low probability alone accuses nobody; what counts is
+# the order.
+#
+# `evidence_in` gives the classifier the message and the record without the label. The record's summary, written
+# apart from the label here, helps; with a message alone, fewer wrong labels will be found.
+#
+# The package's function does all this and returns the *suspects*, the rows for which another label is more probable:
 
 # %%
 checked = data_prep.check_labels(prepared.rows, "category", group=prepared.owners)
 lesson_05.suspects(prepared.rows, checked)
 
 # %% [markdown]
-# A suspect is not yet guilty. Somebody has to read it. Here are the six rows whole: is the category right? What looks like
+# A suspect is not yet guilty: somebody has to read the row. Here are the first six. Is the category right?
+# What looks like
 # somebody's card number or name is a pseudonym.
 
 # %%
@@ -736,30 +772,37 @@ lesson_05.suspects_curve(export, prepared.lines, checked)
 # %% [markdown]
 # Nearly all of the first twenty are wrong. Reading one row in ten finds most of the wrong labels. To find nearly all of them you
 # read about one in seven. From there on the list goes on to one in five, and hardly anything but false alarms comes: rows that are
-# unusual, and right. Stop where the curve bends: where the last ten rows that you have read had hardly a wrong label among them.
-# The diamond is the paper's own rule, which accuses a row only if another label reaches the probability that is usual for that
-# label. Here the list is better: take as many rows from its top, and more of them are wrong. What the rule offers is a place to
-# stop.
+# unusual, and right. Stop where the curve bends: when there was hardly a wrong label among the last ten rows
+# that you read.
 #
-# **What this cannot find.** In this export a category was replaced by *any* other one, and a mistake like that is in nobody's
-# interest and follows no habit. Real annotators, the people who give the labels, confuse neighbours: a customer who sends something
-# back wants money, so one of them files returns under billing. Let us put that mistake into labels that are all right, and read
-# sixty rows again. The first row of the table is a control: forty accidents once more, but other ones, drawn anew; the average of
-# two draws. How many are found among sixty depends on the draw, which is why it is not the number of the curve above.
+# The diamond is the paper's own rule, which accuses a row only if another label reaches the probability that is
+# usual for that label. Here the list is better: take as many rows from its top, and more of them are wrong. But
+# the rule tells you where to stop.
+#
+# **What this cannot find.** In this export a category was replaced by *any* other one, by accident and not by
+# habit. Real annotators, the people who give the labels, confuse neighbours: a customer who sends something
+# back wants money, so one annotator files returns under billing. Let us put that mistake into labels that are
+# all right, and read sixty rows again.
+#
+# The first row of the table is a control: forty accidents again, but drawn anew and averaged over two draws. So
+# its number differs from that of the curve above.
 
 # %%
 lesson_05.kinds_of_mistakes(export, prepared.lines, prepared.rows, prepared.owners)
 
 # %% [markdown]
-# The method finds what disagrees with the majority. The more often the same mistake is made, the more it *is* the majority: the
-# classifier learns it like any other label, and where everybody makes it, at most one of the wrong labels comes up, fewer than in
-# sixty rows picked at random. No score warns you: the classifier disagrees with fewer labels than it did with the forty accidents.
-# So a short list of suspects says only that few labels are wrong *by accident*. What finds a shared mistake is another pair of
-# eyes: two people label the same fifty rows without seeing each other's labels, you count how often they agree and which two labels
-# they confuse, and you write down, with an example, where the line between the two is.
+# Compare the last two columns: the method finds only what disagrees with the majority. The more often the same
+# mistake is made, the more it *is* the majority: the classifier learns it like any other label, and where
+# everybody makes it, at most one of the wrong labels comes up, fewer than in sixty rows picked at random. No
+# score warns you: the classifier disagrees with fewer labels than it did with the forty accidents. So a short
+# list of suspects says only that few labels are wrong *by accident*.
 #
-# Now repair what was found. Here "a person" is the truth file: it corrects what is wrong among the first sixty, and leaves the
-# false alarms as they are. The folder from section 1 gets the repaired rows.
+# To find a shared mistake you need another pair of eyes. Let two people label the same fifty rows apart, count
+# how often they agree and which two labels they confuse, and write down, with an example, where the line
+# between the two is.
+#
+# Now repair what was found. Here the truth file plays the person who reads: it corrects what is wrong among the
+# first sixty, and leaves the false alarms alone. The repaired rows go into the folder from section 1.
 
 # %%
 corrections = lesson_05.decisions(export, prepared.lines, first)
@@ -770,9 +813,9 @@ data = load_dataset("json", data_files=files)
 print(f"{len(corrections)} labels corrected")
 
 # %% [markdown]
-# What is the repair worth? First for a small classifier, which trains in a second. The first row is the export as it came, without
-# the test messages that had leaked into it; of those rows the classifier can use only the ones whose answer is a record with a
-# category.
+# What is the repair worth? First for a small classifier, which trains in a second. In the table's first row it
+# learns from the export as it came, without the leaked test messages, and can use only the rows whose answer is
+# a record with a category.
 
 # %%
 lesson_05.repair_table({
@@ -785,23 +828,28 @@ lesson_05.repair_table({
 
 # %% [markdown]
 # The large step is the one from the export to the prepared rows. Repairing the labels adds a few points at most, and with 100
-# test messages the intervals overlap: forty wrong labels in six hundred are too few for a certain answer. So the language model was
-# trained beforehand, three times on each set of rows, also with three times as many wrong labels. The suspects in these runs come
-# from folds that were not grouped by customer.
+# test messages the intervals overlap: forty wrong labels in six hundred are too few for a certain answer.
+#
+# So the language model was trained beforehand, three times on each set of rows, also with three times as many
+# wrong labels. (The folds in these runs were not grouped by customer.)
 
 # %%
 lesson_05.recorded_repair()
 
 # %% [markdown]
-# With three times as many wrong labels the gain is large: the worst run after the repair beats the best one before it. With
-# forty wrong labels each of the three runs gained too, compared run by run, though the ranges overlap. The brackets go from the worst to the best of three runs. They are no confidence
-# intervals, and all runs were asked the same hundred messages. Do not compare this table with the one in section 10: here messages
-# of up to 40 words are trained on, four in a batch, and there up to 32 words, two in a batch. So rows that nobody repaired give 68 %
-# of the categories here and 73 % there. With three times as many wrong labels, reading the suspects, dropping them unread and correcting every single row
-# came out alike (with forty, dropping was not tried). So you need not read everything: read the top of the list. Dropping it costs good rows too, those that are unusual and right.
+# With three times as many wrong labels the gain is large: the worst run after the repair beats the best one before it.
+# There, reading the suspects, dropping them unread and correcting every single row came out alike. So you need
+# not read everything: read the top of the list. Dropping the top unread also costs good rows, those that are
+# unusual and right. With forty wrong labels each of the three runs gained too, compared run by run, though the
+# ranges overlap (dropping was not tried).
 #
-# There is another reason to look for wrong labels: the *test set* may have them too. A wrong label there
-# punishes the better model. Run the same check on it, and read every suspect.
+# The brackets go from the worst to the best of three runs. They are no confidence intervals, and all runs were
+# asked the same hundred messages. Do not compare this table with the one in section 10: here messages of up to
+# 40 words are trained on, four in a batch, and there up to 32 words, two in a batch. So rows that nobody
+# repaired give 68 % of the categories here and 73 % there.
+#
+# The *test set* may have wrong labels too. They count right answers as wrong, and so punish the better model.
+# Run the same check on the test set, and read every suspect.
 #
 # **Your turn.** Somebody wrote the paper's rule from memory. It runs, and it is wrong.
 
@@ -811,8 +859,9 @@ lesson_05.recorded_repair()
 # %% [markdown]
 # ## 8 · A model that judges, and a model that writes
 #
-# Above a thousand rows nobody reads everything, and some kinds of rows you hardly have. Large models help with both, if you check
-# their work. First the reading. An {{term:LLM as a judge|LLM as a judge}} is a model that reads each row with a *rubric*, the text
+# Beyond a thousand rows nobody reads everything, and of some kinds you have hardly any rows. A large model can
+# read and write for you, if you check its work. First the reading.
+# An {{term:LLM as a judge|LLM as a judge}} is a model that reads each row with a *rubric*, the text
 # that says what is good, and gives a verdict. This is our rubric.
 
 # %%
@@ -820,18 +869,21 @@ print(judging.ONE_WORD_RUBRIC)
 
 # %% [markdown]
 # A judge is an instrument, so compare it with something you know before you use it. Fifty rows were read beforehand: keep, or not.
-# The reader was the language-model assistant that wrote this lesson, standing in for you, so these are not a person's marks.
-# Thirty of the rows are fine, fourteen have a wrong category and six an answer that belongs elsewhere. How often should judge and
-# reader agree? Agreement alone is misleading: whoever keeps everything agrees on sixty per cent of these rows. *Cohen's kappa*
-# takes out the agreement that chance would give: 0 is chance, 1 is perfect.
+# The reader was not a person but the language-model assistant that wrote this lesson, standing in for you.
+# Thirty of the rows are fine, fourteen have a wrong category and six an answer that belongs elsewhere.
+#
+# Agreement alone is misleading: whoever keeps everything agrees on sixty per cent of these rows. *Cohen's
+# kappa* takes out the agreement that chance would give: 0 is chance, 1 is perfect.
 #
 # $$\kappa = \frac{\text{agreement} - \text{chance}}{1 - \text{chance}}$$
 #
-# Where does chance come from? If the judge keeps 60 % and you keep 60 %, then tossing coins of that kind you agree on $0.6 · 0.6 +
-# 0.4 · 0.4 = 52$ %. With 80 % agreement kappa is $(0.80 - 0.52)/(1 - 0.52) = 0.58$. Below about 0.6 a judge should not decide
-# alone. That is a habit, not a law. And kappa depends on how many rows are bad. Here it is two in five; among rows that have been
-# prepared it may be one in fifteen, and then the same judge has a much lower kappa, and most of what it rejects is good. So draw
-# the fifty from the rows that it will judge.
+# How much agreement is chance? If the judge and you each keep 60 % of the rows at random, you agree on
+# $0.6 · 0.6 + 0.4 · 0.4 = 52$ % of them. If in fact you agree on 80 %, kappa is
+# $(0.80 - 0.52)/(1 - 0.52) = 0.58$. By habit rather than law, a judge below about 0.6 should not decide alone.
+#
+# Kappa also depends on how many rows are bad: two in five here, perhaps one in fifteen among prepared rows.
+# There the same judge has a much lower kappa, and most of what it rejects is good. So draw your fifty from the
+# rows that the judge will see.
 #
 # The only judge that runs on any computer is our small model. It answers "yes" or "no", and we read how probable each is.
 
@@ -851,44 +903,48 @@ judges |= lesson_05.other_judges(export, prepared.rows, prepared.lines)
 lesson_05.judges_table(keep, judges)
 
 # %% [markdown]
-# **What a weak judge shows.** The small model says "no" to every row, so its kappa is that of chance. Nor is the limit of 0.5 to
-# blame: the area under the curve is the chance that a good row gets a higher probability than a bad one, and near 0.5 that is a
-# coin. So on these fifty rows the judge cannot be told from chance, although each single verdict looks like an
-# opinion. It shows how to find that out,
-# and nothing about large models. The two judges that are no language models do better, and together they reach more than 0.8. But
+# **What a weak judge shows.** The small model says "no" to every row, so its kappa is that of chance. The limit
+# of 0.5 is not to blame: the area under the curve, here the probability that a good row gets a higher mark than
+# a bad one, is near that of a coin. So on these fifty rows the judge cannot be told from chance, although each
+# verdict looks like an opinion. That says nothing about large models.
+#
+# The rules and the classifier do better, and together they reach more than 0.8. But
 # with fifty rows the interval around it goes down to about 0.7, and these are the two faults that they were made for, so expect
 # less on your task.
 #
 # **What a strong judge reaches** we cannot measure on this machine, but others have: Zheng et al. (June 2023, arXiv 2306.05685)
-# showed people and GPT-4 the same pairs of replies to open questions. GPT-4 agreed with the people on 85 % of the pairs, and people
-# agreed with each other on 81 %, if ties are left out. With ties, and with verdicts that change with the order, it is 66 % and 63
-# %. That is a result about general chat and one model of 2023. It says that a strong judge *can* be as good as a second person,
-# not that yours is, on your rows. The lesson of both is the same: *a
-# judge's name says nothing; what counts is its kappa on your own rows*.
+# showed people and GPT-4 the same pairs of replies to open questions. GPT-4 agreed with the people on 85 % of
+# the pairs, and people with each other on 81 %, if ties are left out. With ties, and with verdicts that change
+# with the order, it is 66 % and 63 %. So in general chat one model of 2023 agreed with people as well as people
+# did with each other. Whether yours does on your rows, you have to measure: *a judge's name says nothing; what
+# counts is its kappa on your own rows*.
 #
-# Even strong judges have preferences that no rubric asked for. Two are easy to measure: position and length. Show each pair twice,
-# in both orders, and pad good replies with a paragraph that says nothing.
+# Even strong judges have preferences that no rubric asked for. Two are easy to measure: for the reply shown
+# first, and for the longer reply. Show each pair in both orders, and pad good replies with a paragraph that
+# says nothing.
 #
-# How to read the table: the first three columns count single verdicts, two for each pair. A judge that always takes the first reply
-# has 100 % in the second column, and so 50 % in the first, since each reply comes first once. The last column asks something finer:
-# *how sure* was the judge? It adds up a reply's probability over both orders, so that the place cancels out, and counts the pairs
-# in which the longer reply has more of it.
+# How to read the table: the first three columns count single verdicts, two for each pair. A judge that always
+# takes the first reply has 100 % in the second column, and so 50 % in the first. The last column adds up each
+# reply's probability over both orders, so that the place cancels out, and counts the pairs in which the longer
+# reply has more.
 
 # %%
 lesson_05.bias_table(model, tokenizer)
 
 # %% [markdown]
-# The small judge takes whatever is shown first. If you had asked in one order only, with the better reply always first, it would
-# have looked perfect. So ask in both orders and count a verdict only if they agree. If padding wins more than half of the time, say
-# "length does not count" in the rubric, and measure again. With a strong judge the calls are the same: `judging.judge(rows,
-# client_for(), "gpt-…")` asks any OpenAI-compatible service and `judging.agreement_with_labels(verdicts, keep)` computes the
-# figures of the first table.
+# The small judge takes whatever is shown first. With the better reply always first, it would have looked
+# perfect. So ask in both orders, and count a verdict only if both give the same. If padding wins more than half
+# of the time, say "length does not count" in the rubric, and measure again.
 #
-# **A model that writes.** What the export lacks, terse messages or rare categories, a large model can write. You list topics, send
-# the same request for each, and check every answer against the schema. Such rows are called {{term:synthetic data}}. Large collections
-# vary the request too, its topic, reader and tone, so that the answers differ more. No strong model runs here, so a server on this machine plays back answers that an
-# assistant wrote beforehand in a strong model's place, two kinds of mistakes among them. It is busy now and then, as such servers
-# are.
+# With a strong judge, `judging.judge(rows, client_for(), "gpt-…")` asks any OpenAI-compatible service, and
+# `judging.agreement_with_labels(verdicts, keep)` computes the figures of the first table.
+#
+# **A model that writes.** A large model can write what the export lacks, such as terse messages or rare
+# categories. For such {{term:synthetic data}} you list topics, send the same request for each, and check every
+# answer against the schema.
+#
+# No strong model runs here: a server on this machine plays back answers that an assistant wrote beforehand, two
+# kinds of mistakes among them. Now and then it is busy, as such servers are.
 
 # %%
 from course_utils.data_prep.synthesis import as_chat, synthesise
@@ -903,15 +959,15 @@ with Replay(strong_model, trouble=("busy", 5)) as server:
     print("budget of 2 dollars:", made)
 
 # %% [markdown]
-# A request is written to a file, the *ledger*, before it is sent, and its answer as soon as it arrives. So a run that is
-# interrupted goes on where it was and pays for no answer twice. The budget is kept as well: a request is sent only if there is
-# money for its longest possible answer. Each example says where it comes from:
+# A request is written to a file, the *ledger*, before it is sent, and its answer as soon as it arrives. So an
+# interrupted run goes on where it was and pays for no answer twice. A request is sent only if the budget covers
+# its longest possible answer. Each example says where it comes from:
 
 # %%
 print(made.examples[0]["provenance"])
 
 # %% [markdown]
-# That belongs in the data card, so that nobody takes these rows for real messages later.
+# This origin belongs in the data card, so that nobody takes these rows for real messages later.
 #
 # Now the trap. Hold out 80 of these examples as a test set. Is that a fair test?
 
@@ -921,28 +977,30 @@ lesson_05.kinship_table(synthetic, task)
 
 # %% [markdown]
 # A writer repeats its turns of phrase. A quarter of all groups of three words in its {{term:held-out}} rows, those that were kept
-# out of training, are in the training rows as well; in the hand-written test set hardly any are. So a score on the first flatters.
-# What that does to a model was measured beforehand:
+# out of training, are in the training rows as well; in the hand-written test set hardly any are. So a score on
+# the writer's own rows flatters. How much was measured beforehand:
 
 # %%
 evidence.card("P3")
 
 # %% [markdown]
-# The writer's test set overstates what the model can do, so a test has to come from somewhere else. Use synthetic rows to fill a
-# gap that you can name, and measure on rows that people wrote.
+# The writer's test set overstates what the model can do. Use synthetic rows to fill a gap that you can name,
+# and measure on rows that people wrote.
 
 # %% [markdown]
 # ## 9 · Your own export, in one script
 #
-# The lines of section 1 take chats. At work the export is often a table, as CSV or JSONL: one row for each message, its label, and
-# who wrote it. Here is everything that such a file needs, written with the libraries of the field, so that you can read and change
-# every step: pandas for the table, scikit-learn for copies, split and labels, `datasets` and `huggingface_hub` for the result. Only
-# the personal data are taken out by the course's package, which adds lists of names to Presidio's recognisers. Each step is a
-# function that takes the table and gives it back with one line of report. A step drops nothing by itself: it writes the reason into
-# the column `why`, and the script keeps a list of all such rows. And a step *stops* where the export is surely not what you think
-# it is.
+# The lines of section 1 take chats. At work the export is often a table, as CSV or JSONL: one row for each
+# message, its label, and who wrote it. Here is everything that such a file needs, in steps that you can read
+# and change: pandas for the table, scikit-learn for copies, split and labels, `datasets` and `huggingface_hub`
+# for the result. Only
+# the personal data are taken out by the course's package, which adds lists of names to Presidio's recognisers.
 #
-# Why in this order?
+# Each step is a function that takes the table and returns it with one line of report. It drops nothing by
+# itself: it writes the reason into the column `why`, and the script lists those rows. And it *stops* where the
+# export is surely not what you think it is.
+#
+# Why this order?
 #
 # | step | why here |
 # | --- | --- |
@@ -993,8 +1051,9 @@ def stop_unless(fine, message):
         raise ValueError(message)
 
 # %% [markdown]
-# The six numbers in `STOP` are shares of the rows. They say how many unusable rows, how many contradictions and how large a
-# customer the script accepts, and how much personal data, how large a part and what agreement it expects at least. Change one only if
+# The six numbers in `STOP` are shares of the rows. Three are upper limits: for unusable rows, for
+# contradictions and for one customer's rows. Three are lower limits: for rows with personal data, for the
+# smallest part and for how far the classifier of step 7 beats guessing. Change one only if
 # you can say why your export is different.
 
 # %%
@@ -1042,11 +1101,14 @@ def decided(rows):
     return corrected(rows, "decided.csv")
 
 # %% [markdown]
-# Step 3 compares all pairs at once. A table with one line for each message and one column for each word or pair of words has a 1
-# where the message has it. Multiplied with itself it says how many pieces two messages share, and from that follows the Jaccard
-# index of section 3. This takes memory: several GB for ten thousand rows, four times as much for twice as many. Beyond that take the
-# bands of section 3; the library `datasketch` has them. And a chain is a group: if A is like B and B like C, then C goes with A, so read some large groups. Copies with different labels contradict each other. No program knows which of them is right, so all of
-# them go to `conflicts.csv` for you, and none into the training file until you have decided.
+# Step 3 compares all pairs at once. It builds a table with one line per message and one column per piece, with
+# a 1 where the message has the piece. Multiplied with itself, the table says how many pieces two messages
+# share, and the Jaccard index of section 3 follows from that. Ten thousand rows take several GB of memory,
+# twice as many take four times as much. For more, use the bands of section 3 (library `datasketch`).
+#
+# Copies form chains: if A is like B and B like C, then C goes with A. So read some large groups. Copies with
+# different labels contradict each other, and no program knows which is right. So all of them go to
+# `conflicts.csv`, and none into the training file until you have decided.
 
 # %%
 def without_copies(rows, alike=0.6):
@@ -1065,8 +1127,8 @@ def without_copies(rows, alike=0.6):
     return rows.assign(group=group, why=why), report
 
 # %% [markdown]
-# Step 4 needs a *key*: whoever has it can compute the pseudonym of any name and compare. So it is not five digits in a script that
-# gets shared, but 128 random bits in a file outside the project, made at the first run. Keep that file: with the same key, the same
+# Step 4 needs a *key*: whoever has it can compute the pseudonym of any name and compare. So the key is 128
+# random bits in a file outside the project, made at the first run. Keep that file: with the same key, the same
 # person has the same pseudonym in next month's export too.
 
 # %%
@@ -1105,16 +1167,18 @@ def redact(rows):
     return rows.assign(**{TEXT: texts}), report
 
 # %% [markdown]
-# If it takes a product for a person (a lamp called Lena), write the product into `ALLOW`. *Order numbers stay in.* They name nobody, and a
-# model may have to repeat them; but whoever has the shop's database finds the customer behind each. So what comes out is pseudonymous and
-# not anonymous, and the card says so. If your model doesn't need such numbers, say so at the top:
+# If step 4 takes a product for a person (a lamp called Lena), write the product into `ALLOW`.
+#
+# *Order numbers stay in*, because a model may have to repeat them. But whoever has the shop's database finds
+# the customer behind each. So the result is pseudonymous, not anonymous, and the card says so. If your model
+# does not need such numbers, list them at the top:
 # `NUMBERS = {r"\bTB[- ]?\d{5}\b": "[ORDER]"}`.
 #
-# Step 5 deals the customers into ten parts, one of them for validation and one for a test set. The part comes from a hash of the key and
-# the customer's name, so nothing moves when you decide a conflict, and whoever is in the test set today is there in next month's export too.
-# The price is that the parts are only about a tenth each, and with few customers not even that: then the step stops. Two ways out. If one
-# customer's messages are not alike, name a column of tickets as `WHO`. Or change the key until the parts are large enough, *before*
-# you have seen a score.
+# Step 5 deals the customers into ten parts, one of them for validation and one for a test set. The part comes
+# from a hash of the key and the customer's name. So nobody moves when you decide a conflict, or in next month's
+# export. The price is that a part is only about a tenth, and with few customers not even that: then the step
+# stops. If one customer's messages are not alike, you can name a column of tickets as `WHO`. Or change the key
+# until the parts are large enough, *before* you have seen a score.
 
 # %%
 def split(rows):
@@ -1133,10 +1197,10 @@ def split(rows):
     return rows, report
 
 # %% [markdown]
-# Steps 6 and 7 belong together. The first run writes the tenth of the rows with the least probable labels to `to_read.csv`. You
-# read them, fill in the column "right" where the label is wrong, and add these lines to `read.csv`, so that a second round keeps what the first one
-# found. Then run the script once more. In the same way the lines of `conflicts.csv` go into `decided.csv`. The numbers of the rows are those of *this*
-# export: with another one, begin anew.
+# Steps 6 and 7 belong together. The first run writes the tenth of the rows with the least probable labels to `to_read.csv`.
+# Read them, fill in the column "right" where the label is wrong, and add these lines to `read.csv`, so that
+# later rounds keep what the first one found. Then run the script again: step 6 enters your corrections. In the
+# same way the lines of `conflicts.csv` go into `decided.csv`. Row numbers hold for *this* export only.
 
 # %%
 def doubtful(rows):
@@ -1193,7 +1257,8 @@ def for_a_person(rows, rejected):
     tenth[["row", "right", LABEL, "says", TEXT]].to_csv("to_read.csv", index=False)
 
 # %% [markdown]
-# And the whole, with a *data card*: a text beside the data that says what they are and what was done to them.
+# Last come the function that runs all steps and the *data card*, a text that says what the data are and what
+# was done to them.
 
 # %%
 def card(file, reports):
@@ -1231,25 +1296,31 @@ data, reports = main("mine.csv")
 show.table({step: {"report": report} for step, report in reports.items()}, "A healthy run", "step")
 
 # %% [markdown]
-# This is what healthy reports look like: a few unusable rows whose reason you can see, copies in a number that the desk's people
-# can explain, personal data in about as many messages as you found by reading, about one row in ten on each side, and a classifier
-# that agrees with far more of the labels than guessing does. One thing no report says: rows that are made from templates have kin on
-# both sides of the split, and a good score there is worth less; section 5 counts them. And why were rows left out?
+# Healthy reports look like this: a few unusable rows whose reason you can see; copies in a number that the
+# desk's people can explain; personal data in about as many messages as you found by reading; about one row in
+# ten each for validation and test; and a classifier that agrees with far more labels than guessing does. No
+# report shows rows made from templates. Such rows have kin on both sides of the split, so a good score is worth
+# less (section 5 counts them).
+#
+# Why were rows left out?
 
 # %%
 rejects = pd.read_csv("rejects.csv")["why"].value_counts()
 show.table({why: {"rows": int(n)} for why, n in rejects.items()}, "What rejects.csv says", "why")
 
 # %% [markdown]
-# Now the same steps on exports that are broken, each in a way that happens at every company. To be quick we take only the first 400
-# lines of the spreadsheet, 395 of which are usable:
+# Now the same steps on broken exports. Each is broken in a way that happens at every company. To be quick we
+# take the first 400 lines of the spreadsheet, 395 of them usable:
 
 # %%
 lesson_05.gone_wrong((usable, without_copies, redact, split, doubtful), "mine.csv")
 
 # %% [markdown]
-# All five stop, each with a number and a question. Without those lines some would have ended in an error deep inside scikit-learn, and the others would have
-# written a file that looks like any other: with rows missing, from the wrong column, or with labels that are those of other rows. But a limit catches only what is broken *everywhere*: in an export where one label in twenty has slipped, every report looks healthy.
+# All five runs stop, each with a number and a question. Without these limits some would have ended in an error
+# deep inside scikit-learn. The others would have written a file that looks like any other, but with rows
+# missing, text from the wrong column, or the labels of other rows.
+#
+# But a limit catches only what is broken *everywhere*: in an export where one label in twenty has slipped, every report looks healthy.
 # So read the reports all the same, and `to_read.csv` after them.
 #
 # These functions as one file, to take with you:
@@ -1265,15 +1336,16 @@ print(lesson_05.take_away("clean_export.py", top, steps))
 print(validate("mine-ready/train.jsonl", "chat"))
 
 # %% [markdown]
-# The last line is what `course check-data mine-ready/train.jsonl` says in a terminal: the written file is one that a host or a
-# trainer takes. **Your own file:** change what stands at the top of `clean_export.py`, and run it on a few hundred rows first. The
-# same script comes from `course clean-script` in a terminal, without this notebook.
-# Numbers that only your company has, such as contracts, matriculation numbers or number plates, are found by no program: that is what
-# `NUMBERS` is for.
+# The last line shows that a host or a trainer takes the written file.
 #
-# Answers that are free text, or records made from several columns, go through `prepare` of section 1 instead. This writes such columns as rows, and
-# keeps a test set apart by customer; then call `prepare("mine.jsonl", …, test=…)` with the rows of the second file. In records of labels
-# alone, many messages rightly have the same one: leave `canned_answer` out of `drop` there.
+# **Your own file.** Change the settings at the top of `clean_export.py`, and run it on a few hundred rows
+# first. Without this notebook, `course clean-script` in a terminal writes the same script. No program finds
+# numbers that only your company has, such as contract numbers: list them in `NUMBERS`.
+#
+# If your answers are free text, or records made from several columns, use `prepare` of section 1 instead. The
+# lines below write such rows and keep a test set apart by customer; then call
+# `prepare("mine.jsonl", …, test=…)` with the rows of the second file. If the records have labels only, many
+# messages rightly share one: leave `canned_answer` out of `drop`.
 #
 # ```python
 # import hashlib, json
@@ -1291,9 +1363,8 @@ print(validate("mine-ready/train.jsonl", "chat"))
 #     file.close()
 # ```
 #
-# The card that the script writes
-# has the reports and the version. What no program knows, you add by hand: where the rows come from, what is still wrong with them,
-# and what they must not be used for.
+# The script's card has the reports and the version. Add by hand what no program knows: where the rows come
+# from, what is still wrong with them, and what they must not be used for.
 #
 # **In and out of the field's tools.** The folder from section 1 is in `datasets` already; from there everything is one call:
 
@@ -1305,8 +1376,9 @@ version = lesson_05.version_of(files.values())
 print("version", version)
 
 # %% [markdown]
-# A data set without such a card is a file that nobody dares to use in a year. On the {{term:hub}}, the website where models and
-# data sets are shared, the card is the `README.md`, with a header that programs read. This is the least that belongs in it.
+# Without such a card nobody dares to use a data set in a year. On the {{term:hub}}, the website where models
+# and data sets are shared, the card is the `README.md`, with a header that programs read. This is the least
+# that the card should say.
 # *Publishing is not run here, since it needs an account.*
 #
 # ```python
@@ -1334,18 +1406,18 @@ print("version", version)
 # | [cleanlab](https://github.com/cleanlab/cleanlab) | confident learning in full, also for pictures and tags | section 7 paid off |
 # | [Presidio](https://github.com/microsoft/presidio) | finds personal data; this course uses its recognisers and adds names and addresses by rules; it can use a model for names instead | you need more kinds of data, or other languages; no such model finds every name |
 #
-# **Rows from production.** The best rows are already there: what customers really wrote, and what an expert says should have
-# been answered. Take transcripts, let experts mark them ("the right record", or "nothing to learn here"), write each as a
-# row, and run the lines of section 1. Of this export, whose faults were planted, about one line in three was left. Count yours on a few hundred lines before you
-# promise a number of rows.
+# **Rows from production.** The best rows are already there: what customers really wrote. Let experts mark
+# transcripts ("the right record", or "nothing to learn here"), write each as a row, and run the lines of
+# section 1. Of this export, whose faults were planted, about one line in three was left. Count yours on a few
+# hundred lines before you promise a number.
 
 # %% [markdown]
 # ## 10 · Was it worth it? Train twice
 #
-# Did the work pay? Train the same model with the same settings on the same number of examples: once on rows drawn from the export
-# as it came (only what a trainer cannot read and the leaked test messages are left out), and once on rows drawn from what you have
+# Train the same model with the same settings on the same number of examples: once on rows drawn from the export
+# as it came (without the leaked test messages and what a trainer cannot read), and once on rows drawn from what you have
 # prepared and repaired. What is trained is an {{term:adapter}}, a small addition to the model that lesson 02 explains (`r=16` is
-# its size). Two fields of the record and short messages keep it quick. The settings of this lesson are in `plan`.
+# its size). Two fields and short messages keep it quick; the settings are in `plan`.
 
 # %%
 from peft import LoraConfig, get_peft_model
@@ -1392,9 +1464,9 @@ title = "Mean training loss of the last eight steps"
 charts.bars(last, title, "average loss per token", decimals=2)
 
 # %% [markdown]
-# A training loss says how well a run fits *its own* rows. The export mixes rows that repeat one answer, which are easy to predict,
-# with prose, which is hard. So the losses of different data do differ, and what they show is how hard the data are to
-# predict, not how good they are. Only messages that nobody trained on can tell which model is better:
+# A training loss says only how well a run fits *its own* rows. The export mixes rows that repeat one answer,
+# which are easy to predict, with prose, which is hard. So the two losses show how hard the data are to predict,
+# not how good they are. Only messages that nobody trained on can tell which model is better:
 
 # %%
 lesson_05.comparison(results, short)
@@ -1406,27 +1478,34 @@ print(f"both fields right, prepared minus raw: {100 * difference.value:+.0f} poi
 
 # %% [markdown]
 # Read the last row of the table first. Always answering with the most common pair yields perfectly valid records, some of them right, and
-# catches no escalation. The column at the end has a part of the reason: agents in a hurry left the form at "question, none", and a
-# model that learns from the export gives that to most messages. The prepared run, whose rows have no such forms left, gives it to
-# fewer, and still to many: after so few steps both mostly fall back on common records. So take this run for a rehearsal. It points the way that you hope for, in one run (the interval counts the test messages and not the luck of a run), and it does not show
-# that either model beats a program which reads nothing. Each run changed the model two dozen times, once after every few examples, and that is too few. The
-# evidence comes now. The recorded runs are longer, and there are three of
-# each. They take messages of at most 32 words, which leaves 1,250 rows of the export and 300 of the prepared ones for training. The
-# labels of the latter were not repaired, and the leaked test messages were left in the export. Both make the gain look smaller than
+# catches no escalation. The last column has part of the reason for the weak first run: agents in a hurry left
+# the form at "question, none", and a model that learns from the export gives that to most messages. The
+# prepared run, whose rows have no such forms left, gives it to fewer, and still to many: after so few steps
+# both mostly fall back on common records.
+#
+# So take these runs as a rehearsal. They point the way that you hope for, but each was made once (the interval
+# counts the test messages and not the luck of a run), and they do not show that either model beats a program
+# that reads nothing.
+#
+# The evidence comes from recorded runs, longer and three of each. They take messages of at most 32 words, which
+# leaves 1,250 rows of the export and 300 of the prepared ones for training. The labels of the prepared rows
+# were not repaired, and the leaked test messages were left in the export. Both make the gain look smaller than
 # it is.
 
 # %%
 lesson_05.recorded_table()
 
 # %% [markdown]
-# What preparing improves is the category. All runs were equally long, 300 examples, some of them seen more than once where there were fewer rows. The
-# escalation hardly rises above what "none" alone gets, although three rows in ten are urgent: these divide into five reasons, and 300 examples teach them badly. A hundred curated rows did about as well as all that were
-# prepared; a difference of 5 points on a hundred messages says no more than that. So the work paid, and a small set that somebody
-# has really read is a good beginning.
+# Compare the first two rows: what preparing improves is the category. The escalation hardly rises above what
+# "none" alone gets, although three rows in ten are urgent: these divide into five reasons, and 300 examples
+# teach them badly. A hundred curated rows did about as well as all that were prepared; a difference of 5 points
+# on a hundred messages says no more than that.
 #
-# Five claims about training data that you will meet elsewhere, P3 of section 8 among them: three are judged by these runs, and two
-# could not be tested here. Open a row to see why. In all runs the model saw 300 examples, some of them more than once where there
-# were fewer rows. So "under a condition" means: at equally long training, on this export.
+# So the work paid, and a small set that somebody has really read is a good beginning.
+#
+# These runs also judge three of five claims that you will meet elsewhere, P3 of section 8 among them; two could
+# not be tested here. Open a row to see why. All runs saw 300 examples, some more than once where there were
+# fewer rows. So "under a condition" means: at equally long training, on this export.
 
 # %%
 evidence.summary("P1", "P2", "P4", "P5")
@@ -1441,8 +1520,8 @@ evidence.summary("P1", "P2", "P4", "P5")
 # | the terms and conventions of a field | 2,000 to 10,000 | — |
 # | much new knowledge | 10,000 to 50,000 | look facts up instead (lesson 01) |
 #
-# **Common mistakes.** Here are two that everybody makes once. The first is a file written with `print`, the second a space
-# before each answer.
+# **Common mistakes.** Two that everybody makes once are a file written with `print` and a space before each
+# answer.
 
 # %%
 from pathlib import Path
@@ -1482,7 +1561,8 @@ print(validate(broken, "chat").findings[0])
 quiz("05")
 
 # %% [markdown]
-# **Final exercises.** The first is a challenge: your rows are really trained on. The second is about data of your own.
+# **Final exercises.** The first is a challenge, in which a model is really trained on your rows. The second is
+# about data of your own.
 
 # %%
 # EXERCISE: data-7

@@ -3,11 +3,13 @@
 #
 # {{badges}}
 #
-# You have a clean file of examples and no GPU. A *hosted* service takes the file, trains, and gives you a model that you
-# call by its name. It takes five calls. But the best known of these services is closing: OpenAI takes no new customers for
-# it, and from January 2027 no new jobs at all (section 10 has the dates and where they stand). The calls outlive it, because other hosts
-# kept them. In this lesson you make every one of them, on a service that runs on this machine and really trains, you find out when such a
-# model is worth its price, and you take one with you when its host closes.
+# You have a clean file of examples and no GPU. A *hosted* service takes the file, trains, and gives you a
+# model that you call by its name. It takes five calls.
+#
+# But the best known of these services is closing: OpenAI takes no new customers for training, and from
+# January 2027 no new jobs at all (sources in section 10). The calls outlive it, because other hosts use the
+# same ones. In this lesson you make all of them, on a service that runs on this machine and really trains.
+# You find out when a tuned model is worth its price, and take one with you when its host closes.
 #
 # <!-- assumes: JSONL, token, fine-tuning -->
 
@@ -34,22 +36,24 @@ show.quiet()
 lesson_06.before_and_after()
 
 # %% [markdown]
-# Those are three recorded jobs on this service, with records of five fields. Nobody told the model what its answer should look like: the
-# four words are "Triage this customer message." The second bar is the {{term:baseline}}, a program that reads nothing and always gives the
-# most common answer. An {{term:epoch}} is one pass over the examples.
+# Those are three recorded jobs on this service, with records of five fields. Compare the first bar with the
+# last two: the model before the job, after one {{term:epoch}} (one pass over the examples), and after three.
+# Nobody told it what an answer should look like: the four words are "Triage this customer message." The
+# second bar is the {{term:baseline}}, a program that reads nothing and always gives the most common answer.
 #
-# The jobs that you run are small, so that a laptop is done in minutes. They show *how*. Where we say how *well*, the numbers come
-# from recorded jobs with more rows (100 in the picture above, 240 in most tables), asked about a hundred messages that nobody
-# trained on. All of them are about one small model, so take the method from here and not the percentages.
+# The jobs that you run are small; they show *how*. Where we say how *well*, the numbers come from recorded
+# jobs with more rows (100 in the picture above, 240 in most tables), tested on a hundred messages that no job
+# was trained on. All results come from one small model: take the method from here, not the percentages.
 #
 # By the end you will be able to
 #
 # - upload a file, start a {{term:fine-tuning job}}, follow it and use its model, with the official client,
-# - write rows for it, with replies that should not be learned and with tools, and say what a host checks, and when,
-# - read its curves, see when it has trained too long, and choose among the models that it leaves,
-# - say what it costs, and from which prompt length on it is cheaper than a longer prompt,
+# - write training rows, also with tools and with replies that should not be learned, and say what a host
+#   checks, and when,
+# - read a job's curves, see when it has trained too long, and choose among its models,
+# - say what a tuned model costs, and from which prompt length on it is the cheaper one,
 # - put preferences on top, and write a grader,
-# - leave a host, with everything that can be taken.
+# - leave a host with everything that you can take.
 #
 # You should have called a language model's API from Python before. Reading takes about 45 minutes, and the exercises as long
 # again. Three jobs train: in sections 1, 4 and 6. Most of the running time goes there.
@@ -59,8 +63,8 @@ lesson_06.before_and_after()
 # %% [markdown]
 # ## 1 · The job
 #
-# First the service. At work these are two settings, an address and a key, and they decide where everything below happens.
-# Here the address is this machine's own. No key leaves it, and no message either.
+# First you need a service. Two settings, an address and a key, decide where everything below happens. Here
+# the address is this machine's own, so neither key nor message leaves it.
 
 # %%
 folder = mkdtemp()
@@ -70,11 +74,14 @@ BASE = client.models.list().data[0].id
 print("the model that can be trained here:", BASE)
 
 # %% [markdown]
-# To go to OpenAI instead, write `client = OpenAI()`, keep your key in `OPENAI_API_KEY`, and name a model that is trained
-# there in `BASE`. (On Colab, keep the key under that name in the *secrets*, behind the key symbol on the left, and write
-# `OpenAI(api_key=hardware.secret("OPENAI_API_KEY"))` after `from course_utils import hardware`.) The calls below stay (OpenAI's reasoning models want `max_completion_tokens` for `max_tokens`); what belongs to this service alone are the cells with `server` in
-# them, the recorded tables, and the last cells of section 9, which put the tuned model on your machine. But OpenAI has taken no
-# new customers for training since May 2026 (section 9), so you will more likely meet a host of open models. Where some settings go,
+# To use OpenAI instead, write `client = OpenAI()`, keep your key in `OPENAI_API_KEY`, and name a model that
+# is trained there in `BASE`. The calls below stay the same, except that OpenAI's reasoning models take
+# `max_completion_tokens` instead of `max_tokens`. Three things belong to this service alone: the cells with
+# `server` in them, the recorded tables and the last cells of section 9. (On Colab, keep the key under that
+# name in the *secrets*, behind the key symbol on the left, and write
+# `OpenAI(api_key=hardware.secret("OPENAI_API_KEY"))` after `from course_utils import hardware`.)
+#
+# Since OpenAI takes no new customers, you will more likely use a host of open models. Where some settings go,
 # and what their numbers mean, differs from host to host; section 10 lists it for four of them.
 #
 # <details><summary><b>The same job at a host of open models (after its own notebooks; not run by us)</b></summary>
@@ -95,19 +102,23 @@ print("the model that can be trained here:", BASE)
 #         client.files.content(file_id).write_to_file(Path("adapter") / Path(name).name)
 # ```
 #
-# Before such a model answers there, it needs a deployment, which is paid for by itself (section 8).
+# Before a tuned model answers at this host, it needs a deployment, which you pay for separately (section 8).
 #
 # </details>
 #
-# **The task.** A customer writes; the answer is a record with two fields. `category` is what the message is about: one of those
-# that the desk has, such as `delivery` or `defect`. `escalation` says whether somebody must act at once, and why; mostly it is
-# `none`. The line that is printed below is one message with its record. It begins with a system message, and the model learns to answer under it: **send
-# the same system message, to the letter, whenever you ask the tuned model.**
+# **The task.** A customer writes; the answer is a record with two fields. `category` is what the message is
+# about, such as `delivery` or `defect`. `escalation` says whether somebody must act at once, and why; mostly
+# it is `none`. The line printed below is one message with its record. It begins with a system message, under
+# which the model learns to answer: **send the same system message, to the letter, whenever you ask the tuned
+# model.**
 #
-# **Two files.** One line is one example: a conversation that ends as it should. We take fifty short messages, so that a laptop is done in a minute or two; the messages that we ask about later are longer. At work begin with 50 to 100 as well, then double them and see whether the answers get better. The second
-# file is the {{term:validation set}}. These examples are not trained on; the service only
-# measures how well the model does on them. Always send one. OpenAI does not charge for it, and it is all that the job
-# tells you about messages it has not learned from.
+# **Two files.** One line is one example: a conversation that ends as it should. We take fifty short messages,
+# so that a laptop is done in a minute or two; later we ask about longer ones. At work, too, begin with 50 to
+# 100, then double them and see whether the answers get better.
+#
+# The second file is the {{term:validation set}}. The service does not train on it, but measures how well the
+# model does there. Always send one: OpenAI does not charge for it, and nothing else in the job tells you
+# about messages that the model has not learned from.
 
 # %%
 def write_rows(name, rows):
@@ -132,14 +143,14 @@ held_out = client.files.create(file=held_out_file.open("rb"), purpose="fine-tune
 print(train.id, train.bytes, "bytes,", train.status)
 
 # %% [markdown]
-# `processed` means that the file has arrived. Its rows are checked when the job runs, and on a busy
-# host that can be an hour later (some hosts refuse at once what is no JSONL at all). So check your file before you send it: lesson
-# 05's `course check-data train.jsonl` knows the hosts' rules, and counts the tokens of each row. Rows that are too long are cut, and
-# what is cut is the answer.
+# `processed` means only that the file has arrived. Its rows are checked when the job runs, which on a busy
+# host can be an hour later. So check your file before you send it: lesson 05's
+# `course check-data train.jsonl` knows the hosts' rules, and counts the tokens of each row. A row that is too
+# long is cut, and what is cut is the answer.
 #
-# **The job** names the model to start from, the two files, and a suffix that will be part of the new model's name. How long
-# and how fast to train, the {{term:hyperparameter|hyperparameters}}, may be left to the host. That is a good first try: read
-# the curves, and adjust afterwards.
+# **The job** names the model to start from, the two files, and a suffix for the new model's name. The
+# {{term:hyperparameter|hyperparameters}}, which say how long and how fast to train, may be left to the host.
+# Read the curves, and adjust afterwards.
 
 # %%
 job = client.fine_tuning.jobs.create(
@@ -150,17 +161,18 @@ job = client.fine_tuning.jobs.create(
 print(job.id, job.status)
 
 # %% [markdown]
-# Older examples put `hyperparameters` at the top level. At OpenAI that still works and is deprecated; at Nebius it is the only place
-# (section 10). Read your host's page before the first job.
+# Older examples put `hyperparameters` at the top level, which is deprecated at OpenAI but the only place at
+# Nebius.
 #
-# The call returns at once, and the work goes on without you. The client has no function that waits, so everybody writes this
-# loop. Look at what can happen to a job:
+# The call returns at once, and the job goes on without you. The client has no function that waits, so
+# everybody writes a loop. First look at what can happen to a job:
 
 # %%
 drawings.hosted_job()
 
 # %% [markdown]
-# A loop that waits for `succeeded` waits for ever when the job fails or is cancelled. And some hosts add final states of their own. So name the states in which a job is *not* over, and stop at any other word, which the loop prints.
+# A loop that waits for `succeeded` never ends when the job fails or is cancelled, and some hosts add final
+# states of their own. So name the states in which a job is *not* over, and stop at any other.
 
 # %%
 WAITING = ("validating_files", "queued", "pending", "running", "pausing", "paused", "resuming")
@@ -188,9 +200,10 @@ if job.status != "succeeded":
 print(job.finished_at - job.created_at, "seconds, and the new model is", job.fine_tuned_model)
 
 # %% [markdown]
-# At a real host look every minute, with `every=60`. `pending` is Azure's word for a job that has not begun. A paused job waits until
-# somebody resumes it, hence the deadline. The name is `ft:`, the base, the organisation, your suffix and an id.
-# Everything that happened is in the events, and each step of training left one with its numbers. Here is one, and then all of them as a
+# The new model's name is `ft:`, the base, the organisation, your suffix and an id. At a real host look every
+# minute, with `every=60`. The deadline is there for a paused job, which waits until somebody resumes it.
+#
+# Everything that happened is in the events. Here is one with the numbers of a step, and then all of them as a
 # curve:
 
 # %%
@@ -202,12 +215,16 @@ print({name: round(number, 3) for name, number in one.items()})
 lesson_06.curve(events, "What the job learned, on rows it saw and on rows it did not see", top=1)
 
 # %% [markdown]
-# The {{term:loss}} is how surprised the model is by the right answer, on average per token: the lower, the better. The
-# pale line is `train_loss`, the loss on the rows of each step: it jumps, since some rows are harder than others, and falls on the
-# whole, as the bold line shows, which is its running mean. "Validation" is the loss on the other file. In the event above there are two
-# of them: `valid_loss` may be measured on a few rows only, as OpenAI does at every step, and `full_valid_loss` on all of them, at the end of
-# an epoch. Go by the full one. Here both are measured on all rows. As long as both fall, the model is learning the task. Where they part, it
-# begins to learn these fifty examples instead; section 4 shows that. What did "auto" choose?
+# The {{term:loss}} is how surprised the model is by the right answer, on average per token: the lower, the
+# better. Compare the training line with the validation line. As long as both fall, the model is learning the
+# task. Where they part, it begins to learn these fifty examples instead (section 4).
+#
+# The pale line is `train_loss`, the loss on the rows of each step. It jumps, since some rows are harder than
+# others; the bold line is its running mean. "Validation" is the loss on the other file, which the event above
+# gives twice. Go by `full_valid_loss`, measured on all rows at the end of an epoch; `valid_loss` may be
+# measured on a few rows only, as OpenAI does at every step. Here both use all rows.
+#
+# What did "auto" choose?
 
 # %%
 chosen = job.method.supervised.hyperparameters
@@ -215,12 +232,11 @@ print(f"{chosen.n_epochs} epochs, {chosen.batch_size} rows per step, multiplier 
       f"{chosen.learning_rate_multiplier}; {job.trained_tokens:,} tokens trained")
 
 # %% [markdown]
-# A {{term:batch}} is the rows that share a step. "Tokens trained" is the file's
-# tokens times the epochs, and that is what a host charges for. The
-# {{term:learning-rate multiplier}} scales how far a step goes; what a multiplier of 1 means is the host's secret, so it
-# does not carry over from one host to the next.
+# A {{term:batch}} is the rows that share a step. A host charges for "tokens trained", the file's tokens times
+# the epochs. The {{term:learning-rate multiplier}} scales the size of a step. What a multiplier of 1 means is
+# the host's secret, so a value does not carry over to the next host.
 #
-# **Use it,** by its name, and without a word about the format. Next to it, the same question to the base.
+# **Use the model** by its name, without a word about the format. For comparison, we ask the base the same.
 
 # %%
 def ask(model, messages, **more):
@@ -273,13 +289,15 @@ show.answers([prompt[-1]["content"] for prompt in prompts[:2]],
              {"base": before, job.fine_tuned_model: after[:2]}, wanted[:2])
 
 # %% [markdown]
-# A valid record can still be wrong: the counts above say how many of the eight categories and escalations are right. A program that reads a record in which
-# danger came out as `none` will let it wait. These ten lines of `count_right` are the whole evaluation. At work it needs a hundred messages
-# or more that are kept for it, and an interval around each share, as in section 3.
+# Look at the counts: a valid record can still have a wrong category or escalation. If danger comes out as
+# `none`, the program that reads the record will let the message wait. `count_right` is the whole evaluation.
+# At work, keep a hundred messages or more for it, and put an interval around each share, as in section 3.
+# Eight answers are too few to compare anything.
 #
-# That is the whole job: two uploads, one job, a loop, and a model's name. {{term:temperature|Temperature}} 0 takes the
-# likeliest token each time. On a large host answers may still differ now and then. For records, 0 to 0.2 is usual. Eight answers are too
-# few to compare anything. Where this lesson says what is better, it shows recorded runs with a hundred answers each.
+# {{term:temperature|Temperature}} 0 takes the likeliest token each time; for records, 0 to 0.2 is usual. On a
+# large host answers may still differ now and then.
+#
+# That is the whole job: two uploads, one job, a loop, and a model's name.
 #
 # **Your turn.** Somebody looked at a job's events every few seconds. What happened?
 
@@ -306,12 +324,12 @@ chat = [
 lesson_06.learned(chat)
 
 # %% [markdown]
-# By default every assistant message is learned, even the bad ones. Only 0 and 1 are allowed, and only in
-# assistant messages.
+# The last column shows that the model only reads the bad reply. By default every assistant message is
+# learned, even a bad one. A `weight` must be 0 or 1, and only assistant messages may have one.
 #
 # **A function that the model may call.** This is a {{term:tool call}}. The row declares the function under `tools`, and the
-# assistant's message carries the call. Mind two details: `arguments` is a *string* that contains JSON, and the result names the call
-# that it belongs to.
+# assistant's message carries the call. Mind two details: `arguments` is a *string* that contains JSON, and
+# the result names its call in `tool_call_id`.
 
 # %%
 order_id = {"type": "string", "pattern": r"^TB-\d{5}$"}
@@ -328,8 +346,8 @@ with_tool = {"tools": [find_order], "messages": [
 lesson_06.learned(with_tool["messages"])
 
 # %% [markdown]
-# So the model learns two things from this row: when to call, and what to say once it has the result. An untrained model can
-# be made to call as well. `tool_choice="required"` leaves it no other way out:
+# The model learns from this row when to call, and what to say once it has the result. An untrained model can
+# be made to call as well, with `tool_choice="required"`:
 
 # %%
 question = [{"role": "user", "content": "Please look at my order TB-77206."}]
@@ -337,9 +355,9 @@ forced = ask(BASE, question, tools=[find_order], tool_choice="required")
 print(forced.tool_calls[0].function.name, forced.tool_calls[0].function.arguments)
 
 # %% [markdown]
-# The call has the right form; on this service it cannot have another. At OpenAI that takes `"strict": True` in the function, and
-# `"additionalProperties": False` in every object of its schema. Here the model also copied the right number. Nothing in the form guarantees that, so compare it with the message before you act on it. What a form can do, and what it cannot, is the next section's
-# topic.
+# The call has the right form; this service allows no other. At OpenAI you need `"strict": True` in the
+# function for that, and `"additionalProperties": False` in every object of its schema. The order number is
+# right as well, but no form guarantees that: compare it with the message before you act on it.
 #
 # **Your turn:** make training rows of conversations that customers rated with a thumb up or down.
 
@@ -349,12 +367,14 @@ print(forced.tool_calls[0].function.name, forced.tool_calls[0].function.argument
 # %% [markdown]
 # ## 3 · Tell, force, or train?
 #
-# There are three ways to get records. You can *tell* the model the format in the prompt. Ours is so small that it hardly follows
-# instructions, so "tell" does worse here than it would with a large model. We have not run one. You can *force* it: in
-# {{term:structured output}} the server lets the model choose only tokens that the schema allows
-# ({{term:constrained decoding}}). Or you can *train* it, as above. Which one do you need?
+# There are three ways to get records. You can *tell* the model the format in the prompt. You can *force* the
+# format: in {{term:structured output}} the server lets the model choose only tokens that the schema allows
+# ({{term:constrained decoding}}). Or you can *train* the model, as above. Which one do you need? Our model is
+# so small that it hardly follows instructions; "tell" should do better with a large model, which we have not
+# run.
 #
-# Forcing is one more argument, and it works with any model, trained or not. Without `"strict": True`, OpenAI treats the schema as a suggestion.
+# Forcing is one more argument, and works with any model. Without `"strict": True`, OpenAI treats the schema
+# as a suggestion.
 
 # %%
 form = {"type": "json_schema", "json_schema": {
@@ -370,9 +390,10 @@ guess.reveal("yes" if json.loads(given) == wanted[0] else "no")
 show.answers([prompts[0][-1]["content"]], {"base, form forced": [given]}, wanted[:1])
 
 # %% [markdown]
-# Valid on the first try. But the schema says which categories exist, and not which one fits this message. One record proves
-# nothing, so here are recorded models, all asked the same hundred test messages. "Tuned" ones have learned 240 rows. In brackets are
-# {{term:confidence interval|95 % intervals}}, the range in which the share would probably lie with very many messages:
+# The record is valid on the first try. But the schema says which categories exist, not which one fits this
+# message. One record proves nothing, so here are recorded models, asked the same hundred test messages.
+# "Tuned" ones have learned 240 rows. In brackets are {{term:confidence interval|95 % intervals}}, the range
+# in which the share would probably lie with very many messages:
 
 # %%
 lesson_06.recorded(
@@ -382,26 +403,32 @@ lesson_06.recorded(
 )
 
 # %% [markdown]
-# "Valid" is the share of answers that a program can read; the other columns are the share that is right. Form can be shown by examples,
-# forced or learned, and only forcing *guarantees* it, as long as the answer is not cut off or refused. Content cannot be forced: with
-# its form forced, the base is valid every time and right in 4 of 100. Eight examples in the prompt bring this small base only to about
-# the score of the last row, which reads nothing; a large model should do better, and you should measure it before you train (lesson 01). So here the content had to be
-# trained. Where a program reads the answers, force the form as well: it costs one argument, and then only cut-off answers and refusals are left to catch.
+# Look at "valid records" first, the share of answers that a program can read. Form can be shown by examples,
+# forced or learned, but only forcing *guarantees* it, as long as the answer is not cut off or refused.
+#
+# The other columns are the share that is right. Content cannot be forced: with its form forced, the base is
+# valid every time but has both fields right in 4 of 100. Eight examples in the prompt bring this small base
+# only to about the score of the last row, which reads nothing. So here the content had to be trained. A large
+# model should do better with examples; measure it before you train (lesson 01).
+#
+# Where a program reads the answers, force the form as well: then only cut-off answers and refusals are left
+# to catch.
 
 # %%
 evidence.card("O1")
 
 # %% [markdown]
-# Claims like this one circulate. The card says what it is worth: open it to see the runs and the code that judged it.
+# The card judges a claim that circulates. Open it to see the runs and the code behind.
 
 # %% [markdown]
 # ## 4 · How long should it train?
 #
-# Three epochs were "auto". Why not ten? Let us make the mistake that the validation file is there for: twelve examples, six epochs,
-# large steps. This is {{term:overfitting}}, learning the examples by heart instead of the task.
+# "Auto" chose three epochs. Why not ten? Let us make the mistake that the validation file is there for:
+# twelve examples, six epochs, large steps. The danger is {{term:overfitting}}, learning the examples by heart
+# instead of the task.
 #
-# First we switch the service off and on again, as happens to a host on a bad day. Files, jobs and models are on its disk, not
-# in your notebook, so you lose nothing. Switching it off also gives back the memory that answering took.
+# First we switch the service off and on again, which gives back the memory that answering took. Files, jobs
+# and models are on the service's disk, so you lose nothing.
 
 # %%
 server.stop()
@@ -433,18 +460,21 @@ lesson_06.curve(greedy_events, "Twelve examples, six epochs: one line goes to ze
 lesson_06.epochs_table(greedy_events)
 
 # %% [markdown]
-# Read the table from top to bottom. The training loss is the mean over an epoch's steps, the validation loss is measured at its end.
-# The unit is the {{term:nat}}, with the natural logarithm. The training loss goes toward zero: the twelve answers are almost learned
-# by heart. The validation loss stops falling before the job ends, while you go on paying. Where the figure shows both lines jumping up in an early epoch, a large step went
-# wrong. That is no overfitting: the training line jumps too. Whether the validation loss really rises at the end, sixteen messages cannot
-# say: a single epoch up or down may be chance, and the API gives you no interval. So here is a recorded job with ten epochs and 40
-# validation messages:
+# Read the table from top to bottom. The training loss, the mean over an epoch's steps, goes toward zero: the
+# twelve answers are almost learned by heart. The validation loss, measured at the epoch's end, stops falling
+# before the job ends, while you go on paying. The unit is the {{term:nat}}, with the natural logarithm. Where
+# both lines of the figure jump up in an early epoch, a large step went wrong; that is no overfitting.
+#
+# Does the validation loss really rise at the end? Sixteen messages cannot say: a single epoch up or down may
+# be chance, and the API gives you no interval. So here is a recorded job with ten epochs and 40 validation
+# messages:
 
 # %%
 lesson_06.recorded_turn()
 
 # %% [markdown]
-# This is what overfitting looks like: one line goes to zero, and the other one turns round and stays above its lowest point.
+# This is what overfitting looks like: the training line goes to zero, while the validation line
+# turns round and stays above its lowest point.
 
 # %%
 evidence.card("O3", losses=losses)
@@ -457,22 +487,27 @@ evidence.card("O3", losses=losses)
 lesson_06.checkpoints_table(client.fine_tuning.jobs.checkpoints.list(greedy.id))
 
 # %% [markdown]
-# Which one do you take? If all you have is the curve, take the lowest validation loss. If that model is no longer there, run
-# a shorter job, and look again: it isn't quite the model of that epoch, because many trainers take smaller steps toward the end of a job.
-# But the loss stands in for something else: it counts every token, also those that
-# nobody cares about. If answers can be scored, score them, on messages kept for this choice and not on those you will
-# report, the {{term:test set}}. We break this rule in the next table: our records have only the hundred test messages. Here is what the answers said in the
-# recorded jobs:
+# Which one do you take? If answers can be scored, score them, because the loss counts every token, also those
+# that nobody cares about. Use messages kept for this choice and not those that you will report on, the
+# {{term:test set}}.
+#
+# If all you have is the curve, take the lowest validation loss. If that model is no longer there, run a
+# shorter job, and look again: its last model is not quite the same, because many trainers take smaller steps
+# toward the end of a job.
+#
+# The table below scores checkpoints of a recorded job. It breaks the rule about the test set, because our
+# records have no other messages:
 
 # %%
 lesson_06.recorded([f"tuned, epoch {n}" for n in (1, 2, 3)], "Three checkpoints of the same job")
 
 # %% [markdown]
-# The first checkpoint is probably worse. The other two are so near each other that a hundred messages cannot tell them apart. So the next
-# job could be an epoch shorter, and cheaper; score its model too, for it will not be this second checkpoint. Two models that answer the same messages are best compared message by message: on how many was only
-# the one right, on how many only the other?
+# The first checkpoint is probably worse. The other two are too close for a hundred messages to tell them
+# apart, so the next job could be an epoch shorter, and cheaper. Score its model too, because it will not be
+# this second checkpoint. Two models are best compared message by message: on how many was only the one right,
+# on how many only the other?
 #
-# **Your turn:** nobody has scored anything yet, and some checkpoints were not validated.
+# **Your turn:** choose a checkpoint. No answers have been scored, and some checkpoints were not validated.
 
 # %%
 # EXERCISE: api-3
@@ -490,8 +525,9 @@ failed, _ = wait(client.fine_tuning.jobs.create(model=BASE, training_file=seven.
 print(failed.status, "|", failed.error.code, "|", failed.error.message)
 
 # %% [markdown]
-# To ask whether a job has failed, look at `job.status`; for the reason at `job.error.code`, once there is a `job.error`. The object alone
-# says nothing: OpenAI's service has sent an empty one with healthy jobs, and in Python an object counts as true.
+# Whether a job has failed is in `job.status`; the reason is in `job.error.code`, once there is a `job.error`.
+# Do not test `job.error` alone: OpenAI's service has sent an empty one with healthy jobs, and Python counts
+# it as true.
 #
 # Other mistakes fail at once. These three are the usual ones: a file with the wrong ending, a model's name with a letter too
 # many, and a wrong key.
@@ -512,12 +548,12 @@ for name, attempt in attempts.items():
         print(f"{name}: {error.status_code} {error.code} - {error.body['message'][:90]}")
 
 # %% [markdown]
-# A program should look at `error.code`, since messages change. The first of these errors has no code: there the status, 400, is all you
-# get. The client tries some errors again by itself, twice: a busy host (429), a broken one (500 and more). It does not retry
-# these, and that is right: they would fail again.
+# A program should look at `error.code`, since messages change. The first error has no code; there the status,
+# 400, is all you get. The client does not retry these three, because they would fail again. It does retry a
+# busy host (429) and a broken one (500 and more), twice.
 #
-# **Stop, pause, go on.** A job that you started by mistake costs money until you cancel it. Some hosts can also pause a job and resume it. The next job is cancelled
-# before it has taken a step.
+# **Stop, pause, go on.** A job that you started by mistake costs money until you cancel it. Some hosts can
+# also pause and resume a job. The next cell does all three before the job has taken a step.
 
 # %%
 jobs = client.fine_tuning.jobs
@@ -535,9 +571,8 @@ lesson_06.events_table(jobs.list_events(again.id))
 lesson_06.jobs_table(jobs.list(limit=10))
 
 # %% [markdown]
-# `list` gives pages; the client fetches the next one when your loop gets there. In a team, `metadata` is what tells you in
-# half a year which data a model was trained on, so write something into it. A cancelled job leaves no model, only the checkpoints
-# that it had.
+# In half a year the column "metadata" tells your team which data a model was trained on, so write something
+# into it. A cancelled job leaves no model, only the checkpoints that it had.
 #
 # **The result file.** Each job that succeeded leaves a table, one row per step:
 
@@ -545,9 +580,9 @@ lesson_06.jobs_table(jobs.list(limit=10))
 lesson_06.results_table(client, job)
 
 # %% [markdown]
-# `train_loss` and `valid_loss` are the two curves. `train_accuracy` and `valid_mean_token_accuracy` are the share of tokens
-# for which the model's first choice was the right one, given that everything before was right. That is not the share of
-# right records: a record has many tokens, most of them braces and field names, and one wrong token spoils it. Empty
+# `train_loss` and `valid_loss` are the two curves. The two accuracies are the share of tokens for which the
+# model's first choice was right, given that everything before was right. That is not the share of right
+# records: a record has many tokens, most of them braces and field names, and one wrong token spoils it. Empty
 # cells were not measured.
 #
 # **Your turn.** The service sends this file as OpenAI did, and Azure sends it in another way. Read both.
@@ -559,11 +594,11 @@ lesson_06.results_table(client, job)
 # ## 6 · Preferences on top
 #
 # Sometimes nobody can write the right answer, but anybody can say which of two is better. {{term:DPO}}, direct preference
-# optimization, learns from such pairs (lesson 04 shows how). As a hosted job it is another `type`, another shape of row, and
-# a model to start from: the one you have just trained.
+# optimization, learns from such pairs (lesson 04 shows how). A hosted DPO job has another `type`, another
+# shape of row, and another model to start from: the one you have just trained.
 #
-# Our pairs use a mistake that we know. When an agent is in a hurry, the form stays as it opened, "question" and "none". So
-# the right record is preferred, and the form as it opened is not.
+# Our pairs use a mistake that we know: an agent in a hurry leaves the form as it opened, "question" and
+# "none". The right record is preferred to that form.
 
 # %%
 later = lesson_06.short_rows(task.train, 90)[50:]
@@ -587,15 +622,15 @@ print(f"first logged loss: {first['train_loss']:.3f}; multiplier chosen by the h
 lesson_06.pair_curve(pair_events, "The loss of a DPO job starts at ln 2")
 
 # %% [markdown]
-# Do not compare this curve with the one of section 1. That loss was per token. This one is *per pair*. It asks: after
-# training, does the model prefer the better answer more than it did at the start? Before the first step it prefers neither
-# more than before, so the difference is 0, and the loss is
+# Do not compare this curve with the one of section 1: that loss was per token, this one is *per pair*. It
+# asks whether the model prefers the better answer more than it did at the start. Before the first step
+# nothing has changed, so the difference is 0, and the loss is
 #
 # $$-\log\sigma(0) = -\log\tfrac{1}{2} = \ln 2 = 0.693$$
 #
-# for every pair, every model and every data set. $\sigma$ turns a difference into a probability, and 0 into one half. If
-# your first logged loss is far from 0.693, the host compares with another model than the one it started to train, or it
-# logs a mean over several steps. `beta` says how much a change counts: 0.1 is usual.
+# for every pair, every model and every data set. $\sigma$ turns a difference into a probability, and 0 into
+# one half. `beta` says how much a change counts: 0.1 is usual. If your first logged loss is far from 0.693,
+# the host compares with another model than the one it started to train, or it logs a mean over several steps.
 #
 # Did it help? A falling loss does not say so. Ask both models the same eight messages:
 
@@ -604,31 +639,38 @@ print("before:", counted)
 print("after: ", count_right(ask_all(preferred.fine_tuned_model, prompts), wanted))
 
 # %% [markdown]
-# Eight messages are a first look. The recorded jobs had sixty pairs, and were asked a hundred. Their tuned model differs a little from that of section 3: another
-# run.
+# Eight messages are a first look. The recorded jobs had sixty pairs and a hundred test messages. Their tuned
+# model is from another run and differs a little from that of section 3.
 
 # %%
 lesson_06.preferences()
 
 # %% [markdown]
-# After each of the first three jobs the model is much worse. The column on “none” says how. "none" is the right escalation for most
-# messages, and after the first job the model hardly ever says it: its sixty pairs all punish one and the same record, "question" and
-# "none", and the easiest way to comply is to stop saying these words. For the second job the tuned model answered 240 new messages, and
-# its mistakes became pairs. For the third, "none" was preferred as often as rejected; that saved most of the escalations, and a
-# third of the right records is lost all the same. The loss reports on the pairs; only answers report on the model.
+# After each of the first three jobs the model is much worse. The column on “none” says how.
 #
-# Who is to blame, the pairs or the training? Look at the two rows “steps a tenth as large”: the same pairs, with a
-# `learning_rate_multiplier` of 0.1. The model is nearly what it was before. So for these two kinds of pairs the size of the steps did it, which our service had chosen ("auto"), and one-sided pairs gave those
-# steps a direction. The balanced pairs were not tried with small steps. But look again: the small steps did no good either, as far as
-# these messages can show.
+# - "none" is the right escalation for most messages, and after the first job the model hardly ever says it:
+#   its sixty pairs all punish one and the same record, "question" and "none", and the easiest way to comply
+#   is to stop saying these words.
+# - For the second job the tuned model answered 240 new messages, and its mistakes became pairs.
+# - For the third, "none" was preferred as often as rejected; that saved most of the escalations, and a third
+#   of the right records is lost all the same.
+#
+# The loss reports on the pairs; only answers report on the model.
+#
+# Was it the pairs or the training? Look at the rows “steps a tenth as large”: the same pairs, with a
+# `learning_rate_multiplier` of 0.1. The model is nearly what it was before. So for these two kinds of pairs
+# the damage came from the size of the steps, which our service had chosen ("auto"), and one-sided pairs gave
+# the steps a direction. But the small steps did no good either, as far as these messages can show, and they
+# were not tried with the balanced pairs.
 #
 # What to learn from it:
 #
-# - A default can ruin a good model; ours did. Try three multipliers, each a third of the one before, and compare *answers* with those of
-#   the model before. Keep that model. A larger `beta` is the other setting to try; it ties the model closer to its start. We have not tried it.
+# - A default can ruin a good model; ours did. Keep the model that you start from. Try three multipliers, each
+#   a third of the one before, and compare *answers* with those of the kept model. A larger `beta`, which we
+#   have not tried, ties the model closer to its start.
 # - Look at what all your pairs have in common. The model will.
-# - **Where the right answer is known, as here, write it into a row and train on it.** Preferences are for what people can judge and
-#   cannot write. Lesson 04 has a case in which they pay.
+# - **Where the right answer is known, as here, write it into a row and train on it.** Preferences are for
+#   what people can judge but cannot write. Lesson 04 has a case in which they help.
 #
 # **Your turn.** A colleague's pair maker has bugs. Some make the job fail at once; the others are worse.
 
@@ -638,11 +680,13 @@ lesson_06.preferences()
 # %% [markdown]
 # ## 7 · A grader instead of answers
 #
-# The third method needs no answer to imitate, only something to check an answer by. In
-# {{term:reinforcement learning|reinforcement}} fine-tuning the model answers each message several times, a *grader* gives every answer a
-# number, the {{term:reward}}, and answers that got more than the others become more likely. OpenAI offered it for one small reasoning
-# model, which is gone, and **this service does not run it**. It checks the request, and it runs simple graders. Write one all the
-# same: whatever you train with rewards, anywhere, needs it (lesson 04 does).
+# The third method, {{term:reinforcement learning|reinforcement}} fine-tuning, needs no answer to imitate,
+# only something to check an answer by. The model answers each message several times, a *grader* gives every
+# answer a number, the {{term:reward}}, and answers that got more than the others become more likely.
+#
+# OpenAI offered it for one small reasoning model, which is gone, and **this service does not run it**; it
+# only checks the request, and runs simple graders. Write a grader all the same: whatever you train with
+# rewards needs one (lesson 04 does).
 #
 # A grader is a small piece of JSON. `string_check` compares two texts, `text_similarity` says how alike they are, `score_model` asks
 # another model, `python` calls a function of yours, and `multi` puts several together. The double braces are filled in for every answer:
@@ -666,12 +710,12 @@ for name, record in tried.items():
 
 # %% [markdown]
 # By hand: in the second answer the category is wrong and the escalation right, so its reward is
-# $0.7 \cdot 0 + 0.3 \cdot 1 = 0.3$. Partial credit matters. A model that never gets a whole record right would get 0 for all
-# of its answers, and from answers that are all worth the same there is nothing to learn.
+# $0.7 \cdot 0 + 0.3 \cdot 1 = 0.3$. Partial credit matters: without it, a model that never gets a whole record
+# right would get 0 for every answer, and from equal rewards there is nothing to learn.
 #
-# Now the request itself. Its rows end with the question, and what the grader calls `item` stands beside the messages. The service checks
-# the request's form, and then declines. For `sample.output_json` OpenAI's guide puts a `response_format` beside the grader; the API's
-# specification, by which this service checks, has no such field.
+# Now the request itself. Each row ends with the question, and has the fields of `item` beside the messages.
+# The service checks the form of the request, and then declines. OpenAI's guide adds a `response_format` for
+# `sample.output_json`; the API's specification has no such field.
 
 # %%
 to_grade = [{"messages": row["messages"][:-1], **json.loads(row["messages"][-1]["content"])}
@@ -690,8 +734,10 @@ for operation in ("eq", "equals"):
         print(f"{operation}: {error.code}: {error.body['message'][:150]}")
 
 # %% [markdown]
-# The first request is valid and declined. The second has a mistake, and the message says which. A reward is a wish that will be granted
-# to the letter: pay for valid JSON alone, and one record that is always valid gets full marks. Lesson 04 shows that happening.
+# The first request is valid and declined; the second has a mistake, and the message says which.
+#
+# A model gives you what you reward, to the letter: pay for valid JSON alone, and one record that is always
+# valid gets full marks. Lesson 04 shows that happening.
 #
 # **Your turn:** write the grader as a function.
 
@@ -701,24 +747,29 @@ for operation in ("eq", "equals"):
 # %% [markdown]
 # ## 8 · What it costs, and when a longer prompt is cheaper
 #
-# The usual argument for a tuned model goes: it needs no instructions, the prompt is shorter, so it is cheaper. Is it?
-# That depends on what you compare it with: the same model with a longer prompt, a small model of today with one, or an open model, whose tokens cost no more when it is tuned.
-# The tuned model's prompt is shorter, but each of its tokens costs more: at OpenAI twice as much for the small models,
-# half as much again for the large ones. For the task of this lesson `gpt-4.1-mini` untuned is cheaper than `gpt-4.1-mini` tuned as long as
-# its prompt has fewer than about 180 tokens, and a small model of today stays cheaper than that for much longer. These are the last
-# published prices of a service that is ending. The way to the answer is what you keep; put in the prices of your host.
+# The usual argument for a tuned model goes: it needs no instructions, the prompt is shorter, so it is
+# cheaper. Is it? Each token of the shorter prompt costs more: at OpenAI twice as much for the small models,
+# half as much again for the large ones. So the answer depends on what you compare: the same model with a
+# longer prompt, a small model of today with one, or an open model, whose tokens cost no more when it is
+# tuned.
 #
-# You pay twice: once for training, and then for every request. Training first. A host charges the file's tokens times the epochs.
+# For the task of this lesson `gpt-4.1-mini` untuned is cheaper than `gpt-4.1-mini` tuned as long as its
+# prompt has fewer than about 180 tokens, and a small model of today stays cheaper than that for much longer.
+# These are the last published prices of a service that is ending; put in your host's.
+#
+# You pay twice: once for training, and then for every request. For training a host charges the file's tokens
+# times the epochs:
 
 # %%
 lesson_06.training_table(rows, 3)
 
 # %% [markdown]
-# Fifty rows cost cents. Five thousand rows of 500 tokens, three epochs, at the highest of these prices would be 188
-# dollars, still a small part of what
-# a person costs who collects them. The first number is the host's price, the second what this file costs with three epochs. Tinker is a
-# host of open models with calls of its own. Tokens are the host's, so count with its
-# {{term:tokenizer}}: that of our small model counts a tenth more in the words of these messages (and the template's marks come on top).
+# Fifty rows cost cents, as the column "this job" shows. Five thousand rows of 500 tokens, three epochs, at
+# the highest of these prices would be 188 dollars, still a small part of the cost of having a person collect
+# them.
+#
+# Count tokens with the host's {{term:tokenizer}}: that of our small model counts a tenth more in the words of
+# these messages (and the template's marks come on top).
 #
 # **Your turn:** write the bill of a job.
 
@@ -734,15 +785,19 @@ lesson_06.training_table(rows, 3)
 # | tuned, short prompt | 60 · 0.80 = 48 | 14 · 3.20 = 45 | 93 dollars |
 # | untuned, prompt of 160 tokens | 160 · 0.40 = 64 | 14 · 1.60 = 22 | 86 dollars |
 #
-# The long prompt is the cheaper one. From what length on does it lose? Where $0.40 \cdot P + 22 = 93$: at about 180 tokens. In general, with prices $t$ for tuned and $u$ for untuned, a short prompt of $S$ tokens and an answer of
-# $A$ tokens:
+# Here the long prompt is cheaper. From what length $P$ on does it cost more? Where $0.40 \cdot P + 22 = 93$:
+# at about 180 tokens.
+#
+# In general, with prices $t$ for tuned and $u$ for untuned, a short prompt of $S$ tokens and an answer of $A$
+# tokens:
 #
 # $$P = \frac{S\,t_{in} + A\,(t_{out} - u_{out})}{u_{in}}$$
 #
-# A host of open models that takes no more for a tuned model's tokens than for the base's is the easy case: then $P = S$, and every
-# instruction that you can leave out is saved. The price of such a host is the hour, further down.
+# The easy case is a host of open models that charges no more for a tuned model's tokens than for the base's:
+# then $P = S$, and every instruction that you leave out is saved. Such a host charges by the hour (further
+# down).
 #
-# Now with real counts: our three prompts, means over the test messages.
+# Now with real counts, the means over the test messages for our three prompts:
 
 # %%
 sizes = lesson_06.prompt_sizes(task.test, rows[:8])
@@ -753,30 +808,36 @@ lesson_06.price_table(sizes, answer_tokens)
 lesson_06.price_figure(sizes, answer_tokens)
 
 # %% [markdown]
-# Three things to see. The flat line is the tuned model with its short prompt. The same model untuned crosses it at about 180
-# tokens, so instructions alone are cheaper, and instructions with eight examples are more than twice as expensive. And the
-# lowest line is `gpt-6-luna`, a small model of today at OpenAI, asked to answer at once, with `reasoning_effort="none"`; left alone it
-# thinks first. Reasoning tokens are billed as output, and a few hundred of them reverse the
-# order. Its line stays below the tuned one up to almost 900 tokens, and
-# again from a little over 1,024 on: there {{term:prompt caching}} starts, and the part of a prompt that never changes costs a tenth or a
-# quarter of its price. That part must come first, have 1,024 tokens by itself, and be sent again within minutes. At `gpt-6-luna`
-# the request that puts it into the cache pays a quarter more for it; OpenAI's page of the model, read on 2026-11-28.
+# Start with the flat line, the tuned model with its short prompt. The same model untuned crosses it at about
+# 180 tokens, so instructions alone are cheaper, and instructions with eight examples are more than twice as
+# expensive.
 #
-# What is compared here is price. Whether the cheaper one is right as often, only your test messages can say. So before you
-# train, work out what today's small model costs with instructions, with examples and with caching. If it is right often
-# enough, stop there.
+# The lowest line is `gpt-6-luna`, a small model of today at OpenAI. Its line stays below the tuned one up to
+# almost 900 tokens, and again from a little over 1,024 on: there {{term:prompt caching}} starts, and the part
+# of a prompt that never changes costs a tenth or a quarter of its price. That part must come first, have
+# 1,024 tokens by itself, and be sent again within minutes. At `gpt-6-luna` the request that puts it into the
+# cache pays a quarter more for it (OpenAI's page, read on 2026-11-28).
 #
-# **Hosts that charge by the hour.** At others a tuned model's token costs no more than the base's, but the model has to be kept ready,
-# and every hour of that is paid, whether anybody asks or not. Azure is one of them (it also has a tier for trying a
-# model, without the hourly price, which ends after a day). By hand: 1.70 dollars an hour are $1.70 \cdot 730 =
-# 1{,}241$ dollars a month. Spread over 100,000 requests, that is 12.41 dollars for each thousand, more than two hundred times what their tokens cost.
+# The lowest line holds for `reasoning_effort="none"`. Left alone, the model thinks first; reasoning tokens
+# are billed as output, and a few hundred of them reverse the order.
+#
+# The figure compares prices only. Whether the cheaper model is right as often, your test messages must say.
+# So before you train, work out what today's small model costs with instructions, with examples and with
+# caching. If it is right often enough, stop there.
+#
+# **Hosts that charge by the hour.** At other hosts a tuned model's token costs no more than the base's, but
+# the model has to be kept ready, and you pay for every hour of that, used or not. Azure is one of them, apart
+# from a trial tier that ends after a day. By hand: 1.70 dollars an hour are $1.70 \cdot 730 = 1{,}241$
+# dollars a month. Spread over 100,000 requests, that is 12.41 dollars for each thousand, more than two
+# hundred times what their tokens cost.
 
 # %%
 lesson_06.hosting_table(sizes, answer_tokens)
 
 # %% [markdown]
-# With little traffic the hour is the whole bill. Here a short prompt pays for it from seven to eight million requests a month on if it
-# replaces eight examples, and from about thirty million on if it replaces instructions alone. The same sum holds for a deployment at a
+# Compare the column of hours with the next one: with little traffic the hour is the whole bill. Here a short
+# prompt pays for the hour from seven to eight million requests a month on if it replaces eight examples, and
+# from about thirty million on if it replaces instructions alone. The same sum holds for a deployment at a
 # host of open models and for a GPU of your own; put in the price of *your* hour.
 #
 # **Your turn.** The figure leaves the training out. When has a job paid for itself?
@@ -787,8 +848,8 @@ lesson_06.hosting_table(sizes, answer_tokens)
 # %% [markdown]
 # ## 9 · Leaving a host
 #
-# A hosted model lives as long as its host likes. Here is how the end begins. A second service, told to answer as OpenAI has
-# answered since May 2026, takes the upload and refuses the job:
+# A hosted model lives as long as its host likes. This is how the end begins: a second service, told to answer
+# as OpenAI has answered since May 2026, takes the upload and refuses the job.
 
 # %%
 from openai import PermissionDeniedError
@@ -804,8 +865,11 @@ left = lesson_06.days_left(HOSTS["openai"])
 print(left, "days left for models tuned at OpenAI, by the dates of section 10")
 
 # %% [markdown]
-# The code is what a program should look for: `training_not_available` means that no second try will help. The date is what third
-# parties report of OpenAI's notice, as section 10 says. A negative number of days means that those models are gone. What can you take?
+# A program should look for the code: `training_not_available` means that no second try will help. The days
+# are counted to the date that third parties report of OpenAI's notice (section 10); a negative number means
+# that those models are gone.
+#
+# What can you take with you?
 #
 # | you take | how | good for | what it does not give you |
 # | --- | --- | --- | --- |
@@ -814,8 +878,11 @@ print(left, "days left for models tuned at OpenAI, by the dates of section 10")
 # | **its answers** | ask it a few hundred unlabelled messages while it still answers, and train another model on them: {{term:distillation}} | a model whose labels are lost; a test set to compare with | it also copies the mistakes |
 # | **the {{term:weight|weights}}** | from hosts with open models: download the {{term:adapter}}, the small file that training made | the same model, on your own machine | closed models: not offered |
 #
-# The first three work at any host that still answers, as far as its terms allow it. When you have what you need, delete what you leave
-# there, `client.files.delete` and `client.models.delete`; your contract says how long copies are kept. **Files and answers**, on our service:
+# The first three work at any host that still answers, as far as its terms allow it. Afterwards delete what
+# you leave there, with `client.files.delete` and `client.models.delete`; your contract says how long copies
+# are kept.
+#
+# **Files and answers**, on our service:
 
 # %%
 exported = client.files.content(job.training_file).read().decode("utf-8").splitlines()
@@ -828,9 +895,9 @@ print(len(exported), "rows exported,", len(copied), "written from answers, for e
 print(json.dumps(copied[0]["messages"][1:], ensure_ascii=False))
 
 # %% [markdown]
-# With a few hundred such rows you train the next model. How much is lost on the way? Below, the second model learned from the first
-# one's answers to 240 messages, the third from people's answers to the same ones. All three have the same base. A real move changes the
-# base as well, so score it anew. The last row was not trained at all:
+# With a few hundred such rows you train the next model. How much is lost on the way? The first row below is
+# the old model, the second learned from its answers to 240 messages, the third from people's answers to the
+# same messages. The last was not trained:
 
 # %%
 lesson_06.recorded(
@@ -839,13 +906,13 @@ lesson_06.recorded(
 )
 
 # %% [markdown]
-# The first row is the old model, the second its copy. The third shows what people's answers to the same messages would have taught. Where
-# their intervals overlap as widely as here, a hundred messages cannot tell the three apart: a loss of a few points may be there and not
-# be seen. The last row is the price of leaving today with this base.
+# Compare the first three rows. Their intervals overlap so widely that a hundred messages cannot tell the
+# models apart: a loss of a few points may be there and not be seen. All three have the same base; a real move
+# changes the base as well, so score the new model. The last row is the price of leaving today with this base.
 #
-# **The weights, live.** Our service trains an open model, so the adapter (of {{term:LoRA}}, lesson 02) is a folder. Copy it,
-# keep the last answers to compare, and switch the service off. From Nebius and Crusoe you download files of this kind; the loop for
-# Nebius is in section 1.
+# **The weights, live.** Our service trains an open model, so the adapter (of {{term:LoRA}}, lesson 02) is a
+# folder. Copy it, keep the last answers to compare, and switch the service off. From Nebius and Crusoe you
+# download files of this kind (section 1 has the loop).
 
 # %%
 import shutil
@@ -878,9 +945,11 @@ show.answers([prompts[best][-1]["content"]],
              wanted[best : best + 1])
 
 # %% [markdown]
-# The same folder on the same base gives the same answers. One may differ now and then: the two programs add up in another order, and
-# where two tokens are almost equally likely, the last digit decides. From here on it is yours: `own.merge_and_unload()` writes it into the
-# base, as in lesson 02, and {{term:vLLM}} or Ollama serve it under the same API (Ollama after a conversion). With a GPU, and *not run
+# The same folder on the same base gives the same answers. One may differ now and then where two tokens are
+# almost equally likely, because the two programs add up in another order.
+#
+# From here on the model is yours. `own.merge_and_unload()` writes the adapter into the base, as in lesson 02,
+# and {{term:vLLM}} or Ollama (after a conversion) serve it under the same API. With a GPU, and *not run
 # here*:
 #
 # ```bash
@@ -891,8 +960,8 @@ show.answers([prompts[best][-1]["content"]],
 # client = OpenAI(base_url="http://localhost:8000/v1", api_key="none")       # and model="tickets" in every request
 # ```
 #
-# The code that asks it changes its address, its key and the model's name. Ask your test messages again all the same: another server may
-# bring another {{term:chat template}}, and the model was trained with this one.
+# In your code only the address, the key and the model's name change. Ask your test messages again all the
+# same: another server may use another {{term:chat template}} than the one the model was trained with.
 
 # %% [markdown]
 # ## 10 · Hosted or your own?
@@ -913,8 +982,8 @@ show.answers([prompts[best][-1]["content"]],
 evidence.card("O2", hosts=HOSTS)
 
 # %% [markdown]
-# Nobody gives you everything, so decide by what you cannot do without. Here are the hosts of this API with their dates. Dates
-# change: before you rely on one, look again at the source that the last column names.
+# No host gives you everything, so decide by what you cannot do without. Here are the hosts of this API with
+# their dates. Dates change: before you rely on one, check the source in the last column.
 
 # %%
 lesson_06.hosts_table(HOSTS)
@@ -923,16 +992,19 @@ lesson_06.hosts_table(HOSTS)
 show.folded("How the calls differ, host by host", lesson_06.differences_table(HOSTS))
 
 # %% [markdown]
-# We have read these hosts' pages and not run a job there, so the calls are the same as far as their pages say, and the habits are not:
-# run a job of ten rows at a new host before you trust it with a thousand.
-# Together and Fireworks train as well. They take the same rows, but they have calls of their own.
+# We have read these hosts' pages but not run a job there. The calls are the same as far as the pages say, but
+# the hosts' habits differ: run a job of ten rows at a new host before you trust it with a thousand. Together
+# and Fireworks take the same rows, but with calls of their own.
 #
 # <details><summary><b>Your own data: from lesson 05's folder to a score for each field</b></summary>
 #
-# Lesson 05's script leaves a folder `mine-ready` with three files. The first two go up, and the third is asked. `wait`, `ask_all`,
-# `client` and `BASE` are those of section 1; if your records are longer than 40 tokens, raise `max_tokens` in `ask`. The last row of the table reads nothing
-# and always gives the most common value of the training file. Where the tuned model is not above it, in the *same* column and by more than the intervals, it has
-# learned the form of the records and nothing about your messages.
+# Lesson 05's script leaves a folder `mine-ready` with three files: two are uploaded, the third is the test.
+# `wait`, `ask_all`, `client` and `BASE` are those of section 1; if your records are longer than 40 tokens,
+# raise `max_tokens` in `ask`.
+#
+# Compare the tuned model with the last row of the table, which always gives the most common value of the
+# training file. Where the tuned model is not above that row, in the *same* column and by more than the
+# intervals, it has learned the form of the records and nothing about your messages.
 #
 # ```python
 # import json
