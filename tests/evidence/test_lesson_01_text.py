@@ -63,11 +63,11 @@ def dollars(model, read, written):
 
 
 SENTENCES = {
-    "it still does not know the facts": lambda: value("fine-tuned", FACT) < 0.05,
-    "the model then knows more and still writes as it likes": lambda: (
+    "but does not know the facts": lambda: value("fine-tuned", FACT) < 0.05,
+    "the model then knows more, but still writes as it likes": lambda: (
         value("RAG, asked for the fact alone", FACT) > 0.2 and value("RAG, asked for the fact alone", RECORD) < 0.05
     ),
-    "only seven texts a day need an editor's hand": lambda: round(60 * (1 - 0.88)) == 7,
+    "only seven of the 60 texts a day need an editor's hand": lambda: round(60 * (1 - 0.88)) == 7,
     "some of these answers need a better search, one needs only a schema, and some a trained model": lambda: (
         lambda rows: rows["format"]["answers"] == 1 and min(rows[c]["answers"] for c in ("retrieval", "behaviour")) > 1
     )(lesson_01.causes_table(lesson_01.wrong_answers()).rows),
@@ -75,62 +75,62 @@ SENTENCES = {
         w.answer.startswith("The key to the drawer of the Thackle desk is number 315.") and w.cause == "format"
         for w in lesson_01.wrong_answers()
     ),
-    "examples bring the form into half of the answers, where instructions alone bring it into none": lambda: (
+    "about half of this small model's answers the right form; instructions alone give it to none": lambda: (
         0.45 < value("instructions and three examples", FORM) < 0.6 and value("instructions", FORM) < 0.05
     ),
-    "Fixed examples improve neither the judgement nor the facts": lambda: (
+    "But fixed examples improve neither the judgement nor the facts": lambda: (
         value("instructions and three examples", RECORD) < 0.05 and value("instructions and three examples", FACT) < 0.05
     ),
-    "Dense search finds more here, mostly for the questions in customers' own words": lambda: (
+    "dense search finds more, mostly for questions in customers' own words": lambda: (
         hits("dense", 1) > hits("bm25", 1) + 5 and hits("hybrid", 1) <= hits("dense", 1)
     ),
-    "lie a few points": lambda: 1 <= hits("dense", 3) - hits("dense", 1) <= 8,
-    "the small model gives about a third of the facts correctly": lambda: (
+    "between the two marks of the dense search: a few points": lambda: 1 <= hits("dense", 3) - hits("dense", 1) <= 8,
+    "Asked for the fact alone, the small model gets about a third right": lambda: (
         0.28 < value("RAG, asked for the fact alone", FACT) < 0.4
     ),
     "it loses half of those": lambda: (
         0.4 < value("RAG, asked for the record", FACT) / value("RAG, asked for the fact alone", FACT) < 0.6
     ),
-    "The right passage was there for 85 of 100 questions, so most of what is wrong was misread": lambda: (
+    "The right passage was there for 85 of 100 questions, so most wrong facts were misread": lambda: (
         hits("dense", 1) == 85 and 0.85 - value("RAG, asked for the fact alone", FACT) > 0.15
     ),
-    "It finds the hedge trimmer": lambda: (
+    "It finds the right passage, the hedge trimmer's": lambda: (
         found_for("hobbin has gone dull") == ("How a return travels", "Hobbin hedge trimmer")
     ),
     "The catalogue has 72 passages": lambda: len(PASSAGES) == 72,
     '"Hobbin" is in one of them': lambda: sum("hobbin" in f"{p['title']} {p['text']}".lower() for p in PASSAGES) == 1,
-    "In our file every fact has been asked for in other words": lambda: (
+    "every fact has already been asked for in another wording": lambda: (
         {row["question_id"] for row in load_catalogue().training} == {q["id"] for q in load_catalogue().questions}
     ),
-    "By the first column you could not tell the two apart": lambda: (
+    "The first column cannot tell the two searches apart": lambda: (
         abs(in_shops_words("bm25") - in_shops_words("dense")) < 0.05
     ),
     "Form, topic and product are mostly right": lambda: value("fine-tuned", RECORD) > 0.7,
-    "The intervals on others overlap: among the sizes that we tried, none is a threshold": lambda: (
+    "The intervals on others overlap: none of our three sizes is a threshold": lambda: (
         max(row["right record, on others"].low for row in lesson_01.sizes().values())
         < min(row["right record, on others"].high for row in lesson_01.sizes().values())
         and lesson_01.judge_D4().word == claims.UNDER_A_CONDITION
         and len(lesson_01.sizes()) == 3
     ),
-    "the larger sets no longer know their own examples by heart": lambda: (
+    "partly because each was seen less often and is no longer known by heart": lambda: (
         lesson_01.sizes()[210]["right record, on the training examples"].value < 0.95
     ),
-    "In the first row only once our model has been trained to read": lambda: (
+    "untrained, it reads so badly that facts learned by heart overtake RAG": lambda: (
         value("RAG, asked for the fact alone", FACT)
         < lesson_01.passes()[max(lesson_01.passes())]["in other wordings"].value
         < value("fine-tuned + RAG", FACT)
     ),
-    "It gets far more facts than the untrained model with the same passages": lambda: (
+    "It gets far more facts right than the untrained model with the same passages": lambda: (
         lesson_01.difference(lesson_01.UNSEEN, "RAG, asked for the fact alone", FACT).low > 0.1
     ),
-    "usable answers than examples about other facts do: the model has learned to read": lambda: (
+    "far more usable answers than the untrained model with examples about other facts": lambda: (
         lesson_01.difference(lesson_01.UNSEEN, "RAG, examples about other facts").low > 0.1
     ),
-    "It gets fewer than the row above it, so a part of that row was familiarity": lambda: (
+    "than the model trained on these products, so part of that model's result was familiarity": lambda: (
         lesson_01.difference(lesson_01.UNSEEN, "fine-tuned + RAG").high < 0
         and list(lesson_01.SYSTEMS)[-2:] == ["fine-tuned + RAG", lesson_01.UNSEEN]
     ),
-    "One pass did not teach them. Many passes do": lambda: (
+    "One pass over the examples did not teach facts; many passes do": lambda: (
         value("fine-tuned", FACT) < 0.05 and lesson_01.passes()[max(lesson_01.passes())]["in other wordings"].value > 0.4
     ),
     "Two of the five ways give more than half usable answers": lambda: (
@@ -140,8 +140,8 @@ SENTENCES = {
             for name in ("instructions and three examples", "RAG, asked for the fact alone", "fine-tuned")
         )
     ),
-    "two dozen examples teach the form": lambda: lesson_01.sizes()[24]["valid form, on others"].value > 0.95,
-    "On its own examples the smallest set is perfect, on others it is not": lambda: (
+    "two dozen examples teach it": lambda: lesson_01.sizes()[24]["valid form, on others"].value > 0.95,
+    "the smallest set is perfect on its own examples, but not on others": lambda: (
         lesson_01.sizes()[24]["right record, on the training examples"].value == 1
         and lesson_01.sizes()[24]["right record, on others"].high < 0.9
     ),
@@ -149,11 +149,11 @@ SENTENCES = {
         1.7 < value("fine-tuned + RAG", FACT) / value("RAG, asked for the fact alone", FACT) < 2.4
     ),
     "(RAG alone: about a third)": lambda: 0.3 < value("RAG, asked for the fact alone", FACT) < 0.38,
-    "the schema brings the form but no facts": lambda: (
+    "the schema helps only the form": lambda: (
         value("RAG, record, structured output", FORM) > 0.75
         and value("RAG, record, structured output", FACT) <= value("RAG, asked for the record", FACT)
     ),
-    "what they teach about form and reading alone: something, but not enough": lambda: (
+    "The others teach only form and reading: something, but not enough": lambda: (
         value("RAG, asked for the record", BOTH)
         < value("RAG, examples about other facts", BOTH)
         < value("RAG, retrieved examples", BOTH) / 2
@@ -168,11 +168,11 @@ SENTENCES = {
     ),
     "Alone it knows no fact": lambda: value("fine-tuned", FACT) < 0.02,
     "The whole catalogue is too much for a model of this size": lambda: value("whole catalogue in the prompt", FACT) < 0.05,
-    "are known best in the words in which they were learned": lambda: all(
+    "but the model knows them best in the words in which it learned them": lambda: all(
         row["in the trained wordings"].value > row["in other wordings"].value for row in lesson_01.passes().values()
     ),
     "Now 38 of these facts change": lambda: sum(q["answer_v2"] is not None for q in load_catalogue().questions) == 38,
-    "From the day of the change, what was learned by heart is wrong": lambda: (
+    "What was learned by heart is wrong from the day of the change": lambda: (
         not any(any(row) for row in lesson_01.record()["drilled"]["version 2"])
     ),
     "four of the five tunable models stop taking jobs": lambda: (
@@ -181,14 +181,14 @@ SENTENCES = {
     "A large model costs 2 dollars for a million tokens of input and 10 for output": lambda: (
         (costs.price_of("gpt-6.2-sol").input, costs.price_of("gpt-6.2-sol").output) == (2, 10)
     ),
-    "at 0.195 and 0.60 dollars with a prompt of 140 tokens, costs 0.00004": lambda: (
+    "at 0.195 and 0.60 dollars and with a prompt of 140 tokens, a request costs 0.00004": lambda: (
         (costs.price_of("qwen3-8b").input, costs.price_of("qwen3-8b").output) == (0.195, 0.60)
         and round(dollars("qwen3-8b", 140, 25), 5) == 0.00004
     ),
     "On the other side are 40 hours": lambda: (costs.Assumptions().hours_tuning, costs.Assumptions().wage) == (40, 80),
 }
 WITH_TOKENS = {
-    "the whole catalogue costs less than the usual RAG prompt, with the others about the same": lambda t: all(
+    "the cached catalogue costs less than the usual RAG prompt, with the others about the same": lambda t: all(
         row["whole catalogue in the prompt"] < row["RAG, asked for the record"]
         if costs.price_of(model).input >= 2
         else 0.7 < row["whole catalogue in the prompt"] / row["RAG, asked for the record"] < 1.35
@@ -204,7 +204,7 @@ WITH_TOKENS = {
         5000 < lesson_01.assumptions(tokens).break_even("hosted") < 15_000
         and 8000 < 3200 / 0.001 / 365 < 9500
     ),
-    "The fixed part of a prompt with one passage is too short; with the catalogue it is long enough": lambda tokens: all(
+    "the fixed part of a prompt with one passage is too short, the catalogue is long enough": lambda tokens: all(
         tokens["fixed: RAG, asked for the record"] < price.cache_from <= tokens["fixed: whole catalogue in the prompt"]
         for price in costs.FRONTIER.values()
     ),
@@ -212,7 +212,7 @@ WITH_TOKENS = {
         lesson_01.price_of_an_error(lesson_01.assumptions(tokens))[10] > 10
         and lesson_01.price_of_an_error(lesson_01.assumptions(tokens))[100_000] < 0.01
     ),
-    "so that it wins only at volumes that few of us have": lambda tokens: (
+    "so it wins only at volumes that few of us have": lambda tokens: (
         lesson_01.assumptions(tokens).break_even("self-hosted", "hosted") > 500_000
     ),
 }  # fmt: skip

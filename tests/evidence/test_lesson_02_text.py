@@ -37,12 +37,10 @@ def learned():
 
 SENTENCES = {
     "on 120 examples, for 30 steps": lambda: lesson_02.sweep()["examples"] == 120 == 30 * lesson_02.sweep()["batch"],
-    "a setting that has three points was run three times, each time on a different sample": lambda: (
-        len(lesson_02.sweep()["seeds"]) == 3
-    ),
+    "three points are three runs on different samples of the examples": lambda: len(lesson_02.sweep()["seeds"]) == 3,
     "Sixty-four times the parameters buy nothing here": lambda: average("rank 64") >= average("rank 1"),
-    "rank 1 is, if anything, better": lambda: max(losses("rank 1")) <= min(losses("rank 64")),
-    "In these short runs more alpha means faster learning": lambda: (
+    "rank 1, at the left, is if anything better": lambda: max(losses("rank 1")) <= min(losses("rank 64")),
+    "In these short runs a higher alpha means faster learning": lambda: (
         average("alpha 128") < average(LORA) < average("alpha 8")
     ),
     "(its loss on everyday prose is 4.39, against 3.99 at alpha 32)": lambda: (
@@ -56,24 +54,24 @@ SENTENCES = {
     "full fine-tuning gets the two labels right more often than LoRA at rank 16 and alpha 32": lambda: (
         min(lesson_02._fields_right(best_full())) > max(lesson_02._fields_right(LORA))
     ),
-    "All layers and attention alone reach a similar loss at equal size": lambda: (
+    "At equal size, attention alone reaches a loss similar to that of all layers": lambda: (
         abs(average(ATTENTION) - average(LORA)) <= spread(LORA)
     ),
     "its loss on prose is higher": lambda: min(over_seeds(ATTENTION, "prose_loss")) > max(over_seeds(LORA, "prose_loss")),
-    "brought the loss below 0.25 answers nearly every everyday question with a record": lambda: all(
+    "Every run with a loss below 0.25 answers nearly every everyday question with a record": lambda: all(
         share >= 0.9 for run in learned() for share in over_seeds(run, "records_for_questions")
     ),
-    "full fine-tuning at 0.0001 is at the lower left, where both losses are low": lambda: (
+    "Look at the lower left, where both losses are low: full fine-tuning at 0.0001 is there": lambda: (
         average("full, rate 0.0001") <= average(LORA)
         and average("full, rate 0.0001", "prose_loss") < average(LORA, "prose_loss")
     ),
-    "At 0.0003 it has forgotten as much as LoRA at 0.002": lambda: (
+    "At 0.0003 full fine-tuning has forgotten as much as LoRA at 0.002": lambda: (
         abs(average("full, rate 0.0003", "prose_loss") - average(LORA, "prose_loss")) < 0.03
     ),
-    "Sixteen directions per matrix keep practically all of the gain": lambda: (
+    "With sixteen directions per matrix both curves keep practically all of the gain": lambda: (
         min(half["rank 16"] for half in lesson_02.truncation()) >= 0.95
     ),
-    "Our task keeps 87 %, what was learned by heart 77 %": lambda: (
+    "our task keeps 87 %, what was learned by heart 77 %": lambda: (
         [round(100 * half["rank 1"]) for half in lesson_02.truncation()] == [87, 77]
     ),
     "LoRA at rank 1 reached the same loss": lambda: (
