@@ -993,8 +993,8 @@ evidence.card("P3")
 # The lines of section 1 take chats. At work the export is often a table, as CSV or JSONL: one row for each
 # message, its label, and who wrote it. Here is everything that such a file needs, in steps that you can read
 # and change: pandas for the table, scikit-learn for copies, split and labels, `datasets` and `huggingface_hub`
-# for the result. Only
-# the personal data are taken out by the course's package, which adds lists of names to Presidio's recognisers.
+# for the result. Only the personal data are taken out by the course's package, which adds lists of names to
+# Presidio's recognisers.
 #
 # Each step is a function that takes the table and returns it with one line of report. It drops nothing by
 # itself: it writes the reason into the column `why`, and the script lists those rows. And it *stops* where the
@@ -1010,6 +1010,18 @@ evidence.card("P3")
 # | 5 split | by customer, while the table still knows who the customer is |
 # | 6, 7 labels | after the copies are gone, because a copy vouches for its own wrong label; on the test rows as well |
 # | 8 write | last, because the version is computed from what is written |
+#
+# Each run leaves these files. Those with text have been redacted.
+#
+# | file | what is in it | what you do with it |
+# | --- | --- | --- |
+# | `rejects.csv` | the number of each row that was left out, and the reason | count the reasons |
+# | `copies.csv` | each group of near-copies, with the row that stayed | read some large groups: are they copies? |
+# | `conflicts.csv` | near-copies with different labels | fill in the column "right", save the lines as `decided.csv`, run again |
+# | `to_read.csv` | the tenth of the rows with the least probable labels | fill in "right" where the label is wrong, add these lines to `read.csv`, run again |
+# | `mine-ready` | training, validation and test rows, with their card | train; score on the test rows once |
+#
+# Row numbers hold for *this* export only: with another one, begin with new files.
 
 # %%
 import hashlib
@@ -1107,8 +1119,8 @@ def decided(rows):
 # twice as many take four times as much. For more, use the bands of section 3 (library `datasketch`).
 #
 # Copies form chains: if A is like B and B like C, then C goes with A. So read some large groups. Copies with
-# different labels contradict each other, and no program knows which is right. So all of them go to
-# `conflicts.csv`, and none into the training file until you have decided.
+# different labels contradict each other, and no program knows which is right. So none of them goes into the
+# training file until you have decided.
 
 # %%
 def without_copies(rows, alike=0.6):
@@ -1197,10 +1209,8 @@ def split(rows):
     return rows, report
 
 # %% [markdown]
-# Steps 6 and 7 belong together. The first run writes the tenth of the rows with the least probable labels to `to_read.csv`.
-# Read them, fill in the column "right" where the label is wrong, and add these lines to `read.csv`, so that
-# later rounds keep what the first one found. Then run the script again: step 6 enters your corrections. In the
-# same way the lines of `conflicts.csv` go into `decided.csv`. Row numbers hold for *this* export only.
+# Steps 6 and 7 belong together: step 7 finds the doubtful labels, and in the next run step 6 enters what you
+# corrected. `read.csv` keeps the lines of all rounds.
 
 # %%
 def doubtful(rows):
@@ -1237,8 +1247,7 @@ def write(rows, folder):
     return DatasetDict(parts), f"{version.hexdigest()[:12]} of {date.today()}"
 
 # %% [markdown]
-# Four files are for a person and stay where the export is. `rejects.csv` has the number of every row that was left out, and the
-# reason, but no text. `conflicts.csv`, `copies.csv` (each group of near-copies, with the row that stayed) and `to_read.csv` have text, after redaction.
+# The files for a person stay where the export is, outside the folder that you hand on.
 
 # %%
 def for_a_person(rows, rejected):

@@ -168,7 +168,7 @@ def rename(said, old, new):
     said.update(items)
 
 
-SENTENCE = "Ask it twelve messages that it has not seen."
+SENTENCE = "Try it on twelve messages that it has not seen."
 
 
 def test_a_changed_sentence_turns_fuzzy_and_the_check_red(declared_complete, capsys):
@@ -218,7 +218,7 @@ def test_a_broken_translation_is_red_in_a_language_that_is_not_complete(declared
     assert catalogues.problems("es", catalogues.check("es")) == []
     file = languages.catalogue_file("es", SPANISH)
     text = file.read_text(encoding="utf-8")
-    file.write_text(text.replace("{{term:QLoRA}} lo guarda", "QLoRA lo guarda"), encoding="utf-8")
+    file.write_text(text.replace("{{term:QLoRA}} guarda cada", "QLoRA guarda cada"), encoding="utf-8")
     (line,) = catalogues.problems("es", catalogues.check("es"))
     assert "lacks {{term:QLoRA" in line
     monkeypatch.setattr(catalogues, "collected", lambda domain: {**declared_complete, "A new sentence.": ["x"]})
