@@ -1023,7 +1023,7 @@ show.folded("How the calls differ, host by host", lesson_06.differences_table(HO
 #     """The record in an answer; an empty one if there is none."""
 #     try:
 #         found = json.loads(text)
-#     except ValueError:
+#     except json.JSONDecodeError:
 #         return {}
 #     return found if isinstance(found, dict) else {}
 #
