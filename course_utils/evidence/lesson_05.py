@@ -718,8 +718,6 @@ SCRIPT_NOTES = {
     "STOP": "Shares of the rows: at most so many unusable, contradicting and of one customer;\n"
     "# at least so many with personal data, in the smallest part, and so much better than guessing.",
 }
-# The lines of the lesson's section 9 that run the script's functions instead of defining them begin so.
-SCRIPT_RUNS = ("os.environ", "data, reports", "rejects =", "top ", "steps ")
 
 
 def spreadsheet(file: str | Path, rows: Sequence[dict], reasons: Sequence[Sequence[quality.Reason]]) -> Path:
@@ -827,12 +825,12 @@ def clean_script(file: str | Path) -> str:
             code = ast.get_source_segment(cell, node) or ""
             if isinstance(node, ast.FunctionDef):
                 functions.append(code)
-            elif isinstance(node, ast.Assign) and not code.startswith(SCRIPT_RUNS):
-                (target,), value = node.targets, ast.literal_eval(node.value)
-                names = (
-                    [ast.unparse(name) for name in target.elts] if isinstance(target, ast.Tuple) else [ast.unparse(target)]
-                )
-                settings |= zip(names, value if isinstance(target, ast.Tuple) else [value])
+            elif isinstance(node, ast.Assign):
+                target = node.targets[0]
+                names = [ast.unparse(name) for name in getattr(target, "elts", [target])]
+                if all(map(str.isupper, names)):  # the settings; whatever else is assigned there runs the script
+                    value = ast.literal_eval(node.value)
+                    settings |= zip(names, value if len(names) > 1 else [value])
     return _write_script(file, settings, functions)
 
 
