@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from course_utils.figures import STYLE, Figure, _new
@@ -25,6 +26,11 @@ METHODS: dict[str, tuple[str, str]] = {
     "SimPO": ("#5b6b00", ">"),
 }
 OTHERS = (("#0072B2", "o"), ("#b34700", "^"), ("#007a5a", "s"), ("#a0457f", "D"), ("#7a5d00", "v"))
+# A measure looks the same in every figure of shares: its place in OTHERS.
+MEASURES = {
+    "right fact": 0, "valid form": 1, "valid form on others": 1, "right record": 2, "on others": 2, "usable": 3,
+    "on its own examples": 4,
+}  # fmt: skip
 # At 390 pixels a figure of 5.6 inches at 110 dots is shown at 0.63 of its size, and 12 points are then 11.6 pixels.
 LARGE: dict[Any, Any] = STYLE | {"figure.dpi": 110, "font.size": 12, "axes.titlesize": 12.5, "axes.titlepad": 12}
 WIDTH, HEIGHT = 5.6, 3.7
@@ -462,6 +468,9 @@ def shares(rows: Mapping[str, Mapping[str, Any] | None], title: str, spread: str
     import matplotlib
 
     kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row or {}))
+    free = [place for place in range(len(OTHERS)) if place not in map(MEASURES.get, kinds)]
+    others = cycle(free or range(len(OTHERS)))
+    looks = {kind: OTHERS[MEASURES[kind] if kind in MEASURES else next(others)] for kind in kinds}
     words = []
     with matplotlib.rc_context(LARGE):
         high = sum(30 + (20 * len(row) if row else 6) for row in rows.values())  # hundredths of an inch, as are all y
@@ -475,7 +484,7 @@ def shares(rows: Mapping[str, Mapping[str, Any] | None], title: str, spread: str
                 words.append(f"{name}: not recorded yet")
             for kind, score in (row or {}).items():
                 y -= 20
-                colour, marker = OTHERS[kinds.index(kind) % len(OTHERS)]
+                colour, marker = looks[kind]
                 at, low, high_end = 100 * score.value, 100 * score.low, 100 * score.high
                 around = [[at - low], [high_end - at]]
                 axes.errorbar(at, y, xerr=around, color=colour, marker=marker, ms=7, capsize=3, lw=1.6)
@@ -483,7 +492,7 @@ def shares(rows: Mapping[str, Mapping[str, Any] | None], title: str, spread: str
                 words.append(f"{name}: " + ", ".join(f"{kind} {100 * score.value:.0f} %" for kind, score in row.items()))
             y -= 16 if row else 22
             axes.axhline(y, color="#cbd2d9", lw=0.8)
-        for kind, (colour, marker) in zip(kinds, OTHERS):
+        for kind, (colour, marker) in looks.items():
             axes.plot([], [], color=colour, marker=marker, ls="", label=kind)
         axes.set(xlim=(-2, 102), ylim=(y, high), yticks=[], xlabel=f"share of answers, %, with {spread}")
         for side in ("left", "bottom"):

@@ -330,7 +330,7 @@ def memory_parts(
     ground, wide, gap = 568.0, 156.0, 14.0
     scale = HIGHEST / max(total.values())
     ratio = total["full fine-tuning"] / total["LoRA"]
-    board = _Board(ground + 54, f"Full fine-tuning takes {ratio:.0f} times\nthe memory of LoRA")
+    board = _Board(ground + 54, f"Before the first example: full fine-tuning\ntakes {ratio:.0f} times the memory of LoRA")
     board.text(MARGIN, 74, f"{model}, activations not counted", ha="left")
     ceiling = ground
     for column, (method, parts) in enumerate(states.items()):
@@ -654,7 +654,7 @@ def hosted_job() -> figures.Figure:
         board.text((left + wide + right) / 2 - 3, y + high / 2 - 18, why)
         if state == "cancelled":
             board.text((left + wide + right) / 2 - 3, y + high / 2 + 18, "at any time")
-    board.text(right, last + high / 2, "job.error says why", ha="left")
+    board.text(right, top + 2 * pitch + high + 22, "job.error says why", ha="left")
     return board.figure(
         """A job goes from validating_files over queued and running to succeeded. On the way it can end as failed, for a bad
         row or an error in training, or at any time as cancelled."""
@@ -698,7 +698,7 @@ def alignment_roads() -> figures.Figure:
     data, trained, judge = FROZEN, METHOD_COLOURS["QLoRA"], METHOD_COLOURS["full fine-tuning"]
     left, between, right = float(MARGIN), 196.0, 372.0
     roads = [
-        ("RLHF with PPO: three stages", "pairs", "reward model,\ntrained first", "policy: each\nanswer scored",
+        ("RLHF with PPO: two stages after SFT", "pairs", "reward model,\ntrained first", "policy: each\nanswer scored",
          "Starts as the SFT model. A KL penalty holds it near that."),
         ("DPO: the pairs train the policy", "pairs", "", "policy: gains\nare set apart",
          "Starts as the SFT model, which is the reference too."),

@@ -216,10 +216,12 @@ def alarms(records: Sequence[Mapping[str, Any] | None], references: Sequence[Map
     rows = {
         "escalated for the right reason": sum(predicted == right for predicted, right in urgent),
         "escalated for another reason": sum(predicted not in (right, "none", None) for predicted, right in urgent),
-        "missed": sum(predicted in ("none", None) for predicted, _ in urgent),
+        "missed: “none”, or no valid record": sum(predicted in ("none", None) for predicted, _ in urgent),
         "false alarms": sum(predicted not in ("none", None) for predicted in calm),
+        "right to say “none”": calm.count("none"),
+        "no valid record where nothing was needed": calm.count(None),
     }
-    of = [len(urgent)] * 3 + [len(calm)]
+    of = [len(urgent)] * 3 + [len(calm)] * 3
     shown = {name: {"messages": count, "of": total} for (name, count), total in zip(rows.items(), of)}
     return Table(shown, f"Escalation: {len(urgent)} of {len(pairs)} messages need it", "answer", "")
 

@@ -130,6 +130,8 @@ def prices(model: str = MODEL, batch_size: int = 8, length: int = 1024) -> Table
     first, rows = step_gb(model, **start), {}
     for name, change, cost in LEVERS[1:]:
         alone = {"length": length // 2} if name == "half the length" else {} if change == KEEP_16_BITS else change
+        if "batch_size" in change and batch_size > 1:
+            alone = alone | {"accumulation": batch_size}
         rows[name] = {
             "alone saves, GB": None if alone == {} else round(first - step_gb(model, **(start | alone)), 1),
             "left after it and those above, GB": round(sum(walk[name].values()), 1),
@@ -616,7 +618,10 @@ def judge_Q5(lora: Sequence[float], qlora: Sequence[float], before: Sequence[flo
         f"examples, QLoRA's loss on {len(lora)} held-out answers was {four:.3f} and LoRA's {plain:.3f}, a difference of "
         f"{_interval(gap, 3)}.{gained}{between_seeds} "
         + ("So at this size the rounded base costs something that can be measured."
-           if worse and apart else f"Another seed alone changes as much ({spread:.3f}): beside LoRA, no damage shows.")
+           if worse and apart else f"Another seed alone changes {'more' if spread > abs(gap.value) else 'as much'} "
+           f"({spread:.3f}): beside LoRA, no damage shows.")
+        + (f" Full fine-tuning at its best rate reached {full:.3f}. LoRA is behind that too, so 4 bits are not the reason."
+           if four_bit and full < min(statistics.mean(four_bit), statistics.mean(seeds)) else "")
         + " For 7B to 65B the QLoRA paper reports none (a mean MMLU, a test of general knowledge, of 53.1 with NF4 and 53.0 "
         "with 16 bits)."
     )  # fmt: skip

@@ -608,7 +608,6 @@ def hosts_table(hosts: Mapping[str, Any]) -> Table:
             "methods": ", ".join(host.methods),
             "gives you the weights": "yes" if host.weights else "no",
             "these answer until": host.ends,
-            "dates": host.dates,
             "where and when we read it": host.checked,
         }
     return Table(rows, "Hosts of the same API", "host", "")
@@ -619,6 +618,7 @@ def differences_table(hosts: Mapping[str, Any]) -> Table:
     rows = {
         host.name: {
             "base URL": host.base_url or "it says when it starts",
+            "end dates": host.dates,
             "key in": host.key_variable or "it says when it starts",
             "calls that work": host.jobs,
             "what differs": "; ".join(host.differences),
@@ -706,7 +706,7 @@ def judge_O3(losses: Mapping[int, Mapping[str, float]]) -> Verdict:
     if recorded_runs:
         rises = [100 * (run["turn"]["held"][-1] / min(run["turn"]["held"]) - 1) for run in recorded_runs]
         sentence += (
-            f" With forty messages it rose to stay in {sum(found)} of {len(recorded_runs)} recorded "
+            f" With forty messages it rose and stayed up in {sum(found)} of {len(recorded_runs)} recorded "
             "jobs of ten epochs, which ended "
             f"{' and '.join(f'{rise:.0f} %' for rise in rises)} above their lowest."
         )

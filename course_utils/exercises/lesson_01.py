@@ -783,7 +783,7 @@ Find the cheapest plan that meets the target. Full marks within 5 % of the best 
     Exercise(
         id="frame-6",
         title="Errors sorted by a program",
-        statement="Count wrong answers by the first thing that went wrong, as you did by hand in section 3. Then run it on fifty answers of your own.",
+        statement="Count wrong answers by the first thing that went wrong, as you did by hand in section 3. (The program is cruder than you: it takes an answer that names the right fact and three others for a mistake of form.) Then run it on fifty answers of your own, and read a sample of each pile.",
         solution=sort_errors,
         cases=_error_cases,
         points=4,

@@ -848,7 +848,8 @@ def answer_loss(logits, labels):
         id="lora-8",
         title="Your own data",
         statement="Your data are a JSONL file with a message and a record per line. Turn its lines into rows for `SFTTrainer`. "
-        "(Then try it: write twenty lines about something that you know, and run the cells of section 3 on them.)",
+        "(Then try it: write twenty lines about something that you know, and give `Dataset.from_list(rows)` to the program of "
+        "section 7 in place of `data`.)",
         solution=training_rows,
         cases=_row_cases,
         points=4,

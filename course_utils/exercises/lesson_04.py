@@ -672,7 +672,7 @@ def log_probabilities_of_batch(logits, tokens, mask):
     Exercise(
         id="align-2",
         title="DPO when the annotators may be wrong",
-        statement="DPO believes every label. Write its conservative form (cDPO), which keeps a doubt: with probability `doubt` the pair is the wrong way round. (A close relative is TRL's `loss_type=\"robust\"`, which subtracts the turned pair's loss instead of adding it.)",
+        statement="DPO believes every label. Write its conservative form (cDPO), which keeps a doubt: with probability `doubt` the pair is the wrong way round. (In TRL this is `label_smoothing=doubt`. A close relative is `loss_type=\"robust\"`, which subtracts the turned pair's loss and divides by 1 − 2·doubt.)",
         solution=conservative_dpo_loss,
         cases=_log_probability_cases,
         points=4,
@@ -817,7 +817,7 @@ def losses_of_a_run(chosen, rejected, beta):
             Mistake(_settings_timid, TIMID),
             Mistake(_settings_small_beta, GREEDY),
         ),
-        hint="Two settings reach the budget along different ways. Fix beta, raise the steps until the KL is just below 1, note the wins; then another beta.",
+        hint="A larger beta and fewer steps both keep the KL small. Fix beta, raise the steps until the KL is just below 1, note the wins; then another beta.",
         challenge=Challenge(_lost, bar=LOST, half=HALF_LOST, advise=_advise_settings, measure="share of comparisons lost (1 minus the win rate)"),
     ),
 )  # fmt: skip

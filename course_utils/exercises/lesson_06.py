@@ -870,7 +870,7 @@ def preference_rows(logs):
     ),
     Exercise(
         id="api-6",
-        title="A grader that cannot be fooled by form",
+        title="A grader that looks at the content, not the form",
         statement="Write the body of a Python grader, as you would send it in `source`. It should pay a little for the form, most for the content, and nothing for text around the record.",
         solution=grade,
         cases=_grade_cases,
@@ -929,7 +929,7 @@ def preference_rows(logs):
         title="Challenge: one dollar for a year",
         statement=f"""You may spend **one dollar** on twelve training jobs in 2027, one on the first day of each month. Choose the model, the number of epochs and the rows. The marker adds up your cost with the prices of this lesson and refuses what is over a dollar, or what a host does not take. Then it trains a small classifier on your rows, with as many passes as you chose. The classifier stands in for the hosted model and is the same whichever you choose, so the model decides the price and not the skill.
 
-Marked is the share of wrong categories on 608 messages that are not among the rows: at most {100 * CHALLENGE_BAR:.0f} % earns all points, {100 * CHALLENGE_HALF:.0f} % half of them. Taking everything as it came, with as many passes as a dollar buys, leaves more than half of them wrong. Read the rows first, for instance with `print(rows[:20])` in the function while you write it: they are not clean.""",
+Your mark depends on the share of wrong categories on 608 messages that are not among the rows: at most {100 * CHALLENGE_BAR:.0f} % earns all points, at most {100 * CHALLENGE_HALF:.0f} % half of them. Taking everything as it came, with as many passes as a dollar buys, leaves more than half of them wrong. Read the rows first, for instance with `print(rows[:20])` in the function while you write it: they are not clean.""",
         solution=twelve_jobs,
         cases=lambda random: [([list(row) for row in _dollar_rows()], _dollar_prices())],
         needs=("numpy", "sklearn"),

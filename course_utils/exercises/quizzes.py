@@ -229,7 +229,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
         Question(
             "GRPO brings the share of valid JSON from 30 to 100 %, and users complain. Which number should you have watched?",
             (
-                ("The loss, which must have risen meanwhile.", False, "GRPO's loss hovers about zero while the reward rises, because advantages are distances from a mean; it says little about quality."),
+                ("The loss, which must have risen meanwhile.", False, "GRPO's loss says little while the reward rises, because advantages are distances from a mean and add up to zero in each group."),
                 ("The learning rate.", False, "A schedule would have changed when the answers collapsed, but it shows you nothing."),
                 ("How many different answers there were, and whether they were true.", True, "The check asks for a form, so one constant answer is perfect. Counting different answers, or a check of the content, would have told you."),
             ),
@@ -237,7 +237,7 @@ QUIZZES: dict[str, tuple[Question, ...]] = {
         Question(
             "You can say which of two answers is better, but you could not write a better one yourself. Where do your pairs come from?",
             (
-                ("From a large public set.", False, "It teaches what its annotators liked about other topics. Few pairs about your own task are worth more."),
+                ("From a large public set.", False, "It teaches what its annotators liked about other topics. A few hundred pairs about your own task are often worth more."),
                 ("From your model's own samples, compared by you.", True, "You need to judge only, not to write. And the pairs are about what your model really does."),
                 ("From a copywriter, whose texts are chosen, against your model's answers as rejected.", False, "Two writers differ in length, words and layout. The model would learn to tell them apart by that."),
             ),

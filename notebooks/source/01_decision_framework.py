@@ -52,7 +52,7 @@ lesson_01.picture()
 # - compute the number of requests a day from which fine-tuning pays, and find the cheapest plan that is good enough.
 #
 # You should have called a language model's API before, but need not have trained anything. Reading takes
-# about 30 minutes, the exercises about as long again.
+# about an hour, and the exercises about as long again.
 #
 # {{timing}}
 
@@ -88,7 +88,7 @@ drawings.decision_tree()
 # | prompt | always first: an afternoon to try, a minute to undo; with similar past answers as examples, if you have any | almost nothing to set up; every call carries instructions and examples | format hints, tone, persona, recurring questions |
 # | RAG | facts are missing | an index to build and keep, longer prompts | facts that change, catalogues, rules, citations |
 # | fine-tuning | the model knows, but acts wrongly | examples and training once, then short prompts | format, style, the jargon of a field |
-# | all together | both are missing, at scale | the most to set up | production |
+# | all together | both are missing, at scale | the most to set up | many requests, changing facts, a fixed form |
 #
 # The helper `decide` is the same tree as a function. It also asks how often things change, how many requests
 # come and where the data may go. Suppose that the model behaves wrongly, the best prompt gets 60 % of the
@@ -105,8 +105,8 @@ decide("behaviour", prompt_reaches=0.6, examples=300, requests_a_day=500)
 widgets.decision_helper()
 
 # %% [markdown]
-# The two limits in the tree, 85 % and 100 examples, are common rules of thumb. Section 6 tests the second;
-# section 8 replaces the first by a sum for your own project.
+# The two limits in the tree, 85 % of the test messages right and 100 examples, are common rules of thumb. Section 6
+# looks at the second; section 8 replaces the first by a sum for your own project.
 #
 # **Your turn.** In all exercises you may use Python's standard library, NumPy, PyTorch, pandas and SciPy, but
 # no library that does the exercise for you. Check as often as you like. In this one, somebody wrote the tree
@@ -216,14 +216,15 @@ drawings.error_chain()
 # the Thackle desk is number 315." The fact is right, but the program wanted a record, not a sentence. So the
 # cause is the *format*, which can be fixed without training.
 #
-# The chain as code:
+# The chain as code. Where the message itself holds all that a right answer needs, as in the triage of section 2,
+# `needed` is `None`, and a wrong answer can only be a matter of format or behaviour.
 
 # %%
 def cause(shown, needed, content_right):
     """Why an answer is wrong: the first link that broke. Passages are given by their titles."""
-    if shown is None:
+    if needed and shown is None:
         return "knowledge"
-    if shown != needed:
+    if needed and shown != needed:
         return "retrieval"
     return "format" if content_right else "behaviour"
 
@@ -268,7 +269,8 @@ lesson_01.causes_table(wrong)
 #
 # We score *the fact* and *the record* (form, topic and product). A wrong record is a matter of behaviour; a
 # wrong fact can come from missing knowledge, from the search, or from reading badly. An answer with both
-# right is *usable*.
+# right is *usable*. In free text a fact counts as right if it appears there word for word, so an answer that names
+# the right price and a wrong one beside it also counts.
 
 # %%
 catalogue = load_catalogue()
@@ -292,8 +294,8 @@ def ask(prompts, asked, model=model):
 #
 # What can a better prompt fix: the format, the judgement about what goes in each field, or the facts? We compare four prompts:
 #
-# 1. the message alone ({{term:zero-shot}});
-# 2. instructions, then the message;
+# 1. the message alone;
+# 2. instructions, then the message ({{term:zero-shot}});
 # 3. instructions with three fixed examples ({{term:few-shot}});
 # 4. instructions with three *retrieved* examples: of 300 answered messages, the three that are most like the new one.
 
@@ -368,8 +370,9 @@ show.table({
 }, caption=f"{len(few)} messages", of="decoding")
 
 # %% [markdown]
-# Look at the first column: the schema guarantees the form, unless an answer reaches its token limit (so limit
-# the length of the texts in the schema). Expect little in the other two columns: a schema knows which topics
+# Look at the first column: the schema guarantees the form, unless an answer reaches its token limit. (Ours sets no
+# limit to the length of a text, so some recorded answers run on until they are cut off or too long for a fact. In
+# your own schema set one.) Expect little in the other two columns: a schema knows which topics
 # exist, not which one is right. But if valid JSON is *all* you want, you get it without any training.
 #
 # **Do you measure enough?** Suppose your prompt got 17 of 20 messages right, which is 85 %. Has it reached the limit of the
@@ -408,7 +411,7 @@ show.table({"17 of 20": {"share": twenty}, "85 of 100": {"share": hundred}}, of=
 # for case in cases:
 #     reply = client.chat.completions.create(model="gpt-6-luna", messages=[
 #         {"role": "system", "content": instructions}, {"role": "user", "content": case["question"]}])
-#     text = reply.choices[0].message.content
+#     text = reply.choices[0].message.content or ""
 #     fact = re.escape(case["answer"])                            # the next line: not 6 days in 16, not 5 in 1.5
 #     hit = re.search(rf"(?<![\w.,]){fact}(?![.,]?\d|\w)", text, re.IGNORECASE)
 #     right += hit is not None
@@ -419,6 +422,9 @@ show.table({"17 of 20": {"share": twenty}, "85 of 100": {"share": hundred}}, of=
 # low, high = ((middle + sign * half) / (1 + z*z / n) for sign in (-1, 1))
 # print(f"{100*p:.0f} % right; 95 % interval {100*low:.0f} to {100*high:.0f} %")
 # ```
+#
+# A hit means only that the text occurs: "not 19 days" counts as well. So read twenty hits too. If your answers are
+# records, replace the line with `re.search` by `json.loads` and compare field by field.
 
 # %% [markdown]
 # ## 5 · Branch two: look the facts up
@@ -483,7 +489,7 @@ charts.shares({
 # - for the fact alone, which is easiest;
 # - for the record that the program needs, with three fixed examples;
 # - for the record under the schema;
-# - for the record with the retrieved examples of section 4, each with its passage;
+# - for the record with the retrieved examples of section 4, each with its passage, which may be the needed one;
 # - the same, without examples about the fact that is asked for.
 
 # %%
@@ -491,7 +497,7 @@ lesson_01.rivals_figure(
     ["RAG, asked for the fact alone", "RAG, asked for the record",
      "RAG, record, structured output", "RAG, retrieved examples",
      "RAG, examples about other facts"],
-    "The same passages, asked for in five ways",
+    "The same search, asked for in five ways",
 )
 
 # %% [markdown]
@@ -502,7 +508,7 @@ lesson_01.rivals_figure(
 # every fact before, so one of the three examples often *contains* the fact. The last row leaves such examples
 # out. The others teach only form and reading: something, but not enough.
 #
-# The right passage was there for 85 of 100 questions, so most wrong facts were *misread*. Expect a larger
+# The search had the right passage for 85 of 100 questions, so most wrong facts were *misread*. Expect a larger
 # model to misread less. But the order in which answers get lost is worth remembering at any size: not found,
 # found and misread, too much asked at once.
 #
@@ -624,7 +630,7 @@ lesson_01.sizes_figure()
 # of the rule is called {{term:overfitting}}.
 #
 # With more examples the two marks come closer, partly because each was seen less often and is no longer known
-# by heart. The intervals on others overlap: none of our three sizes is a threshold.
+# by heart. Our three sizes cannot say where a threshold lies, or whether there is one.
 
 # %%
 evidence.card("D4")
@@ -724,8 +730,8 @@ lesson_01.published()
 #    RAG.
 # 2. This is no test: no model knows our shop.
 # 3. Yes, as this section showed.
-# 4. Yes: what was trained in is hard to replace. (This share is the mean of three runs; the table of passes
-#    shows one.)
+# 4. In part: what was trained in goes out of date. How hard it is to replace, we did not test. (This share is the
+#    mean of three runs; the table of passes shows one.)
 #
 # In the last row do not expect much of so small a model, which was never meant to read thousands of tokens.
 # Where the table says "not tested here", trust the source as far as you trust its author: one of them sells
@@ -758,7 +764,8 @@ lesson_01.frontier(catalogue)
 #
 # On the other side are 40 hours of work on examples and tests. At 80 dollars an hour these cost 3,200
 # dollars, as much as three million requests save: some 9,000 a day for a year. The form does this sum with
-# the exact numbers of this lesson, and with yours.
+# the exact numbers of this lesson, and with yours. It also counts a second training within the year, which adds
+# eight hours. (Its tokens are those of our small model's {{term:tokenizer}}; other models cut text a little otherwise.)
 
 # %%
 chosen = lesson_01.assumptions(tokens)

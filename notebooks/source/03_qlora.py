@@ -42,7 +42,7 @@ lesson.does_it_fit()
 # - deploy the result without losing what was learned.
 #
 # You should know lesson 02: LoRA trains two thin matrices beside each large one, which stays {{term:frozen}}. Reading takes
-# about 45 minutes, and the exercises about as long again.
+# about an hour, and the exercises about as long again.
 #
 # {{timing}}
 
@@ -69,8 +69,8 @@ drawings.four_bit_layer()
 # - Each product may take more time, because a matrix is restored first (section 7).
 #
 # We use the support desk of lesson 02: a customer's message comes in, and one line of JSON goes out. On a CPU
-# we train a small model on a few short messages, to save time. Every line of code works the same on a large
-# one.
+# we train a small model on a few short messages, to save time. Section 2 works the same on a large one. Sections
+# 3, 6, 7 and 9 also load the model in 16 bits, to compare, and need the room for that.
 
 # %%
 device = hardware.detect()
@@ -219,7 +219,7 @@ show.folder_sizes("tickets-qlora")
 # **The whole program for your own card.** All it needs is `pip install trl peft bitsandbytes`. Each line of
 # `train.jsonl` is a row as above:
 # `{"prompt": [{"role": "user", "content": "..."}], "completion": [{"role": "assistant", "content": "..."}]}`.
-# It is not run here, because the model needs a GPU and a login on the {{term:hub}}.
+# It is not run here, because the model needs a GPU, and a login on the {{term:hub}} with its licence accepted there.
 #
 # ```python
 # import torch
@@ -562,7 +562,8 @@ lesson.compare_with_peft(FourBitLoRA, matrix)
 #
 # Quantize a model and use it as it is, perhaps just to *run* it on a small card: how much worse does it
 # predict text? We load the same model in four formats, among them an 8-bit one (`load_in_8bit=True`), and let
-# each predict a few passages of everyday prose.
+# each predict a few passages of everyday prose. Our packaged copy had once been stored in another 4-bit format
+# (Q4_1), so its "16 bits" are not quite the original's, and what you see below is the cost of rounding *again*.
 
 # %%
 del base, tuned, trainer                               # sections 2 to 5 are done: make room
@@ -576,8 +577,7 @@ lesson.formats_table(formats)
 # {{term:confidence interval|95 % intervals}}, the range in which the true difference probably lies.
 #
 # The 8-bit interval is narrow and includes zero: no loss that matters. Four bits have a measurable cost. Do
-# not carry this cost over to your model: rounding hurts small models like ours more than large ones, and our
-# packaged copy had been stored in another 4-bit format before, so its "16 bits" are not quite the original's.
+# not carry this cost over to your model: rounding hurts small models like ours more than large ones.
 #
 # And the speed? Generating text means reading all weights for each token. Smaller weights can even be faster
 # if the program has a fast routine for them, and are slower if it restores each matrix first. That is why
@@ -630,10 +630,37 @@ evidence.card("Q5", lora=losses["LoRA"], qlora=losses["QLoRA"], before=before)
 # damage is left at the end depends on the model's size, the data and the number of steps. So only your own
 # {{term:validation set}} can say what four bits cost *you*, measured by this paired loss.
 #
+# <details><summary><b>The paired loss for your own project, without this course</b></summary>
+#
+# ```python
+# import numpy as np
+# import torch
+#
+# def loss_of_answers(model, tokenizer, rows):
+#     """Mean loss over the tokens of each right answer; rows as in section 2."""
+#     losses = []
+#     for row in rows:
+#         prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True)["input_ids"]
+#         whole = tokenizer.apply_chat_template(row["prompt"] + row["completion"])["input_ids"]
+#         ids = torch.tensor([whole], device=model.device)
+#         labels = ids.clone()
+#         labels[:, : len(prompt)] = -100                      # the loss is taken on the answer alone
+#         with torch.no_grad():
+#             losses.append(model(input_ids=ids, labels=labels).loss.item())
+#     return np.array(losses)
+#
+# # Both trained on the same rows; the same held-out rows for both.
+# difference = loss_of_answers(qlora, tokenizer, held_out) - loss_of_answers(lora, tokenizer, held_out)
+# half = 1.96 * difference.std(ddof=1) / len(difference) ** 0.5
+# print(f"4 bits cost {difference.mean():+.3f}, 95 % interval {difference.mean() - half:+.3f} to {difference.mean() + half:+.3f}")
+# ```
+#
+# </details>
+#
 # **Time.** Each matrix is restored once in the forward pass and once on the way back (and once more with
 # checkpointing), however many tokens go through it. We time both passes of the libraries' own layers,
-# alternating LoRA and QLoRA. (`fit` replaces some of these layers by faster ones, so its seconds above show
-# less of the difference.)
+# alternating LoRA and QLoRA. (`fit` replaces some of these layers by faster ones, so its seconds above are no
+# measure of the libraries.)
 
 # %%
 guess = predict("How much longer does a QLoRA step of four examples take here?", unit="%")
@@ -703,7 +730,7 @@ table
 lesson.levers(model_name, card, batch_size, length)
 
 # %% [markdown]
-# Look at the table's first column: the smaller batch saves most, and checkpointing alone nearly as much. With
+# Look at the column *alone saves*: the smaller batch saves most, and checkpointing alone nearly as much. With
 # eight examples at once most of the memory is activations and logits, and 4 bits do nothing about those. Then
 # compare the columns: the smaller batch and checkpointing shrink the same activations, so the second has less
 # left to save.
@@ -717,12 +744,16 @@ lesson.levers(model_name, card, batch_size, length)
 #
 # Three notes:
 #
-# - `memory.estimate` and the controls below count embeddings in 16 bits. The recipe's float32, which the
-#   first figure of this lesson and "4-bit base" in the table count, takes 2.1 GB more. To keep 16 bits, leave
-#   `prepare_model_for_kbit_training` out and call `model.enable_input_require_grads()` instead.
-# - Newer versions of TRL compute the loss in pieces, so on a GPU their logits take less than this estimate
-#   (elsewhere, the trainer's option `use_liger_kernel=True` does the same).
-# - The line in the figure is the memory that a T4 really reports, 15.8 GB.
+# - **Embeddings.** `memory.estimate`, the controls below and `course estimate` in a terminal count them in 16
+#   bits. The recipe of section 2 keeps them in float32, which takes 2.1 GB more for this model; the first figure
+#   of the lesson and "4-bit base" in the table include that. To keep 16 bits, replace the line with
+#   `prepare_model_for_kbit_training` by `base.enable_input_require_grads()`, and give `SFTConfig` the option
+#   `gradient_checkpointing=True`. PEFT freezes the base by itself.
+# - **Logits.** Newer versions of TRL (1.16, for one) compute the loss in pieces on a GPU, so their logits take
+#   less than this estimate. With an older one, `pip install liger-kernel` and `use_liger_kernel=True` do the
+#   same, on a GPU.
+# - **GB.** Here a GB is $10^9$ bytes. Cards are sold in units 7 % larger and keep a part for themselves, so the
+#   line of the T4, a "16 GB" card, is at the 15.8 GB that it reports.
 #
 # **Now your model and your card.** Change `model_name`, `card` and the two numbers above and run the cells again, or use the
 # controls here.
@@ -756,7 +787,8 @@ evidence.card("Q4")
 # tutorial may belong to other settings.
 #
 # **Your turn: a challenge.** Try plans with `memory.estimate` as above; its options are `method`,
-# `batch_size`, `accumulation`, `length`, `checkpointing` and `optimizer`.
+# `batch_size`, `accumulation`, `length`, `checkpointing` and `optimizer`. The plan's option `embeddings` is not among
+# them: for a 4-bit base with float32 embeddings, add the 2.1 GB of the note above.
 
 # %%
 # EXERCISE: qlora-5
@@ -850,8 +882,10 @@ lesson.merge_figure(ways)
 # from peft import PeftModel
 # from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 #
+# name = "meta-llama/Llama-3.1-8B-Instruct"
 # four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-# base = AutoModelForCausalLM.from_pretrained(name, quantization_config=four_bits, dtype=torch.bfloat16)
+# base = AutoModelForCausalLM.from_pretrained(
+#     name, quantization_config=four_bits, dtype=torch.bfloat16, device_map={"": "cpu"})   # {"": 0}: the card
 # merged = PeftModel.from_pretrained(base.dequantize(), "my-adapter").merge_and_unload()
 # merged.save_pretrained("my-model")
 # AutoTokenizer.from_pretrained("my-adapter").save_pretrained("my-model")
@@ -863,10 +897,10 @@ lesson.merge_figure(ways)
 # other programs or a GPU:
 #
 # ```bash
-# python llama.cpp/convert_hf_to_gguf.py tickets-merged --outfile tickets-f16.gguf
-# llama-quantize tickets-f16.gguf tickets-q4.gguf Q4_K_M          # Q4_K_M: one of its 4-bit formats
-# vllm serve ./tickets-merged                                     # or in 16 bits, unchanged
-# vllm serve BASE --quantization bitsandbytes --enable-lora --lora-modules tickets=./tickets-qlora
+# python llama.cpp/convert_hf_to_gguf.py my-model --outfile my-f16.gguf
+# llama-quantize my-f16.gguf my-q4.gguf Q4_K_M                    # Q4_K_M: one of its 4-bit formats
+# vllm serve ./my-model                                           # or in 16 bits, unchanged
+# vllm serve meta-llama/Llama-3.1-8B-Instruct --quantization bitsandbytes --enable-lora --lora-modules mine=./my-adapter
 # ```
 #
 # The last command needs no merging: it serves a 4-bit base with the adapter beside it. For AWQ and GPTQ, start from the
@@ -917,8 +951,8 @@ lesson.rounded_steps(matrix)
 # | train a model that does not fit | NF4, double quantization, compute dtype bfloat16 (T4: float16), adapter in float32 |
 # | choose between LoRA and QLoRA | LoRA if a step fits with the base in 16 bits, else QLoRA |
 # | get out of *out of memory* | batch of one with accumulation, checkpointing, 4 bits, then length |
-# | know memory before a run | `course estimate Llama-3.1-8B --method qlora --gpu t4` |
-# | know what 4 bits cost you | loss per message, paired, on your validation set |
+# | know memory before a run | `course estimate Llama-3.1-8B --method qlora --gpu t4`; 2.1 GB more with the recipe's float32 embeddings |
+# | know what 4 bits cost you | loss per message, paired, on your validation set (lines in section 7) |
 # | deploy | adapter beside the 4-bit base, or merged into 16 bits; never rounded again without measuring |
 #
 # **The claims of this lesson.**

@@ -46,7 +46,7 @@ lesson.before_and_after()
 # - choose between {{term:SFT}}, DPO, {{term:ORPO}} and {{term:reinforcement learning}}, knowing what each costs.
 #
 # You should know lesson 02: what a training {{term:step}} is, what an {{term:adapter}} of {{term:LoRA}} is, and how a model is
-# fine-tuned on examples. Reading takes about 60 minutes, and the exercises about as long again.
+# fine-tuned on examples. Reading takes about an hour and a half (sections 8 and 9 can wait), and the exercises as long.
 #
 # {{timing}}
 
@@ -216,8 +216,9 @@ show.table({
 }, caption="What the imitating model thinks of the pair above")
 
 # %% [markdown]
-# Compare the two sums: they hardly differ. The replies have the same words, so only their *order* could make a
-# difference, and the model has no way of knowing which order is better.
+# Compare the two sums: they are close. The replies have the same words, so only their *order* can make a
+# difference. The model may well find one order more likely, because the desk used it more often; which order is
+# *better*, nobody has told it.
 #
 # In general, a log-probability says little about which reply is *better*. A longer reply usually has a lower
 # sum, because each token adds a negative term. And a reply is likely because its words are common, or because
@@ -446,11 +447,12 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # %% [markdown]
 # Read DPO's row rule by rule. DPO has gained one rule, the step that comes first, and lost another, the order
 # number. The last column cannot say whether its answers are better than the start's. Brackets are
-# {{term:confidence interval|95 % intervals}}: with eight answers, 75 % may be 41 or 93 in the long run. Where
-# two intervals overlap widely, claim nothing.
+# {{term:confidence interval|95 % intervals}}: with eight answers, 75 % may be 41 or 93 in the long run. Eight
+# answers are a first look, and section 5 compares the methods message by message.
 #
-# Then read DPO's cards again, beside the messages. The first sentence is much the same, whoever asked: DPO has
-# learned *that* a step comes first, and hardly *which* step. The table of test pairs ranked right may look good
+# Then read DPO's cards again, beside the messages. The table counts how many of its answers begin with a step;
+# single cards may be exceptions. But which step an answer promises hardly depends on the message: DPO has
+# learned *that* a step comes first, and hardly *which*. The table of test pairs ranked right may look good
 # all the same. **Ranking is not writing**: a model can raise every chosen reply above its rejected one, and
 # then write a third reply that is worse than both. So read the cards, and count the rules that the answers
 # keep; section 5 does so for longer runs.
@@ -570,9 +572,9 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # control.train()
 # by_control = answers_of(control.model, "control")
 #
-# # 6. A sheet for somebody who does not know which answer is whose: into "better" goes a, b or =.
+# # 6. A sheet for somebody who does not know which answer is whose: into "better" goes a, b or tie.
 # dice, whose = random.Random(0), []
-# with open("blind.csv", "w", newline="", encoding="utf-8") as file:
+# with open("blind.csv", "w", newline="", encoding="utf-8-sig") as file:       # with the mark that Excel looks for
 #     sheet = csv.writer(file)
 #     sheet.writerow(["message", "a", "b", "better"])
 #     for row, group, dpo, sft in zip(test, test_groups, by_dpo, by_control):
@@ -585,15 +587,18 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # When the sheet is filled in, this counts:
 #
 # ```python
-# import csv, json, random, statistics
+# import csv, io, json, random, statistics
+# from pathlib import Path
 #
+# text = Path("blind.csv").read_text(encoding="utf-8-sig")
+# separator = ";" if text.startswith("message;") else ","           # a spreadsheet may have saved the one or the other
 # wins = {}                                                         # group → its answers: 1, 0, or a half
-# for row, (group, dpo) in zip(csv.DictReader(open("blind.csv", encoding="utf-8")), json.load(open("whose.json"))):
+# for row, (group, dpo) in zip(csv.DictReader(io.StringIO(text), delimiter=separator), json.load(open("whose.json"))):
 #     mark = row["better"].strip().lower()
-#     if mark not in ("a", "b", "="):
+#     if mark not in ("a", "b", "tie"):
 #         print(f"not marked, so not counted: {row['message'][:60]!r} has {mark!r}")
 #         continue
-#     wins.setdefault(group, []).append(0.5 if mark == "=" else float(mark == dpo))
+#     wins.setdefault(group, []).append(0.5 if mark == "tie" else float(mark == dpo))
 # groups = list(wins.values())                                      # drawn whole: their answers are alike
 # draws = sorted(statistics.mean(sum(random.choices(groups, k=len(groups)), [])) for _ in range(2000))
 # share = statistics.mean(sum(groups, []))
@@ -601,7 +606,9 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # ```
 #
 # This program's share is called the *win rate*. The first program's *KL* is the model's distance from its
-# start; section 5 explains it. Two hundred compared answers tell you more than any curve.
+# start; section 5 explains it. Compared answers tell you more than any curve, if there are enough of them: thirty
+# leave about 18 points to either side, two hundred about 7. The program holds out a tenth of the groups, so with
+# few pairs hold out more.
 #
 # <details><summary><b>Settings seen in the wild</b></summary>
 #
@@ -636,7 +643,7 @@ lesson.compared_figure()
 # - **The step first: ahead of both.** DPO says it first in nearly every answer, with every seed. The control,
 #   whose replies begin with the step in more than half of the cases, does so in about one of three. For this
 #   rule the rejected halves were worth a lot.
-# - **The order number: behind both.** DPO names it in fewer answers than the start did, and the control in more.
+# - **The order number: behind both.** DPO names it in fewer answers than the start did and than the control.
 # - **The right step: not learned,** and behind the control, whose answers promise the right thing more often.
 # - **The tone: better than at the start,** and level with the control.
 #
@@ -679,7 +686,7 @@ lesson.kinds_learned()
 # the learning rate, and we have not separated the two effects.
 #
 # In the last row DPO, which leaves the order number out of its answers, ranks the pairs about this number
-# right. A preference pulls at what tells the pairs apart most easily, and nothing in the loss protects the
+# right. (They need the message too, but only to see whether it has the same number. And they are few.) A preference pulls at what tells the pairs apart most easily, and nothing in the loss protects the
 # rest. So measure the rest too, kind by kind.
 #
 # Is DPO then better or worse than the control? Score each answer by the rules (the share of the five that it
@@ -816,10 +823,13 @@ table
 #     return sum(0.5 if abs(score) < 1e-6 else float(score > 0) for score in scores) / len(scores)
 #
 #
-# def by_length(rows, aim):
+# def lengths(rows):
+#     return [(len(c.split()), len(r.split())) for c, r in zip(texts(rows, "chosen"), texts(rows, "rejected"))]
+#
+#
+# def by_length(pairs, aim):
 #     """The reply whose number of words is nearer to `aim`."""
-#     replies = zip(texts(rows, "chosen"), texts(rows, "rejected"))
-#     return [abs(len(r.split()) - aim) - abs(len(c.split()) - aim) for c, r in replies]
+#     return [abs(rejected - aim) - abs(chosen - aim) for chosen, rejected in pairs]
 #
 #
 # def by_words(first=None):
@@ -832,8 +842,9 @@ table
 #     return rule.decision_function(new).round(3)
 #
 #
-# aim = max(range(1, 500), key=lambda words: right(by_length(train, words)))
-# print(f"nearer to {aim} words: {right(by_length(test, aim)):.0%}")
+# known = lengths(train)
+# aim = max(range(1, 500), key=lambda words: right(by_length(known, words)))
+# print(f"nearer to {aim} words: {right(by_length(lengths(test), aim)):.0%}")
 # print(f"single words: {right(by_words()):.0%}, the first three words: {right(by_words(first=3)):.0%}")
 # ```
 #
@@ -1006,9 +1017,9 @@ def group_advantages(rewards):
 def grpo_loss(now, old, reference, advantages, mask, clip=0.2, beta=0.04):
     """Loss from log-probabilities of tokens, (answers, tokens), and an advantage per answer."""
     ratio, advantage = (now - old).exp(), advantages[:, None]
-    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    better = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
     away = (reference - now).exp() - (reference - now) - 1
-    per_answer = ((beta * away - gain) * mask).sum(1) / mask.sum(1)
+    per_answer = ((beta * away - better) * mask).sum(1) / mask.sum(1)
     return per_answer.mean()
 
 

@@ -51,12 +51,12 @@ lesson_06.before_and_after()
 # - write training rows, also with tools and with replies that should not be learned, and say what a host
 #   checks, and when,
 # - read a job's curves, see when it has trained too long, and choose among its models,
-# - say what a tuned model costs, and from which prompt length on it is the cheaper one,
+# - say what a tuned model costs, and at what prompt length it becomes the cheaper one,
 # - put preferences on top, and write a grader,
 # - leave a host with everything that you can take.
 #
-# You should have called a language model's API from Python before. Reading takes about 45 minutes, and the exercises as long
-# again. Three jobs train: in sections 1, 4 and 6. Most of the running time goes there.
+# You should have called a language model's API from Python before. Reading takes an hour and a quarter, and the exercises about
+# an hour. Three jobs train: in sections 1, 4 and 6. Most of the running time goes there.
 #
 # {{timing}}
 
@@ -76,35 +76,14 @@ print("the model that can be trained here:", BASE)
 # %% [markdown]
 # To use OpenAI instead, write `client = OpenAI()`, keep your key in `OPENAI_API_KEY`, and name a model that
 # is trained there in `BASE`. The calls below stay the same, except that OpenAI's reasoning models take
-# `max_completion_tokens` instead of `max_tokens`. Three things belong to this service alone: the cells with
+# `max_completion_tokens` instead of `max_tokens`, and no `temperature`. Three things belong to this service alone: the cells with
 # `server` in them, the recorded tables and the last cells of section 9. (On Colab, keep the key under that
 # name in the *secrets*, behind the key symbol on the left, and write
 # `OpenAI(api_key=hardware.secret("OPENAI_API_KEY"))` after `from course_utils import hardware`.)
 #
 # Since OpenAI takes no new customers, you will more likely use a host of open models. Where some settings go,
-# and what their numbers mean, differs from host to host; section 10 lists it for four of them.
-#
-# <details><summary><b>The same job at a host of open models (after its own notebooks; not run by us)</b></summary>
-#
-# ```python
-# client = OpenAI(base_url="https://api.tokenfactory.nebius.com/v1/", api_key=os.environ["NEBIUS_API_KEY"])
-# job = client.fine_tuning.jobs.create(
-#     model="meta-llama/Llama-3.1-8B-Instruct", training_file=train.id, validation_file=held_out.id,
-#     hyperparameters={                         # at the top level, not under `method`
-#         "n_epochs": 3, "lora": True,
-#         "learning_rate_multiplier": 2e-5,     # here the learning rate itself: 1 would ruin the model
-#     },
-# )
-# # When the job is over, the weights are files of its checkpoints, and this is what section 9 takes home:
-# for checkpoint in client.fine_tuning.jobs.checkpoints.list(job.id):
-#     for file_id in checkpoint.result_files:
-#         name = client.files.retrieve(file_id).filename
-#         client.files.content(file_id).write_to_file(Path("adapter") / Path(name).name)
-# ```
-#
-# Before a tuned model answers at this host, it needs a deployment, which you pay for separately (section 8).
-#
-# </details>
+# and what their numbers mean, differs from host to host. The end of this section has the whole job for one of
+# them, and section 10 lists the differences for four.
 #
 # **The task.** A customer writes; the answer is a record with two fields. `category` is what the message is
 # about, such as `delivery` or `defect`. `escalation` says whether somebody must act at once, and why; mostly
@@ -217,7 +196,8 @@ lesson_06.curve(events, "What the job learned, on rows it saw and on rows it did
 # %% [markdown]
 # The {{term:loss}} is how surprised the model is by the right answer, on average per token: the lower, the
 # better. Compare the training line with the validation line. As long as both fall, the model is learning the
-# task. Where they part, it begins to learn these fifty examples instead (section 4).
+# task. A gap between the two is normal. Trouble starts when the validation line stops falling while the
+# training line goes on: then the model is learning these fifty examples by heart (section 4).
 #
 # The pale line is `train_loss`, the loss on the rows of each step. It jumps, since some rows are harder than
 # others; the bold line is its running mean. "Validation" is the loss on the other file, which the event above
@@ -236,11 +216,12 @@ print(f"{chosen.n_epochs} epochs, {chosen.batch_size} rows per step, multiplier 
 # the epochs. The {{term:learning-rate multiplier}} scales the size of a step. What a multiplier of 1 means is
 # the host's secret, so a value does not carry over to the next host.
 #
-# **Use the model** by its name, without a word about the format. For comparison, we ask the base the same.
+# **Use the model** by its name, without a word about the format. For comparison, we ask the base two of the
+# same messages.
 
 # %%
 def ask(model, messages, **more):
-    """One answer, without chance: temperature 0."""
+    """One answer at temperature 0: the likeliest token each time."""
     made = client.chat.completions.create(
         model=model, messages=messages, temperature=0, max_tokens=40, **more
     )
@@ -298,6 +279,40 @@ show.answers([prompt[-1]["content"] for prompt in prompts[:2]],
 # large host answers may still differ now and then.
 #
 # That is the whole job: two uploads, one job, a loop, and a model's name.
+#
+# <details><summary><b>The same job at a host of open models (written from the host's own notebooks; not run by us)</b></summary>
+#
+# ```python
+# import os
+#
+# nebius = OpenAI(base_url="https://api.tokenfactory.nebius.com/v1/", api_key=os.environ["NEBIUS_API_KEY"])
+# sent = {name: nebius.files.create(file=Path(f"{name}.jsonl").open("rb"), purpose="fine-tune").id
+#         for name in ("train", "validation")}
+# there = nebius.fine_tuning.jobs.create(
+#     model="meta-llama/Llama-3.1-8B-Instruct", training_file=sent["train"], validation_file=sent["validation"],
+#     hyperparameters={                         # at the top level, not under `method`
+#         "n_epochs": 3, "lora": True,
+#         "learning_rate_multiplier": 2e-5,     # here the learning rate itself: 1 would ruin the model
+#     },
+# )
+# while there.status in WAITING:
+#     time.sleep(60)
+#     there = nebius.fine_tuning.jobs.retrieve(there.id)
+# if there.status != "succeeded":
+#     raise RuntimeError(f"{there.status}: {there.error}")
+#
+# # The weights are files of the checkpoints. This is what section 9 takes home.
+# for checkpoint in nebius.fine_tuning.jobs.checkpoints.list(there.id):
+#     place = Path("adapters") / checkpoint.id
+#     place.mkdir(parents=True, exist_ok=True)
+#     for file_id in checkpoint.result_files:
+#         name = nebius.files.retrieve(file_id).filename
+#         nebius.files.content(file_id).write_to_file(place / Path(name).name)
+# ```
+#
+# Before a tuned model answers at this host, it needs a deployment, which you pay for separately (section 8).
+#
+# </details>
 #
 # **Your turn.** Somebody looked at a job's events every few seconds. What happened?
 
@@ -373,8 +388,8 @@ print(forced.tool_calls[0].function.name, forced.tool_calls[0].function.argument
 # so small that it hardly follows instructions; "tell" should do better with a large model, which we have not
 # run.
 #
-# Forcing is one more argument, and works with any model. Without `"strict": True`, OpenAI treats the schema
-# as a suggestion.
+# Forcing is one more argument and needs no training, but the host must support it for your model. Without
+# `"strict": True`, OpenAI treats the schema as a suggestion.
 
 # %%
 form = {"type": "json_schema", "json_schema": {
@@ -462,7 +477,7 @@ lesson_06.epochs_table(greedy_events)
 # %% [markdown]
 # Read the table from top to bottom. The training loss, the mean over an epoch's steps, goes toward zero: the
 # twelve answers are almost learned by heart. The validation loss, measured at the epoch's end, stops falling
-# before the job ends, while you go on paying. The unit is the {{term:nat}}, with the natural logarithm. Where
+# before the job ends, while you go on paying. The unit is the {{term:nat}}: the loss is a natural logarithm. Where
 # both lines of the figure jump up in an early epoch, a large step went wrong; that is no overfitting.
 #
 # Does the validation loss really rise at the end? Sixteen messages cannot say: a single epoch up or down may
@@ -473,8 +488,8 @@ lesson_06.epochs_table(greedy_events)
 lesson_06.recorded_turn()
 
 # %% [markdown]
-# This is what overfitting looks like: the training line goes to zero, while the validation line
-# turns round and stays above its lowest point.
+# In this run you see what overfitting looks like: the training line goes to zero, while the validation line
+# turns round and stays above its lowest point. One run is an example, not a law; the card below counts all of them.
 
 # %%
 evidence.card("O3", losses=losses)
@@ -504,8 +519,8 @@ lesson_06.recorded([f"tuned, epoch {n}" for n in (1, 2, 3)], "Three checkpoints 
 # %% [markdown]
 # The first checkpoint is probably worse. The other two are too close for a hundred messages to tell them
 # apart, so the next job could be an epoch shorter, and cheaper. Score its model too, because it will not be
-# this second checkpoint. Two models are best compared message by message: on how many was only the one right,
-# on how many only the other?
+# this second checkpoint. Two models are best compared message by message: count the messages that only the
+# first got right, and those that only the second did.
 #
 # **Your turn:** choose a checkpoint. No answers have been scored, and some checkpoints were not validated.
 
@@ -684,7 +699,8 @@ lesson_06.preferences()
 # only something to check an answer by. The model answers each message several times, a *grader* gives every
 # answer a number, the {{term:reward}}, and answers that got more than the others become more likely.
 #
-# OpenAI offered it for one small reasoning model, which is gone, and **this service does not run it**; it
+# OpenAI offered it for one small reasoning model, o4-mini, which Azure
+# still lists for it. **This service does not run it**: it
 # only checks the request, and runs simple graders. Write a grader all the same: whatever you train with
 # rewards needs one (lesson 04 does).
 #
@@ -758,7 +774,7 @@ for operation in ("eq", "equals"):
 # These are the last published prices of a service that is ending; put in your host's.
 #
 # You pay twice: once for training, and then for every request. For training a host charges the file's tokens
-# times the epochs:
+# times the epochs. (Tinker is a host of open models with calls of its own.)
 
 # %%
 lesson_06.training_table(rows, 3)
@@ -982,14 +998,15 @@ show.answers([prompts[best][-1]["content"]],
 evidence.card("O2", hosts=HOSTS)
 
 # %% [markdown]
-# No host gives you everything, so decide by what you cannot do without. Here are the hosts of this API with
-# their dates. Dates change: before you rely on one, check the source in the last column.
+# No host gives you everything, so decide by what you cannot do without. Here are the hosts of this API, and
+# until when their models answer. Other end dates are in the fold. Dates change: before you rely on one, check
+# the source in the last column.
 
 # %%
 lesson_06.hosts_table(HOSTS)
 
 # %%
-show.folded("How the calls differ, host by host", lesson_06.differences_table(HOSTS))
+show.folded("Other end dates, and how the calls differ, host by host", lesson_06.differences_table(HOSTS))
 
 # %% [markdown]
 # We have read these hosts' pages but not run a job there. The calls are the same as far as the pages say, but
@@ -999,8 +1016,8 @@ show.folded("How the calls differ, host by host", lesson_06.differences_table(HO
 # <details><summary><b>Your own data: from lesson 05's folder to a score for each field</b></summary>
 #
 # Lesson 05's script leaves a folder `mine-ready` with three files: two are uploaded, the third is the test.
-# `wait`, `ask_all`, `client` and `BASE` are those of section 1; if your records are longer than 40 tokens,
-# raise `max_tokens` in `ask`.
+# `wait`, `ask_all`, `folder` and `BASE` are those of section 1. Section 9 switched the service off, so the first
+# lines start it again. If your records are longer than 40 tokens, raise `max_tokens` in `ask`.
 #
 # Compare the tuned model with the last row of the table, which always gives the most common value of the
 # training file. Where the tuned model is not above that row, in the *same* column and by more than the
@@ -1011,6 +1028,8 @@ show.folded("How the calls differ, host by host", lesson_06.differences_table(HO
 # from collections import Counter
 # from course_utils import evaluation, show
 #
+# server = local_server(folder, rows=4)
+# client = OpenAI(base_url=server.base_url, api_key=server.api_key)
 # paths = {part: f"mine-ready/{part}.jsonl" for part in ("train", "validation", "test")}
 # sent = {part: client.files.create(file=open(paths[part], "rb"), purpose="fine-tune").id for part in ("train", "validation")}
 # job = client.fine_tuning.jobs.create(model=BASE, training_file=sent["train"], validation_file=sent["validation"],

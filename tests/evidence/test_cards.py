@@ -132,8 +132,9 @@ def test_alarms_are_counted_by_what_became_of_them():
     said = [{"escalation": "danger"}, {"escalation": "legal"}, None, {"escalation": "money"}, {"escalation": "none"}, None]
     rows = lesson_02.alarms(said, right).rows
     assert {name: (row["messages"], row["of"]) for name, row in rows.items()} == {
-        "escalated for the right reason": (1, 3), "escalated for another reason": (1, 3), "missed": (1, 3),
-        "false alarms": (1, 3),
+        "escalated for the right reason": (1, 3), "escalated for another reason": (1, 3),
+        "missed: “none”, or no valid record": (1, 3), "false alarms": (1, 3), "right to say “none”": (1, 3),
+        "no valid record where nothing was needed": (1, 3),
     }  # fmt: skip
 
 

@@ -91,7 +91,7 @@ SENTENCES = {
     "it loses half of those": lambda: (
         0.4 < value("RAG, asked for the record", FACT) / value("RAG, asked for the fact alone", FACT) < 0.6
     ),
-    "The right passage was there for 85 of 100 questions, so most wrong facts were misread": lambda: (
+    "The search had the right passage for 85 of 100 questions, so most wrong facts were misread": lambda: (
         hits("dense", 1) == 85 and 0.85 - value("RAG, asked for the fact alone", FACT) > 0.15
     ),
     "It finds the right passage, the hedge trimmer's": lambda: (
@@ -106,7 +106,7 @@ SENTENCES = {
         abs(in_shops_words("bm25") - in_shops_words("dense")) < 0.05
     ),
     "Form, topic and product are mostly right": lambda: value("fine-tuned", RECORD) > 0.7,
-    "The intervals on others overlap: none of our three sizes is a threshold": lambda: (
+    "Our three sizes cannot say where a threshold lies, or whether there is one": lambda: (
         max(row["right record, on others"].low for row in lesson_01.sizes().values())
         < min(row["right record, on others"].high for row in lesson_01.sizes().values())
         and lesson_01.judge_D4().word == claims.UNDER_A_CONDITION

@@ -19,7 +19,7 @@ from course_utils.evidence import lesson_05
 from course_utils.lessons import source_file
 
 NAMES = ("stop_unless", "opened", "usable", "corrected", "decided", "without_copies", "secret_key", "safe", "redact",
-         "split", "doubtful", "write", "for_a_person", "card", "main")  # fmt: skip
+         "part_of", "split", "doubtful", "write", "for_a_person", "card", "main")  # fmt: skip
 TOP = ("TEXT", "LABEL", "WHO", "LABELS", "RENAME", "ASKED", "ALLOW", "NUMBERS", "SEED", "STOP")
 
 
@@ -215,6 +215,26 @@ def test_what_somebody_corrected_is_applied(script, tmp_path):
     pd.DataFrame({"row": [1, 2, 3], "right": ["Defects", "defect", None]}).to_csv(tmp_path / "read.csv", index=False)
     new, report = script.corrected(rows, tmp_path / "read.csv")
     assert list(new["category"]) == ["billing", "defect", "billing"] and report == "1 labels corrected"
+
+
+def test_corrections_may_come_from_a_spreadsheet(script, tmp_path):
+    """Saved with semicolons, with the second round's header pasted in between and a row corrected twice."""
+    rows = script.usable(small(["a", "b", "c"]))[0]
+    (tmp_path / "read.csv").write_text("row;right\n1;defect\nrow;right\n1;account \n3;\n", encoding="cp1252")
+    new, report = script.corrected(rows, tmp_path / "read.csv")
+    assert list(new["category"]) == ["account", "billing", "billing"] and report == "1 labels corrected"
+
+
+@pytest.mark.parametrize("line", ["1,Defects", "7,defect"])
+def test_corrections_of_which_none_fits_stop(script, tmp_path, line):
+    rows = script.usable(small(["a", "b", "c"]))[0]
+    (tmp_path / "read.csv").write_text(f"row,right\n{line}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="no line of .* fits"):
+        script.corrected(rows, tmp_path / "read.csv")
+
+
+def test_a_customers_name_goes_out_as_a_word_and_not_within_others(script):
+    assert script.safe("zorvik and Zorvik of Zorviktown", "Zorvik")[0] == "zorvik and [CUSTOMER] of Zorviktown"
 
 
 def test_broken_exports_stop_and_say_why(script, table, tmp_path):

@@ -89,7 +89,7 @@ def test_the_program_for_ones_own_file_runs(tmp_path, monkeypatch):
     program = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     packaged = models.prepare_packaged_model(report=lambda _: None)
     shorter = program.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(packaged))
-    shorter = shorter.replace("num_train_epochs=2", "max_steps=2, use_cpu=True, report_to='none'")
+    shorter = shorter.replace("num_train_epochs=2", "max_steps=2")
     assert shorter.count("max_steps=2") == 1 and "HuggingFaceTB" not in shorter
     rows = [
         json.dumps({"messages": chat}) for chat in load_task("support_tickets").train[:60]
@@ -98,3 +98,35 @@ def test_the_program_for_ones_own_file_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(shorter, "section 8", "exec"), {"__name__": "section_8"})
     assert json.loads((tmp_path / "tickets-adapter" / "adapter_config.json").read_text())["r"] == 16
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ('{"category": "defect", "product": null}', "100% of the fields right, 100% of the records"),
+        ('{"category": "billing", "product": null}', "50% of the fields right, 0% of the records"),
+        ("I am sorry to hear that.", "0% of the fields right, 0% of the records"),
+        ("[1, 2]", "0% of the fields right, 0% of the records"),
+        ("{}", "0% of the fields right, 0% of the records"),
+    ],
+)
+def test_the_score_to_take_away_gives_nothing_for_what_is_no_record(answer, said, tmp_path, monkeypatch, capsys):
+    """A field that should be null is not right because the answer has no such field."""
+    import json
+    import re
+
+    text = next(c.source for c in builder.learner_edition("02").cells if "fields_right" in c.source)
+    (program,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "fields_right" in block]
+    chat = [
+        {"role": "user", "content": "My kettle leaks."},
+        {"role": "assistant", "content": json.dumps({"category": "defect", "product": None})},
+    ]
+    (tmp_path / "test.jsonl").write_text(json.dumps({"messages": chat}) + "\n")
+    monkeypatch.chdir(tmp_path)
+
+    def ask(prompt, **_):
+        return [{"generated_text": [*prompt, {"role": "assistant", "content": answer}]}]
+
+    split = lambda row: {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]}
+    exec(compile(program, "section 7", "exec"), {"ask": ask, "split": split})
+    assert capsys.readouterr().out.strip() == said

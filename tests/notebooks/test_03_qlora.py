@@ -168,3 +168,24 @@ def test_the_programs_for_work_run_as_they_stand(tmp_path, monkeypatch, capsys):
     use = use.replace('device_map={"": 0}', 'device_map={"": "cpu"}').replace("max_new_tokens=200", "max_new_tokens=4")
     exec(compile(use, "section 2, use", "exec"), {"__name__": "use"})
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.slow
+def test_the_paired_loss_to_take_away_is_the_lessons(tmp_path):
+    """The block in section 7, as it stands: per message the loss that the lesson's own function gives."""
+    import numpy as np
+
+    from course_utils import models
+    from course_utils.data_prep import load_task
+
+    text = next(c.source for c in builder.learner_edition("03").cells if "def loss_of_answers" in c.source)
+    program = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    model, tokenizer = models.load(tier="cpu")
+    chats = load_task("support_tickets").validation[:4]
+    rows = [{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats]
+    space = {"qlora": model, "lora": model, "tokenizer": tokenizer, "held_out": rows}
+    exec(compile(program, "section 7", "exec"), space)
+    assert np.all(space["difference"] == 0)
+    assert space["loss_of_answers"](model, tokenizer, rows) == pytest.approx(
+        lesson_03.answer_losses(model, tokenizer, chats), rel=0.02
+    )

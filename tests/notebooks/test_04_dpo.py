@@ -213,16 +213,16 @@ def test_the_program_for_work_runs_as_it_stands(tokenizer, tmp_path, monkeypatch
     assert saved["base_model_name_or_path"] == "sft-merged" and Path("dpo-adapter/tokenizer_config.json").exists()
 
     # the sheet: each answer once, its letter only in the other file; DPO marked better everywhere wins all, a tie is a half
-    with open("blind.csv", encoding="utf-8") as file:
+    with open("blind.csv", encoding="utf-8-sig") as file:
         sheet = list(csv.DictReader(file))
     whose = json.loads(Path("whose.json").read_text())
     groups, whose = zip(*whose)
     assert len(set(groups)) < len(groups) and set(groups) == space["held_out"]  # several answers of a group
     assert [row[letter] for row, letter in zip(sheet, whose, strict=True)] == space["by_dpo"]
     assert [row["ab".replace(letter, "")] for row, letter in zip(sheet, whose)] == space["by_control"]
-    for marks, wins in ((whose, "DPO wins 100%"), (["="] * len(whose), "DPO wins 50% (95 % interval 50% to 50%)")):
+    for marks, wins in ((whose, "DPO wins 100%"), (["tie"] * len(whose), "DPO wins 50% (95 % interval 50% to 50%)")):
         with open("blind.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(sheet[0]))
+            writer = csv.DictWriter(file, list(sheet[0]), delimiter=",;"[marks[0] == "tie"])  # as European Excel saves it
             writer.writeheader()
             writer.writerows(row | {"better": mark} for row, mark in zip(sheet, marks))
         exec(counting, {})
@@ -326,8 +326,8 @@ SENTENCES = {
         )
         < 0.5
     ),
-    "DPO names it in fewer answers than the start did, and the control in more": lambda: (
-        share("DPO", ORDER) < share(lesson_04.START, ORDER) < share(lesson_04.CONTROL, ORDER)
+    "DPO names it in fewer answers than the start did and than the control": lambda: (
+        share("DPO", ORDER) < min(share(lesson_04.START, ORDER), share(lesson_04.CONTROL, ORDER))
     ),
     "whose replies begin with the step in more than half of the cases, does so in about one of three": lambda: (
         statistics.mean(house_style.judge(row, row["chosen"])["step first"] for row in BALANCED.train) > 0.5

@@ -5,8 +5,10 @@ import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
+from openai import OpenAI
 
 from course_utils.lessons import source_file
 
@@ -24,7 +26,10 @@ def block():
 @pytest.fixture
 def lesson(client):
     """What the block takes from section 1."""
-    space = {"client": client, "BASE": "tiny", "json": json, "time": time, "ThreadPoolExecutor": ThreadPoolExecutor}
+    # The block starts the service again, as section 9 has switched it off; here the fixture's is running.
+    started = SimpleNamespace(base_url=str(client.base_url), api_key=client.api_key)
+    space = {"local_server": lambda folder, rows: started, "folder": None, "OpenAI": OpenAI}
+    space |= {"BASE": "tiny", "json": json, "time": time, "ThreadPoolExecutor": ThreadPoolExecutor}
     for node in ast.parse(source_file("06_openai_api").read_text(encoding="utf-8")).body:
         names = {getattr(node, "name", ""), *(getattr(t, "id", "") for t in getattr(node, "targets", ()))}
         if names & {"WAITING", "wait", "ask", "ask_all"}:
