@@ -1006,7 +1006,7 @@ evidence.card("O2", hosts=HOSTS)
 lesson_06.hosts_table(HOSTS)
 
 # %%
-show.folded("Other end dates, and how the calls differ, host by host", lesson_06.differences_table(HOSTS))
+show.folded("Other end dates, and how the calls differ", lesson_06.differences_table(HOSTS))
 
 # %% [markdown]
 # We have read these hosts' pages but not run a job there. The calls are the same as far as the pages say, but

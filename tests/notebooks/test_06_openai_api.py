@@ -113,7 +113,7 @@ SENTENCES = {
     'the four words are "Triage this customer message."': lambda: len(task().train[0][0]["content"].split()) == 4,
     "from January 2027 no new jobs at all": lambda: "no new jobs for anyone from 2027-01-06" in HOSTS["openai"].dates,
     "OpenAI has answered since May 2026": lambda: "since 2026-05" in HOSTS["openai"].dates,
-    "section 10 lists it for four of them": lambda: len(HOSTS) == 5,  # with this machine's
+    "section 10 lists the differences for four": lambda: len(HOSTS) == 5,  # with this machine's
     "The service keeps the last three": lambda: __import__(
         "course_utils.openai_server.worker", fromlist=["KEPT_CHECKPOINTS"]
     ).KEPT_CHECKPOINTS == 3,
