@@ -15,7 +15,7 @@ import itertools
 import multiprocessing
 import sys
 
-from common import RECORDS, write_results
+from common import picture, write_results
 from course_utils import evaluation, figures, training
 
 PLAN = {
@@ -190,7 +190,7 @@ if __name__ == "__main__":
             "What the judge says, and how far each method went for it",
             "KL from the SFT model, nats per answer",
             "judge's reward",
-        ).save(str(RECORDS / f"{file.stem}.png"))
+        ).save(picture(file.stem))
     table = _in_own_process(prices)
     for name, method in METHODS.items():
         added = [_in_own_process(memory_added, *method) for _ in range(MEMORY_RUNS)]

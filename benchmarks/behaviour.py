@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from common import RECORDS, write_results
+from common import picture, write_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "training"))
@@ -86,5 +86,5 @@ if __name__ == "__main__":
     rollouts = range(1, len(runs_by_objective["ppo"][0]["kl"]) + 1)
     curves = {name: (rollouts, runs_by_objective[name][0]["kl"]) for name in ("ppo", "ppo_without_kl")}
     figures.lines(curves, "KL to the reference, with and without its penalty", "rollout", "nats per answer").save(
-        str(RECORDS / f"{file.stem}.png")
+        picture(file.stem)
     )

@@ -33,6 +33,13 @@ def write_results(name: str, results: dict, device: hardware.Device | None = Non
     return file
 
 
+def picture(stem: str) -> str:
+    """Return where the figure of a record goes: beside the records, not among them, which travel in the wheel."""
+    folder = RECORDS.parent / "pictures"
+    folder.mkdir(exist_ok=True)
+    return str(folder / f"{stem}.png")
+
+
 def peak_flops() -> float:
     """Operations per second of a large matrix product in this machine's fast format: the upper limit for any training."""
     import time

@@ -15,7 +15,7 @@ import random
 import statistics
 import time
 
-from common import RECORDS, write_results
+from common import picture, write_results
 from course_utils import figures, memory
 from course_utils.memory import formula, step, tracing
 from course_utils.memory.shape import shape
@@ -206,9 +206,7 @@ def main() -> None:
         f"{estimator}, {half}": ([r["real_mb"] for r in rows], [r["errors"][estimator] for r in rows])
         for half, rows in results.items() for estimator in ("formula", "trace")
     }  # fmt: skip
-    figures.points(series, "Predicted against real", "real peak, MB", "error, percent", log_x=True).save(
-        str(RECORDS / f"{file.stem}.png")
-    )
+    figures.points(series, "Predicted against real", "real peak, MB", "error, percent", log_x=True).save(picture(file.stem))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from common import RECORDS, write_results
+from common import picture, write_results
 from course_utils import figures, memory, models, training
 from course_utils.scoring import Encoded
 
@@ -70,5 +70,5 @@ if __name__ == "__main__":
              "relative memory": (sizes, [p["mb"] / statistics.fmean(q["mb"] for q in points[:1]) for p in points]),
              "linear": (sizes, [s / sizes[0] for s in sizes])},
             f"Cost against {axis}", axis, "times the smallest", log_x=True,
-        ).save(str(RECORDS / f"scaling-{axis.replace(' ', '-')}.png"))  # fmt: skip
+        ).save(picture(f"scaling-{axis.replace(' ', '-')}"))  # fmt: skip
     write_results("scaling", results)

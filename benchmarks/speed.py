@@ -19,9 +19,8 @@ import statistics
 import tempfile
 import time
 import warnings
-from pathlib import Path
 
-from common import RECORDS, peak_flops, write_results
+from common import peak_flops, picture, write_results
 from course_utils import hardware, memory, models, training
 from course_utils.data_prep import load_task
 from course_utils.scoring import Encoded, to_device
@@ -298,7 +297,7 @@ def main() -> None:
         file = write_results(f"speed-{kind}-{hardware.detect().dtype}", result)
         times = {name: row["times_ours"][1] for name, row in result["table"].items()}
         figures.bars(times, f"{kind.upper()}: time of an epoch, ours = 1", "median of paired ratios").save(
-            str(Path(RECORDS) / f"{file.stem}.png")
+            picture(file.stem)
         )
 
 

@@ -34,6 +34,7 @@ PLAN_HELP = {
     "length": "tokens per sequence",
     "accumulation": "micro-batches per optimiser step",
     "precision": "number format; amp is float32 weights and bf16 products",
+    "embeddings": "of a 4-bit base; float32 is what prepare_model_for_kbit_training makes them",
     "optimizer": "optimiser",
     "attention": "attention kernel",
     "checkpointing": "gradient checkpointing",

@@ -48,19 +48,20 @@ def unquantized(model: str) -> int:
     return int((1 if shape.get("tie_word_embeddings") else 2) * shape["vocab_size"] * shape["hidden_size"])
 
 
-def step_parts(model: str = MODEL, method: str = "qlora", upcast: bool = True, **options: Any) -> dict[str, float]:
+def step_parts(model: str = MODEL, method: str = "qlora", embeddings: str = "float32", **options: Any) -> dict[str, float]:
     """The parts of a training step's peak memory, in GB (10^9 bytes).
 
     Args:
         model: a name in `memory.ARCHITECTURES`.
         method: "full", "lora" or "qlora".
-        upcast: whether `prepare_model_for_kbit_training` has made the unquantized weights float32 (QLoRA only).
+        embeddings: of a 4-bit base, as `memory.StepPlan` has it; the recipe's are float32.
         options: further options of `memory.estimate`.
     """
+    if method == "qlora":
+        options["embeddings"] = embeddings
     estimate = memory.estimate(model, method, **(ONE_STEP | MIXED.get(method, {}) | options))
-    extra = 2 * unquantized(model) if method == "qlora" and upcast else 0
     return {
-        "weights": (estimate.weights + extra) / 1e9,
+        "weights": estimate.weights / 1e9,
         "what is trained, with its states": (estimate.adapter + estimate.gradients + estimate.optimizer) / 1e9,
         "activations and logits": (estimate.activations + estimate.logits) / 1e9,
         "the card's own needs": estimate.overhead / 1e9,
@@ -87,7 +88,7 @@ def does_it_fit(model: str = MODEL, cards: Sequence[str] = ("rtx3060", "t4")) ->
     return charts.stacked(rows, title, "GB", limits)
 
 
-KEEP_16_BITS: dict[str, Any] = {"upcast": False}  # of a 4-bit base alone
+KEEP_16_BITS: dict[str, Any] = {"embeddings": "bfloat16"}  # of a 4-bit base alone
 # name, what changes, and what it costs; from cheap to expensive
 LEVERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("LoRA as you started", {}, ""),
@@ -258,7 +259,7 @@ def judge_Q1() -> Verdict:
     whole = {n: memory.estimate(n, "lora").weights / memory.estimate(n, "qlora").weights for n in names}
     linear = 16 / NF4_BITS
     eight = "Llama-3.1-8B"
-    prepared = memory.estimate(eight, "lora").weights / (memory.estimate(eight, "qlora").weights + 2 * unquantized(eight))
+    prepared = memory.estimate(eight, "lora").weights / memory.estimate(eight, "qlora", embeddings="float32").weights
     sentence = (
         f"The linear layers shrink {linear:.2f} times, since scales take their share. Embedding and head stay in 16 bits, "
         f"so whole models shrink less: Llama-2-7B {whole['Llama-2-7B']:.1f} times, Llama-3.1-8B with its four times larger "
@@ -284,11 +285,11 @@ def judge_Q3() -> Verdict:
             "its linear layers in NF4, GB": round(
                 memory.estimate(name, "qlora").weights / 1e9 - 2 * unquantized(name) / 1e9, 1
             ),
-            "one QLoRA step, GB": round(step_gb(name, "qlora", upcast=False), 1),
-            "A100, 40 GB": _fits(step_gb(name, "qlora", upcast=False), "a100-40gb"),
-            "A100, 80 GB": _fits(step_gb(name, "qlora", upcast=False), "a100"),
+            "one QLoRA step, GB": round(step_gb(name, "qlora", embeddings="bfloat16"), 1),
+            "A100, 40 GB": _fits(step_gb(name, "qlora", embeddings="bfloat16"), "a100-40gb"),
+            "A100, 80 GB": _fits(step_gb(name, "qlora", embeddings="bfloat16"), "a100"),
         }
-    steps = [round(step_gb(name, "qlora", upcast=False), 1) for name in rows]
+    steps = [round(step_gb(name, "qlora", embeddings="bfloat16"), 1) for name in rows]
     linear = (memory.estimate("Llama-2-70B", "qlora").weights - 2 * unquantized("Llama-2-70B")) / 1e9
     sentence = (
         f"The 16-bit figure is right. The other is that of the linear layers alone ({linear:.0f} GB); one step also holds "

@@ -327,9 +327,7 @@ def _plan_gb(value: Any) -> float:
     """Estimated peak memory of the plan in GB."""
     from course_utils.evidence import lesson_03 as evidence
 
-    plan = _checked_plan(value)
-    upcast = plan.pop("embeddings") == "float32"
-    return evidence.step_gb(CHALLENGE_MODEL, upcast=upcast, length=CHALLENGE_LENGTH, **plan)
+    return evidence.step_gb(CHALLENGE_MODEL, length=CHALLENGE_LENGTH, **_checked_plan(value))
 
 
 SIXTEEN_BITS = "The weights alone take 16 GB in 16 bits: no other lever can make up for that."

@@ -152,6 +152,8 @@ def _trace(model: Described, plan: StepPlan) -> formula.Parts:
     config = configuration(model)
     if plan.loop != "transformers":
         raise CourseError("tracing runs transformers' loop; for the course's own loop use way='formula'")
+    if plan.embeddings == "float32":
+        raise CourseError("tracing takes a base as it is loaded; for embeddings='float32' use way='formula'")
     with torch.device("meta"):
         model_on_meta = step.build(config, plan)
     traced = tracing.trace(model_on_meta, lambda m, tracker: step.run(m, plan, tracker), 512 if plan.device == "cuda" else 1)

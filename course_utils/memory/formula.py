@@ -57,7 +57,7 @@ def four_bit(values: int) -> int:
 def weight_bytes(shape: Shape, plan: StepPlan) -> int:
     """Return the bytes of the base model's weights."""
     linears = sum(x.weights for x in shape.linears) * shape.layers
-    other_bytes = (shape.parameters - linears) * plan.bytes_per_weight
+    other_bytes = (shape.parameters - linears) * (4 if plan.embeddings == "float32" else plan.bytes_per_weight)
     if plan.method != "qlora":
         return linears * plan.bytes_per_weight + other_bytes
     constants = 1024 + 64 + 4  # the code tables of 256 and 16 values, and an offset

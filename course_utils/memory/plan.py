@@ -12,6 +12,7 @@ from course_utils.errors import CourseError
 CHOICES = {
     "method": ("full", "lora", "qlora"),
     "precision": ("bf16", "fp16", "fp32", "amp"),
+    "embeddings": ("bfloat16", "float32"),
     "optimizer": ("adamw", "adamw_8bit", "paged_adamw_8bit", "sgd"),
     "attention": ("sdpa", "eager", "grouped_eager"),
     "objective": ("sft", "dpo", "ppo"),
@@ -37,6 +38,8 @@ class StepPlan:
         accumulation: micro-batches per optimiser step; above one, gradients are kept while the next micro-batch runs.
         precision: "bf16" or "fp16" (the weights in 16 bits, adapters in float32), "fp32", or "amp" (weights in float32,
             products in bfloat16 under autocast, which is TRL's default).
+        embeddings: what of a 4-bit base is not in 4 bits (embeddings, head, norms): "bfloat16" for 16 bits, as loaded, or
+            "float32", as PEFT's `prepare_model_for_kbit_training` makes it.
         optimizer: "adamw", "adamw_8bit", "paged_adamw_8bit" or "sgd" (without momentum).
         checkpointing: keep only each block's input, and recompute the block in the backward pass.
         attention: "sdpa" (never builds the matrix of all pairs), "eager" (builds it), or "grouped_eager" (the course's own
@@ -59,6 +62,7 @@ class StepPlan:
     padded: bool | str = False
     accumulation: int = 1
     precision: str = "bf16"
+    embeddings: str = "bfloat16"
     optimizer: str = "adamw"
     checkpointing: bool = False
     attention: str = "sdpa"
@@ -83,6 +87,8 @@ class StepPlan:
             raise CourseError(f"scored={self.scored!r}: must be a share of the tokens, above 0 and at most 1")
         if self.method == "qlora" and self.precision in ("fp32", "amp"):
             raise CourseError("a 4-bit base computes in 16 bits: choose precision 'bf16', or 'fp16' on a T4")
+        if self.embeddings == "float32" and self.method != "qlora":
+            raise CourseError("embeddings='float32' is for a 4-bit base; for other weights choose the precision")
         if self.objective != "sft" and self.method == "full" and not self.separate_reference:
             raise CourseError(
                 f"full fine-tuning by {self.objective.upper()} changes the only copy of the weights: its reference must be "

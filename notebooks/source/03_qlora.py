@@ -744,11 +744,12 @@ lesson.levers(model_name, card, batch_size, length)
 #
 # Three notes:
 #
-# - **Embeddings.** `memory.estimate`, the controls below and `course estimate` in a terminal count them in 16
-#   bits. The recipe of section 2 keeps them in float32, which takes 2.1 GB more for this model; the first figure
-#   of the lesson and "4-bit base" in the table include that. To keep 16 bits, replace the line with
-#   `prepare_model_for_kbit_training` by `base.enable_input_require_grads()`, and give `SFTConfig` the option
-#   `gradient_checkpointing=True`. PEFT freezes the base by itself.
+# - **Embeddings.** The recipe of section 2 keeps them in float32, which takes 2.1 GB more for this model; the
+#   first figure of the lesson and "4-bit base" in the table include that. `memory.estimate` counts 16 bits unless
+#   you give it `embeddings="float32"` (`course estimate` in a terminal: `--embeddings float32`); the controls
+#   below count 16 bits. To keep 16 bits in a run, replace the line with `prepare_model_for_kbit_training` by
+#   `base.enable_input_require_grads()`, and give `SFTConfig` the option `gradient_checkpointing=True`. PEFT
+#   freezes the base by itself.
 # - **Logits.** Newer versions of TRL (1.16, for one) compute the loss in pieces on a GPU, so their logits take
 #   less than this estimate. With an older one, `pip install liger-kernel` and `use_liger_kernel=True` do the
 #   same, on a GPU.
@@ -787,8 +788,7 @@ evidence.card("Q4")
 # tutorial may belong to other settings.
 #
 # **Your turn: a challenge.** Try plans with `memory.estimate` as above; its options are `method`,
-# `batch_size`, `accumulation`, `length`, `checkpointing` and `optimizer`. The plan's option `embeddings` is not among
-# them: for a 4-bit base with float32 embeddings, add the 2.1 GB of the note above.
+# `batch_size`, `accumulation`, `length`, `checkpointing`, `optimizer` and, for a 4-bit base, `embeddings`.
 
 # %%
 # EXERCISE: qlora-5
@@ -951,7 +951,7 @@ lesson.rounded_steps(matrix)
 # | train a model that does not fit | NF4, double quantization, compute dtype bfloat16 (T4: float16), adapter in float32 |
 # | choose between LoRA and QLoRA | LoRA if a step fits with the base in 16 bits, else QLoRA |
 # | get out of *out of memory* | batch of one with accumulation, checkpointing, 4 bits, then length |
-# | know memory before a run | `course estimate Llama-3.1-8B --method qlora --gpu t4`; 2.1 GB more with the recipe's float32 embeddings |
+# | know memory before a run | `course estimate Llama-3.1-8B --method qlora --embeddings float32 --gpu t4` |
 # | know what 4 bits cost you | loss per message, paired, on your validation set (lines in section 7) |
 # | deploy | adapter beside the 4-bit base, or merged into 16 bits; never rounded again without measuring |
 #
