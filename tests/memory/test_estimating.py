@@ -361,7 +361,7 @@ def test_embeddings_of_a_4_bit_base_may_be_in_float32():
     """Two bytes more for each weight that is not in 4 bits; other bases have no such choice, and a trace refuses it."""
     size = shape("Llama-3.1-8B")
     linears = size.layers * sum(x.weights for x in size.linears)
-    loaded, upcast = (estimate("Llama-3.1-8B", "qlora", embeddings=kind).weights for kind in ("bfloat16", "float32"))
+    loaded, upcast = (memory.estimate("Llama-3.1-8B", "qlora", embeddings=kind).weights for kind in ("bfloat16", "float32"))
     assert upcast - loaded == 2 * (size.parameters - linears)
     with pytest.raises(CourseError, match="is for a 4-bit base"):
         memory.estimate("Llama-3.1-8B", "lora", embeddings="float32")
