@@ -170,7 +170,7 @@ def recorded_scores() -> dict[str, str]:
 
     def written(name: str) -> str:
         values = [100 * row[name][0] for row in rows]
-        return f"{statistics.mean(values):.0f} % (samples {min(values):.0f}-{max(values):.0f})"
+        return f"{statistics.mean(values):.0f} % (runs: {min(values):.0f}-{max(values):.0f})"
 
     fields = {name.partition(":")[0]: name for name in rows[0] if name.endswith("exact match")}
     return {"valid record": written("valid format")} | {field: written(name) for field, name in fields.items()}

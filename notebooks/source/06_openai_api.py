@@ -489,7 +489,7 @@ lesson_06.recorded_turn()
 
 # %% [markdown]
 # In this run you see what overfitting looks like: the training line goes to zero, while the validation line
-# turns round and stays above its lowest point. One run is an example, not a law; the card below counts all of them.
+# turns round and stays above its lowest point. One run is an example, not a law, so the card below does not decide.
 
 # %%
 evidence.card("O3", losses=losses)
