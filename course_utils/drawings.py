@@ -330,7 +330,7 @@ def memory_parts(
     ground, wide, gap = 568.0, 156.0, 14.0
     scale = HIGHEST / max(total.values())
     ratio = total["full fine-tuning"] / total["LoRA"]
-    board = _Board(ground + 54, f"Before the first example: full fine-tuning\ntakes {ratio:.0f} times the memory of LoRA")
+    board = _Board(ground + 54, f"Before the first example: full fine-tuning\ntakes {ratio:.1f} times the memory of LoRA")
     board.text(MARGIN, 74, f"{model}, activations not counted", ha="left")
     ceiling = ground
     for column, (method, parts) in enumerate(states.items()):

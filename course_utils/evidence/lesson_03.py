@@ -295,7 +295,7 @@ def judge_Q3() -> Verdict:
         f"The 16-bit figure is right. The other is that of the linear layers alone ({linear:.0f} GB); one step also holds "
         f"embeddings, adapter and activations, {min(steps):.0f} to {max(steps):.0f} GB at 1,024 tokens. One A100 is enough "
         f"if it has 80 GB. With 40 GB (really {memory.gpu_memory('a100-40gb') / 1e9:.1f}) Llama-3.1-70B does not fit; "
-        "Llama-2-70B only just does with its embeddings in 16 bits, and with those in 32, as the "
+        "Llama-2-70B is too close to call with its embeddings in 16 bits, and with those in 32, as the "
         "recipe of section 2 has them, "
         f"it takes {step_gb('Llama-2-70B', 'qlora'):.1f} GB."
     )
@@ -623,8 +623,8 @@ def judge_Q5(lora: Sequence[float], qlora: Sequence[float], before: Sequence[flo
            f"({spread:.3f}): beside LoRA, no damage shows.")
         + (f" Full fine-tuning at its best rate reached {full:.3f}. LoRA is behind that too, so 4 bits are not the reason."
            if four_bit and full < min(statistics.mean(four_bit), statistics.mean(seeds)) else "")
-        + " For 7B to 65B the QLoRA paper reports none (a mean MMLU, a test of general knowledge, of 53.1 with NF4 and 53.0 "
-        "with 16 bits)."
+        + " For 7B to 65B the QLoRA paper compares adapters on both bases and finds none (a mean MMLU, a test of general "
+        "knowledge, of 53.1 with NF4 and 53.0 with 16 bits)."
     )  # fmt: skip
     return Verdict(
         claims.FAILS if worse and apart else claims.NOT_TESTED, sentence,

@@ -796,7 +796,7 @@ Find the cheapest plan that meets the target. Full marks within 5 % of the best 
             Mistake(_prose_is_behaviour, "A sentence with the right fact has the right content in the wrong form: format, not behaviour."),
             Mistake(_capitals_count, "Capitals do not matter when you look for the fact in a sentence; lower both."),
         ),
-        hint="Parse first (None if the answer is not JSON). Then skip the right ones and ask the questions in the order of the picture.",
+        hint="Parse first (None if the answer is not JSON). Then skip the right ones, and ask in the order of the docstring: a record with a wrong topic is behaviour.",
         tolerance=1e-9,
     ),
 )  # fmt: skip

@@ -848,8 +848,9 @@ def answer_loss(logits, labels):
         id="lora-8",
         title="Your own data",
         statement="Your data are a JSONL file with a message and a record per line. Turn its lines into rows for `SFTTrainer`. "
-        "(Then try it: write twenty lines about something that you know, and give `Dataset.from_list(rows)` to the program of "
-        "section 7 in place of `data`.)",
+        "(Then try it: write twenty lines about something that you know, and in the program of section 7 replace the "
+        "two lines that make `data` by `data = Dataset.from_list(rows).train_test_split(test_size=0.2, seed=0)`, with "
+        "`warmup_steps=2`.)",
         solution=training_rows,
         cases=_row_cases,
         points=4,

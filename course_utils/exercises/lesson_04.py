@@ -817,7 +817,7 @@ def losses_of_a_run(chosen, rejected, beta):
             Mistake(_settings_timid, TIMID),
             Mistake(_settings_small_beta, GREEDY),
         ),
-        hint="A larger beta and fewer steps both keep the KL small. Fix beta, raise the steps until the KL is just below 1, note the wins; then another beta.",
+        hint="This policy takes plain gradient steps, which grow with beta. So compare settings at the same KL, not after the same number of steps. Fix beta, raise the steps until the KL is just below 1, note the wins; then another beta.",
         challenge=Challenge(_lost, bar=LOST, half=HALF_LOST, advise=_advise_settings, measure="share of comparisons lost (1 minus the win rate)"),
     ),
 )  # fmt: skip

@@ -121,8 +121,8 @@ widgets.decision_helper()
 # It is easy to nod at a tree, so decide these four cases before you reveal the helper's answer. The companies
 # are invented.
 #
-# **Support triage.** A telephone company sorts 30,000 messages a day into 14 queues. The best prompt sorts 72
-# % of them right. Nothing is missing from the messages, and the queues have been the same for years. People
+# **Support triage.** A telephone company sorts 30,000 messages a day into 14 queues. The best prompt,
+# with rules but without past messages, sorts 72 % of them right. Nothing is missing from the messages, and the queues have been the same for years. People
 # have sorted 2,400 messages with care. A customer waits while the sorting runs.
 
 # %%
@@ -214,7 +214,7 @@ drawings.error_chain()
 # Here is one by hand. A customer asks for the number of the key to the drawer of the Thackle desk. The model
 # was shown the right passage, so neither knowledge nor retrieval failed. It writes "The key to the drawer of
 # the Thackle desk is number 315." The fact is right, but the program wanted a record, not a sentence. So the
-# cause is the *format*, which can be fixed without training.
+# cause is the *format*, and the first thing to try is a schema (section 4).
 #
 # The chain as code. Where the message itself holds all that a right answer needs, as in the triage of section 2,
 # `needed` is `None`, and a wrong answer can only be a matter of format or behaviour.
@@ -424,7 +424,30 @@ show.table({"17 of 20": {"share": twenty}, "85 of 100": {"share": hundred}}, of=
 # ```
 #
 # A hit means only that the text occurs: "not 19 days" counts as well. So read twenty hits too. If your answers are
-# records, replace the line with `re.search` by `json.loads` and compare field by field.
+# records, replace the line with `re.search` by `json.loads` within a `try`, and compare field by field.
+#
+# <details><summary><b>Similar past answers as examples, for the same program</b></summary>
+#
+# Put these lines before the loop, and `messages=messages(case["question"])` into the call. The past messages must not be
+# among the cases.
+#
+# ```python
+# from sklearn.feature_extraction.text import TfidfVectorizer
+#
+# past = [json.loads(line) for line in open("answered.jsonl")]    # {"question": ..., "answer": ...}
+# words = TfidfVectorizer(sublinear_tf=True).fit(row["question"] for row in past)
+# known = words.transform(row["question"] for row in past)
+#
+# def messages(question, count=3):
+#     alike = (known @ words.transform([question]).T).toarray().ravel()
+#     turns = [{"role": "system", "content": instructions}]
+#     for number in alike.argsort()[::-1][:count]:                # the most similar first
+#         turns += [{"role": "user", "content": past[number]["question"]},
+#                   {"role": "assistant", "content": past[number]["answer"]}]
+#     return [*turns, {"role": "user", "content": question}]
+# ```
+#
+# </details>
 
 # %% [markdown]
 # ## 5 · Branch two: look the facts up
@@ -473,12 +496,12 @@ charts.shares({
 # Compare the marks for the first hit: dense search finds more, mostly for questions in customers' own words
 # (section 9); mixing it with BM25 (*hybrid*) adds nothing. This share is called
 # {{term:precision and recall|recall}}: of all right passages, how many were found? It limits everything that
-# follows: where the search fails, the answer is wrong whatever you do to the model.
+# follows: where the search fails, the answer is wrong unless the fact reaches the model in another way.
 #
 # **Is a second look worth it?** {{term:reranking|Reranking}} puts the first hits into a better order with a
 # slower model. It cannot add a passage, so the most that a reranker of three hits could gain here is the gap
-# between the two marks of the dense search: a few points. We go without. With thousands of similar passages
-# the gap can be wide; measure it before you decide.
+# between the two marks of the dense search: a few points. We go without. In practice a reranker gets twenty to
+# fifty hits, and with thousands of similar passages the gap can be wide. Measure it before you decide.
 
 # %%
 # EXERCISE: frame-2
@@ -666,7 +689,8 @@ lesson_01.rivals(tokens)
 lesson_01.differences()
 
 # %% [markdown]
-# The first row settles nothing: its interval includes zero. So where customers repeat themselves, a file of
+# The first row settles nothing: its interval includes zero. (The prompt could choose its examples from 300 answered
+# messages, the training saw 160.) So where customers repeat themselves, a file of
 # good answers may be enough: if it is good enough on your task, stop there. It has two limits. A question
 # that nobody has asked before gets only the next row of the large table, *RAG, examples about other facts*.
 # And the examples go out of date with the facts in them.
@@ -727,7 +751,7 @@ lesson_01.published()
 # Do our results point the same way? Row by row:
 #
 # 1. Only once our model is trained to read; untrained, it reads so badly that facts learned by heart overtake
-#    RAG.
+#    RAG, unless past answers stand in the prompt.
 # 2. This is no test: no model knows our shop.
 # 3. Yes, as this section showed.
 # 4. In part: what was trained in goes out of date. How hard it is to replace, we did not test. (This share is the
@@ -805,7 +829,8 @@ evidence.card("D1", assumptions=chosen)
 # anything.
 #
 # **Your prompt reaches 87 %. Is it worth fine-tuning for the rest?** That depends on what one error costs you. Suppose that
-# training removes half of the errors.
+# the small model, fine-tuned, makes half as many errors as the large one with your prompt. (Nothing here shows that it
+# does. It may make more: measure it on your task.)
 
 # %%
 guess = predict("At 1,000 requests a day, what must one error cost before it pays?", unit="dollars")

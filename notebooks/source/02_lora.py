@@ -220,7 +220,8 @@ show.table([
 
 # %% [markdown]
 # Compare the first and last rows: the weight moved against the sign of its gradient, by about the learning
-# rate of 0.0003. Adam's first step has nearly the same size for every weight, however large the gradient.
+# rate of 0.0003. That the gradient has about this size too is chance: Adam's first step is nearly the same for every
+# weight, however large or small its gradient.
 #
 # Training is a loop of such steps. The rest of this course makes the loop faster, smaller or safer.
 
@@ -235,7 +236,8 @@ for step in range(16):
 charts.loss_curve(losses, "Sixteen steps on four examples: the loss falls")
 
 # %% [markdown]
-# The loss falls, but on examples that the model has just seen, which proves only that the loop works. Whether
+# The curve begins lower than the loss by hand, since one step has been taken already. And the loss falls on four
+# examples that the model sees again and again, which proves only that the loop works. Whether
 # the model has learned the *task*, or four lines by heart, only unseen messages can tell (section 3).
 #
 # One pass over all examples is an {{term:epoch}}; these were four epochs over four examples.
@@ -290,7 +292,8 @@ trainer.train()
 tuned = trainer.model
 
 # %% [markdown]
-# In TRL's table, follow the two loss columns; pass over the rest for now. Some words are new:
+# In TRL's table, follow the two loss columns; the others do not matter here. (`eval_steps=0.25` in the settings means:
+# measure the validation loss after each quarter of the run.) Some words are new:
 #
 # - A {{term:batch}} is a group of examples whose gradients are averaged before a step. On a CPU it has two, which
 #   go through the model one after the other while their gradients are added up. This {{term:gradient accumulation}}
@@ -532,7 +535,9 @@ def inject(module, names, rank, alpha):
 
 # %% [markdown]
 # Is that all the PEFT library does? Adapt a block of the real model once with our class and once with PEFT,
-# give both the same $A$, $B$ and input, and compare.
+# give both the same $A$, $B$ and input, and compare. (Each of the 30 blocks has seven linear layers: `q_proj`,
+# `k_proj`, `v_proj` and `o_proj` in the {{term:attention}}, and the three below in the part after it, called the MLP.
+# `"all-linear"` in section 3 adapted all 210 of them.)
 
 # %%
 import copy
@@ -558,7 +563,7 @@ difference = (ours(x) - theirs(x)).abs().max().item()
 print(f"largest output {ours(x).abs().max():.3f}, largest difference {difference:.1e}")
 
 # %% [markdown]
-# They agree, up to the rounding of 32-bit numbers. LoRA is no more than these fifteen lines. PEFT adds
+# They agree: what difference there is, is the rounding of 32-bit numbers. LoRA is no more than these fifteen lines. PEFT adds
 # saving, loading, switching and a hundred special cases, so from here on we use PEFT.
 
 # %% [markdown]
@@ -696,7 +701,8 @@ evidence.lesson_02.rivals()
 # %% [markdown]
 # What to take from the table:
 #
-# 1. At its best rate, full fine-tuning gets the two labels right more often than LoRA at rank 16 and alpha 32. LoRA at
+# 1. At its best rate, full fine-tuning gets the two labels right more often than LoRA at rank 16 and alpha 32. (Always
+#    giving the most common pair of labels is right for 16 of the 100 messages.) LoRA at
 #    rank 1 reached the same loss as full fine-tuning, but its labels were not counted, so which method is better
 #    stays open.
 # 2. At equal size, attention alone reaches a loss similar to that of all layers, but forgets more: its loss on prose
@@ -711,7 +717,7 @@ evidence.lesson_02.forgetting()
 
 # %% [markdown]
 # Look at the lower left, where both losses are low: full fine-tuning at 0.0001 is there. (Each line joins the
-# learning rates of one method, from low to high.) At 0.0003 full fine-tuning has forgotten as much as LoRA at
+# learning rates of one method, from low to high. The horizontal axis is logarithmic.) At 0.0003 full fine-tuning has forgotten as much as LoRA at
 # 0.002. So forgetting depends on the rate at least as much as on the method.
 #
 # "LoRA learns less and forgets less" was measured on models of 7 billion weights with long training (Biderman
@@ -727,10 +733,11 @@ evidence.lesson_02.forgetting()
 evidence.lesson_02.truncation_figure()
 
 # %% [markdown]
-# With sixteen directions per matrix both curves keep practically all of the gain. So sixteen, five million
-# numbers in 210 matrices, were plenty for both of our small data sets. With one direction the curves come
+# With sixteen directions per matrix both curves keep practically all of the gain. So sixteen directions in each of
+# 210 matrices, five million numbers in all, were enough for both of our small data sets. With one direction the curves come
 # apart: our task keeps 87 %, what was learned by heart 77 %. That fits the idea that a rule needs less room
-# than a list of exceptions, but does not prove it.
+# than a list of exceptions, but does not prove it. (Cutting a finished update down to one direction is harder than
+# training inside one direction, where the optimizer can look for the best one. So rank 1 above lost nothing.)
 #
 # **Large studies beside ours.**
 #
@@ -738,7 +745,7 @@ evidence.lesson_02.truncation_figure()
 # | --- | --- | --- |
 # | rank | matters once the data exceed what it can hold (Schulman et al.) | not the bottleneck |
 # | which layers | all; attention alone is worse at equal size (Schulman et al.) | attention alone: a similar loss, more forgotten |
-# | learning rate | about ten times that of full fine-tuning, fifteen in short runs (Schulman et al.) | ten to fifty times; our grid is coarse |
+# | learning rate | about ten times that of full fine-tuning, fifteen in short runs (Schulman et al.) | twenty times on our coarse grid; between its neighbouring points, ten to fifty |
 # | quality | equal to full fine-tuning on small and medium data sets (Schulman et al.), behind it with much data (Biderman et al.) | rank 16 is behind it in labels, rank 1 equal to it in loss |
 # | forgetting | less than full fine-tuning (Biderman et al.) | not less |
 
@@ -784,8 +791,8 @@ file.write_text("\n".join(json.dumps({"messages": chat}) for chat in task.train)
 print(file.read_text().splitlines()[0])
 
 # %% [markdown]
-# At work, this is the whole program. It needs only your file, nothing from this course. The course's tests run it
-# on a CPU, as it stands. (On Colab run `!pip install --upgrade torchao` first: PEFT stops at the old version that
+# At work, this is the whole program. It needs only your file and `pip install trl peft` (tested with TRL 1.16 and
+# transformers 5.24), nothing from this course. The course's tests run it on a CPU, as it stands. (On Colab run `!pip install --upgrade torchao` first: PEFT stops at the old version that
 # is installed there.)
 #
 # ```python
@@ -825,13 +832,13 @@ print(file.read_text().splitlines()[0])
 # trainer.save_model("tickets-adapter")
 #
 # ask = pipeline("text-generation", model="tickets-adapter")
-# for row in data["test"].select(range(5)):          # the same system message as in training
+# for row in data["test"].select(range(min(5, len(data["test"])))):     # the same system message as in training
 #     reply = ask(row["prompt"], max_new_tokens=100, do_sample=False)[0]["generated_text"][-1]
 #     print(reply["content"], "| right:", row["completion"][0]["content"])
 # ```
 #
 # Five answers read beside the right ones tell you more than a loss. For a score, take at least a hundred
-# messages that are in neither part of the file, and add these lines:
+# messages that are in neither part of the file, in a file `test.jsonl` of the same form, and add these lines:
 #
 # ```python
 # import json
@@ -871,6 +878,14 @@ tuned.to(device.kind)
 show.folder_sizes("tickets-adapter", "tickets-merged")
 
 # %% [markdown]
+# In a project of your own the merge is three lines:
+#
+# ```python
+# model = AutoPeftModelForCausalLM.from_pretrained("tickets-adapter", dtype=torch.float32)       # from peft
+# model.merge_and_unload().save_pretrained("tickets-merged")
+# AutoTokenizer.from_pretrained("tickets-adapter").save_pretrained("tickets-merged")             # from transformers
+# ```
+#
 # The adapter folder is what you keep, send and version. The merged folder is a model like any other, and any
 # program loads it as one:
 
@@ -890,14 +905,22 @@ show.answers([message[-1]["content"]], {"merged model": [reply]}, [right])
 #
 # ```bash
 # vllm serve ./tickets-merged                                  # a server with OpenAI's interface
-# vllm serve BASE --enable-lora --lora-modules tickets=./tickets-adapter      # one base, many adapters
+# vllm serve HuggingFaceTB/SmolLM2-135M-Instruct --enable-lora --lora-modules tickets=./tickets-adapter   # many adapters
 # python llama.cpp/convert_hf_to_gguf.py tickets-merged --outfile tickets-merged.gguf     # for llama.cpp and Ollama
 # ollama create tickets -f Modelfile                           # Modelfile: FROM ./tickets-merged.gguf
 # hf upload my-name/tickets-adapter tickets-adapter            # the hub
 # ```
 #
+# Such a server is asked as any hosted model is, with the system message of the training:
+#
+# ```python
+# client = OpenAI(base_url="http://localhost:8000/v1", api_key="none")
+# client.chat.completions.create(model="tickets", temperature=0, messages=[
+#     {"role": "system", "content": "Triage this customer message."}, {"role": "user", "content": "My kettle leaks."}])
+# ```
+#
 # **Merged or apart?** Merging makes the two paths one matrix again. An adapter kept apart costs each layer
-# two extra multiplications.
+# two small matrix multiplications more.
 
 # %%
 merged = ask.model
@@ -943,7 +966,7 @@ show.answers(["Why is the sky blue?"], {"the base, adapters switched off": reply
 
 # %% [markdown]
 # **Your turn: the road between the two.** Merging can be undone, as long as you know exactly what was merged (PEFT's
-# `unmerge_adapter` does it). So a server can run at the full speed of merged weights and still change its
+# `merge_adapter` and `unmerge_adapter` do it). So a server can run at the full speed of merged weights and still change its
 # behaviour, without loading the base again. In 16 bits each change rounds the weights once more, so load the
 # base anew after many changes.
 
@@ -952,6 +975,8 @@ show.answers(["Why is the sky blue?"], {"the base, adapters switched off": reply
 
 # %% [markdown]
 # ## 8 · Common mistakes, reproduced
+#
+# (To save time, this section asks test messages again. In a project, take validation messages for such experiments.)
 #
 # **The learning rate of full fine-tuning.** You saw it in section 6: at 0.00002 a short run learns next to nothing, and no
 # message tells you.

@@ -120,14 +120,14 @@ checkpointing = device.kind == "cuda"
 base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=checkpointing)
 
 # %% [markdown]
-# `prepare_model_for_kbit_training` does four things: it
+# `prepare_model_for_kbit_training` does up to four things: it
 #
 # - freezes the base,
-# - makes sure that {{term:gradient|gradients}} reach the first adapter,
 # - turns everything that is *not* in 4 bits (the {{term:embedding}}, the output layer, and the norms, which
 #   are small layers that rescale) into float32,
-# - and switches on {{term:gradient checkpointing}}, which throws intermediate results away and computes
-#   them again later. That saves memory and costs up to half as much time again, so on a CPU we leave it off.
+# - and, unless you say otherwise, switches on {{term:gradient checkpointing}}, which throws intermediate results away
+#   and computes them again later. That saves memory and costs up to half as much time again, so on a CPU we leave it off.
+# - With checkpointing it also makes sure that {{term:gradient|gradients}} reach the first adapter.
 #
 # <details><summary><b>Only if you train in 4 bits on a CPU: a trap</b></summary>
 #
@@ -396,8 +396,9 @@ bits = 4 + 8 / 64 + 32 / (64 * 256)
 guess.reveal(4096 * 4096 * bits / 8 / 1e6, "MB; in bfloat16 it takes 33.6 MB", source="computed")
 
 # %% [markdown]
-# You may skip the next two cells: they choose the 256 values (finer near zero, over seven powers of ten) and
-# give the scales their codes.
+# You may skip the next two cells: they choose the 256 values (finer near zero, over seven powers of ten), give the
+# scales their codes, and pack two 4-bit codes into a byte. By hand: the codes 10 and 0 become 10 · 16 + 0 = 160, in
+# Python `10 << 4 | 0`. Back: `160 >> 4` is 10, and `160 & 15` is 0.
 
 # %% tags=["nf4-from-scratch", "folded"]
 def eight_bit_values():
@@ -628,7 +629,9 @@ evidence.card("Q5", lora=losses["LoRA"], qlora=losses["QLoRA"], before=before)
 #
 # The 4-bit base starts further behind (section 6), and its adapter has to make up for that too. How much
 # damage is left at the end depends on the model's size, the data and the number of steps. So only your own
-# {{term:validation set}} can say what four bits cost *you*, measured by this paired loss.
+# {{term:validation set}} can say what four bits cost *you*, measured by this paired loss. If LoRA on 16 bits does not fit
+# on your card, rent a larger one for this single run, or compare on a smaller model of the same family, which is an
+# indication and no proof.
 #
 # <details><summary><b>The paired loss for your own project, without this course</b></summary>
 #
@@ -638,10 +641,11 @@ evidence.card("Q5", lora=losses["LoRA"], qlora=losses["QLoRA"], before=before)
 #
 # def loss_of_answers(model, tokenizer, rows):
 #     """Mean loss over the tokens of each right answer; rows as in section 2."""
-#     losses = []
+#     losses, template = [], tokenizer.apply_chat_template
+#     model.eval()
 #     for row in rows:
-#         prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True)["input_ids"]
-#         whole = tokenizer.apply_chat_template(row["prompt"] + row["completion"])["input_ids"]
+#         prompt = template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
+#         whole = template(row["prompt"] + row["completion"], return_dict=True)["input_ids"]
 #         ids = torch.tensor([whole], device=model.device)
 #         labels = ids.clone()
 #         labels[:, : len(prompt)] = -100                      # the loss is taken on the answer alone
@@ -739,7 +743,7 @@ lesson.levers(model_name, card, batch_size, length)
 #
 # 1. those that leave the result as it is: one example at a time with {{term:gradient accumulation}}, which
 #    adds up the gradients of eight small steps before the {{term:optimizer}} moves; then checkpointing;
-# 2. those that touch the model (4 bits);
+# 2. those that touch the model: 4 bits, and with them embeddings in 16 bits (the first note below);
 # 3. those that touch the data (length).
 #
 # Three notes:
@@ -747,9 +751,12 @@ lesson.levers(model_name, card, batch_size, length)
 # - **Embeddings.** The recipe of section 2 keeps them in float32, which takes 2.1 GB more for this model; the
 #   first figure of the lesson and "4-bit base" in the table include that. `memory.estimate` counts 16 bits unless
 #   you give it `embeddings="float32"` (`course estimate` in a terminal: `--embeddings float32`); the controls
-#   below count 16 bits. To keep 16 bits in a run, replace the line with `prepare_model_for_kbit_training` by
+#   below count 16 bits. On a GPU a little more comes on top that no estimate here counts: mixed precision makes a
+#   16-bit copy of the output layer, 1 GB for this model. So leave room, and read
+#   `torch.cuda.max_memory_allocated()` after the first steps. To keep 16 bits in a run, replace the line with `prepare_model_for_kbit_training` by
 #   `base.enable_input_require_grads()`, and give `SFTConfig` the option `gradient_checkpointing=True`. PEFT
-#   freezes the base by itself.
+#   freezes the base by itself. Some versions of TRL call `prepare_model_for_kbit_training` themselves; to see whether
+#   yours does, print `base.get_input_embeddings().weight.dtype` once the trainer is built.
 # - **Logits.** Newer versions of TRL (1.16, for one) compute the loss in pieces on a GPU, so their logits take
 #   less than this estimate. With an older one, `pip install liger-kernel` and `use_liger_kernel=True` do the
 #   same, on a GPU.
@@ -844,7 +851,7 @@ lesson.update_after_rounding(update, stored, quantize, dequantize)
 # is smaller than half the way to the next value, so rounding puts the weight back where it was. The little
 # that arrives does so because the largest weight of a block moves, and with it the scale of all others.
 #
-# Rounding throws away a large part of the training that you paid for; PEFT's warning sounds too harmless. How
+# In this run rounding threw away most of the training that you paid for; PEFT's warning sounds too harmless. How
 # much is lost depends on how large the updates are beside those distances. After twenty steps the updates are
 # small; your share will differ.
 #
@@ -909,7 +916,7 @@ lesson.merge_figure(ways)
 # %% [markdown]
 # ## 10 · Mistakes to recognize, and what you can do now
 #
-# **Leaving out three arguments.** `load_in_4bit=True` alone does not give you the recipe, and no message says so.
+# **Leaving out three arguments.** `load_in_4bit=True` alone does not give you the recipe, and often no message says so.
 
 # %%
 lesson.defaults()
@@ -951,7 +958,7 @@ lesson.rounded_steps(matrix)
 # | train a model that does not fit | NF4, double quantization, compute dtype bfloat16 (T4: float16), adapter in float32 |
 # | choose between LoRA and QLoRA | LoRA if a step fits with the base in 16 bits, else QLoRA |
 # | get out of *out of memory* | batch of one with accumulation, checkpointing, 4 bits, then length |
-# | know memory before a run | `course estimate Llama-3.1-8B --method qlora --embeddings float32 --gpu t4` |
+# | know memory before a run | `course estimate Llama-3.1-8B --method qlora --length 1024 --checkpointing --embeddings float32 --gpu t4` |
 # | know what 4 bits cost you | loss per message, paired, on your validation set (lines in section 7) |
 # | deploy | adapter beside the 4-bit base, or merged into 16 bits; never rounded again without measuring |
 #

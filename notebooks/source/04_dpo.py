@@ -83,7 +83,9 @@ lesson.pair_card(pair)
 # | order is the customer's | it names the order number of the message, and no other number |
 # | comes to an end | it stops, with a full stop, within 60 words |
 #
-# A wrong step in the first sentence still counts as “step first”. Each pair is about one of the first four
+# *Upset* is a customer who complains about us ("I am fed up"), not one whose product has broken. A step must be
+# promised whole: for sparks, to unplug the product *and* to have it collected. A wrong step in the first sentence still
+# counts as “step first”. Each pair is about one of the first four
 # rules.
 
 # %%
@@ -445,8 +447,9 @@ lesson.judged_cards([asked[i] for i in shown],
 lesson.answers_table(asked, answers, "imitates the desk")
 
 # %% [markdown]
-# Read DPO's row rule by rule. DPO has gained one rule, the step that comes first, and lost another, the order
-# number. The last column cannot say whether its answers are better than the start's. Brackets are
+# Read DPO's row rule by rule. DPO has gained one rule, the step that comes first. It names the order number less
+# often, and so may the control: eight answers cannot separate the two. In the longer runs of section 5 only DPO
+# loses the number. The last column cannot say whether its answers are better than the start's. Brackets are
 # {{term:confidence interval|95 % intervals}}: with eight answers, 75 % may be 41 or 93 in the long run. Eight
 # answers are a first look, and section 5 compares the methods message by message.
 #
@@ -576,12 +579,13 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # dice, whose = random.Random(0), []
 # with open("blind.csv", "w", newline="", encoding="utf-8-sig") as file:       # with the mark that Excel looks for
 #     sheet = csv.writer(file)
-#     sheet.writerow(["message", "a", "b", "better"])
-#     for row, group, dpo, sft in zip(test, test_groups, by_dpo, by_control):
+#     sheet.writerow(["id", "message", "a", "b", "better"])
+#     for number, (row, group, dpo, sft) in enumerate(zip(test, test_groups, by_dpo, by_control)):
 #         whose.append([group, dice.choice("ab")])
-#         sheet.writerow([row["prompt"][-1]["content"], *((dpo, sft) if whose[-1][1] == "a" else (sft, dpo)), ""])
+#         pair = (dpo, sft) if whose[-1][1] == "a" else (sft, dpo)
+#         sheet.writerow([number, row["prompt"][-1]["content"], *pair, ""])
 # with open("whose.json", "w") as file:
-#     json.dump(whose, file)                                        # the group, and the letter that is DPO's, line by line
+#     json.dump(whose, file)                                        # by id: the group, and the letter that is DPO's
 # ```
 #
 # When the sheet is filled in, this counts:
@@ -591,10 +595,10 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # from pathlib import Path
 #
 # text = Path("blind.csv").read_text(encoding="utf-8-sig")
-# separator = ";" if text.startswith("message;") else ","           # a spreadsheet may have saved the one or the other
-# wins = {}                                                         # group → its answers: 1, 0, or a half
-# for row, (group, dpo) in zip(csv.DictReader(io.StringIO(text), delimiter=separator), json.load(open("whose.json"))):
-#     mark = row["better"].strip().lower()
+# separator = ";" if text.startswith("id;") else ","                # a spreadsheet may have saved the one or the other
+# whose, wins = json.load(open("whose.json")), {}                   # wins: group → its answers: 1, 0, or a half
+# for row in csv.DictReader(io.StringIO(text), delimiter=separator):
+#     (group, dpo), mark = whose[int(row["id"])], row["better"].strip().lower()
 #     if mark not in ("a", "b", "tie"):
 #         print(f"not marked, so not counted: {row['message'][:60]!r} has {mark!r}")
 #         continue
@@ -629,9 +633,10 @@ lesson.answers_table(asked, answers, "imitates the desk")
 # ## 5 · Does it beat the cheap rival?
 #
 # SFT on the chosen replies uses one half of each pair. What was the other half worth? The figure shows longer,
-# recorded runs. Both methods started from the same model, learned from the same 120 pairs, and answered the
-# same test messages at temperature 0, three times, each with another {{term:seed}}. How often do the answers
-# keep each rule?
+# recorded runs. The methods started from the same model, learned from the same 120 pairs, and answered the
+# same test messages at temperature 0. All of this, the desk's SFT included, was done three times, each time with
+# another {{term:seed}}. Besides SFT and DPO the figure has two variants, explained further down. How often do the
+# answers keep each rule?
 
 # %%
 lesson.compared_figure()
@@ -642,7 +647,7 @@ lesson.compared_figure()
 #
 # - **The step first: ahead of both.** DPO says it first in nearly every answer, with every seed. The control,
 #   whose replies begin with the step in more than half of the cases, does so in about one of three. For this
-#   rule the rejected halves were worth a lot.
+#   rule the rejected halves were worth a lot. (Section 7 shows that part of this need not come from the labels.)
 # - **The order number: behind both.** DPO names it in fewer answers than the start did and than the control.
 # - **The right step: not learned,** and behind the control, whose answers promise the right thing more often.
 # - **The tone: better than at the start,** and level with the control.
@@ -650,7 +655,8 @@ lesson.compared_figure()
 # So for answers that keep all the rules it comes to the same, and both are poor. Each method in this section
 # had one learning rate; we tuned neither DPO's nor SFT's.
 #
-# How can DPO lose the number? In most pairs both replies name it, so no pair speaks against naming it. Look at
+# How can DPO lose the number? In most pairs both replies name it, and in the others the chosen one does: no pair
+# speaks against naming it. Look at
 # such a pair that DPO ranks right, and at what DPO writes:
 
 # %%
@@ -743,8 +749,8 @@ lesson.compared()
 show.folded("All methods, all measures, and the second judge", lesson.methods_table())
 
 # %% [markdown]
-# In the fold: ORPO at the rate that we gave it went by far the furthest, and promises the right step least
-# often. GRPO (section 8) had no pairs: in this record its reward was the rules themselves, so its row is marked
+# In the fold: ORPO promises the right step least often. (It started from the base model, so its KL from the imitating
+# model is not comparable with the others'.) GRPO (section 8) had no pairs: in this record its reward was the rules themselves, so its row is marked
 # by what it was trained on. “Promises its favourite step” is the share of answers with the step that the model
 # promises most often, whatever the message: about half for most methods. Which step that is changes with the
 # seed, and “right step” with it, so do not rank methods by one run.

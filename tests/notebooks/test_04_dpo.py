@@ -224,7 +224,8 @@ def test_the_program_for_work_runs_as_it_stands(tokenizer, tmp_path, monkeypatch
         with open("blind.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(sheet[0]), delimiter=",;"[marks[0] == "tie"])  # as European Excel saves it
             writer.writeheader()
-            writer.writerows(row | {"better": mark} for row, mark in zip(sheet, marks))
+            marked = [row | {"better": mark} for row, mark in zip(sheet, marks)]
+            writer.writerows(reversed(marked))  # whoever marks may sort the rows
         exec(counting, {})
         assert wins in capsys.readouterr().out
     with open("blind.csv", "w", newline="", encoding="utf-8") as file:  # a blank and a typing error are no verdicts
