@@ -52,7 +52,7 @@ lesson_01.picture()
 # - compute the number of requests a day from which fine-tuning pays, and find the cheapest plan that is good enough.
 #
 # You should have called a language model's API before, but need not have trained anything. Reading takes
-# about an hour, and the exercises about as long again.
+# about 60 minutes, and the exercises about as long again.
 #
 # {{timing}}
 

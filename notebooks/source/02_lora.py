@@ -41,7 +41,7 @@ evidence.lesson_02.before_and_after()
 # - save, switch and serve what you have trained.
 #
 # You should know Python and have called a language model's API before. You need not have trained anything. Reading takes
-# an hour and a quarter, and the exercises about as long again.
+# about 75 minutes, and the exercises about as long again.
 #
 # {{timing}}
 

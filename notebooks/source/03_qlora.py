@@ -42,7 +42,7 @@ lesson.does_it_fit()
 # - deploy the result without losing what was learned.
 #
 # You should know lesson 02: LoRA trains two thin matrices beside each large one, which stays {{term:frozen}}. Reading takes
-# about an hour, and the exercises about as long again.
+# about 60 minutes, and the exercises about as long again.
 #
 # {{timing}}
 

@@ -46,7 +46,7 @@ lesson.before_and_after()
 # - choose between {{term:SFT}}, DPO, {{term:ORPO}} and {{term:reinforcement learning}}, knowing what each costs.
 #
 # You should know lesson 02: what a training {{term:step}} is, what an {{term:adapter}} of {{term:LoRA}} is, and how a model is
-# fine-tuned on examples. Reading takes about an hour and a half (sections 8 and 9 can wait), and the exercises as long.
+# fine-tuned on examples. Reading takes about 90 minutes (sections 8 and 9 can wait), and the exercises as long.
 #
 # {{timing}}
 
@@ -749,8 +749,8 @@ lesson.compared()
 show.folded("All methods, all measures, and the second judge", lesson.methods_table())
 
 # %% [markdown]
-# In the fold: ORPO promises the right step least often. (It started from the base model, so its KL from the imitating
-# model is not comparable with the others'.) GRPO (section 8) had no pairs: in this record its reward was the rules themselves, so its row is marked
+# In the fold: ORPO promises the right step least often. (It started from the untrained model, so its KL from the
+# imitating model is not comparable with the others'.) GRPO (section 8) had no pairs: in this record its reward was the rules themselves, so its row is marked
 # by what it was trained on. “Promises its favourite step” is the share of answers with the step that the model
 # promises most often, whatever the message: about half for most methods. Which step that is changes with the
 # seed, and “right step” with it, so do not rank methods by one run.

@@ -49,7 +49,7 @@ lesson_05.before_and_after()
 # - test a judge before you trust it,
 # - show by training that the work was worth it.
 #
-# You should know Python and have called a language model's API before. Reading takes about an hour and a half, and the exercises about an hour.
+# You should know Python and have called a language model's API before. Reading takes about 90 minutes, and the exercises about an hour.
 #
 # In a hurry? Read sections 1, 2, 4 to 7 and 9 first. If you have a file to clean today, read section 1 and take
 # the script of section 9 (`course clean-script` in a terminal writes it).
@@ -1208,7 +1208,7 @@ def redact(rows):
 # `NUMBERS = {r"\bTB[- ]?\d{5}\b": "[ORDER]"}`.
 #
 # Step 5 deals the customers into ten parts, one of them for validation and one for a test set. The part comes
-# from a hash of the key, `SEED` and the customer's name. So nobody moves when you decide a conflict, or in next month's
+# from a hash of three things: the key, the number `SEED` and the customer's name. So nobody moves when you decide a conflict, or in next month's
 # export. The price is that a part is only about a tenth, and with few customers not even that: then the step
 # stops. If one customer's messages are not alike, you can name a column of tickets as `WHO`. Or change `SEED`
 # until the parts are large enough, *before* you have seen a score. A test of a few dozen rows says little: with

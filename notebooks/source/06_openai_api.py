@@ -55,7 +55,7 @@ lesson_06.before_and_after()
 # - put preferences on top, and write a grader,
 # - leave a host with everything that you can take.
 #
-# You should have called a language model's API from Python before. Reading takes an hour and a quarter, and the exercises about
+# You should have called a language model's API from Python before. Reading takes about 75 minutes, and the exercises about
 # an hour. Three jobs train: in sections 1, 4 and 6. Most of the running time goes there.
 #
 # {{timing}}
